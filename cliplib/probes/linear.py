@@ -1,0 +1,233 @@
+"""Multinomial logistic regression on frozen features, its L2 strength swept on validation rows."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from cliplib.probes.base import Floats, Ints, Probe, validation_split
+
+logger = logging.getLogger(__name__)
+
+L2_VALUES = np.logspace(-5, 6, 45)  # 1 / C of DINOv2, which sweeps C over 45 values, 1e-6 to 1e5
+TIE = 1e-4  # nats: validation losses this close are equal, so that neither rounding nor `tol` decides between them
+
+
+class _Solution(NamedTuple):
+    coef: Floats  # (d, k)
+    intercept: Floats  # (k,)
+    converged: bool
+    n_iter: int
+
+
+def _path(X: Floats, Y: Floats, weight: Floats, l2: Floats, max_iter: int, tol: float) -> Iterator[_Solution]:
+    """Minimise sum_i w_i CE_i + l2 / 2 |coef|^2 for each of `l2` (descending), each from the solution before it.
+
+    The problem is rotated onto the principal axes, where each axis is scaled by its expected curvature. That changes
+    neither loss nor penalty but makes the Hessian nearly round, so L-BFGS needs tens of steps instead of hundreds.
+    """
+    n, (rows, d), k = weight.sum(), X.shape, Y.shape[1]
+    mean = weight @ X / n
+    A = X - mean  # the intercept, unpenalised, absorbs it; centred, it decouples from the coefficients
+    if d <= rows:
+        curvature, axes = np.linalg.eigh((A * weight[:, None]).T @ A)
+    else:
+        _, singular, axes_t = np.linalg.svd(A * np.sqrt(weight)[:, None], full_matrices=False)
+        curvature, axes = singular**2, axes_t.T
+    A, curvature, r = A @ axes, np.maximum(curvature, 0), axes.shape[1]
+    options: Any = {"maxiter": max_iter, "maxfun": 50 * max_iter, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
+
+    def loss(u: Floats, scale: Floats, penalty: float) -> tuple[float, Floats]:
+        W = u.reshape(r + 1, k) * scale
+        log_p = log_softmax(A @ W[:-1] + W[-1], axis=1)
+        residual = (np.exp(log_p) - Y) * weight[:, None]
+        gradient = np.vstack([A.T @ residual + penalty * W[:-1], residual.sum(axis=0)])
+        total = penalty / 2 * np.square(W[:-1]).sum() - weight @ (log_p * Y).sum(axis=1)
+        return float(total / n), (gradient * scale / n).ravel()
+
+    W = np.zeros((r + 1, k))  # last row: intercept
+    spread = (k - 1) / k**2  # mean of p (1 - p), at the start and later at the last solution
+    for value in l2:
+        # Two-class softmax splits one vector w into -w/2 and w/2, which halves |coef|^2: undone, to mean what C means.
+        penalty = value * (2 if k == 2 else 1)
+        scale = np.sqrt(n / np.append(spread * curvature + penalty, spread * n))[:, None]
+        start = (W / scale).ravel()
+        found = minimize(loss, start, args=(scale, penalty), jac=True, method="L-BFGS-B", options=options)
+        W = found.x.reshape(r + 1, k) * scale
+        p = softmax(A @ W[:-1] + W[-1], axis=1)
+        spread = max(float((weight @ (p * (1 - p))).mean() / n), 1e-6)
+        coef = axes @ W[:-1]
+        yield _Solution(coef, W[-1] - mean @ coef, bool(found.success), int(found.nit))
+
+
+class LinearProbe(Probe):
+    """Multinomial logistic regression whose L2 strength is swept on validation rows, then refitted on all rows.
+
+    Minimises ``sum_i w_i * cross_entropy_i + l2 / 2 * |coef|^2`` by L-BFGS, the intercept unpenalised: ``l2`` is
+    ``1 / C`` of scikit-learn's LogisticRegression, also for two classes, and the default grid is the reciprocals of
+    DINOv2's 45 values of C (1e-6 to 1e5). CLIP's appendix A.3 names the strength lambda and sweeps 96 values from 1e-6
+    to 1e6 (``l2=np.logspace(-6, 6, 96)``). The sum over rows is not divided by their number, so a chosen `l2` goes
+    unchanged into the refit, as a chosen C does. Where CLIP stops after 1,000 iterations and DINOv2 at a tolerance of
+    1e-12, here `tol` bounds the gradient of the objective, divided by the number of rows and with each direction scaled
+    by its curvature: the default leaves that mean objective within about 1e-8 of the optimum.
+
+    The strength with the smallest validation log loss wins (weighted by `class_weight` like the training loss); of
+    those within 1e-4 nats of the smallest, the strongest. Nothing is learned from validation rows before the refit, the
+    standardisation included.
+
+    Parameters
+    ----------
+    l2 : float, sequence of float or None
+        Strengths to sweep; None takes the 45 of `L2_VALUES`. A single one is fitted on all rows without a sweep,
+        unless validation rows are given.
+    standardize : bool
+        Scale features to mean 0 and variance 1 first. The learned scale is folded into `coef_`.
+    validation_fraction : float
+        Share of the rows cut off for validation (see `validation_split`) when `fit` is given none.
+    cv : int or None
+        Number of folds (by group where there are groups) to average over in place of the single cut.
+    max_iter, tol : int, float
+        Stopping rule of L-BFGS, for each strength.
+    class_weight : "balanced", dict of class to weight, or None
+    random_state : int, RandomState instance or None
+        Draws the validation rows; the fit itself has no randomness.
+
+    Attributes
+    ----------
+    classes_ : (k,) array
+    coef_ : (k, d) float64, or (1, d) for two classes
+        Acts on unscaled features.
+    intercept_ : (k,) float64, or (1,)
+    l2_ : float
+        The chosen strength.
+    sweep_ : DataFrame
+        A row per strength, ascending: l2, val_log_loss, val_accuracy (NaN without validation rows), converged.
+    converged_, n_iter_ : bool, int
+        Of the refit.
+    """
+
+    _learned = frozenset(
+        {"n_features_in_", "classes_", "coef_", "intercept_", "l2_", "sweep_", "converged_", "n_iter_"}
+    )
+
+    def __init__(
+        self,
+        *,
+        l2: float | Sequence[float] | None = None,
+        standardize: bool = True,
+        validation_fraction: float = 0.2,
+        cv: int | None = None,
+        max_iter: int = 1000,
+        tol: float = 1e-6,
+        class_weight: Mapping[Any, float] | str | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.validation_fraction = validation_fraction
+        self.cv = cv
+        self.max_iter = max_iter
+        self.tol = tol
+        self.class_weight = class_weight
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Sweep the strengths, choose one, refit on all rows (training and validation).
+
+        Parameters
+        ----------
+        X, y : (n, d) and (n,) array-like
+        X_val, y_val : (m, d) and (m,) array-like, optional
+            Validation rows; without them they are cut from `X`.
+        groups : (n,) array-like, optional
+            Rows of one group fall on the same side of that cut. Of no effect when validation rows are given.
+
+        Raises
+        ------
+        ValueError
+            When the input is unusable (NaN, one class, unequal lengths, a class that only validation has).
+        """
+        l2 = np.sort(np.atleast_1d(np.asarray(L2_VALUES if self.l2 is None else self.l2, dtype=np.float64)))[::-1]
+        if l2.ndim != 1 or not l2.size or not (np.isfinite(l2) & (l2 > 0)).all():
+            raise ValueError(f"l2 must be one or several positive numbers; got {self.l2!r}.")
+        X, codes, class_weight, groups, split = self._check(X, y, X_val, y_val, groups)
+        Y, weight = np.eye(len(self.classes_))[codes], class_weight[codes]
+
+        def solve(rows: Ints, l2: Floats) -> Iterator[_Solution]:
+            mean, scale = self._scaler(X[rows])
+            for s in _path((X[rows] - mean) / scale, Y[rows], weight[rows], l2, self.max_iter, self.tol):
+                coef = s.coef / scale[:, None]
+                yield s._replace(coef=coef, intercept=s.intercept - mean @ coef)
+
+        log_loss, hits, n_val = np.zeros(len(l2)), np.zeros(len(l2)), 0
+        converged = np.ones(len(l2), dtype=bool)
+        folds = [split] if split else self._folds(codes, groups) if len(l2) > 1 else []
+        # One thread: the same bits whatever the number of cores, and these products are bound by memory anyway.
+        with threadpool_limits(limits=1, user_api="blas"):
+            for train, val in folds:
+                X_held, n_val = X[val], n_val + len(val)
+                for i, s in enumerate(solve(train, l2)):
+                    log_p = log_softmax(X_held @ s.coef + s.intercept, axis=1)
+                    log_loss[i] -= weight[val] @ (log_p * Y[val]).sum(axis=1)
+                    hits[i] += (log_p.argmax(axis=1) == codes[val]).sum()
+                    converged[i] &= s.converged
+            log_loss /= sum(weight[val].sum() for _, val in folds) or 1.0
+            best = int((log_loss <= log_loss.min() + TIE).argmax())  # the first of equal ones: the values descend
+            final = next(solve(np.arange(len(X)), l2[[best]]))
+        if not folds:
+            log_loss[:], hits[:], n_val, converged[:] = np.nan, np.nan, 1, final.converged
+        self.sweep_ = (
+            pd.DataFrame({"l2": l2, "val_log_loss": log_loss, "val_accuracy": hits / n_val, "converged": converged})
+            .iloc[::-1]
+            .reset_index(drop=True)
+        )
+        self.l2_, self.converged_ = float(l2[best]), final.converged
+        self.n_iter_ = max(final.n_iter, 1)  # a start that is the optimum counts as one
+        coef, intercept = final.coef.T, final.intercept
+        if len(coef) == 2:
+            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        # Contiguous, because the memory order decides how products round, and a saved probe must predict the same bits.
+        self.coef_, self.intercept_ = np.ascontiguousarray(coef), np.ascontiguousarray(intercept)
+        if not final.converged:
+            message = f"LinearProbe stopped after {final.n_iter} iterations before it converged: raise max_iter."
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        logger.info("linear probe: l2 %.3g of %d, %d iterations, converged: %s", self.l2_, len(l2), self.n_iter_,
+                    self.converged_)  # fmt: skip
+        return self
+
+    def _folds(self, codes: Ints, groups: NDArray[Any] | None) -> list[tuple[Ints, Ints]]:
+        if self.cv is None:
+            return [validation_split(codes, groups, self.validation_fraction, self._seed())]
+        folder = StratifiedKFold if groups is None else StratifiedGroupKFold
+        folds = list(folder(self.cv, shuffle=True, random_state=self._seed()).split(codes, codes, groups))
+        if any(len(np.unique(codes[train])) < len(self.classes_) for train, _ in folds):
+            raise ValueError(f"With cv={self.cv}, a fold trains without one class: use fewer folds or cv=None.")
+        return folds
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """Log odds: (n, k) float64 up to a constant per row, or (n,) for two classes (positive: the second)."""
+        scores = self._scores(X)
+        return scores if len(self.coef_) > 1 else 2 * scores[:, 1]
+
+    def _logits(self, X: Floats) -> Floats:
+        scores = np.asarray(X @ self.coef_.T + self.intercept_)
+        return scores if len(self.coef_) > 1 else scores * np.array([-0.5, 0.5])
