@@ -124,18 +124,24 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(
     monkeypatch.setattr(corpus, "text_only", lambda: ["a word", "another word"])
     monkeypatch.setattr(corpus, "class_names", lambda: [f"class {i}" for i in range(1000)])
 
-    def run(name: str, steps: int, out: str) -> dict[str, torch.Tensor]:
+    def run(name: str, steps: int, out: str, start: Path | None = None) -> dict[str, torch.Tensor]:
         rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
         pretrain.train(argparse.Namespace(
             corpus=folder, evaluation=None, out=tmp_path / out, work=tmp_path / "work", name=name, steps=steps,
             batch=8, views=1, teachers=["vision", "text"], full_patches_from=1.0, check_every=2, seed=0, device="cpu",
+            start=start,
         ))  # fmt: skip
         return CLIPModel.from_pretrained(tmp_path / out).state_dict()
 
     whole = run("whole", 4, "a")
-    monkeypatch.setattr(pretrain, "rate", lambda step, steps, rate=pretrain.rate: rate(step, 4))  # as if cut at step 2
+    monkeypatch.setattr(pretrain, "rate", lambda step, steps, _, rate=pretrain.rate: rate(step, 4))  # as if cut at step 2
     run("cut", 2, "b")
     resumed = run("cut", 4, "c")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
     facts = json.loads((tmp_path / "c" / "training.json").read_text())["facts"]
-    assert facts["steps"] == 4 and facts["held_out"] == 3
+    assert facts["steps"] == 4 and facts["held_out"] == 3 and facts["legs"] == [2, 4]
+    further = run("further", 6, "d", start=tmp_path / "a")  # a finished checkpoint taken further, its state long gone
+    known = json.loads((tmp_path / "d" / "training.json").read_text())["facts"]
+    assert known["legs"] == [4, 6] and known["samples"] == 48
+    assert all(v.shape == whole[k].shape for k, v in further.items())
+    assert 0 < (further["visual_projection.weight"] - whole["visual_projection.weight"]).abs().max() < 0.05

@@ -209,7 +209,7 @@ def prepare(pictures: list[Picture], args: argparse.Namespace) -> tuple[list[Pic
             p.captions = [*p.captions, f"a photo of a {names[int(probability.argmax())]}"]
     captions = sorted({c for p in pictures if not (p.held_out or p.twin) for c in p.captions})
     texts = captions + text_only()
-    tokenizer = train_tokenizer(captions * 2 + texts)
+    tokenizer = CLIPTokenizer.from_pretrained(args.start) if args.start else train_tokenizer(captions * 2 + texts)
     index = {c: i for i, c in enumerate(captions)}
     keep = [i for i, p in enumerate(pictures) if not (p.held_out or p.twin)]
     concepts = {c: i for i, c in enumerate(sorted({p.concept for p in pictures}))}

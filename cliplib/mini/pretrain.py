@@ -157,9 +157,9 @@ def optimisers(model: CLIPModel, heads: nn.Module) -> list[torch.optim.Optimizer
     ]
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int, steps: int, first: int = 0) -> float:
     """Warm up for 100 steps, stay, and fall to zero over the last 35 %: a run may be shortened on the way."""
-    return min(1.0, (step + 1) / 100, (steps - step) / (0.35 * steps))
+    return min(1.0, (step + 1 - first) / 100, (steps - step) / (0.35 * steps))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -174,15 +174,21 @@ def train(args: argparse.Namespace) -> None:
     opts = optimisers(model, heads)
     base = [[g["lr"] for g in o.param_groups] for o in opts]
     state_file, step, history = args.work / f"{args.name}.pt", 0, []
-    seconds = 0.0
+    seconds, legs = 0.0, []
+    if args.start and not state_file.exists():
+        model.load_state_dict(CLIPModel.from_pretrained(args.start, dtype=torch.float32).state_dict())
+        found = json.loads((args.start / "training.json").read_text())
+        step, seconds, history = found["facts"]["steps"], found["facts"]["seconds"], found["history"]
+        legs = found["facts"].get("legs", [step])
     if state_file.exists():
         state = torch.load(state_file, map_location=args.device, weights_only=True)
         model.load_state_dict(state["model"])
         heads.load_state_dict(state["heads"])
         for o, s in zip(opts, state["opts"], strict=True):
             o.load_state_dict(s)
-        step, history, seconds = state["step"], state["history"], state["seconds"]
+        step, history, seconds, legs = state["step"], state["history"], state["seconds"], state["legs"]
         log.info("Resuming at step %d.", step)
+    legs = [*(n for n in legs if n <= step), args.steps]  # a finished run taken further: its rate rises and falls again
     source, start = batches(pictures_used, data, args.batch, step, args.seed, args.device), time.perf_counter()
     bar = tqdm(total=args.steps, initial=step, mininterval=10)
     while step < args.steps:
@@ -190,7 +196,7 @@ def train(args: argparse.Namespace) -> None:
         keep = 0.5 if step < args.full_patches_from * args.steps else 1.0
         for o, lrs in zip(opts, base, strict=True):
             for g, lr in zip(o.param_groups, lrs, strict=True):
-                g["lr"] = lr * rate(step, args.steps)
+                g["lr"] = lr * rate(step, args.steps, legs[-2] if len(legs) > 1 else 0)
         with torch.autocast(args.device, torch.bfloat16):
             losses = heads(model, next(source), keep)
         sum(losses.values()).backward()
@@ -215,6 +221,7 @@ def train(args: argparse.Namespace) -> None:
                 "step": step,
                 "history": history,
                 "seconds": seconds,
+                "legs": legs,
             }
             torch.save(state, state_file.with_suffix(".part"))
             state_file.with_suffix(".part").rename(state_file)
@@ -222,7 +229,7 @@ def train(args: argparse.Namespace) -> None:
     bar.close()
     export(model, tokenizer, args.out)
     facts = {
-        "steps": step, "batch": args.batch, "samples": step * args.batch, "seconds": round(seconds),
+        "steps": step, "batch": args.batch, "samples": step * args.batch, "seconds": round(seconds), "legs": legs,
         "device": args.device, "pictures": len(pictures_used), "views": args.views, "teachers": list(args.teachers),
         "held_out": sum(p.held_out for p in pictures), "dropped_as_twins": dropped, "seed": args.seed,
         "torch": torch.__version__.split("+")[0],
@@ -261,6 +268,7 @@ def main() -> None:
     parser.add_argument(
         "--name", default="main", help="name of the training state, so that several runs can share the cache"
     )
+    parser.add_argument("--start", type=Path, help="go on from this finished checkpoint and its training.json")
     parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--views", type=int, default=6, help="random crops per picture, each seen by the teacher once")
