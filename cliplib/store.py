@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_dir
 
-from cliplib.errors import CliplibError
+from cliplib.errors import CliplibError, path_text
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,9 @@ class FeatureStore:
     """Vectors by (encoder fingerprint, digest of the picture's bytes), in one file that processes and threads share.
 
     Every :meth:`put` is one committed transaction, so a process that is killed loses only what it had not put. A
-    damaged file is renamed, a warning says so, and a new one is begun: all that is lost is time.
+    damaged file is renamed, a warning says so, and a new one is begun: all that is lost is time. A lock beside the
+    file is held, for milliseconds, while a process opens it or sets it aside, so that each of several that find it
+    damaged does not set aside the other's new one.
 
     Parameters
     ----------
@@ -57,11 +60,12 @@ class FeatureStore:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is None:
             path = Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib")) / "features.sqlite"
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.expanduser(path_text(path, "The place of a feature store")))
         self._lock = threading.RLock()
         self._database: sqlite3.Connection | None = None
         self._owner = 0
         self._inode = 0
+        self._opening = FileLock(f"{self.path}.lock", timeout=_WAIT)
         self._use(lambda database: None)
 
     def get(self, fingerprint: str, digests: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
@@ -150,39 +154,34 @@ class FeatureStore:
             return self._database
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from None
-        database = sqlite3.connect(self.path, timeout=_WAIT, check_same_thread=False)
-        try:
-            deadline = time.monotonic() + _WAIT
-            while True:
+            with self._opening:
+                database = sqlite3.connect(self.path, timeout=_WAIT, check_same_thread=False)
                 try:
+                    self._inode = self.path.stat().st_ino
                     database.execute("PRAGMA page_size = 16384")  # several vectors to a page, in a new file
                     database.execute("PRAGMA journal_mode = WAL")
                     database.execute("PRAGMA synchronous = NORMAL")
                     database.execute(_SCHEMA)
-                    break
-                except sqlite3.OperationalError as error:
-                    # Two processes that create the file at once: here SQLite refuses instead of waiting.
-                    if "locked" not in str(error) or time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.02)
-        except BaseException:
-            database.close()
-            raise
-        self._database, self._owner, self._inode = database, os.getpid(), self.path.stat().st_ino
+                except BaseException:
+                    database.close()
+                    raise
+        except OSError as error:
+            raise self._unusable(error) from None
+        self._database, self._owner = database, os.getpid()
         return database
 
     def _set_aside(self, reason: Exception) -> None:
-        inode = self._inode if self._database is not None else None
         self.close()
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         try:
-            if inode is not None and inode != self.path.stat().st_ino:
-                return  # another process has done it already
-            aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
-            for suffix in ("", "-wal", "-shm"):
-                if (part := self.path.with_name(self.path.name + suffix)).exists():
-                    part.replace(aside.with_name(aside.name + suffix))
+            with self._opening:
+                if self._inode != self.path.stat().st_ino:
+                    return  # another process has done it already
+                for suffix in ("", "-wal", "-shm"):
+                    if (part := self.path.with_name(self.path.name + suffix)).exists():
+                        part.replace(aside.with_name(aside.name + suffix))
+        except FileNotFoundError:  # done by another process that has not begun anew yet
+            return
         except OSError as error:
             raise self._unusable(error) from None
         logger.warning("The feature store %s is damaged (%s): kept as %s, begun anew", self.path, reason, aside.name)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from cliplib.errors import CliplibError
+from cliplib.errors import CliplibError, is_unicode, path_text
 
 _KEY = "cliplib.FeatureTable"
 
@@ -55,7 +55,7 @@ class FeatureTable:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        features = np.ascontiguousarray(self.features, dtype=np.float32)
+        features = _floats(self.features)
         if features.ndim != 2 or features.shape[1] == 0:
             raise CliplibError(f"features must have the shape (n, d) with d > 0, not {features.shape}.")
         n = len(features)
@@ -92,6 +92,9 @@ class FeatureTable:
         """Rows by index or Boolean mask, in the order given; classes and provenance stay."""
         rows = np.asarray(index)
         rows = rows if rows.size else np.empty(0, np.int64)
+        n, mask = len(self), rows.dtype == bool and rows.shape == (len(self),)
+        if not mask and (rows.ndim != 1 or rows.dtype.kind not in "iu" or ((rows < -n) | (rows >= n)).any()):
+            raise CliplibError(f"index must be row numbers from 0 to {n - 1}, or a mask of shape ({n},).")
         return replace(self, features=self.features[rows], labels=self.labels[rows], ids=self.ids[rows],
                        splits=self.splits[rows], groups=self.groups[rows])  # fmt: skip
 
@@ -114,8 +117,7 @@ class FeatureTable:
 
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
         """Other features of the same rows; keyword arguments update the provenance."""
-        changed = np.asarray(features, dtype=np.float32)
-        return replace(self, features=changed, provenance={**self.provenance, **provenance})
+        return replace(self, features=_floats(features), provenance={**self.provenance, **provenance})
 
     def with_groups(self, groups: ArrayLike) -> FeatureTable:
         """The same rows in other groups."""
@@ -140,6 +142,8 @@ class FeatureTable:
             raise CliplibError(f"dtype must be 'float32' or 'float16', not {dtype!r}.")
         if dtype == "float16" and len(self) and np.abs(self.features).max() > np.finfo(np.float16).max:
             raise CliplibError("A feature exceeds the range of float16 (65,504): save the table with dtype='float32'.")
+        if odd := [text for text in (*self.ids.tolist(), *self.classes) if not is_unicode(text)]:
+            raise CliplibError(f"The name {odd[0]!r} in the table is not valid Unicode: rename it.")
         about = {
             "version": 1, "classes": self.classes, "ids": self.ids.tolist(), "splits": self.splits.tolist(),
             "provenance": dict(sorted(self.provenance.items())),
@@ -147,14 +151,15 @@ class FeatureTable:
         arrays = {"features": self.features.astype(dtype), "labels": self.labels, "groups": self.groups}
         # One metadata entry only: safetensors writes several in an order that changes from run to run.
         content = to_bytes(arrays, metadata={_KEY: json.dumps(about, ensure_ascii=False, separators=(",", ":"))})
-        target = Path(path)
+        target = Path(path_text(path, "The place of a feature table"))
         partial = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
             partial.write_bytes(content)
             partial.replace(target)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise CliplibError(f"Cannot write the feature table {str(target)!r}: {error.strerror}.") from None
+        finally:  # on Ctrl-C as well
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureTable:
@@ -165,7 +170,7 @@ class FeatureTable:
         CliplibError
             The file is missing, cut short, damaged, or holds something else.
         """
-        shown = repr(os.fspath(path))
+        shown = repr(path_text(path, "The place of a feature table"))
         if not Path(path).is_file():
             raise CliplibError(f"There is no feature table {shown}.")
         try:
@@ -204,8 +209,8 @@ def stratified_subset(labels: ArrayLike, splits: ArrayLike, limit: int, *, seed:
     """
     labels, splits = np.asarray(labels), np.asarray(splits, dtype=np.str_)
     n = len(labels)
-    if limit < 0:
-        raise CliplibError(f"limit must be 0 (all) or a number of images, not {limit}.")
+    if not (isinstance(limit, (int, np.integer)) and limit >= 0):
+        raise CliplibError(f"limit must be 0 (all) or a number of images, not {limit!r}.")
     if limit == 0 or limit >= n:
         return np.arange(n)
     rng = np.random.default_rng(seed)
@@ -222,3 +227,14 @@ def _integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise CliplibError(f"{name} must be whole numbers, not {array.dtype}.")
     return array.astype(np.int64)
+
+
+def _floats(values: ArrayLike) -> NDArray[np.float32]:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of several lengths
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise CliplibError("features must be a matrix of real numbers, one row of equal length per image.")
+    with np.errstate(over="ignore"):  # what exceeds float32 becomes infinity, which is refused by name
+        return np.ascontiguousarray(array, dtype=np.float32)

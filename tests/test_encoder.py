@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from conftest import CLASSES, make_checkpoint, make_tokenizer
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from cliplib.data import load_dataset
+from cliplib.data import dataset_fingerprint, load_dataset
 from cliplib.encoder import ClipEncoder
 from cliplib.encoder.checkpoint import load_checkpoint
 from cliplib.errors import CliplibError, ImageError
@@ -199,19 +195,27 @@ def test_bad_arguments_are_one_sentence(tiny_encoder: ClipEncoder, image_files: 
         ({"images": iter(image_files)}, "images must be a list"),
         ({"kind": "pool"}, "kind must be 'pooled' or 'projected', not 'pool'"),
         ({"errors": "ignore"}, "errors must be 'raise' or 'report', not 'ignore'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
     ]
     for changed, sentence in cases:
         with pytest.raises(CliplibError, match=sentence):
             tiny_encoder.images(**{"images": image_files[:1], **changed})
-    with pytest.raises(CliplibError, match=r"pooled must have the shape \(n, 32\), not \(2, 24\)"):
-        tiny_encoder.project(np.zeros((2, 24)))
+    for pooled in (np.zeros((2, 24)), [[1.0], [1.0, 2.0]], [["a"] * 32]):
+        with pytest.raises(CliplibError, match=r"pooled must be numbers of shape \(n, 32\), not "):
+            tiny_encoder.project(pooled)
+    for dataset in ([1, 2], image_files):
+        with pytest.raises(CliplibError, match="this list lacks the columns image, label, id, split"):
+            tiny_encoder.table(dataset)  # type: ignore[arg-type]
 
 
 def test_features_that_are_not_finite_are_refused(tiny_checkpoint: Path, image_files: list[Path]) -> None:
     encoder = ClipEncoder.from_pretrained(tiny_checkpoint, device="cpu", dtype="float16")
     encoder.model.vision_model.post_layernorm.weight.fill_(60000.0)
     with pytest.raises(CliplibError, match=r"'tiny-clip' gives infinite features in float16: use dtype='float32'"):
+        encoder.images(image_files[:3], progress=False)
+    encoder = ClipEncoder.from_pretrained(tiny_checkpoint, device="cpu", dtype="float32")
+    encoder.model.vision_model.post_layernorm.weight.fill_(np.inf)
+    with pytest.raises(CliplibError, match=r"infinite features in float32: get an intact copy"):
         encoder.images(image_files[:3], progress=False)
 
 
@@ -232,6 +236,10 @@ def test_a_processor_of_another_size_is_refused(tiny_checkpoint: Path) -> None:
     found = load_checkpoint(tiny_checkpoint)
     with pytest.raises(CliplibError, match="makes pictures of 224 x 224 pixels, but its vision tower takes 32 x 32"):
         ClipEncoder(found.model, CLIPImageProcessorPil(), found.tokenizer, name="x")
+    right = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    for wrong in ({"image_mean": [0.1]}, {"resample": 99}, {"size": {"shortest_edge": -3}}, {"image_std": "x"}):
+        with pytest.raises(CliplibError, match=r"image processor of 'x' cannot be used \(.*\): correct preproc"):
+            ClipEncoder(found.model, CLIPImageProcessorPil(**(right | wrong)), found.tokenizer, name="x")
 
 
 def test_no_other_progress_bar_and_none_on_request(
@@ -258,6 +266,22 @@ def test_where_time_goes_is_logged_on_request(
 
 
 # The store.
+
+
+def test_a_second_run_reads_each_file_once(
+    tiny_encoder: ClipEncoder, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset(image_folder)
+    assert dataset is not None
+    expected = dataset_fingerprint(dataset)
+    with FeatureStore(tmp_path / "f.sqlite") as store:
+        tiny_encoder.table(dataset, store=store, progress=False)
+        read: list[str] = []
+        before = Path.read_bytes
+        monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(str(path)) or before(path))  # type: ignore[func-returns-value]
+        table = tiny_encoder.table(dataset, store=store, progress=False)
+    assert sorted(read) == sorted(image["path"] for image in dataset["image"])
+    assert table.provenance["dataset_fingerprint"] == expected
 
 
 def test_second_run_computes_only_what_is_new(
@@ -314,72 +338,6 @@ def test_another_dtype_kind_processor_or_model_is_no_hit(
         encoder().images(image_files[:3], store=store, progress=False)  # opened anew, the same encoder
         assert len(store) == 3 * len(variants)
     assert variants[0][0].model_fingerprint() == variants[2][0].model_fingerprint()
-
-
-EXTRACT = """
-import os, sys, time, types
-from pathlib import Path
-package = sys.modules["cliplib"] = types.ModuleType("cliplib")  # without its __init__, which imports everything
-package.__path__ = [sys.argv[1]]
-import numpy as np, torch
-from cliplib.encoder import ClipEncoder
-from cliplib.store import FeatureStore
-torch.set_num_threads(2)
-encoder = ClipEncoder.from_pretrained(sys.argv[2], device="cpu", dtype="float32")
-forward, pause = encoder._forward, float(sys.argv[5])
-def slow(pixels, kind):
-    os.write(1, b"%d\\n" % len(pixels))  # in one piece, where print would mix the lines of two threads
-    time.sleep(pause)
-    return forward(pixels, kind)
-encoder._forward = slow
-with FeatureStore(sys.argv[4]) as store:
-    files = sorted(path for path in Path(sys.argv[3]).rglob("*") if path.is_file())
-    features = encoder.images(files, batch_size=8, store=store, progress=False)
-np.save(sys.argv[6], features)
-"""
-
-
-def extraction(checkpoint: Path, images: Path, store: Path, pause: float, out: Path) -> subprocess.Popen[str]:
-    package = Path(sys.modules["cliplib"].__file__ or "").parent
-    arguments = [str(argument) for argument in (package, checkpoint, images, store, pause, out)]
-    return subprocess.Popen([sys.executable, "-c", EXTRACT, *arguments], stdout=subprocess.PIPE, text=True)
-
-
-def test_killed_run_loses_at_most_one_batch(
-    tiny_checkpoint: Path, tiny_encoder: ClipEncoder, image_folder: Path, image_files: list[Path], tmp_path: Path
-) -> None:
-    run = extraction(tiny_checkpoint, image_folder, tmp_path / "f.sqlite", 0.05, tmp_path / "unused.npy")
-    assert run.stdout is not None
-    started = 0
-    for line in run.stdout:
-        started += int(line)
-        if started >= 24:
-            os.kill(run.pid, signal.SIGKILL)
-            break
-    started += sum(int(line) for line in run.stdout)
-    assert run.wait() == -signal.SIGKILL
-    with FeatureStore(tmp_path / "f.sqlite") as store:
-        kept = len(store)
-        assert started - 8 <= kept <= started < 48
-        assert kept >= 16
-        features = tiny_encoder.images(image_files, store=store, progress=False)
-        assert tiny_encoder.last_run.computed == 48 - kept
-    np.testing.assert_array_equal(features, tiny_encoder.images(image_files, progress=False))
-
-
-def test_two_processes_at_once(
-    tiny_checkpoint: Path, tiny_encoder: ClipEncoder, image_folder: Path, image_files: list[Path], tmp_path: Path
-) -> None:
-    outs = [tmp_path / "a.npy", tmp_path / "b.npy"]
-    runs = [extraction(tiny_checkpoint, image_folder, tmp_path / "f.sqlite", 0.01, out) for out in outs]
-    for run in runs:
-        run.communicate()
-        assert run.returncode == 0
-    expected = tiny_encoder.images(image_files, progress=False)
-    for out in outs:
-        np.testing.assert_array_equal(np.load(out), expected)
-    with FeatureStore(tmp_path / "f.sqlite") as store:
-        assert len(store) == 48
 
 
 # The table.

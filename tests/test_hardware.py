@@ -23,16 +23,16 @@ def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert hardware.choose_device("auto") == CPU
     for native, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda n=native: {"avx2": True, "avx512_bf16": n})
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda n=native: {"avx512_bf16": True, "amx_bf16": n})
         assert hardware.choose_dtype("auto", CPU) == expected
     assert hardware.choose_dtype("float16", CPU) == "float16"
 
 
 def test_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert hardware.multiplies_bfloat16(CPU)
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert not hardware.multiplies_bfloat16(CPU)
 
 
@@ -65,3 +65,32 @@ def test_to_device_casts() -> None:
 def test_versions() -> None:
     found = hardware.versions("torch", "no-such-package")
     assert found == {"torch": torch.__version__.split("+")[0], "no-such-package": "unknown"}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "memory", "expected"),
+    [
+        (1.0, 999, 256),  # a pass takes equally long whatever its size: the largest
+        (0.0, 999, 32),  # each image takes equally long: the smallest
+        (2.0, 64, 64),  # no more memory
+        (2.0, 8, 8),  # not even for the smallest that is tried
+    ],
+)
+def test_the_fastest_batch(fixed: float, memory: int, expected: int) -> None:
+    now = 0.0
+
+    def forward(size: int) -> None:
+        nonlocal now
+        if size > memory:
+            raise torch.OutOfMemoryError
+        now += fixed + 0.001 * size
+
+    assert hardware.fastest_batch(forward, clock=lambda: now) == expected
+
+
+def test_only_many_images_on_a_gpu_are_worth_the_search() -> None:
+    found = [
+        hardware.plan(n, size, torch.device("meta"), lambda: 64).chunk
+        for n, size in ((100, None), (9999, None), (9999, 7))
+    ]
+    assert found == [hardware.GPU_BATCH, 64, 7]

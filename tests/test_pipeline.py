@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_reads_only_a_little_ahead() -> None:
         most = max(most, read - done)
         done += len(rows)
     assert done == 200
-    assert most <= (2 + 3) * 3  # two chunks computed, two waiting, one being filled
+    assert most <= (2 + 3 + 2) * 3  # two chunks computed, two waiting, one being filled, two being read
 
 
 def test_stops_at_once_and_restores_threads(tmp_path: Path) -> None:
@@ -162,6 +163,29 @@ def test_stops_at_once_and_restores_threads(tmp_path: Path) -> None:
         assert len(computed) < 60
         assert len(store) == len(computed)  # what was computed is kept
     assert torch.get_num_threads() == before
+
+
+def test_a_batch_is_moved_before_its_turn() -> None:
+    holder: list[int] = []
+
+    class Turn(threading.local):
+        def __enter__(self) -> None:
+            lock.acquire()
+            holder.append(threading.get_ident())
+
+        def __exit__(self, *_: object) -> None:
+            holder.pop()
+            lock.release()
+
+    lock, moved = threading.Lock(), []
+
+    def move(pixels: np.ndarray) -> np.ndarray:
+        moved.append(threading.get_ident() not in holder)
+        return pixels
+
+    steps = replace(Counter().steps(), turn=Turn(), move=move)
+    assert len(collect(steps, [grey(i) for i in range(30)])) == 30
+    assert moved == [True] * 10
 
 
 def test_an_error_of_the_model_reaches_the_caller() -> None:

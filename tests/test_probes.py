@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from cliplib.errors import CliplibError
+from cliplib.errors import ArgumentError, CliplibError
 from cliplib.probes import L2_VALUES, LinearProbe, MLPProbe, load_probe, save_probe, validation_split
 
 Array = np.ndarray[Any, Any]
@@ -339,17 +339,24 @@ def test_bad_input_is_refused_in_a_sentence(probe: Any) -> None:
     broken[3, 1] = np.nan
     bad: list[tuple[dict[str, Any], str]] = [
         ({"X": broken}, "contains NaN"),
-        ({"y": np.zeros(30, int)}, "at least two classes"),
+        ({"y": np.zeros(30, int)}, "y holds only one class, '0'"),
         ({"y": y[:-1]}, "inconsistent numbers of samples"),
         ({"groups": y[:-1]}, "inconsistent numbers of samples"),
         ({"X_val": X}, "belong together"),
         ({"X_val": X[:, :5], "y_val": y}, "5 features"),
         ({"X_val": X, "y_val": y + 1}, "class '3'"),
         ({"groups": y}, "give X_val and y_val"),
+        ({"X": X.astype(float) * 1e200}, "whose squares overflow: scale the features"),
+        ({"y": np.linspace(0, 1, 30)}, "Unknown label type"),
+        ({"X": X[:0], "y": y[:0]}, "0 sample"),
+        ({"X": X[:1], "y": y[:1]}, "only one class"),
     ]
     for change, message in bad:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ArgumentError, match=message) as caught:
             clone(probe).fit(**{"X": X, "y": y, **change})
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ArgumentError, match="random_state: 'x' cannot be used to seed"):
+        clone(probe).set_params(random_state="x").fit(X, y)
     with pytest.raises(ValueError, match="validation_fraction"):
         clone(probe).set_params(validation_fraction=1.0).fit(X, y)
     with pytest.raises(ValueError, match="must be positive"):

@@ -68,7 +68,7 @@ def test_put_is_all_or_nothing(tmp_path: Path) -> None:
         with pytest.raises(sqlite3.IntegrityError):
             store.put("e", [digests[0], None], vectors[:2])  # type: ignore[list-item]
         assert len(store) == 0
-    assert [path.name for path in tmp_path.glob("*.sqlite*")] == ["f.sqlite"]
+    assert not list(tmp_path.glob("*.damaged*"))  # a wrong argument says nothing about the file
 
 
 @pytest.mark.parametrize("damage", ["not a database", "holes", "cut short"])

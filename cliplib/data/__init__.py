@@ -19,13 +19,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 
 from cliplib.data import folders
-from cliplib.data.images import decode
-from cliplib.errors import CliplibError
+from cliplib.data.images import decode, read
+from cliplib.errors import CliplibError, ImageError, path_text
 
 __all__ = ["DATASETS", "DatasetSpec", "HubSource", "dataset_fingerprint", "dataset_spec", "decode", "load_dataset"]
 
@@ -144,12 +144,11 @@ def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
     CliplibError
         Neither a known name nor a folder, or a folder without class folders.
     """
-    if (spec := DATASETS.get(os.fspath(name_or_path))) is not None:
+    name = path_text(name_or_path, "The name of a data set")
+    if (spec := DATASETS.get(name)) is not None:
         return spec
-    folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
-        raise CliplibError(f"{str(name_or_path)!r} is neither a known data set ({', '.join(DATASETS)}) nor a folder.")
-    folder = folder.resolve()
+    if not (folder := folders.real(name)).is_dir():
+        raise CliplibError(f"{name!r} is neither a known data set ({', '.join(DATASETS)}) nor a folder.")
     classes = folders.class_names(folder)
     if not classes:
         raise CliplibError(f"The folder {str(folder)!r} holds no class folders: put each class's images into a folder.")
@@ -186,8 +185,8 @@ def load_dataset(
     spec = dataset_spec(name_or_path)
     source, place = "folder", None
     if os.fspath(name_or_path) not in DATASETS:
-        place = Path(name_or_path).expanduser().resolve()
-    elif (setting := os.fspath(data or os.environ.get("CLIPLIB_DATA", ""))) == HUB:
+        place = folders.real(os.fspath(name_or_path))
+    elif (setting := path_text(data, "data") if data else os.environ.get("CLIPLIB_DATA", "")) == HUB:
         source, place = HUB, _public(spec)
     elif setting:
         place = _local(spec, setting, explicit=bool(data))
@@ -213,28 +212,29 @@ def load_dataset(
     return datasets.Dataset.from_dict({"image": images, "label": labels, "id": ids, "split": splits}, info=info)
 
 
-def dataset_fingerprint(dataset: datasets.Dataset) -> str:
-    """Digest of what a data set says and shows: the same on every machine, whatever the folder.
+def dataset_fingerprint(dataset: datasets.Dataset, digests: Mapping[int, bytes] | None = None) -> str:
+    """Digest of what a data set says and shows, 32 hexadecimal digits: the same whatever the machine and the folder.
 
-    Covers the class names and, in the order of the ids, each row's id, label, split and the bytes of its file. Bytes
-    rather than sizes or dates, because two exports of a set may agree in both; reading them is far cheaper than
-    encoding them. A file that cannot be read counts as such: whoever decodes it reports it.
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits.
+    Covers the class names and, in the order of the ids, each row's id, label, split and the bytes of its file (two
+    exports may agree in sizes and dates). A file that cannot be read counts as such: whoever decodes it reports it.
+    `digests` spares reading files again: by row, the BLAKE2b digest (16 bytes) of each that has been read already.
     """
     total = hashlib.blake2b("\0".join(dataset.features["label"].names).encode(), digest_size=16)
-    rows = zip(dataset["id"], dataset["label"], dataset["split"], dataset["image"], strict=True)
-    for name, label, split, image in sorted(rows, key=lambda row: row[0]):
+    known, n = digests or {}, len(dataset)
+    images = dataset["image"][:] if len(known) < n else [None] * n
+    columns = (dataset["id"][:], dataset["label"][:], dataset["split"][:], images, range(n))
+    for name, label, split, image, row in sorted(zip(*columns, strict=True), key=lambda row: row[0]):
         try:
-            content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        except OSError:
+            digest = known[row].hex() if row in known else _digest(image)
+        except ImageError:
             digest = "unreadable"
         total.update(f"\n{name}\0{label}\0{split}\0{digest}".encode())
     return total.hexdigest()
+
+
+def _digest(image: Mapping[str, Any]) -> str:
+    content = image["bytes"] if image["bytes"] is not None else read(Path(image["path"]), image["path"])
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _public(spec: DatasetSpec) -> Path | None:
@@ -262,8 +262,7 @@ def _public(spec: DatasetSpec) -> Path | None:
 
 def _local(spec: DatasetSpec, setting: str, *, explicit: bool) -> Path | None:
     origin = "data" if explicit else "CLIPLIB_DATA"
-    root = Path(setting).expanduser().resolve()
-    if not root.is_dir():
+    if not (root := folders.real(setting)).is_dir():
         raise CliplibError(f"The data folder {str(root)!r} (from {origin}) does not exist: name another, or none.")
     if (root / spec.folder).is_dir():
         return root / spec.folder

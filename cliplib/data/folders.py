@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cliplib.data.images import SUFFIXES
-from cliplib.errors import CliplibError, ImageError
+from cliplib.errors import CliplibError, ImageError, is_unicode
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,11 @@ class Leaf(NamedTuple):
     split: str
     folder: Path
     images: list[Path]
+
+
+def real(text: str) -> Path:
+    """The folder that a text names; unlike with Path's own methods, a loop of links or an unknown user is no error."""
+    return Path(os.path.realpath(os.path.expanduser(text)))
 
 
 def home(folder: Path) -> Path:
@@ -70,8 +75,11 @@ def leaves(folder: Path) -> Iterator[Leaf]:
 
 def _subfolders(folder: Path) -> list[Path]:
     """Folders that may be classes: neither hidden, nor a Mac's __MACOSX, nor a folder that is named like a picture."""
-    return [p for p in _entries(folder)
-            if not p.name.startswith((".", "__")) and p.suffix.lower() not in SUFFIXES and p.is_dir()]  # fmt: skip
+    found = [p for p in _entries(folder)
+             if not p.name.startswith((".", "__")) and p.suffix.lower() not in SUFFIXES and p.is_dir()]  # fmt: skip
+    if odd := [p for p in found if not is_unicode(str(p))]:
+        raise CliplibError(f"The name of the folder {_shown(odd[0])!r} is not valid UTF-8: rename it.")
+    return found
 
 
 def _parents(folder: Path) -> list[tuple[str, Path]]:
@@ -91,15 +99,16 @@ def _images(folder: Path, skipped: list[Path]) -> list[Path]:
     images = []
     for path in _entries(folder):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            try:
-                path.name.encode()
-            except UnicodeEncodeError:
-                shown = os.fsencode(path).decode(errors="backslashreplace")
-                raise ImageError(shown, "its name is not valid UTF-8, so rename it") from None
+            if not is_unicode(str(path)):
+                raise ImageError(_shown(path), "its name is not valid UTF-8, so rename it")
             images.append(path)
         elif not path.is_dir():
             skipped.append(path)
     return images
+
+
+def _shown(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _entries(folder: Path) -> list[Path]:

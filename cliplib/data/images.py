@@ -24,6 +24,9 @@ SUFFIXES = frozenset(
 # Named, because Pillow knows more: its EPS reader, for one, starts Ghostscript on what the file says.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
+_MOST_BYTES = 2**30
+"""A larger file is refused unread: it may be sparse, and longer than the memory."""
+
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,8 +62,13 @@ def decode(source: str | os.PathLike[str] | bytes | Mapping[str, Any], name: str
     Raises
     ------
     ImageError
-        The file is missing, unreadable, not a picture, cut short, a decompression bomb (more than twice
-        ``PIL.Image.MAX_IMAGE_PIXELS``), or its values fit no customary range.
+        The file is missing, unreadable, larger than 1 GiB, not a picture, cut short, a decompression bomb (more than
+        twice ``PIL.Image.MAX_IMAGE_PIXELS``), or its values fit no customary range.
+
+    Notes
+    -----
+    Damage that a format's decoder does not notice stays unnoticed: a flipped bit within a JPEG, which has no checksum,
+    changes pixels silently, and a PNG whose compressed data ends early, but properly, is black below.
     """
     content: Any = source
     if isinstance(source, Mapping):
@@ -71,7 +79,7 @@ def decode(source: str | os.PathLike[str] | bytes | Mapping[str, Any], name: str
         raise ImageError(name or repr(content)[:80], f"a path or bytes are needed, not {type(content).__name__}")
     name = name or (os.fsdecode(content) if is_file else "<bytes>")
     try:
-        data = _read(Path(os.fsdecode(content)), name) if is_file else bytes(content)
+        data = read(Path(os.fsdecode(content)), name) if is_file else bytes(content)
         if not data:
             raise ImageError(name, "it is empty")
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -83,16 +91,21 @@ def decode(source: str | os.PathLike[str] | bytes | Mapping[str, Any], name: str
         reason = f"it is not a picture in a format that is read here ({', '.join(FORMATS)}), or it is damaged"
     except Image.DecompressionBombError:
         reason = "it would unpack to so many pixels that it may be an attack (a decompression bomb)"
+    except MemoryError:
+        reason = "there is not enough memory to unpack it"
     except Exception as error:  # damaged files make Pillow raise nearly anything, from SyntaxError to struct.error
         reason = f"it is damaged or cut short ({' '.join(str(error).split()).rstrip('.') or type(error).__name__})"
     raise ImageError(name, reason)
 
 
-def _read(path: Path, name: str) -> bytes:
+def read(path: Path, name: str) -> bytes:
+    """The bytes of a picture's file; an :class:`ImageError` for a pipe, a device, or more than 1 GiB."""
     try:
         if not path.is_file():  # a pipe would block for ever
             found = os.path.lexists(path)
             raise ImageError(name, "it is not a regular file" if found else "there is no such file")
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise ImageError(name, f"it has {size:,} bytes, more than the {_MOST_BYTES:,} that are read here")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(name, error.strerror or type(error).__name__) from None
@@ -103,12 +116,14 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         turn = _TURN.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # the pixels are whole, so a damaged note beside them is no reason to refuse
-        logger.warning("%s: its EXIF block is damaged (%s); the picture is used as stored", name, error)
+        logger.warning("%r: its EXIF block is damaged (%s); the picture is used as stored", name, error)
         return image
     return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if not all(image.size):
+        raise ImageError(name, f"it has {image.width} x {image.height} pixels, so nothing to see")
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image).astype(np.float64)
         low, high = float(values.min()), float(values.max())  # NaN if any value is

@@ -7,25 +7,27 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from PIL import Image
 from tqdm.auto import tqdm
 
 from cliplib.data import dataset_fingerprint
+from cliplib.encoder.arguments import check_dataset, check_images, check_kind, check_texts, pooled_rows
 from cliplib.encoder.checkpoint import MINI, fingerprint_weights, load_checkpoint
-from cliplib.encoder.hardware import DTYPES, choose_device, choose_dtype, plan, to_device, versions
+from cliplib.encoder.hardware import DTYPES, choose_device, choose_dtype, fastest_batch, plan, to_device, versions
 from cliplib.encoder.pipeline import Extraction, Features, ImageSource, Run
-from cliplib.encoder.preprocess import Preprocessor
+from cliplib.encoder.preprocess import usable
 from cliplib.errors import CliplibError, ImageError
 from cliplib.store import FeatureStore
 from cliplib.table import FeatureTable
+from cliplib.zeroshot import normalized
 
 if TYPE_CHECKING:
     import datasets
@@ -85,17 +87,18 @@ class ClipEncoder:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         self.tokenizer = tokenizer
-        self.preprocess = Preprocessor(image_processor)
         config = model.config
         self.dim, self.projection_dim = int(config.vision_config.hidden_size), int(config.projection_dim)
         self.image_size = int(np.max(config.vision_config.image_size))
-        self.preprocess.check(self.image_size, name)
+        self.preprocess = usable(image_processor, self.image_size, name)
         self._model_fingerprint = fingerprint_weights(model, self.preprocess.settings(), name)  # before any rounding
         self.logit_scale = float(model.logit_scale.detach().float().exp())
         self.model = model.eval().requires_grad_(False).to(self.device, torch.float32)
         self.model.vision_model.to(DTYPES[self.dtype])
         self._turn: AbstractContextManager[Any] = nullcontext() if self.device.type == "cpu" else threading.Lock()
         self.last_run = Run()
+        one = np.zeros((1, 3, self.image_size, self.image_size), np.float32)
+        self._find_batch = cache(lambda: fastest_batch(lambda n: self._forward(self._move(one.repeat(n, 0)), "pooled")))
 
     @classmethod
     def from_pretrained(
@@ -143,7 +146,7 @@ class ClipEncoder:
             Scale each row to unit length.
         batch_size : int, optional
             Images computed at a time, over all threads, which is also the most that a killed run loses. Default: 16 per
-            thread on a CPU, 128 on a GPU.
+            thread on a CPU; on a GPU the fastest of 32 to 256, which is tried out, or 128 for few images.
         store : FeatureStore, optional
             Where known features are looked up, by encoder and content, and new ones kept.
         errors : {"raise", "report"}
@@ -151,6 +154,7 @@ class ClipEncoder:
             ``last_run.errors`` under its position. Rows and entries together are always n.
         progress : bool
             Show a progress bar.
+
         Returns
         -------
         (n, d) float32
@@ -161,35 +165,35 @@ class ClipEncoder:
         CliplibError
             A bad argument, or an unusable store; an `ImageError` with errors="raise".
         """
-        fingerprint = self.fingerprint(kind)
-        if errors not in ("raise", "report"):
-            raise CliplibError(f"errors must be 'raise' or 'report', not {errors!r}.")
-        if batch_size is not None and batch_size < 1:
-            raise CliplibError(f"batch_size must be at least 1, not {batch_size}.")
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image, Mapping)) or not hasattr(images, "__len__"):
-            raise CliplibError(f"images must be a list of paths, bytes or PIL images, not one {type(images).__name__}.")
+        check_images(images, kind, errors, batch_size, store)
         start, run = time.perf_counter(), Run(len(images))
         self.last_run = run
         steps = Extraction(
-            preprocess=self.preprocess, forward=lambda pixels: self._forward(pixels, kind), turn=self._turn,
-            plan=plan(len(images), batch_size, self.device), store=store, fingerprint=fingerprint, run=run,
+            preprocess=self.preprocess, move=self._move, forward=lambda pixels: self._forward(pixels, kind),
+            turn=self._turn, plan=plan(len(images), batch_size, self.device, self._find_batch), store=store,
+            fingerprint=self.fingerprint(kind), run=run,
         )  # fmt: skip
         out = np.zeros((len(images), self.dim if kind == "pooled" else self.projection_dim), np.float32)
         bar = tqdm(total=len(images), desc=f"{self.name}: images", unit="image", disable=not progress)
-        with bar, closing(steps.results(images)) as results:
-            for rows, result in results:
-                bar.update(len(rows))
-                if not isinstance(result, ImageError):
-                    out[rows] = result
-                elif errors == "raise":
-                    raise result
-                else:
-                    logger.warning("%s", result)
-                    run.errors.update(dict.fromkeys(rows, result))
+        try:
+            with bar, closing(steps.results(images)) as results:
+                for rows, result in results:
+                    bar.update(len(rows))
+                    if not isinstance(result, ImageError):
+                        out[rows] = result
+                    elif errors == "raise":
+                        raise result
+                    else:
+                        logger.warning("%s", result)
+                        run.errors.update(dict.fromkeys(rows, result))
+        except KeyboardInterrupt:
+            kept = "nothing, for want of a store" if store is None else f"{store.path}, from where the next run goes on"
+            logger.warning("Interrupted after %d new images; kept in: %s", run.computed, kept)
+            raise
         logger.debug("%s in %.2f s", run, time.perf_counter() - start)
         if run.errors:
             out = np.delete(out, list(run.errors), axis=0)
-        return _unit(out) if normalize else out
+        return normalized(out) if normalize else out
 
     def texts(self, texts: Sequence[str], *, normalize: bool = False, batch_size: int = 256) -> Features:
         """Features of texts, in the space of projected image features.
@@ -207,8 +211,7 @@ class ClipEncoder:
         -------
         (n, projection_dim) float32
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise CliplibError("texts must be a list of str.")
+        check_texts(texts, batch_size)
         longest = int(self.model.config.text_config.max_position_embeddings)
         out = np.zeros((len(texts), self.projection_dim), np.float32)
         for start in range(0, len(texts), batch_size):
@@ -217,16 +220,14 @@ class ClipEncoder:
             with torch.inference_mode():
                 found = self.model.get_text_features(**tokens.to(self.device)).pooler_output
             out[start : start + batch_size] = found.cpu().numpy()
-        return _unit(out) if normalize else out
+        return normalized(out) if normalize else out
 
     def project(self, pooled: ArrayLike, *, normalize: bool = False) -> Features:
         """Projected image features, (n, projection_dim) float32, from pooled ones, (n, dim), not normalised."""
-        rows = torch.from_numpy(np.array(pooled, dtype=np.float32))
-        if rows.ndim != 2 or rows.shape[1] != self.dim:
-            raise CliplibError(f"pooled must have the shape (n, {self.dim}), not {tuple(rows.shape)}.")
+        rows = torch.from_numpy(pooled_rows(pooled, self.dim))
         with torch.inference_mode():
             out: Features = self.model.visual_projection(rows.to(self.device)).cpu().numpy()
-        return _unit(out) if normalize else out
+        return normalized(out) if normalize else out
 
     def model_fingerprint(self) -> str:
         """Hash of weights, architecture and preprocessing: equal on every machine, whatever the dtype in use."""
@@ -234,8 +235,7 @@ class ClipEncoder:
 
     def fingerprint(self, kind: Kind = "pooled") -> str:
         """Hash of all that decides an image's features: those of the model, the dtype, and the kind."""
-        if kind not in ("pooled", "projected"):
-            raise CliplibError(f"kind must be 'pooled' or 'projected', not {kind!r}.")
+        check_kind(kind)
         parts = (self._model_fingerprint, self.dtype, kind, _RECIPE)
         return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
@@ -259,16 +259,17 @@ class ClipEncoder:
             As in :meth:`images`. Under errors="report", the provenance lists unreadable images: "unreadable", a JSON
             object of ids and reasons.
         """
+        check_dataset(dataset)
         features = self.images(
             dataset["image"], kind=kind, batch_size=batch_size, store=store, errors=errors, progress=progress
         )
-        failed = self.last_run.errors
+        failed, digests = self.last_run.errors, self.last_run.digests
         keep = np.setdiff1d(np.arange(len(dataset)), list(failed))
-        ids, info = np.array(dataset["id"], dtype=np.str_), dataset.info
+        ids, info = np.array(dataset["id"][:], dtype=np.str_), dataset.info
         about = {
             "encoder": self.name, "encoder_fingerprint": self.fingerprint(kind), "kind": kind, "dtype": self.dtype,
             "model_fingerprint": self.model_fingerprint(), "normalized": "false",
-            "dataset": info.dataset_name or "", "dataset_fingerprint": dataset_fingerprint(dataset),
+            "dataset": info.dataset_name or "", "dataset_fingerprint": dataset_fingerprint(dataset, digests),
             "source": info.builder_name or "",
             **versions("cliplib", "torch", "transformers"),
         }  # fmt: skip
@@ -276,25 +277,23 @@ class ClipEncoder:
             about["unreadable"] = json.dumps({str(ids[row]): error.reason for row, error in sorted(failed.items())})
         return FeatureTable(
             features=features,
-            labels=np.array(dataset["label"], dtype=np.int64)[keep],
+            labels=np.array(dataset["label"][:], dtype=np.int64)[keep],
             classes=tuple(dataset.features["label"].names),
             ids=ids[keep],
-            splits=np.array(dataset["split"], dtype=np.str_)[keep],
+            splits=np.array(dataset["split"][:], dtype=np.str_)[keep],
             provenance=about,
         )
 
-    def _forward(self, pixels: Features, kind: Kind) -> Features:
-        """(b, 3, size, size) pixel values to (b, d) features."""
-        batch = to_device(torch.from_numpy(pixels), self.device, DTYPES[self.dtype])
+    def _move(self, pixels: Features) -> torch.Tensor:
+        return to_device(torch.from_numpy(pixels), self.device, DTYPES[self.dtype])
+
+    def _forward(self, batch: torch.Tensor, kind: Kind) -> Features:
+        """(b, 3, size, size) pixel values, on the device, to (b, d) features."""
         with torch.inference_mode():
             pooled = self.model.vision_model(pixel_values=batch).pooler_output.float()
             rows = pooled if kind == "pooled" else self.model.visual_projection(pooled)
         out: Features = rows.cpu().numpy()
         if not np.isfinite(out).all():
-            raise CliplibError(f"{self.name!r} gives infinite features in {self.dtype}: use dtype='float32'.")
+            remedy = "get an intact copy" if self.dtype == "float32" else "use dtype='float32'"
+            raise CliplibError(f"{self.name!r} gives infinite features in {self.dtype}: {remedy}.")
         return out
-
-
-def _unit(rows: Features) -> Features:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)

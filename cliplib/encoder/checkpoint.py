@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from cliplib.errors import CliplibError
+from cliplib.errors import CliplibError, path_text
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,9 @@ def load_checkpoint(model: str | os.PathLike[str], *, revision: str | None = Non
     CliplibError
         One sentence: not found, not a CLIP checkpoint, incomplete, damaged, or not to be trusted.
     """
-    folder, name = _locate(os.fspath(model), revision)
-    shown = f"The checkpoint {os.fspath(model)!r}"
+    text = path_text(model, "A model")
+    folder, name = _locate(text, revision)
+    shown = f"The checkpoint {text!r}"
     _check_settings(folder, shown)
     safe = any(folder.glob("model*.safetensors"))
     if not safe and not any(folder.glob("pytorch_model*.bin")):
@@ -78,7 +79,7 @@ def load_checkpoint(model: str | os.PathLike[str], *, revision: str | None = Non
             )  # fmt: skip
             tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise CliplibError(
             f"{shown} is refused: its pytorch_model.bin is damaged or holds more than tensors, which could run code "
             "when opened; use a safetensors copy."
@@ -128,7 +129,7 @@ def fingerprint_weights(model: CLIPModel, preprocessing: dict[str, Any], name: s
 def _locate(model: str, revision: str | None) -> tuple[Path, str]:
     if model == MINI:
         return Path(__file__).parent.parent / "mini", MINI
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir():
         return path, path.resolve().name
     if path.exists() or path.is_absolute() or model.startswith(".") or len(path.parts) != 2:
@@ -161,12 +162,12 @@ def _download(repository: str, revision: str | None) -> Path:
 def _check_settings(folder: Path, shown: str) -> None:
     if not (folder / "config.json").is_file():
         raise CliplibError(f"{shown} is not a checkpoint: there is no config.json in it.")
-    kind = _json(folder / "config.json", shown).get("model_type")
-    if kind != "clip":
-        raise CliplibError(f"{shown} is a model of the type {kind!r}; only CLIP checkpoints (type 'clip') work here.")
     for name in ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in _json(folder / name, shown):
             raise CliplibError(f"{shown} is refused: its {name} asks to run code of its own, which is never done here.")
+    kind = _json(folder / "config.json", shown).get("model_type")
+    if kind != "clip":
+        raise CliplibError(f"{shown} is a model of the type {kind!r}; only CLIP checkpoints (type 'clip') work here.")
     if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         raise CliplibError(f"{shown} is incomplete: preprocessor_config.json, for scaling images, is missing.")
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():

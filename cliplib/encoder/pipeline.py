@@ -11,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from datasets.arrow_dataset import Column
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,6 +28,8 @@ from cliplib.store import FeatureStore
 
 Features: TypeAlias = NDArray[np.float32]
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | Mapping[str, Any]
+
+_LAZY = threading.Lock()  # a lazy PIL image may occur twice, and only one thread may load it
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Run:
         Images given; distinct images that went through the model. The others were known, or could not be read.
     errors : dict of int to ImageError
         Position of each unreadable image, and why.
+    digests : dict of int to bytes
+        With a store, the BLAKE2b digest (16 bytes) of each image that was read, by its position.
     seconds : dict of str to float
         Time spent in "read", "lookup", "decode", "preprocess", "forward" and "store", summed over threads.
     """
@@ -46,6 +51,7 @@ class Run:
     images: int = 0
     computed: int = 0
     errors: dict[int, ImageError] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -73,9 +79,11 @@ class Extraction:
     preprocess : callable
         RGB image to (3, height, width) float32.
     forward : callable
-        (b, 3, height, width) float32 to (b, d) float32.
+        What `move` made of (b, 3, height, width) float32 to (b, d) float32.
     turn : context manager
         Held while computing and keeping: a lock where only one forward pass should run at a time.
+    move : callable
+        Pixel values to where `forward` wants them; before the turn, so that a copy overlaps another's forward pass.
     plan : Plan
         Threads and sizes.
     store, fingerprint
@@ -85,29 +93,39 @@ class Extraction:
     """
 
     preprocess: Callable[[Image.Image], Features]
-    forward: Callable[[Features], Features]
+    forward: Callable[[Any], Features]
     turn: AbstractContextManager[Any]
     plan: Plan
     store: FeatureStore | None
     fingerprint: str
     run: Run
+    move: Callable[[Features], Any] = lambda pixels: pixels
 
     def results(self, images: Sequence[ImageSource]) -> Generator[tuple[list[int], Features | ImageError], None, None]:
         """Positions of equal images and their feature vector or error, as they come; every position exactly once.
 
-        At most ``plan.workers`` chunks are being computed at a time, and two more wait, so memory does not grow with
-        the number of images. A finished chunk is in the store before the next one starts.
+        At most ``plan.workers`` chunks are being computed at a time, two more wait, and two are being read, so memory
+        does not grow with the number of images. A finished chunk is in the store before the next one starts.
         """
-        waiting: dict[bytes, list[int]] = {}  # the positions that a job will answer
+        waiting: dict[bytes, list[tuple[int, str]]] = {}  # the positions that a job will answer, and their names
         pending: deque[Future[list[tuple[bytes, Features | ImageError]]]] = deque()
         chunk: list[_Job] = []
-        numbered, threads = enumerate(images), torch.get_num_threads()
+        threads = torch.get_num_threads()
+        if isinstance(images, Column):  # in slices, because it takes long to give its rows one by one
+            numbered = enumerate(chain.from_iterable(images[i : i + 256] for i in range(0, len(images), 256)))
+        else:
+            numbered = enumerate(images)
         pool = ThreadPoolExecutor(
             self.plan.workers, "cliplib", initializer=torch.set_num_threads, initargs=(self.plan.threads,)
         )
+        ahead: deque[Future[dict[int, _Job | ImageError]]] = deque()
         try:
-            while group := list(islice(numbered, self.plan.chunk)):
-                read: dict[int, _Job | ImageError] = {row: self._read(row, item) for row, item in group}
+            while True:
+                while len(ahead) < 2 and (group := list(islice(numbered, self.plan.chunk))):
+                    ahead.append(pool.submit(self._read, group))
+                if not ahead:
+                    break
+                read = ahead.popleft().result()
                 known = self._lookup([job.key for job in read.values() if isinstance(job, _Job)])
                 for row, job in read.items():
                     if isinstance(job, ImageError):
@@ -115,9 +133,9 @@ class Extraction:
                     elif job.key in known:
                         yield [row], known[job.key]
                     elif job.key in waiting:  # the same picture again
-                        waiting[job.key].append(row)
+                        waiting[job.key].append((row, job.name))
                     else:
-                        waiting[job.key] = [row]
+                        waiting[job.key] = [(row, job.name)]
                         chunk.append(job)
                 if len(chunk) >= self.plan.chunk:
                     pending.append(pool.submit(self._compute, chunk[: self.plan.chunk]))
@@ -132,13 +150,18 @@ class Extraction:
             pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(threads)
 
-    def _read(self, row: int, item: ImageSource) -> _Job | ImageError:
-        """The picture's source, and with a store its digest."""
+    def _read(self, group: list[tuple[int, ImageSource]]) -> dict[int, _Job | ImageError]:
+        """The pictures' sources by position, and with a store their digests; in a thread."""
+        found: dict[int, _Job | ImageError] = {}
         with self.run.clock("read"):
-            try:
-                return _job(row, item, hashed=self.store is not None)
-            except ImageError as error:
-                return error
+            for row, item in group:
+                try:
+                    found[row] = job = _job(row, item, hashed=self.store is not None)
+                    if self.store is not None:
+                        self.run.digests[row] = job.key
+                except ImageError as error:
+                    found[row] = error
+        return found
 
     def _lookup(self, keys: list[bytes]) -> dict[bytes, Features]:
         if self.store is None:
@@ -165,9 +188,10 @@ class Extraction:
             # would depend on how much an earlier, interrupted run had left to do.
             batch = np.zeros((self.plan.chunk, *pixels[0].shape), np.float32)
             np.stack(pixels, out=batch[: len(pixels)])
+            moved = self.move(batch)
             with self.turn:
                 with self.run.clock("forward"):
-                    vectors = self.forward(batch)[: len(pixels)]
+                    vectors = self.forward(moved)[: len(pixels)]
                 if self.store is not None:
                     with self.run.clock("store"):
                         self.store.put(self.fingerprint, keys, vectors)
@@ -175,12 +199,16 @@ class Extraction:
         return results
 
     def _finished(
-        self, future: Future[list[tuple[bytes, Features | ImageError]]], waiting: dict[bytes, list[int]]
+        self, future: Future[list[tuple[bytes, Features | ImageError]]], waiting: dict[bytes, list[tuple[int, str]]]
     ) -> Iterator[tuple[list[int], Features | ImageError]]:
         results = future.result()
         self.run.computed += sum(not isinstance(result, ImageError) for _, result in results)
         for key, result in results:
-            yield waiting.pop(key), result
+            alike = waiting.pop(key)
+            if isinstance(result, ImageError):  # each by its own name
+                yield from (([row], ImageError(name, result.reason)) for row, name in alike)
+            else:
+                yield [row for row, _ in alike], result
 
 
 @dataclass(frozen=True)
@@ -201,13 +229,14 @@ def _job(row: int, item: ImageSource, *, hashed: bool) -> _Job:
     if isinstance(source, (str, os.PathLike)):
         name = os.fsdecode(source)
     if isinstance(source, Image.Image):
-        source = upright_rgb(source, name)  # here, not in a thread: a lazy image may occur twice
+        with _LAZY:
+            source = upright_rgb(source, name)
         content = b"%d %d" % source.size + source.tobytes() if hashed else b""
     elif not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         raise ImageError(name, f"a path, bytes or a PIL image is needed, not {type(source).__name__}")
     elif hashed:
         ispath = isinstance(source, (str, os.PathLike))
-        source = content = pictures._read(Path(name), name) if ispath else bytes(cast(bytes, source))
+        source = content = pictures.read(Path(name), name) if ispath else bytes(cast(bytes, source))
     return _Job(blake2b(content, digest_size=16).digest() if hashed else b"%d" % row, source, name)
 
 

@@ -21,6 +21,37 @@ _MANY_PIXELS = 2**26
 """A resized picture larger than this (a very long strip) is not made whole: only the part that is kept."""
 
 
+def usable(image_processor: Any, side: int, name: str) -> Preprocessor:
+    """A `Preprocessor` that was tried on one picture.
+
+    Parameters
+    ----------
+    image_processor : transformers image processor
+        See :class:`Preprocessor`.
+    side : int
+        Of the square that the model takes, in pixels.
+    name : str
+        What an error calls the model.
+
+    Raises
+    ------
+    CliplibError
+        Its settings make no sense, or pictures of another size.
+    """
+    try:
+        found = Preprocessor(image_processor)
+        found.check(side, name)
+        found.settings()
+    except CliplibError:
+        raise
+    except Exception as error:  # whatever a processor raises on settings that somebody else wrote
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
+        raise CliplibError(
+            f"The image processor of {name!r} cannot be used ({reason}): correct preprocessor_config.json."
+        ) from None
+    return found
+
+
 class Preprocessor:
     """Resize, centre crop, rescale and normalise one RGB picture.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplib.data import DATASETS, dataset_fingerprint, load_dataset
-from cliplib.errors import CliplibError
+from cliplib.errors import CliplibError, path_text
 from cliplib.table import FeatureTable, stratified_subset
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_pack(name: str, encoder: ClipEncoder) -> FeatureTable:
     CliplibError
         No such pack, a damaged one, or one that another model or another preprocessing made.
     """
-    path = FOLDER / f"{name}.safetensors"
+    path = FOLDER / f"{path_text(name, 'The name of a pack')}.safetensors"
     if name not in DATASETS or not path.is_file():
         raise CliplibError(f"There are no images and no embedded features of {name!r}: give images with DATA=<folder>.")
     table = FeatureTable.load(path)

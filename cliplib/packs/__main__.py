@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CliplibError as error:
         logging.getLogger(__name__).error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        logging.getLogger(__name__).error("Interrupted: the packs that were kept are whole; name the others to go on.")
+        return 130
     return 0
 
 

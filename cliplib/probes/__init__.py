@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 from sklearn.utils.validation import check_is_fitted
 
-from cliplib.errors import CliplibError
+from cliplib.errors import CliplibError, path_text
 from cliplib.probes.base import validation_split
 from cliplib.probes.linear import L2_VALUES, LinearProbe
 from cliplib.probes.mlp import MLPProbe
@@ -31,6 +32,8 @@ _KINDS: dict[str, Callable[..., LinearProbe | MLPProbe]] = {"LinearProbe": Linea
 
 def save_probe(probe: LinearProbe | MLPProbe, folder: str | Path) -> Path:
     """Write a fitted probe to a folder, which is made if need be; a probe already there is replaced.
+
+    A half-written probe is refused by `load_probe`, since one file holds the digest of the other.
 
     Parameters
     ----------
@@ -48,8 +51,9 @@ def save_probe(probe: LinearProbe | MLPProbe, folder: str | Path) -> Path:
         When `probe` has not been fitted.
     CliplibError
         When `probe` is of another class, or holds what two such files cannot (labels or parameters that are neither
-        numbers nor strings).
+        numbers nor strings), or the folder cannot be written.
     """
+    folder = Path(path_text(folder, "The folder of a probe"))
     if type(probe) not in _KINDS.values():
         raise CliplibError(f"save_probe saves a LinearProbe or an MLPProbe, not a {type(probe).__name__}.")
     check_is_fitted(probe)
@@ -70,11 +74,16 @@ def save_probe(probe: LinearProbe | MLPProbe, folder: str | Path) -> Path:
         else:
             values[name] = {"value": value}
     params = {name: _plain(name, value) for name, value in probe.get_params(deep=False).items()}
+    data = save(arrays)
     document = {"format": FORMAT, "kind": type(probe).__name__, "params": params, "learned": values}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, folder / "probe.safetensors")
-    (folder / "probe.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    document["arrays"] = blake2b(data, digest_size=16).hexdigest()
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "probe.safetensors").write_bytes(data)
+        (folder / "probe.json").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CliplibError(f"Cannot write the probe {str(folder)!r}: {error.strerror}.") from None
     return folder
 
 
@@ -94,12 +103,15 @@ def load_probe(folder: str | Path) -> LinearProbe | MLPProbe:
     CliplibError
         When the folder does not hold a whole probe.
     """
-    folder = Path(folder)
+    folder = Path(path_text(folder, "The folder of a probe"))
     try:
         document = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']!r}, not {FORMAT!r}")
-        return _restore(document, load_file(folder / "probe.safetensors"))
+        data = (folder / "probe.safetensors").read_bytes()
+        if document["arrays"] != blake2b(data, digest_size=16).hexdigest():
+            raise ValueError("its two files are not of one probe")
+        return _restore(document, load(data))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise CliplibError(f"{folder} does not hold a probe saved by save_probe ({reason}).") from error

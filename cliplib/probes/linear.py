@@ -16,7 +16,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from cliplib.probes.base import Floats, Ints, Probe, validation_split
+from cliplib.errors import ArgumentError
+from cliplib.probes.base import Floats, Ints, Probe, one_sentence, validation_split
 
 logger = logging.getLogger(__name__)
 
@@ -163,12 +164,13 @@ class LinearProbe(Probe):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             When the input is unusable (NaN, one class, unequal lengths, a class that only validation has).
         """
-        l2 = np.sort(np.atleast_1d(np.asarray(L2_VALUES if self.l2 is None else self.l2, dtype=np.float64)))[::-1]
+        with one_sentence("l2"):
+            l2 = np.sort(np.atleast_1d(np.asarray(L2_VALUES if self.l2 is None else self.l2, dtype=np.float64)))[::-1]
         if l2.ndim != 1 or not l2.size or not (np.isfinite(l2) & (l2 > 0)).all():
-            raise ValueError(f"l2 must be one or several positive numbers; got {self.l2!r}.")
+            raise ArgumentError(f"l2 must be one or several positive numbers; got {self.l2!r}.")
         X, codes, class_weight, groups, split = self._check(X, y, X_val, y_val, groups)
         Y, weight = np.eye(len(self.classes_))[codes], class_weight[codes]
 
@@ -218,9 +220,10 @@ class LinearProbe(Probe):
         if self.cv is None:
             return [validation_split(codes, groups, self.validation_fraction, self._seed())]
         folder = StratifiedKFold if groups is None else StratifiedGroupKFold
-        folds = list(folder(self.cv, shuffle=True, random_state=self._seed()).split(codes, codes, groups))
+        with one_sentence():
+            folds = list(folder(self.cv, shuffle=True, random_state=self._seed()).split(codes, codes, groups))
         if any(len(np.unique(codes[train])) < len(self.classes_) for train, _ in folds):
-            raise ValueError(f"With cv={self.cv}, a fold trains without one class: use fewer folds or cv=None.")
+            raise ArgumentError(f"With cv={self.cv}, a fold trains without one class: use fewer folds or cv=None.")
         return folds
 
     def decision_function(self, X: ArrayLike) -> Floats:

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from cliplib.probes.base import Floats, Ints, Probe, validation_split
+from cliplib.errors import ArgumentError
+from cliplib.probes.base import Floats, Ints, Probe, one_sentence, validation_split
 
 logger = logging.getLogger(__name__)
 
@@ -118,15 +119,15 @@ class MLPProbe(Probe):
     ) -> Self:
         """Train on the training rows until the validation rows say stop; parameters and errors as `LinearProbe.fit`."""
         for name in ("hidden", "batch_size", "max_epochs", "patience"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)!r}.")
+            if not (isinstance(value := getattr(self, name), (int, np.integer)) and value >= 1):
+                raise ArgumentError(f"{name} must be at least 1, a whole number; got {value!r}.")
         if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}; got {self.activation!r}.")
+            raise ArgumentError(f"activation must be one of {', '.join(_ACTIVATIONS)}; got {self.activation!r}.")
         X, codes, class_weight, groups, split = self._check(X, y, X_val, y_val, groups)
         seed = self._seed()
         train, val = split or validation_split(codes, groups, self.validation_fraction, seed)
         self.mean_, self.scale_ = self._scaler(X[train])
-        with _private_torch(seed):
+        with _private_torch(seed), one_sentence():
             self._train(((X - self.mean_) / self.scale_).astype(np.float32), codes, class_weight, train, val)
         logger.info("MLP probe: kept epoch %d of %d", self.best_epoch_, len(self.history_))
         return self
@@ -166,7 +167,7 @@ class MLPProbe(Probe):
             elif epoch - best_epoch >= self.patience:
                 break
         if kept is None:
-            raise ValueError("MLPProbe's loss is not finite: standardise the features or lower learning_rate.")
+            raise ArgumentError("MLPProbe's loss is not finite: standardise the features or lower learning_rate.")
         self.hidden_coef_, self.coef_ = (np.ascontiguousarray(kept[i].T) for i in (0, 2))
         self.hidden_intercept_, self.intercept_ = kept[1], kept[3]
         self.best_epoch_ = best_epoch
