@@ -7,7 +7,8 @@ these directions are the weights of a linear classifier on the projected image f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -94,7 +95,7 @@ def zero_shot_logits(images: ArrayLike, weights: ArrayLike, logit_scale: float) 
     `logit_scale` is the model's own inverse temperature (`ClipEncoder.logit_scale`): with another, the classes stay
     the same and the probabilities do not.
     """
-    return (np.float32(logit_scale) * _similarity(images, weights)).astype(np.float32)
+    return (np.float32(logit_scale) * cosines(images, weights)).astype(np.float32)
 
 
 def zero_shot_proba(images: ArrayLike, weights: ArrayLike, logit_scale: float) -> NDArray[np.float64]:
@@ -122,9 +123,39 @@ def search(queries: ArrayLike, gallery: ArrayLike, k: int = 10) -> tuple[NDArray
     """
     if k < 1:
         raise CliplibError(f"k must be at least 1, not {k}.")
-    scores = _similarity(queries, gallery)
+    scores = cosines(queries, gallery)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return order.astype(np.int64), np.take_along_axis(scores, order, axis=1)
+
+
+def blend(images: ArrayLike, texts: ArrayLike, gallery: ArrayLike, *, weight: float = 0.5) -> FloatArray:
+    """Queries that ask for both at once: like this picture, but as the text says.
+
+    The sum of the two directions, each divided by the standard deviation of its cosine similarities over the gallery.
+    A text's spread far less than a picture's, since the two lie apart in the shared space (the modality gap, Liang et
+    al., NeurIPS 2022): unscaled, the picture would nearly always decide alone.
+
+    Parameters
+    ----------
+    images, texts : array-like of shape (q, d), or (1, d) for all
+        Projected features, in pairs.
+    gallery : array-like of shape (n, d)
+        What will be searched; n at least 2.
+    weight : float
+        Of the text, from 0 (the picture alone) to 1 (the text alone).
+
+    Returns
+    -------
+    ndarray of float32, shape (q, d)
+        Rows of unit length, for :func:`search`.
+    """
+    if not 0 <= weight <= 1:
+        raise CliplibError(f"The weight of the text must lie between 0 and 1, not be {weight}.")
+    a, b = normalized(images), normalized(texts)
+    if len(a) != len(b) and 1 not in (len(a), len(b)):
+        raise CliplibError(f"{len(a)} pictures and {len(b)} texts make no pairs: give equally many, or one for all.")
+    scaled = [x / np.maximum(cosines(x, gallery).std(axis=1, keepdims=True), 1e-6) for x in (a, b)]
+    return normalized((1 - weight) * scaled[0] + weight * scaled[1])
 
 
 def recall_at_k(
@@ -132,7 +163,7 @@ def recall_at_k(
 ) -> dict[int, NDArray[np.bool_]]:
     """Whether one of a query's matches is among its `k` nearest: one truth value per query.
 
-    The mean of an entry is recall@k as Radford et al. report it (section 3.2, after Karpathy and Fei-Fei, CVPR 2015);
+    The mean of an entry is recall@k as Radford et al. report it (appendix E.1, after Karpathy and Fei-Fei, CVPR 2015);
     the values themselves go into a bootstrap.
 
     Parameters
@@ -147,7 +178,7 @@ def recall_at_k(
     -------
     dict of int to ndarray of bool, shape (q,)
     """
-    scores = _similarity(queries, gallery)
+    scores = cosines(queries, gallery)
     right = np.eye(len(scores), dtype=bool) if matches is None else np.asarray(matches, bool)
     if right.shape != scores.shape:
         raise CliplibError(f"Matches must have the shape (queries, gallery) {scores.shape}, not {right.shape}.")
@@ -155,6 +186,45 @@ def recall_at_k(
     best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
     rank = (np.where(right, -np.inf, scores) >= best).sum(axis=1)
     return {k: (rank < k) & right.any(axis=1) for k in ks}
+
+
+def sentence_bank(template: str, /, **slots: Sequence[str] | Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Every sentence that a template gives, for :func:`caption` to choose from.
+
+    Parameters
+    ----------
+    template : str
+        With one ``{name}`` for each slot, such as ``"a photo of {attribute} {object} {context}"``.
+    **slots : sequence of str, or mapping of str to sequence of str
+        What can stand in each place; the empty text leaves it out. In a mapping the keys are classes, and the sentence
+        belongs to the class whose word it took.
+
+    Returns
+    -------
+    DataFrame
+        A row for each combination: ``sentence``, a column for each slot, and ``label``, the class, where a slot has
+        some.
+
+    Raises
+    ------
+    CliplibError
+        A slot that is empty or not in the template exactly once, or two with classes.
+    """
+    if len(classed := [name for name, words in slots.items() if isinstance(words, Mapping)]) > 1:
+        raise CliplibError(f"Only one slot can name the class, not both {classed[0]!r} and {classed[1]!r}.")
+    if wrong := [name for name, words in slots.items() if not len(words) or template.count(f"{{{name}}}") != 1]:
+        raise CliplibError(f"The slot {wrong[0]!r} needs words, and its place {{{wrong[0]}}} once in {template!r}.")
+    by_class = [words if isinstance(words, Mapping) else {"": words} for words in slots.values()]
+    choices = [[(word, label) for label, words in of.items() for word in words] for of in by_class]
+    rows = []
+    for combination in itertools.product(*choices):
+        chosen = {name: word for name, (word, _) in zip(slots, combination, strict=True)}
+        sentence = template
+        for name, word in chosen.items():
+            sentence = sentence.replace(f"{{{name}}}", word)
+        row = {"sentence": " ".join(sentence.split()), **chosen}
+        rows.append(row | ({"label": "".join(label for _, label in combination)} if classed else {}))
+    return pd.DataFrame(rows)
 
 
 def caption(images: ArrayLike, sentences: Sequence[str], features: ArrayLike) -> pd.DataFrame:
@@ -188,7 +258,8 @@ def caption(images: ArrayLike, sentences: Sequence[str], features: ArrayLike) ->
     )
 
 
-def _similarity(a: ArrayLike, b: ArrayLike) -> FloatArray:
+def cosines(a: ArrayLike, b: ArrayLike) -> FloatArray:
+    """Cosine similarities ``(n, m)``, float32, of rows ``(n, d)`` and ``(m, d)``; raises CliplibError for unequal d."""
     x, y = normalized(a), normalized(b)
     if x.shape[1] != y.shape[1]:
         raise CliplibError(

@@ -52,6 +52,27 @@ def test_search_equals_brute_force():
     assert np.array_equal(zs.search(q, g, k=40)[0], np.argsort(-cosine, axis=1))
 
 
+def test_a_blend_asks_for_both_and_has_the_two_queries_as_its_ends():
+    rng = np.random.default_rng(1)
+    gallery = rng.normal(np.arange(6) * 2, size=(50, 6))
+    image, text = gallery[:1], rng.normal(size=(2, 6))
+    like, said = np.repeat(zs.normalized(image), 2, axis=0), zs.normalized(text)
+    assert zs.blend(image, text, gallery, weight=0) == pytest.approx(like, abs=1e-6)
+    assert zs.blend(image, text, gallery, weight=1) == pytest.approx(said, abs=1e-6)
+    cosine = [zs.normalized(x) @ zs.normalized(gallery).T for x in (image, text)]
+    summed = sum(c / c.std(axis=1, keepdims=True) for c in cosine)  # equal say, whatever their spread
+    assert zs.search(zs.blend(image, text, gallery), gallery, 50)[0].tolist() == np.argsort(-summed, axis=1).tolist()
+
+
+def test_the_bank_holds_every_combination_and_whose_word_it_took():
+    bank = zs.sentence_bank("{a} {thing} {where}", a=["", "an old"], thing={"x": ["can", "tin"], "y": ["jar"]},
+                            where=["on a table"])  # fmt: skip
+    assert bank.sentence.tolist()[:3] == ["can on a table", "tin on a table", "jar on a table"]
+    assert len(bank) == 6 and bank.label.tolist() == ["x", "x", "y"] * 2
+    assert bank.loc[5, ["sentence", "a", "thing"]].tolist() == ["an old jar on a table", "an old", "jar"]
+    assert list(zs.sentence_bank("{a}", a=["b"]).columns) == ["sentence", "a"]
+
+
 def test_recall_counts_matches_within_k():
     queries, gallery = np.eye(3), np.eye(3)[[1, 0, 2]]
     got = zs.recall_at_k(queries, gallery, ks=(1, 2, 3))
@@ -89,6 +110,11 @@ def test_caption_names_best_and_runner_up():
         (lambda: zs.search(np.ones((1, 2)), np.ones((1, 2)), k=0), "at least 1"),
         (lambda: zs.normalized(np.ones(3)), r"shape \(n, d\)"),
         (lambda: zs.recall_at_k(np.ones((2, 2)), np.ones((2, 2)), np.ones((1, 2))), "shape"),
+        (lambda: zs.blend(np.eye(2), np.eye(2), np.eye(2), weight=2), "between 0 and 1"),
+        (lambda: zs.blend(np.eye(3), np.ones((2, 3)), np.eye(3)), "no pairs"),
+        (lambda: zs.sentence_bank("a {b}", b=["c"], d=["e"]), "'d' needs words"),
+        (lambda: zs.sentence_bank("a {b}", b=[]), "'b' needs words"),
+        (lambda: zs.sentence_bank("{b} {c}", b={"x": ["y"]}, c={"x": ["y"]}), "Only one slot"),
         (lambda: zs.caption(np.ones((1, 2)), ["one"], np.ones((1, 2))), "at least two"),
     ],
 )
