@@ -1,4 +1,4 @@
-# make report | test | lab | appendix | check     each installs what it needs first, once
+# make report | web | appendix | lab | test | check     each installs what it needs first, once
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
@@ -9,10 +9,13 @@ OUT ?=
 
 settings = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)")
 
-.PHONY: report appendix test check lab clean
+.PHONY: report web appendix test check lab clean
 
 report: $(STAMP)
 	$(BIN)/python report/build.py $(settings)
+
+web: $(STAMP)
+	$(BIN)/python report/build.py --web $(settings)
 
 appendix: $(STAMP)
 	$(BIN)/python report/build.py --appendix $(settings)

@@ -16,6 +16,7 @@ import papermill
 from nbconvert.filters.ansi import strip_ansi
 from nbtypst.outputs import scrub
 from project import BuildError, Project
+from reuse import inputs, remember, remembered
 
 
 def environment(project: Project, threads: int) -> dict[str, str]:
@@ -49,14 +50,23 @@ def check_parameters(notebooks: list[Path], parameters: Mapping[str, Any]) -> No
 
 
 def execute(
-    project: Project, notebooks: list[Path], parameters: Mapping[str, Any], *, jobs: int = 2, threads: int = 1
+    project: Project,
+    notebooks: list[Path],
+    parameters: Mapping[str, Any],
+    *,
+    jobs: int = 2,
+    threads: int = 1,
+    fresh: bool = False,
 ) -> dict[str, float]:
     """Execute notebooks into ``build/executed``, `jobs` at a time; each gets those of the parameters that it has.
+
+    One whose inputs are unchanged since it was executed last is not executed again, unless all shall be `fresh`: see
+    `reuse`.
 
     Returns
     -------
     dict
-        Seconds by notebook.
+        Seconds by notebook, of those that were executed.
 
     Raises
     ------
@@ -67,13 +77,21 @@ def execute(
     project.executed.mkdir(parents=True, exist_ok=True)
     project.record.write_bytes(b"")
     env = environment(project, threads)
+    given = {path: {k: v for k, v in parameters.items() if k in parameters_of(path)} for path in notebooks}
+    keys = {path: inputs(project, path, given[path], env) for path in notebooks}
+    last = {} if fresh else {path: remembered(project, path, keys[path]) for path in notebooks}
+    chosen = [path for path in notebooks if last.get(path) is None]
 
     def run(notebook: Path) -> tuple[float, str]:
-        given = {k: v for k, v in parameters.items() if k in parameters_of(notebook)}
-        return _execute_one(project, notebook, given, env)
+        return _execute_one(project, notebook, given[notebook], env)
 
     with ThreadPoolExecutor(jobs) as pool:
-        results = dict(zip((notebook.stem for notebook in notebooks), pool.map(run, notebooks), strict=True))
+        results = dict(zip((notebook.stem for notebook in chosen), pool.map(run, chosen), strict=True))
+    for path in chosen:
+        if not results[path.stem][1]:
+            remember(project, path, keys[path])
+    with project.record.open("a", encoding="utf-8") as record:
+        record.writelines(f"{line}\n" for lines in last.values() for line in lines or ())
     if failures := [failure for _, failure in results.values() if failure]:
         raise BuildError(_told_once(failures))
     return {name: seconds for name, (seconds, _) in results.items()}

@@ -18,14 +18,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))
 
+import build  # noqa: E402  # isort: skip  (there may be a folder of this name)
 from execute import _told_once  # noqa: E402
 from nbtypst.outputs import PrepareOutputs, scrub  # noqa: E402
 from nbtypst.tables import is_table, table_to_typst  # noqa: E402
 from nbtypst.text import html_to_typst, markdown_to_typst, steady, typst_string  # noqa: E402
 from project import BuildError, Project  # noqa: E402
 from typeset import compile_pdf, export  # noqa: E402
-
-import build  # noqa: E402
 
 HEADING = re.compile(r"^(?:=+ |#heading\(numbering: none\)\[)([^<\]\n]+)", re.MULTILINE)
 
@@ -129,6 +128,12 @@ def test_building_again_elsewhere_gives_the_same_bytes(
     assert "toy_photographs missing: there are no photographs" in table and "01_toy" in table and "typst" in table
     assert (again / "build" / "summary.txt").read_text() == table
 
+    build.main(["--standard", "a-2u"], again)  # nothing has changed: nothing is executed, and all is the same
+    assert (again / "report" / "report.pdf").read_bytes() == (toy / "report" / "report.pdf").read_bytes()
+    table = capsys.readouterr().out
+    assert "Notebooks executed: 0 of 1 (--fresh executes all)" in table and re.search(r"figure +0 +2 +0", table)
+    assert re.search(r"01_toy +unchanged inputs, not executed again", table)
+
 
 def test_one_notebook_or_all_come_as_a_pdf_of_their_own(toy: Path) -> None:
     build.main(["--no-exec", "--only", "notebooks/01_toy.ipynb"], toy)
@@ -228,6 +233,7 @@ def test_text_becomes_a_string_literal() -> None:
         ("# Title\n\n## Part", ["== Title", "=== Part"]),
         ("[x](#there) ![p](https://example.org/a.png)", ["x"]),
         ("#let x = 1 @ref", ["\\#let x = 1 \\@ref"]),
+        ("if a <b or c> d <!-- note -->", ["if a \\<b or c\\> d"]),
     ],
 )
 def test_markdown_becomes_typst(markdown: str, parts: list[str]) -> None:

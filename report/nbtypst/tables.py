@@ -25,7 +25,7 @@ def table_to_typst(html: str, caption: str = "") -> str:
     """Convert the first table of the HTML to a call of the theme's ``nb-table``."""
     soup = BeautifulSoup(html, "html.parser")
     table: Any = soup.find("table")
-    _raise_index_names(table)
+    raise_index_names(table)
     styles = _styles(soup)
     rows = table.find_all("tr")
     head: list[str] = []
@@ -76,7 +76,7 @@ def _styles(soup: Any) -> dict[str, dict[str, str]]:
     return found
 
 
-def _raise_index_names(table: Any) -> None:
+def raise_index_names(table: Any) -> None:
     """Pull the index names up: pandas writes them in a row of their own below the names of the columns."""
     rows = table.thead.find_all("tr") if table.thead else []
     if len(rows) < 2:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pypandoc
 from bs4 import BeautifulSoup
 
-MATH_FILTER = Path(__file__).parent / "math.lua"
+MATH_FILTER, RAW_FILTER = (Path(__file__).parent / name for name in ("math.lua", "raw.lua"))
 MATH_ENVIRONMENT = re.compile(r"(?<!\$)(\\begin\{(align|equation|gather|multline)(\*?)\}.*?\\end\{\2\3\})", re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -25,12 +25,19 @@ def typst_string(text: str) -> str:
 def pandoc(text: str, source: str, shift: int) -> str:
     """Convert to Typst with the pandoc of the ``pypandoc_binary`` wheel."""
     command = [pypandoc.get_pandoc_path(), "--from", source, "--to", "typst", "--wrap", "none"]
-    command += ["--shift-heading-level-by", str(shift), "--lua-filter", str(MATH_FILTER)]
+    command += [
+        "--shift-heading-level-by",
+        str(shift),
+        "--lua-filter",
+        str(RAW_FILTER),
+        "--lua-filter",
+        str(MATH_FILTER),
+    ]
     return subprocess.run(command, input=text, capture_output=True, encoding="utf-8", check=True).stdout
 
 
 def markdown_to_typst(text: str, shift: int = 1) -> str:
-    """Convert a Markdown cell."""
+    """Convert a Markdown cell; HTML in it is shown as text."""
     text = MATH_ENVIRONMENT.sub(r"$$\1$$", text)  # Jupyter shows a bare \begin{align}, pandoc drops it
     return repair(pandoc(text, "gfm+tex_math_dollars-gfm_auto_identifiers-raw_html", shift))
 
