@@ -27,7 +27,9 @@ from cliplib.probes import LinearProbe, load_probe, save_probe
 from cliplib.store import FeatureStore
 from cliplib.table import FeatureTable
 
-FULL = r"^Cannot use the feature store '.*f\.sqlite' \(.*\): free some space, or let CLIPLIB_CACHE name a folder that can"
+FULL = (
+    r"^Cannot use the feature store '.*f\.sqlite' \(.*\): free some space, or let CLIPLIB_CACHE name a folder that can"
+)
 
 
 @contextmanager
@@ -166,7 +168,10 @@ def test_a_table_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "t.safetensors"
     small_table().save(path)
     before = path.read_bytes()
-    with largest_file(64), pytest.raises(CliplibError, match=r"^Cannot write the feature table '.*': File too large\.$"):
+    with (
+        largest_file(64),
+        pytest.raises(CliplibError, match=r"^Cannot write the feature table '.*': File too large\.$"),
+    ):
         small_table().save(path)
 
     def stop(self: Path, target: Path) -> None:
