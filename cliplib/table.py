@@ -206,11 +206,18 @@ def stratified_subset(labels: ArrayLike, splits: ArrayLike, limit: int, *, seed:
     -------
     (m,) int64
         Rising row numbers.
+
+    Raises
+    ------
+    CliplibError
+        `limit` or `seed` is no such number.
     """
     labels, splits = np.asarray(labels), np.asarray(splits, dtype=np.str_)
     n = len(labels)
     if not (isinstance(limit, (int, np.integer)) and limit >= 0):
         raise CliplibError(f"limit must be 0 (all) or a number of images, not {limit!r}.")
+    if not (isinstance(seed, (int, np.integer)) and seed >= 0):
+        raise CliplibError(f"seed must be a whole number of at least 0, not {seed!r}.")
     if limit == 0 or limit >= n:
         return np.arange(n)
     rng = np.random.default_rng(seed)

@@ -68,6 +68,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path
     root = tmp_path_factory.mktemp("bad")
     (root / "no_images").mkdir()
     picture(root / "one_image" / "cat" / "1.png")
+    picture(root / "empty_class" / "cat" / "1.png")
+    (root / "empty_class" / "dog").mkdir()
     trees = {
         "one_class": ["cat/1", "cat/2", "cat/3"],
         "only_test": ["train/cat/1", "train/dog/1", "test/cat/2", "test/dog/2", "test/fox/2"],
@@ -153,6 +155,14 @@ CASES: dict[str, tuple[str, str]] = {
     "broken image": ("encoder.images([bad / 'cut'])", r"Cannot read the image '.*cut': it is not a picture .*\."),
     "negative limit": ("load_features(bad / 'one_class', encoder, limit=-1)",
         r"limit must be 0 \(all\) or a number .*, not -1\."),
+    "no seed": ("load_features(bad / 'one_class', encoder, seed='x')",
+        r"seed must be a whole number of at least 0, not 'x'\."),
+    "no encoder": ("load_features('trashnet', 'mini')",
+        r"encoder must be a ClipEncoder, such as ClipEncoder\.from_pretrained\(\), not 'mini'\."),
+    "empty class folder": ("load_features(bad / 'empty_class', encoder)",
+        r"The class folder '.*dog' holds no images: fill it, or remove it\."),
+    "unequal lengths": ("LinearProbe().fit(np.eye(3), [0, 1])",
+        r"Found input variables with inconsistent numbers of samples: \[3, 2\]"),
     "no checkpoint": ("ClipEncoder.from_pretrained(bad / 'no_images')",
         r"The checkpoint '.*' is not a checkpoint: there is no config\.json in it\."),
     "other architecture": ("ClipEncoder.from_pretrained(bad / 'other_architecture')",

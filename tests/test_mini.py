@@ -134,7 +134,8 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(
         return CLIPModel.from_pretrained(tmp_path / out).state_dict()
 
     whole = run("whole", 4, "a")
-    monkeypatch.setattr(pretrain, "rate", lambda step, steps, _, rate=pretrain.rate: rate(step, 4))  # as if cut at step 2
+    # As if cut at step 2.
+    monkeypatch.setattr(pretrain, "rate", lambda step, steps, _, rate=pretrain.rate: rate(step, 4))
     run("cut", 2, "b")
     resumed = run("cut", 4, "c")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)

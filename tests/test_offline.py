@@ -50,11 +50,11 @@ shot = cliplib.zero_shot_proba(encoder.project(test.features), weights, encoder.
 test.save(out / "test.safetensors")
 assert len(FeatureTable.load(out / "test.safetensors")) == len(proba) == len(shot)
 with FeatureStore(out / "features.sqlite") as store:
-    own = encoder.table(load_dataset(pictures), store=store)
+    own = encoder.table(load_dataset(pictures).select(range(0, 48, 3)), store=store)
 figures.start("00_offline")
 figures.save_figure(figures.confusion_heatmap(found.confusion, table.classes), "a_figure", caption="A.", alt="A.")
 made = Classifier.fit(encoder, own.split("train"), own.split("test"), probe=LinearProbe(l2=1.0))
-made = Classifier.load(made.save(out / "made"), encoder)
+made = Classifier.load(made.save(out / "made"))
 few = sorted(pictures.rglob("*.png"))[:3]
 write_html(made.classify(few, progress=False), out / "sheet.html", made, files=few)
 drop_box(made)
@@ -150,7 +150,8 @@ TEXTS = {".py", ".ipynb", ".j2", ".html", ".css", ".js", ".typ", ".lua", ".svg",
         "import pickle", "from pickle import loads", "from pickle import UnpicklingError, loads", "import dill.x",
         "from urllib.request import urlopen", "import requests", "eval(x)", "exec('1')", "__import__('os')",
         "os.system('ls')", "os.popen('ls')", "subprocess.run('ls', shell=True)", "subprocess.run('ls', shell=x)",
-        "subprocess.getoutput('ls')", "torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f, allow_pickle=1)",
+        "subprocess.getoutput(x)", "torch.load(f)", "torch.load(f, weights_only=False)",
+        "np.load(f, allow_pickle=1)",
         "AutoModel.from_pretrained(x, trust_remote_code=True)", "pd.read_pickle(f)", "df.to_pickle(f)", "yaml.load(f)",
         "Environment()", "jinja2.Environment(autoescape=False)", "get(u, verify=False)",
     ],

@@ -114,6 +114,13 @@ def test_constant_features_do_no_harm(probe: Any) -> None:
 
 
 @each_probe
+def test_from_constant_features_alone_come_the_shares_of_the_classes(probe: Any) -> None:
+    y = np.repeat([0, 1], [60, 30])
+    proba = clone(probe).fit(np.ones((90, 4)), y).predict_proba(np.ones((5, 4)))
+    np.testing.assert_allclose(proba, np.tile([[2 / 3, 1 / 3]], (5, 1)), atol=0.05)
+
+
+@each_probe
 def test_a_class_may_be_missing_from_validation(probe: Any) -> None:
     X, y = planted()
     known = y[:60] != 2

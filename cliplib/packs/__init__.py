@@ -66,6 +66,8 @@ def load_features(
     CliplibError
         Neither images nor a pack that fits; or an error of :func:`load_dataset`.
     """
+    if not hasattr(encoder, "model_fingerprint"):
+        raise CliplibError(f"encoder must be a ClipEncoder, such as ClipEncoder.from_pretrained(), not {encoder!r}.")
     dataset = load_dataset(name_or_path, data=data)
     if dataset is None:
         return load_pack(os.fspath(name_or_path), encoder).subset(limit, seed=seed)

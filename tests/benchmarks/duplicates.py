@@ -12,17 +12,17 @@ from PIL import Image, ImageOps
 
 from cliplib.audit.twins import near_pairs, take_prints
 
-WORK = "audit for near-duplicates, 10,000 pictures"
+WORK = "audit for near-duplicates"
 PEER = "imagededup: its perceptual hash and its search"
 COUNT, MIRRORED = 10_000, 400
 
 
-def fill(folder: Path, found: list[Path]) -> list[Path]:
+def fill(folder: Path, found: list[Path], count: int) -> list[Path]:
     """Links to the pictures, then random cuts of them until there are enough, then mirrored copies of the first."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     names = []
-    for number in range(COUNT - MIRRORED):
+    for number in range(count - MIRRORED):
         source = found[number % len(found)]
         names.append(folder / f"{number:05d}{source.suffix.lower() if number < len(found) else '.jpg'}")
         if number < len(found):
@@ -46,7 +46,8 @@ def run(options: Options) -> list[Row]:
     except Exception as error:
         return [absent(WORK, PEER, 2, error)]
     folder = options.scratch / "audit"
-    files = fill(folder, pictures(options)[: COUNT - MIRRORED])
+    count = min(COUNT, options.most)
+    files = fill(folder, pictures(options)[: count - MIRRORED], count)
     made: dict[str, Any] = {}
 
     def ours() -> None:
@@ -61,12 +62,12 @@ def run(options: Options) -> list[Row]:
     flipped = pairs[pairs["mirrored"]]
     same = dict(zip(range(len(files)), prints.first[prints.distinct], strict=True))  # copies stand for one another
     together = set(zip(flipped["index_a"], flipped["index_b"], strict=True))
-    mine = [(same[n], same[COUNT - MIRRORED + n]) for n in range(MIRRORED)]
-    theirs = [files[COUNT - MIRRORED + n].name in made["peer"][files[n].name] for n in range(MIRRORED)]
-    row = Row(WORK, PEER, **ratios(seconds, PEER, "ours"), goal=2)
+    mine = [(same[n], same[count - MIRRORED + n]) for n in range(MIRRORED)]
+    theirs = [files[count - MIRRORED + n].name in made["peer"][files[n].name] for n in range(MIRRORED)]
+    row = Row(f"{WORK}, {count:,} pictures", PEER, **ratios(seconds, PEER, "ours"), goal=2)
     row.rates = {
-        "ours (images/s)": COUNT / float(np.median(seconds["ours"])),
-        "peer (images/s)": COUNT / float(np.median(seconds[PEER])),
+        "ours (images/s)": count / float(np.median(seconds["ours"])),
+        "peer (images/s)": count / float(np.median(seconds[PEER])),
         "mirrored copies found, ours": float(np.mean([tuple(sorted(pair)) in together for pair in mine])),
         "mirrored copies found, peer": float(np.mean(theirs)),
     }
