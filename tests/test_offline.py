@@ -181,3 +181,8 @@ def test_what_is_allowed_passes() -> None:
         "subprocess.run(['ls'])\nnp.load(f)\nyaml.safe_load(x)\nEnvironment(autoescape=True)\nfrom . import socket"
     )
     assert list(faults(allowed)) == []
+
+
+def test_what_security_md_points_to_exists() -> None:
+    named = re.findall(r"`(tests/\w+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 10 and [name for name in named if not (ROOT / name).exists()] == []
