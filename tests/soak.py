@@ -62,7 +62,7 @@ class Soak:
         with FeatureStore(store_path) as store:
             put = store.put
 
-            def counted_forward(pixels: np.ndarray, kind: str) -> np.ndarray:
+            def counted_forward(pixels: torch.Tensor, kind: str) -> np.ndarray:
                 with lock:
                     self.tally[0] += int(pixels.any(axis=(1, 2, 3)).sum())  # the last chunk is filled up with zeros
                 return forward(pixels, kind)
