@@ -24,7 +24,7 @@ LIST = ROOT / "report" / "supplement" / "licences.csv"
 
 FREE = frozenset(
     "0BSD Apache-2.0 BSD BSD-2-Clause BSD-3-Clause BSL-1.0 CC0-1.0 CNRI-Python ISC MIT MIT-0 MIT-CMU MPL-2.0 OFL-1.1 "
-    "PSF-2.0 Zlib".split()
+    "PSF-2.0 Unlicense Zlib".split()
 ) | {"Apache-2.0 WITH LLVM-exception"}  # fmt: skip
 """SPDX names, and "BSD" for packages that do not say which one of that family."""
 

@@ -31,6 +31,7 @@ package.__path__ = [str(ROOT / "cliplib")]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from conftest import CLASSES, draw, make_checkpoint  # noqa: E402
+from tqdm.auto import tqdm  # noqa: E402
 
 from cliplib.encoder import ClipEncoder  # noqa: E402
 from cliplib.errors import CliplibError  # noqa: E402
@@ -81,6 +82,8 @@ class Soak:
         """Start `work`, or `compute`, in a process of its own; a failure is shown, and its status is 1."""
         if pid := os.fork():
             return pid
+        signal.alarm(300)  # should it hang, it ends, and with another status than a kill's
+        tqdm.set_lock(threading.RLock())  # tqdm's own is shared by forks: one killed while it had it would stop all
         try:
             (work or self.compute)(store_path)
             os._exit(0)
