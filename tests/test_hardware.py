@@ -23,13 +23,13 @@ def test_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert hardware.choose_device("auto") == CPU
     for native, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda n=native: {"avx512_bf16": True, "amx_bf16": n})
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda n=native: {"avx512_bf16": True, "amx_bf16": n}, False)
         assert hardware.choose_dtype("auto", CPU) == expected
     assert hardware.choose_dtype("float16", CPU) == "float16"
 
 
 def test_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert hardware.multiplies_bfloat16(CPU)
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")

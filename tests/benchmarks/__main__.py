@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "figures" / "benchmark.json", help="default: %(default)s")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="this part; may be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="times that each runs (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=200, help="pictures for the features (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=320, help="pictures for the features (default: %(default)s)")
     parser.add_argument("--most", type=int, default=50_000, help="pictures in growth and audit (default: %(default)s)")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
