@@ -259,11 +259,20 @@ def caption(images: ArrayLike, sentences: Sequence[str], features: ArrayLike) ->
 
 
 def cosines(a: ArrayLike, b: ArrayLike) -> FloatArray:
-    """Cosine similarities ``(n, m)``, float32, of rows ``(n, d)`` and ``(m, d)``; raises CliplibError for unequal d."""
+    """Cosine similarities ``(n, m)``, float32, of rows ``(n, d)`` and ``(m, d)``.
+
+    Raises
+    ------
+    CliplibError
+        Unequal d, or NaN.
+    """
     x, y = normalized(a), normalized(b)
     if x.shape[1] != y.shape[1]:
         raise CliplibError(
             f"Features of {x.shape[1]} and of {y.shape[1]} dimensions cannot be compared: "
             "use projected features of one model."
         )
-    return np.asarray(x @ y.T, np.float32)
+    out = np.asarray(x @ y.T, np.float32)
+    if np.isnan(out).any():
+        raise CliplibError("Features hold NaN or infinite numbers: leave those rows out.")
+    return out

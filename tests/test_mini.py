@@ -114,6 +114,7 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_nothing() -> None:
     assert 0 < pretrain.rate(999, 1000) < 0.01
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="the extra `pretrain` needs torch 2.9")
 def test_an_interrupted_training_ends_where_an_undisturbed_one_does(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

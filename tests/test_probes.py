@@ -162,6 +162,26 @@ def test_every_value_of_the_path_is_an_optimum() -> None:
     np.testing.assert_allclose(probe.sweep_.val_log_loss[::4], [log_loss(y_val, p) for p in alone], atol=1e-4)
 
 
+@pytest.mark.parametrize("grid", [[1e4, 1.0, 1e-3], [5.0, 5.0, 5.0, 0.5], [100.0, 99.0, 0.01], [2.0, 1.0]])
+@pytest.mark.parametrize(("n", "d"), [(900, 300), (350, 700)])  # several blocks of rows; more features than rows
+def test_any_grid_ends_at_the_same_optima(grid: list[float], n: int, d: int) -> None:
+    X, y = planted(n, d, noise=4)
+    X = StandardScaler().fit_transform(X.astype(float))
+    probe = LinearProbe(l2=grid, standardize=False).fit(X, y, X_val=X[:90], y_val=y[:90])
+    theirs = [LogisticRegression(C=1 / value, tol=1e-8, max_iter=5000).fit(X, y) for value in sorted(grid)]
+    losses = [log_loss(y[:90], one.predict_proba(X[:90])) for one in theirs]
+    np.testing.assert_allclose(probe.sweep_.val_log_loss, losses, atol=1e-4)
+
+
+def test_the_number_of_cores_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = planted(noise=2)
+    several = LinearProbe(cv=3).fit(X, y)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    one = LinearProbe(cv=3).fit(X, y)
+    pd.testing.assert_frame_equal(one.sweep_, several.sweep_, check_exact=True)
+    np.testing.assert_array_equal(one.coef_, several.coef_)
+
+
 def test_sweep_picks_a_sane_value_and_reports_it() -> None:
     X, y = planted(d=150, noise=1.5)
     probe = LinearProbe().fit(X, y)

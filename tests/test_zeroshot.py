@@ -108,6 +108,8 @@ def test_caption_names_best_and_runner_up():
         (lambda: zs.zero_shot_weights(Words(), [["red"]], "a {}"), "non-empty list"),
         (lambda: zs.search(np.ones((1, 2)), np.ones((1, 3))), "2 and of 3 dimensions"),
         (lambda: zs.search(np.ones((1, 2)), np.ones((1, 2)), k=0), "at least 1"),
+        (lambda: zs.search([[np.nan, 1]], np.ones((3, 2))), "hold NaN"),
+        (lambda: zs.search([[1, 1]], [[1, 1], [np.nan, 0]]), "hold NaN"),
         (lambda: zs.normalized(np.ones(3)), r"shape \(n, d\)"),
         (lambda: zs.recall_at_k(np.ones((2, 2)), np.ones((2, 2)), np.ones((1, 2))), "shape"),
         (lambda: zs.blend(np.eye(2), np.eye(2), np.eye(2), weight=2), "between 0 and 1"),

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from cliplib.encoder.hardware import multiplies_bfloat16
 from cliplib.mini.corpus import COMPONENTS, MEAN, SIZE, STD, TOKENS, Picture, mark_twins, prepare, read_corpus
 
 log = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ def train(args: argparse.Namespace) -> None:
     base = [[g["lr"] for g in o.param_groups] for o in opts]
     state_file, step, history = args.work / f"{args.name}.pt", 0, []
     seconds, legs = 0.0, []
+    fast_bfloat16 = multiplies_bfloat16(torch.device(args.device))  # elsewhere float32 is the faster one
     if args.start and not state_file.exists():
         model.load_state_dict(CLIPModel.from_pretrained(args.start, dtype=torch.float32).state_dict())
         found = json.loads((args.start / "training.json").read_text())
@@ -197,7 +199,7 @@ def train(args: argparse.Namespace) -> None:
         for o, lrs in zip(opts, base, strict=True):
             for g, lr in zip(o.param_groups, lrs, strict=True):
                 g["lr"] = lr * rate(step, args.steps, legs[-2] if len(legs) > 1 else 0)
-        with torch.autocast(args.device, torch.bfloat16):
+        with torch.autocast(args.device, torch.bfloat16, enabled=fast_bfloat16):
             losses = heads(model, next(source), keep)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.exceptions import ConvergenceWarning
@@ -33,42 +36,56 @@ class _Solution(NamedTuple):
 
 
 def _path(X: Floats, Y: Floats, weight: Floats, l2: Floats, max_iter: int, tol: float) -> Iterator[_Solution]:
-    """Minimise sum_i w_i CE_i + l2 / 2 |coef|^2 for each of `l2` (descending), each from the solution before it.
+    """Minimise sum_i w_i CE_i + l2 / 2 |coef|^2 for each of `l2` (descending), each from the solutions before it.
 
-    The problem is rotated onto the principal axes, where each axis is scaled by its expected curvature. That changes
-    neither loss nor penalty but makes the Hessian nearly round, so L-BFGS needs tens of steps instead of hundreds.
+    Two things change neither loss nor penalty and save three of four steps. L-BFGS works in coordinates in which the
+    Hessian at a solution before, its blocks averaged over the classes, is the identity. And it starts where the last
+    two solutions point, as straight lines in log(l2).
     """
     n, (rows, d), k = weight.sum(), X.shape, Y.shape[1]
     mean = weight @ X / n
     A = X - mean  # the intercept, unpenalised, absorbs it; centred, it decouples from the coefficients
-    if d <= rows:
-        curvature, axes = np.linalg.eigh((A * weight[:, None]).T @ A)
-    else:
-        _, singular, axes_t = np.linalg.svd(A * np.sqrt(weight)[:, None], full_matrices=False)
-        curvature, axes = singular**2, axes_t.T
-    A, curvature, r = A @ axes, np.maximum(curvature, 0), axes.shape[1]
+    axes = np.linalg.svd(A, full_matrices=False)[2].T if d > rows else None  # no solution leaves the rows' span
+    A = A if axes is None else A @ axes
+    r = A.shape[1]
+    size = 1 + 2**17 // r  # a block of A that stays in the cache is read from memory once for both products
+    blocks = [slice(i, i + size) for i in range(0, rows, size)]
     options: Any = {"maxiter": max_iter, "maxfun": 50 * max_iter, "gtol": tol, "ftol": 64 * np.finfo(float).eps}
 
-    def loss(u: Floats, scale: Floats, penalty: float) -> tuple[float, Floats]:
-        W = u.reshape(r + 1, k) * scale
-        log_p = log_softmax(A @ W[:-1] + W[-1], axis=1)
-        residual = (np.exp(log_p) - Y) * weight[:, None]
-        gradient = np.vstack([A.T @ residual + penalty * W[:-1], residual.sum(axis=0)])
-        total = penalty / 2 * np.square(W[:-1]).sum() - weight @ (log_p * Y).sum(axis=1)
-        return float(total / n), (gradient * scale / n).ravel()
+    def inward(u: Floats, factor: Floats, level: Floats) -> Floats:
+        v = u.reshape(r + 1, k) * np.sqrt(n)
+        return np.vstack([solve_triangular(factor, v[:-1], lower=True, trans=1, check_finite=False), v[-1] / level])
 
-    W = np.zeros((r + 1, k))  # last row: intercept
-    spread = (k - 1) / k**2  # mean of p (1 - p), at the start and later at the last solution
-    for value in l2:
+    def loss(u: Floats, factor: Floats, level: Floats, penalty: float) -> tuple[float, Floats]:
+        W = inward(u, factor, level)
+        total, slope, tilt = penalty / 2 * np.square(W[:-1]).sum(), penalty * W[:-1], np.zeros(k)
+        for block in blocks:
+            log_p = log_softmax(A[block] @ W[:-1] + W[-1], axis=1)
+            residual = (np.exp(log_p) - Y[block]) * weight[block, None]
+            total -= weight[block] @ (log_p * Y[block]).sum(axis=1)
+            slope += A[block].T @ residual
+            tilt += residual.sum(axis=0)
+        slope = solve_triangular(factor, slope, lower=True, check_finite=False)
+        return float(total / n), (np.vstack([slope, tilt / level]) / np.sqrt(n)).ravel()
+
+    W = before = np.zeros((r + 1, k))  # last row: intercept
+    strides, known = np.diff(np.log(l2)), np.inf
+    for i, value in enumerate(l2):
         # Two-class softmax splits one vector w into -w/2 and w/2, which halves |coef|^2: undone, to mean what C means.
         penalty = value * (2 if k == 2 else 1)
-        scale = np.sqrt(n / np.append(spread * curvature + penalty, spread * n))[:, None]
-        start = (W / scale).ravel()
-        found = minimize(loss, start, args=(scale, penalty), jac=True, method="L-BFGS-B", options=options)
-        W = found.x.reshape(r + 1, k) * scale
-        p = softmax(A @ W[:-1] + W[-1], axis=1)
-        spread = max(float((weight @ (p * (1 - p))).mean() / n), 1e-6)
-        coef = axes @ W[:-1]
+        if value < known / 10:  # the Hessian changes slowly
+            p = softmax(A @ W[:-1] + W[-1], axis=1)
+            curvature = weight[:, None] * p * (1 - p)
+            hessian, known = (A * curvature.mean(axis=1)[:, None]).T @ A, value
+            floor = np.finfo(float).eps * np.trace(hessian)  # a penalty of almost nothing leaves no inverse
+            level = np.maximum(np.sqrt(curvature.sum(axis=0)), 1e-3 * np.sqrt(n))
+        factor = cholesky(hessian + (penalty + floor) * np.eye(r), lower=True, check_finite=False)
+        ahead = min(1.0, strides[i - 1] / (strides[i - 2] - 1e-12)) if i > 1 else 0.0
+        W, before = W + ahead * (W - before), W
+        start = np.vstack([factor.T @ W[:-1], W[-1] * level]).ravel() / np.sqrt(n)
+        found = minimize(loss, start, args=(factor, level, penalty), jac=True, method="L-BFGS-B", options=options)
+        W = inward(found.x, factor, level)
+        coef = W[:-1] if axes is None else axes @ W[:-1]
         yield _Solution(coef, W[-1] - mean @ coef, bool(found.success), int(found.nit))
 
 
@@ -180,25 +197,30 @@ class LinearProbe(Probe):
                 coef = s.coef / scale[:, None]
                 yield s._replace(coef=coef, intercept=s.intercept - mean @ coef)
 
-        log_loss, hits, n_val = np.zeros(len(l2)), np.zeros(len(l2)), 0
-        converged = np.ones(len(l2), dtype=bool)
+        def validate(fold: tuple[Ints, Ints]) -> Floats:
+            train, val = fold
+            X_held, out = X[val], np.empty((3, len(l2)))
+            for i, s in enumerate(solve(train, l2)):
+                log_p = log_softmax(X_held @ s.coef + s.intercept, axis=1)
+                hits = (log_p.argmax(axis=1) == codes[val]).sum()
+                out[:, i] = -weight[val] @ (log_p * Y[val]).sum(axis=1), hits, s.converged
+            return out
+
         folds = [split] if split else self._folds(codes, groups) if len(l2) > 1 else []
         # One thread: the same bits whatever the number of cores, and these products are bound by memory anyway.
         with threadpool_limits(limits=1, user_api="blas"):
-            for train, val in folds:
-                X_held, n_val = X[val], n_val + len(val)
-                for i, s in enumerate(solve(train, l2)):
-                    log_p = log_softmax(X_held @ s.coef + s.intercept, axis=1)
-                    log_loss[i] -= weight[val] @ (log_p * Y[val]).sum(axis=1)
-                    hits[i] += (log_p.argmax(axis=1) == codes[val]).sum()
-                    converged[i] &= s.converged
-            log_loss /= sum(weight[val].sum() for _, val in folds) or 1.0
+            with ThreadPoolExecutor(min(len(folds), os.cpu_count() or 1) or 1) as pool:  # a fold a thread
+                found = np.array(list(pool.map(validate, folds))).reshape(-1, 3, len(l2))
+            held = [val for _, val in folds]
+            log_loss = found[:, 0].sum(axis=0) / (sum(weight[val].sum() for val in held) or 1.0)
+            accuracy = found[:, 1].sum(axis=0) / (sum(map(len, held)) or 1.0)
+            converged = found[:, 2].all(axis=0)
             best = int((log_loss <= log_loss.min() + TIE).argmax())  # the first of equal ones: the values descend
             final = next(solve(np.arange(len(X)), l2[[best]]))
         if not folds:
-            log_loss[:], hits[:], n_val, converged[:] = np.nan, np.nan, 1, final.converged
+            log_loss, accuracy, converged = (np.full(len(l2), v) for v in (np.nan, np.nan, final.converged))
         self.sweep_ = (
-            pd.DataFrame({"l2": l2, "val_log_loss": log_loss, "val_accuracy": hits / n_val, "converged": converged})
+            pd.DataFrame({"l2": l2, "val_log_loss": log_loss, "val_accuracy": accuracy, "converged": converged})
             .iloc[::-1]
             .reset_index(drop=True)
         )
