@@ -70,13 +70,14 @@ def image_grid(
     images : sequence of PIL images or arrays
         Grey ``(h, w)`` or colour ``(h, w, 3)``.
     titles : sequence of str
-        One short line above each image, or none.
+        One or a few short lines above each image, or none.
     columns : int
     width : float
         Of the whole, in inches.
     """
     rows, side = math.ceil(len(images) / columns), width / columns
-    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(width, rows * (side + 0.17 * bool(titles))))
+    above = max((0.05 + 0.12 * len(title.splitlines()) for title in titles), default=0)
+    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(width, rows * (side + above)))
     for i, ax in enumerate(axes.flat):
         ax.set_axis_off()
         if i < len(images):

@@ -35,9 +35,10 @@ Shared space: {dim} dimensions. Weights are stored in float16.
 ## Training
 
 `python -m cliplib.mini.pretrain`: {facts[samples]:,} samples ({facts[steps]:,} steps of {facts[batch]}) from
-{facts[pictures]:,} pictures, {hours:.1f} hours on {device}, seed {facts[seed]}. Losses: contrastive on image-text
-pairs; features and class probabilities of a frozen EfficientNet-Lite0 (ImageNet); sentence embeddings of a frozen
-MiniLM. Half of the patches are dropped for most of the steps. The log is `training.json`.
+{facts[pictures]:,} pictures, {hours:.1f} hours on {device}, seed {facts[seed]}; the learning rate falls to nothing at
+step {legs}. Losses: contrastive on image-text pairs; features and class probabilities of a frozen EfficientNet-Lite0
+(ImageNet); sentence embeddings of a frozen MiniLM. Half of the patches are dropped for most of the steps. The log is
+`training.json`.
 
 | pictures | licence, as far as known |
 |---|---|
@@ -98,6 +99,7 @@ def card(folder: Path) -> str:
     return CARD.format(
         vision=config["vision_config"], text=config["text_config"], dim=config["projection_dim"], facts=facts,
         hours=facts["seconds"] / 3600, device={"cpu": "two shared CPU cores"}.get(facts["device"], facts["device"]),
+        legs=" and again at ".join(f"{step:,}" for step in facts.get("legs", [facts["steps"]])),
         zs=zs, re=re, sc=sc, r_zs=checks["random_weights"]["zero_shot_caltech101"]["accuracy"],
         re_chance=10 / re["n"], re_10=re["text_to_image"]["recall_at_10"],
         sc_chance=10 / sc["n"], sc_10=sc["text_to_image"]["recall_at_10"], **cells,
