@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,12 @@ _TURN = {
 }
 
 
-def decode(source: str | os.PathLike[str] | bytes | Mapping[str, Any], name: str | None = None) -> Image.Image:
+def decode(
+    source: str | os.PathLike[str] | bytes | Mapping[str, Any],
+    name: str | None = None,
+    *,
+    opened: Callable[[Image.Image], None] = lambda image: None,
+) -> Image.Image:
     """Decode a picture to RGB.
 
     The first frame or page counts. The EXIF orientation is applied. Transparency is dropped, not blended: the colours
@@ -53,6 +58,8 @@ def decode(source: str | os.PathLike[str] | bytes | Mapping[str, Any], name: str
         A file; the bytes of one; or a row of an undecoded ``datasets.Image`` column, ``{"path": ..., "bytes": ...}``.
     name : str, optional
         What an error calls the picture. Default: the path, or ``"<bytes>"``.
+    opened : callable, optional
+        Called with the picture as stored, before its pixels are decoded: with its format, mode and size.
 
     Returns
     -------
@@ -83,6 +90,7 @@ def decode(source: str | os.PathLike[str] | bytes | Mapping[str, Any], name: str
         if not data:
             raise ImageError(name, "it is empty")
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            opened(image)
             image.load()
             return _to_rgb(_upright(image, name), name)
     except ImageError:

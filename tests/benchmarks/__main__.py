@@ -1,4 +1,4 @@
-"""How fast cliplib is beside what else there is: ``python tests/benchmarks --data FOLDER``, in about 20 minutes.
+"""How fast cliplib is beside what else there is: ``python tests/benchmarks --data FOLDER``, in about 25 minutes.
 
 Peer and ours run in turn in one process, so that other work on the machine slows both, and what counts is the ratio.
 Rows go to ``figures/benchmark.json``; those of another run that this one does not measure stay. Peers that cliplib does

@@ -57,7 +57,7 @@ def run(options: Options) -> list[Row]:
     def peer() -> None:
         made["peer"] = PHash(verbose=False).find_duplicates(image_dir=folder)
 
-    seconds = in_turn({"ours": ours, PEER: peer}, max(1, options.rounds // 2), warm=False)
+    seconds = in_turn({"ours": ours, PEER: peer}, options.rounds, warm=False)
     prints, pairs = made["ours"]
     flipped = pairs[pairs["mirrored"]]
     same = dict(zip(range(len(files)), prints.first[prints.distinct], strict=True))  # copies stand for one another

@@ -44,7 +44,7 @@ def run(options: Options) -> list[Row]:
     def ours() -> None:
         made["ours"] = LinearProbe(cv=FOLDS, tol=TOLERANCE, max_iter=STEPS, random_state=0).fit(x, y, groups=groups)
 
-    seconds = in_turn({"ours": ours, PEER: peer}, max(1, options.rounds // 2), warm=False)
+    seconds = in_turn({"ours": ours, PEER: peer}, max(2, options.rounds // 2), warm=False)
     results = made["peer"].cv_results_
     weights = [len(val) for _, val in folds.split(x, y, groups)]  # ours is the mean over rows, theirs over folds
     scores = np.average([results[f"split{k}_test_score"] for k in range(FOLDS)], axis=0, weights=weights)
