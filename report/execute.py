@@ -12,15 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import papermill
 from nbconvert.filters.ansi import strip_ansi
 from nbtypst.outputs import scrub
 from project import BuildError, Project
 from reuse import inputs, remember, remembered
 
+AVX2 = {  # instructions of 2013; newer ones add numbers up in another order
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_CBWR": "AVX2",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+
 
 def environment(project: Project, threads: int) -> dict[str, str]:
-    """The variables that make two executions equal: dates, hashes, the number of threads, no progress bars."""
+    """The variables that make two executions equal: dates, hashes, threads, instructions, no progress bars."""
     fixed = {
         "CLIPLIB_FIGURES": str(project.root / "figures"),  # where the report reads
         "CLIPLIB_RECORD": str(project.record),
@@ -31,6 +40,8 @@ def environment(project: Project, threads: int) -> dict[str, str]:
     }
     # Sums come out in another order with another number of threads.
     fixed |= {f"{name}_NUM_THREADS": str(threads) for name in ("MKL", "OMP", "OPENBLAS")}
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    fixed |= AVX2 if {"AVX2", "X86_V3"} & {*found} else {}  # else an ARM processor, or one from before
     inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # the kernel's own
     return {**inherited, **fixed}
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))
 
 import build  # noqa: E402  # isort: skip  (there may be a folder of this name)
-from execute import _told_once  # noqa: E402
+from execute import _told_once, environment  # noqa: E402
 from nbtypst.outputs import PrepareOutputs, scrub  # noqa: E402
 from nbtypst.tables import is_table, table_to_typst  # noqa: E402
 from nbtypst.text import html_to_typst, markdown_to_typst, steady, typst_string  # noqa: E402
@@ -109,6 +110,21 @@ def test_the_pdf_is_tagged_archivable_and_has_alternative_texts(toy: Path) -> No
         assert entry["kind"] != "figure" or alternatives.count(entry["alt"]) == 2
     assert any(alt.startswith("the loss is") for alt in alternatives)
     assert any("\\operatorname{sim}" in alt for alt in alternatives)  # a formula of a notebook speaks its source
+
+
+def test_notebooks_use_no_instructions_that_another_processor_may_lack(toy: Path) -> None:
+    code = """if True:
+        import json, numpy, scipy.linalg, threadpoolctl, torch
+        found = numpy.show_config(mode="dicts")["SIMD Extensions"]["found"]
+        cores = {each.get("architecture") for each in threadpoolctl.threadpool_info()} - {None}
+        print(json.dumps([torch.backends.cpu.get_cpu_capability(), found, sorted(cores)]))"""
+    env = environment(Project(toy), 1)
+    if "OPENBLAS_CORETYPE" not in env:
+        pytest.skip("this processor has no AVX2")
+    out = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True).stdout
+    capability, found, cores = json.loads(out)
+    assert capability == "AVX2" and cores == ["Haswell"]
+    assert not [name for name in found if "512" in name or name == "X86_V4"]
 
 
 def test_building_again_elsewhere_gives_the_same_bytes(
