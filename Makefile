@@ -39,7 +39,7 @@ lowest:
 	test -x $(LOWEST)/python || $(PYTHON) -m venv build/lowest
 	$(LOWEST)/python -m pip install --quiet uv
 	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --requirement requirements.txt --editable .
-	$(LOWEST)/python -m pytest tests/test_audit.py tests/test_probes.py tests/test_evaluation.py tests/test_encoder.py tests/test_classifier.py tests/test_packs.py tests/test_zeroshot.py tests/test_store.py tests/test_figures.py
+	$(LOWEST)/python -m pytest
 
 licences: $(STAMP)
 	$(BIN)/python report/licences.py
