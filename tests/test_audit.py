@@ -281,7 +281,7 @@ def test_memory_is_cut_into_pieces_without_changing_the_pairs(
         monkeypatch.setattr(twins, "_CELLS", cells)
         monkeypatch.setattr(twins, "_ROWS", rows)
         pd.testing.assert_frame_equal(twins.near_pairs(prints), whole[0])
-        pd.testing.assert_frame_equal(twins.near_pairs(prints, other), whole[1])
+        pd.testing.assert_frame_equal(twins.near_pairs(prints, other, n_jobs=1), whole[1])
 
 
 def test_copies_of_a_picture_take_no_room() -> None:

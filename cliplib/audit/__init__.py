@@ -120,7 +120,7 @@ def audit(
     images = pd.DataFrame({key: columns[key] for key in ("id", "label", "split")}, dtype=str)
     parts = [_copies(prints)]
     if near:
-        found = near_pairs(prints, max_distance=max_distance, min_correlation=min_correlation)
+        found = near_pairs(prints, max_distance=max_distance, min_correlation=min_correlation, n_jobs=n_jobs)
         parts.append(found.assign(same_bytes=False))
     if features is not None:
         i, j, cosine = neighbours(list(images["id"]), features, 1, min_similarity)

@@ -64,8 +64,8 @@ class Prints:
     ----------
     facts : pandas.DataFrame
         One row per picture, n of them: ``format``, ``mode``, ``width``, ``height`` (as stored, before EXIF rotation),
-        ``bytes`` (file size), ``file_digest`` (BLAKE2b of the file), ``digest`` (XXH3 of size and RGB pixels, ten times
-        what a file has, and so the faster hash), ``extension_lies``, ``error`` (empty when it could be read).
+        ``bytes`` (file size), ``file_digest`` (BLAKE2b of the file), ``digest`` (XXH3 of size and RGB pixels:
+        of ten times as many bytes, hence the faster hash), ``extension_lies``, ``error`` (empty when it could be read).
     distinct : ndarray of int64, shape (n,)
         Which distinct picture, 0 to m - 1, each row shows: same number, same pixels. -1: unreadable.
     first : ndarray of int64, shape (m,)
@@ -151,7 +151,7 @@ def find_twins(
         (1 for exact), ``hash_distance`` (bits; 0 for exact). Sorted by the positions.
     """
     a, b = (take_prints(images, progress=progress, n_jobs=n_jobs) for images in (images_a, images_b))
-    near = near_pairs(a, b, max_distance=max_distance, min_correlation=min_correlation)
+    near = near_pairs(a, b, max_distance=max_distance, min_correlation=min_correlation, n_jobs=n_jobs)
     near["picture_a"], near["picture_b"] = a.distinct[near["index_a"]], b.distinct[near["index_b"]]
     digests = [pd.DataFrame({"digest": p.facts["digest"].to_numpy()[p.first], f"picture_{x}": range(len(p.first))})
                for p, x in ((a, "a"), (b, "b"))]  # fmt: skip
@@ -168,7 +168,12 @@ def find_twins(
 
 
 def near_pairs(
-    a: Prints, b: Prints | None = None, *, max_distance: int = MAX_DISTANCE, min_correlation: float = MIN_CORRELATION
+    a: Prints,
+    b: Prints | None = None,
+    *,
+    max_distance: int = MAX_DISTANCE,
+    min_correlation: float = MIN_CORRELATION,
+    n_jobs: int | None = None,
 ) -> pd.DataFrame:
     """Pairs of near copies between the distinct pictures of two sets of prints, or of one (``index_a < index_b``).
 
@@ -193,7 +198,7 @@ def near_pairs(
         keep = correlation >= min_correlation
         return a.first[i[keep]], other.first[j[keep]], mirrored[keep], correlation[keep], distance[keep]
 
-    rows = Parallel(n_jobs=-1, prefer="threads")(delayed(block)(k) for k in range(0, len(a.hashes), step))
+    rows = Parallel(n_jobs=n_jobs or -1, prefer="threads")(delayed(block)(k) for k in range(0, len(a.hashes), step))
     empty = tuple(np.empty(0, t) for t in (np.int64, np.int64, bool, np.float64, np.int64))
     i, j, mirrored, correlation, distance = (np.concatenate(part) for part in zip(empty, *rows, strict=True))
     frame = pd.DataFrame({"index_a": i, "index_b": j, "kind": pd.Series("near", range(len(i)), dtype="str"),
