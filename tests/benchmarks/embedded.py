@@ -29,11 +29,18 @@ def run(options: Options) -> list[Row]:
         options.rounds,
     )
     rates = [len(files) / value for value in seconds["ours"]]
-    row = Row(WORK, "its own bare forward pass, same dtype and threads", **ratios(seconds, "bare", "ours"), goal=0.8)
+    row = Row(
+        WORK,
+        "its own bare forward pass, same dtype and threads",
+        **ratios(seconds, "bare", "ours"),
+        goal=0.8,
+    )
     spent = encoder.last_run.seconds
     row.rates = {"ours (images/s)": float(np.median(rates))}
     row.rates |= {"peer (images/s)": len(files) / float(np.median(seconds["bare"]))}
-    row.rates |= {f"share of {phase}": value / sum(spent.values()) for phase, value in spent.items()}
+    row.rates |= {
+        f"share of {phase}": value / sum(spent.values()) for phase, value in spent.items()
+    }
     row.note = f"in {encoder.dtype}"
     speed = Row(WORK, "none: images per second", **spread(rates), goal=150, unit="images/s")
     speed.note = f"the goal is for 2 cores; here {os.cpu_count()}"
@@ -42,7 +49,10 @@ def run(options: Options) -> list[Row]:
 
 def run_again(options: Options) -> list[Row]:
     """The row about known features."""
-    encoder, files = ClipEncoder.from_pretrained("mini", device="cpu"), sample(pictures(options), 2000)
+    encoder, files = (
+        ClipEncoder.from_pretrained("mini", device="cpu"),
+        sample(pictures(options), 2000),
+    )
     with FeatureStore(options.scratch / "known.sqlite") as store:
         encoder.images(files, store=store, progress=False)
         works = {

@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from measure import Options, Row, absent, in_turn, pictures, ratios, sample
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVisionModel
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
+    CLIPVisionModel,
+)
 
 from cliplib.encoder import ClipEncoder
 from cliplib.encoder.hardware import DTYPES, plan
@@ -37,7 +43,9 @@ def clip_encoder(dtype: str) -> ClipEncoder:
     """Ours, with the same weights."""
     model = CLIPModel(CLIPConfig())
     model.load_state_dict(vit().state_dict())
-    return ClipEncoder(model, CLIPImageProcessorPil(), CLIPTokenizer(), name="ViT-B/32", device="cpu", dtype=dtype)
+    return ClipEncoder(
+        model, CLIPImageProcessorPil(), CLIPTokenizer(), name="ViT-B/32", device="cpu", dtype=dtype
+    )
 
 
 def readme_loop(files: list[Path]) -> np.ndarray:
@@ -60,11 +68,15 @@ def bare_forward(encoder: ClipEncoder, files: list[Path]) -> Callable[[], np.nda
 
     def forward(batch: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
-            return model.visual_projection(model.vision_model(pixel_values=batch).pooler_output.float()).numpy()
+            return model.visual_projection(
+                model.vision_model(pixel_values=batch).pooler_output.float()
+            ).numpy()
 
     def work() -> np.ndarray:
         threads = torch.get_num_threads()
-        with ThreadPoolExecutor(how.workers, initializer=torch.set_num_threads, initargs=(how.threads,)) as pool:
+        with ThreadPoolExecutor(
+            how.workers, initializer=torch.set_num_threads, initargs=(how.threads,)
+        ) as pool:
             out = np.concatenate(list(pool.map(forward, batches)))
         torch.set_num_threads(threads)
         return out
@@ -77,7 +89,9 @@ def transformers_pipeline(files: list[Path]) -> Callable[[], Any]:
     from transformers import CLIPImageProcessor, pipeline
 
     model = CLIPVisionModel(CLIPConfig().vision_config).eval()
-    run = pipeline("image-feature-extraction", model=model, image_processor=CLIPImageProcessor(), device="cpu")
+    run = pipeline(
+        "image-feature-extraction", model=model, image_processor=CLIPImageProcessor(), device="cpu"
+    )
     names = [str(path) for path in files]
     return lambda: run(names, pool=True, batch_size=32, return_tensors=True)
 
@@ -86,7 +100,9 @@ def open_clip_parts() -> tuple[Any, Any]:
     """Model and preprocessing of open_clip's ViT-B-32 with OpenAI's activation."""
     import open_clip
 
-    model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", pretrained=None)
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "ViT-B-32-quickgelu", pretrained=None
+    )
     return model.eval(), preprocess
 
 
@@ -147,7 +163,9 @@ def run(options: Options) -> list[Row]:
             work = make(files)
             work()
             works[peer] = work
-        except Exception as error:  # a peer that is absent, or that this version of its libraries broke
+        except (
+            Exception
+        ) as error:  # a peer that is absent, or that this version of its libraries broke
             missing.append(absent(WORK, peer, GOALS[peer], error))
     if encoder.dtype != "float32":
         exact = clip_encoder("float32")
@@ -162,7 +180,13 @@ def run(options: Options) -> list[Row]:
 
     rows = []
     for peer in [name for name in GOALS if name in works]:
-        row = Row(WORK, peer, **ratios(seconds, peer, "ours"), goal=GOALS[peer], note=f"ours in {encoder.dtype}")
+        row = Row(
+            WORK,
+            peer,
+            **ratios(seconds, peer, "ours"),
+            goal=GOALS[peer],
+            note=f"ours in {encoder.dtype}",
+        )
         row.rates = {"ours (images/s)": rate("ours"), "peer (images/s)": rate(peer)}
         rows.append(row)
     spent = encoder.last_run.seconds
@@ -170,7 +194,9 @@ def run(options: Options) -> list[Row]:
     rows[0].rates["smallest cosine with the peer's features"] = float(same.min())  # type: ignore[index]
     if "exact" in works:
         for peer, bare in ((README, README), (BARE, "exact, bare")):
-            row = Row(f"{WORK}, in float32", peer, **ratios(seconds, bare, "exact"), goal=GOALS[peer])
+            row = Row(
+                f"{WORK}, in float32", peer, **ratios(seconds, bare, "exact"), goal=GOALS[peer]
+            )
             row.rates = {"ours (images/s)": rate("exact"), "peer (images/s)": rate(bare)}
             rows.append(row)
     return rows + missing

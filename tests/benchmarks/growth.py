@@ -15,7 +15,16 @@ from measure import Options, Row, pictures, spread
 
 WORK = "features with the embedded model and a store, growing"
 SIZES = (1000, 10_000, 50_000)
-ORDER = (1000, 10_000, 1000, 1000, 50_000, 1000, 10_000, 1000)  # the small ones before and after, for what drifts
+ORDER = (
+    1000,
+    10_000,
+    1000,
+    1000,
+    50_000,
+    1000,
+    10_000,
+    1000,
+)  # the small ones before and after, for what drifts
 
 
 def measure(n: int, names: Path) -> dict[str, float]:
@@ -30,7 +39,10 @@ def measure(n: int, names: Path) -> dict[str, float]:
 
     class Numbered(list[Any]):
         def __iter__(self) -> Any:
-            return ({"path": path, "bytes": Path(path).read_bytes() + b"%d" % i} for i, path in super().__iter__())
+            return (
+                {"path": path, "bytes": Path(path).read_bytes() + b"%d" % i}
+                for i, path in super().__iter__()
+            )
 
     encoder = ClipEncoder.from_pretrained("mini", device="cpu")
     encoder.images(files[:64], progress=False)
@@ -41,7 +53,11 @@ def measure(n: int, names: Path) -> dict[str, float]:
         passed, worked = time.perf_counter() - start, time.process_time() - worked
         assert encoder.last_run.computed == n
     # Not ru_maxrss: on Linux a child's begins with what its parent had used.
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    peak = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return {"seconds": passed, "worked": worked, "mb": int(peak.split()[1]) / 1024}
 
 
@@ -53,20 +69,37 @@ def run(options: Options) -> list[Row]:
     found: dict[int, list[dict[str, float]]] = {n: [] for n in sizes}
     for n in (n for n in ORDER if n in found):
         command = [sys.executable, __file__, str(n), str(names)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=dict(os.environ)
+        )
         found[n].append(json.loads(done.stdout.splitlines()[-1]))
     rows = []
     most, large = sizes[-1], found[sizes[-1]][0]
     for n in sizes[:-1]:
         values = [large["seconds"] / most / (one["seconds"] / n) for one in found[n]]
-        row = Row(WORK, f"time per picture of {most:,}, beside {n:,}", **spread(values), goal=1.1, sense="at most")
-        row.rates = {f"{n:,} (images/s)": n * len(found[n]) / sum(one["seconds"] for one in found[n])}
+        row = Row(
+            WORK,
+            f"time per picture of {most:,}, beside {n:,}",
+            **spread(values),
+            goal=1.1,
+            sense="at most",
+        )
+        row.rates = {
+            f"{n:,} (images/s)": n * len(found[n]) / sum(one["seconds"] for one in found[n])
+        }
         row.rates |= {f"{most:,} (images/s)": most / large["seconds"]}
         worked = sum(one["worked"] for one in found[n]) / n / len(found[n])
         row.rates |= {"the same in processor time": large["worked"] / most / worked}
         rows.append(row)
     more = [large["mb"] - one["mb"] for one in found[sizes[0]]]
-    row = Row(WORK, f"peak memory of {most:,}, beside 1,000", **spread(more), goal=100, unit="MB more", sense="at most")
+    row = Row(
+        WORK,
+        f"peak memory of {most:,}, beside 1,000",
+        **spread(more),
+        goal=100,
+        unit="MB more",
+        sense="at most",
+    )
     row.rates = {f"{n:,} (MB)": max(one["mb"] for one in found[n]) for n in sizes}
     row.note = "the features themselves are in it"
     return [*rows, row]

@@ -24,7 +24,11 @@ def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(ROWS), rng.integers(1, 4, ROWS))[:ROWS]
     y = rng.integers(0, CLASSES, ROWS)[groups]
-    return y, softmax(rng.normal(0, 1.5, (ROWS, CLASSES)) + 2.5 * np.eye(CLASSES)[y], axis=1), groups
+    return (
+        y,
+        softmax(rng.normal(0, 1.5, (ROWS, CLASSES)) + 2.5 * np.eye(CLASSES)[y], axis=1),
+        groups,
+    )
 
 
 def every_metric(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -34,7 +38,9 @@ def every_metric(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     bins = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14)
     gaps = np.bincount(bins, hit - confidence, 15)
     confusion = metrics.confusion_matrix(y, guess, labels=each)
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(y, guess, labels=each, zero_division=np.nan)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        y, guess, labels=each, zero_division=np.nan
+    )
     negatives = len(y) - confusion.sum(axis=1)
     specificity = 1 - (confusion.sum(axis=0) - np.diag(confusion)) / negatives
     auroc = np.array([metrics.roc_auc_score(y == k, p[:, k]) for k in each])
@@ -75,16 +81,22 @@ def run(options: Options) -> list[Row]:
             return metrics_of(y[picked], p[picked])
 
         data = (np.arange(len(members)),)
-        made["peer"] = bootstrap(data, statistic, n_resamples=DRAWS, vectorized=False, method="percentile", rng=0)
+        made["peer"] = bootstrap(
+            data, statistic, n_resamples=DRAWS, vectorized=False, method="percentile", rng=0
+        )
 
     def ours() -> None:
-        made["ours"] = evaluate(y, p, [f"c{k}" for k in range(CLASSES)], groups=groups, n_boot=DRAWS)
+        made["ours"] = evaluate(
+            y, p, [f"c{k}" for k in range(CLASSES)], groups=groups, n_boot=DRAWS
+        )
 
     works = {"ours": ours, PEER: lambda: peer(every_metric), LEAN: lambda: peer(lean_metrics)}
     seconds = in_turn(works, options.rounds, warm=False)
     table = made["ours"].metrics
     for metrics_of in (every_metric, lean_metrics):
-        np.testing.assert_allclose(table["value"], metrics_of(y, p)[:7], atol=1e-9)  # it is the same statistic
+        np.testing.assert_allclose(
+            table["value"], metrics_of(y, p)[:7], atol=1e-9
+        )  # it is the same statistic
     plain = slice(0, 6)  # the interval of ECE is another one on purpose
     theirs = np.column_stack(made["peer"].confidence_interval)[plain]
     width = (table["high"] - table["low"]).to_numpy()[plain, None]
@@ -92,7 +104,10 @@ def run(options: Options) -> list[Row]:
     rows = []
     for name in (PEER, LEAN):
         row = Row(WORK, name, **ratios(seconds, name, "ours"), goal=20)
-        row.rates = {"ours (s)": float(np.median(seconds["ours"])), "peer (s)": float(np.median(seconds[name]))}
+        row.rates = {
+            "ours (s)": float(np.median(seconds["ours"])),
+            "peer (s)": float(np.median(seconds[name])),
+        }
         row.rates["ends of the intervals apart, in widths, at most"] = float(apart.max())
         rows.append(row)
     return rows

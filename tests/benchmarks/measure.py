@@ -72,7 +72,9 @@ class Row:
     def settle(self) -> dict[str, Any]:
         """The row for JSON, `met` decided."""
         if self.ratio is not None and self.goal is not None and self.met is None:
-            self.met = self.ratio <= self.goal if self.sense == "at most" else self.ratio >= self.goal
+            self.met = (
+                self.ratio <= self.goal if self.sense == "at most" else self.ratio >= self.goal
+            )
         found = asdict(self)
         found["rates"] = {name: float(f"{value:.4g}") for name, value in (self.rates or {}).items()}
         for name in ("ratio", "low", "high"):
@@ -85,7 +87,9 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"ratio": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def in_turn(works: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
+def in_turn(
+    works: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True
+) -> dict[str, list[float]]:
     """Seconds that each of several works takes, in every round once, in an order that is drawn anew.
 
     Other work on the machine slows them all, so their ratio within a round says more than the seconds do.
@@ -128,7 +132,11 @@ def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     name = platform.processor() or platform.machine()
     if (cpus := Path("/proc/cpuinfo")).is_file():
-        named = [line.split(":")[1].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")]
+        named = [
+            line.split(":")[1].strip()
+            for line in cpus.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         name = named[0] if named else name
     found = {"processor": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     return found | versions("torch", "transformers", "scikit-learn", "scipy", "pillow")
@@ -139,7 +147,9 @@ def pictures(options: Options) -> list[Path]:
     if options.data is not None:
         found = sorted(path for path in options.data.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not found:
-            raise SystemExit(f"There are no pictures in {options.data}: name another folder with --data.")
+            raise SystemExit(
+                f"There are no pictures in {options.data}: name another folder with --data."
+            )
         return found
     folder = options.scratch / "made"
     if not folder.exists():
@@ -147,9 +157,13 @@ def pictures(options: Options) -> list[Path]:
         rng = np.random.default_rng(0)
         for number in range(512):
             coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-            fine = np.asarray(Image.fromarray(coarse).resize((341, 256), Image.Resampling.BICUBIC), np.int16)
+            fine = np.asarray(
+                Image.fromarray(coarse).resize((341, 256), Image.Resampling.BICUBIC), np.int16
+            )
             noisy = fine + rng.integers(-12, 13, fine.shape)
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.jpg", quality=90)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(
+                folder / f"{number:03d}.jpg", quality=90
+            )
     return sorted(folder.iterdir())
 
 

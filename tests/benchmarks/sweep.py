@@ -26,7 +26,13 @@ def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     spectrum = np.arange(1, WIDTH + 1) ** -0.7
     axes = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
     means = 0.55 * rng.standard_normal((CLASSES, WIDTH)) * (np.arange(WIDTH) < 60)
-    return (((rng.standard_normal((ROWS, WIDTH)) + means[labels]) * spectrum) @ axes).astype(np.float32), labels, groups
+    return (
+        (((rng.standard_normal((ROWS, WIDTH)) + means[labels]) * spectrum) @ axes).astype(
+            np.float32
+        ),
+        labels,
+        groups,
+    )
 
 
 def run(options: Options) -> list[Row]:
@@ -39,15 +45,23 @@ def run(options: Options) -> list[Row]:
     def peer() -> None:
         model = make_pipeline(StandardScaler(), LogisticRegression(tol=TOLERANCE, max_iter=STEPS))
         grid = {"logisticregression__C": 1 / L2_VALUES}
-        made["peer"] = GridSearchCV(model, grid, scoring="neg_log_loss", cv=folds).fit(x, y, groups=groups)
+        made["peer"] = GridSearchCV(model, grid, scoring="neg_log_loss", cv=folds).fit(
+            x, y, groups=groups
+        )
 
     def ours() -> None:
-        made["ours"] = LinearProbe(cv=FOLDS, tol=TOLERANCE, max_iter=STEPS, random_state=0).fit(x, y, groups=groups)
+        made["ours"] = LinearProbe(cv=FOLDS, tol=TOLERANCE, max_iter=STEPS, random_state=0).fit(
+            x, y, groups=groups
+        )
 
     seconds = in_turn({"ours": ours, PEER: peer}, max(2, options.rounds // 2), warm=False)
     results = made["peer"].cv_results_
-    weights = [len(val) for _, val in folds.split(x, y, groups)]  # ours is the mean over rows, theirs over folds
-    scores = np.average([results[f"split{k}_test_score"] for k in range(FOLDS)], axis=0, weights=weights)
+    weights = [
+        len(val) for _, val in folds.split(x, y, groups)
+    ]  # ours is the mean over rows, theirs over folds
+    scores = np.average(
+        [results[f"split{k}_test_score"] for k in range(FOLDS)], axis=0, weights=weights
+    )
     apart = abs(made["ours"].sweep_["val_log_loss"].min() - (-scores).min())
     row = Row(WORK, PEER, **ratios(seconds, PEER, "ours"), goal=5)
     row.rates = {
