@@ -24,9 +24,9 @@ from cliplib.images import map_images
 def read(source: str, kind: str) -> ray.data.Dataset:
     """Return id and image of all files in a folder, of Parquet files or of WebDataset tars."""
     if kind == "parquet":
-        return ray.data.read_parquet(source, columns=["id", "image"])
+        return ray.data.read_parquet(source).select_columns(["id", "image"])
     if kind == "webdataset":
-        samples = ray.data.read_webdataset(source, decoder=False)
+        samples = ray.data.read_webdataset(source, decoder=None)
         return samples.rename_columns({"__key__": "id", "jpg": "image"})
     files = ray.data.read_binary_files(source, include_paths=True)
     named = files.add_column("id", lambda rows: rows["path"].str.removeprefix(f"{source}/"))
@@ -44,7 +44,7 @@ class BatchEncoder:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return id, features, encoder and error of a batch of id and image."""
         n, errors = len(batch["id"]), dict[int, str]()
-        images = [image or b"" for image in batch["image"]]
+        images = [b"" if image is None else image for image in batch["image"]]
         (deep,) = map_images(images, self.encoder.image_function, errors=errors)
         features = deep[:, self.columns] if deep.size else np.zeros((n, len(self.columns)), "f4")
         why = [errors.get(row, "") for row in range(n)]

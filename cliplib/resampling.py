@@ -1,0 +1,226 @@
+"""Resampling by group: splits, cross-validation, the bootstrap, and the intervals it gives.
+
+Rows of one group (near-duplicates, one patient's scans) are never separated: they fall on one side
+of a split, and whole groups are drawn in the bootstrap (Davison and Hinkley, *Bootstrap Methods and
+their Application*, 1997, section 3.8). A draw is a vector of weights over groups, so 2,000 draws of
+a metric are one matrix product. Functions that take `groups` (n,), `n_boot` and `seed` mean it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta
+from sklearn.base import clone
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.utils.validation import has_fit_parameter
+from tqdm.auto import tqdm
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Statistic = Callable[[Floats], Floats]
+
+
+def group_codes(groups: ArrayLike | None, n: int) -> Ints:
+    """Number the groups of n rows from 0; without groups each row is its own."""
+    codes = np.unique(np.arange(n) if groups is None else np.asarray(groups), return_inverse=True)[
+        1
+    ]
+    if codes.shape != (n,) or codes.max(initial=0) == 0:
+        raise ValueError(
+            f"An interval needs a group for each of {n} rows, and two groups at least."
+        )
+    return codes
+
+
+def group_train_test_split(
+    y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
+) -> tuple[Ints, Ints]:
+    """Return row numbers (train, test): one of `parts` stratified parts is held out.
+
+    Classes of fewer rows make fewer parts; ValueError where one cannot be spared from training.
+    """
+    labels = np.asarray(y)
+    classes, counts = np.unique(labels, return_counts=True)
+    parts = min(parts, *counts.tolist()) if counts.min() > 1 else parts
+    for train, test in group_folds(labels, groups, n_splits=parts, n_repeats=1, seed=seed):
+        if len(np.unique(labels[train])) == len(classes):
+            return train, test
+    raise ValueError("Some class lies in too few groups to be trained on and held out: add images.")
+
+
+def group_folds(
+    y: ArrayLike, groups: ArrayLike | None = None, *, n_splits: int, n_repeats: int, seed: int
+) -> Iterator[tuple[Ints, Ints]]:
+    """Yield (train, test) rows of repeated, shuffled, stratified folds in which groups stay whole.
+
+    ValueError where a class lies in a single group, or has fewer rows than there are folds.
+    """
+    labels = np.asarray(y)
+    codes = group_codes(groups, len(labels))
+    for label in np.unique(labels):
+        own = codes[labels == label]
+        if len(np.unique(own)) < 2:
+            raise ValueError(
+                f"All images of class {label} are near-duplicates of each other, or there is only "
+                "one: it cannot be both trained on and tested; add images or leave it out."
+            )
+        if len(own) < n_splits:
+            raise ValueError(f"Class {label} has {len(own)} images for {n_splits} folds: add some.")
+    for state in np.random.default_rng(seed).integers(0, 2**31, n_repeats):
+        folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=int(state))
+        yield from folds.split(np.zeros((len(labels), 1)), labels, codes)
+
+
+def cross_validate(
+    estimator: Any,
+    X: Any,
+    y: ArrayLike | None = None,
+    *,
+    groups: ArrayLike | None = None,
+    n_splits: int = 5,
+    n_repeats: int = 5,
+    seed: int = 0,
+    progress: bool = True,
+) -> Floats:
+    """Return out-of-fold probabilities (n_repeats, n, k), for `cliplib.evaluate`.
+
+    A clone of the scikit-learn classifier is fitted on each training part; a `fit` that takes
+    groups gets them. X is a FeatureTable, or (n, d) with labels `y` from 0 to k - 1.
+    """
+    if y is None:
+        X, y, groups = X.features, X.labels, X.groups if groups is None else groups
+    X, labels = np.asarray(X), np.asarray(y)
+    codes = group_codes(groups, len(labels))
+    found = np.zeros((n_repeats, len(labels), labels.max() + 1))
+    folds = group_folds(labels, codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
+    takes_groups = has_fit_parameter(estimator, "groups")
+    total = n_splits * n_repeats
+    for i, (train, test) in enumerate(tqdm(folds, "folds", total, disable=not progress)):
+        options = {"groups": codes[train]} if takes_groups else {}
+        probe = clone(estimator).fit(X[train], labels[train], **options)
+        found[i // n_splits, test[:, None], probe.classes_] = probe.predict_proba(X[test])
+    return found
+
+
+def group_sums(rows: Floats, codes: Ints) -> Floats:
+    """Sum rows (n, m) within groups: (n_groups, m)."""
+    sums = np.zeros((codes.max() + 1, rows.shape[1]))
+    np.add.at(sums, codes, rows)
+    return sums
+
+
+def bootstrap(statistic: Statistic, codes: Ints, *, n_boot: int = 2000, seed: int = 0) -> Floats:
+    """Compute a statistic on the sample and on draws of its groups, (1 + n_boot, m).
+
+    It maps weights over groups, (draws, n_groups), to (draws, m). With equal seeds and numbers of
+    groups the draws are equal, so statistics bootstrapped apart stay paired.
+    """
+    n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
+    chunk = max(1, 2**20 // len(codes))
+    found = [statistic(np.ones((1, n_groups)))]
+    for start in range(0, n_boot, chunk):
+        draws = min(chunk, n_boot - start)
+        picked = rng.integers(0, n_groups, (draws, n_groups)) + n_groups * np.arange(draws)[:, None]
+        weights = np.bincount(picked.ravel(), minlength=draws * n_groups)
+        found.append(statistic(weights.reshape(draws, n_groups).astype(float)))
+    return np.concatenate(found)
+
+
+def intervals(draws: Floats, names: Any, n_groups: ArrayLike = 0) -> pd.DataFrame:
+    """Turn draws (1 + n_boot, m) into value, low and high, by percentiles.
+
+    A proportion of 0 or 1 is the same in every draw; where `n_groups`, the number of groups under
+    its fraction bar, is given, the exact binomial bound stands in (Clopper and Pearson 1934).
+    """
+    value, n = draws[0], np.broadcast_to(n_groups, draws.shape[1])
+    defined = np.where(np.isnan(value), 0, draws[1:])  # what the sample lacks stays undefined
+    ends = np.nanquantile(defined, [0.025, 0.975], axis=0)
+    low, high = np.where(np.isnan(value), np.nan, ends)
+    bound = beta.ppf(0.975, 1, np.maximum(n, 1))
+    high = np.where((n > 0) & (value == 0), bound, high)
+    low = np.where((n > 0) & (value == 1), 1 - bound, low)
+    return pd.DataFrame({"value": value, "low": low, "high": high}, index=names)
+
+
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """Divide, with NaN for 0 / 0: an undefined fraction is neither 0 nor 1."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def ratio_intervals(
+    numerator: Any, denominator: Any = 1, *, groups: ArrayLike | None = None, **options: int
+) -> pd.DataFrame:
+    """Compute the sum of each column over that of the denominator: value, low, high.
+
+    A mean has the denominator 1; a sensitivity counts hits over rows of the class; the difference
+    of two classifiers is the mean of ``right_a - right_b``. A row counts where its denominator is
+    above 0. Both are (n,) or (n, m); truth values are proportions.
+    """
+    top, bottom = pd.DataFrame(numerator), np.asarray(denominator, float)
+    whole = np.broadcast_to(bottom[:, None] if bottom.ndim == 1 else bottom, top.shape)
+    part = np.where(whole > 0, top.to_numpy(float), 0)
+    codes = group_codes(groups, len(top))
+    parts, wholes = group_sums(part, codes), group_sums(whole, codes)
+    draws = bootstrap(lambda weights: ratio(weights @ parts, weights @ wholes), codes, **options)
+    proportion = [dtype.kind == "b" for dtype in top.dtypes]
+    return intervals(draws, top.columns, (wholes > 0).sum(axis=0) * proportion)
+
+
+def auroc_statistic(positive: NDArray[np.bool_], score: Floats, codes: Ints) -> Statistic:
+    """Return the area under the ROC curve as a function of weights: scores are sorted once.
+
+    It is the share of pairs in the right order, ties counting half (Hanley and McNeil 1982).
+    """
+    negatives = np.flatnonzero(~positive)[np.argsort(score[~positive], kind="stable")]
+    below = np.searchsorted(score[negatives], score[positive], "left")
+    through = np.searchsorted(score[negatives], score[positive], "right")
+
+    def area(weights: Floats) -> Floats:
+        by_group = np.ascontiguousarray(weights.T)
+        running = np.zeros((len(negatives) + 1, len(weights)))
+        np.cumsum(by_group[codes[negatives]], axis=0, out=running[1:])
+        chosen = by_group[codes[positive]]
+        won = np.einsum("pd,pd->d", chosen, running[below] + running[through]) / 2
+        return ratio(won, chosen.sum(axis=0) * running[-1])
+
+    return area
+
+
+def compare(
+    y: ArrayLike, a: ArrayLike, b: ArrayLike, *, groups: ArrayLike | None = None, **options: int
+) -> pd.Series:
+    """Compare the accuracies of two classifiers on the same rows; predictions as in `evaluate`.
+
+    Returns accuracy_a, accuracy_b, difference (a less b), low, high and p: the share of paired
+    bootstrap differences at least as far from the observed one as that is from 0 (Davison and
+    Hinkley 1997, section 4.4).
+    """
+    labels, right = np.asarray(y), []
+    for given in map(np.asarray, (a, b)):
+        found = given if given.ndim == 1 else given.argmax(axis=-1)
+        right.append((found == labels).reshape(-1, len(labels)).mean(axis=0))
+    codes = group_codes(groups, len(labels))
+    sums = group_sums(np.column_stack([right[0] - right[1], np.ones(len(labels))]), codes)
+    draws = bootstrap(lambda w: ratio(w @ sums[:, :1], w @ sums[:, 1:]), codes, **options)
+    row = intervals(draws, ["difference"]).iloc[0]
+    # Rounding must not decide ties between draws and the observed difference.
+    farther = np.abs(draws[1:, 0] - row.value) >= abs(row.value) - 1e-12
+    found = [right[0].mean(), right[1].mean(), *row, (1 + farther.sum()) / len(draws)]
+    return pd.Series(found, ["accuracy_a", "accuracy_b", "difference", "low", "high", "p"])
+
+
+def compare_all(y: ArrayLike, predictions: Mapping[str, ArrayLike], **options: Any) -> pd.DataFrame:
+    """Compare all pairs of classifiers: a, b, the fields of `compare`, and p_holm (Holm 1979)."""
+    pairs = pd.DataFrame(list(itertools.combinations(predictions, 2)), columns=["a", "b"])
+    rows = [compare(y, predictions[a], predictions[b], **options) for a, b in pairs.to_numpy()]
+    table = pairs.join(pd.DataFrame(rows).reset_index(drop=True))
+    ordered = table.p.sort_values(kind="stable")
+    steps = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return table.assign(p_holm=steps)

@@ -1,0 +1,161 @@
+"""The drop box in JupyterLab, in a real browser: big files, no images, ten files at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from PIL import Image
+from test_classifier import PROBE, clouds
+
+from cliplib.classifier import Classifier
+from cliplib.encoder import ClipEncoder
+
+websocket = pytest.importorskip("websocket")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+FLAGS += "--remote-debugging-port=0 about:blank"
+LAB = "--no-browser --allow-root --LabApp.expose_app_in_browser=True --IdentityProvider.token="
+CELL = """\
+from cliplib.classifier import Classifier
+from cliplib.sheet import drop_box
+drop_box(Classifier.load("aid"))
+"""
+
+
+def wait_for(condition: Any, what: str, seconds: float = 90) -> Any:
+    """Return what the condition gives as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.1)
+    return found
+
+
+class Tab:
+    """A tab of a headless Chromium, spoken to by the DevTools protocol."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
+        self.calls = 0
+        self.session = ""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+
+    def call(self, method: str, **params: Any) -> Any:
+        self.calls += 1
+        message = {"id": self.calls, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        self.socket.send(json.dumps(message))
+        while (answer := json.loads(self.socket.recv())).get("id") != self.calls:
+            pass  # an event
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def value(self, script: str) -> Any:
+        """Return the value of a JavaScript expression."""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        return found["result"].get("value")
+
+    def choose(self, file: Path) -> None:
+        """Give a file to the box's input."""
+        script = "document.querySelector('.jp-OutputArea input[type=file]')"
+        element = self.call("Runtime.evaluate", expression=script)["result"]["objectId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=element)
+
+    def status(self) -> str:
+        return str(
+            self.value("document.querySelector('.jp-OutputArea [role=status]')?.textContent")
+        )
+
+
+@pytest.fixture(scope="module")
+def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """Open JupyterLab with a notebook that holds the drop box of a classifier."""
+    folder = tmp_path_factory.mktemp("lab")
+    Classifier.fit(clouds(tiny), tiny, probe=PROBE).save(folder / "aid")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, folder / "box.ipynb")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    lab = [sys.executable, "-m", "jupyterlab", *LAB.split(), f"--port={port}"]
+    browser = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder / 'profile'}"]
+    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "profile")}
+    quiet = subprocess.DEVNULL
+    started = [
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet)
+        for command in (lab, browser)
+    ]
+    try:
+        told = folder / "profile" / "DevToolsActivePort"
+        wait_for(lambda: told.exists() and told.read_text().count("\n"), "Chromium")
+        tab = Tab("ws://127.0.0.1:{}{}".format(*told.read_text().split()))
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "JupyterLab")
+        tab.call("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/box.ipynb")
+        kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+        wait_for(lambda: tab.value(kernel) == "idle", "the kernel")
+        tab.value("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        wait_for(lambda: tab.status() == "", "the box")
+        yield tab
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(30)
+
+
+def test_the_box_tells_of_every_file_and_goes_on_after_it(tab: Tab, tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(image, "PNG")
+    padding = bytes(14_000_000)  # which readers of images pass over, behind the end of one
+    files = {
+        "small.png": (image.getvalue(), "cloud/"),
+        "photo.png": (image.getvalue() + padding, "photo.png has 14.0 MB, and the connection"),
+        "after.png": (image.getvalue(), "cloud/"),
+        "paper.pdf": (b"%PDF" + padding, "paper.pdf has 14.0 MB"),
+        "notes.txt": (b"no image", "Cannot read the image 'notes.txt'"),
+        "again.png": (image.getvalue(), "cloud/"),
+    }
+    for name, (content, expected) in files.items():
+        (tmp_path / name).write_bytes(content)
+        before = tab.status()
+        tab.choose(tmp_path / name)
+        assert tab.status() != before and name in tab.status()  # cleared at once
+        wait_for(lambda expected=expected: expected in tab.status(), f"{name}: {tab.status()}")
+        assert name in tab.status()
+
+
+def test_of_ten_images_in_quick_succession_the_last_is_answered(tab: Tab, tmp_path: Path) -> None:
+    for number in range(10):
+        path = tmp_path / f"fast{number}.png"
+        Image.effect_noise((64, 64), 50).save(path)
+        tab.choose(path)
+    wait_for(lambda: "cloud/" in tab.status(), "the last answer")
+    assert "fast9.png" in tab.status()
+
+
+def test_a_file_may_be_dropped(tab: Tab) -> None:
+    tab.value("""
+        const sent = new DataTransfer();
+        sent.items.add(new File(["no image"], "dropped.txt"));
+        document.querySelector(".jp-OutputArea [role=status]").dispatchEvent(
+            new DragEvent("drop", { dataTransfer: sent, bubbles: true, cancelable: true }));
+    """)
+    wait_for(lambda: "Cannot read the image 'dropped.txt'" in tab.status(), "the answer")

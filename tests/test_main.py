@@ -1,0 +1,136 @@
+"""The command line: what it reports, and how plainly it says what is wrong."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_classifier import PROBE, clouds
+
+from cliplib.__main__ import main
+from cliplib.classifier import Classifier
+from cliplib.encoder import ClipEncoder
+
+Capture = pytest.CaptureFixture[str]
+INTERVAL = r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]"
+
+
+@pytest.fixture
+def folder(image_folder: Callable[..., Path]) -> Path:
+    return image_folder(n=12)
+
+
+@pytest.fixture
+def aid(tiny: ClipEncoder, tmp_path: Path) -> Path:
+    Classifier.fit(clouds(tiny), tiny, probe=PROBE).save(tmp_path / "aid")
+    return tmp_path / "aid"
+
+
+def test_a_folder_is_audited_measured_and_learned(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (folder / "disc" / "broken.png").write_bytes(b"no image")
+    shutil.copy(folder / "disc" / "disc0.png", folder / "square" / "copy.png")
+    out = tmp_path / "new" / "aid"
+    assert main([str(folder), "--out", str(out), "--model", str(checkpoint)]) == 0
+    told = capsys.readouterr().out
+    assert "38 images in 3 classes: disc 13, square 13, stripes 12" in told
+    assert re.search(r"Unreadable, left out: 1\n .*disc/broken\.png", told)
+    assert "two classes: 1\n    disc/disc0.png and square/copy.png" in told
+    for name in ("always 'square'", "zero-shot, from the class names", "linear probe, deep"):
+        assert re.search(rf"    {name} +{INTERVAL}\n", told)
+    for name in ("disc", "square", "stripes"):
+        assert re.search(rf"    {name} +{INTERVAL}\n", told)
+    assert f"python -m cliplib classify {out} FOLDER_OR_FILES" in told
+    assert Classifier.load(out).training.classes == ("disc", "square", "stripes")
+
+
+def test_a_decision_aid_is_used_on_a_folder_and_on_files(
+    aid: Path, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    discs = folder / "disc"
+    (discs / "broken.png").write_bytes(b"no image")
+    assert main(["classify", str(aid), str(discs), "--out-prefix", str(tmp_path / "all")]) == 0
+    assert "Files: 13\n    broken.png: no answer, unreadable" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "all.csv")) == 13
+    assert (tmp_path / "all.html").read_text(encoding="utf-8").count("<img") == 2 * 12
+    files = [str(discs / f"disc{number}.png") for number in range(2)]
+    assert main(["classify", str(aid), *files, "--out-prefix", str(tmp_path / "two")]) == 0
+    assert pd.read_csv(tmp_path / "two.csv")["file"].tolist() == files
+
+
+def test_an_aid_that_never_answers_says_so(
+    aid: Path, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    replace(Classifier.load(aid), min_probability=math.inf).save(aid)
+    prefix = str(tmp_path / "answers")
+    main(["classify", str(aid), str(folder / "disc"), "--out-prefix", prefix])
+    assert "This decision aid abstains on everything" in capsys.readouterr().out
+
+
+def one_image(folder: Path) -> None:
+    shutil.rmtree(folder / "disc")
+    shutil.rmtree(folder / "square")
+    for number in range(1, 12):
+        (folder / "stripes" / f"stripes{number}.png").unlink()
+
+
+def three_images(folder: Path) -> None:
+    for file in folder.rglob("*.png"):
+        if not file.stem.endswith("s0") and file.stem not in ("disc0", "square0"):
+            file.unlink()
+
+
+def copies(folder: Path) -> None:
+    for number in range(1, 12):
+        shutil.copy(folder / "disc" / "disc0.png", folder / "disc" / f"disc{number}.png")
+
+
+def empty_class(folder: Path) -> None:
+    (folder / "void").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (one_image, r"There is only one class, 'stripes': a classifier needs two\."),
+        (
+            three_images,
+            r"The class 'disc' has too few different images, 1: .* 10 are needed, so add",
+        ),
+        (copies, r"The class 'disc' has too few different images, 1"),
+        (empty_class, r"The class folder .*void holds no images: fill it or remove it\."),
+        (shutil.rmtree, r"images' is neither a folder nor a known data set"),
+    ],
+)
+def test_what_cannot_be_learned_is_told_in_a_sentence(
+    folder: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    harm: Callable[[Path], None],
+    message: str,
+) -> None:
+    harm(folder)
+    out = tmp_path / "aid"
+    assert main([str(folder), "--out", str(out), "--model", str(checkpoint)]) == 1
+    told = capsys.readouterr().err.splitlines()  # progress bars before it
+    assert re.search(message, told[-1]) and not out.exists()
+
+
+def test_wrong_names_are_told_in_a_sentence(aid: Path, tmp_path: Path, capsys: Capture) -> None:
+    missing, bare = str(tmp_path / "missing"), tmp_path / "bare"
+    bare.mkdir()
+    for arguments, message in (
+        (["classify", missing, str(tmp_path)], "There is no classifier in the folder"),
+        (["classify", str(aid), missing], "There is no file and no folder"),
+        ([str(bare), "--out", missing], "holds no class folders"),
+    ):
+        assert main(arguments) == 1
+        assert re.search(message, capsys.readouterr().err)
