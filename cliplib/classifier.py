@@ -32,8 +32,9 @@ from cliplib.zeroshot import search
 
 logger = logging.getLogger(__name__)
 
-Files = str | os.PathLike[str] | Sequence[ImageSource]
+Files = ImageSource | Sequence[ImageSource]
 RULE = ("temperature", "min_probability", "min_similarity")
+PARTS = ("encoder", "probe", "training")  # of a saved classifier, beside classifier.json
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +63,8 @@ class Classifier:
         """Train on three quarters of a table, by group; calibrate and set the rule on the rest.
 
         An answer needs a probability at which at most the share `risk` of the held-out answers is
-        wrong (Geifman and El-Yaniv, NIPS 2017), and a training image nearer than that of the share
-        `out_of_distribution` of the held-out images (Sun et al., ICML 2022; there the k-th
+        wrong (Geifman and El-Yaniv, NIPS 2017), and a training image as near as all but the share
+        `out_of_distribution` of the held-out images have one (Sun et al., ICML 2022; there the k-th
         neighbour). Without such a probability it abstains on everything, and a warning says so.
 
         `table`, of any readout, was made by `encoder`; ValueError where it was not. `probe` is
@@ -175,16 +176,17 @@ class Classifier:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write one folder, JSON and safetensors; OSError where it holds something else."""
         path, main = Path(folder), Path(folder, "classifier.json")
-        if path.exists() and not main.is_file() and any(path.iterdir()):
+        if path.exists() and not main.is_file() and set(os.listdir(path)) - set(PARTS):
             raise FileExistsError(f"The folder {path} holds something else: choose another.")
         path.mkdir(parents=True, exist_ok=True)
         main.unlink(missing_ok=True)  # written last: half a folder is no classifier
-        for part in ("encoder", "probe"):
+        for part in PARTS:
             shutil.rmtree(path / part, ignore_errors=True)
         for item in (self.encoder.model, self.encoder.processor, self.encoder.tokenizer):
             item.save_pretrained(path / "encoder")
         save_probe(self.probe, path / "probe")
-        self.training.save(path / "training.safetensors")
+        (path / "training").mkdir()
+        self.training.save(path / "training" / "features.safetensors")
         document = {
             "encoder": {"name": self.encoder.name, "image_size": self.encoder.image_size},
             "rule": {name: str(getattr(self, name)) for name in RULE},  # JSON knows no infinity
@@ -211,7 +213,7 @@ class Classifier:
             return cls(
                 encoder,
                 load_probe(path / "probe"),
-                FeatureTable.load(path / "training.safetensors"),
+                FeatureTable.load(path / "training" / "features.safetensors"),
                 about=document["about"],
                 **{name: float(document["rule"][name]) for name in RULE},
             )
@@ -223,9 +225,10 @@ class Classifier:
 
 def _digests(folder: Path) -> dict[str, str]:
     """Return a digest of each file, which tells damage, not who made the folder."""
-    kinds = ("encoder/*.json", "*/*.safetensors", "probe/*.json", "training.safetensors")
-    found = sorted(file for kind in kinds for file in folder.glob(kind))
-    return {str(f.relative_to(folder)): blake2b(f.read_bytes()).hexdigest() for f in found}
+    found = sorted([*folder.glob("*/*.json"), *folder.glob("*/*.safetensors")])
+    names = [file.relative_to(folder).as_posix() for file in found]
+    digests = [blake2b(file.read_bytes(), digest_size=16).hexdigest() for file in found]
+    return dict(zip(names, digests, strict=True))
 
 
 def _utf8(name: str) -> str:
@@ -234,6 +237,8 @@ def _utf8(name: str) -> str:
 
 def list_files(files: Files) -> tuple[list[str], list[ImageSource]]:
     """Return names and sources of all files in a folder, however deep, or of a list of images."""
+    if isinstance(files, bytes | Image.Image | np.ndarray | Mapping):
+        files = [files]
     if not isinstance(files, str | os.PathLike):
         return [_utf8(image_name(source)) for source in files], list(files)
     root = Path(files).expanduser()
@@ -241,10 +246,5 @@ def list_files(files: Files) -> tuple[list[str], list[ImageSource]]:
         raise FileNotFoundError(f"There is no file and no folder {root}: check its name.")
     if root.is_file():
         return [_utf8(root.name)], [root]
-
-    def stop(error: OSError) -> None:
-        raise error  # a folder that cannot be opened would be left out
-
-    walk = os.walk(root, onerror=stop)
-    found = sorted(Path(folder, name) for folder, _, names in walk for name in names)
+    found = sorted(path for path in root.rglob("*") if not path.is_dir())
     return [_utf8(file.relative_to(root).as_posix()) for file in found], list(found)

@@ -1,8 +1,8 @@
 """Data sets: what is known about them, and where their images lie.
 
-Images are looked for in this order, and one log line says where they were found: an
-explicit folder, the folder that the setting ``CLIPLIB_DATA`` names, the data set's public home if
-that is asked for (``"hub"``). Nothing is downloaded unasked.
+Images are looked for in an explicit folder, then in the one that the setting ``CLIPLIB_DATA``
+names, or in the data set's public home where that is asked for by ``"hub"``; a log line says where
+they were found. Nothing is downloaded unasked.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -54,12 +55,8 @@ def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
     name = os.fspath(name_or_path)
     if name in DATASETS:
         return DATASETS[name]
-    root = Path(name).expanduser()
-    if not root.is_dir():
-        known = ", ".join(DATASETS)
-        raise ValueError(f"{name!r} is neither a folder nor a known data set ({known}).")
-    classes = sorted({folder.name for _, folder in _class_folders(root)})
-    phrases = {c: [c.replace("_", " ").replace("-", " ")] for c in classes}
+    root, _ = _find(name, None)
+    phrases = {c: [c.replace("_", " ").replace("-", " ")] for c in _classes(_list(root))}
     return DatasetSpec(name=root.resolve().name, title=root.resolve().name, phrases=phrases)
 
 
@@ -80,79 +77,84 @@ def load_dataset(
     Returns
     -------
     datasets.Dataset or None
-        Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (POSIX path below the set's
-        folder) and ``split`` ("train", "val", "test" or ""). ``None`` without any images.
-
-    Raises
-    ------
-    ValueError, OSError
-        The folder is missing, lacks the set or is no tree of class folders; no network for "hub".
+        Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (split, class and file) and
+        ``split`` ("train", "val", "test" or ""). ``None`` without any images.
     """
-    spec = dataset_spec(name_or_path)
-    root, source = _find(spec, os.fspath(name_or_path), data)
-    if root is None:
-        logger.info("%s: no images on this machine", spec.name)
+    name = os.fspath(name_or_path)
+    root, source = _find(name, data)
+    rows = _list(root) if root else []
+    classes = list(DATASETS[name].classes) if name in DATASETS else _classes(rows)
+    found = {row["class"] for row in rows}
+    if root and data and found != set(classes):
+        odd = ", ".join(sorted(found.symmetric_difference(classes))[:5])
+        raise ValueError(
+            f"The folder {root} is no copy of {name}: look at its class folders {odd}."
+        )
+    if found != set(classes):
+        logger.info("%s: no images on this machine", name)
         return None
-    listed = _published_split(spec.name)
-    rows: list[tuple[str, int, str]] = []
-    for split, folder in _class_folders(root):
-        if folder.name not in spec.classes:
-            known = ", ".join(spec.classes)
-            raise ValueError(f"The folder {folder} is no class of {spec.name} ({known}): move it.")
-        label = spec.classes.index(folder.name)
-        images = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES]
-        if not images:
-            raise ValueError(f"The class folder {folder} holds no images: fill it or remove it.")
-        for path in images:
-            published = split or listed.get(f"{folder.name}/{path.name}", "")
-            rows.append((path.relative_to(root).as_posix(), label, published))
-    rows.sort()
-    published = (
-        f" of the published {spec.n_images}" if spec.n_images not in (None, len(rows)) else ""
-    )
-    logger.info("%s: %d%s images from %s", spec.name, len(rows), published, root)
-    ids, labels, splits = (list(column) for column in zip(*rows, strict=True))
+    listed = _published_split(name)
+    for row in rows:
+        row["split"] = row["split"] or listed.get(row["id"], "")
+        row["label"] = classes.index(row.pop("class"))
+    logger.info("%s: %d images from %s", name, len(rows), root)
     features = datasets.Features(
         image=datasets.Image(decode=False),
-        label=datasets.ClassLabel(names=list(spec.classes)),
+        label=datasets.ClassLabel(names=classes),
         id=datasets.Value("string"),
         split=datasets.Value("string"),
     )
-    columns = {
-        "image": [{"path": str(root / name), "bytes": None} for name in ids],
-        "label": labels,
-        "id": ids,
-        "split": splits,
-    }
-    info = datasets.DatasetInfo(dataset_name=spec.name, builder_name=source, features=features)
-    return datasets.Dataset.from_dict(columns, info=info)
+    known = name if name in DATASETS else Path(name).resolve().name
+    info = datasets.DatasetInfo(dataset_name=known, builder_name=source, features=features)
+    return datasets.Dataset.from_list(rows, info=info)
 
 
-def _find(
-    spec: DatasetSpec, name: str, data: str | os.PathLike[str] | None
-) -> tuple[Path | None, str]:
-    """Return the folder of a data set's classes or splits, if there is one, and its source."""
+def _find(name: str, data: str | os.PathLike[str] | None) -> tuple[Any, str]:
+    """Return the folder in which to look for a data set, if there is one, and its source."""
     if name not in DATASETS:
-        return _home(Path(name).expanduser()), "folder"
+        if not Path(name).expanduser().is_dir():
+            known = ", ".join(DATASETS)
+            raise ValueError(f"{name!r} is neither a folder nor a known data set ({known}).")
+        return Path(name).expanduser(), "folder"
     setting = os.fspath(data or os.environ.get("CLIPLIB_DATA") or "")
-    if not setting:
-        return None, "folder"
-    if setting == "hub":
-        return _home(_download(spec)), "hub"
+    if setting in ("", "hub"):
+        return (_download(DATASETS[name]) if setting else None), setting
     root = Path(setting).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"The data folder {setting!r} does not exist: name another, or none."
-        )
-    inner = [root / spec.name, root / "external" / spec.name]
-    found = next((_home(folder) for folder in inner if folder.is_dir()), _home(root))
-    if set(spec.classes) <= {folder.name for _, folder in _class_folders(found)}:
-        return found, "folder"
-    if data:
+        raise FileNotFoundError(f"There is no data folder {setting!r}: name another, or none.")
+    inner = [root / name, root / "external" / name]
+    return next((folder for folder in inner if folder.is_dir()), root), "folder"
+
+
+def _list(root: Path) -> list[dict[str, Any]]:
+    """Return image, class, id and split of each image in class folders, sorted by id."""
+    rows, others = [], []
+    for path in root.rglob("*.*"):
+        parts = path.relative_to(root).parts
+        if any(part.startswith((".", "__")) for part in parts):
+            continue
+        if path.suffix.lower() not in SUFFIXES:
+            others.append(path)
+            continue
+        if len(parts) < 2:
+            raise ValueError(f"The image {path} lies outside the class folders: move it into one.")
+        split = SPLITS.get(parts[-3].lower(), "") if len(parts) > 2 else ""
+        below = "/".join(parts[-3:] if split else parts[-2:])
+        image = {"path": str(path), "bytes": None}
+        rows.append({"image": image, "class": parts[-2], "id": below, "split": split})
+    if others:
+        logger.info("Left out %d files of other kinds, such as %s", len(others), min(others))
+    if not rows:
         raise ValueError(
-            f"The data folder {setting!r} holds no {spec.name}: name another, or none."
+            f"The folder {root} holds no images in class folders: put each class into one."
         )
-    return None, "folder"
+    if len({bool(row["split"]) for row in rows}) == 2:
+        raise ValueError(f"The folder {root} mixes images in and outside train and test folders.")
+    return sorted(rows, key=lambda row: row["id"])
+
+
+def _classes(rows: list[dict[str, Any]]) -> list[str]:
+    return sorted({row["class"] for row in rows})
 
 
 def _download(spec: DatasetSpec) -> Path:
@@ -172,36 +174,6 @@ def _download(spec: DatasetSpec) -> Path:
             f"The public home of {spec.title} cannot be reached ({type(error).__name__}): name a "
             f"folder with its images, or download {spec.homepage}."
         ) from error
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    inner = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
-    return sorted(inner)
-
-
-def _home(folder: Path) -> Path:
-    """Follow single folders, such as images/, down to where class or split folders lie."""
-    inner = _subfolders(folder)
-    while len(inner) == 1 and inner[0].name.lower() not in SPLITS and _subfolders(inner[0]):
-        folder = inner[0]
-        inner = _subfolders(folder)
-    return folder
-
-
-def _class_folders(root: Path) -> list[tuple[str, Path]]:
-    """Return pairs of split ("" without) and class folder."""
-    home = _home(root)
-    inner = _subfolders(home)
-    splits = [folder for folder in inner if folder.name.lower() in SPLITS]
-    if not splits:
-        found = [("", folder) for folder in inner]
-    elif len(splits) < len(inner):
-        raise ValueError(f"The folder {home} mixes splits ({splits[0].name}) and other folders.")
-    else:
-        found = [(SPLITS[s.name.lower()], folder) for s in splits for folder in _subfolders(s)]
-    if not found:
-        raise ValueError(f"The folder {root} holds no class folders: put each class into one.")
-    return found
 
 
 def _published_split(name: str) -> dict[str, str]:

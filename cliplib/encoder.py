@@ -76,10 +76,7 @@ class ClipEncoder:
     device : str, optional
         Default: a GPU if there is one.
 
-    Raises
-    ------
-    OSError
-        The model is not there or cannot be reached, is no CLIP, or lacks weights.
+    An OSError says if the model is not there, cannot be reached, is no CLIP, or lacks weights.
     """
 
     def __init__(
@@ -164,16 +161,9 @@ class ClipEncoder:
     def images(self, images: Any, *, readout: str = "pooled", progress: bool = True) -> Features:
         """Encode n images, (n, d) float32; or a single one, (1, d).
 
-        Parameters
-        ----------
-        images : paths, bytes, PIL images, (h, w, 3) uint8 arrays, or rows ``{"path", "bytes"}``
-        readout : str
-            As in `readout_columns`, or "projected": in the space shared with texts, unit length.
-
-        Raises
-        ------
-        OSError
-            An image cannot be read; the message names it.
+        `images` are paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path", "bytes"}``.
+        `readout` is as in `readout_columns`, or "projected": in the space shared with texts, unit
+        length. An OSError names an image that cannot be read.
         """
         projected = readout == "projected"
         columns = readout_columns("pooled" if projected else readout, self.dim, self.blocks)
@@ -195,7 +185,8 @@ class ClipEncoder:
         out = []
         for start in range(0, len(texts), 256):
             batch = list(texts[start : start + 256])
-            for text, tokens in zip(batch, self.tokenizer(batch)["input_ids"], strict=True):
+            rows = self.tokenizer(batch, verbose=False)["input_ids"]
+            for text, tokens in zip(batch, rows, strict=True):
                 if len(tokens) > longest:
                     logger.warning("Cut to %d tokens: %r", longest, text[:60])
             inputs = self.tokenizer(batch, truncation=True, **options).to(self.device)
@@ -214,20 +205,24 @@ class ClipEncoder:
         pixels = self.processor(images=load_image(image), return_tensors="np")["pixel_values"]
         return np.asarray(pixels[0], np.float32)
 
+    def read_states(self, states: Sequence[torch.Tensor], readout: str = "deep") -> torch.Tensor:
+        """Read features (n, d) from the vision tower's hidden states, differentiably."""
+        norm = self.model.vision_model.post_layernorm
+        tokens = [norm(state) for state in states[-self.blocks :]]
+        if readout == "projected":
+            return torch.nn.functional.normalize(self.model.visual_projection(tokens[-1][:, 0]))
+        parts = [block[:, 0] for block in tokens]
+        parts += [block[:, 1:].mean(dim=1) for block in tokens]
+        parts += [block[:, 1:].std(dim=1, correction=0) for block in tokens]
+        return torch.cat(parts, dim=1)[:, readout_columns(readout, self.dim, self.blocks)]
+
     def encode_pixels(self, pixels: ArrayLike) -> Features:
         """Encode pixel values (n, 3, s, s) into the deep readout, (n, 12 dim) with four blocks."""
         batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
-        tower = self.model.vision_model
-        interpolate = self.image_size != self.model.config.vision_config.image_size
+        options = {"output_hidden_states": True, "interpolate_pos_encoding": True}
         with torch.inference_mode():
-            states = tower(
-                batch, output_hidden_states=True, interpolate_pos_encoding=interpolate
-            ).hidden_states[-self.blocks :]
-            tokens = [tower.post_layernorm(state) for state in states]
-            parts = [block[:, 0] for block in tokens]
-            parts += [block[:, 1:].mean(dim=1) for block in tokens]
-            parts += [block[:, 1:].std(dim=1, correction=0) for block in tokens]
-            return np.asarray(torch.cat(parts, dim=1).cpu())
+            states = self.model.vision_model(batch, **options).hidden_states
+            return np.asarray(self.read_states(states).cpu())
 
     def with_weights(self, model: CLIPModel, name: str) -> ClipEncoder:
         """Return an encoder of the same preprocessing around other weights."""

@@ -26,11 +26,10 @@ from cliplib.encoder import ClipEncoder, Features, readout_columns
 from cliplib.images import ImageSource
 from cliplib.probes import MLPProbe, Probe
 
-Images = Sequence[ImageSource] | ImageSource
 Floats = NDArray[np.float64]
 
 
-def attention_rollout(encoder: ClipEncoder, images: Images) -> Features:
+def attention_rollout(encoder: ClipEncoder, images: Any) -> Features:
     """Measure how much of each patch reaches the class token, whatever the class.
 
     Attention rollout (Abnar and Zuidema, ACL 2020, section 3): heads are averaged, and half of each
@@ -41,18 +40,17 @@ def attention_rollout(encoder: ClipEncoder, images: Images) -> Features:
 
 
 def chefer_relevance(
-    encoder: ClipEncoder, images: Images, directions: ArrayLike, *, readout: str = "pooled"
+    encoder: ClipEncoder, images: Any, directions: ArrayLike, *, readout: str = "pooled"
 ) -> Features:
     """Measure how much each patch, by way of attention, raised a logit: (n, rows, columns), >= 0.
 
     Chefer, Gur and Wolf, "Generic attention-model explainability", ICCV 2021, sections 3.1 and 3.2:
     in each block, the mean over heads of the positive part of attention times its gradient is added
-    to what is passed on. Of the result the class token's row is returned, whatever the readout; the
-    gradients come from all tokens that it reads. To add the rows of patch tokens, by their share in
-    the logit, gave no better maps of the deep readout.
+    to what is passed on. Whatever the readout, the class token's row of the result is returned, and
+    gradients come from all tokens that it reads: rows of patch tokens improved no map of "deep".
 
-    `directions` (d,) or (n, d), one for each image, are those of `probe_directions` or rows of
-    `zero_shot_weights`. The logit is ``features @ direction``, times the logit scale if projected.
+    The logit is ``features @ direction``, times the logit scale if projected. `directions`, (d,) or
+    one for each of n images (n, d), are those of `probe_directions` or rows of `zero_shot_weights`.
     """
     return _maps(encoder, images, np.asarray(directions, np.float32), readout)
 
@@ -73,12 +71,13 @@ def _maps(
     maps = [np.empty((0, side, side), np.float32)]
     for start in tqdm(range(0, len(sources), size), desc="heat maps", disable=len(sources) <= size):
         pixels = np.stack([encoder.preprocess(image) for image in sources[start : start + size]])
-        x = torch.from_numpy(pixels).to(encoder.device).requires_grad_()
+        x = torch.tensor(pixels, device=encoder.device, requires_grad=True)
         seen = tower(x, interpolate_pos_encoding=True, **shown)
         if directions is None:
             matrices = [(a.detach().mean(dim=1) + eye) / 2 for a in seen.attentions]
         else:
-            features = _read(encoder, seen.hidden_states, readout)
+            features = encoder.read_states(seen.hidden_states, readout)
+            features = features * (encoder.logit_scale if readout == "projected" else 1)
             width = features.shape[1]
             if directions.shape[-1] != width:
                 raise ValueError(f"directions must have {width} columns for {readout!r} features.")
@@ -92,19 +91,6 @@ def _maps(
             row = row @ matrix
         maps.append(row[:, 0, 1:].reshape(-1, side, side).cpu().numpy())
     return np.concatenate(maps)
-
-
-def _read(encoder: ClipEncoder, states: Sequence[torch.Tensor], readout: str) -> torch.Tensor:
-    """Compute a readout from hidden states as the encoder does, but with its gradient."""
-    norm_last = encoder.model.vision_model.post_layernorm
-    tokens = torch.stack([norm_last(state) for state in states[-encoder.blocks :]], dim=1)
-    if readout == "projected":
-        projected = encoder.model.visual_projection(tokens[:, -1, 0])
-        return encoder.logit_scale * torch.nn.functional.normalize(projected, dim=1)
-    patches = tokens[:, :, 1:]
-    parts = (tokens[:, :, 0], patches.mean(dim=2), patches.std(dim=2, correction=0))
-    deep = torch.cat([part.flatten(1) for part in parts], dim=1)
-    return deep[:, readout_columns(readout, encoder.dim, encoder.blocks)]
 
 
 def probe_directions(probe: Probe, features: ArrayLike, classes: ArrayLike) -> Features:
@@ -176,8 +162,7 @@ def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> Floats:
 
     A map whose patches are all equal has no order, and correlates with none: 0.
     """
-    pairs = zip(a, b, strict=True)
-    found = [spearmanr(np.ravel(x), np.ravel(y)).statistic for x, y in pairs]
+    found = [spearmanr(np.ravel(x), np.ravel(y)).statistic for x, y in zip(a, b, strict=True)]
     return np.nan_to_num(found)
 
 
@@ -225,8 +210,7 @@ def deletion_insertion(
     taken = np.rint(np.linspace(0, side**2, steps + 1))
     rng = np.random.default_rng(seed)
     found = []
-    bar = tqdm(images, desc="deletion and insertion")
-    for image, heat, target in zip(bar, maps, targets, strict=True):
+    for image, heat, target in zip(tqdm(images, "deletion"), maps, targets, strict=True):
         pixels = encoder.preprocess(image)
         rank = np.empty(side**2)
         rank[np.lexsort((rng.random(side**2), -np.ravel(heat)))] = np.arange(side**2)

@@ -108,10 +108,6 @@ class FeatureTable:
         columns = readout_columns(name, width, blocks)
         return self.with_features(self.features[:, columns], readout=name)
 
-    def subset(self, limit: int, *, seed: int = 0) -> FeatureTable:
-        """Return about `limit` rows, as `stratified_subset` draws them; 0 keeps all."""
-        return self.select(stratified_subset(self.labels, self.splits, limit, seed=seed))
-
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
         """Return other features of the same rows; keyword arguments update the provenance."""
         found = np.asarray(features, np.float32)
@@ -180,7 +176,8 @@ def load_features(
     """
     dataset = load_dataset(name_or_path, data=data)
     if dataset is None:
-        return load_precomputed(os.fspath(name_or_path), encoder).subset(limit, seed=seed)
+        table = load_precomputed(os.fspath(name_or_path), encoder)
+        return table.select(stratified_subset(table.labels, table.splits, limit, seed=seed))
     dataset = dataset.select(
         stratified_subset(dataset["label"][:], dataset["split"][:], limit, seed=seed)
     )
@@ -232,15 +229,19 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
     return replace(table, provenance={**table.provenance, "source": "precomputed"})
 
 
+def save_precomputed(name: str, encoder: ClipEncoder, data: str, readout: str = "pooled") -> None:
+    """Encode a named data set and keep its features, in float16, for `load_precomputed`."""
+    table = load_features(name, encoder, data=data).readout(readout)
+    small = replace(table, features=table.features.astype(np.float16))
+    small.save(Path(str(files("cliplib") / "precomputed" / f"{name}.safetensors")))
+
+
 def stratified_subset(
     labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Draw about `limit` rows that keep the shares of every class in every split, at least two.
+    """Draw about `limit` rising row numbers that keep the shares of every class in every split.
 
-    Returns
-    -------
-    (m,) int64
-        Rising row numbers; all of them with a limit of 0.
+    There are at least two of each; a limit of 0 keeps all.
     """
     labels, splits = np.asarray(labels), np.asarray(splits, dtype=np.str_)
     if limit == 0 or limit >= len(labels):

@@ -16,7 +16,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -63,8 +62,7 @@ def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
     ``build/scratch``, so that playing with a notebook leaves the committed results as they are.
     """
     use_style()
-    place = COMMITTED.parent / "build" if COMMITTED.is_dir() else Path(tempfile.gettempdir())
-    folder = Path(os.environ.get("CLIPLIB_FIGURES") or place / "scratch")
+    folder = Path(os.environ.get("CLIPLIB_FIGURES") or COMMITTED.parent / "build" / "scratch")
     made = {"parameters": _plain(parameters)}
     if encoder is not None:
         own = Path(encoder.name).name if os.path.isabs(encoder.name) else encoder.name
@@ -144,11 +142,12 @@ def _words(kind: str, id: str, values: dict[str, Any]) -> dict[str, str]:
 
 
 def _show(path: Path, caption: str, alt: str) -> None:
-    """Show a result that was saved, with its caption; of numbers the caption is enough."""
-    data = {"text/plain": f"{path.name}: {caption}"}
+    """Show a saved result with its caption; of numbers, their names."""
+    text = path.read_text("utf-8") if path.exists() else "[]"
+    data = {"text/plain": f"{path.stem}: {caption}"}
     if path.suffix == ".svg" and path.exists():
-        data["image/svg+xml"] = path.read_text("utf-8")
-        source = f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        data["image/svg+xml"] = text
+        source = f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
         image = f'<img alt="{escape(alt)}" src="{source}">'
         data["text/html"] = f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
     elif path.suffix == ".csv" and path.exists():
@@ -156,10 +155,12 @@ def _show(path: Path, caption: str, alt: str) -> None:
         for name in list(table):
             if f"{name}_low" in table and f"{name}_high" in table:
                 low, high = table.pop(f"{name}_low"), table.pop(f"{name}_high")
-                table[name] += " [" + low + ", " + high + "]"
-        html = table.rename(columns=lambda name: name.replace("_", " ")).to_html(index=False)
+                table[name] += (" [" + low + ", " + high + "]").replace(" [nan, nan]", "")
+        table = table.replace("nan", "").rename(columns=lambda name: name.replace("_", " "))
         head = f"<caption>{escape(caption)}</caption><thead>"
-        data["text/html"] = html.replace("<thead>", head, 1)
+        data["text/html"] = table.to_html(index=False).replace("<thead>", head, 1)
+    elif path.exists():
+        data["text/plain"] += f" ({', '.join(json.loads(text))})"
     display(data, metadata={"caption": caption, "alt": alt}, raw=True)  # type: ignore[no-untyped-call]
 
 
@@ -198,7 +199,7 @@ def image_grid(
 
     An image is a source as for `load_image`, None, or a pair with a text to stand below it.
     """
-    rows, titles = math.ceil(len(images) / columns), [_wrap(title, columns) for title in titles]
+    rows, titles = max(1, math.ceil(len(images) / columns)), [_wrap(t, columns) for t in titles]
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     size = (TEXT_WIDTH, rows * (TEXT_WIDTH / columns + 0.13 * lines))
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
@@ -208,7 +209,7 @@ def image_grid(
         sign, colour, line = looks.get(hit, ("", palette[4], "-"))
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(edgecolor=colour, linestyle=line, visible=source is not None)
-        ax.set_title("" if source is None else f"{sign}{title or str()}", fontsize=7.5, pad=2)
+        ax.set_title("" if source is None else f"{sign}{title or ''}", fontsize=7.5, pad=2)
         if source is None:
             ax.text(0.5, 0.5, _wrap(text, columns), ha="center", va="center", fontsize=7.5)
         else:
@@ -239,8 +240,9 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw a (k, k) confusion matrix, true classes as rows: counts, shaded by share of the row."""
     counts = pd.DataFrame(np.asarray(confusion), pd.Index(classes, name="true"), list(classes))
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
-    figure, _ = plt.subplots(figsize=(3.4, 2.9))
+    figure, ax = plt.subplots(figsize=(3.4, 2.9))
     sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False)
+    ax.tick_params("y", rotation=0)
     return figure
 
 

@@ -143,7 +143,7 @@ class LinearProbe(Probe):
         if len(self.classes_) == 2:  # scikit-learn gives the log odds of the second alone
             self.coef_ = np.concatenate([-self.coef_, self.coef_]) / 2
             self.intercept_ = np.concatenate([-self.intercept_, self.intercept_]) / 2
-        logger.info("linear probe: C = %.3g of %d", self.C_, len(self.Cs))
+        logger.debug("linear probe: C = %.3g of %d", self.C_, len(self.Cs))
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(scaled @ self.coef_.T + self.intercept_)
@@ -227,7 +227,7 @@ class MLPProbe(Probe):
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = kept
         columns = ["epoch", "train_log_loss", "log_loss", "accuracy"]
         self.history_ = pd.DataFrame(history, columns=columns)
-        logger.info("MLP probe: kept epoch %d of %d", best_epoch, len(history))
+        logger.debug("MLP probe: kept epoch %d of %d", best_epoch, len(history))
 
     def _logits(self, scaled: Floats) -> Floats:
         z = scaled @ self.hidden_coef_.T + self.hidden_intercept_

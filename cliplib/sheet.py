@@ -46,18 +46,9 @@ def _table(rows: pd.DataFrame, classifier: Classifier, files: Files) -> str:
     if [names[row] for row in rows.index] != rows["file"].tolist():
         raise ValueError("The rows are not those of the files: classify them anew.")
     answer = rows["class"].where(~rows["abstained"], "none: " + rows["reason"])
-    shown = pd.DataFrame(
-        {
-            "file": rows["file"],
-            "image": "",
-            "heat map": "",
-            "answer": answer.where(rows["error"] == "", rows["error"]),
-            "most probable": rows["class"],
-            "probability": rows["probability"],
-            "nearest training image": rows["nearest"],
-            "similarity": rows["similarity"],
-        }
-    )
+    answer = answer.where(rows["error"] == "", rows["error"])
+    shown = pd.DataFrame({"file": rows["file"], "image": "", "heat map": "", "answer": answer})
+    shown = shown.join(rows[["class", "probability", "nearest", "similarity"]])
     readable = rows.index[rows["error"] == ""]
     for start in tqdm(range(0, len(readable), 16), "heat maps", disable=len(readable) <= 16):
         part = readable[start : start + 16]

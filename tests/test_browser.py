@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt in
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
 FLAGS += "--remote-debugging-port=0 about:blank"
 LAB = "--no-browser --allow-root --LabApp.expose_app_in_browser=True --IdentityProvider.token="
+BOX = "document.querySelector('.jp-OutputArea"
 CELL = """\
 from cliplib.classifier import Classifier
 from cliplib.sheet import drop_box
@@ -35,14 +36,12 @@ drop_box(Classifier.load("aid"))
 """
 
 
-def wait_for(condition: Any, what: str, seconds: float = 90) -> Any:
-    """Return what the condition gives as soon as that is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + 90
+    while not condition():
         if time.monotonic() > end:
             raise TimeoutError(what)
         time.sleep(0.1)
-    return found
 
 
 class Tab:
@@ -50,44 +49,36 @@ class Tab:
 
     def __init__(self, address: str) -> None:
         self.socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
-        self.calls = 0
-        self.session = ""
+        self.calls, self.session = 0, dict[str, str]()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = {"sessionId": attached["sessionId"]}
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, **params: object) -> dict[str, Any]:
         self.calls += 1
-        message = {"id": self.calls, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
+        message = {"id": self.calls, "method": method, "params": params} | self.session
         self.socket.send(json.dumps(message))
         while (answer := json.loads(self.socket.recv())).get("id") != self.calls:
             pass  # an event
-        assert "error" not in answer, answer
-        return answer["result"]
+        return dict(answer["result"])
 
-    def value(self, script: str) -> Any:
-        """Return the value of a JavaScript expression."""
+    def value(self, script: str) -> object:
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         return found["result"].get("value")
 
     def choose(self, file: Path) -> None:
         """Give a file to the box's input."""
-        script = "document.querySelector('.jp-OutputArea input[type=file]')"
-        element = self.call("Runtime.evaluate", expression=script)["result"]["objectId"]
-        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=element)
+        element = self.call("Runtime.evaluate", expression=f"{BOX} input[type=file]')")
+        object_id = element["result"]["objectId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=object_id)
 
     def status(self) -> str:
-        return str(
-            self.value("document.querySelector('.jp-OutputArea [role=status]')?.textContent")
-        )
+        return str(self.value(f"{BOX} [role=status]')?.textContent"))
 
 
 @pytest.fixture(scope="module")
 def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    """Open JupyterLab with a notebook that holds the drop box of a classifier."""
+    """Open JupyterLab with a notebook that holds a drop box."""
     folder = tmp_path_factory.mktemp("lab")
     Classifier.fit(clouds(tiny), tiny, probe=PROBE).save(folder / "aid")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
@@ -98,12 +89,9 @@ def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         port = listener.getsockname()[1]
     lab = [sys.executable, "-m", "jupyterlab", *LAB.split(), f"--port={port}"]
     browser = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder / 'profile'}"]
-    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "profile")}
-    quiet = subprocess.DEVNULL
-    started = [
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet)
-        for command in (lab, browser)
-    ]
+    options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL}
+    options["env"] = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "profile")}
+    started = [subprocess.Popen(c, stderr=subprocess.DEVNULL, **options) for c in (lab, browser)]
     try:
         told = folder / "profile" / "DevToolsActivePort"
         wait_for(lambda: told.exists() and told.read_text().count("\n"), "Chromium")

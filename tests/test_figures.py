@@ -1,0 +1,219 @@
+"""Results are saved under an id, shown with their captions, and never overwrite by accident."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import seaborn.objects as so
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from cliplib import figures
+
+CAPTIONS = """
+curve = {caption = "A curve of {n} points.", alt = "It falls."}
+few = {caption = "A few numbers."}
+"""
+ENCODER = SimpleNamespace(name="/home/me/clip", fingerprint="ab12")
+SCRIPT = """
+import pandas as pd, seaborn.objects as so
+from cliplib import figures
+figures.begin_notebook("01_test")
+table = pd.DataFrame({"x": [0, 1], "y": [1, 0], "kind": "a"})
+figures.save_figure(so.Plot(table, x="x", y="y", color="kind").add(so.Line()), "curve", n=2)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "figures"
+    path.mkdir()
+    (path / "captions.toml").write_text(CAPTIONS)
+    monkeypatch.setenv("CLIPLIB_FIGURES", str(path))
+    figures.begin_notebook("01_test", ENCODER, seed=np.int64(0))
+    return path
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """What a notebook would show: data by type, and metadata."""
+    calls: list[tuple[dict[str, str], dict[str, str]]] = []
+    monkeypatch.setattr(figures, "get_ipython", lambda: True)
+    monkeypatch.setattr(
+        figures, "display", lambda data, metadata, raw: calls.append((data, metadata))
+    )
+    return calls
+
+
+def line() -> Figure:
+    fig, ax = plt.subplots(figsize=(3, 2))
+    ax.plot([0, 1], [1, 0])
+    return fig
+
+
+def test_a_figure_is_saved_with_its_entry_and_shown_with_its_words(
+    folder: Path, shown: Any
+) -> None:
+    figures.save_figure(line(), "curve", n=2)
+    entry = json.loads((folder / "01_test.json").read_text())["results"]["curve"]
+    assert entry.pop("parameters") == {"seed": 0} and entry.pop("kind") == "figure"
+    words = {"caption": "A curve of 2 points.", "alt": "It falls."}
+    assert entry == {**words, "encoder": "clip", "fingerprint": "ab12"}  # no path of this machine
+    ((data, metadata),) = shown
+    assert metadata == words
+    assert data["image/svg+xml"] == (folder / "curve.svg").read_text()
+    assert 'alt="It falls."' in data["text/html"] and "A curve of 2 points." in data["text/html"]
+    assert not plt.get_fignums()
+
+
+def test_photographs_are_embedded_as_jpeg_and_drawings_are_not(folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
+    figures.save_figure(figures.image_grid([noise]), "curve", n=2)
+    assert "data:image/jpeg" in (folder / "curve.svg").read_text()
+    fig, ax = plt.subplots()
+    ax.imshow(np.full((4, 4, 4), 0.5))
+    figures.save_figure(fig, "curve", n=2)
+    assert "data:image/png" in (folder / "curve.svg").read_text()
+
+
+def test_another_process_writes_the_same_bytes(folder: Path) -> None:
+    found = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", SCRIPT], check=True)
+        found.append([(folder / name).read_bytes() for name in ("curve.svg", "01_test.json")])
+    assert found[0] == found[1] and b"<dc:date>" not in found[0][0]
+
+
+def test_numbers_are_plain_sorted_rounded_and_named_in_lower_case(folder: Path) -> None:
+    rows = pd.DataFrame({"value": [2 / 3], "low": [np.nan]}, index=["recall@10"])
+    figures.save_numbers({"zero-shot": np.float32(1 / 3), "b": rows, "a": [np.int64(3)]}, "few")
+    text = (folder / "few.json").read_text()
+    recall = {"recall_at_10": {"value": 0.666667, "low": None}}
+    assert json.loads(text) == {"a": [3], "b": recall, "zero_shot": 0.333333}
+    assert text.index('"a"') < text.index('"b"') < text.index('"zero_shot"')
+
+
+def test_a_table_keeps_its_numbers_in_the_file_and_shows_intervals(
+    folder: Path, shown: Any
+) -> None:
+    values = {
+        "f1": [1 / 3, 0.5],
+        "f1_low": [0.3, np.nan],
+        "f1_high": [0.4, np.nan],
+        "n_rows": [1, 2],
+    }
+    frame = pd.DataFrame(values, index=pd.Index(["x", "y"], name="metric"))
+    figures.save_table(frame, "few")
+    file = "metric,f1,f1_low,f1_high,n_rows\nx,0.333333,0.3,0.4,1\ny,0.5,,,2\n"
+    assert (folder / "few.csv").read_text() == file
+    html = shown[0][0]["text/html"]
+    assert "<caption>A few numbers.</caption>" in html
+    assert (
+        "0.3333 [0.3, 0.4]" in html
+        and "<td>0.5</td>" in html
+        and "<th>n rows</th>" in html
+        and "f1_low" not in html
+    )
+
+
+def test_none_shows_what_an_earlier_run_saved_and_says_why(folder: Path, shown: Any) -> None:
+    figures.save_table(pd.DataFrame({"a": [0.5]}), "few")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = SimpleNamespace(name="other", fingerprint="cd34")
+    figures.begin_notebook("01_test", other, seed=1)
+    figures.save_table(None, "few")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "0.5" in shown[1][0]["text/html"]
+    assert shown[1][1]["caption"].endswith("(From an earlier run: no images on this machine.)")
+    figures.save_figure(None, "curve", because="no network")
+    assert "Never saved" in shown[2][1]["caption"] and "no network" in shown[2][1]["caption"]
+
+
+def test_playing_writes_to_scratch_and_sees_the_committed_results(
+    folder: Path, shown: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures.save_table(pd.DataFrame({"a": [0.5]}), "few")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(figures, "COMMITTED", folder)
+    monkeypatch.delenv("CLIPLIB_FIGURES")
+    figures.begin_notebook("01_test")
+    figures.save_table(None, "few")
+    assert "0.5" in shown[-1][0]["text/html"]
+    figures.save_table(pd.DataFrame({"a": [0.7]}), "few")
+    figures.save_table(None, "few")
+    assert "0.7" in shown[-1][0]["text/html"]  # the last one played with
+    assert (folder.parent / "build" / "scratch" / "few.csv").exists()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_result_without_words_or_notebook_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"Write 'absent' into \[absent\] in figures/captions.toml"
+    ):
+        figures.save_numbers({}, "absent")
+    with pytest.raises(ValueError, match="Write 'alt' into"):
+        figures.save_figure(line(), "few")
+    with pytest.raises(ValueError, match="'n' .* or give its value on saving"):
+        figures.save_figure(line(), "curve")
+    monkeypatch.setattr(figures, "_run", {})
+    with pytest.raises(ValueError, match="begin_notebook"):
+        figures.save_numbers({}, "few")
+
+
+def test_in_a_notebook_log_lines_are_plain_and_come_once(folder: Path) -> None:
+    code = "import os, logging; os.environ.pop('CLIPLIB_FIGURES'); from cliplib import figures\n"
+    code += "for _ in range(2): figures.begin_notebook('01_test')\n"
+    code += "logging.getLogger('cliplib.data').info('found'); logging.getLogger('x').info('noise')"
+    command = [sys.executable, "-m", "IPython", "--no-banner", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines().count("found") == 1 and "noise" not in done.stdout
+    assert "found" not in done.stderr and "Results go to" in done.stdout
+
+
+def test_images_and_words_are_large_enough_to_see_in_print(folder: Path) -> None:
+    images = [np.zeros((60, 60), np.uint8)] * 8
+    grid = figures.image_grid(images, ["pituitary\nas glioma"] * 8, [True, False, None] * 2)
+    queries = ["an MRI scan of a healthy brain", images[0], (images[0], "a can")]
+    finds = [images[:6], images[:2], []]
+    found = figures.result_grid(queries, finds, [["can 0.31"] * 6, ["a"] * 2, []], [[True] * 6])
+    for figure in (grid, found, figures.confusion_heatmap([[3, 1], [0, 2]], ["x", "y"])):
+        figure.draw_without_rendering()
+        drawn = [ax for ax in figure.axes if ax.images]
+        sizes = [25.4 * ax.get_window_extent().width / figure.dpi for ax in drawn]
+        assert min(sizes, default=18) >= 18
+        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
+    assert [ax.get_title()[:1] for ax in grid.axes[:3]] == ["✓", "✗", "p"]
+    assert len(found.axes) == 3 * 7 and found.axes[0].texts[0].get_text().startswith("an MRI")
+    counts = figures.confusion_heatmap([[3, 1], [0, 2]], ["x", "y"]).axes[0].texts
+    assert [text.get_text() for text in counts] == ["3", "1", "0", "2"]
+    plt.close("all")
+
+
+def test_intervals_are_drawn_with_a_legend_for_all_panels(folder: Path) -> None:
+    rows = [{"method": m, "set": s, "data": d} for m in "ab" for s in "xy" for d in "pq"]
+    table = pd.DataFrame(rows).assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)
+    plot = figures.interval_plot(table, "accuracy", "method", color="set").facet("data")
+    assert isinstance(plot, so.Plot)
+    figures.save_figure(plot, "curve", height=2, n=2)
+    svg = (folder / "curve.svg").read_text()
+    assert re.search(r'width="447.84pt" height="144pt"', svg) and "<!-- x -->" in svg
+
+
+def test_every_caption_can_be_read_alone() -> None:
+    captions = tomllib.loads((figures.COMMITTED / "captions.toml").read_text())
+    for id, entry in captions.items():
+        assert set(entry) <= {"caption", "alt"}, id
+        assert all(text[0].isupper() and text.endswith(".") for text in entry.values()), id

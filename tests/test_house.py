@@ -1,0 +1,148 @@
+"""The house: imports point one way, modules stay small, notebooks readable, nothing runs a file."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ORDER = [
+    "images",
+    "data",
+    "encoder",
+    "audit",
+    "resampling",
+    "features",
+    "probes",
+    "evaluation",
+    "zeroshot",
+    "robustness",
+    "figures",
+    "explain",
+    "classifier",
+    "__main__",
+    "__init__",
+]
+MODULES = sorted((ROOT / "cliplib").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def imported(path: Path) -> list[tuple[str, str]]:
+    """Pairs of a module of cliplib and a name that `path` imports from it."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cliplib"):
+            module = (node.module or "").removeprefix("cliplib").lstrip(".")
+            found += [(module or alias.name, alias.name) for alias in node.names]
+    return found
+
+
+@each_module
+def test_imports_point_one_way(path):
+    assert path.stem in ORDER
+    for module, name in imported(path):
+        assert ORDER.index(module) < ORDER.index(path.stem), f"{path.stem} imports {module}"
+        assert not name.startswith("_"), f"{path.stem} uses a private name of {module}"
+
+
+@each_module
+def test_a_module_can_be_read_at_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 260
+
+
+def test_the_public_api_is_small_and_documented():
+    import cliplib
+
+    assert 15 <= len(cliplib.__all__) <= 25
+    assert all(getattr(cliplib, name).__doc__ for name in cliplib.__all__ if name != "DATASETS")
+
+
+@pytest.mark.parametrize("folder", ["cliplib", "report"])
+def test_nothing_runs_what_a_file_says(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not {alias.name for alias in node.names} & {"pickle", "dill", "joblib"}
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), path
+            if isinstance(node, ast.keyword) and node.arg in ("shell", "trust_remote_code"):
+                raise AssertionError(f"{path}: {node.arg}")
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    found = json.loads(path.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in found if cell["cell_type"] == kind]
+
+
+@each_notebook
+def test_a_notebook_is_stored_stripped_with_one_parameters_cell(path):
+    code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+
+
+@each_notebook
+def test_a_notebook_can_be_read(path):
+    found = json.loads(path.read_text())["cells"]
+    assert found[0]["cell_type"] == "markdown"
+    assert "?" in "".join(found[0]["source"]), "no question at the top"
+    assert "minute" in "".join(found[0]["source"]), "it does not say how long it takes"
+    assert "take from it" in cells(path, "markdown")[-1].lower()
+    lengths = [source.count("\n") + 1 for source in cells(path, "code")]
+    assert max(lengths) <= 15
+    assert statistics.median(lengths) <= 6
+    assert all(len(line) <= 100 for c in cells(path, "code") for line in c.splitlines())
+    for before, cell in itertools.pairwise(found):
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and "parameters" not in tags:
+            assert before["cell_type"] == "markdown" or "parameters" in before["metadata"].get(
+                "tags", []
+            ), f"no sentence before: {''.join(cell['source'])[:60]}"
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        raise SystemExit(f"the network was asked for: {event} {arguments}")
+
+sys.addaudithook(refuse)
+from cliplib import ClipEncoder, Classifier, LinearProbe, MLPProbe, audit, evaluate, load_dataset
+from cliplib import load_features, load_probe, save_probe, search
+from cliplib.classifier import write_html
+
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+encoder = ClipEncoder()
+table = load_features("trashnet", encoder, limit=200).readout("pooled")
+train, test = table.train_test_split()
+for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(hidden=8, max_epochs=2)):
+    save_probe(probe.fit(train.features, train.labels), out / "probe")
+    evaluate(test.labels, load_probe(out / "probe").predict_proba(test.features))
+search(encoder.texts(["a bottle"]), encoder.project(test.features))
+assert len(audit(load_dataset(folder)).images) == 36
+aid = Classifier.fit(load_features(folder, encoder), encoder)
+aid.save(out / "aid")
+aid = Classifier.load(out / "aid")
+write_html(aid, aid.classify(folder), out / "sheet.html")
+"""
+
+
+def test_the_whole_way_needs_no_network(image_folder, tmp_path):
+    command = [sys.executable, "-c", OFFLINE, image_folder(n=12), tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (tmp_path / "sheet.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
