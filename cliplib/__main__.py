@@ -1,29 +1,33 @@
 """Does a frozen CLIP sort my images? The command line.
 
 ``python -m cliplib FOLDER --out AID`` audits a folder of class folders, measures what a probe makes
-of it, and saves a decision aid; ``python -m cliplib classify AID FOLDER_OR_FILES`` uses that.
+of it, and saves a decision aid; ``python -m cliplib classify AID FOLDER_OR_FILES`` uses that;
+``python -m cliplib encode INPUT OUTPUT`` computes features on several machines, and the same call
+again only what is missing (pip install "cliplib[scale]").
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
 from numpy.typing import NDArray
 
 from cliplib.audit import Audit, audit
-from cliplib.classifier import Classifier
+from cliplib.classifier import Classifier, write_csv, write_html
 from cliplib.data import dataset_spec, load_dataset
-from cliplib.encoder import ClipEncoder
+from cliplib.encoder import ClipEncoder, readout_columns
 from cliplib.evaluation import Evaluation, evaluate
 from cliplib.features import FeatureTable, load_features
 from cliplib.probes import LinearProbe
 from cliplib.resampling import cross_validate
-from cliplib.sheet import write_csv, write_html
 from cliplib.zeroshot import zero_shot_proba, zero_shot_weights
 
 MIN_IMAGES = 10  # of a class, copies not counted: a fifth is held out, and a fifth of the rest
@@ -125,6 +129,63 @@ def classify(aid: str, files: Sequence[str], prefix: str) -> None:
     say(f"Written: {prefix}.csv, {prefix}.html")
 
 
+def read_images(source: str, kind: str) -> Any:
+    """Return id and image of all files in a folder, of Parquet files or of WebDataset tars."""
+    import ray.data
+
+    if kind == "parquet":
+        return ray.data.read_parquet(source).select_columns(["id", "image"])
+    if kind == "webdataset":
+        samples = ray.data.read_webdataset(source, decoder=None)
+        return samples.rename_columns({"__key__": "id", "jpg": "image"})
+    files = ray.data.read_binary_files(source, include_paths=True)
+    named = files.add_column("id", lambda rows: rows["path"].str.removeprefix(f"{source}/"))
+    return named.rename_columns({"bytes": "image"})
+
+
+class BatchEncoder:
+    """What an actor runs: the encoder, loaded once, from batch to batch."""
+
+    def __init__(self, model: str, readout: str) -> None:
+        self.encoder = ClipEncoder(model, cache=False)
+        self.columns = readout_columns(readout, self.encoder.dim, self.encoder.blocks)
+        self.made = f"{self.encoder.fingerprint} {readout}"
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return id, features, encoder and error of a batch of id and image."""
+        n, errors = len(batch["id"]), dict[int, str]()
+        images = [b"" if image is None else image for image in batch["image"]]
+        (deep,) = self.encoder.map(images, errors=errors)
+        features = deep[:, self.columns] if deep.size else np.zeros((n, len(self.columns)), "f4")
+        why = [errors.get(row, "") for row in range(n)]
+        return {"id": batch["id"], "features": features, "encoder": [self.made] * n, "error": why}
+
+
+def encode(source: str, output: str, kind: str, model: str, readout: str, actors: int) -> None:
+    """Encode the images that `output` lacks with Ray Data, on this machine or on a cluster.
+
+    Both places are folders or URIs that all machines see. Parquet files keep id, features, encoder
+    and error; an image that cannot be read has features of 0.
+    """
+    import ray.data
+    from pyarrow.fs import FileSystem
+
+    source, output = (p if "://" in p else os.path.abspath(p) for p in (source, output))
+    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+        ray.init(num_cpus=actors + 1)  # one for reading, else the actors would wait for ever
+    system, folder = FileSystem.from_uri(output)
+    system.create_dir(folder)
+    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
+    written = pyarrow.dataset.dataset(folder, schema, filesystem=system).to_table()
+    if set(written["encoder"].to_pylist()) - {BatchEncoder(model, readout).made}:
+        raise ValueError(f"{output} holds features of another encoder: name another folder.")
+    done = set(written["id"].to_pylist())
+    missing = read_images(source, kind).filter(lambda row: row["id"] not in done)
+    actor_pool = ray.data.ActorPoolStrategy(size=actors)
+    made_by = {"compute": actor_pool, "fn_constructor_args": (model, readout)}
+    missing.map_batches(BatchEncoder, batch_size=256, **made_by).write_parquet(output)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     logging.getLogger("cliplib.images").setLevel(logging.ERROR)  # unreadable files are named below
@@ -135,6 +196,15 @@ def main(arguments: Sequence[str]) -> int:
             parser.add_argument("files", nargs="+", metavar="FOLDER_OR_FILES")
             parser.add_argument("--out-prefix", dest="prefix", default="answers")
             classify(**vars(parser.parse_args(arguments[1:])))
+        elif arguments[:1] == ["encode"]:
+            parser.add_argument("source", metavar="INPUT")
+            parser.add_argument("output", metavar="OUTPUT")
+            kinds = ("images", "parquet", "webdataset")
+            parser.add_argument("--kind", choices=kinds, default="images")
+            parser.add_argument("--model", default="")
+            parser.add_argument("--readout", default="pooled")
+            parser.add_argument("--actors", type=int, default=2)
+            encode(**vars(parser.parse_args(arguments[1:])))
         else:
             parser.add_argument("folder", metavar="FOLDER")
             parser.add_argument("--out", required=True, metavar="AID")

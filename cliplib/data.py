@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+from PIL import Image
+
+from cliplib.images import ImageSource, image_name
 
 logger = logging.getLogger(__name__)
 
@@ -181,3 +185,18 @@ def _published_split(name: str) -> dict[str, str]:
     path = files("cliplib") / "precomputed" / f"{name}_splits.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+
+def list_files(files: Any) -> tuple[list[str], list[ImageSource]]:
+    """Return names and sources of all files in a folder, however deep, or of a list of images."""
+    if isinstance(files, bytes | Image.Image | np.ndarray | Mapping):
+        files = [files]
+    if not isinstance(files, str | os.PathLike):
+        return [image_name(source) for source in files], list(files)
+    root = Path(files).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(f"There is no file and no folder {root}: check its name.")
+    if root.is_file():
+        return [image_name(root.name)], [root]
+    found = sorted(path for path in root.rglob("*") if not path.is_dir())
+    return [image_name(file.relative_to(root)) for file in found], list(found)

@@ -155,8 +155,15 @@ class ClipEncoder:
 
     @property
     def image_function(self) -> ImageFunction:
-        """The deep readout, to be computed beside other things by `map_images`."""
+        """The deep readout, as `map_images` takes it."""
         return ImageFunction(f"deep:{self.fingerprint}", self._encode_images)
+
+    def map(
+        self, images: Any, *others: ImageFunction, errors: Any = None, progress: str = ""
+    ) -> list[NDArray[Any]]:
+        """Compute the deep readout, and others in the same pass, as `map_images` does."""
+        options = {"cache": self.cache, "errors": errors, "batch_size": self.batch_size}
+        return map_images(images, self.image_function, *others, progress=progress, **options)
 
     def images(self, images: Any, *, readout: str = "pooled", progress: bool = True) -> Features:
         """Encode n images, (n, d) float32; or a single one, (1, d).
@@ -168,13 +175,7 @@ class ClipEncoder:
         projected = readout == "projected"
         columns = readout_columns("pooled" if projected else readout, self.dim, self.blocks)
         single = isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | dict)
-        (deep,) = map_images(
-            [images] if single else images,
-            self.image_function,
-            cache=self.cache,
-            batch_size=self.batch_size,
-            progress=self.name if progress else "",
-        )
+        (deep,) = self.map([images] if single else images, progress=self.name if progress else "")
         found = deep.reshape(len(deep), -1)[:, columns] if deep.size else deep
         return self.project(found) if projected else found
 

@@ -226,3 +226,17 @@ def deletion_insertion(
     curves = np.stack(found, axis=1)
     shares = taken / side**2
     return Curves(shares, *curves, *np.trapezoid(curves, shares, axis=2))
+
+
+def heat_maps(
+    encoder: ClipEncoder,
+    probe: Probe,
+    images: Sequence[ImageSource],
+    labels: ArrayLike,
+    readout: str,
+) -> list[Image.Image]:
+    """Return images with what spoke for their labels laid over them, for a probe of a readout."""
+    features = encoder.images(images, readout=readout, progress=False)
+    directions = probe_directions(probe, features, labels)
+    maps = chefer_relevance(encoder, images, directions, readout=readout)
+    return [overlay(encoder, image, heat) for image, heat in zip(images, maps, strict=True)]

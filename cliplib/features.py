@@ -19,7 +19,6 @@ from safetensors.numpy import save_file
 from cliplib.audit import image_hash, near_duplicate_groups
 from cliplib.data import DATASETS, load_dataset
 from cliplib.encoder import ClipEncoder, readout_columns
-from cliplib.images import map_images
 from cliplib.resampling import group_train_test_split
 
 logger = logging.getLogger(__name__)
@@ -122,9 +121,10 @@ class FeatureTable:
             "provenance": dict(sorted(self.provenance.items())),
         }
         arrays: dict[str, NDArray[Any]] = {
-            "features": self.features,
-            "labels": self.labels,
-            "groups": self.groups,
+            # As columns of a wider table lie in memory, safetensors would mix the rows up.
+            "features": np.ascontiguousarray(self.features),
+            "labels": np.ascontiguousarray(self.labels),
+            "groups": np.ascontiguousarray(self.groups),
         }
         # One entry only: safetensors writes several in an order that changes from run to run.
         save_file(arrays, path, metadata={"cliplib.FeatureTable": json.dumps(about)})
@@ -182,15 +182,10 @@ def load_features(
         stratified_subset(dataset["label"][:], dataset["split"][:], limit, seed=seed)
     )
     unreadable: dict[int, str] | None = None if errors is None else {}
-    features, hashes = map_images(
-        dataset["image"],
-        encoder.image_function,
-        image_hash,
-        cache=encoder.cache,
-        errors=unreadable,
-        batch_size=encoder.batch_size,
-        progress=dataset.info.dataset_name,
-    )
+    known = dataset.info.dataset_name
+    features, hashes = encoder.map(dataset["image"], image_hash, errors=unreadable, progress=known)
+    if not features.size:
+        raise ValueError(f"None of the {len(dataset)} images of {known!r} can be read.")
     table = FeatureTable(
         features=features,
         labels=np.array(dataset["label"][:], dtype=np.int64),
@@ -204,7 +199,7 @@ def load_features(
             "readout": "deep",
             "width": str(encoder.dim),
             "blocks": str(encoder.blocks),
-            "dataset": dataset.info.dataset_name,
+            "dataset": known,
             "source": dataset.info.builder_name,
         },
     )

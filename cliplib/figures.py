@@ -39,8 +39,6 @@ from PIL import Image
 
 from cliplib.images import load_image
 
-logger = logging.getLogger(__name__)
-
 TEXT_WIDTH = 6.22  # inches of the report's column: a figure this wide is printed at its own size
 COMMITTED = Path(__file__).resolve().parents[1] / "figures"
 PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
@@ -67,18 +65,16 @@ def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
     if encoder is not None:
         own = Path(encoder.name).name if os.path.isabs(encoder.name) else encoder.name
         made |= {"encoder": own, "fingerprint": encoder.fingerprint}
-    earlier: dict[str, Any] = {}
+    _run.update(name=name, folder=folder, made=made, earlier={}, results={})
     for sidecar in (COMMITTED / f"{name}.json", folder / f"{name}.json"):
         if sidecar.exists():
-            earlier |= json.loads(sidecar.read_text("utf-8"))["results"]
-    _run.update(name=name, folder=folder, made=made, earlier=earlier, results={})
+            _run["earlier"] |= json.loads(sidecar.read_text("utf-8"))["results"]
     if get_ipython():
-        # JupyterLab shows stderr in red; the report leaves it out.
-        stream = sys.stderr if "CLIPLIB_FIGURES" in os.environ else sys.stdout
+        stream = sys.stderr if "CLIPLIB_FIGURES" in os.environ else sys.stdout  # stderr is red
         library = logging.getLogger("cliplib")
         library.handlers, library.propagate = [logging.StreamHandler(stream)], False
         library.setLevel(logging.INFO)
-    logger.info("Results go to %s.", folder)
+    logging.getLogger(__name__).info("Results go to %s.", folder)
 
 
 def save_figure(figure: Any, id: str, *, height: float = 2.8, **values: Any) -> None:
@@ -143,23 +139,24 @@ def _words(kind: str, id: str, values: dict[str, Any]) -> dict[str, str]:
 
 def _show(path: Path, caption: str, alt: str) -> None:
     """Show a saved result with its caption; of numbers, their names."""
-    text = path.read_text("utf-8") if path.exists() else "[]"
+    text, words = path.read_text("utf-8") if path.exists() else "", escape(caption)
     data = {"text/plain": f"{path.stem}: {caption}"}
-    if path.suffix == ".svg" and path.exists():
+    if path.suffix == ".svg" and text:
         data["image/svg+xml"] = text
         source = f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
         image = f'<img alt="{escape(alt)}" src="{source}">'
-        data["text/html"] = f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
-    elif path.suffix == ".csv" and path.exists():
-        table = pd.read_csv(path).map(lambda x: f"{x:.4g}" if isinstance(x, float) else x)
+        data["text/html"] = f"<figure>{image}<figcaption>{words}</figcaption></figure>"
+    elif path.suffix == ".csv" and text:
+        table = pd.read_csv(path)
+        table = table.map(lambda x: f"{x:.3f}" if isinstance(x, float) and x * x > 1e-6 else str(x))
         for name in list(table):
             if f"{name}_low" in table and f"{name}_high" in table:
                 low, high = table.pop(f"{name}_low"), table.pop(f"{name}_high")
                 table[name] += (" [" + low + ", " + high + "]").replace(" [nan, nan]", "")
         table = table.replace("nan", "").rename(columns=lambda name: name.replace("_", " "))
-        head = f"<caption>{escape(caption)}</caption><thead>"
+        head = f"<caption>{words}</caption><thead>"
         data["text/html"] = table.to_html(index=False).replace("<thead>", head, 1)
-    elif path.exists():
+    elif text:
         data["text/plain"] += f" ({', '.join(json.loads(text))})"
     display(data, metadata={"caption": caption, "alt": alt}, raw=True)  # type: ignore[no-untyped-call]
 
@@ -248,8 +245,9 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
     """Plot dots with intervals x_low to x_high in a row for each `y`; `columns` such as color."""
-    plot = so.Plot(table, x=x, y=y, xmin=f"{x}_low", xmax=f"{x}_high", **columns)
-    return plot.add(so.Dot(), so.Dodge(gap=0.3)).add(so.Range(), so.Dodge(gap=0.3), legend=False)
+    plot = so.Plot(table, x=x, y=y, **columns).add(so.Dot(), so.Dodge(gap=0.3))
+    ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}  # dots without an interval stay
+    return plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
 
 
 def _drawn(plot: so.Plot, height: float) -> Figure:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from platformdirs import user_cache_dir
 from tqdm.auto import tqdm
 
@@ -39,8 +39,8 @@ def image_name(source: ImageSource) -> str:
     """Return what a message calls an image: its path where it has one."""
     if isinstance(source, Mapping):
         source = source.get("path") or "<bytes>"
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+    if isinstance(source, str | os.PathLike):  # on Linux a name may hold any bytes
+        return os.fspath(source).encode("utf-8", "backslashreplace").decode()
     return getattr(source, "filename", "") or f"<{type(source).__name__}>"
 
 
@@ -69,6 +69,8 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
         try:
             opened = Image.open(io.BytesIO(content or image_bytes(source)), formats=FORMATS)
             opened.load()
+        except UnidentifiedImageError as error:  # its own text names a buffer's address
+            raise OSError(f"Cannot read the image {name!r}: empty, or not an image.") from error
         except Exception as error:  # damaged files make Pillow raise nearly anything
             raise OSError(
                 f"Cannot read the image {name!r}: {error or type(error).__name__}."

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import ndtr, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -258,7 +259,7 @@ def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | MLPProbe:
         document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
         kind = {"LinearProbe": LinearProbe, "MLPProbe": MLPProbe}[document["kind"]]
         arrays = load_file(Path(folder) / "probe.safetensors")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise OSError(f"{folder} holds no whole probe ({error}): save it anew.") from error
     probe = kind(**document["parameters"])
     tables = {name: pd.DataFrame(columns) for name, columns in document["tables"].items()}

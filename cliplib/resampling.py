@@ -93,12 +93,13 @@ def cross_validate(
     A clone of the scikit-learn classifier is fitted on each training part; a `fit` that takes
     groups gets them. X is a FeatureTable, or (n, d) with labels `y` from 0 to k - 1.
     """
+    named = np.asarray(X.classes)[X.labels] if y is None else np.asarray(y)  # in messages
     if y is None:
         X, y, groups = X.features, X.labels, X.groups if groups is None else groups
     X, labels = np.asarray(X), np.asarray(y)
     codes = group_codes(groups, len(labels))
     found = np.zeros((n_repeats, len(labels), labels.max() + 1))
-    folds = group_folds(labels, codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
+    folds = group_folds(named, codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
     searches = isinstance(estimator, GridSearchCV)  # whose folds need the groups as well
     takes_groups = searches or has_fit_parameter(estimator, "groups")
     total = n_splits * n_repeats

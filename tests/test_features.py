@@ -71,6 +71,13 @@ def test_what_does_not_fit_together_is_named(changes, named):
         make_table(**changes)
 
 
+def test_columns_of_a_wider_table_are_saved_in_their_order(tmp_path):
+    table = make_table()
+    part = table.with_features(table.features[:, [2, 1]])
+    part.save(tmp_path / "part.safetensors")
+    assert equal(FeatureTable.load(tmp_path / "part.safetensors"), part)
+
+
 def test_a_saved_table_comes_back_and_equal_tables_give_equal_bytes(tmp_path):
     table = make_table()
     table.save(tmp_path / "a")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,13 +27,6 @@ curve = {caption = "A curve of {n} points.", alt = "It falls."}
 few = {caption = "A few numbers."}
 """
 ENCODER = SimpleNamespace(name="/home/me/clip", fingerprint="ab12")
-SCRIPT = """
-import pandas as pd, seaborn.objects as so
-from cliplib import figures
-figures.begin_notebook("01_test")
-table = pd.DataFrame({"x": [0, 1], "y": [1, 0], "kind": "a"})
-figures.save_figure(so.Plot(table, x="x", y="y", color="kind").add(so.Line()), "curve", n=2)
-"""
 
 
 @pytest.fixture
@@ -46,14 +40,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, str], dict[str, str]]]:
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, Any]]]:
     """What a notebook would show: data by type, and metadata."""
-    calls: list[tuple[dict[str, str], dict[str, str]]] = []
+    library, calls = logging.getLogger("cliplib"), []
+    before = library.handlers, library.propagate, library.level
     monkeypatch.setattr(figures, "get_ipython", lambda: True)
-    monkeypatch.setattr(
-        figures, "display", lambda data, metadata, raw: calls.append((data, metadata))
-    )
-    return calls
+    monkeypatch.setattr(figures, "display", lambda x, metadata, raw: calls.append((x, metadata)))
+    yield calls
+    library.handlers, library.propagate = before[:2]
+    library.setLevel(before[2])
 
 
 def line() -> Figure:
@@ -85,14 +80,6 @@ def test_photographs_are_embedded_as_jpeg_and_drawings_are_not(folder: Path) -> 
     ax.imshow(np.full((4, 4, 4), 0.5))
     figures.save_figure(fig, "curve", n=2)
     assert "data:image/png" in (folder / "curve.svg").read_text()
-
-
-def test_another_process_writes_the_same_bytes(folder: Path) -> None:
-    found = []
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", SCRIPT], check=True)
-        found.append([(folder / name).read_bytes() for name in ("curve.svg", "01_test.json")])
-    assert found[0] == found[1] and b"<dc:date>" not in found[0][0]
 
 
 def test_numbers_are_plain_sorted_rounded_and_named_in_lower_case(folder: Path) -> None:
@@ -153,7 +140,6 @@ def test_playing_writes_to_scratch_and_sees_the_committed_results(
     figures.save_table(pd.DataFrame({"a": [0.7]}), "few")
     figures.save_table(None, "few")
     assert "0.7" in shown[-1][0]["text/html"]  # the last one played with
-    assert (folder.parent / "build" / "scratch" / "few.csv").exists()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -197,23 +183,15 @@ def test_images_and_words_are_large_enough_to_see_in_print(folder: Path) -> None
         assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
     assert [ax.get_title()[:1] for ax in grid.axes[:3]] == ["✓", "✗", "p"]
     assert len(found.axes) == 3 * 7 and found.axes[0].texts[0].get_text().startswith("an MRI")
-    counts = figures.confusion_heatmap([[3, 1], [0, 2]], ["x", "y"]).axes[0].texts
-    assert [text.get_text() for text in counts] == ["3", "1", "0", "2"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["3", "1", "0", "2"]
     plt.close("all")
 
 
 def test_intervals_are_drawn_with_a_legend_for_all_panels(folder: Path) -> None:
-    rows = [{"method": m, "set": s, "data": d} for m in "ab" for s in "xy" for d in "pq"]
-    table = pd.DataFrame(rows).assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)
+    table = pd.DataFrame({"method": list("abab"), "set": list("xxyy"), "data": "p"})
+    table = table.assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)
     plot = figures.interval_plot(table, "accuracy", "method", color="set").facet("data")
     assert isinstance(plot, so.Plot)
     figures.save_figure(plot, "curve", height=2, n=2)
     svg = (folder / "curve.svg").read_text()
     assert re.search(r'width="447.84pt" height="144pt"', svg) and "<!-- x -->" in svg
-
-
-def test_every_caption_can_be_read_alone() -> None:
-    captions = tomllib.loads((figures.COMMITTED / "captions.toml").read_text())
-    for id, entry in captions.items():
-        assert set(entry) <= {"caption", "alt"}, id
-        assert all(text[0].isupper() and text.endswith(".") for text in entry.values()), id

@@ -55,6 +55,7 @@ CELLS = [
     """import logging, sys
 import matplotlib.pyplot as plt
 import pandas as pd
+from sklearn.tree import DecisionTreeClassifier
 from cliplib import figures
 figures.begin_notebook("01_toy", seed=seed)
 logging.getLogger("cliplib.data").info("a log line")
@@ -71,15 +72,13 @@ figures.save_table(sweep, "toy_sweep", rows=len(sweep))""",
 probe = {"accuracy": metric, "auroc": {"value": 0.98765, "low": 0.97, "high": float("nan")}}
 figures.save_numbers({"linear probe": probe, "n_test": 12345}, "toy_numbers")""",
     """assert seed == 0, "The seed is odd: take 0."
+display(DecisionTreeClassifier())
 pd.DataFrame({"name": ["a", "b"], "x": [1.5, None]}).set_index("name")""",
 ]
-CAPTIONS = """[toy_curve]
-caption = "A curve that falls."
-alt = "A straight line from the upper left to the lower right."
-[toy_sweep]
-caption = "{rows} invented rows, enough for more than a page."
-[toy_numbers]
-caption = "Numbers of the toy."
+CAPTIONS = """
+toy_curve = {caption = "A curve that falls.", alt = "A line from upper left to lower right."}
+toy_sweep = {caption = "{rows} invented rows, enough for more than a page."}
+toy_numbers = {caption = "Numbers of the toy."}
 """
 
 
@@ -95,7 +94,7 @@ def make_toy(root: Path) -> Path:
     v4 = nbformat.v4
     cells = [v4.new_markdown_cell(TITLE)]
     cells += [v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})]
-    cells += [v4.new_code_cell(code) for code in CELLS]
+    cells += map(v4.new_code_cell, CELLS)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, root / "notebooks" / "01_toy.ipynb")
@@ -115,9 +114,8 @@ def build_alone(root: Path, *arguments: str) -> str:
     """Build in a process of its own, as from a terminal whose output goes to a file."""
     code = f"import sys, pathlib; sys.path.insert(0, {str(ROOT / 'report')!r}); import build\n"
     code += f"build.main({list(arguments)}, pathlib.Path({str(root)!r}))"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, stdout=-1, stderr=subprocess.STDOUT, text=True, check=True)
-    return str(done.stdout)
+    command, both = [sys.executable, "-c", code], subprocess.STDOUT
+    return subprocess.check_output(command, stderr=both, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +154,10 @@ def test_the_pdf_holds_numbers_captions_and_what_cells_print(toy: Path) -> None:
         assert squeeze(words) in text, words
     for words in ("A curve that falls.", "40 invented rows, enough for more than a page."):
         assert text.count(squeeze(words)) == 2, words  # in the report and in its appendix
-    for words in ("# no heading, @no_reference, $5, #strong[typst]", "0.3333 [0.3, 0.35]", "red"):
+    for words in ("# no heading, @no_reference, $5, #strong[typst]", "0.333 [0.300, 0.350]", "red"):
         assert squeeze(words) in text, words
     assert "therearenophotographs" in text and "0x…" in text
+    assert text.count("DecisionTreeClassifier()") == 2  # no diagram of it
     assert text.count("alogline") == text.count("onstderr") == 1  # in the code, not below it
 
 
@@ -166,7 +165,7 @@ def test_the_pdf_is_tagged_and_figures_and_formulas_have_alternative_texts(toy: 
     catalog = pypdf.PdfReader(toy / "report" / "report.pdf").trailer["/Root"]
     assert catalog["/MarkInfo"]["/Marked"] and catalog["/Lang"].startswith("en")
     texts = alternatives(toy / "report" / "report.pdf")
-    assert texts.count("A straight line from the upper left to the lower right.") == 2
+    assert texts.count("A line from upper left to lower right.") == 2
     assert "the loss is a mean" in texts and "x_(i)^(2)" in texts
     assert any("\\operatorname{sim}" in text for text in texts)  # a notebook's: its TeX source
 
@@ -237,7 +236,6 @@ def test_the_web_pages_are_whole_and_load_nothing_from_elsewhere(toy: Path) -> N
     text = " ".join(BeautifulSoup(pages["index.html"], "html.parser").get_text(" ").split())
     assert "91.2 % [90.0, 92.0]" in text.replace("\u00a0", " ")
     assert "<math" in pages["01_toy.html"] and 'href="02_more.html"' in pages["01_toy.html"]
-    assert "on stderr</" not in pages["01_toy.html"]
 
 
 def test_notebooks_use_no_instructions_that_another_processor_may_lack(toy: Path) -> None:
@@ -266,13 +264,6 @@ def test_tables_keep_index_names_and_align_numbers() -> None:
     wide = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["a"], ["x", "y"]]))
     assert "table.cell(colspan: 2)[a]" in nbtypst.html_to_typst(wide.to_html())
     assert nbtypst.html_to_typst("<b>x</b><script>1</script><img src='y.png'>") == "#strong[x]"
-
-
-def test_the_diagram_of_an_estimator_is_left_out() -> None:
-    data = {"text/html": "<div><table><tr><td>C</td></tr></table></div>", "text/plain": "Probe()"}
-    cell = nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", data)])
-    done, _ = nbtypst.PrintableOutputs().preprocess_cell(cell, {}, 0)
-    assert [out["data"] for out in done.outputs] == [{"text/plain": "Probe()"}]
 
 
 def test_the_report_compiles_from_the_committed_results(tmp_path: Path) -> None:
@@ -305,5 +296,7 @@ def test_every_file_of_the_figures_is_listed_once_and_has_its_caption() -> None:
     wanted = {f"{id}.{suffixes[entry['kind']]}" for _, id, entry in listed()}
     wanted |= {f"{name}.json" for name, _, _ in listed()} | {"captions.toml", "benchmark.json"}
     assert {path.name for path in (ROOT / "figures").iterdir()} == wanted
-    assert set(ids) <= set(tomllib.loads((ROOT / "figures" / "captions.toml").read_text()))
+    captions = tomllib.loads((ROOT / "figures" / "captions.toml").read_text())
+    assert set(ids) <= set(captions)
+    assert all(text.endswith(".") for entry in captions.values() for text in entry.values())
     assert sum(path.stat().st_size for path in (ROOT / "figures").iterdir()) < 8e6

@@ -18,7 +18,7 @@ from cliplib.encoder import ClipEncoder
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
-scale = pytest.importorskip("cliplib.scale")
+scale = pytest.importorskip("cliplib.__main__")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,7 +31,7 @@ def cluster() -> Iterator[None]:
 
 def extract(source: Path, output: Path, model: Path, **options: str) -> pd.DataFrame:
     given = {"kind": "images", "readout": "deep"} | options
-    scale.extract(str(source), str(output), model=str(model), actors=1, **given)
+    scale.encode(str(source), str(output), model=str(model), actors=1, **given)
     return pd.concat([pd.read_parquet(file) for file in output.glob("*.parquet")]).set_index("id")
 
 

@@ -1,1 +1,1 @@
-"""The embedded small CLIP: a plain Hugging Face checkpoint in this folder, and the script that trained it."""
+"""The embedded CLIP: a plain Hugging Face checkpoint, and beside it the recipe that made it."""

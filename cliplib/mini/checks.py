@@ -2,8 +2,7 @@
 
     python -m cliplib.mini.checks CHECKPOINT DATA/pretrain DATA
 
-Probes choose everything on validation images; zero-shot and retrieval see images that were never
-trained on. Every share has a 95 % interval.
+Probes choose on validation images; zero-shot and retrieval see images never trained on.
 """
 
 from __future__ import annotations
@@ -18,110 +17,103 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cliplib.data import DATASETS, load_dataset
-from cliplib.encoder import READOUTS, ClipEncoder
+import cliplib
+from cliplib import ClipEncoder, FeatureTable
+from cliplib.encoder import READOUTS
 from cliplib.explain import randomize_weights
-from cliplib.features import FeatureTable, load_features
 from cliplib.images import map_images
 from cliplib.mini.corpus import PROMPTS, read_corpus
-from cliplib.probes import LinearProbe, MLPProbe
-from cliplib.resampling import cross_validate, ratio_intervals
 from cliplib.robustness import efficientnet
-from cliplib.zeroshot import rank_metrics, zero_shot_weights
+from cliplib.zeroshot import rank_metrics
 
 MODELS = ["random weights", "this model", "vision teacher"]
-Row = dict[str, Any]
+Rows = Iterator[dict[str, Any]]
 
 
-def share(right: Any, groups: Any = None, **about: str) -> Row:
+def share(right: Any, groups: Any = None, **about: str) -> dict[str, Any]:
     """Return a row: what it is about, n, and the share of right answers (n,): value, low, high."""
-    interval = ratio_intervals(pd.Series(right, dtype=bool), groups=groups).iloc[0]
+    interval = cliplib.ratio_intervals(pd.Series(right, dtype=bool), groups=groups).iloc[0]
     return {**about, "n": len(right), **interval}
 
 
-def probes(table: FeatureTable, **about: str) -> Iterator[Row]:
+def probes(table: FeatureTable, **about: str) -> Rows:
     """Measure probes on the published split, and by group unless the readout is a middle one."""
     train, test = table.split("train"), table.split("test")
     given: dict[str, Any] = {"groups": train.groups}
     if "val" in table.splits:
         given = {"X_val": table.split("val").features, "y_val": table.split("val").labels}
-    for name, probe in (("linear", LinearProbe()), ("MLP", MLPProbe())):
+    for name, probe in (("linear", cliplib.LinearProbe()), ("MLP", cliplib.MLPProbe())):
         found = probe.fit(train.features, train.labels, **given).predict(test.features)
-        about["check"] = f"{name} probe, published split"
-        yield share(found == test.labels, test.groups, **about)
+        check = f"{name} probe, published split"
+        yield share(found == test.labels, test.groups, check=check, **about)
     if table.read in ("pooled", "deep"):
-        found = cross_validate(LinearProbe(), table, n_repeats=1)[0].argmax(axis=1)
-        about["check"] = "linear probe, by group"
-        yield share(found == table.labels, table.groups, **about)
+        found = cliplib.cross_validate(cliplib.LinearProbe(), table, n_repeats=1)[0].argmax(axis=1)
+        yield share(found == table.labels, table.groups, check="linear probe, by group", **about)
 
 
-def evaluation_set(encoder: ClipEncoder, name: str, data: Path) -> Iterator[Row]:
-    """Measure probes and zero-shot on a data set, beside random weights and the vision teacher."""
-    spec, dataset = DATASETS[name], load_dataset(name, data=data)
-    assert dataset is not None
-    random, ours = (
-        load_features(name, e, data=data) for e in (randomize_weights(encoder), encoder)
-    )
-    (features,) = map_images(dataset["image"], efficientnet(), cache=encoder.cache)
-    teacher = ours.with_features(features[:, :1280], readout="pooled")
-    for model, table in zip(MODELS, (random, ours, teacher), strict=True):
-        for readout in READOUTS if table.read == "deep" else ["pooled"]:
-            yield from probes(table.readout(readout), data=spec.title, model=model, readout=readout)
-    test = ours.split("test").readout("pooled")
-    weights = zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
-    found = (encoder.project(test.features) @ weights.T).argmax(axis=1)
-    yield share(found == test.labels, test.groups, data=spec.title, check="zero-shot")
+def known_sets(encoder: ClipEncoder, evaluation: Path) -> Rows:
+    """Measure probes, beside random weights and the vision teacher, zero-shot, and speed."""
+    blank, fresh = randomize_weights(encoder), ClipEncoder(encoder.name, cache=False)
+    for name in ("brain_tumor_mri", "trashnet"):
+        spec, dataset = cliplib.DATASETS[name], cliplib.load_dataset(name, data=evaluation)
+        assert dataset is not None
+        photos = dataset["image"][:100]
+        random, ours = (cliplib.load_features(name, e, data=evaluation) for e in (blank, encoder))
+        (features,) = map_images(dataset["image"], efficientnet(), cache=encoder.cache)
+        teacher = ours.with_features(features[:, :1280], readout="pooled")
+        for model, table in zip(MODELS, (random, ours, teacher), strict=True):
+            for readout in READOUTS if table.read == "deep" else ("pooled",):
+                about = {"data": spec.title, "model": model, "readout": readout}
+                yield from probes(table.readout(readout), **about)
+        test = ours.readout("pooled").split("test")
+        weights = cliplib.zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
+        right = (encoder.project(test.features) @ weights.T).argmax(axis=1) == test.labels
+        yield share(right, test.groups, check="zero-shot", data=spec.title)
+    seconds = timeit.repeat(lambda: fresh.images(photos, progress=False), number=1, repeat=5)
+    speed = cliplib.ratio_intervals(np.full(5, 100), seconds).iloc[0]
+    yield {"check": "images a second", **speed}
 
 
-def held_out(encoder: ClipEncoder, folder: Path) -> Iterator[Row]:
-    """Measure zero-shot and retrieval on the corpus's held-out images, by their first captions."""
-    images = read_corpus(folder)
+def held_out(encoder: ClipEncoder, corpus: Path) -> Rows:
+    """Measure zero-shot and retrieval on held-out images, of which the first caption counts."""
+    images = read_corpus(corpus)
     names = sorted({image.label for image in images if image.source == "caltech101"})
     held = [image for image in images if image.held_out]
     seen = encoder.images([image.data for image in held], readout="projected")
-    read = encoder.texts([image.captions[0] for image in held])
+    read, ids = encoder.texts([image.captions[0] for image in held]), np.arange(len(held))
     source, label = np.array([(image.source, image.label) for image in held]).T
-    named, scenes = source == "caltech101", np.isin(source, ["flickr8k_1k", "coco_mini"])
-    weights = zero_shot_weights(encoder, names, PROMPTS[1:])
-    found = np.array(names)[(seen[named] @ weights.T).argmax(axis=1)]
-    data = f"Caltech-101, {len(names)} names"
-    yield share(found == label[named], data=data, check="zero-shot")
-    for data, rows in (("held-out captions", ~named), ("held-out captions of scenes", scenes)):
-        ids, pair = np.arange(rows.sum()), (read[rows], seen[rows])
-        for way, sides in (("text to image", pair), ("image to text", pair[::-1])):
-            for recall, right in rank_metrics(*sides, ids, ids).filter(like="recall").items():
-                yield share(right == 1, data=data, check=f"{way}, {recall}")
+    objects, scenes = source == "caltech101", np.isin(source, ["flickr8k_1k", "coco_mini"])
+    weights = cliplib.zero_shot_weights(encoder, names, PROMPTS[1:])
+    right = np.array(names)[(seen @ weights.T).argmax(axis=1)] == label
+    yield share(right[objects], check="zero-shot", data=f"Caltech-101, {len(names)} names")
+    for data, rows in (("held-out captions", ~objects), ("held-out captions of scenes", scenes)):
+        sides = (read[rows], seen[rows])
+        for way, pair in (("text to image", sides), ("image to text", sides[::-1])):
+            right = rank_metrics(*pair, ids[rows], ids[rows])["recall_at_10"] == 1
+            yield share(right, check=f"{way}, recall@10", data=data)
 
 
 def markdown(found: pd.DataFrame) -> str:
     """Return the card's table, of the largest readout that was measured."""
     keys = ["data", "check", "model"]
     found = found[found["data"] != ""].drop_duplicates(keys, keep="last").set_index(keys)
-    percent = 100 * found[["value", "low", "high"]]
-    cells = percent.apply(lambda row: "{:.1f} [{:.1f}, {:.1f}]".format(*row), axis=1)
+    cells = found.apply(lambda row: f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]", axis=1)
     table = cells.unstack(sort=False).reindex(columns=MODELS).fillna("")
-    lines = [f"| % | {' | '.join(MODELS)} |", "|---|---|---|---|"]
-    lines += [f"| {', '.join(row)} | {' | '.join(texts)} |" for row, texts in table.T.items()]
+    lines = [f"| | {' | '.join(MODELS)} |", "|---|---|---|---|"]
+    lines += [f"| {', '.join(name)} | {' | '.join(row)} |" for name, row in table.T.items()]
     return "\n".join(lines)
 
 
-def main(folder: Path, corpus: Path, data: Path) -> None:
+def main(folder: Path, corpus: Path, evaluation: Path) -> None:
     """Measure, write ``checks.json``, and fill the table between the marks in the card."""
-    encoder = ClipEncoder(folder)
-    rows = [row for name in SETS for row in evaluation_set(encoder, name, data)]
-    rows += held_out(encoder, corpus)
-    images = load_dataset("trashnet", data=data)["image"][:100]
-    seconds = timeit.repeat(lambda: encoder.encode(images), number=1, repeat=5)
-    speed = ratio_intervals(np.full(5, 100), seconds).iloc[0]
-    rows += [{"check": "images a second", **speed}]
-    rows += [{"check": "megabytes", "value": (folder / "model.safetensors").stat().st_size / 1e6}]
-    found = pd.DataFrame(rows).fillna({"data": "", "model": MODELS[1], "readout": ""})
+    encoder, card = ClipEncoder(folder), folder / "README.md"
+    size = {"check": "megabytes", "value": (folder / "model.safetensors").stat().st_size / 1e6}
+    found = pd.DataFrame([*known_sets(encoder, evaluation), *held_out(encoder, corpus), size])
+    found = found.fillna({"data": "", "model": MODELS[1], "readout": ""})
     found.to_json(folder / "checks.json", orient="records", indent=1)
-    card, table = folder / "README.md", markdown(found)
+    print(table := markdown(found))
     marked = f"<!-- results -->\n{table}\n<!-- end -->"
-    text = re.sub("<!-- results -->.*?<!-- end -->", marked, card.read_text(), flags=re.DOTALL)
-    card.write_text(text)
-    print(table)
+    card.write_text(re.sub("(?s)<!-- results -->.*<!-- end -->", marked, card.read_text()))
 
 
 if __name__ == "__main__":

