@@ -1,16 +1,19 @@
-# make report | web | appendix | lab | test | check | bench | soak | lowest     each installs what it needs first, once
+# make report | web | appendix | lab | test | check | bench | lowest     each installs what it needs first, once
+#   DATA=folder or hub    images (default: CLIPLIB_DATA, else the committed features)
+#   MODEL=folder or id    CLIP (default: CLIPLIB_MODEL, else the embedded one)
+#   OUT=file              where the PDF goes
+#   FLAGS="--port 9999"   more options for JupyterLab, or for report/build.py
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 LOCK := $(wildcard requirements.lock)
 LOWEST := build/lowest/bin
-DATA ?=
-MODEL ?=
-OUT ?=
 
-settings = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)")
+settings = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(FLAGS)
+# A folder with its whole path, since notebooks run in another one; anything else as it is.
+whole = "$$(if [ -d "$(1)" ]; then cd "$(1)" && pwd; else printf %s "$(1)"; fi)"
 
-.PHONY: report web appendix test check bench soak lowest licences lab clean
+.PHONY: report web appendix lab test check bench lowest clean
 
 report: $(STAMP)
 	$(BIN)/python report/build.py $(settings)
@@ -21,31 +24,27 @@ web: $(STAMP)
 appendix: $(STAMP)
 	$(BIN)/python report/build.py --appendix $(settings)
 
+lab: $(STAMP)
+	CLIPLIB_DATA=$(call whole,$(or $(DATA),$(CLIPLIB_DATA))) CLIPLIB_MODEL=$(call whole,$(or $(MODEL),$(CLIPLIB_MODEL))) \
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
+
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
 bench: build/bench/installed
 	build/bench/bin/python tests/benchmarks $(if $(DATA),--data "$(DATA)")
 
-soak: $(STAMP)
-	$(BIN)/python tests/soak.py --rounds 200
-
 lowest:
 	test -x $(LOWEST)/python || $(PYTHON) -m venv build/lowest
 	$(LOWEST)/python -m pip install --quiet uv
 	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --resolution lowest-direct --requirement requirements.txt --editable .
 	$(LOWEST)/python -m pytest
-
-licences: $(STAMP)
-	$(BIN)/python report/licences.py
-
-lab: $(STAMP)
-	$(if $(DATA),CLIPLIB_DATA="$(or $(realpath $(DATA)),$(DATA))") $(if $(MODEL),CLIPLIB_MODEL="$(or $(realpath $(MODEL)),$(MODEL))") $(BIN)/jupyter lab notebooks
 
 clean:
 	rm -rf build

@@ -94,13 +94,8 @@ def evaluate(
     sum of squared errors, 0 to 2. ECE (Guo et al. 2017, section 2) is biased upwards: its interval
     is the basic one, down to the value less the resampled change of its bins.
 
-    Parameters
-    ----------
-    y : (n,) int
-        Indices into `classes`.
-    predicted : (n,) int, (n, k) float or (r, n, k) float
-        Labels, probabilities, or out-of-fold probabilities of r repeats. Repeats are averaged:
-        they steady a value but do not narrow its interval as data would.
+    `y` (n,) are indices into `classes`; `predicted` labels (n,), probabilities (n, k), or those of
+    r repeats (r, n, k), which are averaged: they steady a value, but do not narrow its interval.
     """
     labels, given = np.asarray(y), np.asarray(predicted)
     hard = given.ndim == 1
@@ -195,10 +190,9 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
 
 
 def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
-    """Compare accuracy with confidence, a row's highest probability, bin by bin.
+    """Compare accuracy with confidence, a row's highest probability, bin by bin (Guo et al. 2017).
 
-    Columns: bin_low, bin_high, count, confidence (mean), accuracy, accuracy_low, accuracy_high; NaN
-    in an empty bin (Guo et al. 2017, section 2).
+    Columns: bin_low, bin_high, count, confidence (mean), accuracy, accuracy_low, accuracy_high.
     """
     p = np.asarray(proba, float)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == np.asarray(y)
@@ -225,10 +219,7 @@ def operating_point(
     sensitivity: float | None = None,
     specificity: float | None = None,
 ) -> float:
-    """Choose the highest threshold that is sensitive enough, or the lowest that is specific enough.
-
-    Scores of at least the threshold are flagged; infinity means that nothing may be.
-    """
+    """Choose the highest threshold that is sensitive enough, or the lowest specific enough."""
     if (sensitivity is None) == (specificity is None):
         raise ValueError("Give one target: sensitivity=… or specificity=….")
     points, rounding = roc_points(y, score), 1e-12
@@ -241,8 +232,7 @@ def operating_point(
 def at_threshold(y: ArrayLike, score: ArrayLike, threshold: float, **options: Any) -> pd.DataFrame:
     """Measure a frozen threshold on test rows, y of 0 and 1: value, low, high.
 
-    Rows: sensitivity, specificity, ppv and npv (precision among flagged and among other rows, at
-    the prevalence of these rows) and spared (share of rows not flagged).
+    Rows: sensitivity, specificity, ppv and npv (at the prevalence of these rows), and spared.
     """
     positive, flagged = np.asarray(y) == 1, np.asarray(score) >= threshold
     among = pd.DataFrame({"sensitivity": positive, "specificity": ~positive})
@@ -255,8 +245,7 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> tuple[pd.DataFrame
     """Measure what abstaining on the least confident rows buys (El-Yaniv and Wiener 2010).
 
     Returns a row per distinct confidence, highest first: threshold, coverage (share of rows at
-    least so confident), risk (share of errors among them); and the mean risk over all rows'
-    coverages (AURC; Geifman et al. 2019).
+    least so confident), risk (share of errors among them); and the area below (AURC).
     """
     values, block, sizes = np.unique(
         -np.asarray(confidence), return_inverse=True, return_counts=True

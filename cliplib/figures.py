@@ -90,11 +90,10 @@ def save_figure(figure: Any, id: str, *, height: float = 2.8, **values: Any) -> 
 
 def save_table(table: pd.DataFrame | None, id: str, **values: Any) -> None:
     """Save a table as CSV; show ``x``, ``x_low`` and ``x_high`` as one column "x [low, high]"."""
-    text = None
     if table is not None:
         counts = isinstance(table.index, pd.RangeIndex) and table.index.name is None
-        flat = (table if counts else table.reset_index()).map(_plain)
-        text = flat.to_csv(index=False, lineterminator="\n")
+        table = (table if counts else table.reset_index()).map(_plain)
+    text = None if table is None else table.to_csv(index=False, lineterminator="\n")
     _save("table", f"{id}.csv", text, values)
 
 
@@ -213,6 +212,7 @@ def image_grid(
             (image := load_image(source)).thumbnail((160, 160))
             ax.imshow(image)
             ax.set_xlabel(_wrap(text, columns), fontsize=7.5)
+    figure.draw_without_rendering()  # a first layout may cut titles off
     return figure
 
 
@@ -245,9 +245,8 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
     """Plot dots with intervals x_low to x_high in a row for each `y`; `columns` such as color."""
-    plot = so.Plot(table, x=x, y=y, **columns).add(so.Dot(), so.Dodge(gap=0.3))
-    ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}  # dots without an interval stay
-    return plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
+    plot = so.Plot(table, x=x, y=y, **columns).add(so.Dot(), so.Dodge(gap=0.3))  # all, ends or not
+    return plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, xmin=f"{x}_low", xmax=f"{x}_high")
 
 
 def _drawn(plot: so.Plot, height: float) -> Figure:

@@ -92,26 +92,17 @@ class Probe(ClassifierMixin, BaseEstimator):
 class LinearProbe(Probe):
     """Multinomial logistic regression whose C is swept on validation rows.
 
-    Features are standardised. Each C starts from the solution of the one before. Of the C within
-    1e-4 nats of the smallest validation log loss the strongest regularisation wins, and the probe
-    is fitted once more with it on training and validation rows together.
-
-    Parameters
-    ----------
-    Cs : sequence of float
-        DINOv2 sweeps 45 values from 1e-6 to 1e5; these are every other one of its useful range.
-    max_iter : int
-        Of L-BFGS, for each C.
-    seed : int
-        Draws the validation rows.
+    Features are standardised. Each C starts from the solution of the one before; of those within
+    1e-4 nats of the smallest validation log loss the smallest C wins, and the probe is fitted once
+    more with it on training and validation rows together. DINOv2 sweeps 45 values from 1e-6 to 1e5;
+    the default takes every other one of their useful range.
 
     Attributes
     ----------
     coef_, intercept_ : (k, d) and (k,)
         For standardised features: ``(X - mean_) / scale_``.
-    C_ : float
-    sweep_ : DataFrame
-        C, log_loss (nats) and accuracy on validation rows.
+    C_, sweep_ : float, DataFrame
+        The chosen C; C, log_loss (nats) and accuracy on validation rows.
     """
 
     def __init__(

@@ -107,8 +107,8 @@ def test_a_table_keeps_its_numbers_in_the_file_and_shows_intervals(
     html = shown[0][0]["text/html"]
     assert "<caption>A few numbers.</caption>" in html
     assert (
-        "0.3333 [0.3, 0.4]" in html
-        and "<td>0.5</td>" in html
+        "0.333 [0.300, 0.400]" in html
+        and "<td>0.500</td>" in html
         and "<th>n rows</th>" in html
         and "f1_low" not in html
     )

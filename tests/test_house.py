@@ -136,7 +136,7 @@ assert len(audit(load_dataset(folder)).images) == 36
 aid = Classifier.fit(load_features(folder, encoder), encoder)
 aid.save(out / "aid")
 aid = Classifier.load(out / "aid")
-write_html(aid, aid.classify(folder), out / "sheet.html")
+write_html(aid.classify(folder), out / "sheet.html", aid, folder)
 """
 
 
