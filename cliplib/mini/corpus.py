@@ -201,16 +201,18 @@ def imagenet_words() -> tuple[list[list[str]], list[str]]:
     return prompts, [lemma.split(",")[0] for lemma in lemmas.values()] + list(glosses.values())
 
 
-def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
+def train_tokenizer(texts: list[str], work: Path) -> CLIPTokenizer:
     """Learn CLIP's byte-pair encoding anew: bytes, bytes that end a word, merges, two specials."""
-    blank = CLIPTokenizer().backend_tokenizer
-    trainee = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    trainee.normalizer, trainee.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    options: dict[str, Any] = {"end_of_word_suffix": "</w>", "show_progress": False}
-    trainee.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, **options))
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learned = json.loads(trainee.to_str())["model"]["merges"]
-    merges: Any = [tuple(merge) for merge in learned[: VOCABULARY - 2 * len(alphabet) - 2]]
+    file, alphabet = work / "merges.json", sorted(pre_tokenizers.ByteLevel.alphabet())
+    if not file.exists():  # kept, because ties are broken at random
+        blank = CLIPTokenizer().backend_tokenizer
+        trainee = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
+        trainee.normalizer, trainee.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
+        options: dict[str, Any] = {"end_of_word_suffix": "</w>", "show_progress": False}
+        trainee.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, **options))
+        file.write_text(json.dumps(json.loads(trainee.to_str())["model"]["merges"]))
+    learned = json.loads(file.read_text())[: VOCABULARY - 2 * len(alphabet) - 2]
+    merges: Any = [tuple(merge) for merge in learned]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}

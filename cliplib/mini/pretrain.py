@@ -55,10 +55,7 @@ class Batches:
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.number = {text: i for i, text in enumerate(texts)}
         self.words = [self.number[word] for word in words]
-        folder = args.work / "tokenizer"  # kept, because training breaks ties at random
-        if not folder.exists():
-            corpus.train_tokenizer(captions * 2 + texts).save_pretrained(folder)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        self.tokenizer = corpus.train_tokenizer(captions * 2 + texts, args.work)
         self.tokens = self.tokenizer(texts, **TOKENIZE)["input_ids"]
         self.sentences = torch.from_numpy(corpus.teach_text(texts, args.work))
 
