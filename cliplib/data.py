@@ -60,7 +60,8 @@ def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
     if name in DATASETS:
         return DATASETS[name]
     root, _ = _find(name, None)
-    phrases = {c: [c.replace("_", " ").replace("-", " ")] for c in _classes(_list(root))}
+    classes = sorted({row["class"] for row in _list(root)})
+    phrases = {c: [c.replace("_", " ").replace("-", " ")] for c in classes}
     return DatasetSpec(name=root.resolve().name, title=root.resolve().name, phrases=phrases)
 
 
@@ -87,8 +88,8 @@ def load_dataset(
     name = os.fspath(name_or_path)
     root, source = _find(name, data)
     rows = _list(root) if root else []
-    classes = list(DATASETS[name].classes) if name in DATASETS else _classes(rows)
     found = {row["class"] for row in rows}
+    classes = list(DATASETS[name].classes) if name in DATASETS else sorted(found)
     if root and data and found != set(classes):
         odd = ", ".join(sorted(found.symmetric_difference(classes))[:5])
         raise ValueError(
@@ -155,10 +156,6 @@ def _list(root: Path) -> list[dict[str, Any]]:
     if len({bool(row["split"]) for row in rows}) == 2:
         raise ValueError(f"The folder {root} mixes images in and outside train and test folders.")
     return sorted(rows, key=lambda row: row["id"])
-
-
-def _classes(rows: list[dict[str, Any]]) -> list[str]:
-    return sorted({row["class"] for row in rows})
 
 
 def _download(spec: DatasetSpec) -> Path:

@@ -236,7 +236,8 @@ class ClipEncoder:
         # Filled up to whole batches: matrix products of another shape may round otherwise, so an
         # image's features would depend on what stands beside it.
         pixels = np.zeros((self.batch_size, 3, self.image_size, self.image_size), np.float32)
-        pixels[: len(images)] = [self.preprocess(image) for image in images]
+        found = self.processor(images=list(images), return_tensors="np")
+        pixels[: len(images)] = found["pixel_values"]
         return self.encode_pixels(pixels)[: len(images)]
 
 

@@ -65,16 +65,13 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
     if isinstance(source, np.ndarray):
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
-        name = image_name(source)
         try:
             opened = Image.open(io.BytesIO(content or image_bytes(source)), formats=FORMATS)
             opened.load()
-        except UnidentifiedImageError as error:  # its own text names a buffer's address
-            raise OSError(f"Cannot read the image {name!r}: empty, or not an image.") from error
         except Exception as error:  # damaged files make Pillow raise nearly anything
-            raise OSError(
-                f"Cannot read the image {name!r}: {error or type(error).__name__}."
-            ) from error
+            unknown = isinstance(error, UnidentifiedImageError)  # its text has a buffer's address
+            reason = "empty, or not an image" if unknown else error or type(error).__name__
+            raise OSError(f"Cannot read the image {image_name(source)!r}: {reason}.") from error
         source = opened
     image: Image.Image = ImageOps.exif_transpose(source)
     if image.mode.startswith("I;16"):
@@ -121,10 +118,6 @@ class FeatureCache:
         entries = [(key, row.dtype.str, row.tobytes()) for key, row in zip(keys, rows, strict=True)]
         with self._lock, self._db:
             self._db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", entries)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -182,10 +175,10 @@ def map_images(
         for row in rows:
             with noted(row):
                 contents[row] = image_bytes(sources[row])
-        digests = {row: _digest(content) for row, content in contents.items()}
+        digests = {row: hashlib.blake2b(c, digest_size=16) for row, c in contents.items()}
         results = []
         for function in functions:
-            keys = {row: f"{function.name}:{digest}" for row, digest in digests.items()}
+            keys = {row: f"{function.name}:{d.hexdigest()}" for row, d in digests.items()}
             found = cache.get(list(keys.values())) if cache else {}
             for row in keys:
                 if keys[row] not in found and row not in decoded:

@@ -99,9 +99,8 @@ def markdown(found: pd.DataFrame) -> str:
     found = found[found["data"] != ""].drop_duplicates(keys, keep="last").set_index(keys)
     cells = found.apply(lambda row: f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]", axis=1)
     table = cells.unstack(sort=False).reindex(columns=MODELS).fillna("")
-    lines = [f"| | {' | '.join(MODELS)} |", "|---|---|---|---|"]
-    lines += [f"| {', '.join(name)} | {' | '.join(row)} |" for name, row in table.T.items()]
-    return "\n".join(lines)
+    lines = [f"| {', '.join(name)} | {' | '.join(row)} |" for name, row in table.T.items()]
+    return "\n".join([f"| | {' | '.join(MODELS)} |", "|---|---|---|---|", *lines])
 
 
 def main(folder: Path, corpus: Path, evaluation: Path) -> None:

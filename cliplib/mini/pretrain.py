@@ -170,6 +170,7 @@ def watch_contrastive(
         state["weight"], state["worse"] = state["weight"] / 2, 0
     found = {"step": state["step"], "held_out": round(loss, 4), "weight": state["weight"]}
     state["history"].append(found)
+    tqdm.write(str(found))
 
 
 def optimizers(student: Student) -> list[torch.optim.Optimizer]:
@@ -228,12 +229,12 @@ def train(args: argparse.Namespace) -> None:
         if state["step"] % 25 == 0:
             row = {name: round(loss.item(), 4) for name, loss in losses.items()}
             state["history"].append({"step": state["step"]} | row)
+            bar.set_postfix(row)
         if state["step"] % args.check_every == 0 or state["step"] == args.steps:
             watch_contrastive(student, pairs, captions, state)
             saved = {"student": student.state_dict(), "opts": [opt.state_dict() for opt in opts]}
             torch.save(state | saved, part)
             part.rename(file)
-        bar.set_postfix(state["history"][-1] if state["history"] else {})
     student.clip.half().save_pretrained(args.out)
     batches.tokenizer.save_pretrained(args.out)
     CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(args.out)
@@ -244,8 +245,7 @@ def train(args: argparse.Namespace) -> None:
     (args.out / "training.json").write_text(text + "\n")
 
 
-def main() -> None:
-    """Read the command line and train."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("corpus", "evaluation", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -256,7 +256,3 @@ def main() -> None:
     parser.add_argument("--name", default="main", help="of the state: runs may share a work folder")
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
     train(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
