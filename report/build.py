@@ -1,13 +1,4 @@
-"""Builds the report: executes the notebooks, turns them into Typst, compiles the PDF, and says what changed.
-
-python report/build.py                                         # everything into report/report.pdf
-python report/build.py --data ../images --model openai/clip-vit-base-patch32 -p seed=1
-python report/build.py --fresh                                 # every notebook anew, also where nothing changed
-python report/build.py --no-exec                               # the text only, from the results that are there
-python report/build.py --web                                   # the report, and all as web pages: build/web/index.html
-python report/build.py --appendix                              # the executed notebooks alone
-python report/build.py --only notebooks/01_brain_tumor_mri.ipynb
-"""
+"""Build the report: execute the notebooks, turn them into Typst, compile the PDF; see --help."""
 
 from __future__ import annotations
 
@@ -15,132 +6,221 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
-import time
-from collections import Counter
+import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import distributions
 from pathlib import Path
+from string import Template
 from typing import Any
+from urllib.request import urlopen
 
+import font_source_sans_pro
+import font_source_serif_pro
+import nbtypst
+import numpy as np
+import papermill
+import typst
 import yaml
+from nbconvert import HTMLExporter
+from nbconvert.writers.files import FilesWriter
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "report"))
-
-from execute import execute  # noqa: E402
-from project import BuildError, Project  # noqa: E402
-from typeset import compile_pdf, export  # noqa: E402
-from web import build_site  # noqa: E402
-
-KINDS = ("figure", "table", "numbers")
-STATUSES = ("rebuilt", "unchanged", "kept", "missing")
+SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
 
 
-def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
-    """Run the command line; ends the process with a sentence when something is wrong."""
-    try:
-        build(parse(arguments), Project(root.resolve()))
-    except BuildError as error:
-        sys.exit(f"{error}")
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
+    """Run the command line; what cannot work ends the process with one sentence."""
+    options = parse(arguments)
+    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    executed = [root / "build" / "executed" / path.name for path in notebooks]
+    out = options.out or root / ("build/appendix.pdf" if options.appendix else "report/report.pdf")
+    if options.out and not out.parent.is_dir():
+        sys.exit(f"There is no folder {out.parent}: make it, or name another.")
+    if not options.no_exec:
+        prepare(root, options.data, options.model)
+        execute(root, notebooks, dict(options.p), jobs=options.jobs)
+    elif missing := [path.name for path in executed if not path.exists()]:
+        sys.exit(f"{missing[0]} was never executed: build once without --no-exec.")
+    export(root, executed, heading_shift=0 if options.appendix else 1)
+    pdf = compile_typst(root, "appendix" if options.appendix else "report", executed, "pdf")
+    out.write_bytes(pdf)
+    print(f"{out}: {len(pdf) / 1e6:.1f} MB, sha256 {hashlib.sha256(pdf).hexdigest()[:16]}")
+    if options.web:
+        print(f"{web_pages(root, executed, out)}: the same as web pages")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Execute the notebooks and typeset the report.")
-    parser.add_argument("--data", help="folder of images, or hub (default: CLIPLIB_DATA, then the embedded features)")
-    parser.add_argument("--model", help="CLIP by hub id or folder (default: CLIPLIB_MODEL, then the embedded one)")
-    parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="of the notebooks")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--no-exec", action="store_true", help="use the notebooks as executed last")
-    how.add_argument("--fresh", action="store_true", help="execute also those whose inputs are unchanged")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--only", type=Path, metavar="NOTEBOOK", help="this executed notebook alone, as a PDF")
-    what.add_argument("--web", action="store_true", help="the report, and all as web pages in build/web")
-    what.add_argument("--appendix", action="store_true", help="the executed notebooks alone, as one PDF")
-    parser.add_argument("--standard", action="append", default=[], help="PDF standard to keep to, such as a-2u")
-    parser.add_argument("-o", "--out", type=Path, help="the PDF (default: report/report.pdf, else in build/)")
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each; fixed, since sums depend on it (1)")
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--data", help="folder of images, or hub (default: CLIPLIB_DATA, else committed features)")
+    add("--model", help="CLIP by hub id or folder (default: CLIPLIB_MODEL, else the embedded one)")
+    add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    add("--no-exec", action="store_true", help="use the notebooks as executed last")
+    add("--web", action="store_true", help="also make web pages, in build/web")
+    add("--appendix", action="store_true", help="the executed notebooks alone, as one PDF")
+    add("--out", type=Path, help="the PDF (default: report/report.pdf)")
+    add("--jobs", type=int, default=2, help="notebooks at a time (default 2)")
     return parser.parse_args(arguments)
 
 
-def build(options: argparse.Namespace, project: Project) -> None:
-    chosen, source, out = target(options, project)
-    if not chosen:
-        raise BuildError("There are no notebooks in notebooks/.")
-    seconds: dict[str, float] = {}
-    if not options.no_exec:
-        given = parameters(options, project)
-        seconds |= execute(project, chosen, given, jobs=options.jobs, threads=options.threads, fresh=options.fresh)
-    reused = [path.stem for path in chosen if path.stem not in seconds and not options.no_exec]
-    begin = time.perf_counter()
-    alone = source == "appendix.typ"
-    export(project, [project.executed / path.name for path in chosen], heading_shift=0 if alone else 1)
-    seconds["nbconvert"], begin = time.perf_counter() - begin, time.perf_counter()
-    title = chosen[0].stem.replace("_", " ") if options.only else ""
-    names = [path.stem for path in chosen]
-    warnings = compile_pdf(project, source, out, names, title=title, standards=options.standard)
-    seconds["typst"], begin = time.perf_counter() - begin, time.perf_counter()
-    if options.web:
-        warnings += build_site(project, [project.executed / path.name for path in chosen], out)
-        seconds["web"] = time.perf_counter() - begin
-    text = f"Notebooks executed: {0 if options.no_exec else len(chosen) - len(reused)} of {len(chosen)}"
-    text += " (--fresh executes all)\n" if reused else "\n"
-    text += summary(project, seconds, reused, executed=not options.no_exec)
-    digest = hashlib.sha256(out.read_bytes()).hexdigest()[:16]
-    shown = out.relative_to(project.root) if out.is_relative_to(project.root) else out
-    text += f"\n{shown}: {out.stat().st_size / 1e6:.1f} MB, sha256 {digest}…"
-    if options.web:
-        text += f"\n{(project.build / 'web' / 'index.html').relative_to(project.root)}: the same on the screen"
-    text += "".join(f"\nwarning: {warning}" for warning in warnings)
-    (project.build / "summary.txt").write_text(text + "\n", encoding="utf-8")
-    print(text)
+def prepare(root: Path, data: str | None, model: str | None) -> None:
+    """Set the variables that make two executions equal, and try out the images and the model."""
+    for name, given in zip(SETTINGS, (data, model), strict=True):
+        if value := given or os.environ.get(name):  # relative to where the command was typed
+            os.environ[name] = str(Path(value).resolve()) if Path(value).is_dir() else value
+    fixed = tomllib.loads((Path(__file__).with_name("environment.toml")).read_text("utf-8"))
+    numpy: Any = np.show_config(mode="dicts")
+    modern = {"AVX2", "X86_V3"} & set(numpy["SIMD Extensions"]["found"])
+    os.environ |= fixed["always"] | (fixed["avx2"] if modern else {})
+    os.environ |= {"CLIPLIB_FIGURES": str(root / "figures"), "SOURCE_DATE_EPOCH": str(epoch(root))}
+    os.environ.pop("MPLBACKEND", None)  # the kernel's own
+    if not all(Path(os.environ.get(name, ".")).is_dir() for name in SETTINGS):
+        try:
+            urlopen("https://huggingface.co", timeout=10).close()
+        except OSError:
+            os.environ["HF_HUB_OFFLINE"] = "1"  # then the hub's client ends at once
+    try:
+        if folder := os.environ.get("CLIPLIB_DATA"):
+            from cliplib.data import DATASETS, load_dataset
+
+            if not [name for name in DATASETS if load_dataset(name) is not None]:
+                raise ValueError(f"{folder} holds none of the data sets {', '.join(DATASETS)}.")
+        if os.environ.get("CLIPLIB_MODEL"):
+            from cliplib.encoder import ClipEncoder
+
+            ClipEncoder(cache=False)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(str(error))
 
 
-def target(options: argparse.Namespace, project: Project) -> tuple[list[Path], str, Path]:
-    """Which notebooks, which Typst source, which PDF."""
-    if options.only:
-        chosen = [path for path in project.notebooks if path.stem == options.only.stem]
-        if not chosen:
-            raise BuildError(f"There is no notebook {options.only} in notebooks/.")
-        source, default = "appendix.typ", project.build / f"{options.only.stem}.pdf"
-    elif options.appendix:
-        chosen, source, default = project.notebooks, "appendix.typ", project.build / "appendix.pdf"
-    else:
-        chosen, source, default = project.notebooks, "report.typ", project.root / "report" / "report.pdf"
-    return chosen, source, options.out.resolve() if options.out else default
+def epoch(root: Path) -> int:
+    """Return the report's date in seconds, the only date that a build writes."""
+    day = tomllib.loads((root / "report" / "meta.toml").read_text("utf-8"))["date"]
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
-def parameters(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    """The notebooks' parameters; paths as seen from the root, where the notebooks run."""
-    given: dict[str, Any] = {}
-    for pair in options.parameter:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise BuildError(f"Write a parameter as name=value, not {pair!r}.")
-        given[name] = yaml.safe_load(value)
-    for name, value in (("data", options.data), ("model", options.model)):
-        if value:
-            path = Path(value).expanduser()
-            if name == "data" and value != "hub" and not path.is_dir():
-                raise BuildError(f"There is no folder {value}: give the folder that holds the images, or hub.")
-            given[name] = Path(os.path.relpath(path, project.root)).as_posix() if path.is_dir() else value
-    return given
+def execute(root: Path, notebooks: Sequence[Path], given: dict[str, str], jobs: int = 2) -> None:
+    """Execute notebooks into ``build/executed``, each in a process of its own, `jobs` at a time.
+
+    Each gets the parameters that it has. Without images and model, the unchanged are left out.
+    """
+    known = {path: set(papermill.inspect_notebook(str(path))) for path in notebooks}
+    names = sorted(set().union(*known.values()))
+    if unknown := set(given) - set(names):
+        sys.exit(f"No notebook has a parameter {min(unknown)!r}; there are: {', '.join(names)}.")
+    tasks: list[tuple[Path, Path, dict[str, str]]] = []
+    fresh = any(os.environ.get(name) for name in SETTINGS)
+    for path in notebooks:
+        values = {name: value for name, value in given.items() if name in known[path]}
+        stamp = root / "build" / "executed" / f"{path.stem}.stamp"
+        if fresh or not stamp.exists() or stamp.read_text() != fingerprint(root, path, values):
+            tasks.append((root, path, values))
+    print(f"{len(tasks)} of {len(notebooks)} notebooks to execute, {jobs} at a time", flush=True)
+    with ProcessPoolExecutor(jobs) as pool:
+        runs = [pool.submit(run, *task) for task in tasks]
+    if failures := [sentence for each in runs if (sentence := each.result())]:
+        sys.exit("\n".join(failures))
 
 
-def summary(project: Project, seconds: dict[str, float], reused: list[str], *, executed: bool) -> str:
-    """One table of what this run rebuilt, left unchanged or kept, what it did not execute, how long each step took."""
-    lines = []
-    if executed:
-        last = {r["id"]: r for r in map(json.loads, project.record.read_text(encoding="utf-8").splitlines())}
-        counts = Counter((r["kind"], r["status"]) for r in last.values())
-        shown = [status for status in STATUSES if status != "missing" or any(s == status for _, s in counts)]
-        lines.append(f"{'':36}" + "".join(f"{status:>11}" for status in shown))
-        kinds = KINDS if len(shown) < len(STATUSES) else (*KINDS, "result")  # of what is missing the kind is unknown
-        lines += [f"{kind:36}" + "".join(f"{counts[kind, s]:>11}" for s in shown) for kind in kinds]
-        lines += [f"  {r['id']} {r['status']}: {r['reason']}" for r in last.values() if r["reason"]]
-    lines += ["", f"{'step':36}{'seconds':>11}"]
-    lines += [f"{step:36}{duration:>11.1f}" for step, duration in seconds.items()]
-    lines += [f"{name:36} unchanged inputs, not executed again" for name in reused]
-    return "\n".join(lines).lstrip("\n")
+def run(root: Path, notebook: Path, parameters: dict[str, str]) -> str:
+    """Execute one notebook, and say how far it is; return a sentence if it fails."""
+    out = root / "build" / "executed" / notebook.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    line = "{desc}: cell {n_fmt} of {total_fmt}, {elapsed} gone, about {remaining} to go\n"
+    bar = {"desc": notebook.stem, "bar_format": line, "mininterval": 10, "disable": False}
+    how: dict[str, Any] = {"kernel_name": "python3", "extra_arguments": ["--log-level=ERROR"]}
+    try:
+        values = {name: yaml.safe_load(value) for name, value in parameters.items()}
+        papermill.execute_notebook(str(notebook), out, values, cwd=root, progress_bar=bar, **how)
+    except papermill.PapermillExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+        return f"{notebook.name} failed in cell [{error.exec_count}]: {reason} (see {out})"
+    scrub(out)
+    out.with_suffix(".stamp").write_text(fingerprint(root, notebook, parameters))
+    return ""
+
+
+def scrub(path: Path) -> None:
+    """Drop from an executed notebook what differs between two equal runs: times, random ids."""
+    notebook = json.loads(path.read_text("utf-8"))
+    notebook["metadata"] = {"kernelspec": notebook["metadata"]["kernelspec"]}
+    for i, cell in enumerate(notebook["cells"]):
+        cell["id"], cell["metadata"] = f"cell-{i:03d}", {"tags": cell["metadata"].get("tags", [])}
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True), "utf-8")
+
+
+def fingerprint(root: Path, notebook: Path, parameters: dict[str, str]) -> str:
+    """Return a digest of what the results of a notebook depend on, and of these."""
+    figures, sidecar = root / "figures", root / "figures" / f"{notebook.stem}.json"
+    results = json.loads(sidecar.read_text("utf-8"))["results"] if sidecar.exists() else {}
+    files = [notebook, root / "build" / "executed" / notebook.name, figures / "captions.toml"]
+    files += [file for id in sorted(results) for file in sorted(figures.glob(f"{id}.*"))]
+    files += sorted(file for file in (ROOT / "cliplib").rglob("*.*") if file.suffix != ".pyc")
+    packages = sorted(f"{each.name} {each.version}" for each in distributions())
+    facts = json.dumps([parameters, packages, results]).encode()
+    contents = b"".join(file.read_bytes() for file in files if file.exists())
+    return hashlib.sha256(facts + contents).hexdigest()
+
+
+def export(root: Path, executed: Sequence[Path], heading_shift: int) -> None:
+    """Turn executed notebooks into ``build/appendix/NAME.typ`` and their images."""
+    folder = root / "build" / "appendix"
+    shutil.rmtree(folder, ignore_errors=True)
+    exporter, writer = nbtypst.typst_exporter(), FilesWriter(build_directory=str(folder))
+    for path in executed:
+        about: dict[str, Any] = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
+        made = exporter.from_filename(str(path), about | {"heading_shift": heading_shift})
+        writer.write(*made, notebook_name=path.stem)
+
+
+def compile_typst(root: Path, source: str, executed: Sequence[Path], kind: str) -> bytes:
+    """Compile ``report/SOURCE.typ`` in the report's own fonts, to an archivable PDF or to HTML."""
+    fonts = root / "build" / "fonts"
+    fonts.mkdir(parents=True, exist_ok=True)
+    for wheel in (font_source_sans_pro, font_source_serif_pro):  # typst would mix TTF and OTF
+        for face in Path(wheel.__file__).parent.glob("files/*.ttf"):
+            shutil.copy(face, fonts)
+    names = [path.stem for path in executed]
+    saved = [name for name in names if (root / "figures" / f"{name}.json").exists()]
+    inputs = {"notebooks": ",".join(names), "results": ",".join(saved), "kind": kind}
+    found = typst.Fonts(include_system_fonts=False, font_paths=[str(fonts)])
+    options: dict[str, Any] = {"format": kind, "timestamp": epoch(root), "sys_inputs": inputs}
+    options |= {"pdf_standards": ["a-2u"]} if kind == "pdf" else {}  # a missing glyph is an error
+    compiler = typst.Compiler(f"{root}/report/{source}.typ", root=str(root), font_paths=found)
+    try:
+        made, warnings = compiler.compile_with_warnings(**options)
+    except typst.TypstError as error:
+        sys.exit(str(getattr(error, "diagnostic", error)).strip())
+    for warning in warnings if kind == "pdf" else ():
+        print(f"warning: {warning.message}")
+    return bytes(made)
+
+
+def web_pages(root: Path, executed: Sequence[Path], pdf: Path) -> Path:
+    """Write the report and the executed notebooks as pages that load nothing from elsewhere."""
+    folder, theme = root / "build" / "web", root / "report" / "theme"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(root / "build" / "fonts", folder / "fonts")
+    shutil.copy(theme / "web.css", folder)
+    shutil.copy(pdf, folder / "report.pdf")
+    report = compile_typst(root, "report", executed, "html").decode()
+    pages = {"index": report.partition("<body>")[2].rpartition("</body>")[0]}
+    exporter = HTMLExporter(template_name="basic", preprocessors=[nbtypst.PrintableOutputs])
+    exporter.register_filter("markdown2html", nbtypst.markdown)
+    for path in executed:
+        body, _ = exporter.from_filename(str(path))
+        pages[path.stem] = body.replace('.ipynb"', '.html"')
+    names = {name: name.replace("_", " ") for name in pages} | {"index": "Report"}
+    links = "".join(f'<a href="{name}.html">{title}</a>' for name, title in names.items())
+    frame = Template((theme / "web.html").read_text("utf-8"))
+    for name, body in pages.items():
+        page = frame.substitute(title=names[name], links=links, body=body)
+        (folder / f"{name}.html").write_text(page, "utf-8")
+    return folder / "index.html"
 
 
 if __name__ == "__main__":
