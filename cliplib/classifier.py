@@ -140,14 +140,14 @@ class Classifier:
         (deep,) = self.encoder.map(sources, errors=errors, progress="classify")
         readable = [row for row in range(len(names)) if row not in errors]
         columns = readout_columns(self.training.read, self.encoder.dim, self.encoder.blocks)
-        rows = pd.DataFrame(columns=SAID)
-        if readable:
-            rows = self.decide(deep[readable][:, columns])
+        features = deep[readable][:, columns] if readable else deep
+        rows = self.decide(features) if readable else pd.DataFrame(columns=SAID)
         rows = rows.set_axis(readable).reindex(range(len(names)))
         rows = rows.fillna({"class": "", "reason": "unreadable", "nearest": ""})
         rows = rows.assign(abstained=rows["reason"] != "")
         rows.insert(0, "file", names)
-        return rows.assign(error=[errors.get(row, "") for row in range(len(names))])
+        told = [errors.get(i, "").replace(str(sources[i]), names[i]) for i in range(len(names))]
+        return rows.assign(error=told)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write one folder, JSON and safetensors; OSError where it holds something else."""

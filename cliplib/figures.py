@@ -56,14 +56,14 @@ def use_style() -> None:
 def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
     """Set the style, and note whose results follow, with which encoder and parameters.
 
-    Results go to the folder that ``CLIPLIB_FIGURES`` names, as the report's build does, else to
-    ``build/scratch``, so that playing with a notebook leaves the committed results as they are.
+    Results go to the folder ``CLIPLIB_FIGURES``, set by the report's build, or ``build/scratch``.
     """
     use_style()
     folder = Path(os.environ.get("CLIPLIB_FIGURES") or COMMITTED.parent / "build" / "scratch")
-    made = {"parameters": _plain(parameters)}
+    given = {k: v.split("/")[-1] if isinstance(v, str) else v for k, v in parameters.items()}
+    made = {"parameters": _plain(given)}  # of paths, which are this machine's, the last part
     if encoder is not None:
-        own = Path(encoder.name).name if os.path.isabs(encoder.name) else encoder.name
+        own = encoder.name.split("/")[-1] if os.path.isabs(encoder.name) else encoder.name
         made |= {"encoder": own, "fingerprint": encoder.fingerprint}
     _run.update(name=name, folder=folder, made=made, earlier={}, results={})
     for sidecar in (COMMITTED / f"{name}.json", folder / f"{name}.json"):

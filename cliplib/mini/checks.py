@@ -7,8 +7,8 @@ Probes choose on validation images; zero-shot and retrieval see images never tra
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +54,7 @@ def probes(table: FeatureTable, **about: str) -> Rows:
 def known_sets(encoder: ClipEncoder, evaluation: Path) -> Rows:
     """Measure probes, beside random weights and the vision teacher, zero-shot, and speed."""
     blank, fresh = randomize_weights(encoder), ClipEncoder(encoder.name, cache=False)
-    for name in ("brain_tumor_mri", "trashnet"):
+    for name in ("trashnet", "brain_tumor_mri"):
         spec, dataset = cliplib.DATASETS[name], cliplib.load_dataset(name, data=evaluation)
         assert dataset is not None
         photos = dataset["image"][:100]
@@ -98,7 +98,7 @@ def markdown(found: pd.DataFrame) -> str:
     keys = ["data", "check", "model"]
     found = found[found["data"] != ""].drop_duplicates(keys, keep="last").set_index(keys)
     cells = found.apply(lambda row: f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]", axis=1)
-    table = cells.unstack(sort=False).reindex(columns=MODELS).fillna("")
+    table = cells.unstack(sort=False).reindex(columns=MODELS, fill_value="").fillna("")
     lines = [f"| {', '.join(name)} | {' | '.join(row)} |" for name, row in table.T.items()]
     return "\n".join([f"| | {' | '.join(MODELS)} |", "|---|---|---|---|", *lines])
 
@@ -116,4 +116,7 @@ def main(folder: Path, corpus: Path, evaluation: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("folder", "corpus", "evaluation"):
+        parser.add_argument(name, type=Path)
+    main(**vars(parser.parse_args()))

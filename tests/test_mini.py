@@ -1,0 +1,110 @@
+"""The recipe of the embedded CLIP: what it learns from, and that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import CLASSES, draw
+from PIL import ImageOps
+
+from cliplib import ClipEncoder, load_image
+from cliplib.mini import checks, corpus, pretrain
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "HELD_OUT", {"scenes": 4})
+    rng, rows = np.random.default_rng(0), []
+    for i in range(12):
+        draw(CLASSES[i % 3], rng).save(file := io.BytesIO(), "PNG")
+        row = {"id": str(i), "image": {"bytes": file.getvalue()}}
+        own = {"label": "", "captions": [f"scene {i}", "something"]}
+        rows.append(row | (own if i >= 8 else {"label": f"toy/{CLASSES[i % 3]}", "captions": []}))
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[:8]), tmp_path / "corpus" / "objects.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[8:]), tmp_path / "corpus" / "scenes.parquet")
+    (tmp_path / "evaluation").mkdir()
+    draw("disc", np.random.default_rng(9)).save(tmp_path / "evaluation" / "other.png")
+    return tmp_path
+
+
+def test_labels_become_captions_and_own_captions_a_concept(folder):
+    images = corpus.read_corpus(folder / "corpus")
+    assert {im.concept for im in images if not im.held_out} == {f"toy/{name}" for name in CLASSES}
+    assert all(f"a photo of a {im.label}" in im.captions for im in images if not im.held_out)
+    assert sorted(im.concept for im in images if im.held_out) == ["10", "11", "8", "9"]
+
+
+def test_a_view_depends_on_its_seed_alone(folder):
+    data = corpus.read_corpus(folder / "corpus")[0].data
+    first, again, other = (corpus.random_view(data, seed) for seed in ((0, 1), (0, 1), (1, 1)))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_a_mirrored_copy_of_an_evaluation_image_is_found(folder):
+    images = corpus.read_corpus(folder / "corpus")
+    (image,) = (im for im in images if im.id == "5")
+    ImageOps.mirror(load_image(image.data)).save(folder / "evaluation" / "copy.JPG", quality=95)
+    assert corpus.near_duplicates(images, folder / "evaluation", folder) == {"5"}
+
+
+def test_the_tokenizer_gives_every_text_back_and_is_kept(tmp_path):
+    texts = ["a photo of a crème brûlée", "two dogs and one cat"] * 3
+    tokenizer = corpus.train_tokenizer(texts, tmp_path)
+    for text in (*texts, "züge of one cat"):
+        tokens = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(tokens, skip_special_tokens=True) == text
+    assert corpus.train_tokenizer([], tmp_path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_contrastive_loss_is_least_where_positives_share_the_target():
+    same = torch.tensor([0, 0, 1, 2])[:, None] == torch.tensor([0, 0, 1, 2])
+    least = pretrain.clip_loss(50 * same.float(), same)
+    assert least == pytest.approx(np.log(2) / 2)
+    assert pretrain.clip_loss(50 * torch.eye(4), same) > least
+
+
+def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch):
+    rng, losses = np.random.default_rng(0), pretrain.Student.losses
+    taught = {"maps": rng.integers(-99, 99, (8, 100, 32)), "features": rng.normal(size=(8, 384))}
+    taught["logits"] = rng.normal(size=(8, 20))
+    monkeypatch.setattr(corpus, "imagenet_words", lambda: ([["a toy"]] * 20, ["a tool"]))
+    monkeypatch.setattr(corpus, "teach_vision", lambda images, number, work: taught)
+    monkeypatch.setattr(corpus, "teach_text", lambda texts, work: np.ones((len(texts), 384)))
+    args = argparse.Namespace(corpus=folder / "corpus", evaluation=folder / "evaluation")
+    vars(args).update(steps=4, batch=4, views=2, check_every=2, seed=0, work=folder)
+    args.losses, calls = list(pretrain.LOSSES), []
+
+    def interrupt(*given):
+        calls.append(given)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return losses(*given)
+
+    args.name, args.out = "whole", folder / "whole"
+    pretrain.train(args)
+    args.name, args.out = "parts", folder / "parts"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pretrain.Student, "losses", interrupt)
+        pretrain.train(args)
+    pretrain.train(args)
+    whole, parts = (ClipEncoder(folder / name, cache=False) for name in ("whole", "parts"))
+    assert whole.fingerprint == parts.fingerprint
+    assert parts.project(parts.images(draw("disc", rng))).shape == parts.texts(["disc"]).shape
+    assert '"step": 4' in (folder / "parts" / "training.json").read_text()
+
+
+def test_the_card_shows_the_last_readout_between_its_marks():
+    row = {"data": "d", "check": "c", "model": checks.MODELS[1], "low": 0.1, "high": 0.9}
+    table = checks.markdown(pd.DataFrame([row | {"value": 0.5}, row | {"value": 0.6}]))
+    assert "| d, c |  | 60.0% [10.0%, 90.0%] |  |" in table
+    card = (Path(checks.__file__).parent / "README.md").read_text()
+    assert card.index("<!-- results -->") < card.index("<!-- end -->")
