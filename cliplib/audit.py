@@ -1,20 +1,14 @@
 """Near-duplicates, contradicting labels, and leaks between splits.
 
-Two images are near-duplicates when a perceptual hash proposes them and their detail confirms it, as
-they are or with one of them mirrored. The hash (``imagehash.phash``, 256 bits) tells which of the
-16 × 16 lowest frequencies of the grey 64 × 64 image are above their median. Alone it would not do:
-slices through different heads look alike to it. The detail is that grey image less its local mean,
-divided by its local contrast (Jarrett et al. 2009, "What is the best multi-stage architecture for
-object recognition?", section 2.2): brightness and sharpening hardly matter, a crop by 2 % does.
+Two images are near-duplicates when a perceptual hash (``imagehash.phash``, 256 bits) proposes them
+and their detail confirms it, as they are or with one of them mirrored: slices through different
+heads look alike to the hash alone. The detail is the grey 64 × 64 image less its local mean, over
+its local contrast (Jarrett et al. 2009, "What is the best multi-stage architecture for object
+recognition?", section 2.2): brightness and sharpening hardly matter, a crop by 2 % does.
 """
 
-from __future__ import annotations
-
-import io
-import itertools
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +24,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler, normalize
 
-from cliplib.images import FeatureCache, ImageFunction, image_bytes, image_name, map_images
+from cliplib.images import FeatureCache, ImageFunction, file_facts, map_images
 
 Ints = NDArray[np.int64]
 MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
 MIN_CORRELATION = 0.82  # of detail; hardly any pair of MRI slices lies between 0.82 and 0.86
-SPLITS = {"train": 0, "val": 1, "test": 2}  # each leaks into later ones: val chooses for test
-LEVELS = ["bytes", "exact", "near", "mirrored"]  # each includes those before it
+LEVELS = ["bytes", "exact", "near", "mirrored"]  # of leaks; each includes those before it
 # Of size and pixels; of the image and its mirror image; without light and contrast.
 _HASH = np.dtype([("digest", "S16"), ("bits", "u8", (2, 4)), ("detail", "i1", (64, 64))])
 
@@ -67,12 +60,9 @@ def find_near_duplicates(
 ) -> pd.DataFrame:
     """Find near-duplicates within a collection, or between two, from their `image_hash`.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``index_a``, ``index_b`` (rows), ``kind`` ("exact": same pixels; "near"), ``mirrored``,
-        ``correlation`` (of detail), ``hash_distance`` (bits of 256). Within a collection, the first
-        of several images of the same pixels is paired with the others and stands for them all.
+    Columns: index_a, index_b, kind ("exact": same pixels; "near"), mirrored, and correlation of
+    detail. Of several images of the same pixels in one collection the first is paired with the
+    others and stands for all.
     """
     a = np.ascontiguousarray(hashes_a).view(_HASH)[:, 0]
     b = a if hashes_b is None else np.ascontiguousarray(hashes_b).view(_HASH)[:, 0]
@@ -82,46 +72,43 @@ def find_near_duplicates(
         repeated = known_a["digest"].duplicated()
         known_a, known_b = known_a[~repeated], known_a[repeated]
     exact = known_a.merge(known_b, on="digest", suffixes=("_a", "_b")).drop(columns="digest")
-    exact = exact.assign(kind="exact", mirrored=False, correlation=1.0, hash_distance=0)
+    exact = exact.assign(kind="exact", mirrored=False, correlation=1.0)
     rows_a = known_a["index"].to_numpy()
     rows_b = rows_a if a is b else known_b["index"].to_numpy()
     step = max(1, 2**20 // max(1, len(rows_b)))  # about a million comparisons in memory at once
-    starts = range(0, max(1, len(rows_a)), step)
-    left = [rows_a[k : k + step] for k in starts]
-    right = [rows_b[k:] if a is b else rows_b for k in starts]  # earlier ones are done
-    with ThreadPoolExecutor() as pool:
-        near = pd.concat(pool.map(lambda x, y: _compare(a, b, x, y), left, right))
-    near = near.sort_values("correlation", ascending=False, kind="stable")
-    pairs = pd.concat([exact, near.assign(kind="near")])
+    found = []
+    for k in range(0, max(1, len(rows_a)), step):
+        others = rows_b[k:] if a is b else rows_b  # earlier ones are done
+        found.append(_compare(a, b, rows_a[k : k + step], others).assign(kind="near"))
+    near = pd.concat(found).sort_values("correlation", ascending=False, kind="stable")
+    pairs = pd.concat([exact, near])
     # Exact copies correlate, too, and symmetric images also do mirrored: the first row counts.
     rows = ["index_a", "index_b"]
     return pairs.drop_duplicates(rows).sort_values(rows, ignore_index=True)
 
 
 def _compare(a: NDArray[Any], b: NDArray[Any], rows_a: Ints, rows_b: Ints) -> pd.DataFrame:
+    """Return the pairs of some rows that hash and detail agree on; no detail correlates with 0."""
     x, y = a["bits"][rows_a], b["bits"][rows_b]
     distance = np.zeros((2, len(x), len(y)), np.uint16)
     for side, word in np.ndindex(2, 4):
         distance[side] += np.bitwise_count(x[:, 0, word, None] ^ y[None, :, side, word])
     sides, i, j = np.nonzero(distance <= MAX_DISTANCE)
     pairs = pd.DataFrame({"index_a": rows_a[i], "index_b": rows_b[j], "mirrored": sides == 1})
-    pairs["hash_distance"] = distance[sides, i, j].astype(np.int64)
     if a is b:
         pairs = pairs[pairs["index_a"] < pairs["index_b"]]
-    correlations = [_correlation(a, b, pairs[k : k + 1024]) for k in range(0, len(pairs), 1024)]
-    pairs = pairs.assign(correlation=np.hstack([[], *correlations]))
+    correlation = np.zeros(len(pairs))
+    for k in range(0, len(pairs), 1024):
+        part = pairs[k : k + 1024]
+        left, right = a["detail"][part["index_a"]], b["detail"][part["index_b"]]
+        right[part["mirrored"]] = right[part["mirrored"], :, ::-1]
+        p, q = (side.reshape(-1, 64 * 64).astype(np.float32) for side in (left, right))
+        p -= p.mean(axis=1, keepdims=True)
+        q -= q.mean(axis=1, keepdims=True)
+        norm = np.sqrt(np.einsum("nd,nd->n", p, p) * np.einsum("nd,nd->n", q, q))
+        correlation[k : k + 1024] = np.einsum("nd,nd->n", p, q) / np.maximum(norm, 1e-6)
+    pairs = pairs.assign(correlation=correlation)
     return pairs[pairs["correlation"] >= MIN_CORRELATION]
-
-
-def _correlation(a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame) -> NDArray[Any]:
-    """Correlate the details of each pair; 0 where an image has none."""
-    left, right = a["detail"][pairs["index_a"]], b["detail"][pairs["index_b"]]
-    right[pairs["mirrored"]] = right[pairs["mirrored"], :, ::-1]
-    x, y = (detail.reshape(-1, 64 * 64).astype(np.float32) for detail in (left, right))
-    x -= x.mean(axis=1, keepdims=True)
-    y -= y.mean(axis=1, keepdims=True)
-    norm = np.sqrt(np.einsum("nd,nd->n", x, x) * np.einsum("nd,nd->n", y, y))
-    return np.asarray(np.einsum("nd,nd->n", x, y) / np.maximum(norm, 1e-6))
 
 
 def near_duplicate_groups(hashes: NDArray[np.uint8]) -> Ints:
@@ -139,13 +126,11 @@ def sequence_groups(ids: Sequence[str], features: ArrayLike, groups: ArrayLike) 
     """Merge groups (n,) of images that are neighbours in file number and close in features (n, d).
 
     An assumption: photos numbered as they were taken, such as ``metal/metal203.jpg``, show one
-    object where neighbours look alike to the encoder. Close is a cosine of standardised features
-    that one in a hundred pairs far apart in a folder reaches; 0.5 if there are fewer than 100.
+    object where their standardised features have a cosine that one in a hundred pairs far apart in
+    a folder reaches; 0.5 if there are fewer than 100.
     """
     x = normalize(StandardScaler().fit_transform(np.asarray(features, np.float64)))
     _, first, code = np.unique(groups, return_index=True, return_inverse=True)
-    if not len(ids) == len(x) == len(code):
-        raise ValueError(f"{len(ids)} ids need one row of features ({len(x)}) and one group each.")
     stems = pd.Series([os.path.splitext(name)[0] for name in ids])  # .jp2 holds a number, too
     named = stems.str.extract(r"^(?P<stem>.*?)(?P<number>\d+)[^\d/]*$").dropna()
     named = named.astype({"number": float}).sort_values(["stem", "number"])
@@ -164,14 +149,10 @@ def sequence_groups(ids: Sequence[str], features: ArrayLike, groups: ArrayLike) 
 class Audit:
     """What `audit` found; it shows as its summary."""
 
-    images: pd.DataFrame
-    """id, label, split, group, error, format, mode, width, height, bytes, extension_lies."""
-    pairs: pd.DataFrame
-    """As from `find_near_duplicates`, with id, label and split of both (_a, _b)."""
-    groups: Ints
+    images: pd.DataFrame  # id, label, split, group, error, and what `file_facts` tells
+    pairs: pd.DataFrame  # as from `find_near_duplicates`, with id, label and split of both (_a, _b)
     conflicts: pd.DataFrame  # pairs whose labels differ
-    leaks: pd.DataFrame
-    """The images with one of an earlier split in their group, by the narrowest of `LEVELS`."""
+    leaks: pd.DataFrame  # images with one of an earlier split in their group, by narrowest level
     summary: pd.DataFrame
 
     def __repr__(self) -> str:
@@ -181,36 +162,34 @@ class Audit:
 def audit(
     dataset: datasets.Dataset, *, cache: FeatureCache | None = None, progress: bool = True
 ) -> Audit:
-    """Find near-duplicates, contradicting labels, leaks, and unreadable or misnamed files.
-
-    `dataset` is as from `cliplib.data.load_dataset`. Raises ValueError if no image can be read.
-    """
-    sources, title = list(dataset["image"]), "audit" if progress else ""
-    errors: dict[int, str] = {}
+    """Find near-duplicates, contradicting labels, leaks between splits, and unreadable files."""
+    sources, errors = list(dataset["image"]), dict[int, str]()
+    title = "audit" if progress else ""
     (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors, progress=title)
     if len(errors) == len(sources):
         raise ValueError(f"No image can be read. {errors.get(0, 'The data set is empty.')}")
-    images = pd.DataFrame({key: dataset[key][:] for key in ("id", "label", "split")})
+    images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
     images["error"] = [errors.get(row, "") for row in images.index]
-    facts = [{} if row in errors else _file_facts(source) for row, source in enumerate(sources)]
+    facts = [{} if row in errors else file_facts(source) for row, source in enumerate(sources)]
     images = images.join(pd.DataFrame(facts))
     pairs = find_near_duplicates(hashes)
-    for key, side in itertools.product(("id", "label", "split"), "ab"):
-        pairs[f"{key}_{side}"] = images[key].to_numpy()[pairs[f"index_{side}"]]
+    for side in "ab":
+        both = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
+        pairs = pairs.join(both.add_suffix(f"_{side}").set_index(pairs.index))
     exact, direct = pairs[pairs["kind"] == "exact"], pairs[~pairs["mirrored"]]
     groups = [_components(len(images), some) for some in (exact, direct, pairs)]
     images["group"] = groups[-1]
-    leaks = _leaks(images, [pd.factorize(images["file"].fillna(images["id"]))[0], *groups])
+    files = pd.factorize(images.pop("digest").fillna(images["id"]))[0]
+    leaks = _leaks(images, [files, *groups])
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
     sizes = images["group"].value_counts()
     counts: dict[Any, Any] = {
         "images": len(images),
         "unreadable": len(errors),
-        "extension_lies": images["extension_lies"].sum(),
         "modes": images["mode"].nunique(),
         "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
-        "byte_copies": images["file"].dropna().duplicated().sum(),
+        "byte_copies": pd.Series(files).duplicated().sum(),
         "exact_copies": len(exact),
         "near_pairs": len(direct) - len(exact),
         "mirrored_pairs": pairs["mirrored"].sum(),
@@ -223,22 +202,11 @@ def audit(
     test = leaks.loc[leaks["split"] == "test", "level"].value_counts().reindex(LEVELS, fill_value=0)
     counts |= test.cumsum().add_prefix("test_leaks_").to_dict()
     summary = pd.DataFrame({"count": counts}).rename_axis("measure").astype(np.int64)
-    return Audit(images.drop(columns="file"), pairs, groups[-1], conflicts, leaks, summary)
-
-
-def _file_facts(source: Any) -> dict[str, Any]:
-    content = image_bytes(source)
-    with Image.open(io.BytesIO(content)) as image:  # reads the header only
-        form = "JPEG" if image.format == "MPO" else image.format  # a JPEG with more behind it
-        suffix = os.path.splitext(image_name(source))[1].lower()
-        lies = Image.registered_extensions().get(suffix, form) != form
-        facts = {"format": form, "mode": image.mode, "width": image.width, "height": image.height}
-    file = xxhash.xxh3_128_hexdigest(content)
-    return facts | {"bytes": len(content), "extension_lies": lies, "file": file}
+    return Audit(images, pairs, conflicts, leaks, summary)
 
 
 def _leaks(images: pd.DataFrame, groups: list[Ints]) -> pd.DataFrame:
-    rank = images["split"].map(SPLITS)
+    rank = images["split"].map({"train": 0, "val": 1, "test": 2})  # val leaks too: it chooses
     rows = rank.sort_values(kind="stable").index.to_series()  # those without a split come last
     found = []
     for level, group in zip(LEVELS, groups, strict=True):

@@ -1,29 +1,25 @@
 """A decision aid in one folder: encoder, calibrated probe, and a rule for when to abstain."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
 import logging
-import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html import escape
-from importlib.resources import files as resources
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Self
 
 import anywidget
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
+from scipy.special import softmax
 from sklearn.base import clone
-from tqdm.auto import tqdm
 
 from cliplib.data import list_files
 from cliplib.encoder import ClipEncoder, readout_columns
@@ -32,15 +28,11 @@ from cliplib.explain import heat_maps
 from cliplib.features import FeatureTable
 from cliplib.images import load_image
 from cliplib.probes import LinearProbe, MLPProbe, load_probe, save_probe
-from cliplib.resampling import group_train_test_split
+from cliplib.resampling import Floats, group_train_test_split
 from cliplib.zeroshot import search
 
 logger = logging.getLogger(__name__)
-
-RULE = ("temperature", "min_probability", "min_similarity")
-SAID = ["class", "probability", "abstained", "reason", "nearest", "similarity"]
-NEVER = "its held-out answers were never reliable enough. Give more images, or a higher risk."
-PARTS = ("encoder", "probe", "training")  # of a saved classifier, beside classifier.json
+RULE = ("temperature", "min_probability", "min_similarity", "about")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,51 +57,48 @@ class Classifier:
         risk: float = 0.05,
         out_of_distribution: float = 0.01,
         seed: int = 0,
-    ) -> Classifier:
+    ) -> Self:
         """Train on three quarters of a table, by group; calibrate and set the rule on the rest.
 
         An answer needs a probability at which at most the share `risk` of the held-out answers is
-        wrong (Geifman and El-Yaniv, NIPS 2017), and a training image as near as all but the share
-        `out_of_distribution` of the held-out images have one (Sun et al., ICML 2022; there the k-th
-        neighbour). Without such a probability it abstains on everything, and a warning says so.
-        `probe` is unfitted, by default ``LinearProbe()``; the table may be of any readout.
+        wrong (Geifman and El-Yaniv, NIPS 2017; else it abstains on everything, and a warning says
+        so), and a training image as near as all but the share `out_of_distribution` of the held-out
+        images have one (Sun et al., ICML 2022; there the k-th neighbour).
         """
         if table.provenance.get("model_fingerprint") != encoder.fingerprint:
             made = table.provenance.get("encoder", "unknown")
             raise ValueError(f"Features of the encoder {made!r} do not fit {encoder.name!r}.")
         parts = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
-        train, held_out = (table.select(rows) for rows in parts)
+        train, held_out = map(table.select, parts)
         probe = clone(probe or LinearProbe(seed=seed))
         probe.fit(train.features, train.labels, groups=train.groups)
-        aid = cls(encoder, probe, train)
-        with np.errstate(divide="ignore"):
-            logits = np.log(aid.predict_proba(held_out.features))
-        aid = replace(aid, temperature=fit_temperature(logits, held_out.labels))
+        codes = np.searchsorted(probe.classes_, held_out.labels)
+        temperature = fit_temperature(probe.logits(held_out.features), codes)
+        aid = cls(encoder, probe, train, temperature)
         proba = aid.predict_proba(held_out.features)
         right = proba.argmax(axis=1) == held_out.labels
         curve = risk_coverage(right, proba.max(axis=1))[0]
         good = curve[curve["risk"] <= risk]
-        threshold, coverage, wrong = (math.inf, 0.0, 0.0) if good.empty else good.iloc[-1]
+        threshold, coverage, wrong = (np.inf, 0, 0) if good.empty else good.iloc[-1].tolist()
         if good.empty:
-            logger.warning("The classifier abstains on everything: %s", NEVER)
+            logger.warning("The classifier abstains on everything: give more images, or more risk.")
         similarity = search(held_out.features, train.features, 1)[1]
         lowest = np.quantile(similarity, out_of_distribution, method="lower")
         about: dict[str, str | float] = {
             "data set": table.provenance.get("dataset", ""),
             "training images": len(train),
             "held-out images, which set temperature and rule": len(held_out),
-            "share of these that was answered": float(coverage),
-            "share of errors among the answers": float(wrong),
+            "share of these that was answered": coverage,
+            "share of errors among the answers": wrong,
             "share of errors aimed at": risk,
         }
-        aid = replace(aid, min_probability=float(threshold), min_similarity=float(lowest))
-        return replace(aid, about=about)
+        return cls(encoder, probe, train, temperature, threshold, float(lowest), about)
 
-    def predict_proba(self, features: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d) in the readout trained on."""
-        known = self.probe.predict_proba(features) ** (1 / self.temperature)
+        known = softmax(self.probe.logits(features) / self.temperature, axis=1)
         proba = np.zeros((len(known), len(self.training.classes)))
-        proba[:, self.probe.classes_] = known / known.sum(axis=1, keepdims=True)
+        proba[:, self.probe.classes_] = known
         return proba
 
     def decide(self, features: ArrayLike) -> pd.DataFrame:
@@ -120,75 +109,57 @@ class Classifier:
         """
         proba = self.predict_proba(features)
         nearest, cosines = (found[:, 0] for found in search(features, self.training.features, 1))
-        signs = {
-            "uncertain": proba.max(axis=1) < self.min_probability,
-            "out-of-distribution": cosines < self.min_similarity,
-        }
-        reasons = [", ".join(s for s in signs if signs[s][row]) for row in range(len(proba))]
+        unsure = np.where(proba.max(axis=1) < self.min_probability, "uncertain", "")
+        strange = np.where(cosines < self.min_similarity, "out-of-distribution", "")
+        reasons = [", ".join(filter(None, both)) for both in zip(unsure, strange, strict=True)]
         said = pd.DataFrame({"class": np.array(self.training.classes)[proba.argmax(axis=1)]})
         said = said.assign(probability=proba.max(axis=1), abstained=[r != "" for r in reasons])
-        nearest_ids = self.training.ids[nearest]
-        return said.assign(reason=reasons, nearest=nearest_ids, similarity=cosines.astype(float))
+        ids = self.training.ids[nearest]
+        return said.assign(reason=reasons, nearest=ids, similarity=cosines.astype(float))
 
     def classify(self, files: Any) -> pd.DataFrame:
-        """Return what to say of each file in a folder, or of each image of a list.
-
-        Columns: file, those of `decide`, and error: what cannot be read has a row that says so.
-        """
+        """Return file, what `decide` says, and error, of each file of a folder or of a list."""
         names, sources = list_files(files)
+        if not names:
+            raise ValueError(f"There is no image in {files}.")
         errors: dict[int, str] = {}
         (deep,) = self.encoder.map(sources, errors=errors, progress="classify")
-        readable = [row for row in range(len(names)) if row not in errors]
         columns = readout_columns(self.training.read, self.encoder.dim, self.encoder.blocks)
-        features = deep[readable][:, columns] if readable else deep
-        rows = self.decide(features) if readable else pd.DataFrame(columns=SAID)
-        rows = rows.set_axis(readable).reindex(range(len(names)))
-        rows = rows.fillna({"class": "", "reason": "unreadable", "nearest": ""})
-        rows = rows.assign(abstained=rows["reason"] != "")
+        rows = self.decide(deep[:, columns] if deep.size else np.zeros((len(names), len(columns))))
+        unread = {"class": "", "probability": np.nan, "abstained": True, "reason": "unreadable"}
+        unread |= {"nearest": "", "similarity": np.nan}
+        rows.loc[list(errors), list(unread)] = list(unread.values())
         rows.insert(0, "file", names)
-        told = [errors.get(i, "").replace(str(sources[i]), names[i]) for i in range(len(names))]
-        return rows.assign(error=told)
+        return rows.assign(error=[errors.get(row, "") for row in range(len(names))])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write one folder, JSON and safetensors; OSError where it holds something else."""
         path, main = Path(folder), Path(folder, "classifier.json")
-        path.mkdir(parents=True, exist_ok=True)
-        if not main.is_file() and set(os.listdir(path)) - set(PARTS):
+        if path.is_dir() and any(path.iterdir()) and not main.is_file():
             raise FileExistsError(f"The folder {path} holds something else: choose another.")
-        main.unlink(missing_ok=True)  # written last: half a folder is no classifier
-        for part in PARTS:
-            shutil.rmtree(path / part, ignore_errors=True)
+        (path / "training").mkdir(parents=True, exist_ok=True)
+        main.write_text("")  # filled last: half a folder is no classifier
+        shutil.rmtree(path / "encoder", ignore_errors=True)  # its weights may be the very ones
         for item in (self.encoder.model, self.encoder.processor, self.encoder.tokenizer):
             item.save_pretrained(path / "encoder")
         save_probe(self.probe, path / "probe")
-        (path / "training").mkdir()
         self.training.save(path / "training" / "features.safetensors")
-        document = {
-            "encoder": {"name": self.encoder.name, "image_size": self.encoder.image_size},
-            "rule": {name: str(getattr(self, name)) for name in RULE},  # JSON knows no infinity
-            "about": dict(self.about),
-        }
+        rule = {name: getattr(self, name) for name in RULE}
+        document = {"encoder": [self.encoder.name, self.encoder.image_size], "rule": rule}
         main.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Classifier:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Open a folder that :meth:`save` wrote, if it is whole; nothing in it is run."""
-        path, main = Path(folder), Path(folder, "classifier.json")
-        if not main.is_file():
-            raise FileNotFoundError(f"There is no classifier in the folder {path}: check its name.")
+        path = Path(folder)
         try:
-            document = json.loads(main.read_text(encoding="utf-8"))
-            encoder = ClipEncoder(path / "encoder")
-            encoder.name, encoder.image_size = document["encoder"].values()
-            return cls(
-                encoder,
-                load_probe(path / "probe"),
-                FeatureTable.load(path / "training" / "features.safetensors"),
-                about=document["about"],
-                **{name: float(document["rule"][name]) for name in RULE},
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"The classifier in {path} is not whole ({error}).") from error
+            document = json.loads((path / "classifier.json").read_text(encoding="utf-8"))
+            encoder, probe = ClipEncoder(path / "encoder"), load_probe(path / "probe")
+            encoder.name, encoder.image_size = document["encoder"]
+            training = FeatureTable.load(path / "training" / "features.safetensors")
+            return cls(encoder, probe, training, **document["rule"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"There is no whole classifier in {path} ({error}).") from error
 
 
 def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
@@ -202,7 +173,7 @@ def write_html(
 ) -> None:
     """Write what `classifier` said of `files`, or some rows of it, as a page that loads nothing."""
     counts = rows["reason"].replace("", "answered").value_counts()
-    page = Template((resources("cliplib") / "sheet.html").read_text(encoding="utf-8")).substitute(
+    page = Template(Path(__file__).with_name("sheet.html").read_text(encoding="utf-8")).substitute(
         counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
         table=_table(rows, classifier, files),
         about=pd.Series(dict(classifier.about)).to_frame().to_html(header=False),
@@ -212,43 +183,38 @@ def write_html(
 
 def _table(rows: pd.DataFrame, classifier: Classifier, files: Any) -> str:
     """Return rows as HTML with images and heat maps, every text escaped."""
-    sources = list_files(files)[1]
+    sources, known = list_files(files)[1], classifier.training
     answer = rows["class"].where(~rows["abstained"], "none: " + rows["reason"])
     answer = answer.where(rows["error"] == "", rows["error"])
     shown = pd.DataFrame({"file": rows["file"], "image": "", "heat map": "", "answer": answer})
     shown = shown.join(rows[["class", "probability", "nearest", "similarity"]])
-    readable = rows.index[rows["error"] == ""]
-    for start in tqdm(range(0, len(readable), 16), "heat maps", disable=len(readable) <= 16):
-        part = readable[start : start + 16]
-        images = [load_image(sources[row]) for row in part]
-        labels = [classifier.training.classes.index(name) for name in rows.loc[part, "class"]]
-        read = classifier.training.read
-        heat = heat_maps(classifier.encoder, classifier.probe, images, labels, read)
-        shown.loc[part, "image"] = [_thumbnail(image) for image in images]
-        shown.loc[part, "heat map"] = [_thumbnail(image) for image in heat]
-    style = shown.style.hide(axis="index").format(escape="html", precision=3, na_rep="")
-    for name in ("image", "heat map"):
-        tag = f'<img src="{{}}" alt="{name}">'.format
-        style = style.format(lambda uri, tag=tag: uri and tag(uri), subset=[name])
-    return str(style.to_html())
+    shown = shown.map(lambda cell: escape(cell) if isinstance(cell, str) else cell)
+    good = rows.index[rows["error"] == ""]
+    if len(good):
+        images = [sources[row] for row in good]
+        labels = [known.classes.index(name) for name in rows.loc[good, "class"]]
+        heat = heat_maps(classifier.encoder, classifier.probe, images, labels, known.read)
+        shown.loc[good, "image"] = [_small(load_image(image), "image") for image in images]
+        shown.loc[good, "heat map"] = [_small(image, "heat map") for image in heat]
+    with pd.option_context("display.max_colwidth", None):
+        return shown.to_html(escape=False, index=False, na_rep="", float_format="{:.3f}".format)
 
 
-def _thumbnail(image: Image.Image) -> str:
-    """Return a small copy as a data: URI."""
+def _small(image: Image.Image, name: str) -> str:
+    """Return a small copy within an HTML tag."""
     image.thumbnail((144, 144))
     image.save(content := io.BytesIO(), "JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-class _DropBox(anywidget.AnyWidget):
-    _esm = (resources("cliplib") / "drop_box.js").read_text(encoding="utf-8")
+    data = base64.b64encode(content.getvalue()).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{name}">'
 
 
 def drop_box(classifier: Classifier) -> anywidget.AnyWidget:
     """Return a box for JupyterLab that takes one image and shows what the classifier says of it."""
-    box = _DropBox()
 
-    def respond(_: Any, sent: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
+    class DropBox(anywidget.AnyWidget):
+        _esm = Path(__file__).with_name("drop_box.js")
+
+    def respond(_: Any, sent: Mapping[str, Any], buffers: list[memoryview]) -> None:
         image = {"path": sent["name"], "bytes": bytes(buffers[0])}
         try:
             answer = _table(classifier.classify([image]), classifier, [image])
@@ -256,5 +222,6 @@ def drop_box(classifier: Classifier) -> anywidget.AnyWidget:
             answer = escape(f"{type(error).__name__}: {error}")
         box.send({"number": sent["number"], "html": answer})
 
+    box = DropBox()
     box.on_msg(respond)
     return box

@@ -5,8 +5,6 @@ they do not contain the variation of training it anew. A temperature or a thresh
 validation rows, then frozen and measured on test rows. `options` are groups, n_boot and seed.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,37 +17,24 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import roc_curve
 
-from cliplib.resampling import (
-    Floats,
-    Ints,
-    Statistic,
-    auroc_statistic,
-    bootstrap,
-    group_codes,
-    group_sums,
-    intervals,
-    ratio,
-    ratio_intervals,
-)
+from cliplib import resampling
+from cliplib.resampling import Floats, Ints, Statistic, group_sums, ratio_intervals
 
 logger = logging.getLogger(__name__)
 
 METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "brier", "ece"]
 PER_CLASS = ["sensitivity", "specificity", "precision", "f1", "auroc"]
-BINS = 15  # of the confidence, of equal width: for ECE and reliability diagrams
+BINS = 15  # of the confidence, for ECE and reliability diagrams
+EDGES = np.arange(BINS + 1) / BINS  # a bin holds its upper one
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` found, NaN where undefined.
+    """What `evaluate` found, NaN where undefined."""
 
-    `metrics`: value, low, high of each metric. `per_class`: support, and x, x_low, x_high for each
-    x of `PER_CLASS`. `confusion`: counts of true classes by predicted ones, over all repeats.
-    """
-
-    metrics: pd.DataFrame
-    per_class: pd.DataFrame
-    confusion: Ints
+    metrics: pd.DataFrame  # value, low, high
+    per_class: pd.DataFrame  # support, and x, x_low, x_high for each x of `PER_CLASS`
+    confusion: Ints  # counts of true classes by predicted ones, over all repeats
     n: int
     n_groups: int
     n_repeats: int
@@ -67,16 +52,15 @@ class Evaluation:
 
     def numbers(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
-        numbers: dict[str, Any] = {str(name): dict(row) for name, row in self.metrics.iterrows()}
+        numbers: dict[str, Any] = self.metrics.to_dict("index")
         numbers |= {"n": self.n, "n_groups": self.n_groups, "n_repeats": self.n_repeats}
         numbers |= {"classes": list(self.per_class.index), "confusion": self.confusion.tolist()}
         numbers["per_class"] = {}
         for name, row in self.per_class.iterrows():
-            found: dict[str, Any] = {"support": int(row.support)}
+            found = numbers["per_class"][name] = {"support": int(row.support)}
             for key in PER_CLASS:
-                ends = (row[key], row[f"{key}_low"], row[f"{key}_high"])
-                found[key] = dict(zip(("value", "low", "high"), ends, strict=True))
-            numbers["per_class"][name] = found
+                ends = row[[key, f"{key}_low", f"{key}_high"]]
+                found[key] = ends.set_axis(["value", "low", "high"]).to_dict()
         return numbers
 
 
@@ -88,14 +72,12 @@ def evaluate(
     groups: ArrayLike | None = None,
     **options: int,
 ) -> Evaluation:
-    """Evaluate predictions.
+    """Evaluate predicted labels (n,), probabilities (n, k), or those of r repeats (r, n, k).
 
-    AUROC is each class against the rest, of two classes the second; log loss is in nats, Brier the
-    sum of squared errors, 0 to 2. ECE (Guo et al. 2017, section 2) is biased upwards: its interval
-    is the basic one, down to the value less the resampled change of its bins.
-
-    `y` (n,) are indices into `classes`; `predicted` labels (n,), probabilities (n, k), or those of
-    r repeats (r, n, k), which are averaged: they steady a value, but do not narrow its interval.
+    `y` (n,) are indices into `classes`. Repeats are averaged: they steady a value, but do not
+    narrow its interval. AUROC is each class against the rest, of two classes the second; log loss
+    is in nats, Brier the sum of squared errors, 0 to 2. ECE (Guo et al. 2017, section 2) is biased
+    upwards: its interval is the basic one, down to the value less the resampled change of its bins.
     """
     labels, given = np.asarray(y), np.asarray(predicted)
     hard = given.ndim == 1
@@ -109,12 +91,12 @@ def evaluate(
         raise ValueError(f"Predictions of shape {(n, k)} need {n} labels from 0 to {k - 1}.")
     if repeats.min() < 0 or not (np.abs(repeats.sum(axis=2) - 1) < 1e-3).all():
         raise ValueError("Probabilities must be non-negative and sum to 1 in every row.")
-    codes = group_codes(groups, n)
-    statistics = [_metrics(labels, proba, codes) for proba in repeats]
-    draws = np.stack([bootstrap(statistic, codes, **options) for statistic, _ in statistics])
-    found = _mean_of_defined(draws, axis=0)
-    sizes = np.min([n_groups for _, n_groups in statistics], axis=0)
-    table = intervals(found[:, :-1], range(len(sizes)), sizes).to_numpy(copy=True)
+    codes = resampling.group_codes(groups, n)
+    statistics, sizes = zip(*(_metrics(labels, proba, codes) for proba in repeats), strict=True)
+    found = resampling.bootstrap(
+        lambda weights: _mean([s(weights) for s in statistics], axis=0), codes, **options
+    )
+    table = resampling.intervals(found[:, :-1], None, np.min(sizes, axis=0)).to_numpy(copy=True)
     ece = METRICS.index("ece")
     value, low = found[0, ece], np.quantile(found[1:, ece], 0.025)
     table[ece, 1:] = max(0, value - np.quantile(found[1:, -1], 0.975)), max(value, 2 * value - low)
@@ -132,27 +114,27 @@ def evaluate(
 
 def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]:
     """Return all numbers as a function of weights, and the groups under each fraction bar."""
-    n, k = proba.shape
+    k = proba.shape[1]
     true, said = np.eye(k)[labels], np.eye(k)[proba.argmax(axis=1)]
-    gaps = np.zeros((n, BINS))  # in a bin only the sum of confidence less correctness matters
-    gaps[np.arange(n), bin_of(proba.max(axis=1))] = ((proba - true) * said).sum(axis=1)
+    bins = np.eye(BINS)[np.searchsorted(EDGES[1:-1], proba.max(axis=1))]
+    gaps = bins * ((proba - true) * said).sum(axis=1, keepdims=True)  # confidence less correctness
     loss = -np.log(np.clip((proba * true).sum(axis=1), np.finfo(float).eps, 1))
     brier = ((proba - true) ** 2).sum(axis=1)
     sums = group_sums(np.column_stack([true, said, true * said, loss, brier, gaps]), codes)
-    areas = [auroc_statistic(labels == c, proba[:, c], codes) for c in range(k)]
+    areas = [resampling.auroc_statistic(labels == c, proba[:, c], codes) for c in range(k)]
 
     def statistic(weights: Floats) -> Floats:
         t, s, hit, other, gap = np.split(weights @ sums, [k, 2 * k, 3 * k, 3 * k + 2], axis=1)
         total = t.sum(axis=1, keepdims=True)
-        sensitivity, f1 = ratio(hit, t), ratio(2 * hit, t + s)
-        specificity = ratio(total - t - s + hit, total - t)
+        sensitivity, precision, f1 = hit / t, hit / s, 2 * hit / (t + s)
+        specificity = (total - t - s + hit) / (total - t)
         auroc = np.column_stack([area(weights) for area in areas])
         averaged = [sensitivity, f1, auroc[:, 1:] if k == 2 else auroc]
-        averages = np.column_stack([_mean_of_defined(values, axis=1) for values in averaged])
+        averages = np.column_stack([_mean(values, axis=1) for values in averaged])
         accuracy = hit.sum(axis=1, keepdims=True) / total
         ece = np.abs(gap).sum(axis=1, keepdims=True) / total
         change = np.abs(gap / total - gaps.mean(axis=0)).sum(axis=1, keepdims=True)
-        per_class = [sensitivity, specificity, ratio(hit, s), f1, auroc]
+        per_class = [sensitivity, specificity, precision, f1, auroc]
         return np.hstack([accuracy, averages, other / total, ece, *per_class, change])
 
     counts = [sums[:, :k], group_sums(1 - true, codes), sums[:, k : 2 * k]]
@@ -160,21 +142,16 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
     return statistic, np.concatenate([[codes.max() + 1], [0] * 6, under, [0] * 2 * k])
 
 
-def bin_of(confidence: Floats) -> Ints:
-    """Return the bin (low, high] that holds each confidence in [0, 1]."""
-    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-
-
-def _mean_of_defined(values: Floats, axis: int) -> Floats:
-    defined = ~np.isnan(values)
-    return ratio(np.where(defined, values, 0).sum(axis=axis), defined.sum(axis=axis))
+def _mean(values: Any, axis: int) -> Floats:
+    """Average what is defined (np.nanmean warns where nothing is)."""
+    return np.asarray(np.nansum(values, axis) / np.sum(~np.isnan(values), axis))
 
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     """Return the temperature, 0.01 to 100, with the least log loss of logits (n, k) / temperature.
 
-    Logarithms of probabilities serve as logits (Guo et al. 2017, section 4.2). If every row is
-    right, the loss falls towards a certainty that the rows cannot vouch for: it stays at 1.
+    Logarithms of probabilities will do (Guo et al. 2017, section 4.2). If every row is right, the
+    loss falls towards a certainty that the rows cannot vouch for: it stays at 1.
     """
     z, labels = np.maximum(np.asarray(logits, float), -700), np.asarray(y)  # log 0 stays finite
     if (z.argmax(axis=1) == labels).all():
@@ -190,20 +167,15 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
 
 
 def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
-    """Compare accuracy with confidence, a row's highest probability, bin by bin (Guo et al. 2017).
-
-    Columns: bin_low, bin_high, count, confidence (mean), accuracy, accuracy_low, accuracy_high.
-    """
+    """Compare accuracy with confidence, the highest probability, bin by bin (Guo et al. 2017)."""
     p = np.asarray(proba, float)
     confidence, right = p.max(axis=1), p.argmax(axis=1) == np.asarray(y)
-    bins = bin_of(confidence)
+    bins = np.searchsorted(EDGES[1:-1], confidence)
     inside = bins[:, np.newaxis] == np.arange(BINS)
     found = ratio_intervals(inside & right[:, np.newaxis], inside, **options)
     found.columns = ["accuracy", "accuracy_low", "accuracy_high"]
-    edges = np.linspace(0, 1, BINS + 1)
-    table = pd.DataFrame({"bin_low": edges[:-1], "bin_high": edges[1:]})
-    table["count"] = inside.sum(axis=0)
-    return table.assign(confidence=pd.Series(confidence).groupby(bins).mean()).join(found)
+    found["confidence"] = pd.Series(confidence).groupby(bins).mean()
+    return found.assign(bin_low=EDGES[:-1], bin_high=EDGES[1:], count=inside.sum(axis=0))
 
 
 def roc_points(y: ArrayLike, score: ArrayLike) -> pd.DataFrame:
@@ -213,27 +185,17 @@ def roc_points(y: ArrayLike, score: ArrayLike) -> pd.DataFrame:
 
 
 def operating_point(
-    y: ArrayLike,
-    score: ArrayLike,
-    *,
-    sensitivity: float | None = None,
-    specificity: float | None = None,
+    y: ArrayLike, score: ArrayLike, *, sensitivity: float | None = None, specificity: float = 0
 ) -> float:
     """Choose the highest threshold that is sensitive enough, or the lowest specific enough."""
-    if (sensitivity is None) == (specificity is None):
-        raise ValueError("Give one target: sensitivity=… or specificity=….")
     points, rounding = roc_points(y, score), 1e-12
     if sensitivity is not None:
         return float(points.threshold[points.sensitivity >= sensitivity - rounding].iloc[0])
-    enough = points.specificity >= (specificity or 0) - rounding
-    return float(points.threshold[enough].iloc[-1])
+    return float(points.threshold[points.specificity >= specificity - rounding].iloc[-1])
 
 
 def at_threshold(y: ArrayLike, score: ArrayLike, threshold: float, **options: Any) -> pd.DataFrame:
-    """Measure a frozen threshold on test rows, y of 0 and 1: value, low, high.
-
-    Rows: sensitivity, specificity, ppv and npv (at the prevalence of these rows), and spared.
-    """
+    """Measure a frozen threshold on test rows, y of 0 and 1, at their prevalence."""
     positive, flagged = np.asarray(y) == 1, np.asarray(score) >= threshold
     among = pd.DataFrame({"sensitivity": positive, "specificity": ~positive})
     among = among.assign(ppv=flagged, npv=~flagged)
@@ -244,12 +206,11 @@ def at_threshold(y: ArrayLike, score: ArrayLike, threshold: float, **options: An
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> tuple[pd.DataFrame, float]:
     """Measure what abstaining on the least confident rows buys (El-Yaniv and Wiener 2010).
 
-    Returns a row per distinct confidence, highest first: threshold, coverage (share of rows at
-    least so confident), risk (share of errors among them); and the area below (AURC).
+    Returns threshold, coverage (share of rows at least so confident) and risk (share of errors
+    among them) for each confidence, highest first, and the area below (AURC).
     """
-    values, block, sizes = np.unique(
-        -np.asarray(confidence), return_inverse=True, return_counts=True
-    )
+    sure = -np.asarray(confidence)
+    values, block, sizes = np.unique(sure, return_inverse=True, return_counts=True)
     answered = np.cumsum(sizes)
     risk = np.cumsum(np.bincount(block, weights=~np.asarray(right))) / answered
     coverage = answered / answered[-1]

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cliplib.audit import image_hash, near_duplicate_groups
 from cliplib.data import DATASETS, load_dataset
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
-    """Features (n, d) of n images, and all that a probe or an evaluation needs to know about them.
+    """Features (n, d) of n images, and all that a probe or an evaluation needs to know.
 
     `labels` are indices into `classes`; `ids` paths below the data set's folder; `splits` the
     published ones, "train", "val" or "test", or ""; near-duplicates share a group of `groups`, and
@@ -46,18 +47,15 @@ class FeatureTable:
         n = len(self.features)
         for name in ("labels", "ids", "splits", "groups"):
             if np.shape(getattr(self, name)) != (n,):
-                raise ValueError(
-                    f"{name} must hold one entry for each of the {n} rows of features."
-                )
+                raise ValueError(f"{name} must hold one entry for each of {n} rows of features.")
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise ValueError(f"labels must be indices into the {len(self.classes)} classes.")
         if len(set(self.ids)) < n:
             raise ValueError("ids must be unique.")
         finite = np.isfinite(self.features).all(axis=1)
         if not finite.all():
-            raise ValueError(
-                f"The features of {self.ids[~finite][0]!r} are not finite: leave it out."
-            )
+            odd = self.ids[~finite][0]
+            raise ValueError(f"The features of {odd!r} are not finite: leave it out.")
 
     def __len__(self) -> int:
         return len(self.features)
@@ -85,9 +83,7 @@ class FeatureTable:
         """Return the rows of a published split; ValueError where there are none."""
         if name not in self.splits:
             found = ", ".join(s for s in np.unique(self.splits) if s) or "none"
-            raise ValueError(
-                f"The table has no split {name!r} (splits: {found}): use train_test_split()."
-            )
+            raise ValueError(f"There is no split {name!r} ({found}): use train_test_split().")
         return self.select(self.splits == name)
 
     def train_test_split(self, seed: int = 0) -> tuple[FeatureTable, FeatureTable]:
@@ -112,22 +108,33 @@ class FeatureTable:
         found = np.asarray(features, np.float32)
         return replace(self, features=found, provenance={**self.provenance, **provenance})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file; equal tables give equal bytes."""
+    def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
+        """Write one safetensors file; equal tables give equal bytes.
+
+        A `compact` one, of the readout "deep", keeps equal rows once, pooled features in float16,
+        and all others in eight bits, with a scale for each column.
+        """
         about = {
             "classes": self.classes,
             "ids": self.ids.tolist(),
             "splits": self.splits.tolist(),
             "provenance": dict(sorted(self.provenance.items())),
         }
-        arrays: dict[str, NDArray[Any]] = {
-            # As columns of a wider table lie in memory, safetensors would mix the rows up.
-            "features": np.ascontiguousarray(self.features),
-            "labels": np.ascontiguousarray(self.labels),
-            "groups": np.ascontiguousarray(self.groups),
-        }
+        arrays: dict[str, NDArray[Any]] = {"labels": self.labels, "groups": self.groups}
+        if compact:
+            unique, rows = np.unique(self.features, axis=0, return_inverse=True)
+            pooled = _pooled_columns(self.provenance)
+            scale = np.abs(unique[:, ~pooled]).max(axis=0) / 127 + np.float32(1e-12)
+            codes = np.rint(unique[:, ~pooled] / scale).astype(np.int8)
+            arrays |= {"rows": rows.astype(np.int32), "codes": codes, "scale": scale}
+            arrays |= {"pooled": unique[:, pooled].astype(np.float16)}
+        else:
+            arrays |= {"features": self.features}
+        # As columns of a wider table lie in memory, safetensors would mix the rows up.
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         # One entry only: safetensors writes several in an order that changes from run to run.
-        save_file(arrays, path, metadata={"cliplib.FeatureTable": json.dumps(about)})
+        content = save(arrays, metadata={"cliplib.FeatureTable": json.dumps(about)})
+        Path(path).write_bytes(content)  # safetensors' own file would be for its owner's eyes only
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureTable:
@@ -135,18 +142,30 @@ class FeatureTable:
         try:
             with safe_open(path, framework="numpy") as file:
                 about = json.loads(file.metadata()["cliplib.FeatureTable"])
-                arrays = {name: file.get_tensor(name) for name in ("labels", "groups")}
-                features = file.get_tensor("features").astype(np.float32)
+                found = {name: file.get_tensor(name) for name in file.keys()}
+            if "codes" in found:
+                pooled = _pooled_columns(about["provenance"])
+                unique = np.empty((len(found["codes"]), len(pooled)), np.float32)
+                unique[:, pooled] = found["pooled"]
+                unique[:, ~pooled] = found["codes"] * found["scale"]
+                found["features"] = unique[found["rows"]]
+            return cls(
+                features=found["features"],
+                labels=found["labels"],
+                classes=tuple(about["classes"]),
+                ids=np.array(about["ids"], dtype=np.str_),
+                splits=np.array(about["splits"], dtype=np.str_),
+                groups=found["groups"],
+                provenance=about["provenance"],
+            )
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{os.fspath(path)!r} is no feature table, or damaged.") from error
-        return cls(
-            features=features,
-            classes=tuple(about["classes"]),
-            ids=np.array(about["ids"], dtype=np.str_),
-            splits=np.array(about["splits"], dtype=np.str_),
-            provenance=about["provenance"],
-            **arrays,
-        )
+
+
+def _pooled_columns(provenance: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Return which columns of the readout "deep" are the pooled features."""
+    width, blocks = (int(provenance[key]) for key in ("width", "blocks"))
+    return np.isin(np.arange(3 * blocks * width), readout_columns("pooled", width, blocks))
 
 
 def load_features(
@@ -224,11 +243,10 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
     return replace(table, provenance={**table.provenance, "source": "precomputed"})
 
 
-def save_precomputed(name: str, encoder: ClipEncoder, data: str, readout: str = "pooled") -> None:
-    """Encode a named data set and keep its features, in float16, for `load_precomputed`."""
-    table = load_features(name, encoder, data=data).readout(readout)
-    small = replace(table, features=table.features.astype(np.float16))
-    small.save(Path(str(files("cliplib") / "precomputed" / f"{name}.safetensors")))
+def save_precomputed(name: str, encoder: ClipEncoder, data: str) -> None:
+    """Encode a named data set and keep its features, compactly, for `load_precomputed`."""
+    table = load_features(name, encoder, data=data)
+    table.save(Path(str(files("cliplib") / "precomputed" / f"{name}.safetensors")), compact=True)
 
 
 def stratified_subset(
@@ -238,13 +256,10 @@ def stratified_subset(
 
     There are at least two of each; a limit of 0 keeps all.
     """
-    labels, splits = np.asarray(labels), np.asarray(splits, dtype=np.str_)
-    if limit == 0 or limit >= len(labels):
-        return np.arange(len(labels))
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for split in np.unique(splits):
-        for label in np.unique(labels[splits == split]):
-            rows = np.flatnonzero((splits == split) & (labels == label))
-            chosen.append(rng.permutation(rows)[: max(2, limit * len(rows) // len(labels))])
-    return np.sort(np.concatenate(chosen))
+    rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
+    if limit == 0 or limit >= len(rows):
+        return np.arange(len(rows))
+    shuffled = rows.sample(frac=1, random_state=seed)
+    parts = shuffled.groupby(["split", "label"])
+    kept = np.maximum(2, limit * parts["label"].transform("size") // len(rows))
+    return np.sort(shuffled.index[parts.cumcount() < kept])

@@ -5,8 +5,6 @@ such as ``{repeats}``. A file for each notebook, beside its results, says how th
 For None, what an earlier run saved is shown, and why: ``because="no images on this machine"``.
 """
 
-from __future__ import annotations
-
 import base64
 import importlib.metadata
 import io
@@ -42,15 +40,8 @@ from cliplib.images import load_image
 TEXT_WIDTH = 6.22  # inches of the report's column: a figure this wide is printed at its own size
 COMMITTED = Path(__file__).resolve().parents[1] / "figures"
 PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
-palette = ("#0b3c5d", "#e0a12b", "#c4512d", "#3fa0a8", "#8a8f98", "#7b3f8c")  # for the colour-blind
+JSON: Any = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
 _run: dict[str, Any] = {}
-
-
-def use_style() -> None:
-    """Set the look of all figures, in the report's font."""
-    for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
-        font_manager.fontManager.addfont(face)
-    plt.style.use("cliplib.figures")
 
 
 def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
@@ -58,7 +49,9 @@ def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
 
     Results go to the folder ``CLIPLIB_FIGURES``, set by the report's build, or ``build/scratch``.
     """
-    use_style()
+    for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
+        font_manager.fontManager.addfont(face)
+    plt.style.use("cliplib.figures")
     folder = Path(os.environ.get("CLIPLIB_FIGURES") or COMMITTED.parent / "build" / "scratch")
     given = {k: v.split("/")[-1] if isinstance(v, str) else v for k, v in parameters.items()}
     made = {"parameters": _plain(given)}  # of paths, which are this machine's, the last part
@@ -80,8 +73,15 @@ def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
 def save_figure(figure: Any, id: str, *, height: float = 2.8, **values: Any) -> None:
     """Save a matplotlib figure, or a `seaborn.objects` plot at this height in inches, as SVG."""
     text = None
+    if isinstance(figure, so.Plot):
+        plot, figure = figure, plt.figure(figsize=(TEXT_WIDTH, height))
+        plot.theme(dict(plt.rcParams)).on(figure).plot()
+        for legend in figure.legends[:1]:  # one for all panels, above them
+            figure.legends.clear()
+            look: Any = {"loc": "outside upper center", "ncols": 4}
+            labels = [text.get_text() for text in legend.texts]
+            figure.legend(legend.legend_handles, labels, **look)
     if figure is not None:
-        figure = _drawn(figure, height) if isinstance(figure, so.Plot) else figure
         figure.savefig(svg := io.StringIO(), format="svg", metadata={"Date": None})
         plt.close(figure)
         text = re.sub(r"data:image/png;base64,\s*([^\"]+)", _as_jpeg, svg.getvalue())
@@ -99,41 +99,37 @@ def save_table(table: pd.DataFrame | None, id: str, **values: Any) -> None:
 
 def save_numbers(numbers: Any, id: str, **values: Any) -> None:
     """Save nested numbers as JSON under ``lower_case`` names; a DataFrame becomes its rows."""
-    _save("numbers", f"{id}.json", None if numbers is None else _json(_plain(numbers)), values)
+    text = None if numbers is None else json.dumps(_plain(numbers), **JSON) + "\n"
+    _save("numbers", f"{id}.json", text, values)
 
 
 def _save(kind: str, file: str, text: str | None, values: dict[str, Any]) -> None:
     """Write a result and its entry, or find the earlier ones; show the result."""
-    if not _run:
-        raise ValueError("Call figures.begin_notebook(name) before saving a result.")
     id, path, note = Path(file).stem, _run["folder"] / file, ""
     if text is None:
         entry = _run["earlier"].get(id, {"caption": "Never saved."})
         note = f" (From an earlier run: {values.get('because', 'no images on this machine')}.)"
         path = path if path.exists() else COMMITTED / file
     else:
-        entry = {"kind": kind, **_words(kind, id, values), **_run["made"]}
+        own = _run["folder"] / "captions.toml"
+        captions = tomllib.loads((own if own.exists() else COMMITTED / own.name).read_text("utf-8"))
+        try:
+            names = ("caption", "alt") if kind == "figure" else ("caption",)
+            words = {name: captions[id][name].format(**values) for name in names}
+        except KeyError as error:
+            place = f"[{id}] in figures/captions.toml"
+            raise ValueError(f"Write {error} into {place}, or give its value on saving.") from None
+        entry = {"kind": kind, **words, **_run["made"]}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     if path.parent == _run["folder"] and path.exists():
         _run["results"][id] = entry
         versions = {package: importlib.metadata.version(package) for package in PACKAGES}
         sidecar = {"versions": versions, "results": _run["results"]}
-        path.with_name(f"{_run['name']}.json").write_text(_json(sidecar), "utf-8")
+        text = json.dumps(sidecar, **JSON) + "\n"
+        path.with_name(f"{_run['name']}.json").write_text(text, "utf-8")
     if get_ipython():
         _show(path, entry["caption"] + note, entry.get("alt", ""))
-
-
-def _words(kind: str, id: str, values: dict[str, Any]) -> dict[str, str]:
-    """Return the filled caption of a result, and of a figure its alternative text."""
-    own = _run["folder"] / "captions.toml"
-    captions = tomllib.loads((own if own.exists() else COMMITTED / own.name).read_text("utf-8"))
-    try:
-        names = ("caption", "alt") if kind == "figure" else ("caption",)
-        return {name: captions[id][name].format(**values) for name in names}
-    except KeyError as error:
-        place = f"[{id}] in figures/captions.toml"
-        raise ValueError(f"Write {error} into {place}, or give its value on saving.") from None
 
 
 def _show(path: Path, caption: str, alt: str) -> None:
@@ -168,10 +164,6 @@ def _as_jpeg(found: re.Match[str]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _plain(value: Any) -> Any:
     """Return plain Python values; floats with six significant digits, None where undefined."""
     if isinstance(value, pd.DataFrame):
@@ -191,33 +183,30 @@ def _plain(value: Any) -> Any:
 def image_grid(
     images: Sequence[Any], titles: Sequence[str] = (), right: Sequence[Any] = (), columns: int = 8
 ) -> Figure:
-    """Draw images row by row, with titles, and marks of what is right (True) or wrong (False).
+    """Draw images, or pairs of an image (or None) and a text below it; mark what is right."""
 
-    An image is a source as for `load_image`, None, or a pair with a text to stand below it.
-    """
-    rows, titles = max(1, math.ceil(len(images) / columns)), [_wrap(t, columns) for t in titles]
+    def wrap(text: str | None) -> str:
+        return "\n".join(textwrap.fill(line, 120 // columns) for line in (text or "").splitlines())
+
+    rows, titles = max(1, math.ceil(len(images) / columns)), list(map(wrap, titles))
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     size = (TEXT_WIDTH, rows * (TEXT_WIDTH / columns + 0.13 * lines))
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
-    looks = {True: ("✓ ", palette[0], "-"), False: ("✗ ", palette[2], "--")}
+    looks = {True: ("✓ ", "C0", "-"), False: ("✗ ", "C2", "--")}
     for ax, cell, title, hit in zip_longest(axes.flat, images, titles, right):
         source, text = cell if isinstance(cell, tuple) else (cell, "")
-        sign, colour, line = looks.get(hit, ("", palette[4], "-"))
+        sign, colour, line = looks.get(hit, ("", "C4", "-"))
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(edgecolor=colour, linestyle=line, visible=source is not None)
         ax.set_title("" if source is None else f"{sign}{title or ''}", fontsize=7.5, pad=2)
         if source is None:
-            ax.text(0.5, 0.5, _wrap(text, columns), ha="center", va="center", fontsize=7.5)
+            ax.text(0.5, 0.5, wrap(text), ha="center", va="center", fontsize=7.5)
         else:
             (image := load_image(source)).thumbnail((160, 160))
             ax.imshow(image)
-            ax.set_xlabel(_wrap(text, columns), fontsize=7.5)
+            ax.set_xlabel(wrap(text), fontsize=7.5)
     figure.draw_without_rendering()  # a first layout may cut titles off
     return figure
-
-
-def _wrap(text: str | None, columns: int) -> str:
-    return "\n".join(textwrap.fill(line, 120 // columns) for line in (text or "").splitlines())
 
 
 def result_grid(
@@ -247,14 +236,3 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
     """Plot dots with intervals x_low to x_high in a row for each `y`; `columns` such as color."""
     plot = so.Plot(table, x=x, y=y, **columns).add(so.Dot(), so.Dodge(gap=0.3))  # all, ends or not
     return plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, xmin=f"{x}_low", xmax=f"{x}_high")
-
-
-def _drawn(plot: so.Plot, height: float) -> Figure:
-    """Draw a plot as wide as the text, in the house style, with the legend above."""
-    figure = plt.figure(figsize=(TEXT_WIDTH, height))
-    plot.theme(dict(plt.rcParams)).on(figure).plot()
-    for legend in figure.legends[:1]:
-        figure.legends.clear()
-        look: Any = {"handles": legend.legend_handles, "loc": "outside upper center", "ncols": 4}
-        figure.legend(labels=[text.get_text() for text in legend.texts], **look)
-    return figure

@@ -4,8 +4,6 @@ Results are cached by the content of each image, so that a second run takes seco
 interrupted one goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
@@ -13,9 +11,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,12 @@ ImageSource = Any  # a path, bytes, a PIL image, an (h, w[, 3]) uint8 array, or 
 
 # Named, because Pillow knows more: its EPS reader, for one, runs Ghostscript on what the file says.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+def image_list(images: Any) -> list[ImageSource]:
+    """Return a list of images, also of a single one."""
+    single = isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | Mapping)
+    return [images] if single else list(images)
 
 
 def image_name(source: ImageSource) -> str:
@@ -59,8 +62,7 @@ def image_bytes(source: ImageSource) -> bytes:
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
     """Decode an image: RGB, upright, 16-bit grey scaled to 8 bits; the first frame or page counts.
 
-    `content` are the bytes of the file, where they have been read already. An OSError names an
-    image that cannot be read.
+    `content` are the file's bytes, if read already; an OSError names what cannot be decoded.
     """
     if isinstance(source, np.ndarray):
         source = Image.fromarray(source)
@@ -79,15 +81,18 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
     return image.convert("RGB")
 
 
-class FeatureCache:
-    """Arrays by key in one SQLite file, which threads and processes may share.
+def file_facts(source: ImageSource) -> dict[str, Any]:
+    """Read what a file says of itself; quantisation is the mean of JPEG's first table, or 0."""
+    content = image_bytes(source)
+    facts = {"bytes": len(content), "digest": hashlib.blake2b(content).digest()}
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header only
+        table = getattr(image, "quantization", {}).get(0, [0])
+        facts |= {"format": image.format, "mode": image.mode, "quantisation": np.mean(table)}
+        return facts | {"width": image.width, "height": image.height}
 
-    Parameters
-    ----------
-    path : str or path, optional
-        Default: ``features.sqlite`` in ``CLIPLIB_CACHE`` or the platform's cache folder. It may be
-        deleted at any time.
-    """
+
+class FeatureCache:
+    """Arrays by key in one SQLite file, which threads and processes share; it may be deleted."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         folder = Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
@@ -100,98 +105,73 @@ class FeatureCache:
             columns = "(key TEXT PRIMARY KEY, dtype TEXT, vector BLOB) WITHOUT ROWID"
             self._db.execute(f"CREATE TABLE IF NOT EXISTS features {columns}")
         except (OSError, sqlite3.Error) as error:
-            raise OSError(
-                f"Cannot use the feature cache {self.path} ({error}): delete it, or let "
-                "CLIPLIB_CACHE name another folder."
-            ) from error
+            reason = f"Cannot use the feature cache {self.path} ({error})"
+            raise OSError(f"{reason}: delete it, or set CLIPLIB_CACHE.") from error
 
-    def get(self, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
         """Return the arrays that are there, by key."""
         marks = ",".join("?" * len(keys))
         query = f"SELECT key, dtype, vector FROM features WHERE key IN ({marks})"
         with self._lock:
-            rows = self._db.execute(query, keys).fetchall()
+            rows = self._db.execute(query, list(keys)).fetchall()
         return {key: np.frombuffer(vector, dtype) for key, dtype, vector in rows}
 
-    def put(self, keys: Sequence[str], rows: NDArray[Any]) -> None:
-        """Keep one row of an array (n, d) under each of n keys, all or none."""
-        entries = [(key, row.dtype.str, row.tobytes()) for key, row in zip(keys, rows, strict=True)]
+    def put(self, vectors: Mapping[str, NDArray[Any]]) -> None:
+        """Keep arrays under their keys, all or none."""
+        entries = [(key, vector.dtype.str, vector.tobytes()) for key, vector in vectors.items()]
         with self._lock, self._db:
             self._db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", entries)
 
 
 @dataclass(frozen=True)
 class ImageFunction:
-    """What is computed from images: a batch of n RGB images to an array (n, d).
+    """What is computed from images: a batch of n RGB images to an array (n, d)."""
 
-    The name is the key under which results are cached: it must change when the function does.
-    """
-
-    name: str
+    name: str  # under which results are cached: it must change when the function does
     function: Callable[[list[Image.Image]], NDArray[Any]]
 
 
 def map_images(
-    images: Iterable[ImageSource],
+    images: Any,
     *functions: ImageFunction,
     cache: FeatureCache | None = None,
     errors: dict[int, str] | None = None,
     batch_size: int = 16,
     progress: str = "",
 ) -> list[NDArray[Any]]:
-    """Compute functions of n images, each of which is read and decoded once for all of them.
+    """Compute functions of n images, each read and decoded once for all of them: (n, d) for each.
 
-    Threads take batches from file to result, with one core each: no core waits for another. A batch
-    that is done is in the cache, so an interruption costs what is under way at most.
-
-    Parameters
-    ----------
-    cache : FeatureCache, optional
-        Where known results are found, by the content of the image, and new ones kept.
-    errors : dict, optional
-        Where unreadable images are noted, by row; their rows stay 0. Without it they raise OSError.
-    progress : str
-        Title of a progress bar.
-
-    Returns
-    -------
-    list of arrays (n, d), one per function
+    Threads take batches from file to result, with one core each. Results are kept in the cache, so
+    an interruption costs what is under way at most. Unreadable images are noted in `errors`, by
+    row, and their rows stay 0; without it they raise OSError. `progress` titles a progress bar.
     """
-    sources = list(images)
+    sources = image_list(images)
 
-    @contextmanager
-    def noted(row: int) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if errors is None:
-                raise
-            if row not in errors:
-                logger.warning("%s", error)
-            errors[row] = str(error)
-
-    def compute(rows: range) -> list[dict[int, NDArray[Any]]]:
-        contents, decoded = {}, {}
+    def compute(rows: range) -> dict[tuple[int, int], NDArray[Any]]:
+        keys, decoded, known = dict[int, list[str]](), dict[int, Image.Image](), dict[str, Any]()
         for row in rows:
-            with noted(row):
-                contents[row] = image_bytes(sources[row])
-        digests = {row: hashlib.blake2b(c, digest_size=16) for row, c in contents.items()}
-        results = []
-        for function in functions:
-            keys = {row: f"{function.name}:{d.hexdigest()}" for row, d in digests.items()}
-            found = cache.get(list(keys.values())) if cache else {}
-            for row in keys:
-                if keys[row] not in found and row not in decoded:
-                    with noted(row):
-                        decoded[row] = load_image(sources[row], contents[row])
-            new = [row for row in decoded if keys[row] not in found]
+            try:
+                content = image_bytes(sources[row])
+                digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+                wanted = [f"{function.name}:{digest}" for function in functions]
+                known |= cache.get(wanted) if cache else {}
+                if not known.keys() >= set(wanted):
+                    decoded[row] = load_image(sources[row], content)
+                keys[row] = wanted
+            except OSError as error:
+                if errors is None:
+                    raise
+                logger.warning("%s", error)
+                errors[row] = str(error)
+        for i, function in enumerate(functions):
+            new = {keys[row][i]: image for row, image in decoded.items()}
+            new = {key: image for key, image in new.items() if key not in known}
             if new:
-                vectors = function.function([decoded[row] for row in new])
-                found |= {keys[row]: vector for row, vector in zip(new, vectors, strict=True)}
+                made = dict(zip(new, function.function(list(new.values())), strict=True))
                 if cache:
-                    cache.put([keys[row] for row in new], vectors)
-            results.append({row: found[key] for row, key in keys.items() if key in found})
-        return results
+                    cache.put(made)
+                known |= made
+        return {(i, row): known[key] for row in keys for i, key in enumerate(keys[row])}
 
     n, threads, start = len(sources), torch.get_num_threads(), time.perf_counter()
     batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
@@ -199,15 +179,14 @@ def map_images(
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     bar = tqdm(total=n, desc=progress, unit="image", disable=not progress)
     try:
-        for rows, results in zip(batches, pool.map(compute, batches), strict=True):
+        for rows, found in zip(batches, pool.map(compute, batches), strict=True):
             minutes = (time.perf_counter() - start) * len(batches) / threads / 60
             if rows.start == 0 and progress and minutes > 0.1:
                 logger.info("%s: %d images, %.1f minutes at most", progress, n, minutes)
-            for i, found in enumerate(results):
-                for row, vector in found.items():
-                    if not outputs[i].size:
-                        outputs[i] = np.zeros((n, *vector.shape), vector.dtype)
-                    outputs[i][row] = vector
+            for (i, row), vector in found.items():
+                if not outputs[i].size:
+                    outputs[i] = np.zeros((n, *vector.shape), vector.dtype)
+                outputs[i][row] = vector
             bar.update(len(rows))
     finally:  # also on an interrupt: what is under way ends and is kept
         pool.shutdown(cancel_futures=True)

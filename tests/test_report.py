@@ -36,6 +36,10 @@ AUROC is #ci(r.linear_probe.auroc, percent: false). CLIP @radford2021clip looks 
 #math.equation(block: true, alt: "the loss is a mean", $ cal(L) = -1/N sum_i log p_i $)
 #fig("toy_curve")
 = Results
+#claim("often", `toy.linear_probe.accuracy.low > cell("toy_sweep", "accuracy", "7").high`)[
+  Often right.]
+#claim("always", `toy.linear_probe.accuracy.low == 1`)[Never wrong.]
+#claim("network", `above(toy.mlp_probe.accuracy, toy.linear_probe.accuracy)`)[A network helps.]
 #tab("toy_sweep", columns: ("kind", "n", "accuracy"), percent: ("accuracy",))
 #references
 #show: appendix
@@ -123,6 +127,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("toy"))
     log = build_alone(root, "--web")
     assert re.search(r"01_toy: cell \d of 7, \d\d:\d\d gone, about (\d\d:\d\d|\?) to go\n", log)
+    assert "1 of 3 claims hold\n" in log
+    assert "fell: always, which says toy.linear_probe.accuracy.low == 1\n" in log
     return root
 
 
@@ -159,6 +165,15 @@ def test_the_pdf_holds_numbers_captions_and_what_cells_print(toy: Path) -> None:
     assert "therearenophotographs" in text and "0x…" in text
     assert text.count("DecisionTreeClassifier()") == 2  # no diagram of it
     assert text.count("alogline") == text.count("onstderr") == 1  # in the code, not below it
+
+
+def test_a_claim_that_fails_is_printed_with_its_values(toy: Path) -> None:
+    text = text_of(toy / "report" / "report.pdf")
+    assert squeeze("Often right. Never wrong. [does not hold: toy.linear") in text
+    assert squeeze("accuracy.low = 0.900] A network helps. [does not hold: toy.mlp") in text
+    assert squeeze("toy.mlp_probe.accuracy = not measured; toy.linear_probe") in text
+    page = BeautifulSoup((toy / "build" / "web" / "index.html").read_text(), "html.parser")
+    assert [struck.text for struck in page("s")] == ["Never wrong.", "A network helps."]
 
 
 def test_the_pdf_is_tagged_and_figures_and_formulas_have_alternative_texts(toy: Path) -> None:
@@ -264,19 +279,26 @@ def test_tables_keep_index_names_and_align_numbers() -> None:
     assert nbtypst.html_to_typst("<b>x</b><script>1</script><img src='y.png'>") == "#strong[x]"
 
 
-def test_the_report_compiles_from_the_committed_results(tmp_path: Path) -> None:
-    for name in ("report", "figures"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pdf"))
+def test_the_report_compiles_from_the_committed_results_and_all_its_claims_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("report", "figures", "cliplib"):
+        unread = shutil.ignore_patterns("*.pdf", "*.safetensors")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=unread)
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     build.export(tmp_path, notebooks, heading_shift=1)  # as stored, without outputs
     build.compile_typst(tmp_path, "report", notebooks, "pdf")
+    sources = "".join(path.read_text() for path in (ROOT / "report").glob("*/*.typ"))
+    ids = re.findall(r'^[^/]*#claim\(\s*"([\w-]+)"', sources, re.MULTILINE)
+    assert len(ids) == len(set(ids)) >= 60
+    assert f"{len(ids)} of {len(ids)} claims hold\n" in capsys.readouterr().out
     html = build.compile_typst(tmp_path, "report", notebooks, "html")
     text = squeeze(BeautifulSoup(html, "html.parser").get_text())
     sections = "".join(path.read_text() for path in (ROOT / "report" / "sections").glob("*.typ"))
     headings = re.findall(r"^=+ ([^<#\[\n]+)", sections, re.MULTILINE)
     assert headings and not [heading for heading in headings if squeeze(heading) not in text]
     captions = {id: entry["caption"] for _, id, entry in listed()}
-    printed = set(re.findall(r'#(?:fig|tab|listing)\(\s*"(\w+)"', sections))
+    printed = set(re.findall(r'#fig\(\s*"(\w+)"', sections))
     assert printed and not [id for id in printed if squeeze(captions[id]) not in text]
 
 

