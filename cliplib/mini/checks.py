@@ -37,15 +37,18 @@ def share(right: Any, groups: Any = None, **about: str) -> dict[str, Any]:
 
 
 def probes(table: FeatureTable, **about: str) -> Rows:
-    """Measure probes on the published split, and by group unless the readout is a middle one."""
+    """Measure probes on the published split, the linear one class by class, and by group."""
     train, test = table.split("train"), table.split("test")
     given: dict[str, Any] = {"groups": train.groups}
     if "val" in table.splits:
         given = {"X_val": table.split("val").features, "y_val": table.split("val").labels}
     for name, probe in (("linear", cliplib.LinearProbe()), ("MLP", cliplib.MLPProbe())):
-        found = probe.fit(train.features, train.labels, **given).predict(test.features)
-        check = f"{name} probe, published split"
-        yield share(found == test.labels, test.groups, check=check, **about)
+        fitted = probe.fit(train.features, train.labels, **given)
+        right = fitted.predict(test.features) == test.labels
+        yield share(right, test.groups, check=f"{name} probe, published split", **about)
+        for k, label in enumerate(table.classes) if name == "linear" else ():
+            own = test.labels == k
+            yield share(right[own], test.groups[own], check=f"class {label}", **about)
     if table.read in ("pooled", "deep"):
         found = cliplib.cross_validate(cliplib.LinearProbe(), table, n_repeats=1)[0].argmax(axis=1)
         yield share(found == table.labels, table.groups, check="linear probe, by group", **about)
@@ -96,7 +99,8 @@ def held_out(encoder: ClipEncoder, corpus: Path) -> Rows:
 def markdown(found: pd.DataFrame) -> str:
     """Return the card's table, of the largest readout that was measured."""
     keys = ["data", "check", "model"]
-    found = found[found["data"] != ""].drop_duplicates(keys, keep="last").set_index(keys)
+    found = found[(found["data"] != "") & ~found["check"].str.startswith("class ")]
+    found = found.drop_duplicates(keys, keep="last").set_index(keys)
     cells = found.apply(lambda row: f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]", axis=1)
     table = cells.unstack(sort=False).reindex(columns=MODELS, fill_value="").fillna("")
     lines = [f"| {', '.join(name)} | {' | '.join(row)} |" for name, row in table.T.items()]

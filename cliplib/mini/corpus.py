@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer, CLIPTokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from cliplib.audit import find_near_duplicates, image_hash
 from cliplib.data import SUFFIXES
@@ -32,7 +31,7 @@ from cliplib.robustness import efficientnet_network
 SIZE, PATCH = 160, 16  # pixels of a view, and of a patch: the stride of the teacher's map
 COMPONENTS, MAP_COMPONENTS = 384, 32  # principal components of the teacher that are predicted
 MAP_LEVELS = 24  # of an int8 for a standard deviation of the teacher's map
-TOKENS, VOCABULARY = 24, 4096
+TOKENS = 24  # of a text at most
 PROMPTS = ("{}", "a photo of a {}", "a picture of the {}", "a close-up photo of a {}")
 TEMPLATES = (*PROMPTS, "a cropped photo of a {}", "an image showing a {}")
 TEXTURES = ("{}", "a {} texture", "a photo of a {} surface")
@@ -201,19 +200,21 @@ def imagenet_words() -> tuple[list[list[str]], list[str]]:
     return prompts, [lemma.split(",")[0] for lemma in lemmas.values()] + list(glosses.values())
 
 
-def train_tokenizer(texts: list[str], work: Path) -> CLIPTokenizer:
-    """Learn CLIP's byte-pair encoding anew: bytes, bytes that end a word, merges, two specials."""
-    file, alphabet = work / "merges.json", sorted(pre_tokenizers.ByteLevel.alphabet())
-    if not file.exists():  # kept, because ties are broken at random
-        blank = CLIPTokenizer().backend_tokenizer
-        trainee = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-        trainee.normalizer, trainee.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-        options: dict[str, Any] = {"end_of_word_suffix": "</w>", "show_progress": False}
-        trainee.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, **options))
-        file.write_text(json.dumps(json.loads(trainee.to_str())["model"]["merges"]))
-    learned = json.loads(file.read_text())[: VOCABULARY - 2 * len(alphabet) - 2]
-    merges: Any = [tuple(merge) for merge in learned]
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+def resize_patches(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fit a checkpoint's patch embedding and positions to `PATCH` and `SIZE`, by interpolation.
+
+    Patches change by the pseudo-inverse (Beyer et al., "FlexiViT", CVPR 2023, section 3.4), so that
+    a resized image gives the tokens that it gave before.
+    """
+    name = "vision_model.embeddings.{}.weight".format
+    patches, places = weights[name("patch_embedding")], weights[name("position_embedding")]
+    old, side = patches.shape[-1], round((len(places) - 1) ** 0.5)
+    grid = places[1:].T.reshape(1, -1, side, side)
+    grid = F.interpolate(grid, SIZE // PATCH, mode="bicubic", antialias=True)
+    one_pixel = torch.eye(old**2).view(-1, 1, old, old)
+    larger = F.interpolate(one_pixel, PATCH, mode="bilinear").flatten(1)
+    resized = patches.flatten(2) @ torch.linalg.pinv(larger).T
+    return weights | {
+        name("patch_embedding"): resized.view(*patches.shape[:2], PATCH, PATCH),
+        name("position_embedding"): torch.cat([places[:1], grid.flatten(2)[0].T]),
+    }

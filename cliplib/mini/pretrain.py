@@ -34,7 +34,7 @@ from cliplib.mini import corpus
 from cliplib.mini.corpus import PATCH, SIZE, TOKENS, CorpusImage
 
 LOSSES = {"contrastive": 0.5, "features": 1.0, "dense": 2.0, "names": 1.0, "sentences": 4.0}
-RATES = (2e-3, 1e-3)  # of Muon and of AdamW
+RATES = (1.2e-3, 6e-4)  # of Muon and of AdamW
 WARM_UP, DECAY, WHOLE_IMAGES = 100, 0.3, 0.06  # steps; shares of the steps, at the end
 KEEP, NAMES_A_STEP = 0.38, 320  # share of the patches until near the end; classes of ImageNet
 VISION: dict[str, Any] = {"hidden_size": 320, "intermediate_size": 1280, "num_hidden_layers": 6}
@@ -55,17 +55,21 @@ class Batches:
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.number = {text: i for i, text in enumerate(texts)}
         self.words = [self.number[word] for word in words]
-        self.tokenizer = corpus.train_tokenizer(captions * 2 + texts, args.work)
+        self.tokenizer = CLIPTokenizer.from_pretrained(Path(__file__).parent)
         self.tokens = self.tokenizer(texts, **TOKENIZE)["input_ids"]
         self.sentences = torch.from_numpy(corpus.teach_text(texts, args.work))
+
+    def prepare(self, step: int) -> None:
+        """Ask the teacher about the view of a step, if it is a new one."""
+        view = step // (len(self.images) // self.args.batch) % self.args.views
+        if view != self.view:
+            self.view = view
+            self.taught = corpus.teach_vision(self.images, view, self.args.work)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Draw a batch: views, texts and the teachers' answers."""
         n, images, args = self.args.batch, self.images, self.args
         epoch, at = divmod(step, len(images) // n)
-        if epoch % args.views != self.view:
-            self.view = epoch % args.views
-            self.taught = corpus.teach_vision(images, self.view, args.work)
         epoch_rows = np.random.default_rng((args.seed, epoch)).permutation(len(images))
         rows = epoch_rows[at * n : (at + 1) * n]
         rng = np.random.default_rng((args.seed, 1, step))
@@ -102,13 +106,16 @@ def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
 class Student(nn.Module):
     """A new CLIP (7.7 M parameters see, 3.4 M read) with the two heads that only training needs."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer, start: Path | None = None) -> None:
         super().__init__()
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         special = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": eos}
         text = TEXT | special | {"vocab_size": len(tokenizer)}
         config = CLIPConfig(vision_config=VISION, text_config=text, projection_dim=384, **special)
         self.clip = CLIPModel(config)
+        if start:
+            weights = CLIPModel.from_pretrained(start, dtype=torch.float32).state_dict()
+            self.clip.load_state_dict(corpus.resize_patches(weights))
         self.to_features = nn.Linear(VISION["hidden_size"], corpus.COMPONENTS)
         self.to_map = nn.Linear(VISION["hidden_size"], corpus.MAP_COMPONENTS)
 
@@ -199,7 +206,7 @@ def train(args: argparse.Namespace) -> None:
     batches, pairs = Batches(images, args), held_out[::3]
     captions = batches.tokenizer([pair.captions[0] for pair in pairs], **TOKENIZE)["input_ids"]
     torch.manual_seed(args.seed)
-    student = Student(batches.tokenizer)
+    student = Student(batches.tokenizer, args.start)
     opts = optimizers(student)
     state: dict[str, Any] = {"step": 0, "seconds": 0.0, "history": []}
     state |= {"weight": 1.0, "best": 1e9, "worse": 0}  # of the contrastive loss
@@ -209,11 +216,16 @@ def train(args: argparse.Namespace) -> None:
         student.load_state_dict(state.pop("student"))
         for opt, saved in zip(opts, state.pop("opts"), strict=True):
             opt.load_state_dict(saved)
-    ahead, bar = ThreadPoolExecutor(1), tqdm(range(state["step"], args.steps), mininterval=30)
+    # A second team of OpenMP threads would keep the first from spinning, and halve its speed.
+    ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+    bar = tqdm(range(state["step"], args.steps), mininterval=30)
+    batches.prepare(state["step"])
     following = ahead.submit(batches, state["step"])
     for step in bar:
         start = time.perf_counter()
-        batch, following = following.result(), ahead.submit(batches, step + 1)
+        batch = following.result()
+        batches.prepare(step + 1)
+        following = ahead.submit(batches, step + 1)
         torch.manual_seed(args.seed * 1_000_003 + step)  # a resumed run drops the same patches
         keep = 1.0 if step >= (1 - WHOLE_IMAGES) * args.steps else KEEP
         losses = student.train().losses(batch, keep)
@@ -237,7 +249,8 @@ def train(args: argparse.Namespace) -> None:
             part.rename(file)
     student.clip.half().save_pretrained(args.out)
     batches.tokenizer.save_pretrained(args.out)
-    CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size=SIZE).save_pretrained(args.out)
+    squash = {"size": {"height": SIZE, "width": SIZE}, "do_center_crop": False}
+    CLIPImageProcessorPil(**squash).save_pretrained(args.out)
     facts = {name: getattr(args, name) for name in ("steps", "batch", "views", "losses", "seed")}
     facts |= {"samples": args.steps * args.batch, "seconds": round(state["seconds"])}
     facts |= {"images": len(images), "held_out": len(held_out), "dropped_duplicates": len(near)}
@@ -253,6 +266,7 @@ if __name__ == "__main__":
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"))
+    parser.add_argument("--start", type=Path, help="a checkpoint of the same shape to go on from")
     parser.add_argument("--name", default="main", help="of the state: runs may share a work folder")
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
     train(parser.parse_args())
