@@ -188,15 +188,22 @@ def compile_typst(root: Path, source: str, executed: Sequence[Path], kind: str) 
     saved = [name for name in names if (root / "figures" / f"{name}.json").exists()]
     inputs = {"notebooks": ",".join(names), "results": ",".join(saved), "kind": kind}
     found = typst.Fonts(include_system_fonts=False, font_paths=[str(fonts)])
-    options: dict[str, Any] = {"format": kind, "timestamp": epoch(root), "sys_inputs": inputs}
+    options: dict[str, Any] = {"format": kind, "timestamp": epoch(root)}
     options |= {"pdf_standards": ["a-2u"]} if kind == "pdf" else {}  # a missing glyph is an error
-    compiler = typst.Compiler(f"{root}/report/{source}.typ", root=str(root), font_paths=found)
+    where: dict[str, Any] = {"root": str(root), "font_paths": found, "sys_inputs": inputs}
+    compiler = typst.Compiler(f"{root}/report/{source}.typ", **where)
     try:
         made, warnings = compiler.compile_with_warnings(**options)
     except typst.TypstError as error:
         sys.exit(str(getattr(error, "diagnostic", error)).strip())
     for warning in warnings if kind == "pdf" else ():
         print(f"warning: {warning.message}")
+    claims = json.loads(compiler.query("<claim>", field="value")) if kind == "pdf" else []
+    fell = [claim for claim in claims if not claim["held"]]
+    if claims:
+        print(f"{len(claims) - len(fell)} of {len(claims)} claims hold")
+    for claim in fell:
+        print(f"  fell: {claim['id']}, which says {claim['says']}")
     return bytes(made)
 
 

@@ -110,13 +110,6 @@ def raise_index_names(table: Any) -> None:
 
 def pandoc(text: str, source: str, target: str, options: tuple[str, ...] = ()) -> str:
     """Convert with the pandoc of the ``pypandoc_binary`` wheel."""
-    command = [
-        pypandoc.get_pandoc_path(),
-        "--wrap=none",
-        "--from",
-        source,
-        "--to",
-        target,
-        *options,
-    ]
-    return subprocess.check_output(command, input=text, encoding="utf-8").strip()
+    command = [pypandoc.get_pandoc_path(), "--wrap=none", f"--from={source}", f"--to={target}"]
+    made = subprocess.check_output([*command, *options], input=text, encoding="utf-8")
+    return made.strip()
