@@ -1,20 +1,13 @@
-"""Frozen CLIP features, light classifiers on top, and an evaluation that a sceptic believes.
-
->>> from cliplib import ClipEncoder, LinearProbe, evaluate, load_features
->>> table = load_features("trashnet", ClipEncoder()).readout("pooled")
->>> train, test = table.train_test_split()
->>> probe = LinearProbe().fit(train.features, train.labels, groups=train.groups)
->>> evaluate(test.labels, probe.predict_proba(test.features), table.classes, groups=test.groups)
-"""
+"""Frozen CLIP features, light classifiers on top, and an evaluation that a sceptic believes."""
 
 from cliplib.audit import audit
-from cliplib.classifier import Classifier
+from cliplib.classifier import Classifier, load_probe, save_probe
 from cliplib.data import DATASETS, dataset_spec, load_dataset
 from cliplib.encoder import ClipEncoder
 from cliplib.evaluation import Evaluation, evaluate
 from cliplib.features import FeatureTable, load_features
 from cliplib.images import FeatureCache, load_image
-from cliplib.probes import LinearProbe, MLPProbe, load_probe, save_probe
+from cliplib.probes import LinearProbe, MLPProbe
 from cliplib.resampling import compare, compare_all, cross_validate, ratio_intervals
 from cliplib.zeroshot import search, zero_shot_proba, zero_shot_weights
 

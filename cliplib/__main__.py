@@ -143,7 +143,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     logging.getLogger("cliplib.images").setLevel(logging.ERROR)  # unreadable files are named below
     parser = argparse.ArgumentParser("python -m cliplib", description=__doc__)
-    command = {"classify": classify, "encode": encode}.get(arguments[0] if arguments else "", train)
+    commands: dict[str, Any] = {"classify": classify, "encode": encode}
+    command = commands.get(arguments[0] if arguments else "", train)
     if command is classify:
         parser.add_argument("aid", metavar="AID")
         parser.add_argument("files", nargs="+", metavar="FOLDER_OR_FILES")

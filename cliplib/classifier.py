@@ -18,8 +18,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
 
 from cliplib.data import list_files
 from cliplib.encoder import ClipEncoder, readout_columns
@@ -27,12 +30,38 @@ from cliplib.evaluation import fit_temperature, risk_coverage
 from cliplib.explain import heat_maps
 from cliplib.features import FeatureTable
 from cliplib.images import load_image
-from cliplib.probes import LinearProbe, MLPProbe, load_probe, save_probe
+from cliplib.probes import LinearProbe, MLPProbe
 from cliplib.resampling import Floats, group_train_test_split
 from cliplib.zeroshot import search
 
 logger = logging.getLogger(__name__)
 RULE = ("temperature", "min_probability", "min_similarity", "about")
+
+
+def save_probe(probe: LinearProbe | MLPProbe, folder: str | os.PathLike[str]) -> None:
+    """Write what a fitted probe predicts with: ``probe.json`` and ``probe.safetensors``."""
+    check_is_fitted(probe)
+    fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
+    arrays = {n: np.ascontiguousarray(v) for n, v in fitted.items() if isinstance(v, np.ndarray)}
+    classes = arrays.pop("classes_").tolist()
+    document = {"kind": type(probe).__name__, "parameters": probe.get_params(), "classes": classes}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "probe.safetensors").write_bytes(save(arrays))
+    (Path(folder) / "probe.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | MLPProbe:
+    """Read a probe that `save_probe` wrote; its probabilities are the same to the bit."""
+    try:
+        document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
+        kind = {"LinearProbe": LinearProbe, "MLPProbe": MLPProbe}[document["kind"]]
+        arrays = load_file(Path(folder) / "probe.safetensors")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise OSError(f"{folder} holds no whole probe ({error}): save it anew.") from error
+    probe = kind(**document["parameters"])
+    vars(probe).update(arrays, classes_=np.array(document["classes"]))
+    probe.n_features_in_ = len(arrays["mean_"])
+    return probe
 
 
 @dataclass(frozen=True, eq=False)

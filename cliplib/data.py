@@ -1,9 +1,4 @@
-"""Data sets: what is known about them, and where their images lie.
-
-Images are looked for in an explicit folder, then in the one that the setting ``CLIPLIB_DATA``
-names, or in the data set's public home where that is asked for by ``"hub"``; a log line says where
-they were found. Nothing is downloaded unasked.
-"""
+"""Data sets: what is known about them, and where their images lie; none is downloaded unasked."""
 
 import logging
 import os

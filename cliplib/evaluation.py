@@ -18,14 +18,11 @@ from scipy.special import log_softmax
 from sklearn.metrics import roc_curve
 
 from cliplib import resampling
-from cliplib.resampling import Floats, Ints, Statistic, group_sums, ratio_intervals
-
-logger = logging.getLogger(__name__)
+from cliplib.resampling import Floats, Ints, Statistic, bootstrap, intervals, ratio_intervals
 
 METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "brier", "ece"]
 PER_CLASS = ["sensitivity", "specificity", "precision", "f1", "auroc"]
-BINS = 15  # of the confidence, for ECE and reliability diagrams
-EDGES = np.arange(BINS + 1) / BINS  # a bin holds its upper one
+EDGES = np.arange(16) / 15  # of the bins (low, high] of confidence: ECE, reliability diagrams
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +89,9 @@ def evaluate(
     if repeats.min() < 0 or not (np.abs(repeats.sum(axis=2) - 1) < 1e-3).all():
         raise ValueError("Probabilities must be non-negative and sum to 1 in every row.")
     codes = resampling.group_codes(groups, n)
-    statistics, sizes = zip(*(_metrics(labels, proba, codes) for proba in repeats), strict=True)
-    found = resampling.bootstrap(
-        lambda weights: _mean([s(weights) for s in statistics], axis=0), codes, **options
-    )
-    table = resampling.intervals(found[:, :-1], None, np.min(sizes, axis=0)).to_numpy(copy=True)
+    statistics, counts = zip(*(_metrics(labels, proba, codes) for proba in repeats), strict=True)
+    found = bootstrap(lambda w: _mean([s(w) for s in statistics], axis=0), codes, **options)
+    table = intervals(found[:, :-1], None, np.min(counts, axis=0)).to_numpy(copy=True)
     ece = METRICS.index("ece")
     value, low = found[0, ece], np.quantile(found[1:, ece], 0.025)
     table[ece, 1:] = max(0, value - np.quantile(found[1:, -1], 0.975)), max(value, 2 * value - low)
@@ -116,15 +111,16 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
     """Return all numbers as a function of weights, and the groups under each fraction bar."""
     k = proba.shape[1]
     true, said = np.eye(k)[labels], np.eye(k)[proba.argmax(axis=1)]
-    bins = np.eye(BINS)[np.searchsorted(EDGES[1:-1], proba.max(axis=1))]
-    gaps = bins * ((proba - true) * said).sum(axis=1, keepdims=True)  # confidence less correctness
+    sure = np.minimum(proba.max(axis=1, keepdims=True), 1)
+    inside = (EDGES[:-1] < sure) & (sure <= EDGES[1:])
+    gaps = inside * ((proba - true) * said).sum(axis=1, keepdims=True)  # confidence less right
     loss = -np.log(np.clip((proba * true).sum(axis=1), np.finfo(float).eps, 1))
     brier = ((proba - true) ** 2).sum(axis=1)
-    sums = group_sums(np.column_stack([true, said, true * said, loss, brier, gaps]), codes)
-    areas = [resampling.auroc_statistic(labels == c, proba[:, c], codes) for c in range(k)]
+    rows = np.column_stack([true, said, true * said, loss, brier, gaps])
+    areas = [resampling.auroc_statistic(labels == c, proba[:, c]) for c in range(k)]
 
     def statistic(weights: Floats) -> Floats:
-        t, s, hit, other, gap = np.split(weights @ sums, [k, 2 * k, 3 * k, 3 * k + 2], axis=1)
+        t, s, hit, other, gap = np.split(weights @ rows, [k, 2 * k, 3 * k, 3 * k + 2], axis=1)
         total = t.sum(axis=1, keepdims=True)
         sensitivity, precision, f1 = hit / t, hit / s, 2 * hit / (t + s)
         specificity = (total - t - s + hit) / (total - t)
@@ -137,8 +133,7 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
         per_class = [sensitivity, specificity, precision, f1, auroc]
         return np.hstack([accuracy, averages, other / total, ece, *per_class, change])
 
-    counts = [sums[:, :k], group_sums(1 - true, codes), sums[:, k : 2 * k]]
-    under = np.concatenate([(count > 0).sum(axis=0) for count in counts])
+    under = resampling.n_groups(np.hstack([true, 1 - true, said]), codes)
     return statistic, np.concatenate([[codes.max() + 1], [0] * 6, under, [0] * 2 * k])
 
 
@@ -155,7 +150,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     """
     z, labels = np.maximum(np.asarray(logits, float), -700), np.asarray(y)  # log 0 stays finite
     if (z.argmax(axis=1) == labels).all():
-        logger.warning("All %d validation rows are right: the temperature stays at 1.", len(z))
+        logging.getLogger(__name__).warning("All validation rows are right: no temperature fits.")
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
@@ -169,13 +164,12 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
 def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
     """Compare accuracy with confidence, the highest probability, bin by bin (Guo et al. 2017)."""
     p = np.asarray(proba, float)
-    confidence, right = p.max(axis=1), p.argmax(axis=1) == np.asarray(y)
-    bins = np.searchsorted(EDGES[1:-1], confidence)
-    inside = bins[:, np.newaxis] == np.arange(BINS)
-    found = ratio_intervals(inside & right[:, np.newaxis], inside, **options)
+    sure, right = np.minimum(p.max(axis=1), 1)[:, None], p.argmax(axis=1) == np.asarray(y)
+    inside = (EDGES[:-1] < sure) & (sure <= EDGES[1:])
+    found = ratio_intervals(inside & right[:, None], inside, **options)
     found.columns = ["accuracy", "accuracy_low", "accuracy_high"]
-    found["confidence"] = pd.Series(confidence).groupby(bins).mean()
-    return found.assign(bin_low=EDGES[:-1], bin_high=EDGES[1:], count=inside.sum(axis=0))
+    found = found.assign(bin_low=EDGES[:-1], bin_high=EDGES[1:], count=inside.sum(axis=0))
+    return found.assign(confidence=(inside * sure).sum(axis=0) / found["count"])
 
 
 def roc_points(y: ArrayLike, score: ArrayLike) -> pd.DataFrame:

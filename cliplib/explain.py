@@ -23,8 +23,6 @@ from cliplib.images import ImageSource, image_list
 from cliplib.probes import Probe
 from cliplib.resampling import Floats
 
-probe_directions = Probe.directions
-
 
 def attention_rollout(encoder: ClipEncoder, images: Any) -> Features:
     """Measure the share of each patch in the class token, whatever the class: (n, rows, columns).

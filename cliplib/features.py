@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -20,7 +19,7 @@ from safetensors.numpy import save
 from cliplib.audit import image_hash, near_duplicate_groups
 from cliplib.data import DATASETS, load_dataset
 from cliplib.encoder import ClipEncoder, readout_columns
-from cliplib.resampling import group_train_test_split
+from cliplib.resampling import group_train_test_split, stratified_subset
 
 logger = logging.getLogger(__name__)
 
@@ -247,19 +246,3 @@ def save_precomputed(name: str, encoder: ClipEncoder, data: str) -> None:
     """Encode a named data set and keep its features, compactly, for `load_precomputed`."""
     table = load_features(name, encoder, data=data)
     table.save(Path(str(files("cliplib") / "precomputed" / f"{name}.safetensors")), compact=True)
-
-
-def stratified_subset(
-    labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
-) -> NDArray[np.int64]:
-    """Draw about `limit` rising row numbers that keep the shares of every class in every split.
-
-    There are at least two of each; a limit of 0 keeps all.
-    """
-    rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
-    if limit == 0 or limit >= len(rows):
-        return np.arange(len(rows))
-    shuffled = rows.sample(frac=1, random_state=seed)
-    parts = shuffled.groupby(["split", "label"])
-    kept = np.maximum(2, limit * parts["label"].transform("size") // len(rows))
-    return np.sort(shuffled.index[parts.cumcount() < kept])

@@ -1,8 +1,8 @@
 """Results for the report, each saved under an id, and the plots that no library draws.
 
 Captions and alternative texts stand in ``figures/captions.toml``; ``**values`` fill their places,
-such as ``{repeats}``. A file for each notebook, beside its results, says how they were made.
-For None, what an earlier run saved is shown, and why: ``because="no images on this machine"``.
+such as ``{repeats}``. A file for each notebook, beside its results, says how they were made. For
+None what an earlier run saved is shown.
 """
 
 import base64

@@ -1,8 +1,4 @@
-"""Images: how one is read, and how something is computed from many, once.
-
-Results are cached by the content of each image, so that a second run takes seconds and an
-interrupted one goes on where it stopped.
-"""
+"""Images: how one is read, and how something is computed from many, once, by their content."""
 
 import hashlib
 import io
@@ -42,9 +38,9 @@ def image_name(source: ImageSource) -> str:
     """Return what a message calls an image: its path where it has one."""
     if isinstance(source, Mapping):
         source = source.get("path") or "<bytes>"
-    if isinstance(source, str | os.PathLike):  # on Linux a name may hold any bytes
-        return os.fspath(source).encode("utf-8", "backslashreplace").decode()
-    return getattr(source, "filename", "") or f"<{type(source).__name__}>"
+    if not isinstance(source, str | os.PathLike):
+        return getattr(source, "filename", "") or f"<{type(source).__name__}>"
+    return os.fspath(source).encode("utf-8", "backslashreplace").decode()  # it may hold any bytes
 
 
 def image_bytes(source: ImageSource) -> bytes:

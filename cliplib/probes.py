@@ -1,4 +1,4 @@
-"""Light classifiers on frozen features: scikit-learn estimators, saved without pickle.
+"""Light classifiers on frozen features: scikit-learn estimators.
 
 What is chosen is chosen on validation rows, never on test rows, as in CLIP's protocol (Radford et
 al. 2021, appendix A.3) and DINOv2's (Oquab et al. 2024, ``eval/log_regression.py``).
@@ -6,11 +6,8 @@ al. 2021, appendix A.3) and DINOv2's (Oquab et al. 2024, ``eval/log_regression.p
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -18,8 +15,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 from scipy.special import ndtr, softmax
 from scipy.stats import norm
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -116,7 +111,8 @@ class LinearProbe(Probe):
     Features are standardised. Each C starts from the solution of the one before, and the sweep ends
     with the second in a row that is worse than the best. Of those within 1e-4 nats of the smallest
     validation log loss the smallest wins; with it the probe is fitted on all rows. DINOv2 sweeps 45
-    values from 1e-6 to 1e5; the default takes every other one of their useful range.
+    values from 1e-6 to 1e5. By default these are decades, solved to a gradient below `tol` = 1e-3:
+    on deep features a quarter of the time of finer ones, for 0.003 nats and 0.1 points at most.
 
     Attributes
     ----------
@@ -127,18 +123,15 @@ class LinearProbe(Probe):
     """
 
     def __init__(
-        self,
-        Cs: Sequence[float] = tuple(np.logspace(-5, 1, 13)),
-        max_iter: int = 1000,
-        seed: int = 0,
+        self, Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)), tol: float = 1e-3, seed: int = 0
     ) -> None:
         self.Cs = Cs
-        self.max_iter = max_iter
+        self.tol = tol
         self.seed = seed
 
     def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
         train, held = split(self.seed)
-        path = LogisticRegression(warm_start=True, max_iter=self.max_iter)
+        path = LogisticRegression(warm_start=True, tol=self.tol, max_iter=1000)
         sweep: list[tuple[float, float, float]] = []
         best, worse = np.inf, 0
         # One thread: the same digits on any number of cores, and faster where cores are shared.
@@ -158,7 +151,6 @@ class LinearProbe(Probe):
             self.C_ = float(self.sweep_.C[good].iloc[0])
             path.set_params(C=self.C_).fit(self._scale(rows), codes)
         self.coef_, self.intercept_ = path.coef_, path.intercept_
-        self.n_iter_ = path.n_iter_
         if len(self.classes_) == 2:  # scikit-learn gives the log odds of the second alone
             self.coef_ = np.concatenate([-self.coef_, self.coef_]) / 2
             self.intercept_ = np.concatenate([-self.intercept_, self.intercept_]) / 2
@@ -262,29 +254,3 @@ class MLPProbe(Probe):
         z = self._hidden(scaled)
         slope = ndtr(z) + z * norm.pdf(z)  # of GELU
         return np.asarray(((self.coef_[:, codes] * slope) @ self.hidden_coef_).mean(axis=0))
-
-
-def save_probe(probe: LinearProbe | MLPProbe, folder: str | os.PathLike[str]) -> None:
-    """Write what a fitted probe predicts with: ``probe.json`` and ``probe.safetensors``."""
-    check_is_fitted(probe)
-    fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
-    arrays = {n: np.ascontiguousarray(v) for n, v in fitted.items() if isinstance(v, np.ndarray)}
-    classes = arrays.pop("classes_").tolist()
-    document = {"kind": type(probe).__name__, "parameters": probe.get_params(), "classes": classes}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "probe.safetensors").write_bytes(save(arrays))
-    (Path(folder) / "probe.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-
-
-def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | MLPProbe:
-    """Read a probe that `save_probe` wrote; its probabilities are the same to the bit."""
-    try:
-        document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
-        kind = {"LinearProbe": LinearProbe, "MLPProbe": MLPProbe}[document["kind"]]
-        arrays = load_file(Path(folder) / "probe.safetensors")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise OSError(f"{folder} holds no whole probe ({error}): save it anew.") from error
-    probe = kind(**document["parameters"])
-    vars(probe).update(arrays, classes_=np.array(document["classes"]))
-    probe.n_features_in_ = len(arrays["mean_"])
-    return probe

@@ -2,8 +2,8 @@
 
 Rows of one group (near-duplicates, one patient's scans) are never separated: they fall on one side
 of a split, and whole groups are drawn in the bootstrap (Davison and Hinkley, *Bootstrap Methods and
-their Application*, 1997, section 3.8). A draw is a vector of weights over groups, so 2,000 draws of
-a metric are one matrix product. Functions that take `groups` (n,), `n_boot` and `seed` mean it.
+their Application*, 1997, section 3.8). A draw is a vector of weights of the rows, so 2,000 draws of
+a metric are one matrix product. `options` are n_boot and seed of the bootstrap.
 """
 
 import itertools
@@ -44,6 +44,20 @@ def group_train_test_split(
         if len(np.unique(labels[train])) == len(classes):
             return train, test
     raise ValueError("Some class lies in too few groups to be trained on and held out: add images.")
+
+
+def stratified_subset(labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0) -> Ints:
+    """Draw about `limit` rising row numbers that keep the shares of every class in every split.
+
+    There are at least two of each; a limit of 0 keeps all.
+    """
+    rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
+    if limit == 0 or limit >= len(rows):
+        return np.arange(len(rows))
+    shuffled = rows.sample(frac=1, random_state=seed)
+    parts = shuffled.groupby(["split", "label"])
+    kept = np.maximum(2, limit * parts["label"].transform("size") // len(rows))
+    return np.sort(shuffled.index[parts.cumcount() < kept])
 
 
 def group_folds(
@@ -92,39 +106,37 @@ def cross_validate(
     return found
 
 
-def group_sums(rows: Floats, codes: Ints) -> Floats:
-    """Sum rows (n, m) within groups: (n_groups, m)."""
-    sums = np.zeros((codes.max() + 1, rows.shape[1]))
-    np.add.at(sums, codes, rows)
-    return sums
-
-
 def bootstrap(statistic: Statistic, codes: Ints, *, n_boot: int = 2000, seed: int = 0) -> Floats:
     """Compute a statistic on the sample and on draws of its groups, (1 + n_boot, m).
 
-    It maps weights over groups, (draws, n_groups), to (draws, m); 0 / 0 in it is NaN: an undefined
+    It maps weights of the rows, (draws, n), to (draws, m); 0 / 0 in it is NaN: an undefined
     fraction is neither 0 nor 1. With equal seeds and numbers of groups the draws are equal, so
     statistics bootstrapped apart stay paired.
     """
-    n_groups, rng = codes.max() + 1, np.random.default_rng(seed)
+    size, rng = codes.max() + 1, np.random.default_rng(seed)
     chunk = max(1, 2**20 // len(codes))
     with np.errstate(invalid="ignore"):
-        found = [statistic(np.ones((1, n_groups)))]
+        found = [statistic(np.ones((1, len(codes))))]
         for start in range(0, n_boot, chunk):
             draws = np.arange(min(chunk, n_boot - start))[:, None]
-            picked = rng.integers(0, n_groups, (len(draws), n_groups)) + n_groups * draws
+            picked = rng.integers(0, size, (len(draws), size)) + size * draws
             weights = np.bincount(picked.ravel(), minlength=picked.size)
-            found.append(statistic(weights.reshape(picked.shape).astype(float)))
+            found.append(statistic(weights.reshape(picked.shape)[:, codes].astype(float)))
     return np.concatenate(found)
 
 
-def intervals(draws: Floats, names: Any, n_groups: ArrayLike = 0) -> pd.DataFrame:
+def n_groups(rows: Floats, codes: Ints) -> Ints:
+    """Count the groups that have any of the rows (n, m), column by column."""
+    return np.array([len(np.unique(codes[column > 0])) for column in rows.T])
+
+
+def intervals(draws: Floats, names: Any, counts: ArrayLike = 0) -> pd.DataFrame:
     """Turn draws (1 + n_boot, m) into value, low and high, by percentiles.
 
-    A proportion of 0 or 1 is the same in every draw; where `n_groups`, the number of groups under
-    its fraction bar, is given, the exact binomial bound stands in (Clopper and Pearson 1934).
+    A proportion of 0 or 1 is the same in every draw; where `counts`, the number of groups under its
+    fraction bar, is given, the exact binomial bound stands in (Clopper and Pearson 1934).
     """
-    value, n = draws[0], np.broadcast_to(n_groups, draws.shape[1])
+    value, n = draws[0], np.broadcast_to(counts, draws.shape[1])
     defined = np.where(np.isnan(value), 0, draws[1:])  # what the sample lacks stays undefined
     ends = np.nanquantile(defined, [0.025, 0.975], axis=0)
     low, high = np.where(np.isnan(value), np.nan, ends)
@@ -146,13 +158,12 @@ def ratio_intervals(
     whole = np.broadcast_to(bottom[:, None] if bottom.ndim == 1 else bottom, top.shape)
     part = np.where(whole > 0, top.to_numpy(float), 0)
     codes = group_codes(groups, len(top))
-    parts, wholes = group_sums(part, codes), group_sums(whole, codes)
-    draws = bootstrap(lambda weights: (weights @ parts) / (weights @ wholes), codes, **options)
+    draws = bootstrap(lambda weights: (weights @ part) / (weights @ whole), codes, **options)
     proportion = [dtype.kind == "b" for dtype in top.dtypes]
-    return intervals(draws, top.columns, (wholes > 0).sum(axis=0) * proportion)
+    return intervals(draws, top.columns, n_groups(whole, codes) * proportion)
 
 
-def auroc_statistic(positive: NDArray[np.bool_], score: Floats, codes: Ints) -> Statistic:
+def auroc_statistic(positive: NDArray[np.bool_], score: Floats) -> Statistic:
     """Return the area under the ROC curve as a function of weights: scores are sorted once.
 
     It is the share of pairs in the right order, ties counting half (Hanley and McNeil 1982).
@@ -162,10 +173,9 @@ def auroc_statistic(positive: NDArray[np.bool_], score: Floats, codes: Ints) -> 
     through = np.searchsorted(score[negatives], score[positive], "right")
 
     def area(weights: Floats) -> Floats:
-        by_group = np.ascontiguousarray(weights.T)
         running = np.zeros((len(negatives) + 1, len(weights)))
-        np.cumsum(by_group[codes[negatives]], axis=0, out=running[1:])
-        chosen = by_group[codes[positive]]
+        np.cumsum(weights.T[negatives], axis=0, out=running[1:])
+        chosen = weights.T[positive]
         won = np.einsum("pd,pd->d", chosen, running[below] + running[through]) / 2
         return np.asarray(won / (chosen.sum(axis=0) * running[-1]))
 
@@ -184,9 +194,8 @@ def compare(
     for given in map(np.asarray, (a, b)):
         found = given if given.ndim == 1 else given.argmax(axis=-1)
         right.append((found == labels).reshape(-1, len(labels)).mean(axis=0))
-    codes = group_codes(groups, len(labels))
-    sums = group_sums(np.column_stack([right[0] - right[1], np.ones(len(labels))]), codes)
-    draws = bootstrap(lambda w: (w @ sums[:, :1]) / (w @ sums[:, 1:]), codes, **options)
+    gap, codes = (right[0] - right[1])[:, None], group_codes(groups, len(labels))
+    draws = bootstrap(lambda w: (w @ gap) / w.sum(axis=1, keepdims=True), codes, **options)
     row = intervals(draws, ["difference"]).iloc[0]
     # Rounding must not decide ties between draws and the observed difference.
     farther = np.abs(draws[1:, 0] - row.value) >= abs(row.value) - 1e-12

@@ -16,8 +16,6 @@ from skimage.feature import hog as skimage_hog
 
 from cliplib.images import FeatureCache, ImageFunction, file_facts, map_images
 
-logger = logging.getLogger(__name__)
-
 Ints = NDArray[np.int64]
 Names = Sequence[str]
 
@@ -122,7 +120,8 @@ def class_mapping(text: str, theirs: Names, ours: Names) -> dict[str, list[str]]
         some = f"two or more of {', '.join(theirs)} to some of {', '.join(ours)}, each once"
         raise ValueError(f"Map {some}, as in yes=a|b,no=c: not {text!r}.")
     if left_out := (set(theirs) - set(mapping)) | (set(ours) - set(named)):
-        logger.warning("Classes that are not mapped: %s", ", ".join(sorted(left_out)))
+        names = ", ".join(sorted(left_out))
+        logging.getLogger(__name__).warning("Classes that are not mapped: %s", names)
     return mapping
 
 

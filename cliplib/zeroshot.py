@@ -1,7 +1,4 @@
-"""Zero-shot classification, search and captions: images and texts that meet in CLIP's shared space.
-
-Features here are projected: ``encoder.project(pooled)`` of images, ``encoder.texts(…)`` of texts.
-"""
+"""Zero-shot classification, search and captions, on projected features of images and texts."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,11 +142,10 @@ def rank_metrics(
 ) -> pd.DataFrame:
     """Measure how well each query ranks the gallery rows that carry its label, one query a row.
 
-    Gallery rows of a query's own group, itself and its near-duplicates, are no candidates. Columns:
-    share of the candidates that are right (the precision of an order by chance), average_precision
-    (Manning et al. 2008, section 8.4), recall_at_k (is any of the first k right? Oh Song et al.,
-    CVPR 2016) and precision_at_k; NaN where nothing is right, and for a k above the number of
-    candidates.
+    Rows of a query's own group, itself and its near-duplicates, are no candidates. Columns: share
+    of right candidates (precision by chance), average_precision (Manning et al. 2008, section 8.4),
+    recall_at_k (is any of the first k right? Oh Song et al., CVPR 2016) and precision_at_k; NaN
+    where nothing is right, and for a k above the number of candidates.
     """
     if (query_groups is None) != (gallery_groups is None):
         raise ValueError("Give the groups of both queries and gallery, or of neither.")
@@ -180,8 +176,7 @@ def gallery_intervals(
     codes = group_codes(groups, len(labels))
 
     def means(weights: Floats) -> Floats:
-        drawn = weights[:, codes]
-        each = [_measures(similar, labels == label, drawn) for similar, label in ranked]
+        each = [_measures(similar, labels == label, weights) for similar, label in ranked]
         return np.asarray(np.mean(each, axis=0))
 
     return intervals(bootstrap(means, codes, **options), MEASURES)

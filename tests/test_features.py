@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliplib.encoder import ClipEncoder
-from cliplib.features import FeatureTable, load_features, stratified_subset
+from cliplib.features import FeatureTable, load_features
+from cliplib.resampling import stratified_subset
 
 
 def make_table(n=12, d=4, **changes):

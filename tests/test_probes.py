@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from cliplib.probes import LinearProbe, MLPProbe, load_probe, save_probe
+from cliplib.classifier import load_probe, save_probe
+from cliplib.probes import LinearProbe, MLPProbe
 
 FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(networks=2, hidden=16, learning_rate=0.01))
 probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP"])
@@ -118,7 +119,7 @@ def test_one_class_is_refused_by_name(probe, sample):
 
 def test_the_sweep_is_that_of_logistic_regression(sample):
     X, y = sample
-    probe = LinearProbe(Cs=(1, 0.01)).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    probe = LinearProbe(Cs=(1, 0.01), tol=1e-6).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaler = StandardScaler().fit(X[:200])
     for row in probe.sweep_.itertuples():
         peer = LogisticRegression(C=row.C, max_iter=1000, tol=1e-6)
@@ -131,7 +132,7 @@ def test_the_sweep_is_that_of_logistic_regression(sample):
 
 def test_the_chosen_probe_is_fitted_again_on_all_rows(sample):
     X, y = sample
-    probe = LinearProbe(Cs=(0.1,)).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    probe = LinearProbe(Cs=(0.1,), tol=1e-5).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaler = StandardScaler().fit(X)
     peer = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(X), y)
     expected = peer.predict_proba(scaler.transform(X))
