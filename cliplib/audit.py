@@ -111,14 +111,12 @@ def _compare(a: NDArray[Any], b: NDArray[Any], rows_a: Ints, rows_b: Ints) -> pd
     return pairs[pairs["correlation"] >= MIN_CORRELATION]
 
 
-def near_duplicate_groups(hashes: NDArray[np.uint8]) -> Ints:
+def near_duplicate_groups(hashes: Any, pairs: pd.DataFrame | None = None) -> Ints:
     """Return each image's group (n,): its near-duplicates, and theirs; by first appearance."""
-    return _components(len(hashes), find_near_duplicates(hashes))
-
-
-def _components(n: int, pairs: pd.DataFrame) -> Ints:
+    pairs = find_near_duplicates(hashes) if pairs is None else pairs
     edges = (np.ones(len(pairs)), (pairs["index_a"], pairs["index_b"]))
-    components = connected_components(coo_array(edges, shape=(n, n)), directed=False)[1]
+    graph = coo_array(edges, shape=(len(hashes), len(hashes)))
+    components = connected_components(graph, directed=False)[1]
     return pd.factorize(components)[0].astype(np.int64)
 
 
@@ -142,7 +140,7 @@ def sequence_groups(ids: Sequence[str], features: ArrayLike, groups: ArrayLike) 
     usual = np.einsum("nd,nd->n", x[rows[far - size[far] // 2]], x[rows[far]])
     near = near[cosine >= (np.quantile(usual, 0.99) if len(usual) >= 100 else 0.5)]
     a, b = np.append(first[code], rows[near - 1]), np.append(np.arange(len(ids)), rows[near])
-    return _components(len(ids), pd.DataFrame({"index_a": a, "index_b": b}))
+    return near_duplicate_groups(ids, pd.DataFrame({"index_a": a, "index_b": b}))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -178,7 +176,7 @@ def audit(
         both = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
         pairs = pairs.join(both.add_suffix(f"_{side}").set_index(pairs.index))
     exact, direct = pairs[pairs["kind"] == "exact"], pairs[~pairs["mirrored"]]
-    groups = [_components(len(images), some) for some in (exact, direct, pairs)]
+    groups = [near_duplicate_groups(hashes, some) for some in (exact, direct, pairs)]
     images["group"] = groups[-1]
     files = pd.factorize(images.pop("digest").fillna(images["id"]))[0]
     leaks = _leaks(images, [files, *groups])

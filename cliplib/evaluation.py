@@ -90,7 +90,7 @@ def evaluate(
         raise ValueError("Probabilities must be non-negative and sum to 1 in every row.")
     codes = resampling.group_codes(groups, n)
     statistics, counts = zip(*(_metrics(labels, proba, codes) for proba in repeats), strict=True)
-    found = bootstrap(lambda w: _mean([s(w) for s in statistics], axis=0), codes, **options)
+    found = bootstrap(lambda w: np.nanmean([s(w) for s in statistics], axis=0), codes, **options)
     table = intervals(found[:, :-1], None, np.min(counts, axis=0)).to_numpy(copy=True)
     ece = METRICS.index("ece")
     value, low = found[0, ece], np.quantile(found[1:, ece], 0.025)
@@ -126,20 +126,15 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
         specificity = (total - t - s + hit) / (total - t)
         auroc = np.column_stack([area(weights) for area in areas])
         averaged = [sensitivity, f1, auroc[:, 1:] if k == 2 else auroc]
-        averages = np.column_stack([_mean(values, axis=1) for values in averaged])
+        averages = np.column_stack([np.nanmean(values, axis=1) for values in averaged])
         accuracy = hit.sum(axis=1, keepdims=True) / total
         ece = np.abs(gap).sum(axis=1, keepdims=True) / total
         change = np.abs(gap / total - gaps.mean(axis=0)).sum(axis=1, keepdims=True)
         per_class = [sensitivity, specificity, precision, f1, auroc]
         return np.hstack([accuracy, averages, other / total, ece, *per_class, change])
 
-    under = resampling.n_groups(np.hstack([true, 1 - true, said]), codes)
+    under = pd.DataFrame(np.hstack([true, 1 - true, said]) > 0).groupby(codes).any().sum()
     return statistic, np.concatenate([[codes.max() + 1], [0] * 6, under, [0] * 2 * k])
-
-
-def _mean(values: Any, axis: int) -> Floats:
-    """Average what is defined (np.nanmean warns where nothing is)."""
-    return np.asarray(np.nansum(values, axis) / np.sum(~np.isnan(values), axis))
 
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:

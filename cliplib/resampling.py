@@ -7,6 +7,7 @@ a metric are one matrix product. `options` are n_boot and seed of the bootstrap.
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -109,13 +110,12 @@ def cross_validate(
 def bootstrap(statistic: Statistic, codes: Ints, *, n_boot: int = 2000, seed: int = 0) -> Floats:
     """Compute a statistic on the sample and on draws of its groups, (1 + n_boot, m).
 
-    It maps weights of the rows, (draws, n), to (draws, m); 0 / 0 in it is NaN: an undefined
-    fraction is neither 0 nor 1. With equal seeds and numbers of groups the draws are equal, so
-    statistics bootstrapped apart stay paired.
+    It maps weights of the rows, (draws, n), to (draws, m); 0 / 0 and the mean of nothing are NaN.
+    With equal seeds and numbers of groups the draws are equal, so statistics stay paired.
     """
     size, rng = codes.max() + 1, np.random.default_rng(seed)
     chunk = max(1, 2**20 // len(codes))
-    with np.errstate(invalid="ignore"):
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         found = [statistic(np.ones((1, len(codes))))]
         for start in range(0, n_boot, chunk):
             draws = np.arange(min(chunk, n_boot - start))[:, None]
@@ -123,11 +123,6 @@ def bootstrap(statistic: Statistic, codes: Ints, *, n_boot: int = 2000, seed: in
             weights = np.bincount(picked.ravel(), minlength=picked.size)
             found.append(statistic(weights.reshape(picked.shape)[:, codes].astype(float)))
     return np.concatenate(found)
-
-
-def n_groups(rows: Floats, codes: Ints) -> Ints:
-    """Count the groups that have any of the rows (n, m), column by column."""
-    return np.array([len(np.unique(codes[column > 0])) for column in rows.T])
 
 
 def intervals(draws: Floats, names: Any, counts: ArrayLike = 0) -> pd.DataFrame:
@@ -160,7 +155,8 @@ def ratio_intervals(
     codes = group_codes(groups, len(top))
     draws = bootstrap(lambda weights: (weights @ part) / (weights @ whole), codes, **options)
     proportion = [dtype.kind == "b" for dtype in top.dtypes]
-    return intervals(draws, top.columns, n_groups(whole, codes) * proportion)
+    n_groups = pd.DataFrame(whole > 0).groupby(codes).any().sum().to_numpy()
+    return intervals(draws, top.columns, n_groups * proportion)
 
 
 def auroc_statistic(positive: NDArray[np.bool_], score: Floats) -> Statistic:

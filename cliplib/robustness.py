@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from skimage.feature import hog as skimage_hog
 
 from cliplib.images import FeatureCache, ImageFunction, file_facts, map_images
@@ -68,9 +68,7 @@ def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> I
 
     `kind` is one of `CORRUPTIONS`, `strength` 1 to 5, or 0 to resize only; `seed` is of the noise.
     """
-    scale = 224 / min(image.size)
-    width, height = (max(224, round(side * scale)) for side in image.size)
-    rgb = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    rgb = ImageOps.cover(image.convert("RGB"), (224, 224), Image.Resampling.BICUBIC)
     if strength == 0:
         return rgb
     setting, pixels = CORRUPTIONS[kind][strength - 1], np.asarray(rgb)
