@@ -295,7 +295,7 @@ def test_the_report_compiles_from_the_committed_results_and_all_its_claims_hold(
     assert len(ids) == len(set(ids)) >= 60
     assert f"{len(ids)} of {len(ids)} claims hold\n" in capsys.readouterr().out
     html = build.compile_typst(tmp_path, "report", notebooks, "html")
-    text = squeeze(BeautifulSoup(html, "html.parser").get_text())
+    text = squeeze(BeautifulSoup(html, "html.parser").get_text()).replace("’", "'")
     sections = "".join(path.read_text() for path in (ROOT / "report" / "sections").glob("*.typ"))
     headings = re.findall(r"^=+ ([^<#\[\n]+)", sections, re.MULTILINE)
     assert headings and not [heading for heading in headings if squeeze(heading) not in text]
