@@ -59,10 +59,12 @@ class Probe(ClassifierMixin, BaseEstimator):
             only = str(self.classes_[0])
             raise ValueError(f"All labels are {only!r}: a classifier needs two classes.")
 
+        n = len(rows)
+
         def split(seed: int) -> tuple[Ints, Ints]:
             if X_val is None:
                 return group_train_test_split(labels, groups, seed=seed)
-            return np.arange(len(X)), np.arange(len(X), len(rows))
+            return np.arange(n), np.arange(n, len(rows))
 
         if X_val is not None:
             rows = np.concatenate([rows, np.asarray(X_val, np.float32)])
@@ -215,7 +217,7 @@ class MLPProbe(Probe):
         first = nn.Linear(x.shape[1], self.hidden)
         last = nn.Linear(self.hidden, len(self.classes_))
         net = nn.Sequential(first, nn.GELU(), nn.Dropout(DROPOUT), last)
-        options = {"lr": self.learning_rate, "weight_decay": WEIGHT_DECAY}
+        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": WEIGHT_DECAY}
         optimizer = torch.optim.AdamW(net.parameters(), fused=True, **options)
         kept: list[Rows] = []
         best, best_epoch = np.inf, 0

@@ -249,7 +249,7 @@ def train(args: argparse.Namespace) -> None:
             part.rename(file)
     student.clip.half().save_pretrained(args.out)
     batches.tokenizer.save_pretrained(args.out)
-    squash = {"size": {"height": SIZE, "width": SIZE}, "do_center_crop": False}
+    squash: dict[str, Any] = {"size": {"height": SIZE, "width": SIZE}, "do_center_crop": False}
     CLIPImageProcessorPil(**squash).save_pretrained(args.out)
     facts = {name: getattr(args, name) for name in ("steps", "batch", "views", "losses", "seed")}
     facts |= {"samples": args.steps * args.batch, "seconds": round(state["seconds"])}
