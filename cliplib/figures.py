@@ -192,7 +192,7 @@ def image_grid(
     lines = max((title.count("\n") + 1 for title in titles), default=0)
     size = (TEXT_WIDTH, rows * (TEXT_WIDTH / columns + 0.13 * lines))
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
-    looks = {True: ("✓ ", "C0", "-"), False: ("✗ ", "C2", "--")}
+    looks = {True: ("✓ ", "C0", "-"), False: ("× ", "C2", "--")}
     for ax, cell, title, hit in zip_longest(axes.flat, images, titles, right):
         source, text = cell if isinstance(cell, tuple) else (cell, "")
         sign, colour, line = looks.get(hit, ("", "C4", "-"))

@@ -176,7 +176,7 @@ def test_images_and_words_are_large_enough_to_see_in_print(folder: Path) -> None
         sizes = [25.4 * ax.get_window_extent().width / figure.dpi for ax in drawn]
         assert min(sizes, default=18) >= 18
         assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
-    assert [ax.get_title()[:1] for ax in grid.axes[:3]] == ["✓", "✗", "p"]
+    assert [ax.get_title()[:1] for ax in grid.axes[:3]] == ["✓", "×", "p"]
     assert len(found.axes) == 3 * 7 and found.axes[0].texts[0].get_text().startswith("an MRI")
     assert [text.get_text() for text in figure.axes[0].texts] == ["3", "1", "0", "2"]
     plt.close("all")
