@@ -26,7 +26,7 @@ from cliplib.evaluation import evaluate
 from cliplib.features import load_features
 from cliplib.probes import LinearProbe
 from cliplib.resampling import cross_validate
-from cliplib.zeroshot import zero_shot_proba, zero_shot_weights
+from cliplib.zeroshot import zero_shot
 
 
 def show(title: str, lines: pd.Series) -> None:
@@ -46,10 +46,8 @@ def train(folder: str, out: str, model: str) -> None:
         show("Near-duplicates in two classes", both)
         show("Near-duplicates of training images among val and test", found.leaks["id"])
     y, classes, often = table.labels, table.classes, np.bincount(table.labels).argmax()
-    weights = zero_shot_weights(encoder, [spec.phrases[c] for c in classes], spec.templates)
-    shared = encoder.project(table.readout("pooled").features)
     predicted: dict[str, Any] = {f"always {classes[often]!r}": np.full(len(y), often)}
-    predicted["zero-shot"] = zero_shot_proba(shared, weights, encoder.logit_scale)
+    predicted["zero-shot"] = zero_shot(encoder, table, spec)
     for readout in ("pooled", "deep"):
         predicted[readout] = cross_validate(LinearProbe(), table.readout(readout), n_repeats=1)
     results = {name: evaluate(y, p, classes, groups=table.groups) for name, p in predicted.items()}

@@ -52,12 +52,9 @@ def save_probe(probe: LinearProbe | MLPProbe, folder: str | os.PathLike[str]) ->
 
 def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | MLPProbe:
     """Read a probe that `save_probe` wrote; its probabilities are the same to the bit."""
-    try:
-        document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
-        kind = {"LinearProbe": LinearProbe, "MLPProbe": MLPProbe}[document["kind"]]
-        arrays = load_file(Path(folder) / "probe.safetensors")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise OSError(f"{folder} holds no whole probe ({error}): save it anew.") from error
+    document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
+    kind = {"LinearProbe": LinearProbe, "MLPProbe": MLPProbe}[document["kind"]]
+    arrays = load_file(Path(folder) / "probe.safetensors")
     probe = kind(**document["parameters"])
     vars(probe).update(arrays, classes_=np.array(document["classes"]))
     probe.n_features_in_ = len(arrays["mean_"])
@@ -187,7 +184,7 @@ class Classifier:
             encoder.name, encoder.image_size = document["encoder"]
             training = FeatureTable.load(path / "training" / "features.safetensors")
             return cls(encoder, probe, training, **document["rule"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ValueError(f"There is no whole classifier in {path} ({error}).") from error
 
 

@@ -34,11 +34,6 @@ class DatasetSpec:
     citation: str = ""
     homepage: str = ""
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the class folders, in the order of the labels."""
-        return tuple(self.phrases)
-
 
 _DECLARED = tomllib.loads((files("cliplib") / "datasets.toml").read_text(encoding="utf-8"))
 DATASETS = {name: DatasetSpec(name=name, **entry) for name, entry in _DECLARED.items()}
@@ -70,7 +65,7 @@ def load_dataset(
     root = _find(name, setting)
     rows = _list(root) if root else []
     found = {row["class"] for row in rows}
-    classes = list(DATASETS[name].classes) if name in DATASETS else sorted(found)
+    classes = list(DATASETS[name].phrases) if name in DATASETS else sorted(found)
     if data and found != set(classes):
         odd = ", ".join(sorted(found.symmetric_difference(classes))[:5])
         raise ValueError(f"{root} is no copy of {name}: look at its class folders {odd}.")

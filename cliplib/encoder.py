@@ -65,8 +65,8 @@ class ClipEncoder:
     Parameters
     ----------
     model : str or path, optional
-        A hub id, a folder in Hugging Face format, or "mini", the embedded model. Default: the
-        setting ``CLIPLIB_MODEL``, else "mini". Only tensors and settings are read, never code.
+        A hub id, a folder in Hugging Face format, or "mini", the embedded model; by default the
+        setting ``CLIPLIB_MODEL``, else "mini". OSError if it is no whole CLIP, or not there.
     cache : bool or FeatureCache
         Where features of images are kept: True for the usual file, False for nowhere.
     image_size : int, optional
@@ -74,9 +74,7 @@ class ClipEncoder:
     squash : bool
         Squash images to the square instead of cropping its centre.
     device : str, optional
-        Default: a GPU if there is one.
-
-    An OSError says if the model is not there, cannot be reached, is no CLIP, or lacks weights.
+        By default a GPU if there is one.
     """
 
     def __init__(
@@ -140,10 +138,9 @@ class ClipEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of weights, architecture and preprocessing, equal on every machine."""
-        described: dict[str, Any] = {"preprocessing": {"processor": type(self.processor).__name__}}
-        for name in _PIXELS:
-            if (value := getattr(self.processor, name, None)) is not None:
-                described["preprocessing"][name] = _plain(value)
+        settings = json.loads(self.processor.to_json_string())
+        pixels = {name: settings[name] for name in _PIXELS if settings.get(name) is not None}
+        described: dict[str, Any] = {"preprocessing": pixels}
         for tower in ("vision_config", "text_config"):
             config = getattr(self.model.config, tower)
             described[tower] = {name: getattr(config, name, None) for name in _TOWER}
@@ -174,10 +171,8 @@ class ClipEncoder:
         """
         projected = readout == "projected"
         columns = readout_columns("pooled" if projected else readout, self.dim, self.blocks)
-        single = isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray | dict)
-        (deep,) = self.map([images] if single else images, progress=self.name if progress else "")
-        found = deep.reshape(len(deep), -1)[:, columns] if deep.size else deep
-        return self.project(found) if projected else found
+        (deep,) = self.map(images, progress=self.name if progress else "")
+        return self.project(deep[:, columns]) if projected else deep[:, columns]
 
     def texts(self, texts: Sequence[str]) -> Features:
         """Encode n texts, (n, projection_dim) float32 of unit length; long ones are cut."""
@@ -239,14 +234,3 @@ class ClipEncoder:
         found = self.processor(images=list(images), return_tensors="np")
         pixels[: len(images)] = found["pixel_values"]
         return self.encode_pixels(pixels)[: len(images)]
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting of an image processor as JSON takes it, whatever class holds it."""
-    if isinstance(value, float):
-        return value
-    if isinstance(value, list | tuple):
-        return [float(item) for item in value]
-    if isinstance(value, int):
-        return int(value)
-    return {key: int(side) for key, side in sorted(dict(value).items()) if side is not None}

@@ -49,16 +49,14 @@ class Evaluation:
 
     def numbers(self) -> dict[str, Any]:
         """Return everything as plain values for JSON."""
-        numbers: dict[str, Any] = self.metrics.to_dict("index")
-        numbers |= {"n": self.n, "n_groups": self.n_groups, "n_repeats": self.n_repeats}
-        numbers |= {"classes": list(self.per_class.index), "confusion": self.confusion.tolist()}
-        numbers["per_class"] = {}
+        per_class: dict[Any, Any] = self.per_class[["support"]].to_dict("index")
         for name, row in self.per_class.iterrows():
-            found = numbers["per_class"][name] = {"support": int(row.support)}
             for key in PER_CLASS:
                 ends = row[[key, f"{key}_low", f"{key}_high"]]
-                found[key] = ends.set_axis(["value", "low", "high"]).to_dict()
-        return numbers
+                per_class[name][key] = ends.set_axis(["value", "low", "high"]).to_dict()
+        numbers: dict[str, Any] = self.metrics.to_dict("index") | {"per_class": per_class}
+        numbers |= {"classes": list(per_class), "confusion": self.confusion.tolist()}
+        return numbers | {"n": self.n, "n_groups": self.n_groups, "n_repeats": self.n_repeats}
 
 
 def evaluate(

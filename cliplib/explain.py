@@ -14,23 +14,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 from transformers import CLIPModel
 
 from cliplib.encoder import ClipEncoder, Features, readout_columns
 from cliplib.images import ImageSource, image_list
 from cliplib.probes import Probe
-from cliplib.resampling import Floats
-
-
-def attention_rollout(encoder: ClipEncoder, images: Any) -> Features:
-    """Measure the share of each patch in the class token, whatever the class: (n, rows, columns).
-
-    Attention rollout (Abnar and Zuidema, ACL 2020, section 3): heads are averaged, and half of each
-    block's output is taken to come through the residual connection.
-    """
-    return chefer_relevance(encoder, images, None)
 
 
 def chefer_relevance(
@@ -43,7 +32,8 @@ def chefer_relevance(
     to what is passed on. Whatever the readout, the class token's row of the result is returned:
     rows of patch tokens improved no map of "deep". The logit is ``features @ direction``, times the
     logit scale if projected. `directions`, (d,) or (n, d), are ``probe.directions(…)`` or rows of
-    `zero_shot_weights`; with None it is `attention_rollout`.
+    `zero_shot_weights`. With None it is attention rollout (Abnar and Zuidema, ACL 2020, section 3),
+    whatever the class: heads are averaged, and half of each block is taken to pass it by.
     """
     sources, maps = image_list(images), []
     tower = deepcopy(encoder.model.vision_model)
@@ -117,12 +107,6 @@ def randomize_weights(
     for block, drawn in list(blocks)[-layers:]:
         block.load_state_dict(drawn.state_dict())
     return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")
-
-
-def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> Floats:
-    """Return Spearman's correlation of maps (n, rows, columns), each with its own; 0 if flat."""
-    found = [spearmanr(np.ravel(x), np.ravel(y)).statistic for x, y in zip(a, b, strict=True)]
-    return np.nan_to_num(found)
 
 
 Curves = namedtuple("Curves", "shares deletion insertion deletion_auc insertion_auc")

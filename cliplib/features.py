@@ -29,9 +29,8 @@ class FeatureTable:
     """Features (n, d) of n images, and all that a probe or an evaluation needs to know.
 
     `labels` are indices into `classes`; `ids` paths below the data set's folder; `splits` the
-    published ones, "train", "val" or "test", or ""; near-duplicates share a group of `groups`, and
-    must not stand on both sides of a split; `provenance` says which encoder, readout, data set and
-    source. Arrays that do not fit together are a ValueError.
+    published ones, "train", "val" or "test", or ""; near-duplicates share a group; `provenance`
+    says which encoder, readout, data set and source. ValueError for arrays that do not fit.
     """
 
     features: NDArray[np.float32]
@@ -133,7 +132,7 @@ class FeatureTable:
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         # One entry only: safetensors writes several in an order that changes from run to run.
         content = save(arrays, metadata={"cliplib.FeatureTable": json.dumps(about)})
-        Path(path).write_bytes(content)  # safetensors' own file would be for its owner's eyes only
+        Path(path).write_bytes(content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureTable:
@@ -178,19 +177,10 @@ def load_features(
 ) -> FeatureTable:
     """Encode a data set's images, or take the precomputed features where there are none.
 
-    Parameters
-    ----------
-    name_or_path, data
-        As in `cliplib.data.load_dataset`.
-    limit, seed : int
-        If `limit` is not 0, about so many images, drawn by class and split.
-    errors : dict, optional
-        Where unreadable images are noted by id; they are left out. Without it they raise OSError.
-
-    Returns
-    -------
-    FeatureTable
-        Of images the readout "deep", grouped by `cliplib.audit`.
+    `name_or_path` and `data` are as in `cliplib.data.load_dataset`. A `limit` that is not 0 draws
+    about so many images, by class and split. The table holds the readout "deep", grouped by
+    near-duplicates. Unreadable images raise OSError; with `errors` they are noted there by id, and
+    left out.
     """
     dataset = load_dataset(name_or_path, data=data)
     if dataset is None:
@@ -224,7 +214,7 @@ def load_features(
     if errors is None or not unreadable:
         return table
     errors |= {str(table.ids[row]): reason for row, reason in unreadable.items()}
-    return table.select(np.setdiff1d(np.arange(len(table)), list(unreadable)))
+    return table.select(np.delete(np.arange(len(table)), list(unreadable)))
 
 
 def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
@@ -240,9 +230,3 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
         )
     logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
     return replace(table, provenance={**table.provenance, "source": "precomputed"})
-
-
-def save_precomputed(name: str, encoder: ClipEncoder, data: str) -> None:
-    """Encode a named data set and keep its features, compactly, for `load_precomputed`."""
-    table = load_features(name, encoder, data=data)
-    table.save(Path(str(files("cliplib") / "precomputed" / f"{name}.safetensors")), compact=True)

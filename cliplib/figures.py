@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from cliplib.data import DATASETS
 from cliplib.images import load_image
 
 TEXT_WIDTH = 6.22  # inches of the report's column: a figure this wide is printed at its own size
@@ -107,7 +108,7 @@ def _save(kind: str, file: str, text: str | None, values: dict[str, Any]) -> Non
     """Write a result and its entry, or find the earlier ones; show the result."""
     id, path, note = Path(file).stem, _run["folder"] / file, ""
     if text is None:
-        entry = _run["earlier"].get(id, {"caption": "Never saved."})
+        entry = _run["earlier"].get(id, {"kind": kind, "caption": "Never saved."})
         note = f" (From an earlier run: {values.get('because', 'no images on this machine')}.)"
         path = path if path.exists() else COMMITTED / file
     else:
@@ -178,6 +179,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def as_table(
+    found: Mapping[Any, Any], *levels: str, titles: Mapping[str, str] | None = None
+) -> pd.DataFrame | None:
+    """Return nested numbers as a table, columns x, x_low and x_high for x of value, low and high.
+
+    Keys become the index, its `levels` so named, its entries renamed by `titles`, data sets by
+    their own. None for no numbers.
+    """
+    if not found:
+        return None
+    rows = [of.to_dict("index") if isinstance(of, pd.DataFrame) else of for of in found.values()]
+    table = pd.json_normalize(rows, sep="_").set_axis(pd.Index([*found])).rename_axis(levels)
+    names = {name: spec.title for name, spec in DATASETS.items()} | dict(titles or {})
+    return table.rename(names).rename(columns=lambda name: name.removesuffix("_value"))
 
 
 def image_grid(

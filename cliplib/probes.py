@@ -6,7 +6,6 @@ al. 2021, appendix A.3) and DINOv2's (Oquab et al. 2024, ``eval/log_regression.p
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from scipy.stats import norm
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
@@ -28,12 +27,12 @@ from torch import Tensor, nn
 
 from cliplib.resampling import Floats, Ints, group_train_test_split
 
-logger = logging.getLogger(__name__)
-
 Rows = NDArray[np.float32]
 Split = Callable[[int], tuple[Ints, Ints]]  # of a seed: rows to train and to validate on
 TIE = 1e-4  # nats: validation losses this close are equal, so that rounding does not decide
-DROPOUT, WEIGHT_DECAY = 0.2, 1e-2  # of the MLP
+DROPOUT = 0.2  # of the MLP, as all that follow
+PATIENCE = 8  # epochs
+DECAY, BATCH = 1e-2, 128
 
 
 class Probe(ClassifierMixin, BaseEstimator):
@@ -50,15 +49,13 @@ class Probe(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Fit on features (n, d) and labels (n,) of any kind.
 
-        Without validation rows `X_val` and `y_val` a fifth is held out, rows of one group together.
+        Without validation rows `X_val`, `y_val` a fifth is held out, rows of one group together.
         """
         rows, labels = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
-            only = str(self.classes_[0])
-            raise ValueError(f"All labels are {only!r}: a classifier needs two classes.")
-
+            raise ValueError(f"All labels are {str(labels[0])!r}: a classifier needs two classes.")
         n = len(rows)
 
         def split(seed: int) -> tuple[Ints, Ints]:
@@ -79,8 +76,7 @@ class Probe(ClassifierMixin, BaseEstimator):
 
     def _scaled(self, X: ArrayLike) -> Floats:
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=np.float32, reset=False)
-        return np.asarray((rows - self.mean_) / self.scale_)
+        return (validate_data(self, X, dtype=np.float32, reset=False) - self.mean_) / self.scale_
 
     def logits(self, X: ArrayLike) -> Floats:
         """Return logits (n, k) of features (n, d)."""
@@ -100,28 +96,18 @@ class Probe(ClassifierMixin, BaseEstimator):
 
         `classes` (n,) are as `predict` gives them.
         """
-        wanted = np.asarray(classes)
-        if unknown := set(wanted.tolist()) - set(self.classes_.tolist()):
-            raise ValueError(f"The probe knows no class {min(unknown)!r}, only {self.classes_}.")
-        codes = np.searchsorted(self.classes_, wanted)
+        codes = np.searchsorted(self.classes_, classes)
         return np.asarray(self._gradients(self._scaled(X), codes) / self.scale_, np.float32)
 
 
 class LinearProbe(Probe):
-    """Multinomial logistic regression whose C is swept on validation rows.
+    """Multinomial logistic regression on standardised features, C swept on validation rows.
 
-    Features are standardised. Each C starts from the solution of the one before, and the sweep ends
+    Each C starts from the solution of the one before, to a gradient below `tol`; the sweep ends
     with the second in a row that is worse than the best. Of those within 1e-4 nats of the smallest
-    validation log loss the smallest wins; with it the probe is fitted on all rows. DINOv2 sweeps 45
-    values from 1e-6 to 1e5. By default these are decades, solved to a gradient below `tol` = 1e-3:
-    on deep features a quarter of the time of finer ones, for 0.003 nats and 0.1 points at most.
+    log loss the smallest C wins, and is fitted on all rows. (DINOv2 sweeps finer: 45 values.)
 
-    Attributes
-    ----------
-    coef_, intercept_ : (k, d) and (k,)
-        For standardised features: ``(X - mean_) / scale_``.
-    C_, sweep_ : float, DataFrame
-        The chosen C; C, log_loss (nats) and accuracy on validation rows.
+    Fitted are coef_ (k, d), intercept_ (k,), C_ and sweep_: C, log_loss (nats) and accuracy.
     """
 
     def __init__(
@@ -149,14 +135,12 @@ class LinearProbe(Probe):
                 if worse == 2:
                     break
             self.sweep_ = pd.DataFrame(sweep, columns=["C", "log_loss", "accuracy"])
-            good = self.sweep_.log_loss <= best + TIE
-            self.C_ = float(self.sweep_.C[good].iloc[0])
+            self.C_ = float(self.sweep_.C[self.sweep_.log_loss <= best + TIE].iloc[0])
             path.set_params(C=self.C_).fit(self._scale(rows), codes)
         self.coef_, self.intercept_ = path.coef_, path.intercept_
         if len(self.classes_) == 2:  # scikit-learn gives the log odds of the second alone
             self.coef_ = np.concatenate([-self.coef_, self.coef_]) / 2
             self.intercept_ = np.concatenate([-self.intercept_, self.intercept_]) / 2
-        logger.debug("linear probe: C = %.3g of %d", self.C_, len(sweep))
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(scaled @ self.coef_.T + self.intercept_)
@@ -165,19 +149,46 @@ class LinearProbe(Probe):
         return np.asarray(self.coef_[codes], float)
 
 
+class NearestNeighborProbe(Probe):
+    """Votes of the k nearest rows by cosine, of `ks` the k that is best on three held-out fifths.
+
+    Fitted are k_, rows_ (n, d) standardised, and codes_ (n,), their classes.
+    """
+
+    def __init__(self, ks: Sequence[int] = (1, 3, 5, 9, 15), seed: int = 0) -> None:
+        self.ks = ks
+        self.seed = seed
+
+    def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
+        right = np.zeros(len(self.ks))
+        for seed in range(self.seed, self.seed + 3):
+            train, held = split(seed)
+            self.rows_, self.codes_ = self._scale(rows[train]), codes[train]
+            votes = self._votes((rows[held] - self.mean_) / self.scale_)
+            right += [(votes(k).argmax(axis=1) == codes[held]).mean() for k in self.ks]
+        self.k_ = self.ks[int(right.argmax())]
+        self.rows_, self.codes_ = self._scale(rows), codes
+
+    def _votes(self, scaled: Floats) -> Callable[[int], Floats]:
+        """Return the shares of the classes (n, c) among the k nearest rows as a function of k."""
+        similar = normalize(scaled.astype(np.float32)) @ normalize(self.rows_).T
+        nearest = self.codes_[np.argsort(-similar, axis=1)[:, : max(self.ks)]]
+        return lambda k: np.eye(len(self.classes_))[nearest[:, :k]].mean(axis=1)
+
+    def _logits(self, scaled: Floats) -> Floats:
+        with np.errstate(divide="ignore"):  # no vote is a probability of 0
+            return np.asarray(np.log(self._votes(scaled)(self.k_)))
+
+
 class MLPProbe(Probe):
     """Networks with one hidden layer of GELU units, stopped early; their logits are averaged.
 
-    One network depends on its first weights and on the rows that stop it by several points of
-    accuracy; five together (Lakshminarayanan et al., NIPS 2017) do far less. Each has a seed and,
-    unless validation rows are given, a held-out fifth of its own: AdamW (Loshchilov and Hutter
-    2019) in float32 on one thread, so that a seed gives the same network everywhere, and of its
-    epochs the one with the smallest validation log loss. There is no refit.
+    One network depends on its first weights by several points of accuracy, five together far less
+    (Lakshminarayanan et al., NIPS 2017). Each has a seed and, unless validation rows are given, a
+    held-out fifth of its own: AdamW (Loshchilov and Hutter 2019), and of its epochs the one with
+    the smallest validation log loss.
 
-    Attributes
-    ----------
-    hidden_coef_, hidden_intercept_ : (networks, hidden, d) and (networks, hidden)
-    coef_, intercept_ : (networks, k, hidden) and (networks, k)
+    Fitted are hidden_coef_ (networks, hidden, d), hidden_intercept_, coef_ and intercept_.
     """
 
     def __init__(
@@ -185,24 +196,19 @@ class MLPProbe(Probe):
         networks: int = 5,
         hidden: int = 256,
         learning_rate: float = 1e-3,
-        batch_size: int = 128,
         max_epochs: int = 200,
-        patience: int = 15,
         seed: int = 0,
     ) -> None:
         self.networks = networks
         self.hidden = hidden
         self.learning_rate = learning_rate
-        self.batch_size = batch_size
         self.max_epochs = max_epochs
-        self.patience = patience
         self.seed = seed
 
     def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
         x, t = torch.from_numpy(self._scale(rows)), torch.from_numpy(codes)
-        threads = torch.get_num_threads()
+        found, threads = [], torch.get_num_threads()
         torch.set_num_threads(1)  # sums in one order: the same digits on any number of cores
-        found = []
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             for seed in range(self.seed, self.seed + self.networks):
                 train, held = map(torch.from_numpy, split(seed))
@@ -217,13 +223,13 @@ class MLPProbe(Probe):
         first = nn.Linear(x.shape[1], self.hidden)
         last = nn.Linear(self.hidden, len(self.classes_))
         net = nn.Sequential(first, nn.GELU(), nn.Dropout(DROPOUT), last)
-        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": WEIGHT_DECAY}
-        optimizer = torch.optim.AdamW(net.parameters(), fused=True, **options)
-        kept: list[Rows] = []
-        best, best_epoch = np.inf, 0
+        optimizer = torch.optim.AdamW(
+            net.parameters(), self.learning_rate, weight_decay=DECAY, fused=True
+        )
+        best, best_epoch, kept = np.inf, 0, list[Rows]()
         for epoch in range(1, self.max_epochs + 1):
             net.train()
-            for batch in torch.randperm(len(x)).split(self.batch_size):
+            for batch in torch.randperm(len(x)).split(BATCH):
                 F.cross_entropy(net(x[batch]), t[batch]).backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -233,26 +239,22 @@ class MLPProbe(Probe):
             if loss < best:
                 best, best_epoch = loss, epoch
                 kept = [p.detach().numpy().copy() for p in net.parameters()]
-            elif epoch - best_epoch >= self.patience:
+            elif epoch - best_epoch >= PATIENCE:
                 break
-        logger.debug("MLP probe: kept epoch %d of %d, %.3f nats", best_epoch, epoch, best)
         return kept
 
     def member_logits(self, X: ArrayLike) -> Floats:
         """Return the logits (networks, n, k) that each network gives features (n, d)."""
         return self._members(self._scaled(X))
 
-    def _hidden(self, scaled: Floats) -> Floats:
-        return np.asarray(scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None])
-
     def _members(self, scaled: Floats) -> Floats:
-        z = self._hidden(scaled)
+        z = scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
         return np.asarray((z * ndtr(z)) @ self.coef_.mT + self.intercept_[:, None])
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(self._members(scaled).mean(axis=0))
 
     def _gradients(self, scaled: Floats, codes: Ints) -> Floats:
-        z = self._hidden(scaled)
+        z = scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
         slope = ndtr(z) + z * norm.pdf(z)  # of GELU
         return np.asarray(((self.coef_[:, codes] * slope) @ self.hidden_coef_).mean(axis=0))

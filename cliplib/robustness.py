@@ -1,7 +1,6 @@
 """Tests of a result: few labels, worse images, external sets, other ways to guess the class."""
 
 import io
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -103,42 +102,26 @@ def metadata_features(dataset: Dataset, *, cache: FeatureCache | None = None) ->
     return frame[[column for columns in SHORTCUTS.values() for column in columns]]
 
 
-def class_mapping(text: str, theirs: Names, ours: Names) -> dict[str, list[str]]:
-    """Read which of our classes each class of an external set stands for; log what is left out.
-
-    `text` is such as ``"yes=glioma|meningioma|pituitary,no=notumor"``; empty, it means classes of
-    the same name, whatever their case.
-    """
-    equal = ",".join(f"{t}={name}" for t in theirs for name in ours if name.lower() == t.lower())
-    entries = [entry.partition("=") for entry in (text or equal).split(",")]
-    mapping = {left.strip(): [*map(str.strip, right.split("|"))] for left, _, right in entries}
-    named = [name for group in mapping.values() for name in group]
-    known = set(mapping) <= set(theirs) and set(named) <= set(ours)
-    if not known or len(mapping) < 2 or len(set(named)) < len(named):
-        some = f"two or more of {', '.join(theirs)} to some of {', '.join(ours)}, each once"
-        raise ValueError(f"Map {some}, as in yes=a|b,no=c: not {text!r}.")
-    if left_out := (set(theirs) - set(mapping)) | (set(ours) - set(named)):
-        names = ", ".join(sorted(left_out))
-        logging.getLogger(__name__).warning("Classes that are not mapped: %s", names)
-    return mapping
-
-
 def map_classes(
     proba: ArrayLike, labels: ArrayLike, theirs: Names, ours: Names, mapping: Mapping[str, Names]
 ) -> tuple[Ints, Ints, NDArray[np.float64]]:
     """Bring a probe's probabilities (n, k), in the order of `ours`, into an external set's classes.
 
-    The probability of one of theirs is the sum over ours that it stands for; what falls to others
-    is shared out in proportion. Returns the rows (r,) whose label, an index into `theirs`, is
-    mapped, their labels and probabilities (r, m) in the order of the mapping's m keys.
+    `mapping` tells for each of theirs which of ours it stands for: its probability is their sum,
+    and what falls to classes that are not mapped is shared out in proportion. Returns the rows (r,)
+    whose label, an index into `theirs`, is mapped, their labels and probabilities (r, m) in the
+    order of the mapping's m keys. ValueError for a name that neither side has.
     """
+    named = [name for group in mapping.values() for name in group]
+    if len(mapping) < 2 or not (set(mapping) <= set(theirs) and set(named) <= set(ours)):
+        some = f"two or more of {', '.join(theirs)} to some of {', '.join(ours)}"
+        raise ValueError(f'Map {some}, as in {{"yes": ["a", "b"], "no": ["c"]}}: not {mapping}.')
     new_label = np.full(len(theirs), -1)
     new_label[[theirs.index(name) for name in mapping]] = np.arange(len(mapping))
     new = new_label[np.asarray(labels)]
     rows = np.flatnonzero(new >= 0)
-    merge = np.array([[name in group for group in mapping.values()] for name in ours], np.float64)
-    sums = np.asarray(proba, dtype=np.float64)[rows] @ merge
-    sums = np.maximum(sums, np.finfo(np.float64).tiny)  # no opinion rather than 0 / 0
+    merge = np.array([[name in group for group in mapping.values()] for name in ours], float)
+    sums = np.asarray(proba, float)[rows] @ merge + np.finfo(float).tiny  # never 0 / 0
     return rows, new[rows], sums / sums.sum(axis=1, keepdims=True)
 
 

@@ -1,29 +1,22 @@
 """Zero-shot classification, search and captions, on projected features of images and texts."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import normalize
 
+from cliplib.data import DatasetSpec
 from cliplib.encoder import ClipEncoder, Features
+from cliplib.features import FeatureTable
 from cliplib.resampling import Floats, Ints, bootstrap, group_codes, intervals
 
 KS = (1, 5, 10)
 MEASURES = ["share", "average_precision"]
 MEASURES += [f"{measure}_at_{k}" for measure in ("recall", "precision") for k in KS]
-
-
-def cosines(a: ArrayLike, b: ArrayLike) -> Features:
-    """Return the cosine similarities (n, m), float32, of features (n, d) and (m, d)."""
-    return np.asarray(_unit_length(a) @ _unit_length(b).T)
-
-
-def _unit_length(features: ArrayLike) -> Features:
-    x = np.asarray(features, np.float32)
-    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 
 def zero_shot_weights(
@@ -42,15 +35,23 @@ def zero_shot_weights(
     for ways in phrases:
         ways = [ways] if isinstance(ways, str) else ways
         prompts = [template.replace("{}", phrase) for phrase in ways for template in templates]
-        mean = _unit_length(encoder.texts(prompts)).mean(axis=0)
+        mean = normalize(encoder.texts(prompts)).mean(axis=0)
         weights.append(mean / np.linalg.norm(mean))
     return np.stack(weights)
 
 
 def zero_shot_proba(images: ArrayLike, weights: ArrayLike, logit_scale: float) -> Floats:
     """Return class probabilities (n, k) of image features (n, d) by class directions (k, d)."""
-    logits = float(logit_scale) * cosines(images, weights)
+    logits = float(logit_scale) * cosine_similarity(images, weights)
     return softmax(logits.astype(np.float64), axis=1)
+
+
+def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> Floats:
+    """Return class probabilities (n, k) of a table's images by the phrases of its data set."""
+    phrases = [spec.phrases[name] for name in table.classes]
+    weights = zero_shot_weights(encoder, phrases, spec.templates)
+    shared = encoder.project(table.readout("pooled").features)
+    return zero_shot_proba(shared, weights, encoder.logit_scale)
 
 
 def search(
@@ -85,7 +86,7 @@ def _each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:
     """Yield the similarities (n,) of each query in turn, with those of 512 in memory at most."""
     x = np.asarray(queries)
     for start in range(0, len(x), 512):
-        yield from cosines(x[start : start + 512], gallery)
+        yield from cosine_similarity(x[start : start + 512], gallery)
 
 
 def composed_query(
@@ -97,30 +98,9 @@ def composed_query(
     similarities to the gallery (n, d): those of a text spread far less (modality gap, Liang et al.,
     NeurIPS 2022), so the image would nearly always decide alone.
     """
-    image = _unit_length(images) / cosines(images, gallery).std(axis=1, keepdims=True)
-    text = _unit_length(texts) / cosines(texts, gallery).std(axis=1, keepdims=True)
-    return _unit_length((1 - weight) * image + weight * text)
-
-
-def caption_candidates(
-    template: str, /, **slots: Sequence[str] | Mapping[str, Sequence[str]]
-) -> pd.DataFrame:
-    """Return every sentence that a template gives, one a row: sentence, slots and label.
-
-    Each word of a slot goes into its place ``{name}``. One slot may map classes to words: then the
-    word tells the label.
-    """
-    choices = []
-    for name, words in slots.items():
-        if isinstance(words, Mapping):
-            choices.append([{name: word, "label": c} for c in words for word in words[c]])
-        else:
-            choices.append([{name: word} for word in words])
-    rows = []
-    for combination in itertools.product(*choices):
-        row = {key: value for choice in combination for key, value in choice.items()}
-        rows.append({"sentence": " ".join(template.format(**row).split()), **row})
-    return pd.DataFrame(rows)
+    image = normalize(images) / cosine_similarity(images, gallery).std(axis=1, keepdims=True)
+    text = normalize(texts) / cosine_similarity(texts, gallery).std(axis=1, keepdims=True)
+    return normalize((1 - weight) * image + weight * text)
 
 
 def caption(images: ArrayLike, sentences: Sequence[str], features: ArrayLike) -> pd.DataFrame:
@@ -172,7 +152,7 @@ def gallery_intervals(
     The gallery's `groups` (n,) are drawn anew; `options` are n_boot and seed of that bootstrap.
     """
     labels = np.asarray(gallery_labels)
-    ranked = list(zip(cosines(queries, gallery), np.asarray(query_labels), strict=True))
+    ranked = list(zip(cosine_similarity(queries, gallery), np.asarray(query_labels), strict=True))
     codes = group_codes(groups, len(labels))
 
     def means(weights: Floats) -> Floats:

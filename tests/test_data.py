@@ -31,7 +31,7 @@ def test_a_single_folder_above_the_classes_is_followed(image_folder, tmp_path):
 
 
 def test_a_named_data_set_is_found_where_the_setting_says(tmp_path, image_folder, monkeypatch):
-    for name in DATASETS["trashnet"].classes:
+    for name in DATASETS["trashnet"].phrases:
         (tmp_path / "data/trashnet/images" / name).mkdir(parents=True)
         source = next(image_folder(n=1, name=f"x{name}").rglob("*.png"))
         source.rename(tmp_path / "data/trashnet/images" / name / f"{name}1.jpg")
@@ -88,7 +88,7 @@ def test_a_public_home_fails_loudly_without_a_network_or_its_client(name):
 def test_declarations_are_complete(name):
     spec = dataset_spec(name)
     assert spec.title
-    assert len(spec.classes) >= 2
+    assert len(spec.phrases) >= 2
     assert all(template.count("{}") == 1 for template in spec.templates)
     assert all(phrases for phrases in spec.phrases.values())
 

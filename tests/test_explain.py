@@ -11,18 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from scipy.special import softmax
-from scipy.stats import ConstantInputWarning
 from transformers import CLIPModel
 
 from cliplib.encoder import ClipEncoder
 from cliplib.explain import (
-    attention_rollout,
     chefer_relevance,
     deletion_insertion,
     overlay,
     preprocessed_image,
     randomize_weights,
-    rank_correlation,
 )
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
@@ -82,7 +79,7 @@ def test_rollout_of_even_attention_is_what_the_formula_says(tiny: ClipEncoder) -
             block.self_attn.q_proj.weight.zero_()
             block.self_attn.q_proj.bias.zero_()
     # Each of three blocks keeps half of what was there and spreads the other half over 17 tokens.
-    np.testing.assert_allclose(attention_rollout(even, noise(2)), (1 - 0.5**3) / 17, rtol=1e-5)
+    np.testing.assert_allclose(chefer_relevance(even, noise(2), None), (1 - 0.5**3) / 17, rtol=1e-5)
 
 
 def read(encoder: ClipEncoder, states: Any, readout: str) -> Any:
@@ -126,7 +123,7 @@ def test_relevance_marks_planted_evidence_and_rollout_knows_of_no_class(
     assert heat[SPOT] > 10 * others.max()
     against = chefer_relevance(planted, [board], -np.eye(32)[0])[0]
     assert against[SPOT] == 0 < against.sum()  # what speaks against a class is not shown
-    assert np.ptp(attention_rollout(planted, [board])) < 1e-6
+    assert np.ptp(chefer_relevance(planted, [board], None)) < 1e-6
 
 
 def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
@@ -180,7 +177,7 @@ def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(tiny: C
 def test_a_larger_input_gives_a_larger_map(checkpoint: Path) -> None:
     large = ClipEncoder(checkpoint, cache=False, image_size=50)  # two pixels no patch covers
     heat = chefer_relevance(large, noise(1), np.arange(32))
-    assert heat.shape == attention_rollout(large, noise(1)).shape == (1, 6, 6)
+    assert heat.shape == chefer_relevance(large, noise(1), None).shape == (1, 6, 6)
     deletion_insertion(large, noise(1), heat, np.array([0]), board_proba, steps=3)
 
 
@@ -192,13 +189,6 @@ def test_random_weights_are_drawn_from_the_output_towards_the_input(tiny: ClipEn
     assert not torch.equal(random[2], trained[2])
     again, other = (randomize_weights(tiny, seed=seed).fingerprint for seed in (2, 3))
     assert again == whole.fingerprint != other != tiny.fingerprint
-
-
-def test_rank_correlation_is_spearman_s_and_a_flat_map_correlates_with_none() -> None:
-    a = np.random.default_rng(0).integers(0, 9, (5, 3, 4))
-    np.testing.assert_allclose(rank_correlation(a, -(a**3)), -1)
-    with pytest.warns(ConstantInputWarning):
-        assert rank_correlation(a, np.ones_like(a)).tolist() == [0] * 5
 
 
 def test_overlay_marks_the_patch_in_what_the_tower_sees(tiny: ClipEncoder) -> None:

@@ -114,6 +114,18 @@ def test_a_table_keeps_its_numbers_in_the_file_and_shows_intervals(
     )
 
 
+def test_nested_numbers_become_a_table_with_intervals_and_titles() -> None:
+    low_high = {"value": 0.5, "low": 0.4, "high": 0.6}
+    found = {("trashnet", "a"): {"n": 3, "x": low_high}, ("trashnet", "b"): {"n": 4, "x": low_high}}
+    table = figures.as_table(found, "data set", "kind", titles={"a": "first"})
+    assert table is not None and list(table) == ["n", "x", "x_low", "x_high"]
+    assert list(table.index) == [("TrashNet", "first"), ("TrashNet", "b")]
+    assert table.index.names == ["data set", "kind"]
+    frames = {"a": pd.DataFrame({"x": low_high}).T}
+    assert figures.as_table(frames, "kind").loc["a"].tolist() == [0.5, 0.4, 0.6]  # type: ignore[union-attr]
+    assert figures.as_table({}, "kind") is None
+
+
 def test_none_shows_what_an_earlier_run_saved_and_says_why(folder: Path, shown: Any) -> None:
     figures.save_table(pd.DataFrame({"a": [0.5]}), "few")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -121,7 +121,8 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 from cliplib import ClipEncoder, Classifier, LinearProbe, MLPProbe, audit, evaluate, load_dataset
-from cliplib import load_features, load_probe, save_probe, search
+from cliplib import load_features, search
+from cliplib.classifier import load_probe, save_probe
 from cliplib.classifier import write_html
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])

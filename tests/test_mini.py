@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import CLASSES, draw
 from PIL import ImageOps
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -58,19 +57,16 @@ def test_a_mirrored_copy_of_an_evaluation_image_is_found(folder):
     assert corpus.near_duplicates(images, folder / "evaluation", folder) == {"5"}
 
 
-def test_a_checkpoint_of_smaller_patches_sees_a_resized_image_alike():
-    config = CLIPVisionConfig(**pretrain.VISION | {"image_size": 112, "patch_size": 14})
-    old = CLIPVisionModel(config)
-    names = "vision_model.embeddings.{}.weight".format
-    weights = {names(k.split(".")[-2]): v for k, v in old.state_dict().items() if "embedding." in k}
-    fitted = corpus.resize_patches(weights)
-    pixels = torch.randn(1, 3, 14, 14)
-    larger = F.interpolate(pixels, 16, mode="bilinear")
-    patch = names("patch_embedding")
-    torch.testing.assert_close(
-        F.conv2d(larger, fitted[patch]), F.conv2d(pixels, weights[patch]), atol=1e-3, rtol=1e-3
-    )
-    assert fitted[names("position_embedding")].shape == (101, 320)
+def test_a_checkpoint_of_smaller_images_keeps_its_places():
+    old = CLIPVisionModel(CLIPVisionConfig(**pretrain.VISION | {"image_size": 112}))
+    name = "vision_model.embeddings.position_embedding.weight"
+    places = old.embeddings.position_embedding.weight.detach()
+    places[1:, 0] = torch.arange(7).repeat(7).float()  # its column
+    fitted = corpus.resize_positions({name: places})[name]
+    assert fitted.shape == (197, 320) and (fitted[0] == places[0]).all()
+    columns = fitted[1:, 0].view(14, 14)
+    torch.testing.assert_close(columns[:, 2:-2], columns[:1, 2:-2].expand(14, 10))
+    assert (columns.diff() >= 0).all()
 
 
 def test_the_contrastive_loss_is_least_where_positives_share_the_target():
@@ -82,14 +78,14 @@ def test_the_contrastive_loss_is_least_where_positives_share_the_target():
 
 def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch):
     rng, losses = np.random.default_rng(0), pretrain.Student.losses
-    taught = {"maps": rng.integers(-99, 99, (8, 100, 32)), "features": rng.normal(size=(8, 384))}
+    taught = {"maps": rng.integers(-99, 99, (8, 196, 32)), "features": rng.normal(size=(8, 384))}
     taught["logits"] = rng.normal(size=(8, 20))
     monkeypatch.setattr(corpus, "imagenet_words", lambda: ([["a toy"]] * 20, ["a tool"]))
     monkeypatch.setattr(corpus, "teach_vision", lambda images, number, work: taught)
     monkeypatch.setattr(corpus, "teach_text", lambda texts, work: np.ones((len(texts), 384)))
     args = argparse.Namespace(corpus=folder / "corpus", evaluation=folder / "evaluation")
     vars(args).update(steps=4, batch=4, views=2, check_every=2, seed=0, work=folder, start=None)
-    args.losses, calls = list(pretrain.LOSSES), []
+    args.losses, args.decay, calls = list(pretrain.LOSSES), 0.3, []
 
     def interrupt(*given):
         calls.append(given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +17,6 @@ from cliplib.images import map_images
 from cliplib.robustness import (
     CORRUPTIONS,
     SHORTCUTS,
-    class_mapping,
     color_histogram,
     corrupt,
     efficientnet,
@@ -130,12 +128,8 @@ def test_an_unreadable_image_is_named(image_folder: Callable[..., Path]) -> None
         metadata_features(dataset)
 
 
-def test_a_mapping_merges_and_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
-    theirs = ("no", "unsure", "yes")
-    with caplog.at_level(logging.WARNING, "cliplib"):
-        mapping = class_mapping("yes = glioma|meningioma, no=notumor", theirs, OURS)
-    assert mapping == {"yes": ["glioma", "meningioma"], "no": ["notumor"]}
-    assert "not mapped: pituitary, unsure" in caplog.text
+def test_a_mapping_merges_and_leaves_out() -> None:
+    theirs, mapping = ("no", "unsure", "yes"), {"yes": ["glioma", "meningioma"], "no": ["notumor"]}
     proba = np.tile([0.3, 0.2, 0.1, 0.4], (9, 1))
     proba[0] = [0, 0, 0, 1]  # all of it to a class without a counterpart
     rows, labels, merged = map_classes(proba, np.repeat([0, 1, 2], 3), theirs, OURS, mapping)
@@ -145,33 +139,20 @@ def test_a_mapping_merges_and_leaves_out(caplog: pytest.LogCaptureFixture) -> No
     assert merged[0] == pytest.approx([0.5, 0.5])
 
 
-def test_a_full_mapping_keeps_everything_and_equal_names_need_none(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    mapping = class_mapping("yes=glioma|meningioma|pituitary,no=notumor", ("no", "yes"), OURS)
-    assert not caplog.records
+def test_a_full_mapping_keeps_everything() -> None:
+    mapping = {"yes": ["glioma", "meningioma", "pituitary"], "no": ["notumor"]}
     proba = np.random.default_rng(0).dirichlet(np.ones(4), 5)
     rows, labels, merged = map_classes(proba, [0, 1, 0, 1, 1], ("no", "yes"), OURS, mapping)
     assert rows.tolist() == [0, 1, 2, 3, 4] and labels.tolist() == [1, 0, 1, 0, 0]
     assert merged == pytest.approx(np.column_stack([1 - proba[:, 2], proba[:, 2]]))
-    same = class_mapping("", ("Pituitary", "Glioma", "oedema"), OURS)
-    assert same == {"Pituitary": ["pituitary"], "Glioma": ["glioma"]}
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "yes:glioma",
-        "yes=glioma|notumor",
-        "yes=glioma,no=glioma",
-        "ja=glioma,no=notumor",
-        "yes=lymphoma,no=notumor",
-    ],
+    "wrong", [{}, {"ja": ["glioma"], "no": []}, {"yes": ["lymphoma"], "no": []}]
 )
-def test_a_wrong_mapping_says_what_a_right_one_is(text: str) -> None:
-    with pytest.raises(ValueError, match=r"Map two or more of no, yes to some of glioma, .* once"):
-        class_mapping(text, ("no", "yes"), OURS)
+def test_a_wrong_mapping_says_what_a_right_one_is(wrong: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match=r"Map two or more of no, yes to some of glioma"):
+        map_classes(np.eye(4), [0, 0, 1, 1], ("no", "yes"), OURS, wrong)
 
 
 def test_the_color_histogram_counts_shares() -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
+from cliplib import dataset_spec, load_dataset, load_features
 from cliplib import zeroshot as zs
 from cliplib.resampling import bootstrap, ratio_intervals
 
@@ -64,6 +65,15 @@ def test_probabilities_are_those_of_transformers(tiny):
     assert ours.sum(axis=1) == pytest.approx(1)
 
 
+def test_a_table_is_classified_by_the_phrases_of_its_own_classes(tiny, image_folder):
+    folder = image_folder(n=2)
+    table, spec = load_features(folder, tiny), dataset_spec(folder)
+    weights = zs.zero_shot_weights(tiny, [spec.phrases[name] for name in table.classes])
+    features = tiny.images(load_dataset(folder)["image"], readout="projected")
+    expected = zs.zero_shot_proba(features, weights, tiny.logit_scale)
+    assert zs.zero_shot(tiny, table, spec) == pytest.approx(expected, abs=1e-6)
+
+
 # Search
 
 
@@ -109,23 +119,6 @@ def test_a_composed_query_asks_for_both_with_equal_say():
 
 
 # Captions
-
-
-def test_candidates_hold_every_combination_and_whose_word_it_took():
-    bank = zs.caption_candidates(
-        "{a} {thing} {where}",
-        a=["", "an old"],
-        thing={"x": ["can", "tin"], "y": ["jar"]},
-        where=["on a table"],
-    )
-    assert bank.sentence.tolist()[:3] == ["can on a table", "tin on a table", "jar on a table"]
-    assert len(bank) == 6 and bank.label.tolist() == ["x", "x", "y"] * 2
-    assert bank.loc[5, ["sentence", "a", "thing"]].tolist() == [
-        "an old jar on a table",
-        "an old",
-        "jar",
-    ]
-    assert list(zs.caption_candidates("{a}", a=["b"]).columns) == ["sentence", "a"]
 
 
 def test_caption_names_best_and_runner_up():
