@@ -28,7 +28,7 @@ from cliplib.data import SUFFIXES
 from cliplib.images import load_image, map_images
 from cliplib.robustness import efficientnet_network
 
-SIZE, PATCH = 160, 16  # pixels of a view, and of a patch: the stride of the teacher's map
+SIZE, PATCH = 224, 16  # pixels of a view, and of a patch: the stride of the teacher's map
 COMPONENTS, MAP_COMPONENTS = 384, 32  # principal components of the teacher that are predicted
 MAP_LEVELS = 24  # of an int8 for a standard deviation of the teacher's map
 TOKENS = 24  # of a text at most
@@ -89,7 +89,7 @@ def near_duplicates(images: list[CorpusImage], evaluation: Path, work: Path) -> 
 
 
 def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
-    """Draw one view, uint8 (160, 160, 3): 25 to 100 % of the area, flipped, recoloured, or grey."""
+    """Draw one view, uint8 (224, 224, 3): 25 to 100 % of the area, flipped, recoloured, or grey."""
     rng = np.random.default_rng(seed)
     image = load_image(data)
     area = rng.uniform(0.25, 1) * image.width * image.height
@@ -109,7 +109,7 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
 
 
 def random_views(images: list[CorpusImage], number: int, rows: Array) -> Tensor:
-    """Draw view `number` of the images `rows`, uint8 (n, 160, 160, 3)."""
+    """Draw view `number` of the images `rows`, uint8 (n, 224, 224, 3)."""
     return torch.from_numpy(np.stack([random_view(images[i].data, (number, int(i))) for i in rows]))
 
 
@@ -124,7 +124,7 @@ class VisionTeacher(nn.Module):
         self.classify = net._fc
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map uint8 views (n, 160, 160, 3) to the last map at stride 16, features and logits."""
+        """Map uint8 views (n, 224, 224, 3) to the last map at stride 16, features and logits."""
         pixels = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
         maps = self.stride_16(pixels.contiguous(memory_format=torch.channels_last))
         features, places = self.rest(maps).float().mean((2, 3)), maps.flatten(2).transpose(1, 2)
@@ -200,21 +200,11 @@ def imagenet_words() -> tuple[list[list[str]], list[str]]:
     return prompts, [lemma.split(",")[0] for lemma in lemmas.values()] + list(glosses.values())
 
 
-def resize_patches(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fit a checkpoint's patch embedding and positions to `PATCH` and `SIZE`, by interpolation.
-
-    Patches change by the pseudo-inverse (Beyer et al., "FlexiViT", CVPR 2023, section 3.4), so that
-    a resized image gives the tokens that it gave before.
-    """
-    name = "vision_model.embeddings.{}.weight".format
-    patches, places = weights[name("patch_embedding")], weights[name("position_embedding")]
-    old, side = patches.shape[-1], round((len(places) - 1) ** 0.5)
-    grid = places[1:].T.reshape(1, -1, side, side)
+def resize_positions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fit a checkpoint's patch positions to `SIZE`, by interpolation; patches stay as they are."""
+    name = "vision_model.embeddings.position_embedding.weight"
+    first, places = weights[name][:1], weights[name][1:]
+    side = round(len(places) ** 0.5)
+    grid = places.T.reshape(1, -1, side, side)
     grid = F.interpolate(grid, SIZE // PATCH, mode="bicubic", antialias=True)
-    one_pixel = torch.eye(old**2).view(-1, 1, old, old)
-    larger = F.interpolate(one_pixel, PATCH, mode="bilinear").flatten(1)
-    resized = patches.flatten(2) @ torch.linalg.pinv(larger).T
-    return weights | {
-        name("patch_embedding"): resized.view(*patches.shape[:2], PATCH, PATCH),
-        name("position_embedding"): torch.cat([places[:1], grid.flatten(2)[0].T]),
-    }
+    return weights | {name: torch.cat([first, grid.flatten(2)[0].T])}

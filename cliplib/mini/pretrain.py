@@ -33,9 +33,9 @@ from cliplib.images import load_image
 from cliplib.mini import corpus
 from cliplib.mini.corpus import PATCH, SIZE, TOKENS, CorpusImage
 
-LOSSES = {"contrastive": 0.5, "features": 1.0, "dense": 2.0, "names": 1.0, "sentences": 4.0}
+LOSSES = {"contrastive": 0.5, "features": 1.0, "dense": 2.0, "names": 2.0, "sentences": 4.0}
 RATES = (1.2e-3, 6e-4)  # of Muon and of AdamW
-WARM_UP, DECAY, WHOLE_IMAGES = 100, 0.3, 0.06  # steps; shares of the steps, at the end
+WARM_UP, WHOLE_IMAGES = 50, 0.06  # steps; share of the steps, at the end
 KEEP, NAMES_A_STEP = 0.38, 320  # share of the patches until near the end; classes of ImageNet
 VISION: dict[str, Any] = {"hidden_size": 320, "intermediate_size": 1280, "num_hidden_layers": 6}
 VISION |= {"num_attention_heads": 5, "image_size": SIZE, "patch_size": PATCH, "hidden_act": "gelu"}
@@ -115,7 +115,7 @@ class Student(nn.Module):
         self.clip = CLIPModel(config)
         if start:
             weights = CLIPModel.from_pretrained(start, dtype=torch.float32).state_dict()
-            self.clip.load_state_dict(corpus.resize_patches(weights))
+            self.clip.load_state_dict(corpus.resize_positions(weights))
         self.to_features = nn.Linear(VISION["hidden_size"], corpus.COMPONENTS)
         self.to_map = nn.Linear(VISION["hidden_size"], corpus.MAP_COMPONENTS)
 
@@ -184,16 +184,18 @@ def optimizers(student: Student) -> list[torch.optim.Optimizer]:
     """Take Muon for the matrices of the transformer blocks, AdamW for everything else."""
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [p for tower in towers for p in tower.encoder.parameters() if p.ndim == 2]
-    others = [p for p in student.parameters() if p not in set(matrices)]
+    heads = [*student.to_features.parameters(), *student.to_map.parameters()]
+    others = [p for p in student.parameters() if p not in {*matrices, *heads}]
     decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.05}
     plain = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
+    fast = {"params": heads, "weight_decay": 0.0, "faster": 10}  # they always begin anew
     muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW([decayed, plain], betas=(0.9, 0.98))]
+    return [muon, torch.optim.AdamW([decayed, plain, fast], betas=(0.9, 0.98))]
 
 
-def lr_scale(step: int, steps: int) -> float:
-    """Warm up, stay, and fall to zero at the end: until the fall begins, `steps` may change."""
-    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (DECAY * steps))
+def lr_scale(step: int, args: argparse.Namespace) -> float:
+    """Warm up, stay, and fall to zero over the last `decay` of the steps."""
+    return min(1.0, (step + 1) / WARM_UP, (args.steps - step) / (args.decay * args.steps))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -234,7 +236,7 @@ def train(args: argparse.Namespace) -> None:
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         for opt, rate in zip(opts, RATES, strict=True):
             for group in opt.param_groups:
-                group["lr"] = rate * lr_scale(step, args.steps)
+                group["lr"] = rate * lr_scale(step, args) * group.get("faster", 1)
             opt.step()
             opt.zero_grad()
         state |= {"step": step + 1, "seconds": state["seconds"] + time.perf_counter() - start}
@@ -266,6 +268,7 @@ if __name__ == "__main__":
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"))
+    parser.add_argument("--decay", type=float, default=0.3, help="share of the steps; 1 to go on")
     parser.add_argument("--start", type=Path, help="a checkpoint of the same shape to go on from")
     parser.add_argument("--name", default="main", help="of the state: runs may share a work folder")
     parser.add_argument("--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES))
