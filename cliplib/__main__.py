@@ -80,20 +80,6 @@ def classify(aid: str, files: Sequence[str], prefix: str) -> None:
     print(f"Written: {prefix}.csv, {prefix}.html")
 
 
-def read_images(source: str, kind: str) -> Any:
-    """Return id and image of all files in a folder, of Parquet files or of WebDataset tars."""
-    import ray.data
-
-    if kind == "parquet":
-        return ray.data.read_parquet(source).select_columns(["id", "image"])
-    if kind == "webdataset":
-        samples = ray.data.read_webdataset(source, decoder=None)
-        return samples.rename_columns({"__key__": "id", "jpg": "image"})
-    files = ray.data.read_binary_files(source, include_paths=True)
-    named = files.add_column("id", lambda rows: rows["path"].str.removeprefix(f"{source}/"))
-    return named.rename_columns({"bytes": "image"})
-
-
 class BatchEncoder:
     """What an actor runs: the encoder, loaded once, from batch to batch."""
 
@@ -103,16 +89,15 @@ class BatchEncoder:
         self.made = f"{self.encoder.fingerprint} {readout}"
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return id, features, encoder and error of a batch of id and image."""
+        """Return id, features, encoder and error of a batch of id and bytes."""
         n, errors = len(batch["id"]), dict[int, str]()
-        images = [image or b"" for image in batch["image"]]
-        (deep,) = self.encoder.map(images, errors=errors)
+        (deep,) = self.encoder.map(list(batch["bytes"]), errors=errors)
         features = deep[:, self.columns] if deep.size else np.zeros((n, len(self.columns)), "f4")
         why = [errors.get(row, "") for row in range(n)]
         return {"id": batch["id"], "features": features, "encoder": [self.made] * n, "error": why}
 
 
-def encode(source: str, output: str, kind: str, model: str, readout: str, actors: int) -> None:
+def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
     """Encode the images that `output` lacks with Ray Data, on this machine or on a cluster.
 
     Both places are folders or URIs that all machines see. Parquet files keep id, features, encoder
@@ -131,7 +116,9 @@ def encode(source: str, output: str, kind: str, model: str, readout: str, actors
     if set(written["encoder"]) - {BatchEncoder(model, readout).made}:
         raise ValueError(f"{output} holds features of another encoder: name another folder.")
     done = set(written["id"])
-    missing = read_images(source, kind).filter(lambda row: row["id"] not in done)
+    images = ray.data.read_binary_files(source, include_paths=True)
+    named = images.add_column("id", lambda rows: rows["path"].str.removeprefix(f"{source}/"))
+    missing = named.filter(lambda row: row["id"] not in done)
     actor_pool = ray.data.ActorPoolStrategy(size=actors)
     made_by = {"compute": actor_pool, "fn_constructor_args": (model, readout)}
     missing.map_batches(BatchEncoder, batch_size=256, **made_by).write_parquet(output)
@@ -150,8 +137,6 @@ def main(arguments: Sequence[str]) -> int:
     elif command is encode:
         parser.add_argument("source", metavar="INPUT")
         parser.add_argument("output", metavar="OUTPUT")
-        kinds = ("images", "parquet", "webdataset")
-        parser.add_argument("--kind", choices=kinds, default="images")
         parser.add_argument("--readout", default="pooled")
         parser.add_argument("--actors", type=int, default=2)
     else:

@@ -97,8 +97,7 @@ def _find(name: str, setting: str) -> Path | None:
         return _download(DATASETS[name]) if setting else None
     root = Path(setting if name in DATASETS else name).expanduser()
     if not root.is_dir():
-        what = f"neither a folder nor a known data set ({', '.join(DATASETS)})"
-        raise FileNotFoundError(f"{str(root)!r} is {what}.")
+        raise FileNotFoundError(f"{str(root)!r} is neither a folder nor one of {[*DATASETS]}.")
     inner = [root / name, root / "external" / name] if name in DATASETS else []
     return next((folder for folder in inner if folder.is_dir()), root)
 

@@ -15,7 +15,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.metrics import roc_curve
 
 from cliplib import resampling
 from cliplib.resampling import Floats, Ints, Statistic, bootstrap, intervals, ratio_intervals
@@ -75,8 +74,7 @@ def evaluate(
     upwards: its interval is the basic one, down to the value less the resampled change of its bins.
     """
     labels, given = np.asarray(y), np.asarray(predicted)
-    hard = given.ndim == 1
-    if hard:
+    if hard := given.ndim == 1:
         k = max(labels.max(), given.max()) + 1 if classes is None else len(classes)
         given = np.eye(k)[given]
     repeats = given.astype(float).reshape(-1, *given.shape[-2:])
@@ -163,31 +161,6 @@ def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
     found.columns = ["accuracy", "accuracy_low", "accuracy_high"]
     found = found.assign(bin_low=EDGES[:-1], bin_high=EDGES[1:], count=inside.sum(axis=0))
     return found.assign(confidence=(inside * sure).sum(axis=0) / found["count"])
-
-
-def roc_points(y: ArrayLike, score: ArrayLike) -> pd.DataFrame:
-    """Return threshold, sensitivity and specificity, highest threshold first, for y of 0 and 1."""
-    false, true, threshold = roc_curve(y, score, drop_intermediate=False)
-    return pd.DataFrame({"threshold": threshold, "sensitivity": true, "specificity": 1 - false})
-
-
-def operating_point(
-    y: ArrayLike, score: ArrayLike, *, sensitivity: float | None = None, specificity: float = 0
-) -> float:
-    """Choose the highest threshold that is sensitive enough, or the lowest specific enough."""
-    points, rounding = roc_points(y, score), 1e-12
-    if sensitivity is not None:
-        return float(points.threshold[points.sensitivity >= sensitivity - rounding].iloc[0])
-    return float(points.threshold[points.specificity >= specificity - rounding].iloc[-1])
-
-
-def at_threshold(y: ArrayLike, score: ArrayLike, threshold: float, **options: Any) -> pd.DataFrame:
-    """Measure a frozen threshold on test rows, y of 0 and 1, at their prevalence."""
-    positive, flagged = np.asarray(y) == 1, np.asarray(score) >= threshold
-    among = pd.DataFrame({"sensitivity": positive, "specificity": ~positive})
-    among = among.assign(ppv=flagged, npv=~flagged)
-    right = among.mul(positive == flagged, axis=0)
-    return ratio_intervals(right.assign(spared=~flagged), among.assign(spared=True), **options)
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> tuple[pd.DataFrame, float]:

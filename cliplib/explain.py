@@ -4,7 +4,6 @@ A map that looks right proves nothing: `randomize_weights` asks whether it depen
 has learned, `deletion_insertion` whether the classifier depends on the patches that it marks.
 """
 
-from collections import namedtuple
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import CLIPModel
 from cliplib.encoder import ClipEncoder, Features, readout_columns
 from cliplib.images import ImageSource, image_list
 from cliplib.probes import Probe
+from cliplib.resampling import Floats
 
 
 def chefer_relevance(
@@ -109,9 +109,6 @@ def randomize_weights(
     return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")
 
 
-Curves = namedtuple("Curves", "shares deletion insertion deletion_auc insertion_auc")
-
-
 def deletion_insertion(
     encoder: ClipEncoder,
     images: Sequence[ImageSource],
@@ -122,20 +119,19 @@ def deletion_insertion(
     readout: str = "pooled",
     steps: int = 8,
     seed: int = 0,
-) -> Curves:
+) -> tuple[Floats, Floats]:
     """Delete, and insert, patches in the order of a map, and watch the probability of a class.
 
     RISE (Petsiuk, Das and Saenko, BMVC 2018, section 4.1), by patches instead of pixels: deletion
     greys the most relevant first; insertion puts them back into a blurred image. Only the
     difference to another order, such as a random one, means something. `maps` are (n, rows,
-    columns), `targets` (n,) columns of `predict_proba`. Returns the shares of patches (s + 1,), the
-    probabilities (n, s + 1) and the areas below them (n,).
+    columns), `targets` (n,) columns of `predict_proba`. Returns the shares of patches (s + 1,), and
+    the probabilities (2, n, s + 1) of deletion and of insertion.
     """
     patch = encoder.model.config.vision_config.patch_size
     side, rng, found = encoder.image_size // patch, np.random.default_rng(seed), []
     patch_of = np.minimum(np.arange(encoder.image_size) // patch, side - 1)
-    part = "pooled" if readout == "projected" else readout
-    columns = readout_columns(part, encoder.dim, encoder.blocks)
+    columns = readout_columns(readout, encoder.dim, encoder.blocks)
     taken = np.rint(np.linspace(0, side**2, steps + 1))
     for image, heat, target in zip(tqdm(images, "deletion"), maps, targets, strict=True):
         pixels, rank = encoder.preprocess(image), np.empty(side**2)
@@ -144,9 +140,6 @@ def deletion_insertion(
         mask = first[:, :, patch_of[:, None], patch_of]
         blurred = gaussian_filter(pixels, (0, encoder.image_size / 16, encoder.image_size / 16))
         changed = np.concatenate([np.where(mask, 0, pixels), np.where(mask, pixels, blurred)])
-        features = encoder.encode_pixels(changed)[:, columns]
-        features = encoder.project(features) if readout == "projected" else features
-        proba = np.asarray(predict_proba(features), np.float64)
+        proba = np.asarray(predict_proba(encoder.encode_pixels(changed)[:, columns]), np.float64)
         found.append(proba[:, target].reshape(2, -1))
-    curves, shares = np.stack(found, axis=1), taken / side**2
-    return Curves(shares, *curves, *np.trapezoid(curves, shares, axis=2))
+    return taken / side**2, np.stack(found, axis=1)

@@ -186,9 +186,8 @@ def load_features(
     if dataset is None:
         table = load_precomputed(os.fspath(name_or_path), encoder)
         return table.select(stratified_subset(table.labels, table.splits, limit, seed=seed))
-    if limit:
-        rows = stratified_subset(dataset["label"][:], dataset["split"][:], limit, seed=seed)
-        dataset = dataset.select(rows)
+    labels, splits = dataset["label"][:], dataset["split"][:]
+    dataset = dataset.select(stratified_subset(labels, splits, limit, seed=seed))
     unreadable: dict[int, str] | None = None if errors is None else {}
     known = dataset.info.dataset_name
     features, hashes = encoder.map(dataset["image"], image_hash, errors=unreadable, progress=known)

@@ -79,9 +79,8 @@ def save_figure(figure: Any, id: str, *, height: float = 2.8, **values: Any) -> 
         plot.theme(dict(plt.rcParams)).on(figure).plot()
         for legend in figure.legends[:1]:  # one for all panels, above them
             figure.legends.clear()
-            look: Any = {"loc": "outside upper center", "ncols": 4}
-            labels = [text.get_text() for text in legend.texts]
-            figure.legend(legend.legend_handles, labels, **look)
+            labels, place = [text.get_text() for text in legend.texts], "outside upper center"
+            figure.legend(legend.legend_handles, labels, loc=place, ncols=4)
     if figure is not None:
         figure.savefig(svg := io.StringIO(), format="svg", metadata={"Date": None})
         plt.close(figure)

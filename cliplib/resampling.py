@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
@@ -97,8 +97,7 @@ def cross_validate(
     codes = group_codes(table.groups if groups is None else groups, len(labels))
     found = np.zeros((n_repeats, len(labels), len(classes)))
     folds = group_folds(classes[labels], codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
-    searches = isinstance(estimator, GridSearchCV)  # whose folds need the groups as well
-    takes_groups = searches or has_fit_parameter(estimator, "groups")
+    takes_groups = has_fit_parameter(estimator, "groups")
     bar = tqdm(folds, "folds", n_splits * n_repeats, disable=not progress)
     for i, (train, test) in enumerate(bar):
         options = {"groups": codes[train]} if takes_groups else {}

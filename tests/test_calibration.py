@@ -6,21 +6,9 @@ import logging
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import softmax
 
-from cliplib.evaluation import (
-    at_threshold,
-    fit_temperature,
-    operating_point,
-    reliability,
-    risk_coverage,
-    roc_points,
-)
-
-Y = np.array([0, 0, 0, 0, 1, 0, 1, 1, 1, 1])
-SCORE = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+from cliplib.evaluation import fit_temperature, reliability, risk_coverage
 
 
 def planted(n, temperature, seed=0):
@@ -80,46 +68,6 @@ def test_intervals_know_groups():
     naive = reliability(y[rows], proba[rows], n_boot=400).loc[14]
     width = naive.accuracy_high - naive.accuracy_low
     assert wide.accuracy_high - wide.accuracy_low > 1.5 * width
-    rows = np.repeat(np.arange(10), 6)
-    many = at_threshold(Y[rows], SCORE[rows], 0.55, groups=rows, n_boot=300)
-    np.testing.assert_allclose(many, at_threshold(Y, SCORE, 0.55, n_boot=300))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=30),
-    target=st.sampled_from([0.1, 0.5, 0.7, 0.95, 1.0]),
-)
-def test_a_target_is_reached_and_no_other_threshold_costs_less(rows, target):
-    y, score = np.array([[1, 0], *([int(a), b] for a, b in rows), [0, 0]]).T
-
-    def rates(threshold):
-        flagged = score >= threshold
-        return {"sensitivity": flagged[y == 1].mean(), "specificity": 1 - flagged[y == 0].mean()}
-
-    every = [rates(threshold) for threshold in [*np.unique(score), 99]]
-    for name, other in (("sensitivity", "specificity"), ("specificity", "sensitivity")):
-        chosen = rates(operating_point(y, score, **{name: target}))
-        assert chosen[name] >= target - 1e-12
-        assert chosen[other] == max(r[other] for r in every if r[name] >= target - 1e-12)
-
-
-def test_at_threshold_by_hand():
-    table = at_threshold(Y, SCORE, 0.55, n_boot=500)
-    expected = {"sensitivity": 0.8, "specificity": 1, "ppv": 1, "npv": 5 / 6, "spared": 0.6}
-    assert table["value"].to_dict() == pytest.approx(expected)
-    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
-    assert table.loc["specificity"].tolist() == pytest.approx([1, 0.025 ** (1 / 5), 1])
-    assert at_threshold(Y, SCORE, np.inf, n_boot=100).loc["ppv"].isna().all()
-
-
-def test_roc_points_start_strict_and_end_open():
-    points = roc_points(Y, SCORE)
-    assert points.iloc[0].tolist() == [np.inf, 0, 1]
-    assert points.iloc[-1][["sensitivity", "specificity"]].tolist() == [1, 0]
-    for threshold, sensitivity, specificity in points.itertuples(index=False):
-        assert sensitivity == pytest.approx((SCORE[Y == 1] >= threshold).mean())
-        assert specificity == pytest.approx((SCORE[Y == 0] < threshold).mean())
 
 
 def test_risk_coverage_by_hand():

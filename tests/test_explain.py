@@ -130,21 +130,21 @@ def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
     planted: ClipEncoder, board: Image.Image
 ) -> None:
     heat = chefer_relevance(planted, [board] * 2, np.eye(32)[0])
-    right, wrong = (
+    (shares, right), (_, wrong) = (
         deletion_insertion(planted, [board] * 2, order, np.array([1, 0]), board_proba, steps=16)
         for order in (heat, -heat)
     )
+    deleted, inserted = right
     whole = board_proba(planted.images(board, progress=False))[0]
-    assert right.shares[[0, -1]].tolist() == [0, 1]
-    np.testing.assert_allclose(right.deletion[:, 0], whole[[1, 0]], rtol=1e-5)
-    np.testing.assert_allclose(right.insertion[:, -1], whole[[1, 0]], rtol=1e-5)
+    assert shares[[0, -1]].tolist() == [0, 1]
+    np.testing.assert_allclose(deleted[:, 0], whole[[1, 0]], rtol=1e-5)
+    np.testing.assert_allclose(inserted[:, -1], whole[[1, 0]], rtol=1e-5)
     # One patch held it all: whether it goes or comes first or last decides.
-    high, low = whole[1], right.deletion[0, 16]
+    high, low = whole[1], deleted[0, 16]
     assert high > 0.9 and low < 0.1
-    np.testing.assert_allclose(right.deletion[0, 1:], low, rtol=1e-3)
-    np.testing.assert_allclose(wrong.deletion[0, :16], high, rtol=1e-3)
-    np.testing.assert_allclose(right.deletion_auc[0], low + (high - low) / 32, rtol=1e-3)
-    assert right.insertion_auc[0] > 0.9 > 0.1 > wrong.insertion_auc[0]
+    np.testing.assert_allclose(deleted[0, 1:], low, rtol=1e-3)
+    np.testing.assert_allclose(wrong[0, 0, :16], high, rtol=1e-3)
+    assert inserted[0, 1:].min() > 0.9 > 0.1 > wrong[1, 0, :16].max()
 
 
 def test_deletion_reads_what_the_classifier_reads(tiny: ClipEncoder) -> None:
@@ -153,12 +153,12 @@ def test_deletion_reads_what_the_classifier_reads(tiny: ClipEncoder) -> None:
         return softmax(features[:, :2], axis=1)
 
     flat, target = np.zeros((1, 4, 4)), np.array([1])
-    for readout in ("projected", "deep"):
+    for readout in ("pooled", "deep"):
         seen: list[Any] = []
-        curves = deletion_insertion(tiny, noise(1), flat, target, proba, readout=readout, steps=4)
+        _, p = deletion_insertion(tiny, noise(1), flat, target, proba, readout=readout, steps=4)
         whole = tiny.images(noise(1), readout=readout, progress=False)
         assert seen[0].shape == (2 * 5, whole.shape[1])
-        ends = [curves.deletion[0, 0], curves.insertion[0, -1]]
+        ends = [p[0, 0, 0], p[1, 0, -1]]  # nothing deleted, everything inserted
         np.testing.assert_allclose(ends, softmax(whole[:, :2], axis=1)[0, 1], rtol=1e-5)
 
 

@@ -102,7 +102,7 @@ def copies(folder: Path) -> None:
             "Class disc has too few images for 5 folds, near-duplicates counted once: add",
         ),
         (copies, "Class disc has too few images for 5 folds"),
-        (shutil.rmtree, "images' is neither a folder nor a known data set"),
+        (shutil.rmtree, "images' is neither a folder nor one of"),
     ],
 )
 def test_what_cannot_be_learned_is_told_in_a_sentence(

@@ -22,11 +22,8 @@ from cliplib.robustness import (
     efficientnet,
     few_shot,
     hog,
-    map_classes,
     metadata_features,
 )
-
-OURS = ("glioma", "meningioma", "notumor", "pituitary")
 
 
 @pytest.mark.parametrize(("shots", "held"), [(1, 1), (2, 2), (4, 4), (16, 4), (32, 8)])
@@ -126,33 +123,6 @@ def test_an_unreadable_image_is_named(image_folder: Callable[..., Path]) -> None
     assert dataset is not None
     with pytest.raises(OSError, match=r"broken\.png"):
         metadata_features(dataset)
-
-
-def test_a_mapping_merges_and_leaves_out() -> None:
-    theirs, mapping = ("no", "unsure", "yes"), {"yes": ["glioma", "meningioma"], "no": ["notumor"]}
-    proba = np.tile([0.3, 0.2, 0.1, 0.4], (9, 1))
-    proba[0] = [0, 0, 0, 1]  # all of it to a class without a counterpart
-    rows, labels, merged = map_classes(proba, np.repeat([0, 1, 2], 3), theirs, OURS, mapping)
-    assert rows.tolist() == [0, 1, 2, 6, 7, 8]
-    assert labels.tolist() == [1, 1, 1, 0, 0, 0]
-    assert merged[1] == pytest.approx([5 / 6, 1 / 6])
-    assert merged[0] == pytest.approx([0.5, 0.5])
-
-
-def test_a_full_mapping_keeps_everything() -> None:
-    mapping = {"yes": ["glioma", "meningioma", "pituitary"], "no": ["notumor"]}
-    proba = np.random.default_rng(0).dirichlet(np.ones(4), 5)
-    rows, labels, merged = map_classes(proba, [0, 1, 0, 1, 1], ("no", "yes"), OURS, mapping)
-    assert rows.tolist() == [0, 1, 2, 3, 4] and labels.tolist() == [1, 0, 1, 0, 0]
-    assert merged == pytest.approx(np.column_stack([1 - proba[:, 2], proba[:, 2]]))
-
-
-@pytest.mark.parametrize(
-    "wrong", [{}, {"ja": ["glioma"], "no": []}, {"yes": ["lymphoma"], "no": []}]
-)
-def test_a_wrong_mapping_says_what_a_right_one_is(wrong: dict[str, list[str]]) -> None:
-    with pytest.raises(ValueError, match=r"Map two or more of no, yes to some of glioma"):
-        map_classes(np.eye(4), [0, 0, 1, 1], ("no", "yes"), OURS, wrong)
 
 
 def test_the_color_histogram_counts_shares() -> None:

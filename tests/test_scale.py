@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
 from cliplib.encoder import ClipEncoder
@@ -30,7 +26,7 @@ def cluster() -> Iterator[None]:
 
 
 def extract(source: Path, output: Path, model: Path, **options: str) -> pd.DataFrame:
-    given = {"kind": "images", "readout": "deep"} | options
+    given = {"readout": "deep"} | options
     scale.encode(str(source), str(output), model=str(model), actors=1, **given)
     return pd.concat([pd.read_parquet(file) for file in output.glob("*.parquet")]).set_index("id")
 
@@ -53,25 +49,3 @@ def test_a_folder_gives_the_features_of_one_process_and_is_resumed(
     np.testing.assert_array_equal(np.stack(good["features"]), expected)
     with pytest.raises(ValueError, match="features of another encoder: name another folder"):
         extract(folder, out, checkpoint, readout="pooled")
-
-
-def test_parquet_and_webdataset_are_read(
-    image_folder: Callable[..., Path], tiny: ClipEncoder, checkpoint: Path, tmp_path: Path
-) -> None:
-    images = [path.read_bytes() for path in sorted(image_folder(n=1).rglob("*.png"))]
-    expected = tiny.images(images, progress=False)
-    (tmp_path / "parquet").mkdir()
-    table = pa.table({"id": ["0", "1", "2"], "image": images, "label": [0, 1, 2]})
-    pyarrow.parquet.write_table(table, tmp_path / "parquet" / "part.parquet")
-    (tmp_path / "webdataset").mkdir()
-    with tarfile.open(tmp_path / "webdataset" / "part.tar", "w") as tar:
-        for number, content in enumerate(images):
-            for name, data in ((f"{number}.jpg", content), (f"{number}.cls", b"3")):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    for kind in ("parquet", "webdataset"):
-        found = extract(
-            tmp_path / kind, tmp_path / "out" / kind, checkpoint, kind=kind, readout="pooled"
-        )
-        np.testing.assert_array_equal(np.stack(found.sort_index()["features"]), expected)

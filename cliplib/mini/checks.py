@@ -114,8 +114,9 @@ def main(folder: Path, corpus: Path, evaluation: Path) -> None:
     found = found.fillna({"data": "", "model": MODELS[1], "readout": ""})
     found.to_json(folder / "checks.json", orient="records", indent=1)
     print(table := markdown(found))
-    marked = f"<!-- results -->\n{table}\n<!-- end -->"
-    card.write_text(re.sub("(?s)<!-- results -->.*<!-- end -->", marked, card.read_text()))
+    if card.exists():  # an ablation has none
+        marked = f"<!-- results -->\n{table}\n<!-- end -->"
+        card.write_text(re.sub("(?s)<!-- results -->.*<!-- end -->", marked, card.read_text()))
 
 
 if __name__ == "__main__":

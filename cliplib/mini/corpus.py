@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from cliplib.audit import find_near_duplicates, image_hash
 from cliplib.data import SUFFIXES
 from cliplib.images import load_image, map_images
-from cliplib.robustness import efficientnet_network
+from cliplib.robustness import EfficientNet
 
 SIZE, PATCH = 224, 16  # pixels of a view, and of a patch: the stride of the teacher's map
 COMPONENTS, MAP_COMPONENTS = 384, 32  # principal components of the teacher that are predicted
@@ -113,22 +113,16 @@ def random_views(images: list[CorpusImage], number: int, rows: Array) -> Tensor:
     return torch.from_numpy(np.stack([random_view(images[i].data, (number, int(i))) for i in rows]))
 
 
-class VisionTeacher(nn.Module):
-    """EfficientNet-Lite0, trained on ImageNet (4.65 M parameters), in bfloat16."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        net = efficientnet_network().bfloat16()
-        self.stride_16 = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6(), *net._blocks[:11])
-        self.rest = nn.Sequential(*net._blocks[11:], net._conv_head, net._bn1, nn.ReLU6())
-        self.classify = net._fc
+class VisionTeacher(EfficientNet):
+    """EfficientNet-Lite0, 4.65 M parameters, that says all it knows of an image at once."""
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map uint8 views (n, 224, 224, 3) to the last map at stride 16, features and logits."""
         pixels = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
         maps = self.stride_16(pixels.contiguous(memory_format=torch.channels_last))
-        features, places = self.rest(maps).float().mean((2, 3)), maps.flatten(2).transpose(1, 2)
-        return places.float(), features, self.classify(features.bfloat16()).float()
+        features = self.last(self.stride_32(maps)).float().mean((2, 3))
+        logits = self.classify(features.bfloat16())
+        return maps.flatten(2).transpose(1, 2).float(), features, logits.float()
 
 
 def teach_vision(images: list[CorpusImage], number: int, work: Path) -> dict[str, Array]:
@@ -137,7 +131,7 @@ def teach_vision(images: list[CorpusImage], number: int, work: Path) -> dict[str
     if not file.exists():
         with torch.inference_mode():
             example = torch.zeros(64, SIZE, SIZE, 3, dtype=torch.uint8)
-            teacher = torch.jit.freeze(torch.jit.trace(VisionTeacher().eval(), example))
+            teacher = torch.jit.freeze(torch.jit.trace(VisionTeacher().bfloat16(), example))
             ask = lambda rows: teacher(random_views(images, number, rows))  # noqa: E731
             if not kept.exists():
                 sample = np.array_split(np.random.default_rng(0).permutation(n)[:4096], 64)

@@ -243,7 +243,6 @@ def train(args: argparse.Namespace) -> None:
         if state["step"] % 25 == 0:
             row = {name: round(loss.item(), 4) for name, loss in losses.items()}
             state["history"].append({"step": state["step"]} | row)
-            bar.set_postfix(row)
         if state["step"] % args.check_every == 0 or state["step"] == args.steps:
             watch_contrastive(student, pairs, captions, state)
             saved = {"student": student.state_dict(), "opts": [opt.state_dict() for opt in opts]}
