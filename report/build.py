@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -215,13 +216,13 @@ def web_pages(root: Path, executed: Sequence[Path], pdf: Path) -> Path:
     shutil.copy(theme / "web.css", folder)
     shutil.copy(pdf, folder / "report.pdf")
     report = compile_typst(root, "report", executed, "html").decode()
-    pages = {"index": report.partition("<body>")[2].rpartition("</body>")[0]}
+    pages, names = {"index": re.split("</?body>", report)[1]}, {"index": "Report"}
     exporter = HTMLExporter(template_name="basic", preprocessors=[nbtypst.PrintableOutputs])
     exporter.register_filter("markdown2html", nbtypst.markdown)
     for path in executed:
         body, _ = exporter.from_filename(str(path))
         pages[path.stem] = body.replace('.ipynb"', '.html"')
-    names = {name: name.replace("_", " ") for name in pages} | {"index": "Report"}
+        names[path.stem] = re.findall("<h1[^>]*>([^<]+)", body)[0]
     links = "".join(f'<a href="{name}.html">{title}</a>' for name, title in names.items())
     frame = Template((theme / "web.html").read_text("utf-8"))
     for name, body in pages.items():
