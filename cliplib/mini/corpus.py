@@ -192,13 +192,3 @@ def imagenet_words() -> tuple[list[list[str]], list[str]]:
         names = [name.strip() for name in lemmas[synset].split(",")[:2]]
         prompts.append([prompt.format(name) for name in names for prompt in PROMPTS])
     return prompts, [lemma.split(",")[0] for lemma in lemmas.values()] + list(glosses.values())
-
-
-def resize_positions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fit a checkpoint's patch positions to `SIZE`, by interpolation; patches stay as they are."""
-    name = "vision_model.embeddings.position_embedding.weight"
-    first, places = weights[name][:1], weights[name][1:]
-    side = round(len(places) ** 0.5)
-    grid = places.T.reshape(1, -1, side, side)
-    grid = F.interpolate(grid, SIZE // PATCH, mode="bicubic", antialias=True)
-    return weights | {name: torch.cat([first, grid.flatten(2)[0].T])}

@@ -114,8 +114,12 @@ class Student(nn.Module):
         config = CLIPConfig(vision_config=VISION, text_config=text, projection_dim=384, **special)
         self.clip = CLIPModel(config)
         if start:
-            weights = CLIPModel.from_pretrained(start, dtype=torch.float32).state_dict()
-            self.clip.load_state_dict(corpus.resize_positions(weights))
+            old = CLIPModel.from_pretrained(start, dtype=torch.float32)
+            weights, places = old.state_dict(), old.vision_model.embeddings
+            shape = torch.empty(1, 1 + (SIZE // PATCH) ** 2, VISION["hidden_size"])
+            fitted = places.interpolate_pos_encoding(shape, SIZE, SIZE)[0]
+            weights["vision_model.embeddings.position_embedding.weight"] = fitted
+            self.clip.load_state_dict(weights)
         self.to_features = nn.Linear(VISION["hidden_size"], corpus.COMPONENTS)
         self.to_map = nn.Linear(VISION["hidden_size"], corpus.MAP_COMPONENTS)
 
