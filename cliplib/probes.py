@@ -36,7 +36,7 @@ DECAY, BATCH = 1e-2, 128
 
 
 class Probe(ClassifierMixin, BaseEstimator):
-    """What both probes share: the split, the scaling, the prediction."""
+    """What all probes share: the split, the scaling, the prediction."""
 
     def fit(
         self,

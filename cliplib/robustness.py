@@ -1,4 +1,4 @@
-"""Tests of a result: few labels, worse images, external sets, other ways to guess the class."""
+"""Tests of a result: few labels, worse images, other ways to guess the class."""
 
 import io
 from collections.abc import Callable

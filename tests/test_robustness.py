@@ -1,4 +1,4 @@
-"""Few labels, worse images, file traces, external classes and other representations."""
+"""Few labels, worse images, file traces and other representations."""
 
 from __future__ import annotations
 
