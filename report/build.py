@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
 
 
-def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     """Run the command line; what cannot work ends the process with one sentence."""
     options = parse(arguments)
     notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -44,6 +43,11 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
     if not options.no_exec:
         prepare(root, options.data, options.model)
         execute(root, notebooks, dict(options.p), jobs=options.jobs)
+        read = [*(root / "report").rglob("*.*"), *(root / "figures").glob("*.*"), *executed]
+        latest = max(file.stat().st_mtime for file in read)
+        if not options.web and out.exists() and out.stat().st_mtime >= latest:
+            print(f"{out} is up to date.")
+            return
     elif missing := [path.name for path in executed if not path.exists()]:
         sys.exit(f"{missing[0]} was never executed: build once without --no-exec.")
     export(root, executed, heading_shift=0 if options.appendix else 1)
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> None:
         print(f"{web_pages(root, executed, out)}: the same as web pages")
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--data", help="folder of images, or hub (default: CLIPLIB_DATA, else committed features)")
@@ -104,11 +108,8 @@ def epoch(root: Path) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
-def execute(root: Path, notebooks: Sequence[Path], given: dict[str, str], jobs: int = 2) -> None:
-    """Execute notebooks into ``build/executed``, each in a process of its own, `jobs` at a time.
-
-    Each gets the parameters that it has. Without images and model, the unchanged are left out.
-    """
+def execute(root: Path, notebooks: list[Path], given: dict[str, str], jobs: int = 2) -> None:
+    """Execute what has changed, or all if images or a model are named, `jobs` at a time."""
     known = {path: set(papermill.inspect_notebook(str(path))) for path in notebooks}
     names = sorted(set().union(*known.values()))
     if unknown := set(given) - set(names):
@@ -167,7 +168,7 @@ def fingerprint(root: Path, notebook: Path, parameters: dict[str, str]) -> str:
     return hashlib.sha256(facts + contents).hexdigest()
 
 
-def export(root: Path, executed: Sequence[Path], heading_shift: int) -> None:
+def export(root: Path, executed: list[Path], heading_shift: int) -> None:
     """Turn executed notebooks into ``build/appendix/NAME.typ`` and their images."""
     folder = root / "build" / "appendix"
     shutil.rmtree(folder, ignore_errors=True)
@@ -178,7 +179,7 @@ def export(root: Path, executed: Sequence[Path], heading_shift: int) -> None:
         writer.write(*made, notebook_name=path.stem)
 
 
-def compile_typst(root: Path, source: str, executed: Sequence[Path], kind: str) -> bytes:
+def compile_typst(root: Path, source: str, executed: list[Path], kind: str) -> bytes:
     """Compile ``report/SOURCE.typ`` in the report's own fonts, to an archivable PDF or to HTML."""
     fonts = root / "build" / "fonts"
     fonts.mkdir(parents=True, exist_ok=True)
@@ -208,7 +209,7 @@ def compile_typst(root: Path, source: str, executed: Sequence[Path], kind: str) 
     return bytes(made)
 
 
-def web_pages(root: Path, executed: Sequence[Path], pdf: Path) -> Path:
+def web_pages(root: Path, executed: list[Path], pdf: Path) -> Path:
     """Write the report and the executed notebooks as pages that load nothing from elsewhere."""
     folder, theme = root / "build" / "web", root / "report" / "theme"
     shutil.rmtree(folder, ignore_errors=True)

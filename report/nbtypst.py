@@ -35,8 +35,8 @@ class PrintableOutputs(Preprocessor):
         shown = r'<figure|<table [^>]*(class="dataframe|id="T_)'  # an estimator's is a table, too
         if not plain.startswith("<IPython.core.display.HTML") and not re.search(shown, html):
             data.pop("text/html", None)
-        widget = "application/vnd.jupyter.widget-view+json" in data
-        return not widget and out.get("name") != "stderr"
+        widget = "application/vnd.jupyter.widget-view+json"
+        return widget not in data and out.get("name") != "stderr"
 
 
 def typst_exporter() -> TemplateExporter:
@@ -111,5 +111,4 @@ def raise_index_names(table: Any) -> None:
 def pandoc(text: str, source: str, target: str, options: tuple[str, ...] = ()) -> str:
     """Convert with the pandoc of the ``pypandoc_binary`` wheel."""
     command = [pypandoc.get_pandoc_path(), "--wrap=none", f"--from={source}", f"--to={target}"]
-    made = subprocess.check_output([*command, *options], input=text, encoding="utf-8")
-    return made.strip()
+    return subprocess.check_output([*command, *options], input=text, encoding="utf-8").strip()

@@ -196,6 +196,9 @@ def test_building_elsewhere_gives_the_same_bytes_and_again_executes_nothing(
         assert (again / name).read_bytes() == (toy / name).read_bytes(), name
     assert "0 of 1 notebooks to execute" in build_alone(again, "--appendix")
     assert "Handwrittendigits" in text_of(again / "build" / "appendix.pdf")
+    assert "report.pdf is up to date" in build_alone(again)
+    (again / "report" / "report.typ").touch()
+    assert "report.pdf: " in build_alone(again)
     (again / "figures" / "toy_sweep.csv").write_text("changed")
     stamp = (again / "build" / "executed" / "01_toy.stamp").read_text()
     assert stamp != build.fingerprint(again, again / "notebooks" / "01_toy.ipynb", {})
