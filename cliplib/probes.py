@@ -31,8 +31,8 @@ Rows = NDArray[np.float32]
 Split = Callable[[int], tuple[Ints, Ints]]  # of a seed: rows to train and to validate on
 TIE = 1e-4  # nats: validation losses this close are equal, so that rounding does not decide
 DROPOUT = 0.2  # of the MLP, as all that follow
-PATIENCE = 8  # epochs
-DECAY, BATCH = 1e-2, 128
+PATIENCE = 4  # epochs
+DECAY, BATCH = 1e-2, 256
 
 
 class Probe(ClassifierMixin, BaseEstimator):
@@ -194,7 +194,7 @@ class MLPProbe(Probe):
     def __init__(
         self,
         networks: int = 5,
-        hidden: int = 256,
+        hidden: int = 128,
         learning_rate: float = 1e-3,
         max_epochs: int = 200,
         seed: int = 0,

@@ -16,7 +16,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 from sklearn.base import clone
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
@@ -39,12 +38,9 @@ def group_train_test_split(
 ) -> tuple[Ints, Ints]:
     """Return row numbers (train, test): one of `parts` stratified parts is held out."""
     labels = np.asarray(y)
-    classes, counts = np.unique(labels, return_counts=True)
-    parts = min(parts, *counts.tolist()) if counts.min() > 1 else parts
-    for train, test in group_folds(labels, groups, n_splits=parts, n_repeats=1, seed=seed):
-        if len(np.unique(labels[train])) == len(classes):
-            return train, test
-    raise ValueError("Some class lies in too few groups to be trained on and held out: add images.")
+    _, first = np.unique(group_codes(groups, len(labels)), return_index=True)
+    n_splits = max(2, min(parts, pd.Series(labels[first]).value_counts().min()))
+    return next(group_folds(labels, groups, n_splits=n_splits, n_repeats=1, seed=seed))
 
 
 def stratified_subset(labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0) -> Ints:
@@ -67,16 +63,20 @@ def group_folds(
     """Yield (train, test) rows of repeated, shuffled, stratified folds; groups stay whole."""
     labels = np.asarray(y)
     codes = group_codes(groups, len(labels))
-    for label in np.unique(labels):
-        own = codes[labels == label]
-        if len(np.unique(own)) < 2 or len(own) < n_splits:
-            raise ValueError(
-                f"Class {label} has too few images for {n_splits} folds, near-duplicates counted "
-                "once: add some, or leave it out."
-            )
-    for state in np.random.default_rng(seed).integers(0, 2**31, n_repeats):
-        folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=int(state))
-        yield from folds.split(np.zeros((len(labels), 1)), labels, codes)
+    sizes, rng = np.bincount(codes), np.random.default_rng(seed)
+    strata = labels[np.unique(codes, return_index=True)[1]]  # a group's class: its first row's
+    for _ in range(n_repeats):
+        fold = np.zeros_like(sizes)
+        for label in np.unique(labels):
+            own = rng.permutation(np.flatnonzero(strata == label))
+            if len(own) < n_splits:
+                few = f"Class {label} has too few images for {n_splits} folds"
+                raise ValueError(f"{few}, near-duplicates counted once: add some, or leave it out.")
+            own = own[np.argsort(-sizes[own], kind="stable")]  # like sizes go to different folds
+            rounds = np.tile(np.arange(n_splits), (len(own) // n_splits + 1, 1))
+            fold[own] = rng.permuted(rounds, axis=1).ravel()[: len(own)]
+        for k in range(n_splits):
+            yield np.flatnonzero(fold[codes] != k), np.flatnonzero(fold[codes] == k)
 
 
 def cross_validate(

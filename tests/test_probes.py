@@ -25,20 +25,13 @@ def sample():
     return X.astype(np.float32), y
 
 
-EXPECTED_FAILURES = {
-    "check_classifiers_one_label": "one class is refused by name",
-    "check_fit2d_1sample": "one row cannot be split",
-    "check_readonly_memmap_input": "takes minutes",
-}
-
-
 @parametrize_with_checks(
     [
         LinearProbe(Cs=(0.1,)),
         MLPProbe(networks=1, hidden=16, learning_rate=0.03),
         NearestNeighborProbe(),
     ],
-    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
+    expected_failed_checks=lambda _: {"check_fit2d_1sample": "one row cannot be split"},
 )
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
@@ -136,16 +129,16 @@ def test_the_chosen_probe_is_fitted_again_on_all_rows(sample):
 
 def test_of_equal_losses_the_strongest_regularisation_wins(sample):
     X, y = sample
-    probe = LinearProbe(Cs=(1e-9, 1e-8, 1e-7)).fit(X, y)
+    probe = LinearProbe(Cs=(1e-10, 1e-9, 1e-8)).fit(X, y)
     assert np.ptp(probe.sweep_.log_loss) < 1e-4
-    assert probe.C_ == 1e-9
+    assert probe.C_ == 1e-10
 
 
 def test_copies_do_not_stand_on_both_sides_of_the_validation_cut(sample):
     X, y = sample
     rng = np.random.default_rng(0)
-    noise, labels = rng.normal(size=(100, 50)), rng.integers(0, 2, 100)
-    groups = np.arange(200) % 100
+    noise, labels = rng.normal(size=(200, 400)), rng.integers(0, 2, 200)
+    groups = np.arange(400) % 200
     X, y = np.tile(noise, (2, 1)), np.tile(labels, 2)
     by_row = LinearProbe().fit(X, y).sweep_.accuracy.max()
     by_group = LinearProbe().fit(X, y, groups=groups).sweep_.accuracy.max()
