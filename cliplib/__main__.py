@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.dataset
 
 from cliplib.audit import audit
@@ -24,7 +23,7 @@ from cliplib.data import dataset_spec, load_dataset
 from cliplib.encoder import ClipEncoder, readout_columns
 from cliplib.evaluation import evaluate
 from cliplib.features import load_features
-from cliplib.probes import LinearProbe
+from cliplib.probes import KernelProbe, LinearProbe
 from cliplib.resampling import cross_validate
 from cliplib.zeroshot import zero_shot
 
@@ -36,31 +35,37 @@ def show(title: str, lines: pd.Series) -> None:
 
 def train(folder: str, out: str, model: str) -> None:
     """Audit a folder, measure what a probe makes of it, and save a decision aid."""
+    if os.path.isdir(out) and os.listdir(out) and "classifier.json" not in os.listdir(out):
+        raise FileExistsError(f"The folder {out} holds something else: choose another.")
+    folder = os.path.abspath(folder) if os.path.isdir(folder) else folder  # before a known name
     encoder, dataset, spec = ClipEncoder(model), load_dataset(folder), dataset_spec(folder)
     table = load_features(folder, encoder, errors={})
     if dataset is not None:
-        found = audit(dataset, cache=encoder.cache, progress=False)
+        found = audit(dataset, cache=encoder.cache)
         print(found.images["label"].value_counts(sort=False).to_string(), found, sep="\n\n")
         show("Unreadable, left out", found.images["error"][found.images["error"] != ""])
         both = found.conflicts["id_a"] + " and " + found.conflicts["id_b"]
         show("Near-duplicates in two classes", both)
         show("Near-duplicates of training images among val and test", found.leaks["id"])
     y, classes, often = table.labels, table.classes, np.bincount(table.labels).argmax()
+    if (y == often).all():
+        raise ValueError(f"All images are {classes[often]!r}: a classifier needs two classes.")
     predicted: dict[str, Any] = {f"always {classes[often]!r}": np.full(len(y), often)}
     predicted["zero-shot"] = zero_shot(encoder, table, spec)
-    for readout in ("pooled", "deep"):
-        predicted[readout] = cross_validate(LinearProbe(), table.readout(readout), n_repeats=1)
+    linear = {f"linear probe, {readout}": readout for readout in ("pooled", "deep")}
+    for name, readout in linear.items():
+        predicted[name] = cross_validate(LinearProbe(), table.readout(readout), n_repeats=1)
+    predicted["kernel probe, deep"] = cross_validate(KernelProbe(), table, n_repeats=1)
     results = {name: evaluate(y, p, classes, groups=table.groups) for name, p in predicted.items()}
-    best = max(("pooled", "deep"), key=lambda readout: results[readout].accuracy)
+    best = max(linear, key=lambda name: results[name].accuracy)
     line = "    {:<33}{:.3f} [{:.3f}, {:.3f}]".format
     print("", encoder, "Accuracy by 5-fold cross-validation, with 95 % intervals", sep="\n")
     for name, result in results.items():
-        label = f"linear probe, {name}" if name in ("pooled", "deep") else name
-        print(line(label, *result.metrics.loc["accuracy"]))
-    print(f"Share of each class that the linear probe, {best}, finds")
+        print(line(name, *result.metrics.loc["accuracy"]))
+    print(f"Share of each class that the {best}, finds")
     for name, row in results[best].per_class.filter(like="sensitivity").iterrows():
         print(line(name, *row))
-    aid = Classifier.fit(table.readout(best), encoder)
+    aid = Classifier.fit(table.readout(linear[best]), encoder)
     aid.save(out)
     print(f"Decision aid saved: python -m cliplib classify {out} FOLDER_OR_FILES")
     print(pd.Series(dict(aid.about)).to_string(float_format="{:.3f}".format))
@@ -111,7 +116,7 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
         ray.init(num_cpus=actors + 1)  # one for reading, else the actors would wait for ever
     system, folder = FileSystem.from_uri(output)
     system.create_dir(folder)
-    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
+    schema = pyarrow.schema({"id": pyarrow.string(), "encoder": pyarrow.string()})
     written = pyarrow.dataset.dataset(folder, schema, filesystem=system).to_table().to_pydict()
     if set(written["encoder"]) - {BatchEncoder(model, readout).made}:
         raise ValueError(f"{output} holds features of another encoder: name another folder.")

@@ -3,8 +3,7 @@
 Two images are near-duplicates when a perceptual hash (``imagehash.phash``, 256 bits) proposes them
 and their detail confirms it, as they are or with one of them mirrored: slices through different
 heads look alike to the hash alone. The detail is the grey 64 × 64 image less its local mean, over
-its local contrast (Jarrett et al. 2009, "What is the best multi-stage architecture for object
-recognition?", section 2.2): brightness and sharpening hardly matter, a crop by 2 % does.
+its local contrast (Jarrett et al., ICCV 2009, section 2.2): brightness hardly matters, a crop does.
 """
 
 import os
@@ -157,13 +156,10 @@ class Audit:
         return self.summary[self.summary["count"] > 0].to_string()
 
 
-def audit(
-    dataset: datasets.Dataset, *, cache: FeatureCache | None = None, progress: bool = True
-) -> Audit:
+def audit(dataset: datasets.Dataset, *, cache: FeatureCache | None = None) -> Audit:
     """Find near-duplicates, contradicting labels, leaks between splits, and unreadable files."""
     sources, errors = list(dataset["image"]), dict[int, str]()
-    title = "audit" if progress else ""
-    (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors, progress=title)
+    (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors)
     if len(errors) == len(sources):
         raise ValueError(f"No image can be read. {errors.get(0, 'The data set is empty.')}")
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import anywidget
@@ -40,14 +41,17 @@ RULE = ("temperature", "min_probability", "min_similarity", "about")
 
 def save_probe(probe: LinearProbe | MLPProbe, folder: str | os.PathLike[str]) -> None:
     """Write what a fitted probe predicts with: ``probe.json`` and ``probe.safetensors``."""
+    if not isinstance(probe, LinearProbe | MLPProbe):
+        raise TypeError(f"A {type(probe).__name__} cannot be saved: use LinearProbe or MLPProbe.")
     check_is_fitted(probe)
     fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
     arrays = {n: np.ascontiguousarray(v) for n, v in fitted.items() if isinstance(v, np.ndarray)}
     classes = arrays.pop("classes_").tolist()
     document = {"kind": type(probe).__name__, "parameters": probe.get_params(), "classes": classes}
+    text = json.dumps(document, indent=1, default=lambda value: np.asarray(value).tolist())
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / "probe.safetensors").write_bytes(save(arrays))
-    (Path(folder) / "probe.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    (Path(folder) / "probe.json").write_text(text, encoding="utf-8")
 
 
 def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | MLPProbe:
@@ -71,7 +75,7 @@ class Classifier:
     temperature: float = 1.0  # divides the probe's logits
     min_probability: float = 0.0  # of an answer; infinite where there is never one
     min_similarity: float = -1.0  # of an answer: cosine to the nearest training image
-    about: Mapping[str, str | float] = field(default_factory=dict, repr=False)  # how it was made
+    about: Mapping[str, str | float | None] = field(default_factory=dict, repr=False)  # its making
 
     @classmethod
     def fit(
@@ -87,9 +91,9 @@ class Classifier:
         """Train on three quarters of a table, by group; calibrate and set the rule on the rest.
 
         An answer needs a probability at which at most the share `risk` of the held-out answers is
-        wrong (Geifman and El-Yaniv, NIPS 2017; else it abstains on everything, and a warning says
-        so), and a training image as near as all but the share `out_of_distribution` of the held-out
-        images have one (Sun et al., ICML 2022; there the k-th neighbour).
+        wrong: a point estimate, without the bound of Geifman and El-Yaniv (NIPS 2017). Without one
+        it abstains on everything, and warns. It also needs a training image as near as all but the
+        share `out_of_distribution` of held-out images have one (Sun et al., ICML 2022: the k-th).
         """
         if table.provenance.get("model_fingerprint") != encoder.fingerprint:
             made = table.provenance.get("encoder", "unknown")
@@ -103,14 +107,14 @@ class Classifier:
         aid = cls(encoder, probe, train, temperature)
         proba = aid.predict_proba(held_out.features)
         right = proba.argmax(axis=1) == held_out.labels
-        curve = risk_coverage(right, proba.max(axis=1))[0]
+        curve = risk_coverage(right, proba.max(axis=1))
         good = curve[curve["risk"] <= risk]
-        threshold, coverage, wrong = (np.inf, 0, 0) if good.empty else good.iloc[-1].tolist()
+        threshold, coverage, wrong = (np.inf, 0, None) if good.empty else good.iloc[-1].tolist()
         if good.empty:
             logger.warning("The classifier abstains on everything: give more images, or more risk.")
         similarity = search(held_out.features, train.features, 1)[1]
         lowest = np.quantile(similarity, out_of_distribution, method="lower")
-        about: dict[str, str | float] = {
+        about: dict[str, str | float | None] = {
             "data set": table.provenance.get("dataset", ""),
             "training images": len(train),
             "held-out images, which set temperature and rule": len(held_out),
@@ -152,9 +156,7 @@ class Classifier:
         (deep,) = self.encoder.map(sources, errors=errors, progress="classify")
         columns = readout_columns(self.training.read, self.encoder.dim, self.encoder.blocks)
         rows = self.decide(deep[:, columns] if deep.size else np.zeros((len(names), len(columns))))
-        unread = {"class": "", "probability": np.nan, "abstained": True, "reason": "unreadable"}
-        unread |= {"nearest": "", "similarity": np.nan}
-        rows.loc[list(errors), list(unread)] = list(unread.values())
+        rows.loc[list(errors)] = ["", np.nan, True, "unreadable", "", np.nan]
         rows.insert(0, "file", names)
         return rows.assign(error=[errors.get(row, "") for row in range(len(names))])
 
@@ -163,15 +165,19 @@ class Classifier:
         path, main = Path(folder), Path(folder, "classifier.json")
         if path.is_dir() and any(path.iterdir()) and not main.is_file():
             raise FileExistsError(f"The folder {path} holds something else: choose another.")
-        (path / "training").mkdir(parents=True, exist_ok=True)
-        main.write_text("")  # filled last: half a folder is no classifier
-        shutil.rmtree(path / "encoder", ignore_errors=True)  # its weights may be the very ones
-        for item in (self.encoder.model, self.encoder.processor, self.encoder.tokenizer):
-            item.save_pretrained(path / "encoder")
-        save_probe(self.probe, path / "probe")
-        self.training.save(path / "training" / "features.safetensors")
         rule = {name: getattr(self, name) for name in RULE}
         document = {"encoder": [self.encoder.name, self.encoder.image_size], "rule": rule}
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path) as new:  # until all is written an older one stays whole
+            for item in (self.encoder.model, self.encoder.processor, self.encoder.tokenizer):
+                item.save_pretrained(Path(new, "encoder"))
+            save_probe(self.probe, Path(new, "probe"))
+            Path(new, "training").mkdir()
+            self.training.save(Path(new, "training", "features.safetensors"))
+            main.write_text("")  # filled last: half a folder is no classifier
+            for part in os.listdir(new):
+                shutil.rmtree(path / part, ignore_errors=True)
+                Path(new, part).replace(path / part)
         main.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
     @classmethod

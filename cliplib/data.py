@@ -1,5 +1,6 @@
 """Data sets: what is known about them, and where their images lie; none is downloaded unasked."""
 
+import glob
 import logging
 import os
 import tomllib
@@ -15,7 +16,7 @@ from cliplib.images import ImageSource, image_list, image_name
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
@@ -30,8 +31,6 @@ class DatasetSpec:
     templates: Sequence[str] = field(default=("a photo of {}.",), repr=False)
     hub: Mapping[str, str] | None = None
     kaggle: str = ""
-    licence: str = ""
-    citation: str = ""
     homepage: str = ""
 
 
@@ -68,23 +67,20 @@ def load_dataset(
     classes = list(DATASETS[name].phrases) if name in DATASETS else sorted(found)
     if data and found != set(classes):
         odd = ", ".join(sorted(found.symmetric_difference(classes))[:5])
-        raise ValueError(f"{root} is no copy of {name}: look at its class folders {odd}.")
+        raise ValueError(f"{setting} is no copy of {name}: look at its class folders {odd}.")
     if root is None or found != set(classes):
         logger.info("%s: no images on this machine", name)
         return None
     lists = files("cliplib") / "precomputed" / f"{name}_splits.txt"
-    lines = lists.read_text(encoding="utf-8").splitlines() if lists.is_file() else []
+    lines = lists.read_text("utf-8").splitlines() if name in DATASETS and lists.is_file() else []
     published = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     for row in rows:
         row["split"] = row["split"] or published.get(row["id"], "")
         row["label"] = classes.index(row.pop("class"))
     logger.info("%s: %d images from %s", name, len(rows), root)
-    features = datasets.Features(
-        image=datasets.Image(decode=False),
-        label=datasets.ClassLabel(names=classes),
-        id=datasets.Value("string"),
-        split=datasets.Value("string"),
-    )
+    label, text = datasets.ClassLabel(names=classes), datasets.Value("string")
+    image = datasets.Image(decode=False)
+    features = datasets.Features(image=image, label=label, id=text, split=text)
     title = name if name in DATASETS else root.resolve().name
     source = "hub" if name in DATASETS and setting == "hub" else "folder"
     info = datasets.DatasetInfo(dataset_name=title, builder_name=source, features=features)
@@ -98,19 +94,20 @@ def _find(name: str, setting: str) -> Path | None:
     root = Path(setting if name in DATASETS else name).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{str(root)!r} is neither a folder nor one of {[*DATASETS]}.")
-    inner = [root / name, root / "external" / name] if name in DATASETS else []
-    return next((folder for folder in inner if folder.is_dir()), root)
+    inner = [home / known for known in DATASETS for home in (root / "external", root)]
+    homes = {folder.name: folder for folder in inner if folder.is_dir()}
+    return homes.get(name) if homes and name in DATASETS else root
 
 
 def _list(root: Path) -> list[dict[str, Any]]:
     """Return image, class, id and split of each image in class folders, sorted by id."""
-    rows, others = [], []
-    for path in root.rglob("*.*"):
-        *above, kind, file = ("", "", *path.relative_to(root).parts)
-        if any(part.startswith((".", "__")) for part in (*above, kind, file)):
+    rows, others, places = [], [], set[Path]()
+    for name in glob.iglob("**/*.*", root_dir=root, recursive=True):  # no hidden ones; links, too
+        path, (*above, kind, file) = root / name, ("", "", *Path(name).parts)
+        if path.is_dir() or any(part.startswith("__") for part in (*above, kind, file)):
             continue
         if path.suffix.lower() not in SUFFIXES:
-            others.append(path)
+            others += [path] if kind else []  # beside the class folders lie notes
             continue
         if not kind:
             raise ValueError(f"The image {path} lies outside the class folders: move it into one.")
@@ -118,8 +115,12 @@ def _list(root: Path) -> list[dict[str, Any]]:
         below = f"{above[-1]}/{kind}/{file}" if split else f"{kind}/{file}"
         image = {"path": str(path), "bytes": None}
         rows.append({"image": image, "class": kind, "id": below, "split": split})
+        places.add(root.joinpath(*above[:-1]) if split else root.joinpath(*above))
     if others:
-        logger.info("Left out %d files of other kinds, such as %s", len(others), min(others))
+        logger.warning("Left out %d files of other kinds, such as %s", len(others), min(others))
+    if len(places) > 1:
+        one, other = sorted(places)[:2]
+        raise ValueError(f"Class folders lie in {one} and in {other}: put all in one place.")
     if len({bool(row["split"]) for row in rows}) != 1:
         what = "images in and outside train and test folders" if rows else "no image"
         raise ValueError(f"{root} holds {what}: give each class a folder, within a split or not.")
@@ -149,5 +150,6 @@ def list_files(files: Any) -> tuple[list[str], list[ImageSource]]:
     if not isinstance(files, str | os.PathLike) or not Path(files).is_dir():
         sources = image_list(files)
         return [image_name(source) for source in sources], sources
-    found = sorted(path for path in Path(files).rglob("*") if not path.is_dir())
+    below = glob.iglob("**", root_dir=files, recursive=True, include_hidden=True)  # links, too
+    found = sorted(path for path in map(Path(files).joinpath, below) if not path.is_dir())
     return [image_name(path.relative_to(files)) for path in found], list(found)

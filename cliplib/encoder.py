@@ -62,19 +62,12 @@ def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> NDArray[n
 class ClipEncoder:
     """A CLIP model, frozen, with its image processor and tokenizer.
 
-    Parameters
-    ----------
-    model : str or path, optional
-        A hub id, a folder in Hugging Face format, or "mini", the embedded model; by default the
-        setting ``CLIPLIB_MODEL``, else "mini". OSError if it is no whole CLIP, or not there.
-    cache : bool or FeatureCache
-        Where features of images are kept: True for the usual file, False for nowhere.
-    image_size : int, optional
-        Side of the square in pixels; another than the model's own has its positions interpolated.
-    squash : bool
-        Squash images to the square instead of cropping its centre.
-    device : str, optional
-        By default a GPU if there is one.
+    `model` is a hub id, a folder in Hugging Face format, or "mini", the embedded model; by default
+    the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is no whole CLIP, or not there. With
+    `cache` features of images are kept in the usual file, or in the one given. `image_size` is the
+    side of the square in pixels; another than the model's own has its positions interpolated.
+    `squash` squashes images to the square instead of cropping its centre; without it they are
+    treated the model's own way, at any size. `device` is by default a GPU if there is one.
     """
 
     def __init__(
@@ -93,16 +86,16 @@ class ClipEncoder:
         try:
             if CLIPConfig.get_config_dict(source)[0].get("model_type") != "clip":
                 raise ValueError("it is no CLIP")
-            loaded: Any = CLIPModel.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True
-            )
+            options: Any = {"dtype": torch.float32, "output_loading_info": True}
+            loaded: Any = CLIPModel.from_pretrained(source, **options)
             clip, info = loaded
             if info["missing_keys"]:
                 raise ValueError(f"it lacks weights, such as {min(info['missing_keys'])}")
             self.image_size = image_size or int(clip.config.vision_config.image_size)
             square = {"height": self.image_size, "width": self.image_size}
             changed: dict[str, Any] = {}
-            if squash:
+            own = CLIPImageProcessorPil.from_pretrained(source)
+            if squash or (image_size and not own.do_center_crop):
                 changed = {"size": square, "do_center_crop": False}
             elif image_size:
                 changed = {"size": {"shortest_edge": image_size}, "crop_size": square}
@@ -125,10 +118,8 @@ class ClipEncoder:
 
     def __repr__(self) -> str:
         size = sum(weight.numel() for weight in self.model.parameters()) / 1e6
-        return (
-            f"ClipEncoder({self.name!r}, {size:.1f} M parameters, {self.image_size} px, "
-            f"{self.dim} wide, {self.device})"
-        )
+        shape = f"{size:.1f} M parameters, {self.image_size} px, {self.dim} wide"
+        return f"ClipEncoder({self.name!r}, {shape}, {self.device})"
 
     @property
     def logit_scale(self) -> float:
@@ -174,13 +165,14 @@ class ClipEncoder:
         (deep,) = self.map(images, progress=self.name if progress else "")
         return self.project(deep[:, columns]) if projected else deep[:, columns]
 
-    def texts(self, texts: Sequence[str]) -> Features:
-        """Encode n texts, (n, projection_dim) float32 of unit length; long ones are cut."""
+    def texts(self, texts: str | Sequence[str]) -> Features:
+        """Encode n texts, (n, projection_dim) float32 of unit length, or one; long ones are cut."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
         longest = self.model.config.text_config.max_position_embeddings
         options = {"padding": True, "max_length": longest, "return_tensors": "pt"}
         out = []
         for start in range(0, len(texts), 256):
-            batch = list(texts[start : start + 256])
+            batch = texts[start : start + 256]
             rows = self.tokenizer(batch, verbose=False)["input_ids"]
             for text, tokens in zip(batch, rows, strict=True):
                 if len(tokens) > longest:

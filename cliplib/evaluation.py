@@ -130,7 +130,10 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
         return np.hstack([accuracy, averages, other / total, ece, *per_class, change])
 
     under = pd.DataFrame(np.hstack([true, 1 - true, said]) > 0).groupby(codes).any().sum()
-    return statistic, np.concatenate([[codes.max() + 1], [0] * 6, under, [0] * 2 * k])
+    own = under.to_numpy()[:k]
+    fewest = own[own > 0].min()
+    overall = [codes.max() + 1, fewest, fewest, 0, 0, 0, 0]  # in the order of METRICS
+    return statistic, np.concatenate([overall, under, own, [0] * k])  # then of PER_CLASS
 
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
@@ -163,16 +166,15 @@ def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
     return found.assign(confidence=(inside * sure).sum(axis=0) / found["count"])
 
 
-def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> tuple[pd.DataFrame, float]:
+def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     """Measure what abstaining on the least confident rows buys (El-Yaniv and Wiener 2010).
 
     Returns threshold, coverage (share of rows at least so confident) and risk (share of errors
-    among them) for each confidence, highest first, and the area below (AURC).
+    among them) for each confidence, highest first.
     """
     sure = -np.asarray(confidence)
     values, block, sizes = np.unique(sure, return_inverse=True, return_counts=True)
     answered = np.cumsum(sizes)
-    risk = np.cumsum(np.bincount(block, weights=~np.asarray(right))) / answered
+    risk = np.cumsum(np.bincount(block, weights=1 - np.asarray(right, float))) / answered
     coverage = answered / answered[-1]
-    curve = pd.DataFrame({"threshold": -values, "coverage": coverage, "risk": risk})
-    return curve, float((risk * sizes).sum() / answered[-1])
+    return pd.DataFrame({"threshold": -values, "coverage": coverage, "risk": risk})

@@ -13,12 +13,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scipy.special import ndtr
 from tqdm.auto import tqdm
 from transformers import CLIPModel
 
 from cliplib.encoder import ClipEncoder, Features, readout_columns
 from cliplib.images import ImageSource, image_list
-from cliplib.probes import Probe
+from cliplib.probes import LinearProbe, MLPProbe
 from cliplib.resampling import Floats
 
 
@@ -31,7 +32,7 @@ def chefer_relevance(
     in each block, the mean over heads of the positive part of attention times its gradient is added
     to what is passed on. Whatever the readout, the class token's row of the result is returned:
     rows of patch tokens improved no map of "deep". The logit is ``features @ direction``, times the
-    logit scale if projected. `directions`, (d,) or (n, d), are ``probe.directions(…)`` or rows of
+    logit scale if projected. `directions`, (d,) or (n, d), are `logit_gradients` or rows of
     `zero_shot_weights`. With None it is attention rollout (Abnar and Zuidema, ACL 2020, section 3),
     whatever the class: heads are averaged, and half of each block is taken to pass it by.
     """
@@ -77,12 +78,32 @@ def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.
     return Image.composite(Image.new("RGB", grey.size, "#c4512d"), grey, mask)
 
 
+def logit_gradients(probe: LinearProbe | MLPProbe, X: ArrayLike, classes: ArrayLike) -> Features:
+    """Return the gradient of one class's logit for each row, (n, d), by the row's features.
+
+    `classes` (n,) are as ``probe.predict`` gives them.
+    """
+    codes = np.searchsorted(probe.classes_, classes)
+    if isinstance(probe, LinearProbe):
+        slopes = probe.coef_[codes]
+    else:
+        scaled = (np.asarray(X) - probe.mean_) / probe.scale_
+        z = scaled @ probe.hidden_coef_.mT + probe.hidden_intercept_[:, None]
+        of_gelu = ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        slopes = ((probe.coef_[:, codes] * of_gelu) @ probe.hidden_coef_).mean(axis=0)
+    return np.asarray(slopes / probe.scale_, np.float32)
+
+
 def heat_maps(
-    encoder: ClipEncoder, probe: Probe, images: Sequence[ImageSource], labels: Any, readout: str
+    encoder: ClipEncoder,
+    probe: LinearProbe | MLPProbe,
+    images: Sequence[ImageSource],
+    labels: Any,
+    readout: str,
 ) -> list[Image.Image]:
     """Return images with what spoke for their labels laid over them, for a probe of a readout."""
     features = encoder.images(images, readout=readout, progress=False)
-    towards = probe.directions(features, labels)
+    towards = logit_gradients(probe, features, labels)
     maps = chefer_relevance(encoder, images, towards, readout=readout)
     return [overlay(encoder, image, heat) for image, heat in zip(images, maps, strict=True)]
 
@@ -104,7 +125,7 @@ def randomize_weights(
     tower, random = model.vision_model, fresh.vision_model
     tower.post_layernorm.load_state_dict(random.post_layernorm.state_dict())
     blocks = zip(tower.encoder.layers, random.encoder.layers, strict=True)
-    for block, drawn in list(blocks)[-layers:]:
+    for block, drawn in list(blocks)[::-1][:layers]:
         block.load_state_dict(drawn.state_dict())
     return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")
 

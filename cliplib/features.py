@@ -50,10 +50,9 @@ class FeatureTable:
             raise ValueError(f"labels must be indices into the {len(self.classes)} classes.")
         if len(set(self.ids)) < n:
             raise ValueError("ids must be unique.")
-        finite = np.isfinite(self.features).all(axis=1)
-        if not finite.all():
-            odd = self.ids[~finite][0]
-            raise ValueError(f"The features of {odd!r} are not finite: leave it out.")
+        odd = self.ids[~np.isfinite(self.features).all(axis=1)]
+        if odd.size:
+            raise ValueError(f"The features of {odd[0]!r} are not finite: leave it out.")
 
     def __len__(self) -> int:
         return len(self.features)
@@ -61,10 +60,9 @@ class FeatureTable:
     def __repr__(self) -> str:
         splits = {str(s): int((self.splits == s).sum()) for s in np.unique(self.splits) if s}
         parts = "".join(f", {count} {split}" for split, count in splits.items())
-        return (
-            f"FeatureTable({len(self)} images x {self.features.shape[1]} ({self.read}), "
-            f"{len(self.classes)} classes, {len(np.unique(self.groups))} groups{parts})"
-        )
+        size, groups = f"{len(self)} images x {self.features.shape[1]}", len(np.unique(self.groups))
+        counts = f"{len(self.classes)} classes, {groups} groups{parts}"
+        return f"FeatureTable({size} ({self.read}), {counts})"
 
     @property
     def read(self) -> str:
@@ -112,9 +110,8 @@ class FeatureTable:
         A `compact` one, of the readout "deep", keeps equal rows once, pooled features in float16,
         and all others in eight bits, with a scale for each column.
         """
-        about = {
-            "classes": self.classes,
-            "ids": self.ids.tolist(),
+        about: dict[str, Any] = {"classes": self.classes, "ids": self.ids.tolist()}
+        about |= {
             "splits": self.splits.tolist(),
             "provenance": dict(sorted(self.provenance.items())),
         }
@@ -147,15 +144,9 @@ class FeatureTable:
                 unique[:, pooled] = found["pooled"]
                 unique[:, ~pooled] = found["codes"] * found["scale"]
                 found["features"] = unique[found["rows"]]
-            return cls(
-                features=found["features"],
-                labels=found["labels"],
-                classes=tuple(about["classes"]),
-                ids=np.array(about["ids"], dtype=np.str_),
-                splits=np.array(about["splits"], dtype=np.str_),
-                groups=found["groups"],
-                provenance=about["provenance"],
-            )
+            arrays = {name: found[name] for name in ("features", "labels", "groups")}
+            arrays |= {name: np.array(about[name], np.str_) for name in ("ids", "splits")}
+            return cls(**arrays, classes=tuple(about["classes"]), provenance=about["provenance"])
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"{os.fspath(path)!r} is no feature table, or damaged.") from error
 
@@ -193,23 +184,13 @@ def load_features(
     features, hashes = encoder.map(dataset["image"], image_hash, errors=unreadable, progress=known)
     if not features.size:
         raise ValueError(f"None of the {len(dataset)} images of {known!r} can be read.")
-    table = FeatureTable(
-        features=features,
-        labels=np.array(dataset["label"][:], dtype=np.int64),
-        classes=tuple(dataset.features["label"].names),
-        ids=np.array(dataset["id"][:], dtype=np.str_),
-        splits=np.array(dataset["split"][:], dtype=np.str_),
-        groups=near_duplicate_groups(hashes),
-        provenance={
-            "encoder": encoder.name,
-            "model_fingerprint": encoder.fingerprint,
-            "readout": "deep",
-            "width": str(encoder.dim),
-            "blocks": str(encoder.blocks),
-            "dataset": known,
-            "source": dataset.info.builder_name,
-        },
-    )
+    about = {"encoder": encoder.name, "model_fingerprint": encoder.fingerprint, "readout": "deep"}
+    about |= {"width": str(encoder.dim), "blocks": str(encoder.blocks)}
+    about |= {"dataset": known, "source": dataset.info.builder_name}
+    labels = np.array(dataset["label"][:], np.int64)
+    ids, splits = (np.array(dataset[name][:], np.str_) for name in ("id", "split"))
+    classes, groups = tuple(dataset.features["label"].names), near_duplicate_groups(hashes)
+    table = FeatureTable(features, labels, classes, ids, splits, groups, about)
     if errors is None or not unreadable:
         return table
     errors |= {str(table.ids[row]): reason for row, reason in unreadable.items()}
@@ -223,9 +204,7 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
         raise ValueError(f"There are neither images nor precomputed features of {name!r}.")
     table = FeatureTable.load(Path(str(path)))
     if table.provenance["model_fingerprint"] != encoder.fingerprint:
-        raise ValueError(
-            f"The precomputed features of {name!r} are those of {table.provenance['encoder']!r}, "
-            f"not of {encoder.name!r}: name a folder with the images (data, or CLIPLIB_DATA)."
-        )
+        made = f"The precomputed features of {name!r} are those of {table.provenance['encoder']!r}"
+        raise ValueError(f"{made}, not of {encoder.name!r}: name a folder with the images (data).")
     logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
     return replace(table, provenance={**table.provenance, "source": "precomputed"})

@@ -6,9 +6,9 @@ import logging
 import os
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,21 +60,22 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
 
     `content` are the file's bytes, if read already; an OSError names what cannot be decoded.
     """
-    if isinstance(source, np.ndarray):
-        source = Image.fromarray(source)
-    if not isinstance(source, Image.Image):
-        try:
-            opened = Image.open(io.BytesIO(content or image_bytes(source)), formats=FORMATS)
-            opened.load()
-        except Exception as error:  # damaged files make Pillow raise nearly anything
-            unknown = isinstance(error, UnidentifiedImageError)  # its text has a buffer's address
-            reason = "empty, or not an image" if unknown else error or type(error).__name__
-            raise OSError(f"Cannot read the image {image_name(source)!r}: {reason}.") from error
-        source = opened
-    image: Image.Image = ImageOps.exif_transpose(source)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    return image.convert("RGB")
+    image = source
+    try:
+        if isinstance(source, np.ndarray):
+            image = Image.fromarray(source)
+        elif not isinstance(source, Image.Image):
+            image = Image.open(io.BytesIO(content or image_bytes(source)), formats=FORMATS)
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F"):
+            raise ValueError("32-bit grey has no known range: save it with 8 or 16 bits")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        return image.convert("RGB")
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        unknown = isinstance(error, UnidentifiedImageError)  # its text has a buffer's address
+        reason = "empty, or not an image" if unknown else error or type(error).__name__
+        raise OSError(f"Cannot read the image {image_name(source)!r}: {reason}.") from error
 
 
 def file_facts(source: ImageSource) -> dict[str, Any]:
@@ -94,12 +95,18 @@ class FeatureCache:
         folder = Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
         self.path = Path(path or folder / "features.sqlite")
         self._lock = threading.Lock()
-        try:
+        with self._locked():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             columns = "(key TEXT PRIMARY KEY, dtype TEXT, vector BLOB) WITHOUT ROWID"
             self._db.execute(f"CREATE TABLE IF NOT EXISTS features {columns}")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
         except (OSError, sqlite3.Error) as error:
             reason = f"Cannot use the feature cache {self.path} ({error})"
             raise OSError(f"{reason}: delete it, or set CLIPLIB_CACHE.") from error
@@ -108,14 +115,14 @@ class FeatureCache:
         """Return the arrays that are there, by key."""
         marks = ",".join("?" * len(keys))
         query = f"SELECT key, dtype, vector FROM features WHERE key IN ({marks})"
-        with self._lock:
+        with self._locked():
             rows = self._db.execute(query, list(keys)).fetchall()
         return {key: np.frombuffer(vector, dtype) for key, dtype, vector in rows}
 
     def put(self, vectors: Mapping[str, NDArray[Any]]) -> None:
         """Keep arrays under their keys, all or none."""
         entries = [(key, vector.dtype.str, vector.tobytes()) for key, vector in vectors.items()]
-        with self._lock, self._db:
+        with self._locked(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?)", entries)
 
 
@@ -155,8 +162,8 @@ def map_images(
                     decoded[row] = load_image(sources[row], content)
                 keys[row] = wanted
             except OSError as error:
-                if errors is None:
-                    raise
+                if errors is None or isinstance(error.__cause__, sqlite3.Error):
+                    raise  # the cache's, and no fault of the image
                 logger.warning("%s", error)
                 errors[row] = str(error)
         for i, function in enumerate(functions):
@@ -169,16 +176,13 @@ def map_images(
                 known |= made
         return {(i, row): known[key] for row in keys for i, key in enumerate(keys[row])}
 
-    n, threads, start = len(sources), torch.get_num_threads(), time.perf_counter()
+    n, threads = len(sources), torch.get_num_threads()
     batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
     outputs: list[NDArray[Any]] = [np.empty((0, 0))] * len(functions)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     bar = tqdm(total=n, desc=progress, unit="image", disable=not progress)
     try:
         for rows, found in zip(batches, pool.map(compute, batches), strict=True):
-            minutes = (time.perf_counter() - start) * len(batches) / threads / 60
-            if rows.start == 0 and progress and minutes > 0.1:
-                logger.info("%s: %d images, %.1f minutes at most", progress, n, minutes)
             for (i, row), vector in found.items():
                 if not outputs[i].size:
                     outputs[i] = np.zeros((n, *vector.shape), vector.dtype)

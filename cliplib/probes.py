@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, softmax
-from scipy.stats import norm
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -30,22 +31,20 @@ from cliplib.resampling import Floats, Ints, group_train_test_split
 Rows = NDArray[np.float32]
 Split = Callable[[int], tuple[Ints, Ints]]  # of a seed: rows to train and to validate on
 TIE = 1e-4  # nats: validation losses this close are equal, so that rounding does not decide
+TOL = 1e-3  # of the linear probe
+WIDTH = 0.6  # of the kernel: exp(-WIDTH * squared distance / d)
+SHARPNESS = (4, 6, 8, 12, 16, 24)  # factors that make logits of the kernel's scores
 DROPOUT = 0.2  # of the MLP, as all that follow
 PATIENCE = 4  # epochs
-DECAY, BATCH = 1e-2, 256
+RATE = 1e-3
+DECAY, BATCH, MAX_EPOCHS = 1e-2, 256, 200
 
 
 class Probe(ClassifierMixin, BaseEstimator):
     """What all probes share: the split, the scaling, the prediction."""
 
     def fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        *,
-        groups: ArrayLike | None = None,
-        X_val: ArrayLike | None = None,
-        y_val: ArrayLike | None = None,
+        self, X: ArrayLike, y: Any, *, groups: Any = None, X_val: Any = None, y_val: Any = None
     ) -> Self:
         """Fit on features (n, d) and labels (n,) of any kind.
 
@@ -66,7 +65,10 @@ class Probe(ClassifierMixin, BaseEstimator):
         if X_val is not None:
             rows = np.concatenate([rows, np.asarray(X_val, np.float32)])
             labels = np.concatenate([labels, y_val])
-        self._fit(rows, np.searchsorted(self.classes_, labels), split)
+            if not np.isin(labels, self.classes_).all():
+                raise ValueError("y_val holds a class that y lacks: leave its rows out.")
+        with threadpool_limits(1):  # the same digits on any number of cores
+            self._fit(rows, np.searchsorted(self.classes_, labels), split)
         return self
 
     def _scale(self, rows: Rows) -> Rows:
@@ -91,51 +93,37 @@ class Probe(ClassifierMixin, BaseEstimator):
         best = self.logits(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
-    def directions(self, X: ArrayLike, classes: ArrayLike) -> Rows:
-        """Return the gradient of one class's logit for each row, (n, d), by the row's features.
-
-        `classes` (n,) are as `predict` gives them.
-        """
-        codes = np.searchsorted(self.classes_, classes)
-        return np.asarray(self._gradients(self._scaled(X), codes) / self.scale_, np.float32)
-
 
 class LinearProbe(Probe):
     """Multinomial logistic regression on standardised features, C swept on validation rows.
 
-    Each C starts from the solution of the one before, to a gradient below `tol`; the sweep ends
+    Each C starts from the solution of the one before, to a gradient below `TOL`; the sweep ends
     with the first that is worse than the best. Of those within 1e-4 nats of the smallest log loss
     the smallest C wins, and is fitted on all rows. (DINOv2 sweeps finer: 45 values.)
 
     Fitted are coef_ (k, d), intercept_ (k,), C_ and sweep_: C, log_loss (nats) and accuracy.
     """
 
-    def __init__(
-        self, Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)), tol: float = 1e-3, seed: int = 0
-    ) -> None:
+    def __init__(self, Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)), seed: int = 0) -> None:
         self.Cs = Cs
-        self.tol = tol
         self.seed = seed
 
     def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
         train, held = split(self.seed)
-        path = LogisticRegression(warm_start=True, tol=self.tol, max_iter=1000)
+        path = LogisticRegression(warm_start=True, tol=TOL, max_iter=1000)
+        X, X_held = self._scale(rows[train]), (rows[held] - self.mean_) / self.scale_
         sweep: list[tuple[float, float, float]] = []
         best = np.inf
-        # One thread: the same digits on any number of cores, and faster where cores are shared.
-        with threadpool_limits(1, user_api="blas"):
-            X, X_held = self._scale(rows[train]), (rows[held] - self.mean_) / self.scale_
-            for C in sorted(self.Cs):
-                path.set_params(C=C).fit(X, codes[train])
-                proba = path.predict_proba(X_held)
-                loss = log_loss(codes[held], proba, labels=path.classes_)
-                sweep.append((C, loss, (proba.argmax(axis=1) == codes[held]).mean()))
-                if loss > best + TIE:
-                    break
-                best = min(best, loss)
-            self.sweep_ = pd.DataFrame(sweep, columns=["C", "log_loss", "accuracy"])
-            self.C_ = float(self.sweep_.C[self.sweep_.log_loss <= best + TIE].iloc[0])
-            path.set_params(C=self.C_).fit(self._scale(rows), codes)
+        for C in sorted(self.Cs):
+            proba = path.set_params(C=C).fit(X, codes[train]).predict_proba(X_held)
+            loss = log_loss(codes[held], proba, labels=path.classes_)
+            sweep.append((C, loss, (proba.argmax(axis=1) == codes[held]).mean()))
+            if loss > best + TIE:
+                break
+            best = min(best, loss)
+        self.sweep_ = pd.DataFrame(sweep, columns=["C", "log_loss", "accuracy"])
+        self.C_ = float(self.sweep_.C[self.sweep_.log_loss <= best + TIE].iloc[0])
+        path.set_params(C=self.C_).fit(self._scale(rows), codes)
         self.coef_, self.intercept_ = path.coef_, path.intercept_
         if len(self.classes_) == 2:  # scikit-learn gives the log odds of the second alone
             self.coef_ = np.concatenate([-self.coef_, self.coef_]) / 2
@@ -143,9 +131,6 @@ class LinearProbe(Probe):
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(scaled @ self.coef_.T + self.intercept_)
-
-    def _gradients(self, scaled: Floats, codes: Ints) -> Floats:
-        return np.asarray(self.coef_[codes], float)
 
 
 class NearestNeighborProbe(Probe):
@@ -180,41 +165,61 @@ class NearestNeighborProbe(Probe):
             return np.asarray(np.log(self._votes(scaled)(self.k_)))
 
 
+class KernelProbe(Probe):
+    """Kernel ridge regression of the classes, Gaussian kernel, on standardised features.
+
+    `alpha` is the strength of the penalty (Rifkin, Yeo and Poggio 2003). The logits are the scores
+    times that of `SHARPNESS` which has the smallest log loss on validation rows.
+
+    Fitted are sharpness_, rows_ (n, d) standardised, and coef_ (n, k).
+    """
+
+    def __init__(self, alpha: float = 0.01, seed: int = 0) -> None:
+        self.alpha = alpha
+        self.seed = seed
+
+    def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
+        (train, held), k = split(self.seed), len(self.classes_)
+        self.rows_ = self._scale(rows)
+        kernel, targets = self._kernel(self.rows_), np.eye(k, dtype=np.float32)[codes]
+        ridge = KernelRidge(alpha=self.alpha, kernel="precomputed")
+        ridge.fit(kernel[np.ix_(train, train)], targets[train])
+        scores = ridge.predict(kernel[np.ix_(held, train)])
+        proba = [softmax(factor * scores, axis=1) for factor in SHARPNESS]
+        losses = [log_loss(codes[held], p, labels=range(k)) for p in proba]
+        self.sharpness_ = SHARPNESS[int(np.argmin(losses))]
+        self.coef_ = ridge.fit(kernel, targets).dual_coef_
+
+    def _kernel(self, x: Floats | Rows) -> Rows:
+        return np.asarray(rbf_kernel(x.astype(np.float32), self.rows_, WIDTH / x.shape[1]))
+
+    def _logits(self, scaled: Floats) -> Floats:
+        return np.asarray(self.sharpness_ * (self._kernel(scaled) @ self.coef_), float)
+
+
 class MLPProbe(Probe):
     """Networks with one hidden layer of GELU units, stopped early; their logits are averaged.
 
     One network depends on its first weights by several points of accuracy, five together far less
-    (Lakshminarayanan et al., NIPS 2017). Each has a seed and, unless validation rows are given, a
-    held-out fifth of its own: AdamW (Loshchilov and Hutter 2019), and of its epochs the one with
-    the smallest validation log loss.
+    (Lakshminarayanan et al., NIPS 2017). Each has a seed, unless validation rows are given a fifth
+    of its own held out, and of its epochs (AdamW) keeps the one with the smallest log loss there.
 
     Fitted are hidden_coef_ (networks, hidden, d), hidden_intercept_, coef_ and intercept_.
     """
 
-    def __init__(
-        self,
-        networks: int = 5,
-        hidden: int = 128,
-        learning_rate: float = 1e-3,
-        max_epochs: int = 200,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, networks: int = 5, hidden: int = 128, seed: int = 0) -> None:
         self.networks = networks
         self.hidden = hidden
-        self.learning_rate = learning_rate
-        self.max_epochs = max_epochs
         self.seed = seed
 
     def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
         x, t = torch.from_numpy(self._scale(rows)), torch.from_numpy(codes)
-        found, threads = [], torch.get_num_threads()
-        torch.set_num_threads(1)  # sums in one order: the same digits on any number of cores
+        found = []
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
             for seed in range(self.seed, self.seed + self.networks):
                 train, held = map(torch.from_numpy, split(seed))
                 torch.manual_seed(seed)
                 found.append(self._train(x[train], t[train], x[held], t[held]))
-        torch.set_num_threads(threads)
         layers = [np.stack(layer) for layer in zip(*found, strict=True)]
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = layers
 
@@ -223,11 +228,9 @@ class MLPProbe(Probe):
         first = nn.Linear(x.shape[1], self.hidden)
         last = nn.Linear(self.hidden, len(self.classes_))
         net = nn.Sequential(first, nn.GELU(), nn.Dropout(DROPOUT), last)
-        optimizer = torch.optim.AdamW(
-            net.parameters(), self.learning_rate, weight_decay=DECAY, fused=True
-        )
+        optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY, fused=True)
         best, best_epoch, kept = np.inf, 0, list[Rows]()
-        for epoch in range(1, self.max_epochs + 1):
+        for epoch in range(1, MAX_EPOCHS + 1):
             net.train()
             for batch in torch.randperm(len(x)).split(BATCH):
                 F.cross_entropy(net(x[batch]), t[batch]).backward()
@@ -253,8 +256,3 @@ class MLPProbe(Probe):
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(self._members(scaled).mean(axis=0))
-
-    def _gradients(self, scaled: Floats, codes: Ints) -> Floats:
-        z = scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
-        slope = ndtr(z) + z * norm.pdf(z)  # of GELU
-        return np.asarray(((self.coef_[:, codes] * slope) @ self.hidden_coef_).mean(axis=0))

@@ -36,18 +36,12 @@ def group_codes(groups: ArrayLike | None, n: int) -> Ints:
 def group_train_test_split(
     y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
 ) -> tuple[Ints, Ints]:
-    """Return row numbers (train, test): one of `parts` stratified parts is held out."""
-    labels = np.asarray(y)
-    _, first = np.unique(group_codes(groups, len(labels)), return_index=True)
-    n_splits = max(2, min(parts, pd.Series(labels[first]).value_counts().min()))
-    return next(group_folds(labels, groups, n_splits=n_splits, n_repeats=1, seed=seed))
+    """Return row numbers (train, test): of each class one in `parts` groups, or else one group."""
+    return next(group_folds(y, groups, n_splits=parts, n_repeats=1, seed=seed, fewest=2))
 
 
 def stratified_subset(labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0) -> Ints:
-    """Draw about `limit` rising row numbers that keep the shares of every class in every split.
-
-    There are at least two of each; a limit of 0 keeps all.
-    """
+    """Draw about `limit` rows, by class and split, two of each at least; 0 keeps all."""
     rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
     if limit == 0 or limit >= len(rows):
         return np.arange(len(rows))
@@ -58,7 +52,7 @@ def stratified_subset(labels: ArrayLike, splits: ArrayLike, limit: int, *, seed:
 
 
 def group_folds(
-    y: ArrayLike, groups: ArrayLike | None = None, *, n_splits: int, n_repeats: int, seed: int
+    y: Any, groups: Any = None, *, n_splits: int, n_repeats: int, seed: int, fewest: int = 0
 ) -> Iterator[tuple[Ints, Ints]]:
     """Yield (train, test) rows of repeated, shuffled, stratified folds; groups stay whole."""
     labels = np.asarray(y)
@@ -69,11 +63,12 @@ def group_folds(
         fold = np.zeros_like(sizes)
         for label in np.unique(labels):
             own = rng.permutation(np.flatnonzero(strata == label))
-            if len(own) < n_splits:
-                few = f"Class {label} has too few images for {n_splits} folds"
+            if len(own) < (fewest or n_splits):
+                few = f"Class {label} has too few images for {fewest or n_splits} folds"
                 raise ValueError(f"{few}, near-duplicates counted once: add some, or leave it out.")
             own = own[np.argsort(-sizes[own], kind="stable")]  # like sizes go to different folds
-            rounds = np.tile(np.arange(n_splits), (len(own) // n_splits + 1, 1))
+            dealt = min(n_splits, len(own))  # with `fewest` the first folds alone may have some
+            rounds = np.tile(np.arange(dealt), (len(own) // dealt + 1, 1))
             fold[own] = rng.permuted(rounds, axis=1).ravel()[: len(own)]
         for k in range(n_splits):
             yield np.flatnonzero(fold[codes] != k), np.flatnonzero(fold[codes] == k)
@@ -87,7 +82,6 @@ def cross_validate(
     n_splits: int = 5,
     n_repeats: int = 5,
     seed: int = 0,
-    progress: bool = True,
 ) -> Floats:
     """Return a scikit-learn classifier's out-of-fold probabilities (n_repeats, n, k) of a table.
 
@@ -98,7 +92,7 @@ def cross_validate(
     found = np.zeros((n_repeats, len(labels), len(classes)))
     folds = group_folds(classes[labels], codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed)
     takes_groups = has_fit_parameter(estimator, "groups")
-    bar = tqdm(folds, "folds", n_splits * n_repeats, disable=not progress)
+    bar = tqdm(folds, "folds", n_splits * n_repeats)
     for i, (train, test) in enumerate(bar):
         options = {"groups": codes[train]} if takes_groups else {}
         probe = clone(estimator).fit(X[train], labels[train], **options)
@@ -194,8 +188,8 @@ def compare(
     row = intervals(draws, ["difference"]).iloc[0]
     # Rounding must not decide ties between draws and the observed difference.
     farther = np.abs(draws[1:, 0] - row.value) >= abs(row.value) - 1e-12
-    found = [right[0].mean(), right[1].mean(), *row, (1 + farther.sum()) / len(draws)]
-    return pd.Series(found, ["accuracy_a", "accuracy_b", "difference", "low", "high", "p"])
+    found = [*row, (1 + farther.sum()) / len(draws)]
+    return pd.Series(found, ["difference", "low", "high", "p"])
 
 
 def compare_all(y: ArrayLike, predictions: Mapping[str, ArrayLike], **options: Any) -> pd.DataFrame:

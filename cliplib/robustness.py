@@ -41,18 +41,16 @@ def few_shot(
 
     The protocol of CoOp (Zhou et al., IJCV 130, 2022, section 4.1, and its code): ``min(shots, 4)``
     validation images of each class; beyond CoOp's 16 shots a quarter of `shots`. Each image is of
-    another group, larger sets contain smaller ones, and a small class gives all in proportion.
+    another group, and larger sets contain smaller ones.
     """
     rows = pd.DataFrame({"label": labels, "group": group_codes(groups, len(np.asarray(labels)))})
     shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
     drawn = shuffled.drop_duplicates("group").groupby("label")
     place, size = drawn.cumcount(), drawn["group"].transform("size")
-    if size.min() < 2:
-        raise ValueError(f"The class {str(rows.label[size.idxmin()])!r} needs two groups or more.")
     held = min(shots, max(4, shots // 4))
-    n_val = (size * held // (shots + held)).clip(1, held)
-    train = place < np.minimum(shots, size - n_val)
-    return np.sort(place.index[train]), np.sort(place.index[place >= size - n_val])
+    if size.min() < shots + held:
+        raise ValueError(f"Each class needs {shots + held} groups, {held} to validate: draw fewer.")
+    return np.sort(place.index[place < shots]), np.sort(place.index[place >= size - held])
 
 
 def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> Image.Image:

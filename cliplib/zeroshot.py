@@ -59,6 +59,8 @@ def search(
     With `groups` (n,), the near-duplicates in the gallery, only the nearest of each group; with
     `query_groups` (q,) none of the query's own. Fewer columns where there are fewer to be found.
     """
+    if groups is None and query_groups is not None:
+        raise ValueError("Give the groups of both queries and gallery, or of the gallery alone.")
     codes = np.arange(len(np.asarray(gallery))) if groups is None else np.asarray(groups)
     width = min(k, len(np.unique(codes)) - (query_groups is not None))
     rows = np.empty((len(np.asarray(queries)), width), np.int64)

@@ -96,7 +96,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Audit:
         for kind, plant in PLANTS.items():
             files.append((f"cat/{kind}{k}.jpg", plant(blobs(k)), "train"))
     files += [(f"dog/single{k}.jpg", encoded(blobs(100 + k)), "train") for k in range(40)]
-    return audit(folder(tmp_path_factory.mktemp("planted"), files), progress=False)
+    return audit(folder(tmp_path_factory.mktemp("planted"), files))
 
 
 @pytest.mark.parametrize("kind", PLANTS)
@@ -215,7 +215,7 @@ def test_label_conflicts_and_leaks(tmp_path: Path) -> None:
         ("dog/4.jpg", encoded(images[4], quality=60), "test"),  # its copy is in no split
         ("dog/5.jpg", encoded(images[5]), "test"),
     ]
-    found = audit(folder(tmp_path, files), progress=False)
+    found = audit(folder(tmp_path, files))
     assert found.conflicts["id_a"].tolist() == [f"cat/{k}.jpg" for k in range(5)]
     assert found.conflicts["id_b"].tolist() == [f"dog/{k}.jpg" for k in range(5)]
     columns = ["id", "level", "duplicate_id", "duplicate_split"]
@@ -232,7 +232,7 @@ def test_label_conflicts_and_leaks(tmp_path: Path) -> None:
 def test_a_leak_is_seen_though_the_first_copy_is_in_the_test_split(tmp_path: Path) -> None:
     same = encoded(blobs(0))
     files = [("cat/0.jpg", same, "test"), ("cat/1.jpg", same, "train"), ("dog/2.jpg", same, "test")]
-    leaks = audit(folder(tmp_path, files), progress=False).leaks
+    leaks = audit(folder(tmp_path, files)).leaks
     assert leaks["id"].tolist() == ["cat/0.jpg", "dog/2.jpg"]
     assert leaks["duplicate_id"].tolist() == ["cat/1.jpg"] * 2
 
@@ -247,14 +247,14 @@ def test_unreadable_files_stay_in_the_table(tmp_path: Path) -> None:
         ("dog/png.jpg", encoded(blobs(1), "PNG"), "test"),  # what a file is decides, not its name
     ]
     dataset = folder(tmp_path, files)
-    found = audit(dataset, progress=False)
+    found = audit(dataset)
     assert (found.images["error"] != "").tolist() == [False, True, True, True, False]
     assert "cut.jpg" in found.images["error"][1]
     assert found.images["format"].tolist()[::4] == ["JPEG", "PNG"]
     assert found.summary["count"]["unreadable"] == 3
     assert found.images["group"].tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"No image can be read.*text\.png"):
-        audit(dataset.select([3]), progress=False)
+        audit(dataset.select([3]))
 
 
 def run_of_photos() -> tuple[list[str], NDArray[np.float64]]:

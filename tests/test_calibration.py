@@ -72,11 +72,14 @@ def test_intervals_know_groups():
 
 def test_risk_coverage_by_hand():
     # Confidences 0.9 right, 0.8 wrong, 0.7 right, 0.6 right.
-    curve, aurc = risk_coverage([True, False, True, True], [0.9, 0.8, 0.7, 0.6])
+    curve = risk_coverage([True, False, True, True], [0.9, 0.8, 0.7, 0.6])
     expected = {"threshold": [0.9, 0.8, 0.7, 0.6], "coverage": [0.25, 0.5, 0.75, 1]}
     assert curve.drop(columns="risk").to_dict("list") == expected
     assert curve["risk"].tolist() == pytest.approx([0, 1 / 2, 1 / 3, 1 / 4])
-    assert aurc == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
-    curve, aurc = risk_coverage([True, False, True], [0.9, 0.7, 0.7])
+    curve = risk_coverage([True, False, True], [0.9, 0.7, 0.7])
     assert curve["coverage"].tolist() == pytest.approx([1 / 3, 1])  # equal ones go together
-    assert aurc == pytest.approx(2 / 3 * 1 / 3)
+
+
+def test_right_and_wrong_may_be_numbers():
+    found = risk_coverage([1, 0, 1, 1], [0.9, 0.8, 0.7, 0.6])
+    assert found.equals(risk_coverage([True, False, True, True], [0.9, 0.8, 0.7, 0.6]))

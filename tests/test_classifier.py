@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplib.classifier import Classifier
+from cliplib.classifier import Classifier, load_probe, save_probe
 from cliplib.encoder import ClipEncoder
 from cliplib.features import FeatureTable
-from cliplib.probes import LinearProbe, MLPProbe
+from cliplib.probes import LinearProbe, MLPProbe, NearestNeighborProbe
 from cliplib.resampling import group_train_test_split
 
 CLASSES = ("disc", "square", "stripes")
@@ -115,6 +115,7 @@ def test_a_classifier_that_never_answers_says_so_once(
     assert [r.message.partition(":")[0] for r in caplog.records if "classifier" in r.name] == [
         "The classifier abstains on everything"
     ]
+    assert aid.about["share of errors among the answers"] is None  # of no answers
     aid.save(tmp_path / "never")
     again = Classifier.load(tmp_path / "never")
     assert math.isinf(again.min_probability) and again.decide(table.features)["abstained"].all()
@@ -194,6 +195,16 @@ def test_one_file_no_file_and_a_wrong_name(
 # --- its folder
 
 
+def test_parameters_may_be_of_numpy_and_other_probes_are_refused(
+    aid: Classifier, table: FeatureTable, tmp_path: Path
+) -> None:
+    probe = LinearProbe(Cs=np.array([0.01, 1], np.float32), seed=np.int64(1))
+    save_probe(probe.fit(table.features, table.labels), tmp_path / "probe")
+    assert load_probe(tmp_path / "probe").get_params()["Cs"][1] == 1
+    with pytest.raises(TypeError, match="NearestNeighborProbe cannot be saved"):
+        replace(aid, probe=NearestNeighborProbe()).save(tmp_path / "aid")
+
+
 def test_what_is_loaded_says_the_same_to_the_last_bit(
     aid: Classifier, saved: Path, table: FeatureTable, photos: list[Path]
 ) -> None:
@@ -219,7 +230,7 @@ def test_an_encoder_of_another_size_is_the_same_after_loading(
 def test_an_mlp_and_a_class_without_images_are_kept(tiny: ClipEncoder, tmp_path: Path) -> None:
     table = clouds(tiny)
     table = table.select(table.labels != 1)
-    aid = Classifier.fit(table, tiny, probe=MLPProbe(hidden=8, max_epochs=20))
+    aid = Classifier.fit(table, tiny, probe=MLPProbe(hidden=8))
     aid.save(tmp_path / "mlp")
     assert (
         Classifier.load(tmp_path / "mlp").decide(table.features).equals(aid.decide(table.features))
@@ -246,6 +257,10 @@ def test_half_a_folder_is_refused_until_it_is_saved_again(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(FeatureTable, "save", full)
+        aid.save(saved)
+    Classifier.load(saved)  # the older one
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "replace", full)
         aid.save(saved)
     with pytest.raises(ValueError, match="There is no whole classifier in"):
         Classifier.load(saved)

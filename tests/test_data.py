@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cliplib.data import DATASETS, dataset_spec, load_dataset
+from cliplib.data import DATASETS, dataset_spec, list_files, load_dataset
 
 
 def test_a_folder_of_class_folders_is_a_data_set(image_folder):
@@ -98,3 +98,61 @@ def test_class_names_of_a_folder_become_phrases(image_folder):
     (folder / "disc").rename(folder / "big_red-disc")
     spec = dataset_spec(folder)
     assert list(spec.phrases["big_red-disc"]) == ["big red disc"]
+
+
+def move(images: Path, *places: Path) -> None:
+    """Deal the classes of a folder out: one to each place."""
+    for kind, place in zip(sorted(images.iterdir()), places, strict=True):
+        place.mkdir(parents=True, exist_ok=True)
+        kind.rename(place / kind.name)
+
+
+def test_a_set_that_a_folder_of_others_lacks_is_none(tmp_path, image_folder, monkeypatch):
+    for i, name in enumerate(DATASETS["waste_aquatrash"].phrases):
+        source = next(image_folder(n=1, name=f"x{i}").rglob("*.png"))
+        (tmp_path / "data/external/waste_aquatrash" / name).mkdir(parents=True)
+        source.rename(tmp_path / "data/external/waste_aquatrash" / name / "1.jfif")
+    image_folder(n=1, name="y/z").joinpath("disc/disc0.png").rename(tmp_path / "data/cover.png")
+    monkeypatch.setenv("CLIPLIB_DATA", str(tmp_path / "data"))
+    assert load_dataset("trashnet") is None
+    assert len(load_dataset("waste_aquatrash")) == 4
+    with pytest.raises(ValueError, match=f"{tmp_path / 'data'} is no copy of trashnet"):
+        load_dataset("trashnet", data=tmp_path / "data")
+
+
+@pytest.mark.parametrize("places", ["aab", "train/a train/b train/b".split(), ["", "", "a"]])
+def test_class_folders_in_two_places_are_told_apart(image_folder, tmp_path, places):
+    move(image_folder(n=1), *(tmp_path / "sites" / place for place in places))
+    with pytest.raises(
+        ValueError, match=f"in {tmp_path}/sites.* and in {tmp_path}/sites.*one place"
+    ):
+        load_dataset(tmp_path / "sites")
+
+
+def test_splits_below_one_wrapper_are_one_place(image_folder, tmp_path):
+    image_folder(n=1, splits=("train", "test"), name="outer/wrapper")
+    assert load_dataset(tmp_path / "outer")["id"][0] == "test/disc/disc0.png"
+
+
+def test_linked_folders_are_followed_and_hidden_ones_are_not(image_folder, tmp_path):
+    folder = image_folder(n=2)
+    (folder / "disc").rename(tmp_path / "elsewhere")
+    (folder / "disc").symlink_to(tmp_path / "elsewhere")
+    (folder / "square").rename(folder / ".square")
+    assert load_dataset(folder).features["label"].names == ["disc", "stripes"]
+    assert len(list_files(folder)[0]) == 6
+
+
+def test_files_that_are_left_out_of_a_class_are_warned_of(image_folder, caplog):
+    folder = image_folder(n=1)
+    (folder / "README.txt").touch()
+    assert len(load_dataset(folder)) == 3 and not caplog.text
+    (folder / "disc" / "disc1.heic").touch()
+    load_dataset(folder)
+    assert "Left out 1 files of other kinds" in caplog.text
+
+
+def test_a_file_beside_a_folder_gives_it_no_splits(image_folder):
+    folder = image_folder(n=1)
+    folder.with_name("images_splits.txt").write_text("disc/disc0.png test\n")
+    assert set(load_dataset(folder)["split"][:]) == {""}

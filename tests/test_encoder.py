@@ -217,3 +217,14 @@ def test_openais_own_files_load_from_a_pickle_of_tensors_only(tmp_path):
 def test_it_shows_itself(tiny):
     assert repr(tiny).startswith("ClipEncoder(")
     assert "32 px" in repr(tiny)
+
+
+def test_an_encoder_that_squashes_does_so_at_another_size(mini, photos):
+    smaller = ClipEncoder("mini", cache=False, image_size=112)
+    squashed = ClipEncoder("mini", cache=False, image_size=112, squash=True)
+    assert smaller.preprocess(photos[0]).shape == (3, 112, 112)
+    assert smaller.fingerprint == squashed.fingerprint != mini.fingerprint
+
+
+def test_one_text_is_a_text(tiny):
+    assert (tiny.texts("red") == tiny.texts(["red"])).all()

@@ -122,3 +122,15 @@ def test_it_shows_itself(sample):
     text = repr(evaluate(*sample, n_boot=100))
     assert text.startswith("300 rows in 300 groups")
     assert "accuracy" in text
+
+
+def test_means_over_classes_are_as_sure_as_the_smallest_class():
+    y = np.repeat([0, 1], [4, 60])
+    found = evaluate(y, y, ["rare", "usual", "absent"], n_boot=100)
+    for name in ("balanced_accuracy", "macro_f1"):
+        assert found.metrics.loc[name].tolist() == pytest.approx(
+            [1, 0.025 ** (1 / 4), 1], nan_ok=True
+        )
+    rows = found.per_class[["f1", "f1_low", "f1_high"]].to_numpy()
+    assert rows[0].tolist() == pytest.approx([1, 0.025 ** (1 / 4), 1])
+    assert rows[1].tolist() == pytest.approx([1, 0.025 ** (1 / 60), 1])

@@ -205,3 +205,14 @@ def test_overlay_marks_the_patch_in_what_the_tower_sees(tiny: ClipEncoder) -> No
     assert (
         np.asarray(overlay(tiny, wide, np.ones((4, 4)))) == 29
     ).all()  # no differences, no marks
+
+
+def test_no_random_layer_leaves_all_blocks_and_more_than_all_change_all(tiny: ClipEncoder) -> None:
+    same = randomize_weights(tiny, layers=0).model.vision_model.encoder.state_dict()
+    assert all(
+        (same[n] == w).all() for n, w in tiny.model.vision_model.encoder.state_dict().items()
+    )
+    all_of_them, more = (
+        randomize_weights(tiny, layers=layers, seed=2).fingerprint for layers in (3, 4)
+    )
+    assert all_of_them == more != tiny.fingerprint

@@ -129,7 +129,7 @@ folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 encoder = ClipEncoder()
 table = load_features("trashnet", encoder, limit=200).readout("pooled")
 train, test = table.train_test_split()
-for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(hidden=8, max_epochs=2)):
+for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=8)):
     save_probe(probe.fit(train.features, train.labels), out / "probe")
     evaluate(test.labels, load_probe(out / "probe").predict_proba(test.features))
 search(encoder.texts(["a bottle"]), encoder.project(test.features))

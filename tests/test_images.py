@@ -158,3 +158,34 @@ def test_a_damaged_cache_says_what_to_do(tmp_path):
     (tmp_path / "c.sqlite").write_bytes(b"x" * 5000)
     with pytest.raises(OSError, match="delete it"):
         FeatureCache(tmp_path / "c.sqlite")
+
+
+def test_a_damaged_exif_block_names_the_image(noise, tmp_path):
+    data = encoded(noise, exif=b"Exif\x00\x00no TIFF header")
+    (tmp_path / "exif.png").write_bytes(data)
+    errors: dict[int, str] = {}
+    map_images([tmp_path / "exif.png"], MEAN, errors=errors)
+    assert "exif.png" in errors[0]
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (2, 4, 4, 3)])
+def test_an_array_that_is_no_image_is_named(shape):
+    with pytest.raises(OSError, match="<ndarray>"):
+        load_image(np.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_grey_of_unknown_range_is_not_clipped_in_silence(dtype):
+    with pytest.raises(OSError, match="32-bit grey has no known range: save it with 8 or 16"):
+        load_image(encoded(Image.fromarray(np.full((2, 2), 7e4, dtype)), "TIFF"))
+
+
+def test_a_cache_that_fails_later_is_no_fault_of_an_image(many, tmp_path):
+    cache, errors = FeatureCache(tmp_path / "c.sqlite"), dict[int, str]()
+    cache._db.execute("DROP TABLE features")
+    for use in (lambda: cache.get(["a"]), lambda: cache.put({"a": np.ones(1)})):
+        with pytest.raises(OSError, match=r"c\.sqlite .*delete it, or set CLIPLIB_CACHE"):
+            use()
+    with pytest.raises(OSError, match="Cannot use the feature cache"):
+        map_images(many, MEAN, cache=cache, errors=errors)
+    assert not errors

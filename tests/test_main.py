@@ -75,9 +75,13 @@ def test_an_aid_that_never_answers_says_so(
     assert "This decision aid abstains on everything" in capsys.readouterr().out
 
 
-def one_image(folder: Path) -> None:
+def one_class(folder: Path) -> None:
     shutil.rmtree(folder / "disc")
     shutil.rmtree(folder / "square")
+
+
+def one_image(folder: Path) -> None:
+    one_class(folder)
     for number in range(1, 12):
         (folder / "stripes" / f"stripes{number}.png").unlink()
 
@@ -96,7 +100,8 @@ def copies(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (one_image, "Each of 1 images needs a group, and at least two of them must differ"),
+        (one_class, "All images are 'stripes': a classifier needs two classes"),
+        (one_image, "All images are 'stripes': a classifier needs two classes"),
         (
             three_images,
             "Class disc has too few images for 5 folds, near-duplicates counted once: add",
@@ -129,3 +134,22 @@ def test_wrong_names_are_told_in_a_sentence(aid: Path, tmp_path: Path, capsys: C
     ):
         assert main(arguments) == 1
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_folder_of_other_things_is_refused_before_the_work(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.txt").touch()
+    arguments = [str(folder), "--out", str(tmp_path / "thesis"), "--model", "nowhere"]
+    assert main(arguments) == 1
+    assert "thesis holds something else: choose another" in capsys.readouterr().err
+
+
+def test_a_folder_wins_over_a_known_name(
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.rename(tmp_path / "trashnet")
+    monkeypatch.chdir(tmp_path)
+    assert main(["trashnet", "--out", "aid", "--model", str(checkpoint)]) == 0
+    assert Classifier.load("aid").training.classes == ("disc", "square", "stripes")

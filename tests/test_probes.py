@@ -5,16 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cliplib.classifier import load_probe, save_probe
-from cliplib.probes import LinearProbe, MLPProbe, NearestNeighborProbe
+from cliplib.explain import logit_gradients
+from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, NearestNeighborProbe
 
-FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(networks=2, hidden=16, learning_rate=0.01))
-probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP"])
+FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(networks=2, hidden=16), KernelProbe(alpha=1))
+probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP", "kernel"])
+small = pytest.mark.parametrize("probe", FAST[:2], ids=["linear", "MLP"])  # can be saved
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr("cliplib.probes.RATE", 0.02)
 
 
 @pytest.fixture
@@ -28,7 +36,8 @@ def sample():
 @parametrize_with_checks(
     [
         LinearProbe(Cs=(0.1,)),
-        MLPProbe(networks=1, hidden=16, learning_rate=0.03),
+        MLPProbe(networks=1, hidden=16),
+        KernelProbe(),
         NearestNeighborProbe(),
     ],
     expected_failed_checks=lambda _: {"check_fit2d_1sample": "one row cannot be split"},
@@ -83,7 +92,7 @@ def test_the_callers_random_numbers_stay_as_they_were(probe, sample):
     assert torch.rand(1) == expected
 
 
-@probes
+@small
 def test_a_saved_probe_predicts_the_same_bits(probe, sample, tmp_path):
     X, y = sample
     names = np.array(["glass", "metal", "paper"])[y]
@@ -105,9 +114,10 @@ def test_one_class_is_refused_by_name(probe, sample):
         probe.fit(sample[0], np.full(300, "glass"))
 
 
-def test_the_sweep_is_that_of_logistic_regression(sample):
+def test_the_sweep_is_that_of_logistic_regression(sample, monkeypatch):
     X, y = sample
-    probe = LinearProbe(Cs=(1, 0.01), tol=1e-6).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    monkeypatch.setattr("cliplib.probes.TOL", 1e-6)
+    probe = LinearProbe(Cs=(1, 0.01)).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaler = StandardScaler().fit(X[:200])
     for row in probe.sweep_.itertuples():
         peer = LogisticRegression(C=row.C, max_iter=1000, tol=1e-6)
@@ -118,9 +128,10 @@ def test_the_sweep_is_that_of_logistic_regression(sample):
     assert probe.sweep_.C.tolist() == [0.01, 1]
 
 
-def test_the_chosen_probe_is_fitted_again_on_all_rows(sample):
+def test_the_chosen_probe_is_fitted_again_on_all_rows(sample, monkeypatch):
     X, y = sample
-    probe = LinearProbe(Cs=(0.1,), tol=1e-5).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    monkeypatch.setattr("cliplib.probes.TOL", 1e-5)
+    probe = LinearProbe(Cs=(0.1,)).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaler = StandardScaler().fit(X)
     peer = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(X), y)
     expected = peer.predict_proba(scaler.transform(X))
@@ -145,11 +156,12 @@ def test_copies_do_not_stand_on_both_sides_of_the_validation_cut(sample):
     assert by_row > by_group + 0.1
 
 
-def test_the_mlp_keeps_the_epoch_of_the_smallest_validation_loss(sample):
+def test_the_mlp_keeps_the_epoch_of_the_smallest_validation_loss(sample, monkeypatch):
     X, y = sample
 
     def held_out_loss(epochs):
-        probe = MLPProbe(networks=1, hidden=64, learning_rate=0.02, max_epochs=epochs)
+        monkeypatch.setattr("cliplib.probes.MAX_EPOCHS", epochs)
+        probe = MLPProbe(networks=1, hidden=64)
         probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
         return -np.log(probe.predict_proba(X[200:])[np.arange(100), y[200:]]).mean()
 
@@ -165,13 +177,13 @@ def test_an_mlp_of_several_networks_is_their_mean(sample):
     np.testing.assert_allclose(probe.logits(X), members.mean(axis=0))
 
 
-@probes
+@small
 def test_directions_are_the_gradients_of_logits(probe, sample):
     X, y = sample
     probe.fit(X, y)
     step = 1e-2 * np.random.default_rng(0).normal(size=X.shape).astype(np.float32)
     change = probe.logits(X + step / 2) - probe.logits(X - step / 2)
-    expected = (probe.directions(X, y) * step).sum(axis=1)
+    expected = (logit_gradients(probe, X, y) * step).sum(axis=1)
     np.testing.assert_allclose(change[np.arange(300), y], expected, atol=1e-4)
 
 
@@ -197,4 +209,26 @@ def test_the_mlp_solves_what_no_straight_cut_can():
     X = np.random.default_rng(0).uniform(-1, 1, (600, 2)).astype(np.float32)
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
     assert LinearProbe().fit(X[:400], y[:400]).score(X[400:], y[400:]) < 0.65
-    assert MLPProbe(learning_rate=0.01).fit(X[:400], y[:400]).score(X[400:], y[400:]) > 0.9
+    for probe in (MLPProbe(), KernelProbe()):
+        assert probe.fit(X[:400], y[:400]).score(X[400:], y[400:]) > 0.9
+
+
+def test_the_kernel_probe_is_regularised_least_squares(sample):
+    X, y = sample
+    probe = KernelProbe(alpha=0.1).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    scaled = StandardScaler().fit_transform(X)
+    peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.6 / 10).fit(scaled, np.eye(3)[y])
+    expected = probe.sharpness_ * peer.predict(scaled)
+    np.testing.assert_allclose(probe.logits(X), expected, atol=1e-3)
+
+
+def test_far_from_all_that_it_knows_the_kernel_probe_is_unsure(sample):
+    X, y = sample
+    np.testing.assert_allclose(KernelProbe().fit(X, y).predict_proba(X + 1000), 1 / 3)
+
+
+def test_a_class_of_the_validation_rows_alone_is_refused(sample):
+    X, y = sample
+    known = y[:200] != 1
+    with pytest.raises(ValueError, match="y_val holds a class that y lacks"):
+        LinearProbe().fit(X[:200][known], y[:200][known], X_val=X[200:], y_val=y[200:])

@@ -111,7 +111,7 @@ def test_a_comparison_is_paired():
     a = np.where(rng.random(500) < 0.8, y, 1 - y)
     b = np.where(rng.random(500) < 0.05, 1 - a, a)  # nearly the same predictions
     found = compare(y, a, b)
-    assert found.difference == pytest.approx(found.accuracy_a - found.accuracy_b)
+    assert found.difference == pytest.approx((a == y).mean() - (b == y).mean())
     assert found.high - found.low < 0.05
     assert compare(y, a, a).p == 1
     assert compare(y, y, 1 - y).p < 0.001
@@ -151,7 +151,7 @@ def test_cross_validation_takes_an_estimator_and_predicts_every_row_once_a_repea
     y, groups = np.arange(90) % 3, np.arange(90) // 2
     X = rng.normal(size=(90, 5)) + np.eye(3, 5)[y] * 3
     for estimator in (LogisticRegression(), LinearProbe(Cs=(0.1, 1))):
-        found = cross_validate(estimator, table(X, y, groups), n_repeats=2, progress=False)
+        found = cross_validate(estimator, table(X, y, groups), n_repeats=2)
         assert found.shape == (2, 90, 3)
         np.testing.assert_allclose(found.sum(axis=2), 1)
         assert (found[0].argmax(axis=1) == y).mean() > 0.8
@@ -163,8 +163,17 @@ def test_what_is_learned_from_a_group_does_not_help_its_copies():
     X, y = rng.normal(size=(100, 300))[groups], rng.integers(0, 2, 100)[groups]
     right = []
     for grouping in (np.arange(200), groups):
-        options = {"groups": grouping, "n_repeats": 1, "progress": False}
+        options = {"groups": grouping, "n_repeats": 1}
         proba = cross_validate(LogisticRegression(), table(X, y, groups), **options)
         right.append((proba[0].argmax(axis=1) == y).mean())
     assert right[0] > 0.75
     assert right[1] < 0.65
+
+
+def test_a_rare_class_does_not_change_what_others_hold_out():
+    y = np.repeat([0, 1, 2], [2, 3, 100])
+    train, held = group_train_test_split(y)
+    assert np.bincount(y[held]).tolist() == [1, 1, 20]
+    assert sorted([*train, *held]) == list(range(105))
+    with pytest.raises(ValueError, match="Class 0 has too few"):
+        group_train_test_split(y[1:])

@@ -36,10 +36,10 @@ def test_few_shot_draws_as_many_as_coop_does(shots: int, held: int) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**16), st.integers(1, 40))
+@given(st.integers(0, 2**16), st.integers(1, 8))
 def test_no_group_is_drawn_twice(seed: int, shots: int) -> None:
     rng = np.random.default_rng(seed)
-    labels, groups = rng.integers(0, 3, 300), rng.integers(0, 60, 300)
+    labels, groups = rng.integers(0, 3, 900), rng.integers(0, 180, 900)
     train, val = few_shot(labels, shots, groups=groups, seed=seed)
     drawn = groups[np.concatenate([train, val])]
     assert len(np.unique(drawn)) == len(drawn)
@@ -53,12 +53,8 @@ def test_more_shots_contain_the_fewer_and_seeds_differ() -> None:
     assert set(few_shot(labels, 16, seed=6)[0]) != sets[2]
 
 
-def test_a_small_class_gives_what_it_has_and_one_group_is_too_few() -> None:
-    labels = np.array([0] * 50 + [1] * 6)
-    train, val = few_shot(labels, 8, seed=0)
-    assert np.bincount(labels[train]).tolist() == [8, 4]
-    assert np.bincount(labels[val]).tolist() == [4, 2]
-    with pytest.raises(ValueError, match="The class '1' needs two groups"):
+def test_a_class_with_too_few_groups_is_refused() -> None:
+    with pytest.raises(ValueError, match="Each class needs 2 groups, 1 to validate"):
         few_shot([0, 0, 1, 1], 1, groups=[0, 1, 2, 2])
 
 

@@ -158,3 +158,8 @@ def test_what_would_mislead_is_refused():
         zs.rank_metrics(ON_A_LINE, ON_A_LINE, range(6), range(6), query_groups=[1] * 6)
     with pytest.raises(ValueError, match="shorter"):
         zs.rank_metrics(ON_A_LINE, ON_A_LINE, [0], range(6))
+
+
+def test_groups_of_queries_need_those_of_the_gallery():
+    with pytest.raises(ValueError, match="groups of both queries and gallery"):
+        zs.search(ON_A_LINE[:1], ON_A_LINE, 3, query_groups=[0])

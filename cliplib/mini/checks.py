@@ -37,21 +37,22 @@ def share(right: Any, groups: Any = None, **about: str) -> dict[str, Any]:
 
 def probes(table: FeatureTable, **about: str) -> Rows:
     """Measure probes on the published split, the linear one class by class, and by group."""
-    train, test = table.split("train"), table.split("test")
+    train, test, ours = table.split("train"), table.split("test"), about["model"] == MODELS[1]
     given: dict[str, Any] = {"groups": train.groups}
     if "val" in table.splits:
         given = {"X_val": table.split("val").features, "y_val": table.split("val").labels}
-    linear, mlp = cliplib.LinearProbe(), cliplib.MLPProbe()
-    right = linear.fit(train.features, train.labels, **given).predict(test.features) == test.labels
-    yield share(right, test.groups, check="linear probe, published split", **about)
-    for k, label in enumerate(table.classes):
-        own = test.labels == k
-        yield share(right[own], test.groups[own], check=f"class {label}", **about)
-    if about["model"] == MODELS[1]:
-        right = mlp.fit(train.features, train.labels, **given).predict(test.features) == test.labels
-        yield share(right, test.groups, check="MLP probe, published split", **about)
-        found = cliplib.cross_validate(cliplib.LinearProbe(), table, n_repeats=1)[0].argmax(axis=1)
-        yield share(found == table.labels, table.groups, check="linear probe, by group", **about)
+    fitted = {"linear probe": cliplib.LinearProbe(), "kernel probe": cliplib.KernelProbe()}
+    fitted |= {"MLP probe": cliplib.MLPProbe()} if ours else {}
+    for name, probe in fitted.items():
+        said = probe.fit(train.features, train.labels, **given).predict(test.features)
+        right = said == test.labels
+        yield share(right, test.groups, check=f"{name}, published split", **about)
+        for k, label in enumerate(table.classes if name == "linear probe" else ()):
+            own = test.labels == k
+            yield share(right[own], test.groups[own], check=f"class {label}", **about)
+    for name in ("linear probe", "kernel probe") if ours else ():
+        found = cliplib.cross_validate(fitted[name], table, n_repeats=1)[0].argmax(axis=1)
+        yield share(found == table.labels, table.groups, check=f"{name}, by group", **about)
 
 
 def known_sets(encoder: ClipEncoder, evaluation: Path) -> Rows:
