@@ -48,8 +48,8 @@ def train(folder: str, out: str, model: str) -> None:
         show("Near-duplicates in two classes", both)
         show("Near-duplicates of training images among val and test", found.leaks["id"])
     y, classes, often = table.labels, table.classes, np.bincount(table.labels).argmax()
-    if (y == often).all():
-        raise ValueError(f"All images are {classes[often]!r}: a classifier needs two classes.")
+    if len(set(y)) < max(2, len(classes)):
+        raise ValueError(f"{folder} needs images that can be read in each of two classes or more.")
     predicted: dict[str, Any] = {f"always {classes[often]!r}": np.full(len(y), often)}
     predicted["zero-shot"] = zero_shot(encoder, table, spec)
     linear = {f"linear probe, {readout}": readout for readout in ("pooled", "deep")}
@@ -73,7 +73,10 @@ def train(folder: str, out: str, model: str) -> None:
 
 def classify(aid: str, files: Sequence[str], prefix: str) -> None:
     """Write what a decision aid says of a folder or of files."""
-    classifier, given = Classifier.load(aid), files[0] if len(files) == 1 else files
+    folder = len(files) == 1 and os.path.isdir(files[0])
+    if wrong := [] if folder else [file for file in files if not os.path.isfile(file)]:
+        raise ValueError(f"{wrong[0]!r} is no file: name one folder, or files that exist.")
+    classifier, given = Classifier.load(aid), files[0] if folder else files
     rows = classifier.classify(given)
     if np.isinf(classifier.min_probability):
         print("This decision aid abstains on everything: no probability made its answers reliable.")
@@ -96,7 +99,8 @@ class BatchEncoder:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return id, features, encoder and error of a batch of id and bytes."""
         n, errors = len(batch["id"]), dict[int, str]()
-        (deep,) = self.encoder.map(list(batch["bytes"]), errors=errors)
+        images = pd.DataFrame({"path": batch["id"], "bytes": batch["bytes"]}).to_dict("records")
+        (deep,) = self.encoder.map(images, errors=errors)
         features = deep[:, self.columns] if deep.size else np.zeros((n, len(self.columns)), "f4")
         why = [errors.get(row, "") for row in range(n)]
         return {"id": batch["id"], "features": features, "encoder": [self.made] * n, "error": why}
@@ -119,7 +123,7 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
     schema = pyarrow.schema({"id": pyarrow.string(), "encoder": pyarrow.string()})
     written = pyarrow.dataset.dataset(folder, schema, filesystem=system).to_table().to_pydict()
     if set(written["encoder"]) - {BatchEncoder(model, readout).made}:
-        raise ValueError(f"{output} holds features of another encoder: name another folder.")
+        raise ValueError(f"{output} holds features that were made otherwise: name another folder.")
     done = set(written["id"])
     images = ray.data.read_binary_files(source, include_paths=True)
     named = images.add_column("id", lambda rows: rows["path"].str.removeprefix(f"{source}/"))
@@ -133,8 +137,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     logging.getLogger("cliplib.images").setLevel(logging.ERROR)  # unreadable files are named below
     parser = argparse.ArgumentParser("python -m cliplib", description=__doc__)
-    commands: dict[str, Any] = {"classify": classify, "encode": encode}
-    command = commands.get(arguments[0] if arguments else "", train)
+    command: Any = {"classify": classify, "encode": encode}.get("".join(arguments[:1]), train)
     if command is classify:
         parser.add_argument("aid", metavar="AID")
         parser.add_argument("files", nargs="+", metavar="FOLDER_OR_FILES")
@@ -152,8 +155,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments if command is train else arguments[1:])
     try:
         command(**vars(given))
-    except (ValueError, OSError, KeyboardInterrupt) as error:
-        sys.stderr.write(f"{str(error) or 'Stopped; the same command goes on from there.'}\n")
+    except (ValueError, OSError, ImportError, KeyboardInterrupt) as error:
+        sys.stderr.write(f"{str(error) or 'Stopped; features computed so far are kept.'}\n")
         return 1
     return 0
 

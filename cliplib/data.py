@@ -78,8 +78,8 @@ def load_dataset(
         row["split"] = row["split"] or published.get(row["id"], "")
         row["label"] = classes.index(row.pop("class"))
     logger.info("%s: %d images from %s", name, len(rows), root)
-    label, text = datasets.ClassLabel(names=classes), datasets.Value("string")
-    image = datasets.Image(decode=False)
+    label, image = datasets.ClassLabel(names=classes), datasets.Image(decode=False)
+    text = datasets.Value("string")
     features = datasets.Features(image=image, label=label, id=text, split=text)
     title = name if name in DATASETS else root.resolve().name
     source = "hub" if name in DATASETS and setting == "hub" else "folder"
@@ -91,7 +91,7 @@ def _find(name: str, setting: str) -> Path | None:
     """Return the folder in which to look for a data set, if any is named."""
     if name in DATASETS and setting in ("", "hub"):
         return _download(DATASETS[name]) if setting else None
-    root = Path(setting if name in DATASETS else name).expanduser()
+    root = Path(setting if name in DATASETS else name).expanduser().absolute()
     if not root.is_dir():
         raise FileNotFoundError(f"{str(root)!r} is neither a folder nor one of {[*DATASETS]}.")
     inner = [home / known for known in DATASETS for home in (root / "external", root)]
@@ -102,7 +102,7 @@ def _find(name: str, setting: str) -> Path | None:
 def _list(root: Path) -> list[dict[str, Any]]:
     """Return image, class, id and split of each image in class folders, sorted by id."""
     rows, others, places = [], [], set[Path]()
-    for name in glob.iglob("**/*.*", root_dir=root, recursive=True):  # no hidden ones; links, too
+    for name in glob.iglob("**/*", root_dir=root, recursive=True):  # no hidden ones; links, too
         path, (*above, kind, file) = root / name, ("", "", *Path(name).parts)
         if path.is_dir() or any(part.startswith("__") for part in (*above, kind, file)):
             continue
@@ -139,10 +139,8 @@ def _download(spec: DatasetSpec) -> Path:
         return Path(kagglehub.dataset_download(spec.kaggle))
     except Exception as error:  # the clients raise nearly anything without a network
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise OSError(
-            f"Cannot download {spec.title} ({reason}): name a folder with its images, or get them "
-            f"from {spec.homepage}; what lives on Kaggle needs pip install kagglehub."
-        ) from error
+        where = f"name a folder with its images, or get them from {spec.homepage}"
+        raise OSError(f"Cannot download {spec.title} ({reason}): {where}.") from error
 
 
 def list_files(files: Any) -> tuple[list[str], list[ImageSource]]:

@@ -84,6 +84,8 @@ class ClipEncoder:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         disable_progress_bar()  # of loading weights, which is done before it is read
         try:
+            if not os.path.isdir(source) and source.count("/") != 1:
+                raise ValueError("there is no such folder")
             if CLIPConfig.get_config_dict(source)[0].get("model_type") != "clip":
                 raise ValueError("it is no CLIP")
             options: Any = {"dtype": torch.float32, "output_loading_info": True}
@@ -93,8 +95,7 @@ class ClipEncoder:
                 raise ValueError(f"it lacks weights, such as {min(info['missing_keys'])}")
             self.image_size = image_size or int(clip.config.vision_config.image_size)
             square = {"height": self.image_size, "width": self.image_size}
-            changed: dict[str, Any] = {}
-            own = CLIPImageProcessorPil.from_pretrained(source)
+            own, changed = CLIPImageProcessorPil.from_pretrained(source), dict[str, Any]()
             if squash or (image_size and not own.do_center_crop):
                 changed = {"size": square, "do_center_crop": False}
             elif image_size:

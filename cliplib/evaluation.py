@@ -144,7 +144,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     """
     z, labels = np.maximum(np.asarray(logits, float), -700), np.asarray(y)  # log 0 stays finite
     if (z.argmax(axis=1) == labels).all():
-        logging.getLogger(__name__).warning("All validation rows are right: no temperature fits.")
+        logging.getLogger(__name__).warning("All validation rows are right: nothing to calibrate.")
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
@@ -176,5 +176,4 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     values, block, sizes = np.unique(sure, return_inverse=True, return_counts=True)
     answered = np.cumsum(sizes)
     risk = np.cumsum(np.bincount(block, weights=1 - np.asarray(right, float))) / answered
-    coverage = answered / answered[-1]
-    return pd.DataFrame({"threshold": -values, "coverage": coverage, "risk": risk})
+    return pd.DataFrame({"threshold": -values, "coverage": answered / answered[-1], "risk": risk})

@@ -74,7 +74,7 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
         return image.convert("RGB")
     except Exception as error:  # damaged files make Pillow raise nearly anything
         unknown = isinstance(error, UnidentifiedImageError)  # its text has a buffer's address
-        reason = "empty, or not an image" if unknown else error or type(error).__name__
+        reason = "empty, or in no known format" if unknown else error or type(error).__name__
         raise OSError(f"Cannot read the image {image_name(source)!r}: {reason}.") from error
 
 
@@ -109,7 +109,7 @@ class FeatureCache:
                 yield
         except (OSError, sqlite3.Error) as error:
             reason = f"Cannot use the feature cache {self.path} ({error})"
-            raise OSError(f"{reason}: delete it, or set CLIPLIB_CACHE.") from error
+            raise OSError(f"{reason}: set CLIPLIB_CACHE, or delete it.") from error
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
         """Return the arrays that are there, by key."""

@@ -169,7 +169,7 @@ class KernelProbe(Probe):
     """Kernel ridge regression of the classes, Gaussian kernel, on standardised features.
 
     `alpha` is the strength of the penalty (Rifkin, Yeo and Poggio 2003). The logits are the scores
-    times that of `SHARPNESS` which has the smallest log loss on validation rows.
+    times the one of `SHARPNESS` with the smallest log loss on validation rows.
 
     Fitted are sharpness_, rows_ (n, d) standardised, and coef_ (n, k).
     """
@@ -201,8 +201,8 @@ class MLPProbe(Probe):
     """Networks with one hidden layer of GELU units, stopped early; their logits are averaged.
 
     One network depends on its first weights by several points of accuracy, five together far less
-    (Lakshminarayanan et al., NIPS 2017). Each has a seed, unless validation rows are given a fifth
-    of its own held out, and of its epochs (AdamW) keeps the one with the smallest log loss there.
+    (Lakshminarayanan et al., NIPS 2017). Each has its own seed and, without validation rows, its
+    own held-out fifth; of its epochs (AdamW) it keeps the one with the smallest log loss there.
 
     Fitted are hidden_coef_ (networks, hidden, d), hidden_intercept_, coef_ and intercept_.
     """

@@ -1,9 +1,9 @@
 """Resampling by group: splits, cross-validation, the bootstrap, and the intervals it gives.
 
 Rows of one group (near-duplicates, one patient's scans) are never separated: they fall on one side
-of a split, and whole groups are drawn in the bootstrap (Davison and Hinkley, *Bootstrap Methods and
-their Application*, 1997, section 3.8). A draw is a vector of weights of the rows, so 2,000 draws of
-a metric are one matrix product. `options` are n_boot and seed of the bootstrap.
+of a split, and whole groups are drawn in the bootstrap (Davison and Hinkley, *Bootstrap Methods*,
+1997, section 3.8). A draw is a vector of weights of the rows, so 2,000 draws are one product of
+matrices. `options` are n_boot and seed.
 """
 
 import itertools
@@ -188,8 +188,7 @@ def compare(
     row = intervals(draws, ["difference"]).iloc[0]
     # Rounding must not decide ties between draws and the observed difference.
     farther = np.abs(draws[1:, 0] - row.value) >= abs(row.value) - 1e-12
-    found = [*row, (1 + farther.sum()) / len(draws)]
-    return pd.Series(found, ["difference", "low", "high", "p"])
+    return pd.Series([*row, (1 + farther.sum()) / len(draws)], ["difference", "low", "high", "p"])
 
 
 def compare_all(y: ArrayLike, predictions: Mapping[str, ArrayLike], **options: Any) -> pd.DataFrame:

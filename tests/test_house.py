@@ -147,3 +147,15 @@ def test_the_whole_way_needs_no_network(image_folder, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     page = (tmp_path / "sheet.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+
+
+def test_the_first_lines_of_the_readme_print_what_they_say(monkeypatch, capsys):
+    monkeypatch.delenv("CLIPLIB_DATA", raising=False)
+    monkeypatch.delenv("CLIPLIB_MODEL", raising=False)
+    text = (ROOT / "README.md").read_text("utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    exec(code, {})
+    pattern = r"accuracy +(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]"
+    stated, printed = (re.search(pattern, text) for text in (code, capsys.readouterr().out))
+    found = [float(number) for number in printed.groups()]
+    assert found == pytest.approx([float(number) for number in stated.groups()], abs=0.01)

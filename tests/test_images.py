@@ -184,7 +184,7 @@ def test_a_cache_that_fails_later_is_no_fault_of_an_image(many, tmp_path):
     cache, errors = FeatureCache(tmp_path / "c.sqlite"), dict[int, str]()
     cache._db.execute("DROP TABLE features")
     for use in (lambda: cache.get(["a"]), lambda: cache.put({"a": np.ones(1)})):
-        with pytest.raises(OSError, match=r"c\.sqlite .*delete it, or set CLIPLIB_CACHE"):
+        with pytest.raises(OSError, match=r"c\.sqlite .*set CLIPLIB_CACHE, or delete it"):
             use()
     with pytest.raises(OSError, match="Cannot use the feature cache"):
         map_images(many, MEAN, cache=cache, errors=errors)

@@ -92,6 +92,11 @@ def three_images(folder: Path) -> None:
             file.unlink()
 
 
+def unreadable_class(folder: Path) -> None:
+    (folder / "dots").mkdir()
+    (folder / "dots" / "broken.png").write_bytes(b"no image")
+
+
 def copies(folder: Path) -> None:
     for number in range(1, 12):
         shutil.copy(folder / "disc" / "disc0.png", folder / "disc" / f"disc{number}.png")
@@ -100,8 +105,9 @@ def copies(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (one_class, "All images are 'stripes': a classifier needs two classes"),
-        (one_image, "All images are 'stripes': a classifier needs two classes"),
+        (one_class, "needs images that can be read in each of two classes or more"),
+        (one_image, "needs images that can be read in each of two classes or more"),
+        (unreadable_class, "needs images that can be read in each of two classes or more"),
         (
             three_images,
             "Class disc has too few images for 5 folds, near-duplicates counted once: add",
@@ -130,7 +136,10 @@ def test_wrong_names_are_told_in_a_sentence(aid: Path, tmp_path: Path, capsys: C
     bare.mkdir()
     for arguments, message in (
         (["classify", missing, str(tmp_path)], "There is no whole classifier in"),
+        (["classify", str(aid), missing], "missing' is no file: name one folder, or files that"),
+        (["classify", str(aid), str(bare), str(bare)], "bare' is no file"),
         ([str(bare), "--out", missing], "holds no image"),
+        ([str(bare), "--out", missing, "--model", "nowhere"], "there is no such folder"),
     ):
         assert main(arguments) == 1
         assert re.search(message, capsys.readouterr().err)

@@ -47,5 +47,5 @@ def test_a_folder_gives_the_features_of_one_process_and_is_resumed(
     good = again[again["error"] == ""]
     expected = tiny.images([folder / name for name in good.index], readout="deep", progress=False)
     np.testing.assert_array_equal(np.stack(good["features"]), expected)
-    with pytest.raises(ValueError, match="features of another encoder: name another folder"):
+    with pytest.raises(ValueError, match="features that were made otherwise: name another folder"):
         extract(folder, out, checkpoint, readout="pooled")
