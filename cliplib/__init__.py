@@ -10,29 +10,3 @@ from cliplib.images import FeatureCache, load_image
 from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, NearestNeighborProbe
 from cliplib.resampling import compare, compare_all, cross_validate, ratio_intervals
 from cliplib.zeroshot import search, zero_shot, zero_shot_weights
-
-__all__ = [
-    "DATASETS",
-    "Classifier",
-    "ClipEncoder",
-    "Evaluation",
-    "FeatureCache",
-    "FeatureTable",
-    "KernelProbe",
-    "LinearProbe",
-    "MLPProbe",
-    "NearestNeighborProbe",
-    "audit",
-    "compare",
-    "compare_all",
-    "cross_validate",
-    "dataset_spec",
-    "evaluate",
-    "load_dataset",
-    "load_features",
-    "load_image",
-    "ratio_intervals",
-    "search",
-    "zero_shot",
-    "zero_shot_weights",
-]

@@ -3,7 +3,7 @@
 ``python -m cliplib FOLDER --out AID`` audits a folder of class folders, measures what a probe makes
 of it, and saves a decision aid; ``python -m cliplib classify AID FOLDER_OR_FILES`` uses that;
 ``python -m cliplib encode INPUT OUTPUT`` computes features on several machines, and the same call
-again only what is missing (pip install "cliplib[scale]").
+again only what is missing (pip install -e ".[scale]").
 """
 
 import argparse
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def show(title: str, lines: pd.Series) -> None:
 
 def train(folder: str, out: str, model: str) -> None:
     """Audit a folder, measure what a probe makes of it, and save a decision aid."""
-    if os.path.isdir(out) and os.listdir(out) and "classifier.json" not in os.listdir(out):
+    if os.path.exists(out) and os.listdir(out) and "classifier.json" not in os.listdir(out):
         raise FileExistsError(f"The folder {out} holds something else: choose another.")
     folder = os.path.abspath(folder) if os.path.isdir(folder) else folder  # before a known name
     encoder, dataset, spec = ClipEncoder(model), load_dataset(folder), dataset_spec(folder)
@@ -76,6 +77,7 @@ def classify(aid: str, files: Sequence[str], prefix: str) -> None:
     folder = len(files) == 1 and os.path.isdir(files[0])
     if wrong := [] if folder else [file for file in files if not os.path.isfile(file)]:
         raise ValueError(f"{wrong[0]!r} is no file: name one folder, or files that exist.")
+    os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
     classifier, given = Classifier.load(aid), files[0] if folder else files
     rows = classifier.classify(given)
     if np.isinf(classifier.min_probability):
@@ -83,8 +85,8 @@ def classify(aid: str, files: Sequence[str], prefix: str) -> None:
     said = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
     show("Files", rows["file"] + ": " + said)
     show("Unreadable", rows["error"][rows["error"] != ""])
+    write_html(rows, f"{prefix}.html", classifier, given)  # lists the folder: no new file there yet
     write_csv(rows, f"{prefix}.csv")
-    write_html(rows, f"{prefix}.html", classifier, given)
     print(f"Written: {prefix}.csv, {prefix}.html")
 
 
@@ -110,8 +112,10 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
     """Encode the images that `output` lacks with Ray Data, on this machine or on a cluster.
 
     Both places are folders or URIs that all machines see. Parquet files keep id, features, encoder
-    and error; an image that cannot be read has features of 0.
+    and error; an image that cannot be read has features of 0, and is not tried again.
     """
+    if find_spec("ray") is None:
+        raise ImportError("Encoding on several machines needs Ray: pip install -e '.[scale]'.")
     import ray.data
     from pyarrow.fs import FileSystem
 

@@ -41,8 +41,6 @@ RULE = ("temperature", "min_probability", "min_similarity", "about")
 
 def save_probe(probe: LinearProbe | MLPProbe, folder: str | os.PathLike[str]) -> None:
     """Write what a fitted probe predicts with: ``probe.json`` and ``probe.safetensors``."""
-    if not isinstance(probe, LinearProbe | MLPProbe):
-        raise TypeError(f"A {type(probe).__name__} cannot be saved: use LinearProbe or MLPProbe.")
     check_is_fitted(probe)
     fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
     arrays = {n: np.ascontiguousarray(v) for n, v in fitted.items() if isinstance(v, np.ndarray)}
@@ -98,9 +96,11 @@ class Classifier:
         if table.provenance.get("model_fingerprint") != encoder.fingerprint:
             made = table.provenance.get("encoder", "unknown")
             raise ValueError(f"Features of the encoder {made!r} do not fit {encoder.name!r}.")
+        probe = clone(probe or LinearProbe(seed=seed))
+        if not isinstance(probe, LinearProbe | MLPProbe):  # another has neither weights nor maps
+            raise TypeError(f"Use a LinearProbe or an MLPProbe, not a {type(probe).__name__}.")
         parts = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
         train, held_out = map(table.select, parts)
-        probe = clone(probe or LinearProbe(seed=seed))
         probe.fit(train.features, train.labels, groups=train.groups)
         codes = np.searchsorted(probe.classes_, held_out.labels)
         temperature = fit_temperature(probe.logits(held_out.features), codes)
@@ -183,7 +183,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Open a folder that :meth:`save` wrote, if it is whole; nothing in it is run."""
-        path = Path(folder)
+        path = Path(folder).absolute()  # else what is missing could be taken for a hub id
         try:
             document = json.loads((path / "classifier.json").read_text(encoding="utf-8"))
             encoder, probe = ClipEncoder(path / "encoder"), load_probe(path / "probe")

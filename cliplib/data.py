@@ -65,9 +65,9 @@ def load_dataset(
     rows = _list(root) if root else []
     found = {row["class"] for row in rows}
     classes = list(DATASETS[name].phrases) if name in DATASETS else sorted(found)
-    if data and found != set(classes):
+    if (data or (root and root.name == name)) and found != set(classes):
         odd = ", ".join(sorted(found.symmetric_difference(classes))[:5])
-        raise ValueError(f"{setting} is no copy of {name}: look at its class folders {odd}.")
+        raise ValueError(f"{root or setting} is no copy of {name}: look at its folders {odd}.")
     if root is None or found != set(classes):
         logger.info("%s: no images on this machine", name)
         return None
@@ -104,13 +104,15 @@ def _list(root: Path) -> list[dict[str, Any]]:
     rows, others, places = [], [], set[Path]()
     for name in glob.iglob("**/*", root_dir=root, recursive=True):  # no hidden ones; links, too
         path, (*above, kind, file) = root / name, ("", "", *Path(name).parts)
-        if path.is_dir() or any(part.startswith("__") for part in (*above, kind, file)):
+        if path.is_dir() or "__MACOSX" in (*above, kind):
             continue
         if path.suffix.lower() not in SUFFIXES:
             others += [path] if kind else []  # beside the class folders lie notes
             continue
         if not kind:
             raise ValueError(f"The image {path} lies outside the class folders: move it into one.")
+        if image_name(path) != str(path):
+            raise ValueError(f"The name {image_name(path)!r} is not in UTF-8: rename it.")
         split = SPLITS.get(above[-1].lower(), "")
         below = f"{above[-1]}/{kind}/{file}" if split else f"{kind}/{file}"
         image = {"path": str(path), "bytes": None}

@@ -47,7 +47,7 @@ class Evaluation:
         return f"{head}\n{pd.Series(texts, self.metrics.index).to_string(header=False)}"
 
     def numbers(self) -> dict[str, Any]:
-        """Return everything as plain values for JSON."""
+        """Return everything as plain values, NaN where undefined."""
         per_class: dict[Any, Any] = self.per_class[["support"]].to_dict("index")
         for name, row in self.per_class.iterrows():
             for key in PER_CLASS:
@@ -73,17 +73,17 @@ def evaluate(
     is in nats, Brier the sum of squared errors, 0 to 2. ECE (Guo et al. 2017, section 2) is biased
     upwards: its interval is the basic one, down to the value less the resampled change of its bins.
     """
-    labels, given = np.asarray(y), np.asarray(predicted)
+    labels, given = resampling.class_indices(y), np.asarray(predicted)
     if hard := given.ndim == 1:
         k = max(labels.max(), given.max()) + 1 if classes is None else len(classes)
-        given = np.eye(k)[given]
+        given = given[:, None] == np.arange(k)
     repeats = given.astype(float).reshape(-1, *given.shape[-2:])
     n, k = repeats.shape[1:]
     names = [str(name) for name in (range(k) if classes is None else classes)]
     if (len(labels), len(names)) != (n, k) or not 0 <= labels.min() <= labels.max() < k:
         raise ValueError(f"Predictions of shape {(n, k)} need {n} labels from 0 to {k - 1}.")
     if repeats.min() < 0 or not (np.abs(repeats.sum(axis=2) - 1) < 1e-3).all():
-        raise ValueError("Probabilities must be non-negative and sum to 1 in every row.")
+        raise ValueError("Give classes, or probabilities that sum to 1 in every row.")
     codes = resampling.group_codes(groups, n)
     statistics, counts = zip(*(_metrics(labels, proba, codes) for proba in repeats), strict=True)
     found = bootstrap(lambda w: np.nanmean([s(w) for s in statistics], axis=0), codes, **options)
@@ -137,12 +137,13 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
 
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
-    """Return the temperature, 0.01 to 100, with the least log loss of logits (n, k) / temperature.
+    """Return the temperature, 0.01 to 100, of least log loss for logits (n, k).
 
     Logarithms of probabilities will do (Guo et al. 2017, section 4.2). If every row is right, the
     loss falls towards a certainty that the rows cannot vouch for: it stays at 1.
     """
-    z, labels = np.maximum(np.asarray(logits, float), -700), np.asarray(y)  # log 0 stays finite
+    labels = resampling.class_indices(y)
+    z = np.maximum(np.asarray(logits, float), -700)  # log 0 stays finite
     if (z.argmax(axis=1) == labels).all():
         logging.getLogger(__name__).warning("All validation rows are right: nothing to calibrate.")
         return 1.0
@@ -158,7 +159,8 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
 def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
     """Compare accuracy with confidence, the highest probability, bin by bin (Guo et al. 2017)."""
     p = np.asarray(proba, float)
-    sure, right = np.minimum(p.max(axis=1), 1)[:, None], p.argmax(axis=1) == np.asarray(y)
+    right = p.argmax(axis=1) == resampling.class_indices(y)
+    sure = np.minimum(p.max(axis=1), 1)[:, None]
     inside = (EDGES[:-1] < sure) & (sure <= EDGES[1:])
     found = ratio_intervals(inside & right[:, None], inside, **options)
     found.columns = ["accuracy", "accuracy_low", "accuracy_high"]
@@ -169,8 +171,8 @@ def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     """Measure what abstaining on the least confident rows buys (El-Yaniv and Wiener 2010).
 
-    Returns threshold, coverage (share of rows at least so confident) and risk (share of errors
-    among them) for each confidence, highest first.
+    Returns for each confidence, highest first: threshold, coverage (share of rows at
+    least so confident) and risk (share of errors among them).
     """
     sure = -np.asarray(confidence)
     values, block, sizes = np.unique(sure, return_inverse=True, return_counts=True)

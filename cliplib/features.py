@@ -82,9 +82,9 @@ class FeatureTable:
             raise ValueError(f"There is no split {name!r} ({found}): use train_test_split().")
         return self.select(self.splits == name)
 
-    def train_test_split(self, seed: int = 0) -> tuple[FeatureTable, FeatureTable]:
-        """Return the rest and the published test split, or a grouped fifth where there is none."""
-        test = self.splits == "test"
+    def train_test_split(self, seed: int = 0, published: bool = True) -> tuple[FeatureTable, ...]:
+        """Return the rest and the published test split, or else a fifth drawn by group."""
+        test = (self.splits == "test") & published
         if not test.any():
             test[group_train_test_split(self.labels, self.groups, seed=seed)[1]] = True
         return self.select(~test), self.select(test)
@@ -111,10 +111,7 @@ class FeatureTable:
         and all others in eight bits, with a scale for each column.
         """
         about: dict[str, Any] = {"classes": self.classes, "ids": self.ids.tolist()}
-        about |= {
-            "splits": self.splits.tolist(),
-            "provenance": dict(sorted(self.provenance.items())),
-        }
+        about |= {"splits": self.splits.tolist(), "provenance": dict(self.provenance)}
         arrays: dict[str, NDArray[Any]] = {"labels": self.labels, "groups": self.groups}
         if compact:
             unique, rows = np.unique(self.features, axis=0, return_inverse=True)
@@ -128,7 +125,7 @@ class FeatureTable:
         # As columns of a wider table lie in memory, safetensors would mix the rows up.
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         # One entry only: safetensors writes several in an order that changes from run to run.
-        content = save(arrays, metadata={"cliplib.FeatureTable": json.dumps(about)})
+        content = save(arrays, metadata={"cliplib.FeatureTable": json.dumps(about, sort_keys=True)})
         Path(path).write_bytes(content)
 
     @classmethod

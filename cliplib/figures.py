@@ -17,6 +17,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -80,7 +81,7 @@ def save_figure(figure: Any, id: str, *, height: float = 2.8, **values: Any) -> 
         for legend in figure.legends[:1]:  # one for all panels, above them
             figure.legends.clear()
             labels, place = [text.get_text() for text in legend.texts], "outside upper center"
-            figure.legend(legend.legend_handles, labels, loc=place, ncols=4)
+            figure.legend(legend.legend_handles, labels, loc=place, ncols=5)
     if figure is not None:
         figure.savefig(svg := io.StringIO(), format="svg", metadata={"Date": None})
         plt.close(figure)
@@ -98,7 +99,7 @@ def save_table(table: pd.DataFrame | None, id: str, **values: Any) -> None:
 
 
 def save_numbers(numbers: Any, id: str, **values: Any) -> None:
-    """Save nested numbers as JSON under ``lower_case`` names; a DataFrame becomes its rows."""
+    """Save numbers as JSON under ``lower_case`` names: nested, or with keys (name, below, ...)."""
     text = None if numbers is None else json.dumps(_plain(numbers), **JSON) + "\n"
     _save("numbers", f"{id}.json", text, values)
 
@@ -108,7 +109,7 @@ def _save(kind: str, file: str, text: str | None, values: dict[str, Any]) -> Non
     id, path, note = Path(file).stem, _run["folder"] / file, ""
     if text is None:
         entry = _run["earlier"].get(id, {"kind": kind, "caption": "Never saved."})
-        note = f" (From an earlier run: {values.get('because', 'no images on this machine')}.)"
+        note = " (From an earlier run: no images on this machine.)"
         path = path if path.exists() else COMMITTED / file
     else:
         own = _run["folder"] / "captions.toml"
@@ -169,8 +170,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         value = value.to_dict("index")
     if isinstance(value, Mapping | pd.Series):
-        pairs = [(str(name).replace("@", "_at_"), _plain(item)) for name, item in value.items()]
-        return {re.sub(r"\W+", "_", name).strip("_").lower(): item for name, item in pairs}
+        nested: dict[str, Any] = {}
+        for name, item in value.items():
+            keys = [str(key).lower() for key in (name if isinstance(name, tuple) else [name])]
+            *path, last = [re.sub(r"\W+", "_", key.replace("@", "_at_")).strip("_") for key in keys]
+            place = reduce(lambda outer, word: outer.setdefault(word, {}), path, nested)
+            place[last] = _plain(item)
+        return nested
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
@@ -204,10 +210,10 @@ def image_grid(
     def wrap(text: str | None) -> str:
         return "\n".join(textwrap.fill(line, 120 // columns) for line in (text or "").splitlines())
 
-    rows, titles = max(1, math.ceil(len(images) / columns)), list(map(wrap, titles))
-    lines = max((title.count("\n") + 1 for title in titles), default=0)
-    size = (TEXT_WIDTH, rows * (TEXT_WIDTH / columns + 0.13 * lines))
-    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
+    starts, titles = range(0, max(1, len(images)), columns), list(map(wrap, titles))
+    lines = [max((t.count("\n") + 1 for t in titles[i : i + columns]), default=0) for i in starts]
+    size = (TEXT_WIDTH, len(starts) * TEXT_WIDTH / columns + 0.13 * sum(lines))
+    figure, axes = plt.subplots(len(starts), columns, squeeze=False, figsize=size)
     looks = {True: ("✓ ", "C0", "-"), False: ("× ", "C2", "--")}
     for ax, cell, title, hit in zip_longest(axes.flat, images, titles, right):
         source, text = cell if isinstance(cell, tuple) else (cell, "")

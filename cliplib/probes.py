@@ -19,7 +19,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -82,7 +81,8 @@ class Probe(ClassifierMixin, BaseEstimator):
 
     def logits(self, X: ArrayLike) -> Floats:
         """Return logits (n, k) of features (n, d)."""
-        return self._logits(self._scaled(X))
+        with threadpool_limits(1):  # as in `fit`
+            return self._logits(self._scaled(X))
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probability of each class, (n, k), in the order of `classes_`."""
@@ -191,7 +191,10 @@ class KernelProbe(Probe):
         self.coef_ = ridge.fit(kernel, targets).dual_coef_
 
     def _kernel(self, x: Floats | Rows) -> Rows:
-        return np.asarray(rbf_kernel(x.astype(np.float32), self.rows_, WIDTH / x.shape[1]))
+        # rbf_kernel would take float64, and twice the time for equal answers.
+        x, rows = x.astype(np.float32, copy=False), self.rows_
+        squares = (x**2).sum(axis=1)[:, None] + (rows**2).sum(axis=1) - 2 * (x @ rows.T)
+        return np.asarray(np.exp(-WIDTH / x.shape[1] * squares))
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(self.sharpness_ * (self._kernel(scaled) @ self.coef_), float)
@@ -248,11 +251,10 @@ class MLPProbe(Probe):
 
     def member_logits(self, X: ArrayLike) -> Floats:
         """Return the logits (networks, n, k) that each network gives features (n, d)."""
-        return self._members(self._scaled(X))
+        with threadpool_limits(1):
+            z = self._scaled(X) @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
+            return np.asarray((z * ndtr(z)) @ self.coef_.mT + self.intercept_[:, None])
 
-    def _members(self, scaled: Floats) -> Floats:
-        z = scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
-        return np.asarray((z * ndtr(z)) @ self.coef_.mT + self.intercept_[:, None])
-
-    def _logits(self, scaled: Floats) -> Floats:
-        return np.asarray(self._members(scaled).mean(axis=0))
+    def logits(self, X: ArrayLike) -> Floats:
+        """Return the mean of `member_logits`."""
+        return np.asarray(self.member_logits(X).mean(axis=0))

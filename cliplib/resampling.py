@@ -33,6 +33,14 @@ def group_codes(groups: ArrayLike | None, n: int) -> Ints:
     return codes
 
 
+def class_indices(y: ArrayLike) -> Ints:
+    """Return labels (n,) that are indices into classes; ValueError for names."""
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iu":
+        raise ValueError("Labels must be numbers of classes here, from 0, and not their names.")
+    return labels
+
+
 def group_train_test_split(
     y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
 ) -> tuple[Ints, Ints]:
@@ -128,6 +136,7 @@ def intervals(draws: Floats, names: Any, counts: ArrayLike = 0) -> pd.DataFrame:
     defined = np.where(np.isnan(value), 0, draws[1:])  # what the sample lacks stays undefined
     ends = np.nanquantile(defined, [0.025, 0.975], axis=0)
     low, high = np.where(np.isnan(value), np.nan, ends)
+    low, high = np.where(n == 1, [[0], [1]], [low, high])  # one group says nothing of others
     bound = beta.ppf(0.975, 1, np.maximum(n, 1))
     high = np.where((n > 0) & (value == 0), bound, high)
     low = np.where((n > 0) & (value == 1), 1 - bound, low)
@@ -182,6 +191,7 @@ def compare(
     labels, right = np.asarray(y), []
     for given in map(np.asarray, (a, b)):
         found = given if given.ndim == 1 else given.argmax(axis=-1)
+        labels = labels if given.ndim == 1 else class_indices(labels)
         right.append((found == labels).reshape(-1, len(labels)).mean(axis=0))
     gap, codes = (right[0] - right[1])[:, None], group_codes(groups, len(labels))
     draws = bootstrap(lambda w: (w @ gap) / w.sum(axis=1, keepdims=True), codes, **options)

@@ -58,6 +58,8 @@ def corrupt(image: Image.Image, kind: str, strength: int, *, seed: int = 0) -> I
 
     `kind` is one of `CORRUPTIONS`, `strength` 1 to 5, or 0 to resize only; `seed` is of the noise.
     """
+    if kind not in CORRUPTIONS or not 0 <= strength <= 5:
+        raise ValueError(f"There is no {kind!r} of strength {strength}; kinds: {[*CORRUPTIONS]}.")
     rgb = ImageOps.cover(image.convert("RGB"), (224, 224), Image.Resampling.BICUBIC)
     if strength == 0:
         return rgb

@@ -29,8 +29,8 @@ def zero_shot_weights(
     It is the normalised mean of the class's normalised prompts (Radford et al., ICML 2021, section
     3.1.4): each of its phrases, one or several, in the place ``{}`` of each template.
     """
-    if not all("{}" in template for template in templates):
-        raise ValueError("Templates must be a list of texts with a {} each: ['a photo of {}.'].")
+    if isinstance(phrases, str) or not all("{}" in template for template in templates):
+        raise ValueError("Give a list of phrases, and of templates a list of texts with a {} each.")
     weights = []
     for ways in phrases:
         ways = [ways] if isinstance(ways, str) else ways
@@ -62,7 +62,8 @@ def search(
     if groups is None and query_groups is not None:
         raise ValueError("Give the groups of both queries and gallery, or of the gallery alone.")
     codes = np.arange(len(np.asarray(gallery))) if groups is None else np.asarray(groups)
-    width = min(k, len(np.unique(codes)) - (query_groups is not None))
+    own = query_groups is not None and np.isin(query_groups, codes).any()
+    width = min(k, len(np.unique(codes)) - own)
     rows = np.empty((len(np.asarray(queries)), width), np.int64)
     similarities = np.empty(rows.shape, np.float32)
     for i, similar in enumerate(_each_query(queries, gallery)):

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
         execute(root, notebooks, dict(options.p), jobs=options.jobs)
         read = [*(root / "report").rglob("*.*"), *(root / "figures").glob("*.*"), *executed]
         latest = max(file.stat().st_mtime for file in read)
-        if not options.web and out.exists() and out.stat().st_mtime >= latest:
+        if not (options.web or options.appendix) and out.exists() and out.stat().st_mtime >= latest:
             print(f"{out} is up to date.")
             return
     elif missing := [path.name for path in executed if not path.exists()]:
@@ -116,7 +116,7 @@ def execute(root: Path, notebooks: list[Path], given: dict[str, str], jobs: int 
         sys.exit(f"No notebook has a parameter {min(unknown)!r}; there are: {', '.join(names)}.")
     tasks: list[tuple[Path, Path, dict[str, str]]] = []
     fresh = any(os.environ.get(name) for name in SETTINGS)
-    for path in notebooks:
+    for path in sorted(notebooks, key=os.path.getsize, reverse=True):  # large ones take longest
         values = {name: value for name, value in given.items() if name in known[path]}
         stamp = root / "build" / "executed" / f"{path.stem}.stamp"
         if fresh or not stamp.exists() or stamp.read_text() != fingerprint(root, path, values):

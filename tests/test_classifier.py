@@ -201,8 +201,17 @@ def test_parameters_may_be_of_numpy_and_other_probes_are_refused(
     probe = LinearProbe(Cs=np.array([0.01, 1], np.float32), seed=np.int64(1))
     save_probe(probe.fit(table.features, table.labels), tmp_path / "probe")
     assert load_probe(tmp_path / "probe").get_params()["Cs"][1] == 1
-    with pytest.raises(TypeError, match="NearestNeighborProbe cannot be saved"):
-        replace(aid, probe=NearestNeighborProbe()).save(tmp_path / "aid")
+    with pytest.raises(TypeError, match="not a NearestNeighborProbe"):
+        Classifier.fit(table, aid.encoder, probe=NearestNeighborProbe())
+
+
+def test_a_lost_encoder_is_looked_for_nowhere_else(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(saved / "encoder")
+    monkeypatch.chdir(saved.parent)
+    with pytest.raises(ValueError, match=f"{saved}/encoder.*there is no such folder"):
+        Classifier.load(saved.name)  # "aid/encoder" might be a hub id
 
 
 def test_what_is_loaded_says_the_same_to_the_last_bit(

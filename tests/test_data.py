@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def test_without_images_there_is_none(caplog):
     with caplog.at_level(logging.INFO):
         assert load_dataset("trashnet") is None
     assert "no images" in caplog.text
+
+
+def test_a_copy_with_an_odd_class_folder_is_named(image_folder, monkeypatch):
+    folder = image_folder(n=1, name="trashnet")
+    monkeypatch.setenv("CLIPLIB_DATA", str(folder.parent))
+    with pytest.raises(ValueError, match=f"{folder} is no copy of trashnet.*disc"):
+        load_dataset("trashnet")
+
+
+def test_a_name_that_is_not_utf8_is_named_and_one_with_dashes_is_a_class(image_folder):
+    folder = image_folder(n=1)
+    (folder / "disc").rename(folder / "__disc__")
+    assert "__disc__" in load_dataset(folder).features["label"].names
+    odd = os.path.join(os.fsencode(folder), b"__disc__", b"caf\xe9.png")
+    os.link(folder / "__disc__" / "disc0.png", odd)
+    with pytest.raises(ValueError, match=r"caf.*png' is not in UTF-8: rename it"):
+        load_dataset(folder)
 
 
 def test_a_setting_without_this_data_set_leaves_it_out(image_folder, monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -92,14 +90,13 @@ def test_labels_alone_have_no_metrics_of_probabilities():
     assert found.accuracy == 0.75
 
 
-def test_an_undefined_number_is_nan_and_its_json_is_whole(sample):
+def test_an_undefined_number_is_nan(sample):
     y = np.array([0, 1] * 20)
     proba = np.tile([0.8, 0.1, 0.1], (40, 1))
     found = evaluate(y, proba, ["a", "b", "c"], n_boot=100)
     assert np.isnan(found.per_class.precision["b"])
     assert np.isnan(found.per_class.sensitivity["c"])
     numbers = found.numbers()
-    json.dumps(numbers)
     assert numbers["accuracy"]["value"] == 0.5
     assert numbers["per_class"]["a"]["sensitivity"]["value"] == 1
 
@@ -111,6 +108,8 @@ def test_an_undefined_number_is_nan_and_its_json_is_whole(sample):
         ([0, 1], [[0.5, 0.5]] * 3, "need 3 labels"),
         ([0, 1], [[2.0, -1.0]] * 2, "sum to 1"),
         ([0, 1], [[50.0, 50.0]] * 2, "sum to 1"),
+        ([0, 1, 2], [0, 1, -1], "Give classes"),
+        (["a", "b"], [[0.5, 0.5]] * 2, "not their names"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(y, predicted, named):

@@ -56,6 +56,7 @@ def test_without_published_splits_a_grouped_fifth_is_held_out():
     assert not set(train.groups) & set(test.groups)
     published = make_table().train_test_split()
     assert set(published[1].splits) == {"test"}
+    assert set(make_table(n=60).train_test_split(published=False)[0].splits) >= {"test"}
 
 
 @pytest.mark.parametrize(

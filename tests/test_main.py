@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -61,6 +62,10 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
     assert "Files: 13\n    broken.png: no answer, unreadable" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "all.csv")) == 13
     assert (tmp_path / "all.html").read_text(encoding="utf-8").count("<img") == 2 * 12
+    for _ in range(2):  # beside the images, and once more
+        assert main(["classify", str(aid), str(discs), "--out-prefix", f"{discs}/a/b"]) == 0
+    assert pd.read_csv(discs / "a" / "b.csv")["file"].tolist()[:2] == ["a/b.csv", "a/b.html"]
+    shutil.rmtree(discs / "a")
     files = [str(discs / f"disc{number}.png") for number in range(2)]
     assert main(["classify", str(aid), *files, "--out-prefix", str(tmp_path / "two")]) == 0
     assert pd.read_csv(tmp_path / "two.csv")["file"].tolist() == files
@@ -145,6 +150,12 @@ def test_wrong_names_are_told_in_a_sentence(aid: Path, tmp_path: Path, capsys: C
         assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is there")
+def test_without_ray_the_remedy_is_told(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["encode", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert "needs Ray: pip install -e '.[scale]'" in capsys.readouterr().err
+
+
 def test_a_folder_of_other_things_is_refused_before_the_work(
     folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -153,6 +164,9 @@ def test_a_folder_of_other_things_is_refused_before_the_work(
     arguments = [str(folder), "--out", str(tmp_path / "thesis"), "--model", "nowhere"]
     assert main(arguments) == 1
     assert "thesis holds something else: choose another" in capsys.readouterr().err
+    arguments[2] = str(tmp_path / "thesis" / "text.txt")
+    assert main(arguments) == 1
+    assert "text.txt" in capsys.readouterr().err
 
 
 def test_a_folder_wins_over_a_known_name(

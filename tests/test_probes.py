@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
 from cliplib.classifier import load_probe, save_probe
 from cliplib.explain import logit_gradients
@@ -72,23 +73,25 @@ def test_features_may_have_any_scale(probe, sample):
 
 
 @probes
-def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(probe, sample):
-    X, y = sample
+def test_the_same_seed_gives_the_same_bits_on_any_number_of_threads(probe):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 900)
+    X = (rng.normal(size=(900, 1000)) + np.eye(3, 1000)[y]).astype(np.float32)
     threads, found = torch.get_num_threads(), []
-    for number in (1, 3):
+    for number in (1, 2):
         torch.set_num_threads(number)
         torch.manual_seed(number)
-        found.append(probe.fit(X, y).predict_proba(X))
+        with threadpool_limits(number):
+            found.append(probe.fit(X, y).predict_proba(X))
     torch.set_num_threads(threads)
     assert (found[0] == found[1]).all()
 
 
-@probes
-def test_the_callers_random_numbers_stay_as_they_were(probe, sample):
+def test_the_callers_random_numbers_stay_as_they_were(sample):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    probe.fit(*sample)
+    MLPProbe(networks=2, hidden=16).fit(*sample)
     assert torch.rand(1) == expected
 
 

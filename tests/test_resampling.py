@@ -90,6 +90,18 @@ def test_a_proportion_of_one_has_the_exact_bound():
     assert row.high == pytest.approx(1 - 0.025 ** (1 / 10))
 
 
+def test_one_group_says_nothing_of_others():
+    kind = np.repeat([True, False], [4, 20])
+    right = np.arange(24) % 2 == 0
+    row = ratio_intervals(right, kind, groups=np.where(kind, 0, np.arange(24))).iloc[0]
+    assert [row.value, row.low, row.high] == [0.5, 0, 1]
+
+
+def test_names_of_classes_are_no_indices_into_probabilities():
+    with pytest.raises(ValueError, match="not their names"):
+        compare(["a", "b"] * 5, np.eye(2)[[0, 1] * 5], np.eye(2)[[0, 1] * 5])
+
+
 def test_rows_count_where_their_denominator_does():
     x, counted = np.array([1.0, np.nan, 3.0, 8.0]), np.array([True, False, True, False])
     assert ratio_intervals(x, counted).value.iloc[0] == 2

@@ -67,6 +67,12 @@ def photo() -> Image.Image:
     return Image.blend(*(layer.resize((400, 300)) for layer in layers), 0.4)
 
 
+@pytest.mark.parametrize(("kind", "strength"), [("fog", 1), ("blur", -1), ("blur", 6)])
+def test_a_damage_that_is_unknown_is_named(kind: str, strength: int, photo: Image.Image) -> None:
+    with pytest.raises(ValueError, match=f"no '{kind}' of strength {strength}; kinds: .*'noise'"):
+        corrupt(photo, kind, strength)
+
+
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_each_strength_is_farther_from_the_original(kind: str, photo: Image.Image) -> None:
     clean = np.asarray(corrupt(photo, kind, 0), np.float64)

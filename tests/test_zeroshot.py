@@ -104,6 +104,8 @@ def test_finds_hold_one_of_each_group_and_none_of_the_query_s():
     assert order.tolist() == [[0, 2, 4]] and (np.diff(scores) < 0).all()
     order, _ = zs.search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups, query_groups=[0])
     assert order.tolist() == [[2, 4]]
+    order, _ = zs.search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups, query_groups=[9])
+    assert order.tolist() == [[0, 2, 4]]
 
 
 # Rankings
@@ -154,6 +156,8 @@ def test_means_of_queries_leave_out_what_is_undefined():
 def test_what_would_mislead_is_refused():
     with pytest.raises(ValueError, match="a list of texts with a {} each"):
         zs.zero_shot_weights(Words(), [["red"]], "a photo of {}.")
+    with pytest.raises(ValueError, match="Give a list of phrases"):
+        zs.zero_shot_weights(Words(), "red")
     with pytest.raises(ValueError, match="or of neither"):
         zs.rank_metrics(ON_A_LINE, ON_A_LINE, range(6), range(6), query_groups=[1] * 6)
     with pytest.raises(ValueError, match="shorter"):
