@@ -88,9 +88,8 @@ class ClipEncoder:
                 raise ValueError("there is no such folder")
             if CLIPConfig.get_config_dict(source)[0].get("model_type") != "clip":
                 raise ValueError("it is no CLIP")
-            options: Any = {"dtype": torch.float32, "output_loading_info": True}
-            loaded: Any = CLIPModel.from_pretrained(source, **options)
-            clip, info = loaded
+            load: Any = CLIPModel.from_pretrained
+            clip, info = load(source, dtype=torch.float32, output_loading_info=True)
             if info["missing_keys"]:
                 raise ValueError(f"it lacks weights, such as {min(info['missing_keys'])}")
             self.image_size = image_size or int(clip.config.vision_config.image_size)
@@ -129,7 +128,7 @@ class ClipEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, architecture and preprocessing, equal on every machine."""
+        """Hash weights, architecture and preprocessing, equal on every machine."""
         settings = json.loads(self.processor.to_json_string())
         pixels = {name: settings[name] for name in _PIXELS if settings.get(name) is not None}
         described: dict[str, Any] = {"preprocessing": pixels}
@@ -194,16 +193,17 @@ class ClipEncoder:
         pixels = self.processor(images=load_image(image), return_tensors="np")["pixel_values"]
         return np.asarray(pixels[0], np.float32)
 
-    def read_states(self, states: Sequence[torch.Tensor], readout: str = "deep") -> torch.Tensor:
-        """Read features (n, d) from the vision tower's hidden states, differentiably."""
-        norm = self.model.vision_model.post_layernorm
-        tokens = [norm(state) for state in states[-self.blocks :]]
+    def read_states(self, states: tuple[torch.Tensor, ...], readout: str = "deep") -> torch.Tensor:
+        """Read features (n, d) from the tower's hidden states, differentiably."""
+        tokens = self.model.vision_model.post_layernorm(torch.stack(states[-self.blocks :]))
         if readout == "projected":
-            return torch.nn.functional.normalize(self.model.visual_projection(tokens[-1][:, 0]))
-        parts = [block[:, 0] for block in tokens]
-        parts += [block[:, 1:].mean(dim=1) for block in tokens]
-        parts += [block[:, 1:].std(dim=1, correction=0) for block in tokens]
-        return torch.cat(parts, dim=1)[:, readout_columns(readout, self.dim, self.blocks)]
+            return torch.nn.functional.normalize(self.model.visual_projection(tokens[-1, :, 0]))
+        patches = tokens[:, :, 1:]
+        means = patches.mean(dim=2)
+        # By hand: Tensor.std takes ten times as long, a fortieth of the encoding.
+        deviations = (patches - means[:, :, None]).square().mean(dim=2).sqrt()
+        read = torch.cat([*tokens[:, :, 0], *means, *deviations], dim=1)
+        return read[:, readout_columns(readout, self.dim, self.blocks)]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
         """Encode pixel values (n, 3, s, s) into the deep readout, (n, 12 dim) with four blocks."""

@@ -132,7 +132,7 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
     under = pd.DataFrame(np.hstack([true, 1 - true, said]) > 0).groupby(codes).any().sum()
     own = under.to_numpy()[:k]
     fewest = own[own > 0].min()
-    overall = [codes.max() + 1, fewest, fewest, 0, 0, 0, 0]  # in the order of METRICS
+    overall = [codes.max() + 1, fewest, fewest, 0, 0, 0, 0]  # in METRICS' order
     return statistic, np.concatenate([overall, under, own, [0] * k])  # then of PER_CLASS
 
 
