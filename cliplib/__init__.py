@@ -7,6 +7,6 @@ from cliplib.encoder import ClipEncoder
 from cliplib.evaluation import Evaluation, evaluate
 from cliplib.features import FeatureTable, load_features
 from cliplib.images import FeatureCache, load_image
-from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, NearestNeighborProbe
+from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
 from cliplib.resampling import compare, compare_all, cross_validate, ratio_intervals
 from cliplib.zeroshot import search, zero_shot, zero_shot_weights

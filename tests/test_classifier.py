@@ -18,7 +18,7 @@ from PIL import Image
 from cliplib.classifier import Classifier, load_probe, save_probe
 from cliplib.encoder import ClipEncoder
 from cliplib.features import FeatureTable
-from cliplib.probes import LinearProbe, MLPProbe, NearestNeighborProbe
+from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
 from cliplib.resampling import group_train_test_split
 
 CLASSES = ("disc", "square", "stripes")
@@ -201,8 +201,8 @@ def test_parameters_may_be_of_numpy_and_other_probes_are_refused(
     probe = LinearProbe(Cs=np.array([0.01, 1], np.float32), seed=np.int64(1))
     save_probe(probe.fit(table.features, table.labels), tmp_path / "probe")
     assert load_probe(tmp_path / "probe").get_params()["Cs"][1] == 1
-    with pytest.raises(TypeError, match="not a NearestNeighborProbe"):
-        Classifier.fit(table, aid.encoder, probe=NearestNeighborProbe())
+    with pytest.raises(TypeError, match="not a KernelProbe"):
+        Classifier.fit(table, aid.encoder, probe=KernelProbe())
 
 
 def test_a_lost_encoder_is_looked_for_nowhere_else(

@@ -7,16 +7,15 @@ import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
 from cliplib.classifier import load_probe, save_probe
 from cliplib.explain import logit_gradients
-from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, NearestNeighborProbe
+from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
 
-FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(networks=2, hidden=16), KernelProbe(alpha=1))
+FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(networks=2, hidden=16), KernelProbe())
 probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP", "kernel"])
 small = pytest.mark.parametrize("probe", FAST[:2], ids=["linear", "MLP"])  # can be saved
 
@@ -35,12 +34,7 @@ def sample():
 
 
 @parametrize_with_checks(
-    [
-        LinearProbe(Cs=(0.1,)),
-        MLPProbe(networks=1, hidden=16),
-        KernelProbe(),
-        NearestNeighborProbe(),
-    ],
+    [LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=16), KernelProbe()],
     expected_failed_checks=lambda _: {"check_fit2d_1sample": "one row cannot be split"},
 )
 def test_scikit_learns_contract(estimator, check):
@@ -54,7 +48,7 @@ def test_it_learns_and_gives_probabilities(probe, sample):
     proba = fitted.predict_proba(X[200:])
     np.testing.assert_allclose(proba.sum(axis=1), 1)
     assert (fitted.classes_[proba.argmax(axis=1)] == fitted.predict(X[200:])).all()
-    assert fitted.score(X[200:], y[200:]) > 0.65
+    assert fitted.score(X[200:], y[200:]) > 0.6
 
 
 @probes
@@ -131,6 +125,18 @@ def test_the_sweep_is_that_of_logistic_regression(sample, monkeypatch):
     assert probe.sweep_.C.tolist() == [0.01, 1]
 
 
+def test_the_linear_probe_gets_to_the_minimum_of_features_that_go_together():
+    rng = np.random.default_rng(0)
+    spectrum, y = 1 / np.arange(1, 401), rng.integers(0, 2, 300)
+    turned = np.linalg.qr(rng.normal(size=(400, 400)))[0]
+    X = ((rng.normal(size=(300, 400)) + y[:, None]) * spectrum @ turned).astype(np.float32)
+    probe = LinearProbe(Cs=(0.1,)).fit(X, y)
+    scaled = StandardScaler().fit_transform(X)
+    # Of two classes scikit-learn penalises the difference of the weights alone, half as much.
+    peer = LogisticRegression(C=0.2, tol=1e-8, max_iter=10_000).fit(scaled, y)
+    np.testing.assert_allclose(probe.predict_proba(X), peer.predict_proba(scaled), atol=2e-3)
+
+
 def test_the_chosen_probe_is_fitted_again_on_all_rows(sample, monkeypatch):
     X, y = sample
     monkeypatch.setattr("cliplib.probes.TOL", 1e-5)
@@ -190,24 +196,6 @@ def test_directions_are_the_gradients_of_logits(probe, sample):
     np.testing.assert_allclose(change[np.arange(300), y], expected, atol=1e-4)
 
 
-def test_the_nearest_neighbours_vote_as_scikit_learn_s_do(sample):
-    X, y = sample
-    probe = NearestNeighborProbe(ks=(1, 5)).fit(X[:200], y[:200])
-    scaler = StandardScaler().fit(X[:200])
-    peer = KNeighborsClassifier(probe.k_, metric="cosine").fit(scaler.transform(X[:200]), y[:200])
-    expected = peer.predict_proba(scaler.transform(X[200:]))
-    np.testing.assert_allclose(probe.predict_proba(X[200:]), expected)
-    assert probe.k_ == 5 and probe.score(X[200:], y[200:]) > 0.65
-
-
-def test_k_is_chosen_without_a_look_at_copies():
-    rng = np.random.default_rng(0)
-    X, y = np.tile(rng.normal(size=(300, 5)), (2, 1)), np.tile(rng.integers(0, 2, 300), 2)
-    assert NearestNeighborProbe(ks=(1, 2)).fit(X, y).k_ == 1  # a copy always knows
-    by_group = NearestNeighborProbe(ks=(2, 1)).fit(X, y, groups=np.arange(600) % 300)
-    assert by_group.predict_proba(X).min() < 1
-
-
 def test_the_mlp_solves_what_no_straight_cut_can():
     X = np.random.default_rng(0).uniform(-1, 1, (600, 2)).astype(np.float32)
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
@@ -216,9 +204,10 @@ def test_the_mlp_solves_what_no_straight_cut_can():
         assert probe.fit(X[:400], y[:400]).score(X[400:], y[400:]) > 0.9
 
 
-def test_the_kernel_probe_is_regularised_least_squares(sample):
+def test_the_kernel_probe_is_regularised_least_squares(sample, monkeypatch):
     X, y = sample
-    probe = KernelProbe(alpha=0.1).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    monkeypatch.setattr("cliplib.probes.PENALTY", 0.1)
+    probe = KernelProbe().fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaled = StandardScaler().fit_transform(X)
     peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.6 / 10).fit(scaled, np.eye(3)[y])
     expected = probe.sharpness_ * peer.predict(scaled)
