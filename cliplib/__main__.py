@@ -103,9 +103,8 @@ class BatchEncoder:
         n, errors = len(batch["id"]), dict[int, str]()
         images = pd.DataFrame({"path": batch["id"], "bytes": batch["bytes"]}).to_dict("records")
         (deep,) = self.encoder.map(images, errors=errors)
-        features = deep[:, self.columns] if deep.size else np.zeros((n, len(self.columns)), "f4")
-        why = [errors.get(row, "") for row in range(n)]
-        return {"id": batch["id"], "features": features, "encoder": [self.made] * n, "error": why}
+        found = {"features": deep[:, self.columns], "encoder": [self.made] * n}
+        return {"id": batch["id"], **found, "error": [errors.get(row, "") for row in range(n)]}
 
 
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:

@@ -155,7 +155,7 @@ class Classifier:
         errors: dict[int, str] = {}
         (deep,) = self.encoder.map(sources, errors=errors, progress="classify")
         columns = readout_columns(self.training.read, self.encoder.dim, self.encoder.blocks)
-        rows = self.decide(deep[:, columns] if deep.size else np.zeros((len(names), len(columns))))
+        rows = self.decide(deep[:, columns])
         rows.loc[list(errors)] = ["", np.nan, True, "unreadable", "", np.nan]
         rows.insert(0, "file", names)
         return rows.assign(error=[errors.get(row, "") for row in range(len(names))])
@@ -215,19 +215,20 @@ def write_html(
 
 def _table(rows: pd.DataFrame, classifier: Classifier, files: Any) -> str:
     """Return rows as HTML with images and heat maps, every text escaped."""
-    sources, known = list_files(files)[1], classifier.training
+    (names, sources), known = list_files(files), classifier.training
+    if not pd.Series(names).reindex(rows.index).equals(rows["file"]):
+        raise ValueError(f"The files in {files} have changed: classify them again.")
     answer = rows["class"].where(~rows["abstained"], "none: " + rows["reason"])
     answer = answer.where(rows["error"] == "", rows["error"])
     shown = pd.DataFrame({"file": rows["file"], "image": "", "heat map": "", "answer": answer})
     shown = shown.join(rows[["class", "probability", "nearest", "similarity"]])
     shown = shown.map(lambda cell: escape(cell) if isinstance(cell, str) else cell)
     good = rows.index[rows["error"] == ""]
-    if len(good):
-        images = [sources[row] for row in good]
-        labels = [known.classes.index(name) for name in rows.loc[good, "class"]]
-        heat = heat_maps(classifier.encoder, classifier.probe, images, labels, known.read)
-        shown.loc[good, "image"] = [_small(load_image(image), "image") for image in images]
-        shown.loc[good, "heat map"] = [_small(image, "heat map") for image in heat]
+    images = [sources[row] for row in good]
+    labels = [known.classes.index(name) for name in rows.loc[good, "class"]]
+    heat = heat_maps(classifier.encoder, classifier.probe, images, labels, known.read)
+    shown.loc[good, "image"] = [_small(load_image(image), "image") for image in images]
+    shown.loc[good, "heat map"] = [_small(image, "heat map") for image in heat]
     with pd.option_context("display.max_colwidth", None):
         return shown.to_html(escape=False, index=False, na_rep="", float_format="{:.3f}".format)
 

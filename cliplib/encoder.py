@@ -153,7 +153,10 @@ class ClipEncoder:
     ) -> list[NDArray[Any]]:
         """Compute the deep readout, and others in the same pass, as `map_images` does."""
         options = {"cache": self.cache, "errors": errors, "batch_size": self.batch_size}
-        return map_images(images, self.image_function, *others, progress=progress, **options)
+        found = map_images(images, self.image_function, *others, progress=progress, **options)
+        if not found[0].size:  # there was no image, or none that can be read
+            found[0] = np.zeros((len(found[0]), 3 * self.blocks * self.dim), np.float32)
+        return found
 
     def images(self, images: Any, *, readout: str = "pooled", progress: bool = True) -> Features:
         """Encode n images, (n, d) float32; or a single one, (1, d).

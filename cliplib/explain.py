@@ -95,11 +95,7 @@ def logit_gradients(probe: LinearProbe | MLPProbe, X: ArrayLike, classes: ArrayL
 
 
 def heat_maps(
-    encoder: ClipEncoder,
-    probe: LinearProbe | MLPProbe,
-    images: Sequence[ImageSource],
-    labels: Any,
-    readout: str,
+    encoder: ClipEncoder, probe: LinearProbe | MLPProbe, images: Any, labels: Any, readout: str
 ) -> list[Image.Image]:
     """Return images with what spoke for their labels laid over them, for a probe of a readout."""
     features = encoder.images(images, readout=readout, progress=False)
@@ -139,7 +135,6 @@ def deletion_insertion(
     *,
     readout: str = "pooled",
     steps: int = 8,
-    seed: int = 0,
 ) -> tuple[Floats, Floats]:
     """Delete, and insert, patches in the order of a map, and watch the probability of a class.
 
@@ -150,7 +145,7 @@ def deletion_insertion(
     the probabilities (2, n, s + 1) of deletion and of insertion.
     """
     patch = encoder.model.config.vision_config.patch_size
-    side, rng, found = encoder.image_size // patch, np.random.default_rng(seed), []
+    side, rng, found = encoder.image_size // patch, np.random.default_rng(0), []
     patch_of = np.minimum(np.arange(encoder.image_size) // patch, side - 1)
     columns = readout_columns(readout, encoder.dim, encoder.blocks)
     taken = np.rint(np.linspace(0, side**2, steps + 1))

@@ -179,7 +179,7 @@ def load_features(
     unreadable: dict[int, str] | None = None if errors is None else {}
     known = dataset.info.dataset_name
     features, hashes = encoder.map(dataset["image"], image_hash, errors=unreadable, progress=known)
-    if not features.size:
+    if unreadable and len(unreadable) == len(dataset):
         raise ValueError(f"None of the {len(dataset)} images of {known!r} can be read.")
     about = {"encoder": encoder.name, "model_fingerprint": encoder.fingerprint, "readout": "deep"}
     about |= {"width": str(encoder.dim), "blocks": str(encoder.blocks)}

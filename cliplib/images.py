@@ -178,7 +178,7 @@ def map_images(
 
     n, threads = len(sources), torch.get_num_threads()
     batches = [range(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
-    outputs: list[NDArray[Any]] = [np.empty((0, 0))] * len(functions)
+    outputs: list[NDArray[Any]] = [np.empty((n, 0))] * len(functions)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     bar = tqdm(total=n, desc=progress, unit="image", disable=not progress)
     try:

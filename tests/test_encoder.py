@@ -138,6 +138,12 @@ def test_an_unreadable_image_is_named(tiny, tmp_path):
         tiny.images([tmp_path / "broken.png"])
 
 
+def test_no_image_has_no_row_of_features(tiny):
+    for readout in ("pooled", "deep"):
+        expected = (0, len(readout_columns(readout, tiny.dim, tiny.blocks)))
+        assert tiny.images([], readout=readout).shape == expected
+
+
 def test_the_number_of_threads_changes_no_bit(tiny, photos):
     threads = torch.get_num_threads()
     found = []

@@ -33,9 +33,14 @@ def sample():
     return X.astype(np.float32), y
 
 
+FAILING = {"check_fit2d_1sample": "one row cannot be split"}
+# Not on every processor: the number of rows may decide in what order products are summed.
+ROUNDED = {"check_methods_subset_invariance": "float32, equal to the sixth digit only"}
+
+
 @parametrize_with_checks(
     [LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=16), KernelProbe()],
-    expected_failed_checks=lambda _: {"check_fit2d_1sample": "one row cannot be split"},
+    expected_failed_checks=lambda of: FAILING | (ROUNDED if isinstance(of, KernelProbe) else {}),
 )
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
@@ -224,3 +229,9 @@ def test_a_class_of_the_validation_rows_alone_is_refused(sample):
     known = y[:200] != 1
     with pytest.raises(ValueError, match="y_val holds a class that y lacks"):
         LinearProbe().fit(X[:200][known], y[:200][known], X_val=X[200:], y_val=y[200:])
+
+
+def test_validation_rows_need_their_labels(sample):
+    X, y = sample
+    with pytest.raises(ValueError, match="both X_val and y_val"):
+        LinearProbe().fit(X, y, X_val=X)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def test_some_of_the_rows_in_another_order_keep_their_images(
         write_html(chosen, tmp_path / name, aid, folder)
     whole, some = ([row.img for row in page_of(tmp_path / n).tbody("tr")] for n in ("all", "some"))
     assert some == [whole[3], whole[0]] and whole[3] != whole[0] is not None
+
+
+def test_a_folder_that_has_changed_gets_no_wrong_images(
+    aid: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "own")
+    rows = aid.classify(tmp_path / "own")
+    shutil.copy(folder / "plain.png", tmp_path / "own" / "!first.png")
+    with pytest.raises(ValueError, match="own have changed: classify them again"):
+        write_html(rows, tmp_path / "a.html", aid, tmp_path / "own")
+
+
+def test_a_page_without_an_image_that_can_be_read(aid: Classifier, tmp_path: Path) -> None:
+    bad = [b"", b"x"]
+    write_html(aid.classify(bad), tmp_path / "a.html", aid, bad)
+    assert "2 unreadable" in page_of(tmp_path / "a.html").text
 
 
 def test_no_cell_becomes_a_formula_and_all_rows_are_there(
