@@ -85,6 +85,9 @@ def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch)
     rng, losses = np.random.default_rng(0), pretrain.Student.losses
     taught = {"maps": rng.integers(-99, 99, (8, 196, 32)), "features": rng.normal(size=(8, 384))}
     taught["logits"] = rng.normal(size=(8, 20))
+    small = {"num_hidden_layers": 1, "hidden_size": 40, "intermediate_size": 64}
+    for tower in ("VISION", "TEXT"):  # Muon's bfloat16 is slow where it is emulated
+        monkeypatch.setattr(pretrain, tower, getattr(pretrain, tower) | small)
     monkeypatch.setattr(corpus, "imagenet_words", lambda: ([["a toy"]] * 20, ["a tool"]))
     monkeypatch.setattr(corpus, "teach_vision", lambda images, number, work: taught)
     monkeypatch.setattr(corpus, "teach_text", lambda texts, work: np.ones((len(texts), 384)))

@@ -10,6 +10,7 @@ names, trained to that network's class probabilities, so that words reach what i
 *sentences*: texts lie where MiniLM puts them. Most patches are dropped for most of the training (Li
 et al., "Scaling language-image pre-training via masking", CVPR 2023). Muon (Jordan et al. 2024)
 trains the matrices of the blocks. An interrupted run goes on from its last state in ``--work``.
+Processors without AVX-512 emulate bfloat16: there a step takes several times as long.
 """
 
 from __future__ import annotations
@@ -166,9 +167,7 @@ class Student(nn.Module):
 
 @torch.inference_mode()
 @torch.autocast("cpu", torch.bfloat16)
-def watch_contrastive(
-    student: Student, pairs: list[CorpusImage], texts: Tensor, state: Any
-) -> None:
+def watch_held_out(student: Student, pairs: list[CorpusImage], texts: Tensor, state: Any) -> None:
     """Halve the contrastive weight when held-out pairs did not improve twice in a row."""
     small = [np.asarray(load_image(pair.data).resize((SIZE, SIZE))) for pair in pairs]
     views = torch.from_numpy(np.stack(small)).split(64)
@@ -248,7 +247,7 @@ def train(args: argparse.Namespace) -> None:
             row = {name: round(loss.item(), 4) for name, loss in losses.items()}
             state["history"].append({"step": state["step"]} | row)
         if state["step"] % args.check_every == 0 or state["step"] == args.steps:
-            watch_contrastive(student, pairs, captions, state)
+            watch_held_out(student, pairs, captions, state)
             saved = {"student": student.state_dict(), "opts": [opt.state_dict() for opt in opts]}
             torch.save(state | saved, part)
             part.rename(file)
