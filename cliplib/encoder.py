@@ -208,8 +208,8 @@ class ClipEncoder:
         # By hand: Tensor.std takes ten times as long, a fortieth of the encoding.
         centred = [b[:, 1:] - mean[:, None] for b, mean in zip(blocks, means, strict=True)]
         deviations = [patches.square().mean(dim=1).sqrt() for patches in centred]
-        read = torch.cat([*tokens, *means, *deviations], dim=1)
-        return read[:, readout_columns(readout, self.dim, self.blocks)]
+        columns = ... if readout == "deep" else readout_columns(readout, self.dim, self.blocks)
+        return torch.cat([*tokens, *means, *deviations], dim=1)[:, columns]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
         """Encode pixel values (n, 3, s, s) into the deep readout, (n, 12 dim) with four blocks."""

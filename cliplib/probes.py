@@ -60,6 +60,8 @@ class Probe(ClassifierMixin, BaseEstimator):
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise ValueError(f"All labels are {str(labels[0])!r}: a classifier needs two classes.")
+        if (X_val is None) != (y_val is None):
+            raise ValueError("Give both X_val and y_val, or neither.")
         n = len(rows)
 
         def split(seed: int) -> tuple[Ints, Ints]:

@@ -229,3 +229,9 @@ def test_a_class_of_the_validation_rows_alone_is_refused(sample):
     known = y[:200] != 1
     with pytest.raises(ValueError, match="y_val holds a class that y lacks"):
         LinearProbe().fit(X[:200][known], y[:200][known], X_val=X[200:], y_val=y[200:])
+
+
+def test_validation_rows_need_their_labels(sample):
+    X, y = sample
+    with pytest.raises(ValueError, match="both X_val and y_val"):
+        LinearProbe().fit(X, y, X_val=X)
