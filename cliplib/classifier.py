@@ -166,7 +166,8 @@ class Classifier:
         if path.is_dir() and any(path.iterdir()) and not main.is_file():
             raise FileExistsError(f"The folder {path} holds something else: choose another.")
         rule = {name: getattr(self, name) for name in RULE}
-        document = {"encoder": [self.encoder.name, self.encoder.image_size], "rule": rule}
+        made = [self.encoder.name, self.encoder.image_size, self.encoder.dtype]
+        document = {"encoder": made, "rule": rule}
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path) as new:  # until all is written an older one stays whole
             for item in (self.encoder.model, self.encoder.processor, self.encoder.tokenizer):
@@ -187,7 +188,7 @@ class Classifier:
         try:
             document = json.loads((path / "classifier.json").read_text(encoding="utf-8"))
             encoder, probe = ClipEncoder(path / "encoder"), load_probe(path / "probe")
-            encoder.name, encoder.image_size = document["encoder"]
+            encoder.name, encoder.image_size, encoder.dtype = document["encoder"]
             training = FeatureTable.load(path / "training" / "features.safetensors")
             return cls(encoder, probe, training, **document["rule"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -67,7 +67,9 @@ class ClipEncoder:
     `cache` features of images are kept in the usual file, or in the one given. `image_size` is the
     side of the square in pixels; another than the model's own has its positions interpolated.
     `squash` squashes images to the square instead of cropping its centre; without it they are
-    treated the model's own way, at any size. `device` is by default a GPU if there is one.
+    treated the model's own way, at any size. `device` is by default a GPU if there is one. `dtype`
+    is what the vision tower multiplies in: "bfloat16" takes about half the time on a GPU or a
+    processor with AVX-512 BF16, and longer on others; probes hardly notice.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class ClipEncoder:
         image_size: int | None = None,
         squash: bool = False,
         device: str | None = None,
+        dtype: str = "float32",
     ) -> None:
         self.name = os.fspath(model or os.environ.get("CLIPLIB_MODEL") or "mini")
         source = str(files("cliplib") / "mini") if self.name == "mini" else self.name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = dtype
         disable_progress_bar()  # of loading weights, which is done before it is read
         try:
             if not os.path.isdir(source) and source.count("/") != 1:
@@ -100,9 +104,6 @@ class ClipEncoder:
             elif image_size:
                 changed = {"size": {"shortest_edge": image_size}, "crop_size": square}
             self.processor = CLIPImageProcessorPil.from_pretrained(source, **changed)
-            flat = [Image.new("RGB", (2, 2), color) for color in ("black", "white")]
-            ends = self.processor(images=flat, return_tensors="pt")["pixel_values"]
-            self._black, self._white = ends[:, :, :1, :1]
             self.tokenizer = CLIPTokenizer.from_pretrained(source)
             if not 0.5 < len(self.tokenizer) / clip.config.text_config.vocab_size <= 1:
                 raise ValueError("its tokenizer is missing, or another model's")
@@ -134,6 +135,8 @@ class ClipEncoder:
         settings = json.loads(self.processor.to_json_string())
         pixels = {name: settings[name] for name in _PIXELS if settings.get(name) is not None}
         described: dict[str, Any] = {"preprocessing": pixels}
+        if self.dtype != "float32":
+            described["dtype"] = self.dtype
         for tower in ("vision_config", "text_config"):
             config = getattr(self.model.config, tower)
             described[tower] = {name: getattr(config, name, None) for name in _TOWER}
@@ -196,7 +199,7 @@ class ClipEncoder:
 
     def preprocess(self, image: ImageSource) -> Features:
         """Return the pixel values that the vision tower sees, (3, s, s) float32."""
-        return np.asarray(self._pixels([load_image(image)])[0])
+        return np.asarray(self.processor(load_image(image))["pixel_values"][0])
 
     def read_states(self, states: tuple[torch.Tensor, ...], readout: str = "deep") -> torch.Tensor:
         """Read features (n, d) from the tower's hidden states, differentiably."""
@@ -215,7 +218,8 @@ class ClipEncoder:
         """Encode pixel values (n, 3, s, s) into the deep readout, (n, 12 dim) with four blocks."""
         batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
         options = {"output_hidden_states": True, "interpolate_pos_encoding": True}
-        with torch.inference_mode():
+        kind, dtype = batch.device.type, getattr(torch, self.dtype)
+        with torch.inference_mode(), torch.autocast(kind, dtype, self.dtype != "float32"):
             states = self.model.vision_model(batch, **options).hidden_states
             return np.asarray(self.read_states(states).cpu())
 
@@ -226,14 +230,8 @@ class ClipEncoder:
         other.model, other.name = model.eval().requires_grad_(False).to(self.device), name
         return other
 
-    def _encode_images(self, images: Sequence[Image.Image]) -> Features:
+    def _encode_images(self, images: list[Image.Image]) -> Features:
         # Whole batches, always: else what stands beside an image may change how it is rounded.
         pixels = torch.zeros(self.batch_size, 3, self.image_size, self.image_size)
-        pixels[: len(images)] = self._pixels(images)
+        pixels[: len(images)] = self.processor(images, return_tensors="pt")["pixel_values"]
         return self.encode_pixels(pixels)[: len(images)]
-
-    def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        # Rescaling and normalising are linear together: by NumPy all takes a third longer.
-        options: dict[str, Any] = {"do_rescale": False, "do_normalize": False}
-        levels = self.processor(images=list(images), return_tensors="pt", **options)
-        return self._black.lerp(self._white, levels["pixel_values"] / 255)

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,11 +225,13 @@ def test_what_is_loaded_says_the_same_to_the_last_bit(
     assert dict(again.about) == dict(aid.about) and again.encoder.name == aid.encoder.name
 
 
-@pytest.mark.parametrize("options", [{"image_size": 48}, {"squash": True, "image_size": 48}])
-def test_an_encoder_of_another_size_is_the_same_after_loading(
-    tiny: ClipEncoder, saved: Path, photos: list[Path], tmp_path: Path, options: dict[str, int]
+@pytest.mark.parametrize(
+    "options", [{"image_size": 48}, {"squash": True, "image_size": 48}, {"dtype": "bfloat16"}]
+)
+def test_an_encoder_with_settings_is_the_same_after_loading(
+    tiny: ClipEncoder, saved: Path, photos: list[Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    other = ClipEncoder(saved / "encoder", cache=False, **options)  # type: ignore[arg-type]
+    other = ClipEncoder(saved / "encoder", cache=False, **options)
     aid = Classifier.fit(clouds(other), other, probe=PROBE)
     aid.save(tmp_path / "other")
     again = Classifier.load(tmp_path / "other")

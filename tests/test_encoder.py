@@ -121,6 +121,14 @@ def test_another_input_size_interpolates_positions_as_transformers_does(checkpoi
     np.testing.assert_allclose(encoder.images(photos), expected.pooler_output.numpy(), atol=1e-5)
 
 
+def test_bfloat16_moves_features_a_little_and_is_part_of_the_fingerprint(checkpoint, tiny, photos):
+    fast = ClipEncoder(checkpoint, cache=False, dtype="bfloat16")
+    exact, found = (e.images(photos, readout="deep") for e in (tiny, fast))
+    change = np.abs(found - exact).mean() / np.abs(exact).mean()
+    assert found.dtype == np.float32 and 0 < change < 0.02
+    assert fast.fingerprint != tiny.fingerprint
+
+
 def test_projected_features_have_unit_length(tiny, photos):
     for rows in (tiny.images(photos, readout="projected"), tiny.texts(["red"])):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)

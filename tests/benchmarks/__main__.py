@@ -182,6 +182,8 @@ def features(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     encoder = ClipEncoder(vit_folder(scratch), cache=False)
     works: dict[str, Callable[[], Any]] = {"ours": lambda: encoder.images(files, progress=False)}
     works["the bare forward pass, same threads"] = bare_forward(encoder, files)
+    half = ClipEncoder(vit_folder(scratch), cache=False, dtype="bfloat16")
+    works["ours in bfloat16"] = lambda: half.images(files, progress=False)
     works["OpenAI's README loop, by transformers"] = lambda: readme_loop(encoder.model, files)
     rows = []
     for peer, make in (
@@ -196,19 +198,23 @@ def features(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
             works.pop(peer, None)
             rows.append(Row(VIT, peer, 1, note=f"not measured: {type(error).__name__}: {error}"))
     seconds = in_turn(works, rounds)
-    for peer in list(works)[1:]:
+    lower = seconds.pop("ours in bfloat16")
+    for peer in list(seconds)[1:]:
         rate = {"ours (images/s)": len(files) / float(np.median(seconds["ours"]))}
         row = Row(VIT, peer, 0.95 if "bare" in peer else 1)
         rows.append(row.measured(list(seconds[peer] / seconds["ours"]), **rate))
+    row = Row(VIT.replace("float32", "bfloat16"), "ours in float32", 1)
+    rows.append(row.measured(list(seconds["ours"] / lower)))
     known = ClipEncoder("mini", cache=FeatureCache(scratch / "known.sqlite"))
     many = files * (2000 // len(files) + 1)
     took = in_turn({"again": lambda: known.images(many, progress=False)}, rounds)["again"]
     row = Row("features already known, images a second", "", 5000, unit="images/s")
     rows.append(row.measured(list(len(many) / took)))
-    small = ClipEncoder("mini", cache=False)
-    took = in_turn({"mini": lambda: small.images(files, progress=False)}, rounds)["mini"]
-    row = Row("images on disk to features, embedded model, a second", "", 120, unit="images/s")
-    rows.append(row.measured(list(len(files) / took)))
+    for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
+        small = ClipEncoder("mini", cache=False, image_size=pixels, dtype=dtype)
+        (took,) = in_turn({"": lambda e=small: e.images(files, progress=False)}, rounds).values()
+        work = f"images on disk to features, embedded model, {pixels} px, {dtype}, a second"
+        rows.append(Row(work, "", 120, unit="images/s").measured(list(len(files) / took)))
     return rows
 
 
