@@ -165,9 +165,8 @@ class Classifier:
         path, main = Path(folder), Path(folder, "classifier.json")
         if path.is_dir() and any(path.iterdir()) and not main.is_file():
             raise FileExistsError(f"The folder {path} holds something else: choose another.")
-        rule = {name: getattr(self, name) for name in RULE}
-        made = [self.encoder.name, self.encoder.image_size, self.encoder.dtype]
-        document = {"encoder": made, "rule": rule}
+        document: dict[str, Any] = {"rule": {name: getattr(self, name) for name in RULE}}
+        document["encoder"] = [self.encoder.name, self.encoder.image_size, self.encoder.dtype]
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path) as new:  # until all is written an older one stays whole
             for item in (self.encoder.model, self.encoder.processor, self.encoder.tokenizer):

@@ -68,8 +68,8 @@ class ClipEncoder:
     side of the square in pixels; another than the model's own has its positions interpolated.
     `squash` squashes images to the square instead of cropping its centre; without it they are
     treated the model's own way, at any size. `device` is by default a GPU if there is one. `dtype`
-    is what the vision tower multiplies in: "bfloat16" takes about half the time on a GPU or a
-    processor with AVX-512 BF16, and longer on others; probes hardly notice.
+    is what the vision tower multiplies in: "bfloat16" takes little more than half the time on a
+    processor with AVX-512 BF16, and longer on one without; probes hardly notice.
     """
 
     def __init__(

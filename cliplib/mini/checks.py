@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 import cliplib
-from cliplib import ClipEncoder, FeatureTable
 from cliplib.explain import randomize_weights
 from cliplib.images import map_images
 from cliplib.mini.corpus import PROMPTS, read_corpus
@@ -35,12 +34,11 @@ def share(right: Any, groups: Any = None, **about: str) -> dict[str, Any]:
     return {**about, "n": len(right), **interval}
 
 
-def probes(table: FeatureTable, **about: str) -> Rows:
+def probes(table: cliplib.FeatureTable, **about: str) -> Rows:
     """Measure probes on the published split, the linear one class by class, and by group."""
     train, test, ours = table.split("train"), table.split("test"), about["model"] == MODELS[1]
-    given: dict[str, Any] = {"groups": train.groups}
-    if "val" in table.splits:
-        given = {"X_val": table.split("val").features, "y_val": table.split("val").labels}
+    val = table.select(table.splits == "val")
+    given = {"X_val": val.features, "y_val": val.labels} if len(val) else {"groups": train.groups}
     fitted = {"linear probe": cliplib.LinearProbe(), "kernel probe": cliplib.KernelProbe()}
     fitted |= {"MLP probe": cliplib.MLPProbe()} if ours else {}
     for name, probe in fitted.items():
@@ -55,29 +53,32 @@ def probes(table: FeatureTable, **about: str) -> Rows:
         yield share(found == table.labels, table.groups, check=f"{name}, by group", **about)
 
 
-def known_sets(encoder: ClipEncoder, evaluation: Path) -> Rows:
+def known_sets(encoder: cliplib.ClipEncoder, evaluation: Path) -> Rows:
     """Measure probes, beside random weights and the vision teacher, zero-shot, and speed."""
-    blank, fresh = randomize_weights(encoder), ClipEncoder(encoder.name, cache=False)
+    half = cliplib.ClipEncoder(encoder.name, dtype="bfloat16")
+    encoders = randomize_weights(encoder), half, encoder
     for name in ("trashnet", "brain_tumor_mri"):
         spec, dataset = cliplib.DATASETS[name], cliplib.load_dataset(name, data=evaluation)
         assert dataset is not None
         photos = dataset["image"][:100]
-        random, ours = (cliplib.load_features(name, e, data=evaluation) for e in (blank, encoder))
+        random, lower, ours = (cliplib.load_features(name, e, data=evaluation) for e in encoders)
+        lower = lower.with_features(lower.features, readout="deep, bfloat16")
         (features,) = map_images(dataset["image"], efficientnet(), cache=encoder.cache)
         teacher = ours.with_features(features[:, :1280], readout="pooled")
         measured = zip(MODELS, (random, ours.readout("pooled"), teacher), strict=True)
-        for model, table in [*measured, (MODELS[1], ours)]:
+        for model, table in [*measured, (MODELS[1], lower), (MODELS[1], ours)]:
             yield from probes(table, data=spec.title, model=model, readout=table.read)
-        test = ours.readout("pooled").split("test")
-        weights = cliplib.zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
-        right = (encoder.project(test.features) @ weights.T).argmax(axis=1) == test.labels
+        test = ours.split("test")
+        right = cliplib.zero_shot(encoder, test, spec).argmax(axis=1) == test.labels
         yield share(right, test.groups, check="zero-shot", data=spec.title)
-    seconds = timeit.repeat(lambda: fresh.images(photos, progress=False), number=1, repeat=5)
-    speed = cliplib.ratio_intervals(np.full(5, 100), seconds).iloc[0]
-    yield {"check": "images a second", **speed}
+    for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
+        fresh = cliplib.ClipEncoder(encoder.name, cache=False, image_size=pixels, dtype=dtype)
+        seconds = timeit.repeat(lambda: fresh.images(photos, progress=False), number=1)  # noqa: B023
+        speed = cliplib.ratio_intervals(np.full(5, 100), seconds).iloc[0]
+        yield {"check": f"images a second, {pixels} px, {dtype}", **speed}
 
 
-def held_out(encoder: ClipEncoder, corpus: Path) -> Rows:
+def held_out(encoder: cliplib.ClipEncoder, corpus: Path) -> Rows:
     """Measure zero-shot and retrieval on held-out images, of which the first caption counts."""
     images = read_corpus(corpus)
     names = sorted({image.label for image in images if image.source == "caltech101"})
@@ -109,7 +110,7 @@ def markdown(found: pd.DataFrame) -> str:
 
 def main(folder: Path, corpus: Path, evaluation: Path) -> None:
     """Measure, write ``checks.json``, and fill the table between the marks in the card."""
-    encoder, card = ClipEncoder(folder), folder / "README.md"
+    encoder, card = cliplib.ClipEncoder(folder), folder / "README.md"
     size = {"check": "megabytes", "value": (folder / "model.safetensors").stat().st_size / 1e6}
     found = pd.DataFrame([*known_sets(encoder, evaluation), *held_out(encoder, corpus), size])
     found = found.fillna({"data": "", "model": MODELS[1], "readout": ""})
