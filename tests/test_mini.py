@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import CLASSES, draw
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from transformers import CLIPTokenizer
 
 from cliplib import ClipEncoder, load_image
@@ -48,6 +48,14 @@ def test_a_view_depends_on_its_seed_alone(folder):
     data = corpus.read_corpus(folder / "corpus")[0].data
     first, again, other = (corpus.random_view(data, seed) for seed in ((0, 1), (0, 1), (1, 1)))
     assert (first == again).all() and (first != other).any()
+
+
+def test_some_views_show_the_image_on_a_plain_ground():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    noise.save(file := io.BytesIO(), "PNG")
+    views = [corpus.random_view(file.getvalue(), (0, i)) for i in range(100)]
+    plain = [any(np.ptp(v[i], axis=0).max() == 0 for i in (0, -1)) for v in views]
+    assert 0.1 < np.mean(plain) < 0.4
 
 
 def test_a_mirrored_copy_of_an_evaluation_image_is_found(folder):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
@@ -92,6 +92,9 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> Array:
     """Draw one view, uint8 (224, 224, 3): 25 to 100 % of the area, flipped, recoloured, or grey."""
     rng = np.random.default_rng(seed)
     image = load_image(data)
+    if rng.random() < 0.3:  # seen from further away, on a ground of its corner's colour
+        border = round(rng.uniform(0.1, 0.5) * max(image.size))
+        image = ImageOps.expand(image, border, tuple(np.asarray(image)[0, 0].tolist()))
     area = rng.uniform(0.25, 1) * image.width * image.height
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     width = min(image.width, max(8, round((area * ratio) ** 0.5)))

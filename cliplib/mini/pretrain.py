@@ -8,9 +8,8 @@ pooled features of a frozen EfficientNet-Lite0 (Hinton et al. 2015). *dense*: ea
 predicts that network's map at its own place. *names*: image against prompts of ImageNet's class
 names, trained to that network's class probabilities, so that words reach what it knows.
 *sentences*: texts lie where MiniLM puts them. Most patches are dropped for most of the training (Li
-et al., "Scaling language-image pre-training via masking", CVPR 2023). Muon (Jordan et al. 2024)
-trains the matrices of the blocks. An interrupted run goes on from its last state in ``--work``.
-Processors without AVX-512 emulate bfloat16: there a step takes several times as long.
+et al., CVPR 2023). Muon (Jordan et al. 2024) trains the matrices of the blocks. An interrupted run
+goes on from its last state in ``--work``. Without AVX-512 a step takes several times as long.
 """
 
 from __future__ import annotations
@@ -213,8 +212,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     student = Student(batches.tokenizer, args.start)
     opts = optimizers(student)
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "history": []}
-    state |= {"weight": 1.0, "best": 1e9, "worse": 0}  # of the contrastive loss
+    state = dict[str, Any](step=0, seconds=0.0, history=[], weight=1.0, best=1e9, worse=0)
     file, part = args.work / f"{args.name}.pt", args.work / f"{args.name}.part"
     if file.exists():
         state = torch.load(file, weights_only=True)
@@ -223,10 +221,9 @@ def train(args: argparse.Namespace) -> None:
             opt.load_state_dict(saved)
     # A second team of OpenMP threads would keep the first from spinning, and halve its speed.
     ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-    bar = tqdm(range(state["step"], args.steps), mininterval=30)
     batches.prepare(state["step"])
     following = ahead.submit(batches, state["step"])
-    for step in bar:
+    for step in tqdm(range(state["step"], args.steps), mininterval=30):
         start = time.perf_counter()
         batch = following.result()
         batches.prepare(step + 1)
