@@ -1,5 +1,7 @@
 """Data sets: what is known about them, and where their images lie; none is downloaded unasked."""
 
+from __future__ import annotations
+
 import glob
 import logging
 import os
@@ -16,7 +18,21 @@ from cliplib.images import ImageSource, image_list, image_name
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+)
+
+
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 
@@ -27,14 +43,20 @@ class DatasetSpec:
 
     name: str
     title: str
-    phrases: Mapping[str, Sequence[str]] = field(repr=False)  # of each class, in the labels' order
+    phrases: Mapping[str, Sequence[str]] = field(
+        repr=False
+    )  # of each class, in the labels' order
     templates: Sequence[str] = field(default=("a photo of {}.",), repr=False)
     hub: Mapping[str, str] | None = None
     kaggle: str = ""
     homepage: str = ""
 
 
-_DECLARED = tomllib.loads((files("cliplib") / "datasets.toml").read_text(encoding="utf-8"))
+_DECLARED = tomllib.loads(
+    (files("cliplib") / "datasets.toml").read_text(encoding="utf-8")
+)
+
+
 DATASETS = {name: DatasetSpec(name=name, **entry) for name, entry in _DECLARED.items()}
 
 
@@ -60,19 +82,28 @@ def load_dataset(
     Columns: ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (split, class and file), and
     ``split`` ("train", "val", "test" or "").
     """
-    name, setting = os.fspath(name_or_path), os.fspath(data or os.environ.get("CLIPLIB_DATA") or "")
+    name, setting = (
+        os.fspath(name_or_path),
+        os.fspath(data or os.environ.get("CLIPLIB_DATA") or ""),
+    )
     root = _find(name, setting)
     rows = _list(root) if root else []
     found = {row["class"] for row in rows}
     classes = list(DATASETS[name].phrases) if name in DATASETS else sorted(found)
     if (data or (root and root.name == name)) and found != set(classes):
         odd = ", ".join(sorted(found.symmetric_difference(classes))[:5])
-        raise ValueError(f"{root or setting} is no copy of {name}: look at its folders {odd}.")
+        raise ValueError(
+            f"{root or setting} is no copy of {name}: look at its folders {odd}."
+        )
     if root is None or found != set(classes):
         logger.info("%s: no images on this machine", name)
         return None
     lists = files("cliplib") / "precomputed" / f"{name}_splits.txt"
-    lines = lists.read_text("utf-8").splitlines() if name in DATASETS and lists.is_file() else []
+    lines = (
+        lists.read_text("utf-8").splitlines()
+        if name in DATASETS and lists.is_file()
+        else []
+    )
     published = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     for row in rows:
         row["split"] = row["split"] or published.get(row["id"], "")
@@ -83,7 +114,9 @@ def load_dataset(
     features = datasets.Features(image=image, label=label, id=text, split=text)
     title = name if name in DATASETS else root.resolve().name
     source = "hub" if name in DATASETS and setting == "hub" else "folder"
-    info = datasets.DatasetInfo(dataset_name=title, builder_name=source, features=features)
+    info = datasets.DatasetInfo(
+        dataset_name=title, builder_name=source, features=features
+    )
     return datasets.Dataset.from_list(rows, info=info)
 
 
@@ -93,7 +126,9 @@ def _find(name: str, setting: str) -> Path | None:
         return _download(DATASETS[name]) if setting else None
     root = Path(setting if name in DATASETS else name).expanduser().absolute()
     if not root.is_dir():
-        raise FileNotFoundError(f"{str(root)!r} is neither a folder nor one of {[*DATASETS]}.")
+        raise FileNotFoundError(
+            f"{str(root)!r} is neither a folder nor one of {[*DATASETS]}."
+        )
     inner = [home / known for known in DATASETS for home in (root / "external", root)]
     homes = {folder.name: folder for folder in inner if folder.is_dir()}
     return homes.get(name) if homes and name in DATASETS else root
@@ -102,7 +137,9 @@ def _find(name: str, setting: str) -> Path | None:
 def _list(root: Path) -> list[dict[str, Any]]:
     """Return image, class, id and split of each image in class folders, sorted by id."""
     rows, others, places = [], [], set[Path]()
-    for name in glob.iglob("**/*", root_dir=root, recursive=True):  # no hidden ones; links, too
+    for name in glob.iglob(
+        "**/*", root_dir=root, recursive=True
+    ):  # no hidden ones; links, too
         path, (*above, kind, file) = root / name, ("", "", *Path(name).parts)
         if path.is_dir() or "__MACOSX" in (*above, kind):
             continue
@@ -110,22 +147,32 @@ def _list(root: Path) -> list[dict[str, Any]]:
             others += [path] if kind else []  # beside the class folders lie notes
             continue
         if not kind:
-            raise ValueError(f"The image {path} lies outside the class folders: move it into one.")
+            raise ValueError(
+                f"The image {path} lies outside the class folders: move it into one."
+            )
         if image_name(path) != str(path):
-            raise ValueError(f"The name {image_name(path)!r} is not in UTF-8: rename it.")
+            raise ValueError(
+                f"The name {image_name(path)!r} is not in UTF-8: rename it."
+            )
         split = SPLITS.get(above[-1].lower(), "")
         below = f"{above[-1]}/{kind}/{file}" if split else f"{kind}/{file}"
         image = {"path": str(path), "bytes": None}
         rows.append({"image": image, "class": kind, "id": below, "split": split})
         places.add(root.joinpath(*above[:-1]) if split else root.joinpath(*above))
     if others:
-        logger.warning("Left out %d files of other kinds, such as %s", len(others), min(others))
+        logger.warning(
+            "Left out %d files of other kinds, such as %s", len(others), min(others)
+        )
     if len(places) > 1:
         one, other = sorted(places)[:2]
-        raise ValueError(f"Class folders lie in {one} and in {other}: put all in one place.")
+        raise ValueError(
+            f"Class folders lie in {one} and in {other}: put all in one place."
+        )
     if len({bool(row["split"]) for row in rows}) != 1:
         what = "images in and outside train and test folders" if rows else "no image"
-        raise ValueError(f"{root} holds {what}: give each class a folder, within a split or not.")
+        raise ValueError(
+            f"{root} holds {what}: give each class a folder, within a split or not."
+        )
     return sorted(rows, key=lambda row: row["id"])
 
 
@@ -134,7 +181,9 @@ def _download(spec: DatasetSpec) -> Path:
         if spec.hub:
             from huggingface_hub import hf_hub_download
 
-            archive = hf_hub_download(spec.hub["repo"], spec.hub["file"], repo_type="dataset")
+            archive = hf_hub_download(
+                spec.hub["repo"], spec.hub["file"], repo_type="dataset"
+            )
             return Path(datasets.DownloadManager().extract(archive))
         import kagglehub
 
@@ -150,6 +199,10 @@ def list_files(files: Any) -> tuple[list[str], list[ImageSource]]:
     if not isinstance(files, str | os.PathLike) or not Path(files).is_dir():
         sources = image_list(files)
         return [image_name(source) for source in sources], sources
-    below = glob.iglob("**", root_dir=files, recursive=True, include_hidden=True)  # links, too
-    found = sorted(path for path in map(Path(files).joinpath, below) if not path.is_dir())
+    below = glob.iglob(
+        "**", root_dir=files, recursive=True, include_hidden=True
+    )  # links, too
+    found = sorted(
+        path for path in map(Path(files).joinpath, below) if not path.is_dir()
+    )
     return [image_name(path.relative_to(files)) for path in found], list(found)

@@ -20,24 +20,32 @@ from sklearn.preprocessing import normalize
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cliplib.images import FeatureCache, ImageFunction, ImageSource, load_image, map_images
+from cliplib.arrays import Features
+from cliplib.cache import FeatureCache, ImageFunction, map_images
+from cliplib.images import ImageSource, load_image
 
 logger = logging.getLogger(__name__)
 
-Features = NDArray[np.float32]
 
 READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
+
+
 BLOCKS = 4  # of the vision tower, the last ones, that the deep readout reads
+
 
 # What decides features; named, because a later transformers may add settings.
 _TOWER = "hidden_act layer_norm_eps num_attention_heads image_size patch_size eos_token_id".split()
+
+
 _PIXELS = (
     "do_convert_rgb do_resize size resample do_center_crop crop_size do_rescale rescale_factor "
     "do_normalize image_mean image_std do_pad pad_size"
 ).split()
 
 
-def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> NDArray[np.int64]:
+def readout_columns(
+    readout: str, width: int, blocks: int = BLOCKS
+) -> NDArray[np.int64]:
     """Return which columns of the deep readout a smaller one consists of.
 
     ``deep`` holds, for each of the last `blocks` blocks, the class token, then the mean over the
@@ -50,12 +58,16 @@ def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> NDArray[n
     columns = {
         "pooled": np.arange(part - width, part),
         "class_tokens": np.arange(part),
-        "dinov2": np.concatenate([np.arange(part), np.arange(2 * part - width, 2 * part)]),
+        "dinov2": np.concatenate(
+            [np.arange(part), np.arange(2 * part - width, 2 * part)]
+        ),
         "means": np.arange(2 * part),
         "deep": np.arange(3 * part),
     }
     if readout not in columns:
-        raise ValueError(f"There is no readout {readout!r}; there are {', '.join(READOUTS)}.")
+        raise ValueError(
+            f"There is no readout {readout!r}; there are {', '.join(READOUTS)}."
+        )
     return columns[readout]
 
 
@@ -95,10 +107,15 @@ class ClipEncoder:
             load: Any = CLIPModel.from_pretrained
             clip, info = load(source, dtype=torch.float32, output_loading_info=True)
             if info["missing_keys"]:
-                raise ValueError(f"it lacks weights, such as {min(info['missing_keys'])}")
+                raise ValueError(
+                    f"it lacks weights, such as {min(info['missing_keys'])}"
+                )
             self.image_size = image_size or int(clip.config.vision_config.image_size)
             square = {"height": self.image_size, "width": self.image_size}
-            own, changed = CLIPImageProcessorPil.from_pretrained(source), dict[str, Any]()
+            own, changed = (
+                CLIPImageProcessorPil.from_pretrained(source),
+                dict[str, Any](),
+            )
             if squash or (image_size and not own.do_center_crop):
                 changed = {"size": square, "do_center_crop": False}
             elif image_size:
@@ -133,14 +150,18 @@ class ClipEncoder:
     def fingerprint(self) -> str:
         """Hash weights, architecture and preprocessing, equal on every machine."""
         settings = json.loads(self.processor.to_json_string())
-        pixels = {name: settings[name] for name in _PIXELS if settings.get(name) is not None}
+        pixels = {
+            name: settings[name] for name in _PIXELS if settings.get(name) is not None
+        }
         described: dict[str, Any] = {"preprocessing": pixels}
         if self.dtype != "float32":
             described["dtype"] = self.dtype
         for tower in ("vision_config", "text_config"):
             config = getattr(self.model.config, tower)
             described[tower] = {name: getattr(config, name, None) for name in _TOWER}
-        total = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16)
+        total = hashlib.blake2b(
+            json.dumps(described, sort_keys=True).encode(), digest_size=16
+        )
         for name, weight in sorted(self.model.named_parameters()):
             total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
             total.update(weight.detach().cpu().contiguous().numpy().data)
@@ -152,16 +173,24 @@ class ClipEncoder:
         return ImageFunction(f"deep:{self.fingerprint}", self._encode_images)
 
     def map(
-        self, images: Any, *others: ImageFunction, errors: Any = None, progress: str = ""
+        self,
+        images: Any,
+        *others: ImageFunction,
+        errors: Any = None,
+        progress: str = "",
     ) -> list[NDArray[Any]]:
         """Compute the deep readout, and others in the same pass, as `map_images` does."""
         options = {"cache": self.cache, "errors": errors, "batch_size": self.batch_size}
-        found = map_images(images, self.image_function, *others, progress=progress, **options)
+        found = map_images(
+            images, self.image_function, *others, progress=progress, **options
+        )
         if not found[0].size:  # there was no image, or none that can be read
             found[0] = np.zeros((len(found[0]), 3 * self.blocks * self.dim), np.float32)
         return found
 
-    def images(self, images: Any, *, readout: str = "pooled", progress: bool = True) -> Features:
+    def images(
+        self, images: Any, *, readout: str = "pooled", progress: bool = True
+    ) -> Features:
         """Encode n images, (n, d) float32; or a single one, (1, d).
 
         `images` are paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path", "bytes"}``.
@@ -169,7 +198,9 @@ class ClipEncoder:
         length. An OSError names an image that cannot be read.
         """
         projected = readout == "projected"
-        columns = readout_columns("pooled" if projected else readout, self.dim, self.blocks)
+        columns = readout_columns(
+            "pooled" if projected else readout, self.dim, self.blocks
+        )
         (deep,) = self.map(images, progress=self.name if progress else "")
         return self.project(deep[:, columns]) if projected else deep[:, columns]
 
@@ -195,23 +226,38 @@ class ClipEncoder:
         """Project pooled features (n, dim) to the space shared with texts, unit length."""
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
         with torch.inference_mode():
-            return np.asarray(normalize(self.model.visual_projection(rows).cpu().numpy()))
+            return np.asarray(
+                normalize(self.model.visual_projection(rows).cpu().numpy())
+            )
 
     def preprocess(self, image: ImageSource) -> Features:
         """Return the pixel values that the vision tower sees, (3, s, s) float32."""
         return np.asarray(self.processor(load_image(image))["pixel_values"][0])
 
-    def read_states(self, states: tuple[torch.Tensor, ...], readout: str = "deep") -> torch.Tensor:
+    def read_states(
+        self, states: tuple[torch.Tensor, ...], readout: str = "deep"
+    ) -> torch.Tensor:
         """Read features (n, d) from the tower's hidden states, differentiably."""
-        blocks = [self.model.vision_model.post_layernorm(block) for block in states[-self.blocks :]]
+        blocks = [
+            self.model.vision_model.post_layernorm(block)
+            for block in states[-self.blocks :]
+        ]
         tokens = [block[:, 0] for block in blocks]
         if readout == "projected":
-            return torch.nn.functional.normalize(self.model.visual_projection(tokens[-1]))
+            return torch.nn.functional.normalize(
+                self.model.visual_projection(tokens[-1])
+            )
         means = [block[:, 1:].mean(dim=1) for block in blocks]
         # By hand: Tensor.std takes ten times as long, a fortieth of the encoding.
-        centred = [b[:, 1:] - mean[:, None] for b, mean in zip(blocks, means, strict=True)]
+        centred = [
+            b[:, 1:] - mean[:, None] for b, mean in zip(blocks, means, strict=True)
+        ]
         deviations = [patches.square().mean(dim=1).sqrt() for patches in centred]
-        columns = ... if readout == "deep" else readout_columns(readout, self.dim, self.blocks)
+        columns = (
+            ...
+            if readout == "deep"
+            else readout_columns(readout, self.dim, self.blocks)
+        )
         return torch.cat([*tokens, *means, *deviations], dim=1)[:, columns]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
@@ -219,7 +265,10 @@ class ClipEncoder:
         batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
         options = {"output_hidden_states": True, "interpolate_pos_encoding": True}
         kind, dtype = batch.device.type, getattr(torch, self.dtype)
-        with torch.inference_mode(), torch.autocast(kind, dtype, self.dtype != "float32"):
+        with (
+            torch.inference_mode(),
+            torch.autocast(kind, dtype, self.dtype != "float32"),
+        ):
             states = self.model.vision_model(batch, **options).hidden_states
             return np.asarray(self.read_states(states).cpu())
 
@@ -227,11 +276,16 @@ class ClipEncoder:
         """Return an encoder of the same preprocessing around other weights."""
         other = copy(self)
         other.__dict__.pop("fingerprint", None)
-        other.model, other.name = model.eval().requires_grad_(False).to(self.device), name
+        other.model, other.name = (
+            model.eval().requires_grad_(False).to(self.device),
+            name,
+        )
         return other
 
     def _encode_images(self, images: list[Image.Image]) -> Features:
         # Whole batches, always: else what stands beside an image may change how it is rounded.
         pixels = torch.zeros(self.batch_size, 3, self.image_size, self.image_size)
-        pixels[: len(images)] = self.processor(images, return_tensors="pt")["pixel_values"]
+        pixels[: len(images)] = self.processor(images, return_tensors="pt")[
+            "pixel_values"
+        ]
         return self.encode_pixels(pixels)[: len(images)]

@@ -5,7 +5,8 @@ they do not contain the variation of training it anew. A temperature or a thresh
 validation rows, then frozen and measured on test rows. `options` are groups, n_boot and seed.
 """
 
-import logging
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
-from cliplib import resampling
-from cliplib.resampling import Floats, Ints, Statistic, bootstrap, intervals, ratio_intervals
+from cliplib.arrays import Floats, Ints
+from cliplib.intervals import Statistic, auroc_statistic, bootstrap, intervals
+from cliplib.splits import class_indices, group_codes
 
-METRICS = ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "brier", "ece"]
+METRICS = [
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "auroc",
+    "log_loss",
+    "brier",
+    "ece",
+]
+
+
 PER_CLASS = ["sensitivity", "specificity", "precision", "f1", "auroc"]
-EDGES = np.arange(16) / 15  # of the bins (low, high] of confidence: ECE, reliability diagrams
+
+
+EDGES = (
+    np.arange(16) / 15
+)  # of the bins (low, high] of confidence: ECE, reliability diagrams
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +67,15 @@ class Evaluation:
             for key in PER_CLASS:
                 ends = row[[key, f"{key}_low", f"{key}_high"]]
                 per_class[name][key] = ends.set_axis(["value", "low", "high"]).to_dict()
-        numbers: dict[str, Any] = self.metrics.to_dict("index") | {"per_class": per_class}
+        numbers: dict[str, Any] = self.metrics.to_dict("index") | {
+            "per_class": per_class
+        }
         numbers |= {"classes": list(per_class), "confusion": self.confusion.tolist()}
-        return numbers | {"n": self.n, "n_groups": self.n_groups, "n_repeats": self.n_repeats}
+        return numbers | {
+            "n": self.n,
+            "n_groups": self.n_groups,
+            "n_repeats": self.n_repeats,
+        }
 
 
 def evaluate(
@@ -73,7 +93,7 @@ def evaluate(
     is in nats, Brier the sum of squared errors, 0 to 2. ECE (Guo et al. 2017, section 2) is biased
     upwards: its interval is the basic one, down to the value less the resampled change of its bins.
     """
-    labels, given = resampling.class_indices(y), np.asarray(predicted)
+    labels, given = class_indices(y), np.asarray(predicted)
     if hard := given.ndim == 1:
         k = max(labels.max(), given.max()) + 1 if classes is None else len(classes)
         given = given[:, None] == np.arange(k)
@@ -81,26 +101,41 @@ def evaluate(
     n, k = repeats.shape[1:]
     names = [str(name) for name in (range(k) if classes is None else classes)]
     if (len(labels), len(names)) != (n, k) or not 0 <= labels.min() <= labels.max() < k:
-        raise ValueError(f"Predictions of shape {(n, k)} need {n} labels from 0 to {k - 1}.")
+        raise ValueError(
+            f"Predictions of shape {(n, k)} need {n} labels from 0 to {k - 1}."
+        )
     if repeats.min() < 0 or not (np.abs(repeats.sum(axis=2) - 1) < 1e-3).all():
         raise ValueError("Give classes, or probabilities that sum to 1 in every row.")
-    codes = resampling.group_codes(groups, n)
-    statistics, counts = zip(*(_metrics(labels, proba, codes) for proba in repeats), strict=True)
-    found = bootstrap(lambda w: np.nanmean([s(w) for s in statistics], axis=0), codes, **options)
+    codes = group_codes(groups, n)
+    statistics, counts = zip(
+        *(_metrics(labels, proba, codes) for proba in repeats), strict=True
+    )
+    found = bootstrap(
+        lambda w: np.nanmean([s(w) for s in statistics], axis=0), codes, **options
+    )
     table = intervals(found[:, :-1], None, np.min(counts, axis=0)).to_numpy(copy=True)
     ece = METRICS.index("ece")
     value, low = found[0, ece], np.quantile(found[1:, ece], 0.025)
-    table[ece, 1:] = max(0, value - np.quantile(found[1:, -1], 0.975)), max(value, 2 * value - low)
+    table[ece, 1:] = (
+        max(0, value - np.quantile(found[1:, -1], 0.975)),
+        max(value, 2 * value - low),
+    )
     index = pd.Index(METRICS, name="metric")
     metrics = pd.DataFrame(table[: len(METRICS)], index, ["value", "low", "high"])
     per_class = pd.DataFrame(index=pd.Index(names, name="class"))
-    for key, rows in zip(PER_CLASS, table[len(METRICS) :].reshape(-1, k, 3), strict=True):
+    for key, rows in zip(
+        PER_CLASS, table[len(METRICS) :].reshape(-1, k, 3), strict=True
+    ):
         per_class[[key, f"{key}_low", f"{key}_high"]] = rows
     per_class["support"] = np.bincount(labels, minlength=k)
     confusion = np.zeros((k, k), np.int64)
-    np.add.at(confusion, (np.tile(labels, len(repeats)), repeats.argmax(axis=2).ravel()), 1)
+    np.add.at(
+        confusion, (np.tile(labels, len(repeats)), repeats.argmax(axis=2).ravel()), 1
+    )
     metrics = metrics[:3] if hard else metrics  # labels say nothing of probabilities
-    return Evaluation(metrics, per_class, confusion, n, int(codes.max()) + 1, len(repeats))
+    return Evaluation(
+        metrics, per_class, confusion, n, int(codes.max()) + 1, len(repeats)
+    )
 
 
 def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]:
@@ -109,14 +144,18 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
     true, said = np.eye(k)[labels], np.eye(k)[proba.argmax(axis=1)]
     sure = np.minimum(proba.max(axis=1, keepdims=True), 1)
     inside = (EDGES[:-1] < sure) & (sure <= EDGES[1:])
-    gaps = inside * ((proba - true) * said).sum(axis=1, keepdims=True)  # confidence less right
+    gaps = inside * ((proba - true) * said).sum(
+        axis=1, keepdims=True
+    )  # confidence less right
     loss = -np.log(np.clip((proba * true).sum(axis=1), np.finfo(float).eps, 1))
     brier = ((proba - true) ** 2).sum(axis=1)
     rows = np.column_stack([true, said, true * said, loss, brier, gaps])
-    areas = [resampling.auroc_statistic(labels == c, proba[:, c]) for c in range(k)]
+    areas = [auroc_statistic(labels == c, proba[:, c]) for c in range(k)]
 
     def statistic(weights: Floats) -> Floats:
-        t, s, hit, other, gap = np.split(weights @ rows, [k, 2 * k, 3 * k, 3 * k + 2], axis=1)
+        t, s, hit, other, gap = np.split(
+            weights @ rows, [k, 2 * k, 3 * k, 3 * k + 2], axis=1
+        )
         total = t.sum(axis=1, keepdims=True)
         sensitivity, precision, f1 = hit / t, hit / s, 2 * hit / (t + s)
         specificity = (total - t - s + hit) / (total - t)
@@ -129,53 +168,12 @@ def _metrics(labels: Ints, proba: Floats, codes: Ints) -> tuple[Statistic, Ints]
         per_class = [sensitivity, specificity, precision, f1, auroc]
         return np.hstack([accuracy, averages, other / total, ece, *per_class, change])
 
-    under = pd.DataFrame(np.hstack([true, 1 - true, said]) > 0).groupby(codes).any().sum()
+    under = (
+        pd.DataFrame(np.hstack([true, 1 - true, said]) > 0).groupby(codes).any().sum()
+    )
     own = under.to_numpy()[:k]
     fewest = own[own > 0].min()
     overall = [codes.max() + 1, fewest, fewest, 0, 0, 0, 0]  # in METRICS' order
-    return statistic, np.concatenate([overall, under, own, [0] * k])  # then of PER_CLASS
-
-
-def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
-    """Return the temperature, 0.01 to 100, of least log loss for logits (n, k).
-
-    Logarithms of probabilities will do (Guo et al. 2017, section 4.2). If every row is right, the
-    loss falls towards a certainty that the rows cannot vouch for: it stays at 1.
-    """
-    labels = resampling.class_indices(y)
-    z = np.maximum(np.asarray(logits, float), -700)  # log 0 stays finite
-    if (z.argmax(axis=1) == labels).all():
-        logging.getLogger(__name__).warning("All validation rows are right: nothing to calibrate.")
-        return 1.0
-
-    def log_loss(log_temperature: float) -> float:
-        log_proba = log_softmax(z / np.exp(log_temperature), axis=1)
-        return -float(log_proba[np.arange(len(z)), labels].mean())
-
-    bounds = (np.log(0.01), np.log(100))
-    return float(np.exp(minimize_scalar(log_loss, bounds=bounds, options={"xatol": 1e-6}).x))
-
-
-def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
-    """Compare accuracy with confidence, the highest probability, bin by bin (Guo et al. 2017)."""
-    p = np.asarray(proba, float)
-    right = p.argmax(axis=1) == resampling.class_indices(y)
-    sure = np.minimum(p.max(axis=1), 1)[:, None]
-    inside = (EDGES[:-1] < sure) & (sure <= EDGES[1:])
-    found = ratio_intervals(inside & right[:, None], inside, **options)
-    found.columns = ["accuracy", "accuracy_low", "accuracy_high"]
-    found = found.assign(bin_low=EDGES[:-1], bin_high=EDGES[1:], count=inside.sum(axis=0))
-    return found.assign(confidence=(inside * sure).sum(axis=0) / found["count"])
-
-
-def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
-    """Measure what abstaining on the least confident rows buys (El-Yaniv and Wiener 2010).
-
-    Returns for each confidence, highest first: threshold, coverage (share of rows at
-    least so confident) and risk (share of errors among them).
-    """
-    sure = -np.asarray(confidence)
-    values, block, sizes = np.unique(sure, return_inverse=True, return_counts=True)
-    answered = np.cumsum(sizes)
-    risk = np.cumsum(np.bincount(block, weights=1 - np.asarray(right, float))) / answered
-    return pd.DataFrame({"threshold": -values, "coverage": answered / answered[-1], "risk": risk})
+    return statistic, np.concatenate(
+        [overall, under, own, [0] * k]
+    )  # then of PER_CLASS

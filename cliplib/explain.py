@@ -4,6 +4,8 @@ A map that looks right proves nothing: `randomize_weights` asks whether it depen
 has learned, `deletion_insertion` whether the classifier depends on the patches that it marks.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -13,14 +15,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scipy.special import ndtr
 from tqdm.auto import tqdm
 from transformers import CLIPModel
 
-from cliplib.encoder import ClipEncoder, Features, readout_columns
+from cliplib.arrays import Features, Floats
+from cliplib.encoder import ClipEncoder, readout_columns
 from cliplib.images import ImageSource, image_list
-from cliplib.probes import LinearProbe, MLPProbe
-from cliplib.resampling import Floats
+from cliplib.probes import LinearProbe, MLPProbe, logit_gradients
 
 
 def chefer_relevance(
@@ -43,7 +44,9 @@ def chefer_relevance(
     eye = torch.eye(side**2 + 1, device=encoder.device)
     shown = {"output_attentions": True, "output_hidden_states": True}
     for i, image in enumerate(tqdm(sources, "heat maps", disable=len(sources) < 32)):
-        x = torch.tensor(encoder.preprocess(image)[None], device=encoder.device, requires_grad=True)
+        x = torch.tensor(
+            encoder.preprocess(image)[None], device=encoder.device, requires_grad=True
+        )
         seen = tower(x, interpolate_pos_encoding=True, **shown)
         if directions is None:
             matrices = [(a[0].detach().mean(dim=0) + eye) / 2 for a in seen.attentions]
@@ -52,8 +55,14 @@ def chefer_relevance(
             scale = encoder.logit_scale if readout == "projected" else 1
             features = encoder.read_states(seen.hidden_states, readout)[0]
             logit = scale * features @ torch.as_tensor(np.asarray(direction)).to(x)
-            pairs = zip(seen.attentions, torch.autograd.grad(logit, seen.attentions), strict=True)
-            matrices = [(a * g)[0].detach().clamp(min=0).mean(dim=0) + eye for a, g in pairs]
+            pairs = zip(
+                seen.attentions,
+                torch.autograd.grad(logit, seen.attentions),
+                strict=True,
+            )
+            matrices = [
+                (a * g)[0].detach().clamp(min=0).mean(dim=0) + eye for a, g in pairs
+            ]
         row = eye[:1]
         for matrix in reversed(matrices):
             row = row @ matrix
@@ -78,30 +87,20 @@ def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.
     return Image.composite(Image.new("RGB", grey.size, "#c4512d"), grey, mask)
 
 
-def logit_gradients(probe: LinearProbe | MLPProbe, X: ArrayLike, classes: ArrayLike) -> Features:
-    """Return the gradient of one class's logit for each row, (n, d), by the row's features.
-
-    `classes` (n,) are as ``probe.predict`` gives them.
-    """
-    codes = np.searchsorted(probe.classes_, classes)
-    if isinstance(probe, LinearProbe):
-        slopes = probe.coef_[codes]
-    else:
-        scaled = (np.asarray(X) - probe.mean_) / probe.scale_
-        z = scaled @ probe.hidden_coef_.mT + probe.hidden_intercept_[:, None]
-        of_gelu = ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        slopes = ((probe.coef_[:, codes] * of_gelu) @ probe.hidden_coef_).mean(axis=0)
-    return np.asarray(slopes / probe.scale_, np.float32)
-
-
 def heat_maps(
-    encoder: ClipEncoder, probe: LinearProbe | MLPProbe, images: Any, labels: Any, readout: str
+    encoder: ClipEncoder,
+    probe: LinearProbe | MLPProbe,
+    images: Any,
+    labels: Any,
+    readout: str,
 ) -> list[Image.Image]:
     """Return images with what spoke for their labels laid over them, for a probe of a readout."""
     features = encoder.images(images, readout=readout, progress=False)
     towards = logit_gradients(probe, features, labels)
     maps = chefer_relevance(encoder, images, towards, readout=readout)
-    return [overlay(encoder, image, heat) for image, heat in zip(images, maps, strict=True)]
+    return [
+        overlay(encoder, image, heat) for image, heat in zip(images, maps, strict=True)
+    ]
 
 
 def randomize_weights(
@@ -149,13 +148,23 @@ def deletion_insertion(
     patch_of = np.minimum(np.arange(encoder.image_size) // patch, side - 1)
     columns = readout_columns(readout, encoder.dim, encoder.blocks)
     taken = np.rint(np.linspace(0, side**2, steps + 1))
-    for image, heat, target in zip(tqdm(images, "deletion"), maps, targets, strict=True):
+    for image, heat, target in zip(
+        tqdm(images, "deletion"), maps, targets, strict=True
+    ):
         pixels, rank = encoder.preprocess(image), np.empty(side**2)
         rank[np.lexsort((rng.random(side**2), -np.ravel(heat)))] = np.arange(side**2)
-        first = (rank < taken[:, None]).reshape(-1, 1, side, side)  # those that go, or come
+        first = (rank < taken[:, None]).reshape(
+            -1, 1, side, side
+        )  # those that go, or come
         mask = first[:, :, patch_of[:, None], patch_of]
-        blurred = gaussian_filter(pixels, (0, encoder.image_size / 16, encoder.image_size / 16))
-        changed = np.concatenate([np.where(mask, 0, pixels), np.where(mask, pixels, blurred)])
-        proba = np.asarray(predict_proba(encoder.encode_pixels(changed)[:, columns]), np.float64)
+        blurred = gaussian_filter(
+            pixels, (0, encoder.image_size / 16, encoder.image_size / 16)
+        )
+        changed = np.concatenate(
+            [np.where(mask, 0, pixels), np.where(mask, pixels, blurred)]
+        )
+        proba = np.asarray(
+            predict_proba(encoder.encode_pixels(changed)[:, columns]), np.float64
+        )
         found.append(proba[:, target].reshape(2, -1))
     return taken / side**2, np.stack(found, axis=1)

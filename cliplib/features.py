@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from cliplib.audit import image_hash, near_duplicate_groups
-from cliplib.data import DATASETS, load_dataset
-from cliplib.encoder import ClipEncoder, readout_columns
-from cliplib.resampling import group_train_test_split, stratified_subset
-
-logger = logging.getLogger(__name__)
+from cliplib.encoder import readout_columns
+from cliplib.splits import group_train_test_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +39,38 @@ class FeatureTable:
         n = len(self.features)
         for name in ("labels", "ids", "splits", "groups"):
             if np.shape(getattr(self, name)) != (n,):
-                raise ValueError(f"{name} must hold one entry for each of {n} rows of features.")
+                raise ValueError(
+                    f"{name} must hold one entry for each of {n} rows of features."
+                )
         if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
-            raise ValueError(f"labels must be indices into the {len(self.classes)} classes.")
+            raise ValueError(
+                f"labels must be indices into the {len(self.classes)} classes."
+            )
         if len(set(self.ids)) < n:
             raise ValueError("ids must be unique.")
         odd = self.ids[~np.isfinite(self.features).all(axis=1)]
         if odd.size:
-            raise ValueError(f"The features of {odd[0]!r} are not finite: leave it out.")
+            raise ValueError(
+                f"The features of {odd[0]!r} are not finite: leave it out."
+            )
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __repr__(self) -> str:
-        splits = {str(s): int((self.splits == s).sum()) for s in np.unique(self.splits) if s}
+        splits = {
+            str(s): int((self.splits == s).sum()) for s in np.unique(self.splits) if s
+        }
         parts = "".join(f", {count} {split}" for split, count in splits.items())
-        size, groups = f"{len(self)} images x {self.features.shape[1]}", len(np.unique(self.groups))
+        size, groups = (
+            f"{len(self)} images x {self.features.shape[1]}",
+            len(np.unique(self.groups)),
+        )
         counts = f"{len(self.classes)} classes, {groups} groups{parts}"
-        return f"FeatureTable({size} ({self.read}), {counts})"
+        return f"FeatureTable({size} ({self.readout}), {counts})"
 
     @property
-    def read(self) -> str:
+    def readout(self) -> str:
         """Name of the readout that the features are."""
         return self.provenance.get("readout", "pooled")
 
@@ -79,22 +84,28 @@ class FeatureTable:
         """Return the rows of a published split; ValueError where there are none."""
         if name not in self.splits:
             found = ", ".join(s for s in np.unique(self.splits) if s) or "none"
-            raise ValueError(f"There is no split {name!r} ({found}): use train_test_split().")
+            raise ValueError(
+                f"There is no split {name!r} ({found}): use train_test_split()."
+            )
         return self.select(self.splits == name)
 
-    def train_test_split(self, seed: int = 0, published: bool = True) -> tuple[FeatureTable, ...]:
+    def train_test_split(
+        self, seed: int = 0, published: bool = True
+    ) -> tuple[FeatureTable, ...]:
         """Return the rest and the published test split, or else a fifth drawn by group."""
         test = (self.splits == "test") & published
         if not test.any():
             test[group_train_test_split(self.labels, self.groups, seed=seed)[1]] = True
         return self.select(~test), self.select(test)
 
-    def readout(self, name: str) -> FeatureTable:
+    def with_readout(self, name: str) -> FeatureTable:
         """Return the columns of a smaller readout: see `cliplib.encoder.readout_columns`."""
-        if name == self.read:
+        if name == self.readout:
             return self
-        if self.read != "deep":
-            raise ValueError(f"The table holds the readout {self.read!r} alone, not {name!r}.")
+        if self.readout != "deep":
+            raise ValueError(
+                f"The table holds the readout {self.readout!r} alone, not {name!r}."
+            )
         width, blocks = (int(self.provenance[key]) for key in ("width", "blocks"))
         columns = readout_columns(name, width, blocks)
         return self.with_features(self.features[:, columns], readout=name)
@@ -102,7 +113,9 @@ class FeatureTable:
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
         """Return other features of the same rows; keyword arguments update the provenance."""
         found = np.asarray(features, np.float32)
-        return replace(self, features=found, provenance={**self.provenance, **provenance})
+        return replace(
+            self, features=found, provenance={**self.provenance, **provenance}
+        )
 
     def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
         """Write one safetensors file; equal tables give equal bytes.
@@ -125,7 +138,9 @@ class FeatureTable:
         # As columns of a wider table lie in memory, safetensors would mix the rows up.
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         # One entry only: safetensors writes several in an order that changes from run to run.
-        content = save(arrays, metadata={"cliplib.FeatureTable": json.dumps(about, sort_keys=True)})
+        content = save(
+            arrays, metadata={"cliplib.FeatureTable": json.dumps(about, sort_keys=True)}
+        )
         Path(path).write_bytes(content)
 
     @classmethod
@@ -142,66 +157,23 @@ class FeatureTable:
                 unique[:, ~pooled] = found["codes"] * found["scale"]
                 found["features"] = unique[found["rows"]]
             arrays = {name: found[name] for name in ("features", "labels", "groups")}
-            arrays |= {name: np.array(about[name], np.str_) for name in ("ids", "splits")}
-            return cls(**arrays, classes=tuple(about["classes"]), provenance=about["provenance"])
+            arrays |= {
+                name: np.array(about[name], np.str_) for name in ("ids", "splits")
+            }
+            return cls(
+                **arrays,
+                classes=tuple(about["classes"]),
+                provenance=about["provenance"],
+            )
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{os.fspath(path)!r} is no feature table, or damaged.") from error
+            raise ValueError(
+                f"{os.fspath(path)!r} is no feature table, or damaged."
+            ) from error
 
 
 def _pooled_columns(provenance: Mapping[str, str]) -> NDArray[np.bool_]:
     """Return which columns of the readout "deep" are the pooled features."""
     width, blocks = (int(provenance[key]) for key in ("width", "blocks"))
-    return np.isin(np.arange(3 * blocks * width), readout_columns("pooled", width, blocks))
-
-
-def load_features(
-    name_or_path: str | os.PathLike[str],
-    encoder: ClipEncoder,
-    *,
-    data: str | os.PathLike[str] | None = None,
-    limit: int = 0,
-    seed: int = 0,
-    errors: dict[str, str] | None = None,
-) -> FeatureTable:
-    """Encode a data set's images, or take the precomputed features where there are none.
-
-    `name_or_path` and `data` are as in `cliplib.data.load_dataset`. A `limit` that is not 0 draws
-    about so many images, by class and split. The table holds the readout "deep", grouped by
-    near-duplicates. Unreadable images raise OSError; with `errors` they are noted there by id, and
-    left out.
-    """
-    dataset = load_dataset(name_or_path, data=data)
-    if dataset is None:
-        table = load_precomputed(os.fspath(name_or_path), encoder)
-        return table.select(stratified_subset(table.labels, table.splits, limit, seed=seed))
-    labels, splits = dataset["label"][:], dataset["split"][:]
-    dataset = dataset.select(stratified_subset(labels, splits, limit, seed=seed))
-    unreadable: dict[int, str] | None = None if errors is None else {}
-    known = dataset.info.dataset_name
-    features, hashes = encoder.map(dataset["image"], image_hash, errors=unreadable, progress=known)
-    if unreadable and len(unreadable) == len(dataset):
-        raise ValueError(f"None of the {len(dataset)} images of {known!r} can be read.")
-    about = {"encoder": encoder.name, "model_fingerprint": encoder.fingerprint, "readout": "deep"}
-    about |= {"width": str(encoder.dim), "blocks": str(encoder.blocks)}
-    about |= {"dataset": known, "source": dataset.info.builder_name}
-    labels = np.array(dataset["label"][:], np.int64)
-    ids, splits = (np.array(dataset[name][:], np.str_) for name in ("id", "split"))
-    classes, groups = tuple(dataset.features["label"].names), near_duplicate_groups(hashes)
-    table = FeatureTable(features, labels, classes, ids, splits, groups, about)
-    if errors is None or not unreadable:
-        return table
-    errors |= {str(table.ids[row]): reason for row, reason in unreadable.items()}
-    return table.select(np.delete(np.arange(len(table)), list(unreadable)))
-
-
-def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
-    """Load the committed features of a named data set; ValueError for those of another encoder."""
-    path = files("cliplib") / "precomputed" / f"{name}.safetensors"
-    if name not in DATASETS or not path.is_file():
-        raise ValueError(f"There are neither images nor precomputed features of {name!r}.")
-    table = FeatureTable.load(Path(str(path)))
-    if table.provenance["model_fingerprint"] != encoder.fingerprint:
-        made = f"The precomputed features of {name!r} are those of {table.provenance['encoder']!r}"
-        raise ValueError(f"{made}, not of {encoder.name!r}: name a folder with the images (data).")
-    logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
-    return replace(table, provenance={**table.provenance, "source": "precomputed"})
+    return np.isin(
+        np.arange(3 * blocks * width), readout_columns("pooled", width, blocks)
+    )

@@ -6,7 +6,10 @@ al. 2021, appendix A.3) and DINOv2's (Oquab et al. 2024, ``eval/log_regression.p
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +17,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from safetensors.numpy import load_file, save
 from scipy.linalg import block_diag
 from scipy.optimize import fmin_l_bfgs_b
 from scipy.special import log_softmax, ndtr, softmax
@@ -27,18 +31,44 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from cliplib.resampling import Floats, Ints, group_train_test_split
+from cliplib.arrays import Features, Floats, Ints
+from cliplib.splits import group_train_test_split
 
 Rows = NDArray[np.float32]
-Split = Callable[[int], tuple[Ints, Ints]]  # of a seed: rows to train and to validate on
+
+
+Split = Callable[
+    [int], tuple[Ints, Ints]
+]  # of a seed: rows to train and to validate on
+
+
 TIE = 1e-4  # nats: validation losses this close are equal, so that rounding does not decide
-TOL, AXES = 1e-4, 64  # of the linear probe: a slope that is flat; directions to stretch along
+
+
+TOL, AXES = (
+    1e-4,
+    64,
+)  # of the linear probe: a slope that is flat; directions to stretch along
+
+
 WIDTH = 0.6  # of the kernel: exp(-WIDTH * squared distance / d)
+
+
 PENALTY = 0.01
+
+
 SHARPNESS = (4, 6, 8, 12, 16, 24)  # factors that make logits of the kernel's scores
+
+
 DROPOUT = 0.2  # of the MLP, as all that follow
+
+
 PATIENCE = 4  # epochs
+
+
 RATE = 1e-3
+
+
 DECAY, BATCH, MAX_EPOCHS = 1e-2, 256, 200
 
 
@@ -49,7 +79,13 @@ class Probe(ClassifierMixin, BaseEstimator):
         self.seed = seed
 
     def fit(
-        self, X: ArrayLike, y: Any, *, groups: Any = None, X_val: Any = None, y_val: Any = None
+        self,
+        X: ArrayLike,
+        y: Any,
+        *,
+        groups: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
     ) -> Self:
         """Fit on features (n, d) and labels (n,) of any kind.
 
@@ -59,7 +95,9 @@ class Probe(ClassifierMixin, BaseEstimator):
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
-            raise ValueError(f"All labels are {str(labels[0])!r}: a classifier needs two classes.")
+            raise ValueError(
+                f"All labels are {str(labels[0])!r}: a classifier needs two classes."
+            )
         if (X_val is None) != (y_val is None):
             raise ValueError("Give both X_val and y_val, or neither.")
         n = len(rows)
@@ -73,7 +111,9 @@ class Probe(ClassifierMixin, BaseEstimator):
             rows = np.concatenate([rows, np.asarray(X_val, np.float32)])
             labels = np.concatenate([labels, y_val])
             if not np.isin(labels, self.classes_).all():
-                raise ValueError("y_val holds a class that y lacks: leave its rows out.")
+                raise ValueError(
+                    "y_val holds a class that y lacks: leave its rows out."
+                )
         with threadpool_limits(1):  # the same digits on any number of cores
             self._fit(rows, np.searchsorted(self.classes_, labels), split)
         return self
@@ -85,7 +125,9 @@ class Probe(ClassifierMixin, BaseEstimator):
 
     def _scaled(self, X: ArrayLike) -> Floats:
         check_is_fitted(self)
-        return (validate_data(self, X, dtype=np.float32, reset=False) - self.mean_) / self.scale_
+        return (
+            validate_data(self, X, dtype=np.float32, reset=False) - self.mean_
+        ) / self.scale_
 
     def logits(self, X: ArrayLike) -> Floats:
         """Return logits (n, k) of features (n, d)."""
@@ -112,7 +154,9 @@ class LinearProbe(Probe):
     Fitted are coef_ (k, d), intercept_ (k,), C_ and sweep_: C, log_loss (nats) and accuracy.
     """
 
-    def __init__(self, Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)), seed: int = 0) -> None:
+    def __init__(
+        self, Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)), seed: int = 0
+    ) -> None:
         self.Cs = Cs
         self.seed = seed
 
@@ -129,7 +173,9 @@ class LinearProbe(Probe):
             if loss > min(other for _, other, _ in sweep) + TIE:
                 break
         self.sweep_ = pd.DataFrame(sweep, columns=["C", "log_loss", "accuracy"])
-        self.C_ = float(self.sweep_.query("log_loss <= log_loss.min() + @TIE").C.iloc[0])
+        self.C_ = float(
+            self.sweep_.query("log_loss <= log_loss.min() + @TIE").C.iloc[0]
+        )
         W = _minimize_log_loss(self._scale(rows), codes, self.C_, W, axes)
         self.coef_, self.intercept_ = W[:, :-1].copy(), W[:, -1].copy()
 
@@ -157,7 +203,9 @@ def _minimize_log_loss(X: Rows, codes: Ints, C: float, W: Floats, axes: Rows) ->
         log_proba = log_softmax(x @ w.T.astype(np.float32), axis=1)
         slope = (np.exp(log_proba) - target).T @ x / len(x)
         w[:, -1] = 0
-        loss = penalty / 2 * np.square(w).sum() - (target * log_proba).sum(dtype=float) / len(x)
+        loss = penalty / 2 * np.square(w).sum() - (target * log_proba).sum(
+            dtype=float
+        ) / len(x)
         return loss, stretched(slope + penalty * w).ravel()
 
     step = fmin_l_bfgs_b(objective, np.zeros(W.size), m=20, pgtol=TOL)[0]
@@ -213,7 +261,9 @@ class MLPProbe(Probe):
     def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
         x, t = torch.from_numpy(self._scale(rows)), torch.from_numpy(codes)
         found = []
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the caller's random numbers stay as they were
             for seed in range(self.seed, self.seed + self.networks):
                 train, held = map(torch.from_numpy, split(seed))
                 torch.manual_seed(seed)
@@ -221,12 +271,16 @@ class MLPProbe(Probe):
         layers = [np.stack(layer) for layer in zip(*found, strict=True)]
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = layers
 
-    def _train(self, x: Tensor, t: Tensor, x_held: Tensor, t_held: Tensor) -> list[Rows]:
+    def _train(
+        self, x: Tensor, t: Tensor, x_held: Tensor, t_held: Tensor
+    ) -> list[Rows]:
         """Return the parameters that one network had after its best epoch."""
         first = nn.Linear(x.shape[1], self.hidden)
         last = nn.Linear(self.hidden, len(self.classes_))
         net = nn.Sequential(first, nn.GELU(), nn.Dropout(DROPOUT), last)
-        optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY, fused=True)
+        optimizer = torch.optim.AdamW(
+            net.parameters(), RATE, weight_decay=DECAY, fused=True
+        )
         best, best_epoch, kept = np.inf, 0, list[Rows]()
         for epoch in range(1, MAX_EPOCHS + 1):
             net.train()
@@ -253,3 +307,55 @@ class MLPProbe(Probe):
     def logits(self, X: ArrayLike) -> Floats:
         """Return the mean of `member_logits`."""
         return np.asarray(self.member_logits(X).mean(axis=0))
+
+
+def save_probe(probe: LinearProbe | MLPProbe, folder: str | os.PathLike[str]) -> None:
+    """Write what a fitted probe predicts with: ``probe.json`` and ``probe.safetensors``."""
+    check_is_fitted(probe)
+    fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
+    arrays = {
+        n: np.ascontiguousarray(v)
+        for n, v in fitted.items()
+        if isinstance(v, np.ndarray)
+    }
+    classes = arrays.pop("classes_").tolist()
+    document = {
+        "kind": type(probe).__name__,
+        "parameters": probe.get_params(),
+        "classes": classes,
+    }
+    text = json.dumps(
+        document, indent=1, default=lambda value: np.asarray(value).tolist()
+    )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "probe.safetensors").write_bytes(save(arrays))
+    (Path(folder) / "probe.json").write_text(text, encoding="utf-8")
+
+
+def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | MLPProbe:
+    """Read a probe that `save_probe` wrote; its probabilities are the same to the bit."""
+    document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
+    kind = {"LinearProbe": LinearProbe, "MLPProbe": MLPProbe}[document["kind"]]
+    arrays = load_file(Path(folder) / "probe.safetensors")
+    probe = kind(**document["parameters"])
+    vars(probe).update(arrays, classes_=np.array(document["classes"]))
+    probe.n_features_in_ = len(arrays["mean_"])
+    return probe
+
+
+def logit_gradients(
+    probe: LinearProbe | MLPProbe, X: ArrayLike, classes: ArrayLike
+) -> Features:
+    """Return the gradient of one class's logit for each row, (n, d), by the row's features.
+
+    `classes` (n,) are as ``probe.predict`` gives them.
+    """
+    codes = np.searchsorted(probe.classes_, classes)
+    if isinstance(probe, LinearProbe):
+        slopes = probe.coef_[codes]
+    else:
+        scaled = (np.asarray(X) - probe.mean_) / probe.scale_
+        z = scaled @ probe.hidden_coef_.mT + probe.hidden_intercept_[:, None]
+        of_gelu = ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        slopes = ((probe.coef_[:, codes] * of_gelu) @ probe.hidden_coef_).mean(axis=0)
+    return np.asarray(slopes / probe.scale_, np.float32)

@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # before anything imports huggingface_hub, which reads it once
+)
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -22,7 +24,12 @@ from cliplib.encoder import ClipEncoder
 
 CLASSES = ("disc", "square", "stripes")
 COLOURS = {"disc": (200, 60, 50), "square": (60, 160, 80), "stripes": (60, 80, 200)}
-WORDS = ["a photo of a disc", "a photo of a square", "a drawing of blue stripes", "red green"]
+WORDS = [
+    "a photo of a disc",
+    "a photo of a square",
+    "a drawing of blue stripes",
+    "red green",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +44,21 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_tokenizer() -> CLIPTokenizer:
     """Learn CLIP's byte-pair encoding from a handful of words."""
     blank = CLIPTokenizer().backend_tokenizer
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    learner = Tokenizer(
+        models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="")
+    )
     learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=600, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, end_of_word_suffix="</w>", show_progress=False
+    )
     learner.train_from_iterator(WORDS, trainer)
     merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *map("".join, merges)]
+    tokens = [
+        *alphabet,
+        *(letter + "</w>" for letter in alphabet),
+        *map("".join, merges),
+    ]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=16)
@@ -59,7 +74,12 @@ def make_checkpoint(folder: Path, *, layers: int = 3, seed: int = 0) -> Path:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.eos_token_id,
     }
-    text = {**tower, "vocab_size": len(tokenizer), "max_position_embeddings": 16, **special}
+    text = {
+        **tower,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 16,
+        **special,
+    }
     config = CLIPConfig(
         vision_config={**tower, "image_size": 32, "patch_size": 8},
         text_config=text,
@@ -70,7 +90,9 @@ def make_checkpoint(folder: Path, *, layers: int = 3, seed: int = 0) -> Path:
     CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     side = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side).save_pretrained(
+        folder
+    )
     return folder
 
 

@@ -19,12 +19,12 @@ from scipy.ndimage import gaussian_filter
 
 from cliplib.audit import (
     Audit,
-    audit,
+    audit_dataset,
     find_near_duplicates,
     image_hash,
     near_duplicate_groups,
-    sequence_groups,
 )
+from cliplib.groups import sequence_groups
 
 CLASSES = ["cat", "dog"]
 
@@ -33,7 +33,9 @@ def blobs(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
     """Blobs of several sizes and colours: as different from each other as photos are."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((size[1], size[0], 3))
-    field = np.sum([gaussian_filter(noise, (s, s, 0)) * s for s in (2, 5, 12, 30)], axis=0)
+    field = np.sum(
+        [gaussian_filter(noise, (s, s, 0)) * s for s in (2, 5, 12, 30)], axis=0
+    )
     field = (field - field.min()) / (field.max() - field.min())
     return Image.fromarray((30 + 190 * field).astype(np.uint8))
 
@@ -95,8 +97,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Audit:
         files.append((f"cat/original{k}.jpg", encoded(blobs(k)), "train"))
         for kind, plant in PLANTS.items():
             files.append((f"cat/{kind}{k}.jpg", plant(blobs(k)), "train"))
-    files += [(f"dog/single{k}.jpg", encoded(blobs(100 + k)), "train") for k in range(40)]
-    return audit(folder(tmp_path_factory.mktemp("planted"), files))
+    files += [
+        (f"dog/single{k}.jpg", encoded(blobs(100 + k)), "train") for k in range(40)
+    ]
+    return audit_dataset(folder(tmp_path_factory.mktemp("planted"), files))
 
 
 @pytest.mark.parametrize("kind", PLANTS)
@@ -116,7 +120,12 @@ def test_nothing_else_is_paired(planted: Audit) -> None:
     assert counts["groups_of_several"] == 4
     assert counts["byte_copies"] == 4
     assert counts["exact_copies"] == 8
-    assert counts["unreadable"] == counts["label_conflicts"] == counts["test_leaks_mirrored"] == 0
+    assert (
+        counts["unreadable"]
+        == counts["label_conflicts"]
+        == counts["test_leaks_mirrored"]
+        == 0
+    )
 
 
 def test_a_copy_cropped_by_five_per_cent_is_missed() -> None:
@@ -128,9 +137,13 @@ def test_a_copy_cropped_by_five_per_cent_is_missed() -> None:
 
 def test_the_hash_is_that_of_imagehash() -> None:
     image = blobs(3, (64, 64))
-    as_is, mirrored = np.unpackbits(hashes(image)[0, 16:80]).reshape(2, 16, 16).astype(bool)
+    as_is, mirrored = (
+        np.unpackbits(hashes(image)[0, 16:80]).reshape(2, 16, 16).astype(bool)
+    )
     assert np.array_equal(as_is, imagehash.phash(image, hash_size=16).hash)
-    assert np.array_equal(mirrored, imagehash.phash(ImageOps.mirror(image), hash_size=16).hash)
+    assert np.array_equal(
+        mirrored, imagehash.phash(ImageOps.mirror(image), hash_size=16).hash
+    )
 
 
 def test_images_alike_in_layout_only_are_no_copies() -> None:
@@ -139,14 +152,20 @@ def test_images_alike_in_layout_only_are_no_copies() -> None:
     for seed in (2, 3):
         noise = np.random.default_rng(seed).standard_normal((120, 160, 1))
         fine = gaussian_filter(noise, (1.5, 1.5, 0)) - gaussian_filter(noise, (3, 3, 0))
-        alike.append(Image.fromarray(np.clip(blobs(1) + 40 * fine, 0, 255).astype(np.uint8)))
+        alike.append(
+            Image.fromarray(np.clip(blobs(1) + 40 * fine, 0, 255).astype(np.uint8))
+        )
     assert near_duplicate_groups(hashes(*alike)).tolist() == [0, 1]
 
 
 def test_blank_images_are_copies_of_their_equals_only() -> None:
-    blanks = [Image.new("RGB", (50, 40), c) for c in ("black", "white", "black", "grey")]
+    blanks = [
+        Image.new("RGB", (50, 40), c) for c in ("black", "white", "black", "grey")
+    ]
     pairs = find_near_duplicates(hashes(*blanks))
-    assert pairs[["index_a", "index_b", "kind"]].to_numpy().tolist() == [[0, 2, "exact"]]
+    assert pairs[["index_a", "index_b", "kind"]].to_numpy().tolist() == [
+        [0, 2, "exact"]
+    ]
 
 
 def test_a_symmetric_image_and_its_copy_make_one_pair() -> None:
@@ -169,7 +188,11 @@ def test_unreadable_images_match_nothing() -> None:
     rows = hashes(blobs(0), blobs(1), blobs(0))
     rows = np.concatenate([np.zeros((2, rows.shape[1]), np.uint8), rows])
     assert near_duplicate_groups(rows).tolist() == [0, 1, 2, 3, 2]
-    assert len(find_near_duplicates(rows[:2])) == len(find_near_duplicates(rows[:2], rows)) == 0
+    assert (
+        len(find_near_duplicates(rows[:2]))
+        == len(find_near_duplicates(rows[:2], rows))
+        == 0
+    )
 
 
 def test_near_duplicates_between_two_collections() -> None:
@@ -190,11 +213,17 @@ def test_near_duplicates_between_two_collections() -> None:
 
 def test_many_images_are_compared_in_pieces() -> None:
     rng = np.random.default_rng(0)
-    small = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(500)]
+    small = [
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(500)
+    ]
     darker = [ImageEnhance.Brightness(image).enhance(0.9) for image in small]
     rows = hashes(*small, *darker, *map(ImageOps.mirror, small))
     pairs = find_near_duplicates(rows)
-    expected = {(k + i, k + j) for k in range(500) for i, j in ((0, 500), (0, 1000), (500, 1000))}
+    expected = {
+        (k + i, k + j)
+        for k in range(500)
+        for i, j in ((0, 500), (0, 1000), (500, 1000))
+    }
     assert set(zip(pairs["index_a"], pairs["index_b"], strict=True)) == expected
     across = find_near_duplicates(rows[:500], rows[500:])
     assert across["mirrored"].sum() == (~across["mirrored"]).sum() == 500
@@ -208,14 +237,22 @@ def test_label_conflicts_and_leaks(tmp_path: Path) -> None:
         ("cat/2.jpg", encoded(images[2]), "test"),
         ("cat/3.jpg", encoded(images[3]), "val"),
         ("cat/4.jpg", encoded(images[4]), ""),
-        ("dog/0.jpg", encoded(images[0]), "test"),  # same file, other label, other split
+        (
+            "dog/0.jpg",
+            encoded(images[0]),
+            "test",
+        ),  # same file, other label, other split
         ("dog/1.jpg", encoded(ImageOps.mirror(images[1])), "test"),
         ("dog/2.jpg", encoded(images[2], quality=60), "test"),  # same split: no leak
         ("dog/3.jpg", encoded(images[3], quality=60), "test"),  # from val into test
-        ("dog/4.jpg", encoded(images[4], quality=60), "test"),  # its copy is in no split
+        (
+            "dog/4.jpg",
+            encoded(images[4], quality=60),
+            "test",
+        ),  # its copy is in no split
         ("dog/5.jpg", encoded(images[5]), "test"),
     ]
-    found = audit(folder(tmp_path, files))
+    found = audit_dataset(folder(tmp_path, files))
     assert found.conflicts["id_a"].tolist() == [f"cat/{k}.jpg" for k in range(5)]
     assert found.conflicts["id_b"].tolist() == [f"dog/{k}.jpg" for k in range(5)]
     columns = ["id", "level", "duplicate_id", "duplicate_split"]
@@ -229,10 +266,16 @@ def test_label_conflicts_and_leaks(tmp_path: Path) -> None:
     assert counts["label_conflicts"] == 5
 
 
-def test_a_leak_is_seen_though_the_first_copy_is_in_the_test_split(tmp_path: Path) -> None:
+def test_a_leak_is_seen_though_the_first_copy_is_in_the_test_split(
+    tmp_path: Path,
+) -> None:
     same = encoded(blobs(0))
-    files = [("cat/0.jpg", same, "test"), ("cat/1.jpg", same, "train"), ("dog/2.jpg", same, "test")]
-    leaks = audit(folder(tmp_path, files)).leaks
+    files = [
+        ("cat/0.jpg", same, "test"),
+        ("cat/1.jpg", same, "train"),
+        ("dog/2.jpg", same, "test"),
+    ]
+    leaks = audit_dataset(folder(tmp_path, files)).leaks
     assert leaks["id"].tolist() == ["cat/0.jpg", "dog/2.jpg"]
     assert leaks["duplicate_id"].tolist() == ["cat/1.jpg"] * 2
 
@@ -244,17 +287,21 @@ def test_unreadable_files_stay_in_the_table(tmp_path: Path) -> None:
         ("cat/cut.jpg", good[: len(good) // 2], "train"),
         ("dog/none.jpg", b"", "test"),
         ("dog/text.png", b"no image", "test"),
-        ("dog/png.jpg", encoded(blobs(1), "PNG"), "test"),  # what a file is decides, not its name
+        (
+            "dog/png.jpg",
+            encoded(blobs(1), "PNG"),
+            "test",
+        ),  # what a file is decides, not its name
     ]
     dataset = folder(tmp_path, files)
-    found = audit(dataset)
+    found = audit_dataset(dataset)
     assert (found.images["error"] != "").tolist() == [False, True, True, True, False]
     assert "cut.jpg" in found.images["error"][1]
     assert found.images["format"].tolist()[::4] == ["JPEG", "PNG"]
     assert found.summary["count"]["unreadable"] == 3
     assert found.images["group"].tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"No image can be read.*text\.png"):
-        audit(dataset.select([3]))
+        audit_dataset(dataset.select([3]))
 
 
 def run_of_photos() -> tuple[list[str], NDArray[np.float64]]:
@@ -272,13 +319,24 @@ def test_close_neighbours_in_file_number_are_one_group() -> None:
     assert groups[500] != groups[700]
     assert 970 <= len(set(groups)) <= 997  # one unrelated pair in a hundred is close
     order = np.random.default_rng(1).permutation(1000)
-    shuffled = sequence_groups([ids[k] for k in order], features[order], np.arange(1000))
+    shuffled = sequence_groups(
+        [ids[k] for k in order], features[order], np.arange(1000)
+    )
     assert np.array_equal(pd.factorize(groups[order])[0], shuffled)
 
 
 def test_sequences_end_with_a_folder_and_with_a_gap() -> None:
-    ids = ["a/x1.jp2", "a/x2.jp2", "b/x3.jp2", "b/x5.jp2", "2021/none.jpg", "2022/none.jpg"]
-    features = np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.0], [-3.0, 1.0], [-3.0, 1.0]])
+    ids = [
+        "a/x1.jp2",
+        "a/x2.jp2",
+        "b/x3.jp2",
+        "b/x5.jp2",
+        "2021/none.jpg",
+        "2022/none.jpg",
+    ]
+    features = np.array(
+        [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.0], [-3.0, 1.0], [-3.0, 1.0]]
+    )
     assert sequence_groups(ids, features, np.arange(6)).tolist() == [0, 0, 1, 2, 3, 4]
 
 

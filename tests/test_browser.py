@@ -17,22 +17,24 @@ from typing import Any
 import nbformat
 import pytest
 from PIL import Image
-from test_classifier import PROBE, clouds
+from test_decision_aid import PROBE, clouds
 
-from cliplib.classifier import Classifier
+from cliplib.aid.decision_aid import DecisionAid
 from cliplib.encoder import ClipEncoder
 
 websocket = pytest.importorskip("websocket")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium (apt install chromium)"
+)
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
 FLAGS += "--remote-debugging-port=0 about:blank"
 LAB = "--no-browser --allow-root --LabApp.expose_app_in_browser=True --IdentityProvider.token="
 BOX = "document.querySelector('.jp-OutputArea"
 CELL = """\
-from cliplib.classifier import Classifier
-from cliplib.classifier import drop_box
-drop_box(Classifier.load("aid"))
+from cliplib.aid.decision_aid import DecisionAid
+from cliplib.aid.widget import drop_box
+drop_box(DecisionAid.load("aid"))
 """
 
 
@@ -48,7 +50,9 @@ class Tab:
     """A tab of a headless Chromium, spoken to by the DevTools protocol."""
 
     def __init__(self, address: str) -> None:
-        self.socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
+        self.socket = websocket.create_connection(
+            address, timeout=60, suppress_origin=True
+        )
         self.calls, self.session = 0, dict[str, str]()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
@@ -80,7 +84,7 @@ class Tab:
 def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     """Open JupyterLab with a notebook that holds a drop box."""
     folder = tmp_path_factory.mktemp("lab")
-    Classifier.fit(clouds(tiny), tiny, probe=PROBE).save(folder / "aid")
+    DecisionAid.fit(clouds(tiny), tiny, probe=PROBE).save(folder / "aid")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, folder / "box.ipynb")
@@ -91,12 +95,17 @@ def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     browser = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder / 'profile'}"]
     options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL}
     options["env"] = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "profile")}
-    started = [subprocess.Popen(c, stderr=subprocess.DEVNULL, **options) for c in (lab, browser)]
+    started = [
+        subprocess.Popen(c, stderr=subprocess.DEVNULL, **options)
+        for c in (lab, browser)
+    ]
     try:
         told = folder / "profile" / "DevToolsActivePort"
         wait_for(lambda: told.exists() and told.read_text().count("\n"), "Chromium")
         tab = Tab("ws://127.0.0.1:{}{}".format(*told.read_text().split()))
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "JupyterLab")
+        wait_for(
+            lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "JupyterLab"
+        )
         tab.call("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/box.ipynb")
         kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
         wait_for(lambda: tab.value(kernel) == "idle", "the kernel")
@@ -109,13 +118,20 @@ def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             process.wait(30)
 
 
-def test_the_box_tells_of_every_file_and_goes_on_after_it(tab: Tab, tmp_path: Path) -> None:
+def test_the_box_tells_of_every_file_and_goes_on_after_it(
+    tab: Tab, tmp_path: Path
+) -> None:
     image = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(image, "PNG")
-    padding = bytes(14_000_000)  # which readers of images pass over, behind the end of one
+    padding = bytes(
+        14_000_000
+    )  # which readers of images pass over, behind the end of one
     files = {
         "small.png": (image.getvalue(), "cloud/"),
-        "photo.png": (image.getvalue() + padding, "photo.png has 14.0 MB, and the connection"),
+        "photo.png": (
+            image.getvalue() + padding,
+            "photo.png has 14.0 MB, and the connection",
+        ),
         "after.png": (image.getvalue(), "cloud/"),
         "paper.pdf": (b"%PDF" + padding, "paper.pdf has 14.0 MB"),
         "notes.txt": (b"no image", "Cannot read the image 'notes.txt'"),
@@ -126,11 +142,16 @@ def test_the_box_tells_of_every_file_and_goes_on_after_it(tab: Tab, tmp_path: Pa
         before = tab.status()
         tab.choose(tmp_path / name)
         assert tab.status() != before and name in tab.status()  # cleared at once
-        wait_for(lambda expected=expected: expected in tab.status(), f"{name}: {tab.status()}")
+        wait_for(
+            lambda expected=expected: expected in tab.status(),
+            f"{name}: {tab.status()}",
+        )
         assert name in tab.status()
 
 
-def test_of_ten_images_in_quick_succession_the_last_is_answered(tab: Tab, tmp_path: Path) -> None:
+def test_of_ten_images_in_quick_succession_the_last_is_answered(
+    tab: Tab, tmp_path: Path
+) -> None:
     for number in range(10):
         path = tmp_path / f"fast{number}.png"
         Image.effect_noise((64, 64), 50).save(path)
@@ -146,4 +167,6 @@ def test_a_file_may_be_dropped(tab: Tab) -> None:
         document.querySelector(".jp-OutputArea [role=status]").dispatchEvent(
             new DragEvent("drop", { dataTransfer: sent, bubbles: true, cancelable: true }));
     """)
-    wait_for(lambda: "Cannot read the image 'dropped.txt'" in tab.status(), "the answer")
+    wait_for(
+        lambda: "Cannot read the image 'dropped.txt'" in tab.status(), "the answer"
+    )

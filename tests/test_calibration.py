@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cliplib.evaluation import fit_temperature, reliability, risk_coverage
+from cliplib.calibration import fit_temperature, reliability, risk_coverage
 
 
 def planted(n, temperature, seed=0):
@@ -24,7 +24,9 @@ def test_a_planted_temperature_is_recovered_and_makes_confidence_true(temperatur
     y, z = planted(20_000, temperature)
     found = fit_temperature(z, y)
     assert found == pytest.approx(temperature, rel=0.05)
-    assert fit_temperature(np.log(softmax(z, axis=1)), y) == pytest.approx(found, rel=1e-5)
+    assert fit_temperature(np.log(softmax(z, axis=1)), y) == pytest.approx(
+        found, rel=1e-5
+    )
     y, z = planted(20_000, temperature, seed=1)
     for scale, gap in ((1, lambda g: g > 0.05), (found, lambda g: g < 0.015)):
         table = reliability(y, softmax(z / scale, axis=1), n_boot=100).dropna()
@@ -39,7 +41,11 @@ def test_faultless_validation_rows_leave_the_temperature_at_one(caplog):
 
 
 def test_a_probability_of_zero_is_no_obstacle():
-    assert 1 < fit_temperature([[0, -np.inf], [-np.inf, 0], [0, -np.inf]], [0, 1, 1]) <= 100
+    assert (
+        1
+        < fit_temperature([[0, -np.inf], [-np.inf, 0], [0, -np.inf]], [0, 1, 1])
+        <= 100
+    )
 
 
 def test_reliability_by_hand():
@@ -52,7 +58,9 @@ def test_reliability_by_hand():
     assert filled.bin_low.tolist() == pytest.approx([9 / 15, 13 / 15])
     assert filled.confidence.tolist() == pytest.approx([0.62, 0.91])
     assert filled.accuracy.tolist() == [0.5, 1]
-    assert filled.accuracy_low[13] == pytest.approx(0.025**0.5)  # two of two is no certainty
+    assert filled.accuracy_low[13] == pytest.approx(
+        0.025**0.5
+    )  # two of two is no certainty
     assert (
         table.drop(index=[9, 13])[["confidence", "accuracy", "accuracy_low"]]
         .isna()
@@ -77,7 +85,9 @@ def test_risk_coverage_by_hand():
     assert curve.drop(columns="risk").to_dict("list") == expected
     assert curve["risk"].tolist() == pytest.approx([0, 1 / 2, 1 / 3, 1 / 4])
     curve = risk_coverage([True, False, True], [0.9, 0.7, 0.7])
-    assert curve["coverage"].tolist() == pytest.approx([1 / 3, 1])  # equal ones go together
+    assert curve["coverage"].tolist() == pytest.approx(
+        [1 / 3, 1]
+    )  # equal ones go together
 
 
 def test_right_and_wrong_may_be_numbers():

@@ -31,7 +31,9 @@ def test_a_single_folder_above_the_classes_is_followed(image_folder, tmp_path):
     assert load_dataset(tmp_path / "deep")["id"][0] == "disc/disc0.png"
 
 
-def test_a_named_data_set_is_found_where_the_setting_says(tmp_path, image_folder, monkeypatch):
+def test_a_named_data_set_is_found_where_the_setting_says(
+    tmp_path, image_folder, monkeypatch
+):
     for name in DATASETS["trashnet"].phrases:
         (tmp_path / "data/trashnet/images" / name).mkdir(parents=True)
         source = next(image_folder(n=1, name=f"x{name}").rglob("*.png"))
@@ -98,7 +100,9 @@ def test_a_data_folder_that_is_not_there_is_named():
 
 @pytest.mark.parametrize("name", ["trashnet", "brain_tumor_mri"])
 def test_a_public_home_fails_loudly_without_a_network_or_its_client(name):
-    with pytest.raises(OSError, match="name a folder with its images, or get them from"):
+    with pytest.raises(
+        OSError, match="name a folder with its images, or get them from"
+    ):
         load_dataset(name, data="hub")
 
 
@@ -125,12 +129,16 @@ def move(images: Path, *places: Path) -> None:
         kind.rename(place / kind.name)
 
 
-def test_a_set_that_a_folder_of_others_lacks_is_none(tmp_path, image_folder, monkeypatch):
+def test_a_set_that_a_folder_of_others_lacks_is_none(
+    tmp_path, image_folder, monkeypatch
+):
     for i, name in enumerate(DATASETS["waste_aquatrash"].phrases):
         source = next(image_folder(n=1, name=f"x{i}").rglob("*.png"))
         (tmp_path / "data/external/waste_aquatrash" / name).mkdir(parents=True)
         source.rename(tmp_path / "data/external/waste_aquatrash" / name / "1.jfif")
-    image_folder(n=1, name="y/z").joinpath("disc/disc0.png").rename(tmp_path / "data/cover.png")
+    image_folder(n=1, name="y/z").joinpath("disc/disc0.png").rename(
+        tmp_path / "data/cover.png"
+    )
     monkeypatch.setenv("CLIPLIB_DATA", str(tmp_path / "data"))
     assert load_dataset("trashnet") is None
     assert len(load_dataset("waste_aquatrash")) == 4
@@ -138,7 +146,9 @@ def test_a_set_that_a_folder_of_others_lacks_is_none(tmp_path, image_folder, mon
         load_dataset("trashnet", data=tmp_path / "data")
 
 
-@pytest.mark.parametrize("places", ["aab", "train/a train/b train/b".split(), ["", "", "a"]])
+@pytest.mark.parametrize(
+    "places", ["aab", "train/a train/b train/b".split(), ["", "", "a"]]
+)
 def test_class_folders_in_two_places_are_told_apart(image_folder, tmp_path, places):
     move(image_folder(n=1), *(tmp_path / "sites" / place for place in places))
     with pytest.raises(

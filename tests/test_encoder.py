@@ -13,15 +13,17 @@ from conftest import make_checkpoint
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from cliplib.cache import FeatureCache
 from cliplib.encoder import ClipEncoder, readout_columns
-from cliplib.images import FeatureCache
 
 
 @pytest.fixture(scope="module")
 def photos():
     rng = np.random.default_rng(0)
     sizes = [(40, 60), (32, 32), (90, 31), (33, 200), (64, 64)]
-    return [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
+    return [
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for size in sizes
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,9 @@ def test_features_are_those_of_transformers(tiny, photos, reference):
     pooled = reference[3].pooler_output.numpy()
     np.testing.assert_allclose(tiny.images(photos), pooled, atol=1e-5)
     projected = reference[2].image_embeds.numpy()
-    np.testing.assert_allclose(tiny.images(photos, readout="projected"), projected, atol=1e-5)
+    np.testing.assert_allclose(
+        tiny.images(photos, readout="projected"), projected, atol=1e-5
+    )
     np.testing.assert_allclose(tiny.project(pooled), projected, atol=1e-5)
     texts = tiny.texts(["red", "a photo of a disc"])
     np.testing.assert_allclose(texts, reference[2].text_embeds.numpy(), atol=1e-5)
@@ -59,7 +63,9 @@ def test_the_deep_readout_holds_tokens_means_and_deviations_of_the_last_blocks(
 ):
     model, _, _, states = reference
     with torch.inference_mode():
-        tokens = [model.vision_model.post_layernorm(s) for s in states.hidden_states[-3:]]
+        tokens = [
+            model.vision_model.post_layernorm(s) for s in states.hidden_states[-3:]
+        ]
     expected = [t[:, 0] for t in tokens] + [t[:, 1:].mean(1) for t in tokens]
     expected += [t[:, 1:].std(1, correction=0) for t in tokens]
     deep = tiny.images(photos, readout="deep")
@@ -106,22 +112,32 @@ def test_a_fingerprint_depends_on_weights_not_on_the_place(checkpoint, tmp_path)
 def test_squashing_shows_the_whole_image(checkpoint):
     wide = Image.new("RGB", (64, 32))
     wide.paste("white", (0, 0, 8, 32))  # outside the centre crop
-    crop, squash = (ClipEncoder(checkpoint, cache=False, squash=s) for s in (False, True))
+    crop, squash = (
+        ClipEncoder(checkpoint, cache=False, squash=s) for s in (False, True)
+    )
     assert np.ptp(crop.preprocess(wide)[0]) == 0
     assert np.ptp(squash.preprocess(wide)[0]) > 1
 
 
-def test_another_input_size_interpolates_positions_as_transformers_does(checkpoint, photos):
+def test_another_input_size_interpolates_positions_as_transformers_does(
+    checkpoint, photos
+):
     encoder = ClipEncoder(checkpoint, cache=False, image_size=48)
     pixels = np.stack([encoder.preprocess(photo) for photo in photos])
     assert pixels.shape[2:] == (48, 48)
     model = CLIPModel.from_pretrained(checkpoint).eval()
     with torch.inference_mode():
-        expected = model.vision_model(torch.from_numpy(pixels), interpolate_pos_encoding=True)
-    np.testing.assert_allclose(encoder.images(photos), expected.pooler_output.numpy(), atol=1e-5)
+        expected = model.vision_model(
+            torch.from_numpy(pixels), interpolate_pos_encoding=True
+        )
+    np.testing.assert_allclose(
+        encoder.images(photos), expected.pooler_output.numpy(), atol=1e-5
+    )
 
 
-def test_bfloat16_moves_features_a_little_and_is_part_of_the_fingerprint(checkpoint, tiny, photos):
+def test_bfloat16_moves_features_a_little_and_is_part_of_the_fingerprint(
+    checkpoint, tiny, photos
+):
     fast = ClipEncoder(checkpoint, cache=False, dtype="bfloat16")
     exact, found = (e.images(photos, readout="deep") for e in (tiny, fast))
     change = np.abs(found - exact).mean() / np.abs(exact).mean()
@@ -175,7 +191,9 @@ def test_a_missing_model_says_what_works():
             ClipEncoder(name)
 
 
-@pytest.mark.parametrize("fault", ["another type", "no weights", "cut weights", "no tokenizer"])
+@pytest.mark.parametrize(
+    "fault", ["another type", "no weights", "cut weights", "no tokenizer"]
+)
 def test_a_faulty_checkpoint_is_refused(fault, tmp_path):
     folder = make_checkpoint(tmp_path / "faulty")
     if fault == "another type":
@@ -196,7 +214,9 @@ def test_a_faulty_checkpoint_is_refused(fault, tmp_path):
 def test_weights_that_are_missing_are_not_made_up(tmp_path):
     folder = make_checkpoint(tmp_path / "incomplete")
     model = CLIPModel.from_pretrained(folder)
-    state = {k: v for k, v in model.state_dict().items() if "visual_projection" not in k}
+    state = {
+        k: v for k, v in model.state_dict().items() if "visual_projection" not in k
+    }
     model.save_pretrained(folder, state_dict=state)
     with pytest.raises(OSError, match="lacks weights"):
         ClipEncoder(folder)

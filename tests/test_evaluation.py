@@ -14,7 +14,9 @@ def sample(request):
     """Labels and probabilities of 300 rows, right for about two thirds."""
     k, rng = request.param, np.random.default_rng(request.param)
     y = rng.integers(0, k, 300)
-    proba = rng.dirichlet(np.full(k, 0.5), 300) + 0.8 * np.eye(k)[y] * rng.random((300, 1))
+    proba = rng.dirichlet(np.full(k, 0.5), 300) + 0.8 * np.eye(k)[y] * rng.random(
+        (300, 1)
+    )
     return y, proba / proba.sum(axis=1, keepdims=True)
 
 
@@ -48,7 +50,9 @@ def test_the_calibration_error_is_that_of_its_definition(sample):
     for low in np.arange(15) / 15:
         inside = (confidence > low) & (confidence <= low + 1 / 15)
         if inside.any():
-            error += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+            error += inside.mean() * abs(
+                confidence[inside].mean() - right[inside].mean()
+            )
     row = evaluate(y, proba, n_boot=200).metrics.loc["ece"]
     assert row.value == pytest.approx(error)
     assert row.low <= row.value <= row.high

@@ -23,13 +23,16 @@ from cliplib.explain import (
 )
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
-CHECKS = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1  # single pixels, -1 and 1: gone when blurred
+CHECKS = (
+    np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1
+)  # single pixels, -1 and 1: gone when blurred
 
 
 def noise(n: int, side: int = 32) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [
-        Image.fromarray(pixels) for pixels in rng.integers(0, 256, (n, side, side, 3), np.uint8)
+        Image.fromarray(pixels)
+        for pixels in rng.integers(0, 256, (n, side, side, 3), np.uint8)
     ]
 
 
@@ -64,12 +67,16 @@ def planted(tiny: ClipEncoder) -> ClipEncoder:
 def board() -> Image.Image:
     pixels = np.full((32, 32, 3), 120, dtype=np.uint8)
     row, column = 8 * SPOT[0], 8 * SPOT[1]
-    pixels[row : row + 8, column : column + 8] += (100 * CHECKS[..., None]).astype(np.uint8)
+    pixels[row : row + 8, column : column + 8] += (100 * CHECKS[..., None]).astype(
+        np.uint8
+    )
     return Image.fromarray(pixels)
 
 
 def board_proba(features: Any) -> Any:
-    return softmax(np.column_stack([np.zeros(len(features)), 80 * features[:, 0] + 8]), axis=1)
+    return softmax(
+        np.column_stack([np.zeros(len(features)), 80 * features[:, 0] + 8]), axis=1
+    )
 
 
 def test_rollout_of_even_attention_is_what_the_formula_says(tiny: ClipEncoder) -> None:
@@ -79,7 +86,9 @@ def test_rollout_of_even_attention_is_what_the_formula_says(tiny: ClipEncoder) -
             block.self_attn.q_proj.weight.zero_()
             block.self_attn.q_proj.bias.zero_()
     # Each of three blocks keeps half of what was there and spreads the other half over 17 tokens.
-    np.testing.assert_allclose(chefer_relevance(even, noise(2), None), (1 - 0.5**3) / 17, rtol=1e-5)
+    np.testing.assert_allclose(
+        chefer_relevance(even, noise(2), None), (1 - 0.5**3) / 17, rtol=1e-5
+    )
 
 
 def read(encoder: ClipEncoder, states: Any, readout: str) -> Any:
@@ -91,7 +100,9 @@ def read(encoder: ClipEncoder, states: Any, readout: str) -> Any:
         projected = encoder.model.visual_projection(tokens[-1][:, 0])
         return encoder.logit_scale * projected / projected.norm(dim=1, keepdim=True)
     parts = [t[:, 0] for t in tokens] + [t[:, 1:].mean(1) for t in tokens]
-    return torch.cat([*parts, *(t[:, 1:].var(1, correction=0).sqrt() for t in tokens)], dim=1)
+    return torch.cat(
+        [*parts, *(t[:, 1:].var(1, correction=0).sqrt() for t in tokens)], dim=1
+    )
 
 
 @pytest.mark.parametrize("readout", ["pooled", "projected", "deep"])
@@ -103,16 +114,22 @@ def test_relevance_is_the_class_token_s_row_of_the_paper_s_product(
     direction = np.random.default_rng(2).normal(size=width).astype(np.float32)
     tower = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")
-    x = torch.from_numpy(np.stack([encoder.preprocess(image) for image in images])).requires_grad_()
+    x = torch.from_numpy(
+        np.stack([encoder.preprocess(image) for image in images])
+    ).requires_grad_()
     seen = tower(x, output_attentions=True, output_hidden_states=True)
     logits = read(encoder, seen.hidden_states, readout) @ torch.from_numpy(direction)
     gradients = torch.autograd.grad(logits.sum(), seen.attentions)
     product = torch.eye(17).expand(2, 17, 17)
-    for a, g in zip(seen.attentions, gradients, strict=True):  # R <- R + A R, from the input on
+    for a, g in zip(
+        seen.attentions, gradients, strict=True
+    ):  # R <- R + A R, from the input on
         product = product + (a * g).clamp(min=0).mean(dim=1) @ product
     expected = product[:, 0, 1:].detach().reshape(2, 4, 4)
     found = chefer_relevance(encoder, images, direction, readout=readout)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-4, atol=1e-6 * float(expected.max())
+    )
 
 
 def test_relevance_marks_planted_evidence_and_rollout_knows_of_no_class(
@@ -122,7 +139,9 @@ def test_relevance_marks_planted_evidence_and_rollout_knows_of_no_class(
     others = np.delete(heat.ravel(), np.ravel_multi_index(SPOT, heat.shape))
     assert heat[SPOT] > 10 * others.max()
     against = chefer_relevance(planted, [board], -np.eye(32)[0])[0]
-    assert against[SPOT] == 0 < against.sum()  # what speaks against a class is not shown
+    assert (
+        against[SPOT] == 0 < against.sum()
+    )  # what speaks against a class is not shown
     assert np.ptp(chefer_relevance(planted, [board], None)) < 1e-6
 
 
@@ -131,7 +150,9 @@ def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
 ) -> None:
     heat = chefer_relevance(planted, [board] * 2, np.eye(32)[0])
     (shares, right), (_, wrong) = (
-        deletion_insertion(planted, [board] * 2, order, np.array([1, 0]), board_proba, steps=16)
+        deletion_insertion(
+            planted, [board] * 2, order, np.array([1, 0]), board_proba, steps=16
+        )
         for order in (heat, -heat)
     )
     deleted, inserted = right
@@ -155,36 +176,54 @@ def test_deletion_reads_what_the_classifier_reads(tiny: ClipEncoder) -> None:
     flat, target = np.zeros((1, 4, 4)), np.array([1])
     for readout in ("pooled", "deep"):
         seen: list[Any] = []
-        _, p = deletion_insertion(tiny, noise(1), flat, target, proba, readout=readout, steps=4)
+        _, p = deletion_insertion(
+            tiny, noise(1), flat, target, proba, readout=readout, steps=4
+        )
         whole = tiny.images(noise(1), readout=readout, progress=False)
         assert seen[0].shape == (2 * 5, whole.shape[1])
         ends = [p[0, 0, 0], p[1, 0, -1]]  # nothing deleted, everything inserted
         np.testing.assert_allclose(ends, softmax(whole[:, :2], axis=1)[0, 1], rtol=1e-5)
 
 
-def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(tiny: ClipEncoder) -> None:
-    images, directions = noise(40, side=40), np.random.default_rng(4).normal(size=(40, 32))
+def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(
+    tiny: ClipEncoder,
+) -> None:
+    images, directions = (
+        noise(40, side=40),
+        np.random.default_rng(4).normal(size=(40, 32)),
+    )
     before = tiny.images(images[:2], progress=False)
     maps = chefer_relevance(tiny, images, directions)
     for row in (0, 39):
         alone = chefer_relevance(tiny, images[row], directions[row])[0]
         np.testing.assert_allclose(maps[row], alone, rtol=1e-3, atol=1e-8)
     assert np.array_equal(before, tiny.images(images[:2], progress=False))
-    assert not any(p.requires_grad or p.grad is not None for p in tiny.model.parameters())
+    assert not any(
+        p.requires_grad or p.grad is not None for p in tiny.model.parameters()
+    )
     assert tiny.model.config.vision_config._attn_implementation != "eager"
 
 
 def test_a_larger_input_gives_a_larger_map(checkpoint: Path) -> None:
-    large = ClipEncoder(checkpoint, cache=False, image_size=50)  # two pixels no patch covers
+    large = ClipEncoder(
+        checkpoint, cache=False, image_size=50
+    )  # two pixels no patch covers
     heat = chefer_relevance(large, noise(1), np.arange(32))
     assert heat.shape == chefer_relevance(large, noise(1), None).shape == (1, 6, 6)
     deletion_insertion(large, noise(1), heat, np.array([0]), board_proba, steps=3)
 
 
-def test_random_weights_are_drawn_from_the_output_towards_the_input(tiny: ClipEncoder) -> None:
-    last, whole = randomize_weights(tiny, layers=1, seed=2), randomize_weights(tiny, seed=2)
+def test_random_weights_are_drawn_from_the_output_towards_the_input(
+    tiny: ClipEncoder,
+) -> None:
+    last, whole = (
+        randomize_weights(tiny, layers=1, seed=2),
+        randomize_weights(tiny, seed=2),
+    )
     towers = [encoder.model.vision_model.encoder for encoder in (tiny, last, whole)]
-    trained, partly, random = ([layer.mlp.fc1.weight for layer in t.layers] for t in towers)
+    trained, partly, random = (
+        [layer.mlp.fc1.weight for layer in t.layers] for t in towers
+    )
     assert torch.equal(partly[1], trained[1]) and torch.equal(partly[2], random[2])
     assert not torch.equal(random[2], trained[2])
     again, other = (randomize_weights(tiny, seed=seed).fingerprint for seed in (2, 3))
@@ -200,17 +239,23 @@ def test_overlay_marks_the_patch_in_what_the_tower_sees(tiny: ClipEncoder) -> No
     heat[SPOT] = 7
     drawn = np.asarray(overlay(tiny, wide, heat), dtype=float)
     redness = drawn[..., 0] - drawn[..., 2]
-    assert np.unravel_index(redness.reshape(4, 8, 4, 8).mean((1, 3)).argmax(), (4, 4)) == SPOT
+    assert (
+        np.unravel_index(redness.reshape(4, 8, 4, 8).mean((1, 3)).argmax(), (4, 4))
+        == SPOT
+    )
     assert np.abs(drawn[24:, :8] - 29).max() <= 2  # far from it the image in grey: blue
     assert (
         np.asarray(overlay(tiny, wide, np.ones((4, 4)))) == 29
     ).all()  # no differences, no marks
 
 
-def test_no_random_layer_leaves_all_blocks_and_more_than_all_change_all(tiny: ClipEncoder) -> None:
+def test_no_random_layer_leaves_all_blocks_and_more_than_all_change_all(
+    tiny: ClipEncoder,
+) -> None:
     same = randomize_weights(tiny, layers=0).model.vision_model.encoder.state_dict()
     assert all(
-        (same[n] == w).all() for n, w in tiny.model.vision_model.encoder.state_dict().items()
+        (same[n] == w).all()
+        for n, w in tiny.model.vision_model.encoder.state_dict().items()
     )
     all_of_them, more = (
         randomize_weights(tiny, layers=layers, seed=2).fingerprint for layers in (3, 4)

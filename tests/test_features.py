@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cliplib.encoder import ClipEncoder
-from cliplib.features import FeatureTable, load_features
-from cliplib.resampling import stratified_subset
+from cliplib.extract import load_features
+from cliplib.features import FeatureTable
+from cliplib.splits import stratified_subset
 
 
 def make_table(n=12, d=4, **changes):
@@ -101,9 +102,11 @@ def test_readouts_of_a_table_are_those_of_the_encoder(tiny, image_folder):
     table = load_features(folder, tiny)
     paths = [folder / name for name in table.ids]
     for readout in ("pooled", "dinov2", "deep"):
-        assert (table.readout(readout).features == tiny.images(paths, readout=readout)).all()
+        assert (
+            table.with_readout(readout).features == tiny.images(paths, readout=readout)
+        ).all()
     with pytest.raises(ValueError, match="'pooled' alone"):
-        table.readout("pooled").readout("deep")
+        table.with_readout("pooled").with_readout("deep")
 
 
 def test_images_get_groups_labels_and_splits(tiny, image_folder):
@@ -115,7 +118,9 @@ def test_images_get_groups_labels_and_splits(tiny, image_folder):
     assert len(np.unique(table.groups)) == 18
     first = table.groups[table.ids == "train/disc/disc0.png"]
     assert table.groups[table.ids == "test/disc/copy.png"] == first
-    assert [table.classes[k] for k in table.labels] == [i.split("/")[1] for i in table.ids]
+    assert [table.classes[k] for k in table.labels] == [
+        i.split("/")[1] for i in table.ids
+    ]
     assert "19 images" in repr(table)
     assert "10 test" in repr(table)
 
@@ -143,7 +148,7 @@ def test_precomputed_features_stand_in_for_images(mini, caplog):
         table = load_features("trashnet", mini)
     assert len(table) == 2527
     assert table.provenance["source"] == "precomputed"
-    assert table.readout("pooled").features.shape == (2527, mini.dim)
+    assert table.with_readout("pooled").features.shape == (2527, mini.dim)
     assert "precomputed" in caplog.text
 
 
@@ -182,7 +187,9 @@ def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     table.save(tmp_path / "table", compact=True)
     found = FeatureTable.load(tmp_path / "table")
     assert equal(found.with_features(features), table)
-    np.testing.assert_allclose(found.features, features, atol=np.abs(features).max() / 250)
-    pooled = table.readout("pooled").features.astype(np.float16)
-    assert (found.readout("pooled").features == pooled).all()
+    np.testing.assert_allclose(
+        found.features, features, atol=np.abs(features).max() / 250
+    )
+    pooled = table.with_readout("pooled").features.astype(np.float16)
+    assert (found.with_readout("pooled").features == pooled).all()
     assert (found.features[7] == found.features[2]).all()

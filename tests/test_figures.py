@@ -45,7 +45,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, Any]]]:
     library, calls = logging.getLogger("cliplib"), []
     before = library.handlers, library.propagate, library.level
     monkeypatch.setattr(figures, "get_ipython", lambda: True)
-    monkeypatch.setattr(figures, "display", lambda x, metadata, raw: calls.append((x, metadata)))
+    monkeypatch.setattr(
+        figures, "display", lambda x, metadata, raw: calls.append((x, metadata))
+    )
     yield calls
     library.handlers, library.propagate = before[:2]
     library.setLevel(before[2])
@@ -64,11 +66,18 @@ def test_a_figure_is_saved_with_its_entry_and_shown_with_its_words(
     entry = json.loads((folder / "01_test.json").read_text())["results"]["curve"]
     assert entry.pop("parameters") == {"seed": 0} and entry.pop("kind") == "figure"
     words = {"caption": "A curve of 2 points.", "alt": "It falls."}
-    assert entry == {**words, "encoder": "clip", "fingerprint": "ab12"}  # no path of this machine
+    assert entry == {
+        **words,
+        "encoder": "clip",
+        "fingerprint": "ab12",
+    }  # no path of this machine
     ((data, metadata),) = shown
     assert metadata == words
     assert data["image/svg+xml"] == (folder / "curve.svg").read_text()
-    assert 'alt="It falls."' in data["text/html"] and "A curve of 2 points." in data["text/html"]
+    assert (
+        'alt="It falls."' in data["text/html"]
+        and "A curve of 2 points." in data["text/html"]
+    )
     assert not plt.get_fignums()
 
 
@@ -84,7 +93,9 @@ def test_photographs_are_embedded_as_jpeg_and_drawings_are_not(folder: Path) -> 
 
 def test_numbers_are_plain_sorted_rounded_and_named_in_lower_case(folder: Path) -> None:
     rows = pd.DataFrame({"value": [2 / 3], "low": [np.nan]}, index=["recall@10"])
-    figures.save_numbers({"zero-shot": np.float32(1 / 3), "b": rows, "a": [np.int64(3)]}, "few")
+    figures.save_numbers(
+        {"zero-shot": np.float32(1 / 3), "b": rows, "a": [np.int64(3)]}, "few"
+    )
     text = (folder / "few.json").read_text()
     recall = {"recall_at_10": {"value": 0.666667, "low": None}}
     assert json.loads(text) == {"a": [3], "b": recall, "zero_shot": 0.333333}
@@ -122,7 +133,10 @@ def test_a_table_keeps_its_numbers_in_the_file_and_shows_intervals(
 
 def test_nested_numbers_become_a_table_with_intervals_and_titles() -> None:
     low_high = {"value": 0.5, "low": 0.4, "high": 0.6}
-    found = {("trashnet", "a"): {"n": 3, "x": low_high}, ("trashnet", "b"): {"n": 4, "x": low_high}}
+    found = {
+        ("trashnet", "a"): {"n": 3, "x": low_high},
+        ("trashnet", "b"): {"n": 4, "x": low_high},
+    }
     table = figures.as_table(found, "data set", "kind", titles={"a": "first"})
     assert table is not None and list(table) == ["n", "x", "x_low", "x_high"]
     assert list(table.index) == [("TrashNet", "first"), ("TrashNet", "b")]
@@ -132,7 +146,9 @@ def test_nested_numbers_become_a_table_with_intervals_and_titles() -> None:
     assert figures.as_table({}, "kind") is None
 
 
-def test_none_shows_what_an_earlier_run_saved_and_says_why(folder: Path, shown: Any) -> None:
+def test_none_shows_what_an_earlier_run_saved_and_says_why(
+    folder: Path, shown: Any
+) -> None:
     figures.save_table(pd.DataFrame({"a": [0.5]}), "few")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     other = SimpleNamespace(name="other", fingerprint="cd34")
@@ -140,7 +156,9 @@ def test_none_shows_what_an_earlier_run_saved_and_says_why(folder: Path, shown: 
     figures.save_table(None, "few")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert "0.5" in shown[1][0]["text/html"]
-    assert shown[1][1]["caption"].endswith("(From an earlier run: no images on this machine.)")
+    assert shown[1][1]["caption"].endswith(
+        "(From an earlier run: no images on this machine.)"
+    )
     figures.save_figure(None, "curve")
     assert "Never saved" in shown[2][1]["caption"]
 
@@ -184,18 +202,31 @@ def test_in_a_notebook_log_lines_are_plain_and_come_once(folder: Path) -> None:
 
 def test_images_and_words_are_large_enough_to_see_in_print(folder: Path) -> None:
     images = [np.zeros((60, 60), np.uint8)] * 8
-    grid = figures.image_grid(images, ["pituitary\nas glioma"] * 8, [True, False, None] * 2)
+    grid = figures.image_grid(
+        images, ["pituitary\nas glioma"] * 8, [True, False, None] * 2
+    )
     queries = ["an MRI scan of a healthy brain", images[0], (images[0], "a can")]
     finds = [images[:6], images[:2], []]
-    found = figures.result_grid(queries, finds, [["can 0.31"] * 6, ["a"] * 2, []], [[True] * 6])
-    for figure in (grid, found, figures.confusion_heatmap([[3, 1], [0, 2]], ["x", "y"])):
+    found = figures.result_grid(
+        queries, finds, [["can 0.31"] * 6, ["a"] * 2, []], [[True] * 6]
+    )
+    for figure in (
+        grid,
+        found,
+        figures.confusion_heatmap([[3, 1], [0, 2]], ["x", "y"]),
+    ):
         figure.draw_without_rendering()
         drawn = [ax for ax in figure.axes if ax.images]
         sizes = [25.4 * ax.get_window_extent().width / figure.dpi for ax in drawn]
         assert min(sizes, default=18) >= 18
-        assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
+        assert (
+            min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text())
+            >= 7
+        )
     assert [ax.get_title()[:1] for ax in grid.axes[:3]] == ["✓", "×", "p"]
-    assert len(found.axes) == 3 * 7 and found.axes[0].texts[0].get_text().startswith("an MRI")
+    assert len(found.axes) == 3 * 7 and found.axes[0].texts[0].get_text().startswith(
+        "an MRI"
+    )
     assert [text.get_text() for text in figure.axes[0].texts] == ["3", "1", "0", "2"]
     plt.close("all")
 

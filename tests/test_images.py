@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 from cliplib import images as module
-from cliplib.images import FeatureCache, ImageFunction, image_bytes, load_image, map_images
+from cliplib.cache import FeatureCache, ImageFunction, map_images
+from cliplib.images import image_bytes, load_image
 
-MEAN = ImageFunction("mean", lambda batch: np.array([[np.mean(image)] for image in batch]))
+MEAN = ImageFunction(
+    "mean", lambda batch: np.array([[np.mean(image)] for image in batch])
+)
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
@@ -21,7 +24,9 @@ def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
 
 @pytest.fixture
 def noise():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -33,7 +38,9 @@ def test_every_mode_becomes_rgb(noise, mode, tmp_path):
 
 def test_sixteen_bit_grey_keeps_its_range():
     values = np.array([[0, 257, 65535]], np.uint16)
-    assert np.asarray(load_image(encoded(Image.fromarray(values))))[0, :, 0].tolist() == [0, 1, 255]
+    assert np.asarray(load_image(encoded(Image.fromarray(values))))[
+        0, :, 0
+    ].tolist() == [0, 1, 255]
 
 
 def test_the_exif_orientation_is_applied(noise):
@@ -43,7 +50,9 @@ def test_the_exif_orientation_is_applied(noise):
     assert found.size == (20, 30)
 
 
-@pytest.mark.parametrize("kind", ["path", "bytes", "pil", "array", "row of a path", "row of bytes"])
+@pytest.mark.parametrize(
+    "kind", ["path", "bytes", "pil", "array", "row of a path", "row of bytes"]
+)
 def test_every_kind_of_source_gives_the_same_pixels(noise, kind, tmp_path):
     data = encoded(noise)
     (tmp_path / "a.png").write_bytes(data)
@@ -74,7 +83,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_formats_that_could_run_programs_are_not_opened(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    )
     with pytest.raises(OSError, match="a.png"):
         load_image(tmp_path / "a.png")
 
@@ -98,8 +109,12 @@ def test_results_come_in_the_order_of_the_images(many):
 
 def test_an_image_is_decoded_once_for_all_functions_and_not_again(many, monkeypatch):
     decoded = []
-    monkeypatch.setattr(module, "load_image", lambda *a: decoded.append(1) or load_image(*a))
-    size = ImageFunction("size", lambda batch: np.array([image.size for image in batch]))
+    monkeypatch.setattr(
+        module, "load_image", lambda *a: decoded.append(1) or load_image(*a)
+    )
+    size = ImageFunction(
+        "size", lambda batch: np.array([image.size for image in batch])
+    )
     cache = FeatureCache()
     first = map_images(many, MEAN, size, cache=cache)
     assert len(decoded) == len(many)
@@ -143,7 +158,9 @@ def test_an_interruption_keeps_the_batches_that_were_done(many):
         map_images(many, ImageFunction("f", interrupted), cache=cache, batch_size=8)
     done = sum(calls[:2])
     seen = []
-    rest = ImageFunction("f", lambda batch: seen.append(len(batch)) or np.zeros((len(batch), 1)))
+    rest = ImageFunction(
+        "f", lambda batch: seen.append(len(batch)) or np.zeros((len(batch), 1))
+    )
     map_images(many, rest, cache=cache, batch_size=8)
     assert sum(seen) <= len(many) - done
 
@@ -176,7 +193,9 @@ def test_an_array_that_is_no_image_is_named(shape):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_grey_of_unknown_range_is_not_clipped_in_silence(dtype):
-    with pytest.raises(OSError, match="32-bit grey has no known range: save it with 8 or 16"):
+    with pytest.raises(
+        OSError, match="32-bit grey has no known range: save it with 8 or 16"
+    ):
         load_image(encoded(Image.fromarray(np.full((2, 2), 7e4, dtype)), "TIFF"))
 
 
@@ -184,7 +203,9 @@ def test_a_cache_that_fails_later_is_no_fault_of_an_image(many, tmp_path):
     cache, errors = FeatureCache(tmp_path / "c.sqlite"), dict[int, str]()
     cache._db.execute("DROP TABLE features")
     for use in (lambda: cache.get(["a"]), lambda: cache.put({"a": np.ones(1)})):
-        with pytest.raises(OSError, match=r"c\.sqlite .*set CLIPLIB_CACHE, or delete it"):
+        with pytest.raises(
+            OSError, match=r"c\.sqlite .*set CLIPLIB_CACHE, or delete it"
+        ):
             use()
     with pytest.raises(OSError, match="Cannot use the feature cache"):
         map_images(many, MEAN, cache=cache, errors=errors)

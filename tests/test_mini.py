@@ -28,10 +28,17 @@ def folder(tmp_path, monkeypatch):
         draw(CLASSES[i % 3], rng).save(file := io.BytesIO(), "PNG")
         row = {"id": str(i), "image": {"bytes": file.getvalue()}}
         own = {"label": "", "captions": [f"scene {i}", "something"]}
-        rows.append(row | (own if i >= 8 else {"label": f"toy/{CLASSES[i % 3]}", "captions": []}))
+        rows.append(
+            row
+            | (own if i >= 8 else {"label": f"toy/{CLASSES[i % 3]}", "captions": []})
+        )
     (tmp_path / "corpus").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows[:8]), tmp_path / "corpus" / "objects.parquet")
-    pq.write_table(pa.Table.from_pylist(rows[8:]), tmp_path / "corpus" / "scenes.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(rows[:8]), tmp_path / "corpus" / "objects.parquet"
+    )
+    pq.write_table(
+        pa.Table.from_pylist(rows[8:]), tmp_path / "corpus" / "scenes.parquet"
+    )
     (tmp_path / "evaluation").mkdir()
     draw("disc", np.random.default_rng(9)).save(tmp_path / "evaluation" / "other.png")
     return tmp_path
@@ -39,19 +46,27 @@ def folder(tmp_path, monkeypatch):
 
 def test_labels_become_captions_and_own_captions_a_concept(folder):
     images = corpus.read_corpus(folder / "corpus")
-    assert {im.concept for im in images if not im.held_out} == {f"toy/{name}" for name in CLASSES}
-    assert all(f"a photo of a {im.label}" in im.captions for im in images if not im.held_out)
+    assert {im.concept for im in images if not im.held_out} == {
+        f"toy/{name}" for name in CLASSES
+    }
+    assert all(
+        f"a photo of a {im.label}" in im.captions for im in images if not im.held_out
+    )
     assert sorted(im.concept for im in images if im.held_out) == ["10", "11", "8", "9"]
 
 
 def test_a_view_depends_on_its_seed_alone(folder):
     data = corpus.read_corpus(folder / "corpus")[0].data
-    first, again, other = (corpus.random_view(data, seed) for seed in ((0, 1), (0, 1), (1, 1)))
+    first, again, other = (
+        corpus.random_view(data, seed) for seed in ((0, 1), (0, 1), (1, 1))
+    )
     assert (first == again).all() and (first != other).any()
 
 
 def test_some_views_show_the_image_on_a_plain_ground():
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    noise = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    )
     noise.save(file := io.BytesIO(), "PNG")
     views = [corpus.random_view(file.getvalue(), (0, i)) for i in range(100)]
     plain = [any(np.ptp(v[i], axis=0).max() == 0 for i in (0, -1)) for v in views]
@@ -61,7 +76,9 @@ def test_some_views_show_the_image_on_a_plain_ground():
 def test_a_mirrored_copy_of_an_evaluation_image_is_found(folder):
     images = corpus.read_corpus(folder / "corpus")
     (image,) = (im for im in images if im.id == "5")
-    ImageOps.mirror(load_image(image.data)).save(folder / "evaluation" / "copy.JPG", quality=95)
+    ImageOps.mirror(load_image(image.data)).save(
+        folder / "evaluation" / "copy.JPG", quality=95
+    )
     assert corpus.near_duplicates(images, folder / "evaluation", folder) == {"5"}
 
 
@@ -91,16 +108,27 @@ def test_the_contrastive_loss_is_least_where_positives_share_the_target():
 
 def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch):
     rng, losses = np.random.default_rng(0), pretrain.Student.losses
-    taught = {"maps": rng.integers(-99, 99, (8, 196, 32)), "features": rng.normal(size=(8, 384))}
+    taught = {
+        "maps": rng.integers(-99, 99, (8, 196, 32)),
+        "features": rng.normal(size=(8, 384)),
+    }
     taught["logits"] = rng.normal(size=(8, 20))
     small = {"num_hidden_layers": 1, "hidden_size": 40, "intermediate_size": 64}
     for tower in ("VISION", "TEXT"):  # Muon's bfloat16 is slow where it is emulated
         monkeypatch.setattr(pretrain, tower, getattr(pretrain, tower) | small)
-    monkeypatch.setattr(corpus, "imagenet_words", lambda: ([["a toy"]] * 20, ["a tool"]))
+    monkeypatch.setattr(
+        corpus, "imagenet_words", lambda: ([["a toy"]] * 20, ["a tool"])
+    )
     monkeypatch.setattr(corpus, "teach_vision", lambda images, number, work: taught)
-    monkeypatch.setattr(corpus, "teach_text", lambda texts, work: np.ones((len(texts), 384)))
-    args = argparse.Namespace(corpus=folder / "corpus", evaluation=folder / "evaluation")
-    vars(args).update(steps=4, batch=4, views=2, check_every=2, seed=0, work=folder, start=None)
+    monkeypatch.setattr(
+        corpus, "teach_text", lambda texts, work: np.ones((len(texts), 384))
+    )
+    args = argparse.Namespace(
+        corpus=folder / "corpus", evaluation=folder / "evaluation"
+    )
+    vars(args).update(
+        steps=4, batch=4, views=2, check_every=2, seed=0, work=folder, start=None
+    )
     args.losses, args.decay, calls = list(pretrain.LOSSES), 0.3, []
 
     def interrupt(*given):
@@ -116,14 +144,25 @@ def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch)
         patched.setattr(pretrain.Student, "losses", interrupt)
         pretrain.train(args)
     pretrain.train(args)
-    whole, parts = (ClipEncoder(folder / name, cache=False) for name in ("whole", "parts"))
+    whole, parts = (
+        ClipEncoder(folder / name, cache=False) for name in ("whole", "parts")
+    )
     assert whole.fingerprint == parts.fingerprint
-    assert parts.project(parts.images(draw("disc", rng))).shape == parts.texts(["disc"]).shape
+    assert (
+        parts.project(parts.images(draw("disc", rng))).shape
+        == parts.texts(["disc"]).shape
+    )
     assert '"step": 4' in (folder / "parts" / "training.json").read_text()
 
 
 def test_the_card_shows_the_last_readout_between_its_marks():
-    row = {"data": "d", "check": "c", "model": checks.MODELS[1], "low": 0.1, "high": 0.9}
+    row = {
+        "data": "d",
+        "check": "c",
+        "model": checks.MODELS[1],
+        "low": 0.1,
+        "high": 0.9,
+    }
     table = checks.markdown(pd.DataFrame([row | {"value": 0.5}, row | {"value": 0.6}]))
     assert "| d, c |  | 60.0% [10.0%, 90.0%] |  |" in table
     card = (Path(checks.__file__).parent / "README.md").read_text()

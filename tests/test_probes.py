@@ -11,13 +11,20 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_limits
 
-from cliplib.classifier import load_probe, save_probe
-from cliplib.explain import logit_gradients
-from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
+from cliplib.probes import (
+    KernelProbe,
+    LinearProbe,
+    MLPProbe,
+    load_probe,
+    logit_gradients,
+    save_probe,
+)
 
 FAST = (LinearProbe(Cs=(0.01, 0.1, 1)), MLPProbe(networks=2, hidden=16), KernelProbe())
 probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP", "kernel"])
-small = pytest.mark.parametrize("probe", FAST[:2], ids=["linear", "MLP"])  # can be saved
+small = pytest.mark.parametrize(
+    "probe", FAST[:2], ids=["linear", "MLP"]
+)  # can be saved
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +47,9 @@ ROUNDED = {"check_methods_subset_invariance": "float32, equal to the sixth digit
 
 @parametrize_with_checks(
     [LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=16), KernelProbe()],
-    expected_failed_checks=lambda of: FAILING | (ROUNDED if isinstance(of, KernelProbe) else {}),
+    expected_failed_checks=lambda of: (
+        FAILING | (ROUNDED if isinstance(of, KernelProbe) else {})
+    ),
 )
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
@@ -119,7 +128,9 @@ def test_one_class_is_refused_by_name(probe, sample):
 def test_the_sweep_is_that_of_logistic_regression(sample, monkeypatch):
     X, y = sample
     monkeypatch.setattr("cliplib.probes.TOL", 1e-6)
-    probe = LinearProbe(Cs=(1, 0.01)).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    probe = LinearProbe(Cs=(1, 0.01)).fit(
+        X[:200], y[:200], X_val=X[200:], y_val=y[200:]
+    )
     scaler = StandardScaler().fit(X[:200])
     for row in probe.sweep_.itertuples():
         peer = LogisticRegression(C=row.C, max_iter=1000, tol=1e-6)
@@ -134,12 +145,16 @@ def test_the_linear_probe_gets_to_the_minimum_of_features_that_go_together():
     rng = np.random.default_rng(0)
     spectrum, y = 1 / np.arange(1, 401), rng.integers(0, 2, 300)
     turned = np.linalg.qr(rng.normal(size=(400, 400)))[0]
-    X = ((rng.normal(size=(300, 400)) + y[:, None]) * spectrum @ turned).astype(np.float32)
+    X = ((rng.normal(size=(300, 400)) + y[:, None]) * spectrum @ turned).astype(
+        np.float32
+    )
     probe = LinearProbe(Cs=(0.1,)).fit(X, y)
     scaled = StandardScaler().fit_transform(X)
     # Of two classes scikit-learn penalises the difference of the weights alone, half as much.
     peer = LogisticRegression(C=0.2, tol=1e-8, max_iter=10_000).fit(scaled, y)
-    np.testing.assert_allclose(probe.predict_proba(X), peer.predict_proba(scaled), atol=2e-3)
+    np.testing.assert_allclose(
+        probe.predict_proba(X), peer.predict_proba(scaled), atol=2e-3
+    )
 
 
 def test_the_chosen_probe_is_fitted_again_on_all_rows(sample, monkeypatch):
@@ -214,7 +229,9 @@ def test_the_kernel_probe_is_regularised_least_squares(sample, monkeypatch):
     monkeypatch.setattr("cliplib.probes.PENALTY", 0.1)
     probe = KernelProbe().fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaled = StandardScaler().fit_transform(X)
-    peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.6 / 10).fit(scaled, np.eye(3)[y])
+    peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.6 / 10).fit(
+        scaled, np.eye(3)[y]
+    )
     expected = probe.sharpness_ * peer.predict(scaled)
     np.testing.assert_allclose(probe.logits(X), expected, atol=1e-3)
 

@@ -126,7 +126,9 @@ def build_alone(root: Path, *arguments: str) -> str:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("toy"))
     log = build_alone(root, "--web")
-    assert re.search(r"01_toy: cell \d of 7, \d\d:\d\d gone, about (\d\d:\d\d|\?) to go\n", log)
+    assert re.search(
+        r"01_toy: cell \d of 7, \d\d:\d\d gone, about (\d\d:\d\d|\?) to go\n", log
+    )
     assert "1 of 3 claims hold\n" in log
     assert "fell: always, which says toy.linear_probe.accuracy.low == 1\n" in log
     return root
@@ -156,35 +158,56 @@ def alternatives(pdf: Path) -> list[str]:
 
 def test_the_pdf_holds_numbers_captions_and_what_cells_print(toy: Path) -> None:
     text = text_of(toy / "report" / "report.pdf")
-    for words in ("91.2 % [90.0, 92.0] on 12,345 images", "0.988 [0.970, –]", "33.3 [30.0, 35.0]"):
+    for words in (
+        "91.2 % [90.0, 92.0] on 12,345 images",
+        "0.988 [0.970, –]",
+        "33.3 [30.0, 35.0]",
+    ):
         assert squeeze(words) in text, words
-    for words in ("A curve that falls.", "40 invented rows, enough for more than a page."):
+    for words in (
+        "A curve that falls.",
+        "40 invented rows, enough for more than a page.",
+    ):
         assert text.count(squeeze(words)) == 1, words
-    for words in ("printed as Figure 1", "printed as Table 1"):  # in the appendix, instead
+    for words in (
+        "printed as Figure 1",
+        "printed as Table 1",
+    ):  # in the appendix, instead
         assert squeeze(words) in text, words
     for words in ("# no heading, @no_reference, $5, #strong[typst]", "red"):
         assert squeeze(words) in text, words
     assert "therearenophotographs" in text and "0x…" in text
     assert text.count("DecisionTreeClassifier()") == 2  # no diagram of it
-    assert text.count("alogline") == text.count("onstderr") == 1  # in the code, not below it
+    assert (
+        text.count("alogline") == text.count("onstderr") == 1
+    )  # in the code, not below it
 
 
 def test_a_claim_that_fails_is_printed_with_its_values(toy: Path) -> None:
     text = text_of(toy / "report" / "report.pdf")
     assert squeeze("Often right. Never wrong. [does not hold: toy.linear") in text
-    assert squeeze("accuracy.low = 0.900] A network helps. [does not hold: toy.mlp") in text
+    assert (
+        squeeze("accuracy.low = 0.900] A network helps. [does not hold: toy.mlp")
+        in text
+    )
     assert squeeze("toy.mlp_probe.accuracy = not measured; toy.linear_probe") in text
-    page = BeautifulSoup((toy / "build" / "web" / "index.html").read_text(), "html.parser")
+    page = BeautifulSoup(
+        (toy / "build" / "web" / "index.html").read_text(), "html.parser"
+    )
     assert [struck.text for struck in page("s")] == ["Never wrong.", "A network helps."]
 
 
-def test_the_pdf_is_tagged_and_figures_and_formulas_have_alternative_texts(toy: Path) -> None:
+def test_the_pdf_is_tagged_and_figures_and_formulas_have_alternative_texts(
+    toy: Path,
+) -> None:
     catalog = pypdf.PdfReader(toy / "report" / "report.pdf").trailer["/Root"]
     assert catalog["/MarkInfo"]["/Marked"] and catalog["/Lang"].startswith("en")
     texts = alternatives(toy / "report" / "report.pdf")
     assert texts.count("A line from upper left to lower right.") == 1
     assert "the loss is a mean" in texts and "x_(i)^(2)" in texts
-    assert any("\\operatorname{sim}" in text for text in texts)  # a notebook's: its TeX source
+    assert any(
+        "\\operatorname{sim}" in text for text in texts
+    )  # a notebook's: its TeX source
 
 
 def test_building_elsewhere_gives_the_same_bytes_and_again_executes_nothing(
@@ -207,11 +230,17 @@ def test_building_elsewhere_gives_the_same_bytes_and_again_executes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["-p", "nonsense", "1"], "No notebook has a parameter 'nonsense'; there are: seed."),
+        (
+            ["-p", "nonsense", "1"],
+            "No notebook has a parameter 'nonsense'; there are: seed.",
+        ),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--model", "nobody/no-clip"], "Cannot load the model 'nobody/no-clip'"),
         (["--no-exec"], "build once without --no-exec"),
-        (["-p", "seed", "1"], "01_toy.ipynb failed in cell [7]: AssertionError: The seed is odd"),
+        (
+            ["-p", "seed", "1"],
+            "01_toy.ipynb failed in cell [7]: AssertionError: The seed is odd",
+        ),
     ],
 )
 def test_what_cannot_work_ends_with_one_sentence(
@@ -227,7 +256,11 @@ def test_what_cannot_work_ends_with_one_sentence(
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('fig("toy_curve")', 'fig("absent")', 'no "absent": run the notebook that saves it'),
+        (
+            'fig("toy_curve")',
+            'fig("absent")',
+            'no "absent": run the notebook that saves it',
+        ),
         ('fig("toy_curve")', 'fig("toy_sweep")', "not of the kind figure but table"),
         ("count(r.n_test)", 'num(r, "n_test.nothing")', 'nothing" is missing'),
         ('"n", "accuracy")', '"n", "precision")', 'has no column "precision"'),
@@ -245,18 +278,31 @@ def test_a_missing_input_or_glyph_stops_the_build(
 
 def test_the_web_pages_are_whole_and_load_nothing_from_elsewhere(toy: Path) -> None:
     web = toy / "build" / "web"
-    pages = {p.name: BeautifulSoup(p.read_text(), "html.parser") for p in web.glob("*.html")}
+    pages = {
+        p.name: BeautifulSoup(p.read_text(), "html.parser") for p in web.glob("*.html")
+    }
     assert set(pages) == {"index.html", "01_toy.html"} and (web / "report.pdf").exists()
     for name, page in pages.items():
-        loaded = [tag.get("src") or tag.get("href", "") for tag in page(["img", "link", "script"])]
+        loaded = [
+            tag.get("src") or tag.get("href", "")
+            for tag in page(["img", "link", "script"])
+        ]
         assert all(re.match(r"data:|web\.css", address) for address in loaded), name
-        assert all(image.get("alt") for image in page("img")) and page.title.string and page.h1
+        assert (
+            all(image.get("alt") for image in page("img"))
+            and page.title.string
+            and page.h1
+        )
         assert "A curve that falls." in page.text and page.find("a", href="index.html")
     assert squeeze("91.2 % [90.0, 92.0]") in squeeze(pages["index.html"].text)
-    assert pages["01_toy.html"].math and pages["01_toy.html"].find("a", href="02_more.html")
+    assert pages["01_toy.html"].math and pages["01_toy.html"].find(
+        "a", href="02_more.html"
+    )
 
 
-def test_notebooks_use_no_instructions_that_another_processor_may_lack(toy: Path) -> None:
+def test_notebooks_use_no_instructions_that_another_processor_may_lack(
+    toy: Path,
+) -> None:
     build.prepare(toy, None, None)
     if "OPENBLAS_CORETYPE" not in os.environ:
         pytest.skip("this processor has no AVX2")
@@ -270,18 +316,27 @@ def test_markdown_becomes_typst() -> None:
     made = nbtypst.markdown_to_typst(
         "$a \\odot b$ [x](#there) ![p](https://example.org/a.png) #let"
     )
-    assert made == '#{ set math.equation(alt: "a \\\\odot b"); $a dot.o b$ } [x]  \\#let'
+    assert (
+        made == '#{ set math.equation(alt: "a \\\\odot b"); $a dot.o b$ } [x]  \\#let'
+    )
     assert "x & = 1" in nbtypst.markdown_to_typst("\\begin{align}x &= 1\\end{align}")
 
 
 def test_tables_keep_index_names_and_align_numbers() -> None:
-    frame = pd.DataFrame({"x": [1.5, None], "word": ["a", "b"]}, pd.Index([1, 2], name="row"))
+    frame = pd.DataFrame(
+        {"x": [1.5, None], "word": ["a", "b"]}, pd.Index([1, 2], name="row")
+    )
     typst = nbtypst.html_to_typst(frame.to_html())
     assert "table.header([row], table.cell(align: right)[x], [word],)" in typst
     assert typst.count("align: right") == 3
-    wide = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["a"], ["x", "y"]]))
+    wide = pd.DataFrame(
+        [[1, 2]], columns=pd.MultiIndex.from_product([["a"], ["x", "y"]])
+    )
     assert "table.cell(colspan: 2)[a]" in nbtypst.html_to_typst(wide.to_html())
-    assert nbtypst.html_to_typst("<b>x</b><script>1</script><img src='y.png'>") == "#strong[x]"
+    assert (
+        nbtypst.html_to_typst("<b>x</b><script>1</script><img src='y.png'>")
+        == "#strong[x]"
+    )
 
 
 def test_the_report_compiles_from_the_committed_results_and_all_its_claims_hold(
@@ -299,9 +354,13 @@ def test_the_report_compiles_from_the_committed_results_and_all_its_claims_hold(
     assert f"{len(ids)} of {len(ids)} claims hold\n" in capsys.readouterr().out
     html = build.compile_typst(tmp_path, "report", notebooks, "html")
     text = squeeze(BeautifulSoup(html, "html.parser").get_text()).replace("’", "'")
-    sections = "".join(path.read_text() for path in (ROOT / "report" / "sections").glob("*.typ"))
+    sections = "".join(
+        path.read_text() for path in (ROOT / "report" / "sections").glob("*.typ")
+    )
     headings = re.findall(r"^=+ ([^<#\[\n]+)", sections, re.MULTILINE)
-    assert headings and not [heading for heading in headings if squeeze(heading) not in text]
+    assert headings and not [
+        heading for heading in headings if squeeze(heading) not in text
+    ]
     captions = {id: entry["caption"] for _, id, entry in listed()}
     printed = set(re.findall(r'#fig\(\s*"(\w+)"', sections))
     assert printed and not [id for id in printed if squeeze(captions[id]) not in text]
@@ -319,9 +378,14 @@ def test_every_file_of_the_figures_is_listed_once_and_has_its_caption() -> None:
     assert ids and len(ids) == len(set(ids))
     suffixes = {"figure": "svg", "table": "csv", "numbers": "json"}
     wanted = {f"{id}.{suffixes[entry['kind']]}" for _, id, entry in listed()}
-    wanted |= {f"{name}.json" for name, _, _ in listed()} | {"captions.toml", "benchmark.json"}
+    wanted |= {f"{name}.json" for name, _, _ in listed()} | {
+        "captions.toml",
+        "benchmark.json",
+    }
     assert {path.name for path in (ROOT / "figures").iterdir()} == wanted
     captions = tomllib.loads((ROOT / "figures" / "captions.toml").read_text())
     assert set(ids) <= set(captions)
-    assert all(text.endswith(".") for entry in captions.values() for text in entry.values())
+    assert all(
+        text.endswith(".") for entry in captions.values() for text in entry.values()
+    )
     assert sum(path.stat().st_size for path in (ROOT / "figures").iterdir()) < 8e6

@@ -12,7 +12,8 @@ from sklearn.metrics import average_precision_score
 
 from cliplib import dataset_spec, load_dataset, load_features
 from cliplib import zeroshot as zs
-from cliplib.resampling import ratio_intervals
+from cliplib.intervals import ratio_intervals
+from cliplib.retrieval import rank_metrics, search
 
 ON_A_LINE = np.column_stack(
     [np.ones(6), np.arange(6)]
@@ -24,7 +25,9 @@ class Words:
 
     def texts(self, texts):
         words = ("red", "green", "blue")
-        return np.array([[2 * text.split().count(word) for word in words] for text in texts])
+        return np.array(
+            [[2 * text.split().count(word) for word in words] for text in texts]
+        )
 
 
 @pytest.fixture
@@ -59,7 +62,9 @@ def test_probabilities_are_those_of_transformers(tiny):
     tokens = tiny.tokenizer(sentences, padding=True, return_tensors="pt")
     pixels = torch.stack([torch.as_tensor(tiny.preprocess(image)) for image in images])
     with torch.no_grad():
-        theirs = tiny.model(**tokens, pixel_values=pixels).logits_per_image.softmax(dim=1)
+        theirs = tiny.model(**tokens, pixel_values=pixels).logits_per_image.softmax(
+            dim=1
+        )
     weights = zs.zero_shot_weights(tiny, sentences, ["{}"])
     ours = tiny.logit_scale * tiny.images(images, readout="projected") @ weights.T
     assert softmax(ours, axis=1) == pytest.approx(theirs.numpy(), abs=1e-4)
@@ -69,7 +74,9 @@ def test_a_table_is_classified_by_the_phrases_of_a_data_set(tiny, image_folder):
     folder = image_folder(n=2)
     table, spec = load_features(folder, tiny), dataset_spec(folder)
     weights = zs.zero_shot_weights(tiny, list(spec.phrases.values()))
-    cosines = tiny.images(load_dataset(folder)["image"], readout="projected") @ weights.T
+    cosines = (
+        tiny.images(load_dataset(folder)["image"], readout="projected") @ weights.T
+    )
     got = zs.zero_shot(tiny, table, spec)
     assert got == pytest.approx(softmax(tiny.logit_scale * cosines, axis=1), abs=1e-5)
     assert got.sum(axis=1) == pytest.approx(1)
@@ -80,31 +87,33 @@ def test_a_table_is_classified_by_the_phrases_of_a_data_set(tiny, image_folder):
 
 def test_search_is_brute_force_with_ties_in_gallery_order(space):
     queries, gallery, *_ = space
-    order, scores = zs.search(queries, gallery, k=60)
+    order, scores = search(queries, gallery, k=60)
     cosine = unit(queries) @ unit(gallery).T
     assert np.array_equal(order, np.argsort(-cosine, axis=1))
     assert scores == pytest.approx(-np.sort(-cosine, axis=1), abs=1e-6)
     tied = np.array([[0, 1], [1, 0], [2, 0], [1, 1]])
-    assert zs.search([[3, 0]], tied, k=3)[0].tolist() == [[1, 2, 3]]
-    assert zs.search([[3, 0]], tied, k=99)[0].shape == (1, 4)
-    assert zs.search(np.empty((0, 2)), tied, k=3)[0].shape == (0, 3)
+    assert search([[3, 0]], tied, k=3)[0].tolist() == [[1, 2, 3]]
+    assert search([[3, 0]], tied, k=99)[0].shape == (1, 4)
+    assert search(np.empty((0, 2)), tied, k=3)[0].shape == (0, 3)
 
 
 def test_many_queries_find_what_each_finds_alone():
     rng = np.random.default_rng(3)
     queries, gallery = rng.normal(size=(1100, 4)), rng.normal(size=(20, 4))
-    together = zs.search(queries, gallery, k=3)[0]
+    together = search(queries, gallery, k=3)[0]
     for i in (0, 511, 512, 1099):
-        assert np.array_equal(zs.search(queries[i : i + 1], gallery, k=3)[0][0], together[i])
+        assert np.array_equal(
+            search(queries[i : i + 1], gallery, k=3)[0][0], together[i]
+        )
 
 
 def test_finds_hold_one_of_each_group_and_none_of_the_query_s():
     groups = [0, 0, 1, 1, 2, 0]
-    order, scores = zs.search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups)
+    order, scores = search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups)
     assert order.tolist() == [[0, 2, 4]] and (np.diff(scores) < 0).all()
-    order, _ = zs.search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups, query_groups=[0])
+    order, _ = search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups, query_groups=[0])
     assert order.tolist() == [[2, 4]]
-    order, _ = zs.search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups, query_groups=[9])
+    order, _ = search(ON_A_LINE[:1], ON_A_LINE, 3, groups=groups, query_groups=[9])
     assert order.tolist() == [[0, 2, 4]]
 
 
@@ -113,7 +122,7 @@ def test_finds_hold_one_of_each_group_and_none_of_the_query_s():
 
 def test_average_precision_is_that_of_scikit_learn(space):
     queries, gallery, asked, labels = space
-    got = zs.rank_metrics(queries, gallery, asked, labels)
+    got = rank_metrics(queries, gallery, asked, labels)
     cosine = unit(queries) @ unit(gallery).T
     for i, label in enumerate(asked):
         expected = average_precision_score(labels == label, cosine[i])
@@ -128,21 +137,21 @@ def test_average_precision_is_that_of_scikit_learn(space):
 def test_a_query_s_own_group_is_no_find():
     labels, groups = [0, 0, 1, 1, 0, 1], [7, 7, 7, 2, 3, 4]
     own = {"query_groups": [7], "gallery_groups": groups}
-    got = zs.rank_metrics(ON_A_LINE[:1], ON_A_LINE, [0], labels, **own).loc[0]
+    got = rank_metrics(ON_A_LINE[:1], ON_A_LINE, [0], labels, **own).loc[0]
     assert got[["average_precision", "recall_at_1"]].tolist() == [0.5, 0]
     assert got.share == pytest.approx(1 / 3)
-    assert zs.rank_metrics(ON_A_LINE[:1], ON_A_LINE, [0], labels).recall_at_1[0] == 1
+    assert rank_metrics(ON_A_LINE[:1], ON_A_LINE, [0], labels).recall_at_1[0] == 1
 
 
 def test_nothing_to_find_and_too_few_candidates_are_undefined():
-    got = zs.rank_metrics(ON_A_LINE[:2], ON_A_LINE[:3], [5, 0], [0, 0, 1])
+    got = rank_metrics(ON_A_LINE[:2], ON_A_LINE[:3], [5, 0], [0, 0, 1])
     assert got.drop(columns="share").iloc[0].isna().all() and got.share[0] == 0
     assert got.recall_at_1[1] == 1
     assert np.isnan(got.recall_at_5[1]) and np.isnan(got.precision_at_5[1])
 
 
 def test_ties_never_flatter():
-    got = zs.rank_metrics(np.ones((1, 2)), np.ones((5, 2)), [1], [1, 1, 0, 0, 0]).loc[0]
+    got = rank_metrics(np.ones((1, 2)), np.ones((5, 2)), [1], [1, 1, 0, 0, 0]).loc[0]
     assert got[["precision_at_1", "precision_at_5"]].tolist() == [0, 0.4]
     assert got.average_precision == pytest.approx((1 / 4 + 2 / 5) / 2)
 
@@ -159,11 +168,11 @@ def test_what_would_mislead_is_refused():
     with pytest.raises(ValueError, match="Give a list of phrases"):
         zs.zero_shot_weights(Words(), "red")
     with pytest.raises(ValueError, match="or of neither"):
-        zs.rank_metrics(ON_A_LINE, ON_A_LINE, range(6), range(6), query_groups=[1] * 6)
+        rank_metrics(ON_A_LINE, ON_A_LINE, range(6), range(6), query_groups=[1] * 6)
     with pytest.raises(ValueError, match="shorter"):
-        zs.rank_metrics(ON_A_LINE, ON_A_LINE, [0], range(6))
+        rank_metrics(ON_A_LINE, ON_A_LINE, [0], range(6))
 
 
 def test_groups_of_queries_need_those_of_the_gallery():
     with pytest.raises(ValueError, match="groups of both queries and gallery"):
-        zs.search(ON_A_LINE[:1], ON_A_LINE, 3, query_groups=[0])
+        search(ON_A_LINE[:1], ON_A_LINE, 3, query_groups=[0])

@@ -45,8 +45,8 @@ from transformers import (
 
 from cliplib import ClipEncoder, LinearProbe, evaluate
 from cliplib.audit import find_near_duplicates, image_hash
-from cliplib.images import FeatureCache, map_images
-from cliplib.resampling import group_train_test_split
+from cliplib.cache import FeatureCache, map_images
+from cliplib.splits import group_train_test_split
 
 ROOT = Path(__file__).resolve().parents[2]
 VIT = "images on disk to features, ViT-B/32, float32"
@@ -70,8 +70,14 @@ class Row:
 
     def measured(self, ratios: list[float], **rates: float) -> Row:
         """Fill in the median, smallest and largest ratio."""
-        self.ratio, self.low, self.high = (float(f"{f(ratios):.4g}") for f in (np.median, min, max))
-        enough = self.ratio >= self.goal if self.sense == "at least" else self.ratio <= self.goal
+        self.ratio, self.low, self.high = (
+            float(f"{f(ratios):.4g}") for f in (np.median, min, max)
+        )
+        enough = (
+            self.ratio >= self.goal
+            if self.sense == "at least"
+            else self.ratio <= self.goal
+        )
         self.met, self.rates = enough, rates
         return self
 
@@ -93,7 +99,9 @@ def vit_folder(scratch: Path) -> Path:
     if not folder.exists():
         torch.manual_seed(0)
         tokenizer = CLIPTokenizer.from_pretrained(ROOT / "cliplib" / "mini")
-        CLIPModel(CLIPConfig(text_config={"vocab_size": len(tokenizer)})).save_pretrained(folder)
+        CLIPModel(
+            CLIPConfig(text_config={"vocab_size": len(tokenizer)})
+        ).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         CLIPImageProcessorPil().save_pretrained(folder)
     return folder
@@ -104,7 +112,9 @@ def readme_loop(model: CLIPModel, files: list[Path]) -> np.ndarray:
     processor, found = CLIPImageProcessorPil(), []
     with torch.no_grad():
         for start in range(0, len(files), 100):
-            images = [Image.open(path).convert("RGB") for path in files[start : start + 100]]
+            images = [
+                Image.open(path).convert("RGB") for path in files[start : start + 100]
+            ]
             pixels = processor(images=images, return_tensors="pt")["pixel_values"]
             found.append(model.vision_model(pixels).pooler_output)
     return torch.cat(found).numpy()
@@ -121,7 +131,9 @@ def bare_forward(encoder: ClipEncoder, files: list[Path]) -> Callable[[], None]:
             encoder.model.vision_model(batch)
 
     def work() -> None:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             list(pool.map(forward, batches))
         torch.set_num_threads(threads)
 
@@ -150,7 +162,9 @@ def open_clip_loop(files: list[Path]) -> Callable[[], Any]:
     def work() -> None:
         with torch.no_grad():
             for start in range(0, len(files), 64):
-                batch = [preprocess(Image.open(path)) for path in files[start : start + 64]]
+                batch = [
+                    preprocess(Image.open(path)) for path in files[start : start + 64]
+                ]
                 model.encode_image(torch.stack(batch))
 
     return work
@@ -180,11 +194,15 @@ def clip_benchmark_loop(files: list[Path]) -> Callable[[], Any]:
 def features(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     """ViT-B/32 against each peer and the bare forward pass; then features already known."""
     encoder = ClipEncoder(vit_folder(scratch), cache=False)
-    works: dict[str, Callable[[], Any]] = {"ours": lambda: encoder.images(files, progress=False)}
+    works: dict[str, Callable[[], Any]] = {
+        "ours": lambda: encoder.images(files, progress=False)
+    }
     works["the bare forward pass, same threads"] = bare_forward(encoder, files)
     half = ClipEncoder(vit_folder(scratch), cache=False, dtype="bfloat16")
     works["ours in bfloat16"] = lambda: half.images(files, progress=False)
-    works["OpenAI's README loop, by transformers"] = lambda: readme_loop(encoder.model, files)
+    works["OpenAI's README loop, by transformers"] = lambda: readme_loop(
+        encoder.model, files
+    )
     rows = []
     for peer, make in (
         ("transformers' pipeline", lambda: transformers_pipeline(encoder.model, files)),
@@ -196,7 +214,9 @@ def features(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
             works[peer]()
         except Exception as error:  # absent, or broken by this version of its libraries
             works.pop(peer, None)
-            rows.append(Row(VIT, peer, 1, note=f"not measured: {type(error).__name__}: {error}"))
+            rows.append(
+                Row(VIT, peer, 1, note=f"not measured: {type(error).__name__}: {error}")
+            )
     seconds = in_turn(works, rounds)
     lower = seconds.pop("ours in bfloat16")
     for peer in list(seconds)[1:]:
@@ -207,14 +227,20 @@ def features(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     rows.append(row.measured(list(seconds["ours"] / lower)))
     known = ClipEncoder("mini", cache=FeatureCache(scratch / "known.sqlite"))
     many = files * (2000 // len(files) + 1)
-    took = in_turn({"again": lambda: known.images(many, progress=False)}, rounds)["again"]
+    took = in_turn({"again": lambda: known.images(many, progress=False)}, rounds)[
+        "again"
+    ]
     row = Row("features already known, images a second", "", 5000, unit="images/s")
     rows.append(row.measured(list(len(many) / took)))
     for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
         small = ClipEncoder("mini", cache=False, image_size=pixels, dtype=dtype)
-        (took,) = in_turn({"": lambda e=small: e.images(files, progress=False)}, rounds).values()
+        (took,) = in_turn(
+            {"": lambda e=small: e.images(files, progress=False)}, rounds
+        ).values()
         work = f"images on disk to features, embedded model, {pixels} px, {dtype}, a second"
-        rows.append(Row(work, "", 120, unit="images/s").measured(list(len(files) / took)))
+        rows.append(
+            Row(work, "", 120, unit="images/s").measured(list(len(files) / took))
+        )
     return rows
 
 
@@ -232,7 +258,9 @@ def sweep(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
         with threadpool_limits(1, user_api="blas"):
             for C in LinearProbe().Cs:
                 model.set_params(C=C).fit(scaler.transform(X[train]), y[train])
-                metrics.log_loss(y[held], model.predict_proba(scaler.transform(X[held])))
+                metrics.log_loss(
+                    y[held], model.predict_proba(scaler.transform(X[held]))
+                )
 
     ratios = []
     for _ in range(rounds):
@@ -241,7 +269,9 @@ def sweep(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
         middle = time.process_time()
         path()
         ratios.append((middle - start) / (time.process_time() - middle))
-    row = Row("sweep of C and refit, 5,700 x 512", "scikit-learn's warm-started path", 1.3)
+    row = Row(
+        "sweep of C and refit, 5,700 x 512", "scikit-learn's warm-started path", 1.3
+    )
     row.sense, row.note = "at most", "our CPU seconds by the peer's"
     return [row.measured(ratios)]
 
@@ -260,7 +290,9 @@ def bootstrap(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
             metrics.log_loss(y[rows], proba[rows])
 
     seconds = in_turn({"ours": lambda: evaluate(y, proba), "peer": peer}, rounds)
-    row = Row("2,000 draws of every metric, 1,300 rows", "scikit-learn's metrics a draw", 20)
+    row = Row(
+        "2,000 draws of every metric, 1,300 rows", "scikit-learn's metrics a draw", 20
+    )
     return [row.measured(list(100 * seconds["peer"] / seconds["ours"]))]
 
 
@@ -290,7 +322,12 @@ def report(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     shutil.rmtree(ROOT / "build" / "executed", ignore_errors=True)
     for work, goal in (("every notebook executed", 180), ("nothing changed", 20)):
         start = time.perf_counter()
-        command = [sys.executable, ROOT / "report" / "build.py", "--out", scratch / "report.pdf"]
+        command = [
+            sys.executable,
+            ROOT / "report" / "build.py",
+            "--out",
+            scratch / "report.pdf",
+        ]
         subprocess.run(command, check=True, capture_output=True)
         row = Row(f"building the report, {work}", "", goal, unit="s", sense="at most")
         rows.append(row.measured([time.perf_counter() - start]))
@@ -304,7 +341,9 @@ def processor() -> str:
     """Return the processor's name where the system tells it."""
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip() for line in lines if line.startswith("model name")
+    ]
     return names[0] if names else platform.machine()
 
 
@@ -312,17 +351,25 @@ def main() -> None:
     """Measure the parts and write their rows."""
     names = [part.__name__ for part in PARTS]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of images, at any depth")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of images, at any depth"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "figures" / "benchmark.json")
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--n", type=int, default=320, help="images (default: %(default)s)")
+    parser.add_argument(
+        "--n", type=int, default=320, help="images (default: %(default)s)"
+    )
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    every = sorted(path for path in args.data.rglob("*") if path.suffix in (".jpg", ".png"))
+    every = sorted(
+        path for path in args.data.rglob("*") if path.suffix in (".jpg", ".png")
+    )
     files = every[:: max(1, len(every) // args.n)][: args.n]
     rows = json.loads(args.out.read_text()) if args.out.exists() else []
-    rows = [row for row in rows if row["part"] in names and row["part"] not in args.only]
+    rows = [
+        row for row in rows if row["part"] in names and row["part"] not in args.only
+    ]
     machine = {"processor": processor(), "cores": os.cpu_count()}
     machine |= {"torch": torch.__version__, "transformers": transformers.__version__}
     with tempfile.TemporaryDirectory() as scratch:
@@ -331,7 +378,9 @@ def main() -> None:
             if part.__name__ in args.only:
                 for row in part(files, args.rounds, Path(scratch)):
                     sys.stdout.write(f"{row}\n")
-                    rows.append({"part": part.__name__, **asdict(row), "machine": machine})
+                    rows.append(
+                        {"part": part.__name__, **asdict(row), "machine": machine}
+                    )
     args.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -12,18 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cliplib.data import load_dataset
-from cliplib.images import map_images
-from cliplib.robustness import (
-    CORRUPTIONS,
+from cliplib.baselines import (
     SHORTCUTS,
     color_histogram,
-    corrupt,
     efficientnet,
-    few_shot,
     hog,
     metadata_features,
 )
+from cliplib.cache import map_images
+from cliplib.corruption import CORRUPTIONS, corrupt
+from cliplib.data import load_dataset
+from cliplib.splits import few_shot
 
 
 @pytest.mark.parametrize(("shots", "held"), [(1, 1), (2, 2), (4, 4), (16, 4), (32, 8)])
@@ -63,21 +62,31 @@ def photo() -> Image.Image:
     """An image with coarse and fine structure."""
     rng = np.random.default_rng(0)
     shapes = ((6, 8, 3), (60, 80, 3))
-    layers = [Image.fromarray(rng.integers(0, 160, shape, np.uint8)) for shape in shapes]
+    layers = [
+        Image.fromarray(rng.integers(0, 160, shape, np.uint8)) for shape in shapes
+    ]
     return Image.blend(*(layer.resize((400, 300)) for layer in layers), 0.4)
 
 
 @pytest.mark.parametrize(("kind", "strength"), [("fog", 1), ("blur", -1), ("blur", 6)])
-def test_a_damage_that_is_unknown_is_named(kind: str, strength: int, photo: Image.Image) -> None:
-    with pytest.raises(ValueError, match=f"no '{kind}' of strength {strength}; kinds: .*'noise'"):
+def test_a_damage_that_is_unknown_is_named(
+    kind: str, strength: int, photo: Image.Image
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"no '{kind}' of strength {strength}; kinds: .*'noise'"
+    ):
         corrupt(photo, kind, strength)
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_each_strength_is_farther_from_the_original(kind: str, photo: Image.Image) -> None:
+def test_each_strength_is_farther_from_the_original(
+    kind: str, photo: Image.Image
+) -> None:
     clean = np.asarray(corrupt(photo, kind, 0), np.float64)
     assert clean.shape == (224, 299, 3)
-    images = [np.asarray(corrupt(photo, kind, s, seed=1), np.float64) for s in range(1, 6)]
+    images = [
+        np.asarray(corrupt(photo, kind, s, seed=1), np.float64) for s in range(1, 6)
+    ]
     errors = [np.abs(image - clean).mean() for image in images]
     assert errors[0] > 0.2
     assert errors == sorted(errors)
@@ -88,31 +97,45 @@ def test_what_each_corruption_does(photo: Image.Image) -> None:
     noisy = np.asarray(corrupt(grey, "noise", 1, seed=2), np.float64)
     assert abs(noisy.std() / (0.08 * 255) - 1) < 0.02
     assert (np.asarray(corrupt(grey, "noise", 1, seed=2)) == noisy).all()
-    assert np.abs(np.asarray(corrupt(grey, "brightness", 2), np.float64) - 151).max() <= 1
-    assert (np.asarray(corrupt(grey, "rotation", 5)) == 100).all()  # corners: the background
-    blurred, clean = (np.asarray(corrupt(photo, "blur", s), np.float64)[..., 0] for s in (5, 0))
+    assert (
+        np.abs(np.asarray(corrupt(grey, "brightness", 2), np.float64) - 151).max() <= 1
+    )
+    assert (
+        np.asarray(corrupt(grey, "rotation", 5)) == 100
+    ).all()  # corners: the background
+    blurred, clean = (
+        np.asarray(corrupt(photo, "blur", s), np.float64)[..., 0] for s in (5, 0)
+    )
     assert np.abs(np.diff(blurred)).mean() < np.abs(np.diff(clean)).mean() / 3
 
 
-def test_metadata_features_are_what_was_planted(image_folder: Callable[..., Path]) -> None:
+def test_metadata_features_are_what_was_planted(
+    image_folder: Callable[..., Path],
+) -> None:
     folder = image_folder(n=2)
     framed = np.full((50, 100, 3), 10, np.uint8)
     framed[2:-2, 2:-2] = 250
     Image.fromarray(framed).save(folder / "disc" / "framed.png")
     for quality in (30, 95):
-        Image.fromarray(framed).save(folder / "square" / f"q{quality}.jpg", quality=quality)
+        Image.fromarray(framed).save(
+            folder / "square" / f"q{quality}.jpg", quality=quality
+        )
     Image.new("L", (20, 30), 120).save(folder / "stripes" / "grey.png")
     dataset = load_dataset(folder)
     assert dataset is not None
     frame = metadata_features(dataset)
     assert list(frame.index) == list(dataset["id"])
-    assert sorted(frame) == sorted(column for kind in SHORTCUTS.values() for column in kind)
+    assert sorted(frame) == sorted(
+        column for kind in SHORTCUTS.values() for column in kind
+    )
     row = frame.loc["disc/framed.png"]
     stored = ["width", "height", "format", "mode", "quantisation"]
     assert row[stored].tolist() == [100, 50, "PNG", "RGB", 0]
     assert (row["border_mean"], row["border_std"]) == (10, 0)
     assert row["mean"] == pytest.approx(framed.mean())
-    assert row["bytes_per_pixel"] == (folder / "disc" / "framed.png").stat().st_size / 5000
+    assert (
+        row["bytes_per_pixel"] == (folder / "disc" / "framed.png").stat().st_size / 5000
+    )
     worse, better = frame.loc[["square/q30.jpg", "square/q95.jpg"], "quantisation"]
     assert worse > better > 0
     assert frame.loc["stripes/grey.png", ["mode", "mean"]].tolist() == ["L", 120]
@@ -138,7 +161,11 @@ def test_the_color_histogram_counts_shares() -> None:
 
 def test_hog_sees_edges_and_no_brightness() -> None:
     images = []
-    for level, box in ((100, (40, 0, 60, 128)), (200, (40, 0, 60, 128)), (200, (0, 40, 128, 60))):
+    for level, box in (
+        (100, (40, 0, 60, 128)),
+        (200, (40, 0, 60, 128)),
+        (200, (0, 40, 128, 60)),
+    ):
         image = Image.new("L", (128, 128), 0)
         image.paste(level, box)
         images.append(image)

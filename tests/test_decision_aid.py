@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplib.classifier import Classifier, load_probe, save_probe
+from cliplib.aid.decision_aid import DecisionAid
 from cliplib.encoder import ClipEncoder
 from cliplib.features import FeatureTable
-from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
-from cliplib.resampling import group_train_test_split
+from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, load_probe, save_probe
+from cliplib.splits import group_train_test_split
 
 CLASSES = ("disc", "square", "stripes")
 PROBE = LinearProbe(Cs=(0.01, 1.0))
@@ -56,12 +56,12 @@ def table(tiny: ClipEncoder) -> FeatureTable:
 
 
 @pytest.fixture(scope="module")
-def aid(table: FeatureTable, tiny: ClipEncoder) -> Classifier:
-    return Classifier.fit(table, tiny, probe=PROBE)
+def aid(table: FeatureTable, tiny: ClipEncoder) -> DecisionAid:
+    return DecisionAid.fit(table, tiny, probe=PROBE)
 
 
 @pytest.fixture
-def saved(aid: Classifier, tmp_path: Path) -> Path:
+def saved(aid: DecisionAid, tmp_path: Path) -> Path:
     aid.save(tmp_path / "aid")
     return tmp_path / "aid"
 
@@ -70,7 +70,9 @@ def saved(aid: Classifier, tmp_path: Path) -> Path:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return files of noise, half of them JPEG."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    paths = [folder / f"{number}.{'jpg' if number % 2 else 'png'}" for number in range(6)]
+    paths = [
+        folder / f"{number}.{'jpg' if number % 2 else 'png'}" for number in range(6)
+    ]
     for path in paths:
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
     return paths
@@ -80,26 +82,32 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize("risk", [0.05, 0.2])
-def test_the_rule_keeps_its_word_on_the_rows_that_set_it(tiny: ClipEncoder, risk: float) -> None:
+def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
+    tiny: ClipEncoder, risk: float
+) -> None:
     table = clouds(tiny, n=600, spread=2.0)
-    aid = Classifier.fit(table, tiny, probe=PROBE, risk=risk, out_of_distribution=0)
+    aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=risk, out_of_distribution=0)
     rows = held_out(table)
     said = aid.decide(rows.features)
     wrong = said["class"].to_numpy() != np.array(CLASSES)[rows.labels]
     answered = ~said["abstained"].to_numpy()
     assert not set(aid.training.groups) & set(rows.groups)
-    assert 0 < answered.sum() < len(rows) and wrong[answered].mean() <= risk < wrong.mean()
+    assert (
+        0 < answered.sum() < len(rows) and wrong[answered].mean() <= risk < wrong.mean()
+    )
     assert aid.about["share of these that was answered"] == answered.mean()
 
 
 def test_the_bound_on_similarity_withholds_the_stated_share(tiny: ClipEncoder) -> None:
     table = clouds(tiny, n=600, spread=2.0)
-    aid = Classifier.fit(table, tiny, probe=PROBE, out_of_distribution=0.1)
+    aid = DecisionAid.fit(table, tiny, probe=PROBE, out_of_distribution=0.1)
     reasons = aid.decide(held_out(table).features)["reason"]
     assert 0.08 < reasons.str.contains("out-of-distribution").mean() <= 0.1
 
 
-def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(aid: Classifier) -> None:
+def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(
+    aid: DecisionAid,
+) -> None:
     strange = np.full((1, aid.encoder.dim), -50.0)
     strange[0, 0] = 300.0
     said = aid.decide(strange).iloc[0]
@@ -112,48 +120,67 @@ def test_a_classifier_that_never_answers_says_so_once(
 ) -> None:
     table = clouds(tiny, n=60, spread=500.0, seed=1)
     with caplog.at_level(logging.WARNING, logger="cliplib.classifier"):
-        aid = Classifier.fit(table, tiny, probe=PROBE, risk=0)
-    assert [r.message.partition(":")[0] for r in caplog.records if "classifier" in r.name] == [
-        "The classifier abstains on everything"
-    ]
+        aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=0)
+    assert [
+        r.message.partition(":")[0] for r in caplog.records if "classifier" in r.name
+    ] == ["The classifier abstains on everything"]
     assert aid.about["share of errors among the answers"] is None  # of no answers
     aid.save(tmp_path / "never")
-    again = Classifier.load(tmp_path / "never")
-    assert math.isinf(again.min_probability) and again.decide(table.features)["abstained"].all()
+    again = DecisionAid.load(tmp_path / "never")
+    assert (
+        math.isinf(again.min_probability)
+        and again.decide(table.features)["abstained"].all()
+    )
 
 
-def test_the_temperature_divides_the_logits(aid: Classifier, table: FeatureTable) -> None:
+def test_the_temperature_divides_the_logits(
+    aid: DecisionAid, table: FeatureTable
+) -> None:
     warm = replace(aid, temperature=3.0)
     powered = aid.probe.predict_proba(table.features[:9]) ** (1 / 3)
     expected = powered / powered.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(warm.predict_proba(table.features[:9]), expected)
 
 
-def test_features_of_another_encoder_are_refused(tiny: ClipEncoder, table: FeatureTable) -> None:
-    foreign = table.with_features(table.features, model_fingerprint="0" * 32, encoder="other")
+def test_features_of_another_encoder_are_refused(
+    tiny: ClipEncoder, table: FeatureTable
+) -> None:
+    foreign = table.with_features(
+        table.features, model_fingerprint="0" * 32, encoder="other"
+    )
     with pytest.raises(ValueError, match="Features of the encoder 'other' do not fit"):
-        Classifier.fit(foreign, tiny)
+        DecisionAid.fit(foreign, tiny)
 
 
 # --- what it says of files
 
 
-def test_files_are_read_out_as_the_table_was(tiny: ClipEncoder, photos: list[Path]) -> None:
+def test_files_are_read_out_as_the_table_was(
+    tiny: ClipEncoder, photos: list[Path]
+) -> None:
     table, rng = clouds(tiny), np.random.default_rng(0)
-    deep = rng.normal(size=(len(table), 3 * tiny.blocks * tiny.dim)) + table.labels[:, None]
+    deep = (
+        rng.normal(size=(len(table), 3 * tiny.blocks * tiny.dim))
+        + table.labels[:, None]
+    )
     about = {"readout": "deep", "width": str(tiny.dim), "blocks": str(tiny.blocks)}
     for readout in ("deep", "dinov2", "pooled"):
-        made = table.with_features(deep, **about).readout(readout)
-        aid = Classifier.fit(made, tiny, probe=PROBE)
+        made = table.with_features(deep, **about).with_readout(readout)
+        aid = DecisionAid.fit(made, tiny, probe=PROBE)
         expected = aid.decide(tiny.images(photos, readout=readout, progress=False))
         assert aid.classify(photos)[expected.columns].equals(expected)
 
 
 def test_every_file_has_a_row_and_bad_ones_say_why(
-    aid: Classifier, photos: list[Path], tmp_path: Path
+    aid: DecisionAid, photos: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
-    for name in ("with space.png", "=1+1.png", "deep/zeile\nzwei.png", "deep/er/写真.png"):
+    for name in (
+        "with space.png",
+        "=1+1.png",
+        "deep/zeile\nzwei.png",
+        "deep/er/写真.png",
+    ):
         shutil.copy(photos[0], tmp_path / name)
     with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"), "wb") as file:
         file.write(photos[2].read_bytes())
@@ -168,21 +195,35 @@ def test_every_file_has_a_row_and_bad_ones_say_why(
     assert set(bad["reason"]) == {"unreadable"} and bad["abstained"].all()
     assert set(bad["class"]) == {""} and bad["probability"].isna().all()
     good = rows[rows["error"] == ""]
-    assert set(good["class"]) <= set(CLASSES) and set(good["nearest"]) <= set(aid.training.ids)
-    assert rows.columns[:5].tolist() == ["file", "class", "probability", "abstained", "reason"]
+    assert set(good["class"]) <= set(CLASSES) and set(good["nearest"]) <= set(
+        aid.training.ids
+    )
+    assert rows.columns[:5].tolist() == [
+        "file",
+        "class",
+        "probability",
+        "abstained",
+        "reason",
+    ]
 
 
-def test_a_list_may_hold_images_of_all_kinds(aid: Classifier, photos: list[Path]) -> None:
+def test_a_list_may_hold_images_of_all_kinds(
+    aid: DecisionAid, photos: list[Path]
+) -> None:
     row = {"path": "sent.png", "bytes": photos[2].read_bytes()}
-    rows = aid.classify([photos[0], photos[1].read_bytes(), Image.open(photos[3]), row, b"no"])
+    rows = aid.classify(
+        [photos[0], photos[1].read_bytes(), Image.open(photos[3]), row, b"no"]
+    )
     assert rows["file"].iloc[0] == str(photos[0]) and rows["file"].iloc[3] == "sent.png"
-    expected = aid.decide(aid.encoder.images([photos[i] for i in (0, 1, 3, 2)], progress=False))
+    expected = aid.decide(
+        aid.encoder.images([photos[i] for i in (0, 1, 3, 2)], progress=False)
+    )
     assert rows.loc[:3, expected.columns].equals(expected)
     assert rows["reason"].iloc[4] == "unreadable"
 
 
 def test_one_file_no_file_and_a_wrong_name(
-    aid: Classifier, photos: list[Path], tmp_path: Path
+    aid: DecisionAid, photos: list[Path], tmp_path: Path
 ) -> None:
     assert aid.classify(photos[0])["file"].tolist() == [str(photos[0])]
     assert len(aid.classify(photos[0].read_bytes())) == 1
@@ -197,13 +238,13 @@ def test_one_file_no_file_and_a_wrong_name(
 
 
 def test_parameters_may_be_of_numpy_and_other_probes_are_refused(
-    aid: Classifier, table: FeatureTable, tmp_path: Path
+    aid: DecisionAid, table: FeatureTable, tmp_path: Path
 ) -> None:
     probe = LinearProbe(Cs=np.array([0.01, 1], np.float32), seed=np.int64(1))
     save_probe(probe.fit(table.features, table.labels), tmp_path / "probe")
     assert load_probe(tmp_path / "probe").get_params()["Cs"][1] == 1
     with pytest.raises(TypeError, match="not a KernelProbe"):
-        Classifier.fit(table, aid.encoder, probe=KernelProbe())
+        DecisionAid.fit(table, aid.encoder, probe=KernelProbe())
 
 
 def test_a_lost_encoder_is_looked_for_nowhere_else(
@@ -212,57 +253,72 @@ def test_a_lost_encoder_is_looked_for_nowhere_else(
     shutil.rmtree(saved / "encoder")
     monkeypatch.chdir(saved.parent)
     with pytest.raises(ValueError, match=f"{saved}/encoder.*there is no such folder"):
-        Classifier.load(saved.name)  # "aid/encoder" might be a hub id
+        DecisionAid.load(saved.name)  # "aid/encoder" might be a hub id
 
 
 def test_what_is_loaded_says_the_same_to_the_last_bit(
-    aid: Classifier, saved: Path, table: FeatureTable, photos: list[Path]
+    aid: DecisionAid, saved: Path, table: FeatureTable, photos: list[Path]
 ) -> None:
     shutil.move(saved, saved.with_name("moved"))
-    again = Classifier.load(saved.with_name("moved"))
+    again = DecisionAid.load(saved.with_name("moved"))
     assert again.classify(photos).equals(aid.classify(photos))
     assert again.decide(table.features).equals(aid.decide(table.features))
-    assert dict(again.about) == dict(aid.about) and again.encoder.name == aid.encoder.name
+    assert (
+        dict(again.about) == dict(aid.about) and again.encoder.name == aid.encoder.name
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [{"image_size": 48}, {"squash": True, "image_size": 48}, {"dtype": "bfloat16"}]
+    "options",
+    [{"image_size": 48}, {"squash": True, "image_size": 48}, {"dtype": "bfloat16"}],
 )
 def test_an_encoder_with_settings_is_the_same_after_loading(
-    tiny: ClipEncoder, saved: Path, photos: list[Path], tmp_path: Path, options: dict[str, Any]
+    tiny: ClipEncoder,
+    saved: Path,
+    photos: list[Path],
+    tmp_path: Path,
+    options: dict[str, Any],
 ) -> None:
     other = ClipEncoder(saved / "encoder", cache=False, **options)
-    aid = Classifier.fit(clouds(other), other, probe=PROBE)
+    aid = DecisionAid.fit(clouds(other), other, probe=PROBE)
     aid.save(tmp_path / "other")
-    again = Classifier.load(tmp_path / "other")
+    again = DecisionAid.load(tmp_path / "other")
     assert again.encoder.fingerprint == other.fingerprint != tiny.fingerprint
     assert again.classify(photos).equals(aid.classify(photos))
 
 
-def test_an_mlp_and_a_class_without_images_are_kept(tiny: ClipEncoder, tmp_path: Path) -> None:
+def test_an_mlp_and_a_class_without_images_are_kept(
+    tiny: ClipEncoder, tmp_path: Path
+) -> None:
     table = clouds(tiny)
     table = table.select(table.labels != 1)
-    aid = Classifier.fit(table, tiny, probe=MLPProbe(hidden=8))
+    aid = DecisionAid.fit(table, tiny, probe=MLPProbe(hidden=8))
     aid.save(tmp_path / "mlp")
     assert (
-        Classifier.load(tmp_path / "mlp").decide(table.features).equals(aid.decide(table.features))
+        DecisionAid.load(tmp_path / "mlp")
+        .decide(table.features)
+        .equals(aid.decide(table.features))
     )
     assert not aid.predict_proba(table.features)[:, 1].any()
 
 
-def test_saving_replaces_a_classifier_and_nothing_else(saved: Path, tmp_path: Path) -> None:
+def test_saving_replaces_a_classifier_and_nothing_else(
+    saved: Path, tmp_path: Path
+) -> None:
     (saved / "mine.txt").write_text("keep me")
-    replace(Classifier.load(saved), min_probability=0.75).save(saved)  # over what it was read from
-    assert Classifier.load(saved).min_probability == 0.75
+    replace(DecisionAid.load(saved), min_probability=0.75).save(
+        saved
+    )  # over what it was read from
+    assert DecisionAid.load(saved).min_probability == 0.75
     assert (saved / "mine.txt").read_text() == "keep me"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="holds something else: choose another"):
-        Classifier.load(saved).save(tmp_path / "other")
+        DecisionAid.load(saved).save(tmp_path / "other")
 
 
 def test_half_a_folder_is_refused_until_it_is_saved_again(
-    aid: Classifier, saved: Path, monkeypatch: pytest.MonkeyPatch
+    aid: DecisionAid, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -270,14 +326,14 @@ def test_half_a_folder_is_refused_until_it_is_saved_again(
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(FeatureTable, "save", full)
         aid.save(saved)
-    Classifier.load(saved)  # the older one
+    DecisionAid.load(saved)  # the older one
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         patch.setattr(Path, "replace", full)
         aid.save(saved)
     with pytest.raises(ValueError, match="There is no whole classifier in"):
-        Classifier.load(saved)
+        DecisionAid.load(saved)
     aid.save(saved)
-    Classifier.load(saved)
+    DecisionAid.load(saved)
 
 
 def cut(path: Path) -> None:
@@ -289,18 +345,20 @@ PARTS += ("probe/probe.safetensors", "training/features.safetensors")
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, cut])
-def test_harm_to_any_file_is_told_in_a_sentence(saved: Path, harm: Callable[[Path], None]) -> None:
+def test_harm_to_any_file_is_told_in_a_sentence(
+    saved: Path, harm: Callable[[Path], None]
+) -> None:
     for name in PARTS:
         whole = (saved / name).read_bytes()
         harm(saved / name)
         with pytest.raises(ValueError, match="no whole classifier"):
-            Classifier.load(saved)
+            DecisionAid.load(saved)
         (saved / name).write_bytes(whole)
     main = saved / "classifier.json"
     for content in ("", "{", "[]"):
         main.write_text(content)
         with pytest.raises(ValueError, match="no whole classifier"):
-            Classifier.load(saved)
+            DecisionAid.load(saved)
 
 
 class Bomb:
@@ -313,15 +371,23 @@ class Bomb:
         return os.mkdir, (str(self.target),)
 
 
-def test_opening_a_folder_that_somebody_made_runs_nothing(saved: Path, tmp_path: Path) -> None:
+def test_opening_a_folder_that_somebody_made_runs_nothing(
+    saved: Path, tmp_path: Path
+) -> None:
     bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
     pickle.loads(bomb)  # it is live
     (tmp_path / "exploded").rmdir()
-    assert {file.suffix for file in saved.rglob("*.*")} <= {".json", ".safetensors", ".txt"}
+    assert {file.suffix for file in saved.rglob("*.*")} <= {
+        ".json",
+        ".safetensors",
+        ".txt",
+    }
     for name in ("probe/probe.pkl", "encoder/pytorch_model.bin", "encoder/modeling.py"):
         (saved / name).write_bytes(bomb)
-    Classifier.load(saved)
-    (saved / "encoder" / "model.safetensors").unlink()  # so that the pickle is all there is
+    DecisionAid.load(saved)
+    (
+        saved / "encoder" / "model.safetensors"
+    ).unlink()  # so that the pickle is all there is
     with pytest.raises(ValueError, match="no whole classifier"):
-        Classifier.load(saved)
+        DecisionAid.load(saved)
     assert not (tmp_path / "exploded").exists()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_classifier import PROBE, clouds
+from test_decision_aid import PROBE, clouds
 
-from cliplib.__main__ import main
-from cliplib.classifier import Classifier
+from cliplib.aid.decision_aid import DecisionAid
+from cliplib.cli import main
 from cliplib.encoder import ClipEncoder
 
 Capture = pytest.CaptureFixture[str]
@@ -29,7 +29,7 @@ def folder(image_folder: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def aid(tiny: ClipEncoder, tmp_path: Path) -> Path:
-    Classifier.fit(clouds(tiny), tiny, probe=PROBE).save(tmp_path / "aid")
+    DecisionAid.fit(clouds(tiny), tiny, probe=PROBE).save(tmp_path / "aid")
     return tmp_path / "aid"
 
 
@@ -50,7 +50,7 @@ def test_a_folder_is_audited_measured_and_learned(
     for name in ("disc", "square", "stripes"):
         assert re.search(rf"    {name} +{INTERVAL}\n", told)
     assert f"python -m cliplib classify {out} FOLDER_OR_FILES" in told
-    assert Classifier.load(out).training.classes == ("disc", "square", "stripes")
+    assert DecisionAid.load(out).training.classes == ("disc", "square", "stripes")
 
 
 def test_a_decision_aid_is_used_on_a_folder_and_on_files(
@@ -58,23 +58,34 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
 ) -> None:
     discs = folder / "disc"
     (discs / "broken.png").write_bytes(b"no image")
-    assert main(["classify", str(aid), str(discs), "--out-prefix", str(tmp_path / "all")]) == 0
+    assert (
+        main(["classify", str(aid), str(discs), "--out-prefix", str(tmp_path / "all")])
+        == 0
+    )
     assert "Files: 13\n    broken.png: no answer, unreadable" in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "all.csv")) == 13
     assert (tmp_path / "all.html").read_text(encoding="utf-8").count("<img") == 2 * 12
     for _ in range(2):  # beside the images, and once more
-        assert main(["classify", str(aid), str(discs), "--out-prefix", f"{discs}/a/b"]) == 0
-    assert pd.read_csv(discs / "a" / "b.csv")["file"].tolist()[:2] == ["a/b.csv", "a/b.html"]
+        assert (
+            main(["classify", str(aid), str(discs), "--out-prefix", f"{discs}/a/b"])
+            == 0
+        )
+    assert pd.read_csv(discs / "a" / "b.csv")["file"].tolist()[:2] == [
+        "a/b.csv",
+        "a/b.html",
+    ]
     shutil.rmtree(discs / "a")
     files = [str(discs / f"disc{number}.png") for number in range(2)]
-    assert main(["classify", str(aid), *files, "--out-prefix", str(tmp_path / "two")]) == 0
+    assert (
+        main(["classify", str(aid), *files, "--out-prefix", str(tmp_path / "two")]) == 0
+    )
     assert pd.read_csv(tmp_path / "two.csv")["file"].tolist() == files
 
 
 def test_an_aid_that_never_answers_says_so(
     aid: Path, folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    replace(Classifier.load(aid), min_probability=math.inf).save(aid)
+    replace(DecisionAid.load(aid), min_probability=math.inf).save(aid)
     prefix = str(tmp_path / "answers")
     main(["classify", str(aid), str(folder / "disc"), "--out-prefix", prefix])
     assert "This decision aid abstains on everything" in capsys.readouterr().out
@@ -104,7 +115,9 @@ def unreadable_class(folder: Path) -> None:
 
 def copies(folder: Path) -> None:
     for number in range(1, 12):
-        shutil.copy(folder / "disc" / "disc0.png", folder / "disc" / f"disc{number}.png")
+        shutil.copy(
+            folder / "disc" / "disc0.png", folder / "disc" / f"disc{number}.png"
+        )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +125,10 @@ def copies(folder: Path) -> None:
     [
         (one_class, "needs images that can be read in each of two classes or more"),
         (one_image, "needs images that can be read in each of two classes or more"),
-        (unreadable_class, "needs images that can be read in each of two classes or more"),
+        (
+            unreadable_class,
+            "needs images that can be read in each of two classes or more",
+        ),
         (
             three_images,
             "Class disc has too few images for 5 folds, near-duplicates counted once: add",
@@ -136,15 +152,23 @@ def test_what_cannot_be_learned_is_told_in_a_sentence(
     assert re.search(message, told[-1]) and not out.exists()
 
 
-def test_wrong_names_are_told_in_a_sentence(aid: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_wrong_names_are_told_in_a_sentence(
+    aid: Path, tmp_path: Path, capsys: Capture
+) -> None:
     missing, bare = str(tmp_path / "missing"), tmp_path / "bare"
     bare.mkdir()
     for arguments, message in (
         (["classify", missing, str(tmp_path)], "There is no whole classifier in"),
-        (["classify", str(aid), missing], "missing' is no file: name one folder, or files that"),
+        (
+            ["classify", str(aid), missing],
+            "missing' is no file: name one folder, or files that",
+        ),
         (["classify", str(aid), str(bare), str(bare)], "bare' is no file"),
         ([str(bare), "--out", missing], "holds no image"),
-        ([str(bare), "--out", missing, "--model", "nowhere"], "there is no such folder"),
+        (
+            [str(bare), "--out", missing, "--model", "nowhere"],
+            "there is no such folder",
+        ),
     ):
         assert main(arguments) == 1
         assert re.search(message, capsys.readouterr().err)
@@ -175,4 +199,4 @@ def test_a_folder_wins_over_a_known_name(
     folder.rename(tmp_path / "trashnet")
     monkeypatch.chdir(tmp_path)
     assert main(["trashnet", "--out", "aid", "--model", str(checkpoint)]) == 0
-    assert Classifier.load("aid").training.classes == ("disc", "square", "stripes")
+    assert DecisionAid.load("aid").training.classes == ("disc", "square", "stripes")

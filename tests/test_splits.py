@@ -11,16 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from cliplib.features import FeatureTable
+from cliplib.intervals import auroc_statistic, compare, compare_all, ratio_intervals
 from cliplib.probes import LinearProbe
-from cliplib.resampling import (
-    auroc_statistic,
-    compare,
-    compare_all,
-    cross_validate,
+from cliplib.splits import (
     group_codes,
     group_folds,
     group_train_test_split,
-    ratio_intervals,
+    out_of_fold_proba,
 )
 
 
@@ -68,14 +65,18 @@ def test_a_mean_has_the_interval_that_scipy_gives():
     other = scipy_bootstrap((x,), np.mean, method="percentile", n_resamples=4000, rng=1)
     assert found.value == pytest.approx(x.mean())
     interval = other.confidence_interval
-    assert [found.low, found.high] == pytest.approx([interval.low, interval.high], abs=0.02)
+    assert [found.low, found.high] == pytest.approx(
+        [interval.low, interval.high], abs=0.02
+    )
 
 
 def test_intervals_over_groups_cover_the_truth_where_those_over_rows_do_not():
     rng, hits = np.random.default_rng(0), np.zeros(2)
     for _ in range(200):
         groups = np.repeat(np.arange(40), 5)
-        right = np.repeat(rng.random(40) < 0.8, 5)  # a group's rows are copies of each other
+        right = np.repeat(
+            rng.random(40) < 0.8, 5
+        )  # a group's rows are copies of each other
         for i, grouping in enumerate((groups, None)):
             row = ratio_intervals(right, groups=grouping, n_boot=300).iloc[0]
             hits[i] += row.low <= 0.8 <= row.high
@@ -163,7 +164,7 @@ def test_cross_validation_takes_an_estimator_and_predicts_every_row_once_a_repea
     y, groups = np.arange(90) % 3, np.arange(90) // 2
     X = rng.normal(size=(90, 5)) + np.eye(3, 5)[y] * 3
     for estimator in (LogisticRegression(), LinearProbe(Cs=(0.1, 1))):
-        found = cross_validate(estimator, table(X, y, groups), n_repeats=2)
+        found = out_of_fold_proba(estimator, table(X, y, groups), n_repeats=2)
         assert found.shape == (2, 90, 3)
         np.testing.assert_allclose(found.sum(axis=2), 1)
         assert (found[0].argmax(axis=1) == y).mean() > 0.8
@@ -176,7 +177,7 @@ def test_what_is_learned_from_a_group_does_not_help_its_copies():
     right = []
     for grouping in (np.arange(200), groups):
         options = {"groups": grouping, "n_repeats": 1}
-        proba = cross_validate(LogisticRegression(), table(X, y, groups), **options)
+        proba = out_of_fold_proba(LogisticRegression(), table(X, y, groups), **options)
         right.append((proba[0].argmax(axis=1) == y).mean())
     assert right[0] > 0.75
     assert right[1] < 0.65

@@ -1,0 +1,1 @@
+"""Applications: what is built from the library, and nothing of the library imports."""

@@ -1,0 +1,32 @@
+"""A box for JupyterLab that takes one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import anywidget
+
+from cliplib.aid.decision_aid import DecisionAid
+from cliplib.aid.sheet import answers_table
+
+
+def drop_box(classifier: DecisionAid) -> anywidget.AnyWidget:
+    """Return a box for JupyterLab that takes one image and shows what the classifier says of it."""
+
+    class DropBox(anywidget.AnyWidget):
+        _esm = Path(__file__).with_name("drop_box.js")
+
+    def respond(_: Any, sent: Mapping[str, Any], buffers: list[memoryview]) -> None:
+        image = {"path": sent["name"], "bytes": bytes(buffers[0])}
+        try:
+            answer = answers_table(classifier.classify([image]), classifier, [image])
+        except Exception as error:  # else the box would wait for ever
+            answer = escape(f"{type(error).__name__}: {error}")
+        box.send({"number": sent["number"], "html": answer})
+
+    box = DropBox()
+    box.on_msg(respond)
+    return box
