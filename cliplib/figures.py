@@ -1,11 +1,13 @@
 """Results for the report, each saved under an id, and the plots that no library draws.
 
-Captions and alternative texts stand in ``figures/captions.toml``; ``**values`` fill their places,
-such as ``{repeats}``. A file for each notebook, beside its results, says how they were made. For
-None what an earlier run saved is shown.
+A notebook begins with a `Study` and saves its results through it. Captions and
+alternative texts stand in ``figures/captions.toml``; ``**values`` fill their places,
+such as ``{repeats}``. A file for each notebook, beside its results, says how they were
+made. For None, what an earlier run saved is shown, if the same encoder made it.
 """
 
 import base64
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -13,17 +15,20 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import font_source_sans_pro
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -32,6 +37,7 @@ import seaborn.objects as so
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -39,209 +45,466 @@ from PIL import Image
 from cliplib.data import DATASETS
 from cliplib.images import load_image
 
-TEXT_WIDTH = (
-    6.22  # inches of the report's column: a figure this wide is printed at its own size
-)
-COMMITTED = Path(__file__).resolve().parents[1] / "figures"
+TEXT_WIDTH = 6.22
+"""Inches of the report's column: a figure this wide is printed at its own size."""
+SUFFIXES = {"figure": ".svg", "table": ".csv", "numbers": ".json"}
 PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
 JSON: Any = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
-_run: dict[str, Any] = {}
+EARLIER = " (From an earlier run: no images on this machine.)"
+
+Entry = dict[str, Any]
 
 
-def begin_notebook(name: str, encoder: Any = None, **parameters: Any) -> None:
-    """Set the style, and note whose results follow, with which encoder and parameters.
+def _checkout() -> Path | None:
+    """Return the nearest folder, from here upwards, with ``figures/captions.toml``."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "figures" / "captions.toml").is_file():
+            return folder
+    return None
 
-    Results go to the folder ``CLIPLIB_FIGURES``, set by the report's build, or ``build/scratch``.
+
+def committed_folder() -> Path:
+    """Return the folder ``figures`` of the checkout that the working directory is in.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where neither the working directory nor a folder above it holds one.
     """
+    checkout = _checkout()
+    if checkout is None:
+        raise FileNotFoundError(
+            f"There is no figures/captions.toml in {Path.cwd()} or above it: "
+            "work inside a checkout of the repository."
+        )
+    return checkout / "figures"
+
+
+class Study:
+    """The results of one notebook: where they go, and how they were made.
+
+    They go to the folder that ``CLIPLIB_FIGURES`` names, which the report's build sets;
+    otherwise to ``build/scratch`` of the checkout that the working directory is in;
+    outside of a checkout, to ``figures-out``.
+
+    Parameters
+    ----------
+    name
+        Of the notebook, such as "01_brain_tumor_mri".
+    encoder
+        The `ClipEncoder` that the results rest on; None where there is none.
+    **parameters
+        What to note beside each result. Of a path, the last part is noted.
+    """
+
+    def __init__(self, name: str, encoder: Any = None, **parameters: Any) -> None:
+        self.name = name
+        self.fingerprint: str | None = encoder.fingerprint if encoder else None
+        checkout = _checkout()
+        given = os.environ.get("CLIPLIB_FIGURES")
+        self._building = bool(given)
+        self._committed = checkout / "figures" if checkout else None
+        self._build = checkout / "build" if checkout else Path.cwd() / "figures-out"
+        self.folder = Path(given) if given else self._build
+        if checkout and not given:
+            self.folder = self._build / "scratch"
+        self._made = _how_made(encoder, parameters)
+        self._results: dict[str, Entry] = {}
+        self._before = _results_in(self.folder, name)
+        _use_style()
+        if get_ipython():
+            _log_plainly(to_stderr=self._building)
+        logging.getLogger(__name__).info("Results go to %s.", self.folder)
+
+    @cached_property
+    def memory(self) -> joblib.Memory:
+        """Answers kept between notebooks, for as long as code and packages stay.
+
+        What is kept lies in ``build/predictions``; answers of other code are deleted.
+        """
+        kept = self._build / "predictions"
+        folder = kept / _digest_of_code()
+        for other in kept.glob("*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        return joblib.Memory(folder, verbose=0)
+
+    def save_figure(
+        self, figure: Any, id: str, *, height: float = 2.8, **values: Any
+    ) -> None:
+        """Save a figure as SVG, and show it.
+
+        Parameters
+        ----------
+        figure
+            Of matplotlib; or a `seaborn.objects` plot, drawn as wide as the text. None
+            shows the one saved before.
+        id
+            Its name in the report and in ``figures/captions.toml``.
+        height
+            Of a `seaborn.objects` plot, in inches.
+        **values
+            What stands in places of its caption, such as ``{n}``.
+
+        Raises
+        ------
+        ValueError
+            Where the caption is missing, or a value of it.
+        """
+        if isinstance(figure, so.Plot):
+            figure = _draw_plot(figure, height)
+        text = None if figure is None else _svg(figure)
+        self._save("figure", id, text, values)
+
+    def save_table(self, table: pd.DataFrame | None, id: str, **values: Any) -> None:
+        """Save a table as CSV; x, x_low and x_high are shown as one, "x [low, high]".
+
+        For None, the one saved before is shown. Raises ValueError where the caption is
+        missing, or a value of it.
+        """
+        text = None
+        if table is not None:
+            unnamed = table.index.name is None
+            if not (unnamed and isinstance(table.index, pd.RangeIndex)):
+                table = table.reset_index()
+            text = table.map(_plain).to_csv(index=False, lineterminator="\n")
+        self._save("table", id, text, values)
+
+    def save_numbers(self, numbers: Any, id: str, **values: Any) -> None:
+        """Save numbers as JSON: nested, or with keys of several parts (name, below, …).
+
+        Names become ``lower_case``. For None, what was saved before stays. Raises
+        ValueError where two names become one, or the caption is missing.
+        """
+        text = None if numbers is None else json.dumps(_plain(numbers), **JSON) + "\n"
+        self._save("numbers", id, text, values)
+
+    def _save(
+        self, kind: str, id: str, text: str | None, values: Mapping[str, Any]
+    ) -> None:
+        if text is None:
+            self._show_earlier(kind, id)
+            return
+        entry = {"kind": kind, **self._words(kind, id, values), **self._made}
+        self._keep(id, entry, text)
+        _show(id, entry, text)
+
+    def _show_earlier(self, kind: str, id: str) -> None:
+        """Show what an earlier run saved, if the same encoder made it, and keep it."""
+        entry, text = self._earlier(id)
+        if text is None:
+            reason = "not computed for this model" if entry else "never saved"
+            _show(id, {"kind": kind, "caption": f"{id}: {reason}, needs images."}, "")
+            return
+        if self._building or id in self._before:
+            self._keep(id, entry, text)
+        _show(id, entry, text, note=EARLIER)
+
+    def _earlier(self, id: str) -> tuple[Entry, str | None]:
+        """Return an entry and its file's text; None for the text if another's."""
+        entry: Entry = {}
+        places = [(self.folder, self._before)]
+        if self._committed:
+            places.append((self._committed, _results_in(self._committed, self.name)))
+        for folder, results in places:
+            if id not in results:
+                continue
+            entry = results[id]
+            path = folder / f"{id}{SUFFIXES[entry['kind']]}"
+            if entry.get("fingerprint") == self.fingerprint and path.is_file():
+                return entry, path.read_text("utf-8")
+        return entry, None
+
+    def _keep(self, id: str, entry: Entry, text: str) -> None:
+        """Write a result, and the file that says how this notebook's were made."""
+        self._results[id] = entry
+        versions = {
+            # Without "+cpu" and the like, which name a build of the same version.
+            package: importlib.metadata.version(package).split("+")[0]
+            for package in PACKAGES
+        }
+        made = json.dumps({"versions": versions, "results": self._results}, **JSON)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self.folder / f"{id}{SUFFIXES[entry['kind']]}", text)
+        _write(self.folder / f"{self.name}.json", made + "\n")
+
+    def _words(self, kind: str, id: str, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return caption and, of a figure, alternative text, with their values."""
+        wanted = ("caption", "alt") if kind == "figure" else ("caption",)
+        captions = self._captions
+        if captions is None:  # outside of a checkout the name has to do
+            return dict.fromkeys(wanted, id.replace("_", " ").capitalize() + ".")
+        try:
+            return {name: captions[id][name].format(**values) for name in wanted}
+        except KeyError as error:
+            raise ValueError(
+                f"Write {error} into [{id}] in figures/captions.toml, "
+                "or give its value on saving."
+            ) from None
+
+    @cached_property
+    def _captions(self) -> dict[str, dict[str, str]] | None:
+        for folder in (self.folder, self._committed):
+            if folder and (folder / "captions.toml").is_file():
+                return tomllib.loads((folder / "captions.toml").read_text("utf-8"))
+        return None
+
+
+def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
+    """Return what is noted beside a result: no path of this machine, only its end."""
+    noted = {
+        name: value.split("/")[-1] if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
+    made: Entry = {"parameters": _plain(noted)}
+    if encoder is not None:
+        is_path = os.path.isabs(encoder.name)
+        made["encoder"] = Path(encoder.name).name if is_path else encoder.name
+        made["fingerprint"] = encoder.fingerprint
+    return made
+
+
+def _results_in(folder: Path, name: str) -> dict[str, Entry]:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return {}
+    results: dict[str, Entry] = json.loads(path.read_text("utf-8"))["results"]
+    return results
+
+
+def _digest_of_code() -> str:
+    """Return a digest of the library's modules and of the packages that compute."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    code = b"".join(module.read_bytes() for module in modules)
+    versions = [importlib.metadata.version(package) for package in PACKAGES]
+    return hashlib.sha256(code + json.dumps(versions).encode()).hexdigest()[:16]
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text with the same line ends anywhere; leave an equal file untouched."""
+    data = text.encode("utf-8")
+    if not path.is_file() or path.read_bytes() != data:
+        path.write_bytes(data)
+
+
+def _use_style() -> None:
     for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
         font_manager.fontManager.addfont(face)
     plt.style.use("cliplib.figures")
-    folder = Path(
-        os.environ.get("CLIPLIB_FIGURES") or COMMITTED.parent / "build" / "scratch"
-    )
-    given = {
-        k: v.split("/")[-1] if isinstance(v, str) else v for k, v in parameters.items()
-    }
-    made = {
-        "parameters": _plain(given)
-    }  # of paths, which are this machine's, the last part
-    if encoder is not None:
-        own = (
-            encoder.name.split("/")[-1] if os.path.isabs(encoder.name) else encoder.name
-        )
-        made |= {"encoder": own, "fingerprint": encoder.fingerprint}
-    _run.update(name=name, folder=folder, made=made, earlier={}, results={})
-    for sidecar in (COMMITTED / f"{name}.json", folder / f"{name}.json"):
-        if sidecar.exists():
-            _run["earlier"] |= json.loads(sidecar.read_text("utf-8"))["results"]
-    if get_ipython():
-        stream = (
-            sys.stderr if "CLIPLIB_FIGURES" in os.environ else sys.stdout
-        )  # stderr is red
-        library = logging.getLogger("cliplib")
-        library.handlers, library.propagate = [logging.StreamHandler(stream)], False
-        library.setLevel(logging.INFO)
-    logging.getLogger(__name__).info("Results go to %s.", folder)
 
 
-def save_figure(figure: Any, id: str, *, height: float = 2.8, **values: Any) -> None:
-    """Save a matplotlib figure, or a `seaborn.objects` plot at this height in inches, as SVG."""
-    text = None
-    if isinstance(figure, so.Plot):
-        plot, figure = figure, plt.figure(figsize=(TEXT_WIDTH, height))
-        plot.theme(dict(plt.rcParams)).on(figure).plot()
-        for legend in figure.legends[:1]:  # one for all panels, above them
-            figure.legends.clear()
-            labels, place = (
-                [text.get_text() for text in legend.texts],
-                "outside upper center",
-            )
-            figure.legend(legend.legend_handles, labels, loc=place, ncols=5)
-    if figure is not None:
-        figure.savefig(svg := io.StringIO(), format="svg", metadata={"Date": None})
-        plt.close(figure)
-        text = re.sub(r"data:image/png;base64,\s*([^\"]+)", _as_jpeg, svg.getvalue())
-    _save("figure", f"{id}.svg", text, values)
+def _log_plainly(*, to_stderr: bool) -> None:
+    """Show the library's log lines once; on stderr they are red, and not printed."""
+    library = logging.getLogger("cliplib")
+    stream = sys.stderr if to_stderr else sys.stdout
+    library.handlers = [logging.StreamHandler(stream)]
+    library.propagate = False
+    library.setLevel(logging.INFO)
 
 
-def save_table(table: pd.DataFrame | None, id: str, **values: Any) -> None:
-    """Save a table as CSV; show ``x``, ``x_low`` and ``x_high`` as one column "x [low, high]"."""
-    if table is not None:
-        counts = isinstance(table.index, pd.RangeIndex) and table.index.name is None
-        table = (table if counts else table.reset_index()).map(_plain)
-    text = None if table is None else table.to_csv(index=False, lineterminator="\n")
-    _save("table", f"{id}.csv", text, values)
+def _draw_plot(plot: so.Plot, height: float) -> Figure:
+    """Draw a plot as wide as the text, one legend above all its panels."""
+    figure = plt.figure(figsize=(TEXT_WIDTH, height))
+    plot.theme(dict(plt.rcParams)).on(figure).plot()
+    legends = figure.legends
+    if legends:
+        legend = legends[0]
+        labels = [text.get_text() for text in legend.texts]
+        handles = legend.legend_handles
+        figure.legends.clear()
+        figure.legend(handles, labels, loc="outside upper center", ncols=5)
+    return figure
 
 
-def save_numbers(numbers: Any, id: str, **values: Any) -> None:
-    """Save numbers as JSON under ``lower_case`` names: nested, or with keys (name, below, ...)."""
-    text = None if numbers is None else json.dumps(_plain(numbers), **JSON) + "\n"
-    _save("numbers", f"{id}.json", text, values)
+def _svg(figure: Figure) -> str:
+    """Return a figure as SVG, its photographs as JPEG, and close it."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return re.sub(r"data:image/png;base64,\s*([^\"]+)", _as_jpeg, drawn.getvalue())
 
 
-def _save(kind: str, file: str, text: str | None, values: dict[str, Any]) -> None:
-    """Write a result and its entry, or find the earlier ones; show the result."""
-    id, path, note = Path(file).stem, _run["folder"] / file, ""
-    if text is None:
-        entry = _run["earlier"].get(id, {"kind": kind, "caption": "Never saved."})
-        note = " (From an earlier run: no images on this machine.)"
-        path = path if path.exists() else COMMITTED / file
-    else:
-        own = _run["folder"] / "captions.toml"
-        captions = tomllib.loads(
-            (own if own.exists() else COMMITTED / own.name).read_text("utf-8")
-        )
-        try:
-            names = ("caption", "alt") if kind == "figure" else ("caption",)
-            words = {name: captions[id][name].format(**values) for name in names}
-        except KeyError as error:
-            place = f"[{id}] in figures/captions.toml"
-            raise ValueError(
-                f"Write {error} into {place}, or give its value on saving."
-            ) from None
-        entry = {"kind": kind, **words, **_run["made"]}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    if path.parent == _run["folder"] and path.exists():
-        _run["results"][id] = entry
-        versions = {
-            package: importlib.metadata.version(package) for package in PACKAGES
-        }
-        sidecar = {"versions": versions, "results": _run["results"]}
-        text = json.dumps(sidecar, **JSON) + "\n"
-        path.with_name(f"{_run['name']}.json").write_text(text, "utf-8")
-    if get_ipython():
-        _show(path, entry["caption"] + note, entry.get("alt", ""))
-
-
-def _show(path: Path, caption: str, alt: str) -> None:
-    """Show a saved result with its caption; of numbers, their names."""
-    text, words = path.read_text("utf-8") if path.exists() else "", escape(caption)
-    data = {"text/plain": f"{path.stem}: {caption}"}
-    if path.suffix == ".svg" and text:
-        data["image/svg+xml"] = text
-        source = f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
-        image = f'<img alt="{escape(alt)}" src="{source}">'
-        data["text/html"] = f"<figure>{image}<figcaption>{words}</figcaption></figure>"
-    elif path.suffix == ".csv" and text:
-        table = pd.read_csv(path)
-        table = table.map(
-            lambda x: f"{x:.3f}" if isinstance(x, float) and x * x > 1e-6 else str(x)
-        )
-        for name in list(table):
-            if f"{name}_low" in table and f"{name}_high" in table:
-                low, high = table.pop(f"{name}_low"), table.pop(f"{name}_high")
-                table[name] += (" [" + low + ", " + high + "]").replace(
-                    " [nan, nan]", ""
-                )
-        table = table.replace("nan", "").rename(
-            columns=lambda name: name.replace("_", " ")
-        )
-        head = f"<caption>{words}</caption><thead>"
-        data["text/html"] = table.to_html(index=False).replace("<thead>", head, 1)
-    elif text:
-        data["text/plain"] += f" ({', '.join(json.loads(text))})"
-    display(data, metadata={"caption": caption, "alt": alt}, raw=True)  # type: ignore[no-untyped-call]
-
-
-def _as_jpeg(found: re.Match[str]) -> str:
-    image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGBA")
-    if image.getchannel("A").getextrema() != (
-        255,
-        255,
-    ):  # a drawing, partly transparent
-        return found[0]
-    image.convert("RGB").save(data := io.BytesIO(), "JPEG", quality=85)
+def _as_jpeg(embedded: re.Match[str]) -> str:
+    image = Image.open(io.BytesIO(base64.b64decode(embedded[1]))).convert("RGBA")
+    opaque = image.getchannel("A").getextrema() == (255, 255)
+    if not opaque:  # a drawing
+        return embedded[0]
+    data = io.BytesIO()
+    image.convert("RGB").save(data, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
+def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
+    """Show a saved result in a notebook with its caption; of numbers, their names."""
+    if not get_ipython():
+        return
+    caption = entry["caption"] + note
+    alt = entry.get("alt", "")
+    data = {"text/plain": f"{id}: {caption}" if text else caption}
+    if text and entry["kind"] == "figure":
+        data["image/svg+xml"] = text
+        data["text/html"] = _figure_as_html(text, caption, alt)
+    elif text and entry["kind"] == "table":
+        data["text/html"] = _table_as_html(text, caption)
+    elif text:
+        data["text/plain"] += f" ({', '.join(json.loads(text))})"
+    words = {"caption": caption, "alt": alt}
+    display(data, metadata=words, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _figure_as_html(svg: str, caption: str, alt: str) -> str:
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+    image = f'<img alt="{escape(alt)}" src="{source}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _table_as_html(csv: str, caption: str) -> str:
+    table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False)
+    table = table.map(_three_digits)
+    for name in list(table):
+        if f"{name}_low" in table and f"{name}_high" in table:
+            low = table.pop(f"{name}_low")
+            high = table.pop(f"{name}_high")
+            # No line breaks inside an interval, nor before it.
+            interval = "\N{NO-BREAK SPACE}[" + low + ",\N{NO-BREAK SPACE}" + high + "]"
+            table[name] += interval.where((low != "") | (high != ""), "")
+    table = table.rename(columns=lambda name: name.replace("_", " "))
+    head = f"<caption>{escape(caption)}</caption><thead>"
+    html: str = table.to_html(index=False)
+    return html.replace("<thead>", head, 1)
+
+
+def _three_digits(cell: str) -> str:
+    """Return a fraction with three digits behind the point, other text as it is."""
+    if not re.fullmatch(r"-?\d+(\.\d+)?(e[-+]?\d+)?", cell) or cell.isdecimal():
+        return cell
+    number = float(cell)
+    if number.is_integer() and abs(number) >= 1000:
+        return f"{number:.0f}"
+    if 0 < abs(number) < 0.0005:
+        return f"{number:.2e}"
+    return f"{number:.3f}" if "." in cell or "e" in cell else cell
+
+
 def _plain(value: Any) -> Any:
-    """Return plain Python values; floats with six significant digits, None where undefined."""
+    """Return plain Python values; None for a float where it is undefined.
+
+    A fraction is rounded to six significant digits; a whole number keeps its value.
+    """
     if isinstance(value, pd.DataFrame):
         value = value.to_dict("index")
     if isinstance(value, Mapping | pd.Series):
-        nested: dict[str, Any] = {}
-        for name, item in value.items():
-            keys = [
-                str(key).lower()
-                for key in (name if isinstance(name, tuple) else [name])
-            ]
-            *path, last = [
-                re.sub(r"\W+", "_", key.replace("@", "_at_")).strip("_") for key in keys
-            ]
-            place = reduce(lambda outer, word: outer.setdefault(word, {}), path, nested)
-            place[last] = _plain(item)
-        return nested
+        return _nested(value.items())
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return _rounded(value)
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def as_table(
-    found: Mapping[Any, Any], *levels: str, titles: Mapping[str, str] | None = None
-) -> pd.DataFrame | None:
-    """Return nested numbers as a table, columns x, x_low and x_high for x of value, low and high.
+def _rounded(value: float) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return value if value.is_integer() else float(f"{value:.6g}")
 
-    Keys become the index, its `levels` so named, its entries renamed by `titles`, data sets by
-    their own. None for no numbers.
+
+def _nested(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    """Return a tree of plain values; a key of several parts is a path into it.
+
+    Raises ValueError, with both names, where two of them would become one.
     """
-    if not found:
+    tree: dict[str, Any] = {}
+    origin: dict[tuple[str, ...], Any] = {}
+    for name, value in items:
+        parts = name if isinstance(name, tuple) else (name,)
+        _place(tree, (), tuple(map(_key, parts)), _plain(value), name, origin)
+    return tree
+
+
+def _key(name: Any) -> str:
+    words = str(name).lower().replace("@", "_at_")
+    return re.sub(r"\W+", "_", words).strip("_")
+
+
+def _place(
+    tree: dict[str, Any],
+    above: tuple[str, ...],
+    path: tuple[str, ...],
+    value: Any,
+    name: Any,
+    origin: dict[tuple[str, ...], Any],
+) -> None:
+    """Put a value at a path below `above`, merging dictionaries, losing nothing."""
+    key, *below = path
+    here = (*above, key)
+    known_as = origin.setdefault(here, name)
+    if below and not (key in tree and not isinstance(tree[key], dict)):
+        inner = tree.setdefault(key, {})
+        _place(inner, here, tuple(below), value, name, origin)
+    elif key not in tree:
+        tree[key] = value
+    elif isinstance(tree[key], dict) and isinstance(value, dict) and not below:
+        for inner_key, item in value.items():
+            _place(tree[key], here, (inner_key,), item, name, origin)
+    else:
+        raise ValueError(
+            f"{known_as!r} and {name!r} would both be saved as "
+            f"{'.'.join(here)!r}: rename one of them."
+        )
+
+
+def as_table(
+    results: Mapping[Any, Any], *levels: str, titles: Mapping[str, str] | None = None
+) -> pd.DataFrame | None:
+    """Return nested numbers as a table, one row for each key.
+
+    Parameters
+    ----------
+    results
+        For each key, a name or several of them, a dictionary or a DataFrame. A metric
+        {"value", "low", "high"} named x gives the columns x, x_low and x_high.
+    *levels
+        Names of the index, as many as a key has parts.
+    titles
+        What to write for a part of a key; data sets have titles of their own.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        None where there are no results.
+    """
+    if not results:
         return None
     rows = [
-        of.to_dict("index") if isinstance(of, pd.DataFrame) else of
-        for of in found.values()
+        row.to_dict("index") if isinstance(row, pd.DataFrame) else row
+        for row in results.values()
     ]
-    table = (
-        pd.json_normalize(rows, sep="_")
-        .set_axis(pd.Index([*found]))
-        .rename_axis(levels)
-    )
+    table = pd.json_normalize(rows, sep="_").set_axis(pd.Index([*results]))
     names = {name: spec.title for name, spec in DATASETS.items()} | dict(titles or {})
-    return table.rename(names).rename(columns=lambda name: name.removesuffix("_value"))
+    table = table.rename_axis(levels).rename(names)
+    return table.rename(columns=lambda name: name.removesuffix("_value"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a grid of images."""
+
+    image: Any = None
+    """What `load_image` takes; None for a place with a text, or an empty one."""
+    title: str = ""
+    text: str = ""
+    """Below the image, or in its place."""
+    right: bool | None = None
+    """Whether to mark it as right or as wrong; None for neither."""
+
+    @property
+    def heading(self) -> str:
+        """The title behind its mark."""
+        mark = {True: "✓ ", False: "× ", None: ""}[self.right]
+        return f"{mark}{self.title}" if self.image is not None else ""
 
 
 def image_grid(
@@ -250,60 +513,106 @@ def image_grid(
     right: Sequence[Any] = (),
     columns: int = 8,
 ) -> Figure:
-    """Draw images, or pairs of an image (or None) and a text below it; mark what is right."""
+    """Draw images in rows, each with its title above it.
 
-    def wrap(text: str | None) -> str:
-        return "\n".join(
-            textwrap.fill(line, 120 // columns) for line in (text or "").splitlines()
-        )
-
-    starts, titles = range(0, max(1, len(images)), columns), list(map(wrap, titles))
-    lines = [
-        max((t.count("\n") + 1 for t in titles[i : i + columns]), default=0)
-        for i in starts
-    ]
-    size = (TEXT_WIDTH, len(starts) * TEXT_WIDTH / columns + 0.13 * sum(lines))
-    figure, axes = plt.subplots(len(starts), columns, squeeze=False, figsize=size)
-    looks = {True: ("✓ ", "C0", "-"), False: ("× ", "C2", "--")}
-    for ax, cell, title, hit in zip_longest(axes.flat, images, titles, right):
-        source, text = cell if isinstance(cell, tuple) else (cell, "")
-        sign, colour, line = looks.get(hit, ("", "C4", "-"))
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(edgecolor=colour, linestyle=line, visible=source is not None)
-        ax.set_title(
-            "" if source is None else f"{sign}{title or ''}", fontsize=7.5, pad=2
-        )
-        if source is None:
-            ax.text(0.5, 0.5, wrap(text), ha="center", va="center", fontsize=7.5)
-        else:
-            (image := load_image(source)).thumbnail((160, 160))
-            ax.imshow(image)
-            ax.set_xlabel(wrap(text), fontsize=7.5)
-    figure.draw_without_rendering()  # a first layout may cut titles off
-    return figure
+    Parameters
+    ----------
+    images
+        What `load_image` takes; or pairs of that, or None, and a text below it.
+    titles
+        Fewer than images are fine.
+    right
+        Of each image True, False or None: what is right and wrong is marked.
+    columns
+        Images in a row.
+    """
+    cells = []
+    for image, title, mark in zip_longest(images, titles, right):
+        source, text = image if isinstance(image, tuple) else (image, "")
+        known = None if mark is None else bool(mark)
+        cells.append(Cell(source, title or "", text or "", known))
+    return _draw_cells(cells, columns)
 
 
 def result_grid(
     queries: Sequence[Any],
-    images: Sequence[Any],
-    titles: Sequence[Any],
-    right: Sequence[Any] = (),
+    images: Sequence[Sequence[Any]],
+    titles: Sequence[Sequence[str]],
+    right: Sequence[Sequence[Any]] = (),
 ) -> Figure:
-    """Draw each query, a sentence, an image or (image, sentence), and beside it what it found."""
-    columns, cells = 1 + max(map(len, images)), []
-    for query, *found in zip_longest(queries, images, titles, right, fillvalue=()):
-        first = (None, query) if isinstance(query, str) else query
-        cells += [(first, "", None), *zip_longest(*found)]
-        cells += [(None, "", None)] * (-len(cells) % columns)
-    sources, names, marks = zip(*cells, strict=True)
-    return image_grid(sources, names, marks, columns)
+    """Draw each query at the start of a row, and what it found beside it.
+
+    Parameters
+    ----------
+    queries
+        Each a sentence, an image, or a pair (image, sentence).
+    images, titles, right
+        For each query, as `image_grid` takes them.
+    """
+    columns = 1 + max(map(len, images))
+    cells = []
+    rows = zip_longest(queries, images, titles, right, fillvalue=())
+    for query, found, names, marks in rows:
+        row = [_query_cell(query)]
+        for image, name, mark in zip_longest(found, names, marks):
+            row.append(Cell(image, name or "", right=mark))
+        cells += row + [Cell()] * (columns - len(row))
+    return _draw_cells(cells, columns)
+
+
+def _query_cell(query: Any) -> Cell:
+    if isinstance(query, str):
+        return Cell(text=query)
+    if isinstance(query, tuple):
+        image, sentence = query
+        return Cell(image, text=sentence)
+    return Cell(query)
+
+
+def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
+    letters = 120 // columns  # that fit above an image
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
+    title_lines = [
+        max((_wrap(cell.title, letters).count("\n") + 1 for cell in row), default=0)
+        for row in rows
+    ]
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * sum(title_lines)
+    figure, axes = plt.subplots(
+        len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
+    )
+    for ax, cell in zip_longest(axes.flat, cells, fillvalue=Cell()):
+        _draw_cell(ax, cell, letters)
+    figure.draw_without_rendering()  # a first layout may cut titles off
+    return figure
+
+
+def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
+    ax.set(xticks=[], yticks=[])
+    colour = {True: "C0", False: "C2", None: "C4"}[cell.right]
+    line = "--" if cell.right is False else "-"  # seen without colour, too
+    ax.spines[:].set(edgecolor=colour, linestyle=line, visible=cell.image is not None)
+    ax.set_title(_wrap(cell.heading, letters), fontsize=7.5, pad=2)
+    text = _wrap(cell.text, letters)
+    if cell.image is None:
+        ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7.5)
+        return
+    image = load_image(cell.image)
+    image.thumbnail((160, 160))
+    ax.imshow(np.asarray(image))
+    ax.set_xlabel(text, fontsize=7.5)
+
+
+def _wrap(text: str, letters: int) -> str:
+    return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
 
 
 def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Draw a (k, k) confusion matrix, true classes as rows: counts, shaded by share of the row."""
-    counts = pd.DataFrame(
-        np.asarray(confusion), pd.Index(classes, name="true"), list(classes)
-    )
+    """Draw a (k, k) confusion matrix: counts, shaded by their share of the true class.
+
+    True classes are rows.
+    """
+    true_classes = pd.Index(classes, name="true")
+    counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
     figure, ax = plt.subplots(figsize=(3.4, 2.9))
     sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False)
@@ -312,10 +621,11 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
-    """Plot dots with intervals x_low to x_high in a row for each `y`; `columns` such as color."""
-    plot = so.Plot(table, x=x, y=y, **columns).add(
-        so.Dot(), so.Dodge(gap=0.3)
-    )  # all, ends or not
-    return plot.add(
-        so.Range(), so.Dodge(gap=0.3), legend=False, xmin=f"{x}_low", xmax=f"{x}_high"
-    )
+    """Plot dots with intervals ``x_low`` to ``x_high``, a row for each `y`.
+
+    `columns` name what else is mapped, such as ``color``.
+    """
+    plot = so.Plot(table, x=x, y=y, **columns)
+    plot = plot.add(so.Dot(), so.Dodge(gap=0.3))  # also those without an interval
+    ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
+    return plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
