@@ -2,54 +2,350 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler, normalize
 
-from cliplib.arrays import Ints
+from cliplib.arrays import Bools, Floats, Ints
+
+# Names of series: a counter after the last separator (img_012_3.jpg), or before the
+# first one (3_img_012.jpg). What is left of the file's name is the group.
+SERIES_PATTERNS = (
+    r"([^/]+)[-_. ]\(?(?:\d+|[A-Za-z])\)?\.\w+$",
+    r"(?:^|/)\d+[-_. ]([^/]+)\.\w+$",
+)
 
 
 def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
-    """Number the groups (n,) of n images of which some pairs belong together, by first appearance.
+    """Return the groups of n images of which some pairs belong together.
 
     Whatever is connected through other images belongs together as well.
+
+    Parameters
+    ----------
+    n
+        How many images there are.
+    index_a, index_b
+        The two rows of each pair, (m,) both.
+
+    Returns
+    -------
+    Ints
+        Each image's group, (n,), numbered from 0 by first appearance.
     """
     rows_a = np.asarray(index_a)
     edges = (np.ones(len(rows_a)), (rows_a, np.asarray(index_b)))
     graph = coo_array(edges, shape=(n, n))
     components = connected_components(graph, directed=False)[1]
-    return pd.factorize(components)[0].astype(np.int64)
+    return _numbers(components)
+
+
+def number_groups(groups: ArrayLike) -> Ints:
+    """Return groups of any type, (n,), as numbers from 0 by first appearance.
+
+    Raises
+    ------
+    ValueError
+        If the group of an image is unknown (NaN, None or empty): taken literally, all
+        such images would be one group.
+    """
+    names = pd.Series(np.asarray(groups, dtype=object))
+    # NumPy writes a missing value among texts as the text "nan".
+    unknown = names.isna() | names.map(lambda name: str(name).strip() in ("", "nan"))
+    if unknown.any():
+        raise ValueError(
+            f"{unknown.sum()} of {len(names)} images have no group, the first in row "
+            f"{unknown.argmax()}: give each of them a group of its own, or leave them "
+            "out."
+        )
+    return _numbers(names)
+
+
+def _numbers(values: ArrayLike) -> Ints:
+    numbers, _ = pd.factorize(np.asarray(values))
+    return np.asarray(numbers, np.int64)
+
+
+def merge_groups(*groups: ArrayLike) -> Ints:
+    """Merge several groupings of the same n images into one.
+
+    Images that share a group in any of them, directly or through others, belong
+    together: the finest grouping that each of the given ones fits into.
+
+    Parameters
+    ----------
+    *groups
+        Groupings, (n,) each, of numbers or names.
+
+    Returns
+    -------
+    Ints
+        Each image's group, (n,), numbered from 0 by first appearance.
+
+    Raises
+    ------
+    ValueError
+        If the groupings differ in length, or a group is unknown.
+    """
+    numbered = [number_groups(grouping) for grouping in groups]
+    n = len(numbered[0])
+    if any(len(grouping) != n for grouping in numbered):
+        raise ValueError(
+            f"Groups must hold one entry for each of {n} images, and not "
+            f"{[len(grouping) for grouping in numbered]}."
+        )
+    first_rows = [_first_rows(grouping) for grouping in numbered]
+    rows = np.tile(np.arange(n), len(groups))
+    return connected_groups(n, np.concatenate(first_rows), rows)
+
+
+def _first_rows(groups: Ints) -> Ints:
+    """Return for each row the first row of its group."""
+    _, first, code = np.unique(groups, return_index=True, return_inverse=True)
+    return first[code].astype(np.int64)
 
 
 def sequence_groups(ids: Sequence[str], features: ArrayLike, groups: ArrayLike) -> Ints:
-    """Merge groups (n,) of images that are neighbours in file number and close in features (n, d).
+    """Merge groups of images that are neighbours in file number and alike.
 
-    An assumption: photos numbered as they were taken, such as ``metal/metal203.jpg``, show one
-    object where their standardised features have a cosine that one in a hundred pairs far apart in
-    a folder reaches; 0.5 if there are fewer than 100.
+    An assumption: photos numbered as they were taken, such as
+    ``metal/metal203.jpg``, show one object where their standardised features have a
+    cosine that only one in a hundred pairs far apart in a folder reaches; 0.5 if there
+    are fewer than 100 such pairs.
+
+    Parameters
+    ----------
+    ids
+        The images' paths, (n,).
+    features
+        Their features, (n, d).
+    groups
+        Groups so far, (n,), for instance near-duplicates.
+
+    Returns
+    -------
+    Ints
+        Each image's group, (n,), numbered from 0 by first appearance.
     """
-    x = normalize(StandardScaler().fit_transform(np.asarray(features, np.float64)))
-    _, first, code = np.unique(groups, return_index=True, return_inverse=True)
-    stems = pd.Series(
-        [os.path.splitext(name)[0] for name in ids]
-    )  # .jp2 holds a number, too
-    named = stems.str.extract(r"^(?P<stem>.*?)(?P<number>\d+)[^\d/]*$").dropna()
-    named = named.astype({"number": float}).sort_values(["stem", "number"])
-    rows, run = named.index.to_numpy(), named.groupby("stem")["number"]
-    size, place = run.transform("size").to_numpy(), run.cumcount().to_numpy()
-    near = np.flatnonzero(run.diff() <= 1)
-    far = np.flatnonzero((size >= 20) & (place >= size // 2))
-    cosine = np.einsum("nd,nd->n", x[rows[near - 1]], x[rows[near]])
-    usual = np.einsum("nd,nd->n", x[rows[far - size[far] // 2]], x[rows[far]])
-    near = near[cosine >= (np.quantile(usual, 0.99) if len(usual) >= 100 else 0.5)]
-    a, b = (
-        np.append(first[code], rows[near - 1]),
-        np.append(np.arange(len(ids)), rows[near]),
-    )
-    return connected_groups(len(ids), a, b)
+    standardised = StandardScaler().fit_transform(np.asarray(features, np.float64))
+    directions = normalize(standardised)
+    numbered = _numbered_files(ids)
+    neighbours = _neighbours(numbered)
+    alike = _cosines(directions, neighbours)
+    usual = _cosines(directions, _distant_pairs(numbered))
+    threshold = np.quantile(usual, 0.99) if len(usual) >= 100 else 0.5
+    same = neighbours[alike >= threshold]
+    series = connected_groups(len(ids), same["row"], same["other"])
+    return merge_groups(groups, series)
+
+
+def _numbered_files(ids: Sequence[str]) -> pd.DataFrame:
+    """List the images whose names end in a number, in the order of their numbers.
+
+    Columns: row, stem (all before the number), number, place (within the stem, from 0)
+    and size (of the stem).
+    """
+    # Without the suffix, for .jp2 holds a number, too.
+    names = pd.Series([os.path.splitext(name)[0] for name in ids])
+    files = names.str.extract(r"^(?P<stem>.*?)(?P<number>\d+)[^\d/]*$").dropna()
+    files = files.astype({"number": float}).rename_axis("row").reset_index()
+    files = files.sort_values(["stem", "number"], ignore_index=True)
+    of_stem = files.groupby("stem")["number"]
+    return files.assign(place=of_stem.cumcount(), size=of_stem.transform("size"))
+
+
+def _neighbours(files: pd.DataFrame) -> pd.DataFrame:
+    """Pair each file (row) with the one before it (other), where the numbers follow."""
+    before = files.groupby("stem")[["row", "number"]].shift()
+    pairs = pd.DataFrame({"row": files["row"], "other": before["row"]})
+    return pairs[files["number"] - before["number"] <= 1].astype(int)
+
+
+def _distant_pairs(files: pd.DataFrame) -> pd.DataFrame:
+    """Pair each file (row) with the one half a folder before it (other).
+
+    Only in folders of 20 files or more.
+    """
+    half = files["size"] // 2
+    far = files[(files["size"] >= 20) & (files["place"] >= half)]
+    others = files["row"].to_numpy()[far.index - half[far.index]]
+    return pd.DataFrame({"row": far["row"], "other": others})
+
+
+def _cosines(directions: Floats, pairs: pd.DataFrame) -> Floats:
+    """Return the cosine of each pair's features (n, d) of unit length."""
+    rows = directions[pairs["row"].to_numpy()]
+    others = directions[pairs["other"].to_numpy()]
+    cosines: Floats = np.einsum("nd,nd->n", rows, others)
+    return cosines
+
+
+def declared_groups(
+    ids: Sequence[str], declaration: str | os.PathLike[str]
+) -> list[str]:
+    r"""Return the group that somebody declares for each image.
+
+    Groups may hold images of several classes: one photograph, patient or object may
+    show more than one of them.
+
+    Parameters
+    ----------
+    ids
+        The images' ids: their paths below the data set's folder.
+    declaration
+        A CSV file with the columns ``file`` (an id, or a file name that only one image
+        has) and ``group``; or a regular expression that is searched in the ids and
+        whose first parentheses hold the group, such as ``(img_\d+)_\d+\.jpg``.
+
+    Returns
+    -------
+    list of str
+        The group of each image, in the order of `ids`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the declaration is the name of a CSV file that is not there.
+    ValueError
+        If it does not cover every image; or is neither such a file nor such an
+        expression.
+    """
+    name = os.fspath(declaration)
+    is_table = os.path.isfile(name) or isinstance(declaration, os.PathLike)
+    if is_table or name.lower().endswith(".csv"):
+        groups = _groups_from_table(ids, Path(name).expanduser())
+    else:
+        groups = _groups_from_pattern(ids, name)
+    if uncovered := [
+        image for image, group in zip(ids, groups, strict=True) if not group
+    ]:
+        raise ValueError(
+            f"The groups {name!r} do not cover {len(uncovered)} of {len(ids)} images, "
+            f"such as {uncovered[0]!r}: give each image a group."
+        )
+    return groups
+
+
+def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
+    """Return what a CSV file declares, "" for images that it lacks."""
+    table = read_text_table(path, ("file", "group"))
+    declared = dict(zip(table["file"], table["group"], strict=True))
+    file_names = pd.Series([PurePosixPath(name).name for name in ids])
+    repeated = file_names.duplicated(keep=False)
+    groups: list[str] = []
+    for image, file_name, is_repeated in zip(ids, file_names, repeated, strict=True):
+        by_name = "" if is_repeated else declared.get(file_name, "")
+        groups.append(declared.get(image, by_name))
+    return groups
+
+
+def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
+    """Return what a regular expression captures, "" where it matches nothing."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"The groups {pattern!r} are neither a file nor a regular expression "
+            f"({error})."
+        ) from error
+    if expression.groups == 0:
+        raise ValueError(
+            f"The groups {pattern!r} are no file, and as a regular expression they "
+            "capture nothing: put the part that names the group in parentheses."
+        )
+    matches = [expression.search(image) for image in ids]
+    return [str(match[1] or "") if match else "" for match in matches]
+
+
+def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read columns of a CSV file as text; the first column names each row once.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no CSV file, lacks a column, or names an image twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        # What Excel saves starts with a byte order mark, ours with comments.
+        text = path.read_text("utf-8-sig")
+        table = pd.read_csv(
+            io.StringIO(re.sub(r"\A(#.*\n)*", "", text)),
+            dtype=str,
+            keep_default_na=False,
+        )
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
+    if lacking := [name for name in columns if name not in table]:
+        raise ValueError(
+            f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "
+            f"the columns {', '.join(columns)}."
+        )
+    key = columns[0]
+    repeated = table[key][table[key].duplicated()]
+    if len(repeated):
+        raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
+    return table[list(columns)].apply(lambda column: column.str.strip())
+
+
+def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
+    """Return the rows of a table with a column ``id`` in the order of `ids`.
+
+    Raises
+    ------
+    ValueError
+        If the table, read from `path`, lacks one of them.
+    """
+    by_id = table.set_index("id")
+    if lacking := [image for image in ids if image not in by_id.index]:
+        raise ValueError(
+            f"{path.name} lacks {len(lacking)} of {len(ids)} images, such as "
+            f"{lacking[0]!r}: the images are not those that it was written for."
+        )
+    return by_id.loc[list(ids)].reset_index()
+
+
+def suggested_pattern(ids: Sequence[str]) -> str:
+    """Return the expression that makes groups of what looks like series of files.
+
+    Parameters
+    ----------
+    ids
+        The images' ids: their paths below the data set's folder.
+
+    Returns
+    -------
+    str
+        An expression for `declared_groups`, where several images share most names up
+        to a counter, such as ``img_012_1.jpg`` and ``img_012_2.jpg``; else "".
+    """
+    for pattern in SERIES_PATTERNS:
+        groups = np.array(_groups_from_pattern(ids, pattern), dtype=np.str_)
+        if _look_like_series(ids, groups):
+            return pattern
+    return ""
+
+
+def _look_like_series(ids: Sequence[str], groups: NDArray[np.str_]) -> bool:
+    """Say whether most groups have several images, and no group is half a folder."""
+    if not len(ids) or (groups == "").any():
+        return False
+    images = pd.DataFrame({"group": groups})
+    images["folder"] = [str(PurePosixPath(image).parent) for image in ids]
+    sizes = images["group"].value_counts()
+    # A name that a whole folder shares is the class's, and no series.
+    shares = images.groupby("folder")["group"].value_counts(normalize=True)
+    several: Bools = (sizes > 1).to_numpy()
+    return bool(several.mean() > 0.5 and shares.max() <= 0.5)

@@ -24,6 +24,7 @@ ORDER = [
     "splits",
     "groups",
     "audit",
+    "compact",
     "features",
     "extract",
     "intervals",
