@@ -1,24 +1,76 @@
-"""Who may stand where: splits, folds and subsets that keep groups whole."""
+"""Who may stand where: splits, folds and subsets that keep groups whole.
+
+A group is what must never be separated: near-duplicates of one image, images of one
+patient. Wherever groups are given by name, splits do not depend on the order of rows.
+"""
 
 from __future__ import annotations
 
+import inspect
+import sys
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
-from cliplib.arrays import Floats, Ints
+from cliplib.arrays import Features, Floats, Ints
+
+if TYPE_CHECKING:
+    from joblib import Memory
+
+
+class _Table(Protocol):
+    """What is needed of a `FeatureTable`, whose module imports this one."""
+
+    @property
+    def features(self) -> Features: ...
+    @property
+    def labels(self) -> Ints: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> Ints: ...
+    @property
+    def folds(self) -> Ints: ...
 
 
 def group_codes(groups: ArrayLike | None, n: int) -> Ints:
-    """Number the groups of n rows from 0; without groups each row is its own."""
-    given = np.arange(n) if groups is None else np.asarray(groups)
-    codes = np.unique(given, return_inverse=True)[1]
+    """Give each group of n rows a number.
+
+    Parameters
+    ----------
+    groups
+        Names or numbers (n,) of any kind; without them each row is its own group.
+    n
+        Number of rows.
+
+    Returns
+    -------
+    Ints
+        Codes (n,) from 0, in the order of the sorted names.
+
+    Raises
+    ------
+    ValueError
+        Where a row has no group (None or NaN), or all rows have the same.
+    """
+    if groups is None:
+        groups = np.arange(n)
+    # As objects, or else a NaN among names would become the name "nan".
+    unknown = int(pd.isna(np.asarray(groups, dtype=object)).sum())
+    if unknown:
+        raise ValueError(
+            f"groups: {unknown} of {n} images have none (None or NaN). Where a group is"
+            " unknown, give the image one of its own, or leave it out."
+        )
+    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
     if codes.shape != (n,) or codes.max(initial=0) == 0:
         raise ValueError(
             f"Each of {n} images needs a group, and at least two of them must differ."
@@ -36,115 +88,339 @@ def class_indices(y: ArrayLike) -> Ints:
     return labels
 
 
-def group_train_test_split(
-    y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
-) -> tuple[Ints, Ints]:
-    """Return row numbers (train, test): of each class one in `parts` groups, or else one group."""
-    return next(
-        group_folds(y, groups, n_splits=parts, n_repeats=1, seed=seed, fewest=2)
-    )
-
-
 def stratified_subset(
     labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
 ) -> Ints:
-    """Draw about `limit` rows, by class and split, two of each at least; 0 keeps all."""
+    """Draw about `limit` rows, by class and published split.
+
+    Each class keeps its share in each split, and two rows at least; 0 keeps all rows.
+
+    Returns
+    -------
+    Ints
+        Row numbers, in increasing order.
+    """
     rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
     if limit == 0 or limit >= len(rows):
         return np.arange(len(rows))
     shuffled = rows.sample(frac=1, random_state=seed)
-    parts = shuffled.groupby(["split", "label"])
-    kept = np.maximum(2, limit * parts["label"].transform("size") // len(rows))
-    return np.sort(shuffled.index[parts.cumcount() < kept])
+    strata = shuffled.groupby(["split", "label"])["label"]
+    wanted = np.maximum(2, limit * strata.transform("size") // len(rows))
+    return np.sort(shuffled.index[strata.cumcount() < wanted])
+
+
+def group_train_test_split(
+    y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
+) -> tuple[Ints, Ints]:
+    """Hold out about one in `parts` groups of each class, and one at least.
+
+    A class's groups are ordered by size and every `parts`-th is taken, from a random
+    start (systematic sampling), so that its rows are held out in like proportion. A
+    group of several classes is decided with the rarest of them (the order of Sechidis
+    et al. 2011). Scikit-learn's grouped folds would need seconds for thousands of
+    groups, and may leave a rare class out.
+
+    Returns
+    -------
+    train_rows, test_rows : Ints
+        Row numbers, in increasing order; every class stands on both sides.
+
+    Raises
+    ------
+    ValueError
+        Where a class has a single group, or no such split was found.
+    """
+    labels = np.asarray(y)
+    codes = group_codes(groups, len(labels))
+    _check_number_of_groups(labels, codes, 2, "to hold some out")
+    rows_of = _rows_by_group_and_class(labels, codes)
+    sizes = rows_of.sum(axis=1)
+    has_class = rows_of > 0
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(sizes))
+    by_size = shuffled[np.argsort(sizes[shuffled], kind="stable")]
+    held_out = np.zeros(len(sizes), bool)
+    decided = np.zeros(len(sizes), bool)
+    for label in np.argsort(has_class.sum(axis=0), kind="stable"):
+        members = by_size[has_class[by_size, label]]
+        undecided = members[~decided[members]]
+        start = rng.integers(min(parts, max(1, len(undecided))))
+        # A single one is held out only if the class has none on that side yet.
+        if len(undecided) > 1 or not held_out[members].any():
+            held_out[undecided[start::parts]] = True
+        decided[members] = True
+    one_sided = ~(has_class[held_out].any(axis=0) & has_class[~held_out].any(axis=0))
+    if one_sided.any():
+        raise ValueError(
+            f"Class {np.unique(labels)[one_sided][0]} stands on one side of the split"
+            " only, since its groups hold other classes, too: try another seed."
+        )
+    is_test = held_out[codes]
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def fold_numbers(
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
+    published: ArrayLike | None = None,
+) -> Ints:
+    """Deal whole groups into folds of like size and like shares of the classes.
+
+    Parameters
+    ----------
+    y
+        Classes (n,) of any kind. A group may hold several.
+    groups
+        Groups (n,); without them each row is its own.
+    n_splits
+        Number of folds.
+    seed
+        Equal seeds give equal folds.
+    published
+        Fold numbers (n,), 1 to `n_splits`, that a data set's author gives, 0 where
+        none: these groups keep theirs, all others are dealt into the same folds.
+
+    Returns
+    -------
+    Ints
+        Fold numbers (n,), 0 to n_splits - 1.
+
+    Raises
+    ------
+    ValueError
+        Where a class has fewer groups than there are folds, or a group stands in two
+        published folds.
+    """
+    labels = np.asarray(y)
+    codes = group_codes(groups, len(labels))
+    _check_number_of_groups(labels, codes, n_splits, f"for {n_splits} folds")
+    folds = np.full(len(labels), -1)
+    if published is not None:
+        names = np.arange(len(labels)) if groups is None else np.asarray(groups)
+        folds = _published_folds(names, codes, np.asarray(published), n_splits) - 1
+    to_deal = folds < 0
+    if to_deal.any():
+        folds[to_deal] = _deal(labels[to_deal], codes[to_deal], n_splits, seed)
+    return folds
 
 
 def group_folds(
-    y: Any,
-    groups: Any = None,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
     *,
-    n_splits: int,
-    n_repeats: int,
-    seed: int,
-    fewest: int = 0,
+    n_splits: int = 5,
+    n_repeats: int = 1,
+    seed: int = 0,
+    published: ArrayLike | None = None,
 ) -> Iterator[tuple[Ints, Ints]]:
-    """Yield (train, test) rows of repeated, shuffled, stratified folds; groups stay whole."""
-    labels = np.asarray(y)
-    codes = group_codes(groups, len(labels))
-    sizes, rng = np.bincount(codes), np.random.default_rng(seed)
-    strata = labels[
-        np.unique(codes, return_index=True)[1]
-    ]  # a group's class: its first row's
-    for _ in range(n_repeats):
-        fold = np.zeros_like(sizes)
-        for label in np.unique(labels):
-            own = rng.permutation(np.flatnonzero(strata == label))
-            if len(own) < (fewest or n_splits):
-                few = f"Class {label} has too few images for {fewest or n_splits} folds"
-                raise ValueError(
-                    f"{few}, near-duplicates counted once: add some, or leave it out."
-                )
-            own = own[
-                np.argsort(-sizes[own], kind="stable")
-            ]  # like sizes go to different folds
-            dealt = min(
-                n_splits, len(own)
-            )  # with `fewest` the first folds alone may have some
-            rounds = np.tile(np.arange(dealt), (len(own) // dealt + 1, 1))
-            fold[own] = rng.permuted(rounds, axis=1).ravel()[: len(own)]
-        for k in range(n_splits):
-            yield np.flatnonzero(fold[codes] != k), np.flatnonzero(fold[codes] == k)
+    """Yield train_rows and test_rows of each fold of each repeat.
+
+    The first repeat has the folds that `fold_numbers` deals with the same arguments.
+    """
+    further_seeds = np.random.SeedSequence(seed).generate_state(n_repeats - 1)
+    for repeat_seed in (seed, *further_seeds.tolist()):
+        folds = fold_numbers(
+            y, groups, n_splits=n_splits, seed=repeat_seed, published=published
+        )
+        for fold in range(n_splits):
+            yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
 
 def out_of_fold_proba(
     estimator: Any,
-    table: Any,
+    table: _Table,
     *,
     groups: ArrayLike | None = None,
     n_splits: int = 5,
-    n_repeats: int = 5,
+    n_repeats: int = 1,
     seed: int = 0,
+    memory: Memory | None = None,
 ) -> Floats:
-    """Return a scikit-learn classifier's out-of-fold probabilities (n_repeats, n, k) of a table.
+    """Predict each row by a classifier that was fitted without its fold.
 
-    `groups` are by default the table's; a `fit` that takes groups gets them.
+    Parameters
+    ----------
+    estimator
+        A scikit-learn classifier; a `fit` that takes `groups` gets those of its rows.
+    table
+        The features, and by default the groups and the published folds.
+    groups
+        Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``; the
+        published folds are set aside then.
+    n_splits, n_repeats, seed
+        As in `group_folds`.
+    memory
+        A ``joblib.Memory`` that keeps the answer. Its key holds the estimator's class
+        with the source of its module, its parameters, features, labels, groups, folds.
+
+    Returns
+    -------
+    Floats
+        Probabilities (n_repeats, n, k), columns in the order of ``table.classes``; 0
+        for a class that a fold's training rows lack.
     """
-    X, labels, classes = table.features, table.labels, np.asarray(table.classes)
-    codes = group_codes(table.groups if groups is None else groups, len(labels))
-    found = np.zeros((n_repeats, len(labels), len(classes)))
-    folds = group_folds(
-        classes[labels], codes, n_splits=n_splits, n_repeats=n_repeats, seed=seed
-    )
-    takes_groups = has_fit_parameter(estimator, "groups")
-    bar = tqdm(folds, "folds", n_splits * n_repeats)
-    for i, (train, test) in enumerate(bar):
-        options = {"groups": codes[train]} if takes_groups else {}
-        probe = clone(estimator).fit(X[train], labels[train], **options)
-        found[i // n_splits, test[:, None], probe.classes_] = probe.predict_proba(
-            X[test]
+    published = table.folds if groups is None else None
+    codes = group_codes(table.groups if groups is None else groups, len(table.labels))
+    names = np.asarray(table.classes)[table.labels]
+    # Here, because the folds of label numbers could not name the class.
+    _check_number_of_groups(names, codes, n_splits, f"for {n_splits} folds")
+    folds = list(
+        group_folds(
+            table.labels,
+            codes,
+            n_splits=n_splits,
+            n_repeats=n_repeats,
+            seed=seed,
+            published=published,
         )
-    return found
+    )
+    predict = _predict_folds if memory is None else memory.cache(_predict_folds)
+    by_fold = predict(
+        clone(estimator),
+        np.ascontiguousarray(table.features),
+        table.labels,
+        codes,
+        folds,
+        len(table.classes),
+        _module_source(estimator),
+    )
+    proba = np.zeros((n_repeats, len(table.labels), len(table.classes)))
+    for number, (_, test_rows) in enumerate(folds):
+        proba[number // n_splits, test_rows] = by_fold[number]
+    return proba
 
 
 def few_shot(
     labels: ArrayLike, shots: int, *, groups: ArrayLike | None = None, seed: int = 0
 ) -> tuple[Ints, Ints]:
-    """Draw rows of `shots` images of each class to train on, and of a few more to validate on.
+    """Draw `shots` images of each class to train on, and a few more to validate on.
 
-    The protocol of CoOp (Zhou et al., IJCV 130, 2022, section 4.1, and its code): ``min(shots, 4)``
-    validation images of each class; beyond CoOp's 16 shots a quarter of `shots`. Each image is of
-    another group, and larger sets contain smaller ones.
+    The protocol of CoOp (Zhou et al., IJCV 130, 2022, section 4.1, and its code):
+    ``min(shots, 4)`` validation images of each class; beyond CoOp's 16 shots a quarter
+    of `shots`. Each image is of another group, and larger sets contain smaller ones.
+
+    Returns
+    -------
+    train_rows, validation_rows : Ints
+        Row numbers, in increasing order.
+
+    Raises
+    ------
+    ValueError
+        Where a class has too few groups.
     """
-    rows = pd.DataFrame(
-        {"label": labels, "group": group_codes(groups, len(np.asarray(labels)))}
-    )
+    rows = pd.DataFrame({"label": np.asarray(labels)})
+    rows["group"] = group_codes(groups, len(rows))
     shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
-    drawn = shuffled.drop_duplicates("group").groupby("label")
-    place, size = drawn.cumcount(), drawn["group"].transform("size")
-    held = min(shots, max(4, shots // 4))
-    if size.min() < shots + held:
+    one_a_group = shuffled.drop_duplicates("group").groupby("label")["label"]
+    place = one_a_group.cumcount()
+    available = one_a_group.transform("size")
+    n_validation = min(shots, max(4, shots // 4))
+    if available.min() < shots + n_validation:
         raise ValueError(
-            f"Each class needs {shots + held} groups, {held} to validate: draw fewer."
+            f"Each class needs {shots + n_validation} groups, {n_validation} to"
+            " validate: draw fewer."
         )
-    return np.sort(place.index[place < shots]), np.sort(
-        place.index[place >= size - held]
-    )
+    train_rows = place.index[place < shots]
+    # From the other end, so that sets of more shots contain those of fewer.
+    validation_rows = place.index[place >= available - n_validation]
+    return np.sort(train_rows), np.sort(validation_rows)
+
+
+def _rows_by_group_and_class(labels: Any, codes: Ints) -> Ints:
+    """Count rows by group and class, (n_groups, k), both in sorted order."""
+    label_codes = np.unique(labels, return_inverse=True)[1]
+    counts = np.zeros((codes.max() + 1, label_codes.max() + 1), np.int64)
+    np.add.at(counts, (codes, label_codes), 1)
+    return counts
+
+
+def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> None:
+    """Refuse a class of fewer than `needed` groups, by its name."""
+    n_groups = (_rows_by_group_and_class(labels, codes) > 0).sum(axis=0)
+    for label, count in zip(np.unique(labels), n_groups, strict=True):
+        if count < needed:
+            raise ValueError(
+                f"Class {label} has too few images {why}, near-duplicates counted once:"
+                f" add some, or leave it out (groups: {count}, needed: {needed})."
+            )
+
+
+def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> Ints:
+    """Return the published fold of each row's group, 1 to n_splits, 0 where none."""
+    if (
+        published.shape != codes.shape
+        or not np.isin(published, range(n_splits + 1)).all()
+    ):
+        raise ValueError(
+            f"published must hold one fold for each of {len(codes)} images, 1 to"
+            f" {n_splits}, or 0 where there is none."
+        )
+    given = published > 0
+    fold_of_group = np.zeros(codes.max() + 1, np.int64)
+    fold_of_group[codes[given]] = published[given]
+    torn = given & (published != fold_of_group[codes])
+    if torn.any():
+        row = np.flatnonzero(torn)[0]
+        raise ValueError(
+            f"Group {names[row]} has images in the published folds {published[row]} and"
+            f" {fold_of_group[codes[row]]}: a group must be in one."
+        )
+    return np.asarray(fold_of_group[codes])
+
+
+def _deal(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
+    """Deal whole groups into folds of like size and class, (n,) from 0."""
+    names, first_row, dense = np.unique(codes, return_index=True, return_inverse=True)
+    largest_class = np.unique(labels, return_counts=True)[1].max()
+    if min(len(names), largest_class) < n_splits:
+        # Beside published folds so few may remain that scikit-learn refuses them.
+        places = np.random.default_rng(seed).permutation(max(len(names), n_splits))
+        return np.asarray(places[dense] % n_splits)
+    folds = np.empty(len(labels), np.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")
+        if len(names) == len(labels):
+            # The same for groups of one row, a thousand times as fast.
+            by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
+            for fold, (_, test) in enumerate(by_row.split(dense, labels[first_row])):
+                folds[first_row[test]] = fold
+        else:
+            by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+            for fold, (_, test) in enumerate(by_group.split(labels, labels, dense)):
+                folds[test] = fold
+    return folds
+
+
+def _predict_folds(
+    estimator: Any,
+    features: Features,
+    labels: Ints,
+    codes: Ints,
+    folds: list[tuple[Ints, Ints]],
+    n_classes: int,
+    source: str,
+) -> list[Floats]:
+    """Return probabilities (n_test, k) of each fold; `source` is part of the key."""
+    takes_groups = has_fit_parameter(estimator, "groups")
+    by_fold = []
+    for train_rows, test_rows in tqdm(folds, "folds"):
+        options = {"groups": codes[train_rows]} if takes_groups else {}
+        fitted = clone(estimator).fit(
+            features[train_rows], labels[train_rows], **options
+        )
+        proba = np.zeros((len(test_rows), n_classes))
+        proba[:, fitted.classes_] = fitted.predict_proba(features[test_rows])
+        by_fold.append(proba)
+    return by_fold
+
+
+def _module_source(estimator: Any) -> str:
+    """Return the source of the module that defines an estimator, or ""."""
+    try:
+        return inspect.getsource(sys.modules[type(estimator).__module__])
+    except (OSError, TypeError):
+        return ""

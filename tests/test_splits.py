@@ -1,37 +1,95 @@
-"""Resampling: groups never split, intervals cover the truth, the primitive agrees with scipy."""
+"""Splits: groups stay whole, folds are balanced, published folds and seeds count."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap as scipy_bootstrap
+from joblib import Memory
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
-from cliplib.features import FeatureTable
-from cliplib.intervals import auroc_statistic, compare, compare_all, ratio_intervals
-from cliplib.probes import LinearProbe
 from cliplib.splits import (
+    few_shot,
+    fold_numbers,
     group_codes,
     group_folds,
     group_train_test_split,
     out_of_fold_proba,
+    stratified_subset,
 )
 
 
+def folds_of_groups(groups, folds):
+    """Each group's folds, as a list of sets."""
+    return [set(folds[groups == group]) for group in np.unique(groups)]
+
+
 @given(st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_groups_never_stand_on_both_sides(seed):
     rng = np.random.default_rng(seed)
     y, groups = rng.integers(0, 3, 120), rng.integers(0, 50, 120)
     tested = np.zeros((2, 120), int)
-    folds = group_folds(y, groups, n_splits=4, n_repeats=2, seed=seed)
-    for i, (train, test) in enumerate(folds):
+    for i, (train, test) in enumerate(
+        group_folds(y, groups, n_splits=4, n_repeats=2, seed=seed)
+    ):
         assert not set(groups[train]) & set(groups[test])
+        assert len(train) + len(test) == 120
         tested[i // 4, test] += 1
     assert (tested == 1).all()
+    train, test = group_train_test_split(y, groups, seed=seed)
+    assert not set(groups[train]) & set(groups[test])
+    assert set(y[train]) == set(y[test]) == {0, 1, 2}
+    assert sorted([*train, *test]) == list(range(120))
+
+
+def test_folds_are_balanced_by_size_and_class():
+    rng = np.random.default_rng(0)
+    sizes = rng.permutation([30] * 5 + [12] * 10 + [3] * 60)
+    groups = np.repeat(np.arange(75), sizes)
+    y = np.repeat(np.arange(75) % 3, sizes)
+    folds = fold_numbers(y, groups)
+    counts = np.array([np.bincount(folds[y == label], minlength=5) for label in (0, 1)])
+    assert (counts.max(axis=1) <= 1.25 * counts.min(axis=1)).all()
+    rows = np.bincount(fold_numbers(np.repeat([0, 1], [50, 100])))
+    assert rows.tolist() == [30] * 5
+
+
+def test_patients_with_two_classes_are_split_whatever_the_order_of_rows():
+    patients = np.repeat(np.arange(50), 6)
+    y = np.tile([0, 1, 1, 1, 1, 1], 50)  # each patient's first slice is healthy
+    folds = fold_numbers(y, patients)
+    assert np.bincount(folds).tolist() == [60] * 5
+    order = np.random.default_rng(0).permutation(300)
+    assert (fold_numbers(y[order], patients[order]) == folds[order]).all()
+    _, test = group_train_test_split(y, patients)
+    assert len(test) == 60
+    shuffled_test = group_train_test_split(y[order], patients[order])[1]
+    assert sorted(order[shuffled_test]) == test.tolist()
+
+
+def test_single_rows_with_names_are_dealt_alike_in_any_order():
+    y, names = np.arange(60) % 3, np.char.add("image ", np.arange(60).astype(str))
+    order = np.random.default_rng(0).permutation(60)
+    folds = fold_numbers(y, names)
+    assert (fold_numbers(y[order], names[order]) == folds[order]).all()
+    assert np.bincount(folds[y == 0]).tolist() == [4] * 5
+
+
+def test_seeds_and_repeats_draw_other_folds():
+    y, groups = np.arange(90) % 3, np.arange(90) // 2
+    assert (fold_numbers(y, groups) == fold_numbers(y, groups)).all()
+    assert (fold_numbers(y, groups) != fold_numbers(y, groups, seed=1)).any()
+    tests = [tuple(test) for _, test in group_folds(y, groups, n_repeats=2)]
+    assert set(tests[:5]) != set(tests[5:])
+    first = [tuple(np.flatnonzero(fold_numbers(y, groups) == k)) for k in range(5)]
+    assert tests[:5] == first
+    splits = {tuple(group_train_test_split(y, groups, seed=s)[1]) for s in range(5)}
+    assert len(splits) == 5
 
 
 def test_a_fifth_is_held_out_of_each_class():
@@ -39,148 +97,16 @@ def test_a_fifth_is_held_out_of_each_class():
     train, held = group_train_test_split(y)
     assert np.bincount(y[held]).tolist() == [10, 20, 40]
     assert sorted([*train, *held]) == list(range(350))
+    train, held = group_train_test_split(y, parts=4)
+    assert np.bincount(y[held])[1:].tolist() == [25, 50]
 
 
-@pytest.mark.parametrize(
-    ("y", "groups", "named"),
-    [
-        ([0] * 9 + [1], None, "Class 1"),
-        ([0] * 9 + [1] * 9, [*range(9), *[9] * 9], "Class 1"),
-        ([0, 1] * 4, None, "Class 0"),
-    ],
-)
-def test_a_class_that_cannot_be_split_is_named(y, groups, named):
-    with pytest.raises(ValueError, match=named):
-        list(group_folds(y, groups, n_splits=5, n_repeats=1, seed=0))
-
-
-def test_an_interval_needs_two_groups():
-    with pytest.raises(ValueError, match="two of them must differ"):
-        group_codes([7, 7, 7], 3)
-
-
-def test_a_mean_has_the_interval_that_scipy_gives():
-    x = np.random.default_rng(0).gamma(2, size=400)
-    found = ratio_intervals(x, n_boot=4000).iloc[0]
-    other = scipy_bootstrap((x,), np.mean, method="percentile", n_resamples=4000, rng=1)
-    assert found.value == pytest.approx(x.mean())
-    interval = other.confidence_interval
-    assert [found.low, found.high] == pytest.approx(
-        [interval.low, interval.high], abs=0.02
-    )
-
-
-def test_intervals_over_groups_cover_the_truth_where_those_over_rows_do_not():
-    rng, hits = np.random.default_rng(0), np.zeros(2)
-    for _ in range(200):
-        groups = np.repeat(np.arange(40), 5)
-        right = np.repeat(
-            rng.random(40) < 0.8, 5
-        )  # a group's rows are copies of each other
-        for i, grouping in enumerate((groups, None)):
-            row = ratio_intervals(right, groups=grouping, n_boot=300).iloc[0]
-            hits[i] += row.low <= 0.8 <= row.high
-    assert hits[0] / 200 > 0.9
-    assert hits[1] / 200 < 0.7
-
-
-def test_a_proportion_of_one_has_the_exact_bound():
-    row = ratio_intervals(np.ones(30, bool)).iloc[0]
-    assert [row.value, row.low, row.high] == pytest.approx([1, 0.025 ** (1 / 30), 1])
-    row = ratio_intervals(np.zeros(30, bool), groups=np.arange(30) // 3).iloc[0]
-    assert row.high == pytest.approx(1 - 0.025 ** (1 / 10))
-
-
-def test_one_group_says_nothing_of_others():
-    kind = np.repeat([True, False], [4, 20])
-    right = np.arange(24) % 2 == 0
-    row = ratio_intervals(right, kind, groups=np.where(kind, 0, np.arange(24))).iloc[0]
-    assert [row.value, row.low, row.high] == [0.5, 0, 1]
-
-
-def test_names_of_classes_are_no_indices_into_probabilities():
-    with pytest.raises(ValueError, match="not their names"):
-        compare(["a", "b"] * 5, np.eye(2)[[0, 1] * 5], np.eye(2)[[0, 1] * 5])
-
-
-def test_rows_count_where_their_denominator_does():
-    x, counted = np.array([1.0, np.nan, 3.0, 8.0]), np.array([True, False, True, False])
-    assert ratio_intervals(x, counted).value.iloc[0] == 2
-    assert np.isnan(ratio_intervals(x, np.zeros(4)).value.iloc[0])
-
-
-def test_the_area_under_the_curve_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    y, score = rng.random(200) < 0.3, rng.integers(0, 20, 200) / 20.0
-    area = auroc_statistic(y, score)
-    weights = rng.integers(0, 4, (5, 200)).astype(float)
-    expected = [roc_auc_score(y, score, sample_weight=w) for w in weights]
-    np.testing.assert_allclose(area(weights), expected)
-
-
-def test_a_comparison_is_paired():
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 2, 500)
-    a = np.where(rng.random(500) < 0.8, y, 1 - y)
-    b = np.where(rng.random(500) < 0.05, 1 - a, a)  # nearly the same predictions
-    found = compare(y, a, b)
-    assert found.difference == pytest.approx((a == y).mean() - (b == y).mean())
-    assert found.high - found.low < 0.05
-    assert compare(y, a, a).p == 1
-    assert compare(y, y, 1 - y).p < 0.001
-
-
-def test_a_true_null_is_rejected_about_as_often_as_it_should_be():
-    rng, rejected = np.random.default_rng(1), 0
-    for _ in range(200):
-        y = rng.integers(0, 2, 150)
-        a, b = (np.where(rng.random(150) < 0.7, y, 1 - y) for _ in range(2))
-        rejected += compare(y, a, b, n_boot=300).p < 0.05
-    assert rejected / 200 < 0.1
-
-
-def test_all_pairs_are_compared_and_corrected():
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 90)
-    predictions = {
-        name: np.where(rng.random(90) < share, y, 0)
-        for name, share in (("a", 0.9), ("b", 0.5), ("c", 0.2))
-    }
-    table = compare_all(y, predictions, groups=np.arange(90) // 2)
-    assert table[["a", "b"]].to_numpy().tolist() == [["a", "b"], ["a", "c"], ["b", "c"]]
-    assert (table.p_holm >= table.p).all()
-    ordered = table.sort_values("p")
-    assert ordered.p_holm.is_monotonic_increasing
-    assert ordered.p_holm.iloc[0] == pytest.approx(min(1, 3 * ordered.p.iloc[0]))
-
-
-def table(X, y, groups):
-    n, classes = len(y), tuple(f"class {k}" for k in range(max(y) + 1))
-    return FeatureTable(X, y, classes, np.arange(n).astype(str), np.full(n, ""), groups)
-
-
-def test_cross_validation_takes_an_estimator_and_predicts_every_row_once_a_repeat():
-    rng = np.random.default_rng(0)
-    y, groups = np.arange(90) % 3, np.arange(90) // 2
-    X = rng.normal(size=(90, 5)) + np.eye(3, 5)[y] * 3
-    for estimator in (LogisticRegression(), LinearProbe(Cs=(0.1, 1))):
-        found = out_of_fold_proba(estimator, table(X, y, groups), n_repeats=2)
-        assert found.shape == (2, 90, 3)
-        np.testing.assert_allclose(found.sum(axis=2), 1)
-        assert (found[0].argmax(axis=1) == y).mean() > 0.8
-
-
-def test_what_is_learned_from_a_group_does_not_help_its_copies():
-    rng = np.random.default_rng(0)
-    groups = np.arange(200) // 2
-    X, y = rng.normal(size=(100, 300))[groups], rng.integers(0, 2, 100)[groups]
-    right = []
-    for grouping in (np.arange(200), groups):
-        options = {"groups": grouping, "n_repeats": 1}
-        proba = out_of_fold_proba(LogisticRegression(), table(X, y, groups), **options)
-        right.append((proba[0].argmax(axis=1) == y).mean())
-    assert right[0] > 0.75
-    assert right[1] < 0.65
+def test_a_fifth_is_held_out_of_groups_of_all_sizes():
+    sizes = np.repeat([1, 20], 50)
+    groups = np.repeat(np.arange(100), sizes)
+    for seed in range(10):
+        held = group_train_test_split(groups % 2, groups, seed=seed)[1]
+        assert len(held) == pytest.approx(len(groups) / 5, rel=0.05)
 
 
 def test_a_rare_class_does_not_change_what_others_hold_out():
@@ -190,3 +116,201 @@ def test_a_rare_class_does_not_change_what_others_hold_out():
     assert sorted([*train, *held]) == list(range(105))
     with pytest.raises(ValueError, match="Class 0 has too few"):
         group_train_test_split(y[1:])
+
+
+def test_a_split_that_would_hide_a_class_is_refused():
+    # Each pair of three patients shares a class: whoever goes takes one side's last.
+    with pytest.raises(ValueError, match="Class . stands on one side"):
+        group_train_test_split([0, 1, 0, 2, 1, 2], [0, 0, 1, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("y", "groups", "named"),
+    [
+        ([0] * 9 + [1], None, "Class 1"),
+        ([0] * 9 + [1] * 9, [*range(9), *[9] * 9], "Class 1"),
+        (["a", "b"] * 4, None, "Class a .* near-duplicates counted once"),
+    ],
+)
+def test_a_class_that_cannot_be_split_is_named(y, groups, named):
+    with pytest.raises(ValueError, match=named):
+        fold_numbers(y, groups)
+
+
+def test_published_folds_are_kept_and_the_others_are_dealt_into_them():
+    groups = np.arange(200) // 2
+    y = np.repeat([0, 1], 100)
+    published = np.where(groups < 40, groups % 5 + 1, 0)
+    published[1] = 0  # a group follows its image that has a fold
+    folds = fold_numbers(y, groups, published=published)
+    given_fold = groups[:80] % 5
+    assert (folds[:80] == given_fold).all()
+    assert np.bincount(folds[80:100]).tolist() == [4] * 5
+    assert np.bincount(folds[100:]).tolist() == [20] * 5
+    assert all(len(found) == 1 for found in folds_of_groups(groups, folds))
+    other = fold_numbers(y, groups, published=published, seed=1)
+    assert (other[:80] == given_fold).all()
+    assert (other[80:] != folds[80:]).any()
+
+
+@pytest.mark.parametrize("left", [1, 2, 4, 6])
+def test_few_groups_beside_published_folds_are_dealt(left):
+    groups = np.repeat(np.arange(40), 3)
+    y = np.repeat(np.arange(40) % 4, 3)
+    published = np.where(groups < 40 - left, groups % 5 + 1, 0)
+    folds = fold_numbers(y, groups, published=published)
+    assert all(len(found) == 1 for found in folds_of_groups(groups, folds))
+    assert len(set(folds[published == 0])) == min(left, 5)
+
+
+def test_folds_that_contradict_a_group_or_each_other_are_refused():
+    y, groups = np.repeat([0, 1], 10), np.repeat(list("abcdefghij"), 2)
+    published = np.zeros(20, int)
+    published[2:4] = 2, 3
+    with pytest.raises(ValueError, match="Group b .* published folds"):
+        fold_numbers(y, groups, published=published)
+    with pytest.raises(ValueError, match="1 to 5, or 0"):
+        fold_numbers(y, groups, published=np.full(20, 6))
+
+
+@pytest.mark.parametrize("unknown", [None, np.nan])
+def test_an_unknown_patient_is_no_group(unknown):
+    for groups in (["a", "b", unknown], [1, 2, unknown]):
+        with pytest.raises(ValueError, match="1 of 3 images have none"):
+            group_codes(groups, 3)
+
+
+def test_an_interval_needs_two_groups():
+    with pytest.raises(ValueError, match="two of them must differ"):
+        group_codes([7, 7, 7], 3)
+
+
+def table(X, y, groups, folds=None):
+    """All that is asked of a feature table."""
+    return SimpleNamespace(
+        features=np.asarray(X),
+        labels=np.asarray(y),
+        classes=tuple(f"class {k}" for k in range(max(y) + 1)),
+        groups=np.asarray(groups),
+        folds=np.zeros(len(y), int) if folds is None else folds,
+    )
+
+
+class Remembering(ClassifierMixin, BaseEstimator):
+    """A classifier that notes the groups of each fit."""
+
+    seen: list[np.ndarray | None] = []  # noqa: RUF012
+
+    def __init__(self, weight=1.0):
+        self.weight = weight
+
+    def fit(self, X, y, groups=None):
+        self.seen.append(groups)
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict_proba(self, X):
+        return np.full((len(X), len(self.classes_)), 1 / len(self.classes_))
+
+
+@pytest.fixture
+def remembering():
+    Remembering.seen.clear()
+    return Remembering()
+
+
+def test_each_row_is_predicted_once_a_repeat():
+    rng = np.random.default_rng(0)
+    y, groups = np.arange(90) % 3, np.arange(90) // 2
+    X = rng.normal(size=(90, 5)) + np.eye(3, 5)[y] * 3
+    proba = out_of_fold_proba(LogisticRegression(), table(X, y, groups), n_repeats=2)
+    assert proba.shape == (2, 90, 3)
+    np.testing.assert_allclose(proba.sum(axis=2), 1)
+    assert (proba[0].argmax(axis=1) == y).mean() > 0.8
+    assert (proba[0] != proba[1]).any()
+
+
+def test_groups_reach_every_fit(remembering):
+    y, groups = np.arange(60) % 2, np.arange(60) // 2
+    out_of_fold_proba(remembering, table(np.zeros((60, 1)), y, groups))
+    folds = group_folds(y, groups)
+    for seen, (train, _) in zip(remembering.seen, folds, strict=True):
+        assert (seen == groups[train]).all()
+
+
+def test_what_is_learned_from_a_group_does_not_help_its_copies():
+    rng = np.random.default_rng(0)
+    groups = np.arange(200) // 2
+    X, y = rng.normal(size=(100, 300))[groups], rng.integers(0, 2, 100)[groups]
+    accuracy = {}
+    for grouped, given_groups in ((False, np.arange(200)), (True, None)):
+        proba = out_of_fold_proba(
+            LogisticRegression(), table(X, y, groups), groups=given_groups
+        )
+        accuracy[grouped] = (proba[0].argmax(axis=1) == y).mean()
+    assert accuracy[False] > 0.75
+    assert accuracy[True] < 0.65
+
+
+def test_the_tables_folds_are_used_unless_groups_are_given(remembering):
+    y, groups = np.arange(100) % 2, np.arange(100)
+    published = np.repeat([1, 2, 3, 4, 5], [60, 10, 10, 10, 10])
+    given = table(np.zeros((100, 1)), y, groups, published)
+    out_of_fold_proba(remembering, given)
+    assert [len(seen) for seen in remembering.seen] == [40, 90, 90, 90, 90]
+    remembering.seen.clear()
+    out_of_fold_proba(remembering, given, groups=groups)
+    assert [len(seen) for seen in remembering.seen] == [80] * 5
+
+
+def test_a_memory_spares_the_fits_until_anything_changes(remembering, tmp_path):
+    memory = Memory(tmp_path, verbose=0)
+    y, groups = np.arange(40) % 2, np.arange(40) // 2
+    first = table(np.zeros((40, 1)), y, groups)
+    proba = out_of_fold_proba(remembering, first, memory=memory)
+    again = out_of_fold_proba(remembering, first, memory=memory)
+    assert (proba == again).all()
+    assert len(remembering.seen) == 5
+    changes = [
+        {"estimator": Remembering(weight=2.0)},
+        {"table": table(np.ones((40, 1)), y, groups)},
+        {"table": table(np.zeros((40, 1)), 1 - y, groups)},
+        {"groups": np.arange(40)},
+        {"seed": 1},
+    ]
+    for number, change in enumerate(changes, start=2):
+        arguments = {"estimator": remembering, "table": first, **change}
+        out_of_fold_proba(**arguments, memory=memory)
+        assert len(remembering.seen) == 5 * number, change
+
+
+def test_a_class_that_is_too_small_is_named_by_its_name():
+    with pytest.raises(ValueError, match="Class class 1 has too few images"):
+        out_of_fold_proba(
+            Remembering(), table(np.zeros((20, 1)), [0] * 18 + [1, 1], np.arange(20))
+        )
+
+
+def test_few_shots_are_of_different_groups_and_nested():
+    labels, groups = np.repeat([0, 1], 60), np.arange(120) // 2
+    larger = few_shot(labels, 8, groups=groups)
+    smaller = few_shot(labels, 4, groups=groups)
+    for few, more, count in zip(smaller, larger, (8, 4), strict=True):
+        assert set(few) <= set(more)
+        assert np.bincount(labels[few]).tolist() == [4, 4]
+        assert np.bincount(labels[more]).tolist() == [count, count]
+    drawn = groups[np.concatenate(larger)]
+    assert len(set(drawn)) == len(drawn)
+    assert (few_shot(labels, 8, seed=1)[0] != few_shot(labels, 8, seed=2)[0]).any()
+    with pytest.raises(ValueError, match="needs 40 groups"):
+        few_shot(labels, 32, groups=groups)
+
+
+def test_a_subset_keeps_the_shares_of_classes_and_splits():
+    labels = np.repeat([0, 1, 2], [600, 300, 3])
+    splits = np.where(np.arange(903) % 3 == 0, "test", "train")
+    rows = stratified_subset(labels, splits, 90)
+    assert np.bincount(labels[rows]).tolist() == [58, 28, 3]
+    assert (splits[rows] == "test").sum() == pytest.approx(30, abs=2)
+    assert (rows != stratified_subset(labels, splits, 90, seed=1)).any()
+    assert len(stratified_subset(labels, splits, 0)) == 903
