@@ -9,24 +9,23 @@ from pathlib import Path
 import datasets
 import imagehash
 import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from cliplib.audit import (
+    MIN_CORRELATION,
+    ORIENTATIONS,
     Audit,
     audit_dataset,
     find_near_duplicates,
     image_hash,
     near_duplicate_groups,
 )
-from cliplib.groups import sequence_groups
 
 CLASSES = ["cat", "dog"]
+TURN = Image.Transpose
 
 
 def blobs(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
@@ -79,6 +78,12 @@ PLANTS: dict[str, Callable[[Image.Image], bytes]] = {
     "bytes": encoded,
     "pixels": lambda image: encoded(Image.open(io.BytesIO(encoded(image))), "PNG"),
     "mirrored": lambda image: encoded(ImageOps.mirror(image)),
+    "flipped": lambda image: encoded(ImageOps.flip(image)),
+    "turned 180°": lambda image: encoded(image.transpose(TURN.ROTATE_180)),
+    "turned 90° left": lambda image: encoded(image.transpose(TURN.ROTATE_90)),
+    "turned 90° right": lambda image: encoded(image.transpose(TURN.ROTATE_270)),
+    "transposed": lambda image: encoded(image.transpose(TURN.TRANSPOSE)),
+    "transversed": lambda image: encoded(image.transpose(TURN.TRANSVERSE)),
     "brightened": lambda image: encoded(ImageEnhance.Brightness(image).enhance(1.2)),
     "contrasted": lambda image: encoded(ImageEnhance.Contrast(image).enhance(1.3)),
     "sharpened": lambda image: encoded(image.filter(ImageFilter.UnsharpMask(2, 80, 0))),
@@ -109,7 +114,7 @@ def test_a_planted_copy_is_paired_with_its_original(planted: Audit, kind: str) -
     for k in range(4):
         row = pairs.loc[(f"cat/original{k}.jpg", f"cat/{kind}{k}.jpg")]
         assert row["kind"] == ("exact" if kind in ("bytes", "pixels") else "near")
-        assert row["mirrored"] == kind.startswith("mirrored")
+        assert row["orientation"] == (kind if kind in ORIENTATIONS else "")
 
 
 def test_nothing_else_is_paired(planted: Audit) -> None:
@@ -123,7 +128,7 @@ def test_nothing_else_is_paired(planted: Audit) -> None:
     assert (
         counts["unreadable"]
         == counts["label_conflicts"]
-        == counts["test_leaks_mirrored"]
+        == counts["test_leaks_reoriented"]
         == 0
     )
 
@@ -137,13 +142,46 @@ def test_a_copy_cropped_by_five_per_cent_is_missed() -> None:
 
 def test_the_hash_is_that_of_imagehash() -> None:
     image = blobs(3, (64, 64))
-    as_is, mirrored = (
-        np.unpackbits(hashes(image)[0, 16:80]).reshape(2, 16, 16).astype(bool)
-    )
-    assert np.array_equal(as_is, imagehash.phash(image, hash_size=16).hash)
-    assert np.array_equal(
-        mirrored, imagehash.phash(ImageOps.mirror(image), hash_size=16).hash
-    )
+    stored = np.unpackbits(hashes(image)[0, 16 : 16 + 256]).reshape(8, 16, 16)
+    by_orientation = dict(zip(ORIENTATIONS, stored.astype(bool), strict=True))
+    turned = {
+        "": image,
+        "mirrored": ImageOps.mirror(image),
+        "turned 180°": image.transpose(TURN.ROTATE_180),
+        "turned 90° left": image.transpose(TURN.ROTATE_90),
+    }
+    for orientation, other in turned.items():
+        expected = imagehash.phash(other, hash_size=16).hash
+        assert np.array_equal(by_orientation[orientation], expected), orientation
+
+
+@pytest.mark.parametrize("correlation", [0.79, 0.85])
+def test_the_correlation_that_makes_a_copy_is_held_from_both_sides(
+    correlation: float,
+) -> None:
+    """Noise is added to the detail until it correlates a little less, or more."""
+    rng = np.random.default_rng(0)
+    rows = hashes(blobs(0), blobs(0))
+    rows[1, :16] += 1  # other pixels, so that the copy is not exact
+    detail = rows[0, 272:].view(np.int8).astype(float)
+    noise = rng.standard_normal(detail.size) * detail.std()
+    share = np.sqrt(1 / correlation**2 - 1)
+    mixed = (detail + share * noise) / (1 + share)
+    rows[1, 272:] = np.rint(mixed).astype(np.int8).view(np.uint8)
+    pairs = find_near_duplicates(rows)
+    assert len(pairs) == (correlation > MIN_CORRELATION)
+
+
+@pytest.mark.parametrize("distance", [72, 73])
+def test_the_distance_that_proposes_a_copy_is_held_from_both_sides(
+    distance: int,
+) -> None:
+    rows = hashes(blobs(0), blobs(0))
+    rows[1, :16] += 1
+    bits = np.unpackbits(rows[1, 16:272].reshape(8, 32), axis=1)
+    bits[:, :distance] ^= 1
+    rows[1, 16:272] = np.packbits(bits, axis=1).ravel()
+    assert len(find_near_duplicates(rows)) == (distance <= 72)
 
 
 def test_images_alike_in_layout_only_are_no_copies() -> None:
@@ -179,8 +217,8 @@ def test_a_symmetric_image_and_its_copy_make_one_pair() -> None:
 def test_the_first_of_equal_images_stands_for_all() -> None:
     a, b = blobs(0), ImageOps.mirror(blobs(0)).resize((150, 110))
     pairs = find_near_duplicates(hashes(a, a, b, a, b))
-    found = pairs[["index_a", "index_b", "kind", "mirrored"]].to_numpy().tolist()
-    exact, near = ["exact", False], ["near", True]
+    found = pairs[["index_a", "index_b", "kind", "orientation"]].to_numpy().tolist()
+    exact, near = ["exact", ""], ["near", "mirrored"]
     assert found == [[0, 1, *exact], [0, 2, *near], [0, 3, *exact], [2, 4, *exact]]
 
 
@@ -195,17 +233,27 @@ def test_unreadable_images_match_nothing() -> None:
     )
 
 
+def test_a_quarter_turn_is_named_from_the_first_collection_to_the_second() -> None:
+    image = blobs(7)
+    left = image.transpose(TURN.ROTATE_90)
+    pairs = find_near_duplicates(hashes(image), hashes(left))
+    assert pairs["orientation"].tolist() == ["turned 90° left"]
+    back = find_near_duplicates(hashes(left), hashes(image))
+    assert back["orientation"].tolist() == ["turned 90° right"]
+
+
 def test_near_duplicates_between_two_collections() -> None:
     images = [blobs(k) for k in range(6)]
     corpus = hashes(images[0], images[1], images[2], images[0], images[5])
     flipped, small = ImageOps.mirror(images[1]), images[2].resize((90, 70))
     evaluation = hashes(images[0], flipped, small, images[3])
     pairs = find_near_duplicates(corpus, evaluation)
-    assert pairs[["index_a", "index_b", "kind", "mirrored"]].to_numpy().tolist() == [
-        [0, 0, "exact", False],
-        [1, 1, "near", True],
-        [2, 2, "near", False],
-        [3, 0, "exact", False],
+    columns = ["index_a", "index_b", "kind", "orientation"]
+    assert pairs[columns].to_numpy().tolist() == [
+        [0, 0, "exact", ""],
+        [1, 1, "near", "mirrored"],
+        [2, 2, "near", ""],
+        [3, 0, "exact", ""],
     ]
     none = find_near_duplicates(corpus, evaluation[3:])
     assert len(none) == 0 and (none.dtypes == pairs.dtypes).all()
@@ -226,7 +274,7 @@ def test_many_images_are_compared_in_pieces() -> None:
     }
     assert set(zip(pairs["index_a"], pairs["index_b"], strict=True)) == expected
     across = find_near_duplicates(rows[:500], rows[500:])
-    assert across["mirrored"].sum() == (~across["mirrored"]).sum() == 500
+    assert across["orientation"].value_counts().to_dict() == {"": 500, "mirrored": 500}
 
 
 def test_label_conflicts_and_leaks(tmp_path: Path) -> None:
@@ -258,7 +306,7 @@ def test_label_conflicts_and_leaks(tmp_path: Path) -> None:
     columns = ["id", "level", "duplicate_id", "duplicate_split"]
     assert found.leaks[columns].to_numpy().tolist() == [
         ["dog/0.jpg", "bytes", "cat/0.jpg", "train"],
-        ["dog/1.jpg", "mirrored", "cat/1.jpg", "train"],
+        ["dog/1.jpg", "reoriented", "cat/1.jpg", "train"],
         ["dog/3.jpg", "near", "cat/3.jpg", "val"],
     ]
     counts = found.summary["count"]
@@ -302,50 +350,3 @@ def test_unreadable_files_stay_in_the_table(tmp_path: Path) -> None:
     assert found.images["group"].tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"No image can be read.*text\.png"):
         audit_dataset(dataset.select([3]))
-
-
-def run_of_photos() -> tuple[list[str], NDArray[np.float64]]:
-    """Numbers 0 to 999 of one class; 100 to 103 show one object, and so do 500 and 700."""
-    features = np.random.default_rng(0).standard_normal((1000, 32))
-    features[100:104] = features[100] + 0.1 * features[100:104]
-    features[700] = features[500]
-    return [f"photos/metal/metal{k}.jp2" for k in range(1000)], features
-
-
-def test_close_neighbours_in_file_number_are_one_group() -> None:
-    ids, features = run_of_photos()
-    groups = sequence_groups(ids, features, np.arange(1000))
-    assert len(set(groups[100:104])) == 1
-    assert groups[500] != groups[700]
-    assert 970 <= len(set(groups)) <= 997  # one unrelated pair in a hundred is close
-    order = np.random.default_rng(1).permutation(1000)
-    shuffled = sequence_groups(
-        [ids[k] for k in order], features[order], np.arange(1000)
-    )
-    assert np.array_equal(pd.factorize(groups[order])[0], shuffled)
-
-
-def test_sequences_end_with_a_folder_and_with_a_gap() -> None:
-    ids = [
-        "a/x1.jp2",
-        "a/x2.jp2",
-        "b/x3.jp2",
-        "b/x5.jp2",
-        "2021/none.jpg",
-        "2022/none.jpg",
-    ]
-    features = np.array(
-        [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.0], [-3.0, 1.0], [-3.0, 1.0]]
-    )
-    assert sequence_groups(ids, features, np.arange(6)).tolist() == [0, 0, 1, 2, 3, 4]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000))
-def test_sequences_never_split_a_group(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    before = rng.integers(0, 12, 30) * 7
-    ids = [f"m{k}.jpg" for k in rng.permutation(30)]
-    after = sequence_groups(ids, rng.standard_normal((30, 2)), before)
-    assert pd.Series(after).groupby(before).nunique().max() == 1
-    assert np.array_equal(after, pd.factorize(after)[0])
