@@ -213,8 +213,8 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
     table
         A table whose copies are known.
     path
-        A CSV file (id, patient, fold): patient is empty where unknown, fold empty or 0
-        where there is none. Where there is no such file the table stays as it is.
+        A CSV file (id, patient, fold) of the images whose patients are known. Where
+        there is no such file the table stays as it is.
 
     Returns
     -------
@@ -224,18 +224,21 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
     """
     if not path.is_file():
         return table
-    columns = ("id", "patient", "fold")
-    listed = rows_of_images(read_text_table(path, columns), table.ids.tolist(), path)
-    # The image's own id in place of an unknown patient: no other row has it.
-    patients = listed["patient"].where(listed["patient"] != "", "/" + listed["id"])
+    listed = read_text_table(path, ("id", "patient", "fold")).set_index("id")
+    listed = listed.reindex(table.ids, fill_value="")
+    # The image's own id in place of an unknown patient: no patient is called so.
+    own = pd.Series("/" + listed.index, listed.index)
+    patients = listed["patient"].where(listed["patient"] != "", own)
     groups = merge_groups(table.copies, patients)
-    folds = pd.to_numeric(listed["fold"].replace("", "0")).astype(np.int64)
+    folds = pd.to_numeric(listed["fold"].replace("", "0"), errors="coerce")
+    if folds.isna().any():
+        raise ValueError(f"{path.name} holds a fold that is no number.")
     return replace(table, groups=groups, folds=_folds_of_groups(groups, folds))
 
 
 def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:
     """Give all images of a group its one published fold, or 0 where it has several."""
-    published = folds.where(folds > 0).groupby(groups)
+    published = folds.where(folds > 0).reset_index(drop=True).groupby(groups)
     first, last = published.transform("min"), published.transform("max")
     torn = first < last
     if torn.any():

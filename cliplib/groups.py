@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler, normalize
 
-from cliplib.arrays import Bools, Floats, Ints
+from cliplib.arrays import Floats, Ints
 
 # Names of series: a counter after the last separator (img_012_3.jpg), or before the
 # first one (3_img_012.jpg). What is left of the file's name is the group.
@@ -238,7 +238,7 @@ def declared_groups(
 def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     """Return what a CSV file declares, "" for images that it lacks."""
     table = read_text_table(path, ("file", "group"))
-    declared = dict(zip(table["file"], table["group"], strict=True))
+    declared: dict[str, str] = dict(zip(table["file"], table["group"], strict=True))
     file_names = pd.Series([PurePosixPath(name).name for name in ids])
     repeated = file_names.duplicated(keep=False)
     groups: list[str] = []
@@ -328,8 +328,8 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     Returns
     -------
     str
-        An expression for `declared_groups`, where several images share most names up
-        to a counter, such as ``img_012_1.jpg`` and ``img_012_2.jpg``; else "".
+        An expression for `declared_groups`, where most images share their name up to a
+        counter with others, such as ``img_012_1.jpg`` and ``img_012_2.jpg``; else "".
     """
     for pattern in SERIES_PATTERNS:
         groups = np.array(_groups_from_pattern(ids, pattern), dtype=np.str_)
@@ -339,13 +339,12 @@ def suggested_pattern(ids: Sequence[str]) -> str:
 
 
 def _look_like_series(ids: Sequence[str], groups: NDArray[np.str_]) -> bool:
-    """Say whether most groups have several images, and no group is half a folder."""
+    """Say whether most images share their group, and none is half of a folder."""
     if not len(ids) or (groups == "").any():
         return False
     images = pd.DataFrame({"group": groups})
     images["folder"] = [str(PurePosixPath(image).parent) for image in ids]
-    sizes = images["group"].value_counts()
+    size_of_group = images.groupby("group")["group"].transform("size")
     # A name that a whole folder shares is the class's, and no series.
     shares = images.groupby("folder")["group"].value_counts(normalize=True)
-    several: Bools = (sizes > 1).to_numpy()
-    return bool(several.mean() > 0.5 and shares.max() <= 0.5)
+    return bool((size_of_group > 1).mean() > 0.5 and shares.max() <= 0.5)

@@ -2,35 +2,106 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 logger = logging.getLogger(__name__)
 
-
-ImageSource = (
-    Any  # a path, bytes, a PIL image, an (h, w[, 3]) uint8 array, or {"path", "bytes"}
+# A path, a file's content, an image, pixels (h, w[, 3]), or {"path", "bytes"}.
+ImageSource: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | Image.Image
+    | NDArray[np.generic]
+    | Mapping[str, str | bytes | None]
 )
+# One, several, an array of paths, or pixels (n, h, w, 3).
+Images: TypeAlias = ImageSource | Iterable[ImageSource]
+SINGLE_IMAGES = (str, os.PathLike, bytes, Image.Image, Mapping)
+FileFacts: TypeAlias = dict[str, int | float | str | bytes | None]
 
-
-# Named, because Pillow knows more: its EPS reader, for one, runs Ghostscript on what the file says.
+# Named, because Pillow knows more: its EPS reader, for one, runs Ghostscript on what
+# the file says.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# What phones save, by the brand that its files begin with (ISO/IEC 14496-12).
+PHONE_BRANDS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIC",
+    b"msf1": "HEIC",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+}
+# Of grey values in files of 16 bits: scanners and cameras seldom use them all.
+BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
-def image_list(images: Any) -> list[ImageSource]:
-    """Return a list of images, also of a single one."""
-    single = isinstance(
-        images, str | os.PathLike | bytes | Image.Image | np.ndarray | Mapping
-    )
-    return [images] if single else list(images)
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Return Pillow's names of all formats that are read on this machine."""
+    formats = list(FORMATS)
+    if features.check("avif"):
+        formats.append("AVIF")
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        formats.append("HEIF")
+    return tuple(formats)
+
+
+@functools.cache
+def warn_once(log: logging.Logger, message: str) -> None:
+    """Log a warning, unless the same one was logged before."""
+    log.warning("%s", message)
+
+
+def image_list(images: Images) -> list[ImageSource]:
+    """Return a list of images, also of a single one.
+
+    Parameters
+    ----------
+    images
+        One image, or several; several may also be an array of paths, or of pixels,
+        (n, h, w, 3).
+
+    Raises
+    ------
+    TypeError
+        If something among them is no image.
+    """
+    if isinstance(images, np.ndarray):
+        return _images_of_array(images)
+    if isinstance(images, SINGLE_IMAGES):
+        return [images]
+    sources = list(images)
+    for row, source in enumerate(sources):
+        if not isinstance(source, (*SINGLE_IMAGES, np.ndarray)):
+            raise TypeError(
+                f"Image {row} is of type {type(source).__name__!r}: it must be a path, "
+                "bytes, an image of Pillow, or an array (h, w, 3) of uint8."
+            )
+    return sources
+
+
+def _images_of_array(array: NDArray[np.generic]) -> list[ImageSource]:
+    """Return the images of an array of paths, of a batch of pixels, or of one image."""
+    if array.dtype.kind in "UOT":  # texts, or any objects
+        return image_list(array.ravel().tolist())
+    return list(array) if array.ndim == 4 else [array]
 
 
 def image_name(source: ImageSource) -> str:
@@ -39,15 +110,18 @@ def image_name(source: ImageSource) -> str:
         source = source.get("path") or "<bytes>"
     if not isinstance(source, str | os.PathLike):
         return getattr(source, "filename", "") or f"<{type(source).__name__}>"
-    return (
-        os.fspath(source).encode("utf-8", "backslashreplace").decode()
-    )  # it may hold any bytes
+    # A file's name may hold any bytes, also such as no terminal prints.
+    return os.fspath(source).encode("utf-8", "backslashreplace").decode()
 
 
 def image_bytes(source: ImageSource) -> bytes:
-    """Return what identifies an image: the bytes of its file, or its pixels."""
+    """Return what identifies an image: its file's content, or its size and pixels.
+
+    An OSError names a file that is not there.
+    """
     if isinstance(source, Mapping):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
+        content = source.get("bytes")
+        source = source["path"] or b"" if content is None else content
     if isinstance(source, bytes):
         return source
     if isinstance(source, Image.Image | np.ndarray):
@@ -57,49 +131,99 @@ def image_bytes(source: ImageSource) -> bytes:
 
 
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
-    """Decode an image: RGB, upright, 16-bit grey scaled to 8 bits; the first frame or page counts.
+    """Decode an image: RGB and upright; the first frame or page counts.
 
-    `content` are the file's bytes, if read already; an OSError names what cannot be decoded.
+    Grey values of 16 bits are scaled to 8; where none needs more than 8, 10, 12 or 14
+    bits, they are taken for values of so many bits, and a warning says so.
+
+    Parameters
+    ----------
+    source
+        A path, a file's content, an image of Pillow, an array (h, w) or (h, w, 3) of
+        uint8, or a row ``{"path", "bytes"}`` of a data set.
+    content
+        The file's content, if it was read already.
+
+    Raises
+    ------
+    OSError
+        If the image cannot be decoded; it names the image and the reason.
     """
-    image = source
     try:
-        if isinstance(source, np.ndarray):
-            image = Image.fromarray(source)
-        elif not isinstance(source, Image.Image):
-            image = Image.open(
-                io.BytesIO(content or image_bytes(source)), formats=FORMATS
-            )
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(_open(source, content))
         if image.mode in ("I", "F"):
             raise ValueError(
                 "32-bit grey has no known range: save it with 8 or 16 bits"
             )
         if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            image = _scaled_to_8_bits(image)
         return image.convert("RGB")
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        unknown = isinstance(
-            error, UnidentifiedImageError
-        )  # its text has a buffer's address
-        reason = (
-            "empty, or in no known format" if unknown else error or type(error).__name__
-        )
+        reason = _why_unreadable(error, source, content)
         raise OSError(
             f"Cannot read the image {image_name(source)!r}: {reason}."
         ) from error
 
 
-def file_facts(source: ImageSource) -> dict[str, Any]:
-    """Read what a file says of itself; quantisation is the mean of JPEG's first table, or 0."""
+def _open(source: ImageSource, content: bytes | None) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    file = io.BytesIO(image_bytes(source) if content is None else content)
+    return Image.open(file, formats=readable_formats())
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale grey values of 16 bits, or of as many as the largest of them needs."""
+    values = np.asarray(image).astype(np.uint32)
+    largest = int(values.max(initial=0))
+    depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)
+    if depth < 16:
+        warn_once(
+            logger,
+            f"A 16-bit grey image holds no value above {2**depth - 1}: such images are "
+            f"taken for {depth}-bit ones, so that they do not come out dark.",
+        )
+    return Image.fromarray((values * 255 // (2**depth - 1)).astype(np.uint8))
+
+
+def _why_unreadable(
+    error: Exception, source: ImageSource, content: bytes | None
+) -> str:
+    """Say in a few words why an image could not be read, and what to do about it."""
+    if isinstance(source, np.ndarray):
+        return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    # Pillow's own words are the address of a buffer.
+    head = (image_bytes(source) if content is None else content)[:12]
+    kind = PHONE_BRANDS.get(head[8:12], "") if head[4:8] == b"ftyp" else ""
+    if kind == "HEIC" and "HEIF" not in readable_formats():
+        return "HEIC needs another package, pip install pillow-heif; or save it as JPEG"
+    if kind == "AVIF" and "AVIF" not in readable_formats():
+        return "this Pillow knows no AVIF: update it, or save the image as JPEG"
+    return "empty, or in no known format"
+
+
+def file_facts(source: ImageSource) -> FileFacts:
+    """Read what a file says of itself, without decoding its pixels.
+
+    Returns
+    -------
+    dict
+        bytes (the file's size), digest (blake2b), format, mode, quantisation (the mean
+        of JPEG's first table, or 0), width and height in pixels.
+    """
     content = image_bytes(source)
-    facts = {"bytes": len(content), "digest": hashlib.blake2b(content).digest()}
-    with Image.open(
-        io.BytesIO(content), formats=FORMATS
-    ) as image:  # reads the header only
-        table = getattr(image, "quantization", {}).get(0, [0])
-        facts |= {
+    with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+        tables = getattr(image, "quantization", {})
+        return {
+            "bytes": len(content),
+            "digest": hashlib.blake2b(content).digest(),
             "format": image.format,
             "mode": image.mode,
-            "quantisation": np.mean(table),
+            "quantisation": float(np.mean(tables.get(0, [0]))),
+            "width": image.width,
+            "height": image.height,
         }
-        return facts | {"width": image.width, "height": image.height}
