@@ -1,4 +1,4 @@
-"""Data sets: what lies in a folder is found, listed in one order, and faults are named."""
+"""Data sets: a folder is listed in one order, and what is wrong with it is named."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_set_that_a_folder_of_others_lacks_is_none(
 
 
 @pytest.mark.parametrize(
-    "places", ["aab", "train/a train/b train/b".split(), ["", "", "a"]]
+    "places", ["aab", ["train/a", "train/b", "train/b"], ["", "", "a"]]
 )
 def test_class_folders_in_two_places_are_told_apart(image_folder, tmp_path, places):
     move(image_folder(n=1), *(tmp_path / "sites" / place for place in places))
@@ -171,13 +171,64 @@ def test_linked_folders_are_followed_and_hidden_ones_are_not(image_folder, tmp_p
     assert len(list_files(folder)[0]) == 6
 
 
-def test_files_that_are_left_out_of_a_class_are_warned_of(image_folder, caplog):
+def test_files_that_are_left_out_of_a_class_are_warned_of_once(image_folder, caplog):
     folder = image_folder(n=1)
     (folder / "README.txt").touch()
     assert len(load_dataset(folder)) == 3 and not caplog.text
-    (folder / "disc" / "disc1.heic").touch()
+    (folder / "disc" / "disc1.doc").touch()
     load_dataset(folder)
-    assert "Left out 1 files of other kinds" in caplog.text
+    load_dataset(folder)
+    assert caplog.text.count("Left out 1 files of other kinds") == 1
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._a.png"])
+def test_what_systems_leave_in_folders_is_no_image(image_folder, caplog, name):
+    folder = image_folder(n=1)
+    (folder / "disc" / name).write_bytes(b"\0" * 9)
+    assert len(load_dataset(folder)) == 3
+    for _ in range(2):
+        names, sources = list_files(folder)
+        assert len(names) == len(sources) == 3
+    assert caplog.text.count("Left out 1 files that Windows or macOS put there") == 1
+    assert "other kinds" not in caplog.text
+
+
+def test_what_phones_save_is_listed_and_never_skipped(image_folder):
+    folder = image_folder(n=1)
+    for suffix in ("heic", "HEIF", "avif"):
+        (folder / "disc" / f"photo.{suffix}").touch()
+    assert len(load_dataset(folder)) == 6
+
+
+def test_names_of_files_have_forward_slashes(image_folder):
+    assert list_files(image_folder(n=1))[0][0] == "disc/disc0.png"
+
+
+def test_a_wrong_setting_is_named(tmp_path, image_folder, monkeypatch):
+    monkeypatch.setenv("CLIPLIB_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere.*The setting CLIPLIB_DATA"):
+        load_dataset("trashnet")
+    folder = image_folder(n=1)
+    (folder / "disc" / "disc0.png").rename(folder / "disc0.png")
+    monkeypatch.setenv("CLIPLIB_DATA", str(folder))
+    with pytest.raises(ValueError, match="outside the class.*The setting CLIPLIB_DATA"):
+        load_dataset("trashnet")
+
+
+def test_a_folder_of_ones_own_is_told_by_its_own_classes(image_folder):
+    folder = image_folder(n=1)
+    with pytest.raises(ValueError, match="disc, square, stripes") as caught:
+        load_dataset("trashnet", data=folder)
+    assert "give their folder in place of the set's name" in str(caught.value)
+    assert "glass" not in str(caught.value)
+
+
+def test_a_copy_that_lacks_a_class_says_which(image_folder, tmp_path):
+    folder = image_folder(n=1, name="trashnet")
+    for old, new in (("disc", "glass"), ("square", "metal"), ("stripes", "odd")):
+        (folder / old).rename(folder / new)
+    with pytest.raises(ValueError, match="lacks the classes cardboard.*no classes odd"):
+        load_dataset("trashnet", data=tmp_path)
 
 
 def test_a_file_beside_a_folder_gives_it_no_splits(image_folder):

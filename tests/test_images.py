@@ -1,4 +1,4 @@
-"""Images: whatever can be read gives RGB, whatever cannot is named; each is decoded once."""
+"""Images: whatever can be read gives RGB, and whatever cannot is named."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from cliplib import images as module
-from cliplib.cache import FeatureCache, ImageFunction, map_images
-from cliplib.images import image_bytes, load_image
-
-MEAN = ImageFunction(
-    "mean", lambda batch: np.array([[np.mean(image)] for image in batch])
+from cliplib.images import (
+    file_facts,
+    image_bytes,
+    image_list,
+    load_image,
+    readable_formats,
+    warn_once,
 )
 
 
@@ -90,99 +92,11 @@ def test_formats_that_could_run_programs_are_not_opened(tmp_path):
         load_image(tmp_path / "a.png")
 
 
-@pytest.fixture
-def many(tmp_path):
-    rng = np.random.default_rng(1)
-    paths = []
-    for i in range(41):
-        path = tmp_path / f"{i}.png"
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-        paths.append(path)
-    return paths
-
-
-def test_results_come_in_the_order_of_the_images(many):
-    (found,) = map_images(many, MEAN)
-    expected = [np.mean(load_image(path)) for path in many]
-    np.testing.assert_allclose(found[:, 0], expected)
-
-
-def test_an_image_is_decoded_once_for_all_functions_and_not_again(many, monkeypatch):
-    decoded = []
-    monkeypatch.setattr(
-        module, "load_image", lambda *a: decoded.append(1) or load_image(*a)
-    )
-    size = ImageFunction(
-        "size", lambda batch: np.array([image.size for image in batch])
-    )
-    cache = FeatureCache()
-    first = map_images(many, MEAN, size, cache=cache)
-    assert len(decoded) == len(many)
-    second = map_images(many, MEAN, size, cache=cache)
-    assert len(decoded) == len(many)
-    for a, b in zip(first, second, strict=True):
-        assert a.dtype == b.dtype
-        assert (a == b).all()
-
-
-def test_a_file_that_changed_is_computed_anew(many):
-    cache = FeatureCache()
-    before = map_images(many, MEAN, cache=cache)[0]
-    Image.new("RGB", (8, 8), "white").save(many[3])
-    after = map_images(many, MEAN, cache=cache)[0]
-    assert after[3, 0] == 255
-    assert (np.delete(after, 3) == np.delete(before, 3)).all()
-
-
-def test_an_unreadable_image_stops_the_run_or_is_noted(many):
-    many[7].write_bytes(b"broken")
-    with pytest.raises(OSError, match=r"7\.png"):
-        map_images(many, MEAN)
-    errors: dict[int, str] = {}
-    (found,) = map_images(many, MEAN, errors=errors)
-    assert list(errors) == [7]
-    assert "7.png" in errors[7]
-    assert len(found) == len(many)
-
-
-def test_an_interruption_keeps_the_batches_that_were_done(many):
-    cache, calls = FeatureCache(), []
-
-    def interrupted(batch):
-        calls.append(len(batch))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return np.zeros((len(batch), 1))
-
-    with pytest.raises(KeyboardInterrupt):
-        map_images(many, ImageFunction("f", interrupted), cache=cache, batch_size=8)
-    done = sum(calls[:2])
-    seen = []
-    rest = ImageFunction(
-        "f", lambda batch: seen.append(len(batch)) or np.zeros((len(batch), 1))
-    )
-    map_images(many, rest, cache=cache, batch_size=8)
-    assert sum(seen) <= len(many) - done
-
-
-def test_two_processes_may_share_the_cache(tmp_path):
-    one, two = FeatureCache(tmp_path / "c.sqlite"), FeatureCache(tmp_path / "c.sqlite")
-    one.put({"a": np.array([1.0, 2.0], np.float32)})
-    assert two.get(["a", "b"])["a"].tolist() == [1.0, 2.0]
-
-
-def test_a_damaged_cache_says_what_to_do(tmp_path):
-    (tmp_path / "c.sqlite").write_bytes(b"x" * 5000)
-    with pytest.raises(OSError, match="delete it"):
-        FeatureCache(tmp_path / "c.sqlite")
-
-
 def test_a_damaged_exif_block_names_the_image(noise, tmp_path):
     data = encoded(noise, exif=b"Exif\x00\x00no TIFF header")
     (tmp_path / "exif.png").write_bytes(data)
-    errors: dict[int, str] = {}
-    map_images([tmp_path / "exif.png"], MEAN, errors=errors)
-    assert "exif.png" in errors[0]
+    with pytest.raises(OSError, match=r"exif\.png"):
+        load_image(tmp_path / "exif.png")
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 3), (2, 4, 4, 3)])
@@ -199,14 +113,66 @@ def test_grey_of_unknown_range_is_not_clipped_in_silence(dtype):
         load_image(encoded(Image.fromarray(np.full((2, 2), 7e4, dtype)), "TIFF"))
 
 
-def test_a_cache_that_fails_later_is_no_fault_of_an_image(many, tmp_path):
-    cache, errors = FeatureCache(tmp_path / "c.sqlite"), dict[int, str]()
-    cache._db.execute("DROP TABLE features")
-    for use in (lambda: cache.get(["a"]), lambda: cache.put({"a": np.ones(1)})):
-        with pytest.raises(
-            OSError, match=r"c\.sqlite .*set CLIPLIB_CACHE, or delete it"
-        ):
-            use()
-    with pytest.raises(OSError, match="Cannot use the feature cache"):
-        map_images(many, MEAN, cache=cache, errors=errors)
-    assert not errors
+def test_grey_of_twelve_bits_does_not_come_out_dark(caplog):
+    warn_once.cache_clear()
+    for _ in range(2):
+        values = np.array([[0, 2048, 4095]], np.uint16)
+        image = load_image(encoded(Image.fromarray(values)))
+        assert np.asarray(image)[0, :, 0].tolist() == [0, 127, 255]
+    assert caplog.text.count("taken for 12-bit ones") == 1
+
+
+@pytest.mark.parametrize(("largest", "seen"), [(255, 255), (256, 63), (16384, 63)])
+def test_the_depth_is_the_smallest_that_holds_all_values(largest, seen):
+    image = load_image(encoded(Image.fromarray(np.array([[0, largest]], np.uint16))))
+    assert np.asarray(image)[0, 1, 0] == seen
+
+
+def test_a_phone_format_that_cannot_be_read_names_its_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "readable_formats", lambda: module.FORMATS)
+    for brand, remedy in ((b"heic", "pip install pillow-heif"), (b"avif", "AVIF")):
+        path = tmp_path / f"photo.{brand.decode()}"
+        path.write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0" * 20)
+        with pytest.raises(OSError, match=rf"photo\..*{remedy}.*save.*as JPEG"):
+            load_image(path)
+
+
+@pytest.mark.skipif("AVIF" not in readable_formats(), reason="Pillow without AVIF")
+def test_avif_is_read(noise):
+    assert load_image(encoded(noise, "AVIF")).size == noise.size
+
+
+def test_heic_is_read_where_its_package_is(noise):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(noise).save(file)
+    assert load_image(file.getvalue()).size == noise.size
+
+
+def test_arrays_of_paths_and_of_pixels_are_several_images(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert image_list(np.array(paths)) == paths
+    assert image_list(np.array([str(path) for path in paths])) == [*map(str, paths)]
+    pixels = np.zeros((3, 4, 5, 3), np.uint8)
+    assert [image.shape for image in image_list(pixels)] == [(4, 5, 3)] * 3
+    for one in (pixels[0], pixels[0, :, :, 0]):
+        (image,) = image_list(one)
+        assert image is one
+
+
+def test_what_is_no_image_is_refused_by_its_place():
+    with pytest.raises(TypeError, match="Image 1 is of type 'int'"):
+        image_list(["a.png", 3])
+
+
+def test_facts_are_those_of_the_file(noise):
+    data = encoded(noise.convert("L"), "JPEG", quality=50)
+    facts = file_facts(data)
+    assert facts["bytes"] == len(data)
+    assert (facts["format"], facts["mode"]) == ("JPEG", "L")
+    assert (facts["width"], facts["height"]) == (30, 20)
+    assert (
+        facts["quantisation"]
+        > file_facts(encoded(noise, "JPEG", quality=95))["quantisation"]
+    )
+    assert file_facts(encoded(noise))["quantisation"] == 0

@@ -1,0 +1,230 @@
+"""The cache: an image is decoded once, and results come back as they were."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import pickle
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliplib import cache as cache_module
+from cliplib.cache import CacheError, FeatureCache, ImageFunction, map_images
+from cliplib.images import load_image
+
+MEAN = ImageFunction(
+    "mean", lambda batch: np.array([[np.mean(image)] for image in batch])
+)
+
+
+@pytest.fixture
+def many(tmp_path):
+    rng = np.random.default_rng(1)
+    paths = []
+    for i in range(41):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_results_come_in_the_order_of_the_images(many):
+    (found,) = map_images(many, MEAN)
+    expected = [np.mean(load_image(path)) for path in many]
+    np.testing.assert_allclose(found[:, 0], expected)
+
+
+def test_an_image_is_decoded_once_for_all_functions_and_not_again(many, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        cache_module, "load_image", lambda *a: decoded.append(1) or load_image(*a)
+    )
+    size = ImageFunction(
+        "size", lambda batch: np.array([image.size for image in batch])
+    )
+    cache = FeatureCache()
+    first = map_images(many, MEAN, size, cache=cache)
+    assert len(decoded) == len(many)
+    second = map_images(many, MEAN, size, cache=cache)
+    assert len(decoded) == len(many)
+    for a, b in zip(first, second, strict=True):
+        assert a.dtype == b.dtype
+        assert (a == b).all()
+
+
+def test_a_file_that_changed_is_computed_anew(many):
+    cache = FeatureCache()
+    before = map_images(many, MEAN, cache=cache)[0]
+    Image.new("RGB", (8, 8), "white").save(many[3])
+    after = map_images(many, MEAN, cache=cache)[0]
+    assert after[3, 0] == 255
+    assert (np.delete(after, 3) == np.delete(before, 3)).all()
+
+
+def test_an_unreadable_image_stops_the_run_or_is_noted(many):
+    many[7].write_bytes(b"broken")
+    with pytest.raises(OSError, match=r"7\.png"):
+        map_images(many, MEAN)
+    errors: dict[int, str] = {}
+    (found,) = map_images(many, MEAN, errors=errors)
+    assert list(errors) == [7]
+    assert "7.png" in errors[7]
+    assert len(found) == len(many)
+
+
+def test_an_interruption_keeps_the_batches_that_were_done(many):
+    cache, calls = FeatureCache(), []
+
+    def interrupted(batch):
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return np.zeros((len(batch), 1))
+
+    with pytest.raises(KeyboardInterrupt):
+        map_images(many, ImageFunction("f", interrupted), cache=cache, batch_size=8)
+    done = sum(calls[:2])
+    seen = []
+    rest = ImageFunction(
+        "f", lambda batch: seen.append(len(batch)) or np.zeros((len(batch), 1))
+    )
+    map_images(many, rest, cache=cache, batch_size=8)
+    assert sum(seen) <= len(many) - done
+
+
+def test_two_processes_may_share_the_cache(tmp_path):
+    one, two = FeatureCache(tmp_path / "c.sqlite"), FeatureCache(tmp_path / "c.sqlite")
+    one.put({"a": np.array([1.0, 2.0], np.float32)})
+    assert two.get(["a", "b"])["a"].tolist() == [1.0, 2.0]
+
+
+def test_a_damaged_cache_says_what_to_do(tmp_path):
+    (tmp_path / "c.sqlite").write_bytes(b"x" * 5000)
+    with pytest.raises(OSError, match="delete it"):
+        FeatureCache(tmp_path / "c.sqlite")
+
+
+def test_a_cache_that_fails_later_is_no_fault_of_an_image(many, tmp_path):
+    cache, errors = FeatureCache(tmp_path / "c.sqlite"), dict[int, str]()
+    cache._db.execute("DROP TABLE arrays")
+    for use in (lambda: cache.get(["a"]), lambda: cache.put({"a": np.ones(1)})):
+        with pytest.raises(
+            OSError, match=r"c\.sqlite .*set CLIPLIB_CACHE, or delete it"
+        ):
+            use()
+    with pytest.raises(CacheError, match="Cannot use the feature cache"):
+        map_images(many, MEAN, cache=cache, errors=errors)
+    assert not errors
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,), (1, 2, 2)])
+def test_arrays_come_back_in_their_shape_and_type(shape):
+    cache = FeatureCache()
+    array = np.arange(np.prod(shape), dtype=np.float16).reshape(shape)
+    cache.put({"a": array})
+    back = cache.get(["a"])["a"]
+    assert (back.shape, back.dtype) == (array.shape, array.dtype)
+    assert (back == array).all()
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_a_half_cached_run_gives_what_a_fresh_one_does(many, shape):
+    def colours(batch):
+        means = [np.mean(image) for image in batch]
+        return np.array([np.full(shape, mean) for mean in means])
+
+    function, cache = ImageFunction("colours", colours), FeatureCache()
+    map_images(many[:10], function, cache=cache)
+    (half,) = map_images(many, function, cache=cache)
+    (fresh,) = map_images(many, function)
+    assert half.shape == (len(many), *shape)
+    assert (half == fresh).all()
+
+
+def test_a_file_of_the_older_layout_does_no_harm(tmp_path):
+    old = sqlite3.connect(tmp_path / "c.sqlite")
+    old.execute("CREATE TABLE features (key TEXT PRIMARY KEY, dtype TEXT, vector BLOB)")
+    old.execute("INSERT INTO features VALUES ('a', '<f4', x'00000000')")
+    old.commit()
+    cache = FeatureCache(tmp_path / "c.sqlite")
+    assert cache.get(["a"]) == {}
+    cache.put({"a": np.ones(2)})
+    assert cache.get(["a"])["a"].tolist() == [1, 1]
+
+
+def test_a_key_is_the_function_and_the_content(many):
+    keys = []
+
+    class Spy(FeatureCache):
+        def put(self, arrays):
+            keys.extend(arrays)
+
+    map_images(many[:1], MEAN, cache=Spy())
+    digest = hashlib.blake2b(many[0].read_bytes(), digest_size=16).hexdigest()
+    assert keys == [f"mean:{digest}"]
+    on_gpu = ImageFunction("mean", MEAN.function, device="cuda")
+    assert on_gpu.key(digest) != MEAN.key(digest)
+
+
+def test_many_may_open_a_new_file_at_once(tmp_path):
+    def open_cache(path, barrier):
+        barrier.wait()
+        return FeatureCache(path).get(["a"])
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(25):
+            path, barrier = tmp_path / f"{number}.sqlite", threading.Barrier(4)
+            opened = [pool.submit(open_cache, path, barrier) for _ in range(4)]
+            assert [future.result() for future in opened] == [{}] * 4
+
+
+def test_a_cache_is_copied_by_opening_its_file_anew(tmp_path):
+    cache = FeatureCache(tmp_path / "c.sqlite")
+    cache.put({"a": np.ones(2)})
+    for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
+        assert other.get(["a"])["a"].tolist() == [1, 1]
+
+
+def test_errors_are_noted_in_the_order_of_the_images(many):
+    for row in (30, 3, 17):
+        many[row].write_bytes(b"broken")
+    errors: dict[int, str] = {}
+    map_images(many, MEAN, errors=errors, batch_size=2)
+    assert list(errors) == [3, 17, 30]
+
+
+def test_an_image_that_cannot_be_read_leaves_zeros_and_the_others_alone(many):
+    many[7].write_bytes(b"broken")
+    (found,) = map_images(many, MEAN, errors={})
+    assert found[7, 0] == 0
+    expected = [np.mean(load_image(path)) for path in np.delete(many, 7)]
+    np.testing.assert_allclose(np.delete(found[:, 0], 7), expected)
+
+
+def test_a_function_that_loses_an_image_is_named(many):
+    lossy = ImageFunction("lossy", lambda batch: np.zeros((len(batch) - 1, 2)))
+    with pytest.raises(ValueError, match="'lossy' made 15 rows of 16 images"):
+        map_images(many, lossy)
+
+
+def test_equal_images_are_computed_once(many):
+    sizes = []
+
+    def count(batch):
+        sizes.append(len(batch))
+        return np.zeros((len(batch), 1))
+
+    map_images([many[0]] * 8, ImageFunction("count", count))
+    assert sizes == [1]
+
+
+def test_the_threads_are_given_back(many):
+    before = torch.get_num_threads()
+    map_images(many, MEAN)
+    assert torch.get_num_threads() == before
