@@ -1,4 +1,4 @@
-"""The decision aid: its rule, what it says of files of all kinds, and the folder that holds it."""
+"""The decision aid: its rule, what it says of files, and the folder that holds it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ import math
 import os
 import pickle
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
-from cliplib.aid.decision_aid import DecisionAid
+from cliplib.aid.decision_aid import (
+    DecisionAid,
+    _largest_coverage,
+    check_folder,
+    default_probe,
+)
+from cliplib.cache import FeatureCache
 from cliplib.encoder import ClipEncoder
 from cliplib.features import FeatureTable
 from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, load_probe, save_probe
@@ -29,7 +38,7 @@ PROBE = LinearProbe(Cs=(0.01, 1.0))
 def clouds(
     encoder: ClipEncoder, *, n: int = 240, spread: float = 0.35, seed: int = 0
 ) -> FeatureTable:
-    """Return three clouds around directions of their own, in pairs of near-duplicates."""
+    """Return three clouds around their own directions, in pairs of near-duplicates."""
     rng = np.random.default_rng(seed)
     labels, centres = np.arange(n // 2) % 3, 3 * np.eye(3, encoder.dim) + 1
     single = centres[labels] + spread * rng.normal(size=(n // 2, encoder.dim))
@@ -40,7 +49,9 @@ def clouds(
         classes=CLASSES,
         ids=np.array([f"cloud/{row:03d}.png" for row in range(n)]),
         splits=np.full(n, ""),
+        copies=np.repeat(np.arange(n // 2), 2),
         groups=np.repeat(np.arange(n // 2), 2),
+        folds=np.zeros(n, np.int64),
         provenance={"model_fingerprint": encoder.fingerprint, "readout": "pooled"},
     )
 
@@ -105,6 +116,62 @@ def test_the_bound_on_similarity_withholds_the_stated_share(tiny: ClipEncoder) -
     assert 0.08 < reasons.str.contains("out-of-distribution").mean() <= 0.1
 
 
+def test_of_thresholds_that_keep_the_risk_the_one_that_answers_most_is_taken() -> None:
+    right = np.array([True, True, False, True, True, False, False])
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    # Risks: 0, 0, 1/3, 1/4, 1/5, 1/3, 3/7.
+    rule = _largest_coverage(right, confidence, 0.25)
+    assert rule == (0.5, pytest.approx(5 / 7), pytest.approx(1 / 5))
+    assert _largest_coverage(right, confidence, 0.1).threshold == 0.8
+    assert _largest_coverage(~right, confidence, 0.1) == (np.inf, 0.0, None)
+
+
+class Watching(LinearProbe):
+    """A probe that notes which groups it was fitted with."""
+
+    seen: ClassVar[list[Any]] = []
+
+    def fit(self, X: Any, y: Any, *, groups: Any = None, **options: Any) -> Self:
+        self.seen.append(groups)
+        return super().fit(X, y, groups=groups, **options)
+
+
+def test_groups_reach_the_split_and_the_probe(tiny: ClipEncoder) -> None:
+    table = clouds(tiny)
+    # Declared groups, wider than near-duplicates, and each with images of all classes.
+    table = table.with_groups(np.arange(len(table)) // 12)
+    aid = DecisionAid.fit(table, tiny, probe=Watching(Cs=(0.01,)))
+    rest = ~np.isin(table.ids, aid.training.ids)
+    assert not set(aid.training.groups) & set(table.groups[rest])
+    (seen,) = Watching.seen
+    np.testing.assert_array_equal(seen, aid.training.groups)
+
+
+def test_the_kernel_probe_is_the_default_until_there_are_too_many_images(
+    tiny: ClipEncoder, table: FeatureTable, tmp_path: Path, photos: list[Path]
+) -> None:
+    assert isinstance(default_probe(9_999, seed=3), KernelProbe)
+    assert isinstance(default_probe(10_000, seed=3), LinearProbe)
+    assert default_probe(10, seed=3).seed == default_probe(10**6, seed=3).seed == 3
+    aid = DecisionAid.fit(table, tiny)
+    assert isinstance(aid.probe, KernelProbe)
+    assert aid.about["probe"] == "KernelProbe, readout 'pooled'"
+    aid.save(tmp_path / "kernel")
+    assert (
+        DecisionAid.load(tmp_path / "kernel")
+        .classify(photos)
+        .equals(aid.classify(photos))
+    )
+
+
+def test_no_similarity_is_above_one(aid: DecisionAid) -> None:
+    said = aid.decide(aid.training.features)
+    assert said["similarity"].max() == 1
+    assert said["nearest"].tolist() == aid.training.ids.tolist()
+    strict = replace(aid, min_similarity=1.0)
+    assert strict.decide(aid.training.features[:1])["reason"].item() != "unreadable"
+
+
 def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(
     aid: DecisionAid,
 ) -> None:
@@ -115,15 +182,14 @@ def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(
     assert said["reason"] == "out-of-distribution"
 
 
-def test_a_classifier_that_never_answers_says_so_once(
+def test_an_aid_that_never_answers_says_so_once(
     tiny: ClipEncoder, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     table = clouds(tiny, n=60, spread=500.0, seed=1)
-    with caplog.at_level(logging.WARNING, logger="cliplib.classifier"):
+    with caplog.at_level(logging.WARNING, logger="cliplib.aid"):
         aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=0)
-    assert [
-        r.message.partition(":")[0] for r in caplog.records if "classifier" in r.name
-    ] == ["The classifier abstains on everything"]
+    warned = [r.message.partition(":")[0] for r in caplog.records if "aid" in r.name]
+    assert warned == ["The decision aid abstains on everything"]
     assert aid.about["share of errors among the answers"] is None  # of no answers
     aid.save(tmp_path / "never")
     again = DecisionAid.load(tmp_path / "never")
@@ -243,8 +309,8 @@ def test_parameters_may_be_of_numpy_and_other_probes_are_refused(
     probe = LinearProbe(Cs=np.array([0.01, 1], np.float32), seed=np.int64(1))
     save_probe(probe.fit(table.features, table.labels), tmp_path / "probe")
     assert load_probe(tmp_path / "probe").get_params()["Cs"][1] == 1
-    with pytest.raises(TypeError, match="not a KernelProbe"):
-        DecisionAid.fit(table, aid.encoder, probe=KernelProbe())
+    with pytest.raises(TypeError, match="not a LogisticRegression"):
+        DecisionAid.fit(table, aid.encoder, probe=LogisticRegression())
 
 
 def test_a_lost_encoder_is_looked_for_nowhere_else(
@@ -317,23 +383,161 @@ def test_saving_replaces_a_classifier_and_nothing_else(
         DecisionAid.load(saved).save(tmp_path / "other")
 
 
-def test_half_a_folder_is_refused_until_it_is_saved_again(
+# --- a save that is cut short
+
+WRITES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+
+
+def save_until(aid: DecisionAid, folder: Path, step: int) -> bool:
+    """Save in a process that is killed at a step; return whether it was."""
+    child = os.fork()
+    if child == 0:
+        taken = 0
+
+        def kill(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal taken
+            reads = event == "open" and not isinstance(arguments[1], str)
+            reads |= event == "open" and "w" not in str(arguments[1])
+            if event in WRITES and not reads:
+                taken += 1
+                if taken > step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        try:
+            aid.save(folder)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def content(*folders: Path) -> list[tuple[Path, int]]:
+    files = [path for folder in folders for path in folder.rglob("*")]
+    return sorted((path, path.stat().st_mtime_ns) for path in files if path.is_file())
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a child process")
+
+
+@needs_fork
+def test_a_first_save_that_is_killed_leaves_nothing_in_the_way(
+    aid: DecisionAid, tmp_path: Path
+) -> None:
+    folder, step = tmp_path / "aid", 0
+    while save_until(aid, folder, step):
+        if folder.exists():  # then all of it is there
+            DecisionAid.load(folder, cache=False)
+            shutil.rmtree(folder)
+        else:
+            with pytest.raises(ValueError, match="no whole decision aid"):
+                DecisionAid.load(folder, cache=False)
+        step += 1
+    assert step > 10
+    DecisionAid.load(folder, cache=False)
+    assert os.listdir(tmp_path) == ["aid"]
+
+
+@needs_fork
+def test_an_overwrite_that_is_killed_leaves_the_old_aid_or_the_new_one(
+    aid: DecisionAid, tmp_path: Path
+) -> None:
+    folder, step, seen = tmp_path / "aid", 0, list[float]()
+    old, new = replace(aid, min_probability=0.25), replace(aid, min_probability=0.75)
+    old.save(folder)
+    (folder / "mine.txt").write_text("keep me")
+    before = content(folder)
+    while save_until(new, folder, step):
+        step += 1
+        if content(folder) == before:
+            continue  # as it was, to the last file
+        seen.append(DecisionAid.load(folder, cache=False).min_probability)
+        old.save(folder)  # not locked, and nothing is left over
+        assert os.listdir(tmp_path) == ["aid"]
+        assert (folder / "mine.txt").read_text() == "keep me"
+        before = content(folder)
+    assert step > 10
+    assert set(seen) == {0.25, 0.75}  # also between the two renames
+    assert DecisionAid.load(folder, cache=False).min_probability == 0.75
+    assert os.listdir(tmp_path) == ["aid"]
+
+
+def save_with_files_of(aid: DecisionAid, folder: Path, limit: int) -> str:
+    """Save in a process whose files may have so many bytes; return its complaint."""
+    resource = pytest.importorskip("resource")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            aid.save(folder)
+        except OSError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, encoding="utf-8") as pipe:
+        return pipe.read()
+
+
+@needs_fork
+@pytest.mark.parametrize("limit", [100, 20_000])
+def test_a_full_disk_is_told_in_a_sentence_and_changes_nothing(
+    aid: DecisionAid, saved: Path, limit: int
+) -> None:
+    before = content(saved)
+    told = save_with_files_of(replace(aid, min_probability=0.75), saved, limit)
+    assert told.startswith(f"Cannot save the decision aid to {saved} (")
+    assert told.endswith("What was there is unchanged.") and "File too large" in told
+    assert content(saved) == before and os.listdir(saved.parent) == ["aid"]
+    told = save_with_files_of(aid, saved.with_name("first"), limit)
+    assert told.startswith("Cannot save the decision aid to ")
+    assert os.listdir(saved.parent) == ["aid"]
+
+
+def test_an_old_aid_that_cannot_be_moved_stays(
     aid: DecisionAid, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def rename(path: Path, target: Path) -> Path:
+        if path.name.endswith(".unfinished"):
+            raise PermissionError(13, "a file is open")  # as on Windows
+        os.rename(path, target)
+        return target
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(FeatureTable, "save", full)
+    before = content(saved)
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="a file is open.*What was there is unchanged"):
         aid.save(saved)
-    DecisionAid.load(saved)  # the older one
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(Path, "replace", full)
-        aid.save(saved)
-    with pytest.raises(ValueError, match="There is no whole classifier in"):
+    assert content(saved) == before and os.listdir(saved.parent) == ["aid"]
+
+
+def test_where_nothing_can_be_saved_is_known_before(
+    saved: Path, tmp_path: Path
+) -> None:
+    check_folder(saved)
+    check_folder(tmp_path / "new" / "aid")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "text.txt").touch()
+    with pytest.raises(NotADirectoryError, match=r"text\.txt is a file: name a folder"):
+        check_folder(tmp_path / "text.txt")
+    with pytest.raises(OSError, match="Nothing can be written to .*text.txt"):
+        check_folder(tmp_path / "text.txt" / "aid")
+    with pytest.raises(FileExistsError, match="holds something else"):
+        check_folder(tmp_path)
+
+
+def test_a_cache_that_cannot_be_used_is_no_fault_of_the_aid(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").touch()
+    monkeypatch.setenv("CLIPLIB_CACHE", str(tmp_path / "text.txt"))
+    with pytest.raises(OSError, match="Cannot use the feature cache"):
         DecisionAid.load(saved)
-    aid.save(saved)
-    DecisionAid.load(saved)
+    assert DecisionAid.load(saved, cache=False).encoder.cache is None
+    own = FeatureCache(tmp_path / "own.sqlite")
+    again = DecisionAid.load(saved, cache=own, device="cpu")
+    assert again.encoder.cache is own and again.encoder.device == "cpu"
 
 
 def cut(path: Path) -> None:
@@ -351,13 +555,13 @@ def test_harm_to_any_file_is_told_in_a_sentence(
     for name in PARTS:
         whole = (saved / name).read_bytes()
         harm(saved / name)
-        with pytest.raises(ValueError, match="no whole classifier"):
+        with pytest.raises(ValueError, match="no whole decision aid"):
             DecisionAid.load(saved)
         (saved / name).write_bytes(whole)
-    main = saved / "classifier.json"
+    main = saved / "decision_aid.json"
     for content in ("", "{", "[]"):
         main.write_text(content)
-        with pytest.raises(ValueError, match="no whole classifier"):
+        with pytest.raises(ValueError, match="no whole decision aid"):
             DecisionAid.load(saved)
 
 
@@ -388,6 +592,6 @@ def test_opening_a_folder_that_somebody_made_runs_nothing(
     (
         saved / "encoder" / "model.safetensors"
     ).unlink()  # so that the pickle is all there is
-    with pytest.raises(ValueError, match="no whole classifier"):
+    with pytest.raises(ValueError, match="no whole decision aid"):
         DecisionAid.load(saved)
     assert not (tmp_path / "exploded").exists()
