@@ -1,16 +1,17 @@
 """Light classifiers on frozen features: scikit-learn estimators.
 
-What is chosen is chosen on validation rows, never on test rows, as in CLIP's protocol (Radford et
-al. 2021, appendix A.3) and DINOv2's (Oquab et al. 2024, ``eval/log_regression.py``).
+What is chosen is chosen on validation rows, never on test rows, as in CLIP's protocol
+(Radford et al. 2021, appendix A.3) and DINOv2's (Oquab et al. 2024,
+``eval/log_regression.py``).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -18,78 +19,62 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from safetensors.numpy import load_file, save
-from scipy.linalg import block_diag
-from scipy.optimize import fmin_l_bfgs_b
-from scipy.special import log_softmax, ndtr, softmax
+from scipy.special import ndtr, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.extmath import randomized_svd
+from sklearn.utils import check_array
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
-from torch import Tensor, nn
+from torch import Tensor
 
 from cliplib.arrays import Features, Floats, Ints
+from cliplib.logistic import minimize_log_loss, principal_axes
 from cliplib.splits import group_train_test_split
+from cliplib.threads import one_thread
 
-Rows = NDArray[np.float32]
+ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
 
+Split = Callable[[int], tuple[Ints, Ints]]
+"""Gives, for a seed, the rows to train on and the rows to validate on."""
 
-Split = Callable[
-    [int], tuple[Ints, Ints]
-]  # of a seed: rows to train and to validate on
-
-
-TIE = 1e-4  # nats: validation losses this close are equal, so that rounding does not decide
-
-
-TOL, AXES = (
-    1e-4,
-    64,
-)  # of the linear probe: a slope that is flat; directions to stretch along
+TIE = 1e-4
+"""Validation losses (nats) this close are equal, so that rounding does not decide."""
 
 
-WIDTH = 0.6  # of the kernel: exp(-WIDTH * squared distance / d)
+class Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What all probes share: how rows are checked, split and scaled, and the answers.
 
+    A probe's own part is ``_fit``, ``_logits`` and ``_slopes``, the latter two on
+    standardised features. After `fit` all have classes_ (k,), and mean_ and scale_ (d,)
+    of the features.
 
-PENALTY = 0.01
+    `class_weight` says what a row of each class counts, in fitting as in choosing on
+    validation rows: None, all alike; "balanced", so that all classes count alike; or a
+    dict from class to weight.
+    """
 
-
-SHARPNESS = (4, 6, 8, 12, 16, 24)  # factors that make logits of the kernel's scores
-
-
-DROPOUT = 0.2  # of the MLP, as all that follow
-
-
-PATIENCE = 4  # epochs
-
-
-RATE = 1e-3
-
-
-DECAY, BATCH, MAX_EPOCHS = 1e-2, 256, 200
-
-
-class Probe(ClassifierMixin, BaseEstimator):
-    """What all probes share: the split, the scaling, the prediction."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    seed: int
+    class_weight: ClassWeight
+    classes_: NDArray[Any]
+    mean_: Floats
+    scale_: Floats
 
     def fit(
         self,
         X: ArrayLike,
-        y: Any,
+        y: ArrayLike,
         *,
-        groups: Any = None,
-        X_val: Any = None,
-        y_val: Any = None,
+        groups: ArrayLike | None = None,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
     ) -> Self:
         """Fit on features (n, d) and labels (n,) of any kind.
 
-        Without validation rows `X_val`, `y_val` a fifth is held out, rows of one group together.
+        Without validation rows `X_val` (m, d) and `y_val` (m,) a fifth is held out,
+        rows of one group together. ValueError for rows that do not fit together.
         """
         rows, labels = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(labels)
@@ -98,40 +83,59 @@ class Probe(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"All labels are {str(labels[0])!r}: a classifier needs two classes."
             )
-        if (X_val is None) != (y_val is None):
-            raise ValueError("Give both X_val and y_val, or neither.")
         n = len(rows)
+        if X_val is None and y_val is None:
 
-        def split(seed: int) -> tuple[Ints, Ints]:
-            if X_val is None:
+            def split(seed: int) -> tuple[Ints, Ints]:
                 return group_train_test_split(labels, groups, seed=seed)
-            return np.arange(n), np.arange(n, len(rows))
 
-        if X_val is not None:
-            rows = np.concatenate([rows, np.asarray(X_val, np.float32)])
-            labels = np.concatenate([labels, y_val])
-            if not np.isin(labels, self.classes_).all():
-                raise ValueError(
-                    "y_val holds a class that y lacks: leave its rows out."
-                )
-        with threadpool_limits(1):  # the same digits on any number of cores
-            self._fit(rows, np.searchsorted(self.classes_, labels), split)
+        else:
+            rows_val, labels_val = self._validation_rows(X_val, y_val)
+            rows = np.concatenate([rows, rows_val])
+            labels = np.concatenate([labels, labels_val])
+
+            def split(seed: int) -> tuple[Ints, Ints]:
+                return np.arange(n), np.arange(n, len(rows))
+
+        weights = compute_class_weight(
+            self.class_weight, classes=self.classes_, y=labels
+        )
+        with one_thread:
+            codes = np.searchsorted(self.classes_, labels)
+            self._fit(rows, codes, weights.astype(np.float32), split)
         return self
 
-    def _scale(self, rows: Rows) -> Rows:
-        scaler = StandardScaler().fit(rows)
-        self.mean_, self.scale_ = scaler.mean_, scaler.scale_
-        return np.asarray(scaler.transform(rows), np.float32)
-
-    def _scaled(self, X: ArrayLike) -> Floats:
-        check_is_fitted(self)
-        return (
-            validate_data(self, X, dtype=np.float32, reset=False) - self.mean_
-        ) / self.scale_
+    def _validation_rows(
+        self, X_val: ArrayLike | None, y_val: ArrayLike | None
+    ) -> tuple[Features, NDArray[Any]]:
+        if X_val is None or y_val is None:
+            raise ValueError("Give both X_val and y_val, or neither.")
+        rows = check_array(
+            X_val, dtype=np.float32, ensure_all_finite=False, input_name="X_val"
+        )
+        labels = np.asarray(y_val)
+        if rows.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X_val has {rows.shape[1]} features, and X {self.n_features_in_}: "
+                "take both from the same readout."
+            )
+        if labels.shape != (len(rows),):
+            raise ValueError(
+                f"y_val must hold one label for each of the {len(rows)} rows of X_val."
+            )
+        odd = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if odd.size:
+            raise ValueError(
+                f"X_val is not finite in {odd.size} rows, the first of them {odd[0]}: "
+                "leave them out."
+            )
+        if not np.isin(labels, self.classes_).all():
+            raise ValueError("y_val holds a class that y lacks: leave its rows out.")
+        return rows, labels
 
     def logits(self, X: ArrayLike) -> Floats:
         """Return logits (n, k) of features (n, d)."""
-        with threadpool_limits(1):  # as in `fit`
+        with one_thread:
             return self._logits(self._scaled(X))
 
     def predict_proba(self, X: ArrayLike) -> Floats:
@@ -143,219 +147,501 @@ class Probe(ClassifierMixin, BaseEstimator):
         best = self.logits(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
+    def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
+        """Return how a class's logit changes with the features of each row, (n, d).
+
+        `classes` (n,) name the logit of each row, as `predict` does.
+        """
+        scaled = self._scaled(X)
+        codes = pd.Index(self.classes_).get_indexer(np.asarray(classes))
+        if codes.shape != (len(scaled),) or (codes < 0).any():
+            known = ", ".join(map(str, self.classes_))
+            raise ValueError(f"classes must name one of {known} for each row of X.")
+        with one_thread:
+            return np.asarray(self._slopes(scaled, codes) / self.scale_, np.float32)
+
+    def _scale(self, rows: Features) -> Features:
+        """Learn mean and scale of rows, and return them standardised."""
+        scaler = StandardScaler().fit(rows)
+        self.mean_ = scaler.mean_
+        self.scale_ = scaler.scale_
+        return np.asarray(scaler.transform(rows), np.float32)
+
+    def _scaled(self, X: ArrayLike) -> Floats:
+        """Check and standardise features."""
+        check_is_fitted(self)
+        rows = validate_data(self, X, dtype=np.float32, reset=False)
+        return np.asarray((rows - self.mean_) / self.scale_)
+
+    def _fit(
+        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+    ) -> None:
+        """Fit on rows (n, d) of classes `codes` (n,), which count `class_weights`."""
+        raise NotImplementedError
+
+    def _logits(self, scaled: Floats) -> Floats:
+        """Return logits (n, k) of standardised features (n, d)."""
+        raise NotImplementedError
+
+    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
+        """Return the gradients of logits by standardised features, both (n, d)."""
+        raise NotImplementedError
+
 
 class LinearProbe(Probe):
-    """Multinomial logistic regression on standardised features, C swept on validation rows.
+    """Multinomial logistic regression on standardised features.
 
-    Minimised is the mean log loss + |coef_|² / (2 C n), for each C from the solution of the one
-    before, until one is worse than the best. Of those within 1e-4 nats of the smallest log loss the
-    smallest C wins, and is fitted on all rows. (DINOv2 sweeps finer: 45 values.)
+    Minimised is the mean log loss + |coef_|² / (2 C n), for each C from the solution of
+    the one before, until one is worse than the best. Of those within 1e-4 nats of the
+    smallest validation loss the smallest C wins, and is fitted on all rows. (DINOv2
+    sweeps finer: 45 values.)
 
-    Fitted are coef_ (k, d), intercept_ (k,), C_ and sweep_: C, log_loss (nats) and accuracy.
+    Fitted are coef_ (k, d), intercept_ (k,), C_ and sweep_, a DataFrame of C, log_loss
+    (nats) and accuracy.
+
+    Parameters
+    ----------
+    Cs
+        Inverse strengths of the penalty to choose from.
+    tol
+        Slope of the loss that counts as flat.
+    n_axes
+        Principal axes along which the solver stretches: a matter of speed.
+    class_weight
+        See `Probe`.
+    seed
+        Of the draw of the held-out fifth.
     """
 
     def __init__(
-        self, Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)), seed: int = 0
+        self,
+        Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)),
+        *,
+        tol: float = 1e-4,
+        n_axes: int = 64,
+        class_weight: ClassWeight = None,
+        seed: int = 0,
     ) -> None:
         self.Cs = Cs
+        self.tol = tol
+        self.n_axes = n_axes
+        self.class_weight = class_weight
         self.seed = seed
 
-    def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
-        (train, held), k = split(self.seed), len(self.classes_)
-        X, X_held = self._scale(rows[train]), (rows[held] - self.mean_) / self.scale_
-        axes = randomized_svd(X, min(AXES, *X.shape), n_iter=2, random_state=0)[2]
-        W, sweep = np.zeros((k, X.shape[1] + 1)), list[tuple[float, ...]]()
+    def _fit(
+        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+    ) -> None:
+        train, held_out = split(self.seed)
+        scaled = self._scale(rows[train])
+        scaled_held_out = (rows[held_out] - self.mean_) / self.scale_
+        axes = principal_axes(scaled, self.n_axes)
+        solution = np.zeros((len(self.classes_), rows.shape[1] + 1))
+        sweep: list[dict[str, float]] = []
         for C in sorted(self.Cs):
-            W = _minimize_log_loss(X, codes[train], C, W, axes)
-            proba = softmax(X_held @ W[:, :-1].T + W[:, -1], axis=1)
-            loss = log_loss(codes[held], proba, labels=range(k))
-            sweep.append((C, loss, (proba.argmax(axis=1) == codes[held]).mean()))
-            if loss > min(other for _, other, _ in sweep) + TIE:
+            solution = minimize_log_loss(
+                scaled,
+                codes[train],
+                C=C,
+                start=solution,
+                axes=axes,
+                tol=self.tol,
+                row_weights=class_weights[codes[train]],
+            )
+            self._keep(solution)
+            logits = self._logits(scaled_held_out)
+            loss = _log_loss(codes[held_out], logits, class_weights)
+            accuracy = (logits.argmax(axis=1) == codes[held_out]).mean()
+            sweep.append({"C": C, "log_loss": loss, "accuracy": accuracy})
+            if loss > min(row["log_loss"] for row in sweep) + TIE:
                 break
-        self.sweep_ = pd.DataFrame(sweep, columns=["C", "log_loss", "accuracy"])
-        self.C_ = float(
-            self.sweep_.query("log_loss <= log_loss.min() + @TIE").C.iloc[0]
+        self.sweep_ = pd.DataFrame(sweep)
+        good = self.sweep_[
+            self.sweep_["log_loss"] <= self.sweep_["log_loss"].min() + TIE
+        ]
+        self.C_ = float(good["C"].min())
+        solution = minimize_log_loss(
+            self._scale(rows),
+            codes,
+            C=self.C_,
+            start=solution,
+            axes=axes,
+            tol=self.tol,
+            row_weights=class_weights[codes],
         )
-        W = _minimize_log_loss(self._scale(rows), codes, self.C_, W, axes)
-        self.coef_, self.intercept_ = W[:, :-1].copy(), W[:, -1].copy()
+        self._keep(solution)
+
+    def _keep(self, solution: Floats) -> None:
+        self.coef_ = solution[:, :-1].copy()
+        self.intercept_ = solution[:, -1].copy()
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(scaled @ self.coef_.T + self.intercept_)
 
-
-def _minimize_log_loss(X: Rows, codes: Ints, C: float, W: Floats, axes: Rows) -> Floats:
-    """Go on from weights and intercepts (k, d + 1) to the minimum that `LinearProbe` names.
-
-    L-BFGS, stretched along `axes` (r, d), the first principal ones, so that the loss curves alike
-    in all directions (Böhning 1992). scikit-learn's takes five times as long to come as near.
-    """
-    penalty, x = 1 / (C * len(X)), np.column_stack([X, np.ones(len(X), np.float32)])
-    target, along = np.eye(len(W), dtype=np.float32)[codes], block_diag(axes, 1)
-    curvature = np.square(x @ along.T.astype(np.float32)).mean(axis=0, dtype=float) / 4
-    curvature[:-1] += penalty  # all but the intercept's
-    stretch = curvature**-0.5
-
-    def stretched(step: Floats) -> Floats:
-        return stretch[-2] * step + (step @ along.T * (stretch - stretch[-2])) @ along
-
-    def objective(step: Floats) -> tuple[float, Floats]:
-        w = W + stretched(step.reshape(W.shape))
-        log_proba = log_softmax(x @ w.T.astype(np.float32), axis=1)
-        slope = (np.exp(log_proba) - target).T @ x / len(x)
-        w[:, -1] = 0
-        loss = penalty / 2 * np.square(w).sum() - (target * log_proba).sum(
-            dtype=float
-        ) / len(x)
-        return loss, stretched(slope + penalty * w).ravel()
-
-    step = fmin_l_bfgs_b(objective, np.zeros(W.size), m=20, pgtol=TOL)[0]
-    return np.asarray(W + stretched(step.reshape(W.shape)))
+    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
+        return np.asarray(self.coef_[codes])
 
 
 class KernelProbe(Probe):
-    """Kernel ridge regression of the classes, Gaussian kernel, on standardised features.
+    """Ridge regression of the classes with a Gaussian kernel, on standardised features.
 
-    Rifkin, Yeo and Poggio 2003. The logits are the scores times the one of `SHARPNESS` with the
-    smallest log loss on validation rows.
+    Rifkin, Yeo and Poggio 2003, "Regularized least-squares classification". Logits are
+    the scores times the `sharpness` with the smallest log loss on validation rows; the
+    regression then is fitted on all rows.
 
-    Fitted are sharpness_, rows_ (n, d) standardised, and coef_ (n, k).
+    Fitted are sharpness_, sweep_, a DataFrame of sharpness and log_loss (nats), gamma_,
+    rows_ (n, d), standardised, and coef_ (n, k).
+
+    Parameters
+    ----------
+    alpha
+        Penalty on the squared norm of the scores.
+    gamma
+        The kernel is exp(-gamma times squared distance); None is 0.6 / d.
+    sharpness
+        Factors to choose from.
+    class_weight
+        See `Probe`.
+    max_rows
+        More rows are refused, because memory grows with their square.
+    seed
+        Of the draw of the held-out fifth.
     """
 
-    def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
-        (train, held), k = split(self.seed), len(self.classes_)
-        self.rows_ = self._scale(rows)
-        kernel, targets = self._kernel(self.rows_), np.eye(k, dtype=np.float32)[codes]
-        ridge = KernelRidge(alpha=PENALTY, kernel="precomputed")
-        ridge.fit(kernel[np.ix_(train, train)], targets[train])
-        scores = ridge.predict(kernel[np.ix_(held, train)])
-        proba = [softmax(factor * scores, axis=1) for factor in SHARPNESS]
-        losses = [log_loss(codes[held], p, labels=range(k)) for p in proba]
-        self.sharpness_ = SHARPNESS[int(np.argmin(losses))]
-        self.coef_ = ridge.fit(kernel, targets).dual_coef_
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.01,
+        gamma: float | None = None,
+        sharpness: Sequence[float] = (4, 6, 8, 12, 16, 24),
+        class_weight: ClassWeight = None,
+        max_rows: int = 20_000,
+        seed: int = 0,
+    ) -> None:
+        self.alpha = alpha
+        self.gamma = gamma
+        self.sharpness = sharpness
+        self.class_weight = class_weight
+        self.max_rows = max_rows
+        self.seed = seed
 
-    def _kernel(self, x: Floats | Rows) -> Rows:
-        # rbf_kernel would take float64, and twice the time for equal answers.
-        x, rows = x.astype(np.float32, copy=False), self.rows_
-        squares = (x**2).sum(axis=1)[:, None] + (rows**2).sum(axis=1) - 2 * (x @ rows.T)
-        return np.asarray(np.exp(-WIDTH / x.shape[1] * squares))
+    def _fit(
+        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+    ) -> None:
+        n, d = rows.shape
+        if n > self.max_rows:
+            peak = 3.3 * 4 * n**2 / 1e9  # measured: 3.3 kernels of float32
+            raise ValueError(
+                f"A KernelProbe of {n:,} rows needs about {peak:.0f} GB of memory: use "
+                f"LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
+            )
+        self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
+        self.rows_ = self._scale(rows)
+        kernel = self._kernel(self.rows_)
+        one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
+        row_weights = class_weights[codes]
+
+        train, held_out = split(self.seed)
+        ridge = self._regression(
+            kernel[np.ix_(train, train)], one_hot[train], row_weights[train]
+        )
+        scores = ridge.predict(kernel[np.ix_(held_out, train)])
+        losses = [
+            _log_loss(codes[held_out], factor * scores, class_weights)
+            for factor in self.sharpness
+        ]
+        self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
+        self.sharpness_ = self.sharpness[int(np.argmin(losses))]
+        ridge = self._regression(kernel, one_hot, row_weights)
+        # The order in memory decides how products are rounded: the one it is saved in.
+        self.coef_ = np.ascontiguousarray(ridge.dual_coef_)
+
+    def _regression(
+        self, kernel: Features, targets: Features, row_weights: Features
+    ) -> KernelRidge:
+        weights = None if self.class_weight is None else row_weights  # spares a copy
+        ridge = KernelRidge(alpha=self.alpha, kernel="precomputed")
+        return ridge.fit(kernel, targets, weights)
+
+    def _kernel(self, scaled: Floats | Features) -> Features:
+        """Return the kernel (m, n) of standardised features (m, d) and `rows_`."""
+        # scikit-learn's rbf_kernel would take float64, and twice the time.
+        left = scaled.astype(np.float32, copy=False)
+        right = self.rows_
+        norms_left = (left**2).sum(axis=1)
+        norms_right = (right**2).sum(axis=1)
+        squares = norms_left[:, None] + norms_right - 2 * (left @ right.T)
+        return np.asarray(np.exp(-self.gamma_ * squares))
 
     def _logits(self, scaled: Floats) -> Floats:
-        return np.asarray(self.sharpness_ * (self._kernel(scaled) @ self.coef_), float)
+        scores = self._kernel(scaled) @ self.coef_
+        return np.asarray(self.sharpness_ * scores, np.float64)
+
+    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
+        # Of exp(-gamma |x - r|²) the gradient is that times 2 gamma (r - x).
+        shares = self._kernel(scaled) * self.coef_[:, codes].T
+        pull = shares @ self.rows_ - shares.sum(axis=1)[:, None] * scaled
+        return np.asarray(self.sharpness_ * 2 * self.gamma_ * pull)
 
 
 class MLPProbe(Probe):
-    """Networks with one hidden layer of GELU units, stopped early; their logits are averaged.
+    """Networks with one hidden layer of GELU units, stopped early; logits are averaged.
 
-    One network depends on its first weights by several points of accuracy, five together far less
-    (Lakshminarayanan et al., NIPS 2017). Each has its own seed and, without validation rows, its
-    own held-out fifth; of its epochs (AdamW) it keeps the one with the smallest log loss there.
+    One network depends on its first weights by several points of accuracy, five
+    together far less (Lakshminarayanan et al., NIPS 2017). Each has its own seed and,
+    without validation rows, its own held-out fifth; of its epochs (AdamW, Loshchilov
+    and Hutter, ICLR 2019) it keeps the one with the smallest log loss there.
 
-    Fitted are hidden_coef_ (networks, hidden, d), hidden_intercept_, coef_ and intercept_.
+    Fitted are hidden_coef_ (networks, hidden, d), hidden_intercept_ (networks, hidden),
+    coef_ (networks, k, hidden) and intercept_ (networks, k).
+
+    Parameters
+    ----------
+    networks
+        How many are averaged.
+    hidden
+        Units of each.
+    dropout
+        Share of the hidden units that is left out in a step of training.
+    learning_rate, weight_decay, batch_size
+        Of AdamW.
+    max_epochs
+        The last one.
+    patience
+        Epochs without a smaller validation loss, after which training stops.
+    class_weight
+        See `Probe`.
+    seed
+        Of the first network: of its weights, batches, dropout and held-out fifth.
     """
 
-    def __init__(self, networks: int = 5, hidden: int = 128, seed: int = 0) -> None:
+    def __init__(
+        self,
+        networks: int = 5,
+        hidden: int = 128,
+        *,
+        dropout: float = 0.2,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        batch_size: int = 256,
+        max_epochs: int = 200,
+        patience: int = 4,
+        class_weight: ClassWeight = None,
+        seed: int = 0,
+    ) -> None:
         self.networks = networks
         self.hidden = hidden
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.class_weight = class_weight
         self.seed = seed
 
-    def _fit(self, rows: Rows, codes: Ints, split: Split) -> None:
-        x, t = torch.from_numpy(self._scale(rows)), torch.from_numpy(codes)
-        found = []
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the caller's random numbers stay as they were
-            for seed in range(self.seed, self.seed + self.networks):
-                train, held = map(torch.from_numpy, split(seed))
-                torch.manual_seed(seed)
-                found.append(self._train(x[train], t[train], x[held], t[held]))
-        layers = [np.stack(layer) for layer in zip(*found, strict=True)]
+    def _fit(
+        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+    ) -> None:
+        inputs = torch.from_numpy(self._scale(rows))
+        targets = torch.from_numpy(codes)
+        weights = torch.from_numpy(class_weights)
+        networks: list[list[Features]] = []
+        for seed in range(self.seed, self.seed + self.networks):
+            train, held_out = split(seed)
+            network = _Network(
+                n_features=rows.shape[1],
+                n_hidden=self.hidden,
+                n_classes=len(self.classes_),
+                dropout=self.dropout,
+                generator=torch.Generator().manual_seed(seed),
+            )
+            parameters = self._train(
+                network,
+                (inputs[train], targets[train]),
+                (inputs[held_out], targets[held_out]),
+                weights,
+            )
+            networks.append(parameters)
+        layers = [np.stack(layer) for layer in zip(*networks, strict=True)]
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = layers
 
     def _train(
-        self, x: Tensor, t: Tensor, x_held: Tensor, t_held: Tensor
-    ) -> list[Rows]:
-        """Return the parameters that one network had after its best epoch."""
-        first = nn.Linear(x.shape[1], self.hidden)
-        last = nn.Linear(self.hidden, len(self.classes_))
-        net = nn.Sequential(first, nn.GELU(), nn.Dropout(DROPOUT), last)
+        self,
+        network: _Network,
+        training: tuple[Tensor, Tensor],
+        held_out: tuple[Tensor, Tensor],
+        class_weights: Tensor,
+    ) -> list[Features]:
+        """Return the parameters that a network had after its best epoch."""
         optimizer = torch.optim.AdamW(
-            net.parameters(), RATE, weight_decay=DECAY, fused=True
+            network.parameters,
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=True,
         )
-        best, best_epoch, kept = np.inf, 0, list[Rows]()
-        for epoch in range(1, MAX_EPOCHS + 1):
-            net.train()
-            for batch in torch.randperm(len(x)).split(BATCH):
-                F.cross_entropy(net(x[batch]), t[batch]).backward()
+        inputs, targets = training
+        inputs_held_out, targets_held_out = held_out
+        best_loss = np.inf
+        best_epoch = 0
+        best_parameters: list[Features] = []
+        for epoch in range(self.max_epochs):
+            order = network.shuffled(len(inputs))
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                logits = network.logits(inputs[batch], training=True)
+                batch_loss = F.cross_entropy(logits, targets[batch], class_weights)
+                torch.autograd.backward(batch_loss)
                 optimizer.step()
                 optimizer.zero_grad()
-            net.eval()
             with torch.no_grad():
-                loss = F.cross_entropy(net(x_held), t_held).item()
-            if loss < best:
-                best, best_epoch = loss, epoch
-                kept = [p.detach().numpy().copy() for p in net.parameters()]
-            elif epoch - best_epoch >= PATIENCE:
+                logits = network.logits(inputs_held_out)
+                loss = F.cross_entropy(logits, targets_held_out, class_weights).item()
+            if loss < best_loss:
+                best_loss = loss
+                best_epoch = epoch
+                best_parameters = network.copy_parameters()
+            elif epoch - best_epoch >= self.patience:
                 break
-        return kept
+        if not best_parameters:
+            raise ValueError(
+                "The network's loss is not finite after any epoch: choose a smaller "
+                f"learning_rate than {self.learning_rate}."
+            )
+        return best_parameters
 
     def member_logits(self, X: ArrayLike) -> Floats:
-        """Return the logits (networks, n, k) that each network gives features (n, d)."""
-        with threadpool_limits(1):
-            z = self._scaled(X) @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
-            return np.asarray((z * ndtr(z)) @ self.coef_.mT + self.intercept_[:, None])
+        """Return each network's own logits (networks, n, k) of features (n, d)."""
+        with one_thread:
+            return self._member_logits(self._scaled(X))
 
-    def logits(self, X: ArrayLike) -> Floats:
-        """Return the mean of `member_logits`."""
-        return np.asarray(self.member_logits(X).mean(axis=0))
+    def _member_logits(self, scaled: Floats) -> Floats:
+        before = self._before_gelu(scaled)
+        hidden = before * ndtr(before)
+        return np.asarray(hidden @ self.coef_.mT + self.intercept_[:, None])
+
+    def _before_gelu(self, scaled: Floats) -> Floats:
+        return np.asarray(
+            scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
+        )
+
+    def _logits(self, scaled: Floats) -> Floats:
+        return np.asarray(self._member_logits(scaled).mean(axis=0))
+
+    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
+        before = self._before_gelu(scaled)
+        density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)
+        slope_of_gelu = ndtr(before) + before * density
+        slopes = (self.coef_[:, codes] * slope_of_gelu) @ self.hidden_coef_
+        return np.asarray(slopes.mean(axis=0))
 
 
-def save_probe(probe: LinearProbe | MLPProbe, folder: str | os.PathLike[str]) -> None:
-    """Write what a fitted probe predicts with: ``probe.json`` and ``probe.safetensors``."""
+class _Network:
+    """One hidden layer of GELU units, with the first weights of ``torch.nn.Linear``.
+
+    All chance comes from `generator`. torch's own layers draw from random numbers that
+    all threads share, so that a fit would depend on what else is running.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_hidden: int,
+        n_classes: int,
+        dropout: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.dropout = dropout
+        self.generator = generator
+        self.hidden_coef = self._uniform(n_hidden, n_features, fan_in=n_features)
+        self.hidden_intercept = self._uniform(n_hidden, fan_in=n_features)
+        self.coef = self._uniform(n_classes, n_hidden, fan_in=n_hidden)
+        self.intercept = self._uniform(n_classes, fan_in=n_hidden)
+
+    def _uniform(self, *shape: int, fan_in: int) -> Tensor:
+        bound = fan_in**-0.5
+        values = torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
+        return values.requires_grad_()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.hidden_coef, self.hidden_intercept, self.coef, self.intercept]
+
+    def copy_parameters(self) -> list[Features]:
+        return [parameter.detach().numpy().copy() for parameter in self.parameters]
+
+    def shuffled(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=self.generator)
+
+    def logits(self, rows: Tensor, *, training: bool = False) -> Tensor:
+        """Return logits (n, k) of rows (n, d), with dropout in training alone."""
+        hidden = F.gelu(F.linear(rows, self.hidden_coef, self.hidden_intercept))
+        if training:
+            kept = 1 - self.dropout
+            mask = torch.empty_like(hidden).bernoulli_(kept, generator=self.generator)
+            hidden = hidden * mask / kept
+        return F.linear(hidden, self.coef, self.intercept)
+
+
+def _log_loss(codes: Ints, logits: ArrayLike, class_weights: Features) -> float:
+    """Return the mean log loss (nats) of logits (n, k), weighted by class."""
+    return float(
+        log_loss(
+            codes,
+            softmax(logits, axis=1),
+            sample_weight=class_weights[codes],
+            labels=range(len(class_weights)),
+        )
+    )
+
+
+def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
+    """Write a fitted probe as ``probe.safetensors`` (arrays) and ``probe.json``."""
     check_is_fitted(probe)
     fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
     arrays = {
-        n: np.ascontiguousarray(v)
-        for n, v in fitted.items()
-        if isinstance(v, np.ndarray)
+        name: np.ascontiguousarray(value)
+        for name, value in fitted.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
     }
-    classes = arrays.pop("classes_").tolist()
+    parameters = probe.get_params()
+    if isinstance(probe.class_weight, Mapping):  # JSON's keys are strings alone
+        parameters["class_weight"] = list(probe.class_weight.items())
     document = {
         "kind": type(probe).__name__,
-        "parameters": probe.get_params(),
-        "classes": classes,
+        "parameters": parameters,
+        "fitted": {n: value for n, value in fitted.items() if n not in arrays},
     }
-    text = json.dumps(
-        document, indent=1, default=lambda value: np.asarray(value).tolist()
-    )
+    text = json.dumps(document, indent=1, default=_as_json)
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / "probe.safetensors").write_bytes(save(arrays))
     (Path(folder) / "probe.json").write_text(text, encoding="utf-8")
 
 
-def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | MLPProbe:
-    """Read a probe that `save_probe` wrote; its probabilities are the same to the bit."""
+def _as_json(value: Any) -> Any:
+    """Return what JSON can hold in place of a DataFrame, an array or its number."""
+    if isinstance(value, pd.DataFrame):
+        return value.to_dict("list")
+    return np.asarray(value).tolist()
+
+
+def load_probe(folder: str | os.PathLike[str]) -> LinearProbe | KernelProbe | MLPProbe:
+    """Read what `save_probe` wrote; the probabilities are the same to the bit."""
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
-    kind = {"LinearProbe": LinearProbe, "MLPProbe": MLPProbe}[document["kind"]]
-    arrays = load_file(Path(folder) / "probe.safetensors")
-    probe = kind(**document["parameters"])
-    vars(probe).update(arrays, classes_=np.array(document["classes"]))
-    probe.n_features_in_ = len(arrays["mean_"])
+    kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
+    parameters = document["parameters"]
+    if isinstance(parameters["class_weight"], list):
+        parameters["class_weight"] = dict(parameters["class_weight"])
+    probe: LinearProbe | KernelProbe | MLPProbe
+    probe = kinds[document["kind"]](**parameters)
+    for name, value in document["fitted"].items():
+        setattr(probe, name, _from_json(value))
+    for name, array in load_file(Path(folder) / "probe.safetensors").items():
+        setattr(probe, name, array)
     return probe
 
 
-def logit_gradients(
-    probe: LinearProbe | MLPProbe, X: ArrayLike, classes: ArrayLike
-) -> Features:
-    """Return the gradient of one class's logit for each row, (n, d), by the row's features.
-
-    `classes` (n,) are as ``probe.predict`` gives them.
-    """
-    codes = np.searchsorted(probe.classes_, classes)
-    if isinstance(probe, LinearProbe):
-        slopes = probe.coef_[codes]
-    else:
-        scaled = (np.asarray(X) - probe.mean_) / probe.scale_
-        z = scaled @ probe.hidden_coef_.mT + probe.hidden_intercept_[:, None]
-        of_gelu = ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-        slopes = ((probe.coef_[:, codes] * of_gelu) @ probe.hidden_coef_).mean(axis=0)
-    return np.asarray(slopes / probe.scale_, np.float32)
+def _from_json(value: Any) -> Any:
+    """Return what `_as_json` replaced: a DataFrame, an array, or a plain number."""
+    if isinstance(value, dict):
+        return pd.DataFrame(value)
+    return np.array(value) if isinstance(value, list) else value

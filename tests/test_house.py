@@ -28,6 +28,8 @@ ORDER = [
     "features",
     "extract",
     "intervals",
+    "threads",
+    "logistic",
     "probes",
     "evaluation",
     "calibration",
