@@ -1,12 +1,16 @@
-"""What is handed on: a CSV that no spreadsheet runs, a page that needs nothing, the drop box."""
+"""What is handed on: a CSV that no spreadsheet runs, and a page that needs nothing."""
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -14,9 +18,16 @@ from PIL import Image
 from test_decision_aid import PROBE, clouds
 
 from cliplib.aid.decision_aid import DecisionAid
-from cliplib.aid.sheet import write_csv, write_html
-from cliplib.aid.widget import drop_box
+from cliplib.aid.sheet import (
+    IMAGES,
+    _training_picture,
+    answers_table,
+    three_digits,
+    write_csv,
+    write_html,
+)
 from cliplib.encoder import ClipEncoder
+from cliplib.extract import load_features
 
 HOSTILE = (
     "</td><script>alert(1)</script>",
@@ -56,43 +67,46 @@ def page_of(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
+def cells_of(page: BeautifulSoup) -> list[dict[str, str]]:
+    """Return the texts of each row of answers by the name of their column."""
+    return [
+        {cell["data-label"]: cell.get_text(" ", strip=True) for cell in row("td")}
+        for row in page.main.tbody("tr")
+    ]
+
+
+# --- the page
+
+
 def test_hostile_names_come_out_as_text(
     aid: DecisionAid, folder: Path, rows: pd.DataFrame, tmp_path: Path
 ) -> None:
-    write_html(rows, tmp_path / "a.html", aid, folder)
+    write_html(rows, tmp_path / "a.html", aid, folder, heat_maps=True)
     page = page_of(tmp_path / "a.html")
-    assert not {tag.name for tag in page.find_all(True)} & {
-        "script",
-        "b",
-        "svg",
-        "iframe",
-    }
+    used = {tag.name for tag in page.find_all(True)}
+    assert not used & {"script", "b", "svg", "iframe"}
     attributes = {name for tag in page.find_all(True) for name in tag.attrs}
     assert not [name for name in attributes if name.startswith("on")]
-    cells = [
-        [cell.text for cell in row.find_all("td")]
-        for row in page.main.find_all("tr")[1:]
-    ]
-    assert [cell[0] for cell in cells] == rows["file"].tolist()
-    assert [cell[3] for cell in cells] == [
-        row.error or row["class"] for _, row in rows.iterrows()
-    ]
-    assert [cell[6] for cell in cells] == rows["nearest"].tolist()
+    shown = cells_of(page)
+    assert [row["File"] for row in shown] == rows["file"].tolist()
+    expected = rows["error"].where(rows["error"] != "", rows["class"])
+    assert [row["Answer"] for row in shown] == expected.tolist()
+    for row, nearest in zip(shown, rows["nearest"], strict=True):
+        assert row["Nearest training image"].startswith(nearest)
     assert "<b onclick=alert(3)>" in page.text
+    table = answers_table(rows, aid, folder)
+    assert not BeautifulSoup(table, "html.parser")(["script", "b", "svg"])
 
 
 def test_the_page_loads_nothing_and_counts(
     aid: DecisionAid, folder: Path, rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     write_html(rows, tmp_path / "a.html", aid, folder)
-    text, page = (
-        (tmp_path / "a.html").read_text(encoding="utf-8"),
-        page_of(tmp_path / "a.html"),
-    )
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    page = page_of(tmp_path / "a.html")
     sources = [image["src"] for image in page.find_all("img")]
-    assert len(sources) == 6 and all(
-        s.startswith("data:image/jpeg;base64,") for s in sources
-    )
+    assert len(sources) == 3
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
     assert not re.search(r"https?://|url\(|@import|javascript:|<link", text)
     assert "3 answered, 1 unreadable" in page.text and "no medical device" in page.text
     silent = replace(aid, min_probability=1.1)
@@ -100,61 +114,182 @@ def test_the_page_loads_nothing_and_counts(
     assert "none: uncertain" in page_of(tmp_path / "b.html").text
 
 
+def test_heat_maps_are_drawn_on_request_only(
+    aid: DecisionAid,
+    folder: Path,
+    rows: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_html(rows, tmp_path / "a.html", aid, folder, heat_maps=True)
+    page = page_of(tmp_path / "a.html")
+    assert len(page("img", alt="heat map")) == 3 and "The redder" in page.text
+    monkeypatch.setattr("cliplib.aid.sheet.draw_heat_maps", None)  # would raise
+    write_html(rows, tmp_path / "a.html", aid, folder)
+    page = page_of(tmp_path / "a.html")
+    assert "heat map" not in page.text and not page("img", alt="heat map")
+
+
+def test_the_page_says_when_the_aid_answers_and_numbers_have_three_digits(
+    aid: DecisionAid, folder: Path, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    strict = replace(aid, min_probability=0.87654321, min_similarity=0.51234567)
+    write_html(rows, tmp_path / "a.html", strict, folder)
+    page = page_of(tmp_path / "a.html")
+    assert "a probability of 0.877 or more" in page.text
+    assert "a similarity of 0.512 or more" in page.text
+    assert not re.search(r"\d\.\d{4}", page.text)
+    for row, cells in zip(rows.iloc[1:].itertuples(), cells_of(page)[1:], strict=True):
+        if not row.error:
+            assert cells["Most probable class"].endswith(f"{row.probability:.3f}")
+            assert f"similarity {row.similarity:.3f}" in cells["Nearest training image"]
+    never = replace(aid, min_probability=np.inf)
+    write_html(rows, tmp_path / "a.html", never, folder)
+    assert "It never answers" in page_of(tmp_path / "a.html").text
+    assert [three_digits(x) for x in (1.0, 90, None, "a")] == [
+        "1.000",
+        "90",
+        "none",
+        "a",
+    ]
+
+
+def test_a_training_image_is_called_one_and_the_nearest_is_shown(
+    tiny: ClipEncoder, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = image_folder(n=6)
+    table = load_features(place, tiny).with_readout("pooled")
+    table = table.with_features(table.features, **{IMAGES: str(place)})
+    aid = DecisionAid.fit(table, tiny, probe=PROBE)
+    trained = str(aid.training.ids[0])
+    Image.effect_noise((48, 48), 90).save(tmp_path / "new.png")
+    files = [place / trained, tmp_path / "new.png"]
+    write_html(aid.classify(files), tmp_path / "a.html", aid, files)
+    page = page_of(tmp_path / "a.html")
+    known, new = (row["Nearest training image"] for row in cells_of(page))
+    assert known == (
+        f"{trained} similarity 1.000 This is a training image, or a copy of it."
+    )
+    assert "This is" not in new
+    assert len(page("img", alt="nearest training image")) == 2
+    shutil.rmtree(place / trained.split("/")[0])  # then there is the name alone
+    write_html(aid.classify(files[1:]), tmp_path / "b.html", aid, files[1:])
+    page = page_of(tmp_path / "b.html")
+    assert len(page("img", alt="nearest training image")) <= 1
+
+
+@pytest.mark.parametrize("place", ["", "images", r"\\evil\share", "//evil/share"])
+def test_an_aid_asks_no_foreign_machine_for_its_images(
+    aid: DecisionAid, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliplib.aid.sheet.load_image", None)  # would raise
+    training = aid.training.with_features(aid.training.features, **{IMAGES: place})
+    assert _training_picture(replace(aid, training=training), "cat.png") == ""
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
+def test_nothing_runs_off_the_screen_of_a_phone(
+    aid: DecisionAid, folder: Path, tmp_path: Path
+) -> None:
+    images = [folder / "plain.png"] * 3
+    rows = aid.classify(images).assign(nearest="a/very/long/name/" * 9)
+    write_html(rows, tmp_path / "a.html", aid, images, heat_maps=True)
+    # A window has 500 pixels at least, so the page gets its 390 in a frame.
+    (tmp_path / "phone.html").write_text(
+        "<iframe src=a.html width=390 height=900></iframe><p id=width></p><script>"
+        "onload = () => { document.body.id = 'width-' + "
+        "frames[0].document.documentElement.scrollWidth }</script>"
+    )
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --dump-dom"
+    command = [str(CHROMIUM), *flags.split(), "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [(tmp_path / "phone.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    (width,) = re.findall(r"width-(\d+)", done.stdout)
+    assert int(width) <= 390
+
+
+# --- rows and files
+
+
 def test_some_of_the_rows_in_another_order_keep_their_images(
     aid: DecisionAid, folder: Path, rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     for name, chosen in {"all": rows, "some": rows.iloc[[3, 0]]}.items():
         write_html(chosen, tmp_path / name, aid, folder)
-    whole, some = (
-        [row.img for row in page_of(tmp_path / n).tbody("tr")] for n in ("all", "some")
-    )
+    whole = [row.img for row in page_of(tmp_path / "all").tbody("tr")]
+    some = [row.img for row in page_of(tmp_path / "some").tbody("tr")]
     assert some == [whole[3], whole[0]] and whole[3] != whole[0] is not None
 
 
-def test_a_folder_that_has_changed_gets_no_wrong_images(
+def test_a_file_that_came_later_changes_no_image_and_a_lost_one_is_missed(
     aid: DecisionAid, folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(folder, tmp_path / "own")
-    rows = aid.classify(tmp_path / "own")
-    shutil.copy(folder / "plain.png", tmp_path / "own" / "!first.png")
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    rows = aid.classify(own)
+    write_html(rows, tmp_path / "a.html", aid, own)
+    shutil.copy(folder / "plain.png", own / "!first.png")
+    write_html(rows, tmp_path / "b.html", aid, own)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    (own / "plain.png").unlink()
     with pytest.raises(ValueError, match="own have changed: classify them again"):
-        write_html(rows, tmp_path / "a.html", aid, tmp_path / "own")
+        write_html(rows, tmp_path / "c.html", aid, own)
+
+
+def test_images_without_names_keep_their_places(
+    aid: DecisionAid, folder: Path, tmp_path: Path
+) -> None:
+    images = [(folder / "plain.png").read_bytes(), b"no image"]
+    images.append(next(folder.glob("<img*")).read_bytes())
+    rows = aid.classify(images)
+    assert not rows["file"].is_unique
+    write_html(rows.iloc[::-1], tmp_path / "a.html", aid, images)
+    shown = [row.img for row in page_of(tmp_path / "a.html").tbody("tr")]
+    assert shown[1] is None and shown[0] != shown[2] is not None
+    with pytest.raises(ValueError, match="have changed"):
+        write_html(rows, tmp_path / "b.html", aid, images[:2])
 
 
 def test_a_page_without_an_image_that_can_be_read(
     aid: DecisionAid, tmp_path: Path
 ) -> None:
     bad = [b"", b"x"]
-    write_html(aid.classify(bad), tmp_path / "a.html", aid, bad)
+    write_html(aid.classify(bad), tmp_path / "a.html", aid, bad, heat_maps=True)
     assert "2 unreadable" in page_of(tmp_path / "a.html").text
 
 
-def test_no_cell_becomes_a_formula_and_all_rows_are_there(
+# --- the table
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＠"])
+def test_no_cell_becomes_a_formula(
+    rows: pd.DataFrame, tmp_path: Path, start: str
+) -> None:
+    given = rows.assign(file=[f"{start}1+1", "a=b.png", "", "x"], similarity=-0.25)
+    write_csv(given, tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    back = pd.read_csv(tmp_path / "a.csv", keep_default_na=False, lineterminator=None)
+    assert back["file"].tolist() == [f"'{start}1+1", "a=b.png", "", "x"]
+    assert set(back["similarity"]) == {-0.25}
+    assert back["error"].tolist() == rows["error"].tolist()
+
+
+def test_line_ends_in_names_make_no_rows(rows: pd.DataFrame, tmp_path: Path) -> None:
+    names = ["cat\r=1+1.png", "a\nb.png", 'a\r\n"b",c;d.png', "plain.png"]
+    write_csv(rows.assign(file=names), tmp_path / "a.csv")
+    with open(tmp_path / "a.csv", encoding="utf-8-sig", newline="") as file:
+        back = list(csv.DictReader(file))
+    assert [row["file"] for row in back] == names
+    assert pd.read_csv(tmp_path / "a.csv")["file"].tolist() == names
+
+
+def test_numbers_of_the_table_have_three_digits(
     rows: pd.DataFrame, tmp_path: Path
 ) -> None:
-    cells = ["=1+1", "@SUM(A1)", "-1", "a=b.png"]
-    write_csv(rows.assign(file=cells, similarity=-0.25), tmp_path / "a.csv")
-    assert (tmp_path / "a.csv").read_bytes().startswith(b"\xef\xbb\xbf")
-    back = pd.read_csv(tmp_path / "a.csv", keep_default_na=False)
-    assert back["file"].tolist() == ["'=1+1", "'@SUM(A1)", "'-1", "a=b.png"]
-    assert (
-        set(back["similarity"]) == {-0.25}
-        and back["error"].tolist() == rows["error"].tolist()
-    )
-
-
-def test_the_box_answers_images_and_says_what_it_cannot_read(
-    aid: DecisionAid, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    box, sent = drop_box(aid), []
-    monkeypatch.setattr(box, "send", sent.append)
-    content = memoryview((folder / "plain.png").read_bytes())
-    box._handle_custom_msg({"number": 1, "name": "<i>my.png"}, [content])
-    box._handle_custom_msg({"number": 2, "name": "a.txt"}, [memoryview(b"no image")])
-    monkeypatch.setattr(DecisionAid, "classify", lambda *_: 1 / 0)
-    box._handle_custom_msg({"number": 3, "name": "a.png"}, [content])
-    answer = BeautifulSoup(sent[0]["html"], "html.parser")
-    assert "<i>my.png" in answer.text and len(answer("img")) == 2 and not answer("i")
-    assert "Cannot read the image" in sent[1]["html"] and "<img" not in sent[1]["html"]
-    assert [s["number"] for s in sent] == [1, 2, 3]
-    assert sent[2]["html"] == "ZeroDivisionError: division by zero"
+    write_csv(rows.assign(similarity=0.123456789), tmp_path / "a.csv")
+    text = (tmp_path / "a.csv").read_text(encoding="utf-8-sig")
+    assert "0.123" in text and not re.search(r"\.\d{4}", text)

@@ -1,4 +1,4 @@
-// The box of cliplib.classifier.drop_box: it sends one image to the kernel, and shows the answer.
+// The box of cliplib.aid.widget.drop_box: it sends one image to the kernel, and shows the answer.
 
 // JupyterLab's server closes the connection of whoever sends more than 10 MiB at once.
 const LIMIT_MB = 10;
@@ -22,7 +22,7 @@ function render({ model, el }) {
       const megabytes = (file.size / 1e6).toFixed(1);
       status.textContent =
         `${file.name} has ${megabytes} MB, and the connection takes ${LIMIT_MB}: make it smaller, ` +
-        "or give its path to classifier.classify in a cell.";
+        "or give its path to DecisionAid.classify in a cell.";
     } else {
       status.textContent = `Looking at ${file.name} … (a busy kernel ends its other work first)`;
       const content = await file.arrayBuffer();

@@ -13,8 +13,8 @@ from cliplib.aid.decision_aid import DecisionAid
 from cliplib.aid.sheet import answers_table
 
 
-def drop_box(classifier: DecisionAid) -> anywidget.AnyWidget:
-    """Return a box for JupyterLab that takes one image and shows what the classifier says of it."""
+def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
+    """Return a box that takes one image and shows what a decision aid says of it."""
 
     class DropBox(anywidget.AnyWidget):
         _esm = Path(__file__).with_name("drop_box.js")
@@ -22,7 +22,8 @@ def drop_box(classifier: DecisionAid) -> anywidget.AnyWidget:
     def respond(_: Any, sent: Mapping[str, Any], buffers: list[memoryview]) -> None:
         image = {"path": sent["name"], "bytes": bytes(buffers[0])}
         try:
-            answer = answers_table(classifier.classify([image]), classifier, [image])
+            rows = aid.classify([image])
+            answer = answers_table(rows, aid, [image], heat_maps=True)
         except Exception as error:  # else the box would wait for ever
             answer = escape(f"{type(error).__name__}: {error}")
         box.send({"number": sent["number"], "html": answer})

@@ -1,4 +1,4 @@
-"""The drop box in JupyterLab, in a real browser: big files, no images, ten files at once."""
+"""The drop box: what it answers, and how it does in JupyterLab, in a real browser."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from typing import Any
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from PIL import Image
 from test_decision_aid import PROBE, clouds
 
 from cliplib.aid.decision_aid import DecisionAid
+from cliplib.aid.widget import drop_box
 from cliplib.encoder import ClipEncoder
 
-websocket = pytest.importorskip("websocket")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium (apt install chromium)"
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run "
+    "--disable-background-networking --remote-debugging-port=0 about:blank"
 )
-FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-FLAGS += "--remote-debugging-port=0 about:blank"
-LAB = "--no-browser --allow-root --LabApp.expose_app_in_browser=True --IdentityProvider.token="
+LAB = (
+    "--no-browser --allow-root --LabApp.expose_app_in_browser=True "
+    "--IdentityProvider.token="
+)
+KERNEL = (
+    "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+)
 BOX = "document.querySelector('.jp-OutputArea"
 CELL = """\
 from cliplib.aid.decision_aid import DecisionAid
@@ -50,6 +56,7 @@ class Tab:
     """A tab of a headless Chromium, spoken to by the DevTools protocol."""
 
     def __init__(self, address: str) -> None:
+        websocket = pytest.importorskip("websocket")
         self.socket = websocket.create_connection(
             address, timeout=60, suppress_origin=True
         )
@@ -83,6 +90,9 @@ class Tab:
 @pytest.fixture(scope="module")
 def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     """Open JupyterLab with a notebook that holds a drop box."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (apt install chromium)")
+    pytest.importorskip("websocket")
     folder = tmp_path_factory.mktemp("lab")
     DecisionAid.fit(clouds(tiny), tiny, probe=PROBE).save(folder / "aid")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
@@ -107,8 +117,7 @@ def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "JupyterLab"
         )
         tab.call("Page.navigate", url=f"http://127.0.0.1:{port}/lab/tree/box.ipynb")
-        kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
-        wait_for(lambda: tab.value(kernel) == "idle", "the kernel")
+        wait_for(lambda: tab.value(KERNEL) == "idle", "the kernel")
         tab.value("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         wait_for(lambda: tab.status() == "", "the box")
         yield tab
@@ -116,6 +125,26 @@ def tab(tiny: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         for process in reversed(started):
             process.terminate()
             process.wait(30)
+
+
+def test_the_box_answers_images_and_says_what_it_cannot_read(
+    tiny: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, sent = drop_box(DecisionAid.fit(clouds(tiny), tiny, probe=PROBE)), []
+    monkeypatch.setattr(box, "send", sent.append)
+    image = io.BytesIO()
+    Image.new("RGB", (600, 40), (80, 90, 100)).save(image, "PNG")
+    content = memoryview(image.getvalue())
+    box._handle_custom_msg({"number": 1, "name": "<i>my.png"}, [content])
+    box._handle_custom_msg({"number": 2, "name": "a.txt"}, [memoryview(b"no image")])
+    monkeypatch.setattr(DecisionAid, "classify", lambda *_: 1 / 0)
+    box._handle_custom_msg({"number": 3, "name": "a.png"}, [content])
+    answer = BeautifulSoup(sent[0]["html"], "html.parser")
+    assert "<i>my.png" in answer.text and len(answer("img")) == 2 and not answer("i")
+    assert answer("img", alt="heat map")
+    assert "Cannot read the image" in sent[1]["html"] and "<img" not in sent[1]["html"]
+    assert [s["number"] for s in sent] == [1, 2, 3]
+    assert sent[2]["html"] == "ZeroDivisionError: division by zero"
 
 
 def test_the_box_tells_of_every_file_and_goes_on_after_it(
@@ -164,8 +193,9 @@ def test_a_file_may_be_dropped(tab: Tab) -> None:
     tab.value("""
         const sent = new DataTransfer();
         sent.items.add(new File(["no image"], "dropped.txt"));
+        const options = { dataTransfer: sent, bubbles: true, cancelable: true };
         document.querySelector(".jp-OutputArea [role=status]").dispatchEvent(
-            new DragEvent("drop", { dataTransfer: sent, bubbles: true, cancelable: true }));
+            new DragEvent("drop", options));
     """)
     wait_for(
         lambda: "Cannot read the image 'dropped.txt'" in tab.status(), "the answer"
