@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_decision_aid import PROBE, clouds
 
 from cliplib.aid.decision_aid import DecisionAid
-from cliplib.cli import main
+from cliplib.cli import Candidate, _show_results, build_parser, main, with_command
 from cliplib.encoder import ClipEncoder
+from cliplib.evaluation import evaluate
+from cliplib.probes import LinearProbe
 
 Capture = pytest.CaptureFixture[str]
 INTERVAL = r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]"
@@ -33,24 +40,100 @@ def aid(tiny: ClipEncoder, tmp_path: Path) -> Path:
     return tmp_path / "aid"
 
 
+def train(folder: Path, out: Path, checkpoint: Path, *options: str) -> int:
+    return main([str(folder), f"--out={out}", f"--model={checkpoint}", *options])
+
+
+# --- train
+
+
 def test_a_folder_is_audited_measured_and_learned(
     folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (folder / "disc" / "broken.png").write_bytes(b"no image")
     shutil.copy(folder / "disc" / "disc0.png", folder / "square" / "copy.png")
     out = tmp_path / "new" / "aid"
-    assert main([str(folder), "--out", str(out), "--model", str(checkpoint)]) == 0
-    told = capsys.readouterr().out
+    assert train(folder, out, checkpoint) == 0
+    told = capsys.readouterr()
     for line in ("disc +13", "images +38", "exact_copies +1", "label_conflicts +1"):
-        assert re.search(rf"^{line}$", told, re.MULTILINE)
-    assert re.search(r"Unreadable, left out: 1\n .*disc/broken\.png", told)
-    assert "two classes: 1\n    disc/disc0.png and square/copy.png" in told
+        assert re.search(rf"^{line}$", told.out, re.MULTILINE)
+    assert re.search(r"Unreadable, left out: 1\n .*disc/broken\.png", told.out)
+    copies = "Byte copies of another file: 1\n    square/copy.png is disc/disc0.png\n"
+    assert copies in told.out
+    assert "two classes: 1\n    disc/disc0.png and square/copy.png" in told.out
+    assert "37 images, 36 groups: near-duplicates stay together\n" in told.out
     for name in ("always 'square'", "zero-shot", "linear probe, deep"):
-        assert re.search(rf"    {name} +{INTERVAL}\n", told)
+        assert re.search(rf"    {name} +{INTERVAL}\n", told.out)
     for name in ("disc", "square", "stripes"):
-        assert re.search(rf"    {name} +{INTERVAL}\n", told)
-    assert f"python -m cliplib classify {out} FOLDER_OR_FILES" in told
-    assert DecisionAid.load(out).training.classes == ("disc", "square", "stripes")
+        assert re.search(rf"    {name} +{INTERVAL}\n", told.out)
+    assert not re.search(r"\d\.\d{4}|nothing to calibrate", told.out + told.err)
+    assert f"python -m cliplib classify {out} FOLDER_OR_FILES" in told.out
+    aid = DecisionAid.load(out)
+    assert aid.training.classes == ("disc", "square", "stripes")
+    assert aid.training.provenance["images"] == f"{folder.as_posix()}/"
+
+
+def test_the_aid_uses_the_best_probe_that_was_measured(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert train(folder, tmp_path / "aid", checkpoint) == 0
+    told = capsys.readouterr().out
+    measured = re.findall(r"    ((?:linear|kernel) probe, \w+) +(\d\.\d{3})", told)
+    assert [name for name, _ in measured] == [
+        "linear probe, pooled",
+        "linear probe, deep",
+        "kernel probe, deep",
+    ]
+    best = max(measured, key=lambda pair: float(pair[1]))[0]
+    assert f"The decision aid uses the best probe: {best}\n" in told
+    aid = DecisionAid.load(tmp_path / "aid")
+    kind = type(aid.probe).__name__.removesuffix("Probe").lower()
+    assert f"{kind} probe, {aid.training.readout}" == best
+
+
+@pytest.mark.parametrize(("words", "fail"), [(0.2, True), (0.9, False)])
+def test_words_that_fail_are_said_to(words: float, fail: bool, capsys: Capture) -> None:
+    y = np.arange(100) % 3
+    largest, right = np.zeros(100, int), np.arange(100) < 100 * words
+    results = {
+        "always 'a'": evaluate(y, largest, ["a", "b", "c"]),
+        "zero-shot": evaluate(y, np.where(right, y, (y + 1) % 3), ["a", "b", "c"]),
+        "linear probe, deep": evaluate(y, y, ["a", "b", "c"]),
+    }
+    _show_results(results, Candidate("linear probe, deep", LinearProbe(), "deep"))
+    told = capsys.readouterr().out
+    assert ("Words alone (zero-shot) fail here" in told) == fail
+    assert "no better than always 'a'." in told or not fail
+
+
+def series(folder: Path) -> None:
+    """Name four images of each class as if they were three frames of each of them."""
+    for kind in ("disc", "square", "stripes"):
+        for number in range(12):
+            name = folder / kind / f"{kind}{number}.png"
+            name.rename(folder / kind / f"{kind}_{number // 2}_{number % 2}.png")
+
+
+def test_groups_can_be_declared_and_are_suggested(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    series(folder)
+    assert train(folder, tmp_path / "a", checkpoint) == 0
+    (pattern,) = re.findall(
+        r"keep them together: --groups '(.+)'", capsys.readouterr()[0]
+    )
+    assert train(folder, tmp_path / "b", checkpoint, f"--groups={pattern}") == 0
+    told = capsys.readouterr().out
+    together = "near-duplicates and what you declared stay together"
+    assert f"36 images, 18 groups: {together}\n" in told and "--groups" not in told
+    aid = DecisionAid.load(tmp_path / "b")
+    inside = {name.rpartition("_")[0] for name in aid.training.ids}
+    assert len(aid.training) == 2 * len(inside)  # both frames, or neither
+    assert train(folder, tmp_path / "c", checkpoint, "--groups=nowhere(.csv") == 1
+    assert "nowhere" in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+# --- classify
 
 
 def test_a_decision_aid_is_used_on_a_folder_and_on_files(
@@ -58,28 +141,56 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
 ) -> None:
     discs = folder / "disc"
     (discs / "broken.png").write_bytes(b"no image")
-    assert (
-        main(["classify", str(aid), str(discs), "--out-prefix", str(tmp_path / "all")])
-        == 0
-    )
-    assert "Files: 13\n    broken.png: no answer, unreadable" in capsys.readouterr().out
+    everything = f"--out-prefix={tmp_path / 'all'}"
+    assert main(["classify", str(aid), str(discs), everything]) == 0
+    told = capsys.readouterr().out
+    assert "Files: 13\n    broken.png: no answer, unreadable" in told
+    assert re.search(r"Files: 13\n(    .+\n){10}    and 3 more\nUnreadable: 1\n", told)
     assert len(pd.read_csv(tmp_path / "all.csv")) == 13
-    assert (tmp_path / "all.html").read_text(encoding="utf-8").count("<img") == 2 * 12
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 12
+    assert main(["classify", str(aid), str(discs), everything, "--heat-maps"]) == 0
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2 * 12
     for _ in range(2):  # beside the images, and once more
-        assert (
-            main(["classify", str(aid), str(discs), "--out-prefix", f"{discs}/a/b"])
-            == 0
-        )
-    assert pd.read_csv(discs / "a" / "b.csv")["file"].tolist()[:2] == [
-        "a/b.csv",
-        "a/b.html",
-    ]
+        beside = f"--out-prefix={discs}/a/b"
+        assert main(["classify", str(aid), str(discs), beside]) == 0
+    names = pd.read_csv(discs / "a" / "b.csv")["file"].tolist()
+    assert names[:2] == ["a/b.csv", "a/b.html"]
     shutil.rmtree(discs / "a")
     files = [str(discs / f"disc{number}.png") for number in range(2)]
-    assert (
-        main(["classify", str(aid), *files, "--out-prefix", str(tmp_path / "two")]) == 0
-    )
+    two = f"--out-prefix={tmp_path / 'two'}"
+    assert main(["classify", str(aid), *files, two]) == 0
     assert pd.read_csv(tmp_path / "two.csv")["file"].tolist() == files
+
+
+def test_an_interrupted_page_leaves_the_table(
+    aid: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cliplib.aid.sheet.write_html", interrupt)
+    prefix = f"--out-prefix={tmp_path / 'a'}"
+    assert main(["classify", str(aid), str(folder / "disc"), prefix]) == 1
+    told = capsys.readouterr()
+    assert f"Written: {tmp_path / 'a'}.csv" in told.out and "Stopped;" in told.err
+    assert len(pd.read_csv(tmp_path / "a.csv")) == 12
+
+
+def test_images_that_were_trained_on_are_called_so(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert train(folder, tmp_path / "aid", checkpoint) == 0
+    trained = DecisionAid.load(tmp_path / "aid").training.ids[0]
+    image = str(folder / trained)
+    prefix = f"--out-prefix={tmp_path / 'a'}"
+    assert main(["classify", str(tmp_path / "aid"), image, prefix]) == 0
+    assert re.search(rf"{image}: .*\(a training image\)", capsys.readouterr().out)
 
 
 def test_an_aid_that_never_answers_says_so(
@@ -89,6 +200,93 @@ def test_an_aid_that_never_answers_says_so(
     prefix = str(tmp_path / "answers")
     main(["classify", str(aid), str(folder / "disc"), "--out-prefix", prefix])
     assert "This decision aid abstains on everything" in capsys.readouterr().out
+
+
+def test_a_bar_shows_progress_also_of_few_images(
+    aid: Path, folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "cliplib", "classify", str(aid)]
+    command += [str(folder / "disc" / "disc0.png"), "--heat-maps"]
+    environment = {**os.environ, "TQDM_DISABLE": ""}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    for title in ("classify", "heat maps"):
+        assert re.search(rf"{title}: 100%.* 1/1 ", done.stderr)
+
+
+# --- commands, folders, and what is wrong with them
+
+
+HELP = """
+import sys
+from cliplib.cli import main
+
+try:
+    main(sys.argv[1:])
+finally:
+    print("IMPORTED", *sys.modules)
+"""
+
+
+def test_help_imports_nothing_slow() -> None:
+    for options in ([], ["classify"]):
+        command = [sys.executable, "-c", HELP, *options, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        told, imported = done.stdout.split("IMPORTED")
+        assert told.startswith("usage: python -m cliplib") and not done.returncode
+        slow = {"torch", "numpy", "pandas", "datasets", "sklearn", "transformers"}
+        assert "argparse" in imported.split() and not slow & set(imported.split())
+
+
+def test_every_argument_is_explained(capsys: Capture) -> None:
+    parser, commands = build_parser()
+    assert commands == ["train", "classify", "encode"]
+    for command in commands:
+        with pytest.raises(SystemExit):
+            parser.parse_args([command, "--help"])
+        told = capsys.readouterr().out
+        assert told.startswith(f"usage: python -m cliplib {command} ")
+    (subparsers,) = (
+        action
+        for action in parser._actions
+        if action.dest == argparse.SUPPRESS and action.choices
+    )
+    for sub in subparsers.choices.values():
+        assert all(action.help for action in sub._actions)
+
+
+def test_a_mistyped_command_gets_a_hint(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["clasify", "aid", "photos"]) == 1
+    told = capsys.readouterr().err
+    assert told == (
+        "'clasify' is neither a folder nor one of the commands train, classify, "
+        "encode: did you mean 'classify'?\n"
+    )
+    assert main(["photos", "--out", "aid"]) == 1
+    assert "encode: name one that exists." in capsys.readouterr().err
+
+
+def test_folders_may_bear_names_of_commands(
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = ["train", "classify", "encode"]
+    monkeypatch.chdir(tmp_path)
+    for name in ("encode", "classify"):
+        (tmp_path / name).mkdir()
+    assert with_command(["classify", "aid", "x"], commands) == ["classify", "aid", "x"]
+    assert with_command(["./classify"], commands) == ["train", "./classify"]
+    assert with_command(["trashnet"], commands) == ["train", "trashnet"]
+    assert with_command(["--out", "a"], commands) == ["train", "--out", "a"]
+    assert with_command([], commands) == ["--help"]
+    shutil.copytree(folder, tmp_path / "classify", dirs_exist_ok=True)
+    options = ["--out=aid", f"--model={checkpoint}"]
+    assert main(["train", "classify", *options]) == 0
+    assert DecisionAid.load("aid").about["data set"] == "classify"
 
 
 def one_class(folder: Path) -> None:
@@ -131,10 +329,10 @@ def copies(folder: Path) -> None:
         ),
         (
             three_images,
-            "Class disc has too few images for 5 folds, near-duplicates counted once: add",
+            "Class disc has too few images for 5 folds, near-duplicates counted once",
         ),
         (copies, "Class disc has too few images for 5 folds"),
-        (shutil.rmtree, "images' is neither a folder nor one of"),
+        (shutil.rmtree, "images' is neither a folder nor one of the commands"),
     ],
 )
 def test_what_cannot_be_learned_is_told_in_a_sentence(
@@ -152,26 +350,44 @@ def test_what_cannot_be_learned_is_told_in_a_sentence(
     assert re.search(message, told[-1]) and not out.exists()
 
 
+def test_one_class_is_refused_before_the_model_is_loaded(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    one_class(folder)
+    assert main([str(folder), f"--out={tmp_path / 'aid'}", "--model=nowhere"]) == 1
+    told = capsys.readouterr().err
+    assert "each of two classes or more; there are some in 'stripes'." in told
+
+
 def test_wrong_names_are_told_in_a_sentence(
     aid: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     missing, bare = str(tmp_path / "missing"), tmp_path / "bare"
     bare.mkdir()
+    file = tmp_path / "text.txt"
+    file.touch()
     for arguments, message in (
-        (["classify", missing, str(tmp_path)], "There is no whole classifier in"),
+        (["classify", missing, str(bare)], "There is no whole decision aid in"),
         (
             ["classify", str(aid), missing],
             "missing' is no file: name one folder, or files that",
         ),
         (["classify", str(aid), str(bare), str(bare)], "bare' is no file"),
-        ([str(bare), "--out", missing], "holds no image"),
         (
-            [str(bare), "--out", missing, "--model", "nowhere"],
-            "there is no such folder",
+            ["classify", missing, str(bare), f"--out-prefix={file}/a"],
+            "Nothing can be written to .*text.txt",
         ),
+        ([str(bare), "--out", missing], "holds no image"),
     ):
         assert main(arguments) == 1
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_model_that_is_not_there_is_told(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main([str(folder), f"--out={tmp_path / 'a'}", "--model=nowhere"]) == 1
+    assert "there is no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is there")
