@@ -95,13 +95,13 @@ class FeatureTable:
         odd = self.ids[~np.isfinite(self.features).all(axis=1)]
         if odd.size:
             raise ValueError(
-                f"The features of {odd[0]!r} are not finite: leave it out."
+                f"The features of {str(odd[0])!r} are not finite: leave it out."
             )
         _, first, group = np.unique(self.groups, return_index=True, return_inverse=True)
-        split = self.ids[self.folds != self.folds[first[group]]]
-        if split.size:
+        torn = self.ids[self.folds != self.folds[first[group]]]
+        if torn.size:
             raise ValueError(
-                f"The group of {split[0]!r} lies in several folds: give all its images "
+                f"The group of {str(torn[0])!r} lies in several folds: give all its images "
                 "the same fold, or 0."
             )
 
@@ -318,7 +318,7 @@ def _label_indices(
         return names, given.astype(np.int64)
     if unknown := set(given.astype(np.str_)) - set(names):
         raise ValueError(
-            f"The class {min(unknown)!r} is not among the classes {', '.join(names)}."
+            f"The class {str(min(unknown))!r} is not among the classes {', '.join(names)}."
         )
     indices = np.array([names.index(str(label)) for label in given], np.int64)
     return names, indices

@@ -230,7 +230,7 @@ def declared_groups(
     ]:
         raise ValueError(
             f"The groups {name!r} do not cover {len(uncovered)} of {len(ids)} images, "
-            f"such as {uncovered[0]!r}: give each image a group."
+            f"such as {str(uncovered[0])!r}: give each image a group."
         )
     return groups
 
@@ -312,7 +312,7 @@ def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.Da
     if lacking := [image for image in ids if image not in by_id.index]:
         raise ValueError(
             f"{path.name} lacks {len(lacking)} of {len(ids)} images, such as "
-            f"{lacking[0]!r}: the images are not those that it was written for."
+            f"{str(lacking[0])!r}: the images are not those that it was written for."
         )
     return by_id.loc[list(ids)].reset_index()
 

@@ -1,18 +1,14 @@
-"""The feature table: rows stay together, readouts are slices, precomputed features are checked."""
+"""The feature table: rows stay together, readouts are slices, groups are never lost."""
 
 from __future__ import annotations
 
-import logging
+import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
-from cliplib.encoder import ClipEncoder
-from cliplib.extract import load_features
-from cliplib.features import FeatureTable
-from cliplib.splits import stratified_subset
+from cliplib.features import COLUMNS, FeatureTable
 
 
 def make_table(n=12, d=4, **changes):
@@ -22,15 +18,16 @@ def make_table(n=12, d=4, **changes):
         "classes": ("a", "b", "c"),
         "ids": np.array([f"{i:02}" for i in range(n)]),
         "splits": np.array(["train", "test"] * (n // 2)),
+        "copies": np.arange(n) // 2,
         "groups": np.arange(n) // 2,
+        "folds": np.arange(n) // 2 % 3,
         "provenance": {"encoder": "none"},
     }
     return FeatureTable(**(columns | changes))
 
 
 def equal(a, b):
-    names = ("features", "labels", "ids", "splits", "groups")
-    return all((getattr(a, name) == getattr(b, name)).all() for name in names)
+    return all((getattr(a, name) == getattr(b, name)).all() for name in COLUMNS)
 
 
 def test_rows_stay_together():
@@ -41,6 +38,8 @@ def test_rows_stay_together():
         assert (part.features[:, 0] == 4 * numbers).all()
         assert (part.labels == numbers % 3).all()
         assert (part.groups == numbers // 2).all()
+        assert (part.copies == numbers // 2).all()
+        assert (part.folds == numbers // 2 % 3).all()
 
 
 def test_a_split_that_is_not_there_names_the_remedy():
@@ -67,6 +66,9 @@ def test_without_published_splits_a_grouped_fifth_is_held_out():
         ({"labels": np.full(12, 3)}, "labels"),
         ({"ids": np.full(12, "same")}, "ids"),
         ({"features": np.full((12, 2), np.nan, np.float32)}, "'00'"),
+        ({"features": np.zeros(12, np.float32)}, "features must be"),
+        ({"copies": np.zeros(3, int)}, "copies"),
+        ({"folds": np.arange(12)}, "'01' lies in several folds"),
     ],
 )
 def test_what_does_not_fit_together_is_named(changes, named):
@@ -97,87 +99,6 @@ def test_a_file_that_is_no_table_is_named(tmp_path):
         FeatureTable.load(tmp_path / "x")
 
 
-def test_readouts_of_a_table_are_those_of_the_encoder(tiny, image_folder):
-    folder = image_folder(n=3)
-    table = load_features(folder, tiny)
-    paths = [folder / name for name in table.ids]
-    for readout in ("pooled", "dinov2", "deep"):
-        assert (
-            table.with_readout(readout).features == tiny.images(paths, readout=readout)
-        ).all()
-    with pytest.raises(ValueError, match="'pooled' alone"):
-        table.with_readout("pooled").with_readout("deep")
-
-
-def test_images_get_groups_labels_and_splits(tiny, image_folder):
-    folder = image_folder(n=3, splits=("train", "test"))
-    twin = folder / "test" / "disc" / "copy.png"
-    twin.write_bytes((folder / "train" / "disc" / "disc0.png").read_bytes())
-    table = load_features(folder, tiny)
-    assert len(table) == 19
-    assert len(np.unique(table.groups)) == 18
-    first = table.groups[table.ids == "train/disc/disc0.png"]
-    assert table.groups[table.ids == "test/disc/copy.png"] == first
-    assert [table.classes[k] for k in table.labels] == [
-        i.split("/")[1] for i in table.ids
-    ]
-    assert "19 images" in repr(table)
-    assert "10 test" in repr(table)
-
-
-def test_no_image_is_left_out_in_silence(tiny, image_folder):
-    folder = image_folder(n=3)
-    (folder / "disc" / "disc1.png").write_bytes(b"broken")
-    with pytest.raises(OSError, match=r"disc1\.png"):
-        load_features(folder, tiny)
-    errors: dict[str, str] = {}
-    table = load_features(folder, tiny, errors=errors)
-    assert list(errors) == ["disc/disc1.png"]
-    assert len(table) == 8
-    assert "disc/disc1.png" not in table.ids
-
-
-def test_the_limit_keeps_classes_and_splits(tiny, image_folder):
-    table = load_features(image_folder(n=10, splits=("train", "test")), tiny, limit=24)
-    assert len(table) == 24
-    assert np.bincount(table.labels).tolist() == [8, 8, 8]
-
-
-def test_precomputed_features_stand_in_for_images(mini, caplog):
-    with caplog.at_level(logging.INFO):
-        table = load_features("trashnet", mini)
-    assert len(table) == 2527
-    assert table.provenance["source"] == "precomputed"
-    assert table.with_readout("pooled").features.shape == (2527, mini.dim)
-    assert "precomputed" in caplog.text
-
-
-def test_precomputed_features_of_another_encoder_are_refused(tiny):
-    with pytest.raises(ValueError, match="name a folder with the images"):
-        load_features("trashnet", tiny)
-
-
-def test_encoding_again_gives_the_same_bits(checkpoint, image_folder):
-    folder, encoder = image_folder(n=4), ClipEncoder(checkpoint)
-    first, again = load_features(folder, encoder), load_features(folder, encoder)
-    fresh = load_features(folder, ClipEncoder(checkpoint, cache=False))
-    assert equal(first, again)
-    assert equal(first, fresh)
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.integers(0, 100))
-def test_a_subset_keeps_two_of_every_class_in_every_split(labels, limit):
-    y, splits = np.array(labels), np.array(["a", "b"])[np.arange(len(labels)) % 2]
-    rows = stratified_subset(y, splits, limit)
-    assert (np.diff(rows) > 0).all()
-    for label in np.unique(y):
-        for split in ("a", "b"):
-            there = ((y == label) & (splits == split)).sum()
-            kept = ((y[rows] == label) & (splits[rows] == split)).sum()
-            assert kept >= min(2, there)
-    assert (rows == stratified_subset(y, splits, limit)).all()
-
-
 def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(12, 24)).astype(np.float32)
@@ -193,3 +114,79 @@ def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     pooled = table.with_readout("pooled").features.astype(np.float16)
     assert (found.with_readout("pooled").features == pooled).all()
     assert (found.features[7] == found.features[2]).all()
+
+
+def test_rows_are_taken_by_number_slice_or_mask():
+    table = make_table()
+    assert table[:2].ids.tolist() == ["00", "01"]
+    assert table[[3, 1]].ids.tolist() == ["03", "01"]
+    assert table[-1].ids.tolist() == ["11"]
+    assert table[table.labels == 2].ids.tolist() == ["02", "05", "08", "11"]
+    assert len(table[[]]) == 0
+    assert [row.ids[0] for row in table[4:6]] == ["04", "05"]
+
+
+def test_a_table_is_made_of_arrays_alone():
+    table = FeatureTable.from_arrays(np.eye(4), ["b", "a", "b", "c"])
+    assert table.classes == ("a", "b", "c")
+    assert table.labels.tolist() == [1, 0, 1, 2]
+    assert table.features.dtype == np.float32
+    assert table.groups.tolist() == table.copies.tolist() == [0, 1, 2, 3]
+    assert table.ids.tolist() == ["0", "1", "2", "3"]
+    assert set(table.splits) == {""} and not table.folds.any()
+
+
+def test_a_table_of_arrays_takes_what_is_known():
+    table = FeatureTable.from_arrays(
+        np.eye(3),
+        [2, 0, 2],
+        groups=["anna", "ben", "anna"],
+        classes=["x", "y", "z"],
+        ids=["1.png", "2.png", "3.png"],
+        splits=["train", "test", "train"],
+    )
+    assert table.labels.tolist() == [2, 0, 2]
+    assert table.groups.tolist() == [0, 1, 0]
+    assert table.split("test").ids.tolist() == ["2.png"]
+    named = FeatureTable.from_arrays(np.eye(2), ["z", "x"], classes=["x", "y", "z"])
+    assert named.labels.tolist() == [2, 0]
+    with pytest.raises(ValueError, match="'w' is not among the classes x, y"):
+        FeatureTable.from_arrays(np.eye(2), ["w", "x"], classes=["x", "y"])
+    with pytest.raises(ValueError, match="have no group"):
+        FeatureTable.from_arrays(np.eye(2), [0, 1], groups=[1.0, np.nan])
+
+
+def test_declared_groups_are_merged_with_copies_and_drop_published_folds():
+    table = make_table(n=6).with_groups(["a", "b", "a", "c", "d", "e"])
+    assert table.groups.tolist() == [0, 0, 0, 0, 1, 1]
+    assert table.copies.tolist() == [0, 0, 1, 1, 2, 2]
+    assert not table.folds.any()
+    with pytest.raises(ValueError, match="have no group"):
+        table.with_groups(["a", "", "a", "c", "d", "e"])
+
+
+def test_an_older_file_calls_its_copies_groups(tmp_path):
+    table = make_table()
+    table.save(tmp_path / "new")
+    arrays = load_file(tmp_path / "new")
+    del arrays["copies"], arrays["folds"]
+    about = (tmp_path / "new").read_bytes()
+    length = int.from_bytes(about[:8], "little")
+    metadata = json.loads(about[8 : 8 + length])["__metadata__"]
+    save_file(arrays, tmp_path / "old", metadata=metadata)
+    back = FeatureTable.load(tmp_path / "old")
+    assert (back.copies == table.groups).all()
+    assert (back.groups == table.groups).all()
+    assert not back.folds.any()
+
+
+def test_the_provenance_can_be_read_alone(tmp_path):
+    make_table().save(tmp_path / "x")
+    assert FeatureTable.read_provenance(tmp_path / "x") == {"encoder": "none"}
+
+
+def test_a_compact_file_of_no_rows_comes_back(tmp_path):
+    about = {"readout": "deep", "width": "4", "blocks": "2"}
+    table = make_table(d=24, provenance=about).select([])
+    table.save(tmp_path / "x", compact=True)
+    assert FeatureTable.load(tmp_path / "x").features.shape == (0, 24)

@@ -1,0 +1,219 @@
+"""Groups: whatever belongs together stays so; declarations cover every image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cliplib.groups import (
+    connected_groups,
+    declared_groups,
+    merge_groups,
+    number_groups,
+    rows_of_images,
+    sequence_groups,
+    suggested_pattern,
+)
+
+IDS = ["metal/img_01_1.jpg", "metal/img_01_2.jpg", "paper/img_01_3.jpg", "paper/x.jpg"]
+
+
+def test_what_is_connected_through_others_is_one_group() -> None:
+    assert connected_groups(5, [4, 1], [1, 2]).tolist() == [0, 1, 1, 2, 1]
+
+
+def test_merged_groups_join_whatever_shares_a_group_in_any() -> None:
+    copies = [0, 0, 1, 2, 3]
+    patients = ["a", "b", "b", "c", "d"]
+    assert merge_groups(copies, patients).tolist() == [0, 0, 0, 1, 2]
+    assert merge_groups(["b", "a", "b"]).tolist() == [0, 1, 0]
+
+
+groupings = st.integers(1, 12).flatmap(
+    lambda n: st.lists(
+        st.lists(st.integers(0, 5), min_size=n, max_size=n), min_size=1, max_size=3
+    )
+)
+
+
+@given(groupings)
+def test_merging_is_the_finest_grouping_that_all_fit_into(given_groups) -> None:
+    merged = merge_groups(*given_groups)
+    for groups in given_groups:
+        assert pd.Series(merged).groupby(groups).nunique().max() == 1
+    # Grown image by image from the first: no group holds more than it must.
+    for group in np.unique(merged):
+        rows = np.flatnonzero(merged == group)
+        reached = {int(rows[0])}
+        for _ in rows:
+            near = [{g[row] for row in reached} for g in given_groups]
+            pairs = list(zip(given_groups, near, strict=True))
+            reached |= {int(r) for r in rows if any(g[r] in s for g, s in pairs)}
+        assert reached == set(rows.tolist())
+
+
+def test_groupings_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="each of 2 images"):
+        merge_groups([0, 1], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [1.0, np.nan],
+        ["a", None],
+        ["a", " "],
+        np.array(["a", np.nan]),
+        pd.Series(["a", pd.NA]),
+    ],
+)
+def test_unknown_groups_are_not_one_group(groups: Sequence[object]) -> None:
+    with pytest.raises(ValueError, match="1 of 2 images have no group.*row 1"):
+        number_groups(groups)
+
+
+def test_a_pattern_declares_what_its_first_parentheses_hold() -> None:
+    found = declared_groups(IDS[:3], r"(img_\d+)_(\d)")
+    assert found == ["img_01"] * 3  # of two classes
+    with pytest.raises(ValueError, match=r"not cover 1 of 4 images.*paper/x\.jpg"):
+        declared_groups(IDS, r"(img_\d+)_\d")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [
+        (r"img_\d+", "parentheses"),
+        ("(img", "neither a file nor a regular expression"),
+    ],
+)
+def test_an_expression_that_cannot_be_used_is_named(pattern: str, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        declared_groups(IDS, pattern)
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", "utf-8-sig")
+    return path
+
+
+def test_a_table_declares_by_id_or_by_a_file_name_that_is_unique(tmp_path) -> None:
+    ids = ["metal/1.jpg", "paper/1.jpg", "paper/#2.jpg"]
+    table = write(
+        tmp_path / "g.csv", "file,group", "metal/1.jpg,a", "paper/1.jpg,b", "#2.jpg,a"
+    )
+    for declaration in (table, str(table)):
+        assert declared_groups(ids, declaration) == ["a", "b", "a"]
+
+
+def test_a_file_name_that_two_images_have_declares_neither(tmp_path) -> None:
+    table = write(tmp_path / "g.csv", "file,group", "1.jpg,a")
+    with pytest.raises(ValueError, match=r"not cover 2 of 2 images.*metal/1\.jpg"):
+        declared_groups(["metal/1.jpg", "paper/1.jpg"], table)
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["name,group", "a.jpg,1"], "lacks the column 'file'"),
+        (["file,group", "a.jpg,1", "a.jpg,2"], "names 'a.jpg' more than once"),
+        (["file,group", "a.jpg,"], "not cover 1 of 1"),
+        ([""], "no CSV file"),
+    ],
+)
+def test_a_faulty_table_is_named(tmp_path, lines: list[str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        declared_groups(["a.jpg"], write(tmp_path / "g.csv", *lines))
+
+
+def test_a_table_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        declared_groups(IDS, "nowhere.csv")
+
+
+def test_rows_are_found_by_id_and_not_by_their_order() -> None:
+    table = pd.DataFrame({"id": ["a", "b", "c"], "group": ["1", "2", "3"]})
+    rows = rows_of_images(table, ["c", "a"], Path("x_groups.csv"))
+    assert rows["group"].tolist() == ["3", "1"]
+    with pytest.raises(ValueError, match=r"x_groups\.csv lacks 1 of 2 images.*'d'"):
+        rows_of_images(table, ["a", "d"], Path("x_groups.csv"))
+
+
+@pytest.mark.parametrize("name", ["img_{:03}_{}.jpg", "{:02}-{}.PNG", "a{} ({}).jpg"])
+def test_series_of_files_suggest_their_pattern(name: str) -> None:
+    ids = [f"class/{name.format(i, k)}" for i in range(6) for k in range(1, 4)]
+    groups = declared_groups(ids, suggested_pattern(ids))
+    assert number_groups(groups).tolist() == np.repeat(np.arange(6), 3).tolist()
+
+
+def test_a_counter_may_come_first() -> None:
+    ids = [f"class/{4 * i + k:04}_{i:06}_JPG.jpg" for i in range(6) for k in range(4)]
+    groups = declared_groups(ids, suggested_pattern(ids))
+    assert number_groups(groups).tolist() == np.repeat(np.arange(6), 4).tolist()
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [],
+        [f"disc/disc_{k}.jpg" for k in range(20)],  # the class's name
+        [f"disc/disc{k}.jpg" for k in range(20)],
+        [f"disc/photo{k}_1.jpg" for k in range(20)],  # each one alone
+        [*(f"disc/{i}_{k}.jpg" for i in range(4) for k in range(4)), "disc/odd.jpg"],
+    ],
+)
+def test_other_names_suggest_nothing(ids: list[str]) -> None:
+    assert suggested_pattern(ids) == ""
+
+
+def run_of_photos() -> tuple[list[str], NDArray[np.float64]]:
+    """Make photos 0 to 999; 100 to 103 show one object, and so do 500 and 700."""
+    features = np.random.default_rng(0).standard_normal((1000, 32))
+    features[100:104] = features[100] + 0.1 * features[100:104]
+    features[700] = features[500]
+    return [f"photos/metal/metal{k}.jp2" for k in range(1000)], features
+
+
+def test_close_neighbours_in_file_number_are_one_group() -> None:
+    ids, features = run_of_photos()
+    groups = sequence_groups(ids, features, np.arange(1000))
+    assert len(set(groups[100:104])) == 1
+    assert groups[500] != groups[700]
+    assert 970 <= len(set(groups)) <= 997  # one unrelated pair in a hundred is close
+    order = np.random.default_rng(1).permutation(1000)
+    shuffled = sequence_groups(
+        [ids[k] for k in order], features[order], np.arange(1000)
+    )
+    assert np.array_equal(pd.factorize(groups[order])[0], shuffled)
+
+
+def test_sequences_end_with_a_folder_and_with_a_gap() -> None:
+    ids = [
+        "a/x1.jp2",
+        "a/x2.jp2",
+        "b/x3.jp2",
+        "b/x5.jp2",
+        "2021/none.jpg",
+        "2022/none.jpg",
+    ]
+    features = np.array(
+        [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.0], [-3.0, 1.0], [-3.0, 1.0]]
+    )
+    assert sequence_groups(ids, features, np.arange(6)).tolist() == [0, 0, 1, 2, 3, 4]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_sequences_never_split_a_group(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before = rng.integers(0, 12, 30) * 7
+    ids = [f"m{k}.jpg" for k in rng.permutation(30)]
+    after = sequence_groups(ids, rng.standard_normal((30, 2)), before)
+    assert pd.Series(after).groupby(before).nunique().max() == 1
+    assert np.array_equal(after, pd.factorize(after)[0])
