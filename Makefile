@@ -3,13 +3,15 @@
 #   MODEL=folder or id    CLIP (default: CLIPLIB_MODEL, else the embedded one)
 #   OUT=file              where the PDF goes
 #   FLAGS="--port 9999"   more options for JupyterLab, or for report/build.py
+#   COMMIT=1              with DATA, for maintainers: write what needs images into figures/ and report/, to commit it
+# With DATA, MODEL or parameters everything goes below build/; figures/ and report/ stay as they are committed.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 LOCK := $(wildcard requirements.lock)
 LOWEST := build/lowest/bin
 
-settings = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(FLAGS)
+settings = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(if $(COMMIT),--commit) $(FLAGS)
 # A folder with its whole path, since notebooks run in another one; anything else as it is.
 whole = "$$(if [ -d "$(1)" ]; then cd "$(1)" && pwd; else printf %s "$(1)"; fi)"
 
@@ -24,9 +26,11 @@ web: $(STAMP)
 appendix: $(STAMP)
 	$(BIN)/python report/build.py --appendix $(settings)
 
+# On copies in build/lab: saving them leaves the repository as it is.
 lab: $(STAMP)
+	$(BIN)/python report/build.py --lab
 	CLIPLIB_DATA=$(call whole,$(or $(DATA),$(CLIPLIB_DATA))) CLIPLIB_MODEL=$(call whole,$(or $(MODEL),$(CLIPLIB_MODEL))) \
-	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
+	$(BIN)/jupyter lab build/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

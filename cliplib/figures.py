@@ -192,29 +192,24 @@ class Study:
 
     def _show_earlier(self, kind: str, id: str) -> None:
         """Show what an earlier run saved, if the same encoder made it, and keep it."""
-        entry, text = self._earlier(id)
-        if text is None:
-            reason = "not computed for this model" if entry else "never saved"
-            _show(id, {"kind": kind, "caption": f"{id}: {reason}, needs images."}, "")
-            return
-        if self._building or id in self._before:
-            self._keep(id, entry, text)
-        _show(id, entry, text, note=EARLIER)
-
-    def _earlier(self, id: str) -> tuple[Entry, str | None]:
-        """Return an entry and its file's text; None for the text if another's."""
-        entry: Entry = {}
-        places = [(self.folder, self._before)]
+        places = [(self.folder, self._before | self._results)]
         if self._committed:
             places.append((self._committed, _results_in(self._committed, self.name)))
+        reason = "never saved"
         for folder, results in places:
             if id not in results:
                 continue
             entry = results[id]
             path = folder / f"{id}{SUFFIXES[entry['kind']]}"
-            if entry.get("fingerprint") == self.fingerprint and path.is_file():
-                return entry, path.read_text("utf-8")
-        return entry, None
+            if entry.get("fingerprint") != self.fingerprint:
+                reason = "not computed for this model"
+            elif path.is_file():
+                text = path.read_text("utf-8")
+                if self._building or folder == self.folder:
+                    self._keep(id, entry, text)
+                _show(id, entry, text, note=EARLIER)
+                return
+        _show(id, {"kind": kind, "caption": f"{id}: {reason}, needs images."}, "")
 
     def _keep(self, id: str, entry: Entry, text: str) -> None:
         """Write a result, and the file that says how this notebook's were made."""
@@ -311,7 +306,7 @@ def _draw_plot(plot: so.Plot, height: float) -> Figure:
     if legends:
         legend = legends[0]
         labels = [text.get_text() for text in legend.texts]
-        handles = legend.legend_handles
+        handles = [handle for handle in legend.legend_handles if handle is not None]
         figure.legends.clear()
         figure.legend(handles, labels, loc="outside upper center", ncols=5)
     return figure
@@ -417,10 +412,21 @@ def _nested(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     Raises ValueError, with both names, where two of them would become one.
     """
     tree: dict[str, Any] = {}
-    origin: dict[tuple[str, ...], Any] = {}
+    names: dict[tuple[str, ...], Any] = {}
     for name, value in items:
         parts = name if isinstance(name, tuple) else (name,)
-        _place(tree, (), tuple(map(_key, parts)), _plain(value), name, origin)
+        path = tuple(map(_key, parts))
+        for depth, part in enumerate(parts, 1):
+            known_as = names.setdefault(path[:depth], part)
+            if known_as != part:
+                raise ValueError(
+                    f"{known_as!r} and {part!r} would both be saved as "
+                    f"{path[depth - 1]!r}: rename one of them."
+                )
+        branch = _plain(value)
+        for key in reversed(path):
+            branch = {key: branch}
+        _merge(tree, branch, name)
     return tree
 
 
@@ -429,31 +435,17 @@ def _key(name: Any) -> str:
     return re.sub(r"\W+", "_", words).strip("_")
 
 
-def _place(
-    tree: dict[str, Any],
-    above: tuple[str, ...],
-    path: tuple[str, ...],
-    value: Any,
-    name: Any,
-    origin: dict[tuple[str, ...], Any],
-) -> None:
-    """Put a value at a path below `above`, merging dictionaries, losing nothing."""
-    key, *below = path
-    here = (*above, key)
-    known_as = origin.setdefault(here, name)
-    if below and not (key in tree and not isinstance(tree[key], dict)):
-        inner = tree.setdefault(key, {})
-        _place(inner, here, tuple(below), value, name, origin)
-    elif key not in tree:
-        tree[key] = value
-    elif isinstance(tree[key], dict) and isinstance(value, dict) and not below:
-        for inner_key, item in value.items():
-            _place(tree[key], here, (inner_key,), item, name, origin)
-    else:
-        raise ValueError(
-            f"{known_as!r} and {name!r} would both be saved as "
-            f"{'.'.join(here)!r}: rename one of them."
-        )
+def _merge(tree: dict[str, Any], branch: dict[str, Any], name: Any) -> None:
+    for key, value in branch.items():
+        if key not in tree:
+            tree[key] = value
+        elif isinstance(tree[key], dict) and isinstance(value, dict):
+            _merge(tree[key], value, name)
+        else:
+            raise ValueError(
+                f"{name!r} would overwrite {key!r}, which another name has saved: "
+                "rename one of them."
+            )
 
 
 def as_table(
@@ -580,7 +572,8 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
     )
-    for ax, cell in zip_longest(axes.flat, cells, fillvalue=Cell()):
+    empty = [Cell()] * (axes.size - len(cells))
+    for ax, cell in zip(axes.flat, [*cells, *empty], strict=True):
         _draw_cell(ax, cell, letters)
     figure.draw_without_rendering()  # a first layout may cut titles off
     return figure

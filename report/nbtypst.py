@@ -1,9 +1,14 @@
-"""Turn executed notebooks into Typst, by nbconvert and pandoc; theme/typst orders the cells."""
+"""Turn executed notebooks into Typst, by nbconvert and pandoc.
+
+The template in ``theme/typst`` puts the cells in order.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import textwrap
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -18,8 +23,12 @@ from traitlets.config import Config
 THEME = Path(__file__).parent / "theme"
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
 NUMBER = re.compile(
-    r"[-+−<]?\s?[\d.,]+(e[-+]?\d+)?\s*%?( \[.*\])?|nan|none|-?inf|", re.IGNORECASE
+    r"[-+−<]?\s?[\d.,]+(e[-+]?\d+)?\s*%?(\s\[.*\])?|nan|none|-?inf|", re.IGNORECASE
 )
+
+
+RESULT = re.compile(r'<figure|<table [^>]*(class="dataframe|id="T_)')
+"""Of a figure, a DataFrame, a Styler; not of an estimator, whose HTML has a table."""
 
 
 class PrintableOutputs(Preprocessor):
@@ -28,23 +37,88 @@ class PrintableOutputs(Preprocessor):
     enabled = True
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Keep the outputs that can be printed."""
         cell.outputs = [out for out in cell.get("outputs", []) if self._printable(out)]
         return cell, resources
 
     def _printable(self, out: Any) -> bool:
         data = out.get("data", {})
-        html, plain = data.get("text/html", ""), data.get("text/plain", "")
-        shown = r'<figure|<table [^>]*(class="dataframe|id="T_)'  # an estimator's is a table, too
-        if not plain.startswith("<IPython.core.display.HTML") and not re.search(
-            shown, html
-        ):
+        written_as_html = data.get("text/plain", "").startswith(
+            "<IPython.core.display.HTML"
+        )
+        if not written_as_html and not RESULT.search(data.get("text/html", "")):
             data.pop("text/html", None)
         widget = "application/vnd.jupyter.widget-view+json"
         return widget not in data and out.get("name") != "stderr"
 
 
-def typst_exporter() -> TemplateExporter:
-    """Return an exporter to Typst; its resource ``heading_shift`` lowers a notebook's headings."""
+class ReadableSource(Preprocessor):
+    """Show what a cell computes, and not the plumbing that hands it to the report.
+
+    ``study.save_table(table, "id")`` becomes ``table``, as a notebook shows a value;
+    the line that makes the study, and lines that end in ``# plumbing``, are left out.
+    """
+
+    enabled = True
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Leave plumbing out of a cell of code."""
+        if cell.cell_type == "code":
+            cell.source = readable(cell.source)
+        return cell, resources
+
+
+def readable(source: str) -> str:
+    """Return a cell's source without plumbing; as it is where it is no Python."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a magic command
+        return source
+    lines = source.splitlines()
+    for statement in reversed(
+        statements
+    ):  # from below: places above stay where they are
+        shown = in_its_place(statement, source)
+        if shown is not None:
+            first = statement.lineno - 1
+            lines[first : statement.end_lineno] = shown.splitlines()
+    kept = [line for line in lines if not re.search(r"#\s*plumbing\s*$", line)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n")
+
+
+def in_its_place(statement: ast.stmt, source: str) -> str | None:
+    """Return what to show for a statement that is plumbing; None for another."""
+    value = getattr(statement, "value", None)
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
+        return None
+    called = ast.unparse(value.func)
+    if called == "figures.Study":
+        return ""
+    if not isinstance(statement, ast.Expr) or not called.startswith("study.save_"):
+        return None
+    segment = ast.get_source_segment(source, value.args[0]) if value.args else None
+    if segment is None:
+        return None
+    if segment == "None":  # what an earlier run saved is shown
+        return ""
+    first, *rest = segment.split("\n")
+    return "\n".join([first, *textwrap.dedent("\n".join(rest)).split("\n")]).rstrip()
+
+
+def typst_exporter(*, everything: bool = False) -> TemplateExporter:
+    """Return an exporter to Typst.
+
+    Parameters
+    ----------
+    everything
+        Whether cells tagged "plumbing" or "remove-cell", inputs tagged "hide-input" and
+        outputs tagged "hide-output" are printed, too.
+
+    Returns
+    -------
+    TemplateExporter
+        Its resource ``heading_shift`` lowers a notebook's headings.
+    """
     steps: dict[str, dict[str, Any]] = {
         "NbConvertBase": {
             "display_data_priority": [*IMAGES, "text/html", "text/plain"]
@@ -54,13 +128,19 @@ def typst_exporter() -> TemplateExporter:
             "extract_output_types": set(IMAGES),
         },
         "CoalesceStreamsPreprocessor": {"enabled": True},
+        "TagRemovePreprocessor": {
+            "enabled": not everything,
+            "remove_cell_tags": {"plumbing", "remove-cell"},
+            "remove_input_tags": {"hide-input"},
+            "remove_all_outputs_tags": {"hide-output"},
+        },
     }
+    readers = [PrintableOutputs] if everything else [PrintableOutputs, ReadableSource]
+    filters = (typst_string, markdown_to_typst, html_to_typst)
     return TemplateExporter(
         config=Config(steps),
-        preprocessors=[PrintableOutputs],
-        filters={
-            f.__name__: f for f in (typst_string, markdown_to_typst, html_to_typst)
-        },
+        preprocessors=readers,
+        filters={filter.__name__: filter for filter in filters},
         template_name="typst",
         template_extension=".typ.j2",
         file_extension=".typ",
@@ -69,7 +149,7 @@ def typst_exporter() -> TemplateExporter:
 
 
 def typst_string(text: str) -> str:
-    """Quote a text, so that nothing that a cell prints is read as markup; mask addresses."""
+    """Quote what a cell prints, so that nothing is read as markup; mask addresses."""
     text = re.sub(r"\b0x[0-9a-f]{6,16}\b", "0x…", strip_ansi(text).rstrip())
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text).replace("\t", "    ")
     return (
@@ -96,46 +176,64 @@ def markdown_to_typst(text: str, shift: int = 1) -> str:
 def markdown(
     text: str, target: str = "html", options: tuple[str, ...] = ("--mathml",)
 ) -> str:
-    bare = r"(?<!\$)(\\begin\{(align|equation|gather)(\*?)\}.*?\\end\{\2\3\})"  # pandoc drops it
+    """Convert a Markdown cell, by pandoc, to HTML or another format."""
+    # Formulas without dollar signs, which pandoc would drop.
+    bare = r"(?<!\$)(\\begin\{(align|equation|gather)(\*?)\}.*?\\end\{\2\3\})"
     text = re.sub(bare, r"$$\1$$", text, flags=re.DOTALL)
     return pandoc(text, "gfm+tex_math_dollars-gfm_auto_identifiers", target, options)
 
 
 def html_to_typst(html: str) -> str:
-    """Convert what a cell shows as HTML, without images and scripts; numbers stand to the right."""
+    """Convert HTML without its images and scripts; numbers stand to the right."""
     soup = BeautifulSoup(html, "html.parser")
     for unprintable in soup(["script", "style", "img", "svg", "iframe"]):
         unprintable.decompose()
     for table in soup("table"):
         raise_index_names(table)
-        rows = [
-            row(["th", "td"])[::-1] for row in table("tr") if not row.find(colspan=True)
-        ]
-        for column in zip_longest(
-            *rows
-        ):  # from the right: cells over several rows stand left
-            cells = [cell for cell in column if cell is not None]
-            texts = [cell.get_text(strip=True) for cell in cells if cell.name == "td"]
-            if texts and all(NUMBER.fullmatch(text) for text in texts):
-                for cell in cells:
-                    cell["align"] = "right"
+        align_numbers(table)
     return pandoc(str(soup), "html-native_divs-native_spans-auto_identifiers", "typst")
+
+
+def align_numbers(table: Any) -> None:
+    """Set columns of numbers to the right."""
+    # Columns are counted from the right, since a cell over several rows stands left;
+    # a heading over several columns belongs to none.
+    rows = [cells_of(row)[::-1] for row in table("tr") if not row.find(colspan=True)]
+    for column in zip_longest(*rows):
+        cells = [cell for cell in column if cell is not None]
+        texts = [text_of(cell) for cell in cells if cell.name == "td"]
+        if texts and all(NUMBER.fullmatch(text) for text in texts):
+            for cell in cells:
+                cell["align"] = "right"
 
 
 def raise_index_names(table: Any) -> None:
     """Pull the index names up: pandas writes them below the names of the columns."""
     rows = table.thead("tr") if table.thead else []
-    above, last = (
-        (row(["th", "td"]) for row in rows[-2:]) if len(rows) > 1 else ([], [])
-    )
-    texts = [cell.get_text(strip=True) for cell in last]
-    if "" in texts and len(above) == len(last) and any(texts):
-        for cell, text in zip(above, texts, strict=True):
-            if text:
-                cell.string = " / ".join(
-                    {text: 0, cell.get_text(strip=True) or text: 0}
-                )
-        rows[-1].decompose()
+    if len(rows) < 2:
+        return
+    above = cells_of(rows[-2])
+    texts = [text_of(cell) for cell in cells_of(rows[-1])]
+    has_index_names = "" in texts and any(texts) and len(texts) == len(above)
+    if not has_index_names:
+        return
+    for cell, text in zip(above, texts, strict=True):
+        heading = text_of(cell)
+        if text and heading not in ("", text):
+            cell.string = f"{text} / {heading}"
+        elif text:
+            cell.string = text
+    rows[-1].decompose()
+
+
+def cells_of(row: Any) -> list[Any]:
+    """Return the cells of a row, headings among them."""
+    return list(row(["th", "td"]))
+
+
+def text_of(cell: Any) -> str:
+    """Return the text of a cell."""
+    return str(cell.get_text(strip=True))
 
 
 def pandoc(text: str, source: str, target: str, options: tuple[str, ...] = ()) -> str:

@@ -35,8 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.mkdir()
     (path / "captions.toml").write_text(CAPTIONS)
     monkeypatch.setenv("CLIPLIB_FIGURES", str(path))
-    figures.begin_notebook("01_test", ENCODER, seed=np.int64(0))
+    monkeypatch.chdir(tmp_path)
     return path
+
+
+@pytest.fixture
+def study(folder: Path) -> figures.Study:
+    return figures.Study("01_test", ENCODER, seed=np.int64(0))
 
 
 @pytest.fixture
@@ -53,6 +58,15 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, Any]]]:
     library.setLevel(before[2])
 
 
+def test_no_browser_needs_a_font_for_a_figure(
+    folder: Path, study: figures.Study
+) -> None:
+    figure = line()
+    figure.axes[0].set(title="a label with 12 digits", xlabel="$x_i$")
+    study.save_figure(figure, "curve", n=2)
+    assert "<text" not in (folder / "curve.svg").read_text()
+
+
 def line() -> Figure:
     fig, ax = plt.subplots(figsize=(3, 2))
     ax.plot([0, 1], [1, 0])
@@ -60,9 +74,9 @@ def line() -> Figure:
 
 
 def test_a_figure_is_saved_with_its_entry_and_shown_with_its_words(
-    folder: Path, shown: Any
+    folder: Path, study: figures.Study, shown: Any
 ) -> None:
-    figures.save_figure(line(), "curve", n=2)
+    study.save_figure(line(), "curve", n=2)
     entry = json.loads((folder / "01_test.json").read_text())["results"]["curve"]
     assert entry.pop("parameters") == {"seed": 0} and entry.pop("kind") == "figure"
     words = {"caption": "A curve of 2 points.", "alt": "It falls."}
@@ -81,19 +95,23 @@ def test_a_figure_is_saved_with_its_entry_and_shown_with_its_words(
     assert not plt.get_fignums()
 
 
-def test_photographs_are_embedded_as_jpeg_and_drawings_are_not(folder: Path) -> None:
+def test_photographs_are_embedded_as_jpeg_and_drawings_are_not(
+    folder: Path, study: figures.Study
+) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)
-    figures.save_figure(figures.image_grid([noise]), "curve", n=2)
+    study.save_figure(figures.image_grid([noise]), "curve", n=2)
     assert "data:image/jpeg" in (folder / "curve.svg").read_text()
     fig, ax = plt.subplots()
     ax.imshow(np.full((4, 4, 4), 0.5))
-    figures.save_figure(fig, "curve", n=2)
+    study.save_figure(fig, "curve", n=2)
     assert "data:image/png" in (folder / "curve.svg").read_text()
 
 
-def test_numbers_are_plain_sorted_rounded_and_named_in_lower_case(folder: Path) -> None:
+def test_numbers_are_plain_sorted_rounded_and_named_in_lower_case(
+    folder: Path, study: figures.Study
+) -> None:
     rows = pd.DataFrame({"value": [2 / 3], "low": [np.nan]}, index=["recall@10"])
-    figures.save_numbers(
+    study.save_numbers(
         {"zero-shot": np.float32(1 / 3), "b": rows, "a": [np.int64(3)]}, "few"
     )
     text = (folder / "few.json").read_text()
@@ -102,14 +120,14 @@ def test_numbers_are_plain_sorted_rounded_and_named_in_lower_case(folder: Path) 
     assert text.index('"a"') < text.index('"b"') < text.index('"zero_shot"')
 
 
-def test_keys_of_several_parts_are_a_path(folder: Path) -> None:
-    figures.save_numbers({"a": {"n": 1}, ("a", "b c"): 2, ("a", "d", "e@1"): 3}, "few")
+def test_keys_of_several_parts_are_a_path(folder: Path, study: figures.Study) -> None:
+    study.save_numbers({"a": {"n": 1}, ("a", "b c"): 2, ("a", "d", "e@1"): 3}, "few")
     found = json.loads((folder / "few.json").read_text())
     assert found == {"a": {"n": 1, "b_c": 2, "d": {"e_at_1": 3}}}
 
 
 def test_a_table_keeps_its_numbers_in_the_file_and_shows_intervals(
-    folder: Path, shown: Any
+    folder: Path, study: figures.Study, shown: Any
 ) -> None:
     values = {
         "f1": [1 / 3, 0.5],
@@ -118,13 +136,13 @@ def test_a_table_keeps_its_numbers_in_the_file_and_shows_intervals(
         "n_rows": [1, 2],
     }
     frame = pd.DataFrame(values, index=pd.Index(["x", "y"], name="metric"))
-    figures.save_table(frame, "few")
+    study.save_table(frame, "few")
     file = "metric,f1,f1_low,f1_high,n_rows\nx,0.333333,0.3,0.4,1\ny,0.5,,,2\n"
     assert (folder / "few.csv").read_text() == file
     html = shown[0][0]["text/html"]
     assert "<caption>A few numbers.</caption>" in html
     assert (
-        "0.333 [0.300, 0.400]" in html
+        "0.333\u00a0[0.300,\u00a00.400]" in html
         and "<td>0.500</td>" in html
         and "<th>n rows</th>" in html
         and "f1_low" not in html
@@ -146,53 +164,148 @@ def test_nested_numbers_become_a_table_with_intervals_and_titles() -> None:
     assert figures.as_table({}, "kind") is None
 
 
-def test_none_shows_what_an_earlier_run_saved_and_says_why(
-    folder: Path, shown: Any
+def test_numbers_that_would_become_one_are_refused_and_nothing_is_lost(
+    folder: Path, study: figures.Study
 ) -> None:
-    figures.save_table(pd.DataFrame({"a": [0.5]}), "few")
+    with pytest.raises(
+        ValueError, match="'a-b' and 'a b' would both be saved as 'a_b'"
+    ):
+        study.save_numbers({"a-b": 1, "a b": 2}, "few")
+    with pytest.raises(ValueError, match="'a-b' and 'a_b'"):
+        study.save_numbers({"a-b": {"x": 1}, ("a_b", "y"): 2}, "few")
+    for clash in ({"a": 1, ("a", "b"): 2}, {("a", "b"): 2, "a": {"b": 1}}):
+        with pytest.raises(ValueError, match="would overwrite '[ab]'"):
+            study.save_numbers(clash, "few")
+    study.save_numbers({("a", "b"): 2, "a": {"n": 1}}, "few")
+    assert json.loads((folder / "few.json").read_text()) == {"a": {"b": 2, "n": 1}}
+
+
+def test_whole_numbers_keep_their_value(folder: Path, study: figures.Study) -> None:
+    study.save_table(pd.DataFrame({"n": [1536123.0, 1536123.25]}), "few")
+    assert (folder / "few.csv").read_text() == "n\n1536123.0\n1536120.0\n"
+
+
+def test_shown_numbers_have_three_digits(study: figures.Study, shown: Any) -> None:
+    cells = [1536123.0, 0.00012, -0.04567, 0.0, 12, "v 1.25", "003", 2e-05]
+    study.save_table(pd.DataFrame({"x": cells}), "few")
+    html = shown[0][0]["text/html"]
+    wanted = [
+        "1536123",
+        "1.20e-04",
+        "-0.046",
+        "0.000",
+        "12",
+        "v 1.25",
+        "003",
+        "2.00e-05",
+    ]
+    assert re.findall("<td>(.*?)</td>", html) == wanted
+
+
+def test_none_shows_what_an_earlier_run_saved_and_says_why(
+    folder: Path, study: figures.Study, shown: Any
+) -> None:
+    study.save_table(pd.DataFrame({"a": [0.5]}), "few")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    other = SimpleNamespace(name="other", fingerprint="cd34")
-    figures.begin_notebook("01_test", other, seed=1)
-    figures.save_table(None, "few")
+    again = figures.Study("01_test", ENCODER, seed=1)
+    again.save_table(None, "few")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert "0.5" in shown[1][0]["text/html"]
     assert shown[1][1]["caption"].endswith(
         "(From an earlier run: no images on this machine.)"
     )
-    figures.save_figure(None, "curve")
-    assert "Never saved" in shown[2][1]["caption"]
+    again.save_figure(None, "curve")
+    assert shown[2][1]["caption"] == "curve: never saved, needs images."
+
+
+def test_results_of_another_model_are_neither_shown_nor_kept(
+    folder: Path,
+    tmp_path: Path,
+    study: figures.Study,
+    shown: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study.save_table(pd.DataFrame({"a": [0.5]}), "few")
+    monkeypatch.setenv("CLIPLIB_FIGURES", str(tmp_path / "build" / "x" / "figures"))
+    other = SimpleNamespace(name="other", fingerprint="cd34")
+    figures.Study("01_test", other).save_table(None, "few")
+    data, words = shown[-1]
+    assert list(data) == ["text/plain"]
+    assert words["caption"] == "few: not computed for this model, needs images."
+    assert not (tmp_path / "build").exists()
+    figures.Study("01_test", ENCODER, limit=9).save_table(None, "few")  # the same model
+    assert (tmp_path / "build" / "x" / "figures" / "few.csv").exists()
 
 
 def test_playing_writes_to_scratch_and_sees_the_committed_results(
-    folder: Path, shown: Any, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    study: figures.Study,
+    shown: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    figures.save_table(pd.DataFrame({"a": [0.5]}), "few")
+    study.save_table(pd.DataFrame({"a": [0.5]}), "few")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(figures, "COMMITTED", folder)
     monkeypatch.delenv("CLIPLIB_FIGURES")
-    figures.begin_notebook("01_test")
-    figures.save_table(None, "few")
-    assert "0.5" in shown[-1][0]["text/html"]
-    figures.save_table(pd.DataFrame({"a": [0.7]}), "few")
-    figures.save_table(None, "few")
+    (tmp_path / "build" / "lab").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "build" / "lab")
+    play = figures.Study("01_test", ENCODER)
+    assert play.folder == tmp_path / "build" / "scratch"
+    play.save_table(None, "few")
+    assert "0.5" in shown[-1][0]["text/html"] and not play.folder.exists()
+    play.save_table(pd.DataFrame({"a": [0.7]}), "few")
+    play.save_table(None, "few")
     assert "0.7" in shown[-1][0]["text/html"]  # the last one played with
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_result_without_words_is_refused(folder: Path) -> None:
+def test_outside_of_a_checkout_results_lie_beside_and_need_no_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLIPLIB_FIGURES")
+    monkeypatch.chdir(tmp_path)
+    study = figures.Study("11_your_images")
+    study.save_numbers({"n": 1}, "your_numbers")
+    out = tmp_path / "figures-out"
+    entry = json.loads((out / "11_your_images.json").read_text())["results"]
+    assert entry["your_numbers"]["caption"] == "Your numbers."
+    assert Path(study.memory.location).is_relative_to(out / "predictions")
+    with pytest.raises(FileNotFoundError, match="no figures/captions.toml in"):
+        figures.committed_folder()
+
+
+def test_what_is_kept_is_read_again_until_the_code_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def answer(number: int) -> int:
+        calls.append(number)
+        return number + 1
+
+    for _ in range(2):
+        assert figures.Study("01_test").memory.cache(answer)(1) == 2
+    assert calls == [1]
+    monkeypatch.setattr(figures, "_digest_of_code", lambda: "another")
+    assert figures.Study("02_other").memory.cache(answer)(1) == 2
+    assert calls == [1, 1]
+    assert len(list((tmp_path / "build" / "predictions").iterdir())) == 1
+
+
+def test_a_result_without_words_is_refused(folder: Path, study: figures.Study) -> None:
     with pytest.raises(
         ValueError, match=r"Write 'absent' into \[absent\] in figures/captions.toml"
     ):
-        figures.save_numbers({}, "absent")
+        study.save_numbers({}, "absent")
     with pytest.raises(ValueError, match="Write 'alt' into"):
-        figures.save_figure(line(), "few")
+        study.save_figure(line(), "few")
     with pytest.raises(ValueError, match="'n' .* or give its value on saving"):
-        figures.save_figure(line(), "curve")
+        study.save_figure(line(), "curve")
 
 
 def test_in_a_notebook_log_lines_are_plain_and_come_once(folder: Path) -> None:
     code = "import os, logging; os.environ.pop('CLIPLIB_FIGURES'); from cliplib import figures\n"
-    code += "for _ in range(2): figures.begin_notebook('01_test')\n"
+    code += "for _ in range(2): figures.Study('01_test')\n"
     code += "logging.getLogger('cliplib.data').info('found'); logging.getLogger('x').info('noise')"
     command = [sys.executable, "-m", "IPython", "--no-banner", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -231,11 +344,13 @@ def test_images_and_words_are_large_enough_to_see_in_print(folder: Path) -> None
     plt.close("all")
 
 
-def test_intervals_are_drawn_with_a_legend_for_all_panels(folder: Path) -> None:
+def test_intervals_are_drawn_with_a_legend_for_all_panels(
+    folder: Path, study: figures.Study
+) -> None:
     table = pd.DataFrame({"method": list("abab"), "set": list("xxyy"), "data": "p"})
     table = table.assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)
     plot = figures.interval_plot(table, "accuracy", "method", color="set").facet("data")
     assert isinstance(plot, so.Plot)
-    figures.save_figure(plot, "curve", height=2, n=2)
+    study.save_figure(plot, "curve", height=2, n=2)
     svg = (folder / "curve.svg").read_text()
-    assert re.search(r'width="447.84pt" height="144pt"', svg) and ">x</text>" in svg
+    assert re.search(r'width="447.84pt" height="144pt"', svg) and "<!-- x -->" in svg

@@ -1,0 +1,337 @@
+"""Execute notebooks: as many at a time as cores and memory allow, the longest first."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+import papermill
+import psutil
+import yaml
+
+from places import Places
+from surroundings import SETTINGS
+
+LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
+MOST_JOBS = 6
+SECONDS_PER_KILOBYTE = 2.0
+"""Of a notebook that was never measured here; of ours, on a core of 2024."""
+GIGABYTES = 1.2
+"""Of a kernel that was never measured here, with the embedded model."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A notebook to execute, and what that is expected to need."""
+
+    notebook: Path
+    parameters: dict[str, str]
+    cells: int
+    seconds: float
+    gigabytes: float
+
+
+def execute(places: Places, given: dict[str, str], jobs: int | None = None) -> None:
+    """Execute what has changed, or all if images or a model are named.
+
+    Parameters
+    ----------
+    places
+        Where executed notebooks and their results go.
+    given
+        Parameters as texts; each notebook gets those that it has.
+    jobs
+        Notebooks at a time; None for what cores and memory allow.
+    """
+    notebooks = places.notebooks()
+    tasks = tasks_of(places, notebooks, given)
+    if jobs is None:
+        jobs = jobs_here(tasks, cores(), memory())
+    count = f"{len(tasks)} of {len(notebooks)} notebooks to execute"
+    if not tasks:
+        print(count)
+        return
+    minutes = max(1, round(expected_seconds(tasks, jobs) / 60))
+    gigabytes = sum(sorted(task.gigabytes for task in tasks)[-jobs:])
+    print(
+        f"{count}, {jobs} at a time: about {minutes} min "
+        f"and {gigabytes:.1f} GB of memory here",
+        flush=True,
+    )
+    failures = run_all(places, tasks, jobs)
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def tasks_of(
+    places: Places, notebooks: list[Path], given: dict[str, str]
+) -> list[Task]:
+    """Return what has to be executed, the longest first."""
+    known = {path: set(papermill.inspect_notebook(str(path))) for path in notebooks}
+    names = sorted(set().union(*known.values()))
+    unknown = set(given) - set(names)
+    if unknown:
+        sys.exit(
+            f"No notebook has a parameter {min(unknown)!r}; "
+            f"there are: {', '.join(names)}."
+        )
+    measured = measured_before(places)
+    fresh = any(os.environ.get(name) for name in SETTINGS)  # images may have changed
+    tasks = []
+    for path in notebooks:
+        values = {name: value for name, value in given.items() if name in known[path]}
+        stamp = places.work / "executed" / f"{path.stem}.stamp"
+        if (
+            fresh
+            or not stamp.exists()
+            or stamp.read_text() != fingerprint(places, path, values)
+        ):
+            tasks.append(task_of(path, values, measured.get(path.stem, {})))
+    return sorted(tasks, key=lambda task: task.seconds, reverse=True)
+
+
+def task_of(path: Path, values: dict[str, str], measured: dict[str, float]) -> Task:
+    """Return a task as it was measured here, or else as its size suggests."""
+    content = json.loads(path.read_text("utf-8"))["cells"]
+    cells = sum(cell["cell_type"] == "code" for cell in content)
+    guess = path.stat().st_size / 1000 * SECONDS_PER_KILOBYTE
+    seconds = measured.get("seconds", guess)
+    return Task(path, values, cells, seconds, measured.get("gigabytes", GIGABYTES))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> float:
+    """Return the free memory in gigabytes, within a container's limit."""
+    free: float = psutil.virtual_memory().available / 1e9
+    limit = Path("/sys/fs/cgroup/memory.max")
+    used = Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):  # "max", or no such file
+        free = min(free, (int(limit.read_text()) - int(used.read_text())) / 1e9)
+    return free
+
+
+def jobs_here(tasks: list[Task], cores: int, gigabytes: float) -> int:
+    """Return how many notebooks at a time cores and memory allow, at least one."""
+    largest = sorted((task.gigabytes for task in tasks), reverse=True)
+    jobs = max(1, min(cores, MOST_JOBS, len(tasks)))
+    while jobs > 1 and sum(largest[:jobs]) > 0.8 * gigabytes:
+        jobs -= 1
+    return jobs
+
+
+def expected_seconds(tasks: list[Task], jobs: int) -> float:
+    """Return how long tasks take in this order, each going to who is free first."""
+    busy_until = [0.0] * jobs
+    for task in tasks:
+        first = busy_until.index(min(busy_until))
+        busy_until[first] += task.seconds
+    return max(busy_until)
+
+
+def run_all(places: Places, tasks: list[Task], jobs: int) -> list[str]:
+    """Execute the tasks; return a sentence for each that failed."""
+    # Threads do, since the work is done by the kernels, which are processes. They share
+    # a working directory, which papermill would change and change back.
+    progress = Progress(tasks)
+    with (
+        contextlib.chdir(places.root),
+        MemoryWatch() as watch,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        futures: list[Future[str]] = [
+            pool.submit(run, places, task, progress, watch) for task in tasks
+        ]
+        try:
+            failures = [future.result() for future in futures]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            watch.end_kernels()
+            sys.exit("Interrupted: what was executed is kept for the next build.")
+    minutes, seconds = divmod(round(progress.elapsed()), 60)
+    print(f"Executed in {minutes}:{seconds:02}, peak {watch.peak:.1f} GB of memory")
+    return [sentence for sentence in failures if sentence]
+
+
+def run(places: Places, task: Task, progress: Progress, watch: MemoryWatch) -> str:
+    """Execute one notebook; return a sentence if it fails."""
+    path = task.notebook
+    out = places.work / "executed" / path.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".stamp").unlink(missing_ok=True)
+    start = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(out),
+            {name: yaml.safe_load(value) for name, value in task.parameters.items()},
+            cwd=str(places.root),
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--log-level=ERROR", watch.mark(path.stem)],
+            on_cell_executed=lambda **_: progress.step(path.stem),
+        )
+    except papermill.PapermillExecutionError as error:
+        reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+        return f"{path.name} failed in cell [{error.exec_count}]: {reason} (see {out})"
+    except RuntimeError as error:  # the kernel died: out of memory, or killed
+        return f"{path.name} failed: {error}"
+    scrub(out)
+    stamp = fingerprint(places, path, task.parameters)
+    out.with_suffix(".stamp").write_text(stamp)
+    seconds = round(time.monotonic() - start, 1)
+    note_measured(places, path.stem, seconds, watch.peaks.get(path.stem, 0.0))
+    return ""
+
+
+class Progress:
+    """One count for all notebooks that run: a line of it every ten seconds."""
+
+    def __init__(self, tasks: list[Task], every: float = 10.0) -> None:
+        self._tasks = {task.notebook.stem: task for task in tasks}
+        self._done = dict.fromkeys(self._tasks, 0)
+        self._every = every
+        self._start = self._printed = time.monotonic()
+        self._lock = threading.Lock()
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return time.monotonic() - self._start
+
+    def step(self, name: str) -> None:
+        """Note that a cell of this notebook was executed."""
+        with self._lock:
+            self._done[name] += 1
+            finished = self._done[name] == self._tasks[name].cells
+            if finished or time.monotonic() - self._printed >= self._every:
+                self._printed = time.monotonic()
+                print(self.line(), flush=True)
+
+    def line(self) -> str:
+        """Return how far all notebooks are, and how long the rest may take."""
+        tasks = self._tasks.values()
+        cells = sum(task.cells for task in tasks)
+        work = sum(task.seconds for task in tasks)
+        done = sum(
+            task.seconds * self._done[name] / max(1, task.cells)
+            for name, task in self._tasks.items()
+        )
+        left = self.elapsed() * (work - done) / done if done else work
+        return (
+            f"{sum(self._done.values())} of {cells} cells, "
+            f"{clock(self.elapsed())} gone, about {clock(left)} to go"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+class MemoryWatch:
+    """Look twice a second how much memory the kernels take, each and together."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, float] = {}
+        self.peak = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        """Begin to look."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Look no longer."""
+        self._stop.set()
+        self._thread.join()
+
+    def mark(self, name: str) -> str:
+        """Return an argument of a kernel that it ignores, to know it by."""
+        return f"--Study.name={name}"
+
+    def end_kernels(self) -> None:
+        """End the kernels that run."""
+        for _, kernel in self._kernels():
+            kernel.kill()
+
+    def _kernels(self) -> Iterator[tuple[str, psutil.Process]]:
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                for argument in child.cmdline():
+                    if argument.startswith("--Study.name="):
+                        yield argument.removeprefix("--Study.name="), child
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.5):
+            together = psutil.Process().memory_info().rss / 1e9
+            for name, kernel in self._kernels():
+                with contextlib.suppress(psutil.Error):
+                    own = kernel.memory_info().rss / 1e9
+                    together += own
+                    self.peaks[name] = max(own, self.peaks.get(name, 0.0))
+            self.peak = max(self.peak, together)
+
+
+def measured_before(places: Places) -> dict[str, dict[str, float]]:
+    """Return seconds and gigabytes of notebooks, as this build last measured them."""
+    measured: dict[str, dict[str, float]] = {}
+    for folder in (places.root / "build", places.work):
+        for path in sorted((folder / "measured").glob("*.json")):
+            measured[path.stem] = json.loads(path.read_text("utf-8"))
+    return measured
+
+
+def note_measured(places: Places, name: str, seconds: float, gigabytes: float) -> None:
+    """Keep what a notebook needed, to plan the next build by."""
+    noted = {"seconds": seconds} | ({"gigabytes": gigabytes} if gigabytes else {})
+    folder = places.work / "measured"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(noted), "utf-8")
+
+
+def scrub(path: Path) -> None:
+    """Drop from an executed notebook what differs between two runs: times, ids."""
+    notebook = json.loads(path.read_text("utf-8"))
+    notebook["metadata"] = {"kernelspec": notebook["metadata"]["kernelspec"]}
+    for i, cell in enumerate(notebook["cells"]):
+        cell["id"] = f"cell-{i:03d}"
+        cell["metadata"] = {"tags": cell["metadata"].get("tags", [])}
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+    path.write_text(text, "utf-8")
+
+
+def fingerprint(places: Places, notebook: Path, parameters: dict[str, str]) -> str:
+    """Return a digest of what the results of a notebook depend on, and of these."""
+    figures = places.figures
+    sidecar = figures / f"{notebook.stem}.json"
+    results = {}
+    if sidecar.exists():
+        results = json.loads(sidecar.read_text("utf-8"))["results"]
+    files = [notebook, places.work / "executed" / notebook.name]
+    files.append(places.root / "figures" / "captions.toml")
+    for id in sorted(results):
+        files += sorted(figures.glob(f"{id}.*"))
+    files += sorted(path for path in LIBRARY.rglob("*.*") if path.suffix != ".pyc")
+    packages = sorted(f"{each.name} {each.version}" for each in distributions())
+    digest = hashlib.sha256(json.dumps([parameters, packages, results]).encode())
+    for path in files:
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

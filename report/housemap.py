@@ -1,0 +1,32 @@
+"""The library's modules in an order to read them in, from their imports."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+
+def modules_in_order(package: Path) -> list[str]:
+    """Return modules such as "aid.sheet", each behind those that it imports."""
+    files = {
+        ".".join(path.relative_to(package).with_suffix("").parts): path
+        for path in sorted([*package.glob("*.py"), *package.glob("aid/*.py")])
+        if not path.stem.startswith("__")
+    }
+    sorter = TopologicalSorter(
+        {name: sorted(imported(path, set(files))) for name, path in files.items()}
+    )
+    return list(sorter.static_order())
+
+
+def imported(path: Path, names: set[str]) -> set[str]:
+    """Return which of these modules a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        module = (isinstance(node, ast.ImportFrom) and node.module) or ""
+        if module == "cliplib":
+            found |= {alias.name for alias in node.names}
+        elif module.startswith("cliplib."):
+            found.add(module.removeprefix("cliplib."))
+    return found & names

@@ -1,0 +1,124 @@
+"""Where a build writes: the committed report in its place, any other below build/."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+EMBEDDED = ("", "mini")
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of one build.
+
+    A build with another model, other images or other parameters happens in
+    ``build/NAME``, which gets a copy of the report's text: figures/ and report/ stay as
+    they are committed.
+    """
+
+    root: Path
+    name: str = ""
+    """Of a build of one's own; empty for the committed report."""
+    banner: str = ""
+    """What is not as in the committed report, in words, for its cover."""
+
+    @property
+    def project(self) -> Path:
+        """The folder whose ``figures`` and ``report`` this build uses."""
+        return self.root / "build" / self.name if self.name else self.root
+
+    @property
+    def figures(self) -> Path:
+        """Where notebooks save their results."""
+        return self.project / "figures"
+
+    @property
+    def work(self) -> Path:
+        """Where executed notebooks and the generated appendix lie."""
+        return self.project / "build"
+
+    @property
+    def web(self) -> Path:
+        """Where web pages go."""
+        suffix = f"-{self.name}" if self.name else ""
+        return self.root / "build" / f"web{suffix}"
+
+    def pdf(self, source: str = "report") -> Path:
+        """Return where a PDF goes, unless the command names another place."""
+        if source == "report" and not self.name:
+            return self.root / "report" / "report.pdf"
+        suffix = f"-{self.name}" if self.name else ""
+        return self.root / "build" / f"{source}{suffix}.pdf"
+
+    def notebooks(self) -> list[Path]:
+        """Return the numbered notebooks, in order."""
+        return sorted((self.root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+    def executed(self) -> list[Path]:
+        """Return where each notebook goes once it is executed."""
+        return [self.work / "executed" / path.name for path in self.notebooks()]
+
+    def epoch(self) -> int:
+        """Return the report's date in seconds, the only date that a build writes."""
+        meta = (self.root / "report" / "meta.toml").read_text("utf-8")
+        day = tomllib.loads(meta)["date"]
+        return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+    def stage(self) -> None:
+        """Copy into ``build/NAME`` what its report reads and no notebook writes.
+
+        ``committed`` holds the committed results, to set beside its own.
+        """
+        if not self.name:
+            return
+        for folder in ("report", "committed", "cliplib"):
+            shutil.rmtree(self.project / folder, ignore_errors=True)
+        unread = shutil.ignore_patterns("*.pdf", "*.safetensors", "__pycache__")
+        copies = {"report": "report", "figures": "committed", "cliplib": "cliplib"}
+        for source, copy in copies.items():
+            if (self.root / source).is_dir():
+                shutil.copytree(self.root / source, self.project / copy, ignore=unread)
+        self.figures.mkdir(exist_ok=True)
+        for name in ("captions.toml", "benchmark.json"):
+            if (self.root / "figures" / name).is_file():
+                shutil.copy(self.root / "figures" / name, self.figures)
+
+
+def places_of(
+    root: Path, model: str, data: str, parameters: dict[str, str], *, commit: bool
+) -> Places:
+    """Return where the build of a model, images and parameters writes.
+
+    Parameters
+    ----------
+    model, data
+        As given by the command or by the environment; empty for none.
+    parameters
+        Of the notebooks, as given by the command.
+    commit
+        Whether results of images go into ``figures``, as maintainers want.
+    """
+    parts = []
+    words = []
+    if model not in EMBEDDED:
+        parts.append(last_part(model))
+        words.append(f"model {last_part(model)}")
+    if data and not commit:
+        parts.append(last_part(data))
+        words.append("images of the hub" if data == "hub" else "images of a folder")
+    for name, value in sorted(parameters.items()):
+        parts.append(f"{name}-{last_part(value)}")
+        words.append(f"{name} = {last_part(value)}")
+    name = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
+    banner = f"Not the committed report, but: {', '.join(words)}." if words else ""
+    return Places(root, name, banner)
+
+
+def last_part(value: str) -> str:
+    """Return the end of a path or of a hub id: no build prints a path."""
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]

@@ -1,0 +1,151 @@
+"""Turn executed notebooks into Typst, and compile the report to PDF or to HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import font_source_sans_pro
+import font_source_serif_pro
+import typst
+from nbconvert.writers.files import FilesWriter
+
+import nbtypst
+from housemap import modules_in_order
+from places import Places
+
+
+@dataclass(frozen=True)
+class Document:
+    """A compiled report: its bytes, and what the text says of itself."""
+
+    data: bytes
+    warnings: list[str] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    """Each with id, says (its condition), held, and the values it rests on."""
+
+
+def export(places: Places, *, everything: bool = False) -> None:
+    """Turn executed notebooks into ``build/appendix/NAME.typ`` and their images.
+
+    Parameters
+    ----------
+    places
+        Of this build.
+    everything
+        Whether also plumbing is printed; the notebooks then are a document of their
+        own, whose headings start at the top.
+    """
+    export_notebooks(places, places.executed(), everything=everything)
+
+
+def export_notebooks(
+    places: Places, notebooks: list[Path], *, everything: bool = False
+) -> None:
+    """Turn these notebooks into Typst; see `export`."""
+    folder = places.work / "appendix"
+    shutil.rmtree(folder, ignore_errors=True)
+    exporter = nbtypst.typst_exporter(everything=everything)
+    writer = FilesWriter(build_directory=str(folder))
+    for path in notebooks:
+        about: dict[str, Any] = {
+            "unique_key": path.stem,
+            "output_files_dir": f"{path.stem}_files",
+            "heading_shift": 0 if everything else 1,
+        }
+        body, resources = exporter.from_filename(str(path), about)
+        writer.write(body, resources, notebook_name=path.stem)
+
+
+def fonts(places: Places) -> Path:
+    """Return a folder with the report's fonts: typst would mix TTF and OTF."""
+    folder = places.work / "fonts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for wheel in (font_source_sans_pro, font_source_serif_pro):
+        for face in Path(wheel.__file__).parent.glob("files/*.ttf"):
+            shutil.copy(face, folder)
+    return folder
+
+
+def compile_document(
+    places: Places,
+    source: str = "report",
+    kind: str = "pdf",
+    *,
+    everything: bool = False,
+) -> Document:
+    """Compile ``report/SOURCE.typ`` in the report's own fonts.
+
+    Parameters
+    ----------
+    places
+        Of this build.
+    source
+        Name of the file in ``report``.
+    kind
+        "pdf", which is archivable, or "html".
+    everything
+        Whether the notebooks' long tables are printed whole.
+    """
+    names = [path.stem for path in places.notebooks()]
+    saved = [name for name in names if (places.figures / f"{name}.json").exists()]
+    inputs = {
+        "notebooks": ",".join(names),
+        "results": ",".join(saved),
+        "kind": kind,
+        "banner": places.banner,
+        "everything": str(everything).lower(),
+        "modules": ",".join(modules_in_order(places.project / "cliplib")),
+    }
+    font_paths = typst.Fonts(
+        include_system_fonts=False, font_paths=[str(fonts(places))]
+    )
+    options: dict[str, Any] = {"format": kind, "timestamp": places.epoch()}
+    if kind == "pdf":
+        options["pdf_standards"] = ["a-2u"]  # a missing glyph is an error
+    compiler = typst.Compiler(
+        str(places.project / "report" / f"{source}.typ"),
+        root=str(places.project),
+        font_paths=font_paths,
+        sys_inputs=inputs,
+    )
+    try:
+        data, warnings = compiler.compile_with_warnings(**options)
+    except typst.TypstError as error:
+        sys.exit(str(getattr(error, "diagnostic", error)).strip())
+    whole = data if isinstance(data, bytes) else b"".join(data or [])
+    if kind != "pdf":
+        return Document(whole)
+    claims = json.loads(compiler.query("<claim>", field="value"))
+    return Document(whole, [warning.message for warning in warnings], claims)
+
+
+def tell_claims(document: Document) -> None:
+    """Print warnings, and which claims of the text do not hold."""
+    for warning in document.warnings:
+        print(f"warning: {warning}")
+    fell = [claim for claim in document.claims if not claim["held"]]
+    if document.claims:
+        held = len(document.claims) - len(fell)
+        print(f"{held} of {len(document.claims)} claims hold")
+    for claim in fell:
+        print(f"  fell: {claim['id']}, which says {claim['says']}")
+
+
+def write_claims(document: Document, path: Path) -> None:
+    """Write all claims with their conditions and values as CSV."""
+    if not document.claims:
+        return
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "held", "condition", "values"])
+    for claim in sorted(document.claims, key=lambda claim: claim["id"]):
+        held = str(claim["held"]).lower()
+        rows.writerow([claim["id"], held, claim["says"], claim.get("values", "")])
+    path.write_bytes(text.getvalue().encode("utf-8"))

@@ -1,0 +1,140 @@
+"""The report, the notebooks and the library's API as pages that load nothing else."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+
+import nbtypst
+import typeset
+from places import Places
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page: its title, its name in the links, and its HTML."""
+
+    title: str
+    name: str
+    body: str
+
+
+def write(places: Places, pdf: Path) -> Path:
+    """Write all pages, and return the address of the first one."""
+    folder = places.web
+    theme = places.root / "report" / "theme"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(typeset.fonts(places), folder / "fonts")
+    shutil.copy(theme / "web.css", folder)
+    shutil.copy(pdf, folder / "report.pdf")
+    pages = {"index": report_page(places)}
+    pages |= claims_page(places) | notebook_pages(places)
+    has_api = write_api(places, folder / "api")
+    links = [(f"{key}.html", page.name) for key, page in pages.items()]
+    links += [("api/cliplib.html", "API")] if has_api else []
+    frame = Template((theme / "web.html").read_text("utf-8"))
+    for key, page in pages.items():
+        body, contents = with_contents(page.body)
+        text = frame.substitute(
+            title=escape(page.title),
+            links=navigation(links, f"{key}.html"),
+            contents=contents,
+            body=body,
+        )
+        (folder / f"{key}.html").write_text(text, "utf-8", newline="\n")
+    return folder / "index.html"
+
+
+def navigation(links: list[tuple[str, str]], current: str) -> str:
+    """Return links to all pages, the current one marked."""
+    marks = {current: ' aria-current="page"'}
+    return "".join(
+        f'<a href="{address}"{marks.get(address, "")}>{escape(name)}</a>'
+        for address, name in links
+    )
+
+
+def report_page(places: Places) -> Page:
+    """Return the report's text, under the title that its cover has."""
+    html = typeset.compile_document(places, "report", "html").data.decode()
+    body = re.split("</?body>", html)[1]
+    meta = tomllib.loads((places.root / "report" / "meta.toml").read_text("utf-8"))
+    return Page(meta["title"], "Report", body)
+
+
+def claims_page(places: Places) -> dict[str, Page]:
+    """Return all claims with their conditions and values, if the report has some."""
+    path = places.figures / "claims.csv"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        claims = list(csv.DictReader(file))
+    items = []
+    for claim in claims:
+        holds = "holds" if claim["held"] == "true" else "does not hold"
+        items.append(
+            f"<h2>{escape(claim['id'])}</h2><p>In this build it {holds}, where</p>"
+            f"<pre>{escape(claim['condition'])}</pre><p>{escape(claim['values'])}</p>"
+        )
+    title = "Claims of the report, and what they rest on"
+    body = f"<h1>{title}</h1>{''.join(items)}"
+    return {"claims": Page(title, "Claims", body)}
+
+
+def notebook_pages(places: Places) -> dict[str, Page]:
+    """Return the executed notebooks, each with its first heading as its title."""
+    exporter = HTMLExporter(
+        template_name="basic", preprocessors=[nbtypst.PrintableOutputs]
+    )
+    exporter.register_filter("markdown2html", nbtypst.markdown)
+    pages = {}
+    for path in places.executed():
+        body, _ = exporter.from_filename(str(path))
+        title = re.findall("<h1[^>]*>([^<]+)", body)[0].strip()
+        number, *_ = path.stem.split("_")
+        body = body.replace('.ipynb"', '.html"')
+        pages[path.stem] = Page(title, f"{number} {title}", body)
+    return pages
+
+
+def with_contents(body: str) -> tuple[str, str]:
+    """Return a page whose headings can be linked to, and a list of these links.
+
+    The list is empty where the page brings its own, as the report does.
+    """
+    soup = BeautifulSoup(body, "html.parser")
+    if soup.find(class_="contents"):
+        return body, ""
+    items = []
+    for number, heading in enumerate(soup(["h2", "h3"]), 1):
+        heading["id"] = heading.get("id") or f"section-{number}"
+        text = escape(heading.get_text(" ", strip=True).removesuffix("¶"))
+        items.append(
+            f'<li class="{heading.name}"><a href="#{heading["id"]}">{text}</a></li>'
+        )
+    if not items:
+        return body, ""
+    listed = f"<details open><summary>Contents</summary><ul>{''.join(items)}</ul>"
+    return str(soup), f'<nav class="contents">{listed}</details></nav>'
+
+
+def write_api(places: Places, folder: Path) -> bool:
+    """Write the library's API by pdoc, if there is a library; return whether."""
+    if not (places.root / "cliplib").is_dir():
+        return False
+    command: list[Any] = [sys.executable, "-m", "pdoc", "cliplib"]
+    command += ["--docformat", "numpy", "--output-directory", folder]
+    subprocess.run(command, check=True, cwd=places.root, stderr=subprocess.DEVNULL)
+    return True
