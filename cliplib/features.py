@@ -101,8 +101,8 @@ class FeatureTable:
         torn = self.ids[self.folds != self.folds[first[group]]]
         if torn.size:
             raise ValueError(
-                f"The group of {str(torn[0])!r} lies in several folds: give all its images "
-                "the same fold, or 0."
+                f"The group of {str(torn[0])!r} lies in several folds: give all its "
+                "images the same fold, or 0."
             )
 
     @classmethod
@@ -318,7 +318,8 @@ def _label_indices(
         return names, given.astype(np.int64)
     if unknown := set(given.astype(np.str_)) - set(names):
         raise ValueError(
-            f"The class {str(min(unknown))!r} is not among the classes {', '.join(names)}."
+            f"The class {str(min(unknown))!r} is not among the classes "
+            f"{', '.join(names)}."
         )
     indices = np.array([names.index(str(label)) for label in given], np.int64)
     return names, indices
