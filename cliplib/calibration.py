@@ -1,9 +1,8 @@
-"""What the probabilities of a classifier are worth: temperature, reliability, abstention."""
+"""What a classifier's probabilities are worth: temperature, reliability, abstention."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,61 +10,120 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from cliplib.evaluation import EDGES
+from cliplib.evaluation import EDGES, confidence_bins
 from cliplib.intervals import ratio_intervals
 from cliplib.splits import class_indices
 
+log = logging.getLogger(__name__)
+
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
-    """Return the temperature, 0.01 to 100, of least log loss for logits (n, k).
+    """Find the temperature of least log loss.
 
-    Logarithms of probabilities will do (Guo et al. 2017, section 4.2). If every row is right, the
-    loss falls towards a certainty that the rows cannot vouch for: it stays at 1.
+    Parameters
+    ----------
+    logits
+        Logits, or logarithms of probabilities, (n, k).
+    y
+        Labels (n,), column numbers of `logits`.
+
+    Returns
+    -------
+    float
+        What to divide logits by, 0.01 to 100 (Guo et al. 2017, section 4.2). If every
+        row is right, the loss falls towards a certainty that the rows cannot vouch for:
+        it stays at 1.
     """
     labels = class_indices(y)
-    z = np.maximum(np.asarray(logits, float), -700)  # log 0 stays finite
-    if (z.argmax(axis=1) == labels).all():
-        logging.getLogger(__name__).warning(
-            "All validation rows are right: nothing to calibrate."
-        )
+    finite = np.maximum(np.asarray(logits, float), -700)  # log 0 is not
+    if (finite.argmax(axis=1) == labels).all():
+        log.debug("All validation rows are right: the temperature stays at 1.")
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
-        log_proba = log_softmax(z / np.exp(log_temperature), axis=1)
-        return -float(log_proba[np.arange(len(z)), labels].mean())
+        log_proba = log_softmax(finite / np.exp(log_temperature), axis=1)
+        return -float(log_proba[np.arange(len(labels)), labels].mean())
 
     bounds = (np.log(0.01), np.log(100))
-    return float(
-        np.exp(minimize_scalar(log_loss, bounds=bounds, options={"xatol": 1e-6}).x)
-    )
+    best = minimize_scalar(log_loss, bounds=bounds, options={"xatol": 1e-6})
+    return float(np.exp(best.x))
 
 
-def reliability(y: ArrayLike, proba: ArrayLike, **options: Any) -> pd.DataFrame:
-    """Compare accuracy with confidence, the highest probability, bin by bin (Guo et al. 2017)."""
-    p = np.asarray(proba, float)
-    right = p.argmax(axis=1) == class_indices(y)
-    sure = np.minimum(p.max(axis=1), 1)[:, None]
-    inside = (EDGES[:-1] < sure) & (sure <= EDGES[1:])
-    found = ratio_intervals(inside & right[:, None], inside, **options)
-    found.columns = ["accuracy", "accuracy_low", "accuracy_high"]
-    found = found.assign(
-        bin_low=EDGES[:-1], bin_high=EDGES[1:], count=inside.sum(axis=0)
+def reliability(
+    y: ArrayLike,
+    proba: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare accuracy with confidence, the highest probability (Guo et al. 2017).
+
+    Parameters
+    ----------
+    y
+        Labels (n,), column numbers of `proba`.
+    proba
+        Probabilities (n, k).
+    groups, n_boot, seed
+        As in `evaluate`.
+
+    Returns
+    -------
+    pd.DataFrame
+        accuracy, accuracy_low, accuracy_high, bin_low, bin_high, count and mean
+        confidence of each bin (bin_low, bin_high]; NaN where it is empty.
+    """
+    probabilities = np.asarray(proba, float)
+    right = probabilities.argmax(axis=1) == class_indices(y)
+    confidence = np.minimum(probabilities.max(axis=1), 1)[:, None]
+    inside = confidence_bins(confidence)
+    accuracy = ratio_intervals(
+        inside & right[:, None], inside, groups=groups, n_boot=n_boot, seed=seed
     )
-    return found.assign(confidence=(inside * sure).sum(axis=0) / found["count"])
+    count = inside.sum(axis=0)
+    total_confidence = (inside * confidence).sum(axis=0)
+    return pd.DataFrame(
+        {
+            "accuracy": accuracy["value"],
+            "accuracy_low": accuracy["low"],
+            "accuracy_high": accuracy["high"],
+            "bin_low": EDGES[:-1],
+            "bin_high": EDGES[1:],
+            "count": count,
+            "confidence": total_confidence / np.where(count, count, np.nan),
+        }
+    )
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
-    """Measure what abstaining on the least confident rows buys (El-Yaniv and Wiener 2010).
+    """Measure what abstaining on the least confident rows buys.
 
-    Returns for each confidence, highest first: threshold, coverage (share of rows at
-    least so confident) and risk (share of errors among them).
+    Parameters
+    ----------
+    right
+        Whether each row (n,) is predicted rightly, as truth values or 0 and 1.
+    confidence
+        Confidences (n,).
+
+    Returns
+    -------
+    pd.DataFrame
+        For each confidence, highest first: threshold, coverage (share of rows at least
+        so confident) and risk (share of errors among them; El-Yaniv and Wiener 2010).
     """
-    sure = -np.asarray(confidence)
-    values, block, sizes = np.unique(sure, return_inverse=True, return_counts=True)
-    answered = np.cumsum(sizes)
-    risk = (
-        np.cumsum(np.bincount(block, weights=1 - np.asarray(right, float))) / answered
+    rows = pd.DataFrame(
+        {
+            "threshold": np.asarray(confidence),
+            "error": 1 - np.asarray(right, float),
+        }
     )
+    equals = rows.groupby("threshold")["error"]  # equal ones are answered together
+    by_threshold = equals.agg(["size", "sum"]).sort_index(ascending=False).cumsum()
     return pd.DataFrame(
-        {"threshold": -values, "coverage": answered / answered[-1], "risk": risk}
+        {
+            "threshold": by_threshold.index,
+            "coverage": by_threshold["size"].to_numpy() / len(rows),
+            "risk": (by_threshold["sum"] / by_threshold["size"]).to_numpy(),
+        }
     )

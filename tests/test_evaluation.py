@@ -1,29 +1,35 @@
-"""Evaluation: its numbers are scikit-learn's, its intervals know groups, its input is checked."""
+"""Evaluation: scikit-learn's numbers, honest intervals, checked input."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from scipy.special import ndtr
+from scipy.stats import t as student
 from sklearn import metrics
 
 from cliplib.evaluation import evaluate
+from cliplib.intervals import newcombe
+
+pytestmark = pytest.mark.filterwarnings("ignore:There are only")
 
 
 @pytest.fixture(params=[2, 5])
 def sample(request):
-    """Labels and probabilities of 300 rows, right for about two thirds."""
+    """Labels, probabilities and classes of 300 rows, right for about two thirds."""
     k, rng = request.param, np.random.default_rng(request.param)
     y = rng.integers(0, k, 300)
-    proba = rng.dirichlet(np.full(k, 0.5), 300) + 0.8 * np.eye(k)[y] * rng.random(
-        (300, 1)
-    )
-    return y, proba / proba.sum(axis=1, keepdims=True)
+    hint = 0.8 * np.eye(k)[y] * rng.random((300, 1))
+    proba = rng.dirichlet(np.full(k, 0.5), 300) + hint
+    return y, proba / proba.sum(axis=1, keepdims=True), list("abcde")[:k]
 
 
 def test_metrics_are_those_of_scikit_learn(sample):
-    y, proba = sample
+    y, proba, classes = sample
     said, k = proba.argmax(axis=1), proba.shape[1]
-    found = evaluate(y, proba, n_boot=100)
+    found = evaluate(y, proba, classes, n_boot=100)
     score = proba[:, 1] if k == 2 else proba
     expected = {
         "accuracy": metrics.accuracy_score(y, said),
@@ -44,7 +50,7 @@ def test_metrics_are_those_of_scikit_learn(sample):
 
 
 def test_the_calibration_error_is_that_of_its_definition(sample):
-    y, proba = sample
+    y, proba, classes = sample
     confidence, right = proba.max(axis=1), proba.argmax(axis=1) == y
     error = 0.0
     for low in np.arange(15) / 15:
@@ -53,16 +59,17 @@ def test_the_calibration_error_is_that_of_its_definition(sample):
             error += inside.mean() * abs(
                 confidence[inside].mean() - right[inside].mean()
             )
-    row = evaluate(y, proba, n_boot=200).metrics.loc["ece"]
+    row = evaluate(y, proba, classes, n_boot=200).metrics.loc["ece"]
     assert row.value == pytest.approx(error)
-    assert row.low <= row.value <= row.high
+    assert row.low < row.value < row.high
 
 
 def test_intervals_hold_their_value_and_are_wider_for_groups(sample):
-    y, proba = sample
+    y, proba, classes = sample
     rows = np.repeat(np.arange(len(y)), 4)
-    single = evaluate(y[rows], proba[rows], n_boot=300).metrics
-    grouped = evaluate(y[rows], proba[rows], groups=rows, n_boot=300).metrics
+    y, proba = y[rows], proba[rows]
+    single = evaluate(y, proba, classes, n_boot=300).metrics
+    grouped = evaluate(y, proba, classes, groups=rows, n_boot=300).metrics
     assert (grouped.low <= grouped.value).all()
     assert (grouped.value <= grouped.high).all()
     width = (grouped.high - grouped.low) / (single.high - single.low)
@@ -71,18 +78,18 @@ def test_intervals_hold_their_value_and_are_wider_for_groups(sample):
 
 def test_the_interval_of_the_accuracy_covers_the_truth():
     rng, covered = np.random.default_rng(0), 0
-    for _ in range(200):
+    for _ in range(100):
         y = rng.integers(0, 2, 120)
         said = np.where(rng.random(120) < 0.85, y, 1 - y)
-        row = evaluate(y, said, n_boot=300).metrics.loc["accuracy"]
+        row = evaluate(y, said, n_boot=200).metrics.loc["accuracy"]
         covered += row.low <= 0.85 <= row.high
-    assert 0.9 <= covered / 200 <= 0.99
+    assert 0.9 <= covered / 100 <= 0.99
 
 
 def test_repeats_are_averaged_and_do_not_narrow_the_interval(sample):
-    y, proba = sample
-    one = evaluate(y, proba, n_boot=300)
-    five = evaluate(y, np.stack([proba] * 5), n_boot=300)
+    y, proba, classes = sample
+    one = evaluate(y, proba, classes, n_boot=300)
+    five = evaluate(y, np.stack([proba] * 5), classes, n_boot=300)
     np.testing.assert_allclose(one.metrics, five.metrics)
     assert five.n_repeats == 5
     assert (five.confusion == 5 * one.confusion).all()
@@ -112,13 +119,26 @@ def test_an_undefined_number_is_nan(sample):
         ([0, 1], [[0.5, 0.5]] * 3, "need 3 labels"),
         ([0, 1], [[2.0, -1.0]] * 2, "sum to 1"),
         ([0, 1], [[50.0, 50.0]] * 2, "sum to 1"),
-        ([0, 1, 2], [0, 1, -1], "Give classes"),
+        ([0, 1, 1], [0, 1, -1], "Predicted labels must be from 0 to 1"),
+        ([0, 1, 1], [0, 1, 2], "Predicted labels must be from 0 to 1"),
         (["a", "b"], [[0.5, 0.5]] * 2, "not their names"),
+        ([0, 1], [[0.4, 0.3, 0.3]] * 2, "3 columns, but classes are"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(y, predicted, named):
     with pytest.raises(ValueError, match=named):
-        evaluate(y, predicted)
+        evaluate(y, predicted, ["a", "b"])
+
+
+def test_columns_of_probabilities_are_never_guessed():
+    # A classifier trained without class 1 has columns of classes 0 and 2.
+    y = np.array([0, 1, 2] * 20)
+    columns_0_and_2 = np.eye(2)[(y == 2).astype(int)]
+    with pytest.raises(ValueError, match="Probabilities need classes"):
+        evaluate(y[y < 2], columns_0_and_2[y < 2])
+    with pytest.raises(ValueError, match="2 columns, but classes are"):
+        evaluate(y, columns_0_and_2, ["a", "b", "c"])
+    assert evaluate(y, y, n_boot=50).accuracy == 1  # labels say which class they mean
 
 
 def test_it_shows_itself(sample):
@@ -127,13 +147,85 @@ def test_it_shows_itself(sample):
     assert "accuracy" in text
 
 
-def test_means_over_classes_are_as_sure_as_the_smallest_class():
+def test_a_perfect_area_under_the_curve_is_no_certainty():
+    y = np.repeat([0, 1], 8)
+    proba = np.column_stack([1 - 0.8 * y, 0.8 * y + 0.0])
+    row = evaluate(y, proba, ["a", "b"], n_boot=100).metrics.loc["auroc"]
+    assert row.value == 1 and row.high == 1
+    assert row.low == pytest.approx(newcombe(1.0, 8, 8)[0])
+    assert row.low < 0.8
+
+
+@pytest.mark.parametrize("size", [10, 20])
+def test_areas_near_the_edge_are_covered(size):
+    rng = np.random.default_rng(size)
+    truth, shift = 0.983, 3.0  # two normal distributions, three deviations apart
+    y = np.repeat([0, 1], size)
+    covered = 0
+    for _ in range(60):
+        positive = ndtr(rng.normal(size=2 * size) + shift * (y - 0.5))
+        proba = np.column_stack([1 - positive, positive])
+        row = evaluate(y, proba, ["a", "b"], n_boot=100).metrics.loc["auroc"]
+        covered += row.low <= truth <= row.high
+    assert covered / 60 > 0.9  # by percentiles 57 and 77 %
+
+
+def test_means_over_classes_know_the_classes_without_errors():
     y = np.repeat([0, 1], [4, 60])
     found = evaluate(y, y, ["rare", "usual", "absent"], n_boot=100)
+    below = [1 - 0.025 ** (1 / 4), 1 - 0.025 ** (1 / 60)]
+    low = 1 - np.hypot(*below) / 2
     for name in ("balanced_accuracy", "macro_f1"):
-        assert found.metrics.loc[name].tolist() == pytest.approx(
-            [1, 0.025 ** (1 / 4), 1], nan_ok=True
-        )
+        assert found.metrics.loc[name].tolist() == pytest.approx([1, low, 1])
     rows = found.per_class[["f1", "f1_low", "f1_high"]].to_numpy()
     assert rows[0].tolist() == pytest.approx([1, 0.025 ** (1 / 4), 1])
     assert rows[1].tolist() == pytest.approx([1, 0.025 ** (1 / 60), 1])
+
+
+def test_a_mean_over_classes_is_covered_where_one_is_rare():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [4, 60, 100])
+    covered = 0
+    for _ in range(80):
+        said = np.where(rng.random(164) < 0.9, y, (y + 1) % 3)
+        row = evaluate(y, said, n_boot=100).metrics.loc["balanced_accuracy"]
+        covered += row.low <= 0.9 <= row.high
+    assert covered / 80 > 0.9
+
+
+def test_few_groups_are_warned_of_and_widen_every_interval():
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    positive = ndtr(rng.normal(size=200) + y - 0.5)
+    proba = np.column_stack([1 - positive, positive])
+    groups = np.arange(200) // 40
+    with pytest.warns(UserWarning, match="only 5 groups"):
+        row = evaluate(y, proba, ["a", "b"], groups=groups, n_boot=5000).metrics
+    of_groups = -np.log(proba[np.arange(200), y]).reshape(5, 40).mean(axis=1)
+    half = student.ppf(0.975, 4) * of_groups.std(ddof=1) / np.sqrt(5)
+    width = row.high - row.low
+    assert width["log_loss"] == pytest.approx(2 * half, rel=0.1)
+
+
+def test_seeds_matter(sample):
+    y, proba, classes = sample
+    one, same, other = (
+        evaluate(y, proba, classes, n_boot=100, seed=seed).metrics for seed in (0, 0, 1)
+    )
+    assert one.equals(same)
+    assert one.value.equals(other.value)
+    assert (one.high != other.high).all()
+
+
+def test_numbers_are_plain_and_have_their_keys(sample):
+    y, proba, classes = sample
+    numbers = evaluate(y, proba, classes, n_boot=50).numbers()
+    assert json.loads(json.dumps(numbers)) == numbers
+    assert list(numbers) == [
+        *("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "brier"),
+        *("ece", "per_class", "classes", "confusion", "n", "n_groups", "n_repeats"),
+    ]
+    assert numbers["classes"] == classes
+    of_class = ["support", "sensitivity", "specificity", "precision", "f1", "auroc"]
+    assert list(numbers["per_class"]["a"]) == of_class
+    assert list(numbers["per_class"]["a"]["f1"]) == ["value", "low", "high"]
