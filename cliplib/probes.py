@@ -584,10 +584,11 @@ class _Network:
 
 def _log_loss(codes: Ints, logits: ArrayLike, class_weights: Features) -> float:
     """Return the mean log loss (nats) of logits (n, k), weighted by class."""
+    proba = softmax(np.asarray(logits, np.float64), axis=1)  # float32 would be clipped
     return float(
         log_loss(
             codes,
-            softmax(logits, axis=1),
+            proba,
             sample_weight=class_weights[codes],
             labels=range(len(class_weights)),
         )
