@@ -1,4 +1,4 @@
-"""Results are saved under an id, shown with their captions, and never overwrite by accident."""
+"""Results are saved by id, shown with captions, and never overwrite by accident."""
 
 from __future__ import annotations
 
@@ -304,9 +304,14 @@ def test_a_result_without_words_is_refused(folder: Path, study: figures.Study) -
 
 
 def test_in_a_notebook_log_lines_are_plain_and_come_once(folder: Path) -> None:
-    code = "import os, logging; os.environ.pop('CLIPLIB_FIGURES'); from cliplib import figures\n"
-    code += "for _ in range(2): figures.Study('01_test')\n"
-    code += "logging.getLogger('cliplib.data').info('found'); logging.getLogger('x').info('noise')"
+    code = """
+import os, logging
+os.environ.pop('CLIPLIB_FIGURES')
+from cliplib import figures
+for _ in range(2): figures.Study('01_test')
+logging.getLogger('cliplib.data').info('found')
+logging.getLogger('x').info('noise')
+"""
     command = [sys.executable, "-m", "IPython", "--no-banner", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines().count("found") == 1 and "noise" not in done.stdout
