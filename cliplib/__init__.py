@@ -1,26 +1,10 @@
-"""Frozen CLIP features, light classifiers on top, and an evaluation that a sceptic believes."""
+"""Frozen CLIP features, light classifiers on top, and an evaluation for sceptics."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from cliplib.aid.decision_aid import DecisionAid
-    from cliplib.audit import Audit, audit_dataset, find_near_duplicates
-    from cliplib.cache import FeatureCache
-    from cliplib.data import DATASETS, dataset_spec, load_dataset
-    from cliplib.encoder import ClipEncoder
-    from cliplib.evaluation import Evaluation, evaluate
-    from cliplib.extract import load_features
-    from cliplib.features import FeatureTable
-    from cliplib.images import load_image
-    from cliplib.intervals import compare, compare_all, ratio_intervals
-    from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
-    from cliplib.retrieval import search
-    from cliplib.splits import out_of_fold_proba
-    from cliplib.zeroshot import zero_shot, zero_shot_weights
-
-__version__ = "0.2.0"
-
+# Where each public name lives. Modules are imported when a name is asked for: torch
+# alone takes seconds. Type checkers need the same list as imports, below.
 _HOME = {
     "DATASETS": "data",
     "Audit": "audit",
@@ -32,6 +16,7 @@ _HOME = {
     "KernelProbe": "probes",
     "LinearProbe": "probes",
     "MLPProbe": "probes",
+    "VisionEncoder": "others",
     "audit_dataset": "audit",
     "compare": "intervals",
     "compare_all": "intervals",
@@ -48,36 +33,39 @@ _HOME = {
     "zero_shot_weights": "zeroshot",
 }
 
-__all__ = [
-    "DATASETS",
-    "Audit",
-    "ClipEncoder",
-    "DecisionAid",
-    "Evaluation",
-    "FeatureCache",
-    "FeatureTable",
-    "KernelProbe",
-    "LinearProbe",
-    "MLPProbe",
-    "audit_dataset",
-    "compare",
-    "compare_all",
-    "dataset_spec",
-    "evaluate",
-    "find_near_duplicates",
-    "load_dataset",
-    "load_features",
-    "load_image",
-    "out_of_fold_proba",
-    "ratio_intervals",
-    "search",
-    "zero_shot",
-    "zero_shot_weights",
-]
+__version__ = "0.2.0"
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from cliplib.aid.decision_aid import DecisionAid as DecisionAid
+    from cliplib.audit import Audit as Audit
+    from cliplib.audit import audit_dataset as audit_dataset
+    from cliplib.audit import find_near_duplicates as find_near_duplicates
+    from cliplib.cache import FeatureCache as FeatureCache
+    from cliplib.data import DATASETS as DATASETS
+    from cliplib.data import dataset_spec as dataset_spec
+    from cliplib.data import load_dataset as load_dataset
+    from cliplib.encoder import ClipEncoder as ClipEncoder
+    from cliplib.evaluation import Evaluation as Evaluation
+    from cliplib.evaluation import evaluate as evaluate
+    from cliplib.extract import load_features as load_features
+    from cliplib.features import FeatureTable as FeatureTable
+    from cliplib.images import load_image as load_image
+    from cliplib.intervals import compare as compare
+    from cliplib.intervals import compare_all as compare_all
+    from cliplib.intervals import ratio_intervals as ratio_intervals
+    from cliplib.others import VisionEncoder as VisionEncoder
+    from cliplib.probes import KernelProbe as KernelProbe
+    from cliplib.probes import LinearProbe as LinearProbe
+    from cliplib.probes import MLPProbe as MLPProbe
+    from cliplib.retrieval import search as search
+    from cliplib.splits import out_of_fold_proba as out_of_fold_proba
+    from cliplib.zeroshot import zero_shot as zero_shot
+    from cliplib.zeroshot import zero_shot_weights as zero_shot_weights
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: torch alone takes seconds."""
+    """Import the module of a public name, and keep the name."""
     if name not in _HOME:
         raise AttributeError(f"module 'cliplib' has no attribute {name!r}")
     value = getattr(import_module(f"cliplib.{_HOME[name]}"), name)
@@ -87,4 +75,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List what is offered, imported or not."""
-    return sorted(__all__)
+    return __all__

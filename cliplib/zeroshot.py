@@ -13,35 +13,70 @@ from cliplib.data import DatasetSpec
 from cliplib.encoder import ClipEncoder
 from cliplib.features import FeatureTable
 
+TEMPLATES = ("a photo of {}.",)
+
 
 def zero_shot_weights(
     encoder: ClipEncoder,
     phrases: Sequence[str | Sequence[str]],
-    templates: Sequence[str] = ("a photo of {}.",),
+    templates: Sequence[str] = TEMPLATES,
 ) -> Features:
-    """Return the classifier that prompts describe: a direction for each class, (k, d), unit length.
+    """Return the classifier that prompts describe, a direction for each class.
 
-    It is the normalised mean of the class's normalised prompts (Radford et al., ICML 2021, section
-    3.1.4): each of its phrases, one or several, in the place ``{}`` of each template.
+    It is the normalised mean of the class's normalised prompts (Radford et al., ICML
+    2021, section 3.1.4): each of its phrases in the place ``{}`` of each template.
+
+    Parameters
+    ----------
+    encoder
+        Whose text tower reads the prompts.
+    phrases
+        For each of k classes its name, or several ways to say it.
+    templates
+        Texts with a ``{}`` each.
+
+    Returns
+    -------
+    (k, p) float32, of unit length.
+
+    Raises
+    ------
+    ValueError
+        If a class has no phrase, or a template no ``{}``.
     """
-    if isinstance(phrases, str) or not all("{}" in template for template in templates):
-        raise ValueError(
-            "Give a list of phrases, and of templates a list of texts with a {} each."
-        )
+    if isinstance(phrases, str) or not all(phrases):
+        raise ValueError("Give a list of phrases, one at least for each class.")
+    if isinstance(templates, str) or not all("{}" in text for text in templates):
+        raise ValueError("templates must be a list of texts with a {} each.")
     weights = []
-    for ways in phrases:
-        ways = [ways] if isinstance(ways, str) else ways
+    for wordings in phrases:
+        wordings = [wordings] if isinstance(wordings, str) else wordings
         prompts = [
-            template.replace("{}", phrase) for phrase in ways for template in templates
+            template.replace("{}", wording)
+            for wording in wordings
+            for template in templates
         ]
         weights.append(normalize(encoder.texts(prompts)).mean(axis=0))
     return np.asarray(normalize(weights))
 
 
 def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> Floats:
-    """Return probabilities (n, k) of the k classes of a data set for the images of any table."""
+    """Classify the images of a table by the words of a data set, which may be another.
+
+    Parameters
+    ----------
+    encoder
+        The one that made the table.
+    table
+        In a readout that holds the pooled features.
+    spec
+        Its k classes, their phrases and templates.
+
+    Returns
+    -------
+    (n, k) float64: probabilities.
+    """
     weights = zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
     images = encoder.project(table.with_readout("pooled").features)
-    return np.asarray(
-        softmax(encoder.logit_scale * (images @ weights.T).astype(float), axis=1)
-    )
+    logits = encoder.logit_scale * (images @ weights.T).astype(float)
+    return np.asarray(softmax(logits, axis=1))

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny CLIP with random weights, a folder of synthetic images, settings."""
+"""What the tests share: a tiny CLIP, a folder of synthetic images, settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # before anything imports huggingface_hub, which reads it once
-)
+# Before anything imports huggingface_hub, which reads it once.
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -34,7 +33,7 @@ WORDS = [
 
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start every test without settings, and let it write into its own temporary folder."""
+    """Start every test without settings, and let it write into its own folder."""
     for name in ("CLIPLIB_DATA", "CLIPLIB_MODEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLIPLIB_CACHE", str(tmp_path / "cache"))

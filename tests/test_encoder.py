@@ -1,9 +1,11 @@
-"""The encoder: its features are transformers' own, in every readout; checkpoints are checked."""
+"""The encoder: its features are those of transformers, in every readout."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import pickle
 import shutil
 
 import numpy as np
@@ -41,9 +43,12 @@ def reference(checkpoint, photos):
     return model, inputs, out, states
 
 
-def test_pixels_are_those_of_transformers(tiny, photos, reference):
-    found = np.stack([tiny.preprocess(photo) for photo in photos])
-    np.testing.assert_allclose(found, reference[1]["pixel_values"], atol=1e-6)
+def test_pixels_are_those_of_transformers_bit_for_bit(tiny, mini, photos):
+    for encoder in (tiny, mini):
+        theirs = np.stack(encoder.processor(photos)["pixel_values"])
+        ours = np.stack([encoder.preprocess(photo) for photo in photos])
+        assert ours.dtype == theirs.dtype == np.float32
+        assert (ours == theirs).all()
 
 
 def test_features_are_those_of_transformers(tiny, photos, reference):
@@ -102,6 +107,77 @@ def test_two_encoders_never_share_cached_features(checkpoint, photos, tmp_path):
     assert not np.allclose(a, c)
 
 
+def change_config(tower, name, value):
+    def change(encoder):
+        setattr(getattr(encoder.model.config, tower), name, value)
+
+    return change
+
+
+def change_processor(name, value):
+    def change(encoder):
+        setattr(encoder.processor, name, value)
+
+    return change
+
+
+def change_a_weight(encoder):
+    encoder.model.vision_model.post_layernorm.bias[3] += 0.5
+
+
+INGREDIENTS = {
+    "weight": change_a_weight,
+    "dtype": lambda encoder: setattr(encoder, "dtype", "bfloat16"),
+    "mean": change_processor("image_mean", [0.5, 0.5, 0.5]),
+    "std": change_processor("image_std", [0.5, 0.5, 0.5]),
+    "resample": change_processor("resample", 2),
+    "size": change_processor("size", {"shortest_edge": 40}),
+    "resize": change_processor("do_resize", False),
+    "crop size": change_processor("crop_size", {"height": 40, "width": 40}),
+    "crop": change_processor("do_center_crop", False),
+    "rescale": change_processor("do_rescale", False),
+    "scale": change_processor("rescale_factor", 1 / 128),
+    "normalize": change_processor("do_normalize", False),
+    "convert": change_processor("do_convert_rgb", False),
+    "pad": change_processor("do_pad", True),
+    "pad size": change_processor("pad_size", {"height": 40, "width": 40}),
+    "activation": change_config("vision_config", "hidden_act", "gelu"),
+    "epsilon": change_config("vision_config", "layer_norm_eps", 1e-3),
+    "heads": change_config("vision_config", "num_attention_heads", 2),
+    "image size": change_config("vision_config", "image_size", 40),
+    "patch size": change_config("vision_config", "patch_size", 4),
+    "text activation": change_config("text_config", "hidden_act", "gelu"),
+    "text epsilon": change_config("text_config", "layer_norm_eps", 1e-3),
+    "text heads": change_config("text_config", "num_attention_heads", 2),
+    "text end": change_config("text_config", "eos_token_id", 7),
+}
+
+
+def test_every_ingredient_changes_the_fingerprint(checkpoint):
+    fresh = ClipEncoder(checkpoint, cache=False)
+    fingerprints = {"": copy.deepcopy(fresh).fingerprint}
+    for name, change in INGREDIENTS.items():
+        encoder = copy.deepcopy(fresh)
+        change(encoder)
+        fingerprints[name] = encoder.fingerprint
+    assert len(set(fingerprints.values())) == len(fingerprints)
+
+
+def test_the_embedded_model_is_the_one_that_made_the_committed_features(mini):
+    assert mini.fingerprint == "af90344f40a74abf93ac3fb66c65e06e"
+    assert mini.image_function.name == f"deep:{mini.fingerprint}"
+    fast = ClipEncoder("mini", cache=False, image_size=160, dtype="bfloat16")
+    assert fast.fingerprint == "80ac8223b414d2ee1fc925b1502bef93"
+
+
+def test_devices_do_not_share_cached_features(tiny):
+    function = tiny.image_function
+    elsewhere = copy.copy(tiny)
+    elsewhere.device = "cuda:0"
+    assert function.key("0") == f"deep:{tiny.fingerprint}:0"
+    assert elsewhere.image_function.key("0") != function.key("0")
+
+
 def test_a_fingerprint_depends_on_weights_not_on_the_place(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "copy")
     names = ("copy", checkpoint)
@@ -143,6 +219,53 @@ def test_bfloat16_moves_features_a_little_and_is_part_of_the_fingerprint(
     change = np.abs(found - exact).mean() / np.abs(exact).mean()
     assert found.dtype == np.float32 and 0 < change < 0.02
     assert fast.fingerprint != tiny.fingerprint
+
+
+def test_precisions_are_accepted_by_torch_s_own_names(checkpoint):
+    encoder = ClipEncoder(checkpoint, cache=False, dtype=torch.bfloat16)
+    assert encoder.dtype == "bfloat16"
+    assert ClipEncoder(checkpoint, cache=False, dtype=torch.float32).dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "float16", torch.float16, torch.float64])
+def test_another_precision_is_refused_at_once(checkpoint, dtype):
+    with pytest.raises(ValueError, match="must be 'float32' or 'bfloat16'"):
+        ClipEncoder(checkpoint, cache=False, dtype=dtype)
+
+
+def test_a_device_that_is_not_there_is_refused_at_once(checkpoint):
+    for device in ("gpu", "cuda:77"):
+        with pytest.raises(ValueError, match=f"device='{device}' cannot be used here"):
+            ClipEncoder(checkpoint, cache=False, device=device)
+
+
+def test_images_smaller_than_a_patch_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="less than a patch.*give 8 pixels or more"):
+        ClipEncoder(checkpoint, cache=False, image_size=4)
+
+
+def test_a_cached_encoder_can_be_copied_and_sent_to_another_process(
+    checkpoint, photos, tmp_path
+):
+    cache = FeatureCache(tmp_path / "features.sqlite")
+    encoder = ClipEncoder(checkpoint, cache=cache)
+    expected = encoder.images(photos, readout="deep")
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert other.cache.path == cache.path
+        assert other.model is not encoder.model
+        assert (other.images(photos, readout="deep") == expected).all()
+        assert other.fingerprint == encoder.fingerprint
+
+
+def test_arrays_of_paths_and_of_images_are_taken(tiny, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    expected = tiny.images(paths)
+    assert (tiny.images(np.array(paths)) == expected).all()
+    assert (tiny.images(pixels) == expected).all()
+    assert (tiny.images(pixels[0]) == expected[:1]).all()
 
 
 def test_projected_features_have_unit_length(tiny, photos):
@@ -252,5 +375,15 @@ def test_an_encoder_that_squashes_does_so_at_another_size(mini, photos):
     assert smaller.fingerprint == squashed.fingerprint != mini.fingerprint
 
 
-def test_one_text_is_a_text(tiny):
+def test_one_text_is_a_text_and_none_is_none(tiny):
     assert (tiny.texts("red") == tiny.texts(["red"])).all()
+    none = tiny.texts([])
+    assert none.shape == (0, 24) and none.dtype == np.float32
+    assert tiny.images([], readout="projected").shape == (0, 24)
+
+
+def test_many_texts_come_in_their_order(tiny):
+    texts = [" ".join(["red", "disc", "blue"][: 1 + i % 3]) for i in range(300)]
+    many = tiny.texts(texts)
+    assert many.shape == (300, 24)
+    np.testing.assert_allclose(many[299:], tiny.texts(texts[299]), atol=1e-6)

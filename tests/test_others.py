@@ -1,0 +1,197 @@
+"""Other vision models: features are those of transformers; what is none is refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertModel,
+    BitImageProcessorPil,
+    ConvNextConfig,
+    ConvNextImageProcessorPil,
+    ConvNextModel,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetModel,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+from cliplib.cache import FeatureCache, map_images
+from cliplib.others import VisionEncoder
+
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+SEES = {"image_size": 32, "patch_size": 8}
+SQUARE = {"height": 32, "width": 32}
+STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+
+
+@pytest.fixture(scope="module")
+def photos():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)) for _ in "abc"]
+
+
+def make_siglip(seed=0):
+    torch.manual_seed(seed)
+    config = SiglipVisionConfig(**TOWER, **SEES)
+    return SiglipVisionModel(config), SiglipImageProcessorPil(size=SQUARE)
+
+
+def make_dinov2(seed=0):
+    torch.manual_seed(seed)
+    model = Dinov2Model(Dinov2Config(**TOWER, **SEES))
+    return model, BitImageProcessorPil(size={"shortest_edge": 36}, crop_size=SQUARE)
+
+
+def make_convnext(seed=0):
+    torch.manual_seed(seed)
+    model = ConvNextModel(ConvNextConfig(**STAGES))
+    return model, ConvNextImageProcessorPil(size={"shortest_edge": 32})
+
+
+def make_resnet(seed=0):
+    torch.manual_seed(seed)
+    model = ResNetModel(ResNetConfig(embedding_size=8, **STAGES))
+    return model, ConvNextImageProcessorPil(size={"shortest_edge": 32})
+
+
+def save(folder, model, processor):
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def features(encoder, images, **options):
+    return map_images(images, encoder.image_function, **options)[0]
+
+
+@pytest.mark.parametrize("make", [make_siglip, make_dinov2, make_convnext, make_resnet])
+def test_the_pooled_output_is_that_of_transformers(make, photos, tmp_path):
+    model, processor = make()
+    encoder = VisionEncoder(save(tmp_path / "model", model, processor))
+    pixels = processor(photos, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = model.eval()(pixels).pooler_output.flatten(1)
+    found = features(encoder, photos)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_without_a_trained_pooled_output_the_class_token_is_read(photos, tmp_path):
+    torch.manual_seed(0)
+    model = ViTModel(ViTConfig(**TOWER, **SEES), add_pooling_layer=False)
+    processor = ViTImageProcessorPil(size=SQUARE)
+    folder = save(tmp_path / "vit", model, processor)
+    pixels = processor(photos, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = model.eval()(pixels).last_hidden_state[:, 0]
+    # Transformers makes weights of a pooled output up, other ones each time.
+    for _ in range(2):
+        found = features(VisionEncoder(folder), photos)
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_without_a_class_token_either_the_patches_are_averaged(photos, tmp_path):
+    config = SiglipVisionConfig(**TOWER, **SEES, vision_use_head=False)
+    model, processor = SiglipVisionModel(config), SiglipImageProcessorPil(size=SQUARE)
+    encoder = VisionEncoder(save(tmp_path / "headless", model, processor))
+    pixels = processor(photos, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = model.eval()(pixels).last_hidden_state.mean(dim=1)
+    np.testing.assert_allclose(features(encoder, photos), expected, atol=1e-5)
+
+
+def test_of_a_model_of_images_and_texts_the_vision_tower_is_used(photos, tmp_path):
+    config = SiglipConfig(
+        vision_config={**TOWER, **SEES}, text_config={**TOWER, "vocab_size": 50}
+    )
+    model, processor = SiglipModel(config), SiglipImageProcessorPil(size=SQUARE)
+    encoder = VisionEncoder(save(tmp_path / "siglip", model, processor))
+    pixels = processor(photos, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = model.eval().vision_model(pixels).pooler_output
+    np.testing.assert_allclose(features(encoder, photos), expected, atol=1e-5)
+
+
+def test_the_towers_of_a_clip_agree_with_its_own_encoder(tiny, checkpoint, photos):
+    found = features(VisionEncoder(checkpoint), photos)
+    np.testing.assert_allclose(found, tiny.images(photos), atol=1e-5)
+
+
+def test_a_fingerprint_depends_on_weights_and_preprocessing_alone(tmp_path):
+    model, processor = make_dinov2()
+    folder = save(tmp_path / "model", model, processor)
+    fingerprint = VisionEncoder(folder).fingerprint
+    shutil.copytree(folder, tmp_path / "copy")
+    assert VisionEncoder(tmp_path / "copy").fingerprint == fingerprint
+    changed = {
+        "weights": (make_dinov2(seed=1)[0], processor),
+        "mean": (model, BitImageProcessorPil(**(processor.to_dict() | GREY))),
+        "epsilon": (Dinov2Model(Dinov2Config(**TOWER, **SEES, layer_norm_eps=1e-3)),),
+    }
+    changed["epsilon"][0].load_state_dict(model.state_dict())
+    changed["epsilon"] += (processor,)
+    others = {
+        VisionEncoder(save(tmp_path / name, *parts)).fingerprint
+        for name, parts in changed.items()
+    }
+    assert len(others | {fingerprint}) == 4
+
+
+GREY = {"image_mean": [0.5, 0.5, 0.5]}
+
+
+def test_running_statistics_are_part_of_the_fingerprint(tmp_path):
+    model, processor = make_resnet()
+    one = VisionEncoder(save(tmp_path / "one", model, processor)).fingerprint
+    model.embedder.embedder.normalization.running_mean += 1
+    two = VisionEncoder(save(tmp_path / "two", model, processor)).fingerprint
+    assert one != two
+
+
+def test_features_are_kept_and_do_not_depend_on_what_stands_beside(photos, tmp_path):
+    encoder = VisionEncoder(save(tmp_path / "model", *make_siglip()))
+    cache = FeatureCache(tmp_path / "features.sqlite")
+    alone = features(encoder, photos[:1], cache=cache)
+    assert (features(encoder, photos)[:1] == alone).all()
+    encoder._encode = None  # nothing is computed again
+    assert (features(encoder, photos[:1], cache=cache) == alone).all()
+
+
+def test_what_is_no_vision_model_is_refused(tmp_path):
+    config = BertConfig(**TOWER, vocab_size=50)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(OSError, match="bert.*no vision model: it takes input_ids"):
+        VisionEncoder(tmp_path / "bert")
+    with pytest.raises(OSError, match="nowhere.*there is no such folder"):
+        VisionEncoder("nowhere")
+
+
+def test_a_model_without_its_preprocessing_or_with_holes_is_refused(tmp_path):
+    model, processor = make_dinov2()
+    model.save_pretrained(tmp_path / "bare")
+    with pytest.raises(OSError, match="bare.*its preprocessing"):
+        VisionEncoder(tmp_path / "bare")
+    state = {k: v for k, v in model.state_dict().items() if "layernorm" not in k}
+    model.save_pretrained(tmp_path / "holes", state_dict=state)
+    processor.save_pretrained(tmp_path / "holes")
+    with pytest.raises(OSError, match="lacks weights, such as layernorm"):
+        VisionEncoder(tmp_path / "holes")

@@ -1,0 +1,77 @@
+"""The package: what it offers, lazily, documented, and with types that users see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import cliplib
+
+ROOT = Path(__file__).resolve().parent.parent
+
+USER = """
+from cliplib import ClipEncoder, FeatureTable, evaluate, search
+reveal_type(ClipEncoder("mini").texts(["a bottle"]))
+"""
+# Only the user's file is judged here; libraries would take a minute.
+MYPY = """
+[mypy]
+strict = true
+[mypy-cliplib.*]
+follow_imports = silent
+[mypy-datasets.*,joblib.*,pandas.*,PIL.*,scipy.*,sklearn.*,torch.*,transformers.*]
+follow_imports = skip
+"""
+
+
+def test_importing_takes_no_time_and_no_torch():
+    code = (
+        "import sys, time; start = time.process_time(); import cliplib; "
+        "print(time.process_time() - start, 'torch' in sys.modules, dir(cliplib))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    seconds, torch_was_imported, offered = run.stdout.split(maxsplit=2)
+    assert float(seconds) < 0.1
+    assert torch_was_imported == "False"
+    assert "'ClipEncoder'" in offered
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in cliplib.__all__:
+        offered = getattr(cliplib, name)
+        if name != "DATASETS":
+            assert offered.__doc__, name
+            assert offered.__name__ == name
+
+
+def test_the_version_is_that_of_the_distribution():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert cliplib.__version__ == project["version"]
+
+
+def test_users_of_mypy_see_names_and_types(tmp_path):
+    (tmp_path / "user.py").write_text(USER)
+    (tmp_path / "mypy.ini").write_text(MYPY)
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", os.devnull, "user.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "ndarray" in run.stdout
+
+
+def test_type_checkers_are_told_of_every_public_name():
+    source = (ROOT / "cliplib" / "__init__.py").read_text()
+    told = {
+        line.split()[-1] for line in source.splitlines() if line.startswith("    from ")
+    }
+    assert told == set(cliplib.__all__)
+    assert (ROOT / "cliplib" / "py.typed").exists()
