@@ -44,9 +44,10 @@ def metadata_features(
     """
     images = list(dataset["image"])
     ids = pd.Index(dataset["id"], name="id")
+    # First, because it names an image that cannot be read.
+    (levels,) = map_images(images, grey_levels, cache=cache, progress="file traces")
     facts = pd.DataFrame([file_facts(image) for image in images], ids)
     facts["bytes_per_pixel"] = facts["bytes"] / (facts["width"] * facts["height"])
-    (levels,) = map_images(images, grey_levels, cache=cache, progress="file traces")
     names = ["border_mean", "border_std", "mean"]
     frame = facts.join(pd.DataFrame(levels, ids, names))
     frame = frame.astype({"format": "category", "mode": "category"})

@@ -1,4 +1,4 @@
-"""Heat maps against hand computations and planted evidence, and the tests of maps themselves."""
+"""Heat maps against hand computations and planted evidence, and tests of maps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from cliplib.encoder import ClipEncoder
 from cliplib.explain import (
     chefer_relevance,
     deletion_insertion,
+    heat_maps,
     overlay,
     preprocessed_image,
     randomize_weights,
 )
+from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
-CHECKS = (
-    np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1
-)  # single pixels, -1 and 1: gone when blurred
+# Single pixels, -1 and 1: gone when blurred.
+CHECKS = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1
 
 
 def noise(n: int, side: int = 32) -> list[Image.Image]:
@@ -37,7 +38,7 @@ def noise(n: int, side: int = 32) -> list[Image.Image]:
 
 
 def lively(encoder: ClipEncoder) -> ClipEncoder:
-    """Return an encoder of large random weights: as they are made, all attention is nearly even."""
+    """Return an encoder of large random weights, whose attention is not even."""
     torch.manual_seed(1)
     model = CLIPModel(encoder.model.config)
     with torch.no_grad():
@@ -48,7 +49,7 @@ def lively(encoder: ClipEncoder) -> ClipEncoder:
 
 @pytest.fixture(scope="module")
 def planted(tiny: ClipEncoder) -> ClipEncoder:
-    """A tower whose first feature rises with each patch that is a chessboard: even attention."""
+    """A tower of even attention whose first feature rises with each chessboard."""
     model = CLIPModel(tiny.model.config)
     tower, block = model.vision_model, model.vision_model.encoder.layers[0]
     with torch.no_grad():
@@ -85,7 +86,7 @@ def test_rollout_of_even_attention_is_what_the_formula_says(tiny: ClipEncoder) -
         for block in even.model.vision_model.encoder.layers:
             block.self_attn.q_proj.weight.zero_()
             block.self_attn.q_proj.bias.zero_()
-    # Each of three blocks keeps half of what was there and spreads the other half over 17 tokens.
+    # Each of three blocks keeps half and spreads the other half over 17 tokens.
     np.testing.assert_allclose(
         chefer_relevance(even, noise(2), None), (1 - 0.5**3) / 17, rtol=1e-5
     )
@@ -183,6 +184,48 @@ def test_deletion_reads_what_the_classifier_reads(tiny: ClipEncoder) -> None:
         assert seen[0].shape == (2 * 5, whole.shape[1])
         ends = [p[0, 0, 0], p[1, 0, -1]]  # nothing deleted, everything inserted
         np.testing.assert_allclose(ends, softmax(whole[:, :2], axis=1)[0, 1], rtol=1e-5)
+
+
+def test_patches_of_a_map_without_differences_go_in_equal_parts(
+    planted: ClipEncoder, board: Image.Image
+) -> None:
+    flat = np.zeros((1, 4, 4))
+    shares, curves = deletion_insertion(
+        planted, [board], flat, np.array([1]), board_proba, steps=4
+    )
+    assert shares.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert curves.shape == (2, 1, 5)
+    assert curves[0, 0, 1] > 0.9 > 0.1 > curves[0, 0, -1]
+
+
+def test_a_map_of_another_shape_is_refused(tiny: ClipEncoder) -> None:
+    with pytest.raises(ValueError, match="4 x 4 for each of 1 images"):
+        deletion_insertion(
+            tiny, noise(1), np.zeros((1, 3, 3)), np.array([0]), board_proba
+        )
+    with pytest.raises(ValueError, match="one for each of 2 images"):
+        chefer_relevance(tiny, noise(2), np.zeros((3, 32)))
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [LinearProbe(Cs=(0.1,)), KernelProbe(), MLPProbe(hidden=8, learning_rate=0.02)],
+    ids=["linear", "kernel", "MLP"],
+)
+def test_heat_maps_show_what_spoke_for_a_label_to_any_probe(
+    planted: ClipEncoder, board: Image.Image, probe: Any
+) -> None:
+    plain = Image.new("RGB", (32, 32), (120, 120, 120))
+    rng = np.random.default_rng(0)
+    features = planted.images([board, plain] * 30, progress=False)
+    features = features + rng.normal(0, 1e-3, features.shape).astype(np.float32)
+    probe.fit(features, ["board", "plain"] * 30)
+    images = heat_maps(planted, probe, [board, board], ["board", "plain"], "pooled")
+    pixels = np.asarray(images[0], dtype=float)
+    redness = pixels[..., 0] - pixels[..., 2]
+    by_patch = redness.reshape(4, 8, 4, 8).mean((1, 3))
+    assert np.unravel_index(by_patch.argmax(), (4, 4)) == SPOT
+    assert images[0].tobytes() != images[1].tobytes()
 
 
 def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(
