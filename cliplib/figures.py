@@ -249,7 +249,7 @@ class Study:
 def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
     """Return what is noted beside a result: no path of this machine, only its end."""
     noted = {
-        name: value.split("/")[-1] if isinstance(value, str) else value
+        name: re.split(r"[/\\]", value)[-1] if isinstance(value, str) else value
         for name, value in parameters.items()
     }
     made: Entry = {"parameters": _plain(noted)}

@@ -24,9 +24,9 @@ from surroundings import SETTINGS
 
 LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
 MOST_JOBS = 6
-SECONDS_PER_KILOBYTE = 2.0
+SECONDS_PER_KILOBYTE = 2.4
 """Of a notebook that was never measured here; of ours, on a core of 2024."""
-GIGABYTES = 1.2
+GIGABYTES = 2.0
 """Of a kernel that was never measured here, with the embedded model."""
 
 

@@ -19,6 +19,7 @@ from nbconvert import HTMLExporter
 
 import nbtypst
 import typeset
+from housemap import modules_in_order
 from places import Places
 
 
@@ -132,9 +133,13 @@ def with_contents(body: str) -> tuple[str, str]:
 
 def write_api(places: Places, folder: Path) -> bool:
     """Write the library's API by pdoc, if there is a library; return whether."""
-    if not (places.root / "cliplib").is_dir():
+    package = places.root / "cliplib"
+    if not package.is_dir():
         return False
-    command: list[Any] = [sys.executable, "-m", "pdoc", "cliplib"]
+    # Named one by one, since the package lists its names and not its modules.
+    modules = [f"cliplib.{name}" for name in modules_in_order(package)]
+    command: list[Any] = [sys.executable, "-m", "pdoc", "cliplib", *modules]
     command += ["--docformat", "numpy", "--output-directory", folder]
+    # What it says on the way is about links; without a page it fails.
     subprocess.run(command, check=True, cwd=places.root, stderr=subprocess.DEVNULL)
     return True
