@@ -67,7 +67,7 @@ def chefer_relevance(
         )
     tower = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
-    side = encoder.image_size // tower.config.patch_size
+    side = _patches_a_side(encoder)
     bar = tqdm(sources, "heat maps", disable=len(sources) < 32)
     maps = np.zeros((len(sources), side, side), np.float32)
     for i, image in enumerate(bar):
@@ -85,6 +85,16 @@ def chefer_relevance(
             ]
         maps[i] = _class_token_row(matrices).reshape(side, side)
     return maps
+
+
+def _patch_size(encoder: ClipEncoder) -> int:
+    """Return the side of a patch in pixels."""
+    config: Any = encoder.model.config.vision_config
+    return int(config.patch_size)
+
+
+def _patches_a_side(encoder: ClipEncoder) -> int:
+    return encoder.image_size // _patch_size(encoder)
 
 
 def _run(tower: Any, pixels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -241,7 +251,7 @@ def deletion_insertion(
     of insertion
     """
     heats = np.asarray(maps)
-    side = encoder.image_size // encoder.model.config.vision_config.patch_size
+    side = _patches_a_side(encoder)
     if heats.shape != (len(images), side, side):
         raise ValueError(
             f"maps must be {side} x {side} for each of {len(images)} images, as this "
@@ -277,8 +287,7 @@ def _pixel_mask(encoder: ClipEncoder, patches: Bools) -> Bools:
 
     Pixels on the right and below that fill no patch go with the last one.
     """
-    size = encoder.model.config.vision_config.patch_size
-    patch_of_pixel = np.arange(encoder.image_size) // size
+    patch_of_pixel = np.arange(encoder.image_size) // _patch_size(encoder)
     patch_of_pixel = np.minimum(patch_of_pixel, len(patches) - 1)
     return np.asarray(patches[np.ix_(patch_of_pixel, patch_of_pixel)])
 
