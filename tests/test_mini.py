@@ -1,9 +1,10 @@
-"""The recipe of the embedded CLIP: what it learns from, and that an interrupted run goes on."""
+"""The recipe of the embedded CLIP: what it learns from, and how."""
 
 from __future__ import annotations
 
-import argparse
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ import pytest
 import torch
 from conftest import CLASSES, draw
 from PIL import Image, ImageOps
-from transformers import CLIPTokenizer
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 from cliplib import ClipEncoder, load_image
 from cliplib.mini import checks, corpus, pretrain
 
+HELD_OUT = {"scenes": 4}
+
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "HELD_OUT", {"scenes": 4})
+def folder(tmp_path):
     rng, rows = np.random.default_rng(0), []
     for i in range(12):
         draw(CLASSES[i % 3], rng).save(file := io.BytesIO(), "PNG")
@@ -45,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_labels_become_captions_and_own_captions_a_concept(folder):
-    images = corpus.read_corpus(folder / "corpus")
+    images = corpus.read_corpus(folder / "corpus", HELD_OUT)
     assert {im.concept for im in images if not im.held_out} == {
         f"toy/{name}" for name in CLASSES
     }
@@ -56,7 +59,7 @@ def test_labels_become_captions_and_own_captions_a_concept(folder):
 
 
 def test_a_view_depends_on_its_seed_alone(folder):
-    data = corpus.read_corpus(folder / "corpus")[0].data
+    data = corpus.read_corpus(folder / "corpus", HELD_OUT)[0].data
     first, again, other = (
         corpus.random_view(data, seed) for seed in ((0, 1), (0, 1), (1, 1))
     )
@@ -74,7 +77,7 @@ def test_some_views_show_the_image_on_a_plain_ground():
 
 
 def test_a_mirrored_copy_of_an_evaluation_image_is_found(folder):
-    images = corpus.read_corpus(folder / "corpus")
+    images = corpus.read_corpus(folder / "corpus", HELD_OUT)
     (image,) = (im for im in images if im.id == "5")
     ImageOps.mirror(load_image(image.data)).save(
         folder / "evaluation" / "copy.JPG", quality=95
@@ -82,15 +85,15 @@ def test_a_mirrored_copy_of_an_evaluation_image_is_found(folder):
     assert corpus.near_duplicates(images, folder / "evaluation", folder) == {"5"}
 
 
-def test_a_checkpoint_of_smaller_images_keeps_its_places(tmp_path, monkeypatch):
-    tokenizer = CLIPTokenizer.from_pretrained(Path(pretrain.__file__).parent)
-    with monkeypatch.context() as small:
-        small.setitem(pretrain.VISION, "image_size", 112)
-        old = pretrain.Student(tokenizer).clip
+def test_a_checkpoint_of_smaller_images_keeps_its_places(tmp_path):
+    tokenizer = pretrain.load_tokenizer()
+    small = {**pretrain.VISION, "image_size": 112}
+    old = pretrain.new_clip(tokenizer, small, pretrain.TEXT)
     places = old.vision_model.embeddings.position_embedding.weight.detach()
     places[1:, 0] = torch.arange(7).repeat(7).float()  # its column
     old.save_pretrained(tmp_path)
-    new = pretrain.Student(tokenizer, tmp_path).clip
+    new = pretrain.new_clip(tokenizer, pretrain.VISION, pretrain.TEXT)
+    pretrain.load_start(new, tmp_path)
     fitted = new.vision_model.embeddings.position_embedding.weight
     assert fitted.shape == (197, 320) and (fitted[0] == places[0]).all()
     columns = fitted[1:, 0].view(14, 14)
@@ -106,30 +109,51 @@ def test_the_contrastive_loss_is_least_where_positives_share_the_target():
     assert pretrain.clip_loss(50 * torch.eye(4), same) > least
 
 
-def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch):
-    rng, losses = np.random.default_rng(0), pretrain.Student.losses
-    taught = {
-        "maps": rng.integers(-99, 99, (8, 196, 32)),
-        "features": rng.normal(size=(8, 384)),
-    }
-    taught["logits"] = rng.normal(size=(8, 20))
+class FakeTeachers(corpus.Teachers):
+    """Teachers that say anything, at once."""
+
+    def see(self, images, view):
+        rng = np.random.default_rng(view)
+        return corpus.Answers(
+            maps=rng.integers(-99, 99, (len(images), 196, 32)),
+            features=rng.normal(size=(len(images), 384)),
+            logits=rng.normal(size=(len(images), 20)),
+        )
+
+    def read(self, texts):
+        return np.ones((len(texts), 384))
+
+    def words(self):
+        return [["a toy"]] * 20, ["a tool"]
+
+
+@pytest.fixture
+def options(folder):
+    # Muon's bfloat16 is slow where it is emulated.
     small = {"num_hidden_layers": 1, "hidden_size": 40, "intermediate_size": 64}
-    for tower in ("VISION", "TEXT"):  # Muon's bfloat16 is slow where it is emulated
-        monkeypatch.setattr(pretrain, tower, getattr(pretrain, tower) | small)
-    monkeypatch.setattr(
-        corpus, "imagenet_words", lambda: ([["a toy"]] * 20, ["a tool"])
+    return pretrain.Options(
+        corpus=folder / "corpus",
+        evaluation=folder / "evaluation",
+        out=folder / "out",
+        work=folder,
+        steps=4,
+        batch=4,
+        views=2,
+        check_every=2,
+        held_out=HELD_OUT,
+        vision=pretrain.VISION | small,
+        text=pretrain.TEXT | small,
     )
-    monkeypatch.setattr(corpus, "teach_vision", lambda images, number, work: taught)
-    monkeypatch.setattr(
-        corpus, "teach_text", lambda texts, work: np.ones((len(texts), 384))
-    )
-    args = argparse.Namespace(
-        corpus=folder / "corpus", evaluation=folder / "evaluation"
-    )
-    vars(args).update(
-        steps=4, batch=4, views=2, check_every=2, seed=0, work=folder, start=None
-    )
-    args.losses, args.decay, calls = list(pretrain.LOSSES), 0.3, []
+
+
+def test_an_interrupted_training_ends_like_one_that_was_not(
+    folder, options, monkeypatch
+):
+    teachers = FakeTeachers(folder)
+    whole = replace(options, name="whole", out=folder / "whole")
+    pretrain.train(whole, teachers)
+    parts = replace(options, name="parts", out=folder / "parts")
+    losses, calls = pretrain.Student.losses, []
 
     def interrupt(*given):
         calls.append(given)
@@ -137,22 +161,65 @@ def test_an_interrupted_training_ends_like_one_that_was_not(folder, monkeypatch)
             raise KeyboardInterrupt
         return losses(*given)
 
-    args.name, args.out = "whole", folder / "whole"
-    pretrain.train(args)
-    args.name, args.out = "parts", folder / "parts"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(pretrain.Student, "losses", interrupt)
-        pretrain.train(args)
-    pretrain.train(args)
-    whole, parts = (
-        ClipEncoder(folder / name, cache=False) for name in ("whole", "parts")
+        pretrain.train(parts, teachers)
+    pretrain.train(parts, teachers)
+    one, other = (ClipEncoder(run.out, cache=False) for run in (whole, parts))
+    assert one.fingerprint == other.fingerprint
+    projected = one.images(draw("disc", np.random.default_rng(0)), readout="projected")
+    assert projected.shape == one.texts(["disc"]).shape
+    log = json.loads((parts.out / "training.json").read_text())
+    assert log["history"][-1]["step"] == 4
+    assert log["facts"]["samples"] == 16
+
+
+def test_seeds_and_losses_matter(folder, options):
+    changed = {
+        "same": {},
+        "seed": {"seed": 1},
+        "losses": {"losses": ("features", "sentences")},
+    }
+    fingerprints = []
+    for name, change in changed.items():
+        run = replace(options, name=name, out=folder / name, steps=1, **change)
+        pretrain.train(run, FakeTeachers(folder))
+        fingerprints.append(ClipEncoder(run.out, cache=False).fingerprint)
+    assert len(set(fingerprints)) == 3
+
+
+def test_the_contrastive_weight_halves_when_pairs_stop_improving():
+    progress = pretrain.Progress()
+    weights = []
+    for loss in (3, 2, 2.5, 1, 1.5, 1.2, 1.1, 1.3):
+        pretrain.note_held_out(progress, loss)
+        weights.append(progress.weight)
+    assert weights == [1, 1, 1, 1, 1, 0.5, 0.5, 0.25]
+
+
+def test_the_rate_warms_up_stays_and_falls():
+    rates = [pretrain.rate_at(step, 1000, 0.3) for step in (0, 24, 49, 699, 850, 999)]
+    assert rates == pytest.approx([0.02, 0.5, 1, 1, 0.5, 1 / 300])
+    assert pretrain.rate_at(500, 1000, 1) == pytest.approx(0.5)
+
+
+def test_the_command_line_has_the_defaults_of_the_options():
+    folders = ["--corpus", "a", "--evaluation", "b", "--out", "c"]
+    options = pretrain.read_options([*folders, "--losses", "features"])
+    assert options == pretrain.Options(
+        Path("a"), Path("b"), Path("c"), losses=["features"]
     )
-    assert whole.fingerprint == parts.fingerprint
-    assert (
-        parts.project(parts.images(draw("disc", rng))).shape
-        == parts.texts(["disc"]).shape
-    )
-    assert '"step": 4' in (folder / "parts" / "training.json").read_text()
+
+
+def test_principal_axes_are_those_of_scikit_learn():
+    rows = np.random.default_rng(0).normal(size=(500, 6)) * [9, 5, 4, 3, 2, 1]
+    centre, axes = corpus.principal_axes(rows, 3)
+    ours = (rows - centre) @ axes
+    theirs = PCA(3).fit(StandardScaler().fit_transform(rows))
+    scores = theirs.transform(StandardScaler().fit_transform(rows))
+    correlation = np.abs(np.corrcoef(ours.T, scores.T)[:3, 3:])
+    assert np.diag(correlation) == pytest.approx(1, abs=1e-6)
+    assert ours.std() == pytest.approx(1)
 
 
 def test_the_card_shows_the_last_readout_between_its_marks():

@@ -1,15 +1,16 @@
 """Pretrain the embedded CLIP: images with words in, a Hugging Face checkpoint out.
 
-    python -m cliplib.mini.pretrain --corpus DATA/pretrain --evaluation DATA --out cliplib/mini
+    python -m cliplib.mini.pretrain --corpus FOLDER --evaluation FOLDER --out FOLDER
 
-Five losses. *contrastive*: image against caption (Radford et al., ICML 2021, section 2.3); its
-weight halves whenever held-out pairs stop improving. *features*: the class token predicts the
-pooled features of a frozen EfficientNet-Lite0 (Hinton et al. 2015). *dense*: each patch token
-predicts that network's map at its own place. *names*: image against prompts of ImageNet's class
-names, trained to that network's class probabilities, so that words reach what it knows.
-*sentences*: texts lie where MiniLM puts them. Most patches are dropped for most of the training (Li
-et al., CVPR 2023). Muon (Jordan et al. 2024) trains the matrices of the blocks. An interrupted run
-goes on from its last state in ``--work``. Without AVX-512 a step takes several times as long.
+Five losses. *contrastive*: image against caption (Radford et al., ICML 2021, section
+2.3); its weight halves whenever held-out pairs stop improving. *features*: the class
+token predicts the pooled features of a frozen EfficientNet-Lite0 (Hinton et al. 2015).
+*dense*: each patch token predicts that network's map at its own place. *names*: image
+against prompts of ImageNet's class names, trained to that network's class
+probabilities, so that words reach what it knows. *sentences*: texts lie where MiniLM
+puts them. Most patches are dropped for most of the training (Li et al., CVPR 2023).
+Muon (Jordan et al. 2024) trains the matrices of the blocks. An interrupted run goes on
+from its last state in ``--work``. Without AVX-512 a step takes several times as long.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,178 +30,336 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from cliplib.images import load_image
 from cliplib.mini import corpus
-from cliplib.mini.corpus import PATCH, SIZE, TOKENS, CorpusImage
+from cliplib.mini.corpus import (
+    HELD_OUT,
+    PATCH,
+    SIZE,
+    TOKENS,
+    Answers,
+    CorpusImage,
+    Teachers,
+)
 
-LOSSES = {
+LOSS_WEIGHTS = {
     "contrastive": 0.5,
     "features": 1.0,
     "dense": 2.0,
     "names": 2.0,
     "sentences": 4.0,
 }
-RATES = (1.2e-3, 6e-4)  # of Muon and of AdamW
-WARM_UP, WHOLE_IMAGES = 50, 0.06  # steps; share of the steps, at the end
-KEEP, NAMES_A_STEP = (
-    0.38,
-    320,
-)  # share of the patches until near the end; classes of ImageNet
-VISION: dict[str, Any] = {
+VISION: Mapping[str, Any] = {
     "hidden_size": 320,
     "intermediate_size": 1280,
     "num_hidden_layers": 6,
-}
-VISION |= {
     "num_attention_heads": 5,
     "image_size": SIZE,
     "patch_size": PATCH,
     "hidden_act": "gelu",
 }
-TEXT: dict[str, Any] = {
+TEXT: Mapping[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 1024,
     "num_hidden_layers": 3,
-}
-TEXT |= {
     "num_attention_heads": 4,
     "max_position_embeddings": TOKENS,
     "hidden_act": "gelu",
 }
-TOKENIZE: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
+PROJECTION = 384  # as wide as MiniLM's embeddings
+FULL_RATES = (1.2e-3, 6e-4)  # of Muon and of AdamW
+HEAD_SPEED = 10  # times the rate of AdamW: heads always begin anew
+WEIGHT_DECAY = 0.05
+WARM_UP = 50  # steps
+KEPT_PATCHES = 0.38  # share of the patches until near the end
+WHOLE_IMAGES = 0.06  # share of the steps, at the end, that see all patches
+NAMES_A_STEP = 320  # classes of ImageNet
+LOG_EVERY = 25  # steps
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run reads, writes and does.
+
+    Attributes
+    ----------
+    corpus, evaluation, out, work
+        Folders: of the corpus; of images near-duplicates of which are not trained on;
+        of the checkpoint; and of what is kept between runs, which several may share.
+    start
+        A checkpoint of the same shape to go on from.
+    name
+        Of the state in `work`.
+    steps, batch, seed
+        How many steps, of how many images each, drawn from which seed.
+    views
+        How many views of each image there are.
+    check_every
+        Steps between looks at held-out pairs, after which the state is kept.
+    decay
+        Share of the steps, at the end, over which the rate falls; 1 to go on.
+    losses
+        Which of `LOSS_WEIGHTS` count.
+    held_out
+        How many images of each file of the corpus are not trained on.
+    vision, text
+        Configurations of the towers.
+    """
+
+    corpus: Path
+    evaluation: Path
+    out: Path
+    work: Path = Path("build/pretrain")
+    start: Path | None = None
+    name: str = "main"
+    steps: int = 6000
+    batch: int = 256
+    views: int = 12
+    check_every: int = 200
+    seed: int = 0
+    decay: float = 0.3
+    losses: Sequence[str] = tuple(LOSS_WEIGHTS)
+    held_out: Mapping[str, int] = field(default_factory=lambda: HELD_OUT)
+    vision: Mapping[str, Any] = field(default_factory=lambda: VISION)
+    text: Mapping[str, Any] = field(default_factory=lambda: TEXT)
+
+
+@dataclass
+class Progress:
+    """Where a run is: what is kept beside the weights when it is interrupted.
+
+    `weight` is what the contrastive loss counts beside its weight in `LOSS_WEIGHTS`;
+    `best` the lowest loss of held-out pairs, which was missed `worse` times in a row.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    weight: float = 1.0
+    best: float = 1e9
+    worse: int = 0
+
+
+def load_tokenizer() -> CLIPTokenizer:
+    """Return the embedded model's tokenizer."""
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(Path(__file__).parent)
+    return tokenizer
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Return tokens (n, m) of n texts, padded to the longest."""
+    tokens: Tensor = tokenizer(
+        list(texts), padding=True, truncation=True, return_tensors="pt"
+    )["input_ids"]
+    return tokens
 
 
 class Batches:
     """Batches by step, functions of seed and step: a resumed run sees the same ones."""
 
-    def __init__(self, images: list[CorpusImage], args: argparse.Namespace) -> None:
-        self.images, self.args, self.view = images, args, -1
-        self.prompts, words = corpus.imagenet_words()
+    def __init__(
+        self,
+        images: Sequence[CorpusImage],
+        options: Options,
+        tokenizer: CLIPTokenizer,
+        teachers: Teachers,
+    ) -> None:
+        self.images = images
+        self.options = options
+        self.teachers = teachers
+        self.end_of_text = tokenizer.eos_token_id
+        self.prompts, words = teachers.words()
         captions = sorted({caption for image in images for caption in image.captions})
         prompts = [prompt for group in self.prompts for prompt in group]
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
-        self.number = {text: i for i, text in enumerate(texts)}
-        self.words = [self.number[word] for word in words]
-        self.tokenizer = CLIPTokenizer.from_pretrained(Path(__file__).parent)
-        self.tokens = self.tokenizer(texts, **TOKENIZE)["input_ids"]
-        self.sentences = torch.from_numpy(corpus.teach_text(texts, args.work))
+        self.row_of_text = {text: row for row, text in enumerate(texts)}
+        self.word_rows = [self.row_of_text[word] for word in words]
+        self.tokens = tokenize(tokenizer, texts)
+        self.sentences = torch.from_numpy(teachers.read(texts))
+        self.view = -1
+        self.answers: Answers | None = None
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """How many whole batches there are of all images."""
+        return len(self.images) // self.options.batch
 
     def prepare(self, step: int) -> None:
         """Ask the teacher about the view of a step, if it is a new one."""
-        view = step // (len(self.images) // self.args.batch) % self.args.views
+        view = step // self.steps_an_epoch % self.options.views
         if view != self.view:
             self.view = view
-            self.taught = corpus.teach_vision(self.images, view, self.args.work)
+            self.answers = self.teachers.see(self.images, view)
 
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        """Draw a batch: views, texts and the teachers' answers."""
-        n, images, args = self.args.batch, self.images, self.args
-        epoch, at = divmod(step, len(images) // n)
-        epoch_rows = np.random.default_rng((args.seed, epoch)).permutation(len(images))
-        rows = epoch_rows[at * n : (at + 1) * n]
-        rng = np.random.default_rng((args.seed, 1, step))
-        taught = {
-            name: torch.from_numpy(a[rows]).float() for name, a in self.taught.items()
-        }
-        logits = taught.pop("logits")
-        likely = logits.topk(2).indices.unique().tolist()
-        order = dict.fromkeys([*likely, *rng.permutation(logits.shape[1]).tolist()])
-        classes = list(order)[: max(NAMES_A_STEP, len(likely))]
-        texts = [self.number[rng.choice(images[i].captions)] for i in rows]
-        texts += [self.number[rng.choice(self.prompts[k])] for k in classes]
-        texts += rng.choice(self.words, n // 8).tolist()
-        tokens = self.tokens[texts]
-        longest = int((tokens != self.tokenizer.eos_token_id).sum(1).max()) + 1
-        return taught | {
-            "views": corpus.random_views(images, self.view, rows),
-            "tokens": tokens[:, :longest],
+    def __call__(self, step: int) -> Batch:
+        """Draw a batch: views, texts and the teachers' answers.
+
+        Texts are a caption of each of n images, a prompt of each of some classes of
+        ImageNet, and some words.
+        """
+        assert self.answers is not None, "prepare() comes first"
+        rows = self._image_rows(step)
+        rng = np.random.default_rng((self.options.seed, 1, step))
+        logits = torch.from_numpy(self.answers.logits[rows]).float()
+        classes = _classes_to_name(logits, rng)
+        texts = self._text_rows(rows, classes, rng)
+        captions = texts[: len(rows)]
+        concepts = [self.images[row].concept for row in rows]
+        return {
+            "maps": torch.from_numpy(self.answers.maps[rows]).float(),
+            "features": torch.from_numpy(self.answers.features[rows]).float(),
+            "views": corpus.random_views(self.images, self.view, rows),
+            "tokens": self._trimmed_tokens(texts),
             "sentences": self.sentences[texts].float(),
-            "same": equal([images[i].concept for i in rows]) | equal(texts[:n]),
+            "same": which_are_equal(concepts) | which_are_equal(captions),
             "classes": F.log_softmax(logits[:, classes], dim=-1),
         }
 
+    def _image_rows(self, step: int) -> Any:
+        """Return which images a step sees, each once an epoch."""
+        epoch, place = divmod(step, self.steps_an_epoch)
+        rng = np.random.default_rng((self.options.seed, epoch))
+        order = rng.permutation(len(self.images))
+        return order[place * self.options.batch :][: self.options.batch]
 
-def equal(values: list[Any]) -> Tensor:
+    def _text_rows(
+        self, rows: Sequence[int], classes: Sequence[int], rng: np.random.Generator
+    ) -> list[int]:
+        texts = [self.row_of_text[rng.choice(self.images[i].captions)] for i in rows]
+        texts += [self.row_of_text[rng.choice(self.prompts[k])] for k in classes]
+        texts += rng.choice(self.word_rows, self.options.batch // 8).tolist()
+        return texts
+
+    def _trimmed_tokens(self, texts: list[int]) -> Tensor:
+        """Return tokens without columns that are padding in every row."""
+        tokens = self.tokens[texts]
+        longest = int((tokens != self.end_of_text).sum(1).max()) + 1
+        return tokens[:, :longest]
+
+
+def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
+    """Return the two likeliest classes of each image, and others up to a number."""
+    likely = np.unique(logits.topk(2).indices.numpy()).tolist()
+    order = dict.fromkeys([*likely, *rng.permutation(logits.shape[1]).tolist()])
+    return list(order)[: max(NAMES_A_STEP, len(likely))]
+
+
+def which_are_equal(values: Sequence[Any]) -> Tensor:
     """Say which of n values are equal, bool (n, n)."""
-    return torch.from_numpy(np.array(values)[:, None] == np.array(values))
+    array = np.array(values)
+    return torch.from_numpy(array[:, None] == array)
 
 
 def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy (Radford et al., figure 3) in which positives share the target."""
+    """Symmetric cross-entropy (Radford et al., figure 3); positives share a target."""
     target = same.float() / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-class Student(nn.Module):
-    """A new CLIP (7.7 M parameters see, 3.4 M read) with the two heads that only training needs."""
+def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
+    """Distance to the teacher's features, and how well they tell images apart."""
+    cosines = F.normalize(guess, dim=-1) @ F.normalize(features, dim=-1).T
+    nearest = F.cross_entropy(cosines / 0.1, torch.arange(len(guess)))
+    return 2 * F.smooth_l1_loss(guess, features) + 0.5 * nearest
 
-    def __init__(self, tokenizer: CLIPTokenizer, start: Path | None = None) -> None:
+
+def new_clip(
+    tokenizer: CLIPTokenizer, vision: Mapping[str, Any], text: Mapping[str, Any]
+) -> CLIPModel:
+    """Return a CLIP with random weights: 7.7 M parameters see, 3.4 M read."""
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
+    config = CLIPConfig(
+        vision_config=dict(vision),
+        text_config={**text, **special, "vocab_size": len(tokenizer)},
+        projection_dim=PROJECTION,
+        **special,
+    )
+    return CLIPModel(config)
+
+
+def load_start(clip: CLIPModel, folder: Path) -> None:
+    """Load weights of a checkpoint, whose positions may be those of smaller images."""
+    old: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    config: Any = clip.config.vision_config
+    side = config.image_size
+    patches = (side // config.patch_size) ** 2
+    shape = torch.empty(1, 1 + patches, config.hidden_size)
+    places = old.vision_model.embeddings.interpolate_pos_encoding(shape, side, side)
+    weights = old.state_dict()
+    weights["vision_model.embeddings.position_embedding.weight"] = places[0]
+    clip.load_state_dict(weights)
+
+
+class Student(nn.Module):
+    """A CLIP with the two heads that only training needs."""
+
+    def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        special = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": eos}
-        text = TEXT | special | {"vocab_size": len(tokenizer)}
-        config = CLIPConfig(
-            vision_config=VISION, text_config=text, projection_dim=384, **special
-        )
-        self.clip = CLIPModel(config)
-        if start:
-            old = CLIPModel.from_pretrained(start, dtype=torch.float32)
-            weights, places = old.state_dict(), old.vision_model.embeddings
-            shape = torch.empty(1, 1 + (SIZE // PATCH) ** 2, VISION["hidden_size"])
-            fitted = places.interpolate_pos_encoding(shape, SIZE, SIZE)[0]
-            weights["vision_model.embeddings.position_embedding.weight"] = fitted
-            self.clip.load_state_dict(weights)
-        self.to_features = nn.Linear(VISION["hidden_size"], corpus.COMPONENTS)
-        self.to_map = nn.Linear(VISION["hidden_size"], corpus.MAP_COMPONENTS)
+        self.clip: Any = clip  # whose parts have no types
+        config: Any = clip.config.vision_config
+        width = config.hidden_size
+        self.to_features = nn.Linear(width, corpus.COMPONENTS)
+        self.to_map = nn.Linear(width, corpus.MAP_COMPONENTS)
 
     def encode_image(
         self, views: Tensor, kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode the patches `kept` or all: tokens (n, 1 + m, d), and projected images (n, 384)."""
-        mean, std = (
-            torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        )
+        """Encode uint8 views (n, s, s, 3).
+
+        `kept` (n, m, 1) are numbers of the patches to see; by default all. Returns
+        tokens (n, 1 + m, d), and images in the shared space, (n, 384) of unit length.
+        """
+        mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
+        std = torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
         pixels = (views.permute(0, 3, 1, 2).float() / 255 - mean) / std
         tower = self.clip.vision_model
-        x = tower.embeddings(pixels.contiguous())
+        embedded = tower.embeddings(pixels.contiguous())
         if kept is not None:
-            x = torch.cat([x[:, :1], x[:, 1:].take_along_dim(kept, 1)], 1)
-        x = tower.encoder(inputs_embeds=tower.pre_layrnorm(x)).last_hidden_state
-        tokens = tower.post_layernorm(x)
-        return tokens, F.normalize(
-            self.clip.visual_projection(tokens[:, 0]).float(), dim=-1
-        )
+            patches = embedded[:, 1:].take_along_dim(kept, 1)
+            embedded = torch.cat([embedded[:, :1], patches], 1)
+        states = tower.encoder(inputs_embeds=tower.pre_layrnorm(embedded))
+        tokens = tower.post_layernorm(states.last_hidden_state)
+        projected = self.clip.visual_projection(tokens[:, 0])
+        return tokens, F.normalize(projected.float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Encode texts, (n, 384) of unit length."""
-        return F.normalize(
-            self.clip.get_text_features(tokens).pooler_output.float(), dim=-1
-        )
+        """Encode tokens (n, m), (n, 384) of unit length."""
+        projected = self.clip.get_text_features(tokens).pooler_output
+        return F.normalize(projected.float(), dim=-1)
 
-    @torch.autocast("cpu", torch.bfloat16)
-    def losses(self, batch: dict[str, Tensor], keep: float) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
         """Compute all five losses, unweighted, with the share `keep` of the patches."""
-        maps, kept = batch["maps"] / corpus.MAP_LEVELS, None
-        n, places = maps.shape[:2]
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._losses(batch, keep)
+
+    def _losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
+        maps = batch["maps"] / corpus.MAP_LEVELS
+        n, patches = maps.shape[:2]
+        kept = None
         if keep < 1:
-            kept = torch.rand(n, places).argsort(1)[:, : round(keep * places), None]
+            shuffled = torch.rand(n, patches).argsort(1)
+            kept = shuffled[:, : round(keep * patches), None]
             maps = maps.take_along_dim(kept, 1)
         tokens, image = self.encode_image(batch["views"], kept)
         text = self.encode_text(batch["tokens"])
+        captions = text[:n]
         names = text[n : n + batch["classes"].shape[1]]
         scale = self.clip.logit_scale.exp().clamp(max=100)
-        guess = self.to_features(tokens[:, 0]).float()
-        close = (
-            F.normalize(guess, dim=-1) @ F.normalize(batch["features"], dim=-1).T / 0.1
-        )
-        nearest = F.cross_entropy(close, torch.arange(n))
+        guessed_features = self.to_features(tokens[:, 0]).float()
+        guessed_maps = self.to_map(tokens[:, 1:]).float()
         named = F.log_softmax(scale * image @ names.T, dim=-1)
         return {
-            "contrastive": clip_loss(scale * image @ text[:n].T, batch["same"]),
-            "features": 2 * F.smooth_l1_loss(guess, batch["features"]) + 0.5 * nearest,
-            "dense": F.smooth_l1_loss(self.to_map(tokens[:, 1:]).float(), maps),
+            "contrastive": clip_loss(scale * image @ captions.T, batch["same"]),
+            "features": feature_loss(guessed_features, batch["features"]),
+            "dense": F.smooth_l1_loss(guessed_maps, maps),
             "names": F.kl_div(
                 named, batch["classes"], log_target=True, reduction="batchmean"
             ),
@@ -206,155 +367,240 @@ class Student(nn.Module):
         }
 
 
-@torch.inference_mode()
-@torch.autocast("cpu", torch.bfloat16)
-def watch_held_out(
-    student: Student, pairs: list[CorpusImage], texts: Tensor, state: Any
-) -> None:
-    """Halve the contrastive weight when held-out pairs did not improve twice in a row."""
-    small = [np.asarray(load_image(pair.data).resize((SIZE, SIZE))) for pair in pairs]
-    views = torch.from_numpy(np.stack(small)).split(64)
-    image = torch.cat([student.eval().encode_image(some)[1] for some in views])
-    logits = student.clip.logit_scale.exp() * image @ student.encode_text(texts).T
-    loss = clip_loss(logits, equal([pair.concept for pair in pairs])).item()
-    state["worse"] = 0 if loss < state["best"] else state["worse"] + 1
-    state["best"] = min(state["best"], loss)
-    if state["worse"] == 2:
-        state["weight"], state["worse"] = state["weight"] / 2, 0
-    found = {
-        "step": state["step"],
+class HeldOutPairs:
+    """Images with captions that are not trained on, to see what the training brings."""
+
+    def __init__(
+        self, pairs: Sequence[CorpusImage], tokenizer: CLIPTokenizer, side: int
+    ) -> None:
+        squares = [
+            np.asarray(load_image(pair.data).resize((side, side))) for pair in pairs
+        ]
+        self.views = torch.from_numpy(np.stack(squares))
+        self.tokens = tokenize(tokenizer, [pair.captions[0] for pair in pairs])
+        self.same = which_are_equal([pair.concept for pair in pairs])
+
+    def loss(self, student: Student) -> float:
+        """Return the contrastive loss of all pairs at once."""
+        student.eval()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            image = torch.cat(
+                [
+                    student.encode_image(views)[1]
+                    for views in torch.split(self.views, 64)
+                ]
+            )
+            text = student.encode_text(self.tokens)
+            logits = student.clip.logit_scale.exp() * image @ text.T
+            return clip_loss(logits, self.same).item()
+
+
+def note_held_out(progress: Progress, loss: float) -> None:
+    """Halve the contrastive weight when pairs did not improve twice in a row."""
+    progress.worse = 0 if loss < progress.best else progress.worse + 1
+    progress.best = min(progress.best, loss)
+    if progress.worse == 2:
+        progress.weight /= 2
+        progress.worse = 0
+    row = {
+        "step": progress.step,
         "held_out": round(loss, 4),
-        "weight": state["weight"],
+        "weight": progress.weight,
     }
-    state["history"].append(found)
-    tqdm.write(str(found))
+    progress.history.append(row)
+    tqdm.write(str(row))
 
 
-def optimizers(student: Student) -> list[torch.optim.Optimizer]:
-    """Take Muon for the matrices of the transformer blocks, AdamW for everything else."""
+def make_optimizers(
+    student: Student,
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Take Muon for the matrices of the transformer blocks, AdamW for everything else.
+
+    A group that learns faster than the others says so as "speed".
+    """
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [
-        p for tower in towers for p in tower.encoder.parameters() if p.ndim == 2
+        weight
+        for tower in towers
+        for weight in tower.encoder.parameters()
+        if weight.ndim == 2
     ]
     heads = [*student.to_features.parameters(), *student.to_map.parameters()]
-    others = [p for p in student.parameters() if p not in {*matrices, *heads}]
-    decayed = {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.05}
-    plain = {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}
-    fast = {
-        "params": heads,
-        "weight_decay": 0.0,
-        "faster": 10,
-    }  # they always begin anew
-    muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW([decayed, plain, fast], betas=(0.9, 0.98))]
-
-
-def lr_scale(step: int, args: argparse.Namespace) -> float:
-    """Warm up, stay, and fall to zero over the last `decay` of the steps."""
-    return min(
-        1.0, (step + 1) / WARM_UP, (args.steps - step) / (args.decay * args.steps)
+    others = [w for w in student.parameters() if w not in {*matrices, *heads}]
+    decayed = [weight for weight in others if weight.ndim > 1]
+    plain = [weight for weight in others if weight.ndim < 2]
+    muon = torch.optim.Muon(
+        matrices,
+        weight_decay=WEIGHT_DECAY,
+        adjust_lr_fn="match_rms_adamw",
     )
-
-
-def train(args: argparse.Namespace) -> None:
-    """Train, or go on, and write the checkpoint with its log."""
-    args.work.mkdir(parents=True, exist_ok=True)
-    everything = corpus.read_corpus(args.corpus)
-    near = corpus.near_duplicates(everything, args.evaluation, args.work)
-    images = [im for im in everything if not (im.held_out or im.id in near)]
-    held_out = [im for im in everything if im.held_out]
-    batches, pairs = Batches(images, args), held_out[::3]
-    captions = batches.tokenizer([pair.captions[0] for pair in pairs], **TOKENIZE)[
-        "input_ids"
-    ]
-    torch.manual_seed(args.seed)
-    student = Student(batches.tokenizer, args.start)
-    opts = optimizers(student)
-    state = dict[str, Any](
-        step=0, seconds=0.0, history=[], weight=1.0, best=1e9, worse=0
+    adam = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": plain, "weight_decay": 0.0},
+            {"params": heads, "weight_decay": 0.0, "speed": HEAD_SPEED},
+        ],
+        betas=(0.9, 0.98),
     )
-    file, part = args.work / f"{args.name}.pt", args.work / f"{args.name}.part"
-    if file.exists():
-        state = torch.load(file, weights_only=True)
-        student.load_state_dict(state.pop("student"))
-        for opt, saved in zip(opts, state.pop("opts"), strict=True):
-            opt.load_state_dict(saved)
-    # A second team of OpenMP threads would keep the first from spinning, and halve its speed.
-    ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-    batches.prepare(state["step"])
-    following = ahead.submit(batches, state["step"])
-    for step in tqdm(range(state["step"], args.steps), mininterval=30):
-        start = time.perf_counter()
-        batch = following.result()
-        batches.prepare(step + 1)
-        following = ahead.submit(batches, step + 1)
-        torch.manual_seed(
-            args.seed * 1_000_003 + step
-        )  # a resumed run drops the same patches
-        keep = 1.0 if step >= (1 - WHOLE_IMAGES) * args.steps else KEEP
-        losses = student.train().losses(batch, keep)
-        weights = LOSSES | {"contrastive": LOSSES["contrastive"] * state["weight"]}
-        sum(weights[name] * losses[name] for name in args.losses).backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        for opt, rate in zip(opts, RATES, strict=True):
-            for group in opt.param_groups:
-                group["lr"] = rate * lr_scale(step, args) * group.get("faster", 1)
-            opt.step()
-            opt.zero_grad()
-        state |= {
-            "step": step + 1,
-            "seconds": state["seconds"] + time.perf_counter() - start,
+    return muon, adam
+
+
+def rate_at(step: int, steps: int, decay: float) -> float:
+    """Warm up to 1, stay, and fall to zero over the last `decay` of the steps."""
+    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (decay * steps))
+
+
+class Run:
+    """A student, its optimizers and its progress, which are kept together in a file."""
+
+    def __init__(self, student: Student, options: Options) -> None:
+        self.student = student
+        self.options = options
+        self.optimizers = make_optimizers(student)
+        self.progress = Progress()
+        self.file = options.work / f"{options.name}.pt"
+
+    def save(self) -> None:
+        """Keep the state; what was kept before stays until that is done."""
+        state = {
+            "student": self.student.state_dict(),
+            "opts": [optimizer.state_dict() for optimizer in self.optimizers],
+            **vars(self.progress),
         }
-        if state["step"] % 25 == 0:
+        part = self.file.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.file)
+
+    def resume(self) -> None:
+        """Go on from the kept state, if there is one."""
+        if not self.file.exists():
+            return
+        state = torch.load(self.file, weights_only=True)
+        self.student.load_state_dict(state.pop("student"))
+        for optimizer, saved in zip(self.optimizers, state.pop("opts"), strict=True):
+            optimizer.load_state_dict(saved)
+        self.progress = Progress(**state)
+
+    def step(self, batch: Batch) -> None:
+        """Take one step."""
+        options, progress = self.options, self.progress
+        # A resumed run drops the same patches.
+        torch.manual_seed(options.seed * 1_000_003 + progress.step)
+        ending = progress.step >= (1 - WHOLE_IMAGES) * options.steps
+        losses = self.student.train().losses(batch, 1.0 if ending else KEPT_PATCHES)
+        weights = dict(LOSS_WEIGHTS)
+        weights["contrastive"] *= progress.weight
+        total = torch.stack([weights[name] * losses[name] for name in options.losses])
+        torch.autograd.backward(total.sum())
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        rate = rate_at(progress.step, options.steps, options.decay)
+        for optimizer, full in zip(self.optimizers, FULL_RATES, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = full * rate * group.get("speed", 1)
+            optimizer.step()
+            optimizer.zero_grad()
+        progress.step += 1
+        if progress.step % LOG_EVERY == 0:
             row = {name: round(loss.item(), 4) for name, loss in losses.items()}
-            state["history"].append({"step": state["step"]} | row)
-        if state["step"] % args.check_every == 0 or state["step"] == args.steps:
-            watch_held_out(student, pairs, captions, state)
-            saved = {
-                "student": student.state_dict(),
-                "opts": [opt.state_dict() for opt in opts],
-            }
-            torch.save(state | saved, part)
-            part.rename(file)
-    student.clip.half().save_pretrained(args.out)
-    batches.tokenizer.save_pretrained(args.out)
-    squash: dict[str, Any] = {
-        "size": {"height": SIZE, "width": SIZE},
-        "do_center_crop": False,
-    }
-    CLIPImageProcessorPil(**squash).save_pretrained(args.out)
+            progress.history.append({"step": progress.step, **row})
+
+
+def train(options: Options, teachers: Teachers | None = None) -> None:
+    """Train, or go on, and write the checkpoint with its log."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    everything = corpus.read_corpus(options.corpus, options.held_out)
+    near = corpus.near_duplicates(everything, options.evaluation, options.work)
+    held_out = [image for image in everything if image.held_out]
+    images = [
+        image for image in everything if not image.held_out and image.id not in near
+    ]
+    tokenizer = load_tokenizer()
+    batches = Batches(images, options, tokenizer, teachers or Teachers(options.work))
+    pairs = HeldOutPairs(held_out[::3], tokenizer, options.vision["image_size"])
+    torch.manual_seed(options.seed)
+    clip = new_clip(tokenizer, options.vision, options.text)
+    if options.start:
+        load_start(clip, options.start)
+    run = Run(Student(clip), options)
+    run.resume()
+    take_steps(run, batches, pairs)
     facts = {
-        name: getattr(args, name)
-        for name in ("steps", "batch", "views", "losses", "seed")
-    }
-    facts |= {"samples": args.steps * args.batch, "seconds": round(state["seconds"])}
-    facts |= {
+        "steps": options.steps,
+        "batch": options.batch,
+        "views": options.views,
+        "losses": list(options.losses),
+        "seed": options.seed,
+        "samples": options.steps * options.batch,
+        "seconds": round(run.progress.seconds),
         "images": len(images),
         "held_out": len(held_out),
         "dropped_duplicates": len(near),
     }
-    text = json.dumps({"facts": facts, "history": state["history"]}, indent=1)
-    (args.out / "training.json").write_text(text + "\n")
+    write_checkpoint(run.student, tokenizer, options.out)
+    log = {"facts": facts, "history": run.progress.history}
+    (options.out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
+    """Take all steps that are left; the next batch is drawn beside each."""
+    options, progress = run.options, run.progress
+    # A second team of OpenMP threads would keep the first from spinning, and halve its
+    # speed.
+    ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+    batches.prepare(progress.step)
+    following = ahead.submit(batches, progress.step)
+    for step in tqdm(range(progress.step, options.steps), mininterval=30):
+        start = time.perf_counter()
+        batch = following.result()
+        batches.prepare(step + 1)
+        following = ahead.submit(batches, step + 1)
+        run.step(batch)
+        progress.seconds += time.perf_counter() - start
+        if progress.step % options.check_every == 0 or progress.step == options.steps:
+            note_held_out(progress, pairs.loss(run.student))
+            run.save()
+
+
+def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """Write model, tokenizer and image processor in the format of Hugging Face."""
+    student.clip.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    side = student.clip.config.vision_config.image_size
+    CLIPImageProcessorPil(
+        size={"height": side, "width": side}, do_center_crop=False
+    ).save_pretrained(out)
+
+
+def read_options(arguments: Sequence[str] | None = None) -> Options:
+    """Read options from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("corpus", "evaluation", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    numbers = {"steps": 6000, "batch": 256, "views": 12, "check-every": 200, "seed": 0}
-    for name, default in numbers.items():
+    for name in ("steps", "batch", "views", "check-every", "seed"):
+        default = getattr(Options, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--work", type=Path, default=Path("build/pretrain"))
+    parser.add_argument("--work", type=Path, default=Options.work)
     parser.add_argument(
-        "--decay", type=float, default=0.3, help="share of the steps; 1 to go on"
+        "--decay",
+        type=float,
+        default=Options.decay,
+        help="share of the steps over which the rate falls; 1 to go on",
     )
     parser.add_argument(
         "--start", type=Path, help="a checkpoint of the same shape to go on from"
     )
     parser.add_argument(
-        "--name", default="main", help="of the state: runs may share a work folder"
+        "--name",
+        default=Options.name,
+        help="of the state: runs may share a work folder",
     )
     parser.add_argument(
-        "--losses", nargs="+", default=list(LOSSES), choices=list(LOSSES)
+        "--losses", nargs="+", default=Options.losses, choices=list(LOSS_WEIGHTS)
     )
-    train(parser.parse_args())
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    train(read_options())
