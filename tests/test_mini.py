@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from cliplib import ClipEncoder, load_image
+from cliplib import ClipEncoder, FeatureTable, load_image
 from cliplib.mini import checks, corpus, pretrain
 
 HELD_OUT = {"scenes": 4}
@@ -223,14 +223,59 @@ def test_principal_axes_are_those_of_scikit_learn():
 
 
 def test_the_card_shows_the_last_readout_between_its_marks():
-    row = {
-        "data": "d",
-        "check": "c",
-        "model": checks.MODELS[1],
-        "low": 0.1,
-        "high": 0.9,
-    }
-    table = checks.markdown(pd.DataFrame([row | {"value": 0.5}, row | {"value": 0.6}]))
-    assert "| d, c |  | 60.0% [10.0%, 90.0%] |  |" in table
+    row = {"data": "d", "check": "c", "model": checks.OURS, "low": 0.1, "high": 0.9}
+    rows = [row | {"value": 0.5}, row | {"value": 0.6}, row | {"check": "class k"}]
+    lines = checks.markdown(pd.DataFrame(rows)).splitlines()
+    assert lines[2:] == ["| d, c |  | 60.0% [10.0%, 90.0%] |  |"]
     card = (Path(checks.__file__).parent / "README.md").read_text()
     assert card.index("<!-- results -->") < card.index("<!-- end -->")
+
+
+def test_probes_are_checked_by_group_and_by_patient():
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    patients = np.arange(120) // 4
+    features = np.eye(2)[labels] @ rng.normal(size=(2, 6)) + rng.normal(size=(120, 6))
+    splits = np.where(patients % 3 == 0, "test", "train")
+    table = FeatureTable.from_arrays(features, labels, splits=splits)
+    about = {"data": "d", "readout": "pooled"}
+
+    def names(table, model):
+        rows = checks.check_probes(table, model=model, **about)
+        return [row["check"] for row in rows if not row["check"].startswith("class")]
+
+    alone = ["linear probe, published split", "kernel probe, published split"]
+    assert names(table, checks.RANDOM) == alone
+    folds = [f"{name} probe, by group" for name in ("linear", "kernel")]
+    assert names(table, checks.OURS) == [*alone, "MLP probe, published split", *folds]
+    known = names(table.with_groups(patients), checks.OURS)
+    assert known[-3:] == [
+        "linear probe, by patient",
+        "kernel probe, by group",
+        "kernel probe, by patient",
+    ]
+
+
+def test_held_out_images_are_classified_and_found(tiny, tmp_path):
+    rng, objects, scenes = np.random.default_rng(0), [], []
+    for number in range(12):
+        kind = CLASSES[number % 3]
+        draw(kind, rng).save(file := io.BytesIO(), "PNG")
+        row = {"id": str(number), "image": {"bytes": file.getvalue()}}
+        objects.append(row | {"label": kind, "captions": []})
+        captions = [f"red {number}", f"{kind} {number}"]
+        scenes.append(row | {"label": "", "captions": captions})
+    for name, rows in (("caltech101", objects), ("coco_mini", scenes)):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
+    found = pd.DataFrame(checks.check_held_out(tiny, tmp_path)).set_index("data")
+    assert found.loc["Caltech-101, 3 names", "check"] == "zero-shot"
+    assert found["n"].tolist() == [12] * 5
+    assert found["value"].between(found["low"], found["high"]).all()
+
+
+def test_the_same_row_is_what_retrieval_looks_for():
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(30, 8))
+    right = checks._retrieval_row(queries, queries, check="c")
+    wrong = checks._retrieval_row(queries, -queries, check="c")
+    assert (right["value"], wrong["value"]) == (1, 0)

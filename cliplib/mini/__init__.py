@@ -1,1 +1,1 @@
-"""The embedded CLIP: a plain Hugging Face checkpoint, and beside it the recipe that made it."""
+"""The embedded CLIP: a plain checkpoint, and beside it the recipe that made it."""
