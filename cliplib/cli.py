@@ -61,7 +61,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         "'python -m cliplib COMMAND --help' explains a command.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_train, _add_classify, _add_encode):
+    for add in (_add_train, _add_report, _add_classify, _add_encode):
         add(commands)
     return parser, list(commands.choices)
 
@@ -108,13 +108,7 @@ def _add_train(commands: Any) -> None:
         "--out", required=True, metavar="AID", help="the decision aid's new folder"
     )
     _add_model(parser)
-    parser.add_argument(
-        "--groups",
-        metavar="CSV_OR_PATTERN",
-        help="images that belong together and must not be separated, such as those of "
-        "one patient: a CSV file with the columns file and group, or a regular "
-        r"expression whose first bracket is the group, such as '(\w+)_\d+'",
-    )
+    _add_groups(parser)
     parser.set_defaults(run=train)
 
 
@@ -293,6 +287,53 @@ def _show_aid(about: Mapping[str, Any], out: str) -> None:
         print(f"    {name:<{width}}  {three_digits(value)}")
 
 
+# --- report
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        allow_abbrev=False,
+        help="make a page and a PDF on a folder of class folders, verdict first",
+        description="Answer whether a frozen CLIP sorts the images of a folder: a page "
+        "and a PDF with the verdict, the evidence, the errors and the limits, and a "
+        "decision aid beside them. The same call again does only what has changed.",
+    )
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="one folder of images for each class, with or without train, val and test "
+        "folders above them",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="the folder that gets report.html, report.pdf and the decision aid, aid",
+    )
+    _add_model(parser)
+    _add_groups(parser)
+    parser.add_argument(
+        "--title", default="", help="of the report (default: the folder's name)"
+    )
+    parser.set_defaults(run=report)
+
+
+def report(folder: str, out: str, model: str, groups: str | None, title: str) -> None:
+    """Make a report on a folder of images: see `cliplib.aid.report`."""
+    from cliplib.aid.report import Request, write_report
+    from cliplib.aid.verdict import Verdict
+
+    request = Request(Path(folder), Path(out), model, groups or "", title)
+    said = write_report(request)
+    if said is None:
+        print("Nothing has changed since this report was made.")
+    else:
+        print(Verdict(**said))
+    page, pdf = request.pages
+    print(f"Written: {page}, {pdf}, and the decision aid {request.aid}")
+
+
 # --- classify
 
 
@@ -423,6 +464,16 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default="",
         help="another CLIP: a hub id, or a folder in Hugging Face format (default: "
         "the setting CLIPLIB_MODEL, else the embedded model mini)",
+    )
+
+
+def _add_groups(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--groups",
+        metavar="CSV_OR_PATTERN",
+        help="images that belong together and must not be separated, such as those of "
+        "one patient: a CSV file with the columns file and group, or a regular "
+        r"expression whose first bracket is the group, such as '(\w+)_\d+'",
     )
 
 

@@ -96,10 +96,7 @@ def claims_page(places: Places) -> dict[str, Page]:
 
 def notebook_pages(places: Places) -> dict[str, Page]:
     """Return the executed notebooks, each with its first heading as its title."""
-    exporter = HTMLExporter(
-        template_name="basic", preprocessors=[nbtypst.PrintableOutputs]
-    )
-    exporter.register_filter("markdown2html", nbtypst.markdown)
+    exporter = notebook_exporter()
     pages = {}
     for path in places.executed():
         body, _ = exporter.from_filename(str(path))
@@ -108,6 +105,15 @@ def notebook_pages(places: Places) -> dict[str, Page]:
         body = body.replace('.ipynb"', '.html"')
         pages[path.stem] = Page(title, f"{number} {title}", body)
     return pages
+
+
+def notebook_exporter() -> HTMLExporter:
+    """Return an exporter of executed notebooks to the middle of a page."""
+    exporter = HTMLExporter(
+        template_name="basic", preprocessors=[nbtypst.PrintableOutputs]
+    )
+    exporter.register_filter("markdown2html", nbtypst.markdown)
+    return exporter
 
 
 def with_contents(body: str) -> tuple[str, str]:

@@ -45,6 +45,9 @@ ORDER = [
     "aid.decision_aid",
     "aid.sheet",
     "aid.widget",
+    "aid.verdict",
+    "aid.questions",
+    "aid.report",
     "scale",
     "cli",
 ]

@@ -1,0 +1,425 @@
+"""A report on one folder of images: notebook 11, executed and printed, verdict first.
+
+The notebook and the exporter to HTML and PDF are those of the repository's own report:
+this needs a checkout, and the extras "notebooks" and "report". Nothing slow is imported
+before it is known that something has to be done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import html
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from string import Template
+from typing import Any
+
+NOTEBOOK = "11_your_images"
+EXTRAS = ("papermill", "nbconvert", "typst", "pypandoc", "bs4", "seaborn", "skimage")
+PACKAGES = ("numpy", "scikit-learn", "torch", "transformers", "typst", "nbconvert")
+# Of the exporter; a cell tagged so is for whoever runs the notebook, and not printed.
+HIDDEN = {"plumbing", "remove-cell", "verdict"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a report is asked for.
+
+    Attributes
+    ----------
+    folder
+        Of class folders, as in `cliplib.data.load_dataset`.
+    out
+        Gets ``report.html``, ``report.pdf``, and the decision aid in ``aid``.
+    model
+        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
+    groups
+        As in `cliplib.groups.declared_groups`; "" for near-duplicates only.
+    title
+        Of the report; "" for the folder's name.
+    """
+
+    folder: Path
+    out: Path
+    model: str = ""
+    groups: str = ""
+    title: str = ""
+
+    @cached_property
+    def heading(self) -> str:
+        """The report's title, on one line."""
+        return " ".join((self.title or self.folder.resolve().name).split())
+
+    @property
+    def aid(self) -> Path:
+        """Where the decision aid goes."""
+        return self.out / "aid"
+
+    @property
+    def pages(self) -> tuple[Path, Path]:
+        """Where the page and the PDF go."""
+        return self.out / "report.html", self.out / "report.pdf"
+
+    @property
+    def command(self) -> str:
+        """What makes this report."""
+        words = ["python", "-m", "cliplib", "report", str(self.folder)]
+        words += ["--out", str(self.out)]
+        for name in ("model", "groups", "title"):
+            if value := getattr(self, name):
+                words += [f"--{name}", value]
+        return shlex.join(words)
+
+    def parameters(self) -> dict[str, str]:
+        """Return the notebook's parameters, with whole paths."""
+        return {
+            "data": str(self.folder.resolve()),
+            "model": _whole_path(self.model),
+            "groups": _whole_path(self.groups),
+            "out": str(self.aid.resolve()),
+        }
+
+
+def _whole_path(value: str) -> str:
+    """Return a path that exists as a whole one, since kernels run elsewhere."""
+    return str(Path(value).resolve()) if value and Path(value).exists() else value
+
+
+def write_report(request: Request) -> dict[str, Any] | None:
+    """Make a report, unless the one there is of these very images and settings.
+
+    Parameters
+    ----------
+    request
+        What is asked for.
+
+    Returns
+    -------
+    dict or None
+        The verdict: "answer", and lists "reasons" and "steps". None where nothing has
+        changed since the report was made.
+
+    Raises
+    ------
+    ImportError
+        If this is no checkout, or an extra is missing.
+    OSError
+        If a folder is missing or not writable, or images cannot be encoded.
+    ValueError
+        If the folder is not one of at least two classes, groups do not cover it, or the
+        notebook fails.
+    """
+    exporter = Exporter(checkout(), request)
+    check_places(request)
+    stamp = exporter.places.work / "own.stamp"
+    state = fingerprint(request, exporter.root)
+    is_made = all(path.is_file() for path in (*request.pages, stamp))
+    if is_made and stamp.read_text("utf-8") == state:
+        return None
+    stamp.unlink(missing_ok=True)
+    encode_first(request)
+    exporter.execute()
+    said = exporter.write()
+    stamp.write_text(state, "utf-8")
+    return said
+
+
+def checkout() -> Path:
+    """Return the checkout that this package lies in, where all that is needed is there.
+
+    Raises ImportError where it is not.
+    """
+    root = Path(__file__).resolve().parents[2]
+    lacking = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
+    is_checkout = (root / "notebooks" / f"{NOTEBOOK}.ipynb").is_file()
+    if lacking or not is_checkout:
+        what = f"the package {lacking[0]}" if lacking else "the notebook"
+        raise ImportError(
+            f"A report needs a checkout of the repository and the extras notebooks and "
+            f"report, and {what} is not here: clone it and pip install -e "
+            "'.[notebooks,report]'."
+        )
+    return root
+
+
+def check_places(request: Request) -> None:
+    """Raise OSError or ValueError for what cannot work, before any work.
+
+    A folder without classes is found out here, too: its images are listed, not read.
+    """
+    from cliplib.aid.decision_aid import check_folder
+
+    if not request.folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {request.folder}.")
+    if request.out.resolve().is_relative_to(request.folder.resolve()):
+        raise ValueError(
+            f"{request.out} lies within {request.folder}, whose folders are classes: "
+            "choose another place for the report."
+        )
+    if request.out.exists() and not request.out.is_dir():
+        raise NotADirectoryError(f"{request.out} is a file: name a folder.")
+    check_folder(request.aid)
+
+
+def fingerprint(request: Request, root: Path) -> str:
+    """Return a digest of what a report depends on, without reading an image.
+
+    These are names, sizes and times of all files below the folder (and below the model
+    or groups, if these are paths), the settings, the code of library, notebook and
+    exporter, and the versions of what computes.
+    """
+    parameters = request.parameters()
+    digest = hashlib.sha256()
+    for value in (*parameters.values(), request.heading, request.command):
+        digest.update(value.encode("utf-8", "surrogateescape") + b"\0")
+    digest.update(os.environ.get("CLIPLIB_MODEL", "").encode())
+    for name in ("data", "model", "groups"):
+        for path in _files_of(parameters[name]):
+            facts = path.stat()
+            line = f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+    for path in _code(root):
+        digest.update(path.read_bytes())
+    digest.update(json.dumps([sys.version, *map(_version, PACKAGES)]).encode())
+    return digest.hexdigest()
+
+
+def _files_of(name: str) -> list[Path]:
+    """Return a file, or all files below a folder; none for what is no path."""
+    path = Path(name)
+    if not name or not path.exists():
+        return []
+    return sorted(each for each in (path, *path.rglob("*")) if each.is_file())
+
+
+def _code(root: Path) -> list[Path]:
+    """Return the files that decide what a report says and how it looks."""
+    files = [root / "notebooks" / f"{NOTEBOOK}.ipynb"]
+    files.append(root / "figures" / "captions.toml")
+    files += (root / "cliplib").rglob("*.py")
+    files += (root / "report").glob("*.py")
+    files += [root / "report" / "own.typ", *(root / "report" / "theme").rglob("*.*")]
+    return sorted(path for path in files if path.is_file())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def encode_first(request: Request) -> None:
+    """Encode the images into the feature cache, with a bar; check what they are.
+
+    The notebook finds their features there. Raises what `load_features` raises, and
+    ValueError for fewer than two classes.
+    """
+    from cliplib.data import load_dataset
+    from cliplib.encoder import ClipEncoder
+    from cliplib.extract import load_features
+
+    folder = request.folder.resolve()
+    dataset = load_dataset(folder)
+    classes = [] if dataset is None else dataset.features["label"].names
+    if len(classes) < 2:
+        raise ValueError(
+            f"{request.folder} needs images of two classes or more, each in a folder "
+            f"of its own; there is only {classes[0]!r}."
+        )
+    encoder = ClipEncoder(_whole_path(request.model) or None)
+    table = load_features(folder, encoder, groups=request.groups or None, errors={})
+    from cliplib.aid.questions import measurable
+
+    measurable(table)
+
+
+class Exporter:
+    """Notebook 11 of a checkout, for one request.
+
+    It works in ``build/own-…`` of the checkout, a folder for each place that reports
+    are written to.
+    """
+
+    def __init__(self, root: Path, request: Request) -> None:
+        self.root = root
+        self.request = request
+        if str(root / "report") not in sys.path:
+            sys.path.insert(0, str(root / "report"))
+        place = hashlib.sha256(str(request.out.resolve()).encode()).hexdigest()[:12]
+        self.places = importlib.import_module("places").Places(root, f"own-{place}")
+
+    @property
+    def executed(self) -> Path:
+        """Where the executed notebook lies."""
+        work: Path = self.places.work
+        return work / "executed" / f"{NOTEBOOK}.ipynb"
+
+    def execute(self) -> None:
+        """Execute the notebook, with a bar that counts its cells."""
+        from tqdm.auto import tqdm
+
+        execution = importlib.import_module("execution")
+        surroundings = importlib.import_module("surroundings")
+        notebook = self.root / "notebooks" / self.executed.name
+        # In JSON, whose quotation marks tell a folder called 12 from a number.
+        parameters = {
+            name: json.dumps(value) for name, value in self.request.parameters().items()
+        }
+        task = execution.task_of(notebook, parameters, {})
+        with _environment_kept():
+            surroundings.prepare(self.places, "", parameters_model(self.request))
+            self.places.stage()
+            with (
+                contextlib.chdir(self.root),
+                execution.MemoryWatch() as watch,
+                tqdm(total=task.cells, desc="questions", unit="cell") as bar,
+            ):
+                failure = execution.run(self.places, task, _Steps(bar), watch)
+        if failure:
+            raise ValueError(failure)
+
+    def write(self) -> dict[str, Any]:
+        """Write page and PDF; return the verdict."""
+        saved = self.places.figures / "your_verdict.json"
+        said: dict[str, Any] = json.loads(saved.read_text("utf-8"))
+        notebook = json.loads(self.executed.read_text("utf-8"))
+        path = self.places.work / "report.ipynb"
+        ours = printable(notebook, said, self.request.command)
+        path.write_text(json.dumps(ours), "utf-8")
+        page, pdf = self.request.pages
+        self.request.out.mkdir(parents=True, exist_ok=True)
+        page.write_text(self.as_html(path), "utf-8", newline="\n")
+        pdf.write_bytes(self.as_pdf(path))
+        return said
+
+    @cached_property
+    def subtitle(self) -> str:
+        """Whose images, and when."""
+        day = datetime.now(UTC).strftime("%d %B %Y").lstrip("0")
+        return f"Does a frozen CLIP sort these images? {day}"
+
+    def as_html(self, notebook: Path) -> str:
+        """Return a page that loads nothing."""
+        webpages = importlib.import_module("webpages")
+        body, _ = webpages.notebook_exporter().from_filename(str(notebook))
+        body, contents = webpages.with_contents(body)
+        theme = self.root / "report" / "theme"
+        style = (theme / "web.css").read_text("utf-8")
+        return Template((theme / "own.html").read_text("utf-8")).substitute(
+            title=html.escape(self.request.heading),
+            subtitle=html.escape(self.subtitle),
+            style=re.sub(r"@font-face \{[^}]*\}\n?", "", style),
+            contents=contents,
+            body=body,
+        )
+
+    def as_pdf(self, notebook: Path) -> bytes:
+        """Return the PDF; letters that the report's fonts lack come from the system."""
+        typeset = importlib.import_module("typeset")
+        typst = importlib.import_module("typst")
+        typeset.export_notebooks(self.places, [notebook])
+        compiler = typst.Compiler(
+            str(self.places.project / "report" / "own.typ"),
+            root=str(self.places.project),
+            font_paths=typst.Fonts(font_paths=[str(typeset.fonts(self.places))]),
+            sys_inputs={
+                "title": self.request.heading,
+                "subtitle": self.subtitle,
+                "everything": "true",
+            },
+        )
+        return bytes(compiler.compile(format="pdf"))
+
+
+def parameters_model(request: Request) -> str:
+    """Return the model that the kernel shall use: the one named, or the setting."""
+    return _whole_path(request.model or os.environ.get("CLIPLIB_MODEL", ""))
+
+
+class _Steps:
+    """What the execution of a notebook tells of its cells."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def step(self, name: str) -> None:
+        """Note that a cell was executed."""
+        self._bar.update(1)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Any:
+    """Give back the environment as it was: executions set much of it."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def printable(
+    notebook: Mapping[str, Any], said: Mapping[str, Any], command: str
+) -> dict[str, Any]:
+    """Return what a reader gets of an executed notebook, the verdict at the top.
+
+    Parameters
+    ----------
+    notebook
+        The JSON of an executed notebook; it stays as it is.
+    said
+        The verdict: "answer", "reasons", "steps".
+    command
+        What makes the report, for its end.
+    """
+    cells = [_markdown_cell("verdict", verdict_as_markdown(said))]
+    for cell in notebook["cells"]:
+        if HIDDEN & set(cell["metadata"].get("tags", [])):
+            continue
+        if cell["cell_type"] == "markdown":
+            cells.append(dict(cell))
+        elif cell["outputs"]:
+            cells.append({**cell, "source": ""})
+    last = f"This command makes it again:\n\n```bash\n{_one_line(command)}\n```"
+    cells.append(_markdown_cell("command", last))
+    return {**notebook, "cells": cells}
+
+
+def _markdown_cell(name: str, text: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
+
+
+def verdict_as_markdown(said: Mapping[str, Any]) -> str:
+    """Return the verdict as Markdown in which file names mean nothing but themselves.
+
+    The answer stands in bold before its reasons; what to do is a list.
+    """
+    answer = literal(said["answer"])
+    steps = "\n".join(f"- {literal(step)}" for step in said["steps"])
+    return f"**{answer}** {_joined(said['reasons'])}\n\n## What to do next\n\n{steps}\n"
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    return " ".join(literal(sentence) for sentence in sentences)
+
+
+def literal(text: str) -> str:
+    """Escape a text, so that Markdown prints it as it is, on one line."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("```", "'''").split())

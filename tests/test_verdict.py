@@ -1,0 +1,216 @@
+"""The verdict's rules, and what they rest on: labels that look wrong, more labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from cliplib import FeatureTable
+from cliplib.aid.questions import (
+    groups_of_classes,
+    learning_curve,
+    measurable,
+    suspect_labels,
+)
+from cliplib.aid.verdict import Measured, Share, percent, points, verdict
+
+GOOD = Measured(
+    images=120,
+    groups=40,
+    groups_of_class={"glass": 20, "metal": 20},
+    declared=True,
+    kept_apart=True,
+    series="",
+    best="kernel probe",
+    simplest="linear probe",
+    largest="glass",
+    accuracy={
+        "kernel probe": Share(0.95, 0.92, 0.98),
+        "linear probe": Share(0.9, 0.86, 0.94),
+        "zero-shot": Share(0.5, 0.4, 0.6),
+        "file traces": Share(0.6, 0.5, 0.7),
+        "always the largest class": Share(0.5, 0.4, 0.6),
+    },
+    gains={
+        "linear probe": Share(0.05, 0.01, 0.09),
+        "zero-shot": Share(0.45, 0.3, 0.6),
+        "file traces": Share(0.35, 0.2, 0.5),
+        "always the largest class": Share(0.45, 0.3, 0.6),
+    },
+    relatedness=Share(0.04, 0.01, 0.07),
+    sensitivity={"glass": Share(0.97, 0.9, 1), "metal": Share(0.93, 0.8, 1)},
+    doubling=Share(0.04, 0.01, 0.07),
+    suspects=["metal/3.jpg"],
+    conflicts=0,
+    unreadable=0,
+    answered=0.8,
+)
+
+
+def text(**changes: Any) -> str:
+    """Return the verdict on the good case with some changes, on one line."""
+    return " ".join(str(verdict(replace(GOOD, **changes))).split())
+
+
+def with_gain(method: str, gain: Share) -> dict[str, Any]:
+    return {"gains": {**GOOD.gains, method: gain}}
+
+
+def with_accuracy(method: str, accuracy: Share) -> dict[str, Any]:
+    return {"accuracy": {**GOOD.accuracy, method: accuracy}}
+
+
+def test_good_numbers_are_told_with_their_intervals() -> None:
+    said = text()
+    assert said.startswith("Yes: a frozen CLIP sorts these images well.")
+    assert "right for 95 % (92 to 98) of the images" in said
+    assert "glass, the largest class, is right for 50 %" in said
+    assert "35 points (20 to 50) more than these traces" in said
+    assert "4 points (1 to 7) better than it is" in said
+
+
+NOTHING = Share(0.0, -0.05, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        (with_gain("always the largest class", NOTHING), "No:"),
+        (with_gain("file traces", NOTHING), "Perhaps:"),
+        (with_accuracy("kernel probe", Share(0.92, 0.85, 0.96)), "Mostly:"),
+        (with_accuracy("kernel probe", Share(0.6, 0.55, 0.65)), "Only in part:"),
+        ({"groups": 9}, "It cannot be said yet"),
+        ({"groups_of_class": {"glass": 20, "metal": 1}}, "It cannot be said yet"),
+        ({"kept_apart": False}, "It cannot be said yet"),
+    ],
+)
+def test_the_answer_follows_the_intervals(changes: Any, answer: str) -> None:
+    assert text(**changes).startswith(answer)
+
+
+def test_a_class_of_one_photograph_is_named() -> None:
+    said = text(groups_of_class={"glass": 20, "metal": 1}, kept_apart=False)
+    assert "Too few groups show metal (1)" in said
+    assert "says nothing of new ones" in said
+    assert "groups that it was not trained on" not in said
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "gain", "said"),
+    [
+        (Share(0.95, 0.9, 1), Share(0.0, -0.01, 0.01), "Words are enough"),
+        (Share(0.93, 0.9, 1), Share(0.02, -0.02, 0.06), "Words may be enough"),
+        (Share(0.8, 0.7, 0.9), Share(0.15, 0.1, 0.2), "Words help"),
+        (Share(0.5, 0.4, 0.6), Share(0.45, 0.3, 0.6), "Words are not enough"),
+    ],
+)
+def test_words(accuracy: Share, gain: Share, said: str) -> None:
+    changes = with_accuracy("zero-shot", accuracy) | with_gain("zero-shot", gain)
+    assert said in text(**changes)
+
+
+@pytest.mark.parametrize(
+    ("doubling", "said"),
+    [
+        (Share(0.04, 0.01, 0.07), "More labels pay"),
+        (Share(0.0, -0.01, 0.01), "More labels hardly pay"),
+        (Share(0.02, -0.03, 0.07), "cannot be told"),
+        (None, "too few groups"),
+    ],
+)
+def test_more_labels_follow_the_slope(doubling: Share | None, said: str) -> None:
+    assert said in text(doubling=doubling)
+
+
+def test_groups_are_asked_for_where_none_are_declared() -> None:
+    assert "--groups" not in text()
+    assert "--groups '(a)_b'" in text(declared=False, series="(a)_b")
+    assert "declare which belong together" in text(declared=False)
+
+
+def test_the_simplest_classifier_that_is_not_worse_will_do() -> None:
+    assert "5 points (1 to 9) better than the linear probe" in text()
+    assert "or the linear probe" in text(**with_gain("linear probe", NOTHING))
+
+
+def test_the_class_that_is_missed_gets_a_number_of_groups() -> None:
+    missed = {"glass": Share(0.97, 0.9, 1), "metal": Share(0.5, 0.3, 0.7)}
+    assert "Collect metal, the class that is missed most" in text(sensitivity=missed)
+    # 1.96² · 0.25 / 0.1² = 97 groups, of which 20 are there.
+    assert "about 77 more groups" in text(sensitivity=missed)
+
+
+def test_labels_to_check_are_named() -> None:
+    assert "1 label looks wrong, metal/3.jpg" in text()
+    assert "Check" not in text(suspects=[])
+    assert "1 pair of copies bears two labels" in text(conflicts=1)
+
+
+def test_numbers_are_written_as_people_read_them() -> None:
+    assert percent(Share(0.5, 0.404, 0.596)) == "50 % (40 to 60)"
+    assert points(Share(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
+    assert points(Share(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
+
+
+def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:
+    labels = np.repeat([0, 1], 10)
+    proba = np.where(np.arange(2) == labels[:, None], 0.9, 0.1)
+    proba[3] = [0.05, 0.95]  # surely of the other class
+    proba[4] = [0.45, 0.55]  # wrongly classified, but without confidence
+    suspects = suspect_labels(labels, proba)
+    assert suspects["row"].tolist() == [3]
+    assert suspects["likely"].tolist() == [1]
+    assert suspects["margin"].tolist() == pytest.approx([0.9])
+
+
+def test_thresholds_are_those_of_each_class() -> None:
+    # Class 1 is never predicted with more than 0.6: 0.6 is confident there.
+    labels = np.repeat([0, 1], 10)
+    proba = np.where(labels[:, None] == 0, [0.95, 0.05], [0.4, 0.6])
+    proba[0] = [0.4, 0.6]
+    assert suspect_labels(labels, proba)["row"].tolist() == [0]
+
+
+def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:
+    """Return two classes that a line separates, in groups of some images."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], groups_of_a_class * images)
+    features = rng.normal(size=(len(labels), 4)) + 4 * labels[:, None]
+    groups = np.repeat(np.arange(2 * groups_of_a_class), images)
+    return FeatureTable.from_arrays(features, labels, groups=groups, classes="ab")
+
+
+def test_the_learning_curve_grows_by_groups() -> None:
+    curve, proba = learning_curve(LogisticRegression(), table(20))
+    assert curve["share"].tolist() == [0.125, 0.25, 0.5, 1.0]
+    assert curve["groups"].tolist() == [4, 8, 16, 32]
+    assert (curve["images"] == 3 * curve["groups"]).all()
+    assert proba[-1].sum(axis=1) == pytest.approx(1)
+
+
+def test_shares_of_too_few_groups_are_left_out() -> None:
+    curve, proba = learning_curve(LogisticRegression(), table(5))
+    assert curve["share"].tolist() == [0.5, 1.0]
+    assert len(proba) == 2
+
+
+def test_folds_are_those_that_the_groups_allow() -> None:
+    assert measurable(table(20))[1] == 5
+    assert measurable(table(4))[1] == 4
+
+
+def test_a_class_in_one_group_is_measured_by_image_and_that_can_be_told() -> None:
+    few = table(1, images=8)
+    measured, folds = measurable(few)
+    assert measured is not few
+    assert folds == 5
+    assert groups_of_classes(measured).tolist() == [8, 8]
+
+
+def test_a_class_of_three_images_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'a' has 3 images"):
+        measurable(table(3, images=1))
