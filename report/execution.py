@@ -23,6 +23,8 @@ from places import Places
 from surroundings import SETTINGS
 
 LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
+SUMMARY = "15_summary"
+"""The notebook that computes nothing and reads what the others saved: it runs last."""
 MOST_JOBS = 6
 SECONDS_PER_KILOBYTE = 2.4
 """Of a notebook that was never measured here; of ours, on a core of 2024."""
@@ -68,15 +70,26 @@ def execute(places: Places, given: dict[str, str], jobs: int | None = None) -> N
         f"and {gigabytes:.1f} GB of memory here",
         flush=True,
     )
-    failures = run_all(places, tasks, jobs)
-    if failures:
-        sys.exit("\n".join(failures))
+    for together in others_before_summary(tasks):
+        failures = run_all(places, together, jobs)
+        if failures:
+            sys.exit("\n".join(failures))
+
+
+def others_before_summary(tasks: list[Task]) -> list[list[Task]]:
+    """Return the tasks in two parts, the second after the first; none is empty."""
+    summary = [task for task in tasks if task.notebook.stem == SUMMARY]
+    others = [task for task in tasks if task not in summary]
+    return [part for part in (others, summary) if part]
 
 
 def tasks_of(
     places: Places, notebooks: list[Path], given: dict[str, str]
 ) -> list[Task]:
-    """Return what has to be executed, the longest first."""
+    """Return what has to be executed, the longest first.
+
+    The summary, which has the highest number, is executed when any other is.
+    """
     known = {path: set(papermill.inspect_notebook(str(path))) for path in notebooks}
     names = sorted(set().union(*known.values()))
     unknown = set(given) - set(names)
@@ -91,8 +104,10 @@ def tasks_of(
     for path in notebooks:
         values = {name: value for name, value in given.items() if name in known[path]}
         stamp = places.work / "executed" / f"{path.stem}.stamp"
+        reads_new_results = path.stem == SUMMARY and tasks
         if (
             fresh
+            or reads_new_results
             or not stamp.exists()
             or stamp.read_text() != fingerprint(places, path, values)
         ):
