@@ -182,6 +182,35 @@ def test_means_over_classes_know_the_classes_without_errors():
     assert rows[1].tolist() == pytest.approx([1, 0.025 ** (1 / 60), 1])
 
 
+def test_means_over_classes_know_the_classes_without_hits():
+    y = np.repeat([0, 1], [4, 60])
+    row = evaluate(y, np.ones(64, int), ["rare", "usual"], n_boot=100).metrics
+    high = 0.5 + (1 - 0.025 ** (1 / 4)) / 2
+    assert row.at["balanced_accuracy", "high"] == pytest.approx(high)
+
+
+def test_a_number_of_a_class_is_as_sure_as_its_own_groups():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [6, 60])
+    positive = ndtr(rng.normal(size=66) + 0.7 * y)
+    proba = np.column_stack([1 - positive, positive])
+    found = evaluate(y, proba, ["a", "b"], n_boot=200).per_class
+    # The area of both classes is one number, with one interval: that of the six.
+    ends = found[["auroc_low", "auroc_high"]].to_numpy()
+    np.testing.assert_allclose(ends[0], ends[1])
+    said = np.where(np.arange(66) < 3, 0, 1)  # three of six found, none wrongly
+    found = evaluate(y, said, ["a", "b"], n_boot=200).per_class
+    assert found.at["a", "precision"] == 1
+    assert found.at["a", "precision_low"] == pytest.approx(0.025 ** (1 / 3))
+
+
+def test_no_loss_is_below_zero():
+    y = np.repeat([0, 1, 0], 4)
+    proba = np.eye(2)[np.repeat([0, 1, 1], 4)] * 0.98 + 0.01
+    found = evaluate(y, proba, ["a", "b"], groups=np.arange(12) // 4, n_boot=200)
+    assert (found.metrics.low >= 0).all()
+
+
 def test_a_mean_over_classes_is_covered_where_one_is_rare():
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1, 2], [4, 60, 100])

@@ -118,6 +118,15 @@ def test_a_rare_class_does_not_change_what_others_hold_out():
         group_train_test_split(y[1:])
 
 
+def test_a_rare_class_within_groups_of_a_frequent_one_stands_on_both_sides():
+    # Two of 40 patients have a rare finding beside what all have.
+    groups = np.arange(80) // 2
+    y = np.where(np.isin(np.arange(80), (1, 3)), 1, 0)
+    for seed in range(20):
+        train, test = group_train_test_split(y, groups, seed=seed)
+        assert set(y[train]) == set(y[test]) == {0, 1}
+
+
 def test_a_split_that_would_hide_a_class_is_refused():
     # Each pair of three patients shares a class: whoever goes takes one side's last.
     with pytest.raises(ValueError, match="Class . stands on one side"):
@@ -289,6 +298,15 @@ def test_a_class_that_is_too_small_is_named_by_its_name():
         out_of_fold_proba(
             Remembering(), table(np.zeros((20, 1)), [0] * 18 + [1, 1], np.arange(20))
         )
+
+
+@pytest.mark.parametrize(("shots", "held"), [(1, 1), (2, 2), (4, 4), (16, 4), (32, 8)])
+def test_few_shot_draws_as_many_as_coop_does(shots, held):
+    labels = np.repeat([0, 1, 2], 60)
+    train, val = few_shot(labels, shots, seed=3)
+    assert np.bincount(labels[train]).tolist() == [shots] * 3
+    assert np.bincount(labels[val]).tolist() == [held] * 3
+    assert not np.intersect1d(train, val).size
 
 
 def test_few_shots_are_of_different_groups_and_nested():
