@@ -11,7 +11,6 @@ import torch
 from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from skimage.feature import hog as skimage_hog
 from torch import Tensor, nn
 
 from cliplib.arrays import Features, Floats
@@ -92,6 +91,8 @@ color_histogram = ImageFunction(
 
 
 def _hog(image: Image.Image) -> Features:
+    from skimage.feature import hog as skimage_hog  # notebooks only: no core dependency
+
     small = image.convert("L").resize((128, 128), Image.Resampling.BILINEAR)
     histograms = skimage_hog(
         np.asarray(small), pixels_per_cell=(16, 16), cells_per_block=(2, 2)

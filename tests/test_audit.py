@@ -29,7 +29,7 @@ TURN = Image.Transpose
 
 
 def blobs(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """Blobs of several sizes and colours: as different from each other as photos are."""
+    """Blobs of several sizes and colours, as different from each other as photos."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((size[1], size[0], 3))
     field = np.sum(
@@ -185,7 +185,7 @@ def test_the_distance_that_proposes_a_copy_is_held_from_both_sides(
 
 
 def test_images_alike_in_layout_only_are_no_copies() -> None:
-    """As slices through one head are: their hashes are close, but their detail differs."""
+    """As slices through one head are: hashes are close, but the detail differs."""
     alike = []
     for seed in (2, 3):
         noise = np.random.default_rng(seed).standard_normal((120, 160, 1))

@@ -1,9 +1,10 @@
-"""How fast cliplib is beside what else there is: ``python tests/benchmarks --data FOLDER``.
+"""How fast cliplib is beside what else there is: ``make bench DATA=folder``.
 
-Peer and ours run in turn in one process, so that other work on the machine slows both; what counts
-is the ratio, the peer's time by ours. Rows go to ``figures/benchmark.json``; those of parts that
-this run does not measure stay. Peers are in ``tests/benchmarks/requirements.txt``; without one, its
-row says so.
+Peer and ours run in turn in one process, so that other work on the machine slows both;
+what counts is the ratio, the peer's time by ours. Rows go to ``build/benchmark.json``,
+with ``--out figures/benchmark.json`` to where the report reads them; those of parts
+that this run does not measure stay there. Peers are in
+``tests/benchmarks/requirements.txt``; without one, its row says so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+import pandas as pd
 import torch
 import transformers
+from numpy.typing import ArrayLike
 from PIL import Image
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
@@ -54,7 +58,7 @@ VIT = "images on disk to features, ViT-B/32, float32"
 
 @dataclass
 class Row:
-    """One line of the table: what was done, beside what; the peer's time by ours, or `note`."""
+    """What was done, beside what: the peer's time by ours, or why there is none."""
 
     work: str
     peer: str
@@ -68,29 +72,50 @@ class Row:
     rates: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
-    def measured(self, ratios: list[float], **rates: float) -> Row:
-        """Fill in the median, smallest and largest ratio."""
-        self.ratio, self.low, self.high = (
-            float(f"{f(ratios):.4g}") for f in (np.median, min, max)
-        )
-        enough = (
-            self.ratio >= self.goal
-            if self.sense == "at least"
-            else self.ratio <= self.goal
-        )
-        self.met, self.rates = enough, rates
+    def measured(self, ratios: ArrayLike, **rates: float) -> Row:
+        """Fill in the median, smallest and largest ratio of the rounds."""
+        self.ratio = four_digits(np.median(ratios))
+        self.low = four_digits(np.min(ratios))
+        self.high = four_digits(np.max(ratios))
+        enough = self.ratio >= self.goal
+        self.met = enough if self.sense == "at least" else self.ratio <= self.goal
+        self.rates = rates
         return self
 
 
-def in_turn(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Return the seconds of each work, once a round after one unmeasured call."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for r in range(rounds + 1):
-        for name in list(works) if r % 2 else list(works)[::-1]:
+def four_digits(value: float) -> float:
+    """Return a number as it is kept."""
+    return float(f"{value:.4g}")
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """Return the rows as a table to read, and to paste into a page."""
+    lines = ["| work | beside | ratio | goal |", "|---|---|---|---|"]
+    for row in rows:
+        result = row.note
+        if row.ratio is not None:
+            result = f"{row.ratio:.3g} [{row.low:.3g}, {row.high:.3g}] {row.unit}"
+        verdict = {True: ", met", False: ", missed", None: ""}[row.met]
+        goal = f"{row.sense} {row.goal:g}{verdict}"
+        lines.append(f"| {row.work} | {row.peer or 'itself'} | {result} | {goal} |")
+    return "\n".join(lines) + "\n"
+
+
+def in_turn(works: dict[str, Callable[[], Any]], rounds: int) -> pd.DataFrame:
+    """Return the seconds of each work, a column, in each round, a row.
+
+    One call goes unmeasured; the order turns over with each round.
+    """
+    seconds = []
+    for number in range(rounds + 1):
+        names = list(works) if number % 2 else list(works)[::-1]
+        took = {}
+        for name in names:
             start = time.perf_counter()
             works[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(values[1:]) for name, values in seconds.items()}
+            took[name] = time.perf_counter() - start
+        seconds.append(took)
+    return pd.DataFrame(seconds[1:], columns=list(works))
 
 
 def vit_folder(scratch: Path) -> Path:
@@ -109,22 +134,23 @@ def vit_folder(scratch: Path) -> Path:
 
 def readme_loop(model: CLIPModel, files: list[Path]) -> np.ndarray:
     """The linear-probe example of OpenAI's README, by transformers."""
-    processor, found = CLIPImageProcessorPil(), []
+    processor = CLIPImageProcessorPil()
+    batches = []
     with torch.no_grad():
         for start in range(0, len(files), 100):
             images = [
                 Image.open(path).convert("RGB") for path in files[start : start + 100]
             ]
             pixels = processor(images=images, return_tensors="pt")["pixel_values"]
-            found.append(model.vision_model(pixels).pooler_output)
-    return torch.cat(found).numpy()
+            batches.append(model.vision_model(pixels).pooler_output)
+    return torch.cat(batches).numpy()
 
 
 def bare_forward(encoder: ClipEncoder, files: list[Path]) -> Callable[[], None]:
-    """The forward passes that the encoder does, in as many threads, with nothing else to do."""
-    size, threads = encoder.batch_size, torch.get_num_threads()
+    """The forward passes of the encoder alone, in as many threads."""
+    threads = torch.get_num_threads()
     pixels = np.stack([encoder.preprocess(path) for path in files])
-    batches = torch.from_numpy(pixels).split(size)
+    batches = torch.from_numpy(pixels).split(encoder.batch_size)
 
     def forward(batch: torch.Tensor) -> None:
         with torch.inference_mode():
@@ -156,8 +182,10 @@ def open_clip_loop(files: list[Path]) -> Callable[[], Any]:
     """Open, preprocess, stack, encode_image, as in open_clip's README."""
     import open_clip
 
-    made = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", pretrained=None)
-    model, preprocess = made[0].eval(), made[2]
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "ViT-B-32-quickgelu", pretrained=None
+    )
+    model.eval()
 
     def work() -> None:
         with torch.no_grad():
@@ -175,8 +203,10 @@ def clip_benchmark_loop(files: list[Path]) -> Callable[[], Any]:
     import open_clip
     from clip_benchmark.metrics.zeroshot_classification import run_classification
 
-    made = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", pretrained=None)
-    model, preprocess = made[0].eval(), made[2]
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "ViT-B-32-quickgelu", pretrained=None
+    )
+    model.eval()
     rows = [(path, 0) for path in files]
     loader = torch.utils.data.DataLoader(
         rows,
@@ -192,55 +222,83 @@ def clip_benchmark_loop(files: list[Path]) -> Callable[[], Any]:
 
 
 def features(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
-    """ViT-B/32 against each peer and the bare forward pass; then features already known."""
+    """ViT-B/32 beside the peers; features already known; the embedded model."""
+    return [
+        *beside_peers(files, rounds, scratch),
+        already_known(files, rounds, scratch),
+        *embedded(files, rounds),
+    ]
+
+
+def beside_peers(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
+    """ViT-B/32 against each peer, the bare forward pass, and itself in bfloat16."""
     encoder = ClipEncoder(vit_folder(scratch), cache=False)
-    works: dict[str, Callable[[], Any]] = {
-        "ours": lambda: encoder.images(files, progress=False)
-    }
-    works["the bare forward pass, same threads"] = bare_forward(encoder, files)
     half = ClipEncoder(vit_folder(scratch), cache=False, dtype="bfloat16")
-    works["ours in bfloat16"] = lambda: half.images(files, progress=False)
-    works["OpenAI's README loop, by transformers"] = lambda: readme_loop(
-        encoder.model, files
-    )
-    rows = []
-    for peer, make in (
-        ("transformers' pipeline", lambda: transformers_pipeline(encoder.model, files)),
-        ("open_clip", lambda: open_clip_loop(files)),
-        ("CLIP_benchmark's loop", lambda: clip_benchmark_loop(files)),
-    ):
-        try:
-            works[peer] = make()
-            works[peer]()
-        except Exception as error:  # absent, or broken by this version of its libraries
-            works.pop(peer, None)
-            rows.append(
-                Row(VIT, peer, 1, note=f"not measured: {type(error).__name__}: {error}")
-            )
-    seconds = in_turn(works, rounds)
+    bare = "the bare forward pass, same threads"
+    works: dict[str, Callable[[], Any]] = {
+        "ours": lambda: encoder.images(files, progress=False),
+        "ours in bfloat16": lambda: half.images(files, progress=False),
+        bare: bare_forward(encoder, files),
+        "OpenAI's README loop, by transformers": lambda: readme_loop(
+            encoder.model, files
+        ),
+    }
+    peers, absent = peers_here(encoder, files)
+    seconds = in_turn(works | peers, rounds)
+    ours = seconds.pop("ours")
     lower = seconds.pop("ours in bfloat16")
-    for peer in list(seconds)[1:]:
-        rate = {"ours (images/s)": len(files) / float(np.median(seconds["ours"]))}
-        row = Row(VIT, peer, 0.95 if "bare" in peer else 1)
-        rows.append(row.measured(list(seconds[peer] / seconds["ours"]), **rate))
+    rate = {"ours (images/s)": len(files) / float(ours.median())}
+    rows = [
+        Row(VIT, peer, 0.95 if peer == bare else 1).measured(took / ours, **rate)
+        for peer, took in seconds.items()
+    ]
     row = Row(VIT.replace("float32", "bfloat16"), "ours in float32", 1)
-    rows.append(row.measured(list(seconds["ours"] / lower)))
+    return [*rows, *absent, row.measured(ours / lower)]
+
+
+def peers_here(
+    encoder: ClipEncoder, files: list[Path]
+) -> tuple[dict[str, Callable[[], Any]], list[Row]]:
+    """Return the peers that run here, and a row for each that does not."""
+    makers: dict[str, Callable[[], Callable[[], Any]]] = {
+        "transformers' pipeline": lambda: transformers_pipeline(encoder.model, files),
+        "open_clip": lambda: open_clip_loop(files),
+        "CLIP_benchmark's loop": lambda: clip_benchmark_loop(files),
+    }
+    peers = {}
+    absent = []
+    for peer, make in makers.items():
+        try:
+            work = make()
+            work()
+        except Exception as error:  # absent, or broken by this version of its libraries
+            note = f"not measured: {type(error).__name__}: {error}"
+            absent.append(Row(VIT, peer, 1, note=note))
+        else:
+            peers[peer] = work
+    return peers, absent
+
+
+def already_known(files: list[Path], rounds: int, scratch: Path) -> Row:
+    """Images a second whose features the cache holds."""
     known = ClipEncoder("mini", cache=FeatureCache(scratch / "known.sqlite"))
     many = files * (2000 // len(files) + 1)
-    took = in_turn({"again": lambda: known.images(many, progress=False)}, rounds)[
-        "again"
-    ]
+    seconds = in_turn({"again": lambda: known.images(many, progress=False)}, rounds)
     row = Row("features already known, images a second", "", 5000, unit="images/s")
-    rows.append(row.measured(list(len(many) / took)))
+    return row.measured(len(many) / seconds["again"])
+
+
+def embedded(files: list[Path], rounds: int) -> list[Row]:
+    """Images a second of the embedded model, at two sizes and in two precisions."""
+    rows = []
     for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
-        small = ClipEncoder("mini", cache=False, image_size=pixels, dtype=dtype)
-        (took,) = in_turn(
-            {"": lambda e=small: e.images(files, progress=False)}, rounds
-        ).values()
-        work = f"images on disk to features, embedded model, {pixels} px, {dtype}, a second"
-        rows.append(
-            Row(work, "", 120, unit="images/s").measured(list(len(files) / took))
-        )
+        encoder = ClipEncoder("mini", cache=False, image_size=pixels, dtype=dtype)
+        read = partial(encoder.images, files, progress=False)
+        seconds = in_turn({"ours": read}, rounds)["ours"]
+        settings = f"embedded model, {pixels} px, {dtype}"
+        work = f"images on disk to features, {settings}, a second"
+        row = Row(work, "", 120, unit="images/s")
+        rows.append(row.measured(len(files) / seconds))
     return rows
 
 
@@ -270,30 +328,39 @@ def sweep(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
         path()
         ratios.append((middle - start) / (time.process_time() - middle))
     row = Row(
-        "sweep of C and refit, 5,700 x 512", "scikit-learn's warm-started path", 1.3
+        "sweep of C and refit, 5,700 x 512",
+        "scikit-learn's warm-started path",
+        1.3,
+        sense="at most",
+        note="our CPU seconds by the peer's",
     )
-    row.sense, row.note = "at most", "our CPU seconds by the peer's"
     return [row.measured(ratios)]
 
 
 def bootstrap(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     """2,000 draws of all metrics against scikit-learn's metrics on resampled rows."""
     rng = np.random.default_rng(0)
-    y, proba = rng.integers(0, 4, 1300), rng.dirichlet(np.ones(4), 1300)
+    classes = list("abcd")
+    y = rng.integers(0, len(classes), 1300)
+    proba = rng.dirichlet(np.ones(len(classes)), len(y))
 
-    def peer() -> None:
+    def a_hundredth_of_the_draws() -> None:
         for _ in range(20):
             rows = rng.integers(0, len(y), len(y))
-            said = proba[rows].argmax(axis=1)
-            metrics.classification_report(y[rows], said, output_dict=True)
+            answers = proba[rows].argmax(axis=1)
+            metrics.classification_report(y[rows], answers, output_dict=True)
             metrics.roc_auc_score(y[rows], proba[rows], multi_class="ovr")
             metrics.log_loss(y[rows], proba[rows])
 
-    seconds = in_turn({"ours": lambda: evaluate(y, proba), "peer": peer}, rounds)
+    works = {
+        "ours": lambda: evaluate(y, proba, classes),
+        "peer": a_hundredth_of_the_draws,
+    }
+    seconds = in_turn(works, rounds)
     row = Row(
         "2,000 draws of every metric, 1,300 rows", "scikit-learn's metrics a draw", 20
     )
-    return [row.measured(list(100 * seconds["peer"] / seconds["ours"]))]
+    return [row.measured(100 * seconds["peer"] / seconds["ours"])]
 
 
 def duplicates(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
@@ -313,14 +380,14 @@ def duplicates(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
         "peer": lambda: PHash(verbose=False).find_duplicates(image_dir=str(folder)),
     }
     seconds = in_turn(works, rounds)
-    return [row.measured(list(seconds["peer"] / seconds["ours"]))]
+    return [row.measured(seconds["peer"] / seconds["ours"])]
 
 
 def report(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     """Building the report with every notebook executed, and with nothing changed."""
     rows = []
     shutil.rmtree(ROOT / "build" / "executed", ignore_errors=True)
-    for work, goal in (("every notebook executed", 180), ("nothing changed", 20)):
+    for work, goal in (("every notebook executed", 240), ("nothing changed", 20)):
         start = time.perf_counter()
         command = [
             sys.executable,
@@ -347,41 +414,56 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def some_of(folder: Path, n: int) -> list[Path]:
+    """Return n images of a folder, from all parts of it; SystemExit without any."""
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in (".jpg", ".png")
+    )
+    if not files:
+        sys.exit(f"There is no .jpg or .png image in {folder}: name a folder of some.")
+    return files[:: max(1, len(files) // n)][:n]
+
+
+def kept(out: Path, measured_now: list[str]) -> list[dict[str, Any]]:
+    """Return the rows of a file whose parts are not measured now."""
+    rows = json.loads(out.read_text("utf-8")) if out.exists() else []
+    names = {part.__name__ for part in PARTS} - set(measured_now)
+    return [row for row in rows if row["part"] in names]
+
+
 def main() -> None:
-    """Measure the parts and write their rows."""
+    """Measure the parts, write their rows and print them as a table."""
     names = [part.__name__ for part in PARTS]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of images, at any depth"
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "figures" / "benchmark.json")
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--n", type=int, default=320, help="images (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of images, at any depth")
+    add("--out", type=Path, default=ROOT / "build" / "benchmark.json")
+    add("--only", nargs="+", choices=names, default=names)
+    add("--rounds", type=int, default=3, help="(default: %(default)s)")
+    add("--n", type=int, default=320, help="images (default: %(default)s)")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    every = sorted(
-        path for path in args.data.rglob("*") if path.suffix in (".jpg", ".png")
-    )
-    files = every[:: max(1, len(every) // args.n)][: args.n]
-    rows = json.loads(args.out.read_text()) if args.out.exists() else []
-    rows = [
-        row for row in rows if row["part"] in names and row["part"] not in args.only
-    ]
-    machine = {"processor": processor(), "cores": os.cpu_count()}
-    machine |= {"torch": torch.__version__, "transformers": transformers.__version__}
+    files = some_of(args.data, args.n)
+    machine = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    saved = kept(args.out, args.only)
+    measured: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["CLIPLIB_CACHE"] = scratch
         for part in PARTS:
             if part.__name__ in args.only:
                 for row in part(files, args.rounds, Path(scratch)):
-                    sys.stdout.write(f"{row}\n")
-                    rows.append(
+                    saved.append(
                         {"part": part.__name__, **asdict(row), "machine": machine}
                     )
-    args.out.write_text(json.dumps(rows, indent=1) + "\n")
+                    measured.append(row)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
+    sys.stdout.write(as_markdown(measured))
 
 
 if __name__ == "__main__":
