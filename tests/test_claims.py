@@ -179,11 +179,11 @@ CONTRARY = {
         metric(-0.06, -0.08, -0.04),
     ),
     "4-elsewhere": (
-        "new_tumours.linear_probe.sensitivity.high",
+        "new_tumours.sensitivity.high",
         0.98,
     ),
     "4-encoder-part": (
-        "aquatrash.efficientnet_minus_encoder.deep.elsewhere.linear_probe.accuracy",
+        "aquatrash.efficientnet_minus_encoder.deep.elsewhere.kernel_probe.accuracy",
         metric(0.04, 0.02, 0.06),
     ),
     "4-conse": ("words_waste.conse_minus_mini", metric(0.05, 0.02, 0.08)),
