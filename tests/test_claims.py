@@ -158,7 +158,7 @@ def metric(value: float, low: float, high: float) -> dict[str, float]:
 
 
 NOTHING = metric(0, -0.01, 0.01)
-FALL = "brain.differences.linear_probe.published_minus_by_patient"
+FALL = "brain.differences.kernel_probe.published_minus_by_patient"
 # What a sentence must not survive, by hand: its plain contrary, or too little of it.
 CONTRARY = {
     "cover-reach": (FALL, NOTHING),
