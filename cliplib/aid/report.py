@@ -314,7 +314,9 @@ class Exporter:
     def as_html(self, notebook: Path) -> str:
         """Return a page that loads nothing."""
         webpages = importlib.import_module("webpages")
-        body, _ = webpages.notebook_exporter().from_filename(str(notebook))
+        exporter = webpages.notebook_exporter()
+        exporter.exclude_input = True
+        body, _ = exporter.from_filename(str(notebook))
         body, contents = webpages.with_contents(body)
         theme = self.root / "report" / "theme"
         style = (theme / "web.css").read_text("utf-8")
@@ -393,6 +395,8 @@ def printable(
             cells.append(dict(cell))
         elif cell["outputs"]:
             cells.append({**cell, "source": ""})
+        elif not "".join(cells[-1]["source"]).startswith("#"):
+            cells.pop()  # a question without an answer
     last = f"This command makes it again:\n\n```bash\n{_one_line(command)}\n```"
     cells.append(_markdown_cell("command", last))
     return {**notebook, "cells": cells}

@@ -196,19 +196,21 @@ def cannot_say(measured: Measured) -> list[str]:
 
 def how_well(measured: Measured) -> str:
     """Set accuracy beside the largest class and the files' traces."""
-    seen = "groups that it was not trained on"
+    asked = "images of groups that it was not trained on"
     if not measured.kept_apart:
-        seen = "groups that it was trained on"
+        asked = "images of groups that it was trained on"
     elif not measured.declared:
-        seen = "which it had seen no copy before"
+        asked = "images of which it was trained on no copy"
     largest = measured.accuracy["always the largest class"].value
     traces = measured.accuracy["file traces"]
+    low, high = (100 * end for end in measured.accuracy[measured.best][1:])
     return (
-        f"The {measured.best} is right for {percent(measured.accuracy[measured.best])} "
-        f"of the images, of {seen} ({measured.images} images in {measured.groups} "
-        f"groups). Always naming {measured.largest}, the largest class, is right for "
-        f"{whole(largest)}, and what the files betray without a look at the picture "
-        f"(size, format, brightness) for {percent(traces)}."
+        f"Asked for {asked}, the {measured.best} is right for "
+        f"{whole(measured.accuracy[measured.best].value)} (95 % interval {low:.0f} to "
+        f"{high:.0f}; {measured.images} images in {measured.groups} groups). Always "
+        f"naming {measured.largest}, the largest class, is right for {whole(largest)}, "
+        f"and what the files betray without a look at the picture (size, format, "
+        f"brightness) for {percent(traces)}."
     )
 
 
@@ -315,7 +317,7 @@ def declare_groups(measured: Measured) -> str:
 def which_classifier(measured: Measured) -> str:
     """Recommend the simplest classifier that is not shown to be worse."""
     if measured.best == measured.simplest:
-        return f"Use the {measured.best}: no other is better here."
+        return f"Use the {measured.best}: no other probe is better here."
     gain = measured.gains[measured.simplest]
     if gain.low > 0:
         return (
@@ -368,14 +370,22 @@ def check_labels(measured: Measured) -> str:
             pairs = "pairs of copies bear"
         parts.append(f"{measured.conflicts} {pairs} two labels")
     if measured.suspects:
-        labels = "label looks" if len(measured.suspects) == 1 else "labels look"
-        first = listing([str(name) for name in measured.suspects[:3]])
-        such = "" if len(measured.suspects) == 1 else "first of all "
-        parts.append(f"{len(measured.suspects)} {labels} wrong, {such}{first}")
+        parts.append(_labels_in_doubt(measured))
     if measured.unreadable:
         files = "file" if measured.unreadable == 1 else "files"
         parts.append(f"{measured.unreadable} {files} could not be read")
     return f"Check: {'; '.join(parts)}." if parts else ""
+
+
+def _labels_in_doubt(measured: Measured) -> str:
+    """Name the first ones; a classifier that errs often contradicts right labels."""
+    count = len(measured.suspects)
+    labels = "label looks" if count == 1 else "labels look"
+    first = listing([str(name) for name in measured.suspects[:3]])
+    text = f"{count} {labels} wrong, {first}{'' if count <= 3 else ' first of all'}"
+    if measured.accuracy[measured.best].value < WELL:
+        text += " (where so many answers are wrong, most of these are hard images)"
+    return text
 
 
 def whole(share: float) -> str:
