@@ -145,7 +145,9 @@ def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
     Else what stands beside an image would change how its features are rounded: kernels
     differ by the number of rows.
     """
-    missing = max(0, size - len(pixels))
+    missing = size - len(pixels)
+    if missing <= 0:
+        return pixels
     return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
 
 
