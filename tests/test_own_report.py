@@ -47,8 +47,10 @@ def notebook() -> dict[str, Any]:
     markdown = {"cell_type": "markdown", "metadata": {}, "id": "a"}
     code = {"cell_type": "code", "execution_count": 1, "metadata": {}, "id": "b"}
     hidden = {"tags": ["plumbing"]}
+    given = {"tags": ["injected-parameters"]}
     return {
         "cells": [
+            {**code, "metadata": given, "source": 'data = "a"', "outputs": []},
             {**markdown, "metadata": hidden, "source": "Which encoder?"},
             {**code, "metadata": hidden, "source": "secret = 1", "outputs": []},
             {**markdown, "source": "## Accuracy\n\nHow good is it?"},
@@ -225,7 +227,12 @@ def test_one_command_makes_page_pdf_and_decision_aid(
     assert "What to do next:" in printed.out
     assert (request.aid / "decision_aid.json").is_file()
     page = request.pages[0].read_text("utf-8")
-    for words in ("Labels that look wrong", "Would more labels pay", "Copies"):
+    for words in (
+        "What to do next",
+        "Labels that look wrong",
+        "Would more labels pay",
+        "Copies",
+    ):
         assert words in page
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
     assert str(ROOT) not in page

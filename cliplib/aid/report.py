@@ -30,7 +30,7 @@ NOTEBOOK = "11_your_images"
 EXTRAS = ("papermill", "nbconvert", "typst", "pypandoc", "bs4", "seaborn", "skimage")
 PACKAGES = ("numpy", "scikit-learn", "torch", "transformers", "typst", "nbconvert")
 # Of the exporter; a cell tagged so is for whoever runs the notebook, and not printed.
-HIDDEN = {"plumbing", "remove-cell", "verdict"}
+HIDDEN = {"plumbing", "remove-cell", "injected-parameters"}
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,7 @@ def printable(
     command
         What makes the report, for its end.
     """
-    cells = [_markdown_cell("verdict", verdict_as_markdown(said))]
+    cells: list[dict[str, Any]] = []
     for cell in notebook["cells"]:
         if HIDDEN & set(cell["metadata"].get("tags", [])):
             continue
@@ -395,8 +395,9 @@ def printable(
             cells.append(dict(cell))
         elif cell["outputs"]:
             cells.append({**cell, "source": ""})
-        elif not "".join(cells[-1]["source"]).startswith("#"):
+        elif cells and not "".join(cells[-1]["source"]).startswith("#"):
             cells.pop()  # a question without an answer
+    cells.insert(0, _markdown_cell("verdict", verdict_as_markdown(said)))
     last = f"This command makes it again:\n\n```bash\n{_one_line(command)}\n```"
     cells.append(_markdown_cell("command", last))
     return {**notebook, "cells": cells}
