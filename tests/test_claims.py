@@ -171,7 +171,7 @@ CONTRARY = {
         metric(0.0145, 0.0105, 0.0185),
     ),
     "4-patients-beyond-copies": (
-        "brain.differences.linear_probe.without_copies_minus_by_patient",
+        "brain.differences.kernel_probe.without_copies_minus_by_patient",
         NOTHING,
     ),
     "4-neutral": (
