@@ -128,12 +128,12 @@ def contradicted(value: Any) -> Iterator[Any]:
         yield {"value": -value["value"], "low": -value["high"], "high": -value["low"]}
         width = (value["high"] - value["low"]) / 2
         yield {"value": 0.0, "low": -width, "high": width}
-        for shift in (-0.5, 0.5):
+        for shift in (-1.0, 1.0):
             yield {end: value[end] + shift for end in ENDS}
     elif isinstance(value, str):
         yield f"not {value}"
     else:
-        yield from (0, value + 0.5, value - 0.5, 10 * value + 1)
+        yield from (0, value + 1.0, value - 1.0, 100 * value + 1)
 
 
 def measured(claim: str) -> dict[str, Any]:
