@@ -242,7 +242,7 @@ def test_help_imports_nothing_slow() -> None:
 
 def test_every_argument_is_explained(capsys: Capture) -> None:
     parser, commands = build_parser()
-    assert commands == ["train", "classify", "encode"]
+    assert commands == ["train", "report", "classify", "encode"]
     for command in commands:
         with pytest.raises(SystemExit):
             parser.parse_args([command, "--help"])
@@ -264,8 +264,8 @@ def test_a_mistyped_command_gets_a_hint(
     assert main(["clasify", "aid", "photos"]) == 1
     told = capsys.readouterr().err
     assert told == (
-        "'clasify' is neither a folder nor one of the commands train, classify, "
-        "encode: did you mean 'classify'?\n"
+        "'clasify' is neither a folder nor one of the commands train, report, "
+        "classify, encode: did you mean 'classify'?\n"
     )
     assert main(["photos", "--out", "aid"]) == 1
     assert "encode: name one that exists." in capsys.readouterr().err
