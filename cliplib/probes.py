@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -44,7 +45,7 @@ TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
 
 
-class Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What all probes share: how rows are checked, split and scaled, and the answers.
 
     A probe's own part is ``_fit``, ``_logits`` and ``_slopes``, the latter two on
@@ -173,19 +174,19 @@ class Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = validate_data(self, X, dtype=np.float32, reset=False)
         return np.asarray((rows - self.mean_) / self.scale_)
 
+    @abstractmethod
     def _fit(
         self, rows: Features, codes: Ints, class_weights: Features, split: Split
     ) -> None:
         """Fit on rows (n, d) of classes `codes` (n,), which count `class_weights`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _logits(self, scaled: Floats) -> Floats:
         """Return logits (n, k) of standardised features (n, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
         """Return the gradients of logits by standardised features, both (n, d)."""
-        raise NotImplementedError
 
 
 class LinearProbe(Probe):
