@@ -225,6 +225,8 @@ def test_every_claim_stands_in_the_text_once() -> None:
 
 def test_typst_comes_to_the_same_as_python() -> None:
     """figures/claims.csv is written by the build, from what typst says."""
+    if not (FIGURES / "claims.csv").is_file():
+        pytest.skip("no report has been built here")
     with (FIGURES / "claims.csv").open(encoding="utf-8") as file:
         told = {row["id"]: row for row in csv.DictReader(file)}
     for claim, entry in FILE.items():
