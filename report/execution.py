@@ -344,7 +344,9 @@ def fingerprint(places: Places, notebook: Path, parameters: dict[str, str]) -> s
     for id in sorted(results):
         files += sorted(figures.glob(f"{id}.*"))
     files += sorted(path for path in LIBRARY.rglob("*.*") if path.suffix != ".pyc")
-    packages = sorted(f"{each.name} {each.version}" for each in distributions())
+    # Without the library, whose files count and which the working directory may hold.
+    versions = {f"{each.name} {each.version}" for each in distributions()}
+    packages = sorted(each for each in versions if not each.startswith("cliplib "))
     digest = hashlib.sha256(json.dumps([parameters, packages, results]).encode())
     for path in files:
         if path.is_file():
