@@ -303,6 +303,8 @@ def test_label_conflicts_and_leaks(tmp_path: Path) -> None:
     found = audit_dataset(folder(tmp_path, files))
     assert found.conflicts["id_a"].tolist() == [f"cat/{k}.jpg" for k in range(5)]
     assert found.conflicts["id_b"].tolist() == [f"dog/{k}.jpg" for k in range(5)]
+    assert list(found.conflicts.columns) == list(found.pairs.columns)
+    assert found.leaks.columns[0] == "id" and list(found.leaks.index) == [0, 1, 2]
     columns = ["id", "level", "duplicate_id", "duplicate_split"]
     assert found.leaks[columns].to_numpy().tolist() == [
         ["dog/0.jpg", "bytes", "cat/0.jpg", "train"],

@@ -175,8 +175,9 @@ def test_a_loaded_probe_has_all_that_a_fitted_one_has(probe, sample, tmp_path):
     X, y = sample
     frame = pd.DataFrame(X).add_prefix("feature ")
     probe = clone(probe).set_params(class_weight={0: 1.0, 1: 2.5, 2: 1.0})
-    save_probe(probe.fit(frame, y), tmp_path / "probe")
-    loaded = load_probe(tmp_path / "probe")
+    folder = tmp_path / "new" / "probe"
+    save_probe(probe.fit(frame, y), folder)
+    loaded = load_probe(folder)
     for name, value in vars(probe).items():
         if isinstance(value, pd.DataFrame):
             pd.testing.assert_frame_equal(getattr(loaded, name), value)
