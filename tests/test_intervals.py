@@ -233,3 +233,16 @@ def test_equality_within_bounds_must_be_shown():
     # Few rows exclude no difference, although the one found is 0.
     unknown = compare(y[:12], y[:12], np.where(np.arange(12) % 6 == 0, 1, y[:12]))
     assert not within_bounds(unknown, 0.05)
+
+
+def test_all_pairs_are_compared_with_the_groups_draws_and_seed_that_are_given():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 120)
+    groups = np.repeat(np.arange(30), 4)
+    predictions = {name: rng.integers(0, 2, 120) for name in "abc"}
+    options = {"groups": groups, "n_boot": 200, "seed": 5}
+    table = compare_all(labels, predictions, **options)
+    for _, row in table.iterrows():
+        alone = compare(labels, predictions[row["a"]], predictions[row["b"]], **options)
+        assert row[alone.index].tolist() == alone.tolist()
+    assert not table["low"].equals(compare_all(labels, predictions)["low"])
