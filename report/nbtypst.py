@@ -89,10 +89,10 @@ def readable(source: str) -> str:
 def in_its_place(statement: ast.stmt, source: str) -> str | None:
     """Return what to show for a statement that is plumbing; None for another."""
     value = getattr(statement, "value", None)
-    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
+    if not isinstance(value, ast.Call):
         return None
     called = ast.unparse(value.func)
-    if called == "figures.Study":
+    if called == "Study":
         return ""
     if not isinstance(statement, ast.Expr) or not called.startswith("study.save_"):
         return None

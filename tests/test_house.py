@@ -123,7 +123,7 @@ def test_dependencies_are_those_that_make_installs_each_with_its_reason() -> Non
 
 
 # What only notebooks and applications import.
-OPTIONAL = {"figures", "widget", "scale"}
+OPTIONAL = {"figures", "results", "widget", "scale"}
 
 
 @pytest.mark.parametrize(

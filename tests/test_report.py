@@ -76,8 +76,8 @@ CELLS = [
 import matplotlib.pyplot as plt
 import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
-from cliplib import figures
-study = figures.Study("01_toy", seed=seed)
+from cliplib.results import Study
+study = Study("01_toy", seed=seed)
 logging.getLogger("cliplib.data").info("a log line")
 print("on stderr", file=sys.stderr)
 print("\\x1b[31mred\\x1b[0m", object())""",
@@ -198,7 +198,7 @@ def test_the_pdf_holds_numbers_captions_and_what_cells_print(toy: Path) -> None:
     for words in ("# no heading, @no_reference, $5, #strong[typst]", "red"):
         assert squeeze(words) in text, words
     assert "neversaved,needsimages" in text and "0x…" in text
-    assert "study.save" not in text and "figures.Study" not in text  # plumbing
+    assert "study.save" not in text and "Study(" not in text  # plumbing
     assert text.count("DecisionTreeClassifier()") == 2  # no diagram of it
     assert (
         text.count("alogline") == text.count("onstderr") == 1
@@ -453,7 +453,7 @@ def test_the_lab_opens_copies_and_keeps_what_was_changed(
 
 
 def test_plumbing_is_not_printed() -> None:
-    source = """study = figures.Study("01_toy", encoder, seed=seed)
+    source = """study = Study("01_toy", encoder, seed=seed)
 x = 1  # plumbing
 y = compute(
     x
