@@ -26,6 +26,13 @@ from cliplib.images import load_image
 
 TEXT_WIDTH = 6.22
 """Inches of the report's column: a figure this wide is printed at its own size."""
+PERCENT = so.Continuous().label(like=lambda share, _: f"{100 * share:g}")
+"""The scale of an axis of shares: 0.5 is written as 50."""
+SHORT_TITLES = {
+    "Brain Tumor MRI Dataset": "brain MRI",
+    "Brain MRI Images for Brain Tumor Detection": "Navoneel",
+}
+"""What panels call a data set whose own title is too long for them."""
 
 
 def use_style() -> None:
@@ -169,19 +176,21 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
-    """Plot dots with intervals ``x_low`` to ``x_high``, a row for each `y`.
+    """Plot shares as dots with intervals ``x_low`` to ``x_high``, a row for each `y`.
 
     `columns` name what else is mapped, such as ``color``.
     """
     plot = so.Plot(table, x=x, y=y, **columns)
     plot = plot.add(so.Dot(), so.Dodge(gap=0.3))  # also those without an interval
     ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
-    return plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
+    plot = plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
+    return plot.scale(x=PERCENT).label(x=f"{x.replace('_', ' ')} (%)", y="")
 
 
 def draw_plot(plot: so.Plot, height: float) -> Figure:
     """Draw a plot as wide as the text, one legend above all its panels."""
     figure = plt.figure(figsize=(TEXT_WIDTH, height))
+    plot = plot.label(title=lambda title: SHORT_TITLES.get(title, title))
     plot.theme(dict(plt.rcParams)).on(figure).plot()
     legends = figure.legends
     if legends:
