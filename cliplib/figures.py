@@ -190,8 +190,9 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
 def draw_plot(plot: so.Plot, height: float) -> Figure:
     """Draw a plot as wide as the text, one legend above all its panels."""
     figure = plt.figure(figsize=(TEXT_WIDTH, height))
-    plot = plot.label(title=lambda title: SHORT_TITLES.get(title, title))
     plot.theme(dict(plt.rcParams)).on(figure).plot()
+    for ax in figure.axes:
+        ax.set_title(SHORT_TITLES.get(ax.get_title(), ax.get_title()))
     legends = figure.legends
     if legends:
         legend = legends[0]
