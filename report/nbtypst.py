@@ -21,7 +21,8 @@ from nbconvert.preprocessors import Preprocessor
 from traitlets.config import Config
 
 THEME = Path(__file__).parent / "theme"
-IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
+# A photograph that is at hand as both is smaller as JPEG.
+IMAGES = ("image/svg+xml", "image/jpeg", "image/png")
 NUMBER = re.compile(
     r"[-+−<]?\s?[\d.,]+(e[-+]?\d+)?\s*%?(\s\[.*\])?|nan|none|-?inf|", re.IGNORECASE
 )
@@ -56,7 +57,8 @@ class ReadableSource(Preprocessor):
     """Show what a cell computes, and not the plumbing that hands it to the report.
 
     ``study.save_table(table, "id")`` becomes ``table``, as a notebook shows a value;
-    the line that makes the study, and lines that end in ``# plumbing``, are left out.
+    saved numbers, which nothing shows, the line that makes the study, and lines that
+    end in ``# plumbing`` are left out.
     """
 
     enabled = True
@@ -92,7 +94,7 @@ def in_its_place(statement: ast.stmt, source: str) -> str | None:
     if not isinstance(value, ast.Call):
         return None
     called = ast.unparse(value.func)
-    if called == "Study":
+    if called in ("Study", "study.save_numbers"):
         return ""
     if not isinstance(statement, ast.Expr) or not called.startswith("study.save_"):
         return None
@@ -158,7 +160,10 @@ def typst_string(text: str) -> str:
 
 
 def markdown_to_typst(text: str, shift: int = 1) -> str:
-    """Convert a Markdown cell; each formula gets its TeX source as alternative text."""
+    """Convert a Markdown cell; its last sentence stays with the code below it.
+
+    Each formula gets its TeX source as alternative text.
+    """
     options = (
         f"--shift-heading-level-by={shift}",
         f"--lua-filter={THEME}/typst/math.lua",
@@ -170,7 +175,10 @@ def markdown_to_typst(text: str, shift: int = 1) -> str:
     typst = re.sub(
         r"#link\(<[^>]*>\)", "", typst
     )  # [x](#anchor): no such label in the report
-    return re.sub(r'#box\(image\("https?://[^"]*"[^)]*\)\)', "", typst)
+    typst = re.sub(r'#box\(image\("https?://[^"]*"[^)]*\)\)', "", typst)
+    above, gap, last = typst.rpartition("\n")  # each paragraph is one line
+    leads_on = re.fullmatch(r"[^\s=+#|/-].*[.?:]", last) and not above.endswith("\\")
+    return f"{above}{gap}#nb-sentence[{last}]" if leads_on else typst
 
 
 def markdown(
