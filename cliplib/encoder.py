@@ -173,7 +173,8 @@ class ClipEncoder:
     dtype
         What the vision tower multiplies in, "float32" or "bfloat16", which takes little
         more than half the time on a processor with AVX-512 BF16, and longer on one
-        without; probes hardly notice. Features are float32 in any case.
+        without; probes hardly notice. Features are float32 in any case. By default the
+        setting ``CLIPLIB_DTYPE``, else "float32".
     """
 
     def __init__(
@@ -184,10 +185,10 @@ class ClipEncoder:
         image_size: int | None = None,
         squash: bool = False,
         device: str | None = None,
-        dtype: str | torch.dtype = "float32",
+        dtype: str | torch.dtype | None = None,
     ) -> None:
         self.name = os.fspath(model or os.environ.get("CLIPLIB_MODEL") or "mini")
-        self.dtype = _dtype_name(dtype)
+        self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
         chosen_device = choose_device(device)
         self.device = str(chosen_device)
         with loading(self.name, "a folder with a whole CLIP checkpoint"):
@@ -448,7 +449,9 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
     """Return "float32" or "bfloat16"; ValueError for anything else."""
     name = str(dtype).removeprefix("torch.")
     if name not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'.")
+        raise ValueError(
+            f"dtype (or CLIPLIB_DTYPE) is {dtype!r}: it must be 'float32' or 'bfloat16'."
+        )
     return name
 
 

@@ -227,6 +227,16 @@ def test_precisions_are_accepted_by_torch_s_own_names(checkpoint):
     assert ClipEncoder(checkpoint, cache=False, dtype=torch.float32).dtype == "float32"
 
 
+def test_the_setting_decides_the_precision_unless_it_is_named(checkpoint, monkeypatch):
+    assert ClipEncoder(checkpoint, cache=False).dtype == "float32"
+    monkeypatch.setenv("CLIPLIB_DTYPE", "bfloat16")
+    assert ClipEncoder(checkpoint, cache=False).dtype == "bfloat16"
+    assert ClipEncoder(checkpoint, cache=False, dtype="float32").dtype == "float32"
+    monkeypatch.setenv("CLIPLIB_DTYPE", "half")
+    with pytest.raises(ValueError, match="half"):
+        ClipEncoder(checkpoint, cache=False)
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "float16", torch.float16, torch.float64])
 def test_another_precision_is_refused_at_once(checkpoint, dtype):
     with pytest.raises(ValueError, match="must be 'float32' or 'bfloat16'"):
