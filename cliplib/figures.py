@@ -217,5 +217,5 @@ def _as_jpeg(embedded: re.Match[str]) -> str:
     if not opaque:  # a drawing
         return embedded[0]
     data = io.BytesIO()
-    image.convert("RGB").save(data, "JPEG", quality=85)
+    image.convert("RGB").save(data, "JPEG", quality=75, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
