@@ -316,15 +316,30 @@ def _add_report(commands: Any) -> None:
     parser.add_argument(
         "--title", default="", help="of the report (default: the folder's name)"
     )
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="more vision models to set beside CLIP, such as facebook/dinov2-small: "
+        "hub ids, or folders in Hugging Face format",
+    )
     parser.set_defaults(run=report)
 
 
-def report(folder: str, out: str, model: str, groups: str | None, title: str) -> None:
+def report(
+    folder: str,
+    out: str,
+    model: str,
+    groups: str | None,
+    title: str,
+    others: Sequence[str],
+) -> None:
     """Make a report on a folder of images: see `cliplib.aid.report`."""
     from cliplib.aid.report import Request, write_report
     from cliplib.aid.verdict import Verdict
 
-    request = Request(Path(folder), Path(out), model, groups or "", title)
+    request = Request(Path(folder), Path(out), model, groups or "", title, others)
     said = write_report(request)
     if said is None:
         print("Nothing has changed since this report was made.")

@@ -50,6 +50,7 @@ def write(places: Places, pdf: Path) -> Path:
         body, contents = with_contents(page.body)
         text = frame.substitute(
             title=escape(page.title),
+            style='<link rel="stylesheet" href="web.css">',
             links=navigation(links, f"{key}.html"),
             contents=contents,
             body=body,
@@ -59,12 +60,13 @@ def write(places: Places, pdf: Path) -> Path:
 
 
 def navigation(links: list[tuple[str, str]], current: str) -> str:
-    """Return links to all pages, the current one marked."""
+    """Return links to all pages, the current one marked, and to the PDF."""
     marks = {current: ' aria-current="page"'}
-    return "".join(
+    items = "".join(
         f'<a href="{address}"{marks.get(address, "")}>{escape(name)}</a>'
-        for address, name in links
+        for address, name in [*links, ("report.pdf", "PDF")]
     )
+    return f'<nav class="pages" aria-label="Pages">{items}</nav>'
 
 
 def report_page(places: Places) -> Page:

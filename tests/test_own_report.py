@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pypdf
 import pytest
+import torch
+from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import cli
 from cliplib.aid import report as own
@@ -24,6 +28,7 @@ from cliplib.aid.report import (
     fingerprint,
     literal,
     printable,
+    with_slices,
     write_report,
 )
 
@@ -71,7 +76,7 @@ def request_of(
     """Make requests for a report, and tidy up in the checkout's build folder."""
     made = []
 
-    def make(**settings: str) -> Request:
+    def make(**settings: Any) -> Request:
         folder = tmp_path / "images"
         folder = folder if folder.exists() else image_folder(n=12)
         made.append(Request(folder, tmp_path / "report", **settings))
@@ -80,6 +85,20 @@ def request_of(
     yield make
     for request in made:
         shutil.rmtree(Exporter(ROOT, request).places.project, ignore_errors=True)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Save another vision model, with random weights."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Dinov2Config(**size, image_size=32, patch_size=8)
+    square = {"height": 32, "width": 32}
+    processor = BitImageProcessorPil(size={"shortest_edge": 36}, crop_size=square)
+    folder = tmp_path / "tiny-dino"
+    Dinov2Model(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def test_the_verdict_stands_first_and_no_code_is_printed() -> None:
@@ -122,6 +141,28 @@ def test_a_page_loads_nothing_and_the_pdf_says_the_same(
     pdf.write_bytes(exporter.as_pdf(path))
     text = " ".join(sheet.extract_text() for sheet in pypdf.PdfReader(pdf).pages)
     assert text.index("Mostly.") < text.index("How good is it?")
+
+
+@pytest.mark.parametrize(("pictures", "slices"), [(0, 0), (1, 1), (3, 2), (12, 3)])
+def test_a_grid_of_pictures_falls_into_slices(pictures: int, slices: int) -> None:
+    drawn = f'<svg viewBox="0 0 447 300">{"<image/>" * pictures}</svg>'
+    source = f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}"
+    page = with_slices(f'<figure><img alt="A &amp; b" src="{source}"></figure>')
+    assert page.count("<span>") == slices
+    assert page.count(source) == 1
+    assert ("<img" in page) == (slices == 0)
+    assert ("--shape: 149 / 300" in page) == (slices > 0)
+    assert "A &amp; b" in page
+
+
+def test_other_encoders_that_end_alike_are_refused(
+    request_of: Callable[..., Request], other: Path
+) -> None:
+    again = other.parent / "again" / other.name
+    shutil.copytree(other, again)
+    request = replace(request_of(), others=(str(other), str(again)))
+    with pytest.raises(ValueError, match="names that end differently"):
+        own.encode_first(request)
 
 
 def test_what_cannot_work_is_refused_before_any_work(
@@ -204,23 +245,26 @@ def test_each_setting_asks_for_a_new_report(
             {"groups": "(a)"},
             {"groups": str(groups)},
             {"model": "b"},
+            {"others": ("b",)},
         )
     }
     groups.write_text("file,group\na,b\n")
     states.add(fingerprint(request_of(groups=str(groups)), ROOT))
     monkeypatch.setenv("CLIPLIB_MODEL", "c")
     states.add(fingerprint(request_of(), ROOT))
-    assert len(states) == 7
+    assert len(states) == 8
 
 
 def test_one_command_makes_page_pdf_and_decision_aid(
     request_of: Callable[..., Request],
     checkpoint: Path,
+    other: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     request = request_of(model=str(checkpoint), groups=r"([a-z]+\d+)\.png")
     where = [str(request.folder), "--out", str(request.out)]
     settings = ["--model", request.model, "--groups", request.groups]
+    settings += ["--others", str(other)]
     status = cli.main(["report", *where, *settings])
     printed = capsys.readouterr()
     assert status == 0, printed.err
@@ -232,8 +276,10 @@ def test_one_command_makes_page_pdf_and_decision_aid(
         "Labels that look wrong",
         "Would more labels pay",
         "Copies",
+        "tiny-dino",
     ):
         assert words in page
+    assert "tiny-dino" in printed.out
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
     assert str(ROOT) not in page
     assert len(pypdf.PdfReader(request.pages[1]).pages) >= 2

@@ -14,6 +14,7 @@ from cliplib.aid.questions import (
     groups_of_classes,
     learning_curve,
     measurable,
+    stated_and_right,
     suspect_labels,
 )
 from cliplib.aid.verdict import Measured, Share, percent, points, verdict
@@ -137,6 +138,26 @@ def test_the_simplest_classifier_that_is_not_worse_will_do() -> None:
     assert "or the linear probe" in text(**with_gain("linear probe", NOTHING))
 
 
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (Share(-0.06, -0.1, -0.02), "Consider dino in place of CLIP: a linear probe"),
+        (Share(-0.06, -0.1, 0.02), "do not show that dino would do better"),
+        (Share(0.06, 0.02, 0.1), "do not show that dino would do better"),
+    ],
+)
+def test_another_encoder_is_named_where_it_is_better(gain: Share, said: str) -> None:
+    assert "dino" not in text()
+    assert said in text(others=["dino"], **with_gain("dino", gain))
+
+
+def test_the_best_of_better_encoders_is_named_with_what_it_adds() -> None:
+    gains = {"dino": Share(-0.06, -0.1, -0.02), "siglip": Share(-0.08, -0.1, -0.06)}
+    said = text(others=[*gains], gains={**GOOD.gains, **gains})
+    assert "Consider siglip" in said
+    assert "8 points (6 to 10) better than the kernel probe on CLIP" in said
+
+
 def test_the_class_that_is_missed_gets_a_number_of_groups() -> None:
     missed = {"glass": Share(0.97, 0.9, 1), "metal": Share(0.5, 0.3, 0.7)}
     assert "Collect metal, the class that is missed most" in text(sensitivity=missed)
@@ -176,6 +197,22 @@ def test_thresholds_are_those_of_each_class() -> None:
     proba = np.where(labels[:, None] == 0, [0.95, 0.05], [0.4, 0.6])
     proba[0] = [0.4, 0.6]
     assert suspect_labels(labels, proba)["row"].tolist() == [0]
+
+
+def test_few_groups_make_few_bins_of_equal_size() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.5, 1, 120)
+    proba = np.column_stack([sure, 1 - sure])
+    labels = (rng.random(120) > sure).astype(int)
+    groups = np.repeat(np.arange(40), 3)
+    two = stated_and_right(labels, proba, groups)
+    order = np.argsort(sure)
+    for row, part in zip(two.to_dict("records"), (order[:60], order[60:]), strict=True):
+        assert row["stated"] == pytest.approx(sure[part].mean())
+        assert row["value"] == pytest.approx((labels[part] == 0).mean())
+        assert row["low"] < row["value"] < row["high"]
+    assert len(stated_and_right(labels, proba, np.arange(120) % 10)) == 1
+    assert len(stated_and_right(labels, proba, np.arange(120))) == 6
 
 
 def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:

@@ -14,10 +14,13 @@ from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.arrays import Bools, Floats, Ints
 from cliplib.features import FeatureTable
+from cliplib.intervals import ratio_intervals
 from cliplib.splits import group_codes, group_folds
 
 LEAST_GROUPS = 4
 """Of a class: fewer cannot be tested, trained on and validated on in turn."""
+GROUPS_OF_A_BIN = 20
+MOST_BINS = 10
 
 
 def groups_of_classes(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
@@ -87,6 +90,39 @@ def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     # A label that is the most probable one, beside a more certain kind, is no suspect.
     suspects = suspects[suspects["margin"] > 0]
     return suspects.sort_values("margin", ascending=False, ignore_index=True)
+
+
+def stated_and_right(
+    labels: ArrayLike, proba: ArrayLike, groups: ArrayLike, *, seed: int = 0
+) -> pd.DataFrame:
+    """Compare stated probabilities with the share of right answers.
+
+    Images are sorted by their highest probability and cut into bins of equal size: one
+    for every twenty groups, so that few images make few bins, and ten at most.
+
+    Parameters
+    ----------
+    labels
+        The given labels, (n,), indices into the columns of `proba`.
+    proba
+        Out-of-fold probabilities, (n, k).
+    groups
+        As in `cliplib.evaluate`.
+
+    Returns
+    -------
+    pd.DataFrame
+        stated, the mean highest probability of each bin, and value, low and high of the
+        share of right answers.
+    """
+    probabilities = np.asarray(proba, float)
+    right = probabilities.argmax(axis=1) == np.asarray(labels)
+    stated = probabilities.max(axis=1)
+    bins = np.clip(len(np.unique(groups)) // GROUPS_OF_A_BIN, 1, MOST_BINS)
+    place = stated.argsort(kind="stable").argsort()
+    inside = (place * bins // len(place))[:, None] == np.arange(bins)
+    shares = ratio_intervals(inside & right[:, None], inside, groups=groups, seed=seed)
+    return shares.assign(stated=(stated @ inside) / inside.sum(axis=0))
 
 
 def learning_curve(

@@ -7,6 +7,7 @@ before it is known that something has to be done.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import html
@@ -24,12 +25,17 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cliplib.others import VisionEncoder
 
 NOTEBOOK = "11_your_images"
 EXTRAS = ("papermill", "nbconvert", "typst", "pypandoc", "bs4", "seaborn", "skimage")
 PACKAGES = ("numpy", "scikit-learn", "torch", "transformers", "typst", "nbconvert")
 # Of the exporter; a cell tagged so is for whoever runs the notebook, and not printed.
+SETTINGS = ("CLIPLIB_MODEL", "CLIPLIB_DTYPE")
+SLICES = 3  # of a grid of pictures, of which the notebook sets six in a row
 HIDDEN = {"plumbing", "remove-cell", "injected-parameters"}
 
 
@@ -49,6 +55,8 @@ class Request:
         As in `cliplib.groups.declared_groups`; "" for near-duplicates only.
     title
         Of the report; "" for the folder's name.
+    others
+        More vision models to set beside CLIP, as in `cliplib.others.VisionEncoder`.
     """
 
     folder: Path
@@ -56,6 +64,7 @@ class Request:
     model: str = ""
     groups: str = ""
     title: str = ""
+    others: Sequence[str] = ()
 
     @cached_property
     def heading(self) -> str:
@@ -80,14 +89,17 @@ class Request:
         for name in ("model", "groups", "title"):
             if value := getattr(self, name):
                 words += [f"--{name}", value]
+        if self.others:
+            words += ["--others", *self.others]
         return shlex.join(words)
 
-    def parameters(self) -> dict[str, str]:
+    def parameters(self) -> dict[str, Any]:
         """Return the notebook's parameters, with whole paths."""
         return {
             "data": str(self.folder.resolve()),
             "model": _whole_path(self.model),
             "groups": _whole_path(self.groups),
+            "others": [_whole_path(name) for name in self.others],
             "out": str(self.aid.resolve()),
         }
 
@@ -181,12 +193,12 @@ def fingerprint(request: Request, root: Path) -> str:
     exporter, and the versions of what computes.
     """
     parameters = request.parameters()
-    digest = hashlib.sha256()
-    for value in (*parameters.values(), request.heading, request.command):
-        digest.update(value.encode("utf-8", "surrogateescape") + b"\0")
-    digest.update(os.environ.get("CLIPLIB_MODEL", "").encode())
-    for name in ("data", "model", "groups"):
-        for path in _files_of(parameters[name]):
+    settings = [os.environ.get(name, "") for name in SETTINGS]
+    described = [parameters, request.heading, request.command, settings]
+    digest = hashlib.sha256(json.dumps(described).encode())
+    names = [parameters[name] for name in ("data", "model", "groups")]
+    for name in [*names, *parameters["others"]]:
+        for path in _files_of(name):
             facts = path.stat()
             line = f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
@@ -224,26 +236,48 @@ def _version(package: str) -> str:
 def encode_first(request: Request) -> None:
     """Encode the images into the feature cache, with a bar; check what they are.
 
-    The notebook finds their features there. Raises what `load_features` raises, and
-    ValueError for fewer than two classes.
+    The notebook finds their features there. Raises what `load_features` and
+    `VisionEncoder` raise, and ValueError for fewer than two classes.
     """
+    from cliplib.aid.questions import measurable
+    from cliplib.cache import map_images
     from cliplib.data import load_dataset
     from cliplib.encoder import ClipEncoder
     from cliplib.extract import load_features
 
     folder = request.folder.resolve()
     dataset = load_dataset(folder)
-    classes = [] if dataset is None else dataset.features["label"].names
-    if len(classes) < 2:
+    classes = dataset.features["label"].names if dataset else []
+    if dataset is None or len(classes) < 2:
         raise ValueError(
             f"{request.folder} needs images of two classes or more, each in a folder "
-            f"of its own; there is only {classes[0]!r}."
+            f"of its own; there is only {', '.join(map(repr, classes)) or 'none'}."
         )
     encoder = ClipEncoder(_whole_path(request.model) or None)
+    others = other_encoders(request)
     table = load_features(folder, encoder, groups=request.groups or None, errors={})
-    from cliplib.aid.questions import measurable
-
     measurable(table)
+    files = dict(zip(dataset["id"], dataset["image"], strict=True))
+    images = [files[image_id] for image_id in table.ids]
+    for name, other in others.items():
+        map_images(images, other.image_function, cache=encoder.cache, progress=name)
+
+
+def other_encoders(request: Request) -> dict[str, VisionEncoder]:
+    """Load the other vision models, by the ends of their names.
+
+    Raises what `VisionEncoder` raises, and ValueError where two names end alike.
+    """
+    from cliplib.others import VisionEncoder
+
+    names = request.parameters()["others"]
+    loaded = {Path(name).name: VisionEncoder(name) for name in names}
+    if len(loaded) < len(names):
+        raise ValueError(
+            f"The other encoders {', '.join(request.others)} need names that end "
+            "differently: they are called by their ends."
+        )
+    return loaded
 
 
 class Exporter:
@@ -275,17 +309,19 @@ class Exporter:
         surroundings = importlib.import_module("surroundings")
         notebook = self.root / "notebooks" / self.executed.name
         # In JSON, whose quotation marks tell a folder called 12 from a number.
-        parameters = {
-            name: json.dumps(value) for name, value in self.request.parameters().items()
-        }
+        given = self.request.parameters()
+        parameters = {name: json.dumps(value) for name, value in given.items()}
         task = execution.task_of(notebook, parameters, {})
         with _environment_kept():
-            surroundings.prepare(self.places, "", parameters_model(self.request))
+            surroundings.prepare(self.places, "", "")
+            os.environ["CLIPLIB_MODEL"] = model = parameters_model(self.request)
+            if any(map(surroundings.needs_hub, [model, *given["others"]])):
+                surroundings.stay_offline_without_hub()
             self.places.stage()
             with (
                 contextlib.chdir(self.root),
                 execution.MemoryWatch() as watch,
-                tqdm(total=task.cells, desc="questions", unit="cell") as bar,
+                tqdm(total=task.cells + 1, desc="questions", unit="cell") as bar,
             ):
                 failure = execution.run(self.places, task, _Steps(bar), watch)
         if failure:
@@ -319,13 +355,16 @@ class Exporter:
         body, _ = exporter.from_filename(str(notebook))
         body, contents = webpages.with_contents(body)
         theme = self.root / "report" / "theme"
-        style = (theme / "web.css").read_text("utf-8")
-        return Template((theme / "own.html").read_text("utf-8")).substitute(
-            title=html.escape(self.request.heading),
-            subtitle=html.escape(self.subtitle),
-            style=re.sub(r"@font-face \{[^}]*\}\n?", "", style),
+        sheets = [(theme / name).read_text("utf-8") for name in ("web.css", "own.css")]
+        style = re.sub(r"@font-face \{[^}]*\}\n?", "", "\n".join(sheets))
+        title = html.escape(self.request.heading)
+        above = f"<h1>{title}</h1>\n<p>{html.escape(self.subtitle)}</p>\n"
+        return Template((theme / "web.html").read_text("utf-8")).substitute(
+            title=title,
+            style=f"<style>\n{style}</style>",
+            links="",
             contents=contents,
-            body=body,
+            body=above + with_slices(body),
         )
 
     def as_pdf(self, notebook: Path) -> bytes:
@@ -344,6 +383,31 @@ class Exporter:
             },
         )
         return bytes(compiler.compile(format="pdf"))
+
+
+def with_slices(body: str) -> str:
+    """Return a page whose grids of pictures fall into slices on a narrow screen.
+
+    A slice is two pictures wide; ``own.css`` sets the slices side by side, or one below
+    the other.
+    """
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(body, "html.parser")
+    for image in soup.select("figure > img"):
+        svg = base64.b64decode(str(image["src"]).partition("base64,")[2]).decode()
+        pictures = svg.count("<image")
+        size = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
+        if not pictures or not size:
+            continue
+        shape = f"{float(size[1]) / SLICES:.0f} / {float(size[2]):.0f}"
+        style = f"--picture: url({image['src']}); --shape: {shape}"
+        grid = soup.new_tag("div", attrs={"class": "grid", "style": style})
+        grid.attrs |= {"role": "img", "aria-label": image["alt"]}
+        for _ in range(min(SLICES, -(-pictures // 2))):
+            grid.append(soup.new_tag("span"))
+        image.replace_with(grid)
+    return str(soup)
 
 
 def parameters_model(request: Request) -> str:

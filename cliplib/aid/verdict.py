@@ -85,6 +85,8 @@ class Measured:
         Files that could not be read.
     answered
         Share of the images that can be answered with at most 5 % errors.
+    others
+        Encoders beside CLIP, which are among the methods by these names.
     """
 
     images: int
@@ -105,6 +107,7 @@ class Measured:
     conflicts: int
     unreadable: int
     answered: float
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def verdict(measured: Measured) -> Verdict:
     steps = [
         declare_groups(measured),
         which_classifier(measured),
+        which_encoder(measured),
         more_images(measured),
         check_labels(measured),
     ]
@@ -327,6 +331,26 @@ def which_classifier(measured: Measured) -> str:
     return (
         f"Use the {measured.best}, or the {measured.simplest}, which is simpler: these "
         f"images do not show which is better ({points(gain)})."
+    )
+
+
+def which_encoder(measured: Measured) -> str:
+    """Name an encoder that is shown to be better than CLIP; the best, if several."""
+    if not measured.others:
+        return ""
+    gains = {name: measured.gains[name] for name in measured.others}
+    name = min(gains, key=lambda key: gains[key].value)
+    value, low, high = gains[name]
+    if high >= 0:
+        return (
+            f"Stay with CLIP: these images do not show that {' or '.join(gains)} would "
+            "do better."
+        )
+    ahead = points(Share(-value, -high, -low))
+    return (
+        f"Consider {name} in place of CLIP: a linear probe on it is {ahead} better "
+        f"than the {measured.best} on CLIP. The decision aid is made of CLIP all the "
+        "same."
     )
 
 
