@@ -40,6 +40,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
         prepare(places, data, model)
         places.stage()
         execute(places, given, options.jobs)
+        if data and model in EMBEDDED:
+            from check import check_features  # now that the variables are set
+
+            print(check_features(int(given.get("limit", 0))))
     source = "appendix" if options.appendix else "report"
     out = (options.out or places.pdf(source)).resolve()
     asked = options.no_exec or options.web or options.appendix
@@ -50,7 +54,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     if options.web:
         print(f"{webpages.write(places, out)}: the same as web pages")
     if places.name:
-        print(f"{places.banner} figures/ and report/ are as they were.")
+        print(
+            f"This is not the committed report: {places.banner}. "
+            "figures/ and report/ are as they were."
+        )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from safetensors import safe_open
+
 EMBEDDED = ("", "mini")
+IMAGES = {"": "no images", "hub": "images of the hub"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,16 @@ class Places:
     root: Path
     name: str = ""
     """Of a build of one's own; empty for the committed report."""
-    banner: str = ""
-    """What is not as in the committed report, in words, for its cover."""
+    model: str = ""
+    """The name of another model than the embedded one."""
+    changes: str = ""
+    """What else is not as in the committed report, in words, for its cover."""
+
+    @property
+    def banner(self) -> str:
+        """What is not as in the committed report, in words."""
+        parts = [f"model {self.model}"] if self.model else []
+        return ", ".join([*parts, self.changes])
 
     @property
     def project(self) -> Path:
@@ -103,20 +114,38 @@ def places_of(
     commit
         Whether results of images go into ``figures``, as maintainers want.
     """
-    parts = []
-    words = []
-    if model not in EMBEDDED:
-        parts.append(last_part(model))
-        words.append(f"model {last_part(model)}")
+    other = "" if model in EMBEDDED else last_part(model)
+    parts = [other] if other else []
     if data and not commit:
         parts.append(last_part(data))
-        words.append("images of the hub" if data == "hub" else "images of a folder")
-    for name, value in sorted(parameters.items()):
-        parts.append(f"{name}-{last_part(value)}")
-        words.append(f"{name} = {last_part(value)}")
+    parts += [f"{name}-{last_part(each)}" for name, each in sorted(parameters.items())]
     name = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
-    banner = f"Not the committed report, but: {', '.join(words)}." if words else ""
-    return Places(root, name, banner)
+    if not name:
+        return Places(root)
+    words = ["random weights"] if has_random_weights(model) else []
+    words += [in_words(name, last_part(each)) for name, each in parameters.items()]
+    words.append(IMAGES.get(data, "images of a folder"))
+    return Places(root, name, other, ", ".join(words))
+
+
+def in_words(parameter: str, value: str) -> str:
+    """Return what a parameter of the notebooks means, as a cover says it."""
+    if parameter == "limit" and value != "0":
+        return f"{value} images a set"
+    return f"{parameter} {value}"
+
+
+def has_random_weights(model: str) -> bool:
+    """Return whether a model in a folder was never trained.
+
+    The scale of its last normalisation begins with ones, which training moves.
+    """
+    file = Path(model) / "model.safetensors"
+    if not model or not file.is_file():
+        return False
+    with safe_open(file, "numpy") as weights:
+        scale = weights.get_tensor("vision_model.post_layernorm.weight")
+    return bool((scale == 1).all())
 
 
 def last_part(value: str) -> str:

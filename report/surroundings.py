@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from places import Places
+from places import EMBEDDED, Places
 
 SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
 
@@ -41,6 +41,8 @@ def prepare(places: Places, data: str, model: str) -> None:
     try:
         try_images(data)
         try_model(model)
+        if model not in EMBEDDED and not data:
+            raise ValueError(f"To measure {model}, name a folder of images (--data).")
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
 

@@ -28,7 +28,7 @@ class Document:
     data: bytes
     warnings: list[str] = field(default_factory=list)
     claims: list[dict[str, Any]] = field(default_factory=list)
-    """Each with id, says (its condition), held, and the values it rests on."""
+    """Each with id, says (its condition), held, values, and the sentence printed."""
 
 
 def export(places: Places, *, everything: bool = False) -> None:
@@ -94,12 +94,14 @@ def compile_document(
         Whether the notebooks' long tables are printed whole.
     """
     names = [path.stem for path in places.notebooks()]
-    saved = [name for name in names if (places.figures / f"{name}.json").exists()]
+    committed = places.project / "committed"
     inputs = {
         "notebooks": ",".join(names),
-        "results": ",".join(saved),
+        "results": ",".join(saved_by(names, places.figures)),
+        "committed": ",".join(saved_by(names, committed)),
+        "committed_claims": str((committed / "claims.csv").is_file()).lower(),
         "kind": kind,
-        "banner": places.banner,
+        "changes": places.changes,
         "everything": str(everything).lower(),
         "modules": ",".join(modules_in_order(places.project / "cliplib")),
     }
@@ -126,6 +128,11 @@ def compile_document(
     return Document(whole, [warning.message for warning in warnings], claims)
 
 
+def saved_by(notebooks: list[str], folder: Path) -> list[str]:
+    """Return the notebooks that saved results in a folder."""
+    return [name for name in notebooks if (folder / f"{name}.json").is_file()]
+
+
 def tell_claims(document: Document) -> None:
     """Print warnings, and which claims of the text do not hold."""
     for warning in document.warnings:
@@ -135,17 +142,18 @@ def tell_claims(document: Document) -> None:
         held = len(document.claims) - len(fell)
         print(f"{held} of {len(document.claims)} claims hold")
     for claim in fell:
-        print(f"  fell: {claim['id']}, which says {claim['says']}")
+        print(f"  fell: {claim['id']}. In its place: {claim['sentence']}")
 
 
 def write_claims(document: Document, path: Path) -> None:
-    """Write all claims with their conditions and values as CSV."""
+    """Write all claims with conditions, values and what is printed, as CSV."""
     if not document.claims:
         return
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["id", "held", "condition", "values"])
+    rows.writerow(["id", "held", "condition", "values", "sentence"])
     for claim in sorted(document.claims, key=lambda claim: claim["id"]):
         held = str(claim["held"]).lower()
-        rows.writerow([claim["id"], held, claim["says"], claim.get("values", "")])
+        told = [claim[name] for name in ("says", "values", "sentence")]
+        rows.writerow([claim["id"], held, *told])
     path.write_bytes(text.getvalue().encode("utf-8"))

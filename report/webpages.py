@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -73,8 +72,8 @@ def report_page(places: Places) -> Page:
     """Return the report's text, under the title that its cover has."""
     html = typeset.compile_document(places, "report", "html").data.decode()
     body = re.split("</?body>", html)[1]
-    meta = tomllib.loads((places.root / "report" / "meta.toml").read_text("utf-8"))
-    return Page(meta["title"], "Report", body)
+    title = BeautifulSoup(body, "html.parser").h1
+    return Page(title.get_text() if title else "Report", "Report", body)
 
 
 def claims_page(places: Places) -> dict[str, Page]:
@@ -88,7 +87,8 @@ def claims_page(places: Places) -> dict[str, Page]:
     for claim in claims:
         holds = "holds" if claim["held"] == "true" else "does not hold"
         items.append(
-            f"<h2>{escape(claim['id'])}</h2><p>In this build it {holds}, where</p>"
+            f"<h2>{escape(claim['id'])}</h2><blockquote>{escape(claim['sentence'])}"
+            f"</blockquote><p>In this build the claim {holds}. Its condition is</p>"
             f"<pre>{escape(claim['condition'])}</pre><p>{escape(claim['values'])}</p>"
         )
     title = "Claims of the report, and what they rest on"

@@ -151,7 +151,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert re.search(r"\n6 of 6 cells, \d:\d\d gone, about 0:00 to go\n", log)
     assert re.search(r"\nExecuted in \d:\d\d, peak 0\.\d GB of memory\n", log)
     assert "1 of 3 claims hold\n" in log
-    assert "fell: always, which says toy.linear_probe.accuracy.low == 1\n" in log
+    assert "fell: always. In its place: Right for 91.2% [90.0, 92.0].\n" in log
     return root
 
 
@@ -218,6 +218,7 @@ def test_claims_that_fail_are_replaced_by_words_and_all_are_listed(toy: Path) ->
     assert "not measured" in claims["values"]["network"]
     page = (toy / "build" / "web" / "claims.html").read_text("utf-8")
     assert 'cell("toy_sweep"' in page and "does not hold" in page
+    assert claims["sentence"]["often"] == "Often right." and "Often right." in page
 
 
 def test_the_pdf_is_tagged_and_figures_and_formulas_have_alternative_texts(
@@ -275,7 +276,7 @@ def test_a_build_of_ones_own_and_the_lab_change_no_file(clone: Path) -> None:
     assert git(clone, "status", "--porcelain") == ""
     assert "figures/ and report/ are as they were" in log
     pdf = text_of(clone / "build" / "report-seed-1.pdf")
-    assert squeeze("Not the committed report, but: seed = 1.") in pdf
+    assert squeeze("Measured here: the embedded model mini, seed 1, no images.") in pdf
     own = clone / "build" / "seed-1"
     made = json.loads((own / "figures" / "01_toy.json").read_text())["results"]
     assert made["toy_curve"]["parameters"] == {"seed": 1}
@@ -338,8 +339,7 @@ def test_the_web_pages_are_whole_and_load_nothing_from_elsewhere(toy: Path) -> N
     }
     assert set(pages) == {"index.html", "claims.html", "01_toy.html"}
     assert (web / "report.pdf").exists()
-    meta = tomllib.loads((ROOT / "report" / "meta.toml").read_text("utf-8"))
-    assert pages["index.html"].title.string == meta["title"]
+    assert pages["index.html"].title.string == "A toy report"
     assert pages["01_toy.html"].title.string == "Handwritten digits"
     links = [link["href"] for link in pages["index.html"].select(".contents a")]
     ids = {tag["id"] for tag in pages["index.html"](id=True)}
@@ -378,8 +378,9 @@ def test_notebooks_use_no_instructions_that_another_processor_may_lack(
 def test_places_say_what_a_build_is() -> None:
     own = places_of(ROOT, "openai/clip-vit-base", "/my/images", {}, commit=False)
     assert own.name == "clip-vit-base_images"
-    words = "Not the committed report, but: model clip-vit-base, images of a folder."
-    assert own.banner == words
+    assert own.banner == "model clip-vit-base, images of a folder"
+    few = places_of(ROOT, "", "hub", {"limit": "200"}, commit=False)
+    assert few.banner == "200 images a set, images of the hub"
     for model in ("", "mini"):
         assert places_of(ROOT, model, "", {}, commit=False) == Places(ROOT)
     assert places_of(ROOT, "", "/my/images", {}, commit=True) == Places(ROOT)
