@@ -144,3 +144,14 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """An image with coarse and fine structure."""
+    rng = np.random.default_rng(0)
+    shapes = ((6, 8, 3), (60, 80, 3))
+    layers = [
+        Image.fromarray(rng.integers(0, 160, shape, np.uint8)) for shape in shapes
+    ]
+    return Image.blend(*(layer.resize((400, 300)) for layer in layers), 0.4)

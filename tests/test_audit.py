@@ -172,6 +172,15 @@ def test_the_correlation_that_makes_a_copy_is_held_from_both_sides(
     assert len(pairs) == (correlation > MIN_CORRELATION)
 
 
+def test_a_pair_that_just_reaches_the_correlation_is_one() -> None:
+    rows = hashes(blobs(0), blobs(0).resize((90, 70)))
+    least = float(find_near_duplicates(rows)["correlation"].iloc[0])
+    assert least < 1
+    assert len(find_near_duplicates(rows, min_correlation=least)) == 1
+    above = float(np.nextafter(np.float32(least), np.float32(1)))
+    assert len(find_near_duplicates(rows, min_correlation=above)) == 0
+
+
 @pytest.mark.parametrize("distance", [72, 73])
 def test_the_distance_that_proposes_a_copy_is_held_from_both_sides(
     distance: int,
@@ -220,6 +229,7 @@ def test_the_first_of_equal_images_stands_for_all() -> None:
     found = pairs[["index_a", "index_b", "kind", "orientation"]].to_numpy().tolist()
     exact, near = ["exact", ""], ["near", "mirrored"]
     assert found == [[0, 1, *exact], [0, 2, *near], [0, 3, *exact], [2, 4, *exact]]
+    assert list(pairs.index) == [0, 1, 2, 3]
 
 
 def test_unreadable_images_match_nothing() -> None:

@@ -146,6 +146,17 @@ def test_a_half_cached_run_gives_what_a_fresh_one_does(many, shape):
     assert (half == fresh).all()
 
 
+def test_a_function_that_is_new_is_computed_beside_a_cached_one(many):
+    size = ImageFunction(
+        "size", lambda batch: np.array([image.size for image in batch])
+    )
+    cache = FeatureCache()
+    (means,) = map_images(many, MEAN, cache=cache)
+    same_means, sizes = map_images(many, MEAN, size, cache=cache)
+    assert (same_means == means).all()
+    assert sizes.tolist() == [[8, 8]] * len(many)
+
+
 def test_a_file_of_the_older_layout_does_no_harm(tmp_path):
     old = sqlite3.connect(tmp_path / "c.sqlite")
     old.execute("CREATE TABLE features (key TEXT PRIMARY KEY, dtype TEXT, vector BLOB)")

@@ -49,6 +49,12 @@ def test_a_probability_of_zero_is_no_obstacle():
     )
 
 
+def test_the_logarithm_of_zero_counts_as_minus_700():
+    finite = [[0, -700.0], [-700.0, 0], [0, -700.0]]
+    infinite = np.where(np.array(finite) < 0, -np.inf, 0)
+    assert fit_temperature(infinite, [0, 1, 1]) == fit_temperature(finite, [0, 1, 1])
+
+
 def test_reliability_by_hand():
     # Confidences 0.92 and 0.9 right; 0.62 right, 0.62 wrong.
     proba = [[0.92, 0.08], [0.1, 0.9], [0.62, 0.38], [0.62, 0.38]]

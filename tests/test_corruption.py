@@ -10,17 +10,6 @@ from scipy.stats import spearmanr
 from cliplib.corruption import CORRUPTIONS, corrupt, head_mask, neutral_copy
 
 
-@pytest.fixture(scope="module")
-def photo() -> Image.Image:
-    """An image with coarse and fine structure."""
-    rng = np.random.default_rng(0)
-    shapes = ((6, 8, 3), (60, 80, 3))
-    layers = [
-        Image.fromarray(rng.integers(0, 160, shape, np.uint8)) for shape in shapes
-    ]
-    return Image.blend(*(layer.resize((400, 300)) for layer in layers), 0.4)
-
-
 def corrupted(image: Image.Image, kind: str, strength: int, seed: int = 0):
     return np.asarray(corrupt(image, kind, strength, seed=seed), np.float64)
 
@@ -43,6 +32,21 @@ def test_each_strength_is_farther_from_the_original(kind, photo):
     ]
     assert errors[0] > 0.2
     assert errors == sorted(errors)
+
+
+def test_settings_of_imagenet_c_are_its_own():
+    # As in imagenet_c/corruptions.py of Hendrycks and Dietterich's code.
+    assert CORRUPTIONS["noise"] == (0.08, 0.12, 0.18, 0.26, 0.38)
+    assert CORRUPTIONS["blur"] == (1, 2, 3, 4, 6)
+    assert CORRUPTIONS["jpeg"] == (25, 18, 15, 10, 7)
+    assert CORRUPTIONS["brightness"] == (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def test_corners_of_a_rotated_image_have_the_median_of_all_four_borders():
+    pixels = np.zeros((224, 224), np.uint8)
+    pixels[-1] = pixels[:, -1] = 200  # with a pixel each above and on the left: most
+    rotated = corrupted(Image.fromarray(pixels), "rotation", 5)
+    assert (rotated[[0, 0, -1, -1], [0, -1, 0, -1]] == 200).all()
 
 
 def test_what_each_corruption_does(photo):
@@ -84,6 +88,15 @@ def test_the_head_is_the_largest_part_with_its_holes():
     assert not head[distance > 95].any()  # no letter in the corner
     with pytest.raises(ValueError, match="No head stands out"):
         head_mask(np.full((20, 20), 70, np.uint8))
+
+
+def test_the_head_begins_a_tenth_of_the_way_from_dark_to_bright():
+    grey = np.full((100, 100), 100, np.uint8)
+    grey[40:60, 20:80] = [[200]]
+    grey[30:40, 20:80] = 111
+    grey[60:70, 20:80] = 109
+    rows = np.flatnonzero(head_mask(grey).any(axis=1))
+    assert rows.tolist() == list(range(30, 60))
 
 
 def test_neutral_copies_hold_neither_file_nor_exposure():

@@ -115,6 +115,12 @@ def test_declarations_are_complete(name):
     assert all(phrases for phrases in spec.phrases.values())
 
 
+def test_a_declaration_shows_itself_without_its_words():
+    text = repr(dataset_spec("trashnet"))
+    assert "name='trashnet'" in text
+    assert "phrases" not in text and "templates" not in text
+
+
 def test_class_names_of_a_folder_become_phrases(image_folder):
     folder = image_folder(n=1)
     (folder / "disc").rename(folder / "big_red-disc")

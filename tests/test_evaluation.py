@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from sklearn import metrics
 
 from cliplib.evaluation import evaluate
-from cliplib.intervals import newcombe
+from cliplib.intervals import bootstrap, newcombe, small_sample_factor
 
 pytestmark = pytest.mark.filterwarnings("ignore:There are only")
 
@@ -62,6 +62,39 @@ def test_the_calibration_error_is_that_of_its_definition(sample):
     row = evaluate(y, proba, classes, n_boot=200).metrics.loc["ece"]
     assert row.value == pytest.approx(error)
     assert row.low < row.value < row.high
+
+
+def test_the_calibration_error_of_few_groups_has_the_basic_interval_widened():
+    rng = np.random.default_rng(0)
+    codes = np.arange(400) // 50
+    confidence = rng.uniform(0.8, 1, 400)
+    right = rng.random(400) < 0.5 + 0.05 * codes / 7
+    proba = np.column_stack([confidence, 1 - confidence])
+    bins = np.ceil(confidence * 15).astype(int) - 1
+    gap = np.eye(15)[bins] * (confidence - right)[:, None]
+
+    def gaps(weights):
+        return {"gap": weights @ gap / weights.sum(axis=1, keepdims=True)}
+
+    found = bootstrap(gaps, codes, n_boot=400)["gap"]
+    value = np.abs(found.value).sum()
+    change = np.quantile(np.abs(found.draws - found.value).sum(axis=1), 0.975)
+    lowest = np.quantile(np.abs(found.draws).sum(axis=1), 0.025)
+    factor = small_sample_factor(8)
+    y = np.where(right, 0, 1)
+    row = evaluate(y, proba, ["a", "b"], groups=codes, n_boot=400).metrics.loc["ece"]
+    expected = [value, value - factor * change, value + factor * (value - lowest)]
+    assert row.tolist() == pytest.approx(expected)
+    assert 0 < row.low < row.value < row.high
+
+
+def test_the_precision_is_as_sure_as_the_repeat_that_names_a_class_least():
+    y = np.repeat([0, 1], [10, 50])
+    few, all_ten = (np.where(np.arange(60) < n, 0, 1) for n in (3, 10))
+    repeats = np.eye(2)[[few, all_ten]]
+    found = evaluate(y, repeats, ["a", "b"], n_boot=50).per_class.loc["a"]
+    assert found["precision"] == 1
+    assert found["precision_low"] == pytest.approx(0.025 ** (1 / 3))
 
 
 def test_intervals_hold_their_value_and_are_wider_for_groups(sample):

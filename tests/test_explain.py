@@ -205,6 +205,10 @@ def test_a_map_of_another_shape_is_refused(tiny: ClipEncoder) -> None:
         )
     with pytest.raises(ValueError, match="one for each of 2 images"):
         chefer_relevance(tiny, noise(2), np.zeros((3, 32)))
+    with pytest.raises(ValueError, match="longer"):
+        deletion_insertion(
+            tiny, noise(1), np.zeros((1, 4, 4)), np.array([0, 1]), board_proba
+        )
 
 
 @pytest.mark.parametrize(
@@ -226,6 +230,16 @@ def test_heat_maps_show_what_spoke_for_a_label_to_any_probe(
     by_patch = redness.reshape(4, 8, 4, 8).mean((1, 3))
     assert np.unravel_index(by_patch.argmax(), (4, 4)) == SPOT
     assert images[0].tobytes() != images[1].tobytes()
+
+
+def test_heat_maps_are_those_of_the_readout_that_is_named(tiny: ClipEncoder) -> None:
+    images, labels = noise(12), np.arange(12) % 2
+    features = tiny.images(images, readout="deep", progress=False)
+    probe = LinearProbe(Cs=(0.1,)).fit(features, labels)
+    (found,) = heat_maps(tiny, probe, images[:1], labels[:1], "deep")
+    slopes = probe.logit_gradients(features[:1], labels[:1])
+    (heat,) = chefer_relevance(tiny, images[:1], slopes, readout="deep")
+    assert found.tobytes() == overlay(tiny, images[0], heat).tobytes()
 
 
 def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(

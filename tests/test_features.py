@@ -63,9 +63,10 @@ def test_without_published_splits_a_grouped_fifth_is_held_out():
     ("changes", "named"),
     [
         ({"labels": np.zeros(3, int)}, "labels"),
-        ({"labels": np.full(12, 3)}, "labels"),
+        ({"labels": np.arange(12) // 3}, "labels"),
+        ({"labels": np.arange(12) % 3 - 1}, "labels"),
         ({"ids": np.full(12, "same")}, "ids"),
-        ({"features": np.full((12, 2), np.nan, np.float32)}, "'00'"),
+        ({"features": np.where(np.eye(12, 2) > 0, np.nan, 0)}, "'00'"),
         ({"features": np.zeros(12, np.float32)}, "features must be"),
         ({"copies": np.zeros(3, int)}, "copies"),
         ({"folds": np.arange(12)}, "'01' lies in several folds"),

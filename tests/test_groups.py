@@ -193,6 +193,14 @@ def test_close_neighbours_in_file_number_are_one_group() -> None:
     assert np.array_equal(pd.factorize(groups[order])[0], shuffled)
 
 
+def test_neighbours_that_are_as_alike_as_the_usual_are_one_group() -> None:
+    # In each folder all are equal: so are those far apart, and the threshold is 1.
+    ids = [f"{folder}/{k}.jpg" for folder in "ab" for k in range(200)]
+    features = np.repeat([[1.0], [-1.0]], 200, axis=0)
+    groups = sequence_groups(ids, features, np.arange(400))
+    assert groups.tolist() == np.repeat([0, 1], 200).tolist()
+
+
 def test_sequences_end_with_a_folder_and_with_a_gap() -> None:
     ids = [
         "a/x1.jp2",

@@ -180,7 +180,7 @@ def test_a_comparison_is_paired():
     found = compare(y, a, b)
     assert found.difference == pytest.approx((a == y).mean() - (b == y).mean())
     assert found.high - found.low < 0.05
-    assert compare(y, a, a).p == 1
+    assert compare(y, a, a).p == compare(y, a, a, n_boot=50).p == 1
     assert compare(y, y, 1 - y).p < 0.001
     assert compare(y, a, b, seed=1).high != found.high
     repeats = np.stack([np.eye(2)[a], np.eye(2)[b]])
@@ -222,6 +222,14 @@ def test_all_pairs_are_compared_and_corrected():
     assert (by_hand < 1).sum() > 1  # or else the order would not matter
     with pytest.raises(ValueError, match="two classifiers, not 1"):
         compare_all(y, {"a": y})
+
+
+def test_two_thousand_draws_decide_unless_others_are_asked_for():
+    y = np.zeros(40, int)
+    least = compare_all(y, {"right": y, "wrong": y + 1})["p"]
+    assert least.tolist() == [1 / 2001]
+    least = compare_all(y, {"right": y, "wrong": y + 1}, n_boot=99)["p"]
+    assert least.tolist() == [1 / 100]
 
 
 def test_equality_within_bounds_must_be_shown():

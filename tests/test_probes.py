@@ -19,8 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
+from torch.nn.functional import cross_entropy
 
-from cliplib.logistic import Preconditioner
+from cliplib.logistic import Preconditioner, principal_axes
 from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, load_probe, save_probe
 from cliplib.splits import group_train_test_split
 
@@ -41,12 +42,9 @@ def sample():
 
 
 FAILING = {"check_fit2d_1sample": "one row cannot be split"}
-# On some processors the number of rows decides in what order products are summed.
-ROUNDED = {"check_methods_subset_invariance": "float32, equal to the sixth digit only"}
-
-
-def expected_failures(probe):
-    return FAILING | (ROUNDED if isinstance(probe, KernelProbe) else {})
+# On some processors the number of rows decides in what order products are summed: then
+# what the next test allows of float32 is too much for this check.
+ROUNDED = "check_methods_subset_invariance"
 
 
 @parametrize_with_checks(
@@ -55,10 +53,19 @@ def expected_failures(probe):
         MLPProbe(networks=1, hidden=16, learning_rate=0.02),
         KernelProbe(),
     ],
-    expected_failed_checks=expected_failures,
+    expected_failed_checks=lambda probe: FAILING,
 )
 def test_scikit_learns_contract(estimator, check):
-    check(estimator)
+    if not (isinstance(estimator, KernelProbe) and check.func.__name__ == ROUNDED):
+        check(estimator)
+
+
+@probes
+def test_a_row_is_answered_alone_as_among_others(probe, sample):
+    X, y = sample
+    proba = probe.fit(X, y).predict_proba(X)
+    alone = [probe.predict_proba(X[row : row + 1])[0] for row in range(20)]
+    np.testing.assert_allclose(alone, proba[:20], atol=1e-3)
 
 
 @probes
@@ -330,6 +337,30 @@ def test_the_mlp_keeps_the_epoch_of_the_smallest_validation_loss(sample):
     assert losses[0] > losses[-1]
 
 
+def test_a_network_starts_as_torchs_own_layers_do(sample):
+    X, y = sample
+    probe = MLPProbe(networks=1, hidden=400, learning_rate=1e-12, max_epochs=1)
+    probe.fit(X, y)  # a step too small to move anything
+    for weights, fan_in in ((probe.hidden_coef_, 10), (probe.coef_, 400)):
+        assert np.abs(weights).max() == pytest.approx(fan_in**-0.5, rel=0.01)
+        assert weights.std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.05)
+
+
+def test_each_row_is_seen_once_an_epoch(sample, monkeypatch):
+    X, y = sample
+    seen = []
+
+    def noting(logits, targets, *rest):
+        if logits.requires_grad:
+            seen.append(len(targets))
+        return cross_entropy(logits, targets, *rest)
+
+    monkeypatch.setattr("cliplib.probes.F.cross_entropy", noting)
+    probe = MLPProbe(networks=1, hidden=8, batch_size=64, max_epochs=3)
+    probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+    assert seen == [64, 64, 64, 8] * 3
+
+
 def test_a_network_that_only_diverges_is_named(sample):
     with pytest.raises(ValueError, match="smaller learning_rate than 1e\\+30"):
         MLPProbe(networks=1, learning_rate=1e30).fit(*sample)
@@ -395,6 +426,8 @@ def test_a_kernel_beyond_memory_is_refused(sample):
     with pytest.raises(ValueError, match="A KernelProbe of 300 rows .* LinearProbe"):
         KernelProbe(max_rows=299).fit(X, y)
     KernelProbe(max_rows=300).fit(X, y)
+    with pytest.raises(ValueError, match="of 20,001 rows needs about 3 GB"):
+        KernelProbe().fit(np.zeros((20_001, 1)), np.arange(20_001) % 2)
 
 
 @pytest.fixture
@@ -457,6 +490,17 @@ def test_a_stretched_loss_curves_alike_in_all_directions():
     np.testing.assert_allclose(P @ hessian @ P, np.eye(7), atol=1e-3)
 
 
+def test_principal_axes_are_the_first_ones():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 8)) * [9, 7, 5, 3, 1, 1, 1, 1]
+    rows = np.float32(rows - rows.mean(axis=0))
+    axes = principal_axes(rows, 3)
+    expected = np.linalg.svd(rows, full_matrices=False)[2][:3]
+    np.testing.assert_allclose(np.abs(axes @ expected.T), np.eye(3), atol=0.02)
+    assert principal_axes(rows, 64).shape == (8, 8)
+    assert (principal_axes(rows, 3) == axes).all()
+
+
 def test_directions_beyond_the_axes_are_stretched_as_the_last_one():
     rows = np.float32([[3, 1, 5, 1]] * 4)
     axes = np.eye(3, dtype=np.float32)[:2]
@@ -495,3 +539,15 @@ def test_validation_rows_of_another_shape_are_refused(sample):
         LinearProbe().fit(X, y, X_val=X[:, :9], y_val=y)
     with pytest.raises(ValueError, match="one label for each of the 300 rows of X_val"):
         LinearProbe().fit(X, y, X_val=X, y_val=y[:-1])
+
+
+def test_defaults_are_those_that_published_numbers_were_made_with():
+    linear = {"Cs": tuple(np.logspace(-5, 1, 7)), "tol": 1e-4, "n_axes": 64}
+    kernel = {"alpha": 0.01, "gamma": None, "sharpness": (4, 6, 8, 12, 16, 24)}
+    mlp = {"networks": 5, "hidden": 128, "dropout": 0.2, "batch_size": 256}
+    mlp |= {"learning_rate": 1e-3, "weight_decay": 1e-2}
+    mlp |= {"max_epochs": 200, "patience": 4}
+    common = {"class_weight": None, "seed": 0}
+    assert LinearProbe().get_params() == common | linear
+    assert KernelProbe().get_params() == common | kernel | {"max_rows": 20_000}
+    assert MLPProbe().get_params() == common | mlp

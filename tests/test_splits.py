@@ -133,6 +133,27 @@ def test_a_split_that_would_hide_a_class_is_refused():
         group_train_test_split([0, 1, 0, 2, 1, 2], [0, 0, 1, 1, 2, 2])
 
 
+def test_groups_of_one_size_are_held_out_in_the_order_of_the_draw():
+    # However a processor sorts equal numbers: splits are the same on all machines.
+    rng = np.random.default_rng(3)
+    drawn = rng.permutation(100)
+    start = rng.integers(5)
+    _, test = group_train_test_split(np.zeros(100, int), seed=3)
+    assert test.tolist() == sorted(drawn[start::5])
+
+
+@pytest.mark.parametrize(("n_groups", "n_held_out"), [(3, 1), (4, 2)])
+def test_what_the_rarest_class_holds_out_counts_for_the_others(n_groups, n_held_out):
+    # Class 0 is in two patients, class 1 in all: a third patient stays, of a third and
+    # fourth one goes.
+    patients = np.concatenate([[0, 1], np.arange(n_groups)])
+    y = np.repeat([0, 1], [2, n_groups])
+    for seed in range(10):
+        _, test = group_train_test_split(y, patients, seed=seed)
+        assert len(set(patients[test])) == n_held_out
+        assert set(y[test]) == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("y", "groups", "named"),
     [
@@ -170,6 +191,16 @@ def test_few_groups_beside_published_folds_are_dealt(left):
     folds = fold_numbers(y, groups, published=published)
     assert all(len(found) == 1 for found in folds_of_groups(groups, folds))
     assert len(set(folds[published == 0])) == min(left, 5)
+
+
+def test_the_fold_of_a_group_beside_published_ones_is_drawn_from_all():
+    y, groups = np.arange(100) % 2, np.arange(100) // 2
+    published = np.where(groups < 49, groups % 5 + 1, 0)
+    drawn = {
+        fold_numbers(y, groups, published=published, seed=seed)[-1]
+        for seed in range(30)
+    }
+    assert drawn == set(range(5))
 
 
 def test_folds_that_contradict_a_group_or_each_other_are_refused():
@@ -247,6 +278,14 @@ def test_groups_reach_every_fit(remembering):
         assert (seen == groups[train]).all()
 
 
+def test_the_number_of_folds_is_the_one_that_is_asked_for(remembering):
+    y = np.arange(60) % 2
+    given = table(np.zeros((60, 1)), y, np.arange(60))
+    proba = out_of_fold_proba(remembering, given, n_splits=3, n_repeats=2)
+    assert [len(seen) for seen in remembering.seen] == [40] * 6
+    np.testing.assert_array_equal(proba, 0.5)
+
+
 def test_what_is_learned_from_a_group_does_not_help_its_copies():
     rng = np.random.default_rng(0)
     groups = np.arange(200) // 2
@@ -309,6 +348,14 @@ def test_few_shot_draws_as_many_as_coop_does(shots, held):
     assert not np.intersect1d(train, val).size
 
 
+def test_few_shot_may_use_every_group_up():
+    labels = np.repeat([0, 1], 8)
+    train, val = few_shot(labels, 4)
+    assert sorted([*train, *val]) == list(range(16))
+    with pytest.raises(ValueError, match="needs 9 groups, 4 to validate"):
+        few_shot(labels, 5)
+
+
 def test_few_shots_are_of_different_groups_and_nested():
     labels, groups = np.repeat([0, 1], 60), np.arange(120) // 2
     larger = few_shot(labels, 8, groups=groups)
@@ -332,3 +379,9 @@ def test_a_subset_keeps_the_shares_of_classes_and_splits():
     assert (splits[rows] == "test").sum() == pytest.approx(30, abs=2)
     assert (rows != stratified_subset(labels, splits, 90, seed=1)).any()
     assert len(stratified_subset(labels, splits, 0)) == 903
+
+
+def test_a_subset_keeps_two_rows_of_a_rare_class():
+    labels = np.repeat([0, 1], [990, 10])
+    rows = stratified_subset(labels, np.full(1000, ""), 100)
+    assert np.bincount(labels[rows]).tolist() == [99, 2]
