@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 EMBEDDED = ("", "mini")
-IMAGES = {"": "no images", "hub": "images of the hub"}
+IMAGES = {"": "committed features", "hub": "images of the hub"}
 
 
 @dataclass(frozen=True)

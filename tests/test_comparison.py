@@ -216,7 +216,7 @@ def test_random_weights_are_told_from_trained_ones(
 ) -> None:
     assert has_random_weights(str(checkpoint))
     own = places_of(ROOT, str(checkpoint), "", {"seed": "1"}, commit=False)
-    words = "random weights, seed 1, no images"
+    words = "random weights, seed 1, committed features"
     assert own.banner == f"model {checkpoint.name}, {words}"
     trained = CLIPModel.from_pretrained(checkpoint)
     trained.vision_model.post_layernorm.weight.data += 0.01

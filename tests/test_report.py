@@ -276,7 +276,10 @@ def test_a_build_of_ones_own_and_the_lab_change_no_file(clone: Path) -> None:
     assert git(clone, "status", "--porcelain") == ""
     assert "figures/ and report/ are as they were" in log
     pdf = text_of(clone / "build" / "report-seed-1.pdf")
-    assert squeeze("Measured here: the embedded model mini, seed 1, no images.") in pdf
+    assert (
+        squeeze("Measured here: the embedded model mini, seed 1, committed features.")
+        in pdf
+    )
     own = clone / "build" / "seed-1"
     made = json.loads((own / "figures" / "01_toy.json").read_text())["results"]
     assert made["toy_curve"]["parameters"] == {"seed": 1}
