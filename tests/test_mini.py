@@ -246,12 +246,12 @@ def test_probes_are_checked_by_group_and_by_patient():
 
     alone = ["linear probe, published split", "kernel probe, published split"]
     assert names(table, checks.RANDOM) == alone
-    folds = [f"{name} probe, by group" for name in ("linear", "kernel")]
+    folds = [f"{name} probe, without copies" for name in ("linear", "kernel")]
     assert names(table, checks.OURS) == [*alone, "MLP probe, published split", *folds]
     known = names(table.with_groups(patients), checks.OURS)
     assert known[-3:] == [
         "linear probe, by patient",
-        "kernel probe, by group",
+        "kernel probe, without copies",
         "kernel probe, by patient",
     ]
 

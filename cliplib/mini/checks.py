@@ -59,7 +59,7 @@ def share(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -> Ro
 
 
 def check_probes(table: FeatureTable, **about: str) -> Iterator[Row]:
-    """Measure probes: on the published split, the linear one class by class, by group.
+    """Measure probes: on the published split, also class by class, and in folds.
 
     The MLP, and folds, are for the model that is checked alone.
     """
@@ -93,10 +93,10 @@ def _on_published_split(
 def _in_folds(
     table: FeatureTable, name: str, probe: Any, **about: str
 ) -> Iterator[Row]:
-    """Measure a probe where near-duplicates stay together; and patients, if known."""
-    by_group = out_of_fold_proba(probe, table, groups=table.copies)[0]
-    right = by_group.argmax(axis=1) == table.labels
-    yield share(right, table.groups, check=f"{name}, by group", **about)
+    """Measure a probe without copies; and by patient, where patients are known."""
+    apart = out_of_fold_proba(probe, table, groups=table.copies)[0]
+    right = apart.argmax(axis=1) == table.labels
+    yield share(right, table.groups, check=f"{name}, without copies", **about)
     if (table.groups == table.copies).all():
         return
     by_patient = out_of_fold_proba(probe, table)[0]
