@@ -158,6 +158,13 @@ def test_a_counter_may_come_first() -> None:
     assert number_groups(groups).tolist() == np.repeat(np.arange(6), 4).tolist()
 
 
+def test_a_name_without_a_counter_is_its_own_group() -> None:
+    series = [f"disc/{i}_{k}.jpg" for i in range(4) for k in range(4)]
+    ids = ["disc/odd.jpg", *series, "disc/copy of x.jpg"]
+    groups = declared_groups(ids, suggested_pattern(ids))
+    assert number_groups(groups).tolist() == [0, *np.repeat([1, 2, 3, 4], 4), 5]
+
+
 @pytest.mark.parametrize(
     "ids",
     [
@@ -165,7 +172,6 @@ def test_a_counter_may_come_first() -> None:
         [f"disc/disc_{k}.jpg" for k in range(20)],  # the class's name
         [f"disc/disc{k}.jpg" for k in range(20)],
         [f"disc/photo{k}_1.jpg" for k in range(20)],  # each one alone
-        [*(f"disc/{i}_{k}.jpg" for i in range(4) for k in range(4)), "disc/odd.jpg"],
     ],
 )
 def test_other_names_suggest_nothing(ids: list[str]) -> None:

@@ -85,6 +85,7 @@ NOTHING = Share(0.0, -0.05, 0.05)
         (with_accuracy("kernel probe", Share(0.92, 0.85, 0.96)), "Mostly:"),
         (with_accuracy("kernel probe", Share(0.6, 0.55, 0.65)), "Only in part:"),
         ({"groups": 9}, "It cannot be said yet"),
+        ({"declared": False, "series": "(a)_b"}, "Perhaps:"),
         ({"groups_of_class": {"glass": 20, "metal": 1}}, "It cannot be said yet"),
         ({"kept_apart": False}, "It cannot be said yet"),
     ],

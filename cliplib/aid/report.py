@@ -171,8 +171,6 @@ def check_places(request: Request) -> None:
 
     A folder without classes is found out here, too: its images are listed, not read.
     """
-    from cliplib.aid.decision_aid import check_folder
-
     if not request.folder.is_dir():
         raise FileNotFoundError(f"There is no folder {request.folder}.")
     if request.out.resolve().is_relative_to(request.folder.resolve()):
@@ -182,6 +180,8 @@ def check_places(request: Request) -> None:
         )
     if request.out.exists() and not request.out.is_dir():
         raise NotADirectoryError(f"{request.out} is a file: name a folder.")
+    from cliplib.aid.decision_aid import check_folder
+
     check_folder(request.aid)
 
 

@@ -165,6 +165,11 @@ def answer(measured: Measured) -> str:
             "Perhaps: a frozen CLIP sorts these images, but what their files betray "
             "may sort them as well."
         )
+    if measured.series and accuracy.value >= MOSTLY:
+        return (
+            "Perhaps: a frozen CLIP sorts these images, but their names look like "
+            "series, and each series may show one object, place or patient."
+        )
     if accuracy.low >= WELL:
         return "Yes: a frozen CLIP sorts these images well."
     if accuracy.value >= MOSTLY:
@@ -308,9 +313,9 @@ def declare_groups(measured: Measured) -> str:
         return ""
     if measured.series:
         return (
-            "File names look like series. If a series shows one object, place or "
-            "patient, all of this is too good: measure again with "
-            f"--groups '{measured.series}'"
+            "If a series of files shows one object, place or patient, all of this is "
+            f"too good. Measure again with --groups '{measured.series}'; if it does "
+            "not, say so with --groups '(.+)'."
         )
     return (
         "If several images show one object, place or patient, all of this is too good: "
