@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler, normalize
 from cliplib.arrays import Floats, Ints
 
 # Names of series: a counter after the last separator (img_012_3.jpg), or before the
-# first one (3_img_012.jpg). What is left of the file's name is the group; a name without
-# a counter is its own.
+# first one (3_img_012.jpg). What is left of the file's name is the group; a name
+# without a counter is its own.
 SERIES_PATTERNS = (
     r"([^/]+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$",
     r"(?:^|/)(?:\d+[-_. ])?([^/]+)\.\w+$",
