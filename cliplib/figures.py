@@ -28,6 +28,16 @@ TEXT_WIDTH = 6.22
 """Inches of the report's column: a figure this wide is printed at its own size."""
 PERCENT = so.Continuous().label(like=lambda share, _: f"{100 * share:g}")
 """The scale of an axis of shares: 0.5 is written as 50."""
+METHODS = so.Nominal(
+    {
+        "kernel probe": "C0",
+        "linear probe": "C1",
+        "nearest neighbour": "C2",
+        "MLP probe": "C3",
+        "zero-shot": "C4",
+    }
+)
+"""The scale of a colour that tells methods apart: the same one in every figure."""
 SHORT_TITLES = {
     "Brain Tumor MRI Dataset": "brain MRI",
     "Brain MRI Images for Brain Tumor Detection": "Navoneel",
@@ -178,12 +188,14 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
     """Plot shares as dots with intervals ``x_low`` to ``x_high``, a row for each `y`.
 
-    `columns` name what else is mapped, such as ``color``.
+    `columns` name what else is mapped, such as ``color``, which may be "method".
     """
     plot = so.Plot(table, x=x, y=y, **columns)
     plot = plot.add(so.Dot(), so.Dodge(gap=0.3))  # also those without an interval
     ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
     plot = plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
+    if columns.get("color") == "method":
+        plot = plot.scale(color=METHODS)
     return plot.scale(x=PERCENT).label(x=f"{x.replace('_', ' ')} (%)", y="")
 
 

@@ -75,3 +75,14 @@ def test_intervals_are_drawn_in_percent_with_a_legend_for_all_panels() -> None:
     assert re.search(r'width="447.84pt" height="144pt"', svg) and "<!-- x -->" in svg
     for words in ("accuracy (%)", "50", "brain MRI"):
         assert f"<!-- {words} -->" in svg, words
+
+
+def test_a_method_has_the_same_colour_in_every_figure() -> None:
+    table = pd.DataFrame({"method": ["linear probe", "kernel probe"], "part": "all"})
+    table = table.assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)
+    drawn = []
+    for rows in (table, table[::-1], table[:1]):
+        plot = figures.interval_plot(rows, "accuracy", "part", color="method")
+        svg = figures.svg(figures.draw_plot(plot, height=2))
+        drawn.append("#e0a12b" in svg)
+    assert drawn == [True, True, True]
