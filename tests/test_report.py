@@ -467,7 +467,8 @@ study.save_table(
 )
 for name in "ab":
     study.save_figure(plots[name], name)
-study.save_figure(None, "toy_photo")"""
+study.save_figure(None, "toy_photo")
+study.save_numbers({"n": 1}, "toy_numbers")"""
     shown = """y = compute(
     x
 )
@@ -476,6 +477,13 @@ for name in "ab":
     study.save_figure(plots[name], name)"""
     assert nbtypst.readable(source) == shown
     assert nbtypst.readable("%matplotlib inline") == "%matplotlib inline"
+
+
+def test_the_last_sentence_of_a_cell_stays_with_its_code() -> None:
+    typst = nbtypst.markdown_to_typst("# Title\n\nFirst.\n\nWhat *is* it?")
+    assert typst.endswith("First.\n\n#nb-sentence[What #emph[is] it?]")
+    for text in ("# Only a title", "- one\n- two.", "| a |\n|---|\n| b. |"):
+        assert "nb-sentence" not in nbtypst.markdown_to_typst(text), text
 
 
 def test_tagged_cells_are_left_out_unless_everything_is_asked_for() -> None:
