@@ -123,6 +123,12 @@ def test_a_file_name_is_never_markup() -> None:
     assert literal("a_b*<i>\n$x$.jpg") == r"a\_b\*\<i\> \$x\$\.jpg"
 
 
+def test_an_option_can_be_copied_from_the_page() -> None:
+    said = {**SAID, "steps": [r"Do --groups '(\w+)_1'; if not, --groups '(.+)'."]}
+    text = own.verdict_as_markdown(said)
+    assert r"- Do `--groups '(\w+)_1'`\; if not\, `--groups '(.+)'`\." in text
+
+
 def test_a_page_loads_nothing_and_the_pdf_says_the_same(
     request_of: Callable[..., Request],
 ) -> None:

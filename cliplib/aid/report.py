@@ -477,17 +477,26 @@ def verdict_as_markdown(said: Mapping[str, Any]) -> str:
     The answer stands in bold before its reasons; what to do is a list.
     """
     answer = literal(said["answer"])
-    steps = "\n".join(f"- {literal(step)}" for step in said["steps"])
-    return f"**{answer}** {_joined(said['reasons'])}\n\n## What to do next\n\n{steps}\n"
+    reasons = " ".join(map(literal, said["reasons"]))
+    steps = "\n".join(f"- {_with_options(step)}" for step in said["steps"])
+    return f"**{answer}** {reasons}\n\n## What to do next\n\n{steps}\n"
 
 
-def _joined(sentences: Sequence[str]) -> str:
-    return " ".join(literal(sentence) for sentence in sentences)
+def _with_options(step: str) -> str:
+    """Set options of the command as code, so that they can be copied."""
+    parts = re.split(r"(--groups '[^']*')", _one_line(step))
+    parts[::2] = map(_escaped, parts[::2])
+    parts[1::2] = [f"`{option}`" for option in parts[1::2]]
+    return "".join(parts)
 
 
 def literal(text: str) -> str:
     """Escape a text, so that Markdown prints it as it is, on one line."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", _one_line(text))
+    return _escaped(_one_line(text))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
 def _one_line(text: str) -> str:
