@@ -26,10 +26,12 @@ LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
 SUMMARY = "15_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
 MOST_JOBS = 6
+MEASURED = Path(__file__).with_name("measured.json")
+"""What notebooks needed on a core of 2024; replaced by what they need here."""
 SECONDS_PER_KILOBYTE = 2.4
-"""Of a notebook that was never measured here; of ours, on a core of 2024."""
+"""Of a notebook that was never measured."""
 GIGABYTES = 2.0
-"""Of a kernel that was never measured here, with the embedded model."""
+"""Of a kernel that was never measured, with the embedded model."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def tasks_of(
 
 
 def task_of(path: Path, values: dict[str, str], measured: dict[str, float]) -> Task:
-    """Return a task as it was measured here, or else as its size suggests."""
+    """Return a task as it was measured, or else as its size suggests."""
     content = json.loads(path.read_text("utf-8"))["cells"]
     cells = sum(cell["cell_type"] == "code" for cell in content)
     guess = path.stat().st_size / 1000 * SECONDS_PER_KILOBYTE
@@ -305,8 +307,8 @@ class MemoryWatch:
 
 
 def measured_before(places: Places) -> dict[str, dict[str, float]]:
-    """Return seconds and gigabytes of notebooks, as this build last measured them."""
-    measured: dict[str, dict[str, float]] = {}
+    """Return seconds and gigabytes of notebooks: as measured here, or as committed."""
+    measured: dict[str, dict[str, float]] = json.loads(MEASURED.read_text("utf-8"))
     for folder in (places.root / "build", places.work):
         for path in sorted((folder / "measured").glob("*.json")):
             measured[path.stem] = json.loads(path.read_text("utf-8"))
