@@ -50,9 +50,13 @@ def test_a_probability_of_zero_is_no_obstacle():
 
 
 def test_the_logarithm_of_zero_counts_as_minus_700():
-    finite = [[0, -700.0], [-700.0, 0], [0, -700.0]]
-    infinite = np.where(np.array(finite) < 0, -np.inf, 0)
-    assert fit_temperature(infinite, [0, 1, 1]) == fit_temperature(finite, [0, 1, 1])
+    right = [[20.0, 0.0]] * 100
+    y = [0] * 100 + [1]
+    found, finite = (
+        fit_temperature([*right, [0.0, wrong]], y) for wrong in (-np.inf, -700.0)
+    )
+    assert found == finite
+    assert 1 < found < 100
 
 
 def test_reliability_by_hand():
