@@ -23,7 +23,8 @@ from cliplib.aid import report as own
 from cliplib.aid.report import (
     Exporter,
     Request,
-    check_places,
+    check_aid,
+    check_names,
     checkout,
     fingerprint,
     literal,
@@ -176,16 +177,16 @@ def test_what_cannot_work_is_refused_before_any_work(
 ) -> None:
     request = request_of()
     with pytest.raises(FileNotFoundError, match="There is no folder"):
-        check_places(Request(tmp_path / "nowhere", tmp_path / "out"))
+        check_names(Request(tmp_path / "nowhere", tmp_path / "out"))
     with pytest.raises(ValueError, match="whose folders are classes"):
-        check_places(Request(request.folder, request.folder / "report"))
+        check_names(Request(request.folder, request.folder / "report"))
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
-        check_places(Request(request.folder, tmp_path / "file"))
+        check_names(Request(request.folder, tmp_path / "file"))
     (tmp_path / "other" / "aid").mkdir(parents=True)
     (tmp_path / "other" / "aid" / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="something else"):
-        check_places(Request(request.folder, tmp_path / "other"))
+        check_aid(Request(request.folder, tmp_path / "other"))
 
 
 def test_one_class_is_refused_before_a_model_is_loaded(
@@ -217,6 +218,7 @@ def test_the_same_images_and_settings_are_not_measured_again(
 ) -> None:
     request = request_of()
     calls = []
+    monkeypatch.setattr(own, "check_aid", lambda request: calls.append("check"))
     monkeypatch.setattr(own, "encode_first", lambda request: calls.append("encode"))
     monkeypatch.setattr(Exporter, "execute", lambda self: calls.append("execute"))
 
@@ -230,7 +232,7 @@ def test_the_same_images_and_settings_are_not_measured_again(
     monkeypatch.setattr(Exporter, "write", write)
     assert write_report(request) == SAID
     assert write_report(request) is None
-    assert calls == ["encode", "execute"]
+    assert calls == ["check", "encode", "execute"]
     image = next(request.folder.rglob("*.png"))
     os.utime(image, (0, 0))
     assert write_report(request) == SAID

@@ -134,13 +134,14 @@ def write_report(request: Request) -> dict[str, Any] | None:
         notebook fails.
     """
     exporter = Exporter(checkout(), request)
-    check_places(request)
+    check_names(request)
     stamp = exporter.places.work / "own.stamp"
     state = fingerprint(request, exporter.root)
     is_made = all(path.is_file() for path in (*request.pages, stamp))
     if is_made and stamp.read_text("utf-8") == state:
         return None
     stamp.unlink(missing_ok=True)
+    check_aid(request)
     encode_first(request)
     exporter.execute()
     said = exporter.write()
@@ -166,11 +167,8 @@ def checkout() -> Path:
     return root
 
 
-def check_places(request: Request) -> None:
-    """Raise OSError or ValueError for what cannot work, before any work.
-
-    A folder without classes is found out here, too: its images are listed, not read.
-    """
+def check_names(request: Request) -> None:
+    """Raise OSError or ValueError for folders that cannot be read or written to."""
     if not request.folder.is_dir():
         raise FileNotFoundError(f"There is no folder {request.folder}.")
     if request.out.resolve().is_relative_to(request.folder.resolve()):
@@ -180,6 +178,10 @@ def check_places(request: Request) -> None:
         )
     if request.out.exists() and not request.out.is_dir():
         raise NotADirectoryError(f"{request.out} is a file: name a folder.")
+
+
+def check_aid(request: Request) -> None:
+    """Raise OSError where the decision aid cannot be written."""
     from cliplib.aid.decision_aid import check_folder
 
     check_folder(request.aid)
