@@ -137,10 +137,13 @@ def tell_claims(document: Document) -> None:
     """Print warnings, and which claims of the text do not hold."""
     for warning in document.warnings:
         print(f"warning: {warning}")
-    fell = [claim for claim in document.claims if not claim["held"]]
+    lost = [claim for claim in document.claims if not claim["held"]]
+    fell = [claim for claim in lost if claim["measured"]]
     if document.claims:
-        held = len(document.claims) - len(fell)
+        held = len(document.claims) - len(lost)
         print(f"{held} of {len(document.claims)} claims hold")
+    if len(lost) > len(fell):
+        print(f"{len(lost) - len(fell)} could not be judged, for want of a number")
     for claim in fell:
         print(f"  fell: {claim['id']}. In its place: {claim['sentence']}")
 
