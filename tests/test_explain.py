@@ -292,6 +292,8 @@ def test_overlay_marks_the_patch_in_what_the_tower_sees(tiny: ClipEncoder) -> No
     wide.paste((0, 0, 255), (32, 0, 64, 32))
     seen = np.asarray(preprocessed_image(tiny, wide))
     assert np.array_equal(seen, np.asarray(wide.crop((32, 0, 64, 32))))
+    (grainy,) = noise(1)  # of the tower's size already: nothing changes
+    assert preprocessed_image(tiny, grainy).tobytes() == grainy.tobytes()
     heat = np.zeros((4, 4))
     heat[SPOT] = 7
     drawn = np.asarray(overlay(tiny, wide, heat), dtype=float)
