@@ -16,7 +16,7 @@ import typeset
 import webpages
 from execution import execute
 from places import EMBEDDED, Places, places_of
-from surroundings import prepare, setting
+from surroundings import multiplies_in_bfloat16, prepare, setting
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,13 +37,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     if options.no_exec:
         refuse_unexecuted(places)
     else:
-        prepare(places, data, model)
-        places.stage()
-        execute(places, given, options.jobs)
-        if data and model in EMBEDDED:
-            from check import check_features  # now that the variables are set
-
-            print(check_features(int(given.get("limit", 0))))
+        run_notebooks(places, data, model, given, options.jobs)
     source = "appendix" if options.appendix else "report"
     out = (options.out or places.pdf(source)).resolve()
     asked = options.no_exec or options.web or options.appendix
@@ -58,6 +52,22 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
             f"This is not the committed report: {places.banner}. "
             "figures/ and report/ are as they were."
         )
+
+
+def run_notebooks(
+    places: Places, data: str, model: str, given: dict[str, str], jobs: int | None
+) -> None:
+    """Execute the notebooks, and say what images have to do with the numbers."""
+    dtype = given.get("dtype", "")
+    prepare(places, data, model, dtype)
+    places.stage()
+    if data and places.name and not dtype and multiplies_in_bfloat16():
+        print("-p dtype bfloat16 encodes in little more than half the time here.")
+    execute(places, given, jobs)
+    if data and model in EMBEDDED and not dtype:
+        from check import check_features  # now that the variables are set
+
+        print(check_features(int(given.get("limit", 0))))
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

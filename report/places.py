@@ -132,6 +132,8 @@ def in_words(parameter: str, value: str) -> str:
     """Return what a parameter of the notebooks means, as a cover says it."""
     if parameter == "limit" and value != "0":
         return f"{value} images a set"
+    if parameter == "dtype":
+        return f"in {value}"
     return f"{parameter} {value}"
 
 

@@ -22,16 +22,17 @@ def setting(name: str, given: str | None) -> str:
     return str(Path(value).resolve()) if value and Path(value).is_dir() else value
 
 
-def prepare(places: Places, data: str, model: str) -> None:
+def prepare(places: Places, data: str, model: str, dtype: str = "") -> None:
     """Set the variables of this build, and try out the images and the model.
 
     What cannot work ends the process with one sentence.
     """
     os.environ.update(dict(zip(SETTINGS, (data, model), strict=True)))
+    os.environ["CLIPLIB_DTYPE"] = dtype
     text = Path(__file__).with_name("environment.toml").read_text("utf-8")
     fixed = tomllib.loads(text)
     os.environ.update(fixed["always"])
-    if has_avx2():
+    if has_avx2() and not dtype:  # a precision that is asked for wants its instructions
         os.environ.update(fixed["avx2"])
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)
     os.environ["SOURCE_DATE_EPOCH"] = str(places.epoch())
@@ -43,6 +44,8 @@ def prepare(places: Places, data: str, model: str) -> None:
         try_model(model)
         if model not in EMBEDDED and not data:
             raise ValueError(f"To measure {model}, name a folder of images (--data).")
+        if dtype and not data:
+            raise ValueError(f"To encode in {dtype}, name a folder of images (--data).")
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
 
@@ -51,6 +54,14 @@ def has_avx2() -> bool:
     """Return whether this processor has the instructions of 2013."""
     config: Any = np.show_config(mode="dicts")
     return bool({"AVX2", "X86_V3"} & set(config["SIMD Extensions"]["found"]))
+
+
+def multiplies_in_bfloat16() -> bool:
+    """Return whether this processor has instructions for 16 bits."""
+    import torch
+
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16"))
 
 
 def needs_hub(value: str) -> bool:

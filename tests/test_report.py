@@ -378,12 +378,33 @@ def test_notebooks_use_no_instructions_that_another_processor_may_lack(
     assert found.startswith("AVX2") and "512" not in found
 
 
+def test_a_precision_that_is_asked_for_needs_images_and_its_instructions(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="To encode in bfloat16, name a folder"):
+        surroundings.prepare(Places(toy), "", "", "bfloat16")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    monkeypatch.setattr(surroundings, "try_images", lambda data: None)
+    surroundings.prepare(Places(toy), "images", "", "bfloat16")
+    assert os.environ["CLIPLIB_DTYPE"] == "bfloat16"
+    assert "ATEN_CPU_CAPABILITY" not in os.environ
+    surroundings.prepare(Places(toy), "", "")
+    assert os.environ["CLIPLIB_DTYPE"] == ""
+
+
+def test_every_notebook_was_measured() -> None:
+    known = execution.measured_before(Places(ROOT))
+    assert {path.stem for path in Places(ROOT).notebooks()} <= set(known)
+
+
 def test_places_say_what_a_build_is() -> None:
     own = places_of(ROOT, "openai/clip-vit-base", "/my/images", {}, commit=False)
     assert own.name == "clip-vit-base_images"
     assert own.banner == "model clip-vit-base, images of a folder"
     few = places_of(ROOT, "", "hub", {"limit": "200"}, commit=False)
     assert few.banner == "200 images a set, images of the hub"
+    half = places_of(ROOT, "", "/my/images", {"dtype": "bfloat16"}, commit=False)
+    assert half.banner == "in bfloat16, images of a folder"
     for model in ("", "mini"):
         assert places_of(ROOT, model, "", {}, commit=False) == Places(ROOT)
     assert places_of(ROOT, "", "/my/images", {}, commit=True) == Places(ROOT)
