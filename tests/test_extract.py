@@ -63,9 +63,12 @@ def test_no_image_is_left_out_in_silence(tiny, image_folder):
 
 
 def test_the_limit_keeps_classes_and_splits(tiny, image_folder):
-    table = load_features(image_folder(n=10, splits=("train", "test")), tiny, limit=24)
+    folder = image_folder(n=10, splits=("train", "test"))
+    table = load_features(folder, tiny, limit=24)
     assert len(table) == 24
     assert np.bincount(table.labels).tolist() == [8, 8, 8]
+    same, other = (load_features(folder, tiny, limit=24, seed=seed) for seed in (0, 1))
+    assert same.ids.tolist() == table.ids.tolist() != other.ids.tolist()
 
 
 def test_precomputed_features_stand_in_for_images(mini, caplog):
