@@ -125,6 +125,11 @@ def test_nothing_else_is_paired(planted: Audit) -> None:
     assert counts["groups_of_several"] == 4
     assert counts["byte_copies"] == 4
     assert counts["exact_copies"] == 8
+    near = planted.pairs[planted.pairs["kind"] == "near"]
+    by_orientation = near["orientation"].value_counts()
+    assert counts["near_pairs"] == by_orientation[""]
+    assert counts["mirrored_pairs"] == by_orientation["mirrored"]
+    assert counts["turned_pairs"] == by_orientation.drop(["", "mirrored"]).sum()
     assert (
         counts["unreadable"]
         == counts["label_conflicts"]

@@ -113,6 +113,6 @@ def test_efficientnet_reads_each_image_by_itself(photo: Image.Image) -> None:
     assert batched.shape == (5, 1280 + 2 * (112 + 320))
     np.testing.assert_allclose(batched, alone, rtol=1e-3, atol=1e-3)
     assert (np.abs(np.diff(batched, axis=0)).max(axis=1) > 0.01).all()
-    square = images[0].resize((224, 224), Image.Resampling.BICUBIC)
-    (of_square,) = map_images([square], read)
-    np.testing.assert_allclose(of_square[0], alone[0], rtol=1e-5, atol=1e-5)
+    square = photo.resize((224, 224), Image.Resampling.BICUBIC)
+    (of_photo, of_square) = map_images([photo, square], read, batch_size=1)[0]
+    np.testing.assert_allclose(of_square, of_photo, rtol=1e-5, atol=1e-5)

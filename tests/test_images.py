@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -33,6 +34,8 @@ def noise():
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(noise, mode, tmp_path):
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 does not read the YCbCr TIFF that it wrote")
     form = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
     found = load_image(encoded(noise.convert(mode), form))
     assert (found.mode, found.size) == ("RGB", (30, 20))
