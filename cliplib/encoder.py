@@ -450,7 +450,7 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     if name not in ("float32", "bfloat16"):
         raise ValueError(
-            f"dtype (or CLIPLIB_DTYPE) is {dtype!r}: it must be 'float32' or 'bfloat16'."
+            f"dtype or CLIPLIB_DTYPE is {dtype!r}: it must be 'float32' or 'bfloat16'."
         )
     return name
 

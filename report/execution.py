@@ -200,7 +200,8 @@ def run(places: Places, task: Task, progress: Progress, watch: MemoryWatch) -> s
             cwd=str(places.root),
             kernel_name="python3",
             progress_bar=False,
-            extra_arguments=["--log-level=ERROR", watch.mark(path.stem)],
+            # Not its errors: ending a kernel interrupts it, which it would report.
+            extra_arguments=["--log-level=CRITICAL", watch.mark(path.stem)],
             on_cell_executed=lambda **_: progress.step(path.stem),
         )
     except papermill.PapermillExecutionError as error:

@@ -34,6 +34,8 @@ def prepare(places: Places, data: str, model: str, dtype: str = "") -> None:
     os.environ.update(fixed["always"])
     if has_avx2() and not dtype:  # a precision that is asked for wants its instructions
         os.environ.update(fixed["avx2"])
+    if not data:  # else features that other instructions made would come from a cache
+        os.environ["CLIPLIB_CACHE"] = str(places.work / "cache")
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)
     os.environ["SOURCE_DATE_EPOCH"] = str(places.epoch())
     os.environ.pop("MPLBACKEND", None)  # the kernel's own

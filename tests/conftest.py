@@ -34,7 +34,7 @@ WORDS = [
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Start every test without settings, and let it write into its own folder."""
-    for name in ("CLIPLIB_DATA", "CLIPLIB_MODEL"):
+    for name in ("CLIPLIB_DATA", "CLIPLIB_DTYPE", "CLIPLIB_MODEL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLIPLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CLIPLIB_FIGURES", str(tmp_path / "figures"))

@@ -390,6 +390,8 @@ def test_a_precision_that_is_asked_for_needs_images_and_its_instructions(
     assert "ATEN_CPU_CAPABILITY" not in os.environ
     surroundings.prepare(Places(toy), "", "")
     assert os.environ["CLIPLIB_DTYPE"] == ""
+    # Nor may a cache hold what other instructions made.
+    assert Path(os.environ["CLIPLIB_CACHE"]).is_relative_to(toy)
 
 
 def test_every_notebook_was_measured() -> None:
