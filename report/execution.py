@@ -121,6 +121,7 @@ def task_of(path: Path, values: dict[str, str], measured: dict[str, float]) -> T
     """Return a task as it was measured, or else as its size suggests."""
     content = json.loads(path.read_text("utf-8"))["cells"]
     cells = sum(cell["cell_type"] == "code" for cell in content)
+    cells += bool(values)  # papermill adds a cell of them
     guess = path.stat().st_size / 1000 * SECONDS_PER_KILOBYTE
     seconds = measured.get("seconds", guess)
     return Task(path, values, cells, seconds, measured.get("gigabytes", GIGABYTES))
