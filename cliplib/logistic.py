@@ -8,7 +8,7 @@ tolerance; on a few hundred, as those of "pooled", less than twice as long.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, qr
 from scipy.optimize import fmin_l_bfgs_b
 from scipy.special import log_softmax
 from sklearn.utils.extmath import randomized_svd
@@ -16,13 +16,92 @@ from sklearn.utils.extmath import randomized_svd
 from cliplib.arrays import Features, Floats, Ints
 
 
+class LogisticProblem:
+    """A regression's rows and classes, to be solved for one penalty after another.
+
+    Minimised is the mean over rows of weight times log loss, plus |weights|² / (2 C n).
+    Of few rows in many dimensions the minimum is sought in the rows' span, in which it
+    lies: weights at right angles to all rows would be penalised, and change no logit.
+
+    Parameters
+    ----------
+    rows
+        Standardised features (n, d), float32.
+    codes
+        Class of each row (n,), from 0 to k - 1.
+    class_weights
+        (k,) float32, what a row of each class counts.
+    axes
+        First principal axes (r, d) of the rows; see `Preconditioner`.
+    """
+
+    def __init__(
+        self, rows: Features, codes: Ints, class_weights: Features, axes: Features
+    ) -> None:
+        n, d = rows.shape
+        self._span: Features | None = None  # its axes as columns (d, n)
+        if 4 * n < d:  # of more rows it takes longer to find than it spares
+            self._span, coordinates = qr(rows.T, mode="economic", check_finite=False)
+            rows = coordinates.T
+        self._rows = np.column_stack([rows, np.ones(n, np.float32)])
+        self._one_hot = np.eye(len(class_weights), dtype=np.float32)[codes]
+        self._row_weights = class_weights[codes][:, None]
+        self._directions = block_diag(self._to_span(axes), 1)  # last the intercept
+        self._curvatures = largest_curvatures(
+            self._rows, self._row_weights, self._directions
+        )
+
+    def _to_span(self, vectors: Floats | Features) -> Floats:
+        """Return vectors (m, d) in coordinates of the span, where it is used."""
+        within = vectors if self._span is None else vectors @ self._span
+        return np.asarray(within, np.float64)
+
+    def _from_span(self, coordinates: Floats) -> Floats:
+        return coordinates if self._span is None else coordinates @ self._span.T
+
+    def minimize(self, C: float, start: Floats, tol: float) -> Floats:
+        """Return weights and intercepts (k, d + 1) at the minimum, from `start` on.
+
+        C is the inverse strength of the penalty, `tol` the largest slope of the
+        stretched loss that counts as flat.
+        """
+        penalty = 1 / (C * len(self._rows))
+        curvatures = self._curvatures.copy()
+        curvatures[:-1] += penalty  # not of the intercept
+        preconditioner = Preconditioner(self._directions, curvatures)
+        first = np.column_stack([self._to_span(start[:, :-1]), start[:, -1]])
+
+        def weights_after(step: Floats) -> Floats:
+            return first + preconditioner.apply(step.reshape(first.shape))
+
+        def loss_and_gradient(step: Floats) -> tuple[float, Floats]:
+            weights = weights_after(step)
+            loss, gradient = self._mean_loss(weights)
+            weights[:, -1] = 0  # intercepts are not penalised
+            loss += penalty / 2 * np.square(weights).sum()
+            gradient += penalty * weights
+            return loss, preconditioner.apply(gradient).ravel()
+
+        step = fmin_l_bfgs_b(loss_and_gradient, np.zeros(first.size), m=20, pgtol=tol)
+        weights = weights_after(step[0])
+        return np.column_stack([self._from_span(weights[:, :-1]), weights[:, -1]])
+
+    def _mean_loss(self, weights: Floats) -> tuple[float, Floats]:
+        """Return the mean log loss without the penalty, and its gradient."""
+        n = len(self._rows)
+        logits = self._rows @ weights.T.astype(np.float32)
+        log_proba = log_softmax(logits, axis=1)
+        losses = -self._row_weights * self._one_hot * log_proba
+        residuals = self._row_weights * (np.exp(log_proba) - self._one_hot)
+        gradient = (residuals.T @ self._rows / n).astype(np.float64)
+        return losses.sum(dtype=np.float64) / n, gradient
+
+
 class Preconditioner:
     """A stretch of the weights after which the loss curves alike in all directions.
 
-    Along a direction a of length 1 the mean log loss of rows x curves by at most
-    mean((a·x)²) / 4 (Böhning 1992, "Multinomial logistic regression algorithm"), and
-    the penalty adds its own. With orthonormal directions A (r, d) and curvatures h (r,)
-    along them a row w of weights becomes ::
+    With orthonormal directions A (r, d) and curvatures h (r,) along them a row w of
+    weights becomes ::
 
         P w = s w + Aᵀ ((h^-1/2 - s) ∘ A w)
 
@@ -31,33 +110,45 @@ class Preconditioner:
 
     Parameters
     ----------
-    rows
-        Features (n, d + 1), the last of which is 1, for the intercept.
-    row_weights
-        (n,), what each row counts in the loss.
-    axes
-        Principal axes (r, d) of the features, the first one first.
-    penalty
-        Curvature that the penalty adds to all weights but the intercept.
+    directions
+        The principal axes, the first one first, and last the intercept, (r, d).
+    curvatures
+        Of the loss, with the penalty, along each direction (r,).
     """
 
-    def __init__(
-        self, rows: Features, row_weights: Features, axes: Features, penalty: float
-    ) -> None:
-        self.directions = block_diag(axes, 1)  # the axes, then the intercept
-        along = rows @ self.directions.T.astype(np.float32)
-        squares = row_weights[:, None] * np.square(along)
-        curvatures = squares.mean(axis=0, dtype=np.float64) / 4
-        curvatures[:-1] += penalty
+    def __init__(self, directions: Floats, curvatures: Floats) -> None:
+        self.directions = directions
         stretches = curvatures**-0.5
         last_axis = -2  # the least curved one, which stands for all axes that follow
         self.rest = stretches[last_axis]
         self.extra = stretches - self.rest
 
     def apply(self, weights: Floats) -> Floats:
-        """Return P w for each row w of weights (k, d + 1)."""
+        """Return P w for each row w of weights (k, d)."""
         along = weights @ self.directions.T
         return np.asarray(self.rest * weights + (along * self.extra) @ self.directions)
+
+
+def largest_curvatures(
+    rows: Features, row_weights: Features, directions: Floats
+) -> Floats:
+    """Return how much the mean log loss curves at most along each direction, (r,).
+
+    Along a direction a of length 1 it curves by at most mean((a·x)²) / 4 over the rows
+    x (Böhning 1992, "Multinomial logistic regression algorithm").
+
+    Parameters
+    ----------
+    rows
+        Features (n, d), the last of which is 1, for the intercept.
+    row_weights
+        (n, 1), what each row counts in the loss.
+    directions
+        (r, d)
+    """
+    along = rows @ directions.T.astype(np.float32)
+    squares = row_weights * np.square(along)
+    return np.asarray(squares.mean(axis=0, dtype=np.float64) / 4)
 
 
 def principal_axes(rows: Features, n_axes: int) -> Features:
@@ -68,59 +159,3 @@ def principal_axes(rows: Features, n_axes: int) -> Features:
     count = min(n_axes, *rows.shape)
     axes = randomized_svd(rows, count, n_iter=2, random_state=0)[2]
     return np.asarray(axes, np.float32)
-
-
-def minimize_log_loss(
-    rows: Features,
-    codes: Ints,
-    *,
-    C: float,
-    start: Floats,
-    axes: Features,
-    tol: float,
-    row_weights: Features,
-) -> Floats:
-    """Return weights and intercepts (k, d + 1) at the minimum, going on from `start`.
-
-    Minimised is the mean over rows of weight times log loss, plus |weights|² / (2 C n).
-
-    Parameters
-    ----------
-    rows
-        Standardised features (n, d), float32.
-    codes
-        Class of each row (n,), from 0.
-    C
-        Inverse strength of the penalty.
-    start
-        Weights and intercepts (k, d + 1).
-    axes
-        See `Preconditioner`.
-    tol
-        Largest slope of the stretched loss that counts as flat.
-    row_weights
-        (n,) float32.
-    """
-    n = len(rows)
-    penalty = 1 / (C * n)
-    rows = np.column_stack([rows, np.ones(n, np.float32)])
-    preconditioner = Preconditioner(rows, row_weights, axes, penalty)
-    one_hot = np.eye(len(start), dtype=np.float32)[codes]
-
-    def weights_after(step: Floats) -> Floats:
-        return start + preconditioner.apply(step.reshape(start.shape))
-
-    def loss_and_gradient(step: Floats) -> tuple[float, Floats]:
-        weights = weights_after(step)
-        log_proba = log_softmax(rows @ weights.T.astype(np.float32), axis=1)
-        losses = -row_weights[:, None] * one_hot * log_proba
-        residuals = row_weights[:, None] * (np.exp(log_proba) - one_hot)
-        penalised = weights.copy()
-        penalised[:, -1] = 0  # not the intercepts
-        loss = losses.sum(dtype=np.float64) / n
-        loss += penalty / 2 * np.square(penalised).sum()
-        gradient = residuals.T @ rows / n + penalty * penalised
-        return loss, preconditioner.apply(gradient).ravel()
-
-    step = fmin_l_bfgs_b(loss_and_gradient, np.zeros(start.size), m=20, pgtol=tol)[0]
-    return weights_after(step)

@@ -32,7 +32,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from cliplib.arrays import Features, Floats, Ints
-from cliplib.logistic import minimize_log_loss, principal_axes
+from cliplib.logistic import LogisticProblem, principal_axes
 from cliplib.splits import group_train_test_split
 from cliplib.threads import one_thread
 
@@ -218,7 +218,7 @@ class LinearProbe(Probe):
         self,
         Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)),
         *,
-        tol: float = 1e-4,
+        tol: float = 1e-5,
         n_axes: int = 64,
         class_weight: ClassWeight = None,
         seed: int = 0,
@@ -236,18 +236,13 @@ class LinearProbe(Probe):
         scaled = self._scale(rows[train])
         scaled_held_out = (rows[held_out] - self.mean_) / self.scale_
         axes = principal_axes(scaled, self.n_axes)
+        problem = LogisticProblem(scaled, codes[train], class_weights, axes)
         solution = np.zeros((len(self.classes_), rows.shape[1] + 1))
+        solutions: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
         for C in sorted(self.Cs):
-            solution = minimize_log_loss(
-                scaled,
-                codes[train],
-                C=C,
-                start=solution,
-                axes=axes,
-                tol=self.tol,
-                row_weights=class_weights[codes[train]],
-            )
+            solution = problem.minimize(C, solution, self.tol)
+            solutions[C] = solution
             self._keep(solution)
             logits = self._logits(scaled_held_out)
             loss = _log_loss(codes[held_out], logits, class_weights)
@@ -260,16 +255,8 @@ class LinearProbe(Probe):
             self.sweep_["log_loss"] <= self.sweep_["log_loss"].min() + TIE
         ]
         self.C_ = float(good["C"].min())
-        solution = minimize_log_loss(
-            self._scale(rows),
-            codes,
-            C=self.C_,
-            start=solution,
-            axes=axes,
-            tol=self.tol,
-            row_weights=class_weights[codes],
-        )
-        self._keep(solution)
+        problem = LogisticProblem(self._scale(rows), codes, class_weights, axes)
+        self._keep(problem.minimize(self.C_, solutions[self.C_], self.tol))
 
     def _keep(self, solution: Floats) -> None:
         self.coef_ = solution[:, :-1].copy()
@@ -290,7 +277,7 @@ class KernelProbe(Probe):
     regression then is fitted on all rows.
 
     Fitted are sharpness_, sweep_, a DataFrame of sharpness and log_loss (nats), gamma_,
-    rows_ (n, d), standardised, and coef_ (n, k).
+    rows_ (n, d), standardised, rows to choose on last, and coef_ (n, k).
 
     Parameters
     ----------
@@ -330,47 +317,52 @@ class KernelProbe(Probe):
     ) -> None:
         n, d = rows.shape
         if n > self.max_rows:
-            peak = 1.9 * 4 * n**2 / 1e9  # measured: 1.9 kernels of float32
+            peak = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
             raise ValueError(
                 f"A KernelProbe of {n:,} rows needs about {peak:.0f} GB of memory: use "
                 f"LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
             )
         self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
-        self.rows_ = self._scale(rows)
-        kernel = self._kernel(self.rows_)
+        train, held_out = split(self.seed)
+        order = np.concatenate([train, held_out])
+        self.rows_ = self._scale(rows)[order]
+        codes = codes[order]
         one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
         row_weights = class_weights[codes]
 
-        train, held_out = split(self.seed)
-        coef = self._regression(
-            kernel[np.ix_(train, train)], one_hot[train], row_weights[train]
-        )
-        scores = kernel[np.ix_(held_out, train)] @ coef
+        scores, coef = self._two_regressions(one_hot, row_weights, len(train))
+        codes_held_out = codes[len(train) :]
         losses = [
-            _log_loss(codes[held_out], factor * scores, class_weights)
+            _log_loss(codes_held_out, factor * scores, class_weights)
             for factor in self.sharpness
         ]
         self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
         self.sharpness_ = self.sharpness[int(np.argmin(losses))]
-        coef = self._regression(kernel, one_hot, row_weights)
         # The order in memory decides how products are rounded: the one it is saved in.
         self.coef_ = np.ascontiguousarray(coef)
 
-    def _regression(
-        self, kernel: Features, targets: Features, row_weights: Features
-    ) -> Features:
-        """Return the regression's coefficients (n, k). `kernel` (n, n) is used up.
+    def _two_regressions(
+        self, targets: Features, row_weights: Features, n_train: int
+    ) -> tuple[Features, Features]:
+        """Regress on the first rows alone, and on all, by one factorisation.
 
-        scikit-learn's KernelRidge computes the same, and keeps two kernels more.
+        Returns the scores of the other rows after the first regression (n - n_train,
+        k), and the coefficients of the second (n, k). scikit-learn's KernelRidge finds
+        the latter, too, and needs two more kernels in memory.
         """
         roots = np.sqrt(row_weights)[:, None]
+        kernel = self._kernel(self.rows_)
         if self.class_weight is not None:
             kernel *= roots
             kernel *= roots.T
         kernel.flat[:: len(kernel) + 1] += self.alpha
         # Its transpose, which it equals, lies in memory as LAPACK wants it.
-        coef = linalg.solve(kernel.T, roots * targets, assume_a="pos", overwrite_a=True)
-        return np.asarray(roots * coef)
+        factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)
+        half_solved = linalg.solve_triangular(factor, roots * targets, lower=True)
+        # Up to here the first rows of factor and solution rest on these rows alone.
+        scores = factor[n_train:, :n_train] @ half_solved[:n_train]
+        coef = linalg.solve_triangular(factor, half_solved, lower=True, trans="T")
+        return scores / roots[n_train:], roots * coef
 
     def _kernel(self, scaled: Floats | Features) -> Features:
         """Return the kernel (m, n) of standardised features (m, d) and `rows_`."""

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from joblib import parallel_config
+from scipy.linalg import block_diag
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
@@ -21,7 +22,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn.functional import cross_entropy
 
-from cliplib.logistic import Preconditioner, principal_axes
+from cliplib.logistic import (
+    LogisticProblem,
+    Preconditioner,
+    largest_curvatures,
+    principal_axes,
+)
 from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, load_probe, save_probe
 from cliplib.splits import group_train_test_split
 
@@ -213,6 +219,21 @@ def test_the_sweep_is_that_of_logistic_regression(sample):
         loss = -np.log(proba[np.arange(100), y[200:]]).mean()
         assert row.log_loss == pytest.approx(loss, abs=1e-4)
     assert probe.sweep_.C.tolist() == [0.01, 1]
+
+
+def test_the_sweep_of_few_rows_is_at_the_minimum_by_default():
+    rng = np.random.default_rng(0)
+    y = np.arange(80) // 2 % 4
+    turned = np.linalg.qr(rng.normal(size=(1000, 1000)))[0]
+    X = (rng.normal(size=(80, 1000)) / np.arange(1, 1001)) @ turned
+    X = np.float32(X + 0.005 * rng.normal(size=(4, 1000))[y])
+    probe = LinearProbe(Cs=(0.1, 10)).fit(X[::2], y[::2], X_val=X[1::2], y_val=y[1::2])
+    scaler = StandardScaler().fit(X[::2])
+    for row in probe.sweep_.itertuples():
+        peer = LogisticRegression(C=row.C, max_iter=10_000, tol=1e-8)
+        peer.fit(scaler.transform(X[::2]), y[::2])
+        loss = log_loss(y[1::2], peer.predict_proba(scaler.transform(X[1::2])))
+        assert row.log_loss == pytest.approx(loss, abs=5e-3)
 
 
 def test_the_linear_probe_gets_to_the_minimum_of_features_that_go_together():
@@ -426,7 +447,7 @@ def test_a_kernel_beyond_memory_is_refused(sample):
     with pytest.raises(ValueError, match="A KernelProbe of 300 rows .* LinearProbe"):
         KernelProbe(max_rows=299).fit(X, y)
     KernelProbe(max_rows=300).fit(X, y)
-    with pytest.raises(ValueError, match="of 20,001 rows needs about 3 GB"):
+    with pytest.raises(ValueError, match="of 20,001 rows needs about 2 GB"):
         KernelProbe().fit(np.zeros((20_001, 1)), np.arange(20_001) % 2)
 
 
@@ -484,8 +505,10 @@ def test_a_stretched_loss_curves_alike_in_all_directions():
     rows = np.column_stack([X, np.ones(500, np.float32)])
     penalty = 0.01
     axes = np.linalg.svd(X, full_matrices=False)[2]
-    preconditioner = Preconditioner(rows, np.ones(500, np.float32), axes, penalty)
-    P = preconditioner.apply(np.eye(7))
+    directions = block_diag(axes, 1)
+    curvatures = largest_curvatures(rows, np.ones((500, 1), np.float32), directions)
+    curvatures[:-1] += penalty
+    P = Preconditioner(directions, curvatures).apply(np.eye(7))
     hessian = rows.T @ rows / len(rows) / 4 + np.diag([penalty] * 6 + [0])
     np.testing.assert_allclose(P @ hessian @ P, np.eye(7), atol=1e-3)
 
@@ -503,11 +526,29 @@ def test_principal_axes_are_the_first_ones():
 
 def test_directions_beyond_the_axes_are_stretched_as_the_last_one():
     rows = np.float32([[3, 1, 5, 1]] * 4)
-    axes = np.eye(3, dtype=np.float32)[:2]
-    preconditioner = Preconditioner(rows, np.ones(4, np.float32), axes, penalty=2)
-    curvatures = np.array([9 / 4 + 2, 1 / 4 + 2, 1 / 4 + 2, 1 / 4])
-    expected = np.diag(curvatures**-0.5)
+    directions = np.eye(4)[[0, 1, 3]]
+    curvatures = largest_curvatures(rows, np.ones((4, 1), np.float32), directions)
+    np.testing.assert_allclose(curvatures, [9 / 4, 1 / 4, 1 / 4])
+    curvatures[:-1] += 2
+    preconditioner = Preconditioner(directions, curvatures)
+    expected = np.diag(np.array([17 / 4, 9 / 4, 9 / 4, 1 / 4]) ** -0.5)
     np.testing.assert_allclose(preconditioner.apply(np.eye(4)), expected)
+
+
+@pytest.mark.parametrize("n", [30, 300])  # fewer than a fourth of 400, and more
+def test_the_minimum_is_that_of_scikit_learn(n):
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    rows = rng.normal(size=(n, 400)) + rng.normal(size=(3, 400))[y] / 4
+    rows = np.float32((rows - rows.mean(axis=0)) / rows.std(axis=0))
+    weights = np.float32([1, 2, 3])
+    problem = LogisticProblem(rows, y, weights, principal_axes(rows, 16))
+    start = rng.normal(size=(3, 401))  # also at right angles to all rows
+    found = problem.minimize(0.1, start, 1e-7)
+    by_class = dict(enumerate(weights))
+    expected = LogisticRegression(C=0.1, tol=1e-8, max_iter=9999, class_weight=by_class)
+    expected.fit(rows, y)
+    np.testing.assert_allclose(found[:, :-1], expected.coef_, atol=1e-4)
 
 
 def test_a_class_of_the_validation_rows_alone_is_refused(sample):
@@ -542,7 +583,7 @@ def test_validation_rows_of_another_shape_are_refused(sample):
 
 
 def test_defaults_are_those_that_published_numbers_were_made_with():
-    linear = {"Cs": tuple(np.logspace(-5, 1, 7)), "tol": 1e-4, "n_axes": 64}
+    linear = {"Cs": tuple(np.logspace(-5, 1, 7)), "tol": 1e-5, "n_axes": 64}
     kernel = {"alpha": 0.01, "gamma": None, "sharpness": (4, 6, 8, 12, 16, 24)}
     mlp = {"networks": 5, "hidden": 128, "dropout": 0.2, "batch_size": 256}
     mlp |= {"learning_rate": 1e-3, "weight_decay": 1e-2}

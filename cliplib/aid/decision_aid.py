@@ -134,10 +134,11 @@ class DecisionAid:
                 f"not a {type(fitted).__name__}."
             )
         fitted.fit(training.features, training.labels, groups=training.groups)
-        temperature = _temperature(fitted, held_out)
+        logits = fitted.logits(held_out.features)
+        temperature = _temperature(fitted.classes_, logits, held_out.labels)
         aid = cls(encoder, fitted, training, temperature)
 
-        proba = aid.predict_proba(held_out.features)
+        proba = aid._proba_of_logits(logits)
         right = proba.argmax(axis=1) == held_out.labels
         rule = _largest_coverage(right, proba.max(axis=1), risk)
         similarity = aid.nearest(held_out.features).similarity
@@ -164,7 +165,10 @@ class DecisionAid:
 
         Features are in the readout trained on. A class without training images has 0.
         """
-        known = softmax(self.probe.logits(features) / self.temperature, axis=1)
+        return self._proba_of_logits(self.probe.logits(features))
+
+    def _proba_of_logits(self, logits: Floats) -> Floats:
+        known = softmax(logits / self.temperature, axis=1)
         proba = np.zeros((len(known), len(self.training.classes)))
         proba[:, self.probe.classes_] = known
         return proba
@@ -339,11 +343,11 @@ class Rule(NamedTuple):
     risk: float | None  # share of errors among the answers; None without any
 
 
-def _temperature(probe: AnyProbe, held_out: FeatureTable) -> float:
+def _temperature(classes: Ints, logits: Floats, labels: Ints) -> float:
     """Return the temperature, from held-out images of classes that the probe knows."""
-    known = np.isin(held_out.labels, probe.classes_)
-    codes = np.searchsorted(probe.classes_, held_out.labels[known])
-    return fit_temperature(probe.logits(held_out.features[known]), codes)
+    known = np.isin(labels, classes)
+    codes = np.searchsorted(classes, labels[known])
+    return fit_temperature(logits[known], codes)
 
 
 def _largest_coverage(right: Bools, confidence: Floats, risk: float) -> Rule:
