@@ -28,6 +28,8 @@ NUMBER = re.compile(
 )
 
 
+TWO_LINES = 220
+"""Letters, about: what is longer is a paragraph of its own."""
 RESULT = re.compile(r'<figure|<table [^>]*(class="dataframe|id="T_)')
 """Of a figure, a DataFrame, a Styler; not of an estimator, whose HTML has a table."""
 
@@ -160,7 +162,7 @@ def typst_string(text: str) -> str:
 
 
 def markdown_to_typst(text: str, shift: int = 1) -> str:
-    """Convert a Markdown cell; its last sentence stays with the code below it.
+    """Convert a Markdown cell; what leads on to the code below it stays with it.
 
     Each formula gets its TeX source as alternative text.
     """
@@ -177,7 +179,8 @@ def markdown_to_typst(text: str, shift: int = 1) -> str:
     )  # [x](#anchor): no such label in the report
     typst = re.sub(r'#box\(image\("https?://[^"]*"[^)]*\)\)', "", typst)
     above, gap, last = typst.rpartition("\n")  # each paragraph is one line
-    leads_on = re.fullmatch(r"[^\s=+#|/-].*[.?:]", last) and not above.endswith("\\")
+    sentence = re.fullmatch(r"[^\s=+#|/-].*[.?:]", last) and not above.endswith("\\")
+    leads_on = sentence and len(last) <= TWO_LINES
     return f"{above}{gap}#nb-sentence[{last}]" if leads_on else typst
 
 
