@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from sklearn.preprocessing import normalize
@@ -30,6 +32,7 @@ READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
 
 BLOCKS = 4  # of the vision tower, the last ones, that the deep readout reads
 TEXT_BATCH = 256
+HUB_SECONDS = 10  # that the hub has to say that it is there
 
 # The settings that decide features; named, because a later transformers may add some.
 _TOWER_SETTINGS = (
@@ -99,13 +102,38 @@ def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
 def find_checkpoint(name: str) -> str:
     """Return where transformers finds a model: a folder, or a hub id "owner/name".
 
-    "mini" is the embedded model. ValueError where there is no such folder.
+    "mini" is the embedded model. Where the hub cannot be reached, a model that was
+    downloaded before is found in its cache.
+
+    Raises
+    ------
+    ValueError
+        If there is no such folder.
+    OSError
+        If the hub has no such model, or neither hub nor cache can be asked for it.
     """
     if name == "mini":
         return str(files("cliplib") / "mini")
-    if not os.path.isdir(name) and name.count("/") != 1:
+    if os.path.isdir(name):
+        return name
+    if name.count("/") != 1:
         raise ValueError("there is no such folder")
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError:  # an answer, such as that there is no such model
+        raise
+    except Exception:  # no network; transformers would try for half a minute
+        return _downloaded_before(name)
     return name
+
+
+def _downloaded_before(name: str) -> str:
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except LocalEntryNotFoundError:
+        raise OSError(
+            "the hub cannot be reached, and the model was not downloaded before"
+        ) from None
 
 
 @contextmanager

@@ -99,7 +99,16 @@ def stratified_subset(
     -------
     Ints
         Row numbers, in increasing order.
+
+    Raises
+    ------
+    ValueError
+        If `limit` is no whole number from 0 on.
     """
+    if not isinstance(limit, int) or limit < 0:
+        raise ValueError(
+            f"limit={limit!r} must be a whole number: about so many images, 0 for all."
+        )
     rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
     if limit == 0 or limit >= len(rows):
         return np.arange(len(rows))

@@ -92,7 +92,7 @@ def tasks_of(
 
     The summary, which has the highest number, is executed when any other is.
     """
-    known = {path: set(papermill.inspect_notebook(str(path))) for path in notebooks}
+    known = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
     names = sorted(set().union(*known.values()))
     unknown = set(given) - set(names)
     if unknown:
@@ -100,6 +100,7 @@ def tasks_of(
             f"No notebook has a parameter {min(unknown)!r}; "
             f"there are: {', '.join(names)}."
         )
+    refuse_words_for_numbers(known, given)
     measured = measured_before(places)
     fresh = any(os.environ.get(name) for name in SETTINGS)  # images may have changed
     tasks = []
@@ -115,6 +116,18 @@ def tasks_of(
         ):
             tasks.append(task_of(path, values, measured.get(path.stem, {})))
     return sorted(tasks, key=lambda task: task.seconds, reverse=True)
+
+
+def refuse_words_for_numbers(
+    known: dict[Path, dict[str, dict[str, str]]], given: dict[str, str]
+) -> None:
+    """End the process where a parameter that is a number is given as a word."""
+    for parameters in known.values():
+        for name, value in given.items():
+            default = yaml.safe_load(parameters.get(name, {}).get("default", "''"))
+            number = isinstance(default, (int, float))
+            if number and not isinstance(yaml.safe_load(value), (int, float)):
+                sys.exit(f"-p {name} takes a number such as {default}, not {value!r}.")
 
 
 def task_of(path: Path, values: dict[str, str], measured: dict[str, float]) -> Task:

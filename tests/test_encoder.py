@@ -318,6 +318,23 @@ def test_other_weights_under_the_same_preprocessing(tiny, tmp_path, photos):
     assert not np.allclose(encoder.images(photos), tiny.images(photos))
 
 
+def test_a_model_downloaded_before_needs_no_network(checkpoint, tmp_path, monkeypatch):
+    hub = tmp_path / "models--somebody--clip"
+    (hub / "refs").mkdir(parents=True)
+    (hub / "refs" / "main").write_text("abc")
+    shutil.copytree(checkpoint, hub / "snapshots" / "abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = ClipEncoder("somebody/clip", cache=False)
+    assert encoder.name == "somebody/clip"
+    assert encoder.fingerprint == ClipEncoder(checkpoint, cache=False).fingerprint
+
+
+def test_without_a_network_the_reason_is_said_at_once(caplog):
+    with pytest.raises(OSError, match=r"hub cannot be reached.*not downloaded before"):
+        ClipEncoder("openai/clip-vit-base-patch32", cache=False)
+    assert not caplog.records
+
+
 def test_a_missing_model_says_what_works():
     for name in ("./nowhere", "nobody/nothing"):
         with pytest.raises(OSError, match=f"{name}.*'mini'"):

@@ -294,6 +294,10 @@ def test_a_build_of_ones_own_and_the_lab_change_no_file(clone: Path) -> None:
             ["-p", "nonsense", "1"],
             "No notebook has a parameter 'nonsense'; there are: seed.",
         ),
+        (
+            ["-p", "seed", "many"],
+            "-p seed takes a number such as 0, not 'many'.",
+        ),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--model", "nobody/no-clip"], "Cannot load the model 'nobody/no-clip'"),
         (["--no-exec"], "build once without --no-exec"),

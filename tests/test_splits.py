@@ -385,6 +385,12 @@ def test_a_subset_keeps_the_shares_of_classes_and_splits():
     assert len(stratified_subset(labels, splits, 0)) == 903
 
 
+@pytest.mark.parametrize("limit", ["many", 2.5, -1])
+def test_a_limit_that_is_no_number_of_images_is_refused(limit):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        stratified_subset([0, 0, 1, 1], ["train"] * 4, limit)
+
+
 def test_a_subset_keeps_two_rows_of_a_rare_class():
     labels = np.repeat([0, 1], [990, 10])
     rows = stratified_subset(labels, np.full(1000, ""), 100)
