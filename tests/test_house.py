@@ -79,6 +79,17 @@ def test_the_readme_names_what_there_is() -> None:
         assert any(ROOT.glob(path.replace("NN_name", "*"))), path
 
 
+def test_the_readme_shows_the_benchmark_as_it_was_run() -> None:
+    rows = json.loads((ROOT / "figures" / "benchmark.json").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    compared = [row for row in rows if row["unit"] == "x" and row["part"] != "report"]
+    for row in compared:
+        less_is_better = row["sense"] == "at most"
+        ratio = 1 / row["ratio"] if less_is_better else row["ratio"]
+        assert f"| {row['work']} | {row['peer']} | {ratio:.3g} [" in readme
+    assert len(compared) == 9
+
+
 @pytest.mark.parametrize("folder", ["cliplib", "report"])
 def test_nothing_runs_what_a_file_says(folder):
     for path in (ROOT / folder).rglob("*.py"):
