@@ -74,7 +74,7 @@ def _grey_levels(image: Image.Image) -> Floats:
 
 
 grey_levels = ImageFunction("grey levels of border and image", _for_each(_grey_levels))
-"""Mean and deviation of the border (4 % of the shorter side), mean of all: (3,)."""
+"""Mean and deviation of the border (4% of the shorter side), mean of all: (3,)."""
 
 
 def _color_histogram(image: Image.Image) -> Features:

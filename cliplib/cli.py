@@ -262,7 +262,7 @@ def _measure(
 
 def _show_results(results: Mapping[str, Evaluation], best: Candidate) -> None:
     line = "    {:<33}{:.3f} [{:.3f}, {:.3f}]".format
-    print("Accuracy by 5-fold cross-validation, with 95 % intervals")
+    print("Accuracy by 5-fold cross-validation, with 95% intervals")
     for name, result in results.items():
         print(line(name, *result.metrics.loc["accuracy", ["value", "low", "high"]]))
     largest = next(iter(results))

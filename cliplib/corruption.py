@@ -108,8 +108,8 @@ def neutral_copy(
 def head_mask(grey: NDArray[np.uint8]) -> Bools:
     """Return which pixels (h, w) of a grey slice belong to the head.
 
-    Of what is brighter than 2 % of the pixels by a tenth of the way to the level that
-    98 % stay below (Smith, Human Brain Mapping 17, 2002, section "brain/non-brain
+    Of what is brighter than 2% of the pixels by a tenth of the way to the level that
+    98% stay below (Smith, Human Brain Mapping 17, 2002, section "brain/non-brain
     estimation"), the largest connected part, its holes filled. ValueError if there is
     none. Where the background is noisy and touches the head, some of it counts as head:
     neither smoothing nor Otsu's threshold did better on slices of the MRI set.

@@ -1,6 +1,6 @@
 """How good a classifier is, and what its scores are worth.
 
-Every number has a 95 % interval, by the cluster bootstrap of `cliplib.intervals`. The
+Every number has a 95% interval, by the cluster bootstrap of `cliplib.intervals`. The
 classifier is held fixed: intervals do not contain the variation of training it anew.
 A temperature or a threshold is chosen on validation rows, then frozen and measured on
 test rows.
@@ -69,7 +69,7 @@ class Evaluation:
             f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
             for row in self.metrics.itertuples()
         ]
-        head = f"{self.n} rows in {self.n_groups} groups, with 95 % intervals"
+        head = f"{self.n} rows in {self.n_groups} groups, with 95% intervals"
         return f"{head}\n{pd.Series(texts, self.metrics.index).to_string(header=False)}"
 
     def numbers(self) -> dict[str, Any]:

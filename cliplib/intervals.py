@@ -1,4 +1,4 @@
-"""Intervals of 95 % by the cluster bootstrap, and paired comparisons.
+"""Intervals of 95% by the cluster bootstrap, and paired comparisons.
 
 Groups are drawn with replacement, all rows of a group together, and the classifier is
 held fixed: an interval says how a number varies with the groups that happened to be
@@ -343,7 +343,7 @@ def compare_all(
 def within_bounds(compared: pd.Series, bound: float) -> bool:
     """Say whether a difference is shown to be smaller than `bound` either way.
 
-    So it is if its whole interval is: equivalence at the level of 2.5 % on each side
+    So it is if its whole interval is: equivalence at the level of 2.5% on each side
     (two one-sided tests, Schuirmann 1987). That an interval holds 0 shows no equality.
     """
     return bool(compared["low"] > -bound and compared["high"] < bound)

@@ -68,8 +68,8 @@ def with_accuracy(method: str, accuracy: Share) -> dict[str, Any]:
 def test_good_numbers_are_told_with_their_intervals() -> None:
     said = text()
     assert said.startswith("Yes: a frozen CLIP sorts these images well.")
-    assert "right for 95 % (95 % interval 92 to 98; 120 images in 40 groups)" in said
-    assert "glass, the largest class, is right for 50 %" in said
+    assert "right for 95% (95% interval 92 to 98; 120 images in 40 groups)" in said
+    assert "glass, the largest class, is right for 50%" in said
     assert "35 points (20 to 50) more than these traces" in said
     assert "4 points (1 to 7) better than it is" in said
 
@@ -176,7 +176,7 @@ def test_labels_to_check_are_named() -> None:
 
 
 def test_numbers_are_written_as_people_read_them() -> None:
-    assert percent(Share(0.5, 0.404, 0.596)) == "50 % (40 to 60)"
+    assert percent(Share(0.5, 0.404, 0.596)) == "50% (40 to 60)"
     assert points(Share(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
     assert points(Share(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
 

@@ -29,7 +29,7 @@ WEAK = 0.1
 
 
 class Share(NamedTuple):
-    """A share, or a difference of shares, with its 95 % interval."""
+    """A share, or a difference of shares, with its 95% interval."""
 
     value: float
     low: float
@@ -84,7 +84,7 @@ class Measured:
     unreadable
         Files that could not be read.
     answered
-        Share of the images that can be answered with at most 5 % errors.
+        Share of the images that can be answered with at most 5% errors.
     others
         Encoders beside CLIP, which are among the methods by these names.
     """
@@ -215,7 +215,7 @@ def how_well(measured: Measured) -> str:
     low, high = (100 * end for end in measured.accuracy[measured.best][1:])
     return (
         f"Asked for {asked}, the {measured.best} is right for "
-        f"{whole(measured.accuracy[measured.best].value)} (95 % interval {low:.0f} to "
+        f"{whole(measured.accuracy[measured.best].value)} (95% interval {low:.0f} to "
         f"{high:.0f}; {measured.images} images in {measured.groups} groups). Always "
         f"naming {measured.largest}, the largest class, is right for {whole(largest)}, "
         f"and what the files betray without a look at the picture (size, format, "
@@ -298,12 +298,12 @@ def more_labels(measured: Measured) -> str:
 def abstaining(measured: Measured) -> str:
     """Say how much can be answered with few errors."""
     if measured.answered == 0:
-        return "Even where it is surest, it errs in more than 5 % of its answers."
+        return "Even where it is surest, it errs in more than 5% of its answers."
     if measured.answered == 1:
-        return "Of all its answers at most 5 % are wrong."
+        return "Of all its answers at most 5% are wrong."
     return (
         f"Allowed to abstain, it can answer {whole(measured.answered)} of the images "
-        "with at most 5 % errors."
+        "with at most 5% errors."
     )
 
 
@@ -419,11 +419,11 @@ def _labels_in_doubt(measured: Measured) -> str:
 
 def whole(share: float) -> str:
     """Write a share as a whole number of per cent."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}%"
 
 
 def percent(share: Share) -> str:
-    """Write a share with its interval: "54 % (46 to 62)"."""
+    """Write a share with its interval: "54% (46 to 62)"."""
     low, high = 100 * share.low, 100 * share.high
     return f"{whole(share.value)} ({low:.0f} to {high:.0f})"
 

@@ -140,7 +140,7 @@ def near_duplicates(
 def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
     """Draw one view of an image, (224, 224, 3).
 
-    It shows 25 to 100 % of the area, flipped, recoloured, or grey; three in ten are
+    It shows 25 to 100% of the area, flipped, recoloured, or grey; three in ten are
     seen from further away, on a ground of their corner's colour.
     """
     rng = np.random.default_rng(seed)
