@@ -10,6 +10,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Iterator
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -105,7 +106,7 @@ def stratified_subset(
     ValueError
         If `limit` is no whole number from 0 on.
     """
-    if not isinstance(limit, int) or limit < 0:
+    if not isinstance(limit, Integral) or limit < 0:
         raise ValueError(
             f"limit={limit!r} must be a whole number: about so many images, 0 for all."
         )

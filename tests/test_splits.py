@@ -383,6 +383,7 @@ def test_a_subset_keeps_the_shares_of_classes_and_splits():
     assert (splits[rows] == "test").sum() == pytest.approx(30, abs=2)
     assert (rows != stratified_subset(labels, splits, 90, seed=1)).any()
     assert len(stratified_subset(labels, splits, 0)) == 903
+    assert (stratified_subset(labels, splits, np.int64(90)) == rows).all()
 
 
 @pytest.mark.parametrize("limit", ["many", 2.5, -1])
