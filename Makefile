@@ -53,13 +53,23 @@ lowest:
 clean:
 	rm -rf build
 
+# Into an environment, the CPU build of torch where there is no NVIDIA GPU: by itself pip would take the one for GPUs on
+# Linux, of 4 GB more. That one has to do where the index of the other cannot be reached.
+define cpu_torch
+test "$$(uname)" != Linux || command -v nvidia-smi > /dev/null || $(1)/python -m pip install --quiet --no-deps \
+--timeout 10 --retries 0 --index-url https://download.pytorch.org/whl/cpu $(LOCK:%=--constraint %) torch 2> /dev/null \
+|| echo "No CPU build of torch can be had here: the one for GPUs takes its place."
+endef
+
 $(STAMP): requirements.txt pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(call cpu_torch,$(BIN))
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt $(LOCK:%=--constraint %) --editable .
 	touch $@
 
 # The peers of the benchmarks, which cliplib needs none of, get an environment of their own.
 build/bench/installed: $(STAMP) tests/benchmarks/requirements.txt
 	test -x build/bench/bin/python || $(PYTHON) -m venv build/bench
+	@$(call cpu_torch,build/bench/bin)
 	build/bench/bin/python -m pip install --quiet --requirement requirements.txt --requirement tests/benchmarks/requirements.txt $(LOCK:%=--constraint %) --editable .
 	touch $@

@@ -174,11 +174,17 @@ class Study:
             self._show_earlier(kind, id)
             return
         entry = {"kind": kind, **self._words(kind, id, values), **self._made}
+        if values:
+            entry["values"] = _plain(values)
         self._keep(id, entry, text)
         _show(id, entry, text)
 
     def _show_earlier(self, kind: str, id: str) -> None:
-        """Show what an earlier run saved, if the same encoder made it, and keep it."""
+        """Show what an earlier run saved, if the same encoder made it, and keep it.
+
+        Its caption may have been written anew since then: it is made again, with the
+        values of that run.
+        """
         places = [(self.folder, self._before | self._results)]
         if self._committed:
             places.append((self._committed, _results_in(self._committed, self.name)))
@@ -192,6 +198,8 @@ class Study:
                 reason = "not computed for this model"
             elif path.is_file():
                 text = path.read_text("utf-8")
+                values = entry.get("values", {})
+                entry = entry | self._words(entry["kind"], id, values)
                 if self._building or folder == self.folder:
                     self._keep(id, entry, text)
                 _show(id, entry, text, note=EARLIER)
@@ -201,12 +209,8 @@ class Study:
     def _keep(self, id: str, entry: Entry, text: str) -> None:
         """Write a result, and the file that says how this notebook's were made."""
         self._results[id] = entry
-        versions = {
-            # Without "+cpu" and the like, which name a build of the same version.
-            package: importlib.metadata.version(package).split("+")[0]
-            for package in PACKAGES
-        }
-        made = json.dumps({"versions": versions, "results": self._results}, **JSON)
+        of_notebook = {"versions": package_versions(), "results": self._results}
+        made = json.dumps(of_notebook, **JSON)
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / f"{id}{SUFFIXES[entry['kind']]}", text)
         _write(self.folder / f"{self.name}.json", made + "\n")
@@ -255,11 +259,22 @@ def _results_in(folder: Path, name: str) -> dict[str, Entry]:
     return results
 
 
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that compute, by name.
+
+    They are without "+cpu" and the like, which name a build of the same version.
+    """
+    return {
+        package: importlib.metadata.version(package).split("+")[0]
+        for package in PACKAGES
+    }
+
+
 def _digest_of_code() -> str:
     """Return a digest of the library's modules and of the packages that compute."""
     modules = sorted(Path(__file__).parent.glob("*.py"))
     code = b"".join(module.read_bytes() for module in modules)
-    versions = [importlib.metadata.version(package) for package in PACKAGES]
+    versions = [*package_versions().values()]
     return hashlib.sha256(code + json.dumps(versions).encode()).hexdigest()[:16]
 
 

@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from cliplib.results import PACKAGES
+from cliplib.results import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "figures"
@@ -31,7 +30,7 @@ def test_executed_notebook_equals_the_committed_results(
     """Compare every number that a notebook saves with the one that is committed."""
     papermill = pytest.importorskip("papermill")
     made = json.loads((FIGURES / f"{name}.json").read_text("utf-8"))
-    if made["versions"] != versions():
+    if made["versions"] != package_versions():
         pytest.skip("the committed results were made with other versions")
     monkeypatch.syspath_prepend(str(ROOT / "report"))
     import places
@@ -61,11 +60,6 @@ def test_executed_notebook_equals_the_committed_results(
             assert same(value, known), f"{id}: {value} is not {known}"
             compared += isinstance(number(value), float)
     assert compared > 10
-
-
-def versions() -> dict[str, str]:
-    """Return the versions here, without what names a build."""
-    return {package: version(package).split("+")[0] for package in PACKAGES}
 
 
 def leaves(path: Path) -> Iterator[Any]:

@@ -71,6 +71,7 @@ def test_a_figure_is_saved_with_its_entry_and_shown_with_its_words(
     words = {"caption": "A curve of 2 points.", "alt": "It falls."}
     assert entry == {
         **words,
+        "values": {"n": 2},
         "encoder": "clip",
         "fingerprint": "ab12",
     }  # no path of this machine
@@ -193,6 +194,24 @@ def test_none_shows_what_an_earlier_run_saved_and_says_why(
     )
     again.save_figure(None, "curve")
     assert shown[2][1]["caption"] == "curve: never saved, needs images."
+
+
+def test_what_an_earlier_run_saved_gets_the_caption_of_today(
+    folder: Path, study: results.Study, shown: Any
+) -> None:
+    study.save_table(pd.DataFrame({"a": [0.5]}), "few")
+    study.save_figure(line(), "curve", n=9)
+    anew = CAPTIONS.replace("few numbers", "few shares")
+    anew = anew.replace("A curve of {n}", "The curve has {n}")
+    (folder / "captions.toml").write_text(anew)
+    again = results.Study("01_test", ENCODER, seed=1)
+    again.save_table(None, "few")
+    again.save_figure(None, "curve")
+    sidecar = json.loads((folder / "01_test.json").read_text("utf-8"))["results"]
+    assert sidecar["few"]["caption"] == "A few shares."
+    assert sidecar["few"]["parameters"] == {"seed": 0}  # of the run that made it
+    assert sidecar["curve"]["caption"] == "The curve has 9 points."
+    assert shown[-1][1]["caption"] == "The curve has 9 points." + results.EARLIER
 
 
 def test_results_of_another_model_are_neither_shown_nor_kept(
