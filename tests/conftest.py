@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,21 +14,35 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from cliplib.encoder import ClipEncoder
+# Importing torch takes seconds, which the process that deals out the tests can spare:
+# fixtures import what needs it.
+if TYPE_CHECKING:
+    from cliplib import ClipEncoder
 
 CLASSES = ("disc", "square", "stripes")
 COLOURS = {"disc": (200, 60, 50), "square": (60, 160, 80), "stripes": (60, 80, 200)}
-WORDS = [
-    "a photo of a disc",
-    "a photo of a square",
-    "a drawing of blue stripes",
-    "red green",
-]
+
+LONGEST = (
+    "test_report.py",
+    "test_fixed_point.py",
+    "test_own_report.py",
+    "test_probes.py",
+    "test_cli.py",
+    "test_widget.py",
+    "test_house.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that all workers end together."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)
@@ -40,73 +54,24 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPLIB_FIGURES", str(tmp_path / "figures"))
 
 
-def make_tokenizer() -> CLIPTokenizer:
-    """Learn CLIP's byte-pair encoding from a handful of words."""
-    blank = CLIPTokenizer().backend_tokenizer
-    learner = Tokenizer(
-        models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="")
-    )
-    learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, end_of_word_suffix="</w>", show_progress=False
-    )
-    learner.train_from_iterator(WORDS, trainer)
-    merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [
-        *alphabet,
-        *(letter + "</w>" for letter in alphabet),
-        *map("".join, merges),
-    ]
-    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=16)
-
-
-def make_checkpoint(folder: Path, *, layers: int = 3, seed: int = 0) -> Path:
-    """Write a CLIP of 32 wide towers that sees 32 x 32 pixels, with random weights."""
-    tokenizer = make_tokenizer()
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-    tower["num_hidden_layers"] = layers
-    special = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.eos_token_id,
-    }
-    text = {
-        **tower,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 16,
-        **special,
-    }
-    config = CLIPConfig(
-        vision_config={**tower, "image_size": 32, "patch_size": 8},
-        text_config=text,
-        projection_dim=24,
-        **special,
-    )
-    torch.manual_seed(seed)
-    CLIPModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    side = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side).save_pretrained(
-        folder
-    )
-    return folder
-
-
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_clip import make_checkpoint
+
     return make_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def tiny(checkpoint: Path) -> ClipEncoder:
+    from cliplib import ClipEncoder
+
     return ClipEncoder(checkpoint, cache=False)
 
 
 @pytest.fixture(scope="session")
 def mini() -> ClipEncoder:
+    from cliplib import ClipEncoder
+
     return ClipEncoder("mini", cache=False)
 
 

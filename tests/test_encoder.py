@@ -11,8 +11,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import make_checkpoint
 from PIL import Image
+from tiny_clip import make_checkpoint
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from cliplib.cache import FeatureCache
