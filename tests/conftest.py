@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-# Importing torch takes seconds, which the process that deals out the tests can spare:
-# fixtures import what needs it.
+# Fixtures import what needs torch: that takes seconds, and the process that deals out
+# the tests does without.
 if TYPE_CHECKING:
     from cliplib import ClipEncoder
 
