@@ -6,62 +6,62 @@ from typing import TYPE_CHECKING, Any
 # Where each public name lives. Modules are imported when a name is asked for: torch
 # alone takes seconds. Type checkers need the same list as imports, below.
 _HOME = {
-    "DATASETS": "data",
-    "Audit": "audit",
-    "ClipEncoder": "encoder",
-    "DecisionAid": "aid.decision_aid",
-    "Evaluation": "evaluation",
-    "FeatureCache": "cache",
-    "FeatureTable": "features",
-    "KernelProbe": "probes",
-    "LinearProbe": "probes",
-    "MLPProbe": "probes",
-    "VisionEncoder": "others",
-    "audit_dataset": "audit",
-    "compare": "intervals",
-    "compare_all": "intervals",
-    "dataset_spec": "data",
-    "evaluate": "evaluation",
-    "find_near_duplicates": "audit",
-    "load_dataset": "data",
-    "load_features": "extract",
-    "load_image": "images",
-    "out_of_fold_proba": "splits",
-    "ratio_intervals": "intervals",
-    "search": "retrieval",
-    "zero_shot": "zeroshot",
-    "zero_shot_weights": "zeroshot",
+    "DATASETS": "images.data",
+    "Audit": "tables.audit",
+    "ClipEncoder": "encode.clip",
+    "DecisionAid": "app.decision_aid",
+    "Evaluation": "judge.evaluation",
+    "FeatureCache": "images.cache",
+    "FeatureTable": "tables.features",
+    "KernelProbe": "probes.kernel",
+    "LinearProbe": "probes.linear",
+    "MLPProbe": "probes.mlp",
+    "VisionEncoder": "encode.vision",
+    "audit_dataset": "tables.audit",
+    "compare": "judge.intervals",
+    "compare_all": "judge.intervals",
+    "dataset_spec": "images.data",
+    "evaluate": "judge.evaluation",
+    "find_near_duplicates": "tables.audit",
+    "load_dataset": "images.data",
+    "load_features": "tables.extract",
+    "load_image": "images.image",
+    "out_of_fold_proba": "tables.splits",
+    "ratio_intervals": "judge.intervals",
+    "search": "tools.search",
+    "zero_shot": "tools.words",
+    "zero_shot_weights": "tools.words",
 }
 
 __version__ = "0.2.0"
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from cliplib.aid.decision_aid import DecisionAid as DecisionAid
-    from cliplib.audit import Audit as Audit
-    from cliplib.audit import audit_dataset as audit_dataset
-    from cliplib.audit import find_near_duplicates as find_near_duplicates
-    from cliplib.cache import FeatureCache as FeatureCache
-    from cliplib.data import DATASETS as DATASETS
-    from cliplib.data import dataset_spec as dataset_spec
-    from cliplib.data import load_dataset as load_dataset
-    from cliplib.encoder import ClipEncoder as ClipEncoder
-    from cliplib.evaluation import Evaluation as Evaluation
-    from cliplib.evaluation import evaluate as evaluate
-    from cliplib.extract import load_features as load_features
-    from cliplib.features import FeatureTable as FeatureTable
-    from cliplib.images import load_image as load_image
-    from cliplib.intervals import compare as compare
-    from cliplib.intervals import compare_all as compare_all
-    from cliplib.intervals import ratio_intervals as ratio_intervals
-    from cliplib.others import VisionEncoder as VisionEncoder
-    from cliplib.probes import KernelProbe as KernelProbe
-    from cliplib.probes import LinearProbe as LinearProbe
-    from cliplib.probes import MLPProbe as MLPProbe
-    from cliplib.retrieval import search as search
-    from cliplib.splits import out_of_fold_proba as out_of_fold_proba
-    from cliplib.zeroshot import zero_shot as zero_shot
-    from cliplib.zeroshot import zero_shot_weights as zero_shot_weights
+    from cliplib.app.decision_aid import DecisionAid as DecisionAid
+    from cliplib.encode.clip import ClipEncoder as ClipEncoder
+    from cliplib.encode.vision import VisionEncoder as VisionEncoder
+    from cliplib.images.cache import FeatureCache as FeatureCache
+    from cliplib.images.data import DATASETS as DATASETS
+    from cliplib.images.data import dataset_spec as dataset_spec
+    from cliplib.images.data import load_dataset as load_dataset
+    from cliplib.images.image import load_image as load_image
+    from cliplib.judge.evaluation import Evaluation as Evaluation
+    from cliplib.judge.evaluation import evaluate as evaluate
+    from cliplib.judge.intervals import compare as compare
+    from cliplib.judge.intervals import compare_all as compare_all
+    from cliplib.judge.intervals import ratio_intervals as ratio_intervals
+    from cliplib.probes.kernel import KernelProbe as KernelProbe
+    from cliplib.probes.linear import LinearProbe as LinearProbe
+    from cliplib.probes.mlp import MLPProbe as MLPProbe
+    from cliplib.tables.audit import Audit as Audit
+    from cliplib.tables.audit import audit_dataset as audit_dataset
+    from cliplib.tables.audit import find_near_duplicates as find_near_duplicates
+    from cliplib.tables.extract import load_features as load_features
+    from cliplib.tables.features import FeatureTable as FeatureTable
+    from cliplib.tables.splits import out_of_fold_proba as out_of_fold_proba
+    from cliplib.tools.search import search as search
+    from cliplib.tools.words import zero_shot as zero_shot
+    from cliplib.tools.words import zero_shot_weights as zero_shot_weights
 
 
 def __getattr__(name: str) -> Any:

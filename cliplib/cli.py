@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
-    from cliplib.aid.decision_aid import AnyProbe
-    from cliplib.evaluation import Evaluation
-    from cliplib.features import FeatureTable
+    from cliplib.app.decision_aid import AnyProbe
+    from cliplib.judge.evaluation import Evaluation
+    from cliplib.tables.features import FeatureTable
 
 SHOWN = 10  # lines of a list, before "and 11 more"
 
 # What these modules warn of, the commands say themselves.
-SAID_HERE = ("cliplib.cache", "cliplib.images", "cliplib.calibration")
+SAID_HERE = (
+    "cliplib.images.cache",
+    "cliplib.images.image",
+    "cliplib.judge.calibration",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,7 +79,7 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
     if first in ("-h", "--help") or first in commands:
         return [*arguments] or ["--help"]
     if not first.startswith("-") and not os.path.isdir(first):
-        from cliplib.data import DATASETS
+        from cliplib.images.data import DATASETS
 
         if first not in DATASETS:
             alike = difflib.get_close_matches(first, commands, 1)
@@ -114,11 +118,11 @@ def _add_train(commands: Any) -> None:
 
 def train(folder: str, out: str, model: str, groups: str | None) -> None:
     """Audit a folder, measure what a probe makes of it, and save a decision aid."""
-    from cliplib.aid.decision_aid import DecisionAid, check_folder
-    from cliplib.data import dataset_spec, load_dataset
-    from cliplib.encoder import ClipEncoder
-    from cliplib.extract import load_features
-    from cliplib.groups import suggested_pattern
+    from cliplib.app.decision_aid import DecisionAid, check_folder
+    from cliplib.encode.clip import ClipEncoder
+    from cliplib.images.data import dataset_spec, load_dataset
+    from cliplib.tables.extract import load_features
+    from cliplib.tables.groups import suggested_pattern
 
     # What can be refused is refused before any image is encoded.
     check_folder(out)
@@ -160,8 +164,9 @@ class Candidate:
 
 
 def _candidates(table: FeatureTable) -> list[Candidate]:
-    from cliplib.aid.decision_aid import KERNEL_LIMIT
-    from cliplib.probes import KernelProbe, LinearProbe
+    from cliplib.app.decision_aid import KERNEL_LIMIT
+    from cliplib.probes.kernel import KernelProbe
+    from cliplib.probes.linear import LinearProbe
 
     candidates = [
         Candidate("linear probe, pooled", LinearProbe(), "pooled"),
@@ -186,7 +191,7 @@ def _check_classes(
 
 def _with_folder(table: FeatureTable, dataset: datasets.Dataset) -> FeatureTable:
     """Note where the images lie, so that an aid's page can show the nearest ones."""
-    from cliplib.aid.sheet import IMAGES
+    from cliplib.press.sheet import IMAGES
 
     path, image_id = dataset[0]["image"]["path"], dataset[0]["id"]
     folder = Path(path).as_posix().removesuffix(image_id)
@@ -198,7 +203,7 @@ def _show_audit(
 ) -> None:
     import pandas as pd
 
-    from cliplib.audit import audit_dataset
+    from cliplib.tables.audit import audit_dataset
 
     audit = audit_dataset(dataset, cache=cache)
     counts = audit.images["label"].value_counts(sort=False)
@@ -214,7 +219,7 @@ def _byte_copies(dataset: datasets.Dataset, errors: Mapping[str, str]) -> pd.Ser
     """Return which files hold the same bytes as an earlier one."""
     import pandas as pd
 
-    from cliplib.images import image_bytes
+    from cliplib.images.image import image_bytes
 
     first: dict[bytes, str] = {}
     copies = []
@@ -241,9 +246,9 @@ def _measure(
     """Evaluate the largest class, words, and the candidates, these out of fold."""
     import numpy as np
 
-    from cliplib.evaluation import evaluate
-    from cliplib.splits import out_of_fold_proba
-    from cliplib.zeroshot import zero_shot
+    from cliplib.judge.evaluation import evaluate
+    from cliplib.tables.splits import out_of_fold_proba
+    from cliplib.tools.words import zero_shot
 
     largest = np.bincount(table.labels).argmax()
     predicted: dict[str, Any] = {
@@ -279,7 +284,7 @@ def _show_results(results: Mapping[str, Evaluation], best: Candidate) -> None:
 
 
 def _show_aid(about: Mapping[str, Any], out: str) -> None:
-    from cliplib.aid.sheet import three_digits
+    from cliplib.press.sheet import three_digits
 
     print(f"Decision aid saved: python -m cliplib classify {out} FOLDER_OR_FILES")
     width = max(map(len, about))
@@ -335,9 +340,9 @@ def report(
     title: str,
     others: Sequence[str],
 ) -> None:
-    """Make a report on a folder of images: see `cliplib.aid.report`."""
-    from cliplib.aid.report import Request, write_report
-    from cliplib.aid.verdict import Verdict
+    """Make a report on a folder of images: see `cliplib.press.report`."""
+    from cliplib.app.verdict import Verdict
+    from cliplib.press.report import Request, write_report
 
     request = Request(Path(folder), Path(out), model, groups or "", title, others)
     said = write_report(request)
@@ -388,8 +393,8 @@ def _add_classify(commands: Any) -> None:
 def classify(aid: str, files: Sequence[str], prefix: str, heat_maps: bool) -> None:
     """Write what a decision aid says of a folder or of files."""
     given = _folder_or_files(files)
-    from cliplib.aid.decision_aid import DecisionAid, check_writable
-    from cliplib.aid.sheet import write_csv, write_html
+    from cliplib.app.decision_aid import DecisionAid, check_writable
+    from cliplib.press.sheet import write_csv, write_html
 
     where = os.path.dirname(os.path.abspath(prefix))
     check_writable(where)
@@ -421,7 +426,7 @@ def _folder_or_files(given: Sequence[str]) -> str | Sequence[str]:
 
 
 def _answer_lines(rows: pd.DataFrame) -> pd.Series:
-    from cliplib.aid.sheet import is_training_image
+    from cliplib.press.sheet import is_training_image
 
     answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
     known = is_training_image(rows).map({True: " (a training image)", False: ""})
@@ -464,10 +469,10 @@ def _add_encode(commands: Any) -> None:
 
 
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
-    """Encode what `output` lacks of `source`: see `cliplib.scale.encode`."""
-    from cliplib import scale
+    """Encode what `output` lacks of `source`: see `cliplib.encode.cluster.encode`."""
+    from cliplib.encode import cluster
 
-    scale.encode(source, output, model=model, readout=readout, actors=actors)
+    cluster.encode(source, output, model=model, readout=readout, actors=actors)
 
 
 # --- what the commands share

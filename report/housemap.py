@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def modules_in_order(package: Path) -> list[str]:
-    """Return modules such as "aid.sheet", each behind those that it imports."""
+    """Return modules such as "tables.audit", each behind those that it imports."""
     files = {
         ".".join(path.relative_to(package).with_suffix("").parts): path
-        for path in sorted([*package.glob("*.py"), *package.glob("aid/*.py")])
+        for path in sorted(package.rglob("*.py"))
         if not path.stem.startswith("__")
     }
     sorter = TopologicalSorter(
@@ -25,8 +25,7 @@ def imported(path: Path, names: set[str]) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         module = (isinstance(node, ast.ImportFrom) and node.module) or ""
-        if module == "cliplib":
-            found |= {alias.name for alias in node.names}
-        elif module.startswith("cliplib."):
-            found.add(module.removeprefix("cliplib."))
+        if module.startswith("cliplib."):
+            part = module.removeprefix("cliplib.")
+            found |= {part, *(f"{part}.{alias.name}" for alias in node.names)}
     return found & names

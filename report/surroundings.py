@@ -83,7 +83,7 @@ def try_images(data: str) -> None:
     """Raise ValueError where there is none of the named data sets."""
     if not data:
         return
-    from cliplib.data import DATASETS, load_dataset
+    from cliplib.images.data import DATASETS, load_dataset
 
     if not any(load_dataset(name) is not None for name in DATASETS):
         raise ValueError(f"{data} holds none of the data sets {', '.join(DATASETS)}.")
@@ -93,6 +93,6 @@ def try_model(model: str) -> None:
     """Raise what `ClipEncoder` raises where the model cannot be loaded."""
     if not model:
         return
-    from cliplib.encoder import ClipEncoder
+    from cliplib.encode.clip import ClipEncoder
 
     ClipEncoder(cache=False)

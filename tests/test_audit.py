@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from cliplib.audit import (
+from cliplib.tables.audit import (
     MIN_CORRELATION,
     ORIENTATIONS,
     Audit,

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplib.baselines import (
-    SHORTCUTS,
-    color_histogram,
-    efficientnet,
-    grey_levels,
-    hog,
-    metadata_features,
-)
-from cliplib.cache import map_images
-from cliplib.corruption import corrupt
-from cliplib.data import load_dataset
+from cliplib.images.cache import map_images
+from cliplib.images.data import load_dataset
+from cliplib.study.baselines import color_histogram, efficientnet, hog
+from cliplib.study.corruption import corrupt
+from cliplib.tools.traces import SHORTCUTS, grey_levels, metadata_features
 
 
 def test_metadata_features_are_what_was_planted(

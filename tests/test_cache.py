@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cliplib import cache as cache_module
-from cliplib.cache import CacheError, FeatureCache, ImageFunction, map_images
-from cliplib.images import load_image
+from cliplib.images import cache as cache_module
+from cliplib.images.cache import CacheError, FeatureCache, ImageFunction, map_images
+from cliplib.images.image import load_image
 
 MEAN = ImageFunction(
     "mean", lambda batch: np.array([[np.mean(image)] for image in batch])

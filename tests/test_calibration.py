@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cliplib.calibration import fit_temperature, reliability, risk_coverage
+from cliplib.judge.calibration import fit_temperature, reliability, risk_coverage
 
 
 def planted(n, temperature, seed=0):

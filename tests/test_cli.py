@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from test_decision_aid import PROBE, clouds
 
-from cliplib.aid.decision_aid import DecisionAid
+from cliplib.app.decision_aid import DecisionAid
 from cliplib.cli import Candidate, _show_results, build_parser, main, with_command
-from cliplib.encoder import ClipEncoder
-from cliplib.evaluation import evaluate
-from cliplib.probes import LinearProbe
+from cliplib.encode.clip import ClipEncoder
+from cliplib.judge.evaluation import evaluate
+from cliplib.probes.linear import LinearProbe
 
 Capture = pytest.CaptureFixture[str]
 INTERVAL = r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]"
@@ -174,7 +174,7 @@ def test_an_interrupted_page_leaves_the_table(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cliplib.aid.sheet.write_html", interrupt)
+    monkeypatch.setattr("cliplib.press.sheet.write_html", interrupt)
     prefix = f"--out-prefix={tmp_path / 'a'}"
     assert main(["classify", str(aid), str(folder / "disc"), prefix]) == 1
     told = capsys.readouterr()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.stats import spearmanr
 
-from cliplib.corruption import CORRUPTIONS, corrupt, head_mask, neutral_copy
+from cliplib.study.corruption import CORRUPTIONS, corrupt, head_mask, neutral_copy
 
 
 def corrupted(image: Image.Image, kind: str, strength: int, seed: int = 0):

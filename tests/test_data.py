@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cliplib.data import DATASETS, dataset_spec, list_files, load_dataset
+from cliplib.images.data import DATASETS, dataset_spec, list_files, load_dataset
 
 
 def test_a_folder_of_class_folders_is_a_data_set(image_folder):

@@ -19,17 +19,20 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from cliplib.aid.decision_aid import (
+from cliplib.app.decision_aid import (
     DecisionAid,
     _largest_coverage,
     check_folder,
     default_probe,
 )
-from cliplib.cache import FeatureCache
-from cliplib.encoder import ClipEncoder
-from cliplib.features import FeatureTable
-from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, load_probe, save_probe
-from cliplib.splits import group_train_test_split
+from cliplib.encode.clip import ClipEncoder
+from cliplib.images.cache import FeatureCache
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
+from cliplib.probes.saving import load_probe, save_probe
+from cliplib.tables.features import FeatureTable
+from cliplib.tables.splits import group_train_test_split
 
 CLASSES = ("disc", "square", "stripes")
 PROBE = LinearProbe(Cs=(0.01, 1.0))
@@ -186,7 +189,7 @@ def test_an_aid_that_never_answers_says_so_once(
     tiny: ClipEncoder, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     table = clouds(tiny, n=60, spread=500.0, seed=1)
-    with caplog.at_level(logging.WARNING, logger="cliplib.aid"):
+    with caplog.at_level(logging.WARNING, logger="cliplib.app"):
         aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=0)
     warned = [r.message.partition(":")[0] for r in caplog.records if "aid" in r.name]
     assert warned == ["The decision aid abstains on everything"]

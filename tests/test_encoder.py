@@ -15,8 +15,8 @@ from PIL import Image
 from tiny_clip import make_checkpoint
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from cliplib.cache import FeatureCache
-from cliplib.encoder import ClipEncoder, readout_columns
+from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.images.cache import FeatureCache
 
 
 @pytest.fixture(scope="module")

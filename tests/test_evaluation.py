@@ -10,8 +10,8 @@ from scipy.special import ndtr
 from scipy.stats import t as student
 from sklearn import metrics
 
-from cliplib.evaluation import evaluate
-from cliplib.intervals import bootstrap, newcombe, small_sample_factor
+from cliplib.judge.evaluation import evaluate
+from cliplib.judge.intervals import bootstrap, newcombe, small_sample_factor
 
 pytestmark = pytest.mark.filterwarnings("ignore:There are only")
 

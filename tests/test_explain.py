@@ -13,8 +13,11 @@ from PIL import Image
 from scipy.special import softmax
 from transformers import CLIPModel
 
-from cliplib.encoder import ClipEncoder
-from cliplib.explain import (
+from cliplib.encode.clip import ClipEncoder
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
+from cliplib.tools.maps import (
     chefer_relevance,
     deletion_insertion,
     heat_maps,
@@ -22,7 +25,6 @@ from cliplib.explain import (
     preprocessed_image,
     randomize_weights,
 )
-from cliplib.probes import KernelProbe, LinearProbe, MLPProbe
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
 # Single pixels, -1 and 1: gone when blurred.

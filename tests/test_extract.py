@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.data import DATASETS
-from cliplib.encoder import ClipEncoder
-from cliplib.extract import load_features, with_copies, with_patients
-from cliplib.features import COLUMNS, FeatureTable
+from cliplib.encode.clip import ClipEncoder
+from cliplib.images.data import DATASETS
+from cliplib.tables.extract import load_features, with_copies, with_patients
+from cliplib.tables.features import COLUMNS, FeatureTable
 
-PRECOMPUTED = Path(str(files("cliplib") / "precomputed"))
+PRECOMPUTED = Path(str(files("cliplib") / "study" / "precomputed"))
 
 
 def equal(a, b):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cliplib.features import COLUMNS, FeatureTable
+from cliplib.tables.features import COLUMNS, FeatureTable
 
 
 def make_table(n=12, d=4, **changes):

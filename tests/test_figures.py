@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from cliplib import figures
+from cliplib.press import figures
 
 
 @pytest.fixture(autouse=True)

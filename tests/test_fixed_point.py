@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from cliplib.results import package_versions
+from cliplib.study.results import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "figures"

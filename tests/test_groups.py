@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cliplib.groups import (
+from cliplib.tables.groups import (
     connected_groups,
     declared_groups,
     merge_groups,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import itertools
 import json
 import re
@@ -17,17 +18,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-# The map of the house in the README, where each module imports from those before it.
-MAP = README.split("| floor | modules |\n")[1].split("\n\n")[0]
-ORDER = re.findall(r"`([a-z_.]+)`", MAP)
+# The map of the house in the README, where each folder imports from those before it.
+MAP = README.split("| folder | modules |\n")[1].split("\n\n")[0]
+FLOORS = re.findall(r"^\| `(\w+)`", MAP, re.MULTILINE)
 PACKAGE = ROOT / "cliplib"
 MODULES = sorted(
-    path
-    for path in (*PACKAGE.glob("*.py"), *PACKAGE.glob("aid/*.py"))
-    if path.stem not in ("__init__", "__main__")
+    path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__")
 )
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+each_module = pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix()
+)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -42,19 +43,46 @@ def imported(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def test_the_map_names_every_module_once() -> None:
-    assert sorted(ORDER) == sorted(map(module_name, MODULES))
-
-
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def floor(module: str) -> int:
+    return FLOORS.index(module.split(".")[0])
+
+
+def test_the_map_names_every_module_once() -> None:
+    rows = {row.split("`")[1]: row for row in MAP.splitlines() if "`" in row}
+    for path in MODULES:
+        folder, *below = module_name(path).split(".")
+        assert folder in rows, f"{folder} is not on the map"
+        if below:
+            assert rows[folder].count(f"`{below[0]}`") == 1, f"{folder}: {below[0]}"
+    for folder, row in rows.items():
+        for name in re.findall(r"`(\w+)`", row)[1:]:
+            place = PACKAGE / folder / name
+            assert place.is_dir() or place.with_suffix(".py").is_file(), name
 
 
 @each_module
 def test_imports_point_one_way(path):
     own = module_name(path)
     for module, _ in imported(path):
-        assert ORDER.index(module) < ORDER.index(own), f"{own} imports {module}"
+        assert floor(module) <= floor(own), f"{own} imports {module}"
+
+
+def test_modules_of_a_folder_import_in_no_circle() -> None:
+    names = set(map(module_name, MODULES))
+    graph = {
+        module_name(path): {
+            found
+            for module, name in imported(path)
+            for found in (module, f"{module}.{name}")
+            if found in names
+        }
+        for path in MODULES
+    }
+    assert len([*graphlib.TopologicalSorter(graph).static_order()]) == len(MODULES)
 
 
 @pytest.mark.parametrize("folder", ["cliplib", "report"])
@@ -134,13 +162,18 @@ def test_dependencies_are_those_that_make_installs_each_with_its_reason() -> Non
 
 
 # What only notebooks and applications import.
-OPTIONAL = {"figures", "results", "widget", "scale"}
+OPTIONAL = {"press.figures", "press.widget", "encode.cluster"}
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in MODULES if path.stem not in OPTIONAL],
-    ids=lambda path: path.stem,
+    [
+        path
+        for path in MODULES
+        if module_name(path) not in OPTIONAL
+        and not module_name(path).startswith("study.")
+    ],
+    ids=module_name,
 )
 def test_the_core_imports_only_what_pip_install_brings(path):
     core = {requirement(line) for line in project()["dependencies"]}
@@ -216,8 +249,8 @@ def refuse(event, arguments):
 sys.addaudithook(refuse)
 from cliplib import ClipEncoder, DecisionAid, LinearProbe, MLPProbe
 from cliplib import audit_dataset, evaluate, load_dataset, load_features, search
-from cliplib.probes import load_probe, save_probe
-from cliplib.aid.sheet import write_html
+from cliplib.probes.saving import load_probe, save_probe
+from cliplib.press.sheet import write_html
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 encoder = ClipEncoder()

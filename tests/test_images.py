@@ -9,8 +9,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from cliplib import images as module
-from cliplib.images import (
+from cliplib.images import image as module
+from cliplib.images.image import (
     file_facts,
     image_bytes,
     image_list,

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from cliplib.intervals import (
+from cliplib.judge.intervals import (
     auroc_statistic,
     bootstrap,
     clopper_pearson,

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from cliplib import ClipEncoder, FeatureTable, load_image
-from cliplib.mini import checks, corpus, pretrain
+from cliplib.study.recipe import checks, corpus, pretrain
 
 HELD_OUT = {"scenes": 4}
 

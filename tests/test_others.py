@@ -29,8 +29,8 @@ from transformers import (
     ViTModel,
 )
 
-from cliplib.cache import FeatureCache, map_images
-from cliplib.others import VisionEncoder
+from cliplib.encode.vision import VisionEncoder
+from cliplib.images.cache import FeatureCache, map_images
 
 TOWER = {
     "hidden_size": 32,

@@ -19,8 +19,8 @@ import torch
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import cli
-from cliplib.aid import report as own
-from cliplib.aid.report import (
+from cliplib.press import report as own
+from cliplib.press.report import (
     Exporter,
     Request,
     check_aid,
@@ -195,7 +195,7 @@ def test_one_class_is_refused_before_a_model_is_loaded(
     request = request_of()
     for name in ("disc", "square"):
         shutil.rmtree(request.folder / name)
-    monkeypatch.setattr("cliplib.encoder.ClipEncoder", None)
+    monkeypatch.setattr("cliplib.encode.clip.ClipEncoder", None)
     with pytest.raises(ValueError, match="there is only 'stripes'"):
         own.encode_first(request)
 

@@ -22,14 +22,17 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn.functional import cross_entropy
 
-from cliplib.logistic import (
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.logistic import (
     LogisticProblem,
     Preconditioner,
     largest_curvatures,
     principal_axes,
 )
-from cliplib.probes import KernelProbe, LinearProbe, MLPProbe, load_probe, save_probe
-from cliplib.splits import group_train_test_split
+from cliplib.probes.mlp import MLPProbe
+from cliplib.probes.saving import load_probe, save_probe
+from cliplib.tables.splits import group_train_test_split
 
 FAST = (
     LinearProbe(Cs=(0.01, 0.1, 1)),

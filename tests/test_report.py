@@ -76,9 +76,9 @@ CELLS = [
 import matplotlib.pyplot as plt
 import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
-from cliplib.results import Study
+from cliplib.study.results import Study
 study = Study("01_toy", seed=seed)
-logging.getLogger("cliplib.data").info("a log line")
+logging.getLogger("cliplib.images.data").info("a log line")
 print("on stderr", file=sys.stderr)
 print("\\x1b[31mred\\x1b[0m", object())""",
     """fig, ax = plt.subplots(figsize=(3, 2))

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cliplib import results
+from cliplib.study import results
 
 CAPTIONS = """
 curve = {caption = "A curve of {n} points.", alt = "It falls."}
@@ -303,9 +303,9 @@ def test_in_a_notebook_log_lines_are_plain_and_come_once(folder: Path) -> None:
     code = """
 import os, logging
 os.environ.pop('CLIPLIB_FIGURES')
-from cliplib import results
+from cliplib.study import results
 for _ in range(2): results.Study('01_test')
-logging.getLogger('cliplib.data').info('found')
+logging.getLogger('cliplib.images.data').info('found')
 logging.getLogger('x').info('noise')
 """
     command = [sys.executable, "-m", "IPython", "--no-banner", "-c", code]

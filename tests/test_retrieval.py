@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from cliplib.intervals import ratio_intervals
-from cliplib.retrieval import MEASURES, rank_metrics, search
+from cliplib.judge.intervals import ratio_intervals
+from cliplib.study.ranking import MEASURES, rank_metrics
+from cliplib.tools.search import search
 
 # Row 0 is nearest to (1, 0), row 5 farthest.
 ON_A_LINE = np.column_stack([np.ones(6), np.arange(6)])

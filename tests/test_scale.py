@@ -9,8 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.encoder import ClipEncoder
-from cliplib.scale import BatchEncoder, _list_names, _locate, _read_done, encode
+from cliplib.encode.clip import ClipEncoder
+from cliplib.encode.cluster import (
+    BatchEncoder,
+    _list_names,
+    _locate,
+    _read_done,
+    encode,
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from test_decision_aid import PROBE, clouds
 
-from cliplib.aid.decision_aid import DecisionAid
-from cliplib.aid.sheet import (
+from cliplib.app.decision_aid import DecisionAid
+from cliplib.encode.clip import ClipEncoder
+from cliplib.press.sheet import (
     IMAGES,
     _training_picture,
     answers_table,
@@ -26,8 +27,7 @@ from cliplib.aid.sheet import (
     write_csv,
     write_html,
 )
-from cliplib.encoder import ClipEncoder
-from cliplib.extract import load_features
+from cliplib.tables.extract import load_features
 
 HOSTILE = (
     "</td><script>alert(1)</script>",
@@ -124,7 +124,7 @@ def test_heat_maps_are_drawn_on_request_only(
     write_html(rows, tmp_path / "a.html", aid, folder, heat_maps=True)
     page = page_of(tmp_path / "a.html")
     assert len(page("img", alt="heat map")) == 3 and "The redder" in page.text
-    monkeypatch.setattr("cliplib.aid.sheet.draw_heat_maps", None)  # would raise
+    monkeypatch.setattr("cliplib.press.sheet.draw_heat_maps", None)  # would raise
     write_html(rows, tmp_path / "a.html", aid, folder)
     page = page_of(tmp_path / "a.html")
     assert "heat map" not in page.text and not page("img", alt="heat map")
@@ -182,7 +182,7 @@ def test_a_training_image_is_called_one_and_the_nearest_is_shown(
 def test_an_aid_asks_no_foreign_machine_for_its_images(
     aid: DecisionAid, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliplib.aid.sheet.load_image", None)  # would raise
+    monkeypatch.setattr("cliplib.press.sheet.load_image", None)  # would raise
     training = aid.training.with_features(aid.training.features, **{IMAGES: place})
     assert _training_picture(replace(aid, training=training), "cat.png") == ""
 

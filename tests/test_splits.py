@@ -12,7 +12,7 @@ from joblib import Memory
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from cliplib.splits import (
+from cliplib.tables.splits import (
     few_shot,
     fold_numbers,
     group_codes,

@@ -10,14 +10,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from cliplib import FeatureTable
-from cliplib.aid.questions import (
+from cliplib.app.questions import (
     groups_of_classes,
     learning_curve,
     measurable,
     stated_and_right,
     suspect_labels,
 )
-from cliplib.aid.verdict import Measured, Share, percent, points, verdict
+from cliplib.app.verdict import Measured, Share, percent, points, verdict
 
 GOOD = Measured(
     images=120,

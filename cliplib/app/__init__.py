@@ -1,0 +1,1 @@
+"""Applications: a decision aid and its verdict."""

@@ -1,0 +1,445 @@
+"""The verdict on one folder of images: from numbers to sentences, by rules.
+
+All rules, and all thresholds that they use, stand here. No sentence says more than its
+interval allows; where the images are too few, the verdict says that it cannot say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+from typing import NamedTuple
+
+FEW_GROUPS = 10
+"""Fewer groups altogether say little of others."""
+FEW_OF_A_CLASS = 5
+"""Fewer groups of a class cannot be tested in five folds."""
+WELL = 0.9
+"""Of accuracy, by the lower end of its interval."""
+MOSTLY = 0.7
+"""Of accuracy, by its value."""
+SMALL = 0.02
+"""A difference of two points that nobody would label more images for."""
+WIDTH = 0.1
+"""Half the width of an interval that one would like to have."""
+WEAK = 0.1
+"""A class this much below the whole is a weak one."""
+
+
+class Share(NamedTuple):
+    """A share, or a difference of shares, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, float]) -> Share:
+        """Return the value or difference of a row of `cliplib.judge.intervals`."""
+        value = row["value"] if "value" in row else row["difference"]
+        return cls(float(value), float(row["low"]), float(row["high"]))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the verdict rests on.
+
+    Attributes
+    ----------
+    images
+        How many were measured.
+    groups
+        How many groups these are, such as photographs, patients, objects.
+    groups_of_class
+        By class, in how many groups it stands.
+    declared
+        Whether somebody has declared groups; else they are near-duplicates.
+    kept_apart
+        Whether no group was ever on both sides; False where a class has too few.
+    series
+        The pattern that file names suggest; "" where they suggest none.
+    best
+        The best of the trained classifiers.
+    simplest
+        The simplest of them.
+    largest
+        The largest class.
+    accuracy
+        By method, on groups not trained on: the trained ones, "zero-shot",
+        "file traces" and "always the largest class".
+    gains
+        Accuracy of the best less that of each other method, on the same images.
+    relatedness
+        Accuracy of the best by image less that by group; None where they are the same.
+    sensitivity
+        Share of each class that the best finds.
+    doubling
+        Accuracy with all labelled groups less that with half; None if not measured.
+    suspects
+        Images whose labels look wrong, the worst first.
+    conflicts
+        Pairs of copies that bear two labels.
+    unreadable
+        Files that could not be read.
+    answered
+        Share of the images that can be answered with at most 5% errors.
+    others
+        Encoders beside CLIP, which are among the methods by these names.
+    """
+
+    images: int
+    groups: int
+    groups_of_class: Mapping[str, int]
+    declared: bool
+    kept_apart: bool
+    series: str
+    best: str
+    simplest: str
+    largest: str
+    accuracy: Mapping[str, Share]
+    gains: Mapping[str, Share]
+    relatedness: Share | None
+    sensitivity: Mapping[str, Share]
+    doubling: Share | None
+    suspects: Sequence[str]
+    conflicts: int
+    unreadable: int
+    answered: float
+    others: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer in a few words, a paragraph that gives reasons, and what to do next."""
+
+    answer: str
+    reasons: Sequence[str]
+    steps: Sequence[str]
+
+    def __str__(self) -> str:
+        """Return all of it as plain text."""
+        reasons = fill(f"{self.answer} {' '.join(self.reasons)}", 88)
+        steps = [fill(f"- {step}", 88, subsequent_indent="  ") for step in self.steps]
+        return "\n".join([reasons, "", "What to do next:", *steps])
+
+
+def verdict(measured: Measured) -> Verdict:
+    """Return what the numbers say, and no more."""
+    reasons = [
+        *cannot_say(measured),
+        how_well(measured),
+        file_traces(measured),
+        words(measured),
+        related(measured),
+        more_labels(measured),
+        abstaining(measured),
+    ]
+    steps = [
+        declare_groups(measured),
+        which_classifier(measured),
+        which_encoder(measured),
+        more_images(measured),
+        check_labels(measured),
+    ]
+    return Verdict(
+        answer(measured),
+        [reason for reason in reasons if reason],
+        [step for step in steps if step],
+    )
+
+
+def answer(measured: Measured) -> str:
+    """Say in a few words whether a frozen CLIP sorts these images."""
+    accuracy = measured.accuracy[measured.best]
+    if cannot_say(measured):
+        return "It cannot be said yet whether a frozen CLIP sorts these images."
+    if measured.gains["always the largest class"].low <= 0:
+        return (
+            "No: a frozen CLIP does not sort these images better than always naming "
+            "the largest class."
+        )
+    if measured.gains["file traces"].low <= 0:
+        return (
+            "Perhaps: a frozen CLIP sorts these images, but what their files betray "
+            "may sort them as well."
+        )
+    if measured.series and accuracy.value >= MOSTLY:
+        return (
+            "Perhaps: a frozen CLIP sorts these images, but their names look like "
+            "series, and each series may show one object, place or patient."
+        )
+    if accuracy.low >= WELL:
+        return "Yes: a frozen CLIP sorts these images well."
+    if accuracy.value >= MOSTLY:
+        return "Mostly: a frozen CLIP sorts these images, with errors."
+    return "Only in part: a frozen CLIP does better than guessing, and errs often."
+
+
+def cannot_say(measured: Measured) -> list[str]:
+    """Give the reasons why these images cannot answer the question."""
+    reasons = []
+    scarce = {
+        name: count
+        for name, count in measured.groups_of_class.items()
+        if count < FEW_OF_A_CLASS
+    }
+    if scarce:
+        listed = listing([f"{name} ({count})" for name, count in scarce.items()])
+        reasons.append(
+            f"Too few groups show {listed}: {FEW_OF_A_CLASS} of each class are the "
+            "least that can be learned from and tested on in turn."
+        )
+    if measured.groups < FEW_GROUPS:
+        reasons.append(
+            f"{measured.groups} groups altogether say little of images of others."
+        )
+    if not measured.kept_apart:
+        reasons.append(
+            "What follows is measured on images whose own groups were trained on: it "
+            "says nothing of new ones."
+        )
+    return reasons
+
+
+def how_well(measured: Measured) -> str:
+    """Set accuracy beside the largest class and the files' traces."""
+    asked = "images of groups that it was not trained on"
+    if not measured.kept_apart:
+        asked = "images of groups that it was trained on"
+    elif not measured.declared:
+        asked = "images of which it was trained on no copy"
+    largest = measured.accuracy["always the largest class"].value
+    traces = measured.accuracy["file traces"]
+    low, high = (100 * end for end in measured.accuracy[measured.best][1:])
+    return (
+        f"Asked for {asked}, the {measured.best} is right for "
+        f"{whole(measured.accuracy[measured.best].value)} (95% interval {low:.0f} to "
+        f"{high:.0f}; {measured.images} images in {measured.groups} groups). Always "
+        f"naming {measured.largest}, the largest class, is right for {whole(largest)}, "
+        f"and what the files betray without a look at the picture (size, format, "
+        f"brightness) for {percent(traces)}."
+    )
+
+
+def file_traces(measured: Measured) -> str:
+    """Warn where the files' traces are not shown to be worse than CLIP."""
+    gain = measured.gains["file traces"]
+    if gain.low > 0:
+        return f"That is {points(gain)} more than these traces."
+    return (
+        f"These images do not show that CLIP is better than the traces "
+        f"({points(gain)}): find out whether the classes were photographed or saved "
+        "differently."
+    )
+
+
+def words(measured: Measured) -> str:
+    """Say whether the names of the classes are enough."""
+    accuracy = measured.accuracy["zero-shot"]
+    gain = measured.gains["zero-shot"]
+    largest = measured.accuracy["always the largest class"].value
+    if gain.high < SMALL:
+        return (
+            f"Words are enough: the names of the folders alone reach "
+            f"{percent(accuracy)}."
+        )
+    if gain.low <= 0:
+        return (
+            f"Words may be enough: the names of the folders alone reach "
+            f"{percent(accuracy)}, and these images do not tell whether labels do "
+            f"better ({points(gain)})."
+        )
+    if accuracy.low > largest:
+        return (
+            f"Words help but are not enough: the names of the folders alone reach "
+            f"{percent(accuracy)}; labels add {points(gain)}."
+        )
+    return (
+        f"Words are not enough: the names of the folders alone reach "
+        f"{percent(accuracy)}, no better than the largest class."
+    )
+
+
+def related(measured: Measured) -> str:
+    """Say what relatives on both sides of a split would have added."""
+    gain = measured.relatedness
+    if gain is None or not measured.kept_apart:
+        return ""
+    if gain.low > 0:
+        return (
+            f"Had relatives been on both sides of the split, it would have looked "
+            f"{points(gain)} better than it is."
+        )
+    if measured.declared:
+        return (
+            f"Relatives on both sides of the split would have made no difference that "
+            f"can be shown ({points(gain)})."
+        )
+    return ""
+
+
+def more_labels(measured: Measured) -> str:
+    """Read the slope of the learning curve."""
+    gain = measured.doubling
+    if gain is None:
+        return "Whether more labels would pay cannot be said: there are too few groups."
+    if gain.low > 0:
+        return f"More labels pay: the last doubling brought {points(gain)}."
+    if gain.high < SMALL:
+        return f"More labels hardly pay: the last doubling brought {points(gain)}."
+    return (
+        f"Whether more labels would pay cannot be told from these images: the last "
+        f"doubling brought {points(gain)}."
+    )
+
+
+def abstaining(measured: Measured) -> str:
+    """Say how much can be answered with few errors."""
+    if measured.answered == 0:
+        return "Even where it is surest, it errs in more than 5% of its answers."
+    if measured.answered == 1:
+        return "Of all its answers at most 5% are wrong."
+    return (
+        f"Allowed to abstain, it can answer {whole(measured.answered)} of the images "
+        "with at most 5% errors."
+    )
+
+
+def declare_groups(measured: Measured) -> str:
+    """Ask for groups where none were declared."""
+    if measured.declared:
+        return ""
+    if measured.series:
+        return (
+            "If a series of files shows one object, place or patient, all of this is "
+            f"too good. Measure again with --groups '{measured.series}'; if it does "
+            "not, say so with --groups '(.+)'."
+        )
+    return (
+        "If several images show one object, place or patient, all of this is too good: "
+        "declare which belong together (--groups) and measure again."
+    )
+
+
+def which_classifier(measured: Measured) -> str:
+    """Recommend the simplest classifier that is not shown to be worse."""
+    if measured.best == measured.simplest:
+        return f"Use the {measured.best}: no other probe is better here."
+    gain = measured.gains[measured.simplest]
+    if gain.low > 0:
+        return (
+            f"Use the {measured.best}: it is {points(gain)} better than the "
+            f"{measured.simplest}."
+        )
+    return (
+        f"Use the {measured.best}, or the {measured.simplest}, which is simpler: these "
+        f"images do not show which is better ({points(gain)})."
+    )
+
+
+def which_encoder(measured: Measured) -> str:
+    """Name an encoder that is shown to be better than CLIP; the best, if several."""
+    if not measured.others:
+        return ""
+    gains = {name: measured.gains[name] for name in measured.others}
+    name = min(gains, key=lambda key: gains[key].value)
+    value, low, high = gains[name]
+    if high >= 0:
+        return (
+            f"Stay with CLIP: these images do not show that {' or '.join(gains)} would "
+            "do better."
+        )
+    ahead = points(Share(-value, -high, -low))
+    return (
+        f"Consider {name} in place of CLIP: a linear probe on it is {ahead} better "
+        f"than the {measured.best} on CLIP. The decision aid is made of CLIP all the "
+        "same."
+    )
+
+
+def more_images(measured: Measured) -> str:
+    """Say of which class more groups are needed, and how many.
+
+    A class that is often missed is doubled while more labels may pay; and until it has
+    so many groups that the share found is known to ten points (normal approximation of
+    the binomial).
+    """
+    accuracy = measured.accuracy[measured.best].value
+    name = min(measured.sensitivity, key=lambda key: measured.sensitivity[key].value)
+    found = measured.sensitivity[name]
+    count = measured.groups_of_class[name]
+    spread = max(found.value * (1 - found.value), WELL * (1 - WELL))
+    wanted = max(math.ceil(1.96**2 * spread / WIDTH**2), FEW_OF_A_CLASS)
+    is_weak = found.value < accuracy - WEAK
+    may_pay = measured.doubling is None or measured.doubling.high >= SMALL
+    if is_weak and may_pay:
+        wanted = max(wanted, 2 * count)
+    more = wanted - count
+    if more <= 0:
+        return ""
+    so_far = f"{percent(found)} of it found, in {count} groups"
+    if is_weak:
+        why = f"the class that is missed most: {so_far}"
+    else:
+        why = f"the least sure class: {so_far}"
+    return (
+        f"Collect {name}, {why}. With about {more} more groups of it, one would know "
+        "that share to ten points."
+    )
+
+
+def check_labels(measured: Measured) -> str:
+    """Name the labels to look at first."""
+    parts = []
+    if measured.conflicts:
+        pairs = "pair of copies bears"
+        if measured.conflicts > 1:
+            pairs = "pairs of copies bear"
+        parts.append(f"{measured.conflicts} {pairs} two labels")
+    if measured.suspects:
+        parts.append(_labels_in_doubt(measured))
+    if measured.unreadable:
+        files = "file" if measured.unreadable == 1 else "files"
+        parts.append(f"{measured.unreadable} {files} could not be read")
+    return f"Check: {'; '.join(parts)}." if parts else ""
+
+
+def _labels_in_doubt(measured: Measured) -> str:
+    """Name the first ones; a classifier that errs often contradicts right labels."""
+    count = len(measured.suspects)
+    labels = "label looks" if count == 1 else "labels look"
+    first = listing([str(name) for name in measured.suspects[:3]])
+    text = f"{count} {labels} wrong, {first}{'' if count <= 3 else ' first of all'}"
+    if measured.accuracy[measured.best].value < WELL:
+        text += " (where so many answers are wrong, most of these are hard images)"
+    return text
+
+
+def whole(share: float) -> str:
+    """Write a share as a whole number of per cent."""
+    return f"{100 * share:.0f}%"
+
+
+def percent(share: Share) -> str:
+    """Write a share with its interval: "54% (46 to 62)"."""
+    low, high = 100 * share.low, 100 * share.high
+    return f"{whole(share.value)} ({low:.0f} to {high:.0f})"
+
+
+def points(gain: Share) -> str:
+    """Write a difference of shares with its interval: "8 points (2 to 14)"."""
+    value, low, high = (_whole_points(number) for number in gain)
+    return f"{value} point{'' if value == '1' else 's'} ({low} to {high})"
+
+
+def _whole_points(number: float) -> str:
+    text = f"{100 * number:.0f}"
+    return "0" if text == "-0" else text.replace("-", "−")
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join names: "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,1 @@
+"""From pixels and texts to features: CLIP, frozen, and any other vision model."""

@@ -1,0 +1,116 @@
+"""Other vision models of transformers, to be put beside CLIP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+from cliplib.arrays import Features
+from cliplib.encode.clip import choose_device, fill_batch, find_checkpoint, loading
+from cliplib.images.cache import ImageFunction
+
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
+# Of a configuration, what says nothing about features.
+INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+
+class VisionEncoder:
+    """Any vision model of transformers, frozen: SigLIP, DINOv2, DINOv3, ConvNeXt, ….
+
+    Of a model of images and texts the vision tower is used. Features are its pooled
+    output; where it has none, or none that was trained, its class token; or else the
+    mean over its patches.
+
+    Parameters
+    ----------
+    model
+        A folder in Hugging Face format, or a hub id "owner/name". OSError if it is not
+        there, lacks weights, or does not take images. A model of timm needs timm.
+    device
+        By default a GPU if there is one.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str], *, device: str | None = None
+    ) -> None:
+        self.name = os.fspath(model)
+        self.device = choose_device(device)
+        with loading(self.name, "a folder with a vision model and its preprocessing"):
+            source = find_checkpoint(self.name)
+            tower, self._pooling_was_trained = _load_tower(source)
+            self.processor = _load_processor(source)
+        self.model = tower.eval().requires_grad_(False).to(self.device)
+        self.batch_size = 16 if self.device.type == "cpu" else 128
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, configuration and preprocessing."""
+        config = self.model.config.to_dict()
+        described = {
+            "model": {name: config[name] for name in config.keys() - INCIDENTAL},
+            "preprocessing": self.processor.to_dict(),
+        }
+        text = json.dumps(described, sort_keys=True, default=str)
+        total = hashlib.blake2b(text.encode(), digest_size=16)
+        for name, weight in sorted(self.model.state_dict().items()):
+            total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
+            total.update(weight.cpu().contiguous().numpy().data)
+        return total.hexdigest()
+
+    @property
+    def image_function(self) -> ImageFunction:
+        """The features, (n, d) float32, as `map_images` takes them."""
+        name = f"vision:{self.fingerprint}"
+        return ImageFunction(name, self._encode, device=self.device.type)
+
+    def _encode(self, images: list[Image.Image]) -> Features:
+        pixels = self.processor(images, return_tensors="pt")["pixel_values"]
+        batch = fill_batch(pixels, self.batch_size).to(self.device)
+        with torch.inference_mode():
+            features = self._pool(self.model(pixel_values=batch))
+        return np.asarray(features[: len(images)].cpu())
+
+    def _pool(self, output: Any) -> torch.Tensor:
+        """Return features (n, d) from what the tower says of n images."""
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None and self._pooling_was_trained:
+            return torch.flatten(pooled, start_dim=1)
+        tokens: torch.Tensor = output.last_hidden_state
+        if tokens.ndim == 4:  # a map (n, d, h, w)
+            return tokens.mean(dim=(2, 3))
+        if any(
+            name.endswith(CLASS_TOKENS) for name, _ in self.model.named_parameters()
+        ):
+            return tokens[:, 0]
+        return tokens.mean(dim=1)
+
+
+def _load_tower(source: str) -> tuple[Any, bool]:
+    """Return a vision tower, and whether the weights of its pooled output are known.
+
+    Checkpoints without them are common (DINO, classifiers on the class token):
+    transformers makes random ones up.
+    """
+    load: Any = AutoModel.from_pretrained  # whose types know nothing of loading info
+    whole, info = load(source, dtype=torch.float32, output_loading_info=True)
+    tower = getattr(whole, "vision_model", whole)
+    if tower.main_input_name != "pixel_values":
+        raise ValueError(f"it is no vision model: it takes {tower.main_input_name}")
+    lacking = [name for name in info["missing_keys"] if "pooler" not in name]
+    if lacking:
+        raise ValueError(f"it lacks weights, such as {min(lacking)}")
+    return tower, not info["missing_keys"]
+
+
+def _load_processor(source: str) -> Any:
+    """Return a model's image processor; those by torchvision resize differently."""
+    load: Any = AutoImageProcessor.from_pretrained
+    return load(source, backend="pil")

@@ -1,0 +1,1 @@
+"""Images: one image, a folder of them, and a cache of what is computed of them."""

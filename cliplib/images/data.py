@@ -1,0 +1,395 @@
+"""Data sets: what is known about them, and where their images lie.
+
+None is downloaded unasked.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import datasets
+
+from cliplib.images.image import Images, ImageSource, image_list, image_name, warn_once
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+)
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
+SETTING = "CLIPLIB_DATA"
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a data set holds and where it comes from, as in ``datasets.toml``.
+
+    Attributes
+    ----------
+    name
+        Its key in `DATASETS`, or the name of its folder.
+    title
+        What a reader calls it.
+    phrases
+        Of each class, in the labels' order; the first one is the default.
+    templates
+        Sentences with a ``{}`` for a phrase.
+    hub
+        Its ``repo`` and ``file`` on the Hugging Face hub, if it is there.
+    kaggle
+        Its name on Kaggle, or "".
+    homepage
+        Where people find it.
+    """
+
+    name: str
+    title: str
+    phrases: Mapping[str, Sequence[str]] = field(repr=False)
+    templates: Sequence[str] = field(default=("a photo of {}.",), repr=False)
+    hub: Mapping[str, str] | None = None
+    kaggle: str = ""
+    homepage: str = ""
+
+
+_DECLARED = tomllib.loads(
+    (files("cliplib") / "images" / "datasets.toml").read_text("utf-8")
+)
+
+DATASETS = {name: DatasetSpec(name=name, **entry) for name, entry in _DECLARED.items()}
+
+
+class ListedImage(NamedTuple):
+    """Where an image lies, and what its path says."""
+
+    path: Path
+    home: Path  # holds the class folders, or the split folders above them
+    id: str  # the path below its home
+    split: str
+    label: str  # the name of its class
+
+
+def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
+    """Return the declaration of a named set, or one made of a folder's class folders.
+
+    An OSError or ValueError names what is wrong with the folder.
+    """
+    name = os.fspath(name_or_path)
+    if name in DATASETS:
+        return DATASETS[name]
+    root = _existing_folder(name).resolve()
+    classes = sorted({image.label for image in _list_images(root)})
+    phrases = {c: [c.replace("_", " ").replace("-", " ")] for c in classes}
+    return DatasetSpec(name=root.name, title=root.name, phrases=phrases)
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None
+) -> datasets.Dataset | None:
+    """List the images of a data set, undecoded, sorted by id.
+
+    Parameters
+    ----------
+    name_or_path
+        A key of `DATASETS`, or a folder of class folders, with or without train, val
+        and test folders above them.
+    data
+        The folder that holds a named set's folder, or that one itself, or ``"hub"``; by
+        default the setting ``CLIPLIB_DATA``, which takes the same values.
+
+    Returns
+    -------
+    datasets.Dataset or None
+        Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (split, class and
+        file) and ``split`` ("train", "val", "test" or ""). None where a named set has
+        no images on this machine.
+
+    Raises
+    ------
+    OSError
+        If a folder is not there, or a download fails.
+    ValueError
+        If a folder holds no images in class folders, or `data` another set.
+    """
+    name = os.fspath(name_or_path)
+    if name not in DATASETS:
+        return _load_folder(name)
+    if data:
+        return _load_named(name, os.fspath(data), must_be_there=True)
+    setting = os.environ.get(SETTING, "")
+    try:
+        return _load_named(name, setting, must_be_there=False)
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"{error} (The setting {SETTING} is {setting!r}.)") from error
+
+
+def _load_folder(name: str) -> datasets.Dataset:
+    """List the images of somebody's own folder of class folders."""
+    root = _existing_folder(name)
+    images = _list_images(root)
+    classes = sorted({image.label for image in images})
+    return _as_dataset(images, classes, title=root.resolve().name, source="folder")
+
+
+def _load_named(
+    name: str, setting: str, *, must_be_there: bool
+) -> datasets.Dataset | None:
+    """List the images of a named set in a folder, or from the hub, or nowhere ("").
+
+    A folder that holds something else is passed over, unless the set must be there.
+    """
+    root = _root_of_named(name, setting)
+    images = _list_images(root) if root else []
+    expected = list(DATASETS[name].phrases)
+    present = {image.label for image in images}
+    if root is None or present != set(expected):
+        if must_be_there or (root and root.name == name):
+            raise ValueError(_no_copy(name, root or Path(setting), present))
+        logger.info("%s: no images on this machine", name)
+        return None
+    published = _published_splits(name)
+    images = [
+        image._replace(split=image.split or published.get(image.id, ""))
+        for image in images
+    ]
+    logger.info("%s: %d images from %s", name, len(images), root)
+    source = "hub" if setting == "hub" else "folder"
+    return _as_dataset(images, expected, title=name, source=source)
+
+
+def _root_of_named(name: str, setting: str) -> Path | None:
+    """Return the folder in which to look for a named set, if any is named."""
+    if setting == "":
+        return None
+    if setting == "hub":
+        return _download(DATASETS[name])
+    root = _existing_folder(setting)
+    # A folder of several sets, or of one that is not this one.
+    homes = [
+        parent / known for known in DATASETS for parent in (root / "external", root)
+    ]
+    present = {home.name: home for home in homes if home.is_dir()}
+    return present.get(name) if present else root
+
+
+def _no_copy(name: str, folder: Path, present: set[str]) -> str:
+    """Say how a folder differs from a named set."""
+    expected = set(DATASETS[name].phrases)
+    what = f"{folder} is no copy of {name}"
+    if not present:
+        return f"{what}: that set's folder is not in it."
+    if not present & expected:
+        others = ", ".join(sorted(present)[:5])
+        return (
+            f"{what}: its classes are {others}. For images of your own, give their "
+            "folder in place of the set's name."
+        )
+    differences = []
+    if missing := sorted(expected - present):
+        differences.append(f"it lacks the classes {', '.join(missing[:5])}")
+    if odd := sorted(present - expected):
+        differences.append(f"that set has no classes {', '.join(odd[:5])}")
+    return f"{what}: {'; '.join(differences)}."
+
+
+def _published_splits(name: str) -> dict[str, str]:
+    """Read the authors' split of a named set by id, where one is committed."""
+    path = files("cliplib") / "study" / "precomputed" / f"{name}_splits.txt"
+    if not path.is_file():
+        return {}
+    lines = path.read_text("utf-8").splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    return {image: split for image, split in pairs}
+
+
+def _as_dataset(
+    images: Sequence[ListedImage], classes: Sequence[str], *, title: str, source: str
+) -> datasets.Dataset:
+    """Make a data set of listed images, undecoded."""
+    rows = [
+        {
+            "image": {"path": str(image.path), "bytes": None},
+            "label": classes.index(image.label),
+            "id": image.id,
+            "split": image.split,
+        }
+        for image in images
+    ]
+    features = datasets.Features(
+        image=datasets.Image(decode=False),
+        label=datasets.ClassLabel(names=list(classes)),
+        id=datasets.Value("string"),
+        split=datasets.Value("string"),
+    )
+    info = datasets.DatasetInfo(
+        dataset_name=title, builder_name=source, features=features
+    )
+    return datasets.Dataset.from_list(rows, info=info)
+
+
+def _existing_folder(name: str) -> Path:
+    """Return a folder's absolute path; FileNotFoundError if there is none."""
+    root = Path(name).expanduser().absolute()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{str(root)!r} is neither a folder nor one of {[*DATASETS]}."
+        )
+    return root
+
+
+def _list_images(root: Path) -> list[ListedImage]:
+    """List the images in class folders, sorted by id; ValueError names what is odd."""
+    images: list[ListedImage] = []
+    others: list[Path] = []
+    system_files: list[Path] = []
+    # Through links, too, but into no hidden folder.
+    for name in glob.iglob("**/*", root_dir=root, recursive=True):
+        relative = PurePath(name)
+        path = root / relative
+        if path.is_dir() or "__MACOSX" in relative.parts:
+            continue
+        if _is_system_file(path):
+            system_files.append(path)
+        elif path.suffix.lower() in SUFFIXES:
+            images.append(_listed_image(root, relative))
+        elif len(relative.parts) > 1:  # beside the class folders lie notes
+            others.append(path)
+    if others:
+        warn_once(
+            logger,
+            f"Left out {len(others)} files of other kinds, such as {min(others)}",
+        )
+    _warn_of_system_files(system_files)
+    _check_layout(root, images)
+    return sorted(images, key=lambda image: image.id)
+
+
+def _listed_image(root: Path, relative: PurePath) -> ListedImage:
+    """Return what an image's path below `root` says."""
+    path = root / relative
+    if len(relative.parts) == 1:
+        raise ValueError(
+            f"The image {path} lies outside the class folders: move it into one."
+        )
+    if image_name(path) != str(path):
+        raise ValueError(f"The name {image_name(path)!r} is not in UTF-8: rename it.")
+    split, label, file = _parse(relative)
+    own_parts = [split, label, file] if split else [label, file]
+    return ListedImage(
+        path=path,
+        home=root.joinpath(*relative.parts[: -len(own_parts)]),
+        id="/".join(own_parts),
+        split=SPLITS.get(split.lower(), ""),
+        label=label,
+    )
+
+
+def _parse(relative: PurePath) -> tuple[str, str, str]:
+    """Return the names of an image's split folder ("" if none), class folder and file.
+
+    Folders above these are wrappers, and mean nothing.
+    """
+    *above, label, file = relative.parts
+    split = above[-1] if above and above[-1].lower() in SPLITS else ""
+    return split, label, file
+
+
+def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
+    """Raise ValueError where there is no image, or it is unclear what is a class."""
+    homes = sorted({image.home for image in images})
+    if len(homes) > 1:
+        raise ValueError(
+            f"Class folders lie in {homes[0]} and in {homes[1]}: put all in one place."
+        )
+    advice = "give each class a folder, within a split or not."
+    if not images:
+        raise ValueError(f"{root} holds no image: {advice}")
+    if len({image.split == "" for image in images}) > 1:
+        raise ValueError(
+            f"{root} holds images in and outside train and test folders: {advice}"
+        )
+
+
+def _is_system_file(path: PurePath) -> bool:
+    """Say whether Windows or macOS left a file in a folder of images."""
+    return path.name.lower() in SYSTEM_FILES or path.name.startswith("._")
+
+
+def _warn_of_system_files(paths: Sequence[Path]) -> None:
+    if paths:
+        warn_once(
+            logger,
+            f"Left out {len(paths)} files that Windows or macOS put there, such as "
+            f"{min(paths)}",
+        )
+
+
+def _download(spec: DatasetSpec) -> Path:
+    """Fetch a named set from its public home, and return its folder."""
+    try:
+        if spec.hub:
+            from huggingface_hub import hf_hub_download
+
+            archive = hf_hub_download(
+                spec.hub["repo"], spec.hub["file"], repo_type="dataset"
+            )
+            return Path(datasets.DownloadManager().extract(archive))
+        import kagglehub
+
+        return Path(kagglehub.dataset_download(spec.kaggle))
+    except Exception as error:  # the clients raise nearly anything without a network
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise OSError(
+            f"Cannot download {spec.title} ({reason}): name a folder with its images, "
+            f"or get them from {spec.homepage}."
+        ) from error
+
+
+def list_files(
+    files: Images | str | os.PathLike[str],
+) -> tuple[list[str], list[ImageSource]]:
+    """Return names and sources of the files in a folder, however deep, or of images.
+
+    Of a folder every file counts, whatever its suffix, but for those that Windows and
+    macOS leave there. Names are paths below the folder, with "/" between their parts.
+    """
+    if not isinstance(files, str | os.PathLike) or not Path(files).is_dir():
+        sources = image_list(files)
+        return [image_name(source) for source in sources], sources
+    folder = Path(files)
+    # Through links, too.
+    below = glob.iglob("**", root_dir=folder, recursive=True, include_hidden=True)
+    paths = sorted(folder / name for name in below if not (folder / name).is_dir())
+    _warn_of_system_files([path for path in paths if _is_system_file(path)])
+    images = [path for path in paths if not _is_system_file(path)]
+    names = [image_name(path.relative_to(folder).as_posix()) for path in images]
+    return names, list(images)

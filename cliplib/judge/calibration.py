@@ -1,0 +1,129 @@
+"""What a classifier's probabilities are worth: temperature, reliability, abstention."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from cliplib.judge.evaluation import EDGES, confidence_bins
+from cliplib.judge.intervals import ratio_intervals
+from cliplib.tables.splits import class_indices
+
+log = logging.getLogger(__name__)
+
+
+def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
+    """Find the temperature of least log loss.
+
+    Parameters
+    ----------
+    logits
+        Logits, or logarithms of probabilities, (n, k).
+    y
+        Labels (n,), column numbers of `logits`.
+
+    Returns
+    -------
+    float
+        What to divide logits by, 0.01 to 100 (Guo et al. 2017, section 4.2). If every
+        row is right, the loss falls towards a certainty that the rows cannot vouch for:
+        it stays at 1.
+    """
+    labels = class_indices(y)
+    finite = np.maximum(np.asarray(logits, float), -700)  # log 0 is not
+    if (finite.argmax(axis=1) == labels).all():
+        log.debug("All validation rows are right: the temperature stays at 1.")
+        return 1.0
+
+    def log_loss(log_temperature: float) -> float:
+        log_proba = log_softmax(finite / np.exp(log_temperature), axis=1)
+        return -float(log_proba[np.arange(len(labels)), labels].mean())
+
+    bounds = (np.log(0.01), np.log(100))
+    best = minimize_scalar(log_loss, bounds=bounds, options={"xatol": 1e-6})
+    return float(np.exp(best.x))
+
+
+def reliability(
+    y: ArrayLike,
+    proba: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare accuracy with confidence, the highest probability (Guo et al. 2017).
+
+    Parameters
+    ----------
+    y
+        Labels (n,), column numbers of `proba`.
+    proba
+        Probabilities (n, k).
+    groups, n_boot, seed
+        As in `evaluate`.
+
+    Returns
+    -------
+    pd.DataFrame
+        accuracy, accuracy_low, accuracy_high, bin_low, bin_high, count and mean
+        confidence of each bin (bin_low, bin_high]; NaN where it is empty.
+    """
+    probabilities = np.asarray(proba, float)
+    right = probabilities.argmax(axis=1) == class_indices(y)
+    confidence = np.minimum(probabilities.max(axis=1), 1)[:, None]
+    inside = confidence_bins(confidence)
+    accuracy = ratio_intervals(
+        inside & right[:, None], inside, groups=groups, n_boot=n_boot, seed=seed
+    )
+    count = inside.sum(axis=0)
+    total_confidence = (inside * confidence).sum(axis=0)
+    return pd.DataFrame(
+        {
+            "accuracy": accuracy["value"],
+            "accuracy_low": accuracy["low"],
+            "accuracy_high": accuracy["high"],
+            "bin_low": EDGES[:-1],
+            "bin_high": EDGES[1:],
+            "count": count,
+            "confidence": total_confidence / np.where(count, count, np.nan),
+        }
+    )
+
+
+def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
+    """Measure what abstaining on the least confident rows buys.
+
+    Parameters
+    ----------
+    right
+        Whether each row (n,) is predicted rightly, as truth values or 0 and 1.
+    confidence
+        Confidences (n,).
+
+    Returns
+    -------
+    pd.DataFrame
+        For each confidence, highest first: threshold, coverage (share of rows at least
+        so confident) and risk (share of errors among them; El-Yaniv and Wiener 2010).
+    """
+    rows = pd.DataFrame(
+        {
+            "threshold": np.asarray(confidence),
+            "error": 1 - np.asarray(right, float),
+        }
+    )
+    equals = rows.groupby("threshold")["error"]  # equal ones are answered together
+    by_threshold = equals.agg(["size", "sum"]).sort_index(ascending=False).cumsum()
+    return pd.DataFrame(
+        {
+            "threshold": by_threshold.index,
+            "coverage": by_threshold["size"].to_numpy() / len(rows),
+            "risk": (by_threshold["sum"] / by_threshold["size"]).to_numpy(),
+        }
+    )

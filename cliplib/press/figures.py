@@ -1,0 +1,233 @@
+"""Plots that no library draws, in the style of the report, and their SVG."""
+
+import base64
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import font_source_sans_pro
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import seaborn.objects as so
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from cliplib.images.image import load_image
+
+TEXT_WIDTH = 6.22
+"""Inches of the report's column: a figure this wide is printed at its own size."""
+PERCENT = so.Continuous().label(like=lambda share, _: f"{100 * share:g}")
+"""The scale of an axis of shares: 0.5 is written as 50."""
+METHODS = so.Nominal(
+    {
+        "kernel probe": "C0",
+        "linear probe": "C1",
+        "nearest neighbour": "C2",
+        "MLP probe": "C3",
+        "zero-shot": "C4",
+    }
+)
+"""The scale of a colour that tells methods apart: the same one in every figure."""
+SHORT_TITLES = {
+    "Brain Tumor MRI Dataset": "brain MRI",
+    "Brain MRI Images for Brain Tumor Detection": "Navoneel",
+}
+"""What panels call a data set whose own title is too long for them."""
+
+
+def use_style() -> None:
+    """Draw with the report's typeface, sizes and colours."""
+    for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
+        font_manager.fontManager.addfont(face)
+    plt.style.use("cliplib.press.figures")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a grid of images."""
+
+    image: Any = None
+    """What `load_image` takes; None for a place with a text, or an empty one."""
+    title: str = ""
+    text: str = ""
+    """Below the image, or in its place."""
+    right: bool | None = None
+    """Whether to mark it as right or as wrong; None for neither."""
+
+    @property
+    def heading(self) -> str:
+        """The title behind its mark."""
+        mark = {True: "✓ ", False: "× ", None: ""}[self.right]
+        return f"{mark}{self.title}" if self.image is not None else ""
+
+
+def image_grid(
+    images: Sequence[Any],
+    titles: Sequence[str] = (),
+    right: Sequence[Any] = (),
+    columns: int = 8,
+) -> Figure:
+    """Draw images in rows, each with its title above it.
+
+    Parameters
+    ----------
+    images
+        What `load_image` takes; or pairs of that, or None, and a text below it.
+    titles
+        Fewer than images are fine.
+    right
+        Of each image True, False or None: what is right and wrong is marked.
+    columns
+        Images in a row.
+    """
+    cells = []
+    for image, title, mark in zip_longest(images, titles, right):
+        source, text = image if isinstance(image, tuple) else (image, "")
+        known = None if mark is None else bool(mark)
+        cells.append(Cell(source, title or "", text or "", known))
+    return _draw_cells(cells, columns)
+
+
+def result_grid(
+    queries: Sequence[Any],
+    images: Sequence[Sequence[Any]],
+    titles: Sequence[Sequence[str]],
+    right: Sequence[Sequence[Any]] = (),
+) -> Figure:
+    """Draw each query at the start of a row, and what it found beside it.
+
+    Parameters
+    ----------
+    queries
+        Each a sentence, an image, or a pair (image, sentence).
+    images, titles, right
+        For each query, as `image_grid` takes them.
+    """
+    columns = 1 + max(map(len, images))
+    cells = []
+    rows = zip_longest(queries, images, titles, right, fillvalue=())
+    for query, found, names, marks in rows:
+        row = [_query_cell(query)]
+        for image, name, mark in zip_longest(found, names, marks):
+            row.append(Cell(image, name or "", right=mark))
+        cells += row + [Cell()] * (columns - len(row))
+    return _draw_cells(cells, columns)
+
+
+def _query_cell(query: Any) -> Cell:
+    if isinstance(query, str):
+        return Cell(text=query)
+    if isinstance(query, tuple):
+        image, sentence = query
+        return Cell(image, text=sentence)
+    return Cell(query)
+
+
+def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
+    letters = 120 // columns  # that fit above an image
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
+    title_lines = [
+        max((_wrap(cell.title, letters).count("\n") + 1 for cell in row), default=0)
+        for row in rows
+    ]
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * sum(title_lines)
+    figure, axes = plt.subplots(
+        len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
+    )
+    empty = [Cell()] * (axes.size - len(cells))
+    for ax, cell in zip(axes.flat, [*cells, *empty], strict=True):
+        _draw_cell(ax, cell, letters)
+    figure.draw_without_rendering()  # a first layout may cut titles off
+    return figure
+
+
+def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
+    ax.set(xticks=[], yticks=[])
+    colour = {True: "C0", False: "C2", None: "C4"}[cell.right]
+    line = "--" if cell.right is False else "-"  # seen without colour, too
+    ax.spines[:].set(edgecolor=colour, linestyle=line, visible=cell.image is not None)
+    ax.set_title(_wrap(cell.heading, letters), fontsize=7.5, pad=2)
+    text = _wrap(cell.text, letters)
+    if cell.image is None:
+        ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7.5)
+        return
+    image = load_image(cell.image)
+    image.thumbnail((160, 160))
+    ax.imshow(np.asarray(image))
+    ax.set_xlabel(text, fontsize=7.5)
+
+
+def _wrap(text: str, letters: int) -> str:
+    return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
+
+
+def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
+    """Draw a (k, k) confusion matrix: counts, shaded by their share of the true class.
+
+    True classes are rows.
+    """
+    true_classes = pd.Index(classes, name="true")
+    counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
+    shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
+    figure, ax = plt.subplots(figsize=(3.4, 2.9))
+    sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False)
+    ax.tick_params("y", rotation=0)
+    return figure
+
+
+def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
+    """Plot shares as dots with intervals ``x_low`` to ``x_high``, a row for each `y`.
+
+    `columns` name what else is mapped, such as ``color``, which may be "method".
+    """
+    plot = so.Plot(table, x=x, y=y, **columns)
+    plot = plot.add(so.Dot(), so.Dodge(gap=0.3))  # also those without an interval
+    ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
+    plot = plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
+    if columns.get("color") == "method":
+        plot = plot.scale(color=METHODS)
+    return plot.scale(x=PERCENT).label(x=f"{x.replace('_', ' ')} (%)", y="")
+
+
+def draw_plot(plot: so.Plot, height: float) -> Figure:
+    """Draw a plot as wide as the text, one legend above all its panels."""
+    figure = plt.figure(figsize=(TEXT_WIDTH, height))
+    plot.theme(dict(plt.rcParams)).on(figure).plot()
+    for ax in figure.axes:
+        ax.set_title(SHORT_TITLES.get(ax.get_title(), ax.get_title()))
+    legends = figure.legends
+    if legends:
+        legend = legends[0]
+        labels = [text.get_text() for text in legend.texts]
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        figure.legends.clear()
+        figure.legend(handles, labels, loc="outside upper center", ncols=5)
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG, its photographs as JPEG, and close it."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return re.sub(r"data:image/png;base64,\s*([^\"]+)", _as_jpeg, drawn.getvalue())
+
+
+def _as_jpeg(embedded: re.Match[str]) -> str:
+    image = Image.open(io.BytesIO(base64.b64decode(embedded[1]))).convert("RGBA")
+    opaque = image.getchannel("A").getextrema() == (255, 255)
+    if not opaque:  # a drawing
+        return embedded[0]
+    data = io.BytesIO()
+    image.convert("RGB").save(data, "JPEG", quality=75, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"

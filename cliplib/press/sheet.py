@@ -1,0 +1,239 @@
+"""What a decision aid said, as a table for spreadsheets and as a page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from tqdm.auto import tqdm
+
+from cliplib.app.decision_aid import DecisionAid
+from cliplib.images.data import list_files
+from cliplib.images.image import ImageSource, load_image
+from cliplib.tools.maps import heat_maps as draw_heat_maps
+
+# Two images as similar as this are one, or copies; without rounding it would be 1.
+SAME_IMAGE = 0.9999
+
+# Key of a feature table's provenance: the folder below which its ids are files.
+IMAGES = "images"
+
+# What a spreadsheet may take for a formula: OWASP, "CSV injection".
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def three_digits(value: object) -> str:
+    """Return a number as all texts show it: three digits where it is no whole one."""
+    if value is None:
+        return "none"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def is_training_image(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows of `DecisionAid.classify` show an image that was trained on."""
+    return rows["similarity"] >= SAME_IMAGE
+
+
+def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write what `DecisionAid.classify` says, for spreadsheets.
+
+    In UTF-8 with the mark that Excel looks for; numbers have three digits; texts are
+    quoted, so that line ends in them stay in their cell, and an apostrophe goes before
+    what would be a formula.
+    """
+    rows.round(3).map(_without_formula).to_csv(
+        path,
+        index=False,
+        quoting=csv.QUOTE_NONNUMERIC,
+        lineterminator="\r\n",
+        encoding="utf-8-sig",
+        errors="backslashreplace",
+    )
+
+
+def _without_formula(cell: Any) -> Any:
+    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
+        return f"'{cell}"
+    return cell
+
+
+def write_html(
+    rows: pd.DataFrame,
+    path: str | os.PathLike[str],
+    aid: DecisionAid,
+    files: Any,
+    *,
+    heat_maps: bool = False,
+) -> None:
+    """Write what an aid said of files, or some rows of it, as a page.
+
+    The page loads nothing. A training image is shown where its file still lies at the
+    place that the training table's provenance names (key `IMAGES`): an aid holds none.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        From ``aid.classify(files)``.
+    path : path
+        Of the page.
+    aid : DecisionAid
+    files : folder, image, or list of images
+        As they were classified.
+    heat_maps : bool
+        Also show what spoke for each class; it takes far longer than all the rest.
+
+    Raises
+    ------
+    ValueError
+        The files are no longer those that were classified.
+    """
+    counts = rows["reason"].replace("", "answered").value_counts()
+    page = TEMPLATES.get_template("sheet.html").render(
+        counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
+        rule=_rule(aid),
+        answers=_answers(rows, aid, files, heat_maps),
+        heat_maps=heat_maps,
+        about={name: three_digits(value) for name, value in aid.about.items()},
+    )
+    Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def answers_table(
+    rows: pd.DataFrame, aid: DecisionAid, files: Any, *, heat_maps: bool = False
+) -> str:
+    """Return the table of `write_html` alone, as HTML, every text escaped."""
+    answers = _answers(rows, aid, files, heat_maps)
+    template = TEMPLATES.get_template("answers.html")
+    return template.render(answers=answers, heat_maps=heat_maps)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row of the page; pictures are data URIs, or "" where there is none."""
+
+    file: str
+    text: str  # class, why there is none, or what is wrong with the file
+    likely: str  # class and probability, also where no answer is given
+    nearest: str
+    similarity: str
+    is_training_image: bool
+    picture: str = ""
+    heat_map: str = ""
+    nearest_picture: str = ""
+
+
+def _answers(
+    rows: pd.DataFrame, aid: DecisionAid, files: Any, heat_maps: bool
+) -> list[Answer]:
+    """Collect the rows of the page."""
+    sources = _sources(rows, files)
+    readable = (rows["error"] == "").tolist()
+    images = [source for source, good in zip(sources, readable, strict=True) if good]
+    maps: list[str] = [""] * len(images)
+    if heat_maps:
+        maps = _heat_maps(aid, images, rows.loc[rows["error"] == "", "class"])
+    heat = iter(maps)
+    known = is_training_image(rows).tolist()
+    answers = []
+    for row, source, same in zip(rows.to_dict("records"), sources, known, strict=True):
+        if row["error"]:
+            answers.append(Answer(row["file"], row["error"], "", "", "", False))
+            continue
+        answers.append(
+            Answer(
+                file=row["file"],
+                text=f"none: {row['reason']}" if row["abstained"] else row["class"],
+                likely=f"{row['class']} {three_digits(row['probability'])}",
+                nearest=row["nearest"],
+                similarity=three_digits(row["similarity"]),
+                is_training_image=same,
+                picture=_data_uri(load_image(source)),
+                heat_map=next(heat),
+                nearest_picture=_training_picture(aid, row["nearest"]),
+            )
+        )
+    return answers
+
+
+def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
+    """Return the image of each row: by its name, or by its place where names repeat."""
+    names, sources = list_files(files)
+    place = pd.Series(np.arange(len(names)), index=names)
+    if place.index.is_unique:
+        places = place.reindex(rows["file"]).tolist()
+    else:
+        same = place.index.to_series().reset_index(drop=True).reindex(rows.index)
+        places = rows.index.where(same == rows["file"]).tolist()
+    if any(pd.isna(row) for row in places):
+        raise ValueError(f"The files in {files} have changed: classify them again.")
+    return [sources[int(row)] for row in places]
+
+
+def _heat_maps(
+    aid: DecisionAid, images: Sequence[ImageSource], classes: pd.Series
+) -> list[str]:
+    """Draw what spoke for the class of each image, a batch at a time."""
+    labels = [aid.training.classes.index(name) for name in classes]
+    size = aid.encoder.batch_size
+    pictures = []
+    with tqdm(total=len(images), desc="heat maps", unit="image") as bar:
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            maps = draw_heat_maps(
+                aid.encoder,
+                aid.probe,
+                images[part],
+                labels[part],
+                aid.training.readout,
+            )
+            pictures += [_data_uri(image) for image in maps]
+            bar.update(len(maps))
+    return pictures
+
+
+def _training_picture(aid: DecisionAid, name: str) -> str:
+    """Return a training image, if it still lies where it was, else ""."""
+    folder = aid.training.provenance.get(IMAGES, "")
+    # Whoever made the aid shall not have Windows ask a foreign machine for a file.
+    if not os.path.isabs(folder) or folder.startswith(("\\\\", "//")):
+        return ""
+    try:
+        return _data_uri(load_image(Path(folder, name)))
+    except OSError:
+        return ""
+
+
+def _data_uri(image: Image.Image) -> str:
+    """Return a small copy of an image, within the page."""
+    image.thumbnail((144, 144))
+    content = io.BytesIO()
+    image.save(content, "JPEG")
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _rule(aid: DecisionAid) -> str:
+    """Return in words when the aid answers."""
+    if np.isinf(aid.min_probability):
+        return "It never answers: no probability made its answers reliable enough."
+    return (
+        f"An answer needs a probability of {aid.min_probability:.3f} or more, and a "
+        f"training image with a similarity of {aid.min_similarity:.3f} or more."
+    )

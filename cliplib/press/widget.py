@@ -1,0 +1,33 @@
+"""A box for JupyterLab that takes one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import anywidget
+
+from cliplib.app.decision_aid import DecisionAid
+from cliplib.press.sheet import answers_table
+
+
+def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
+    """Return a box that takes one image and shows what a decision aid says of it."""
+
+    class DropBox(anywidget.AnyWidget):
+        _esm = Path(__file__).with_name("drop_box.js")
+
+    def respond(_: Any, sent: Mapping[str, Any], buffers: list[memoryview]) -> None:
+        image = {"path": sent["name"], "bytes": bytes(buffers[0])}
+        try:
+            rows = aid.classify([image])
+            answer = answers_table(rows, aid, [image], heat_maps=True)
+        except Exception as error:  # else the box would wait for ever
+            answer = escape(f"{type(error).__name__}: {error}")
+        box.send({"number": sent["number"], "html": answer})
+
+    box = DropBox()
+    box.on_msg(respond)
+    return box

@@ -1,0 +1,1 @@
+"""Light classifiers on frozen features."""

@@ -1,0 +1,73 @@
+"""Fitted probes as files: arrays and plain JSON, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save
+from sklearn.utils.validation import check_is_fitted
+
+from cliplib.probes.base import Probe
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
+
+AnyProbe = LinearProbe | KernelProbe | MLPProbe
+
+
+def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
+    """Write a fitted probe as ``probe.safetensors`` (arrays) and ``probe.json``."""
+    check_is_fitted(probe)
+    fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
+    arrays = {
+        name: np.ascontiguousarray(value)
+        for name, value in fitted.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    }
+    parameters = probe.get_params()
+    if isinstance(probe.class_weight, Mapping):  # JSON's keys are strings alone
+        parameters["class_weight"] = list(probe.class_weight.items())
+    document = {
+        "kind": type(probe).__name__,
+        "parameters": parameters,
+        "fitted": {n: value for n, value in fitted.items() if n not in arrays},
+    }
+    text = json.dumps(document, indent=1, default=_as_json)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "probe.safetensors").write_bytes(save(arrays))
+    (Path(folder) / "probe.json").write_text(text, encoding="utf-8")
+
+
+def _as_json(value: Any) -> Any:
+    """Return what JSON can hold in place of a DataFrame, an array or its number."""
+    if isinstance(value, pd.DataFrame):
+        return value.to_dict("list")
+    return np.asarray(value).tolist()
+
+
+def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
+    """Read what `save_probe` wrote; the probabilities are the same to the bit."""
+    document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
+    kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
+    parameters = document["parameters"]
+    if isinstance(parameters["class_weight"], list):
+        parameters["class_weight"] = dict(parameters["class_weight"])
+    probe: AnyProbe = kinds[document["kind"]](**parameters)
+    for name, value in document["fitted"].items():
+        setattr(probe, name, _from_json(value))
+    for name, array in load_file(Path(folder) / "probe.safetensors").items():
+        setattr(probe, name, array)
+    return probe
+
+
+def _from_json(value: Any) -> Any:
+    """Return what `_as_json` replaced: a DataFrame, an array, or a plain number."""
+    if isinstance(value, dict):
+        return pd.DataFrame(value)
+    return np.array(value) if isinstance(value, list) else value

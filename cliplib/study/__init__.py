@@ -1,0 +1,1 @@
+"""What only this report's notebooks need; no other part imports it."""

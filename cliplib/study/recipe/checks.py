@@ -1,0 +1,258 @@
+"""Measure what the embedded CLIP can do: ``checks.json``, and the table in its card.
+
+    python -m cliplib.study.recipe.checks CHECKPOINT CORPUS DATA
+
+DATA holds the images of TrashNet and of the Brain Tumor MRI Dataset, CORPUS what the
+model was trained on. Probes choose on validation images; zero-shot classification and
+retrieval see images that were never trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import timeit
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from cliplib.encode.clip import ClipEncoder
+from cliplib.images.cache import map_images
+from cliplib.images.data import DATASETS, DatasetSpec, load_dataset
+from cliplib.judge.intervals import ratio_intervals
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
+from cliplib.study.baselines import efficientnet
+from cliplib.study.ranking import rank_metrics
+from cliplib.study.recipe.corpus import PROMPTS, CorpusImage, read_corpus
+from cliplib.tables.extract import load_features
+from cliplib.tables.features import FeatureTable
+from cliplib.tables.splits import out_of_fold_proba
+from cliplib.tools.maps import randomize_weights
+from cliplib.tools.words import zero_shot, zero_shot_weights
+
+logger = logging.getLogger(__name__)
+
+RANDOM, OURS, TEACHER = "random weights", "this model", "vision teacher"
+MODELS = (RANDOM, OURS, TEACHER)
+SETS = ("trashnet", "brain_tumor_mri")
+SCENES = ("flickr8k_1k", "coco_mini")
+POOLED_OF_TEACHER = 1280  # the first columns of `cliplib.tools.traces.efficientnet`
+PHOTOS = 100  # whose encoding is timed
+
+Row = dict[str, Any]
+
+
+def share(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -> Row:
+    """Return a row: what it is about, n, and the share of right answers (n,).
+
+    The share is value, with low and high over the groups (n,).
+    """
+    answers = pd.Series(right, dtype=bool)
+    interval = ratio_intervals(answers, groups=groups).iloc[0]
+    return {**about, "n": len(answers), **interval}
+
+
+def check_probes(table: FeatureTable, **about: str) -> Iterator[Row]:
+    """Measure probes: on the published split, also class by class, and in folds.
+
+    The MLP, and folds, are for the model that is checked alone.
+    """
+    yield from _on_published_split(table, "linear probe", LinearProbe(), **about)
+    yield from _on_published_split(table, "kernel probe", KernelProbe(), **about)
+    if about["model"] != OURS:
+        return
+    yield from _on_published_split(table, "MLP probe", MLPProbe(), **about)
+    yield from _in_folds(table, "linear probe", LinearProbe(), **about)
+    yield from _in_folds(table, "kernel probe", KernelProbe(), **about)
+
+
+def _on_published_split(
+    table: FeatureTable, name: str, probe: Any, **about: str
+) -> Iterator[Row]:
+    train, test = table.split("train"), table.split("test")
+    if (table.splits == "val").any():
+        val = table.split("val")
+        probe.fit(train.features, train.labels, X_val=val.features, y_val=val.labels)
+    else:  # at random, as who takes the published split as it is
+        probe.fit(train.features, train.labels)
+    right = probe.predict(test.features) == test.labels
+    yield share(right, test.groups, check=f"{name}, published split", **about)
+    if name != "linear probe":
+        return
+    for k, label in enumerate(table.classes):
+        own = test.labels == k
+        yield share(right[own], test.groups[own], check=f"class {label}", **about)
+
+
+def _in_folds(
+    table: FeatureTable, name: str, probe: Any, **about: str
+) -> Iterator[Row]:
+    """Measure a probe without copies; and by patient, where patients are known."""
+    apart = out_of_fold_proba(probe, table, groups=table.copies)[0]
+    right = apart.argmax(axis=1) == table.labels
+    yield share(right, table.groups, check=f"{name}, without copies", **about)
+    if (table.groups == table.copies).all():
+        return
+    by_patient = out_of_fold_proba(probe, table)[0]
+    right = by_patient.argmax(axis=1) == table.labels
+    yield share(right, table.groups, check=f"{name}, by patient", **about)
+
+
+def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row]:
+    """Measure probes beside random weights and the vision teacher, and zero-shot."""
+    spec = DATASETS[name]
+    load = partial(load_features, name, data=evaluation, precomputed=False)
+    deep = load(encoder)
+    half = load(ClipEncoder(encoder.name, dtype="bfloat16"))
+    measured = [
+        (RANDOM, load(randomize_weights(encoder))),
+        (OURS, deep.with_readout("pooled")),
+        (TEACHER, teacher_table(deep, name, evaluation, encoder)),
+        (OURS, half.with_features(half.features, readout="deep, bfloat16")),
+        (OURS, deep),  # last: that is what the card shows
+    ]
+    for model, table in measured:
+        about = {"data": spec.title, "model": model, "readout": table.readout}
+        yield from check_probes(table, **about)
+    yield _zero_shot_row(encoder, deep.split("test"), spec)
+
+
+def teacher_table(
+    table: FeatureTable, name: str, evaluation: Path, encoder: ClipEncoder
+) -> FeatureTable:
+    """Return the pooled features of the vision teacher for the images of a table."""
+    dataset = load_dataset(name, data=evaluation)
+    if dataset is None or dataset["id"][:] != table.ids.tolist():
+        raise ValueError(f"{evaluation} does not hold the images of {name}.")
+    (features,) = map_images(dataset["image"], efficientnet(), cache=encoder.cache)
+    return table.with_features(features[:, :POOLED_OF_TEACHER], readout="pooled")
+
+
+def _zero_shot_row(encoder: ClipEncoder, test: FeatureTable, spec: DatasetSpec) -> Row:
+    right = zero_shot(encoder, test, spec).argmax(axis=1) == test.labels
+    return share(right, test.groups, check="zero-shot", data=spec.title)
+
+
+def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
+    """Measure images a second, from file to features, at two sizes and precisions."""
+    dataset = load_dataset(SETS[0], data=evaluation)
+    if dataset is None:
+        raise ValueError(f"{evaluation} does not hold the images of {SETS[0]}.")
+    photos = dataset["image"][:PHOTOS]
+    for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
+        fresh = ClipEncoder(encoder.name, cache=False, image_size=pixels, dtype=dtype)
+        encode = partial(fresh.images, photos, progress=False)
+        seconds = timeit.repeat(encode, number=1)
+        counts = np.full(len(seconds), len(photos))
+        speed = ratio_intervals(counts, seconds).iloc[0]
+        yield {"check": f"images a second, {pixels} px, {dtype}", **speed}
+
+
+def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
+    """Measure zero-shot classification and retrieval on images not trained on."""
+    images = read_corpus(corpus)
+    held_out = [image for image in images if image.held_out]
+    names = sorted({image.label for image in images if image.source == "caltech101"})
+    features = encoder.images([image.data for image in held_out], readout="projected")
+    yield _objects_row(encoder, held_out, features, names)
+    captions = encoder.texts([image.captions[0] for image in held_out])
+    sources = np.array([image.source for image in held_out])
+    described = {
+        "held-out captions": sources != "caltech101",
+        "held-out captions of scenes": np.isin(sources, SCENES),
+    }
+    for data, rows in described.items():
+        yield _retrieval_row(
+            captions[rows], features[rows], check="text to image, recall@10", data=data
+        )
+        yield _retrieval_row(
+            features[rows], captions[rows], check="image to text, recall@10", data=data
+        )
+
+
+def _objects_row(
+    encoder: ClipEncoder,
+    images: list[CorpusImage],
+    features: ArrayLike,
+    names: list[str],
+) -> Row:
+    """Classify the held-out objects of Caltech-101 by their names."""
+    is_object = np.array([image.source == "caltech101" for image in images])
+    labels = np.array([image.label for image in images])[is_object]
+    weights = zero_shot_weights(encoder, names, PROMPTS[1:])
+    best = (np.asarray(features)[is_object] @ weights.T).argmax(axis=1)
+    right = np.array(names)[best] == labels
+    return share(right, check="zero-shot", data=f"Caltech-101, {len(names)} names")
+
+
+def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
+    """Look for row i of the gallery by row i of the queries."""
+    numbers = np.arange(len(np.asarray(queries)))
+    measures = rank_metrics(queries, gallery, numbers, numbers)
+    return share(measures["recall_at_10"] == 1, **about)
+
+
+def markdown(checks: pd.DataFrame) -> str:
+    """Return the card's table, of the last readout that was measured of each model."""
+    keys = ["data", "check", "model"]
+    is_class = checks["check"].str.startswith("class ")
+    shown = checks[(checks["data"] != "") & ~is_class]
+    shown = shown.drop_duplicates(keys, keep="last").set_index(keys)
+    cells = pd.Series(
+        [f"{r.value:.1%} [{r.low:.1%}, {r.high:.1%}]" for r in shown.itertuples()],
+        shown.index,
+    )
+    by_model = cells.unstack(sort=False, fill_value="")
+    by_model = by_model.reindex(columns=list(MODELS), fill_value="")
+    lines = [f"| | {' | '.join(MODELS)} |", "|---|---|---|---|"]
+    for (data, check), row in by_model.iterrows():
+        lines.append(f"| {data}, {check} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def run_checks(folder: Path, corpus: Path, evaluation: Path) -> pd.DataFrame:
+    """Measure everything: check, data, model, readout, n, value, low and high."""
+    encoder = ClipEncoder(folder)
+    rows: list[Row] = []
+    for name in SETS:
+        rows += check_set(encoder, name, evaluation)
+    rows += check_speed(encoder, evaluation)
+    rows += check_held_out(encoder, corpus)
+    bytes_of_weights = (folder / "model.safetensors").stat().st_size
+    rows.append({"check": "megabytes", "value": bytes_of_weights / 1e6})
+    checks = pd.DataFrame(rows)
+    return checks.fillna({"data": "", "model": OURS, "readout": ""})
+
+
+def main(folder: Path, corpus: Path, evaluation: Path) -> None:
+    """Measure, write ``checks.json``, and fill the table between the card's marks."""
+    checks = run_checks(folder, corpus, evaluation)
+    checks.to_json(folder / "checks.json", orient="records", indent=1)
+    table = markdown(checks)
+    logger.info("%s", table)
+    card = folder / "README.md"
+    if not card.exists():  # an ablation has none
+        return
+    marked = f"<!-- results -->\n{table}\n<!-- end -->"
+    text = card.read_text("utf-8")
+    # A function, because a text would have its backslashes read.
+    filled = re.sub("(?s)<!-- results -->.*<!-- end -->", lambda _: marked, text)
+    card.write_text(filled, "utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for argument in ("folder", "corpus", "evaluation"):
+        parser.add_argument(argument, type=Path)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(**vars(parser.parse_args()))

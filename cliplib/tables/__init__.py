@@ -1,0 +1,1 @@
+"""Feature tables: features with labels, groups and splits."""

@@ -1,0 +1,250 @@
+"""From a data set to its feature table: committed features, or its images encoded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from cliplib.arrays import Ints
+from cliplib.encode.clip import ClipEncoder
+from cliplib.images.data import DATASETS, load_dataset
+from cliplib.tables.audit import image_hash, near_duplicate_groups
+from cliplib.tables.features import FeatureTable
+from cliplib.tables.groups import (
+    declared_groups,
+    merge_groups,
+    number_groups,
+    read_text_table,
+    rows_of_images,
+)
+from cliplib.tables.splits import stratified_subset
+
+logger = logging.getLogger(__name__)
+
+
+def load_features(
+    name_or_path: str | os.PathLike[str],
+    encoder: ClipEncoder,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    groups: str | os.PathLike[str] | None = None,
+    limit: int = 0,
+    seed: int = 0,
+    errors: dict[str, str] | None = None,
+    precomputed: bool = True,
+) -> FeatureTable:
+    """Return a data set's feature table: its committed features, or its images encoded.
+
+    The committed features of a named set are taken where they are the encoder's, also
+    if its images are here: so numbers do not depend on which machine has them.
+
+    Parameters
+    ----------
+    name_or_path, data
+        As in `cliplib.images.data.load_dataset`.
+    encoder
+        What encodes the images. The table holds its readout "deep".
+    groups
+        What must never be separated, as in `declared_groups`: a CSV file
+        (file, group), or a regular expression. It is merged with near-duplicates.
+    limit
+        Draw about so many images, by class and split; 0 takes all.
+    seed
+        Of the draw.
+    errors
+        Where unreadable images are noted, by id; they are left out.
+    precomputed
+        False encodes the images of a named set in any case.
+
+    Raises
+    ------
+    OSError
+        If an image cannot be read, and there is no `errors`.
+    ValueError
+        If there are neither images nor committed features of this encoder, or `groups`
+        does not cover all images.
+    """
+    name = os.fspath(name_or_path)
+    if precomputed and _has_precomputed(name, encoder):
+        table = load_precomputed(name, encoder)
+    else:
+        dataset = load_dataset(name_or_path, data=data)
+        if dataset is not None:
+            return _encode_dataset(
+                dataset, encoder, groups=groups, limit=limit, seed=seed, errors=errors
+            )
+        if not precomputed:
+            raise ValueError(f"There are no images of {name!r}: name their folder.")
+        table = load_precomputed(name, encoder)
+    if groups is not None:
+        table = table.with_groups(declared_groups(table.ids.tolist(), groups))
+    rows = stratified_subset(table.labels, table.splits, limit, seed=seed)
+    return table.select(rows)
+
+
+def _encode_dataset(
+    dataset: datasets.Dataset,
+    encoder: ClipEncoder,
+    *,
+    groups: str | os.PathLike[str] | None,
+    limit: int,
+    seed: int,
+    errors: dict[str, str] | None,
+) -> FeatureTable:
+    """Encode the images of a data set; options are those of `load_features`."""
+    # Before the long part, and for all images: a limit must not hide what is missing.
+    declared = _declared_numbers(dataset["id"][:], groups)
+    labels = dataset["label"][:]
+    rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
+    dataset = dataset.select(rows)
+    name = dataset.info.dataset_name
+    unreadable: dict[int, str] | None = None if errors is None else {}
+    features, hashes = encoder.map(
+        dataset["image"], image_hash, errors=unreadable, progress=name
+    )
+    if unreadable and len(unreadable) == len(dataset):
+        raise ValueError(f"None of the {len(dataset)} images of {name!r} can be read.")
+    copies = near_duplicate_groups(hashes)
+    table = FeatureTable(
+        features=features,
+        labels=np.array(dataset["label"][:], np.int64),
+        classes=tuple(dataset.features["label"].names),
+        ids=np.array(dataset["id"][:], np.str_),
+        splits=np.array(dataset["split"][:], np.str_),
+        copies=copies,
+        groups=copies,
+        folds=np.zeros(len(dataset), np.int64),
+        provenance={
+            "encoder": encoder.name,
+            "model_fingerprint": encoder.fingerprint,
+            "readout": "deep",
+            "width": str(encoder.dim),
+            "blocks": str(encoder.blocks),
+            "dataset": name,
+            "source": dataset.info.builder_name,
+        },
+    )
+    if declared is not None:
+        table = table.with_groups(declared[rows])
+    elif name in DATASETS:
+        table = with_patients(table, _precomputed_path(f"{name}_patients.csv"))
+    if errors is None or not unreadable:
+        return table
+    errors |= {str(table.ids[row]): reason for row, reason in unreadable.items()}
+    return table.select(np.delete(np.arange(len(table)), list(unreadable)))
+
+
+def _declared_numbers(
+    ids: list[str], groups: str | os.PathLike[str] | None
+) -> Ints | None:
+    """Return the declared groups, numbered, if any are declared."""
+    return None if groups is None else number_groups(declared_groups(ids, groups))
+
+
+def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
+    """Load the committed features of a named data set.
+
+    Near-duplicates, patients and published folds come from the text files beside them
+    where there are such: ``NAME_groups.csv`` and ``NAME_patients.csv``.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or those of another encoder.
+    """
+    path = _precomputed_path(f"{name}.safetensors")
+    if name not in DATASETS or not path.is_file():
+        raise ValueError(
+            f"There are neither images nor precomputed features of {name!r}."
+        )
+    table = FeatureTable.load(path)
+    if table.provenance["model_fingerprint"] != encoder.fingerprint:
+        made_by = table.provenance["encoder"]
+        raise ValueError(
+            f"The precomputed features of {name!r} are those of {made_by!r}, not of "
+            f"{encoder.name!r}: name a folder with the images (data)."
+        )
+    table = with_copies(table, _precomputed_path(f"{name}_groups.csv"))
+    table = with_patients(table, _precomputed_path(f"{name}_patients.csv"))
+    logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
+    return replace(table, provenance={**table.provenance, "source": "precomputed"})
+
+
+def _precomputed_path(file: str) -> Path:
+    return Path(str(files("cliplib") / "study" / "precomputed" / file))
+
+
+def _has_precomputed(name: str, encoder: ClipEncoder) -> bool:
+    """Say whether features of a named set are committed, and made by this encoder."""
+    path = _precomputed_path(f"{name}.safetensors")
+    if name not in DATASETS or not path.is_file():
+        return False
+    about: Mapping[str, str] = FeatureTable.read_provenance(path)
+    return about["model_fingerprint"] == encoder.fingerprint
+
+
+def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
+    """Return a table with the near-duplicates that a CSV file (id, group) lists.
+
+    Where there is no such file it stays as it is.
+    """
+    if not path.is_file():
+        return table
+    listed = rows_of_images(
+        read_text_table(path, ("id", "group")), table.ids.tolist(), path
+    )
+    copies = number_groups(listed["group"])
+    return replace(table, copies=copies, groups=copies)
+
+
+def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
+    """Return a table whose groups are near-duplicates merged with patients.
+
+    Parameters
+    ----------
+    table
+        A table whose copies are known.
+    path
+        A CSV file (id, patient, fold) of the images whose patients are known. Where
+        there is no such file the table stays as it is.
+
+    Returns
+    -------
+    FeatureTable
+        With `folds`, too. Images without a fold get that of their group; a group that
+        the published folds tear apart has none.
+    """
+    if not path.is_file():
+        return table
+    listed = read_text_table(path, ("id", "patient", "fold")).set_index("id")
+    listed = listed.reindex(table.ids, fill_value="")
+    # The image's own id in place of an unknown patient: no patient is called so.
+    own = pd.Series("/" + listed.index, listed.index)
+    patients = listed["patient"].where(listed["patient"] != "", own)
+    groups = merge_groups(table.copies, patients)
+    folds = pd.to_numeric(listed["fold"].replace("", "0"), errors="coerce")
+    if folds.isna().any():
+        raise ValueError(f"{path.name} holds a fold that is no number.")
+    return replace(table, groups=groups, folds=_folds_of_groups(groups, folds))
+
+
+def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:
+    """Give all images of a group its one published fold, or 0 where it has several."""
+    published = folds.where(folds > 0).reset_index(drop=True).groupby(groups)
+    first, last = published.transform("min"), published.transform("max")
+    torn = first < last
+    if torn.any():
+        logger.warning(
+            "%d images are of groups that published folds tear apart; they are dealt "
+            "anew.",
+            torn.sum(),
+        )
+    return np.asarray(first.where(~torn, 0).fillna(0), np.int64)

@@ -1,0 +1,337 @@
+"""The feature table, the narrow part of the library.
+
+Left of it one needs images and a model; right of it neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from cliplib.arrays import Bools, Features, Ints
+from cliplib.encode.clip import readout_columns
+from cliplib.tables.compact import compress, expand
+from cliplib.tables.groups import merge_groups, number_groups
+from cliplib.tables.splits import group_train_test_split
+
+COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
+METADATA = "cliplib.FeatureTable"  # the entry of the file that says all but the arrays
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features of n images, and all that a probe or an evaluation needs to know.
+
+    Attributes
+    ----------
+    features
+        (n, d) float32, finite.
+    labels
+        Indices into `classes`, (n,).
+    classes
+        The classes' names.
+    ids
+        The images' paths below the data set's folder, unique, (n,).
+    splits
+        The published split of each image: "train", "val", "test", or "", (n,).
+    copies
+        Groups of near-duplicates, (n,).
+    groups
+        What must never be separated, (n,): copies merged with the patients where these
+        are known, or with the groups that somebody declared.
+    folds
+        Published folds for cross-validation, from 1, and 0 where there are none, (n,).
+        A group lies in one fold.
+    provenance
+        Which encoder, readout, data set and source.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit together.
+    """
+
+    features: Features
+    labels: Ints
+    classes: tuple[str, ...]
+    ids: NDArray[np.str_]
+    splits: NDArray[np.str_]
+    copies: Ints
+    groups: Ints
+    folds: Ints
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that the arrays fit together."""
+        if np.ndim(self.features) != 2:
+            raise ValueError(
+                f"features must be (n, d), a row for each image, and not "
+                f"{np.shape(self.features)}."
+            )
+        n = len(self.features)
+        for name in COLUMNS[1:]:
+            if np.shape(getattr(self, name)) != (n,):
+                raise ValueError(
+                    f"{name} must hold one entry for each of {n} rows of features."
+                )
+        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise ValueError(
+                f"labels must be indices into the {len(self.classes)} classes."
+            )
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        """Check that each image has one id, finite features, and its group's fold."""
+        if len(set(self.ids)) < len(self):
+            raise ValueError("ids must be unique.")
+        odd = self.ids[~np.isfinite(self.features).all(axis=1)]
+        if odd.size:
+            raise ValueError(
+                f"The features of {str(odd[0])!r} are not finite: leave it out."
+            )
+        _, first, group = np.unique(self.groups, return_index=True, return_inverse=True)
+        torn = self.ids[self.folds != self.folds[first[group]]]
+        if torn.size:
+            raise ValueError(
+                f"The group of {str(torn[0])!r} lies in several folds: give all its "
+                "images the same fold, or 0."
+            )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        groups: ArrayLike | None = None,
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        splits: Sequence[str] | None = None,
+    ) -> FeatureTable:
+        """Make a table of one's own features.
+
+        Parameters
+        ----------
+        X
+            Features, (n, d).
+        y
+            Classes, (n,): names, or indices into `classes`.
+        groups
+            What must never be separated, (n,), numbers or names; by default each image
+            is a group of its own.
+        classes
+            The classes' names; by default what `y` holds, sorted.
+        ids
+            Unique names, (n,); by default the rows' numbers.
+        splits
+            "train", "val", "test" or "", (n,); by default "".
+
+        Raises
+        ------
+        ValueError
+            If the arrays do not fit together, a group is unknown, or a class is not
+            among `classes`.
+        """
+        features = np.asarray(X, np.float32)
+        n = len(features)
+        own = np.arange(n)
+        names, labels = _label_indices(y, classes)
+        return cls(
+            features=features,
+            labels=labels,
+            classes=names,
+            ids=np.asarray(own if ids is None else ids).astype(np.str_),
+            splits=np.asarray([""] * n if splits is None else splits, np.str_),
+            copies=own,
+            groups=own if groups is None else number_groups(groups),
+            folds=np.zeros(n, np.int64),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.features)
+
+    def __getitem__(self, rows: int | slice | ArrayLike) -> FeatureTable:
+        """Return rows by number, slice, numbers or Boolean mask, in the order given."""
+        return self.select(np.arange(len(self))[rows])  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        """Say what the table holds."""
+        counts = [f"{len(self.classes)} classes"]
+        counts.append(f"{len(np.unique(self.groups))} groups")
+        for name in np.unique(self.splits[self.splits != ""]):
+            counts.append(f"{np.count_nonzero(self.splits == name)} {name}")
+        shape = f"{len(self)} images x {self.features.shape[1]} ({self.readout})"
+        return f"FeatureTable({shape}, {', '.join(counts)})"
+
+    @property
+    def readout(self) -> str:
+        """Name of the readout that the features are."""
+        return self.provenance.get("readout", "pooled")
+
+    def select(self, index: ArrayLike) -> FeatureTable:
+        """Return rows by number or Boolean mask, in the order given."""
+        rows = np.atleast_1d(np.asarray(index))
+        if not rows.size:
+            rows = rows.astype(np.int64)  # an empty list has no type that selects
+        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def split(self, name: str) -> FeatureTable:
+        """Return the rows of a published split; ValueError where there are none."""
+        if name not in self.splits:
+            known = ", ".join(s for s in np.unique(self.splits) if s) or "none"
+            raise ValueError(
+                f"There is no split {name!r} ({known}): use train_test_split()."
+            )
+        return self.select(self.splits == name)
+
+    def train_test_split(
+        self, seed: int = 0, published: bool = True
+    ) -> tuple[FeatureTable, FeatureTable]:
+        """Return the rows to train on and those to test on.
+
+        The published test split is taken if there is one, and `published` is true;
+        else about a fifth of the groups of each class is drawn.
+        """
+        test = (self.splits == "test") & published
+        if not test.any():
+            _, drawn = group_train_test_split(self.labels, self.groups, seed=seed)
+            test[drawn] = True
+        return self.select(~test), self.select(test)
+
+    def with_readout(self, name: str) -> FeatureTable:
+        """Return the columns of a smaller readout.
+
+        See `cliplib.encode.clip.readout_columns` for the names. A ValueError says if
+        the table does not hold the readout "deep", or there is no such one.
+        """
+        if name == self.readout:
+            return self
+        if self.readout != "deep":
+            raise ValueError(
+                f"The table holds the readout {self.readout!r} alone, not {name!r}."
+            )
+        columns = readout_columns(name, *_width_and_blocks(self.provenance))
+        return self.with_features(self.features[:, columns], readout=name)
+
+    def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
+        """Return other features of the same rows, (n, d).
+
+        Keyword arguments update the provenance.
+        """
+        updated = {**self.provenance, **provenance}
+        rows = np.asarray(features, np.float32)
+        return replace(self, features=rows, provenance=updated)
+
+    def with_groups(self, groups: ArrayLike) -> FeatureTable:
+        """Return the table with other groups, (n,), merged with the near-duplicates.
+
+        Published folds are dropped, for they need not keep these groups together. A
+        ValueError says if a group is unknown.
+        """
+        merged = merge_groups(self.copies, groups)
+        return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
+
+    def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
+        """Write one safetensors file; equal tables give equal bytes.
+
+        A `compact` one, of the readout "deep", keeps equal rows once, pooled features
+        in float16, and all others in eight bits, with a scale for each column.
+        """
+        about = {
+            "classes": self.classes,
+            "ids": self.ids.tolist(),
+            "splits": self.splits.tolist(),
+            "provenance": dict(self.provenance),
+        }
+        arrays: dict[str, NDArray[np.number]] = {
+            name: getattr(self, name)
+            for name in ("labels", "copies", "groups", "folds")
+        }
+        if compact:
+            arrays |= compress(self.features, _pooled_columns(self.provenance))
+        else:
+            arrays["features"] = self.features
+        # As columns of a wider table lie in memory, safetensors would mix up the rows.
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        # One entry only: several are written in an order that changes from run to run.
+        metadata = {METADATA: json.dumps(about, sort_keys=True)}
+        Path(path).write_bytes(save(arrays, metadata=metadata))
+
+    @staticmethod
+    def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
+        """Read which encoder and data set a saved table is of, and nothing else."""
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()[METADATA])
+        return dict(about["provenance"])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FeatureTable:
+        """Read a file that `save` wrote, also an older one.
+
+        A ValueError says if it is something else, or damaged.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads(file.metadata()[METADATA])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if "codes" in arrays:
+                exact = _pooled_columns(about["provenance"])
+                arrays["features"] = expand(arrays, exact)
+            groups = arrays["groups"]
+            return cls(
+                features=arrays["features"],
+                labels=arrays["labels"],
+                classes=tuple(about["classes"]),
+                ids=np.array(about["ids"], np.str_),
+                splits=np.array(about["splits"], np.str_),
+                # Older files know near-duplicates alone, and call them groups.
+                copies=arrays.get("copies", groups),
+                groups=groups,
+                folds=arrays.get("folds", np.zeros_like(groups)),
+                provenance=about["provenance"],
+            )
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} is no feature table, or damaged."
+            ) from error
+
+
+def _label_indices(
+    y: ArrayLike, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], Ints]:
+    """Return the classes' names, and the index of each label among them."""
+    given = np.asarray(y)
+    if classes is None:
+        values, indices = np.unique(given, return_inverse=True)
+        return tuple(str(value) for value in values), indices.astype(np.int64)
+    names = tuple(str(name) for name in classes)
+    if given.dtype.kind in "iu":
+        return names, given.astype(np.int64)
+    if unknown := set(given.astype(np.str_)) - set(names):
+        raise ValueError(
+            f"The class {str(min(unknown))!r} is not among the classes "
+            f"{', '.join(names)}."
+        )
+    indices = np.array([names.index(str(label)) for label in given], np.int64)
+    return names, indices
+
+
+def _width_and_blocks(provenance: Mapping[str, str]) -> tuple[int, int]:
+    """Return the width of a token and the number of blocks of the readout "deep"."""
+    return int(provenance["width"]), int(provenance["blocks"])
+
+
+def _pooled_columns(provenance: Mapping[str, str]) -> Bools:
+    """Return which columns of the readout "deep" are the pooled features."""
+    width, blocks = _width_and_blocks(provenance)
+    pooled = readout_columns("pooled", width, blocks)
+    return np.isin(np.arange(3 * blocks * width), pooled)

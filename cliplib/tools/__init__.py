@@ -1,0 +1,1 @@
+"""Beside classification: words, search, heat maps, file traces."""

@@ -1,0 +1,304 @@
+"""Heat maps over the patches that a frozen CLIP sees, and tests of what they are worth.
+
+A map that looks right proves nothing: `randomize_weights` asks whether it depends on
+what the tower has learned, `deletion_insertion` whether the classifier depends on the
+patches that it marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import CLIPModel
+
+from cliplib.arrays import Bools, Features, Floats, Ints
+from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.images.image import ImageSource, image_list
+from cliplib.probes.base import Probe
+
+MARK = "#c4512d"
+"""Colour of a map's largest value."""
+
+
+def chefer_relevance(
+    encoder: ClipEncoder,
+    images: Iterable[ImageSource] | ImageSource,
+    directions: ArrayLike | None,
+    *,
+    readout: str = "pooled",
+) -> Features:
+    """Measure how much each patch, by way of attention, raised a logit.
+
+    Chefer, Gur and Wolf, "Generic attention-model explainability", ICCV 2021, sections
+    3.1 and 3.2: in each block, the mean over heads of the positive part of attention
+    times its gradient is added to what is passed on. Whatever the readout, the class
+    token's row of the result is returned: rows of patch tokens improved no map of
+    "deep".
+
+    Parameters
+    ----------
+    directions
+        (d,) or (n, d): the logit is ``features @ direction``, times the logit scale if
+        projected. They are a probe's ``logit_gradients`` or rows of
+        `zero_shot_weights`. With None it is attention rollout (Abnar and Zuidema, ACL
+        2020, section 3), whatever the class: heads are averaged, and half of each block
+        is taken to pass it by.
+    readout
+        That of the directions, as in `ClipEncoder.images`.
+
+    Returns
+    -------
+    (n, rows, columns) float32, at least 0
+    """
+    sources = image_list(images)
+    shape = np.shape(np.asarray(directions))
+    if len(shape) == 2 and shape[0] != len(sources):
+        raise ValueError(
+            f"directions must be one for all, or one for each of {len(sources)} images."
+        )
+    tower = deepcopy(encoder.model.vision_model)
+    tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
+    side = _patches_a_side(encoder)
+    bar = tqdm(sources, "heat maps", disable=len(sources) < 32)
+    maps = np.zeros((len(sources), side, side), np.float32)
+    for i, image in enumerate(bar):
+        pixels = torch.tensor(encoder.preprocess(image)[None], device=encoder.device)
+        states, attentions = _run(tower, pixels)
+        if directions is None:
+            matrices = [_rollout_matrix(attention) for attention in attentions]
+        else:
+            direction = _row(directions, i)
+            logit = _logit(encoder, states, direction, readout)
+            gradients = torch.autograd.grad(logit, attentions)
+            matrices = [
+                _relevance_matrix(attention, gradient)
+                for attention, gradient in zip(attentions, gradients, strict=True)
+            ]
+        maps[i] = _class_token_row(matrices).reshape(side, side)
+    return maps
+
+
+def _patch_size(encoder: ClipEncoder) -> int:
+    """Return the side of a patch in pixels."""
+    config: Any = encoder.model.config.vision_config
+    return int(config.patch_size)
+
+
+def _patches_a_side(encoder: ClipEncoder) -> int:
+    return encoder.image_size // _patch_size(encoder)
+
+
+def _run(tower: Any, pixels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return hidden states (1, tokens, d) and attentions (1, heads, tokens, tokens)."""
+    output = tower(
+        pixels.requires_grad_(),  # the weights are frozen: gradients start here
+        interpolate_pos_encoding=True,
+        output_attentions=True,
+        output_hidden_states=True,
+    )
+    return output.hidden_states, output.attentions
+
+
+def _row(directions: ArrayLike, i: int) -> Features:
+    """Return the direction of image i: its own, or the one that all share."""
+    values = np.asarray(directions, np.float32)
+    return values if values.ndim == 1 else np.asarray(values[i])
+
+
+def _logit(
+    encoder: ClipEncoder,
+    states: tuple[Tensor, ...],
+    direction: Features,
+    readout: str,
+) -> Tensor:
+    """Return the logit along a direction, still differentiable."""
+    scale = encoder.logit_scale if readout == "projected" else 1
+    features = encoder.read_states(states, readout)[0]
+    return scale * features @ torch.as_tensor(direction).to(features)
+
+
+def _rollout_matrix(attention: Tensor) -> Tensor:
+    """Return half a block's attention, heads averaged, and half that passes it by."""
+    mean = attention[0].detach().mean(dim=0)
+    return (mean + torch.eye(len(mean)).to(mean)) / 2
+
+
+def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
+    """Return what a block adds to relevance (equation 5), and what passes it by."""
+    product = (attention * gradient)[0].detach()
+    mean = product.clamp(min=0).mean(dim=0)
+    return mean + torch.eye(len(mean)).to(mean)
+
+
+def _class_token_row(matrices: list[Tensor]) -> Features:
+    """Multiply the blocks' matrices; return the class token's share of each patch."""
+    row = torch.eye(len(matrices[0])).to(matrices[0])[:1]
+    for matrix in reversed(matrices):  # from the output to the input: a row is enough
+        row = row @ matrix
+    return np.asarray(row[0, 1:].cpu().numpy())
+
+
+def preprocessed_image(encoder: ClipEncoder, image: ImageSource) -> Image.Image:
+    """Return an image as the vision tower sees it: RGB, `image_size` pixels square."""
+    pixels = encoder.preprocess(image).transpose(1, 2, 0)
+    shares = pixels * encoder.processor.image_std + encoder.processor.image_mean
+    levels = (255 * shares).round().clip(0, 255)
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.Image:
+    """Lay a map (rows, columns), least to largest value, in red over a grey image."""
+    grey = preprocessed_image(encoder, image).convert("L").convert("RGB")
+    values = np.asarray(heat, np.float32)
+    shares = (values - values.min()) / (np.ptp(values) or 1)
+    smooth = Image.fromarray(shares).resize(grey.size, Image.Resampling.BICUBIC)
+    opacity = 0.8 * np.asarray(smooth).clip(0, 1)
+    mask = Image.fromarray((255 * opacity).round().astype(np.uint8))
+    return Image.composite(Image.new("RGB", grey.size, MARK), grey, mask)
+
+
+def heat_maps(
+    encoder: ClipEncoder,
+    probe: Probe,
+    images: Sequence[ImageSource],
+    labels: ArrayLike,
+    readout: str,
+) -> list[Image.Image]:
+    """Return images with what spoke for their labels laid over them.
+
+    `probe` is any probe of the features in this `readout`, `labels` (n,) are as its
+    ``predict`` gives them.
+    """
+    features = encoder.images(images, readout=readout, progress=False)
+    directions = probe.logit_gradients(features, labels)
+    maps = chefer_relevance(encoder, images, directions, readout=readout)
+    return [
+        overlay(encoder, image, heat) for image, heat in zip(images, maps, strict=True)
+    ]
+
+
+def randomize_weights(
+    encoder: ClipEncoder, *, layers: int | None = None, seed: int = 0
+) -> ClipEncoder:
+    """Return an encoder of which all, or the last `layers` blocks, has learned nothing.
+
+    A map that stays as it was explains the image, not the model (Adebayo et al.,
+    "Sanity checks for saliency maps", NeurIPS 2018, section 3). The layer norm after
+    the blocks goes with them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random = CLIPModel(encoder.model.config)
+    if layers is None:
+        return encoder.with_weights(random, f"{encoder.name}, random weights")
+    model = deepcopy(encoder.model)
+    trained_tower = model.vision_model
+    random_tower = random.vision_model
+    trained_tower.post_layernorm.load_state_dict(
+        random_tower.post_layernorm.state_dict()
+    )
+    blocks = zip(
+        reversed(trained_tower.encoder.layers),
+        reversed(random_tower.encoder.layers),
+        strict=True,
+    )
+    for number, (trained_block, random_block) in enumerate(blocks):
+        if number < layers:
+            trained_block.load_state_dict(random_block.state_dict())
+    return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")
+
+
+def deletion_insertion(
+    encoder: ClipEncoder,
+    images: Sequence[ImageSource],
+    maps: ArrayLike,
+    targets: ArrayLike,
+    predict_proba: Callable[[Features], ArrayLike],
+    *,
+    readout: str = "pooled",
+    steps: int = 8,
+) -> tuple[Floats, Floats]:
+    """Delete, and insert, patches in the order of a map, and watch a probability.
+
+    RISE (Petsiuk, Das and Saenko, BMVC 2018, section 4.1), by patches instead of
+    pixels: deletion greys the most relevant first; insertion puts them back into a
+    blurred image. Only the difference to another order, such as a random
+    one, means something.
+
+    Parameters
+    ----------
+    maps
+        (n, rows, columns), largest where most relevant.
+    targets
+        (n,), the column of `predict_proba` to watch for each image.
+    predict_proba
+        From features (m, d) in this `readout` to probabilities (m, k).
+    steps
+        Into how many parts the patches are dealt.
+
+    Returns
+    -------
+    shares of patches (steps + 1,), and probabilities (2, n, steps + 1) of deletion and
+    of insertion
+    """
+    heats = np.asarray(maps)
+    side = _patches_a_side(encoder)
+    if heats.shape != (len(images), side, side):
+        raise ValueError(
+            f"maps must be {side} x {side} for each of {len(images)} images, as this "
+            f"encoder's patches, and not of shape {heats.shape}."
+        )
+    columns = readout_columns(readout, encoder.dim, encoder.blocks)
+    counts = np.rint(np.linspace(0, side**2, steps + 1)).astype(np.int64)
+    rng = np.random.default_rng(0)
+    curves: list[Floats] = []
+    bar = tqdm(images, "deletion and insertion")
+    for image, heat, target in zip(bar, heats, np.asarray(targets), strict=True):
+        pixels = encoder.preprocess(image)
+        ranks = _patch_ranks(heat, rng)
+        taken = np.stack([_pixel_mask(encoder, ranks < count) for count in counts])
+        changed = _deleted_and_inserted(pixels, taken[:, None])
+        features = encoder.encode_pixels(changed)[:, columns]
+        proba = np.asarray(predict_proba(features), np.float64)
+        curves.append(proba[:, target].reshape(2, steps + 1))
+    return counts / side**2, np.stack(curves, axis=1)
+
+
+def _patch_ranks(heat: Floats, rng: np.random.Generator) -> Ints:
+    """Return the place of each patch in the order of a map, 0 first; ties are drawn."""
+    draws = rng.random(heat.size)
+    order = np.lexsort((draws, -heat.ravel()))
+    ranks = np.empty(heat.size, np.int64)
+    ranks[order] = np.arange(heat.size)
+    return ranks.reshape(heat.shape)
+
+
+def _pixel_mask(encoder: ClipEncoder, patches: Bools) -> Bools:
+    """Enlarge a mask of patches (rows, columns) to one of pixels (s, s).
+
+    Pixels on the right and below that fill no patch go with the last one.
+    """
+    patch_of_pixel = np.arange(encoder.image_size) // _patch_size(encoder)
+    patch_of_pixel = np.minimum(patch_of_pixel, len(patches) - 1)
+    return np.asarray(patches[np.ix_(patch_of_pixel, patch_of_pixel)])
+
+
+def _deleted_and_inserted(pixels: Features, taken: Bools) -> Features:
+    """Return pixels (3, s, s) without, then with nothing but, each mask (m, 1, s, s).
+
+    What is deleted becomes the mean grey, 0; what is not inserted yet is blurred.
+    """
+    blur = pixels.shape[-1] / 16
+    blurred = gaussian_filter(pixels, (0, blur, blur))
+    deleted = np.where(taken, 0, pixels)
+    inserted = np.where(taken, pixels, blurred)
+    return np.concatenate([deleted, inserted])
