@@ -318,7 +318,7 @@ def inner_splits(monkeypatch):
         drawn.append(group_train_test_split(*args, **kwargs))
         return drawn[-1]
 
-    monkeypatch.setattr("cliplib.probes.group_train_test_split", draw)
+    monkeypatch.setattr("cliplib.probes.base.group_train_test_split", draw)
     return drawn
 
 
@@ -379,7 +379,7 @@ def test_each_row_is_seen_once_an_epoch(sample, monkeypatch):
             seen.append(len(targets))
         return cross_entropy(logits, targets, *rest)
 
-    monkeypatch.setattr("cliplib.probes.F.cross_entropy", noting)
+    monkeypatch.setattr("cliplib.probes.mlp.F.cross_entropy", noting)
     probe = MLPProbe(networks=1, hidden=8, batch_size=64, max_epochs=3)
     probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     assert seen == [64, 64, 64, 8] * 3

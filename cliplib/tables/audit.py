@@ -308,7 +308,8 @@ class Audit:
     `images` has a row for each image: id, label, split, group, error, and what
     `cliplib.images.image.file_facts` says. `pairs` are those of `find_near_duplicates`,
     with id, label and split of both (``_a``, ``_b``); `conflicts` those of different
-    labels. `leaks` are images with one of an earlier split in their group, by narrowest level.
+    labels. `leaks` are images with one of an earlier split in their group, by
+    narrowest level.
     """
 
     images: pd.DataFrame
