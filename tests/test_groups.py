@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cliplib.tables.groups import (
     connected_groups,
     declared_groups,
+    joined_files,
     merge_groups,
     number_groups,
     rows_of_images,
@@ -159,10 +160,52 @@ def test_a_counter_may_come_first() -> None:
 
 
 def test_a_name_without_a_counter_is_its_own_group() -> None:
-    series = [f"disc/{i}_{k}.jpg" for i in range(4) for k in range(4)]
+    series = [f"disc/{i}_{k}.jpg" for i in range(4) for k in range(2)]
     ids = ["disc/odd.jpg", *series, "disc/copy of x.jpg"]
     groups = declared_groups(ids, suggested_pattern(ids))
-    assert number_groups(groups).tolist() == [0, *np.repeat([1, 2, 3, 4], 4), 5]
+    assert number_groups(groups).tolist() == [0, *np.repeat([1, 2, 3, 4], 2), 5]
+
+
+def test_series_end_with_their_folder() -> None:
+    ids = [
+        f"{c}/img_{i}_{k}.jpg" for c in ("cat", "dog") for i in range(4) for k in "abc"
+    ]
+    groups = declared_groups(ids, suggested_pattern(ids))
+    assert number_groups(groups).tolist() == np.repeat(np.arange(8), 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "n_series", "n_files"),
+    [
+        ("exp{k}_num_{i}.jpg", 19, 6),  # six exposures of each tile
+        ("{i:03}_{k:03}.png", 31, 10),
+        ("{k}_photo_{i}.png", 31, 10),
+    ],
+)
+def test_of_two_numbers_the_one_with_few_values_counts(
+    name: str, n_series: int, n_files: int
+) -> None:
+    ids = [
+        f"{folder}/{name.format(i=i, k=k)}"
+        for folder in ("hole", "crack")
+        for i in range(n_series)
+        for k in range(n_files)
+    ]
+    groups = declared_groups(ids, suggested_pattern(ids))
+    expected = np.repeat(np.arange(2 * n_series), n_files)
+    assert number_groups(groups).tolist() == expected.tolist()
+
+
+def test_the_files_that_a_pattern_joins_can_be_shown() -> None:
+    ids = ["a/odd.jpg", "a/x_1.jpg", "a/y_1.jpg", "a/x_2.jpg", "a/y_2.jpg"]
+    assert joined_files(ids, suggested_pattern(ids)) == ["a/x_1.jpg", "a/x_2.jpg"]
+    assert joined_files(ids, "(.+)") == []
+
+
+def test_all_named_parentheses_hold_the_group() -> None:
+    ids = ["a/1_x_3.jpg", "a/2_x_3.jpg", "b/1_x_3.jpg"]
+    pattern = r"^(?P<folder>\w+)/\d+_(?P<name>.+)\.jpg"
+    assert declared_groups(ids, pattern) == ["a/x_3", "a/x_3", "b/x_3"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +215,18 @@ def test_a_name_without_a_counter_is_its_own_group() -> None:
         [f"disc/disc_{k}.jpg" for k in range(20)],  # the class's name
         [f"disc/disc{k}.jpg" for k in range(20)],
         [f"disc/photo{k}_1.jpg" for k in range(20)],  # each one alone
+        [
+            f"{c}/{k:02}.png" for c in ("cat", "dog") for k in range(20)
+        ],  # numbered alike
+        [f"{c}/{k}_x.png" for c in ("cat", "dog") for k in range(20)],
+        [f"disc/{i}_{k}.jpg" for i in range(9) for k in range(9)],  # which one counts?
+        # Are these series of a slice, or of a patient?
+        [
+            f"a/p{i}_s{k}_v{v}.jpg"
+            for i in range(9)
+            for k in range(20)
+            for v in range(2)
+        ],
     ],
 )
 def test_other_names_suggest_nothing(ids: list[str]) -> None:

@@ -10,19 +10,18 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler, normalize
 
 from cliplib.arrays import Floats, Ints
 
-# Names of series: a counter after the last separator (img_012_3.jpg), or before the
-# first one (3_img_012.jpg). What is left of the file's name is the group; a name
-# without a counter is its own.
-SERIES_PATTERNS = (
-    r"([^/]+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$",
-    r"(?:^|/)(?:\d+[-_. ])?([^/]+)\.\w+$",
+# What is left of an image's path without a counter is its series, a name without a
+# counter its own. The folder belongs to it: cat/0.jpg and dog/0.jpg are no series.
+COUNTER_LAST = r"^(.+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$"  # img_012_3.jpg
+COUNTER_FIRST = (  # 3_img_012.jpg, exp3_img_012.jpg
+    r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)\.\w+$"
 )
 
 
@@ -205,7 +204,8 @@ def declared_groups(
     declaration
         A CSV file with the columns ``file`` (an id, or a file name that only one image
         has) and ``group``; or a regular expression that is searched in the ids and
-        whose first parentheses hold the group, such as ``(img_\d+)_\d+\.jpg``.
+        whose first parentheses hold the group, such as ``(img_\d+)_\d+\.jpg``. Where
+        parentheses are named, ``(?P<patient>\d+)``, all named ones together hold it.
 
     Returns
     -------
@@ -263,8 +263,13 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
             f"The groups {pattern!r} are no file, and as a regular expression they "
             "capture nothing: put the part that names the group in parentheses."
         )
-    matches = [expression.search(image) for image in ids]
-    return [str(match[1] or "") if match else "" for match in matches]
+    parentheses = sorted(expression.groupindex.values()) or [1]
+    groups = []
+    for image in ids:
+        match = expression.search(image)
+        parts = [match[number] for number in parentheses] if match else []
+        groups.append("/".join(part for part in parts if part))
+    return groups
 
 
 def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -321,6 +326,12 @@ def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.Da
 def suggested_pattern(ids: Sequence[str]) -> str:
     """Return the expression that makes groups of what looks like series of files.
 
+    A series is what files of one folder have in common but for a counter, the last part
+    of their names or the first one. Where both could be the counter, as in
+    ``exp1_num_108719.jpg``, the reading is taken that makes at least twice as many
+    series; where neither does, or the series have counters themselves, none is. Series
+    that reach across folders, such as one photograph of several classes, are not seen.
+
     Parameters
     ----------
     ids
@@ -329,17 +340,36 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     Returns
     -------
     str
-        An expression for `declared_groups`, where most images share their name up to a
-        counter with others, such as ``img_012_1.jpg`` and ``img_012_2.jpg``; else "".
+        An expression for `declared_groups`, where most images are of a series with
+        others, and none is half of a folder; else "".
     """
-    for pattern in SERIES_PATTERNS:
-        groups = np.array(_groups_from_pattern(ids, pattern), dtype=np.str_)
+    series_of = {}
+    for pattern in (COUNTER_LAST, COUNTER_FIRST):
+        groups = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
         if _look_like_series(ids, groups):
-            return pattern
-    return ""
+            series_of[pattern] = groups[groups.duplicated()].unique()
+    if not series_of:
+        return ""
+    best, *others = sorted(series_of, key=lambda pattern: -len(series_of[pattern]))
+    if any(len(series_of[best]) < 2 * len(series_of[other]) for other in others):
+        return ""
+    as_files = [f"{series}.jpg" for series in series_of[best]]
+    return "" if suggested_pattern(as_files) else best
 
 
-def _look_like_series(ids: Sequence[str], groups: NDArray[np.str_]) -> bool:
+def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
+    """Return the ids of the first group of several that an expression makes.
+
+    An example to show before anybody follows `suggested_pattern`; [] if it joins none.
+    """
+    groups = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
+    several = groups[groups.duplicated(keep=False) & (groups != "")]
+    if several.empty:
+        return []
+    return [str(ids[row]) for row in several.index[several == several.iloc[0]]]
+
+
+def _look_like_series(ids: Sequence[str], groups: pd.Series) -> bool:
     """Say whether most images share their group, and none is half of a folder."""
     if not len(ids) or (groups == "").any():
         return False
