@@ -341,7 +341,7 @@ def report(
     others: Sequence[str],
 ) -> None:
     """Make a report on a folder of images: see `cliplib.press.report`."""
-    from cliplib.app.verdict import Verdict
+    from cliplib.app.verdict import Step, Verdict
     from cliplib.press.report import Request, write_report
 
     request = Request(Path(folder), Path(out), model, groups or "", title, others)
@@ -349,7 +349,8 @@ def report(
     if said is None:
         print("Nothing has changed since this report was made.")
     else:
-        print(Verdict(**said))
+        steps = [Step(*step) for step in said["steps"]]
+        print(Verdict(said["answer"], said["reasons"], steps))
     page, pdf = request.pages
     print(f"Written: {page}, {pdf}, and the decision aid {request.aid}")
 

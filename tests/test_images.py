@@ -179,3 +179,12 @@ def test_facts_are_those_of_the_file(noise):
         > file_facts(encoded(noise, "JPEG", quality=95))["quantisation"]
     )
     assert file_facts(encoded(noise))["quantisation"] == 0
+
+
+def test_too_many_pixels_are_refused_in_plain_words(tmp_path, monkeypatch) -> None:
+    Image.new("L", (100, 100)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2500)
+    with pytest.raises(
+        OSError, match=r"large\.png': it has more than 0 million pixels"
+    ):
+        load_image(tmp_path / "large.png")

@@ -34,7 +34,11 @@ from cliplib.press.report import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-SAID = {"answer": "Mostly.", "reasons": ["A reason."], "steps": ["Look at a_b_1.jpg"]}
+SAID = {
+    "answer": "Mostly.",
+    "reasons": ["A reason."],
+    "steps": [["Look at a_b_1.jpg", ""]],
+}
 
 
 def notebook() -> dict[str, Any]:
@@ -125,9 +129,9 @@ def test_a_file_name_is_never_markup() -> None:
 
 
 def test_an_option_can_be_copied_from_the_page() -> None:
-    said = {**SAID, "steps": [r"Do --groups '(\w+)_1'; if not, --groups '(.+)'."]}
-    text = own.verdict_as_markdown(said)
-    assert r"- Do `--groups '(\w+)_1'`\; if not\, `--groups '(.+)'`\." in text
+    command = r"cliplib report a --out b --groups '(\w+)_1'"
+    text = own.verdict_as_markdown({**SAID, "steps": [["Do this:", command]]})
+    assert f"- Do this\\:\n\n  ```bash\n  {command}\n  ```\n" in text
 
 
 def test_a_page_loads_nothing_and_the_pdf_says_the_same(

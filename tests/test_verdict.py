@@ -20,12 +20,15 @@ from cliplib.app.questions import (
 from cliplib.app.verdict import Measured, Share, percent, points, verdict
 
 GOOD = Measured(
+    encoder="some/clip",
+    command="cliplib report 'my photos' --out mine",
     images=120,
     groups=40,
     groups_of_class={"glass": 20, "metal": 20},
     declared=True,
     kept_apart=True,
     series="",
+    joined=[],
     best="kernel probe",
     simplest="linear probe",
     largest="glass",
@@ -67,7 +70,7 @@ def with_accuracy(method: str, accuracy: Share) -> dict[str, Any]:
 
 def test_good_numbers_are_told_with_their_intervals() -> None:
     said = text()
-    assert said.startswith("Yes: a frozen CLIP sorts these images well.")
+    assert said.startswith("Yes: the CLIP some/clip, frozen, sorts these images well.")
     assert "right for 95% (95% interval 92 to 98; 120 images in 40 groups)" in said
     assert "glass, the largest class, is right for 50%" in said
     assert "35 points (20 to 50) more than these traces" in said
@@ -88,6 +91,11 @@ NOTHING = Share(0.0, -0.05, 0.05)
         ({"declared": False, "series": "(a)_b"}, "Perhaps:"),
         ({"groups_of_class": {"glass": 20, "metal": 1}}, "It cannot be said yet"),
         ({"kept_apart": False}, "It cannot be said yet"),
+        (
+            with_gain("file traces", Share(-0.2, -0.3, -0.1)),
+            "Perhaps: the CLIP some/clip, frozen, sorts these images, but what their "
+            "files betray sorts them better.",
+        ),
     ],
 )
 def test_the_answer_follows_the_intervals(changes: Any, answer: str) -> None:
@@ -130,8 +138,71 @@ def test_more_labels_follow_the_slope(doubling: Share | None, said: str) -> None
 
 def test_groups_are_asked_for_where_none_are_declared() -> None:
     assert "--groups" not in text()
-    assert "--groups '(a)_b'" in text(declared=False, series="(a)_b")
-    assert "declare which belong together" in text(declared=False)
+    assert "may be too good: declare which belong" in text(declared=False)
+
+
+def test_a_command_stands_on_one_line_with_the_files_that_it_joins() -> None:
+    pattern = rf"(.+ {'long' * 30})_\d"
+    changes = {"declared": False, "series": pattern, "joined": ["a_1.jpg", "a_2.jpg"]}
+    said = str(verdict(replace(GOOD, **changes)))
+    command = f"      cliplib report 'my photos' --out mine --groups '{pattern}'"
+    assert command in said.splitlines()
+    assert "a_1.jpg and a_2.jpg, for example, would be kept together" in " ".join(
+        said.split()
+    )
+
+
+def test_the_embedded_encoder_is_called_small_and_openais_is_a_command_away() -> None:
+    said = str(verdict(replace(GOOD, encoder="mini")))
+    assert said.startswith("Yes: the small CLIP inside (mini), frozen, sorts")
+    command = f"{GOOD.command} --others openai/clip-vit-base-patch32"
+    assert f"      {command}" in said.splitlines()
+    assert "openai" not in text()
+    beside = {"others": ["dino"], **with_gain("dino", NOTHING)}
+    assert "openai" not in text(encoder="mini", **beside)
+
+
+def test_after_a_no_nothing_is_advised_but_a_larger_encoder() -> None:
+    nothing = with_gain("always the largest class", NOTHING)
+    assert verdict(replace(GOOD, **nothing)).steps == []
+    said = verdict(replace(GOOD, encoder="mini", declared=False, **nothing))
+    assert len(said.steps) == 1 and "openai" in said.steps[0].command
+    assert "Words" not in str(said) and "More labels" not in str(said)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("file traces", "worse than the traces, by 46 points (39 to 54)"),
+        ("zero-shot", "Words are enough"),
+        ("always the largest class", "No:"),
+    ],
+)
+def test_an_interval_below_zero_is_called_worse(method: str, said: str) -> None:
+    assert said in text(**with_gain(method, Share(-0.46, -0.54, -0.39)))
+
+
+def test_other_intervals_below_zero_are_called_worse() -> None:
+    loss = Share(-0.07, -0.1, -0.04)
+    assert "on both sides of the split it is 7 points (4 to 10) worse" in text(
+        relatedness=loss
+    )
+    assert "do not pay: the last doubling cost 7 points (4 to 10)" in text(
+        doubling=loss
+    )
+    poor = with_accuracy("zero-shot", Share(0.01, 0, 0.05))
+    assert "1% (0 to 5), worse than the largest class" in text(**poor)
+
+
+@pytest.mark.parametrize("answered", [0, float("nan")])
+def test_where_nothing_can_be_answered_no_share_is_named(answered: float) -> None:
+    said = text(answered=answered)
+    assert "errs in more than 5% of its answers" in said and "nan" not in said
+
+
+def test_one_image_is_no_images() -> None:
+    assert "1 image in 1 group)" in text(images=1, groups=1)
+    assert "2,527 images in" in text(images=2527)
 
 
 def test_the_simplest_classifier_that_is_not_worse_will_do() -> None:
@@ -142,9 +213,9 @@ def test_the_simplest_classifier_that_is_not_worse_will_do() -> None:
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        (Share(-0.06, -0.1, -0.02), "Consider dino in place of CLIP: a linear probe"),
+        (Share(-0.06, -0.1, -0.02), "Consider dino in place of some/clip: by the same"),
         (Share(-0.06, -0.1, 0.02), "do not show that dino would do better"),
-        (Share(0.06, 0.02, 0.1), "do not show that dino would do better"),
+        (Share(0.06, 0.02, 0.1), "dino is 6 points (2 to 10) worse"),
     ],
 )
 def test_another_encoder_is_named_where_it_is_better(gain: Share, said: str) -> None:
@@ -156,7 +227,7 @@ def test_the_best_of_better_encoders_is_named_with_what_it_adds() -> None:
     gains = {"dino": Share(-0.06, -0.1, -0.02), "siglip": Share(-0.08, -0.1, -0.06)}
     said = text(others=[*gains], gains={**GOOD.gains, **gains})
     assert "Consider siglip" in said
-    assert "8 points (6 to 10) better than the kernel probe on CLIP" in said
+    assert "it is 8 points (6 to 10) better" in said
 
 
 def test_the_class_that_is_missed_gets_a_number_of_groups() -> None:

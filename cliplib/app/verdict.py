@@ -7,6 +7,7 @@ interval allows; where the images are too few, the verdict says that it cannot s
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -26,6 +27,10 @@ WIDTH = 0.1
 """Half the width of an interval that one would like to have."""
 WEAK = 0.1
 """A class this much below the whole is a weak one."""
+MOST_FILES = 4
+"""Of a list of files that stands within a sentence."""
+OPENAI = "openai/clip-vit-base-patch32"
+"""The CLIP to set beside the small embedded one: 150 million parameters."""
 
 
 class Share(NamedTuple):
@@ -48,6 +53,10 @@ class Measured:
 
     Attributes
     ----------
+    encoder
+        The CLIP's name; "mini" is the embedded one.
+    command
+        What measured all this, for the next steps to add an option to.
     images
         How many were measured.
     groups
@@ -60,17 +69,21 @@ class Measured:
         Whether no group was ever on both sides; False where a class has too few.
     series
         The pattern that file names suggest; "" where they suggest none.
+    joined
+        Files that this pattern would keep together, for an example.
     best
         The best of the trained classifiers.
     simplest
-        The simplest of them.
+        The simplest of those that read the same readout; it may be the best.
     largest
         The largest class.
     accuracy
         By method, on groups not trained on: the trained ones, "zero-shot",
         "file traces" and "always the largest class".
     gains
-        Accuracy of the best less that of each other method, on the same images.
+        Accuracy of the best less that of each other method, on the same images. Of
+        another encoder: that of the linear probe on CLIP's pooled features less that of
+        the linear probe on the other's.
     relatedness
         Accuracy of the best by image less that by group; None where they are the same.
     sensitivity
@@ -84,17 +97,20 @@ class Measured:
     unreadable
         Files that could not be read.
     answered
-        Share of the images that can be answered with at most 5% errors.
+        Share of the images that can be answered with at most 5% errors; 0 if none.
     others
         Encoders beside CLIP, which are among the methods by these names.
     """
 
+    encoder: str
+    command: str
     images: int
     groups: int
     groups_of_class: Mapping[str, int]
     declared: bool
     kept_apart: bool
     series: str
+    joined: Sequence[str]
     best: str
     simplest: str
     largest: str
@@ -110,39 +126,55 @@ class Measured:
     others: Sequence[str] = ()
 
 
+class Step(NamedTuple):
+    """What to do next, and the command that does it, "" where there is none."""
+
+    text: str
+    command: str = ""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """An answer in a few words, a paragraph that gives reasons, and what to do next."""
 
     answer: str
     reasons: Sequence[str]
-    steps: Sequence[str]
+    steps: Sequence[Step]
 
     def __str__(self) -> str:
-        """Return all of it as plain text."""
-        reasons = fill(f"{self.answer} {' '.join(self.reasons)}", 88)
-        steps = [fill(f"- {step}", 88, subsequent_indent="  ") for step in self.steps]
-        return "\n".join([reasons, "", "What to do next:", *steps])
+        """Return all of it as plain text; a command, to be copied, has its own line."""
+        lines = [fill(f"{self.answer} {' '.join(self.reasons)}", 88)]
+        if self.steps:
+            lines += ["", "What to do next:"]
+        for step in self.steps:
+            lines.append(fill(f"- {step.text}", 88, subsequent_indent="  "))
+            if step.command:
+                lines.append(f"      {step.command}")
+        return "\n".join(lines)
 
 
 def verdict(measured: Measured) -> Verdict:
     """Return what the numbers say, and no more."""
-    reasons = [
-        *cannot_say(measured),
-        how_well(measured),
-        file_traces(measured),
-        words(measured),
-        related(measured),
-        more_labels(measured),
-        abstaining(measured),
-    ]
-    steps = [
-        declare_groups(measured),
-        which_classifier(measured),
-        which_encoder(measured),
-        more_images(measured),
-        check_labels(measured),
-    ]
+    reasons: list[str] = [*cannot_say(measured), how_well(measured)]
+    steps: list[Step | None] = []
+    if sorts_nothing(measured):
+        steps = [larger_encoder(measured)]
+    else:
+        reasons += [
+            file_traces(measured),
+            words(measured),
+            related(measured),
+            more_labels(measured),
+            abstaining(measured),
+        ]
+        steps = [
+            declare_groups(measured),
+            which_classifier(measured),
+            which_encoder(measured),
+            larger_encoder(measured),
+            more_images(measured),
+            check_labels(measured),
+        ]
     return Verdict(
         answer(measured),
         [reason for reason in reasons if reason],
@@ -150,31 +182,47 @@ def verdict(measured: Measured) -> Verdict:
     )
 
 
+def clip(measured: Measured) -> str:
+    """Name the encoder, and that the embedded one is small."""
+    if measured.encoder == "mini":
+        return "the small CLIP inside (mini)"
+    return f"the CLIP {measured.encoder}"
+
+
+def sorts_nothing(measured: Measured) -> bool:
+    """Say whether the best classifier is not shown to beat the largest class."""
+    gain = measured.gains["always the largest class"]
+    return gain.low <= 0 and not cannot_say(measured)
+
+
 def answer(measured: Measured) -> str:
     """Say in a few words whether a frozen CLIP sorts these images."""
     accuracy = measured.accuracy[measured.best]
+    traces = measured.gains["file traces"]
+    name = clip(measured)
     if cannot_say(measured):
-        return "It cannot be said yet whether a frozen CLIP sorts these images."
-    if measured.gains["always the largest class"].low <= 0:
+        return f"It cannot be said yet whether {name}, frozen, sorts these images."
+    if sorts_nothing(measured):
         return (
-            "No: a frozen CLIP does not sort these images better than always naming "
+            f"No: {name}, frozen, does not sort these images better than always naming "
             "the largest class."
         )
-    if measured.gains["file traces"].low <= 0:
+    if traces.low <= 0:
+        better = "sorts them better" if traces.high < 0 else "may sort them as well"
         return (
-            "Perhaps: a frozen CLIP sorts these images, but what their files betray "
-            "may sort them as well."
+            f"Perhaps: {name}, frozen, sorts these images, but what their files betray "
+            f"{better}."
         )
     if measured.series and accuracy.value >= MOSTLY:
         return (
-            "Perhaps: a frozen CLIP sorts these images, but their names look like "
+            f"Perhaps: {name}, frozen, sorts these images, but their names look like "
             "series, and each series may show one object, place or patient."
         )
     if accuracy.low >= WELL:
-        return "Yes: a frozen CLIP sorts these images well."
+        return f"Yes: {name}, frozen, sorts these images well."
     if accuracy.value >= MOSTLY:
-        return "Mostly: a frozen CLIP sorts these images, with errors."
-    return "Only in part: a frozen CLIP does better than guessing, and errs often."
+        return f"Mostly: {name}, frozen, sorts these images, with errors."
+    return f"Only in part: {name}, frozen, does better than guessing, and errs often."
 
 
 def cannot_say(measured: Measured) -> list[str]:
@@ -193,7 +241,8 @@ def cannot_say(measured: Measured) -> list[str]:
         )
     if measured.groups < FEW_GROUPS:
         reasons.append(
-            f"{measured.groups} groups altogether say little of images of others."
+            f"{counted(measured.groups, 'group')} altogether: that says little of "
+            "images of others."
         )
     if not measured.kept_apart:
         reasons.append(
@@ -213,13 +262,14 @@ def how_well(measured: Measured) -> str:
     largest = measured.accuracy["always the largest class"].value
     traces = measured.accuracy["file traces"]
     low, high = (100 * end for end in measured.accuracy[measured.best][1:])
+    images = counted(measured.images, "image")
+    size = f"{images} in {counted(measured.groups, 'group')}"
     return (
         f"Asked for {asked}, the {measured.best} is right for "
         f"{whole(measured.accuracy[measured.best].value)} (95% interval {low:.0f} to "
-        f"{high:.0f}; {measured.images} images in {measured.groups} groups). Always "
-        f"naming {measured.largest}, the largest class, is right for {whole(largest)}, "
-        f"and what the files betray without a look at the picture (size, format, "
-        f"brightness) for {percent(traces)}."
+        f"{high:.0f}; {size}). Always naming {measured.largest}, the largest class, is "
+        f"right for {whole(largest)}, and what the files betray without a look at the "
+        f"picture (size, format, brightness) for {percent(traces)}."
     )
 
 
@@ -228,10 +278,12 @@ def file_traces(measured: Measured) -> str:
     gain = measured.gains["file traces"]
     if gain.low > 0:
         return f"That is {points(gain)} more than these traces."
+    look = "find out whether the classes were photographed or saved differently."
+    if gain.high < 0:
+        return f"CLIP is worse than the traces, by {points(reverse(gain))}: {look}"
     return (
         f"These images do not show that CLIP is better than the traces "
-        f"({points(gain)}): find out whether the classes were photographed or saved "
-        "differently."
+        f"({points(gain)}): {look}"
     )
 
 
@@ -256,9 +308,10 @@ def words(measured: Measured) -> str:
             f"Words help but are not enough: the names of the folders alone reach "
             f"{percent(accuracy)}; labels add {points(gain)}."
         )
+    than_largest = "worse" if accuracy.high < largest else "no better"
     return (
         f"Words are not enough: the names of the folders alone reach "
-        f"{percent(accuracy)}, no better than the largest class."
+        f"{percent(accuracy)}, {than_largest} than the largest class."
     )
 
 
@@ -271,6 +324,11 @@ def related(measured: Measured) -> str:
         return (
             f"Had relatives been on both sides of the split, it would have looked "
             f"{points(gain)} better than it is."
+        )
+    if gain.high < 0:
+        return (
+            f"With relatives on both sides of the split it is {points(reverse(gain))} "
+            "worse: relatives here bear different labels."
         )
     if measured.declared:
         return (
@@ -287,6 +345,9 @@ def more_labels(measured: Measured) -> str:
         return "Whether more labels would pay cannot be said: there are too few groups."
     if gain.low > 0:
         return f"More labels pay: the last doubling brought {points(gain)}."
+    if gain.high < 0:
+        cost = points(reverse(gain))
+        return f"More labels do not pay: the last doubling cost {cost}."
     if gain.high < SMALL:
         return f"More labels hardly pay: the last doubling brought {points(gain)}."
     return (
@@ -297,7 +358,7 @@ def more_labels(measured: Measured) -> str:
 
 def abstaining(measured: Measured) -> str:
     """Say how much can be answered with few errors."""
-    if measured.answered == 0:
+    if not measured.answered > 0:
         return "Even where it is surest, it errs in more than 5% of its answers."
     if measured.answered == 1:
         return "Of all its answers at most 5% are wrong."
@@ -307,59 +368,81 @@ def abstaining(measured: Measured) -> str:
     )
 
 
-def declare_groups(measured: Measured) -> str:
+def declare_groups(measured: Measured) -> Step | None:
     """Ask for groups where none were declared."""
     if measured.declared:
-        return ""
-    if measured.series:
-        return (
-            "If a series of files shows one object, place or patient, all of this is "
-            f"too good. Measure again with --groups '{measured.series}'; if it does "
-            "not, say so with --groups '(.+)'."
+        return None
+    if not measured.series:
+        return Step(
+            "If several images show one object, place or patient, all of this may be "
+            "too good: declare which belong together (--groups) and measure again."
         )
-    return (
-        "If several images show one object, place or patient, all of this is too good: "
-        "declare which belong together (--groups) and measure again."
+    together = ""
+    if measured.joined:
+        some = listing(measured.joined[:MOST_FILES])
+        together = f" {some}, for example, would be kept together."
+    return Step(
+        "If a series of files shows one object, place or patient, all of this may be "
+        f"too good.{together} If so, measure again with the following command; if not, "
+        "say so with --groups '(.+)'.",
+        f"{measured.command} --groups {shlex.quote(measured.series)}",
     )
 
 
-def which_classifier(measured: Measured) -> str:
+def which_classifier(measured: Measured) -> Step | None:
     """Recommend the simplest classifier that is not shown to be worse."""
+    if cannot_say(measured):
+        return None
     if measured.best == measured.simplest:
-        return f"Use the {measured.best}: no other probe is better here."
+        return Step(f"Use the {measured.best}: no other probe is better here.")
     gain = measured.gains[measured.simplest]
     if gain.low > 0:
-        return (
+        return Step(
             f"Use the {measured.best}: it is {points(gain)} better than the "
             f"{measured.simplest}."
         )
-    return (
+    return Step(
         f"Use the {measured.best}, or the {measured.simplest}, which is simpler: these "
         f"images do not show which is better ({points(gain)})."
     )
 
 
-def which_encoder(measured: Measured) -> str:
+def which_encoder(measured: Measured) -> Step | None:
     """Name an encoder that is shown to be better than CLIP; the best, if several."""
     if not measured.others:
-        return ""
+        return None
     gains = {name: measured.gains[name] for name in measured.others}
     name = min(gains, key=lambda key: gains[key].value)
-    value, low, high = gains[name]
-    if high >= 0:
-        return (
-            f"Stay with CLIP: these images do not show that {' or '.join(gains)} would "
-            "do better."
+    gain = gains[name]
+    same = "by the same probe, a linear one on pooled features"
+    if gain.high < 0:
+        return Step(
+            f"Consider {name} in place of {measured.encoder}: {same}, it is "
+            f"{points(reverse(gain))} better. The decision aid is made of "
+            f"{measured.encoder} all the same."
         )
-    ahead = points(Share(-value, -high, -low))
-    return (
-        f"Consider {name} in place of CLIP: a linear probe on it is {ahead} better "
-        f"than the {measured.best} on CLIP. The decision aid is made of CLIP all the "
-        "same."
+    if gain.low > 0:
+        return Step(
+            f"Stay with {measured.encoder}: {same}, {name} is {points(gain)} worse."
+        )
+    return Step(
+        f"Stay with {measured.encoder}: {same}, these images do not show that "
+        f"{' or '.join(gains)} would do better."
     )
 
 
-def more_images(measured: Measured) -> str:
+def larger_encoder(measured: Measured) -> Step | None:
+    """Give the command that sets OpenAI's CLIP beside the small embedded one."""
+    if measured.encoder != "mini" or measured.others:
+        return None
+    return Step(
+        "All of this is about a small CLIP. This sets OpenAI's beside it, which is "
+        "downloaded first (600 MB):",
+        f"{measured.command} --others {OPENAI}",
+    )
+
+
+def more_images(measured: Measured) -> Step | None:
     """Say of which class more groups are needed, and how many.
 
     A class that is often missed is doubled while more labels may pay; and until it has
@@ -378,19 +461,19 @@ def more_images(measured: Measured) -> str:
         wanted = max(wanted, 2 * count)
     more = wanted - count
     if more <= 0:
-        return ""
-    so_far = f"{percent(found)} of it found, in {count} groups"
+        return None
+    so_far = f"{percent(found)} of it found, in {counted(count, 'group')}"
     if is_weak:
         why = f"the class that is missed most: {so_far}"
     else:
         why = f"the least sure class: {so_far}"
-    return (
-        f"Collect {name}, {why}. With about {more} more groups of it, one would know "
-        "that share to ten points."
+    return Step(
+        f"Collect {name}, {why}. With about {counted(more, 'more group')} of it, one "
+        "would know that share to ten points."
     )
 
 
-def check_labels(measured: Measured) -> str:
+def check_labels(measured: Measured) -> Step | None:
     """Name the labels to look at first."""
     parts = []
     if measured.conflicts:
@@ -401,9 +484,8 @@ def check_labels(measured: Measured) -> str:
     if measured.suspects:
         parts.append(_labels_in_doubt(measured))
     if measured.unreadable:
-        files = "file" if measured.unreadable == 1 else "files"
-        parts.append(f"{measured.unreadable} {files} could not be read")
-    return f"Check: {'; '.join(parts)}." if parts else ""
+        parts.append(f"{counted(measured.unreadable, 'file')} could not be read")
+    return Step(f"Check: {'; '.join(parts)}.") if parts else None
 
 
 def _labels_in_doubt(measured: Measured) -> str:
@@ -432,6 +514,16 @@ def points(gain: Share) -> str:
     """Write a difference of shares with its interval: "8 points (2 to 14)"."""
     value, low, high = (_whole_points(number) for number in gain)
     return f"{value} point{'' if value == '1' else 's'} ({low} to {high})"
+
+
+def reverse(gain: Share) -> Share:
+    """Return a difference seen from the other side: 2 − 5 for 5 − 2."""
+    return Share(-gain.value, -gain.high, -gain.low)
+
+
+def counted(number: int, name: str) -> str:
+    """Write a number of things: "1 image", "2,527 images"."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _whole_points(number: float) -> str:

@@ -194,6 +194,9 @@ def _why_unreadable(
     """Say in a few words why an image could not be read, and what to do about it."""
     if isinstance(source, np.ndarray):
         return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
+    if isinstance(error, Image.DecompressionBombError):  # which speaks of an attack
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"it has more than {most} million pixels: save a smaller copy"
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
     # Pillow's own words are the address of a buffer.

@@ -480,16 +480,16 @@ def verdict_as_markdown(said: Mapping[str, Any]) -> str:
     """
     answer = literal(said["answer"])
     reasons = " ".join(map(literal, said["reasons"]))
-    steps = "\n".join(f"- {_with_options(step)}" for step in said["steps"])
-    return f"**{answer}** {reasons}\n\n## What to do next\n\n{steps}\n"
+    steps = "\n".join(map(_step, said["steps"]))
+    heading = "## What to do next\n\n" if steps else ""
+    return f"**{answer}** {reasons}\n\n{heading}{steps}\n"
 
 
-def _with_options(step: str) -> str:
-    """Set options of the command as code, so that they can be copied."""
-    parts = re.split(r"(--groups '[^']*')", _one_line(step))
-    parts[::2] = map(_escaped, parts[::2])
-    parts[1::2] = [f"`{option}`" for option in parts[1::2]]
-    return "".join(parts)
+def _step(step: Sequence[str]) -> str:
+    """Return a point of a list, with its command on a line that can be copied."""
+    text, command = step
+    code = f"\n\n  ```bash\n  {_one_line(command)}\n  ```\n" if command else ""
+    return f"- {literal(text)}{code}"
 
 
 def literal(text: str) -> str:
