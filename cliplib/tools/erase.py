@@ -11,18 +11,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
-from cliplib.arrays import Bools, Floats
+from cliplib.arrays import Bools, Floats, Ints
 
 RIM = 4
 """Pixels around what is erased whose noise the filling gets."""
 SMOOTHING = 3.0
 """Standard deviation in pixels of the blur that the filling continues."""
-MOST_PIXELS = 4096
-"""That are filled one by one: of a larger hole, a reduced copy is filled."""
+MOST_PIXELS = 1024
+"""That are filled one by one."""
 
 
 @dataclass(frozen=True)
@@ -107,26 +106,37 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
             f"The mask is of shape {mask.shape}: it must be {pixels.shape[:2]}, the "
             "image's height and width."
         )
-    if not mask.any():
-        return image.convert("RGB")
-    rim = binary_dilation(mask, iterations=RIM) & ~mask
-    filled = _continued(pixels, mask)
-    filled += _noise(pixels, mask, rim, seed)
-    filled[~mask] = pixels[~mask]
-    return Image.fromarray(np.clip(np.rint(filled), 0, 255).astype(np.uint8))
+    if mask.any():
+        # Of a larger hole a reduced copy is filled: what is filled in is smooth.
+        step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
+        part = _surroundings(mask, margin=RIM + math.ceil(4 * max(SMOOTHING, step)))
+        hole = mask[part]
+        filled = _continued(pixels[part], hole, step)
+        filled += _noise(pixels[part], hole, seed)
+        pixels[mask] = filled[hole]
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-def _continued(pixels: Floats, mask: Bools) -> Floats:
-    """Continue the blurred surroundings into the mask, (h, w, 3)."""
+def _surroundings(mask: Bools, margin: int) -> tuple[slice, slice]:
+    """Return rows and columns of the mask and `margin` pixels on each side."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    return _grown(rows, margin), _grown(columns, margin)
+
+
+def _grown(places: Ints, margin: int) -> slice:
+    return slice(max(places[0] - margin, 0), places[-1] + margin + 1)
+
+
+def _continued(pixels: Floats, mask: Bools, step: int) -> Floats:
+    """Continue the blurred pixels (h, w, 3) into the mask, by every `step`-th one."""
     try:
         from skimage.restoration import inpaint_biharmonic
     except ImportError as error:
         raise ImportError(
             "Erasing needs scikit-image: pip install scikit-image."
         ) from error
-    step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
     blurred = _blurred(pixels, ~mask, max(SMOOTHING, step))
-    # The filling is smooth, so that nothing is lost on every step-th pixel.
     offset = step // 2
     part = (slice(offset, None, step), slice(offset, None, step))
     small_mask = mask[part]
@@ -152,8 +162,9 @@ def _blurred(pixels: Floats, known: Bools, sigma: float) -> Floats:
     return np.asarray(total / np.maximum(weight, 1e-9))
 
 
-def _noise(pixels: Floats, mask: Bools, rim: Bools, seed: int) -> NDArray[np.float64]:
-    """Draw noise (h, w, c) that deviates as the rim does from its blur."""
+def _noise(pixels: Floats, mask: Bools, seed: int) -> Floats:
+    """Draw noise (h, w, 3) that deviates as the rim does from its blur."""
+    rim = binary_dilation(mask, iterations=RIM) & ~mask
     detail = (pixels - _blurred(pixels, ~mask, SMOOTHING / 2))[rim]
     # The median is not moved by an edge that crosses the rim; 1.4826 makes a standard
     # deviation of it.
