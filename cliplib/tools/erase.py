@@ -1,0 +1,199 @@
+"""Erase, keep or crop what a box marks, to see whether a classifier looks at it.
+
+A classifier that answers as before when the object is erased did not need it (Maguolo
+and Nanni, Information Fusion 76, 2021, blacken the lungs of X-rays). Erasing needs
+scikit-image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
+
+from cliplib.arrays import Bools, Floats, Ints
+
+RIM = 4
+"""Pixels around what is erased whose noise the filling gets."""
+SMOOTHING = 3.0
+"""Standard deviation in pixels of the blur that the filling continues."""
+MOST_PIXELS = 1024
+"""That are filled one by one."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where an object lies: centre and size, as shares of the image's sides.
+
+    As in YOLO's labels: `x_center` and `width` of the width, from the left; `y_center`
+    and `height` of the height, from the top. A ValueError is raised for a box that does
+    not meet the image.
+    """
+
+    x_center: float
+    y_center: float
+    width: float
+    height: float
+
+    def __post_init__(self) -> None:
+        """Check that the box lies in the image."""
+        centred = 0 <= self.x_center <= 1 and 0 <= self.y_center <= 1
+        sized = 0 < self.width <= 1 and 0 < self.height <= 1
+        if not (centred and sized):
+            raise ValueError(
+                f"{self}: give centre and size as shares of the image's sides, from 0 "
+                "to 1."
+            )
+
+    def mirrored(self) -> Box:
+        """Return the box on the other side of the vertical middle."""
+        return Box(1 - self.x_center, self.y_center, self.width, self.height)
+
+
+def ellipse(box: Box, size: tuple[int, int]) -> Bools:
+    """Return which pixels (h, w) the ellipse through the box's corners holds.
+
+    `size` is (w, h), as Pillow has it. The pixel at the box's centre always belongs.
+    """
+    width, height = size
+    x = (np.arange(width) + 0.5) / width - box.x_center
+    y = (np.arange(height) + 0.5) / height - box.y_center
+    # An ellipse through the corners is √2 times as wide and as high as the box.
+    across = np.square(x / (box.width / math.sqrt(2)))
+    down = np.square(y / (box.height / math.sqrt(2)))
+    mask = np.asarray(across[None, :] + down[:, None] <= 1)
+    mask[np.abs(y).argmin(), np.abs(x).argmin()] = True
+    return mask
+
+
+def erase(image: Image.Image, box: Box, *, seed: int = 0) -> Image.Image:
+    """Return a copy, RGB, without what is in the ellipse round a box.
+
+    As `fill` does it; a ValueError is raised where the box fills the image.
+    """
+    return fill(image, ellipse(box, image.size), seed=seed)
+
+
+def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
+    """Return a copy, RGB, whose masked pixels continue what surrounds them.
+
+    The blurred surroundings are continued by scikit-image's biharmonic inpainting
+    (Damelin and Hoang 2018) and kept within their range. On top comes noise that
+    deviates as the rim does from its blur, the same in all channels: grey stays grey.
+
+    Parameters
+    ----------
+    image
+        In any mode.
+    mask
+        Which pixels (h, w) to fill.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    ValueError
+        If the mask is of another size, or leaves no pixel of the image.
+    ImportError
+        If scikit-image is not installed.
+    """
+    pixels = np.asarray(image.convert("RGB"), np.float64)
+    if mask.shape != pixels.shape[:2]:
+        raise ValueError(
+            f"The mask is of shape {mask.shape}: it must be {pixels.shape[:2]}, the "
+            "image's height and width."
+        )
+    if mask.any():
+        # Of a larger hole a reduced copy is filled: what is filled in is smooth.
+        step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
+        part = _surroundings(mask, margin=RIM + math.ceil(4 * max(SMOOTHING, step)))
+        hole = mask[part]
+        filled = _continued(pixels[part], hole, step)
+        filled += _noise(pixels[part], hole, seed)
+        pixels[mask] = filled[hole]
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def _surroundings(mask: Bools, margin: int) -> tuple[slice, slice]:
+    """Return rows and columns of the mask and `margin` pixels on each side."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    return _grown(rows, margin), _grown(columns, margin)
+
+
+def _grown(places: Ints, margin: int) -> slice:
+    return slice(max(places[0] - margin, 0), places[-1] + margin + 1)
+
+
+def _continued(pixels: Floats, mask: Bools, step: int) -> Floats:
+    """Continue the blurred pixels (h, w, 3) into the mask, by every `step`-th one."""
+    try:
+        from skimage.restoration import inpaint_biharmonic
+    except ImportError as error:
+        raise ImportError(
+            "Erasing needs scikit-image: pip install scikit-image."
+        ) from error
+    blurred = _blurred(pixels, ~mask, max(SMOOTHING, step))
+    offset = step // 2
+    part = (slice(offset, None, step), slice(offset, None, step))
+    small_mask = mask[part]
+    if small_mask.all():
+        raise ValueError("Nothing of the image would be left: mark a smaller part.")
+    filled = inpaint_biharmonic(blurred[part], small_mask, channel_axis=-1)
+    known = blurred[binary_dilation(mask) & ~mask]
+    filled = np.clip(filled, known.min(axis=0), known.max(axis=0))
+    if step == 1:
+        return np.asarray(filled)
+    places = [(axis - offset) / step for axis in np.indices(mask.shape)]
+    channels = [
+        map_coordinates(filled[..., channel], places, order=1, mode="nearest")
+        for channel in range(filled.shape[-1])
+    ]
+    return np.stack(channels, axis=-1)
+
+
+def _blurred(pixels: Floats, known: Bools, sigma: float) -> Floats:
+    """Blur pixels (h, w, c) of which only the known ones count."""
+    weight = gaussian_filter(known.astype(np.float64), sigma)[..., None]
+    total = gaussian_filter(pixels * known[..., None], (sigma, sigma, 0))
+    return np.asarray(total / np.maximum(weight, 1e-9))
+
+
+def _noise(pixels: Floats, mask: Bools, seed: int) -> Floats:
+    """Draw noise (h, w, 3) that deviates as the rim does from its blur."""
+    rim = binary_dilation(mask, iterations=RIM) & ~mask
+    detail = (pixels - _blurred(pixels, ~mask, SMOOTHING / 2))[rim]
+    # The median is not moved by an edge that crosses the rim; 1.4826 makes a standard
+    # deviation of it.
+    deviation = 1.4826 * np.median(np.abs(detail), axis=0)
+    white = np.random.default_rng(seed).normal(size=mask.shape)
+    grainy = gaussian_filter(white, 0.7)  # neighbouring pixels resemble each other
+    return np.asarray(grainy[..., None] / grainy.std() * deviation)
+
+
+def keep(image: Image.Image, box: Box) -> Image.Image:
+    """Return a copy, RGB, that is black outside the ellipse round a box."""
+    pixels = np.array(image.convert("RGB"))
+    pixels[~ellipse(box, image.size)] = 0
+    return Image.fromarray(pixels)
+
+
+def crop(image: Image.Image, box: Box, *, margin: float = 0.0) -> Image.Image:
+    """Return the square around a box, RGB, moved where it would leave the image.
+
+    Its side is the box's longer one and `margin` of that more on each side, and at most
+    the image's shorter side.
+    """
+    if margin < 0:
+        raise ValueError(f"margin={margin}: it must be 0 or more.")
+    width, height = image.size
+    longer = max(box.width * width, box.height * height)
+    side = min(max(round(longer * (1 + 2 * margin)), 1), width, height)
+    left = round(box.x_center * width - side / 2)
+    top = round(box.y_center * height - side / 2)
+    left = min(max(left, 0), width - side)
+    top = min(max(top, 0), height - side)
+    return image.convert("RGB").crop((left, top, left + side, top + side))
