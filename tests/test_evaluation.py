@@ -149,7 +149,7 @@ def test_an_undefined_number_is_nan(sample):
     ("y", "predicted", "named"),
     [
         ([0, 1, 2], [[0.5, 0.5]] * 3, "labels from 0 to 1"),
-        ([0, 1], [[0.5, 0.5]] * 3, "need 3 labels"),
+        ([0, 1], [[0.5, 0.5]] * 3, "do not fit 2 labels"),
         ([0, 1], [[2.0, -1.0]] * 2, "sum to 1"),
         ([0, 1], [[50.0, 50.0]] * 2, "sum to 1"),
         ([0, 1, 1], [0, 1, -1], "Predicted labels must be from 0 to 1"),

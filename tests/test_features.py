@@ -59,6 +59,21 @@ def test_without_published_splits_a_grouped_fifth_is_held_out():
     assert set(make_table(n=60).train_test_split(published=False)[0].splits) >= {"test"}
 
 
+def test_a_published_split_that_tears_groups_is_kept_with_a_warning(caplog):
+    table = make_table(n=60, provenance={"dataset": "torn"})
+    _, test = table.train_test_split()
+    assert (test.splits == "test").all()
+    assert "torn tears groups: 30 of 30 test images" in caplog.text
+    assert "published=False" in caplog.text
+    caplog.clear()
+    table.train_test_split()  # said once
+    whole = make_table(n=60, groups=np.arange(60), copies=np.arange(60))
+    whole.train_test_split()
+    train, test = table.train_test_split(published=False)
+    assert not set(train.groups) & set(test.groups)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

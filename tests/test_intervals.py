@@ -192,6 +192,37 @@ def test_names_of_classes_are_no_indices_into_probabilities():
         compare(["a", "b"] * 5, np.eye(2)[[0, 1] * 5], np.eye(2)[[0, 1] * 5])
 
 
+LABELS = np.arange(12) % 2
+PROBA = np.eye(2)[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("y", "a", "named"),
+    [
+        (LABELS, LABELS[:, None], "a: give labels .n,."),
+        (LABELS[:, None], PROBA, r"must be \(n,\)"),
+        (LABELS[:, None], LABELS, r"y: labels must be \(n,\)"),
+        (LABELS, np.where(LABELS, np.nan, 0), "a: 6 of 12 labels are missing"),
+        (LABELS, np.where(PROBA, np.nan, 0), "a: .*sum to 1"),
+        (LABELS, [1], "a: 1 predictions do not fit 12 labels"),
+        (LABELS, PROBA[:1], "do not fit 12 labels"),
+        (LABELS, LABELS.astype(str), "both be names of classes, or both be numbers"),
+        (LABELS + 1, PROBA, "need labels from 0 to 1"),
+        (np.where(LABELS, None, "x"), LABELS.astype(str), "y: 6 of 12 labels are miss"),
+        ([], [], "y: labels must be"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(y, a, named):
+    with pytest.raises(ValueError, match=named):
+        compare(y, a, a)
+
+
+def test_names_of_classes_are_compared_with_names():
+    names = np.array(["bottle", "can"])[LABELS]
+    assert compare(names, names, names.astype(object)).difference == 0
+    assert compare(names, names, names[::-1]).difference == 1
+
+
 @pytest.mark.filterwarnings("ignore:There are only")
 @pytest.mark.parametrize("n_groups", [5, 40])
 def test_a_true_null_is_rejected_about_as_often_as_it_should_be(n_groups):

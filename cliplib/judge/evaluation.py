@@ -21,6 +21,7 @@ from cliplib.judge.intervals import (
     Resampled,
     auroc_statistic,
     bootstrap,
+    checked_proba,
     clopper_pearson,
     groups_with,
     intervals,
@@ -234,18 +235,14 @@ def _check_input(
             "Probabilities need classes, the names of their columns in this order: the"
             " columns of a classifier are its classes_, which may lack one."
         )
-    repeats = given.astype(float).reshape(-1, *given.shape[-2:])
-    _, n, k = repeats.shape
-    names = [str(name) for name in (range(k) if classes is None else classes)]
-    if len(names) != k:
-        raise ValueError(f"Probabilities have {k} columns, but classes are {names}.")
-    if len(labels) != n or not 0 <= labels.min() <= labels.max() < k:
+    elif given.ndim and given.shape[-1] != len(classes):
         raise ValueError(
-            f"Predictions of shape {(n, k)} need {n} labels from 0 to {k - 1}."
+            f"Probabilities have {given.shape[-1]} columns, but classes are "
+            f"{[*map(str, classes)]}."
         )
-    if repeats.min() < 0 or not (np.abs(repeats.sum(axis=2) - 1) < 1e-3).all():
-        raise ValueError("Give labels, or probabilities that sum to 1 in every row.")
-    return labels, repeats, names
+    repeats = checked_proba(labels, given, "predicted")
+    names = range(repeats.shape[2]) if classes is None else classes
+    return labels, repeats, [*map(str, names)]
 
 
 def _per_class_intervals(

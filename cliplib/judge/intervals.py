@@ -283,8 +283,13 @@ def compare(
         difference (a less b), low, high, and p: the share of paired bootstrap
         differences, widened as the interval is, at least as far from the observed one
         as that is from 0 (Davison and Hinkley 1997, section 4.4).
+
+    Raises
+    ------
+    ValueError
+        Where labels and predictions do not fit together, or one is missing (NaN).
     """
-    gain = _share_right(y, a) - _share_right(y, b)
+    gain = _share_right(y, a, "a") - _share_right(y, b, "b")
     codes = group_codes(groups, len(gain))
 
     def mean_gain(weights: Floats) -> dict[str, Floats]:
@@ -356,11 +361,65 @@ def _counts_by_row(drawn: Ints, n_groups: int) -> Ints:
     return counts.reshape(drawn.shape)
 
 
-def _share_right(y: ArrayLike, predicted: ArrayLike) -> Floats:
+def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
     """Return in what share of the repeats each row is predicted rightly, (n,)."""
     given = np.asarray(predicted)
     if given.ndim == 1:
-        return np.asarray(given == np.asarray(y), float)
+        labels = np.asarray(y)
+        _check_labels(labels, "y")
+        _check_labels(given, argument)
+        if given.shape != labels.shape:
+            raise ValueError(
+                f"{argument}: {len(given)} predictions do not fit {len(labels)} labels."
+            )
+        if _are_names(given) != _are_names(labels):
+            raise ValueError(
+                f"{argument}: labels and predictions must both be names of classes, or "
+                "both be numbers."
+            )
+        return np.asarray(given == labels, float)
     labels = class_indices(y)
-    right = given.argmax(axis=-1) == labels
-    return np.asarray(right.reshape(-1, len(labels)).mean(axis=0))
+    repeats = checked_proba(labels, given, argument)
+    return np.asarray((repeats.argmax(axis=2) == labels).mean(axis=0))
+
+
+def _check_labels(labels: Any, argument: str) -> None:
+    """Refuse labels that are no (n,), or of which one is missing."""
+    if labels.ndim != 1 or not len(labels):
+        raise ValueError(f"{argument}: labels must be (n,), and not {labels.shape}.")
+    missing = int(pd.isna(labels).sum())
+    if missing:
+        raise ValueError(f"{argument}: {missing} of {len(labels)} labels are missing.")
+
+
+def _are_names(labels: Any) -> bool:
+    return bool(pd.api.types.infer_dtype(labels) == "string")
+
+
+def checked_proba(labels: Ints, predicted: Any, argument: str) -> Floats:
+    """Return probabilities (n, k), or of repeats, as (r, n, k), for labels (n,).
+
+    Raises
+    ------
+    ValueError
+        Where they are of another shape, do not sum to 1, or lack a column for a label.
+    """
+    given = np.asarray(predicted, float)
+    if given.ndim not in (2, 3) or given.shape[-2] != len(labels):
+        raise ValueError(
+            f"{argument}: predictions of shape {given.shape} do not fit {len(labels)} "
+            "labels: give labels (n,), or probabilities (n, k) or (r, n, k)."
+        )
+    repeats = given.reshape(-1, *given.shape[-2:])
+    if not (repeats >= 0).all() or not (np.abs(repeats.sum(axis=2) - 1) < 1e-3).all():
+        raise ValueError(
+            f"{argument}: give labels (n,), or probabilities that sum to 1 in every "
+            "row."
+        )
+    k = repeats.shape[2]
+    if not len(labels) or not 0 <= labels.min() <= labels.max() < k:
+        raise ValueError(
+            f"{argument}: predictions of shape {given.shape} need labels from 0 to "
+            f"{k - 1}."
+        )
+    return repeats

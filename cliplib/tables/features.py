@@ -6,6 +6,7 @@ Left of it one needs images and a model; right of it neither.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,12 @@ from safetensors.numpy import save
 
 from cliplib.arrays import Bools, Features, Ints
 from cliplib.encode.clip import readout_columns
+from cliplib.images.image import warn_once
 from cliplib.tables.compact import compress, expand
 from cliplib.tables.groups import merge_groups, number_groups
 from cliplib.tables.splits import group_train_test_split
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
 METADATA = "cliplib.FeatureTable"  # the entry of the file that says all but the arrays
@@ -198,14 +202,29 @@ class FeatureTable:
     ) -> tuple[FeatureTable, FeatureTable]:
         """Return the rows to train on and those to test on.
 
-        The published test split is taken if there is one, and `published` is true;
-        else about a fifth of the groups of each class is drawn.
+        The published test split is taken as it is if there is one, and `published` is
+        true; a warning counts the test images whose group it tears. Else about a fifth
+        of the groups of each class is drawn, and every group stays whole.
         """
         test = (self.splits == "test") & published
-        if not test.any():
+        if test.any():
+            self._warn_of_torn_groups(test)
+        else:
             _, drawn = group_train_test_split(self.labels, self.groups, seed=seed)
             test[drawn] = True
         return self.select(~test), self.select(test)
+
+    def _warn_of_torn_groups(self, test: Bools) -> None:
+        """Say once how many test rows have their group among the others, too."""
+        torn = np.isin(self.groups[test], self.groups[~test]).sum()
+        if torn:
+            name = self.provenance.get("dataset", "this table")
+            warn_once(
+                logger,
+                f"The published split of {name} tears groups: {torn} of {test.sum()} "
+                "test images share theirs with a training image. A split that keeps "
+                "groups whole: train_test_split(published=False).",
+            )
 
     def with_readout(self, name: str) -> FeatureTable:
         """Return the columns of a smaller readout.

@@ -86,6 +86,8 @@ def class_indices(y: ArrayLike) -> Ints:
         raise ValueError(
             "Labels must be numbers of classes here, from 0, and not their names."
         )
+    if labels.ndim != 1:
+        raise ValueError(f"Labels must be (n,), and not {labels.shape}.")
     return labels
 
 
