@@ -1,8 +1,12 @@
-"""Write the groups of near-duplicates and the patients of the named data sets anew.
+"""Write what is known of the images of the named data sets anew, into text files here.
 
-``python -m cliplib.study.precomputed DATA``, where DATA is the folder of the images,
-with J. Cheng's collection (figshare 1512427) in ``external/brain_tumor_figshare``:
-files ``CLASS/NNNN.jpg`` and ``patients.csv`` with the columns file, patient and fold.
+``python -m cliplib.study.precomputed DATA``, where DATA is the folder of the images.
+``NAME_groups.csv`` holds the near-duplicates of each set. Brain MRI is compared with
+two collections that it was made of: J. Cheng's (figshare 1512427) in
+``external/brain_tumor_figshare``, files ``CLASS/NNNN.jpg`` with ``patients.csv`` (file,
+patient, fold) and ``boxes.csv`` (file, x_center, y_center, width, height); and healthy
+slices of Br35H in ``external/br35h_healthy``. So ``brain_tumor_mri_patients.csv``,
+``_boxes.csv`` and ``_sources.csv`` come about.
 """
 
 from __future__ import annotations
@@ -17,40 +21,143 @@ from numpy.typing import NDArray
 
 from cliplib.images.cache import FeatureCache, map_images
 from cliplib.images.data import DATASETS, load_dataset
-from cliplib.tables.audit import find_near_duplicates, image_hash, near_duplicate_groups
+from cliplib.tables.audit import (
+    MIN_CORRELATION,
+    ORIENTATIONS,
+    find_near_duplicates,
+    image_hash,
+    near_duplicate_groups,
+)
 
 logger = logging.getLogger("cliplib.study.precomputed")
 
 HERE = Path(__file__).parent
 TRACED = "brain_tumor_mri"
-COLLECTION = "external/brain_tumor_figshare"
+CHENG = "external/brain_tumor_figshare"
+BR35H = "external/br35h_healthy"
+LOOSE_DISTANCE, LOOSE_CORRELATION = 90, 0.4
+"""Beyond what is a copy, to see how near an image without an original comes to one."""
 
 
-def trace_patients(
-    ids: list[str], hashes: NDArray[np.uint8], collection: Path, cache: FeatureCache
+def closest_originals(
+    hashes: NDArray[np.uint8], originals: list[Path], cache: FeatureCache
 ) -> pd.DataFrame:
-    """Find each image of `ids` in a collection of known patients: id, patient, fold.
+    """Find for each image the most alike of `originals`, if any is alike at all.
 
-    Of several originals the one that correlates most counts. Patients are numbered from
-    1 in the order of the ids; the folds, 1 to 5, are those of the collection's author.
+    Columns as of `find_near_duplicates`, where b is the original; by index_a. From
+    `MIN_CORRELATION` on it is the same image.
     """
-    known = pd.read_csv(collection / "patients.csv")
-    files = [collection / name for name in known["file"]]
-    (originals,) = map_images(files, image_hash, cache=cache, progress=collection.name)
-    pairs = find_near_duplicates(hashes, originals).sort_values("correlation")
-    closest = pairs.drop_duplicates("index_a", keep="last").sort_values("index_a")
-    original = known.loc[closest["index_b"]]
+    (known,) = map_images(originals, image_hash, cache=cache, progress="originals")
+    pairs = find_near_duplicates(
+        hashes, known, max_distance=LOOSE_DISTANCE, min_correlation=LOOSE_CORRELATION
+    )
+    closest = pairs.sort_values("correlation").drop_duplicates("index_a", keep="last")
+    return closest.set_index("index_a").sort_index()
+
+
+def patients_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
+    """Return id, patient and fold of each linked image.
+
+    Patients are numbered from 1 in the order of the ids; the folds, 1 to 5, are those
+    of the collection's author.
+    """
+    original = pd.read_csv(collection / "patients.csv").loc[links["index_b"]]
     return pd.DataFrame(
         {
-            "id": np.array(ids)[closest["index_a"]],
+            "id": ids[links.index].to_numpy(),
             "patient": pd.factorize(original["patient"])[0] + 1,
             "fold": original["fold"].to_numpy(),
         }
     )
 
 
+def boxes_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
+    """Return id and box of each linked image, turned as the image is.
+
+    x_center, y_center, width and height are shares of the image's sides, as in
+    `cliplib.tools.erase.Box`.
+    """
+    files = pd.read_csv(collection / "patients.csv")["file"]
+    boxes = pd.read_csv(collection / "boxes.csv").set_index("file")
+    original = boxes.loc[files[links["index_b"]]].set_axis(links.index)
+    turned = [
+        turned_back(box, orientation)
+        for box, orientation in zip(
+            original.to_numpy(), links["orientation"], strict=True
+        )
+    ]
+    table = pd.DataFrame(turned, columns=original.columns).round(2)
+    table.insert(0, "id", ids[links.index].to_numpy())
+    return table
+
+
+def turned_back(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:
+    """Return a box of the original as it lies in the image that turns into it.
+
+    `orientation`, a key of `ORIENTATIONS`, makes the original of the image; boxes are
+    x_center, y_center, width and height in shares.
+    """
+    orient = ORIENTATIONS[orientation]
+    # Where the corners of the original lie in the image: between them it is linear.
+    corners_x = orient(np.array([[0.0, 1.0], [0.0, 1.0]]))
+    corners_y = orient(np.array([[0.0, 0.0], [1.0, 1.0]]))
+
+    def in_image(x: float, y: float) -> NDArray[np.float64]:
+        weights = np.outer([1 - y, y], [1 - x, x])
+        return np.array([(weights * corners_x).sum(), (weights * corners_y).sum()])
+
+    x, y, width, height = box
+    first = in_image(x - width / 2, y - height / 2)
+    last = in_image(x + width / 2, y + height / 2)
+    return np.concatenate([(first + last) / 2, np.abs(last - first)])
+
+
+def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return id, source and correlation of each image, given its links by source.
+
+    The source is "other" where no original correlates by `MIN_CORRELATION`. The
+    correlation is that of the most alike image of all sources, 0 where none is alike:
+    the farther it is from the bar, the surer the source.
+    """
+    correlation = pd.DataFrame(
+        {name: found["correlation"] for name, found in links.items()}, index=ids.index
+    ).fillna(0.0)
+    closest = correlation.max(axis=1)
+    source = correlation.idxmax(axis=1).where(closest >= MIN_CORRELATION, "other")
+    return pd.DataFrame(
+        {"id": ids, "source": source, "correlation": closest.round(3)},
+    )
+
+
+def write(table: pd.DataFrame, name: str) -> None:
+    """Write a table beside this file."""
+    table.to_csv(HERE / f"{name}.csv", index=False, lineterminator="\n")
+
+
+def trace(
+    ids: pd.Series, hashes: NDArray[np.uint8], data: Path, cache: FeatureCache
+) -> None:
+    """Write patients, boxes and sources of the traced set."""
+    collection = data / CHENG
+    cheng_files = [
+        collection / file for file in pd.read_csv(collection / "patients.csv")["file"]
+    ]
+    br35h_files = sorted((data / BR35H).glob("*.jpg"))
+    links = {
+        "cheng": closest_originals(hashes, cheng_files, cache),
+        "br35h": closest_originals(hashes, br35h_files, cache),
+    }
+    sources = sources_of(ids, links)
+    cheng = links["cheng"]
+    same = cheng[cheng["correlation"] >= MIN_CORRELATION]
+    write(patients_of(ids, same, collection), f"{TRACED}_patients")
+    write(boxes_of(ids, same, collection), f"{TRACED}_boxes")
+    write(sources, f"{TRACED}_sources")
+    logger.info("Sources: %s", sources["source"].value_counts().to_dict())
+
+
 def main(data: Path) -> None:
-    """Write ``NAME_groups.csv`` of each named set, and the patients of brain MRI."""
+    """Write near-duplicates of each named set, and where brain MRI comes from."""
     cache = FeatureCache()
     for name in DATASETS:
         dataset = load_dataset(name, data=data)
@@ -58,21 +165,17 @@ def main(data: Path) -> None:
             raise ValueError(
                 f"{data} has no images of {name}: its files stay as they are."
             )
-        ids = list(dataset["id"])
+        ids = pd.Series(dataset["id"][:])
         (hashes,) = map_images(
             list(dataset["image"]), image_hash, cache=cache, progress=name
         )
         groups = pd.DataFrame({"id": ids, "group": near_duplicate_groups(hashes)})
-        groups.to_csv(HERE / f"{name}_groups.csv", index=False, lineterminator="\n")
+        write(groups, f"{name}_groups")
         logger.info(
             "%s: %d images, %d groups", name, len(ids), groups["group"].nunique()
         )
         if name == TRACED:
-            patients = trace_patients(ids, hashes, data / COLLECTION, cache)
-            patients.to_csv(
-                HERE / f"{name}_patients.csv", index=False, lineterminator="\n"
-            )
-            logger.info("%d of them show a known patient", len(patients))
+            trace(ids, hashes, data, cache)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""What is known of the images of brain MRI: sources, patients and boxes agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cliplib.study.precomputed import __main__ as precomputed
+from cliplib.tables.audit import MIN_CORRELATION, ORIENTATIONS
+from cliplib.tools.erase import Box, ellipse
+
+SIZE = (200, 200)
+
+
+def listed(name: str) -> pd.DataFrame:
+    path = precomputed.HERE / f"brain_tumor_mri_{name}.csv"
+    return pd.read_csv(path).set_index("id")
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_box_turns_back_as_the_image_does(orientation):
+    on_original = np.array([0.3, 0.6, 0.1, 0.2])
+    on_image = precomputed.turned_back(on_original, orientation)
+    turned = ORIENTATIONS[orientation](ellipse(Box(*on_image), SIZE))
+    assert (turned == ellipse(Box(*on_original), SIZE)).mean() > 0.999
+
+
+def test_every_slice_has_a_source_and_few_are_in_doubt():
+    sources = listed("sources")
+    assert sources["source"].value_counts().to_dict() == {
+        "cheng": 4750,
+        "br35h": 1747,
+        "other": 522,
+    }
+    assert ((sources["source"] != "other") == (sources["correlation"] > 0.82)).all()
+    near_the_bar = (sources["correlation"] - MIN_CORRELATION).abs() < 0.05
+    assert near_the_bar.sum() <= 2
+
+
+def test_copies_are_of_one_source():
+    sources = listed("sources").join(listed("groups"))
+    assert (sources.groupby("group")["source"].nunique() == 1).all()
+
+
+def test_chengs_slices_are_those_with_a_patient_and_a_box():
+    of_cheng = listed("sources").query("source == 'cheng'").index
+    assert of_cheng.equals(listed("patients").index)
+    assert of_cheng.equals(listed("boxes").index)
+    assert [Box(*row) for row in listed("boxes").to_numpy()]
+
+
+def test_nothing_alike_is_another_source():
+    ids = pd.Series(["a", "b", "c"])
+    links = {
+        "one": pd.DataFrame({"correlation": [0.99, 0.5]}, index=[0, 1]),
+        "two": pd.DataFrame({"correlation": [0.6]}, index=[1]),
+    }
+    found = precomputed.sources_of(ids, links)
+    assert found["source"].tolist() == ["one", "other", "other"]
+    assert found["correlation"].tolist() == [0.99, 0.6, 0.0]
