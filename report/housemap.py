@@ -1,8 +1,9 @@
-"""The library's modules in an order to read them in, from their imports."""
+"""The library's modules in an order to read them in, and its functions' sources."""
 
 from __future__ import annotations
 
 import ast
+import textwrap
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -29,3 +30,41 @@ def imported(path: Path, names: set[str]) -> set[str]:
             part = module.removeprefix("cliplib.")
             found |= {part, *(f"{part}.{alias.name}" for alias in node.names)}
     return found & names
+
+
+def functions_of(package: Path) -> dict[str, str]:
+    """Return the sources of all functions, without docstrings, by dotted names.
+
+    Such a name is "probes.kernel.KernelProbe._kernel".
+    """
+    sources = {}
+    for path in sorted(package.rglob("*.py")):
+        module = ".".join(path.relative_to(package).with_suffix("").parts)
+        text = path.read_text("utf-8")
+        tree = ast.parse(text)
+        for name, node in named_functions(tree, module):
+            sources[name] = undocumented(node, text.splitlines())
+    return sources
+
+
+def named_functions(
+    tree: ast.Module | ast.ClassDef, prefix: str
+) -> list[tuple[str, ast.FunctionDef]]:
+    """Return functions and methods below a module or a class, with their names."""
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            found.append((f"{prefix}.{node.name}", node))
+        elif isinstance(node, ast.ClassDef):
+            found += named_functions(node, f"{prefix}.{node.name}")
+    return found
+
+
+def undocumented(node: ast.FunctionDef, lines: list[str]) -> str:
+    """Return the lines of a function, but for its docstring."""
+    start, end = node.lineno - 1, node.end_lineno
+    kept = lines[start:end]
+    first = node.body[0]
+    if ast.get_docstring(node) is not None and first.end_lineno is not None:
+        del kept[first.lineno - 1 - start : first.end_lineno - start]
+    return textwrap.dedent("\n".join(kept))

@@ -55,6 +55,42 @@ class PrintableOutputs(Preprocessor):
         return widget not in data and out.get("name") != "stderr"
 
 
+class MainCells(Preprocessor):
+    """Print a notebook on a page, if some of its cells are tagged "main".
+
+    Left are its title and question, these cells with the sentence before each, and what
+    to take from it. A notebook without such a tag is printed in full.
+    """
+
+    enabled = True
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Leave out all but the main cells."""
+        cells = nb.cells
+        main = [i for i, cell in enumerate(cells) if "main" in tags_of(cell)]
+        if main:
+            first, last = cells[0], cells[-1]
+            first.source = "\n\n".join(first.source.split("\n\n")[:2])
+            nb.cells = [first]
+            for i in main:
+                if cells[i - 1].cell_type == "markdown":
+                    cells[i - 1].source = without_headings(cells[i - 1].source)
+                    nb.cells.append(cells[i - 1])
+                nb.cells.append(cells[i])
+            nb.cells.append(last)
+        return nb, resources
+
+
+def tags_of(cell: Any) -> list[str]:
+    """Return the tags of a cell."""
+    return list(cell.metadata.get("tags", []))
+
+
+def without_headings(text: str) -> str:
+    """Return Markdown without its headings."""
+    return re.sub(r"(?m)^#+ .*\n+", "", text)
+
+
 class ReadableSource(Preprocessor):
     """Show what a cell computes, and not the plumbing that hands it to the report.
 
@@ -115,8 +151,9 @@ def typst_exporter(*, everything: bool = False) -> TemplateExporter:
     Parameters
     ----------
     everything
-        Whether cells tagged "plumbing" or "remove-cell", inputs tagged "hide-input" and
-        outputs tagged "hide-output" are printed, too.
+        Whether notebooks with cells tagged "main" are printed in full, and cells tagged
+        "plumbing" or "remove-cell", inputs tagged "hide-input" and outputs tagged
+        "hide-output", too.
 
     Returns
     -------
@@ -139,7 +176,9 @@ def typst_exporter(*, everything: bool = False) -> TemplateExporter:
             "remove_all_outputs_tags": {"hide-output"},
         },
     }
-    readers = [PrintableOutputs] if everything else [PrintableOutputs, ReadableSource]
+    readers: list[type[Preprocessor]] = [PrintableOutputs]
+    if not everything:
+        readers += [MainCells, ReadableSource]
     filters = (typst_string, markdown_to_typst, html_to_typst)
     return TemplateExporter(
         config=Config(steps),

@@ -17,7 +17,7 @@ import typst
 from nbconvert.writers.files import FilesWriter
 
 import nbtypst
-from housemap import modules_in_order
+from housemap import functions_of, modules_in_order
 from places import Places
 
 
@@ -51,6 +51,9 @@ def export_notebooks(
     """Turn these notebooks into Typst; see `export`."""
     folder = places.work / "appendix"
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    functions = json.dumps(functions_of(places.project / "cliplib"))
+    (folder / "functions.json").write_text(functions, "utf-8")
     exporter = nbtypst.typst_exporter(everything=everything)
     writer = FilesWriter(build_directory=str(folder))
     for path in notebooks:

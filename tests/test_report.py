@@ -524,6 +524,60 @@ def test_tagged_cells_are_left_out_unless_everything_is_asked_for() -> None:
         assert ("unseen" in body) is everything and '"seen"' in body
 
 
+def test_a_notebook_with_main_cells_is_printed_on_a_page() -> None:
+    v4 = nbformat.v4
+    cells = [v4.new_markdown_cell("# Title\n\n**Why?**\n\nTwo minutes.")]
+    for word in ("first", "second"):
+        cells.append(v4.new_markdown_cell(f"## Heading of it\n\nThe {word} one."))
+        cells.append(v4.new_code_cell(f"{word}()"))
+    cells.append(v4.new_markdown_cell("## What to take from it\n\n- Something."))
+    notebook = v4.new_notebook(cells=cells)
+    in_full, _ = nbtypst.typst_exporter().from_notebook_node(notebook)
+    assert "first()" in in_full and "Heading of it" in in_full
+    cells[4].metadata["tags"] = ["main"]
+    body, _ = nbtypst.typst_exporter().from_notebook_node(notebook)
+    for words in ("Title", "Why?", "The second one.", "second()", "Something."):
+        assert words in body, words
+    for words in ("Two minutes.", "first", "Heading of it"):
+        assert words not in body, words
+    everything = nbtypst.typst_exporter(everything=True)
+    assert "first()" in everything.from_notebook_node(notebook)[0]
+
+
+def test_the_main_notebooks_are_printed_in_full_and_each_other_on_a_page() -> None:
+    in_full = set()
+    for path in Places(ROOT).notebooks():
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        main = [cell for cell in cells if "main" in cell["metadata"].get("tags", [])]
+        lines = sum(len("".join(cell["source"]).splitlines()) for cell in main)
+        if main:
+            assert 20 <= lines <= 75, f"{path.stem}: {lines} lines of main cells"
+        else:
+            in_full.add(path.stem[3:])
+    assert in_full >= {"brain_tumor_mri", "trashnet", "protocols"}
+    assert len(in_full) <= 5, in_full  # with what it recognises and your images
+
+
+def test_functions_are_printed_as_they_are_but_for_docstrings(tmp_path: Path) -> None:
+    source = """class Probe:
+    def fit(self, rows):
+        \"\"\"Fit it.
+
+        Much more.
+        \"\"\"
+        return rows  # why
+
+
+def bare(): return 1
+"""
+    (tmp_path / "probes").mkdir()
+    (tmp_path / "probes" / "kernel.py").write_text(source)
+    assert housemap.functions_of(tmp_path) == {
+        "probes.kernel.Probe.fit": "def fit(self, rows):\n    return rows  # why",
+        "probes.kernel.bare": "def bare(): return 1",
+    }
+
+
 def test_the_map_of_the_house_names_each_module_behind_what_it_imports() -> None:
     order = housemap.modules_in_order(ROOT / "cliplib")
     files = (ROOT / "cliplib").rglob("*.py")
@@ -614,6 +668,10 @@ def test_every_file_of_the_figures_is_listed_once_and_has_its_caption() -> None:
     assert all(
         text.endswith(".") for entry in captions.values() for text in entry.values()
     )
+    for _, id, entry in listed():  # also of results that an earlier run saved
+        for name in captions[id]:
+            text = captions[id][name].format(**entry.get("values", {}))
+            assert entry[name] == text, f"{name} of {id}"
     for id, entry in captions.items():  # the dot of "J. Cheng" ends no sentence
         assert len(re.findall(r"[^A-Z][.?!](?= |$)", entry["caption"])) <= 3, id
     assert sum(path.stat().st_size for path in (ROOT / "figures").iterdir()) < 8e6
