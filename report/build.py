@@ -34,10 +34,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     given = dict(options.p)
     refuse_to_commit(options.commit, model, data, given)
     places = places_of(root, model, data, given, commit=options.commit)
+    failures: list[str] = []
     if options.no_exec:
         refuse_unexecuted(places)
     else:
-        run_notebooks(places, data, model, given, options.jobs)
+        failures = run_notebooks(places, data, model, given, options.jobs)
     source = "appendix" if options.appendix else "report"
     out = (options.out or places.pdf(source)).resolve()
     asked = options.no_exec or options.web or options.appendix
@@ -52,22 +53,31 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
             f"This is not the committed report: {places.banner}. "
             "figures/ and report/ are as they were."
         )
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 def run_notebooks(
     places: Places, data: str, model: str, given: dict[str, str], jobs: int | None
-) -> None:
-    """Execute the notebooks, and say what images have to do with the numbers."""
+) -> list[str]:
+    """Execute the notebooks, and say what images have to do with the numbers.
+
+    Returns a sentence for each notebook that failed. One that only lacks images is none
+    of them: it is named on the cover.
+    """
     dtype = given.get("dtype", "")
-    prepare(places, data, model, dtype)
+    notes = prepare(places, data, model, given)
+    print("".join(f"{note}\n" for note in notes), end="", flush=True)
     places.stage()
     if data and places.name and not dtype and multiplies_in_bfloat16():
         print("-p dtype bfloat16 encodes in little more than half the time here.")
-    execute(places, given, jobs)
+    left_out = execute(places, given, jobs)
+    places.keep_notes(notes + [each.note for each in left_out])
     if data and model in EMBEDDED and not dtype:
         from check import check_features  # now that the variables are set
 
         print(check_features(int(given.get("limit", 0))))
+    return [str(each) for each in left_out if not each.lacks_images]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

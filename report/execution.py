@@ -19,7 +19,7 @@ import papermill
 import psutil
 import yaml
 
-from places import Places
+from places import Places, without_paths
 from surroundings import SETTINGS
 
 LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
@@ -45,8 +45,35 @@ class Task:
     gigabytes: float
 
 
-def execute(places: Places, given: dict[str, str], jobs: int | None = None) -> None:
+@dataclass(frozen=True)
+class Failure:
+    """A notebook that was not executed to its end."""
+
+    notebook: str
+    reason: str
+    where: str = ""
+    """The cell, and the file to look at."""
+    lacks_images: bool = False
+    """Whether nothing is wrong but that images are not here."""
+
+    def __str__(self) -> str:
+        """Say it in one line for a terminal."""
+        return f"{self.notebook}.ipynb failed{self.where}: {self.reason}"
+
+    @property
+    def note(self) -> str:
+        """A sentence for the cover of the report."""
+        number = self.notebook.split("_")[0]
+        return f"Notebook {number} is left out: {self.reason.rstrip('.')}."
+
+
+def execute(
+    places: Places, given: dict[str, str], jobs: int | None = None
+) -> list[Failure]:
     """Execute what has changed, or all if images or a model are named.
+
+    In a build of one's own a notebook that fails costs its own results. The committed
+    report has to be whole: there, the process ends with a sentence.
 
     Parameters
     ----------
@@ -56,6 +83,11 @@ def execute(places: Places, given: dict[str, str], jobs: int | None = None) -> N
         Parameters as texts; each notebook gets those that it has.
     jobs
         Notebooks at a time; None for what cores and memory allow.
+
+    Returns
+    -------
+    list of Failure
+        What is left out of this build.
     """
     notebooks = places.notebooks()
     tasks = tasks_of(places, notebooks, given)
@@ -64,7 +96,7 @@ def execute(places: Places, given: dict[str, str], jobs: int | None = None) -> N
     count = f"{len(tasks)} of {len(notebooks)} notebooks to execute"
     if not tasks:
         print(count)
-        return
+        return []
     minutes = max(1, round(expected_seconds(tasks, jobs) / 60))
     gigabytes = sum(sorted(task.gigabytes for task in tasks)[-jobs:])
     print(
@@ -72,10 +104,36 @@ def execute(places: Places, given: dict[str, str], jobs: int | None = None) -> N
         f"and {gigabytes:.1f} GB of memory here",
         flush=True,
     )
+    left_out = []
     for together in others_before_summary(tasks):
         failures = run_all(places, together, jobs)
-        if failures:
-            sys.exit("\n".join(failures))
+        if failures and not places.name:
+            sys.exit("\n".join(map(str, failures)))
+        for failure in failures:
+            leave_out(places, failure)
+            print(failure.note)
+        left_out += failures
+    return left_out
+
+
+def leave_out(places: Places, failure: Failure) -> None:
+    """Drop the results of a notebook that failed, and put a sentence in its place.
+
+    What it printed until then stays beside it.
+    """
+    (places.figures / f"{failure.notebook}.json").unlink(missing_ok=True)
+    out = places.work / "executed" / f"{failure.notebook}.ipynb"
+    if out.exists():
+        out.replace(out.with_suffix(".failed.ipynb"))
+    source = places.root / "notebooks" / out.name
+    notebook = json.loads(source.read_text("utf-8"))
+    title = notebook["cells"][0]
+    title["source"] = [
+        "".join(title["source"]).split("\n")[0],
+        f"\n\n{without_paths(failure.note)}",
+    ]
+    notebook["cells"] = [title]
+    out.write_text(json.dumps(notebook), "utf-8")
 
 
 def others_before_summary(tasks: list[Task]) -> list[list[Task]]:
@@ -175,8 +233,8 @@ def expected_seconds(tasks: list[Task], jobs: int) -> float:
     return max(busy_until)
 
 
-def run_all(places: Places, tasks: list[Task], jobs: int) -> list[str]:
-    """Execute the tasks; return a sentence for each that failed."""
+def run_all(places: Places, tasks: list[Task], jobs: int) -> list[Failure]:
+    """Execute the tasks; return those that failed."""
     # Threads do, since the work is done by the kernels, which are processes. They share
     # a working directory, which papermill would change and change back.
     progress = Progress(tasks)
@@ -185,7 +243,7 @@ def run_all(places: Places, tasks: list[Task], jobs: int) -> list[str]:
         MemoryWatch() as watch,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        futures: list[Future[str]] = [
+        futures: list[Future[Failure | None]] = [
             pool.submit(run, places, task, progress, watch) for task in tasks
         ]
         try:
@@ -196,11 +254,13 @@ def run_all(places: Places, tasks: list[Task], jobs: int) -> list[str]:
             sys.exit("Interrupted: what was executed is kept for the next build.")
     minutes, seconds = divmod(round(progress.elapsed()), 60)
     print(f"Executed in {minutes}:{seconds:02}, peak {watch.peak:.1f} GB of memory")
-    return [sentence for sentence in failures if sentence]
+    return [failure for failure in failures if failure]
 
 
-def run(places: Places, task: Task, progress: Progress, watch: MemoryWatch) -> str:
-    """Execute one notebook; return a sentence if it fails."""
+def run(
+    places: Places, task: Task, progress: Progress, watch: MemoryWatch
+) -> Failure | None:
+    """Execute one notebook; return what it failed of, if it does."""
     path = task.notebook
     out = places.work / "executed" / path.name
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -219,16 +279,19 @@ def run(places: Places, task: Task, progress: Progress, watch: MemoryWatch) -> s
             on_cell_executed=lambda **_: progress.step(path.stem),
         )
     except papermill.PapermillExecutionError as error:
-        reason = f"{error.ename}: {error.evalue}".splitlines()[0]
-        return f"{path.name} failed in cell [{error.exec_count}]: {reason} (see {out})"
+        where = f" in cell [{error.exec_count}] (see {out.parent})"
+        lacks_images = error.ename == "MissingImages"
+        name = "" if lacks_images else f"{error.ename}: "
+        reason = f"{name}{error.evalue}".splitlines()[0]
+        return Failure(path.stem, reason, where, lacks_images)
     except RuntimeError as error:  # the kernel died: out of memory, or killed
-        return f"{path.name} failed: {error}"
+        return Failure(path.stem, str(error))
     scrub(out)
     stamp = fingerprint(places, path, task.parameters)
     out.with_suffix(".stamp").write_text(stamp)
     seconds = round(time.monotonic() - start, 1)
     note_measured(places, path.stem, seconds, watch.peaks.get(path.stem, 0.0))
-    return ""
+    return None
 
 
 class Progress:

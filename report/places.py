@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-from safetensors import safe_open
 
 EMBEDDED = ("", "mini")
 IMAGES = {"": "committed features", "hub": "images of the hub"}
@@ -37,6 +36,24 @@ class Places:
         """What is not as in the committed report, in words."""
         parts = [f"model {self.model}"] if self.model else []
         return ", ".join([*parts, self.changes])
+
+    @property
+    def notes(self) -> list[str]:
+        """What else a reader must know of this build, in sentences."""
+        if not self._notes.is_file():
+            return []
+        kept: list[str] = json.loads(self._notes.read_text("utf-8"))
+        return kept
+
+    def keep_notes(self, notes: list[str]) -> None:
+        """Keep the sentences that this build's banner is to say; no path is printed."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        printed = [without_paths(note) for note in notes]
+        self._notes.write_text(json.dumps(printed, ensure_ascii=False), "utf-8")
+
+    @property
+    def _notes(self) -> Path:
+        return self.work / "notes.json"
 
     @property
     def project(self) -> Path:
@@ -122,8 +139,7 @@ def places_of(
     name = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
     if not name:
         return Places(root)
-    words = ["random weights"] if has_random_weights(model) else []
-    words += [in_words(name, last_part(each)) for name, each in parameters.items()]
+    words = [in_words(name, last_part(each)) for name, each in parameters.items()]
     words.append(IMAGES.get(data, "images of a folder"))
     return Places(root, name, other, ", ".join(words))
 
@@ -137,20 +153,12 @@ def in_words(parameter: str, value: str) -> str:
     return f"{parameter} {value}"
 
 
-def has_random_weights(model: str) -> bool:
-    """Return whether a model in a folder was never trained.
-
-    The scale of its last normalisation begins with ones, which training moves.
-    """
-    file = Path(model) / "model.safetensors"
-    if not model or not file.is_file():
-        return False
-    with safe_open(file, "pt") as weights:
-        name = "vision_model.post_layernorm.weight"
-        found = name in weights.keys()  # noqa: SIM118
-        return found and bool((weights.get_tensor(name) == 1).all())
-
-
 def last_part(value: str) -> str:
     """Return the end of a path or of a hub id: no build prints a path."""
     return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+
+
+def without_paths(text: str) -> str:
+    """Return a text in which whole paths of this machine are cut to their ends."""
+    path = r"(?<![\w/:])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\":,;)]+){2,}"
+    return re.sub(path, lambda found: last_part(found.group()), text)

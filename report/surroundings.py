@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from places import EMBEDDED, Places
+
+if TYPE_CHECKING:
+    from cliplib.encode.clip import ClipEncoder
 
 SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
 
@@ -22,12 +26,44 @@ def setting(name: str, given: str | None) -> str:
     return str(Path(value).resolve()) if value and Path(value).is_dir() else value
 
 
-def prepare(places: Places, data: str, model: str, dtype: str = "") -> None:
-    """Set the variables of this build, and try out the images and the model.
+def prepare(
+    places: Places, data: str, model: str, given: dict[str, str] | None = None
+) -> list[str]:
+    """Set the variables of this build, and fetch and try its images and its model.
 
     What cannot work ends the process with one sentence.
+
+    Returns
+    -------
+    list of str
+        Sentences on what is missing or not as in the report.
     """
-    os.environ.update(dict(zip(SETTINGS, (data, model), strict=True)))
+    given = given or {}
+    dtype = given.get("dtype", "")
+    refuse_what_lacks_images(data, model, dtype)
+    set_variables(places, data, dtype)
+    try:
+        os.environ["CLIPLIB_DATA"], notes = find_images(places, data, model)
+        os.environ["CLIPLIB_MODEL"] = model
+        notes += try_models(model, yaml.safe_load(given.get("others", "[]")))
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(str(error))
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all is here: no notebook asks a hub again
+    return notes
+
+
+def refuse_what_lacks_images(data: str, model: str, dtype: str) -> None:
+    """End the process where something is to be measured that needs images."""
+    if data:
+        return
+    if model not in EMBEDDED:
+        sys.exit(f"To measure {model}, name a folder of images (--data), or hub.")
+    if dtype:
+        sys.exit(f"To encode in {dtype}, name a folder of images (--data), or hub.")
+
+
+def set_variables(places: Places, data: str, dtype: str) -> None:
+    """Set what makes two executions equal, and where results go."""
     os.environ["CLIPLIB_DTYPE"] = dtype
     text = Path(__file__).with_name("environment.toml").read_text("utf-8")
     fixed = tomllib.loads(text)
@@ -39,17 +75,6 @@ def prepare(places: Places, data: str, model: str, dtype: str = "") -> None:
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)
     os.environ["SOURCE_DATE_EPOCH"] = str(places.epoch())
     os.environ.pop("MPLBACKEND", None)  # the kernel's own
-    if needs_hub(data) or needs_hub(model):
-        stay_offline_without_hub()
-    try:
-        try_images(data)
-        try_model(model)
-        if model not in EMBEDDED and not data:
-            raise ValueError(f"To measure {model}, name a folder of images (--data).")
-        if dtype and not data:
-            raise ValueError(f"To encode in {dtype}, name a folder of images (--data).")
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(str(error))
 
 
 def has_avx2() -> bool:
@@ -66,33 +91,97 @@ def multiplies_in_bfloat16() -> bool:
     return bool(known.get("avx512_bf16"))
 
 
-def needs_hub(value: str) -> bool:
-    """Return whether a setting names something that is not on this machine."""
-    return bool(value) and value != "mini" and not Path(value).is_dir()
+def find_images(places: Places, data: str, model: str) -> tuple[str, list[str]]:
+    """Return the folder of the images, and sentences on what is not as in the report.
 
+    Parameters
+    ----------
+    places
+        Of this build; images of the hub are linked to in its folder.
+    data
+        A folder, "hub", or "" for none.
+    model
+        Another model than the embedded one has no committed features of what is
+        missing.
 
-def stay_offline_without_hub() -> None:
-    """Let the hub's client end at once where the hub cannot be reached."""
-    try:
-        urlopen("https://huggingface.co", timeout=10).close()
-    except OSError:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def try_images(data: str) -> None:
-    """Raise ValueError where there is none of the named data sets."""
+    Raises
+    ------
+    OSError
+        If the hub gives nothing, or the folder is not there.
+    ValueError
+        If it holds none of the named data sets.
+    """
     if not data:
-        return
-    from cliplib.images.data import DATASETS, load_dataset
+        return "", []
+    from cliplib.images.data import DATASETS, difference_from_report, load_dataset
 
-    if not any(load_dataset(name) is not None for name in DATASETS):
+    folder, notes = fetch_images(places) if data == "hub" else (data, [])
+    os.environ["CLIPLIB_DATA"] = folder
+    found = {name: load_dataset(name) for name in DATASETS}
+    if all(dataset is None for dataset in found.values()):
         raise ValueError(f"{data} holds none of the data sets {', '.join(DATASETS)}.")
+    missing = [DATASETS[name].title for name in DATASETS if found[name] is None]
+    if missing and model not in EMBEDDED:
+        notes.append(f"No images here of: {', '.join(missing)}.")
+    for name, dataset in found.items():
+        if dataset is not None:
+            notes.append(difference_from_report(name, dataset["id"][:]))
+    return folder, [note for note in notes if note]
 
 
-def try_model(model: str) -> None:
-    """Raise what `ClipEncoder` raises where the model cannot be loaded."""
-    if not model:
-        return
-    from cliplib.encode.clip import ClipEncoder
+def fetch_images(places: Places) -> tuple[str, list[str]]:
+    """Fetch the data sets that have a public home; return a folder that holds them.
 
-    ClipEncoder(cache=False)
+    What does not come is named in a sentence; an OSError is raised if none comes.
+    """
+    from cliplib.images.data import DATASETS, fetch_dataset
+
+    folder = places.work / "images"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    failures = []
+    for name in DATASETS:
+        try:
+            home = fetch_dataset(name)
+        except OSError as error:
+            failures.append(str(error))
+            continue
+        if home is not None:
+            link(folder / name, home)
+    if not any(folder.iterdir()):
+        raise OSError(failures[0])
+    return str(folder), failures
+
+
+def link(path: Path, home: Path) -> None:
+    """Let a path lead to a folder; where links are forbidden, as on Windows, copy."""
+    try:
+        path.symlink_to(home.resolve(), target_is_directory=True)
+    except OSError:
+        shutil.copytree(home, path)
+
+
+def try_models(model: str, others: list[str]) -> list[str]:
+    """Fetch and load what is to be measured; raise OSError where that fails.
+
+    Returns a sentence if the model was never trained.
+    """
+    from cliplib.encode.clip import ClipEncoder, find_checkpoint, loading
+
+    for name in others:
+        with loading(name, "a folder with a vision model"):
+            find_checkpoint(name)
+    if model in EMBEDDED:
+        return []
+    if has_random_weights(ClipEncoder(model, cache=False)):
+        return ["The weights of this model are random: it has learned nothing."]
+    return []
+
+
+def has_random_weights(encoder: ClipEncoder) -> bool:
+    """Return whether a model was never trained.
+
+    The scale of its last normalisation begins with ones, which training moves.
+    """
+    scale = encoder.model.vision_model.post_layernorm.weight
+    return bool((scale == 1).all())

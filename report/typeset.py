@@ -105,6 +105,8 @@ def compile_document(
         "committed_claims": str((committed / "claims.csv").is_file()).lower(),
         "kind": kind,
         "changes": places.changes,
+        "model": places.model,
+        "notes": json.dumps(places.notes if places.name else []),
         "everything": str(everything).lower(),
         "modules": ",".join(modules_in_order(places.project / "cliplib")),
     }

@@ -28,7 +28,8 @@ import check  # noqa: E402
 import build  # noqa: E402
 import typeset  # noqa: E402
 import webpages  # noqa: E402
-from places import Places, has_random_weights, places_of  # noqa: E402
+from places import Places, places_of  # noqa: E402
+from surroundings import try_models  # noqa: E402
 
 REPORT = """#import "theme/report.typ": *
 #import "theme/comparison.typ": comparison
@@ -218,21 +219,19 @@ def test_the_committed_report_has_no_such_page(staged: Places) -> None:
 def test_random_weights_are_told_from_trained_ones(
     tmp_path: Path, checkpoint: Path
 ) -> None:
-    assert has_random_weights(str(checkpoint))
-    own = places_of(ROOT, str(checkpoint), "", {"seed": "1"}, commit=False)
-    words = "random weights, seed 1, committed features"
-    assert own.banner == f"model {checkpoint.name}, {words}"
+    random = "The weights of this model are random: it has learned nothing."
+    assert try_models(str(checkpoint), []) == [random]
     trained = CLIPModel.from_pretrained(checkpoint)
     trained.vision_model.post_layernorm.weight.data += 0.01
+    shutil.copytree(checkpoint, tmp_path / "trained")
     trained.save_pretrained(tmp_path / "trained")
-    assert not has_random_weights(str(tmp_path / "trained"))
-    assert not has_random_weights("openai/clip-vit-base")
+    assert try_models(str(tmp_path / "trained"), []) == []
 
 
 def test_another_model_needs_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("surroundings.try_model", lambda model: None)
+    monkeypatch.setattr("surroundings.try_models", None)  # nothing is fetched before
     shutil.copytree(ROOT / "report", tmp_path / "report")
     with pytest.raises(SystemExit, match="name a folder of images"):
         build.main(["--model", "vit"], tmp_path)

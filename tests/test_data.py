@@ -100,9 +100,7 @@ def test_a_data_folder_that_is_not_there_is_named():
 
 @pytest.mark.parametrize("name", ["trashnet", "brain_tumor_mri"])
 def test_a_public_home_fails_loudly_without_a_network_or_its_client(name):
-    with pytest.raises(
-        OSError, match="name a folder with its images, or get them from"
-    ):
+    with pytest.raises(OSError, match="name a folder with its images, which are at"):
         load_dataset(name, data="hub")
 
 

@@ -175,11 +175,19 @@ def trashnet(image_folder, tmp_path):
 
 def test_committed_features_win_over_images_unless_told_otherwise(mini, trashnet):
     table = load_features("trashnet", mini, data=trashnet)
-    assert len(table) == 2527 and table.provenance["source"] == "precomputed"
+    assert len(table) == 6 and table.provenance["source"] == "precomputed"
     fresh = load_features("trashnet", mini, data=trashnet, precomputed=False)
     assert len(fresh) == 6 and fresh.provenance["source"] == "folder"
     with pytest.raises(ValueError, match="no images of 'trashnet'"):
         load_features("trashnet", mini, precomputed=False)
+
+
+def test_other_images_than_the_committed_ones_are_all_encoded(mini, trashnet):
+    known = trashnet / "trashnet" / "glass" / "glass1.jpg"
+    known.rename(known.with_name("a_new_one.jpg"))
+    table = load_features("trashnet", mini, data=trashnet)
+    assert len(table) == 6 and table.provenance["source"] == "folder"
+    assert "glass/a_new_one.jpg" in table.ids
 
 
 def test_images_of_a_named_set_are_encoded_where_the_features_are_another_s(

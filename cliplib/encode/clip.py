@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from sklearn.preprocessing import normalize
@@ -24,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cliplib.arrays import Features, Ints
 from cliplib.images.cache import FeatureCache, ImageFunction, map_images
+from cliplib.images.hub import DownloadError, fetch_model, first_sentence
 from cliplib.images.image import Images, ImageSource, load_image
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
 
 BLOCKS = 4  # of the vision tower, the last ones, that the deep readout reads
 TEXT_BATCH = 256
-HUB_SECONDS = 10  # that the hub has to say that it is there
 
 # The settings that decide features; named, because a later transformers may add some.
 _TOWER_SETTINGS = (
@@ -100,40 +99,24 @@ def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
 
 
 def find_checkpoint(name: str) -> str:
-    """Return where transformers finds a model: a folder, or a hub id "owner/name".
+    """Return the folder of a model: "mini", a folder, or a hub id, which is fetched.
 
-    "mini" is the embedded model. Where the hub cannot be reached, a model that was
-    downloaded before is found in its cache.
+    A hub id is "owner/name", or "owner/name@revision".
 
     Raises
     ------
     ValueError
         If there is no such folder.
-    OSError
-        If the hub has no such model, or neither hub nor cache can be asked for it.
+    DownloadError
+        If the hub does not give the model.
     """
     if name == "mini":
         return str(files("cliplib") / "mini")
     if os.path.isdir(name):
         return name
-    if name.count("/") != 1:
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@.+)?", name):
         raise ValueError("there is no such folder")
-    try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)
-    except HfHubHTTPError:  # an answer, such as that there is no such model
-        raise
-    except Exception:  # no network; transformers would try for half a minute
-        return _downloaded_before(name)
-    return name
-
-
-def _downloaded_before(name: str) -> str:
-    try:
-        return snapshot_download(name, local_files_only=True)
-    except LocalEntryNotFoundError:
-        raise OSError(
-            "the hub cannot be reached, and the model was not downloaded before"
-        ) from None
+    return str(fetch_model(name))
 
 
 @contextmanager
@@ -141,12 +124,32 @@ def loading(name: str, remedy: str) -> Iterator[None]:
     """Raise OSError that says what to do for anything that fails in the block."""
     try:
         yield
-    except Exception as error:  # the loaders raise nearly anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except DownloadError as error:
         raise OSError(
-            f"Cannot load the model {name!r} ({reason}): name {remedy}, a hub id where "
-            "there is a network, or 'mini'."
+            f"Cannot load the model {name!r}: {error}; or take 'mini', which is inside."
         ) from error
+    except Exception as error:  # the loaders raise nearly anything
+        raise OSError(
+            f"Cannot load the model {name!r} ({_reason(error)}): name {remedy}, a hub "
+            "id where there is a network, or 'mini'."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say why a checkpoint cannot be loaded, in the words of its loader or in ours.
+
+    The loaders' own words on code tell how to run it.
+    """
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it needs code of its makers, which is never run"
+    if "weights_only" in text:
+        unknown = "Unsupported" in text or "GLOBAL" in text
+        held = "holds code" if unknown else "is damaged"
+        return f"its pickle of weights {held}; it was not opened"
+    if isinstance(error, ValueError) and "\n" not in text and len(text) < 100:
+        return text
+    return f"{type(error).__name__}: {first_sentence(error)}"
 
 
 def choose_device(device: str | None) -> torch.device:

@@ -32,8 +32,9 @@ class VisionEncoder:
     Parameters
     ----------
     model
-        A folder in Hugging Face format, or a hub id "owner/name". OSError if it is not
-        there, lacks weights, or does not take images. A model of timm needs timm.
+        A folder in Hugging Face format, or a hub id, "owner/name" or
+        "owner/name@revision". OSError if it is not there, lacks weights, needs code of
+        its makers, or does not take images. A model of timm needs timm.
     device
         By default a GPU if there is one.
     """
@@ -100,7 +101,12 @@ def _load_tower(source: str) -> tuple[Any, bool]:
     transformers makes random ones up.
     """
     load: Any = AutoModel.from_pretrained  # whose types know nothing of loading info
-    whole, info = load(source, dtype=torch.float32, output_loading_info=True)
+    whole, info = load(
+        source,
+        dtype=torch.float32,
+        output_loading_info=True,
+        trust_remote_code=False,  # else transformers asks, and runs it
+    )
     tower = getattr(whole, "vision_model", whole)
     if tower.main_input_name != "pixel_values":
         raise ValueError(f"it is no vision model: it takes {tower.main_input_name}")
@@ -113,4 +119,4 @@ def _load_tower(source: str) -> tuple[Any, bool]:
 def _load_processor(source: str) -> Any:
     """Return a model's image processor; those by torchvision resize differently."""
     load: Any = AutoImageProcessor.from_pretrained
-    return load(source, backend="pil")
+    return load(source, backend="pil", trust_remote_code=False)

@@ -40,6 +40,11 @@ class CacheError(OSError):
     """The feature cache cannot be used, which is no fault of an image or a model."""
 
 
+def cache_folder() -> Path:
+    """Return the folder of ``CLIPLIB_CACHE``, or else the platform's for caches."""
+    return Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
+
+
 class FeatureCache:
     """Arrays by key in one SQLite file, which threads and processes share.
 
@@ -58,8 +63,7 @@ class FeatureCache:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        folder = Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
-        self.path = Path(path or folder / "features.sqlite")
+        self.path = Path(path or cache_folder() / "features.sqlite")
         self._lock = threading.Lock()
         with self._locked():
             self.path.parent.mkdir(parents=True, exist_ok=True)

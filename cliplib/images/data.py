@@ -9,7 +9,7 @@ import glob
 import logging
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePath
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import datasets
 
+from cliplib.images.hub import DownloadError, fetch_archive, fetch_from_kaggle
 from cliplib.images.image import Images, ImageSource, image_list, image_name, warn_once
 
 logger = logging.getLogger(__name__)
@@ -64,9 +65,9 @@ class DatasetSpec:
     templates
         Sentences with a ``{}`` for a phrase.
     hub
-        Its ``repo`` and ``file`` on the Hugging Face hub, if it is there.
+        Its ``repo``, ``file`` and ``sha256`` on the Hugging Face hub, if it is there.
     kaggle
-        Its name on Kaggle, or "".
+        Its name and version on Kaggle, or "".
     homepage
         Where people find it.
     """
@@ -130,7 +131,7 @@ def load_dataset(
     datasets.Dataset or None
         Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (split, class and
         file) and ``split`` ("train", "val", "test" or ""). None where a named set has
-        no images on this machine.
+        no images on this machine, or no home to download them from.
 
     Raises
     ------
@@ -168,6 +169,9 @@ def _load_named(
     A folder that holds something else is passed over, unless the set must be there.
     """
     root = _root_of_named(name, setting)
+    if root is None and setting == "hub":
+        logger.info("%s: no home to download it from", name)
+        return None
     images = _list_images(root) if root else []
     expected = list(DATASETS[name].phrases)
     present = {image.label for image in images}
@@ -182,6 +186,8 @@ def _load_named(
         for image in images
     ]
     logger.info("%s: %d images from %s", name, len(images), root)
+    if different := difference_from_report(name, [image.id for image in images]):
+        warn_once(logger, different)
     source = "hub" if setting == "hub" else "folder"
     return _as_dataset(images, expected, title=name, source=source)
 
@@ -191,7 +197,7 @@ def _root_of_named(name: str, setting: str) -> Path | None:
     if setting == "":
         return None
     if setting == "hub":
-        return _download(DATASETS[name])
+        return fetch_dataset(name)
     root = _existing_folder(setting)
     # A folder of several sets, or of one that is not this one.
     homes = [
@@ -353,25 +359,50 @@ def _warn_of_system_files(paths: Sequence[Path]) -> None:
         )
 
 
-def _download(spec: DatasetSpec) -> Path:
-    """Fetch a named set from its public home, and return its folder."""
+def fetch_dataset(name: str) -> Path | None:
+    """Return the folder of a named set, downloaded; None where it has no home.
+
+    Raises
+    ------
+    OSError
+        If it has one, but does not come from there.
+    """
+    spec = DATASETS[name]
     try:
         if spec.hub:
-            from huggingface_hub import hf_hub_download
-
-            archive = hf_hub_download(
-                spec.hub["repo"], spec.hub["file"], repo_type="dataset"
-            )
-            return Path(datasets.DownloadManager().extract(archive))
-        import kagglehub
-
-        return Path(kagglehub.dataset_download(spec.kaggle))
-    except Exception as error:  # the clients raise nearly anything without a network
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            home = spec.hub
+            return fetch_archive(home["repo"], home["file"], home.get("sha256", ""))
+        return fetch_from_kaggle(spec.kaggle) if spec.kaggle else None
+    except DownloadError as error:
         raise OSError(
-            f"Cannot download {spec.title} ({reason}): name a folder with its images, "
-            f"or get them from {spec.homepage}."
+            f"Cannot download {spec.title}: {error}; or name a folder with its images, "
+            f"which are at {spec.homepage}."
         ) from error
+
+
+def difference_from_report(name: str, ids: Collection[str]) -> str:
+    """Say in a sentence how images differ from those of the report; "" if they do not.
+
+    Only a named set has images in the report.
+    """
+    path = files("cliplib") / "study" / "precomputed" / f"{name}_groups.csv"
+    if not path.is_file():
+        return ""
+    rows = path.read_text("utf-8").splitlines()[1:]
+    known = {row.rsplit(",", 1)[0] for row in rows}
+    found = set(ids)
+    if found == known:
+        return ""
+    parts = [f"{_images(len(found))}, {len(known):,} in the report"]
+    if new := len(found - known):
+        parts.append(f"{new:,} of them {'is' if new == 1 else 'are'} not in it")
+    if lost := len(known - found):
+        parts.append(f"{lost:,} of the report {'is' if lost == 1 else 'are'} missing")
+    return f"{DATASETS[name].title}: {'; '.join(parts)}."
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image" if count == 1 else f"{count:,} images"
 
 
 def list_files(

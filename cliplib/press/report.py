@@ -314,11 +314,11 @@ class Exporter:
         given = self.request.parameters()
         parameters = {name: json.dumps(value) for name, value in given.items()}
         task = execution.task_of(notebook, parameters, {})
+        model = parameters_model(self.request)
         with _environment_kept():
+            surroundings.try_models(model, given["others"])  # which may ask a hub
             surroundings.prepare(self.places, "", "")
-            os.environ["CLIPLIB_MODEL"] = model = parameters_model(self.request)
-            if any(map(surroundings.needs_hub, [model, *given["others"]])):
-                surroundings.stay_offline_without_hub()
+            os.environ["CLIPLIB_MODEL"] = model
             self.places.stage()
             with (
                 contextlib.chdir(self.root),
@@ -327,7 +327,7 @@ class Exporter:
             ):
                 failure = execution.run(self.places, task, _Steps(bar), watch)
         if failure:
-            raise ValueError(failure)
+            raise ValueError(str(failure))
 
     def write(self) -> dict[str, Any]:
         """Write page and PDF; return the verdict."""

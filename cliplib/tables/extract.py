@@ -30,6 +30,10 @@ from cliplib.tables.splits import stratified_subset
 logger = logging.getLogger(__name__)
 
 
+class MissingImages(ValueError):
+    """Features are asked for whose images are not here."""
+
+
 def load_features(
     name_or_path: str | os.PathLike[str],
     encoder: ClipEncoder,
@@ -44,7 +48,9 @@ def load_features(
     """Return a data set's feature table: its committed features, or its images encoded.
 
     The committed features of a named set are taken where they are the encoder's, also
-    if its images are here: so numbers do not depend on which machine has them.
+    if its images are here: so numbers do not depend on which machine has them. Where
+    some images are not here, the table is without them. Where there are others than the
+    committed ones, all are encoded.
 
     Parameters
     ----------
@@ -68,26 +74,38 @@ def load_features(
     ------
     OSError
         If an image cannot be read, and there is no `errors`.
+    MissingImages
+        If there are neither images nor committed features of this encoder.
     ValueError
-        If there are neither images nor committed features of this encoder, or `groups`
-        does not cover all images.
+        If `groups` does not cover all images.
     """
     name = os.fspath(name_or_path)
+    dataset = load_dataset(name_or_path, data=data)
+    table = None
     if precomputed and _has_precomputed(name, encoder):
-        table = load_precomputed(name, encoder)
-    else:
-        dataset = load_dataset(name_or_path, data=data)
-        if dataset is not None:
-            return _encode_dataset(
-                dataset, encoder, groups=groups, limit=limit, seed=seed, errors=errors
-            )
-        if not precomputed:
-            raise ValueError(f"There are no images of {name!r}: name their folder.")
+        table = _of_these_images(load_precomputed(name, encoder), dataset)
+    if table is None and dataset is not None:
+        return _encode_dataset(
+            dataset, encoder, groups=groups, limit=limit, seed=seed, errors=errors
+        )
+    if not precomputed:
+        raise MissingImages(f"There are no images of {name!r}: name their folder.")
+    if table is None:
         table = load_precomputed(name, encoder)
     if groups is not None:
         table = table.with_groups(declared_groups(table.ids.tolist(), groups))
     rows = stratified_subset(table.labels, table.splits, limit, seed=seed)
     return table.select(rows)
+
+
+def _of_these_images(
+    table: FeatureTable, dataset: datasets.Dataset | None
+) -> FeatureTable | None:
+    """Return the rows of the images that are here; None if some have no row."""
+    if dataset is None:
+        return table
+    here = np.isin(table.ids, dataset["id"][:])
+    return table.select(here) if here.sum() == len(dataset) else None
 
 
 def _encode_dataset(
@@ -157,18 +175,18 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
 
     Raises
     ------
-    ValueError
+    MissingImages
         If there are none, or those of another encoder.
     """
     path = _precomputed_path(f"{name}.safetensors")
     if name not in DATASETS or not path.is_file():
-        raise ValueError(
+        raise MissingImages(
             f"There are neither images nor precomputed features of {name!r}."
         )
     table = FeatureTable.load(path)
     if table.provenance["model_fingerprint"] != encoder.fingerprint:
         made_by = table.provenance["encoder"]
-        raise ValueError(
+        raise MissingImages(
             f"The precomputed features of {name!r} are those of {made_by!r}, not of "
             f"{encoder.name!r}: name a folder with the images (data)."
         )

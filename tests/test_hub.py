@@ -1,0 +1,421 @@
+"""Models and data sets from their homes: whole, once, and each fault in a sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_hub import COMMIT, FakeHub, make_trashnet
+from PIL import Image
+from tiny_clip import make_checkpoint
+from transformers import BitImageProcessorPil, CLIPModel, Dinov2Config, Dinov2Model
+
+from cliplib.encode.clip import ClipEncoder
+from cliplib.encode.vision import VisionEncoder
+from cliplib.images import hub
+from cliplib.images.data import (
+    DATASETS,
+    dataset_spec,
+    difference_from_report,
+    fetch_dataset,
+    load_dataset,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+OPENAI = "openai/clip-vit-base-patch32"
+LAION = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+SHARDED = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+DINO = "facebook/dinov2-small"
+CODE = "somebody/needs-code"
+BOMB = "somebody/bomb"
+
+
+class Bomb:
+    """A pickle of it runs code when it is opened."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('code of a checkpoint was run')",))
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lay out tiny models as they are published, and two that hold code."""
+    folder = tmp_path_factory.mktemp("hub")
+    models = folder / "models"
+    plain = make_checkpoint(models / LAION)
+    state = CLIPModel.from_pretrained(plain).state_dict()
+    positions = {"vision_model.embeddings.position_ids": torch.arange(17)[None]}
+    torch.save(state | positions, plain / "pytorch_model.bin")
+    for name in ("open_clip_pytorch_model.bin", "README.md"):
+        (plain / name).write_bytes(b"not for transformers")
+    openai = shutil.copytree(plain, models / OPENAI)
+    (openai / "model.safetensors").unlink()
+    tokenizer = json.loads((openai / "tokenizer.json").read_text())["model"]
+    merges = "\n".join(" ".join(merge) for merge in tokenizer["merges"])
+    (openai / "vocab.json").write_text(json.dumps(tokenizer["vocab"]))
+    (openai / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    for name in ("flax_model.msgpack", "tf_model.h5"):
+        (openai / name).write_bytes(b"of another framework")
+    sharded = shutil.copytree(plain, models / SHARDED)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (sharded / name).unlink()
+    CLIPModel.from_pretrained(plain).save_pretrained(sharded, max_shard_size="60KB")
+    bomb = shutil.copytree(openai, models / BOMB)
+    torch.save(state | {"bomb": Bomb()}, bomb / "pytorch_model.bin")
+    make_dino(models / DINO)
+    code = shutil.copytree(models / DINO, models / CODE)
+    config = json.loads((code / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoModel": "own.Own"}}
+    config["auto_map"]["AutoConfig"] = "own.OwnConfig"
+    (code / "config.json").write_text(json.dumps(config))
+    (code / "own.py").write_text("raise SystemExit('code of a checkpoint was run')")
+    make_trashnet(folder, trashnet_images())
+    return folder
+
+
+def make_dino(folder: Path) -> None:
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=28
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    BitImageProcessorPil(size={"shortest_edge": 28}).save_pretrained(folder)
+
+
+def trashnet_images() -> dict[str, bytes]:
+    """Return two images a class, as files."""
+    rng = np.random.default_rng(0)
+    images = {}
+    for name in DATASETS["trashnet"].phrases:
+        for number in (1, 2):
+            file = io.BytesIO()
+            pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(file, "JPEG")
+            images[f"{name}/{name}{number}.jpg"] = file.getvalue()
+    return images
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "hub cache"
+
+
+@pytest.fixture
+def fake(
+    repositories: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeHub]:
+    server = FakeHub(repositories)
+    server.use(monkeypatch, cache)
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def sentences(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+# --- Weights ----------------------------------------------------------------------
+
+
+def test_weights_come_as_pickle_as_safetensors_and_in_shards(fake: FakeHub) -> None:
+    names = (OPENAI, LAION, SHARDED)
+    encoders = [ClipEncoder(name, cache=False) for name in names]
+    assert len({encoder.fingerprint for encoder in encoders}) == 1
+    assert [encoder.name for encoder in encoders] == [*names]
+    sent = fake.fetched()
+    assert sent.count("pytorch_model.bin") == sent.count("model.safetensors") == 1
+    unread = {"flax_model.msgpack", "tf_model.h5", "open_clip_pytorch_model.bin"}
+    assert not unread & {*sent}
+
+
+def test_a_model_is_fetched_once_and_nothing_is_posted(fake: FakeHub) -> None:
+    first = ClipEncoder(OPENAI, cache=False)
+    asked = len(fake.requests)
+    assert ClipEncoder(OPENAI, cache=False).fingerprint == first.fingerprint
+    assert len(fake.requests) == asked
+    assert not [each for each in fake.requests if each.startswith("POST")]
+    assert not [each for each in fake.requests if "discussions" in each]
+
+
+@pytest.mark.parametrize("fault", ["401", "429", "500", "login page"])
+def test_what_was_fetched_before_needs_no_hub(fault: str, fake: FakeHub) -> None:
+    folder = hub.fetch_model(OPENAI)
+    fake.fault = fault
+    assert hub.fetch_model(OPENAI) == folder
+    assert hub.fetch_model(f"{OPENAI}@{COMMIT}") == folder
+
+
+def test_nor_does_it_need_a_network(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hub.fetch_model(OPENAI)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert hub.fetch_model(OPENAI) == folder
+    fake.end()
+    assert hub.fetch_model(OPENAI) == folder
+
+
+def test_a_revision_is_named_behind_the_name(fake: FakeHub) -> None:
+    assert ClipEncoder(f"{LAION}@v1", cache=False).name == f"{LAION}@v1"
+    assert any("/resolve/v1/" in each for each in fake.requests)
+    with pytest.raises(OSError, match="the hub has no revision 'v2' of it"):
+        ClipEncoder(f"{LAION}@v2", cache=False)
+
+
+def test_its_size_is_said_before_and_large_files_have_a_bar(
+    fake: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    sentences: Callable[[], list[str]],
+) -> None:
+    shown = []
+
+    class Bar(hub.tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            if not options.get("disable"):
+                shown.append(options["desc"].split("/")[-1])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(hub, "tqdm", Bar)
+    monkeypatch.setattr(hub, "SMALL", 100_000)
+    hub.fetch_model(OPENAI)
+    assert sentences()[0].startswith(f"Downloading {OPENAI}: 1 MB, into ")
+    assert shown == ["pytorch_model.bin"]
+
+
+def test_a_download_that_broke_off_goes_on_where_it_stopped(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    fake.fault = "breaks off"
+    with pytest.raises(hub.DownloadError):
+        hub.fetch_model(OPENAI)
+    fake.fault = "429"  # what is there of it is not taken for the whole
+    with pytest.raises(hub.DownloadError, match="limits requests"):
+        hub.fetch_model(OPENAI)
+    fake.fault = ""
+    hub.fetch_model(OPENAI)
+    resumed = [each for each in fake.requests if "bytes=" in each]
+    assert resumed and not resumed[-1].endswith("bytes=0-")
+    assert ClipEncoder(OPENAI, cache=False).dim == 32
+
+
+def test_a_snapshot_that_lacks_a_file_is_completed(fake: FakeHub) -> None:
+    for name in (OPENAI, SHARDED):
+        folder = hub.fetch_model(name)
+        file = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+        file.resolve().unlink()
+        file.unlink()
+        asked = len(fake.fetched())
+        assert (hub.fetch_model(name) / file.name).is_file()
+        assert fake.fetched()[asked:] == [file.name]
+
+
+def test_a_changed_byte_is_noticed(fake: FakeHub) -> None:
+    for name, file in ((OPENAI, "pytorch_model.bin"), (LAION, "model.safetensors")):
+        blob = (hub.fetch_model(name) / file).resolve()
+        content = bytearray(blob.read_bytes())
+        content[-9] ^= 1
+        blob.chmod(0o644)
+        blob.write_bytes(content)
+        with pytest.raises(OSError, match=f"{file} is damaged.*delete {blob}"):
+            ClipEncoder(name, cache=False)
+
+
+def test_a_checkpoints_code_never_runs(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(OSError, match="needs code of its makers, which is never run"):
+        VisionEncoder(CODE)
+    with pytest.raises(OSError, match="pickle of weights holds code; it was not") as e:
+        ClipEncoder(BOMB, cache=False)
+    assert "weights_only" not in str(e.value) and "trust" not in str(e.value)
+
+
+def test_other_vision_models_come_from_the_hub(fake: FakeHub) -> None:
+    assert VisionEncoder(DINO).model.config.hidden_size == 32
+    assert "own.py" not in fake.fetched()
+
+
+# --- What goes wrong --------------------------------------------------------------
+
+FAULTS = {
+    "gated": "its makers want their terms accepted: do so on .*then log in by `hf auth",
+    "bad token": "refuses the login of this machine: log in by `hf auth login` again",
+    "401": "has nothing of that name for you: correct the name, or log in",
+    "403": r"the hub or a proxy forbids it \(403\)",
+    "404": "has nothing of that name for you|does not have it",
+    "407": "the proxy wants a login",
+    "429": r"limits requests \(429\): wait some minutes",
+    "503": r"has a fault of its own \(503\): try again later",
+    "login page": "a web page came in place of an answer.*log in to your network",
+    "hang": "did not answer in time",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_has_its_sentence(
+    fault: str, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "SECONDS", 0.3)
+    fake.fault = fault
+    with pytest.raises(OSError, match=FAULTS[fault]) as error:
+        ClipEncoder(OPENAI, cache=False)
+    assert_is_one_sentence(str(error.value))
+    assert len(fake.requests) == 1  # at once
+
+
+def assert_is_one_sentence(text: str) -> None:
+    assert text.startswith("Cannot load the model 'openai/") and text.endswith(".")
+    assert "\n" not in text and ". " not in text
+
+
+def test_a_refused_connection_a_proxy_and_a_full_disk_have_theirs(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(OSError, match="it takes 1 MB, and the disk of .* has 0 MB"):
+            ClipEncoder(OPENAI, cache=False)
+    fake.end()
+    with pytest.raises(OSError, match="cannot be reached.*HF_ENDPOINT") as error:
+        ClipEncoder(OPENAI, cache=False)
+    assert_is_one_sentence(str(error.value))
+
+
+def test_a_misspelt_name_gets_the_nearest(fake: FakeHub) -> None:
+    with pytest.raises(OSError, match=f"is '{OPENAI}' meant"):
+        ClipEncoder("openai/clip-vit-base-patch-32", cache=False)
+
+
+RAISED = {
+    "No space left on device": OSError(28, "No space left on device"),
+    "the certificate of .* is not trusted": ConnectionError(
+        "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate in chain"
+    ),
+    "the proxy that HTTPS_PROXY names": type("ProxyError", (Exception,), {})("x"),
+}
+
+
+def test_what_no_server_can_show_is_told_by_its_exception() -> None:
+    for sentence, error in RAISED.items():
+        wanted = "the disk of .* is full" if "space" in sentence else sentence
+        with pytest.raises(hub.DownloadError, match=wanted), hub.explained(OPENAI):
+            raise RuntimeError("of the client") from error
+    with (
+        pytest.raises(hub.DownloadError, match=r"failed \(KeyError: 'x'\)"),
+        hub.explained(OPENAI),
+    ):
+        raise KeyError("x")
+
+
+# --- Data sets --------------------------------------------------------------------
+
+
+def test_trashnet_comes_whole_and_is_compared_with_the_report(
+    fake: FakeHub, sentences: Callable[[], list[str]]
+) -> None:
+    found = load_dataset("trashnet", data="hub")
+    assert len(found) == 12 and found.info.builder_name == "hub"
+    assert set(found["split"][:]) <= {"train", "val", "test"}
+    said = " ".join(sentences())
+    assert "12 images, 2,527 in the report; 2,515 of the report are missing" in said
+    assert "dataset-resized.zip of garythung/trashnet is not the version" in said
+    assert fake.fetched() == ["dataset-resized.zip"]
+    fake.fault = "500"
+    assert len(load_dataset("trashnet", data="hub")) == 12
+
+
+def test_an_unpacking_that_was_ended_is_begun_anew(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = hub.zipfile.ZipFile.extractall
+
+    def ended(self: Any, path: Path) -> None:
+        self.extract(self.namelist()[0], path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hub.zipfile.ZipFile, "extractall", ended)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_dataset("trashnet")
+    monkeypatch.setattr(hub.zipfile.ZipFile, "extractall", whole)
+    assert len(load_dataset("trashnet", data="hub")) == 12
+
+
+def test_two_processes_at_once_both_see_all_images(
+    fake: FakeHub, cache: Path, tmp_path: Path
+) -> None:
+    code = "from cliplib.images.hub import fetch_archive\n"
+    code += "folder = fetch_archive('garythung/trashnet', 'dataset-resized.zip')\n"
+    code += "print(len([*folder.rglob('*[0-9].jpg')]))"
+    environment = os.environ | fake.environment(cache)
+    environment["CLIPLIB_CACHE"] = str(tmp_path / "unpacked")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=ROOT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    assert [process.communicate()[0].strip() for process in started] == ["12", "12"]
+
+
+@pytest.fixture
+def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Put something in the place of Kaggle's client; return what it is asked for."""
+    asked: list[str] = []
+
+    def download(handle: str) -> str:
+        asked.append(handle)
+        for split in ("Training", "Testing"):
+            for name in DATASETS["brain_tumor_mri"].phrases:
+                folder = tmp_path / "kaggle" / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (8, 8)).save(folder / "1.jpg")
+        return str(tmp_path / "kaggle")
+
+    client = types.SimpleNamespace(dataset_download=download)
+    monkeypatch.setitem(sys.modules, "kagglehub", client)  # type: ignore[arg-type]
+    return asked
+
+
+def test_brain_mri_comes_from_kaggle_in_its_first_version(kaggle: list[str]) -> None:
+    assert len(load_dataset("brain_tumor_mri", data="hub")) == 8
+    assert kaggle == [f"{dataset_spec('brain_tumor_mri').kaggle}"]
+    assert kaggle[0].endswith("/versions/1")
+
+
+def test_without_kaggles_client_the_command_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "kagglehub", None)  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="python -m pip install kagglehub"):
+        load_dataset("brain_tumor_mri", data="hub")
+
+
+def test_a_set_without_a_home_is_none(fake: FakeHub) -> None:
+    assert load_dataset("waste_aquatrash", data="hub") is None
+    assert not fake.requests
+
+
+def test_the_difference_from_the_report_is_one_sentence() -> None:
+    known = [f"{name}/{name}1.jpg" for name in ("glass", "metal")]
+    assert difference_from_report("trashnet", [*known, "glass/new.jpg"]) == (
+        "TrashNet: 3 images, 2,527 in the report; 1 of them is not in it; "
+        "2,525 of the report are missing."
+    )
