@@ -175,6 +175,41 @@ def test_linked_folders_are_followed_and_hidden_ones_are_not(image_folder, tmp_p
     assert len(list_files(folder)[0]) == 6
 
 
+@pytest.mark.parametrize("target", ["..", "../..", "../square"])
+def test_links_in_circles_come_to_an_end(image_folder, caplog, target):
+    folder = image_folder(n=1)
+    (folder / "disc" / "link").symlink_to(target, target_is_directory=True)
+    (folder / "square" / "back").symlink_to("../disc", target_is_directory=True)
+    assert 3 <= len(list_files(folder)[0]) < 20
+    assert "a link to a folder that it lies in" in caplog.text
+
+
+def test_hidden_images_are_left_out_with_a_warning(image_folder, caplog):
+    folder = image_folder(n=2)
+    (folder / "square").rename(folder / ".square")
+    (folder / "disc" / "disc0.png").rename(folder / "disc" / ".disc0.png")
+    (folder / "disc" / ".notes").touch()
+    assert len(load_dataset(folder)) == 3
+    assert "Left out 3 hidden images, such as " in caplog.text
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "valid", "Testing")])
+def test_images_right_in_split_folders_have_no_class(image_folder, names):
+    folder = image_folder(n=1)
+    for old, new in zip(("disc", "square", "stripes"), names, strict=False):
+        (folder / old).rename(folder / new)
+    if len(names) == 2:
+        (folder / "stripes" / "stripes0.png").unlink()
+    with pytest.raises(ValueError, match="images right in .*: give each class a folde"):
+        load_dataset(folder)
+
+
+def test_a_class_may_bear_the_name_of_a_split(image_folder):
+    folder = image_folder(n=1)
+    (folder / "disc").rename(folder / "train")  # a means of transport
+    assert load_dataset(folder).features["label"].names[-1] == "train"
+
+
 def test_files_that_are_left_out_of_a_class_are_warned_of_once(image_folder, caplog):
     folder = image_folder(n=1)
     (folder / "README.txt").touch()

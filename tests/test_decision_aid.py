@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,6 +22,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from cliplib.app.decision_aid import (
+    MANIFEST,
     DecisionAid,
     _largest_coverage,
     check_folder,
@@ -316,13 +319,20 @@ def test_parameters_may_be_of_numpy_and_other_probes_are_refused(
         DecisionAid.fit(table, aid.encoder, probe=LogisticRegression())
 
 
+def parts_of(folder: Path) -> Path:
+    """Return the folder that the manifest of a saved aid names."""
+    (parts,) = folder.glob("parts-*")
+    return parts
+
+
 def test_a_lost_encoder_is_looked_for_nowhere_else(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(saved / "encoder")
+    parts = parts_of(saved)
+    shutil.rmtree(parts / "encoder")
     monkeypatch.chdir(saved.parent)
-    with pytest.raises(ValueError, match=f"{saved}/encoder.*there is no such folder"):
-        DecisionAid.load(saved.name)  # "aid/encoder" might be a hub id
+    with pytest.raises(ValueError, match=f"{parts}/encoder.*there is no such folder"):
+        DecisionAid.load(saved.name)  # "aid/…/encoder" might be a hub id
 
 
 def test_what_is_loaded_says_the_same_to_the_last_bit(
@@ -348,7 +358,7 @@ def test_an_encoder_with_settings_is_the_same_after_loading(
     tmp_path: Path,
     options: dict[str, Any],
 ) -> None:
-    other = ClipEncoder(saved / "encoder", cache=False, **options)
+    other = ClipEncoder(parts_of(saved) / "encoder", cache=False, **options)
     aid = DecisionAid.fit(clouds(other), other, probe=PROBE)
     aid.save(tmp_path / "other")
     again = DecisionAid.load(tmp_path / "other")
@@ -428,16 +438,16 @@ def test_a_first_save_that_is_killed_leaves_nothing_in_the_way(
 ) -> None:
     folder, step = tmp_path / "aid", 0
     while save_until(aid, folder, step):
-        if folder.exists():  # then all of it is there
+        if (folder / MANIFEST).exists():  # then all of it is there
             DecisionAid.load(folder, cache=False)
             shutil.rmtree(folder)
         else:
             with pytest.raises(ValueError, match="no whole decision aid"):
                 DecisionAid.load(folder, cache=False)
+            check_folder(folder)
         step += 1
     assert step > 10
     DecisionAid.load(folder, cache=False)
-    assert os.listdir(tmp_path) == ["aid"]
 
 
 @needs_fork
@@ -454,14 +464,62 @@ def test_an_overwrite_that_is_killed_leaves_the_old_aid_or_the_new_one(
         if content(folder) == before:
             continue  # as it was, to the last file
         seen.append(DecisionAid.load(folder, cache=False).min_probability)
+        make_old(tmp_path)
         old.save(folder)  # not locked, and nothing is left over
         assert os.listdir(tmp_path) == ["aid"]
+        assert parts_of(folder).is_dir()
         assert (folder / "mine.txt").read_text() == "keep me"
         before = content(folder)
     assert step > 10
-    assert set(seen) == {0.25, 0.75}  # also between the two renames
+    assert set(seen) == {0.25, 0.75}  # also where parts are there, and no manifest
     assert DecisionAid.load(folder, cache=False).min_probability == 0.75
+
+
+def make_old(folder: Path) -> None:
+    """Let what lies in a folder look as if a save had begun it two hours ago."""
+    for path in [*folder.rglob("*"), folder]:
+        os.utime(path, times=(0, path.stat().st_mtime - 7200))
+
+
+def test_what_a_save_under_way_has_written_is_left_to_it(
+    aid: DecisionAid, saved: Path
+) -> None:
+    others = [saved.with_name(".aid.unfinished-x"), saved / "parts-0123abcd"]
+    for folder in others:
+        folder.mkdir()
+    aid.save(saved)
+    assert all(folder.is_dir() for folder in others)
+    (saved / "parts-list").mkdir()  # somebody's own
+    make_old(saved.parent)
+    aid.save(saved)
+    assert not any(folder.exists() for folder in others)
+    assert (saved / "parts-list").is_dir()
+
+
+def test_of_several_threads_that_save_one_aid_the_last_wins(
+    aid: DecisionAid, tmp_path: Path
+) -> None:
+    versions = [replace(aid, min_probability=number / 8) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda version: version.save(tmp_path / "aid"), versions))
+    found = DecisionAid.load(tmp_path / "aid", cache=False)
+    assert found.min_probability in {version.min_probability for version in versions}
     assert os.listdir(tmp_path) == ["aid"]
+    assert len(os.listdir(tmp_path / "aid")) == 2
+
+
+def test_an_aid_with_parts_beside_its_manifest_is_read_and_replaced(
+    aid: DecisionAid, saved: Path
+) -> None:
+    document = json.loads((saved / MANIFEST).read_text())
+    parts = saved / document.pop("parts")
+    for part in parts.iterdir():
+        part.rename(saved / part.name)
+    parts.rmdir()
+    (saved / MANIFEST).write_text(json.dumps(document))
+    assert DecisionAid.load(saved).temperature == aid.temperature
+    aid.save(saved)
+    assert sorted(os.listdir(saved)) == [MANIFEST, parts_of(saved).name]
 
 
 def save_with_files_of(aid: DecisionAid, folder: Path, limit: int) -> str:
@@ -499,17 +557,14 @@ def test_a_full_disk_is_told_in_a_sentence_and_changes_nothing(
     assert os.listdir(saved.parent) == ["aid"]
 
 
-def test_an_old_aid_that_cannot_be_moved_stays(
+def test_an_old_aid_that_cannot_be_replaced_stays(
     aid: DecisionAid, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def rename(path: Path, target: Path) -> Path:
-        if path.name.endswith(".unfinished"):
-            raise PermissionError(13, "a file is open")  # as on Windows
-        os.rename(path, target)
-        return target
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(13, "a file is open")  # as on Windows
 
     before = content(saved)
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="a file is open.*What was there is unchanged"):
         aid.save(saved)
     assert content(saved) == before and os.listdir(saved.parent) == ["aid"]
@@ -556,16 +611,52 @@ def test_harm_to_any_file_is_told_in_a_sentence(
     saved: Path, harm: Callable[[Path], None]
 ) -> None:
     for name in PARTS:
-        whole = (saved / name).read_bytes()
-        harm(saved / name)
+        path = parts_of(saved) / name
+        whole = path.read_bytes()
+        harm(path)
         with pytest.raises(ValueError, match="no whole decision aid"):
             DecisionAid.load(saved)
-        (saved / name).write_bytes(whole)
+        path.write_bytes(whole)
     main = saved / "decision_aid.json"
     for content in ("", "{", "[]"):
         main.write_text(content)
         with pytest.raises(ValueError, match="no whole decision aid"):
             DecisionAid.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        (MANIFEST, "parts", "../elsewhere"),
+        (MANIFEST, "parts", 3),
+        (MANIFEST, "encoder", []),
+        (MANIFEST, "rule", {"temperature": "hot"}),
+        (MANIFEST, "rule", {"temperature": -1}),
+        (MANIFEST, "rule", {"min_probability": math.nan}),
+        (MANIFEST, "rule", {"min_similarity": None}),
+        ("probe/probe.json", "kind", "Bomb"),
+        ("probe/probe.json", "fitted", {}),
+        ("probe/probe.json", "parameters", None),
+        ("encoder/config.json", "vision_config", {"hidden_size": 7}),
+        ("encoder/config.json", "text_config", "none"),
+    ],
+)
+def test_what_somebody_changed_is_told_in_a_sentence(
+    saved: Path, file: str, key: str, value: object
+) -> None:
+    path = saved / file if file == MANIFEST else parts_of(saved) / file
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, key: value}))
+    with pytest.raises(ValueError, match="There is no whole decision aid in ") as told:
+        DecisionAid.load(saved)
+    assert "\n" not in str(told.value)
+
+
+def test_parts_of_two_aids_are_no_aid(aid: DecisionAid, saved: Path) -> None:
+    table = FeatureTable.from_arrays(np.eye(4, 3), list("abab"))
+    table.save(parts_of(saved) / "training" / "features.safetensors")
+    with pytest.raises(ValueError, match="There is no whole decision aid in "):
+        DecisionAid.load(saved)
 
 
 class Bomb:
@@ -589,12 +680,12 @@ def test_opening_a_folder_that_somebody_made_runs_nothing(
         ".safetensors",
         ".txt",
     }
+    parts = parts_of(saved)
     for name in ("probe/probe.pkl", "encoder/pytorch_model.bin", "encoder/modeling.py"):
-        (saved / name).write_bytes(bomb)
+        (parts / name).write_bytes(bomb)
     DecisionAid.load(saved)
-    (
-        saved / "encoder" / "model.safetensors"
-    ).unlink()  # so that the pickle is all there is
+    # So that the pickle is all there is.
+    (parts / "encoder" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="no whole decision aid"):
         DecisionAid.load(saved)
     assert not (tmp_path / "exploded").exists()

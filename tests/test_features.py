@@ -59,6 +59,17 @@ def test_without_published_splits_a_grouped_fifth_is_held_out():
     assert set(make_table(n=60).train_test_split(published=False)[0].splits) >= {"test"}
 
 
+def test_declared_groups_that_near_duplicates_merge_are_named(caplog):
+    table = make_table()  # copies: two and two
+    merged = table.with_groups(["x"] * 3 + ["y"] * 3 + ["z"] * 5 + ["w"])
+    assert len(set(merged.groups)) == 2
+    assert "first x and y, of which 02 and 03 show the same" in caplog.text
+    assert "pairs of groups: 2" in caplog.text
+    caplog.clear()
+    table.with_groups(np.arange(12) // 4)
+    assert caplog.text == ""
+
+
 def test_a_published_split_that_tears_groups_is_kept_with_a_warning(caplog):
     table = make_table(n=60, provenance={"dataset": "torn"})
     _, test = table.train_test_split()

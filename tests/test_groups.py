@@ -17,6 +17,7 @@ from cliplib.tables.groups import (
     declared_groups,
     joined_files,
     merge_groups,
+    merged_groups,
     number_groups,
     rows_of_images,
     sequence_groups,
@@ -35,6 +36,16 @@ def test_merged_groups_join_whatever_shares_a_group_in_any() -> None:
     patients = ["a", "b", "b", "c", "d"]
     assert merge_groups(copies, patients).tolist() == [0, 0, 0, 1, 2]
     assert merge_groups(["b", "a", "b"]).tolist() == [0, 1, 0]
+
+
+def test_merged_groups_are_named_with_the_images_that_join_them() -> None:
+    ids = ["a1", "a2", "b1", "b2", "c1"]
+    groups = ["a", "a", "b", "b", "c"]
+    found = merged_groups(ids, groups, [0, 3, 0, 2], [1, 1, 2, 4])
+    assert found.columns.tolist() == ["group_a", "group_b", "image_a", "image_b"]
+    assert found.to_numpy().tolist() == [["b", "a", "b2", "a2"], ["b", "c", "b1", "c1"]]
+    assert merged_groups(ids, groups, [], []).empty
+    assert merged_groups(ids, groups, [0], [1]).columns.tolist() == [*found.columns]
 
 
 groupings = st.integers(1, 12).flatmap(

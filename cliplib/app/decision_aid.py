@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,8 +44,10 @@ AnyProbe = LinearProbe | KernelProbe | MLPProbe
 # The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
 KERNEL_LIMIT = 10_000
 
-MANIFEST = "decision_aid.json"  # without it a folder is no decision aid
-PARTS = ("encoder", "probe", "training", MANIFEST)
+MANIFEST = "decision_aid.json"  # names the folder of parts; without it there is no aid
+PARTS = re.compile("parts-[0-9a-f]{8}")
+UNFINISHED = ".{}.unfinished-"  # begins the name of a new aid beside the old one
+LEFT_OVER = 3600.0  # seconds after which a save that has not ended was killed
 
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
@@ -248,8 +255,9 @@ class DecisionAid:
         """Write one folder of JSON and safetensors.
 
         An older decision aid there is replaced whole; other files in its folder stay.
-        The new one is written beside it and takes its place at the end: whoever kills
-        this, or fills the disk, leaves the old one as it was.
+        All parts are written beside the folder, and the manifest, which names them, is
+        put in place at the end, in one step: whoever kills this, or fills the disk,
+        leaves the old aid as it was. Of several savers the last one wins.
 
         Raises
         ------
@@ -257,16 +265,31 @@ class DecisionAid:
             The folder holds something else, or cannot be written.
         """
         _check_content(folder)
+        target = Path(folder).resolve()
+        parts = f"parts-{uuid.uuid4().hex[:8]}"
+        beside = UNFINISHED.format(target.name)
         try:
-            _replace_folder(Path(folder).resolve(), self._write)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=beside, dir=target.parent) as new:
+                self._write(Path(new), parts)
+                _put_in_place(Path(new), target, parts)
         except (OSError, SafetensorError) as error:
             raise OSError(
                 f"Cannot save the decision aid to {folder} ({error}): make room, or "
                 "choose another folder. What was there is unchanged."
             ) from error
+        _clear_leftovers(target)
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, folder: Path, parts: str) -> None:
+        """Write the manifest, and the folder of parts that it names, to the disk."""
+        encoder = self.encoder
+        for part in (encoder.model, encoder.processor, encoder.tokenizer):
+            part.save_pretrained(folder / parts / "encoder")
+        save_probe(self.probe, folder / parts / "probe")
+        (folder / parts / "training").mkdir()
+        self.training.save(folder / parts / "training" / "features.safetensors")
         document = {
+            "parts": parts,
             "rule": {
                 "temperature": self.temperature,
                 "min_probability": self.min_probability,
@@ -274,18 +297,16 @@ class DecisionAid:
                 "about": dict(self.about),
             },
             "encoder": {
-                "name": self.encoder.name,
-                "image_size": self.encoder.image_size,
-                "dtype": self.encoder.dtype,
+                "name": encoder.name,
+                "image_size": encoder.image_size,
+                "dtype": encoder.dtype,
             },
         }
-        encoder = self.encoder
-        for part in (encoder.model, encoder.processor, encoder.tokenizer):
-            part.save_pretrained(folder / "encoder")
-        save_probe(self.probe, folder / "probe")
-        (folder / "training").mkdir()
-        self.training.save(folder / "training" / "features.safetensors")
         (folder / MANIFEST).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file)  # or else it might get there after the manifest
 
     @classmethod
     def load(
@@ -308,27 +329,40 @@ class DecisionAid:
         """
         store = FeatureCache() if cache is True else cache  # its faults are its own
         path = Path(folder).absolute()  # else a lost part could be taken for a hub id
-        stored = path if path.exists() else _siblings(path).previous
         try:
-            if not (stored / MANIFEST).is_file():
+            if not (path / MANIFEST).is_file():
                 raise FileNotFoundError(f"it has no {MANIFEST}")
-            document = json.loads((stored / MANIFEST).read_text(encoding="utf-8"))
+            document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            stored = path / _parts_named_by(document)
             settings = document["encoder"]
             encoder = ClipEncoder(
                 stored / "encoder", cache=store, device=device, dtype=settings["dtype"]
             )
             encoder.name = settings["name"]
             encoder.image_size = settings["image_size"]  # as the stored processor's
-            return cls(
+            aid = cls(
                 encoder,
                 load_probe(stored / "probe"),
                 FeatureTable.load(stored / "training" / "features.safetensors"),
                 **document["rule"],
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            aid._check()
+        except Exception as error:  # what somebody changed raises nearly anything
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
-                f"There is no whole decision aid in {path} ({error})."
+                f"There is no whole decision aid in {path} ({reason})."
             ) from error
+        return aid
+
+    def _check(self) -> None:
+        """Raise an error, of any kind, where the parts do not fit together."""
+        rule = (self.temperature, self.min_probability, self.min_similarity)
+        if self.temperature <= 0 or np.isnan(rule).any():
+            raise ValueError(f"its rule is {rule}")
+        columns = readout_columns(
+            self.training.readout, self.encoder.dim, self.encoder.blocks
+        )
+        self.decide(np.zeros((1, len(columns)), np.float32))
 
 
 class Neighbours(NamedTuple):
@@ -377,21 +411,7 @@ def _reasons(uncertain: Bools, strange: Bools) -> list[str]:
     return reasons
 
 
-# --- A folder that is replaced whole
-
-
-class Siblings(NamedTuple):
-    """Folders beside a decision aid that exist only while it is saved."""
-
-    unfinished: Path
-    previous: Path
-
-
-def _siblings(folder: Path) -> Siblings:
-    return Siblings(
-        unfinished=folder.with_name(f".{folder.name}.unfinished"),
-        previous=folder.with_name(f".{folder.name}.previous"),
-    )
+# --- Its folder
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -409,7 +429,10 @@ def _check_content(folder: str | os.PathLike[str]) -> None:
     path = Path(folder).resolve()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+    if not path.is_dir() or (path / MANIFEST).is_file():
+        return
+    # A first save that was killed leaves parts alone.
+    if not all(PARTS.fullmatch(entry.name) for entry in path.iterdir()):
         raise FileExistsError(
             f"The folder {folder} holds something else: choose another."
         )
@@ -430,81 +453,56 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, and put that in the place of an older one.
+def _parts_named_by(document: Any) -> str:
+    """Return the name of the folder of parts; older aids have them beside it."""
+    parts = document.get("parts", ".")
+    if parts != "." and not PARTS.fullmatch(parts):
+        raise ValueError(f"it has parts in {parts!r}")
+    return str(parts)
 
-    At any moment the old or the new one is whole, at `folder` or, between two renames,
-    at its sibling "previous", where `DecisionAid.load` looks as well.
+
+_REPLACING = threading.Lock()
+
+
+def _put_in_place(new: Path, folder: Path, parts: str) -> None:
+    """Move parts and manifest from a new folder, and delete the parts of an older aid.
+
+    At any moment the manifest is the old or the new one, and its parts are there.
     """
-    unfinished, previous = _siblings(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(folder)
+    folder.mkdir(exist_ok=True)
+    (new / parts).rename(folder / parts)
     try:
-        unfinished.mkdir()
-        write(unfinished)
-        _copy_foreign_files(folder, unfinished)
-        _flush(unfinished)
-        _swap(unfinished, folder, previous)
-    finally:
-        _remove(unfinished)
-    _remove(previous)
+        with _REPLACING:
+            older = _parts_in(folder)
+            os.replace(new / MANIFEST, folder / MANIFEST)
+    except BaseException:
+        shutil.rmtree(folder / parts, ignore_errors=True)
+        raise
+    for part in older:
+        # Files that are open on Windows wait for a later save.
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    """Return the folders of the aid that is in a folder."""
+    try:
+        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        parts = _parts_named_by(document)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []  # there is none, or a damaged one
+    if parts == ".":
+        return [folder / name for name in ("encoder", "probe", "training")]
+    return [folder / parts]
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Tidy up after a save that was killed."""
-    unfinished, previous = _siblings(folder)
-    if (previous / MANIFEST).is_file() and not folder.exists():
-        previous.rename(folder)  # killed between the two renames
-    _remove(previous)
-    _remove(unfinished)
-
-
-def _copy_foreign_files(folder: Path, new: Path) -> None:
-    """Take over what a user has put into the folder."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name in PARTS:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, new / path.name, symlinks=True)
-        else:
-            shutil.copy2(path, new / path.name, follow_symlinks=False)
-
-
-def _flush(folder: Path) -> None:
-    """Wait until a folder is on the disk: renames may get there before contents do."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_symlink() or (path.is_dir() and os.name == "nt"):
-            continue
-        flags = os.O_RDWR if os.name == "nt" else os.O_RDONLY
-        descriptor = os.open(path, flags)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _swap(new: Path, folder: Path, previous: Path) -> None:
-    """Put the new folder in the old one's place, or leave that where it was."""
-    try:
-        if folder.exists():
-            folder.rename(previous)
-        new.rename(folder)
-    except BaseException:
-        if previous.exists() and not folder.exists():
-            previous.rename(folder)
-        raise
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder, the manifest first: no half of it is taken for a decision aid.
-
-    What cannot be deleted, such as files that are open on Windows, waits for the next
-    save.
-    """
-    try:
-        (folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        logger.info("%s is left over: %s", folder, error)
+    """Delete what saves that were killed left in a folder and beside it."""
+    in_use = _parts_in(folder)
+    begun = UNFINISHED.format(folder.name)
+    parts = [path for path in folder.iterdir() if PARTS.fullmatch(path.name)]
+    beside = [path for path in folder.parent.iterdir() if path.name.startswith(begun)]
+    for path in [*parts, *beside]:
+        with suppress(OSError):  # another process may be faster
+            age = time.time() - path.stat().st_mtime
+            if path not in in_use and age > LEFT_OVER:
+                shutil.rmtree(path)

@@ -5,11 +5,10 @@ None is downloaded unasked.
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePath
@@ -47,6 +46,7 @@ SPLITS = {
     "testing": "test",
 }
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
+SYSTEM = "files that Windows or macOS put there"
 SETTING = "CLIPLIB_DATA"
 
 
@@ -277,26 +277,46 @@ def _list_images(root: Path) -> list[ListedImage]:
     images: list[ListedImage] = []
     others: list[Path] = []
     system_files: list[Path] = []
-    # Through links, too, but into no hidden folder.
-    for name in glob.iglob("**/*", root_dir=root, recursive=True):
-        relative = PurePath(name)
-        path = root / relative
-        if path.is_dir() or "__MACOSX" in relative.parts:
+    hidden: list[Path] = []
+    for path in _files_below(root):
+        relative = path.relative_to(root)
+        is_image = path.suffix.lower() in SUFFIXES and not _is_system_file(path)
+        if any(part.startswith(".") for part in relative.parts):
+            hidden += [path] if is_image else []
+        elif "__MACOSX" in relative.parts:
             continue
-        if _is_system_file(path):
+        elif _is_system_file(path):
             system_files.append(path)
-        elif path.suffix.lower() in SUFFIXES:
+        elif is_image:
             images.append(_listed_image(root, relative))
         elif len(relative.parts) > 1:  # beside the class folders lie notes
             others.append(path)
-    if others:
-        warn_once(
-            logger,
-            f"Left out {len(others)} files of other kinds, such as {min(others)}",
-        )
-    _warn_of_system_files(system_files)
+    _warn_of_left_out("files of other kinds", others)
+    _warn_of_left_out("hidden images", hidden)
+    _warn_of_left_out(SYSTEM, system_files)
     _check_layout(root, images)
     return sorted(images, key=lambda image: image.id)
+
+
+def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, through links as well, but not in circles.
+
+    `above` are the real paths of the folders that led here.
+    """
+    place = os.path.realpath(folder)
+    if place in above:
+        warn_once(logger, f"Left out {folder}, a link to a folder that it lies in")
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        warn_once(logger, f"Left out the folder {folder}: {error.strerror}")
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_below(folder / entry.name, (*above, place))
+        else:
+            yield folder / entry.name
 
 
 def _listed_image(root: Path, relative: PurePath) -> ListedImage:
@@ -339,6 +359,9 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     advice = "give each class a folder, within a split or not."
     if not images:
         raise ValueError(f"{root} holds no image: {advice}")
+    if all(image.label.lower() in SPLITS for image in images):
+        splits = ", ".join(sorted({image.label for image in images}))
+        raise ValueError(f"{root} holds images right in {splits}: {advice}")
     if len({image.split == "" for image in images}) > 1:
         raise ValueError(
             f"{root} holds images in and outside train and test folders: {advice}"
@@ -350,13 +373,9 @@ def _is_system_file(path: PurePath) -> bool:
     return path.name.lower() in SYSTEM_FILES or path.name.startswith("._")
 
 
-def _warn_of_system_files(paths: Sequence[Path]) -> None:
+def _warn_of_left_out(kind: str, paths: Sequence[Path]) -> None:
     if paths:
-        warn_once(
-            logger,
-            f"Left out {len(paths)} files that Windows or macOS put there, such as "
-            f"{min(paths)}",
-        )
+        warn_once(logger, f"Left out {len(paths)} {kind}, such as {min(paths)}")
 
 
 def fetch_dataset(name: str) -> Path | None:
@@ -417,10 +436,8 @@ def list_files(
         sources = image_list(files)
         return [image_name(source) for source in sources], sources
     folder = Path(files)
-    # Through links, too.
-    below = glob.iglob("**", root_dir=folder, recursive=True, include_hidden=True)
-    paths = sorted(folder / name for name in below if not (folder / name).is_dir())
-    _warn_of_system_files([path for path in paths if _is_system_file(path)])
+    paths = sorted(_files_below(folder))
+    _warn_of_left_out(SYSTEM, [path for path in paths if _is_system_file(path)])
     images = [path for path in paths if not _is_system_file(path)]
     names = [image_name(path.relative_to(folder).as_posix()) for path in images]
     return names, list(images)

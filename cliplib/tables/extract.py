@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cliplib.arrays import Ints
 from cliplib.encode.clip import ClipEncoder
@@ -119,7 +120,7 @@ def _encode_dataset(
 ) -> FeatureTable:
     """Encode the images of a data set; options are those of `load_features`."""
     # Before the long part, and for all images: a limit must not hide what is missing.
-    declared = _declared_numbers(dataset["id"][:], groups)
+    declared = _declared(dataset["id"][:], groups)
     labels = dataset["label"][:]
     rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
     dataset = dataset.select(rows)
@@ -160,11 +161,11 @@ def _encode_dataset(
     return table.select(np.delete(np.arange(len(table)), list(unreadable)))
 
 
-def _declared_numbers(
+def _declared(
     ids: list[str], groups: str | os.PathLike[str] | None
-) -> Ints | None:
-    """Return the declared groups, numbered, if any are declared."""
-    return None if groups is None else number_groups(declared_groups(ids, groups))
+) -> NDArray[np.str_] | None:
+    """Return the names of the declared groups, (n,), if any are declared."""
+    return None if groups is None else np.array(declared_groups(ids, groups), np.str_)
 
 
 def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:

@@ -21,7 +21,12 @@ from cliplib.arrays import Bools, Features, Ints
 from cliplib.encode.clip import readout_columns
 from cliplib.images.image import warn_once
 from cliplib.tables.compact import compress, expand
-from cliplib.tables.groups import merge_groups, number_groups
+from cliplib.tables.groups import (
+    merge_groups,
+    merged_groups,
+    number_groups,
+    rows_of_firsts,
+)
 from cliplib.tables.splits import group_train_test_split
 
 logger = logging.getLogger(__name__)
@@ -254,10 +259,29 @@ class FeatureTable:
         """Return the table with other groups, (n,), merged with the near-duplicates.
 
         Published folds are dropped, for they need not keep these groups together. A
-        ValueError says if a group is unknown.
+        warning names two of the given groups that near-duplicates merge; see
+        `cliplib.tables.groups.merged_groups` for all. A ValueError says if a group is
+        unknown.
         """
         merged = merge_groups(self.copies, groups)
+        self._warn_of_merged_groups(groups)
         return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
+
+    def _warn_of_merged_groups(self, groups: ArrayLike) -> None:
+        """Name the first two of the given groups that near-duplicates merge."""
+        first_copies = rows_of_firsts(self.copies)
+        rows = np.arange(len(self))
+        merged = merged_groups(self.ids.tolist(), groups, first_copies, rows)
+        if merged.empty:
+            return
+        first = merged.iloc[0]
+        warn_once(
+            logger,
+            f"Near-duplicates merge groups that were declared apart (pairs of groups: "
+            f"{len(merged)}), first {first.group_a} and {first.group_b}, of which "
+            f"{first.image_a} and {first.image_b} show the same. They are kept "
+            "together: see whether images or declaration are at fault.",
+        )
 
     def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
         """Write one safetensors file; equal tables give equal bytes.

@@ -103,15 +103,55 @@ def merge_groups(*groups: ArrayLike) -> Ints:
             f"Groups must hold one entry for each of {n} images, and not "
             f"{[len(grouping) for grouping in numbered]}."
         )
-    first_rows = [_first_rows(grouping) for grouping in numbered]
+    first_rows = [rows_of_firsts(grouping) for grouping in numbered]
     rows = np.tile(np.arange(n), len(groups))
     return connected_groups(n, np.concatenate(first_rows), rows)
 
 
-def _first_rows(groups: Ints) -> Ints:
-    """Return for each row the first row of its group."""
+def rows_of_firsts(groups: ArrayLike) -> Ints:
+    """Return for each row, (n,), the first row of its group."""
     _, first, code = np.unique(groups, return_index=True, return_inverse=True)
     return first[code].astype(np.int64)
+
+
+def merged_groups(
+    ids: Sequence[str], groups: ArrayLike, index_a: ArrayLike, index_b: ArrayLike
+) -> pd.DataFrame:
+    """Say which groups near-duplicates merge, and through which images.
+
+    That is often a fault of the data: one photograph filed under two patients.
+
+    Parameters
+    ----------
+    ids
+        The images' paths, (n,).
+    groups
+        Declared groups, (n,), names or numbers.
+    index_a, index_b
+        The two rows of each pair of near-duplicates, (m,) both, such as those of
+        `cliplib.find_near_duplicates`.
+
+    Returns
+    -------
+    pd.DataFrame
+        group_a, group_b, image_a, image_b: a row for each two groups, with the first
+        pair that joins them.
+    """
+    names = pd.Series(np.asarray(groups))
+    images = pd.Series(np.asarray(ids))
+    rows_a = np.asarray(index_a, np.int64)
+    rows_b = np.asarray(index_b, np.int64)
+    pairs = pd.DataFrame(
+        {
+            "group_a": names[rows_a].to_numpy(),
+            "group_b": names[rows_b].to_numpy(),
+            "image_a": images[rows_a].to_numpy(),
+            "image_b": images[rows_b].to_numpy(),
+        }
+    )
+    pairs = pairs[pairs["group_a"] != pairs["group_b"]]
+    of_two = pairs[["group_a", "group_b"]].apply(frozenset, axis=1)
+    return pairs[~of_two.duplicated()].reset_index(drop=True)
 
 
 def sequence_groups(ids: Sequence[str], features: ArrayLike, groups: ArrayLike) -> Ints:
