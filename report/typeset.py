@@ -29,6 +29,8 @@ class Document:
     warnings: list[str] = field(default_factory=list)
     claims: list[dict[str, Any]] = field(default_factory=list)
     """Each with id, says (its condition), held, values, and the sentence printed."""
+    layout: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Where headings, tables and figures stand: page from 1, y in points from above."""
 
 
 def export(places: Places, *, everything: bool = False) -> None:
@@ -130,7 +132,9 @@ def compile_document(
     if kind != "pdf":
         return Document(whole)
     claims = json.loads(compiler.query("<claim>", field="value"))
-    return Document(whole, [warning.message for warning in warnings], claims)
+    noted = json.loads(compiler.query("<layout>", field="value"))
+    layout = noted[0] if noted else {}
+    return Document(whole, [each.message for each in warnings], claims, layout)
 
 
 def saved_by(notebooks: list[str], folder: Path) -> list[str]:

@@ -26,6 +26,7 @@ COLOURS = {"disc": (200, 60, 50), "square": (60, 160, 80), "stripes": (60, 80, 2
 
 LONGEST = (
     "test_report.py",
+    "test_pages.py",
     "test_fixed_point.py",
     "test_own_report.py",
     "test_probes.py",

@@ -610,35 +610,6 @@ def test_tables_keep_index_names_and_align_numbers() -> None:
     )
 
 
-def test_the_report_compiles_from_the_committed_results_and_all_its_claims_hold(
-    tmp_path: Path,
-) -> None:
-    for name in ("report", "figures", "cliplib"):
-        unread = shutil.ignore_patterns("*.pdf", "*.safetensors")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=unread)
-    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    places = Places(tmp_path)
-    typeset.export_notebooks(places, notebooks)  # as stored, without outputs
-    claims = typeset.compile_document(places).claims
-    assert [claim["id"] for claim in claims if not claim["held"]] == []
-    ids = [claim["id"] for claim in claims]
-    conditions = tomllib.loads((ROOT / "report" / "claims.toml").read_text("utf-8"))
-    assert len(ids) == len(set(ids)) and set(ids) == set(conditions) - {"names"}
-    html = typeset.compile_document(places, kind="html").data
-    text = squeeze(BeautifulSoup(html, "html.parser").get_text()).replace("’", "'")
-    sections = "".join(
-        path.read_text() for path in (ROOT / "report" / "sections").glob("*.typ")
-    )
-    headings = re.findall(r"^=+ ([^<#\[\n]+)", sections, re.MULTILINE)
-    assert headings and not [
-        heading for heading in headings if squeeze(heading) not in text
-    ]
-    captions = {id: entry["caption"] for _, id, entry in listed()}
-    printed = set(re.findall(r'#fig\(\s*"(\w+)"', sections))
-    assert printed and not [id for id in printed if squeeze(captions[id]) not in text]
-
-
 def listed() -> list[tuple[str, str, dict[str, Any]]]:
     """Notebook, id and entry of every committed result."""
     sidecars = sorted((ROOT / "figures").glob("[0-9][0-9]_*.json"))

@@ -28,16 +28,28 @@ TEXT_WIDTH = 6.22
 """Inches of the report's column: a figure this wide is printed at its own size."""
 PERCENT = so.Continuous().label(like=lambda share, _: f"{100 * share:g}")
 """The scale of an axis of shares: 0.5 is written as 50."""
-METHODS = so.Nominal(
-    {
-        "kernel probe": "C0",
-        "linear probe": "C1",
-        "nearest neighbour": "C2",
-        "MLP probe": "C3",
-        "zero-shot": "C4",
-    }
-)
+INK, MIDDLE, PALE = "#1f2933", "#6b7680", "#a9b2bb"
+METHOD_COLOURS = {
+    "kernel probe": "#0b3c5d",
+    "linear probe": "#e0a12b",
+    "nearest neighbour": "#c4512d",
+    "MLP probe": "#3fa0a8",
+    "zero-shot": "#8c7a5b",
+}
+CONDITION_COLOURS = {
+    "published split": PALE,
+    "at home": PALE,
+    "by image": PALE,
+    "before": PALE,
+    "default": PALE,
+    "elsewhere, copies trained on": MIDDLE,
+}
+"""Shades of grey for how something is tested; ink for what is not named here."""
+KIND_COLOURS = ("#4a235a", "#7b3f8c", "#a569bd", "#c39bd3", "#5b2c6f")
+METHODS = so.Nominal(METHOD_COLOURS)
 """The scale of a colour that tells methods apart: the same one in every figure."""
+KINDS = so.Nominal([*KIND_COLOURS])
+"""The scale of a colour that tells anything else apart, beside markers."""
 SHORT_TITLES = {
     "Brain Tumor MRI Dataset": "brain MRI",
     "Brain MRI Images for Brain Tumor Detection": "Navoneel",
@@ -153,8 +165,8 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
 
 def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
     ax.set(xticks=[], yticks=[])
-    colour = {True: "C0", False: "C2", None: "C4"}[cell.right]
-    line = "--" if cell.right is False else "-"  # seen without colour, too
+    colour = PALE if cell.right is None else INK
+    line = "--" if cell.right is False else "-"
     ax.spines[:].set(edgecolor=colour, linestyle=line, visible=cell.image is not None)
     ax.set_title(_wrap(cell.heading, letters), fontsize=7.5, pad=2)
     text = _wrap(cell.text, letters)
@@ -188,15 +200,24 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
     """Plot shares as dots with intervals ``x_low`` to ``x_high``, a row for each `y`.
 
-    `columns` name what else is mapped, such as ``color``, which may be "method".
+    `columns` name what else is mapped, such as ``color``: a method has its own colour
+    in all figures, and anything else, how it is tested, is told by shades of grey.
     """
     plot = so.Plot(table, x=x, y=y, **columns)
     plot = plot.add(so.Dot(), so.Dodge(gap=0.3))  # also those without an interval
     ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
     plot = plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
-    if columns.get("color") == "method":
+    hue = columns.get("color")
+    if hue == "method":
         plot = plot.scale(color=METHODS)
+    elif hue is not None:
+        plot = plot.scale(color=conditions(table.reset_index()[hue].unique()))
     return plot.scale(x=PERCENT).label(x=f"{x.replace('_', ' ')} (%)", y="")
+
+
+def conditions(levels: Sequence[str]) -> so.Nominal:
+    """Return the scale of a colour that tells ways of testing apart."""
+    return so.Nominal({level: CONDITION_COLOURS.get(level, INK) for level in levels})
 
 
 def draw_plot(plot: so.Plot, height: float) -> Figure:

@@ -1,0 +1,213 @@
+"""The report's pages are set well: it is compiled once, and its pages are measured."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pypdfium2
+import pytest
+from bs4 import BeautifulSoup
+from layout import (
+    POINTS_PER_CM,
+    Marks,
+    colours,
+    cut_tables,
+    ends_of_parts,
+    holes,
+    inked_rows,
+    labels,
+    overprinted,
+    stranded,
+    width_of,
+)
+from numpy.typing import NDArray
+
+from cliplib.press import figures
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "report"))
+
+import typeset  # noqa: E402
+from places import Places  # noqa: E402
+
+BODY = 27
+ALL = 95
+HOLE = 4.0
+"""Centimetres of blank page that are too many."""
+
+
+class Report(NamedTuple):
+    """The report, compiled from committed results, and the ink on its pages."""
+
+    document: typeset.Document
+    web: str
+    inked: list[NDArray[np.bool_]]
+
+    def page_of(self, title: str) -> int:
+        found = [
+            m["page"] for m in self.document.layout["headings"] if m["title"] == title
+        ]
+        assert found, f"no heading {title!r}"
+        return int(found[0])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    root = tmp_path_factory.mktemp("report")
+    unread = shutil.ignore_patterns("*.pdf", "*.safetensors")
+    for name in ("report", "figures", "cliplib", "notebooks"):
+        shutil.copytree(ROOT / name, root / name, ignore=unread)
+    places = Places(root)
+    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    typeset.export_notebooks(places, notebooks)  # as stored, without outputs
+    document = typeset.compile_document(places)
+    web = typeset.compile_document(places, kind="html").data.decode()
+    inked = [inked_rows(page) for page in pypdfium2.PdfDocument(document.data)]
+    return Report(document, web, inked)
+
+
+def squeeze(text: str) -> str:
+    return re.sub(r"[\s\u00ad\u200b-]", "", text)
+
+
+def test_all_claims_hold_for_the_committed_results(report: Report) -> None:
+    claims = report.document.claims
+    assert [claim["id"] for claim in claims if not claim["held"]] == []
+    ids = [claim["id"] for claim in claims]
+    conditions = tomllib.loads((ROOT / "report" / "claims.toml").read_text("utf-8"))
+    assert len(ids) == len(set(ids)) and set(ids) == set(conditions) - {"names"}
+
+
+def test_the_web_page_has_all_chapters_and_figures(report: Report) -> None:
+    text = squeeze(BeautifulSoup(report.web, "html.parser").get_text())
+    text = text.replace("’", "'")
+    sections = "".join(
+        path.read_text() for path in (ROOT / "report" / "sections").glob("*.typ")
+    )
+    headings = re.findall(r"^=+ ([^<#\[\n]+)", sections, re.MULTILINE)
+    assert headings and not [
+        heading for heading in headings if squeeze(heading) not in text
+    ]
+    captions = tomllib.loads((ROOT / "figures" / "captions.toml").read_text("utf-8"))
+    printed = set(re.findall(r'#fig\(\s*"(\w+)"', sections))
+    starts = {
+        id: squeeze(re.split(r"[{\"']", captions[id]["caption"])[0]) for id in printed
+    }
+    assert printed and not [id for id in printed if starts[id] not in text]
+
+
+def test_the_report_is_no_longer_than_it_may_be(report: Report) -> None:
+    assert len(report.inked) <= ALL
+    body = report.page_of("References") - report.page_of("Executive summary") + 1
+    assert body <= BODY
+
+
+def test_no_page_has_a_hole(report: Report) -> None:
+    headings = report.document.layout["headings"]
+    spared = ends_of_parts(headings, len(report.inked))
+    found = [
+        f"page {page}: {size / POINTS_PER_CM:.1f} cm at {at / POINTS_PER_CM:.1f} cm"
+        for page, inked in enumerate(report.inked, 1)
+        if page not in spared
+        for at, size in holes(inked)
+        if size > HOLE * POINTS_PER_CM
+    ]
+    assert not found
+
+
+def test_no_heading_is_stranded_at_the_foot_of_a_page(report: Report) -> None:
+    assert stranded(report.document.layout["headings"], report.inked) == []
+
+
+def test_no_figure_stands_between_the_parts_of_a_table(report: Report) -> None:
+    layout = report.document.layout
+    assert cut_tables(layout["tables"], layout["ends"], layout["figures"]) == []
+
+
+def printed_figures(report: Report) -> Marks:
+    found = report.document.layout["figures"]
+    assert len(found) > 10
+    return found
+
+
+def drawing(id: str) -> str:
+    return (ROOT / "figures" / f"{id}.svg").read_text("utf-8")
+
+
+def test_no_label_of_a_figure_is_smaller_than_six_points(report: Report) -> None:
+    smallest = {}
+    for mark in printed_figures(report):
+        svg = drawing(mark["id"])
+        sizes = [label.size for label in labels(svg)]
+        smallest[mark["id"]] = min(sizes, default=6.0) * mark["width"] / width_of(svg)
+    assert {id: size for id, size in smallest.items() if size < 5.95} == {}
+
+
+def test_no_label_of_a_figure_lies_on_another(report: Report) -> None:
+    found = {
+        mark["id"]: overprinted(drawing(mark["id"])) for mark in printed_figures(report)
+    }
+    assert {id: pairs for id, pairs in found.items() if pairs} == {}
+
+
+def test_one_colour_has_one_meaning_in_all_figures(report: Report) -> None:
+    meanings = [
+        *figures.METHOD_COLOURS.values(),
+        *figures.KIND_COLOURS,
+    ]
+    assert len(meanings) == len(set(meanings))
+    methods = set(figures.METHOD_COLOURS.values())
+    captions = tomllib.loads((ROOT / "figures" / "captions.toml").read_text("utf-8"))
+    for mark in printed_figures(report):
+        svg = drawing(mark["id"])
+        if "data:image/" not in svg and "confusion" not in mark["id"]:
+            assert colours(svg) <= set(meanings), mark["id"]
+        words = svg + captions[mark["id"]]["caption"]  # of legend, labels and caption
+        named = {name for name in figures.METHOD_COLOURS if name in words}
+        allowed = {figures.METHOD_COLOURS[name] for name in named}
+        drawn = colours(svg) & methods
+        assert drawn <= allowed, f"{mark['id']}: a method's colour without its name"
+
+
+def test_notebooks_take_colours_from_one_place() -> None:
+    own = re.compile(r"#[0-9a-f]{6}\b|[\"']C\d[\"']|[\"']tab:\w+[\"']")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        text = path.read_text("utf-8").replace('\\"', '"')
+        assert own.findall(text) == [], path.stem
+
+
+def test_a_hole_a_stranded_heading_and_a_cut_table_are_found() -> None:
+    inked = np.zeros(842, bool)
+    inked[80:300] = inked[500:780] = True
+    inked[120:300:12] = False  # between lines
+    assert [(at, size) for at, size in holes(inked) if size > 100] == [
+        (pytest.approx(300, abs=1), 200)
+    ]
+    heading = {"page": 1, "y": 770.0, "level": 2, "title": "Low"}
+    assert stranded([heading], [inked]) == ["Low on page 1"]
+    assert stranded([heading | {"y": 100.0}], [inked]) == []
+    table, end = {"page": 1, "y": 600.0}, {"page": 2, "y": 300.0}
+    between = {"page": 2, "y": 60.0, "id": "plot"}
+    assert cut_tables([table], [end], [between]) == ["plot on page 2"]
+    assert cut_tables([table], [end], [between | {"y": 400.0}]) == []
+
+
+def test_labels_are_found_with_size_and_place() -> None:
+    figures.use_style()
+    figure, ax = figures.plt.subplots()
+    ax.set(title="a title", xticks=[], yticks=[])
+    ax.text(0.5, 0.5, "one label", fontsize=8)
+    ax.text(0.51, 0.5, "another", fontsize=8)
+    svg = figures.svg(figure)
+    assert {label.text: round(label.size, 1) for label in labels(svg)} == {
+        "a title": 9.0,
+        "one label": 8.0,
+        "another": 8.0,
+    }
+    assert overprinted(svg) == [("another", "one label")]
