@@ -49,6 +49,40 @@ def test_a_probability_of_zero_is_no_obstacle():
     )
 
 
+@pytest.mark.parametrize(
+    ("logits", "y", "named"),
+    [
+        ([[0.0, np.nan], [1.0, 0.0]], [0, 0], "must not be NaN"),
+        ([[0.0, np.inf], [1.0, 0.0]], [0, 0], "must not be NaN or infinite"),
+        ([[0.0, 1.0]], [0, 0], "do not fit 2 labels"),
+        ([0.0, 1.0], [0, 0], "do not fit 2 labels"),
+        ([[0.0, 1.0]], [2], "from 0 to 1"),
+    ],
+)
+def test_logits_without_a_temperature_are_refused(logits, y, named):
+    with pytest.raises(ValueError, match=named):
+        fit_temperature(logits, y)
+
+
+@pytest.mark.parametrize(
+    ("right", "confidence", "named"),
+    [
+        ([True, False, True], [0.9, 0.8, np.nan], "NaN"),
+        ([1, np.nan, 1], [0.9, 0.8, 0.7], "NaN"),
+        ([True, False], [0.9, 0.8, 0.7], r"must be \(n,\)"),
+        ([[True], [False]], [[0.9], [0.8]], r"must be \(n,\)"),
+    ],
+)
+def test_a_missing_confidence_is_no_coverage(right, confidence, named):
+    with pytest.raises(ValueError, match=named):
+        risk_coverage(right, confidence)
+
+
+def test_missing_probabilities_are_no_confidence():
+    with pytest.raises(ValueError, match="sum to 1"):
+        reliability([0, 1], [[0.5, 0.5], [np.nan, 0.5]])
+
+
 def test_the_logarithm_of_zero_counts_as_minus_700():
     right = [[20.0, 0.0]] * 100
     y = [0] * 100 + [1]

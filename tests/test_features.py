@@ -96,6 +96,10 @@ def test_a_published_split_that_tears_groups_is_kept_with_a_warning(caplog):
         ({"features": np.zeros(12, np.float32)}, "features must be"),
         ({"copies": np.zeros(3, int)}, "copies"),
         ({"folds": np.arange(12)}, "'01' lies in several folds"),
+        (
+            {"splits": np.array(["train", "Test"] * 6)},
+            "The split of '01' must be",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_named(changes, named):
@@ -181,6 +185,17 @@ def test_a_table_of_arrays_takes_what_is_known():
         FeatureTable.from_arrays(np.eye(2), ["w", "x"], classes=["x", "y"])
     with pytest.raises(ValueError, match="have no group"):
         FeatureTable.from_arrays(np.eye(2), [0, 1], groups=[1.0, np.nan])
+
+
+@pytest.mark.parametrize(
+    "labels", [[0.0, np.nan, 1.0], ["a", None, "b"], np.array(["a", np.nan], object)]
+)
+def test_an_unknown_label_is_no_class(labels):
+    X = np.zeros((len(labels), 2))
+    with pytest.raises(ValueError, match="1 of . images have no class.*row 1"):
+        FeatureTable.from_arrays(X, labels)
+    with pytest.raises(ValueError, match="1 of . images have no class.*row 1"):
+        FeatureTable.from_arrays(X, labels, classes=["a", "b"])
 
 
 def test_declared_groups_are_merged_with_copies_and_drop_published_folds():

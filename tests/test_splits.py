@@ -217,11 +217,18 @@ def test_folds_that_contradict_a_group_or_each_other_are_refused():
         fold_numbers(y, groups, published=np.full(20, 6))
 
 
-@pytest.mark.parametrize("unknown", [None, np.nan])
+@pytest.mark.parametrize("unknown", [None, np.nan, "", " ", "nan"])
 def test_an_unknown_patient_is_no_group(unknown):
     for groups in (["a", "b", unknown], [1, 2, unknown]):
-        with pytest.raises(ValueError, match="1 of 3 images have none"):
+        with pytest.raises(ValueError, match="1 of 3 images have no group"):
             group_codes(groups, 3)
+
+
+def test_codes_do_not_depend_on_the_order_of_rows():
+    assert group_codes(["b", "a", "c", "b"], 4).tolist() == [1, 0, 2, 1]
+    assert group_codes(np.array([7, -3, 12, 7]), 4).tolist() == [1, 0, 2, 1]
+    with pytest.raises(ValueError, match=r"groups must be \(n,\)"):
+        group_codes(np.zeros((4, 1)), 4)
 
 
 def test_an_interval_needs_two_groups():

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from cliplib.judge.evaluation import EDGES, confidence_bins
-from cliplib.judge.intervals import ratio_intervals
+from cliplib.judge.intervals import checked_proba, ratio_intervals
 from cliplib.tables.splits import class_indices
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,23 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         What to divide logits by, 0.01 to 100 (Guo et al. 2017, section 4.2). If every
         row is right, the loss falls towards a certainty that the rows cannot vouch for:
         it stays at 1.
+
+    Raises
+    ------
+    ValueError
+        Where logits and labels do not fit together, or a logit is NaN or infinite.
     """
     labels = class_indices(y)
     finite = np.maximum(np.asarray(logits, float), -700)  # log 0 is not
+    if finite.ndim != 2 or len(finite) != len(labels) or not len(labels):
+        raise ValueError(
+            f"logits of shape {finite.shape} do not fit {len(labels)} labels: they "
+            "must be (n, k)."
+        )
+    if not np.isfinite(finite).all():
+        raise ValueError("logits must not be NaN or infinite.")
+    if not 0 <= labels.min() <= labels.max() < finite.shape[1]:
+        raise ValueError(f"Labels must be from 0 to {finite.shape[1] - 1}.")
     if (finite.argmax(axis=1) == labels).all():
         log.debug("All validation rows are right: the temperature stays at 1.")
         return 1.0
@@ -74,8 +88,9 @@ def reliability(
         accuracy, accuracy_low, accuracy_high, bin_low, bin_high, count and mean
         confidence of each bin (bin_low, bin_high]; NaN where it is empty.
     """
-    probabilities = np.asarray(proba, float)
-    right = probabilities.argmax(axis=1) == class_indices(y)
+    labels = class_indices(y)
+    probabilities = checked_proba(labels, proba, "proba")[0]
+    right = probabilities.argmax(axis=1) == labels
     confidence = np.minimum(probabilities.max(axis=1), 1)[:, None]
     inside = confidence_bins(confidence)
     accuracy = ratio_intervals(
@@ -111,13 +126,22 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     pd.DataFrame
         For each confidence, highest first: threshold, coverage (share of rows at least
         so confident) and risk (share of errors among them; El-Yaniv and Wiener 2010).
+
+    Raises
+    ------
+    ValueError
+        Where both differ in length, or one holds NaN.
     """
-    rows = pd.DataFrame(
-        {
-            "threshold": np.asarray(confidence),
-            "error": 1 - np.asarray(right, float),
-        }
-    )
+    thresholds = np.asarray(confidence, float)
+    errors = 1 - np.asarray(right, float)
+    if thresholds.ndim != 1 or thresholds.shape != errors.shape:
+        raise ValueError(
+            f"right and confidence must be (n,), and not {errors.shape} and "
+            f"{thresholds.shape}."
+        )
+    if np.isnan(thresholds).any() or np.isnan(errors).any():
+        raise ValueError("right and confidence must not hold NaN.")
+    rows = pd.DataFrame({"threshold": thresholds, "error": errors})
     equals = rows.groupby("threshold")["error"]  # equal ones are answered together
     by_threshold = equals.agg(["size", "sum"]).sort_index(ascending=False).cumsum()
     return pd.DataFrame(

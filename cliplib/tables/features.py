@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -32,6 +33,7 @@ from cliplib.tables.splits import group_train_test_split
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
+SPLITS = ("train", "val", "test", "")
 METADATA = "cliplib.FeatureTable"  # the entry of the file that says all but the arrays
 
 
@@ -101,6 +103,11 @@ class FeatureTable:
         """Check that each image has one id, finite features, and its group's fold."""
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
+        odd = self.ids[~np.isin(self.splits, SPLITS)]
+        if odd.size:
+            raise ValueError(
+                f"The split of {str(odd[0])!r} must be 'train', 'val', 'test' or ''."
+            )
         odd = self.ids[~np.isfinite(self.features).all(axis=1)]
         if odd.size:
             raise ValueError(
@@ -146,8 +153,8 @@ class FeatureTable:
         Raises
         ------
         ValueError
-            If the arrays do not fit together, a group is unknown, or a class is not
-            among `classes`.
+            If the arrays do not fit together, a group or a class is unknown, or a class
+            is not among `classes`.
         """
         features = np.asarray(X, np.float32)
         n = len(features)
@@ -353,6 +360,12 @@ def _label_indices(
 ) -> tuple[tuple[str, ...], Ints]:
     """Return the classes' names, and the index of each label among them."""
     given = np.asarray(y)
+    unknown = pd.isna(np.asarray(y, dtype=object))
+    if unknown.any():
+        raise ValueError(
+            f"{unknown.sum()} of {len(given)} images have no class, the first in row "
+            f"{unknown.argmax()}: leave them out."
+        )
     if classes is None:
         values, indices = np.unique(given, return_inverse=True)
         return tuple(str(value) for value in values), indices.astype(np.int64)

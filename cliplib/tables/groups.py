@@ -7,15 +7,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler, normalize
 
-from cliplib.arrays import Floats, Ints
+from cliplib.arrays import Bools, Floats, Ints
 
 # What is left of an image's path without a counter is its series, a name without a
 # counter its own. The folder belongs to it: cat/0.jpg and dog/0.jpg are no series.
@@ -49,8 +50,11 @@ def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
     return _numbers(components)
 
 
-def number_groups(groups: ArrayLike) -> Ints:
-    """Return groups of any type, (n,), as numbers from 0 by first appearance.
+def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
+    """Return groups of any type, (n,), as numbers from 0.
+
+    They are numbered by first appearance, or in the order of their sorted names, which
+    does not depend on the order of rows.
 
     Raises
     ------
@@ -58,20 +62,32 @@ def number_groups(groups: ArrayLike) -> Ints:
         If the group of an image is unknown (NaN, None or empty): taken literally, all
         such images would be one group.
     """
-    names = pd.Series(np.asarray(groups, dtype=object))
-    # NumPy writes a missing value among texts as the text "nan".
-    unknown = names.isna() | names.map(lambda name: str(name).strip() in ("", "nan"))
+    # As objects, or else a number would become a name beside one.
+    dtype = None if isinstance(groups, np.ndarray) else object
+    given = np.asarray(groups, dtype)
+    if given.ndim != 1:
+        raise ValueError(f"groups must be (n,), and not {given.shape}.")
+    unknown = _are_unknown(given)
     if unknown.any():
         raise ValueError(
-            f"{unknown.sum()} of {len(names)} images have no group, the first in row "
+            f"{unknown.sum()} of {len(given)} images have no group, the first in row "
             f"{unknown.argmax()}: give each of them a group of its own, or leave them "
             "out."
         )
-    return _numbers(names)
+    return _numbers(given, by_name=by_name)
 
 
-def _numbers(values: ArrayLike) -> Ints:
-    numbers, _ = pd.factorize(np.asarray(values))
+def _are_unknown(names: NDArray[Any]) -> Bools:
+    """Say which names (n,) are missing; NumPy writes NaN among texts as "nan"."""
+    if names.dtype.kind in "iub":
+        return np.zeros(len(names), bool)
+    column = pd.Series(names)
+    is_blank = column.map(lambda name: str(name).strip() in ("", "nan"))
+    return np.asarray(column.isna() | is_blank, bool)
+
+
+def _numbers(values: ArrayLike, *, by_name: bool = False) -> Ints:
+    numbers, _ = pd.factorize(np.asarray(values), sort=by_name)
     return np.asarray(numbers, np.int64)
 
 

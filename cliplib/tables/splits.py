@@ -22,6 +22,7 @@ from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
 from cliplib.arrays import Features, Floats, Ints
+from cliplib.tables.groups import number_groups
 
 if TYPE_CHECKING:
     from joblib import Memory
@@ -60,18 +61,10 @@ def group_codes(groups: ArrayLike | None, n: int) -> Ints:
     Raises
     ------
     ValueError
-        Where a row has no group (None or NaN), or all rows have the same.
+        Where a row has no group (None, NaN or empty), or all rows have the same.
     """
-    if groups is None:
-        groups = np.arange(n)
-    # As objects, or else a NaN among names would become the name "nan".
-    unknown = int(pd.isna(np.asarray(groups, dtype=object)).sum())
-    if unknown:
-        raise ValueError(
-            f"groups: {unknown} of {n} images have none (None or NaN). Where a group is"
-            " unknown, give the image one of its own, or leave it out."
-        )
-    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+    names = np.arange(n) if groups is None else groups
+    codes = number_groups(names, by_name=True)
     if codes.shape != (n,) or codes.max(initial=0) == 0:
         raise ValueError(
             f"Each of {n} images needs a group, and at least two of them must differ."
