@@ -324,10 +324,7 @@ class DecisionAid:
         ------
         ValueError
             It holds no decision aid, or not the whole of one.
-        OSError
-            The feature cache cannot be used.
         """
-        store = FeatureCache() if cache is True else cache  # its faults are its own
         path = Path(folder).absolute()  # else a lost part could be taken for a hub id
         try:
             if not (path / MANIFEST).is_file():
@@ -336,7 +333,7 @@ class DecisionAid:
             stored = path / _parts_named_by(document)
             settings = document["encoder"]
             encoder = ClipEncoder(
-                stored / "encoder", cache=store, device=device, dtype=settings["dtype"]
+                stored / "encoder", cache=cache, device=device, dtype=settings["dtype"]
             )
             encoder.name = settings["name"]
             encoder.image_size = settings["image_size"]  # as the stored processor's

@@ -22,7 +22,12 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from transformers.utils.logging import disable_progress_bar
 
 from cliplib.arrays import Features, Ints
-from cliplib.images.cache import FeatureCache, ImageFunction, map_images
+from cliplib.images.cache import (
+    FeatureCache,
+    ImageFunction,
+    default_cache,
+    map_images,
+)
 from cliplib.images.hub import DownloadError, fetch_model, first_sentence
 from cliplib.images.image import Images, ImageSource, load_image
 
@@ -237,7 +242,7 @@ class ClipEncoder:
                 f"{vision.patch_size} pixels or more."
             )
         self.model = _freeze(clip, self.device)
-        self.cache = FeatureCache() if cache is True else cache or None
+        self.cache = default_cache() if cache is True else cache or None
         self.dim = int(vision.hidden_size)
         self.blocks = min(BLOCKS, int(vision.num_hidden_layers))
         self.projected_dim = self.model.visual_projection.out_features

@@ -29,9 +29,12 @@ from cliplib.images.image import (
     image_bytes,
     image_list,
     load_image,
+    warn_once,
 )
 
 logger = logging.getLogger(__name__)
+# Of its own, since the command line lists unreadable images itself, and this not.
+cache_logger = logging.getLogger(f"{__name__}.file")
 
 TIMEOUT = 60.0  # seconds to wait for another process that writes
 
@@ -107,6 +110,44 @@ class FeatureCache:
             self._db.executemany(insert, entries)
 
 
+def default_cache() -> FeatureCache | None:
+    """Open the default cache; where it cannot be used, warn once and go without."""
+    try:
+        return FeatureCache()
+    except CacheError as error:
+        _warn_of_cache(error)
+        return None
+
+
+def _warn_of_cache(error: CacheError) -> None:
+    warn_once(cache_logger, f"{error} Until then everything is computed anew.")
+
+
+class _Results:
+    """The results that are known, in a cache that may fail: then there are none."""
+
+    def __init__(self, cache: FeatureCache | None) -> None:
+        self.cache = cache
+
+    def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
+        try:
+            return self.cache.get(keys) if self.cache else {}
+        except CacheError as error:
+            self._go_without(error)
+            return {}
+
+    def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        try:
+            if self.cache and arrays:
+                self.cache.put(arrays)
+        except CacheError as error:
+            self._go_without(error)
+
+    def _go_without(self, error: CacheError) -> None:
+        _warn_of_cache(error)
+        self.cache = None  # else each batch might wait for it in vain
+
+
 def _open_database(path: Path) -> sqlite3.Connection:
     """Open the file, and make its table where there is none.
 
@@ -180,7 +221,7 @@ def map_images(
     *functions
         What to compute.
     cache
-        Where results are looked up and kept.
+        Where results are looked up and kept; if it fails, a warning says so once.
     errors
         Where unreadable images are noted, by row; their rows stay 0.
     batch_size
@@ -197,16 +238,15 @@ def map_images(
     ------
     OSError
         If an image cannot be read, and there is no `errors`.
-    CacheError
-        If the cache cannot be used.
     """
     sources = image_list(images)
     n = len(sources)
     starts = range(0, n, batch_size)
     batches = [range(start, min(start + batch_size, n)) for start in starts]
+    results = _Results(cache)
 
     def compute(rows: range) -> _Batch:
-        return _compute_batch([sources[row] for row in rows], functions, cache)
+        return _compute_batch([sources[row] for row in rows], functions, results)
 
     outputs: list[NDArray[Any]] = [np.empty((n, 0))] * len(functions)
     threads = torch.get_num_threads()
@@ -215,8 +255,8 @@ def map_images(
     try:
         for rows, batch in zip(batches, pool.map(compute, batches), strict=True):
             _note_unreadable(batch, rows, errors)
-            for number, results in enumerate(batch.results):
-                for place, value in results.items():
+            for number, by_place in enumerate(batch.results):
+                for place, value in by_place.items():
                     if not outputs[number].size:
                         outputs[number] = np.zeros((n, *value.shape), value.dtype)
                     outputs[number][rows[place]] = value
@@ -248,14 +288,14 @@ def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) 
 def _compute_batch(
     sources: Sequence[ImageSource],
     functions: Sequence[ImageFunction],
-    cache: FeatureCache | None,
+    results: _Results,
 ) -> _Batch:
     """Look up what is known of some images, decode the others, and compute the rest."""
     batch = _Batch([{} for _ in functions])
     contents = _read(sources, batch)
     keys = {place: _keys(functions, content) for place, content in contents.items()}
     every_key = {key for own in keys.values() for key in own}
-    known = cache.get(every_key) if cache else {}
+    known = results.get(every_key)
     incomplete = {
         place: contents[place]
         for place, own in keys.items()
@@ -269,8 +309,7 @@ def _compute_batch(
             if keys[place][number] not in known
         }
         computed = _apply(function, missing)
-        if cache and computed:
-            cache.put(computed)
+        results.put(computed)
         known |= computed
         batch.results[number] = {
             place: known[own[number]]
