@@ -32,7 +32,6 @@ SHOWN = 10  # lines of a list, before "and 11 more"
 # What these modules warn of, the commands say themselves.
 SAID_HERE = (
     "cliplib.images.cache",
-    "cliplib.images.image",
     "cliplib.judge.calibration",
 )
 

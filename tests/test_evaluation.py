@@ -291,3 +291,13 @@ def test_numbers_are_plain_and_have_their_keys(sample):
     of_class = ["support", "sensitivity", "specificity", "precision", "f1", "auroc"]
     assert list(numbers["per_class"]["a"]) == of_class
     assert list(numbers["per_class"]["a"]["f1"]) == ["value", "low", "high"]
+
+
+def test_labels_of_many_classes_have_the_areas_of_their_probabilities(monkeypatch):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 300)
+    labels = np.where(rng.random(300) < 0.6, y, rng.integers(0, 5, 300))
+    area = [metrics.roc_auc_score(y == c, labels == c) for c in range(5)]
+    monkeypatch.delattr("cliplib.judge.evaluation.auroc_statistic")  # sorts for each
+    found = evaluate(y, labels, n_boot=50)
+    assert found.per_class["auroc"].tolist() == pytest.approx(area)

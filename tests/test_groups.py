@@ -124,6 +124,26 @@ def test_a_table_declares_by_id_or_by_a_file_name_that_is_unique(tmp_path) -> No
         assert declared_groups(ids, declaration) == ["a", "b", "a"]
 
 
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+def test_columns_may_be_separated_as_spreadsheets_do(tmp_path, separator: str) -> None:
+    lines = ["group,file", "anna,1.jpg", '"b, c",2.jpg', "anna,x 3.jpg"]
+    if separator != ",":
+        lines = [line.replace(",", separator) for line in lines]
+    table = write(tmp_path / "g.csv", "# ours", *lines)
+    groups = declared_groups(["1.jpg", "2.jpg", "x 3.jpg"], table)
+    assert number_groups(groups).tolist() == [0, 1, 0]
+
+
+def test_rows_of_files_that_are_not_there_are_named(tmp_path, caplog) -> None:
+    lines = ["file,group", "a/1.jpg,x", "2.jpg,x", "a/9.jpg,y", "8.jpg,y"]
+    declared_groups(["a/1.jpg", "a/2.jpg"], write(tmp_path / "g.csv", *lines))
+    assert "g.csv names 2 files that are not among the images" in caplog.text
+    assert "such as 'a/9.jpg'" in caplog.text
+    caplog.clear()
+    declared_groups(["a/1.jpg", "a/2.jpg"], write(tmp_path / "h.csv", *lines[:3]))
+    assert not caplog.text
+
+
 def test_a_file_name_that_two_images_have_declares_neither(tmp_path) -> None:
     table = write(tmp_path / "g.csv", "file,group", "1.jpg,a")
     with pytest.raises(ValueError, match=r"not cover 2 of 2 images.*metal/1\.jpg"):

@@ -188,3 +188,12 @@ def test_too_many_pixels_are_refused_in_plain_words(tmp_path, monkeypatch) -> No
         OSError, match=r"large\.png': it has more than 0 million pixels"
     ):
         load_image(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (200, 3)])
+def test_an_image_of_hardly_any_pixels_is_named(tmp_path, caplog, size):
+    Image.new("RGB", size).save(tmp_path / "dot.png")
+    for _ in range(2):
+        assert load_image(tmp_path / "dot.png").size == size
+    assert caplog.text.count("dot.png") == 1
+    assert f"{size[0]} x {size[1]} pixels" in caplog.text

@@ -445,6 +445,20 @@ def test_far_from_all_that_it_knows_the_kernel_probe_is_unsure(sample):
     np.testing.assert_allclose(KernelProbe().fit(X, y).predict_proba(X + 1000), 1 / 3)
 
 
+@pytest.mark.parametrize(
+    ("probe", "named"),
+    [
+        (LinearProbe(Cs=[]), "Cs="),
+        (LinearProbe(Cs=np.array([1, np.nan])), "Cs="),
+        (LinearProbe(Cs=(0, 1)), "Cs="),
+        (KernelProbe(sharpness=()), "sharpness must hold"),
+    ],
+)
+def test_nothing_to_choose_from_is_refused(sample, probe, named):
+    with pytest.raises(ValueError, match=named):
+        probe.fit(*sample)
+
+
 def test_a_kernel_beyond_memory_is_refused(sample):
     X, y = sample
     with pytest.raises(ValueError, match="A KernelProbe of 300 rows .* LinearProbe"):

@@ -47,6 +47,7 @@ PHONE_BRANDS = {
 }
 # Of grey values in files of 16 bits: scanners and cameras seldom use them all.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
+SMALLEST_SIDE = 8  # pixels; smaller images are read with a warning
 
 
 @functools.cache
@@ -151,6 +152,8 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
     """
     try:
         image = ImageOps.exif_transpose(_open(source, content))
+        if min(image.size) < SMALLEST_SIDE:
+            _warn_of_small_image(source, image)
         if image.mode in ("I", "F"):
             raise ValueError(
                 "32-bit grey has no known range: save it with 8 or 16 bits"
@@ -163,6 +166,14 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
         raise OSError(
             f"Cannot read the image {image_name(source)!r}: {reason}."
         ) from error
+
+
+def _warn_of_small_image(source: ImageSource, image: Image.Image) -> None:
+    warn_once(
+        logger,
+        f"There is hardly anything to see in the image {image_name(source)!r}: it has "
+        f"{image.width} x {image.height} pixels.",
+    )
 
 
 def _open(source: ImageSource, content: bytes | None) -> Image.Image:

@@ -182,7 +182,10 @@ class _Rows:
         right = self.hit.any(axis=1)[:, None]
         confidence = proba.max(axis=1)[:, None]
         self.gap = confidence_bins(confidence) * (confidence - right)
-        self.areas = [auroc_statistic(self.true[:, c], proba[:, c]) for c in range(k)]
+        # The area of labels alone needs no sorting: see `statistics`.
+        is_labels = bool((proba == self.predicted).all())
+        columns = [] if is_labels else zip(self.true.T, proba.T, strict=True)
+        self.areas = [auroc_statistic(true, score) for true, score in columns]
 
     def statistics(self, weights: Floats) -> dict[str, Floats]:
         """Map weights (draws, n) to metrics (draws,), by class (draws, k)."""
@@ -193,7 +196,11 @@ class _Rows:
         other = total[:, None] - true
         sensitivity = hit / true
         f1 = 2 * hit / (true + predicted)
-        auroc = np.column_stack([area(weights) for area in self.areas])
+        specificity = (other - predicted + hit) / other
+        # Labels alone put each class into two ranks, whose area is this mean.
+        auroc = (sensitivity + specificity) / 2
+        if self.areas:
+            auroc = np.column_stack([area(weights) for area in self.areas])
         gap = weights @ self.gap / total[:, None]
         return {
             "accuracy": hit.sum(axis=1) / total,
@@ -205,7 +212,7 @@ class _Rows:
             "ece": np.abs(gap).sum(axis=1),
             "ece_change": np.abs(gap - self.gap.mean(axis=0)).sum(axis=1),
             "class_sensitivity": sensitivity,
-            "class_specificity": (other - predicted + hit) / other,
+            "class_specificity": specificity,
             "class_precision": hit / predicted,
             "class_f1": f1,
             "class_auroc": auroc,

@@ -65,6 +65,8 @@ class KernelProbe(Probe):
                 f"A KernelProbe of {n:,} rows needs about {peak:.0f} GB of memory: use "
                 f"LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
             )
+        if not len(self.sharpness):
+            raise ValueError("sharpness must hold one factor at least.")
         self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
         train, held_out = split(self.seed)
         order = np.concatenate([train, held_out])

@@ -55,6 +55,8 @@ class LinearProbe(Probe):
     def _fit(
         self, rows: Features, codes: Ints, class_weights: Features, split: Split
     ) -> None:
+        if not len(self.Cs) or not all(C > 0 for C in self.Cs):
+            raise ValueError(f"Cs={self.Cs!r} must hold numbers above 0, one at least.")
         train, held_out = split(self.seed)
         scaled = self._scale(rows[train])
         scaled_held_out = (rows[held_out] - self.mean_) / self.scale_

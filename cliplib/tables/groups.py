@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.preprocessing import StandardScaler, normalize
 
 from cliplib.arrays import Bools, Floats, Ints
+from cliplib.images.image import warn_once
+
+logger = logging.getLogger(__name__)
 
 # What is left of an image's path without a counter is its series, a name without a
 # counter its own. The folder belongs to it: cat/0.jpg and dog/0.jpg are no series.
@@ -297,6 +301,13 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     table = read_text_table(path, ("file", "group"))
     declared: dict[str, str] = dict(zip(table["file"], table["group"], strict=True))
     file_names = pd.Series([PurePosixPath(name).name for name in ids])
+    absent = table["file"][~table["file"].isin([*ids, *file_names])]
+    if len(absent):
+        warn_once(
+            logger,
+            f"{path} names {len(absent)} files that are not among the images, such as "
+            f"{absent.iloc[0]!r}.",
+        )
     repeated = file_names.duplicated(keep=False)
     groups: list[str] = []
     for image, file_name, is_repeated in zip(ids, file_names, repeated, strict=True):
@@ -331,6 +342,8 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
 def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read columns of a CSV file as text; the first column names each row once.
 
+    Commas, semicolons or tabs may lie between columns.
+
     Raises
     ------
     FileNotFoundError
@@ -342,12 +355,13 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
         # What Excel saves starts with a byte order mark, ours with comments.
-        text = path.read_text("utf-8-sig")
+        text = re.sub(r"\A(#.*\n)*", "", path.read_text("utf-8-sig"))
         table = pd.read_csv(
-            io.StringIO(re.sub(r"\A(#.*\n)*", "", text)),
+            io.StringIO(text),
+            sep=_separator(text, columns),
             dtype=str,
             keep_default_na=False,
-        )
+        ).rename(columns=str.strip)
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
     if lacking := [name for name in columns if name not in table]:
@@ -360,6 +374,16 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if len(repeated):
         raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
     return table[list(columns)].apply(lambda column: column.str.strip())
+
+
+def _separator(text: str, columns: Sequence[str]) -> str:
+    """Return what lies between columns of a CSV file's text, by its first line."""
+    first_line = text.split("\n", 1)[0]
+    for separator in (";", "\t"):
+        names = [name.strip().strip('"') for name in first_line.split(separator)]
+        if set(columns) <= set(names):
+            return separator
+    return ","
 
 
 def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
