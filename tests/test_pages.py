@@ -102,6 +102,16 @@ def test_the_web_page_has_all_chapters_and_figures(report: Report) -> None:
     assert printed and not [id for id in printed if starts[id] not in text]
 
 
+def test_the_web_page_begins_with_its_answer_and_figure_1(report: Report) -> None:
+    page = BeautifulSoup(report.web, "html.parser").body
+    assert page
+    names = [
+        "figure" if tag.name == "figure" else " ".join(tag.get("class") or [tag.name])
+        for tag in page(["h1", "div", "figure", "details", "h2"])
+    ]
+    assert names[:4] == ["h1", "answer", "figure", "contents"]
+
+
 def test_the_report_is_no_longer_than_it_may_be(report: Report) -> None:
     assert len(report.inked) <= ALL
     body = report.page_of("References") - report.page_of("Executive summary") + 1
