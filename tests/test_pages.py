@@ -102,6 +102,16 @@ def test_the_web_page_has_all_chapters_and_figures(report: Report) -> None:
     assert printed and not [id for id in printed if starts[id] not in text]
 
 
+def test_the_web_page_begins_with_its_answer_and_figure_1(report: Report) -> None:
+    page = BeautifulSoup(report.web, "html.parser").body
+    assert page
+    names = [
+        "figure" if tag.name == "figure" else " ".join(tag.get("class") or [tag.name])
+        for tag in page(["h1", "div", "figure", "details", "h2"])
+    ]
+    assert names[:4] == ["h1", "answer", "figure", "contents"]
+
+
 def test_the_report_is_no_longer_than_it_may_be(report: Report) -> None:
     assert len(report.inked) <= ALL
     body = report.page_of("References") - report.page_of("Executive summary") + 1
@@ -211,3 +221,24 @@ def test_labels_are_found_with_size_and_place() -> None:
         "another": 8.0,
     }
     assert overprinted(svg) == [("another", "one label")]
+
+
+def test_page_1_has_200_words_and_twelve_numbers_at_most(report: Report) -> None:
+    page = BeautifulSoup(report.web, "html.parser")
+    heading = next(tag for tag in page("h2") if tag.get_text() == "Executive summary")
+    following = heading.find_all_next(["p", "h2"])
+    end = next(i for i, tag in enumerate(following) if tag.name == "h2")
+    text = " ".join(tag.get_text(" ") for tag in following[:end])
+    assert len(text.split()) <= 200
+    assert len(re.findall(r"\d[\d,.]*", text)) <= 12
+
+
+@pytest.mark.parametrize("number", ["0-ladder", "cover"])
+def test_numbers_of_the_first_page_are_those_of_the_text(
+    report: Report, number: str
+) -> None:
+    said = {claim["id"]: claim["sentence"] for claim in report.document.claims}
+    first = [text for id, text in said.items() if id.startswith(number)]
+    rest = " ".join(text for id, text in said.items() if not id.startswith(number))
+    shown = re.findall(r"\d+\.\d%", " ".join(first))
+    assert shown and not [value for value in shown if value not in rest]
