@@ -1,7 +1,5 @@
 """Run the command line: ``python -m cliplib``."""
 
-import sys
+from cliplib.cli import run
 
-from cliplib.cli import main
-
-sys.exit(main(sys.argv[1:]))
+run()

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,19 +15,16 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from test_decision_aid import PROBE, clouds
 
 from cliplib.app.decision_aid import DecisionAid
-from cliplib.cli import Candidate, _show_results, build_parser, main, with_command
+from cliplib.cli import build_parser, main, with_command
 from cliplib.encode.clip import ClipEncoder
-from cliplib.judge.evaluation import evaluate
-from cliplib.probes.linear import LinearProbe
 
 Capture = pytest.CaptureFixture[str]
-INTERVAL = r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]"
+INTERVAL = r"\d+% \(\d+ to \d+\)"
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def train(folder: Path, out: Path, checkpoint: Path, *options: str) -> int:
 # --- train
 
 
-def test_a_folder_is_audited_measured_and_learned(
+def test_a_folder_is_measured_and_learned(
     folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (folder / "disc" / "broken.png").write_bytes(b"no image")
@@ -55,19 +53,22 @@ def test_a_folder_is_audited_measured_and_learned(
     out = tmp_path / "new" / "aid"
     assert train(folder, out, checkpoint) == 0
     told = capsys.readouterr()
-    for line in ("disc +13", "images +38", "exact_copies +1", "label_conflicts +1"):
-        assert re.search(rf"^{line}$", told.out, re.MULTILINE)
-    assert re.search(r"Unreadable, left out: 1\n .*disc/broken\.png", told.out)
-    copies = "Byte copies of another file: 1\n    square/copy.png is disc/disc0.png\n"
-    assert copies in told.out
-    assert "two classes: 1\n    disc/disc0.png and square/copy.png" in told.out
-    assert "37 images, 36 groups: near-duplicates stay together\n" in told.out
-    for name in ("always 'square'", "zero-shot", "linear probe, deep"):
-        assert re.search(rf"    {name} +{INTERVAL}\n", told.out)
+    for line in (
+        r" *disc +12 +12 +12",
+        r" *square +13 +13 +13",
+        r" *pairs with the same pixels +1",
+        r" *pairs with two labels +1",
+        r" *files that repeat another byte for byte +1",
+        r" *disc/broken\.png +empty, or in no known format\.",
+    ):
+        assert re.search(rf"^{line}$", told.out, re.MULTILINE), line
+    assert "37 images in 36 groups" in " ".join(told.out.split())
+    for name in ("always the largest class", "zero-shot", "linear probe"):
+        assert re.search(rf"{name} +{INTERVAL}", told.out)
     for name in ("disc", "square", "stripes"):
-        assert re.search(rf"    {name} +{INTERVAL}\n", told.out)
-    assert not re.search(r"\d\.\d{4}|nothing to calibrate", told.out + told.err)
-    assert f"python -m cliplib classify {out} FOLDER_OR_FILES" in told.out
+        assert re.search(rf"{name} +1[23] +{INTERVAL}", told.out)
+    assert not re.search(r"\d\.\d{4}|nothing to calibrate|nan", told.out + told.err)
+    assert f"cliplib classify {out} FOLDER_OR_FILES" in told.out
     aid = DecisionAid.load(out)
     assert aid.training.classes == ("disc", "square", "stripes")
     assert aid.training.provenance["images"] == f"{folder.as_posix()}/"
@@ -77,33 +78,13 @@ def test_the_aid_uses_the_best_probe_that_was_measured(
     folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert train(folder, tmp_path / "aid", checkpoint) == 0
-    told = capsys.readouterr().out
-    measured = re.findall(r"    ((?:linear|kernel) probe, \w+) +(\d\.\d{3})", told)
-    assert [name for name, _ in measured] == [
-        "linear probe, pooled",
-        "linear probe, deep",
-        "kernel probe, deep",
-    ]
-    best = max(measured, key=lambda pair: float(pair[1]))[0]
-    assert f"The decision aid uses the best probe: {best}\n" in told
+    told = " ".join(capsys.readouterr().out.split())
+    (best, readout) = re.findall(
+        r"The best probe is the ([a-z ]+); it reads the (\w+) features", told
+    )[0]
     aid = DecisionAid.load(tmp_path / "aid")
     kind = type(aid.probe).__name__.removesuffix("Probe").lower()
-    assert f"{kind} probe, {aid.training.readout}" == best
-
-
-@pytest.mark.parametrize(("words", "fail"), [(0.2, True), (0.9, False)])
-def test_words_that_fail_are_said_to(words: float, fail: bool, capsys: Capture) -> None:
-    y = np.arange(100) % 3
-    largest, right = np.zeros(100, int), np.arange(100) < 100 * words
-    results = {
-        "always 'a'": evaluate(y, largest, ["a", "b", "c"]),
-        "zero-shot": evaluate(y, np.where(right, y, (y + 1) % 3), ["a", "b", "c"]),
-        "linear probe, deep": evaluate(y, y, ["a", "b", "c"]),
-    }
-    _show_results(results, Candidate("linear probe, deep", LinearProbe(), "deep"))
-    told = capsys.readouterr().out
-    assert ("Words alone (zero-shot) fail here" in told) == fail
-    assert "no better than always 'a'." in told or not fail
+    assert best.endswith(f"{kind} probe") and aid.training.readout == readout
 
 
 def series(folder: Path) -> None:
@@ -119,13 +100,16 @@ def test_groups_can_be_declared_and_are_suggested(
 ) -> None:
     series(folder)
     assert train(folder, tmp_path / "a", checkpoint) == 0
-    (pattern,) = re.findall(
-        r"keep them together: --groups '(.+)'", capsys.readouterr()[0]
-    )
-    assert train(folder, tmp_path / "b", checkpoint, f"--groups={pattern}") == 0
     told = capsys.readouterr().out
-    together = "near-duplicates and what you declared stay together"
-    assert f"36 images, 18 groups: {together}\n" in told and "--groups" not in told
+    (line,) = (line for line in told.splitlines() if "--groups '^" in line)
+    command = shlex.split(line)
+    assert command[:3] == ["cliplib", "train", str(folder)]
+    assert "disc_0_1.png, for example, would be kept together" in " ".join(told.split())
+    command[command.index("--out") + 1] = str(tmp_path / "b")
+    assert main(command[1:]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "36 images in 18 groups" in told
+    assert "may be too good" not in told
     aid = DecisionAid.load(tmp_path / "b")
     inside = {name.rpartition("_")[0] for name in aid.training.ids}
     assert len(aid.training) == 2 * len(inside)  # both frames, or neither
@@ -149,12 +133,13 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
     assert len(pd.read_csv(tmp_path / "all.csv")) == 13
     page = (tmp_path / "all.html").read_text(encoding="utf-8")
     assert page.count("<img") == 12
-    assert main(["classify", str(aid), str(discs), everything, "--heat-maps"]) == 0
+    again = [everything, "--overwrite", "--heat-maps"]
+    assert main(["classify", str(aid), str(discs), *again]) == 0
     page = (tmp_path / "all.html").read_text(encoding="utf-8")
     assert page.count("<img") == 2 * 12
     for _ in range(2):  # beside the images, and once more
-        beside = f"--out-prefix={discs}/a/b"
-        assert main(["classify", str(aid), str(discs), beside]) == 0
+        beside = [f"--out-prefix={discs}/a/b", "--overwrite"]
+        assert main(["classify", str(aid), str(discs), *beside]) == 0
     names = pd.read_csv(discs / "a" / "b.csv")["file"].tolist()
     assert names[:2] == ["a/b.csv", "a/b.html"]
     shutil.rmtree(discs / "a")
@@ -235,7 +220,7 @@ def test_help_imports_nothing_slow() -> None:
         command = [sys.executable, "-c", HELP, *options, "--help"]
         done = subprocess.run(command, capture_output=True, text=True)
         told, imported = done.stdout.split("IMPORTED")
-        assert told.startswith("usage: python -m cliplib") and not done.returncode
+        assert told.startswith("usage: cliplib") and not done.returncode
         slow = {"torch", "numpy", "pandas", "datasets", "sklearn", "transformers"}
         assert "argparse" in imported.split() and not slow & set(imported.split())
 
@@ -247,7 +232,7 @@ def test_every_argument_is_explained(capsys: Capture) -> None:
         with pytest.raises(SystemExit):
             parser.parse_args([command, "--help"])
         told = capsys.readouterr().out
-        assert told.startswith(f"usage: python -m cliplib {command} ")
+        assert told.startswith(f"usage: cliplib {command} ")
     (subparsers,) = (
         action
         for action in parser._actions
@@ -280,7 +265,6 @@ def test_folders_may_bear_names_of_commands(
         (tmp_path / name).mkdir()
     assert with_command(["classify", "aid", "x"], commands) == ["classify", "aid", "x"]
     assert with_command(["./classify"], commands) == ["train", "./classify"]
-    assert with_command(["trashnet"], commands) == ["train", "trashnet"]
     assert with_command(["--out", "a"], commands) == ["train", "--out", "a"]
     assert with_command([], commands) == ["--help"]
     shutil.copytree(folder, tmp_path / "classify", dirs_exist_ok=True)
@@ -321,17 +305,11 @@ def copies(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (one_class, "needs images that can be read in each of two classes or more"),
-        (one_image, "needs images that can be read in each of two classes or more"),
-        (
-            unreadable_class,
-            "needs images that can be read in each of two classes or more",
-        ),
-        (
-            three_images,
-            "Class disc has too few images for 5 folds, near-duplicates counted once",
-        ),
-        (copies, "Class disc has too few images for 5 folds"),
+        (one_class, "two classes or more, each in a folder of its own; there is only"),
+        (one_image, "two classes or more, each in a folder of its own; there is only"),
+        (unreadable_class, "No image of class 'dots' can be read; dots/broken.png: "),
+        (three_images, "Class 'disc' has 1 images, copies counted once: it needs 4"),
+        (copies, "Class 'disc' has 1 images, copies counted once: it needs 4"),
         (shutil.rmtree, "images' is neither a folder nor one of the commands"),
     ],
 )
@@ -356,7 +334,7 @@ def test_one_class_is_refused_before_the_model_is_loaded(
     one_class(folder)
     assert main([str(folder), f"--out={tmp_path / 'aid'}", "--model=nowhere"]) == 1
     told = capsys.readouterr().err
-    assert "each of two classes or more; there are some in 'stripes'." in told
+    assert "each in a folder of its own; there is only 'stripes'." in told
 
 
 def test_wrong_names_are_told_in_a_sentence(

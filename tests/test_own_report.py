@@ -1,211 +1,456 @@
-"""A report on somebody's own images: what is refused, kept, printed, and made again."""
+"""Evidence on somebody's own images, and the page, PDF and tables made of it."""
 
 from __future__ import annotations
 
-import base64
+import csv
 import importlib.util
 import json
-import os
 import re
+import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pandas as pd
 import pypdf
 import pytest
 import torch
+from bs4 import BeautifulSoup
+from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import cli
-from cliplib.press import report as own
-from cliplib.press.report import (
-    Exporter,
+from cliplib.app import measure as module
+from cliplib.app.decision_aid import DecisionAid
+from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
+from cliplib.app.measure import (
+    POOLED,
+    STEPS,
+    Evidence,
     Request,
-    check_aid,
-    check_names,
-    checkout,
-    fingerprint,
-    literal,
-    printable,
-    with_slices,
-    write_report,
+    encode_folder,
+    measure,
 )
+from cliplib.app.verdict import BRIGHTNESS, LARGEST, TRACES, Step
+from cliplib.press import report
+from cliplib.press.document import (
+    Document,
+    Pictures,
+    Section,
+    Table,
+    document,
+    table_of,
+)
+from cliplib.press.report import Laid, as_html, as_pdf, lay_out, locked, write_report
+from cliplib.press.text import as_text
 
-ROOT = Path(__file__).resolve().parent.parent
-SAID = {
-    "answer": "Mostly.",
-    "reasons": ["A reason."],
-    "steps": [["Look at a_b_1.jpg", ""]],
-}
-
-
-def notebook() -> dict[str, Any]:
-    """Return an executed notebook with one cell of each kind."""
-    picture = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
-    figure = {
-        "output_type": "display_data",
-        "data": {
-            "text/plain": "Dots.",
-            "image/svg+xml": picture,
-            "text/html": f"<figure><img alt='dots' src='data:image/svg+xml,{picture}'>"
-            "<figcaption>Dots.</figcaption></figure>",
-        },
-        "metadata": {"caption": "Dots.", "alt": "dots"},
-    }
-    markdown = {"cell_type": "markdown", "metadata": {}, "id": "a"}
-    code = {"cell_type": "code", "execution_count": 1, "metadata": {}, "id": "b"}
-    hidden = {"tags": ["plumbing"]}
-    given = {"tags": ["injected-parameters"]}
-    return {
-        "cells": [
-            {**code, "metadata": given, "source": 'data = "a"', "outputs": []},
-            {**markdown, "metadata": hidden, "source": "Which encoder?"},
-            {**code, "metadata": hidden, "source": "secret = 1", "outputs": []},
-            {**markdown, "source": "## Accuracy\n\nHow good is it?"},
-            {**code, "source": "draw(dots)", "outputs": [figure]},
-            {**markdown, "source": "Which files are these?"},
-            {**code, "source": "nothing_to_show()", "outputs": []},
-        ],
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
+HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
 
 
-@pytest.fixture
-def request_of(
-    image_folder: Callable[..., Path], tmp_path: Path
-) -> Iterator[Callable[..., Request]]:
-    """Make requests for a report, and tidy up in the checkout's build folder."""
-    made = []
-
-    def make(**settings: Any) -> Request:
-        folder = tmp_path / "images"
-        folder = folder if folder.exists() else image_folder(n=12)
-        made.append(Request(folder, tmp_path / "report", **settings))
-        return made[-1]
-
-    yield make
-    for request in made:
-        shutil.rmtree(Exporter(ROOT, request).places.project, ignore_errors=True)
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
+def save_other_model(folder: Path) -> Path:
     """Save another vision model, with random weights."""
     torch.manual_seed(0)
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = Dinov2Config(**size, image_size=32, patch_size=8)
     square = {"height": 32, "width": 32}
     processor = BitImageProcessorPil(size={"shortest_edge": 36}, crop_size=square)
-    folder = tmp_path / "tiny-dino"
     Dinov2Model(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def test_the_verdict_stands_first_and_no_code_is_printed() -> None:
-    before = json.dumps(notebook())
-    executed = notebook()
-    cells = printable(executed, SAID, "python -m cliplib report a --out b")["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    assert sources[0].startswith("**Mostly\\.** A reason\\.")
-    assert sources[1] == "## Accuracy\n\nHow good is it?"
-    assert not any("secret" in text or "draw" in text for text in sources)
-    assert "Which encoder?" not in sources
-    assert "python -m cliplib report a --out b" in sources[-1]
-    assert json.dumps(executed) == before
+def make_folder(
+    draw: Callable[..., Image.Image], place: Path, n: int, seed: int
+) -> Path:
+    rng = np.random.default_rng(seed)
+    for kind in ("disc", "square", "stripes"):
+        (place / kind).mkdir(parents=True)
+        for number in range(n):
+            draw(kind, rng).save(place / kind / f"{kind}{number}.png")
+    return place
 
 
-def test_no_question_is_left_without_its_answer() -> None:
-    cells = printable(notebook(), SAID, "")["cells"]
-    assert "Which files are these?" not in [cell["source"] for cell in cells]
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with whatever can be wrong, and what is told beside it."""
+    from conftest import draw
+
+    place = tmp_path_factory.mktemp("home")
+    folder = make_folder(draw, place / "ward7", 12, 0)
+    (folder / "disc" / "broken.png").write_bytes(b"no image")
+    shutil.copy(folder / "disc" / "disc0.png", folder / "square" / "copy.png")
+    Image.new("RGB", (9, 9)).save(folder / "square" / "tiny.png")
+    make_folder(draw, place / "ward9", 4, 1)
+    shutil.copy(folder / "disc" / "disc1.png", place / "ward9" / "disc" / "known.png")
+    (place / "ward9" / "hexagon").mkdir()
+    draw("disc", np.random.default_rng(5)).save(place / "ward9" / "hexagon" / "h.png")
+    rows = [["file", "x_center", "y_center", "width", "height"]]
+    for number in range(12):
+        rows.append([f"disc/disc{number}.png", "0.3", "0.5", "0.3", "0.5"])
+        rows.append([f"square{number}.png", "0.5", "0.5", "0.6", "0.6"])
+    with open(place / "boxes.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    save_other_model(place / "tiny-dino")
+    return place
 
 
-def test_a_file_name_is_never_markup() -> None:
-    assert literal("a_b*<i>\n$x$.jpg") == r"a\_b\*\<i\> \$x\$\.jpg"
+@pytest.fixture(scope="module")
+def evidence(home: Path, checkpoint: Path) -> Evidence:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPLIB_CACHE", str(home / "cache"))
+        return measure(
+            home / "ward7",
+            model=str(checkpoint),
+            groups=r"([a-z]+\d+|copy|tiny|broken)\.[a-z]+",
+            others=[str(home / "tiny-dino")],
+            elsewhere=str(home / "ward9"),
+            boxes=str(home / "boxes.csv"),
+            command="cliplib report ward7 --out mine",
+        )
 
 
-def test_an_option_can_be_copied_from_the_page() -> None:
-    command = r"cliplib report a --out b --groups '(\w+)_1'"
-    text = own.verdict_as_markdown({**SAID, "steps": [["Do this:", command]]})
-    assert f"- Do this\\:\n\n  ```bash\n  {command}\n  ```\n" in text
+# --- What is measured
 
 
-def test_a_page_loads_nothing_and_the_pdf_says_the_same(
-    request_of: Callable[..., Request],
+def test_every_step_of_the_bar_is_a_part_of_the_evidence(evidence: Evidence) -> None:
+    assert set(STEPS) <= set(vars(evidence))  # each was computed, and kept
+
+
+def test_each_image_has_its_answer_by_a_probe_that_its_group_was_kept_from(
+    evidence: Evidence,
 ) -> None:
-    request = request_of(title="Litter & <b>more</b> 猫")
-    exporter = Exporter(checkout(), request)
-    exporter.places.stage()
-    path = exporter.places.work / "report.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(printable(notebook(), SAID, request.command)))
-    page = exporter.as_html(path)
-    assert "<h1>Litter &amp; &lt;b&gt;more&lt;/b&gt; 猫</h1>" in page
-    assert not re.search(r"(src|href)=[\"']?(https?:)?//|url\(|@import", page)
-    assert 'name="viewport"' in page
-    assert page.index("Mostly.") < page.index("How good is it?")
-    pdf = request.folder.parent / "report.pdf"
-    pdf.write_bytes(exporter.as_pdf(path))
-    text = " ".join(sheet.extract_text() for sheet in pypdf.PdfReader(pdf).pages)
-    assert text.index("Mostly.") < text.index("How good is it?")
+    answers = evidence.answers
+    assert len(answers) == 39
+    bad = answers[answers["file"] == "disc/broken.png"].iloc[0]
+    assert bad["error"] == "empty, or in no known format." and bad["answer"] == ""
+    copy = answers.set_index("file").loc["square/copy.png"]
+    assert copy["copy_of"] == "disc/disc0.png" and copy["label"] == "square"
+    assert copy["group"] == answers.set_index("file").loc["disc/disc0.png", "group"]
+    read = answers[answers["error"] == ""]
+    assert set(read["answer"]) <= {"disc", "square", "stripes"}
+    right = (read["answer"] == read["label"]).mean()
+    assert right == evidence.evaluations[evidence.best].accuracy
+    assert (read["suspect"] != "").sum() == len(evidence.suspects)
+    assert read["format"].unique().tolist() == ["PNG"]
 
 
-@pytest.mark.parametrize(("pictures", "slices"), [(0, 0), (1, 1), (3, 2), (12, 3)])
-def test_a_grid_of_pictures_falls_into_slices(pictures: int, slices: int) -> None:
-    drawn = f'<svg viewBox="0 0 447 300">{"<image/>" * pictures}</svg>'
-    source = f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}"
-    page = with_slices(f'<figure><img alt="A &amp; b" src="{source}"></figure>')
-    assert page.count("<span>") == slices
-    assert page.count(source) == 1
-    assert ("<img" in page) == (slices == 0)
-    assert ("--shape: 149 / 300" in page) == (slices > 0)
-    assert "A &amp; b" in page
-
-
-def test_other_encoders_that_end_alike_are_refused(
-    request_of: Callable[..., Request], other: Path
+def test_the_best_probe_is_compared_with_the_linear_one_on_the_same_readout(
+    evidence: Evidence,
 ) -> None:
-    again = other.parent / "again" / other.name
-    shutil.copytree(other, again)
-    request = replace(request_of(), others=(str(other), str(again)))
+    shares = {name: evidence.evaluations[name].accuracy for name in evidence.probes}
+    assert shares[evidence.best] == max(shares.values())
+    for best in evidence.probes:
+        told = {"predicted": evidence.predicted, "best": best}
+        other = replace(evidence)
+        vars(other).update(vars(evidence) | told)
+        for name in ("gains", "verdict", "by_image"):
+            vars(other).pop(name, None)
+        vars(other)["by_image"] = None
+        text = " ".join(step.text for step in other.verdict.steps)
+        if best == POOLED:
+            assert f"Use the {POOLED}: no other" in text
+        else:
+            assert POOLED not in text.split("Consider")[0].split("Stay")[0]
+
+
+def test_copies_that_join_declared_groups_are_named(evidence: Evidence) -> None:
+    (row,) = evidence.merged.to_dict("records")
+    assert row["declared"] == "copy, disc0" and row["images"] == 2
+    assert set(row["pair"]) == {"disc/disc0.png", "square/copy.png"}
+    assert any("1 group holds several" in step.text for step in evidence.verdict.steps)
+
+
+def test_traces_of_the_file_stand_apart_from_brightness(evidence: Evidence) -> None:
+    alone = evidence.traces.alone
+    assert alone.loc["brightness", "of"] == "picture"
+    assert alone.loc["texture", "of"] == "file"
+    assert evidence.traces.strongest in alone.index[alone["of"] == "file"]
+    assert {TRACES, BRIGHTNESS, LARGEST} <= set(evidence.gains)
+    kinds = evidence.traces.kinds
+    assert kinds["images"].sum() == 38
+    assert kinds.iloc[0]["size"] == "48 × 48"
+    assert kinds.iloc[1]["example"] == "square/tiny.png"
+    assert evidence.tiny == ["square/tiny.png"]
+
+
+def test_the_strongest_trace_is_the_one_that_gives_the_class_away(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for kind, mode in (("a", "RGB"), ("b", "L")):
+        (tmp_path / "f" / kind).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
+            image = Image.fromarray(pixels).convert(mode)
+            image.save(tmp_path / "f" / kind / f"{kind}{number}.bmp")
+    found = encode_folder(Request(str(tmp_path / "f"), model=str(checkpoint)))
+    assert found.traces.alone.loc["colour mode", "value"] == 1
+    assert found.traces.by_class["format and mode"].to_dict() == {
+        "a": "BMP RGB",
+        "b": "BMP L",
+    }
+
+
+def test_elsewhere_leaves_out_copies_and_unknown_classes(evidence: Evidence) -> None:
+    away = evidence.elsewhere
+    assert away is not None
+    assert len(away.table) == 12 and away.table.classes == evidence.table.classes
+    assert away.left_out.to_dict() == {
+        "are of a class that is not here": 1,
+        "are copies of images here": 1,
+    }
+    said = evidence.fitted.predict(away.table.features)
+    assert away.found.accuracy == (said == away.table.labels).mean()
+    assert "Of 12 images from elsewhere, ward9" in str(evidence.verdict).replace(
+        "\n", " "
+    )
+
+
+def test_a_folder_without_shared_classes_is_refused_first(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "o" / "cat").mkdir(parents=True)
+    shutil.copy(home / "ward7" / "disc" / "disc0.png", tmp_path / "o" / "cat")
+    monkeypatch.setattr(module, "ClipEncoder", None)  # would raise
+    with pytest.raises(ValueError, match="holds the classes cat, and none of disc"):
+        measure(home / "ward7", elsewhere=str(tmp_path / "o"))
+
+
+def test_erasing_is_measured_on_the_same_images(evidence: Evidence) -> None:
+    erased = evidence.erased
+    assert erased is not None
+    counts = erased.accuracy["images"].to_dict()
+    # The boxes of squares lie in the middle: there is no other side.
+    assert counts == {WHOLE: 24, WITHOUT: 24, CONTROL: 12}
+    whole, without = erased.accuracy.loc[[WHOLE, WITHOUT], "value"]
+    assert erased.loss.value == pytest.approx(whole - without)
+    rows = [name in evidence.boxes for name in evidence.table.ids]
+    right = evidence.predicted[evidence.best] == evidence.table.labels
+    assert whole == pytest.approx(right[rows].mean())
+    for _, before, after in erased.examples:
+        assert np.asarray(before).shape == np.asarray(after).shape
+        assert (np.asarray(before) != np.asarray(after)).any()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("d/nowhere.png,.5,.5,.1,.1", "nowhere.png', which is no image here"),
+        ("d/a.png,5,.5,.1,.1", "a.png': .*shares of the image's sides"),
+        ("d/a.png,x,.5,.1,.1", "a.png': could not convert"),
+    ],
+)
+def test_a_bad_box_is_named(row: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text(f"file,x_center,y_center,width,height\n{row}\n")
+    with pytest.raises(ValueError, match=said):
+        read_boxes(str(path), ["d/a.png"])
+
+
+def test_other_encoders_are_read_by_the_same_probe(evidence: Evidence) -> None:
+    assert [*evidence.others] == ["tiny-dino"]
+    text = " ".join(step.text for step in evidence.verdict.steps)
+    assert "by the same probe, a linear one on pooled features" in text
+
+
+def test_other_encoders_that_end_alike_are_refused(home: Path, tmp_path: Path) -> None:
+    again = tmp_path / "tiny-dino"
+    shutil.copytree(home / "tiny-dino", again)
+    names = [str(home / "tiny-dino"), str(again)]
     with pytest.raises(ValueError, match="names that end differently"):
-        own.encode_first(request)
+        module.other_encoders(names)
 
 
-def test_what_cannot_work_is_refused_before_any_work(
-    request_of: Callable[..., Request], tmp_path: Path
+def test_a_class_that_cannot_be_read_is_named_with_the_reason(
+    image_folder: Callable[..., Path], checkpoint: Path
 ) -> None:
-    request = request_of()
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
-        check_names(Request(tmp_path / "nowhere", tmp_path / "out"))
-    with pytest.raises(ValueError, match="whose folders are classes"):
-        check_names(Request(request.folder, request.folder / "report"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        check_names(Request(request.folder, tmp_path / "file"))
-    (tmp_path / "other" / "aid").mkdir(parents=True)
-    (tmp_path / "other" / "aid" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="something else"):
-        check_aid(Request(request.folder, tmp_path / "other"))
+    folder = image_folder(n=6)
+    (folder / "phone").mkdir()
+    (folder / "phone" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with pytest.raises(ValueError, match=r"class 'phone' can be read; phone/a\.heic: "):
+        measure(folder, model=str(checkpoint))
 
 
-def test_one_class_is_refused_before_a_model_is_loaded(
-    request_of: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+def test_anonymous_evidence_names_no_file(
+    evidence: Evidence, home: Path, tmp_path: Path
 ) -> None:
-    request = request_of()
-    for name in ("disc", "square"):
-        shutil.rmtree(request.folder / name)
-    monkeypatch.setattr("cliplib.encode.clip.ClipEncoder", None)
-    with pytest.raises(ValueError, match="there is only 'stripes'"):
-        own.encode_first(request)
+    command = "cliplib report FOLDER --out OUT --anonymous"
+    request = replace(evidence.request, anonymous=True, command=command)
+    hidden = replace(evidence, request=request)
+    for name in ("predicted", "probabilities", "traces", "audit", "erased", "facts"):
+        vars(hidden)[name] = getattr(evidence, name)
+    vars(hidden)["by_image"], vars(hidden)["others"] = None, {}
+    laid = lay_out(document(hidden, "Untitled"), hidden)
+    page = as_html(laid)
+    assert "image 1" in page and "disc/disc" not in page
+    assert not re.search(r"\.png|ward7|ward9|/tmp", re.sub(r"data:[^\"]+", "", page))
+    hidden.aid.save(tmp_path / "aid")
+    for path in (tmp_path / "aid").rglob("*"):
+        if path.is_file():
+            assert b"disc0" not in path.read_bytes()
+            assert str(home).encode() not in path.read_bytes()
+    assert hidden.answers["file"].iloc[0] == "disc/disc0.png"
+    assert hidden.answers["image"].iloc[0] == 1
 
 
-def test_without_the_extras_one_sentence_says_so(
+# --- What is printed
+
+
+@pytest.fixture(scope="module")
+def laid(evidence: Evidence) -> Laid:
+    return lay_out(document(evidence, HOSTILE), evidence)
+
+
+def test_the_page_loads_nothing_and_tells_the_verdict_first(laid: Laid) -> None:
+    page = as_html(laid)
+    soup = BeautifulSoup(page, "html.parser")
+    assert soup.h1.text == HOSTILE and not soup(["b", "script", "iframe"])
+    sources = [image["src"] for image in soup("img")]
+    assert all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//|url\(|@import", page)
+    assert all(image["alt"] for image in soup("img"))
+    text = soup.main.get_text(" ")
+    places = [
+        text.index(words)
+        for words in (HOSTILE, "What to do next", "Contents", "Two images of each")
+    ]
+    assert places == sorted(places)
+    targets = {tag["id"] for tag in soup.find_all(id=True)}
+    assert {link["href"][1:] for link in soup("a")} <= targets
+    assert "disc/disc0.png" in text  # under its picture
+
+
+def test_a_command_is_not_broken(evidence: Evidence, laid: Laid) -> None:
+    command = f"{evidence.command} {'--long ' * 40}".strip()
+    steps = [Step("Do this:", command)._asdict()]
+    content = {**laid.content, "steps": steps}
+    page = BeautifulSoup(as_html(replace(laid, content=content)), "html.parser")
+    assert command in [code.text for code in page("pre")]
+
+
+def test_the_pdf_says_the_same(laid: Laid, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(as_pdf(laid))
+    pages = pypdf.PdfReader(tmp_path / "a.pdf").pages
+    text = " ".join(" ".join(page.extract_text() for page in pages).split())
+    assert "Litter & <b>more</b>" in text and "#emph[x] *y* $z$" in text
+    places = [text.index(section["title"]) for section in laid.content["sections"][:3]]
+    assert places == sorted(places)
+    assert text.index("What to do next") < places[0]
+    assert 3 <= len(pages) <= 9
+
+
+def test_the_whole_report_is_one_json(laid: Laid) -> None:
+    again = json.loads(json.dumps(laid.content))
+    assert again == laid.content
+    kinds = {b["kind"] for part in again["sections"] for b in part["blocks"]}
+    assert kinds == {"text", "code", "table", "plot", "pictures"}
+    for part in again["sections"]:
+        for block in part["blocks"]:
+            if block["kind"] == "table":
+                widths = {len(row) for row in block["rows"]}
+                assert widths <= {len(block["columns"])}, block["caption"]
+                assert "nan" not in str(block["rows"])
+
+
+def test_what_is_asked_for_has_its_section(evidence: Evidence, laid: Laid) -> None:
+    titles = [section["title"] for section in laid.content["sections"]]
+    assert {"Elsewhere", "Without the object", "How it was made"} <= set(titles)
+    plain = replace(evidence)
+    vars(plain).update(vars(evidence) | {"elsewhere": None, "erased": None})
+    shown = {section.title for section in document(plain).sections}
+    assert not {"Elsewhere", "Without the object"} & shown
+    assert document(plain).title == "ward7"
+
+
+def test_the_method_can_be_cited(evidence: Evidence, laid: Laid) -> None:
+    text = json.dumps(laid.content)
+    for words in (
+        "stratified 5-fold cross-validation over groups",
+        "@software{cliplib",
+        evidence.encoder.fingerprint,
+        "Python",
+        "What is private",
+    ):
+        assert words in text
+
+
+def test_a_terminal_shows_tables_and_the_verdict_last(evidence: Evidence) -> None:
+    text = as_text(document(evidence), str(evidence.verdict))
+    assert "always the largest class" in text and "disc/broken.png" in text
+    assert text.endswith(str(evidence.verdict))
+
+
+def test_texts_of_cells() -> None:
+    frame = pd.DataFrame({"a": [1234, 5], "b": [0.12345, np.nan], "c": ["x\ny", ""]})
+    assert table_of("", frame).rows == [["1,234", "0.123", "x y"], ["5", "", ""]]
+
+
+@pytest.mark.parametrize("rows", [2, 60])
+def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
+    rows: int, evidence: Evidence, tmp_path: Path
+) -> None:
+    cells = [["a/very/long_file_name_" * 3 + str(row), "1"] for row in range(rows)]
+    part = Section("Files", [Table("Files.", ["file", "n"], cells), Pictures("", [])])
+    laid = lay_out(Document("T", "", "", "", [], [part]), evidence)
+    assert laid.content["sections"][0]["blocks"][0]["whole"] == (rows == 2)
+    (tmp_path / "a.pdf").write_bytes(as_pdf(laid))
+    assert len(pypdf.PdfReader(tmp_path / "a.pdf").pages) == (1 if rows == 2 else 2)
+
+
+# --- The command
+
+
+def test_one_command_makes_everything_in_one_folder(
+    image_folder: Callable[..., Path],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = image_folder(n=8)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    arguments = ["report", "images", "--out", "mine", f"--model={checkpoint}"]
+    assert cli.main(arguments) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert {path.name for path in set(tmp_path.iterdir()) - before} == {"mine", "cache"}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {
+        "report.html",
+        "report.pdf",
+        "answers.csv",
+        "copies.csv",
+        "aid",
+    }
+    assert len(pd.read_csv("mine/answers.csv")) == 24
+    assert DecisionAid.load("mine/aid").training.classes == (
+        "disc",
+        "square",
+        "stripes",
+    )
+    page = (tmp_path / "mine" / "report.html").read_text("utf-8")
+    assert f"cliplib report images --out mine --model {checkpoint}" in page
+    assert str(Path(report.__file__).parents[2]) not in page
+    assert "Written: mine/report.html, mine/report.pdf, mine/answers.csv" in printed
+    image = next(folder.rglob("*.png"))
+    assert cli.main(["classify", "mine", str(image)]) == 0  # for mine/aid
+    assert cli.main(["classify", "mine", str(image)]) == 1
+    assert "answers.csv is there already" in capsys.readouterr().err
+    assert cli.main(["classify", "mine", str(image), "--overwrite"]) == 0
+
+
+def test_two_runs_to_one_folder_are_told_apart(tmp_path: Path) -> None:
+    busy = pytest.raises(OSError, match="Another run is writing to")
+    with locked(tmp_path / "out"), busy, locked(tmp_path / "out"):
+        pass
+    with locked(tmp_path / "out"):
+        pass
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_without_the_extra_one_sentence_says_so(
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(
@@ -213,88 +458,48 @@ def test_without_the_extras_one_sentence_says_so(
         "find_spec",
         lambda name: (name != "typst" and there(name)) or None,
     )
-    with pytest.raises(ImportError, match="extras notebooks and report.*typst"):
-        checkout()
+    with pytest.raises(ImportError, match=r"package typst.*pip install 'cliplib\[rep"):
+        write_report(evidence, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_the_same_images_and_settings_are_not_measured_again(
-    request_of: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    request = request_of()
-    calls = []
-    monkeypatch.setattr(own, "check_aid", lambda request: calls.append("check"))
-    monkeypatch.setattr(own, "encode_first", lambda request: calls.append("encode"))
-    monkeypatch.setattr(Exporter, "execute", lambda self: calls.append("execute"))
-
-    def write(self: Exporter) -> dict[str, Any]:
-        request.out.mkdir(exist_ok=True)
-        self.places.work.mkdir(parents=True, exist_ok=True)
-        for page in request.pages:
-            page.write_text("")
-        return SAID
-
-    monkeypatch.setattr(Exporter, "write", write)
-    assert write_report(request) == SAID
-    assert write_report(request) is None
-    assert calls == ["check", "encode", "execute"]
-    image = next(request.folder.rglob("*.png"))
-    os.utime(image, (0, 0))
-    assert write_report(request) == SAID
-    request.pages[1].unlink()
-    assert write_report(request) == SAID
-
-
-def test_each_setting_asks_for_a_new_report(
-    request_of: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    groups = request_of().folder.parent / "groups.csv"
-    groups.write_text("file,group\n")
-    states = {
-        fingerprint(request_of(**settings), ROOT)
-        for settings in (
-            {},
-            {"title": "a"},
-            {"groups": "(a)"},
-            {"groups": str(groups)},
-            {"model": "b"},
-            {"others": ("b",)},
-        )
-    }
-    groups.write_text("file,group\na,b\n")
-    states.add(fingerprint(request_of(groups=str(groups)), ROOT))
-    monkeypatch.setenv("CLIPLIB_MODEL", "c")
-    states.add(fingerprint(request_of(), ROOT))
-    assert len(states) == 8
-
-
-def test_one_command_makes_page_pdf_and_decision_aid(
-    request_of: Callable[..., Request],
-    checkpoint: Path,
-    other: Path,
+@pytest.mark.parametrize("command", ["train", "report"])
+def test_what_cannot_work_is_refused_before_any_work(
+    command: str,
+    image_folder: Callable[..., Path],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    request = request_of(model=str(checkpoint), groups=r"([a-z]+\d+)\.png")
-    where = [str(request.folder), "--out", str(request.out)]
-    settings = ["--model", request.model, "--groups", request.groups]
-    settings += ["--others", str(other)]
-    status = cli.main(["report", *where, *settings])
-    printed = capsys.readouterr()
-    assert status == 0, printed.err
-    assert "What to do next:" in printed.out
-    assert (request.aid / "decision_aid.json").is_file()
-    page = request.pages[0].read_text("utf-8")
-    for words in (
-        "What to do next",
-        "Labels that look wrong",
-        "Would more labels pay",
-        "Copies",
-        "tiny-dino",
+    monkeypatch.setattr(module, "measure", None)  # would raise
+    folder = image_folder(n=2)
+    (tmp_path / "file").write_text("")
+    other = tmp_path / "other"
+    (other / "aid").mkdir(parents=True)
+    (other / "aid" / "thesis.txt").write_text("mine")
+    busy = other / "aid" if command == "train" else other
+    for out, said in (
+        (folder / "out", "whose folders are classes"),
+        (tmp_path / "file", "is a file"),
+        (busy, "something else"),
     ):
-        assert words in page
-    assert "tiny-dino" in printed.out
-    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
-    assert str(ROOT) not in page
-    assert len(pypdf.PdfReader(request.pages[1]).pages) >= 2
-    assert os.environ.get("CLIPLIB_FIGURES", "").endswith("figures")
-    assert cli.main(["report", *where, *settings]) == 0
-    assert "Nothing has changed" in capsys.readouterr().out
+        assert cli.main([command, str(folder), "--out", str(out)]) == 1
+        assert said in capsys.readouterr().err
+    for name in ("disc", "square"):
+        shutil.rmtree(folder / name)
+    assert cli.main([command, str(folder), "--out", str(tmp_path / "new")]) == 1
+    assert "there is only 'stripes'" in capsys.readouterr().err
+
+
+def test_an_anonymous_command_names_no_place(tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    table.touch()
+    options = {"groups": str(table), "anonymous": True, "seed": 0, "others": ["a b"]}
+    command = cli.command_line("report", "ward 7", "mine", **options)
+    assert command == (
+        "cliplib report FOLDER --out OUT --groups GROUPS.csv --anonymous --others 'a b'"
+    )
+    told = cli.command_line("report", "ward 7", "mine", groups=r"(a+)_\d", seed=3)
+    assert shlex.split(told)[2:] == [
+        *("ward 7", "--out", "mine", "--groups", r"(a+)_\d", "--seed", "3")
+    ]

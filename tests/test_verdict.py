@@ -6,18 +6,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from cliplib import FeatureTable
 from cliplib.app.questions import (
+    groups_needed,
     groups_of_classes,
     learning_curve,
     measurable,
     stated_and_right,
     suspect_labels,
 )
-from cliplib.app.verdict import Measured, Share, percent, points, verdict
+from cliplib.app.verdict import Away, Erasing, Measured, percent, points, verdict
+from cliplib.judge.intervals import Share
 
 GOOD = Measured(
     encoder="some/clip",
@@ -29,6 +32,7 @@ GOOD = Measured(
     kept_apart=True,
     series="",
     joined=[],
+    trace="size",
     best="kernel probe",
     simplest="linear probe",
     largest="glass",
@@ -37,20 +41,25 @@ GOOD = Measured(
         "linear probe": Share(0.9, 0.86, 0.94),
         "zero-shot": Share(0.5, 0.4, 0.6),
         "file traces": Share(0.6, 0.5, 0.7),
+        "brightness": Share(0.6, 0.5, 0.7),
         "always the largest class": Share(0.5, 0.4, 0.6),
     },
     gains={
         "linear probe": Share(0.05, 0.01, 0.09),
         "zero-shot": Share(0.45, 0.3, 0.6),
         "file traces": Share(0.35, 0.2, 0.5),
+        "brightness": Share(0.35, 0.2, 0.5),
         "always the largest class": Share(0.45, 0.3, 0.6),
     },
     relatedness=Share(0.04, 0.01, 0.07),
     sensitivity={"glass": Share(0.97, 0.9, 1), "metal": Share(0.93, 0.8, 1)},
     doubling=Share(0.04, 0.01, 0.07),
+    target=0.98,
+    times=Share(3.04, 2, 6),
     suspects=["metal/3.jpg"],
     conflicts=0,
     unreadable=0,
+    merged=0,
     answered=0.8,
 )
 
@@ -246,8 +255,73 @@ def test_labels_to_check_are_named() -> None:
     assert "1 pair of copies bears two labels" in text(conflicts=1)
 
 
+def test_the_strongest_trace_is_named_where_traces_may_do() -> None:
+    assert "strongest" not in text()
+    said = text(trace="texture", **with_gain("file traces", NOTHING))
+    assert "The strongest of them is bytes a pixel, which texture raises as" in said
+
+
+def test_brightness_is_told_apart_from_the_files() -> None:
+    assert "Brightness" not in text()
+    said = text(**with_gain("brightness", NOTHING))
+    assert "of the picture and not of the file" in said
+    assert said.startswith("Yes")  # it is no trace of the file
+
+
+def test_the_curve_is_read_forward_or_it_is_said_that_it_cannot_be() -> None:
+    assert (
+        "98% needs about 120 groups in all (80 to 240), of which there are 40" in text()
+    )
+    assert "How many more 98% would need cannot be said" in text(times=None)
+    assert "needs about" not in text(target=1.0, times=None)
+    assert "98%" not in text(doubling=NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (Share(0.71, 0.63, 0.78), "24 points (16 to 33) less than here"),
+        (Share(0.94, 0.9, 0.97), "not shown to differ from here (1 point (−3 to 6))"),
+        (Share(0.999, 0.99, 1), "5 points (2 to 8) more than here"),
+    ],
+)
+def test_another_folder_is_set_beside_this_one(share: Share, said: str) -> None:
+    part = Share(0.6, 0.5, 0.7)
+    away = Away("site B", 84, share, part, Share(0.09, 0.03, 0.2))
+    told = text(elsewhere=away)
+    assert "Of 84 images from elsewhere, site B" in told and said in told
+    assert "answers 60% of them, and 9% (3 to 20) of its answers are wrong" in told
+    silent = away._replace(answered=Share(0, 0, 0.1), wrong=Share(*[float("nan")] * 3))
+    told = text(elsewhere=silent)
+    assert "answers 0% of them." in told and "nan" not in told
+
+
+def test_an_erased_object_is_told_with_its_control() -> None:
+    loss = Share(0.05, 0.02, 0.08)
+    erased = Erasing(70, Share(0.85, 0.8, 0.9), loss, NOTHING)
+    told = text(erased=erased)
+    assert "85% (80 to 90) of 70 images are still named rightly, 5 points" in told
+    assert "on the other side of the image costs 0 points (−5 to 5)" in told
+    told = text(erased=erased._replace(loss=NOTHING, control=None))
+    assert "costs nothing that can be shown" in told and "other side" not in told
+
+
+def test_joined_groups_are_to_be_checked() -> None:
+    assert "2 groups hold several that you declared, joined by" in text(merged=2)
+
+
+def test_differences_of_independent_shares_have_intervals() -> None:
+    # Zou and Donner 2008: Newcombe's example, 56/70 less 48/80, by Wilson's intervals.
+    one, two = Share(0.8, 0.6916, 0.8776), Share(0.6, 0.4904, 0.7004)
+    less = one.less(two)
+    assert less.value == pytest.approx(0.2)
+    assert less.low == pytest.approx(0.0524, abs=2e-3)
+    assert less.high == pytest.approx(0.3339, abs=2e-3)
+
+
 def test_numbers_are_written_as_people_read_them() -> None:
     assert percent(Share(0.5, 0.404, 0.596)) == "50% (40 to 60)"
+    assert percent(Share(*[float("nan")] * 3)) == "–"
     assert points(Share(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
     assert points(Share(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
 
@@ -302,6 +376,38 @@ def test_the_learning_curve_grows_by_groups() -> None:
     assert curve["groups"].tolist() == [4, 8, 16, 32]
     assert (curve["images"] == 3 * curve["groups"]).all()
     assert proba[-1].sum(axis=1) == pytest.approx(1)
+
+
+def power_law(slope: float) -> tuple[pd.DataFrame, list[np.ndarray], FeatureTable]:
+    """Return a curve of which the error is 0.4 at 50 groups, falling by a power."""
+    rng = np.random.default_rng(0)
+    n = 4000
+    labels = np.arange(n) % 2
+    hard = rng.random(n)
+    sizes = np.array([50, 100, 200, 400])
+    answers = []
+    for size in sizes:
+        said = np.where(hard < 0.4 * (size / 50) ** -slope, 1 - labels, labels)
+        answers.append(np.eye(2)[said])
+    one = FeatureTable.from_arrays(np.zeros((n, 1)), labels, classes="ab")
+    return pd.DataFrame({"groups": sizes}), answers, one
+
+
+def test_a_curve_that_falls_by_a_power_is_read_forward() -> None:
+    curve, answers, whole = power_law(0.5)
+    # 0.4 · (n / 50)^−0.5 = 0.1 at n = 800, twice 400.
+    times = groups_needed(curve, answers, whole, 0.9)
+    assert times is not None
+    assert times.value == pytest.approx(2, rel=0.1)
+    assert times.low < times.value < times.high
+
+
+def test_a_curve_is_not_read_too_far_nor_where_it_is_flat() -> None:
+    curve, answers, whole = power_law(0.5)
+    assert groups_needed(curve, answers, whole, 0.99) is None  # 200 times as many
+    assert groups_needed(curve[:2], answers[:2], whole, 0.9) is None
+    curve, answers, whole = power_law(0.0)
+    assert groups_needed(curve, answers, whole, 0.9) is None
 
 
 def test_shares_of_too_few_groups_are_left_out() -> None:

@@ -44,6 +44,8 @@ AnyProbe = LinearProbe | KernelProbe | MLPProbe
 # The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
 KERNEL_LIMIT = 10_000
 
+# Key of the training table's provenance: the folder below which its ids are files.
+IMAGES = "images"
 MANIFEST = "decision_aid.json"  # names the folder of parts; without it there is no aid
 PARTS = re.compile("parts-[0-9a-f]{8}")
 UNFINISHED = ".{}.unfinished-"  # begins the name of a new aid beside the old one

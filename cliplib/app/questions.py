@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.arrays import Bools, Floats, Ints
-from cliplib.judge.intervals import ratio_intervals
+from cliplib.judge.intervals import Share, bootstrap, intervals, ratio_intervals
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.splits import group_codes, group_folds
 
@@ -21,6 +22,8 @@ LEAST_GROUPS = 4
 """Of a class: fewer cannot be tested, trained on and validated on in turn."""
 GROUPS_OF_A_BIN = 20
 MOST_BINS = 10
+MOST_TIMES = 10
+"""As many groups as there are: no learning curve is read farther."""
 
 
 def groups_of_classes(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
@@ -29,6 +32,46 @@ def groups_of_classes(table: FeatureTable, groups: ArrayLike | None = None) -> I
     rows["group"] = group_codes(table.groups if groups is None else groups, len(table))
     counts = rows.groupby("label")["group"].nunique()
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
+
+
+def merged_groups(
+    table: FeatureTable, declared: Sequence[str], pairs: pd.DataFrame
+) -> pd.DataFrame:
+    """Return which declared groups copies have joined, and a pair that joins them.
+
+    Parameters
+    ----------
+    table
+        Its groups are declared ones, merged with near-duplicates.
+    declared
+        What was declared of each row, (n,).
+    pairs
+        Near-duplicates, as in `Audit.pairs`.
+
+    Returns
+    -------
+    pd.DataFrame
+        group, declared (the names, joined), images, and pair (two ids): a row for each
+        group that holds several declared ones.
+    """
+    group_of = dict(zip(table.ids, table.groups, strict=True))
+    name_of = dict(zip(table.ids, declared, strict=True))
+    kept = pairs[pairs["id_a"].isin(group_of) & pairs["id_b"].isin(group_of)]
+    across = kept[kept["id_a"].map(name_of) != kept["id_b"].map(name_of)]
+    first = across.groupby(across["id_a"].map(group_of)).first()
+    images = pd.DataFrame({"group": table.groups, "declared": list(declared)})
+    rows = []
+    for group, pair in first.iterrows():
+        names = images.loc[images["group"] == group, "declared"]
+        rows.append(
+            {
+                "group": group,
+                "declared": ", ".join(sorted(set(names))),
+                "images": len(names),
+                "pair": (pair["id_a"], pair["id_b"]),
+            }
+        )
+    return pd.DataFrame(rows, columns=["group", "declared", "images", "pair"])
 
 
 def measurable(table: FeatureTable, folds: int = 5) -> tuple[FeatureTable, int]:
@@ -164,7 +207,7 @@ def learning_curve(
             chosen = train_rows[_share_of_groups(table, train_rows, share, seed)]
             if groups_of_classes(table.select(chosen)).min() < 2:
                 break
-            fitted = _fit(probe, table.select(chosen))
+            fitted = fit(probe, table.select(chosen))
             columns = np.asarray(fitted.classes_)
             answer = fitted.predict_proba(table.features[test_rows])
             proba[np.ix_(test_rows, columns)] = answer
@@ -176,9 +219,67 @@ def learning_curve(
     return pd.DataFrame(rows, columns=["share", "images", "groups"]), answers
 
 
-def _fit(probe: Any, table: FeatureTable) -> Any:
+def fit(probe: Any, table: FeatureTable) -> Any:
+    """Return a copy of a classifier, fitted to a table, with its groups if it can."""
     options = {"groups": table.groups} if has_fit_parameter(probe, "groups") else {}
     return clone(probe).fit(table.features, table.labels, **options)
+
+
+def groups_needed(
+    points: pd.DataFrame,
+    answers: Sequence[Floats],
+    table: FeatureTable,
+    target: float,
+    *,
+    seed: int = 0,
+) -> Share | None:
+    """Read a learning curve forward: how many times as many groups reach a target.
+
+    Errors are taken to fall by a power of the number of groups (Hestness et al.,
+    arXiv:1712.00409), which is fitted on both logarithmic axes to each draw of the
+    groups. Nothing is said where the curve has fewer than three points, where it is not
+    shown to fall, or of more than ten times today's groups.
+
+    Parameters
+    ----------
+    points, answers
+        As from `learning_curve`.
+    table
+        The labels and groups.
+    target
+        An accuracy, 0 to 1.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    Share or None
+        How many times today's groups, with its 95% interval; None where that cannot be
+        said.
+    """
+    if len(points) < 3:
+        return None
+    wrong = np.stack([a.argmax(axis=1) != table.labels for a in answers], axis=1)
+    sizes = np.log(points["groups"].to_numpy(float))
+    from_mean = sizes - sizes.mean()
+    codes = group_codes(table.groups, len(table))
+    least = 0.5 / (codes.max() + 1)  # half an error, where a draw holds none
+
+    def fall(weights: Floats) -> dict[str, Floats]:
+        shares = (weights @ wrong) / weights.sum(axis=1, keepdims=True)
+        errors = np.log(np.maximum(shares, least))
+        slope = errors @ from_mean / (from_mean @ from_mean)
+        at_target = (math.log(1 - target) - errors.mean(axis=1)) / slope
+        return {"slope": slope, "times": at_target + sizes.mean() - sizes[-1]}
+
+    drawn = bootstrap(fall, codes, seed=seed)
+    if np.quantile(drawn["slope"].draws, 0.975) >= 0:
+        return None
+    log_times = intervals(drawn["times"], len(set(codes))).iloc[0]
+    if log_times["high"] > math.log(MOST_TIMES):
+        return None
+    low, value, high = np.exp(log_times[["low", "value", "high"]].to_numpy(float))
+    return Share(value, low, high)
 
 
 def _share_of_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Bools:

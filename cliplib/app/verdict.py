@@ -11,7 +11,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from cliplib.judge.intervals import Share
 
 FEW_GROUPS = 10
 """Fewer groups altogether say little of others."""
@@ -29,22 +31,44 @@ WEAK = 0.1
 """A class this much below the whole is a weak one."""
 MOST_FILES = 4
 """Of a list of files that stands within a sentence."""
+LARGEST = "always the largest class"
+WORDS = "zero-shot"
+TRACES = "file traces"
+BRIGHTNESS = "brightness"
+"""Names of methods that are not trained on features."""
+TRACE_NAMES = {
+    "size": "the size",
+    "colour mode": "format and colour mode",
+    "quantisation": "JPEG's quantisation",
+    "texture": "bytes a pixel, which texture raises as well",
+    "border": "brightness of the border",
+    "brightness": "brightness",
+}
+"""What kinds of `cliplib.tools.traces.SHORTCUTS` are called."""
 OPENAI = "openai/clip-vit-base-patch32"
 """The CLIP to set beside the small embedded one: 150 million parameters."""
 
 
-class Share(NamedTuple):
-    """A share, or a difference of shares, with its 95% interval."""
+class Away(NamedTuple):
+    """What the best classifier makes of images from elsewhere."""
 
-    value: float
-    low: float
-    high: float
+    name: str
+    images: int
+    accuracy: Share
+    answered: Share
+    """What the decision aid answers."""
+    wrong: Share
+    """Of its answers."""
 
-    @classmethod
-    def of(cls, row: Mapping[str, float]) -> Share:
-        """Return the value or difference of a row of `cliplib.judge.intervals`."""
-        value = row["value"] if "value" in row else row["difference"]
-        return cls(float(value), float(row["low"]), float(row["high"]))
+
+class Erasing(NamedTuple):
+    """What the best classifier makes of images whose object is erased."""
+
+    images: int
+    accuracy: Share
+    loss: Share
+    control: Share | None
+    """What erasing as much of the other side costs."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,8 @@ class Measured:
         The pattern that file names suggest; "" where they suggest none.
     joined
         Files that this pattern would keep together, for an example.
+    trace
+        The trace of the files that by itself gives the class away most often.
     best
         The best of the trained classifiers.
     simplest
@@ -90,16 +116,25 @@ class Measured:
         Share of each class that the best finds.
     doubling
         Accuracy with all labelled groups less that with half; None if not measured.
+    target, times
+        An accuracy beyond today's, and how many times today's groups reach it; None
+        where that cannot be said.
     suspects
         Images whose labels look wrong, the worst first.
     conflicts
         Pairs of copies that bear two labels.
     unreadable
         Files that could not be read.
+    merged
+        How many groups hold several declared ones, joined by copies.
     answered
         Share of the images that can be answered with at most 5% errors; 0 if none.
     others
         Encoders beside CLIP, which are among the methods by these names.
+    elsewhere
+        What the best makes of another folder.
+    erased
+        What it makes of images without their object.
     """
 
     encoder: str
@@ -111,6 +146,7 @@ class Measured:
     kept_apart: bool
     series: str
     joined: Sequence[str]
+    trace: str
     best: str
     simplest: str
     largest: str
@@ -119,11 +155,16 @@ class Measured:
     relatedness: Share | None
     sensitivity: Mapping[str, Share]
     doubling: Share | None
+    target: float
+    times: Share | None
     suspects: Sequence[str]
     conflicts: int
     unreadable: int
+    merged: int
     answered: float
     others: Sequence[str] = ()
+    elsewhere: Away | None = None
+    erased: Erasing | None = None
 
 
 class Step(NamedTuple):
@@ -162,10 +203,13 @@ def verdict(measured: Measured) -> Verdict:
     else:
         reasons += [
             file_traces(measured),
+            brightness(measured),
             words(measured),
             related(measured),
             more_labels(measured),
             abstaining(measured),
+            from_elsewhere(measured),
+            without_object(measured),
         ]
         steps = [
             declare_groups(measured),
@@ -191,14 +235,14 @@ def clip(measured: Measured) -> str:
 
 def sorts_nothing(measured: Measured) -> bool:
     """Say whether the best classifier is not shown to beat the largest class."""
-    gain = measured.gains["always the largest class"]
+    gain = measured.gains[LARGEST]
     return gain.low <= 0 and not cannot_say(measured)
 
 
 def answer(measured: Measured) -> str:
     """Say in a few words whether a frozen CLIP sorts these images."""
     accuracy = measured.accuracy[measured.best]
-    traces = measured.gains["file traces"]
+    traces = measured.gains[TRACES]
     name = clip(measured)
     if cannot_say(measured):
         return f"It cannot be said yet whether {name}, frozen, sorts these images."
@@ -259,8 +303,8 @@ def how_well(measured: Measured) -> str:
         asked = "images of groups that it was trained on"
     elif not measured.declared:
         asked = "images of which it was trained on no copy"
-    largest = measured.accuracy["always the largest class"].value
-    traces = measured.accuracy["file traces"]
+    largest = measured.accuracy[LARGEST].value
+    traces = measured.accuracy[TRACES]
     low, high = (100 * end for end in measured.accuracy[measured.best][1:])
     images = counted(measured.images, "image")
     size = f"{images} in {counted(measured.groups, 'group')}"
@@ -269,29 +313,43 @@ def how_well(measured: Measured) -> str:
         f"{whole(measured.accuracy[measured.best].value)} (95% interval {low:.0f} to "
         f"{high:.0f}; {size}). Always naming {measured.largest}, the largest class, is "
         f"right for {whole(largest)}, and what the files betray without a look at the "
-        f"picture (size, format, brightness) for {percent(traces)}."
+        f"picture (size, format, compression) for {percent(traces)}."
     )
 
 
 def file_traces(measured: Measured) -> str:
     """Warn where the files' traces are not shown to be worse than CLIP."""
-    gain = measured.gains["file traces"]
+    gain = measured.gains[TRACES]
     if gain.low > 0:
         return f"That is {points(gain)} more than these traces."
-    look = "find out whether the classes were photographed or saved differently."
+    look = (
+        f"The strongest of them is {TRACE_NAMES[measured.trace]}: find out whether the "
+        "classes were photographed or saved differently."
+    )
     if gain.high < 0:
-        return f"CLIP is worse than the traces, by {points(reverse(gain))}: {look}"
+        return f"CLIP is worse than the traces, by {points(reverse(gain))}. {look}"
     return (
-        f"These images do not show that CLIP is better than the traces "
-        f"({points(gain)}): {look}"
+        "These images do not show that CLIP is better than the traces "
+        f"({points(gain)}). {look}"
+    )
+
+
+def brightness(measured: Measured) -> str:
+    """Say where brightness, which is the picture, may do as well as CLIP."""
+    if measured.gains[BRIGHTNESS].low > 0:
+        return ""
+    share = percent(measured.accuracy[BRIGHTNESS])
+    return (
+        f"Brightness alone, which is of the picture and not of the file, is right for "
+        f"{share}: CLIP may see no more than that."
     )
 
 
 def words(measured: Measured) -> str:
     """Say whether the names of the classes are enough."""
-    accuracy = measured.accuracy["zero-shot"]
-    gain = measured.gains["zero-shot"]
-    largest = measured.accuracy["always the largest class"].value
+    accuracy = measured.accuracy[WORDS]
+    gain = measured.gains[WORDS]
+    largest = measured.accuracy[LARGEST].value
     if gain.high < SMALL:
         return (
             f"Words are enough: the names of the folders alone reach "
@@ -339,12 +397,13 @@ def related(measured: Measured) -> str:
 
 
 def more_labels(measured: Measured) -> str:
-    """Read the slope of the learning curve."""
+    """Read the slope of the learning curve, and the curve forward where it climbs."""
     gain = measured.doubling
     if gain is None:
         return "Whether more labels would pay cannot be said: there are too few groups."
     if gain.low > 0:
-        return f"More labels pay: the last doubling brought {points(gain)}."
+        brought = f"More labels pay: the last doubling brought {points(gain)}."
+        return f"{brought} {read_forward(measured)}".strip()
     if gain.high < 0:
         cost = points(reverse(gain))
         return f"More labels do not pay: the last doubling cost {cost}."
@@ -353,6 +412,21 @@ def more_labels(measured: Measured) -> str:
     return (
         f"Whether more labels would pay cannot be told from these images: the last "
         f"doubling brought {points(gain)}."
+    )
+
+
+def read_forward(measured: Measured) -> str:
+    """Say how many more groups reach the target, or that it cannot be said."""
+    target = whole(measured.target)
+    if measured.target == 1:
+        return ""
+    if measured.times is None:
+        return f"How many more {target} would need cannot be said from this curve."
+    groups = [measured.groups * times for times in measured.times]
+    value, low, high = (f"{float(f'{count:.2g}'):,.0f}" for count in groups)
+    return (
+        f"If the curve goes on as it is, {target} needs about {value} groups in all "
+        f"({low} to {high}), of which there are {measured.groups:,}."
     )
 
 
@@ -366,6 +440,49 @@ def abstaining(measured: Measured) -> str:
         f"Allowed to abstain, it can answer {whole(measured.answered)} of the images "
         "with at most 5% errors."
     )
+
+
+def from_elsewhere(measured: Measured) -> str:
+    """Set another folder beside this one."""
+    away = measured.elsewhere
+    if away is None:
+        return ""
+    loss = measured.accuracy[measured.best].less(away.accuracy)
+    than_here = f"not shown to differ from here ({points(loss)})"
+    if loss.low > 0:
+        than_here = f"{points(loss)} less than here"
+    elif loss.high < 0:
+        than_here = f"{points(reverse(loss))} more than here"
+    aid = f"The decision aid answers {whole(away.answered.value)} of them"
+    if away.answered.value > 0:
+        aid += f", and {percent(away.wrong)} of its answers are wrong"
+    images = counted(away.images, "image")
+    return (
+        f"Of {images} from elsewhere, {away.name}, the {measured.best} names "
+        f"{percent(away.accuracy)} rightly: {than_here}. {aid}."
+    )
+
+
+def without_object(measured: Measured) -> str:
+    """Say whether the object is needed."""
+    erased = measured.erased
+    if erased is None:
+        return ""
+    images = counted(erased.images, "image")
+    text = (
+        f"With the object erased, {percent(erased.accuracy)} of {images} are still "
+        f"named rightly"
+    )
+    if erased.loss.low > 0:
+        text += f", {points(erased.loss)} fewer"
+    else:
+        text += f": that costs nothing that can be shown ({points(erased.loss)})"
+    if erased.control is not None:
+        text += (
+            f"; erasing as much on the other side of the image costs "
+            f"{points(erased.control)}"
+        )
+    return f"{text}."
 
 
 def declare_groups(measured: Measured) -> Step | None:
@@ -481,6 +598,11 @@ def check_labels(measured: Measured) -> Step | None:
         if measured.conflicts > 1:
             pairs = "pairs of copies bear"
         parts.append(f"{measured.conflicts} {pairs} two labels")
+    if measured.merged:
+        groups = "group holds" if measured.merged == 1 else "groups hold"
+        parts.append(
+            f"{measured.merged} {groups} several that you declared, joined by copies"
+        )
     if measured.suspects:
         parts.append(_labels_in_doubt(measured))
     if measured.unreadable:
@@ -492,8 +614,9 @@ def _labels_in_doubt(measured: Measured) -> str:
     """Name the first ones; a classifier that errs often contradicts right labels."""
     count = len(measured.suspects)
     labels = "label looks" if count == 1 else "labels look"
-    first = listing([str(name) for name in measured.suspects[:3]])
-    text = f"{count} {labels} wrong, {first}{'' if count <= 3 else ' first of all'}"
+    first = listing(measured.suspects[:MOST_FILES])
+    of_all = "" if count <= MOST_FILES else " first of all"
+    text = f"{count} {labels} wrong, {first}{of_all}"
     if measured.accuracy[measured.best].value < WELL:
         text += " (where so many answers are wrong, most of these are hard images)"
     return text
@@ -505,7 +628,9 @@ def whole(share: float) -> str:
 
 
 def percent(share: Share) -> str:
-    """Write a share with its interval: "54% (46 to 62)"."""
+    """Write a share with its interval: "54% (46 to 62)"; a dash if undefined."""
+    if math.isnan(share.value):
+        return "–"
     low, high = 100 * share.low, 100 * share.high
     return f"{whole(share.value)} ({low:.0f} to {high:.0f})"
 
@@ -529,6 +654,11 @@ def counted(number: int, name: str) -> str:
 def _whole_points(number: float) -> str:
     text = f"{100 * number:.0f}"
     return "0" if text == "-0" else text.replace("-", "−")
+
+
+def read_share(row: Mapping[str, Any], name: str) -> Share:
+    """Read a share from columns name, name_low and name_high."""
+    return Share(*(float(row[key]) for key in (name, f"{name}_low", f"{name}_high")))
 
 
 def listing(names: Sequence[str]) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import NamedTuple
-
-import datasets
+from typing import TYPE_CHECKING, NamedTuple
 
 from cliplib.images.hub import DownloadError, fetch_archive, fetch_from_kaggle
 from cliplib.images.image import Images, ImageSource, image_list, image_name, warn_once
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,19 @@ def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
     classes = sorted({image.label for image in _list_images(root)})
     phrases = {c: [c.replace("_", " ").replace("-", " ")] for c in classes}
     return DatasetSpec(name=root.name, title=root.name, phrases=phrases)
+
+
+def check_classes(folder: str | os.PathLike[str]) -> None:
+    """Raise ValueError for a folder of fewer than two classes.
+
+    An OSError or ValueError names what else is wrong with it.
+    """
+    classes = [*dataset_spec(os.path.abspath(folder)).phrases]
+    if len(classes) < 2:
+        raise ValueError(
+            f"{folder} needs images of two classes or more, each in a folder of its "
+            f"own; there is only {classes[0]!r}."
+        )
 
 
 def load_dataset(
@@ -241,6 +255,8 @@ def _as_dataset(
     images: Sequence[ListedImage], classes: Sequence[str], *, title: str, source: str
 ) -> datasets.Dataset:
     """Make a data set of listed images, undecoded."""
+    import datasets  # takes seconds, which a folder without images shall not cost
+
     rows = [
         {
             "image": {"path": str(image.path), "bytes": None},

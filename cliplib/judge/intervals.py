@@ -9,6 +9,7 @@ where errors are few, so they are amended twice (see `intervals`).
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,31 @@ class Resampled(NamedTuple):
 
     value: Floats
     draws: Floats
+
+
+class Share(NamedTuple):
+    """A share, or a difference of shares, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Share:
+        """Return the value or difference of a row of `intervals` or `compare`."""
+        value = row["value"] if "value" in row else row["difference"]
+        return cls(float(value), float(row["low"]), float(row["high"]))
+
+    def less(self, other: Share) -> Share:
+        """Return the difference to an independent share.
+
+        By the two intervals (Zou and Donner, Statistics in Medicine 27, 2008, 1693-
+        1702): no draws are needed, and they may be lopsided.
+        """
+        value = self.value - other.value
+        down = math.hypot(self.value - self.low, other.high - other.value)
+        up = math.hypot(self.high - self.value, other.value - other.low)
+        return Share(value, value - down, value + up)
 
 
 def bootstrap(

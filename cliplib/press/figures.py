@@ -4,7 +4,8 @@ import base64
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -59,9 +60,21 @@ SHORT_TITLES = {
 
 def use_style() -> None:
     """Draw with the report's typeface, sizes and colours."""
+    _add_typeface()
+    plt.style.use("cliplib.press.figures")
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw so within a block."""
+    _add_typeface()
+    with plt.style.context("cliplib.press.figures"):
+        yield
+
+
+def _add_typeface() -> None:
     for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
         font_manager.fontManager.addfont(face)
-    plt.style.use("cliplib.press.figures")
 
 
 @dataclass(frozen=True)

@@ -1,505 +1,223 @@
-"""A report on one folder of images: notebook 11, executed and printed, verdict first.
-
-The notebook and the exporter to HTML and PDF are those of the repository's own report:
-this needs a checkout, and the extras "notebooks" and "report". Nothing slow is imported
-before it is known that something has to be done.
-"""
+"""The evidence on a folder as a page, as a PDF, and as tables for spreadsheets."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import hashlib
-import html
-import importlib
 import importlib.util
+import io
 import json
-import os
-import re
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
-if TYPE_CHECKING:
-    from cliplib.encode.vision import VisionEncoder
+from filelock import FileLock, Timeout
 
-NOTEBOOK = "11_your_images"
-EXTRAS = ("papermill", "nbconvert", "typst", "pypandoc", "bs4", "seaborn", "skimage")
-PACKAGES = ("numpy", "scikit-learn", "torch", "transformers", "typst", "nbconvert")
-# Of the exporter; a cell tagged so is for whoever runs the notebook, and not printed.
-SETTINGS = ("CLIPLIB_MODEL", "CLIPLIB_DTYPE")
-SLICES = 3  # of a grid of pictures, of which the notebook sets six in a row
-HIDDEN = {"plumbing", "remove-cell", "injected-parameters"}
+from cliplib.app.measure import Evidence
+from cliplib.images.image import load_image
+from cliplib.press.document import (
+    Block,
+    Code,
+    Document,
+    Plot,
+    Table,
+    Text,
+    document,
+)
+from cliplib.press.sheet import TEMPLATES, write_csv
 
-
-@dataclass(frozen=True)
-class Request:
-    """What a report is asked for.
-
-    Attributes
-    ----------
-    folder
-        Of class folders, as in `cliplib.images.data.load_dataset`.
-    out
-        Gets ``report.html``, ``report.pdf``, and the decision aid in ``aid``.
-    model
-        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
-    groups
-        As in `cliplib.tables.groups.declared_groups`; "" for near-duplicates only.
-    title
-        Of the report; "" for the folder's name.
-    others
-        More vision models to set beside CLIP, as `cliplib.VisionEncoder` takes them.
-    """
-
-    folder: Path
-    out: Path
-    model: str = ""
-    groups: str = ""
-    title: str = ""
-    others: Sequence[str] = ()
-
-    @cached_property
-    def heading(self) -> str:
-        """The report's title, on one line."""
-        return " ".join((self.title or self.folder.resolve().name).split())
-
-    @property
-    def aid(self) -> Path:
-        """Where the decision aid goes."""
-        return self.out / "aid"
-
-    @property
-    def pages(self) -> tuple[Path, Path]:
-        """Where the page and the PDF go."""
-        return self.out / "report.html", self.out / "report.pdf"
-
-    @property
-    def command(self) -> str:
-        """What makes this report."""
-        words = ["python", "-m", "cliplib", "report", str(self.folder)]
-        words += ["--out", str(self.out)]
-        for name in ("model", "groups", "title"):
-            if value := getattr(self, name):
-                words += [f"--{name}", value]
-        if self.others:
-            words += ["--others", *self.others]
-        return shlex.join(words)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the notebook's parameters, with whole paths."""
-        return {
-            "data": str(self.folder.resolve()),
-            "model": _whole_path(self.model),
-            "groups": _whole_path(self.groups),
-            "others": [_whole_path(name) for name in self.others],
-            "out": str(self.aid.resolve()),
-        }
+EXTRA = (
+    "matplotlib",
+    "seaborn",
+    "typst",
+    "skimage",
+    "font_source_sans_pro",
+    "font_source_serif_pro",
+)
+SIDE = 240
+"""Pixels of the longer side of a picture."""
+SMALL_TABLE = 12
+"""Rows up to which a table stays on one page."""
 
 
-def _whole_path(value: str) -> str:
-    """Return a path that exists as a whole one, since kernels run elsewhere."""
-    return str(Path(value).resolve()) if value and Path(value).exists() else value
+def check_extra() -> None:
+    """Raise ImportError where a package of the extra "report" is missing."""
+    lacking = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise ImportError(
+            f"A report needs the package {lacking[0].replace('_', '-')}, which is not "
+            "here: pip install 'cliplib[report]'."
+        )
 
 
-def write_report(request: Request) -> dict[str, Any] | None:
-    """Make a report, unless the one there is of these very images and settings.
+@dataclass
+class Laid:
+    """A document as plain data, and the files of its pictures by name."""
 
-    Parameters
-    ----------
-    request
-        What is asked for.
+    content: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict)
 
-    Returns
-    -------
-    dict or None
-        The verdict: "answer", and lists "reasons" and "steps". None where nothing has
-        changed since the report was made.
+    def keep(self, content: bytes, suffix: str) -> str:
+        """Keep a picture; return its name."""
+        name = f"{len(self.files)}{suffix}"
+        self.files[name] = content
+        return name
+
+    def data_uri(self, name: str) -> str:
+        """Return a picture as it stands within a page."""
+        kind = "svg+xml" if name.endswith(".svg") else "jpeg"
+        encoded = base64.b64encode(self.files[name]).decode()
+        return f"data:image/{kind};base64,{encoded}"
+
+
+def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
+    """Write page, PDF and tables into a folder; return their paths.
 
     Raises
     ------
     ImportError
-        If this is no checkout, or an extra is missing.
+        If a package of the extra "report" is missing.
     OSError
-        If a folder is missing or not writable, or images cannot be encoded.
-    ValueError
-        If the folder is not one of at least two classes, groups do not cover it, or the
-        notebook fails.
+        If the folder cannot be written to.
     """
-    exporter = Exporter(checkout(), request)
-    check_names(request)
-    stamp = exporter.places.work / "own.stamp"
-    state = fingerprint(request, exporter.root)
-    is_made = all(path.is_file() for path in (*request.pages, stamp))
-    if is_made and stamp.read_text("utf-8") == state:
-        return None
-    stamp.unlink(missing_ok=True)
-    check_aid(request)
-    encode_first(request)
-    exporter.execute()
-    said = exporter.write()
-    stamp.write_text(state, "utf-8")
-    return said
+    check_extra()
+    laid = lay_out(document(evidence, title), evidence)
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {"answers.csv": evidence.answers, "copies.csv": evidence.copies}
+    for name, table in tables.items():
+        write_csv(table, out / name)
+    (out / "report.html").write_text(as_html(laid), "utf-8", newline="\n")
+    (out / "report.pdf").write_bytes(as_pdf(laid))
+    return [out / name for name in ("report.html", "report.pdf", *tables)]
 
 
-def checkout() -> Path:
-    """Return the checkout that this package lies in, where all that is needed is there.
-
-    Raises ImportError where it is not.
-    """
-    root = Path(__file__).resolve().parents[2]
-    lacking = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
-    is_checkout = (root / "notebooks" / f"{NOTEBOOK}.ipynb").is_file()
-    if lacking or not is_checkout:
-        what = f"the package {lacking[0]}" if lacking else "the notebook"
-        raise ImportError(
-            f"A report needs a checkout of the repository and the extras notebooks and "
-            f"report, and {what} is not here: clone it and pip install -e "
-            "'.[notebooks,report]'."
-        )
-    return root
-
-
-def check_names(request: Request) -> None:
-    """Raise OSError or ValueError for folders that cannot be read or written to."""
-    if not request.folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {request.folder}.")
-    if request.out.resolve().is_relative_to(request.folder.resolve()):
-        raise ValueError(
-            f"{request.out} lies within {request.folder}, whose folders are classes: "
-            "choose another place for the report."
-        )
-    if request.out.exists() and not request.out.is_dir():
-        raise NotADirectoryError(f"{request.out} is a file: name a folder.")
+def lay_out(document: Document, evidence: Evidence) -> Laid:
+    """Draw a document's pictures, and return it as JSON has it."""
+    laid = Laid({})
+    laid.content = {
+        "title": document.title,
+        "subtitle": document.subtitle,
+        "answer": document.answer,
+        "reasons": document.reasons,
+        "steps": [step._asdict() for step in document.steps],
+        "sections": [
+            {
+                "title": section.title,
+                "blocks": [_block(block, evidence, laid) for block in section.blocks],
+            }
+            for section in document.sections
+        ],
+    }
+    return laid
 
 
-def check_aid(request: Request) -> None:
-    """Raise OSError where the decision aid cannot be written."""
-    from cliplib.app.decision_aid import check_folder
-
-    check_folder(request.aid)
-
-
-def fingerprint(request: Request, root: Path) -> str:
-    """Return a digest of what a report depends on, without reading an image.
-
-    These are names, sizes and times of all files below the folder (and below the model
-    or groups, if these are paths), the settings, the code of library, notebook and
-    exporter, and the versions of what computes.
-    """
-    parameters = request.parameters()
-    settings = [os.environ.get(name, "") for name in SETTINGS]
-    described = [parameters, request.heading, request.command, settings]
-    digest = hashlib.sha256(json.dumps(described).encode())
-    names = [parameters[name] for name in ("data", "model", "groups")]
-    for name in [*names, *parameters["others"]]:
-        for path in _files_of(name):
-            facts = path.stat()
-            line = f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
-    for path in _code(root):
-        digest.update(path.read_bytes())
-    digest.update(json.dumps([sys.version, *map(_version, PACKAGES)]).encode())
-    return digest.hexdigest()
+def _block(block: Block, evidence: Evidence, laid: Laid) -> dict[str, Any]:
+    """Return a block as plain data."""
+    if isinstance(block, Text | Code):
+        return {"kind": type(block).__name__.lower(), "text": block.text}
+    if isinstance(block, Table):
+        columns = zip(*block.rows, strict=True)
+        numeric = [all(map(_is_number, column)) for column in columns]
+        keep = len(block.rows) <= SMALL_TABLE
+        return {"kind": "table", **asdict(block), "numeric": numeric, "whole": keep}
+    if isinstance(block, Plot):
+        return _plot(block, evidence, laid)
+    pictures = [
+        {
+            "file": laid.keep(_jpeg(picture.image), ".jpg"),
+            "title": picture.title,
+            "name": picture.name,
+        }
+        for picture in block.pictures
+    ]
+    return {"kind": "pictures", "caption": block.caption, "pictures": pictures}
 
 
-def _files_of(name: str) -> list[Path]:
-    """Return a file, or all files below a folder; none for what is no path."""
-    path = Path(name)
-    if not name or not path.exists():
-        return []
-    return sorted(each for each in (path, *path.rglob("*")) if each.is_file())
+def _is_number(cell: str) -> bool:
+    return cell == "" or cell.lstrip("−")[:1].isdigit()
 
 
-def _code(root: Path) -> list[Path]:
-    """Return the files that decide what a report says and how it looks."""
-    files = [root / "notebooks" / f"{NOTEBOOK}.ipynb"]
-    files.append(root / "figures" / "captions.toml")
-    files += (root / "cliplib").rglob("*.py")
-    files += (root / "report").glob("*.py")
-    files += [root / "report" / "own.typ", *(root / "report" / "theme").rglob("*.*")]
-    return sorted(path for path in files if path.is_file())
+def _plot(block: Plot, evidence: Evidence, laid: Laid) -> dict[str, Any]:
+    from cliplib.press import figures, plots
+
+    draw = {
+        "accuracy_plot": plots.accuracy_plot,
+        "confusion_plot": plots.confusion_plot,
+        "curve_plot": plots.curve_plot,
+        "trust_plot": plots.trust_plot,
+    }
+    with figures.style():
+        figure = draw[block.name](evidence)
+        inches = float(figure.get_figwidth())
+        drawn = figures.svg(figure).encode()
+    return {
+        "kind": "plot",
+        "file": laid.keep(drawn, ".svg"),
+        "inches": inches,
+        "caption": block.caption,
+        "alt": block.alt,
+    }
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+def _jpeg(source: Any) -> bytes:
+    """Return a small copy of an image."""
+    image = load_image(source)
+    image.thumbnail((SIDE, SIDE))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return content.getvalue()
 
 
-def encode_first(request: Request) -> None:
-    """Encode the images into the feature cache, with a bar; check what they are.
-
-    The notebook finds their features there. Raises what `load_features` and
-    `VisionEncoder` raise, and ValueError for fewer than two classes.
-    """
-    from cliplib.app.questions import measurable
-    from cliplib.encode.clip import ClipEncoder
-    from cliplib.images.cache import map_images
-    from cliplib.images.data import load_dataset
-    from cliplib.tables.extract import load_features
-
-    folder = request.folder.resolve()
-    dataset = load_dataset(folder)
-    classes = dataset.features["label"].names if dataset else []
-    if dataset is None or len(classes) < 2:
-        raise ValueError(
-            f"{request.folder} needs images of two classes or more, each in a folder "
-            f"of its own; there is only {', '.join(map(repr, classes)) or 'none'}."
-        )
-    encoder = ClipEncoder(_whole_path(request.model) or None)
-    others = other_encoders(request)
-    table = load_features(folder, encoder, groups=request.groups or None, errors={})
-    measurable(table)
-    files = dict(zip(dataset["id"], dataset["image"], strict=True))
-    images = [files[image_id] for image_id in table.ids]
-    for name, other in others.items():
-        map_images(images, other.image_function, cache=encoder.cache, progress=name)
+def as_html(laid: Laid) -> str:
+    """Return a page that loads nothing."""
+    template = TEMPLATES.get_template("report.html")
+    return template.render(laid.content, source=laid.data_uri)
 
 
-def other_encoders(request: Request) -> dict[str, VisionEncoder]:
-    """Load the other vision models, by the ends of their names.
+def as_pdf(laid: Laid) -> bytes:
+    """Return the PDF; letters that the report's fonts lack come from the system."""
+    import font_source_sans_pro
+    import font_source_serif_pro
+    import typst
 
-    Raises what `VisionEncoder` raises, and ValueError where two names end alike.
-    """
-    from cliplib.encode.vision import VisionEncoder
-
-    names = request.parameters()["others"]
-    loaded = {Path(name).name: VisionEncoder(name) for name in names}
-    if len(loaded) < len(names):
-        raise ValueError(
-            f"The other encoders {', '.join(request.others)} need names that end "
-            "differently: they are called by their ends."
-        )
-    return loaded
-
-
-class Exporter:
-    """Notebook 11 of a checkout, for one request.
-
-    It works in ``build/own-…`` of the checkout, a folder for each place that reports
-    are written to.
-    """
-
-    def __init__(self, root: Path, request: Request) -> None:
-        self.root = root
-        self.request = request
-        if str(root / "report") not in sys.path:
-            sys.path.insert(0, str(root / "report"))
-        place = hashlib.sha256(str(request.out.resolve()).encode()).hexdigest()[:12]
-        self.places = importlib.import_module("places").Places(root, f"own-{place}")
-
-    @property
-    def executed(self) -> Path:
-        """Where the executed notebook lies."""
-        work: Path = self.places.work
-        return work / "executed" / f"{NOTEBOOK}.ipynb"
-
-    def execute(self) -> None:
-        """Execute the notebook, with a bar that counts its cells."""
-        from tqdm.auto import tqdm
-
-        execution = importlib.import_module("execution")
-        surroundings = importlib.import_module("surroundings")
-        notebook = self.root / "notebooks" / self.executed.name
-        # In JSON, whose quotation marks tell a folder called 12 from a number.
-        given = self.request.parameters()
-        parameters = {name: json.dumps(value) for name, value in given.items()}
-        task = execution.task_of(notebook, parameters, {})
-        model = parameters_model(self.request)
-        with _environment_kept():
-            surroundings.try_models(model, given["others"])  # which may ask a hub
-            surroundings.prepare(self.places, "", "")
-            os.environ["CLIPLIB_MODEL"] = model
-            self.places.stage()
-            with (
-                contextlib.chdir(self.root),
-                execution.MemoryWatch() as watch,
-                tqdm(total=task.cells + 1, desc="questions", unit="cell") as bar,
-            ):
-                failure = execution.run(self.places, task, _Steps(bar), watch)
-        if failure:
-            raise ValueError(str(failure))
-
-    def write(self) -> dict[str, Any]:
-        """Write page and PDF; return the verdict."""
-        saved = self.places.figures / "your_verdict.json"
-        said: dict[str, Any] = json.loads(saved.read_text("utf-8"))
-        notebook = json.loads(self.executed.read_text("utf-8"))
-        path = self.places.work / "report.ipynb"
-        ours = printable(notebook, said, self.request.command)
-        path.write_text(json.dumps(ours), "utf-8")
-        page, pdf = self.request.pages
-        self.request.out.mkdir(parents=True, exist_ok=True)
-        page.write_text(self.as_html(path), "utf-8", newline="\n")
-        pdf.write_bytes(self.as_pdf(path))
-        return said
-
-    @cached_property
-    def subtitle(self) -> str:
-        """Whose images, and when."""
-        day = datetime.now(UTC).strftime("%d %B %Y").lstrip("0")
-        return f"Does a frozen CLIP sort these images? {day}"
-
-    def as_html(self, notebook: Path) -> str:
-        """Return a page that loads nothing."""
-        webpages = importlib.import_module("webpages")
-        exporter = webpages.notebook_exporter()
-        exporter.exclude_input = True
-        body, _ = exporter.from_filename(str(notebook))
-        body, contents = webpages.with_contents(body)
-        theme = self.root / "report" / "theme"
-        sheets = [(theme / name).read_text("utf-8") for name in ("web.css", "own.css")]
-        style = re.sub(r"@font-face \{[^}]*\}\n?", "", "\n".join(sheets))
-        title = html.escape(self.request.heading)
-        above = f"<h1>{title}</h1>\n<p>{html.escape(self.subtitle)}</p>\n"
-        return Template((theme / "web.html").read_text("utf-8")).substitute(
-            title=title,
-            style=f"<style>\n{style}</style>",
-            links="",
-            contents=contents,
-            body=above + with_slices(body),
-        )
-
-    def as_pdf(self, notebook: Path) -> bytes:
-        """Return the PDF; letters that the report's fonts lack come from the system."""
-        typeset = importlib.import_module("typeset")
-        typst = importlib.import_module("typst")
-        typeset.export_notebooks(self.places, [notebook])
+    fonts = [
+        Path(font.__file__).parent / "files"
+        for font in (font_source_sans_pro, font_source_serif_pro)
+    ]
+    layout = Path(__file__).with_name("report.typ").read_text("utf-8")
+    with TemporaryDirectory() as folder:
+        for name, content in laid.files.items():
+            Path(folder, name).write_bytes(content)
+        Path(folder, "report.json").write_text(json.dumps(laid.content), "utf-8")
+        Path(folder, "report.typ").write_text(layout, "utf-8")
         compiler = typst.Compiler(
-            str(self.places.project / "report" / "own.typ"),
-            root=str(self.places.project),
-            font_paths=typst.Fonts(font_paths=[str(typeset.fonts(self.places))]),
-            sys_inputs={
-                "title": self.request.heading,
-                "subtitle": self.subtitle,
-                "everything": "true",
-            },
+            str(Path(folder, "report.typ")),
+            root=folder,
+            font_paths=typst.Fonts(font_paths=[str(path) for path in fonts]),
         )
-        return bytes(compiler.compile(format="pdf"))
+        pdf = compiler.compile(format="pdf")
+        assert isinstance(pdf, bytes)  # in one file
+        return pdf
 
 
-def with_slices(body: str) -> str:
-    """Return a page whose grids of pictures fall into slices on a narrow screen.
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep a second run away from a folder; OSError where one is under way.
 
-    A slice is two pictures wide; ``own.css`` sets the slices side by side, or one below
-    the other.
+    The lock is the system's, and goes with a process that is killed.
     """
-    from bs4 import BeautifulSoup
-
-    soup = BeautifulSoup(body, "html.parser")
-    for image in soup.select("figure > img"):
-        svg = base64.b64decode(str(image["src"]).partition("base64,")[2]).decode()
-        pictures = svg.count("<image")
-        size = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
-        if not pictures or not size:
-            continue
-        shape = f"{float(size[1]) / SLICES:.0f} / {float(size[2]):.0f}"
-        style = f"--picture: url({image['src']}); --shape: {shape}"
-        grid = soup.new_tag("div", attrs={"class": "grid", "style": style})
-        grid.attrs |= {"role": "img", "aria-label": image["alt"]}
-        for _ in range(min(SLICES, -(-pictures // 2))):
-            grid.append(soup.new_tag("span"))
-        image.replace_with(grid)
-    return str(soup)
-
-
-def parameters_model(request: Request) -> str:
-    """Return the model that the kernel shall use: the one named, or the setting."""
-    return _whole_path(request.model or os.environ.get("CLIPLIB_MODEL", ""))
-
-
-class _Steps:
-    """What the execution of a notebook tells of its cells."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-
-    def step(self, name: str) -> None:
-        """Note that a cell was executed."""
-        self._bar.update(1)
-
-
-@contextlib.contextmanager
-def _environment_kept() -> Any:
-    """Give back the environment as it was: executions set much of it."""
-    before = dict(os.environ)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OSError(
+            f"Another run is writing to {out}: wait for it, or choose another folder."
+        ) from error
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def printable(
-    notebook: Mapping[str, Any], said: Mapping[str, Any], command: str
-) -> dict[str, Any]:
-    """Return what a reader gets of an executed notebook, the verdict at the top.
-
-    Parameters
-    ----------
-    notebook
-        The JSON of an executed notebook; it stays as it is.
-    said
-        The verdict: "answer", "reasons", "steps".
-    command
-        What makes the report, for its end.
-    """
-    cells: list[dict[str, Any]] = []
-    for cell in notebook["cells"]:
-        if HIDDEN & set(cell["metadata"].get("tags", [])):
-            continue
-        if cell["cell_type"] == "markdown":
-            cells.append(dict(cell))
-        elif cell["outputs"]:
-            cells.append({**cell, "source": ""})
-        elif cells and not "".join(cells[-1]["source"]).startswith("#"):
-            cells.pop()  # a question without an answer
-    cells.insert(0, _markdown_cell("verdict", verdict_as_markdown(said)))
-    last = f"This command makes it again:\n\n```bash\n{_one_line(command)}\n```"
-    cells.append(_markdown_cell("command", last))
-    return {**notebook, "cells": cells}
-
-
-def _markdown_cell(name: str, text: str) -> dict[str, Any]:
-    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
-
-
-def verdict_as_markdown(said: Mapping[str, Any]) -> str:
-    """Return the verdict as Markdown in which file names mean nothing but themselves.
-
-    The answer stands in bold before its reasons; what to do is a list.
-    """
-    answer = literal(said["answer"])
-    reasons = " ".join(map(literal, said["reasons"]))
-    steps = "\n".join(map(_step, said["steps"]))
-    heading = "## What to do next\n\n" if steps else ""
-    return f"**{answer}** {reasons}\n\n{heading}{steps}\n"
-
-
-def _step(step: Sequence[str]) -> str:
-    """Return a point of a list, with its command on a line that can be copied."""
-    text, command = step
-    code = f"\n\n  ```bash\n  {_one_line(command)}\n  ```\n" if command else ""
-    return f"- {literal(text)}{code}"
-
-
-def literal(text: str) -> str:
-    """Escape a text, so that Markdown prints it as it is, on one line."""
-    return _escaped(_one_line(text))
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("```", "'''").split())
+        (out / ".lock").unlink(missing_ok=True)
+        lock.release()

@@ -17,16 +17,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from tqdm.auto import tqdm
 
-from cliplib.app.decision_aid import DecisionAid
+from cliplib.app.decision_aid import IMAGES, DecisionAid
 from cliplib.images.data import list_files
 from cliplib.images.image import ImageSource, load_image
 from cliplib.tools.maps import heat_maps as draw_heat_maps
 
 # Two images as similar as this are one, or copies; without rounding it would be 1.
 SAME_IMAGE = 0.9999
-
-# Key of a feature table's provenance: the folder below which its ids are files.
-IMAGES = "images"
 
 # What a spreadsheet may take for a formula: OWASP, "CSV injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -243,6 +243,7 @@ def out_of_fold_proba(
     n_repeats: int = 1,
     seed: int = 0,
     memory: Memory | None = None,
+    progress: bool = True,
 ) -> Floats:
     """Predict each row by a classifier that was fitted without its fold.
 
@@ -260,6 +261,8 @@ def out_of_fold_proba(
     memory
         A ``joblib.Memory`` that keeps the answer. Its key holds the estimator's class
         with the source of its module, its parameters, features, labels, groups, folds.
+    progress
+        Show a bar that counts folds.
 
     Returns
     -------
@@ -282,7 +285,9 @@ def out_of_fold_proba(
             published=published,
         )
     )
-    predict = _predict_folds if memory is None else memory.cache(_predict_folds)
+    predict: Any = _predict_folds
+    if memory is not None:
+        predict = memory.cache(_predict_folds, ignore=["progress"])
     by_fold = predict(
         clone(estimator),
         np.ascontiguousarray(table.features),
@@ -291,6 +296,7 @@ def out_of_fold_proba(
         folds,
         len(table.classes),
         _module_source(estimator),
+        progress=progress,
     )
     proba = np.zeros((n_repeats, len(table.labels), len(table.classes)))
     for number, (_, test_rows) in enumerate(folds):
@@ -408,11 +414,13 @@ def _predict_folds(
     folds: list[tuple[Ints, Ints]],
     n_classes: int,
     source: str,
+    *,
+    progress: bool,
 ) -> list[Floats]:
     """Return probabilities (n_test, k) of each fold; `source` is part of the key."""
     takes_groups = has_fit_parameter(estimator, "groups")
     by_fold = []
-    for train_rows, test_rows in tqdm(folds, "folds"):
+    for train_rows, test_rows in tqdm(folds, "folds", disable=not progress):
         options = {"groups": codes[train_rows]} if takes_groups else {}
         fitted = clone(estimator).fit(
             features[train_rows], labels[train_rows], **options

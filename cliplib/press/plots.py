@@ -1,0 +1,74 @@
+"""Plots of the evidence on a folder."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from cliplib.app.measure import RISK, Evidence
+from cliplib.judge.intervals import Share
+from cliplib.press import figures
+
+WIDTH = 4.6
+"""Inches, of which a phone shows every letter."""
+MOST_LETTERS = 30
+"""Of all classes' names, that stand side by side."""
+
+
+def accuracy_plot(evidence: Evidence) -> Figure:
+    """Plot the accuracy of each method, the best one's in colour."""
+    shares = {
+        name: Share.of(found.metrics.loc["accuracy"])
+        for name, found in evidence.evaluations.items()
+    }
+    shares |= {name: evidence.accuracy(said) for name, said in evidence.others.items()}
+    if evidence.by_image is not None:
+        name = f"{evidence.best}, relatives trained on"
+        shares[name] = evidence.accuracy(evidence.by_image)
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.5 + 0.22 * len(shares)))
+    for name, (value, low, high) in reversed(shares.items()):
+        reach = [[100 * (value - low)], [100 * (high - value)]]
+        colour = "C0" if name == evidence.best else figures.MIDDLE
+        ax.errorbar(100 * value, name, xerr=reach, fmt="o", color=colour)
+    ax.set(xlabel="accuracy (%)", xlim=(0, 100))
+    ax.grid(axis="y", visible=False)
+    return figure
+
+
+def confusion_plot(evidence: Evidence) -> Figure:
+    """Draw the confusion matrix of the best probe."""
+    confusion = evidence.evaluations[evidence.best].confusion
+    figure = figures.confusion_heatmap(confusion, evidence.table.classes)
+    side = max(2.9, 0.32 * len(confusion))
+    figure.set_size_inches(side + 0.5, side)
+    if sum(map(len, evidence.table.classes)) > MOST_LETTERS:
+        figure.axes[0].tick_params("x", rotation=45)
+    return figure
+
+
+def curve_plot(evidence: Evidence) -> Figure:
+    """Plot accuracy over the number of labelled groups."""
+    points = evidence.curve.points
+    figure, ax = plt.subplots(figsize=(WIDTH, 2.2))
+    ax.fill_between(
+        points["groups"], 100 * points["low"], 100 * points["high"], alpha=0.15
+    )
+    ax.plot(points["groups"], 100 * points["value"], marker="o")
+    ax.set(xlabel="groups trained on", ylabel="accuracy by group (%)", ylim=(0, 100))
+    return figure
+
+
+def trust_plot(evidence: Evidence) -> Figure:
+    """Plot what is right over what is stated, and errors over what is answered."""
+    stated = 100 * evidence.stated
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.3))
+    left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
+    reach = [stated["value"] - stated["low"], stated["high"] - stated["value"]]
+    left.errorbar(stated["stated"], stated["value"], reach, fmt="o", linewidth=1)
+    left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
+    withheld = 100 * evidence.withheld
+    right.plot(withheld["coverage"], withheld["risk"])
+    right.axhline(100 * RISK, color=figures.PALE, linewidth=0.8)
+    right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))
+    right.set_ylim(0)
+    return figure

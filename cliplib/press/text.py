@@ -1,0 +1,31 @@
+"""A document as plain text, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from textwrap import fill
+
+import pandas as pd
+
+from cliplib.press.document import Code, Document, Table, Text
+
+WIDTH = 88
+
+
+def as_text(document: Document, verdict: str) -> str:
+    """Return the tables and texts of a document, and the verdict at the end."""
+    return "\n".join([*_lines(document), "", verdict])
+
+
+def _lines(document: Document) -> Iterator[str]:
+    for section in document.sections:
+        yield f"\n{section.title}\n{'=' * len(section.title)}"
+        for block in section.blocks:
+            if isinstance(block, Text):
+                yield f"\n{fill(block.text, WIDTH)}"
+            elif isinstance(block, Code):
+                yield f"\n{block.text}"
+            elif isinstance(block, Table):
+                table = pd.DataFrame(block.rows, columns=block.columns)
+                yield f"\n{fill(block.caption, WIDTH)}\n"
+                yield table.to_string(index=False, max_colwidth=60)
