@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -31,8 +33,13 @@ from cliplib.probes.logistic import (
     principal_axes,
 )
 from cliplib.probes.mlp import MLPProbe
+from cliplib.probes.rows import blocks
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.tables.splits import group_train_test_split
+from cliplib.tables.splits import (
+    group_folds,
+    group_train_test_split,
+    out_of_fold_proba,
+)
 
 FAST = (
     LinearProbe(Cs=(0.01, 0.1, 1)),
@@ -466,6 +473,100 @@ def test_a_kernel_beyond_memory_is_refused(sample):
     KernelProbe(max_rows=300).fit(X, y)
     with pytest.raises(ValueError, match="of 20,001 rows needs about 2 GB"):
         KernelProbe().fit(np.zeros((20_001, 1)), np.arange(20_001) % 2)
+
+
+def test_folds_at_once_are_regressions_without_each_fold(sample):
+    X, y = sample
+    groups = np.arange(300) // 2
+    folds = list(group_folds(y, groups, n_splits=3))
+    probe = KernelProbe(alpha=0.1, sharpness=(0.5, 2, 4, 24))
+    answers = probe.predict_folds(probe.prepare_folds(X), y, folds, groups)
+    scaled = StandardScaler().fit_transform(X)  # once: that is what folds share
+    one_hot = np.eye(3)[y]
+    for (train, test), (classes, proba) in zip(folds, answers, strict=True):
+        inner, held_out = (
+            train[rows] for rows in group_train_test_split(y[train], groups[train])
+        )
+        peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.6 / 10)
+        peer.fit(scaled[inner], one_hot[inner])
+        scores = peer.predict(scaled[held_out])
+        losses = [
+            log_loss(y[held_out], softmax(factor * scores, axis=1))
+            for factor in probe.sharpness
+        ]
+        sharpness = probe.sharpness[int(np.argmin(losses))]
+        peer.fit(scaled[train], one_hot[train])
+        expected = softmax(sharpness * peer.predict(scaled[test]), axis=1)
+        np.testing.assert_allclose(proba, expected, atol=1e-4)
+        assert classes.tolist() == [0, 1, 2]
+        assert sharpness in (2, 4)
+
+
+def test_a_fold_that_holds_a_class_alone_is_answered_by_the_others(sample):
+    X, y = sample
+    fold = y == 2
+    folds = [(np.flatnonzero(~fold), np.flatnonzero(fold))]
+    probe = KernelProbe()
+    shared = probe.prepare_folds(X)
+    ((classes, proba),) = probe.predict_folds(shared, y, folds, np.arange(300))
+    assert classes.tolist() == [0, 1]
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    scaled = StandardScaler().fit_transform(X)
+    peer = KernelRidge(alpha=0.01, kernel="rbf", gamma=0.6 / 10)
+    expected = peer.fit(scaled[~fold], np.eye(2)[y[~fold]]).predict(scaled[fold])
+    assert (proba.argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+def test_folds_of_weighted_classes_are_fitted_one_by_one(lopsided):
+    X, y = lopsided
+    table = SimpleNamespace(
+        features=X,
+        labels=y,
+        classes=("a", "b", "c"),
+        groups=np.arange(840),
+        folds=np.zeros(840, int),
+    )
+    plain, balanced = (
+        out_of_fold_proba(KernelProbe(class_weight=weight), table)[0].argmax(axis=1)
+        for weight in (None, "balanced")
+    )
+    assert (balanced == 2).sum() > (plain == 2).sum()
+
+
+def test_features_too_large_to_copy_give_the_same_probe(sample, monkeypatch):
+    X, y = sample
+    copied = LinearProbe().fit(X, y)
+    monkeypatch.setattr("cliplib.probes.linear.LARGEST_COPY", 0)
+    read = LinearProbe().fit(X, y)
+    assert read.C_ == copied.C_
+    np.testing.assert_array_equal(read.coef_, copied.coef_)
+
+
+def test_a_linear_probe_takes_little_more_than_its_features_twice(monkeypatch):
+    monkeypatch.setattr("cliplib.probes.base.LARGEST_PART", 200_000)
+    rng = np.random.default_rng(0)
+    y = np.arange(3000) % 3
+    X = rng.normal(size=(3000, 700)).astype(np.float32)
+    tracemalloc.start()
+    LinearProbe(Cs=(1e-3, 1e-2)).fit(X, y).predict_proba(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 1 + peak / X.nbytes < 3
+
+
+def test_blocks_do_not_move_loss_and_gradient():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(700, 900)).astype(np.float32)
+    codes = rng.integers(0, 5, 700)
+    class_weights = np.float32([1, 2, 1, 0.5, 1])
+    problem = LogisticProblem(rows, codes, class_weights, principal_axes(rows, 8))
+    assert len(list(blocks(700, 900, 5))) > 3
+    found = problem.minimize(0.01, np.zeros((5, 901)), 1e-6)
+    scores = rows @ found[:, :-1].T + found[:, -1]
+    residuals = class_weights[codes][:, None] * (softmax(scores, 1) - np.eye(5)[codes])
+    slopes = residuals.T @ rows / 700 + found[:, :-1] / (0.01 * 700)
+    np.testing.assert_allclose(slopes, 0, atol=1e-5)
+    np.testing.assert_allclose(residuals.mean(axis=0), 0, atol=1e-5)
 
 
 @pytest.fixture

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import linalg
+from scipy.special import softmax
 
 from cliplib.arrays import Features, Floats, Ints
 from cliplib.probes.base import ClassWeight, Probe, Split, weighted_log_loss
+from cliplib.probes.rows import StandardizedRows, mean_and_scale
+from cliplib.probes.threads import one_thread
+from cliplib.tables.splits import group_train_test_split
 
 
 class KernelProbe(Probe):
@@ -59,6 +63,26 @@ class KernelProbe(Probe):
         self, rows: Features, codes: Ints, class_weights: Features, split: Split
     ) -> None:
         n, d = rows.shape
+        self._refuse_too_many(n)
+        self.gamma_ = self._gamma_of(d)
+        train, held_out = split(self.seed)
+        order = np.concatenate([train, held_out])
+        self.rows_ = self._standardize(rows, order).copy()
+        codes = codes[order]
+        one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
+        row_weights = class_weights[codes]
+
+        scores, coef = self._two_regressions(one_hot, row_weights, len(train))
+        losses = self._losses(codes[len(train) :], scores, class_weights)
+        self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
+        self.sharpness_ = self.sharpness[int(np.argmin(losses))]
+        # The order in memory decides how products are rounded: the one it is saved in.
+        self.coef_ = np.ascontiguousarray(coef)
+
+    def _gamma_of(self, d: int) -> float:
+        return 0.6 / d if self.gamma is None else self.gamma
+
+    def _refuse_too_many(self, n: int) -> None:
         if n > self.max_rows:
             peak = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
             raise ValueError(
@@ -67,24 +91,15 @@ class KernelProbe(Probe):
             )
         if not len(self.sharpness):
             raise ValueError("sharpness must hold one factor at least.")
-        self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
-        train, held_out = split(self.seed)
-        order = np.concatenate([train, held_out])
-        self.rows_ = self._scale(rows)[order]
-        codes = codes[order]
-        one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
-        row_weights = class_weights[codes]
 
-        scores, coef = self._two_regressions(one_hot, row_weights, len(train))
-        codes_held_out = codes[len(train) :]
-        losses = [
-            weighted_log_loss(codes_held_out, factor * scores, class_weights)
+    def _losses(
+        self, codes: Ints, scores: Features, class_weights: Features
+    ) -> list[float]:
+        """Return the log loss on held-out rows with each sharpness."""
+        return [
+            weighted_log_loss(codes, factor * scores, class_weights)
             for factor in self.sharpness
         ]
-        self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
-        self.sharpness_ = self.sharpness[int(np.argmin(losses))]
-        # The order in memory decides how products are rounded: the one it is saved in.
-        self.coef_ = np.ascontiguousarray(coef)
 
     def _two_regressions(
         self, targets: Features, row_weights: Features, n_train: int
@@ -96,7 +111,7 @@ class KernelProbe(Probe):
         the latter, too, and needs two more kernels in memory.
         """
         roots = np.sqrt(row_weights)[:, None]
-        kernel = self._kernel(self.rows_)
+        kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
         if self.class_weight is not None:
             kernel *= roots
             kernel *= roots.T
@@ -109,27 +124,130 @@ class KernelProbe(Probe):
         coef = linalg.solve_triangular(factor, half_solved, lower=True, trans="T")
         return scores / roots[n_train:], roots * coef
 
-    def _kernel(self, scaled: Floats | Features) -> Features:
-        """Return the kernel (m, n) of standardised features (m, d) and `rows_`."""
-        # scikit-learn's rbf_kernel would take float64, and twice the time.
-        left = scaled.astype(np.float32, copy=False)
-        right = self.rows_
-        norms_left = (left**2).sum(axis=1)
-        norms_right = (right**2).sum(axis=1)
-        # One matrix from here on, changed in its place: of many rows it is large.
-        kernel = left @ right.T
-        kernel *= -2
-        kernel += norms_left[:, None]
-        kernel += norms_right
-        kernel *= -self.gamma_
-        return np.asarray(np.exp(kernel, out=kernel))
-
     def _logits(self, scaled: Floats) -> Floats:
-        scores = self._kernel(scaled) @ self.coef_
+        scores = gaussian_kernel(scaled, self.rows_, self.gamma_) @ self.coef_
         return np.asarray(self.sharpness_ * scores, np.float64)
 
     def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
         # Of exp(-gamma |x - r|²) the gradient is that times 2 gamma (r - x).
-        shares = self._kernel(scaled) * self.coef_[:, codes].T
+        kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)
+        shares = kernel * self.coef_[:, codes].T
         pull = shares @ self.rows_ - shares.sum(axis=1)[:, None] * scaled
         return np.asarray(self.sharpness_ * 2 * self.gamma_ * pull)
+
+    @property
+    def fits_folds_at_once(self) -> bool:
+        """Whether `predict_folds` can be used: not with weights of classes."""
+        return self.class_weight is None
+
+    def prepare_folds(self, X: Features) -> Features:
+        """Return what the regressions of all folds share, (n, n).
+
+        It is the inverse of the kernel of all rows plus alpha. The rows are
+        standardised once, and not in each fold by its training rows, which needs a
+        kernel for each: means and scales, without a label, are of test rows as well.
+        """
+        n, d = X.shape
+        self._refuse_too_many(n)
+        with one_thread:
+            every = np.arange(n)
+            scaled = StandardizedRows(X, every, *mean_and_scale(X, every)).copy()
+            kernel = gaussian_kernel(scaled, scaled, self._gamma_of(d))
+            kernel.flat[:: n + 1] += self.alpha
+            return _inverse(kernel)
+
+    def predict_folds(
+        self,
+        shared: Features,
+        y: Ints,
+        folds: Sequence[tuple[Ints, Ints]],
+        groups: Ints,
+    ) -> Iterator[tuple[Ints, Floats]]:
+        """Yield the classes of each fold's training rows, and its probabilities (m, k).
+
+        Parameters
+        ----------
+        shared
+            What `prepare_folds` returned, (n, n).
+        y
+            Labels, (n,).
+        folds
+            Training rows and test rows of each fold, together all rows.
+        groups
+            Rows of one group stand on one side of the inner split as well, (n,).
+        """
+        classes = np.unique(y)
+        targets = (y[:, None] == classes).astype(np.float32)
+        with one_thread:
+            coef = shared @ targets
+        for train_rows, test_rows in folds:
+            labels = y[train_rows]
+            _, held_out = group_train_test_split(
+                labels, groups[train_rows], seed=self.seed
+            )
+            to_choose_on = train_rows[held_out]
+            known = np.isin(classes, labels)
+            codes = np.searchsorted(classes[known], y[to_choose_on])
+            alike = np.ones(known.sum(), np.float32)
+            with one_thread:
+                unseen = np.concatenate([to_choose_on, test_rows])
+                scores = _scores_left_out(shared, coef, targets, unseen)[:, known]
+                losses = self._losses(codes, scores[: len(codes)], alike)
+                scores = _scores_left_out(shared, coef, targets, test_rows)[:, known]
+            sharpness = self.sharpness[int(np.argmin(losses))]
+            logits = (sharpness * scores).astype(np.float64)
+            yield classes[known], softmax(logits, axis=1)
+
+
+def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> Features:
+    """Return exp(-gamma times squared distance), (m, n), of rows (m, d) and (n, d)."""
+    # scikit-learn's rbf_kernel would take float64, and twice the time.
+    left = left.astype(np.float32, copy=False)
+    norms_left = (left**2).sum(axis=1)
+    norms_right = (right**2).sum(axis=1)
+    # One matrix from here on, changed in its place: of many rows it is large.
+    kernel = left @ right.T
+    kernel *= -2
+    kernel += norms_left[:, None]
+    kernel += norms_right
+    kernel *= -gamma
+    return np.asarray(np.exp(kernel, out=kernel))
+
+
+def _inverse(matrix: Features) -> Features:
+    """Return the inverse of a symmetric positive definite matrix, in its place."""
+    # Its transpose, which it equals, lies in memory as LAPACK wants it.
+    factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
+    if failed:
+        raise linalg.LinAlgError("The kernel is not positive definite: raise alpha.")
+    inverse = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0].T
+    for start in range(0, len(inverse), 1024):  # LAPACK fills one triangle alone
+        rows = slice(start, start + 1024)
+        inverse[rows, :start] = inverse[:start, rows].T
+        square = np.triu(inverse[rows, rows])
+        inverse[rows, rows] = square + np.triu(square, 1).T
+    return np.asarray(inverse)
+
+
+def _scores_left_out(
+    inverse: Features, coef: Features, targets: Features, rows: Ints
+) -> Features:
+    """Return the scores (m, k) of rows by the regression on all other rows.
+
+    With B the inverse of kernel plus alpha and c = B y these are y - B_rr^-1 c_r
+    (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold cross-validation for regularized
+    least-squares").
+
+    Parameters
+    ----------
+    inverse
+        B, (n, n).
+    coef, targets
+        c and y, (n, k).
+    rows
+        Row numbers, (m,).
+    """
+    block = inverse[np.ix_(rows, rows)]
+    factor = linalg.cholesky(block, lower=True, overwrite_a=True, check_finite=False)
+    correction = linalg.cho_solve((factor, True), coef[rows], check_finite=False)
+    return np.asarray(targets[rows] - correction)

@@ -8,8 +8,19 @@ import numpy as np
 import pandas as pd
 
 from cliplib.arrays import Features, Floats, Ints
-from cliplib.probes.base import TIE, ClassWeight, Probe, Split, weighted_log_loss
+from cliplib.probes.base import (
+    TIE,
+    ClassWeight,
+    Probe,
+    Split,
+    weighted_log_loss,
+)
 from cliplib.probes.logistic import LogisticProblem, principal_axes
+from cliplib.probes.rows import Rows
+
+LARGEST_COPY = 4e9
+"""Bytes: larger features are not copied but standardised each time they are read."""
+MOST_ROWS_FOR_AXES = 20_000
 
 
 class LinearProbe(Probe):
@@ -58,10 +69,34 @@ class LinearProbe(Probe):
         if not len(self.Cs) or not all(C > 0 for C in self.Cs):
             raise ValueError(f"Cs={self.Cs!r} must hold numbers above 0, one at least.")
         train, held_out = split(self.seed)
-        scaled = self._scale(rows[train])
-        scaled_held_out = (rows[held_out] - self.mean_) / self.scale_
-        axes = principal_axes(scaled, self.n_axes)
+        scaled = self._readable(rows, train)
+        axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], self.n_axes)
         problem = LogisticProblem(scaled, codes[train], class_weights, axes)
+        chosen = self._choose(problem, rows[held_out], codes[held_out], class_weights)
+        # Before the rows are standardised anew: both at once would need twice the room.
+        del problem, scaled
+        scaled = self._readable(rows, np.arange(len(rows)))
+        problem = LogisticProblem(scaled, codes, class_weights, axes)
+        self._keep(problem.minimize(self.C_, chosen, self.tol))
+
+    def _readable(self, rows: Features, index: Ints) -> Rows:
+        """Learn mean_ and scale_ of some rows, and return these standardised.
+
+        As a copy; very many as a view, which standardises each time it is read.
+        """
+        view = self._standardize(rows, index)
+        n, d = view.shape
+        return view.copy() if 4 * n * d <= LARGEST_COPY else view
+
+    def _choose(
+        self,
+        problem: LogisticProblem,
+        rows: Features,
+        codes: Ints,
+        class_weights: Features,
+    ) -> Floats:
+        """Choose C_ on held-out rows, note sweep_, and return the solution for C_."""
+        scaled = (rows - self.mean_) / self.scale_
         solution = np.zeros((len(self.classes_), rows.shape[1] + 1))
         solutions: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
@@ -69,19 +104,16 @@ class LinearProbe(Probe):
             solution = problem.minimize(C, solution, self.tol)
             solutions[C] = solution
             self._keep(solution)
-            logits = self._logits(scaled_held_out)
-            loss = weighted_log_loss(codes[held_out], logits, class_weights)
-            accuracy = (logits.argmax(axis=1) == codes[held_out]).mean()
+            logits = self._logits(scaled)
+            loss = weighted_log_loss(codes, logits, class_weights)
+            accuracy = (logits.argmax(axis=1) == codes).mean()
             sweep.append({"C": C, "log_loss": loss, "accuracy": accuracy})
             if loss > min(row["log_loss"] for row in sweep) + TIE:
                 break
         self.sweep_ = pd.DataFrame(sweep)
-        good = self.sweep_[
-            self.sweep_["log_loss"] <= self.sweep_["log_loss"].min() + TIE
-        ]
-        self.C_ = float(good["C"].min())
-        problem = LogisticProblem(self._scale(rows), codes, class_weights, axes)
-        self._keep(problem.minimize(self.C_, solutions[self.C_], self.tol))
+        good = self.sweep_["log_loss"] <= self.sweep_["log_loss"].min() + TIE
+        self.C_ = float(self.sweep_["C"][good].min())
+        return solutions[self.C_]
 
     def _keep(self, solution: Floats) -> None:
         self.coef_ = solution[:, :-1].copy()

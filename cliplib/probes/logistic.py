@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import block_diag, qr
 from scipy.optimize import fmin_l_bfgs_b
-from scipy.special import log_softmax
 from sklearn.utils.extmath import randomized_svd
 
 from cliplib.arrays import Features, Floats, Ints
+from cliplib.probes.rows import Rows, blocks
 
 
 class LogisticProblem:
@@ -36,21 +36,25 @@ class LogisticProblem:
     """
 
     def __init__(
-        self, rows: Features, codes: Ints, class_weights: Features, axes: Features
+        self, rows: Rows, codes: Ints, class_weights: Features, axes: Features | Floats
     ) -> None:
         n, d = rows.shape
         self._span: Features | None = None  # its axes as columns (d, n)
         if 4 * n < d:  # of more rows it takes longer to find than it spares
-            self._span, coordinates = qr(rows.T, mode="economic", check_finite=False)
-            rows = coordinates.T
-        self._rows = np.column_stack([rows, np.ones(n, np.float32)])
-        self._columns = np.ascontiguousarray(self._rows.T)  # halves the time of logits
-        self._one_hot = np.eye(len(class_weights), dtype=np.float32)[codes]
+            self._span, coordinates = qr(rows[:].T, mode="economic", check_finite=False)
+            rows = np.ascontiguousarray(coordinates.T)
+        self._rows = rows
         self._row_weights = class_weights[codes][:, None]
-        self._directions = block_diag(self._to_span(axes), 1)  # last the intercept
-        self._curvatures = largest_curvatures(
-            self._rows, self._row_weights, self._directions
-        )
+        one_hot = np.eye(len(class_weights), dtype=np.float32)[codes]
+        self._targets = self._row_weights * one_hot
+        axes = self._to_span(axes)
+        self._directions = block_diag(axes, 1)  # last the intercept
+        self._curvatures = np.zeros(len(axes) + 1)
+        self._curvatures[-1] = self._row_weights.mean(dtype=np.float64) / 4
+        for block in blocks(*rows.shape):
+            weights = self._row_weights[block]
+            curvatures = largest_curvatures(rows[block], weights, axes)
+            self._curvatures[:-1] += curvatures * len(weights) / n
 
     def _to_span(self, vectors: Floats | Features) -> Floats:
         """Return vectors (m, d) in coordinates of the span, where it is used."""
@@ -66,7 +70,7 @@ class LogisticProblem:
         C is the inverse strength of the penalty, `tol` the largest slope of the
         stretched loss that counts as flat.
         """
-        penalty = 1 / (C * len(self._rows))
+        penalty = 1 / (C * self._rows.shape[0])
         curvatures = self._curvatures.copy()
         curvatures[:-1] += penalty  # not of the intercept
         preconditioner = Preconditioner(self._directions, curvatures)
@@ -89,13 +93,25 @@ class LogisticProblem:
 
     def _mean_loss(self, weights: Floats) -> tuple[float, Floats]:
         """Return the mean log loss without the penalty, and its gradient."""
-        n = len(self._rows)
-        logits = weights.astype(np.float32) @ self._columns
-        log_proba = log_softmax(logits, axis=0).T
-        losses = -self._row_weights * self._one_hot * log_proba
-        residuals = self._row_weights * (np.exp(log_proba) - self._one_hot)
-        gradient = (residuals.T @ self._rows / n).astype(np.float64)
-        return losses.sum(dtype=np.float64) / n, gradient
+        n, d = self._rows.shape
+        coef = weights[:, :-1].astype(np.float32)
+        intercept = weights[:, -1].astype(np.float32)
+        loss = 0.0
+        gradient = np.zeros(weights.shape)
+        for block in blocks(n, d, len(coef)):
+            rows = self._rows[block]
+            row_weights = self._row_weights[block]
+            targets = self._targets[block]
+            logits = rows @ coef.T + intercept
+            logits -= logits.max(axis=1, keepdims=True)
+            proba = np.exp(logits)
+            total = proba.sum(axis=1, keepdims=True)
+            loss += (row_weights * np.log(total)).sum(dtype=np.float64)
+            loss -= (targets * logits).sum(dtype=np.float64)
+            residuals = proba * (row_weights / total) - targets
+            gradient[:, :-1] += residuals.T @ rows
+            gradient[:, -1] += residuals.sum(axis=0)
+        return loss / n, gradient / n
 
 
 class Preconditioner:
@@ -141,7 +157,7 @@ def largest_curvatures(
     Parameters
     ----------
     rows
-        Features (n, d), the last of which is 1, for the intercept.
+        Features (n, d).
     row_weights
         (n, 1), what each row counts in the loss.
     directions

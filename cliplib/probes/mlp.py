@@ -73,7 +73,7 @@ class MLPProbe(Probe):
     def _fit(
         self, rows: Features, codes: Ints, class_weights: Features, split: Split
     ) -> None:
-        inputs = torch.from_numpy(self._scale(rows))
+        inputs = torch.from_numpy(self._standardize(rows, np.arange(len(rows))).copy())
         targets = torch.from_numpy(codes)
         weights = torch.from_numpy(class_weights)
         networks: list[list[Features]] = []

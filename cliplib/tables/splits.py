@@ -247,6 +247,8 @@ def out_of_fold_proba(
 ) -> Floats:
     """Predict each row by a classifier that was fitted without its fold.
 
+    A `KernelProbe` fits all folds at once: see its `prepare_folds`.
+
     Parameters
     ----------
     estimator
@@ -261,6 +263,8 @@ def out_of_fold_proba(
     memory
         A ``joblib.Memory`` that keeps the answer. Its key holds the estimator's class
         with the source of its module, its parameters, features, labels, groups, folds.
+        Of a KernelProbe it keeps a matrix (n, n) as well, which other folds of the same
+        features then spare.
     progress
         Show a bar that counts folds.
 
@@ -287,7 +291,7 @@ def out_of_fold_proba(
     )
     predict: Any = _predict_folds
     if memory is not None:
-        predict = memory.cache(_predict_folds, ignore=["progress"])
+        predict = memory.cache(_predict_folds, ignore=["memory", "progress"])
     by_fold = predict(
         clone(estimator),
         np.ascontiguousarray(table.features),
@@ -296,6 +300,7 @@ def out_of_fold_proba(
         folds,
         len(table.classes),
         _module_source(estimator),
+        memory,
         progress=progress,
     )
     proba = np.zeros((n_repeats, len(table.labels), len(table.classes)))
@@ -414,21 +419,46 @@ def _predict_folds(
     folds: list[tuple[Ints, Ints]],
     n_classes: int,
     source: str,
+    memory: Memory | None,
     *,
     progress: bool,
 ) -> list[Floats]:
     """Return probabilities (n_test, k) of each fold; `source` is part of the key."""
-    takes_groups = has_fit_parameter(estimator, "groups")
+    if getattr(estimator, "fits_folds_at_once", False):
+        prepare = _prepare_folds if memory is None else memory.cache(_prepare_folds)
+        shared = prepare(estimator, features, source)
+        answers = estimator.predict_folds(shared, labels, folds, codes)
+    else:
+        answers = _fit_each_fold(estimator, features, labels, codes, folds)
     by_fold = []
-    for train_rows, test_rows in tqdm(folds, "folds", disable=not progress):
+    bar = tqdm(answers, "folds", total=len(folds), disable=not progress)
+    for classes, known in bar:
+        proba = np.zeros((len(known), n_classes))
+        proba[:, classes] = known
+        by_fold.append(proba)
+    return by_fold
+
+
+def _prepare_folds(estimator: Any, features: Features, source: str) -> Features:
+    """Compute what the fits of all folds share; `source` is part of the key."""
+    return np.asarray(estimator.prepare_folds(features))
+
+
+def _fit_each_fold(
+    estimator: Any,
+    features: Features,
+    labels: Ints,
+    codes: Ints,
+    folds: list[tuple[Ints, Ints]],
+) -> Iterator[tuple[Ints, Floats]]:
+    """Yield, for each fold, the classes of its training rows, and probabilities."""
+    takes_groups = has_fit_parameter(estimator, "groups")
+    for train_rows, test_rows in folds:
         options = {"groups": codes[train_rows]} if takes_groups else {}
         fitted = clone(estimator).fit(
             features[train_rows], labels[train_rows], **options
         )
-        proba = np.zeros((len(test_rows), n_classes))
-        proba[:, fitted.classes_] = fitted.predict_proba(features[test_rows])
-        by_fold.append(proba)
-    return by_fold
+        yield fitted.classes_, fitted.predict_proba(features[test_rows])
 
 
 def _module_source(estimator: Any) -> str:
