@@ -367,3 +367,26 @@ def test_unreadable_files_stay_in_the_table(tmp_path: Path) -> None:
     assert found.images["group"].tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match=r"No image can be read.*text\.png"):
         audit_dataset(dataset.select([3]))
+
+
+def test_a_validation_image_leaks_from_training_and_a_test_image_from_both(
+    tmp_path: Path, photo: Image.Image
+) -> None:
+    content = encoded(photo)
+    other = encoded(photo.rotate(7).crop((80, 60, 320, 240)))
+    files = [
+        ("cat/0.jpg", content, "val"),
+        ("cat/1.jpg", content, "train"),
+        ("cat/2.jpg", other, "val"),
+        ("cat/3.jpg", other, "test"),
+        ("cat/4.jpg", other, ""),
+        ("dog/5.jpg", content, ""),
+    ]
+    found = audit_dataset(folder(tmp_path, files))
+    columns = ["id", "duplicate_id", "duplicate_split"]
+    assert found.leaks[columns].to_numpy().tolist() == [
+        ["cat/0.jpg", "cat/1.jpg", "train"],
+        ["cat/3.jpg", "cat/2.jpg", "val"],
+    ]
+    assert found.summary.at["val_leaks", "count"] == 1
+    assert found.summary.at["test_leaks_bytes", "count"] == 1

@@ -301,3 +301,12 @@ def test_labels_of_many_classes_have_the_areas_of_their_probabilities(monkeypatc
     monkeypatch.delattr("cliplib.judge.evaluation.auroc_statistic")  # sorts for each
     found = evaluate(y, labels, n_boot=50)
     assert found.per_class["auroc"].tolist() == pytest.approx(area)
+
+
+@pytest.mark.parametrize("n", [12, 60])
+def test_an_accuracy_without_errors_has_the_exact_bound(n):
+    y = np.arange(n) % 2
+    low = evaluate(y, y, n_boot=50).metrics.at["accuracy", "low"]
+    assert low == pytest.approx(0.025 ** (1 / n))
+    high = evaluate(y, 1 - y, n_boot=50).metrics.at["accuracy", "high"]
+    assert high == pytest.approx(1 - 0.025 ** (1 / n))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from scipy.special import softmax
 from transformers import CLIPModel
 
@@ -18,6 +18,7 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.tools.maps import (
+    MARK,
     chefer_relevance,
     deletion_insertion,
     heat_maps,
@@ -308,6 +309,19 @@ def test_overlay_marks_the_patch_in_what_the_tower_sees(tiny: ClipEncoder) -> No
     assert (
         np.asarray(overlay(tiny, wide, np.ones((4, 4)))) == 29
     ).all()  # no differences, no marks
+
+
+def test_overlay_covers_four_fifths_at_most_and_nothing_at_least(
+    tiny: ClipEncoder,
+) -> None:
+    black = Image.new("RGB", (32, 32))
+    left = np.tile([1.0, 1.0, 0.0, 0.0], (4, 1))
+    drawn = np.asarray(overlay(tiny, black, left), dtype=int)
+    expected = 0.8 * np.array(ImageColor.getrgb(MARK))
+    assert np.abs(drawn[:, 0] - expected).max() <= 1
+    assert drawn[:, -1].max() == 0
+    # Where smoothing swings beyond the ends, the opacity stays at them.
+    assert (np.diff(drawn[0, :, 0]) <= 0).all()
 
 
 def test_no_random_layer_leaves_all_blocks_and_more_than_all_change_all(

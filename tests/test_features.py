@@ -130,6 +130,15 @@ def test_a_file_that_is_no_table_is_named(tmp_path):
         FeatureTable.load(tmp_path / "x")
 
 
+def test_a_smaller_readout_bears_its_name():
+    about = {"readout": "deep", "width": "4", "blocks": "2"}
+    table = make_table(d=24, provenance=about).with_readout("pooled")
+    assert table.readout == "pooled" and table.features.shape == (12, 4)
+    assert "x 4 (pooled)" in repr(table)
+    with pytest.raises(ValueError, match="holds the readout 'pooled' alone"):
+        table.with_readout("deep")
+
+
 def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(12, 24)).astype(np.float32)

@@ -86,3 +86,12 @@ def test_a_method_has_the_same_colour_in_every_figure() -> None:
         svg = figures.svg(figures.draw_plot(plot, height=2))
         drawn.append("#e0a12b" in svg)
     assert drawn == [True, True, True]
+
+
+def test_a_confusion_is_shaded_by_its_share_of_the_true_class() -> None:
+    figure = figures.confusion_heatmap([[30, 10], [1, 3]], ["x", "y"])
+    (ax,) = figure.axes
+    (mesh,) = ax.collections
+    assert mesh.get_array().ravel().tolist() == [0.75, 0.25, 0.25, 0.75]
+    assert mesh.get_clim() == (0, 1)  # so that all matrices are shaded alike
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("true", "predicted")

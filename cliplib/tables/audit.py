@@ -385,19 +385,26 @@ def _groups_by_level(
 
 
 def _leaks(images: pd.DataFrame, groups: dict[str, Ints]) -> pd.DataFrame:
-    """Find the images with a copy in an earlier split, each at its narrowest level."""
-    # Validation images leak as well: something is chosen on them.
-    rank = images["split"].map({"train": 0, "val": 1, "test": 2})
-    rows = rank.sort_values(kind="stable").index.to_series()  # without a split: last
+    """Find the images with a copy in an earlier split, each at its narrowest level.
+
+    Validation images leak as well: something is chosen on them. Images without a split
+    neither leak nor are leaked.
+    """
+    known = images[["id", "label", "split", "group"]].rename_axis("row").reset_index()
+    known["order"] = known["split"].map({"train": 0, "val": 1, "test": 2})
     parts = []
-    for level, group in groups.items():
-        source = rows.groupby(group[rows]).transform("first").sort_index()
-        part = images[["id", "label", "split", "group"]].assign(level=level)
-        copied = images.loc[source, ["id", "split"]].to_numpy()
-        part[["duplicate_id", "duplicate_split"]] = copied
-        parts.append(part[rank[source].to_numpy() < rank])
-    leaks = pd.concat(parts)
-    return leaks[~leaks.index.duplicated()].sort_index(ignore_index=True)
+    for level, copies in groups.items():
+        members = known.assign(copies=copies).dropna(subset="order")
+        in_order = members.sort_values("order", kind="stable")
+        earliest = in_order.drop_duplicates("copies").set_index("copies")
+        earliest = earliest[["id", "split", "order"]].add_prefix("duplicate_")
+        pairs = members.join(earliest, on="copies")
+        leaked = pairs[pairs["duplicate_order"] < pairs["order"]]
+        parts.append(leaked.assign(level=level))
+    leaks = pd.concat(parts).drop_duplicates("row").sort_values("row")
+    columns = ["id", "label", "split", "group", "level"]
+    columns += ["duplicate_id", "duplicate_split"]
+    return leaks[columns].reset_index(drop=True)
 
 
 def _summary(
