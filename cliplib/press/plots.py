@@ -16,7 +16,7 @@ MOST_LETTERS = 30
 
 
 def accuracy_plot(evidence: Evidence) -> Figure:
-    """Plot the accuracy of each method, the best one's in colour."""
+    """Plot the accuracy of each method."""
     shares = {
         name: Share.of(found.metrics.loc["accuracy"])
         for name, found in evidence.evaluations.items()
@@ -28,7 +28,7 @@ def accuracy_plot(evidence: Evidence) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH, 0.5 + 0.22 * len(shares)))
     for name, (value, low, high) in reversed(shares.items()):
         reach = [[100 * (value - low)], [100 * (high - value)]]
-        colour = "C0" if name == evidence.best else figures.MIDDLE
+        colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
         ax.errorbar(100 * value, name, xerr=reach, fmt="o", color=colour)
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)
