@@ -23,7 +23,7 @@ from places import Places, without_paths
 from surroundings import SETTINGS
 
 LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
-SUMMARY = "17_summary"
+SUMMARY = "19_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
 MOST_JOBS = 6
 MEASURED = Path(__file__).with_name("measured.json")

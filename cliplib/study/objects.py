@@ -15,7 +15,7 @@ FILE = Path(str(files("cliplib") / "study" / "precomputed" / "trashnet_objects.c
 def object_groups(table: FeatureTable) -> Ints:
     """Return near-duplicates merged with photographs of the same object, (n,).
 
-    ``notebooks/18_objects.ipynb`` says how pairs were found and judged. Who looks
+    ``notebooks/17_objects.ipynb`` says how pairs were found and judged. Who looks
     longer finds more: the groups are a lower bound.
 
     Parameters
