@@ -165,11 +165,34 @@ CONTRARY = {
     "0-ladder": (FALL, metric(0.025, 0.015, 0.035)),
     "4-fall": (FALL, NOTHING),
     "4-memory": ("patients.test_patient_in_training", 787),
-    "4-kernel-best": ("brain.kernel_minus_linear_by_patient", NOTHING),
-    "4-trashnet-clean": (
-        "waste.differences.linear_probe.by_image_minus_without_copies",
+    "4-kernel-best": ("waste.kernel_minus_linear_by_object", NOTHING),
+    "4-which": ("waste.kernel_minus_linear_by_object", NOTHING),
+    "4-trashnet-copies": (
+        "waste.differences.kernel_probe.by_image_minus_without_copies",
         metric(0.0145, 0.0105, 0.0185),
     ),
+    "4-objects": (
+        "waste.differences.nearest_neighbour.without_copies_minus_by_object",
+        NOTHING,
+    ),
+    "4-random-groups": ("objects.beyond_random.kernel_probe", NOTHING),
+    "4-readout": ("like.readout.brain_tumor_mri.published_minus_by_patient", NOTHING),
+    "4-class-fall": ("brain.class_losses.meningioma_minus_pituitary", NOTHING),
+    "4-supported": (
+        "brain.differences.mlp_probe.published_minus_by_patient",
+        metric(0.02, 0.01, 0.03),
+    ),
+    "0-controls": (
+        "like.hog_minus_encoder.brain_tumor_mri.kernel_probe",
+        metric(-0.15, -0.2, -0.1),
+    ),
+    "0-elsewhere": ("aquatrash.elsewhere.kernel_probe.accuracy.high", 0.45),
+    "4-outdoors": ("aquatrash.elsewhere.kernel_probe.auroc.low", 0.55),
+    "cover-elsewhere": (
+        "aquatrash.elsewhere.kernel_probe.balanced_accuracy.low",
+        0.28,
+    ),
+    "4-local": ("navoneel.local_labels.new_probe_s_gain.10", NOTHING),
     "4-patients-beyond-copies": (
         "brain.differences.kernel_probe.without_copies_minus_by_patient",
         NOTHING,

@@ -163,6 +163,13 @@ def test_committed_groups_and_patients_are_those_of_the_table(name, mini):
         assert (folds == listed["fold"]).all()
 
 
+def test_objects_of_one_photograph_are_one_group(mini):
+    table = load_features("waste_aquatrash", mini)
+    assert (len(table), len(np.unique(table.groups))) == (183, 118)
+    photos = pd.Series(table.ids).str.extract(r"/\d+_(.*)\.jpg$")[0]
+    assert photos.groupby(table.groups).nunique().max() == 1
+
+
 @pytest.fixture
 def trashnet(image_folder, tmp_path):
     """Make a copy of TrashNet of one image a class, with ids that are committed."""

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from cliplib.tables.groups import (
     connected_groups,
@@ -20,7 +19,6 @@ from cliplib.tables.groups import (
     merged_groups,
     number_groups,
     rows_of_images,
-    sequence_groups,
     suggested_pattern,
 )
 
@@ -262,58 +260,3 @@ def test_all_named_parentheses_hold_the_group() -> None:
 )
 def test_other_names_suggest_nothing(ids: list[str]) -> None:
     assert suggested_pattern(ids) == ""
-
-
-def run_of_photos() -> tuple[list[str], NDArray[np.float64]]:
-    """Make photos 0 to 999; 100 to 103 show one object, and so do 500 and 700."""
-    features = np.random.default_rng(0).standard_normal((1000, 32))
-    features[100:104] = features[100] + 0.1 * features[100:104]
-    features[700] = features[500]
-    return [f"photos/metal/metal{k}.jp2" for k in range(1000)], features
-
-
-def test_close_neighbours_in_file_number_are_one_group() -> None:
-    ids, features = run_of_photos()
-    groups = sequence_groups(ids, features, np.arange(1000))
-    assert len(set(groups[100:104])) == 1
-    assert groups[500] != groups[700]
-    assert 970 <= len(set(groups)) <= 997  # one unrelated pair in a hundred is close
-    order = np.random.default_rng(1).permutation(1000)
-    shuffled = sequence_groups(
-        [ids[k] for k in order], features[order], np.arange(1000)
-    )
-    assert np.array_equal(pd.factorize(groups[order])[0], shuffled)
-
-
-def test_neighbours_that_are_as_alike_as_the_usual_are_one_group() -> None:
-    # In each folder all are equal: so are those far apart, and the threshold is 1.
-    ids = [f"{folder}/{k}.jpg" for folder in "ab" for k in range(200)]
-    features = np.repeat([[1.0], [-1.0]], 200, axis=0)
-    groups = sequence_groups(ids, features, np.arange(400))
-    assert groups.tolist() == np.repeat([0, 1], 200).tolist()
-
-
-def test_sequences_end_with_a_folder_and_with_a_gap() -> None:
-    ids = [
-        "a/x1.jp2",
-        "a/x2.jp2",
-        "b/x3.jp2",
-        "b/x5.jp2",
-        "2021/none.jpg",
-        "2022/none.jpg",
-    ]
-    features = np.array(
-        [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.0], [-3.0, 1.0], [-3.0, 1.0]]
-    )
-    assert sequence_groups(ids, features, np.arange(6)).tolist() == [0, 0, 1, 2, 3, 4]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000))
-def test_sequences_never_split_a_group(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    before = rng.integers(0, 12, 30) * 7
-    ids = [f"m{k}.jpg" for k in rng.permutation(30)]
-    after = sequence_groups(ids, rng.standard_normal((30, 2)), before)
-    assert pd.Series(after).groupby(before).nunique().max() == 1
-    assert np.array_equal(after, pd.factorize(after)[0])

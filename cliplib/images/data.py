@@ -71,6 +71,9 @@ class DatasetSpec:
         Its name and version on Kaggle, or "".
     homepage
         Where people find it.
+    groups
+        A regular expression, searched in the images' ids, whose first parentheses name
+        what must never be separated, such as the photograph; "" where names do not say.
     """
 
     name: str
@@ -80,6 +83,7 @@ class DatasetSpec:
     hub: Mapping[str, str] | None = None
     kaggle: str = ""
     homepage: str = ""
+    groups: str = ""
 
 
 _DECLARED = tomllib.loads(

@@ -154,7 +154,7 @@ def _encode_dataset(
     if declared is not None:
         table = table.with_groups(declared[rows])
     elif name in DATASETS:
-        table = with_patients(table, _precomputed_path(f"{name}_patients.csv"))
+        table = _with_known_groups(table, name)
     if errors is None or not unreadable:
         return table
     errors |= {str(table.ids[row]): reason for row, reason in unreadable.items()}
@@ -172,7 +172,8 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
     """Load the committed features of a named data set.
 
     Near-duplicates, patients and published folds come from the text files beside them
-    where there are such: ``NAME_groups.csv`` and ``NAME_patients.csv``.
+    where there are such: ``NAME_groups.csv`` and ``NAME_patients.csv``. Where the
+    names of the images tell more, such as the photograph, `DATASETS` says how.
 
     Raises
     ------
@@ -192,7 +193,7 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
             f"{encoder.name!r}: name a folder with the images (data)."
         )
     table = with_copies(table, _precomputed_path(f"{name}_groups.csv"))
-    table = with_patients(table, _precomputed_path(f"{name}_patients.csv"))
+    table = _with_known_groups(table, name)
     logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
     return replace(table, provenance={**table.provenance, "source": "precomputed"})
 
@@ -222,6 +223,14 @@ def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
     )
     copies = number_groups(listed["group"])
     return replace(table, copies=copies, groups=copies)
+
+
+def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
+    """Merge copies with what is known of a named set: patients, or photographs."""
+    pattern = DATASETS[name].groups
+    if pattern:
+        return table.with_groups(declared_groups(table.ids.tolist(), pattern))
+    return with_patients(table, _precomputed_path(f"{name}_patients.csv"))
 
 
 def with_patients(table: FeatureTable, path: Path) -> FeatureTable:

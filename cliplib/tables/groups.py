@@ -15,9 +15,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.preprocessing import StandardScaler, normalize
 
-from cliplib.arrays import Bools, Floats, Ints
+from cliplib.arrays import Bools, Ints
 from cliplib.images.image import warn_once
 
 logger = logging.getLogger(__name__)
@@ -172,81 +171,6 @@ def merged_groups(
     pairs = pairs[pairs["group_a"] != pairs["group_b"]]
     of_two = pairs[["group_a", "group_b"]].apply(frozenset, axis=1)
     return pairs[~of_two.duplicated()].reset_index(drop=True)
-
-
-def sequence_groups(ids: Sequence[str], features: ArrayLike, groups: ArrayLike) -> Ints:
-    """Merge groups of images that are neighbours in file number and alike.
-
-    An assumption: photos numbered as they were taken, such as
-    ``metal/metal203.jpg``, show one object where their standardised features have a
-    cosine that only one in a hundred pairs far apart in a folder reaches; 0.5 if there
-    are fewer than 100 such pairs.
-
-    Parameters
-    ----------
-    ids
-        The images' paths, (n,).
-    features
-        Their features, (n, d).
-    groups
-        Groups so far, (n,), for instance near-duplicates.
-
-    Returns
-    -------
-    Ints
-        Each image's group, (n,), numbered from 0 by first appearance.
-    """
-    standardised = StandardScaler().fit_transform(np.asarray(features, np.float64))
-    directions = normalize(standardised)
-    numbered = _numbered_files(ids)
-    neighbours = _neighbours(numbered)
-    alike = _cosines(directions, neighbours)
-    usual = _cosines(directions, _distant_pairs(numbered))
-    threshold = np.quantile(usual, 0.99) if len(usual) >= 100 else 0.5
-    same = neighbours[alike >= threshold]
-    series = connected_groups(len(ids), same["row"], same["other"])
-    return merge_groups(groups, series)
-
-
-def _numbered_files(ids: Sequence[str]) -> pd.DataFrame:
-    """List the images whose names end in a number, in the order of their numbers.
-
-    Columns: row, stem (all before the number), number, place (within the stem, from 0)
-    and size (of the stem).
-    """
-    # Without the suffix, for .jp2 holds a number, too.
-    names = pd.Series([os.path.splitext(name)[0] for name in ids])
-    files = names.str.extract(r"^(?P<stem>.*?)(?P<number>\d+)[^\d/]*$").dropna()
-    files = files.astype({"number": float}).rename_axis("row").reset_index()
-    files = files.sort_values(["stem", "number"], ignore_index=True)
-    of_stem = files.groupby("stem")["number"]
-    return files.assign(place=of_stem.cumcount(), size=of_stem.transform("size"))
-
-
-def _neighbours(files: pd.DataFrame) -> pd.DataFrame:
-    """Pair each file (row) with the one before it (other), where the numbers follow."""
-    before = files.groupby("stem")[["row", "number"]].shift()
-    pairs = pd.DataFrame({"row": files["row"], "other": before["row"]})
-    return pairs[files["number"] - before["number"] <= 1].astype(int)
-
-
-def _distant_pairs(files: pd.DataFrame) -> pd.DataFrame:
-    """Pair each file (row) with the one half a folder before it (other).
-
-    Only in folders of 20 files or more.
-    """
-    half = files["size"] // 2
-    far = files[(files["size"] >= 20) & (files["place"] >= half)]
-    others = files["row"].to_numpy()[far.index - half[far.index]]
-    return pd.DataFrame({"row": far["row"], "other": others})
-
-
-def _cosines(directions: Floats, pairs: pd.DataFrame) -> Floats:
-    """Return the cosine of each pair's features (n, d) of unit length."""
-    rows = directions[pairs["row"].to_numpy()]
-    others = directions[pairs["other"].to_numpy()]
-    cosines: Floats = np.einsum("nd,nd->n", rows, others)
-    return cosines
 
 
 def declared_groups(
