@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import graphlib
 import itertools
 import json
@@ -280,14 +281,30 @@ def test_the_whole_way_needs_no_network(image_folder, tmp_path):
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
 
 
+EXAMPLES = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
+
+
 def test_the_first_lines_of_the_readme_print_what_they_say(monkeypatch, capsys):
     monkeypatch.delenv("CLIPLIB_DATA", raising=False)
     monkeypatch.delenv("CLIPLIB_MODEL", raising=False)
-    code = README.split("```python\n")[1].split("```")[0]
-    exec(code, {})
+    exec(EXAMPLES[0], {})
     pattern = r"accuracy +(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]"
     stated, printed = (
-        re.search(pattern, text) for text in (code, capsys.readouterr().out)
+        re.search(pattern, text) for text in (EXAMPLES[0], capsys.readouterr().out)
     )
     numbers = [float(number) for number in printed.groups()]
     assert numbers == pytest.approx([float(n) for n in stated.groups()], abs=0.01)
+
+
+def test_the_images_of_the_readme_are_a_data_set_without_series(tmp_path, monkeypatch):
+    from cliplib.images.data import list_files, load_dataset
+    from cliplib.tables.groups import suggested_pattern
+
+    monkeypatch.chdir(tmp_path)
+    for example in EXAMPLES[1:]:
+        exec(example, {})
+    photos = load_dataset("photos")
+    counts = collections.Counter(photos["label"])
+    assert [counts[label] for label in range(3)] == [40, 40, 40]
+    assert suggested_pattern(photos["id"][:]) == ""  # brick/00 is not of grass/00
+    assert len(list_files("new")[0]) == 2

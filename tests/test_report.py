@@ -28,6 +28,7 @@ import housemap  # noqa: E402
 import nbtypst  # noqa: E402
 import surroundings  # noqa: E402
 import typeset  # noqa: E402
+import webpages  # noqa: E402
 from places import Places, places_of  # noqa: E402
 
 REPORT = """#import "theme/report.typ": *
@@ -642,3 +643,31 @@ def test_every_file_of_the_figures_is_listed_once_and_has_its_caption() -> None:
     for id, entry in captions.items():  # the dot of "J. Cheng" ends no sentence
         assert len(re.findall(r"[^A-Z][.?!](?= |$)", entry["caption"])) <= 3, id
     assert sum(path.stat().st_size for path in (ROOT / "figures").iterdir()) < 8e6
+
+
+def test_pages_of_the_api_show_every_module(tmp_path: Path) -> None:
+    assert not webpages.write_api(Places(tmp_path), tmp_path / "api")
+    (tmp_path / "cliplib" / "tables").mkdir(parents=True)
+    (tmp_path / "cliplib" / "__init__.py").write_text('"""All of it."""\n')
+    (tmp_path / "cliplib" / "tables" / "__init__.py").write_text('"""Tables."""\n')
+    (tmp_path / "cliplib" / "tables" / "audit.py").write_text(AUDIT)
+    assert webpages.write_api(Places(tmp_path), tmp_path / "api")
+    page = (tmp_path / "api" / "cliplib" / "tables" / "audit.html").read_text("utf-8")
+    text = BeautifulSoup(page, "html.parser").get_text(" ")
+    assert "Find what leaks" in text and "Parameters" in text
+    assert (tmp_path / "api" / "cliplib.html").is_file()
+
+
+AUDIT = '''"""Copies."""
+
+
+def audit(images: list[str]) -> int:
+    """Find what leaks.
+
+    Parameters
+    ----------
+    images
+        Where they lie.
+    """
+    return len(images)
+'''
