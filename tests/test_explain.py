@@ -17,10 +17,10 @@ from cliplib.encode.clip import ClipEncoder
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
+from cliplib.study.deletion import deletion_insertion
 from cliplib.tools.maps import (
     MARK,
     chefer_relevance,
-    deletion_insertion,
     heat_maps,
     overlay,
     preprocessed_image,

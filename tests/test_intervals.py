@@ -19,7 +19,6 @@ from cliplib.judge.intervals import (
     newcombe,
     ratio_intervals,
     small_sample_factor,
-    within_bounds,
 )
 
 
@@ -261,17 +260,6 @@ def test_two_thousand_draws_decide_unless_others_are_asked_for():
     assert least.tolist() == [1 / 2001]
     least = compare_all(y, {"right": y, "wrong": y + 1}, n_boot=99)["p"]
     assert least.tolist() == [1 / 100]
-
-
-def test_equality_within_bounds_must_be_shown():
-    y = np.arange(400) % 2
-    almost = np.where(np.arange(400) < 4, 1 - y, y)
-    shown = compare(y, y, almost)
-    assert within_bounds(shown, 0.05)
-    assert not within_bounds(shown, 0.01)
-    # Few rows exclude no difference, although the one found is 0.
-    unknown = compare(y[:12], y[:12], np.where(np.arange(12) % 6 == 0, 1, y[:12]))
-    assert not within_bounds(unknown, 0.05)
 
 
 def test_all_pairs_are_compared_with_the_groups_draws_and_seed_that_are_given():

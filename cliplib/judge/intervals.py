@@ -371,15 +371,6 @@ def compare_all(
     return table
 
 
-def within_bounds(compared: pd.Series, bound: float) -> bool:
-    """Say whether a difference is shown to be smaller than `bound` either way.
-
-    So it is if its whole interval is: equivalence at the level of 2.5% on each side
-    (two one-sided tests, Schuirmann 1987). That an interval holds 0 shows no equality.
-    """
-    return bool(compared["low"] > -bound and compared["high"] < bound)
-
-
 def _counts_by_row(drawn: Ints, n_groups: int) -> Ints:
     """Count in each row of (draws, n_groups) how often each group was drawn."""
     offset = n_groups * np.arange(len(drawn))[:, None]

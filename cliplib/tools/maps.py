@@ -1,13 +1,12 @@
-"""Heat maps over the patches that a frozen CLIP sees, and tests of what they are worth.
+"""Heat maps over the patches that a frozen CLIP sees.
 
 A map that looks right proves nothing: `randomize_weights` asks whether it depends on
-what the tower has learned, `deletion_insertion` whether the classifier depends on the
-patches that it marks.
+what the tower has learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPModel
 
-from cliplib.arrays import Bools, Features, Floats, Ints
-from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.arrays import Features
+from cliplib.encode.clip import ClipEncoder
 from cliplib.images.image import ImageSource, image_list
 from cliplib.probes.base import Probe
 
@@ -67,7 +65,7 @@ def chefer_relevance(
         )
     tower = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
-    side = _patches_a_side(encoder)
+    side = patches_a_side(encoder)
     bar = tqdm(sources, "heat maps", disable=len(sources) < 32)
     maps = np.zeros((len(sources), side, side), np.float32)
     for i, image in enumerate(bar):
@@ -87,14 +85,15 @@ def chefer_relevance(
     return maps
 
 
-def _patch_size(encoder: ClipEncoder) -> int:
+def patch_size(encoder: ClipEncoder) -> int:
     """Return the side of a patch in pixels."""
     config: Any = encoder.model.config.vision_config
     return int(config.patch_size)
 
 
-def _patches_a_side(encoder: ClipEncoder) -> int:
-    return encoder.image_size // _patch_size(encoder)
+def patches_a_side(encoder: ClipEncoder) -> int:
+    """Return into how many rows, or columns, of patches the tower cuts an image."""
+    return encoder.image_size // patch_size(encoder)
 
 
 def _run(tower: Any, pixels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -215,90 +214,3 @@ def randomize_weights(
         if number < layers:
             trained_block.load_state_dict(random_block.state_dict())
     return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")
-
-
-def deletion_insertion(
-    encoder: ClipEncoder,
-    images: Sequence[ImageSource],
-    maps: ArrayLike,
-    targets: ArrayLike,
-    predict_proba: Callable[[Features], ArrayLike],
-    *,
-    readout: str = "pooled",
-    steps: int = 8,
-) -> tuple[Floats, Floats]:
-    """Delete, and insert, patches in the order of a map, and watch a probability.
-
-    RISE (Petsiuk, Das and Saenko, BMVC 2018, section 4.1), by patches instead of
-    pixels: deletion greys the most relevant first; insertion puts them back into a
-    blurred image. Only the difference to another order, such as a random
-    one, means something.
-
-    Parameters
-    ----------
-    maps
-        (n, rows, columns), largest where most relevant.
-    targets
-        (n,), the column of `predict_proba` to watch for each image.
-    predict_proba
-        From features (m, d) in this `readout` to probabilities (m, k).
-    steps
-        Into how many parts the patches are dealt.
-
-    Returns
-    -------
-    shares of patches (steps + 1,), and probabilities (2, n, steps + 1) of deletion and
-    of insertion
-    """
-    heats = np.asarray(maps)
-    side = _patches_a_side(encoder)
-    if heats.shape != (len(images), side, side):
-        raise ValueError(
-            f"maps must be {side} x {side} for each of {len(images)} images, as this "
-            f"encoder's patches, and not of shape {heats.shape}."
-        )
-    columns = readout_columns(readout, encoder.dim, encoder.blocks)
-    counts = np.rint(np.linspace(0, side**2, steps + 1)).astype(np.int64)
-    rng = np.random.default_rng(0)
-    curves: list[Floats] = []
-    bar = tqdm(images, "deletion and insertion")
-    for image, heat, target in zip(bar, heats, np.asarray(targets), strict=True):
-        pixels = encoder.preprocess(image)
-        ranks = _patch_ranks(heat, rng)
-        taken = np.stack([_pixel_mask(encoder, ranks < count) for count in counts])
-        changed = _deleted_and_inserted(pixels, taken[:, None])
-        features = encoder.encode_pixels(changed)[:, columns]
-        proba = np.asarray(predict_proba(features), np.float64)
-        curves.append(proba[:, target].reshape(2, steps + 1))
-    return counts / side**2, np.stack(curves, axis=1)
-
-
-def _patch_ranks(heat: Floats, rng: np.random.Generator) -> Ints:
-    """Return the place of each patch in the order of a map, 0 first; ties are drawn."""
-    draws = rng.random(heat.size)
-    order = np.lexsort((draws, -heat.ravel()))
-    ranks = np.empty(heat.size, np.int64)
-    ranks[order] = np.arange(heat.size)
-    return ranks.reshape(heat.shape)
-
-
-def _pixel_mask(encoder: ClipEncoder, patches: Bools) -> Bools:
-    """Enlarge a mask of patches (rows, columns) to one of pixels (s, s).
-
-    Pixels on the right and below that fill no patch go with the last one.
-    """
-    patch_of_pixel = np.arange(encoder.image_size) // _patch_size(encoder)
-    patch_of_pixel = np.minimum(patch_of_pixel, len(patches) - 1)
-    return np.asarray(patches[np.ix_(patch_of_pixel, patch_of_pixel)])
-
-
-def _deleted_and_inserted(pixels: Features, taken: Bools) -> Features:
-    """Return pixels (3, s, s) without, then with nothing but, each mask (m, 1, s, s).
-
-    What is deleted becomes the mean grey, 0; what is not inserted yet is blurred.
-    """
-    blur = pixels.shape[-1] / 16
-    blurred = gaussian_filter(pixels, (0, blur, blur))
-    deleted = np.where(taken, 0, pixels)
-    inserted = np.where(taken, pixels, blurred)
-    return np.concatenate([deleted, inserted])
