@@ -162,7 +162,7 @@ def test_dependencies_are_those_that_make_installs_each_with_its_reason() -> Non
         if line != "cliplib[report]"
     ]
     assert sorted(stated) == sorted(line.split("  #")[0] for line in required)
-    assert len(project()["dependencies"]) <= 17
+    assert len(project()["dependencies"]) <= 18
 
 
 # What only notebooks and applications import.
