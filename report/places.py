@@ -160,5 +160,5 @@ def last_part(value: str) -> str:
 
 def without_paths(text: str) -> str:
     """Return a text in which whole paths of this machine are cut to their ends."""
-    path = r"(?<![\w/:])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\":,;)]+){2,}"
-    return re.sub(path, lambda found: last_part(found.group()), text)
+    folders = r"(?<![\w./:])(?:[A-Za-z]:|~)?(?:[/\\][^\s/\\'\":,;]+)+[/\\]"
+    return re.sub(folders, "", text)

@@ -229,7 +229,7 @@ def test_claim_does_not_survive_its_contrary(claim: str) -> None:
 def test_words_instead_name_what_was_measured() -> None:
     absent = []
     for claim, entry in FILE.items():
-        places = re.findall(r'\{((?:"[^"]*"|[^}:"])+)(?::\w+)?\}', entry["otherwise"])
+        places = re.findall(r'\{((?:"[^"]*"|[^}:"])+)(?::[^}]+)?\}', entry["otherwise"])
         for path in [*places, *paths_of(entry["holds_if"])]:
             try:
                 look_up(path)

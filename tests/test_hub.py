@@ -33,6 +33,11 @@ from cliplib.images.data import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "report"))
+
+import surroundings  # noqa: E402
+from places import Places  # noqa: E402
+
 OPENAI = "openai/clip-vit-base-patch32"
 LAION = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 SHARDED = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -419,3 +424,85 @@ def test_the_difference_from_the_report_is_one_sentence() -> None:
         "TrashNet: 3 images, 2,527 in the report; 1 of them is not in it; "
         "2,525 of the report are missing."
     )
+
+
+# --- The report -------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "checkout", "clip_hub", "clip", "images of the hub")
+
+
+def test_a_build_gets_a_folder_with_what_the_homes_give(
+    fake: FakeHub, kaggle: list[str], places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPLIB_DATA", "hub")
+    folder, notes = surroundings.find_images(places, "hub", OPENAI)
+    assert sorted(path.name for path in Path(folder).iterdir()) == [
+        "brain_tumor_mri",
+        "trashnet",
+    ]
+    assert len(load_dataset("trashnet", data=folder)) == 12
+    titles = ", ".join(DATASETS[name].title for name in EXTERNAL)
+    assert notes[0] == f"No images here of: {titles}."
+    assert notes[1].startswith("Brain Tumor MRI Dataset: 8 images, 7,019 in the report")
+    # The embedded model has features of what is missing.
+    assert surroundings.find_images(places, "hub", "")[1] == notes[1:]
+
+
+EXTERNAL = ("brain_mri_navoneel", "waste_aquatrash")
+
+
+def test_a_build_goes_on_with_what_comes(
+    fake: FakeHub, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPLIB_DATA", "hub")
+    monkeypatch.setitem(sys.modules, "kagglehub", None)  # type: ignore[arg-type]
+    folder, notes = surroundings.find_images(places, "hub", OPENAI)
+    assert [path.name for path in Path(folder).iterdir()] == ["trashnet"]
+    assert "Cannot download Brain Tumor MRI Dataset" in notes[0]
+    assert "python -m pip install kagglehub" in notes[0]
+    fake.fault = "503"
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_CACHE", str(places.root / "empty")
+    )
+    with pytest.raises(OSError, match="Cannot download Brain Tumor MRI"):
+        surroundings.find_images(places, "hub", OPENAI)
+
+
+def test_a_build_fetches_before_its_notebooks_which_ask_no_hub(
+    fake: FakeHub, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kagglehub", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(Places, "epoch", lambda _: 0)
+    with monkeypatch.context() as kept:
+        kept.setattr(os, "environ", dict(os.environ))
+        given = {"others": f"['{DINO}']"}
+        notes = surroundings.prepare(places, "hub", OPENAI, given)
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        assert os.environ["CLIPLIB_DATA"] == str(places.work / "images")
+    assert notes[-1] == "The weights of this model are random: it has learned nothing."
+    assert fake.fetched().count("pytorch_model.bin") == 1
+    assert any(DINO in each for each in fake.requests)
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_fetched(
+    fake: FakeHub, places: Places
+) -> None:
+    with pytest.raises(SystemExit, match=f"To measure {OPENAI}, name a folder"):
+        surroundings.prepare(places, "", OPENAI)
+    assert not fake.requests
+
+
+def test_notes_name_no_path(places: Places) -> None:
+    places.keep_notes(
+        [
+            "Notebook 12 is left out: '/home/me/a b.jpg' at C:\\x\\y\\z.",
+            "See https://example.org/a/b/c, or 3/4.",
+        ]
+    )
+    assert places.notes == [
+        "Notebook 12 is left out: 'a b.jpg' at z.",
+        "See https://example.org/a/b/c, or 3/4.",
+    ]

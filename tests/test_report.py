@@ -288,6 +288,39 @@ def test_a_build_of_ones_own_and_the_lab_change_no_file(clone: Path) -> None:
     assert (clone / "build" / "web-seed-1" / "index.html").exists()
 
 
+def test_a_notebook_that_fails_costs_its_own_results_and_no_more(
+    tmp_path: Path,
+) -> None:
+    root = make_toy(tmp_path / "toy")
+    v4 = nbformat.v4
+    first = root / "notebooks" / "01_toy.ipynb"
+    faults = {
+        "02_frail": "open('/no/such/place/file.txt')",
+        "03_lacking": "from cliplib.tables.extract import MissingImages\n"
+        "raise MissingImages('There are no images of the moon.')",
+    }
+    for name, fault in faults.items():
+        notebook = nbformat.read(first, as_version=4)
+        cells = [v4.new_markdown_cell(f"# {name}"), *notebook.cells[1:2]]
+        notebook.cells = [*cells, v4.new_code_cell(fault)]
+        nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+        stale = root / "build" / "seed-1" / "figures" / f"{name}.json"
+        stale.parent.mkdir(parents=True, exist_ok=True)
+        stale.write_text('{"versions": {}, "results": {}}')
+    with pytest.raises(SystemExit) as stop:
+        build.main(["-p", "seed", "1"], root)
+    last = "02_frail.ipynb failed in cell [3]"
+    assert str(stop.value).startswith(last) and "\n" not in str(stop.value)
+    pdf = text_of(root / "build" / "report-seed-1.pdf")
+    assert squeeze("91.2% [90.0, 92.0] on 12,345 images") in pdf
+    frail = "Notebook 02 is left out: FileNotFoundError: "
+    lacking = "Notebook 03 is left out: There are no images of the moon."
+    for words in (frail, lacking):
+        assert pdf.count(squeeze(words)) == 2  # on the cover, and in its place
+    assert "/no/such" not in pdf and "file.txt" in pdf
+    assert not stale.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -1,0 +1,96 @@
+"""What encoding takes: counted on a model's configuration, before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModel
+
+EFFICIENCY = 0.7
+"""Of a processor's speed in large products, what encoding reaches: small ones, too."""
+COPIES = 2  # of the weights, in memory while they are loaded
+
+
+@dataclass(frozen=True)
+class EncodingCost:
+    """What a model takes, as its configuration says.
+
+    Attributes
+    ----------
+    parameters
+        Of all its towers.
+    operations
+        Floating-point operations of its vision tower for an image, a multiplication
+        and an addition as two.
+    """
+
+    parameters: int
+    operations: int
+
+    @property
+    def gigabytes(self) -> float:
+        """Memory of the weights in float32, while they are loaded."""
+        return COPIES * 4 * self.parameters / 1e9
+
+    def minutes(self, images: int, operations_per_second: float) -> float:
+        """Return how long the vision tower takes for so many images."""
+        seconds = images * self.operations / (EFFICIENCY * operations_per_second)
+        return seconds / 60
+
+
+def encoding_cost(folder: str) -> EncodingCost:
+    """Count parameters and operations of a model of images, without its weights.
+
+    Parameters
+    ----------
+    folder
+        That holds its ``config.json``, and ``preprocessor_config.json`` if it sees
+        images of another size than it says.
+    """
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    side = _side(Path(folder), config)
+    with torch.device("meta"):
+        build: Any = AutoModel.from_config
+        model = build(config, trust_remote_code=False)
+        tower = getattr(model, "vision_model", model)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            tower(pixel_values=torch.empty(1, 3, side, side))
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return EncodingCost(parameters, counter.get_total_flops())
+
+
+def _side(folder: Path, config: Any) -> int:
+    """Return the side of the images that a model is shown, in pixels."""
+    path = folder / "preprocessor_config.json"
+    shown = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for name in ("crop_size", "size"):
+        size = shown.get(name)
+        sides = size if isinstance(size, dict) else {"height": size}
+        for key in ("height", "shortest_edge"):
+            if isinstance(sides.get(key), int):
+                return int(sides[key])
+    return int(getattr(getattr(config, "vision_config", config), "image_size", 224))
+
+
+def speed_here(threads: int = 1, seconds: float = 0.2) -> float:
+    """Measure how many floating-point operations a second this processor does.
+
+    In products of the shape of a transformer's, with so many threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    rows, columns = torch.rand(800, 768), torch.rand(768, 3072)
+    torch.mm(rows, columns)  # the first one is slower
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        torch.mm(rows, columns)
+        count += 1
+    elapsed = time.perf_counter() - start
+    torch.set_num_threads(before)
+    return 2 * 800 * 768 * 3072 * count / elapsed
