@@ -95,10 +95,6 @@ def many_groups(seed=0):
 def test_very_many_groups_are_dealt_as_evenly_as_few_are():
     y, groups = many_groups()
     folds = fold_numbers(y, groups)
-    assert all(
-        len(found) == 1 for found in folds_of_groups(groups[:3000], folds[:3000])
-    )
-    assert (np.sort(np.unique(groups)) == np.unique(groups)).all()
     first = np.unique(groups, return_index=True)[1]
     assert (folds[first][np.unique(groups, return_inverse=True)[1]] == folds).all()
     counts = np.array([np.bincount(folds[y == k], minlength=5) for k in range(6)])
@@ -109,9 +105,9 @@ def test_very_many_groups_are_dealt_as_evenly_as_few_are():
     assert (fold_numbers(y[order], groups[order]) == folds[order]).all()
 
 
-def test_up_to_5000_groups_are_dealt_by_scikit_learn():
+def test_fewer_groups_are_dealt_by_scikit_learn():
     y, groups = many_groups()
-    rows = groups < 5000
+    rows = groups < 1000
     peer = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     folds = fold_numbers(y[rows], groups[rows])
     for number, (_, test) in enumerate(peer.split(y[rows], y[rows], groups[rows])):
