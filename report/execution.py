@@ -19,6 +19,7 @@ import papermill
 import psutil
 import yaml
 
+from forking import fork_kernels, forked
 from places import Places, without_paths
 from surroundings import SETTINGS
 
@@ -26,6 +27,8 @@ LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
 SUMMARY = "19_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
 MOST_JOBS = 6
+FEWEST_TO_FORK = 3
+"""Notebooks; for fewer, importing everything once takes as long as it spares."""
 MEASURED = Path(__file__).with_name("measured.json")
 """What notebooks needed on a core of 2024; replaced by what they need here."""
 SECONDS_PER_KILOBYTE = 2.4
@@ -104,6 +107,8 @@ def execute(
         f"and {gigabytes:.1f} GB of memory here",
         flush=True,
     )
+    if len(tasks) >= FEWEST_TO_FORK:
+        fork_kernels()
     left_out = []
     for together in others_before_summary(tasks):
         failures = run_all(places, together, jobs)
@@ -286,6 +291,8 @@ def run(
         return Failure(path.stem, reason, where, lacks_images)
     except RuntimeError as error:  # the kernel died: out of memory, or killed
         return Failure(path.stem, str(error))
+    finally:
+        progress.finish(path.stem)
     scrub(out)
     stamp = fingerprint(places, path, task.parameters)
     out.with_suffix(".stamp").write_text(stamp)
@@ -295,7 +302,11 @@ def run(
 
 
 class Progress:
-    """One count for all notebooks that run: a line of it every ten seconds."""
+    """One bar for all notebooks that run: of the seconds that they are known to take.
+
+    A cell counts an equal share of its notebook's seconds. A line is printed when a
+    notebook ends, and every ten seconds.
+    """
 
     def __init__(self, tasks: list[Task], every: float = 10.0) -> None:
         self._tasks = {task.notebook.stem: task for task in tasks}
@@ -312,24 +323,34 @@ class Progress:
         """Note that a cell of this notebook was executed."""
         with self._lock:
             self._done[name] += 1
-            finished = self._done[name] == self._tasks[name].cells
-            if finished or time.monotonic() - self._printed >= self._every:
-                self._printed = time.monotonic()
-                print(self.line(), flush=True)
+            if time.monotonic() - self._printed >= self._every:
+                self._print()
+
+    def finish(self, name: str) -> None:
+        """Note that this notebook has ended, wherever it stopped."""
+        with self._lock:
+            self._done[name] = max(1, self._tasks[name].cells)
+            self._print()
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        print(self.line(), flush=True)
 
     def line(self) -> str:
         """Return how far all notebooks are, and how long the rest may take."""
-        tasks = self._tasks.values()
-        cells = sum(task.cells for task in tasks)
-        work = sum(task.seconds for task in tasks)
-        done = sum(
-            task.seconds * self._done[name] / max(1, task.cells)
-            for name, task in self._tasks.items()
-        )
-        left = self.elapsed() * (work - done) / done if done else work
+        work = 0.0
+        done = 0.0
+        for name, task in self._tasks.items():
+            share = min(1.0, self._done[name] / max(1, task.cells))
+            work += task.seconds
+            done += task.seconds * share
+        share = done / work if work else 1.0
+        left = self.elapsed() * (1 - share) / share if share else work
+        filled = round(20 * share)
+        bar = "#" * filled + "." * (20 - filled)
         return (
-            f"{sum(self._done.values())} of {cells} cells, "
-            f"{clock(self.elapsed())} gone, about {clock(left)} to go"
+            f"[{bar}] {share:4.0%}, {clock(self.elapsed())} gone, "
+            f"about {clock(left)} to go"
         )
 
 
@@ -367,9 +388,9 @@ class MemoryWatch:
             kernel.kill()
 
     def _kernels(self) -> Iterator[tuple[str, psutil.Process]]:
-        for child in psutil.Process().children():
+        for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                for argument in child.cmdline():
+                for argument in forked.get(child.pid) or child.cmdline():
                     if argument.startswith("--Study.name="):
                         yield argument.removeprefix("--Study.name="), child
 

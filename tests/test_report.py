@@ -487,15 +487,72 @@ def test_the_longest_notebook_is_first_and_the_time_is_foretold(tmp_path: Path) 
     assert execution.expected_seconds(tasks, 1) == 100
 
 
-def test_one_count_for_all_notebooks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_bar_of_seconds_for_all_notebooks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     tasks = [task("a", 30, 1), task("b", 10, 1, cells=2)]
     progress = execution.Progress(tasks, every=1e9)
     for name in "aab":
         progress.step(name)
     assert capsys.readouterr().out == ""  # not before something is finished
-    assert progress.line().startswith("3 of 6 cells, 0:00 gone")
-    progress.step("b")
-    assert "4 of 6 cells" in capsys.readouterr().out
+    assert progress.line().startswith("[##########..........]  50%, 0:00 gone")
+    progress.finish("b")
+    assert "62%" in capsys.readouterr().out
+    progress.finish("a")  # where it fails, too: the bar goes on to the end
+    assert "[####################] 100%" in capsys.readouterr().out
+    assert progress.line().endswith("about 0:00 to go")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
+def test_forked_kernels_are_as_others_are(tmp_path: Path) -> None:
+    code = """
+import json, os, sys, tempfile
+kept = tempfile.TemporaryDirectory()
+print(json.dumps({
+    "imported": "torch" in sys.modules,
+    "report": any(place.endswith("report") for place in sys.path),
+    "folder": os.getcwd(), "seed": os.environ["PYTHONHASHSEED"], "kept": kept.name,
+}))
+"""
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(code),
+            nbformat.v4.new_code_cell("import matplotlib.pyplot as p; p.plot([1, 2])"),
+            nbformat.v4.new_code_cell("1 / 0"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "report")!r})
+import papermill
+from forking import fork_kernels, forked
+if __name__ == "__main__":
+    fork_kernels()
+    try:
+        papermill.execute_notebook("a.ipynb", "b.ipynb", progress_bar=False,
+            extra_arguments=["--log-level=CRITICAL"])
+    except papermill.PapermillExecutionError as error:
+        print(error.ename, len(forked))
+"""
+    (tmp_path / "build_it.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "build_it.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "ZeroDivisionError 1\n"
+    cells = nbformat.read(tmp_path / "b.ipynb", 4).cells
+    first, plot, _ = (cell for cell in cells if cell.cell_type == "code")
+    seen = json.loads(first.outputs[0].text)
+    assert seen.pop("imported") and not seen.pop("report")
+    assert not Path(seen.pop("kept")).exists()  # what waits for the end was done
+    assert seen == {"folder": str(tmp_path), "seed": "0"}
+    assert "image/png" in plot.outputs[-1].data
 
 
 def test_the_lab_opens_copies_and_keeps_what_was_changed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from joblib import Memory
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 
 from cliplib.tables.splits import (
     fold_numbers,
@@ -77,6 +79,52 @@ def test_single_rows_with_names_are_dealt_alike_in_any_order():
     folds = fold_numbers(y, names)
     assert (fold_numbers(y[order], names[order]) == folds[order]).all()
     assert np.bincount(folds[y == 0]).tolist() == [4] * 5
+
+
+def many_groups(seed=0):
+    """30,000 rows in groups of 1 to 12, mostly of one class, of classes of any size."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.geometric(0.4, 20_000).clip(max=12)
+    groups = np.repeat(np.arange(20_000), sizes)[:30_000]
+    of_group = rng.choice(6, 20_000, p=[0.4, 0.3, 0.2, 0.07, 0.02, 0.01])
+    strange = rng.random(30_000) < 0.03
+    return np.where(strange, rng.integers(0, 6, 30_000), of_group[groups]), groups
+
+
+def test_very_many_groups_are_dealt_as_evenly_as_few_are():
+    y, groups = many_groups()
+    folds = fold_numbers(y, groups)
+    first = np.unique(groups, return_index=True)[1]
+    assert (folds[first][np.unique(groups, return_inverse=True)[1]] == folds).all()
+    counts = np.array([np.bincount(folds[y == k], minlength=5) for k in range(6)])
+    assert (np.ptp(counts, axis=1) <= 2).all()
+    assert np.ptp(counts.sum(axis=0)) <= 3
+    assert (fold_numbers(y, groups, seed=1) != folds).mean() > 0.5
+    order = np.random.default_rng(0).permutation(len(y))
+    assert (fold_numbers(y[order], groups[order]) == folds[order]).all()
+
+
+def test_fewer_groups_are_dealt_by_scikit_learn():
+    y, groups = many_groups()
+    rows = groups < 1000
+    peer = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    folds = fold_numbers(y[rows], groups[rows])
+    for number, (_, test) in enumerate(peer.split(y[rows], y[rows], groups[rows])):
+        assert (folds[test] == number).all()
+
+
+def test_a_hundred_thousand_rows_are_dealt_in_seconds():
+    rng = np.random.default_rng(0)
+    one_pair = np.arange(100_000)
+    one_pair[1] = 0
+    many_classes = rng.integers(0, 100, 100_000)
+    for y, groups in (
+        (rng.integers(0, 4, 100_000), one_pair),
+        (many_classes, rng.integers(0, 30_000, 100_000)),
+    ):
+        start = time.process_time()
+        fold_numbers(y, groups)
+        assert time.process_time() - start < 3
 
 
 def test_seeds_and_repeats_draw_other_folds():

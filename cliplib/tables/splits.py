@@ -27,6 +27,9 @@ from cliplib.tables.groups import number_groups
 if TYPE_CHECKING:
     from joblib import Memory
 
+MOST_GROUPS_TO_WEIGH = 5_000
+"""Weighing each group against all folds takes scikit-learn 0.3 ms a group."""
+
 
 class _Table(Protocol):
     """What is needed of a `FeatureTable`, whose module imports this one."""
@@ -173,6 +176,10 @@ def fold_numbers(
     published: ArrayLike | None = None,
 ) -> Ints:
     """Deal whole groups into folds of like size and like shares of the classes.
+
+    Rows alone are dealt by scikit-learn's StratifiedKFold, groups by its
+    StratifiedGroupKFold; of more than 5,000 groups those of like classes and size are
+    dealt in rounds first, and only what is left of each kind is weighed.
 
     Parameters
     ----------
@@ -354,24 +361,75 @@ def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> 
 def _deal(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
     """Deal whole groups into folds of like size and class, (n,) from 0."""
     names, first_row, dense = np.unique(codes, return_index=True, return_inverse=True)
+    if len(names) == len(labels) and not _too_few(labels, dense, n_splits):
+        # The same for groups of one row, a thousand times as fast.
+        by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
+        folds = np.empty(len(labels), np.int64)
+        folds[first_row] = _folds_of(by_row, labels[first_row])
+        return folds
+    dealt = np.full(len(names), -1)
+    if len(names) > MOST_GROUPS_TO_WEIGH:
+        dealt = _whole_rounds(labels, dense, n_splits, seed)
+    folds = dealt[dense]
+    left = folds < 0
+    if left.any():
+        folds[left] = _weigh(labels[left], dense[left], n_splits, seed)
+    return folds
+
+
+def _too_few(labels: Any, groups: Ints, n_splits: int) -> bool:
+    """Return whether scikit-learn refuses to deal so few groups, or rows of a class."""
     largest_class = np.unique(labels, return_counts=True)[1].max()
-    if min(len(names), largest_class) < n_splits:
-        # Beside published folds so few may remain that scikit-learn refuses them.
-        places = np.random.default_rng(seed).permutation(max(len(names), n_splits))
-        return np.asarray(places[dense] % n_splits)
+    return bool(min(len(np.unique(groups)), largest_class) < n_splits)
+
+
+def _weigh(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints:
+    """Deal groups one after another, each to the fold that it suits best."""
+    if _too_few(labels, dense, n_splits):  # beside published folds, or left over
+        names, place = np.unique(dense, return_inverse=True)
+        order = np.random.default_rng(seed).permutation(max(len(names), n_splits))
+        return np.asarray(order[place] % n_splits)
+    by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+    return _folds_of(by_group, labels, dense)
+
+
+def _whole_rounds(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints:
+    """Deal very many groups in rounds: in each, every fold gets a group of one kind.
+
+    Of one kind are groups of as many rows of each class; then, where that leaves very
+    many, groups of one size whose most frequent class is the same. So folds are equal
+    in all that is dealt; the groups of incomplete rounds are left (-1), to be weighed.
+    """
+    counts = _rows_by_group_and_class(labels, dense)
+    rng = np.random.default_rng(seed)
+    names_of_classes = rng.integers(2**62, size=counts.shape[1])
+    by_classes = counts @ names_of_classes  # equal sums: equal counts, but by a miracle
+    by_size = counts.argmax(axis=1) + counts.shape[1] * counts.sum(axis=1)
+    folds = np.full(len(counts), -1)
+    for kinds in (by_classes, by_size):
+        left = rng.permutation(np.flatnonzero(folds < 0))
+        if len(left) <= MOST_GROUPS_TO_WEIGH:
+            break
+        of_kind = pd.Series(left).groupby(kinds[left])
+        place = of_kind.cumcount().to_numpy()
+        in_rounds = of_kind.transform("size").to_numpy() // n_splits * n_splits
+        whole = place < in_rounds
+        folds[left[whole]] = place[whole] % n_splits
+    return folds
+
+
+def _folds_of(splitter: Any, labels: Any, groups: Ints | None = None) -> Ints:
+    """Return the fold of each row, (n,) from 0, by a splitter of scikit-learn."""
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
-        if len(names) == len(labels):
-            # The same for groups of one row, a thousand times as fast.
-            by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
-            for fold, (_, test) in enumerate(by_row.split(dense, labels[first_row])):
-                folds[first_row[test]] = fold
-        else:
-            by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-            for fold, (_, test) in enumerate(by_group.split(labels, labels, dense)):
-                folds[test] = fold
+        for fold, (_, test) in enumerate(splitter.split(labels, labels, groups)):
+            folds[test] = fold
     return folds
+
+
+def _all_folds(*rows: ArrayLike, **options: Any) -> list[tuple[Ints, Ints]]:
+    return list(group_folds(*rows, **options))
 
 
 def _predict_folds(

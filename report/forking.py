@@ -1,0 +1,117 @@
+"""Kernels that begin as copies of one process, which has imported what notebooks use.
+
+Importing takes most notebooks longer than anything else. On Linux a server process, of
+Python's own multiprocessing, imports once and is forked for each kernel; elsewhere
+kernels start as ever.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import sys
+from importlib.metadata import EntryPoint
+from multiprocessing import forkserver
+from typing import Any
+
+from ipykernel.kernelapp import IPKernelApp
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+
+REPORT = os.path.dirname(os.path.abspath(__file__))
+FORKED = sys.platform == "linux"
+forked: dict[int, list[str]] = {}
+"""The command of each kernel that was forked, by process id."""
+
+
+def fork_kernels() -> None:
+    """Let all kernels that this process starts be forked, where that is safe."""
+    if not FORKED:
+        return
+    # A kernel would set it for itself, but not before matplotlib is imported.
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    _start_server()
+    group = KernelProvisionerFactory.GROUP_NAME
+    factory = KernelProvisionerFactory.instance()
+    factory.provisioners["forked"] = EntryPoint(
+        "forked", "forking:ForkedProvisioner", group
+    )
+    factory.default_provisioner_name = "forked"
+
+
+def _start_server() -> None:
+    """Start the process that imports; it goes on while notebooks are looked at."""
+    given = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (REPORT, given)))
+    try:
+        forkserver.set_forkserver_preload(["__main__", "forking", "preloaded"])
+        forkserver.ensure_running()
+    finally:
+        if given is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = given
+
+
+class ForkedProvisioner(LocalProvisioner):  # type: ignore[misc]
+    """Starts a kernel on this machine by forking the process that has imported."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        """Start a kernel in place of the command `cmd`."""
+        arguments = cmd[cmd.index("-f") :]
+        self.cwd = kwargs.get("cwd") or os.getcwd()
+        self.process = ForkedProcess(arguments, kwargs["env"], str(self.cwd))
+        self.pid = self.pgid = self.process.pid
+        forked[self.pid] = cmd
+        return self.connection_info
+
+
+class ForkedProcess:
+    """A forked kernel, with what a provisioner asks of a ``subprocess.Popen``."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], folder: str
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(
+            target=become_kernel, args=(arguments, environment, folder)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while the kernel runs."""
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        """Wait for the kernel to end, and return its exit status."""
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the kernel."""
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask the kernel to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End the kernel."""
+        self._process.kill()
+
+
+def become_kernel(
+    arguments: list[str], environment: dict[str, str], folder: str
+) -> None:
+    """Be a kernel until it is shut down, as ``python -m ipykernel_launcher`` is."""
+    os.setsid()  # an interrupted build ends its kernels itself
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:] = [place for place in sys.path if place not in ("", REPORT)]
+    IPKernelApp.launch_instance(arguments)
+    atexit._run_exitfuncs()  # which multiprocessing would leave out

@@ -1,0 +1,36 @@
+"""What notebooks import, imported: the process that kernels are forked from reads this.
+
+Whatever is missing here, a notebook imports itself: that takes longer, and no more.
+"""
+
+# ruff: noqa: F401, F403
+import datasets
+import ipykernel.ipkernel
+import ipykernel.zmqshell
+import IPython.core.completer
+import joblib
+import matplotlib.pyplot
+import numpy
+import pandas
+import scipy.optimize
+import scipy.special
+import seaborn.objects
+import skimage.data
+import skimage.io
+import sklearn.decomposition
+import sklearn.ensemble
+import sklearn.linear_model
+import sklearn.manifold
+import sklearn.metrics
+import sklearn.neighbors
+import sklearn.pipeline
+import sklearn.preprocessing
+import torch
+import transformers
+
+import cliplib.press.sheet
+import cliplib.press.widget
+import cliplib.study.baselines
+import cliplib.study.corruption
+import cliplib.study.results
+from cliplib import *
