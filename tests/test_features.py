@@ -70,11 +70,11 @@ def test_declared_groups_that_near_duplicates_merge_are_named(caplog):
     assert caplog.text == ""
 
 
-def test_a_published_split_that_tears_groups_is_kept_with_a_warning(caplog):
+def test_a_published_split_that_separates_groups_is_kept_with_a_warning(caplog):
     table = make_table(n=60, provenance={"dataset": "torn"})
     _, test = table.train_test_split()
     assert (test.splits == "test").all()
-    assert "torn tears groups: 30 of 30 test images" in caplog.text
+    assert "torn does not keep groups whole: 30 of 30 test images" in caplog.text
     assert "published=False" in caplog.text
     caplog.clear()
     table.train_test_split()  # said once

@@ -176,7 +176,7 @@ def test_a_rare_class_within_groups_of_a_frequent_one_stands_on_both_sides():
 
 def test_a_split_that_would_hide_a_class_is_refused():
     # Each pair of three patients shares a class: whoever goes takes one side's last.
-    with pytest.raises(ValueError, match="Class . stands on one side"):
+    with pytest.raises(ValueError, match="Class . is on one side"):
         group_train_test_split([0, 1, 0, 2, 1, 2], [0, 0, 1, 1, 2, 2])
 
 

@@ -27,7 +27,7 @@ MOST_TIMES = 10
 
 
 def groups_of_classes(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
-    """Return in how many groups each class stands, (k,)."""
+    """Return in how many groups each class occurs, (k,)."""
     rows = pd.DataFrame({"label": table.labels})
     rows["group"] = group_codes(table.groups if groups is None else groups, len(table))
     counts = rows.groupby("label")["group"].nunique()

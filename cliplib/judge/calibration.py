@@ -1,4 +1,4 @@
-"""What a classifier's probabilities are worth: temperature, reliability, abstention."""
+"""Calibration of probabilities: temperature, reliability, abstention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a classifier is, and what its scores are worth.
+"""Metrics of a classifier's answers and of its probabilities.
 
 Every number has a 95% interval, by the cluster bootstrap of `cliplib.judge.intervals`.
 The classifier is held fixed: intervals do not contain the variation of training it

@@ -248,7 +248,7 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
     -------
     FeatureTable
         With `folds`, too. Images without a fold get that of their group; a group that
-        the published folds tear apart has none.
+        is in several published folds has none.
     """
     if not path.is_file():
         return table
@@ -268,11 +268,11 @@ def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:
     """Give all images of a group its one published fold, or 0 where it has several."""
     published = folds.where(folds > 0).reset_index(drop=True).groupby(groups)
     first, last = published.transform("min"), published.transform("max")
-    torn = first < last
-    if torn.any():
+    in_several = first < last
+    if in_several.any():
         logger.warning(
-            "%d images are of groups that published folds tear apart; they are dealt "
-            "anew.",
-            torn.sum(),
+            "%d images are of groups that are in several published folds: these groups "
+            "get folds of ours.",
+            in_several.sum(),
         )
-    return np.asarray(first.where(~torn, 0).fillna(0), np.int64)
+    return np.asarray(first.where(~in_several, 0).fillna(0), np.int64)

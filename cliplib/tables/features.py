@@ -114,10 +114,10 @@ class FeatureTable:
                 f"The features of {str(odd[0])!r} are not finite: leave it out."
             )
         _, first, group = np.unique(self.groups, return_index=True, return_inverse=True)
-        torn = self.ids[self.folds != self.folds[first[group]]]
-        if torn.size:
+        odd = self.ids[self.folds != self.folds[first[group]]]
+        if odd.size:
             raise ValueError(
-                f"The group of {str(torn[0])!r} lies in several folds: give all its "
+                f"The group of {str(odd[0])!r} lies in several folds: give all its "
                 "images the same fold, or 0."
             )
 
@@ -215,27 +215,28 @@ class FeatureTable:
         """Return the rows to train on and those to test on.
 
         The published test split is taken as it is if there is one, and `published` is
-        true; a warning counts the test images whose group it tears. Else about a fifth
+        true; a warning counts the test images that share their group with training
+        images. Else about a fifth
         of the groups of each class is drawn, and every group stays whole.
         """
         test = (self.splits == "test") & published
         if test.any():
-            self._warn_of_torn_groups(test)
+            self._warn_of_shared_groups(test)
         else:
             _, drawn = group_train_test_split(self.labels, self.groups, seed=seed)
             test[drawn] = True
         return self.select(~test), self.select(test)
 
-    def _warn_of_torn_groups(self, test: Bools) -> None:
+    def _warn_of_shared_groups(self, test: Bools) -> None:
         """Say once how many test rows have their group among the others, too."""
-        torn = np.isin(self.groups[test], self.groups[~test]).sum()
-        if torn:
+        shared = np.isin(self.groups[test], self.groups[~test]).sum()
+        if shared:
             name = self.provenance.get("dataset", "this table")
             warn_once(
                 logger,
-                f"The published split of {name} tears groups: {torn} of {test.sum()} "
-                "test images share theirs with a training image. A split that keeps "
-                "groups whole: train_test_split(published=False).",
+                f"The published split of {name} does not keep groups whole: {shared} "
+                f"of {test.sum()} test images share theirs with a training image. One "
+                "that does: train_test_split(published=False).",
             )
 
     def with_readout(self, name: str) -> FeatureTable:

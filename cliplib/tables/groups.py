@@ -1,4 +1,4 @@
-"""Groups of images that must never stand on both sides of a split."""
+"""Groups of images that must never be on both sides of a split."""
 
 from __future__ import annotations
 

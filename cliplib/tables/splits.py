@@ -1,4 +1,4 @@
-"""Who may stand where: splits, folds and subsets that keep groups whole.
+"""Splits, folds and subsets that keep groups whole.
 
 A group is what must never be separated: near-duplicates of one image, images of one
 patient. Wherever groups are given by name, splits do not depend on the order of rows.
@@ -131,7 +131,7 @@ def group_train_test_split(
     Returns
     -------
     train_rows, test_rows : Ints
-        Row numbers, in increasing order; every class stands on both sides.
+        Row numbers, in increasing order; every class is on both sides.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def group_train_test_split(
     one_sided = ~(has_class[held_out].any(axis=0) & has_class[~held_out].any(axis=0))
     if one_sided.any():
         raise ValueError(
-            f"Class {np.unique(labels)[one_sided][0]} stands on one side of the split"
+            f"Class {np.unique(labels)[one_sided][0]} is on one side of the split"
             " only, since its groups hold other classes, too: try another seed."
         )
     is_test = held_out[codes]
@@ -203,7 +203,7 @@ def fold_numbers(
     Raises
     ------
     ValueError
-        Where a class has fewer groups than there are folds, or a group stands in two
+        Where a class has fewer groups than there are folds, or a group is in two
         published folds.
     """
     labels = np.asarray(y)
@@ -348,9 +348,9 @@ def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> 
     given = published > 0
     fold_of_group = np.zeros(codes.max() + 1, np.int64)
     fold_of_group[codes[given]] = published[given]
-    torn = given & (published != fold_of_group[codes])
-    if torn.any():
-        row = np.flatnonzero(torn)[0]
+    contradictory = given & (published != fold_of_group[codes])
+    if contradictory.any():
+        row = np.flatnonzero(contradictory)[0]
         raise ValueError(
             f"Group {names[row]} has images in the published folds {published[row]} and"
             f" {fold_of_group[codes[row]]}: a group must be in one."
