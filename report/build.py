@@ -11,10 +11,13 @@ import hashlib
 import sys
 from pathlib import Path
 
+import yaml
+
+import forecast
 import lab
 import typeset
 import webpages
-from execution import execute
+from execution import cores, execute
 from places import EMBEDDED, Places, places_of
 from surroundings import multiplies_in_bfloat16, prepare, setting
 
@@ -67,7 +70,10 @@ def run_notebooks(
     """
     dtype = given.get("dtype", "")
     notes = prepare(places, data, model, given)
-    print("".join(f"{note}\n" for note in notes), end="", flush=True)
+    named = [model] if model not in EMBEDDED else []
+    named += yaml.safe_load(given.get("others", "[]"))
+    for line in [*notes, *(forecast.in_words(name, given, cores()) for name in named)]:
+        print(line, flush=True)
     places.stage()
     if data and places.name and not dtype and multiplies_in_bfloat16():
         print("-p dtype bfloat16 encodes in little more than half the time here.")

@@ -19,6 +19,7 @@ import papermill
 import psutil
 import yaml
 
+import forecast
 from forking import fork_kernels, forked
 from places import Places, without_paths
 from surroundings import SETTINGS
@@ -94,6 +95,8 @@ def execute(
     """
     notebooks = places.notebooks()
     tasks = tasks_of(places, notebooks, given)
+    data, model = (os.environ.get(name, "") for name in SETTINGS)
+    tasks = forecast.adapted(tasks, places, given, data, model)
     if jobs is None:
         jobs = jobs_here(tasks, cores(), memory())
     count = f"{len(tasks)} of {len(notebooks)} notebooks to execute"

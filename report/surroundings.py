@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from cliplib.encode.clip import ClipEncoder
 
 SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
+FIXED: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("environment.toml").read_text("utf-8")
+)
 
 
 def setting(name: str, given: str | None) -> str:
@@ -48,7 +51,7 @@ def prepare(
         notes += try_models(model, yaml.safe_load(given.get("others", "[]")))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
-    os.environ["HF_HUB_OFFLINE"] = "1"  # all is here: no notebook asks a hub again
+    os.environ.update(FIXED["notebooks"])
     return notes
 
 
@@ -65,11 +68,9 @@ def refuse_what_lacks_images(data: str, model: str, dtype: str) -> None:
 def set_variables(places: Places, data: str, dtype: str) -> None:
     """Set what makes two executions equal, and where results go."""
     os.environ["CLIPLIB_DTYPE"] = dtype
-    text = Path(__file__).with_name("environment.toml").read_text("utf-8")
-    fixed = tomllib.loads(text)
-    os.environ.update(fixed["always"])
+    os.environ.update(FIXED["always"])
     if has_avx2() and not dtype:  # a precision that is asked for wants its instructions
-        os.environ.update(fixed["avx2"])
+        os.environ.update(FIXED["avx2"])
     if not data:  # else features that other instructions made would come from a cache
         os.environ["CLIPLIB_CACHE"] = str(places.work / "cache")
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)

@@ -28,10 +28,13 @@ class EncodingCost:
     operations
         Floating-point operations of its vision tower for an image, a multiplication
         and an addition as two.
+    width
+        Of its features for an image, before any projection.
     """
 
     parameters: int
     operations: int
+    width: int
 
     @property
     def gigabytes(self) -> float:
@@ -60,9 +63,10 @@ def encoding_cost(folder: str) -> EncodingCost:
         model = build(config, trust_remote_code=False)
         tower = getattr(model, "vision_model", model)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            tower(pixel_values=torch.empty(1, 3, side, side))
+            states = tower(pixel_values=torch.empty(1, 3, side, side))[0]
+    width = states.shape[-1] if states.ndim == 3 else states.shape[1]
     parameters = sum(weight.numel() for weight in model.parameters())
-    return EncodingCost(parameters, counter.get_total_flops())
+    return EncodingCost(parameters, counter.get_total_flops(), width)
 
 
 def _side(folder: Path, config: Any) -> int:
@@ -72,9 +76,9 @@ def _side(folder: Path, config: Any) -> int:
     for name in ("crop_size", "size"):
         size = shown.get(name)
         sides = size if isinstance(size, dict) else {"height": size}
-        for key in ("height", "shortest_edge"):
-            if isinstance(sides.get(key), int):
-                return int(sides[key])
+        side = sides.get("height") or sides.get("shortest_edge")
+        if isinstance(side, int):
+            return side
     return int(getattr(getattr(config, "vision_config", config), "image_size", 224))
 
 

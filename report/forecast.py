@@ -1,0 +1,105 @@
+"""What a build with images will take, as far as that is known before it starts.
+
+What was measured is the committed report: `mini`, and hardly an image read. With
+images, some notebooks show them to the encoder; with another model, encoding and
+fitting take what its size makes of them. A build that was made once foretells itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from places import EMBEDDED, Places
+
+if TYPE_CHECKING:
+    from execution import Task
+
+IMAGES = 9_546  # of both data sets
+COLUMNS = 320  # as wide as the tokens of mini are
+START = 10.0  # seconds of a notebook that no image and no model changes
+# How often a notebook shows all images to the encoder, which keeps what it has seen.
+PASSES = {
+    "01_brain_tumor_mri": 0.74,
+    "02_trashnet": 0.26,
+    "03_alternatives": 2.3,
+    "06_data_efficiency_and_robustness": 3.0,
+    "08_explanations": 1.0,
+    "14_file_traces": 1.5,
+}
+FITTING = {"03_alternatives": 1_800.0}  # seconds with images, beyond what was measured
+ENCODERS = {"03_alternatives": 3, "08_explanations": 2}  # in memory at a time; else one
+
+
+@dataclass(frozen=True)
+class Load:
+    """What makes a build of one's own other than the committed one."""
+
+    share: float
+    """Of all images, those that are drawn."""
+    width: float
+    """Of the features, by that of mini."""
+    seconds_per_image: float
+    """On one core."""
+    gigabytes: float
+    """Of an encoder."""
+
+
+def adapted(
+    tasks: list[Task], places: Places, given: dict[str, str], data: str, model: str
+) -> list[Task]:
+    """Return tasks as images, model and limit make them, the longest first.
+
+    Without images they stay as they are.
+    """
+    if not data or not places.name:
+        return tasks
+    load = load_of(given, model)
+    known = {path.stem for path in (places.work / "measured").glob("*.json")}
+    expected = [
+        task if task.notebook.stem in known else under(task, load) for task in tasks
+    ]
+    return sorted(expected, key=lambda task: task.seconds, reverse=True)
+
+
+def under(task: Task, load: Load) -> Task:
+    """Return a task with what it takes under a load."""
+    name = task.notebook.stem
+    encoding = PASSES.get(name, 0.0) * IMAGES * load.seconds_per_image
+    fitting = max(0.0, task.seconds - START) + FITTING.get(name, 0.0)
+    seconds = min(START, task.seconds) + load.share * (encoding + load.width * fitting)
+    gigabytes = task.gigabytes + ENCODERS.get(name, 1) * load.gigabytes
+    return replace(task, seconds=seconds, gigabytes=gigabytes)
+
+
+def share_of(given: dict[str, str]) -> float:
+    """Return which share of all images a limit draws."""
+    limit = float(given.get("limit", 0))
+    return min(1.0, 2 * limit / IMAGES) if limit else 1.0
+
+
+def in_words(name: str, given: dict[str, str], cores: int) -> str:
+    """Say what a model takes on these cores, as its configuration lets expect."""
+    from cliplib.encode.clip import find_checkpoint
+    from cliplib.encode.cost import encoding_cost, speed_here
+
+    cost = encoding_cost(find_checkpoint(name))
+    images = round(IMAGES * share_of(given))
+    minutes = max(1, round(cost.minutes(images, cores * speed_here())))
+    return (
+        f"{name}: {cost.parameters / 1e6:.0f} million parameters, "
+        f"{cost.gigabytes:.1f} GB while they are loaded; to encode {images:,} images "
+        f"once takes about {minutes} min on {cores} cores."
+    )
+
+
+def load_of(given: dict[str, str], model: str) -> Load:
+    """Return what a model and a limit ask of this processor."""
+    from cliplib.encode.clip import find_checkpoint
+    from cliplib.encode.cost import encoding_cost, speed_here
+
+    folder = find_checkpoint("mini" if model in EMBEDDED else model)
+    cost = encoding_cost(folder)
+    extra = 0.0 if model in EMBEDDED else cost.gigabytes
+    seconds = 60 * cost.minutes(1, speed_here())
+    return Load(share_of(given), cost.width / COLUMNS, seconds, extra)
