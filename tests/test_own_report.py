@@ -27,6 +27,7 @@ from cliplib.app.decision_aid import DecisionAid
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.app.measure import (
     POOLED,
+    SEEN,
     STEPS,
     Evidence,
     Request,
@@ -115,7 +116,7 @@ def evidence(home: Path, checkpoint: Path) -> Evidence:
 
 
 def test_every_step_of_the_bar_is_a_part_of_the_evidence(evidence: Evidence) -> None:
-    assert set(STEPS) <= set(vars(evidence))  # each was computed, and kept
+    assert set(SEEN + STEPS) <= set(vars(evidence))  # each was computed, and kept
 
 
 def test_each_image_has_its_answer_by_a_probe_that_its_group_was_kept_from(
@@ -282,6 +283,7 @@ def test_anonymous_evidence_names_no_file(
     for name in ("predicted", "probabilities", "traces", "audit", "erased", "facts"):
         vars(hidden)[name] = getattr(evidence, name)
     vars(hidden)["by_image"], vars(hidden)["others"] = None, {}
+    vars(hidden)["away"] = evidence.away
     laid = lay_out(document(hidden, "Untitled"), hidden)
     page = as_html(laid)
     assert "image 1" in page and "disc/disc" not in page

@@ -18,7 +18,6 @@ from cliplib.images.image import ImageSource
 from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, ratio_intervals
 from cliplib.tables.audit import find_near_duplicates, image_hash
-from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
 
 
@@ -63,6 +62,7 @@ def check_shared_classes(folder: str, home: str) -> None:
 
 def judge_elsewhere(
     folder: str,
+    everything: FeatureTable,
     home: FeatureTable,
     home_images: Sequence[ImageSource],
     probe: AnyProbe,
@@ -75,7 +75,10 @@ def judge_elsewhere(
     Parameters
     ----------
     folder
-        Of class folders; those that home does not know are left out.
+        Of class folders.
+    everything
+        Its images that can be read; those of classes that home does not know are left
+        out.
     home
         The images that the probe was trained on, in its readout.
     home_images
@@ -93,13 +96,15 @@ def judge_elsewhere(
         If nothing is left to judge.
     """
     place = os.path.abspath(folder)
-    unreadable: dict[str, str] = {}
-    everything = load_features(place, aid.encoder, errors=unreadable)
+    dataset = load_dataset(place)
+    assert dataset is not None  # it is a folder
     classes = np.array(everything.classes)[everything.labels]
     is_known = np.isin(classes, home.classes)
-    is_copy = _are_copies(everything, place, home_images, aid)
+    files = dict(zip(dataset["id"], dataset["image"], strict=True))
+    images = [files[name] for name in everything.ids]
+    is_copy = _are_copies(images, home_images, aid)
     left_out = {
-        "cannot be read": len(unreadable),
+        "cannot be read": len(dataset) - len(everything),
         "are of a class that is not here": (~is_known).sum(),
         "are copies of images here": (is_known & is_copy).sum(),
     }
@@ -119,21 +124,14 @@ def judge_elsewhere(
 
 
 def _are_copies(
-    away: FeatureTable,
-    folder: str,
-    home_images: Sequence[ImageSource],
-    aid: DecisionAid,
+    images: Sequence[ImageSource], home_images: Sequence[ImageSource], aid: DecisionAid
 ) -> Bools:
-    """Say which images of a folder are near-duplicates of one at home, (n,)."""
-    dataset = load_dataset(folder)
-    assert dataset is not None  # it is a folder
-    files = dict(zip(dataset["id"], dataset["image"], strict=True))
-    images = [files[name] for name in away.ids]
+    """Say which images are near-duplicates of one at home, (n,)."""
     cache = aid.encoder.cache
     (ours,) = map_images(home_images, image_hash, cache=cache)
     (theirs,) = map_images(images, image_hash, cache=cache)
     pairs = find_near_duplicates(ours, theirs)
-    return np.isin(np.arange(len(away)), pairs["index_b"])
+    return np.isin(np.arange(len(images)), pairs["index_b"])
 
 
 def _judged(

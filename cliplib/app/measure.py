@@ -40,7 +40,7 @@ from cliplib.app.verdict import (
     Verdict,
     verdict,
 )
-from cliplib.arrays import Floats, Ints
+from cliplib.arrays import Features, Floats, Ints
 from cliplib.encode.clip import ClipEncoder
 from cliplib.encode.vision import VisionEncoder
 from cliplib.images.cache import map_images
@@ -79,6 +79,8 @@ RISK = 0.05
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 """Accuracies that one may want to know the way to."""
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
+SEEN = ("facts", "seen_by_others", "away")
+"""What `measure` computes of `Evidence` image by image, each with a bar."""
 STEPS = (
     "audit",
     "traces",
@@ -92,7 +94,7 @@ STEPS = (
     "erased",
     "verdict",
 )
-"""What `measure` computes of `Evidence`, in this order."""
+"""What it computes then, with one bar."""
 
 
 class Method(NamedTuple):
@@ -423,17 +425,26 @@ class Evidence:
         return np.asarray(proba.argmax(axis=1))
 
     @cached_property
+    def seen_by_others(self) -> dict[str, Features]:
+        """Pooled features, (n, d), of each other encoder."""
+        return {
+            name: map_images(
+                self.images,
+                eye.image_function,
+                cache=self.encoder.cache,
+                progress=name,
+            )[0]
+            for name, eye in other_encoders(self.request.others).items()
+        }
+
+    @cached_property
     def others(self) -> dict[str, Ints]:
         """What the linear probe says on pooled features of each other encoder."""
-        said = {}
-        for name, eye in other_encoders(self.request.others).items():
-            function = eye.image_function
-            (seen,) = map_images(
-                self.images, function, cache=self.encoder.cache, progress=name
-            )
-            probe = self.probes[POOLED].estimator
-            said[name] = self._said(Method(probe, self.trial.with_features(seen)))
-        return said
+        probe = self.probes[POOLED].estimator
+        return {
+            name: self._said(Method(probe, self.trial.with_features(features)))
+            for name, features in self.seen_by_others.items()
+        }
 
     # --- What the best probe says
 
@@ -508,12 +519,22 @@ class Evidence:
         return DecisionAid.fit(named, self.encoder, probe=probe, risk=RISK, seed=seed)
 
     @cached_property
+    def away(self) -> FeatureTable | None:
+        """The images of another folder, if one is named."""
+        if not self.request.elsewhere:
+            return None
+        place = os.path.abspath(self.request.elsewhere)
+        return load_features(place, self.encoder, errors={})
+
+    @cached_property
     def elsewhere(self) -> Elsewhere | None:
         """What the best probe makes of another folder, if one is named."""
         if not self.request.elsewhere:
             return None
+        assert self.away is not None  # it is named
         return judge_elsewhere(
             self.request.elsewhere,
+            self.away,
             self.probes[self.best].table,
             self.images,
             self.fitted,
@@ -728,6 +749,8 @@ def measure(
         command=command,
     )
     evidence = encode_folder(request)
+    for part in SEEN:
+        getattr(evidence, part)
     with tqdm(STEPS, "measure", unit="step") as bar:
         for step in bar:
             bar.set_postfix_str(step)
