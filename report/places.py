@@ -139,7 +139,7 @@ def places_of(
     name = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
     if not name:
         return Places(root)
-    words = [in_words(name, last_part(each)) for name, each in parameters.items()]
+    words = [in_words(name, each) for name, each in parameters.items()]
     words.append(IMAGES.get(data, "images of a folder"))
     return Places(root, name, other, ", ".join(words))
 
@@ -148,9 +148,11 @@ def in_words(parameter: str, value: str) -> str:
     """Return what a parameter of the notebooks means, as a cover says it."""
     if parameter == "limit" and value != "0":
         return f"{value} images a set"
+    if parameter == "others":
+        return f"beside {', '.join(map(last_part, value.strip('[]').split(',')))}"
     if parameter == "dtype":
         return f"in {value}"
-    return f"{parameter} {value}"
+    return f"{parameter} {last_part(value)}"
 
 
 def last_part(value: str) -> str:

@@ -12,7 +12,13 @@ import pytest
 
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.data import DATASETS
-from cliplib.tables.extract import load_features, with_copies, with_patients
+from cliplib.tables.extract import (
+    MissingImages,
+    load_available,
+    load_features,
+    with_copies,
+    with_patients,
+)
 from cliplib.tables.features import COLUMNS, FeatureTable
 
 PRECOMPUTED = Path(str(files("cliplib") / "study" / "precomputed"))
@@ -259,3 +265,14 @@ def test_of_unreadable_images_alone_there_is_no_table(tiny, image_folder):
         path.write_bytes(b"broken")
     with pytest.raises(ValueError, match="None of the 3 images of 'images'"):
         load_features(folder, tiny, errors={})
+
+
+def test_sets_that_are_not_here_are_left_out_with_a_warning(
+    tiny, trashnet, caplog, monkeypatch
+):
+    names = ("brain_tumor_mri", "trashnet")
+    with pytest.raises(MissingImages):
+        load_available(names, tiny)
+    monkeypatch.setenv("CLIPLIB_DATA", str(trashnet))
+    assert [*load_available(names, tiny)] == ["trashnet"]
+    assert "Without brain_tumor_mri: " in caplog.text

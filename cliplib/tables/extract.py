@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -97,6 +98,34 @@ def load_features(
         table = table.with_groups(declared_groups(table.ids.tolist(), groups))
     rows = stratified_subset(table.labels, table.splits, limit, seed=seed)
     return table.select(rows)
+
+
+def load_available(
+    names: Sequence[str], encoder: ClipEncoder, **options: Any
+) -> dict[str, FeatureTable]:
+    """Return the feature tables of those named sets that are here.
+
+    A warning names the others.
+
+    Parameters
+    ----------
+    names, encoder, **options
+        As in `load_features`.
+
+    Raises
+    ------
+    MissingImages
+        If none is here.
+    """
+    tables: dict[str, FeatureTable] = {}
+    for name in names:
+        try:
+            tables[name] = load_features(name, encoder, **options)
+        except MissingImages as error:
+            logger.warning("Without %s: %s", name, error)
+    if not tables:
+        raise MissingImages(f"There are no images of {', '.join(names)}.")
+    return tables
 
 
 def _of_these_images(
