@@ -62,6 +62,7 @@ test "$$(uname)" != Linux || command -v nvidia-smi > /dev/null || $(1)/python -m
 endef
 
 $(STAMP): requirements.txt pyproject.toml $(LOCK)
+	@echo "Installing into .venv, once: 2 to 3 minutes, in which pip is silent."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(call cpu_torch,$(BIN))
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt $(LOCK:%=--constraint %) --editable .

@@ -204,8 +204,11 @@ def report(folder: str, out: str, title: str, **options: Any) -> None:
     check_places(folder, out)
     from cliplib.app.decision_aid import check_folder
     from cliplib.app.measure import measure
+    from cliplib.images.cache import cache_folder
     from cliplib.press.report import check_extra, locked, write_report
 
+    # Else matplotlib would keep its list of typefaces in a place of its own.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     place = Path(out)
     check_extra()
     check_folder(place / "aid")

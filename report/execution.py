@@ -169,7 +169,7 @@ def tasks_of(
     refuse_words_for_numbers(known, given)
     measured = measured_before(places)
     fresh = any(os.environ.get(name) for name in SETTINGS)  # images may have changed
-    tasks = []
+    tasks: list[Task] = []
     for path in notebooks:
         values = {name: value for name, value in given.items() if name in known[path]}
         stamp = places.work / "executed" / f"{path.stem}.stamp"

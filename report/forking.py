@@ -16,7 +16,8 @@ from multiprocessing import forkserver
 from typing import Any
 
 from ipykernel.kernelapp import IPKernelApp
-from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 REPORT = os.path.dirname(os.path.abspath(__file__))
 FORKED = sys.platform == "linux"
@@ -53,16 +54,17 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = given
 
 
-class ForkedProvisioner(LocalProvisioner):  # type: ignore[misc]
+class ForkedProvisioner(LocalProvisioner):
     """Starts a kernel on this machine by forking the process that has imported."""
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Start a kernel in place of the command `cmd`."""
         arguments = cmd[cmd.index("-f") :]
         self.cwd = kwargs.get("cwd") or os.getcwd()
-        self.process = ForkedProcess(arguments, kwargs["env"], str(self.cwd))
-        self.pid = self.pgid = self.process.pid
-        forked[self.pid] = cmd
+        process = ForkedProcess(arguments, kwargs["env"], str(self.cwd))
+        self.process = process  # type: ignore[assignment]  # all that is asked of it
+        self.pid = self.pgid = process.pid
+        forked[process.pid] = cmd
         return self.connection_info
 
 

@@ -25,7 +25,9 @@ def imported(path: Path, names: set[str]) -> set[str]:
     """Return which of these modules a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        module = (isinstance(node, ast.ImportFrom) and node.module) or ""
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        module = node.module or ""
         if module.startswith("cliplib."):
             part = module.removeprefix("cliplib.")
             found |= {part, *(f"{part}.{alias.name}" for alias in node.names)}

@@ -516,7 +516,9 @@ class Evidence:
             provenance["dataset"] = ""
         named = replace(table, ids=np.array(self.names), provenance=provenance)
         seed = self.request.seed
-        return DecisionAid.fit(named, self.encoder, probe=probe, risk=RISK, seed=seed)
+        aid = DecisionAid.fit(named, self.encoder, probe=probe, risk=RISK, seed=seed)
+        made_by = f"cliplib {version('cliplib')}, Python {platform.python_version()}"
+        return replace(aid, about={**aid.about, "made by": made_by})
 
     @cached_property
     def away(self) -> FeatureTable | None:
