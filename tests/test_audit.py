@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import imagehash
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
+from cliplib.images.cache import FeatureCache
 from cliplib.tables.audit import (
+    _HASH,
+    MAX_DISTANCE,
     MIN_CORRELATION,
     ORIENTATIONS,
     Audit,
@@ -272,6 +277,66 @@ def test_near_duplicates_between_two_collections() -> None:
     ]
     none = find_near_duplicates(corpus, evaluation[3:])
     assert len(none) == 0 and (none.dtypes == pairs.dtypes).all()
+
+
+def every_pair_compared(a: NDArray[Any], b: NDArray[Any] | None) -> list[list[Any]]:
+    """The search as it is defined: all distances, in all orientations, by brute force.
+
+    Returns index_a, index_b, orientation and correlation, of images of other pixels.
+    """
+    ours = np.ascontiguousarray(a).view(_HASH)[:, 0]
+    theirs = ours if b is None else np.ascontiguousarray(b).view(_HASH)[:, 0]
+    best: dict[tuple[int, int], tuple[float, str]] = {}
+    for number, (name, orient) in enumerate(ORIENTATIONS.items()):
+        bits_a = np.unpackbits(ours["bits"][:, number].copy().view(np.uint8), axis=1)
+        bits_b = np.unpackbits(theirs["bits"][:, 0].copy().view(np.uint8), axis=1)
+        for i, bits in enumerate(bits_a):
+            distance = (bits != bits_b).sum(axis=1)
+            for j in np.flatnonzero(distance <= MAX_DISTANCE):
+                if ours["digest"][i] == theirs["digest"][j] or (b is None and j <= i):
+                    continue
+                pixels = [orient(ours["detail"][i]), theirs["detail"][j]]
+                with np.errstate(invalid="ignore"):  # of flat images
+                    correlation = np.corrcoef(*(p.ravel() for p in pixels))
+                found = correlation[0, 1], name
+                if found[0] >= MIN_CORRELATION and found[0] > best.get((i, j), (0,))[0]:
+                    best[i, j] = found
+    return [[*pair, name, value] for pair, (value, name) in sorted(best.items())]
+
+
+def test_the_search_finds_what_comparing_every_pair_finds() -> None:
+    rng = np.random.default_rng(0)
+    images = [blobs(seed) for seed in range(60)]
+    for _ in range(60):  # copies, lighter, a little turned, in any orientation
+        image = images[rng.integers(60)].transpose(TURN(int(rng.integers(7))))
+        image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.7, 1.4))
+        images.append(image.rotate(rng.uniform(-1.5, 1.5), Image.Resampling.BICUBIC))
+    flat = [Image.new("RGB", (80, 60), (k, k, k)) for k in (0, 128)]  # odd medians
+    lines = Image.fromarray(np.tile(np.arange(160, dtype=np.uint8), (120, 1)))
+    images += [*flat, lines.convert("RGB"), lines.transpose(TURN.ROTATE_90)]
+    hashes = image_hash.function([image.convert("RGB") for image in images])
+    for other in (None, hashes[90:]):
+        mine = hashes if other is None else hashes[:100]
+        expected = every_pair_compared(mine, other)
+        pairs = find_near_duplicates(mine, other)
+        near = pairs[pairs["kind"] == "near"]
+        columns = ["index_a", "index_b", "orientation"]
+        assert near[columns].to_numpy().tolist() == [row[:3] for row in expected]
+        found = near["correlation"].to_numpy()
+        np.testing.assert_allclose(found, [row[3] for row in expected], atol=1e-5)
+    assert near["orientation"].nunique() > 4
+
+
+def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
+    hashes = image_hash.function([blobs(0), ImageOps.mirror(blobs(0)), blobs(1)])
+    cache = FeatureCache(tmp_path / "kept.sqlite")
+    first = find_near_duplicates(hashes, cache=cache)
+    monkeypatch.setattr("cliplib.tables.audit.close_hashes", None)
+    pd.testing.assert_frame_equal(find_near_duplicates(hashes, cache=cache), first)
+    assert first["orientation"].tolist() == ["mirrored"]
+    for other in ({"hashes_a": hashes[:2]}, {"min_correlation": 0.9}):
+        with pytest.raises(TypeError):
+            find_near_duplicates(**({"hashes_a": hashes} | other), cache=cache)
 
 
 def test_many_images_are_compared_in_pieces() -> None:

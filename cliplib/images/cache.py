@@ -148,6 +148,21 @@ class _Results:
         self.cache = None  # else each batch might wait for it in vain
 
 
+def kept(
+    cache: FeatureCache | None, key: str, compute: Callable[[], NDArray[Any]]
+) -> NDArray[Any]:
+    """Return the array that is kept under a key, or compute and keep it.
+
+    A cache that fails costs a warning, and what it would have spared.
+    """
+    results = _Results(cache)
+    known = results.get([key])
+    if key not in known:
+        known = {key: compute()}
+        results.put(known)
+    return known[key]
+
+
 def _open_database(path: Path) -> sqlite3.Connection:
     """Open the file, and make its table where there is none.
 

@@ -10,7 +10,7 @@ does. It is the library's own code, since kept libraries compare hashes alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,11 @@ from PIL import Image
 from scipy.fft import dct
 from scipy.ndimage import gaussian_filter
 
-from cliplib.arrays import Features, Ints
-from cliplib.images.cache import FeatureCache, ImageFunction, map_images
+from cliplib.arrays import Features, Floats, Ints
+from cliplib.images.cache import FeatureCache, ImageFunction, kept, map_images
 from cliplib.images.image import file_facts
 from cliplib.tables.groups import connected_groups
+from cliplib.tables.hamming import Family, close_hashes
 
 MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
 MIN_CORRELATION = (
@@ -80,6 +81,22 @@ ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "transversed": _transversed,
 }
 """What one image may be of another, and how a square of pixels (…, s, s) becomes it."""
+
+_NUMBER = {name: number for number, name in enumerate(ORIENTATIONS)}
+FAMILIES = (
+    Family(
+        base=_NUMBER[""],
+        mirrored=_NUMBER["mirrored"],
+        flipped=_NUMBER["flipped"],
+        both=_NUMBER["turned 180°"],
+    ),
+    Family(
+        base=_NUMBER["transposed"],
+        mirrored=_NUMBER["turned 90° right"],
+        flipped=_NUMBER["turned 90° left"],
+        both=_NUMBER["transversed"],
+    ),
+)
 
 _SAME_PIXELS = "exact"
 _SAME_IMAGE = "near"
@@ -146,32 +163,77 @@ def find_near_duplicates(
     *,
     max_distance: int = MAX_DISTANCE,
     min_correlation: float = MIN_CORRELATION,
+    cache: FeatureCache | None = None,
 ) -> pd.DataFrame:
     """Find near-duplicates within a collection, or between two, from `image_hash`.
 
     Columns: index_a, index_b, kind ("exact": same pixels; "near"), orientation (what b
     is of a: a key of `ORIENTATIONS`), and correlation of detail. Within one collection
     the first of several images of the same pixels is paired with the others and stands
-    for all of them.
+    for all of them. In a `cache` the pairs are kept: the same hashes are compared once.
     """
+    contents = [hashes_a] if hashes_b is None else [hashes_a, hashes_b]
+    digests = [
+        xxhash.xxh3_128_hexdigest(np.ascontiguousarray(content).data)
+        for content in contents
+    ]
+    rule = f"{max_distance}:{min_correlation}"
+    key = ":".join(["near_duplicates_1", rule, *digests])
+    rows = kept(
+        cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
+    )
+    orientations = np.array(list(ORIENTATIONS))
+    kinds = np.where(rows[:, 2] == 1, _SAME_PIXELS, _SAME_IMAGE)
+    return pd.DataFrame(
+        {
+            "index_a": rows[:, 0].astype(np.int64),
+            "index_b": rows[:, 1].astype(np.int64),
+            "kind": pd.Series(kinds, dtype="str"),
+            "orientation": pd.Series(
+                orientations[rows[:, 3].astype(np.int64)], dtype="str"
+            ),
+            "correlation": rows[:, 4],
+        }
+    )
+
+
+def _pairs(
+    hashes_a: NDArray[np.uint8],
+    hashes_b: NDArray[np.uint8] | None,
+    max_distance: int,
+    min_correlation: float,
+) -> Floats:
+    """Return index_a, index_b, exact (1), orientation and correlation of each pair."""
     a = _described(hashes_a)
     if hashes_b is None:
-        exact, distinct = _repeated_pixels(a)
-        proposed = _proposed_within(a, distinct, max_distance)
         b = a
+        exact, rows_a = _repeated_pixels(a)
+        rows_b = rows_a
     else:
         b = _described(hashes_b)
         exact = _shared_pixels(a, b)
-        proposed = _proposed_between(a, b, max_distance)
-    correlation = _detail_correlation(a, b, proposed)
-    near = proposed.assign(kind=_SAME_IMAGE, correlation=correlation)
-    near = near[near["correlation"] >= min_correlation]
-    near = near.sort_values("correlation", ascending=False, kind="stable")
+        rows_a = _readable(a)
+        rows_b = _readable(b)
+    close = close_hashes(
+        a["bits"][rows_a],
+        b["bits"][rows_b, 0],
+        FAMILIES,
+        max_distance,
+        within=hashes_b is None,
+    )
+    parts = [exact]
+    for i, j, orientation in close:
+        near = pd.DataFrame({"index_a": rows_a[i], "index_b": rows_b[j], "exact": 0})
+        near["orientation"] = orientation
+        near["correlation"] = _detail_correlation(a, b, near)
+        parts.append(near[near["correlation"] >= min_correlation])
     # Images of the same pixels correlate as well, and a symmetric one in several
     # orientations: of each pair the first row counts.
+    order = ["exact", "correlation"]
+    pairs = pd.concat(parts).sort_values(order, ascending=False, kind="stable")
     pair = ["index_a", "index_b"]
-    pairs = pd.concat([exact, near]).drop_duplicates(pair)
-    return pairs.sort_values(pair, ignore_index=True)
+    rows = pairs.drop_duplicates(pair).sort_values(pair)
+    return np.asarray(rows, np.float64)
 
 
 def _described(hashes: NDArray[np.uint8]) -> NDArray[Any]:
@@ -190,7 +252,7 @@ def _exact_pairs(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     pairs = ours.merge(theirs, on="digest", suffixes=("_a", "_b")).drop(
         columns="digest"
     )
-    return pairs.assign(kind=_SAME_PIXELS, orientation="", correlation=1.0)
+    return pairs.assign(exact=1, orientation=0, correlation=1.0)
 
 
 def _repeated_pixels(described: NDArray[Any]) -> tuple[pd.DataFrame, Ints]:
@@ -210,58 +272,14 @@ def _shared_pixels(
     return _exact_pairs(ours, theirs)
 
 
-def _proposed_within(a: NDArray[Any], rows: Ints, max_distance: int) -> pd.DataFrame:
-    """Return the pairs of some rows of one collection whose hashes are close."""
-    parts = []
-    for start, chunk in _chunks(rows, len(rows)):
-        pairs = _close_hashes(a, a, chunk, rows[start:], max_distance)
-        parts.append(pairs[pairs["index_a"] < pairs["index_b"]])
-    return pd.concat(parts, ignore_index=True)
-
-
-def _proposed_between(
-    a: NDArray[Any], b: NDArray[Any], max_distance: int
-) -> pd.DataFrame:
-    """Return the pairs of rows of two collections whose hashes are close."""
-    rows_b = _readable(b)
-    parts = []
-    for _, chunk in _chunks(_readable(a), len(rows_b)):
-        parts.append(_close_hashes(a, b, chunk, rows_b, max_distance))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _chunks(rows: Ints, others: int) -> Iterator[tuple[int, Ints]]:
-    """Yield rows in parts of about a million comparisons, at least one part."""
-    step = max(1, 2**20 // max(1, others))
-    for start in range(0, max(1, len(rows)), step):
-        yield start, rows[start : start + step]
-
-
-def _close_hashes(
-    a: NDArray[Any], b: NDArray[Any], rows_a: Ints, rows_b: Ints, max_distance: int
-) -> pd.DataFrame:
-    """Return the pairs of rows whose hashes are close, in some orientation of a."""
-    bits_b = b["bits"][rows_b, 0]
-    parts = []
-    for number, orientation in enumerate(ORIENTATIONS):
-        bits_a = a["bits"][rows_a, number]
-        distance = np.zeros((len(rows_a), len(rows_b)), np.uint16)
-        for word in range(bits_a.shape[1]):
-            differing = bits_a[:, None, word] ^ bits_b[None, :, word]
-            distance += np.bitwise_count(differing)
-        i, j = np.nonzero(distance <= max_distance)
-        rows = {"index_a": rows_a[i], "index_b": rows_b[j], "orientation": orientation}
-        parts.append(pd.DataFrame(rows))
-    return pd.concat(parts, ignore_index=True)
-
-
 def _detail_correlation(
     a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame
 ) -> Features:
     """Correlate the detail of both images of each pair, (n,); a flat one has 0."""
     correlation = np.zeros(len(pairs), np.float32)
+    orient_as = list(ORIENTATIONS.values())
     for orientation, rows in pairs.groupby("orientation").indices.items():
-        orient = ORIENTATIONS[str(orientation)]
+        orient = orient_as[orientation]
         for start in range(0, len(rows), 1024):
             chunk = rows[start : start + 1024]
             detail_a = orient(a["detail"][pairs["index_a"].to_numpy()[chunk]])
@@ -286,14 +304,18 @@ def _centred(detail: NDArray[np.int8]) -> Features:
 
 
 def near_duplicate_groups(
-    hashes: NDArray[np.uint8], pairs: pd.DataFrame | None = None
+    hashes: NDArray[np.uint8],
+    pairs: pd.DataFrame | None = None,
+    *,
+    cache: FeatureCache | None = None,
 ) -> Ints:
     """Return each image's group (n,): its near-duplicates, and theirs, from 0.
 
     Groups are numbered by first appearance; `pairs` are those of
     `find_near_duplicates`, if they are known already.
     """
-    pairs = find_near_duplicates(hashes) if pairs is None else pairs
+    if pairs is None:
+        pairs = find_near_duplicates(hashes, cache=cache)
     return connected_groups(len(hashes), pairs["index_a"], pairs["index_b"])
 
 
@@ -338,7 +360,7 @@ def audit_dataset(
         reason = errors.get(0, "The data set is empty.")
         raise ValueError(f"No image can be read. {reason}")
     images = _image_rows(dataset, sources, errors)
-    pairs = _with_names(find_near_duplicates(hashes), images)
+    pairs = _with_names(find_near_duplicates(hashes, cache=cache), images)
     files = pd.factorize(images.pop("digest").fillna(images["id"]))[0]
     groups = _groups_by_level(hashes, pairs, files)
     images["group"] = groups["reoriented"]

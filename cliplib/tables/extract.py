@@ -160,7 +160,7 @@ def _encode_dataset(
     )
     if unreadable and len(unreadable) == len(dataset):
         raise ValueError(f"None of the {len(dataset)} images of {name!r} can be read.")
-    copies = near_duplicate_groups(hashes)
+    copies = near_duplicate_groups(hashes, cache=encoder.cache)
     table = FeatureTable(
         features=features,
         labels=np.array(dataset["label"][:], np.int64),
