@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
+import subprocess
 import threading
 import time
 import urllib.parse
@@ -51,13 +53,25 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.fault = ""
+        self.scheme = "http"
         self.requests: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def address(self) -> str:
         """Where it is, as HF_ENDPOINT names a hub."""
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
+
+    def use_certificate(self, folder: Path) -> None:
+        """Speak TLS from now on, with a certificate that nobody trusts."""
+        names = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+        command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=127.0.0.1"
+        subprocess.run([*command.split(), *names], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.scheme = "https"
+        close_session()
 
     def use(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
         """Let the client in this process ask this hub, and keep files in `cache`."""

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from fake_hub import COMMIT, FakeHub, make_trashnet
+from huggingface_hub import close_session
 from PIL import Image
 from tiny_clip import make_checkpoint
 from transformers import BitImageProcessorPil, CLIPModel, Dinov2Config, Dinov2Model
@@ -286,7 +287,7 @@ def assert_is_one_sentence(text: str) -> None:
     assert "\n" not in text and ". " not in text
 
 
-def test_a_refused_connection_a_proxy_and_a_full_disk_have_theirs(
+def test_a_refused_connection_and_a_full_disk_have_theirs(
     fake: FakeHub, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
@@ -305,12 +306,36 @@ def test_a_misspelt_name_gets_the_nearest(fake: FakeHub) -> None:
         ClipEncoder("openai/clip-vit-base-patch-32", cache=False)
 
 
+def test_a_proxy_that_does_not_answer_and_an_unknown_certificate_have_theirs(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as behind:
+        behind.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        close_session()
+        with pytest.raises(OSError, match="by the proxy that HTTPS_PROXY or") as error:
+            ClipEncoder(OPENAI, cache=False)
+    assert_is_one_sentence(str(error.value))
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate with")
+    fake.use_certificate(tmp_path)
+    fake.use(monkeypatch, tmp_path / "cache")
+    with pytest.raises(OSError, match="certificate of https://.* is not trusted") as e:
+        ClipEncoder(OPENAI, cache=False)
+    assert_is_one_sentence(str(e.value))
+
+
+class ProxyError(Exception):
+    """As the clients call it."""
+
+
 RAISED = {
     "No space left on device": OSError(28, "No space left on device"),
     "the certificate of .* is not trusted": ConnectionError(
         "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate in chain"
     ),
-    "the proxy that HTTPS_PROXY names": type("ProxyError", (Exception,), {})("x"),
+    "cannot be reached by the proxy that HTTPS_PROXY": type(
+        "ProxyError", (Exception,), {}
+    )("x"),
 }
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
 from filelock import FileLock
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
@@ -393,8 +394,12 @@ def _cause_by_connection(kinds: set[str], text: str, host: str) -> str:
             f"the certificate of {where} is not trusted: if a proxy of your network "
             "reads along, name its certificate in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"
         )
-    if "ProxyError" in kinds:
-        return "the proxy that HTTPS_PROXY names does not answer: correct or unset it"
+    refused = bool(kinds & {"ConnectError", "ConnectionError", "NetworkError"})
+    if "ProxyError" in kinds or (refused and getproxies().keys() & {"http", "https"}):
+        return (
+            f"{where} cannot be reached by the proxy that HTTPS_PROXY or HTTP_PROXY "
+            "names: correct or unset it"
+        )
     if any("Timeout" in kind for kind in kinds):
         return f"{where} did not answer in time: try again, or name a mirror"
     if "JSONDecodeError" in kinds:
@@ -404,7 +409,7 @@ def _cause_by_connection(kinds: set[str], text: str, host: str) -> str:
         )
     if "Consistency check failed" in text or "RemoteProtocolError" in kinds:
         return "the download broke off: the same command goes on where it stopped"
-    if kinds & {"ConnectError", "ConnectionError", "NetworkError"}:
+    if refused:
         return (
             f"{where} cannot be reached, and it was not downloaded whole before: name "
             "a proxy in HTTPS_PROXY, or a mirror of the hub in HF_ENDPOINT"
