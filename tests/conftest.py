@@ -29,6 +29,7 @@ LONGEST = (
     "test_pages.py",
     "test_fixed_point.py",
     "test_own_report.py",
+    "test_readme.py",
     "test_probes.py",
     "test_cli.py",
     "test_widget.py",

@@ -308,8 +308,8 @@ def copies(folder: Path) -> None:
         (one_class, "two classes or more, each in a folder of its own; there is only"),
         (one_image, "two classes or more, each in a folder of its own; there is only"),
         (unreadable_class, "No image of class 'dots' can be read; dots/broken.png: "),
-        (three_images, "Class 'disc' has 1 images, copies counted once: it needs 4"),
-        (copies, "Class 'disc' has 1 images, copies counted once: it needs 4"),
+        (three_images, "Class 'disc' has 1 image, copies counted once: it needs 4"),
+        (copies, "Class 'disc' has 1 image, copies counted once: it needs 4"),
         (shutil.rmtree, "images' is neither a folder nor one of the commands"),
     ],
 )

@@ -244,6 +244,11 @@ class Evidence:
         """The class of each row of the table."""
         return [self.table.classes[label] for label in self.table.labels]
 
+    @property
+    def said_always(self) -> Ints:
+        """The largest class, for each row of the table."""
+        return np.full(len(self.table), np.bincount(self.table.labels).argmax())
+
     @cached_property
     def counts(self) -> pd.DataFrame:
         """By class: images, by split where there are some, without copies, groups."""
@@ -284,7 +289,7 @@ class Evidence:
         """What the files give away, trace by trace."""
         rows = {}
         for kind in (*FILE_TRACES, *PICTURE_TRACES):
-            said = self._said(self._of_traces(kind))
+            said = self._said_by_traces(kind)
             of = "file" if kind in FILE_TRACES else "picture"
             rows[kind] = {**self.accuracy(said)._asdict(), "of": of}
         return Traces(
@@ -293,14 +298,16 @@ class Evidence:
             pd.DataFrame(rows).T.rename_axis("trace"),
         )
 
-    def _of_traces(self, *kinds: str) -> Method:
-        """Return a forest that reads some kinds of traces."""
+    def _said_by_traces(self, *kinds: str) -> Ints:
+        """Return what a forest that reads some kinds of traces says, (n,), by group."""
         columns = [column for kind in kinds for column in SHORTCUTS[kind]]
         numbers = pd.get_dummies(self.facts[columns]).fillna(-1).astype(float)
+        if (numbers.nunique() == 1).all():  # then all trees would say the same
+            return self.said_always
         forest = RandomForestClassifier(
             100, min_samples_leaf=2, random_state=self.request.seed
         )
-        return Method(forest, self.trial.with_features(numbers))
+        return self._said(Method(forest, self.trial.with_features(numbers)))
 
     # --- The methods
 
@@ -357,15 +364,14 @@ class Evidence:
     @cached_property
     def predicted(self) -> dict[str, Ints]:
         """What each method says of images whose groups it was not trained on, (n,)."""
-        largest = np.bincount(self.table.labels).argmax()
         spec = dataset_spec(os.path.abspath(self.request.folder))
         nearest = make_pipeline(
             StandardScaler(), KNeighborsClassifier(1, metric="cosine")
         )
         said = {
-            LARGEST: np.full(len(self.table), largest),
-            BRIGHTNESS: self._said(self._of_traces(*PICTURE_TRACES)),
-            TRACES: self._said(self._of_traces(*FILE_TRACES)),
+            LARGEST: self.said_always,
+            BRIGHTNESS: self._said_by_traces(*PICTURE_TRACES),
+            TRACES: self._said_by_traces(*FILE_TRACES),
             WORDS: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
             NEIGHBOUR: self._said(Method(nearest, self.trial.with_readout("deep"))),
         }
@@ -590,7 +596,7 @@ class Evidence:
             joined=[name_of[name] for name in joined],
             best=self.best,
             simplest=POOLED if self.readout == "pooled" else LINEAR,
-            largest=self.table.classes[np.bincount(self.table.labels).argmax()],
+            largest=self.table.classes[self.said_always[0]],
             accuracy=shares | {k: self.accuracy(v) for k, v in self.others.items()},
             gains=self.gains
             | {k: self.gain(pooled, v) for k, v in self.others.items()},

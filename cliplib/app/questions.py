@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
+from cliplib.app.verdict import counted
 from cliplib.arrays import Bools, Floats, Ints
 from cliplib.judge.intervals import Share, bootstrap, intervals, ratio_intervals
 from cliplib.tables.features import FeatureTable
@@ -92,8 +93,8 @@ def measurable(table: FeatureTable, folds: int = 5) -> tuple[FeatureTable, int]:
     if copies.min() < LEAST_GROUPS:
         name = table.classes[int(copies.argmin())]
         raise ValueError(
-            f"Class {name!r} has {copies.min()} images, copies counted once: it needs "
-            f"{LEAST_GROUPS} at least. Add some, or leave the class out."
+            f"Class {name!r} has {counted(int(copies.min()), 'image')}, copies counted "
+            f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
         )
     by_copies = replace(table, groups=table.copies, folds=np.zeros(len(table), int))
     return by_copies, min(folds, int(copies.min()))
