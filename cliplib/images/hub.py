@@ -51,6 +51,7 @@ SECONDS = 10  # that a hub has to answer
 SMALL = 1_000_000  # bytes: a smaller file gets no bar
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
 SETTINGS = ("*.json", "*.txt", "*.model")  # configuration, preprocessing, tokenizer
+PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}  # one of them
 
 
 class DownloadError(OSError):
@@ -81,11 +82,6 @@ def fetch_model(name: str) -> Path:
     return folder
 
 
-def size_of_weights(folder: Path) -> int:
-    """Return how many bytes the weights of a model in a folder have."""
-    return sum((folder / name).stat().st_size for name in _weights(_files(folder)))
-
-
 def _kept_model(repo: str, revision: str) -> Path | None:
     """Return the folder of a model that was fetched whole before."""
     config = try_to_load_from_cache(repo, "config.json", revision=revision)
@@ -99,7 +95,7 @@ def _is_whole(folder: Path) -> bool:
     """Say whether a folder holds all files that a model of its kind needs."""
     files = _files(folder)
     names = _weights([*files])
-    if not names or not {"config.json", "preprocessor_config.json"} <= {*files}:
+    if not names or "config.json" not in files or not PREPROCESSING & {*files}:
         return False
     if names[0].endswith(".index.json"):
         index = json.loads((folder / names[0]).read_text("utf-8"))
@@ -151,7 +147,13 @@ def _download_model(repo: str, revision: str) -> Path:
         and ".index." not in name
     ]
     wanted = [*settings, *weights]
-    _announce(repo, sum(sizes[name] for name in wanted), Path(constants.HF_HUB_CACHE))
+    kept = [try_to_load_from_cache(repo, name, revision=revision) for name in wanted]
+    missing = [
+        sizes[name]
+        for name, path in zip(wanted, kept, strict=True)
+        if not isinstance(path, str)
+    ]
+    _announce(repo, sum(missing), Path(constants.HF_HUB_CACHE))
     for name in wanted:
         path = _download_file(repo, name, revision, sizes[name])
     return Path(path).parent
