@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save, save_file
 
+from cliplib.probes.linear import LinearProbe
 from cliplib.tables.features import COLUMNS, FeatureTable
 
 
@@ -241,3 +245,65 @@ def test_a_compact_file_of_no_rows_comes_back(tmp_path):
     table = make_table(d=24, provenance=about).select([])
     table.save(tmp_path / "x", compact=True)
     assert FeatureTable.load(tmp_path / "x").features.shape == (0, 24)
+
+
+def large_table(n=2000, d=1000):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(n, d)).astype(np.float32)
+    return FeatureTable.from_arrays(features, np.arange(n) % 3, classes=list("abc"))
+
+
+def test_a_file_is_what_safetensors_would_write(tmp_path):
+    table = replace(
+        large_table(20, 7), provenance={"dataset": "Eßbares", "readout": "own"}
+    )
+    table.save(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
+        metadata = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert (tmp_path / "a.safetensors").read_bytes() == save(arrays, metadata)
+    np.testing.assert_array_equal(arrays["features"], table.features)
+
+
+def test_a_table_is_saved_and_loaded_without_a_second_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr("cliplib.tables.storage.AT_ONCE", 2**19)
+    table = large_table()
+    table = table.with_features(np.asfortranarray(table.features))
+    size = table.features.nbytes
+    for dtype in ("float32", "float16"):
+        tracemalloc.start()
+        table.save(tmp_path / dtype, dtype=dtype)
+        saved = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert saved < 0.3 * size
+    tracemalloc.start()
+    loaded = FeatureTable.load(tmp_path / "float32")
+    read = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert read < 1.3 * size
+    np.testing.assert_array_equal(loaded.features, table.features)
+
+
+def test_features_may_stay_on_the_disk_in_half_the_space(tmp_path):
+    table = large_table(300, 400)
+    table.save(tmp_path / "half", dtype="float16")
+    assert (tmp_path / "half").stat().st_size < 0.7 * table.features.nbytes
+    mapped = FeatureTable.load(tmp_path / "half", mapped=True)
+    assert mapped.features.dtype == np.float16
+    assert not mapped.features.flags.writeable
+    np.testing.assert_allclose(mapped.features, table.features, atol=2e-3)
+    loaded = FeatureTable.load(tmp_path / "half")
+    assert loaded.features.dtype == np.float32
+    np.testing.assert_array_equal(loaded.features, mapped.features)
+    probes = [LinearProbe().fit(t.features, t.labels) for t in (mapped, loaded)]
+    np.testing.assert_array_equal(probes[0].coef_, probes[1].coef_)
+
+
+def test_features_too_large_for_half_the_space_leave_the_old_file(tmp_path):
+    table = large_table(30, 4)
+    table.save(tmp_path / "a", dtype="float16")
+    before = (tmp_path / "a").read_bytes()
+    with pytest.raises(ValueError, match="too large for float16: keep float32"):
+        table.with_features(table.features * 1e6).save(tmp_path / "a", dtype="float16")
+    assert (tmp_path / "a").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

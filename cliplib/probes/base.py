@@ -36,6 +36,9 @@ TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
 
 
+STORED = (np.float32, np.float16)
+"""Types that features are read in; others are converted to the first."""
+
 LARGEST_PART = 2**24
 """Features that are standardised at a time to be answered, in float64: 134 MB."""
 
@@ -72,7 +75,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         Without validation rows `X_val` (m, d) and `y_val` (m,) a fifth is held out,
         rows of one group together. ValueError for rows that do not fit together.
         """
-        rows, labels = validate_data(self, X, y, dtype=np.float32)
+        rows, labels = validate_data(self, X, y, dtype=STORED)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
@@ -172,7 +175,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray((self._checked(X) - self.mean_) / self.scale_)
 
     def _checked(self, X: ArrayLike) -> Features:
-        return np.asarray(validate_data(self, X, dtype=np.float32, reset=False))
+        return np.asarray(validate_data(self, X, dtype=STORED, reset=False))
 
     @abstractmethod
     def _fit(

@@ -10,13 +10,11 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from cliplib.arrays import Bools, Features, Ints
 from cliplib.encode.clip import readout_columns
@@ -29,6 +27,7 @@ from cliplib.tables.groups import (
     rows_of_firsts,
 )
 from cliplib.tables.splits import group_train_test_split
+from cliplib.tables.storage import read_arrays, row_blocks, write_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class FeatureTable:
     Attributes
     ----------
     features
-        (n, d) float32, finite.
+        (n, d) float32, finite; float16 where a table saved so is mapped.
     labels
         Indices into `classes`, (n,).
     classes
@@ -108,7 +107,8 @@ class FeatureTable:
             raise ValueError(
                 f"The split of {str(odd[0])!r} must be 'train', 'val', 'test' or ''."
             )
-        odd = self.ids[~np.isfinite(self.features).all(axis=1)]
+        finite = [np.isfinite(b).all(axis=1) for b in row_blocks(self.features)]
+        odd = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
         if odd.size:
             raise ValueError(
                 f"The features of {str(odd[0])!r} are not finite: leave it out."
@@ -291,11 +291,18 @@ class FeatureTable:
             "together: see whether images or declaration are at fault.",
         )
 
-    def save(self, path: str | os.PathLike[str], *, compact: bool = False) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compact: bool = False,
+        dtype: str = "float32",
+    ) -> None:
         """Write one safetensors file; equal tables give equal bytes.
 
         A `compact` one, of the readout "deep", keeps equal rows once, pooled features
-        in float16, and all others in eight bits, with a scale for each column.
+        in float16, and all others in eight bits, with a scale for each column. Others
+        keep features in `dtype`, "float32" or, in half the space, "float16".
         """
         about = {
             "classes": self.classes,
@@ -311,11 +318,10 @@ class FeatureTable:
             arrays |= compress(self.features, _pooled_columns(self.provenance))
         else:
             arrays["features"] = self.features
-        # As columns of a wider table lie in memory, safetensors would mix up the rows.
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         # One entry only: several are written in an order that changes from run to run.
         metadata = {METADATA: json.dumps(about, sort_keys=True)}
-        Path(path).write_bytes(save(arrays, metadata=metadata))
+        dtypes = {} if compact else {"features": np.dtype(dtype)}
+        write_arrays(path, arrays, metadata, dtypes=dtypes)
 
     @staticmethod
     def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -325,18 +331,23 @@ class FeatureTable:
         return dict(about["provenance"])
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FeatureTable:
+    def load(
+        cls, path: str | os.PathLike[str], *, mapped: bool = False
+    ) -> FeatureTable:
         """Read a file that `save` wrote, also an older one.
 
-        A ValueError says if it is something else, or damaged.
+        Features that are `mapped` stay on the disk, in the type that they were saved
+        in, and are read as they are used: for tables beyond memory. A ValueError says
+        if the file is something else, or damaged.
         """
         try:
-            with safe_open(path, framework="numpy") as file:
-                about = json.loads(file.metadata()[METADATA])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays, metadata = read_arrays(path, mapped=mapped)
+            about = json.loads(metadata[METADATA])
             if "codes" in arrays:
                 exact = _pooled_columns(about["provenance"])
                 arrays["features"] = expand(arrays, exact)
+            elif not mapped:
+                arrays["features"] = arrays["features"].astype(np.float32, copy=False)
             groups = arrays["groups"]
             return cls(
                 features=arrays["features"],

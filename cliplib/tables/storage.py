@@ -1,0 +1,118 @@
+"""Arrays in safetensors files, without a second copy of them in memory.
+
+The package safetensors makes the whole file in memory before it writes it, and reads
+each array twice. The format is plain: a length, a header in JSON, and the arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+Arrays = dict[str, NDArray[Any]]
+
+NAMES: dict[np.dtype[Any], str] = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int8): "I8",
+}
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
+AT_ONCE = 2**24
+"""Bytes that are copied at a time."""
+
+
+def write_arrays(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, str],
+    *,
+    dtypes: Mapping[str, np.dtype[Any]] | None = None,
+) -> None:
+    """Write arrays and texts, as safetensors would, in blocks.
+
+    The file takes the place of an older one at the end, whole. Arrays are written in
+    their own types, or in those of `dtypes`, which must be among `NAMES`; a ValueError
+    says if a number is too large for one.
+    """
+    types = {name: array.dtype for name, array in arrays.items()} | dict(dtypes or {})
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    # The order of the package: the largest numbers first, so that all are aligned.
+    ordered = sorted(arrays, key=lambda name: (-types[name].itemsize, name))
+    end = 0
+    for name in ordered:
+        start = end
+        end += arrays[name].size * types[name].itemsize
+        header[name] = {
+            "dtype": NAMES[types[name]],
+            "shape": list(arrays[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name in ordered:
+                for block in row_blocks(arrays[name]):
+                    file.write(_converted(block, types[name]).data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        converted = np.ascontiguousarray(block, dtype)
+    if not np.isfinite(converted).all():
+        raise ValueError(f"A number is too large for {dtype}: keep float32.")
+    return converted
+
+
+def row_blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the rows of an array, some megabytes at a time."""
+    row = array.nbytes // max(1, len(array))
+    step = max(1, AT_ONCE // max(1, row))
+    for start in range(0, len(array), step):
+        yield array[start : start + step]
+
+
+def read_arrays(
+    path: str | os.PathLike[str], *, mapped: bool = False
+) -> tuple[Arrays, dict[str, str]]:
+    """Return the arrays of a safetensors file, and its metadata.
+
+    `mapped` arrays stay on the disk, read-only, and are read as they are used. A
+    ``safetensors.SafetensorError`` says if the file is none, or damaged.
+    """
+    with safe_open(path, framework="numpy") as checked:
+        metadata: dict[str, str] = checked.metadata() or {}
+    file = Path(path)
+    with file.open("rb") as beginning:
+        (length,) = struct.unpack("<Q", beginning.read(8))
+        header = json.loads(beginning.read(length))
+    header.pop("__metadata__", None)
+    arrays = {}
+    for name, about in header.items():
+        dtype = DTYPES[about["dtype"]]
+        shape = tuple(about["shape"])
+        start = 8 + length + about["data_offsets"][0]
+        if mapped and np.prod(shape):
+            view = np.memmap(file, dtype, mode="r", offset=start, shape=shape)
+            arrays[name] = np.asarray(view)
+        else:
+            count = int(np.prod(shape))
+            flat = np.fromfile(file, dtype, count=count, offset=start)
+            arrays[name] = flat.reshape(shape)
+    return arrays, metadata
