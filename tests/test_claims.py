@@ -176,7 +176,7 @@ CONTRARY = {
         NOTHING,
     ),
     "4-random-groups": ("objects.beyond_random.kernel_probe", NOTHING),
-    "4-readout": ("like.readout.brain_tumor_mri.published_minus_by_patient", NOTHING),
+    "4-readout": ("like.readout.brain_tumor_mri.by_patient", NOTHING),
     "4-class-fall": ("brain.class_losses.meningioma_minus_pituitary", NOTHING),
     "4-supported": (
         "brain.differences.mlp_probe.published_minus_by_patient",
