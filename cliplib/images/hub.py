@@ -10,7 +10,6 @@ import difflib
 import errno
 import fnmatch
 import hashlib
-import importlib
 import json
 import logging
 import re
@@ -273,13 +272,13 @@ def fetch_from_kaggle(handle: str) -> Path:
     DownloadError if the client is missing, or Kaggle does not give it.
     """
     try:
-        client = importlib.import_module("kagglehub")
+        import kagglehub
     except ImportError as error:
         raise DownloadError(
             "Kaggle's client is missing: python -m pip install kagglehub"
         ) from error
     with explained(handle, host="Kaggle"):
-        return Path(client.dataset_download(handle))
+        return Path(kagglehub.dataset_download(handle))
 
 
 @contextmanager
