@@ -20,6 +20,7 @@ import psutil
 import yaml
 
 import forecast
+from forecast import Task
 from forking import fork_kernels, forked
 from places import Places, without_paths
 from surroundings import SETTINGS
@@ -36,17 +37,6 @@ SECONDS_PER_KILOBYTE = 2.4
 """Of a notebook that was never measured."""
 GIGABYTES = 2.0
 """Of a kernel that was never measured, with the embedded model."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A notebook to execute, and what that is expected to need."""
-
-    notebook: Path
-    parameters: dict[str, str]
-    cells: int
-    seconds: float
-    gigabytes: float
 
 
 @dataclass(frozen=True)

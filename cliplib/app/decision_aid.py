@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from scipy.special import softmax
 from sklearn.base import clone
 
-from cliplib.arrays import Bools, Floats, Ints
 from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.images.cache import FeatureCache
 from cliplib.images.data import list_files
 from cliplib.judge.calibration import fit_temperature, risk_coverage

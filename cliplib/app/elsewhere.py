@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.app.decision_aid import AnyProbe, DecisionAid
-from cliplib.arrays import Bools
+from cliplib.images.arrays import Bools
 from cliplib.images.cache import map_images
 from cliplib.images.data import dataset_spec, load_dataset
 from cliplib.images.image import ImageSource

@@ -11,8 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from cliplib.app.questions import fit
-from cliplib.arrays import Features, Ints
 from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.images.arrays import Features, Ints
 from cliplib.images.image import ImageSource, image_name, load_image
 from cliplib.judge.intervals import Share, compare, ratio_intervals
 from cliplib.probes.base import Probe

@@ -40,9 +40,9 @@ from cliplib.app.verdict import (
     Verdict,
     verdict,
 )
-from cliplib.arrays import Features, Floats, Ints
 from cliplib.encode.clip import ClipEncoder
 from cliplib.encode.vision import VisionEncoder
+from cliplib.images.arrays import Features, Floats, Ints
 from cliplib.images.cache import map_images
 from cliplib.images.data import check_classes, dataset_spec, load_dataset
 from cliplib.judge.calibration import risk_coverage

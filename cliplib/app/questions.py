@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.app.verdict import counted
-from cliplib.arrays import Bools, Floats, Ints
+from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.judge.intervals import Share, bootstrap, intervals, ratio_intervals
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.splits import group_codes, group_folds

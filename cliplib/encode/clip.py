@@ -21,7 +21,7 @@ from sklearn.preprocessing import normalize
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cliplib.arrays import Features, Ints
+from cliplib.images.arrays import Features, Ints
 from cliplib.images.cache import (
     FeatureCache,
     ImageFunction,

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-from cliplib.arrays import Features
 from cliplib.encode.clip import choose_device, fill_batch, find_checkpoint, loading
+from cliplib.images.arrays import Features
 from cliplib.images.cache import ImageFunction
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter

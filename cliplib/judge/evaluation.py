@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from cliplib.arrays import Bools, Floats, Ints
+from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.judge.intervals import (
     Resampled,
     auroc_statistic,

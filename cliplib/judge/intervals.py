@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv, ndtri, stdtrit
 
-from cliplib.arrays import Bools, Floats, Ints
+from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.tables.splits import class_indices, group_codes
 
 NORMAL_QUANTILE = float(ndtri(0.975))  # 1.96

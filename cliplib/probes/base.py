@@ -22,7 +22,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cliplib.arrays import Features, Floats, Ints
+from cliplib.images.arrays import Features, Floats, Ints
 from cliplib.probes.rows import StandardizedRows, mean_and_scale
 from cliplib.probes.threads import one_thread
 from cliplib.tables.splits import group_train_test_split

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import linalg
 from scipy.special import softmax
 
-from cliplib.arrays import Features, Floats, Ints
+from cliplib.images.arrays import Features, Floats, Ints
 from cliplib.probes.base import ClassWeight, Probe, Split, weighted_log_loss
 from cliplib.probes.rows import StandardizedRows, mean_and_scale
 from cliplib.probes.threads import one_thread

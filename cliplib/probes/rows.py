@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cliplib.arrays import Features, Floats, Ints
+from cliplib.images.arrays import Features, Floats, Ints
 
 BLOCK = 1_000_000
 """Products of a block of rows with the weights of all classes.

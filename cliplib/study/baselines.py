@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cliplib.arrays import Features
+from cliplib.images.arrays import Features
 from cliplib.images.cache import ImageFunction, each_image
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy.ndimage import binary_fill_holes, label
 from scipy.stats import norm, rankdata
 
-from cliplib.arrays import Bools
+from cliplib.images.arrays import Bools
 
 # Settings at strengths 1 to 5: standard deviation of Gaussian noise (1 is full scale)
 # and of blur (pixels), JPEG quality, what is added to the value in HSV (1 is full

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from tqdm.auto import tqdm
 
-from cliplib.arrays import Bools, Features, Floats, Ints
 from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.images.arrays import Bools, Features, Floats, Ints
 from cliplib.images.image import ImageSource
 from cliplib.tools.maps import patch_size, patches_a_side
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cliplib.arrays import Ints
+from cliplib.images.arrays import Ints
 from cliplib.tables.splits import group_codes
 
 

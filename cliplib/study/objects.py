@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from cliplib.arrays import Ints
+from cliplib.images.arrays import Ints
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.groups import declared_groups, merge_groups
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cliplib.arrays import Bools, Features
+from cliplib.images.arrays import Bools, Features
 from cliplib.tools.search import each_query
 
 KS = (1, 5, 10)

@@ -21,7 +21,7 @@ from scipy.ndimage import (
 )
 from scipy.signal import fftconvolve
 
-from cliplib.arrays import Bools, Floats
+from cliplib.images.arrays import Bools, Floats
 from cliplib.study.corruption import head_mask
 from cliplib.tools.erase import RIM, Box, ellipse
 

@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.fft import dct
 from scipy.ndimage import gaussian_filter
 
-from cliplib.arrays import Features, Floats, Ints
+from cliplib.images.arrays import Features, Floats, Ints
 from cliplib.images.cache import FeatureCache, ImageFunction, kept, map_images
 from cliplib.images.image import file_facts
 from cliplib.tables.groups import connected_groups

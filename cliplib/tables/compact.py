@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplib.arrays import Bools, Features
+from cliplib.images.arrays import Bools, Features
 
 LARGEST_CODE = 127  # of an eight-bit number with a sign
 

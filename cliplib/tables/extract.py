@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cliplib.arrays import Ints
 from cliplib.encode.clip import ClipEncoder
+from cliplib.images.arrays import Ints
 from cliplib.images.data import DATASETS, load_dataset
 from cliplib.tables.audit import image_hash, near_duplicate_groups
 from cliplib.tables.features import FeatureTable

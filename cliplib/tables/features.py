@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 
-from cliplib.arrays import Bools, Features, Ints
 from cliplib.encode.clip import readout_columns
+from cliplib.images.arrays import Bools, Features, Ints
 from cliplib.images.image import warn_once
 from cliplib.tables.compact import compress, expand
 from cliplib.tables.groups import (

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cliplib.arrays import Bools, Ints
+from cliplib.images.arrays import Bools, Ints
 from cliplib.images.image import warn_once
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplib.arrays import Ints
+from cliplib.images.arrays import Ints
 
 Words = NDArray[np.uint64]
 

@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
-from cliplib.arrays import Features, Floats, Ints
+from cliplib.images.arrays import Features, Floats, Ints
 from cliplib.tables.groups import number_groups
 
 if TYPE_CHECKING:

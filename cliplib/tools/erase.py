@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
-from cliplib.arrays import Bools, Floats, Ints
+from cliplib.images.arrays import Bools, Floats, Ints
 
 RIM = 4
 """Pixels around what is erased whose noise the filling gets."""

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPModel
 
-from cliplib.arrays import Features
 from cliplib.encode.clip import ClipEncoder
+from cliplib.images.arrays import Features
 from cliplib.images.image import ImageSource, image_list
 from cliplib.probes.base import Probe
 

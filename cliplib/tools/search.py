@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
-from cliplib.arrays import Features, Ints
+from cliplib.images.arrays import Features, Ints
 
 QUERIES_AT_ONCE = 512  # whose similarities are in memory
 

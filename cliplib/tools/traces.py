@@ -8,7 +8,7 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from cliplib.arrays import Floats
+from cliplib.images.arrays import Floats
 from cliplib.images.cache import FeatureCache, ImageFunction, each_image, map_images
 from cliplib.images.image import file_facts
 

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.preprocessing import normalize
 
-from cliplib.arrays import Features, Floats
 from cliplib.encode.clip import ClipEncoder
+from cliplib.images.arrays import Features, Floats
 from cliplib.images.data import DatasetSpec
 from cliplib.tables.features import FeatureTable
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from cliplib.arrays import Ints
+from cliplib.images.arrays import Ints
 from cliplib.images.cache import map_images
 from cliplib.images.data import SUFFIXES
 from cliplib.images.image import load_image
