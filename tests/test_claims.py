@@ -159,9 +159,21 @@ def metric(value: float, low: float, high: float) -> dict[str, float]:
 
 NOTHING = metric(0, -0.01, 0.01)
 FALL = "brain.differences.kernel_probe.published_minus_by_patient"
+CURE = "tumour_gaps.tumours_as_shown.cropped_wider_less_as_it_is.all"
+ERASED = "tumour_gaps.slices_as_they_are.tumour_erased_less_as_it_is.all"
 # What a sentence must not survive, by hand: its plain contrary, or too little of it.
 CONTRARY = {
-    "cover-reach": (FALL, NOTHING),
+    "cover-patients": (FALL, NOTHING),
+    "cover-tumour": ("tumour_used.tumour_erased.all.accuracy.low", 0.6),
+    "cover-cure": (CURE, NOTHING),
+    "0-sources": ("sources.kernel_probe.across_minus_within", NOTHING),
+    "0-erased": (ERASED, metric(-0.4, -0.45, -0.35)),
+    "0-cure": (CURE, NOTHING),
+    "0-object": (
+        "object_gaps.photographs_as_they_are.object_erased_less_as_it_is",
+        NOTHING,
+    ),
+    "6-erased": (ERASED, metric(0.02, 0.01, 0.03)),
     "0-ladder": (FALL, metric(0.025, 0.015, 0.035)),
     "4-fall": (FALL, NOTHING),
     "4-memory": ("patients.test_patient_in_training", 787),
@@ -182,16 +194,12 @@ CONTRARY = {
         "brain.differences.mlp_probe.published_minus_by_patient",
         metric(0.02, 0.01, 0.03),
     ),
-    "0-controls": (
+    "6-controls": (
         "like.hog_minus_encoder.brain_tumor_mri.kernel_probe",
         metric(-0.15, -0.2, -0.1),
     ),
     "0-elsewhere": ("aquatrash.elsewhere.kernel_probe.accuracy.high", 0.45),
     "4-outdoors": ("aquatrash.elsewhere.kernel_probe.auroc.low", 0.55),
-    "cover-elsewhere": (
-        "aquatrash.elsewhere.kernel_probe.balanced_accuracy.low",
-        0.28,
-    ),
     "4-local": ("navoneel.local_labels.new_probe_s_gain.10", NOTHING),
     "4-patients-beyond-copies": (
         "brain.differences.kernel_probe.without_copies_minus_by_patient",
