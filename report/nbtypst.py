@@ -58,8 +58,8 @@ class PrintableOutputs(Preprocessor):
 class MainCells(Preprocessor):
     """Print a notebook on a page, if some of its cells are tagged "main".
 
-    Left are its title and question, these cells with the sentence before each, and what
-    to take from it. A notebook without such a tag is printed in full.
+    Left are its title and question, and these cells with the sentence before each. A
+    notebook without such a tag is printed in full.
     """
 
     enabled = True
@@ -69,7 +69,7 @@ class MainCells(Preprocessor):
         cells = nb.cells
         main = [i for i, cell in enumerate(cells) if "main" in tags_of(cell)]
         if main:
-            first, last = cells[0], cells[-1]
+            first = cells[0]
             first.source = "\n\n".join(first.source.split("\n\n")[:2])
             nb.cells = [first]
             for i in main:
@@ -77,7 +77,6 @@ class MainCells(Preprocessor):
                     cells[i - 1].source = without_headings(cells[i - 1].source)
                     nb.cells.append(cells[i - 1])
                 nb.cells.append(cells[i])
-            nb.cells.append(last)
         return nb, resources
 
 
