@@ -217,8 +217,9 @@ def markdown_to_typst(text: str, shift: int = 1) -> str:
     )  # [x](#anchor): no such label in the report
     typst = re.sub(r'#box\(image\("https?://[^"]*"[^)]*\)\)', "", typst)
     above, gap, last = typst.rpartition("\n")  # each paragraph is one line
+    question = last.startswith("#strong[")  # at the top of a notebook
     sentence = re.fullmatch(r"[^\s=+#|/-].*[.?:]", last) and not above.endswith("\\")
-    leads_on = sentence and len(last) <= TWO_LINES
+    leads_on = question or (sentence and len(last) <= TWO_LINES)
     return f"{above}{gap}#nb-sentence[{last}]" if leads_on else typst
 
 
