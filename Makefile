@@ -1,4 +1,4 @@
-# make report | web | appendix | lab | test | check | bench | lowest     each installs what it needs first, once
+# make report | quick | web | appendix | lab | test | check | bench | lowest     each installs what it needs first, once
 #   DATA=folder or hub    images (default: CLIPLIB_DATA, else the committed features)
 #   MODEL=folder or id    CLIP (default: CLIPLIB_MODEL, else the embedded one)
 #   OUT=file              where the PDF goes
@@ -15,10 +15,14 @@ settings = $(if $(DATA),--data "$(DATA)") $(if $(MODEL),--model "$(MODEL)") $(if
 # A folder with its whole path, since notebooks run in another one; anything else as it is.
 whole = "$$(if [ -d "$(1)" ]; then cd "$(1)" && pwd; else printf %s "$(1)"; fi)"
 
-.PHONY: report web appendix lab test check bench lowest clean
+.PHONY: report quick web appendix lab test check bench lowest clean
 
 report: $(STAMP)
 	$(BIN)/python report/build.py $(settings)
+
+# Two notebooks and the summary on a tenth of the rows, below build/quick: about a minute.
+quick: $(STAMP)
+	$(BIN)/python report/build.py --quick
 
 web: $(STAMP)
 	$(BIN)/python report/build.py --web $(settings)
@@ -62,7 +66,7 @@ test "$$(uname)" != Linux || command -v nvidia-smi > /dev/null || $(1)/python -m
 endef
 
 $(STAMP): requirements.txt pyproject.toml $(LOCK)
-	@echo "Installing into .venv, once: 2 to 3 minutes, in which pip is silent."
+	@echo "Installing into .venv, once: about 2 GB on the disk, 2 to 3 minutes, in which pip is silent."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(call cpu_torch,$(BIN))
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt $(LOCK:%=--constraint %) --editable .

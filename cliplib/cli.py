@@ -400,8 +400,17 @@ def _add_encode(commands: Any) -> None:
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
     """Encode what `output` lacks of `source`: see `cliplib.encode.cluster.encode`."""
     from cliplib.encode import cluster
+    from cliplib.tables.audit import image_hash
 
-    cluster.encode(source, output, model=model, readout=readout, actors=actors)
+    cluster.encode(
+        source,
+        output,
+        model=model,
+        readout=readout,
+        also={"hash": image_hash},
+        actors=actors,
+    )
+    print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")
 
 
 # --- what the commands share

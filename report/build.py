@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,11 +18,13 @@ import forecast
 import lab
 import typeset
 import webpages
-from execution import cores, execute
+from execution import SUMMARY, cores, execute
 from places import EMBEDDED, Places, places_of
 from surroundings import multiplies_in_bfloat16, prepare, setting
 
 ROOT = Path(__file__).resolve().parent.parent
+QUICK = ("01_brain_tumor_mri", "02_trashnet")
+QUICK_LIMIT = "700"
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
@@ -29,7 +32,14 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     options = parse(arguments)
     if options.lab:
         print(lab.copies(root))
-        return
+    elif options.quick:
+        try_out(root, options.jobs)
+    else:
+        make_report(options, root)
+
+
+def make_report(options: argparse.Namespace, root: Path) -> None:
+    """Execute the notebooks and write what the options ask for."""
     if options.out and not options.out.resolve().parent.is_dir():
         sys.exit(f"There is no folder {options.out.parent}: make it, or name another.")
     model = setting("CLIPLIB_MODEL", options.model)
@@ -75,6 +85,8 @@ def run_notebooks(
     for line in [*notes, *(forecast.in_words(name, given, cores()) for name in named)]:
         print(line, flush=True)
     places.stage()
+    if not places.name and places.pdf().is_file():
+        print("Until it is made anew, report/report.pdf is the report as committed.")
     if data and places.name and not dtype and multiplies_in_bfloat16():
         print("-p dtype bfloat16 encodes in little more than half the time here.")
     left_out = execute(places, given, jobs)
@@ -84,6 +96,25 @@ def run_notebooks(
 
         print(check_features(int(given.get("limit", 0))))
     return [str(each) for each in left_out if not each.lacks_images]
+
+
+def try_out(root: Path, jobs: int | None) -> None:
+    """Execute three notebooks on some rows, below ``build/quick``, to see all work.
+
+    What the summary reads of other notebooks is as committed.
+    """
+    places = Places(root, "quick", changes=f"{QUICK_LIMIT} images a set")
+    given = {"limit": QUICK_LIMIT}
+    prepare(places, "", "", given)
+    places.stage()
+    shutil.copytree(root / "figures", places.figures, dirs_exist_ok=True)
+    failures = execute(places, given, jobs, only=(*QUICK, SUMMARY))
+    if failures:
+        sys.exit("\n".join(map(str, failures)))
+    print(
+        f"All works: see {places.work / 'executed'}. The report as committed is "
+        f"{places.root / 'report' / 'report.pdf'}; make report makes it anew."
+    )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -114,6 +145,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--jobs",
         type=int,
         help="notebooks at a time (default: what cores and memory allow)",
+    )
+    add(
+        "--quick",
+        action="store_true",
+        help="execute two notebooks and the summary on a tenth of the rows, to see "
+        "that all works",
     )
     add(
         "--lab",

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -62,7 +62,10 @@ class Failure:
 
 
 def execute(
-    places: Places, given: dict[str, str], jobs: int | None = None
+    places: Places,
+    given: dict[str, str],
+    jobs: int | None = None,
+    only: Collection[str] | None = None,
 ) -> list[Failure]:
     """Execute what has changed, or all if images or a model are named.
 
@@ -77,6 +80,8 @@ def execute(
         Parameters as texts; each notebook gets those that it has.
     jobs
         Notebooks at a time; None for what cores and memory allow.
+    only
+        Names of the notebooks that are looked at; None for all.
 
     Returns
     -------

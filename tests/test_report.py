@@ -555,6 +555,35 @@ if __name__ == "__main__":
     assert "image/png" in plot.outputs[-1].data
 
 
+def test_a_first_look_executes_few_notebooks_below_build(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = make_toy(tmp_path)
+    shutil.copy(
+        root / "notebooks" / "01_toy.ipynb", root / "notebooks" / "02_toy.ipynb"
+    )
+    asked = []
+
+    def noting(
+        places: Places, given: dict[str, str], jobs: Any, only: Any
+    ) -> list[str]:
+        named = [path for path in places.notebooks() if path.stem in only]
+        tasks = execution.tasks_of(places, named, {})
+        asked.append((given, [task.notebook.stem for task in tasks], places.figures))
+        return []
+
+    monkeypatch.setattr(build, "execute", noting)
+    monkeypatch.setattr(build, "QUICK", ("01_toy",))
+    monkeypatch.setattr(build, "prepare", lambda *_: [])
+    build.main(["--quick"], root)
+    figures = root / "build" / "quick" / "figures"
+    assert asked == [({"limit": "700"}, ["01_toy"], figures)]
+    assert (figures / "captions.toml").is_file()
+    assert "All works" in capsys.readouterr().out
+
+
 def test_the_lab_opens_copies_and_keeps_what_was_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

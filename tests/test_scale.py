@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from cliplib.app.decision_aid import DecisionAid
 from cliplib.encode.clip import ClipEncoder
 from cliplib.encode.cluster import (
     BatchEncoder,
     _list_names,
     _locate,
     _read_done,
+    _write_provenance,
     encode,
 )
+from cliplib.images.image import load_image
+from cliplib.tables.audit import image_hash, near_duplicate_groups
+from cliplib.tables.features import FeatureTable
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +89,97 @@ def test_an_actor_gives_every_image_a_row(tiny: ClipEncoder, checkpoint: Path) -
     assert set(batch["encoder"]) == {f"{tiny.fingerprint} dinov2"}
 
 
+def write_by_hand(output: Path, actor: BatchEncoder, files: dict[str, bytes]) -> None:
+    """Write what Ray would write of these files."""
+    batch = {"id": np.array([*files]), "bytes": np.array([*files.values()], object)}
+    columns = {name: list(column) for name, column in actor(batch).items()}
+    output.mkdir(exist_ok=True)
+    pa_table = pa.table({name: pa.array(column) for name, column in columns.items()})
+    pq.write_table(pa_table, output / f"{len(list(output.iterdir()))}.parquet")
+    _write_provenance(str(output), actor.provenance)
+
+
+@pytest.fixture
+def encoded(tiny: ClipEncoder, checkpoint: Path, tmp_path: Path) -> Path:
+    """A folder as of `encode`: 60 images of two classes, in two files."""
+    actor = BatchEncoder(str(checkpoint), "deep", {"hash": image_hash})
+    rng = np.random.default_rng(0)
+    files = {}
+    for number in range(60):
+        pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        split = "train" if number < 36 else "Testing"
+        files[f"set/{split}/{'ab'[number % 2]}/{number}.png"] = content.getvalue()
+    names = [*files]
+    files["set/train/a/copy.png"] = files[names[1]]
+    files["set/notes.txt"] = b"no image"
+    later = {name: files.pop(name) for name in names[:3]}
+    write_by_hand(tmp_path / "out", actor, files)
+    write_by_hand(tmp_path / "out", actor, later)
+    return tmp_path / "out"
+
+
+def test_a_table_is_read_with_copies_classes_and_splits(
+    encoded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: dict[str, str] = {}
+    table = FeatureTable.from_parquet(str(encoded), errors=errors)
+    assert [*errors] == ["set/notes.txt"] and "Left out 1 files" in caplog.text
+    assert table.ids[0] == "Testing/a/36.png" and len(table) == 61
+    assert table.classes == ("a", "b")
+    assert dict(zip(*np.unique(table.splits, return_counts=True), strict=True)) == {
+        "test": 24,
+        "train": 37,
+    }
+    copies = table.copies[np.isin(table.ids, ["train/a/copy.png", "train/b/1.png"])]
+    assert copies[0] == copies[1] and len(np.unique(table.copies)) == 60
+    assert table.readout == "deep" and table.with_readout("pooled").features.size
+
+
+def test_the_aid_learns_from_what_was_encoded(encoded: Path, tiny: ClipEncoder) -> None:
+    table = FeatureTable.from_parquet(str(encoded))
+    aid = DecisionAid.fit(table, tiny)
+    assert len(aid.decide(table.features)) == len(table)
+
+
+def test_a_half_written_file_is_named_and_done_again(
+    encoded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = encoded / "0.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    made_by = pd.read_parquet(encoded / "2.parquet")["encoder"][0]
+    done = _read_done(str(encoded), made_by=made_by)
+    assert len(done) == 3  # of the whole file: the others are missing now
+    assert "0.parquet is damaged" in caplog.text and not damaged.exists()
+
+
+def test_what_an_older_version_encoded_is_named(encoded: Path) -> None:
+    (encoded / "_provenance.json").unlink()
+    with pytest.raises(ValueError, match="holds no _provenance.json: encode into a"):
+        FeatureTable.from_parquet(str(encoded))
+
+
+def test_ray_that_fails_is_tried_twice_and_named(
+    image_folder: Callable[..., Path],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("ray")
+    tried = []
+
+    def late(*_: object) -> None:
+        tried.append(1)
+        raise TimeoutError("no raylet after 60 s")
+
+    monkeypatch.setattr("cliplib.encode.cluster._encode_missing", late)
+    with pytest.raises(ConnectionError, match=r"second try \(no raylet after 60 s\)"):
+        encode(str(image_folder(n=1)), str(tmp_path / "out"), model=str(checkpoint))
+    assert len(tried) == 2 and "trying the rest once more" in caplog.text
+
+
 # --- with Ray
 
 
@@ -104,7 +204,14 @@ def test_a_folder_gives_the_features_of_one_process_and_is_resumed(
     (folder / "disc" / "broken.png").write_bytes(b"no image")
 
     def extract(readout: str = "deep") -> None:
-        encode(str(folder), str(out), model=str(checkpoint), readout=readout, actors=1)
+        encode(
+            str(folder),
+            str(out),
+            model=str(checkpoint),
+            readout=readout,
+            also={"hash": image_hash},
+            actors=1,
+        )
 
     extract()
     first = written(out)
@@ -127,5 +234,10 @@ def test_a_folder_gives_the_features_of_one_process_and_is_resumed(
     paths = [folder / name for name in good.index]
     expected = tiny.images(paths, readout="deep", progress=False)
     np.testing.assert_array_equal(np.stack(good["features"]), expected)
+    table = FeatureTable.from_parquet(str(out))
+    order = np.argsort(good.index)
+    np.testing.assert_array_equal(table.features, expected[order])
+    local = image_hash.function([load_image(folder / name) for name in good.index])
+    assert (table.copies == near_duplicate_groups(local[order])).all()
     with pytest.raises(ValueError, match="features that were made otherwise"):
         extract("pooled")

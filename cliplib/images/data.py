@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from cliplib.images.hub import DownloadError, fetch_archive, fetch_from_kaggle
@@ -348,25 +348,34 @@ def _listed_image(root: Path, relative: PurePath) -> ListedImage:
         )
     if image_name(path) != str(path):
         raise ValueError(f"The name {image_name(path)!r} is not in UTF-8: rename it.")
-    split, label, file = _parse(relative)
-    own_parts = [split, label, file] if split else [label, file]
+    parsed = parse_path(relative)
+    own_parts = len(PurePosixPath(parsed.id).parts)
     return ListedImage(
         path=path,
-        home=root.joinpath(*relative.parts[: -len(own_parts)]),
-        id="/".join(own_parts),
-        split=SPLITS.get(split.lower(), ""),
-        label=label,
+        home=root.joinpath(*relative.parts[:-own_parts]),
+        id=parsed.id,
+        split=parsed.split,
+        label=parsed.label,
     )
 
 
-def _parse(relative: PurePath) -> tuple[str, str, str]:
-    """Return the names of an image's split folder ("" if none), class folder and file.
+class ParsedPath(NamedTuple):
+    """What the path of an image says."""
 
-    Folders above these are wrappers, and mean nothing.
+    id: str
+    split: str
+    label: str
+
+
+def parse_path(relative: PurePath) -> ParsedPath:
+    """Return what an image's path says: id, split ("" if none) and class.
+
+    Folders above those of split and class are wrappers, and mean nothing.
     """
     *above, label, file = relative.parts
-    split = above[-1] if above and above[-1].lower() in SPLITS else ""
-    return split, label, file
+    split = SPLITS.get(above[-1].lower(), "") if above else ""
+    own_parts = [above[-1], label, file] if split else [label, file]
+    return ParsedPath(id="/".join(own_parts), split=split, label=label)
 
 
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 
 from cliplib.encode.clip import readout_columns
+from cliplib.encode.cluster import read_encoded
 from cliplib.images.arrays import Bools, Features, Ints
+from cliplib.images.data import parse_path
 from cliplib.images.image import warn_once
+from cliplib.tables.audit import near_duplicate_groups
 from cliplib.tables.compact import compress, expand
 from cliplib.tables.groups import (
     merge_groups,
@@ -169,6 +173,55 @@ class FeatureTable:
             copies=own,
             groups=own if groups is None else number_groups(groups),
             folds=np.zeros(n, np.int64),
+        )
+
+    @classmethod
+    def from_parquet(
+        cls, folder: str, *, errors: dict[str, str] | None = None
+    ) -> FeatureTable:
+        """Make a table of what ``cliplib encode`` wrote to a folder or URI.
+
+        Classes and published splits are what the images' folders are called, as in
+        `cliplib.load_dataset`; near-duplicates are found by the images' hashes.
+
+        Parameters
+        ----------
+        folder
+            Where the Parquet files lie.
+        errors
+            Where files that could not be read are noted, by id; a warning counts them.
+
+        Raises
+        ------
+        ValueError
+            If the folder lacks something, or an image lies outside a class folder.
+        """
+        encoded = read_encoded(folder)
+        if encoded.errors:
+            first = next(iter(encoded.errors.values()))
+            logger.warning("Left out %d files: %s", len(encoded.errors), first)
+        if errors is not None:
+            errors |= encoded.errors
+        paths = [PurePosixPath(name) for name in encoded.ids]
+        for path in paths:
+            if len(path.parts) == 1:
+                raise ValueError(
+                    f"The image {path} lies outside the class folders: move it into "
+                    "one, and encode again."
+                )
+        parsed = pd.DataFrame([parse_path(path) for path in paths])
+        copies = near_duplicate_groups(encoded.hashes)
+        classes, labels = _label_indices(parsed["label"], None)
+        return cls(
+            features=encoded.features,
+            labels=labels,
+            classes=classes,
+            ids=np.array(parsed["id"], np.str_),
+            splits=np.array(parsed["split"], np.str_),
+            copies=copies,
+            groups=copies,
+            folds=np.zeros(len(parsed), np.int64),
+            provenance={**encoded.provenance, "dataset": PurePosixPath(folder).name},
         )
 
     def __len__(self) -> int:
