@@ -39,9 +39,10 @@ UNEVEN, DARK = 2.5, 60.0
 """Median error of the border, and mean lightness in CIELAB, of what is no board."""
 
 
-def levels(image: Image.Image) -> Floats:
-    """Return the grey levels of an image, (h, w)."""
-    return np.asarray(image.convert("L"), np.float64)
+def _grey_and_head(image: Image.Image) -> tuple[Floats, Bools]:
+    """Return the grey levels of a slice and which pixels are the head, (h, w) both."""
+    grey = np.asarray(image.convert("L"))
+    return grey.astype(np.float64), head_mask(grey)
 
 
 def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
@@ -50,7 +51,7 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
     A box of the same size, whose ellipse does not meet that of the box itself; None
     where the head has no room for one.
     """
-    grey = levels(image)
+    grey, head = _grey_and_head(image)
     own = ellipse(box, image.size)
     # Means over the ellipse moved to every pixel at once.
     rows, columns = np.flatnonzero(own.any(axis=1)), np.flatnonzero(own.any(axis=0))
@@ -61,7 +62,7 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
         # Ellipses are symmetric: convolution and correlation are the same.
         return np.asarray(fftconvolve(values.astype(float), kernel, mode="same"))
 
-    fits = moved_mean(head_mask(grey.astype(np.uint8))) >= IN_HEAD
+    fits = moved_mean(head) >= IN_HEAD
     fits &= moved_mean(own) < 1e-6
     if not fits.any():
         return None
@@ -71,15 +72,9 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
     return Box((x + 0.5) / width, (y + 0.5) / height, box.width, box.height)
 
 
-def in_head(image: Image.Image, box: Box) -> bool:
-    """Say whether the ellipse round a box lies in the head."""
-    head = head_mask(levels(image).astype(np.uint8))
-    return bool(head[ellipse(box, image.size)].mean() >= IN_HEAD)
-
-
 def first_in_head(image: Image.Image, boxes: Iterable[Box]) -> Box | None:
     """Return the first of some boxes that lies in the head, if any does."""
-    head = head_mask(levels(image).astype(np.uint8))
+    _, head = _grey_and_head(image)
     for box in boxes:
         if head[ellipse(box, image.size)].mean() >= IN_HEAD:
             return box
@@ -93,9 +88,8 @@ def with_mirrored_tissue(image: Image.Image, box: Box) -> Image.Image | None:
     bright at the rim as what surrounds it. None where the ellipse and its mirror meet,
     or the mirror lies outside the head.
     """
-    grey = levels(image)
+    grey, head = _grey_and_head(image)
     hole = ellipse(box, image.size)
-    head = head_mask(grey.astype(np.uint8))
     columns = np.flatnonzero(head.any(axis=0))
     twice_middle = columns[0] + columns[-1]
     source = np.clip(twice_middle - np.arange(grey.shape[1]), 0, grey.shape[1] - 1)
@@ -132,6 +126,7 @@ def object_on_board(image: Image.Image) -> Bools | None:
     parts, _ = label(whole)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
+    # Specks on the board are no part of it; a lid beside its bottle is.
     large = sizes > max(0.1 * sizes.max(), 0.002 * parts.size)
     mask = np.asarray(binary_dilation(large[parts], iterations=5))
     smallest, largest = OBJECT_SHARES
