@@ -149,7 +149,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("toy"))
     log = build_alone(root, "--web")
     assert "1 of 1 notebooks to execute, 1 at a time: about 1 min and" in log
-    assert re.search(r"\n6 of 6 cells, \d:\d\d gone, about 0:00 to go\n", log)
+    assert re.search(r"\n\[#{20}\] 100%, \d:\d\d gone, about 0:00 to go\n", log)
     assert re.search(r"\nExecuted in \d:\d\d, peak \d\.\d GB of memory\n", log)
     assert "1 of 3 claims hold\n" in log
     assert "fell: always. In its place: Right for 91.2% [90.0, 92.0].\n" in log
