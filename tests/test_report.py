@@ -564,22 +564,18 @@ def test_a_first_look_executes_few_notebooks_below_build(
     shutil.copy(
         root / "notebooks" / "01_toy.ipynb", root / "notebooks" / "02_toy.ipynb"
     )
-    asked = []
+    executed = []
 
-    def noting(
-        places: Places, given: dict[str, str], jobs: Any, only: Any
-    ) -> list[str]:
-        named = [path for path in places.notebooks() if path.stem in only]
-        tasks = execution.tasks_of(places, named, {})
-        asked.append((given, [task.notebook.stem for task in tasks], places.figures))
+    def noting(places: Places, tasks: list[execution.Task], jobs: int) -> list[Any]:
+        executed.extend((task.notebook.stem, places.figures) for task in tasks)
         return []
 
-    monkeypatch.setattr(build, "execute", noting)
+    monkeypatch.setattr(execution, "run_all", noting)
     monkeypatch.setattr(build, "QUICK", ("01_toy",))
     monkeypatch.setattr(build, "prepare", lambda *_: [])
     build.main(["--quick"], root)
     figures = root / "build" / "quick" / "figures"
-    assert asked == [({"limit": "700"}, ["01_toy"], figures)]
+    assert executed == [("01_toy", figures)]
     assert (figures / "captions.toml").is_file()
     assert "All works" in capsys.readouterr().out
 
