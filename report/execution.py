@@ -88,7 +88,9 @@ def execute(
     list of Failure
         What is left out of this build.
     """
-    notebooks = places.notebooks()
+    notebooks = [
+        path for path in places.notebooks() if only is None or path.stem in only
+    ]
     tasks = tasks_of(places, notebooks, given)
     data, model = (os.environ.get(name, "") for name in SETTINGS)
     tasks = forecast.adapted(tasks, places, given, data, model)

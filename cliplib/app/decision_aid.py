@@ -28,6 +28,7 @@ from cliplib.encode.clip import ClipEncoder, readout_columns
 from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.images.cache import FeatureCache
 from cliplib.images.data import list_files
+from cliplib.images.image import warn_once
 from cliplib.judge.calibration import fit_temperature, risk_coverage
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
@@ -56,7 +57,18 @@ def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
     """Return the probe for so many training images: the kernel's needs n² memory."""
     if n_images < KERNEL_LIMIT:
         return KernelProbe(seed=seed)
+    warn_of_left_out_kernel(n_images)
     return LinearProbe(seed=seed)
+
+
+def warn_of_left_out_kernel(n_images: int) -> None:
+    """Say once why so many images are not learned from by a KernelProbe."""
+    warn_once(
+        logger,
+        f"The kernel probe is left out of {n_images:,} images, and the linear one takes"
+        f" its place: from {KERNEL_LIMIT:,} on the kernel's n² numbers need too much "
+        "memory. KernelProbe(max_rows=...) allows more.",
+    )
 
 
 @dataclass(frozen=True, eq=False)

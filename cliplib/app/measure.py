@@ -26,7 +26,13 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from cliplib.app import questions
-from cliplib.app.decision_aid import IMAGES, KERNEL_LIMIT, AnyProbe, DecisionAid
+from cliplib.app.decision_aid import (
+    IMAGES,
+    KERNEL_LIMIT,
+    AnyProbe,
+    DecisionAid,
+    warn_of_left_out_kernel,
+)
 from cliplib.app.elsewhere import Elsewhere, check_shared_classes, judge_elsewhere
 from cliplib.app.erasing import WITHOUT, Erased, erase_and_see, read_boxes
 from cliplib.app.verdict import (
@@ -354,6 +360,8 @@ class Evidence:
         }
         if len(self.table) < KERNEL_LIMIT:
             probes[KERNEL] = Method(KernelProbe(seed=self.request.seed), deep)
+        else:
+            warn_of_left_out_kernel(len(self.table))
         return probes
 
     @cached_property

@@ -29,6 +29,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import growth
 import numpy as np
 import pandas as pd
 import torch
@@ -71,6 +72,7 @@ class Row:
     sense: str = "at least"
     rates: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    sizes: list[dict[str, Any]] = field(default_factory=list)
 
     def measured(self, ratios: ArrayLike, **rates: float) -> Row:
         """Fill in the median, smallest and largest ratio of the rounds."""
@@ -387,6 +389,27 @@ def duplicates(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     return [row.measured(seconds["peer"] / seconds["ours"])]
 
 
+def grows(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
+    """Time and memory by number of images, beside the peer where it goes so far."""
+    rows = []
+    measured = []
+    for name, (_, peer, sizes) in growth.WORKS.items():
+        found = growth.grow(name)
+        measured += found
+        row = Row(f"{name}, growth", peer, 1)
+        row.sizes = found
+        row.note = found[0]["note"] or f"{found[0]['n'][-1]:,} images"
+        if len(found) == 2:
+            ours, other = (one["seconds"] for one in found)
+            last = len(other) - 1
+            row.work = f"{name}, {sizes[last]:,} images"
+            row.measured([other[last] / ours[last]])
+        rows.append(row)
+    sys.stdout.write(growth.as_markdown(measured))
+    growth.draw(measured, ROOT / "build" / "growth.svg")
+    return rows
+
+
 def report(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     """Building the report with every notebook executed, and with nothing changed."""
     rows = []
@@ -406,7 +429,7 @@ def report(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     return rows
 
 
-PARTS = [features, sweep, bootstrap, duplicates, report]
+PARTS = [features, sweep, bootstrap, duplicates, grows, report]
 
 
 def processor() -> str:
