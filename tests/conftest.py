@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def log_as_found() -> Iterator[None]:
+    """Undo what a test does to the library's log, which notebooks take over."""
+    library = logging.getLogger("cliplib")
+    before = (library.handlers[:], library.propagate, library.level)
+    library.propagate = True
+    yield
+    library.handlers[:] = before[0]
+    library.propagate = before[1]
+    library.setLevel(before[2])
 
 
 @pytest.fixture(autouse=True)
