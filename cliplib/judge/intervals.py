@@ -245,7 +245,7 @@ def ratio_intervals(
     below = below[:, None] if below.ndim == 1 else below
     below = np.broadcast_to(below, columns.shape)
     above = np.where(below > 0, columns.to_numpy(float), 0)
-    codes = group_codes(groups, len(columns))
+    codes = group_codes(groups, len(columns), at_least=1)
 
     def ratios(weights: Floats) -> dict[str, Floats]:
         return {"ratio": (weights @ above) / (weights @ below)}

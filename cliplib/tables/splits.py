@@ -46,7 +46,7 @@ class _Table(Protocol):
     def folds(self) -> Ints: ...
 
 
-def group_codes(groups: ArrayLike | None, n: int) -> Ints:
+def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
     """Give each group of n rows a number.
 
     Parameters
@@ -55,6 +55,8 @@ def group_codes(groups: ArrayLike | None, n: int) -> Ints:
         Names or numbers (n,) of any kind; without them each row is its own group.
     n
         Number of rows.
+    at_least
+        Number of groups that are needed: two can be kept apart.
 
     Returns
     -------
@@ -64,11 +66,11 @@ def group_codes(groups: ArrayLike | None, n: int) -> Ints:
     Raises
     ------
     ValueError
-        Where a row has no group (None, NaN or empty), or all rows have the same.
+        Where a row has no group (None, NaN or empty), or there are too few groups.
     """
     names = np.arange(n) if groups is None else groups
     codes = number_groups(names, by_name=True)
-    if codes.shape != (n,) or codes.max(initial=0) == 0:
+    if codes.shape != (n,) or codes.max(initial=-1) + 1 < at_least:
         raise ValueError(
             f"Each of {n} images needs a group, and at least two of them must differ."
         )
