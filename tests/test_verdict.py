@@ -239,6 +239,22 @@ def test_the_best_of_better_encoders_is_named_with_what_it_adds() -> None:
     assert "it is 8 points (6 to 10) better" in said
 
 
+def test_a_better_encoder_is_named_though_another_may_be_better_still() -> None:
+    gains = {"dino": Share(-0.06, -0.1, -0.02), "siglip": Share(-0.08, -0.2, 0.04)}
+    said = text(others=[*gains], gains={**GOOD.gains, **gains})
+    assert "Consider dino" in said
+    assert "it is 6 points (2 to 10) better" in said
+
+
+def test_no_encoder_is_called_worse_for_all_where_one_may_be_better() -> None:
+    gains = {"dino": Share(0.02, 0.01, 0.03), "siglip": Share(0.04, -0.02, 0.1)}
+    said = text(others=[*gains], gains={**GOOD.gains, **gains})
+    assert "do not show that dino or siglip would do better" in said
+    both_worse = {**gains, "siglip": Share(0.04, 0.02, 0.06)}
+    said = text(others=[*gains], gains={**GOOD.gains, **both_worse})
+    assert "dino is 2 points (1 to 3) worse" in said
+
+
 def test_the_class_that_is_missed_gets_a_number_of_groups() -> None:
     missed = {"glass": Share(0.97, 0.9, 1), "metal": Share(0.5, 0.3, 0.7)}
     assert "Collect metal, the class that is missed most" in text(sensitivity=missed)
@@ -313,10 +329,10 @@ def test_joined_groups_are_to_be_checked() -> None:
 def test_differences_of_independent_shares_have_intervals() -> None:
     # Zou and Donner 2008: Newcombe's example, 56/70 less 48/80, by Wilson's intervals.
     one, two = Share(0.8, 0.6916, 0.8776), Share(0.6, 0.4904, 0.7004)
-    less = one.less(two)
-    assert less.value == pytest.approx(0.2)
-    assert less.low == pytest.approx(0.0524, abs=2e-3)
-    assert less.high == pytest.approx(0.3339, abs=2e-3)
+    difference = one.minus(two)
+    assert difference.value == pytest.approx(0.2)
+    assert difference.low == pytest.approx(0.0524, abs=2e-3)
+    assert difference.high == pytest.approx(0.3339, abs=2e-3)
 
 
 def test_numbers_are_written_as_people_read_them() -> None:

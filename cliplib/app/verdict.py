@@ -327,7 +327,7 @@ def file_traces(measured: Measured) -> str:
         "classes were photographed or saved differently."
     )
     if gain.high < 0:
-        return f"CLIP is worse than the traces, by {points(reverse(gain))}. {look}"
+        return f"CLIP is worse than the traces, by {points(-gain)}. {look}"
     return (
         "These images do not show that CLIP is better than the traces "
         f"({points(gain)}). {look}"
@@ -385,7 +385,7 @@ def related(measured: Measured) -> str:
         )
     if gain.high < 0:
         return (
-            f"With relatives on both sides of the split it is {points(reverse(gain))} "
+            f"With relatives on both sides of the split it is {points(-gain)} "
             "worse: relatives here bear different labels."
         )
     if measured.declared:
@@ -405,7 +405,7 @@ def more_labels(measured: Measured) -> str:
         brought = f"More labels pay: the last doubling brought {points(gain)}."
         return f"{brought} {read_forward(measured)}".strip()
     if gain.high < 0:
-        cost = points(reverse(gain))
+        cost = points(-gain)
         return f"More labels do not pay: the last doubling cost {cost}."
     if gain.high < SMALL:
         return f"More labels hardly pay: the last doubling brought {points(gain)}."
@@ -447,12 +447,12 @@ def from_elsewhere(measured: Measured) -> str:
     away = measured.elsewhere
     if away is None:
         return ""
-    loss = measured.accuracy[measured.best].less(away.accuracy)
+    loss = measured.accuracy[measured.best].minus(away.accuracy)
     than_here = f"not shown to differ from here ({points(loss)})"
     if loss.low > 0:
         than_here = f"{points(loss)} less than here"
     elif loss.high < 0:
-        than_here = f"{points(reverse(loss))} more than here"
+        than_here = f"{points(-loss)} more than here"
     aid = f"The decision aid answers {whole(away.answered.value)} of them"
     if away.answered.value > 0:
         aid += f", and {percent(away.wrong)} of its answers are wrong"
@@ -525,22 +525,26 @@ def which_classifier(measured: Measured) -> Step | None:
 
 
 def which_encoder(measured: Measured) -> Step | None:
-    """Name an encoder that is shown to be better than CLIP; the best, if several."""
+    """Recommend the best encoder that is shown to be better than CLIP, or else CLIP.
+
+    Gains are CLIP's accuracy less that of the other encoder.
+    """
     if not measured.others:
         return None
     gains = {name: measured.gains[name] for name in measured.others}
-    name = min(gains, key=lambda key: gains[key].value)
-    gain = gains[name]
+    shown_better = [name for name, gain in gains.items() if gain.high < 0]
+    best = min(shown_better or gains, key=lambda name: gains[name].value)
     same = "by the same probe, a linear one on pooled features"
-    if gain.high < 0:
+    if shown_better:
         return Step(
-            f"Consider {name} in place of {measured.encoder}: {same}, it is "
-            f"{points(reverse(gain))} better. The decision aid is made of "
+            f"Consider {best} in place of {measured.encoder}: {same}, it is "
+            f"{points(-gains[best])} better. The decision aid is made of "
             f"{measured.encoder} all the same."
         )
-    if gain.low > 0:
+    if all(gain.low > 0 for gain in gains.values()):
         return Step(
-            f"Stay with {measured.encoder}: {same}, {name} is {points(gain)} worse."
+            f"Stay with {measured.encoder}: {same}, {best} is {points(gains[best])} "
+            "worse."
         )
     return Step(
         f"Stay with {measured.encoder}: {same}, these images do not show that "
@@ -639,11 +643,6 @@ def points(gain: Share) -> str:
     """Write a difference of shares with its interval: "8 points (2 to 14)"."""
     value, low, high = (_whole_points(number) for number in gain)
     return f"{value} point{'' if value == '1' else 's'} ({low} to {high})"
-
-
-def reverse(gain: Share) -> Share:
-    """Return a difference seen from the other side: 2 − 5 for 5 − 2."""
-    return Share(-gain.value, -gain.high, -gain.low)
 
 
 def counted(number: int, name: str) -> str:

@@ -48,7 +48,11 @@ class Share(NamedTuple):
         value = row["value"] if "value" in row else row["difference"]
         return cls(float(value), float(row["low"]), float(row["high"]))
 
-    def less(self, other: Share) -> Share:
+    def __neg__(self) -> Share:
+        """Return the difference the other way round: b - a for a - b."""
+        return Share(-self.value, -self.high, -self.low)
+
+    def minus(self, other: Share) -> Share:
         """Return the difference to an independent share.
 
         By the two intervals (Zou and Donner, Statistics in Medicine 27, 2008, 1693-
