@@ -37,6 +37,7 @@ READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
 
 BLOCKS = 4  # of the vision tower, the last ones, that the deep readout reads
 TEXT_BATCH = 256
+LONGEST_PHRASE = 100  # letters of an error that is quoted without its type
 
 # The settings that decide features; named, because a later transformers may add some.
 _TOWER_SETTINGS = (
@@ -141,18 +142,20 @@ def loading(name: str, remedy: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Say why a checkpoint cannot be loaded, in the words of its loader or in ours.
+    """Say in one phrase why a checkpoint cannot be loaded.
 
-    The loaders' own words on code tell how to run it.
+    Messages about remote code and pickles are replaced: transformers' own tell the user
+    how to run that code.
     """
     text = str(error)
     if "trust_remote_code" in text:
         return "it needs code of its makers, which is never run"
     if "weights_only" in text:
-        unknown = "Unsupported" in text or "GLOBAL" in text
-        held = "holds code" if unknown else "is damaged"
-        return f"its pickle of weights {held}; it was not opened"
-    if isinstance(error, ValueError) and "\n" not in text and len(text) < 100:
+        has_code = "Unsupported" in text or "GLOBAL" in text
+        fault = "holds code" if has_code else "is damaged"
+        return f"its pickle of weights {fault}; it was not opened"
+    is_phrase = "\n" not in text and len(text) < LONGEST_PHRASE
+    if isinstance(error, ValueError) and is_phrase:
         return text
     return f"{type(error).__name__}: {first_sentence(error)}"
 
@@ -242,11 +245,12 @@ class ClipEncoder:
                 f"{vision.patch_size} pixels or more."
             )
         self.model = _freeze(clip, self.device)
-        self.cache = default_cache() if cache is True else cache or None
+        self.cache = _cache_of(cache)
         self.dim = int(vision.hidden_size)
+        # Those that the deep readout reads; a tower may have fewer.
         self.blocks = min(BLOCKS, int(vision.num_hidden_layers))
         self.projected_dim = self.model.visual_projection.out_features
-        self.longest_text = int(text.max_position_embeddings)
+        self.max_tokens = int(text.max_position_embeddings)
         self.batch_size = 16 if chosen_device.type == "cpu" else 128
 
     def __repr__(self) -> str:
@@ -371,13 +375,13 @@ class ClipEncoder:
     def _encode_texts(self, texts: list[str]) -> Features:
         whole = self.tokenizer(texts, verbose=False)["input_ids"]
         for text, tokens in zip(texts, whole, strict=True):
-            if len(tokens) > self.longest_text:
-                logger.warning("Cut to %d tokens: %r", self.longest_text, text[:60])
+            if len(tokens) > self.max_tokens:
+                logger.warning("Cut to %d tokens: %r", self.max_tokens, text[:60])
         inputs = self.tokenizer(
             texts,
             padding=True,
             truncation=True,
-            max_length=self.longest_text,
+            max_length=self.max_tokens,
             return_tensors="pt",
         ).to(self.device)
         with torch.inference_mode():
@@ -479,6 +483,13 @@ class ClipEncoder:
         pixels = torch.from_numpy(self._preprocess_batch(images))
         whole = fill_batch(pixels, self.batch_size)
         return self.encode_pixels(whole)[: len(images)]
+
+
+def _cache_of(cache: bool | FeatureCache) -> FeatureCache | None:
+    """Return the cache to use: the usual one for True, none for False."""
+    if isinstance(cache, bool):
+        return default_cache() if cache else None
+    return cache
 
 
 def _dtype_name(dtype: str | torch.dtype) -> str:
