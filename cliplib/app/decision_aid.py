@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from scipy.special import softmax
 from sklearn.base import clone
 
-from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.images.cache import FeatureCache
 from cliplib.images.data import list_files
@@ -253,9 +253,7 @@ class DecisionAid:
             raise ValueError(f"There is no image in {files}.")
         errors: dict[int, str] = {}
         (deep,) = self.encoder.map(sources, errors=errors, progress="classify")
-        columns = readout_columns(
-            self.training.readout, self.encoder.dim, self.encoder.blocks
-        )
+        columns = self.encoder.columns_of(self.training.readout)
         answers = self.decide(deep[:, columns])
         unreadable = list(errors)
         answers.loc[unreadable, ["class", "nearest"]] = ""
@@ -370,9 +368,7 @@ class DecisionAid:
         rule = (self.temperature, self.min_probability, self.min_similarity)
         if self.temperature <= 0 or np.isnan(rule).any():
             raise ValueError(f"its rule is {rule}")
-        columns = readout_columns(
-            self.training.readout, self.encoder.dim, self.encoder.blocks
-        )
+        columns = self.encoder.columns_of(self.training.readout)
         self.decide(np.zeros((1, len(columns)), np.float32))
 
 

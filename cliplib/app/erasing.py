@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from cliplib.app.questions import fit
-from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Features, Ints
 from cliplib.images.image import ImageSource, image_name, load_image
 from cliplib.judge.intervals import Share, compare, ratio_intervals
@@ -131,7 +131,7 @@ def erase_and_see(
         for row, box in marked.items()
         if abs(2 * box.x_center - 1) >= box.width  # else it would meet the object
     }
-    columns = readout_columns(table.readout, encoder.dim, encoder.blocks)
+    columns = encoder.columns_of(table.readout)
     seen = {WHOLE: (rows, table.features[rows])}
     for name, places in ((WITHOUT, marked), (CONTROL, other_side)):
         features = _erased_features(encoder, images, places, seed)

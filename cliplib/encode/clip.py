@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
@@ -178,6 +178,15 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
+def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
+    """Return a hash of an encoder: of its settings, and of its weights by name."""
+    total = hashlib.blake2b(settings, digest_size=16)
+    for name, weight in sorted(weights.items()):
+        total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
+        total.update(weight.detach().cpu().contiguous().numpy().data)
+    return total.hexdigest()
+
+
 def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
     """Append blank images to (n, 3, h, w) until there are `size`.
 
@@ -282,11 +291,8 @@ class ClipEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of weights, architecture and preprocessing, equal on every machine."""
-        total = hashlib.blake2b(self._described_settings(), digest_size=16)
-        for name, weight in sorted(self.model.named_parameters()):
-            total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
-            total.update(weight.detach().cpu().contiguous().numpy().data)
-        return total.hexdigest()
+        weights = dict(self.model.named_parameters())
+        return fingerprint_of(self._described_settings(), weights)
 
     def _described_settings(self) -> bytes:
         """Return all but the weights that decides features, as JSON."""
@@ -315,6 +321,10 @@ class ClipEncoder:
             self._encode_images,
             device=torch.device(self.device).type,
         )
+
+    def columns_of(self, readout: str) -> Ints:
+        """Return the columns of this encoder's deep readout: see `readout_columns`."""
+        return readout_columns(readout, self.dim, self.blocks)
 
     def map(
         self,
@@ -357,9 +367,7 @@ class ClipEncoder:
             Show a bar.
         """
         projected = readout == "projected"
-        columns = readout_columns(
-            "pooled" if projected else readout, self.dim, self.blocks
-        )
+        columns = self.columns_of("pooled" if projected else readout)
         (deep,) = self.map(images, progress=self.name if progress else "")
         features: Features = deep[:, columns]
         return self.project(features) if projected else features
@@ -451,7 +459,7 @@ class ClipEncoder:
         deep = torch.cat([*class_tokens, *means, *deviations], dim=1)
         if readout == "deep":
             return deep
-        return deep[:, readout_columns(readout, self.dim, self.blocks)]
+        return deep[:, self.columns_of(readout)]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
         """Encode pixel values (n, 3, s, s) into the deep readout, float32.

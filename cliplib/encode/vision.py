@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from functools import cached_property
@@ -13,7 +12,13 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-from cliplib.encode.clip import choose_device, fill_batch, find_checkpoint, loading
+from cliplib.encode.clip import (
+    choose_device,
+    fill_batch,
+    find_checkpoint,
+    fingerprint_of,
+    loading,
+)
 from cliplib.images.arrays import Features
 from cliplib.images.cache import ImageFunction
 
@@ -43,13 +48,14 @@ class VisionEncoder:
         self, model: str | os.PathLike[str], *, device: str | None = None
     ) -> None:
         self.name = os.fspath(model)
-        self.device = choose_device(device)
+        chosen_device = choose_device(device)
+        self.device = str(chosen_device)
         with loading(self.name, "a folder with a vision model and its preprocessing"):
             source = find_checkpoint(self.name)
             tower, self._pooling_was_trained = _load_tower(source)
             self.processor = _load_processor(source)
         self.model = tower.eval().requires_grad_(False).to(self.device)
-        self.batch_size = 16 if self.device.type == "cpu" else 128
+        self.batch_size = 16 if chosen_device.type == "cpu" else 128
 
     @cached_property
     def fingerprint(self) -> str:
@@ -60,17 +66,14 @@ class VisionEncoder:
             "preprocessing": self.processor.to_dict(),
         }
         text = json.dumps(described, sort_keys=True, default=str)
-        total = hashlib.blake2b(text.encode(), digest_size=16)
-        for name, weight in sorted(self.model.state_dict().items()):
-            total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
-            total.update(weight.cpu().contiguous().numpy().data)
-        return total.hexdigest()
+        return fingerprint_of(text.encode(), self.model.state_dict())
 
     @property
     def image_function(self) -> ImageFunction:
         """The features, (n, d) float32, as `map_images` takes them."""
         name = f"vision:{self.fingerprint}"
-        return ImageFunction(name, self._encode, device=self.device.type)
+        kind = torch.device(self.device).type
+        return ImageFunction(name, self._encode, device=kind)
 
     def _encode(self, images: list[Image.Image]) -> Features:
         pixels = self.processor(images, return_tensors="pt")["pixel_values"]

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from tqdm.auto import tqdm
 
-from cliplib.encode.clip import ClipEncoder, readout_columns
+from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Bools, Features, Floats, Ints
 from cliplib.images.image import ImageSource
 from cliplib.tools.maps import patch_size, patches_a_side
@@ -55,7 +55,7 @@ def deletion_insertion(
             f"maps must be {side} x {side} for each of {len(images)} images, as this "
             f"encoder's patches, and not of shape {heats.shape}."
         )
-    columns = readout_columns(readout, encoder.dim, encoder.blocks)
+    columns = encoder.columns_of(readout)
     counts = np.rint(np.linspace(0, side**2, steps + 1)).astype(np.int64)
     rng = np.random.default_rng(0)
     curves: list[Floats] = []
