@@ -384,6 +384,17 @@ def test_an_unpacking_that_was_ended_is_begun_anew(
     assert len(load_dataset("trashnet", data="hub")) == 12
 
 
+def test_only_an_archive_of_the_report_is_compared_with_it(
+    fake: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = ("garythung/trashnet", "dataset-resized.zip")
+    warning = "not the version of the report"
+    hub.fetch_archive(*archive)
+    assert warning not in caplog.text
+    hub.fetch_archive(*archive, sha256_of_report="0" * 64)
+    assert warning in caplog.text
+
+
 def test_two_processes_at_once_both_see_all_images(
     fake: FakeHub, cache: Path, tmp_path: Path
 ) -> None:

@@ -215,7 +215,8 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
     repo, file
         Where it lies on the hub.
     sha256_of_report
-        Of the archive that the report measured; a warning says if it is another.
+        Of the archive that the report measured: a warning says if it is another. ""
+        for an archive that the report did not measure.
 
     Raises
     ------
@@ -227,7 +228,7 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
         with explained(repo):
             archive = _download_archive(repo, file)
     digest = _checked_sum(Path(archive))
-    if digest != sha256_of_report:
+    if sha256_of_report and digest != sha256_of_report:
         logger.warning("%s of %s is not the version of the report", file, repo)
     return _unpacked(Path(archive), cache_folder() / "images", digest)
 
