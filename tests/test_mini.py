@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,27 @@ def test_an_interrupted_training_ends_like_one_that_was_not(
     log = json.loads((parts.out / "training.json").read_text())
     assert log["history"][-1]["step"] == 4
     assert log["facts"]["samples"] == 16
+
+
+def test_the_next_batch_is_drawn_ahead_and_none_beyond_the_last():
+    calls = []
+
+    class Recorded:
+        def prepare(self, step):
+            calls.append(f"prepare {step}")
+
+        def __call__(self, step):
+            calls.append(f"draw {step}")
+            return step
+
+    n_threads = threading.active_count()
+    batches = pretrain.prefetched(Recorded(), 3, 5)
+    assert next(batches) == 3
+    assert "prepare 4" in calls
+    assert [*batches] == [4]
+    assert calls == ["prepare 3", "draw 3", "prepare 4", "draw 4"]
+    assert threading.active_count() == n_threads
+    assert [*pretrain.prefetched(Recorded(), 5, 5)] == []
 
 
 def test_seeds_and_losses_matter(folder, options):

@@ -44,7 +44,7 @@ RANDOM, OURS, TEACHER = "random weights", "this model", "vision teacher"
 MODELS = (RANDOM, OURS, TEACHER)
 SETS = ("trashnet", "brain_tumor_mri")
 SCENES = ("flickr8k_1k", "coco_mini")
-POOLED_OF_TEACHER = 1280  # the first columns of `cliplib.tools.traces.efficientnet`
+POOLED_OF_TEACHER = 1280  # the first columns of `cliplib.study.baselines.efficientnet`
 PHOTOS = 100  # whose encoding is timed
 
 Row = dict[str, Any]

@@ -19,8 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -272,11 +272,14 @@ def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
 def new_clip(
     tokenizer: CLIPTokenizer, vision: Mapping[str, Any], text: Mapping[str, Any]
 ) -> CLIPModel:
-    """Return a CLIP with random weights: 7.7 M parameters see, 3.4 M read."""
+    """Return a CLIP with random weights.
+
+    By default its vision tower has 7.7 M parameters, and its text tower 3.4 M.
+    """
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,  # CLIP pads with the end token
     }
     config = CLIPConfig(
         vision_config=dict(vision),
@@ -544,23 +547,41 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
 
 
 def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
-    """Take all steps that are left; the next batch is drawn beside each."""
+    """Take all steps that are left."""
     options, progress = run.options, run.progress
-    # A second team of OpenMP threads would keep the first from spinning, and halve its
-    # speed.
-    ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
-    batches.prepare(progress.step)
-    following = ahead.submit(batches, progress.step)
-    for step in tqdm(range(progress.step, options.steps), mininterval=30):
-        start = time.perf_counter()
-        batch = following.result()
-        batches.prepare(step + 1)
-        following = ahead.submit(batches, step + 1)
+    steps_left = prefetched(batches, progress.step, options.steps)
+    total = options.steps - progress.step
+    start = time.perf_counter()
+    for batch in tqdm(steps_left, total=total, mininterval=30):
         run.step(batch)
         progress.seconds += time.perf_counter() - start
         if progress.step % options.check_every == 0 or progress.step == options.steps:
             note_held_out(progress, pairs.loss(run.student))
             run.save()
+        start = time.perf_counter()
+
+
+def prefetched(batches: Batches, first: int, last: int) -> Iterator[Batch]:
+    """Yield the batches of the steps from `first` to before `last`.
+
+    A thread draws the next batch while one is used. Between two draws, and by no other
+    thread, the view is prepared: that replaces the answers which a draw reads.
+    """
+    # A second team of OpenMP threads would keep the first from spinning, and halve its
+    # speed.
+    pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+
+    def begin(step: int) -> Future[Batch]:
+        batches.prepare(step)
+        return pool.submit(batches, step)
+
+    with pool:
+        draws = (begin(step) for step in range(first, last))
+        draw = next(draws, None)
+        while draw is not None:
+            batch = draw.result()
+            draw = next(draws, None)
+            yield batch
 
 
 def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> None:
