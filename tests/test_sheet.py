@@ -23,7 +23,6 @@ from cliplib.press.sheet import (
     IMAGES,
     _training_picture,
     answers_table,
-    three_digits,
     write_csv,
     write_html,
 )
@@ -146,12 +145,6 @@ def test_the_page_says_when_the_aid_answers_and_numbers_have_three_digits(
     never = replace(aid, min_probability=np.inf)
     write_html(rows, tmp_path / "a.html", never, folder)
     assert "It never answers" in page_of(tmp_path / "a.html").text
-    assert [three_digits(x) for x in (1.0, 90, None, "a")] == [
-        "1.000",
-        "90",
-        "none",
-        "a",
-    ]
 
 
 def test_a_training_image_is_called_one_and_the_nearest_is_shown(

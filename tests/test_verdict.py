@@ -19,7 +19,7 @@ from cliplib.app.questions import (
     stated_and_right,
     suspect_labels,
 )
-from cliplib.app.verdict import Away, Erasing, Measured, percent, points, verdict
+from cliplib.app.verdict import Away, Erasing, Measured, verdict
 from cliplib.judge.intervals import Share
 
 GOOD = Measured(
@@ -333,13 +333,6 @@ def test_differences_of_independent_shares_have_intervals() -> None:
     assert difference.value == pytest.approx(0.2)
     assert difference.low == pytest.approx(0.0524, abs=2e-3)
     assert difference.high == pytest.approx(0.3339, abs=2e-3)
-
-
-def test_numbers_are_written_as_people_read_them() -> None:
-    assert percent(Share(0.5, 0.404, 0.596)) == "50% (40 to 60)"
-    assert percent(Share(*[float("nan")] * 3)) == "–"
-    assert points(Share(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
-    assert points(Share(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
 
 
 def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:

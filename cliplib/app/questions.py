@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
-from cliplib.app.verdict import counted
 from cliplib.images.arrays import Bools, Floats, Ints
+from cliplib.images.wording import counted
 from cliplib.judge.intervals import Share, bootstrap, intervals, ratio_intervals
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.splits import group_codes, group_folds

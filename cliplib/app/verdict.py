@@ -11,8 +11,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from cliplib.images.wording import (
+    counted,
+    listing,
+    percent,
+    points,
+    whole_percent,
+)
 from cliplib.judge.intervals import Share
 
 FEW_GROUPS = 10
@@ -303,17 +310,17 @@ def how_well(measured: Measured) -> str:
         asked = "images of groups that it was trained on"
     elif not measured.declared:
         asked = "images of which it was trained on no copy"
-    largest = measured.accuracy[LARGEST].value
-    traces = measured.accuracy[TRACES]
-    low, high = (100 * end for end in measured.accuracy[measured.best][1:])
+    largest = whole_percent(measured.accuracy[LARGEST].value)
+    traces = percent(measured.accuracy[TRACES])
+    right, low, high = measured.accuracy[measured.best]
     images = counted(measured.images, "image")
     size = f"{images} in {counted(measured.groups, 'group')}"
     return (
         f"Asked for {asked}, the {measured.best} is right for "
-        f"{whole(measured.accuracy[measured.best].value)} (95% interval {low:.0f} to "
-        f"{high:.0f}; {size}). Always naming {measured.largest}, the largest class, is "
-        f"right for {whole(largest)}, and what the files betray without a look at the "
-        f"picture (size, format, compression) for {percent(traces)}."
+        f"{whole_percent(right)} (95% interval {100 * low:.0f} to {100 * high:.0f}; "
+        f"{size}). Always naming {measured.largest}, the largest class, is right for "
+        f"{largest}, and what the files betray without a look at the picture (size, "
+        f"format, compression) for {traces}."
     )
 
 
@@ -417,7 +424,7 @@ def more_labels(measured: Measured) -> str:
 
 def read_forward(measured: Measured) -> str:
     """Say how many more groups reach the target, or that it cannot be said."""
-    target = whole(measured.target)
+    target = whole_percent(measured.target)
     if measured.target == 1:
         return ""
     if measured.times is None:
@@ -436,9 +443,10 @@ def abstaining(measured: Measured) -> str:
         return "Even where it is surest, it errs in more than 5% of its answers."
     if measured.answered == 1:
         return "Of all its answers at most 5% are wrong."
+    share = whole_percent(measured.answered)
     return (
-        f"Allowed to abstain, it can answer {whole(measured.answered)} of the images "
-        "with at most 5% errors."
+        f"Allowed to abstain, it can answer {share} of the images with at most 5% "
+        "errors."
     )
 
 
@@ -453,7 +461,7 @@ def from_elsewhere(measured: Measured) -> str:
         than_here = f"{points(loss)} less than here"
     elif loss.high < 0:
         than_here = f"{points(-loss)} more than here"
-    aid = f"The decision aid answers {whole(away.answered.value)} of them"
+    aid = f"The decision aid answers {whole_percent(away.answered.value)} of them"
     if away.answered.value > 0:
         aid += f", and {percent(away.wrong)} of its answers are wrong"
     images = counted(away.images, "image")
@@ -624,43 +632,3 @@ def _labels_in_doubt(measured: Measured) -> str:
     if measured.accuracy[measured.best].value < WELL:
         text += " (where so many answers are wrong, most of these are hard images)"
     return text
-
-
-def whole(share: float) -> str:
-    """Write a share as a whole number of per cent."""
-    return f"{100 * share:.0f}%"
-
-
-def percent(share: Share) -> str:
-    """Write a share with its interval: "54% (46 to 62)"; a dash if undefined."""
-    if math.isnan(share.value):
-        return "–"
-    low, high = 100 * share.low, 100 * share.high
-    return f"{whole(share.value)} ({low:.0f} to {high:.0f})"
-
-
-def points(gain: Share) -> str:
-    """Write a difference of shares with its interval: "8 points (2 to 14)"."""
-    value, low, high = (_whole_points(number) for number in gain)
-    return f"{value} point{'' if value == '1' else 's'} ({low} to {high})"
-
-
-def counted(number: int, name: str) -> str:
-    """Write a number of things: "1 image", "2,527 images"."""
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
-
-
-def _whole_points(number: float) -> str:
-    text = f"{100 * number:.0f}"
-    return "0" if text == "-0" else text.replace("-", "−")
-
-
-def read_share(row: Mapping[str, Any], name: str) -> Share:
-    """Read a share from columns name, name_low and name_high."""
-    return Share(*(float(row[key]) for key in (name, f"{name}_low", f"{name}_high")))
-
-
-def listing(names: Sequence[str]) -> str:
-    """Join names: "a, b and c"."""
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last

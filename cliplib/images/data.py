@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cliplib.images.hub import DownloadError, fetch_archive, fetch_from_kaggle
 from cliplib.images.image import Images, ImageSource, image_list, image_name, warn_once
+from cliplib.images.wording import counted
 
 if TYPE_CHECKING:
     import datasets
@@ -441,16 +442,12 @@ def difference_from_report(name: str, ids: Collection[str]) -> str:
     found = set(ids)
     if found == known:
         return ""
-    parts = [f"{_images(len(found))}, {len(known):,} in the report"]
+    parts = [f"{counted(len(found), 'image')}, {len(known):,} in the report"]
     if new := len(found - known):
         parts.append(f"{new:,} of them {'is' if new == 1 else 'are'} not in it")
     if lost := len(known - found):
         parts.append(f"{lost:,} of the report {'is' if lost == 1 else 'are'} missing")
     return f"{DATASETS[name].title}: {'; '.join(parts)}."
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image" if count == 1 else f"{count:,} images"
 
 
 def list_files(

@@ -48,6 +48,11 @@ class Share(NamedTuple):
         value = row["value"] if "value" in row else row["difference"]
         return cls(float(value), float(row["low"]), float(row["high"]))
 
+    @classmethod
+    def of_metric(cls, row: Mapping[str, Any], name: str) -> Share:
+        """Return the share in the columns name, name_low and name_high of a row."""
+        return cls(*(float(row[key]) for key in (name, f"{name}_low", f"{name}_high")))
+
     def __neg__(self) -> Share:
         """Return the difference the other way round: b - a for a - b."""
         return Share(-self.value, -self.high, -self.low)

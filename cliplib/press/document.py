@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from cliplib.app.measure import Evidence
-from cliplib.app.verdict import TRACE_NAMES, Step, percent, points, read_share
+from cliplib.app.verdict import TRACE_NAMES, Step
+from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
 from cliplib.tables.audit import LEVELS
 
@@ -146,16 +147,12 @@ def table_of(caption: str, frame: pd.DataFrame) -> Table:
 
 
 def _text(cell: Any) -> str:
-    """Write a cell: counts with separators, other numbers with three digits."""
+    """Write a cell: a share in per cent, a truth value as "yes" or "", or a number."""
     if isinstance(cell, Share):
         return percent(cell)
     if isinstance(cell, bool | np.bool_):
         return "yes" if cell else ""
-    if isinstance(cell, int | np.integer):
-        return f"{cell:,}"
-    if isinstance(cell, float | np.floating):
-        return "" if np.isnan(cell) else f"{cell:.3f}"
-    return " ".join(str(cell).split())
+    return " ".join(number(cell).split())
 
 
 def _images(evidence: Evidence) -> Iterator[Block]:
@@ -256,7 +253,7 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
         "Brightness is of the picture, and stands apart."
     )
     alone = traces.alone.rename(index=TRACE_NAMES)
-    shares = [Share(*row) for row in alone[["value", "low", "high"]].to_numpy()]
+    shares = [Share.of(row) for _, row in alone.iterrows()]
     table = pd.DataFrame({"of the": alone["of"], "accuracy": shares}, alone.index)
     yield table_of(
         "How often each trace by itself is right: a forest that knows nothing else, "
@@ -329,7 +326,7 @@ def _errors(evidence: Evidence) -> Iterator[Block]:
     columns = {"sensitivity": "found (sensitivity)", "precision": "right (precision)"}
     rows = {
         name: {"images": int(row["support"])}
-        | {title: percent(read_share(row, key)) for key, title in columns.items()}
+        | {title: percent(Share.of_metric(row, key)) for key, title in columns.items()}
         for name, row in found.iterrows()
     }
     yield table_of(
@@ -391,9 +388,7 @@ def _curve(evidence: Evidence) -> Iterator[Block]:
         "A curve of accuracy over the number of labelled groups, with a band.",
         "curve_plot",
     )
-    shares = [
-        Share(*row) for row in curve.points[["value", "low", "high"]].to_numpy(float)
-    ]
+    shares = [Share.of(row) for _, row in curve.points.iterrows()]
     table = curve.points[["groups", "images"]].round().astype(int)
     yield table_of(
         "The same in numbers: what was trained on, on average over the folds.",
@@ -435,8 +430,8 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
         there = away.found.per_class.loc[name]
         rows[name] = {
             "images": int(there["support"]),
-            "found here": read_share(home.per_class.loc[name], "sensitivity"),
-            "found elsewhere": read_share(there, "sensitivity"),
+            "found here": Share.of_metric(home.per_class.loc[name], "sensitivity"),
+            "found elsewhere": Share.of_metric(there, "sensitivity"),
         }
     rows["all"] = {
         "images": len(away.table),
@@ -454,9 +449,7 @@ def _erased(evidence: Evidence) -> Iterator[Block]:
     erased = evidence.erased
     if erased is None:
         return
-    shares = [
-        Share(*row) for row in erased.accuracy[["value", "low", "high"]].to_numpy(float)
-    ]
+    shares = [Share.of(row) for _, row in erased.accuracy.iterrows()]
     table = erased.accuracy[["images"]].assign(accuracy=shares)
     yield table_of(
         f"The {evidence.best}, trained on whole images and tested on others: as they "

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from cliplib.app.decision_aid import IMAGES, DecisionAid
 from cliplib.images.data import list_files
 from cliplib.images.image import ImageSource, load_image
+from cliplib.images.wording import number
 from cliplib.tools.maps import heat_maps as draw_heat_maps
 
 # Two images as similar as this are one, or copies; without rounding it would be 1.
@@ -35,13 +36,6 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-
-
-def three_digits(value: object) -> str:
-    """Return a number as all texts show it: three digits where it is no whole one."""
-    if value is None:
-        return "none"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
@@ -108,7 +102,7 @@ def write_html(
         rule=_rule(aid),
         answers=_answers(rows, aid, files, heat_maps),
         heat_maps=heat_maps,
-        about={name: three_digits(value) for name, value in aid.about.items()},
+        about={name: number(value) for name, value in aid.about.items()},
     )
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -158,9 +152,9 @@ def _answers(
             Answer(
                 file=row["file"],
                 text=f"none: {row['reason']}" if row["abstained"] else row["class"],
-                likely=f"{row['class']} {three_digits(row['probability'])}",
+                likely=f"{row['class']} {number(row['probability'])}",
                 nearest=row["nearest"],
-                similarity=three_digits(row["similarity"]),
+                similarity=number(row["similarity"]),
                 is_training_image=same,
                 picture=_data_uri(load_image(source)),
                 heat_map=next(heat),

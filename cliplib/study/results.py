@@ -321,7 +321,7 @@ def _figure_as_html(svg: str, caption: str, alt: str) -> str:
 
 def _table_as_html(csv: str, caption: str) -> str:
     table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False)
-    table = table.map(_three_digits)
+    table = table.map(_shown)
     for name in list(table):
         if f"{name}_low" in table and f"{name}_high" in table:
             low = table.pop(f"{name}_low")
@@ -335,8 +335,11 @@ def _table_as_html(csv: str, caption: str) -> str:
     return html.replace("<thead>", head, 1)
 
 
-def _three_digits(cell: str) -> str:
-    """Return a fraction with three digits behind the point, other text as it is."""
+def _shown(cell: str) -> str:
+    """Write a fraction with three decimals; text and whole numbers stay as they are.
+
+    Whole thousands lose their decimals; below 0.0005 the notation is scientific.
+    """
     if not re.fullmatch(r"-?\d+(\.\d+)?(e[-+]?\d+)?", cell) or cell.isdecimal():
         return cell
     number = float(cell)

@@ -1,0 +1,59 @@
+"""How numbers and lists are written in sentences and tables."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+Interval = tuple[float, float, float]
+"""Value, lower and upper end, as a `cliplib.judge.intervals.Share` is."""
+
+
+def number(value: object) -> str:
+    """Write a whole number with separators, another with three decimals.
+
+    NaN is written as "", None as "none", and text as it is.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}"
+    if isinstance(value, numbers.Real):
+        return "" if math.isnan(value) else f"{value:.3f}"
+    return str(value)
+
+
+def whole_percent(share: float) -> str:
+    """Write a share as a whole number of per cent: "54%"."""
+    return f"{100 * share:.0f}%"
+
+
+def percent(share: Interval) -> str:
+    """Write a share with its interval: "54% (46 to 62)"; a dash if undefined."""
+    value, low, high = share
+    if math.isnan(value):
+        return "–"
+    return f"{whole_percent(value)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def points(gain: Interval) -> str:
+    """Write a difference of shares with its interval: "8 points (2 to 14)"."""
+    value, low, high = (_whole_points(end) for end in gain)
+    return f"{value} point{'' if value == '1' else 's'} ({low} to {high})"
+
+
+def _whole_points(gain: float) -> str:
+    text = f"{100 * gain:.0f}"
+    return "0" if text == "-0" else text.replace("-", "−")
+
+
+def counted(count: int, name: str) -> str:
+    """Write a number of things: "1 image", "2,527 images"."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join names: "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,34 @@
+"""Numbers and lists are written as people read them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cliplib.images.wording import counted, listing, number, percent, points
+from cliplib.judge.intervals import Share
+
+
+def test_shares_are_written_with_their_intervals() -> None:
+    assert percent(Share(0.5, 0.404, 0.596)) == "50% (40 to 60)"
+    assert percent(Share(*[float("nan")] * 3)) == "–"
+    assert points(Share(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
+    assert points(Share(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
+
+
+def test_numbers_have_separators_or_three_decimals() -> None:
+    values = (1.0, 1536, np.int64(90), np.float32(0.12345), float("nan"), None, "a")
+    written = [number(value) for value in values]
+    assert written == ["1.000", "1,536", "90", "0.123", "", "none", "a"]
+
+
+def test_one_thing_is_not_several_and_lists_end_in_and() -> None:
+    assert [counted(n, "image") for n in (0, 1, 2527)] == [
+        "0 images",
+        "1 image",
+        "2,527 images",
+    ]
+    assert [listing(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
