@@ -19,7 +19,7 @@ from cliplib.app.questions import (
     stated_and_right,
     suspect_labels,
 )
-from cliplib.app.verdict import Away, Erasing, Measured, verdict
+from cliplib.app.verdict import ElsewhereNumbers, ErasedNumbers, Measured, verdict
 from cliplib.judge.intervals import Share
 
 GOOD = Measured(
@@ -167,7 +167,7 @@ def test_the_embedded_encoder_is_called_small_and_openais_is_a_command_away() ->
     command = f"{GOOD.command} --others openai/clip-vit-base-patch32"
     assert f"      {command}" in said.splitlines()
     assert "openai" not in text()
-    beside = {"others": ["dino"], **with_gain("dino", NOTHING)}
+    beside = {"other_encoders": ["dino"], **with_gain("dino", NOTHING)}
     assert "openai" not in text(encoder="mini", **beside)
 
 
@@ -229,29 +229,29 @@ def test_the_simplest_classifier_that_is_not_worse_will_do() -> None:
 )
 def test_another_encoder_is_named_where_it_is_better(gain: Share, said: str) -> None:
     assert "dino" not in text()
-    assert said in text(others=["dino"], **with_gain("dino", gain))
+    assert said in text(other_encoders=["dino"], **with_gain("dino", gain))
 
 
 def test_the_best_of_better_encoders_is_named_with_what_it_adds() -> None:
     gains = {"dino": Share(-0.06, -0.1, -0.02), "siglip": Share(-0.08, -0.1, -0.06)}
-    said = text(others=[*gains], gains={**GOOD.gains, **gains})
+    said = text(other_encoders=[*gains], gains={**GOOD.gains, **gains})
     assert "Consider siglip" in said
     assert "it is 8 points (6 to 10) better" in said
 
 
 def test_a_better_encoder_is_named_though_another_may_be_better_still() -> None:
     gains = {"dino": Share(-0.06, -0.1, -0.02), "siglip": Share(-0.08, -0.2, 0.04)}
-    said = text(others=[*gains], gains={**GOOD.gains, **gains})
+    said = text(other_encoders=[*gains], gains={**GOOD.gains, **gains})
     assert "Consider dino" in said
     assert "it is 6 points (2 to 10) better" in said
 
 
 def test_no_encoder_is_called_worse_for_all_where_one_may_be_better() -> None:
     gains = {"dino": Share(0.02, 0.01, 0.03), "siglip": Share(0.04, -0.02, 0.1)}
-    said = text(others=[*gains], gains={**GOOD.gains, **gains})
+    said = text(other_encoders=[*gains], gains={**GOOD.gains, **gains})
     assert "do not show that dino or siglip would do better" in said
     both_worse = {**gains, "siglip": Share(0.04, 0.02, 0.06)}
-    said = text(others=[*gains], gains={**GOOD.gains, **both_worse})
+    said = text(other_encoders=[*gains], gains={**GOOD.gains, **both_worse})
     assert "dino is 2 points (1 to 3) worse" in said
 
 
@@ -303,7 +303,7 @@ def test_the_curve_is_read_forward_or_it_is_said_that_it_cannot_be() -> None:
 )
 def test_another_folder_is_set_beside_this_one(share: Share, said: str) -> None:
     part = Share(0.6, 0.5, 0.7)
-    away = Away("site B", 84, share, part, Share(0.09, 0.03, 0.2))
+    away = ElsewhereNumbers("site B", 84, share, part, Share(0.09, 0.03, 0.2))
     told = text(elsewhere=away)
     assert "Of 84 images from elsewhere, site B" in told and said in told
     assert "answers 60% of them, and 9% (3 to 20) of its answers are wrong" in told
@@ -314,7 +314,7 @@ def test_another_folder_is_set_beside_this_one(share: Share, said: str) -> None:
 
 def test_an_erased_object_is_told_with_its_control() -> None:
     loss = Share(0.05, 0.02, 0.08)
-    erased = Erasing(70, Share(0.85, 0.8, 0.9), loss, NOTHING)
+    erased = ErasedNumbers(70, Share(0.85, 0.8, 0.9), loss, NOTHING)
     told = text(erased=erased)
     assert "85% (80 to 90) of 70 images are still named rightly, 5 points" in told
     assert "on the other side of the image costs 0 points (−5 to 5)" in told

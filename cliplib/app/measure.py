@@ -39,9 +39,9 @@ from cliplib.app.verdict import (
     BRIGHTNESS,
     LARGEST,
     TRACES,
-    WORDS,
-    Away,
-    Erasing,
+    ZERO_SHOT,
+    ElsewhereNumbers,
+    ErasedNumbers,
     Measured,
     Verdict,
     verdict,
@@ -380,7 +380,7 @@ class Evidence:
             LARGEST: self.said_always,
             BRIGHTNESS: self._said_by_traces(*PICTURE_TRACES),
             TRACES: self._said_by_traces(*FILE_TRACES),
-            WORDS: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
+            ZERO_SHOT: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
             NEIGHBOUR: self._said(Method(nearest, self.trial.with_readout("deep"))),
         }
         for name, proba in self.probabilities.items():
@@ -619,28 +619,28 @@ class Evidence:
             unreadable=len(self.unreadable),
             merged=len(self.merged),
             answered=float(answered.max()),
-            others=[*self.others],
+            other_encoders=[*self.others],
             elsewhere=self._told_of_elsewhere(),
             erased=self._told_of_erasing(),
         )
         return verdict(measured)
 
-    def _told_of_elsewhere(self) -> Away | None:
+    def _told_of_elsewhere(self) -> ElsewhereNumbers | None:
         found = self.elsewhere
         if found is None:
             return None
         accuracy = Share.of(found.found.metrics.loc["accuracy"])
         name = "the other folder" if self.request.anonymous else found.name
         images = len(found.table)
-        return Away(name, images, accuracy, found.answered, found.wrong)
+        return ElsewhereNumbers(name, images, accuracy, found.answered, found.wrong)
 
-    def _told_of_erasing(self) -> Erasing | None:
+    def _told_of_erasing(self) -> ErasedNumbers | None:
         found = self.erased
         if found is None:
             return None
         without = found.accuracy.loc[WITHOUT]
         images = int(without["images"])
-        return Erasing(images, Share.of(without), found.loss, found.control_loss)
+        return ErasedNumbers(images, Share.of(without), found.loss, found.control_loss)
 
     @cached_property
     def answers(self) -> pd.DataFrame:

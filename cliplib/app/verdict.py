@@ -26,20 +26,20 @@ FEW_GROUPS = 10
 """Fewer groups altogether say little of others."""
 FEW_OF_A_CLASS = 5
 """Fewer groups of a class cannot be tested in five folds."""
-WELL = 0.9
-"""Of accuracy, by the lower end of its interval."""
-MOSTLY = 0.7
-"""Of accuracy, by its value."""
-SMALL = 0.02
-"""A difference of two points that nobody would label more images for."""
-WIDTH = 0.1
-"""Half the width of an interval that one would like to have."""
-WEAK = 0.1
-"""A class this much below the whole is a weak one."""
+GOOD_ACCURACY = 0.9
+"""Images are sorted well where the lower end of the accuracy's interval reaches it."""
+FAIR_ACCURACY = 0.7
+"""They are sorted with errors where the accuracy itself reaches it."""
+NEGLIGIBLE_GAIN = 0.02
+"""Two points: nobody would label more images for that."""
+WANTED_HALF_WIDTH = 0.1
+"""Of the interval of a class's sensitivity, ten points to each side."""
+WEAK_CLASS_GAP = 0.1
+"""A class is weak whose sensitivity is this much below the accuracy."""
 MOST_FILES = 4
 """Of a list of files that stands within a sentence."""
 LARGEST = "always the largest class"
-WORDS = "zero-shot"
+ZERO_SHOT = "zero-shot"
 TRACES = "file traces"
 BRIGHTNESS = "brightness"
 """Names of methods that are not trained on features."""
@@ -56,7 +56,7 @@ OPENAI = "openai/clip-vit-base-patch32"
 """The CLIP to set beside the small embedded one: 150 million parameters."""
 
 
-class Away(NamedTuple):
+class ElsewhereNumbers(NamedTuple):
     """What the best classifier makes of images from elsewhere."""
 
     name: str
@@ -68,7 +68,7 @@ class Away(NamedTuple):
     """Of its answers."""
 
 
-class Erasing(NamedTuple):
+class ErasedNumbers(NamedTuple):
     """What the best classifier makes of images whose object is erased."""
 
     images: int
@@ -114,9 +114,9 @@ class Measured:
         By method, on groups not trained on: the trained ones, "zero-shot",
         "file traces" and "always the largest class".
     gains
-        Accuracy of the best less that of each other method, on the same images. Of
-        another encoder: that of the linear probe on CLIP's pooled features less that of
-        the linear probe on the other's.
+        Accuracy of the best less that of each other method, on the same images, above 0
+        where the best is better. Of another encoder: that of the linear probe on CLIP's
+        pooled features less that of the linear probe on the other's.
     relatedness
         Accuracy of the best by image less that by group; None where they are the same.
     sensitivity
@@ -136,8 +136,8 @@ class Measured:
         How many groups hold several declared ones, joined by copies.
     answered
         Share of the images that can be answered with at most 5% errors; 0 if none.
-    others
-        Encoders beside CLIP, which are among the methods by these names.
+    other_encoders
+        Names of the encoders beside CLIP; `accuracy` and `gains` have them, too.
     elsewhere
         What the best makes of another folder.
     erased
@@ -169,9 +169,9 @@ class Measured:
     unreadable: int
     merged: int
     answered: float
-    others: Sequence[str] = ()
-    elsewhere: Away | None = None
-    erased: Erasing | None = None
+    other_encoders: Sequence[str] = ()
+    elsewhere: ElsewhereNumbers | None = None
+    erased: ErasedNumbers | None = None
 
 
 class Step(NamedTuple):
@@ -203,37 +203,37 @@ class Verdict:
 
 def verdict(measured: Measured) -> Verdict:
     """Return what the numbers say, and no more."""
-    reasons: list[str] = [*cannot_say(measured), how_well(measured)]
+    reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
     if sorts_nothing(measured):
-        steps = [larger_encoder(measured)]
+        steps = [suggest_larger_encoder(measured)]
     else:
         reasons += [
-            file_traces(measured),
-            brightness(measured),
-            words(measured),
-            related(measured),
-            more_labels(measured),
-            abstaining(measured),
-            from_elsewhere(measured),
-            without_object(measured),
+            file_traces_sentence(measured),
+            brightness_sentence(measured),
+            zero_shot_sentence(measured),
+            leakage_sentence(measured),
+            more_labels_sentence(measured),
+            abstention_sentence(measured),
+            elsewhere_sentence(measured),
+            erasing_sentence(measured),
         ]
         steps = [
             declare_groups(measured),
-            which_classifier(measured),
-            which_encoder(measured),
-            larger_encoder(measured),
-            more_images(measured),
+            recommend_classifier(measured),
+            recommend_encoder(measured),
+            suggest_larger_encoder(measured),
+            suggest_more_images(measured),
             check_labels(measured),
         ]
     return Verdict(
-        answer(measured),
+        short_answer(measured),
         [reason for reason in reasons if reason],
         [step for step in steps if step],
     )
 
 
-def clip(measured: Measured) -> str:
+def name_encoder(measured: Measured) -> str:
     """Name the encoder, and that the embedded one is small."""
     if measured.encoder == "mini":
         return "the small CLIP inside (mini)"
@@ -243,15 +243,15 @@ def clip(measured: Measured) -> str:
 def sorts_nothing(measured: Measured) -> bool:
     """Say whether the best classifier is not shown to beat the largest class."""
     gain = measured.gains[LARGEST]
-    return gain.low <= 0 and not cannot_say(measured)
+    return gain.low <= 0 and not reasons_undecided(measured)
 
 
-def answer(measured: Measured) -> str:
+def short_answer(measured: Measured) -> str:
     """Say in a few words whether a frozen CLIP sorts these images."""
     accuracy = measured.accuracy[measured.best]
     traces = measured.gains[TRACES]
-    name = clip(measured)
-    if cannot_say(measured):
+    name = name_encoder(measured)
+    if reasons_undecided(measured):
         return f"It cannot be said yet whether {name}, frozen, sorts these images."
     if sorts_nothing(measured):
         return (
@@ -264,19 +264,19 @@ def answer(measured: Measured) -> str:
             f"Perhaps: {name}, frozen, sorts these images, but what their files betray "
             f"{better}."
         )
-    if measured.series and accuracy.value >= MOSTLY:
+    if measured.series and accuracy.value >= FAIR_ACCURACY:
         return (
             f"Perhaps: {name}, frozen, sorts these images, but their names look like "
             "series, and each series may show one object, place or patient."
         )
-    if accuracy.low >= WELL:
+    if accuracy.low >= GOOD_ACCURACY:
         return f"Yes: {name}, frozen, sorts these images well."
-    if accuracy.value >= MOSTLY:
+    if accuracy.value >= FAIR_ACCURACY:
         return f"Mostly: {name}, frozen, sorts these images, with errors."
     return f"Only in part: {name}, frozen, does better than guessing, and errs often."
 
 
-def cannot_say(measured: Measured) -> list[str]:
+def reasons_undecided(measured: Measured) -> list[str]:
     """Give the reasons why these images cannot answer the question."""
     reasons = []
     scarce = {
@@ -303,7 +303,7 @@ def cannot_say(measured: Measured) -> list[str]:
     return reasons
 
 
-def how_well(measured: Measured) -> str:
+def accuracy_sentence(measured: Measured) -> str:
     """Set accuracy beside the largest class and the files' traces."""
     asked = "images of groups that it was not trained on"
     if not measured.kept_apart:
@@ -324,7 +324,7 @@ def how_well(measured: Measured) -> str:
     )
 
 
-def file_traces(measured: Measured) -> str:
+def file_traces_sentence(measured: Measured) -> str:
     """Warn where the files' traces are not shown to be worse than CLIP."""
     gain = measured.gains[TRACES]
     if gain.low > 0:
@@ -341,7 +341,7 @@ def file_traces(measured: Measured) -> str:
     )
 
 
-def brightness(measured: Measured) -> str:
+def brightness_sentence(measured: Measured) -> str:
     """Say where brightness, which is the picture, may do as well as CLIP."""
     if measured.gains[BRIGHTNESS].low > 0:
         return ""
@@ -352,12 +352,12 @@ def brightness(measured: Measured) -> str:
     )
 
 
-def words(measured: Measured) -> str:
+def zero_shot_sentence(measured: Measured) -> str:
     """Say whether the names of the classes are enough."""
-    accuracy = measured.accuracy[WORDS]
-    gain = measured.gains[WORDS]
+    accuracy = measured.accuracy[ZERO_SHOT]
+    gain = measured.gains[ZERO_SHOT]
     largest = measured.accuracy[LARGEST].value
-    if gain.high < SMALL:
+    if gain.high < NEGLIGIBLE_GAIN:
         return (
             f"Words are enough: the names of the folders alone reach "
             f"{percent(accuracy)}."
@@ -380,8 +380,8 @@ def words(measured: Measured) -> str:
     )
 
 
-def related(measured: Measured) -> str:
-    """Say what relatives on both sides of a split would have added."""
+def leakage_sentence(measured: Measured) -> str:
+    """Say how much accuracy groups on both sides of a split would have added."""
     gain = measured.relatedness
     if gain is None or not measured.kept_apart:
         return ""
@@ -403,18 +403,18 @@ def related(measured: Measured) -> str:
     return ""
 
 
-def more_labels(measured: Measured) -> str:
-    """Read the slope of the learning curve, and the curve forward where it climbs."""
+def more_labels_sentence(measured: Measured) -> str:
+    """Say what the last doubling of the labels brought, and how many a target needs."""
     gain = measured.doubling
     if gain is None:
         return "Whether more labels would pay cannot be said: there are too few groups."
     if gain.low > 0:
         brought = f"More labels pay: the last doubling brought {points(gain)}."
-        return f"{brought} {read_forward(measured)}".strip()
+        return f"{brought} {extrapolation_sentence(measured)}".strip()
     if gain.high < 0:
         cost = points(-gain)
         return f"More labels do not pay: the last doubling cost {cost}."
-    if gain.high < SMALL:
+    if gain.high < NEGLIGIBLE_GAIN:
         return f"More labels hardly pay: the last doubling brought {points(gain)}."
     return (
         f"Whether more labels would pay cannot be told from these images: the last "
@@ -422,7 +422,7 @@ def more_labels(measured: Measured) -> str:
     )
 
 
-def read_forward(measured: Measured) -> str:
+def extrapolation_sentence(measured: Measured) -> str:
     """Say how many more groups reach the target, or that it cannot be said."""
     target = whole_percent(measured.target)
     if measured.target == 1:
@@ -437,7 +437,7 @@ def read_forward(measured: Measured) -> str:
     )
 
 
-def abstaining(measured: Measured) -> str:
+def abstention_sentence(measured: Measured) -> str:
     """Say how much can be answered with few errors."""
     if not measured.answered > 0:
         return "Even where it is surest, it errs in more than 5% of its answers."
@@ -450,7 +450,7 @@ def abstaining(measured: Measured) -> str:
     )
 
 
-def from_elsewhere(measured: Measured) -> str:
+def elsewhere_sentence(measured: Measured) -> str:
     """Set another folder beside this one."""
     away = measured.elsewhere
     if away is None:
@@ -471,7 +471,7 @@ def from_elsewhere(measured: Measured) -> str:
     )
 
 
-def without_object(measured: Measured) -> str:
+def erasing_sentence(measured: Measured) -> str:
     """Say whether the object is needed."""
     erased = measured.erased
     if erased is None:
@@ -514,9 +514,9 @@ def declare_groups(measured: Measured) -> Step | None:
     )
 
 
-def which_classifier(measured: Measured) -> Step | None:
+def recommend_classifier(measured: Measured) -> Step | None:
     """Recommend the simplest classifier that is not shown to be worse."""
-    if cannot_say(measured):
+    if reasons_undecided(measured):
         return None
     if measured.best == measured.simplest:
         return Step(f"Use the {measured.best}: no other probe is better here.")
@@ -532,14 +532,14 @@ def which_classifier(measured: Measured) -> Step | None:
     )
 
 
-def which_encoder(measured: Measured) -> Step | None:
+def recommend_encoder(measured: Measured) -> Step | None:
     """Recommend the best encoder that is shown to be better than CLIP, or else CLIP.
 
     Gains are CLIP's accuracy less that of the other encoder.
     """
-    if not measured.others:
+    if not measured.other_encoders:
         return None
-    gains = {name: measured.gains[name] for name in measured.others}
+    gains = {name: measured.gains[name] for name in measured.other_encoders}
     shown_better = [name for name, gain in gains.items() if gain.high < 0]
     best = min(shown_better or gains, key=lambda name: gains[name].value)
     same = "by the same probe, a linear one on pooled features"
@@ -560,9 +560,9 @@ def which_encoder(measured: Measured) -> Step | None:
     )
 
 
-def larger_encoder(measured: Measured) -> Step | None:
+def suggest_larger_encoder(measured: Measured) -> Step | None:
     """Give the command that sets OpenAI's CLIP beside the small embedded one."""
-    if measured.encoder != "mini" or measured.others:
+    if measured.encoder != "mini" or measured.other_encoders:
         return None
     return Step(
         "All of this is about a small CLIP. This sets OpenAI's beside it, which is "
@@ -571,7 +571,7 @@ def larger_encoder(measured: Measured) -> Step | None:
     )
 
 
-def more_images(measured: Measured) -> Step | None:
+def suggest_more_images(measured: Measured) -> Step | None:
     """Say of which class more groups are needed, and how many.
 
     A class that is often missed is doubled while more labels may pay; and until it has
@@ -582,10 +582,11 @@ def more_images(measured: Measured) -> Step | None:
     name = min(measured.sensitivity, key=lambda key: measured.sensitivity[key].value)
     found = measured.sensitivity[name]
     count = measured.groups_of_class[name]
-    spread = max(found.value * (1 - found.value), WELL * (1 - WELL))
-    wanted = max(math.ceil(1.96**2 * spread / WIDTH**2), FEW_OF_A_CLASS)
-    is_weak = found.value < accuracy - WEAK
-    may_pay = measured.doubling is None or measured.doubling.high >= SMALL
+    # No smaller than that of a sensitivity of 90%, lest few images promise certainty.
+    variance = max(found.value * (1 - found.value), GOOD_ACCURACY * (1 - GOOD_ACCURACY))
+    wanted = max(math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2), FEW_OF_A_CLASS)
+    is_weak = found.value < accuracy - WEAK_CLASS_GAP
+    may_pay = measured.doubling is None or measured.doubling.high >= NEGLIGIBLE_GAIN
     if is_weak and may_pay:
         wanted = max(wanted, 2 * count)
     more = wanted - count
@@ -629,6 +630,6 @@ def _labels_in_doubt(measured: Measured) -> str:
     first = listing(measured.suspects[:MOST_FILES])
     of_all = "" if count <= MOST_FILES else " first of all"
     text = f"{count} {labels} wrong, {first}{of_all}"
-    if measured.accuracy[measured.best].value < WELL:
+    if measured.accuracy[measured.best].value < GOOD_ACCURACY:
         text += " (where so many answers are wrong, most of these are hard images)"
     return text
