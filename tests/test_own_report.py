@@ -26,8 +26,8 @@ from cliplib.app import measure as module
 from cliplib.app.decision_aid import DecisionAid
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.app.measure import (
+    PER_IMAGE_STEPS,
     POOLED,
-    SEEN,
     STEPS,
     Evidence,
     Request,
@@ -116,7 +116,8 @@ def evidence(home: Path, checkpoint: Path) -> Evidence:
 
 
 def test_every_step_of_the_bar_is_a_part_of_the_evidence(evidence: Evidence) -> None:
-    assert set(SEEN + STEPS) <= set(vars(evidence))  # each was computed, and kept
+    computed_and_kept = set(vars(evidence))
+    assert set(PER_IMAGE_STEPS + STEPS) <= computed_and_kept
 
 
 def test_each_image_has_its_answer_by_a_probe_that_its_group_was_kept_from(
@@ -146,9 +147,9 @@ def test_the_best_probe_is_compared_with_the_linear_one_on_the_same_readout(
         told = {"predicted": evidence.predicted, "best": best}
         other = replace(evidence)
         vars(other).update(vars(evidence) | told)
-        for name in ("gains", "verdict", "by_image"):
+        for name in ("gains", "verdict", "predicted_by_image"):
             vars(other).pop(name, None)
-        vars(other)["by_image"] = None
+        vars(other)["predicted_by_image"] = None
         text = " ".join(step.text for step in other.verdict.steps)
         if best == POOLED:
             assert f"Use the {POOLED}: no other" in text
@@ -251,7 +252,7 @@ def test_a_bad_box_is_named(row: str, said: str, tmp_path: Path) -> None:
 
 
 def test_other_encoders_are_read_by_the_same_probe(evidence: Evidence) -> None:
-    assert [*evidence.others] == ["tiny-dino"]
+    assert [*evidence.other_predictions] == ["tiny-dino"]
     text = " ".join(step.text for step in evidence.verdict.steps)
     assert "by the same probe, a linear one on pooled features" in text
 
@@ -282,7 +283,7 @@ def test_anonymous_evidence_names_no_file(
     hidden = replace(evidence, request=request)
     for name in ("predicted", "probabilities", "traces", "audit", "erased", "facts"):
         vars(hidden)[name] = getattr(evidence, name)
-    vars(hidden)["by_image"], vars(hidden)["others"] = None, {}
+    vars(hidden)["predicted_by_image"], vars(hidden)["other_predictions"] = None, {}
     vars(hidden)["away"] = evidence.away
     laid = lay_out(document(hidden, "Untitled"), hidden)
     page = as_html(laid)

@@ -85,14 +85,14 @@ RISK = 0.05
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 """Accuracies that one may want to know the way to."""
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
-SEEN = ("facts", "seen_by_others", "away")
+PER_IMAGE_STEPS = ("facts", "features_of_others", "away")
 """What `measure` computes of `Evidence` image by image, each with a bar."""
 STEPS = (
     "audit",
     "traces",
     "predicted",
-    "by_image",
-    "others",
+    "predicted_by_image",
+    "other_predictions",
     "curve",
     "errors",
     "aid",
@@ -195,7 +195,7 @@ class Evidence:
         The frozen CLIP.
     table
         Features, labels and groups of the images that can be read.
-    trial
+    evaluation_table
         The same, with the groups that are kept apart when methods are tested.
     n_splits
         The folds in which each image is tested once.
@@ -209,7 +209,7 @@ class Evidence:
     dataset: datasets.Dataset
     encoder: ClipEncoder
     table: FeatureTable
-    trial: FeatureTable
+    evaluation_table: FeatureTable
     n_splits: int
     unreadable: Mapping[str, str]
     boxes: Mapping[str, Box]
@@ -228,7 +228,7 @@ class Evidence:
         return Path(name).name if os.path.isdir(name) else name
 
     @cached_property
-    def read(self) -> datasets.Dataset:
+    def readable_files(self) -> datasets.Dataset:
         """The files of the table's rows."""
         row_of = {name: row for row, name in enumerate(self.dataset["id"])}
         return self.dataset.select([row_of[name] for name in self.table.ids.tolist()])
@@ -236,7 +236,7 @@ class Evidence:
     @cached_property
     def images(self) -> list[Any]:
         """What `load_image` takes, for each row of the table."""
-        return list(self.read["image"])
+        return list(self.readable_files["image"])
 
     @cached_property
     def names(self) -> list[str]:
@@ -251,7 +251,12 @@ class Evidence:
         return [self.table.classes[label] for label in self.table.labels]
 
     @property
-    def said_always(self) -> Ints:
+    def groups(self) -> Ints:
+        """The group of each row, (n,), that is kept apart when methods are tested."""
+        return self.evaluation_table.groups
+
+    @property
+    def always_largest(self) -> Ints:
         """The largest class, for each row of the table."""
         return np.full(len(self.table), np.bincount(self.table.labels).argmax())
 
@@ -288,32 +293,34 @@ class Evidence:
     @cached_property
     def facts(self) -> pd.DataFrame:
         """Of each image format, size and the like: a row of `metadata_features`."""
-        return metadata_features(self.read, cache=self.encoder.cache)
+        return metadata_features(self.readable_files, cache=self.encoder.cache)
 
     @cached_property
     def traces(self) -> Traces:
         """What the files give away, trace by trace."""
         rows = {}
         for kind in (*FILE_TRACES, *PICTURE_TRACES):
-            said = self._said_by_traces(kind)
+            predicted = self._predicted_by_traces(kind)
             of = "file" if kind in FILE_TRACES else "picture"
-            rows[kind] = {**self.accuracy(said)._asdict(), "of": of}
+            rows[kind] = {**self.accuracy(predicted)._asdict(), "of": of}
         return Traces(
             traces_by_class(self.facts, self.labels),
             kinds_of_files(self.facts, self.labels),
             pd.DataFrame(rows).T.rename_axis("trace"),
         )
 
-    def _said_by_traces(self, *kinds: str) -> Ints:
+    def _predicted_by_traces(self, *kinds: str) -> Ints:
         """Return what a forest that reads some kinds of traces says, (n,), by group."""
         columns = [column for kind in kinds for column in SHORTCUTS[kind]]
         numbers = pd.get_dummies(self.facts[columns]).fillna(-1).astype(float)
         if (numbers.nunique() == 1).all():  # then all trees would say the same
-            return self.said_always
+            return self.always_largest
         forest = RandomForestClassifier(
             100, min_samples_leaf=2, random_state=self.request.seed
         )
-        return self._said(Method(forest, self.trial.with_features(numbers)))
+        return self._predicted(
+            Method(forest, self.evaluation_table.with_features(numbers))
+        )
 
     # --- The methods
 
@@ -330,32 +337,32 @@ class Evidence:
         proba: Floats = repeats[0]
         return proba
 
-    def _said(self, method: Method) -> Ints:
+    def _predicted(self, method: Method) -> Ints:
         """Return out-of-fold answers, (n,), by group."""
         return np.asarray(self._proba(method).argmax(axis=1))
 
-    def accuracy(self, said: Ints) -> Share:
+    def accuracy(self, predicted: Ints) -> Share:
         """Return how often answers, (n,), are right, over groups."""
-        right = {"right": said == self.table.labels}
-        groups = self.trial.groups
+        right = {"right": predicted == self.table.labels}
+        groups = self.groups
         shares = ratio_intervals(right, groups=groups, seed=self.request.seed)
         return Share.of(shares.loc["right"])
 
-    def gain(self, said: Ints, other: Ints) -> Share:
+    def gain(self, predicted: Ints, other: Ints) -> Share:
         """Return the accuracy of answers, (n,), less that of others."""
-        groups = self.trial.groups
+        groups = self.groups
         seed = self.request.seed
         return Share.of(
-            compare(self.table.labels, said, other, groups=groups, seed=seed)
+            compare(self.table.labels, predicted, other, groups=groups, seed=seed)
         )
 
     @cached_property
     def probes(self) -> dict[str, Method]:
         """The probes of which the best is chosen, with what they read."""
-        deep = self.trial.with_readout("deep")
+        deep = self.evaluation_table.with_readout("deep")
         linear = LinearProbe(seed=self.request.seed)
         probes = {
-            POOLED: Method(linear, self.trial.with_readout("pooled")),
+            POOLED: Method(linear, self.evaluation_table.with_readout("pooled")),
             LINEAR: Method(linear, deep),
         }
         if len(self.table) < KERNEL_LIMIT:
@@ -376,16 +383,18 @@ class Evidence:
         nearest = make_pipeline(
             StandardScaler(), KNeighborsClassifier(1, metric="cosine")
         )
-        said = {
-            LARGEST: self.said_always,
-            BRIGHTNESS: self._said_by_traces(*PICTURE_TRACES),
-            TRACES: self._said_by_traces(*FILE_TRACES),
+        predicted = {
+            LARGEST: self.always_largest,
+            BRIGHTNESS: self._predicted_by_traces(*PICTURE_TRACES),
+            TRACES: self._predicted_by_traces(*FILE_TRACES),
             ZERO_SHOT: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
-            NEIGHBOUR: self._said(Method(nearest, self.trial.with_readout("deep"))),
+            NEIGHBOUR: self._predicted(
+                Method(nearest, self.evaluation_table.with_readout("deep"))
+            ),
         }
         for name, proba in self.probabilities.items():
-            said[name] = proba.argmax(axis=1)
-        return said
+            predicted[name] = proba.argmax(axis=1)
+        return predicted
 
     @cached_property
     def best(self) -> str:
@@ -412,12 +421,12 @@ class Evidence:
         return {
             name: evaluate(
                 self.table.labels,
-                said,
+                predicted,
                 self.table.classes,
-                groups=self.trial.groups,
+                groups=self.groups,
                 seed=self.request.seed,
             )
-            for name, said in self.predicted.items()
+            for name, predicted in self.predicted.items()
         }
 
     @cached_property
@@ -425,39 +434,50 @@ class Evidence:
         """The advantage of the best probe over each other method."""
         best = self.predicted[self.best]
         return {
-            name: self.gain(best, said)
-            for name, said in self.predicted.items()
+            name: self.gain(best, predicted)
+            for name, predicted in self.predicted.items()
             if name != self.best
         }
 
     @cached_property
-    def by_image(self) -> Ints | None:
+    def predicted_by_image(self) -> Ints | None:
         """What the best says where relatives were trained on; None without any."""
-        if len(set(self.trial.groups)) == len(self.trial):
+        if len(set(self.groups)) == len(self.evaluation_table):
             return None
         proba = self._proba(self.probes[self.best], by_image=True)
         return np.asarray(proba.argmax(axis=1))
 
     @cached_property
-    def seen_by_others(self) -> dict[str, Features]:
+    def features_of_others(self) -> dict[str, Features]:
         """Pooled features, (n, d), of each other encoder."""
         return {
             name: map_images(
                 self.images,
-                eye.image_function,
+                encoder.image_function,
                 cache=self.encoder.cache,
                 progress=name,
             )[0]
-            for name, eye in other_encoders(self.request.others).items()
+            for name, encoder in other_encoders(self.request.others).items()
         }
 
     @cached_property
-    def others(self) -> dict[str, Ints]:
+    def other_predictions(self) -> dict[str, Ints]:
         """What the linear probe says on pooled features of each other encoder."""
         probe = self.probes[POOLED].estimator
         return {
-            name: self._said(Method(probe, self.trial.with_features(features)))
-            for name, features in self.seen_by_others.items()
+            name: self._predicted(
+                Method(probe, self.evaluation_table.with_features(features))
+            )
+            for name, features in self.features_of_others.items()
+        }
+
+    @cached_property
+    def gains_over_others(self) -> dict[str, Share]:
+        """The advantage of CLIP over each other encoder, by the same linear probe."""
+        pooled = self.predicted[POOLED]
+        return {
+            name: self.gain(pooled, predicted)
+            for name, predicted in self.other_predictions.items()
         }
 
     # --- What the best probe says
@@ -475,8 +495,8 @@ class Evidence:
         points, answers = questions.learning_curve(
             probe, table, n_splits=self.n_splits, seed=seed
         )
-        said = [proba.argmax(axis=1) for proba in answers]
-        shares = [self.accuracy(each)._asdict() for each in said]
+        predicted = [proba.argmax(axis=1) for proba in answers]
+        shares = [self.accuracy(each)._asdict() for each in predicted]
         columns = ["value", "low", "high"]
         points = points.join(pd.DataFrame(shares, points.index, columns))
         is_doubled = points["share"].tolist()[-2:] == [0.5, 1]
@@ -485,18 +505,21 @@ class Evidence:
         times = None
         if target < 1:
             times = questions.groups_needed(points, answers, table, target, seed=seed)
-        doubling = self.gain(said[-1], said[-2]) if is_doubled else None
+        doubling = self.gain(predicted[-1], predicted[-2]) if is_doubled else None
         return Curve(points, doubling, target, times)
 
     @cached_property
-    def stated(self) -> pd.DataFrame:
+    def reliability(self) -> pd.DataFrame:
         """Stated probability and share of right answers, as `stated_and_right`."""
         return questions.stated_and_right(
-            self.table.labels, self.proba, self.trial.groups, seed=self.request.seed
+            self.table.labels,
+            self.proba,
+            self.groups,
+            seed=self.request.seed,
         )
 
     @cached_property
-    def withheld(self) -> pd.DataFrame:
+    def risk_coverage(self) -> pd.DataFrame:
         """Errors among the answers by the share answered, as `risk_coverage`."""
         right = self.proba.argmax(axis=1) == self.table.labels
         return risk_coverage(right, self.proba.max(axis=1))
@@ -510,21 +533,23 @@ class Evidence:
     @cached_property
     def errors(self) -> list[Error]:
         """The errors of which the best was surest, one of each group."""
-        sure = pd.DataFrame({"p": self.proba.max(axis=1), "group": self.trial.groups})
-        said = self.predicted[self.best]
-        wrong = sure[said != self.table.labels].sort_values("p", kind="stable")
+        sure = pd.DataFrame({"p": self.proba.max(axis=1), "group": self.groups})
+        predicted = self.predicted[self.best]
+        wrong = sure[predicted != self.table.labels].sort_values("p", kind="stable")
         rows = wrong.drop_duplicates("group", keep="last").index[::-1][:MOST_ERRORS]
         if not len(rows):
             return []
         sources = [self.images[row] for row in rows]
-        maps = heat_maps(self.encoder, self.fitted, sources, said[rows], self.readout)
+        maps = heat_maps(
+            self.encoder, self.fitted, sources, predicted[rows], self.readout
+        )
         return [Error(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
 
     @cached_property
     def aid(self) -> DecisionAid:
         """A classifier that abstains, made of the best probe."""
         probe, table = self.probes[self.best]
-        folder = "" if self.request.anonymous else _home(self.read)
+        folder = "" if self.request.anonymous else _home(self.readable_files)
         provenance = {**table.provenance, IMAGES: folder}
         if self.request.anonymous:
             provenance["dataset"] = ""
@@ -577,40 +602,29 @@ class Evidence:
     @cached_property
     def verdict(self) -> Verdict:
         """An answer, its reasons, and what to do next."""
-        ids = self.table.ids.tolist()
-        series = "" if self.request.groups else suggested_pattern(ids)
-        joined = joined_files(ids, series) if series else []
-        name_of = dict(zip(ids, self.names, strict=True))
-        sensitivity = self.evaluations[self.best].per_class.filter(like="sensitivity")
-        sensitivity.columns = ["value", "low", "high"]
-        related = None
-        if self.by_image is not None:
-            related = self.gain(self.by_image, self.predicted[self.best])
-        pooled = self.predicted[POOLED]
-        answered = self.withheld["coverage"].where(self.withheld["risk"] <= RISK, 0)
-        shares = {
-            name: Share.of(found.metrics.loc["accuracy"])
-            for name, found in self.evaluations.items()
-        }
-        measured = Measured(
+        return verdict(self.measured)
+
+    @property
+    def measured(self) -> Measured:
+        """What the verdict rests on."""
+        return Measured(
             encoder=self.encoder_name,
             command=self.command,
             images=len(self.table),
-            groups=len(set(self.trial.groups)),
+            groups=len(set(self.groups)),
             groups_of_class=self.counts["groups"].to_dict(),
             declared=bool(self.request.groups),
-            kept_apart=self.trial is self.table,
-            series=series,
-            joined=[name_of[name] for name in joined],
+            kept_apart=self.evaluation_table is self.table,
+            series=self.series,
+            joined=self._joined_by_series(),
             best=self.best,
             simplest=POOLED if self.readout == "pooled" else LINEAR,
-            largest=self.table.classes[self.said_always[0]],
-            accuracy=shares | {k: self.accuracy(v) for k, v in self.others.items()},
-            gains=self.gains
-            | {k: self.gain(pooled, v) for k, v in self.others.items()},
+            largest=self.table.classes[self.always_largest[0]],
+            accuracy=self._accuracies(),
+            gains=self.gains | self.gains_over_others,
             trace=self.traces.strongest,
-            relatedness=related,
-            sensitivity={k: Share.of(row) for k, row in sensitivity.iterrows()},
+            relatedness=self._gain_by_leakage(),
+            sensitivity=self._sensitivities(),
             doubling=self.curve.doubling,
             target=self.curve.target,
             times=self.curve.times,
@@ -618,33 +632,85 @@ class Evidence:
             conflicts=len(self.audit.conflicts),
             unreadable=len(self.unreadable),
             merged=len(self.merged),
-            answered=float(answered.max()),
-            other_encoders=[*self.others],
-            elsewhere=self._told_of_elsewhere(),
-            erased=self._told_of_erasing(),
+            answered=self._largest_coverage(),
+            other_encoders=[*self.other_predictions],
+            elsewhere=self._elsewhere_numbers(),
+            erased=self._erased_numbers(),
         )
-        return verdict(measured)
 
-    def _told_of_elsewhere(self) -> ElsewhereNumbers | None:
+    @cached_property
+    def series(self) -> str:
+        """The pattern that file names suggest where no groups are declared, or ""."""
+        if self.request.groups:
+            return ""
+        return suggested_pattern(self.table.ids.tolist())
+
+    def _joined_by_series(self) -> list[str]:
+        """Name the files that the suggested pattern would keep together."""
+        if not self.series:
+            return []
+        ids = self.table.ids.tolist()
+        name_of = dict(zip(ids, self.names, strict=True))
+        return [name_of[name] for name in joined_files(ids, self.series)]
+
+    def _accuracies(self) -> dict[str, Share]:
+        """Return the accuracy of each method, and of each other encoder."""
+        methods = {
+            name: Share.of(evaluation.metrics.loc["accuracy"])
+            for name, evaluation in self.evaluations.items()
+        }
+        others = {
+            name: self.accuracy(predicted)
+            for name, predicted in self.other_predictions.items()
+        }
+        return methods | others
+
+    def _gain_by_leakage(self) -> Share | None:
+        """Return what the best gains where relatives are trained on."""
+        if self.predicted_by_image is None:
+            return None
+        return self.gain(self.predicted_by_image, self.predicted[self.best])
+
+    def _sensitivities(self) -> dict[str, Share]:
+        """Return the share of each class that the best finds."""
+        per_class = self.evaluations[self.best].per_class
+        return {
+            name: Share.of_metric(row, "sensitivity")
+            for name, row in per_class.iterrows()
+        }
+
+    def _largest_coverage(self) -> float:
+        """Return the largest share of answers with an error of at most `RISK`, or 0."""
+        curve = self.risk_coverage
+        return float(curve["coverage"].where(curve["risk"] <= RISK, 0).max())
+
+    def _elsewhere_numbers(self) -> ElsewhereNumbers | None:
         found = self.elsewhere
         if found is None:
             return None
-        accuracy = Share.of(found.found.metrics.loc["accuracy"])
-        name = "the other folder" if self.request.anonymous else found.name
-        images = len(found.table)
-        return ElsewhereNumbers(name, images, accuracy, found.answered, found.wrong)
+        return ElsewhereNumbers(
+            name="the other folder" if self.request.anonymous else found.name,
+            images=len(found.table),
+            accuracy=Share.of(found.found.metrics.loc["accuracy"]),
+            answered=found.answered,
+            wrong=found.wrong,
+        )
 
-    def _told_of_erasing(self) -> ErasedNumbers | None:
+    def _erased_numbers(self) -> ErasedNumbers | None:
         found = self.erased
         if found is None:
             return None
         without = found.accuracy.loc[WITHOUT]
-        images = int(without["images"])
-        return ErasedNumbers(images, Share.of(without), found.loss, found.control_loss)
+        return ErasedNumbers(
+            images=int(without["images"]),
+            accuracy=Share.of(without),
+            loss=found.loss,
+            control=found.control_loss,
+        )
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """What was said of each file, by a probe that its group was kept from.
+        """What was answered for each file, by a probe not trained on its group.
 
         Columns: image (a number), file, label, answer, probability, group, suspect (the
         likely class of a label that looks wrong), copy_of (the first of its
@@ -663,7 +729,7 @@ class Evidence:
                 "label": self.labels,
                 "answer": classes[self.predicted[self.best]],
                 "probability": self.proba.max(axis=1),
-                "group": self.trial.groups,
+                "group": self.groups,
                 "suspect": suspect,
                 "copy_of": first.where(first != ids, ""),
             }
@@ -765,7 +831,7 @@ def measure(
         command=command,
     )
     evidence = encode_folder(request)
-    for part in SEEN:
+    for part in PER_IMAGE_STEPS:
         getattr(evidence, part)
     with tqdm(STEPS, "measure", unit="step") as bar:
         for step in bar:
@@ -800,9 +866,9 @@ def encode_folder(request: Request) -> Evidence:
     )
     unreadable = {name: reason.split("': ", 1)[-1] for name, reason in errors.items()}
     check_readable(table, unreadable)
-    trial, n_splits = questions.measurable(table)
+    evaluation_table, n_splits = questions.measurable(table)
     return Evidence(
-        request, dataset, encoder, table, trial, n_splits, unreadable, boxes
+        request, dataset, encoder, table, evaluation_table, n_splits, unreadable, boxes
     )
 
 

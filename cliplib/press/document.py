@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cliplib.app.measure import Evidence
+from cliplib.app.measure import POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
@@ -304,17 +304,18 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
         f"{evidence.readout} features.",
         pd.DataFrame(rows).T.rename_axis("method"),
     )
-    if evidence.others:
+    if evidence.other_predictions:
         yield _others(evidence)
 
 
 def _others(evidence: Evidence) -> Table:
-    pooled = evidence.predicted["pooled linear probe"]
-    own = {"accuracy": evidence.accuracy(pooled), "CLIP is better by": ""}
-    rows = {evidence.encoder_name: own}
-    for name, said in evidence.others.items():
-        gain = points(evidence.gain(pooled, said))
-        rows[name] = {"accuracy": evidence.accuracy(said), "CLIP is better by": gain}
+    own = evidence.accuracy(evidence.predicted[POOLED])
+    rows = {evidence.encoder_name: {"accuracy": own, "CLIP is better by": ""}}
+    for name, predicted in evidence.other_predictions.items():
+        rows[name] = {
+            "accuracy": evidence.accuracy(predicted),
+            "CLIP is better by": points(evidence.gains_over_others[name]),
+        }
     return table_of(
         "Encoders side by side: the linear probe on pooled features of each, by group.",
         pd.DataFrame(rows).T.rename_axis("encoder"),
@@ -491,7 +492,7 @@ def method_paragraph(evidence: Evidence) -> str:
         f"Images ({len(table):,}, {len(table.classes)} classes) were encoded by the "
         f"frozen vision tower of CLIP ({evidence.encoder_name}) and classified by "
         f"light probes on its features. Images that belong together, {kept}, were kept "
-        f"together: {len(set(evidence.trial.groups)):,} groups. Accuracy was measured "
+        f"together: {len(set(evidence.groups)):,} groups. Accuracy was measured "
         f"by stratified {evidence.n_splits}-fold cross-validation over groups, each "
         "image being tested once; 95% intervals are from a bootstrap of 2,000 draws of "
         f"whole groups. Of {candidates}, the {evidence.best} had the highest accuracy "

@@ -21,10 +21,13 @@ def accuracy_plot(evidence: Evidence) -> Figure:
         name: Share.of(found.metrics.loc["accuracy"])
         for name, found in evidence.evaluations.items()
     }
-    shares |= {name: evidence.accuracy(said) for name, said in evidence.others.items()}
-    if evidence.by_image is not None:
+    shares |= {
+        name: evidence.accuracy(predicted)
+        for name, predicted in evidence.other_predictions.items()
+    }
+    if evidence.predicted_by_image is not None:
         name = f"{evidence.best}, relatives trained on"
-        shares[name] = evidence.accuracy(evidence.by_image)
+        shares[name] = evidence.accuracy(evidence.predicted_by_image)
     figure, ax = plt.subplots(figsize=(WIDTH, 0.5 + 0.22 * len(shares)))
     for name, (value, low, high) in reversed(shares.items()):
         reach = [[100 * (value - low)], [100 * (high - value)]]
@@ -60,14 +63,14 @@ def curve_plot(evidence: Evidence) -> Figure:
 
 def trust_plot(evidence: Evidence) -> Figure:
     """Plot what is right over what is stated, and errors over what is answered."""
-    stated = 100 * evidence.stated
+    bins = 100 * evidence.reliability
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
-    reach = [stated["value"] - stated["low"], stated["high"] - stated["value"]]
-    left.errorbar(stated["stated"], stated["value"], reach, fmt="o", linewidth=1)
+    reach = [bins["value"] - bins["low"], bins["high"] - bins["value"]]
+    left.errorbar(bins["stated"], bins["value"], reach, fmt="o", linewidth=1)
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
-    withheld = 100 * evidence.withheld
-    right.plot(withheld["coverage"], withheld["risk"])
+    curve = 100 * evidence.risk_coverage
+    right.plot(curve["coverage"], curve["risk"])
     right.axhline(100 * RISK, color=figures.PALE, linewidth=0.8)
     right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))
     right.set_ylim(0)
