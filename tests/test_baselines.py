@@ -13,10 +13,10 @@ from cliplib.images.cache import map_images
 from cliplib.images.data import load_dataset
 from cliplib.study.baselines import color_histogram, efficientnet, hog
 from cliplib.study.corruption import corrupt
-from cliplib.tools.traces import SHORTCUTS, grey_levels, metadata_features
+from cliplib.tools.traces import TRACE_COLUMNS, file_traces, grey_levels
 
 
-def test_metadata_features_are_what_was_planted(
+def test_file_traces_are_what_was_planted(
     image_folder: Callable[..., Path],
 ) -> None:
     folder = image_folder(n=2)
@@ -32,9 +32,9 @@ def test_metadata_features_are_what_was_planted(
     Image.new("L", (20, 30), 120).save(folder / "stripes" / "grey.png")
     dataset = load_dataset(folder)
     assert dataset is not None
-    frame = metadata_features(dataset)
+    frame = file_traces(dataset)
     assert list(frame.index) == list(dataset["id"])
-    assert list(frame) == [column for kind in SHORTCUTS.values() for column in kind]
+    assert list(frame) == [column for kind in TRACE_COLUMNS.values() for column in kind]
     row = frame.loc["disc/framed.png"]
     stored = ["width", "height", "format", "mode", "quantisation"]
     assert row[stored].tolist() == [100, 50, "PNG", "RGB", 0]
@@ -50,10 +50,10 @@ def test_metadata_features_are_what_was_planted(
 
 
 def test_each_kind_of_shortcut_is_one_thing() -> None:
-    assert SHORTCUTS["texture"] == ("bytes_per_pixel",)  # no trace of the file
-    assert SHORTCUTS["colour mode"] == ("mode", "format")
-    assert SHORTCUTS["size"] == ("width", "height")
-    columns = [column for kind in SHORTCUTS.values() for column in kind]
+    assert TRACE_COLUMNS["texture"] == ("bytes_per_pixel",)  # no trace of the file
+    assert TRACE_COLUMNS["colour mode"] == ("mode", "format")
+    assert TRACE_COLUMNS["size"] == ("width", "height")
+    columns = [column for kind in TRACE_COLUMNS.values() for column in kind]
     assert len(columns) == len(set(columns)) == 9
 
 
@@ -71,7 +71,7 @@ def test_an_unreadable_image_is_named(image_folder: Callable[..., Path]) -> None
     dataset = load_dataset(folder)
     assert dataset is not None
     with pytest.raises(OSError, match=r"broken\.png"):
-        metadata_features(dataset)
+        file_traces(dataset)
 
 
 def test_the_color_histogram_counts_shares() -> None:

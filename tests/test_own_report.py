@@ -281,7 +281,14 @@ def test_anonymous_evidence_names_no_file(
     command = "cliplib report FOLDER --out OUT --anonymous"
     request = replace(evidence.request, anonymous=True, command=command)
     hidden = replace(evidence, request=request)
-    for name in ("predicted", "probabilities", "traces", "audit", "erased", "facts"):
+    for name in (
+        "predicted",
+        "probabilities",
+        "traces",
+        "audit",
+        "erased",
+        "file_traces",
+    ):
         vars(hidden)[name] = getattr(evidence, name)
     vars(hidden)["predicted_by_image"], vars(hidden)["other_predictions"] = None, {}
     vars(hidden)["away"] = evidence.away

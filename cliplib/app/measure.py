@@ -66,9 +66,9 @@ from cliplib.tools.maps import heat_maps
 from cliplib.tools.traces import (
     FILE_TRACES,
     PICTURE_TRACES,
-    SHORTCUTS,
+    TRACE_COLUMNS,
+    file_traces,
     kinds_of_files,
-    metadata_features,
     traces_by_class,
 )
 from cliplib.tools.words import zero_shot
@@ -85,7 +85,7 @@ RISK = 0.05
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 """Accuracies that one may want to know the way to."""
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
-PER_IMAGE_STEPS = ("facts", "features_of_others", "away")
+PER_IMAGE_STEPS = ("file_traces", "features_of_others", "away")
 """What `measure` computes of `Evidence` image by image, each with a bar."""
 STEPS = (
     "audit",
@@ -291,9 +291,9 @@ class Evidence:
         return questions.merged_groups(self.table, declared, self.audit.pairs)
 
     @cached_property
-    def facts(self) -> pd.DataFrame:
-        """Of each image format, size and the like: a row of `metadata_features`."""
-        return metadata_features(self.readable_files, cache=self.encoder.cache)
+    def file_traces(self) -> pd.DataFrame:
+        """Of each image format, size and the like, as from `file_traces`."""
+        return file_traces(self.readable_files, cache=self.encoder.cache)
 
     @cached_property
     def traces(self) -> Traces:
@@ -304,15 +304,15 @@ class Evidence:
             of = "file" if kind in FILE_TRACES else "picture"
             rows[kind] = {**self.accuracy(predicted)._asdict(), "of": of}
         return Traces(
-            traces_by_class(self.facts, self.labels),
-            kinds_of_files(self.facts, self.labels),
+            traces_by_class(self.file_traces, self.labels),
+            kinds_of_files(self.file_traces, self.labels),
             pd.DataFrame(rows).T.rename_axis("trace"),
         )
 
     def _predicted_by_traces(self, *kinds: str) -> Ints:
         """Return what a forest that reads some kinds of traces says, (n,), by group."""
-        columns = [column for kind in kinds for column in SHORTCUTS[kind]]
-        numbers = pd.get_dummies(self.facts[columns]).fillna(-1).astype(float)
+        columns = [column for kind in kinds for column in TRACE_COLUMNS[kind]]
+        numbers = pd.get_dummies(self.file_traces[columns]).fillna(-1).astype(float)
         if (numbers.nunique() == 1).all():  # then all trees would say the same
             return self.always_largest
         forest = RandomForestClassifier(
@@ -735,7 +735,8 @@ class Evidence:
             }
         )
         columns = ["format", "mode", "width", "height", "bytes_per_pixel"]
-        rows = rows.join(self.facts[columns].reset_index(drop=True)).assign(error="")
+        traces = self.file_traces[columns].reset_index(drop=True)
+        rows = rows.join(traces).assign(error="")
         left_out = pd.DataFrame({"file": [*self.unreadable]})
         left_out["error"] = [*self.unreadable.values()]
         # As objects: beside files without a number, numbers stay whole.

@@ -51,7 +51,7 @@ TRACE_NAMES = {
     "border": "brightness of the border",
     "brightness": "brightness",
 }
-"""What kinds of `cliplib.tools.traces.SHORTCUTS` are called."""
+"""What the kinds of `cliplib.tools.traces.TRACE_COLUMNS` are called in sentences."""
 OPENAI = "openai/clip-vit-base-patch32"
 """The CLIP to set beside the small embedded one: 150 million parameters."""
 

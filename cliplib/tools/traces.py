@@ -12,7 +12,7 @@ from cliplib.images.arrays import Floats
 from cliplib.images.cache import FeatureCache, ImageFunction, each_image, map_images
 from cliplib.images.image import file_facts
 
-SHORTCUTS = {
+TRACE_COLUMNS = {
     "size": ("width", "height"),
     "colour mode": ("mode", "format"),
     "quantisation": ("quantisation",),
@@ -20,7 +20,7 @@ SHORTCUTS = {
     "border": ("border_mean", "border_std"),
     "brightness": ("mean",),
 }
-"""Columns of `metadata_features` by kind.
+"""Columns of `file_traces` by kind.
 
 Bytes per pixel are no trace of a file's making, but texture: fine structure is what
 JPEG and PNG spend bytes on. Encoding all images of the MRI set anew, with the same
@@ -33,13 +33,11 @@ PICTURE_TRACES = ("border", "brightness")
 """Kinds that are the picture itself."""
 
 
-def metadata_features(
-    dataset: Dataset, *, cache: FeatureCache | None = None
-) -> pd.DataFrame:
+def file_traces(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.DataFrame:
     """Measure what may give the class away without a look at what an image shows.
 
-    Returns a row for each id, with the columns of `SHORTCUTS`: facts of the file, of
-    which format and mode are categories, and grey levels (0 to 255).
+    Returns a row for each id, with the columns of `TRACE_COLUMNS`: of the file, format
+    and mode being categories, and grey levels (0 to 255).
     """
     images = list(dataset["image"])
     ids = pd.Index(dataset["id"], name="id")
@@ -50,7 +48,7 @@ def metadata_features(
     names = ["border_mean", "border_std", "mean"]
     frame = facts.join(pd.DataFrame(levels, ids, names))
     frame = frame.astype({"format": "category", "mode": "category"})
-    return frame[[column for columns in SHORTCUTS.values() for column in columns]]
+    return frame[[column for columns in TRACE_COLUMNS.values() for column in columns]]
 
 
 def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
@@ -59,7 +57,7 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
     Parameters
     ----------
     traces
-        As from `metadata_features`, (n, 9).
+        As from `file_traces`, (n, 9).
     classes
         The class of each file, (n,).
 
