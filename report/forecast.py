@@ -90,11 +90,11 @@ def share_of(given: dict[str, str]) -> float:
 def in_words(name: str, given: dict[str, str], cores: int) -> str:
     """Say what a model takes on these cores, as its configuration lets expect."""
     from cliplib.encode.clip import find_checkpoint
-    from cliplib.encode.cost import encoding_cost, speed_here
+    from cliplib.encode.cost import encoding_cost, flops_of_one_core
 
     cost = encoding_cost(find_checkpoint(name))
     images = round(IMAGES * share_of(given))
-    minutes = max(1, round(cost.minutes(images, cores * speed_here())))
+    minutes = max(1, round(cost.minutes(images, cores * flops_of_one_core())))
     return (
         f"{name}: {cost.parameters / 1e6:.0f} million parameters, "
         f"{cost.gigabytes:.1f} GB while they are loaded; to encode {images:,} images "
@@ -105,10 +105,10 @@ def in_words(name: str, given: dict[str, str], cores: int) -> str:
 def load_of(given: dict[str, str], model: str) -> Load:
     """Return what a model and a limit ask of this processor."""
     from cliplib.encode.clip import find_checkpoint
-    from cliplib.encode.cost import encoding_cost, speed_here
+    from cliplib.encode.cost import encoding_cost, flops_of_one_core
 
     folder = find_checkpoint("mini" if model in EMBEDDED else model)
     cost = encoding_cost(folder)
     extra = 0.0 if model in EMBEDDED else cost.gigabytes
-    seconds = 60 * cost.minutes(1, speed_here())
+    seconds = 60 * cost.minutes(1, flops_of_one_core())
     return Load(share_of(given), cost.width / COLUMNS, seconds, extra)

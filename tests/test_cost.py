@@ -10,7 +10,7 @@ from test_others import make_convnext, make_dinov2, make_siglip, save
 from transformers import CLIPConfig, CLIPModel
 
 from cliplib.encode.clip import find_checkpoint
-from cliplib.encode.cost import encoding_cost, speed_here
+from cliplib.encode.cost import encoding_cost, flops_of_one_core
 
 
 def test_a_vit_b_32_is_counted_as_it_is_known(tmp_path: Path) -> None:
@@ -51,4 +51,4 @@ def test_other_kinds_are_counted_at_the_size_that_they_are_shown(
 
 
 def test_the_speed_of_this_processor_is_measured() -> None:
-    assert 1e8 < speed_here(seconds=0.01) < 1e14
+    assert 1e8 < flops_of_one_core(seconds=0.01) < 1e14

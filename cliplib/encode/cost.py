@@ -1,4 +1,4 @@
-"""What encoding takes: counted on a model's configuration, before it is loaded."""
+"""Time and memory of encoding, from a model's configuration, before it is loaded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
 EFFICIENCY = 0.7
-"""Of a processor's speed in large products, what encoding reaches: small ones, too."""
-COPIES = 2  # of the weights, in memory while they are loaded
+"""Share of a processor's speed in large products that encoding reaches."""
+COPIES_OF_WEIGHTS = 2  # in memory while they are loaded
 
 
 @dataclass(frozen=True)
 class EncodingCost:
-    """What a model takes, as its configuration says.
+    """Size of a model, and operations of encoding an image, by its configuration.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class EncodingCost:
     @property
     def gigabytes(self) -> float:
         """Memory of the weights in float32, while they are loaded."""
-        return COPIES * 4 * self.parameters / 1e9
+        return COPIES_OF_WEIGHTS * 4 * self.parameters / 1e9
 
     def minutes(self, images: int, operations_per_second: float) -> float:
         """Return how long the vision tower takes for so many images."""
@@ -82,19 +82,24 @@ def _side(folder: Path, config: Any) -> int:
     return int(getattr(getattr(config, "vision_config", config), "image_size", 224))
 
 
-def speed_here(threads: int = 1, seconds: float = 0.2) -> float:
-    """Measure how many floating-point operations a second this processor does.
+def flops_of_one_core(seconds: float = 0.2) -> float:
+    """Measure how many floating-point operations a second one core does.
 
-    In products of the shape of a transformer's, with so many threads.
+    In products of matrices that are as large as those of a transformer.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    rows, columns = torch.rand(800, 768), torch.rand(768, 3072)
-    torch.mm(rows, columns)  # the first one is slower
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        torch.mm(rows, columns)
-        count += 1
-    elapsed = time.perf_counter() - start
-    torch.set_num_threads(before)
-    return 2 * 800 * 768 * 3072 * count / elapsed
+    n, d, width = 800, 768, 3072
+    tokens = torch.rand(n, d)
+    weights = torch.rand(d, width)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        torch.mm(tokens, weights)  # the first one is slower
+        count = 0
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            torch.mm(tokens, weights)
+            count += 1
+        elapsed = time.perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * n * d * width * count / elapsed
