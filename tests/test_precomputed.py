@@ -19,9 +19,9 @@ def listed(name: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_a_box_turns_back_as_the_image_does(orientation):
+def test_a_box_is_oriented_as_the_image_is(orientation):
     on_original = np.array([0.3, 0.6, 0.1, 0.2])
-    on_image = precomputed.turned_back(on_original, orientation)
+    on_image = precomputed.orient_box(on_original, orientation)
     turned = ORIENTATIONS[orientation](ellipse(Box(*on_image), SIZE))
     assert (turned == ellipse(Box(*on_original), SIZE)).mean() > 0.999
 

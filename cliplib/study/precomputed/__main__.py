@@ -23,7 +23,6 @@ from cliplib.images.cache import FeatureCache, map_images
 from cliplib.images.data import DATASETS, load_dataset
 from cliplib.tables.audit import (
     MIN_CORRELATION,
-    ORIENTATIONS,
     find_near_duplicates,
     image_hash,
     near_duplicate_groups,
@@ -32,11 +31,25 @@ from cliplib.tables.audit import (
 logger = logging.getLogger("cliplib.study.precomputed")
 
 HERE = Path(__file__).parent
-TRACED = "brain_tumor_mri"
+SET_WITH_SOURCES = "brain_tumor_mri"
 CHENG = "external/brain_tumor_figshare"
 BR35H = "external/br35h_healthy"
-LOOSE_DISTANCE, LOOSE_CORRELATION = 90, 0.4
+LOOSE_DISTANCE = 90
+LOOSE_CORRELATION = 0.4
 """Beyond what is a copy, to see how near an image without an original comes to one."""
+TO_IMAGE = {
+    "": (False, False, False),
+    "mirrored": (False, True, False),
+    "flipped": (False, False, True),
+    "turned 180°": (False, True, True),
+    "turned 90° left": (True, True, False),
+    "turned 90° right": (True, False, True),
+    "transposed": (True, False, False),
+    "transversed": (True, True, True),
+}
+"""From a place in the original to that in the image, for each of `ORIENTATIONS`:
+whether x and y are swapped, and whether x, and y, are then counted from the other side.
+"""
 
 
 def closest_originals(
@@ -80,36 +93,33 @@ def boxes_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFr
     files = pd.read_csv(collection / "patients.csv")["file"]
     boxes = pd.read_csv(collection / "boxes.csv").set_index("file")
     original = boxes.loc[files[links["index_b"]]].set_axis(links.index)
-    turned = [
-        turned_back(box, orientation)
+    oriented = [
+        orient_box(box, orientation)
         for box, orientation in zip(
             original.to_numpy(), links["orientation"], strict=True
         )
     ]
-    table = pd.DataFrame(turned, columns=original.columns).round(2)
+    table = pd.DataFrame(oriented, columns=original.columns).round(2)
     table.insert(0, "id", ids[links.index].to_numpy())
     return table
 
 
-def turned_back(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:
-    """Return a box of the original as it lies in the image that turns into it.
+def orient_box(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:
+    """Return where a box of the original lies in the image.
 
-    `orientation`, a key of `ORIENTATIONS`, makes the original of the image; boxes are
-    x_center, y_center, width and height in shares.
+    The box is x_center, y_center, width and height in shares; `orientation`, a key of
+    `ORIENTATIONS`, is what makes the original of the image.
     """
-    orient = ORIENTATIONS[orientation]
-    # Where the corners of the original lie in the image: between them it is linear.
-    corners_x = orient(np.array([[0.0, 1.0], [0.0, 1.0]]))
-    corners_y = orient(np.array([[0.0, 0.0], [1.0, 1.0]]))
-
-    def in_image(x: float, y: float) -> NDArray[np.float64]:
-        weights = np.outer([1 - y, y], [1 - x, x])
-        return np.array([(weights * corners_x).sum(), (weights * corners_y).sum()])
-
+    swaps_axes, flips_x, flips_y = TO_IMAGE[orientation]
     x, y, width, height = box
-    first = in_image(x - width / 2, y - height / 2)
-    last = in_image(x + width / 2, y + height / 2)
-    return np.concatenate([(first + last) / 2, np.abs(last - first)])
+    if swaps_axes:
+        x, y = y, x
+        width, height = height, width
+    if flips_x:
+        x = 1 - x
+    if flips_y:
+        y = 1 - y
+    return np.array([x, y, width, height])
 
 
 def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -134,10 +144,10 @@ def write(table: pd.DataFrame, name: str) -> None:
     table.to_csv(HERE / f"{name}.csv", index=False, lineterminator="\n")
 
 
-def trace(
+def write_sources(
     ids: pd.Series, hashes: NDArray[np.uint8], data: Path, cache: FeatureCache
 ) -> None:
-    """Write patients, boxes and sources of the traced set."""
+    """Write patients, boxes and sources of brain MRI."""
     collection = data / CHENG
     cheng_files = [
         collection / file for file in pd.read_csv(collection / "patients.csv")["file"]
@@ -150,14 +160,14 @@ def trace(
     sources = sources_of(ids, links)
     cheng = links["cheng"]
     same = cheng[cheng["correlation"] >= MIN_CORRELATION]
-    write(patients_of(ids, same, collection), f"{TRACED}_patients")
-    write(boxes_of(ids, same, collection), f"{TRACED}_boxes")
-    write(sources, f"{TRACED}_sources")
+    write(patients_of(ids, same, collection), f"{SET_WITH_SOURCES}_patients")
+    write(boxes_of(ids, same, collection), f"{SET_WITH_SOURCES}_boxes")
+    write(sources, f"{SET_WITH_SOURCES}_sources")
     logger.info("Sources: %s", sources["source"].value_counts().to_dict())
 
 
 def main(data: Path) -> None:
-    """Write near-duplicates of each named set, and where brain MRI comes from."""
+    """Write near-duplicate groups of each named set, and what is known of brain MRI."""
     cache = FeatureCache()
     for name in DATASETS:
         dataset = load_dataset(name, data=data)
@@ -174,8 +184,8 @@ def main(data: Path) -> None:
         logger.info(
             "%s: %d images, %d groups", name, len(ids), groups["group"].nunique()
         )
-        if name == TRACED:
-            trace(ids, hashes, data, cache)
+        if name == SET_WITH_SOURCES:
+            write_sources(ids, hashes, data, cache)
 
 
 if __name__ == "__main__":
