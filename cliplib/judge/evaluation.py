@@ -136,19 +136,19 @@ def evaluate(
     labels, repeats, names = _check_input(y, predicted, classes)
     n_repeats, n, k = repeats.shape
     codes = group_codes(groups, n)
-    by_repeat = [_Rows(labels, proba) for proba in repeats]
+    contributions = [_Contributions(labels, proba) for proba in repeats]
 
     def averaged(weights: Floats) -> dict[str, Floats]:
-        results = [rows.statistics(weights) for rows in by_repeat]
+        results = [of_repeat.statistics(weights) for of_repeat in contributions]
         return {
             name: np.nanmean([result[name] for result in results], axis=0)
             for name in results[0]
         }
 
     resampled = bootstrap(averaged, codes, n_boot=n_boot, seed=seed)
-    predicted_classes = np.stack([rows.predicted for rows in by_repeat])
+    predicted_classes = np.stack([of_repeat.predicted for of_repeat in contributions])
     per_class = _per_class_intervals(
-        resampled, by_repeat[0].true, predicted_classes, codes
+        resampled, contributions[0].true, predicted_classes, codes
     )
     metrics = _overall_intervals(resampled, per_class, int(codes.max()) + 1)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
@@ -163,12 +163,21 @@ def evaluate(
     )
 
 
-class _Rows:
-    """What each row contributes to the statistics, by name.
+class _Contributions:
+    """What each row contributes to the statistics of one repeat.
 
-    true, predicted, hit : (n, k), whether a class is the true one, the predicted one,
-    both. loss, brier : (n,). gap : (n, bins), confidence less right in the bin of the
-    row's confidence.
+    Attributes
+    ----------
+    true, predicted, hit
+        Whether a class is the true one, the predicted one, or both, (n, k).
+    loss, brier
+        Log loss and Brier score, (n,).
+    gap
+        Confidence less right (0 or 1) in the bin of the row's confidence, else 0,
+        (n, bins).
+    areas
+        For each class the area under its ROC curve, as a function of weights; empty
+        where the predictions are labels alone.
     """
 
     def __init__(self, labels: Ints, proba: Floats) -> None:
@@ -210,7 +219,7 @@ class _Rows:
             "log_loss": weights @ self.loss / total,
             "brier": weights @ self.brier / total,
             "ece": np.abs(gap).sum(axis=1),
-            "ece_change": np.abs(gap - self.gap.mean(axis=0)).sum(axis=1),
+            "ece_noise": np.abs(gap - self.gap.mean(axis=0)).sum(axis=1),
             "class_sensitivity": sensitivity,
             "class_specificity": specificity,
             "class_precision": hit / predicted,
@@ -273,10 +282,10 @@ def _per_class_intervals(
     for key in PER_CLASS:
         numbers = resampled[f"class_{key}"]
         if key == "auroc":
-            outer = newcombe(numbers.value, n_true, n_other)
+            exact_bounds = newcombe(numbers.value, n_true, n_other)
         else:
-            outer = clopper_pearson(numbers.value, n_groups[key])
-        tables[key] = intervals(numbers, n_groups[key], outer)
+            exact_bounds = clopper_pearson(numbers.value, n_groups[key])
+        tables[key] = intervals(numbers, n_groups[key], exact_bounds)
     return tables
 
 
@@ -318,18 +327,20 @@ def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float
 
 
 def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, float]:
-    """Return the basic interval of the calibration error, which is biased upwards.
+    """Return the interval of the calibration error, which noise biases upwards.
 
-    Down to the value less what resampling changes in its bins, up to the value plus
-    what draws fall below it.
+    With the gaps g of the bins on the sample and g* on a draw, the error is ``Σ|g|``,
+    and its noise ``Σ|g* - g|``. The interval goes down by the noise's 97.5% quantile,
+    and up by what the 2.5% quantile of the draws' errors lies below the error (the
+    basic bootstrap); both times the factor for few groups.
     """
     value = float(resampled["ece"].value)
-    change = float(np.quantile(resampled["ece_change"].draws, 0.975))
+    noise = float(np.quantile(resampled["ece_noise"].draws, 0.975))
     lowest = float(np.quantile(resampled["ece"].draws, 0.025))
     factor = float(small_sample_factor(n_groups))
     return {
         "value": value,
-        "low": max(0.0, value - factor * change),
+        "low": max(0.0, value - factor * noise),
         "high": min(1.0, value + factor * max(0.0, value - lowest)),
     }
 

@@ -115,7 +115,7 @@ def bootstrap(
 def intervals(
     resampled: Resampled,
     n_groups: ArrayLike,
-    outer: Floats | None = None,
+    exact_bounds: Floats | None = None,
     names: Sequence[Any] | pd.Index | None = None,
 ) -> pd.DataFrame:
     """Turn draws into intervals.
@@ -126,8 +126,8 @@ def intervals(
        Student's quantile and the unbiased deviation (Hesterberg, The American
        Statistician 69, 2015, 371-386): 2.7 times for three groups, 1.06 for thirty.
     2. A share whose interval then reaches 0 or 1 has too few errors, or hits, to be
-       resampled; in the extreme all draws are equal. The interval is extended to its
-       `outer` one, which needs no draws.
+       resampled; in the extreme all draws are equal. The interval is extended to the
+       exact one, which needs no draws.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def intervals(
         Values and draws of m statistics.
     n_groups
         Number of groups that each rests on, such as those under its fraction bar.
-    outer
+    exact_bounds
         Lower and upper bounds (2, m) of statistics from 0 to 1, by `clopper_pearson` or
         `newcombe`; NaN for statistics that are no shares.
     names
@@ -151,25 +151,40 @@ def intervals(
     value = np.atleast_1d(resampled.value)
     draws = resampled.draws.reshape(-1, len(value))
     counts = np.broadcast_to(n_groups, value.shape)
-    unknown = np.full((2, len(value)), np.nan)
-    outer_low, outer_high = unknown if outer is None else outer
+    if exact_bounds is None:
+        exact_bounds = np.full((2, len(value)), np.nan)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        low, high = np.nanquantile(draws, [0.025, 0.975], axis=0)
-    factor = small_sample_factor(np.maximum(counts, 2))
-    low = np.minimum(low, value - factor * (value - low))
-    high = np.maximum(high, value + factor * (high - value))
-    reaches_edge = (low <= 0) | (high >= 1)
-    low = np.where(reaches_edge, np.fmin(low, outer_low), low)
-    high = np.where(reaches_edge, np.fmax(high, outer_high), high)
-    is_share = ~np.isnan(outer_low)
-    low = np.where(is_share, np.clip(low, 0, 1), low)
-    high = np.where(is_share, np.clip(high, 0, 1), high)
-    low = np.where(counts == 1, np.where(is_share, 0, np.nan), low)
-    high = np.where(counts == 1, np.where(is_share, 1, np.nan), high)
-    undefined = np.isnan(value)
-    low = np.where(undefined, np.nan, low)
-    high = np.where(undefined, np.nan, high)
+        bounds = np.nanquantile(draws, [0.025, 0.975], axis=0)
+    bounds = _widened_for_few_groups(value, bounds, counts)
+    bounds = _extended_to_exact(bounds, exact_bounds)
+    is_share = ~np.isnan(exact_bounds[0])
+    bounds = np.where(is_share, np.clip(bounds, 0, 1), bounds)
+    least_known = np.where(is_share, [[0], [1]], np.nan)
+    bounds = np.where(counts == 1, least_known, bounds)
+    bounds = np.where(np.isnan(value), np.nan, bounds)
+    low, high = bounds
     return pd.DataFrame({"value": value, "low": low, "high": high}, index=names)
+
+
+def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Floats:
+    """Move bounds (2, m) away from the values by what draws of few groups lack."""
+    factor = small_sample_factor(np.maximum(n_groups, 2))
+    low, high = bounds
+    return np.stack(
+        [
+            np.minimum(low, value - factor * (value - low)),
+            np.maximum(high, value + factor * (high - value)),
+        ]
+    )
+
+
+def _extended_to_exact(bounds: Floats, exact_bounds: Floats) -> Floats:
+    """Extend intervals (2, m) that reach 0 or 1 to the exact ones, if there are any."""
+    low, high = bounds
+    exact_low, exact_high = exact_bounds
+    extended = np.stack([np.fmin(low, exact_low), np.fmax(high, exact_high)])
+    reaches_edge = (low <= 0) | (high >= 1)
+    return np.where(reaches_edge, extended, bounds)
 
 
 def small_sample_factor(n_groups: ArrayLike) -> Floats:
@@ -262,8 +277,9 @@ def ratio_intervals(
     resampled = bootstrap(ratios, codes, n_boot=n_boot, seed=seed)["ratio"]
     n_groups = groups_with(below > 0, codes)
     is_share = [dtype.kind == "b" for dtype in columns.dtypes]
-    outer = np.where(is_share, clopper_pearson(resampled.value, n_groups), np.nan)
-    return intervals(resampled, n_groups, outer, columns.columns)
+    exact = clopper_pearson(resampled.value, n_groups)
+    exact_bounds = np.where(is_share, exact, np.nan)
+    return intervals(resampled, n_groups, exact_bounds, columns.columns)
 
 
 def groups_with(columns: Bools, codes: Ints) -> Ints:
