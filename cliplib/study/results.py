@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -34,21 +34,57 @@ from IPython.display import display
 from cliplib.images.data import DATASETS
 from cliplib.press.figures import draw_plot, svg, use_style
 
+logger = logging.getLogger(__name__)
+
 SUFFIXES = {"figure": ".svg", "table": ".csv", "numbers": ".json"}
 PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
 JSON: Any = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+BUILD_SETTING = "CLIPLIB_FIGURES"
 EARLIER = " (From an earlier run: no images on this machine.)"
 
 Entry = dict[str, Any]
 
 
+class Saved(NamedTuple):
+    """A result that was saved before: where, how it was made, and its content."""
+
+    folder: Path
+    entry: Entry
+    text: str
+
+
 def _checkout() -> Path | None:
-    """Return the nearest folder, from here upwards, with ``figures/captions.toml``."""
+    """Return the checkout that the working directory is in, if it is in one."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "figures" / "captions.toml").is_file():
             return folder
     return None
+
+
+def _is_building() -> bool:
+    """Say whether the report's build runs this notebook."""
+    return bool(os.environ.get(BUILD_SETTING))
+
+
+def _build_folder(checkout: Path | None) -> Path:
+    """Return the folder of what is made again: within a checkout, or else here."""
+    return checkout / "build" if checkout else Path.cwd() / "figures-out"
+
+
+def _folder_for_results(checkout: Path | None) -> Path:
+    """Return the folder of results: see `Study`."""
+    if _is_building():
+        return Path(os.environ[BUILD_SETTING])
+    folder = _build_folder(checkout)
+    return folder / "scratch" if checkout else folder
+
+
+def _set_up_notebook() -> None:
+    """Draw in the report's style, and show log lines below the cell."""
+    use_style()
+    if get_ipython():
+        _log_plainly(to_stderr=_is_building())
 
 
 def committed_folder() -> Path:
@@ -89,20 +125,14 @@ class Study:
         self.name = name
         self.fingerprint: str | None = encoder.fingerprint if encoder else None
         checkout = _checkout()
-        given = os.environ.get("CLIPLIB_FIGURES")
-        self._building = bool(given)
+        self.folder = _folder_for_results(checkout)
+        self._build = _build_folder(checkout)
         self._committed = checkout / "figures" if checkout else None
-        self._build = checkout / "build" if checkout else Path.cwd() / "figures-out"
-        self.folder = Path(given) if given else self._build
-        if checkout and not given:
-            self.folder = self._build / "scratch"
         self._made = _how_made(encoder, parameters)
         self._results: dict[str, Entry] = {}
         self._before = _results_in(self.folder, name)
-        use_style()
-        if get_ipython():
-            _log_plainly(to_stderr=self._building)
-        logging.getLogger(__name__).info("Results go to %s.", self.folder)
+        _set_up_notebook()
+        logger.info("Results go to %s.", self.folder)
 
     @cached_property
     def memory(self) -> joblib.Memory:
@@ -185,26 +215,33 @@ class Study:
         Its caption may have been written anew since then: it is made again, with the
         values of that run.
         """
+        found = self._find_earlier(id)
+        if isinstance(found, str):
+            _show(id, {"kind": kind, "caption": f"{id}: {found}, needs images."}, "")
+            return
+        values = found.entry.get("values", {})
+        entry = found.entry | self._words(found.entry["kind"], id, values)
+        if _is_building() or found.folder == self.folder:
+            self._keep(id, entry, found.text)
+        _show(id, entry, found.text, note=EARLIER)
+
+    def _find_earlier(self, id: str) -> Saved | str:
+        """Return what an earlier run saved, or say in words why there is nothing."""
         places = [(self.folder, self._before | self._results)]
         if self._committed:
             places.append((self._committed, _results_in(self._committed, self.name)))
         reason = "never saved"
         for folder, results in places:
-            if id not in results:
+            entry = results.get(id)
+            if entry is None:
                 continue
-            entry = results[id]
-            path = folder / f"{id}{SUFFIXES[entry['kind']]}"
             if entry.get("fingerprint") != self.fingerprint:
                 reason = "not computed for this model"
-            elif path.is_file():
-                text = path.read_text("utf-8")
-                values = entry.get("values", {})
-                entry = entry | self._words(entry["kind"], id, values)
-                if self._building or folder == self.folder:
-                    self._keep(id, entry, text)
-                _show(id, entry, text, note=EARLIER)
-                return
-        _show(id, {"kind": kind, "caption": f"{id}: {reason}, needs images."}, "")
+                continue
+            path = folder / f"{id}{SUFFIXES[entry['kind']]}"
+            if path.is_file():
+                return Saved(folder, entry, path.read_text("utf-8"))
+        return reason
 
     def _keep(self, id: str, entry: Entry, text: str) -> None:
         """Write a result, and the file that says how this notebook's were made."""
