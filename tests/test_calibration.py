@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cliplib.judge.calibration import fit_temperature, reliability, risk_coverage
+from cliplib.judge.calibration import (
+    fit_temperature,
+    quantile_reliability,
+    reliability,
+    risk_coverage,
+)
 
 
 def planted(n, temperature, seed=0):
@@ -139,3 +144,19 @@ def test_risk_coverage_by_hand():
 def test_right_and_wrong_may_be_numbers():
     found = risk_coverage([1, 0, 1, 1], [0.9, 0.8, 0.7, 0.6])
     assert found.equals(risk_coverage([True, False, True, True], [0.9, 0.8, 0.7, 0.6]))
+
+
+def test_few_groups_make_few_bins_of_equal_size() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.5, 1, 120)
+    proba = np.column_stack([sure, 1 - sure])
+    labels = (rng.random(120) > sure).astype(int)
+    groups = np.repeat(np.arange(40), 3)
+    two = quantile_reliability(labels, proba, groups)
+    order = np.argsort(sure)
+    for row, part in zip(two.to_dict("records"), (order[:60], order[60:]), strict=True):
+        assert row["confidence"] == pytest.approx(sure[part].mean())
+        assert row["value"] == pytest.approx((labels[part] == 0).mean())
+        assert row["low"] < row["value"] < row["high"]
+    assert len(quantile_reliability(labels, proba, np.arange(120) % 10)) == 1
+    assert len(quantile_reliability(labels, proba, np.arange(120))) == 6

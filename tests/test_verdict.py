@@ -16,7 +16,6 @@ from cliplib.app.questions import (
     groups_of_classes,
     learning_curve,
     measurable,
-    stated_and_right,
     suspect_labels,
 )
 from cliplib.app.verdict import ElsewhereNumbers, ErasedNumbers, Measured, verdict
@@ -352,22 +351,6 @@ def test_thresholds_are_those_of_each_class() -> None:
     proba = np.where(labels[:, None] == 0, [0.95, 0.05], [0.4, 0.6])
     proba[0] = [0.4, 0.6]
     assert suspect_labels(labels, proba)["row"].tolist() == [0]
-
-
-def test_few_groups_make_few_bins_of_equal_size() -> None:
-    rng = np.random.default_rng(0)
-    sure = rng.uniform(0.5, 1, 120)
-    proba = np.column_stack([sure, 1 - sure])
-    labels = (rng.random(120) > sure).astype(int)
-    groups = np.repeat(np.arange(40), 3)
-    two = stated_and_right(labels, proba, groups)
-    order = np.argsort(sure)
-    for row, part in zip(two.to_dict("records"), (order[:60], order[60:]), strict=True):
-        assert row["stated"] == pytest.approx(sure[part].mean())
-        assert row["value"] == pytest.approx((labels[part] == 0).mean())
-        assert row["low"] < row["value"] < row["high"]
-    assert len(stated_and_right(labels, proba, np.arange(120) % 10)) == 1
-    assert len(stated_and_right(labels, proba, np.arange(120))) == 6
 
 
 def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:

@@ -51,7 +51,7 @@ from cliplib.encode.vision import VisionEncoder
 from cliplib.images.arrays import Features, Floats, Ints
 from cliplib.images.cache import map_images
 from cliplib.images.data import check_classes, dataset_spec, load_dataset
-from cliplib.judge.calibration import risk_coverage
+from cliplib.judge.calibration import quantile_reliability, risk_coverage
 from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, compare, ratio_intervals
 from cliplib.probes.kernel import KernelProbe
@@ -510,8 +510,8 @@ class Evidence:
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
-        """Stated probability and share of right answers, as `stated_and_right`."""
-        return questions.stated_and_right(
+        """Confidence and accuracy, as from `quantile_reliability`."""
+        return quantile_reliability(
             self.table.labels,
             self.proba,
             self.groups,

@@ -15,14 +15,12 @@ from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.images.wording import counted
-from cliplib.judge.intervals import Share, bootstrap, intervals, ratio_intervals
+from cliplib.judge.intervals import Share, bootstrap, intervals
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.splits import group_codes, group_folds
 
 LEAST_GROUPS = 4
 """Of a class: fewer cannot be tested, trained on and validated on in turn."""
-GROUPS_OF_A_BIN = 20
-MOST_BINS = 10
 MOST_TIMES = 10
 """As many groups as there are: no learning curve is read farther."""
 
@@ -136,39 +134,6 @@ def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     return suspects.sort_values("margin", ascending=False, ignore_index=True)
 
 
-def stated_and_right(
-    labels: ArrayLike, proba: ArrayLike, groups: ArrayLike, *, seed: int = 0
-) -> pd.DataFrame:
-    """Compare stated probabilities with the share of right answers.
-
-    Images are sorted by their highest probability and cut into bins of equal size: one
-    for every twenty groups, so that few images make few bins, and ten at most.
-
-    Parameters
-    ----------
-    labels
-        The given labels, (n,), indices into the columns of `proba`.
-    proba
-        Out-of-fold probabilities, (n, k).
-    groups
-        As in `cliplib.evaluate`.
-
-    Returns
-    -------
-    pd.DataFrame
-        stated, the mean highest probability of each bin, and value, low and high of the
-        share of right answers.
-    """
-    probabilities = np.asarray(proba, float)
-    right = probabilities.argmax(axis=1) == np.asarray(labels)
-    stated = probabilities.max(axis=1)
-    bins = np.clip(len(np.unique(groups)) // GROUPS_OF_A_BIN, 1, MOST_BINS)
-    place = stated.argsort(kind="stable").argsort()
-    inside = (place * bins // len(place))[:, None] == np.arange(bins)
-    shares = ratio_intervals(inside & right[:, None], inside, groups=groups, seed=seed)
-    return shares.assign(stated=(stated @ inside) / inside.sum(axis=0))
-
-
 def learning_curve(
     probe: Any,
     table: FeatureTable,
@@ -234,11 +199,11 @@ def groups_needed(
     *,
     seed: int = 0,
 ) -> Share | None:
-    """Read a learning curve forward: how many times as many groups reach a target.
+    """Extrapolate a learning curve: how many times as many groups reach a target.
 
-    Errors are taken to fall by a power of the number of groups (Hestness et al.,
-    arXiv:1712.00409), which is fitted on both logarithmic axes to each draw of the
-    groups. Nothing is said where the curve has fewer than three points, where it is not
+    On each bootstrap draw of the groups ``log error = a + b log n`` is fitted by least
+    squares (a power law: Hestness et al., arXiv:1712.00409) and solved for the target.
+    Nothing is said where the curve has fewer than three points, where the error is not
     shown to fall, or of more than ten times today's groups.
 
     Parameters
@@ -261,22 +226,25 @@ def groups_needed(
     if len(points) < 3:
         return None
     wrong = np.stack([a.argmax(axis=1) != table.labels for a in answers], axis=1)
-    sizes = np.log(points["groups"].to_numpy(float))
-    from_mean = sizes - sizes.mean()
+    log_groups = np.log(points["groups"].to_numpy(float))
+    mean_log_groups = log_groups.mean()
+    centred = log_groups - mean_log_groups
     codes = group_codes(table.groups, len(table))
-    least = 0.5 / (codes.max() + 1)  # half an error, where a draw holds none
+    least_error = 0.5 / (codes.max() + 1)  # half an error, where a draw holds none
 
-    def fall(weights: Floats) -> dict[str, Floats]:
-        shares = (weights @ wrong) / weights.sum(axis=1, keepdims=True)
-        errors = np.log(np.maximum(shares, least))
-        slope = errors @ from_mean / (from_mean @ from_mean)
-        at_target = (math.log(1 - target) - errors.mean(axis=1)) / slope
-        return {"slope": slope, "times": at_target + sizes.mean() - sizes[-1]}
+    def fit_power_law(weights: Floats) -> dict[str, Floats]:
+        errors = (weights @ wrong) / weights.sum(axis=1, keepdims=True)
+        log_errors = np.log(np.maximum(errors, least_error))
+        slope = log_errors @ centred / (centred @ centred)
+        # The fitted line goes through both means.
+        beyond_mean = (math.log(1 - target) - log_errors.mean(axis=1)) / slope
+        log_groups_needed = beyond_mean + mean_log_groups
+        return {"slope": slope, "log_times": log_groups_needed - log_groups[-1]}
 
-    drawn = bootstrap(fall, codes, seed=seed)
+    drawn = bootstrap(fit_power_law, codes, seed=seed)
     if np.quantile(drawn["slope"].draws, 0.975) >= 0:
         return None
-    log_times = intervals(drawn["times"], len(set(codes))).iloc[0]
+    log_times = intervals(drawn["log_times"], len(set(codes))).iloc[0]
     if log_times["high"] > math.log(MOST_TIMES):
         return None
     low, value, high = np.exp(log_times[["low", "value", "high"]].to_numpy(float))

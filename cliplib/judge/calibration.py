@@ -14,7 +14,10 @@ from cliplib.judge.evaluation import EDGES, confidence_bins
 from cliplib.judge.intervals import checked_proba, ratio_intervals
 from cliplib.tables.splits import class_indices
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+GROUPS_OF_A_BIN = 20
+MOST_BINS = 10
 
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
@@ -51,7 +54,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     if not 0 <= labels.min() <= labels.max() < finite.shape[1]:
         raise ValueError(f"Labels must be from 0 to {finite.shape[1] - 1}.")
     if (finite.argmax(axis=1) == labels).all():
-        log.debug("All validation rows are right: the temperature stays at 1.")
+        logger.debug("All validation rows are right: the temperature stays at 1.")
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
@@ -109,6 +112,38 @@ def reliability(
             "confidence": total_confidence / np.where(count, count, np.nan),
         }
     )
+
+
+def quantile_reliability(
+    y: ArrayLike, proba: ArrayLike, groups: ArrayLike, *, seed: int = 0
+) -> pd.DataFrame:
+    """Compare accuracy with confidence, as `reliability` does, in bins of equal size.
+
+    There is one bin for every twenty groups, so that few images make few bins, and ten
+    at most.
+
+    Parameters
+    ----------
+    y
+        Labels (n,), column numbers of `proba`.
+    proba
+        Probabilities (n, k).
+    groups, seed
+        As in `evaluate`.
+
+    Returns
+    -------
+    pd.DataFrame
+        confidence, the mean of each bin, and value, low and high of its accuracy.
+    """
+    probabilities = np.asarray(proba, float)
+    right = probabilities.argmax(axis=1) == np.asarray(y)
+    confidence = probabilities.max(axis=1)
+    n_bins = np.clip(len(np.unique(groups)) // GROUPS_OF_A_BIN, 1, MOST_BINS)
+    rank = confidence.argsort(kind="stable").argsort()
+    inside = (rank * n_bins // len(rank))[:, None] == np.arange(n_bins)
+    shares = ratio_intervals(inside & right[:, None], inside, groups=groups, seed=seed)
+    return shares.assign(confidence=(confidence @ inside) / inside.sum(axis=0))
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def trust_plot(evidence: Evidence) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
     reach = [bins["value"] - bins["low"], bins["high"] - bins["value"]]
-    left.errorbar(bins["stated"], bins["value"], reach, fmt="o", linewidth=1)
+    left.errorbar(bins["confidence"], bins["value"], reach, fmt="o", linewidth=1)
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
     curve = 100 * evidence.risk_coverage
     right.plot(curve["coverage"], curve["risk"])
