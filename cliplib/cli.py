@@ -186,7 +186,7 @@ def _add_measure(parser: argparse.ArgumentParser, out: str, what: str) -> None:
 def train(folder: str, out: str, **options: Any) -> None:
     """Measure a folder, print what was found, and save a decision aid."""
     check_places(folder, out)
-    from cliplib.app.decision_aid import check_folder
+    from cliplib.app.aid_folder import check_folder
     from cliplib.app.measure import measure
     from cliplib.press.document import document
     from cliplib.press.text import as_text
@@ -202,7 +202,7 @@ def train(folder: str, out: str, **options: Any) -> None:
 def report(folder: str, out: str, title: str, **options: Any) -> None:
     """Measure a folder, and write page, PDF, tables and decision aid."""
     check_places(folder, out)
-    from cliplib.app.decision_aid import check_folder
+    from cliplib.app.aid_folder import check_folder
     from cliplib.app.measure import measure
     from cliplib.images.cache import cache_folder
     from cliplib.press.report import check_extra, locked, write_report
@@ -306,7 +306,8 @@ def classify(
     prefix = os.path.join(prefix, "answers") if os.path.isdir(prefix) else prefix
     if not overwrite:
         _check_new(f"{prefix}.csv", f"{prefix}.html")
-    from cliplib.app.decision_aid import DecisionAid, check_writable
+    from cliplib.app.aid_folder import check_writable
+    from cliplib.app.decision_aid import DecisionAid
     from cliplib.press.sheet import write_csv, write_html
 
     where = os.path.dirname(os.path.abspath(prefix))

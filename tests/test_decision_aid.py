@@ -21,13 +21,8 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from cliplib.app.decision_aid import (
-    MANIFEST,
-    DecisionAid,
-    _largest_coverage,
-    check_folder,
-    default_probe,
-)
+from cliplib.app.aid_folder import MANIFEST, check_folder
+from cliplib.app.decision_aid import DecisionAid, _largest_coverage, default_probe
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.cache import FeatureCache
 from cliplib.probes.kernel import KernelProbe

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-import shutil
-import threading
-import time
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
 from scipy.special import softmax
 from sklearn.base import clone
 
+from cliplib.app.aid_folder import read_manifest, replace_aid
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.images.cache import FeatureCache
@@ -32,25 +24,18 @@ from cliplib.images.image import warn_once
 from cliplib.judge.calibration import fit_temperature, risk_coverage
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
-from cliplib.probes.mlp import MLPProbe
-from cliplib.probes.saving import load_probe, save_probe
+from cliplib.probes.saving import AnyProbe, load_probe, save_probe
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.splits import group_train_test_split
 from cliplib.tools.search import search
 
 logger = logging.getLogger(__name__)
 
-AnyProbe = LinearProbe | KernelProbe | MLPProbe
-
 # The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
 KERNEL_LIMIT = 10_000
 
 # Key of the training table's provenance: the folder below which its ids are files.
 IMAGES = "images"
-MANIFEST = "decision_aid.json"  # names the folder of parts; without it there is no aid
-PARTS = re.compile("parts-[0-9a-f]{8}")
-UNFINISHED = ".{}.unfinished-"  # begins the name of a new aid beside the old one
-LEFT_OVER = 3600.0  # seconds after which a save that has not ended was killed
 
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
@@ -266,42 +251,25 @@ class DecisionAid:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write one folder of JSON and safetensors.
 
-        An older decision aid there is replaced whole; other files in its folder stay.
-        All parts are written beside the folder, and the manifest, which names them, is
-        put in place at the end, in one step: whoever kills this, or fills the disk,
-        leaves the old aid as it was. Of several savers the last one wins.
+        An older decision aid there is replaced whole, as `replace_aid` says; other
+        files in its folder stay.
 
         Raises
         ------
         OSError
             The folder holds something else, or cannot be written.
         """
-        _check_content(folder)
-        target = Path(folder).resolve()
-        parts = f"parts-{uuid.uuid4().hex[:8]}"
-        beside = UNFINISHED.format(target.name)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=beside, dir=target.parent) as new:
-                self._write(Path(new), parts)
-                _put_in_place(Path(new), target, parts)
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"Cannot save the decision aid to {folder} ({error}): make room, or "
-                "choose another folder. What was there is unchanged."
-            ) from error
-        _clear_leftovers(target)
+        replace_aid(folder, self._write_parts)
 
-    def _write(self, folder: Path, parts: str) -> None:
-        """Write the manifest, and the folder of parts that it names, to the disk."""
+    def _write_parts(self, folder: Path) -> dict[str, Any]:
+        """Write encoder, probe and training table; return all else that is to know."""
         encoder = self.encoder
         for part in (encoder.model, encoder.processor, encoder.tokenizer):
-            part.save_pretrained(folder / parts / "encoder")
-        save_probe(self.probe, folder / parts / "probe")
-        (folder / parts / "training").mkdir()
-        self.training.save(folder / parts / "training" / "features.safetensors")
-        document = {
-            "parts": parts,
+            part.save_pretrained(folder / "encoder")
+        save_probe(self.probe, folder / "probe")
+        (folder / "training").mkdir()
+        self.training.save(folder / "training" / "features.safetensors")
+        return {
             "rule": {
                 "temperature": self.temperature,
                 "min_probability": self.min_probability,
@@ -314,11 +282,6 @@ class DecisionAid:
                 "dtype": encoder.dtype,
             },
         }
-        (folder / MANIFEST).write_text(json.dumps(document, indent=1), encoding="utf-8")
-        for path in folder.rglob("*"):
-            if path.is_file():
-                with path.open("rb+") as file:
-                    os.fsync(file)  # or else it might get there after the manifest
 
     @classmethod
     def load(
@@ -339,10 +302,7 @@ class DecisionAid:
         """
         path = Path(folder).absolute()  # else a lost part could be taken for a hub id
         try:
-            if not (path / MANIFEST).is_file():
-                raise FileNotFoundError(f"it has no {MANIFEST}")
-            document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            stored = path / _parts_named_by(document)
+            document, stored = read_manifest(path)
             settings = document["encoder"]
             encoder = ClipEncoder(
                 stored / "encoder", cache=cache, device=device, dtype=settings["dtype"]
@@ -416,100 +376,3 @@ def _reasons(uncertain: Bools, strange: Bools) -> list[str]:
     }
     reasons: list[str] = np.select(list(cases.values()), list(cases), "").tolist()
     return reasons
-
-
-# --- Its folder
-
-
-def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError where no decision aid can be saved to a folder, before the work.
-
-    It may be missing or empty, or hold an older decision aid, and what lies beside it
-    must be writable.
-    """
-    _check_content(folder)
-    check_writable(Path(folder).resolve().parent)
-
-
-def _check_content(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError for a file, and for a folder of other things."""
-    path = Path(folder).resolve()
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: name a folder.")
-    if not path.is_dir() or (path / MANIFEST).is_file():
-        return
-    # A first save that was killed leaves parts alone.
-    if not all(PARTS.fullmatch(entry.name) for entry in path.iterdir()):
-        raise FileExistsError(
-            f"The folder {folder} holds something else: choose another."
-        )
-
-
-def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError where a folder, or the nearest above that exists, is read-only."""
-    path = Path(folder).resolve()
-    while not path.exists():
-        path = path.parent
-    try:
-        with TemporaryDirectory(dir=path):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(
-            f"Nothing can be written to {path} ({reason}): choose another folder."
-        ) from error
-
-
-def _parts_named_by(document: Any) -> str:
-    """Return the name of the folder of parts; older aids have them beside it."""
-    parts = document.get("parts", ".")
-    if parts != "." and not PARTS.fullmatch(parts):
-        raise ValueError(f"it has parts in {parts!r}")
-    return str(parts)
-
-
-_REPLACING = threading.Lock()
-
-
-def _put_in_place(new: Path, folder: Path, parts: str) -> None:
-    """Move parts and manifest from a new folder, and delete the parts of an older aid.
-
-    At any moment the manifest is the old or the new one, and its parts are there.
-    """
-    folder.mkdir(exist_ok=True)
-    (new / parts).rename(folder / parts)
-    try:
-        with _REPLACING:
-            older = _parts_in(folder)
-            os.replace(new / MANIFEST, folder / MANIFEST)
-    except BaseException:
-        shutil.rmtree(folder / parts, ignore_errors=True)
-        raise
-    for part in older:
-        # Files that are open on Windows wait for a later save.
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _parts_in(folder: Path) -> list[Path]:
-    """Return the folders of the aid that is in a folder."""
-    try:
-        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        parts = _parts_named_by(document)
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []  # there is none, or a damaged one
-    if parts == ".":
-        return [folder / name for name in ("encoder", "probe", "training")]
-    return [folder / parts]
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Delete what saves that were killed left in a folder and beside it."""
-    in_use = _parts_in(folder)
-    begun = UNFINISHED.format(folder.name)
-    parts = [path for path in folder.iterdir() if PARTS.fullmatch(path.name)]
-    beside = [path for path in folder.parent.iterdir() if path.name.startswith(begun)]
-    for path in [*parts, *beside]:
-        with suppress(OSError):  # another process may be faster
-            age = time.time() - path.stat().st_mtime
-            if path not in in_use and age > LEFT_OVER:
-                shutil.rmtree(path)

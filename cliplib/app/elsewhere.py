@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cliplib.app.decision_aid import AnyProbe, DecisionAid
+from cliplib.app.decision_aid import DecisionAid
 from cliplib.images.arrays import Bools
 from cliplib.images.cache import map_images
 from cliplib.images.data import dataset_spec, load_dataset
 from cliplib.images.image import ImageSource
 from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, ratio_intervals
+from cliplib.probes.saving import AnyProbe
 from cliplib.tables.audit import find_near_duplicates, image_hash
 from cliplib.tables.features import FeatureTable
 

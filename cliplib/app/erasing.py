@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliplib.app.questions import fit
+from cliplib.app.questions import fit_with_groups
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Features, Ints
 from cliplib.images.image import ImageSource, image_name, load_image
@@ -188,7 +188,7 @@ def _right_out_of_fold(
         published=table.folds,
     )
     for train_rows, test_rows in folds:
-        fitted = fit(probe, table.select(train_rows))
+        fitted = fit_with_groups(probe, table.select(train_rows))
         for name, (rows, features) in seen.items():
             asked = np.isin(rows, test_rows)
             if asked.any():

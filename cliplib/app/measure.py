@@ -29,7 +29,6 @@ from cliplib.app import questions
 from cliplib.app.decision_aid import (
     IMAGES,
     KERNEL_LIMIT,
-    AnyProbe,
     DecisionAid,
     warn_of_left_out_kernel,
 )
@@ -56,6 +55,7 @@ from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, compare, ratio_intervals
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
+from cliplib.probes.saving import AnyProbe
 from cliplib.tables.audit import Audit, audit_dataset
 from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
@@ -527,7 +527,7 @@ class Evidence:
     @cached_property
     def fitted(self) -> AnyProbe:
         """The best probe, trained on all images."""
-        probe: AnyProbe = questions.fit(*self.probes[self.best])
+        probe: AnyProbe = questions.fit_with_groups(*self.probes[self.best])
         return probe
 
     @cached_property

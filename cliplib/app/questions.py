@@ -173,7 +173,7 @@ def learning_curve(
             chosen = train_rows[_share_of_groups(table, train_rows, share, seed)]
             if groups_of_classes(table.select(chosen)).min() < 2:
                 break
-            fitted = fit(probe, table.select(chosen))
+            fitted = fit_with_groups(probe, table.select(chosen))
             columns = np.asarray(fitted.classes_)
             answer = fitted.predict_proba(table.features[test_rows])
             proba[np.ix_(test_rows, columns)] = answer
@@ -185,7 +185,7 @@ def learning_curve(
     return pd.DataFrame(rows, columns=["share", "images", "groups"]), answers
 
 
-def fit(probe: Any, table: FeatureTable) -> Any:
+def fit_with_groups(probe: Any, table: FeatureTable) -> Any:
     """Return a copy of a classifier, fitted to a table, with its groups if it can."""
     options = {"groups": table.groups} if has_fit_parameter(probe, "groups") else {}
     return clone(probe).fit(table.features, table.labels, **options)

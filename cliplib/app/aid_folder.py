@@ -1,0 +1,186 @@
+"""The folder of a decision aid, which is replaced whole or not at all.
+
+The manifest names the folder of the parts. A new aid's parts get a name of their own,
+and its manifest takes the place of the old one at the end, in one step: at any moment
+the manifest is the old or the new one, and its parts are there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors import SafetensorError
+
+MANIFEST = "decision_aid.json"
+"""Names the folder of the parts; without it there is no aid."""
+PARTS = re.compile("parts-[0-9a-f]{8}")
+UNFINISHED = ".{}.unfinished-"
+"""Begins the name of a new aid beside the old one."""
+LEFT_OVER = 3600.0
+"""Seconds after which a save that has not ended was killed."""
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise OSError where no decision aid can be saved to a folder, before the work.
+
+    It may be missing or empty, or hold an older decision aid, and what lies beside it
+    must be writable.
+    """
+    _check_content(folder)
+    check_writable(Path(folder).resolve().parent)
+
+
+def _check_content(folder: str | os.PathLike[str]) -> None:
+    """Raise OSError for a file, and for a folder of other things."""
+    path = Path(folder).resolve()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: name a folder.")
+    if not path.is_dir() or (path / MANIFEST).is_file():
+        return
+    # A first save that was killed leaves parts alone.
+    if not all(PARTS.fullmatch(entry.name) for entry in path.iterdir()):
+        raise FileExistsError(
+            f"The folder {folder} holds something else: choose another."
+        )
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise OSError where a folder, or the nearest above that exists, is read-only."""
+    path = Path(folder).resolve()
+    while not path.exists():
+        path = path.parent
+    try:
+        with TemporaryDirectory(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            f"Nothing can be written to {path} ({reason}): choose another folder."
+        ) from error
+
+
+def replace_aid(
+    folder: str | os.PathLike[str], write_parts: Callable[[Path], dict[str, Any]]
+) -> None:
+    """Write a decision aid, in the place of an older one if there is one.
+
+    Whoever kills this, or fills the disk, leaves the old aid as it was. Of several
+    savers the last one wins.
+
+    Parameters
+    ----------
+    folder
+        Of the aid; other files in it stay.
+    write_parts
+        Writes the parts into a new folder, and returns what the manifest says of them.
+
+    Raises
+    ------
+    OSError
+        If the folder holds something else, or cannot be written.
+    """
+    _check_content(folder)
+    target = Path(folder).resolve()
+    beside = UNFINISHED.format(target.name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=beside, dir=target.parent) as temporary:
+            new = Path(temporary)
+            parts = f"parts-{uuid.uuid4().hex[:8]}"
+            (new / parts).mkdir()
+            document = {"parts": parts, **write_parts(new / parts)}
+            text = json.dumps(document, indent=1)
+            (new / MANIFEST).write_text(text, encoding="utf-8")
+            _write_to_disk(new)
+            _put_in_place(new, target, parts)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"Cannot save the decision aid to {folder} ({error}): make room, or "
+            "choose another folder. What was there is unchanged."
+        ) from error
+    _clear_leftovers(target)
+
+
+def read_manifest(folder: Path) -> tuple[Any, Path]:
+    """Return what a manifest says, and the folder of the parts that it names.
+
+    FileNotFoundError without a manifest; for one that somebody changed an error of
+    nearly any kind.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"it has no {MANIFEST}")
+    document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return document, folder / _parts_named_by(document)
+
+
+def _parts_named_by(document: Any) -> str:
+    """Return the name of the folder of parts; older aids have them beside it."""
+    parts = document.get("parts", ".")
+    if parts != "." and not PARTS.fullmatch(parts):
+        raise ValueError(f"it has parts in {parts!r}")
+    return str(parts)
+
+
+def _write_to_disk(folder: Path) -> None:
+    """Wait until all files are on the disk, lest the manifest gets there first."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file)
+
+
+_REPLACING = threading.Lock()
+
+
+def _put_in_place(new: Path, folder: Path, parts: str) -> None:
+    """Move parts and manifest from a new folder, and delete the parts of an older aid.
+
+    Where the manifest cannot be replaced, the new parts are deleted.
+    """
+    folder.mkdir(exist_ok=True)
+    (new / parts).rename(folder / parts)
+    try:
+        with _REPLACING:
+            older = _parts_in(folder)
+            os.replace(new / MANIFEST, folder / MANIFEST)
+    except BaseException:
+        shutil.rmtree(folder / parts, ignore_errors=True)
+        raise
+    for part in older:
+        # Files that are open on Windows wait for a later save.
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    """Return the folders of the aid that is in a folder."""
+    try:
+        _, parts = read_manifest(folder)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []  # there is none, or a damaged one
+    if parts == folder:
+        return [folder / name for name in ("encoder", "probe", "training")]
+    return [parts]
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete what saves that were killed left in a folder and beside it."""
+    in_use = _parts_in(folder)
+    begun = UNFINISHED.format(folder.name)
+    parts = [path for path in folder.iterdir() if PARTS.fullmatch(path.name)]
+    beside = [path for path in folder.parent.iterdir() if path.name.startswith(begun)]
+    for path in [*parts, *beside]:
+        with suppress(OSError):  # another process may be faster
+            age = time.time() - path.stat().st_mtime
+            if path not in in_use and age > LEFT_OVER:
+                shutil.rmtree(path)
