@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # lines of a list, before "and 11 more"
 
-# What these modules warn of, the commands say themselves.
-SAID_HERE = (
+# Their warnings are dropped: the commands say the same.
+MODULES_NOT_HEARD = (
     "cliplib.images.cache",
     "cliplib.judge.calibration",
 )
@@ -60,6 +60,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         "cliplib",
         allow_abbrev=False,
         description="Does a frozen CLIP sort my images?",
+        # The short form is no command of the parser's: `with_command` puts it before.
         epilog="'cliplib FOLDER --out AID' is short for 'train'. A folder that bears a "
         "command's name goes by './classify', or after 'train'. 'cliplib COMMAND "
         "--help' explains a command.",
@@ -302,30 +303,32 @@ def classify(
     aid: str, files: Sequence[str], prefix: str, heat_maps: bool, overwrite: bool
 ) -> None:
     """Write what a decision aid says of a folder or of files."""
-    given = _folder_or_files(files)
-    prefix = os.path.join(prefix, "answers") if os.path.isdir(prefix) else prefix
+    images = _folder_or_files(files)
+    out = os.path.join(prefix, "answers") if os.path.isdir(prefix) else prefix
+    table = f"{out}.csv"
+    page = f"{out}.html"
     if not overwrite:
-        _check_new(f"{prefix}.csv", f"{prefix}.html")
+        _check_new(table, page)
     from cliplib.app.aid_folder import check_writable
     from cliplib.app.decision_aid import DecisionAid
     from cliplib.press.sheet import write_csv, write_html
 
-    where = os.path.dirname(os.path.abspath(prefix))
-    check_writable(where)
+    folder = os.path.dirname(os.path.abspath(out))
+    check_writable(folder)
     decision_aid = DecisionAid.load(aid_folder(aid))
-    rows = decision_aid.classify(given)
-    if decision_aid.min_probability == float("inf"):
+    rows = decision_aid.classify(images)
+    if decision_aid.never_answers:
         print(
             "This decision aid abstains on everything: no probability made its answers "
             "reliable."
         )
     show("Files", _answer_lines(rows))
     show("Unreadable", rows["error"][rows["error"] != ""])
-    os.makedirs(where, exist_ok=True)
-    write_csv(rows, f"{prefix}.csv")
-    print(f"Written: {prefix}.csv", flush=True)
-    write_html(rows, f"{prefix}.html", decision_aid, given, heat_maps=heat_maps)
-    print(f"Written: {prefix}.html")
+    os.makedirs(folder, exist_ok=True)
+    write_csv(rows, table)
+    print(f"Written: {table}", flush=True)
+    write_html(rows, page, decision_aid, images, heat_maps=heat_maps)
+    print(f"Written: {page}")
 
 
 def aid_folder(folder: str) -> str:
@@ -344,15 +347,16 @@ def _check_new(*paths: str) -> None:
             )
 
 
-def _folder_or_files(given: Sequence[str]) -> str | Sequence[str]:
-    if len(given) == 1 and os.path.isdir(given[0]):
-        return given[0]
-    for file in given:
-        if not os.path.isfile(file):
+def _folder_or_files(names: Sequence[str]) -> str | Sequence[str]:
+    """Return the one folder that is named, or the files; ValueError for a mixture."""
+    if len(names) == 1 and os.path.isdir(names[0]):
+        return names[0]
+    for name in names:
+        if not os.path.isfile(name):
             raise ValueError(
-                f"{file!r} is no file: name one folder, or files that exist."
+                f"{name!r} is no file: name one folder, or files that exist."
             )
-    return given
+    return names
 
 
 def _answer_lines(rows: pd.DataFrame) -> pd.Series:
@@ -444,7 +448,7 @@ class _Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if record.name in SAID_HERE or message in self.seen:
+        if record.name in MODULES_NOT_HEARD or message in self.seen:
             return False
         self.seen.add(message)
         return True

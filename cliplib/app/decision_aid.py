@@ -169,6 +169,11 @@ class DecisionAid:
             about=about,
         )
 
+    @property
+    def never_answers(self) -> bool:
+        """Whether it always abstains: no probability made its answers reliable."""
+        return bool(np.isinf(self.min_probability))
+
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).
 

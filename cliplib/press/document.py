@@ -114,8 +114,8 @@ def document(evidence: Evidence, title: str = "") -> Document:
     if evidence.request.anonymous:
         name = "A folder of images"
     today = date.today()
-    said = evidence.verdict
-    written = (
+    verdict = evidence.verdict
+    sections = (
         Section("The images", [*_images(evidence)]),
         Section("Copies", [*_copies(evidence)]),
         Section("What the files give away", [*_traces(evidence)]),
@@ -131,10 +131,10 @@ def document(evidence: Evidence, title: str = "") -> Document:
     return Document(
         title=" ".join((title or name).split()),
         subtitle=f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",
-        answer=said.answer,
-        reasons=" ".join(said.reasons),
-        steps=said.steps,
-        sections=[section for section in written if section.blocks],
+        answer=verdict.answer,
+        reasons=" ".join(verdict.reasons),
+        steps=verdict.steps,
+        sections=[section for section in sections if section.blocks],
     )
 
 
@@ -144,6 +144,12 @@ def table_of(caption: str, frame: pd.DataFrame) -> Table:
         frame = frame.reset_index()
     rows = [[_text(cell) for cell in row] for row in frame.itertuples(index=False)]
     return Table(caption, [str(column) for column in frame.columns], rows)
+
+
+def _shares_of(frame: pd.DataFrame) -> pd.Series:
+    """Return the columns value, low and high as one of shares."""
+    shares = [Share.of(row) for _, row in frame.iterrows()]
+    return pd.Series(shares, frame.index, dtype=object)
 
 
 def _text(cell: Any) -> str:
@@ -156,6 +162,7 @@ def _text(cell: Any) -> str:
 
 
 def _images(evidence: Evidence) -> Iterator[Block]:
+    """Yield images of each class, their numbers, and what could not be read."""
     groups = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
     first = groups.drop_duplicates("group").groupby("class").head(2)
     rows = first.sort_values("class", kind="stable").index[:MOST_PICTURES]
@@ -192,10 +199,12 @@ def _first_of(number: int, where: str = "answers.csv") -> str:
 
 
 def _picture(evidence: Evidence, row: int, title: str) -> Picture:
+    """Return the image of a row of the table, with its name below."""
     return Picture(evidence.images[row], title, evidence.names[row])
 
 
 def _copies(evidence: Evidence) -> Iterator[Block]:
+    """Yield the near-duplicates, and the declared groups that they join."""
     audit = evidence.audit
     yield Text(
         "A copy on both sides of a split makes any classifier look good, and one with "
@@ -228,6 +237,7 @@ def _copies(evidence: Evidence) -> Iterator[Block]:
 
 
 def _merged(evidence: Evidence) -> Table:
+    """Return the declared groups that copies join, each with a pair that joins them."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
     merged = evidence.merged.assign(
         pair=[
@@ -246,6 +256,7 @@ def _merged(evidence: Evidence) -> Table:
 
 
 def _traces(evidence: Evidence) -> Iterator[Block]:
+    """Yield how well file traces alone predict the class, and the traces by class."""
     traces = evidence.traces
     yield Text(
         "Where files of one class differ from those of another by size, format, colour "
@@ -253,8 +264,7 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
         "Brightness is of the picture, and stands apart."
     )
     alone = traces.alone.rename(index=TRACE_NAMES)
-    shares = [Share.of(row) for _, row in alone.iterrows()]
-    table = pd.DataFrame({"of the": alone["of"], "accuracy": shares}, alone.index)
+    table = pd.DataFrame({"of the": alone["of"], "accuracy": _shares_of(alone)})
     yield table_of(
         "How often each trace by itself is right: a forest that knows nothing else, "
         "tested by group (95% interval).",
@@ -279,6 +289,7 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
 
 
 def _methods(evidence: Evidence) -> Iterator[Block]:
+    """Yield the accuracy and the like of every method, tested by group."""
     yield Text(
         "Each method is asked for images of groups that it was not trained on, in "
         f"{evidence.n_splits} folds. That is what new images can expect. Where "
@@ -309,6 +320,7 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
 
 
 def _others(evidence: Evidence) -> Table:
+    """Return the accuracy of one linear probe on pooled features of each encoder."""
     own = evidence.accuracy(evidence.predicted[POOLED])
     rows = {evidence.encoder_name: {"accuracy": own, "CLIP is better by": ""}}
     for name, predicted in evidence.other_predictions.items():
@@ -323,6 +335,7 @@ def _others(evidence: Evidence) -> Table:
 
 
 def _errors(evidence: Evidence) -> Iterator[Block]:
+    """Yield sensitivity and precision by class, the confusion matrix, and errors."""
     found = evidence.evaluations[evidence.best].per_class
     columns = {"sensitivity": "found (sensitivity)", "precision": "right (precision)"}
     rows = {
@@ -355,6 +368,11 @@ def _errors(evidence: Evidence) -> Iterator[Block]:
 
 
 def _suspects(evidence: Evidence) -> Iterator[Block]:
+    """Yield the labels that confident learning doubts.
+
+    Another class reaches the mean probability of that class over the images labelled
+    with it, and is more probable than the labelled one.
+    """
     suspects = evidence.suspects
     if suspects.empty:
         yield Text("None.")
@@ -379,6 +397,7 @@ def _suspects(evidence: Evidence) -> Iterator[Block]:
 
 
 def _curve(evidence: Evidence) -> Iterator[Block]:
+    """Yield the learning curve: accuracy by the number of labelled groups."""
     curve = evidence.curve
     if curve.points.empty:
         yield Text("There are too few groups to say.")
@@ -389,15 +408,15 @@ def _curve(evidence: Evidence) -> Iterator[Block]:
         "A curve of accuracy over the number of labelled groups, with a band.",
         "curve_plot",
     )
-    shares = [Share.of(row) for _, row in curve.points.iterrows()]
     table = curve.points[["groups", "images"]].round().astype(int)
     yield table_of(
         "The same in numbers: what was trained on, on average over the folds.",
-        table.assign(accuracy=shares),
+        table.assign(accuracy=_shares_of(curve.points)),
     )
 
 
 def _trust(evidence: Evidence) -> Iterator[Block]:
+    """Yield calibration, risk by coverage, and the decision aid that rests on them."""
     yield Plot(
         f"Left: how often the {evidence.best} is right where it states a probability, "
         "with 95% intervals; on the line both agree. Right: the share of errors among "
@@ -415,6 +434,7 @@ def _trust(evidence: Evidence) -> Iterator[Block]:
 
 
 def _elsewhere(evidence: Evidence) -> Iterator[Block]:
+    """Yield sensitivities on images of another folder beside those of this one."""
     away = evidence.elsewhere
     if away is None:
         return
@@ -447,11 +467,12 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
 
 
 def _erased(evidence: Evidence) -> Iterator[Block]:
+    """Yield the accuracy on images whose object is erased, and some of these images."""
     erased = evidence.erased
     if erased is None:
         return
-    shares = [Share.of(row) for _, row in erased.accuracy.iterrows()]
-    table = erased.accuracy[["images"]].assign(accuracy=shares)
+    accuracy = _shares_of(erased.accuracy)
+    table = erased.accuracy[["images"]].assign(accuracy=accuracy)
     yield table_of(
         f"The {evidence.best}, trained on whole images and tested on others: as they "
         "are, and with the ellipse round the box filled from its rim. The other side "
@@ -468,6 +489,7 @@ def _erased(evidence: Evidence) -> Iterator[Block]:
 
 
 def _made(evidence: Evidence) -> Iterator[Block]:
+    """Yield the method in a paragraph, citation, versions, command, and privacy."""
     yield Text(method_paragraph(evidence))
     yield Text("To cite the program:")
     yield Code(citation())

@@ -222,7 +222,7 @@ def _data_uri(image: Image.Image) -> str:
 
 def _rule(aid: DecisionAid) -> str:
     """Return in words when the aid answers."""
-    if np.isinf(aid.min_probability):
+    if aid.never_answers:
         return "It never answers: no probability made its answers reliable enough."
     return (
         f"An answer needs a probability of {aid.min_probability:.3f} or more, and a "
