@@ -26,8 +26,6 @@ IMAGES = ("image/svg+xml", "image/jpeg", "image/png")
 NUMBER = re.compile(
     r"[-+−<]?\s?[\d.,]+(e[-+]?\d+)?\s*%?(\s\[.*\])?|nan|none|-?inf|", re.IGNORECASE
 )
-
-
 TWO_LINES = 220
 """Letters, about: what is longer is a paragraph of its own."""
 RESULT = re.compile(r'<figure|<table [^>]*(class="dataframe|id="T_)')
@@ -114,9 +112,7 @@ def readable(source: str) -> str:
     except SyntaxError:  # a magic command
         return source
     lines = source.splitlines()
-    for statement in reversed(
-        statements
-    ):  # from below: places above stay where they are
+    for statement in reversed(statements):  # lines above a change keep their numbers
         shown = in_its_place(statement, source)
         if shown is not None:
             first = statement.lineno - 1
@@ -209,17 +205,38 @@ def markdown_to_typst(text: str, shift: int = 1) -> str:
         f"--lua-filter={THEME}/typst/math.lua",
     )
     typst = markdown(text, "typst", options)
-    typst = re.sub(
-        r"\b(dot|times|plus|minus|div)\.circle\b", r"\1.o", typst
-    )  # refused by typst
-    typst = re.sub(
-        r"#link\(<[^>]*>\)", "", typst
-    )  # [x](#anchor): no such label in the report
-    typst = re.sub(r'#box\(image\("https?://[^"]*"[^)]*\)\)', "", typst)
+    typst = with_known_symbols(typst)
+    typst = without_links_within(typst)
+    typst = without_images_of_the_web(typst)
+    return with_last_sentence_kept(typst)
+
+
+def with_known_symbols(typst: str) -> str:
+    """Rename symbols that pandoc writes as Typst no longer takes them."""
+    return re.sub(r"\b(dot|times|plus|minus|div)\.circle\b", r"\1.o", typst)
+
+
+def without_links_within(typst: str) -> str:
+    """Leave out links such as ``[x](#anchor)``: the report has no such labels."""
+    return re.sub(r"#link\(<[^>]*>\)", "", typst)
+
+
+def without_images_of_the_web(typst: str) -> str:
+    """Leave out images that would have to be downloaded."""
+    return re.sub(r'#box\(image\("https?://[^"]*"[^)]*\)\)', "", typst)
+
+
+def with_last_sentence_kept(typst: str) -> str:
+    """Keep the last paragraph with the code below it, if it leads on to that.
+
+    It does if it is a notebook's question, or a sentence of two lines at most.
+    """
     above, gap, last = typst.rpartition("\n")  # each paragraph is one line
-    question = last.startswith("#strong[")  # at the top of a notebook
-    sentence = re.fullmatch(r"[^\s=+#|/-].*[.?:]", last) and not above.endswith("\\")
-    leads_on = question or (sentence and len(last) <= TWO_LINES)
+    is_question = last.startswith("#strong[")
+    is_sentence = re.fullmatch(r"[^\s=+#|/-].*[.?:]", last) is not None
+    is_paragraph = not above.endswith("\\")  # which breaks a line
+    is_short = len(last) <= TWO_LINES
+    leads_on = is_question or (is_sentence and is_paragraph and is_short)
     return f"{above}{gap}#nb-sentence[{last}]" if leads_on else typst
 
 

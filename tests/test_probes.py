@@ -543,7 +543,7 @@ def test_features_too_large_to_copy_give_the_same_probe(sample, monkeypatch):
 
 
 def test_a_linear_probe_takes_little_more_than_its_features_twice(monkeypatch):
-    monkeypatch.setattr("cliplib.probes.base.LARGEST_PART", 200_000)
+    monkeypatch.setattr("cliplib.probes.base.FEATURES_A_PART", 200_000)
     rng = np.random.default_rng(0)
     y = np.arange(3000) % 3
     X = rng.normal(size=(3000, 700)).astype(np.float32)

@@ -270,11 +270,11 @@ def map_images(
     try:
         for rows, batch in zip(batches, pool.map(compute, batches), strict=True):
             _note_unreadable(batch, rows, errors)
-            for number, by_place in enumerate(batch.results):
-                for place, value in by_place.items():
+            for number, values in enumerate(batch.results):
+                for index, value in values.items():
                     if not outputs[number].size:
                         outputs[number] = np.zeros((n, *value.shape), value.dtype)
-                    outputs[number][rows[place]] = value
+                    outputs[number][rows[index]] = value
             bar.update(len(rows))
     finally:  # also on an interrupt: what is under way ends and is kept
         pool.shutdown(cancel_futures=True)
@@ -285,19 +285,19 @@ def map_images(
 
 @dataclass
 class _Batch:
-    """What became of some images; places are counted within the batch."""
+    """What became of some images, by their index within the batch."""
 
-    results: list[dict[int, NDArray[Any]]]  # for each function, by place
-    unreadable: dict[int, OSError] = field(default_factory=dict)  # by place
+    results: list[dict[int, NDArray[Any]]]  # for each function
+    unreadable: dict[int, OSError] = field(default_factory=dict)
 
 
 def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) -> None:
     """Note the unreadable images of a batch by row, or raise the first one's error."""
-    for place, error in sorted(batch.unreadable.items()):
+    for index, error in sorted(batch.unreadable.items()):
         if errors is None:
             raise error
         logger.warning("%s", error)
-        errors[rows[place]] = str(error)
+        errors[rows[index]] = str(error)
 
 
 def _compute_batch(
@@ -305,31 +305,34 @@ def _compute_batch(
     functions: Sequence[ImageFunction],
     results: _Results,
 ) -> _Batch:
-    """Look up what is known of some images, decode the others, and compute the rest."""
+    """Take a batch from files to results.
+
+    Files are read and hashed, and results looked up by the hash; images that lack one
+    are decoded, and what is missing is computed and stored.
+    """
     batch = _Batch([{} for _ in functions])
     contents = _read(sources, batch)
-    keys = {place: _keys(functions, content) for place, content in contents.items()}
-    every_key = {key for own in keys.values() for key in own}
-    known = results.get(every_key)
-    incomplete = {
-        place: contents[place]
-        for place, own in keys.items()
-        if any(key not in known for key in own)
+    keys = {index: _keys(functions, content) for index, content in contents.items()}
+    cached = results.get({key for own in keys.values() for key in own})
+    to_compute = {
+        index: contents[index]
+        for index, own in keys.items()
+        if any(key not in cached for key in own)
     }
-    decoded = _decode(sources, incomplete, batch)
+    images = _decode(sources, to_compute, batch)
     for number, function in enumerate(functions):
         missing = {
-            keys[place][number]: image
-            for place, image in decoded.items()
-            if keys[place][number] not in known
+            keys[index][number]: image
+            for index, image in images.items()
+            if keys[index][number] not in cached
         }
         computed = _apply(function, missing)
         results.put(computed)
-        known |= computed
+        cached |= computed
         batch.results[number] = {
-            place: known[own[number]]
-            for place, own in keys.items()
-            if place not in batch.unreadable
+            index: cached[own[number]]
+            for index, own in keys.items()
+            if index not in batch.unreadable
         }
     return batch
 
@@ -341,26 +344,26 @@ def _keys(functions: Sequence[ImageFunction], content: bytes) -> list[str]:
 
 
 def _read(sources: Sequence[ImageSource], batch: _Batch) -> dict[int, bytes]:
-    """Read the files, by place; those that cannot be are noted in the batch."""
+    """Read the files, by index; those that cannot be read are noted in the batch."""
     contents = {}
-    for place, source in enumerate(sources):
+    for index, source in enumerate(sources):
         try:
-            contents[place] = image_bytes(source)
+            contents[index] = image_bytes(source)
         except OSError as error:
-            batch.unreadable[place] = error
+            batch.unreadable[index] = error
     return contents
 
 
 def _decode(
     sources: Sequence[ImageSource], contents: Mapping[int, bytes], batch: _Batch
 ) -> dict[int, Image.Image]:
-    """Decode images, by place; those that cannot be are noted in the batch."""
+    """Decode images, by index; those that cannot be decoded are noted in the batch."""
     decoded = {}
-    for place, content in contents.items():
+    for index, content in contents.items():
         try:
-            decoded[place] = load_image(sources[place], content)
+            decoded[index] = load_image(sources[index], content)
         except OSError as error:
-            batch.unreadable[place] = error
+            batch.unreadable[index] = error
     return decoded
 
 

@@ -11,7 +11,6 @@ from cliplib.tools.search import each_query
 
 KS = (1, 5, 10)
 
-
 MEASURES = (
     "share",
     "average_precision",
