@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -165,17 +164,17 @@ def _answers(
 
 
 def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
-    """Return the image of each row: by its name, or by its place where names repeat."""
+    """Return the image of each row: by its name, with its number where names repeat."""
     names, sources = list_files(files)
-    place = pd.Series(np.arange(len(names)), index=names)
-    if place.index.is_unique:
-        places = place.reindex(rows["file"]).tolist()
-    else:
-        same = place.index.to_series().reset_index(drop=True).reindex(rows.index)
-        places = rows.index.where(same == rows["file"]).tolist()
-    if any(pd.isna(row) for row in places):
+    keys: list[Any] = names
+    wanted: list[Any] = rows["file"].tolist()
+    if len(set(names)) < len(names):
+        keys = [*enumerate(names)]
+        wanted = [*rows["file"].items()]
+    source_of = dict(zip(keys, sources, strict=True))
+    if not set(wanted) <= source_of.keys():
         raise ValueError(f"The files in {files} have changed: classify them again.")
-    return [sources[int(row)] for row in places]
+    return [source_of[key] for key in wanted]
 
 
 def _heat_maps(
