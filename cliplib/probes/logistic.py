@@ -1,4 +1,6 @@
-"""Multinomial logistic regression to its minimum: L-BFGS on a stretched problem.
+"""Multinomial logistic regression to its minimum, by preconditioned L-BFGS.
+
+The preconditioner is diagonal in the principal axes of the rows.
 
 scikit-learn's solver ends at the same minimum. On thousands of features that go
 together, as those of the readout "deep", it takes 3 to 8 times as long to an equal
@@ -20,8 +22,9 @@ class LogisticProblem:
     """A regression's rows and classes, to be solved for one penalty after another.
 
     Minimised is the mean over rows of weight times log loss, plus |weights|² / (2 C n).
-    Of few rows in many dimensions the minimum is sought in the rows' span, in which it
-    lies: weights at right angles to all rows would be penalised, and change no logit.
+    With few rows in many dimensions, rows and weights are in coordinates of the row
+    span, in which the minimum lies: weights orthogonal to all rows would be penalised,
+    and change no logit.
 
     Parameters
     ----------
@@ -39,36 +42,46 @@ class LogisticProblem:
         self, rows: Rows, codes: Ints, class_weights: Features, axes: Features | Floats
     ) -> None:
         n, d = rows.shape
-        self._span: Features | None = None  # its axes as columns (d, n)
-        if 4 * n < d:  # of more rows it takes longer to find than it spares
-            self._span, coordinates = qr(rows[:].T, mode="economic", check_finite=False)
-            rows = np.ascontiguousarray(coordinates.T)
-        self._rows = rows
+        self._span: Features | None = None
+        # With more rows, to find their span takes longer than it spares.
+        self._rows = self._into_row_span(rows) if 4 * n < d else rows
         self._row_weights = class_weights[codes][:, None]
         one_hot = np.eye(len(class_weights), dtype=np.float32)[codes]
         self._targets = self._row_weights * one_hot
         axes = self._to_span(axes)
         self._directions = block_diag(axes, 1)  # last the intercept
-        self._curvatures = np.zeros(len(axes) + 1)
-        self._curvatures[-1] = self._row_weights.mean(dtype=np.float64) / 4
-        for block in blocks(*rows.shape):
-            weights = self._row_weights[block]
-            curvatures = largest_curvatures(rows[block], weights, axes)
-            self._curvatures[:-1] += curvatures * len(weights) / n
+        self._curvatures = self._curvature_bounds(axes)
+
+    def _into_row_span(self, rows: Rows) -> Features:
+        """Find an orthonormal basis of the row span, (d, n); return the rows in it."""
+        self._span, coordinates = qr(rows[:].T, mode="economic", check_finite=False)
+        return np.ascontiguousarray(coordinates.T)
 
     def _to_span(self, vectors: Floats | Features) -> Floats:
-        """Return vectors (m, d) in coordinates of the span, where it is used."""
-        within = vectors if self._span is None else vectors @ self._span
-        return np.asarray(within, np.float64)
+        """Return vectors (m, d) in coordinates of the row span, where that is used."""
+        coordinates = vectors if self._span is None else vectors @ self._span
+        return np.asarray(coordinates, np.float64)
 
     def _from_span(self, coordinates: Floats) -> Floats:
+        """Return vectors (m, d) from their coordinates in the row span."""
         return coordinates if self._span is None else coordinates @ self._span.T
+
+    def _curvature_bounds(self, axes: Floats) -> Floats:
+        """Bound the curvature along each axis, and along the intercept, (r + 1,)."""
+        n = self._rows.shape[0]
+        bounds = np.zeros(len(axes) + 1)
+        bounds[-1] = self._row_weights.mean(dtype=np.float64) / 4
+        for block in blocks(*self._rows.shape):
+            weights = self._row_weights[block]
+            of_block = largest_curvatures(self._rows[block], weights, axes)
+            bounds[:-1] += of_block * len(weights) / n
+        return bounds
 
     def minimize(self, C: float, start: Floats, tol: float) -> Floats:
         """Return weights and intercepts (k, d + 1) at the minimum, from `start` on.
 
-        C is the inverse strength of the penalty, `tol` the largest slope of the
-        stretched loss that counts as flat.
+        C is the inverse strength of the penalty, `tol` the largest entry of the
+        preconditioned gradient at which the minimum is taken as reached.
         """
         penalty = 1 / (C * self._rows.shape[0])
         curvatures = self._curvatures.copy()
@@ -115,15 +128,16 @@ class LogisticProblem:
 
 
 class Preconditioner:
-    """A stretch of the weights after which the loss curves alike in all directions.
+    """A diagonal preconditioner in the principal axes.
 
-    With orthonormal directions A (r, d) and curvatures h (r,) along them a row w of
-    weights becomes ::
+    It scales weights so that the loss curves about alike in all directions. With
+    orthonormal directions A (r, d) and curvatures h (r,) along them a row w of weights
+    becomes ::
 
         P w = s w + Aᵀ ((h^-1/2 - s) ∘ A w)
 
-    so that each direction is stretched by its h^-1/2, and everything at right angles to
-    all of them by s. P is symmetric: by the chain rule it stretches gradients, too.
+    Each direction is scaled by its h^-1/2, and what is orthogonal to all of them by s.
+    P is symmetric: by the chain rule it scales gradients, too.
 
     Parameters
     ----------
@@ -135,15 +149,16 @@ class Preconditioner:
 
     def __init__(self, directions: Floats, curvatures: Floats) -> None:
         self.directions = directions
-        stretches = curvatures**-0.5
+        scales = curvatures**-0.5
         last_axis = -2  # the least curved one, which stands for all axes that follow
-        self.rest = stretches[last_axis]
-        self.extra = stretches - self.rest
+        self.scale_elsewhere = scales[last_axis]
+        self.extra_scales = scales - self.scale_elsewhere
 
     def apply(self, weights: Floats) -> Floats:
         """Return P w for each row w of weights (k, d)."""
         along = weights @ self.directions.T
-        return np.asarray(self.rest * weights + (along * self.extra) @ self.directions)
+        extra = (along * self.extra_scales) @ self.directions
+        return np.asarray(self.scale_elsewhere * weights + extra)
 
 
 def largest_curvatures(
