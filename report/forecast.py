@@ -12,8 +12,8 @@ from pathlib import Path
 
 from places import EMBEDDED, Places
 
-IMAGES = 9_546  # of both data sets
-COLUMNS = 320  # as wide as the tokens of mini are
+N_IMAGES = 9_546  # of both data sets
+WIDTH_OF_MINI = 320  # as wide as the tokens of mini are
 START = 10.0  # seconds of a notebook that no image and no model changes
 # How often a notebook shows all images to the encoder, which keeps what it has seen.
 PASSES = {
@@ -74,7 +74,7 @@ def adapted(
 def under(task: Task, load: Load) -> Task:
     """Return a task with what it takes under a load."""
     name = task.notebook.stem
-    encoding = PASSES.get(name, 0.0) * IMAGES * load.seconds_per_image
+    encoding = PASSES.get(name, 0.0) * N_IMAGES * load.seconds_per_image
     fitting = max(0.0, task.seconds - START) + FITTING.get(name, 0.0)
     seconds = min(START, task.seconds) + load.share * (encoding + load.width * fitting)
     gigabytes = task.gigabytes + ENCODERS.get(name, 1) * load.gigabytes
@@ -84,7 +84,7 @@ def under(task: Task, load: Load) -> Task:
 def share_of(given: dict[str, str]) -> float:
     """Return which share of all images a limit draws."""
     limit = float(given.get("limit", 0))
-    return min(1.0, 2 * limit / IMAGES) if limit else 1.0
+    return min(1.0, 2 * limit / N_IMAGES) if limit else 1.0
 
 
 def in_words(name: str, given: dict[str, str], cores: int) -> str:
@@ -93,7 +93,7 @@ def in_words(name: str, given: dict[str, str], cores: int) -> str:
     from cliplib.encode.cost import encoding_cost, flops_of_one_core
 
     cost = encoding_cost(find_checkpoint(name))
-    images = round(IMAGES * share_of(given))
+    images = round(N_IMAGES * share_of(given))
     minutes = max(1, round(cost.minutes(images, cores * flops_of_one_core())))
     return (
         f"{name}: {cost.parameters / 1e6:.0f} million parameters, "
@@ -111,4 +111,4 @@ def load_of(given: dict[str, str], model: str) -> Load:
     cost = encoding_cost(folder)
     extra = 0.0 if model in EMBEDDED else cost.gigabytes
     seconds = 60 * cost.minutes(1, flops_of_one_core())
-    return Load(share_of(given), cost.width / COLUMNS, seconds, extra)
+    return Load(share_of(given), cost.width / WIDTH_OF_MINI, seconds, extra)

@@ -22,7 +22,7 @@ from traitlets.config import Config
 
 THEME = Path(__file__).parent / "theme"
 # A photograph that is at hand as both is smaller as JPEG.
-IMAGES = ("image/svg+xml", "image/jpeg", "image/png")
+IMAGE_TYPES = ("image/svg+xml", "image/jpeg", "image/png")
 NUMBER = re.compile(
     r"[-+−<]?\s?[\d.,]+(e[-+]?\d+)?\s*%?(\s\[.*\])?|nan|none|-?inf|", re.IGNORECASE
 )
@@ -157,11 +157,11 @@ def typst_exporter(*, everything: bool = False) -> TemplateExporter:
     """
     steps: dict[str, dict[str, Any]] = {
         "NbConvertBase": {
-            "display_data_priority": [*IMAGES, "text/html", "text/plain"]
+            "display_data_priority": [*IMAGE_TYPES, "text/html", "text/plain"]
         },
         "ExtractOutputPreprocessor": {
             "enabled": True,
-            "extract_output_types": set(IMAGES),
+            "extract_output_types": set(IMAGE_TYPES),
         },
         "CoalesceStreamsPreprocessor": {"enabled": True},
         "TagRemovePreprocessor": {

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 EMBEDDED = ("", "mini")
-IMAGES = {"": "committed features", "hub": "images of the hub"}
+IMAGE_SOURCES = {"": "committed features", "hub": "images of the hub"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def places_of(
     if not name:
         return Places(root)
     words = [in_words(name, each) for name, each in parameters.items()]
-    words.append(IMAGES.get(data, "images of a folder"))
+    words.append(IMAGE_SOURCES.get(data, "images of a folder"))
     return Places(root, name, other, ", ".join(words))
 
 

@@ -20,7 +20,7 @@ from test_decision_aid import PROBE, clouds
 from cliplib.app.decision_aid import DecisionAid
 from cliplib.encode.clip import ClipEncoder
 from cliplib.press.sheet import (
-    IMAGES,
+    IMAGES_KEY,
     _training_picture,
     answers_table,
     write_csv,
@@ -152,7 +152,7 @@ def test_a_training_image_is_called_one_and_the_nearest_is_shown(
 ) -> None:
     place = image_folder(n=6)
     table = load_features(place, tiny).with_readout("pooled")
-    table = table.with_features(table.features, **{IMAGES: str(place)})
+    table = table.with_features(table.features, **{IMAGES_KEY: str(place)})
     aid = DecisionAid.fit(table, tiny, probe=PROBE)
     trained = str(aid.training.ids[0])
     Image.effect_noise((48, 48), 90).save(tmp_path / "new.png")
@@ -176,7 +176,7 @@ def test_an_aid_asks_no_foreign_machine_for_its_images(
     aid: DecisionAid, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cliplib.press.sheet.load_image", None)  # would raise
-    training = aid.training.with_features(aid.training.features, **{IMAGES: place})
+    training = aid.training.with_features(aid.training.features, **{IMAGES_KEY: place})
     assert _training_picture(replace(aid, training=training), "cat.png") == ""
 
 

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 # The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
 KERNEL_LIMIT = 10_000
 
-# Key of the training table's provenance: the folder below which its ids are files.
-IMAGES = "images"
+# Of the training table's provenance: the folder below which its ids are files.
+IMAGES_KEY = "images"
 
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:

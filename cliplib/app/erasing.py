@@ -21,12 +21,12 @@ from cliplib.tables.groups import read_text_table
 from cliplib.tables.splits import group_folds
 from cliplib.tools.erase import Box, erase
 
-COLUMNS = ("file", "x_center", "y_center", "width", "height")
+BOX_COLUMNS = ("file", "x_center", "y_center", "width", "height")
 WHOLE = "as they are"
 WITHOUT = "object erased"
 CONTROL = "as much erased on the other side"
 EXAMPLES = 3
-BATCH = 64
+IMAGES_A_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,8 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     by_name = by_name[~by_name.index.duplicated(keep=False)]
     known = set(ids)
     boxes = {}
-    for file, *numbers in read_text_table(Path(path), COLUMNS).itertuples(index=False):
+    listed = read_text_table(Path(path), BOX_COLUMNS)
+    for file, *numbers in listed.itertuples(index=False):
         name = file if file in known else by_name.get(file)
         if name is None:
             raise ValueError(f"{path!r} names {file!r}, which is no image here.")
@@ -154,8 +155,8 @@ def _erased_features(
     """Encode the images of some rows, each without what its box marks, (m, d)."""
     rows = [*boxes]
     parts = [np.zeros((0, 3 * encoder.blocks * encoder.dim), np.float32)]
-    for start in range(0, len(rows), BATCH):  # few decoded images at a time
-        batch = rows[start : start + BATCH]
+    for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
+        batch = rows[start : start + IMAGES_A_BATCH]
         erased = [_before_and_after(images[r], boxes[r], seed)[1] for r in batch]
         parts += encoder.map(erased)
     return np.concatenate(parts)

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from cliplib.app import questions
 from cliplib.app.decision_aid import (
-    IMAGES,
+    IMAGES_KEY,
     KERNEL_LIMIT,
     DecisionAid,
     warn_of_left_out_kernel,
@@ -550,7 +550,7 @@ class Evidence:
         """A classifier that abstains, made of the best probe."""
         probe, table = self.probes[self.best]
         folder = "" if self.request.anonymous else _home(self.readable_files)
-        provenance = {**table.provenance, IMAGES: folder}
+        provenance = {**table.provenance, IMAGES_KEY: folder}
         if self.request.anonymous:
             provenance["dataset"] = ""
         named = replace(table, ids=np.array(self.names), provenance=provenance)

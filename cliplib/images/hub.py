@@ -49,7 +49,8 @@ KNOWN_MODELS = (
 SECONDS = 10  # that a hub has to answer
 SMALL = 1_000_000  # bytes: a smaller file gets no bar
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
-SETTINGS = ("*.json", "*.txt", "*.model")  # configuration, preprocessing, tokenizer
+# Configuration, preprocessing, tokenizer.
+SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}  # one of them
 
 
@@ -142,7 +143,7 @@ def _download_model(repo: str, revision: str) -> Path:
         name
         for name in sizes
         if "/" not in name
-        and any(fnmatch.fnmatch(name, pattern) for pattern in SETTINGS)
+        and any(fnmatch.fnmatch(name, pattern) for pattern in SETTINGS_FILES)
         and ".index." not in name
     ]
     wanted = [*settings, *weights]

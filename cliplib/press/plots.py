@@ -9,7 +9,7 @@ from cliplib.app.measure import RISK, Evidence
 from cliplib.judge.intervals import Share
 from cliplib.press import figures
 
-WIDTH = 4.6
+FIGURE_WIDTH = 4.6
 """Inches, of which a phone shows every letter."""
 MOST_LETTERS = 30
 """Of all classes' names, that stand side by side."""
@@ -28,7 +28,7 @@ def accuracy_plot(evidence: Evidence) -> Figure:
     if evidence.predicted_by_image is not None:
         name = f"{evidence.best}, relatives trained on"
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.5 + 0.22 * len(shares)))
+    figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     for name, (value, low, high) in reversed(shares.items()):
         reach = [[100 * (value - low)], [100 * (high - value)]]
         colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
@@ -52,7 +52,7 @@ def confusion_plot(evidence: Evidence) -> Figure:
 def curve_plot(evidence: Evidence) -> Figure:
     """Plot accuracy over the number of labelled groups."""
     points = evidence.curve.points
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.2))
+    figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 2.2))
     ax.fill_between(
         points["groups"], 100 * points["low"], 100 * points["high"], alpha=0.15
     )
@@ -64,7 +64,7 @@ def curve_plot(evidence: Evidence) -> Figure:
 def trust_plot(evidence: Evidence) -> Figure:
     """Plot what is right over what is stated, and errors over what is answered."""
     bins = 100 * evidence.reliability
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
     reach = [bins["value"] - bins["low"], bins["high"] - bins["value"]]
     left.errorbar(bins["confidence"], bins["value"], reach, fmt="o", linewidth=1)

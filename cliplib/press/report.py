@@ -36,7 +36,7 @@ EXTRA = (
     "font_source_sans_pro",
     "font_source_serif_pro",
 )
-SIDE = 240
+PICTURE_SIDE = 240
 """Pixels of the longer side of a picture."""
 SMALL_TABLE = 12
 """Rows up to which a table stays on one page."""
@@ -164,7 +164,7 @@ def _plot(block: Plot, evidence: Evidence, laid: Laid) -> dict[str, Any]:
 def _jpeg(source: Any) -> bytes:
     """Return a small copy of an image."""
     image = load_image(source)
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=80)
     return content.getvalue()

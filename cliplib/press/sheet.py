@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from tqdm.auto import tqdm
 
-from cliplib.app.decision_aid import IMAGES, DecisionAid
+from cliplib.app.decision_aid import IMAGES_KEY, DecisionAid
 from cliplib.images.data import list_files
 from cliplib.images.image import ImageSource, load_image
 from cliplib.images.wording import number
@@ -75,8 +75,8 @@ def write_html(
 ) -> None:
     """Write what an aid said of files, or some rows of it, as a page.
 
-    The page loads nothing. A training image is shown where its file still lies at the
-    place that the training table's provenance names (key `IMAGES`): an aid holds none.
+    The page loads nothing. A training image is shown where its file still lies in the
+    folder that the training table's provenance names (`IMAGES_KEY`): an aid holds none.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def _heat_maps(
 
 def _training_picture(aid: DecisionAid, name: str) -> str:
     """Return a training image, if it still lies where it was, else ""."""
-    folder = aid.training.provenance.get(IMAGES, "")
+    folder = aid.training.provenance.get(IMAGES_KEY, "")
     # Whoever made the aid shall not have Windows ask a foreign machine for a file.
     if not os.path.isabs(folder) or folder.startswith(("\\\\", "//")):
         return ""

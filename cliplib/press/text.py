@@ -9,7 +9,7 @@ import pandas as pd
 
 from cliplib.press.document import Code, Document, Table, Text
 
-WIDTH = 88
+LINE_LENGTH = 88
 
 
 def as_text(document: Document, verdict: str) -> str:
@@ -22,10 +22,10 @@ def _lines(document: Document) -> Iterator[str]:
         yield f"\n{section.title}\n{'=' * len(section.title)}"
         for block in section.blocks:
             if isinstance(block, Text):
-                yield f"\n{fill(block.text, WIDTH)}"
+                yield f"\n{fill(block.text, LINE_LENGTH)}"
             elif isinstance(block, Code):
                 yield f"\n{block.text}"
             elif isinstance(block, Table):
                 table = pd.DataFrame(block.rows, columns=block.columns)
-                yield f"\n{fill(block.caption, WIDTH)}\n"
+                yield f"\n{fill(block.caption, LINE_LENGTH)}\n"
                 yield table.to_string(index=False, max_colwidth=60)

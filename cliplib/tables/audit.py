@@ -30,12 +30,11 @@ from cliplib.tables.groups import connected_groups
 from cliplib.tables.hamming import Family, close_hashes
 
 MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
-MIN_CORRELATION = (
-    0.82  # of detail; hardly any pair of MRI slices lies from 0.82 to 0.86
-)
+# Of detail; hardly any pair of MRI slices lies from 0.82 to 0.86.
+MIN_CORRELATION = 0.82
 
-SIDE = 64  # pixels of the small grey image
-LOW = 16  # of its frequencies, in each direction, the hash keeps the lowest
+GREY_SIDE = 64  # pixels of the small grey image
+HASH_SIDE = 16  # lowest frequencies in each direction, which the hash keeps
 
 
 def _as_it_is(square: NDArray[Any]) -> NDArray[Any]:
@@ -107,7 +106,7 @@ _HASH = np.dtype(
     [
         ("digest", "S16"),
         ("bits", "u8", (len(ORIENTATIONS), 4)),
-        ("detail", "i1", (SIDE, SIDE)),
+        ("detail", "i1", (GREY_SIDE, GREY_SIDE)),
     ]
 )
 
@@ -128,7 +127,8 @@ def _pixel_digest(image: Image.Image) -> bytes:
 
 def _small_grey(image: Image.Image) -> Features:
     grey = image.convert("L")
-    small = grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    size = (GREY_SIDE, GREY_SIDE)
+    small = grey.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.asarray(small, np.float32)
 
 
@@ -136,8 +136,8 @@ def _hash_bits(grey: Features) -> NDArray[np.uint64]:
     """Hash grey images (n, s, s) in each orientation, (n, 8, 4)."""
     turned = [orient(grey) for orient in ORIENTATIONS.values()]
     pixels = np.stack(turned, axis=1).astype(np.float64)
-    rows = dct(pixels, axis=2)[:, :, :LOW]
-    low = dct(rows, axis=3)[..., :LOW].reshape(len(grey), len(ORIENTATIONS), -1)
+    rows = dct(pixels, axis=2)[:, :, :HASH_SIDE]
+    low = dct(rows, axis=3)[..., :HASH_SIDE].reshape(len(grey), len(ORIENTATIONS), -1)
     above_median = low > np.median(low, axis=2, keepdims=True)
     return np.packbits(above_median, axis=2).view(np.uint64)
 
@@ -221,19 +221,39 @@ def _pairs(
         max_distance,
         within=hashes_b is None,
     )
-    parts = [exact]
-    for i, j, orientation in close:
-        near = pd.DataFrame({"index_a": rows_a[i], "index_b": rows_b[j], "exact": 0})
-        near["orientation"] = orientation
-        near["correlation"] = _detail_correlation(a, b, near)
-        parts.append(near[near["correlation"] >= min_correlation])
-    # Images of the same pixels correlate as well, and a symmetric one in several
-    # orientations: of each pair the first row counts.
+    candidates = (
+        pd.DataFrame(
+            {
+                "index_a": rows_a[i],
+                "index_b": rows_b[j],
+                "exact": 0,
+                "orientation": orientation,
+            }
+        )
+        for i, j, orientation in close
+    )
+    near = [_confirmed(a, b, pairs, min_correlation) for pairs in candidates]
+    return np.asarray(_one_row_a_pair(pd.concat([exact, *near])), np.float64)
+
+
+def _confirmed(
+    a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame, min_correlation: float
+) -> pd.DataFrame:
+    """Return the pairs whose detail correlates, with the correlation."""
+    pairs = pairs.assign(correlation=_detail_correlation(a, b, pairs))
+    return pairs[pairs["correlation"] >= min_correlation]
+
+
+def _one_row_a_pair(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Keep of each pair the exact row, or else that of the highest correlation.
+
+    Images of the same pixels correlate as well, and a symmetric one does so in several
+    orientations.
+    """
     order = ["exact", "correlation"]
-    pairs = pd.concat(parts).sort_values(order, ascending=False, kind="stable")
+    best_first = pairs.sort_values(order, ascending=False, kind="stable")
     pair = ["index_a", "index_b"]
-    rows = pairs.drop_duplicates(pair).sort_values(pair)
-    return np.asarray(rows, np.float64)
+    return best_first.drop_duplicates(pair).sort_values(pair)
 
 
 def _described(hashes: NDArray[np.uint8]) -> NDArray[Any]:

@@ -13,13 +13,13 @@ from cliplib.images.arrays import Features, Floats
 from cliplib.images.data import DatasetSpec
 from cliplib.tables.features import FeatureTable
 
-TEMPLATES = ("a photo of {}.",)
+DEFAULT_TEMPLATES = ("a photo of {}.",)
 
 
 def zero_shot_weights(
     encoder: ClipEncoder,
     phrases: Sequence[str | Sequence[str]],
-    templates: Sequence[str] = TEMPLATES,
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
 ) -> Features:
     """Return the classifier that prompts describe, a direction for each class.
 
