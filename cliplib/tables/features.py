@@ -269,8 +269,8 @@ class FeatureTable:
 
         The published test split is taken as it is if there is one, and `published` is
         true; a warning counts the test images that share their group with training
-        images. Else about a fifth
-        of the groups of each class is drawn, and every group stays whole.
+        images. Else about a fifth of the groups of each class is drawn, and every group
+        stays whole.
         """
         test = (self.splits == "test") & published
         if test.any():
