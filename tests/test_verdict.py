@@ -101,8 +101,8 @@ NOTHING = Share(0.0, -0.05, 0.05)
         ({"kept_apart": False}, "It cannot be said yet"),
         (
             with_gain("file traces", Share(-0.2, -0.3, -0.1)),
-            "Perhaps: the CLIP some/clip, frozen, sorts these images, but what their "
-            "files betray sorts them better.",
+            "Perhaps: the CLIP some/clip, frozen, sorts these images, but traces in "
+            "their files sort them better.",
         ),
     ],
 )
@@ -192,7 +192,7 @@ def test_an_interval_below_zero_is_called_worse(method: str, said: str) -> None:
 
 def test_other_intervals_below_zero_are_called_worse() -> None:
     loss = Share(-0.07, -0.1, -0.04)
-    assert "on both sides of the split it is 7 points (4 to 10) worse" in text(
+    assert "divided between training and test it is 7 points (4 to 10) worse" in text(
         relatedness=loss
     )
     assert "do not pay: the last doubling cost 7 points (4 to 10)" in text(

@@ -259,9 +259,9 @@ def short_answer(measured: Measured) -> str:
             "the largest class."
         )
     if traces.low <= 0:
-        better = "sorts them better" if traces.high < 0 else "may sort them as well"
+        better = "sort them better" if traces.high < 0 else "may sort them as well"
         return (
-            f"Perhaps: {name}, frozen, sorts these images, but what their files betray "
+            f"Perhaps: {name}, frozen, sorts these images, but traces in their files "
             f"{better}."
         )
     if measured.series and accuracy.value >= FAIR_ACCURACY:
@@ -319,8 +319,8 @@ def accuracy_sentence(measured: Measured) -> str:
         f"Asked for {asked}, the {measured.best} is right for "
         f"{whole_percent(right)} (95% interval {100 * low:.0f} to {100 * high:.0f}; "
         f"{size}). Always naming {measured.largest}, the largest class, is right for "
-        f"{largest}, and what the files betray without a look at the picture (size, "
-        f"format, compression) for {traces}."
+        f"{largest}, and file traces (size, format, compression) without a look at the "
+        f"picture for {traces}."
     )
 
 
@@ -381,24 +381,24 @@ def zero_shot_sentence(measured: Measured) -> str:
 
 
 def leakage_sentence(measured: Measured) -> str:
-    """Say how much accuracy groups on both sides of a split would have added."""
+    """Say how much accuracy leakage, from groups on both sides, would have added."""
     gain = measured.relatedness
     if gain is None or not measured.kept_apart:
         return ""
     if gain.low > 0:
         return (
-            f"Had relatives been on both sides of the split, it would have looked "
+            f"With groups divided between training and test it would have looked "
             f"{points(gain)} better than it is."
         )
     if gain.high < 0:
         return (
-            f"With relatives on both sides of the split it is {points(-gain)} "
-            "worse: relatives here bear different labels."
+            f"With groups divided between training and test it is {points(-gain)} "
+            "worse: images of one group bear different labels here."
         )
     if measured.declared:
         return (
-            f"Relatives on both sides of the split would have made no difference that "
-            f"can be shown ({points(gain)})."
+            f"Groups divided between training and test would have made no difference "
+            f"that can be shown ({points(gain)})."
         )
     return ""
 
