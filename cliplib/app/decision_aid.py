@@ -241,17 +241,19 @@ class DecisionAid:
         names, sources = list_files(files)
         if not names:
             raise ValueError(f"There is no image in {files}.")
-        errors: dict[int, str] = {}
-        (deep,) = self.encoder.map(sources, errors=errors, progress="classify")
+        errors_by_row: dict[int, str] = {}
+        (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
         columns = self.encoder.columns_of(self.training.readout)
         answers = self.decide(deep[:, columns])
-        unreadable = list(errors)
+        unreadable = list(errors_by_row)
         answers.loc[unreadable, ["class", "nearest"]] = ""
         answers.loc[unreadable, ["probability", "similarity"]] = np.nan
         answers.loc[unreadable, "abstained"] = True
         answers.loc[unreadable, "reason"] = "unreadable"
         answers.insert(0, "file", names)
-        return answers.assign(error=[errors.get(row, "") for row in answers.index])
+        return answers.assign(
+            error=[errors_by_row.get(row, "") for row in answers.index]
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write one folder of JSON and safetensors.

@@ -856,21 +856,26 @@ def encode_folder(request: Request) -> Evidence:
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
     other_encoders(request.others)
     encoder = ClipEncoder(request.model or None)
-    errors: dict[str, str] = {}
+    errors_by_id: dict[str, str] = {}
     table = load_features(
         place,
         encoder,
         groups=request.groups or None,
         limit=request.limit,
         seed=request.seed,
-        errors=errors,
+        errors=errors_by_id,
     )
-    unreadable = {name: reason.split("': ", 1)[-1] for name, reason in errors.items()}
+    unreadable = {name: _without_path(error) for name, error in errors_by_id.items()}
     check_readable(table, unreadable)
     evaluation_table, n_splits = questions.measurable(table)
     return Evidence(
         request, dataset, encoder, table, evaluation_table, n_splits, unreadable, boxes
     )
+
+
+def _without_path(error: str) -> str:
+    """Return what "Cannot read the image 'PATH': REASON" says after the path."""
+    return error.split("': ", 1)[-1]
 
 
 def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:

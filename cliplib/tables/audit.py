@@ -374,12 +374,12 @@ def audit_dataset(
     its images can be read.
     """
     sources = list(dataset["image"])
-    errors: dict[int, str] = {}
-    (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors)
-    if len(errors) == len(sources):
-        reason = errors.get(0, "The data set is empty.")
+    errors_by_row: dict[int, str] = {}
+    (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors_by_row)
+    if len(errors_by_row) == len(sources):
+        reason = errors_by_row.get(0, "The data set is empty.")
         raise ValueError(f"No image can be read. {reason}")
-    images = _image_rows(dataset, sources, errors)
+    images = _image_rows(dataset, sources, errors_by_row)
     pairs = _with_names(find_near_duplicates(hashes, cache=cache), images)
     files = pd.factorize(images.pop("digest").fillna(images["id"]))[0]
     groups = _groups_by_level(hashes, pairs, files)
@@ -391,14 +391,14 @@ def audit_dataset(
 
 
 def _image_rows(
-    dataset: datasets.Dataset, sources: list[Any], errors: dict[int, str]
+    dataset: datasets.Dataset, sources: list[Any], errors_by_row: dict[int, str]
 ) -> pd.DataFrame:
     """Return id, label, split and error of each image, and the facts of its file."""
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
-    images["error"] = [errors.get(row, "") for row in images.index]
+    images["error"] = [errors_by_row.get(row, "") for row in images.index]
     facts = [
-        {} if row in errors else file_facts(source)
+        {} if row in errors_by_row else file_facts(source)
         for row, source in enumerate(sources)
     ]
     return images.join(pd.DataFrame(facts))

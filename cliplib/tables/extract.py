@@ -154,11 +154,11 @@ def _encode_dataset(
     rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
     dataset = dataset.select(rows)
     name = dataset.info.dataset_name
-    unreadable: dict[int, str] | None = None if errors is None else {}
+    errors_by_row: dict[int, str] | None = None if errors is None else {}
     features, hashes = encoder.map(
-        dataset["image"], image_hash, errors=unreadable, progress=name
+        dataset["image"], image_hash, errors=errors_by_row, progress=name
     )
-    if unreadable and len(unreadable) == len(dataset):
+    if errors_by_row and len(errors_by_row) == len(dataset):
         raise ValueError(f"None of the {len(dataset)} images of {name!r} can be read.")
     copies = near_duplicate_groups(hashes, cache=encoder.cache)
     table = FeatureTable(
@@ -184,10 +184,10 @@ def _encode_dataset(
         table = table.with_groups(declared[rows])
     elif name in DATASETS:
         table = _with_known_groups(table, name)
-    if errors is None or not unreadable:
+    if errors is None or not errors_by_row:
         return table
-    errors |= {str(table.ids[row]): reason for row, reason in unreadable.items()}
-    return table.select(np.delete(np.arange(len(table)), list(unreadable)))
+    errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
+    return table.select(np.delete(np.arange(len(table)), list(errors_by_row)))
 
 
 def _declared(
