@@ -113,18 +113,18 @@ def test_the_contrastive_loss_is_least_where_positives_share_the_target():
 class FakeTeachers(corpus.Teachers):
     """Teachers that say anything, at once."""
 
-    def see(self, images, view):
+    def image_targets(self, images, view):
         rng = np.random.default_rng(view)
-        return corpus.Answers(
+        return corpus.ImageTargets(
             maps=rng.integers(-99, 99, (len(images), 196, 32)),
             features=rng.normal(size=(len(images), 384)),
             logits=rng.normal(size=(len(images), 20)),
         )
 
-    def read(self, texts):
+    def text_embeddings(self, texts):
         return np.ones((len(texts), 384))
 
-    def words(self):
+    def prompts_and_words(self):
         return [["a toy"]] * 20, ["a tool"]
 
 

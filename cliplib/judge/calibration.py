@@ -16,6 +16,8 @@ from cliplib.tables.splits import class_indices
 
 logger = logging.getLogger(__name__)
 
+LEAST_LOGIT = -700.0
+"""In place of the logarithm of 0; the exponential of less would be 0 as well."""
 GROUPS_OF_A_BIN = 20
 MOST_BINS = 10
 
@@ -43,7 +45,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         Where logits and labels do not fit together, or a logit is NaN or infinite.
     """
     labels = class_indices(y)
-    finite = np.maximum(np.asarray(logits, float), -700)  # log 0 is not
+    finite = np.maximum(np.asarray(logits, float), LEAST_LOGIT)
     if finite.ndim != 2 or len(finite) != len(labels) or not len(labels):
         raise ValueError(
             f"logits of shape {finite.shape} do not fit {len(labels)} labels: they "

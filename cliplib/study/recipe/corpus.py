@@ -188,8 +188,8 @@ def random_views(
     return torch.from_numpy(np.stack(views))
 
 
-class Answers(NamedTuple):
-    """What the vision teacher says of a view of n images.
+class ImageTargets(NamedTuple):
+    """The vision teacher's outputs on a view of n images, which the student predicts.
 
     maps
         (n, 196, 32) int8: its map at each patch, in `MAP_LEVELS`.
@@ -205,7 +205,7 @@ class Answers(NamedTuple):
 
 
 class VisionTeacher(EfficientNet):
-    """EfficientNet-Lite0, 4.65 M parameters, that says all it knows at once."""
+    """EfficientNet-Lite0, 4.65 M parameters, with all its outputs at once."""
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map uint8 views (n, 224, 224, 3) to maps at stride 16, features and logits.
@@ -220,29 +220,32 @@ class VisionTeacher(EfficientNet):
 
 
 class Teachers:
-    """Two frozen networks, whose answers are kept in the folder `work`."""
+    """Two frozen networks, whose outputs are kept in the folder `work`."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
 
-    def see(self, images: Sequence[CorpusImage], view: int) -> Answers:
-        """Return what EfficientNet-Lite0 says of view number `view` of n images."""
+    def image_targets(self, images: Sequence[CorpusImage], view: int) -> ImageTargets:
+        """Return EfficientNet-Lite0's outputs on view number `view` of n images."""
         file = self.work / f"teacher_{view}.npz"
         if not file.exists():
-            answers = self._ask(images, view)
+            targets = self._compute_targets(images, view)
             part = self.work / "part.npz"
-            np.savez(part, **answers._asdict())
+            np.savez(part, **targets._asdict())
             part.rename(file)
         with np.load(file) as kept:
-            return Answers(**kept)
+            return ImageTargets(**kept)
 
     @torch.inference_mode()
-    def _ask(self, images: Sequence[CorpusImage], view: int) -> Answers:
+    def _compute_targets(
+        self, images: Sequence[CorpusImage], view: int
+    ) -> ImageTargets:
+        """Run the teacher on all images; project maps and features, and quantise."""
         example = torch.zeros(TEACHER_BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
         jit: Any = torch.jit  # which has no types
         teacher = jit.freeze(jit.trace(VisionTeacher().bfloat16(), example))
         axes = self._principal_axes(teacher, images, view)
-        answers = []
+        batches = []
         for start in tqdm(
             range(0, len(images), TEACHER_BATCH),
             f"teacher, view {view}",
@@ -253,14 +256,15 @@ class Teachers:
             standard = (maps.numpy() - axes["map_centre"]) @ axes["map_axes"]
             levels = np.clip(np.round(standard * MAP_LEVELS), -127, 127)
             pooled = (features.numpy() - axes["feature_centre"]) @ axes["feature_axes"]
-            answers.append(
-                Answers(
+            batches.append(
+                ImageTargets(
                     levels.astype(np.int8),
                     pooled.astype(np.float16),
                     logits.half().numpy(),
                 )
             )
-        return Answers(*(np.concatenate(parts) for parts in zip(*answers, strict=True)))
+        parts = zip(*batches, strict=True)
+        return ImageTargets(*(np.concatenate(part) for part in parts))
 
     def _principal_axes(
         self, teacher: Any, images: Sequence[CorpusImage], view: int
@@ -291,15 +295,15 @@ class Teachers:
         with np.load(file) as kept:
             return dict(kept)
 
-    def read(self, texts: Sequence[str]) -> NDArray[np.float16]:
-        """Return what all-MiniLM-L6-v2 makes of n texts: (n, 384), of unit length."""
+    def text_embeddings(self, texts: Sequence[str]) -> NDArray[np.float16]:
+        """Return all-MiniLM-L6-v2's embeddings of n texts, (n, 384) of unit length."""
         digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
         file = self.work / f"texts_{digest}.npy"
         if not file.exists():
             np.save(file, sentence_embeddings(texts))
         return np.asarray(np.load(file))
 
-    def words(self) -> tuple[list[list[str]], list[str]]:
+    def prompts_and_words(self) -> tuple[list[list[str]], list[str]]:
         """Return prompts for each class of ImageNet, and words for more things."""
         return imagenet_words()
 

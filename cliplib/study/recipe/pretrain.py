@@ -41,8 +41,8 @@ from cliplib.study.recipe.corpus import (
     PATCH,
     SIZE,
     TOKENS,
-    Answers,
     CorpusImage,
+    ImageTargets,
     Teachers,
 )
 
@@ -174,16 +174,16 @@ class Batches:
         self.options = options
         self.teachers = teachers
         self.end_of_text = tokenizer.eos_token_id
-        self.prompts, words = teachers.words()
+        self.prompts, words = teachers.prompts_and_words()
         captions = sorted({caption for image in images for caption in image.captions})
         prompts = [prompt for group in self.prompts for prompt in group]
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.row_of_text = {text: row for row, text in enumerate(texts)}
         self.word_rows = [self.row_of_text[word] for word in words]
         self.tokens = tokenize(tokenizer, texts)
-        self.sentences = torch.from_numpy(teachers.read(texts))
+        self.sentences = torch.from_numpy(teachers.text_embeddings(texts))
         self.view = -1
-        self.answers: Answers | None = None
+        self.targets: ImageTargets | None = None
 
     @property
     def steps_an_epoch(self) -> int:
@@ -191,29 +191,29 @@ class Batches:
         return len(self.images) // self.options.batch
 
     def prepare(self, step: int) -> None:
-        """Ask the teacher about the view of a step, if it is a new one."""
+        """Get the teacher's outputs on the view of a step, if it is a new one."""
         view = step // self.steps_an_epoch % self.options.views
         if view != self.view:
             self.view = view
-            self.answers = self.teachers.see(self.images, view)
+            self.targets = self.teachers.image_targets(self.images, view)
 
     def __call__(self, step: int) -> Batch:
-        """Draw a batch: views, texts and the teachers' answers.
+        """Draw a batch: views, texts and the teachers' outputs.
 
         Texts are a caption of each of n images, a prompt of each of some classes of
         ImageNet, and some words.
         """
-        assert self.answers is not None, "prepare() comes first"
+        assert self.targets is not None, "prepare() comes first"
         rows = self._image_rows(step)
         rng = np.random.default_rng((self.options.seed, 1, step))
-        logits = torch.from_numpy(self.answers.logits[rows]).float()
+        logits = torch.from_numpy(self.targets.logits[rows]).float()
         classes = _classes_to_name(logits, rng)
         texts = self._text_rows(rows, classes, rng)
         captions = texts[: len(rows)]
         concepts = [self.images[row].concept for row in rows]
         return {
-            "maps": torch.from_numpy(self.answers.maps[rows]).float(),
-            "features": torch.from_numpy(self.answers.features[rows]).float(),
+            "maps": torch.from_numpy(self.targets.maps[rows]).float(),
+            "features": torch.from_numpy(self.targets.features[rows]).float(),
             "views": corpus.random_views(self.images, self.view, rows),
             "tokens": self._trimmed_tokens(texts),
             "sentences": self.sentences[texts].float(),
@@ -565,7 +565,7 @@ def prefetched(batches: Batches, first: int, last: int) -> Iterator[Batch]:
     """Yield the batches of the steps from `first` to before `last`.
 
     A thread draws the next batch while one is used. Between two draws, and by no other
-    thread, the view is prepared: that replaces the answers which a draw reads.
+    thread, the view is prepared: that replaces the targets which a draw reads.
     """
     # A second team of OpenMP threads would keep the first from spinning, and halve its
     # speed.
