@@ -224,7 +224,7 @@ def report(folder: str, out: str, title: str, **options: Any) -> None:
 
 
 def check_places(folder: str, out: str) -> None:
-    """Raise OSError or ValueError for folders that cannot work; it takes no second."""
+    """Raise OSError or ValueError for folders that cannot work, before slow work."""
     from cliplib.images.data import check_classes
 
     check_classes(folder)

@@ -78,7 +78,7 @@ def fetch_model(name: str) -> Path:
         with explained(repo, revision):
             folder = _download_model(repo, revision)
     for file in _weights(_files(folder)):
-        _checked_sum(folder / file)
+        _verified_sha256(folder / file)
     return folder
 
 
@@ -186,11 +186,11 @@ def _announce(name: str, size: int, place: Path) -> None:
     logger.warning("Downloading %s: %s MB, into %s", name, f"{megabytes:,}", place)
 
 
-def _checked_sum(path: Path) -> str:
+def _verified_sha256(path: Path) -> str:
     """Return the SHA-256 of a file of the hub's cache.
 
-    A large file is called by it there, and linked to under its own name: DownloadError
-    if it is another.
+    There a large file is named by its sum, and its own name is a link to it:
+    DownloadError where the content has another sum.
     """
     content = path.resolve()
     digest = sha256(content)
@@ -228,7 +228,7 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
     if not isinstance(archive, str):
         with explained(repo):
             archive = _download_archive(repo, file)
-    digest = _checked_sum(Path(archive))
+    digest = _verified_sha256(Path(archive))
     if sha256_of_report and digest != sha256_of_report:
         logger.warning("%s of %s is not the version of the report", file, repo)
     return _unpacked(Path(archive), cache_folder() / "images", digest)

@@ -143,7 +143,8 @@ def quantile_reliability(
     confidence = probabilities.max(axis=1)
     n_bins = np.clip(len(np.unique(groups)) // GROUPS_OF_A_BIN, 1, MOST_BINS)
     rank = confidence.argsort(kind="stable").argsort()
-    inside = (rank * n_bins // len(rank))[:, None] == np.arange(n_bins)
+    bin_of_row = rank * n_bins // len(rank)
+    inside = bin_of_row[:, None] == np.arange(n_bins)
     shares = ratio_intervals(inside & right[:, None], inside, groups=groups, seed=seed)
     return shares.assign(confidence=(confidence @ inside) / inside.sum(axis=0))
 

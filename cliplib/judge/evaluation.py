@@ -136,30 +136,31 @@ def evaluate(
     labels, repeats, names = _check_input(y, predicted, classes)
     n_repeats, n, k = repeats.shape
     codes = group_codes(groups, n)
+    n_groups = int(codes.max()) + 1
     contributions = [_Contributions(labels, proba) for proba in repeats]
 
-    def averaged(weights: Floats) -> dict[str, Floats]:
+    def averaged_over_repeats(weights: Floats) -> dict[str, Floats]:
         results = [of_repeat.statistics(weights) for of_repeat in contributions]
         return {
             name: np.nanmean([result[name] for result in results], axis=0)
             for name in results[0]
         }
 
-    resampled = bootstrap(averaged, codes, n_boot=n_boot, seed=seed)
+    resampled = bootstrap(averaged_over_repeats, codes, n_boot=n_boot, seed=seed)
     predicted_classes = np.stack([of_repeat.predicted for of_repeat in contributions])
     per_class = _per_class_intervals(
         resampled, contributions[0].true, predicted_classes, codes
     )
-    metrics = _overall_intervals(resampled, per_class, int(codes.max()) + 1)
+    metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
         metrics = metrics.loc[METRICS_OF_LABELS]
     return Evaluation(
-        metrics,
-        _side_by_side(per_class, names, np.bincount(labels, minlength=k)),
-        _confusion(labels, repeats),
-        n,
-        int(codes.max()) + 1,
-        n_repeats,
+        metrics=metrics,
+        per_class=_side_by_side(per_class, names, np.bincount(labels, minlength=k)),
+        confusion=_confusion(labels, repeats),
+        n=n,
+        n_groups=n_groups,
+        n_repeats=n_repeats,
     )
 
 
