@@ -299,11 +299,12 @@ def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats
     n_not_above = np.searchsorted(score[negatives], score[positive], "right")
 
     def area(weights: Floats) -> Floats:
-        running = np.zeros((len(negatives) + 1, len(weights)))
-        np.cumsum(weights.T[negatives], axis=0, out=running[1:])
+        # Row i: the weight of the i negatives of the lowest scores.
+        weight_of_lowest = np.zeros((len(negatives) + 1, len(weights)))
+        np.cumsum(weights.T[negatives], axis=0, out=weight_of_lowest[1:])
         positive_weights = weights.T[positive]
-        beaten = (running[n_below] + running[n_not_above]) / 2
-        n_pairs = positive_weights.sum(axis=0) * running[-1]
+        beaten = (weight_of_lowest[n_below] + weight_of_lowest[n_not_above]) / 2
+        n_pairs = positive_weights.sum(axis=0) * weight_of_lowest[-1]
         return np.asarray(np.einsum("pd,pd->d", positive_weights, beaten) / n_pairs)
 
     return area

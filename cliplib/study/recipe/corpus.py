@@ -311,8 +311,8 @@ class Teachers:
 def principal_axes(rows: Reals, k: int) -> tuple[Reals, Reals]:
     """Return centre (d,) and k principal axes (d, k) of rows (n, d).
 
-    They are scaled half-way to white, so that small ones count, too, and together to a
-    standard deviation of 1.
+    Each is divided by the square root of its standard deviation, half-way to whitening,
+    so that small ones count, too; all together have a standard deviation of 1.
     """
     centre = rows.mean(axis=0)
     spread = rows.std(axis=0) + 1e-6
