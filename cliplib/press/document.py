@@ -120,7 +120,7 @@ def document(evidence: Evidence, title: str = "") -> Document:
         Section("Copies", [*_copies(evidence)]),
         Section("What the files give away", [*_traces(evidence)]),
         Section("Can it be done?", [*_methods(evidence)]),
-        Section("Where it errs", [*_errors(evidence)]),
+        Section("Errors", [*_errors(evidence)]),
         Section("Labels that look wrong", [*_suspects(evidence)]),
         Section("Would more labels pay?", [*_curve(evidence)]),
         Section("When to trust it", [*_trust(evidence)]),
