@@ -158,9 +158,12 @@ def test_the_best_probe_is_compared_with_the_linear_one_on_the_same_readout(
 
 def test_copies_that_join_declared_groups_are_named(evidence: Evidence) -> None:
     (row,) = evidence.merged.to_dict("records")
-    assert row["declared"] == "copy, disc0" and row["images"] == 2
-    assert set(row["pair"]) == {"disc/disc0.png", "square/copy.png"}
-    assert any("1 group holds several" in step.text for step in evidence.verdict.steps)
+    assert {row["group_a"], row["group_b"]} == {"copy", "disc0"}
+    assert {row["image_a"], row["image_b"]} == {"disc/disc0.png", "square/copy.png"}
+    steps = " ".join(step.text for step in evidence.verdict.steps)
+    assert "1 pair of groups that you declared apart holds copies" in steps
+    shown = as_text(document(evidence), "")
+    assert re.search(r"(copy and disc0|disc0 and copy) .*disc/disc0\.png", shown)
 
 
 def test_traces_of_the_file_stand_apart_from_brightness(evidence: Evidence) -> None:

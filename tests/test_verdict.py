@@ -307,7 +307,8 @@ def test_an_erased_object_is_told_with_its_control() -> None:
 
 
 def test_joined_groups_are_to_be_checked() -> None:
-    assert "2 groups hold several that you declared, joined by" in text(merged=2)
+    told = "2 pairs of groups that you declared apart hold copies of each other"
+    assert told in text(merged=2)
 
 
 def test_differences_of_independent_shares_have_intervals() -> None:

@@ -59,7 +59,12 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.tables.audit import Audit, audit_dataset
 from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
-from cliplib.tables.groups import declared_groups, joined_files, suggested_pattern
+from cliplib.tables.groups import (
+    declared_groups,
+    joined_files,
+    merged_groups,
+    suggested_pattern,
+)
 from cliplib.tables.splits import out_of_fold_proba
 from cliplib.tools.erase import Box
 from cliplib.tools.maps import heat_maps
@@ -279,11 +284,16 @@ class Evidence:
 
     @cached_property
     def merged(self) -> pd.DataFrame:
-        """Declared groups that copies join: group, declared, images, and a pair."""
+        """Declared groups that copies join, as from `merged_groups`."""
+        ids = self.table.ids.tolist()
         if not self.request.groups:
-            return pd.DataFrame(columns=["group", "declared", "images", "pair"])
-        declared = declared_groups(self.table.ids.tolist(), self.request.groups)
-        return questions.merged_groups(self.table, declared, self.audit.pairs)
+            return merged_groups(ids, self.table.copies, [], [])
+        declared = declared_groups(ids, self.request.groups)
+        row_of = {name: row for row, name in enumerate(ids)}
+        rows_a = self.audit.pairs["id_a"].map(row_of)
+        rows_b = self.audit.pairs["id_b"].map(row_of)
+        are_read = rows_a.notna() & rows_b.notna()
+        return merged_groups(ids, declared, rows_a[are_read], rows_b[are_read])
 
     @cached_property
     def facts(self) -> pd.DataFrame:

@@ -232,19 +232,17 @@ def _copies(evidence: Evidence) -> Iterator[Block]:
 
 def _merged(evidence: Evidence) -> Table:
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
-    merged = evidence.merged.assign(
-        pair=[
-            " and ".join(name_of[name] for name in p) for p in evidence.merged["pair"]
-        ]
-    )
-    columns = ["images", "pair"]
+    joined = evidence.merged.head(MOST_ROWS)
+    images = joined[["image_a", "image_b"]].map(name_of.__getitem__)
+    columns = {"images that look the same": images.agg(" and ".join, axis=1)}
     if not evidence.request.anonymous:
-        columns.insert(0, "declared")
+        groups = joined[["group_a", "group_b"]].agg(" and ".join, axis=1)
+        columns = {"groups": groups, **columns}
     return table_of(
-        "Groups that were declared apart and hold copies of each other, which joins "
-        "them: often a fault of the data, to be looked at. The pair is one that joins "
-        f"them{_first_of(len(merged), 'copies.csv')}.",
-        merged[columns].head(MOST_ROWS),
+        "Groups that were declared apart, two by two, and hold copies of each other, "
+        "which joins them: often a fault of the data, to be looked at"
+        f"{_first_of(len(evidence.merged), 'copies.csv')}.",
+        pd.DataFrame(columns),
     )
 
 
