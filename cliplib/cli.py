@@ -303,7 +303,8 @@ def classify(
 ) -> None:
     """Write what a decision aid says of a folder or of files."""
     given = _folder_or_files(files)
-    prefix = os.path.join(prefix, "answers") if os.path.isdir(prefix) else prefix
+    if os.path.isdir(prefix) or not os.path.basename(prefix):  # as "folder/"
+        prefix = os.path.join(prefix, "answers")
     if not overwrite:
         _check_new(f"{prefix}.csv", f"{prefix}.html")
     from cliplib.app.decision_aid import DecisionAid, check_writable

@@ -143,6 +143,13 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
     names = pd.read_csv(discs / "a" / "b.csv")["file"].tolist()
     assert names[:2] == ["a/b.csv", "a/b.html"]
     shutil.rmtree(discs / "a")
+    for _ in range(2):  # a folder that is not there yet, and one that is
+        below = [f"--out-prefix={tmp_path / 'new'}/", "--overwrite"]
+        assert main(["classify", str(aid), str(discs / "disc0.png"), *below]) == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "answers.csv",
+        "answers.html",
+    }
     files = [str(discs / f"disc{number}.png") for number in range(2)]
     two = f"--out-prefix={tmp_path / 'two'}"
     assert main(["classify", str(aid), *files, two]) == 0
