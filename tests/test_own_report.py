@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,11 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 from PIL import Image
+from sklearn.ensemble import RandomForestClassifier
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import cli
 from cliplib.app import measure as module
-from cliplib.app.decision_aid import DecisionAid
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.app.measure import (
     POOLED,
@@ -35,7 +36,6 @@ from cliplib.app.measure import (
     measure,
 )
 from cliplib.app.verdict import BRIGHTNESS, LARGEST, TRACES, Step
-from cliplib.press import report
 from cliplib.press.document import (
     Document,
     Pictures,
@@ -73,6 +73,15 @@ def make_folder(
     return place
 
 
+def read_by_few_trees(patch: pytest.MonkeyPatch) -> None:
+    """Read traces by a twentieth of the trees, which is enough for a test."""
+
+    def forest(trees: int, **options: Any) -> RandomForestClassifier:
+        return RandomForestClassifier(trees // 20, **options)
+
+    patch.setattr(module, "RandomForestClassifier", forest)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with whatever can be wrong, and what is told beside it."""
@@ -101,6 +110,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evidence(home: Path, checkpoint: Path) -> Evidence:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPLIB_CACHE", str(home / "cache"))
+        read_by_few_trees(patch)
         return measure(
             home / "ward7",
             model=str(checkpoint),
@@ -180,8 +190,9 @@ def test_traces_of_the_file_stand_apart_from_brightness(evidence: Evidence) -> N
 
 
 def test_the_strongest_trace_is_the_one_that_gives_the_class_away(
-    tmp_path: Path, checkpoint: Path
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read_by_few_trees(monkeypatch)
     rng = np.random.default_rng(0)
     for kind, mode in (("a", "RGB"), ("b", "L")):
         (tmp_path / "f" / kind).mkdir(parents=True)
@@ -283,10 +294,10 @@ def test_anonymous_evidence_names_no_file(
     command = "cliplib report FOLDER --out OUT --anonymous"
     request = replace(evidence.request, anonymous=True, command=command)
     hidden = replace(evidence, request=request)
-    for name in ("predicted", "probabilities", "traces", "audit", "erased", "facts"):
+    parts = ("predicted", "probabilities", "fitted", "curve", "traces", "audit")
+    for name in (*parts, "erased", "facts", "away"):
         vars(hidden)[name] = getattr(evidence, name)
     vars(hidden)["by_image"], vars(hidden)["others"] = None, {}
-    vars(hidden)["away"] = evidence.away
     laid = lay_out(document(hidden, "Untitled"), hidden)
     page = as_html(laid)
     assert "image 1" in page and "disc/disc" not in page
@@ -405,44 +416,6 @@ def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
 
 
 # --- The command
-
-
-def test_one_command_makes_everything_in_one_folder(
-    image_folder: Callable[..., Path],
-    checkpoint: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = image_folder(n=8)
-    monkeypatch.chdir(tmp_path)
-    before = set(tmp_path.iterdir())
-    arguments = ["report", "images", "--out", "mine", f"--model={checkpoint}"]
-    assert cli.main(arguments) == 0, capsys.readouterr().err
-    printed = capsys.readouterr().out
-    assert {path.name for path in set(tmp_path.iterdir()) - before} == {"mine", "cache"}
-    assert {path.name for path in (tmp_path / "mine").iterdir()} == {
-        "report.html",
-        "report.pdf",
-        "answers.csv",
-        "copies.csv",
-        "aid",
-    }
-    assert len(pd.read_csv("mine/answers.csv")) == 24
-    assert DecisionAid.load("mine/aid").training.classes == (
-        "disc",
-        "square",
-        "stripes",
-    )
-    page = (tmp_path / "mine" / "report.html").read_text("utf-8")
-    assert f"cliplib report images --out mine --model {checkpoint}" in page
-    assert str(Path(report.__file__).parents[2]) not in page
-    assert "Written: mine/report.html, mine/report.pdf, mine/answers.csv" in printed
-    image = next(folder.rglob("*.png"))
-    assert cli.main(["classify", "mine", str(image)]) == 0  # for mine/aid
-    assert cli.main(["classify", "mine", str(image)]) == 1
-    assert "answers.csv is there already" in capsys.readouterr().err
-    assert cli.main(["classify", "mine", str(image), "--overwrite"]) == 0
 
 
 def test_two_runs_to_one_folder_are_told_apart(tmp_path: Path) -> None:
