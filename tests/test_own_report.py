@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,8 @@ import pypdf
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from conftest import draw, read_by_few_trees
 from PIL import Image
-from sklearn.ensemble import RandomForestClassifier
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import cli
@@ -73,20 +72,9 @@ def make_folder(
     return place
 
 
-def read_by_few_trees(patch: pytest.MonkeyPatch) -> None:
-    """Read traces by a twentieth of the trees, which is enough for a test."""
-
-    def forest(trees: int, **options: Any) -> RandomForestClassifier:
-        return RandomForestClassifier(trees // 20, **options)
-
-    patch.setattr(module, "RandomForestClassifier", forest)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with whatever can be wrong, and what is told beside it."""
-    from conftest import draw
-
     place = tmp_path_factory.mktemp("home")
     folder = make_folder(draw, place / "ward7", 12, 0)
     (folder / "disc" / "broken.png").write_bytes(b"no image")
