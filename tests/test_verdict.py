@@ -19,7 +19,18 @@ from cliplib.app.questions import (
     stated_and_right,
     suspect_labels,
 )
-from cliplib.app.verdict import Away, Erasing, Measured, percent, points, verdict
+from cliplib.app.verdict import (
+    FEW_GROUPS,
+    FEW_OF_A_CLASS,
+    MOSTLY,
+    WELL,
+    Away,
+    Erasing,
+    Measured,
+    percent,
+    points,
+    verdict,
+)
 from cliplib.judge.intervals import Share
 
 GOOD = Measured(
@@ -96,9 +107,16 @@ NOTHING = Share(0.0, -0.05, 0.05)
         (with_gain("file traces", NOTHING), "Perhaps:"),
         (with_accuracy("kernel probe", Share(0.92, 0.85, 0.96)), "Mostly:"),
         (with_accuracy("kernel probe", Share(0.6, 0.55, 0.65)), "Only in part:"),
-        ({"groups": 9}, "It cannot be said yet"),
+        (with_accuracy("kernel probe", Share(0.92, WELL, 0.96)), "Yes:"),
+        (with_accuracy("kernel probe", Share(MOSTLY, 0.6, 0.85)), "Mostly:"),
+        ({"groups": FEW_GROUPS - 1}, "It cannot be said yet"),
+        ({"groups": FEW_GROUPS}, "Yes:"),
+        (
+            {"groups_of_class": {"glass": 20, "metal": FEW_OF_A_CLASS - 1}},
+            "It cannot be said yet",
+        ),
+        ({"groups_of_class": {"glass": 20, "metal": FEW_OF_A_CLASS}}, "Yes:"),
         ({"declared": False, "series": "(a)_b"}, "Perhaps:"),
-        ({"groups_of_class": {"glass": 20, "metal": 1}}, "It cannot be said yet"),
         ({"kept_apart": False}, "It cannot be said yet"),
         (
             with_gain("file traces", Share(-0.2, -0.3, -0.1)),
