@@ -304,7 +304,8 @@ def classify(
 ) -> None:
     """Write what a decision aid says of a folder or of files."""
     images = _folder_or_files(files)
-    out = os.path.join(prefix, "answers") if os.path.isdir(prefix) else prefix
+    is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)  # as "folder/"
+    out = os.path.join(prefix, "answers") if is_folder else prefix
     table = f"{out}.csv"
     page = f"{out}.html"
     if not overwrite:

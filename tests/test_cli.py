@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import read_by_few_trees
 from test_decision_aid import PROBE, clouds
 
 from cliplib.app.decision_aid import DecisionAid
@@ -25,6 +26,11 @@ from cliplib.encode.clip import ClipEncoder
 
 Capture = pytest.CaptureFixture[str]
 INTERVAL = r"\d+% \(\d+ to \d+\)"
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_by_few_trees(monkeypatch)
 
 
 @pytest.fixture
@@ -72,19 +78,17 @@ def test_a_folder_is_measured_and_learned(
     aid = DecisionAid.load(out)
     assert aid.training.classes == ("disc", "square", "stripes")
     assert aid.training.provenance["images"] == f"{folder.as_posix()}/"
-
-
-def test_the_aid_uses_the_best_probe_that_was_measured(
-    folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    assert train(folder, tmp_path / "aid", checkpoint) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    (best, readout) = re.findall(
-        r"The best probe is the ([a-z ]+); it reads the (\w+) features", told
-    )[0]
-    aid = DecisionAid.load(tmp_path / "aid")
+    # It uses the best probe that was measured.
+    ((best, readout),) = re.findall(
+        r"The best probe is the ([a-z ]+); it reads the (\w+) features",
+        " ".join(told.out.split()),
+    )
     kind = type(aid.probe).__name__.removesuffix("Probe").lower()
     assert best.endswith(f"{kind} probe") and aid.training.readout == readout
+    # Images that it was trained on are called so.
+    image = str(folder / aid.training.ids[0])
+    assert main(["classify", str(out), image, f"--out-prefix={tmp_path / 'a'}"]) == 0
+    assert re.search(rf"{image}: .*\(a training image\)", capsys.readouterr().out)
 
 
 def series(folder: Path) -> None:
@@ -143,6 +147,13 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
     names = pd.read_csv(discs / "a" / "b.csv")["file"].tolist()
     assert names[:2] == ["a/b.csv", "a/b.html"]
     shutil.rmtree(discs / "a")
+    for _ in range(2):  # a folder that is not there yet, and one that is
+        below = [f"--out-prefix={tmp_path / 'new'}/", "--overwrite"]
+        assert main(["classify", str(aid), str(discs / "disc0.png"), *below]) == 0
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "answers.csv",
+        "answers.html",
+    }
     files = [str(discs / f"disc{number}.png") for number in range(2)]
     two = f"--out-prefix={tmp_path / 'two'}"
     assert main(["classify", str(aid), *files, two]) == 0
@@ -165,17 +176,6 @@ def test_an_interrupted_page_leaves_the_table(
     told = capsys.readouterr()
     assert f"Written: {tmp_path / 'a'}.csv" in told.out and "Stopped;" in told.err
     assert len(pd.read_csv(tmp_path / "a.csv")) == 12
-
-
-def test_images_that_were_trained_on_are_called_so(
-    folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    assert train(folder, tmp_path / "aid", checkpoint) == 0
-    trained = DecisionAid.load(tmp_path / "aid").training.ids[0]
-    image = str(folder / trained)
-    prefix = f"--out-prefix={tmp_path / 'a'}"
-    assert main(["classify", str(tmp_path / "aid"), image, prefix]) == 0
-    assert re.search(rf"{image}: .*\(a training image\)", capsys.readouterr().out)
 
 
 def test_an_aid_that_never_answers_says_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cliplib.images.data import DATASETS, dataset_spec, list_files, load_dataset
+from cliplib.images.image import load_image
 
 
 def test_a_folder_of_class_folders_is_a_data_set(image_folder):
@@ -182,6 +184,31 @@ def test_links_in_circles_come_to_an_end(image_folder, caplog, target):
     (folder / "square" / "back").symlink_to("../disc", target_is_directory=True)
     assert 3 <= len(list_files(folder)[0]) < 20
     assert "a link to a folder that it lies in" in caplog.text
+
+
+def test_a_folder_that_may_not_be_read_is_named(image_folder, caplog, monkeypatch):
+    locked = image_folder(n=2) / "disc" / "locked"
+    locked.mkdir()
+    scan = os.scandir
+
+    def refuse(folder):  # chmod would not do: an administrator may read everything
+        if Path(folder) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for _ in range(2):
+        assert len(load_dataset(locked.parents[1])) == 6
+    assert caplog.text.count(f"Left out the folder {locked}: Permission denied") == 1
+
+
+def test_a_link_to_a_file_that_is_gone_is_listed_and_never_skipped(image_folder):
+    folder = image_folder(n=1)
+    (folder / "disc" / "gone.png").symlink_to("nowhere.png")
+    dataset = load_dataset(folder)
+    assert dataset["id"][:2] == ["disc/disc0.png", "disc/gone.png"]
+    with pytest.raises(OSError, match=r"gone\.png"):
+        load_image(dataset[1]["image"])
 
 
 def test_hidden_images_are_left_out_with_a_warning(image_folder, caplog):

@@ -88,6 +88,15 @@ def test_the_calibration_error_of_few_groups_has_the_basic_interval_widened():
     assert 0 < row.low < row.value < row.high
 
 
+def test_no_calibration_error_is_below_zero():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.6, 1, 60)
+    y = (rng.random(60) > confidence).astype(int)  # as often wrong as is stated
+    proba = np.column_stack([confidence, 1 - confidence])
+    row = evaluate(y, proba, ["a", "b"], n_boot=200).metrics.loc["ece"]
+    assert row.low == 0 < row.value
+
+
 def test_the_precision_is_as_sure_as_the_repeat_that_names_a_class_least():
     y = np.repeat([0, 1], [10, 50])
     few, all_ten = (np.where(np.arange(60) < n, 0, 1) for n in (3, 10))

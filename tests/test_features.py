@@ -143,6 +143,12 @@ def test_a_smaller_readout_bears_its_name():
         table.with_readout("deep")
 
 
+def test_features_of_other_kinds_become_float32():
+    table = make_table().with_features(np.eye(12, 3), readout="own")
+    assert table.features.dtype == np.float32 and table.readout == "own"
+    assert make_table().with_features([[1, 2]] * 12).features.shape == (12, 2)
+
+
 def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(12, 24)).astype(np.float32)

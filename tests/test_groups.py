@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +223,35 @@ def test_of_two_numbers_the_one_with_few_values_counts(
     groups = declared_groups(ids, suggested_pattern(ids))
     expected = np.repeat(np.arange(2 * n_series), n_files)
     assert number_groups(groups).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["{n:04}_{i:06}_JPG.jpg", "IMG_{i}-{n}.png"])
+def test_series_reach_across_folders_that_are_counted_through(name: str) -> None:
+    # Photograph i shows three objects, of two or three classes.
+    objects = [(i, 3 * i + k, "abc"[(i + k) % 3]) for i in range(8) for k in range(3)]
+    objects += [(i, 24 + i, "a") for i in (0, 1)]  # two are counted later
+    photographs = {f"{c}/{name.format(i=i, n=n)}": i for i, n, c in objects}
+    groups = declared_groups([*photographs], suggested_pattern([*photographs]))
+    expected = number_groups([*photographs.values()])
+    assert number_groups(groups).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    "number", [lambda n: n, lambda n: 7919 * n % 80], ids=["in order", "as dealt"]
+)
+def test_folders_that_are_counted_each_for_itself_share_no_series(
+    number: Callable[[int], int],
+) -> None:
+    # The second number is of the whole set, but cat/0 and dog/0 have nothing in common.
+    ids = [
+        f"{name}/{i // 4}_{number(40 * c + i)}.jpg"
+        for c, name in enumerate(("cat", "dog"))
+        for i in range(40)
+    ]
+    groups = declared_groups(ids, suggested_pattern(ids))
+    assert number_groups(groups).tolist() == np.repeat(np.arange(20), 4).tolist()
+    singles = ids[::4]
+    assert suggested_pattern(singles) == ""
 
 
 def test_the_files_that_a_pattern_joins_can_be_shown() -> None:

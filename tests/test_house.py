@@ -138,6 +138,17 @@ def test_nothing_runs_what_a_file_says(folder):
                 assert ast.unparse(node.value) == "False", path
 
 
+def test_the_library_finds_modules_where_python_does_and_nowhere_else() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        names = {
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Attribute | ast.Name)
+        }
+        hidden = {"sys.path", "importlib.import_module", "runpy", "__import__"}
+        assert not names & hidden, path
+
+
 def requirement(line: str) -> str:
     """Return the package that a requirement names, as it is imported."""
     name = re.split(r"[><=\[~ ]", line)[0].lower().replace("-", "_")

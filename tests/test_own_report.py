@@ -18,12 +18,12 @@ import pypdf
 import pytest
 import torch
 from bs4 import BeautifulSoup
+from conftest import draw, read_by_few_trees
 from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import cli
 from cliplib.app import measure as module
-from cliplib.app.decision_aid import DecisionAid
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.app.measure import (
     PER_IMAGE_STEPS,
@@ -35,7 +35,6 @@ from cliplib.app.measure import (
     measure,
 )
 from cliplib.app.verdict import BRIGHTNESS, LARGEST, TRACES, Step
-from cliplib.press import report
 from cliplib.press.document import (
     Document,
     Pictures,
@@ -76,8 +75,6 @@ def make_folder(
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with whatever can be wrong, and what is told beside it."""
-    from conftest import draw
-
     place = tmp_path_factory.mktemp("home")
     folder = make_folder(draw, place / "ward7", 12, 0)
     (folder / "disc" / "broken.png").write_bytes(b"no image")
@@ -101,6 +98,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evidence(home: Path, checkpoint: Path) -> Evidence:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPLIB_CACHE", str(home / "cache"))
+        read_by_few_trees(patch)
         return measure(
             home / "ward7",
             model=str(checkpoint),
@@ -159,9 +157,12 @@ def test_the_best_probe_is_compared_with_the_linear_one_on_the_same_readout(
 
 def test_copies_that_join_declared_groups_are_named(evidence: Evidence) -> None:
     (row,) = evidence.merged.to_dict("records")
-    assert row["declared"] == "copy, disc0" and row["images"] == 2
-    assert set(row["pair"]) == {"disc/disc0.png", "square/copy.png"}
-    assert any("1 group holds several" in step.text for step in evidence.verdict.steps)
+    assert {row["group_a"], row["group_b"]} == {"copy", "disc0"}
+    assert {row["image_a"], row["image_b"]} == {"disc/disc0.png", "square/copy.png"}
+    steps = " ".join(step.text for step in evidence.verdict.steps)
+    assert "1 pair of groups that you declared apart holds copies" in steps
+    shown = as_text(document(evidence), "")
+    assert re.search(r"(copy and disc0|disc0 and copy) .*disc/disc0\.png", shown)
 
 
 def test_traces_of_the_file_stand_apart_from_brightness(evidence: Evidence) -> None:
@@ -178,8 +179,9 @@ def test_traces_of_the_file_stand_apart_from_brightness(evidence: Evidence) -> N
 
 
 def test_the_strongest_trace_is_the_one_that_gives_the_class_away(
-    tmp_path: Path, checkpoint: Path
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read_by_few_trees(monkeypatch)
     rng = np.random.default_rng(0)
     for kind, mode in (("a", "RGB"), ("b", "L")):
         (tmp_path / "f" / kind).mkdir(parents=True)
@@ -281,17 +283,10 @@ def test_anonymous_evidence_names_no_file(
     command = "cliplib report FOLDER --out OUT --anonymous"
     request = replace(evidence.request, anonymous=True, command=command)
     hidden = replace(evidence, request=request)
-    for name in (
-        "predicted",
-        "probabilities",
-        "traces",
-        "audit",
-        "erased",
-        "file_traces",
-    ):
+    parts = ("predicted", "probabilities", "fitted", "curve", "traces", "audit")
+    for name in (*parts, "erased", "file_traces", "away"):
         vars(hidden)[name] = getattr(evidence, name)
     vars(hidden)["predicted_by_image"], vars(hidden)["other_predictions"] = None, {}
-    vars(hidden)["away"] = evidence.away
     laid = lay_out(document(hidden, "Untitled"), hidden)
     page = as_html(laid)
     assert "image 1" in page and "disc/disc" not in page
@@ -410,44 +405,6 @@ def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
 
 
 # --- The command
-
-
-def test_one_command_makes_everything_in_one_folder(
-    image_folder: Callable[..., Path],
-    checkpoint: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = image_folder(n=8)
-    monkeypatch.chdir(tmp_path)
-    before = set(tmp_path.iterdir())
-    arguments = ["report", "images", "--out", "mine", f"--model={checkpoint}"]
-    assert cli.main(arguments) == 0, capsys.readouterr().err
-    printed = capsys.readouterr().out
-    assert {path.name for path in set(tmp_path.iterdir()) - before} == {"mine", "cache"}
-    assert {path.name for path in (tmp_path / "mine").iterdir()} == {
-        "report.html",
-        "report.pdf",
-        "answers.csv",
-        "copies.csv",
-        "aid",
-    }
-    assert len(pd.read_csv("mine/answers.csv")) == 24
-    assert DecisionAid.load("mine/aid").training.classes == (
-        "disc",
-        "square",
-        "stripes",
-    )
-    page = (tmp_path / "mine" / "report.html").read_text("utf-8")
-    assert f"cliplib report images --out mine --model {checkpoint}" in page
-    assert str(Path(report.__file__).parents[2]) not in page
-    assert "Written: mine/report.html, mine/report.pdf, mine/answers.csv" in printed
-    image = next(folder.rglob("*.png"))
-    assert cli.main(["classify", "mine", str(image)]) == 0  # for mine/aid
-    assert cli.main(["classify", "mine", str(image)]) == 1
-    assert "answers.csv is there already" in capsys.readouterr().err
-    assert cli.main(["classify", "mine", str(image), "--overwrite"]) == 0
 
 
 def test_two_runs_to_one_folder_are_told_apart(tmp_path: Path) -> None:

@@ -2,33 +2,87 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
 import pytest
 from readme_session import code_that_makes_images, commands
 
 from cliplib import cli
+from cliplib.app.decision_aid import DecisionAid
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 
 
-def test_images_are_made_measured_and_classified_as_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+class Session(NamedTuple):
+    """What the README's commands printed, where they ran, and what stands there."""
+
+    folder: Path
+    programs: list[str]
+    printed: list[str]
+    shown: list[str]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Run all that the README shows, in a folder that stays the current one."""
+    ran = Session(tmp_path_factory.mktemp("readme"), [], [], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ran.folder)
+        patch.setenv("CLIPLIB_CACHE", str(ran.folder / "cache"))
+        exec(code_that_makes_images(README), {})
+        for (program, *arguments), shown in commands(README):
+            ran.programs.append(program)
+            if program == "touch":
+                Path(arguments[0]).touch()
+                continue
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                assert cli.main(arguments) == 0
+            ran.printed.append(printed.getvalue())
+            ran.shown.append(shown)
+        yield ran
+
+
+def test_what_the_commands_print_is_what_stands_there(session: Session) -> None:
+    assert session.programs == ["cliplib", "touch", "cliplib"]
+    assert session.printed == session.shown
+
+
+def test_one_command_makes_everything_in_one_folder(session: Session) -> None:
+    made = {path.name for path in session.folder.iterdir()}
+    of_classify = {"answers.csv", "answers.html"}
+    assert made == {"photos", "new", "mine", "cache"} | of_classify
+    report = session.folder / "mine"
+    assert {path.name for path in report.iterdir()} == {
+        "report.html",
+        "report.pdf",
+        "answers.csv",
+        "copies.csv",
+        "aid",
+    }
+    assert len(pd.read_csv(report / "answers.csv")) == 120
+    classes = DecisionAid.load(report / "aid").training.classes
+    assert classes == ("brick", "grass", "gravel")
+    page = (report / "report.html").read_text("utf-8")
+    assert "cliplib report photos --out mine" in page
+    assert str(Path(cli.__file__).parents[1]) not in page
+
+
+def test_answers_are_kept_and_a_reports_folder_stands_for_its_aid(
+    session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    exec(code_that_makes_images(README), {})
-    programs = []
-    for (program, *arguments), shown in commands(README):
-        programs.append(program)
-        if program == "touch":
-            Path(arguments[0]).touch()
-            continue
-        capsys.readouterr()
-        assert cli.main(arguments) == 0
-        assert capsys.readouterr().out == shown
-    assert programs == ["cliplib", "touch", "cliplib"]
+    arguments = ["classify", "mine", "new/grass.png"]
+    assert cli.main(arguments) == 1
+    assert "answers.csv is there already" in capsys.readouterr().err
+    assert len(pd.read_csv("answers.csv")) == 3
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert len(pd.read_csv("answers.csv")) == 1
 
 
 def test_every_option_that_the_readme_shows_is_one() -> None:

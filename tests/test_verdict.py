@@ -18,7 +18,16 @@ from cliplib.app.questions import (
     measurable,
     suspect_labels,
 )
-from cliplib.app.verdict import ElsewhereNumbers, ErasedNumbers, Measured, verdict
+from cliplib.app.verdict import (
+    FAIR_ACCURACY,
+    FEW_GROUPS,
+    FEW_OF_A_CLASS,
+    GOOD_ACCURACY,
+    ElsewhereNumbers,
+    ErasedNumbers,
+    Measured,
+    verdict,
+)
 from cliplib.judge.intervals import Share
 
 GOOD = Measured(
@@ -95,9 +104,16 @@ NOTHING = Share(0.0, -0.05, 0.05)
         (with_gain("file traces", NOTHING), "Perhaps:"),
         (with_accuracy("kernel probe", Share(0.92, 0.85, 0.96)), "Mostly:"),
         (with_accuracy("kernel probe", Share(0.6, 0.55, 0.65)), "Only in part:"),
-        ({"groups": 9}, "It cannot be said yet"),
+        (with_accuracy("kernel probe", Share(0.92, GOOD_ACCURACY, 0.96)), "Yes:"),
+        (with_accuracy("kernel probe", Share(FAIR_ACCURACY, 0.6, 0.85)), "Mostly:"),
+        ({"groups": FEW_GROUPS - 1}, "It cannot be said yet"),
+        ({"groups": FEW_GROUPS}, "Yes:"),
+        (
+            {"groups_of_class": {"glass": 20, "metal": FEW_OF_A_CLASS - 1}},
+            "It cannot be said yet",
+        ),
+        ({"groups_of_class": {"glass": 20, "metal": FEW_OF_A_CLASS}}, "Yes:"),
         ({"declared": False, "series": "(a)_b"}, "Perhaps:"),
-        ({"groups_of_class": {"glass": 20, "metal": 1}}, "It cannot be said yet"),
         ({"kept_apart": False}, "It cannot be said yet"),
         (
             with_gain("file traces", Share(-0.2, -0.3, -0.1)),
@@ -322,7 +338,8 @@ def test_an_erased_object_is_told_with_its_control() -> None:
 
 
 def test_joined_groups_are_to_be_checked() -> None:
-    assert "2 groups hold several that you declared, joined by" in text(merged=2)
+    told = "2 pairs of groups that you declared apart hold copies of each other"
+    assert told in text(merged=2)
 
 
 def test_differences_of_independent_shares_have_intervals() -> None:

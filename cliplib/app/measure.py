@@ -56,10 +56,15 @@ from cliplib.judge.intervals import Share, compare, ratio_intervals
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.saving import AnyProbe
-from cliplib.tables.audit import Audit, audit_dataset
+from cliplib.tables.audit import LEVELS, Audit, audit_dataset
 from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
-from cliplib.tables.groups import declared_groups, joined_files, suggested_pattern
+from cliplib.tables.groups import (
+    declared_groups,
+    joined_files,
+    merged_groups,
+    suggested_pattern,
+)
 from cliplib.tables.splits import out_of_fold_proba
 from cliplib.tools.erase import Box
 from cliplib.tools.maps import heat_maps
@@ -85,6 +90,17 @@ RISK = 0.05
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 """Accuracies that one may want to know the way to."""
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
+COPIES = {
+    "byte_copies": "files that repeat another byte for byte",
+    "exact_copies": "pairs with the same pixels",
+    "near_pairs": "pairs that look nearly the same",
+    "mirrored_pairs": "pairs of which one is mirrored",
+    "turned_pairs": "pairs of which one is turned",
+    "label_conflicts": "pairs with two labels",
+    "val_leaks": "validation images with a copy in training",
+    f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
+}
+"""Rows of an audit's summary, and what they are called."""
 PER_IMAGE_STEPS = ("file_traces", "features_of_others", "away")
 """What `measure` computes of `Evidence` image by image, each with a bar."""
 STEPS = (
@@ -277,6 +293,31 @@ class Evidence:
         return audit_dataset(self.dataset, cache=self.encoder.cache)
 
     @cached_property
+    def copy_counts(self) -> pd.DataFrame:
+        """How many copies there are, in an ever wider sense, and what they spoil."""
+        counts = self.audit.summary.loc[[*COPIES]].rename(COPIES)
+        return counts.rename_axis("copies")
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """The rows of each pair of copies, row_a and row_b.
+
+        Those with two labels come first, then those in two splits.
+        """
+        row_of = {name: row for row, name in enumerate(self.table.ids.tolist())}
+        pairs = self.audit.pairs
+        pairs = pairs[pairs["id_a"].isin(row_of) & pairs["id_b"].isin(row_of)]
+        same = pd.DataFrame(
+            {
+                "label": pairs["label_a"] == pairs["label_b"],
+                "split": pairs["split_a"] == pairs["split_b"],
+            }
+        ).sort_values(["label", "split"], kind="stable")
+        ids = pairs.loc[same.index, ["id_a", "id_b"]]
+        rows = ids.map(row_of.__getitem__).astype(np.int64)
+        return rows.set_axis(["row_a", "row_b"], axis=1).reset_index(drop=True)
+
+    @cached_property
     def tiny(self) -> list[str]:
         """Ids of images with a side of fewer than 16 pixels."""
         facts = self.audit.images
@@ -284,11 +325,12 @@ class Evidence:
 
     @cached_property
     def merged(self) -> pd.DataFrame:
-        """Declared groups that copies join: group, declared, images, and a pair."""
+        """Declared groups that copies join, as from `merged_groups`."""
+        ids = self.table.ids.tolist()
         if not self.request.groups:
-            return pd.DataFrame(columns=["group", "declared", "images", "pair"])
-        declared = declared_groups(self.table.ids.tolist(), self.request.groups)
-        return questions.merged_groups(self.table, declared, self.audit.pairs)
+            return merged_groups(ids, self.table.copies, [], [])
+        declared = declared_groups(ids, self.request.groups)
+        return merged_groups(ids, declared, self.pairs["row_a"], self.pairs["row_b"])
 
     @cached_property
     def file_traces(self) -> pd.DataFrame:
@@ -751,8 +793,8 @@ class Evidence:
         return named[[*sides, "kind", "orientation", "correlation"]]
 
     @property
-    def made(self) -> dict[str, str]:
-        """What the numbers depend on, by name."""
+    def made(self) -> pd.DataFrame:
+        """What the numbers depend on: what, and its value."""
         request = self.request
         groups = request.groups or "near-duplicates only"
         if request.anonymous and os.path.isfile(groups):
@@ -768,7 +810,8 @@ class Evidence:
             "Python": platform.python_version(),
             "system": platform.platform(terse=True),
         }
-        return made | {name: version(name).split("+")[0] for name in PACKAGES}
+        made |= {name: version(name).split("+")[0] for name in PACKAGES}
+        return pd.Series(made, name="value").rename_axis("what").to_frame()
 
 
 def measure(

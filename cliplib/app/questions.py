@@ -33,46 +33,6 @@ def groups_of_classes(table: FeatureTable, groups: ArrayLike | None = None) -> I
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
 
 
-def merged_groups(
-    table: FeatureTable, declared: Sequence[str], pairs: pd.DataFrame
-) -> pd.DataFrame:
-    """Return which declared groups copies have joined, and a pair that joins them.
-
-    Parameters
-    ----------
-    table
-        Its groups are declared ones, merged with near-duplicates.
-    declared
-        What was declared of each row, (n,).
-    pairs
-        Near-duplicates, as in `Audit.pairs`.
-
-    Returns
-    -------
-    pd.DataFrame
-        group, declared (the names, joined), images, and pair (two ids): a row for each
-        group that holds several declared ones.
-    """
-    group_of = dict(zip(table.ids, table.groups, strict=True))
-    name_of = dict(zip(table.ids, declared, strict=True))
-    kept = pairs[pairs["id_a"].isin(group_of) & pairs["id_b"].isin(group_of)]
-    across = kept[kept["id_a"].map(name_of) != kept["id_b"].map(name_of)]
-    first = across.groupby(across["id_a"].map(group_of)).first()
-    images = pd.DataFrame({"group": table.groups, "declared": list(declared)})
-    rows = []
-    for group, pair in first.iterrows():
-        names = images.loc[images["group"] == group, "declared"]
-        rows.append(
-            {
-                "group": group,
-                "declared": ", ".join(sorted(set(names))),
-                "images": len(names),
-                "pair": (pair["id_a"], pair["id_b"]),
-            }
-        )
-    return pd.DataFrame(rows, columns=["group", "declared", "images", "pair"])
-
-
 def measurable(table: FeatureTable, folds: int = 5) -> tuple[FeatureTable, int]:
     """Return the table to measure with, and the folds that its groups allow.
 

@@ -133,7 +133,7 @@ class Measured:
     unreadable
         Files that could not be read.
     merged
-        How many groups hold several declared ones, joined by copies.
+        How many pairs of declared groups copies join.
     answered
         Share of the images that can be answered with at most 5% errors; 0 if none.
     other_encoders
@@ -612,10 +612,10 @@ def check_labels(measured: Measured) -> Step | None:
             pairs = "pairs of copies bear"
         parts.append(f"{measured.conflicts} {pairs} two labels")
     if measured.merged:
-        groups = "group holds" if measured.merged == 1 else "groups hold"
-        parts.append(
-            f"{measured.merged} {groups} several that you declared, joined by copies"
-        )
+        pairs = "pair of groups that you declared apart holds"
+        if measured.merged > 1:
+            pairs = "pairs of groups that you declared apart hold"
+        parts.append(f"{measured.merged} {pairs} copies of each other")
     if measured.suspects:
         parts.append(_labels_in_doubt(measured))
     if measured.unreadable:

@@ -322,7 +322,7 @@ def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float
     above = np.sqrt(((high - value) ** 2).sum()) / len(value)
     return {
         "value": mean["value"],
-        "low": max(0.0, min(mean["low"], mean["value"] - below)),
+        "low": min(mean["low"], mean["value"] - below),
         "high": min(1.0, max(mean["high"], mean["value"] + above)),
     }
 
@@ -341,7 +341,7 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, f
     factor = float(small_sample_factor(n_groups))
     return {
         "value": value,
-        "low": max(0.0, value - factor * noise),
+        "low": value - factor * noise,
         "high": min(1.0, value + factor * max(0.0, value - lowest)),
     }
 

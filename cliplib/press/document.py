@@ -19,21 +19,9 @@ from cliplib.app.measure import POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
-from cliplib.tables.audit import LEVELS
 
 MOST_ROWS = 12
 MOST_PICTURES = 12
-COPIES = {
-    "byte_copies": "files that repeat another byte for byte",
-    "exact_copies": "pairs with the same pixels",
-    "near_pairs": "pairs that look nearly the same",
-    "mirrored_pairs": "pairs of which one is mirrored",
-    "turned_pairs": "pairs of which one is turned",
-    "label_conflicts": "pairs with two labels",
-    "val_leaks": "validation images with a copy in training",
-    f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
-}
-"""Rows of an audit's summary, and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -205,53 +193,43 @@ def _picture(evidence: Evidence, row: int, title: str) -> Picture:
 
 def _copies(evidence: Evidence) -> Iterator[Block]:
     """Yield the near-duplicates, and the declared groups that they join."""
-    audit = evidence.audit
     yield Text(
         "A copy on both sides of a split makes any classifier look good, and one with "
         "two labels cannot be answered rightly. Copies stay together in all that "
         "follows."
     )
-    counts = audit.summary.loc[[*COPIES]].rename(COPIES)
-    yield table_of(
-        "Copies, of byte copies to turned ones.", counts.rename_axis("copies")
-    )
-    row_of = {name: row for row, name in enumerate(evidence.table.ids.tolist())}
-    pairs = audit.pairs
-    across = (pairs["split_a"] != pairs["split_b"]).astype(int)
-    order = pd.DataFrame({"same": pairs["label_a"] == pairs["label_b"], "a": -across})
-    pairs = pairs.loc[order.sort_values(["same", "a"], kind="stable").index]
-    sides = [
-        _picture(evidence, row_of[pair[f"id_{side}"]], pair[f"label_{side}"])
-        for _, pair in pairs.iterrows()
-        if pair["id_a"] in row_of and pair["id_b"] in row_of
-        for side in "ab"
-    ]
-    if sides:
-        yield Pictures(
-            f"{min(6, len(pairs))} of {len(pairs):,} pairs of copies; all are in "
-            "copies.csv. Those with two labels come first.",
-            sides[:MOST_PICTURES],
-        )
+    yield table_of("Copies, of byte copies to turned ones.", evidence.copy_counts)
+    if len(evidence.pairs):
+        yield pictures_of_copies(evidence)
     if len(evidence.merged):
         yield _merged(evidence)
+
+
+def pictures_of_copies(evidence: Evidence) -> Pictures:
+    """Return the pairs of copies to look at first."""
+    pairs = evidence.pairs.head(MOST_PICTURES // 2)
+    rows = pairs[["row_a", "row_b"]].to_numpy().ravel()
+    return Pictures(
+        f"{len(pairs)} of {len(evidence.copies):,} pairs of copies; all are in "
+        "copies.csv. Those with two labels come first.",
+        [_picture(evidence, row, evidence.labels[row]) for row in rows],
+    )
 
 
 def _merged(evidence: Evidence) -> Table:
     """Return the declared groups that copies join, each with a pair that joins them."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
-    merged = evidence.merged.assign(
-        pair=[
-            " and ".join(name_of[name] for name in p) for p in evidence.merged["pair"]
-        ]
-    )
-    columns = ["images", "pair"]
+    joined = evidence.merged.head(MOST_ROWS)
+    images = joined[["image_a", "image_b"]].map(name_of.__getitem__)
+    columns = {"images that look the same": images.agg(" and ".join, axis=1)}
     if not evidence.request.anonymous:
-        columns.insert(0, "declared")
+        groups = joined[["group_a", "group_b"]].agg(" and ".join, axis=1)
+        columns = {"groups": groups, **columns}
     return table_of(
-        "Groups that were declared apart and hold copies of each other, which joins "
-        "them: often a fault of the data, to be looked at. The pair is one that joins "
-        f"them{_first_of(len(merged), 'copies.csv')}.",
-        merged[columns].head(MOST_ROWS),
+        "Groups that were declared apart, two by two, and hold copies of each other, "
+        "which joins them: often a fault of the data, to be looked at"
+        f"{_first_of(len(evidence.merged), 'copies.csv')}.",
+        pd.DataFrame(columns),
     )
 
 
@@ -354,17 +332,22 @@ def _errors(evidence: Evidence) -> Iterator[Block]:
         "Heat map of true classes as rows against predicted classes as columns.",
         "confusion_plot",
     )
-    cells = []
+    if evidence.errors:
+        yield pictures_of_errors(evidence)
+
+
+def pictures_of_errors(evidence: Evidence) -> Pictures:
+    """Return the errors to look at first, and what spoke for each answer."""
+    pictures = []
     for row, heat_map in evidence.errors:
         said = evidence.table.classes[evidence.predicted[evidence.best][row]]
-        cells.append(_picture(evidence, row, f"{evidence.labels[row]}, as {said}"))
-        cells.append(Picture(heat_map, f"spoke for {said}"))
-    if cells:
-        yield Pictures(
-            "The errors of which the best probe was surest, one of each group: label "
-            "and answer; beside each image, in red, what spoke for the answer.",
-            cells,
-        )
+        pictures.append(_picture(evidence, row, f"{evidence.labels[row]}, as {said}"))
+        pictures.append(Picture(heat_map, f"spoke for {said}"))
+    return Pictures(
+        "The errors of which the best probe was surest, one of each group: label "
+        "and answer; beside each image, in red, what spoke for the answer.",
+        pictures,
+    )
 
 
 def _suspects(evidence: Evidence) -> Iterator[Block]:
@@ -495,7 +478,7 @@ def _made(evidence: Evidence) -> Iterator[Block]:
     yield Code(citation())
     yield table_of(
         "What these results depend on.",
-        pd.Series(evidence.made, name="value").rename_axis("what").to_frame(),
+        evidence.made,
     )
     yield Text("This command makes it again:")
     yield Code(evidence.command)

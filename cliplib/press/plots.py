@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from cliplib.app.measure import RISK, Evidence
 from cliplib.judge.intervals import Share
 from cliplib.press import figures
+from cliplib.press.document import Pictures
 
 FIGURE_WIDTH = 4.6
 """Inches, of which a phone shows every letter."""
@@ -36,6 +37,13 @@ def accuracy_plot(evidence: Evidence) -> Figure:
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)
     return figure
+
+
+def picture_plot(pictures: Pictures) -> Figure:
+    """Draw images side by side, as a page does, each between its title and name."""
+    shown = [(picture.image, picture.name) for picture in pictures.pictures]
+    titles = [picture.title for picture in pictures.pictures]
+    return figures.image_grid(shown, titles, columns=6)
 
 
 def confusion_plot(evidence: Evidence) -> Figure:

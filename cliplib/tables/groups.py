@@ -27,6 +27,11 @@ COUNTER_LAST = r"^(.+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$"  # img_012_3.jpg
 COUNTER_FIRST = (  # 3_img_012.jpg, exp3_img_012.jpg
     r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)\.\w+$"
 )
+# The same where one count runs through all folders: then only the file's name tells.
+ACROSS_FOLDERS = (
+    r"(?:^|/)([^/]+?)(?:[-_. ]\(?\d+\)?)?\.\w+$",
+    r"(?:^|/)(?:[A-Za-z]*\d+[-_. ])?([^/]+)\.\w+$",
+)
 
 
 def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
@@ -333,8 +338,12 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     A series is what files of one folder have in common but for a counter, the last part
     of their names or the first one. Where both could be the counter, as in
     ``exp1_num_108719.jpg``, the reading is taken that makes at least twice as many
-    series; where neither does, or the series have counters themselves, none is. Series
-    that reach across folders, such as one photograph of several classes, are not seen.
+    series; where neither does, or the series have counters themselves, none is.
+
+    Series reach across folders, as the objects of one photograph do, only where one
+    count runs through all of these and most such series are counted without a gap for
+    another: ``metal/0115_23.jpg``, ``paper/0116_23.jpg``. Where folders are counted
+    each for itself, equal names in two of them mean nothing.
 
     Parameters
     ----------
@@ -347,6 +356,10 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         An expression for `declared_groups`, where most images are of a series with
         others, and none is half of a folder; else "".
     """
+    for pattern in ACROSS_FOLDERS:
+        groups = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
+        if _look_like_series(ids, groups) and _are_counted_through(ids, groups):
+            return pattern
     series_of = {}
     for pattern in (COUNTER_LAST, COUNTER_FIRST):
         groups = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
@@ -383,3 +396,22 @@ def _look_like_series(ids: Sequence[str], groups: pd.Series) -> bool:
     # A name that a whole folder shares is the class's, and no series.
     shares = images.groupby("folder")["group"].value_counts(normalize=True)
     return bool((size_of_group > 1).mean() > 0.5 and shares.max() <= 0.5)
+
+
+def _are_counted_through(ids: Sequence[str], series: Sequence[str]) -> bool:
+    """Say whether one count runs through all folders, and most series in one piece.
+
+    Only series that lie in several folders are asked.
+    """
+    paths = [PurePosixPath(image) for image in ids]
+    files = pd.DataFrame({"series": series, "folder": [str(p.parent) for p in paths]})
+    rests = [p.stem.replace(name, "", 1) for p, name in zip(paths, series, strict=True)]
+    digits = pd.Series([re.sub(r"\D", "", rest) for rest in rests])
+    files["counter"] = pd.to_numeric(digits)
+    files = files.dropna().sort_values("counter")
+    if not files["counter"].is_unique:
+        return False
+    starts = files["series"] != files["series"].shift()
+    found = files.assign(piece=starts.cumsum()).groupby("series").nunique()
+    across = found[found["folder"] > 1]
+    return bool((across["piece"] == 1).mean() > 0.5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,16 @@ from transformers import CLIPModel
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Features
 from cliplib.images.image import ImageSource, image_list
-from cliplib.probes.base import Probe
 
 MARK = "#c4512d"
 """Colour of a map's largest value."""
+
+
+class Differentiable(Protocol):
+    """A classifier that says how its logits change with the features: any probe."""
+
+    def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
+        """Return the gradient of one class's logit for each row, (n, d)."""
 
 
 def chefer_relevance(
@@ -167,14 +173,14 @@ def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.
 
 def heat_maps(
     encoder: ClipEncoder,
-    probe: Probe,
+    probe: Differentiable,
     images: Sequence[ImageSource],
     labels: ArrayLike,
     readout: str,
 ) -> list[Image.Image]:
     """Return images with what spoke for their labels laid over them.
 
-    `probe` is any probe of the features in this `readout`, `labels` (n,) are as its
+    `probe` was fitted to features in this `readout`, `labels` (n,) are as its
     ``predict`` gives them.
     """
     features = encoder.images(images, readout=readout, progress=False)
