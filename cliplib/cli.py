@@ -237,26 +237,35 @@ def check_places(folder: str, out: str) -> None:
         raise NotADirectoryError(f"{out} is a file: name a folder.")
 
 
+PLACEHOLDERS = {
+    "groups": "GROUPS.csv",
+    "boxes": "BOXES.csv",
+    "elsewhere": "ELSEWHERE",
+    "model": "MODEL",
+    "others": "MODEL",
+}
+"""What an anonymous command has in the place of a path."""
+
+
 def command_line(name: str, folder: str, out: str, **options: Any) -> str:
-    """Return a command on one line; an anonymous one names no place."""
-    hidden = {}
-    if options.get("anonymous"):
-        folder = "FOLDER"
-        out = "OUT"
-        hidden = {
-            "groups": "GROUPS.csv",
-            "boxes": "BOXES.csv",
-            "elsewhere": "ELSEWHERE",
-        }
-    words = ["cliplib", name, folder, "--out", out]
+    """Return the command that makes the same report again, as the report prints it.
+
+    Options at their defaults, which are all empty, 0 or False, are left out. With
+    `anonymous` among the options, paths give way to `PLACEHOLDERS`.
+    """
+    anonymous = bool(options.get("anonymous"))
+    places = ["FOLDER", "--out", "OUT"] if anonymous else [folder, "--out", out]
+    words = ["cliplib", name, *places]
     for option, value in options.items():
         if not value:
             continue
         words.append(f"--{option}")
-        if option in hidden and os.path.exists(value):
-            words.append(hidden[option])
-        elif value is not True:
-            words += value if isinstance(value, list) else [str(value)]
+        if value is True:
+            continue
+        for text in value if isinstance(value, list) else [str(value)]:
+            # A pattern or a hub id is no path, and stays.
+            is_path = option in PLACEHOLDERS and os.path.exists(text)
+            words.append(PLACEHOLDERS[option] if anonymous and is_path else text)
     return shlex.join(words)
 
 

@@ -461,10 +461,12 @@ def test_what_cannot_work_is_refused_before_any_work(
 def test_an_anonymous_command_names_no_place(tmp_path: Path) -> None:
     table = tmp_path / "patients.csv"
     table.touch()
-    options = {"groups": str(table), "anonymous": True, "seed": 0, "others": ["a b"]}
-    command = cli.command_line("report", "ward 7", "mine", **options)
+    options = {"groups": str(table), "anonymous": True, "seed": 0}
+    models = {"model": str(tmp_path), "others": ["a b", str(tmp_path)]}
+    command = cli.command_line("report", "ward 7", "mine", **options, **models)
     assert command == (
-        "cliplib report FOLDER --out OUT --groups GROUPS.csv --anonymous --others 'a b'"
+        "cliplib report FOLDER --out OUT --groups GROUPS.csv --anonymous "
+        "--model MODEL --others 'a b' MODEL"
     )
     told = cli.command_line("report", "ward 7", "mine", groups=r"(a+)_\d", seed=3)
     assert shlex.split(told)[2:] == [

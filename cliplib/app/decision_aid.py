@@ -314,8 +314,10 @@ class DecisionAid:
             encoder = ClipEncoder(
                 stored / "encoder", cache=cache, device=device, dtype=settings["dtype"]
             )
+            # Its name when it was trained: here it is the path of a part.
             encoder.name = settings["name"]
-            encoder.image_size = settings["image_size"]  # as the stored processor's
+            # The stored processor resizes to this; the checkpoint may name another.
+            encoder.image_size = settings["image_size"]
             aid = cls(
                 encoder,
                 load_probe(stored / "probe"),

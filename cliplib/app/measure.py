@@ -367,8 +367,12 @@ class Evidence:
     # --- The methods
 
     def _proba(self, method: Method, *, by_image: bool = False) -> Floats:
-        """Return out-of-fold probabilities, (n, k), by group or by single image."""
-        repeats = out_of_fold_proba(
+        """Return out-of-fold probabilities, (n, k).
+
+        Groups are kept together. `by_image` lets related images be trained on, which
+        shows by how much that inflates an accuracy.
+        """
+        (proba,) = out_of_fold_proba(
             method.estimator,
             method.table,
             groups=np.arange(len(self.table)) if by_image else None,
@@ -376,8 +380,7 @@ class Evidence:
             seed=self.request.seed,
             progress=False,
         )
-        proba: Floats = repeats[0]
-        return proba
+        return np.asarray(proba)
 
     def _predicted(self, method: Method) -> Ints:
         """Return out-of-fold answers, (n,), by group."""

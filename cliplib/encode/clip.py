@@ -112,7 +112,7 @@ def find_checkpoint(name: str) -> str:
     Raises
     ------
     ValueError
-        If there is no such folder.
+        If the name is neither a folder nor of the form of a hub id.
     DownloadError
         If the hub does not give the model.
     """

@@ -77,6 +77,7 @@ def fetch_model(name: str) -> Path:
     if folder is None:
         with explained(repo, revision):
             folder = _download_model(repo, revision)
+    # Each time, kept files as well: it raises where one is damaged.
     for file in _weights(_files(folder)):
         _verified_sha256(folder / file)
     return folder

@@ -52,8 +52,12 @@ SMALLEST_SIDE = 8  # pixels; smaller images are read with a warning
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Return Pillow's names of all formats that are read on this machine."""
+    """Return Pillow's names of the formats that are read here.
+
+    HEIF's reader is registered where pillow-heif is installed.
+    """
     formats = list(FORMATS)
+    # Pillow may have been built without it.
     if features.check("avif"):
         formats.append("AVIF")
     with suppress(ImportError):
@@ -186,7 +190,7 @@ def _open(source: ImageSource, content: bytes | None) -> Image.Image:
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale grey values of 16 bits, or of as many as the largest of them needs."""
+    """Scale 16-bit grey to 8 bits, from the least of `BIT_DEPTHS` that holds it."""
     values = np.asarray(image).astype(np.uint32)
     largest = int(values.max(initial=0))
     depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)

@@ -74,7 +74,11 @@ class Evaluation:
         return f"{head}\n{pd.Series(texts, self.metrics.index).to_string(header=False)}"
 
     def numbers(self) -> dict[str, Any]:
-        """Return everything as plain values, NaN where undefined."""
+        """Return everything as plain values, as notebooks save it; NaN where undefined.
+
+        Of each metric value, low and high by its name; the same for each class below
+        ``per_class``; and classes, confusion, n, n_groups, n_repeats.
+        """
         per_class: dict[Any, dict[str, Any]] = {}
         for name, row in self.per_class.iterrows():
             per_class[name] = {"support": int(row["support"])}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -121,10 +122,10 @@ class Answer:
 
     file: str
     text: str  # class, why there is none, or what is wrong with the file
-    likely: str  # class and probability, also where no answer is given
-    nearest: str
-    similarity: str
-    is_training_image: bool
+    likely: str = ""  # class and probability, also where no answer is given
+    nearest: str = ""
+    similarity: str = ""
+    is_training_image: bool = False
     picture: str = ""
     heat_map: str = ""
     nearest_picture: str = ""
@@ -133,19 +134,19 @@ class Answer:
 def _answers(
     rows: pd.DataFrame, aid: DecisionAid, files: Any, heat_maps: bool
 ) -> list[Answer]:
-    """Collect the rows of the page."""
+    """Return the rows of the page; of an unreadable file its error alone."""
     sources = _sources(rows, files)
-    readable = (rows["error"] == "").tolist()
-    images = [source for source, good in zip(sources, readable, strict=True) if good]
-    maps: list[str] = [""] * len(images)
+    known = is_training_image(rows).to_numpy()
+    readable = np.flatnonzero(rows["error"] == "")
+    heat_map_of = {}
     if heat_maps:
-        maps = _heat_maps(aid, images, rows.loc[rows["error"] == "", "class"])
-    heat = iter(maps)
-    known = is_training_image(rows).tolist()
+        images = [sources[place] for place in readable]
+        maps = _heat_maps(aid, images, rows["class"].iloc[readable])
+        heat_map_of = dict(zip(readable.tolist(), maps, strict=True))
     answers = []
-    for row, source, same in zip(rows.to_dict("records"), sources, known, strict=True):
+    for place, row in enumerate(rows.to_dict("records")):
         if row["error"]:
-            answers.append(Answer(row["file"], row["error"], "", "", "", False))
+            answers.append(Answer(file=row["file"], text=row["error"]))
             continue
         answers.append(
             Answer(
@@ -154,9 +155,9 @@ def _answers(
                 likely=f"{row['class']} {number(row['probability'])}",
                 nearest=row["nearest"],
                 similarity=number(row["similarity"]),
-                is_training_image=same,
-                picture=_data_uri(load_image(source)),
-                heat_map=next(heat),
+                is_training_image=bool(known[place]),
+                picture=_data_uri(load_image(sources[place])),
+                heat_map=heat_map_of.get(place, ""),
                 nearest_picture=_training_picture(aid, row["nearest"]),
             )
         )

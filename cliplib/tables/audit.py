@@ -182,17 +182,16 @@ def find_near_duplicates(
     rows = kept(
         cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
     )
-    orientations = np.array(list(ORIENTATIONS))
-    kinds = np.where(rows[:, 2] == 1, _SAME_PIXELS, _SAME_IMAGE)
+    index_a, index_b, same_pixels, orientation, correlation = rows.T
+    names = np.array(list(ORIENTATIONS))[orientation.astype(np.int64)]
+    kinds = np.where(same_pixels == 1, _SAME_PIXELS, _SAME_IMAGE)
     return pd.DataFrame(
         {
-            "index_a": rows[:, 0].astype(np.int64),
-            "index_b": rows[:, 1].astype(np.int64),
+            "index_a": index_a.astype(np.int64),
+            "index_b": index_b.astype(np.int64),
             "kind": pd.Series(kinds, dtype="str"),
-            "orientation": pd.Series(
-                orientations[rows[:, 3].astype(np.int64)], dtype="str"
-            ),
-            "correlation": rows[:, 4],
+            "orientation": pd.Series(names, dtype="str"),
+            "correlation": correlation,
         }
     )
 

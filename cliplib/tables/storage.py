@@ -47,7 +47,7 @@ def write_arrays(
     """
     types = {name: array.dtype for name, array in arrays.items()} | dict(dtypes or {})
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    # The order of the package: the largest numbers first, so that all are aligned.
+    # As the package orders them: the widest types first, so that all are aligned.
     ordered = sorted(arrays, key=lambda name: (-types[name].itemsize, name))
     end = 0
     for name in ordered:
@@ -59,7 +59,7 @@ def write_arrays(
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8 bytes
     unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
     try:
         with unfinished.open("wb") as file:
@@ -75,7 +75,7 @@ def write_arrays(
 def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(block, dtype)
-    if not np.isfinite(converted).all():
+    if (np.isinf(converted) & np.isfinite(block)).any():
         raise ValueError(f"A number is too large for {dtype}: keep float32.")
     return converted
 

@@ -105,10 +105,10 @@ def boxes_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFr
 
 
 def orient_box(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:
-    """Return where a box of the original lies in the image.
+    """Carry a box from the original to the image.
 
-    The box is x_center, y_center, width and height in shares; `orientation`, a key of
-    `ORIENTATIONS`, is what makes the original of the image.
+    The box is x_center, y_center, width and height in shares. `orientation`, a key of
+    `ORIENTATIONS`, turns the image into the original; `TO_IMAGE` has the way back.
     """
     swaps_axes, flips_x, flips_y = TO_IMAGE[orientation]
     x, y, width, height = box
