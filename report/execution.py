@@ -32,7 +32,10 @@ MOST_JOBS = 6
 FEWEST_TO_FORK = 3
 """Notebooks; for fewer, importing everything once takes as long as it spares."""
 MEASURED = Path(__file__).with_name("measured.json")
-"""What notebooks needed on a core of 2024; replaced by what they need here."""
+"""What notebooks needed on a core of 2024; replaced by what they need here.
+
+A copy of what a build of the committed report leaves in ``build/measured``.
+"""
 SECONDS_PER_KILOBYTE = 2.4
 """Of a notebook that was never measured."""
 GIGABYTES = 2.0
@@ -245,7 +248,7 @@ def run_all(places: Places, tasks: list[Task], jobs: int) -> list[Failure]:
     progress = Progress(tasks)
     with (
         contextlib.chdir(places.root),
-        MemoryWatch() as watch,
+        KernelWatch() as watch,
         ThreadPoolExecutor(jobs) as pool,
     ):
         futures: list[Future[Failure | None]] = [
@@ -263,14 +266,13 @@ def run_all(places: Places, tasks: list[Task], jobs: int) -> list[Failure]:
 
 
 def run(
-    places: Places, task: Task, progress: Progress, watch: MemoryWatch
+    places: Places, task: Task, progress: Progress, watch: KernelWatch
 ) -> Failure | None:
     """Execute one notebook; return what it failed of, if it does."""
     path = task.notebook
     out = places.work / "executed" / path.name
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".stamp").unlink(missing_ok=True)
-    start = time.monotonic()
     try:
         papermill.execute_notebook(
             str(path),
@@ -296,8 +298,7 @@ def run(
     scrub(out)
     stamp = fingerprint(places, path, task.parameters)
     out.with_suffix(".stamp").write_text(stamp)
-    seconds = round(time.monotonic() - start, 1)
-    note_measured(places, path.stem, seconds, watch.peaks.get(path.stem, 0.0))
+    note_measured(places, path.stem, watch)
     return None
 
 
@@ -359,16 +360,21 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-class MemoryWatch:
-    """Look twice a second how much memory the kernels take, each and together."""
+class KernelWatch:
+    """Look twice a second what the kernels take: memory, and seconds of a core.
+
+    Seconds of a core, and not those that pass, because other work on the machine would
+    count as the notebook's.
+    """
 
     def __init__(self) -> None:
         self.peaks: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self.peak = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> MemoryWatch:
+    def __enter__(self) -> KernelWatch:
         """Begin to look."""
         self._thread.start()
         return self
@@ -402,6 +408,8 @@ class MemoryWatch:
                     own = kernel.memory_info().rss / 1e9
                     together += own
                     self.peaks[name] = max(own, self.peaks.get(name, 0.0))
+                    used = kernel.cpu_times()
+                    self.seconds[name] = used.user + used.system
             self.peak = max(self.peak, together)
 
 
@@ -414,9 +422,14 @@ def measured_before(places: Places) -> dict[str, dict[str, float]]:
     return measured
 
 
-def note_measured(places: Places, name: str, seconds: float, gigabytes: float) -> None:
+def note_measured(places: Places, name: str, watch: KernelWatch) -> None:
     """Keep what a notebook needed, to plan the next build by."""
-    noted = {"seconds": seconds} | ({"gigabytes": gigabytes} if gigabytes else {})
+    if name not in watch.seconds:  # it ended before anyone looked
+        return
+    noted = {
+        "seconds": round(watch.seconds[name], 1),
+        "gigabytes": round(watch.peaks[name], 2),
+    }
     folder = places.work / "measured"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(noted), "utf-8")

@@ -477,8 +477,11 @@ def test_the_longest_notebook_is_first_and_the_time_is_foretold(tmp_path: Path) 
     for name in ("02_long", "03_short"):
         shutil.copy(first, root / "notebooks" / f"{name}.ipynb")
     places = Places(root)
-    for name, seconds in (("01_toy", 20.0), ("02_long", 50.0), ("03_short", 30.0)):
-        execution.note_measured(places, name, seconds, 2.0)
+    watch = execution.KernelWatch()
+    watch.seconds = {"01_toy": 20.0, "02_long": 50.0, "03_short": 30.0}
+    for name in watch.seconds:
+        watch.peaks[name] = 2.0
+        execution.note_measured(places, name, watch)
     tasks = execution.tasks_of(places, places.notebooks(), {})
     names = [task.notebook.stem for task in tasks]
     assert names == ["02_long", "03_short", "01_toy"]

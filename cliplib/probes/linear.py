@@ -21,6 +21,7 @@ from cliplib.probes.rows import Rows
 LARGEST_COPY = 4e9
 """Bytes: larger features are not copied but standardised each time they are read."""
 MOST_ROWS_FOR_AXES = 20_000
+AXES, AXES_OF_FEW_ROWS = 16, 64
 
 
 class LinearProbe(Probe):
@@ -41,7 +42,8 @@ class LinearProbe(Probe):
     tol
         Slope of the loss that counts as flat.
     n_axes
-        Principal axes along which the solver stretches: a matter of speed.
+        Principal axes along which the solver stretches, a matter of speed. None is 16,
+        or 64 if the rows are fewer than a quarter of the features.
     class_weight
         See `Probe`.
     seed
@@ -52,8 +54,8 @@ class LinearProbe(Probe):
         self,
         Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)),
         *,
-        tol: float = 1e-5,
-        n_axes: int = 64,
+        tol: float = 3e-5,
+        n_axes: int | None = None,
         class_weight: ClassWeight = None,
         seed: int = 0,
     ) -> None:
@@ -70,7 +72,8 @@ class LinearProbe(Probe):
             raise ValueError(f"Cs={self.Cs!r} must hold numbers above 0, one at least.")
         train, held_out = split(self.seed)
         scaled = self._readable(rows, train)
-        axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], self.n_axes)
+        n_axes = self._number_of_axes(*scaled.shape)
+        axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
         problem = LogisticProblem(scaled, codes[train], class_weights, axes)
         chosen = self._choose(problem, rows[held_out], codes[held_out], class_weights)
         # Before the rows are standardised anew: both at once would need twice the room.
@@ -78,6 +81,11 @@ class LinearProbe(Probe):
         scaled = self._readable(rows, np.arange(len(rows)))
         problem = LogisticProblem(scaled, codes, class_weights, axes)
         self._keep(problem.minimize(self.C_, chosen, self.tol))
+
+    def _number_of_axes(self, n: int, d: int) -> int:
+        if self.n_axes is not None:
+            return self.n_axes
+        return AXES_OF_FEW_ROWS if 4 * n < d else AXES
 
     def _readable(self, rows: Features, index: Ints) -> Rows:
         """Learn mean_ and scale_ of some rows, and return these standardised.

@@ -115,7 +115,7 @@ class LogisticProblem:
             rows = self._rows[block]
             row_weights = self._row_weights[block]
             targets = self._targets[block]
-            logits = rows @ coef.T + intercept
+            logits = (coef @ rows.T).T + intercept
             logits -= logits.max(axis=1, keepdims=True)
             proba = np.exp(logits)
             total = proba.sum(axis=1, keepdims=True)

@@ -9,11 +9,11 @@ import numpy as np
 
 from cliplib.images.arrays import Features, Floats, Ints
 
-BLOCK = 1_000_000
+BLOCK = 4_000_000
 """Products of a block of rows with the weights of all classes.
 
-So few that the block stays in a core's cache from logits to gradient, and that OpenBLAS
-multiplies it at once: larger matrices it copies first. Together a third of the time.
+So few that the block stays in the cache from logits to gradient, and so many that what
+OpenBLAS does for each block does not count.
 """
 
 
