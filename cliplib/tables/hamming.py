@@ -20,7 +20,7 @@ from cliplib.images.arrays import Ints
 
 Words = NDArray[np.uint64]
 
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 128
 COLUMNS_AT_ONCE = 512
 """Pairs compared at once: so many that a core's cache holds them."""
 PAIRS_AT_ONCE = 10_000
