@@ -112,7 +112,7 @@ class Places:
             if (self.root / source).is_dir():
                 shutil.copytree(self.root / source, self.project / copy, ignore=unread)
         self.figures.mkdir(exist_ok=True)
-        for name in ("captions.toml", "benchmark.json"):
+        for name in ("captions.toml", "benchmark.json", "growth.svg"):
             if (self.root / "figures" / name).is_file():
                 shutil.copy(self.root / "figures" / name, self.figures)
 

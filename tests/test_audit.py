@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 from cliplib.images.cache import FeatureCache
 from cliplib.tables.audit import (
     _HASH,
+    FAMILIES,
     MAX_DISTANCE,
     MIN_CORRELATION,
     ORIENTATIONS,
@@ -28,6 +29,7 @@ from cliplib.tables.audit import (
     image_hash,
     near_duplicate_groups,
 )
+from cliplib.tables.hamming import close_hashes
 
 CLASSES = ["cat", "dog"]
 TURN = Image.Transpose
@@ -337,6 +339,18 @@ def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
     for other in ({"hashes_a": hashes[:2]}, {"min_correlation": 0.9}):
         with pytest.raises(TypeError):
             find_near_duplicates(**({"hashes_a": hashes} | other), cache=cache)
+
+
+def test_look_alikes_are_yielded_in_pieces() -> None:
+    rng = np.random.default_rng(0)
+    alike = np.repeat(rng.integers(0, 2**63, (1, 8, 4), dtype=np.uint64), 700, axis=0)
+    alike[:, :, 0] ^= np.uint64(1) << rng.integers(0, 64, (700, 1), dtype=np.uint64)
+    found = list(close_hashes(alike, alike[:, 0], FAMILIES, MAX_DISTANCE, within=True))
+    assert max(len(part.rows_a) for part in found) < 100_000
+    rows = np.concatenate([np.array(part[:2]).T for part in found])
+    pairs = np.unique(rows, axis=0)
+    assert len(rows) == len(pairs) == 700 * 699 / 2
+    assert (pairs[:, 0] < pairs[:, 1]).all()
 
 
 def test_many_images_are_compared_in_pieces() -> None:

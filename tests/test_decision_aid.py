@@ -148,6 +148,17 @@ def test_groups_reach_the_split_and_the_probe(tiny: ClipEncoder) -> None:
     np.testing.assert_array_equal(seen, aid.training.groups)
 
 
+def test_an_aid_says_why_it_has_no_kernel_probe(
+    tiny: ClipEncoder, table: FeatureTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliplib.app.decision_aid.KERNEL_LIMIT", 30)
+    assert "n² numbers" in str(
+        DecisionAid.fit(table, tiny).about["why no kernel probe"]
+    )
+    chosen = DecisionAid.fit(table, tiny, probe=LinearProbe())
+    assert "why no kernel probe" not in chosen.about
+
+
 def test_the_kernel_probe_is_the_default_until_there_are_too_many_images(
     tiny: ClipEncoder, table: FeatureTable, tmp_path: Path, photos: list[Path]
 ) -> None:
@@ -157,6 +168,7 @@ def test_the_kernel_probe_is_the_default_until_there_are_too_many_images(
     aid = DecisionAid.fit(table, tiny)
     assert isinstance(aid.probe, KernelProbe)
     assert aid.about["probe"] == "KernelProbe, readout 'pooled'"
+    assert "why no kernel probe" not in aid.about
     aid.save(tmp_path / "kernel")
     assert (
         DecisionAid.load(tmp_path / "kernel")

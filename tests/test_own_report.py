@@ -41,6 +41,7 @@ from cliplib.press.document import (
     Section,
     Table,
     document,
+    method_paragraph,
     table_of,
 )
 from cliplib.press.report import Laid, as_html, as_pdf, lay_out, locked, write_report
@@ -379,6 +380,14 @@ def test_the_method_can_be_cited(evidence: Evidence, laid: Laid) -> None:
         "What is private",
     ):
         assert words in text
+
+
+def test_the_method_says_why_there_is_no_kernel_probe(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "left out" not in method_paragraph(evidence)
+    monkeypatch.delitem(evidence.probes, "kernel probe")
+    assert "The kernel probe was left out: from 10,000" in method_paragraph(evidence)
 
 
 def test_a_terminal_shows_tables_and_the_verdict_last(evidence: Evidence) -> None:

@@ -174,10 +174,32 @@ def test_ray_that_fails_is_tried_twice_and_named(
         tried.append(1)
         raise TimeoutError("no raylet after 60 s")
 
+    monkeypatch.setattr("cliplib.encode.cluster._start_ray", lambda actors: None)
     monkeypatch.setattr("cliplib.encode.cluster._encode_missing", late)
     with pytest.raises(ConnectionError, match=r"second try \(no raylet after 60 s\)"):
         encode(str(image_folder(n=1)), str(tmp_path / "out"), model=str(checkpoint))
     assert len(tried) == 2 and "trying the rest once more" in caplog.text
+
+
+def test_ray_that_starts_too_slowly_is_tried_twice_and_named(
+    image_folder: Callable[..., Path],
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    started = []
+
+    def slow(**_: object) -> None:
+        started.append(1)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(ConnectionError, match="Ray did not start: The current node"):
+        encode(str(image_folder(n=1)), str(tmp_path / "out"), model=str(checkpoint))
+    assert len(started) == 2
 
 
 # --- with Ray

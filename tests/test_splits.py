@@ -113,18 +113,53 @@ def test_fewer_groups_are_dealt_by_scikit_learn():
         assert (folds[test] == number).all()
 
 
-def test_a_hundred_thousand_rows_are_dealt_in_seconds():
-    rng = np.random.default_rng(0)
-    one_pair = np.arange(100_000)
-    one_pair[1] = 0
-    many_classes = rng.integers(0, 100, 100_000)
-    for y, groups in (
-        (rng.integers(0, 4, 100_000), one_pair),
-        (many_classes, rng.integers(0, 30_000, 100_000)),
-    ):
-        start = time.process_time()
-        fold_numbers(y, groups)
-        assert time.process_time() - start < 3
+ROWS = np.arange(100_000)
+
+
+@pytest.mark.parametrize(
+    ("groups", "n_classes", "most_rows"),
+    [
+        (np.where(ROWS == 1, 0, ROWS), 1000, 20_001),  # a single pair of copies
+        (ROWS // 2, 100, 20_004),
+        (np.where(ROWS < 30_000, 0, ROWS), 4, 30_000),  # the other folds share the rest
+        (np.random.default_rng(1).integers(0, 30_000, len(ROWS)), 100, 20_004),
+    ],
+)
+def test_a_hundred_thousand_rows_are_dealt_evenly_in_seconds(
+    groups, n_classes, most_rows
+):
+    y = np.random.default_rng(0).integers(0, n_classes, len(ROWS))
+    start = time.process_time()
+    folds = fold_numbers(y, groups)
+    assert time.process_time() - start < 3
+    rows = np.bincount(folds)
+    others = (len(ROWS) - most_rows) // 4
+    assert rows.max() <= most_rows and rows.min() >= others - 8
+    small = folds != folds[0] if most_rows == 30_000 else np.full(len(ROWS), True)
+    counts = np.zeros((n_classes, 5), int)
+    np.add.at(counts, (y[small], folds[small]), 1)
+    dealt = counts[:, np.unique(folds[small])]
+    assert np.ptp(dealt, axis=1).max() <= 4
+
+
+def test_very_many_groups_are_dealt_no_worse_than_by_scikit_learn():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(5001), rng.geometric(0.25, 5001))
+    own = rng.integers(0, 20, 5001)[groups]
+    y = np.where(rng.random(len(own)) < 0.9, own, rng.integers(0, 20, len(own)))
+    peer = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    theirs = np.empty(len(y), int)
+    for number, (_, test) in enumerate(peer.split(y, y, groups)):
+        theirs[test] = number
+
+    def spread_of_shares(folds):
+        counts = np.zeros((20, 5))
+        np.add.at(counts, (y, folds), 1)
+        return (counts / counts.sum(axis=1, keepdims=True)).std(axis=1).mean()
+
+    ours = fold_numbers(y, groups)
+    assert spread_of_shares(ours) <= 1.05 * spread_of_shares(theirs)
+    assert np.ptp(np.bincount(ours)) <= np.ptp(np.bincount(theirs)) + 1
 
 
 def test_seeds_and_repeats_draw_other_folds():

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 # The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
 KERNEL_LIMIT = 10_000
+WHY_NO_KERNEL = (
+    f"from {KERNEL_LIMIT:,} images on the kernel's n² numbers need too much memory"
+)
 
 # Of the training table's provenance: the folder below which its ids are files.
 IMAGES_KEY = "images"
@@ -51,8 +54,7 @@ def warn_of_left_out_kernel(n_images: int) -> None:
     warn_once(
         logger,
         f"The kernel probe is left out of {n_images:,} images, and the linear one takes"
-        f" its place: from {KERNEL_LIMIT:,} on the kernel's n² numbers need too much "
-        "memory. KernelProbe(max_rows=...) allows more.",
+        f" its place: {WHY_NO_KERNEL}. KernelProbe(max_rows=...) allows more.",
     )
 
 
@@ -160,6 +162,8 @@ class DecisionAid:
             "share of errors among the answers": rule.risk,
             "share of errors aimed at": risk,
         }
+        if probe is None and len(training) >= KERNEL_LIMIT:
+            about["why no kernel probe"] = WHY_NO_KERNEL
         return replace(
             aid,
             min_probability=rule.threshold,

@@ -123,6 +123,7 @@ def encode(
             return
         _write_provenance(output, here.provenance)
         try:
+            _start_ray(actors)
             _encode_missing(source, output, missing, (model, readout, also), actors)
         except (RayError, ConnectionError, TimeoutError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
@@ -146,6 +147,23 @@ def _missing(source: str, output: str, made_by: str) -> pd.Series:
     return missing
 
 
+def _start_ray(actors: int) -> None:
+    """Start Ray on this machine where it does not run and no cluster is named.
+
+    A ConnectionError says if it does not: Ray has half a minute to start.
+    """
+    import ray
+
+    if ray.is_initialized() or "RAY_ADDRESS" in os.environ:
+        return
+    try:
+        # One core reads, else the actors would wait for ever.
+        ray.init(num_cpus=actors + 1, include_dashboard=False)
+    except Exception as error:  # of a slow start Ray raises nothing narrower
+        ray.shutdown()
+        raise ConnectionError(f"Ray did not start: {error}") from error
+
+
 def _encode_missing(
     source: str,
     output: str,
@@ -154,11 +172,9 @@ def _encode_missing(
     actors: int,
 ) -> None:
     """Let Ray encode some files of `source`, and write what comes of it."""
-    import ray
+    import ray.data
 
     system, folder = _locate(source)
-    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
-        ray.init(num_cpus=actors + 1)  # one reads, else the actors would wait for ever
     paths = [f"{folder}/{name}" for name in missing]
     images = ray.data.read_binary_files(paths, filesystem=system, include_paths=True)
     named = images.map_batches(

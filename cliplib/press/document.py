@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cliplib.app.measure import POOLED, Evidence
+from cliplib.app.decision_aid import WHY_NO_KERNEL
+from cliplib.app.measure import KERNEL, POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
@@ -493,6 +494,9 @@ def method_paragraph(evidence: Evidence) -> str:
     if declared:
         kept += " and declared groups"
     candidates = ", ".join(evidence.probes)
+    left_out = ""
+    if KERNEL not in evidence.probes:
+        left_out = f"The {KERNEL} was left out: {WHY_NO_KERNEL}. "
     return (
         f"Images ({len(table):,}, {len(table.classes)} classes) were encoded by the "
         f"frozen vision tower of CLIP ({evidence.encoder_name}) and classified by "
@@ -501,7 +505,7 @@ def method_paragraph(evidence: Evidence) -> str:
         f"by stratified {evidence.n_splits}-fold cross-validation over groups, each "
         "image being tested once; 95% intervals are from a bootstrap of 2,000 draws of "
         f"whole groups. Of {candidates}, the {evidence.best} had the highest accuracy "
-        "and was chosen on these very images, which favours it a little. "
+        f"and was chosen on these very images, which favours it a little. {left_out}"
         "Regularisation was chosen within each training part. Labels in doubt were "
         "found by confident learning. The decision aid was calibrated by a temperature "
         "on a quarter of the groups, which also set its rule to abstain. File traces "

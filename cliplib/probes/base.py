@@ -169,6 +169,13 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self.mean_, self.scale_ = mean_and_scale(rows, index)
         return StandardizedRows(rows, index, self.mean_, self.scale_)
 
+    def _logits_of_rows(self, rows: Features, index: Ints) -> Floats:
+        """Return logits (m, k) of some rows, standardised a part at a time."""
+        parts = np.array_split(index, 1 + len(index) * rows.shape[1] // LARGEST_PART)
+        return np.concatenate(
+            [self._logits((rows[part] - self.mean_) / self.scale_) for part in parts]
+        )
+
     def _scaled(self, X: ArrayLike) -> Floats:
         """Check and standardise features."""
         check_is_fitted(self)

@@ -75,7 +75,7 @@ class LinearProbe(Probe):
         n_axes = self._number_of_axes(*scaled.shape)
         axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
         problem = LogisticProblem(scaled, codes[train], class_weights, axes)
-        chosen = self._choose(problem, rows[held_out], codes[held_out], class_weights)
+        chosen = self._choose(problem, rows, held_out, codes[held_out], class_weights)
         # Before the rows are standardised anew: both at once would need twice the room.
         del problem, scaled
         scaled = self._readable(rows, np.arange(len(rows)))
@@ -100,11 +100,11 @@ class LinearProbe(Probe):
         self,
         problem: LogisticProblem,
         rows: Features,
+        held_out: Ints,
         codes: Ints,
         class_weights: Features,
     ) -> Floats:
         """Choose C_ on held-out rows, note sweep_, and return the solution for C_."""
-        scaled = (rows - self.mean_) / self.scale_
         solution = np.zeros((len(self.classes_), rows.shape[1] + 1))
         solutions: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
@@ -112,7 +112,7 @@ class LinearProbe(Probe):
             solution = problem.minimize(C, solution, self.tol)
             solutions[C] = solution
             self._keep(solution)
-            logits = self._logits(scaled)
+            logits = self._logits_of_rows(rows, held_out)
             loss = weighted_log_loss(codes, logits, class_weights)
             accuracy = (logits.argmax(axis=1) == codes).mean()
             sweep.append({"C": C, "log_loss": loss, "accuracy": accuracy})

@@ -299,8 +299,8 @@ def _detail_correlation(
     orient_as = list(ORIENTATIONS.values())
     for orientation, rows in pairs.groupby("orientation").indices.items():
         orient = orient_as[orientation]
-        for start in range(0, len(rows), 1024):
-            chunk = rows[start : start + 1024]
+        for start in range(0, len(rows), 128):
+            chunk = rows[start : start + 128]  # so few that a cache holds them
             detail_a = orient(a["detail"][pairs["index_a"].to_numpy()[chunk]])
             detail_b = b["detail"][pairs["index_b"].to_numpy()[chunk]]
             correlation[chunk] = _correlation(detail_a, detail_b)

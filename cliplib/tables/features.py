@@ -394,13 +394,12 @@ class FeatureTable:
         if the file is something else, or damaged.
         """
         try:
-            arrays, metadata = read_arrays(path, mapped=mapped)
+            in_memory = {"features": np.dtype(np.float32)}
+            arrays, metadata = read_arrays(path, mapped=mapped, dtypes=in_memory)
             about = json.loads(metadata[METADATA])
             if "codes" in arrays:
                 exact = _pooled_columns(about["provenance"])
                 arrays["features"] = expand(arrays, exact)
-            elif not mapped:
-                arrays["features"] = arrays["features"].astype(np.float32, copy=False)
             groups = arrays["groups"]
             return cls(
                 features=arrays["features"],

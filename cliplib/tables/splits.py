@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.validation import has_fit_parameter
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from joblib import Memory
 
 MOST_GROUPS_TO_WEIGH = 5_000
-"""Weighing each group against all folds takes scikit-learn 0.3 ms a group."""
+"""With more of them scikit-learn's StratifiedGroupKFold takes a second and longer."""
 
 
 class _Table(Protocol):
@@ -145,7 +146,7 @@ def group_train_test_split(
     _check_number_of_groups(labels, codes, 2, "to hold some out")
     rows_of = _rows_by_group_and_class(labels, codes)
     sizes = rows_of.sum(axis=1)
-    has_class = rows_of > 0
+    has_class = (rows_of > 0).toarray()
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(sizes))
     by_size = shuffled[np.argsort(sizes[shuffled], kind="stable")]
@@ -180,8 +181,8 @@ def fold_numbers(
     """Deal whole groups into folds of like size and like shares of the classes.
 
     Rows alone are dealt by scikit-learn's StratifiedKFold, groups by its
-    StratifiedGroupKFold; of more than 5,000 groups those of like classes and size are
-    dealt in rounds first, and only what is left of each kind is weighed.
+    StratifiedGroupKFold; more than 5,000 groups one after another, the largest first,
+    each to the fold that has least of its classes.
 
     Parameters
     ----------
@@ -318,12 +319,11 @@ def out_of_fold_proba(
     return proba
 
 
-def _rows_by_group_and_class(labels: Any, codes: Ints) -> Ints:
+def _rows_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
     """Count rows by group and class, (n_groups, k), both in sorted order."""
     label_codes = np.unique(labels, return_inverse=True)[1]
-    counts = np.zeros((codes.max() + 1, label_codes.max() + 1), np.int64)
-    np.add.at(counts, (codes, label_codes), 1)
-    return counts
+    # Sparse: a group has few of the classes.
+    return csr_array((np.ones(len(codes), np.int64), (codes, label_codes)))
 
 
 def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> None:
@@ -369,14 +369,9 @@ def _deal(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
         folds = np.empty(len(labels), np.int64)
         folds[first_row] = _folds_of(by_row, labels[first_row])
         return folds
-    dealt = np.full(len(names), -1)
     if len(names) > MOST_GROUPS_TO_WEIGH:
-        dealt = _whole_rounds(labels, dense, n_splits, seed)
-    folds = dealt[dense]
-    left = folds < 0
-    if left.any():
-        folds[left] = _weigh(labels[left], dense[left], n_splits, seed)
-    return folds
+        return _weigh_very_many(labels, dense, n_splits, seed)
+    return _weigh(labels, dense, n_splits, seed)
 
 
 def _too_few(labels: Any, groups: Ints, n_splits: int) -> bool:
@@ -395,29 +390,31 @@ def _weigh(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints:
     return _folds_of(by_group, labels, dense)
 
 
-def _whole_rounds(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints:
-    """Deal very many groups in rounds: in each, every fold gets a group of one kind.
+def _weigh_very_many(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints:
+    """Deal groups, the largest first, each to the fold with least of its classes.
 
-    Of one kind are groups of as many rows of each class; then, where that leaves very
-    many, groups of one size whose most frequent class is the same. So folds are equal
-    in all that is dealt; the groups of incomplete rounds are left (-1), to be weighed.
+    That is the fold to which the group adds least to the squares of all folds' shares
+    of the classes; among equals it is the one of fewest rows. StratifiedGroupKFold
+    compares the mean standard deviation of these shares, and takes 15 times as long.
     """
-    counts = _rows_by_group_and_class(labels, dense)
-    rng = np.random.default_rng(seed)
-    names_of_classes = rng.integers(2**62, size=counts.shape[1])
-    by_classes = counts @ names_of_classes  # equal sums: equal counts, but by a miracle
-    by_size = counts.argmax(axis=1) + counts.shape[1] * counts.sum(axis=1)
-    folds = np.full(len(counts), -1)
-    for kinds in (by_classes, by_size):
-        left = rng.permutation(np.flatnonzero(folds < 0))
-        if len(left) <= MOST_GROUPS_TO_WEIGH:
-            break
-        of_kind = pd.Series(left).groupby(kinds[left])
-        place = of_kind.cumcount().to_numpy()
-        in_rounds = of_kind.transform("size").to_numpy() // n_splits * n_splits
-        whole = place < in_rounds
-        folds[left[whole]] = place[whole] % n_splits
-    return folds
+    by_class = _rows_by_group_and_class(labels, dense)
+    sizes = by_class.sum(axis=1)
+    weights = 1 / by_class.sum(axis=0) ** 2.0
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    rows_dealt = np.zeros((n_splits, len(weights)))
+    fold_sizes = [0] * n_splits
+    folds = np.empty(len(sizes), np.int64)
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
+        own = slice(by_class.indptr[group], by_class.indptr[group + 1])
+        classes = by_class.indices[own]
+        rows = by_class.data[own]
+        added = (rows_dealt[:, classes] * (rows * weights[classes])).sum(axis=1)
+        costs = zip(added.tolist(), fold_sizes, range(n_splits), strict=True)
+        fold = min(costs)[-1]
+        folds[group] = fold
+        rows_dealt[fold, classes] += rows
+        fold_sizes[fold] += int(sizes[group])
+    return folds[dense]
 
 
 def _folds_of(splitter: Any, labels: Any, groups: Ints | None = None) -> Ints:

@@ -89,30 +89,36 @@ def row_blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def read_arrays(
-    path: str | os.PathLike[str], *, mapped: bool = False
+    path: str | os.PathLike[str],
+    *,
+    mapped: bool = False,
+    dtypes: Mapping[str, np.dtype[Any]] | None = None,
 ) -> tuple[Arrays, dict[str, str]]:
     """Return the arrays of a safetensors file, and its metadata.
 
-    `mapped` arrays stay on the disk, read-only, and are read as they are used. A
-    ``safetensors.SafetensorError`` says if the file is none, or damaged.
+    `mapped` arrays stay on the disk, read-only, and are read as they are used. Others
+    are of their own types, or of those of `dtypes`. A ``safetensors.SafetensorError``
+    says if the file is none, or damaged.
     """
     with safe_open(path, framework="numpy") as checked:
         metadata: dict[str, str] = checked.metadata() or {}
     file = Path(path)
-    with file.open("rb") as beginning:
-        (length,) = struct.unpack("<Q", beginning.read(8))
-        header = json.loads(beginning.read(length))
-    header.pop("__metadata__", None)
     arrays = {}
-    for name, about in header.items():
-        dtype = DTYPES[about["dtype"]]
-        shape = tuple(about["shape"])
-        start = 8 + length + about["data_offsets"][0]
-        if mapped and np.prod(shape):
-            view = np.memmap(file, dtype, mode="r", offset=start, shape=shape)
-            arrays[name] = np.asarray(view)
-        else:
-            count = int(np.prod(shape))
-            flat = np.fromfile(file, dtype, count=count, offset=start)
-            arrays[name] = flat.reshape(shape)
+    with file.open("rb") as content:
+        (length,) = struct.unpack("<Q", content.read(8))
+        header = json.loads(content.read(length))
+        header.pop("__metadata__", None)
+        for name, about in header.items():
+            dtype = DTYPES[about["dtype"]]
+            shape = tuple(about["shape"])
+            start = 8 + length + about["data_offsets"][0]
+            if mapped and np.prod(shape):
+                view = np.memmap(file, dtype, mode="r", offset=start, shape=shape)
+                arrays[name] = np.asarray(view)
+            else:
+                arrays[name] = np.empty(shape, (dtypes or {}).get(name, dtype))
+                content.seek(start)
+                for block in row_blocks(arrays[name]):
+                    read = np.fromfile(content, dtype, block.size)
+                    block[...] = read.reshape(block.shape)
     return arrays, metadata

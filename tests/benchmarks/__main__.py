@@ -392,21 +392,17 @@ def duplicates(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
 def grows(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     """Time and memory by number of images, beside the peer where it goes so far."""
     rows = []
-    measured = []
     for name, (_, peer, sizes) in growth.WORKS.items():
         found = growth.grow(name)
-        measured += found
         row = Row(f"{name}, growth", peer, 1)
         row.sizes = found
-        row.note = found[0]["note"] or f"{found[0]['n'][-1]:,} images"
-        if len(found) == 2:
+        row.note = " ".join(one["note"] for one in found).strip()
+        if len(found) == 2 and found[1]["n"]:
             ours, other = (one["seconds"] for one in found)
             last = len(other) - 1
             row.work = f"{name}, {sizes[last]:,} images"
             row.measured([other[last] / ours[last]])
         rows.append(row)
-    sys.stdout.write(growth.as_markdown(measured))
-    growth.draw(measured, ROOT / "build" / "growth.svg")
     return rows
 
 
@@ -492,6 +488,10 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(saved, indent=1) + "\n", "utf-8")
     sys.stdout.write(as_markdown(measured))
+    grown = [size for row in measured for size in row.sizes]
+    if grown:
+        sys.stdout.write(growth.as_markdown(grown))
+        growth.draw(grown, args.out.with_name("growth.svg"))
 
 
 if __name__ == "__main__":

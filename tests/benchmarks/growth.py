@@ -1,14 +1,13 @@
 """How time and memory grow with the number of images: each size in its own process.
 
 ``python tests/benchmarks/growth.py WORK WHO N`` does one work once, and prints its core
-seconds and how many megabytes it took beyond what lay there before. Inputs are made of
-random numbers, of the width of the readout "deep" of the embedded model.
+seconds and how many megabytes it took beyond what lay there before, on Linux. Inputs
+are made of random numbers, of the width of the readout "deep" of the embedded model.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -166,25 +165,38 @@ WORKS: dict[str, tuple[Callable[[str, int], Work], str, list[int]]] = {
     "evaluation": (evaluation, "", [1_000, 8_000, 64_000]),
     "table saved, loaded": (table, "safetensors", [2_000, 8_000, 32_000]),
 }
-PEER_SECONDS = 100
+PEER_SECONDS = 20
 """A peer that took so long at one size is not asked for the next."""
+MOST_SECONDS = 200
 
 
 def measure(name: str, who: str, n: int) -> dict[str, float]:
     """Do one work here; return its core seconds, and megabytes beyond its input's."""
     work = WORKS[name][0](who, n)
-    before = resource.getrusage(resource.RUSAGE_SELF)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the input
     start = time.process_time()
     work()
     seconds = time.process_time() - start
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return {"seconds": seconds, "megabytes": (after.ru_maxrss - before.ru_maxrss) / 1e3}
+    return {"seconds": seconds, "megabytes": resident("VmHWM") - before}
+
+
+def resident(name: str) -> float:
+    """Return the memory of this process, now or at its peak, in megabytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(name))
+    return int(kilobytes) / 1e3
 
 
 def apart(name: str, who: str, n: int) -> dict[str, float] | str:
     """Measure in another process; return why there is nothing if it fails."""
     command = [sys.executable, __file__, name, who, str(n)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=MOST_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"more than {MOST_SECONDS} seconds for {n:,} images"
     if done.returncode:
         return done.stderr.strip().splitlines()[-1]
     measured: dict[str, float] = json.loads(done.stdout)
@@ -193,38 +205,41 @@ def apart(name: str, who: str, n: int) -> dict[str, float] | str:
 
 def exponent(n: list[int], values: list[float]) -> float | None:
     """Return the slope between the logarithms of the two largest sizes."""
-    known = [(size, value) for size, value in zip(n, values, strict=True) if value > 0]
+    known = [(size, value) for size, value in zip(n, values, strict=False) if value > 0]
     if len(known) < 2:
         return None
     (small, low), (large, high) = known[-2:]
-    return float(np.log(high / low) / np.log(large / small))
+    return round(float(np.log(high / low) / np.log(large / small)), 2)
 
 
 def grow(name: str) -> list[dict[str, Any]]:
     """Measure a work at all sizes, by ours and by its peer, in turn."""
     _, peer, sizes = WORKS[name]
-    columns: dict[str, list[dict[str, float]]] = {"ours": [], peer: []}
-    note = ""
+    asked = ["ours", peer] if peer else ["ours"]
+    measured: dict[str, list[dict[str, float]]] = {who: [] for who in asked}
+    notes = dict.fromkeys(asked, "")
     for n in sizes:
-        for who in list(filter(None, columns)):
+        for who in asked.copy():
             found = apart(name, who, n)
             if isinstance(found, str):
-                note = f"not measured: {found}"
-                del columns[who]
+                notes[who] = f"not measured: {found}"
+                asked.remove(who)
                 continue
-            columns[who].append(found)
+            measured[who].append(found)
             if who == peer and found["seconds"] > PEER_SECONDS:
-                break
-    rows = []
-    for who, found in columns.items():
-        n = sizes[: len(found)]
-        if n:
-            seconds = [one["seconds"] for one in found]
-            megabytes = [one["megabytes"] for one in found]
-            row = {"work": name, "who": who, "n": n, "note": note}
-            row |= {"seconds": [round(s, 3) for s in seconds], "megabytes": megabytes}
-            rows.append(row | {"exponent": exponent(n, seconds)})
-    return rows
+                asked.remove(who)
+    return [
+        {
+            "work": name,
+            "who": who,
+            "n": sizes[: len(found)],
+            "seconds": [round(one["seconds"], 3) for one in found],
+            "megabytes": [round(one["megabytes"]) for one in found],
+            "exponent": exponent(sizes, [one["seconds"] for one in found]),
+            "note": notes[who],
+        }
+        for who, found in measured.items()
+    ]
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -233,18 +248,24 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figures.use_style()
     names = list(dict.fromkeys(row["work"] for row in rows))
+    n_columns = 3
     figure, axes = plt.subplots(
-        2, -(-len(names) // 2), figsize=(6.5, 3.8), layout="constrained"
+        -(-len(names) // n_columns), n_columns, figsize=(figures.TEXT_WIDTH, 3.6)
     )
     for ax, name in zip(axes.flat, names, strict=False):
-        for row in (row for row in rows if row["work"] == name):
+        of_work = [row for row in rows if row["work"] == name and row["n"]]
+        for row in of_work:
             ours = row["who"] == "ours"
-            color = "#1f2933" if ours else "#a9b2bb"
-            ax.loglog(row["n"], row["seconds"], "o-", ms=3, color=color)
-            ax.annotate(
-                row["who"], (row["n"][-1], row["seconds"][-1]), color=color, size=7
-            )
+            color = figures.INK if ours else figures.PALE
+            label = "cliplib" if ours else row["who"]
+            style = "o-" if ours else "s--"
+            ax.loglog(row["n"], row["seconds"], style, ms=3, color=color, label=label)
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_xticks([of_work[0]["n"][0], of_work[0]["n"][-1]])
+        ax.minorticks_off()
         ax.set_title(name)
+        ax.legend(loc="upper left")
     figure.supxlabel("images")
     figure.supylabel("core seconds")
     path.write_text(figures.svg(figure), "utf-8")
