@@ -502,6 +502,20 @@ def test_folds_at_once_are_regressions_without_each_fold(sample):
         assert sharpness in (2, 4)
 
 
+def test_folds_at_once_hold_out_the_rows_that_the_seed_draws(sample):
+    X, y = sample
+    folds = list(group_folds(y, np.arange(300), n_splits=3))
+    finely = np.geomspace(0.5, 24, 60)  # so that the choice tells which rows chose
+    answers = []
+    for seed in (0, 0, 1):
+        probe = KernelProbe(alpha=0.1, sharpness=finely, seed=seed)
+        shared = probe.prepare_folds(X)
+        found = probe.predict_folds(shared, y, folds, np.arange(300))
+        answers.append(np.concatenate([proba for _, proba in found]))
+    assert (answers[0] == answers[1]).all()
+    assert (answers[0] != answers[2]).any()
+
+
 def test_a_fold_that_holds_a_class_alone_is_answered_by_the_others(sample):
     X, y = sample
     fold = y == 2

@@ -94,6 +94,12 @@ def test_good_numbers_are_told_with_their_intervals() -> None:
     assert "4 points (1 to 7) better than it is" in said
 
 
+def test_steps_stand_in_a_list() -> None:
+    steps = str(verdict(GOOD)).partition("What to do next:\n")[2].splitlines()
+    assert len(steps) > 3 and steps[0].startswith("- ")
+    assert all(line.startswith(("- ", "  ")) and len(line) <= 88 for line in steps)
+
+
 NOTHING = Share(0.0, -0.05, 0.05)
 
 

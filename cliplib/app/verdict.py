@@ -133,7 +133,7 @@ class Measured:
     unreadable
         Files that could not be read.
     merged
-        How many pairs of declared groups copies join.
+        How many pairs of declared groups are joined by copies.
     answered
         Share of the images that can be answered with at most 5% errors; 0 if none.
     other_encoders
