@@ -168,10 +168,13 @@ def _encode_missing(
     source: str,
     output: str,
     missing: pd.Series,
-    encoder: tuple[Any, ...],
+    encoder_arguments: tuple[Any, ...],
     actors: int,
 ) -> None:
-    """Let Ray encode some files of `source`, and write what comes of it."""
+    """Encode the `missing` files of `source` with Ray, into Parquet in `output`.
+
+    `encoder_arguments` are those of `BatchEncoder`, of which each actor makes one.
+    """
     import ray.data
 
     system, folder = _locate(source)
@@ -184,8 +187,9 @@ def _encode_missing(
         BatchEncoder,
         batch_size=256,
         compute=ray.data.ActorPoolStrategy(size=actors),
-        fn_constructor_args=encoder,
+        fn_constructor_args=encoder_arguments,
     )
+    # Workers run in folders of their own.
     encoded.write_parquet(output if "://" in output else os.path.abspath(output))
 
 

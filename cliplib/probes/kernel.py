@@ -104,25 +104,28 @@ class KernelProbe(Probe):
     def _two_regressions(
         self, targets: Features, row_weights: Features, n_train: int
     ) -> tuple[Features, Features]:
-        """Regress on the first rows alone, and on all, by one factorisation.
+        """Fit on the first n_train rows, to score the others, and on all rows.
 
-        Returns the scores of the other rows after the first regression (n - n_train,
-        k), and the coefficients of the second (n, k). scikit-learn's KernelRidge finds
-        the latter, too, and needs two more kernels in memory.
+        Returns the scores of the others (n - n_train, k) and the coefficients of the
+        fit on all (n, k); one factorisation serves both. scikit-learn's KernelRidge
+        finds the latter, too, and needs two more kernels in memory.
         """
+        # Weighted ridge regression, with R = diag(sqrt(weights)), a kernel K, and
+        # A = R K R + alpha: the coefficients are R A^-1 R y.
         roots = np.sqrt(row_weights)[:, None]
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
-        if self.class_weight is not None:
+        if self.class_weight is not None:  # else all roots are 1
             kernel *= roots
             kernel *= roots.T
         kernel.flat[:: len(kernel) + 1] += self.alpha
         # Its transpose, which it equals, lies in memory as LAPACK wants it.
         factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)
-        half_solved = linalg.solve_triangular(factor, roots * targets, lower=True)
-        # Up to here the first rows of factor and solution rest on these rows alone.
-        scores = factor[n_train:, :n_train] @ half_solved[:n_train]
-        coef = linalg.solve_triangular(factor, half_solved, lower=True, trans="T")
-        return scores / roots[n_train:], roots * coef
+        forward = linalg.solve_triangular(factor, roots * targets, lower=True)
+        # With A = L L^T, the first rows of L factor A of these rows alone. So the
+        # weighted scores of the others, A21 A11^-1 (R y)1, are L21 (L^-1 R y)1.
+        weighted_scores = factor[n_train:, :n_train] @ forward[:n_train]
+        coef = linalg.solve_triangular(factor, forward, lower=True, trans="T")
+        return weighted_scores / roots[n_train:], roots * coef
 
     def _logits(self, scaled: Floats) -> Floats:
         scores = gaussian_kernel(scaled, self.rows_, self.gamma_) @ self.coef_
@@ -215,18 +218,24 @@ def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> F
 
 
 def _inverse(matrix: Features) -> Features:
-    """Return the inverse of a symmetric positive definite matrix, in its place."""
+    """Return the inverse of a positive definite float32 matrix, in its own memory."""
     # Its transpose, which it equals, lies in memory as LAPACK wants it.
     factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
     if failed:
         raise linalg.LinAlgError("The kernel is not positive definite: raise alpha.")
+    # LAPACK fills the lower triangle, which transposing makes the upper one.
     inverse = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0].T
-    for start in range(0, len(inverse), 1024):  # LAPACK fills one triangle alone
-        rows = slice(start, start + 1024)
-        inverse[rows, :start] = inverse[:start, rows].T
-        square = np.triu(inverse[rows, rows])
-        inverse[rows, rows] = square + np.triu(square, 1).T
+    _mirror_upper_triangle(inverse)
     return np.asarray(inverse)
+
+
+def _mirror_upper_triangle(matrix: Features) -> None:
+    """Copy the upper triangle to the lower one: by parts, for want of a second one."""
+    for start in range(0, len(matrix), 1024):
+        rows = slice(start, start + 1024)
+        matrix[rows, :start] = matrix[:start, rows].T
+        square = np.triu(matrix[rows, rows])
+        matrix[rows, rows] = square + np.triu(square, 1).T
 
 
 def _scores_left_out(

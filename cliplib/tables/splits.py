@@ -362,16 +362,18 @@ def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> 
 
 def _deal(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
     """Deal whole groups into folds of like size and class, (n,) from 0."""
-    names, first_row, dense = np.unique(codes, return_index=True, return_inverse=True)
-    if len(names) == len(labels) and not _too_few(labels, dense, n_splits):
+    names, first_row, group_of_row = np.unique(
+        codes, return_index=True, return_inverse=True
+    )
+    if len(names) == len(labels) and not _too_few(labels, group_of_row, n_splits):
         # The same for groups of one row, a thousand times as fast.
         by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
         folds = np.empty(len(labels), np.int64)
         folds[first_row] = _folds_of(by_row, labels[first_row])
         return folds
     if len(names) > MOST_GROUPS_TO_WEIGH:
-        return _weigh_very_many(labels, dense, n_splits, seed)
-    return _weigh(labels, dense, n_splits, seed)
+        return _weigh_very_many(labels, group_of_row, n_splits, seed)
+    return _weigh(labels, group_of_row, n_splits, seed)
 
 
 def _too_few(labels: Any, groups: Ints, n_splits: int) -> bool:
@@ -380,24 +382,24 @@ def _too_few(labels: Any, groups: Ints, n_splits: int) -> bool:
     return bool(min(len(np.unique(groups)), largest_class) < n_splits)
 
 
-def _weigh(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints:
+def _weigh(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> Ints:
     """Deal groups one after another, each to the fold that it suits best."""
-    if _too_few(labels, dense, n_splits):  # beside published folds, or left over
-        names, place = np.unique(dense, return_inverse=True)
+    if _too_few(labels, group_of_row, n_splits):  # beside published folds, or left over
+        names, place = np.unique(group_of_row, return_inverse=True)
         order = np.random.default_rng(seed).permutation(max(len(names), n_splits))
         return np.asarray(order[place] % n_splits)
     by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-    return _folds_of(by_group, labels, dense)
+    return _folds_of(by_group, labels, group_of_row)
 
 
-def _weigh_very_many(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints:
+def _weigh_very_many(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> Ints:
     """Deal groups, the largest first, each to the fold with least of its classes.
 
     That is the fold to which the group adds least to the squares of all folds' shares
     of the classes; among equals it is the one of fewest rows. StratifiedGroupKFold
     compares the mean standard deviation of these shares, and takes 15 times as long.
     """
-    by_class = _rows_by_group_and_class(labels, dense)
+    by_class = _rows_by_group_and_class(labels, group_of_row)
     sizes = by_class.sum(axis=1)
     weights = 1 / by_class.sum(axis=0) ** 2.0
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
@@ -414,7 +416,7 @@ def _weigh_very_many(labels: Any, dense: Ints, n_splits: int, seed: int) -> Ints
         folds[group] = fold
         rows_dealt[fold, classes] += rows
         fold_sizes[fold] += int(sizes[group])
-    return folds[dense]
+    return folds[group_of_row]
 
 
 def _folds_of(splitter: Any, labels: Any, groups: Ints | None = None) -> Ints:
@@ -425,10 +427,6 @@ def _folds_of(splitter: Any, labels: Any, groups: Ints | None = None) -> Ints:
         for fold, (_, test) in enumerate(splitter.split(labels, labels, groups)):
             folds[test] = fold
     return folds
-
-
-def _all_folds(*rows: ArrayLike, **options: Any) -> list[tuple[Ints, Ints]]:
-    return list(group_folds(*rows, **options))
 
 
 def _predict_folds(

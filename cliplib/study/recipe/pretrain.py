@@ -198,27 +198,31 @@ class Batches:
             self.targets = self.teachers.image_targets(self.images, view)
 
     def __call__(self, step: int) -> Batch:
-        """Draw a batch: views, texts and the teachers' outputs.
+        """Draw a batch of n images.
 
-        Texts are a caption of each of n images, a prompt of each of some classes of
-        ImageNet, and some words.
+        maps, features: the teacher's outputs on the views
+        tokens, sentences: a caption of each image, then a prompt of each of some
+        classes of ImageNet, then some words, with their teacher's embeddings
+        same: which images count as one for the contrastive loss, by concept or caption
+        classes: the teacher's log-probabilities of the named classes
         """
         assert self.targets is not None, "prepare() comes first"
-        rows = self._image_rows(step)
+        image_rows = self._image_rows(step)
+        # 1: not the stream that orders the images.
         rng = np.random.default_rng((self.options.seed, 1, step))
-        logits = torch.from_numpy(self.targets.logits[rows]).float()
-        classes = _classes_to_name(logits, rng)
-        texts = self._text_rows(rows, classes, rng)
-        captions = texts[: len(rows)]
-        concepts = [self.images[row].concept for row in rows]
+        logits = torch.from_numpy(self.targets.logits[image_rows]).float()
+        named_classes = _classes_to_name(logits, rng)
+        captions, other_texts = self._text_rows(image_rows, named_classes, rng)
+        text_rows = captions + other_texts
+        concepts = [self.images[row].concept for row in image_rows]
         return {
-            "maps": torch.from_numpy(self.targets.maps[rows]).float(),
-            "features": torch.from_numpy(self.targets.features[rows]).float(),
-            "views": corpus.random_views(self.images, self.view, rows),
-            "tokens": self._trimmed_tokens(texts),
-            "sentences": self.sentences[texts].float(),
+            "maps": torch.from_numpy(self.targets.maps[image_rows]).float(),
+            "features": torch.from_numpy(self.targets.features[image_rows]).float(),
+            "views": corpus.random_views(self.images, self.view, image_rows),
+            "tokens": self._trimmed_tokens(text_rows),
+            "sentences": self.sentences[text_rows].float(),
             "same": which_are_equal(concepts) | which_are_equal(captions),
-            "classes": F.log_softmax(logits[:, classes], dim=-1),
+            "classes": F.log_softmax(logits[:, named_classes], dim=-1),
         }
 
     def _image_rows(self, step: int) -> Any:
@@ -230,15 +234,16 @@ class Batches:
 
     def _text_rows(
         self, rows: Sequence[int], classes: Sequence[int], rng: np.random.Generator
-    ) -> list[int]:
-        texts = [self.row_of_text[rng.choice(self.images[i].captions)] for i in rows]
-        texts += [self.row_of_text[rng.choice(self.prompts[k])] for k in classes]
-        texts += rng.choice(self.word_rows, self.options.batch // 8).tolist()
-        return texts
+    ) -> tuple[list[int], list[int]]:
+        """Return the rows of a caption of each image, and of prompts and words."""
+        captions = [self.row_of_text[rng.choice(self.images[i].captions)] for i in rows]
+        others = [self.row_of_text[rng.choice(self.prompts[k])] for k in classes]
+        others += rng.choice(self.word_rows, self.options.batch // 8).tolist()
+        return captions, others
 
-    def _trimmed_tokens(self, texts: list[int]) -> Tensor:
+    def _trimmed_tokens(self, text_rows: list[int]) -> Tensor:
         """Return tokens without columns that are padding in every row."""
-        tokens = self.tokens[texts]
+        tokens = self.tokens[text_rows]
         longest = int((tokens != self.end_of_text).sum(1).max()) + 1
         return tokens[:, :longest]
 
