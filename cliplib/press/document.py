@@ -227,8 +227,8 @@ def _merged(evidence: Evidence) -> Table:
         groups = joined[["group_a", "group_b"]].agg(" and ".join, axis=1)
         columns = {"groups": groups, **columns}
     return table_of(
-        "Groups that were declared apart, two by two, and hold copies of each other, "
-        "which joins them: often a fault of the data, to be looked at"
+        "Pairs of groups that were declared apart but hold copies of each other, and "
+        "were therefore joined: often a fault of the data, to be looked at"
         f"{_first_of(len(evidence.merged), 'copies.csv')}.",
         pd.DataFrame(columns),
     )
