@@ -171,7 +171,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _logits_of_rows(self, rows: Features, index: Ints) -> Floats:
         """Return logits (m, k) of some rows, standardised a part at a time."""
-        parts = np.array_split(index, 1 + len(index) * rows.shape[1] // LARGEST_PART)
+        n_parts = 1 + len(index) * rows.shape[1] // FEATURES_A_PART
+        parts = np.array_split(index, n_parts)
         return np.concatenate(
             [self._logits((rows[part] - self.mean_) / self.scale_) for part in parts]
         )
