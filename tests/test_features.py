@@ -138,7 +138,7 @@ def test_a_smaller_readout_bears_its_name():
     about = {"readout": "deep", "width": "4", "blocks": "2"}
     table = make_table(d=24, provenance=about).with_readout("pooled")
     assert table.readout == "pooled" and table.features.shape == (12, 4)
-    assert "x 4 (pooled)" in repr(table)
+    assert "x 4 (pooled)" in repr(table) and "6 test, 6 train" in repr(table)
     with pytest.raises(ValueError, match="holds the readout 'pooled' alone"):
         table.with_readout("deep")
 

@@ -316,6 +316,7 @@ def test_codes_do_not_depend_on_the_order_of_rows():
 def test_an_interval_needs_two_groups():
     with pytest.raises(ValueError, match="two of them must differ"):
         group_codes([7, 7, 7], 3)
+    assert group_codes([7, 7, 9], 3).tolist() == [0, 0, 1]
 
 
 def table(X, y, groups, folds=None):
