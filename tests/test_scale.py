@@ -137,6 +137,19 @@ def test_a_table_is_read_with_copies_classes_and_splits(
     assert table.readout == "deep" and table.with_readout("pooled").features.size
 
 
+def test_images_of_one_name_in_two_data_sets_keep_their_whole_paths(
+    encoded: Path, checkpoint: Path
+) -> None:
+    actor = BatchEncoder(str(checkpoint), "deep", {"hash": image_hash})
+    content = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(content, "PNG")
+    write_by_hand(encoded, actor, {"other/train/a/0.png": content.getvalue()})
+    table = FeatureTable.from_parquet(str(encoded))
+    assert len(table) == 62
+    assert {"set/train/a/0.png", "other/train/a/0.png"} <= set(table.ids)
+    assert set(table.splits) == {"train", "test"} and table.classes == ("a", "b")
+
+
 def test_the_aid_learns_from_what_was_encoded(encoded: Path, tiny: ClipEncoder) -> None:
     table = FeatureTable.from_parquet(str(encoded))
     aid = DecisionAid.fit(table, tiny)

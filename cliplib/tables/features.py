@@ -182,7 +182,8 @@ class FeatureTable:
         """Make a table of what ``cliplib encode`` wrote to a folder or URI.
 
         Classes and published splits are what the images' folders are called, as in
-        `cliplib.load_dataset`; near-duplicates are found by the images' hashes.
+        `cliplib.load_dataset`; near-duplicates are found by the images' hashes. Where
+        names repeat in several data sets of one folder, ids are whole paths.
 
         Parameters
         ----------
@@ -210,6 +211,8 @@ class FeatureTable:
                     "one, and encode again."
                 )
         parsed = pd.DataFrame([parse_path(path) for path in paths])
+        if parsed["id"].duplicated().any():  # of several data sets in one folder
+            parsed["id"] = encoded.ids
         copies = near_duplicate_groups(encoded.hashes)
         classes, labels = _label_indices(parsed["label"], None)
         return cls(
