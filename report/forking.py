@@ -15,7 +15,6 @@ from importlib.metadata import EntryPoint
 from multiprocessing import forkserver
 from typing import Any
 
-from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
@@ -110,6 +109,10 @@ def become_kernel(
     arguments: list[str], environment: dict[str, str], folder: str
 ) -> None:
     """Be a kernel until it is shut down, as ``python -m ipykernel_launcher`` is."""
+    # Not above: where it is imported, tqdm takes every process for a notebook, whose
+    # bars a terminal shows at 0% alone.
+    from ipykernel.kernelapp import IPKernelApp
+
     os.setsid()  # an interrupted build ends its kernels itself
     os.chdir(folder)
     os.environ.clear()
