@@ -161,6 +161,9 @@ def test_a_half_written_file_is_named_and_done_again(
 ) -> None:
     damaged = encoded / "0.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="0.parquet is damaged.*encode into"):
+        FeatureTable.from_parquet(str(encoded))
+    assert damaged.exists()  # reading deletes nothing
     made_by = pd.read_parquet(encoded / "2.parquet")["encoder"][0]
     done = _read_done(str(encoded), made_by=made_by)
     assert len(done) == 3  # of the whole file: the others are missing now

@@ -221,7 +221,10 @@ def read_encoded(output: str) -> Encoded:
         )
     with system.open_input_stream(f"{folder}/{PROVENANCE}") as file:
         provenance = json.loads(file.read())
-    _drop_damaged(system, folder)
+    damaged = _damaged(system, folder)
+    if damaged:
+        names = ", ".join(damaged)
+        raise ValueError(f"{names} is damaged: encode into {output} again.")
     written = pyarrow.dataset.dataset(folder, filesystem=system, format="parquet")
     if "hash" not in written.schema.names:
         raise ValueError(f"{output} holds no hashes: encode with also={{'hash': …}}.")
@@ -293,22 +296,33 @@ def _read_done(output: str, *, made_by: str) -> pd.DataFrame:
     return done
 
 
-def _drop_damaged(system: FileSystem, folder: str) -> None:
-    """Delete Parquet files without an end, whose writer was killed, and name them."""
+def _damaged(system: FileSystem, folder: str) -> dict[str, str]:
+    """Return which Parquet files have no readable footer, and why, by path.
+
+    Their writer was killed. What a network fails of is another error, and is raised.
+    """
+    damaged = {}
     for info in system.get_file_info(FileSelector(folder)):
         if not info.path.endswith(".parquet"):
             continue
         try:
             with system.open_input_file(info.path) as file:
                 pyarrow.parquet.read_metadata(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            logger.warning(
-                "%s is damaged, as of a process that was killed (%s): deleted, its "
-                "images are encoded again.",
-                info.path,
-                str(error).splitlines()[0],
-            )
-            system.delete_file(info.path)
+        except pa.ArrowInvalid as error:
+            damaged[info.path] = str(error).splitlines()[0]
+    return damaged
+
+
+def _drop_damaged(system: FileSystem, folder: str) -> None:
+    """Delete damaged files, and name them."""
+    for path, reason in _damaged(system, folder).items():
+        logger.warning(
+            "%s is damaged, as of a process that was killed (%s): deleted, its images "
+            "are encoded again.",
+            path,
+            reason,
+        )
+        system.delete_file(path)
 
 
 def _name_images(batch: pd.DataFrame, folder: str) -> pd.DataFrame:
