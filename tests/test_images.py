@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL
@@ -116,8 +119,22 @@ def test_grey_of_unknown_range_is_not_clipped_in_silence(dtype):
         load_image(encoded(Image.fromarray(np.full((2, 2), 7e4, dtype)), "TIFF"))
 
 
-def test_grey_of_twelve_bits_does_not_come_out_dark(caplog):
-    warn_once.cache_clear()
+def test_threads_that_warn_together_warn_once():
+    log, records = logging.Logger("together"), []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            time.sleep(0.05)  # all threads come before the first has warned
+            records.append(record)
+
+    log.addHandler(Slow())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: warn_once(log, "It fails."), range(4)))
+    assert len(records) == 1
+
+
+def test_grey_of_twelve_bits_does_not_come_out_dark(caplog, monkeypatch):
+    monkeypatch.setattr(module, "_warned", set())
     for _ in range(2):
         values = np.array([[0, 2048, 4095]], np.uint16)
         image = load_image(encoded(Image.fromarray(values)))

@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -68,9 +69,16 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(formats)
 
 
-@functools.cache
+_warned: set[tuple[str, str]] = set()
+_warned_lock = threading.Lock()  # since threads that fail together warn together
+
+
 def warn_once(log: logging.Logger, message: str) -> None:
     """Log a warning, unless the same one was logged before."""
+    with _warned_lock:
+        if (log.name, message) in _warned:
+            return
+        _warned.add((log.name, message))
     log.warning("%s", message)
 
 
