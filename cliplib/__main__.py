@@ -1,5 +1,482 @@
-"""Run the command line: ``python -m cliplib``."""
+"""The command line: ``cliplib``, or ``python -m cliplib``.
 
-from cliplib.cli import run
+Nothing slow is imported before it is needed, so that --help answers at once.
+"""
 
-run()
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
+SHOWN = 10  # lines of a list, before "and 11 more"
+
+# Their warnings are dropped: the commands say the same.
+MODULES_NOT_HEARD = (
+    "cliplib.images.cache",
+    "cliplib.judge.calibration",
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser, commands = build_parser()
+    try:
+        chosen = vars(parser.parse_args(with_command(arguments, commands)))
+        command = chosen.pop("run")
+        with _warnings_once():
+            command(**chosen)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped; features computed so far are kept.\n")
+        return 1
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def run() -> None:
+    """Run the command line with the process's arguments, and leave the process."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser, and the names of the commands it knows."""
+    parser = argparse.ArgumentParser(
+        "cliplib",
+        allow_abbrev=False,
+        description="Does a frozen CLIP sort my images?",
+        # The short form is no command of the parser's: `with_command` puts it before.
+        epilog="'cliplib FOLDER --out AID' is short for 'train'. A folder that bears a "
+        "command's name goes by './classify', or after 'train'. 'cliplib COMMAND "
+        "--help' explains a command.",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"cliplib {version('cliplib')}, Python {platform.python_version()}",
+        help="print the versions of cliplib and Python",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_add_train, _add_report, _add_classify, _add_encode):
+        add(commands)
+    return parser, list(commands.choices)
+
+
+def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """Put "train" before a folder, or before an option of its own.
+
+    ValueError for a word that is none of these and no command.
+    """
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "--version") or first in commands:
+        return [*arguments] or ["--help"]
+    if not first.startswith("-") and not os.path.isdir(first):
+        alike = difflib.get_close_matches(first, commands, 1)
+        hint = f"did you mean {alike[0]!r}?" if alike else "name one that exists."
+        raise ValueError(
+            f"{first!r} is neither a folder nor one of the commands "
+            f"{', '.join(commands)}: {hint}"
+        )
+    return ["train", *arguments]
+
+
+# --- train and report
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        allow_abbrev=False,
+        help="measure a folder of class folders, print what was found, save a decision "
+        "aid",
+        description="Measure what a frozen CLIP and a light probe make of a folder of "
+        "class folders, print it, and save the best as a decision aid.",
+    )
+    _add_measure(parser, "AID", "the decision aid's new folder")
+    parser.set_defaults(run=train)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        allow_abbrev=False,
+        help="make a page and a PDF on a folder of class folders, verdict first",
+        description="Answer whether a frozen CLIP sorts the images of a folder: a page "
+        "and a PDF with the verdict, the evidence, the errors and the limits; tables "
+        "of all answers and copies; and a decision aid beside them.",
+    )
+    _add_measure(
+        parser,
+        "OUT",
+        "the folder that gets report.html, report.pdf, answers.csv, copies.csv and the "
+        "decision aid, aid",
+    )
+    parser.add_argument(
+        "--title", default="", help="of the report (default: the folder's name)"
+    )
+    parser.set_defaults(run=report)
+
+
+def _add_measure(parser: argparse.ArgumentParser, out: str, what: str) -> None:
+    """Add what both commands take."""
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="one folder of images for each class, with or without train, val and test "
+        "folders above them",
+    )
+    parser.add_argument("--out", required=True, metavar=out, help=what)
+    _add_model(parser)
+    parser.add_argument(
+        "--groups",
+        default="",
+        metavar="CSV_OR_PATTERN",
+        help="images that belong together and must not be separated, such as those of "
+        "one patient: a CSV file with the columns file and group, or a regular "
+        r"expression whose first bracket is the group, such as '(\w+)_\d+'",
+    )
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="more vision models to set beside CLIP, such as facebook/dinov2-small: "
+        "hub ids, or folders in Hugging Face format",
+    )
+    parser.add_argument(
+        "--elsewhere",
+        default="",
+        metavar="FOLDER",
+        help="another folder of the same classes, from another camera or site, to be "
+        "judged by what was trained on the first one",
+    )
+    parser.add_argument(
+        "--boxes",
+        default="",
+        metavar="CSV",
+        help="where the objects lie, to erase them and see what is left: a CSV file "
+        "with the columns file, x_center, y_center, width, height, as shares of the "
+        "image's sides",
+    )
+    parser.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="call images by numbers, so that no file name and no folder stands in "
+        "what is given away; answers.csv keeps the names",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of everything random (default: 0)"
+    )
+
+
+def train(folder: str, out: str, **options: Any) -> None:
+    """Measure a folder, print what was found, and save a decision aid."""
+    check_places(folder, out)
+    from cliplib.app.aid_folder import check_folder
+    from cliplib.app.measure import measure
+    from cliplib.press.document import document
+    from cliplib.press.text import as_text
+
+    check_folder(out)
+    command = command_line("train", folder, out, **options)
+    evidence = measure(folder, command=command, **options)
+    print(as_text(document(evidence), str(evidence.verdict)))
+    evidence.aid.save(out)
+    print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
+
+
+def report(folder: str, out: str, title: str, **options: Any) -> None:
+    """Measure a folder, and write page, PDF, tables and decision aid."""
+    check_places(folder, out)
+    from cliplib.app.aid_folder import check_folder
+    from cliplib.app.measure import measure
+    from cliplib.images.cache import cache_folder
+    from cliplib.press.report import check_extra, locked, write_report
+
+    # Else matplotlib would keep its list of typefaces in a place of its own.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
+    place = Path(out)
+    check_extra()
+    check_folder(place / "aid")
+    command = command_line("report", folder, out, title=title, **options)
+    with locked(place):
+        evidence = measure(folder, command=command, **options)
+        written = write_report(evidence, place, title)
+        evidence.aid.save(place / "aid")
+    print(evidence.verdict)
+    names = ", ".join(map(str, written))
+    print(f"Written: {names}, and the decision aid {place / 'aid'}")
+
+
+def check_places(folder: str, out: str) -> None:
+    """Raise OSError or ValueError for folders that cannot work, before slow work."""
+    from cliplib.images.data import check_classes
+
+    check_classes(folder)
+    if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(
+            f"{out} lies within {folder}, whose folders are classes: choose another "
+            "place."
+        )
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise NotADirectoryError(f"{out} is a file: name a folder.")
+
+
+PLACEHOLDERS = {
+    "groups": "GROUPS.csv",
+    "boxes": "BOXES.csv",
+    "elsewhere": "ELSEWHERE",
+    "model": "MODEL",
+    "others": "MODEL",
+}
+"""What an anonymous command has in the place of a path."""
+
+
+def command_line(name: str, folder: str, out: str, **options: Any) -> str:
+    """Return the command that makes the same report again, as the report prints it.
+
+    Options at their defaults, which are all empty, 0 or False, are left out. With
+    `anonymous` among the options, paths give way to `PLACEHOLDERS`.
+    """
+    anonymous = bool(options.get("anonymous"))
+    places = ["FOLDER", "--out", "OUT"] if anonymous else [folder, "--out", out]
+    words = ["cliplib", name, *places]
+    for option, value in options.items():
+        if not value:
+            continue
+        words.append(f"--{option}")
+        if value is True:
+            continue
+        for text in value if isinstance(value, list) else [str(value)]:
+            # A pattern or a hub id is no path, and stays.
+            is_path = option in PLACEHOLDERS and os.path.exists(text)
+            words.append(PLACEHOLDERS[option] if anonymous and is_path else text)
+    return shlex.join(words)
+
+
+# --- classify
+
+
+def _add_classify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "classify",
+        allow_abbrev=False,
+        help="let a decision aid classify a folder or files",
+        description="Let a decision aid classify a folder or files, and write a table "
+        "for spreadsheets (CSV) and a page to look at (HTML).",
+    )
+    parser.add_argument(
+        "aid", metavar="AID", help="the folder of a decision aid that 'train' has saved"
+    )
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FOLDER_OR_FILES",
+        help="one folder, of which all files are taken, however deep; or image files",
+    )
+    parser.add_argument(
+        "--out-prefix",
+        dest="prefix",
+        default="answers",
+        metavar="PREFIX",
+        help="what the two files are called before .csv and .html (default: answers)",
+    )
+    parser.add_argument(
+        "--heat-maps",
+        action="store_true",
+        help="show on the page what spoke for each class: it takes about a second an "
+        "image",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace these two files"
+    )
+    parser.set_defaults(run=classify)
+
+
+def classify(
+    aid: str, files: Sequence[str], prefix: str, heat_maps: bool, overwrite: bool
+) -> None:
+    """Write what a decision aid says of a folder or of files."""
+    images = _folder_or_files(files)
+    is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)  # as "folder/"
+    out = os.path.join(prefix, "answers") if is_folder else prefix
+    table = f"{out}.csv"
+    page = f"{out}.html"
+    if not overwrite:
+        _check_new(table, page)
+    from cliplib.app.aid_folder import check_writable
+    from cliplib.app.decision_aid import DecisionAid
+    from cliplib.press.sheet import write_csv, write_html
+
+    folder = os.path.dirname(os.path.abspath(out))
+    check_writable(folder)
+    decision_aid = DecisionAid.load(aid_folder(aid))
+    rows = decision_aid.classify(images)
+    if decision_aid.never_answers:
+        print(
+            "This decision aid abstains on everything: no probability made its answers "
+            "reliable."
+        )
+    show("Files", _answer_lines(rows))
+    show("Unreadable", rows["error"][rows["error"] != ""])
+    os.makedirs(folder, exist_ok=True)
+    write_csv(rows, table)
+    print(f"Written: {table}", flush=True)
+    write_html(rows, page, decision_aid, images, heat_maps=heat_maps)
+    print(f"Written: {page}")
+
+
+def aid_folder(folder: str) -> str:
+    """Return the folder of a decision aid, also where a report's folder is named."""
+    within = os.path.join(folder, "aid")
+    has_report = os.path.isfile(os.path.join(folder, "report.html"))
+    return within if has_report and os.path.isdir(within) else folder
+
+
+def _check_new(*paths: str) -> None:
+    for path in paths:
+        if os.path.exists(path):
+            raise FileExistsError(
+                f"{path} is there already: choose another --out-prefix, or add "
+                "--overwrite."
+            )
+
+
+def _folder_or_files(names: Sequence[str]) -> str | Sequence[str]:
+    """Return the one folder that is named, or the files; ValueError for a mixture."""
+    if len(names) == 1 and os.path.isdir(names[0]):
+        return names[0]
+    for name in names:
+        if not os.path.isfile(name):
+            raise ValueError(
+                f"{name!r} is no file: name one folder, or files that exist."
+            )
+    return names
+
+
+def _answer_lines(rows: pd.DataFrame) -> pd.Series:
+    from cliplib.press.sheet import is_training_image
+
+    answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
+    known = is_training_image(rows).map({True: " (a training image)", False: ""})
+    return rows["file"] + ": " + answers + known
+
+
+# --- encode
+
+
+def _add_encode(commands: Any) -> None:
+    parser = commands.add_parser(
+        "encode",
+        allow_abbrev=False,
+        help="compute features on several machines; the same call again does the rest",
+        description="Compute features with Ray, on this machine or on a cluster (pip "
+        "install -e '.[scale]'). The same call again does only what is missing.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="INPUT",
+        help="folder of images, or a URI that all machines can read",
+    )
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="folder or URI for Parquet files"
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "--readout",
+        default="pooled",
+        help="which features: pooled (default), class_tokens, dinov2, means or deep",
+    )
+    parser.add_argument(
+        "--actors",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many processes encode at once, each with a core (default: 2)",
+    )
+    parser.set_defaults(run=encode)
+
+
+def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
+    """Encode what `output` lacks of `source`: see `cliplib.encode.cluster.encode`."""
+    from cliplib.encode import cluster
+    from cliplib.tables.audit import image_hash
+
+    cluster.encode(
+        source,
+        output,
+        model=model,
+        readout=readout,
+        also={"hash": image_hash},
+        actors=actors,
+    )
+    print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")
+
+
+# --- what the commands share
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="",
+        help="another CLIP: a hub id, or a folder in Hugging Face format (default: "
+        "the setting CLIPLIB_MODEL, else the embedded model mini)",
+    )
+
+
+def show(title: str, lines: pd.Series) -> None:
+    """Print how many lines there are, and the first ten of them."""
+    print(f"{title}: {len(lines)}")
+    for line in lines.head(SHOWN):
+        print(f"    {line}")
+    if len(lines) > SHOWN:
+        print(f"    and {len(lines) - SHOWN} more")
+
+
+class _Once(logging.Filter):
+    """Let each message pass once, and none that the commands say themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.name in MODULES_NOT_HEARD or message in self.seen:
+            return False
+        self.seen.add(message)
+        return True
+
+
+@contextmanager
+def _warnings_once() -> Iterator[None]:
+    """Write the library's warnings to stderr, as the commands want them."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(_Once())
+    library = logging.getLogger("cliplib")
+    library.addHandler(handler)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+
+
+if __name__ == "__main__":
+    run()

@@ -20,8 +20,8 @@ import pytest
 from conftest import read_by_few_trees
 from test_decision_aid import PROBE, clouds
 
+from cliplib.__main__ import build_parser, main, with_command
 from cliplib.app.decision_aid import DecisionAid
-from cliplib.cli import build_parser, main, with_command
 from cliplib.encode.clip import ClipEncoder
 
 Capture = pytest.CaptureFixture[str]
@@ -206,7 +206,7 @@ def test_a_bar_shows_progress_also_of_few_images(
 
 HELP = """
 import sys
-from cliplib.cli import main
+from cliplib.__main__ import main
 
 try:
     main(sys.argv[1:])

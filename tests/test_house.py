@@ -23,9 +23,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 MAP = README.split("| folder | modules |\n")[1].split("\n\n")[0]
 FLOORS = re.findall(r"^\| `(\w+)`", MAP, re.MULTILINE)
 PACKAGE = ROOT / "cliplib"
-MODULES = sorted(
-    path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__")
-)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 each_module = pytest.mark.parametrize(
     "path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix()

@@ -22,7 +22,7 @@ from conftest import draw, read_by_few_trees
 from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
-from cliplib import cli
+from cliplib import __main__ as cli
 from cliplib.app import measure as module
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.app.measure import (

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from readme_session import code_that_makes_images, commands
 
-from cliplib import cli
+from cliplib import __main__ as cli
 from cliplib.app.decision_aid import DecisionAid
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
