@@ -541,7 +541,7 @@ def test_folds_of_weighted_classes_are_fitted_one_by_one(lopsided):
         folds=np.zeros(840, int),
     )
     plain, balanced = (
-        out_of_fold_proba(KernelProbe(class_weight=weight), table)[0].argmax(axis=1)
+        out_of_fold_proba(KernelProbe(class_weight=weight), table).argmax(axis=1)
         for weight in (None, "balanced")
     )
     assert (balanced == 2).sum() > (plain == 2).sum()

@@ -34,13 +34,11 @@ def folds_of_groups(groups, folds):
 def test_groups_never_stand_on_both_sides(seed):
     rng = np.random.default_rng(seed)
     y, groups = rng.integers(0, 3, 120), rng.integers(0, 50, 120)
-    tested = np.zeros((2, 120), int)
-    for i, (train, test) in enumerate(
-        group_folds(y, groups, n_splits=4, n_repeats=2, seed=seed)
-    ):
+    tested = np.zeros(120, int)
+    for train, test in group_folds(y, groups, n_splits=4, seed=seed):
         assert not set(groups[train]) & set(groups[test])
         assert len(train) + len(test) == 120
-        tested[i // 4, test] += 1
+        tested[test] += 1
     assert (tested == 1).all()
     train, test = group_train_test_split(y, groups, seed=seed)
     assert not set(groups[train]) & set(groups[test])
@@ -162,14 +160,13 @@ def test_very_many_groups_are_dealt_no_worse_than_by_scikit_learn():
     assert np.ptp(np.bincount(ours)) <= np.ptp(np.bincount(theirs)) + 1
 
 
-def test_seeds_and_repeats_draw_other_folds():
+def test_seeds_draw_other_folds():
     y, groups = np.arange(90) % 3, np.arange(90) // 2
     assert (fold_numbers(y, groups) == fold_numbers(y, groups)).all()
     assert (fold_numbers(y, groups) != fold_numbers(y, groups, seed=1)).any()
-    tests = [tuple(test) for _, test in group_folds(y, groups, n_repeats=2)]
-    assert set(tests[:5]) != set(tests[5:])
-    first = [tuple(np.flatnonzero(fold_numbers(y, groups) == k)) for k in range(5)]
-    assert tests[:5] == first
+    tests = [tuple(test) for _, test in group_folds(y, groups)]
+    folds = fold_numbers(y, groups)
+    assert tests == [tuple(np.flatnonzero(folds == fold)) for fold in range(5)]
     splits = {tuple(group_train_test_split(y, groups, seed=s)[1]) for s in range(5)}
     assert len(splits) == 5
 
@@ -353,15 +350,17 @@ def remembering():
     return Remembering()
 
 
-def test_each_row_is_predicted_once_a_repeat():
+def test_each_row_is_predicted_without_its_fold():
     rng = np.random.default_rng(0)
     y, groups = np.arange(90) % 3, np.arange(90) // 2
     X = rng.normal(size=(90, 5)) + np.eye(3, 5)[y] * 3
-    proba = out_of_fold_proba(LogisticRegression(), table(X, y, groups), n_repeats=2)
-    assert proba.shape == (2, 90, 3)
-    np.testing.assert_allclose(proba.sum(axis=2), 1)
-    assert (proba[0].argmax(axis=1) == y).mean() > 0.8
-    assert (proba[0] != proba[1]).any()
+    proba = out_of_fold_proba(LogisticRegression(), table(X, y, groups))
+    assert proba.shape == (90, 3)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert (proba.argmax(axis=1) == y).mean() > 0.8
+    train, test = next(group_folds(y, groups))
+    alone = LogisticRegression().fit(X[train], y[train]).predict_proba(X[test])
+    np.testing.assert_allclose(proba[test], alone)
 
 
 def test_groups_reach_every_fit(remembering):
@@ -375,8 +374,8 @@ def test_groups_reach_every_fit(remembering):
 def test_the_number_of_folds_is_the_one_that_is_asked_for(remembering):
     y = np.arange(60) % 2
     given = table(np.zeros((60, 1)), y, np.arange(60))
-    proba = out_of_fold_proba(remembering, given, n_splits=3, n_repeats=2)
-    assert [len(seen) for seen in remembering.seen] == [40] * 6
+    proba = out_of_fold_proba(remembering, given, n_splits=3)
+    assert [len(seen) for seen in remembering.seen] == [40] * 3
     np.testing.assert_array_equal(proba, 0.5)
 
 
@@ -389,7 +388,7 @@ def test_what_is_learned_from_a_group_does_not_help_its_copies():
         proba = out_of_fold_proba(
             LogisticRegression(), table(X, y, groups), groups=given_groups
         )
-        accuracy[grouped] = (proba[0].argmax(axis=1) == y).mean()
+        accuracy[grouped] = (proba.argmax(axis=1) == y).mean()
     assert accuracy[False] > 0.75
     assert accuracy[True] < 0.65
 

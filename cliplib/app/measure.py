@@ -372,7 +372,7 @@ class Evidence:
         Groups are kept together. `by_image` lets related images be trained on, which
         shows by how much that inflates an accuracy.
         """
-        (proba,) = out_of_fold_proba(
+        return out_of_fold_proba(
             method.estimator,
             method.table,
             groups=np.arange(len(self.table)) if by_image else None,
@@ -380,7 +380,6 @@ class Evidence:
             seed=self.request.seed,
             progress=False,
         )
-        return np.asarray(proba)
 
     def _predicted(self, method: Method) -> Ints:
         """Return out-of-fold answers, (n,), by group."""

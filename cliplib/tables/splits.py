@@ -227,21 +227,13 @@ def group_folds(
     groups: ArrayLike | None = None,
     *,
     n_splits: int = 5,
-    n_repeats: int = 1,
     seed: int = 0,
     published: ArrayLike | None = None,
 ) -> Iterator[tuple[Ints, Ints]]:
-    """Yield train_rows and test_rows of each fold of each repeat.
-
-    The first repeat has the folds that `fold_numbers` deals with the same arguments.
-    """
-    further_seeds = np.random.SeedSequence(seed).generate_state(n_repeats - 1)
-    for repeat_seed in (seed, *further_seeds.tolist()):
-        folds = fold_numbers(
-            y, groups, n_splits=n_splits, seed=repeat_seed, published=published
-        )
-        for fold in range(n_splits):
-            yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    """Yield train_rows and test_rows of each fold of `fold_numbers`, in its order."""
+    folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
+    for fold in range(n_splits):
+        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
 
 def out_of_fold_proba(
@@ -250,7 +242,6 @@ def out_of_fold_proba(
     *,
     groups: ArrayLike | None = None,
     n_splits: int = 5,
-    n_repeats: int = 1,
     seed: int = 0,
     memory: Memory | None = None,
     progress: bool = True,
@@ -268,8 +259,8 @@ def out_of_fold_proba(
     groups
         Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``; the
         published folds are set aside then.
-    n_splits, n_repeats, seed
-        As in `group_folds`.
+    n_splits, seed
+        As in `fold_numbers`.
     memory
         A ``joblib.Memory`` that keeps the answer. Its key holds the estimator's class
         with the source of its module, its parameters, features, labels, groups, folds.
@@ -281,8 +272,8 @@ def out_of_fold_proba(
     Returns
     -------
     Floats
-        Probabilities (n_repeats, n, k), columns in the order of ``table.classes``; 0
-        for a class that a fold's training rows lack.
+        Probabilities (n, k), columns in the order of ``table.classes``; 0 for a class
+        that a fold's training rows lack.
     """
     published = table.folds if groups is None else None
     codes = group_codes(table.groups if groups is None else groups, len(table.labels))
@@ -291,12 +282,7 @@ def out_of_fold_proba(
     _check_number_of_groups(names, codes, n_splits, f"for {n_splits} folds")
     folds = list(
         group_folds(
-            table.labels,
-            codes,
-            n_splits=n_splits,
-            n_repeats=n_repeats,
-            seed=seed,
-            published=published,
+            table.labels, codes, n_splits=n_splits, seed=seed, published=published
         )
     )
     predict: Any = _predict_folds
@@ -313,9 +299,9 @@ def out_of_fold_proba(
         memory,
         progress=progress,
     )
-    proba = np.zeros((n_repeats, len(table.labels), len(table.classes)))
-    for number, (_, test_rows) in enumerate(folds):
-        proba[number // n_splits, test_rows] = by_fold[number]
+    proba = np.zeros((len(table.labels), len(table.classes)))
+    for (_, test_rows), test_proba in zip(folds, by_fold, strict=True):
+        proba[test_rows] = test_proba
     return proba
 
 

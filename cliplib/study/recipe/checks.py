@@ -96,12 +96,12 @@ def _in_folds(
     table: FeatureTable, name: str, probe: Any, **about: str
 ) -> Iterator[Row]:
     """Measure a probe without copies; and by patient, where patients are known."""
-    apart = out_of_fold_proba(probe, table, groups=table.copies)[0]
+    apart = out_of_fold_proba(probe, table, groups=table.copies)
     right = apart.argmax(axis=1) == table.labels
     yield share(right, table.groups, check=f"{name}, without copies", **about)
     if (table.groups == table.copies).all():
         return
-    by_patient = out_of_fold_proba(probe, table)[0]
+    by_patient = out_of_fold_proba(probe, table)
     right = by_patient.argmax(axis=1) == table.labels
     yield share(right, table.groups, check=f"{name}, by patient", **about)
 
