@@ -1,4 +1,4 @@
-"""Compute something from many images, once: results are kept by content."""
+"""Functions of images, and a cache that keeps their results by a file's content."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,10 +40,13 @@ from cliplib.images.image import (
 )
 
 logger = logging.getLogger(__name__)
-# Of its own, since the command line lists unreadable images itself, and this not.
+# The command line silences `logger`, since it lists unreadable images itself; what is
+# wrong with the cache it lets through.
 cache_logger = logging.getLogger(f"{__name__}.file")
 
-TIMEOUT = 60.0  # seconds to wait for another process that writes
+_T = TypeVar("_T")
+
+TIMEOUT = 60.0  # seconds to wait while another process writes to the cache
 
 
 class CacheError(OSError):
@@ -44,14 +54,17 @@ class CacheError(OSError):
 
 
 def cache_folder() -> Path:
-    """Return the folder of ``CLIPLIB_CACHE``, or else the platform's for caches."""
+    """Return the folder for features and images that are kept between runs.
+
+    It is the setting ``CLIPLIB_CACHE``, or else the platform's folder for caches.
+    """
     return Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
 
 
 class FeatureCache:
     """Arrays by key in one SQLite file, which threads and processes share.
 
-    The file may be deleted at any time that nothing is running.
+    The file may be deleted whenever no process uses it.
 
     Parameters
     ----------
@@ -62,7 +75,7 @@ class FeatureCache:
     Raises
     ------
     CacheError
-        If it cannot be used: an OSError that names the file.
+        If the file cannot be used, here or in any method; the message names it.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -73,12 +86,12 @@ class FeatureCache:
             self._db = _open_database(self.path)
 
     def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
-        """Copy the cache by opening its file anew: connections cannot be copied."""
+        """Let copies and pickles open the file anew: connections cannot be copied."""
         return type(self), (self.path,)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let one thread in, and say what is wrong with the file if anything is."""
+        """Run a block in one thread at a time; CacheError for what the file raises."""
         try:
             with self._lock:
                 yield
@@ -89,7 +102,7 @@ class FeatureCache:
             ) from error
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Return the arrays that are there, by key; they are read-only."""
+        """Return those of the arrays that are cached, by key; they are read-only."""
         marks = ",".join("?" * len(keys))
         query = f"SELECT key, dtype, shape, content FROM arrays WHERE key IN ({marks})"
         with self._locked():
@@ -100,7 +113,7 @@ class FeatureCache:
         }
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep arrays of numbers under their keys, all or none."""
+        """Store arrays of numbers under their keys, over older ones; all or none."""
         entries = [
             (key, array.dtype.str, json.dumps(array.shape), array.tobytes())
             for key, array in arrays.items()
@@ -111,7 +124,7 @@ class FeatureCache:
 
 
 def default_cache() -> FeatureCache | None:
-    """Open the default cache; where it cannot be used, warn once and go without."""
+    """Return the cache in the default file; None, with a warning, if that fails."""
     try:
         return FeatureCache()
     except CacheError as error:
@@ -123,87 +136,101 @@ def _warn_of_cache(error: CacheError) -> None:
     warn_once(cache_logger, f"{error} Until then everything is computed anew.")
 
 
-class _Results:
-    """The results that are known, in a cache that may fail: then there are none."""
+class _OptionalCache:
+    """A cache that may be missing or fail: then nothing is found and nothing stored.
+
+    The first failure logs a warning and is the last: the cache is not used any more.
+    """
 
     def __init__(self, cache: FeatureCache | None) -> None:
         self.cache = cache
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
+        """Return those of the arrays that are cached, by key."""
+        if self.cache is None:
+            return {}
         try:
-            return self.cache.get(keys) if self.cache else {}
+            return self.cache.get(keys)
         except CacheError as error:
-            self._go_without(error)
+            self._stop_using_it(error)
             return {}
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Store arrays under their keys."""
+        if self.cache is None or not arrays:
+            return
         try:
-            if self.cache and arrays:
-                self.cache.put(arrays)
+            self.cache.put(arrays)
         except CacheError as error:
-            self._go_without(error)
+            self._stop_using_it(error)
 
-    def _go_without(self, error: CacheError) -> None:
+    def _stop_using_it(self, error: CacheError) -> None:
         _warn_of_cache(error)
-        self.cache = None  # else each batch might wait for it in vain
+        self.cache = None  # else each batch might wait `TIMEOUT` for it in vain
 
 
 def kept(
     cache: FeatureCache | None, key: str, compute: Callable[[], NDArray[Any]]
 ) -> NDArray[Any]:
-    """Return the array that is kept under a key, or compute and keep it.
+    """Return the array that is cached under a key; if none is, compute and store it.
 
-    A cache that fails costs a warning, and what it would have spared.
+    A cache that fails costs a warning, and the time to compute.
     """
-    results = _Results(cache)
-    known = results.get([key])
-    if key not in known:
-        known = {key: compute()}
-        results.put(known)
-    return known[key]
+    optional_cache = _OptionalCache(cache)
+    cached = optional_cache.get([key])
+    if key in cached:
+        return cached[key]
+    array = compute()
+    optional_cache.put({key: array})
+    return array
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
-    """Open the file, and make its table where there is none.
+    """Open a cache's file, or make it; try for `TIMEOUT` seconds if it is in use.
 
-    SQLite does not wait for another process that switches a new file to write-ahead
-    logging, whatever its timeout: so this tries again.
+    SQLite waits for other processes by itself, but not while one of them switches a new
+    file to write-ahead logging.
     """
     deadline = time.monotonic() + TIMEOUT
     while True:
-        database = sqlite3.connect(path, timeout=TIMEOUT, check_same_thread=False)
         try:
-            database.execute("PRAGMA journal_mode = WAL")
-            # Older files hold a table "features", whose arrays have no shape.
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, dtype TEXT, "
-                "shape TEXT, content BLOB) WITHOUT ROWID"
-            )
-            return database
+            return _connect(path)
         except sqlite3.OperationalError as error:
-            database.close()
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
+            primary_code = error.sqlite_errorcode & 0xFF  # without SQLite's details
+            if primary_code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
-            time.sleep(0.01)
-        except sqlite3.Error:
-            database.close()
-            raise
+        time.sleep(0.01)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Connect to a cache's file, for all threads, and make its table if it has none."""
+    database = sqlite3.connect(path, timeout=TIMEOUT, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        # Older files hold a table "features", whose arrays have no shape.
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, dtype TEXT, "
+            "shape TEXT, content BLOB) WITHOUT ROWID"
+        )
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 @dataclass(frozen=True)
 class ImageFunction:
-    """What is computed from images.
+    """A function of images, and what its results are cached under.
 
     Attributes
     ----------
     name
-        Under which results are cached: it must change when the function does.
+        Part of the keys in the cache: it must change when the function does.
     function
         From n RGB images to an array (n, ...), a row for each.
     device
-        The kind of device that computes: "cpu", or "cuda" and so on, which round
-        differently and therefore do not share results.
+        Type of the device that computes, such as "cpu" or "cuda". They round
+        differently, so each has results of its own in the cache.
     """
 
     name: str
@@ -211,9 +238,9 @@ class ImageFunction:
     device: str = "cpu"
 
     def key(self, digest: str) -> str:
-        """Return the key of the cached result for an image of this digest."""
-        place = "" if self.device == "cpu" else f"@{self.device}"
-        return f"{self.name}{place}:{digest}"
+        """Return the key of the result for the image whose file has this digest."""
+        suffix = "" if self.device == "cpu" else f"@{self.device}"
+        return f"{self.name}{suffix}:{digest}"
 
 
 def map_images(
@@ -226,8 +253,8 @@ def map_images(
 ) -> list[NDArray[Any]]:
     """Compute functions of n images, each read and decoded once for all of them.
 
-    Threads take batches from file to result, with one core each. Results are kept in
-    the cache, so an interruption costs what is under way at most.
+    Each thread takes a batch from files to results, on one core. Results are cached
+    batch by batch, so an interruption loses at most the batches under way.
 
     Parameters
     ----------
@@ -236,9 +263,10 @@ def map_images(
     *functions
         What to compute.
     cache
-        Where results are looked up and kept; if it fails, a warning says so once.
+        Where results are looked up and stored; if it fails, a warning says so once.
     errors
-        Where unreadable images are noted, by row; their rows stay 0.
+        Filled with the reasons why images cannot be read, by row, from 0; their rows of
+        the results are 0.
     batch_size
         How many images a function gets at once.
     progress
@@ -247,52 +275,58 @@ def map_images(
     Returns
     -------
     list of arrays
-        For each function (n, ...); (n, 0) if no image can be read.
+        For each function (n, ...), in the order of the images; (n, 0) if no image can
+        be read.
 
     Raises
     ------
     OSError
-        If an image cannot be read, and there is no `errors`.
+        If an image cannot be read, and `errors` is None.
     """
     sources = image_list(images)
     n = len(sources)
     starts = range(0, n, batch_size)
     batches = [range(start, min(start + batch_size, n)) for start in starts]
-    results = _Results(cache)
+    optional_cache = _OptionalCache(cache)
 
     def compute(rows: range) -> _Batch:
-        return _compute_batch([sources[row] for row in rows], functions, results)
+        return _compute_batch([sources[row] for row in rows], functions, optional_cache)
 
-    outputs: list[NDArray[Any]] = [np.empty((n, 0))] * len(functions)
+    outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     bar = tqdm(total=n, desc=progress, unit="image", disable=not progress)
     try:
         for rows, batch in zip(batches, pool.map(compute, batches), strict=True):
             _note_unreadable(batch, rows, errors)
-            for number, values in enumerate(batch.results):
-                for index, value in values.items():
-                    if not outputs[number].size:
-                        outputs[number] = np.zeros((n, *value.shape), value.dtype)
-                    outputs[number][rows[index]] = value
+            read_rows = [rows[index] for index in batch.read]
+            for number, results in enumerate(batch.results):
+                if not outputs[number].size:  # the first results tell shape and dtype
+                    shape = (n, *results.shape[1:])
+                    outputs[number] = np.zeros(shape, results.dtype)
+                outputs[number][read_rows] = results
             bar.update(len(rows))
-    finally:  # also on an interrupt: what is under way ends and is kept
+    finally:  # also on an interrupt: the batches under way end and are cached
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
         bar.close()
     return outputs
 
 
-@dataclass
-class _Batch:
-    """What became of some images, by their index within the batch."""
+class _Batch(NamedTuple):
+    """What became of a batch of images, which are named by their index in it."""
 
-    results: list[dict[int, NDArray[Any]]]  # for each function
-    unreadable: dict[int, OSError] = field(default_factory=dict)
+    read: list[int]
+    results: list[NDArray[Any]]
+    """For each function (len(read), ...); an empty list if no image could be read."""
+    unreadable: dict[int, OSError]
 
 
 def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) -> None:
-    """Note the unreadable images of a batch by row, or raise the first one's error."""
+    """Put the errors of a batch into `errors`, by row, or raise the first without it.
+
+    `rows` are the rows of the batch's images among all images.
+    """
     for index, error in sorted(batch.unreadable.items()):
         if errors is None:
             raise error
@@ -303,83 +337,78 @@ def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) 
 def _compute_batch(
     sources: Sequence[ImageSource],
     functions: Sequence[ImageFunction],
-    results: _Results,
+    cache: _OptionalCache,
 ) -> _Batch:
-    """Take a batch from files to results.
+    """Compute functions of a batch of images, or look their results up in the cache.
 
-    Files are read and hashed, and results looked up by the hash; images that lack one
-    are decoded, and what is missing is computed and stored.
+    All files are read, for the cache's keys; only images of which a result is missing
+    are decoded.
     """
-    batch = _Batch([{} for _ in functions])
-    contents = _read(sources, batch)
-    keys = {index: _keys(functions, content) for index, content in contents.items()}
-    cached = results.get({key for own in keys.values() for key in own})
-    to_compute = {
-        index: contents[index]
-        for index, own in keys.items()
-        if any(key not in cached for key in own)
-    }
-    images = _decode(sources, to_compute, batch)
-    for number, function in enumerate(functions):
-        missing = {
-            keys[index][number]: image
-            for index, image in images.items()
-            if keys[index][number] not in cached
-        }
+    unreadable: dict[int, OSError] = {}
+    contents = _try_each(
+        range(len(sources)), lambda index: image_bytes(sources[index]), unreadable
+    )
+    digests = {index: _digest(content) for index, content in contents.items()}
+    results = cache.get(
+        {function.key(digest) for function in functions for digest in digests.values()}
+    )
+    incomplete = [
+        index
+        for index, digest in digests.items()
+        if any(function.key(digest) not in results for function in functions)
+    ]
+    images = _try_each(
+        incomplete,
+        lambda index: load_image(sources[index], contents[index]),
+        unreadable,
+    )
+    for function in functions:
+        by_key = {function.key(digests[i]): image for i, image in images.items()}
+        missing = {key: image for key, image in by_key.items() if key not in results}
         computed = _apply(function, missing)
-        results.put(computed)
-        cached |= computed
-        batch.results[number] = {
-            index: cached[own[number]]
-            for index, own in keys.items()
-            if index not in batch.unreadable
-        }
-    return batch
+        cache.put(computed)
+        results |= computed
+    read = [index for index in digests if index not in unreadable]
+    if not read:
+        return _Batch(read, [], unreadable)
+    stacked = [
+        np.stack([results[function.key(digests[index])] for index in read])
+        for function in functions
+    ]
+    return _Batch(read, stacked, unreadable)
 
 
-def _keys(functions: Sequence[ImageFunction], content: bytes) -> list[str]:
-    """Return the key of each function's result for a file's content."""
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return [function.key(digest) for function in functions]
+def _digest(content: bytes) -> str:
+    """Return the hash of a file's content that names it in the cache."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _read(sources: Sequence[ImageSource], batch: _Batch) -> dict[int, bytes]:
-    """Read the files, by index; those that cannot be read are noted in the batch."""
-    contents = {}
-    for index, source in enumerate(sources):
+def _try_each(
+    indices: Iterable[int], read: Callable[[int], _T], unreadable: dict[int, OSError]
+) -> dict[int, _T]:
+    """Return what `read` returns for each index; its OSErrors go into `unreadable`."""
+    results = {}
+    for index in indices:
         try:
-            contents[index] = image_bytes(source)
+            results[index] = read(index)
         except OSError as error:
-            batch.unreadable[index] = error
-    return contents
-
-
-def _decode(
-    sources: Sequence[ImageSource], contents: Mapping[int, bytes], batch: _Batch
-) -> dict[int, Image.Image]:
-    """Decode images, by index; those that cannot be decoded are noted in the batch."""
-    decoded = {}
-    for index, content in contents.items():
-        try:
-            decoded[index] = load_image(sources[index], content)
-        except OSError as error:
-            batch.unreadable[index] = error
-    return decoded
+            unreadable[index] = error
+    return results
 
 
 def _apply(
     function: ImageFunction, images: Mapping[str, Image.Image]
 ) -> dict[str, NDArray[Any]]:
-    """Compute a function of images, all at once, by key."""
+    """Compute a function of all images at once; return its rows by the images' keys."""
     if not images:
         return {}
-    values = function.function(list(images.values()))
-    if len(values) != len(images):
+    rows = function.function(list(images.values()))
+    if len(rows) != len(images):
         raise ValueError(
-            f"The image function {function.name!r} made {len(values)} rows of "
+            f"The image function {function.name!r} made {len(rows)} rows of "
             f"{len(images)} images."
         )
-    return dict(zip(images, values, strict=True))
+    return dict(zip(images, rows, strict=True))
 
 
 def each_image(

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from cliplib.images.hub import DownloadError, fetch_archive, fetch_from_kaggle
@@ -48,7 +48,12 @@ SPLITS = {
     "testing": "test",
 }
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
+# What a file in a data set's folder may be; all but images are left out with a warning.
+IMAGE = "images"
+OTHER = "files of other kinds"
+HIDDEN = "hidden images"
 SYSTEM = "files that Windows or macOS put there"
+IGNORED = "files that need no warning"
 SETTING = "CLIPLIB_DATA"
 
 
@@ -63,7 +68,8 @@ class DatasetSpec:
     title
         What a reader calls it.
     phrases
-        Of each class, in the labels' order; the first one is the default.
+        Of each class, in the order of the labels, the phrases that may describe it;
+        the first one is the default.
     templates
         Sentences with a ``{}`` for a phrase.
     hub
@@ -73,8 +79,8 @@ class DatasetSpec:
     homepage
         Where people find it.
     groups
-        A regular expression, searched in the images' ids, whose first parentheses name
-        what must never be separated, such as the photograph; "" where names do not say.
+        A regular expression, searched in the images' ids, whose first parentheses hold
+        the name of the group, such as the photograph; "" where ids do not tell groups.
     """
 
     name: str
@@ -95,19 +101,27 @@ DATASETS = {name: DatasetSpec(name=name, **entry) for name, entry in _DECLARED.i
 
 
 class ListedImage(NamedTuple):
-    """Where an image lies, and what its path says."""
+    """An image in a data set's folder, and what its path says."""
 
     path: Path
-    home: Path  # holds the class folders, or the split folders above them
-    id: str  # the path below its home
+    id: str
+    """Split (if its folder is within one), class and file name, joined by "/"."""
     split: str
-    label: str  # the name of its class
+    """"train", "val", "test" or ""."""
+    label: str
+    """The name of its class."""
+
+    @property
+    def home(self) -> Path:
+        """The folder that holds the class folders, or the split folders above them."""
+        return self.path.parents[self.id.count("/")]
 
 
 def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
-    """Return the declaration of a named set, or one made of a folder's class folders.
+    """Return the declaration of a named set, or make one from a folder of classes.
 
-    An OSError or ValueError names what is wrong with the folder.
+    A class's phrase is then the name of its folder. An OSError or ValueError names what
+    is wrong with the folder.
     """
     name = os.fspath(name_or_path)
     if name in DATASETS:
@@ -168,6 +182,7 @@ def load_dataset(
     try:
         return _load_named(name, setting, must_be_there=False)
     except (FileNotFoundError, ValueError) as error:
+        # The same kind of error, which names the setting that is at fault as well.
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
         raise kind(f"{error} (The setting {SETTING} is {setting!r}.)") from error
 
@@ -183,9 +198,10 @@ def _load_folder(name: str) -> datasets.Dataset:
 def _load_named(
     name: str, setting: str, *, must_be_there: bool
 ) -> datasets.Dataset | None:
-    """List the images of a named set in a folder, or from the hub, or nowhere ("").
+    """List the images of a named set; None where they are not on this machine.
 
-    A folder that holds something else is passed over, unless the set must be there.
+    `setting` says where they are: a folder, "hub", or "" for nowhere. A folder of other
+    images raises ValueError if `must_be_there`, or if it bears the set's name.
     """
     root = _root_of_named(name, setting)
     if root is None and setting == "hub":
@@ -194,8 +210,9 @@ def _load_named(
     images = _list_images(root) if root else []
     expected = list(DATASETS[name].phrases)
     present = {image.label for image in images}
-    if root is None or present != set(expected):
-        if must_be_there or (root and root.name == name):
+    if present != set(expected):
+        bears_the_name = root is not None and root.name == name
+        if must_be_there or bears_the_name:
             raise ValueError(_no_copy(name, root or Path(setting), present))
         logger.info("%s: no images on this machine", name)
         return None
@@ -212,22 +229,26 @@ def _load_named(
 
 
 def _root_of_named(name: str, setting: str) -> Path | None:
-    """Return the folder in which to look for a named set, if any is named."""
+    """Return the folder that may hold the classes of a named set, or None.
+
+    `setting` is as in `_load_named`: a folder may be the set itself, or hold a folder
+    for each of several sets, some of them below its subfolder ``external``.
+    """
     if setting == "":
         return None
     if setting == "hub":
         return fetch_dataset(name)
-    root = _existing_folder(setting)
-    # A folder of several sets, or of one that is not this one.
-    homes = [
-        parent / known for known in DATASETS for parent in (root / "external", root)
-    ]
-    present = {home.name: home for home in homes if home.is_dir()}
-    return present.get(name) if present else root
+    folder = _existing_folder(setting)
+    homes: dict[str, Path] = {}
+    for parent in (folder / "external", folder):  # the latter counts, if both hold it
+        homes |= {key: parent / key for key in DATASETS if (parent / key).is_dir()}
+    if not homes:
+        return folder
+    return homes.get(name)
 
 
 def _no_copy(name: str, folder: Path, present: set[str]) -> str:
-    """Say how a folder differs from a named set."""
+    """Return a sentence on how a folder, with classes `present`, differs from a set."""
     expected = set(DATASETS[name].phrases)
     what = f"{folder} is no copy of {name}"
     if not present:
@@ -247,19 +268,26 @@ def _no_copy(name: str, folder: Path, present: set[str]) -> str:
 
 
 def _published_splits(name: str) -> dict[str, str]:
-    """Read the authors' split of a named set by id, where one is committed."""
+    """Return the split that a set's authors published for each image, by id.
+
+    It is empty for a set of which no such split is committed.
+    """
     path = files("cliplib") / "study" / "precomputed" / f"{name}_splits.txt"
     if not path.is_file():
         return {}
     lines = path.read_text("utf-8").splitlines()
-    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
-    return {image: split for image, split in pairs}
+    entries = [line for line in lines if not line.startswith("#")]
+    return dict(entry.rsplit(" ", 1) for entry in entries)
 
 
 def _as_dataset(
     images: Sequence[ListedImage], classes: Sequence[str], *, title: str, source: str
 ) -> datasets.Dataset:
-    """Make a data set of listed images, undecoded."""
+    """Return what `load_dataset` returns, of listed images, in their order.
+
+    `title` becomes ``info.dataset_name``; `source`, "folder" or "hub",
+    ``info.builder_name``.
+    """
     import datasets  # takes seconds, which a folder without images shall not cost
 
     rows = [
@@ -295,37 +323,47 @@ def _existing_folder(name: str) -> Path:
 
 def _list_images(root: Path) -> list[ListedImage]:
     """List the images in class folders, sorted by id; ValueError names what is odd."""
-    images: list[ListedImage] = []
-    others: list[Path] = []
-    system_files: list[Path] = []
-    hidden: list[Path] = []
+    files_by_kind: dict[str, list[Path]] = {}
     for path in _files_below(root):
-        relative = path.relative_to(root)
-        is_image = path.suffix.lower() in SUFFIXES and not _is_system_file(path)
-        if any(part.startswith(".") for part in relative.parts):
-            hidden += [path] if is_image else []
-        elif "__MACOSX" in relative.parts:
-            continue
-        elif _is_system_file(path):
-            system_files.append(path)
-        elif is_image:
-            images.append(_listed_image(root, relative))
-        elif len(relative.parts) > 1:  # beside the class folders lie notes
-            others.append(path)
-    _warn_of_left_out("files of other kinds", others)
-    _warn_of_left_out("hidden images", hidden)
-    _warn_of_left_out(SYSTEM, system_files)
+        kind = _kind_of_file(path.relative_to(root))
+        files_by_kind.setdefault(kind, []).append(path)
+    for kind in (OTHER, HIDDEN, SYSTEM):
+        _warn_of_left_out(kind, files_by_kind.get(kind, []))
+    images = [
+        _listed_image(path, path.relative_to(root))
+        for path in files_by_kind.get(IMAGE, [])
+    ]
     _check_layout(root, images)
     return sorted(images, key=lambda image: image.id)
 
 
-def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the files below a folder, through links as well, but not in circles.
+def _kind_of_file(relative: PurePath) -> str:
+    """Return what a file of a data set is by its path below the set's folder.
 
-    `above` are the real paths of the folders that led here.
+    One of `IMAGE`, `OTHER`, `HIDDEN`, `SYSTEM` and `IGNORED`.
     """
-    place = os.path.realpath(folder)
-    if place in above:
+    is_system_file = _is_system_file(relative)
+    is_image = relative.suffix.lower() in SUFFIXES and not is_system_file
+    if any(part.startswith(".") for part in relative.parts):
+        return HIDDEN if is_image else IGNORED
+    if "__MACOSX" in relative.parts:  # copies of all names, which macOS puts into ZIPs
+        return IGNORED
+    if is_system_file:
+        return SYSTEM
+    if is_image:
+        return IMAGE
+    is_beside_class_folders = len(relative.parts) == 1  # as a README is
+    return IGNORED if is_beside_class_folders else OTHER
+
+
+def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, in the order of their names.
+
+    Links are followed, but not in circles: `above` are the real paths of the folders
+    that led here. Folders that cannot be listed are left out with a warning.
+    """
+    real_path = os.path.realpath(folder)
+    if real_path in above:
         warn_once(logger, f"Left out {folder}, a link to a folder that it lies in")
         return
     try:
@@ -335,33 +373,29 @@ def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         return
     for entry in entries:
         if entry.is_dir():
-            yield from _files_below(folder / entry.name, (*above, place))
+            yield from _files_below(folder / entry.name, (*above, real_path))
         else:
             yield folder / entry.name
 
 
-def _listed_image(root: Path, relative: PurePath) -> ListedImage:
-    """Return what an image's path below `root` says."""
-    path = root / relative
+def _listed_image(path: Path, relative: PurePath) -> ListedImage:
+    """Return an image and what its path, `relative` to the set's folder, says.
+
+    A ValueError says what to change where the path says no class or is no text.
+    """
     if len(relative.parts) == 1:
         raise ValueError(
             f"The image {path} lies outside the class folders: move it into one."
         )
-    if image_name(path) != str(path):
-        raise ValueError(f"The name {image_name(path)!r} is not in UTF-8: rename it.")
+    printable = image_name(path)
+    if printable != str(path):
+        raise ValueError(f"The name {printable!r} is not in UTF-8: rename it.")
     parsed = parse_path(relative)
-    own_parts = len(PurePosixPath(parsed.id).parts)
-    return ListedImage(
-        path=path,
-        home=root.joinpath(*relative.parts[:-own_parts]),
-        id=parsed.id,
-        split=parsed.split,
-        label=parsed.label,
-    )
+    return ListedImage(path, parsed.id, parsed.split, parsed.label)
 
 
 class ParsedPath(NamedTuple):
-    """What the path of an image says."""
+    """What the path of an image says; the fields are those of `ListedImage`."""
 
     id: str
     split: str
@@ -369,18 +403,19 @@ class ParsedPath(NamedTuple):
 
 
 def parse_path(relative: PurePath) -> ParsedPath:
-    """Return what an image's path says: id, split ("" if none) and class.
+    """Return id, split ("" if none) and class of the image at [split/]class/file.
 
-    Folders above those of split and class are wrappers, and mean nothing.
+    Folders above these are left out of the id.
     """
     *above, label, file = relative.parts
-    split = SPLITS.get(above[-1].lower(), "") if above else ""
-    own_parts = [above[-1], label, file] if split else [label, file]
-    return ParsedPath(id="/".join(own_parts), split=split, label=label)
+    folder_above = above[-1] if above else ""
+    split = SPLITS.get(folder_above.lower(), "")
+    parts = [folder_above, label, file] if split else [label, file]
+    return ParsedPath(id="/".join(parts), split=split, label=label)
 
 
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
-    """Raise ValueError where there is no image, or it is unclear what is a class."""
+    """Raise ValueError if there is no image, or unclear which folders are classes."""
     homes = sorted({image.home for image in images})
     if len(homes) > 1:
         raise ValueError(
@@ -392,14 +427,15 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     if all(image.label.lower() in SPLITS for image in images):
         splits = ", ".join(sorted({image.label for image in images}))
         raise ValueError(f"{root} holds images right in {splits}: {advice}")
-    if len({image.split == "" for image in images}) > 1:
+    has_split = [image.split != "" for image in images]
+    if any(has_split) and not all(has_split):
         raise ValueError(
             f"{root} holds images in and outside train and test folders: {advice}"
         )
 
 
 def _is_system_file(path: PurePath) -> bool:
-    """Say whether Windows or macOS left a file in a folder of images."""
+    """Say whether a file is one that Windows or macOS itself puts into folders."""
     return path.name.lower() in SYSTEM_FILES or path.name.startswith("._")
 
 
@@ -409,12 +445,14 @@ def _warn_of_left_out(kind: str, paths: Sequence[Path]) -> None:
 
 
 def fetch_dataset(name: str) -> Path | None:
-    """Return the folder of a named set, downloaded; None where it has no home.
+    """Return the folder of a named set, downloaded from the hub or from Kaggle.
+
+    None for a set that is on neither.
 
     Raises
     ------
     OSError
-        If it has one, but does not come from there.
+        If the download fails.
     """
     spec = DATASETS[name]
     try:
@@ -430,22 +468,23 @@ def fetch_dataset(name: str) -> Path | None:
 
 
 def difference_from_report(name: str, ids: Collection[str]) -> str:
-    """Say in a sentence how images differ from those of the report; "" if they do not.
+    """Return a sentence on how images of a named set differ from those of the report.
 
-    Only a named set has images in the report.
+    Images are compared by id. It is "" if they are the same, or if the report has no
+    images of that set.
     """
     path = files("cliplib") / "study" / "precomputed" / f"{name}_groups.csv"
     if not path.is_file():
         return ""
-    rows = path.read_text("utf-8").splitlines()[1:]
-    known = {row.rsplit(",", 1)[0] for row in rows}
-    found = set(ids)
-    if found == known:
+    rows = path.read_text("utf-8").splitlines()[1:]  # id,group below a header
+    in_report = {row.rsplit(",", 1)[0] for row in rows}
+    here = set(ids)
+    if here == in_report:
         return ""
-    parts = [f"{counted(len(found), 'image')}, {len(known):,} in the report"]
-    if new := len(found - known):
+    parts = [f"{counted(len(here), 'image')}, {len(in_report):,} in the report"]
+    if new := len(here - in_report):
         parts.append(f"{new:,} of them {'is' if new == 1 else 'are'} not in it")
-    if lost := len(known - found):
+    if lost := len(in_report - here):
         parts.append(f"{lost:,} of the report {'is' if lost == 1 else 'are'} missing")
     return f"{DATASETS[name].title}: {'; '.join(parts)}."
 
@@ -456,7 +495,8 @@ def list_files(
     """Return names and sources of the files in a folder, however deep, or of images.
 
     Of a folder every file counts, whatever its suffix, but for those that Windows and
-    macOS leave there. Names are paths below the folder, with "/" between their parts.
+    macOS put there. It is named by its path below the folder, with "/" between parts;
+    one of several images as in `cliplib.images.image.image_name`.
     """
     if not isinstance(files, str | os.PathLike) or not Path(files).is_dir():
         sources = image_list(files)
@@ -464,6 +504,6 @@ def list_files(
     folder = Path(files)
     paths = sorted(_files_below(folder))
     _warn_of_left_out(SYSTEM, [path for path in paths if _is_system_file(path)])
-    images = [path for path in paths if not _is_system_file(path)]
-    names = [image_name(path.relative_to(folder).as_posix()) for path in images]
-    return names, list(images)
+    others = [path for path in paths if not _is_system_file(path)]
+    names = [image_name(path.relative_to(folder).as_posix()) for path in others]
+    return names, list(others)
