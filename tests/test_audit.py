@@ -18,8 +18,8 @@ from scipy.ndimage import gaussian_filter
 
 from cliplib.images.cache import FeatureCache
 from cliplib.tables.audit import (
-    _HASH,
     FAMILIES,
+    HASH_RECORD,
     MAX_DISTANCE,
     MIN_CORRELATION,
     ORIENTATIONS,
@@ -286,8 +286,8 @@ def every_pair_compared(a: NDArray[Any], b: NDArray[Any] | None) -> list[list[An
 
     Returns index_a, index_b, orientation and correlation, of images of other pixels.
     """
-    ours = np.ascontiguousarray(a).view(_HASH)[:, 0]
-    theirs = ours if b is None else np.ascontiguousarray(b).view(_HASH)[:, 0]
+    ours = np.ascontiguousarray(a).view(HASH_RECORD)[:, 0]
+    theirs = ours if b is None else np.ascontiguousarray(b).view(HASH_RECORD)[:, 0]
     best: dict[tuple[int, int], tuple[float, str]] = {}
     for number, (name, orient) in enumerate(ORIENTATIONS.items()):
         bits_a = np.unpackbits(ours["bits"][:, number].copy().view(np.uint8), axis=1)

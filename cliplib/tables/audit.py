@@ -79,7 +79,7 @@ ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "transposed": _transposed,
     "transversed": _transversed,
 }
-"""What one image may be of another, and how a square of pixels (…, s, s) becomes it."""
+"""What one image may be of another, and what turns squares of pixels (…, s, s) so."""
 
 _NUMBER = {name: number for number, name in enumerate(ORIENTATIONS)}
 FAMILIES = (
@@ -100,9 +100,9 @@ FAMILIES = (
 _SAME_PIXELS = "exact"
 _SAME_IMAGE = "near"
 
-# What is known of an image: its size and pixels; its hash in each orientation, 256 bits
-# in four words; its detail.
-_HASH = np.dtype(
+# What is kept of an image: a digest of its size and pixels; its hash in each
+# orientation, 256 bits in four words; its detail, from -127 to 127.
+HASH_RECORD = np.dtype(
     [
         ("digest", "S16"),
         ("bits", "u8", (len(ORIENTATIONS), 4)),
@@ -112,20 +112,22 @@ _HASH = np.dtype(
 
 
 def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
-    """Describe n images: rows of `_HASH`, as bytes, (n, 4368)."""
+    """Return a `HASH_RECORD` of each of n images, as bytes, (n, 4368)."""
     grey = np.stack([_small_grey(image) for image in images])
-    rows = np.zeros(len(images), _HASH)
-    rows["digest"] = [_pixel_digest(image) for image in images]
-    rows["bits"] = _hash_bits(grey)
-    rows["detail"] = _detail(grey)
-    return rows.view(np.uint8).reshape(len(images), -1)
+    records = np.zeros(len(images), HASH_RECORD)
+    records["digest"] = [_pixel_digest(image) for image in images]
+    records["bits"] = _hash_bits(grey)
+    records["detail"] = _detail(grey)
+    return records.view(np.uint8).reshape(len(images), -1)
 
 
 def _pixel_digest(image: Image.Image) -> bytes:
+    """Return 16 bytes that only images of the same size and pixels share."""
     return xxhash.xxh3_128_digest(f"{image.size}".encode() + image.tobytes())
 
 
 def _small_grey(image: Image.Image) -> Features:
+    """Return an image in grey levels 0 to 255, squeezed to a square, (64, 64)."""
     grey = image.convert("L")
     size = (GREY_SIDE, GREY_SIDE)
     small = grey.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
@@ -133,18 +135,18 @@ def _small_grey(image: Image.Image) -> Features:
 
 
 def _hash_bits(grey: Features) -> NDArray[np.uint64]:
-    """Hash grey images (n, s, s) in each orientation, (n, 8, 4)."""
+    """Hash grey images (n, s, s) in each orientation: 256 bits as words, (n, 8, 4)."""
     turned = [orient(grey) for orient in ORIENTATIONS.values()]
-    pixels = np.stack(turned, axis=1).astype(np.float64)
+    pixels = np.stack(turned, axis=1).astype(np.float64)  # (n, 8, s, s)
     rows = dct(pixels, axis=2)[:, :, :HASH_SIDE]
     low = dct(rows, axis=3)[..., :HASH_SIDE].reshape(len(grey), len(ORIENTATIONS), -1)
-    above_median = low > np.median(low, axis=2, keepdims=True)
+    above_median = low > np.median(low, axis=2, keepdims=True)  # (n, 8, 256)
     return np.packbits(above_median, axis=2).view(np.uint64)
 
 
 def _detail(grey: Features) -> NDArray[np.int8]:
-    """Return what is left of grey images (n, s, s) without light and local contrast."""
-    sigma = (0, 1, 1)  # pixels of the small image
+    """Return grey images (n, s, s) without light and local contrast, -127 to 127."""
+    sigma = (0, 1, 1)  # of the blur: pixels of the small image
     noise = 16  # grey levels that are no detail
     fine = grey - gaussian_filter(grey, sigma)
     fine /= np.sqrt(gaussian_filter(fine**2, sigma)) + noise
@@ -153,8 +155,8 @@ def _detail(grey: Features) -> NDArray[np.int8]:
 
 
 image_hash = ImageFunction("image_hash_2", _hash)
-"""What near-duplicates are found by, (n, 4368) uint8; zeros, an unreadable image, match
-nothing."""
+"""What near-duplicates are found by, (n, 4368) uint8. The row of an unreadable image is
+zeros, which match nothing."""
 
 
 def find_near_duplicates(
@@ -167,10 +169,25 @@ def find_near_duplicates(
 ) -> pd.DataFrame:
     """Find near-duplicates within a collection, or between two, from `image_hash`.
 
-    Columns: index_a, index_b, kind ("exact": same pixels; "near"), orientation (what b
-    is of a: a key of `ORIENTATIONS`), and correlation of detail. Within one collection
-    the first of several images of the same pixels is paired with the others and stands
-    for all of them. In a `cache` the pairs are kept: the same hashes are compared once.
+    Within one collection the first of several images of the same pixels is paired with
+    the others and stands for all of them.
+
+    Parameters
+    ----------
+    hashes_a, hashes_b
+        Of the images of each collection, (n, 4368) and (m, 4368).
+    max_distance
+        Up to how many of the hash's 256 bits may differ.
+    min_correlation
+        Which correlation of detail there must be, at most 1.
+    cache
+        Where the pairs are kept: the same hashes are compared once.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each pair: index_a, index_b, kind ("exact": same pixels; "near"),
+        orientation (what b is of a: a key of `ORIENTATIONS`), and correlation.
     """
     contents = [hashes_a] if hashes_b is None else [hashes_a, hashes_b]
     digests = [
@@ -179,21 +196,25 @@ def find_near_duplicates(
     ]
     rule = f"{max_distance}:{min_correlation}"
     key = ":".join(["near_duplicates_1", rule, *digests])
-    rows = kept(
+    numbers = kept(
         cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
     )
-    index_a, index_b, same_pixels, orientation, correlation = rows.T
-    names = np.array(list(ORIENTATIONS))[orientation.astype(np.int64)]
-    kinds = np.where(same_pixels == 1, _SAME_PIXELS, _SAME_IMAGE)
+    pairs = pd.DataFrame(numbers, columns=_PAIR_COLUMNS)
+    orientations = np.array(list(ORIENTATIONS))[pairs["orientation"].astype(np.int64)]
+    kinds = np.where(pairs["exact"] == 1, _SAME_PIXELS, _SAME_IMAGE)
     return pd.DataFrame(
         {
-            "index_a": index_a.astype(np.int64),
-            "index_b": index_b.astype(np.int64),
+            "index_a": pairs["index_a"].astype(np.int64),
+            "index_b": pairs["index_b"].astype(np.int64),
             "kind": pd.Series(kinds, dtype="str"),
-            "orientation": pd.Series(names, dtype="str"),
-            "correlation": correlation,
+            "orientation": pd.Series(orientations, dtype="str"),
+            "correlation": pairs["correlation"],
         }
     )
+
+
+# Of pairs as they are found and kept: exact is 1 or 0, an orientation its number.
+_PAIR_COLUMNS = ["index_a", "index_b", "exact", "orientation", "correlation"]
 
 
 def _pairs(
@@ -202,48 +223,47 @@ def _pairs(
     max_distance: int,
     min_correlation: float,
 ) -> Floats:
-    """Return index_a, index_b, exact (1), orientation and correlation of each pair."""
-    a = _described(hashes_a)
+    """Return all pairs, (m, 5): `_PAIR_COLUMNS`; without `hashes_b`, within a."""
+    records_a = _records(hashes_a)
+    readable_a = _readable(records_a)
     if hashes_b is None:
-        b = a
-        exact, rows_a = _repeated_pixels(a)
-        rows_b = rows_a
+        records_b = records_a
+        is_repeated = readable_a["digest"].duplicated()
+        repeated = readable_a[is_repeated]
+        readable_a = readable_a[~is_repeated]
+        readable_b = readable_a
+        exact = _pairs_of_same_pixels(readable_a, repeated)
     else:
-        b = _described(hashes_b)
-        exact = _shared_pixels(a, b)
-        rows_a = _readable(a)
-        rows_b = _readable(b)
-    close = close_hashes(
-        a["bits"][rows_a],
-        b["bits"][rows_b, 0],
+        records_b = _records(hashes_b)
+        readable_b = _readable(records_b)
+        exact = _pairs_of_same_pixels(readable_a, readable_b)
+    rows_a = readable_a["index"].to_numpy()
+    rows_b = readable_b["index"].to_numpy()
+    as_they_are = list(ORIENTATIONS).index("")
+    near = []
+    for close in close_hashes(
+        records_a["bits"][rows_a],
+        records_b["bits"][rows_b, as_they_are],
         FAMILIES,
         max_distance,
         within=hashes_b is None,
-    )
-    candidates = (
-        pd.DataFrame(
+    ):
+        candidates = pd.DataFrame(
             {
-                "index_a": rows_a[i],
-                "index_b": rows_b[j],
+                "index_a": rows_a[close.rows_a],
+                "index_b": rows_b[close.rows_b],
                 "exact": 0,
-                "orientation": orientation,
+                "orientation": close.orientation,
             }
         )
-        for i, j, orientation in close
-    )
-    near = [_confirmed(a, b, pairs, min_correlation) for pairs in candidates]
-    return np.asarray(_one_row_a_pair(pd.concat([exact, *near])), np.float64)
+        correlation = _detail_correlation(records_a, records_b, candidates)
+        confirmed = candidates.assign(correlation=correlation)
+        near.append(confirmed[confirmed["correlation"] >= min_correlation])
+    pairs = _one_row_for_each_pair(pd.concat([exact, *near]))
+    return np.asarray(pairs[_PAIR_COLUMNS], np.float64)
 
 
-def _confirmed(
-    a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame, min_correlation: float
-) -> pd.DataFrame:
-    """Return the pairs whose detail correlates, with the correlation."""
-    pairs = pairs.assign(correlation=_detail_correlation(a, b, pairs))
-    return pairs[pairs["correlation"] >= min_correlation]
-
-
-def _one_row_a_pair(pairs: pd.DataFrame) -> pd.DataFrame:
+def _one_row_for_each_pair(pairs: pd.DataFrame) -> pd.DataFrame:
     """Keep of each pair the exact row, or else that of the highest correlation.
 
     Images of the same pixels correlate as well, and a symmetric one does so in several
@@ -255,60 +275,47 @@ def _one_row_a_pair(pairs: pd.DataFrame) -> pd.DataFrame:
     return best_first.drop_duplicates(pair).sort_values(pair)
 
 
-def _described(hashes: NDArray[np.uint8]) -> NDArray[Any]:
-    return np.ascontiguousarray(hashes).view(_HASH)[:, 0]
+def _records(hashes: NDArray[np.uint8]) -> NDArray[Any]:
+    """View what `image_hash` returns, (n, 4368), as records of `HASH_RECORD`, (n,)."""
+    return np.ascontiguousarray(hashes).view(HASH_RECORD)[:, 0]
 
 
-def _readable(described: NDArray[Any]) -> Ints:
-    return np.flatnonzero(described["digest"] != b"")
+def _readable(records: NDArray[Any]) -> pd.DataFrame:
+    """Return index and digest of the images that could be read."""
+    rows = np.flatnonzero(records["digest"] != b"")
+    return pd.DataFrame({"digest": records["digest"][rows], "index": rows})
 
 
-def _by_digest(described: NDArray[Any], rows: Ints) -> pd.DataFrame:
-    return pd.DataFrame({"digest": described["digest"][rows], "index": rows})
-
-
-def _exact_pairs(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    pairs = ours.merge(theirs, on="digest", suffixes=("_a", "_b")).drop(
-        columns="digest"
-    )
-    return pairs.assign(exact=1, orientation=0, correlation=1.0)
-
-
-def _repeated_pixels(described: NDArray[Any]) -> tuple[pd.DataFrame, Ints]:
-    """Pair the first image of the same pixels with the others; return it as well."""
-    known = _by_digest(described, _readable(described))
-    repeated = known["digest"].duplicated()
-    first = known[~repeated]
-    return _exact_pairs(first, known[repeated]), first["index"].to_numpy()
-
-
-def _shared_pixels(
-    described_a: NDArray[Any], described_b: NDArray[Any]
-) -> pd.DataFrame:
-    """Pair the images of two collections that have the same pixels."""
-    ours = _by_digest(described_a, _readable(described_a))
-    theirs = _by_digest(described_b, _readable(described_b))
-    return _exact_pairs(ours, theirs)
+def _pairs_of_same_pixels(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Pair each image (digest, index) of ours with each of theirs of its digest."""
+    pairs = ours.merge(theirs, on="digest", suffixes=("_a", "_b"))
+    numbers = pairs[["index_a", "index_b"]]
+    return numbers.assign(exact=1, orientation=0, correlation=1.0)
 
 
 def _detail_correlation(
     a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame
 ) -> Features:
-    """Correlate the detail of both images of each pair, (n,); a flat one has 0."""
+    """Correlate the detail of both images of each pair, a turned as b is, (m,).
+
+    `a` and `b` are records of `HASH_RECORD`. A flat image correlates with none: 0.
+    """
     correlation = np.zeros(len(pairs), np.float32)
-    orient_as = list(ORIENTATIONS.values())
+    functions = list(ORIENTATIONS.values())
+    index_a = pairs["index_a"].to_numpy()
+    index_b = pairs["index_b"].to_numpy()
     for orientation, rows in pairs.groupby("orientation").indices.items():
-        orient = orient_as[orientation]
+        orient = functions[orientation]
         for start in range(0, len(rows), 128):
-            chunk = rows[start : start + 128]  # so few that a cache holds them
-            detail_a = orient(a["detail"][pairs["index_a"].to_numpy()[chunk]])
-            detail_b = b["detail"][pairs["index_b"].to_numpy()[chunk]]
+            chunk = rows[start : start + 128]  # so few that a core's cache holds them
+            detail_a = orient(a["detail"][index_a[chunk]])
+            detail_b = b["detail"][index_b[chunk]]
             correlation[chunk] = _correlation(detail_a, detail_b)
     return correlation
 
 
 def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Features:
-    """Correlate n squares with n others, pixel by pixel, (n,)."""
+    """Correlate n squares (n, s, s) with n others, pixel by pixel, (n,)."""
     centred_a = _centred(detail_a)
     centred_b = _centred(detail_b)
     product = np.einsum("nd,nd->n", centred_a, centred_b)
@@ -318,6 +325,7 @@ def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Feat
 
 
 def _centred(detail: NDArray[np.int8]) -> Features:
+    """Return squares (n, s, s) as rows (n, s²) less their mean."""
     rows = detail.reshape(len(detail), -1).astype(np.float32)
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
@@ -328,10 +336,10 @@ def near_duplicate_groups(
     *,
     cache: FeatureCache | None = None,
 ) -> Ints:
-    """Return each image's group (n,): its near-duplicates, and theirs, from 0.
+    """Return each image's group, (n,): its near-duplicates, with theirs and so on.
 
-    Groups are numbered by first appearance; `pairs` are those of
-    `find_near_duplicates`, if they are known already.
+    Groups are numbered from 0 by first appearance. `pairs` are those of
+    `find_near_duplicates`, by default all.
     """
     if pairs is None:
         pairs = find_near_duplicates(hashes, cache=cache)
@@ -339,7 +347,8 @@ def near_duplicate_groups(
 
 
 LEVELS = ("bytes", "exact", "near", "reoriented")
-"""Kinds of leaks, from the narrowest on; each includes those before it."""
+"""How alike copies are, the most alike first: the same file; the same pixels; the same
+image, upright; or turned. Copies at one level are copies at those after it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -349,8 +358,9 @@ class Audit:
     `images` has a row for each image: id, label, split, group, error, and what
     `cliplib.images.image.file_facts` says. `pairs` are those of `find_near_duplicates`,
     with id, label and split of both (``_a``, ``_b``); `conflicts` those of different
-    labels. `leaks` are images with one of an earlier split in their group, by
-    narrowest level.
+    labels. `leaks` are the images that have a copy in an earlier split, with the
+    `LEVELS` entry of the most alike one and its id and split. `summary` has the column
+    count, by measure.
     """
 
     images: pd.DataFrame
@@ -360,7 +370,7 @@ class Audit:
     summary: pd.DataFrame
 
     def __repr__(self) -> str:
-        """Show what was found, without what was not."""
+        """Show the counts that are not 0."""
         return str(self.summary[self.summary["count"] > 0].to_string())
 
 
@@ -369,8 +379,8 @@ def audit_dataset(
 ) -> Audit:
     """Find near-duplicates, contradicting labels, leaks, and unreadable files.
 
-    `dataset` is as from `cliplib.load_dataset`. A ValueError is raised where none of
-    its images can be read.
+    `dataset` is as from `cliplib.load_dataset`. Hashes are kept in the `cache`. A
+    ValueError says that none of its images can be read.
     """
     sources = list(dataset["image"])
     errors_by_row: dict[int, str] = {}
@@ -379,20 +389,25 @@ def audit_dataset(
         reason = errors_by_row.get(0, "The data set is empty.")
         raise ValueError(f"No image can be read. {reason}")
     images = _image_rows(dataset, sources, errors_by_row)
+    # A file that cannot be read has no digest, and is a copy of none.
+    same_file = pd.factorize(images["digest"].fillna(images["id"]))[0]
+    images = images.drop(columns="digest")
     pairs = _with_names(find_near_duplicates(hashes, cache=cache), images)
-    files = pd.factorize(images.pop("digest").fillna(images["id"]))[0]
-    groups = _groups_by_level(hashes, pairs, files)
+    groups = _groups_by_level(hashes, pairs, same_file)
     images["group"] = groups["reoriented"]
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
     leaks = _leaks(images, groups)
-    summary = _summary(images, pairs, conflicts, leaks, files)
+    summary = _summary(images, pairs, conflicts, leaks, same_file)
     return Audit(images, pairs, conflicts, leaks, summary)
 
 
 def _image_rows(
     dataset: datasets.Dataset, sources: list[Any], errors_by_row: dict[int, str]
 ) -> pd.DataFrame:
-    """Return id, label, split and error of each image, and the facts of its file."""
+    """Return id, label, split and error ("" if none) of each image, and `file_facts`.
+
+    The facts of an unreadable file are missing.
+    """
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
     images["error"] = [errors_by_row.get(row, "") for row in images.index]
@@ -404,7 +419,7 @@ def _image_rows(
 
 
 def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """Join id, label and split of both images to each pair."""
+    """Add id, label and split of both images to each pair, as id_a, id_b and so on."""
     for side in ("a", "b"):
         named = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
         pairs = pairs.join(named.add_suffix(f"_{side}").set_index(pairs.index))
@@ -412,13 +427,13 @@ def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups_by_level(
-    hashes: NDArray[np.uint8], pairs: pd.DataFrame, files: Ints
+    hashes: NDArray[np.uint8], pairs: pd.DataFrame, same_file: Ints
 ) -> dict[str, Ints]:
-    """Return the groups that each of `LEVELS` makes of the images."""
+    """Return the groups of copies, (n,), at each of `LEVELS`."""
     exact = pairs[pairs["kind"] == _SAME_PIXELS]
     upright = pairs[pairs["orientation"] == ""]
     return {
-        "bytes": files,
+        "bytes": same_file,
         "exact": near_duplicate_groups(hashes, exact),
         "near": near_duplicate_groups(hashes, upright),
         "reoriented": near_duplicate_groups(hashes, pairs),
@@ -426,21 +441,23 @@ def _groups_by_level(
 
 
 def _leaks(images: pd.DataFrame, groups: dict[str, Ints]) -> pd.DataFrame:
-    """Find the images with a copy in an earlier split, each at its narrowest level.
+    """Find the images with a copy in an earlier split, each at its first level.
 
     Validation images leak as well: something is chosen on them. Images without a split
-    neither leak nor are leaked.
+    neither leak nor are leaked. `groups` are those of `_groups_by_level`.
     """
-    known = images[["id", "label", "split", "group"]].rename_axis("row").reset_index()
-    known["order"] = known["split"].map({"train": 0, "val": 1, "test": 2})
+    in_splits = images[["id", "label", "split", "group"]].rename_axis("row")
+    in_splits = in_splits.reset_index()
+    in_splits["order"] = in_splits["split"].map({"train": 0, "val": 1, "test": 2})
     parts = []
     for level, copies in groups.items():
-        members = known.assign(copies=copies).dropna(subset="order")
-        in_order = members.sort_values("order", kind="stable")
-        earliest = in_order.drop_duplicates("copies").set_index("copies")
+        members = in_splits.assign(copies=copies).dropna(subset="order")
+        # Of each group of copies one image of the earliest split, beside each member.
+        earliest_first = members.sort_values("order", kind="stable")
+        earliest = earliest_first.drop_duplicates("copies").set_index("copies")
         earliest = earliest[["id", "split", "order"]].add_prefix("duplicate_")
-        pairs = members.join(earliest, on="copies")
-        leaked = pairs[pairs["duplicate_order"] < pairs["order"]]
+        beside = members.join(earliest, on="copies")
+        leaked = beside[beside["duplicate_order"] < beside["order"]]
         parts.append(leaked.assign(level=level))
     leaks = pd.concat(parts).drop_duplicates("row").sort_values("row")
     columns = ["id", "label", "split", "group", "level"]
@@ -453,9 +470,12 @@ def _summary(
     pairs: pd.DataFrame,
     conflicts: pd.DataFrame,
     leaks: pd.DataFrame,
-    files: Ints,
+    same_file: Ints,
 ) -> pd.DataFrame:
-    """Count all that was found."""
+    """Return the column count, by measure: images, pairs, groups or leaks.
+
+    Leaks of test images are counted up to each level: at it, or at one before it.
+    """
     group_sizes = images["group"].value_counts()
     exact = pairs["kind"] == _SAME_PIXELS
     reoriented = pairs["orientation"] != ""
@@ -464,7 +484,7 @@ def _summary(
         "unreadable": (images["error"] != "").sum(),
         "modes": images["mode"].nunique(),
         "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
-        "byte_copies": pd.Series(files).duplicated().sum(),
+        "byte_copies": pd.Series(same_file).duplicated().sum(),
         "exact_copies": exact.sum(),
         "near_pairs": (~exact & ~reoriented).sum(),
         "mirrored_pairs": (pairs["orientation"] == "mirrored").sum(),
@@ -475,8 +495,8 @@ def _summary(
         "label_conflicts": len(conflicts),
         "val_leaks": (leaks["split"] == "val").sum(),
     }
-    of_test = leaks.loc[leaks["split"] == "test", "level"].value_counts()
-    up_to = of_test.reindex(LEVELS, fill_value=0).cumsum()
-    counts |= {f"test_leaks_{level}": up_to[level] for level in LEVELS}
+    at_level = leaks.loc[leaks["split"] == "test", "level"].value_counts()
+    up_to_level = at_level.reindex(LEVELS, fill_value=0).cumsum()
+    counts |= {f"test_leaks_{level}": up_to_level[level] for level in LEVELS}
     summary = pd.DataFrame({"count": counts}).rename_axis("measure")
     return summary.astype(np.int64)

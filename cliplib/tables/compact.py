@@ -1,4 +1,4 @@
-"""Features in eight bits: what makes the committed tables small."""
+"""Features rounded to eight bits, which makes the committed tables small."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from cliplib.images.arrays import Bools, Features
 LARGEST_CODE = 127  # of an eight-bit number with a sign
 
 
-def compress(features: Features, exact: Bools) -> dict[str, NDArray[np.number]]:
-    """Keep equal rows once, some columns in sixteen bits, and the others in eight.
+def compress(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.number]]:
+    """Keep equal rows once, pooled columns in sixteen bits, and the others in eight.
 
     Parameters
     ----------
     features
         Finite features, (n, d) float32.
-    exact
-        Which columns, (d,), are worth sixteen bits.
+    is_pooled
+        Whether each column, (d,), is a pooled feature; p of them are.
 
     Returns
     -------
     dict
-        ``rows`` (n,) int32: of each image the row in the other arrays, u in number;
-        ``pooled`` (u, e) float16: the exact columns; ``codes`` (u, d - e) int8 and
-        ``scale`` (d - e,) float32: the others, as ``codes * scale``.
+        ``pooled`` (u, p) float16, of u different rows; ``codes`` (u, d - p) int8 and
+        ``scale`` (d - p,) float32, whose product the other columns are; ``rows`` (n,)
+        int32, the one of the u rows that each image has.
     """
     unique, rows = np.unique(features, axis=0, return_inverse=True)
-    coarse = unique[:, ~exact]
-    largest = np.abs(coarse).max(axis=0, initial=0)
-    scale = largest / LARGEST_CODE + np.float32(1e-12)  # columns of zeros have one, too
+    others = unique[:, ~is_pooled]
+    largest = np.abs(others).max(axis=0, initial=0)
+    scale = largest / LARGEST_CODE + np.float32(1e-12)  # not 0 for a column of zeros
     return {
         "rows": rows.astype(np.int32),
-        "codes": np.rint(coarse / scale).astype(np.int8),
+        "codes": np.rint(others / scale).astype(np.int8),
         "scale": scale,
-        "pooled": unique[:, exact].astype(np.float16),
+        "pooled": unique[:, is_pooled].astype(np.float16),
     }
 
 
-def expand(arrays: Mapping[str, NDArray[np.number]], exact: Bools) -> Features:
-    """Return the features, (n, d) float32, that `compress` was given, nearly."""
-    unique = np.empty((len(arrays["codes"]), len(exact)), np.float32)
-    unique[:, exact] = arrays["pooled"]
-    unique[:, ~exact] = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)
+def expand(arrays: Mapping[str, NDArray[np.number]], is_pooled: Bools) -> Features:
+    """Return the features (n, d), rounded, from what `compress` returned."""
+    unique = np.empty((len(arrays["codes"]), len(is_pooled)), np.float32)
+    unique[:, is_pooled] = arrays["pooled"]
+    others = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)
+    unique[:, ~is_pooled] = others
     return unique[np.asarray(arrays["rows"], np.int64)]

@@ -1,6 +1,6 @@
-"""The feature table, the narrow part of the library.
+"""The feature table: features of images, and all that judging them needs.
 
-Left of it one needs images and a model; right of it neither.
+To make one takes images and a model; to use one takes neither.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
 SPLITS = ("train", "val", "test", "")
-METADATA = "cliplib.FeatureTable"  # the entry of the file that says all but the arrays
+METADATA = "cliplib.FeatureTable"  # the entry of a saved file with all but the arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,22 +106,24 @@ class FeatureTable:
         """Check that each image has one id, finite features, and its group's fold."""
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
-        odd = self.ids[~np.isin(self.splits, SPLITS)]
-        if odd.size:
+        wrong = self.ids[~np.isin(self.splits, SPLITS)]
+        if wrong.size:
             raise ValueError(
-                f"The split of {str(odd[0])!r} must be 'train', 'val', 'test' or ''."
+                f"The split of {str(wrong[0])!r} must be 'train', 'val', 'test' or ''."
             )
-        finite = [np.isfinite(b).all(axis=1) for b in row_blocks(self.features)]
-        odd = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
-        if odd.size:
+        # In blocks, because mapped features may be larger than memory.
+        blocks = row_blocks(self.features)
+        finite = [np.isfinite(rows).all(axis=1) for rows in blocks]
+        wrong = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
+        if wrong.size:
             raise ValueError(
-                f"The features of {str(odd[0])!r} are not finite: leave it out."
+                f"The features of {str(wrong[0])!r} are not finite: leave it out."
             )
-        _, first, group = np.unique(self.groups, return_index=True, return_inverse=True)
-        odd = self.ids[self.folds != self.folds[first[group]]]
-        if odd.size:
+        fold_of_group = self.folds[rows_of_firsts(self.groups)]
+        wrong = self.ids[self.folds != fold_of_group]
+        if wrong.size:
             raise ValueError(
-                f"The group of {str(odd[0])!r} lies in several folds: give all its "
+                f"The group of {str(wrong[0])!r} lies in several folds: give all its "
                 "images the same fold, or 0."
             )
 
@@ -162,16 +164,16 @@ class FeatureTable:
         """
         features = np.asarray(X, np.float32)
         n = len(features)
-        own = np.arange(n)
+        rows = np.arange(n)
         names, labels = _label_indices(y, classes)
         return cls(
             features=features,
             labels=labels,
             classes=names,
-            ids=np.asarray(own if ids is None else ids).astype(np.str_),
+            ids=np.asarray(rows if ids is None else ids).astype(np.str_),
             splits=np.asarray([""] * n if splits is None else splits, np.str_),
-            copies=own,
-            groups=own if groups is None else number_groups(groups),
+            copies=rows,
+            groups=rows if groups is None else number_groups(groups),
             folds=np.zeros(n, np.int64),
         )
 
@@ -181,9 +183,10 @@ class FeatureTable:
     ) -> FeatureTable:
         """Make a table of what ``cliplib encode`` wrote to a folder or URI.
 
-        Classes and published splits are what the images' folders are called, as in
-        `cliplib.load_dataset`; near-duplicates are found by the images' hashes. Where
-        names repeat in several data sets of one folder, ids are whole paths.
+        Classes and published splits are the names of the images' folders, as in
+        `cliplib.load_dataset`; near-duplicates are found by the images' hashes. Ids are
+        paths below the data set's folder, or whole paths where several data sets that
+        were encoded together share some.
 
         Parameters
         ----------
@@ -210,20 +213,20 @@ class FeatureTable:
                     f"The image {path} lies outside the class folders: move it into "
                     "one, and encode again."
                 )
-        parsed = pd.DataFrame([parse_path(path) for path in paths])
-        if parsed["id"].duplicated().any():  # of several data sets in one folder
-            parsed["id"] = encoded.ids
+        images = pd.DataFrame([parse_path(path) for path in paths])
+        if images["id"].duplicated().any():  # several data sets in one folder
+            images["id"] = encoded.ids
         copies = near_duplicate_groups(encoded.hashes)
-        classes, labels = _label_indices(parsed["label"], None)
+        classes, labels = _label_indices(images["label"], None)
         return cls(
             features=encoded.features,
             labels=labels,
             classes=classes,
-            ids=np.array(parsed["id"], np.str_),
-            splits=np.array(parsed["split"], np.str_),
+            ids=np.array(images["id"], np.str_),
+            splits=np.array(images["split"], np.str_),
             copies=copies,
             groups=copies,
-            folds=np.zeros(len(parsed), np.int64),
+            folds=np.zeros(len(images), np.int64),
             provenance={**encoded.provenance, "dataset": PurePosixPath(folder).name},
         )
 
@@ -236,7 +239,7 @@ class FeatureTable:
         return self.select(np.arange(len(self))[rows])  # type: ignore[index]
 
     def __repr__(self) -> str:
-        """Say what the table holds."""
+        """Return shape and readout, and how many classes, groups, and rows by split."""
         counts = [f"{len(self.classes)} classes"]
         counts.append(f"{len(np.unique(self.groups))} groups")
         for name in np.unique(self.splits[self.splits != ""]):
@@ -246,14 +249,14 @@ class FeatureTable:
 
     @property
     def readout(self) -> str:
-        """Name of the readout that the features are."""
+        """What the features are of the encoder: a name as of `with_readout`."""
         return self.provenance.get("readout", "pooled")
 
     def select(self, index: ArrayLike) -> FeatureTable:
         """Return rows by number or Boolean mask, in the order given."""
         rows = np.atleast_1d(np.asarray(index))
         if not rows.size:
-            rows = rows.astype(np.int64)  # an empty list has no type that selects
+            rows = rows.astype(np.int64)  # NumPy takes [] for floats, which select none
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def split(self, name: str) -> FeatureTable:
@@ -268,38 +271,38 @@ class FeatureTable:
     def train_test_split(
         self, seed: int = 0, published: bool = True
     ) -> tuple[FeatureTable, FeatureTable]:
-        """Return the rows to train on and those to test on.
+        """Return a table to train on, and one to test on.
 
         The published test split is taken as it is if there is one, and `published` is
-        true; a warning counts the test images that share their group with training
-        images. Else about a fifth of the groups of each class is drawn, and every group
-        stays whole.
+        true, all other rows to train on; a warning counts the test images that share
+        their group with these. Else about a fifth of the groups of each class is drawn
+        for the test, and every group stays whole.
         """
-        test = (self.splits == "test") & published
-        if test.any():
-            self._warn_of_shared_groups(test)
+        is_test = (self.splits == "test") & published
+        if is_test.any():
+            self._warn_of_shared_groups(is_test)
         else:
-            _, drawn = group_train_test_split(self.labels, self.groups, seed=seed)
-            test[drawn] = True
-        return self.select(~test), self.select(test)
+            _, test_rows = group_train_test_split(self.labels, self.groups, seed=seed)
+            is_test[test_rows] = True
+        return self.select(~is_test), self.select(is_test)
 
-    def _warn_of_shared_groups(self, test: Bools) -> None:
-        """Say once how many test rows have their group among the others, too."""
-        shared = np.isin(self.groups[test], self.groups[~test]).sum()
-        if shared:
+    def _warn_of_shared_groups(self, is_test: Bools) -> None:
+        """Warn once of the test images whose group has images to train on, too."""
+        n_shared = np.isin(self.groups[is_test], self.groups[~is_test]).sum()
+        if n_shared:
             name = self.provenance.get("dataset", "this table")
             warn_once(
                 logger,
-                f"The published split of {name} does not keep groups whole: {shared} "
-                f"of {test.sum()} test images share theirs with a training image. One "
-                "that does: train_test_split(published=False).",
+                f"The published split of {name} does not keep groups whole: {n_shared} "
+                f"of {is_test.sum()} test images share theirs with a training image. "
+                "One that does: train_test_split(published=False).",
             )
 
     def with_readout(self, name: str) -> FeatureTable:
-        """Return the columns of a smaller readout.
+        """Return the table with the features of a smaller readout: some of its columns.
 
         See `cliplib.encode.clip.readout_columns` for the names. A ValueError says if
-        the table does not hold the readout "deep", or there is no such one.
+        there is none of this name, or the table has other columns than those of "deep".
         """
         if name == self.readout:
             return self
@@ -311,30 +314,30 @@ class FeatureTable:
         return self.with_features(self.features[:, columns], readout=name)
 
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
-        """Return other features of the same rows, (n, d).
+        """Return the table with other features of the same rows, (n, d).
 
-        Keyword arguments update the provenance.
+        Keyword arguments are entries of its provenance to change or to add.
         """
         updated = {**self.provenance, **provenance}
         rows = np.asarray(features, np.float32)
         return replace(self, features=rows, provenance=updated)
 
     def with_groups(self, groups: ArrayLike) -> FeatureTable:
-        """Return the table with other groups, (n,), merged with the near-duplicates.
+        """Return the table with other groups, (n,), merged with its copies.
 
-        Published folds are dropped, for they need not keep these groups together. A
+        Published folds are set to 0, for they need not keep these groups together. A
         warning names two of the given groups that near-duplicates merge; see
-        `cliplib.tables.groups.merged_groups` for all. A ValueError says if a group is
-        unknown.
+        `cliplib.tables.groups.merged_groups` for all. A ValueError says if an image's
+        group is missing.
         """
         merged = merge_groups(self.copies, groups)
         self._warn_of_merged_groups(groups)
         return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
 
     def _warn_of_merged_groups(self, groups: ArrayLike) -> None:
-        """Name the first two of the given groups that near-duplicates merge."""
-        first_copies = rows_of_firsts(self.copies)
+        """Warn once of the first two of the given groups that near-duplicates merge."""
         rows = np.arange(len(self))
+        first_copies = rows_of_firsts(self.copies)
         merged = merged_groups(self.ids.tolist(), groups, first_copies, rows)
         if merged.empty:
             return
@@ -356,9 +359,9 @@ class FeatureTable:
     ) -> None:
         """Write one safetensors file; equal tables give equal bytes.
 
-        A `compact` one, of the readout "deep", keeps equal rows once, pooled features
-        in float16, and all others in eight bits, with a scale for each column. Others
-        keep features in `dtype`, "float32" or, in half the space, "float16".
+        A `compact` file, for the readout "deep" alone, has pooled features in float16,
+        all others rounded to eight bits, and equal rows once. Other files have features
+        in `dtype`, "float32" or, in half the space, "float16".
         """
         about = {
             "classes": self.classes,
@@ -381,7 +384,7 @@ class FeatureTable:
 
     @staticmethod
     def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
-        """Read which encoder and data set a saved table is of, and nothing else."""
+        """Read the provenance of a saved table, and nothing else of the file."""
         with safe_open(path, framework="numpy") as file:
             about = json.loads(file.metadata()[METADATA])
         return dict(about["provenance"])
@@ -392,17 +395,19 @@ class FeatureTable:
     ) -> FeatureTable:
         """Read a file that `save` wrote, also an older one.
 
-        Features that are `mapped` stay on the disk, in the type that they were saved
-        in, and are read as they are used: for tables beyond memory. A ValueError says
-        if the file is something else, or damaged.
+        Features are read into memory as float32. With `mapped`, those of a file that is
+        not compact stay on the disk, in the type that they were saved in, and are read
+        as they are used: for tables beyond memory. A ValueError says if the file is
+        something else, or damaged.
         """
         try:
             in_memory = {"features": np.dtype(np.float32)}
             arrays, metadata = read_arrays(path, mapped=mapped, dtypes=in_memory)
             about = json.loads(metadata[METADATA])
-            if "codes" in arrays:
-                exact = _pooled_columns(about["provenance"])
-                arrays["features"] = expand(arrays, exact)
+            is_compact = "codes" in arrays
+            if is_compact:
+                is_pooled = _pooled_columns(about["provenance"])
+                arrays["features"] = expand(arrays, is_pooled)
             groups = arrays["groups"]
             return cls(
                 features=arrays["features"],
@@ -425,13 +430,17 @@ class FeatureTable:
 def _label_indices(
     y: ArrayLike, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], Ints]:
-    """Return the classes' names, and the index of each label among them."""
+    """Return the classes' names, and the index (n,) of each label among them.
+
+    `y` holds names, or indices into `classes`. Without `classes`, they are the values
+    of `y`, sorted.
+    """
     given = np.asarray(y)
-    unknown = pd.isna(np.asarray(y, dtype=object))
-    if unknown.any():
+    is_missing = pd.isna(np.asarray(y, dtype=object))  # among texts, None is one
+    if is_missing.any():
         raise ValueError(
-            f"{unknown.sum()} of {len(given)} images have no class, the first in row "
-            f"{unknown.argmax()}: leave them out."
+            f"{is_missing.sum()} of {len(given)} images have no class, the first in row"
+            f" {is_missing.argmax()}: leave them out."
         )
     if classes is None:
         values, indices = np.unique(given, return_inverse=True)
@@ -449,12 +458,12 @@ def _label_indices(
 
 
 def _width_and_blocks(provenance: Mapping[str, str]) -> tuple[int, int]:
-    """Return the width of a token and the number of blocks of the readout "deep"."""
+    """Return the width of a token, and the number of blocks that "deep" reads."""
     return int(provenance["width"]), int(provenance["blocks"])
 
 
 def _pooled_columns(provenance: Mapping[str, str]) -> Bools:
-    """Return which columns of the readout "deep" are the pooled features."""
+    """Return whether each column of the readout "deep", (d,), is a pooled feature."""
     width, blocks = _width_and_blocks(provenance)
-    pooled = readout_columns("pooled", width, blocks)
-    return np.isin(np.arange(3 * blocks * width), pooled)
+    columns = readout_columns("deep", width, blocks)
+    return np.isin(columns, readout_columns("pooled", width, blocks))

@@ -2,10 +2,11 @@
 
 All are found, as by comparing each hash of one image with one of the other, in a
 fraction of the operations. A hash's bits say which of 16 × 16 frequencies are stronger
-than their median, which is about 0; mirroring an image changes the sign of its odd
-horizontal frequencies, flipping it that of its odd vertical ones. So four counts of
-differing bits, one for each parity of the two frequencies, bound the distance in four
-orientations at once, and a transposed hash gives the other four.
+than their median, which is about 0. Mirroring an image changes the sign of its odd
+horizontal frequencies, and so these bits; flipping it those of its odd vertical ones.
+So of the 64 bits of one parity (even or odd, vertically and horizontally), d of which
+differ between two images, d or 64 - d differ in other orientations: four counts d bound
+the distance in four orientations at once. A transposed hash gives the other four.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ ROWS_AT_ONCE = 128
 COLUMNS_AT_ONCE = 512
 """Pairs compared at once: so many that a core's cache holds them."""
 PAIRS_AT_ONCE = 10_000
-"""That are confirmed, and yielded: so that memory stays flat for look-alikes."""
+"""Pairs confirmed and yielded at once, so that memory stays flat for look-alikes."""
 
 SIDE = 16
 _ODD = np.arange(SIDE) % 2 == 1
-_PARITY = (2 * _ODD[:, None] + _ODD).ravel()  # of frequencies, vertical and horizontal
-_BY_PARITY = np.argsort(_PARITY, kind="stable")  # 64 bits, one word, for each of four
-_MIRRORED = np.array([False, True, False, True])  # parities whose sign changes
+# Of each bit: 0 even in both directions, 1 odd horizontally, 2 odd vertically, 3 both.
+_PARITY = (2 * _ODD[:, None] + _ODD).ravel()
+_BITS_BY_PARITY = np.argsort(_PARITY, kind="stable")  # 64 bits of each parity
+# Of each parity: whether its bits change.
+_MIRRORED = np.array([False, True, False, True])
 _FLIPPED = np.array([False, False, True, True])
 
 
 class Family(NamedTuple):
-    """Four orientations that differ by mirroring and flipping, by number."""
+    """Numbers of four orientations that differ by mirroring and flipping."""
 
     base: int
     mirrored: int
@@ -43,8 +46,15 @@ class Family(NamedTuple):
     both: int
 
 
-class Close(NamedTuple):
-    """Pairs of rows, and the orientation of the first in which they are close."""
+class Pairs(NamedTuple):
+    """Pairs of a row of a and a row of b, (m,) each."""
+
+    rows_a: Ints
+    rows_b: Ints
+
+
+class ClosePairs(NamedTuple):
+    """Pairs of rows, and the orientation of a in which they are close, (m,) each."""
 
     rows_a: Ints
     rows_b: Ints
@@ -58,144 +68,167 @@ def close_hashes(
     max_distance: int,
     *,
     within: bool = False,
-) -> Iterator[Close]:
-    """Yield the pairs that differ in at most so many bits, some thousands at a time.
+) -> Iterator[ClosePairs]:
+    """Yield the pairs that differ in at most `max_distance` bits, thousands at a time.
 
-    A pair that is close in several orientations is yielded in their order.
+    A pair that is close in several orientations is yielded once for each.
 
     Parameters
     ----------
     bits_a
         Hashes (n, orientations, 4): 256 bits, rows of frequencies one after another.
     bits_b
-        Hashes (m, 4), as they are.
+        Hashes (m, 4) of images as they are.
     families
-        The orientations of `bits_a`.
+        The orientations of `bits_a`, by their numbers in its second axis.
     max_distance
         Bits of 256.
     within
         Both are of the same images: each pair is given once, the earlier row first.
     """
-    words_b = _by_parity(bits_b).T.copy()
-    bounds = [_Bound(bits_a, family, max_distance) for family in families]
-    parts: list[Close] = []
+    words_b = _words_by_parity(bits_b).T.copy()
+    bounds = [_DistanceBound(bits_a, family, max_distance) for family in families]
+    found: list[ClosePairs] = []
     for start in range(0, len(bits_a), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         for bound in bounds:
-            for i, j in bound.candidates(rows, words_b, start if within else 0):
-                later = j > i if within else np.full(len(i), True)
-                parts += _confirmed(bound, i[later], j[later], bits_b, max_distance)
-            if sum(len(part.rows_a) for part in parts) >= PAIRS_AT_ONCE:
-                yield _in_order(parts)
-                parts = []
-    if parts:
-        yield _in_order(parts)
+            for pairs in bound.candidates(rows, words_b, start if within else 0):
+                if within:
+                    is_later = pairs.rows_b > pairs.rows_a
+                    pairs = Pairs(pairs.rows_a[is_later], pairs.rows_b[is_later])
+                found += _confirmed(pairs, bound, bits_b, max_distance)
+            if sum(len(close.rows_a) for close in found) >= PAIRS_AT_ONCE:
+                yield _in_order(found)
+                found = []
+    if found:
+        yield _in_order(found)
 
 
-class _Bound:
-    """What some images' hashes allow to be close, in a family of orientations.
+class _DistanceBound:
+    """A lower bound on the distance of hashes of a, in a family of orientations, to b.
 
-    Of 64 bits of one parity unrelated hashes differ in about 32. Close ones are far
-    from that: to one side, or to the other where an orientation changes all signs of
-    the parity, which none does with the first one.
+    If d of the 64 bits of one parity differ, d or 64 - d differ in each orientation:
+    32 - |d - 32| at least. The bits of the first parity, of even frequencies, never
+    change. So the distance is at least d₀ + Σ (32 - |d - 32|), summed over the three
+    other parities: 96 less the `_closeness` Σ |d - 32| - d₀.
+
+    Attributes
+    ----------
+    family
+        The orientations that are bounded.
+    bits
+        The hashes of a in each of them, (n, 4, 4).
     """
 
     def __init__(self, bits: Words, family: Family, max_distance: int) -> None:
+        """Read hashes (n, orientations, 4) of a."""
         self.family = family
-        self.bits = bits[:, list(family)]  # (n, 4, 4)
-        words = _by_parity(bits[:, family.base])
-        # The median is not quite 0: so many bits of a hash are not as its base says.
-        odd = np.zeros(len(bits), np.int64)
-        for number, changed in (
+        self.bits = bits[:, list(family)]
+        words = _words_by_parity(bits[:, family.base])
+        self._words = words.T.copy()
+        # The median is not quite 0: in an orientation, so many bits of a hash at most
+        # are not what the base lets expect, and lower the bound.
+        n_exceptions = np.zeros(len(bits), np.int64)
+        for number, is_changed in (
             (family.mirrored, _MIRRORED),
             (family.flipped, _FLIPPED),
             (family.both, _MIRRORED ^ _FLIPPED),
         ):
-            expected = np.where(changed, ~words, words)
-            differing = np.bitwise_count(_by_parity(bits[:, number]) ^ expected)
-            odd = np.maximum(odd, differing.sum(axis=1))
-        self._words = words.T.copy()
-        # Differing bits of the first parity + those of the others, turned to the side
-        # of few: sum of (32 - |differing - 32|), must be at most max_distance + odd.
-        self._least = np.clip(96 - max_distance - odd, -64, 96).astype(np.int8)
-        pairs = (ROWS_AT_ONCE, COLUMNS_AT_ONCE)
-        self._different = np.empty(pairs, np.uint64)
-        self._count = np.empty(pairs, np.int8)
-        self._far = np.empty(pairs, np.int8)
+            expected = np.where(is_changed, ~words, words)
+            unexpected = _words_by_parity(bits[:, number]) ^ expected
+            n_unexpected = np.bitwise_count(unexpected).sum(axis=1)
+            n_exceptions = np.maximum(n_exceptions, n_unexpected)
+        least = 96 - max_distance - n_exceptions
+        # Clipped to what a closeness can be, it fits into eight bits.
+        self._least_closeness = np.clip(least, -64, 96).astype(np.int8)
+        # Allocated once, for `_closeness`.
+        shape = (ROWS_AT_ONCE, COLUMNS_AT_ONCE)
+        self._differing_bits = np.empty(shape, np.uint64)
+        self._count = np.empty(shape, np.int8)
+        self._sum = np.empty(shape, np.int8)
 
-    def candidates(
-        self, rows: slice, words_b: Words, first: int
-    ) -> Iterator[tuple[Ints, Ints]]:
-        """Yield pairs of these rows, and rows of b from `first` on, that may be close.
+    def candidates(self, rows: slice, words_b: Words, first: int) -> Iterator[Pairs]:
+        """Yield the pairs whose bound is at most the maximal distance.
 
-        `words_b` are (4, m), as of `_by_parity`, turned.
+        They are of `rows` of a, with the rows of b from `first` on. `words_b` are
+        (4, m): a word for each parity, as of `_words_by_parity`.
         """
         words_a = self._words[:, rows]
-        least = self._least[rows, None]
-        parts: list[tuple[Ints, Ints]] = []
+        least = self._least_closeness[rows, None]
+        found: list[Pairs] = []
         for start in range(first, words_b.shape[1], COLUMNS_AT_ONCE):
             columns = words_b[:, start : start + COLUMNS_AT_ONCE]
-            found = np.flatnonzero(self._far_from_unrelated(words_a, columns) >= least)
-            if len(found):
-                i, j = np.divmod(found, columns.shape[1])
-                parts.append((i + rows.start, j + start))
-            if sum(len(i) for i, _ in parts) >= PAIRS_AT_ONCE:
-                yield _joined(parts)
-                parts = []
-        if parts:
-            yield _joined(parts)
+            places = np.flatnonzero(self._closeness(words_a, columns) >= least)
+            if len(places):
+                row, column = np.divmod(places, columns.shape[1])
+                found.append(Pairs(row + rows.start, column + start))
+            if sum(len(pairs.rows_a) for pairs in found) >= PAIRS_AT_ONCE:
+                yield _joined(found)
+                found = []
+        if found:
+            yield _joined(found)
 
-    def _far_from_unrelated(self, words_a: Words, words_b: Words) -> NDArray[np.int8]:
-        """Return how far each pair is, (r, c): the same array each time."""
-        here = np.s_[: words_a.shape[1], : words_b.shape[1]]
-        different = self._different[here]
-        count = self._count[here]
-        far = self._far[here]
-        far.fill(0)
-        for parity in (1, 2, 3, 0):
-            np.bitwise_xor(words_a[parity, :, None], words_b[parity], out=different)
-            np.bitwise_count(different, out=count.view(np.uint8))
-            if parity == 0:
-                np.subtract(far, count, out=far)
-            else:
-                np.subtract(count, 32, out=count)
-                np.abs(count, out=count)
-                np.add(far, count, out=far)
-        return far
+    def _closeness(self, words_a: Words, words_b: Words) -> NDArray[np.int8]:
+        """Return the closeness of words (4, r) to words (4, c), (r, c).
+
+        The next call writes to the same array.
+        """
+        block = np.s_[: words_a.shape[1], : words_b.shape[1]]
+        differing_bits = self._differing_bits[block]
+        count = self._count[block]
+        closeness = self._sum[block]
+
+        def count_differing(parity: int) -> None:
+            a, b = words_a[parity, :, None], words_b[parity]
+            np.bitwise_xor(a, b, out=differing_bits)
+            np.bitwise_count(differing_bits, out=count.view(np.uint8))
+
+        count_differing(0)
+        np.negative(count, out=closeness)
+        for parity in (1, 2, 3):
+            count_differing(parity)
+            np.subtract(count, 32, out=count)
+            np.abs(count, out=count)
+            np.add(closeness, count, out=closeness)
+        return closeness
 
 
-def _joined(parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
-    rows_a, rows_b = zip(*parts, strict=True)
-    return np.concatenate(rows_a), np.concatenate(rows_b)
+def _joined(parts: list[Pairs]) -> Pairs:
+    rows_a = np.concatenate([pairs.rows_a for pairs in parts])
+    rows_b = np.concatenate([pairs.rows_b for pairs in parts])
+    return Pairs(rows_a, rows_b)
 
 
-def _by_parity(bits: Words) -> Words:
-    """Sort the bits of hashes (n, 4) by parity: a word for each, (n, 4)."""
+def _words_by_parity(bits: Words) -> Words:
+    """Sort the 256 bits of hashes (n, 4) by parity: a word for each parity, (n, 4)."""
     single = np.unpackbits(np.ascontiguousarray(bits).view(np.uint8), axis=1)
-    sorted_bits = np.take(single, _BY_PARITY, axis=1)
+    sorted_bits = np.take(single, _BITS_BY_PARITY, axis=1)
     return np.packbits(sorted_bits, axis=1).view(np.uint64)
 
 
 def _confirmed(
-    bound: _Bound, i: Ints, j: Ints, bits_b: Words, max_distance: int
-) -> list[Close]:
-    """Return the candidates that are close, by orientation."""
-    differing = np.bitwise_count(bound.bits[i] ^ bits_b[j, None])  # (m, 4, 4)
+    candidates: Pairs, bound: _DistanceBound, bits_b: Words, max_distance: int
+) -> list[ClosePairs]:
+    """Return the candidates that are close, one entry for each orientation with any."""
+    rows_a, rows_b = candidates
+    differing = np.bitwise_count(bound.bits[rows_a] ^ bits_b[rows_b, None])
+    # (m, orientations, words); a sum over so short an axis takes three times as long.
     distance = differing[..., 0].astype(np.int16)
-    for word in (1, 2, 3):  # a sum over so short an axis takes three times as long
+    for word in (1, 2, 3):
         distance += differing[..., word]
     found = []
-    for place, number in enumerate(bound.family):
-        close = np.flatnonzero(distance[:, place] <= max_distance)
+    for column, number in enumerate(bound.family):
+        close = np.flatnonzero(distance[:, column] <= max_distance)
         if len(close):
-            found.append(Close(i[close], j[close], np.full(len(close), number)))
+            orientation = np.full(len(close), number)
+            found.append(ClosePairs(rows_a[close], rows_b[close], orientation))
     return found
 
 
-def _in_order(parts: list[Close]) -> Close:
-    """Join parts, by orientation, then by row."""
-    rows_a, rows_b, orientation = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
-    )
+def _in_order(parts: list[ClosePairs]) -> ClosePairs:
+    """Join parts, sorted by orientation, then by row of a, then of b."""
+    rows_a = np.concatenate([close.rows_a for close in parts])
+    rows_b = np.concatenate([close.rows_b for close in parts])
+    orientation = np.concatenate([close.orientation for close in parts])
     order = np.lexsort((rows_b, rows_a, orientation))
-    return Close(rows_a[order], rows_b[order], orientation[order])
+    return ClosePairs(rows_a[order], rows_b[order], orientation[order])

@@ -22,18 +22,18 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.validation import has_fit_parameter
 from tqdm.auto import tqdm
 
-from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.images.arrays import Bools, Features, Floats, Ints
 from cliplib.tables.groups import number_groups
 
 if TYPE_CHECKING:
     from joblib import Memory
 
-MOST_GROUPS_TO_WEIGH = 5_000
-"""With more of them scikit-learn's StratifiedGroupKFold takes a second and longer."""
+MAX_GROUPS = 5_000
+"""Up to so many, StratifiedGroupKFold takes less than about a second."""
 
 
 class _Table(Protocol):
-    """What is needed of a `FeatureTable`, whose module imports this one."""
+    """What `out_of_fold_proba` needs of a `FeatureTable`, whose module imports this."""
 
     @property
     def features(self) -> Features: ...
@@ -48,21 +48,21 @@ class _Table(Protocol):
 
 
 def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
-    """Give each group of n rows a number.
+    """Return the number of each row's group.
 
     Parameters
     ----------
     groups
-        Names or numbers (n,) of any kind; without them each row is its own group.
+        The group of each row, (n,), names or numbers; without them each row is its own.
     n
         Number of rows.
     at_least
-        Number of groups that are needed: two can be kept apart.
+        How many different groups there must be.
 
     Returns
     -------
     Ints
-        Codes (n,) from 0, in the order of the sorted names.
+        Codes (n,) from 0 without a gap, in the order of the sorted names.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
 
 
 def class_indices(y: ArrayLike) -> Ints:
-    """Return labels (n,) that are indices into classes; ValueError for names."""
+    """Return `y` as an array (n,) of indices into classes; ValueError for names."""
     labels = np.asarray(y)
     if labels.dtype.kind not in "iu":
         raise ValueError(
@@ -93,9 +93,10 @@ def class_indices(y: ArrayLike) -> Ints:
 def stratified_subset(
     labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
 ) -> Ints:
-    """Draw about `limit` rows, by class and published split.
+    """Draw about `limit` rows at random, so that classes and splits keep their shares.
 
-    Each class keeps its share in each split, and two rows at least; 0 keeps all rows.
+    Each class keeps two rows at least in each published split. A limit of 0, or of more
+    rows than there are, keeps all.
 
     Returns
     -------
@@ -114,10 +115,12 @@ def stratified_subset(
     rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
     if limit == 0 or limit >= len(rows):
         return np.arange(len(rows))
-    shuffled = rows.sample(frac=1, random_state=seed)
+    shuffled = rows.sample(frac=1, random_state=seed)  # keeps row numbers as index
     strata = shuffled.groupby(["split", "label"])["label"]
-    wanted = np.maximum(2, limit * strata.transform("size") // len(rows))
-    return np.sort(shuffled.index[strata.cumcount() < wanted])
+    # Of each row: how many its stratum keeps, and how many of it come before this one.
+    n_kept = np.maximum(2, limit * strata.transform("size") // len(rows))
+    n_before = strata.cumcount()
+    return np.sort(shuffled.index[n_before < n_kept])
 
 
 def group_train_test_split(
@@ -125,11 +128,8 @@ def group_train_test_split(
 ) -> tuple[Ints, Ints]:
     """Hold out about one in `parts` groups of each class, and one at least.
 
-    A class's groups are ordered by size and every `parts`-th is taken, from a random
-    start (systematic sampling), so that its rows are held out in like proportion. A
-    group of several classes is decided with the rarest of them (the order of Sechidis
-    et al. 2011). Scikit-learn's grouped folds would need seconds for thousands of
-    groups, and may leave a rare class out.
+    Scikit-learn's grouped folds would need seconds for thousands of groups, and may
+    leave a rare class out.
 
     Returns
     -------
@@ -144,30 +144,47 @@ def group_train_test_split(
     labels = np.asarray(y)
     codes = group_codes(groups, len(labels))
     _check_number_of_groups(labels, codes, 2, "to hold some out")
-    rows_of = _rows_by_group_and_class(labels, codes)
-    sizes = rows_of.sum(axis=1)
-    has_class = (rows_of > 0).toarray()
+    counts = _rows_by_group_and_class(labels, codes)
+    is_held_out = _draw_groups(counts, parts, seed)
+    has_class = (counts > 0).toarray()
+    in_train = has_class[~is_held_out].any(axis=0)
+    in_test = has_class[is_held_out].any(axis=0)
+    one_sided = np.unique(labels)[~(in_train & in_test)]
+    if len(one_sided):
+        raise ValueError(
+            f"Class {one_sided[0]} is on one side of the split only, since its groups"
+            " hold other classes, too: try another seed."
+        )
+    is_test = is_held_out[codes]
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
+    """Return which groups, (n_groups,), are held out: one in `parts` of each class.
+
+    `counts` (n_groups, k) says how many rows of each class a group holds. A class's
+    groups are ordered by size and every `parts`-th is taken, from a random start
+    (systematic sampling), so that its rows are held out in like proportion. A group of
+    several classes is decided with the rarest of them (the order of Sechidis et al.
+    2011).
+    """
+    sizes = counts.sum(axis=1)
+    has_class = (counts > 0).toarray()
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(sizes))
     by_size = shuffled[np.argsort(sizes[shuffled], kind="stable")]
-    held_out = np.zeros(len(sizes), bool)
-    decided = np.zeros(len(sizes), bool)
-    for label in np.argsort(has_class.sum(axis=0), kind="stable"):
+    is_held_out = np.zeros(len(sizes), bool)
+    is_decided = np.zeros(len(sizes), bool)
+    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")
+    for label in rarest_first:
         members = by_size[has_class[by_size, label]]
-        undecided = members[~decided[members]]
+        undecided = members[~is_decided[members]]
         start = rng.integers(min(parts, max(1, len(undecided))))
         # A single one is held out only if the class has none on that side yet.
-        if len(undecided) > 1 or not held_out[members].any():
-            held_out[undecided[start::parts]] = True
-        decided[members] = True
-    one_sided = ~(has_class[held_out].any(axis=0) & has_class[~held_out].any(axis=0))
-    if one_sided.any():
-        raise ValueError(
-            f"Class {np.unique(labels)[one_sided][0]} is on one side of the split"
-            " only, since its groups hold other classes, too: try another seed."
-        )
-    is_test = held_out[codes]
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+        if len(undecided) > 1 or not is_held_out[members].any():
+            is_held_out[undecided[start::parts]] = True
+        is_decided[members] = True
+    return is_held_out
 
 
 def fold_numbers(
@@ -178,9 +195,9 @@ def fold_numbers(
     seed: int = 0,
     published: ArrayLike | None = None,
 ) -> Ints:
-    """Deal whole groups into folds of like size and like shares of the classes.
+    """Assign whole groups to folds of like size and like shares of the classes.
 
-    Rows alone are dealt by scikit-learn's StratifiedKFold, groups by its
+    Groups of one row each are assigned by scikit-learn's StratifiedKFold, others by its
     StratifiedGroupKFold; more than 5,000 groups one after another, the largest first,
     each to the fold that has least of its classes.
 
@@ -195,8 +212,8 @@ def fold_numbers(
     seed
         Equal seeds give equal folds.
     published
-        Fold numbers (n,), 1 to `n_splits`, that a data set's author gives, 0 where
-        none: these groups keep theirs, all others are dealt into the same folds.
+        Folds (n,) that a data set's author gives, from 1 to `n_splits`, and 0 where
+        none: published fold i is fold i - 1, and all other groups join these folds.
 
     Returns
     -------
@@ -212,13 +229,13 @@ def fold_numbers(
     labels = np.asarray(y)
     codes = group_codes(groups, len(labels))
     _check_number_of_groups(labels, codes, n_splits, f"for {n_splits} folds")
-    folds = np.full(len(labels), -1)
+    folds = np.full(len(labels), -1)  # not assigned yet
     if published is not None:
         names = np.arange(len(labels)) if groups is None else np.asarray(groups)
         folds = _published_folds(names, codes, np.asarray(published), n_splits) - 1
-    to_deal = folds < 0
-    if to_deal.any():
-        folds[to_deal] = _deal(labels[to_deal], codes[to_deal], n_splits, seed)
+    is_left = folds < 0
+    if is_left.any():
+        folds[is_left] = _assign_folds(labels[is_left], codes[is_left], n_splits, seed)
     return folds
 
 
@@ -262,10 +279,9 @@ def out_of_fold_proba(
     n_splits, seed
         As in `fold_numbers`.
     memory
-        A ``joblib.Memory`` that keeps the answer. Its key holds the estimator's class
-        with the source of its module, its parameters, features, labels, groups, folds.
-        Of a KernelProbe it keeps a matrix (n, n) as well, which other folds of the same
-        features then spare.
+        A ``joblib.Memory`` that keeps the answer, by the estimator's class with the
+        source of its module, its parameters, features, labels, groups and folds. Of a
+        KernelProbe it also keeps a matrix (n, n), by features and parameters alone.
     progress
         Show a bar that counts folds.
 
@@ -277,9 +293,9 @@ def out_of_fold_proba(
     """
     published = table.folds if groups is None else None
     codes = group_codes(table.groups if groups is None else groups, len(table.labels))
-    names = np.asarray(table.classes)[table.labels]
-    # Here, because the folds of label numbers could not name the class.
-    _check_number_of_groups(names, codes, n_splits, f"for {n_splits} folds")
+    class_names = np.asarray(table.classes)[table.labels]
+    # `fold_numbers` checks as well, but knows only numbers of classes.
+    _check_number_of_groups(class_names, codes, n_splits, f"for {n_splits} folds")
     folds = list(
         group_folds(
             table.labels, codes, n_splits=n_splits, seed=seed, published=published
@@ -306,16 +322,19 @@ def out_of_fold_proba(
 
 
 def _rows_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
-    """Count rows by group and class, (n_groups, k), both in sorted order."""
+    """Count rows by group and class, (n_groups, k), classes in sorted order.
+
+    The codes (n,) of groups are 0 to n_groups - 1.
+    """
     label_codes = np.unique(labels, return_inverse=True)[1]
     # Sparse: a group has few of the classes.
     return csr_array((np.ones(len(codes), np.int64), (codes, label_codes)))
 
 
 def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> None:
-    """Refuse a class of fewer than `needed` groups, by its name."""
-    n_groups = (_rows_by_group_and_class(labels, codes) > 0).sum(axis=0)
-    for label, count in zip(np.unique(labels), n_groups, strict=True):
+    """Raise a ValueError that names a class of fewer than `needed` groups."""
+    groups_of_class = (_rows_by_group_and_class(labels, codes) > 0).sum(axis=0)
+    for label, count in zip(np.unique(labels), groups_of_class, strict=True):
         if count < needed:
             raise ValueError(
                 f"Class {label} has too few images {why}, near-duplicates counted once:"
@@ -324,7 +343,11 @@ def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> 
 
 
 def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> Ints:
-    """Return the published fold of each row's group, 1 to n_splits, 0 where none."""
+    """Return the published fold of each row's group, (n,) from 1, 0 where none.
+
+    `published` may give it for some rows of a group alone. `names` (n,) are the
+    groups', for the message.
+    """
     if (
         published.shape != codes.shape
         or not np.isin(published, range(n_splits + 1)).all()
@@ -333,85 +356,88 @@ def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> 
             f"published must hold one fold for each of {len(codes)} images, 1 to"
             f" {n_splits}, or 0 where there is none."
         )
-    given = published > 0
+    has_fold = published > 0
     fold_of_group = np.zeros(codes.max() + 1, np.int64)
-    fold_of_group[codes[given]] = published[given]
-    contradictory = given & (published != fold_of_group[codes])
+    fold_of_group[codes[has_fold]] = published[has_fold]
+    fold_of_row = fold_of_group[codes]
+    contradictory = has_fold & (published != fold_of_row)
     if contradictory.any():
         row = np.flatnonzero(contradictory)[0]
         raise ValueError(
             f"Group {names[row]} has images in the published folds {published[row]} and"
-            f" {fold_of_group[codes[row]]}: a group must be in one."
+            f" {fold_of_row[row]}: a group must be in one."
         )
-    return np.asarray(fold_of_group[codes])
+    return np.asarray(fold_of_row)
 
 
-def _deal(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
-    """Deal whole groups into folds of like size and class, (n,) from 0."""
-    names, first_row, group_of_row = np.unique(
+def _assign_folds(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
+    """Return the fold of each row, (n,) from 0, the same for all rows of a group."""
+    groups, first_row, group_of_row = np.unique(
         codes, return_index=True, return_inverse=True
     )
-    if len(names) == len(labels) and not _too_few(labels, group_of_row, n_splits):
+    n_groups = len(groups)
+    largest_class = np.unique(labels, return_counts=True)[1].max()
+    # It may where published folds leave few rows to assign.
+    sklearn_refuses = min(n_groups, largest_class) < n_splits
+    if n_groups == len(labels) and not sklearn_refuses:
         # The same for groups of one row, a thousand times as fast.
         by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
         folds = np.empty(len(labels), np.int64)
-        folds[first_row] = _folds_of(by_row, labels[first_row])
+        # In the order of groups, so that folds do not depend on the order of rows.
+        folds[first_row] = _folds_of_splitter(by_row, labels[first_row])
         return folds
-    if len(names) > MOST_GROUPS_TO_WEIGH:
-        return _weigh_very_many(labels, group_of_row, n_splits, seed)
-    return _weigh(labels, group_of_row, n_splits, seed)
-
-
-def _too_few(labels: Any, groups: Ints, n_splits: int) -> bool:
-    """Return whether scikit-learn refuses to deal so few groups, or rows of a class."""
-    largest_class = np.unique(labels, return_counts=True)[1].max()
-    return bool(min(len(np.unique(groups)), largest_class) < n_splits)
-
-
-def _weigh(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> Ints:
-    """Deal groups one after another, each to the fold that it suits best."""
-    if _too_few(labels, group_of_row, n_splits):  # beside published folds, or left over
-        names, place = np.unique(group_of_row, return_inverse=True)
-        order = np.random.default_rng(seed).permutation(max(len(names), n_splits))
-        return np.asarray(order[place] % n_splits)
+    if n_groups > MAX_GROUPS:
+        return _assign_many_groups(labels, group_of_row, n_splits, seed)
+    if sklearn_refuses:
+        # Groups in random order, to one fold after another; few ones to random folds.
+        rng = np.random.default_rng(seed)
+        places = rng.permutation(max(n_groups, n_splits))
+        return np.asarray(places[group_of_row] % n_splits)
     by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-    return _folds_of(by_group, labels, group_of_row)
+    return _folds_of_splitter(by_group, labels, group_of_row)
 
 
-def _weigh_very_many(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> Ints:
-    """Deal groups, the largest first, each to the fold with least of its classes.
+def _assign_many_groups(
+    labels: Any, group_of_row: Ints, n_splits: int, seed: int
+) -> Ints:
+    """Return the fold of each row, (n,): each group's is the one that lacks it most.
 
     That is the fold to which the group adds least to the squares of all folds' shares
-    of the classes; among equals it is the one of fewest rows. StratifiedGroupKFold
-    compares the mean standard deviation of these shares, and takes 15 times as long.
+    of the classes; among equals it is the one of fewest rows. The largest group comes
+    first. StratifiedGroupKFold compares the mean standard deviation of these shares,
+    and takes 15 times as long.
     """
-    by_class = _rows_by_group_and_class(labels, group_of_row)
-    sizes = by_class.sum(axis=1)
-    weights = 1 / by_class.sum(axis=0) ** 2.0
+    counts = _rows_by_group_and_class(labels, group_of_row)
+    sizes = counts.sum(axis=1)
+    weights = 1 / counts.sum(axis=0) ** 2.0  # of classes, (k,)
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
-    rows_dealt = np.zeros((n_splits, len(weights)))
+    largest_first = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    fold_counts = np.zeros((n_splits, len(weights)))  # rows assigned, by class
     fold_sizes = [0] * n_splits
-    folds = np.empty(len(sizes), np.int64)
-    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
-        own = slice(by_class.indptr[group], by_class.indptr[group + 1])
-        classes = by_class.indices[own]
-        rows = by_class.data[own]
-        added = (rows_dealt[:, classes] * (rows * weights[classes])).sum(axis=1)
+    fold_of_group = np.empty(len(sizes), np.int64)
+    for group in largest_first:
+        # The classes that the group holds, and how many rows of each.
+        entries = slice(counts.indptr[group], counts.indptr[group + 1])
+        classes = counts.indices[entries]
+        rows = counts.data[entries]
+        # Of (fold + group)² - fold² only the product differs from fold to fold.
+        added = (fold_counts[:, classes] * (rows * weights[classes])).sum(axis=1)
         costs = zip(added.tolist(), fold_sizes, range(n_splits), strict=True)
-        fold = min(costs)[-1]
-        folds[group] = fold
-        rows_dealt[fold, classes] += rows
+        *_, fold = min(costs)
+        fold_of_group[group] = fold
+        fold_counts[fold, classes] += rows
         fold_sizes[fold] += int(sizes[group])
-    return folds[group_of_row]
+    return fold_of_group[group_of_row]
 
 
-def _folds_of(splitter: Any, labels: Any, groups: Ints | None = None) -> Ints:
-    """Return the fold of each row, (n,) from 0, by a splitter of scikit-learn."""
+def _folds_of_splitter(splitter: Any, labels: Any, groups: Ints | None = None) -> Ints:
+    """Return in which test part of a scikit-learn splitter each row is, (n,) from 0."""
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
-        for fold, (_, test) in enumerate(splitter.split(labels, labels, groups)):
-            folds[test] = fold
+        # Labels stand for the features, too, of which only the number counts.
+        for fold, (_, test_rows) in enumerate(splitter.split(labels, labels, groups)):
+            folds[test_rows] = fold
     return folds
 
 
@@ -427,7 +453,11 @@ def _predict_folds(
     *,
     progress: bool,
 ) -> list[Floats]:
-    """Return probabilities (n_test, k) of each fold; `source` is part of the key."""
+    """Return probabilities (n_test, n_classes) of the test rows of each fold.
+
+    `folds` are train_rows and test_rows. `source`, the estimator's code, is there only
+    because a memory keeps answers by the arguments. The estimator is not fitted itself.
+    """
     if getattr(estimator, "fits_folds_at_once", False):
         prepare = _prepare_folds if memory is None else memory.cache(_prepare_folds)
         shared = prepare(estimator, features, source)
@@ -436,15 +466,18 @@ def _predict_folds(
         answers = _fit_each_fold(estimator, features, labels, codes, folds)
     by_fold = []
     bar = tqdm(answers, "folds", total=len(folds), disable=not progress)
-    for classes, known in bar:
-        proba = np.zeros((len(known), n_classes))
-        proba[:, classes] = known
+    for trained_classes, proba_of_trained in bar:
+        proba = np.zeros((len(proba_of_trained), n_classes))
+        proba[:, trained_classes] = proba_of_trained
         by_fold.append(proba)
     return by_fold
 
 
 def _prepare_folds(estimator: Any, features: Features, source: str) -> Features:
-    """Compute what the fits of all folds share; `source` is part of the key."""
+    """Return what the fits of all folds share: for a `KernelProbe` a matrix (n, n).
+
+    `source` is there for a memory's key, as in `_predict_folds`.
+    """
     return np.asarray(estimator.prepare_folds(features))
 
 
@@ -455,7 +488,10 @@ def _fit_each_fold(
     codes: Ints,
     folds: list[tuple[Ints, Ints]],
 ) -> Iterator[tuple[Ints, Floats]]:
-    """Yield, for each fold, the classes of its training rows, and probabilities."""
+    """Fit a clone to the training rows of each fold, and predict the test rows.
+
+    Yields the c classes of the training rows, and probabilities (n_test, c).
+    """
     takes_groups = has_fit_parameter(estimator, "groups")
     for train_rows, test_rows in folds:
         options = {"groups": codes[train_rows]} if takes_groups else {}
@@ -466,7 +502,7 @@ def _fit_each_fold(
 
 
 def _module_source(estimator: Any) -> str:
-    """Return the source of the module that defines an estimator, or ""."""
+    """Return the source of the module that defines an estimator, "" where unknown."""
     try:
         return inspect.getsource(sys.modules[type(estimator).__module__])
     except (OSError, TypeError):

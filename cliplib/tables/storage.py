@@ -29,7 +29,7 @@ NAMES: dict[np.dtype[Any], str] = {
 }
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 AT_ONCE = 2**24
-"""Bytes that are copied at a time."""
+"""Bytes of an array that are copied at a time: 16 MiB."""
 
 
 def write_arrays(
@@ -39,11 +39,11 @@ def write_arrays(
     *,
     dtypes: Mapping[str, np.dtype[Any]] | None = None,
 ) -> None:
-    """Write arrays and texts, as safetensors would, in blocks.
+    """Write arrays and the texts of `metadata` to a file, as safetensors would.
 
-    The file takes the place of an older one at the end, whole. Arrays are written in
-    their own types, or in those of `dtypes`, which must be among `NAMES`; a ValueError
-    says if a number is too large for one.
+    The file takes the place of an older one once it is complete. Arrays are written in
+    their own types, or in those that `dtypes` gives by name; all must be among `NAMES`.
+    A ValueError says if a number is too large for its type.
     """
     types = {name: array.dtype for name, array in arrays.items()} | dict(dtypes or {})
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -73,6 +73,7 @@ def write_arrays(
 
 
 def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a contiguous block in a type; ValueError if a number is too large."""
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(block, dtype)
     if (np.isinf(converted) & np.isfinite(block)).any():
@@ -81,11 +82,11 @@ def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def row_blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield the rows of an array, some megabytes at a time."""
-    row = array.nbytes // max(1, len(array))
-    step = max(1, AT_ONCE // max(1, row))
-    for start in range(0, len(array), step):
-        yield array[start : start + step]
+    """Yield views of successive rows of an array, of about `AT_ONCE` bytes each."""
+    bytes_of_row = array.nbytes // max(1, len(array))
+    n_rows = max(1, AT_ONCE // max(1, bytes_of_row))
+    for start in range(0, len(array), n_rows):
+        yield array[start : start + n_rows]
 
 
 def read_arrays(
@@ -96,9 +97,9 @@ def read_arrays(
 ) -> tuple[Arrays, dict[str, str]]:
     """Return the arrays of a safetensors file, and its metadata.
 
-    `mapped` arrays stay on the disk, read-only, and are read as they are used. Others
-    are of their own types, or of those of `dtypes`. A ``safetensors.SafetensorError``
-    says if the file is none, or damaged.
+    With `mapped` they stay on the disk, read-only, in their own types, and are read as
+    they are used. Else they are of the types that `dtypes` gives by name, or of their
+    own. A ``safetensors.SafetensorError`` says if the file is none, or damaged.
     """
     with safe_open(path, framework="numpy") as checked:
         metadata: dict[str, str] = checked.metadata() or {}
@@ -112,13 +113,13 @@ def read_arrays(
             dtype = DTYPES[about["dtype"]]
             shape = tuple(about["shape"])
             start = 8 + length + about["data_offsets"][0]
-            if mapped and np.prod(shape):
+            if mapped and np.prod(shape):  # no empty array can be mapped
                 view = np.memmap(file, dtype, mode="r", offset=start, shape=shape)
                 arrays[name] = np.asarray(view)
             else:
                 arrays[name] = np.empty(shape, (dtypes or {}).get(name, dtype))
                 content.seek(start)
                 for block in row_blocks(arrays[name]):
-                    read = np.fromfile(content, dtype, block.size)
-                    block[...] = read.reshape(block.shape)
+                    values = np.fromfile(content, dtype, block.size)
+                    block[...] = values.reshape(block.shape)
     return arrays, metadata

@@ -22,7 +22,7 @@ import pandas as pd
 from cliplib import FeatureTable, KernelProbe, LinearProbe, evaluate
 from cliplib.press import figures
 from cliplib.tables.audit import (
-    _HASH,
+    HASH_RECORD,
     MAX_DISTANCE,
     ORIENTATIONS,
     _detail,
@@ -48,7 +48,7 @@ def features(n: int) -> tuple[np.ndarray, np.ndarray]:
 def hashes(n: int) -> np.ndarray:
     """Make hashes of n pictures of clouds, a tenth of which are mirrored copies."""
     rng = np.random.default_rng(0)
-    rows = np.zeros(n, _HASH)
+    rows = np.zeros(n, HASH_RECORD)
     for start in range(0, n, 500):
         grey = rng.standard_normal((min(500, n - start), 64, 64), np.float32)
         grey = grey.cumsum(axis=1).cumsum(axis=2)
@@ -78,7 +78,7 @@ def copies(who: str, n: int) -> Work:
     import faiss
 
     faiss.omp_set_num_threads(1)
-    bits = rows.view(_HASH)["bits"][:, 0].view(np.uint8)
+    bits = rows.view(HASH_RECORD)["bits"][:, 0].view(np.uint8)
     index = faiss.IndexBinaryFlat(256)
     index.add(np.ascontiguousarray(bits[:, 0]))
 
