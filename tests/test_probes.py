@@ -550,14 +550,14 @@ def test_folds_of_weighted_classes_are_fitted_one_by_one(lopsided):
 def test_features_too_large_to_copy_give_the_same_probe(sample, monkeypatch):
     X, y = sample
     copied = LinearProbe().fit(X, y)
-    monkeypatch.setattr("cliplib.probes.linear.LARGEST_COPY", 0)
+    monkeypatch.setattr("cliplib.probes.linear.MOST_BYTES_TO_COPY", 0)
     read = LinearProbe().fit(X, y)
     assert read.C_ == copied.C_
     np.testing.assert_array_equal(read.coef_, copied.coef_)
 
 
 def test_a_linear_probe_takes_little_more_than_its_features_twice(monkeypatch):
-    monkeypatch.setattr("cliplib.probes.base.FEATURES_A_PART", 200_000)
+    monkeypatch.setattr("cliplib.probes.base.VALUES_AT_ONCE", 200_000)
     rng = np.random.default_rng(0)
     y = np.arange(3000) % 3
     X = rng.normal(size=(3000, 700)).astype(np.float32)
@@ -569,7 +569,7 @@ def test_a_linear_probe_takes_little_more_than_its_features_twice(monkeypatch):
 
 
 def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
-    monkeypatch.setattr("cliplib.probes.rows.BLOCK", 1_000_000)
+    monkeypatch.setattr("cliplib.probes.rows.BLOCK_SIZE", 1_000_000)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)
@@ -716,7 +716,7 @@ def test_validation_rows_of_another_shape_are_refused(sample):
 
 
 def test_defaults_are_those_that_published_numbers_were_made_with():
-    linear = {"Cs": tuple(np.logspace(-5, 1, 7)), "tol": 3e-5, "n_axes": None}
+    linear = {"Cs": tuple(np.logspace(-5, 1, 7)), "tol": 3e-5}
     kernel = {"alpha": 0.01, "gamma": None, "sharpness": (4, 6, 8, 12, 16, 24)}
     mlp = {"networks": 5, "hidden": 128, "dropout": 0.2, "batch_size": 256}
     mlp |= {"learning_rate": 1e-3, "weight_decay": 1e-2}

@@ -30,24 +30,24 @@ from cliplib.tables.splits import group_train_test_split
 ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
 
 Split = Callable[[int], tuple[Ints, Ints]]
-"""Gives, for a seed, the rows to train on and the rows to validate on."""
+"""Maps a seed to train_rows and held_out_rows, row numbers of the features to fit."""
 
 TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
 
-STORED = (np.float32, np.float16)
-"""Types that features are read in; others are converted to the first."""
+FEATURE_TYPES = (np.float32, np.float16)
+"""Features of these types are read as they are; others are converted to the first."""
 
-FEATURES_A_PART = 2**24
-"""Features that are standardised at a time to be answered, in float64: 134 MB."""
+VALUES_AT_ONCE = 2**24
+"""Rows times features that are standardised at once in float64, for logits: 134 MB."""
 
 
 class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What all probes share: how rows are checked, split and scaled, and the answers.
 
-    A probe's own part is ``_fit``, ``_logits`` and ``_slopes``, the latter two on
-    standardised features. After `fit` all have classes_ (k,), and mean_ and scale_ (d,)
-    of the features.
+    A probe's own part is ``_fit``, ``_logits`` and ``_gradients``, the latter two on
+    standardised features. After `fit` all have classes_ (k,), sorted, and mean_ and
+    scale_ (d,), by which features are standardised: (X - mean_) / scale_.
 
     `class_weight` says what a row of each class counts, in fitting as in choosing on
     validation rows: None, all alike; "balanced", so that all classes count alike; or a
@@ -71,17 +71,17 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     ) -> Self:
         """Fit on features (n, d) and labels (n,) of any kind.
 
-        Without validation rows `X_val` (m, d) and `y_val` (m,) a fifth is held out,
-        rows of one group together. ValueError for rows that do not fit together.
+        Hyperparameters are chosen on validation rows, `X_val` (m, d) and `y_val` (m,),
+        or without them on a fifth of X, held out with whole groups (n,). ValueError for
+        rows that do not fit together.
         """
-        rows, labels = validate_data(self, X, y, dtype=STORED)
+        rows, labels = validate_data(self, X, y, dtype=FEATURE_TYPES)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"All labels are {str(labels[0])!r}: a classifier needs two classes."
             )
-        n = len(rows)
         if X_val is None and y_val is None:
 
             def split(seed: int) -> tuple[Ints, Ints]:
@@ -89,23 +89,25 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         else:
             rows_val, labels_val = self._validation_rows(X_val, y_val)
+            n_train = len(rows)
             rows = np.concatenate([rows, rows_val])
             labels = np.concatenate([labels, labels_val])
 
             def split(seed: int) -> tuple[Ints, Ints]:
-                return np.arange(n), np.arange(n, len(rows))
+                return np.arange(n_train), np.arange(n_train, len(rows))
 
-        weights = compute_class_weight(
+        class_weights = compute_class_weight(
             self.class_weight, classes=self.classes_, y=labels
         )
         with one_thread:
-            codes = np.searchsorted(self.classes_, labels)
-            self._fit(rows, codes, weights.astype(np.float32), split)
+            class_codes = np.searchsorted(self.classes_, labels)
+            self._fit(rows, class_codes, class_weights.astype(np.float32), split)
         return self
 
     def _validation_rows(
         self, X_val: ArrayLike | None, y_val: ArrayLike | None
     ) -> tuple[Features, NDArray[Any]]:
+        """Return validation features (m, d) and labels (m,), if they suit X and y."""
         if X_val is None or y_val is None:
             raise ValueError("Give both X_val and y_val, or neither.")
         rows = check_array(
@@ -121,22 +123,22 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError(
                 f"y_val must hold one label for each of the {len(rows)} rows of X_val."
             )
-        odd = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if odd.size:
+        bad_rows = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if bad_rows.size:
             raise ValueError(
-                f"X_val is not finite in {odd.size} rows, the first of them {odd[0]}: "
-                "leave them out."
+                f"X_val is not finite in {bad_rows.size} rows, the first of them "
+                f"{bad_rows[0]}: leave them out."
             )
         if not np.isin(labels, self.classes_).all():
             raise ValueError("y_val holds a class that y lacks: leave its rows out.")
         return rows, labels
 
     def logits(self, X: ArrayLike) -> Floats:
-        """Return logits (n, k) of features (n, d)."""
+        """Return logits (n, k) of features (n, d), in the order of `classes_`."""
         check_is_fitted(self)
         rows = self._checked(X)
-        # In parts: standardising in float64 would take two to four times the memory.
-        parts = np.array_split(rows, 1 + rows.size // FEATURES_A_PART)
+        # In parts: float64 takes two to four times the memory of the features.
+        parts = np.array_split(rows, 1 + rows.size // VALUES_AT_ONCE)
         with one_thread:
             return np.concatenate(
                 [self._logits((part - self.mean_) / self.scale_) for part in parts]
@@ -152,61 +154,88 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray(self.classes_[best])
 
     def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
-        """Return how a class's logit changes with the features of each row, (n, d).
+        """Return the gradient (n, d) of one class's logit by each row's features.
 
-        `classes` (n,) name the logit of each row, as `predict` does.
+        `classes` (n,) says of each row which class's, by a label as in `classes_`.
         """
         scaled = self._scaled(X)
-        codes = pd.Index(self.classes_).get_indexer(np.asarray(classes))
-        if codes.shape != (len(scaled),) or (codes < 0).any():
+        class_codes = pd.Index(self.classes_).get_indexer(np.asarray(classes))
+        if class_codes.shape != (len(scaled),) or (class_codes < 0).any():
             known = ", ".join(map(str, self.classes_))
             raise ValueError(f"classes must name one of {known} for each row of X.")
         with one_thread:
-            return np.asarray(self._slopes(scaled, codes) / self.scale_, np.float32)
+            by_scaled = self._gradients(scaled, class_codes)
+            return np.asarray(by_scaled / self.scale_, np.float32)
 
-    def _standardize(self, rows: Features, index: Ints) -> StandardizedRows:
-        """Learn mean_ and scale_ of some rows, and return them standardised."""
-        self.mean_, self.scale_ = mean_and_scale(rows, index)
-        return StandardizedRows(rows, index, self.mean_, self.scale_)
+    def _standardize(self, features: Features, row_numbers: Ints) -> StandardizedRows:
+        """Set mean_ and scale_ to those of the rows (m,); return a view of them."""
+        self.mean_, self.scale_ = mean_and_scale(features, row_numbers)
+        return StandardizedRows(features, row_numbers, self.mean_, self.scale_)
 
-    def _logits_of_rows(self, rows: Features, index: Ints) -> Floats:
-        """Return logits (m, k) of some rows, standardised a part at a time."""
-        parts = np.array_split(index, 1 + len(index) * rows.shape[1] // FEATURES_A_PART)
+    def _logits_of_rows(self, features: Features, row_numbers: Ints) -> Floats:
+        """Return logits (m, k) of the rows (m,) of features (n, d), without a copy."""
+        n_values = len(row_numbers) * features.shape[1]
+        parts = np.array_split(row_numbers, 1 + n_values // VALUES_AT_ONCE)
         return np.concatenate(
-            [self._logits((rows[part] - self.mean_) / self.scale_) for part in parts]
+            [
+                self._logits((features[part] - self.mean_) / self.scale_)
+                for part in parts
+            ]
         )
 
     def _scaled(self, X: ArrayLike) -> Floats:
-        """Check and standardise features."""
+        """Return features (n, d), checked, as (X - mean_) / scale_."""
         check_is_fitted(self)
         return np.asarray((self._checked(X) - self.mean_) / self.scale_)
 
     def _checked(self, X: ArrayLike) -> Features:
-        return np.asarray(validate_data(self, X, dtype=STORED, reset=False))
+        """Return features of one of `FEATURE_TYPES`, with as many columns as in fit."""
+        return np.asarray(validate_data(self, X, dtype=FEATURE_TYPES, reset=False))
 
     @abstractmethod
     def _fit(
-        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
-        """Fit on rows (n, d) of classes `codes` (n,), which count `class_weights`."""
+        """Set all fitted attributes but classes_.
+
+        Parameters
+        ----------
+        rows
+            Features (n, d), not yet standardised; validation rows are among them.
+        class_codes
+            Class of each row as an index into classes_, (n,).
+        class_weights
+            What a row of each class counts, (k,) float32.
+        split
+            Tells for a seed which rows are to train on, and which to choose on.
+        """
 
     @abstractmethod
     def _logits(self, scaled: Floats) -> Floats:
         """Return logits (n, k) of standardised features (n, d)."""
 
     @abstractmethod
-    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
-        """Return the gradients of logits by standardised features, both (n, d)."""
+    def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        """Return the gradient (n, d) of one logit by each row of standardised features.
+
+        Which class's logit it is, `class_codes` (n,) says of each row.
+        """
 
 
-def weighted_log_loss(codes: Ints, logits: ArrayLike, class_weights: Features) -> float:
-    """Return the mean log loss (nats) of logits (n, k), weighted by class."""
-    proba = softmax(np.asarray(logits, np.float64), axis=1)  # float32 would be clipped
+def weighted_log_loss(
+    class_codes: Ints, logits: ArrayLike, class_weights: Features
+) -> float:
+    """Return the mean log loss (nats) of logits (n, k) for the true classes (n,).
+
+    It is a weighted mean: a row counts the weight of its class, out of (k,).
+    """
+    # float64, because scikit-learn clips probabilities at the precision of their type.
+    proba = softmax(np.asarray(logits, np.float64), axis=1)
     return float(
         log_loss(
-            codes,
+            class_codes,
             proba,
-            sample_weight=class_weights[codes],
-            labels=range(len(class_weights)),
+            sample_weight=class_weights[class_codes],
+            labels=range(len(class_weights)),  # the rows may lack a class
         )
     )

@@ -19,17 +19,18 @@ from cliplib.tables.splits import group_train_test_split
 class KernelProbe(Probe):
     """Ridge regression of the classes with a Gaussian kernel, on standardised features.
 
-    Rifkin, Yeo and Poggio 2003, "Regularized least-squares classification". Logits are
-    the scores times the `sharpness` with the smallest log loss on validation rows; the
-    regression then is fitted on all rows.
+    Rifkin, Yeo and Poggio 2003, "Regularized least-squares classification". The
+    regression gives each row a score for each class, about 1 for its own and 0 for
+    others. Logits are the scores times the `sharpness` with the smallest log loss on
+    validation rows; the regression then is fitted on all rows.
 
     Fitted are sharpness_, sweep_, a DataFrame of sharpness and log_loss (nats), gamma_,
-    rows_ (n, d), standardised, rows to choose on last, and coef_ (n, k).
+    rows_ (n, d), standardised, validation rows last, and coef_ (n, k).
 
     Parameters
     ----------
     alpha
-        Penalty on the squared norm of the scores.
+        Weight of the penalty on the squared norm of the scoring function.
     gamma
         The kernel is exp(-gamma times squared distance); None is 0.6 / d.
     sharpness
@@ -60,20 +61,19 @@ class KernelProbe(Probe):
         self.seed = seed
 
     def _fit(
-        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
         n, d = rows.shape
-        self._refuse_too_many(n)
+        self._check_options(n)
         self.gamma_ = self._gamma_of(d)
-        train, held_out = split(self.seed)
-        order = np.concatenate([train, held_out])
+        train_rows, held_out_rows = split(self.seed)
+        order = np.concatenate([train_rows, held_out_rows])
         self.rows_ = self._standardize(rows, order).copy()
-        codes = codes[order]
-        one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
-        row_weights = class_weights[codes]
+        one_hot = np.eye(len(self.classes_), dtype=np.float32)[class_codes[order]]
+        row_weights = class_weights[class_codes[order]]
 
-        scores, coef = self._two_regressions(one_hot, row_weights, len(train))
-        losses = self._losses(codes[len(train) :], scores, class_weights)
+        scores, coef = self._two_regressions(one_hot, row_weights, len(train_rows))
+        losses = self._losses(class_codes[held_out_rows], scores, class_weights)
         self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
         self.sharpness_ = self.sharpness[int(np.argmin(losses))]
         # The order in memory decides how products are rounded: the one it is saved in.
@@ -82,7 +82,8 @@ class KernelProbe(Probe):
     def _gamma_of(self, d: int) -> float:
         return 0.6 / d if self.gamma is None else self.gamma
 
-    def _refuse_too_many(self, n: int) -> None:
+    def _check_options(self, n: int) -> None:
+        """Refuse n rows if these are more than `max_rows`, and an empty `sharpness`."""
         if n > self.max_rows:
             peak = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
             raise ValueError(
@@ -93,22 +94,23 @@ class KernelProbe(Probe):
             raise ValueError("sharpness must hold one factor at least.")
 
     def _losses(
-        self, codes: Ints, scores: Features, class_weights: Features
+        self, class_codes: Ints, scores: Features, class_weights: Features
     ) -> list[float]:
-        """Return the log loss on held-out rows with each sharpness."""
+        """Return the log loss (nats) of scores (m, k) times each sharpness."""
         return [
-            weighted_log_loss(codes, factor * scores, class_weights)
+            weighted_log_loss(class_codes, factor * scores, class_weights)
             for factor in self.sharpness
         ]
 
     def _two_regressions(
         self, targets: Features, row_weights: Features, n_train: int
     ) -> tuple[Features, Features]:
-        """Fit on the first n_train rows, to score the others, and on all rows.
+        """Fit targets (n, k) of `rows_` twice: of the first n_train rows, and of all.
 
-        Returns the scores of the others (n - n_train, k) and the coefficients of the
-        fit on all (n, k); one factorisation serves both. scikit-learn's KernelRidge
-        finds the latter, too, and needs two more kernels in memory.
+        Returns the scores that the first fit gives to the other rows (n - n_train, k),
+        and the coefficients of the second (n, k); one factorisation serves both.
+        scikit-learn's KernelRidge finds the latter, too, and needs two more kernels in
+        memory.
         """
         # Weighted ridge regression, with R = diag(sqrt(weights)), a kernel K, and
         # A = R K R + alpha: the coefficients are R A^-1 R y.
@@ -131,12 +133,13 @@ class KernelProbe(Probe):
         scores = gaussian_kernel(scaled, self.rows_, self.gamma_) @ self.coef_
         return np.asarray(self.sharpness_ * scores, np.float64)
 
-    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
-        # Of exp(-gamma |x - r|²) the gradient is that times 2 gamma (r - x).
+    def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        # A score is the sum over fitted rows r of coef exp(-gamma |x - r|²), and the
+        # gradient of each term is the term times 2 gamma (r - x).
         kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)
-        shares = kernel * self.coef_[:, codes].T
-        pull = shares @ self.rows_ - shares.sum(axis=1)[:, None] * scaled
-        return np.asarray(self.sharpness_ * 2 * self.gamma_ * pull)
+        terms = kernel * self.coef_[:, class_codes].T
+        differences = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled
+        return np.asarray(self.sharpness_ * 2 * self.gamma_ * differences)
 
     @property
     def fits_folds_at_once(self) -> bool:
@@ -144,17 +147,18 @@ class KernelProbe(Probe):
         return self.class_weight is None
 
     def prepare_folds(self, X: Features) -> Features:
-        """Return what the regressions of all folds share, (n, n).
+        """Return the inverse of the kernel of all rows plus alpha, (n, n).
 
-        It is the inverse of the kernel of all rows plus alpha. The rows are
-        standardised once, and not in each fold by its training rows, which needs a
-        kernel for each: means and scales, without a label, are of test rows as well.
+        The regressions of all folds share it. Features (n, d) are standardised once,
+        by means and scales of all rows, those of the test fold among them, though
+        without a label: by training rows alone each fold would need its own kernel.
         """
         n, d = X.shape
-        self._refuse_too_many(n)
+        self._check_options(n)
         with one_thread:
-            every = np.arange(n)
-            scaled = StandardizedRows(X, every, *mean_and_scale(X, every)).copy()
+            all_rows = np.arange(n)
+            mean, scale = mean_and_scale(X, all_rows)
+            scaled = StandardizedRows(X, all_rows, mean, scale).copy()
             kernel = gaussian_kernel(scaled, scaled, self._gamma_of(d))
             kernel.flat[:: n + 1] += self.alpha
             return _inverse(kernel)
@@ -166,7 +170,10 @@ class KernelProbe(Probe):
         folds: Sequence[tuple[Ints, Ints]],
         groups: Ints,
     ) -> Iterator[tuple[Ints, Floats]]:
-        """Yield the classes of each fold's training rows, and its probabilities (m, k).
+        """Yield of each fold the k classes it trains on, and probabilities (m, k).
+
+        The latter are of the fold's test rows (m,), a column for each of these classes.
+        As in `fit`, sharpness is chosen on a held-out fifth of the training rows.
 
         Parameters
         ----------
@@ -175,31 +182,32 @@ class KernelProbe(Probe):
         y
             Labels, (n,).
         folds
-            Training rows and test rows of each fold, together all rows.
+            Numbers of the training rows and of the test rows of each fold; together
+            they are all rows.
         groups
-            Rows of one group stand on one side of the inner split as well, (n,).
+            (n,): the fifth is held out with whole groups.
         """
         classes = np.unique(y)
         targets = (y[:, None] == classes).astype(np.float32)
         with one_thread:
             coef = shared @ targets
         for train_rows, test_rows in folds:
-            labels = y[train_rows]
-            _, held_out = group_train_test_split(
-                labels, groups[train_rows], seed=self.seed
+            _, places = group_train_test_split(
+                y[train_rows], groups[train_rows], seed=self.seed
             )
-            to_choose_on = train_rows[held_out]
-            known = np.isin(classes, labels)
-            codes = np.searchsorted(classes[known], y[to_choose_on])
-            alike = np.ones(known.sum(), np.float32)
+            held_out_rows = train_rows[places]
+            is_trained = np.isin(classes, y[train_rows])
+            class_codes = np.searchsorted(classes[is_trained], y[held_out_rows])
+            equal_weights = np.ones(is_trained.sum(), np.float32)
             with one_thread:
-                unseen = np.concatenate([to_choose_on, test_rows])
-                scores = _scores_left_out(shared, coef, targets, unseen)[:, known]
-                losses = self._losses(codes, scores[: len(codes)], alike)
-                scores = _scores_left_out(shared, coef, targets, test_rows)[:, known]
+                left_out = np.concatenate([held_out_rows, test_rows])
+                scores = _scores_left_out(shared, coef, targets, left_out)
+                held_out_scores = scores[: len(held_out_rows), is_trained]
+                losses = self._losses(class_codes, held_out_scores, equal_weights)
+                scores = _scores_left_out(shared, coef, targets, test_rows)
             sharpness = self.sharpness[int(np.argmin(losses))]
-            logits = (sharpness * scores).astype(np.float64)
-            yield classes[known], softmax(logits, axis=1)
+            logits = (sharpness * scores[:, is_trained]).astype(np.float64)
+            yield classes[is_trained], softmax(logits, axis=1)
 
 
 def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> Features:
@@ -218,7 +226,7 @@ def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> F
 
 
 def _inverse(matrix: Features) -> Features:
-    """Return the inverse of a positive definite float32 matrix, in its own memory."""
+    """Invert a positive definite float32 matrix (n, n), which is overwritten."""
     # Its transpose, which it equals, lies in memory as LAPACK wants it.
     factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
     if failed:
@@ -230,7 +238,10 @@ def _inverse(matrix: Features) -> Features:
 
 
 def _mirror_upper_triangle(matrix: Features) -> None:
-    """Copy the upper triangle to the lower one: by parts, for want of a second one."""
+    """Copy the upper triangle of a square matrix to the lower one, in place.
+
+    It is done by parts, because a second matrix might not fit into memory.
+    """
     for start in range(0, len(matrix), 1024):
         rows = slice(start, start + 1024)
         matrix[rows, :start] = matrix[:start, rows].T
@@ -241,11 +252,11 @@ def _mirror_upper_triangle(matrix: Features) -> None:
 def _scores_left_out(
     inverse: Features, coef: Features, targets: Features, rows: Ints
 ) -> Features:
-    """Return the scores (m, k) of rows by the regression on all other rows.
+    """Return the scores (m, k) of some rows by the regression on all other rows.
 
-    With B the inverse of kernel plus alpha and c = B y these are y - B_rr^-1 c_r
-    (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold cross-validation for regularized
-    least-squares").
+    With B the inverse of kernel plus alpha and c = B y these are y_r - B_rr^-1 c_r for
+    the rows r (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold cross-validation for
+    regularized least-squares").
 
     Parameters
     ----------
@@ -254,7 +265,7 @@ def _scores_left_out(
     coef, targets
         c and y, (n, k).
     rows
-        Row numbers, (m,).
+        Row numbers r, (m,).
     """
     block = inverse[np.ix_(rows, rows)]
     factor = linalg.cholesky(block, lower=True, overwrite_a=True, check_finite=False)

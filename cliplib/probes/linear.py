@@ -15,22 +15,26 @@ from cliplib.probes.base import (
     Split,
     weighted_log_loss,
 )
-from cliplib.probes.logistic import LogisticProblem, principal_axes
+from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axes
 from cliplib.probes.rows import Rows
 
-LARGEST_COPY = 4e9
-"""Bytes: larger features are not copied but standardised each time they are read."""
+MOST_BYTES_TO_COPY = 4e9
+"""Larger features are not copied, but standardised each time they are read."""
+
 MOST_ROWS_FOR_AXES = 20_000
-AXES, AXES_OF_FEW_ROWS = 16, 64
+"""Of more rows, the first ones tell the principal axes."""
+AXES = 16
+"""Of which the solver knows the curvature: more save steps, and make each slower."""
+AXES_OF_FEW_ROWS = 64
 
 
 class LinearProbe(Probe):
     """Multinomial logistic regression on standardised features.
 
-    Minimised is the mean log loss + |coef_|² / (2 C n), for each C from the solution of
-    the one before, until one is worse than the best. Of those within 1e-4 nats of the
-    smallest validation loss the smallest C wins, and is fitted on all rows. (DINOv2
-    sweeps finer: 45 values.)
+    Minimised is the mean log loss + |coef_|² / (2 C n), for one C after another, from
+    the smallest on, until the validation loss of one is worse than the best. Of those
+    within 1e-4 nats of the best the smallest C wins, and is fitted on all rows,
+    validation rows as well. (DINOv2 sweeps finer: 45 values.)
 
     Fitted are coef_ (k, d), intercept_ (k,), C_ and sweep_, a DataFrame of C, log_loss
     (nats) and accuracy.
@@ -40,10 +44,8 @@ class LinearProbe(Probe):
     Cs
         Inverse strengths of the penalty to choose from.
     tol
-        Slope of the loss that counts as flat.
-    n_axes
-        Principal axes along which the solver stretches, a matter of speed. None is 16,
-        or 64 if the rows are fewer than a quarter of the features.
+        Largest entry of the preconditioned gradient at which the minimum counts as
+        reached.
     class_weight
         See `Probe`.
     seed
@@ -55,80 +57,80 @@ class LinearProbe(Probe):
         Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)),
         *,
         tol: float = 3e-5,
-        n_axes: int | None = None,
         class_weight: ClassWeight = None,
         seed: int = 0,
     ) -> None:
         self.Cs = Cs
         self.tol = tol
-        self.n_axes = n_axes
         self.class_weight = class_weight
         self.seed = seed
 
     def _fit(
-        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
         if not len(self.Cs) or not all(C > 0 for C in self.Cs):
             raise ValueError(f"Cs={self.Cs!r} must hold numbers above 0, one at least.")
-        train, held_out = split(self.seed)
-        scaled = self._readable(rows, train)
-        n_axes = self._number_of_axes(*scaled.shape)
+        train_rows, held_out_rows = split(self.seed)
+        scaled = self._scaled_rows(rows, train_rows)
+        n_axes = AXES_OF_FEW_ROWS if are_few_rows(*scaled.shape) else AXES
         axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
-        problem = LogisticProblem(scaled, codes[train], class_weights, axes)
-        chosen = self._choose(problem, rows, held_out, codes[held_out], class_weights)
-        # Before the rows are standardised anew: both at once would need twice the room.
+        problem = LogisticProblem(scaled, class_codes[train_rows], class_weights, axes)
+        weights = self._choose_C(
+            problem, rows, held_out_rows, class_codes[held_out_rows], class_weights
+        )
+        # Before all rows are standardised: both copies would take twice the memory.
         del problem, scaled
-        scaled = self._readable(rows, np.arange(len(rows)))
-        problem = LogisticProblem(scaled, codes, class_weights, axes)
-        self._keep(problem.minimize(self.C_, chosen, self.tol))
+        scaled = self._scaled_rows(rows, np.arange(len(rows)))
+        problem = LogisticProblem(scaled, class_codes, class_weights, axes)
+        self._set_weights(problem.minimize(self.C_, weights, self.tol))
 
-    def _number_of_axes(self, n: int, d: int) -> int:
-        if self.n_axes is not None:
-            return self.n_axes
-        return AXES_OF_FEW_ROWS if 4 * n < d else AXES
+    def _scaled_rows(self, features: Features, row_numbers: Ints) -> Rows:
+        """Set mean_ and scale_ to those of the rows (m,); return these standardised.
 
-    def _readable(self, rows: Features, index: Ints) -> Rows:
-        """Learn mean_ and scale_ of some rows, and return these standardised.
-
-        As a copy; very many as a view, which standardises each time it is read.
+        They are copied, or if very many, standardised each time they are read.
         """
-        view = self._standardize(rows, index)
+        view = self._standardize(features, row_numbers)
         n, d = view.shape
-        return view.copy() if 4 * n * d <= LARGEST_COPY else view
+        n_bytes = 4 * n * d  # float32
+        return view.copy() if n_bytes <= MOST_BYTES_TO_COPY else view
 
-    def _choose(
+    def _choose_C(
         self,
         problem: LogisticProblem,
-        rows: Features,
-        held_out: Ints,
-        codes: Ints,
+        features: Features,
+        held_out_rows: Ints,
+        held_out_codes: Ints,
         class_weights: Features,
     ) -> Floats:
-        """Choose C_ on held-out rows, note sweep_, and return the solution for C_."""
-        solution = np.zeros((len(self.classes_), rows.shape[1] + 1))
-        solutions: dict[float, Floats] = {}
+        """Set C_ and sweep_ by the log loss on held-out rows of the features.
+
+        Returns the solution for C_: weights, and last the intercepts, (k, d + 1).
+        """
+        weights = np.zeros((len(self.classes_), features.shape[1] + 1))
+        weights_of: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
         for C in sorted(self.Cs):
-            solution = problem.minimize(C, solution, self.tol)
-            solutions[C] = solution
-            self._keep(solution)
-            logits = self._logits_of_rows(rows, held_out)
-            loss = weighted_log_loss(codes, logits, class_weights)
-            accuracy = (logits.argmax(axis=1) == codes).mean()
+            weights = problem.minimize(C, weights, self.tol)
+            weights_of[C] = weights
+            self._set_weights(weights)
+            logits = self._logits_of_rows(features, held_out_rows)
+            loss = weighted_log_loss(held_out_codes, logits, class_weights)
+            accuracy = (logits.argmax(axis=1) == held_out_codes).mean()
             sweep.append({"C": C, "log_loss": loss, "accuracy": accuracy})
             if loss > min(row["log_loss"] for row in sweep) + TIE:
                 break
         self.sweep_ = pd.DataFrame(sweep)
-        good = self.sweep_["log_loss"] <= self.sweep_["log_loss"].min() + TIE
-        self.C_ = float(self.sweep_["C"][good].min())
-        return solutions[self.C_]
+        is_best = self.sweep_["log_loss"] <= self.sweep_["log_loss"].min() + TIE
+        self.C_ = float(self.sweep_["C"][is_best].min())
+        return weights_of[self.C_]
 
-    def _keep(self, solution: Floats) -> None:
-        self.coef_ = solution[:, :-1].copy()
-        self.intercept_ = solution[:, -1].copy()
+    def _set_weights(self, weights: Floats) -> None:
+        """Set coef_ and intercept_ to the parts of an array (k, d + 1)."""
+        self.coef_ = weights[:, :-1].copy()
+        self.intercept_ = weights[:, -1].copy()
 
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(scaled @ self.coef_.T + self.intercept_)
 
-    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
-        return np.asarray(self.coef_[codes])
+    def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        return np.asarray(self.coef_[class_codes])

@@ -20,7 +20,8 @@ class MLPProbe(Probe):
     One network depends on its first weights by several points of accuracy, five
     together far less (Lakshminarayanan et al., NIPS 2017). Each has its own seed and,
     without validation rows, its own held-out fifth; of its epochs (AdamW, Loshchilov
-    and Hutter, ICLR 2019) it keeps the one with the smallest log loss there.
+    and Hutter, ICLR 2019) it keeps the one with the smallest log loss there. Features
+    are standardised by all rows, those held out as well.
 
     Fitted are hidden_coef_ (networks, hidden, d), hidden_intercept_ (networks, hidden),
     coef_ (networks, k, hidden) and intercept_ (networks, k).
@@ -32,7 +33,7 @@ class MLPProbe(Probe):
     hidden
         Units of each.
     dropout
-        Share of the hidden units that is left out in a step of training.
+        Share of the hidden units that is set to 0 in a step of training.
     learning_rate, weight_decay, batch_size
         Of AdamW.
     max_epochs
@@ -71,14 +72,15 @@ class MLPProbe(Probe):
         self.seed = seed
 
     def _fit(
-        self, rows: Features, codes: Ints, class_weights: Features, split: Split
+        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
-        inputs = torch.from_numpy(self._standardize(rows, np.arange(len(rows))).copy())
-        targets = torch.from_numpy(codes)
+        scaled = self._standardize(rows, np.arange(len(rows))).copy()
+        inputs = torch.from_numpy(scaled)
+        targets = torch.from_numpy(class_codes)
         weights = torch.from_numpy(class_weights)
-        networks: list[list[Features]] = []
+        by_network: list[list[Features]] = []
         for seed in range(self.seed, self.seed + self.networks):
-            train, held_out = split(seed)
+            train_rows, held_out_rows = split(seed)
             network = _Network(
                 n_features=rows.shape[1],
                 n_hidden=self.hidden,
@@ -88,13 +90,14 @@ class MLPProbe(Probe):
             )
             parameters = self._train(
                 network,
-                (inputs[train], targets[train]),
-                (inputs[held_out], targets[held_out]),
+                (inputs[train_rows], targets[train_rows]),
+                (inputs[held_out_rows], targets[held_out_rows]),
                 weights,
             )
-            networks.append(parameters)
-        layers = [np.stack(layer) for layer in zip(*networks, strict=True)]
-        self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = layers
+            by_network.append(parameters)
+        # In the order of `_Network.parameters`, each of all networks in one array.
+        stacked = [np.stack(values) for values in zip(*by_network, strict=True)]
+        self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = stacked
 
     def _train(
         self,
@@ -103,7 +106,11 @@ class MLPProbe(Probe):
         held_out: tuple[Tensor, Tensor],
         class_weights: Tensor,
     ) -> list[Features]:
-        """Return the parameters that a network had after its best epoch."""
+        """Train a network; return the parameters that it had after its best epoch.
+
+        `training` and `held_out` are standardised features (m, d) and class codes (m,).
+        The best epoch is that of the smallest log loss on held-out rows.
+        """
         optimizer = torch.optim.AdamW(
             network.parameters,
             lr=self.learning_rate,
@@ -146,11 +153,13 @@ class MLPProbe(Probe):
             return self._member_logits(self._scaled(X))
 
     def _member_logits(self, scaled: Floats) -> Floats:
+        """Return each network's logits (networks, n, k) of standardised features."""
         before = self._before_gelu(scaled)
-        hidden = before * ndtr(before)
+        hidden = before * ndtr(before)  # GELU(x) = x Φ(x)
         return np.asarray(hidden @ self.coef_.mT + self.intercept_[:, None])
 
     def _before_gelu(self, scaled: Floats) -> Floats:
+        """Return what the hidden units get, (networks, n, hidden)."""
         return np.asarray(
             scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
         )
@@ -158,19 +167,20 @@ class MLPProbe(Probe):
     def _logits(self, scaled: Floats) -> Floats:
         return np.asarray(self._member_logits(scaled).mean(axis=0))
 
-    def _slopes(self, scaled: Floats, codes: Ints) -> Floats:
+    def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
         before = self._before_gelu(scaled)
-        density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)
-        slope_of_gelu = ndtr(before) + before * density
-        slopes = (self.coef_[:, codes] * slope_of_gelu) @ self.hidden_coef_
-        return np.asarray(slopes.mean(axis=0))
+        normal_density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)
+        gelu_derivative = ndtr(before) + before * normal_density
+        by_hidden = self.coef_[:, class_codes] * gelu_derivative
+        by_network = by_hidden @ self.hidden_coef_  # (networks, n, d)
+        return np.asarray(by_network.mean(axis=0))
 
 
 class _Network:
     """One hidden layer of GELU units, with the first weights of ``torch.nn.Linear``.
 
-    All chance comes from `generator`. torch's own layers draw from random numbers that
-    all threads share, so that a fit would depend on what else is running.
+    All random numbers come from `generator`. torch's own layers draw from a generator
+    that all threads share, so that a fit would depend on what else is running.
     """
 
     def __init__(
@@ -189,25 +199,28 @@ class _Network:
         self.intercept = self._uniform(n_classes, fan_in=n_hidden)
 
     def _uniform(self, *shape: int, fan_in: int) -> Tensor:
+        """Draw a trainable tensor, uniform between ±1 / √fan_in."""
         bound = fan_in**-0.5
         values = torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
         return values.requires_grad_()
 
     @property
     def parameters(self) -> list[Tensor]:
+        """The tensors that are trained, from input to output."""
         return [self.hidden_coef, self.hidden_intercept, self.coef, self.intercept]
 
     def copy_parameters(self) -> list[Features]:
         return [parameter.detach().numpy().copy() for parameter in self.parameters]
 
     def shuffled(self, n: int) -> Tensor:
+        """Return the numbers from 0 to n - 1 in random order."""
         return torch.randperm(n, generator=self.generator)
 
     def logits(self, rows: Tensor, *, training: bool = False) -> Tensor:
         """Return logits (n, k) of rows (n, d), with dropout in training alone."""
         hidden = F.gelu(F.linear(rows, self.hidden_coef, self.hidden_intercept))
         if training:
-            kept = 1 - self.dropout
-            mask = torch.empty_like(hidden).bernoulli_(kept, generator=self.generator)
-            hidden = hidden * mask / kept
+            share = 1 - self.dropout
+            kept = torch.empty_like(hidden).bernoulli_(share, generator=self.generator)
+            hidden = hidden * kept / share  # so that the mean stays as without dropout
         return F.linear(hidden, self.coef, self.intercept)

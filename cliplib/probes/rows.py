@@ -9,11 +9,11 @@ import numpy as np
 
 from cliplib.images.arrays import Features, Floats, Ints
 
-BLOCK = 4_000_000
-"""Products of a block of rows with the weights of all classes.
+BLOCK_SIZE = 4_000_000
+"""Rows times features times classes of one block.
 
-So few that the block stays in the cache from logits to gradient, and so many that what
-OpenBLAS does for each block does not count.
+So small that a block stays in the processor's cache from logits to gradient, and so
+large that the overhead of OpenBLAS for each block does not count.
 """
 
 
@@ -26,71 +26,76 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, part: slice, /) -> Features:
-        """Return the rows of a slice."""
+        """Return the rows of a slice, (rows, d)."""
         ...
 
 
-def blocks(n: int, d: int, k: int = 4) -> Iterator[slice]:
-    """Yield slices that cut n rows of d features, for k classes, into blocks."""
-    step = max(1, BLOCK // (d * max(k, 4)))
-    for start in range(0, n, step):
-        yield slice(start, start + step)
+def blocks(n_rows: int, n_features: int, n_classes: int = 1) -> Iterator[slice]:
+    """Yield slices that cut row numbers 0 to n_rows - 1 into blocks of `BLOCK_SIZE`.
 
-
-def mean_and_scale(rows: Features, index: Ints) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation (d,) of some rows, 1 for a constant feature.
-
-    As scikit-learn's StandardScaler does, without a copy of the rows: these may be of
-    any real type, and lie on a disk.
+    Fewer than four classes count as four, so that no block has too many rows.
     """
-    n = len(index)
-    d = rows.shape[1]
+    rows_per_block = max(1, BLOCK_SIZE // (n_features * max(n_classes, 4)))
+    for start in range(0, n_rows, rows_per_block):
+        yield slice(start, start + rows_per_block)
+
+
+def mean_and_scale(features: Features, row_numbers: Ints) -> tuple[Floats, Floats]:
+    """Return mean and scale, (d,) each, of the rows (m,) of features (n, d).
+
+    The scale is the standard deviation, or 1 for a constant feature, as in scikit-
+    learn's StandardScaler. Features may be of any real type, and lie on a disk: they
+    are read block by block.
+    """
+    n = len(row_numbers)
+    d = features.shape[1]
     total = np.zeros(d)
     for block in blocks(n, d):
-        total += rows[index[block]].sum(axis=0, dtype=np.float64)
+        total += features[row_numbers[block]].sum(axis=0, dtype=np.float64)
     mean = total / n
     squares = np.zeros(d)
     for block in blocks(n, d):
-        centred = rows[index[block]] - mean.astype(np.float32)
+        centred = features[row_numbers[block]] - mean.astype(np.float32)
         squares += np.square(centred).sum(axis=0, dtype=np.float64)
     variance = squares / n
-    return mean, np.sqrt(np.where(variance == 0, 1, variance))
+    scale = np.sqrt(np.where(variance == 0, 1, variance))
+    return mean, scale
 
 
 class StandardizedRows:
-    """Some rows of features, standardised each time they are read.
+    """A view of some rows of features, which standardises them each time it is read.
 
     Parameters
     ----------
-    rows
-        Features (n, d) of any real type.
-    index
-        Which of them, (m,), in this order.
+    features
+        (n, d) of any real type.
+    row_numbers
+        Which rows the view holds, and in which order, (m,).
     mean, scale
-        What is subtracted, and what is divided by, (d,).
+        (d,): a row is read as (features - mean) / scale.
     """
 
     def __init__(
-        self, rows: Features, index: Ints, mean: Floats, scale: Floats
+        self, features: Features, row_numbers: Ints, mean: Floats, scale: Floats
     ) -> None:
-        self._rows = rows
-        self._index = index
+        self._features = features
+        self._row_numbers = row_numbers
         self._mean = mean.astype(np.float32)
         self._scale = scale.astype(np.float32)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Numbers of rows and of features."""
-        return len(self._index), self._rows.shape[1]
+        return len(self._row_numbers), self._features.shape[1]
 
     def __getitem__(self, part: slice) -> Features:
-        """Return the rows of a slice, float32."""
-        standardized = self._rows[self._index[part]] - self._mean
+        """Return the view's rows of a slice as a new array, float32."""
+        standardized = self._features[self._row_numbers[part]] - self._mean
         standardized /= self._scale
         return standardized
 
     def copy(self) -> Features:
-        """Return all rows as an array of their own, float32."""
+        """Return all rows as an array (m, d), float32."""
         standardized = np.empty(self.shape, np.float32)
         for block in blocks(*self.shape):
             standardized[block] = self[block]

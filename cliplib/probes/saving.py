@@ -22,21 +22,27 @@ AnyProbe = LinearProbe | KernelProbe | MLPProbe
 
 
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
-    """Write a fitted probe as ``probe.safetensors`` (arrays) and ``probe.json``."""
+    """Write a fitted probe's arrays to ``probe.safetensors``, else to ``probe.json``.
+
+    The folder is made if it is missing, and files of these names are replaced.
+    """
     check_is_fitted(probe)
-    fitted = {name: value for name, value in vars(probe).items() if name.endswith("_")}
-    arrays = {
-        name: np.ascontiguousarray(value)
-        for name, value in fitted.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
-    }
+    arrays = {}
+    others = {}
+    for name, value in vars(probe).items():
+        if not name.endswith("_"):  # a parameter, which get_params returns
+            continue
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            arrays[name] = np.ascontiguousarray(value)
+        else:
+            others[name] = value
     parameters = probe.get_params()
-    if isinstance(probe.class_weight, Mapping):  # JSON's keys are strings alone
+    if isinstance(probe.class_weight, Mapping):  # keys in JSON are always strings
         parameters["class_weight"] = list(probe.class_weight.items())
     document = {
         "kind": type(probe).__name__,
         "parameters": parameters,
-        "fitted": {n: value for n, value in fitted.items() if n not in arrays},
+        "fitted": others,
     }
     text = json.dumps(document, indent=1, default=_as_json)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -45,7 +51,10 @@ def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """Return what JSON can hold in place of a DataFrame, an array or its number."""
+    """Return a DataFrame as a dict of lists, an array as a list, else a number.
+
+    For `json.dumps`, which asks it for what JSON has no form of.
+    """
     if isinstance(value, pd.DataFrame):
         return value.to_dict("list")
     return np.asarray(value).tolist()
@@ -67,7 +76,9 @@ def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
 
 
 def _from_json(value: Any) -> Any:
-    """Return what `_as_json` replaced: a DataFrame, an array, or a plain number."""
+    """Undo `_as_json`: dicts become DataFrames, and lists arrays; all else stays."""
     if isinstance(value, dict):
         return pd.DataFrame(value)
-    return np.array(value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return np.array(value)
+    return value

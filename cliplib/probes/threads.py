@@ -12,23 +12,24 @@ from threadpoolctl import threadpool_limits
 class OneThread:
     """A context in which BLAS and torch compute with one thread each.
 
-    With more threads sums are cut into other pieces, and rounded otherwise. Several
-    threads may be inside at once, as scikit-learn's cross-validation has them: BLAS has
-    one number for the whole process, which the first one to enter lowers and the last
-    one to leave gives back; torch has one for each thread. Not to be nested.
+    More threads cut sums into other pieces, which are rounded differently. Several
+    Python threads may be inside at once, as in scikit-learn's cross-validation. BLAS
+    has one setting for the whole process: the first thread to enter lowers it, the last
+    one to leave restores it. torch has a setting for each thread. Not to be nested: the
+    inner block would end by restoring torch's setting for the rest of the outer one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
+        self._n_inside = 0
 
     def __enter__(self) -> None:
-        """Lower the numbers of threads to one."""
+        """Set BLAS, and torch in the calling thread, to one thread."""
         with self._lock:
-            if self._inside == 0:
+            if self._n_inside == 0:
                 self._blas_limits = threadpool_limits(1, user_api="blas")
                 self._torch_threads = torch.get_num_threads()
-            self._inside += 1
+            self._n_inside += 1
         torch.set_num_threads(1)  # threadpoolctl does not know torch's own MKL
 
     def __exit__(
@@ -37,11 +38,11 @@ class OneThread:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the threads back."""
+        """Restore torch's setting, and BLAS's once no other thread is inside."""
         torch.set_num_threads(self._torch_threads)
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
+            self._n_inside -= 1
+            if self._n_inside == 0:
                 self._blas_limits.restore_original_limits()
 
 

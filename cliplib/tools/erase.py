@@ -17,11 +17,11 @@ from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 from cliplib.images.arrays import Bools, Floats, Ints
 
 RIM = 4
-"""Pixels around what is erased whose noise the filling gets."""
+"""Width in pixels of the rim around a hole, whose noise the filling gets."""
 SMOOTHING = 3.0
 """Standard deviation in pixels of the blur that the filling continues."""
 MOST_PIXELS = 1024
-"""That are filled one by one."""
+"""Of a hole that is filled pixel by pixel; a larger one is filled in a reduced copy."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Box:
             )
 
     def mirrored(self) -> Box:
-        """Return the box on the other side of the vertical middle."""
+        """Return the box where it lies in the image mirrored left to right."""
         return Box(1 - self.x_center, self.y_center, self.width, self.height)
 
 
@@ -70,9 +70,9 @@ def ellipse(box: Box, size: tuple[int, int]) -> Bools:
 
 
 def erase(image: Image.Image, box: Box, *, seed: int = 0) -> Image.Image:
-    """Return a copy, RGB, without what is in the ellipse round a box.
+    """Return a copy, RGB, in which the ellipse round a box continues what is round it.
 
-    As `fill` does it; a ValueError is raised where the box fills the image.
+    As `fill` does it, with the same errors.
     """
     return fill(image, ellipse(box, image.size), seed=seed)
 
@@ -81,15 +81,15 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
     """Return a copy, RGB, whose masked pixels continue what surrounds them.
 
     The blurred surroundings are continued by scikit-image's biharmonic inpainting
-    (Damelin and Hoang 2018) and kept within their range. On top comes noise that
-    deviates as the rim does from its blur, the same in all channels: grey stays grey.
+    (Damelin and Hoang 2018) and kept within their range. Noise is added that deviates
+    as the rim does from its blur, the same in all channels: grey stays grey.
 
     Parameters
     ----------
     image
         In any mode.
     mask
-        Which pixels (h, w) to fill.
+        True for the pixels (h, w) to fill.
     seed
         Of the noise.
 
@@ -107,8 +107,9 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
             "image's height and width."
         )
     if mask.any():
-        # Of a larger hole a reduced copy is filled: what is filled in is smooth.
+        # Every step-th pixel is filled in both directions; the filling is smooth.
         step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
+        # All that the filling depends on: the rim, and a blur's reach of 4 deviations.
         part = _surroundings(mask, margin=RIM + math.ceil(4 * max(SMOOTHING, step)))
         hole = mask[part]
         filled = _continued(pixels[part], hole, step)
@@ -118,36 +119,44 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
 
 
 def _surroundings(mask: Bools, margin: int) -> tuple[slice, slice]:
-    """Return rows and columns of the mask and `margin` pixels on each side."""
+    """Return the rows and the columns that hold the mask, and `margin` pixels more."""
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
-    return _grown(rows, margin), _grown(columns, margin)
+    return _range_around(rows, margin), _range_around(columns, margin)
 
 
-def _grown(places: Ints, margin: int) -> slice:
-    return slice(max(places[0] - margin, 0), places[-1] + margin + 1)
+def _range_around(indices: Ints, margin: int) -> slice:
+    """Return the range of increasing indices, `margin` longer on each side."""
+    return slice(max(indices[0] - margin, 0), indices[-1] + margin + 1)
 
 
-def _continued(pixels: Floats, mask: Bools, step: int) -> Floats:
-    """Continue the blurred pixels (h, w, 3) into the mask, by every `step`-th one."""
+def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
+    """Return blurred pixels (h, w, 3) that continue into the hole (h, w).
+
+    With a step above 1 every step-th row and column are filled, and the rest is
+    interpolated between them.
+    """
     try:
         from skimage.restoration import inpaint_biharmonic
     except ImportError as error:
         raise ImportError(
             "Erasing needs scikit-image: pip install scikit-image."
         ) from error
-    blurred = _blurred(pixels, ~mask, max(SMOOTHING, step))
+    blurred = _blurred(pixels, ~hole, max(SMOOTHING, step))
     offset = step // 2
-    part = (slice(offset, None, step), slice(offset, None, step))
-    small_mask = mask[part]
-    if small_mask.all():
+    every_step = slice(offset, None, step)
+    small_hole = hole[every_step, every_step]
+    if small_hole.all():
         raise ValueError("Nothing of the image would be left: mark a smaller part.")
-    filled = inpaint_biharmonic(blurred[part], small_mask, channel_axis=-1)
-    known = blurred[binary_dilation(mask) & ~mask]
-    filled = np.clip(filled, known.min(axis=0), known.max(axis=0))
+    filled = inpaint_biharmonic(
+        blurred[every_step, every_step], small_hole, channel_axis=-1
+    )
+    at_edge = blurred[binary_dilation(hole) & ~hole]
+    filled = np.clip(filled, at_edge.min(axis=0), at_edge.max(axis=0))
     if step == 1:
         return np.asarray(filled)
-    places = [(axis - offset) / step for axis in np.indices(mask.shape)]
+    # Where the row and the column of each pixel, (h, w) both, lie in the reduced copy.
+    places = [(axis - offset) / step for axis in np.indices(hole.shape)]
     channels = [
         map_coordinates(filled[..., channel], places, order=1, mode="nearest")
         for channel in range(filled.shape[-1])
@@ -155,23 +164,23 @@ def _continued(pixels: Floats, mask: Bools, step: int) -> Floats:
     return np.stack(channels, axis=-1)
 
 
-def _blurred(pixels: Floats, known: Bools, sigma: float) -> Floats:
-    """Blur pixels (h, w, c) of which only the known ones count."""
-    weight = gaussian_filter(known.astype(np.float64), sigma)[..., None]
-    total = gaussian_filter(pixels * known[..., None], (sigma, sigma, 0))
+def _blurred(pixels: Floats, is_known: Bools, sigma: float) -> Floats:
+    """Blur pixels (h, w, c); those that are not known (h, w) have no weight."""
+    weight = gaussian_filter(is_known.astype(np.float64), sigma)[..., None]
+    total = gaussian_filter(pixels * is_known[..., None], (sigma, sigma, 0))
     return np.asarray(total / np.maximum(weight, 1e-9))
 
 
-def _noise(pixels: Floats, mask: Bools, seed: int) -> Floats:
-    """Draw noise (h, w, 3) that deviates as the rim does from its blur."""
-    rim = binary_dilation(mask, iterations=RIM) & ~mask
-    detail = (pixels - _blurred(pixels, ~mask, SMOOTHING / 2))[rim]
-    # The median is not moved by an edge that crosses the rim; 1.4826 makes a standard
-    # deviation of it.
+def _noise(pixels: Floats, hole: Bools, seed: int) -> Floats:
+    """Draw noise (h, w, 3) with the rim's standard deviation from its own blur."""
+    rim = binary_dilation(hole, iterations=RIM) & ~hole
+    detail = (pixels - _blurred(pixels, ~hole, SMOOTHING / 2))[rim]
+    # A median is not moved by an edge that crosses the rim. Times 1.4826 the median
+    # absolute deviation is the standard deviation of a Gaussian.
     deviation = 1.4826 * np.median(np.abs(detail), axis=0)
-    white = np.random.default_rng(seed).normal(size=mask.shape)
-    grainy = gaussian_filter(white, 0.7)  # neighbouring pixels resemble each other
-    return np.asarray(grainy[..., None] / grainy.std() * deviation)
+    white = np.random.default_rng(seed).normal(size=hole.shape)
+    grain = gaussian_filter(white, 0.7)  # neighbouring pixels resemble each other
+    return np.asarray(grain[..., None] / grain.std() * deviation)
 
 
 def keep(image: Image.Image, box: Box) -> Image.Image:
@@ -184,13 +193,13 @@ def keep(image: Image.Image, box: Box) -> Image.Image:
 def crop(image: Image.Image, box: Box, *, margin: float = 0.0) -> Image.Image:
     """Return the square around a box, RGB, moved where it would leave the image.
 
-    Its side is the box's longer one and `margin` of that more on each side, and at most
-    the image's shorter side.
+    Its side is the box's longer side, plus `margin` times that at both ends, but at
+    most the image's shorter side.
     """
     if margin < 0:
         raise ValueError(f"margin={margin}: it must be 0 or more.")
     width, height = image.size
-    longer = max(box.width * width, box.height * height)
+    longer = max(box.width * width, box.height * height)  # in pixels, as all below
     side = min(max(round(longer * (1 + 2 * margin)), 1), width, height)
     left = round(box.x_center * width - side / 2)
     top = round(box.y_center * height - side / 2)

@@ -44,24 +44,23 @@ def chefer_relevance(
 
     Chefer, Gur and Wolf, "Generic attention-model explainability", ICCV 2021, sections
     3.1 and 3.2: in each block, the mean over heads of the positive part of attention
-    times its gradient is added to what is passed on. Whatever the readout, the class
-    token's row of the result is returned: rows of patch tokens improved no map of
-    "deep".
+    times its gradient is added to what is passed on. Returned is what reaches the class
+    token, whatever the readout: adding the patch tokens improved no map of "deep".
 
     Parameters
     ----------
     directions
-        (d,) or (n, d): the logit is ``features @ direction``, times the logit scale if
-        projected. They are a probe's ``logit_gradients`` or rows of
-        `zero_shot_weights`. With None it is attention rollout (Abnar and Zuidema, ACL
-        2020, section 3), whatever the class: heads are averaged, and half of each block
-        is taken to pass it by.
+        (d,) for all images or (n, d), a probe's ``logit_gradients`` or rows of
+        `zero_shot_weights`: the logit is ``features @ direction``, times the logit
+        scale if projected. None gives attention rollout (Abnar and Zuidema, ACL 2020,
+        section 3), whatever the class: heads are averaged, and half of what leaves a
+        block is taken to have passed it by.
     readout
-        That of the directions, as in `ClipEncoder.images`.
+        Which features the directions belong to, as in `ClipEncoder.images`.
 
     Returns
     -------
-    (n, rows, columns) float32, at least 0
+    (n, rows, columns) float32: a value for each patch, at least 0 and of no unit
     """
     sources = image_list(images)
     shape = np.shape(np.asarray(directions))
@@ -76,18 +75,18 @@ def chefer_relevance(
     maps = np.zeros((len(sources), side, side), np.float32)
     for i, image in enumerate(bar):
         pixels = torch.tensor(encoder.preprocess(image)[None], device=encoder.device)
-        states, attentions = _run(tower, pixels)
+        states, attentions = _states_and_attentions(tower, pixels)
         if directions is None:
             matrices = [_rollout_matrix(attention) for attention in attentions]
         else:
-            direction = _row(directions, i)
+            direction = _direction_of(directions, i)
             logit = _logit(encoder, states, direction, readout)
             gradients = torch.autograd.grad(logit, attentions)
             matrices = [
                 _relevance_matrix(attention, gradient)
                 for attention, gradient in zip(attentions, gradients, strict=True)
             ]
-        maps[i] = _class_token_row(matrices).reshape(side, side)
+        maps[i] = _reaching_class_token(matrices).reshape(side, side)
     return maps
 
 
@@ -102,8 +101,14 @@ def patches_a_side(encoder: ClipEncoder) -> int:
     return encoder.image_size // patch_size(encoder)
 
 
-def _run(tower: Any, pixels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return hidden states (1, tokens, d) and attentions (1, heads, tokens, tokens)."""
+def _states_and_attentions(
+    tower: Any, pixels: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Run a vision tower on pixels (1, 3, height, width), differentiably.
+
+    Returns what enters and leaves each block, (1, tokens, width), and the attention in
+    each block, (1, heads, tokens, tokens).
+    """
     output = tower(
         pixels.requires_grad_(),  # the weights are frozen: gradients start here
         interpolate_pos_encoding=True,
@@ -113,8 +118,8 @@ def _run(tower: Any, pixels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, 
     return output.hidden_states, output.attentions
 
 
-def _row(directions: ArrayLike, i: int) -> Features:
-    """Return the direction of image i: its own, or the one that all share."""
+def _direction_of(directions: ArrayLike, i: int) -> Features:
+    """Return the direction (d,) of image i: its own, or the one that all share."""
     values = np.asarray(directions, np.float32)
     return values if values.ndim == 1 else np.asarray(values[i])
 
@@ -125,29 +130,40 @@ def _logit(
     direction: Features,
     readout: str,
 ) -> Tensor:
-    """Return the logit along a direction, still differentiable."""
+    """Return the logit of one image along a direction (d,), still differentiable."""
     scale = encoder.logit_scale if readout == "projected" else 1
     features = encoder.read_states(states, readout)[0]
     return scale * features @ torch.as_tensor(direction).to(features)
 
 
 def _rollout_matrix(attention: Tensor) -> Tensor:
-    """Return half a block's attention, heads averaged, and half that passes it by."""
+    """Return the mean of a block's attention, heads averaged, and the identity.
+
+    In all such matrices, (tokens, tokens), a row says from which tokens the block's
+    output at one token comes; the identity stands for what passes the block by.
+    """
     mean = attention[0].detach().mean(dim=0)
     return (mean + torch.eye(len(mean)).to(mean)) / 2
 
 
 def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
-    """Return what a block adds to relevance (equation 5), and what passes it by."""
+    """Return the positive attention times gradient of a block, plus the identity.
+
+    That is equation 5 of `chefer_relevance`'s source, with the mean over heads.
+    """
     product = (attention * gradient)[0].detach()
     mean = product.clamp(min=0).mean(dim=0)
     return mean + torch.eye(len(mean)).to(mean)
 
 
-def _class_token_row(matrices: list[Tensor]) -> Features:
-    """Multiply the blocks' matrices; return the class token's share of each patch."""
+def _reaching_class_token(matrices: list[Tensor]) -> Features:
+    """Return what reaches the class token from each patch, (patches,).
+
+    It is the class token's row of the product of all blocks' matrices, last block
+    first.
+    """
     row = torch.eye(len(matrices[0])).to(matrices[0])[:1]
-    for matrix in reversed(matrices):  # from the output to the input: a row is enough
+    for matrix in reversed(matrices):  # a row times matrices: no full product is needed
         row = row @ matrix
     return np.asarray(row[0, 1:].cpu().numpy())
 
@@ -161,12 +177,15 @@ def preprocessed_image(encoder: ClipEncoder, image: ImageSource) -> Image.Image:
 
 
 def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.Image:
-    """Lay a map (rows, columns), least to largest value, in red over a grey image."""
+    """Lay a map (rows, columns) in red over a grey image, as the encoder sees it.
+
+    The red is transparent at the map's least value, 80% opaque at its largest.
+    """
     grey = preprocessed_image(encoder, image).convert("L").convert("RGB")
     values = np.asarray(heat, np.float32)
-    shares = (values - values.min()) / (np.ptp(values) or 1)
-    smooth = Image.fromarray(shares).resize(grey.size, Image.Resampling.BICUBIC)
-    opacity = 0.8 * np.asarray(smooth).clip(0, 1)
+    from_0_to_1 = (values - values.min()) / (np.ptp(values) or 1)  # 0 of a flat map
+    smooth = Image.fromarray(from_0_to_1).resize(grey.size, Image.Resampling.BICUBIC)
+    opacity = 0.8 * np.asarray(smooth).clip(0, 1)  # bicubic curves overshoot
     mask = Image.fromarray((255 * opacity).round().astype(np.uint8))
     return Image.composite(Image.new("RGB", grey.size, MARK), grey, mask)
 
@@ -178,10 +197,10 @@ def heat_maps(
     labels: ArrayLike,
     readout: str,
 ) -> list[Image.Image]:
-    """Return images with what spoke for their labels laid over them.
+    """Return each image, grey, with red where it speaks for its label (`overlay`).
 
-    `probe` was fitted to features in this `readout`, `labels` (n,) are as its
-    ``predict`` gives them.
+    The probe was fitted to features in this readout; labels (n,), right or predicted
+    ones, are among its classes.
     """
     features = encoder.images(images, readout=readout, progress=False)
     directions = probe.logit_gradients(features, labels)
@@ -194,11 +213,12 @@ def heat_maps(
 def randomize_weights(
     encoder: ClipEncoder, *, layers: int | None = None, seed: int = 0
 ) -> ClipEncoder:
-    """Return an encoder of which all, or the last `layers` blocks, has learned nothing.
+    """Return an encoder with random weights, in all or in the last `layers` blocks.
 
     A map that stays as it was explains the image, not the model (Adebayo et al.,
-    "Sanity checks for saliency maps", NeurIPS 2018, section 3). The layer norm after
-    the blocks goes with them.
+    "Sanity checks for saliency maps", NeurIPS 2018, section 3). The blocks are those of
+    the vision tower; the layer norm after them becomes random, too. The given encoder
+    stays as it is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -211,12 +231,8 @@ def randomize_weights(
     trained_tower.post_layernorm.load_state_dict(
         random_tower.post_layernorm.state_dict()
     )
-    blocks = zip(
-        reversed(trained_tower.encoder.layers),
-        reversed(random_tower.encoder.layers),
-        strict=True,
-    )
-    for number, (trained_block, random_block) in enumerate(blocks):
-        if number < layers:
-            trained_block.load_state_dict(random_block.state_dict())
+    n_blocks = len(trained_tower.encoder.layers)
+    for number in range(max(n_blocks - layers, 0), n_blocks):
+        random_block = random_tower.encoder.layers[number]
+        trained_tower.encoder.layers[number].load_state_dict(random_block.state_dict())
     return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")

@@ -11,7 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from cliplib.images.arrays import Features, Ints
 
-QUERIES_AT_ONCE = 512  # whose similarities are in memory
+QUERIES_AT_ONCE = 512
+"""Queries whose similarities to all gallery rows are in memory together."""
 
 
 def search(
@@ -33,10 +34,10 @@ def search(
     k
         How many; fewer are returned where there are fewer.
     groups
-        Of the gallery's rows (n,), its near-duplicates: only the nearest of each group
-        is returned.
+        Groups of the gallery's rows (n,), such as near-duplicates: only the nearest row
+        of each group is returned.
     query_groups
-        Of the queries (q,): no row of a query's own group is returned.
+        Groups of the queries (q,): no row of a query's own group is returned.
 
     Returns
     -------
@@ -53,16 +54,17 @@ def search(
         )
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
-    query_rows, gallery_rows = np.asarray(queries), np.asarray(gallery)
+    query_rows = np.asarray(queries)
+    gallery_rows = np.asarray(gallery)
     if groups is None:
         return _nearest(query_rows, gallery_rows, min(k, len(gallery_rows)))
-    codes = np.asarray(groups)
-    own = None if query_groups is None else np.asarray(query_groups)
-    return _nearest_of_groups(query_rows, gallery_rows, codes, own, k)
+    group_of_row = np.asarray(groups)
+    own_groups = None if query_groups is None else np.asarray(query_groups)
+    return _nearest_of_groups(query_rows, gallery_rows, group_of_row, own_groups, k)
 
 
 def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:
-    """Search without groups."""
+    """Return row numbers and cosines, (q, k) both, whatever the groups; k <= n."""
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     one_more = min(k + 1, len(gallery))
@@ -74,41 +76,47 @@ def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Featur
     rows = np.take_along_axis(rows, by_distance_then_row, axis=1)
     distances = np.take_along_axis(distances, by_distance_then_row, axis=1)
     if one_more > k:
-        # Which of equally near rows scikit-learn leaves out is chance: rank them all.
+        # Where the k-th and the next row are equally near, chance decided which of all
+        # such rows scikit-learn returned: rank the whole gallery.
         tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
-        for query, similar in zip(
-            tied, each_query(queries[tied], gallery), strict=True
-        ):
-            rows[query, :k] = np.argsort(-similar, kind="stable")[:k]
-            distances[query, :k] = 1 - similar[rows[query, :k]]
+        cosines_of_tied = each_query(queries[tied], gallery)
+        for query, cosines in zip(tied, cosines_of_tied, strict=True):
+            rows[query, :k] = np.argsort(-cosines, kind="stable")[:k]
+            distances[query, :k] = 1 - cosines[rows[query, :k]]
     return rows[:, :k].astype(np.int64), (1 - distances[:, :k]).astype(np.float32)
 
 
 def _nearest_of_groups(
-    queries: Features, gallery: Features, groups: Ints, own: Ints | None, k: int
+    queries: Features,
+    gallery: Features,
+    group_of_row: Ints,
+    own_groups: Ints | None,
+    k: int,
 ) -> tuple[Ints, Features]:
-    """Search with groups; by hand: no library takes one row a group.
+    """Return row numbers and cosines of the nearest row of each group, best first.
 
-    `own` are the groups of the queries, from which nothing is returned.
+    Both are (q, k), or narrower where some query has fewer groups than k to choose
+    from; its own one, of `own_groups` (q,), is left out. No library takes one row of
+    each group.
     """
-    others = len(np.unique(groups))
-    if own is not None and np.isin(own, groups).any():
-        others -= 1
-    width = min(k, others)
+    n_groups = len(np.unique(group_of_row))
+    if own_groups is not None and np.isin(own_groups, group_of_row).any():
+        n_groups -= 1
+    width = min(k, n_groups)
     rows = np.empty((len(queries), width), np.int64)
     cosines = np.empty((len(queries), width), np.float32)
-    for query, similar in enumerate(each_query(queries, gallery)):
-        order = np.argsort(-similar, kind="stable")
-        if own is not None:
-            order = order[groups[order] != own[query]]
-        places_of_first = np.unique(groups[order], return_index=True)[1]
-        rows[query] = order[np.sort(places_of_first)][:width]
-        cosines[query] = similar[rows[query]]
+    for query, similarities in enumerate(each_query(queries, gallery)):
+        order = np.argsort(-similarities, kind="stable")
+        if own_groups is not None:
+            order = order[group_of_row[order] != own_groups[query]]
+        first_of_groups = np.unique(group_of_row[order], return_index=True)[1]
+        rows[query] = order[np.sort(first_of_groups)][:width]
+        cosines[query] = similarities[rows[query]]
     return rows, cosines
 
 
 def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:
-    """Yield the similarities (n,) of each query in turn."""
+    """Yield for each query its cosines with all gallery rows, (n,)."""
     query_rows = np.asarray(queries)
     for start in range(0, len(query_rows), QUERIES_AT_ONCE):
         yield from cosine_similarity(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from datasets import Dataset
@@ -36,23 +38,25 @@ PICTURE_TRACES = ("border", "brightness")
 def file_traces(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.DataFrame:
     """Measure what may give the class away without a look at what an image shows.
 
-    Returns a row for each id, with the columns of `TRACE_COLUMNS`: of the file, format
-    and mode being categories, and grey levels (0 to 255).
+    Returns a row for each id, with the columns of `TRACE_COLUMNS`: width and height in
+    pixels, mode and format as categories, quantisation as in `file_facts`, bytes per
+    pixel, mean and standard deviation of the border's grey levels (0 to 255), and the
+    image's mean grey level.
     """
     images = list(dataset["image"])
     ids = pd.Index(dataset["id"], name="id")
-    # First, because it names an image that cannot be read.
+    # First, because it names an image that cannot be read. Levels are (n, 3).
     (levels,) = map_images(images, grey_levels, cache=cache, progress="file traces")
     facts = pd.DataFrame([file_facts(image) for image in images], ids)
     facts["bytes_per_pixel"] = facts["bytes"] / (facts["width"] * facts["height"])
     names = ["border_mean", "border_std", "mean"]
     frame = facts.join(pd.DataFrame(levels, ids, names))
     frame = frame.astype({"format": "category", "mode": "category"})
-    return frame[[column for columns in TRACE_COLUMNS.values() for column in columns]]
+    return frame[list(itertools.chain(*TRACE_COLUMNS.values()))]
 
 
 def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
-    """Return in words what the files of each class are like.
+    """Return a table in words of what the files of each class are like.
 
     Parameters
     ----------
@@ -64,10 +68,11 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        By class: images; the most frequent format and mode, and size, with its share;
-        median and quartiles of bytes a pixel, brightness and brightness of the border.
+        By class: the number of images; the most frequent format and mode, size and
+        JPEG quantisation, with its share of the class; median and quartiles of bytes a
+        pixel, brightness and brightness of the border.
     """
-    names = pd.Series(np.asarray(classes), traces.index, name="class")
+    class_of_file = pd.Series(np.asarray(classes), traces.index, name="class")
     kinds = {
         "format and mode": _format_and_mode(traces),
         "size": _size(traces),
@@ -78,19 +83,21 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
         "brightness": traces["mean"],
         "brightness of the border": traces["border_mean"],
     }
-    table = pd.DataFrame({"images": names.value_counts(sort=False)}).sort_index()
+    counts = class_of_file.value_counts(sort=False)
+    table = pd.DataFrame({"images": counts}).sort_index()
     for name, values in kinds.items():
-        table[name] = values.groupby(names).agg(_most_frequent)
+        table[name] = values.groupby(class_of_file).agg(_most_frequent)
     for name, values in numbers.items():
-        table[name] = values.groupby(names).agg(_quartiles)
+        table[name] = values.groupby(class_of_file).agg(_quartiles)
     return table.rename_axis("class")
 
 
 def kinds_of_files(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
-    """Count files of one format, mode and size, the most frequent kind first.
+    """Count the files of each format, mode and size, the most frequent kind first.
 
-    `traces` and `classes` are as in `traces_by_class`. Columns: format and mode, size,
-    images, classes (how many of each, in words), example (an id).
+    `traces` and `classes` are as in `traces_by_class`. Columns of the result: format
+    and mode, size, images (their number), classes (how many of each, such as "cat 3,
+    dog 1"), example (an id).
     """
     files = pd.DataFrame(
         {
@@ -119,28 +126,32 @@ def _size(traces: pd.DataFrame) -> pd.Series:
 def _most_frequent(values: pd.Series) -> str:
     """Write the most frequent value: "PNG RGB", or "PNG RGB (80%, 3 kinds)"."""
     counts = values.value_counts()
+    most_frequent = str(counts.index[0])
     if len(counts) == 1:
-        return str(counts.index[0])
-    return (
-        f"{counts.index[0]} ({counts.iloc[0] / len(values):.0%}, {len(counts)} kinds)"
-    )
+        return most_frequent
+    share = counts.iloc[0] / len(values)
+    return f"{most_frequent} ({share:.0%}, {len(counts)} kinds)"
 
 
 def _quartiles(values: pd.Series) -> str:
+    """Write median and quartiles: "0.42 (0.3 to 0.51)"."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _counts(classes: pd.Series) -> str:
+    """Write how often each class occurs, the most frequent first: "cat 3, dog 1"."""
     counts = classes.value_counts()
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _grey_levels(image: Image.Image) -> Floats:
+    """Return mean and standard deviation of the border's levels, mean of all: (3,)."""
     grey = np.asarray(image.convert("L"), dtype=np.float64)
-    width = max(1, round(0.04 * min(grey.shape)))
+    border_width = max(1, round(0.04 * min(grey.shape)))
+    inside = slice(border_width, -border_width)
     is_border = np.ones(grey.shape, dtype=bool)
-    is_border[width:-width, width:-width] = False
+    is_border[inside, inside] = False
     border = grey[is_border]
     return np.array([border.mean(), border.std(), grey.mean()])
 

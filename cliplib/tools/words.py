@@ -21,10 +21,12 @@ def zero_shot_weights(
     phrases: Sequence[str | Sequence[str]],
     templates: Sequence[str] = DEFAULT_TEMPLATES,
 ) -> Features:
-    """Return the classifier that prompts describe, a direction for each class.
+    """Return a direction for each class, made of the text features of its prompts.
 
-    It is the normalised mean of the class's normalised prompts (Radford et al., ICML
-    2021, section 3.1.4): each of its phrases in the place ``{}`` of each template.
+    An image's logit is the product of its projected features with the direction, times
+    the logit scale. Prompts are each of the class's phrases in the place ``{}`` of each
+    template; the direction is the normalised mean of their normalised features (Radford
+    et al., ICML 2021, section 3.1.4).
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def zero_shot_weights(
 
     Returns
     -------
-    (k, p) float32, of unit length.
+    (k, p) float32, rows of unit length.
 
     Raises
     ------
@@ -49,8 +51,8 @@ def zero_shot_weights(
     if isinstance(templates, str) or not all("{}" in text for text in templates):
         raise ValueError("templates must be a list of texts with a {} each.")
     weights = []
-    for wordings in phrases:
-        wordings = [wordings] if isinstance(wordings, str) else wordings
+    for of_class in phrases:
+        wordings = [of_class] if isinstance(of_class, str) else of_class
         prompts = [
             template.replace("{}", wording)
             for wording in wordings
@@ -61,20 +63,22 @@ def zero_shot_weights(
 
 
 def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> Floats:
-    """Classify the images of a table by the words of a data set, which may be another.
+    """Return the probabilities of a data set's classes for a table's images.
+
+    The classes are known by their phrases alone; the table may be of other images.
 
     Parameters
     ----------
     encoder
         The one that made the table.
     table
-        In a readout that holds the pooled features.
+        In a readout that contains the pooled features.
     spec
         Its k classes, their phrases and templates.
 
     Returns
     -------
-    (n, k) float64: probabilities.
+    (n, k) float64
     """
     weights = zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
     images = encoder.project(table.with_readout("pooled").features)
