@@ -236,6 +236,19 @@ def test_series_reach_across_folders_that_are_counted_through(name: str) -> None
     assert number_groups(groups).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(("n_photographs", "across"), [(5, True), (4, False)])
+def test_most_series_across_folders_are_counted_without_a_gap(
+    n_photographs: int, across: bool
+) -> None:
+    # Four objects of each; where two of them change places, two series have a gap.
+    photographs = np.repeat(np.arange(n_photographs), 4)
+    photographs[[3, 4]] = photographs[[4, 3]]
+    ids = [f"{'ab'[n % 2]}/{n:02}_{i:06}.jpg" for n, i in enumerate(photographs)]
+    groups = declared_groups(ids, suggested_pattern(ids) or "(.+)")
+    joined = number_groups(groups).tolist() == number_groups(photographs).tolist()
+    assert joined == across
+
+
 @pytest.mark.parametrize(
     "number", [lambda n: n, lambda n: 7919 * n % 80], ids=["in order", "as dealt"]
 )

@@ -296,6 +296,8 @@ def test_a_refused_connection_and_a_full_disk_have_theirs(
         full.setattr(shutil, "disk_usage", lambda _: usage)
         with pytest.raises(OSError, match="it takes 1 MB, and the disk of .* has 0 MB"):
             ClipEncoder(OPENAI, cache=False)
+        with pytest.raises(OSError, match="TrashNet: it takes 1 MB, and the disk of"):
+            fetch_dataset("trashnet")
     fake.end()
     with pytest.raises(OSError, match="cannot be reached.*HF_ENDPOINT") as error:
         ClipEncoder(OPENAI, cache=False)

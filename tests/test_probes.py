@@ -17,6 +17,7 @@ from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, recall_score
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
@@ -471,8 +472,8 @@ def test_a_kernel_beyond_memory_is_refused(sample):
     with pytest.raises(ValueError, match="A KernelProbe of 300 rows .* LinearProbe"):
         KernelProbe(max_rows=299).fit(X, y)
     KernelProbe(max_rows=300).fit(X, y)
-    with pytest.raises(ValueError, match="of 20,001 rows needs about 2 GB"):
-        KernelProbe().fit(np.zeros((20_001, 1)), np.arange(20_001) % 2)
+    with pytest.raises(ValueError, match="of 100,000 rows needs about 52 GB"):
+        KernelProbe().fit(np.zeros((100_000, 1)), np.arange(100_000) % 2)
 
 
 def test_folds_at_once_are_regressions_without_each_fold(sample):
@@ -500,6 +501,16 @@ def test_folds_at_once_are_regressions_without_each_fold(sample):
         np.testing.assert_allclose(proba, expected, atol=1e-4)
         assert classes.tolist() == [0, 1, 2]
         assert sharpness in (2, 4)
+
+
+def test_what_folds_share_is_the_inverse_of_the_kernel_also_of_many_rows():
+    X = np.random.default_rng(0).normal(size=(1100, 4)).astype(np.float32)
+    shared = KernelProbe(alpha=1, gamma=0.1).prepare_folds(X)
+    kernel = rbf_kernel(StandardScaler().fit_transform(X), gamma=0.1)
+    np.testing.assert_allclose(
+        shared @ (kernel + np.eye(1100)), np.eye(1100), atol=1e-3
+    )
+    assert (shared == shared.T).all()
 
 
 def test_folds_at_once_hold_out_the_rows_that_the_seed_draws(sample):

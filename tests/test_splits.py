@@ -160,6 +160,28 @@ def test_very_many_groups_are_dealt_no_worse_than_by_scikit_learn():
     assert np.ptp(np.bincount(ours)) <= np.ptp(np.bincount(theirs)) + 1
 
 
+def test_very_many_groups_go_each_to_the_fold_that_has_least_of_its_classes(
+    monkeypatch,
+):
+    monkeypatch.setattr("cliplib.tables.splits.MOST_GROUPS_TO_WEIGH", 0)
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), np.arange(1, 61))  # no two of one size
+    y = rng.choice(4, len(groups), p=[0.5, 0.3, 0.15, 0.05])
+    rows = np.array([np.bincount(y[groups == g], minlength=4) for g in range(60)])
+    shares = rows / rows.sum(axis=0)
+    in_folds = np.zeros((5, 4))
+    expected = np.zeros(60, int)
+    for group in reversed(range(60)):
+        after = [
+            (np.delete(in_folds, fold, axis=0) ** 2).sum()
+            + ((in_folds[fold] + shares[group]) ** 2).sum()
+            for fold in range(5)
+        ]
+        expected[group] = np.argmin(np.round(after, 12))
+        in_folds[expected[group]] += shares[group]
+    assert (fold_numbers(y, groups) == expected[groups]).all()
+
+
 def test_seeds_draw_other_folds():
     y, groups = np.arange(90) % 3, np.arange(90) // 2
     assert (fold_numbers(y, groups) == fold_numbers(y, groups)).all()
