@@ -567,16 +567,42 @@ def test_features_too_large_to_copy_give_the_same_probe(sample, monkeypatch):
     np.testing.assert_array_equal(read.coef_, copied.coef_)
 
 
+def peak_memory(action):
+    """Bytes that an action takes at most, beside what is there before it."""
+    tracemalloc.start()
+    action()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
 def test_a_linear_probe_takes_little_more_than_its_features_twice(monkeypatch):
     monkeypatch.setattr("cliplib.probes.base.FEATURES_A_PART", 200_000)
     rng = np.random.default_rng(0)
     y = np.arange(3000) % 3
     X = rng.normal(size=(3000, 700)).astype(np.float32)
-    tracemalloc.start()
-    LinearProbe(Cs=(1e-3, 1e-2)).fit(X, y).predict_proba(X)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    probe = LinearProbe(Cs=(1e-3, 1e-2))
+    peak = peak_memory(lambda: probe.fit(X, y).predict_proba(X))
     assert 1 + peak / X.nbytes < 3
+
+
+def test_features_are_copied_up_to_the_largest_copy(monkeypatch):
+    y = np.arange(1000) % 2
+    X = np.random.default_rng(0).normal(size=(1000, 300)).astype(np.float32)
+    peaks = []
+    for largest in (X.nbytes, X.nbytes - 1):
+        monkeypatch.setattr("cliplib.probes.linear.LARGEST_COPY", largest)
+        peaks.append(peak_memory(lambda: LinearProbe(Cs=(1e-3,)).fit(X, y)))
+    assert peaks[0] - peaks[1] > 0.5 * X.nbytes
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
+    y = np.arange(1200) % 2
+    X = np.random.default_rng(0).normal(size=(1200, 8)).astype(np.float32)
+    probe = KernelProbe(class_weight=class_weight)
+    kernels = peak_memory(lambda: probe.fit(X, y)) / (4 * 1200**2)
+    assert 1.1 < kernels < 1.35  # 1.3, rounded up, is what is said
 
 
 def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
@@ -700,6 +726,14 @@ def test_a_class_of_the_validation_rows_alone_is_refused(sample):
     known = y[:200] != 1
     with pytest.raises(ValueError, match="y_val holds a class that y lacks"):
         LinearProbe().fit(X[:200][known], y[:200][known], X_val=X[200:], y_val=y[200:])
+
+
+@probes
+def test_validation_rows_may_lack_a_class(probe, sample):
+    X, y = sample
+    two = y[200:] != 1
+    probe = clone(probe).fit(X[:200], y[:200], X_val=X[200:][two], y_val=y[200:][two])
+    assert probe.score(X[200:], y[200:]) > 0.6  # with the class that was not chosen on
 
 
 def test_validation_rows_need_their_labels(sample):
