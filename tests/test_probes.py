@@ -296,6 +296,17 @@ def test_the_chosen_c_is_the_best_on_validation_rows(sample):
     assert Cs.index(probe.C_) == np.argmin(losses)
 
 
+def test_the_sweep_ends_where_weaker_regularisation_is_worse(sample):
+    X, y = sample
+    sweep = LinearProbe(Cs=np.logspace(-3, 4, 15)).fit(X, y).sweep_
+    losses = sweep.log_loss.to_numpy()
+    assert 2 < len(sweep) < 15
+    assert losses[-1] > losses.min() + 1e-4
+    best_so_far = np.minimum.accumulate(losses)
+    assert (losses[:-1] <= best_so_far[:-1] + 1e-4).all()
+    assert sweep.C.tolist() == np.logspace(-3, 4, 15)[: len(sweep)].tolist()
+
+
 def test_the_chosen_sharpness_is_the_best_on_validation_rows(sample):
     X, y = sample
     grid = (0.5, 2, 4, 24)

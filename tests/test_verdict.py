@@ -24,6 +24,8 @@ from cliplib.app.verdict import (
     ElsewhereNumbers,
     ErasedNumbers,
     Measured,
+    Step,
+    Verdict,
     verdict,
 )
 from cliplib.judge.intervals import Share
@@ -241,6 +243,10 @@ def test_the_best_probe_is_used_alone_where_no_simpler_one_is_beside_it() -> Non
 def test_a_paragraph_is_as_wide_as_a_terminal() -> None:
     longest = max(len(line) for line in str(verdict(GOOD)).splitlines())
     assert 80 < longest <= 88
+    whole = str(Verdict("x" * 88, [], [Step("y" * 86)])).splitlines()
+    assert "x" * 88 in whole and "- " + "y" * 86 in whole
+    broken = str(Verdict("x" * 89, [], [Step("y" * 87)])).splitlines()
+    assert all(len(line) <= 88 for line in broken)
 
 
 def test_groups_are_asked_for_where_none_are_declared() -> None:
