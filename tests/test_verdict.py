@@ -489,6 +489,7 @@ def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:
     proba = np.where(np.arange(2) == labels[:, None], 0.9, 0.1)
     proba[3] = [0.05, 0.95]  # surely of the other class
     proba[4] = [0.45, 0.55]  # wrongly classified, but without confidence
+    proba[14] = [0.55, 0.45]
     suspects = suspect_labels(labels, proba)
     assert suspects["row"].tolist() == [3]
     assert suspects["likely"].tolist() == [1]
