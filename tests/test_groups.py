@@ -267,6 +267,28 @@ def test_folders_that_are_counted_each_for_itself_share_no_series(
     assert suggested_pattern(singles) == ""
 
 
+SERIES = [f"disc/{i}_photo_{k}.jpg" for i in "abcd" for k in range(2)]
+
+
+@pytest.mark.parametrize(("n_singles", "suggested"), [(7, True), (8, False)])
+def test_most_images_are_of_a_series(n_singles: int, suggested: bool) -> None:
+    singles = [f"disc/{name}xample.jpg" for name in "efghijkl"[:n_singles]]
+    assert (suggested_pattern(SERIES + singles) != "") == suggested
+
+
+def test_a_pattern_that_leaves_a_file_out_is_not_suggested() -> None:
+    assert suggested_pattern(SERIES)
+    assert suggested_pattern([*SERIES, "disc/no suffix"]) == ""
+
+
+@pytest.mark.parametrize(("n_series", "suggested"), [(2, True), (1, False)])
+def test_a_name_of_more_than_half_a_folder_is_the_class(
+    n_series: int, suggested: bool
+) -> None:
+    ids = [f"cat/{i}_photo_{k}.jpg" for i in "ab"[:n_series] for k in range(2)]
+    assert (suggested_pattern([*SERIES, *ids]) != "") == suggested
+
+
 def test_the_files_that_a_pattern_joins_can_be_shown() -> None:
     ids = ["a/odd.jpg", "a/x_1.jpg", "a/y_1.jpg", "a/x_2.jpg", "a/y_2.jpg"]
     assert joined_files(ids, suggested_pattern(ids)) == ["a/x_1.jpg", "a/x_2.jpg"]
