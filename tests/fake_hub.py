@@ -121,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, *, with_body: bool) -> None:
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        address = urllib.parse.urlsplit(self.path)
+        path = urllib.parse.unquote(address.path)
         if path == "/api/agent-harnesses":  # the client, on its own behalf
             self.send(b"", {}, 404)
             return
@@ -138,12 +139,15 @@ class _Handler(BaseHTTPRequestHandler):
             status, headers = ERRORS[fault]
             self.send(b"", headers, status)
         elif path.startswith("/api/"):
-            self.describe(path.removeprefix("/api/"))
+            sizes_too = "blobs" in urllib.parse.parse_qs(address.query)
+            self.describe(path.removeprefix("/api/"), sizes_too=sizes_too)
         else:
             self.serve(path, with_body=with_body)
 
-    def describe(self, path: str) -> None:
-        """List the files of a repository."""
+    def describe(self, path: str, *, sizes_too: bool) -> None:
+        """List the files of a repository, without their sizes unless these are asked
+        for.
+        """
         kind, owner, name, *rest = path.split("/")
         folder = self.server.folder / kind / owner / name
         if not folder.is_dir():
@@ -154,8 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         listed = []
         for file in sorted(folder.iterdir()):
-            entry: dict[str, Any] = {"rfilename": file.name, "size": size_of(file)}
-            if file.suffix in LARGE:
+            entry: dict[str, Any] = {"rfilename": file.name}
+            if sizes_too:
+                entry["size"] = size_of(file)
+            if sizes_too and file.suffix in LARGE:
                 entry["lfs"] = {"sha256": etag(file), "size": size_of(file)}
                 entry["lfs"]["pointerSize"] = 134
             listed.append(entry)

@@ -62,6 +62,8 @@ def test_a_probability_of_zero_is_no_obstacle():
         ([[0.0, 1.0]], [0, 0], "do not fit 2 labels"),
         ([0.0, 1.0], [0, 0], "do not fit 2 labels"),
         ([[0.0, 1.0]], [2], "from 0 to 1"),
+        ([[0.0, 1.0]] * 4, [0, 1, 1, 2], "from 0 to 1"),
+        ([[0.0, 1.0]] * 4, [0, 1, 1, -1], "from 0 to 1"),
     ],
 )
 def test_logits_without_a_temperature_are_refused(logits, y, named):
@@ -160,3 +162,17 @@ def test_few_groups_make_few_bins_of_equal_size() -> None:
         assert row["low"] < row["value"] < row["high"]
     assert len(quantile_reliability(labels, proba, np.arange(120) % 10)) == 1
     assert len(quantile_reliability(labels, proba, np.arange(120))) == 6
+    rows = np.repeat(np.arange(120), 2)
+    ten = quantile_reliability(labels[rows], proba[rows], np.arange(240))
+    assert len(ten) == 10  # and no more
+
+
+def test_intervals_are_drawn_with_seed_0_unless_another_is_given() -> None:
+    y, z = planted(300, 2.0)
+    proba = softmax(z, axis=1)
+    for measure in (reliability, quantile_reliability):
+        found, of_zero, of_one = (
+            measure(y, proba, groups=np.arange(300), **seed)
+            for seed in ({}, {"seed": 0}, {"seed": 1})
+        )
+        assert found.equals(of_zero) and not found.equals(of_one)

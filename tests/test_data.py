@@ -5,11 +5,19 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from importlib.resources import files
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from cliplib.images.data import DATASETS, dataset_spec, list_files, load_dataset
+from cliplib.images.data import (
+    DATASETS,
+    dataset_spec,
+    difference_from_report,
+    list_files,
+    load_dataset,
+)
 from cliplib.images.image import load_image
 
 
@@ -287,6 +295,30 @@ def test_a_folder_of_ones_own_is_told_by_its_own_classes(image_folder):
         load_dataset("trashnet", data=folder)
     assert "give their folder in place of the set's name" in str(caught.value)
     assert "glass" not in str(caught.value)
+
+
+def test_of_many_classes_that_are_odd_five_are_named(image_folder):
+    folder = image_folder(n=2)
+    for kind in ("disc", "square", "stripes"):
+        (folder / f"more {kind}").mkdir()
+        (folder / kind / f"{kind}1.png").rename(folder / f"more {kind}" / "1.png")
+    with pytest.raises(ValueError, match="its classes are disc, more .*, square. For"):
+        load_dataset("trashnet", data=folder)
+
+
+def test_the_difference_from_the_report_is_counted():
+    table = files("cliplib") / "study" / "precomputed" / "waste_aquatrash_groups.csv"
+    known = list(pd.read_csv(table)["id"])
+    said = difference_from_report("waste_aquatrash", known)
+    assert said == ""
+    said = difference_from_report("waste_aquatrash", known[1:])
+    assert said.endswith("in the report; 1 of the report is missing.")
+    said = difference_from_report("waste_aquatrash", [*known[2:], "a/x.jpg"])
+    assert said.endswith("; 1 of them is not in it; 2 of the report are missing.")
+    said = difference_from_report("waste_aquatrash", [*known, "a/x.jpg", "a/y.jpg"])
+    assert said.endswith("in the report; 2 of them are not in it.")
+    assert said.startswith(f"{DATASETS['waste_aquatrash'].title}: {len(known) + 2:,} ")
+    assert difference_from_report("a folder of one's own", known) == ""
 
 
 def test_a_copy_that_lacks_a_class_says_which(image_folder, tmp_path):

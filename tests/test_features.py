@@ -58,6 +58,9 @@ def test_without_published_splits_a_grouped_fifth_is_held_out():
     assert len(train) + len(test) == 60
     assert 8 <= len(test) <= 16
     assert not set(train.groups) & set(test.groups)
+    drawn = [table.train_test_split(**seed)[1] for seed in ({}, {"seed": 0})]
+    assert equal(*drawn)  # 0 unless another is given
+    assert drawn[0].ids.tolist() != test.ids.tolist()
     published = make_table().train_test_split()
     assert set(published[1].splits) == {"test"}
     assert set(make_table(n=60).train_test_split(published=False)[0].splits) >= {"test"}

@@ -236,6 +236,19 @@ def test_series_reach_across_folders_that_are_counted_through(name: str) -> None
     assert number_groups(groups).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(("n_photographs", "across"), [(5, True), (4, False)])
+def test_most_series_across_folders_are_counted_without_a_gap(
+    n_photographs: int, across: bool
+) -> None:
+    # Four objects of each; where two of them change places, two series have a gap.
+    photographs = np.repeat(np.arange(n_photographs), 4)
+    photographs[[3, 4]] = photographs[[4, 3]]
+    ids = [f"{'ab'[n % 2]}/{n:02}_{i:06}.jpg" for n, i in enumerate(photographs)]
+    groups = declared_groups(ids, suggested_pattern(ids) or "(.+)")
+    joined = number_groups(groups).tolist() == number_groups(photographs).tolist()
+    assert joined == across
+
+
 @pytest.mark.parametrize(
     "number", [lambda n: n, lambda n: 7919 * n % 80], ids=["in order", "as dealt"]
 )
@@ -252,6 +265,28 @@ def test_folders_that_are_counted_each_for_itself_share_no_series(
     assert number_groups(groups).tolist() == np.repeat(np.arange(20), 4).tolist()
     singles = ids[::4]
     assert suggested_pattern(singles) == ""
+
+
+SERIES = [f"disc/{i}_photo_{k}.jpg" for i in "abcd" for k in range(2)]
+
+
+@pytest.mark.parametrize(("n_singles", "suggested"), [(7, True), (8, False)])
+def test_most_images_are_of_a_series(n_singles: int, suggested: bool) -> None:
+    singles = [f"disc/{name}xample.jpg" for name in "efghijkl"[:n_singles]]
+    assert (suggested_pattern(SERIES + singles) != "") == suggested
+
+
+def test_a_pattern_that_leaves_a_file_out_is_not_suggested() -> None:
+    assert suggested_pattern(SERIES)
+    assert suggested_pattern([*SERIES, "disc/no suffix"]) == ""
+
+
+@pytest.mark.parametrize(("n_series", "suggested"), [(2, True), (1, False)])
+def test_a_name_of_more_than_half_a_folder_is_the_class(
+    n_series: int, suggested: bool
+) -> None:
+    ids = [f"cat/{i}_photo_{k}.jpg" for i in "ab"[:n_series] for k in range(2)]
+    assert (suggested_pattern([*SERIES, *ids]) != "") == suggested
 
 
 def test_the_files_that_a_pattern_joins_can_be_shown() -> None:

@@ -150,6 +150,20 @@ def test_images_of_one_name_in_two_data_sets_keep_their_whole_paths(
     assert set(table.splits) == {"train", "test"} and table.classes == ("a", "b")
 
 
+def test_an_image_outside_the_class_folders_is_named(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(content, "PNG")
+    actor = BatchEncoder(str(checkpoint), "deep", {"hash": image_hash})
+    files = {"a/0.png": content.getvalue(), "cover.png": content.getvalue()}
+    write_by_hand(tmp_path / "out", actor, files)
+    with pytest.raises(
+        ValueError, match=r"The image cover\.png lies outside the class"
+    ):
+        FeatureTable.from_parquet(str(tmp_path / "out"))
+
+
 def test_the_aid_learns_from_what_was_encoded(encoded: Path, tiny: ClipEncoder) -> None:
     table = FeatureTable.from_parquet(str(encoded))
     aid = DecisionAid.fit(table, tiny)

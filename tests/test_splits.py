@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cliplib.tables.splits import (
+    class_indices,
     fold_numbers,
     group_codes,
     group_folds,
@@ -156,8 +157,31 @@ def test_very_many_groups_are_dealt_no_worse_than_by_scikit_learn():
         return (counts / counts.sum(axis=1, keepdims=True)).std(axis=1).mean()
 
     ours = fold_numbers(y, groups)
+    assert (ours != theirs).any()  # 5,000 groups are dealt by scikit-learn, not more
     assert spread_of_shares(ours) <= 1.05 * spread_of_shares(theirs)
     assert np.ptp(np.bincount(ours)) <= np.ptp(np.bincount(theirs)) + 1
+
+
+def test_very_many_groups_go_each_to_the_fold_that_has_least_of_its_classes(
+    monkeypatch,
+):
+    monkeypatch.setattr("cliplib.tables.splits.MOST_GROUPS_TO_WEIGH", 0)
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), np.arange(1, 61))  # no two of one size
+    y = rng.choice(4, len(groups), p=[0.5, 0.3, 0.15, 0.05])
+    rows = np.array([np.bincount(y[groups == g], minlength=4) for g in range(60)])
+    shares = rows / rows.sum(axis=0)
+    in_folds = np.zeros((5, 4))
+    expected = np.zeros(60, int)
+    for group in reversed(range(60)):
+        after = [
+            (np.delete(in_folds, fold, axis=0) ** 2).sum()
+            + ((in_folds[fold] + shares[group]) ** 2).sum()
+            for fold in range(5)
+        ]
+        expected[group] = np.argmin(np.round(after, 12))
+        in_folds[expected[group]] += shares[group]
+    assert (fold_numbers(y, groups) == expected[groups]).all()
 
 
 def test_seeds_draw_other_folds():
@@ -301,6 +325,16 @@ def test_an_unknown_patient_is_no_group(unknown):
     for groups in (["a", "b", unknown], [1, 2, unknown]):
         with pytest.raises(ValueError, match="1 of 3 images have no group"):
             group_codes(groups, 3)
+
+
+def test_labels_must_be_numbers_of_classes_where_columns_are_meant():
+    for kind in (np.int64, np.int32, np.uint8):
+        assert class_indices(np.array([2, 0, 1], kind)).tolist() == [2, 0, 1]
+    for labels in (["a", "b"], [0.0, 1.0], [True, False]):
+        with pytest.raises(ValueError, match="not their names"):
+            class_indices(labels)
+    with pytest.raises(ValueError, match=r"must be \(n,\), and not \(2, 1\)"):
+        class_indices([[0], [1]])
 
 
 def test_codes_do_not_depend_on_the_order_of_rows():
