@@ -193,7 +193,7 @@ def test_its_size_is_said_before_and_large_files_have_a_bar(
             super().__init__(*args, **options)
 
     monkeypatch.setattr(hub, "tqdm", Bar)
-    monkeypatch.setattr(hub, "SMALL", 100_000)
+    monkeypatch.setattr(hub, "SMALL_FILE", 100_000)
     hub.fetch_model(OPENAI)
     assert sentences()[0].startswith(f"Downloading {OPENAI}: 1 MB, into ")
     assert shown == ["pytorch_model.bin"]
@@ -213,7 +213,7 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(
     hub.fetch_model(OPENAI)
     resumed = [each for each in fake.requests if "bytes=" in each]
     assert resumed and not resumed[-1].endswith("bytes=0-")
-    assert ClipEncoder(OPENAI, cache=False).dim == 32
+    assert ClipEncoder(OPENAI, cache=False).width == 32
 
 
 def test_a_snapshot_that_lacks_a_file_is_completed(fake: FakeHub) -> None:
@@ -275,7 +275,7 @@ def test_each_fault_has_its_sentence(
     fault: str, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "hang":  # the others answer, however busy the machine is
-        monkeypatch.setattr(hub, "SECONDS", 0.3)
+        monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.3)
     fake.fault = fault
     with pytest.raises(OSError, match=FAULTS[fault]) as error:
         ClipEncoder(OPENAI, cache=False)
