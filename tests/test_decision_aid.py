@@ -41,9 +41,11 @@ def clouds(
 ) -> FeatureTable:
     """Return three clouds around their own directions, in pairs of near-duplicates."""
     rng = np.random.default_rng(seed)
-    labels, centres = np.arange(n // 2) % 3, 3 * np.eye(3, encoder.dim) + 1
-    single = centres[labels] + spread * rng.normal(size=(n // 2, encoder.dim))
-    features = np.repeat(single, 2, axis=0) + 0.001 * rng.normal(size=(n, encoder.dim))
+    labels, centres = np.arange(n // 2) % 3, 3 * np.eye(3, encoder.width) + 1
+    single = centres[labels] + spread * rng.normal(size=(n // 2, encoder.width))
+    features = np.repeat(single, 2, axis=0) + 0.001 * rng.normal(
+        size=(n, encoder.width)
+    )
     return FeatureTable(
         features=features.astype(np.float32),
         labels=np.repeat(labels, 2),
@@ -188,7 +190,7 @@ def test_no_similarity_is_above_one(aid: DecisionAid) -> None:
 def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(
     aid: DecisionAid,
 ) -> None:
-    strange = np.full((1, aid.encoder.dim), -50.0)
+    strange = np.full((1, aid.encoder.width), -50.0)
     strange[0, 0] = 300.0
     said = aid.decide(strange).iloc[0]
     assert said["probability"] > 0.99 and said["abstained"]
@@ -239,10 +241,10 @@ def test_files_are_read_out_as_the_table_was(
 ) -> None:
     table, rng = clouds(tiny), np.random.default_rng(0)
     deep = (
-        rng.normal(size=(len(table), 3 * tiny.blocks * tiny.dim))
+        rng.normal(size=(len(table), 3 * tiny.blocks * tiny.width))
         + table.labels[:, None]
     )
-    about = {"readout": "deep", "width": str(tiny.dim), "blocks": str(tiny.blocks)}
+    about = {"readout": "deep", "width": str(tiny.width), "blocks": str(tiny.blocks)}
     for readout in ("deep", "dinov2", "pooled"):
         made = table.with_features(deep, **about).with_readout(readout)
         aid = DecisionAid.fit(made, tiny, probe=PROBE)

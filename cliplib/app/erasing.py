@@ -154,7 +154,7 @@ def _erased_features(
 ) -> Features:
     """Encode the images of some rows, each without what its box marks, (m, d)."""
     rows = [*boxes]
-    parts = [np.zeros((0, 3 * encoder.blocks * encoder.dim), np.float32)]
+    parts = [np.zeros((0, 3 * encoder.blocks * encoder.width), np.float32)]
     for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
         batch = rows[start : start + IMAGES_A_BATCH]
         erased = [_before_and_after(images[r], boxes[r], seed)[1] for r in batch]

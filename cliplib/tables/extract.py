@@ -174,7 +174,7 @@ def _encode_dataset(
             "encoder": encoder.name,
             "model_fingerprint": encoder.fingerprint,
             "readout": "deep",
-            "width": str(encoder.dim),
+            "width": str(encoder.width),
             "blocks": str(encoder.blocks),
             "dataset": name,
             "source": dataset.info.builder_name,
