@@ -326,11 +326,11 @@ def explained(
 def _cause(error: BaseException, name: str, revision: str, host: str) -> str:
     """Return a sentence on why a download failed, and on what to do.
 
-    The clients wrap errors in others, so all that led to `error` are looked at: their
-    classes by name, since the clients' own are not all public; status; and text.
+    The clients wrap errors in others, so all that led to `error` are looked at: the
+    names of their classes and base classes, their HTTP status, and their messages.
     """
     chain = [*_error_chain(error)]
-    kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
+    class_names = {kind.__name__ for each in chain for kind in type(each).__mro__}
     error_numbers = {getattr(each, "errno", None) for each in chain}
     if error_numbers & {errno.ENOSPC, errno.EDQUOT}:
         return _disk_is_full(Path(constants.HF_HUB_CACHE), "HF_HOME")
@@ -338,16 +338,16 @@ def _cause(error: BaseException, name: str, revision: str, host: str) -> str:
     if "Invalid credentials" in text or "Unauthenticated" in text:
         return f"{host} refuses the login of this machine: {_login(host)} again"
     return (
-        _cause_by_kind(kinds, name, revision, host)
+        _cause_by_class(class_names, name, revision, host)
         or _cause_by_status(_status(chain), name, host)
-        or _cause_by_connection(kinds, text, host)
+        or _cause_by_connection(class_names, text, host)
         or f"{host} failed ({type(error).__name__}: {first_sentence(error)})"
     )
 
 
 def _error_chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, the one that caused it, the cause of that, and so on."""
-    seen: set[int] = set()
+    seen: set[int] = set()  # since causes may go in a circle
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
@@ -379,23 +379,23 @@ def _login(host: str) -> str:
     return "put a token of https://www.kaggle.com/settings into ~/.kaggle/kaggle.json"
 
 
-def _cause_by_kind(kinds: set[str], name: str, revision: str, host: str) -> str:
-    """Return what errors of the clients' own classes, `kinds`, mean; "" for others."""
-    if "OfflineModeIsEnabled" in kinds:
+def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) -> str:
+    """Return what errors of the clients' own classes mean; "" for other classes."""
+    if "OfflineModeIsEnabled" in class_names:
         return (
             "it was not downloaded whole before, and HF_HUB_OFFLINE or "
             "TRANSFORMERS_OFFLINE forbids a download: unset it"
         )
-    if "GatedRepoError" in kinds:
+    if "GatedRepoError" in class_names:
         return (
             f"its makers want their terms accepted: do so on {_address(host)}/{name}, "
             f"then {_login(host)}"
         )
-    if "RevisionNotFoundError" in kinds:
+    if "RevisionNotFoundError" in class_names:
         return f"the hub has no revision {revision!r} of it"
-    if "RepositoryNotFoundError" in kinds or "HFValidationError" in kinds:
+    if "RepositoryNotFoundError" in class_names or "HFValidationError" in class_names:
         return _not_found(name, host)
-    if "RemoteEntryNotFoundError" in kinds:
+    if "RemoteEntryNotFoundError" in class_names:
         return "the hub does not have all of its files"
     return ""
 
@@ -428,31 +428,32 @@ def _cause_by_status(status: int, name: str, host: str) -> str:
     return f"{host} refuses ({status})" if status >= 400 else ""
 
 
-def _cause_by_connection(kinds: set[str], text: str, host: str) -> str:
+def _cause_by_connection(class_names: set[str], text: str, host: str) -> str:
     """Return why the host was not reached, or broke off; "" if it is not that.
 
-    `kinds` and `text` are classes and messages of the errors, as in `_cause`.
+    `text` is all messages of the errors.
     """
     where = _address(host)
-    if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in kinds:
+    if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in class_names:
         return (
             f"the certificate of {where} is not trusted: if a proxy of your network "
             "reads along, name its certificate in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"
         )
-    refused = bool(kinds & {"ConnectError", "ConnectionError", "NetworkError"})
-    if "ProxyError" in kinds or (refused and getproxies().keys() & {"http", "https"}):
+    refused = bool(class_names & {"ConnectError", "ConnectionError", "NetworkError"})
+    has_proxy = bool(getproxies().keys() & {"http", "https"})
+    if "ProxyError" in class_names or (refused and has_proxy):
         return (
             f"{where} cannot be reached by the proxy that HTTPS_PROXY or HTTP_PROXY "
             "names: correct or unset it"
         )
-    if any("Timeout" in kind for kind in kinds):
+    if any("Timeout" in name for name in class_names):
         return f"{where} did not answer in time: try again, or name a mirror"
-    if "JSONDecodeError" in kinds:
+    if "JSONDecodeError" in class_names:
         return (
             f"a web page came in place of an answer of {where}: log in to your network "
             "with a browser first"
         )
-    if "Consistency check failed" in text or "RemoteProtocolError" in kinds:
+    if "Consistency check failed" in text or "RemoteProtocolError" in class_names:
         return "the download broke off: the same command goes on where it stopped"
     if refused:
         return (
@@ -463,7 +464,7 @@ def _cause_by_connection(kinds: set[str], text: str, host: str) -> str:
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return the first sentence of an error's message, on one line, without its end."""
+    """Return an error's first sentence, on one line, without its full stop."""
     first_paragraph = str(error).split("\n\n")[0]
     line = " ".join(first_paragraph.split())
     # A capital before the stop is more likely an abbreviation than a sentence's end.
