@@ -323,7 +323,8 @@ class ClipEncoder:
                 if settings.get(name) is not None
             }
         }
-        if self.dtype != "float32":  # for which fingerprints are those without a dtype
+        # Else it is not named: fingerprints of committed features say nothing of it.
+        if self.dtype != "float32":
             described["dtype"] = self.dtype
         for tower in ("vision_config", "text_config"):
             config = getattr(self.model.config, tower)
@@ -462,7 +463,7 @@ class ClipEncoder:
     def read_states(
         self, states: tuple[torch.Tensor, ...], readout: str = "deep"
     ) -> torch.Tensor:
-        """Return features (n, d) from the tower's hidden states, with gradients.
+        """Return features (n, d) of the tower's hidden states, so that gradients flow.
 
         `states` are of shape (n, 1 + patches, width), the class token first: one before
         the first block, and one after each. `readout` is as in `images`.
@@ -549,7 +550,7 @@ def _require_clip(source: str) -> None:
 
 def _load_weights(source: str) -> CLIPModel:
     """Load a CLIP in float32 from a folder; ValueError if it lacks weights."""
-    hide_progress: Any = disable_progress_bar  # loading is done before it is read
+    hide_progress: Any = disable_progress_bar  # too short a time to show one
     hide_progress()
     load: Any = CLIPModel.from_pretrained  # whose types know nothing of loading info
     clip, info = load(source, dtype=torch.float32, output_loading_info=True)
@@ -560,7 +561,7 @@ def _load_weights(source: str) -> CLIPModel:
 
 
 def _freeze(model: Any, device: str) -> CLIPModel:
-    """Move a model itself to a device, in evaluation mode, without gradients."""
+    """Freeze a model in place, move it to a device, and return it."""
     frozen: CLIPModel = model.eval().requires_grad_(False).to(device)
     return frozen
 
@@ -580,16 +581,16 @@ def _load_processor(
     side = image_size or int(config.image_size)
     square = {"height": side, "width": side}
     changed: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": square}
-    if squash or not own.do_center_crop:
+    if squash or not own.do_center_crop:  # one that does not crop squashes as well
         changed = {"size": square, "do_center_crop": False}
     return CLIPImageProcessorPil.from_pretrained(source, **changed)
 
 
 def _load_tokenizer(source: str, vocabulary: int) -> CLIPTokenizer:
-    """Load a tokenizer; ValueError if it cannot be that of `vocabulary` tokens.
+    """Load a tokenizer; ValueError if a model of `vocabulary` tokens cannot have it.
 
-    Where its files are missing, transformers makes one up that knows a few tokens. One
-    may have fewer tokens than the model by padding, but none more.
+    Where its files are missing, transformers makes one up of two tokens. A model may
+    have embeddings for more tokens than its tokenizer knows, but not for fewer.
     """
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(source)
     if not 0.5 < len(tokenizer) / vocabulary <= 1:
