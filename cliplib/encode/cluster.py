@@ -328,15 +328,16 @@ def _list_names(system: FileSystem, folder: str) -> pd.Series:
 
 
 def _read_done(output: str, *, made_by: str) -> pd.DataFrame:
-    """Return the rows in `output`, with columns id and encoder; make it if need be.
+    """Return id and encoder of the rows in `output`, a folder that is made if need be.
 
     Damaged files are deleted. ValueError if a row was not made by `made_by`, a
     `BatchEncoder.made_by`.
     """
     system, folder = _locate(output)
     system.create_dir(folder)
-    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     _drop_damaged(system, folder)
+    # Named, since a new folder has no file to take the columns from.
+    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     written = pyarrow.dataset.dataset(
         folder, schema, filesystem=system, format="parquet"
     )

@@ -206,7 +206,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     """Connect to a cache's file, for all threads, and make its table if it has none."""
     database = sqlite3.connect(path, timeout=TIMEOUT, check_same_thread=False)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(
+            "PRAGMA journal_mode = WAL"
+        )  # reading goes on while one writes
         # Older files hold a table "features", whose arrays have no shape.
         database.execute(
             "CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, dtype TEXT, "

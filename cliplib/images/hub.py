@@ -380,7 +380,10 @@ def _login(host: str) -> str:
 
 
 def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) -> str:
-    """Return what errors of the clients' own classes mean; "" for other classes."""
+    """Return what errors of the clients' own classes mean; "" for other classes.
+
+    `name` and `revision` are what was asked of `host`, as in `explained`.
+    """
     if "OfflineModeIsEnabled" in class_names:
         return (
             "it was not downloaded whole before, and HF_HUB_OFFLINE or "

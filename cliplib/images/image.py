@@ -120,7 +120,7 @@ def _images_of_array(array: NDArray[np.generic]) -> list[ImageSource]:
 
 
 def image_name(source: ImageSource) -> str:
-    """Return what messages call an image: its path, or else its type in "<>"."""
+    """Return what messages call an image: its path, or its type in "<>" without one."""
     if isinstance(source, Mapping):
         source = source.get("path") or "<bytes>"
     if not isinstance(source, str | os.PathLike):
@@ -221,12 +221,13 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 def _why_unreadable(
     error: Exception, source: ImageSource, content: bytes | None
 ) -> str:
-    """Say in a few words why an image could not be read, and what to do about it."""
+    """Return a clause on why an image could not be read, and what to do about it."""
     if isinstance(source, np.ndarray):
         return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
     if isinstance(error, Image.DecompressionBombError):  # which speaks of an attack
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        return f"it has more than {most} million pixels: save a smaller copy"
+        # Pillow warns above its limit, and refuses above twice that.
+        millions = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"it has more than {millions} million pixels: save a smaller copy"
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
     # Pillow's own message names the address of a buffer; what the file begins with
