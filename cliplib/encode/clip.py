@@ -526,7 +526,7 @@ class ClipEncoder:
 
 
 def _cache_of(cache: bool | FeatureCache) -> FeatureCache | None:
-    """Return the cache to use: the usual one for True, none for False."""
+    """Return the cache given; for True the usual one, for False none."""
     if isinstance(cache, bool):
         return default_cache() if cache else None
     return cache

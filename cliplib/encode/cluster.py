@@ -42,6 +42,7 @@ class BatchEncoder:
         self.readout = readout
         self.also = dict(also or {})
         self.readout_columns = self.encoder.columns_of(readout)
+        # For the column "encoder".
         function_names = [function.name for function in self.also.values()]
         self.made_by = " ".join([self.encoder.fingerprint, readout, *function_names])
 
