@@ -169,7 +169,7 @@ class _OptionalCache:
         self.cache = None  # else each batch might wait `TIMEOUT` for it in vain
 
 
-def kept(
+def cached_array(
     cache: FeatureCache | None, key: str, compute: Callable[[], NDArray[Any]]
 ) -> NDArray[Any]:
     """Return the array that is cached under a key; if none is, compute and store it.

@@ -24,7 +24,7 @@ from scipy.fft import dct
 from scipy.ndimage import gaussian_filter
 
 from cliplib.images.arrays import Features, Floats, Ints
-from cliplib.images.cache import FeatureCache, ImageFunction, kept, map_images
+from cliplib.images.cache import FeatureCache, ImageFunction, cached_array, map_images
 from cliplib.images.image import file_facts
 from cliplib.tables.groups import connected_groups
 from cliplib.tables.hamming import Family, close_hashes
@@ -196,7 +196,7 @@ def find_near_duplicates(
     ]
     rule = f"{max_distance}:{min_correlation}"
     key = ":".join(["near_duplicates_1", rule, *digests])
-    numbers = kept(
+    numbers = cached_array(
         cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
     )
     pairs = pd.DataFrame(numbers, columns=_PAIR_COLUMNS)
