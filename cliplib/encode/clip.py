@@ -394,7 +394,7 @@ class ClipEncoder:
         return self.project(features) if projected else features
 
     def texts(self, texts: str | Sequence[str]) -> Features:
-        """Encode n texts, (n, p) float32 of unit length, or a single one, (1, p).
+        """Encode n texts, (n, projected_dim) float32 of unit length; or a single one.
 
         Texts of more than `max_tokens` tokens are cut, with a warning.
         """

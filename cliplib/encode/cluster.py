@@ -42,8 +42,8 @@ class BatchEncoder:
         self.readout = readout
         self.also = dict(also or {})
         self.readout_columns = self.encoder.columns_of(readout)
-        # For the column "encoder".
         function_names = [function.name for function in self.also.values()]
+        # For the column "encoder": rows are made alike only if all of this is the same.
         self.made_by = " ".join([self.encoder.fingerprint, readout, *function_names])
 
     @property
@@ -58,9 +58,9 @@ class BatchEncoder:
         }
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode a batch with the columns id and bytes, a file's path and content.
+        """Encode a batch of files, with the columns id (a path) and bytes (content).
 
-        Returns the columns that `encode` writes, a row for each row of the batch.
+        Returns the columns that `encode` writes, a row for each file in their order.
         """
         images = [
             {"path": name, "bytes": content}

@@ -325,7 +325,7 @@ class _Batch(NamedTuple):
 
 
 def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) -> None:
-    """Put the errors of a batch into `errors`, by row, or raise the first without it.
+    """Put the errors of a batch into `errors`, by row; if it is None, raise the first.
 
     `rows` are the rows of the batch's images among all images.
     """

@@ -85,11 +85,26 @@ def fetch_model(name: str) -> Path:
 
 def _cached_model(repo: str, revision: str) -> Path | None:
     """Return the folder of a model's cached files; None if some are missing."""
-    config = try_to_load_from_cache(repo, "config.json", revision=revision)
-    if not isinstance(config, str):
+    config = _cached_path(repo, "config.json", revision)
+    if config is None:
         return None
-    folder = Path(config).parent
+    folder = config.parent
     return folder if _is_whole(folder) else None
+
+
+def _cached_path(
+    repo: str,
+    name: str,
+    revision: str = constants.DEFAULT_REVISION,
+    kind: str = "model",
+) -> Path | None:
+    """Return a file's path in the hub's cache; None if it is not there.
+
+    `kind` is "model" or "dataset".
+    """
+    path = try_to_load_from_cache(repo, name, revision=revision, repo_type=kind)
+    # Neither None nor the mark of a file that the repository itself lacks.
+    return Path(path) if isinstance(path, str) else None
 
 
 def _is_whole(folder: Path) -> bool:
@@ -146,16 +161,11 @@ def _download_model(repo: str, revision: str) -> Path:
             "pytorch_model.bin"
         )
     wanted = [*filter(_is_settings_file, sizes), *weights]
-    missing = [
-        name
-        for name in wanted
-        if not isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
-    ]
+    missing = [name for name in wanted if _cached_path(repo, name, revision) is None]
     size = sum(sizes[name] for name in missing)
     _announce(repo, size, Path(constants.HF_HUB_CACHE))
-    for name in wanted:
-        path = _download_file(repo, name, revision, sizes[name])
-    return Path(path).parent
+    paths = [_download_file(repo, name, revision, sizes[name]) for name in wanted]
+    return paths[0].parent
 
 
 def _is_settings_file(name: str) -> bool:
@@ -169,15 +179,16 @@ def _is_settings_file(name: str) -> bool:
 
 def _download_file(
     repo: str, name: str, revision: str, size: int, kind: str = "model"
-) -> str:
+) -> Path:
     """Return a file's path in the hub's cache, downloaded if it is not there.
 
     `size` in bytes decides whether a bar is shown; `kind` is "model" or "dataset".
     """
     bar: Any = tqdm if size > SMALL_FILE else _no_bar
-    return hf_hub_download(
+    path = hf_hub_download(
         repo, name, revision=revision, repo_type=kind, tqdm_class=bar
     )
+    return Path(path)
 
 
 def _no_bar(*args: Any, **options: Any) -> Any:
@@ -242,17 +253,17 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
     DownloadError
         If the hub does not give the archive, or it is damaged.
     """
-    archive = try_to_load_from_cache(repo, file, repo_type="dataset")
-    if not isinstance(archive, str):
+    archive = _cached_path(repo, file, kind="dataset")
+    if archive is None:
         with explained(repo):
             archive = _download_archive(repo, file)
-    digest = _verified_sha256(Path(archive))
+    digest = _verified_sha256(archive)
     if sha256_of_report and digest != sha256_of_report:
         logger.warning("%s of %s is not the version of the report", file, repo)
-    return _unpacked(Path(archive), cache_folder() / "images", digest)
+    return _unpacked(archive, cache_folder() / "images", digest)
 
 
-def _download_archive(repo: str, file: str) -> str:
+def _download_archive(repo: str, file: str) -> Path:
     """Download a data set's file; return its path in the hub's cache."""
     info = HfApi().dataset_info(repo, files_metadata=True, timeout=ANSWER_SECONDS)
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
