@@ -434,11 +434,11 @@ class ClipEncoder:
         return np.asarray(normalize(projected.cpu().numpy()))
 
     def preprocess(self, image: ImageSource) -> Features:
-        """Return the pixel values of an image as the tower takes them, (3, s, s)."""
+        """Return an image's pixel values as the tower takes them, (3, s, s) float32."""
         return np.asarray(self._preprocess_batch([load_image(image)])[0])
 
     def _preprocess_batch(self, images: list[Image.Image]) -> Features:
-        """Return the pixel values of RGB images as the tower takes them, (n, 3, s, s).
+        """Return RGB images' pixel values as `preprocess`, (n, 3, s, s) float32.
 
         Bit for bit as from the processor, but faster: as a channel has 256 levels only,
         rescaling and normalising are looked up in a table.

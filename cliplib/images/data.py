@@ -217,7 +217,7 @@ def _load_named(
             raise ValueError(_no_copy(name, root or Path(setting), present))
         logger.info("%s: no images on this machine", name)
         return None
-    published = _published_splits(name)
+    published = _published_splits(name)  # for a set without split folders
     images = [
         image._replace(split=image.split or published.get(image.id, ""))
         for image in images
