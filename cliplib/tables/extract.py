@@ -197,7 +197,7 @@ def _encode_dataset(
 def _declared(
     ids: list[str], groups: str | os.PathLike[str] | None
 ) -> NDArray[np.str_] | None:
-    """Return the name of each image's declared group, (n,), if any are declared."""
+    """Return the name of each image's declared group, (n,); None for groups None."""
     return None if groups is None else np.array(declared_groups(ids, groups), np.str_)
 
 

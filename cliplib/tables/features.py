@@ -138,7 +138,7 @@ class FeatureTable:
         ids: Sequence[str] | None = None,
         splits: Sequence[str] | None = None,
     ) -> FeatureTable:
-        """Make a table of one's own features.
+        """Make a table of one's own features; near-duplicates are not looked for.
 
         Parameters
         ----------

@@ -169,9 +169,10 @@ class _DistanceBound:
             yield _joined(found)
 
     def _closeness(self, words_a: Words, words_b: Words) -> NDArray[np.int8]:
-        """Return the closeness of words (4, r) to words (4, c), (r, c).
+        """Return the closeness Σ |d - 32| - d₀ of each pair of hashes, (r, c).
 
-        The next call writes to the same array.
+        The hashes are words by parity, (4, r) and (4, c). The next call overwrites the
+        array that is returned.
         """
         block = np.s_[: words_a.shape[1], : words_b.shape[1]]
         differing_bits = self._differing_bits[block]
@@ -179,8 +180,8 @@ class _DistanceBound:
         closeness = self._sum[block]
 
         def count_differing(parity: int) -> None:
-            a, b = words_a[parity, :, None], words_b[parity]
-            np.bitwise_xor(a, b, out=differing_bits)
+            row_words = words_a[parity, :, None]
+            np.bitwise_xor(row_words, words_b[parity], out=differing_bits)
             np.bitwise_count(differing_bits, out=count.view(np.uint8))
 
         count_differing(0)
@@ -194,6 +195,7 @@ class _DistanceBound:
 
 
 def _joined(parts: list[Pairs]) -> Pairs:
+    """Return the pairs of all parts, one after another."""
     rows_a = np.concatenate([pairs.rows_a for pairs in parts])
     rows_b = np.concatenate([pairs.rows_b for pairs in parts])
     return Pairs(rows_a, rows_b)
