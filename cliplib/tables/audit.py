@@ -241,6 +241,7 @@ def _pairs(
     rows_a = readable_a["index"].to_numpy()
     rows_b = readable_b["index"].to_numpy()
     as_they_are = list(ORIENTATIONS).index("")
+    # Hashes propose pairs, and detail confirms them.
     near = []
     for close in close_hashes(
         records_a["bits"][rows_a],

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cliplib.encode.clip import ClipEncoder
-from cliplib.images.arrays import Ints
+from cliplib.images.arrays import Features, Ints
 from cliplib.images.data import DATASETS, load_dataset
 from cliplib.tables.audit import image_hash, near_duplicate_groups
 from cliplib.tables.features import FeatureTable
@@ -163,7 +163,25 @@ def _encode_dataset(
     if errors_by_row and len(errors_by_row) == len(dataset):
         raise ValueError(f"None of the {len(dataset)} images of {name!r} can be read.")
     copies = near_duplicate_groups(hashes, cache=encoder.cache)
-    table = FeatureTable(
+    table = _as_table(dataset, encoder, features, copies)
+    if declared is not None:
+        table = table.with_groups(declared[drawn_rows])
+    elif name in DATASETS:
+        table = _with_known_groups(table, name)
+    if errors is None or not errors_by_row:
+        return table
+    errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
+    # Now, because groups are declared for all that were drawn.
+    is_readable = np.full(len(table), True)
+    is_readable[list(errors_by_row)] = False
+    return table.select(is_readable)
+
+
+def _as_table(
+    dataset: datasets.Dataset, encoder: ClipEncoder, features: Features, copies: Ints
+) -> FeatureTable:
+    """Return the table of a data set from features (n, d) and copies (n,)."""
+    return FeatureTable(
         features=features,
         labels=np.array(dataset["label"][:], np.int64),
         classes=tuple(dataset.features["label"].names),
@@ -178,20 +196,10 @@ def _encode_dataset(
             "readout": "deep",
             "width": str(encoder.dim),
             "blocks": str(encoder.blocks),
-            "dataset": name,
+            "dataset": dataset.info.dataset_name,
             "source": dataset.info.builder_name,
         },
     )
-    if declared is not None:
-        table = table.with_groups(declared[drawn_rows])
-    elif name in DATASETS:
-        table = _with_known_groups(table, name)
-    if errors is None or not errors_by_row:
-        return table
-    errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    is_readable = np.full(len(table), True)
-    is_readable[list(errors_by_row)] = False
-    return table.select(is_readable)
 
 
 def _declared(

@@ -250,7 +250,7 @@ def group_folds(
     seed: int = 0,
     published: ArrayLike | None = None,
 ) -> Iterator[tuple[Ints, Ints]]:
-    """Yield train_rows and test_rows of each fold of `fold_numbers`, in its order."""
+    """Yield train_rows and test_rows, increasing, of fold 0, 1, … of `fold_numbers`."""
     folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
     for fold in range(n_splits):
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -505,7 +505,10 @@ def _fit_each_fold(
 
 
 def _module_source(estimator: Any) -> str:
-    """Return the code of the module that defines an estimator, "" if it has no file."""
+    """Return the code of the module that defines an estimator, "" if it has no file.
+
+    As part of a memory's key: after a change of the code nothing old is found.
+    """
     try:
         return inspect.getsource(sys.modules[type(estimator).__module__])
     except (OSError, TypeError):
