@@ -175,8 +175,8 @@ def evaluate(
 class _Contributions:
     """What each row contributes to the statistics of one repeat.
 
-    A statistic of a draw then needs but sums over rows, weighted by how often the draw
-    holds each. Made from labels (n,) and probabilities (n, k).
+    Statistics of a draw are made of sums over rows, each weighted by how often the draw
+    holds the row. Given are labels (n,) and probabilities (n, k).
 
     Attributes
     ----------
@@ -185,8 +185,8 @@ class _Contributions:
     log_loss, brier
         Log loss (nats) and Brier score, (n,).
     gap
-        (n, bins): in the bin of the row's confidence this less 1 if the row is right,
-        less 0 if wrong; 0 in all other bins.
+        Confidence, less 1 where the row is right, in the column of the bin that the
+        confidence is in; 0 in all other columns, (n, bins).
     areas
         For each class the area under its ROC curve, as a function of weights; empty
         where the predictions are labels alone.
@@ -228,6 +228,7 @@ class _Contributions:
         if self.areas:
             auroc = np.column_stack([area(weights) for area in self.areas])
         gap = weights @ self.gap / n_rows[:, None]
+        gap_on_sample = self.gap.mean(axis=0)
         return {
             "accuracy": n_hit.sum(axis=1) / n_rows,
             "balanced_accuracy": np.nanmean(sensitivity, axis=1),
@@ -236,7 +237,7 @@ class _Contributions:
             "log_loss": weights @ self.log_loss / n_rows,
             "brier": weights @ self.brier / n_rows,
             "ece": np.abs(gap).sum(axis=1),
-            "ece_noise": np.abs(gap - self.gap.mean(axis=0)).sum(axis=1),
+            "ece_noise": np.abs(gap - gap_on_sample).sum(axis=1),
             "class_sensitivity": sensitivity,
             "class_specificity": specificity,
             "class_precision": n_hit / n_predicted,

@@ -104,12 +104,12 @@ def bootstrap(
         )
     rng = np.random.default_rng(seed)
     n = len(group_of_row)
-    chunk = max(1, 2**20 // n)  # draws at once: it bounds the memory, not their number
+    draws_at_once = max(1, 2**20 // n)  # bounds the memory
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         on_sample = statistic(np.ones((1, n)))
         on_draws = []
-        for start in range(0, n_boot, chunk):
-            size = (min(chunk, n_boot - start), n_groups)
+        for start in range(0, n_boot, draws_at_once):
+            size = (min(draws_at_once, n_boot - start), n_groups)
             group_weights = _counts_by_draw(rng.integers(0, n_groups, size))
             on_draws.append(statistic(group_weights[:, group_of_row].astype(float)))
     return {
@@ -186,7 +186,7 @@ def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Fl
 
 
 def _extended_to_exact(bounds: Floats, exact_bounds: Floats) -> Floats:
-    """Extend intervals (2, m) that reach 0 or 1 to the exact ones, unless NaN."""
+    """Extend intervals (2, m) that reach 0 or 1 to hold the exact ones, unless NaN."""
     low, high = bounds
     exact_low, exact_high = exact_bounds
     extended = np.stack([np.fmin(low, exact_low), np.fmax(high, exact_high)])
@@ -195,10 +195,10 @@ def _extended_to_exact(bounds: Floats, exact_bounds: Floats) -> Floats:
 
 
 def small_sample_factor(n_groups: ArrayLike) -> Floats:
-    """Return how many times too near to the value percentiles of draws are.
+    """Return the factor, above 1, by which percentiles of draws must leave the value.
 
-    They use the normal quantile in place of Student's, and a deviation that is divided
-    by n in place of n - 1, of n groups (at least 2). The factor is above 1.
+    For n groups, 2 or more, it puts Student's quantile in place of the normal one, and
+    a standard deviation divided by n - 1 in place of one divided by n.
     """
     n = np.asarray(n_groups, float)
     students_quantile = stdtrit(n - 1, 0.975)
@@ -222,13 +222,13 @@ def clopper_pearson(share: ArrayLike, n: ArrayLike) -> Floats:
 def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> Floats:
     """Return intervals (2, m) of areas under ROC curves (m,), without any draws.
 
-    Needed are the numbers of positives and negatives, (m,). Method 5 of Newcombe
+    They follow from the numbers of positives and negatives, (m,). Method 5 of Newcombe
     (Statistics in Medicine 25, 2006, 559-573): all areas from which the one found is
     less than 1.96 standard errors away, the error being Hanley and McNeil's (1982) at
     the area supposed. An area of 1 has an interval of some width, too.
     """
     found = np.asarray(area, float)
-    m = np.asarray(n_positive, float)
+    m = np.asarray(n_positive, float)  # the source's letters
     n = np.asarray(n_negative, float)
 
     def is_in_interval(supposed: Floats) -> Bools:

@@ -103,6 +103,7 @@ class LogisticProblem:
         preconditioner = Preconditioner(self._directions, curvatures)
         first = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
 
+        # L-BFGS varies a flat step from the first weights, before preconditioning.
         def weights_after(step: Floats) -> Floats:
             return first + preconditioner.apply(step.reshape(first.shape))
 
@@ -133,7 +134,7 @@ class LogisticProblem:
             rows = self._rows[block]
             row_weights = self._row_weights[block]
             weighted_one_hot = self._weighted_one_hot[block]
-            logits = (coef @ rows.T).T + intercept
+            logits = (coef @ rows.T).T + intercept  # (rows of the block, k)
             logits -= logits.max(axis=1, keepdims=True)  # so that exp does not overflow
             exponentials = np.exp(logits)
             total = exponentials.sum(axis=1, keepdims=True)

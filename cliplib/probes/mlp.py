@@ -74,6 +74,7 @@ class MLPProbe(Probe):
     def _fit(
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
+        """Train all networks, each until its loss on its held-out rows is smallest."""
         scaled = self._standardize(rows, np.arange(len(rows))).copy()
         inputs = torch.from_numpy(scaled)
         targets = torch.from_numpy(class_codes)
