@@ -100,7 +100,7 @@ def reliability(
     probabilities = checked_proba(labels, proba, "proba")[0]
     right = probabilities.argmax(axis=1) == labels
     confidence = np.minimum(probabilities.max(axis=1), 1)[:, None]
-    inside = confidence_bins(confidence)
+    inside = confidence_bins(confidence)  # (n, bins)
     accuracy = ratio_intervals(
         inside & right[:, None], inside, groups=groups, n_boot=n_boot, seed=seed
     )

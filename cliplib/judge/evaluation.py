@@ -324,7 +324,8 @@ def _overall_intervals(
 ) -> pd.DataFrame:
     """Return a table of value, low and high, a row for each of `METRICS`.
 
-    `per_class` is as from `_per_class_intervals`.
+    `per_class` is as from `_per_class_intervals`. Metrics that are shares, means over
+    classes, or biased have other intervals than `intervals` gives without exact bounds.
     """
     table = pd.concat([intervals(resampled[name], n_groups) for name in METRICS])
     table.index = pd.Index(METRICS, name="metric")

@@ -157,17 +157,17 @@ def intervals(
     """
     value = np.atleast_1d(resampled.value)
     draws = resampled.draws.reshape(-1, len(value))
-    counts = np.broadcast_to(n_groups, value.shape)
+    group_counts = np.broadcast_to(n_groups, value.shape)
     if exact_bounds is None:
         exact_bounds = np.full((2, len(value)), np.nan)
     is_share = ~np.isnan(exact_bounds[0])
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         bounds = np.nanquantile(draws, [0.025, 0.975], axis=0)  # (2, m): low, high
-    bounds = _widened_for_few_groups(value, bounds, counts)
+    bounds = _widened_for_few_groups(value, bounds, group_counts)
     bounds = _extended_to_exact(bounds, exact_bounds)
     bounds = np.where(is_share, np.clip(bounds, 0, 1), bounds)
     of_one_group = np.where(is_share, [[0], [1]], np.nan)
-    bounds = np.where(counts == 1, of_one_group, bounds)
+    bounds = np.where(group_counts == 1, of_one_group, bounds)
     bounds = np.where(np.isnan(value), np.nan, bounds)
     low, high = bounds
     return pd.DataFrame({"value": value, "low": low, "high": high}, index=names)
@@ -284,15 +284,15 @@ def ratio_intervals(
     if denominators.ndim == 1:
         denominators = denominators[:, None]
     denominators = np.broadcast_to(denominators, columns.shape)
-    counts = denominators > 0
-    numerators = np.where(counts, columns.to_numpy(float), 0)
+    is_counted = denominators > 0
+    numerators = np.where(is_counted, columns.to_numpy(float), 0)
     group_of_row = group_codes(groups, len(columns), at_least=1)
 
     def ratios(weights: Floats) -> dict[str, Floats]:
         return {"ratio": (weights @ numerators) / (weights @ denominators)}
 
     resampled = bootstrap(ratios, group_of_row, n_boot=n_boot, seed=seed)["ratio"]
-    n_groups = count_groups_with(counts, group_of_row)
+    n_groups = count_groups_with(is_counted, group_of_row)
     is_share = [dtype.kind == "b" for dtype in columns.dtypes]
     exact = clopper_pearson(resampled.value, n_groups)
     exact_bounds = np.where(is_share, exact, np.nan)
@@ -370,6 +370,7 @@ def compare(
     ValueError
         Where labels and predictions do not fit together, or one is missing (NaN).
     """
+    # Of each row: 1 where only a is right, -1 where only b is.
     gain = _share_right(y, a, "a") - _share_right(y, b, "b")
     group_of_row = group_codes(groups, len(gain))
 
@@ -434,11 +435,9 @@ def _counts_by_draw(drawn: Ints) -> Ints:
     A row of `drawn` (draws, n_groups) holds the numbers of the groups that were drawn.
     """
     n_draws, n_groups = drawn.shape
-    first_code = (
-        n_groups * np.arange(n_draws)[:, None]
-    )  # a code for each draw and group
-    counts = np.bincount((first_code + drawn).ravel(), minlength=drawn.size)
-    return counts.reshape(drawn.shape)
+    draw = np.arange(n_draws)[:, None]
+    codes = draw * n_groups + drawn  # another one for each draw and group
+    return np.bincount(codes.ravel(), minlength=codes.size).reshape(codes.shape)
 
 
 def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:

@@ -77,9 +77,10 @@ class LogisticProblem:
         return coordinates if self._basis is None else coordinates @ self._basis.T
 
     def _curvature_bounds(self, axes: Floats) -> Floats:
-        """Bound how the loss curves along each axis, and along the intercept, (r + 1,).
+        """Bound the second derivative of the mean log loss, without penalty, (r + 1,).
 
-        As `largest_curvatures` does, of rows that are read block by block.
+        Along each axis (r, d) it is `largest_curvatures`, averaged over blocks of rows;
+        last comes the intercept's.
         """
         n = self._rows.shape[0]
         bounds = np.zeros(len(axes) + 1)

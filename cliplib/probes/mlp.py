@@ -160,7 +160,7 @@ class MLPProbe(Probe):
         return np.asarray(hidden @ self.coef_.mT + self.intercept_[:, None])
 
     def _before_gelu(self, scaled: Floats) -> Floats:
-        """Return what the hidden units get, (networks, n, hidden)."""
+        """Return the hidden units' input to GELU, (networks, n, hidden)."""
         return np.asarray(
             scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
         )
