@@ -232,6 +232,7 @@ def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> F
     n = np.asarray(n_negative, float)
 
     def is_in_interval(supposed: Floats) -> Bools:
+        # The squared standard error is the variance divided by m n.
         spread = (1 - supposed) / (2 - supposed) + supposed / (1 + supposed)
         variance = supposed * (1 - supposed) * (1 + ((m + n) / 2 - 1) * spread)
         squared_distance = (found - supposed) ** 2
