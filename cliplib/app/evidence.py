@@ -1,7 +1,7 @@
-"""Measure what a frozen CLIP and light probes make of one folder of images.
+"""The evidence on one folder of images, as tables, numbers and images.
 
-`measure` returns all evidence as tables, numbers and images: the command line prints
-it, `cliplib.press` makes a page and a PDF of it.
+Each part is computed when it is first asked for. `cliplib.app.measure` makes the
+evidence, and asks for all parts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
 
 from cliplib.app import questions
 from cliplib.app.decision_aid import (
@@ -32,11 +31,12 @@ from cliplib.app.decision_aid import (
     DecisionAid,
     warn_of_left_out_kernel,
 )
-from cliplib.app.elsewhere import Elsewhere, check_shared_classes, judge_elsewhere
-from cliplib.app.erasing import WITHOUT, Erased, erase_and_see, read_boxes
+from cliplib.app.elsewhere import Elsewhere, judge_elsewhere
+from cliplib.app.erasing import WITHOUT, Erased, evaluate_erased
 from cliplib.app.verdict import (
     BRIGHTNESS,
     LARGEST,
+    NEGLIGIBLE_GAIN,
     TRACES,
     ZERO_SHOT,
     ElsewhereNumbers,
@@ -49,7 +49,7 @@ from cliplib.encode.clip import ClipEncoder
 from cliplib.encode.vision import VisionEncoder
 from cliplib.images.arrays import Features, Floats, Ints
 from cliplib.images.cache import map_images
-from cliplib.images.data import check_classes, dataset_spec, load_dataset
+from cliplib.images.data import dataset_spec
 from cliplib.judge.calibration import quantile_reliability, risk_coverage
 from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, compare, ratio_intervals
@@ -86,9 +86,9 @@ TINY = 16
 """Pixels of the shorter side below which an image is called tiny."""
 MOST_ERRORS = 6
 RISK = 0.05
-"""Share of errors among the answers that remain where the least sure are withheld."""
+"""Share of errors that is allowed among the answers of what may abstain."""
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
-"""Accuracies that one may want to know the way to."""
+"""Accuracies to which a learning curve is extrapolated."""
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
 COPIES = {
     "byte_copies": "files that repeat another byte for byte",
@@ -101,33 +101,17 @@ COPIES = {
     f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
 }
 """Rows of an audit's summary, and what they are called."""
-PER_IMAGE_STEPS = ("file_traces", "features_of_others", "away")
-"""What `measure` computes of `Evidence` image by image, each with a bar."""
-STEPS = (
-    "audit",
-    "traces",
-    "predicted",
-    "predicted_by_image",
-    "other_predictions",
-    "curve",
-    "errors",
-    "aid",
-    "elsewhere",
-    "erased",
-    "verdict",
-)
-"""What it computes then, with one bar."""
 
 
 class Method(NamedTuple):
-    """A classifier, and the table that it reads."""
+    """A classifier, not fitted yet, and the table that it is trained and tested on."""
 
     estimator: Any
     table: FeatureTable
 
 
 class Error(NamedTuple):
-    """A row that was classified wrongly, and what spoke for the answer."""
+    """A row that was classified wrongly, and an image of what spoke for the answer."""
 
     row: int
     heat_map: Image.Image
@@ -135,17 +119,17 @@ class Error(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Traces:
-    """What files give away.
+    """What may give the class away without a look at what an image shows.
 
     Attributes
     ----------
     by_class
-        Of each class format, size and the like, in words.
+        Of each class format, size and the like, in words, as from `traces_by_class`.
     kinds
-        Files of one format, mode and size: how many, of which classes, an example.
+        Files of one format, mode and size, as from `kinds_of_files`.
     alone
-        By trace: value, low and high of the accuracy of a forest that knows nothing
-        else; and `of`, "file" or "picture".
+        By kind of trace: value, low and high of the accuracy of a forest that reads
+        nothing else; and `of`, "file" or "picture".
     """
 
     by_class: pd.DataFrame
@@ -154,25 +138,25 @@ class Traces:
 
     @property
     def strongest(self) -> str:
-        """The trace of the file that by itself gives the class away most often."""
+        """The kind of file trace by which alone the accuracy is highest."""
         of_file = self.alone[self.alone["of"] == "file"]
         return str(of_file["value"].idxmax())
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Accuracy by how much was labelled.
+    """Accuracy of the best probe by how much was labelled.
 
     Attributes
     ----------
     points
         share, images and groups trained on; value, low and high of the accuracy.
     doubling
-        What the last doubling brought; None if it was not measured.
+        Accuracy with all groups less that with half; None if it was not measured.
     target
-        An accuracy beyond today's.
+        The lowest of `TARGETS` that is worth the way from today's accuracy, else 1.
     times
-        How many times today's groups reach it; None where that cannot be said.
+        How many times today's groups reach it, as from `groups_needed`.
     """
 
     points: pd.DataFrame
@@ -201,6 +185,9 @@ class Request:
 class Evidence:
     """All that is found out about a folder of images; each part is computed once.
 
+    Rows, n of them, are those of `table`; its k classes are called by their indices
+    there. "The best" is the trained probe of the highest accuracy.
+
     Attributes
     ----------
     request
@@ -209,14 +196,16 @@ class Evidence:
         All files of the folder that are images by their names.
     encoder
         The frozen CLIP.
+    other_encoders
+        Those to set beside it, by name.
     table
-        Features, labels and groups of the images that can be read.
+        Deep features, labels and groups of the images that can be read.
     evaluation_table
-        The same, with the groups that are kept apart when methods are tested.
+        The same, with the groups that are kept together when methods are tested.
     n_splits
-        The folds in which each image is tested once.
+        The number of folds, in which each image is tested once.
     unreadable
-        Why files are left out, by id.
+        The reason why a file cannot be read, by id.
     boxes
         Where objects lie, by id.
     """
@@ -224,6 +213,7 @@ class Evidence:
     request: Request
     dataset: datasets.Dataset
     encoder: ClipEncoder
+    other_encoders: Mapping[str, VisionEncoder]
     table: FeatureTable
     evaluation_table: FeatureTable
     n_splits: int
@@ -234,20 +224,20 @@ class Evidence:
 
     @property
     def command(self) -> str:
-        """What measures all this again."""
+        """The command that measures all this again."""
         return self.request.command or f"cliplib report {self.request.folder} --out OUT"
 
     @property
     def encoder_name(self) -> str:
-        """A hub id, or the name of a folder."""
+        """What CLIP is called: a hub id, or the name of its folder without the path."""
         name = self.encoder.name
         return Path(name).name if os.path.isdir(name) else name
 
     @cached_property
     def readable_files(self) -> datasets.Dataset:
         """The files of the table's rows."""
-        row_of = {name: row for row, name in enumerate(self.dataset["id"])}
-        return self.dataset.select([row_of[name] for name in self.table.ids.tolist()])
+        position = {file_id: i for i, file_id in enumerate(self.dataset["id"])}
+        return self.dataset.select([position[file_id] for file_id in self.table.ids])
 
     @cached_property
     def images(self) -> list[Any]:
@@ -256,76 +246,78 @@ class Evidence:
 
     @cached_property
     def names(self) -> list[str]:
-        """What each row of the table is called: its id, or a number if anonymous."""
+        """What each row is called: its id, or "image 1" and so on if anonymous."""
         if not self.request.anonymous:
             return [str(name) for name in self.table.ids]
         return [f"image {row}" for row in range(1, len(self.table) + 1)]
 
     @cached_property
     def labels(self) -> list[str]:
-        """The class of each row of the table."""
+        """The name of each row's class."""
         return [self.table.classes[label] for label in self.table.labels]
 
     @property
     def groups(self) -> Ints:
-        """The group of each row, (n,), that is kept apart when methods are tested."""
+        """The group of each row, (n,), kept together when methods are tested."""
         return self.evaluation_table.groups
 
     @property
     def always_largest(self) -> Ints:
-        """The largest class, for each row of the table."""
+        """The answer of the simplest method: for each row the largest class, (n,)."""
         return np.full(len(self.table), np.bincount(self.table.labels).argmax())
 
     @cached_property
     def counts(self) -> pd.DataFrame:
-        """By class: images, by split where there are some, without copies, groups."""
+        """Images by class and published split, images without copies, and groups.
+
+        Without published splits there is one column of images.
+        """
         splits = np.where(self.table.splits == "", "images", self.table.splits)
         counts = pd.crosstab(pd.Series(self.labels, name="class"), splits)
-        counts["without copies"] = questions.groups_of_classes(
+        counts["without copies"] = questions.groups_per_class(
             self.table, self.table.copies
         )
-        counts["groups"] = questions.groups_of_classes(self.table)
+        counts["groups"] = questions.groups_per_class(self.table)
         return counts
 
     @cached_property
     def audit(self) -> Audit:
-        """Copies, and what they contradict."""
+        """Copies among all files of the folder, and labels that they contradict."""
         return audit_dataset(self.dataset, cache=self.encoder.cache)
 
     @cached_property
     def copy_counts(self) -> pd.DataFrame:
-        """How many copies there are, in an ever wider sense, and what they spoil."""
+        """Numbers of copies, of byte copies to turned ones, and of their conflicts."""
         counts = self.audit.summary.loc[[*COPIES]].rename(COPIES)
         return counts.rename_axis("copies")
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """The rows of each pair of copies, row_a and row_b.
+        """The row numbers of both images of each pair of copies: row_a and row_b.
 
-        Those with two labels come first, then those in two splits.
+        Pairs with two labels come first, then those in two splits.
         """
-        row_of = {name: row for row, name in enumerate(self.table.ids.tolist())}
+        row_of = {file_id: row for row, file_id in enumerate(self.table.ids.tolist())}
         pairs = self.audit.pairs
+        # With `limit` the audit, of all files, knows more than the table.
         pairs = pairs[pairs["id_a"].isin(row_of) & pairs["id_b"].isin(row_of)]
-        same = pd.DataFrame(
-            {
-                "label": pairs["label_a"] == pairs["label_b"],
-                "split": pairs["split_a"] == pairs["split_b"],
-            }
-        ).sort_values(["label", "split"], kind="stable")
-        ids = pairs.loc[same.index, ["id_a", "id_b"]]
-        rows = ids.map(row_of.__getitem__).astype(np.int64)
+        pairs = pairs.assign(
+            same_label=pairs["label_a"] == pairs["label_b"],
+            same_split=pairs["split_a"] == pairs["split_b"],
+        ).sort_values(["same_label", "same_split"], kind="stable")
+        rows = pairs[["id_a", "id_b"]].map(row_of.__getitem__).astype(np.int64)
         return rows.set_axis(["row_a", "row_b"], axis=1).reset_index(drop=True)
 
     @cached_property
     def tiny(self) -> list[str]:
-        """Ids of images with a side of fewer than 16 pixels."""
-        facts = self.audit.images
-        return list(facts.loc[facts[["width", "height"]].min(axis=1) < TINY, "id"])
+        """Ids of the files with a side of fewer than 16 pixels."""
+        images = self.audit.images
+        shorter_side = images[["width", "height"]].min(axis=1)
+        return list(images.loc[shorter_side < TINY, "id"])
 
     @cached_property
     def merged(self) -> pd.DataFrame:
-        """Declared groups that copies join, as from `merged_groups`."""
+        """Pairs of declared groups that copies join, as from `merged_groups`."""
         ids = self.table.ids.tolist()
         if not self.request.groups:
             return merged_groups(ids, self.table.copies, [], [])
@@ -334,28 +326,32 @@ class Evidence:
 
     @cached_property
     def file_traces(self) -> pd.DataFrame:
-        """Of each image format, size and the like, as from `file_traces`."""
+        """Format, size and the like of each row, as from `tools.traces.file_traces`."""
         return file_traces(self.readable_files, cache=self.encoder.cache)
 
     @cached_property
     def traces(self) -> Traces:
-        """What the files give away, trace by trace."""
+        """What the files give away, by class and by kind of trace."""
         rows = {}
         for kind in (*FILE_TRACES, *PICTURE_TRACES):
-            predicted = self._predicted_by_traces(kind)
+            accuracy = self.accuracy(self._predicted_by_traces([kind]))
             of = "file" if kind in FILE_TRACES else "picture"
-            rows[kind] = {**self.accuracy(predicted)._asdict(), "of": of}
+            rows[kind] = {**accuracy._asdict(), "of": of}
         return Traces(
-            traces_by_class(self.file_traces, self.labels),
-            kinds_of_files(self.file_traces, self.labels),
-            pd.DataFrame(rows).T.rename_axis("trace"),
+            by_class=traces_by_class(self.file_traces, self.labels),
+            kinds=kinds_of_files(self.file_traces, self.labels),
+            alone=pd.DataFrame(rows).T.rename_axis("trace"),
         )
 
-    def _predicted_by_traces(self, *kinds: str) -> Ints:
-        """Return what a forest that reads some kinds of traces says, (n,), by group."""
+    def _predicted_by_traces(self, kinds: Sequence[str]) -> Ints:
+        """Return out-of-fold answers, (n,), of a forest that reads these kinds alone.
+
+        Kinds are keys of `TRACE_COLUMNS`.
+        """
         columns = [column for kind in kinds for column in TRACE_COLUMNS[kind]]
-        numbers = pd.get_dummies(self.file_traces[columns]).fillna(-1).astype(float)
-        if (numbers.nunique() == 1).all():  # then all trees would say the same
+        numbers = pd.get_dummies(self.file_traces[columns])
+        numbers = numbers.fillna(-1).astype(float)  # JPEG's quantisation of other files
+        if (numbers.nunique() == 1).all():  # nothing to split a tree by
             return self.always_largest
         forest = RandomForestClassifier(
             100, min_samples_leaf=2, random_state=self.request.seed
@@ -369,8 +365,8 @@ class Evidence:
     def _proba(self, method: Method, *, by_image: bool = False) -> Floats:
         """Return out-of-fold probabilities, (n, k).
 
-        Groups are kept together. `by_image` lets related images be trained on, which
-        shows by how much that inflates an accuracy.
+        No group is in training and test at once; with `by_image` a group may be, which
+        shows how much accuracy that adds.
         """
         return out_of_fold_proba(
             method.estimator,
@@ -381,28 +377,30 @@ class Evidence:
             progress=False,
         )
 
-    def _predicted(self, method: Method) -> Ints:
-        """Return out-of-fold answers, (n,), by group."""
-        return np.asarray(self._proba(method).argmax(axis=1))
+    def _predicted(self, method: Method, *, by_image: bool = False) -> Ints:
+        """Return out-of-fold answers, (n,): the most probable class by `_proba`."""
+        return np.asarray(self._proba(method, by_image=by_image).argmax(axis=1))
 
     def accuracy(self, predicted: Ints) -> Share:
-        """Return how often answers, (n,), are right, over groups."""
-        right = {"right": predicted == self.table.labels}
-        groups = self.groups
-        shares = ratio_intervals(right, groups=groups, seed=self.request.seed)
+        """Return the share of right answers of (n,), with an interval over groups."""
+        is_right = {"right": predicted == self.table.labels}
+        seed = self.request.seed
+        shares = ratio_intervals(is_right, groups=self.groups, seed=seed)
         return Share.of(shares.loc["right"])
 
     def gain(self, predicted: Ints, other: Ints) -> Share:
-        """Return the accuracy of answers, (n,), less that of others."""
-        groups = self.groups
+        """Return the accuracy of answers, (n,), less that of other ones, (n,)."""
+        labels = self.table.labels
         seed = self.request.seed
-        return Share.of(
-            compare(self.table.labels, predicted, other, groups=groups, seed=seed)
-        )
+        gain = compare(labels, predicted, other, groups=self.groups, seed=seed)
+        return Share.of(gain)
 
     @cached_property
     def probes(self) -> dict[str, Method]:
-        """The probes of which the best is chosen, with what they read."""
+        """The probes of which the best is chosen, by name.
+
+        The kernel probe is left out, with a warning, where the images are too many.
+        """
         deep = self.evaluation_table.with_readout("deep")
         linear = LinearProbe(seed=self.request.seed)
         probes = {
@@ -417,20 +415,23 @@ class Evidence:
 
     @cached_property
     def probabilities(self) -> dict[str, Floats]:
-        """Out-of-fold probabilities, (n, k), of each probe."""
+        """Out-of-fold probabilities, (n, k), by probe."""
         return {name: self._proba(method) for name, method in self.probes.items()}
 
     @cached_property
     def predicted(self) -> dict[str, Ints]:
-        """What each method says of images whose groups it was not trained on, (n,)."""
+        """The answers, (n,), of each method, by name.
+
+        Those of what is trained are out of fold, by group.
+        """
         spec = dataset_spec(os.path.abspath(self.request.folder))
         nearest = make_pipeline(
             StandardScaler(), KNeighborsClassifier(1, metric="cosine")
         )
         predicted = {
             LARGEST: self.always_largest,
-            BRIGHTNESS: self._predicted_by_traces(*PICTURE_TRACES),
-            TRACES: self._predicted_by_traces(*FILE_TRACES),
+            BRIGHTNESS: self._predicted_by_traces(PICTURE_TRACES),
+            TRACES: self._predicted_by_traces(FILE_TRACES),
             ZERO_SHOT: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
             NEIGHBOUR: self._predicted(
                 Method(nearest, self.evaluation_table.with_readout("deep"))
@@ -442,26 +443,31 @@ class Evidence:
 
     @cached_property
     def best(self) -> str:
-        """The name of the best probe."""
-        right = {
+        """The name of the probe of the highest accuracy; of equals it is the first."""
+        accuracy = {
             name: (self.predicted[name] == self.table.labels).mean()
             for name in self.probes
         }
-        return max(right, key=right.__getitem__)
+        return max(accuracy, key=accuracy.__getitem__)
+
+    @property
+    def best_method(self) -> Method:
+        """The best probe, not fitted yet, and its table."""
+        return self.probes[self.best]
 
     @property
     def readout(self) -> str:
-        """What the best probe reads."""
-        return self.probes[self.best].table.readout
+        """The name of the readout that the best probe reads."""
+        return self.best_method.table.readout
 
     @property
     def proba(self) -> Floats:
-        """Out-of-fold probabilities of the best probe, (n, k)."""
+        """Out-of-fold probabilities, (n, k), of the best."""
         return self.probabilities[self.best]
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
-        """Accuracy and the like of each method, by group."""
+        """Accuracy and other metrics of each method's answers, by name."""
         return {
             name: evaluate(
                 self.table.labels,
@@ -475,7 +481,7 @@ class Evidence:
 
     @cached_property
     def gains(self) -> dict[str, Share]:
-        """The advantage of the best probe over each other method."""
+        """Accuracy of the best less that of each other method, by name."""
         best = self.predicted[self.best]
         return {
             name: self.gain(best, predicted)
@@ -485,28 +491,28 @@ class Evidence:
 
     @cached_property
     def predicted_by_image(self) -> Ints | None:
-        """What the best says where relatives were trained on; None without any."""
-        if len(set(self.groups)) == len(self.evaluation_table):
+        """Answers, (n,), of the best where a group may be in training and test at once.
+
+        None where each image is a group of its own.
+        """
+        if len(set(self.groups)) == len(self.table):
             return None
-        proba = self._proba(self.probes[self.best], by_image=True)
-        return np.asarray(proba.argmax(axis=1))
+        return self._predicted(self.best_method, by_image=True)
 
     @cached_property
     def features_of_others(self) -> dict[str, Features]:
-        """Pooled features, (n, d), of each other encoder."""
-        return {
-            name: map_images(
-                self.images,
-                encoder.image_function,
-                cache=self.encoder.cache,
-                progress=name,
-            )[0]
-            for name, encoder in other_encoders(self.request.others).items()
-        }
+        """Pooled features, (n, d), of each other encoder, by its name."""
+        features_of = {}
+        for name, encoder in self.other_encoders.items():
+            function = encoder.image_function
+            (features_of[name],) = map_images(
+                self.images, function, cache=self.encoder.cache, progress=name
+            )
+        return features_of
 
     @cached_property
     def other_predictions(self) -> dict[str, Ints]:
-        """What the linear probe says on pooled features of each other encoder."""
+        """Out-of-fold answers, (n,), of the linear probe on each other encoder."""
         probe = self.probes[POOLED].estimator
         return {
             name: self._predicted(
@@ -517,7 +523,10 @@ class Evidence:
 
     @cached_property
     def gains_over_others(self) -> dict[str, Share]:
-        """The advantage of CLIP over each other encoder, by the same linear probe."""
+        """Accuracy with CLIP less that with each other encoder, by its name.
+
+        It is that of the same linear probe on pooled features.
+        """
         pooled = self.predicted[POOLED]
         return {
             name: self.gain(pooled, predicted)
@@ -533,28 +542,30 @@ class Evidence:
 
     @cached_property
     def curve(self) -> Curve:
-        """Accuracy by how much was labelled, and how much more a target needs."""
-        probe, table = self.probes[self.best]
+        """The best's learning curve, and how much more a target needs."""
         seed = self.request.seed
+        table = self.best_method.table
         points, answers = questions.learning_curve(
-            probe, table, n_splits=self.n_splits, seed=seed
+            self.best_method.estimator, table, n_splits=self.n_splits, seed=seed
         )
         predicted = [proba.argmax(axis=1) for proba in answers]
-        shares = [self.accuracy(each)._asdict() for each in predicted]
+        accuracy = [self.accuracy(each)._asdict() for each in predicted]
         columns = ["value", "low", "high"]
-        points = points.join(pd.DataFrame(shares, points.index, columns))
-        is_doubled = points["share"].tolist()[-2:] == [0.5, 1]
+        points = points.join(pd.DataFrame(accuracy, points.index, columns))
+        doubling = None
+        if points["share"].tolist()[-2:] == [0.5, 1]:
+            doubling = self.gain(predicted[-1], predicted[-2])
         today = (self.predicted[self.best] == self.table.labels).mean()
-        target = next((goal for goal in TARGETS if goal > today + 0.02), 1.0)
-        times = None
-        if target < 1:
-            times = questions.groups_needed(points, answers, table, target, seed=seed)
-        doubling = self.gain(predicted[-1], predicted[-2]) if is_doubled else None
+        worth_it = [goal for goal in TARGETS if goal > today + NEGLIGIBLE_GAIN]
+        if not worth_it:
+            return Curve(points, doubling, target=1.0, times=None)
+        target = worth_it[0]
+        times = questions.groups_needed(points, answers, table, target, seed=seed)
         return Curve(points, doubling, target, times)
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
-        """Confidence and accuracy, as from `quantile_reliability`."""
+        """Confidence and accuracy of the best, as from `quantile_reliability`."""
         return quantile_reliability(
             self.table.labels,
             self.proba,
@@ -564,23 +575,31 @@ class Evidence:
 
     @cached_property
     def risk_coverage(self) -> pd.DataFrame:
-        """Errors among the answers by the share answered, as `risk_coverage`."""
-        right = self.proba.argmax(axis=1) == self.table.labels
-        return risk_coverage(right, self.proba.max(axis=1))
+        """Share of the best's errors by share answered, as from `risk_coverage`."""
+        is_right = self.proba.argmax(axis=1) == self.table.labels
+        return risk_coverage(is_right, self.proba.max(axis=1))
 
     @cached_property
     def fitted(self) -> AnyProbe:
-        """The best probe, trained on all images."""
-        probe: AnyProbe = questions.fit_with_groups(*self.probes[self.best])
+        """A copy of the best probe, trained on all images."""
+        method = self.best_method
+        probe: AnyProbe = questions.fit_with_groups(method.estimator, method.table)
         return probe
 
     @cached_property
     def errors(self) -> list[Error]:
-        """The errors of which the best was surest, one of each group."""
-        sure = pd.DataFrame({"p": self.proba.max(axis=1), "group": self.groups})
+        """The errors of which the best was surest, the surest first, one of a group.
+
+        Answers are out of fold; their heat maps are by the probe that all images train.
+        """
         predicted = self.predicted[self.best]
-        wrong = sure[predicted != self.table.labels].sort_values("p", kind="stable")
-        rows = wrong.drop_duplicates("group", keep="last").index[::-1][:MOST_ERRORS]
+        answers = pd.DataFrame(
+            {"probability": self.proba.max(axis=1), "group": self.groups}
+        )
+        wrong = answers[predicted != self.table.labels]
+        surest_last = wrong.sort_values("probability", kind="stable")
+        one_of_a_group = surest_last.drop_duplicates("group", keep="last")
+        rows = one_of_a_group.index[::-1][:MOST_ERRORS]
         if not len(rows):
             return []
         sources = [self.images[row] for row in rows]
@@ -591,12 +610,12 @@ class Evidence:
 
     @cached_property
     def aid(self) -> DecisionAid:
-        """A classifier that abstains, made of the best probe."""
-        probe, table = self.probes[self.best]
-        folder = "" if self.request.anonymous else _home(self.readable_files)
+        """A classifier that abstains, made of the best; if anonymous, without names."""
+        probe, table = self.best_method
+        folder = _folder_of_ids(self.readable_files)
         provenance = {**table.provenance, IMAGES_KEY: folder}
         if self.request.anonymous:
-            provenance["dataset"] = ""
+            provenance |= {IMAGES_KEY: "", "dataset": ""}
         named = replace(table, ids=np.array(self.names), provenance=provenance)
         seed = self.request.seed
         aid = DecisionAid.fit(named, self.encoder, probe=probe, risk=RISK, seed=seed)
@@ -604,8 +623,8 @@ class Evidence:
         return replace(aid, about={**aid.about, "made by": made_by})
 
     @cached_property
-    def away(self) -> FeatureTable | None:
-        """The images of another folder, if one is named."""
+    def elsewhere_table(self) -> FeatureTable | None:
+        """Deep features of another folder's images; None if none is named."""
         if not self.request.elsewhere:
             return None
         place = os.path.abspath(self.request.elsewhere)
@@ -613,14 +632,13 @@ class Evidence:
 
     @cached_property
     def elsewhere(self) -> Elsewhere | None:
-        """What the best probe makes of another folder, if one is named."""
-        if not self.request.elsewhere:
+        """How the best and its aid fare on another folder; None if none is named."""
+        if self.elsewhere_table is None:
             return None
-        assert self.away is not None  # it is named
         return judge_elsewhere(
             self.request.elsewhere,
-            self.away,
-            self.probes[self.best].table,
+            self.elsewhere_table,
+            self.best_method.table,
             self.images,
             self.fitted,
             self.aid,
@@ -629,11 +647,12 @@ class Evidence:
 
     @cached_property
     def erased(self) -> Erased | None:
-        """What the best probe makes of images without their object, if boxes are."""
+        """How the best fares on images without their object; None without boxes."""
         if not self.boxes:
             return None
-        return erase_and_see(
-            *self.probes[self.best],
+        return evaluate_erased(
+            self.best_method.estimator,
+            self.best_method.table,
             self.encoder,
             self.images,
             self.boxes,
@@ -650,14 +669,15 @@ class Evidence:
 
     @property
     def measured(self) -> Measured:
-        """What the verdict rests on."""
+        """The numbers and names that the verdict rests on."""
         return Measured(
             encoder=self.encoder_name,
             command=self.command,
             images=len(self.table),
             groups=len(set(self.groups)),
-            groups_of_class=self.counts["groups"].to_dict(),
+            groups_per_class=self.counts["groups"].to_dict(),
             declared=bool(self.request.groups),
+            # `prepare_evaluation` returns the same table, or one of other groups.
             kept_apart=self.evaluation_table is self.table,
             series=self.series,
             joined=self._joined_by_series(),
@@ -667,7 +687,7 @@ class Evidence:
             accuracy=self._accuracies(),
             gains=self.gains | self.gains_over_others,
             trace=self.traces.strongest,
-            relatedness=self._gain_by_leakage(),
+            gain_by_leakage=self._gain_by_leakage(),
             sensitivity=self._sensitivities(),
             doubling=self.curve.doubling,
             target=self.curve.target,
@@ -684,21 +704,21 @@ class Evidence:
 
     @cached_property
     def series(self) -> str:
-        """The pattern that file names suggest where no groups are declared, or ""."""
+        """The pattern of groups that file names suggest; "" where some are declared."""
         if self.request.groups:
             return ""
         return suggested_pattern(self.table.ids.tolist())
 
     def _joined_by_series(self) -> list[str]:
-        """Name the files that the suggested pattern would keep together."""
+        """Return the names of files that the suggested pattern would keep together."""
         if not self.series:
             return []
         ids = self.table.ids.tolist()
         name_of = dict(zip(ids, self.names, strict=True))
-        return [name_of[name] for name in joined_files(ids, self.series)]
+        return [name_of[file_id] for file_id in joined_files(ids, self.series)]
 
     def _accuracies(self) -> dict[str, Share]:
-        """Return the accuracy of each method, and of each other encoder."""
+        """Return the accuracy of each method, and with each other encoder, by name."""
         methods = {
             name: Share.of(evaluation.metrics.loc["accuracy"])
             for name, evaluation in self.evaluations.items()
@@ -710,13 +730,13 @@ class Evidence:
         return methods | others
 
     def _gain_by_leakage(self) -> Share | None:
-        """Return what the best gains where relatives are trained on."""
+        """Return the accuracy of `predicted_by_image` less that by group."""
         if self.predicted_by_image is None:
             return None
         return self.gain(self.predicted_by_image, self.predicted[self.best])
 
     def _sensitivities(self) -> dict[str, Share]:
-        """Return the share of each class that the best finds."""
+        """Return the share that the best finds of each class, by its name."""
         per_class = self.evaluations[self.best].per_class
         return {
             name: Share.of_metric(row, "sensitivity")
@@ -724,83 +744,91 @@ class Evidence:
         }
 
     def _largest_coverage(self) -> float:
-        """Return the largest share of answers with an error of at most `RISK`, or 0."""
+        """Return the largest share that can be answered at a risk of `RISK`, or 0."""
         curve = self.risk_coverage
         return float(curve["coverage"].where(curve["risk"] <= RISK, 0).max())
 
     def _elsewhere_numbers(self) -> ElsewhereNumbers | None:
-        found = self.elsewhere
-        if found is None:
+        judged = self.elsewhere
+        if judged is None:
             return None
         return ElsewhereNumbers(
-            name="the other folder" if self.request.anonymous else found.name,
-            images=len(found.table),
-            accuracy=Share.of(found.found.metrics.loc["accuracy"]),
-            answered=found.answered,
-            wrong=found.wrong,
+            name="the other folder" if self.request.anonymous else judged.name,
+            images=len(judged.table),
+            accuracy=Share.of(judged.evaluation.metrics.loc["accuracy"]),
+            answered=judged.answered,
+            wrong=judged.wrong,
         )
 
     def _erased_numbers(self) -> ErasedNumbers | None:
-        found = self.erased
-        if found is None:
+        erased = self.erased
+        if erased is None:
             return None
-        without = found.accuracy.loc[WITHOUT]
+        without_object = erased.accuracy.loc[WITHOUT]
         return ErasedNumbers(
-            images=int(without["images"]),
-            accuracy=Share.of(without),
-            loss=found.loss,
-            control=found.control_loss,
+            images=int(without_object["images"]),
+            accuracy=Share.of(without_object),
+            loss=erased.loss,
+            control_loss=erased.control_loss,
         )
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """What was answered for each file, by a probe not trained on its group.
+        """The out-of-fold answer of the best for each file, for a spreadsheet.
 
-        Columns: image (a number), file, label, answer, probability, group, suspect (the
-        likely class of a label that looks wrong), copy_of (the first of its
-        near-duplicates), format, mode, width, height, bytes_per_pixel, and error, of a
-        file that cannot be read.
+        Columns: image (a number from 1), file, label, answer, probability, group,
+        suspect (the likely class of a label that looks wrong), copy_of (the first of
+        its near-duplicates), format, mode, width, height, bytes_per_pixel, and error.
+        Files that cannot be read come last, with file and error alone; what is not
+        known is "".
         """
         classes = np.array(self.table.classes)
         suspect = np.full(len(self.table), "", dtype=object)
         suspect[self.suspects["row"]] = classes[self.suspects["likely"]]
-        ids = pd.Series(self.table.ids.astype(object))
-        first = ids.groupby(self.table.copies).transform("first")
+        files = pd.Series(self.table.ids.astype(object))
+        first_copy = files.groupby(self.table.copies).transform("first")
         rows = pd.DataFrame(
             {
-                "image": np.arange(1, len(ids) + 1),
-                "file": ids,
+                "image": np.arange(1, len(files) + 1),
+                "file": files,
                 "label": self.labels,
                 "answer": classes[self.predicted[self.best]],
                 "probability": self.proba.max(axis=1),
                 "group": self.groups,
                 "suspect": suspect,
-                "copy_of": first.where(first != ids, ""),
+                "copy_of": first_copy.where(first_copy != files, ""),
             }
         )
         columns = ["format", "mode", "width", "height", "bytes_per_pixel"]
         traces = self.file_traces[columns].reset_index(drop=True)
         rows = rows.join(traces).assign(error="")
-        left_out = pd.DataFrame({"file": [*self.unreadable]})
-        left_out["error"] = [*self.unreadable.values()]
+        left_out = pd.DataFrame(self.unreadable.items(), columns=["file", "error"])
         # As objects: beside files without a number, numbers stay whole.
         everything = pd.concat([rows.astype(object), left_out], ignore_index=True)
         return everything.where(everything.notna(), "")
 
     @property
     def copies(self) -> pd.DataFrame:
-        """All pairs of near-duplicates: files, labels, splits, kind and orientation."""
+        """All pairs of near-duplicates among the files, for a spreadsheet.
+
+        Columns: file, label and split of a, the same of b; kind, orientation and
+        correlation, as from `find_near_duplicates`.
+        """
         named = self.audit.pairs.rename(columns={"id_a": "file_a", "id_b": "file_b"})
-        sides = [f"{name}_{s}" for s in "ab" for name in ("file", "label", "split")]
-        return named[[*sides, "kind", "orientation", "correlation"]]
+        of_a = ["file_a", "label_a", "split_a"]
+        of_b = ["file_b", "label_b", "split_b"]
+        return named[[*of_a, *of_b, "kind", "orientation", "correlation"]]
 
     @property
     def made(self) -> pd.DataFrame:
-        """What the numbers depend on: what, and its value."""
+        """What the numbers depend on: the encoder, the groups, versions and the like.
+
+        One column, value, by what it is the value of.
+        """
         request = self.request
         groups = request.groups or "near-duplicates only"
         if request.anonymous and os.path.isfile(groups):
-            groups = "a file"
+            groups = "a file"  # whose path may name somebody
         made = {
             "encoder": self.encoder_name,
             "fingerprint of its weights": self.encoder.fingerprint,
@@ -812,145 +840,13 @@ class Evidence:
             "Python": platform.python_version(),
             "system": platform.platform(terse=True),
         }
+        # Without what a build adds, such as "+cpu".
         made |= {name: version(name).split("+")[0] for name in PACKAGES}
         return pd.Series(made, name="value").rename_axis("what").to_frame()
 
 
-def measure(
-    folder: str | os.PathLike[str],
-    *,
-    model: str = "",
-    groups: str = "",
-    others: Sequence[str] = (),
-    elsewhere: str = "",
-    boxes: str = "",
-    limit: int = 0,
-    seed: int = 0,
-    anonymous: bool = False,
-    command: str = "",
-) -> Evidence:
-    """Measure what a frozen CLIP and light probes make of a folder of images.
-
-    Parameters
-    ----------
-    folder
-        Of class folders, as in `cliplib.load_dataset`.
-    model
-        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
-    groups
-        What belongs together, as in `declared_groups`; "" for near-duplicates only.
-    others
-        More vision models to set beside CLIP, as `VisionEncoder` takes them.
-    elsewhere
-        Another folder of the same classes, from another camera or site, to be judged
-        by a probe that is trained on all of this one.
-    boxes
-        A CSV file (file, x_center, y_center, width, height as shares): where the object
-        lies that is to be erased.
-    limit
-        Draw about so many images, by class and split; 0 takes all.
-    seed
-        Of everything random.
-    anonymous
-        Call images by numbers in the verdict, in errors and in the decision aid.
-    command
-        What measures this again, for the verdict's next steps.
-
-    Raises
-    ------
-    OSError
-        If a folder or file is missing, or a model cannot be loaded.
-    ValueError
-        If the folder does not hold two classes of four images each that can be read,
-        or groups, boxes or the other folder do not fit it.
-    """
-    request = Request(
-        os.fspath(folder),
-        model=model,
-        groups=groups,
-        others=others,
-        elsewhere=elsewhere,
-        boxes=boxes,
-        limit=limit,
-        seed=seed,
-        anonymous=anonymous,
-        command=command,
-    )
-    evidence = encode_folder(request)
-    for part in PER_IMAGE_STEPS:
-        getattr(evidence, part)
-    with tqdm(STEPS, "measure", unit="step") as bar:
-        for step in bar:
-            bar.set_postfix_str(step)
-            getattr(evidence, step)
-    return evidence
-
-
-def encode_folder(request: Request) -> Evidence:
-    """Encode a folder's images, after refusing what can be refused before.
-
-    The evidence computes nothing more until it is asked for; errors are those of
-    `measure`.
-    """
-    place = os.path.abspath(request.folder)
-    check_classes(place)
-    if request.elsewhere:
-        check_shared_classes(request.elsewhere, place)
-    dataset = load_dataset(place)
-    assert dataset is not None  # it is a folder
-    boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
-    other_encoders(request.others)
-    encoder = ClipEncoder(request.model or None)
-    errors_by_id: dict[str, str] = {}
-    table = load_features(
-        place,
-        encoder,
-        groups=request.groups or None,
-        limit=request.limit,
-        seed=request.seed,
-        errors=errors_by_id,
-    )
-    unreadable = {name: _without_path(error) for name, error in errors_by_id.items()}
-    check_readable(table, unreadable)
-    evaluation_table, n_splits = questions.measurable(table)
-    return Evidence(
-        request, dataset, encoder, table, evaluation_table, n_splits, unreadable, boxes
-    )
-
-
-def _without_path(error: str) -> str:
-    """Return what "Cannot read the image 'PATH': REASON" says after the path."""
-    return error.split("': ", 1)[-1]
-
-
-def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
-    """Raise ValueError for a class of which no image can be read."""
-    for label, name in enumerate(table.classes):
-        if (table.labels == label).any():
-            continue
-        file, reason = next(
-            (file, reason)
-            for file, reason in unreadable.items()
-            if Path(file).parent.name == name
-        )
-        raise ValueError(f"No image of class {name!r} can be read; {file}: {reason}")
-
-
-def other_encoders(names: Sequence[str]) -> dict[str, VisionEncoder]:
-    """Load other vision models, by the ends of their names.
-
-    Raises what `VisionEncoder` raises, and ValueError where two names end alike.
-    """
-    loaded = {Path(name).name: VisionEncoder(name) for name in names}
-    if len(loaded) < len(names):
-        raise ValueError(
-            f"The other encoders {', '.join(names)} need names that end differently: "
-            "they are called by their ends."
-        )
-    return loaded
-
-
-def _home(dataset: datasets.Dataset) -> str:
-    """Return the folder below which the ids of a data set are files."""
-    path = Path(dataset[0]["image"]["path"]).as_posix()
-    return path.removesuffix(dataset[0]["id"])
+def _folder_of_ids(files: datasets.Dataset) -> str:
+    """Return the folder below which the ids of files are their paths."""
+    first = files[0]
+    path = Path(first["image"]["path"]).as_posix()
+    return path.removesuffix(first["id"])

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.app.decision_aid import WHY_NO_KERNEL
-from cliplib.app.measure import KERNEL, POOLED, Evidence
+from cliplib.app.evidence import KERNEL, POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
@@ -431,8 +431,8 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
     )
     home = evidence.evaluations[evidence.best]
     rows = {}
-    for name in away.found.per_class.index:
-        there = away.found.per_class.loc[name]
+    for name in away.evaluation.per_class.index:
+        there = away.evaluation.per_class.loc[name]
         rows[name] = {
             "images": int(there["support"]),
             "found here": Share.of_metric(home.per_class.loc[name], "sensitivity"),
@@ -441,7 +441,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
     rows["all"] = {
         "images": len(away.table),
         "found here": Share.of(home.metrics.loc["accuracy"]),
-        "found elsewhere": Share.of(away.found.metrics.loc["accuracy"]),
+        "found elsewhere": Share.of(away.evaluation.metrics.loc["accuracy"]),
     }
     yield table_of(
         "What is found of each class here, on groups not trained on, and elsewhere, "

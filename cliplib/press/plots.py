@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from cliplib.app.measure import RISK, Evidence
+from cliplib.app.evidence import RISK, Evidence
 from cliplib.judge.intervals import Share
 from cliplib.press import figures
 from cliplib.press.document import Pictures

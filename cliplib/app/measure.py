@@ -1,0 +1,184 @@
+"""Measure how far a frozen CLIP and light probes can sort one folder of images.
+
+`measure` returns all evidence: the command line prints it, `cliplib.press` makes a page
+and a PDF of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from cliplib.app.elsewhere import check_shared_classes
+from cliplib.app.erasing import read_boxes
+from cliplib.app.evidence import Evidence, Request
+from cliplib.app.questions import prepare_evaluation
+from cliplib.encode.clip import ClipEncoder
+from cliplib.encode.vision import VisionEncoder
+from cliplib.images.data import check_classes, load_dataset
+from cliplib.tables.extract import load_features
+from cliplib.tables.features import FeatureTable
+
+PER_IMAGE_STEPS = ("file_traces", "features_of_others", "elsewhere_table")
+"""Parts of `Evidence` that are computed first, image by image, each with a bar."""
+STEPS = (
+    "audit",
+    "traces",
+    "predicted",
+    "predicted_by_image",
+    "other_predictions",
+    "curve",
+    "errors",
+    "aid",
+    "elsewhere",
+    "erased",
+    "verdict",
+)
+"""Parts that are computed then, with one bar."""
+
+
+def measure(
+    folder: str | os.PathLike[str],
+    *,
+    model: str = "",
+    groups: str = "",
+    others: Sequence[str] = (),
+    elsewhere: str = "",
+    boxes: str = "",
+    limit: int = 0,
+    seed: int = 0,
+    anonymous: bool = False,
+    command: str = "",
+) -> Evidence:
+    """Measure how far a frozen CLIP and light probes can sort a folder of images.
+
+    Parameters
+    ----------
+    folder
+        Of class folders, as in `cliplib.load_dataset`.
+    model
+        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
+    groups
+        What belongs together, as in `declared_groups`; "" for near-duplicates only.
+    others
+        More vision models to set beside CLIP, as `VisionEncoder` takes them.
+    elsewhere
+        Another folder of the same classes, from another camera or site, to be judged
+        by a probe that is trained on all of this one.
+    boxes
+        A CSV file (file, x_center, y_center, width, height as shares): where the object
+        lies that is to be erased.
+    limit
+        Draw about so many images, by class and split; 0 takes all.
+    seed
+        Of everything random.
+    anonymous
+        Call images by numbers in the verdict, in errors and in the decision aid.
+    command
+        What measures this again, for the verdict's next steps.
+
+    Raises
+    ------
+    OSError
+        If a folder or file is missing, or a model cannot be loaded.
+    ValueError
+        If the folder does not hold two classes of four images each that can be read,
+        or groups, boxes or the other folder do not fit it.
+    """
+    request = Request(
+        os.fspath(folder),
+        model=model,
+        groups=groups,
+        others=others,
+        elsewhere=elsewhere,
+        boxes=boxes,
+        limit=limit,
+        seed=seed,
+        anonymous=anonymous,
+        command=command,
+    )
+    evidence = encode_folder(request)
+    for part in PER_IMAGE_STEPS:
+        getattr(evidence, part)
+    with tqdm(STEPS, "measure", unit="step") as bar:
+        for step in bar:
+            bar.set_postfix_str(step)
+            getattr(evidence, step)
+    return evidence
+
+
+def encode_folder(request: Request) -> Evidence:
+    """Check a request, and encode the images of its folder.
+
+    No other part of the evidence is computed yet. Errors are those of `measure`; what
+    can be refused is refused before the encoding, which takes minutes.
+    """
+    place = os.path.abspath(request.folder)
+    check_classes(place)
+    if request.elsewhere:
+        check_shared_classes(request.elsewhere, place)
+    dataset = load_dataset(place)
+    assert dataset is not None  # it is a folder
+    boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
+    others = load_other_encoders(request.others)
+    encoder = ClipEncoder(request.model or None)
+    errors_by_id: dict[str, str] = {}  # filled by `load_features`
+    table = load_features(
+        place,
+        encoder,
+        groups=request.groups or None,
+        limit=request.limit,
+        seed=request.seed,
+        errors=errors_by_id,
+    )
+    unreadable = {file: _reason(error) for file, error in errors_by_id.items()}
+    check_readable(table, unreadable)
+    evaluation_table, n_splits = prepare_evaluation(table)
+    return Evidence(
+        request=request,
+        dataset=dataset,
+        encoder=encoder,
+        other_encoders=others,
+        table=table,
+        evaluation_table=evaluation_table,
+        n_splits=n_splits,
+        unreadable=unreadable,
+        boxes=boxes,
+    )
+
+
+def _reason(error: str) -> str:
+    """Return REASON of "Cannot read the image 'PATH': REASON"."""
+    return error.split("': ", 1)[-1]
+
+
+def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
+    """Raise ValueError for a class without a row in the table.
+
+    It names the class, and one of its files with the reason why it cannot be read.
+    """
+    for label, name in enumerate(table.classes):
+        if label in table.labels:
+            continue
+        for file, reason in unreadable.items():
+            if Path(file).parent.name == name:
+                raise ValueError(
+                    f"No image of class {name!r} can be read; {file}: {reason}"
+                )
+
+
+def load_other_encoders(names: Sequence[str]) -> dict[str, VisionEncoder]:
+    """Load vision models by hub id or folder; they are called by the last part of it.
+
+    Raises what `VisionEncoder` raises, and ValueError where two names end alike.
+    """
+    loaded = {Path(name).name: VisionEncoder(name) for name in names}
+    if len(loaded) < len(names):
+        raise ValueError(
+            f"The other encoders {', '.join(names)} need names that end differently: "
+            "they are called by their ends."
+        )
+    return loaded
