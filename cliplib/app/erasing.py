@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliplib.app.questions import fit_with_groups
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Features, Ints
 from cliplib.images.image import ImageSource, image_name, load_image
@@ -19,7 +18,7 @@ from cliplib.judge.intervals import Share, compare, ratio_intervals
 from cliplib.probes.base import Probe
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.groups import read_text_table
-from cliplib.tables.splits import group_folds
+from cliplib.tables.splits import fit_with_groups, group_folds
 from cliplib.tools.erase import Box, erase
 
 BOX_COLUMNS = ("file", "x_center", "y_center", "width", "height")
@@ -226,7 +225,8 @@ def _right_out_of_fold(
         published=table.folds,
     )
     for train_rows, test_rows in folds:
-        fitted = fit_with_groups(probe, table.select(train_rows))
+        train = table.select(train_rows)
+        fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
         for name, variant in variants.items():
             is_tested = np.isin(variant.rows, test_rows)
             if is_tested.any():

@@ -65,7 +65,7 @@ from cliplib.tables.groups import (
     merged_groups,
     suggested_pattern,
 )
-from cliplib.tables.splits import out_of_fold_proba
+from cliplib.tables.splits import fit_with_groups, out_of_fold_proba
 from cliplib.tools.erase import Box
 from cliplib.tools.maps import heat_maps
 from cliplib.tools.traces import (
@@ -185,8 +185,9 @@ class Request:
 class Evidence:
     """All that is found out about a folder of images; each part is computed once.
 
-    Rows, n of them, are those of `table`; its k classes are called by their indices
-    there. "The best" is the trained probe of the highest accuracy.
+    Rows, n of them, are those of `table`. Answers, (n,), are indices of its k classes,
+    out of fold and by group: no group is in training and test at once, but where "by
+    image" is said. The best is the trained probe of the highest accuracy.
 
     Attributes
     ----------
@@ -543,10 +544,10 @@ class Evidence:
     @cached_property
     def curve(self) -> Curve:
         """The best's learning curve, and how much more a target needs."""
+        probe, table = self.best_method
         seed = self.request.seed
-        table = self.best_method.table
         points, answers = questions.learning_curve(
-            self.best_method.estimator, table, n_splits=self.n_splits, seed=seed
+            probe, table, n_splits=self.n_splits, seed=seed
         )
         predicted = [proba.argmax(axis=1) for proba in answers]
         accuracy = [self.accuracy(each)._asdict() for each in predicted]
@@ -582,9 +583,11 @@ class Evidence:
     @cached_property
     def fitted(self) -> AnyProbe:
         """A copy of the best probe, trained on all images."""
-        method = self.best_method
-        probe: AnyProbe = questions.fit_with_groups(method.estimator, method.table)
-        return probe
+        probe, table = self.best_method
+        fitted: AnyProbe = fit_with_groups(
+            probe, table.features, table.labels, table.groups
+        )
+        return fitted
 
     @cached_property
     def errors(self) -> list[Error]:
@@ -749,6 +752,7 @@ class Evidence:
         return float(curve["coverage"].where(curve["risk"] <= RISK, 0).max())
 
     def _elsewhere_numbers(self) -> ElsewhereNumbers | None:
+        """Return of `elsewhere` what the verdict needs; None without it."""
         judged = self.elsewhere
         if judged is None:
             return None
@@ -761,6 +765,7 @@ class Evidence:
         )
 
     def _erased_numbers(self) -> ErasedNumbers | None:
+        """Return of `erased` what the verdict needs; None without it."""
         erased = self.erased
         if erased is None:
             return None

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import clone
-from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.images.arrays import Floats, Ints
 from cliplib.images.wording import counted
 from cliplib.judge.intervals import Share, bootstrap, intervals
 from cliplib.tables.features import FeatureTable
-from cliplib.tables.splits import group_codes, group_folds
+from cliplib.tables.splits import fit_with_groups, group_codes, group_folds
 
 MOST_FOLDS = 5
 LEAST_GROUPS = 4
@@ -149,7 +147,8 @@ def learning_curve(
             continue
         proba = np.zeros((len(table), len(table.classes)))
         for train_rows, (_, test_rows) in zip(drawn, folds, strict=True):
-            fitted = fit_with_groups(probe, table.select(train_rows))
+            train = table.select(train_rows)
+            fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
             answer = fitted.predict_proba(table.features[test_rows])
             proba[np.ix_(test_rows, fitted.classes_)] = answer
         n_images = np.mean([len(rows) for rows in drawn])
@@ -157,12 +156,6 @@ def learning_curve(
         points.append({"share": share, "images": n_images, "groups": n_groups})
         answers.append(proba)
     return pd.DataFrame(points, columns=["share", "images", "groups"]), answers
-
-
-def fit_with_groups(probe: Any, table: FeatureTable) -> Any:
-    """Return a fitted copy of a classifier; a `fit` that takes groups gets them."""
-    options = {"groups": table.groups} if has_fit_parameter(probe, "groups") else {}
-    return clone(probe).fit(table.features, table.labels, **options)
 
 
 def groups_needed(
