@@ -108,9 +108,9 @@ class DecisionAid:
         point estimate, without the bound of Geifman and El-Yaniv (NIPS 2017). Where no
         threshold will do, the aid abstains on everything, and warns.
 
-        An answer also needs a training image as near as all but the share
-        `out_of_distribution` of held-out images have one (Sun et al., ICML 2022, who
-        take the k-th nearest).
+        An answer also needs a cosine to the nearest training image that at most the
+        share `out_of_distribution` of the held-out images falls below (Sun et al., ICML
+        2022, who take the k-th nearest).
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class DecisionAid:
         risk : float
             Share of errors among the held-out answers, 0 to 1, that is allowed.
         out_of_distribution : float
-            Share of the held-out images, 0 to 1, that is out-of-distribution.
+            Share of the held-out images, 0 to 1, that may count as such.
         seed : int
             Of the split, and of the default probe.
 
@@ -153,13 +153,13 @@ class DecisionAid:
         fitted.fit(training.features, training.labels, groups=training.groups)
         logits = fitted.logits(held_out.features)
         temperature = _temperature(fitted.classes_, logits, held_out.labels)
-        aid = cls(encoder, fitted, training, temperature)
+        aid = cls(encoder, fitted, training, temperature)  # without its rule yet
 
         proba = aid._proba_of_logits(logits)
         is_right = proba.argmax(axis=1) == held_out.labels
         rule = choose_rule(is_right, proba.max(axis=1), risk)
         similarity = aid.nearest(held_out.features).similarity
-        # One of these, and not between two: at most the share lies below.
+        # "lower": between two of these a larger share could lie below.
         min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
         about: dict[str, str | float | None] = {
             "data set": table.provenance.get("dataset", ""),
@@ -402,7 +402,7 @@ def choose_rule(is_right: Bools, confidence: Floats, risk: float) -> Rule:
 
 
 def _reasons(is_uncertain: Bools, is_far: Bools) -> list[str]:
-    """Return why the aid abstains on each image, "" where it does not."""
+    """Return why the aid abstains on each of n images, "" where it does not."""
     cases = {
         "uncertain, out-of-distribution": is_uncertain & is_far,
         "uncertain": is_uncertain,

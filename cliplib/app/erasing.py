@@ -147,7 +147,7 @@ def evaluate_erased(
     other_sides = {
         row: box.mirrored()
         for row, box in objects.items()
-        if abs(2 * box.x_center - 1) >= box.width  # else it would meet the object
+        if abs(2 * box.x_center - 1) >= box.width  # or else the two would overlap
     }
     columns = encoder.columns_of(table.readout)
     variants = {
@@ -158,12 +158,12 @@ def evaluate_erased(
     is_right = _right_out_of_fold(probe, table, variants, n_splits, seed)
     loss = _loss(is_right, WITHOUT, table.groups, seed)
     assert loss is not None  # there is a box
-    step = max(1, len(rows) // MOST_EXAMPLES)
+    step = max(1, len(rows) // MOST_EXAMPLES)  # examples from the whole table
     examples = [
         Example(
-            str(table.ids[row]),
-            load_image(images[row]),
-            _without(images[row], objects[row], seed),
+            id=str(table.ids[row]),
+            before=load_image(images[row]),
+            after=_without(images[row], objects[row], seed),
         )
         for row in rows.tolist()[::step][:MOST_EXAMPLES]
     ]

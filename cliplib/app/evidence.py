@@ -288,7 +288,7 @@ class Evidence:
 
     @cached_property
     def copy_counts(self) -> pd.DataFrame:
-        """Numbers of copies, of byte copies to turned ones, and of their conflicts."""
+        """Numbers of copies and conflicts: what the audit counts of each in `COPIES`."""
         counts = self.audit.summary.loc[[*COPIES]].rename(COPIES)
         return counts.rename_axis("copies")
 
@@ -582,7 +582,7 @@ class Evidence:
 
     @cached_property
     def fitted(self) -> AnyProbe:
-        """A copy of the best probe, trained on all images."""
+        """A copy of the best probe, fitted to all rows."""
         probe, table = self.best_method
         fitted: AnyProbe = fit_with_groups(
             probe, table.features, table.labels, table.groups
@@ -826,9 +826,9 @@ class Evidence:
 
     @property
     def made(self) -> pd.DataFrame:
-        """What the numbers depend on: the encoder, the groups, versions and the like.
+        """What the numbers depend on: encoder, groups, seed, versions and the like.
 
-        One column, value, by what it is the value of.
+        A row for each, with its text in the column "value".
         """
         request = self.request
         groups = request.groups or "near-duplicates only"

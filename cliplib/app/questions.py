@@ -222,16 +222,17 @@ def groups_needed(
 
 
 def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:
-    """Return those of some row numbers whose groups are drawn, in the same order.
+    """Draw a share of the groups of each class that `rows` hold, rounded up.
 
-    Drawn is this share of the groups of each class, rounded up: the first ones in an
-    order that the seed gives, so that larger shares hold the smaller ones.
+    Returns those of the row numbers that are of a drawn group, in the same order. All
+    shares take the first groups of one random order: larger ones hold the smaller.
     """
     place_of_group = np.random.default_rng(seed).permutation(table.groups.max() + 1)
     images = pd.DataFrame({"label": table.labels[rows], "group": table.groups[rows]})
-    pairs = images.drop_duplicates()  # of a class and a group
-    places = pd.Series(place_of_group[pairs["group"]], pairs.index)
-    places_of_class = places.groupby(pairs["label"])
-    wanted = np.ceil(share * places_of_class.transform("size"))
-    drawn = pairs.loc[places_of_class.rank(method="first") <= wanted, "group"]
-    return rows[np.isin(images["group"], drawn)]
+    # A row for each class and each of its groups, with the group's place.
+    pairs = images.drop_duplicates()
+    pairs = pairs.assign(place=place_of_group[pairs["group"]])
+    by_class = pairs.groupby("label")["place"]
+    n_wanted = np.ceil(share * by_class.transform("size"))
+    is_drawn = by_class.rank(method="first") <= n_wanted  # ranks are from 1
+    return rows[np.isin(images["group"], pairs["group"][is_drawn])]

@@ -205,7 +205,10 @@ class Verdict:
 
 
 def verdict(measured: Measured) -> Verdict:
-    """Turn numbers into an answer, its reasons and next steps, by the rules below."""
+    """Turn numbers into an answer, its reasons and next steps, by the rules below.
+
+    A sentence that does not apply is "", and a step None: both are left out.
+    """
     reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
     if sorts_nothing(measured):
@@ -458,7 +461,7 @@ def _two_digits(count: float) -> str:
 
 def abstention_sentence(measured: Measured) -> str:
     """Say what share of images can be answered with at most 5% errors."""
-    if not measured.answered > 0:  # or NaN
+    if not measured.answered > 0:  # it is 0 or NaN
         return "Even where it is surest, it errs in more than 5% of its answers."
     if measured.answered == 1:
         return "Of all its answers at most 5% are wrong."
@@ -581,7 +584,10 @@ def recommend_encoder(measured: Measured) -> Step | None:
 
 
 def suggest_larger_encoder(measured: Measured) -> Step | None:
-    """Give the command that sets OpenAI's CLIP beside the small embedded one."""
+    """Give the command that sets OpenAI's CLIP beside the small embedded one.
+
+    None where another encoder is used, or beside it already.
+    """
     if measured.encoder != "mini" or measured.other_encoders:
         return None
     return Step(
@@ -623,7 +629,7 @@ def suggest_more_images(measured: Measured) -> Step | None:
 
 
 def check_labels(measured: Measured) -> Step | None:
-    """List the labels and files that a person should look at; None without any."""
+    """Ask to look at labels and files that may be wrong; None without any."""
     parts = []
     if measured.conflicts:
         pairs = "pair of copies bears"
