@@ -288,7 +288,7 @@ class Evidence:
 
     @cached_property
     def copy_counts(self) -> pd.DataFrame:
-        """Numbers of copies and conflicts: what the audit counts of each in `COPIES`."""
+        """Numbers of copies and of their conflicts, by the texts in `COPIES`."""
         counts = self.audit.summary.loc[[*COPIES]].rename(COPIES)
         return counts.rename_axis("copies")
 

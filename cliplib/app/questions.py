@@ -58,7 +58,7 @@ def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
             f"Class {name!r} has {counted(fewest_images, 'image')}, copies counted "
             f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
         )
-    # Published folds, for whole groups, do not hold for copies: none is left.
+    # Published folds go with the table's own groups.
     by_copies = replace(table, groups=table.copies, folds=np.zeros(len(table), int))
     return by_copies, min(MOST_FOLDS, fewest_images)
 
