@@ -118,7 +118,7 @@ def evaluate_erased(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Erased:
-    """Train a probe on whole images, and test it on others without their object.
+    """Test a probe, trained on whole images, on other images without their object.
 
     Parameters
     ----------

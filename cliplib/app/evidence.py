@@ -236,13 +236,13 @@ class Evidence:
 
     @cached_property
     def readable_files(self) -> datasets.Dataset:
-        """The files of the table's rows."""
+        """The files of the table's rows, (n,), as a data set of ids and images."""
         position = {file_id: i for i, file_id in enumerate(self.dataset["id"])}
         return self.dataset.select([position[file_id] for file_id in self.table.ids])
 
     @cached_property
     def images(self) -> list[Any]:
-        """What `load_image` takes, for each row of the table."""
+        """The file of each row, as `load_image` takes it."""
         return list(self.readable_files["image"])
 
     @cached_property
@@ -288,7 +288,7 @@ class Evidence:
 
     @cached_property
     def copy_counts(self) -> pd.DataFrame:
-        """Numbers of copies and of their conflicts, by the texts in `COPIES`."""
+        """The count of copies and of their conflicts, by the texts in `COPIES`."""
         counts = self.audit.summary.loc[[*COPIES]].rename(COPIES)
         return counts.rename_axis("copies")
 
@@ -566,7 +566,7 @@ class Evidence:
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
-        """Confidence and accuracy of the best, as from `quantile_reliability`."""
+        """By bin, confidence of the best, and value, low and high of its accuracy."""
         return quantile_reliability(
             self.table.labels,
             self.proba,
@@ -576,7 +576,7 @@ class Evidence:
 
     @cached_property
     def risk_coverage(self) -> pd.DataFrame:
-        """Share of the best's errors by share answered, as from `risk_coverage`."""
+        """The best's threshold, coverage and risk, as from `risk_coverage`."""
         is_right = self.proba.argmax(axis=1) == self.table.labels
         return risk_coverage(is_right, self.proba.max(axis=1))
 
