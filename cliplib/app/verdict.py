@@ -103,7 +103,7 @@ class Measured:
     series
         The pattern that file names suggest; "" where they suggest none.
     joined
-        Files that this pattern would keep together, for an example.
+        Names of files that this pattern would keep together, for an example.
     trace
         The trace of the files that by itself gives the class away most often.
     best
@@ -123,24 +123,24 @@ class Measured:
         Accuracy of the best where images of a group are in training and test at once,
         less its accuracy by group; None where each image is its own group.
     sensitivity
-        Share of each class that the best finds.
+        By class, the share of it that the best finds.
     doubling
         Accuracy with all labelled groups less that with half; None if not measured.
     target, times
         An accuracy beyond today's (1 if there is none to aim at), and how many times
         today's groups reach it; None where that cannot be said.
     suspects
-        Images whose labels look wrong, the worst first.
+        Names of the images whose labels look wrong, the worst first.
     conflicts
-        Pairs of copies that bear two labels.
+        How many pairs of copies bear two labels.
     unreadable
-        Files that could not be read.
+        How many files could not be read.
     merged
         How many pairs of declared groups are joined by copies.
     answered
         Share of the images that can be answered with at most 5% errors; 0 if none.
     other_encoders
-        Names of the encoders beside CLIP; `accuracy` and `gains` have them, too.
+        Names of the encoders beside CLIP, as `accuracy` and `gains` have them.
     elsewhere
         Of another folder; None if none is named.
     erased
