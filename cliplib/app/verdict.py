@@ -247,7 +247,10 @@ def name_encoder(measured: Measured) -> str:
 
 
 def sorts_nothing(measured: Measured) -> bool:
-    """Say whether enough images do not show the best to beat the largest class."""
+    """Say whether the answer is no: images that could show a gain show none.
+
+    The gain is over always naming the largest class.
+    """
     gain = measured.gains[LARGEST]
     return gain.low <= 0 and not reasons_undecided(measured)
 
@@ -285,7 +288,7 @@ def short_answer(measured: Measured) -> str:
 
 
 def reasons_undecided(measured: Measured) -> list[str]:
-    """Give the reasons why these images cannot answer the question; [] if they can."""
+    """Give reasons why these images cannot show if CLIP sorts them; [] if they can."""
     reasons = []
     scarce = {
         name: count
