@@ -611,7 +611,7 @@ def suggest_more_images(measured: Measured) -> Step | None:
     count = measured.groups_per_class[name]
     # No smaller than that of a sensitivity of 90%, lest few images promise certainty.
     variance = max(found.value * (1 - found.value), GOOD_ACCURACY * (1 - GOOD_ACCURACY))
-    wanted = max(math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2), FEW_OF_A_CLASS)
+    wanted = math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2)
     accuracy = measured.accuracy[measured.best].value
     is_weak = found.value < accuracy - WEAK_CLASS_GAP
     may_pay = measured.doubling is None or measured.doubling.high >= NEGLIGIBLE_GAIN
