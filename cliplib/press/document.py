@@ -271,12 +271,13 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
     """Yield the accuracy and the like of every method, tested by group."""
     yield Text(
         "Each method is asked for images of groups that it was not trained on, in "
-        f"{evidence.n_splits} folds. That is what new images can expect. Where "
-        "relatives are trained on, as is often done, the difference is memory."
+        f"{evidence.n_splits} folds. That is what new images can expect. Where other "
+        "images of the same group are trained on, as is often done, the difference is "
+        "memory."
     )
     yield Plot(
         "Accuracy of every method, with 95% intervals over groups; the best probe also "
-        "where relatives were trained on.",
+        "by image, where other images of the same group were trained on.",
         "A row for each method, with a dot for its accuracy and its interval.",
         "accuracy_plot",
     )

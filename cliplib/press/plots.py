@@ -27,7 +27,7 @@ def accuracy_plot(evidence: Evidence) -> Figure:
         for name, predicted in evidence.other_predictions.items()
     }
     if evidence.predicted_by_image is not None:
-        name = f"{evidence.best}, relatives trained on"
+        name = f"{evidence.best}, by image"
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     for name, (value, low, high) in reversed(shares.items()):
