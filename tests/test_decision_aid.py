@@ -22,7 +22,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from cliplib.app.aid_folder import MANIFEST, check_folder
-from cliplib.app.decision_aid import DecisionAid, _largest_coverage, default_probe
+from cliplib.app.decision_aid import DecisionAid, choose_rule, default_probe
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.cache import FeatureCache
 from cliplib.probes.kernel import KernelProbe
@@ -123,10 +123,10 @@ def test_of_thresholds_that_keep_the_risk_the_one_that_answers_most_is_taken() -
     right = np.array([True, True, False, True, True, False, False])
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     # Risks: 0, 0, 1/3, 1/4, 1/5, 1/3, 3/7.
-    rule = _largest_coverage(right, confidence, 0.25)
+    rule = choose_rule(right, confidence, 0.25)
     assert rule == (0.5, pytest.approx(5 / 7), pytest.approx(1 / 5))
-    assert _largest_coverage(right, confidence, 0.1).threshold == 0.8
-    assert _largest_coverage(~right, confidence, 0.1) == (np.inf, 0.0, None)
+    assert choose_rule(right, confidence, 0.1).threshold == 0.8
+    assert choose_rule(~right, confidence, 0.1) == (np.inf, 0.0, None)
 
 
 class Watching(LinearProbe):

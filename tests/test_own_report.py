@@ -25,15 +25,8 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 from cliplib import __main__ as cli
 from cliplib.app import measure as module
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
-from cliplib.app.measure import (
-    PER_IMAGE_STEPS,
-    POOLED,
-    STEPS,
-    Evidence,
-    Request,
-    encode_folder,
-    measure,
-)
+from cliplib.app.evidence import POOLED, Evidence, Request
+from cliplib.app.measure import PER_IMAGE_STEPS, STEPS, encode_folder, measure
 from cliplib.app.verdict import BRIGHTNESS, LARGEST, TRACES, Step
 from cliplib.press.document import (
     Document,
@@ -207,7 +200,7 @@ def test_elsewhere_leaves_out_copies_and_unknown_classes(evidence: Evidence) -> 
         "are copies of images here": 1,
     }
     said = evidence.fitted.predict(away.table.features)
-    assert away.found.accuracy == (said == away.table.labels).mean()
+    assert away.evaluation.accuracy == (said == away.table.labels).mean()
     assert "Of 12 images from elsewhere, ward9" in str(evidence.verdict).replace(
         "\n", " "
     )
@@ -265,7 +258,7 @@ def test_other_encoders_that_end_alike_are_refused(home: Path, tmp_path: Path) -
     shutil.copytree(home / "tiny-dino", again)
     names = [str(home / "tiny-dino"), str(again)]
     with pytest.raises(ValueError, match="names that end differently"):
-        module.other_encoders(names)
+        module.load_other_encoders(names)
 
 
 def test_a_class_that_cannot_be_read_is_named_with_the_reason(
@@ -285,7 +278,7 @@ def test_anonymous_evidence_names_no_file(
     request = replace(evidence.request, anonymous=True, command=command)
     hidden = replace(evidence, request=request)
     parts = ("predicted", "probabilities", "fitted", "curve", "traces", "audit")
-    for name in (*parts, "erased", "file_traces", "away"):
+    for name in (*parts, "erased", "file_traces", "elsewhere_table"):
         vars(hidden)[name] = getattr(evidence, name)
     vars(hidden)["predicted_by_image"], vars(hidden)["other_predictions"] = None, {}
     laid = lay_out(document(hidden, "Untitled"), hidden)

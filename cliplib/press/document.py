@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.app.decision_aid import WHY_NO_KERNEL
-from cliplib.app.measure import KERNEL, POOLED, Evidence
+from cliplib.app.evidence import KERNEL, POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
@@ -271,12 +271,13 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
     """Yield the accuracy and the like of every method, tested by group."""
     yield Text(
         "Each method is asked for images of groups that it was not trained on, in "
-        f"{evidence.n_splits} folds. That is what new images can expect. Where "
-        "relatives are trained on, as is often done, the difference is memory."
+        f"{evidence.n_splits} folds. That is what new images can expect. Where other "
+        "images of the same group are trained on, as is often done, the difference is "
+        "memory."
     )
     yield Plot(
         "Accuracy of every method, with 95% intervals over groups; the best probe also "
-        "where relatives were trained on.",
+        "by image, where other images of the same group were trained on.",
         "A row for each method, with a dot for its accuracy and its interval.",
         "accuracy_plot",
     )
@@ -431,8 +432,8 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
     )
     home = evidence.evaluations[evidence.best]
     rows = {}
-    for name in away.found.per_class.index:
-        there = away.found.per_class.loc[name]
+    for name in away.evaluation.per_class.index:
+        there = away.evaluation.per_class.loc[name]
         rows[name] = {
             "images": int(there["support"]),
             "found here": Share.of_metric(home.per_class.loc[name], "sensitivity"),
@@ -441,7 +442,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
     rows["all"] = {
         "images": len(away.table),
         "found here": Share.of(home.metrics.loc["accuracy"]),
-        "found elsewhere": Share.of(away.found.metrics.loc["accuracy"]),
+        "found elsewhere": Share.of(away.evaluation.metrics.loc["accuracy"]),
     }
     yield table_of(
         "What is found of each class here, on groups not trained on, and elsewhere, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from cliplib.app.measure import RISK, Evidence
+from cliplib.app.evidence import RISK, Evidence
 from cliplib.judge.intervals import Share
 from cliplib.press import figures
 from cliplib.press.document import Pictures
@@ -27,7 +27,7 @@ def accuracy_plot(evidence: Evidence) -> Figure:
         for name, predicted in evidence.other_predictions.items()
     }
     if evidence.predicted_by_image is not None:
-        name = f"{evidence.best}, relatives trained on"
+        name = f"{evidence.best}, by image"
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     for name, (value, low, high) in reversed(shares.items()):

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cliplib.app.measure import Evidence
+from cliplib.app.evidence import Evidence
 from cliplib.images.image import load_image
 from cliplib.press.document import (
     Block,

@@ -495,13 +495,19 @@ def _fit_each_fold(
 
     Yields the c classes of the training rows, and probabilities (n_test, c).
     """
-    takes_groups = has_fit_parameter(estimator, "groups")
     for train_rows, test_rows in folds:
-        options = {"groups": codes[train_rows]} if takes_groups else {}
-        fitted = clone(estimator).fit(
-            features[train_rows], labels[train_rows], **options
+        fitted = fit_with_groups(
+            estimator, features[train_rows], labels[train_rows], codes[train_rows]
         )
         yield fitted.classes_, fitted.predict_proba(features[test_rows])
+
+
+def fit_with_groups(
+    estimator: Any, features: Features, labels: Ints, groups: Ints
+) -> Any:
+    """Return a fitted clone of a classifier; a `fit` that takes groups gets them."""
+    options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
+    return clone(estimator).fit(features, labels, **options)
 
 
 def _module_source(estimator: Any) -> str:
