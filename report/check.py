@@ -29,9 +29,10 @@ def check_features(limit: int = 0) -> str:
 
 
 def moved_by(name: str, encoder: ClipEncoder, limit: int = 0) -> float | None:
-    """Return by how much the accuracy differs; None without images or published split.
+    """Return by how much, from 0 to 1, the accuracy on a data set differs.
 
-    Both are of the same images and of one probe, so that an interval is not needed.
+    The accuracies are those of `check_features`, both of the same images and of one
+    probe, so that an interval is not needed. None without images or published split.
     """
     images = load_dataset(name)
     table = load_precomputed(name, encoder)
@@ -43,5 +44,6 @@ def moved_by(name: str, encoder: ClipEncoder, limit: int = 0) -> float | None:
     test = test.select(stratified_subset(test.labels, test.splits, limit))
     (encoded,) = encoder.map(images.select([row_of[id] for id in test.ids])["image"])
     probe = LinearProbe().fit(train.features, train.labels, groups=train.groups)
-    right = [probe.predict(x) == test.labels for x in (test.features, encoded)]
-    return float(abs(np.mean(right[0]) - np.mean(right[1])))
+    committed_accuracy = np.mean(probe.predict(test.features) == test.labels)
+    accuracy = np.mean(probe.predict(encoded) == test.labels)
+    return float(abs(committed_accuracy - accuracy))
