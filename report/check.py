@@ -18,17 +18,19 @@ def check_features(limit: int = 0) -> str:
     these images.
     """
     encoder = ClipEncoder()
-    found = [moved_by(name, encoder, limit) for name in DATASETS]
-    moved = [by for by in found if by is not None]
-    if not moved:
+    found = [accuracy_difference(name, encoder, limit) for name in DATASETS]
+    differences = [difference for difference in found if difference is not None]
+    if not differences:
         return "Features of these images could not be compared with the committed ones."
     return (
         "Features of these images, compared with the committed ones: accuracies of the "
-        f"linear probe differ by at most {100 * max(moved):.2f} points."
+        f"linear probe differ by at most {100 * max(differences):.2f} points."
     )
 
 
-def moved_by(name: str, encoder: ClipEncoder, limit: int = 0) -> float | None:
+def accuracy_difference(
+    name: str, encoder: ClipEncoder, limit: int = 0
+) -> float | None:
     """Return by how much, from 0 to 1, the accuracy on a data set differs.
 
     The accuracies are those of `check_features`, both of the same images and of one

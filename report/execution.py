@@ -144,9 +144,9 @@ def leave_out(places: Places, failure: Failure) -> None:
 
 
 def others_before_summary(tasks: list[Task]) -> list[list[Task]]:
-    """Return the tasks in one or two parts, to be executed one after the other.
+    """Return all tasks but the summary, then the summary, which reads their results.
 
-    The summary is alone in the last one; no part is empty.
+    A part without tasks is left out.
     """
     summary = [task for task in tasks if task.notebook.stem == SUMMARY]
     others = [task for task in tasks if task not in summary]

@@ -28,7 +28,8 @@ def fork_kernels() -> None:
     """On Linux, let all kernels that this process starts from now on be forked."""
     if not FORKED:
         return
-    # A kernel would set it for itself, but not before matplotlib is imported.
+    # For figures below a cell. A kernel sets it itself, but here that is too late: the
+    # process that it is forked from has imported matplotlib already.
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     _start_server()
     group = KernelProvisionerFactory.GROUP_NAME
@@ -42,6 +43,7 @@ def fork_kernels() -> None:
 def _start_server() -> None:
     """Start the process that imports ``preloaded.py``, and do not wait for it."""
     given = os.environ.get("PYTHONPATH")
+    # There it finds the modules that it is to import.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (REPORT, given)))
     try:
         forkserver.set_forkserver_preload(["__main__", "forking", "preloaded"])

@@ -164,6 +164,9 @@ def last_part(value: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """Return a text in which each absolute path is cut to its last part."""
+    """Return a text in which each absolute path is cut to its last part.
+
+    "/home/me/photos is empty" becomes "photos is empty".
+    """
     folders = r"(?<![\w./:])(?:[A-Za-z]:|~)?(?:[/\\][^\s/\\'\":,;]+)+[/\\]"
     return re.sub(folders, "", text)

@@ -69,7 +69,7 @@ def navigation(links: list[tuple[str, str]], current: str) -> str:
 
 
 def report_page(places: Places) -> Page:
-    """Return the report's text, under the title that its cover has."""
+    """Return the report, compiled to HTML, as a page with the title of its cover."""
     html = typeset.compile_document(places, "report", "html").data.decode()
     body = re.split("</?body>", html)[1]
     title = BeautifulSoup(body, "html.parser").h1

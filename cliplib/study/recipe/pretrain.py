@@ -165,7 +165,7 @@ def load_tokenizer() -> CLIPTokenizer:
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Return token ids (n, m) of n texts, padded to the longest."""
+    """Return token ids (n, m) of n texts, cut at `TOKENS` and padded to the longest."""
     tokens: Tensor = tokenizer(
         list(texts), padding=True, truncation=True, return_tensors="pt"
     )["input_ids"]
@@ -552,7 +552,7 @@ class Run:
         part.replace(self.file)
 
     def resume(self) -> None:
-        """Read the state, if there is one: the run goes on from there."""
+        """Go on from the state that `save` has written, if there is one."""
         if not self.file.exists():
             return
         state = torch.load(self.file, weights_only=True)
@@ -587,16 +587,17 @@ class Run:
 
 
 def train(options: Options, teachers: Teachers | None = None) -> None:
-    """Train, or go on, and write the checkpoint, and its log as ``training.json``.
+    """Train a CLIP, or go on where a run was interrupted, and write its checkpoint.
 
-    `teachers` are by default those of `corpus`, which keep what they say in `work`.
+    A log is written beside it, ``training.json``. `teachers` are by default those of
+    `corpus`, which keep what they say in the folder `work`.
     """
     options.work.mkdir(parents=True, exist_ok=True)
     everything = corpus.read_corpus(options.corpus, options.held_out)
-    near = corpus.near_duplicates(everything, options.evaluation, options.work)
+    dropped = corpus.near_duplicates(everything, options.evaluation, options.work)
     held_out = [image for image in everything if image.held_out]
     images = [
-        image for image in everything if not image.held_out and image.id not in near
+        image for image in everything if not image.held_out and image.id not in dropped
     ]
     tokenizer = load_tokenizer()
     batches = Batches(images, options, tokenizer, teachers or Teachers(options.work))
@@ -619,7 +620,7 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
         "seconds": round(run.progress.seconds),
         "images": len(images),
         "held_out": len(held_out),
-        "dropped_duplicates": len(near),
+        "dropped_duplicates": len(dropped),
     }
     write_checkpoint(run.student, tokenizer, options.out)
     log = {"facts": facts, "history": run.progress.history}
