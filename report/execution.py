@@ -377,22 +377,13 @@ def clock(seconds: float) -> str:
 
 
 class KernelWatch:
-    """Look twice a second what kernels take, while it is open as a context.
-
-    Attributes
-    ----------
-    peaks
-        The most memory of each notebook's kernel, in gigabytes.
-    seconds
-        Of processor time of each: other work on the machine does not count.
-    peak
-        The most memory of all kernels and this process together, in gigabytes.
-    """
+    """Looks twice a second what kernels take, within a ``with`` block."""
 
     def __init__(self) -> None:
-        self.peaks: dict[str, float] = {}
+        self.peaks: dict[str, float] = {}  # gigabytes of each notebook's kernel
+        # Of processor time, by notebook: other work on the machine does not count.
         self.seconds: dict[str, float] = {}
-        self.peak = 0.0
+        self.peak = 0.0  # gigabytes of all kernels and this process together
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 

@@ -58,31 +58,15 @@ HELD_OUT = {
 
 @dataclass
 class CorpusImage:
-    """One image of the corpus.
+    """One image of the corpus."""
 
-    Attributes
-    ----------
-    source, id
-        The name of the corpus file that it is from, and its own.
-    data
-        The content of its image file.
-    concept
-        Images with the same one count as positives of each other.
-    label
-        What it shows, in words, or "".
-    captions
-        Sentences, of which one is drawn each time.
-    held_out
-        Whether it is not trained on.
-    """
-
-    source: str
+    source: str  # the name of the corpus file that it is from
     id: str
-    data: bytes
-    concept: str
-    label: str
-    captions: list[str]
-    held_out: bool = False
+    data: bytes  # of its image file
+    concept: str  # images with the same one count as positives of each other
+    label: str  # what it shows, in words, or ""
+    captions: list[str]  # of which one is drawn each time
+    held_out: bool = False  # whether it is not trained on
 
 
 def read_corpus(

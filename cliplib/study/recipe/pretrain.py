@@ -132,30 +132,14 @@ class Options:
 
 @dataclass
 class Progress:
-    """Where a run is: what is kept beside the weights when it is interrupted.
+    """Where a run is: what is kept beside the weights when it is interrupted."""
 
-    Attributes
-    ----------
-    step
-        How many steps were taken.
-    seconds
-        For how long.
-    history
-        Rows of the log: losses by step.
-    weight
-        What the contrastive loss is multiplied by, besides its `LOSS_WEIGHTS`.
-    best
-        The lowest contrastive loss of held-out pairs so far.
-    worse
-        How many times in a row that was missed since.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    weight: float = 1.0
-    best: float = 1e9
-    worse: int = 0
+    step: int = 0  # the next one
+    seconds: float = 0.0  # of training
+    history: list[dict[str, float]] = field(default_factory=list)  # losses by step
+    weight: float = 1.0  # of the contrastive loss, times that in LOSS_WEIGHTS
+    best: float = 1e9  # contrastive loss of held-out pairs so far
+    worse: int = 0  # times in a row that it was missed
 
 
 def load_tokenizer() -> CLIPTokenizer:
