@@ -54,6 +54,20 @@ def test_a_probability_of_zero_is_no_obstacle():
     )
 
 
+@pytest.mark.parametrize(("factor", "limit"), [(1e-5, 0.01), (1e5, 100)])
+def test_a_temperature_is_from_a_hundredth_to_a_hundred(factor, limit):
+    y, z = planted(200, factor)
+    assert fit_temperature(z, y) == pytest.approx(limit, rel=1e-3)
+
+
+def test_logits_of_less_precision_are_computed_with_in_float64():
+    y, z = planted(200, 2.0)
+    short = z.astype(np.float32)
+    assert fit_temperature(short, y) == fit_temperature(short.astype(float), y)
+    whole = np.rint(z).astype(int)
+    assert fit_temperature(whole, y) == fit_temperature(whole.astype(float), y)
+
+
 @pytest.mark.parametrize(
     ("logits", "y", "named"),
     [
@@ -76,6 +90,8 @@ def test_logits_without_a_temperature_are_refused(logits, y, named):
     [
         ([True, False, True], [0.9, 0.8, np.nan], "NaN"),
         ([1, np.nan, 1], [0.9, 0.8, 0.7], "NaN"),
+        ([1, 0, 1], [0.9, None, 0.7], "NaN"),
+        ([1, None, 1], [0.9, 0.8, 0.7], "NaN"),
         ([True, False], [0.9, 0.8, 0.7], r"must be \(n,\)"),
         ([[True], [False]], [[0.9], [0.8]], r"must be \(n,\)"),
     ],
