@@ -186,9 +186,18 @@ def test_few_groups_make_few_bins_of_equal_size() -> None:
 def test_intervals_are_drawn_with_seed_0_unless_another_is_given() -> None:
     y, z = planted(300, 2.0)
     proba = softmax(z, axis=1)
+    options = {"n_boot": 2000, "seed": 0}
+    assert reliability(y, proba).equals(reliability(y, proba, **options))
     for measure in (reliability, quantile_reliability):
         found, of_zero, of_one = (
             measure(y, proba, groups=np.arange(300), **seed)
             for seed in ({}, {"seed": 0}, {"seed": 1})
         )
         assert found.equals(of_zero) and not found.equals(of_one)
+
+
+def test_a_confidence_at_an_edge_belongs_to_the_bin_below_it() -> None:
+    proba = np.array([[0.6, 0.4]] * 10 + [[0.61, 0.39]] * 10 + [[1.0, 0.0]] * 10)
+    proba[-1] = [1.0000002, 0]  # as float32 may round it
+    count = reliability(np.zeros(30, int), proba, n_boot=20)["count"]
+    assert count[count > 0].to_dict() == {8: 10, 9: 10, 14: 10}

@@ -298,6 +298,19 @@ def test_two_thousand_draws_decide_unless_others_are_asked_for():
     assert least.tolist() == [1 / 2001]
     least = compare_all(y, {"right": y, "wrong": y + 1}, n_boot=99)["p"]
     assert least.tolist() == [1 / 100]
+    x = np.random.default_rng(0).normal(size=40)
+    assert ratio_intervals(x).equals(ratio_intervals(x, n_boot=2000, seed=0))
+    draws = bootstrap(lambda weights: {"sum": weights @ x}, np.arange(40))["sum"].draws
+    assert len(draws) == 2000
+
+
+def test_whoever_gives_no_seed_gets_draws_of_seed_0():
+    rng = np.random.default_rng(0)
+    y, a, b = rng.integers(0, 2, (3, 40))
+    assert compare(y, a, b).equals(compare(y, a, b, seed=0))
+    assert not compare(y, a, b).equals(compare(y, a, b, seed=1))
+    pairs = {"a": a, "b": b}
+    assert compare_all(y, pairs).equals(compare_all(y, pairs, seed=0))
 
 
 def test_all_pairs_are_compared_with_the_groups_draws_and_seed_that_are_given():
