@@ -259,11 +259,13 @@ def test_other_vision_models_come_from_the_hub(fake: FakeHub) -> None:
 FAULTS = {
     "gated": "its makers want their terms accepted: do so on .*then log in by `hf auth",
     "bad token": "refuses the login of this machine: log in by `hf auth login` again",
+    "400": r"the hub refuses \(400\)",
     "401": "has nothing of that name for you: correct the name, or log in",
     "403": r"the hub or a proxy forbids it \(403\)",
     "404": "has nothing of that name for you|does not have it",
     "407": "the proxy wants a login",
     "429": r"limits requests \(429\): wait some minutes",
+    "500": r"has a fault of its own \(500\): try again later",
     "503": r"has a fault of its own \(503\): try again later",
     "login page": "a web page came in place of an answer.*log in to your network",
     "hang": "did not answer in time",

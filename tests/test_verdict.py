@@ -475,15 +475,6 @@ def test_joined_groups_are_to_be_checked() -> None:
     assert told in text(merged=2)
 
 
-def test_differences_of_independent_shares_have_intervals() -> None:
-    # Zou and Donner 2008: Newcombe's example, 56/70 less 48/80, by Wilson's intervals.
-    one, two = Share(0.8, 0.6916, 0.8776), Share(0.6, 0.4904, 0.7004)
-    difference = one.minus(two)
-    assert difference.value == pytest.approx(0.2)
-    assert difference.low == pytest.approx(0.0524, abs=2e-3)
-    assert difference.high == pytest.approx(0.3339, abs=2e-3)
-
-
 def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:
     labels = np.repeat([0, 1], 10)
     proba = np.where(np.arange(2) == labels[:, None], 0.9, 0.1)
