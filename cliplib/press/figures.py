@@ -43,7 +43,7 @@ CONDITION_COLOURS = {
     "by image": PALE,
     "before": PALE,
     "default": PALE,
-    "elsewhere, copies trained on": MIDDLE,
+    "shared copies kept in training": MIDDLE,
 }
 """Shades of grey for how something is tested; ink for what is not named here."""
 KIND_COLOURS = ("#4a235a", "#7b3f8c", "#a569bd", "#c39bd3", "#5b2c6f")
@@ -244,10 +244,11 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
         colour of "method" is that of the method in all figures; any other column, which
         tells ways of testing apart, has shades of grey.
     """
+    apart = so.Dodge(gap=0.3, by=["color"])
     plot = so.Plot(table, x=x, y=y, **columns)
-    plot = plot.add(so.Dot(), so.Dodge(gap=0.3))  # also those without an interval
+    plot = plot.add(so.Dot(), apart)  # also those without an interval
     ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
-    plot = plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
+    plot = plot.add(so.Range(), apart, legend=False, **ends)
     hue = columns.get("color")
     if hue == "method":
         plot = plot.scale(color=METHODS)
