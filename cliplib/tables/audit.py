@@ -283,7 +283,7 @@ def _records(hashes: NDArray[np.uint8]) -> NDArray[Any]:
 
 
 def _readable(records: NDArray[Any]) -> pd.DataFrame:
-    """Return index and digest of the images that could be read."""
+    """Return index and digest of the images that could be read: not zeros alone."""
     rows = np.flatnonzero(records["digest"] != b"")
     return pd.DataFrame({"digest": records["digest"][rows], "index": rows})
 
@@ -384,8 +384,8 @@ def audit_dataset(
 ) -> Audit:
     """Find near-duplicates, contradicting labels, leaks, and unreadable files.
 
-    `dataset` is as from `cliplib.load_dataset`. Hashes are kept in the `cache`. A
-    ValueError says that none of its images can be read.
+    `dataset` is as from `cliplib.load_dataset`. Hashes and pairs are kept in the
+    `cache`. A ValueError says that none of its images can be read.
     """
     sources = list(dataset["image"])
     errors_by_row: dict[int, str] = {}

@@ -50,9 +50,9 @@ def load_features(
     """Return a data set's feature table: its committed features, or its images encoded.
 
     The committed features of a named set are taken where they are the encoder's, even
-    if its images are at hand: so numbers do not depend on the machine. Of images at
-    hand, the table has these alone; if some of them are not among the committed ones,
-    all are encoded.
+    if its images are at hand: so numbers do not depend on the machine. Where only some
+    of the images are at hand, the table has only these; where one is at hand that is
+    not among the committed ones, all at hand are encoded.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def load_features(
     if not precomputed:
         raise MissingImages(f"There are no images of {name!r}: name their folder.")
     if table is None:
-        table = load_precomputed(name, encoder)  # which says why there is none
+        table = load_precomputed(name, encoder)  # raises: it says what is missing
     if groups is not None:
         table = table.with_groups(declared_groups(table.ids.tolist(), groups))
     rows = stratified_subset(table.labels, table.splits, limit, seed=seed)

@@ -235,7 +235,7 @@ class FeatureTable:
         return len(self.features)
 
     def __getitem__(self, rows: int | slice | ArrayLike) -> FeatureTable:
-        """Return rows by number, slice, numbers or Boolean mask, in the order given."""
+        """Return the table of some rows: a number, a slice, numbers or Boolean mask."""
         return self.select(np.arange(len(self))[rows])  # type: ignore[index]
 
     def __repr__(self) -> str:
@@ -253,7 +253,7 @@ class FeatureTable:
         return self.provenance.get("readout", "pooled")
 
     def select(self, index: ArrayLike) -> FeatureTable:
-        """Return rows by number or Boolean mask, in the order given."""
+        """Return the table of some rows, by number or Boolean mask, in that order."""
         rows = np.atleast_1d(np.asarray(index))
         if not rows.size:
             rows = rows.astype(np.int64)  # NumPy takes [] for floats, which select none

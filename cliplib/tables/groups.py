@@ -347,11 +347,11 @@ def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.Da
 def suggested_pattern(ids: Sequence[str]) -> str:
     """Return a regular expression that groups what looks like series of files.
 
-    A series is what the names of files of one folder have in common but for a counter,
-    their last part or their first. Where either could be the counter, as in
+    A series is files of one folder whose names are the same but for a counter, their
+    last part or their first. Where either could be the counter, as in
     ``exp1_num_108719.jpg``, the reading with more series is taken if it has twice as
-    many or more. Nothing is suggested where it has not, or where the names of series
-    look like series again.
+    many or more; else it cannot be told, and nothing is suggested. Nor is it where the
+    names of series look like series again.
 
     Series reach across folders, as the objects of one photograph do, only where one
     count runs through all of these and most such series are counted without a gap for

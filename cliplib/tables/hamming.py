@@ -182,6 +182,7 @@ class _DistanceBound:
         closeness = self._sum[block]
 
         def count_differing(parity: int) -> None:
+            """Write to `count`, (r, c), how many of the 64 bits of a parity differ."""
             row_words = words_a[parity, :, None]
             np.bitwise_xor(row_words, words_b[parity], out=differing_bits)
             np.bitwise_count(differing_bits, out=count.view(np.uint8))
