@@ -352,7 +352,10 @@ class Progress:
         print(self.line(), flush=True)
 
     def line(self) -> str:
-        """Return a bar, the share of the work that is done, and the time left."""
+        """Return the line: a bar, the share that is done, time gone, and time left.
+
+        Work is counted in the seconds that notebooks are known to take.
+        """
         work = 0.0
         done = 0.0
         for name, task in self._tasks.items():
