@@ -100,7 +100,7 @@ def run_notebooks(
 
 
 def try_out(root: Path, jobs: int | None) -> None:
-    """Execute three notebooks on a tenth of the rows, below ``build/quick``.
+    """Execute three notebooks on `QUICK_LIMIT` images a set, below ``build/quick``.
 
     One is the summary; what it reads of notebooks that are not executed is as
     committed. The process ends with a sentence if one fails.

@@ -204,7 +204,10 @@ def refuse_words_for_numbers(
 
 
 def task_of(path: Path, values: dict[str, str], measured: dict[str, float]) -> Task:
-    """Return a notebook with parameters, and what it needs as measured or estimated."""
+    """Return a notebook with these parameters as a task.
+
+    `measured` has its "seconds" and "gigabytes"; what is missing there is estimated.
+    """
     content = json.loads(path.read_text("utf-8"))["cells"]
     cells = sum(cell["cell_type"] == "code" for cell in content)
     cells += bool(values)  # papermill adds a cell of them
@@ -352,7 +355,10 @@ class Progress:
         print(self.line(), flush=True)
 
     def line(self) -> str:
-        """Return a bar, the share of the work that is done, and the time left."""
+        """Return the line: a bar, the share that is done, time gone, and time left.
+
+        Work is counted in the seconds that notebooks are known to take.
+        """
         work = 0.0
         done = 0.0
         for name, task in self._tasks.items():

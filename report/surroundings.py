@@ -69,9 +69,12 @@ def set_variables(places: Places, data: str, dtype: str) -> None:
     """Set environment variables that make executions equal and say where results go."""
     os.environ["CLIPLIB_DTYPE"] = dtype
     os.environ.update(FIXED["always"])
-    if has_avx2() and not dtype:  # a precision that is asked for wants its instructions
+    # All processors then use the same instructions; a precision that is asked for is
+    # to use the fastest.
+    if has_avx2() and not dtype:
         os.environ.update(FIXED["avx2"])
-    if not data:  # else features that other instructions made would come from a cache
+    # The user's own cache may hold features that other instructions computed.
+    if not data:
         os.environ["CLIPLIB_CACHE"] = str(places.work / "cache")
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)
     os.environ["SOURCE_DATE_EPOCH"] = str(places.epoch())

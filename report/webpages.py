@@ -32,7 +32,7 @@ class Page:
 
 
 def write(places: Places, pdf: Path) -> Path:
-    """Write all pages, the fonts and the PDF; return the file of the first page."""
+    """Write all pages, fonts and the PDF anew; return the first page's file."""
     folder = places.web
     theme = places.root / "report" / "theme"
     shutil.rmtree(folder, ignore_errors=True)

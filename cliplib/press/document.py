@@ -501,7 +501,7 @@ def _made(evidence: Evidence) -> Iterator[Block]:
 
 
 def method_paragraph(evidence: Evidence) -> str:
-    """Return what a paper would say of the method."""
+    """Return a paragraph on what was done, for the methods section of a paper."""
     table = evidence.table
     belonging = "near-duplicates (a perceptual hash confirmed by local detail)"
     if evidence.request.groups:

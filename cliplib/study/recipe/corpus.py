@@ -369,9 +369,10 @@ def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
 
 
 def imagenet_words() -> tuple[list[list[str]], list[str]]:
-    """Return prompts for each of ImageNet's 1,000 classes, and texts for more things.
+    """Return lists of prompts, one for each class of ImageNet, and other texts.
 
-    The texts are the first name of every synset that timm knows, then every gloss.
+    The lists are in the order of the labels. The other texts are the first name of
+    every synset that timm knows, then the gloss of each.
     """
     info = Path(str(distribution("timm").locate_file("timm/data/_info")))
     lemmas = _read_table(info / "imagenet_synset_to_lemma.txt")

@@ -176,6 +176,7 @@ class Batches:
         self.prompts, words = teachers.prompts_and_words()
         captions = sorted({caption for image in images for caption in image.captions})
         prompts = [prompt for of_class in self.prompts for prompt in of_class]
+        # All texts of the training, each once; a text is called by its row.
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.row_of_text = {text: row for row, text in enumerate(texts)}
         self.word_rows = [self.row_of_text[word] for word in words]
