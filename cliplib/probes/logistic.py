@@ -109,6 +109,7 @@ class LogisticProblem:
             return first + preconditioner.apply(step.reshape(first.shape))
 
         def loss_and_gradient(step: Floats) -> tuple[float, Floats]:
+            """Return the penalised loss after a step, and its gradient by the step."""
             weights = weights_after(step)
             loss, gradient = self._mean_log_loss(weights)
             weights[:, -1] = 0  # intercepts are not penalised

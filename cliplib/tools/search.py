@@ -67,11 +67,12 @@ def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Featur
     """Return row numbers and cosines, (q, k) both, whatever the groups; k <= n."""
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-    one_more = min(k + 1, len(gallery))
+    one_more = min(k + 1, len(gallery))  # it shows whether the k-th is tied
     neighbours = NearestNeighbors(
         n_neighbors=one_more, metric="cosine", algorithm="brute"
     )
     distances, rows = neighbours.fit(gallery).kneighbors(queries)
+    # Each query's order of its neighbours, (q, k + 1): lexsort's last key goes first.
     by_distance_then_row = np.lexsort((rows, distances))
     rows = np.take_along_axis(rows, by_distance_then_row, axis=1)
     distances = np.take_along_axis(distances, by_distance_then_row, axis=1)
