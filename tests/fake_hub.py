@@ -55,7 +55,8 @@ class FakeHub(ThreadingHTTPServer):
         self.fault = ""
         self.scheme = "http"
         self.requests: list[str] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        # It looks that often whether it shall end: by default every half a second.
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def address(self) -> str:
