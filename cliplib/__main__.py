@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # lines of a list, before "and 11 more"
 
-# Their warnings are dropped: the commands say the same.
-MODULES_NOT_HEARD = (
+# Loggers whose warnings are dropped: the commands say the same themselves.
+SILENT_LOGGERS = (
     "cliplib.images.cache",
     "cliplib.judge.calibration",
 )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return its exit status."""
+    """Run the command line with these arguments; return its exit status."""
     parser, commands = build_parser()
     try:
-        chosen = vars(parser.parse_args(with_command(arguments, commands)))
-        command = chosen.pop("run")
+        options = vars(parser.parse_args(with_command(arguments, commands)))
+        command = options.pop("run")  # the function that `set_defaults` has put there
         with _warnings_once():
-            command(**chosen)
+            command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; features computed so far are kept.\n")
         return 1
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """Run the command line with the process's arguments, and leave the process."""
+    """Run the command line with the process's arguments, and exit with its status."""
     sys.exit(main(sys.argv[1:]))
 
 
@@ -78,13 +78,16 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
 
 
 def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """Put "train" before a folder, or before an option of its own.
+    """Return the arguments with a command: "train" where they begin with none.
 
-    ValueError for a word that is none of these and no command.
+    No arguments become --help. ValueError if the first one is neither a command, nor an
+    option, nor a folder.
     """
-    first = arguments[0] if arguments else "--help"
+    if not arguments:
+        return ["--help"]
+    first = arguments[0]
     if first in ("-h", "--help", "--version") or first in commands:
-        return [*arguments] or ["--help"]
+        return [*arguments]
     if not first.startswith("-") and not os.path.isdir(first):
         alike = difflib.get_close_matches(first, commands, 1)
         hint = f"did you mean {alike[0]!r}?" if alike else "name one that exists."
@@ -133,7 +136,10 @@ def _add_report(commands: Any) -> None:
 
 
 def _add_measure(parser: argparse.ArgumentParser, out: str, what: str) -> None:
-    """Add what both commands take."""
+    """Add the arguments that train and report share.
+
+    `out` and `what` are name and explanation of the value of --out.
+    """
     parser.add_argument(
         "folder",
         metavar="FOLDER",
@@ -224,7 +230,10 @@ def report(folder: str, out: str, title: str, **options: Any) -> None:
 
 
 def check_places(folder: str, out: str) -> None:
-    """Raise OSError or ValueError for folders that cannot work, before slow work."""
+    """Raise OSError or ValueError for folders of images or results that cannot work.
+
+    It is called before anything slow.
+    """
     from cliplib.images.data import check_classes
 
     check_classes(folder)
@@ -244,14 +253,15 @@ PLACEHOLDERS = {
     "model": "MODEL",
     "others": "MODEL",
 }
-"""What an anonymous command has in the place of a path."""
+"""What stands for an option's path in an anonymous command."""
 
 
 def command_line(name: str, folder: str, out: str, **options: Any) -> str:
-    """Return the command that makes the same report again, as the report prints it.
+    """Return the command that does the same again, as the report prints it.
 
-    Options at their defaults, which are all empty, 0 or False, are left out. With
-    `anonymous` among the options, paths give way to `PLACEHOLDERS`.
+    `name` is that of the command, "train" or "report". Options at their defaults, which
+    are all empty, 0 or False, are left out. If the option `anonymous` is set, paths
+    are replaced by `PLACEHOLDERS`.
     """
     anonymous = bool(options.get("anonymous"))
     places = ["FOLDER", "--out", "OUT"] if anonymous else [folder, "--out", out]
@@ -262,7 +272,8 @@ def command_line(name: str, folder: str, out: str, **options: Any) -> str:
         words.append(f"--{option}")
         if value is True:
             continue
-        for text in value if isinstance(value, list) else [str(value)]:
+        texts = value if isinstance(value, list) else [str(value)]
+        for text in texts:
             # A pattern or a hub id is no path, and stays.
             is_path = option in PLACEHOLDERS and os.path.exists(text)
             words.append(PLACEHOLDERS[option] if anonymous and is_path else text)
@@ -311,7 +322,10 @@ def _add_classify(commands: Any) -> None:
 def classify(
     aid: str, files: Sequence[str], prefix: str, heat_maps: bool, overwrite: bool
 ) -> None:
-    """Write what a decision aid says of a folder or of files."""
+    """Let a decision aid classify a folder or files; write a table and a page.
+
+    They are `prefix` with .csv and .html, or "answers" within it if it is a folder.
+    """
     images = _folder_or_files(files)
     is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)  # as "folder/"
     out = os.path.join(prefix, "answers") if is_folder else prefix
@@ -342,13 +356,14 @@ def classify(
 
 
 def aid_folder(folder: str) -> str:
-    """Return the folder of a decision aid, also where a report's folder is named."""
+    """Return the folder of a decision aid, which a report's folder holds as "aid"."""
     within = os.path.join(folder, "aid")
     has_report = os.path.isfile(os.path.join(folder, "report.html"))
     return within if has_report and os.path.isdir(within) else folder
 
 
 def _check_new(*paths: str) -> None:
+    """Raise FileExistsError if one of the files is there already."""
     for path in paths:
         if os.path.exists(path):
             raise FileExistsError(
@@ -370,11 +385,12 @@ def _folder_or_files(names: Sequence[str]) -> str | Sequence[str]:
 
 
 def _answer_lines(rows: pd.DataFrame) -> pd.Series:
+    """Return a line to print for each row of `DecisionAid.classify`."""
     from cliplib.press.sheet import is_training_image
 
     answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
-    known = is_training_image(rows).map({True: " (a training image)", False: ""})
-    return rows["file"] + ": " + answers + known
+    note = is_training_image(rows).map({True: " (a training image)", False: ""})
+    return rows["file"] + ": " + answers + note
 
 
 # --- encode
@@ -413,7 +429,7 @@ def _add_encode(commands: Any) -> None:
 
 
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
-    """Encode what `output` lacks of `source`: see `cliplib.encode.cluster.encode`."""
+    """Encode the files of `source` that `output` lacks, and their hashes."""
     from cliplib.encode import cluster
     from cliplib.tables.audit import image_hash
 
@@ -441,7 +457,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def show(title: str, lines: pd.Series) -> None:
-    """Print how many lines there are, and the first ten of them."""
+    """Print a title, how many lines there are, and the first `SHOWN` of them."""
     print(f"{title}: {len(lines)}")
     for line in lines.head(SHOWN):
         print(f"    {line}")
@@ -450,7 +466,7 @@ def show(title: str, lines: pd.Series) -> None:
 
 
 class _Once(logging.Filter):
-    """Let each message pass once, and none that the commands say themselves."""
+    """Let each message pass once, and none of `SILENT_LOGGERS`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -458,7 +474,7 @@ class _Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if record.name in MODULES_NOT_HEARD or message in self.seen:
+        if record.name in SILENT_LOGGERS or message in self.seen:
             return False
         self.seen.add(message)
         return True
@@ -466,7 +482,7 @@ class _Once(logging.Filter):
 
 @contextmanager
 def _warnings_once() -> Iterator[None]:
-    """Write the library's warnings to stderr, as the commands want them."""
+    """Write the library's warnings in the block to stderr, each of them once."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.addFilter(_Once())

@@ -54,8 +54,8 @@ def make_report(options: argparse.Namespace, root: Path) -> None:
         failures = run_notebooks(places, data, model, given, options.jobs)
     source = "appendix" if options.appendix else "report"
     out = (options.out or places.pdf(source)).resolve()
-    asked = options.no_exec or options.web or options.appendix
-    if not asked and is_current(out, places):
+    asks_for_more = options.no_exec or options.web or options.appendix
+    if is_current(out, places) and not asks_for_more:
         print(f"{out} is up to date.")
         return
     write_pdf(places, source, out)
@@ -73,35 +73,37 @@ def make_report(options: argparse.Namespace, root: Path) -> None:
 def run_notebooks(
     places: Places, data: str, model: str, given: dict[str, str], jobs: int | None
 ) -> list[str]:
-    """Execute the notebooks, and say what images have to do with the numbers.
+    """Execute the notebooks in `places`, and keep notes on the build for its cover.
 
-    Returns a sentence for each notebook that failed. One that only lacks images is none
-    of them: it is named on the cover.
+    Returns a sentence for each notebook that failed. One that only lacks images is not
+    among them: it is named on the cover.
     """
     dtype = given.get("dtype", "")
     notes = prepare(places, data, model, given)
-    named = [model] if model not in EMBEDDED else []
-    named += yaml.safe_load(given.get("others", "[]"))
-    for line in [*notes, *(forecast.in_words(name, given, cores()) for name in named)]:
+    models = [model] if model not in EMBEDDED else []
+    models += yaml.safe_load(given.get("others", "[]"))
+    forecasts = [forecast.model_in_words(name, given, cores()) for name in models]
+    for line in notes + forecasts:
         print(line, flush=True)
     places.stage()
     if not places.name and places.pdf().is_file():
         print("Until it is made anew, report/report.pdf is the report as committed.")
     if data and places.name and not dtype and multiplies_in_bfloat16():
         print("-p dtype bfloat16 encodes in little more than half the time here.")
-    left_out = execute(places, given, jobs)
-    places.keep_notes(notes + [each.note for each in left_out])
+    failures = execute(places, given, jobs)
+    places.keep_notes(notes + [failure.note for failure in failures])
     if data and model in EMBEDDED and not dtype:
         from check import check_features  # now that the variables are set
 
         print(check_features(int(given.get("limit", 0))))
-    return [str(each) for each in left_out if not each.lacks_images]
+    return [str(failure) for failure in failures if not failure.lacks_images]
 
 
 def try_out(root: Path, jobs: int | None) -> None:
-    """Execute three notebooks on some rows, below ``build/quick``, to see all work.
+    """Execute three notebooks on a tenth of the rows, below ``build/quick``.
 
-    What the summary reads of other notebooks is as committed.
+    One is the summary; what it reads of notebooks that are not executed is as
+    committed. The process ends with a sentence if one fails.
     """
     places = Places(root, "quick", changes=f"{QUICK_LIMIT} images a set")
     given = {"limit": QUICK_LIMIT}
@@ -182,17 +184,20 @@ def is_current(pdf: Path, places: Places) -> bool:
     """Return whether a PDF is newer than all that it is made of."""
     if not pdf.exists():
         return False
-    # The text as it is written: its copy in a build of one's own is always new.
-    read = [
+    # Not the copy of the text in a build of one's own, which is always new.
+    sources = [
         *(path for path in (places.root / "report").rglob("*.*") if path != pdf),
         *(path for path in places.figures.glob("*.*") if path.name != "claims.csv"),
         *places.executed(),
     ]
-    return pdf.stat().st_mtime >= max(path.stat().st_mtime for path in read)
+    return pdf.stat().st_mtime >= max(path.stat().st_mtime for path in sources)
 
 
 def write_pdf(places: Places, source: str, out: Path) -> None:
-    """Make the appendix and compile the PDF; list its claims beside the results."""
+    """Compile ``report/SOURCE.typ`` with the notebooks as appendix, and write the PDF.
+
+    Its claims are printed, and listed beside the results.
+    """
     everything = source == "appendix"
     typeset.export(places, everything=everything)
     document = typeset.compile_document(places, source, everything=everything)

@@ -18,20 +18,23 @@ def check_features(limit: int = 0) -> str:
     these images.
     """
     encoder = ClipEncoder()
-    found = [moved_by(name, encoder, limit) for name in DATASETS]
-    moved = [by for by in found if by is not None]
-    if not moved:
+    found = [accuracy_difference(name, encoder, limit) for name in DATASETS]
+    differences = [difference for difference in found if difference is not None]
+    if not differences:
         return "Features of these images could not be compared with the committed ones."
     return (
         "Features of these images, compared with the committed ones: accuracies of the "
-        f"linear probe differ by at most {100 * max(moved):.2f} points."
+        f"linear probe differ by at most {100 * max(differences):.2f} points."
     )
 
 
-def moved_by(name: str, encoder: ClipEncoder, limit: int = 0) -> float | None:
-    """Return by how much the accuracy differs; None without images or published split.
+def accuracy_difference(
+    name: str, encoder: ClipEncoder, limit: int = 0
+) -> float | None:
+    """Return by how much, from 0 to 1, the accuracy on a data set differs.
 
-    Both are of the same images and of one probe, so that an interval is not needed.
+    The accuracies are those of `check_features`, both of the same images and of one
+    probe, so that an interval is not needed. None without images or published split.
     """
     images = load_dataset(name)
     table = load_precomputed(name, encoder)
@@ -43,5 +46,6 @@ def moved_by(name: str, encoder: ClipEncoder, limit: int = 0) -> float | None:
     test = test.select(stratified_subset(test.labels, test.splits, limit))
     (encoded,) = encoder.map(images.select([row_of[id] for id in test.ids])["image"])
     probe = LinearProbe().fit(train.features, train.labels, groups=train.groups)
-    right = [probe.predict(x) == test.labels for x in (test.features, encoded)]
-    return float(abs(np.mean(right[0]) - np.mean(right[1])))
+    committed_accuracy = np.mean(probe.predict(test.features) == test.labels)
+    accuracy = np.mean(probe.predict(encoded) == test.labels)
+    return float(abs(committed_accuracy - accuracy))

@@ -70,10 +70,10 @@ def execute(
     jobs: int | None = None,
     only: Collection[str] | None = None,
 ) -> list[Failure]:
-    """Execute what has changed, or all if images or a model are named.
+    """Execute the notebooks that have changed, or all if images or a model are named.
 
-    In a build of one's own a notebook that fails costs its own results. The committed
-    report has to be whole: there, the process ends with a sentence.
+    In a build of one's own, a notebook that fails is left out. The committed report has
+    to be whole: there, the process ends with a sentence.
 
     Parameters
     ----------
@@ -95,7 +95,8 @@ def execute(
         path for path in places.notebooks() if only is None or path.stem in only
     ]
     tasks = tasks_of(places, notebooks, given)
-    data, model = (os.environ.get(name, "") for name in SETTINGS)
+    data = os.environ.get("CLIPLIB_DATA", "")
+    model = os.environ.get("CLIPLIB_MODEL", "")
     tasks = forecast.adapted(tasks, places, given, data, model)
     if jobs is None:
         jobs = jobs_here(tasks, cores(), memory())
@@ -113,8 +114,8 @@ def execute(
     if len(tasks) >= FEWEST_TO_FORK:
         fork_kernels()
     left_out = []
-    for together in others_before_summary(tasks):
-        failures = run_all(places, together, jobs)
+    for part in others_before_summary(tasks):
+        failures = run_all(places, part, jobs)
         if failures and not places.name:
             sys.exit("\n".join(map(str, failures)))
         for failure in failures:
@@ -125,9 +126,9 @@ def execute(
 
 
 def leave_out(places: Places, failure: Failure) -> None:
-    """Drop the results of a notebook that failed, and put a sentence in its place.
+    """Drop the results of a notebook that failed; its title and a sentence are left.
 
-    What it printed until then stays beside it.
+    As far as it was executed, it stays beside that as ``NAME.failed.ipynb``.
     """
     (places.figures / f"{failure.notebook}.json").unlink(missing_ok=True)
     out = places.work / "executed" / f"{failure.notebook}.ipynb"
@@ -135,17 +136,18 @@ def leave_out(places: Places, failure: Failure) -> None:
         out.replace(out.with_suffix(".failed.ipynb"))
     source = places.root / "notebooks" / out.name
     notebook = json.loads(source.read_text("utf-8"))
-    title = notebook["cells"][0]
-    title["source"] = [
-        "".join(title["source"]).split("\n")[0],
-        f"\n\n{without_paths(failure.note)}",
-    ]
-    notebook["cells"] = [title]
+    first_cell = notebook["cells"][0]
+    title = "".join(first_cell["source"]).split("\n")[0]
+    first_cell["source"] = [title, f"\n\n{without_paths(failure.note)}"]
+    notebook["cells"] = [first_cell]
     out.write_text(json.dumps(notebook), "utf-8")
 
 
 def others_before_summary(tasks: list[Task]) -> list[list[Task]]:
-    """Return the tasks in two parts, the second after the first; none is empty."""
+    """Return all tasks but the summary, then the summary, which reads their results.
+
+    A part without tasks is left out.
+    """
     summary = [task for task in tasks if task.notebook.stem == SUMMARY]
     others = [task for task in tasks if task not in summary]
     return [part for part in (others, summary) if part]
@@ -154,28 +156,30 @@ def others_before_summary(tasks: list[Task]) -> list[list[Task]]:
 def tasks_of(
     places: Places, notebooks: list[Path], given: dict[str, str]
 ) -> list[Task]:
-    """Return what has to be executed, the longest first.
+    """Return what has to be executed of some notebooks, the longest first.
 
-    The summary, which has the highest number, is executed when any other is.
+    Each gets those of the `given` parameters that it has. The summary, which comes last
+    among the notebooks, is executed when any other is.
     """
-    known = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
-    names = sorted(set().union(*known.values()))
+    parameters_of = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
+    names = sorted(set().union(*parameters_of.values()))
     unknown = set(given) - set(names)
     if unknown:
         sys.exit(
             f"No notebook has a parameter {min(unknown)!r}; "
             f"there are: {', '.join(names)}."
         )
-    refuse_words_for_numbers(known, given)
+    refuse_words_for_numbers(parameters_of, given)
     measured = measured_before(places)
-    fresh = any(os.environ.get(name) for name in SETTINGS)  # images may have changed
+    may_differ = any(os.environ.get(name) for name in SETTINGS)  # images, or a model
     tasks: list[Task] = []
     for path in notebooks:
-        values = {name: value for name, value in given.items() if name in known[path]}
+        own = parameters_of[path]
+        values = {name: value for name, value in given.items() if name in own}
         stamp = places.work / "executed" / f"{path.stem}.stamp"
         reads_new_results = path.stem == SUMMARY and tasks
         if (
-            fresh
+            may_differ
             or reads_new_results
             or not stamp.exists()
             or stamp.read_text() != fingerprint(places, path, values)
@@ -185,19 +189,22 @@ def tasks_of(
 
 
 def refuse_words_for_numbers(
-    known: dict[Path, dict[str, dict[str, str]]], given: dict[str, str]
+    parameters_of: dict[Path, dict[str, dict[str, str]]], given: dict[str, str]
 ) -> None:
-    """End the process where a parameter that is a number is given as a word."""
-    for parameters in known.values():
+    """End the process where a parameter that is a number is given as a word.
+
+    `parameters_of` has for each notebook what papermill says of its parameters by name.
+    """
+    for parameters in parameters_of.values():
         for name, value in given.items():
             default = yaml.safe_load(parameters.get(name, {}).get("default", "''"))
-            number = isinstance(default, (int, float))
-            if number and not isinstance(yaml.safe_load(value), (int, float)):
+            is_number = isinstance(default, (int, float))
+            if is_number and not isinstance(yaml.safe_load(value), (int, float)):
                 sys.exit(f"-p {name} takes a number such as {default}, not {value!r}.")
 
 
 def task_of(path: Path, values: dict[str, str], measured: dict[str, float]) -> Task:
-    """Return a task as it was measured, or else as its size suggests."""
+    """Return a notebook with parameters, and what it needs as measured or estimated."""
     content = json.loads(path.read_text("utf-8"))["cells"]
     cells = sum(cell["cell_type"] == "code" for cell in content)
     cells += bool(values)  # papermill adds a cell of them
@@ -224,7 +231,10 @@ def memory() -> float:
 
 
 def jobs_here(tasks: list[Task], cores: int, gigabytes: float) -> int:
-    """Return how many notebooks at a time cores and memory allow, at least one."""
+    """Return how many notebooks at a time cores and free gigabytes allow: one or more.
+
+    The largest ones may run together, and use at most 80% of the memory.
+    """
     largest = sorted((task.gigabytes for task in tasks), reverse=True)
     jobs = max(1, min(cores, MOST_JOBS, len(tasks)))
     while jobs > 1 and sum(largest[:jobs]) > 0.8 * gigabytes:
@@ -233,16 +243,16 @@ def jobs_here(tasks: list[Task], cores: int, gigabytes: float) -> int:
 
 
 def expected_seconds(tasks: list[Task], jobs: int) -> float:
-    """Return how long tasks take in this order, each going to who is free first."""
+    """Return how long tasks take, begun in this order, `jobs` of them at a time."""
     busy_until = [0.0] * jobs
     for task in tasks:
-        first = busy_until.index(min(busy_until))
-        busy_until[first] += task.seconds
+        first_free = busy_until.index(min(busy_until))
+        busy_until[first_free] += task.seconds
     return max(busy_until)
 
 
 def run_all(places: Places, tasks: list[Task], jobs: int) -> list[Failure]:
-    """Execute the tasks; return those that failed."""
+    """Execute the tasks, `jobs` at a time; return what failed, in their order."""
     # Threads do, since the work is done by the kernels, which are processes. They share
     # a working directory, which papermill would change and change back.
     progress = Progress(tasks)
@@ -268,7 +278,10 @@ def run_all(places: Places, tasks: list[Task], jobs: int) -> list[Failure]:
 def run(
     places: Places, task: Task, progress: Progress, watch: KernelWatch
 ) -> Failure | None:
-    """Execute one notebook; return what it failed of, if it does."""
+    """Execute one notebook into ``executed``; return how it failed, or None.
+
+    What it needed is noted, and a stamp beside it says what it was executed from.
+    """
     path = task.notebook
     out = places.work / "executed" / path.name
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -334,58 +347,58 @@ class Progress:
             self._print()
 
     def _print(self) -> None:
+        """Print the line; the caller holds the lock."""
         self._printed = time.monotonic()
         print(self.line(), flush=True)
 
     def line(self) -> str:
-        """Return how far all notebooks are, and how long the rest may take."""
+        """Return a bar, the share of the work that is done, and the time left."""
         work = 0.0
         done = 0.0
         for name, task in self._tasks.items():
             share = min(1.0, self._done[name] / max(1, task.cells))
             work += task.seconds
             done += task.seconds * share
-        share = done / work if work else 1.0
-        left = self.elapsed() * (1 - share) / share if share else work
-        filled = round(20 * share)
+        share_done = done / work if work else 1.0
+        left = work  # as measured before, until something is done here
+        if share_done:
+            left = self.elapsed() * (1 - share_done) / share_done
+        filled = round(20 * share_done)
         bar = "#" * filled + "." * (20 - filled)
         return (
-            f"[{bar}] {share:4.0%}, {clock(self.elapsed())} gone, "
+            f"[{bar}] {share_done:4.0%}, {clock(self.elapsed())} gone, "
             f"about {clock(left)} to go"
         )
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as minutes and seconds."""
+    """Return seconds as minutes and seconds: "2:05"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 class KernelWatch:
-    """Look twice a second what the kernels take: memory, and seconds of a core.
-
-    Seconds of a core, and not those that pass, because other work on the machine would
-    count as the notebook's.
-    """
+    """Looks twice a second what kernels take, within a ``with`` block."""
 
     def __init__(self) -> None:
-        self.peaks: dict[str, float] = {}
+        self.peaks: dict[str, float] = {}  # gigabytes of each notebook's kernel
+        # Of processor time, by notebook: other work on the machine does not count.
         self.seconds: dict[str, float] = {}
-        self.peak = 0.0
+        self.peak = 0.0  # gigabytes of all kernels and this process together
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> KernelWatch:
-        """Begin to look."""
+        """Start a thread that looks."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no longer."""
+        """End the thread that looks."""
         self._stop.set()
         self._thread.join()
 
     def mark(self, name: str) -> str:
-        """Return an argument of a kernel that it ignores, to know it by."""
+        """Return an argument that a notebook's kernel ignores, and is known by."""
         return f"--Study.name={name}"
 
     def end_kernels(self) -> None:
@@ -394,6 +407,7 @@ class KernelWatch:
             kernel.kill()
 
     def _kernels(self) -> Iterator[tuple[str, psutil.Process]]:
+        """Yield the kernels that run, each after the name of its notebook."""
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 for argument in forked.get(child.pid) or child.cmdline():
@@ -401,6 +415,7 @@ class KernelWatch:
                         yield argument.removeprefix("--Study.name="), child
 
     def _look(self) -> None:
+        """Note what kernels take, twice a second, until `__exit__` ends it."""
         while not self._stop.wait(0.5):
             together = psutil.Process().memory_info().rss / 1e9
             for name, kernel in self._kernels():
@@ -414,7 +429,7 @@ class KernelWatch:
 
 
 def measured_before(places: Places) -> dict[str, dict[str, float]]:
-    """Return seconds and gigabytes of notebooks: as measured here, or as committed."""
+    """Return seconds and gigabytes by notebook: as measured here, or as committed."""
     measured: dict[str, dict[str, float]] = json.loads(MEASURED.read_text("utf-8"))
     for folder in (places.root / "build", places.work):
         for path in sorted((folder / "measured").glob("*.json")):
@@ -423,7 +438,7 @@ def measured_before(places: Places) -> dict[str, dict[str, float]]:
 
 
 def note_measured(places: Places, name: str, watch: KernelWatch) -> None:
-    """Keep what a notebook needed, to plan the next build by."""
+    """Write what a notebook needed into ``measured``: seconds and gigabytes."""
     if name not in watch.seconds:  # it ended before anyone looked
         return
     noted = {
@@ -436,7 +451,7 @@ def note_measured(places: Places, name: str, watch: KernelWatch) -> None:
 
 
 def scrub(path: Path) -> None:
-    """Drop from an executed notebook what differs between two runs: times, ids."""
+    """Drop times and ids, which differ between two runs, from an executed notebook."""
     notebook = json.loads(path.read_text("utf-8"))
     notebook["metadata"] = {"kernelspec": notebook["metadata"]["kernelspec"]}
     for i, cell in enumerate(notebook["cells"]):
@@ -447,20 +462,23 @@ def scrub(path: Path) -> None:
 
 
 def fingerprint(places: Places, notebook: Path, parameters: dict[str, str]) -> str:
-    """Return a digest of what the results of a notebook depend on, and of these."""
-    figures = places.figures
-    sidecar = figures / f"{notebook.stem}.json"
+    """Return a digest of what a notebook depends on, and of what it has saved.
+
+    It changes with the notebook, its parameters, the captions, the library and the
+    packages; and where results, or the executed notebook, are no longer as they were.
+    """
+    entries_file = places.figures / f"{notebook.stem}.json"
     results = {}
-    if sidecar.exists():
-        results = json.loads(sidecar.read_text("utf-8"))["results"]
+    if entries_file.exists():
+        results = json.loads(entries_file.read_text("utf-8"))["results"]
     files = [notebook, places.work / "executed" / notebook.name]
     files.append(places.root / "figures" / "captions.toml")
     for id in sorted(results):
-        files += sorted(figures.glob(f"{id}.*"))
+        files += sorted(places.figures.glob(f"{id}.*"))
     files += sorted(path for path in LIBRARY.rglob("*.*") if path.suffix != ".pyc")
-    # Without the library, whose files count and which the working directory may hold.
-    versions = {f"{each.name} {each.version}" for each in distributions()}
-    packages = sorted(each for each in versions if not each.startswith("cliplib "))
+    # Not the package cliplib: its files count, and it need not be installed.
+    versions = {f"{package.name} {package.version}" for package in distributions()}
+    packages = sorted(line for line in versions if not line.startswith("cliplib "))
     digest = hashlib.sha256(json.dumps([parameters, packages, results]).encode())
     for path in files:
         if path.is_file():

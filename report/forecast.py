@@ -14,8 +14,8 @@ from places import EMBEDDED, Places
 
 N_IMAGES = 9_546  # of both data sets
 WIDTH_OF_MINI = 320  # as wide as the tokens of mini are
-START = 10.0  # seconds of a notebook that no image and no model changes
-# How often a notebook shows all images to the encoder, which keeps what it has seen.
+START = 10.0  # seconds of a notebook that depend on no image and no model
+# How often a notebook encodes all images; what was encoded once is kept, and not again.
 PASSES = {
     "01_brain_tumor_mri": 0.74,
     "02_trashnet": 0.26,
@@ -42,37 +42,43 @@ class Task:
 
 @dataclass(frozen=True)
 class Load:
-    """What makes a build of one's own other than the committed one."""
+    """What images, model and limit of a build of one's own ask for."""
 
     share: float
-    """Of all images, those that are drawn."""
+    """Of all images, from 0 to 1, those that are drawn."""
     width: float
-    """Of the features, by that of mini."""
+    """Of the features, as a multiple of those of mini."""
     seconds_per_image: float
-    """On one core."""
+    """To encode it, on one core."""
     gigabytes: float
-    """Of an encoder."""
+    """Of memory for an encoder, beyond what mini takes."""
 
 
 def adapted(
     tasks: list[Task], places: Places, given: dict[str, str], data: str, model: str
 ) -> list[Task]:
-    """Return tasks as images, model and limit make them, the longest first.
+    """Return tasks with what they need given images, model and limit, longest first.
 
-    Without images they stay as they are.
+    Those that an earlier build of this kind has measured stay as they are; without
+    images, or in the committed report, all do.
     """
     if not data or not places.name:
         return tasks
     load = load_of(given, model)
-    known = {path.stem for path in (places.work / "measured").glob("*.json")}
+    measured = {path.stem for path in (places.work / "measured").glob("*.json")}
     expected = [
-        task if task.notebook.stem in known else under(task, load) for task in tasks
+        task if task.notebook.stem in measured else task_with_load(task, load)
+        for task in tasks
     ]
     return sorted(expected, key=lambda task: task.seconds, reverse=True)
 
 
-def under(task: Task, load: Load) -> Task:
-    """Return a task with what it takes under a load."""
+def task_with_load(task: Task, load: Load) -> Task:
+    """Return a task with the seconds and gigabytes that it needs under a load.
+
+    Encoding adds to what was measured without images; fitting grows with images and
+    width of the features.
+    """
     name = task.notebook.stem
     encoding = PASSES.get(name, 0.0) * N_IMAGES * load.seconds_per_image
     fitting = max(0.0, task.seconds - START) + FITTING.get(name, 0.0)
@@ -82,13 +88,16 @@ def under(task: Task, load: Load) -> Task:
 
 
 def share_of(given: dict[str, str]) -> float:
-    """Return which share of all images a limit draws."""
-    limit = float(given.get("limit", 0))
+    """Return which share of all images, from 0 to 1, the parameter "limit" draws."""
+    limit = float(given.get("limit", 0))  # of each of the two data sets; 0 for none
     return min(1.0, 2 * limit / N_IMAGES) if limit else 1.0
 
 
-def in_words(name: str, given: dict[str, str], cores: int) -> str:
-    """Say what a model takes on these cores, as its configuration lets expect."""
+def model_in_words(name: str, given: dict[str, str], cores: int) -> str:
+    """Say how large a model is, and how long it takes on so many cores to encode all.
+
+    Both are estimated from its configuration; its weights are not loaded.
+    """
     from cliplib.encode.clip import find_checkpoint
     from cliplib.encode.cost import encoding_cost, flops_of_one_core
 
@@ -103,12 +112,15 @@ def in_words(name: str, given: dict[str, str], cores: int) -> str:
 
 
 def load_of(given: dict[str, str], model: str) -> Load:
-    """Return what a model and a limit ask of this processor."""
+    """Return what a model and the parameter "limit" ask of this processor."""
     from cliplib.encode.clip import find_checkpoint
     from cliplib.encode.cost import encoding_cost, flops_of_one_core
 
     folder = find_checkpoint("mini" if model in EMBEDDED else model)
     cost = encoding_cost(folder)
-    extra = 0.0 if model in EMBEDDED else cost.gigabytes
-    seconds = 60 * cost.minutes(1, flops_of_one_core())
-    return Load(share_of(given), cost.width / WIDTH_OF_MINI, seconds, extra)
+    return Load(
+        share=share_of(given),
+        width=cost.width / WIDTH_OF_MINI,
+        seconds_per_image=60 * cost.minutes(1, flops_of_one_core()),
+        gigabytes=0.0 if model in EMBEDDED else cost.gigabytes,
+    )

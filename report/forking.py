@@ -25,10 +25,11 @@ forked: dict[int, list[str]] = {}
 
 
 def fork_kernels() -> None:
-    """Let all kernels that this process starts be forked, where that is safe."""
+    """On Linux, let all kernels that this process starts from now on be forked."""
     if not FORKED:
         return
-    # A kernel would set it for itself, but not before matplotlib is imported.
+    # For figures below a cell. A kernel sets it itself, but here that is too late: the
+    # process that it is forked from has imported matplotlib already.
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     _start_server()
     group = KernelProvisionerFactory.GROUP_NAME
@@ -40,8 +41,9 @@ def fork_kernels() -> None:
 
 
 def _start_server() -> None:
-    """Start the process that imports; it goes on while notebooks are looked at."""
+    """Start the process that imports ``preloaded.py``, and do not wait for it."""
     given = os.environ.get("PYTHONPATH")
+    # There it finds the modules that it is to import.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (REPORT, given)))
     try:
         forkserver.set_forkserver_preload(["__main__", "forking", "preloaded"])
@@ -57,11 +59,12 @@ class ForkedProvisioner(LocalProvisioner):
     """Starts a kernel on this machine by forking the process that has imported."""
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
-        """Start a kernel in place of the command `cmd`."""
+        """Fork a kernel in place of the command `cmd`, with the same arguments."""
         arguments = cmd[cmd.index("-f") :]
         self.cwd = kwargs.get("cwd") or os.getcwd()
         process = ForkedProcess(arguments, kwargs["env"], str(self.cwd))
-        self.process = process  # type: ignore[assignment]  # all that is asked of it
+        # It has those methods of a Popen that jupyter_client calls.
+        self.process = process  # type: ignore[assignment]
         self.pid = self.pgid = process.pid
         forked[process.pid] = cmd
         return self.connection_info
@@ -108,7 +111,11 @@ class ForkedProcess:
 def become_kernel(
     arguments: list[str], environment: dict[str, str], folder: str
 ) -> None:
-    """Be a kernel until it is shut down, as ``python -m ipykernel_launcher`` is."""
+    """Run a kernel in this process until it is shut down.
+
+    It does what ``python -m ipykernel_launcher`` does, with these arguments, in this
+    environment and working directory.
+    """
     # Not above: where it is imported, tqdm takes every process for a notebook, whose
     # bars a terminal shows at 0% alone.
     from ipykernel.kernelapp import IPKernelApp

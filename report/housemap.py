@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def modules_in_order(package: Path) -> list[str]:
-    """Return modules such as "tables.audit", each behind those that it imports."""
+    """Return modules such as "tables.audit", each after those that it imports."""
     files = {
         ".".join(path.relative_to(package).with_suffix("").parts): path
         for path in sorted(package.rglob("*.py"))
@@ -21,8 +21,8 @@ def modules_in_order(package: Path) -> list[str]:
     return list(sorter.static_order())
 
 
-def imported(path: Path, names: set[str]) -> set[str]:
-    """Return which of these modules a file imports."""
+def imported(path: Path, modules: set[str]) -> set[str]:
+    """Return which of these modules, such as "tables.audit", a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.ImportFrom):
@@ -30,14 +30,16 @@ def imported(path: Path, names: set[str]) -> set[str]:
         module = node.module or ""
         if module.startswith("cliplib."):
             part = module.removeprefix("cliplib.")
-            found |= {part, *(f"{part}.{alias.name}" for alias in node.names)}
-    return found & names
+            found.add(part)
+            # A name that is imported may be that of a module.
+            found |= {f"{part}.{alias.name}" for alias in node.names}
+    return found & modules
 
 
 def functions_of(package: Path) -> dict[str, str]:
-    """Return the sources of all functions, without docstrings, by dotted names.
+    """Return the sources of all functions and methods, without docstrings, by name.
 
-    Such a name is "probes.kernel.KernelProbe._kernel".
+    Such a name is "probes.kernel.KernelProbe._two_regressions".
     """
     sources = {}
     for path in sorted(package.rglob("*.py")):
@@ -52,7 +54,10 @@ def functions_of(package: Path) -> dict[str, str]:
 def named_functions(
     tree: ast.Module | ast.ClassDef, prefix: str
 ) -> list[tuple[str, ast.FunctionDef]]:
-    """Return functions and methods below a module or a class, with their names."""
+    """Return functions and methods below a module or a class, after dotted names.
+
+    `prefix` is the name of the module or class itself.
+    """
     found = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
@@ -63,7 +68,10 @@ def named_functions(
 
 
 def undocumented(node: ast.FunctionDef, lines: list[str]) -> str:
-    """Return the lines of a function, but for its docstring."""
+    """Return the source of a function but for its docstring, not indented.
+
+    `lines` are those of its file.
+    """
     start, end = node.lineno - 1, node.end_lineno
     kept = lines[start:end]
     first = node.body[0]

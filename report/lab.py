@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def copies(root: Path) -> Path:
-    """Copy notebooks to ``build/lab``; what was changed there is newer, and stays."""
+    """Copy notebooks to ``build/lab``, and return it; a newer copy there stays."""
     folder = root / "build" / "lab"
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((root / "notebooks").glob("*.ipynb")):

@@ -9,7 +9,7 @@ import ast
 import re
 import subprocess
 import textwrap
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class PrintableOutputs(Preprocessor):
         return cell, resources
 
     def _printable(self, out: Any) -> bool:
+        """Say whether an output can be printed; drop HTML that is no result from it."""
         data = out.get("data", {})
         written_as_html = data.get("text/plain", "").startswith(
             "<IPython.core.display.HTML"
@@ -65,16 +66,18 @@ class MainCells(Preprocessor):
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Leave out all but the main cells."""
         cells = nb.cells
-        main = [i for i, cell in enumerate(cells) if "main" in tags_of(cell)]
-        if main:
-            first = cells[0]
-            first.source = "\n\n".join(first.source.split("\n\n")[:2])
-            nb.cells = [first]
-            for i in main:
-                if cells[i - 1].cell_type == "markdown":
-                    cells[i - 1].source = without_headings(cells[i - 1].source)
-                    nb.cells.append(cells[i - 1])
-                nb.cells.append(cells[i])
+        if not any("main" in tags_of(cell) for cell in cells):
+            return nb, resources
+        first = cells[0]
+        first.source = "\n\n".join(first.source.split("\n\n")[:2])
+        nb.cells = [first]
+        for before, cell in pairwise(cells):
+            if "main" not in tags_of(cell):
+                continue
+            if before.cell_type == "markdown":
+                before.source = without_headings(before.source)
+                nb.cells.append(before)
+            nb.cells.append(cell)
         return nb, resources
 
 
@@ -113,16 +116,19 @@ def readable(source: str) -> str:
         return source
     lines = source.splitlines()
     for statement in reversed(statements):  # lines above a change keep their numbers
-        shown = in_its_place(statement, source)
-        if shown is not None:
+        replacement = without_plumbing(statement, source)
+        if replacement is not None:
             first = statement.lineno - 1
-            lines[first : statement.end_lineno] = shown.splitlines()
+            lines[first : statement.end_lineno] = replacement.splitlines()
     kept = [line for line in lines if not re.search(r"#\s*plumbing\s*$", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n")
 
 
-def in_its_place(statement: ast.stmt, source: str) -> str | None:
-    """Return what to show for a statement that is plumbing; None for another."""
+def without_plumbing(statement: ast.stmt, source: str) -> str | None:
+    """Return what to print in place of a statement of a cell; None to leave it.
+
+    For ``study.save_table(table, "id")`` that is ``table``, its first argument.
+    """
     value = getattr(statement, "value", None)
     if not isinstance(value, ast.Call):
         return None
@@ -131,13 +137,13 @@ def in_its_place(statement: ast.stmt, source: str) -> str | None:
         return ""
     if not isinstance(statement, ast.Expr) or not called.startswith("study.save_"):
         return None
-    segment = ast.get_source_segment(source, value.args[0]) if value.args else None
-    if segment is None:
+    saved = ast.get_source_segment(source, value.args[0]) if value.args else None
+    if saved is None:
         return None
-    if segment == "None":  # what an earlier run saved is shown
+    if saved == "None":  # what an earlier run saved is shown
         return ""
-    first, *rest = segment.split("\n")
-    return "\n".join([first, *textwrap.dedent("\n".join(rest)).split("\n")]).rstrip()
+    first_line, _, other_lines = saved.partition("\n")
+    return f"{first_line}\n{textwrap.dedent(other_lines)}".rstrip()
 
 
 def typst_exporter(*, everything: bool = False) -> TemplateExporter:
@@ -187,18 +193,21 @@ def typst_exporter(*, everything: bool = False) -> TemplateExporter:
 
 
 def typst_string(text: str) -> str:
-    """Quote what a cell prints, so that nothing is read as markup; mask addresses."""
+    """Return what a cell prints as a string of Typst: nothing is read as markup.
+
+    Colours and control characters are left out; addresses in memory become "0x…".
+    """
     text = re.sub(r"\b0x[0-9a-f]{6,16}\b", "0x…", strip_ansi(text).rstrip())
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text).replace("\t", "    ")
-    return (
-        '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    )
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def markdown_to_typst(text: str, shift: int = 1) -> str:
-    """Convert a Markdown cell; what leads on to the code below it stays with it.
+    """Convert a Markdown cell to Typst, its headings `shift` levels lower.
 
-    Each formula gets its TeX source as alternative text.
+    A sentence that leads on to the code below stays on one page with it. Each formula
+    gets its TeX source as alternative text.
     """
     options = (
         f"--shift-heading-level-by={shift}",
@@ -227,7 +236,7 @@ def without_images_of_the_web(typst: str) -> str:
 
 
 def with_last_sentence_kept(typst: str) -> str:
-    """Keep the last paragraph with the code below it, if it leads on to that.
+    """Keep the last paragraph on one page with the code below, if it leads on to that.
 
     It does if it is a notebook's question, or a sentence of two lines at most.
     """
@@ -243,7 +252,7 @@ def with_last_sentence_kept(typst: str) -> str:
 def markdown(
     text: str, target: str = "html", options: tuple[str, ...] = ("--mathml",)
 ) -> str:
-    """Convert a Markdown cell, by pandoc, to HTML or another format."""
+    """Convert a Markdown cell to HTML, or another format of pandoc's."""
     # Formulas without dollar signs, which pandoc would drop.
     bare = r"(?<!\$)(\\begin\{(align|equation|gather)(\*?)\}.*?\\end\{\2\3\})"
     text = re.sub(bare, r"$$\1$$", text, flags=re.DOTALL)
@@ -251,7 +260,7 @@ def markdown(
 
 
 def html_to_typst(html: str) -> str:
-    """Convert HTML without its images and scripts; numbers stand to the right."""
+    """Convert HTML without images and scripts to Typst; numbers are right-aligned."""
     soup = BeautifulSoup(html, "html.parser")
     for unprintable in soup(["script", "style", "img", "svg", "iframe"]):
         unprintable.decompose()
@@ -262,9 +271,12 @@ def html_to_typst(html: str) -> str:
 
 
 def align_numbers(table: Any) -> None:
-    """Set columns of numbers to the right."""
-    # Columns are counted from the right, since a cell over several rows stands left;
-    # a heading over several columns belongs to none.
+    """Align columns of numbers in `table` to the right, and their headings with them.
+
+    Cells of the index do not count as numbers.
+    """
+    # Columns are counted from the right: a cell over several rows, which stands left,
+    # is missing below. Rows whose headings are over several columns are left out.
     rows = [cells_of(row)[::-1] for row in table("tr") if not row.find(colspan=True)]
     for column in zip_longest(*rows):
         cells = [cell for cell in column if cell is not None]
@@ -275,21 +287,25 @@ def align_numbers(table: Any) -> None:
 
 
 def raise_index_names(table: Any) -> None:
-    """Pull the index names up: pandas writes them below the names of the columns."""
+    """Join a table's two lines of headings: pandas writes index names in the second.
+
+    `table` is changed; another table stays as it is.
+    """
     rows = table.thead("tr") if table.thead else []
     if len(rows) < 2:
         return
-    above = cells_of(rows[-2])
-    texts = [text_of(cell) for cell in cells_of(rows[-1])]
-    has_index_names = "" in texts and any(texts) and len(texts) == len(above)
-    if not has_index_names:
+    headings = cells_of(rows[-2])
+    index_names = [text_of(cell) for cell in cells_of(rows[-1])]
+    has_columns = "" in index_names  # for which the second line says nothing
+    fits = len(index_names) == len(headings)
+    if not (has_columns and any(index_names) and fits):
         return
-    for cell, text in zip(above, texts, strict=True):
+    for cell, name in zip(headings, index_names, strict=True):
         heading = text_of(cell)
-        if text and heading not in ("", text):
-            cell.string = f"{text} / {heading}"
-        elif text:
-            cell.string = text
+        if name and heading not in ("", name):  # pandas has the columns' name there
+            cell.string = f"{name} / {heading}"
+        elif name:
+            cell.string = name
     rows[-1].decompose()
 
 
@@ -304,7 +320,10 @@ def text_of(cell: Any) -> str:
 
 
 def pandoc(text: str, source: str, target: str, options: tuple[str, ...] = ()) -> str:
-    """Convert with the pandoc of the ``pypandoc_binary`` wheel."""
+    """Convert a text from one format to another by the wheel ``pypandoc_binary``.
+
+    `source` and `target` are formats with extensions, as pandoc names them.
+    """
     command = [
         pypandoc.get_pandoc_path(),
         "--wrap=none",

@@ -33,26 +33,27 @@ class Places:
 
     @property
     def banner(self) -> str:
-        """What is not as in the committed report, in words."""
+        """The model and all else that is not as in the committed report, in words."""
         parts = [f"model {self.model}"] if self.model else []
         return ", ".join([*parts, self.changes])
 
     @property
     def notes(self) -> list[str]:
-        """What else a reader must know of this build, in sentences."""
+        """What else a reader must know of this build, in sentences that were kept."""
         if not self._notes.is_file():
             return []
         kept: list[str] = json.loads(self._notes.read_text("utf-8"))
         return kept
 
     def keep_notes(self, notes: list[str]) -> None:
-        """Keep the sentences that this build's banner is to say; no path is printed."""
+        """Keep sentences for the cover, each absolute path cut to its last part."""
         self.work.mkdir(parents=True, exist_ok=True)
         printed = [without_paths(note) for note in notes]
         self._notes.write_text(json.dumps(printed, ensure_ascii=False), "utf-8")
 
     @property
     def _notes(self) -> Path:
+        """The file of the notes."""
         return self.work / "notes.json"
 
     @property
@@ -77,7 +78,7 @@ class Places:
         return self.root / "build" / f"web{suffix}"
 
     def pdf(self, source: str = "report") -> Path:
-        """Return where a PDF goes, unless the command names another place."""
+        """Return where the PDF of ``report/SOURCE.typ`` goes by default."""
         if source == "report" and not self.name:
             return self.root / "report" / "report.pdf"
         suffix = f"-{self.name}" if self.name else ""
@@ -92,7 +93,7 @@ class Places:
         return [self.work / "executed" / path.name for path in self.notebooks()]
 
     def epoch(self) -> int:
-        """Return the report's date in seconds, the only date that a build writes."""
+        """Return the report's date in seconds since 1970; a build writes no other."""
         meta = (self.root / "report" / "meta.toml").read_text("utf-8")
         day = tomllib.loads(meta)["date"]
         return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
@@ -100,7 +101,8 @@ class Places:
     def stage(self) -> None:
         """Copy into ``build/NAME`` what its report reads and no notebook writes.
 
-        ``committed`` holds the committed results, to set beside its own.
+        ``committed`` gets the committed results, which the report sets beside its own.
+        The committed report is built where it is: nothing is copied.
         """
         if not self.name:
             return
@@ -131,21 +133,22 @@ def places_of(
     commit
         Whether results of images go into ``figures``, as maintainers want.
     """
-    other = "" if model in EMBEDDED else last_part(model)
-    parts = [other] if other else []
+    other_model = "" if model in EMBEDDED else last_part(model)
+    parts = [other_model] if other_model else []
     if data and not commit:
         parts.append(last_part(data))
-    parts += [f"{name}-{last_part(each)}" for name, each in sorted(parameters.items())]
-    name = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
-    if not name:
+    for parameter, value in sorted(parameters.items()):
+        parts.append(f"{parameter}-{last_part(value)}")
+    build = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
+    if not build:
         return Places(root)
-    words = [in_words(name, each) for name, each in parameters.items()]
-    words.append(IMAGE_SOURCES.get(data, "images of a folder"))
-    return Places(root, name, other, ", ".join(words))
+    changes = [parameter_in_words(name, value) for name, value in parameters.items()]
+    changes.append(IMAGE_SOURCES.get(data, "images of a folder"))
+    return Places(root, build, other_model, ", ".join(changes))
 
 
-def in_words(parameter: str, value: str) -> str:
-    """Return what a parameter of the notebooks means, as a cover says it."""
+def parameter_in_words(parameter: str, value: str) -> str:
+    """Return what a parameter of the notebooks changes, as the report's cover says."""
     if parameter == "limit" and value != "0":
         return f"{value} images a set"
     if parameter == "others":
@@ -161,6 +164,9 @@ def last_part(value: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """Return a text in which whole paths of this machine are cut to their ends."""
+    """Return a text in which each absolute path is cut to its last part.
+
+    "/home/me/photos is empty" becomes "photos is empty".
+    """
     folders = r"(?<![\w./:])(?:[A-Za-z]:|~)?(?:[/\\][^\s/\\'\":,;]+)+[/\\]"
     return re.sub(folders, "", text)

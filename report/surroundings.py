@@ -24,7 +24,7 @@ FIXED: dict[str, dict[str, str]] = tomllib.loads(
 
 
 def setting(name: str, given: str | None) -> str:
-    """Return what the command or the environment names, a folder by its whole path."""
+    """Return what is given, or else what the environment has; of a folder, its path."""
     value = given or os.environ.get(name, "")
     return str(Path(value).resolve()) if value and Path(value).is_dir() else value
 
@@ -56,7 +56,7 @@ def prepare(
 
 
 def refuse_what_lacks_images(data: str, model: str, dtype: str) -> None:
-    """End the process where something is to be measured that needs images."""
+    """End the process where another model or precision is asked for without images."""
     if data:
         return
     if model not in EMBEDDED:
@@ -66,7 +66,7 @@ def refuse_what_lacks_images(data: str, model: str, dtype: str) -> None:
 
 
 def set_variables(places: Places, data: str, dtype: str) -> None:
-    """Set what makes two executions equal, and where results go."""
+    """Set environment variables that make executions equal and say where results go."""
     os.environ["CLIPLIB_DTYPE"] = dtype
     os.environ.update(FIXED["always"])
     if has_avx2() and not dtype:  # a precision that is asked for wants its instructions
@@ -79,13 +79,13 @@ def set_variables(places: Places, data: str, dtype: str) -> None:
 
 
 def has_avx2() -> bool:
-    """Return whether this processor has the instructions of 2013."""
+    """Return whether this processor has AVX2, as x86 has since 2013."""
     config: Any = np.show_config(mode="dicts")
     return bool({"AVX2", "X86_V3"} & set(config["SIMD Extensions"]["found"]))
 
 
 def multiplies_in_bfloat16() -> bool:
-    """Return whether this processor has instructions for 16 bits."""
+    """Return whether this processor multiplies matrices of bfloat16 by itself."""
     import torch
 
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -131,9 +131,10 @@ def find_images(places: Places, data: str, model: str) -> tuple[str, list[str]]:
 
 
 def fetch_images(places: Places) -> tuple[str, list[str]]:
-    """Fetch the data sets that have a public home; return a folder that holds them.
+    """Fetch the data sets that have a public home.
 
-    What does not come is named in a sentence; an OSError is raised if none comes.
+    Returns a folder that holds them, and a sentence for each that could not be fetched;
+    an OSError is raised if none could.
     """
     from cliplib.images.data import DATASETS, fetch_dataset
 
@@ -147,7 +148,7 @@ def fetch_images(places: Places) -> tuple[str, list[str]]:
         except OSError as error:
             failures.append(str(error))
             continue
-        if home is not None:
+        if home is not None:  # None: it has no public home
             link(folder / name, home)
     if not any(folder.iterdir()):
         raise OSError(failures[0])
@@ -155,7 +156,7 @@ def fetch_images(places: Places) -> tuple[str, list[str]]:
 
 
 def link(path: Path, home: Path) -> None:
-    """Let a path lead to a folder; where links are forbidden, as on Windows, copy."""
+    """Make `path` a link to the folder `home`, or a copy where links are forbidden."""
     try:
         path.symlink_to(home.resolve(), target_is_directory=True)
     except OSError:
@@ -163,14 +164,15 @@ def link(path: Path, home: Path) -> None:
 
 
 def try_models(model: str, others: list[str]) -> list[str]:
-    """Fetch and load what is to be measured; raise OSError where that fails.
+    """Check that the model can be loaded, and that others to compare it with are there.
 
-    Returns a sentence if the model was never trained.
+    They are fetched from the hub if need be. Returns a sentence if the model was never
+    trained, and raises OSError where one cannot be had.
     """
     from cliplib.encode.clip import ClipEncoder, find_checkpoint, loading
 
     for name in others:
-        with loading(name, "a folder with a vision model"):
+        with loading(name, "a folder with a vision model"):  # one sentence if it fails
             find_checkpoint(name)
     if model in EMBEDDED:
         return []

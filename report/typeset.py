@@ -69,7 +69,7 @@ def export_notebooks(
 
 
 def fonts(places: Places) -> Path:
-    """Return a folder with the report's fonts: typst would mix TTF and OTF."""
+    """Return a folder with the report's fonts, TTF alone: typst would mix in OTF."""
     folder = places.work / "fonts"
     folder.mkdir(parents=True, exist_ok=True)
     for wheel in (font_source_sans_pro, font_source_serif_pro):
@@ -85,7 +85,7 @@ def compile_document(
     *,
     everything: bool = False,
 ) -> Document:
-    """Compile ``report/SOURCE.typ`` in the report's own fonts.
+    """Compile ``report/SOURCE.typ`` in the report's own fonts; a PDF with its claims.
 
     Parameters
     ----------
@@ -143,17 +143,18 @@ def saved_by(notebooks: list[str], folder: Path) -> list[str]:
 
 
 def tell_claims(document: Document) -> None:
-    """Print warnings, and which claims of the text do not hold."""
+    """Print warnings, how many claims of the text hold, and which ones do not."""
     for warning in document.warnings:
         print(f"warning: {warning}")
-    lost = [claim for claim in document.claims if not claim["held"]]
-    fell = [claim for claim in lost if claim["measured"]]
+    not_held = [claim for claim in document.claims if not claim["held"]]
+    fallen = [claim for claim in not_held if claim["measured"]]
+    n_unjudged = len(not_held) - len(fallen)
     if document.claims:
-        held = len(document.claims) - len(lost)
-        print(f"{held} of {len(document.claims)} claims hold")
-    if len(lost) > len(fell):
-        print(f"{len(lost) - len(fell)} could not be judged, for want of a number")
-    for claim in fell:
+        n_held = len(document.claims) - len(not_held)
+        print(f"{n_held} of {len(document.claims)} claims hold")
+    if n_unjudged:
+        print(f"{n_unjudged} could not be judged, for want of a number")
+    for claim in fallen:
         print(f"  fell: {claim['id']}. In its place: {claim['sentence']}")
 
 
@@ -166,6 +167,6 @@ def write_claims(document: Document, path: Path) -> None:
     rows.writerow(["id", "held", "condition", "values", "sentence"])
     for claim in sorted(document.claims, key=lambda claim: claim["id"]):
         held = str(claim["held"]).lower()
-        told = [claim[name] for name in ("says", "values", "sentence")]
-        rows.writerow([claim["id"], held, *told])
+        others = [claim[name] for name in ("says", "values", "sentence")]
+        rows.writerow([claim["id"], held, *others])
     path.write_bytes(text.getvalue().encode("utf-8"))

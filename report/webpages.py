@@ -32,7 +32,7 @@ class Page:
 
 
 def write(places: Places, pdf: Path) -> Path:
-    """Write all pages, and return the address of the first one."""
+    """Write all pages, the fonts and the PDF; return the file of the first page."""
     folder = places.web
     theme = places.root / "report" / "theme"
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,7 +59,7 @@ def write(places: Places, pdf: Path) -> Path:
 
 
 def navigation(links: list[tuple[str, str]], current: str) -> str:
-    """Return links to all pages, the current one marked, and to the PDF."""
+    """Return links to pages (address, name), the current one marked, and to the PDF."""
     marks = {current: ' aria-current="page"'}
     items = "".join(
         f'<a href="{address}"{marks.get(address, "")}>{escape(name)}</a>'
@@ -69,7 +69,7 @@ def navigation(links: list[tuple[str, str]], current: str) -> str:
 
 
 def report_page(places: Places) -> Page:
-    """Return the report's text, under the title that its cover has."""
+    """Return the report, compiled to HTML, as a page with the title of its cover."""
     html = typeset.compile_document(places, "report", "html").data.decode()
     body = re.split("</?body>", html)[1]
     title = BeautifulSoup(body, "html.parser").h1
@@ -77,7 +77,7 @@ def report_page(places: Places) -> Page:
 
 
 def claims_page(places: Places) -> dict[str, Page]:
-    """Return all claims with their conditions and values, if the report has some."""
+    """Return the page "claims" with their conditions and values, if there are any."""
     path = places.figures / "claims.csv"
     if not path.is_file():
         return {}
@@ -97,7 +97,7 @@ def claims_page(places: Places) -> dict[str, Page]:
 
 
 def notebook_pages(places: Places) -> dict[str, Page]:
-    """Return the executed notebooks, each with its first heading as its title."""
+    """Return a page for each executed notebook, titled by its first heading."""
     exporter = notebook_exporter()
     pages = {}
     for path in places.executed():
@@ -110,7 +110,7 @@ def notebook_pages(places: Places) -> dict[str, Page]:
 
 
 def notebook_exporter() -> HTMLExporter:
-    """Return an exporter of executed notebooks to the middle of a page."""
+    """Return an exporter of executed notebooks to HTML without head and frame."""
     exporter = HTMLExporter(
         template_name="basic", preprocessors=[nbtypst.PrintableOutputs]
     )
@@ -119,9 +119,9 @@ def notebook_exporter() -> HTMLExporter:
 
 
 def with_contents(body: str) -> tuple[str, str]:
-    """Return a page whose headings can be linked to, and a list of these links.
+    """Return a page's HTML with ids for its headings, and HTML of links to these.
 
-    The list is empty where the page brings its own, as the report does.
+    The links are "" where the page has its own, as the report does, or no headings.
     """
     soup = BeautifulSoup(body, "html.parser")
     if soup.find(class_="contents"):
@@ -140,7 +140,7 @@ def with_contents(body: str) -> tuple[str, str]:
 
 
 def write_api(places: Places, folder: Path) -> bool:
-    """Write the library's API by pdoc, if there is a library; return whether."""
+    """Write the library's API by pdoc; return whether there is a library."""
     package = places.root / "cliplib"
     if not package.is_dir():
         return False

@@ -113,12 +113,12 @@ def read_by_few_trees(patch: pytest.MonkeyPatch) -> None:
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    from cliplib.app import measure
+    from cliplib.app import evidence
 
     def forest(trees: int, **options: Any) -> RandomForestClassifier:
         return RandomForestClassifier(trees // 20, **options)
 
-    patch.setattr(measure, "RandomForestClassifier", forest)
+    patch.setattr(evidence, "RandomForestClassifier", forest)
 
 
 @pytest.fixture

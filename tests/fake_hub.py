@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(asked.strip())
         fault = self.server.fault
         if fault == "hang":
-            time.sleep(2)
+            time.sleep(60)  # in a thread that nobody waits for
         elif fault == "login page":
             self.send(b"<html>Please log in</html>", {"Content-Type": "text/html"})
         elif fault.isdigit():

@@ -54,6 +54,20 @@ def test_a_probability_of_zero_is_no_obstacle():
     )
 
 
+@pytest.mark.parametrize(("factor", "limit"), [(1e-5, 0.01), (1e5, 100)])
+def test_a_temperature_is_from_a_hundredth_to_a_hundred(factor, limit):
+    y, z = planted(200, factor)
+    assert fit_temperature(z, y) == pytest.approx(limit, rel=1e-3)
+
+
+def test_logits_of_less_precision_are_computed_with_in_float64():
+    y, z = planted(200, 2.0)
+    short = z.astype(np.float32)
+    assert fit_temperature(short, y) == fit_temperature(short.astype(float), y)
+    whole = np.rint(z).astype(int)
+    assert fit_temperature(whole, y) == fit_temperature(whole.astype(float), y)
+
+
 @pytest.mark.parametrize(
     ("logits", "y", "named"),
     [
@@ -76,6 +90,8 @@ def test_logits_without_a_temperature_are_refused(logits, y, named):
     [
         ([True, False, True], [0.9, 0.8, np.nan], "NaN"),
         ([1, np.nan, 1], [0.9, 0.8, 0.7], "NaN"),
+        ([1, 0, 1], [0.9, None, 0.7], "NaN"),
+        ([1, None, 1], [0.9, 0.8, 0.7], "NaN"),
         ([True, False], [0.9, 0.8, 0.7], r"must be \(n,\)"),
         ([[True], [False]], [[0.9], [0.8]], r"must be \(n,\)"),
     ],
@@ -170,9 +186,18 @@ def test_few_groups_make_few_bins_of_equal_size() -> None:
 def test_intervals_are_drawn_with_seed_0_unless_another_is_given() -> None:
     y, z = planted(300, 2.0)
     proba = softmax(z, axis=1)
+    options = {"n_boot": 2000, "seed": 0}
+    assert reliability(y, proba).equals(reliability(y, proba, **options))
     for measure in (reliability, quantile_reliability):
         found, of_zero, of_one = (
             measure(y, proba, groups=np.arange(300), **seed)
             for seed in ({}, {"seed": 0}, {"seed": 1})
         )
         assert found.equals(of_zero) and not found.equals(of_one)
+
+
+def test_a_confidence_at_an_edge_belongs_to_the_bin_below_it() -> None:
+    proba = np.array([[0.6, 0.4]] * 10 + [[0.61, 0.39]] * 10 + [[1.0, 0.0]] * 10)
+    proba[-1] = [1.0000002, 0]  # as float32 may round it
+    count = reliability(np.zeros(30, int), proba, n_boot=20)["count"]
+    assert count[count > 0].to_dict() == {8: 10, 9: 10, 14: 10}

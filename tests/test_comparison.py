@@ -269,8 +269,8 @@ def test_a_build_says_how_far_its_features_are_from_the_tables(
     monkeypatch.setattr("check.ClipEncoder", lambda: tiny)
     monkeypatch.setattr("check.load_precomputed", lambda name, encoder: tables[name])
     monkeypatch.setattr("check.load_dataset", lambda name: load_dataset(folder))
-    assert check.moved_by("same", tiny) == 0
-    assert check.moved_by("other", tiny, limit=20) > 0.2
+    assert check.accuracy_difference("same", tiny) == 0
+    assert check.accuracy_difference("other", tiny, limit=20) > 0.2
     monkeypatch.setattr("check.DATASETS", ["same"])
     assert check.check_features().endswith("differ by at most 0.00 points.")
     monkeypatch.setattr("check.load_dataset", lambda name: None)

@@ -22,7 +22,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from cliplib.app.aid_folder import MANIFEST, check_folder
-from cliplib.app.decision_aid import DecisionAid, _largest_coverage, default_probe
+from cliplib.app.decision_aid import DecisionAid, choose_rule, default_probe
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.cache import FeatureCache
 from cliplib.probes.kernel import KernelProbe
@@ -41,9 +41,11 @@ def clouds(
 ) -> FeatureTable:
     """Return three clouds around their own directions, in pairs of near-duplicates."""
     rng = np.random.default_rng(seed)
-    labels, centres = np.arange(n // 2) % 3, 3 * np.eye(3, encoder.dim) + 1
-    single = centres[labels] + spread * rng.normal(size=(n // 2, encoder.dim))
-    features = np.repeat(single, 2, axis=0) + 0.001 * rng.normal(size=(n, encoder.dim))
+    labels, centres = np.arange(n // 2) % 3, 3 * np.eye(3, encoder.width) + 1
+    single = centres[labels] + spread * rng.normal(size=(n // 2, encoder.width))
+    features = np.repeat(single, 2, axis=0) + 0.001 * rng.normal(
+        size=(n, encoder.width)
+    )
     return FeatureTable(
         features=features.astype(np.float32),
         labels=np.repeat(labels, 2),
@@ -121,10 +123,10 @@ def test_of_thresholds_that_keep_the_risk_the_one_that_answers_most_is_taken() -
     right = np.array([True, True, False, True, True, False, False])
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     # Risks: 0, 0, 1/3, 1/4, 1/5, 1/3, 3/7.
-    rule = _largest_coverage(right, confidence, 0.25)
+    rule = choose_rule(right, confidence, 0.25)
     assert rule == (0.5, pytest.approx(5 / 7), pytest.approx(1 / 5))
-    assert _largest_coverage(right, confidence, 0.1).threshold == 0.8
-    assert _largest_coverage(~right, confidence, 0.1) == (np.inf, 0.0, None)
+    assert choose_rule(right, confidence, 0.1).threshold == 0.8
+    assert choose_rule(~right, confidence, 0.1) == (np.inf, 0.0, None)
 
 
 class Watching(LinearProbe):
@@ -188,7 +190,7 @@ def test_no_similarity_is_above_one(aid: DecisionAid) -> None:
 def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(
     aid: DecisionAid,
 ) -> None:
-    strange = np.full((1, aid.encoder.dim), -50.0)
+    strange = np.full((1, aid.encoder.width), -50.0)
     strange[0, 0] = 300.0
     said = aid.decide(strange).iloc[0]
     assert said["probability"] > 0.99 and said["abstained"]
@@ -239,10 +241,10 @@ def test_files_are_read_out_as_the_table_was(
 ) -> None:
     table, rng = clouds(tiny), np.random.default_rng(0)
     deep = (
-        rng.normal(size=(len(table), 3 * tiny.blocks * tiny.dim))
+        rng.normal(size=(len(table), 3 * tiny.blocks * tiny.width))
         + table.labels[:, None]
     )
-    about = {"readout": "deep", "width": str(tiny.dim), "blocks": str(tiny.blocks)}
+    about = {"readout": "deep", "width": str(tiny.width), "blocks": str(tiny.blocks)}
     for readout in ("deep", "dinov2", "pooled"):
         made = table.with_features(deep, **about).with_readout(readout)
         aid = DecisionAid.fit(made, tiny, probe=PROBE)

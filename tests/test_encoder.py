@@ -81,7 +81,7 @@ def test_every_smaller_readout_is_a_part_of_the_deep_one(tiny, photos):
     deep = tiny.images(photos, readout="deep")
     sizes = {"pooled": 32, "class_tokens": 96, "dinov2": 128, "means": 192, "deep": 288}
     for readout, size in sizes.items():
-        columns = readout_columns(readout, tiny.dim, tiny.blocks)
+        columns = readout_columns(readout, tiny.width, tiny.blocks)
         found = tiny.images(photos, readout=readout)
         assert found.shape == (5, size)
         assert (found == deep[:, columns]).all()
@@ -297,7 +297,7 @@ def test_an_unreadable_image_is_named(tiny, tmp_path):
 
 def test_no_image_has_no_row_of_features(tiny):
     for readout in ("pooled", "deep"):
-        expected = (0, len(readout_columns(readout, tiny.dim, tiny.blocks)))
+        expected = (0, len(readout_columns(readout, tiny.width, tiny.blocks)))
         assert tiny.images([], readout=readout).shape == expected
 
 

@@ -278,6 +278,31 @@ def test_few_groups_are_warned_of_and_widen_every_interval():
     assert width["log_loss"] == pytest.approx(2 * half, rel=0.1)
 
 
+def test_no_share_is_above_one():
+    groups = np.arange(320) // 40  # seven groups are wrong, and the last half right
+    y = np.where((groups == 7) & (np.arange(320) % 2 == 0), 0, 1)
+    proba = np.tile([0.995, 0.005], (320, 1))
+    row = evaluate(y, proba, ["a", "b"], groups=groups, n_boot=300).metrics.loc["ece"]
+    assert 0.9 < row.value < row.high == 1
+
+
+def test_a_true_class_that_was_excluded_costs_what_scikit_learn_says():
+    y = np.arange(40) % 2
+    proba = np.eye(2)[y] * 0.8 + 0.1
+    proba[0] = [0, 1]
+    found = evaluate(y, proba, ["a", "b"], n_boot=20).metrics
+    assert found.value["log_loss"] == pytest.approx(metrics.log_loss(y, proba))
+    assert found.value["log_loss"] > 0.9  # of one row 36 nats
+
+
+def test_two_thousand_draws_of_seed_0_are_made_unless_others_are_asked_for():
+    rng = np.random.default_rng(0)
+    y, said = rng.integers(0, 2, (2, 50))
+    found = evaluate(y, said).metrics
+    assert found.equals(evaluate(y, said, n_boot=2000, seed=0).metrics)
+    assert not found.equals(evaluate(y, said, n_boot=1999).metrics)
+
+
 def test_seeds_matter(sample):
     y, proba, classes = sample
     one, same, other = (

@@ -82,7 +82,7 @@ def test_precomputed_features_stand_in_for_images(mini, caplog):
         table = load_features("trashnet", mini)
     assert len(table) == 2527
     assert table.provenance["source"] == "precomputed"
-    assert table.with_readout("pooled").features.shape == (2527, mini.dim)
+    assert table.with_readout("pooled").features.shape == (2527, mini.width)
     assert "precomputed" in caplog.text
 
 

@@ -193,7 +193,7 @@ def test_its_size_is_said_before_and_large_files_have_a_bar(
             super().__init__(*args, **options)
 
     monkeypatch.setattr(hub, "tqdm", Bar)
-    monkeypatch.setattr(hub, "SMALL", 100_000)
+    monkeypatch.setattr(hub, "SMALL_FILE", 100_000)
     hub.fetch_model(OPENAI)
     assert sentences()[0].startswith(f"Downloading {OPENAI}: 1 MB, into ")
     assert shown == ["pytorch_model.bin"]
@@ -213,7 +213,7 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(
     hub.fetch_model(OPENAI)
     resumed = [each for each in fake.requests if "bytes=" in each]
     assert resumed and not resumed[-1].endswith("bytes=0-")
-    assert ClipEncoder(OPENAI, cache=False).dim == 32
+    assert ClipEncoder(OPENAI, cache=False).width == 32
 
 
 def test_a_snapshot_that_lacks_a_file_is_completed(fake: FakeHub) -> None:
@@ -259,11 +259,13 @@ def test_other_vision_models_come_from_the_hub(fake: FakeHub) -> None:
 FAULTS = {
     "gated": "its makers want their terms accepted: do so on .*then log in by `hf auth",
     "bad token": "refuses the login of this machine: log in by `hf auth login` again",
+    "400": r"the hub refuses \(400\)",
     "401": "has nothing of that name for you: correct the name, or log in",
     "403": r"the hub or a proxy forbids it \(403\)",
     "404": "has nothing of that name for you|does not have it",
     "407": "the proxy wants a login",
     "429": r"limits requests \(429\): wait some minutes",
+    "500": r"has a fault of its own \(500\): try again later",
     "503": r"has a fault of its own \(503\): try again later",
     "login page": "a web page came in place of an answer.*log in to your network",
     "hang": "did not answer in time",
@@ -275,7 +277,7 @@ def test_each_fault_has_its_sentence(
     fault: str, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "hang":  # the others answer, however busy the machine is
-        monkeypatch.setattr(hub, "SECONDS", 0.3)
+        monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.3)
     fake.fault = fault
     with pytest.raises(OSError, match=FAULTS[fault]) as error:
         ClipEncoder(OPENAI, cache=False)

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from cliplib.judge.intervals import (
+    Share,
     auroc_statistic,
     bootstrap,
     clopper_pearson,
@@ -186,6 +187,43 @@ def test_a_comparison_is_paired():
     assert compare(y, repeats, b).difference == pytest.approx(found.difference / 2)
 
 
+def test_differences_of_independent_shares_have_intervals():
+    # Zou and Donner 2008: Newcombe's example, 56/70 less 48/80, by Wilson's intervals.
+    one, two = Share(0.8, 0.6916, 0.8776), Share(0.6, 0.4904, 0.7004)
+    difference = one.minus(two)
+    assert difference.value == pytest.approx(0.2)
+    assert difference.low == pytest.approx(0.0524, abs=2e-3)
+    assert difference.high == pytest.approx(0.3339, abs=2e-3)
+
+
+def test_a_difference_the_other_way_round_has_its_ends_exchanged():
+    assert -Share(0.1, 0.02, 0.15) == Share(-0.1, -0.15, -0.02)
+    row = {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.7, "value": 0.3, "low": 0, "high": 1}
+    assert Share.of_metric(row, "f1") == Share(0.5, 0.4, 0.7)
+    assert Share.of(row) == Share(0.3, 0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:There are only")
+@pytest.mark.parametrize("n_groups", [4, 30])
+def test_a_comparison_has_the_interval_of_a_mean_and_the_share_of_draws(n_groups):
+    rng = np.random.default_rng(0)
+    codes = np.arange(120) % n_groups
+    y = rng.integers(0, 2, 120)
+    a, b = (np.where(rng.random(120) < share, y, 1 - y) for share in (0.8, 0.7))
+    gain = (a == y) - (b == y).astype(float)
+    found = compare(y, a, b, groups=codes, n_boot=300, seed=2)
+    row = ratio_intervals(gain, groups=codes, n_boot=300, seed=2).iloc[0]
+    ends = [found.difference, found.low, found.high]
+    assert ends == pytest.approx([row.value, row.low, row.high])
+    mean = bootstrap(
+        lambda w: {"gain": w @ gain / w.sum(axis=1)}, codes, n_boot=300, seed=2
+    )["gain"]
+    away = np.abs(mean.draws - mean.value) * small_sample_factor(n_groups)
+    at_least_as_far = (away >= abs(mean.value) - 1e-9).sum()
+    assert 0 < at_least_as_far < 300
+    assert found.p == (1 + at_least_as_far) / 301
+
+
 def test_names_of_classes_are_no_indices_into_probabilities():
     with pytest.raises(ValueError, match="not their names"):
         compare(["a", "b"] * 5, np.eye(2)[[0, 1] * 5], np.eye(2)[[0, 1] * 5])
@@ -260,6 +298,19 @@ def test_two_thousand_draws_decide_unless_others_are_asked_for():
     assert least.tolist() == [1 / 2001]
     least = compare_all(y, {"right": y, "wrong": y + 1}, n_boot=99)["p"]
     assert least.tolist() == [1 / 100]
+    x = np.random.default_rng(0).normal(size=40)
+    assert ratio_intervals(x).equals(ratio_intervals(x, n_boot=2000, seed=0))
+    draws = bootstrap(lambda weights: {"sum": weights @ x}, np.arange(40))["sum"].draws
+    assert len(draws) == 2000
+
+
+def test_whoever_gives_no_seed_gets_draws_of_seed_0():
+    rng = np.random.default_rng(0)
+    y, a, b = rng.integers(0, 2, (3, 40))
+    assert compare(y, a, b).equals(compare(y, a, b, seed=0))
+    assert not compare(y, a, b).equals(compare(y, a, b, seed=1))
+    pairs = {"a": a, "b": b}
+    assert compare_all(y, pairs).equals(compare_all(y, pairs, seed=0))
 
 
 def test_all_pairs_are_compared_with_the_groups_draws_and_seed_that_are_given():

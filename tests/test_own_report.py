@@ -25,15 +25,8 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 from cliplib import __main__ as cli
 from cliplib.app import measure as module
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
-from cliplib.app.measure import (
-    PER_IMAGE_STEPS,
-    POOLED,
-    STEPS,
-    Evidence,
-    Request,
-    encode_folder,
-    measure,
-)
+from cliplib.app.evidence import POOLED, Evidence, Request
+from cliplib.app.measure import PER_IMAGE_STEPS, STEPS, encode_folder, measure
 from cliplib.app.verdict import BRIGHTNESS, LARGEST, TRACES, Step
 from cliplib.press.document import (
     Document,
@@ -44,7 +37,7 @@ from cliplib.press.document import (
     method_paragraph,
     table_of,
 )
-from cliplib.press.report import Laid, as_html, as_pdf, lay_out, locked, write_report
+from cliplib.press.report import Layout, as_html, as_pdf, lay_out, locked, write_report
 from cliplib.press.text import as_text
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
@@ -207,7 +200,7 @@ def test_elsewhere_leaves_out_copies_and_unknown_classes(evidence: Evidence) -> 
         "are copies of images here": 1,
     }
     said = evidence.fitted.predict(away.table.features)
-    assert away.found.accuracy == (said == away.table.labels).mean()
+    assert away.evaluation.accuracy == (said == away.table.labels).mean()
     assert "Of 12 images from elsewhere, ward9" in str(evidence.verdict).replace(
         "\n", " "
     )
@@ -265,7 +258,7 @@ def test_other_encoders_that_end_alike_are_refused(home: Path, tmp_path: Path) -
     shutil.copytree(home / "tiny-dino", again)
     names = [str(home / "tiny-dino"), str(again)]
     with pytest.raises(ValueError, match="names that end differently"):
-        module.other_encoders(names)
+        module.load_other_encoders(names)
 
 
 def test_a_class_that_cannot_be_read_is_named_with_the_reason(
@@ -285,7 +278,7 @@ def test_anonymous_evidence_names_no_file(
     request = replace(evidence.request, anonymous=True, command=command)
     hidden = replace(evidence, request=request)
     parts = ("predicted", "probabilities", "fitted", "curve", "traces", "audit")
-    for name in (*parts, "erased", "file_traces", "away"):
+    for name in (*parts, "erased", "file_traces", "elsewhere_table"):
         vars(hidden)[name] = getattr(evidence, name)
     vars(hidden)["predicted_by_image"], vars(hidden)["other_predictions"] = None, {}
     laid = lay_out(document(hidden, "Untitled"), hidden)
@@ -305,11 +298,11 @@ def test_anonymous_evidence_names_no_file(
 
 
 @pytest.fixture(scope="module")
-def laid(evidence: Evidence) -> Laid:
+def laid(evidence: Evidence) -> Layout:
     return lay_out(document(evidence, HOSTILE), evidence)
 
 
-def test_the_page_loads_nothing_and_tells_the_verdict_first(laid: Laid) -> None:
+def test_the_page_loads_nothing_and_tells_the_verdict_first(laid: Layout) -> None:
     page = as_html(laid)
     soup = BeautifulSoup(page, "html.parser")
     assert soup.h1.text == HOSTILE and not soup(["b", "script", "iframe"])
@@ -328,7 +321,7 @@ def test_the_page_loads_nothing_and_tells_the_verdict_first(laid: Laid) -> None:
     assert "disc/disc0.png" in text  # under its picture
 
 
-def test_a_command_is_not_broken(evidence: Evidence, laid: Laid) -> None:
+def test_a_command_is_not_broken(evidence: Evidence, laid: Layout) -> None:
     command = f"{evidence.command} {'--long ' * 40}".strip()
     steps = [Step("Do this:", command)._asdict()]
     content = {**laid.content, "steps": steps}
@@ -336,7 +329,7 @@ def test_a_command_is_not_broken(evidence: Evidence, laid: Laid) -> None:
     assert command in [code.text for code in page("pre")]
 
 
-def test_the_pdf_says_the_same(laid: Laid, tmp_path: Path) -> None:
+def test_the_pdf_says_the_same(laid: Layout, tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(as_pdf(laid))
     pages = pypdf.PdfReader(tmp_path / "a.pdf").pages
     text = " ".join(" ".join(page.extract_text() for page in pages).split())
@@ -347,7 +340,7 @@ def test_the_pdf_says_the_same(laid: Laid, tmp_path: Path) -> None:
     assert 3 <= len(pages) <= 9
 
 
-def test_the_whole_report_is_one_json(laid: Laid) -> None:
+def test_the_whole_report_is_one_json(laid: Layout) -> None:
     again = json.loads(json.dumps(laid.content))
     assert again == laid.content
     kinds = {b["kind"] for part in again["sections"] for b in part["blocks"]}
@@ -360,7 +353,7 @@ def test_the_whole_report_is_one_json(laid: Laid) -> None:
                 assert "nan" not in str(block["rows"])
 
 
-def test_what_is_asked_for_has_its_section(evidence: Evidence, laid: Laid) -> None:
+def test_what_is_asked_for_has_its_section(evidence: Evidence, laid: Layout) -> None:
     titles = [section["title"] for section in laid.content["sections"]]
     assert {"Elsewhere", "Without the object", "How it was made"} <= set(titles)
     plain = replace(evidence)
@@ -370,7 +363,7 @@ def test_what_is_asked_for_has_its_section(evidence: Evidence, laid: Laid) -> No
     assert document(plain).title == "ward7"
 
 
-def test_the_method_can_be_cited(evidence: Evidence, laid: Laid) -> None:
+def test_the_method_can_be_cited(evidence: Evidence, laid: Layout) -> None:
     text = json.dumps(laid.content)
     for words in (
         "stratified 5-fold cross-validation over groups",

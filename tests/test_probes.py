@@ -602,7 +602,7 @@ def test_features_are_copied_up_to_the_largest_copy(monkeypatch):
     X = np.random.default_rng(0).normal(size=(1000, 300)).astype(np.float32)
     peaks = []
     for largest in (X.nbytes, X.nbytes - 1):
-        monkeypatch.setattr("cliplib.probes.linear.LARGEST_COPY", largest)
+        monkeypatch.setattr("cliplib.probes.linear.MOST_BYTES_TO_COPY", largest)
         peaks.append(peak_memory(lambda: LinearProbe(Cs=(1e-3,)).fit(X, y)))
     assert peaks[0] - peaks[1] > 0.5 * X.nbytes
 

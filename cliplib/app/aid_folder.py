@@ -24,32 +24,32 @@ from safetensors import SafetensorError
 
 MANIFEST = "decision_aid.json"
 """Names the folder of the parts; without it there is no aid."""
-PARTS = re.compile("parts-[0-9a-f]{8}")
+PARTS_NAME = re.compile("parts-[0-9a-f]{8}")
 UNFINISHED = ".{}.unfinished-"
-"""Begins the name of a new aid beside the old one."""
-LEFT_OVER = 3600.0
+"""How the name of the temporary folder begins, beside the aid's own of this name."""
+LEFTOVER_AGE = 3600.0
 """Seconds after which a save that has not ended was killed."""
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError where no decision aid can be saved to a folder, before the work.
+    """Raise OSError where no decision aid can be saved to a folder.
 
-    It may be missing or empty, or hold an older decision aid, and what lies beside it
-    must be writable.
+    It may be missing or empty, or hold an older decision aid. The folder above it must
+    be writable, for a new aid is first written there.
     """
     _check_content(folder)
     check_writable(Path(folder).resolve().parent)
 
 
 def _check_content(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError for a file, and for a folder of other things."""
+    """Raise OSError for a file, and for a folder that holds anything but an aid."""
     path = Path(folder).resolve()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder.")
     if not path.is_dir() or (path / MANIFEST).is_file():
         return
-    # A first save that was killed leaves parts alone.
-    if not all(PARTS.fullmatch(entry.name) for entry in path.iterdir()):
+    # A first save that was killed leaves parts without a manifest.
+    if not all(PARTS_NAME.fullmatch(entry.name) for entry in path.iterdir()):
         raise FileExistsError(
             f"The folder {folder} holds something else: choose another."
         )
@@ -75,15 +75,16 @@ def replace_aid(
 ) -> None:
     """Write a decision aid, in the place of an older one if there is one.
 
-    Whoever kills this, or fills the disk, leaves the old aid as it was. Of several
-    savers the last one wins.
+    Where it is killed, or the disk is full, the old aid stays as it was. Of several
+    processes that save at the same time the last one wins.
 
     Parameters
     ----------
     folder
         Of the aid; other files in it stay.
     write_parts
-        Writes the parts into a new folder, and returns what the manifest says of them.
+        Writes the parts into a folder, new and empty, and returns what the manifest
+        says of them, for JSON.
 
     Raises
     ------
@@ -92,10 +93,11 @@ def replace_aid(
     """
     _check_content(folder)
     target = Path(folder).resolve()
-    beside = UNFINISHED.format(target.name)
+    prefix = UNFINISHED.format(target.name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=beside, dir=target.parent) as temporary:
+        # Beside the aid, and so on the same disk, where files can be moved in one step.
+        with TemporaryDirectory(prefix=prefix, dir=target.parent) as temporary:
             new = Path(temporary)
             parts = f"parts-{uuid.uuid4().hex[:8]}"
             (new / parts).mkdir()
@@ -113,10 +115,13 @@ def replace_aid(
 
 
 def read_manifest(folder: Path) -> tuple[Any, Path]:
-    """Return what a manifest says, and the folder of the parts that it names.
+    """Return the manifest in an aid's folder, and the folder of the parts it names.
 
-    FileNotFoundError without a manifest; for one that somebody changed an error of
-    nearly any kind.
+    Raises
+    ------
+    FileNotFoundError
+        If there is no manifest; for one that somebody changed, an error of nearly any
+        kind.
     """
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"it has no {MANIFEST}")
@@ -125,15 +130,21 @@ def read_manifest(folder: Path) -> tuple[Any, Path]:
 
 
 def _parts_named_by(document: Any) -> str:
-    """Return the name of the folder of parts; older aids have them beside it."""
+    """Return the name of the folder of parts, "." for parts beside the manifest.
+
+    These belong to aids of older versions, whose manifests do not name it.
+    """
     parts = document.get("parts", ".")
-    if parts != "." and not PARTS.fullmatch(parts):
+    if parts != "." and not PARTS_NAME.fullmatch(parts):
         raise ValueError(f"it has parts in {parts!r}")
     return str(parts)
 
 
 def _write_to_disk(folder: Path) -> None:
-    """Wait until all files are on the disk, lest the manifest gets there first."""
+    """Wait until all files of a folder are on the disk.
+
+    Else a manifest could outlive a power cut in which its parts were lost.
+    """
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:
@@ -141,46 +152,48 @@ def _write_to_disk(folder: Path) -> None:
 
 
 _REPLACING = threading.Lock()
+"""Of two threads that save, the second one must see the first one's parts as old."""
 
 
-def _put_in_place(new: Path, folder: Path, parts: str) -> None:
-    """Move parts and manifest from a new folder, and delete the parts of an older aid.
+def _put_in_place(new: Path, target: Path, parts: str) -> None:
+    """Move manifest and parts from a new folder, and delete parts of an older aid.
 
-    Where the manifest cannot be replaced, the new parts are deleted.
+    `parts` is the name of their folder. Where the manifest cannot be replaced, the new
+    parts are deleted.
     """
-    folder.mkdir(exist_ok=True)
-    (new / parts).rename(folder / parts)
+    target.mkdir(exist_ok=True)
+    (new / parts).rename(target / parts)
     try:
         with _REPLACING:
-            older = _parts_in(folder)
-            os.replace(new / MANIFEST, folder / MANIFEST)
+            old_parts = _parts_in(target)
+            os.replace(new / MANIFEST, target / MANIFEST)
     except BaseException:
-        shutil.rmtree(folder / parts, ignore_errors=True)
+        shutil.rmtree(target / parts, ignore_errors=True)
         raise
-    for part in older:
+    for part in old_parts:
         # Files that are open on Windows wait for a later save.
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _parts_in(folder: Path) -> list[Path]:
-    """Return the folders of the aid that is in a folder."""
+    """Return the folders that an aid in this folder consists of; [] without an aid."""
     try:
         _, parts = read_manifest(folder)
     except (OSError, ValueError, AttributeError, TypeError):
         return []  # there is none, or a damaged one
-    if parts == folder:
+    if parts == folder:  # of an older version: all else in the folder stays
         return [folder / name for name in ("encoder", "probe", "training")]
     return [parts]
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Delete what saves that were killed left in a folder and beside it."""
+    """Delete what saves that were killed left in an aid's folder and beside it."""
     in_use = _parts_in(folder)
-    begun = UNFINISHED.format(folder.name)
-    parts = [path for path in folder.iterdir() if PARTS.fullmatch(path.name)]
-    beside = [path for path in folder.parent.iterdir() if path.name.startswith(begun)]
-    for path in [*parts, *beside]:
-        with suppress(OSError):  # another process may be faster
+    prefix = UNFINISHED.format(folder.name)
+    within = [path for path in folder.iterdir() if PARTS_NAME.fullmatch(path.name)]
+    beside = [path for path in folder.parent.iterdir() if path.name.startswith(prefix)]
+    for path in [*within, *beside]:
+        with suppress(OSError):  # another process may have deleted it
             age = time.time() - path.stat().st_mtime
-            if path not in in_use and age > LEFT_OVER:
+            if path not in in_use and age > LEFTOVER_AGE:
                 shutil.rmtree(path)

@@ -42,7 +42,7 @@ IMAGES_KEY = "images"
 
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
-    """Return the probe for so many training images: the kernel's needs n² memory."""
+    """Return an unfitted KernelProbe; from `KERNEL_LIMIT` images on a LinearProbe."""
     if n_images < KERNEL_LIMIT:
         return KernelProbe(seed=seed)
     warn_of_left_out_kernel(n_images)
@@ -50,7 +50,7 @@ def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
 
 
 def warn_of_left_out_kernel(n_images: int) -> None:
-    """Say once why so many images are not learned from by a KernelProbe."""
+    """Warn, once, that so many training images are too many for a KernelProbe."""
     warn_once(
         logger,
         f"The kernel probe is left out of {n_images:,} images, and the linear one takes"
@@ -66,17 +66,18 @@ class DecisionAid:
     ----------
     encoder : ClipEncoder
     probe : LinearProbe, KernelProbe or MLPProbe
-        Its classes are indices into the table's.
+        Fitted; its classes are indices into ``training.classes``.
     training : FeatureTable
-        What the probe was trained on, in its readout.
+        What the probe was trained on, in the readout that it reads.
     temperature : float
-        Divides the probe's logits.
+        The probe's logits are divided by it.
     min_probability : float
-        Of an answer; infinite where there is never one.
+        It abstains on an image whose calibrated probability is lower; where this is
+        infinite, on all of them.
     min_similarity : float
-        Of an answer: cosine to the nearest training image.
+        It abstains on an image whose cosine to the nearest training image is lower.
     about : mapping
-        How it was made, by name.
+        How it was made, in words and numbers, by name.
     """
 
     encoder: ClipEncoder
@@ -100,13 +101,16 @@ class DecisionAid:
     ) -> Self:
         """Train on three quarters of a table; calibrate and set the rule on the rest.
 
-        The quarter is drawn by group, and the groups reach the probe as well. An answer
-        needs a probability at which at most the share `risk` of the held-out answers is
-        wrong; of such thresholds the one that answers most is taken. It is a point
-        estimate, without the bound of Geifman and El-Yaniv (NIPS 2017); without one
-        the aid abstains on everything, and warns. An answer also needs a training image
-        as near as all but the share `out_of_distribution` of held-out images have one
-        (Sun et al., ICML 2022: the k-th).
+        The quarter is drawn by group, and the groups reach the probe as well.
+
+        An answer needs a probability at which at most the share `risk` of the held-out
+        answers is wrong; of such thresholds the one that answers most is taken. It is a
+        point estimate, without the bound of Geifman and El-Yaniv (NIPS 2017). Where no
+        threshold will do, the aid abstains on everything, and warns.
+
+        An answer also needs a cosine to the nearest training image that at most the
+        share `out_of_distribution` of the held-out images falls below (Sun et al., ICML
+        2022, who take the k-th nearest).
 
         Parameters
         ----------
@@ -115,9 +119,11 @@ class DecisionAid:
         encoder : ClipEncoder
             What made the table.
         probe : LinearProbe, KernelProbe or MLPProbe, optional
-            By default a KernelProbe, from 10,000 training images on a LinearProbe.
-        risk, out_of_distribution : float
-            Shares of held-out answers and images.
+            A copy of it is fitted. By default `default_probe` gives it.
+        risk : float
+            Share of errors among the held-out answers, 0 to 1, that is allowed.
+        out_of_distribution : float
+            Share of the held-out images, 0 to 1, that may count as such.
         seed : int
             Of the split, and of the default probe.
 
@@ -147,12 +153,14 @@ class DecisionAid:
         fitted.fit(training.features, training.labels, groups=training.groups)
         logits = fitted.logits(held_out.features)
         temperature = _temperature(fitted.classes_, logits, held_out.labels)
-        aid = cls(encoder, fitted, training, temperature)
+        aid = cls(encoder, fitted, training, temperature)  # without its rule yet
 
         proba = aid._proba_of_logits(logits)
-        right = proba.argmax(axis=1) == held_out.labels
-        rule = _largest_coverage(right, proba.max(axis=1), risk)
+        is_right = proba.argmax(axis=1) == held_out.labels
+        rule = choose_rule(is_right, proba.max(axis=1), risk)
         similarity = aid.nearest(held_out.features).similarity
+        # "lower": between two of these a larger share could lie below.
+        min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
         about: dict[str, str | float | None] = {
             "data set": table.provenance.get("dataset", ""),
             "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
@@ -167,15 +175,13 @@ class DecisionAid:
         return replace(
             aid,
             min_probability=rule.threshold,
-            min_similarity=float(
-                np.quantile(similarity, out_of_distribution, method="lower")
-            ),
+            min_similarity=float(min_similarity),
             about=about,
         )
 
     @property
     def never_answers(self) -> bool:
-        """Whether it always abstains: no probability made its answers reliable."""
+        """Whether it abstains on every image: no threshold kept the risk aimed at."""
         return bool(np.isinf(self.min_probability))
 
     def predict_proba(self, features: ArrayLike) -> Floats:
@@ -186,45 +192,49 @@ class DecisionAid:
         return self._proba_of_logits(self.probe.logits(features))
 
     def _proba_of_logits(self, logits: Floats) -> Floats:
-        known = softmax(logits / self.temperature, axis=1)
-        proba = np.zeros((len(known), len(self.training.classes)))
-        proba[:, self.probe.classes_] = known
+        """Return calibrated probabilities (n, k) of the probe's logits (n, c).
+
+        The probe knows c classes, those with training images; each other one gets 0.
+        """
+        proba = np.zeros((len(logits), len(self.training.classes)))
+        proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
         return proba
 
     def nearest(self, features: ArrayLike) -> Neighbours:
-        """Return the nearest training image of each row of features (n, d)."""
+        """Find the training image of the highest cosine to each of features (n, d)."""
         rows, cosines = search(features, self.training.features, 1)
         # Rounding takes the cosine of an image to itself beyond 1.
         return Neighbours(rows[:, 0], np.clip(cosines[:, 0].astype(float), -1, 1))
 
     def decide(self, features: ArrayLike) -> pd.DataFrame:
-        """Return what to say of features (n, d) in the readout trained on.
+        """Classify features (n, d), in the readout trained on, or abstain.
 
         Returns
         -------
         DataFrame
-            class (the most probable), probability (calibrated), abstained, reason
-            ("uncertain", "out-of-distribution", both, or ""), nearest (id of the most
-            similar training image) and similarity (its cosine, at most 1).
+            A row for each image: class (the most probable one, abstained or not),
+            probability (calibrated), abstained, reason ("uncertain",
+            "out-of-distribution", both with a comma between, or ""), nearest (id of the
+            most similar training image) and similarity (its cosine, -1 to 1).
         """
         proba = self.predict_proba(features)
         neighbours = self.nearest(features)
-        uncertain = proba.max(axis=1) < self.min_probability
-        strange = neighbours.similarity < self.min_similarity
+        is_uncertain = proba.max(axis=1) < self.min_probability
+        is_far = neighbours.similarity < self.min_similarity
         classes = np.array(self.training.classes)
         return pd.DataFrame(
             {
                 "class": classes[proba.argmax(axis=1)],
                 "probability": proba.max(axis=1),
-                "abstained": uncertain | strange,
-                "reason": _reasons(uncertain, strange),
+                "abstained": is_uncertain | is_far,
+                "reason": _reasons(is_uncertain, is_far),
                 "nearest": self.training.ids[neighbours.rows],
                 "similarity": neighbours.similarity,
             }
         )
 
     def classify(self, files: Any) -> pd.DataFrame:
-        """Return what `decide` says of each file of a folder, or of some images.
+        """Classify each file of a folder, or some images, as `decide` does.
 
         Parameters
         ----------
@@ -235,7 +245,8 @@ class DecisionAid:
         -------
         DataFrame
             file, the columns of `decide`, and error, which is "" for images that can be
-            read. The others have the reason "unreadable".
+            read. On the others the aid abstains, with the reason "unreadable" and
+            neither class nor nearest ("") nor their numbers (NaN).
 
         Raises
         ------
@@ -249,7 +260,7 @@ class DecisionAid:
         (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
         columns = self.encoder.columns_of(self.training.readout)
         answers = self.decide(deep[:, columns])
-        unreadable = list(errors_by_row)
+        unreadable = list(errors_by_row)  # whose features are zeros
         answers.loc[unreadable, ["class", "nearest"]] = ""
         answers.loc[unreadable, ["probability", "similarity"]] = np.nan
         answers.loc[unreadable, "abstained"] = True
@@ -273,7 +284,10 @@ class DecisionAid:
         replace_aid(folder, self._write_parts)
 
     def _write_parts(self, folder: Path) -> dict[str, Any]:
-        """Write encoder, probe and training table; return all else that is to know."""
+        """Write encoder, probe and training table; return the manifest's entries.
+
+        These are the rule, and the encoder's settings that its checkpoint lacks.
+        """
         encoder = self.encoder
         for part in (encoder.model, encoder.processor, encoder.tokenizer):
             part.save_pretrained(folder / "encoder")
@@ -342,18 +356,19 @@ class DecisionAid:
         if self.temperature <= 0 or np.isnan(rule).any():
             raise ValueError(f"its rule is {rule}")
         columns = self.encoder.columns_of(self.training.readout)
+        # Any features will do: parts of other sizes, or other classes, cannot decide.
         self.decide(np.zeros((1, len(columns)), np.float32))
 
 
 class Neighbours(NamedTuple):
-    """Nearest training images: row numbers (n,) and cosines (n,)."""
+    """Of n images the nearest training images: row numbers (n,) and cosines (n,)."""
 
     rows: Ints
     similarity: Floats
 
 
 class Rule(NamedTuple):
-    """A threshold of the probability, and what it did to the held-out images."""
+    """The least probability of an answer, and what it did to the held-out images."""
 
     threshold: float
     coverage: float  # share of images that get an answer
@@ -361,15 +376,21 @@ class Rule(NamedTuple):
 
 
 def _temperature(classes: Ints, logits: Floats, labels: Ints) -> float:
-    """Return the temperature, from held-out images of classes that the probe knows."""
-    known = np.isin(labels, classes)
-    codes = np.searchsorted(classes, labels[known])
-    return fit_temperature(logits[known], codes)
+    """Return the temperature that calibrates logits (n, c) to labels (n,).
+
+    The columns are `classes` (c,), sorted; images of other classes are left out.
+    """
+    is_known = np.isin(labels, classes)
+    columns = np.searchsorted(classes, labels[is_known])
+    return fit_temperature(logits[is_known], columns)
 
 
-def _largest_coverage(right: Bools, confidence: Floats, risk: float) -> Rule:
-    """Return the rule that answers most rows, at most `risk` of these wrongly."""
-    curve = risk_coverage(right, confidence)
+def choose_rule(is_right: Bools, confidence: Floats, risk: float) -> Rule:
+    """Return the rule that answers most of n images, at most `risk` of these wrongly.
+
+    Where none does, a warning says so, and the rule answers nothing.
+    """
+    curve = risk_coverage(is_right, confidence)
     allowed = curve[curve["risk"] <= risk]
     if allowed.empty:
         logger.warning(
@@ -380,12 +401,13 @@ def _largest_coverage(right: Bools, confidence: Floats, risk: float) -> Rule:
     return Rule(float(best["threshold"]), float(best["coverage"]), float(best["risk"]))
 
 
-def _reasons(uncertain: Bools, strange: Bools) -> list[str]:
-    """Return why there is no answer, "" where there is one."""
+def _reasons(is_uncertain: Bools, is_far: Bools) -> list[str]:
+    """Return why the aid abstains on each of n images, "" where it does not."""
     cases = {
-        "uncertain, out-of-distribution": uncertain & strange,
-        "uncertain": uncertain,
-        "out-of-distribution": strange,
+        "uncertain, out-of-distribution": is_uncertain & is_far,
+        "uncertain": is_uncertain,
+        "out-of-distribution": is_far,
     }
+    # Of several cases that hold the first one counts.
     reasons: list[str] = np.select(list(cases.values()), list(cases), "").tolist()
     return reasons

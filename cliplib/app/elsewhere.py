@@ -12,7 +12,7 @@ import pandas as pd
 
 from cliplib.app.decision_aid import DecisionAid
 from cliplib.images.arrays import Bools
-from cliplib.images.cache import map_images
+from cliplib.images.cache import FeatureCache, map_images
 from cliplib.images.data import dataset_spec, load_dataset
 from cliplib.images.image import ImageSource
 from cliplib.judge.evaluation import Evaluation, evaluate
@@ -24,18 +24,21 @@ from cliplib.tables.features import FeatureTable
 
 @dataclass(frozen=True, eq=False)
 class Elsewhere:
-    """What a probe that was trained at home makes of images from elsewhere.
+    """How a probe and a decision aid fare on images from elsewhere.
+
+    Home are the images that both were trained on.
 
     Attributes
     ----------
     name
         Of the folder.
     table
-        The images that were judged, none a near-duplicate of one at home.
+        The images that were judged, with the classes of home; none is a near-duplicate
+        of an image at home.
     left_out
-        By reason, how many were not judged.
-    found
-        Accuracy and what is found of each class.
+        By reason, how many files of the folder were not judged.
+    evaluation
+        Of the probe's answers.
     answered
         Share of images that the decision aid answers.
     wrong
@@ -45,13 +48,13 @@ class Elsewhere:
     name: str
     table: FeatureTable
     left_out: pd.Series
-    found: Evaluation
+    evaluation: Evaluation
     answered: Share
     wrong: Share
 
 
 def check_shared_classes(folder: str, home: str) -> None:
-    """Raise ValueError for a folder without images of any class of another one."""
+    """Raise ValueError where two folders have no class folder of the same name."""
     theirs = [*dataset_spec(os.path.abspath(folder)).phrases]
     ours = [*dataset_spec(os.path.abspath(home)).phrases]
     if not set(theirs) & set(ours):
@@ -63,7 +66,7 @@ def check_shared_classes(folder: str, home: str) -> None:
 
 def judge_elsewhere(
     folder: str,
-    everything: FeatureTable,
+    table: FeatureTable,
     home: FeatureTable,
     home_images: Sequence[ImageSource],
     probe: AnyProbe,
@@ -71,19 +74,21 @@ def judge_elsewhere(
     *,
     seed: int = 0,
 ) -> Elsewhere:
-    """Judge the images of another folder by what was trained on this one.
+    """Test a probe and a decision aid on the images of another folder.
+
+    Images of classes that home does not have are left out, and near-duplicates of
+    images at home.
 
     Parameters
     ----------
     folder
         Of class folders.
-    everything
-        Its images that can be read; those of classes that home does not know are left
-        out.
+    table
+        Its images that can be read, in the deep readout.
     home
         The images that the probe was trained on, in its readout.
     home_images
-        Their files, (n,): near-duplicates of these are left out.
+        Their files, (n,).
     probe
         Fitted on all of `home`.
     aid
@@ -99,60 +104,64 @@ def judge_elsewhere(
     place = os.path.abspath(folder)
     dataset = load_dataset(place)
     assert dataset is not None  # it is a folder
-    classes = np.array(everything.classes)[everything.labels]
-    is_known = np.isin(classes, home.classes)
-    files = dict(zip(dataset["id"], dataset["image"], strict=True))
-    images = [files[name] for name in everything.ids]
-    is_copy = _are_copies(images, home_images, aid)
-    left_out = {
-        "cannot be read": len(dataset) - len(everything),
-        "are of a class that is not here": (~is_known).sum(),
-        "are copies of images here": (is_known & is_copy).sum(),
-    }
-    away = everything.select(np.flatnonzero(is_known & ~is_copy))
-    if not len(away):
+    class_names = np.array(table.classes)[table.labels]
+    is_of_home_class = np.isin(class_names, home.classes)
+    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
+    images = [file_of[image_id] for image_id in table.ids]
+    is_copy = _are_copies(images, home_images, aid.encoder.cache)
+    left_out = pd.Series(
+        {
+            "cannot be read": len(dataset) - len(table),
+            "are of a class that is not here": (~is_of_home_class).sum(),
+            "are copies of images here": (is_of_home_class & is_copy).sum(),
+        }
+    )
+    judged = table.select(is_of_home_class & ~is_copy).with_readout(home.readout)
+    if not len(judged):
         raise ValueError(f"Nothing of {folder} can be judged: all images are copies.")
-    away = away.with_readout(home.readout)
-    labels = [home.classes.index(away.classes[label]) for label in away.labels]
-    return _judged(
-        Path(place).name,
-        replace(away, labels=np.array(labels, np.int64), classes=home.classes),
-        pd.Series(left_out),
-        probe,
-        aid,
-        seed,
+    # The two folders number their classes each for itself.
+    labels = [home.classes.index(judged.classes[label]) for label in judged.labels]
+    judged = replace(judged, labels=np.array(labels, np.int64), classes=home.classes)
+    answered, wrong = _shares_of_aid(aid, judged, seed)
+    return Elsewhere(
+        name=Path(place).name,
+        table=judged,
+        left_out=left_out[left_out > 0],
+        evaluation=evaluate(
+            judged.labels,
+            np.asarray(probe.predict(judged.features)),
+            judged.classes,
+            groups=judged.groups,
+            seed=seed,
+        ),
+        answered=answered,
+        wrong=wrong,
     )
 
 
 def _are_copies(
-    images: Sequence[ImageSource], home_images: Sequence[ImageSource], aid: DecisionAid
+    images: Sequence[ImageSource],
+    home_images: Sequence[ImageSource],
+    cache: FeatureCache | None,
 ) -> Bools:
-    """Say which images are near-duplicates of one at home, (n,)."""
-    cache = aid.encoder.cache
-    (ours,) = map_images(home_images, image_hash, cache=cache)
-    (theirs,) = map_images(images, image_hash, cache=cache)
-    pairs = find_near_duplicates(ours, theirs)
+    """Say which images, (n,), are near-duplicates of one of the images at home."""
+    (home_hashes,) = map_images(home_images, image_hash, cache=cache)
+    (hashes,) = map_images(images, image_hash, cache=cache)
+    pairs = find_near_duplicates(home_hashes, hashes)
     return np.isin(np.arange(len(images)), pairs["index_b"])
 
 
-def _judged(
-    name: str,
-    away: FeatureTable,
-    left_out: pd.Series,
-    probe: AnyProbe,
-    aid: DecisionAid,
-    seed: int,
-) -> Elsewhere:
-    said = np.asarray(probe.predict(away.features))
-    answered = ~aid.decide(away.features)["abstained"].to_numpy(bool)
-    wrong = answered & (aid.predict_proba(away.features).argmax(axis=1) != away.labels)
-    shares = ratio_intervals({"answered": answered}, groups=away.groups, seed=seed)
-    errors = ratio_intervals({"wrong": wrong}, answered, groups=away.groups, seed=seed)
-    return Elsewhere(
-        name=name,
-        table=away,
-        left_out=left_out[left_out > 0],
-        found=evaluate(away.labels, said, away.classes, groups=away.groups, seed=seed),
-        answered=Share.of(shares.loc["answered"]),
-        wrong=Share.of(errors.loc["wrong"]),
+def _shares_of_aid(
+    aid: DecisionAid, table: FeatureTable, seed: int
+) -> tuple[Share, Share]:
+    """Return what share of images an aid answers, and what share of these wrongly."""
+    decisions = aid.decide(table.features)
+    is_answered = ~decisions["abstained"].to_numpy(bool)
+    is_wrong = decisions["class"].to_numpy() != np.array(table.classes)[table.labels]
+    answered = ratio_intervals(
+        {"answered": is_answered}, groups=table.groups, seed=seed
     )
+    wrong = ratio_intervals(
+        {"wrong": is_answered & is_wrong}, is_answered, groups=table.groups, seed=seed
+    )
+    return Share.of(answered.loc["answered"]), Share.of(wrong.loc["wrong"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliplib.app.questions import fit_with_groups
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Features, Ints
 from cliplib.images.image import ImageSource, image_name, load_image
@@ -18,15 +18,31 @@ from cliplib.judge.intervals import Share, compare, ratio_intervals
 from cliplib.probes.base import Probe
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.groups import read_text_table
-from cliplib.tables.splits import group_folds
+from cliplib.tables.splits import fit_with_groups, group_folds
 from cliplib.tools.erase import Box, erase
 
 BOX_COLUMNS = ("file", "x_center", "y_center", "width", "height")
 WHOLE = "as they are"
 WITHOUT = "object erased"
 CONTROL = "as much erased on the other side"
-EXAMPLES = 3
+"""Names of the variants of the images."""
+MOST_EXAMPLES = 3
 IMAGES_A_BATCH = 64
+
+
+class Example(NamedTuple):
+    """The id of an image, and the image as it is and without its object."""
+
+    id: str
+    before: Image.Image
+    after: Image.Image
+
+
+class Variant(NamedTuple):
+    """Rows of the table, (m,), and what is asked in their place: features, (m, d)."""
+
+    rows: Ints
+    features: Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +52,31 @@ class Erased:
     Attributes
     ----------
     accuracy
-        images, value, low and high: as they are, without the object, and with as much
-        erased on the other side of the middle, where that does not meet the object.
+        By variant images (how many have it), value, low and high of the accuracy. The
+        variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the other side
+        of the vertical middle, where that does not meet the object.
     loss
-        Accuracy that erasing the object costs.
+        Accuracy as they are less accuracy without the object, on the same images.
     control_loss
-        What erasing as much elsewhere costs; None where no box leaves room for it.
+        The same of the control; None where no box leaves room for it.
     examples
-        Ids of some images, and the image as it is and without its object.
+        At most three.
     """
 
     accuracy: pd.DataFrame
     loss: Share
     control_loss: Share | None
-    examples: Sequence[tuple[str, Image.Image, Image.Image]]
+    examples: Sequence[Example]
 
 
 def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
-    """Read where the objects lie.
+    """Read from a CSV file where the objects of images lie.
 
     Parameters
     ----------
     path
-        A CSV file (file, x_center, y_center, width, height): an id, or a file name that
-        only one image has, and shares of the image's sides.
+        Its columns are file (an id, or a file name that only one image has), x_center,
+        y_center, width and height (shares of the image's sides).
     ids
         The images' ids.
 
@@ -75,23 +92,23 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     ValueError
         If a row names no image, or its numbers are no box.
     """
-    by_name = pd.Series(list(ids), [PurePosixPath(name).name for name in ids])
-    by_name = by_name[~by_name.index.duplicated(keep=False)]
-    known = set(ids)
+    id_of = pd.Series(list(ids), [PurePosixPath(name).name for name in ids])
+    id_of = id_of[~id_of.index.duplicated(keep=False)]
+    known_ids = set(ids)
     boxes = {}
-    listed = read_text_table(Path(path), BOX_COLUMNS)
-    for file, *numbers in listed.itertuples(index=False):
-        name = file if file in known else by_name.get(file)
-        if name is None:
+    table = read_text_table(Path(path), BOX_COLUMNS)
+    for file, *numbers in table.itertuples(index=False):
+        image_id = file if file in known_ids else id_of.get(file)
+        if image_id is None:
             raise ValueError(f"{path!r} names {file!r}, which is no image here.")
         try:
-            boxes[name] = Box(*map(float, numbers))
+            boxes[image_id] = Box(*map(float, numbers))
         except ValueError as error:
             raise ValueError(f"{path!r}, {file!r}: {error}") from error
     return boxes
 
 
-def erase_and_see(
+def evaluate_erased(
     probe: Probe,
     table: FeatureTable,
     encoder: ClipEncoder,
@@ -101,14 +118,14 @@ def erase_and_see(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Erased:
-    """Test a probe on images without their object, trained on whole images.
+    """Test a probe, trained on whole images, on other images without their object.
 
     Parameters
     ----------
     probe
-        As it shall be trained, in each fold.
+        A copy of it is fitted in each fold.
     table
-        In its readout, with the groups that are kept together.
+        In the probe's readout, with the groups that are kept together.
     encoder
         What made the table.
     images
@@ -116,58 +133,73 @@ def erase_and_see(
     boxes
         Where objects lie, by id; images without one are trained on only.
     n_splits, seed
-        Of the folds; the seed is also that of the filling.
+        Of the folds; the seed is also that of the filling and of the intervals.
 
     Raises
     ------
     ValueError
-        If no image has a box.
+        If no image has a box, or one cannot be erased.
     """
-    rows = np.flatnonzero([name in boxes for name in table.ids])
+    rows = np.flatnonzero([image_id in boxes for image_id in table.ids])
     if not len(rows):
         raise ValueError("No image that was measured has a box.")
-    marked = {int(row): boxes[table.ids[row]] for row in rows}
-    other_side = {
+    objects = {int(row): boxes[table.ids[row]] for row in rows}
+    other_sides = {
         row: box.mirrored()
-        for row, box in marked.items()
-        if abs(2 * box.x_center - 1) >= box.width  # else it would meet the object
+        for row, box in objects.items()
+        if abs(2 * box.x_center - 1) >= box.width  # or else the two would overlap
     }
     columns = encoder.columns_of(table.readout)
-    seen = {WHOLE: (rows, table.features[rows])}
-    for name, places in ((WITHOUT, marked), (CONTROL, other_side)):
-        features = _erased_features(encoder, images, places, seed)
-        seen[name] = np.array([*places], np.int64), features[:, columns]
-    right = _right_out_of_fold(probe, table, seen, n_splits, seed)
-    step = max(1, len(rows) // EXAMPLES)
+    variants = {
+        WHOLE: Variant(rows, table.features[rows]),
+        WITHOUT: _encode_erased(encoder, images, objects, columns, seed),
+        CONTROL: _encode_erased(encoder, images, other_sides, columns, seed),
+    }
+    is_right = _right_out_of_fold(probe, table, variants, n_splits, seed)
+    loss = _loss(is_right, WITHOUT, table.groups, seed)
+    assert loss is not None  # there is a box
+    step = max(1, len(rows) // MOST_EXAMPLES)  # examples from the whole table
     examples = [
-        (str(table.ids[row]), *_before_and_after(images[row], marked[row], seed))
-        for row in rows.tolist()[::step][:EXAMPLES]
+        Example(
+            id=str(table.ids[row]),
+            before=load_image(images[row]),
+            after=_without(images[row], objects[row], seed),
+        )
+        for row in rows.tolist()[::step][:MOST_EXAMPLES]
     ]
-    return _compared(right, table.groups, seed, examples)
+    return Erased(
+        accuracy=_accuracy_by_variant(is_right, table.groups, seed),
+        loss=loss,
+        control_loss=_loss(is_right, CONTROL, table.groups, seed),
+        examples=examples,
+    )
 
 
-def _erased_features(
+def _encode_erased(
     encoder: ClipEncoder,
     images: Sequence[ImageSource],
     boxes: Mapping[int, Box],
+    columns: Ints,
     seed: int,
-) -> Features:
-    """Encode the images of some rows, each without what its box marks, (m, d)."""
+) -> Variant:
+    """Encode the images of the rows that have a box, each without what this marks.
+
+    `columns` are those of the deep readout that the probe reads.
+    """
     rows = [*boxes]
-    parts = [np.zeros((0, 3 * encoder.blocks * encoder.dim), np.float32)]
+    parts = [np.zeros((0, len(columns)), np.float32)]  # of no box at all
     for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
         batch = rows[start : start + IMAGES_A_BATCH]
-        erased = [_before_and_after(images[r], boxes[r], seed)[1] for r in batch]
-        parts += encoder.map(erased)
-    return np.concatenate(parts)
+        (deep,) = encoder.map([_without(images[r], boxes[r], seed) for r in batch])
+        parts.append(deep[:, columns])
+    return Variant(np.array(rows, np.int64), np.concatenate(parts))
 
 
-def _before_and_after(
-    source: ImageSource, box: Box, seed: int
-) -> tuple[Image.Image, Image.Image]:
+def _without(source: ImageSource, box: Box, seed: int) -> Image.Image:
+    """Return an image without what a box marks; errors name the image."""
     image = load_image(source)
     try:
-        return image, erase(image, box, seed=seed)
+        return erase(image, box, seed=seed)
     except ValueError as error:
         raise ValueError(f"{image_name(source)}: {error}") from error
 
@@ -175,12 +207,16 @@ def _before_and_after(
 def _right_out_of_fold(
     probe: Probe,
     table: FeatureTable,
-    seen: Mapping[str, tuple[Ints, Features]],
+    variants: Mapping[str, Variant],
     n_splits: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Say by row and variant whether the answer is right; NaN where there is none."""
-    right = pd.DataFrame(np.nan, range(len(table)), list(seen))
+    """Say by row and variant, (n, variants), whether the answer is right: 1 or 0.
+
+    Each row is answered by a probe that was trained without its fold. NaN stands where
+    a row lacks a variant.
+    """
+    is_right = pd.DataFrame(np.nan, range(len(table)), list(variants))
     folds = group_folds(
         table.labels,
         table.groups,
@@ -189,39 +225,46 @@ def _right_out_of_fold(
         published=table.folds,
     )
     for train_rows, test_rows in folds:
-        fitted = fit_with_groups(probe, table.select(train_rows))
-        for name, (rows, features) in seen.items():
-            asked = np.isin(rows, test_rows)
-            if asked.any():
-                said = fitted.predict(features[asked])
-                hits = said == table.labels[rows[asked]]
-                right.loc[rows[asked], name] = hits.astype(float)
-    return right
+        train = table.select(train_rows)
+        fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
+        for name, variant in variants.items():
+            is_tested = np.isin(variant.rows, test_rows)
+            if is_tested.any():
+                rows = variant.rows[is_tested]
+                predicted = fitted.predict(variant.features[is_tested])
+                hits = predicted == table.labels[rows]
+                is_right.loc[rows, name] = hits.astype(float)
+    return is_right
 
 
-def _compared(
-    right: pd.DataFrame,
-    groups: Ints,
-    seed: int,
-    examples: Sequence[tuple[str, Image.Image, Image.Image]],
-) -> Erased:
-    """Compare variants on the images that each has."""
+def _accuracy_by_variant(
+    is_right: pd.DataFrame, groups: Ints, seed: int
+) -> pd.DataFrame:
+    """Return the accuracy of each variant on the images that have it.
 
-    def loss(name: str) -> Share | None:
-        pair = right[[WHOLE, name]].dropna()
-        if pair.empty:
-            return None
-        truth = np.ones(len(pair))
-        gain = compare(
-            truth, pair[WHOLE], pair[name], groups=groups[pair.index], seed=seed
-        )
-        return Share.of(gain)
-
-    counts = right.notna()
+    The columns are those of `Erased.accuracy`.
+    """
+    has_variant = is_right.notna()
     accuracy = ratio_intervals(
-        right == 1, counts.to_numpy(float), groups=groups, seed=seed
+        is_right == 1, has_variant.to_numpy(float), groups=groups, seed=seed
     )
-    accuracy.insert(0, "images", counts.sum())
-    without = loss(WITHOUT)
-    assert without is not None  # there is a box
-    return Erased(accuracy, without, loss(CONTROL), examples)
+    accuracy.insert(0, "images", has_variant.sum())
+    return accuracy
+
+
+def _loss(
+    is_right: pd.DataFrame, variant: str, groups: Ints, seed: int
+) -> Share | None:
+    """Return the accuracy of whole images less that of a variant, on the same images.
+
+    None where no image has the variant.
+    """
+    pair = is_right[[WHOLE, variant]].dropna()
+    if pair.empty:
+        return None
+    # What is compared is right or wrong already: the true label is "right".
+    always_right = np.ones(len(pair))
+    loss = compare(
+        always_right, pair[WHOLE], pair[variant], groups=groups[pair.index], seed=seed
+    )
+    return Share.of(loss)

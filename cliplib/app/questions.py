@@ -10,60 +10,66 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import clone
-from sklearn.utils.validation import has_fit_parameter
 
-from cliplib.images.arrays import Bools, Floats, Ints
+from cliplib.images.arrays import Floats, Ints
 from cliplib.images.wording import counted
 from cliplib.judge.intervals import Share, bootstrap, intervals
 from cliplib.tables.features import FeatureTable
-from cliplib.tables.splits import group_codes, group_folds
+from cliplib.tables.splits import fit_with_groups, group_codes, group_folds
 
+MOST_FOLDS = 5
 LEAST_GROUPS = 4
-"""Of a class: fewer cannot be tested, trained on and validated on in turn."""
+"""Of a class: in a fold one is tested, one validates, and two are trained on."""
 MOST_TIMES = 10
-"""As many groups as there are: no learning curve is read farther."""
+"""No learning curve is extrapolated beyond so many times the groups that there are."""
 
 
-def groups_of_classes(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
-    """Return in how many groups each class occurs, (k,)."""
-    rows = pd.DataFrame({"label": table.labels})
-    rows["group"] = group_codes(table.groups if groups is None else groups, len(table))
+def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
+    """Count the groups in which each class of a table occurs, (k,).
+
+    These are the table's own groups, or others, (n,), such as ``table.copies``.
+    """
+    codes = group_codes(table.groups if groups is None else groups, len(table))
+    rows = pd.DataFrame({"label": table.labels, "group": codes})
     counts = rows.groupby("label")["group"].nunique()
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
 
 
-def measurable(table: FeatureTable, folds: int = 5) -> tuple[FeatureTable, int]:
-    """Return the table to measure with, and the folds that its groups allow.
+def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
+    """Return the table to test methods on, and how many folds its groups allow.
 
-    Where a class has fewer than four groups, nothing can be measured on groups not
-    seen; then only near-duplicates are kept together, and that has to be said.
+    It is the same table where each class has four groups at least. Else nothing can be
+    tested on groups that were not trained on: it is a copy whose groups are the
+    near-duplicates alone, which `Measured.kept_apart` tells the verdict.
 
     Raises
     ------
     ValueError
         If a class has fewer than four images that are no copies of each other.
     """
-    least = groups_of_classes(table).min()
-    if least >= LEAST_GROUPS:
-        return table, min(folds, int(least))
-    copies = groups_of_classes(table, table.copies)
-    if copies.min() < LEAST_GROUPS:
-        name = table.classes[int(copies.argmin())]
+    fewest_groups = int(groups_per_class(table).min())
+    if fewest_groups >= LEAST_GROUPS:
+        return table, min(MOST_FOLDS, fewest_groups)
+    without_copies = groups_per_class(table, table.copies)
+    fewest_images = int(without_copies.min())
+    if fewest_images < LEAST_GROUPS:
+        name = table.classes[int(without_copies.argmin())]
         raise ValueError(
-            f"Class {name!r} has {counted(int(copies.min()), 'image')}, copies counted "
+            f"Class {name!r} has {counted(fewest_images, 'image')}, copies counted "
             f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
         )
+    # Published folds go with the table's own groups.
     by_copies = replace(table, groups=table.copies, folds=np.zeros(len(table), int))
-    return by_copies, min(folds, int(copies.min()))
+    return by_copies, min(MOST_FOLDS, fewest_images)
 
 
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     """Find labels that look wrong by confident learning.
 
-    Northcutt, Jiang and Chuang, JAIR 70, 2021, section 3.1: an image is confidently of
-    a class where its probability reaches the mean one of the images that bear this
-    label; its label is suspect where the most probable such class is another.
+    An image is confidently of a class where its probability of this class reaches the
+    mean one of the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
+    2021, section 3.1). Its label is suspect where the most probable of these classes is
+    another one, and more probable than the given one.
 
     Parameters
     ----------
@@ -80,17 +86,25 @@ def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     """
     given = np.asarray(labels)
     probabilities = np.asarray(proba, float)
-    threshold = np.full(probabilities.shape[1], np.inf)
+    # By class, (k,): none is confidently of a class that no image bears.
+    thresholds = np.full(probabilities.shape[1], np.inf)
     for label in np.unique(given):
-        threshold[label] = probabilities[given == label, label].mean()
-    confident = np.where(probabilities >= threshold, probabilities, -1)
-    likely = confident.argmax(axis=1)
-    rows = np.flatnonzero((confident.max(axis=1) > 0) & (likely != given))
-    margin = probabilities[rows, likely[rows]] - probabilities[rows, given[rows]]
-    columns = {"row": rows, "given": given[rows], "likely": likely[rows]}
-    suspects = pd.DataFrame({**columns, "margin": margin})
-    # A label that is the most probable one, beside a more certain kind, is no suspect.
-    suspects = suspects[suspects["margin"] > 0]
+        thresholds[label] = probabilities[given == label, label].mean()
+    is_confident = probabilities >= thresholds
+    likely = np.where(is_confident, probabilities, -1).argmax(axis=1)
+    every_row = np.arange(len(given))
+    margin = probabilities[every_row, likely] - probabilities[every_row, given]
+    # Without a margin the given label is likely itself, or below its own threshold but
+    # more probable than the likely one.
+    rows = np.flatnonzero(is_confident.any(axis=1) & (margin > 0))
+    suspects = pd.DataFrame(
+        {
+            "row": rows,
+            "given": given[rows],
+            "likely": likely[rows],
+            "margin": margin[rows],
+        }
+    )
     return suspects.sort_values("margin", ascending=False, ignore_index=True)
 
 
@@ -102,7 +116,7 @@ def learning_curve(
     n_splits: int = 5,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, list[Floats]]:
-    """Measure what a probe makes of ever more labelled groups.
+    """Test a probe that is trained on ever more of the labelled groups.
 
     The same folds are tested each time; of the other ones a share of the groups of each
     class is trained on, larger shares holding the smaller ones.
@@ -118,37 +132,30 @@ def learning_curve(
 
     Returns
     -------
-    table : pd.DataFrame
-        share, and the mean number of images and groups that were trained on.
-    proba : list of Floats
-        Out-of-fold probabilities, (n, k), for each row of the table.
+    points : pd.DataFrame
+        share, and the numbers of images and groups that were trained on, means over
+        folds; a row for each share.
+    answers : list of Floats
+        For each row of `points` out-of-fold probabilities, (n, k).
     """
     folds = list(group_folds(table.labels, table.groups, n_splits=n_splits, seed=seed))
-    rows = []
+    points = []
     answers = []
     for share in shares:
+        drawn = [_draw_groups(table, train, share, seed) for train, _ in folds]
+        if any(groups_per_class(table.select(rows)).min() < 2 for rows in drawn):
+            continue
         proba = np.zeros((len(table), len(table.classes)))
-        sizes = []
-        for train_rows, test_rows in folds:
-            chosen = train_rows[_share_of_groups(table, train_rows, share, seed)]
-            if groups_of_classes(table.select(chosen)).min() < 2:
-                break
-            fitted = fit_with_groups(probe, table.select(chosen))
-            columns = np.asarray(fitted.classes_)
+        for train_rows, (_, test_rows) in zip(drawn, folds, strict=True):
+            train = table.select(train_rows)
+            fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
             answer = fitted.predict_proba(table.features[test_rows])
-            proba[np.ix_(test_rows, columns)] = answer
-            sizes.append((len(chosen), len(set(table.groups[chosen]))))
-        if len(sizes) == len(folds):
-            images, groups = np.mean(sizes, axis=0)
-            rows.append({"share": share, "images": images, "groups": groups})
-            answers.append(proba)
-    return pd.DataFrame(rows, columns=["share", "images", "groups"]), answers
-
-
-def fit_with_groups(probe: Any, table: FeatureTable) -> Any:
-    """Return a copy of a classifier, fitted to a table, with its groups if it can."""
-    options = {"groups": table.groups} if has_fit_parameter(probe, "groups") else {}
-    return clone(probe).fit(table.features, table.labels, **options)
+            proba[np.ix_(test_rows, fitted.classes_)] = answer
+        n_images = np.mean([len(rows) for rows in drawn])
+        n_groups = np.mean([len(set(table.groups[rows])) for rows in drawn])
+        points.append({"share": share, "images": n_images, "groups": n_groups})
+        answers.append(proba)
+    return pd.DataFrame(points, columns=["share", "images", "groups"]), answers
 
 
 def groups_needed(
@@ -159,19 +166,18 @@ def groups_needed(
     *,
     seed: int = 0,
 ) -> Share | None:
-    """Extrapolate a learning curve: how many times as many groups reach a target.
+    """Extrapolate a learning curve to the number of groups that reaches a target.
 
     On each bootstrap draw of the groups ``log error = a + b log n`` is fitted by least
-    squares (a power law: Hestness et al., arXiv:1712.00409) and solved for the target.
-    Nothing is said where the curve has fewer than three points, where the error is not
-    shown to fall, or of more than ten times today's groups.
+    squares, n being the groups trained on (a power law: Hestness et al.,
+    arXiv:1712.00409), and solved for the target.
 
     Parameters
     ----------
     points, answers
-        As from `learning_curve`.
+        As from `learning_curve`; the last point is that of all groups.
     table
-        The labels and groups.
+        Its labels and groups are read.
     target
         An accuracy, 0 to 1.
     seed
@@ -180,43 +186,53 @@ def groups_needed(
     Returns
     -------
     Share or None
-        How many times today's groups, with its 95% interval; None where that cannot be
-        said.
+        How many times the groups of the last point, with its 95% interval (a factor; 2
+        is twice as many). None for a curve of fewer than three points, where the error
+        is not shown to fall, and where the interval goes beyond ten times.
     """
     if len(points) < 3:
         return None
+    # (n, points): 1 where a row is answered wrongly by what was trained for a point.
     wrong = np.stack([a.argmax(axis=1) != table.labels for a in answers], axis=1)
     log_groups = np.log(points["groups"].to_numpy(float))
     mean_log_groups = log_groups.mean()
     centred = log_groups - mean_log_groups
     codes = group_codes(table.groups, len(table))
-    least_error = 0.5 / (codes.max() + 1)  # half an error, where a draw holds none
+    n_groups = codes.max() + 1
+    least_error = 0.5 / n_groups  # half an error, where a draw holds none
 
     def fit_power_law(weights: Floats) -> dict[str, Floats]:
+        """Return b and the log of the times, (draws,), of weights (draws, n)."""
         errors = (weights @ wrong) / weights.sum(axis=1, keepdims=True)
         log_errors = np.log(np.maximum(errors, least_error))
         slope = log_errors @ centred / (centred @ centred)
-        # The fitted line goes through both means.
-        beyond_mean = (math.log(1 - target) - log_errors.mean(axis=1)) / slope
-        log_groups_needed = beyond_mean + mean_log_groups
+        # The fitted line goes through both means; from there it is followed.
+        log_error_to_go = math.log(1 - target) - log_errors.mean(axis=1)
+        log_groups_needed = log_error_to_go / slope + mean_log_groups
         return {"slope": slope, "log_times": log_groups_needed - log_groups[-1]}
 
-    drawn = bootstrap(fit_power_law, codes, seed=seed)
-    if np.quantile(drawn["slope"].draws, 0.975) >= 0:
+    resampled = bootstrap(fit_power_law, codes, seed=seed)
+    error_may_not_fall = np.quantile(resampled["slope"].draws, 0.975) >= 0
+    if error_may_not_fall:
         return None
-    log_times = intervals(drawn["log_times"], len(set(codes))).iloc[0]
+    log_times = intervals(resampled["log_times"], n_groups).iloc[0]
     if log_times["high"] > math.log(MOST_TIMES):
         return None
-    low, value, high = np.exp(log_times[["low", "value", "high"]].to_numpy(float))
-    return Share(value, low, high)
+    return Share.of(np.exp(log_times))
 
 
-def _share_of_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Bools:
-    """Mark the rows, (m,), of this share of the groups of each class."""
-    shuffled = np.random.default_rng(seed).permutation(table.groups.max() + 1)
+def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:
+    """Draw a share of the groups of each class that `rows` hold, rounded up.
+
+    Returns those of the row numbers that are of a drawn group, in the same order. All
+    shares take the first groups of one random order: larger ones hold the smaller.
+    """
+    place_of_group = np.random.default_rng(seed).permutation(table.groups.max() + 1)
     images = pd.DataFrame({"label": table.labels[rows], "group": table.groups[rows]})
-    places = images.assign(place=shuffled[images["group"]]).drop_duplicates()
-    rank = places.groupby("label")["place"].rank(method="first")
-    wanted = np.ceil(share * places.groupby("label")["place"].transform("size"))
-    chosen = places.loc[rank <= wanted, "group"]
-    return np.asarray(images["group"].isin(chosen), bool)
+    # A row for each class and each of its groups, with the group's place.
+    pairs = images.drop_duplicates()
+    pairs = pairs.assign(place=place_of_group[pairs["group"]])
+    by_class = pairs.groupby("label")["place"]
+    n_wanted = np.ceil(share * by_class.transform("size"))
+    is_drawn = by_class.rank(method="first") <= n_wanted  # ranks are from 1
+    return rows[np.isin(images["group"], pairs["group"][is_drawn])]

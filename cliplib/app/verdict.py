@@ -23,9 +23,9 @@ from cliplib.images.wording import (
 from cliplib.judge.intervals import Share
 
 FEW_GROUPS = 10
-"""Fewer groups altogether say little of others."""
+"""With fewer groups altogether nothing is decided: they say little of others."""
 FEW_OF_A_CLASS = 5
-"""Fewer groups of a class cannot be tested in five folds."""
+"""With fewer groups of a class neither: they cannot be tested in five folds."""
 GOOD_ACCURACY = 0.9
 """Images are sorted well where the lower end of the accuracy's interval reaches it."""
 FAIR_ACCURACY = 0.7
@@ -37,12 +37,12 @@ WANTED_HALF_WIDTH = 0.1
 WEAK_CLASS_GAP = 0.1
 """A class is weak whose sensitivity is this much below the accuracy."""
 MOST_FILES = 4
-"""Of a list of files that stands within a sentence."""
+"""So many files are named within a sentence."""
 LARGEST = "always the largest class"
 ZERO_SHOT = "zero-shot"
 TRACES = "file traces"
 BRIGHTNESS = "brightness"
-"""Names of methods that are not trained on features."""
+"""Names of the methods that read no features of the images, or no labels."""
 TRACE_NAMES = {
     "size": "the size",
     "colour mode": "format and colour mode",
@@ -57,25 +57,26 @@ OPENAI = "openai/clip-vit-base-patch32"
 
 
 class ElsewhereNumbers(NamedTuple):
-    """What the best classifier makes of images from elsewhere."""
+    """How the best classifier fares on images of another folder, of this name."""
 
     name: str
     images: int
     accuracy: Share
     answered: Share
-    """What the decision aid answers."""
+    """Share of the images that the decision aid answers."""
     wrong: Share
-    """Of its answers."""
+    """Share of its answers that are wrong."""
 
 
 class ErasedNumbers(NamedTuple):
-    """What the best classifier makes of images whose object is erased."""
+    """How the best classifier fares on images whose object is erased."""
 
     images: int
     accuracy: Share
     loss: Share
-    control: Share | None
-    """What erasing as much of the other side costs."""
+    """Accuracy on the whole images less this one."""
+    control_loss: Share | None
+    """The same where as much of the other side is erased; None if it never can be."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,17 @@ class Measured:
         How many were measured.
     groups
         How many groups these are, such as photographs, patients, objects.
-    groups_of_class
-        By class, in how many groups it stands.
+    groups_per_class
+        By class, in how many groups it occurs.
     declared
         Whether somebody has declared groups; else they are near-duplicates.
     kept_apart
-        Whether no group was ever on both sides; False where a class has too few.
+        Whether no group was in training and test at once; False where a class has too
+        few groups for that.
     series
         The pattern that file names suggest; "" where they suggest none.
     joined
-        Files that this pattern would keep together, for an example.
+        Names of files that this pattern would keep together, for an example.
     trace
         The trace of the files that by itself gives the class away most often.
     best
@@ -114,41 +116,42 @@ class Measured:
         By method, on groups not trained on: the trained ones, "zero-shot",
         "file traces" and "always the largest class".
     gains
-        Accuracy of the best less that of each other method, on the same images, above 0
-        where the best is better. Of another encoder: that of the linear probe on CLIP's
-        pooled features less that of the linear probe on the other's.
-    relatedness
-        Accuracy of the best by image less that by group; None where they are the same.
+        By other method: accuracy of the best less that of the other, on the same
+        images. By other encoder: accuracy of the linear probe on CLIP's pooled features
+        less that of the linear probe on the other's.
+    gain_by_leakage
+        Accuracy of the best where images of a group are in training and test at once,
+        less its accuracy by group; None where each image is its own group.
     sensitivity
-        Share of each class that the best finds.
+        By class, the share of it that the best finds.
     doubling
         Accuracy with all labelled groups less that with half; None if not measured.
     target, times
-        An accuracy beyond today's, and how many times today's groups reach it; None
-        where that cannot be said.
+        An accuracy beyond today's (1 if there is none to aim at), and how many times
+        today's groups reach it; None where that cannot be said.
     suspects
-        Images whose labels look wrong, the worst first.
+        Names of the images whose labels look wrong, the worst first.
     conflicts
-        Pairs of copies that bear two labels.
+        How many pairs of copies bear two labels.
     unreadable
-        Files that could not be read.
+        How many files could not be read.
     merged
         How many pairs of declared groups are joined by copies.
     answered
         Share of the images that can be answered with at most 5% errors; 0 if none.
     other_encoders
-        Names of the encoders beside CLIP; `accuracy` and `gains` have them, too.
+        Names of the encoders beside CLIP, as `accuracy` and `gains` have them.
     elsewhere
-        What the best makes of another folder.
+        Of another folder; None if none is named.
     erased
-        What it makes of images without their object.
+        Of images without their object; None if there are no boxes.
     """
 
     encoder: str
     command: str
     images: int
     groups: int
-    groups_of_class: Mapping[str, int]
+    groups_per_class: Mapping[str, int]
     declared: bool
     kept_apart: bool
     series: str
@@ -159,7 +162,7 @@ class Measured:
     largest: str
     accuracy: Mapping[str, Share]
     gains: Mapping[str, Share]
-    relatedness: Share | None
+    gain_by_leakage: Share | None
     sensitivity: Mapping[str, Share]
     doubling: Share | None
     target: float
@@ -190,7 +193,7 @@ class Verdict:
     steps: Sequence[Step]
 
     def __str__(self) -> str:
-        """Return all of it as plain text; a command, to be copied, has its own line."""
+        """Return all of it as text, 88 wide; a command, to be copied, is one line."""
         lines = [fill(f"{self.answer} {' '.join(self.reasons)}", 88)]
         if self.steps:
             lines += ["", "What to do next:"]
@@ -202,7 +205,10 @@ class Verdict:
 
 
 def verdict(measured: Measured) -> Verdict:
-    """Return what the numbers say, and no more."""
+    """Turn numbers into an answer, its reasons and next steps, by the rules below.
+
+    A sentence that does not apply is "", and a step None: both are left out.
+    """
     reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
     if sorts_nothing(measured):
@@ -234,14 +240,17 @@ def verdict(measured: Measured) -> Verdict:
 
 
 def name_encoder(measured: Measured) -> str:
-    """Name the encoder, and that the embedded one is small."""
+    """Name the encoder in a sentence; the embedded one is called small."""
     if measured.encoder == "mini":
         return "the small CLIP inside (mini)"
     return f"the CLIP {measured.encoder}"
 
 
 def sorts_nothing(measured: Measured) -> bool:
-    """Say whether the best classifier is not shown to beat the largest class."""
+    """Say whether the answer is no: images that could show a gain show none.
+
+    The gain is over always naming the largest class.
+    """
     gain = measured.gains[LARGEST]
     return gain.low <= 0 and not reasons_undecided(measured)
 
@@ -249,7 +258,7 @@ def sorts_nothing(measured: Measured) -> bool:
 def short_answer(measured: Measured) -> str:
     """Say in a few words whether a frozen CLIP sorts these images."""
     accuracy = measured.accuracy[measured.best]
-    traces = measured.gains[TRACES]
+    gain_over_traces = measured.gains[TRACES]
     name = name_encoder(measured)
     if reasons_undecided(measured):
         return f"It cannot be said yet whether {name}, frozen, sorts these images."
@@ -258,11 +267,13 @@ def short_answer(measured: Measured) -> str:
             f"No: {name}, frozen, does not sort these images better than always naming "
             "the largest class."
         )
-    if traces.low <= 0:
-        better = "sort them better" if traces.high < 0 else "may sort them as well"
+    if gain_over_traces.low <= 0:
+        how_well = "may sort them as well"
+        if gain_over_traces.high < 0:
+            how_well = "sort them better"
         return (
             f"Perhaps: {name}, frozen, sorts these images, but traces in their files "
-            f"{better}."
+            f"{how_well}."
         )
     if measured.series and accuracy.value >= FAIR_ACCURACY:
         return (
@@ -277,11 +288,11 @@ def short_answer(measured: Measured) -> str:
 
 
 def reasons_undecided(measured: Measured) -> list[str]:
-    """Give the reasons why these images cannot answer the question."""
+    """Give reasons why these images cannot show if CLIP sorts them; [] if they can."""
     reasons = []
     scarce = {
         name: count
-        for name, count in measured.groups_of_class.items()
+        for name, count in measured.groups_per_class.items()
         if count < FEW_OF_A_CLASS
     }
     if scarce:
@@ -304,7 +315,7 @@ def reasons_undecided(measured: Measured) -> list[str]:
 
 
 def accuracy_sentence(measured: Measured) -> str:
-    """Set accuracy beside the largest class and the files' traces."""
+    """Say how accurate the best is, beside the largest class and file traces."""
     asked = "images of groups that it was not trained on"
     if not measured.kept_apart:
         asked = "images of groups that it was trained on"
@@ -312,20 +323,21 @@ def accuracy_sentence(measured: Measured) -> str:
         asked = "images of which it was trained on no copy"
     largest = whole_percent(measured.accuracy[LARGEST].value)
     traces = percent(measured.accuracy[TRACES])
-    right, low, high = measured.accuracy[measured.best]
+    accuracy = measured.accuracy[measured.best]
+    interval = f"{100 * accuracy.low:.0f} to {100 * accuracy.high:.0f}"
     images = counted(measured.images, "image")
-    size = f"{images} in {counted(measured.groups, 'group')}"
+    groups = counted(measured.groups, "group")
     return (
         f"Asked for {asked}, the {measured.best} is right for "
-        f"{whole_percent(right)} (95% interval {100 * low:.0f} to {100 * high:.0f}; "
-        f"{size}). Always naming {measured.largest}, the largest class, is right for "
+        f"{whole_percent(accuracy.value)} (95% interval {interval}; {images} in "
+        f"{groups}). Always naming {measured.largest}, the largest class, is right for "
         f"{largest}, and file traces (size, format, compression) without a look at the "
         f"picture for {traces}."
     )
 
 
 def file_traces_sentence(measured: Measured) -> str:
-    """Warn where the files' traces are not shown to be worse than CLIP."""
+    """Say how CLIP does beside the files' traces, and warn if it is not better."""
     gain = measured.gains[TRACES]
     if gain.low > 0:
         return f"That is {points(gain)} more than these traces."
@@ -342,7 +354,7 @@ def file_traces_sentence(measured: Measured) -> str:
 
 
 def brightness_sentence(measured: Measured) -> str:
-    """Say where brightness, which is the picture, may do as well as CLIP."""
+    """Warn where CLIP is not shown to be better than brightness alone; else ""."""
     if measured.gains[BRIGHTNESS].low > 0:
         return ""
     share = percent(measured.accuracy[BRIGHTNESS])
@@ -353,7 +365,7 @@ def brightness_sentence(measured: Measured) -> str:
 
 
 def zero_shot_sentence(measured: Measured) -> str:
-    """Say whether the names of the classes are enough."""
+    """Say whether the names of the classes, without labels, are enough."""
     accuracy = measured.accuracy[ZERO_SHOT]
     gain = measured.gains[ZERO_SHOT]
     largest = measured.accuracy[LARGEST].value
@@ -381,8 +393,11 @@ def zero_shot_sentence(measured: Measured) -> str:
 
 
 def leakage_sentence(measured: Measured) -> str:
-    """Say how much accuracy leakage, from groups on both sides, would have added."""
-    gain = measured.relatedness
+    """Say how much accuracy leakage adds: groups in training and test at once.
+
+    "" where it was not measured, or near-duplicates alone make no difference.
+    """
+    gain = measured.gain_by_leakage
     if gain is None or not measured.kept_apart:
         return ""
     if gain.low > 0:
@@ -423,23 +438,33 @@ def more_labels_sentence(measured: Measured) -> str:
 
 
 def extrapolation_sentence(measured: Measured) -> str:
-    """Say how many more groups reach the target, or that it cannot be said."""
-    target = whole_percent(measured.target)
+    """Say how many groups the target accuracy needs, or that it cannot be said.
+
+    "" where there is no target below 100%.
+    """
     if measured.target == 1:
         return ""
+    target = whole_percent(measured.target)
     if measured.times is None:
         return f"How many more {target} would need cannot be said from this curve."
-    groups = [measured.groups * times for times in measured.times]
-    value, low, high = (f"{float(f'{count:.2g}'):,.0f}" for count in groups)
+    value, low, high = (
+        _two_digits(measured.groups * times) for times in measured.times
+    )
     return (
         f"If the curve goes on as it is, {target} needs about {value} groups in all "
         f"({low} to {high}), of which there are {measured.groups:,}."
     )
 
 
+def _two_digits(count: float) -> str:
+    """Write a number rounded to its first two digits: "1,200" for 1234.5."""
+    rounded = float(f"{count:.2g}")
+    return f"{rounded:,.0f}"
+
+
 def abstention_sentence(measured: Measured) -> str:
-    """Say how much can be answered with few errors."""
-    if not measured.answered > 0:
+    """Say what share of images can be answered with at most 5% errors."""
+    if not measured.answered > 0:  # it is 0 or NaN
         return "Even where it is surest, it errs in more than 5% of its answers."
     if measured.answered == 1:
         return "Of all its answers at most 5% are wrong."
@@ -451,7 +476,7 @@ def abstention_sentence(measured: Measured) -> str:
 
 
 def elsewhere_sentence(measured: Measured) -> str:
-    """Set another folder beside this one."""
+    """Compare accuracy on another folder with that here; "" without such a folder."""
     away = measured.elsewhere
     if away is None:
         return ""
@@ -472,7 +497,7 @@ def elsewhere_sentence(measured: Measured) -> str:
 
 
 def erasing_sentence(measured: Measured) -> str:
-    """Say whether the object is needed."""
+    """Say what erasing the object costs, and the control; "" without boxes."""
     erased = measured.erased
     if erased is None:
         return ""
@@ -485,16 +510,16 @@ def erasing_sentence(measured: Measured) -> str:
         text += f", {points(erased.loss)} fewer"
     else:
         text += f": that costs nothing that can be shown ({points(erased.loss)})"
-    if erased.control is not None:
+    if erased.control_loss is not None:
         text += (
             f"; erasing as much on the other side of the image costs "
-            f"{points(erased.control)}"
+            f"{points(erased.control_loss)}"
         )
     return f"{text}."
 
 
 def declare_groups(measured: Measured) -> Step | None:
-    """Ask for groups where none were declared."""
+    """Ask for groups where none were declared; None where some were."""
     if measured.declared:
         return None
     if not measured.series:
@@ -515,7 +540,7 @@ def declare_groups(measured: Measured) -> Step | None:
 
 
 def recommend_classifier(measured: Measured) -> Step | None:
-    """Recommend the simplest classifier that is not shown to be worse."""
+    """Recommend the best classifier, or the simplest if it is not shown to be worse."""
     if reasons_undecided(measured):
         return None
     if measured.best == measured.simplest:
@@ -535,10 +560,11 @@ def recommend_classifier(measured: Measured) -> Step | None:
 def recommend_encoder(measured: Measured) -> Step | None:
     """Recommend the best encoder that is shown to be better than CLIP, or else CLIP.
 
-    Gains are CLIP's accuracy less that of the other encoder.
+    None where no other was asked for.
     """
     if not measured.other_encoders:
         return None
+    # CLIP's accuracy less that of the other encoder: the lowest is the best one's.
     gains = {name: measured.gains[name] for name in measured.other_encoders}
     shown_better = [name for name, gain in gains.items() if gain.high < 0]
     best = min(shown_better or gains, key=lambda name: gains[name].value)
@@ -561,7 +587,10 @@ def recommend_encoder(measured: Measured) -> Step | None:
 
 
 def suggest_larger_encoder(measured: Measured) -> Step | None:
-    """Give the command that sets OpenAI's CLIP beside the small embedded one."""
+    """Give the command that sets OpenAI's CLIP beside the small embedded one.
+
+    None where another encoder is used, or beside it already.
+    """
     if measured.encoder != "mini" or measured.other_encoders:
         return None
     return Step(
@@ -572,19 +601,18 @@ def suggest_larger_encoder(measured: Measured) -> Step | None:
 
 
 def suggest_more_images(measured: Measured) -> Step | None:
-    """Say of which class more groups are needed, and how many.
+    """Say of the class that is found least how many more groups to collect.
 
-    A class that is often missed is doubled while more labels may pay; and until it has
-    so many groups that the share found is known to ten points (normal approximation of
-    the binomial).
+    So many that the share found is known to ten points, by the normal approximation of
+    the binomial; and twice today's, where it is a weak class and more labels may pay.
     """
-    accuracy = measured.accuracy[measured.best].value
     name = min(measured.sensitivity, key=lambda key: measured.sensitivity[key].value)
     found = measured.sensitivity[name]
-    count = measured.groups_of_class[name]
+    count = measured.groups_per_class[name]
     # No smaller than that of a sensitivity of 90%, lest few images promise certainty.
     variance = max(found.value * (1 - found.value), GOOD_ACCURACY * (1 - GOOD_ACCURACY))
-    wanted = max(math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2), FEW_OF_A_CLASS)
+    wanted = math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2)
+    accuracy = measured.accuracy[measured.best].value
     is_weak = found.value < accuracy - WEAK_CLASS_GAP
     may_pay = measured.doubling is None or measured.doubling.high >= NEGLIGIBLE_GAIN
     if is_weak and may_pay:
@@ -604,7 +632,7 @@ def suggest_more_images(measured: Measured) -> Step | None:
 
 
 def check_labels(measured: Measured) -> Step | None:
-    """Name the labels to look at first."""
+    """Ask to look at labels and files that may be wrong; None without any."""
     parts = []
     if measured.conflicts:
         pairs = "pair of copies bears"
@@ -624,7 +652,10 @@ def check_labels(measured: Measured) -> Step | None:
 
 
 def _labels_in_doubt(measured: Measured) -> str:
-    """Name the first ones; a classifier that errs often contradicts right labels."""
+    """Count the labels that look wrong, name the first, and say if most may be right.
+
+    A classifier that errs often contradicts right labels, too.
+    """
     count = len(measured.suspects)
     labels = "label looks" if count == 1 else "labels look"
     first = listing(measured.suspects[:MOST_FILES])

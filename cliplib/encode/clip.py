@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
 
-BLOCKS = 4  # of the vision tower, the last ones, that the deep readout reads
-TEXT_BATCH = 256
+BLOCKS = 4  # the deep readout reads so many blocks of the vision tower, the last ones
+TEXT_BATCH = 256  # texts that are encoded at once
 LONGEST_PHRASE = 100  # letters of an error that is quoted without its type
 
 # The settings that decide features; named, because a later transformers may add some.
@@ -68,33 +68,34 @@ _PREPROCESSING_SETTINGS = (
 def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
     """Return which columns of the deep readout a smaller one consists of.
 
-    ``deep`` holds, for each of the last `blocks` blocks, the class token, then the mean
-    over the patch tokens, then their standard deviation; every token goes through the
-    final layer norm. ``pooled`` is the last class token (Radford et al. 2021, appendix
-    A.3), ``class_tokens`` all of them, ``dinov2`` these and the last mean (Oquab et al.
-    2024, appendix B.3), ``means`` all class tokens and all means.
+    ``deep`` has three parts: first class tokens, then means over the patch tokens, then
+    their standard deviations. Each part has `width` columns for each of the last
+    `blocks` blocks, in the order of the blocks. Every token goes through the final
+    layer norm. ``pooled`` is the last class token (Radford et al. 2021, appendix A.3),
+    ``class_tokens`` all of them, ``dinov2`` these and the last mean (Oquab et al. 2024,
+    appendix B.3), ``means`` all class tokens and all means.
 
     Parameters
     ----------
     readout
         One of `READOUTS`; ValueError for another.
     width
-        Of a token of the vision tower.
+        Number of components of a token of the vision tower.
     blocks
         How many blocks the deep readout reads: the tower's, four at most.
 
     Returns
     -------
-    (m,) int64, m at most ``3 * blocks * width``.
+    (m,) int64, indices in increasing order, m at most ``3 * blocks * width``.
     """
     part = blocks * width
     class_tokens = np.arange(part)
-    last_mean = np.arange(2 * part - width, 2 * part)
+    means = np.arange(part, 2 * part)
     columns = {
         "pooled": class_tokens[-width:],
         "class_tokens": class_tokens,
-        "dinov2": np.concatenate([class_tokens, last_mean]),
-        "means": np.arange(2 * part),
+        "dinov2": np.concatenate([class_tokens, means[-width:]]),
+        "means": np.concatenate([class_tokens, means]),
         "deep": np.arange(3 * part),
     }
     if readout not in columns:
@@ -127,7 +128,10 @@ def find_checkpoint(name: str) -> str:
 
 @contextmanager
 def loading(name: str, remedy: str) -> Iterator[None]:
-    """Raise OSError that says what to do for anything that fails in the block."""
+    """Raise OSError that says what to do for any error in the block.
+
+    The block loads the model `name`; `remedy` is what should be named in its place.
+    """
     try:
         yield
     except DownloadError as error:
@@ -142,10 +146,10 @@ def loading(name: str, remedy: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one phrase why a checkpoint cannot be loaded.
+    """Return a phrase on why a checkpoint cannot be loaded.
 
-    Messages about remote code and pickles are replaced: transformers' own tell the user
-    how to run that code.
+    Messages about code of a model's makers and about pickles are replaced, since those
+    of transformers tell the user how to run that code.
     """
     text = str(error)
     if "trust_remote_code" in text:
@@ -179,7 +183,10 @@ def choose_device(device: str | None) -> torch.device:
 
 
 def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
-    """Return a hash of an encoder: of its settings, and of its weights by name."""
+    """Return a hash of an encoder's settings and named weights, in hexadecimal digits.
+
+    Names, shapes and values of weights count, their order and device do not.
+    """
     total = hashlib.blake2b(settings, digest_size=16)
     for name, weight in sorted(weights.items()):
         total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
@@ -188,10 +195,10 @@ def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """Append blank images to (n, 3, h, w) until there are `size`.
+    """Append images of zeros to n images, (n, 3, h, w), until there are `size`.
 
-    Else what stands beside an image would change how its features are rounded: kernels
-    differ by the number of rows.
+    Encoders compute batches of one size only, since torch rounds differently by the
+    number of rows: an image's features must not depend on how many are beside it.
     """
     missing = size - len(pixels)
     if missing <= 0:
@@ -211,11 +218,11 @@ class ClipEncoder:
     cache
         Whether features of images are kept in the usual file; or the file to use.
     image_size
-        Side of the square in pixels; for another than the model's own its positions are
-        interpolated.
+        Side in pixels of the square that the model sees; at another than its own, its
+        embeddings of positions are interpolated.
     squash
-        Squash images to the square instead of cropping its centre; without it they are
-        treated the model's own way, at any size.
+        Squash images to the square, rather than treat them the model's own way, which
+        mostly is to crop the square from their centre.
     device
         By default a GPU if there is one.
     dtype
@@ -223,6 +230,15 @@ class ClipEncoder:
         more than half the time on a processor with AVX-512 BF16, and longer on one
         without; probes hardly notice. Features are float32 in any case. By default the
         setting ``CLIPLIB_DTYPE``, else "float32".
+
+    Attributes
+    ----------
+    width
+        Components of a token of the vision tower, and so of pooled features.
+    blocks
+        How many blocks the deep readout reads.
+    projected_dim
+        Components of features in the space shared with texts.
     """
 
     def __init__(
@@ -255,8 +271,8 @@ class ClipEncoder:
             )
         self.model = _freeze(clip, self.device)
         self.cache = _cache_of(cache)
-        self.dim = int(vision.hidden_size)
-        # Those that the deep readout reads; a tower may have fewer.
+        self.width = int(vision.hidden_size)
+        # A tower may have fewer.
         self.blocks = min(BLOCKS, int(vision.num_hidden_layers))
         self.projected_dim = self.model.visual_projection.out_features
         self.max_tokens = int(text.max_position_embeddings)
@@ -265,18 +281,21 @@ class ClipEncoder:
     def __repr__(self) -> str:
         """Name the model, its size and where it runs."""
         size = sum(weight.numel() for weight in self.model.parameters()) / 1e6
-        shape = f"{size:.1f} M parameters, {self.image_size} px, {self.dim} wide"
+        shape = f"{size:.1f} M parameters, {self.image_size} px, {self.width} wide"
         return f"ClipEncoder({self.name!r}, {shape}, {self.device})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give copies and pickles the weights, without the hooks of transformers."""
+        """Return what is copied or pickled: of the model configuration and weights.
+
+        The model itself is left out, with the hooks that transformers puts on it.
+        """
         return {
             **self.__dict__,
             "model": (self.model.config, self.model.state_dict()),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the model anew around its weights."""
+        """Restore a copy: build the model anew from configuration and weights."""
         config, weights = state["model"]
         self.__dict__.update(state)
         model = CLIPModel(config)
@@ -295,7 +314,7 @@ class ClipEncoder:
         return fingerprint_of(self._described_settings(), weights)
 
     def _described_settings(self) -> bytes:
-        """Return all but the weights that decides features, as JSON."""
+        """Return what decides features, but for the weights, as JSON."""
         settings = json.loads(self.processor.to_json_string())
         described: dict[str, Any] = {
             "preprocessing": {
@@ -304,6 +323,7 @@ class ClipEncoder:
                 if settings.get(name) is not None
             }
         }
+        # Else it is not named: fingerprints of committed features say nothing of it.
         if self.dtype != "float32":
             described["dtype"] = self.dtype
         for tower in ("vision_config", "text_config"):
@@ -323,8 +343,8 @@ class ClipEncoder:
         )
 
     def columns_of(self, readout: str) -> Ints:
-        """Return the columns of this encoder's deep readout: see `readout_columns`."""
-        return readout_columns(readout, self.dim, self.blocks)
+        """Return which columns of this encoder's deep readout a readout consists of."""
+        return readout_columns(readout, self.width, self.blocks)
 
     def map(
         self,
@@ -333,11 +353,12 @@ class ClipEncoder:
         errors: dict[int, str] | None = None,
         progress: str = "",
     ) -> list[NDArray[Any]]:
-        """Compute the deep readout, and others in the same pass, as `map_images` does.
+        """Compute the deep readout of n images, and other functions in the same pass.
 
-        Returns one array (n, d) for each function, the deep readout first.
+        Returns one array (n, d) for each function, the deep readout first. Images,
+        `errors` and `progress` are as in `map_images`.
         """
-        deep, *rest = map_images(
+        deep, *other_results = map_images(
             images,
             self.image_function,
             *others,
@@ -347,8 +368,8 @@ class ClipEncoder:
             progress=progress,
         )
         if not deep.size:  # there was no image, or none that can be read
-            deep = np.zeros((len(deep), 3 * self.blocks * self.dim), np.float32)
-        return [deep, *rest]
+            deep = np.zeros((len(deep), 3 * self.blocks * self.width), np.float32)
+        return [deep, *other_results]
 
     def images(
         self, images: Images, *, readout: str = "pooled", progress: bool = True
@@ -373,16 +394,20 @@ class ClipEncoder:
         return self.project(features) if projected else features
 
     def texts(self, texts: str | Sequence[str]) -> Features:
-        """Encode n texts, (n, p) float32 of unit length, or one; long ones are cut."""
+        """Encode n texts, (n, projected_dim) float32 of unit length; or a single one.
+
+        Texts of more than `max_tokens` tokens are cut, with a warning.
+        """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = [np.empty((0, self.projected_dim), np.float32)]
+        batches = [np.empty((0, self.projected_dim), np.float32)]  # if there is no text
         for start in range(0, len(texts), TEXT_BATCH):
-            rows.append(self._encode_texts(texts[start : start + TEXT_BATCH]))
-        return np.concatenate(rows)
+            batches.append(self._encode_texts(texts[start : start + TEXT_BATCH]))
+        return np.concatenate(batches)
 
     def _encode_texts(self, texts: list[str]) -> Features:
-        whole = self.tokenizer(texts, verbose=False)["input_ids"]
-        for text, tokens in zip(texts, whole, strict=True):
+        """Encode a batch of texts, at least one, as `texts` does."""
+        uncut = self.tokenizer(texts, verbose=False)["input_ids"]
+        for text, tokens in zip(texts, uncut, strict=True):
             if len(tokens) > self.max_tokens:
                 logger.warning("Cut to %d tokens: %r", self.max_tokens, text[:60])
         inputs = self.tokenizer(
@@ -397,9 +422,9 @@ class ClipEncoder:
         return np.asarray(normalize(projected.cpu().numpy()))
 
     def project(self, pooled: ArrayLike) -> Features:
-        """Project pooled features (n, dim) to the space shared with texts, unit length.
+        """Project pooled features (n, width) into the space shared with texts.
 
-        Returns (n, p) float32.
+        Returns (n, p) float32, rows of unit length.
         """
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
         if not len(rows):
@@ -409,36 +434,39 @@ class ClipEncoder:
         return np.asarray(normalize(projected.cpu().numpy()))
 
     def preprocess(self, image: ImageSource) -> Features:
-        """Return the pixel values that the vision tower sees, (3, s, s) float32."""
+        """Return an image's pixel values as the tower takes them, (3, s, s) float32."""
         return np.asarray(self._preprocess_batch([load_image(image)])[0])
 
     def _preprocess_batch(self, images: list[Image.Image]) -> Features:
-        """Do what the processor does, (n, 3, s, s) float32, bit for bit, but faster.
+        """Return RGB images' pixel values as `preprocess`, (n, 3, s, s) float32.
 
-        A channel has 256 levels, so rescaling and normalising are looked up in a table
-        of what the processor makes of each.
+        Bit for bit as from the processor, but faster: as a channel has 256 levels only,
+        rescaling and normalising are looked up in a table.
         """
-        every_level = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
-        table = self.processor(
-            Image.fromarray(every_level), do_resize=False, do_center_crop=False
+        # The table, (3, 256), is what the processor makes of an image of all levels.
+        all_levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+        looked_up = self.processor(
+            Image.fromarray(all_levels), do_resize=False, do_center_crop=False
         )["pixel_values"][0]
-        values = np.asarray(table, np.float32).reshape(3, 256)
+        table = np.asarray(looked_up, np.float32).reshape(3, 256)
+        # Resized and cropped only: of each image uint8 levels, (3, s, s).
         levels = self.processor(images, do_rescale=False, do_normalize=False)
-        pixels = np.empty((len(images), *levels["pixel_values"][0].shape), np.float32)
-        for row, image in enumerate(levels["pixel_values"]):
+        resized = levels["pixel_values"]
+        pixels = np.empty((len(images), *resized[0].shape), np.float32)
+        for row, image in enumerate(resized):
             for channel in range(3):
                 target = pixels[row, channel]
                 # "clip" spares a copy of the output; no level is outside the table.
-                np.take(values[channel], image[channel], out=target, mode="clip")
+                np.take(table[channel], image[channel], out=target, mode="clip")
         return pixels
 
     def read_states(
         self, states: tuple[torch.Tensor, ...], readout: str = "deep"
     ) -> torch.Tensor:
-        """Read features (n, d) from the tower's hidden states, differentiably.
+        """Return features (n, d) of the tower's hidden states, so that gradients flow.
 
-        `states` are of shape (n, 1 + patches, dim), one after each block; `readout` is
-        as in `images`.
+        `states` are of shape (n, 1 + patches, width), the class token first: one before
+        the first block, and one after each. `readout` is as in `images`.
         """
         blocks = [
             self.model.vision_model.post_layernorm(block)
@@ -462,9 +490,9 @@ class ClipEncoder:
         return deep[:, self.columns_of(readout)]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
-        """Encode pixel values (n, 3, s, s) into the deep readout, float32.
+        """Encode pixel values (n, 3, s, s), as of `preprocess`, into the deep readout.
 
-        It has ``3 * blocks * dim`` columns.
+        Returns (n, 3 * blocks * width) float32.
         """
         batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
         mixed_precision = torch.autocast(
@@ -479,22 +507,26 @@ class ClipEncoder:
             return np.asarray(self.read_states(states).cpu())
 
     def with_weights(self, model: CLIPModel, name: str) -> ClipEncoder:
-        """Return an encoder with other weights, the same preprocessing and cache."""
+        """Return an encoder of another name and model, and otherwise the same.
+
+        The model must have this one's architecture. It is frozen itself, not a copy.
+        """
         other = ClipEncoder.__new__(ClipEncoder)
         other.__dict__.update(self.__dict__)
-        other.__dict__.pop("fingerprint", None)  # of the weights until now
+        other.__dict__.pop("fingerprint", None)  # computed of this encoder's weights
         other.model = _freeze(model, self.device)
         other.name = name
         return other
 
     def _encode_images(self, images: list[Image.Image]) -> Features:
+        """Return the deep readout of n RGB images, (n, d), at most a batch of them."""
         pixels = torch.from_numpy(self._preprocess_batch(images))
-        whole = fill_batch(pixels, self.batch_size)
-        return self.encode_pixels(whole)[: len(images)]
+        full_batch = fill_batch(pixels, self.batch_size)
+        return self.encode_pixels(full_batch)[: len(images)]
 
 
 def _cache_of(cache: bool | FeatureCache) -> FeatureCache | None:
-    """Return the cache to use: the usual one for True, none for False."""
+    """Return the cache given; for True the usual one, for False none."""
     if isinstance(cache, bool):
         return default_cache() if cache else None
     return cache
@@ -511,12 +543,14 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
 
 
 def _require_clip(source: str) -> None:
+    """Raise ValueError if the checkpoint in a folder is of another kind of model."""
     if CLIPConfig.get_config_dict(source)[0].get("model_type") != "clip":
         raise ValueError("it is no CLIP")
 
 
 def _load_weights(source: str) -> CLIPModel:
-    hide_progress: Any = disable_progress_bar  # loading is done before it is read
+    """Load a CLIP in float32 from a folder; ValueError if it lacks weights."""
+    hide_progress: Any = disable_progress_bar  # too short a time to show one
     hide_progress()
     load: Any = CLIPModel.from_pretrained  # whose types know nothing of loading info
     clip, info = load(source, dtype=torch.float32, output_loading_info=True)
@@ -527,7 +561,7 @@ def _load_weights(source: str) -> CLIPModel:
 
 
 def _freeze(model: Any, device: str) -> CLIPModel:
-    """Switch training off; the model itself is changed."""
+    """Freeze a model in place, move it to a device, and return it."""
     frozen: CLIPModel = model.eval().requires_grad_(False).to(device)
     return frozen
 
@@ -535,9 +569,10 @@ def _freeze(model: Any, device: str) -> CLIPModel:
 def _load_processor(
     source: str, image_size: int | None, squash: bool
 ) -> CLIPImageProcessorPil:
-    """Return the model's own image processor, for another size or squashing if asked.
+    """Return the model's image processor, for another size or squashing if asked.
 
-    Transformers has another one by torchvision, which resizes differently.
+    `image_size` and `squash` are as in `ClipEncoder`. The processor works by Pillow:
+    that by torchvision resizes differently.
     """
     own = CLIPImageProcessorPil.from_pretrained(source)
     if not squash and not image_size:
@@ -546,12 +581,17 @@ def _load_processor(
     side = image_size or int(config.image_size)
     square = {"height": side, "width": side}
     changed: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": square}
-    if squash or not own.do_center_crop:
+    if squash or not own.do_center_crop:  # one that does not crop squashes as well
         changed = {"size": square, "do_center_crop": False}
     return CLIPImageProcessorPil.from_pretrained(source, **changed)
 
 
 def _load_tokenizer(source: str, vocabulary: int) -> CLIPTokenizer:
+    """Load a tokenizer; ValueError if a model of `vocabulary` tokens cannot have it.
+
+    Where its files are missing, transformers makes one up of two tokens. A model may
+    have embeddings for more tokens than its tokenizer knows, but not for fewer.
+    """
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(source)
     if not 0.5 < len(tokenizer) / vocabulary <= 1:
         raise ValueError("its tokenizer is missing, or another model's")

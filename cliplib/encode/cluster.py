@@ -17,20 +17,23 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from cliplib.encode.clip import ClipEncoder, readout_columns
-from cliplib.images.arrays import Features
+from cliplib.encode.clip import ClipEncoder
+from cliplib.images.arrays import Features, Ints
 from cliplib.images.cache import ImageFunction
 
 logger = logging.getLogger(__name__)
 
 
 PROVENANCE = "_provenance.json"
-"""Which encoder made the features of a folder; readers of Parquet pass over it."""
+"""Which encoder made a folder's features; readers of Parquet skip names with "_"."""
 ATTEMPTS = 2
 
 
 class BatchEncoder:
-    """What a Ray actor runs: the encoder, loaded once, from batch to batch."""
+    """What a Ray actor runs: it loads the encoder once, then encodes batch by batch.
+
+    Parameters are as in `encode`.
+    """
 
     def __init__(
         self, model: str, readout: str, also: Mapping[str, ImageFunction] | None = None
@@ -38,9 +41,10 @@ class BatchEncoder:
         self.encoder = ClipEncoder(model, cache=False)
         self.readout = readout
         self.also = dict(also or {})
-        self.columns = readout_columns(readout, self.encoder.dim, self.encoder.blocks)
-        functions = [function.name for function in self.also.values()]
-        self.made_by = " ".join([self.encoder.fingerprint, readout, *functions])
+        self.readout_columns = self.encoder.columns_of(readout)
+        function_names = [function.name for function in self.also.values()]
+        # For the column "encoder": rows are made alike only if all of this is the same.
+        self.made_by = " ".join([self.encoder.fingerprint, readout, *function_names])
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -49,24 +53,27 @@ class BatchEncoder:
             "encoder": self.encoder.name,
             "model_fingerprint": self.encoder.fingerprint,
             "readout": self.readout,
-            "width": str(self.encoder.dim),
+            "width": str(self.encoder.width),
             "blocks": str(self.encoder.blocks),
         }
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return id, features, encoder, error and more of a batch of id and bytes."""
+        """Encode a batch of files, with the columns id (a path) and bytes (content).
+
+        Returns the columns that `encode` writes, a row for each file in their order.
+        """
         images = [
             {"path": name, "bytes": content}
             for name, content in zip(batch["id"], batch["bytes"], strict=True)
         ]
         errors: dict[int, str] = {}
-        deep, *others = self.encoder.map(images, *self.also.values(), errors=errors)
+        deep, *further = self.encoder.map(images, *self.also.values(), errors=errors)
         return {
             "id": batch["id"],
-            "features": deep[:, self.columns],
+            "features": deep[:, self.readout_columns],
             "encoder": np.full(len(images), self.made_by),
             "error": np.array([errors.get(row, "") for row in range(len(images))]),
-            **dict(zip(self.also, others, strict=True)),
+            **dict(zip(self.also, further, strict=True)),
         }
 
 
@@ -81,18 +88,20 @@ def encode(
 ) -> None:
     """Encode the images that `output` lacks, with Ray Data, here or on a cluster.
 
-    Names are listed first, those that are done are dropped, and only the rest is read.
-    An image that cannot be read has features of 0, and is not tried again. Where Ray
+    Files are listed first, and only those without a row in `output` are read. An image
+    that cannot be read gets a row with features of 0, and is not tried again. Where Ray
     fails, what is missing is tried once more. `FeatureTable.from_parquet` reads the
-    result, if the column "hash" is among it.
+    result if `also` has "hash".
 
     Parameters
     ----------
     source, output : str
         Folders or URIs that all machines see. Every file of `source` counts, but hidden
-        ones. Parquet files in `output` keep id (path below `source`), features (float32
-        of the readout), encoder (what made a row) and error; ``_provenance.json`` keeps
-        what a feature table says of its encoder.
+        ones. Parquet files in `output` hold the columns id (path below `source`),
+        features (float32, of the readout), encoder (what made the row: fingerprint,
+        readout and names of functions), error (why the image cannot be read, or "") and
+        those of `also`; ``_provenance.json`` holds what a feature table says of its
+        encoder.
     model, readout : str
         As in `ClipEncoder` and `readout_columns`.
     also : mapping
@@ -116,30 +125,40 @@ def encode(
         )
     from ray.exceptions import RayError
 
-    here = BatchEncoder(model, readout, also)
+    # The actors make their own; this one tells what it will say of its rows.
+    encoder = BatchEncoder(model, readout, also)
     for attempt in range(ATTEMPTS):
-        missing = _missing(source, output, here.made_by)
+        missing = _missing(source, output, encoder.made_by)
         if missing.empty:
             return
-        _write_provenance(output, here.provenance)
+        _write_provenance(output, encoder.provenance)
         try:
             _start_ray(actors)
             _encode_missing(source, output, missing, (model, readout, also), actors)
         except (RayError, ConnectionError, TimeoutError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            reason = _last_line(error)
             if attempt + 1 == ATTEMPTS:
                 raise ConnectionError(
-                    f"Ray failed, after a second try ({reason[0]}). What is in {output}"
-                    " stays, and the same call does the rest: give Ray fewer actors or "
+                    f"Ray failed, after a second try ({reason}). What is in {output} "
+                    "stays, and the same call does the rest: give Ray fewer actors or "
                     "more time, or see its logs."
                 ) from error
-            logger.warning("Ray failed (%s): trying the rest once more.", reason[0])
-    if len(_missing(source, output, here.made_by)):
+            logger.warning("Ray failed (%s): trying the rest once more.", reason)
+    if len(_missing(source, output, encoder.made_by)):
         raise ConnectionError(f"Some images are missing in {output}: call it again.")
 
 
+def _last_line(error: Exception) -> str:
+    """Return the end of an error's message, where Ray names the cause, or its type."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
 def _missing(source: str, output: str, made_by: str) -> pd.Series:
-    """Return the names of the files of `source` that `output` has no row of."""
+    """Return the paths below `source` of its files without a row in `output`.
+
+    ValueError if a row of `output` was not made by `made_by`, a `BatchEncoder.made_by`.
+    """
     names = _list_names(*_locate(source))
     done = _read_done(output, made_by=made_by)
     missing = names[~names.isin(done["id"])]
@@ -148,16 +167,16 @@ def _missing(source: str, output: str, made_by: str) -> pd.Series:
 
 
 def _start_ray(actors: int) -> None:
-    """Start Ray on this machine where it does not run and no cluster is named.
+    """Start Ray on this machine, unless it runs or RAY_ADDRESS names a cluster.
 
-    A ConnectionError says if it does not: Ray has half a minute to start.
+    ConnectionError if it does not start, for which Ray gives itself half a minute.
     """
     import ray
 
     if ray.is_initialized() or "RAY_ADDRESS" in os.environ:
         return
     try:
-        # One core reads, else the actors would wait for ever.
+        # One core more reads files, else the actors would wait for ever.
         ray.init(num_cpus=actors + 1, include_dashboard=False)
     except Exception as error:  # of a slow start Ray raises nothing narrower
         ray.shutdown()
@@ -168,12 +187,12 @@ def _encode_missing(
     source: str,
     output: str,
     missing: pd.Series,
-    encoder_arguments: tuple[Any, ...],
+    encoder_arguments: tuple[str, str, Mapping[str, ImageFunction] | None],
     actors: int,
 ) -> None:
-    """Encode the `missing` files of `source` with Ray, into Parquet in `output`.
+    """Encode the `missing` files of `source` with Ray, into Parquet files in `output`.
 
-    `encoder_arguments` are those of `BatchEncoder`, of which each actor makes one.
+    Each actor makes a `BatchEncoder` of `encoder_arguments`: model, readout and also.
     """
     import ray.data
 
@@ -189,102 +208,137 @@ def _encode_missing(
         compute=ray.data.ActorPoolStrategy(size=actors),
         fn_constructor_args=encoder_arguments,
     )
-    # Workers run in folders of their own.
+    # Absolute, since workers run in folders of their own.
     encoded.write_parquet(output if "://" in output else os.path.abspath(output))
 
 
 def _write_provenance(output: str, provenance: Mapping[str, str]) -> None:
+    """Write what a feature table says of its features, over what `output` has of it."""
     system, folder = _locate(output)
     with system.open_output_stream(f"{folder}/{PROVENANCE}") as file:
         file.write(json.dumps(dict(provenance), sort_keys=True).encode())
 
 
-class Encoded(NamedTuple):
-    """What `encode` wrote, by id in increasing order."""
-
-    ids: list[str]
-    features: Features
-    hashes: NDArray[np.uint8]
-    """Of the column "hash"."""
-    errors: dict[str, str]
-    """Why a file could not be read, by id; it has no row."""
-    provenance: dict[str, str]
-
-
-def read_encoded(output: str) -> Encoded:
-    """Read the folder or URI that `encode` wrote; a ValueError says what it lacks."""
+def _read_provenance(output: str) -> dict[str, str]:
+    """Read what `_write_provenance` wrote; ValueError if there is nothing."""
     system, folder = _locate(output)
-    if system.get_file_info(f"{folder}/{PROVENANCE}").type != FileType.File:
+    path = f"{folder}/{PROVENANCE}"
+    if system.get_file_info(path).type != FileType.File:
         raise ValueError(
             f"{output} holds no {PROVENANCE}: encode into a new folder, by this version"
             " of cliplib."
         )
-    with system.open_input_stream(f"{folder}/{PROVENANCE}") as file:
-        provenance = json.loads(file.read())
-    damaged = _damaged(system, folder)
-    if damaged:
+    with system.open_input_stream(path) as file:
+        return dict(json.loads(file.read()))
+
+
+class Encoded(NamedTuple):
+    """What `encode` wrote: n images that could be read, in increasing order of ids."""
+
+    ids: list[str]
+    features: Features
+    """(n, d) float32."""
+    hashes: NDArray[np.uint8]
+    """Of the column "hash", (n, bytes)."""
+    errors: dict[str, str]
+    """Why other files could not be read, by id; they have no row."""
+    provenance: dict[str, str]
+    """As in `BatchEncoder.provenance`."""
+
+
+def read_encoded(output: str) -> Encoded:
+    """Read the folder or URI that `encode` wrote; a ValueError says what it lacks."""
+    provenance = _read_provenance(output)
+    system, folder = _locate(output)
+    if damaged := _damaged(system, folder):
         names = ", ".join(damaged)
         raise ValueError(f"{names} is damaged: encode into {output} again.")
     written = pyarrow.dataset.dataset(folder, filesystem=system, format="parquet")
     if "hash" not in written.schema.names:
         raise ValueError(f"{output} holds no hashes: encode with also={{'hash': …}}.")
-    about = written.to_table(columns=["id", "error"]).to_pandas()
-    about["row"] = np.arange(len(about))
-    about = about.drop_duplicates("id").sort_values("id")
-    read = about[about["error"] == ""]
-    place = np.full(written.count_rows(), -1)
-    place[read["row"]] = np.arange(len(read))
-    columns: dict[str, NDArray[Any]] = {}
-    start = 0
-    for batch in written.to_batches(columns=["features", "hash"]):
-        target = place[start : start + len(batch)]
-        start += len(batch)
-        for name in ("features", "hash"):
-            rows = _rows_of(batch.column(name))
-            if name not in columns:
-                columns[name] = np.empty((len(read), rows.shape[1]), rows.dtype)
-            columns[name][target[target >= 0]] = rows[target >= 0]
-    if read.empty:
+    # The index of this table numbers the rows as written. If two calls ran at once, an
+    # image may have two rows.
+    table = written.to_table(columns=["id", "error"])
+    images = table.to_pandas(ignore_metadata=True)
+    images = images.drop_duplicates("id").sort_values("id")
+    was_read = images["error"] == ""
+    if not was_read.any():
         raise ValueError(f"{output} holds no image that could be read.")
-    failed = about[about["error"] != ""]
+    read = images[was_read]
+    failed = images[~was_read]
+    arrays = _read_arrays(written, ["features", "hash"], read.index.to_numpy())
     return Encoded(
         ids=read["id"].tolist(),
-        features=columns["features"],
-        hashes=columns["hash"],
+        features=arrays["features"],
+        hashes=arrays["hash"],
         errors=dict(zip(failed["id"], failed["error"], strict=True)),
         provenance=provenance,
     )
 
 
-def _rows_of(column: pa.Array) -> NDArray[Any]:
-    """Return a column of equally long lists as an array (n, d)."""
-    if isinstance(column, pa.ExtensionArray):  # of Ray, where that is imported
+def _read_arrays(
+    written: pyarrow.dataset.Dataset, columns: list[str], rows: Ints
+) -> dict[str, NDArray[Any]]:
+    """Return columns of equally long lists as arrays, (len(rows), d), by name.
+
+    `rows` are numbers of rows as written; the arrays have them in that order. What is
+    written is read batch by batch, so that memory holds little beside the arrays.
+    """
+    # Of each row as written, its row in the arrays; -1 if it is not asked for.
+    target_rows = np.full(written.count_rows(), -1)
+    target_rows[rows] = np.arange(len(rows))
+    arrays: dict[str, NDArray[Any]] = {}
+    start = 0
+    for batch in written.to_batches(columns=columns):
+        targets = target_rows[start : start + len(batch)]
+        start += len(batch)
+        is_wanted = targets >= 0
+        for name in columns:
+            values = _to_array(batch.column(name))
+            if name not in arrays:  # the first batch tells width and dtype
+                arrays[name] = np.empty((len(rows), values.shape[1]), values.dtype)
+            arrays[name][targets[is_wanted]] = values[is_wanted]
+    return arrays
+
+
+def _to_array(column: pa.Array) -> NDArray[Any]:
+    """Return a column of n lists of d numbers each as an array, (n, d)."""
+    if isinstance(column, pa.ExtensionArray):  # Ray's type, if Ray is imported
         column = column.storage
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat).reshape(len(column), -1)
+    numbers = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(numbers).reshape(len(column), -1)
 
 
 def _locate(place: str) -> tuple[FileSystem, str]:
-    """Return the file system of a folder or URI, and its path there."""
+    """Return the file system of a folder or URI, and its path, without a last "/"."""
     uri = place if "://" in place else os.path.abspath(place)
     system, path = FileSystem.from_uri(uri)
     return system, path.rstrip("/")
 
 
 def _list_names(system: FileSystem, folder: str) -> pd.Series:
-    """Return the paths of all files below a folder, hidden ones left out."""
+    """Return the files below a folder as paths relative to it, sorted.
+
+    Hidden files and those in hidden folders are left out.
+    """
     listed = system.get_file_info(FileSelector(folder, recursive=True))
     paths = sorted(info.path for info in listed if info.type == FileType.File)
     names = pd.Series(paths, dtype="str").str.removeprefix(f"{folder}/")
-    return names[~names.str.contains(r"(?:^|/)\.")]
+    is_hidden = names.str.contains(r"(?:^|/)\.")
+    return names[~is_hidden]
 
 
 def _read_done(output: str, *, made_by: str) -> pd.DataFrame:
-    """Return the column id of what is written already, by the same encoder."""
+    """Return id and encoder of the rows in `output`, a folder that is made if need be.
+
+    Damaged files are deleted. ValueError if a row was not made by `made_by`, a
+    `BatchEncoder.made_by`.
+    """
     system, folder = _locate(output)
     system.create_dir(folder)
-    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     _drop_damaged(system, folder)
+    # Named, since a new folder has no file to take the columns from.
+    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     written = pyarrow.dataset.dataset(
         folder, schema, filesystem=system, format="parquet"
     )
@@ -297,9 +351,9 @@ def _read_done(output: str, *, made_by: str) -> pd.DataFrame:
 
 
 def _damaged(system: FileSystem, folder: str) -> dict[str, str]:
-    """Return which Parquet files have no readable footer, and why, by path.
+    """Return why Parquet files in a folder have no readable footer, by path.
 
-    Their writer was killed. What a network fails of is another error, and is raised.
+    Their writer was killed. A network's fault is another error, and is raised.
     """
     damaged = {}
     for info in system.get_file_info(FileSelector(folder)):
@@ -314,7 +368,7 @@ def _damaged(system: FileSystem, folder: str) -> dict[str, str]:
 
 
 def _drop_damaged(system: FileSystem, folder: str) -> None:
-    """Delete damaged files, and name them."""
+    """Delete damaged Parquet files in a folder, with a warning for each."""
     for path, reason in _damaged(system, folder).items():
         logger.warning(
             "%s is damaged, as of a process that was killed (%s): deleted, its images "
@@ -326,5 +380,5 @@ def _drop_damaged(system: FileSystem, folder: str) -> None:
 
 
 def _name_images(batch: pd.DataFrame, folder: str) -> pd.DataFrame:
-    """Add the column id: the path below the folder."""
+    """Add the column id to a batch of files: their path below the folder."""
     return batch.assign(id=batch["path"].str.removeprefix(f"{folder}/"))

@@ -13,23 +13,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
 EFFICIENCY = 0.7
-"""Share of a processor's speed in large products that encoding reaches."""
+"""Speed of encoding, as a share of a processor's speed in large products."""
 COPIES_OF_WEIGHTS = 2  # in memory while they are loaded
 
 
 @dataclass(frozen=True)
 class EncodingCost:
-    """Size of a model, and operations of encoding an image, by its configuration.
+    """Size of a model, and what encoding one image takes, by its configuration.
 
     Attributes
     ----------
     parameters
-        Of all its towers.
+        Their number, in all of the model's towers.
     operations
-        Floating-point operations of its vision tower for an image, a multiplication
-        and an addition as two.
+        Number of floating-point operations of the vision tower for one image; a
+        multiplication and an addition count as two.
     width
-        Of its features for an image, before any projection.
+        Number of features of an image, before any projection.
     """
 
     parameters: int
@@ -38,62 +38,70 @@ class EncodingCost:
 
     @property
     def gigabytes(self) -> float:
-        """Memory of the weights in float32, while they are loaded."""
+        """Peak of memory for the weights in float32, in 10^9 bytes, while loading."""
         return COPIES_OF_WEIGHTS * 4 * self.parameters / 1e9
 
     def minutes(self, images: int, operations_per_second: float) -> float:
-        """Return how long the vision tower takes for so many images."""
+        """Return how many minutes the vision tower takes for so many images.
+
+        `operations_per_second` is a processor's speed, as of `flops_of_one_core`.
+        """
         seconds = images * self.operations / (EFFICIENCY * operations_per_second)
         return seconds / 60
 
 
 def encoding_cost(folder: str) -> EncodingCost:
-    """Count parameters and operations of a model of images, without its weights.
+    """Count parameters and operations of a vision model, without loading its weights.
 
     Parameters
     ----------
     folder
-        That holds its ``config.json``, and ``preprocessor_config.json`` if it sees
-        images of another size than it says.
+        Where its ``config.json`` is, and ``preprocessor_config.json`` if the model is
+        shown images of another size than its configuration says.
     """
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     side = _side(Path(folder), config)
-    with torch.device("meta"):
+    with torch.device("meta"):  # where tensors have shapes, but no values
         build: Any = AutoModel.from_config
         model = build(config, trust_remote_code=False)
         tower = getattr(model, "vision_model", model)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             states = tower(pixel_values=torch.empty(1, 3, side, side))[0]
+    # Tokens (1, tokens, width) of a transformer, or a map (1, width, h, w).
     width = states.shape[-1] if states.ndim == 3 else states.shape[1]
     parameters = sum(weight.numel() for weight in model.parameters())
     return EncodingCost(parameters, counter.get_total_flops(), width)
 
 
 def _side(folder: Path, config: Any) -> int:
-    """Return the side of the images that a model is shown, in pixels."""
+    """Return the side of the images that a model is shown, in pixels.
+
+    The preprocessing says it, before the configuration; 224 where neither does.
+    """
     path = folder / "preprocessor_config.json"
-    shown = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    for name in ("crop_size", "size"):
-        size = shown.get(name)
+    preprocessing = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for name in ("crop_size", "size"):  # in this order, as the crop comes last
+        size = preprocessing.get(name)
         sides = size if isinstance(size, dict) else {"height": size}
         side = sides.get("height") or sides.get("shortest_edge")
         if isinstance(side, int):
             return side
-    return int(getattr(getattr(config, "vision_config", config), "image_size", 224))
+    vision_config = getattr(config, "vision_config", config)
+    return int(getattr(vision_config, "image_size", 224))
 
 
 def flops_of_one_core(seconds: float = 0.2) -> float:
-    """Measure how many floating-point operations a second one core does.
+    """Measure how many floating-point operations one core does in a second.
 
-    In products of matrices that are as large as those of a transformer.
+    It multiplies matrices of a transformer's usual size for so many `seconds`.
     """
-    n, d, width = 800, 768, 3072
-    tokens = torch.rand(n, d)
-    weights = torch.rand(d, width)
+    n, width, hidden = 800, 768, 3072
+    tokens = torch.rand(n, width)
+    weights = torch.rand(width, hidden)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        torch.mm(tokens, weights)  # the first one is slower
+        torch.mm(tokens, weights)  # not timed: the first product is slower
         count = 0
         start = time.perf_counter()
         while time.perf_counter() - start < seconds:
@@ -102,4 +110,5 @@ def flops_of_one_core(seconds: float = 0.2) -> float:
         elapsed = time.perf_counter() - start
     finally:
         torch.set_num_threads(threads)
-    return 2 * n * d * width * count / elapsed
+    operations = 2 * n * width * hidden * count
+    return operations / elapsed

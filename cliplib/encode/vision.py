@@ -23,16 +23,16 @@ from cliplib.images.arrays import Features
 from cliplib.images.cache import ImageFunction
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
-# Of a configuration, what says nothing about features.
+# Entries of a configuration that do not change features.
 INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 class VisionEncoder:
     """Any vision model of transformers, frozen: SigLIP, DINOv2, DINOv3, ConvNeXt, ….
 
-    Of a model of images and texts the vision tower is used. Features are its pooled
-    output; where it has none, or none that was trained, its class token; or else the
-    mean over its patches.
+    Of a model of images and texts only the vision tower is used. Features are its
+    pooled output; where it has none, or none that was trained, its class token; where
+    it has none either, the mean over its patches.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class VisionEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, configuration and preprocessing."""
+        """Hash of weights, configuration and preprocessing, in hexadecimal digits."""
         config = self.model.config.to_dict()
         described = {
             "model": {name: config[name] for name in config.keys() - INCIDENTAL},
@@ -76,6 +76,7 @@ class VisionEncoder:
         return ImageFunction(name, self._encode, device=kind)
 
     def _encode(self, images: list[Image.Image]) -> Features:
+        """Return the features of n RGB images, (n, d), at most a batch of them."""
         pixels = self.processor(images, return_tensors="pt")["pixel_values"]
         batch = fill_batch(pixels, self.batch_size).to(self.device)
         with torch.inference_mode():
@@ -83,25 +84,28 @@ class VisionEncoder:
         return np.asarray(features[: len(images)].cpu())
 
     def _pool(self, output: Any) -> torch.Tensor:
-        """Return features (n, d) from what the tower says of n images."""
+        """Return features (n, d) from the tower's output for n images.
+
+        Which they are is said of the class.
+        """
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None and self._pooling_was_trained:
             return torch.flatten(pooled, start_dim=1)
         tokens: torch.Tensor = output.last_hidden_state
-        if tokens.ndim == 4:  # a map (n, d, h, w)
+        if tokens.ndim == 4:  # of a convolutional network, a map (n, d, h, w)
             return tokens.mean(dim=(2, 3))
-        if any(
-            name.endswith(CLASS_TOKENS) for name, _ in self.model.named_parameters()
-        ):
-            return tokens[:, 0]
-        return tokens.mean(dim=1)
+        # Of a transformer, (n, tokens, d).
+        parameters = [name for name, _ in self.model.named_parameters()]
+        has_class_token = any(name.endswith(CLASS_TOKENS) for name in parameters)
+        return tokens[:, 0] if has_class_token else tokens.mean(dim=1)
 
 
 def _load_tower(source: str) -> tuple[Any, bool]:
-    """Return a vision tower, and whether the weights of its pooled output are known.
+    """Return a vision tower, and whether the weights of its pooled output were loaded.
 
-    Checkpoints without them are common (DINO, classifiers on the class token):
-    transformers makes random ones up.
+    Checkpoints without them are common (DINO, classifiers on the class token), and
+    transformers then fills in random ones. ValueError if other weights are missing, or
+    if the model takes no images.
     """
     load: Any = AutoModel.from_pretrained  # whose types know nothing of loading info
     whole, info = load(
@@ -120,6 +124,6 @@ def _load_tower(source: str) -> tuple[Any, bool]:
 
 
 def _load_processor(source: str) -> Any:
-    """Return a model's image processor; those by torchvision resize differently."""
+    """Return a model's image processor by Pillow: torchvision's resizes differently."""
     load: Any = AutoImageProcessor.from_pretrained
     return load(source, backend="pil", trust_remote_code=False)

@@ -169,7 +169,7 @@ class _OptionalCache:
         self.cache = None  # else each batch might wait `TIMEOUT` for it in vain
 
 
-def kept(
+def cached_array(
     cache: FeatureCache | None, key: str, compute: Callable[[], NDArray[Any]]
 ) -> NDArray[Any]:
     """Return the array that is cached under a key; if none is, compute and store it.
@@ -206,7 +206,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     """Connect to a cache's file, for all threads, and make its table if it has none."""
     database = sqlite3.connect(path, timeout=TIMEOUT, check_same_thread=False)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(
+            "PRAGMA journal_mode = WAL"
+        )  # reading goes on while one writes
         # Older files hold a table "features", whose arrays have no shape.
         database.execute(
             "CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, dtype TEXT, "
@@ -323,7 +325,7 @@ class _Batch(NamedTuple):
 
 
 def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) -> None:
-    """Put the errors of a batch into `errors`, by row, or raise the first without it.
+    """Put the errors of a batch into `errors`, by row; if it is None, raise the first.
 
     `rows` are the rows of the batch's images among all images.
     """

@@ -137,7 +137,8 @@ def check_classes(folder: str | os.PathLike[str]) -> None:
 
     An OSError or ValueError names what else is wrong with it.
     """
-    classes = [*dataset_spec(os.path.abspath(folder)).phrases]
+    path = os.path.abspath(folder)  # since it may bear the name of a named set
+    classes = [*dataset_spec(path).phrases]
     if len(classes) < 2:
         raise ValueError(
             f"{folder} needs images of two classes or more, each in a folder of its "
@@ -188,7 +189,7 @@ def load_dataset(
 
 
 def _load_folder(name: str) -> datasets.Dataset:
-    """List the images of somebody's own folder of class folders."""
+    """List the images of a folder of class folders that is no named set."""
     root = _existing_folder(name)
     images = _list_images(root)
     classes = sorted({image.label for image in images})
@@ -216,7 +217,7 @@ def _load_named(
             raise ValueError(_no_copy(name, root or Path(setting), present))
         logger.info("%s: no images on this machine", name)
         return None
-    published = _published_splits(name)
+    published = _published_splits(name)  # for a set without split folders
     images = [
         image._replace(split=image.split or published.get(image.id, ""))
         for image in images
@@ -379,9 +380,10 @@ def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def _listed_image(path: Path, relative: PurePath) -> ListedImage:
-    """Return an image and what its path, `relative` to the set's folder, says.
+    """Return an image with what its path says: split and class.
 
-    A ValueError says what to change where the path says no class or is no text.
+    `relative` is the path below the set's folder. A ValueError says what to change if
+    it has no class folder, or is not in UTF-8.
     """
     if len(relative.parts) == 1:
         raise ValueError(
@@ -502,8 +504,8 @@ def list_files(
         sources = image_list(files)
         return [image_name(source) for source in sources], sources
     folder = Path(files)
-    paths = sorted(_files_below(folder))
-    _warn_of_left_out(SYSTEM, [path for path in paths if _is_system_file(path)])
-    others = [path for path in paths if not _is_system_file(path)]
-    names = [image_name(path.relative_to(folder).as_posix()) for path in others]
-    return names, list(others)
+    found = sorted(_files_below(folder))
+    _warn_of_left_out(SYSTEM, [path for path in found if _is_system_file(path)])
+    paths = [path for path in found if not _is_system_file(path)]
+    names = [image_name(path.relative_to(folder).as_posix()) for path in paths]
+    return names, list(paths)

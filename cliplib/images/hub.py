@@ -1,7 +1,7 @@
-"""Models and data sets from their public homes: fetched once, checked, then kept.
+"""Download models and data sets from the Hugging Face hub and from Kaggle, once.
 
-What was fetched whole is used from then on, without a request: `hf download NAME` asks
-the hub for a newer version.
+What was downloaded whole is used from then on, without a request: `hf download NAME`
+asks the hub for a newer version. "Cached" means: in the clients' own folders.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ KNOWN_MODELS = (
 )
 """Ids that a misspelt one is compared with."""
 
-SECONDS = 10  # that a hub has to answer
-SMALL = 1_000_000  # bytes: a smaller file gets no bar
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that there is
+ANSWER_SECONDS = 10  # that the hub has to answer a request
+SMALL_FILE = 1_000_000  # bytes: no progress bar up to this size
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first one is preferred
 # Configuration, preprocessing, tokenizer.
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
-PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}  # one of them
+PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}  # one is needed
 
 
 class DownloadError(OSError):
@@ -59,7 +59,7 @@ class DownloadError(OSError):
 
 
 def fetch_model(name: str) -> Path:
-    """Return the folder of a model's files, from the cache or else from the hub.
+    """Return the folder of a model's files, downloaded if they are not cached whole.
 
     Parameters
     ----------
@@ -69,116 +69,142 @@ def fetch_model(name: str) -> Path:
     Raises
     ------
     DownloadError
-        If the hub does not give it, or a kept file is damaged.
+        If the hub does not give it, or a file of its weights is damaged.
     """
     repo, _, revision = name.partition("@")
     revision = revision or constants.DEFAULT_REVISION
-    folder = _kept_model(repo, revision)
+    folder = _cached_model(repo, revision)
     if folder is None:
         with explained(repo, revision):
             folder = _download_model(repo, revision)
-    # Each time, kept files as well: it raises where one is damaged.
-    for file in _weights(_files(folder)):
+    # Cached files as well, each time, since disks fail: it raises where one is damaged.
+    for file in _weight_files(_file_names(folder)):
         _verified_sha256(folder / file)
     return folder
 
 
-def _kept_model(repo: str, revision: str) -> Path | None:
-    """Return the folder of a model that was fetched whole before."""
-    config = try_to_load_from_cache(repo, "config.json", revision=revision)
-    if not isinstance(config, str):
+def _cached_model(repo: str, revision: str) -> Path | None:
+    """Return the folder of a model's cached files; None if some are missing."""
+    config = _cached_path(repo, "config.json", revision)
+    if config is None:
         return None
-    folder = Path(config).parent
+    folder = config.parent
     return folder if _is_whole(folder) else None
 
 
+def _cached_path(
+    repo: str,
+    name: str,
+    revision: str = constants.DEFAULT_REVISION,
+    kind: str = "model",
+) -> Path | None:
+    """Return a file's path in the hub's cache; None if it is not there.
+
+    `kind` is "model" or "dataset".
+    """
+    path = try_to_load_from_cache(repo, name, revision=revision, repo_type=kind)
+    # Neither None nor the mark of a file that the repository itself lacks.
+    return Path(path) if isinstance(path, str) else None
+
+
 def _is_whole(folder: Path) -> bool:
-    """Say whether a folder holds all files that a model of its kind needs."""
-    files = _files(folder)
-    names = _weights([*files])
-    if not names or "config.json" not in files or not PREPROCESSING & {*files}:
+    """Return whether a folder holds all files that a model of its kind needs."""
+    names = set(_file_names(folder))
+    weights = _weight_files([*names])
+    if not weights or "config.json" not in names or not PREPROCESSING & names:
         return False
-    if names[0].endswith(".index.json"):
-        index = json.loads((folder / names[0]).read_text("utf-8"))
-        if not set(index["weight_map"].values()) <= {*files}:
+    if weights[0].endswith(".index.json"):
+        index = json.loads((folder / weights[0]).read_text("utf-8"))
+        parts = set(index["weight_map"].values())
+        if not parts <= names:
             return False
     config = json.loads((folder / "config.json").read_text("utf-8"))
     reads_texts = config.get("model_type") == "clip"
-    own = "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= {*files}
-    return own or not reads_texts
+    has_tokenizer = "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+    return has_tokenizer or not reads_texts
 
 
-def _files(folder: Path) -> list[str]:
-    """List the files of a folder that are there: no broken link."""
+def _file_names(folder: Path) -> list[str]:
+    """Return the names of the files in a folder, without links that lead nowhere."""
     return [path.name for path in folder.iterdir() if path.is_file()]
 
 
-def _weights(files: list[str]) -> list[str]:
-    """Return which of a model's files hold its weights, in one format.
+def _weight_files(names: list[str]) -> list[str]:
+    """Return which of a model's files hold its weights, in the first of `WEIGHTS`.
 
-    Of several files the index comes first.
+    That is one file, or an index and then the parts that it names; [] if there is none.
     """
     for name in WEIGHTS:
-        if name in files:
+        if name in names:
             return [name]
         index = f"{name}.index.json"
         stem, suffix = name.split(".")
-        if index in files:
-            return [index, *fnmatch.filter(files, f"{stem}-*-of-*.{suffix}")]
+        if index in names:
+            parts = fnmatch.filter(names, f"{stem}-*-of-*.{suffix}")
+            return [index, *parts]
     return []
 
 
 def _download_model(repo: str, revision: str) -> Path:
-    """Fetch a model's settings and its weights in one format, with one bar."""
+    """Download a model's settings and its weights, in one format; return the folder.
+
+    Files that are cached already are not downloaded again.
+    """
     info = HfApi().model_info(
-        repo, revision=revision, files_metadata=True, timeout=SECONDS
+        repo, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS
     )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    weights = _weights([*sizes])
+    weights = _weight_files([*sizes])
     if not weights:
         raise DownloadError(
             "it holds no weights that transformers reads, in model.safetensors or "
             "pytorch_model.bin"
         )
-    settings = [
-        name
-        for name in sizes
-        if "/" not in name
-        and any(fnmatch.fnmatch(name, pattern) for pattern in SETTINGS_FILES)
-        and ".index." not in name
-    ]
-    wanted = [*settings, *weights]
-    kept = [try_to_load_from_cache(repo, name, revision=revision) for name in wanted]
-    missing = [
-        sizes[name]
-        for name, path in zip(wanted, kept, strict=True)
-        if not isinstance(path, str)
-    ]
-    _announce(repo, sum(missing), Path(constants.HF_HUB_CACHE))
-    for name in wanted:
-        path = _download_file(repo, name, revision, sizes[name])
-    return Path(path).parent
+    wanted = [*filter(_is_settings_file, sizes), *weights]
+    missing = [name for name in wanted if _cached_path(repo, name, revision) is None]
+    size = sum(sizes[name] for name in missing)
+    _announce(repo, size, Path(constants.HF_HUB_CACHE))
+    paths = [_download_file(repo, name, revision, sizes[name]) for name in wanted]
+    return paths[0].parent
+
+
+def _is_settings_file(name: str) -> bool:
+    """Return whether a file at the top of a repository may be one of `SETTINGS_FILES`.
+
+    An index of weights is not, though its name ends as theirs.
+    """
+    fits = any(fnmatch.fnmatch(name, pattern) for pattern in SETTINGS_FILES)
+    return fits and "/" not in name and ".index." not in name
 
 
 def _download_file(
     repo: str, name: str, revision: str, size: int, kind: str = "model"
-) -> str:
-    """Fetch a file into the hub's cache; a large one shows a bar."""
-    bar: Any = tqdm if size > SMALL else _no_bar
-    return hf_hub_download(
+) -> Path:
+    """Return a file's path in the hub's cache, downloaded if it is not there.
+
+    `size` in bytes decides whether a bar is shown; `kind` is "model" or "dataset".
+    """
+    bar: Any = tqdm if size > SMALL_FILE else _no_bar
+    path = hf_hub_download(
         repo, name, revision=revision, repo_type=kind, tqdm_class=bar
     )
+    return Path(path)
 
 
 def _no_bar(*args: Any, **options: Any) -> Any:
+    """Return a progress bar that is not shown, in the place of ``tqdm``."""
     return tqdm(*args, **options | {"disable": True})
 
 
 def _announce(name: str, size: int, place: Path) -> None:
-    """Say what is fetched and how large it is; DownloadError if it has no room."""
+    """Log that `size` bytes are downloaded into the folder `place`.
+
+    DownloadError if its disk has no room for them.
+    """
     megabytes = max(1, round(size / 1e6))
-    home = next(path for path in (place, *place.parents) if path.is_dir())
-    free = shutil.disk_usage(home).free
+    # The folder itself may still have to be made.
+    existing = next(path for path in (place, *place.parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
     if free < size:
         raise DownloadError(
             f"it takes {megabytes:,} MB, and the disk of {place} has {free / 1e6:,.0f} "
@@ -188,10 +214,10 @@ def _announce(name: str, size: int, place: Path) -> None:
 
 
 def _verified_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file of the hub's cache.
+    """Return the SHA-256 of a file in the hub's cache, in hexadecimal digits.
 
-    There a large file is named by its sum, and its own name is a link to it:
-    DownloadError where the content has another sum.
+    DownloadError if it is damaged: a large file's name there is a link to a file that
+    is named by the SHA-256 it should have.
     """
     content = path.resolve()
     digest = sha256(content)
@@ -210,42 +236,49 @@ def sha256(path: Path) -> str:
 
 
 def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
-    """Return the folder with a ZIP archive's files, of a data set's repository.
+    """Return the folder of the unpacked files of a data set's ZIP archive on the hub.
+
+    Archive and files are cached.
 
     Parameters
     ----------
     repo, file
-        Where it lies on the hub.
+        The data set's repository, "owner/name", and the archive's path in it.
     sha256_of_report
-        Of the archive that the report measured: a warning says if it is another. ""
-        for an archive that the report did not measure.
+        SHA-256 of the archive that the report measured, of which another one differs
+        with a warning; "" if the report measured none.
 
     Raises
     ------
     DownloadError
-        If the hub does not give it, or it is damaged.
+        If the hub does not give the archive, or it is damaged.
     """
-    archive = try_to_load_from_cache(repo, file, repo_type="dataset")
-    if not isinstance(archive, str):
+    archive = _cached_path(repo, file, kind="dataset")
+    if archive is None:
         with explained(repo):
             archive = _download_archive(repo, file)
-    digest = _verified_sha256(Path(archive))
+    digest = _verified_sha256(archive)
     if sha256_of_report and digest != sha256_of_report:
         logger.warning("%s of %s is not the version of the report", file, repo)
-    return _unpacked(Path(archive), cache_folder() / "images", digest)
+    return _unpacked(archive, cache_folder() / "images", digest)
 
 
-def _download_archive(repo: str, file: str) -> str:
-    info = HfApi().dataset_info(repo, files_metadata=True, timeout=SECONDS)
+def _download_archive(repo: str, file: str) -> Path:
+    """Download a data set's file; return its path in the hub's cache."""
+    info = HfApi().dataset_info(repo, files_metadata=True, timeout=ANSWER_SECONDS)
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
-    _announce(repo, sizes.get(file, 0), Path(constants.HF_HUB_CACHE))
-    return _download_file(
-        repo, file, constants.DEFAULT_REVISION, sizes.get(file, 0), kind="dataset"
-    )
+    size = sizes.get(file, 0)
+    _announce(repo, size, Path(constants.HF_HUB_CACHE))
+    revision = constants.DEFAULT_REVISION
+    return _download_file(repo, file, revision, size, kind="dataset")
 
 
 def _unpacked(archive: Path, place: Path, digest: str) -> Path:
-    """Unpack an archive, once and whole, whoever else does so at the same time."""
+    """Return the folder below `place` of an archive's files, unpacked if it is not yet.
+
+    It bears the archive's SHA-256, `digest`, in its name. It is there whole or not at
+    all, also if a process is ended or several unpack at once.
+    """
     folder = place / f"{archive.stem}-{digest[:16]}"
     if folder.is_dir():
         return folder
@@ -254,7 +287,7 @@ def _unpacked(archive: Path, place: Path, digest: str) -> Path:
     with FileLock(place / f"{folder.name}.lock"):
         if folder.is_dir():
             return folder
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was ended
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was ended
         try:
             with zipfile.ZipFile(archive) as files:
                 files.extractall(partial)
@@ -270,9 +303,10 @@ def _unpacked(archive: Path, place: Path, digest: str) -> Path:
 
 
 def fetch_from_kaggle(handle: str) -> Path:
-    """Return the folder of a data set of Kaggle, "owner/name/versions/1".
+    """Return the folder of a data set of Kaggle, downloaded if it is not cached.
 
-    DownloadError if the client is missing, or Kaggle does not give it.
+    `handle` is as "owner/name/versions/1". DownloadError if the client kagglehub is
+    missing, or Kaggle does not give the data set.
     """
     try:
         import kagglehub
@@ -288,7 +322,10 @@ def fetch_from_kaggle(handle: str) -> Path:
 def explained(
     name: str, revision: str = constants.DEFAULT_REVISION, *, host: str = "the hub"
 ) -> Iterator[None]:
-    """Raise DownloadError, with cause and remedy, for what fails in the block."""
+    """Raise DownloadError, with cause and remedy, for any error in the block.
+
+    The block downloads `name` from `host`, which sentences call "the hub" or "Kaggle".
+    """
     try:
         yield
     except DownloadError:
@@ -298,26 +335,30 @@ def explained(
 
 
 def _cause(error: BaseException, name: str, revision: str, host: str) -> str:
-    """Say in one sentence why a download failed, and what to do."""
-    chain = [*_chain(error)]
-    kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
-    numbers = {getattr(each, "errno", None) for each in chain}
-    if numbers & {errno.ENOSPC, errno.EDQUOT}:
+    """Return a sentence on why a download failed, and on what to do.
+
+    The clients wrap errors in others, so all that led to `error` are looked at: the
+    names of their classes and base classes, their HTTP status, and their messages.
+    """
+    chain = [*_error_chain(error)]
+    class_names = {kind.__name__ for each in chain for kind in type(each).__mro__}
+    error_numbers = {getattr(each, "errno", None) for each in chain}
+    if error_numbers & {errno.ENOSPC, errno.EDQUOT}:
         return _disk_is_full(Path(constants.HF_HUB_CACHE), "HF_HOME")
     text = " ".join(map(str, chain))
     if "Invalid credentials" in text or "Unauthenticated" in text:
         return f"{host} refuses the login of this machine: {_login(host)} again"
     return (
-        _cause_by_kind(kinds, name, revision, host)
+        _cause_by_class(class_names, name, revision, host)
         or _cause_by_status(_status(chain), name, host)
-        or _cause_by_connection(kinds, text, host)
+        or _cause_by_connection(class_names, text, host)
         or f"{host} failed ({type(error).__name__}: {first_sentence(error)})"
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it came from."""
-    seen: set[int] = set()
+def _error_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, the one that caused it, the cause of that, and so on."""
+    seen: set[int] = set()  # since causes may go in a circle
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
@@ -326,9 +367,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(chain: list[BaseException]) -> int:
-    """Return the status code of the answer that an error speaks of, or 0."""
-    answers = [getattr(each, "response", None) for each in chain]
-    return next((int(a.status_code) for a in answers if a is not None), 0)
+    """Return the HTTP status of the first response that errors hold; 0 without one."""
+    for error in chain:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+    return 0
 
 
 def _disk_is_full(place: Path, setting: str) -> str:
@@ -340,33 +384,41 @@ def _address(host: str) -> str:
 
 
 def _login(host: str) -> str:
+    """Return a clause on how to log in to a host."""
     if host == "the hub":
         return "log in by `hf auth login`"
     return "put a token of https://www.kaggle.com/settings into ~/.kaggle/kaggle.json"
 
 
-def _cause_by_kind(kinds: set[str], name: str, revision: str, host: str) -> str:
-    """Say what an error of the client's own kinds means, or ""."""
-    if "OfflineModeIsEnabled" in kinds:
+def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) -> str:
+    """Return what errors of the clients' own classes mean; "" for other classes.
+
+    `name` and `revision` are what was asked of `host`, as in `explained`.
+    """
+    if "OfflineModeIsEnabled" in class_names:
         return (
             "it was not downloaded whole before, and HF_HUB_OFFLINE or "
             "TRANSFORMERS_OFFLINE forbids a download: unset it"
         )
-    if "GatedRepoError" in kinds:
+    if "GatedRepoError" in class_names:
         return (
             f"its makers want their terms accepted: do so on {_address(host)}/{name}, "
             f"then {_login(host)}"
         )
-    if "RevisionNotFoundError" in kinds:
+    if "RevisionNotFoundError" in class_names:
         return f"the hub has no revision {revision!r} of it"
-    if "RepositoryNotFoundError" in kinds or "HFValidationError" in kinds:
+    if "RepositoryNotFoundError" in class_names or "HFValidationError" in class_names:
         return _not_found(name, host)
-    if "RemoteEntryNotFoundError" in kinds:
+    if "RemoteEntryNotFoundError" in class_names:
         return "the hub does not have all of its files"
     return ""
 
 
 def _not_found(name: str, host: str) -> str:
+    """Return a sentence on a name that a host does not know, or hides without a login.
+
+    It proposes the known model whose name is most alike.
+    """
     near = difflib.get_close_matches(name, KNOWN_MODELS, n=1)
     meant = f" (is {near[0]!r} meant?)" if near and near[0] != name else ""
     return (
@@ -376,7 +428,7 @@ def _not_found(name: str, host: str) -> str:
 
 
 def _cause_by_status(status: int, name: str, host: str) -> str:
-    """Say what a status code means, or ""."""
+    """Return what an HTTP status means; "" for one that is no error."""
     if status in (401, 404):  # a hub asks for a login also where there is nothing
         return _not_found(name, host)
     if status == 403:
@@ -390,28 +442,32 @@ def _cause_by_status(status: int, name: str, host: str) -> str:
     return f"{host} refuses ({status})" if status >= 400 else ""
 
 
-def _cause_by_connection(kinds: set[str], text: str, host: str) -> str:
-    """Say why there is no connection, or none that gives what was asked for; or ""."""
+def _cause_by_connection(class_names: set[str], text: str, host: str) -> str:
+    """Return why the host was not reached, or broke off; "" if it is not that.
+
+    `text` is all messages of the errors.
+    """
     where = _address(host)
-    if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in kinds:
+    if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in class_names:
         return (
             f"the certificate of {where} is not trusted: if a proxy of your network "
             "reads along, name its certificate in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"
         )
-    refused = bool(kinds & {"ConnectError", "ConnectionError", "NetworkError"})
-    if "ProxyError" in kinds or (refused and getproxies().keys() & {"http", "https"}):
+    refused = bool(class_names & {"ConnectError", "ConnectionError", "NetworkError"})
+    has_proxy = bool(getproxies().keys() & {"http", "https"})
+    if "ProxyError" in class_names or (refused and has_proxy):
         return (
             f"{where} cannot be reached by the proxy that HTTPS_PROXY or HTTP_PROXY "
             "names: correct or unset it"
         )
-    if any("Timeout" in kind for kind in kinds):
+    if any("Timeout" in name for name in class_names):
         return f"{where} did not answer in time: try again, or name a mirror"
-    if "JSONDecodeError" in kinds:
+    if "JSONDecodeError" in class_names:
         return (
             f"a web page came in place of an answer of {where}: log in to your network "
             "with a browser first"
         )
-    if "Consistency check failed" in text or "RemoteProtocolError" in kinds:
+    if "Consistency check failed" in text or "RemoteProtocolError" in class_names:
         return "the download broke off: the same command goes on where it stopped"
     if refused:
         return (
@@ -422,6 +478,8 @@ def _cause_by_connection(kinds: set[str], text: str, host: str) -> str:
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return the first sentence of an error, whole."""
-    text = " ".join(str(error).split("\n\n")[0].split())
-    return re.split(r"(?<=[a-z0-9)'\"])[.!] ", text)[0].rstrip(".")
+    """Return an error's first sentence, on one line, without its full stop."""
+    first_paragraph = str(error).split("\n\n")[0]
+    line = " ".join(first_paragraph.split())
+    # A capital before the stop is more likely an abbreviation than a sentence's end.
+    return re.split(r"(?<=[a-z0-9)'\"])[.!] ", line)[0].rstrip(".")

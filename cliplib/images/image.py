@@ -46,7 +46,7 @@ PHONE_BRANDS = {
     b"avif": "AVIF",
     b"avis": "AVIF",
 }
-# Of grey values in files of 16 bits: scanners and cameras seldom use them all.
+# Bits that grey values use in files of 16 bits, of which scanners seldom use all.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 SMALLEST_SIDE = 8  # pixels; smaller images are read with a warning
 
@@ -83,7 +83,9 @@ def warn_once(log: logging.Logger, message: str) -> None:
 
 
 def image_list(images: Images) -> list[ImageSource]:
-    """Return a list of images, also of a single one.
+    """Return images as a list, which a single image becomes as well.
+
+    They are not read, so a path may lead nowhere.
 
     Parameters
     ----------
@@ -111,14 +113,14 @@ def image_list(images: Images) -> list[ImageSource]:
 
 
 def _images_of_array(array: NDArray[np.generic]) -> list[ImageSource]:
-    """Return the images of an array of paths, of a batch of pixels, or of one image."""
-    if array.dtype.kind in "UOT":  # texts, or any objects
+    """Return the images of an array of paths, or of pixels of one or more images."""
+    if array.dtype.kind in "UOT":  # NumPy's codes for texts and any objects
         return image_list(array.ravel().tolist())
     return list(array) if array.ndim == 4 else [array]
 
 
 def image_name(source: ImageSource) -> str:
-    """Return what a message calls an image: its path where it has one."""
+    """Return what messages call an image: its path, or its type in "<>" without one."""
     if isinstance(source, Mapping):
         source = source.get("path") or "<bytes>"
     if not isinstance(source, str | os.PathLike):
@@ -130,11 +132,14 @@ def image_name(source: ImageSource) -> str:
 def image_bytes(source: ImageSource) -> bytes:
     """Return what identifies an image: its file's content, or its size and pixels.
 
-    An OSError names a file that is not there.
+    A row of a data set with neither bytes nor path gives b"". An OSError names a file
+    that is not there.
     """
     if isinstance(source, Mapping):
-        content = source.get("bytes")
-        source = source["path"] or b"" if content is None else content
+        file = source.get("bytes")
+        if file is None:
+            file = source["path"] or b""
+        source = file
     if isinstance(source, bytes):
         return source
     if isinstance(source, Image.Image | np.ndarray):
@@ -144,10 +149,11 @@ def image_bytes(source: ImageSource) -> bytes:
 
 
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
-    """Decode an image: RGB and upright; the first frame or page counts.
+    """Decode an image to 8-bit RGB, turned upright by its EXIF orientation.
 
-    Grey values of 16 bits are scaled to 8; where none needs more than 8, 10, 12 or 14
-    bits, they are taken for values of so many bits, and a warning says so.
+    Of several frames or pages it is the first. Grey values of 16 bits are scaled to 8:
+    where none needs more than 8, 10, 12 or 14 bits, they are taken for values of so
+    many bits, and a warning says so.
 
     Parameters
     ----------
@@ -189,6 +195,7 @@ def _warn_of_small_image(source: ImageSource, image: Image.Image) -> None:
 
 
 def _open(source: ImageSource, content: bytes | None) -> Image.Image:
+    """Return an image of Pillow, not yet decoded; parameters as in `load_image`."""
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, np.ndarray):
@@ -198,7 +205,7 @@ def _open(source: ImageSource, content: bytes | None) -> Image.Image:
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits, from the least of `BIT_DEPTHS` that holds it."""
+    """Scale 16-bit grey to 8 bits, from the least of `BIT_DEPTHS` that holds it all."""
     values = np.asarray(image).astype(np.uint32)
     largest = int(values.max(initial=0))
     depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)
@@ -214,17 +221,21 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 def _why_unreadable(
     error: Exception, source: ImageSource, content: bytes | None
 ) -> str:
-    """Say in a few words why an image could not be read, and what to do about it."""
+    """Return a clause on why an image could not be read, and what to do about it."""
     if isinstance(source, np.ndarray):
         return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
     if isinstance(error, Image.DecompressionBombError):  # which speaks of an attack
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        return f"it has more than {most} million pixels: save a smaller copy"
+        # Pillow warns above its limit, and refuses above twice that.
+        millions = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"it has more than {millions} million pixels: save a smaller copy"
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
-    # Pillow's own words are the address of a buffer.
-    head = (image_bytes(source) if content is None else content)[:12]
-    kind = PHONE_BRANDS.get(head[8:12], "") if head[4:8] == b"ftyp" else ""
+    # Pillow's own message names the address of a buffer; what the file begins with
+    # tells more: its bytes 4 to 7 are "ftyp" in HEIC and AVIF, and then comes a brand.
+    if content is None:
+        content = image_bytes(source)
+    has_brand = content[4:8] == b"ftyp"
+    kind = PHONE_BRANDS.get(content[8:12]) if has_brand else None
     if kind == "HEIC" and "HEIF" not in readable_formats():
         return "HEIC needs another package, pip install pillow-heif; or save it as JPEG"
     if kind == "AVIF" and "AVIF" not in readable_formats():
@@ -238,8 +249,9 @@ def file_facts(source: ImageSource) -> FileFacts:
     Returns
     -------
     dict
-        bytes (the file's size), digest (blake2b), format, mode, quantisation (the mean
-        of JPEG's first table, or 0), width and height in pixels.
+        bytes (the file's size), digest (blake2b of its content, as bytes), format and
+        mode (as Pillow names them), quantisation (the mean of JPEG's first table, 0 for
+        other formats), width and height in pixels.
     """
     content = image_bytes(source)
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
@@ -249,7 +261,7 @@ def file_facts(source: ImageSource) -> FileFacts:
             "digest": hashlib.blake2b(content).digest(),
             "format": image.format,
             "mode": image.mode,
-            "quantisation": float(np.mean(tables.get(0, [0]))),
+            "quantisation": float(np.mean(tables.get(0, 0))),
             "width": image.width,
             "height": image.height,
         }

@@ -7,7 +7,10 @@ import numbers
 from collections.abc import Sequence
 
 Interval = tuple[float, float, float]
-"""Value, lower and upper end, as a `cliplib.judge.intervals.Share` is."""
+"""Value, lower and upper end of its 95% interval, as shares of 1.
+
+A `cliplib.judge.intervals.Share` is one.
+"""
 
 
 def number(value: object) -> str:
@@ -38,12 +41,14 @@ def percent(share: Interval) -> str:
 
 
 def points(gain: Interval) -> str:
-    """Write a difference of shares with its interval: "8 points (2 to 14)"."""
-    value, low, high = (_whole_points(end) for end in gain)
-    return f"{value} point{'' if value == '1' else 's'} ({low} to {high})"
+    """Write a difference of shares in percentage points: "8 points (2 to 14)"."""
+    value, low, high = map(_whole_points, gain)
+    unit = "point" if value == "1" else "points"
+    return f"{value} {unit} ({low} to {high})"
 
 
 def _whole_points(gain: float) -> str:
+    """Write a difference of shares as a whole number of points, with a true minus."""
     text = f"{100 * gain:.0f}"
     return "0" if text == "-0" else text.replace("-", "−")
 

@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_LOGIT = -700.0
 """In place of the logarithm of 0; the exponential of less would be 0 as well."""
-GROUPS_OF_A_BIN = 20
+GROUPS_PER_BIN = 20
+"""Of `quantile_reliability`, so that few images make few bins."""
 MOST_BINS = 10
 
 
@@ -35,9 +36,9 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     Returns
     -------
     float
-        What to divide logits by, 0.01 to 100 (Guo et al. 2017, section 4.2). If every
-        row is right, the loss falls towards a certainty that the rows cannot vouch for:
-        it stays at 1.
+        What to divide logits by, 0.01 to 100 (Guo et al. 2017, section 4.2). If the
+        largest logit is right in every row, it is 1: the loss would fall without end
+        towards a certainty that the rows do not prove.
 
     Raises
     ------
@@ -78,6 +79,8 @@ def reliability(
 ) -> pd.DataFrame:
     """Compare accuracy with confidence, the highest probability (Guo et al. 2017).
 
+    Rows are put into the 15 bins of confidence of equal width.
+
     Parameters
     ----------
     y
@@ -97,7 +100,7 @@ def reliability(
     probabilities = checked_proba(labels, proba, "proba")[0]
     right = probabilities.argmax(axis=1) == labels
     confidence = np.minimum(probabilities.max(axis=1), 1)[:, None]
-    inside = confidence_bins(confidence)
+    inside = confidence_bins(confidence)  # (n, bins)
     accuracy = ratio_intervals(
         inside & right[:, None], inside, groups=groups, n_boot=n_boot, seed=seed
     )
@@ -119,10 +122,9 @@ def reliability(
 def quantile_reliability(
     y: ArrayLike, proba: ArrayLike, groups: ArrayLike, *, seed: int = 0
 ) -> pd.DataFrame:
-    """Compare accuracy with confidence, as `reliability` does, in bins of equal size.
+    """Compare accuracy with confidence, as `reliability` does, in bins of equal counts.
 
-    There is one bin for every twenty groups, so that few images make few bins, and ten
-    at most.
+    There is one bin for every twenty groups, but one at least and ten at most.
 
     Parameters
     ----------
@@ -136,21 +138,22 @@ def quantile_reliability(
     Returns
     -------
     pd.DataFrame
-        confidence, the mean of each bin, and value, low and high of its accuracy.
+        A row for each bin, least confident first: confidence, its mean, and value, low
+        and high of its accuracy.
     """
     probabilities = np.asarray(proba, float)
     right = probabilities.argmax(axis=1) == np.asarray(y)
     confidence = probabilities.max(axis=1)
-    n_bins = np.clip(len(np.unique(groups)) // GROUPS_OF_A_BIN, 1, MOST_BINS)
-    rank = confidence.argsort(kind="stable").argsort()
+    n_bins = np.clip(len(np.unique(groups)) // GROUPS_PER_BIN, 1, MOST_BINS)
+    rank = confidence.argsort(kind="stable").argsort()  # from 0, the least confident
     bin_of_row = rank * n_bins // len(rank)
-    inside = bin_of_row[:, None] == np.arange(n_bins)
+    inside = bin_of_row[:, None] == np.arange(n_bins)  # (n, bins)
     shares = ratio_intervals(inside & right[:, None], inside, groups=groups, seed=seed)
     return shares.assign(confidence=(confidence @ inside) / inside.sum(axis=0))
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
-    """Measure what abstaining on the least confident rows buys.
+    """Measure how abstaining on the least confident rows lowers the share of errors.
 
     Parameters
     ----------
@@ -162,8 +165,9 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        For each confidence, highest first: threshold, coverage (share of rows at least
-        so confident) and risk (share of errors among them; El-Yaniv and Wiener 2010).
+        For each confidence, highest first: threshold (this confidence), coverage (share
+        of rows at least so confident) and risk (share of errors among them; El-Yaniv
+        and Wiener 2010).
 
     Raises
     ------
@@ -180,12 +184,13 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     if np.isnan(thresholds).any() or np.isnan(errors).any():
         raise ValueError("right and confidence must not hold NaN.")
     rows = pd.DataFrame({"threshold": thresholds, "error": errors})
-    equals = rows.groupby("threshold")["error"]  # equal ones are answered together
-    by_threshold = equals.agg(["size", "sum"]).sort_index(ascending=False).cumsum()
+    # Equally confident rows are answered together, or not at all.
+    by_confidence = rows.groupby("threshold")["error"].agg(["size", "sum"])
+    at_least = by_confidence.sort_index(ascending=False).cumsum()
     return pd.DataFrame(
         {
-            "threshold": by_threshold.index,
-            "coverage": by_threshold["size"].to_numpy() / len(rows),
-            "risk": (by_threshold["sum"] / by_threshold["size"]).to_numpy(),
+            "threshold": at_least.index,
+            "coverage": at_least["size"].to_numpy() / len(rows),
+            "risk": (at_least["sum"] / at_least["size"]).to_numpy(),
         }
     )

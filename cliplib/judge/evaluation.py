@@ -23,7 +23,7 @@ from cliplib.judge.intervals import (
     bootstrap,
     checked_proba,
     clopper_pearson,
-    groups_with,
+    count_groups_with,
     intervals,
     newcombe,
     small_sample_factor,
@@ -34,8 +34,8 @@ METRICS_OF_LABELS = ["accuracy", "balanced_accuracy", "macro_f1"]
 METRICS = [*METRICS_OF_LABELS, "auroc", "log_loss", "brier", "ece"]
 PER_CLASS = ["sensitivity", "specificity", "precision", "f1", "auroc"]
 
-# Edges of the bins (low, high] of confidence, for ECE and reliability diagrams.
 EDGES = np.arange(16) / 15
+"""Edges of the 15 bins (low, high] of confidence: for ECE and reliability diagrams."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,14 @@ class Evaluation:
     Attributes
     ----------
     metrics
-        value, low and high, a row for each of `METRICS`, or of the first three.
+        value, low and high, a row for each of `METRICS`, or of `METRICS_OF_LABELS`.
     per_class
-        support, and x, x_low, x_high for each x of `PER_CLASS`, a row for each class.
+        support (rows of the class), and x, x_low, x_high for each x of `PER_CLASS`, a
+        row for each class.
     confusion
-        Counts (k, k) of true classes by predicted ones, over all repeats.
+        Counts (k, k), rows by true class, columns by predicted one, over all repeats.
+    n, n_groups, n_repeats
+        How many rows, groups of rows, and repeats of probabilities there were.
     """
 
     metrics: pd.DataFrame
@@ -108,7 +111,7 @@ def evaluate(
     n_boot: int = 2000,
     seed: int = 0,
 ) -> Evaluation:
-    """Evaluate predictions.
+    """Measure how good predictions are, with 95% intervals.
 
     Parameters
     ----------
@@ -137,30 +140,31 @@ def evaluate(
     ValueError
         Where labels, predictions and classes do not fit together.
     """
-    labels, repeats, names = _check_input(y, predicted, classes)
+    labels, repeats, names = _checked_input(y, predicted, classes)
     n_repeats, n, k = repeats.shape
-    codes = group_codes(groups, n)
-    n_groups = int(codes.max()) + 1
-    contributions = [_Contributions(labels, proba) for proba in repeats]
+    group_of_row = group_codes(groups, n)
+    n_groups = int(group_of_row.max()) + 1
+    by_repeat = [_Contributions(labels, proba) for proba in repeats]
 
     def averaged_over_repeats(weights: Floats) -> dict[str, Floats]:
-        results = [of_repeat.statistics(weights) for of_repeat in contributions]
+        results = [contributions.statistics(weights) for contributions in by_repeat]
         return {
             name: np.nanmean([result[name] for result in results], axis=0)
             for name in results[0]
         }
 
-    resampled = bootstrap(averaged_over_repeats, codes, n_boot=n_boot, seed=seed)
-    predicted_classes = np.stack([of_repeat.predicted for of_repeat in contributions])
+    resampled = bootstrap(averaged_over_repeats, group_of_row, n_boot=n_boot, seed=seed)
+    is_predicted = np.stack([contributions.is_predicted for contributions in by_repeat])
     per_class = _per_class_intervals(
-        resampled, contributions[0].true, predicted_classes, codes
+        resampled, by_repeat[0].is_true, is_predicted, group_of_row
     )
     metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
         metrics = metrics.loc[METRICS_OF_LABELS]
+    support = np.bincount(labels, minlength=k)
     return Evaluation(
         metrics=metrics,
-        per_class=_side_by_side(per_class, names, np.bincount(labels, minlength=k)),
+        per_class=_per_class_table(per_class, names, support),
         confusion=_confusion(labels, repeats),
         n=n,
         n_groups=n_groups,
@@ -171,15 +175,18 @@ def evaluate(
 class _Contributions:
     """What each row contributes to the statistics of one repeat.
 
+    Statistics of a draw are made of sums over rows, each weighted by how often the draw
+    holds the row. Given are labels (n,) and probabilities (n, k).
+
     Attributes
     ----------
-    true, predicted, hit
-        Whether a class is the true one, the predicted one, or both, (n, k).
-    loss, brier
-        Log loss and Brier score, (n,).
+    is_true, is_predicted, is_hit
+        Whether a class is the row's true one, its predicted one, or both, (n, k).
+    log_loss, brier
+        Log loss (nats) and Brier score, (n,).
     gap
-        Confidence less right (0 or 1) in the bin of the row's confidence, else 0,
-        (n, bins).
+        Confidence, less 1 where the row is right, in the column of the bin that the
+        confidence is in; 0 in all other columns, (n, bins).
     areas
         For each class the area under its ROC curve, as a function of weights; empty
         where the predictions are labels alone.
@@ -187,62 +194,74 @@ class _Contributions:
 
     def __init__(self, labels: Ints, proba: Floats) -> None:
         k = proba.shape[1]
-        self.true = np.arange(k) == labels[:, None]
-        self.predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
-        self.hit = self.true & self.predicted
-        proba_of_true = (proba * self.true).sum(axis=1)
-        self.loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
-        self.brier = ((proba - self.true) ** 2).sum(axis=1)
-        right = self.hit.any(axis=1)[:, None]
+        self.is_true = np.arange(k) == labels[:, None]
+        self.is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
+        self.is_hit = self.is_true & self.is_predicted
+        proba_of_true = (proba * self.is_true).sum(axis=1)
+        self.log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
+        self.brier = ((proba - self.is_true) ** 2).sum(axis=1)
+        is_right = self.is_hit.any(axis=1)[:, None]
         confidence = proba.max(axis=1)[:, None]
-        self.gap = confidence_bins(confidence) * (confidence - right)
-        # The area of labels alone needs no sorting: see `statistics`.
-        is_labels = bool((proba == self.predicted).all())
-        columns = [] if is_labels else zip(self.true.T, proba.T, strict=True)
-        self.areas = [auroc_statistic(true, score) for true, score in columns]
+        self.gap = confidence_bins(confidence) * (confidence - is_right)
+        self.areas = []
+        is_labels = bool((proba == self.is_predicted).all())
+        if not is_labels:  # whose area needs no sorting: see `statistics`
+            for is_positive, score in zip(self.is_true.T, proba.T, strict=True):
+                self.areas.append(auroc_statistic(is_positive, score))
 
     def statistics(self, weights: Floats) -> dict[str, Floats]:
-        """Map weights (draws, n) to metrics (draws,), by class (draws, k)."""
-        total = weights.sum(axis=1)
-        true = weights @ self.true
-        predicted = weights @ self.predicted
-        hit = weights @ self.hit
-        other = total[:, None] - true
-        sensitivity = hit / true
-        f1 = 2 * hit / (true + predicted)
-        specificity = (other - predicted + hit) / other
+        """Return metrics (draws,), and those by class (draws, k), by name.
+
+        `weights` (draws, n) say how often each draw holds each row.
+        """
+        n_rows = weights.sum(axis=1)
+        n_true = weights @ self.is_true
+        n_predicted = weights @ self.is_predicted
+        n_hit = weights @ self.is_hit
+        n_other = n_rows[:, None] - n_true
+        n_true_negative = n_other - n_predicted + n_hit
+        sensitivity = n_hit / n_true
+        f1 = 2 * n_hit / (n_true + n_predicted)
+        specificity = n_true_negative / n_other
         # Labels alone put each class into two ranks, whose area is this mean.
         auroc = (sensitivity + specificity) / 2
         if self.areas:
             auroc = np.column_stack([area(weights) for area in self.areas])
-        gap = weights @ self.gap / total[:, None]
+        gap = weights @ self.gap / n_rows[:, None]
+        gap_on_sample = self.gap.mean(axis=0)
         return {
-            "accuracy": hit.sum(axis=1) / total,
+            "accuracy": n_hit.sum(axis=1) / n_rows,
             "balanced_accuracy": np.nanmean(sensitivity, axis=1),
             "macro_f1": np.nanmean(f1, axis=1),
             "auroc": np.nanmean(_distinct_areas(auroc), axis=1),
-            "log_loss": weights @ self.loss / total,
-            "brier": weights @ self.brier / total,
+            "log_loss": weights @ self.log_loss / n_rows,
+            "brier": weights @ self.brier / n_rows,
             "ece": np.abs(gap).sum(axis=1),
-            "ece_noise": np.abs(gap - self.gap.mean(axis=0)).sum(axis=1),
+            "ece_noise": np.abs(gap - gap_on_sample).sum(axis=1),
             "class_sensitivity": sensitivity,
             "class_specificity": specificity,
-            "class_precision": hit / predicted,
+            "class_precision": n_hit / n_predicted,
             "class_f1": f1,
             "class_auroc": auroc,
         }
 
 
 def confidence_bins(confidence: Floats) -> Bools:
-    """Return in which bin (low, high] of `EDGES` confidences (n, 1) lie, (n, bins)."""
+    """Return a mask (n, bins) of the bin of `EDGES` that each confidence (n, 1) is in.
+
+    A confidence is above 0, since some class is the most probable.
+    """
     at_most_one = np.minimum(confidence, 1)  # whatever the rounding of softmax
     return np.asarray((EDGES[:-1] < at_most_one) & (at_most_one <= EDGES[1:]))
 
 
-def _check_input(
+def _checked_input(
     y: ArrayLike, predicted: ArrayLike, classes: Sequence[str] | None
 ) -> tuple[Ints, Floats, list[str]]:
-    """Return labels (n,), probabilities (r, n, k) and names of classes, checked."""
+    """Return labels (n,), probabilities (r, n, k) and names (k,) of classes, checked.
+
+    Predicted labels become probabilities of 0 and 1, of one repeat.
+    """
     labels = class_indices(y)
     given = np.asarray(predicted)
     if given.ndim == 1:
@@ -267,15 +286,21 @@ def _check_input(
 
 
 def _per_class_intervals(
-    resampled: dict[str, Resampled], true: Bools, predicted: Bools, codes: Ints
+    resampled: dict[str, Resampled],
+    is_true: Bools,
+    is_predicted: Bools,
+    group_of_row: Ints,
 ) -> dict[str, pd.DataFrame]:
-    """Return value, low and high of each class, for each of `PER_CLASS`.
+    """Return for each of `PER_CLASS` a table of value, low and high by class.
 
-    `true` (n, k) and `predicted` (r, n, k) say how many groups a number rests on.
+    `is_true` (n, k) and `is_predicted` (r, n, k) tell how many groups each number rests
+    on; of several repeats, those of the repeat that has the fewest.
     """
-    n_true = groups_with(true, codes)
-    n_other = groups_with(~true, codes)
-    n_predicted = np.min([groups_with(one, codes) for one in predicted], axis=0)
+    n_true = count_groups_with(is_true, group_of_row)
+    n_other = count_groups_with(~is_true, group_of_row)
+    n_predicted = np.min(
+        [count_groups_with(repeat, group_of_row) for repeat in is_predicted], axis=0
+    )
     n_groups = {
         "sensitivity": n_true,
         "specificity": n_other,
@@ -285,49 +310,56 @@ def _per_class_intervals(
     }
     tables = {}
     for key in PER_CLASS:
-        numbers = resampled[f"class_{key}"]
+        by_class = resampled[f"class_{key}"]
         if key == "auroc":
-            exact_bounds = newcombe(numbers.value, n_true, n_other)
+            exact_bounds = newcombe(by_class.value, n_true, n_other)
         else:
-            exact_bounds = clopper_pearson(numbers.value, n_groups[key])
-        tables[key] = intervals(numbers, n_groups[key], exact_bounds)
+            exact_bounds = clopper_pearson(by_class.value, n_groups[key])
+        tables[key] = intervals(by_class, n_groups[key], exact_bounds)
     return tables
 
 
 def _overall_intervals(
     resampled: dict[str, Resampled], per_class: dict[str, pd.DataFrame], n_groups: int
 ) -> pd.DataFrame:
-    """Return value, low and high of each of `METRICS`."""
+    """Return a table of value, low and high, a row for each of `METRICS`.
+
+    `per_class` is as from `_per_class_intervals`. Metrics that are shares, means over
+    classes, or biased have other intervals than `intervals` gives without exact bounds.
+    """
     table = pd.concat([intervals(resampled[name], n_groups) for name in METRICS])
     table.index = pd.Index(METRICS, name="metric")
     exact = clopper_pearson(resampled["accuracy"].value, n_groups)[:, None]
     table.loc["accuracy"] = intervals(resampled["accuracy"], n_groups, exact).iloc[0]
     areas = per_class["auroc"]
-    for name, of_classes in (
-        ("balanced_accuracy", per_class["sensitivity"]),
-        ("macro_f1", per_class["f1"]),
-        ("auroc", areas.iloc[1:] if len(areas) == 2 else areas),
-    ):
+    means_over_classes = {
+        "balanced_accuracy": per_class["sensitivity"],
+        "macro_f1": per_class["f1"],
+        "auroc": areas.iloc[1:] if len(areas) == 2 else areas,  # as `_distinct_areas`
+    }
+    for name, of_classes in means_over_classes.items():
         table.loc[name] = _mean_interval(table.loc[name], of_classes)
     table.loc["ece"] = _ece_interval(resampled, n_groups)
-    table["low"] = table["low"].clip(lower=0)
+    table["low"] = table["low"].clip(lower=0)  # as no metric can be negative
     return table
 
 
 def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float]:
-    """Extend a mean's interval to the one that those of its classes imply.
+    """Extend the interval of a mean over classes to what the classes' own imply.
 
     Draws of the mean do not show what is unknown of a class without errors; its own
     interval does. Squared distances to the ends add up where classes are independent
-    (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702).
+    (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702). Both arguments hold
+    value, low and high; so does what is returned.
     """
-    value, low, high = of_classes.dropna().to_numpy().T
-    below = np.sqrt(((value - low) ** 2).sum()) / len(value)
-    above = np.sqrt(((high - value) ** 2).sum()) / len(value)
+    known = of_classes.dropna()
+    value, low, high = (known[name].to_numpy() for name in ("value", "low", "high"))
+    to_low = np.sqrt(((value - low) ** 2).sum()) / len(known)
+    to_high = np.sqrt(((high - value) ** 2).sum()) / len(known)
     return {
         "value": mean["value"],
-        "low": min(mean["low"], mean["value"] - below),
-        "high": min(1.0, max(mean["high"], mean["value"] + above)),
+        "low": min(mean["low"], mean["value"] - to_low),
+        "high": min(1.0, max(mean["high"], mean["value"] + to_high)),
     }
 
 
@@ -336,8 +368,8 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, f
 
     With the gaps g of the bins on the sample and g* on a draw, the error is ``Σ|g|``,
     and its noise ``Σ|g* - g|``. The interval goes down by the noise's 97.5% quantile,
-    and up by what the 2.5% quantile of the draws' errors lies below the error (the
-    basic bootstrap); both times the factor for few groups.
+    and up by as much as the 2.5% quantile of the draws' errors lies below the sample's
+    (the basic bootstrap); both times `small_sample_factor`.
     """
     value = float(resampled["ece"].value)
     noise = float(np.quantile(resampled["ece_noise"].draws, 0.975))
@@ -350,10 +382,10 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, f
     }
 
 
-def _side_by_side(
+def _per_class_table(
     per_class: dict[str, pd.DataFrame], names: list[str], support: Ints
 ) -> pd.DataFrame:
-    """Return one row for each class: x, x_low, x_high for each x, and support."""
+    """Join the tables of `_per_class_intervals` to `Evaluation.per_class`."""
     columns: dict[str, NDArray[Any]] = {}
     for key, table in per_class.items():
         columns[key] = table["value"].to_numpy()
@@ -364,8 +396,8 @@ def _side_by_side(
 
 
 def _confusion(labels: Ints, repeats: Floats) -> Ints:
-    """Count true classes by predicted ones, (k, k), over all repeats."""
-    _, _, k = repeats.shape
+    """Count rows by true class and predicted class, (k, k), over all repeats."""
+    k = repeats.shape[2]
     counts = np.zeros((k, k), np.int64)
     for proba in repeats:
         np.add.at(counts, (labels, proba.argmax(axis=1)), 1)
@@ -373,5 +405,5 @@ def _confusion(labels: Ints, repeats: Floats) -> Ints:
 
 
 def _distinct_areas(auroc: Floats) -> Floats:
-    """Leave out the first of two classes, whose area is that of the second."""
+    """Return areas (draws, k) without the first of two classes: both are the same."""
     return auroc[:, 1:] if auroc.shape[1] == 2 else auroc

@@ -24,15 +24,18 @@ from cliplib.tables.splits import class_indices, group_codes
 
 NORMAL_QUANTILE = float(ndtri(0.975))  # 1.96
 
-# Maps weights of the rows (draws, n) to arrays (draws,) or (draws, m) by name.
 Statistic = Callable[[Floats], Mapping[str, Floats]]
+"""Maps weights of the rows (draws, n) to arrays (draws,) or (draws, m) by name.
+
+A weight is how often the draw holds the row.
+"""
 
 
 class Resampled(NamedTuple):
-    """A statistic on the sample, () or (m,), and on draws, (n_boot,) or (n_boot, m)."""
+    """One statistic, or m of them, on the sample and on each draw."""
 
-    value: Floats
-    draws: Floats
+    value: Floats  # () or (m,)
+    draws: Floats  # (n_boot,) or (n_boot, m)
 
 
 class Share(NamedTuple):
@@ -44,35 +47,37 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Share:
-        """Return the value or difference of a row of `intervals` or `compare`."""
+        """Read a row of `intervals`, or of `compare` for a difference."""
         value = row["value"] if "value" in row else row["difference"]
         return cls(float(value), float(row["low"]), float(row["high"]))
 
     @classmethod
     def of_metric(cls, row: Mapping[str, Any], name: str) -> Share:
-        """Return the share in the columns name, name_low and name_high of a row."""
-        return cls(*(float(row[key]) for key in (name, f"{name}_low", f"{name}_high")))
+        """Read the columns name, name_low and name_high of `Evaluation.per_class`."""
+        low = float(row[f"{name}_low"])
+        high = float(row[f"{name}_high"])
+        return cls(float(row[name]), low, high)
 
     def __neg__(self) -> Share:
         """Return the difference the other way round: b - a for a - b."""
         return Share(-self.value, -self.high, -self.low)
 
     def minus(self, other: Share) -> Share:
-        """Return the difference to an independent share.
+        """Return this share less an independent one, with the difference's interval.
 
-        By the two intervals (Zou and Donner, Statistics in Medicine 27, 2008, 1693-
-        1702): no draws are needed, and they may be lopsided.
+        It follows from the two intervals, which need not be symmetric (Zou and Donner,
+        Statistics in Medicine 27, 2008, 1693-1702); no draws are needed.
         """
         value = self.value - other.value
-        down = math.hypot(self.value - self.low, other.high - other.value)
-        up = math.hypot(self.high - self.value, other.value - other.low)
-        return Share(value, value - down, value + up)
+        to_low = math.hypot(self.value - self.low, other.high - other.value)
+        to_high = math.hypot(self.high - self.value, other.value - other.low)
+        return Share(value, value - to_low, value + to_high)
 
 
 def bootstrap(
-    statistic: Statistic, codes: Ints, *, n_boot: int = 2000, seed: int = 0
+    statistic: Statistic, group_of_row: Ints, *, n_boot: int = 2000, seed: int = 0
 ) -> dict[str, Resampled]:
-    """Compute statistics on the sample and on draws of its groups.
+    """Compute statistics on the sample and on draws of its groups, with replacement.
 
     Own code, because no library draws groups as weights of the rows: a statistic then
     is a product of matrices, for hundreds of draws at once.
@@ -81,8 +86,8 @@ def bootstrap(
     ----------
     statistic
         Maps weights of the rows, (draws, n), to arrays (draws,) or (draws, m) by name.
-        0 / 0 is NaN there, and so is the mean of nothing.
-    codes
+        0 / 0 is NaN there, and so is the mean of nothing, without a warning.
+    group_of_row
         Groups (n,), numbered from 0.
     n_boot
         Number of draws.
@@ -90,7 +95,7 @@ def bootstrap(
         With equal seeds and numbers of groups the draws are equal: statistics of
         separate calls stay paired.
     """
-    n_groups = int(codes.max()) + 1
+    n_groups = int(group_of_row.max()) + 1
     if n_groups < 10:
         warnings.warn(
             f"There are only {n_groups} groups of images: the intervals are wide, and"
@@ -98,14 +103,15 @@ def bootstrap(
             stacklevel=3,
         )
     rng = np.random.default_rng(seed)
-    chunk = max(1, 2**20 // len(codes))  # bounds the memory, not the draws
+    n = len(group_of_row)
+    draws_at_once = max(1, 2**20 // n)  # bounds the memory
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        on_sample = statistic(np.ones((1, len(codes))))
+        on_sample = statistic(np.ones((1, n)))
         on_draws = []
-        for start in range(0, n_boot, chunk):
-            size = (min(chunk, n_boot - start), n_groups)
-            group_weights = _counts_by_row(rng.integers(0, n_groups, size), n_groups)
-            on_draws.append(statistic(group_weights[:, codes].astype(float)))
+        for start in range(0, n_boot, draws_at_once):
+            size = (min(draws_at_once, n_boot - start), n_groups)
+            group_weights = _counts_by_draw(rng.integers(0, n_groups, size))
+            on_draws.append(statistic(group_weights[:, group_of_row].astype(float)))
     return {
         name: Resampled(value[0], np.concatenate([draws[name] for draws in on_draws]))
         for name, value in on_sample.items()
@@ -118,7 +124,7 @@ def intervals(
     exact_bounds: Floats | None = None,
     names: Sequence[Any] | pd.Index | None = None,
 ) -> pd.DataFrame:
-    """Turn draws into intervals.
+    """Turn values and draws of m statistics into a table with 95% intervals.
 
     Percentiles of the draws are amended twice.
 
@@ -132,14 +138,15 @@ def intervals(
     Parameters
     ----------
     resampled
-        Values and draws of m statistics.
+        As from `bootstrap`.
     n_groups
-        Number of groups that each rests on, such as those under its fraction bar.
+        Number of groups that each statistic rests on, (m,) or one for all, such as
+        those with rows in its denominator.
     exact_bounds
         Lower and upper bounds (2, m) of statistics from 0 to 1, by `clopper_pearson` or
         `newcombe`; NaN for statistics that are no shares.
     names
-        Index of the table.
+        Index of the table, (m,).
 
     Returns
     -------
@@ -150,36 +157,36 @@ def intervals(
     """
     value = np.atleast_1d(resampled.value)
     draws = resampled.draws.reshape(-1, len(value))
-    counts = np.broadcast_to(n_groups, value.shape)
+    group_counts = np.broadcast_to(n_groups, value.shape)
     if exact_bounds is None:
         exact_bounds = np.full((2, len(value)), np.nan)
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        bounds = np.nanquantile(draws, [0.025, 0.975], axis=0)
-    bounds = _widened_for_few_groups(value, bounds, counts)
-    bounds = _extended_to_exact(bounds, exact_bounds)
     is_share = ~np.isnan(exact_bounds[0])
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        bounds = np.nanquantile(draws, [0.025, 0.975], axis=0)  # (2, m): low, high
+    bounds = _widened_for_few_groups(value, bounds, group_counts)
+    bounds = _extended_to_exact(bounds, exact_bounds)
     bounds = np.where(is_share, np.clip(bounds, 0, 1), bounds)
-    least_known = np.where(is_share, [[0], [1]], np.nan)
-    bounds = np.where(counts == 1, least_known, bounds)
+    of_one_group = np.where(is_share, [[0], [1]], np.nan)
+    bounds = np.where(group_counts == 1, of_one_group, bounds)
     bounds = np.where(np.isnan(value), np.nan, bounds)
     low, high = bounds
     return pd.DataFrame({"value": value, "low": low, "high": high}, index=names)
 
 
 def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Floats:
-    """Move bounds (2, m) away from the values by what draws of few groups lack."""
-    factor = small_sample_factor(np.maximum(n_groups, 2))
+    """Multiply the distances of bounds (2, m) from values by `small_sample_factor`.
+
+    A bound on the wrong side of its value stays where it is.
+    """
+    factor = small_sample_factor(np.maximum(n_groups, 2))  # none is defined for one
     low, high = bounds
-    return np.stack(
-        [
-            np.minimum(low, value - factor * (value - low)),
-            np.maximum(high, value + factor * (high - value)),
-        ]
-    )
+    widened_low = value - factor * (value - low)
+    widened_high = value + factor * (high - value)
+    return np.stack([np.minimum(low, widened_low), np.maximum(high, widened_high)])
 
 
 def _extended_to_exact(bounds: Floats, exact_bounds: Floats) -> Floats:
-    """Extend intervals (2, m) that reach 0 or 1 to the exact ones, if there are any."""
+    """Extend intervals (2, m) that reach 0 or 1 to hold the exact ones, unless NaN."""
     low, high = bounds
     exact_low, exact_high = exact_bounds
     extended = np.stack([np.fmin(low, exact_low), np.fmax(high, exact_high)])
@@ -188,51 +195,58 @@ def _extended_to_exact(bounds: Floats, exact_bounds: Floats) -> Floats:
 
 
 def small_sample_factor(n_groups: ArrayLike) -> Floats:
-    """Return by how much percentiles of draws of n groups are too near to the value."""
+    """Return the factor, above 1, by which percentiles of draws must leave the value.
+
+    For n groups, 2 or more, it puts Student's quantile in place of the normal one, and
+    a standard deviation divided by n - 1 in place of one divided by n.
+    """
     n = np.asarray(n_groups, float)
     students_quantile = stdtrit(n - 1, 0.975)
     return np.asarray(students_quantile / NORMAL_QUANTILE * np.sqrt(n / (n - 1)))
 
 
 def clopper_pearson(share: ArrayLike, n: ArrayLike) -> Floats:
-    """Return the exact binomial interval (2, m) of shares of n (Clopper, Pearson 1934).
+    """Return the exact binomial intervals (2, m) of shares (m,) of n (m,) trials.
 
-    Between whole numbers of hits it is interpolated by the beta distribution.
+    Clopper and Pearson 1934; where share times n is no whole number of hits, the beta
+    distribution interpolates.
     """
     total = np.asarray(n, float)
     hits = np.asarray(share) * total
     low = betaincinv(hits, total - hits + 1, 0.025)
     high = betaincinv(hits + 1, total - hits, 0.975)
-    # At its ends the beta distribution is a point.
+    # Without hits, or without misses, the interval ends at 0 or 1.
     return np.stack([np.where(hits == 0, 0, low), np.where(hits == total, 1, high)])
 
 
 def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> Floats:
-    """Return the interval (2, m) of areas under the ROC curve from their sizes alone.
+    """Return intervals (2, m) of areas under ROC curves (m,), without any draws.
 
-    Method 5 of Newcombe (Statistics in Medicine 25, 2006, 559-573): all areas from
-    which the one found is less than 1.96 standard errors away, the error being Hanley
-    and McNeil's (1982) at the area supposed. It has a width at an area of 1, too.
+    They follow from the numbers of positives and negatives, (m,). Method 5 of Newcombe
+    (Statistics in Medicine 25, 2006, 559-573): all areas from which the one found is
+    less than 1.96 standard errors away, the error being Hanley and McNeil's (1982) at
+    the area supposed. An area of 1 has an interval of some width, too.
     """
     found = np.asarray(area, float)
-    m = np.asarray(n_positive, float)
+    m = np.asarray(n_positive, float)  # the source's letters
     n = np.asarray(n_negative, float)
 
-    def is_within(supposed: Floats) -> Bools:
+    def is_in_interval(supposed: Floats) -> Bools:
+        # The squared standard error is the variance divided by m n.
         spread = (1 - supposed) / (2 - supposed) + supposed / (1 + supposed)
         variance = supposed * (1 - supposed) * (1 + ((m + n) / 2 - 1) * spread)
-        distance = (found - supposed) ** 2
-        return np.asarray(distance * m * n <= NORMAL_QUANTILE**2 * variance)
+        squared_distance = (found - supposed) ** 2
+        return np.asarray(squared_distance * m * n <= NORMAL_QUANTILE**2 * variance)
 
     ends = []
-    for limit in (0.0, 1.0):
+    for limit in (0.0, 1.0):  # bisection: the end lies between inside and outside
         outside = np.full(found.shape, limit)
         inside = found
-        for _ in range(50):  # halve the distance until it is below any rounding
+        for _ in range(50):  # until the distance is below any rounding
             middle = (outside + inside) / 2
-            within = is_within(middle)
-            inside = np.where(within, middle, inside)
-            outside = np.where(within, outside, middle)
+            goes_on = is_in_interval(middle)
+            inside = np.where(goes_on, middle, inside)
+            outside = np.where(goes_on, outside, middle)
         ends.append(inside)
     return np.where(np.isnan(found), np.nan, np.stack(ends))
 
@@ -245,9 +259,9 @@ def ratio_intervals(
     n_boot: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compute the sum of each column over that of the denominator, with intervals.
+    """Divide each column's sum by that of its denominator, with 95% intervals.
 
-    A mean has the denominator 1, a sensitivity counts hits over rows of the class.
+    For a mean the denominator is 1; a sensitivity divides hits by rows of the class.
 
     Parameters
     ----------
@@ -258,6 +272,8 @@ def ratio_intervals(
         Number, (n,) or (n, m). A row counts where its denominator is above 0.
     groups
         Groups (n,); without them each row is its own.
+    n_boot, seed
+        As in `bootstrap`.
 
     Returns
     -------
@@ -265,44 +281,56 @@ def ratio_intervals(
         value, low and high, a row for each column.
     """
     columns = pd.DataFrame(numerator)
-    below = np.asarray(denominator, float)
-    below = below[:, None] if below.ndim == 1 else below
-    below = np.broadcast_to(below, columns.shape)
-    above = np.where(below > 0, columns.to_numpy(float), 0)
-    codes = group_codes(groups, len(columns), at_least=1)
+    denominators = np.asarray(denominator, float)
+    if denominators.ndim == 1:
+        denominators = denominators[:, None]
+    denominators = np.broadcast_to(denominators, columns.shape)
+    is_counted = denominators > 0
+    numerators = np.where(is_counted, columns.to_numpy(float), 0)
+    group_of_row = group_codes(groups, len(columns), at_least=1)
 
     def ratios(weights: Floats) -> dict[str, Floats]:
-        return {"ratio": (weights @ above) / (weights @ below)}
+        return {"ratio": (weights @ numerators) / (weights @ denominators)}
 
-    resampled = bootstrap(ratios, codes, n_boot=n_boot, seed=seed)["ratio"]
-    n_groups = groups_with(below > 0, codes)
+    resampled = bootstrap(ratios, group_of_row, n_boot=n_boot, seed=seed)["ratio"]
+    n_groups = count_groups_with(is_counted, group_of_row)
     is_share = [dtype.kind == "b" for dtype in columns.dtypes]
     exact = clopper_pearson(resampled.value, n_groups)
     exact_bounds = np.where(is_share, exact, np.nan)
     return intervals(resampled, n_groups, exact_bounds, columns.columns)
 
 
-def groups_with(columns: Bools, codes: Ints) -> Ints:
-    """Count the groups that have a true row, for each column of (n, m)."""
-    return np.asarray(pd.DataFrame(columns).groupby(codes).any().sum(), np.int64)
+def count_groups_with(columns: Bools, group_of_row: Ints) -> Ints:
+    """Return for each column of (n, m) how many groups have a true row in it, (m,)."""
+    return np.asarray(pd.DataFrame(columns).groupby(group_of_row).any().sum(), np.int64)
 
 
 def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats]:
-    """Return the area under the ROC curve as a function of weights (draws, n).
+    """Return a function from weights (draws, n) to the area under the ROC curve.
 
-    It is the share of pairs in the right order, ties counting half (Hanley and McNeil
+    The area, (draws,), is the weighted share of pairs of a positive and a negative row
+    in which the positive has the higher score, ties counting half (Hanley and McNeil
     1982). Scores are sorted once for all draws.
+
+    Parameters
+    ----------
+    positive
+        Whether each row is of the class that high scores speak for, (n,).
+    score
+        (n,)
     """
     order = np.argsort(score[~positive], kind="stable")
     negatives = np.flatnonzero(~positive)[order]
+    # How many negatives have a lower score than each positive, and an equal or lower.
     n_below = np.searchsorted(score[negatives], score[positive], "left")
     n_not_above = np.searchsorted(score[negatives], score[positive], "right")
 
     def area(weights: Floats) -> Floats:
-        # Row i: the weight of the i negatives of the lowest scores.
+        # Row i, (draws,), is the weight of the i negatives of the lowest scores.
         weight_of_lowest = np.zeros((len(negatives) + 1, len(weights)))
         np.cumsum(weights.T[negatives], axis=0, out=weight_of_lowest[1:])
         positive_weights = weights.T[positive]
+        # (positives, draws): the mean of both sums counts ties half.
         beaten = (weight_of_lowest[n_below] + weight_of_lowest[n_not_above]) / 2
         n_pairs = positive_weights.sum(axis=0) * weight_of_lowest[-1]
         return np.asarray(np.einsum("pd,pd->d", positive_weights, beaten) / n_pairs)
@@ -328,27 +356,30 @@ def compare(
     a, b
         Predicted labels (n,), probabilities (n, k) or those of repeats (r, n, k), whose
         accuracies are averaged. With probabilities, labels are indices.
+    groups, n_boot, seed
+        As in `ratio_intervals`.
 
     Returns
     -------
     pd.Series
-        difference (a less b), low, high, and p: the share of paired bootstrap
-        differences, widened as the interval is, at least as far from the observed one
-        as that is from 0 (Davison and Hinkley 1997, section 4.4).
+        difference (accuracy of a less that of b), low, high, and p: the share of paired
+        bootstrap differences, widened as the interval is, at least as far from the
+        observed one as that is from 0 (Davison and Hinkley 1997, section 4.4).
 
     Raises
     ------
     ValueError
         Where labels and predictions do not fit together, or one is missing (NaN).
     """
+    # Of each row: 1 where only a is right, -1 where only b is.
     gain = _share_right(y, a, "a") - _share_right(y, b, "b")
-    codes = group_codes(groups, len(gain))
+    group_of_row = group_codes(groups, len(gain))
 
     def mean_gain(weights: Floats) -> dict[str, Floats]:
         return {"gain": weights @ gain / weights.sum(axis=1)}
 
-    resampled = bootstrap(mean_gain, codes, n_boot=n_boot, seed=seed)["gain"]
-    n_groups = codes.max() + 1
+    resampled = bootstrap(mean_gain, group_of_row, n_boot=n_boot, seed=seed)["gain"]
+    n_groups = group_of_row.max() + 1
     interval = intervals(resampled, n_groups).iloc[0]
     distance = np.abs(resampled.draws - resampled.value) * small_sample_factor(n_groups)
     # Rounding must not decide ties between draws and the observed difference.
@@ -373,6 +404,8 @@ def compare_all(
 ) -> pd.DataFrame:
     """Compare all pairs of two or more classifiers by `compare`.
 
+    `predictions` maps their names to what `compare` takes.
+
     Returns
     -------
     pd.DataFrame
@@ -392,20 +425,27 @@ def compare_all(
     table = pd.DataFrame(rows)
     ordered = table["p"].sort_values(kind="stable")
     n_hypotheses_left = np.arange(len(ordered), 0, -1)
-    # Assigned by index, so each goes back to its row.
+    # pandas assigns by index: each corrected p goes to the row of its pair.
     table["p_holm"] = (ordered * n_hypotheses_left).cummax().clip(upper=1)
     return table
 
 
-def _counts_by_row(drawn: Ints, n_groups: int) -> Ints:
-    """Count in each row of (draws, n_groups) how often each group was drawn."""
-    offset = n_groups * np.arange(len(drawn))[:, None]
-    counts = np.bincount((drawn + offset).ravel(), minlength=drawn.size)
-    return counts.reshape(drawn.shape)
+def _counts_by_draw(drawn: Ints) -> Ints:
+    """Return how often each draw holds each group, (draws, n_groups).
+
+    A row of `drawn` (draws, n_groups) holds the numbers of the groups that were drawn.
+    """
+    n_draws, n_groups = drawn.shape
+    draw = np.arange(n_draws)[:, None]
+    codes = draw * n_groups + drawn  # another one for each draw and group
+    return np.bincount(codes.ravel(), minlength=codes.size).reshape(codes.shape)
 
 
 def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
-    """Return in what share of the repeats each row is predicted rightly, (n,)."""
+    """Return in what share of the repeats each row is predicted rightly, (n,).
+
+    Of labels (n,) it is 0 or 1. Errors name the argument that `predicted` was given as.
+    """
     given = np.asarray(predicted)
     if given.ndim == 1:
         labels = np.asarray(y)
@@ -427,7 +467,7 @@ def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
 
 
 def _check_labels(labels: Any, argument: str) -> None:
-    """Refuse labels that are no (n,), or of which one is missing."""
+    """Refuse labels that are not (n,), are empty, or of which one is missing."""
     if labels.ndim != 1 or not len(labels):
         raise ValueError(f"{argument}: labels must be (n,), and not {labels.shape}.")
     missing = int(pd.isna(labels).sum())
@@ -436,11 +476,14 @@ def _check_labels(labels: Any, argument: str) -> None:
 
 
 def _are_names(labels: Any) -> bool:
+    """Tell strings from numbers, also in an array of objects."""
     return bool(pd.api.types.infer_dtype(labels) == "string")
 
 
 def checked_proba(labels: Ints, predicted: Any, argument: str) -> Floats:
-    """Return probabilities (n, k), or of repeats, as (r, n, k), for labels (n,).
+    """Return probabilities as (r, n, k), from (n, k) or from r repeats (r, n, k).
+
+    Labels (n,) are column numbers; errors name the argument.
 
     Raises
     ------

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 
 from cliplib.app.decision_aid import WHY_NO_KERNEL
-from cliplib.app.measure import KERNEL, POOLED, Evidence
+from cliplib.app.evidence import KERNEL, POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
 
 MOST_ROWS = 12
+"""Of a table, that are shown."""
 MOST_PICTURES = 12
 
 
@@ -98,7 +99,10 @@ class Document:
 
 
 def document(evidence: Evidence, title: str = "") -> Document:
-    """Return the evidence as a document; without a title it bears the folder's name."""
+    """Return the evidence as a document.
+
+    Its title is by default the folder's name, unless the request is anonymous.
+    """
     name = Path(evidence.request.folder).resolve().name
     if evidence.request.anonymous:
         name = "A folder of images"
@@ -128,7 +132,7 @@ def document(evidence: Evidence, title: str = "") -> Document:
 
 
 def table_of(caption: str, frame: pd.DataFrame) -> Table:
-    """Return a data frame as a table of texts, its index as the first columns."""
+    """Return a data frame as a table of texts; an index with a name comes first."""
     if frame.index.name is not None:
         frame = frame.reset_index()
     rows = [[_text(cell) for cell in row] for row in frame.itertuples(index=False)]
@@ -136,13 +140,13 @@ def table_of(caption: str, frame: pd.DataFrame) -> Table:
 
 
 def _shares_of(frame: pd.DataFrame) -> pd.Series:
-    """Return the columns value, low and high as one of shares."""
+    """Join the columns value, low and high to one of `Share`s, by the same index."""
     shares = [Share.of(row) for _, row in frame.iterrows()]
     return pd.Series(shares, frame.index, dtype=object)
 
 
 def _text(cell: Any) -> str:
-    """Write a cell: a share in per cent, a truth value as "yes" or "", or a number."""
+    """Write a cell on one line: a share in per cent, a truth value as "yes" or ""."""
     if isinstance(cell, Share):
         return percent(cell)
     if isinstance(cell, bool | np.bool_):
@@ -152,9 +156,10 @@ def _text(cell: Any) -> str:
 
 def _images(evidence: Evidence) -> Iterator[Block]:
     """Yield images of each class, their numbers, and what could not be read."""
-    groups = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
-    first = groups.drop_duplicates("group").groupby("class").head(2)
-    rows = first.sort_values("class", kind="stable").index[:MOST_PICTURES]
+    images = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
+    one_a_group = images.drop_duplicates("group")
+    two_a_class = one_a_group.groupby("class").head(2)
+    rows = two_a_class.sort_values("class", kind="stable").index[:MOST_PICTURES]
     yield Pictures(
         "Two images of each class.",
         [_picture(evidence, row, evidence.labels[row]) for row in rows],
@@ -170,7 +175,7 @@ def _images(evidence: Evidence) -> Iterator[Block]:
         if evidence.request.anonymous:
             listed = listed.groupby(listed).size().rename("files")
         yield table_of(
-            f"Files that could not be read and are left out{_first_of(len(listed))}.",
+            f"Files that could not be read and are left out{_cut_note(len(listed))}.",
             listed.head(MOST_ROWS).to_frame(),
         )
     if evidence.tiny:
@@ -180,15 +185,18 @@ def _images(evidence: Evidence) -> Iterator[Block]:
         )
 
 
-def _first_of(number: int, where: str = "answers.csv") -> str:
-    """Return what a caption says of a table that holds the first rows only."""
-    if number <= MOST_ROWS:
+def _cut_note(n_rows: int, whole_in: str = "answers.csv") -> str:
+    """Return what a caption adds if only the first `MOST_ROWS` rows are shown.
+
+    `whole_in` names the file with all of them.
+    """
+    if n_rows <= MOST_ROWS:
         return ""
-    return f", the first {MOST_ROWS} of {number:,}; all are in {where}"
+    return f", the first {MOST_ROWS} of {n_rows:,}; all are in {whole_in}"
 
 
 def _picture(evidence: Evidence, row: int, title: str) -> Picture:
-    """Return the image of a row of the table, with its name below."""
+    """Return the image of a row of the feature table, its name below."""
     return Picture(evidence.images[row], title, evidence.names[row])
 
 
@@ -207,9 +215,9 @@ def _copies(evidence: Evidence) -> Iterator[Block]:
 
 
 def pictures_of_copies(evidence: Evidence) -> Pictures:
-    """Return the pairs of copies to look at first."""
+    """Return the first pairs of copies, the two images of a pair side by side."""
     pairs = evidence.pairs.head(MOST_PICTURES // 2)
-    rows = pairs[["row_a", "row_b"]].to_numpy().ravel()
+    rows = pairs[["row_a", "row_b"]].to_numpy().ravel()  # a, b, a, b, …
     return Pictures(
         f"{len(pairs)} of {len(evidence.copies):,} pairs of copies; all are in "
         "copies.csv. Those with two labels come first.",
@@ -221,15 +229,16 @@ def _merged(evidence: Evidence) -> Table:
     """Return the declared groups that copies join, each with a pair that joins them."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
     joined = evidence.merged.head(MOST_ROWS)
-    images = joined[["image_a", "image_b"]].map(name_of.__getitem__)
-    columns = {"images that look the same": images.agg(" and ".join, axis=1)}
+    columns = {}
     if not evidence.request.anonymous:
-        groups = joined[["group_a", "group_b"]].agg(" and ".join, axis=1)
-        columns = {"groups": groups, **columns}
+        groups = joined[["group_a", "group_b"]]
+        columns["groups"] = groups.agg(" and ".join, axis=1)
+    images = joined[["image_a", "image_b"]].map(lambda id: name_of[id])
+    columns["images that look the same"] = images.agg(" and ".join, axis=1)
     return table_of(
         "Pairs of groups that were declared apart but hold copies of each other, and "
         "were therefore joined: often a fault of the data, to be looked at"
-        f"{_first_of(len(evidence.merged), 'copies.csv')}.",
+        f"{_cut_note(len(evidence.merged), 'copies.csv')}.",
         pd.DataFrame(columns),
     )
 
@@ -262,32 +271,34 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
     if evidence.request.anonymous:
         kinds = kinds.drop(columns="example")
     yield table_of(
-        f"Kinds of files and their classes{_first_of(len(kinds))}.",
+        f"Kinds of files and their classes{_cut_note(len(kinds))}.",
         kinds.head(MOST_ROWS),
     )
 
 
 def _methods(evidence: Evidence) -> Iterator[Block]:
-    """Yield the accuracy and the like of every method, tested by group."""
+    """Yield accuracy, balanced accuracy and macro F1 of every method, by group."""
     yield Text(
         "Each method is asked for images of groups that it was not trained on, in "
-        f"{evidence.n_splits} folds. That is what new images can expect. Where "
-        "relatives are trained on, as is often done, the difference is memory."
+        f"{evidence.n_splits} folds. That is what new images can expect. Where other "
+        "images of the same group are trained on, as is often done, the difference is "
+        "memory."
     )
     yield Plot(
         "Accuracy of every method, with 95% intervals over groups; the best probe also "
-        "where relatives were trained on.",
+        "by image, where other images of the same group were trained on.",
         "A row for each method, with a dot for its accuracy and its interval.",
         "accuracy_plot",
     )
     rows = {}
     for name, found in evidence.evaluations.items():
-        metrics = found.metrics
-        gain = "" if name == evidence.best else points(evidence.gains[name])
-        rows[name] = {
-            metric.replace("_", " "): Share.of(metrics.loc[metric])
-            for metric in metrics.index
-        } | {"the best is better by": gain}
+        row: dict[str, Share | str] = {
+            metric.replace("_", " "): Share.of(values)
+            for metric, values in found.metrics.iterrows()
+        }
+        is_best = name == evidence.best
+        row["the best is better by"] = "" if is_best else points(evidence.gains[name])
+        rows[name] = row
     yield table_of(
         "Every method by group, with 95% intervals. Balanced accuracy and macro F1 let "
         f"each class count alike. The best probe is the {evidence.best}; it reads the "
@@ -315,13 +326,13 @@ def _others(evidence: Evidence) -> Table:
 
 def _errors(evidence: Evidence) -> Iterator[Block]:
     """Yield sensitivity and precision by class, the confusion matrix, and errors."""
-    found = evidence.evaluations[evidence.best].per_class
-    columns = {"sensitivity": "found (sensitivity)", "precision": "right (precision)"}
-    rows = {
-        name: {"images": int(row["support"])}
-        | {title: percent(Share.of_metric(row, key)) for key, title in columns.items()}
-        for name, row in found.iterrows()
-    }
+    rows = {}
+    for name, found in evidence.evaluations[evidence.best].per_class.iterrows():
+        rows[name] = {
+            "images": int(found["support"]),
+            "found (sensitivity)": Share.of_metric(found, "sensitivity"),
+            "right (precision)": Share.of_metric(found, "precision"),
+        }
     yield table_of(
         "How much of each class is found, and how many answers of each class are "
         "right, with 95% intervals.",
@@ -338,12 +349,13 @@ def _errors(evidence: Evidence) -> Iterator[Block]:
 
 
 def pictures_of_errors(evidence: Evidence) -> Pictures:
-    """Return the errors to look at first, and what spoke for each answer."""
+    """Return the surest errors of the best probe, a heat map beside each."""
+    predicted = evidence.predicted[evidence.best]
     pictures = []
     for row, heat_map in evidence.errors:
-        said = evidence.table.classes[evidence.predicted[evidence.best][row]]
-        pictures.append(_picture(evidence, row, f"{evidence.labels[row]}, as {said}"))
-        pictures.append(Picture(heat_map, f"spoke for {said}"))
+        answer = evidence.table.classes[predicted[row]]
+        pictures.append(_picture(evidence, row, f"{evidence.labels[row]}, as {answer}"))
+        pictures.append(Picture(heat_map, f"spoke for {answer}"))
     return Pictures(
         "The errors of which the best probe was surest, one of each group: label "
         "and answer; beside each image, in red, what spoke for the answer.",
@@ -352,10 +364,10 @@ def pictures_of_errors(evidence: Evidence) -> Pictures:
 
 
 def _suspects(evidence: Evidence) -> Iterator[Block]:
-    """Yield the labels that confident learning doubts.
+    """Yield images whose labels confident learning doubts.
 
-    Another class reaches the mean probability of that class over the images labelled
-    with it, and is more probable than the labelled one.
+    That is where a class is more probable than the labelled one, and at least as
+    probable as it is on average for the images labelled with it.
     """
     suspects = evidence.suspects
     if suspects.empty:
@@ -369,14 +381,12 @@ def _suspects(evidence: Evidence) -> Iterator[Block]:
         f"There are {len(suspects):,}; answers.csv marks all of them."
     )
     classes = evidence.table.classes
-    first = suspects.head(MOST_PICTURES)
-    titles = [
-        f"{classes[row.given]}, likely {classes[row.likely]}"
-        for row in first.itertuples()
-    ]
+    pictures = []
+    for suspect in suspects.head(MOST_PICTURES).itertuples():
+        title = f"{classes[suspect.given]}, likely {classes[suspect.likely]}"
+        pictures.append(_picture(evidence, suspect.row, title))
     yield Pictures(
-        "The first of them, each with its label and the likely one.",
-        [_picture(evidence, r, t) for r, t in zip(first["row"], titles, strict=True)],
+        "The first of them, each with its label and the likely one.", pictures
     )
 
 
@@ -400,7 +410,7 @@ def _curve(evidence: Evidence) -> Iterator[Block]:
 
 
 def _trust(evidence: Evidence) -> Iterator[Block]:
-    """Yield calibration, risk by coverage, and the decision aid that rests on them."""
+    """Yield calibration, the risk-coverage curve, and facts on the decision aid."""
     yield Plot(
         f"Left: how often the {evidence.best} is right where it states a probability, "
         "with 95% intervals; on the line both agree. Right: the share of errors among "
@@ -418,21 +428,25 @@ def _trust(evidence: Evidence) -> Iterator[Block]:
 
 
 def _elsewhere(evidence: Evidence) -> Iterator[Block]:
-    """Yield sensitivities on images of another folder beside those of this one."""
+    """Yield sensitivities on another folder's images, if asked for, and on this one's.
+
+    The last row has the accuracies.
+    """
     away = evidence.elsewhere
     if away is None:
         return
-    left_out = ", ".join(f"{count} {why}" for why, count in away.left_out.items())
-    yield Text(
+    judged = (
         f"{len(away.table):,} images of another folder are judged by the "
         f"{evidence.best}, trained on all images of this one."
-        + f" Left out: {left_out}."
-        * bool(left_out)
     )
+    if len(away.left_out):
+        left_out = ", ".join(f"{count} {why}" for why, count in away.left_out.items())
+        judged += f" Left out: {left_out}."
+    yield Text(judged)
     home = evidence.evaluations[evidence.best]
     rows = {}
-    for name in away.found.per_class.index:
-        there = away.found.per_class.loc[name]
+    for name in away.evaluation.per_class.index:
+        there = away.evaluation.per_class.loc[name]
         rows[name] = {
             "images": int(there["support"]),
             "found here": Share.of_metric(home.per_class.loc[name], "sensitivity"),
@@ -441,7 +455,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
     rows["all"] = {
         "images": len(away.table),
         "found here": Share.of(home.metrics.loc["accuracy"]),
-        "found elsewhere": Share.of(away.found.metrics.loc["accuracy"]),
+        "found elsewhere": Share.of(away.evaluation.metrics.loc["accuracy"]),
     }
     yield table_of(
         "What is found of each class here, on groups not trained on, and elsewhere, "
@@ -451,7 +465,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
 
 
 def _erased(evidence: Evidence) -> Iterator[Block]:
-    """Yield the accuracy on images whose object is erased, and some of these images."""
+    """Yield the accuracy on images whose object is erased, if boxes were given."""
     erased = evidence.erased
     if erased is None:
         return
@@ -463,13 +477,13 @@ def _erased(evidence: Evidence) -> Iterator[Block]:
         "is used where the mirrored box does not meet the object.",
         table.rename_axis("images shown"),
     )
-    row_of = {name: row for row, name in enumerate(evidence.table.ids.tolist())}
-    cells = []
-    for name, before, after in erased.examples:
-        row = row_of[name]
-        cells.append(Picture(before, evidence.labels[row], evidence.names[row]))
-        cells.append(Picture(after, "object erased"))
-    yield Pictures("Some images, and what is left of them.", cells)
+    row_of = {id: row for row, id in enumerate(evidence.table.ids.tolist())}
+    pictures = []
+    for id, before, after in erased.examples:
+        row = row_of[id]
+        pictures.append(Picture(before, evidence.labels[row], evidence.names[row]))
+        pictures.append(Picture(after, "object erased"))
+    yield Pictures("Some images, and what is left of them.", pictures)
 
 
 def _made(evidence: Evidence) -> Iterator[Block]:
@@ -489,10 +503,9 @@ def _made(evidence: Evidence) -> Iterator[Block]:
 def method_paragraph(evidence: Evidence) -> str:
     """Return what a paper would say of the method."""
     table = evidence.table
-    declared = evidence.request.groups
-    kept = "near-duplicates (a perceptual hash confirmed by local detail)"
-    if declared:
-        kept += " and declared groups"
+    belonging = "near-duplicates (a perceptual hash confirmed by local detail)"
+    if evidence.request.groups:
+        belonging += " and declared groups"
     candidates = ", ".join(evidence.probes)
     left_out = ""
     if KERNEL not in evidence.probes:
@@ -500,8 +513,8 @@ def method_paragraph(evidence: Evidence) -> str:
     return (
         f"Images ({len(table):,}, {len(table.classes)} classes) were encoded by the "
         f"frozen vision tower of CLIP ({evidence.encoder_name}) and classified by "
-        f"light probes on its features. Images that belong together, {kept}, were kept "
-        f"together: {len(set(evidence.groups)):,} groups. Accuracy was measured "
+        f"light probes on its features. Images that belong together, {belonging}, were "
+        f"kept together: {len(set(evidence.groups)):,} groups. Accuracy was measured "
         f"by stratified {evidence.n_splits}-fold cross-validation over groups, each "
         "image being tested once; 95% intervals are from a bootstrap of 2,000 draws of "
         f"whole groups. Of {candidates}, the {evidence.best} had the highest accuracy "

@@ -43,7 +43,7 @@ CONDITION_COLOURS = {
     "by image": PALE,
     "before": PALE,
     "default": PALE,
-    "elsewhere, copies trained on": MIDDLE,
+    "shared copies kept in training": MIDDLE,
 }
 """Shades of grey for how something is tested; ink for what is not named here."""
 KIND_COLOURS = ("#4a235a", "#7b3f8c", "#a569bd", "#c39bd3", "#5b2c6f")
@@ -59,20 +59,21 @@ SHORT_TITLES = {
 
 
 def use_style() -> None:
-    """Draw with the report's typeface, sizes and colours."""
+    """Draw with the report's typeface, sizes and colours from now on."""
     _add_typeface()
     plt.style.use("cliplib.press.figures")
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw so within a block."""
+    """Draw with the report's typeface, sizes and colours within a block."""
     _add_typeface()
     with plt.style.context("cliplib.press.figures"):
         yield
 
 
 def _add_typeface() -> None:
+    """Make Source Sans, which the style names, known to matplotlib."""
     for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
         font_manager.fontManager.addfont(face)
 
@@ -87,13 +88,15 @@ class Cell:
     text: str = ""
     """Below the image, or in its place."""
     right: bool | None = None
-    """Whether to mark it as right or as wrong; None for neither."""
+    """Whether to mark it as right or as wrong; None for no mark."""
 
     @property
     def heading(self) -> str:
-        """The title behind its mark."""
+        """What stands above the image: its mark and its title; "" without an image."""
+        if self.image is None:
+            return ""
         mark = {True: "✓ ", False: "× ", None: ""}[self.right]
-        return f"{mark}{self.title}" if self.image is not None else ""
+        return f"{mark}{self.title}"
 
 
 def image_grid(
@@ -107,19 +110,21 @@ def image_grid(
     Parameters
     ----------
     images
-        What `load_image` takes; or pairs of that, or None, and a text below it.
+        What `load_image` takes; or pairs (image or None, text below it).
     titles
-        Fewer than images are fine.
+        For the first images, or for all.
     right
-        Of each image True, False or None: what is right and wrong is marked.
+        For each image True or False, to be marked as right or wrong, or None.
     columns
         Images in a row.
     """
     cells = []
     for image, title, mark in zip_longest(images, titles, right):
-        source, text = image if isinstance(image, tuple) else (image, "")
-        known = None if mark is None else bool(mark)
-        cells.append(Cell(source, title or "", text or "", known))
+        text = ""
+        if isinstance(image, tuple):
+            image, text = image
+        is_right = None if mark is None else bool(mark)
+        cells.append(Cell(image, title or "", text or "", is_right))
     return _draw_cells(cells, columns)
 
 
@@ -129,27 +134,30 @@ def result_grid(
     titles: Sequence[Sequence[str]],
     right: Sequence[Sequence[Any]] = (),
 ) -> Figure:
-    """Draw each query at the start of a row, and what it found beside it.
+    """Draw each query at the start of a row, and the images found for it beside it.
 
     Parameters
     ----------
     queries
         Each a sentence, an image, or a pair (image, sentence).
     images, titles, right
-        For each query, as `image_grid` takes them.
+        For each query a sequence, one item for each image found: what `load_image`
+        takes; its title; and True or False, to be marked as right or wrong, or None.
     """
     columns = 1 + max(map(len, images))
     cells = []
     rows = zip_longest(queries, images, titles, right, fillvalue=())
-    for query, found, names, marks in rows:
+    for query, found, found_titles, found_right in rows:
         row = [_query_cell(query)]
-        for image, name, mark in zip_longest(found, names, marks):
-            row.append(Cell(image, name or "", right=mark))
-        cells += row + [Cell()] * (columns - len(row))
+        for image, title, mark in zip_longest(found, found_titles, found_right):
+            row.append(Cell(image, title or "", right=mark))
+        empty = [Cell()] * (columns - len(row))
+        cells += row + empty
     return _draw_cells(cells, columns)
 
 
 def _query_cell(query: Any) -> Cell:
+    """Return the cell of a sentence, an image, or a pair of image and sentence."""
     if isinstance(query, str):
         return Cell(text=query)
     if isinstance(query, tuple):
@@ -159,13 +167,17 @@ def _query_cell(query: Any) -> Cell:
 
 
 def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
+    """Draw cells row by row, `columns` a row, as wide as the report's text.
+
+    Without cells the figure is one empty row. A row is higher by its longest title.
+    """
     letters = 120 // columns  # that fit above an image
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
-    title_lines = [
-        max((_wrap(cell.title, letters).count("\n") + 1 for cell in row), default=0)
-        for row in rows
-    ]
-    height = len(rows) * TEXT_WIDTH / columns + 0.13 * sum(title_lines)
+    title_lines = 0
+    for row in rows:
+        lines = [_wrap(cell.title, letters).count("\n") + 1 for cell in row]
+        title_lines += max(lines, default=0)
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * title_lines
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
     )
@@ -177,6 +189,11 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
 
 
 def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
+    """Draw a cell, its lines of text at most `letters` long.
+
+    The frame of an image marked as wrong is dashed, and that of one without a mark is
+    pale: marks can be told without colour.
+    """
     ax.set(xticks=[], yticks=[])
     colour = PALE if cell.right is None else INK
     line = "--" if cell.right is False else "-"
@@ -193,6 +210,7 @@ def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
 
 
 def _wrap(text: str, letters: int) -> str:
+    """Return a text with its own line breaks, and new ones for longer lines."""
     return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
 
 
@@ -211,15 +229,26 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
-    """Plot shares as dots with intervals ``x_low`` to ``x_high``, a row for each `y`.
+    """Plot shares, from 0 to 1, in per cent as dots with their intervals, in rows.
 
-    `columns` name what else is mapped, such as ``color``: a method has its own colour
-    in all figures, and anything else, how it is tested, is told by shades of grey.
+    Parameters
+    ----------
+    table
+        With columns, or levels of its index, of the names below.
+    x
+        The column of shares; the intervals are in ``x_low`` and ``x_high``.
+    y
+        What has a row for each value.
+    **columns
+        Columns that are mapped to other properties of seaborn, such as ``color``. The
+        colour of "method" is that of the method in all figures; any other column, which
+        tells ways of testing apart, has shades of grey.
     """
+    apart = so.Dodge(gap=0.3, by=["color"])
     plot = so.Plot(table, x=x, y=y, **columns)
-    plot = plot.add(so.Dot(), so.Dodge(gap=0.3))  # also those without an interval
+    plot = plot.add(so.Dot(), apart)  # also those without an interval
     ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
-    plot = plot.add(so.Range(), so.Dodge(gap=0.3), legend=False, **ends)
+    plot = plot.add(so.Range(), apart, legend=False, **ends)
     hue = columns.get("color")
     if hue == "method":
         plot = plot.scale(color=METHODS)
@@ -229,19 +258,18 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
 
 
 def conditions(levels: Sequence[str]) -> so.Nominal:
-    """Return the scale of a colour that tells ways of testing apart."""
+    """Return a scale from ways of testing to ink or, as `CONDITION_COLOURS`, grey."""
     return so.Nominal({level: CONDITION_COLOURS.get(level, INK) for level in levels})
 
 
 def draw_plot(plot: so.Plot, height: float) -> Figure:
-    """Draw a plot as wide as the text, one legend above all its panels."""
+    """Draw a plot as wide as the text and `height` inches high, its legend on top."""
     figure = plt.figure(figsize=(TEXT_WIDTH, height))
     plot.theme(dict(plt.rcParams)).on(figure).plot()
     for ax in figure.axes:
         ax.set_title(SHORT_TITLES.get(ax.get_title(), ax.get_title()))
-    legends = figure.legends
-    if legends:
-        legend = legends[0]
+    if figure.legends:  # seaborn puts it to the right of the panels
+        legend = figure.legends[0]
         labels = [text.get_text() for text in legend.texts]
         handles = [handle for handle in legend.legend_handles if handle is not None]
         figure.legends.clear()
@@ -258,9 +286,13 @@ def svg(figure: Figure) -> str:
 
 
 def _as_jpeg(embedded: re.Match[str]) -> str:
+    """Return the data URI of a matched PNG as one of a JPEG, if it is a photograph.
+
+    An image with transparent pixels is a drawing, and stays as it is.
+    """
     image = Image.open(io.BytesIO(base64.b64decode(embedded[1]))).convert("RGBA")
-    opaque = image.getchannel("A").getextrema() == (255, 255)
-    if not opaque:  # a drawing
+    is_opaque = image.getchannel("A").getextrema() == (255, 255)
+    if not is_opaque:
         return embedded[0]
     data = io.BytesIO()
     image.convert("RGB").save(data, "JPEG", quality=75, optimize=True)

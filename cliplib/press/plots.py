@@ -5,19 +5,22 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from cliplib.app.measure import RISK, Evidence
+from cliplib.app.evidence import RISK, Evidence
 from cliplib.judge.intervals import Share
 from cliplib.press import figures
 from cliplib.press.document import Pictures
 
 FIGURE_WIDTH = 4.6
-"""Inches, of which a phone shows every letter."""
+"""Inches: at this width every letter can be read on a phone."""
 MOST_LETTERS = 30
-"""Of all classes' names, that stand side by side."""
+"""Of all classes' names together, for which there is room side by side."""
 
 
 def accuracy_plot(evidence: Evidence) -> Figure:
-    """Plot the accuracy of each method."""
+    """Plot the accuracy of each method, by group, with its 95% interval, in rows.
+
+    Other encoders follow, and the best probe where relatives were trained on.
+    """
     shares = {
         name: Share.of(found.metrics.loc["accuracy"])
         for name, found in evidence.evaluations.items()
@@ -27,27 +30,30 @@ def accuracy_plot(evidence: Evidence) -> Figure:
         for name, predicted in evidence.other_predictions.items()
     }
     if evidence.predicted_by_image is not None:
-        name = f"{evidence.best}, relatives trained on"
+        name = f"{evidence.best}, by image"
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
-    for name, (value, low, high) in reversed(shares.items()):
-        reach = [[100 * (value - low)], [100 * (high - value)]]
+    for name, share in reversed(shares.items()):  # rows are filled from below
+        below = 100 * (share.value - share.low)
+        above = 100 * (share.high - share.value)
         colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
-        ax.errorbar(100 * value, name, xerr=reach, fmt="o", color=colour)
+        ax.errorbar(
+            100 * share.value, name, xerr=[[below], [above]], fmt="o", color=colour
+        )
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)
     return figure
 
 
 def picture_plot(pictures: Pictures) -> Figure:
-    """Draw images side by side, as a page does, each between its title and name."""
+    """Draw images in rows of six, each with its title above and its name below."""
     shown = [(picture.image, picture.name) for picture in pictures.pictures]
     titles = [picture.title for picture in pictures.pictures]
     return figures.image_grid(shown, titles, columns=6)
 
 
 def confusion_plot(evidence: Evidence) -> Figure:
-    """Draw the confusion matrix of the best probe."""
+    """Draw the confusion matrix of the best probe: counts, true classes as rows."""
     confusion = evidence.evaluations[evidence.best].confusion
     figure = figures.confusion_heatmap(confusion, evidence.table.classes)
     side = max(2.9, 0.32 * len(confusion))
@@ -58,7 +64,7 @@ def confusion_plot(evidence: Evidence) -> Figure:
 
 
 def curve_plot(evidence: Evidence) -> Figure:
-    """Plot accuracy over the number of labelled groups."""
+    """Plot accuracy, with its 95% band, over the number of groups trained on."""
     points = evidence.curve.points
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 2.2))
     ax.fill_between(
@@ -70,12 +76,18 @@ def curve_plot(evidence: Evidence) -> Figure:
 
 
 def trust_plot(evidence: Evidence) -> Figure:
-    """Plot what is right over what is stated, and errors over what is answered."""
+    """Draw a reliability diagram, and beside it the risk-coverage curve, in per cent.
+
+    Left, accuracy over stated probability, with 95% intervals; right, the share of
+    errors among the answers over the share of images answered.
+    """
     bins = 100 * evidence.reliability
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
-    reach = [bins["value"] - bins["low"], bins["high"] - bins["value"]]
-    left.errorbar(bins["confidence"], bins["value"], reach, fmt="o", linewidth=1)
+    below_and_above = [bins["value"] - bins["low"], bins["high"] - bins["value"]]
+    left.errorbar(
+        bins["confidence"], bins["value"], below_and_above, fmt="o", linewidth=1
+    )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
     curve = 100 * evidence.risk_coverage
     right.plot(curve["coverage"], curve["risk"])

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cliplib.app.measure import Evidence
+from cliplib.app.evidence import Evidence
 from cliplib.images.image import load_image
 from cliplib.press.document import (
     Block,
@@ -28,7 +28,7 @@ from cliplib.press.document import (
 )
 from cliplib.press.sheet import TEMPLATES, write_csv
 
-EXTRA = (
+REPORT_PACKAGES = (
     "matplotlib",
     "seaborn",
     "typst",
@@ -36,6 +36,7 @@ EXTRA = (
     "font_source_sans_pro",
     "font_source_serif_pro",
 )
+"""What the extra "report" installs, by the names that are imported."""
 PICTURE_SIDE = 240
 """Pixels of the longer side of a picture."""
 SMALL_TABLE = 12
@@ -44,7 +45,9 @@ SMALL_TABLE = 12
 
 def check_extra() -> None:
     """Raise ImportError where a package of the extra "report" is missing."""
-    lacking = [name for name in EXTRA if importlib.util.find_spec(name) is None]
+    lacking = [
+        name for name in REPORT_PACKAGES if importlib.util.find_spec(name) is None
+    ]
     if lacking:
         raise ImportError(
             f"A report needs the package {lacking[0].replace('_', '-')}, which is not "
@@ -53,20 +56,28 @@ def check_extra() -> None:
 
 
 @dataclass
-class Laid:
-    """A document as plain data, and the files of its pictures by name."""
+class Layout:
+    """A document as plain data, and its pictures as files.
+
+    Attributes
+    ----------
+    content
+        What the templates of page and PDF read; JSON can hold all of it.
+    files
+        The content of each picture file, SVG or JPEG, by its name.
+    """
 
     content: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
 
-    def keep(self, content: bytes, suffix: str) -> str:
-        """Keep a picture; return its name."""
+    def add_file(self, content: bytes, suffix: str) -> str:
+        """Add a picture file, of ".svg" or ".jpg"; return its name, a number."""
         name = f"{len(self.files)}{suffix}"
         self.files[name] = content
         return name
 
     def data_uri(self, name: str) -> str:
-        """Return a picture as it stands within a page."""
+        """Return a picture file as a data URI, so that a page need not load it."""
         kind = "svg+xml" if name.endswith(".svg") else "jpeg"
         encoded = base64.b64encode(self.files[name]).decode()
         return f"data:image/{kind};base64,{encoded}"
@@ -83,20 +94,20 @@ def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
         If the folder cannot be written to.
     """
     check_extra()
-    laid = lay_out(document(evidence, title), evidence)
+    layout = lay_out(document(evidence, title), evidence)
     out.mkdir(parents=True, exist_ok=True)
     tables = {"answers.csv": evidence.answers, "copies.csv": evidence.copies}
     for name, table in tables.items():
         write_csv(table, out / name)
-    (out / "report.html").write_text(as_html(laid), "utf-8", newline="\n")
-    (out / "report.pdf").write_bytes(as_pdf(laid))
+    (out / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
+    (out / "report.pdf").write_bytes(as_pdf(layout))
     return [out / name for name in ("report.html", "report.pdf", *tables)]
 
 
-def lay_out(document: Document, evidence: Evidence) -> Laid:
-    """Draw a document's pictures, and return it as JSON has it."""
-    laid = Laid({})
-    laid.content = {
+def lay_out(document: Document, evidence: Evidence) -> Layout:
+    """Return a document as plain data, its plots drawn from the evidence."""
+    layout = Layout({})
+    layout.content = {
         "title": document.title,
         "subtitle": document.subtitle,
         "answer": document.answer,
@@ -105,28 +116,35 @@ def lay_out(document: Document, evidence: Evidence) -> Laid:
         "sections": [
             {
                 "title": section.title,
-                "blocks": [_block(block, evidence, laid) for block in section.blocks],
+                "blocks": [
+                    _plain_block(block, evidence, layout) for block in section.blocks
+                ],
             }
             for section in document.sections
         ],
     }
-    return laid
+    return layout
 
 
-def _block(block: Block, evidence: Evidence, laid: Laid) -> dict[str, Any]:
-    """Return a block as plain data."""
+def _plain_block(block: Block, evidence: Evidence, layout: Layout) -> dict[str, Any]:
+    """Return a block as plain data, and add the files of its pictures to `layout`."""
     if isinstance(block, Text | Code):
         return {"kind": type(block).__name__.lower(), "text": block.text}
     if isinstance(block, Table):
-        columns = zip(*block.rows, strict=True)
-        numeric = [all(map(_is_number, column)) for column in columns]
-        keep = len(block.rows) <= SMALL_TABLE
-        return {"kind": "table", **asdict(block), "numeric": numeric, "whole": keep}
+        return {
+            "kind": "table",
+            **asdict(block),
+            "numeric": [
+                all(_may_be_number(cell) for cell in column)
+                for column in zip(*block.rows, strict=True)
+            ],
+            "whole": len(block.rows) <= SMALL_TABLE,
+        }
     if isinstance(block, Plot):
-        return _plot(block, evidence, laid)
+        return _plain_plot(block, evidence, layout)
     pictures = [
         {
-            "file": laid.keep(_jpeg(picture.image), ".jpg"),
+            "file": layout.add_file(_small_jpeg(picture.image), ".jpg"),
             "title": picture.title,
             "name": picture.name,
         }
@@ -135,12 +153,14 @@ def _block(block: Block, evidence: Evidence, laid: Laid) -> dict[str, Any]:
     return {"kind": "pictures", "caption": block.caption, "pictures": pictures}
 
 
-def _is_number(cell: str) -> bool:
+def _may_be_number(cell: str) -> bool:
+    """Say whether a cell begins as a number does, such as "−3 points", or is empty."""
     return cell == "" or cell.lstrip("−")[:1].isdigit()
 
 
-def _plot(block: Plot, evidence: Evidence, laid: Laid) -> dict[str, Any]:
-    from cliplib.press import figures, plots
+def _plain_plot(block: Plot, evidence: Evidence, layout: Layout) -> dict[str, Any]:
+    """Draw a plot as SVG into `layout`, and return the block that names the file."""
+    from cliplib.press import figures, plots  # which need the extra "report"
 
     draw = {
         "accuracy_plot": plots.accuracy_plot,
@@ -154,15 +174,15 @@ def _plot(block: Plot, evidence: Evidence, laid: Laid) -> dict[str, Any]:
         drawn = figures.svg(figure).encode()
     return {
         "kind": "plot",
-        "file": laid.keep(drawn, ".svg"),
+        "file": layout.add_file(drawn, ".svg"),
         "inches": inches,
         "caption": block.caption,
         "alt": block.alt,
     }
 
 
-def _jpeg(source: Any) -> bytes:
-    """Return a small copy of an image."""
+def _small_jpeg(source: Any) -> bytes:
+    """Return an image as JPEG, its longer side at most `PICTURE_SIDE` pixels."""
     image = load_image(source)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     content = io.BytesIO()
@@ -170,14 +190,14 @@ def _jpeg(source: Any) -> bytes:
     return content.getvalue()
 
 
-def as_html(laid: Laid) -> str:
-    """Return a page that loads nothing."""
+def as_html(layout: Layout) -> str:
+    """Return a document as one HTML page that loads nothing: pictures are in it."""
     template = TEMPLATES.get_template("report.html")
-    return template.render(laid.content, source=laid.data_uri)
+    return template.render(layout.content, source=layout.data_uri)
 
 
-def as_pdf(laid: Laid) -> bytes:
-    """Return the PDF; letters that the report's fonts lack come from the system."""
+def as_pdf(layout: Layout) -> bytes:
+    """Return a document as PDF; letters that its fonts lack come from the system's."""
     import font_source_sans_pro
     import font_source_serif_pro
     import typst
@@ -186,27 +206,28 @@ def as_pdf(laid: Laid) -> bytes:
         Path(font.__file__).parent / "files"
         for font in (font_source_sans_pro, font_source_serif_pro)
     ]
-    layout = Path(__file__).with_name("report.typ").read_text("utf-8")
+    template = Path(__file__).with_name("report.typ").read_text("utf-8")
     with TemporaryDirectory() as folder:
-        for name, content in laid.files.items():
+        for name, content in layout.files.items():
             Path(folder, name).write_bytes(content)
-        Path(folder, "report.json").write_text(json.dumps(laid.content), "utf-8")
-        Path(folder, "report.typ").write_text(layout, "utf-8")
+        Path(folder, "report.json").write_text(json.dumps(layout.content), "utf-8")
+        Path(folder, "report.typ").write_text(template, "utf-8")
         compiler = typst.Compiler(
             str(Path(folder, "report.typ")),
             root=folder,
             font_paths=typst.Fonts(font_paths=[str(path) for path in fonts]),
         )
         pdf = compiler.compile(format="pdf")
-        assert isinstance(pdf, bytes)  # in one file
+        assert isinstance(pdf, bytes)  # and no list, as pictures of pages would be
         return pdf
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep a second run away from a folder; OSError where one is under way.
+    """Let no other run write to a folder within a block; make the folder.
 
-    The lock is the system's, and goes with a process that is killed.
+    OSError if another run holds its lock. The operating system drops the lock of a
+    process that is killed.
     """
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / ".lock", timeout=0)

@@ -23,7 +23,8 @@ from cliplib.images.image import ImageSource, load_image
 from cliplib.images.wording import number
 from cliplib.tools.maps import heat_maps as draw_heat_maps
 
-# Two images as similar as this are one, or copies; without rounding it would be 1.
+# Cosine similarity from which on two images are the same, or copies; rounding keeps it
+# from being 1.
 SAME_IMAGE = 0.9999
 
 # What a spreadsheet may take for a formula: OWASP, "CSV injection".
@@ -39,16 +40,16 @@ TEMPLATES = Environment(
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows of `DecisionAid.classify` show an image that was trained on."""
+    """Return which rows of `DecisionAid.classify` show a training image or a copy."""
     return rows["similarity"] >= SAME_IMAGE
 
 
 def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write what `DecisionAid.classify` says, for spreadsheets.
+    """Write a table, such as that of `DecisionAid.classify`, for spreadsheets.
 
-    In UTF-8 with the mark that Excel looks for; numbers have three digits; texts are
+    In UTF-8 with the mark that Excel looks for; numbers have three decimals; texts are
     quoted, so that line ends in them stay in their cell, and an apostrophe goes before
-    what would be a formula.
+    what would be a formula. The index is left out.
     """
     rows.round(3).map(_without_formula).to_csv(
         path,
@@ -61,6 +62,7 @@ def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 
 def _without_formula(cell: Any) -> Any:
+    """Return a cell, with an apostrophe before a text that would be a formula."""
     if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
         return f"'{cell}"
     return cell
@@ -123,8 +125,8 @@ class Answer:
     file: str
     text: str  # class, why there is none, or what is wrong with the file
     likely: str = ""  # class and probability, also where no answer is given
-    nearest: str = ""
-    similarity: str = ""
+    nearest: str = ""  # id of the most similar training image
+    similarity: str = ""  # its cosine
     is_training_image: bool = False
     picture: str = ""
     heat_map: str = ""
@@ -136,13 +138,13 @@ def _answers(
 ) -> list[Answer]:
     """Return the rows of the page; of an unreadable file its error alone."""
     sources = _sources(rows, files)
-    known = is_training_image(rows).to_numpy()
-    readable = np.flatnonzero(rows["error"] == "")
-    heat_map_of = {}
+    trained_on = is_training_image(rows).to_numpy()
+    heat_map_of: dict[int, str] = {}
     if heat_maps:
+        readable = np.flatnonzero(rows["error"] == "").tolist()
         images = [sources[place] for place in readable]
         maps = _heat_maps(aid, images, rows["class"].iloc[readable])
-        heat_map_of = dict(zip(readable.tolist(), maps, strict=True))
+        heat_map_of = dict(zip(readable, maps, strict=True))
     answers = []
     for place, row in enumerate(rows.to_dict("records")):
         if row["error"]:
@@ -155,7 +157,7 @@ def _answers(
                 likely=f"{row['class']} {number(row['probability'])}",
                 nearest=row["nearest"],
                 similarity=number(row["similarity"]),
-                is_training_image=bool(known[place]),
+                is_training_image=bool(trained_on[place]),
                 picture=_data_uri(load_image(sources[place])),
                 heat_map=heat_map_of.get(place, ""),
                 nearest_picture=_training_picture(aid, row["nearest"]),
@@ -165,13 +167,16 @@ def _answers(
 
 
 def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
-    """Return the image of each row: by its name, with its number where names repeat."""
+    """Return the image of each row, found by its file name.
+
+    Where names repeat, the row's index, its number among the files, tells them apart.
+    """
     names, sources = list_files(files)
     keys: list[Any] = names
     wanted: list[Any] = rows["file"].tolist()
     if len(set(names)) < len(names):
-        keys = [*enumerate(names)]
-        wanted = [*rows["file"].items()]
+        keys = list(enumerate(names))
+        wanted = list(rows["file"].items())
     source_of = dict(zip(keys, sources, strict=True))
     if not set(wanted) <= source_of.keys():
         raise ValueError(f"The files in {files} have changed: classify them again.")
@@ -181,18 +186,21 @@ def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
 def _heat_maps(
     aid: DecisionAid, images: Sequence[ImageSource], classes: pd.Series
 ) -> list[str]:
-    """Draw what spoke for the class of each image, a batch at a time."""
+    """Return for each image, as a data URI, a heat map of what spoke for its class.
+
+    `classes` has a name for each image. A batch at a time keeps memory small.
+    """
     labels = [aid.training.classes.index(name) for name in classes]
-    size = aid.encoder.batch_size
+    batch_size = aid.encoder.batch_size
     pictures = []
     with tqdm(total=len(images), desc="heat maps", unit="image") as bar:
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
             maps = draw_heat_maps(
                 aid.encoder,
                 aid.probe,
-                images[part],
-                labels[part],
+                images[batch],
+                labels[batch],
                 aid.training.readout,
             )
             pictures += [_data_uri(image) for image in maps]
@@ -201,7 +209,7 @@ def _heat_maps(
 
 
 def _training_picture(aid: DecisionAid, name: str) -> str:
-    """Return a training image, if it still lies where it was, else ""."""
+    """Return a training image as a data URI, or "" if its file is no longer there."""
     folder = aid.training.provenance.get(IMAGES_KEY, "")
     # Whoever made the aid shall not have Windows ask a foreign machine for a file.
     if not os.path.isabs(folder) or folder.startswith(("\\\\", "//")):
@@ -213,7 +221,7 @@ def _training_picture(aid: DecisionAid, name: str) -> str:
 
 
 def _data_uri(image: Image.Image) -> str:
-    """Return a small copy of an image, within the page."""
+    """Return an image as a data URI of a JPEG; the image itself becomes small."""
     image.thumbnail((144, 144))
     content = io.BytesIO()
     image.save(content, "JPEG")

@@ -13,11 +13,12 @@ LINE_LENGTH = 88
 
 
 def as_text(document: Document, verdict: str) -> str:
-    """Return the tables and texts of a document, and the verdict at the end."""
+    """Return a document without its pictures, and the verdict at the end."""
     return "\n".join([*_lines(document), "", verdict])
 
 
 def _lines(document: Document) -> Iterator[str]:
+    """Yield headings, texts, code and tables; plots and pictures are left out."""
     for section in document.sections:
         yield f"\n{section.title}\n{'=' * len(section.title)}"
         for block in section.blocks:

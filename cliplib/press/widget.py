@@ -14,19 +14,20 @@ from cliplib.press.sheet import answers_table
 
 
 def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
-    """Return a box that takes one image and shows what a decision aid says of it."""
+    """Return a box that takes one image at a time and shows what an aid says of it."""
 
     class DropBox(anywidget.AnyWidget):
         _esm = Path(__file__).with_name("drop_box.js")
 
-    def respond(_: Any, sent: Mapping[str, Any], buffers: list[memoryview]) -> None:
-        image = {"path": sent["name"], "bytes": bytes(buffers[0])}
+    def respond(_: Any, request: Mapping[str, Any], buffers: list[memoryview]) -> None:
+        """Answer a request by drop_box.js: a file's name, and its bytes in a buffer."""
+        image = {"path": request["name"], "bytes": bytes(buffers[0])}
         try:
             rows = aid.classify([image])
             answer = answers_table(rows, aid, [image], heat_maps=True)
         except Exception as error:  # else the box would wait for ever
             answer = escape(f"{type(error).__name__}: {error}")
-        box.send({"number": sent["number"], "html": answer})
+        box.send({"number": request["number"], "html": answer})
 
     box = DropBox()
     box.on_msg(respond)

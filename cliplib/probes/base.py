@@ -107,7 +107,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _validation_rows(
         self, X_val: ArrayLike | None, y_val: ArrayLike | None
     ) -> tuple[Features, NDArray[Any]]:
-        """Return validation features (m, d) and labels (m,), if they suit X and y."""
+        """Return both as arrays; ValueError where they do not suit the rows to fit."""
         if X_val is None or y_val is None:
             raise ValueError("Give both X_val and y_val, or neither.")
         rows = check_array(
@@ -154,9 +154,10 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray(self.classes_[best])
 
     def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
-        """Return the gradient (n, d) of one class's logit by each row's features.
+        """Return for each row the gradient of one class's logit, (n, d) float32.
 
-        `classes` (n,) says of each row which class's, by a label as in `classes_`.
+        It is by features as given, not standardised. `classes` (n,) names each row's
+        class, as `classes_` does.
         """
         scaled = self._scaled(X)
         class_codes = pd.Index(self.classes_).get_indexer(np.asarray(classes))
@@ -164,8 +165,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             known = ", ".join(map(str, self.classes_))
             raise ValueError(f"classes must name one of {known} for each row of X.")
         with one_thread:
-            by_scaled = self._gradients(scaled, class_codes)
-            return np.asarray(by_scaled / self.scale_, np.float32)
+            gradients = self._gradients(scaled, class_codes)
+            return np.asarray(gradients / self.scale_, np.float32)  # by the chain rule
 
     def _standardize(self, features: Features, row_numbers: Ints) -> StandardizedRows:
         """Set mean_ and scale_ to those of the rows (m,); return a view of them."""
@@ -216,9 +217,9 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
-        """Return the gradient (n, d) of one logit by each row of standardised features.
+        """Return for each row the gradient of one class's logit, (n, d).
 
-        Which class's logit it is, `class_codes` (n,) says of each row.
+        It is by standardised features; `class_codes` (n,) names each row's class.
         """
 
 

@@ -63,6 +63,7 @@ class KernelProbe(Probe):
     def _fit(
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
+        """Choose the sharpness on held-out rows, then fit on all rows."""
         n, d = rows.shape
         self._check_options(n)
         self.gamma_ = self._gamma_of(d)
@@ -135,7 +136,7 @@ class KernelProbe(Probe):
 
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
         # A score is the sum over fitted rows r of coef exp(-gamma |x - r|²), and the
-        # gradient of each term is the term times 2 gamma (r - x).
+        # gradient by x of each term is the term times 2 gamma (r - x).
         kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)
         terms = kernel * self.coef_[:, class_codes].T
         differences = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled
@@ -149,9 +150,9 @@ class KernelProbe(Probe):
     def prepare_folds(self, X: Features) -> Features:
         """Return the inverse of the kernel of all rows plus alpha, (n, n).
 
-        The regressions of all folds share it. Features (n, d) are standardised once,
-        by means and scales of all rows, those of the test fold among them, though
-        without a label: by training rows alone each fold would need its own kernel.
+        The regressions of all folds share it. Features (n, d) are standardised once, by
+        mean and scale of all rows, into which a fold's test rows enter, but none of
+        their labels: by training rows alone each fold would need its own kernel.
         """
         n, d = X.shape
         self._check_options(n)
@@ -170,9 +171,9 @@ class KernelProbe(Probe):
         folds: Sequence[tuple[Ints, Ints]],
         groups: Ints,
     ) -> Iterator[tuple[Ints, Floats]]:
-        """Yield of each fold the k classes it trains on, and probabilities (m, k).
+        """Yield for each fold its training rows' classes (k,) and probabilities (m, k).
 
-        The latter are of the fold's test rows (m,), a column for each of these classes.
+        The probabilities are of the fold's test rows, a column for each of the classes.
         As in `fit`, sharpness is chosen on a held-out fifth of the training rows.
 
         Parameters
@@ -182,8 +183,7 @@ class KernelProbe(Probe):
         y
             Labels, (n,).
         folds
-            Numbers of the training rows and of the test rows of each fold; together
-            they are all rows.
+            train_rows and test_rows of each fold, row numbers; together all rows.
         groups
             (n,): the fifth is held out with whole groups.
         """
@@ -200,6 +200,7 @@ class KernelProbe(Probe):
             class_codes = np.searchsorted(classes[is_trained], y[held_out_rows])
             equal_weights = np.ones(is_trained.sum(), np.float32)
             with one_thread:
+                # To choose, by a regression that knows neither held-out nor test rows.
                 left_out = np.concatenate([held_out_rows, test_rows])
                 scores = _scores_left_out(shared, coef, targets, left_out)
                 held_out_scores = scores[: len(held_out_rows), is_trained]

@@ -24,7 +24,7 @@ MOST_BYTES_TO_COPY = 4e9
 MOST_ROWS_FOR_AXES = 20_000
 """Of more rows, the first ones tell the principal axes."""
 AXES = 16
-"""Of which the solver knows the curvature: more save steps, and make each slower."""
+"""Principal axes in the preconditioner: more of them save steps, but slow each down."""
 AXES_OF_FEW_ROWS = 64
 
 
@@ -68,6 +68,7 @@ class LinearProbe(Probe):
     def _fit(
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
+        """Choose C on held-out rows, then fit on all rows."""
         if not len(self.Cs) or not all(C > 0 for C in self.Cs):
             raise ValueError(f"Cs={self.Cs!r} must hold numbers above 0, one at least.")
         train_rows, held_out_rows = split(self.seed)
@@ -75,14 +76,15 @@ class LinearProbe(Probe):
         n_axes = AXES_OF_FEW_ROWS if are_few_rows(*scaled.shape) else AXES
         axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
         problem = LogisticProblem(scaled, class_codes[train_rows], class_weights, axes)
-        weights = self._choose_C(
+        start = self._choose_C(
             problem, rows, held_out_rows, class_codes[held_out_rows], class_weights
         )
         # Before all rows are standardised: both copies would take twice the memory.
         del problem, scaled
         scaled = self._scaled_rows(rows, np.arange(len(rows)))
+        # The axes of the training rows will do: they matter for speed alone.
         problem = LogisticProblem(scaled, class_codes, class_weights, axes)
-        self._set_weights(problem.minimize(self.C_, weights, self.tol))
+        self._set_weights(problem.minimize(self.C_, start, self.tol))
 
     def _scaled_rows(self, features: Features, row_numbers: Ints) -> Rows:
         """Set mean_ and scale_ to those of the rows (m,); return these standardised.
@@ -104,14 +106,14 @@ class LinearProbe(Probe):
     ) -> Floats:
         """Set C_ and sweep_ by the log loss on held-out rows of the features.
 
-        Returns the solution for C_: weights, and last the intercepts, (k, d + 1).
+        Returns the problem's solution for C_: weights and intercepts, (k, d + 1).
         """
         weights = np.zeros((len(self.classes_), features.shape[1] + 1))
-        weights_of: dict[float, Floats] = {}
+        weights_by_C: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
         for C in sorted(self.Cs):
             weights = problem.minimize(C, weights, self.tol)
-            weights_of[C] = weights
+            weights_by_C[C] = weights
             self._set_weights(weights)
             logits = self._logits_of_rows(features, held_out_rows)
             loss = weighted_log_loss(held_out_codes, logits, class_weights)
@@ -122,10 +124,10 @@ class LinearProbe(Probe):
         self.sweep_ = pd.DataFrame(sweep)
         is_best = self.sweep_["log_loss"] <= self.sweep_["log_loss"].min() + TIE
         self.C_ = float(self.sweep_["C"][is_best].min())
-        return weights_of[self.C_]
+        return weights_by_C[self.C_]
 
     def _set_weights(self, weights: Floats) -> None:
-        """Set coef_ and intercept_ to the parts of an array (k, d + 1)."""
+        """Set coef_ and intercept_ from weights and intercepts (k, d + 1)."""
         self.coef_ = weights[:, :-1].copy()
         self.intercept_ = weights[:, -1].copy()
 

@@ -77,9 +77,10 @@ class LogisticProblem:
         return coordinates if self._basis is None else coordinates @ self._basis.T
 
     def _curvature_bounds(self, axes: Floats) -> Floats:
-        """Bound how the loss curves along each axis, and along the intercept, (r + 1,).
+        """Bound the second derivative of the mean log loss, without penalty, (r + 1,).
 
-        As `largest_curvatures` does, of rows that are read block by block.
+        Along each axis (r, d) it is `largest_curvatures`, averaged over blocks of rows;
+        last comes the intercept's.
         """
         n = self._rows.shape[0]
         bounds = np.zeros(len(axes) + 1)
@@ -103,6 +104,7 @@ class LogisticProblem:
         preconditioner = Preconditioner(self._directions, curvatures)
         first = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
 
+        # L-BFGS varies a flat step from the first weights, before preconditioning.
         def weights_after(step: Floats) -> Floats:
             return first + preconditioner.apply(step.reshape(first.shape))
 
@@ -133,7 +135,7 @@ class LogisticProblem:
             rows = self._rows[block]
             row_weights = self._row_weights[block]
             weighted_one_hot = self._weighted_one_hot[block]
-            logits = (coef @ rows.T).T + intercept
+            logits = (coef @ rows.T).T + intercept  # (rows of the block, k)
             logits -= logits.max(axis=1, keepdims=True)  # so that exp does not overflow
             exponentials = np.exp(logits)
             total = exponentials.sum(axis=1, keepdims=True)

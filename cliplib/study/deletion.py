@@ -28,9 +28,9 @@ def deletion_insertion(
     """Delete, and insert, patches in the order of a map, and watch a probability.
 
     RISE (Petsiuk, Das and Saenko, BMVC 2018, section 4.1), by patches instead of
-    pixels: deletion greys the most relevant first; insertion puts them back into a
-    blurred image. Only the difference to another order, such as a random
-    one, means something.
+    pixels: deletion greys the most relevant first; insertion puts them first into a
+    blurred image. Only the difference to another order, such as a random one, means
+    something.
 
     Parameters
     ----------
@@ -45,8 +45,15 @@ def deletion_insertion(
 
     Returns
     -------
-    shares of patches (steps + 1,), and probabilities (2, n, steps + 1) of deletion and
-    of insertion
+    shares : Floats
+        (steps + 1,), from 0 to 1: of the patches that are deleted, or inserted.
+    probabilities : Floats
+        (2, n, steps + 1), of the targets: first by deletion, then by insertion.
+
+    Raises
+    ------
+    ValueError
+        If maps are not of the shape of the encoder's patches.
     """
     heats = np.asarray(maps)
     side = patches_a_side(encoder)
@@ -63,8 +70,9 @@ def deletion_insertion(
     for image, heat, target in zip(bar, heats, np.asarray(targets), strict=True):
         pixels = encoder.preprocess(image)
         ranks = _patch_ranks(heat, rng)
-        taken = np.stack([_pixel_mask(encoder, ranks < count) for count in counts])
-        changed = _deleted_and_inserted(pixels, taken[:, None])
+        # A mask for each step, (steps + 1, 1, s, s): the first holds no patch.
+        masks = np.stack([[_pixel_mask(encoder, ranks < count)] for count in counts])
+        changed = _deleted_and_inserted(pixels, masks)
         features = encoder.encode_pixels(changed)[:, columns]
         proba = np.asarray(predict_proba(features), np.float64)
         curves.append(proba[:, target].reshape(2, steps + 1))
@@ -72,16 +80,19 @@ def deletion_insertion(
 
 
 def _patch_ranks(heat: Floats, rng: np.random.Generator) -> Ints:
-    """Return the place of each patch in the order of a map, 0 first; ties are drawn."""
+    """Return the rank of each patch of a map (rows, columns): 0 is the most relevant.
+
+    Of equal patches the order is drawn.
+    """
     draws = rng.random(heat.size)
-    order = np.lexsort((draws, -heat.ravel()))
+    order = np.lexsort((draws, -heat.ravel()))  # by heat, then by draw
     ranks = np.empty(heat.size, np.int64)
     ranks[order] = np.arange(heat.size)
     return ranks.reshape(heat.shape)
 
 
 def _pixel_mask(encoder: ClipEncoder, patches: Bools) -> Bools:
-    """Enlarge a mask of patches (rows, columns) to one of pixels (s, s).
+    """Return a mask of patches (rows, columns) as one of pixels (s, s).
 
     Pixels on the right and below that fill no patch go with the last one.
     """
@@ -90,13 +101,14 @@ def _pixel_mask(encoder: ClipEncoder, patches: Bools) -> Bools:
     return np.asarray(patches[np.ix_(patch_of_pixel, patch_of_pixel)])
 
 
-def _deleted_and_inserted(pixels: Features, taken: Bools) -> Features:
-    """Return pixels (3, s, s) without, then with nothing but, each mask (m, 1, s, s).
+def _deleted_and_inserted(pixels: Features, masks: Bools) -> Features:
+    """Return copies of an image (3, s, s), two for each of masks (m, 1, s, s).
 
-    What is deleted becomes the mean grey, 0; what is not inserted yet is blurred.
+    In the first m copies the mask is 0, the mean grey; in the other m, (2m, 3, s, s) in
+    all, everything but the mask is blurred.
     """
     blur = pixels.shape[-1] / 16
-    blurred = gaussian_filter(pixels, (0, blur, blur))
-    deleted = np.where(taken, 0, pixels)
-    inserted = np.where(taken, pixels, blurred)
+    blurred = gaussian_filter(pixels, (0, blur, blur))  # rows and columns, no channels
+    deleted = np.where(masks, 0, pixels)
+    inserted = np.where(masks, pixels, blurred)
     return np.concatenate([deleted, inserted])

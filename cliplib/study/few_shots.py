@@ -13,7 +13,7 @@ from cliplib.tables.splits import group_codes
 def few_shot(
     labels: ArrayLike, shots: int, *, groups: ArrayLike | None = None, seed: int = 0
 ) -> tuple[Ints, Ints]:
-    """Draw `shots` images of each class to train on, and a few more to validate on.
+    """Draw `shots` images of each class to train on, and others to validate on.
 
     The protocol of CoOp (Zhou et al., IJCV 130, 2022, section 4.1, and its code):
     ``min(shots, 4)`` validation images of each class; beyond CoOp's 16 shots a quarter
@@ -32,9 +32,10 @@ def few_shot(
     rows = pd.DataFrame({"label": np.asarray(labels)})
     rows["group"] = group_codes(groups, len(rows))
     shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
-    one_a_group = shuffled.drop_duplicates("group").groupby("label")["label"]
-    place = one_a_group.cumcount()
-    available = one_a_group.transform("size")
+    one_a_group = shuffled.drop_duplicates("group")
+    of_class = one_a_group.groupby("label")["label"]
+    place = of_class.cumcount()  # of a row among those of its class, from 0
+    available = of_class.transform("size")
     n_validation = min(shots, max(4, shots // 4))
     if available.min() < shots + n_validation:
         raise ValueError(

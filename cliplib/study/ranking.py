@@ -33,7 +33,7 @@ def rank_metrics(
     Parameters
     ----------
     queries, gallery
-        Features (q, d) and (n, d).
+        Features (q, d) and (n, d), which are compared by cosine.
     query_labels, gallery_labels
         (q,) and (n,).
     query_groups, gallery_groups
@@ -63,29 +63,36 @@ def rank_metrics(
     """
     if (query_groups is None) != (gallery_groups is None):
         raise ValueError("Give the groups of both queries and gallery, or of neither.")
-    labels, candidates = np.asarray(query_labels), np.asarray(gallery_labels)
+    gallery_labels = np.asarray(gallery_labels)
     measures = []
     similarities = each_query(queries, gallery)
-    for query, (similar, label) in enumerate(zip(similarities, labels, strict=True)):
-        right = candidates == label
+    labels = np.asarray(query_labels)
+    for query, (cosines, label) in enumerate(zip(similarities, labels, strict=True)):
+        is_right = gallery_labels == label
         if query_groups is not None:
-            others = np.asarray(gallery_groups) != np.asarray(query_groups)[query]
-            similar, right = similar[others], right[others]
-        measures.append(_measures(similar, right))
+            is_other = np.asarray(gallery_groups) != np.asarray(query_groups)[query]
+            cosines = cosines[is_other]
+            is_right = is_right[is_other]
+        measures.append(_measures(cosines, is_right))
     return pd.DataFrame(measures, columns=list(MEASURES))
 
 
-def _measures(similar: Features, right: Bools) -> dict[str, float]:
-    """Measure one query's ranking; of equal candidates the wrong ones come first."""
-    ranking = right[np.lexsort((right, -similar))]  # never flattered by a tie
+def _measures(cosines: Features, is_right: Bools) -> dict[str, float]:
+    """Return the `MEASURES` of one query, given each candidate's cosine, (n,).
+
+    Of equally similar candidates the wrong ones come first: no tie flatters.
+    """
+    order = np.lexsort((is_right, -cosines))
+    ranked_right = is_right[order]
     measures = dict.fromkeys(MEASURES, np.nan)
-    if not ranking.any():
+    if not ranked_right.any():
         return measures | {"share": 0.0}
-    ranks = np.flatnonzero(ranking) + 1
-    measures["share"] = float(ranking.mean())
-    measures["average_precision"] = float((np.arange(1, len(ranks) + 1) / ranks).mean())
+    ranks = np.flatnonzero(ranked_right) + 1  # of the right ones, from 1
+    precisions = np.arange(1, len(ranks) + 1) / ranks  # at each of these ranks
+    measures["share"] = float(ranked_right.mean())
+    measures["average_precision"] = float(precisions.mean())
     for k in KS:
-        if k <= len(ranking):
-            measures[f"recall_at_{k}"] = float(ranking[:k].any())
-            measures[f"precision_at_{k}"] = float(ranking[:k].mean())
+        if k <= len(ranked_right):
+            measures[f"recall_at_{k}"] = float(ranked_right[:k].any())
+            measures[f"precision_at_{k}"] = float(ranked_right[:k].mean())
     return measures

@@ -2,8 +2,9 @@
 
 A notebook begins with a `Study` and saves its results through it. Captions and
 alternative texts stand in ``figures/captions.toml``; ``**values`` fill their places,
-such as ``{repeats}``. A file for each notebook, beside its results, says how they were
-made. For None, what an earlier run saved is shown, if the same encoder made it.
+such as ``{repeats}``. A JSON file for each notebook, beside its results, says how they
+were made. In place of a result that needs images, where there are none, a notebook
+saves None: what an earlier run saved is shown, if the same encoder made it.
 """
 
 import base64
@@ -43,10 +44,11 @@ BUILD_SETTING = "CLIPLIB_FIGURES"
 EARLIER = " (From an earlier run: no images on this machine.)"
 
 Entry = dict[str, Any]
+"""What is noted of a result: its kind, its caption, and how it was made."""
 
 
 class Saved(NamedTuple):
-    """A result that was saved before: where, how it was made, and its content."""
+    """A result as an earlier run saved it: its folder, its entry, its file's text."""
 
     folder: Path
     entry: Entry
@@ -54,7 +56,7 @@ class Saved(NamedTuple):
 
 
 def _checkout() -> Path | None:
-    """Return the checkout that the working directory is in, if it is in one."""
+    """Return the checkout that the working directory is in, None outside of one."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "figures" / "captions.toml").is_file():
@@ -67,24 +69,26 @@ def _is_building() -> bool:
     return bool(os.environ.get(BUILD_SETTING))
 
 
-def _build_folder(checkout: Path | None) -> Path:
-    """Return the folder of what is made again: within a checkout, or else here."""
-    return checkout / "build" if checkout else Path.cwd() / "figures-out"
-
-
-def _folder_for_results(checkout: Path | None) -> Path:
-    """Return the folder of results: see `Study`."""
+def _results_folder(checkout: Path | None) -> Path:
+    """Return where results go: see `Study`."""
     if _is_building():
         return Path(os.environ[BUILD_SETTING])
-    folder = _build_folder(checkout)
-    return folder / "scratch" if checkout else folder
+    return checkout / "build" / "scratch" if checkout else Path.cwd() / "figures-out"
 
 
 def _set_up_notebook() -> None:
-    """Draw in the report's style, and show log lines below the cell."""
+    """Draw in the report's style, and show the library's log lines below the cell.
+
+    While the report is built, they go to stderr, which it does not print.
+    """
     use_style()
-    if get_ipython():
-        _log_plainly(to_stderr=_is_building())
+    if not get_ipython():
+        return
+    stream = sys.stderr if _is_building() else sys.stdout
+    library = logging.getLogger("cliplib")
+    library.handlers = [logging.StreamHandler(stream)]  # one, for the last study
+    library.propagate = False
+    library.setLevel(logging.INFO)
 
 
 def committed_folder() -> Path:
@@ -105,11 +109,14 @@ def committed_folder() -> Path:
 
 
 class Study:
-    """The results of one notebook: where they go, and how they were made.
+    """The results of one notebook, which begins with it: it saves and shows them.
 
     They go to the folder that ``CLIPLIB_FIGURES`` names, which the report's build sets;
     otherwise to ``build/scratch`` of the checkout that the working directory is in;
     outside of a checkout, to ``figures-out``.
+
+    Making one also sets up the notebook: from then on, figures have the report's style,
+    and the library's log lines are shown below the cell.
 
     Parameters
     ----------
@@ -119,33 +126,46 @@ class Study:
         The `ClipEncoder` that the results rest on; None where there is none.
     **parameters
         What to note beside each result. Of a path, the last part is noted.
+
+    Attributes
+    ----------
+    folder
+        Where results go.
+    fingerprint
+        Of the encoder; results of an earlier run with another one are not shown.
     """
 
     def __init__(self, name: str, encoder: Any = None, **parameters: Any) -> None:
-        self.name = name
-        self.fingerprint: str | None = encoder.fingerprint if encoder else None
         checkout = _checkout()
-        self.folder = _folder_for_results(checkout)
-        self._build = _build_folder(checkout)
-        self._committed = checkout / "figures" if checkout else None
-        self._made = _how_made(encoder, parameters)
-        self._results: dict[str, Entry] = {}
-        self._before = _results_in(self.folder, name)
+        self.name = name
+        self.folder = _results_folder(checkout)
+        self.fingerprint: str | None = encoder.fingerprint if encoder else None
+        self._checkout = checkout
+        self._how_made = _how_made(encoder, parameters)
+        self._entries: dict[str, Entry] = {}  # of this run, by id
+        self._earlier_entries = _read_entries(self.folder, name)
         _set_up_notebook()
         logger.info("Results go to %s.", self.folder)
 
+    @property
+    def _committed(self) -> Path | None:
+        """The folder of the committed results; None outside of a checkout."""
+        return self._checkout / "figures" if self._checkout else None
+
     @cached_property
     def memory(self) -> joblib.Memory:
-        """Answers kept between notebooks, for as long as code and packages stay.
+        """A cache on disk that all notebooks share, for ``memory.cache(function)``.
 
-        What is kept lies in ``build/predictions``; answers of other code are deleted.
+        It lies in ``build/predictions`` of the checkout, or else in `folder`. What
+        other code or other versions of packages computed is deleted.
         """
-        kept = self._build / "predictions"
-        folder = kept / _digest_of_code()
-        for other in kept.glob("*"):
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-        return joblib.Memory(folder, verbose=0)
+        build = self._checkout / "build" if self._checkout else self.folder
+        caches = build / "predictions"
+        current = caches / _digest_of_code()
+        for cache in caches.glob("*"):
+            if cache != current:
+                shutil.rmtree(cache, ignore_errors=True)
+        return joblib.Memory(current, verbose=0)
 
     def save_figure(
         self, figure: Any, id: str, *, height: float = 2.8, **values: Any
@@ -155,8 +175,8 @@ class Study:
         Parameters
         ----------
         figure
-            Of matplotlib; or a `seaborn.objects` plot, drawn as wide as the text. None
-            shows the one saved before.
+            Of matplotlib; or a `seaborn.objects` plot, drawn as wide as the text. For
+            None, the one of an earlier run is shown.
         id
             Its name in the report and in ``figures/captions.toml``.
         height
@@ -177,13 +197,15 @@ class Study:
     def save_table(self, table: pd.DataFrame | None, id: str, **values: Any) -> None:
         """Save a table as CSV; x, x_low and x_high are shown as one, "x [low, high]".
 
-        For None, the one saved before is shown. Raises ValueError where the caption is
-        missing, or a value of it.
+        The index becomes columns, unless it only numbers the rows. For None, the table
+        of an earlier run is shown. Raises ValueError where the caption is missing, or a
+        value of it.
         """
         text = None
         if table is not None:
-            unnamed = table.index.name is None
-            if not (unnamed and isinstance(table.index, pd.RangeIndex)):
+            index = table.index
+            only_numbers_rows = isinstance(index, pd.RangeIndex) and index.name is None
+            if not only_numbers_rows:
                 table = table.reset_index()
             text = table.map(_plain).to_csv(index=False, lineterminator="\n")
         self._save("table", id, text, values)
@@ -191,8 +213,8 @@ class Study:
     def save_numbers(self, numbers: Any, id: str, **values: Any) -> None:
         """Save numbers as JSON: nested, or with keys of several parts (name, below, …).
 
-        Names become ``lower_case``. For None, what was saved before stays. Raises
-        ValueError where two names become one, or the caption is missing.
+        Names become ``lower_case``. For None, the numbers of an earlier run stay.
+        Raises ValueError where two names become one, or the caption is missing.
         """
         text = None if numbers is None else json.dumps(_plain(numbers), **JSON) + "\n"
         self._save("numbers", id, text, values)
@@ -200,39 +222,48 @@ class Study:
     def _save(
         self, kind: str, id: str, text: str | None, values: Mapping[str, Any]
     ) -> None:
+        """Save and show a result, given as its file's text; for None, show an earlier.
+
+        `kind` is a key of `SUFFIXES`, and `values` fill places of the caption.
+        """
         if text is None:
             self._show_earlier(kind, id)
             return
-        entry = {"kind": kind, **self._words(kind, id, values), **self._made}
+        entry = {"kind": kind, **self._words(kind, id, values), **self._how_made}
         if values:
             entry["values"] = _plain(values)
-        self._keep(id, entry, text)
+        self._write_result(id, entry, text)
         _show(id, entry, text)
 
     def _show_earlier(self, kind: str, id: str) -> None:
-        """Show what an earlier run saved, if the same encoder made it, and keep it.
+        """Show what an earlier run saved, or say below the cell why there is nothing.
 
-        Its caption may have been written anew since then: it is made again, with the
-        values of that run.
+        Its caption, which may have been rewritten since then, is read anew and filled
+        with the values of that run. A build writes the result among its own; so does
+        any run for what lies in its own folder already.
         """
-        found = self._find_earlier(id)
-        if isinstance(found, str):
-            _show(id, {"kind": kind, "caption": f"{id}: {found}, needs images."}, "")
+        try:
+            saved = self._find_earlier(id)
+        except LookupError as reason:
+            _show(id, {"kind": kind, "caption": f"{id}: {reason}, needs images."}, "")
             return
-        values = found.entry.get("values", {})
-        entry = found.entry | self._words(found.entry["kind"], id, values)
-        if _is_building() or found.folder == self.folder:
-            self._keep(id, entry, found.text)
-        _show(id, entry, found.text, note=EARLIER)
+        values = saved.entry.get("values", {})
+        entry = saved.entry | self._words(saved.entry["kind"], id, values)
+        if _is_building() or saved.folder == self.folder:
+            self._write_result(id, entry, saved.text)
+        _show(id, entry, saved.text, note=EARLIER)
 
-    def _find_earlier(self, id: str) -> Saved | str:
-        """Return what an earlier run saved, or say in words why there is nothing."""
-        places = [(self.folder, self._before | self._results)]
+    def _find_earlier(self, id: str) -> Saved:
+        """Return what the same encoder saved in this folder, or else what is committed.
+
+        LookupError, with the reason in words, where it saved nothing.
+        """
+        places = [(self.folder, self._earlier_entries | self._entries)]
         if self._committed:
-            places.append((self._committed, _results_in(self._committed, self.name)))
+            places.append((self._committed, _read_entries(self._committed, self.name)))
         reason = "never saved"
-        for folder, results in places:
-            entry = results.get(id)
+        for folder, entries in places:
+            entry = entries.get(id)
             if entry is None:
                 continue
             if entry.get("fingerprint") != self.fingerprint:
@@ -241,22 +272,23 @@ class Study:
             path = folder / f"{id}{SUFFIXES[entry['kind']]}"
             if path.is_file():
                 return Saved(folder, entry, path.read_text("utf-8"))
-        return reason
+        raise LookupError(reason)
 
-    def _keep(self, id: str, entry: Entry, text: str) -> None:
-        """Write a result, and the file that says how this notebook's were made."""
-        self._results[id] = entry
-        of_notebook = {"versions": package_versions(), "results": self._results}
-        made = json.dumps(of_notebook, **JSON)
+    def _write_result(self, id: str, entry: Entry, text: str) -> None:
+        """Write a result, and this notebook's file of entries with the new one."""
+        self._entries[id] = entry
+        of_notebook = {"versions": package_versions(), "results": self._entries}
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / f"{id}{SUFFIXES[entry['kind']]}", text)
-        _write(self.folder / f"{self.name}.json", made + "\n")
+        _write_if_changed(self.folder / f"{id}{SUFFIXES[entry['kind']]}", text)
+        _write_if_changed(
+            self.folder / f"{self.name}.json", json.dumps(of_notebook, **JSON) + "\n"
+        )
 
     def _words(self, kind: str, id: str, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return caption and, of a figure, alternative text, with their values."""
+        """Return caption and, of a figure, alternative text, their places filled."""
         wanted = ("caption", "alt") if kind == "figure" else ("caption",)
         captions = self._captions
-        if captions is None:  # outside of a checkout the name has to do
+        if captions is None:  # outside of a checkout the id has to do
             return dict.fromkeys(wanted, id.replace("_", " ").capitalize() + ".")
         try:
             return {name: captions[id][name].format(**values) for name in wanted}
@@ -268,6 +300,7 @@ class Study:
 
     @cached_property
     def _captions(self) -> dict[str, dict[str, str]] | None:
+        """Caption and alternative text of each id; None outside of a checkout."""
         for folder in (self.folder, self._committed):
             if folder and (folder / "captions.toml").is_file():
                 return tomllib.loads((folder / "captions.toml").read_text("utf-8"))
@@ -275,7 +308,10 @@ class Study:
 
 
 def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
-    """Return what is noted beside a result: no path of this machine, only its end."""
+    """Return parameters, and the encoder's name and fingerprint, to note as an entry.
+
+    Of a path, which names folders of this machine, only the last part is noted.
+    """
     noted = {
         name: re.split(r"[/\\]", value)[-1] if isinstance(value, str) else value
         for name, value in parameters.items()
@@ -288,16 +324,17 @@ def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
     return made
 
 
-def _results_in(folder: Path, name: str) -> dict[str, Entry]:
-    path = folder / f"{name}.json"
+def _read_entries(folder: Path, notebook: str) -> dict[str, Entry]:
+    """Return the entries, by id, of the results that a notebook saved in a folder."""
+    path = folder / f"{notebook}.json"
     if not path.is_file():
         return {}
-    results: dict[str, Entry] = json.loads(path.read_text("utf-8"))["results"]
-    return results
+    entries: dict[str, Entry] = json.loads(path.read_text("utf-8"))["results"]
+    return entries
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that compute, by name.
+    """Return the versions of `PACKAGES`, by name.
 
     They are without "+cpu" and the like, which name a build of the same version.
     """
@@ -308,7 +345,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _digest_of_code() -> str:
-    """Return a digest of the library's modules and of the packages that compute."""
+    """Return a digest of the library's modules and of the versions of `PACKAGES`."""
     package = Path(__file__).parents[1]
     modules = sorted(package.rglob("*.py"))
     code = b"".join(module.read_bytes() for module in modules)
@@ -316,24 +353,18 @@ def _digest_of_code() -> str:
     return hashlib.sha256(code + json.dumps(versions).encode()).hexdigest()[:16]
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a text with the same line ends anywhere; leave an equal file untouched."""
+def _write_if_changed(path: Path, text: str) -> None:
+    r"""Write a text as UTF-8, line ends "\n" everywhere, unless the file holds it."""
     data = text.encode("utf-8")
     if not path.is_file() or path.read_bytes() != data:
         path.write_bytes(data)
 
 
-def _log_plainly(*, to_stderr: bool) -> None:
-    """Show the library's log lines once; on stderr they are red, and not printed."""
-    library = logging.getLogger("cliplib")
-    stream = sys.stderr if to_stderr else sys.stdout
-    library.handlers = [logging.StreamHandler(stream)]
-    library.propagate = False
-    library.setLevel(logging.INFO)
-
-
 def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
-    """Show a saved result in a notebook with its caption; of numbers, their names."""
+    """Show a result below the cell, with its caption; of numbers, their names alone.
+
+    `text` is its file's, "" where there is none; `note` follows the caption.
+    """
     if not get_ipython():
         return
     caption = entry["caption"] + note
@@ -351,14 +382,16 @@ def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
 
 
 def _figure_as_html(svg: str, caption: str, alt: str) -> str:
+    """Return a figure as HTML, its caption below."""
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
     image = f'<img alt="{escape(alt)}" src="{source}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _table_as_html(csv: str, caption: str) -> str:
+    """Return a table as HTML, its caption above, intervals beside their values."""
     table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False)
-    table = table.map(_shown)
+    table = table.map(_short_number)
     for name in list(table):
         if f"{name}_low" in table and f"{name}_high" in table:
             low = table.pop(f"{name}_low")
@@ -372,10 +405,10 @@ def _table_as_html(csv: str, caption: str) -> str:
     return html.replace("<thead>", head, 1)
 
 
-def _shown(cell: str) -> str:
-    """Write a fraction with three decimals; text and whole numbers stay as they are.
+def _short_number(cell: str) -> str:
+    """Shorten a fraction to three decimals; text and whole numbers stay as they are.
 
-    Whole thousands lose their decimals; below 0.0005 the notation is scientific.
+    From 1,000 on, ".0" is left out; below 0.0005 the notation is scientific.
     """
     if not re.fullmatch(r"-?\d+(\.\d+)?(e[-+]?\d+)?", cell) or cell.isdecimal():
         return cell
@@ -388,9 +421,9 @@ def _shown(cell: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return plain Python values; None for a float where it is undefined.
+    """Return a value as JSON can hold it: dicts, lists, numbers, texts and None.
 
-    A fraction is rounded to six significant digits; a whole number keeps its value.
+    Fractions are rounded to six significant digits; NaN and infinity become None.
     """
     if isinstance(value, pd.DataFrame):
         value = value.to_dict("index")
@@ -402,30 +435,33 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return _rounded(value)
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
 
 
 def _rounded(value: float) -> float | None:
+    """Round to six significant digits, whole numbers not at all; None if not finite."""
     if not math.isfinite(value):
         return None
     return value if value.is_integer() else float(f"{value:.6g}")
 
 
 def _nested(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """Return a tree of plain values; a key of several parts is a path into it.
+    """Return names and values as nested dicts; a tuple of names is a path into them.
 
-    Raises ValueError, with both names, where two of them would become one.
+    Raises ValueError, with both names, where two of them would become one key.
     """
     tree: dict[str, Any] = {}
-    names: dict[tuple[str, ...], Any] = {}
+    part_at: dict[tuple[str, ...], Any] = {}  # what was the name before it was a key
     for name, value in items:
         parts = name if isinstance(name, tuple) else (name,)
-        path = tuple(map(_key, parts))
+        path = tuple(_json_key(part) for part in parts)
         for depth, part in enumerate(parts, 1):
-            known_as = names.setdefault(path[:depth], part)
-            if known_as != part:
+            earlier_part = part_at.setdefault(path[:depth], part)
+            if earlier_part != part:
                 raise ValueError(
-                    f"{known_as!r} and {part!r} would both be saved as "
+                    f"{earlier_part!r} and {part!r} would both be saved as "
                     f"{path[depth - 1]!r}: rename one of them."
                 )
         branch = _plain(value)
@@ -435,12 +471,14 @@ def _nested(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _key(name: Any) -> str:
+def _json_key(name: Any) -> str:
+    """Return a name in ``lower_case``: "recall_at_10" for "Recall@10"."""
     words = str(name).lower().replace("@", "_at_")
     return re.sub(r"\W+", "_", words).strip("_")
 
 
 def _merge(tree: dict[str, Any], branch: dict[str, Any], name: Any) -> None:
+    """Add what a name has saved to a tree; ValueError where it would overwrite."""
     for key, value in branch.items():
         if key not in tree:
             tree[key] = value
@@ -456,7 +494,7 @@ def _merge(tree: dict[str, Any], branch: dict[str, Any], name: Any) -> None:
 def as_table(
     results: Mapping[Any, Any], *levels: str, titles: Mapping[str, str] | None = None
 ) -> pd.DataFrame | None:
-    """Return nested numbers as a table, one row for each key.
+    """Return nested numbers as a table, one row for each key, in the same order.
 
     Parameters
     ----------
@@ -479,6 +517,7 @@ def as_table(
         row.to_dict("index") if isinstance(row, pd.DataFrame) else row
         for row in results.values()
     ]
+    # A nested name is joined to the one above it: x_value, x_low, x_high.
     table = pd.json_normalize(rows, sep="_").set_axis(pd.Index([*results]))
     names = {name: spec.title for name, spec in DATASETS.items()} | dict(titles or {})
     table = table.rename_axis(levels).rename(names)

@@ -35,8 +35,10 @@ OBJECT_SHARES = (0.01, 0.65)
 """Of the photograph: a smaller or a larger object was not cut out rightly."""
 SAME_AREA = 0.8
 """Of a mask that has to be left where it is moved to."""
-UNEVEN, DARK = 2.5, 60.0
-"""Median error of the border, and mean lightness in CIELAB, of what is no board."""
+UNEVEN = 2.5
+"""Median error of the fit to the border, in CIELAB, above which there is no board."""
+DARK = 60.0
+"""Mean lightness in CIELAB, 0 to 100, below which there is no board."""
 
 
 def _grey_and_head(image: Image.Image) -> tuple[Floats, Bools]:
@@ -46,19 +48,20 @@ def _grey_and_head(image: Image.Image) -> tuple[Floats, Bools]:
 
 
 def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
-    """Return the place in the head that is most nearly as bright as a box.
+    """Return a box of the same size elsewhere in the head, as bright as can be found.
 
-    A box of the same size, whose ellipse does not meet that of the box itself; None
-    where the head has no room for one.
+    Of all places where its ellipse lies in the head and does not meet that of the box,
+    it is the one whose mean grey level is nearest to the box's; None if there is none.
     """
     grey, head = _grey_and_head(image)
     own = ellipse(box, image.size)
-    # Means over the ellipse moved to every pixel at once.
-    rows, columns = np.flatnonzero(own.any(axis=1)), np.flatnonzero(own.any(axis=0))
+    rows = np.flatnonzero(own.any(axis=1))
+    columns = np.flatnonzero(own.any(axis=0))
     kernel = own[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float)
     kernel /= kernel.sum()
 
     def moved_mean(values: Floats | Bools) -> Floats:
+        """Return the mean of values over the ellipse moved to each pixel, (h, w)."""
         # Ellipses are symmetric: convolution and correlation are the same.
         return np.asarray(fftconvolve(values.astype(float), kernel, mode="same"))
 
@@ -73,7 +76,7 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
 
 
 def first_in_head(image: Image.Image, boxes: Iterable[Box]) -> Box | None:
-    """Return the first of some boxes that lies in the head, if any does."""
+    """Return the first of some boxes whose ellipse lies in the head, None if none."""
     _, head = _grey_and_head(image)
     for box in boxes:
         if head[ellipse(box, image.size)].mean() >= IN_HEAD:
@@ -84,24 +87,25 @@ def first_in_head(image: Image.Image, boxes: Iterable[Box]) -> Box | None:
 def with_mirrored_tissue(image: Image.Image, box: Box) -> Image.Image | None:
     """Return a slice with tissue of the other side in the ellipse round a box.
 
-    It is mirrored at the middle of the head, fades in over a few pixels, and is as
-    bright at the rim as what surrounds it. None where the ellipse and its mirror meet,
-    or the mirror lies outside the head.
+    The tissue is mirrored at the middle of the head, fades in over `FEATHER` pixels,
+    and is shifted in brightness to fit what surrounds it. None where the ellipse and
+    its mirror image meet, or that lies outside the head.
     """
     grey, head = _grey_and_head(image)
     hole = ellipse(box, image.size)
     columns = np.flatnonzero(head.any(axis=0))
     twice_middle = columns[0] + columns[-1]
-    source = np.clip(twice_middle - np.arange(grey.shape[1]), 0, grey.shape[1] - 1)
-    touched = binary_dilation(hole, iterations=RIM)
-    meets = (hole & touched[:, source]).any()
-    if meets or head[:, source][hole].mean() < IN_HEAD:
+    width = grey.shape[1]
+    mirrored = np.clip(twice_middle - np.arange(width), 0, width - 1)  # column of each
+    with_rim = binary_dilation(hole, iterations=RIM)
+    meets = (hole & with_rim[:, mirrored]).any()
+    if meets or head[:, mirrored][hole].mean() < IN_HEAD:
         return None
-    rim = touched & ~hole
-    tissue = grey[:, source]
+    rim = with_rim & ~hole
+    tissue = grey[:, mirrored]
     tissue = tissue + np.median(grey[rim]) - np.median(tissue[rim])
-    share = np.clip(distance_transform_edt(hole) / FEATHER, 0, 1)
-    mixed = share * tissue + (1 - share) * grey
+    opacity = np.clip(distance_transform_edt(hole) / FEATHER, 0, 1)
+    mixed = opacity * tissue + (1 - opacity) * grey
     pixels = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels).convert("RGB")
 
@@ -109,10 +113,10 @@ def with_mirrored_tissue(image: Image.Image, box: Box) -> Image.Image | None:
 def object_on_board(image: Image.Image) -> Bools | None:
     """Return which pixels (h, w) show the object on an even board, with its shadow.
 
-    The board is a quadratic surface, in each channel of CIELAB, through the
-    photograph's border; what differs from it, closed and without holes, is the object.
-    None where that is too little or too much to be right, or the border is uneven or
-    dark: an object that fills the frame has no board.
+    The board is a quadratic surface, in each channel of CIELAB, fitted to the border of
+    the photograph; what differs from it, its gaps closed, is the object. None where
+    that is too little or too much to be right, or the border is uneven or dark: around
+    an object that fills the frame there is no board.
     """
     from skimage.color import rgb2lab
 
@@ -123,37 +127,44 @@ def object_on_board(image: Image.Image) -> Bools | None:
     distance = np.linalg.norm(lab - board, axis=2)
     differs = binary_opening(distance > BOARD_DISTANCE, iterations=1)
     whole = binary_fill_holes(binary_closing(differs, iterations=4))
-    parts, _ = label(whole)
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    # Specks on the board are no part of it; a lid beside its bottle is.
-    large = sizes > max(0.1 * sizes.max(), 0.002 * parts.size)
-    mask = np.asarray(binary_dilation(large[parts], iterations=5))
+    part_of_pixel, _ = label(whole)
+    sizes = np.bincount(part_of_pixel.ravel())
+    sizes[0] = 0  # the board is no part
+    # Specks on the board do not belong to the object; a lid beside its bottle does.
+    is_large = sizes > max(0.1 * sizes.max(), 0.002 * part_of_pixel.size)
+    mask = np.asarray(binary_dilation(is_large[part_of_pixel], iterations=5))
     smallest, largest = OBJECT_SHARES
     return mask if smallest <= mask.mean() <= largest else None
 
 
 def _board(lab: Floats) -> tuple[Floats, float]:
-    """Fit a surface (h, w, 3) to the border of lab; return its median error as well."""
+    """Fit a quadratic surface to the border, 8 pixels wide, of an image in CIELAB.
+
+    Returns the surface, (h, w, 3) as the image, and the median distance between the two
+    on the border. An object may cross the border: what is far off is left out.
+    """
     height, width = lab.shape[:2]
     y, x = np.mgrid[:height, :width] / max(height, width)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    border = np.ones((height, width), bool)
-    border[8:-8, 8:-8] = False
-    rows = terms[border]
-    values = lab[border]
-    kept = np.ones(len(rows), bool)
-    for _ in range(5):  # an object may cross the border
-        surface = np.linalg.lstsq(rows[kept], values[kept], rcond=None)[0]
-        errors = np.linalg.norm(values - rows @ surface, axis=1)
-        kept = errors <= max(2.5 * np.median(errors), 2.0)
-    return np.asarray(terms @ surface), float(np.median(errors))
+    is_border = np.ones((height, width), bool)
+    is_border[8:-8, 8:-8] = False
+    border_terms = terms[is_border]  # (pixels, 6)
+    border_lab = lab[is_border]  # (pixels, 3)
+    is_fitted = np.ones(len(border_lab), bool)
+    for _ in range(5):
+        coefficients = np.linalg.lstsq(
+            border_terms[is_fitted], border_lab[is_fitted], rcond=None
+        )[0]
+        errors = np.linalg.norm(border_lab - border_terms @ coefficients, axis=1)
+        is_fitted = errors <= max(2.5 * np.median(errors), 2.0)
+    return np.asarray(terms @ coefficients), float(np.median(errors))
 
 
 def moved_off(mask: Bools) -> Bools | None:
-    """Return a mask moved by half the image, without what it shares with itself.
+    """Return a mask (h, w) moved by half the image, without what it then overlaps.
 
-    None where less than `SAME_AREA` of it is left.
+    What leaves the image on one side comes in on the other. None where less than
+    `SAME_AREA` of the mask is left.
     """
     height, width = mask.shape
     moved = np.roll(mask, (height // 2, width // 2), axis=(0, 1))

@@ -24,7 +24,7 @@ from scipy.fft import dct
 from scipy.ndimage import gaussian_filter
 
 from cliplib.images.arrays import Features, Floats, Ints
-from cliplib.images.cache import FeatureCache, ImageFunction, kept, map_images
+from cliplib.images.cache import FeatureCache, ImageFunction, cached_array, map_images
 from cliplib.images.image import file_facts
 from cliplib.tables.groups import connected_groups
 from cliplib.tables.hamming import Family, close_hashes
@@ -196,7 +196,7 @@ def find_near_duplicates(
     ]
     rule = f"{max_distance}:{min_correlation}"
     key = ":".join(["near_duplicates_1", rule, *digests])
-    numbers = kept(
+    numbers = cached_array(
         cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
     )
     pairs = pd.DataFrame(numbers, columns=_PAIR_COLUMNS)
@@ -223,11 +223,12 @@ def _pairs(
     max_distance: int,
     min_correlation: float,
 ) -> Floats:
-    """Return all pairs, (m, 5): `_PAIR_COLUMNS`; without `hashes_b`, within a."""
+    """Return `_PAIR_COLUMNS` of the pairs that `find_near_duplicates` finds, (m, 5)."""
     records_a = _records(hashes_a)
     readable_a = _readable(records_a)
     if hashes_b is None:
         records_b = records_a
+        # The first of several images of the same pixels stands for all of them.
         is_repeated = readable_a["digest"].duplicated()
         repeated = readable_a[is_repeated]
         readable_a = readable_a[~is_repeated]
@@ -240,6 +241,7 @@ def _pairs(
     rows_a = readable_a["index"].to_numpy()
     rows_b = readable_b["index"].to_numpy()
     as_they_are = list(ORIENTATIONS).index("")
+    # Hashes propose pairs, and detail confirms them.
     near = []
     for close in close_hashes(
         records_a["bits"][rows_a],
@@ -315,7 +317,10 @@ def _detail_correlation(
 
 
 def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Features:
-    """Correlate n squares (n, s, s) with n others, pixel by pixel, (n,)."""
+    """Return Pearson's correlation of n squares (n, s, s) with n others, (n,).
+
+    It is 0 where one of both is flat.
+    """
     centred_a = _centred(detail_a)
     centred_b = _centred(detail_b)
     product = np.einsum("nd,nd->n", centred_a, centred_b)
@@ -404,9 +409,9 @@ def audit_dataset(
 def _image_rows(
     dataset: datasets.Dataset, sources: list[Any], errors_by_row: dict[int, str]
 ) -> pd.DataFrame:
-    """Return id, label, split and error ("" if none) of each image, and `file_facts`.
+    """Return a row for each image: id, label, split, error, and its `file_facts`.
 
-    The facts of an unreadable file are missing.
+    The label is the class's name. The error is "", or else the facts are missing.
     """
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
@@ -477,18 +482,18 @@ def _summary(
     Leaks of test images are counted up to each level: at it, or at one before it.
     """
     group_sizes = images["group"].value_counts()
-    exact = pairs["kind"] == _SAME_PIXELS
-    reoriented = pairs["orientation"] != ""
+    is_exact = pairs["kind"] == _SAME_PIXELS
+    is_reoriented = pairs["orientation"] != ""
     counts: dict[str, int] = {
         "images": len(images),
         "unreadable": (images["error"] != "").sum(),
         "modes": images["mode"].nunique(),
         "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
         "byte_copies": pd.Series(same_file).duplicated().sum(),
-        "exact_copies": exact.sum(),
-        "near_pairs": (~exact & ~reoriented).sum(),
+        "exact_copies": is_exact.sum(),
+        "near_pairs": (~is_exact & ~is_reoriented).sum(),
         "mirrored_pairs": (pairs["orientation"] == "mirrored").sum(),
-        "turned_pairs": (reoriented & (pairs["orientation"] != "mirrored")).sum(),
+        "turned_pairs": (is_reoriented & (pairs["orientation"] != "mirrored")).sum(),
         "groups": len(group_sizes),
         "groups_of_several": (group_sizes > 1).sum(),
         "largest_group": group_sizes.max(),

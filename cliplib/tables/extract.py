@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cliplib.encode.clip import ClipEncoder
-from cliplib.images.arrays import Ints
+from cliplib.images.arrays import Features, Ints
 from cliplib.images.data import DATASETS, load_dataset
 from cliplib.tables.audit import image_hash, near_duplicate_groups
 from cliplib.tables.features import FeatureTable
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class MissingImages(ValueError):
-    """Features are asked for whose images are not here."""
+    """There are neither images nor committed features of a data set."""
 
 
 def load_features(
@@ -49,10 +49,10 @@ def load_features(
 ) -> FeatureTable:
     """Return a data set's feature table: its committed features, or its images encoded.
 
-    The committed features of a named set are taken where they are the encoder's, also
-    if its images are here: so numbers do not depend on which machine has them. Where
-    some images are not here, the table is without them. Where there are others than the
-    committed ones, all are encoded.
+    The committed features of a named set are taken where they are the encoder's, even
+    if its images are at hand: so numbers do not depend on the machine. Of images at
+    hand, the table has these alone; if some of them are not among the committed ones,
+    all are encoded.
 
     Parameters
     ----------
@@ -63,10 +63,8 @@ def load_features(
     groups
         What must never be separated, as in `declared_groups`: a CSV file
         (file, group), or a regular expression. It is merged with near-duplicates.
-    limit
-        Draw about so many images, by class and split; 0 takes all.
-    seed
-        Of the draw.
+    limit, seed
+        About how many images to draw, as in `stratified_subset`; 0 takes all.
     errors
         Where unreadable images are noted, by id; they are left out.
     precomputed
@@ -82,7 +80,7 @@ def load_features(
         If `groups` does not cover all images.
     """
     name = os.fspath(name_or_path)
-    dataset = load_dataset(name_or_path, data=data)
+    dataset = load_dataset(name_or_path, data=data)  # None without images
     table = None
     if precomputed and _has_precomputed(name, encoder):
         table = _of_these_images(load_precomputed(name, encoder), dataset)
@@ -93,7 +91,7 @@ def load_features(
     if not precomputed:
         raise MissingImages(f"There are no images of {name!r}: name their folder.")
     if table is None:
-        table = load_precomputed(name, encoder)
+        table = load_precomputed(name, encoder)  # which says why there is none
     if groups is not None:
         table = table.with_groups(declared_groups(table.ids.tolist(), groups))
     rows = stratified_subset(table.labels, table.splits, limit, seed=seed)
@@ -103,9 +101,9 @@ def load_features(
 def load_available(
     names: Sequence[str], encoder: ClipEncoder, **options: Any
 ) -> dict[str, FeatureTable]:
-    """Return the feature tables of those named sets that are here.
+    """Return the feature tables of data sets, by name, without those that are missing.
 
-    A warning names the others.
+    A warning names each of these.
 
     Parameters
     ----------
@@ -115,7 +113,7 @@ def load_available(
     Raises
     ------
     MissingImages
-        If none is here.
+        If all are missing.
     """
     tables: dict[str, FeatureTable] = {}
     for name in names:
@@ -131,11 +129,15 @@ def load_available(
 def _of_these_images(
     table: FeatureTable, dataset: datasets.Dataset | None
 ) -> FeatureTable | None:
-    """Return the rows of the images that are here; None if some have no row."""
+    """Return the rows of a data set's images; None if one has no row in the table.
+
+    Without a data set, the table stays as it is.
+    """
     if dataset is None:
         return table
-    here = np.isin(table.ids, dataset["id"][:])
-    return table.select(here) if here.sum() == len(dataset) else None
+    is_here = np.isin(table.ids, dataset["id"][:])
+    every_image_has_a_row = is_here.sum() == len(dataset)
+    return table.select(is_here) if every_image_has_a_row else None
 
 
 def _encode_dataset(
@@ -147,12 +149,12 @@ def _encode_dataset(
     seed: int,
     errors: dict[str, str] | None,
 ) -> FeatureTable:
-    """Encode the images of a data set; options are those of `load_features`."""
+    """Return the feature table of a data set's images; see `load_features`."""
     # Before the long part, and for all images: a limit must not hide what is missing.
     declared = _declared(dataset["id"][:], groups)
     labels = dataset["label"][:]
-    rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
-    dataset = dataset.select(rows)
+    drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
+    dataset = dataset.select(drawn_rows)
     name = dataset.info.dataset_name
     errors_by_row: dict[int, str] | None = None if errors is None else {}
     features, hashes = encoder.map(
@@ -161,7 +163,25 @@ def _encode_dataset(
     if errors_by_row and len(errors_by_row) == len(dataset):
         raise ValueError(f"None of the {len(dataset)} images of {name!r} can be read.")
     copies = near_duplicate_groups(hashes, cache=encoder.cache)
-    table = FeatureTable(
+    table = _as_table(dataset, encoder, features, copies)
+    if declared is not None:
+        table = table.with_groups(declared[drawn_rows])
+    elif name in DATASETS:
+        table = _with_known_groups(table, name)
+    if errors is None or not errors_by_row:
+        return table
+    errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
+    # Now, because groups are declared for all that were drawn.
+    is_readable = np.full(len(table), True)
+    is_readable[list(errors_by_row)] = False
+    return table.select(is_readable)
+
+
+def _as_table(
+    dataset: datasets.Dataset, encoder: ClipEncoder, features: Features, copies: Ints
+) -> FeatureTable:
+    """Return the table of a data set from features (n, d) and copies (n,)."""
+    return FeatureTable(
         features=features,
         labels=np.array(dataset["label"][:], np.int64),
         classes=tuple(dataset.features["label"].names),
@@ -174,40 +194,32 @@ def _encode_dataset(
             "encoder": encoder.name,
             "model_fingerprint": encoder.fingerprint,
             "readout": "deep",
-            "width": str(encoder.dim),
+            "width": str(encoder.width),
             "blocks": str(encoder.blocks),
-            "dataset": name,
+            "dataset": dataset.info.dataset_name,
             "source": dataset.info.builder_name,
         },
     )
-    if declared is not None:
-        table = table.with_groups(declared[rows])
-    elif name in DATASETS:
-        table = _with_known_groups(table, name)
-    if errors is None or not errors_by_row:
-        return table
-    errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    return table.select(np.delete(np.arange(len(table)), list(errors_by_row)))
 
 
 def _declared(
     ids: list[str], groups: str | os.PathLike[str] | None
 ) -> NDArray[np.str_] | None:
-    """Return the names of the declared groups, (n,), if any are declared."""
+    """Return the name of each image's declared group, (n,); None for groups None."""
     return None if groups is None else np.array(declared_groups(ids, groups), np.str_)
 
 
 def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
-    """Load the committed features of a named data set.
+    """Load the committed features of a named data set, with its groups and folds.
 
     Near-duplicates, patients and published folds come from the text files beside them
-    where there are such: ``NAME_groups.csv`` and ``NAME_patients.csv``. Where the
-    names of the images tell more, such as the photograph, `DATASETS` says how.
+    where there are such: ``NAME_groups.csv`` and ``NAME_patients.csv``. Where the names
+    of the images tell a group, such as the photograph, `DATASETS` has the pattern.
 
     Raises
     ------
     MissingImages
-        If there are none, or those of another encoder.
+        If there are none, or only another encoder's.
     """
     path = _precomputed_path(f"{name}.safetensors")
     if name not in DATASETS or not path.is_file():
@@ -228,11 +240,12 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
 
 
 def _precomputed_path(file: str) -> Path:
+    """Return where a committed file lies, or would lie."""
     return Path(str(files("cliplib") / "study" / "precomputed" / file))
 
 
 def _has_precomputed(name: str, encoder: ClipEncoder) -> bool:
-    """Say whether features of a named set are committed, and made by this encoder."""
+    """Return whether this encoder's features of a named set are committed."""
     path = _precomputed_path(f"{name}.safetensors")
     if name not in DATASETS or not path.is_file():
         return False
@@ -241,9 +254,9 @@ def _has_precomputed(name: str, encoder: ClipEncoder) -> bool:
 
 
 def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
-    """Return a table with the near-duplicates that a CSV file (id, group) lists.
+    """Return a table with the copies and groups that a CSV file (id, group) lists.
 
-    Where there is no such file it stays as it is.
+    The file must list all images. Where there is none, the table stays as it is.
     """
     if not path.is_file():
         return table
@@ -255,7 +268,10 @@ def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
 
 
 def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
-    """Merge copies with what is known of a named set: patients, or photographs."""
+    """Return the table of a named set whose groups join copies and what else is known.
+
+    That is the photograph that file names tell, or the patient, with folds; or nothing.
+    """
     pattern = DATASETS[name].groups
     if pattern:
         return table.with_groups(declared_groups(table.ids.tolist(), pattern))
@@ -263,12 +279,12 @@ def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
 
 
 def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
-    """Return a table whose groups are near-duplicates merged with patients.
+    """Return a table whose groups are copies merged with patients, with folds.
 
     Parameters
     ----------
     table
-        A table whose copies are known.
+        Its `copies` must be those of its images; its other groups are replaced.
     path
         A CSV file (id, patient, fold) of the images whose patients are known. Where
         there is no such file the table stays as it is.
@@ -276,14 +292,14 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
     Returns
     -------
     FeatureTable
-        With `folds`, too. Images without a fold get that of their group; a group that
-        is in several published folds has none.
+        Images without a published fold get that of their group. A group that lies in
+        several has none, 0; a warning counts its images.
     """
     if not path.is_file():
         return table
     listed = read_text_table(path, ("id", "patient", "fold")).set_index("id")
     listed = listed.reindex(table.ids, fill_value="")
-    # The image's own id in place of an unknown patient: no patient is called so.
+    # An image of an unknown patient is its own: no patient is called "/" and an id.
     own = pd.Series("/" + listed.index, listed.index)
     patients = listed["patient"].where(listed["patient"] != "", own)
     groups = merge_groups(table.copies, patients)
@@ -294,14 +310,18 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
 
 
 def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:
-    """Give all images of a group its one published fold, or 0 where it has several."""
-    published = folds.where(folds > 0).reset_index(drop=True).groupby(groups)
-    first, last = published.transform("min"), published.transform("max")
-    in_several = first < last
+    """Return the published fold of each row's group, (n,), 0 where it has not just one.
+
+    `folds` (n,) are those of rows, 0 where unknown.
+    """
+    by_group = folds.where(folds > 0).reset_index(drop=True).groupby(groups)
+    lowest = by_group.transform("min")  # NaN without any
+    highest = by_group.transform("max")
+    in_several = lowest < highest
     if in_several.any():
         logger.warning(
             "%d images are of groups that are in several published folds: these groups "
             "get folds of ours.",
             in_several.sum(),
         )
-    return np.asarray(first.where(~in_several, 0).fillna(0), np.int64)
+    return np.asarray(lowest.where(~in_several, 0).fillna(0), np.int64)

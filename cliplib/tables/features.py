@@ -25,10 +25,10 @@ from cliplib.images.image import warn_once
 from cliplib.tables.audit import near_duplicate_groups
 from cliplib.tables.compact import compress, expand
 from cliplib.tables.groups import (
+    first_row_of_group,
     merge_groups,
     merged_groups,
     number_groups,
-    rows_of_firsts,
 )
 from cliplib.tables.splits import group_train_test_split
 from cliplib.tables.storage import read_arrays, row_blocks, write_arrays
@@ -119,7 +119,7 @@ class FeatureTable:
             raise ValueError(
                 f"The features of {str(wrong[0])!r} are not finite: leave it out."
             )
-        fold_of_group = self.folds[rows_of_firsts(self.groups)]
+        fold_of_group = self.folds[first_row_of_group(self.groups)]
         wrong = self.ids[self.folds != fold_of_group]
         if wrong.size:
             raise ValueError(
@@ -138,7 +138,7 @@ class FeatureTable:
         ids: Sequence[str] | None = None,
         splits: Sequence[str] | None = None,
     ) -> FeatureTable:
-        """Make a table of one's own features.
+        """Make a table of one's own features; near-duplicates are not looked for.
 
         Parameters
         ----------
@@ -337,7 +337,7 @@ class FeatureTable:
     def _warn_of_merged_groups(self, groups: ArrayLike) -> None:
         """Warn once of the first two of the given groups that near-duplicates merge."""
         rows = np.arange(len(self))
-        first_copies = rows_of_firsts(self.copies)
+        first_copies = first_row_of_group(self.copies)
         merged = merged_groups(self.ids.tolist(), groups, first_copies, rows)
         if merged.empty:
             return

@@ -35,9 +35,10 @@ ACROSS_FOLDERS = (
 
 
 def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
-    """Return the groups of n images of which some pairs belong together.
+    """Return the groups that pairs of n images make.
 
-    Whatever is connected through other images belongs together as well.
+    Two images of a pair are in one group, and so are all that pairs connect through
+    other images.
 
     Parameters
     ----------
@@ -86,15 +87,17 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
 
 
 def _are_unknown(names: NDArray[Any]) -> Bools:
-    """Say which names (n,) are missing; NumPy writes NaN among texts as "nan"."""
+    """Return whether each name, (n,), is missing: None, NaN, or nothing but spaces."""
     if names.dtype.kind in "iub":
         return np.zeros(len(names), bool)
     column = pd.Series(names)
+    # NumPy writes NaN among texts as "nan".
     is_blank = column.map(lambda name: str(name).strip() in ("", "nan"))
     return np.asarray(column.isna() | is_blank, bool)
 
 
 def _numbers(values: ArrayLike, *, by_name: bool = False) -> Ints:
+    """Return the number of each value, (n,), by first appearance or in sorted order."""
     numbers, _ = pd.factorize(np.asarray(values), sort=by_name)
     return np.asarray(numbers, np.int64)
 
@@ -102,8 +105,8 @@ def _numbers(values: ArrayLike, *, by_name: bool = False) -> Ints:
 def merge_groups(*groups: ArrayLike) -> Ints:
     """Merge several groupings of the same n images into one.
 
-    Images that share a group in any of them, directly or through others, belong
-    together: the finest grouping that each of the given ones fits into.
+    Images that share a group in any of them are in one group, and so are all that these
+    connect through other images.
 
     Parameters
     ----------
@@ -127,23 +130,24 @@ def merge_groups(*groups: ArrayLike) -> Ints:
             f"Groups must hold one entry for each of {n} images, and not "
             f"{[len(grouping) for grouping in numbered]}."
         )
-    first_rows = [rows_of_firsts(grouping) for grouping in numbered]
+    # A pair for each image and grouping: the image, and the first one of its group.
+    first_rows = [first_row_of_group(grouping) for grouping in numbered]
     rows = np.tile(np.arange(n), len(groups))
     return connected_groups(n, np.concatenate(first_rows), rows)
 
 
-def rows_of_firsts(groups: ArrayLike) -> Ints:
+def first_row_of_group(groups: ArrayLike) -> Ints:
     """Return for each row, (n,), the first row of its group."""
-    _, first, code = np.unique(groups, return_index=True, return_inverse=True)
-    return first[code].astype(np.int64)
+    _, first_rows, codes = np.unique(groups, return_index=True, return_inverse=True)
+    return first_rows[codes].astype(np.int64)
 
 
 def merged_groups(
     ids: Sequence[str], groups: ArrayLike, index_a: ArrayLike, index_b: ArrayLike
 ) -> pd.DataFrame:
-    """Say which groups near-duplicates merge, and through which images.
+    """List which declared groups near-duplicates merge, and through which images.
 
-    That is often a fault of the data: one photograph filed under two patients.
+    It is often a fault of the data: one photograph is filed under two patients.
 
     Parameters
     ----------
@@ -158,8 +162,8 @@ def merged_groups(
     Returns
     -------
     pd.DataFrame
-        group_a, group_b, image_a, image_b: a row for each two groups, with the first
-        pair that joins them.
+        group_a, group_b, image_a, image_b: a row for each two groups that a pair joins
+        directly, with the first such pair.
     """
     names = pd.Series(np.asarray(groups))
     images = pd.Series(np.asarray(ids))
@@ -174,14 +178,14 @@ def merged_groups(
         }
     )
     pairs = pairs[pairs["group_a"] != pairs["group_b"]]
-    of_two = pairs[["group_a", "group_b"]].apply(frozenset, axis=1)
-    return pairs[~of_two.duplicated()].reset_index(drop=True)
+    in_any_order = pairs[["group_a", "group_b"]].apply(frozenset, axis=1)
+    return pairs[~in_any_order.duplicated()].reset_index(drop=True)
 
 
 def declared_groups(
     ids: Sequence[str], declaration: str | os.PathLike[str]
 ) -> list[str]:
-    r"""Return the group that somebody declares for each image.
+    r"""Return the group of each image, which a CSV file or a pattern declares.
 
     Groups may hold images of several classes: one photograph, patient or object may
     show more than one of them.
@@ -215,9 +219,8 @@ def declared_groups(
         groups = _groups_from_table(ids, Path(name).expanduser())
     else:
         groups = _groups_from_pattern(ids, name)
-    if uncovered := [
-        image for image, group in zip(ids, groups, strict=True) if not group
-    ]:
+    uncovered = [image for image, group in zip(ids, groups, strict=True) if not group]
+    if uncovered:
         raise ValueError(
             f"The groups {name!r} do not cover {len(uncovered)} of {len(ids)} images, "
             f"such as {str(uncovered[0])!r}: give each image a group."
@@ -226,7 +229,11 @@ def declared_groups(
 
 
 def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
-    """Return what a CSV file declares, "" for images that it lacks."""
+    """Return the group that a CSV file (file, group) gives each image, "" for none.
+
+    A file is an id or, where no other image has it, a file name; a warning counts the
+    files that are neither.
+    """
     table = read_text_table(path, ("file", "group"))
     declared: dict[str, str] = dict(zip(table["file"], table["group"], strict=True))
     file_names = pd.Series([PurePosixPath(name).name for name in ids])
@@ -237,16 +244,19 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
             f"{path} names {len(absent)} files that are not among the images, such as "
             f"{absent.iloc[0]!r}.",
         )
-    repeated = file_names.duplicated(keep=False)
+    ambiguous = file_names.duplicated(keep=False)
     groups: list[str] = []
-    for image, file_name, is_repeated in zip(ids, file_names, repeated, strict=True):
-        by_name = "" if is_repeated else declared.get(file_name, "")
-        groups.append(declared.get(image, by_name))
+    for image, file_name, is_ambiguous in zip(ids, file_names, ambiguous, strict=True):
+        by_file_name = "" if is_ambiguous else declared.get(file_name, "")
+        groups.append(declared.get(image, by_file_name))
     return groups
 
 
 def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
-    """Return what a regular expression captures, "" where it matches nothing."""
+    """Return what a regular expression captures of each id, "" where nothing.
+
+    That is its first parentheses, or all named ones together, joined by "/".
+    """
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -259,7 +269,8 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
             f"The groups {pattern!r} are no file, and as a regular expression they "
             "capture nothing: put the part that names the group in parentheses."
         )
-    parentheses = sorted(expression.groupindex.values()) or [1]
+    named = sorted(expression.groupindex.values())
+    parentheses = named or [1]  # by number
     groups = []
     for image in ids:
         match = expression.search(image)
@@ -269,9 +280,10 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
 
 
 def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read columns of a CSV file as text; the first column names each row once.
+    """Read columns of a CSV file as texts, without spaces around them.
 
-    Commas, semicolons or tabs may lie between columns.
+    Commas, semicolons or tabs may lie between columns. The first of `columns` names the
+    image of each row.
 
     Raises
     ------
@@ -306,7 +318,7 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _separator(text: str, columns: Sequence[str]) -> str:
-    """Return what lies between columns of a CSV file's text, by its first line."""
+    """Return ";", tab or ",": the first that divides a text's first line as it must."""
     first_line = text.split("\n", 1)[0]
     for separator in (";", "\t"):
         names = [name.strip().strip('"') for name in first_line.split(separator)]
@@ -316,12 +328,12 @@ def _separator(text: str, columns: Sequence[str]) -> str:
 
 
 def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
-    """Return the rows of a table with a column ``id`` in the order of `ids`.
+    """Return a table's rows of these images, by its column ``id``, in their order.
 
     Raises
     ------
     ValueError
-        If the table, read from `path`, lacks one of them.
+        If the table, read from `path`, lacks one of the `ids`.
     """
     by_id = table.set_index("id")
     if lacking := [image for image in ids if image not in by_id.index]:
@@ -333,12 +345,13 @@ def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.Da
 
 
 def suggested_pattern(ids: Sequence[str]) -> str:
-    """Return the expression that makes groups of what looks like series of files.
+    """Return a regular expression that groups what looks like series of files.
 
-    A series is what files of one folder have in common but for a counter, the last part
-    of their names or the first one. Where both could be the counter, as in
-    ``exp1_num_108719.jpg``, the reading is taken that makes at least twice as many
-    series; where neither does, or the series have counters themselves, none is.
+    A series is what the names of files of one folder have in common but for a counter,
+    their last part or their first. Where either could be the counter, as in
+    ``exp1_num_108719.jpg``, the reading with more series is taken if it has twice as
+    many or more. Nothing is suggested where it has not, or where the names of series
+    look like series again.
 
     Series reach across folders, as the objects of one photograph do, only where one
     count runs through all of these and most such series are counted without a gap for
@@ -357,61 +370,72 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         others, and none is half of a folder; else "".
     """
     for pattern in ACROSS_FOLDERS:
-        groups = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
-        if _look_like_series(ids, groups) and _are_counted_through(ids, groups):
+        series = _series_of_images(ids, pattern)
+        if _look_like_series(ids, series) and _are_counted_through(ids, series):
             return pattern
-    series_of = {}
+    names_by_pattern = {}  # of the series of several files
     for pattern in (COUNTER_LAST, COUNTER_FIRST):
-        groups = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
-        if _look_like_series(ids, groups):
-            series_of[pattern] = groups[groups.duplicated()].unique()
-    if not series_of:
+        series = _series_of_images(ids, pattern)
+        if _look_like_series(ids, series):
+            names_by_pattern[pattern] = series[series.duplicated()].unique()
+    if not names_by_pattern:
         return ""
-    best, *others = sorted(series_of, key=lambda pattern: -len(series_of[pattern]))
-    if any(len(series_of[best]) < 2 * len(series_of[other]) for other in others):
+    best, *others = sorted(names_by_pattern, key=lambda p: -len(names_by_pattern[p]))
+    names = names_by_pattern[best]
+    if any(len(names) < 2 * len(names_by_pattern[other]) for other in others):
         return ""
-    as_files = [f"{series}.jpg" for series in series_of[best]]
-    return "" if suggested_pattern(as_files) else best
+    are_series_again = suggested_pattern([f"{name}.jpg" for name in names]) != ""
+    return "" if are_series_again else best
 
 
 def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
-    """Return the ids of the first group of several that an expression makes.
+    """Return the ids of the first group of several images that an expression makes.
 
-    An example to show before anybody follows `suggested_pattern`; [] if it joins none.
+    It is an example, to judge a `suggested_pattern` by; [] if no group has several.
     """
-    groups = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
-    several = groups[groups.duplicated(keep=False) & (groups != "")]
-    if several.empty:
+    series = _series_of_images(ids, pattern)
+    shared = series[series.duplicated(keep=False) & (series != "")]
+    if shared.empty:
         return []
-    return [str(ids[row]) for row in several.index[several == several.iloc[0]]]
+    rows = shared.index[shared == shared.iloc[0]]
+    return [str(ids[row]) for row in rows]
 
 
-def _look_like_series(ids: Sequence[str], groups: pd.Series) -> bool:
-    """Say whether most images share their group, and none is half of a folder."""
-    if not len(ids) or (groups == "").any():
+def _series_of_images(ids: Sequence[str], pattern: str) -> pd.Series:
+    """Return the name of each image's series, by row; "" where there is none."""
+    return pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
+
+
+def _look_like_series(ids: Sequence[str], series: pd.Series) -> bool:
+    """Return whether most images share theirs, and none is half of a folder."""
+    if not len(ids) or (series == "").any():
         return False
-    images = pd.DataFrame({"group": groups})
+    images = pd.DataFrame({"series": series})
     images["folder"] = [str(PurePosixPath(image).parent) for image in ids]
-    size_of_group = images.groupby("group")["group"].transform("size")
+    size_of_series = images.groupby("series")["series"].transform("size")
     # A name that a whole folder shares is the class's, and no series.
-    shares = images.groupby("folder")["group"].value_counts(normalize=True)
-    return bool((size_of_group > 1).mean() > 0.5 and shares.max() <= 0.5)
+    shares = images.groupby("folder")["series"].value_counts(normalize=True)
+    return bool((size_of_series > 1).mean() > 0.5 and shares.max() <= 0.5)
 
 
-def _are_counted_through(ids: Sequence[str], series: Sequence[str]) -> bool:
-    """Say whether one count runs through all folders, and most series in one piece.
+def _are_counted_through(ids: Sequence[str], series: pd.Series) -> bool:
+    """Return whether one count runs through all files, and most series in one run.
 
-    Only series that lie in several folders are asked.
+    Only series that lie in several folders are asked. The counter of a file is the
+    digits of its name beside the series; files without one are left out.
     """
     paths = [PurePosixPath(image) for image in ids]
+    counters = []
+    for path, name in zip(paths, series, strict=True):
+        rest = path.stem.replace(name, "", 1)
+        counters.append(re.sub(r"\D", "", rest))
     files = pd.DataFrame({"series": series, "folder": [str(p.parent) for p in paths]})
-    rests = [p.stem.replace(name, "", 1) for p, name in zip(paths, series, strict=True)]
-    digits = pd.Series([re.sub(r"\D", "", rest) for rest in rests])
-    files["counter"] = pd.to_numeric(digits)
-    files = files.dropna().sort_values("counter")
-    if not files["counter"].is_unique:
+    files["counter"] = pd.to_numeric(pd.Series(counters))
+    in_order = files.dropna().sort_values("counter")
+    if not in_order["counter"].is_unique:
         return False
-    starts = files["series"] != files["series"].shift()
-    found = files.assign(piece=starts.cumsum()).groupby("series").nunique()
-    across = found[found["folder"] > 1]
-    return bool((across["piece"] == 1).mean() > 0.5)
+    starts_run = in_order["series"] != in_order["series"].shift()
+    numbered = in_order.assign(run=starts_run.cumsum())
+    n_different = numbered.groupby("series")[["folder", "run"]].nunique()
+    across_folders = n_different[n_different["folder"] > 1]
+    return bool((across_folders["run"] == 1).mean() > 0.5)

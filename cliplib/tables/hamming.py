@@ -105,7 +105,7 @@ def close_hashes(
 
 
 class _DistanceBound:
-    """A lower bound on the distance of hashes of a, in a family of orientations, to b.
+    """A lower bound on the distance from hashes of a, in any of a family, to others.
 
     If d of the 64 bits of one parity differ, d or 64 - d differ in each orientation:
     32 - |d - 32| at least. The bits of the first parity, of even frequencies, never
@@ -121,7 +121,7 @@ class _DistanceBound:
     """
 
     def __init__(self, bits: Words, family: Family, max_distance: int) -> None:
-        """Read hashes (n, orientations, 4) of a."""
+        """Take hashes of a, (n, orientations, 4), and how many bits at most differ."""
         self.family = family
         self.bits = bits[:, list(family)]
         words = _words_by_parity(bits[:, family.base])
@@ -147,21 +147,23 @@ class _DistanceBound:
         self._count = np.empty(shape, np.int8)
         self._sum = np.empty(shape, np.int8)
 
-    def candidates(self, rows: slice, words_b: Words, first: int) -> Iterator[Pairs]:
-        """Yield the pairs whose bound is at most the maximal distance.
+    def candidates(
+        self, rows_a: slice, words_b: Words, first_b: int
+    ) -> Iterator[Pairs]:
+        """Yield the pairs whose bound is at most the maximal distance, in parts.
 
-        They are of `rows` of a, with the rows of b from `first` on. `words_b` are
-        (4, m): a word for each parity, as of `_words_by_parity`.
+        They are of `rows_a` with the rows of b from `first_b` on. `words_b` (4, m) are
+        the transposed `_words_by_parity` of all of b.
         """
-        words_a = self._words[:, rows]
-        least = self._least_closeness[rows, None]
+        words_a = self._words[:, rows_a]
+        least = self._least_closeness[rows_a, None]
         found: list[Pairs] = []
-        for start in range(first, words_b.shape[1], COLUMNS_AT_ONCE):
+        for start in range(first_b, words_b.shape[1], COLUMNS_AT_ONCE):
             columns = words_b[:, start : start + COLUMNS_AT_ONCE]
             places = np.flatnonzero(self._closeness(words_a, columns) >= least)
             if len(places):
                 row, column = np.divmod(places, columns.shape[1])
-                found.append(Pairs(row + rows.start, column + start))
+                found.append(Pairs(row + rows_a.start, column + start))
             if sum(len(pairs.rows_a) for pairs in found) >= PAIRS_AT_ONCE:
                 yield _joined(found)
                 found = []
@@ -169,9 +171,10 @@ class _DistanceBound:
             yield _joined(found)
 
     def _closeness(self, words_a: Words, words_b: Words) -> NDArray[np.int8]:
-        """Return the closeness of words (4, r) to words (4, c), (r, c).
+        """Return the closeness Σ |d - 32| - d₀ of each pair of hashes, (r, c).
 
-        The next call writes to the same array.
+        The hashes are words by parity, (4, r) and (4, c). The next call overwrites the
+        array that is returned.
         """
         block = np.s_[: words_a.shape[1], : words_b.shape[1]]
         differing_bits = self._differing_bits[block]
@@ -179,8 +182,8 @@ class _DistanceBound:
         closeness = self._sum[block]
 
         def count_differing(parity: int) -> None:
-            a, b = words_a[parity, :, None], words_b[parity]
-            np.bitwise_xor(a, b, out=differing_bits)
+            row_words = words_a[parity, :, None]
+            np.bitwise_xor(row_words, words_b[parity], out=differing_bits)
             np.bitwise_count(differing_bits, out=count.view(np.uint8))
 
         count_differing(0)
@@ -194,6 +197,7 @@ class _DistanceBound:
 
 
 def _joined(parts: list[Pairs]) -> Pairs:
+    """Return the pairs of all parts, one after another."""
     rows_a = np.concatenate([pairs.rows_a for pairs in parts])
     rows_b = np.concatenate([pairs.rows_b for pairs in parts])
     return Pairs(rows_a, rows_b)

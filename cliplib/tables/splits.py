@@ -28,8 +28,8 @@ from cliplib.tables.groups import number_groups
 if TYPE_CHECKING:
     from joblib import Memory
 
-MAX_GROUPS = 5_000
-"""Up to so many, StratifiedGroupKFold takes less than about a second."""
+MAX_GROUPS_FOR_SKLEARN = 5_000
+"""With more of them StratifiedGroupKFold takes a second and longer."""
 
 
 class _Table(Protocol):
@@ -67,13 +67,15 @@ def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
     Raises
     ------
     ValueError
-        Where a row has no group (None, NaN or empty), or there are too few groups.
+        Where there are not n entries, one is missing (None, NaN or empty), or too few
+        differ.
     """
     names = np.arange(n) if groups is None else groups
     codes = number_groups(names, by_name=True)
     if codes.shape != (n,) or codes.max(initial=-1) + 1 < at_least:
         raise ValueError(
-            f"Each of {n} images needs a group, and at least two of them must differ."
+            f"groups must hold one group for each of {n} images, and at least"
+            f" {at_least} different ones."
         )
     return codes
 
@@ -144,7 +146,7 @@ def group_train_test_split(
     labels = np.asarray(y)
     codes = group_codes(groups, len(labels))
     _check_number_of_groups(labels, codes, 2, "to hold some out")
-    counts = _rows_by_group_and_class(labels, codes)
+    counts = _count_by_group_and_class(labels, codes)
     is_held_out = _draw_groups(counts, parts, seed)
     has_class = (counts > 0).toarray()
     in_train = has_class[~is_held_out].any(axis=0)
@@ -179,6 +181,7 @@ def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
     for label in rarest_first:
         members = by_size[has_class[by_size, label]]
         undecided = members[~is_decided[members]]
+        # Before the end of those undecided, so that one of them at least is taken.
         start = rng.integers(min(parts, max(1, len(undecided))))
         # A single one is held out only if the class has none on that side yet.
         if len(undecided) > 1 or not is_held_out[members].any():
@@ -247,7 +250,7 @@ def group_folds(
     seed: int = 0,
     published: ArrayLike | None = None,
 ) -> Iterator[tuple[Ints, Ints]]:
-    """Yield train_rows and test_rows of each fold of `fold_numbers`, in its order."""
+    """Yield train_rows and test_rows, increasing, of fold 0, 1, … of `fold_numbers`."""
     folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
     for fold in range(n_splits):
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -321,10 +324,10 @@ def out_of_fold_proba(
     return proba
 
 
-def _rows_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
-    """Count rows by group and class, (n_groups, k), classes in sorted order.
+def _count_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
+    """Return how many rows of each class a group has, (n_groups, k).
 
-    The codes (n,) of groups are 0 to n_groups - 1.
+    The codes (n,) of groups are 0 to n_groups - 1; classes are in sorted order.
     """
     label_codes = np.unique(labels, return_inverse=True)[1]
     # Sparse: a group has few of the classes.
@@ -333,7 +336,7 @@ def _rows_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
 
 def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> None:
     """Raise a ValueError that names a class of fewer than `needed` groups."""
-    groups_of_class = (_rows_by_group_and_class(labels, codes) > 0).sum(axis=0)
+    groups_of_class = (_count_by_group_and_class(labels, codes) > 0).sum(axis=0)
     for label, count in zip(np.unique(labels), groups_of_class, strict=True):
         if count < needed:
             raise ValueError(
@@ -386,7 +389,7 @@ def _assign_folds(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
         # In the order of groups, so that folds do not depend on the order of rows.
         folds[first_row] = _folds_of_splitter(by_row, labels[first_row])
         return folds
-    if n_groups > MAX_GROUPS:
+    if n_groups > MAX_GROUPS_FOR_SKLEARN:
         return _assign_many_groups(labels, group_of_row, n_splits, seed)
     if sklearn_refuses:
         # Groups in random order, to one fold after another; few ones to random folds.
@@ -407,7 +410,7 @@ def _assign_many_groups(
     first. StratifiedGroupKFold compares the mean standard deviation of these shares,
     and takes 15 times as long.
     """
-    counts = _rows_by_group_and_class(labels, group_of_row)
+    counts = _count_by_group_and_class(labels, group_of_row)
     sizes = counts.sum(axis=1)
     weights = 1 / counts.sum(axis=0) ** 2.0  # of classes, (k,)
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
@@ -492,17 +495,26 @@ def _fit_each_fold(
 
     Yields the c classes of the training rows, and probabilities (n_test, c).
     """
-    takes_groups = has_fit_parameter(estimator, "groups")
     for train_rows, test_rows in folds:
-        options = {"groups": codes[train_rows]} if takes_groups else {}
-        fitted = clone(estimator).fit(
-            features[train_rows], labels[train_rows], **options
+        fitted = fit_with_groups(
+            estimator, features[train_rows], labels[train_rows], codes[train_rows]
         )
         yield fitted.classes_, fitted.predict_proba(features[test_rows])
 
 
+def fit_with_groups(
+    estimator: Any, features: Features, labels: Ints, groups: Ints
+) -> Any:
+    """Return a fitted clone of a classifier; a `fit` that takes groups gets them."""
+    options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
+    return clone(estimator).fit(features, labels, **options)
+
+
 def _module_source(estimator: Any) -> str:
-    """Return the source of the module that defines an estimator, "" where unknown."""
+    """Return the code of the module that defines an estimator, "" if it has no file.
+
+    As part of a memory's key: after a change of the code nothing old is found.
+    """
     try:
         return inspect.getsource(sys.modules[type(estimator).__module__])
     except (OSError, TypeError):

@@ -101,11 +101,12 @@ def read_arrays(
     they are used. Else they are of the types that `dtypes` gives by name, or of their
     own. A ``safetensors.SafetensorError`` says if the file is none, or damaged.
     """
-    with safe_open(path, framework="numpy") as checked:
+    with safe_open(path, framework="numpy") as checked:  # the package checks the file
         metadata: dict[str, str] = checked.metadata() or {}
     file = Path(path)
     arrays = {}
     with file.open("rb") as content:
+        # Eight bytes that say how long the header is, the header, the arrays.
         (length,) = struct.unpack("<Q", content.read(8))
         header = json.loads(content.read(length))
         header.pop("__metadata__", None)

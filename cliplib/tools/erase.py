@@ -29,8 +29,8 @@ class Box:
     """Where an object lies: centre and size, as shares of the image's sides.
 
     As in YOLO's labels: `x_center` and `width` of the width, from the left; `y_center`
-    and `height` of the height, from the top. A ValueError is raised for a box that does
-    not meet the image.
+    and `height` of the height, from the top. A ValueError is raised where the centre
+    lies outside of the image, or a side is longer than the image's.
     """
 
     x_center: float
@@ -39,7 +39,7 @@ class Box:
     height: float
 
     def __post_init__(self) -> None:
-        """Check that the box lies in the image."""
+        """Check that the centre is in the image, and no side longer than its own."""
         centred = 0 <= self.x_center <= 1 and 0 <= self.y_center <= 1
         sized = 0 < self.width <= 1 and 0 < self.height <= 1
         if not (centred and sized):
@@ -119,14 +119,14 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
 
 
 def _surroundings(mask: Bools, margin: int) -> tuple[slice, slice]:
-    """Return the rows and the columns that hold the mask, and `margin` pixels more."""
+    """Return the ranges of rows and columns that hold the mask, with a margin."""
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
     return _range_around(rows, margin), _range_around(columns, margin)
 
 
 def _range_around(indices: Ints, margin: int) -> slice:
-    """Return the range of increasing indices, `margin` longer on each side."""
+    """Return a slice from the first index to the last, `margin` longer at both ends."""
     return slice(max(indices[0] - margin, 0), indices[-1] + margin + 1)
 
 

@@ -137,19 +137,20 @@ def _logit(
 
 
 def _rollout_matrix(attention: Tensor) -> Tensor:
-    """Return the mean of a block's attention, heads averaged, and the identity.
+    """Return half the attention (1, heads, tokens, tokens), and half the identity.
 
-    In all such matrices, (tokens, tokens), a row says from which tokens the block's
-    output at one token comes; the identity stands for what passes the block by.
+    Heads are averaged. A row of the result (tokens, tokens) says from which tokens the
+    block's output at one token comes; the identity is what passes the block by.
     """
     mean = attention[0].detach().mean(dim=0)
     return (mean + torch.eye(len(mean)).to(mean)) / 2
 
 
 def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
-    """Return the positive attention times gradient of a block, plus the identity.
+    """Return how a block passes relevance on, a row for each token it arrives at.
 
-    That is equation 5 of `chefer_relevance`'s source, with the mean over heads.
+    By equation 5 of `chefer_relevance`'s source from attention and its gradient, (1,
+    heads, tokens, tokens) both; the identity is what passes the block by.
     """
     product = (attention * gradient)[0].detach()
     mean = product.clamp(min=0).mean(dim=0)
@@ -159,8 +160,8 @@ def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
 def _reaching_class_token(matrices: list[Tensor]) -> Features:
     """Return what reaches the class token from each patch, (patches,).
 
-    It is the class token's row of the product of all blocks' matrices, last block
-    first.
+    It is the class token's row, the first, of the product of all blocks' matrices, in
+    which the last block stands first.
     """
     row = torch.eye(len(matrices[0])).to(matrices[0])[:1]
     for matrix in reversed(matrices):  # a row times matrices: no full product is needed

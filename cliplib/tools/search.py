@@ -95,22 +95,23 @@ def _nearest_of_groups(
 ) -> tuple[Ints, Features]:
     """Return row numbers and cosines of the nearest row of each group, best first.
 
-    Both are (q, k), or narrower where some query has fewer groups than k to choose
-    from; its own one, of `own_groups` (q,), is left out. No library takes one row of
+    A query's own group, of `own_groups` (q,), is left out. Both results are (q, k), or
+    narrower if some query has fewer groups to choose from. No library takes one row of
     each group.
     """
-    n_groups = len(np.unique(group_of_row))
+    fewest_groups = len(np.unique(group_of_row))
     if own_groups is not None and np.isin(own_groups, group_of_row).any():
-        n_groups -= 1
-    width = min(k, n_groups)
+        fewest_groups -= 1
+    width = min(k, fewest_groups)
     rows = np.empty((len(queries), width), np.int64)
     cosines = np.empty((len(queries), width), np.float32)
     for query, similarities in enumerate(each_query(queries, gallery)):
         order = np.argsort(-similarities, kind="stable")
         if own_groups is not None:
             order = order[group_of_row[order] != own_groups[query]]
-        first_of_groups = np.unique(group_of_row[order], return_index=True)[1]
-        rows[query] = order[np.sort(first_of_groups)][:width]
+        # Places in the order at which each group comes first.
+        first_places = np.unique(group_of_row[order], return_index=True)[1]
+        rows[query] = order[np.sort(first_places)][:width]
         cosines[query] = similarities[rows[query]]
     return rows, cosines
 

