@@ -534,6 +534,19 @@ class Evidence:
             for name, predicted in self.other_predictions.items()
         }
 
+    @cached_property
+    def accuracies(self) -> dict[str, Share]:
+        """The accuracy of each method, and with each other encoder, by name."""
+        methods = {
+            name: Share.of(evaluation.metrics.loc["accuracy"])
+            for name, evaluation in self.evaluations.items()
+        }
+        others = {
+            name: self.accuracy(predicted)
+            for name, predicted in self.other_predictions.items()
+        }
+        return methods | others
+
     # --- What the best probe says
 
     @cached_property
@@ -687,7 +700,7 @@ class Evidence:
             best=self.best,
             simplest=POOLED if self.readout == "pooled" else LINEAR,
             largest=self.table.classes[self.always_largest[0]],
-            accuracy=self._accuracies(),
+            accuracy=self.accuracies,
             gains=self.gains | self.gains_over_others,
             trace=self.traces.strongest,
             gain_by_leakage=self._gain_by_leakage(),
@@ -719,18 +732,6 @@ class Evidence:
         ids = self.table.ids.tolist()
         name_of = dict(zip(ids, self.names, strict=True))
         return [name_of[file_id] for file_id in joined_files(ids, self.series)]
-
-    def _accuracies(self) -> dict[str, Share]:
-        """Return the accuracy of each method, and with each other encoder, by name."""
-        methods = {
-            name: Share.of(evaluation.metrics.loc["accuracy"])
-            for name, evaluation in self.evaluations.items()
-        }
-        others = {
-            name: self.accuracy(predicted)
-            for name, predicted in self.other_predictions.items()
-        }
-        return methods | others
 
     def _gain_by_leakage(self) -> Share | None:
         """Return the accuracy of `predicted_by_image` less that by group."""

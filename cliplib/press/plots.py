@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from cliplib.app.evidence import RISK, Evidence
-from cliplib.judge.intervals import Share
 from cliplib.press import figures
 from cliplib.press.document import Pictures
 
@@ -19,16 +18,9 @@ MOST_LETTERS = 30
 def accuracy_plot(evidence: Evidence) -> Figure:
     """Plot the accuracy of each method, by group, with its 95% interval, in rows.
 
-    Other encoders follow, and the best probe where relatives were trained on.
+    Other encoders follow, and the best probe by image.
     """
-    shares = {
-        name: Share.of(found.metrics.loc["accuracy"])
-        for name, found in evidence.evaluations.items()
-    }
-    shares |= {
-        name: evidence.accuracy(predicted)
-        for name, predicted in evidence.other_predictions.items()
-    }
+    shares = dict(evidence.accuracies)
     if evidence.predicted_by_image is not None:
         name = f"{evidence.best}, by image"
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
