@@ -132,7 +132,8 @@ def read_manifest(folder: Path) -> tuple[Any, Path]:
 def _parts_named_by(document: Any) -> str:
     """Return the name of the folder of parts, "." for parts beside the manifest.
 
-    These belong to aids of older versions, whose manifests do not name it.
+    These belong to aids of older versions, whose manifests do not name it. A ValueError
+    refuses any other name, which could lead out of the aid's folder.
     """
     parts = document.get("parts", ".")
     if parts != "." and not PARTS_NAME.fullmatch(parts):

@@ -513,7 +513,7 @@ class Evidence:
 
     @cached_property
     def other_predictions(self) -> dict[str, Ints]:
-        """Out-of-fold answers, (n,), of the linear probe on each other encoder."""
+        """Answers, (n,), of a linear probe on pooled features of each other encoder."""
         probe = self.probes[POOLED].estimator
         return {
             name: self._predicted(
@@ -698,6 +698,7 @@ class Evidence:
             series=self.series,
             joined=self._joined_by_series(),
             best=self.best,
+            # The linear probe that reads the same features as the best.
             simplest=POOLED if self.readout == "pooled" else LINEAR,
             largest=self.table.classes[self.always_largest[0]],
             accuracy=self.accuracies,
