@@ -191,14 +191,14 @@ def _add_measure(parser: argparse.ArgumentParser, out: str, what: str) -> None:
 
 
 def train(folder: str, out: str, **options: Any) -> None:
-    """Measure a folder, print what was found, and save a decision aid."""
+    """Measure a folder, print what was found, and save an aid, over an older one."""
     check_places(folder, out)
-    from cliplib.app.aid_folder import check_folder
+    from cliplib.app.aid_folder import check_aid_can_be_saved
     from cliplib.app.measure import measure
     from cliplib.press.document import document
     from cliplib.press.text import as_text
 
-    check_folder(out)
+    check_aid_can_be_saved(out)
     command = command_line("train", folder, out, **options)
     evidence = measure(folder, command=command, **options)
     print(as_text(document(evidence), str(evidence.verdict)))
@@ -209,7 +209,7 @@ def train(folder: str, out: str, **options: Any) -> None:
 def report(folder: str, out: str, title: str, **options: Any) -> None:
     """Measure a folder, and write page, PDF, tables and decision aid."""
     check_places(folder, out)
-    from cliplib.app.aid_folder import check_folder
+    from cliplib.app.aid_folder import check_aid_can_be_saved
     from cliplib.app.measure import measure
     from cliplib.images.cache import cache_folder
     from cliplib.press.report import check_extra, locked, write_report
@@ -218,7 +218,7 @@ def report(folder: str, out: str, title: str, **options: Any) -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     place = Path(out)
     check_extra()
-    check_folder(place / "aid")
+    check_aid_can_be_saved(place / "aid")
     command = command_line("report", folder, out, title=title, **options)
     with locked(place):
         evidence = measure(folder, command=command, **options)

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from cliplib.app.aid_folder import MANIFEST, check_folder
+from cliplib.app.aid_folder import MANIFEST, check_aid_can_be_saved
 from cliplib.app.decision_aid import DecisionAid, choose_rule, default_probe
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.cache import FeatureCache
@@ -453,7 +453,7 @@ def test_a_first_save_that_is_killed_leaves_nothing_in_the_way(
         else:
             with pytest.raises(ValueError, match="no whole decision aid"):
                 DecisionAid.load(folder, cache=False)
-            check_folder(folder)
+            check_aid_can_be_saved(folder)
         step += 1
     assert step > 10
     DecisionAid.load(folder, cache=False)
@@ -582,16 +582,16 @@ def test_an_old_aid_that_cannot_be_replaced_stays(
 def test_where_nothing_can_be_saved_is_known_before(
     saved: Path, tmp_path: Path
 ) -> None:
-    check_folder(saved)
-    check_folder(tmp_path / "new" / "aid")
+    check_aid_can_be_saved(saved)
+    check_aid_can_be_saved(tmp_path / "new" / "aid")
     assert not (tmp_path / "new").exists()
     (tmp_path / "text.txt").touch()
     with pytest.raises(NotADirectoryError, match=r"text\.txt is a file: name a folder"):
-        check_folder(tmp_path / "text.txt")
+        check_aid_can_be_saved(tmp_path / "text.txt")
     with pytest.raises(OSError, match="Nothing can be written to .*text.txt"):
-        check_folder(tmp_path / "text.txt" / "aid")
+        check_aid_can_be_saved(tmp_path / "text.txt" / "aid")
     with pytest.raises(FileExistsError, match="holds something else"):
-        check_folder(tmp_path)
+        check_aid_can_be_saved(tmp_path)
 
 
 def test_a_cache_that_cannot_be_used_is_no_fault_of_the_aid(

@@ -401,7 +401,7 @@ def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
     cells = [["a/very/long_file_name_" * 3 + str(row), "1"] for row in range(rows)]
     part = Section("Files", [Table("Files.", ["file", "n"], cells), Pictures("", [])])
     laid = lay_out(Document("T", "", "", "", [], [part]), evidence)
-    assert laid.content["sections"][0]["blocks"][0]["whole"] == (rows == 2)
+    assert laid.content["sections"][0]["blocks"][0]["on_one_page"] == (rows == 2)
     (tmp_path / "a.pdf").write_bytes(as_pdf(laid))
     assert len(pypdf.PdfReader(tmp_path / "a.pdf").pages) == (1 if rows == 2 else 2)
 

@@ -31,7 +31,7 @@ LEFTOVER_AGE = 3600.0
 """Seconds after which a save that has not ended was killed."""
 
 
-def check_folder(folder: str | os.PathLike[str]) -> None:
+def check_aid_can_be_saved(folder: str | os.PathLike[str]) -> None:
     """Raise OSError where no decision aid can be saved to a folder.
 
     It may be missing or empty, or hold an older decision aid. The folder above it must

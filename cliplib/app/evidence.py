@@ -685,7 +685,7 @@ class Evidence:
 
     @property
     def measured(self) -> Measured:
-        """The numbers and names that the verdict rests on."""
+        """The numbers and names that the verdict rests on; `Measured` explains each."""
         return Measured(
             encoder=self.encoder_name,
             command=self.command,
@@ -693,7 +693,7 @@ class Evidence:
             groups=len(set(self.groups)),
             groups_per_class=self.counts["groups"].to_dict(),
             declared=bool(self.request.groups),
-            # `prepare_evaluation` returns the same table, or one of other groups.
+            # Where a class has too few groups, it is a copy with groups of its own.
             kept_apart=self.evaluation_table is self.table,
             series=self.series,
             joined=self._joined_by_series(),

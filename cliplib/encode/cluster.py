@@ -60,7 +60,8 @@ class BatchEncoder:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode a batch of files, with the columns id (a path) and bytes (content).
 
-        Returns the columns that `encode` writes, a row for each file in their order.
+        Returns the columns that `encode` writes, a row for each file in their order. An
+        image that cannot be read has features of 0, and the reason as its error.
         """
         images = [
             {"path": name, "bytes": content}
@@ -155,14 +156,15 @@ def _last_line(error: Exception) -> str:
 
 
 def _missing(source: str, output: str, made_by: str) -> pd.Series:
-    """Return the paths below `source` of its files without a row in `output`.
+    """Return the files of `source` that have no row in `output`, as paths below it.
 
-    ValueError if a row of `output` was not made by `made_by`, a `BatchEncoder.made_by`.
+    `output` is made if need be, and damaged files in it are deleted. ValueError if a
+    row was made by another encoder or readout than `made_by` says.
     """
     names = _list_names(*_locate(source))
     done = _read_done(output, made_by=made_by)
     missing = names[~names.isin(done["id"])]
-    logger.info("%d of %d images are missing in %s", len(missing), len(names), output)
+    logger.info("%d of %d files are missing in %s", len(missing), len(names), output)
     return missing
 
 

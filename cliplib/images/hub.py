@@ -393,7 +393,9 @@ def _login(host: str) -> str:
 def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) -> str:
     """Return what errors of the clients' own classes mean; "" for other classes.
 
-    `name` and `revision` are what was asked of `host`, as in `explained`.
+    `class_names` are those of all errors in the chain and of their base classes; so a
+    GatedRepoError is looked for before the RepositoryNotFoundError that it also is.
+    `name` and `revision` are what was asked for; `host` is "the hub" or "Kaggle".
     """
     if "OfflineModeIsEnabled" in class_names:
         return (
@@ -406,11 +408,11 @@ def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) 
             f"then {_login(host)}"
         )
     if "RevisionNotFoundError" in class_names:
-        return f"the hub has no revision {revision!r} of it"
+        return f"{host} has no revision {revision!r} of it"
     if "RepositoryNotFoundError" in class_names or "HFValidationError" in class_names:
         return _not_found(name, host)
     if "RemoteEntryNotFoundError" in class_names:
-        return "the hub does not have all of its files"
+        return f"{host} does not have all of its files"
     return ""
 
 

@@ -120,12 +120,12 @@ def _images_of_array(array: NDArray[np.generic]) -> list[ImageSource]:
 
 
 def image_name(source: ImageSource) -> str:
-    """Return what messages call an image: its path, or its type in "<>" without one."""
+    """Return what an image is called: its path, or its type, such as "<ndarray>"."""
     if isinstance(source, Mapping):
         source = source.get("path") or "<bytes>"
     if not isinstance(source, str | os.PathLike):
         return getattr(source, "filename", "") or f"<{type(source).__name__}>"
-    # A file's name may hold any bytes, also such as no terminal prints.
+    # What is not UTF-8 in a name cannot be printed: it is spelt out, as "\\udcff".
     return os.fspath(source).encode("utf-8", "backslashreplace").decode()
 
 

@@ -51,11 +51,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A function of `cliplib.press.plots`, by name."""
+    """A plot of the evidence, drawn by a function of `cliplib.press.plots`."""
 
     caption: str
     alt: str
-    name: str
+    function: str
+    """Its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -428,9 +429,10 @@ def _trust(evidence: Evidence) -> Iterator[Block]:
 
 
 def _elsewhere(evidence: Evidence) -> Iterator[Block]:
-    """Yield sensitivities on another folder's images, if asked for, and on this one's.
+    """Yield how the best probe fares on another folder; nothing if none was named.
 
-    The last row has the accuracies.
+    A sentence on what was judged, and a table of the sensitivity of each class there
+    and here; the last row has the accuracies.
     """
     away = evidence.elsewhere
     if away is None:
@@ -440,6 +442,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
         f"{evidence.best}, trained on all images of this one."
     )
     if len(away.left_out):
+        # How many images by reason, such as "cannot be read".
         left_out = ", ".join(f"{count} {why}" for why, count in away.left_out.items())
         judged += f" Left out: {left_out}."
     yield Text(judged)

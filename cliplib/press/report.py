@@ -127,18 +127,19 @@ def lay_out(document: Document, evidence: Evidence) -> Layout:
 
 
 def _plain_block(block: Block, evidence: Evidence, layout: Layout) -> dict[str, Any]:
-    """Return a block as plain data, and add the files of its pictures to `layout`."""
+    """Return a block as plain data for the templates; `layout` keeps its pictures."""
     if isinstance(block, Text | Code):
         return {"kind": type(block).__name__.lower(), "text": block.text}
     if isinstance(block, Table):
         return {
             "kind": "table",
             **asdict(block),
+            # Columns to align at the right.
             "numeric": [
                 all(_may_be_number(cell) for cell in column)
                 for column in zip(*block.rows, strict=True)
             ],
-            "whole": len(block.rows) <= SMALL_TABLE,
+            "on_one_page": len(block.rows) <= SMALL_TABLE,
         }
     if isinstance(block, Plot):
         return _plain_plot(block, evidence, layout)
@@ -169,7 +170,7 @@ def _plain_plot(block: Plot, evidence: Evidence, layout: Layout) -> dict[str, An
         "trust_plot": plots.trust_plot,
     }
     with figures.style():
-        figure = draw[block.name](evidence)
+        figure = draw[block.function](evidence)
         inches = float(figure.get_figwidth())
         drawn = figures.svg(figure).encode()
     return {

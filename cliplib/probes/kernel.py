@@ -68,6 +68,7 @@ class KernelProbe(Probe):
         self._check_options(n)
         self.gamma_ = self._gamma_of(d)
         train_rows, held_out_rows = split(self.seed)
+        # Training rows first: the first regression is then a part of the second.
         order = np.concatenate([train_rows, held_out_rows])
         self.rows_ = self._standardize(rows, order).copy()
         one_hot = np.eye(len(self.classes_), dtype=np.float32)[class_codes[order]]
@@ -77,7 +78,7 @@ class KernelProbe(Probe):
         losses = self._losses(class_codes[held_out_rows], scores, class_weights)
         self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
         self.sharpness_ = self.sharpness[int(np.argmin(losses))]
-        # The order in memory decides how products are rounded: the one it is saved in.
+        # Row by row in memory, as a saved probe is loaded: products then round alike.
         self.coef_ = np.ascontiguousarray(coef)
 
     def _gamma_of(self, d: int) -> float:

@@ -115,6 +115,7 @@ class LogisticProblem:
             weights[:, -1] = 0  # intercepts are not penalised
             loss += penalty / 2 * np.square(weights).sum()
             gradient += penalty * weights
+            # The preconditioner is symmetric: this is the chain rule.
             return loss, preconditioner.apply(gradient).ravel()
 
         no_step = np.zeros(first.size)

@@ -10,10 +10,10 @@ import numpy as np
 from cliplib.images.arrays import Features, Floats, Ints
 
 BLOCK_SIZE = 4_000_000
-"""Rows times features times classes of one block.
+"""Multiplications in one block's product with weights: rows x features x classes.
 
-So small that a block stays in the processor's cache from logits to gradient, and so
-large that the overhead of OpenBLAS for each block does not count.
+So few that a block stays in the processor's cache from logits to gradient, and so many
+that the overhead of OpenBLAS for each block does not count.
 """
 
 
@@ -31,9 +31,10 @@ class Rows(Protocol):
 
 
 def blocks(n_rows: int, n_features: int, n_classes: int = 1) -> Iterator[slice]:
-    """Yield slices of rows, one after another, each a block of about `BLOCK_SIZE`.
+    """Yield slices that divide `n_rows` rows into blocks of about `BLOCK_SIZE`.
 
-    Fewer than four classes count as four, so that no block has too many rows.
+    The last one may end beyond the rows. Fewer than four classes count as four, so that
+    a block has at most a million numbers, 4 MB of float32.
     """
     rows_per_block = max(1, BLOCK_SIZE // (n_features * max(n_classes, 4)))
     for start in range(0, n_rows, rows_per_block):

@@ -47,12 +47,13 @@ def load_features(
     errors: dict[str, str] | None = None,
     precomputed: bool = True,
 ) -> FeatureTable:
-    """Return a data set's feature table: its committed features, or its images encoded.
+    """Return a data set's feature table: precomputed features, or its images encoded.
 
-    The committed features of a named set are taken where they are the encoder's, even
-    if its images are at hand: so numbers do not depend on the machine. Where only some
-    of the images are at hand, the table has only these; where one is at hand that is
-    not among the committed ones, all at hand are encoded.
+    The precomputed features of a named set, which come with cliplib, are taken where
+    they are the encoder's, even if its images are at hand: so numbers do not depend on
+    the machine. Where only some of the images are at hand, the table has only these;
+    where one is at hand that is not among the precomputed ones, all at hand are
+    encoded.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ def load_features(
     limit, seed
         About how many images to draw, as in `stratified_subset`; 0 takes all.
     errors
-        Where unreadable images are noted, by id; they are left out.
+        A dict that receives why an image cannot be read, by id; it is left out.
     precomputed
         False encodes the images of a named set in any case.
 
@@ -75,7 +76,7 @@ def load_features(
     OSError
         If an image cannot be read, and there is no `errors`.
     MissingImages
-        If there are neither images nor committed features of this encoder.
+        If there are neither images nor precomputed features of this encoder.
     ValueError
         If `groups` does not cover all images.
     """
@@ -91,7 +92,8 @@ def load_features(
     if not precomputed:
         raise MissingImages(f"There are no images of {name!r}: name their folder.")
     if table is None:
-        table = load_precomputed(name, encoder)  # raises: it says what is missing
+        # There are neither images nor such features: this raises what is missing.
+        table = load_precomputed(name, encoder)
     if groups is not None:
         table = table.with_groups(declared_groups(table.ids.tolist(), groups))
     rows = stratified_subset(table.labels, table.splits, limit, seed=seed)

@@ -335,7 +335,11 @@ def _count_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
 
 
 def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> None:
-    """Raise a ValueError that names a class of fewer than `needed` groups."""
+    """Raise a ValueError that names a class of fewer than `needed` groups.
+
+    `why` ends the clause "too few images", such as "for 5 folds".
+    """
+    # A column for each class, in the order of np.unique.
     groups_of_class = (_count_by_group_and_class(labels, codes) > 0).sum(axis=0)
     for label, count in zip(np.unique(labels), groups_of_class, strict=True):
         if count < needed:

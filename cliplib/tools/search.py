@@ -32,7 +32,8 @@ def search(
     queries, gallery
         Features (q, d) and (n, d).
     k
-        How many; fewer are returned where there are fewer.
+        How many. All queries get fewer where the gallery has fewer rows, or where one
+        of them has fewer groups to choose from.
     groups
         Groups of the gallery's rows (n,), such as near-duplicates: only the nearest row
         of each group is returned.
@@ -41,7 +42,7 @@ def search(
 
     Returns
     -------
-    Row numbers (q, k) int64, and cosines (q, k) float32.
+    Row numbers (q, m) int64, and cosines (q, m) float32, where m is k or fewer.
 
     Raises
     ------

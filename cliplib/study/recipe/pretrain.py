@@ -191,9 +191,9 @@ class Batches:
         return len(self.images) // self.options.batch
 
     def prepare(self, step: int) -> None:
-        """Get the teacher's outputs on the view that a step sees, if not at hand.
+        """Load the vision teacher's outputs on the view that a step sees.
 
-        The view changes with each epoch.
+        The view changes with each epoch; `Teachers` keeps the outputs of each on disk.
         """
         view = step // self.steps_an_epoch % self.options.views
         if view != self.view:
