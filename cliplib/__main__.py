@@ -334,7 +334,7 @@ def classify(
 ) -> None:
     """Let a decision aid classify a folder or files; write a table and a page.
 
-    They are `prefix` with .csv and .html, or "answers" within it if it is a folder.
+    Their paths are `prefix` with .csv and .html; if it is a folder, "answers" in it.
     Files that are there are replaced if `overwrite` says so; else FileExistsError.
     """
     images = _folder_or_files(files)

@@ -45,7 +45,7 @@ class BatchEncoder:
     ) -> None:
         self.encoder = ClipEncoder(model, cache=False)
         self.readout = readout
-        self.also = dict(also or {})
+        self.also = dict(also or {})  # by the columns that they fill
         self.readout_columns = self.encoder.columns_of(readout)
         function_names = [function.name for function in self.also.values()]
         # For the column "encoder": rows are made alike only if all of this is the same.

@@ -55,6 +55,7 @@ class VisionEncoder:
             tower, self._pooling_was_trained = _load_tower(source)
             self.processor = _load_processor(source)
         self.model = tower.eval().requires_grad_(False).to(self.device)
+        # Images that are encoded at once.
         self.batch_size = 16 if chosen_device.type == "cpu" else 128
 
     @cached_property

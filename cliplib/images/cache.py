@@ -158,7 +158,7 @@ class _OptionalCache:
             return {}
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays by key; on a failure nothing is stored."""
+        """Store arrays by key; on a failure warn, and use the cache no more."""
         if self.cache is None or not arrays:
             return
         try:

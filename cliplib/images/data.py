@@ -371,7 +371,7 @@ def _kind_of_file(relative: PurePath) -> str:
 
 
 def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, in the order of their names.
+    """Yield the paths of files in a folder, however deep, each folder sorted by name.
 
     Links are followed, but not in circles: `above` are the real paths of the folders
     that led here. Folders that cannot be listed are left out with a warning.
@@ -420,8 +420,8 @@ class ParsedPath(NamedTuple):
 def parse_path(relative: PurePath) -> ParsedPath:
     """Return id, split ("" if none) and class of the image at [split/]class/file.
 
-    The split's folder may bear any of the names in `SPLITS`. Folders above these are
-    left out of the id.
+    `relative` has two parts or more; folders above those named are left out of the id.
+    The split's folder may bear any name in `SPLITS`.
     """
     *above, label, file = relative.parts
     folder_above = above[-1] if above else ""
@@ -436,6 +436,7 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     They are so if class folders lie in several places, if the split folders hold the
     images themselves, or if only some images are in a split.
     """
+    # The folders that hold the class folders, or the split folders above them.
     homes = sorted({image.home for image in images})
     if len(homes) > 1:
         raise ValueError(

@@ -263,8 +263,8 @@ def file_facts(source: ImageSource) -> FileFacts:
     -------
     dict
         bytes (the file's size), digest (blake2b of its content, 64 bytes), format and
-        mode (as Pillow names them), quantisation (the mean of JPEG's first table, 0 for
-        other formats), width and height in pixels.
+        mode (as Pillow names them), quantisation (the mean of JPEG's first quantisation
+        table, 0 for other formats), width and height in pixels.
     """
     content = image_bytes(source)
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
