@@ -122,6 +122,7 @@ def find_checkpoint(name: str) -> str:
     if os.path.isdir(name):
         return name
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@.+)?", name):
+        # A clause, before which `loading` puts the model's name.
         raise ValueError("there is no such folder")
     return str(fetch_model(name))
 

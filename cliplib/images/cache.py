@@ -126,7 +126,7 @@ class FeatureCache:
 
 
 def default_cache() -> FeatureCache | None:
-    """Return the cache in the default file; None, with a warning, if it has a fault."""
+    """Return the cache in the default file; warn and return None if it has a fault."""
     try:
         return FeatureCache()
     except CacheError as error:
@@ -176,7 +176,7 @@ def cached_array(
 ) -> NDArray[Any]:
     """Return the array that is cached under a key; if none is, compute and store it.
 
-    If `cache` is None, or fails with a warning, the array is computed and not stored.
+    If `cache` is None, or fails (with a warning), it is computed and not stored.
     """
     optional_cache = _OptionalCache(cache)
     cached = optional_cache.get([key])

@@ -136,7 +136,7 @@ def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
 def check_classes(folder: str | os.PathLike[str]) -> None:
     """Raise ValueError for a folder of fewer than two classes.
 
-    An OSError or ValueError names any other fault, as that it is not there.
+    An OSError or ValueError names any other fault, such as a missing folder.
     """
     # Absolute, since "folder" alone might be a key of `DATASETS`.
     path = os.path.abspath(folder)

@@ -159,6 +159,7 @@ def _download_model(repo: str, revision: str) -> Path:
     info = HfApi().model_info(
         repo, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS
     )
+    # Of all files of the repository, in bytes, by path in it.
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     weights = _weight_files([*sizes])
     if not weights:
@@ -171,7 +172,7 @@ def _download_model(repo: str, revision: str) -> Path:
     size = sum(sizes[name] for name in missing)
     _check_room_and_log(repo, size, Path(constants.HF_HUB_CACHE))
     paths = [_download_file(repo, name, revision, sizes[name]) for name in wanted]
-    return paths[0].parent
+    return paths[0].parent  # in which all of them lie
 
 
 def _is_settings_file(name: str) -> bool:
@@ -275,6 +276,7 @@ def _download_archive(repo: str, file: str) -> Path:
     DownloadError if the disk has no room for it.
     """
     info = HfApi().dataset_info(repo, files_metadata=True, timeout=ANSWER_SECONDS)
+    # Of all files of the repository, in bytes, by path in it.
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
     size = sizes.get(file, 0)
     _check_room_and_log(repo, size, Path(constants.HF_HUB_CACHE))
