@@ -78,7 +78,7 @@ def _side(folder: Path, config: Any) -> int:
     """Return the side of the images that a model is shown, in pixels.
 
     It is read from ``preprocessor_config.json`` in `folder`, else from the model's
-    `config`; it is 224 where neither says it.
+    `config`; it is 224, the most common side, where neither says it.
     """
     path = folder / "preprocessor_config.json"
     preprocessing = json.loads(path.read_text("utf-8")) if path.is_file() else {}

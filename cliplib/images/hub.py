@@ -84,7 +84,7 @@ def fetch_model(name: str) -> Path:
 
 
 def _cached_model(repo: str, revision: str) -> Path | None:
-    """Return the folder of a model's cached files; None if some are missing."""
+    """Return the folder of a model's cached files; None if a needed one is missing."""
     config = _cached_path(repo, "config.json", revision)
     if config is None:
         return None

@@ -28,7 +28,7 @@ def number(value: object) -> str:
 
 
 def whole_percent(share: float) -> str:
-    """Write a share as a whole number of per cent: "54%"."""
+    """Write a share of 1 as a whole number of per cent: "54%"."""
     return f"{100 * share:.0f}%"
 
 
@@ -41,7 +41,7 @@ def percent(share: Interval) -> str:
 
 
 def points(gain: Interval) -> str:
-    """Write a difference of shares, in percentage points, with its 95% interval.
+    """Write a difference of shares of 1 in percentage points, with its 95% interval.
 
     For example "8 points (2 to 14)".
     """
