@@ -33,7 +33,11 @@ SILENT_LOGGERS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line with these arguments; return its exit status."""
+    """Run the command line with these arguments; return its exit status, 0 or 1.
+
+    It is 1 after an error or an interrupt, of which a line is written to stderr. Where
+    options are wrong, or ask for help, argparse itself exits.
+    """
     parser, commands = build_parser()
     try:
         options = vars(parser.parse_args(with_command(arguments, commands)))
@@ -55,12 +59,12 @@ def run() -> None:
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """Return the parser, and the names of the commands it knows."""
+    """Return the parser of the command line, and the names of its commands."""
     parser = argparse.ArgumentParser(
         "cliplib",
         allow_abbrev=False,
         description="Does a frozen CLIP sort my images?",
-        # The short form is no command of the parser's: `with_command` puts it before.
+        # The parser knows no short form: `with_command` puts "train" before the rest.
         epilog="'cliplib FOLDER --out AID' is short for 'train'. A folder that bears a "
         "command's name goes by './classify', or after 'train'. 'cliplib COMMAND "
         "--help' explains a command.",
@@ -71,10 +75,10 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         version=f"cliplib {version('cliplib')}, Python {platform.python_version()}",
         help="print the versions of cliplib and Python",
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (_add_train, _add_report, _add_classify, _add_encode):
-        add(commands)
-    return parser, list(commands.choices)
+        add(subparsers)
+    return parser, list(subparsers.choices)
 
 
 def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
@@ -101,8 +105,8 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
 # --- train and report
 
 
-def _add_train(commands: Any) -> None:
-    parser = commands.add_parser(
+def _add_train(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "train",
         allow_abbrev=False,
         help="measure a folder of class folders, print what was found, save a decision "
@@ -110,12 +114,12 @@ def _add_train(commands: Any) -> None:
         description="Measure what a frozen CLIP and a light probe make of a folder of "
         "class folders, print it, and save the best as a decision aid.",
     )
-    _add_measure(parser, "AID", "the decision aid's new folder")
+    _add_shared_arguments(parser, "AID", "the decision aid's new folder")
     parser.set_defaults(run=train)
 
 
-def _add_report(commands: Any) -> None:
-    parser = commands.add_parser(
+def _add_report(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "report",
         allow_abbrev=False,
         help="make a page and a PDF on a folder of class folders, verdict first",
@@ -123,7 +127,7 @@ def _add_report(commands: Any) -> None:
         "and a PDF with the verdict, the evidence, the errors and the limits; tables "
         "of all answers and copies; and a decision aid beside them.",
     )
-    _add_measure(
+    _add_shared_arguments(
         parser,
         "OUT",
         "the folder that gets report.html, report.pdf, answers.csv, copies.csv and the "
@@ -135,10 +139,12 @@ def _add_report(commands: Any) -> None:
     parser.set_defaults(run=report)
 
 
-def _add_measure(parser: argparse.ArgumentParser, out: str, what: str) -> None:
+def _add_shared_arguments(
+    parser: argparse.ArgumentParser, out: str, out_help: str
+) -> None:
     """Add the arguments that train and report share.
 
-    `out` and `what` are name and explanation of the value of --out.
+    `out` and `out_help` are what --help shows of the value of --out: name, explanation.
     """
     parser.add_argument(
         "folder",
@@ -146,8 +152,8 @@ def _add_measure(parser: argparse.ArgumentParser, out: str, what: str) -> None:
         help="one folder of images for each class, with or without train, val and test "
         "folders above them",
     )
-    parser.add_argument("--out", required=True, metavar=out, help=what)
-    _add_model(parser)
+    parser.add_argument("--out", required=True, metavar=out, help=out_help)
+    _add_model_argument(parser)
     parser.add_argument(
         "--groups",
         default="",
@@ -207,7 +213,10 @@ def train(folder: str, out: str, **options: Any) -> None:
 
 
 def report(folder: str, out: str, title: str, **options: Any) -> None:
-    """Measure a folder, and write page, PDF, tables and decision aid."""
+    """Measure images in `folder`; write page, PDF, tables and decision aid to `out`.
+
+    `options` are those of the command line, which `measure` takes.
+    """
     check_places(folder, out)
     from cliplib.app.aid_folder import check_aid_can_be_saved
     from cliplib.app.measure import measure
@@ -230,9 +239,10 @@ def report(folder: str, out: str, title: str, **options: Any) -> None:
 
 
 def check_places(folder: str, out: str) -> None:
-    """Raise OSError or ValueError for folders of images or results that cannot work.
+    """Raise OSError or ValueError if `folder` or `out` cannot be used.
 
-    It is called before anything slow.
+    `folder` must hold two class folders or more; `out`, for results, must not lie
+    within it, nor be a file. It is called before anything slow.
     """
     from cliplib.images.data import check_classes
 
@@ -257,7 +267,7 @@ PLACEHOLDERS = {
 
 
 def command_line(name: str, folder: str, out: str, **options: Any) -> str:
-    """Return the command that does the same again, as the report prints it.
+    """Return the shell command that does the same again, as the report prints it.
 
     `name` is that of the command, "train" or "report". Options at their defaults, which
     are all empty, 0 or False, are left out. If the option `anonymous` is set, paths
@@ -283,8 +293,8 @@ def command_line(name: str, folder: str, out: str, **options: Any) -> str:
 # --- classify
 
 
-def _add_classify(commands: Any) -> None:
-    parser = commands.add_parser(
+def _add_classify(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "classify",
         allow_abbrev=False,
         help="let a decision aid classify a folder or files",
@@ -324,7 +334,8 @@ def classify(
 ) -> None:
     """Let a decision aid classify a folder or files; write a table and a page.
 
-    They are `prefix` with .csv and .html, or "answers" within it if it is a folder.
+    Their paths are `prefix` with .csv and .html; if it is a folder, "answers" in it.
+    Files that are there are replaced if `overwrite` says so; else FileExistsError.
     """
     images = _folder_or_files(files)
     is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)  # as "folder/"
@@ -356,7 +367,7 @@ def classify(
 
 
 def aid_folder(folder: str) -> str:
-    """Return the folder of a decision aid, which a report's folder holds as "aid"."""
+    """Return the folder of a decision aid: `folder`, or "aid" in a report's folder."""
     within = os.path.join(folder, "aid")
     has_report = os.path.isfile(os.path.join(folder, "report.html"))
     return within if has_report and os.path.isdir(within) else folder
@@ -373,7 +384,7 @@ def _check_new(*paths: str) -> None:
 
 
 def _folder_or_files(names: Sequence[str]) -> str | Sequence[str]:
-    """Return the one folder that is named, or the files; ValueError for a mixture."""
+    """Return the one folder that is named, or the files; else raise ValueError."""
     if len(names) == 1 and os.path.isdir(names[0]):
         return names[0]
     for name in names:
@@ -385,7 +396,7 @@ def _folder_or_files(names: Sequence[str]) -> str | Sequence[str]:
 
 
 def _answer_lines(rows: pd.DataFrame) -> pd.Series:
-    """Return a line to print for each row of `DecisionAid.classify`."""
+    """Return a line for each row of `DecisionAid.classify`: the file and its answer."""
     from cliplib.press.sheet import is_training_image
 
     answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
@@ -396,8 +407,8 @@ def _answer_lines(rows: pd.DataFrame) -> pd.Series:
 # --- encode
 
 
-def _add_encode(commands: Any) -> None:
-    parser = commands.add_parser(
+def _add_encode(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "encode",
         allow_abbrev=False,
         help="compute features on several machines; the same call again does the rest",
@@ -412,7 +423,7 @@ def _add_encode(commands: Any) -> None:
     parser.add_argument(
         "output", metavar="OUTPUT", help="folder or URI for Parquet files"
     )
-    _add_model(parser)
+    _add_model_argument(parser)
     parser.add_argument(
         "--readout",
         default="pooled",
@@ -429,7 +440,7 @@ def _add_encode(commands: Any) -> None:
 
 
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
-    """Encode the files of `source` that `output` lacks, and their hashes."""
+    """Encode the images of `source` that `output` lacks; add near-duplicate hashes."""
     from cliplib.encode import cluster
     from cliplib.tables.audit import image_hash
 
@@ -447,7 +458,7 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
 # --- what the commands share
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def _add_model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="",

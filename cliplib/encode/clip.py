@@ -66,7 +66,7 @@ _PREPROCESSING_SETTINGS = (
 
 
 def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
-    """Return which columns of the deep readout a smaller one consists of.
+    """Return which columns of the deep readout another readout consists of.
 
     ``deep`` has three parts: first class tokens, then means over the patch tokens, then
     their standard deviations. Each part has `width` columns for each of the last
@@ -82,7 +82,7 @@ def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
     width
         Number of components of a token of the vision tower.
     blocks
-        How many blocks the deep readout reads: the tower's, four at most.
+        How many blocks the deep readout reads: four, or all of a tower of fewer.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
 def find_checkpoint(name: str) -> str:
     """Return the folder of a model: "mini", a folder, or a hub id, which is fetched.
 
-    A hub id is "owner/name", or "owner/name@revision".
+    "mini" is the embedded model; a hub id is "owner/name", or "owner/name@revision".
 
     Raises
     ------
@@ -122,6 +122,7 @@ def find_checkpoint(name: str) -> str:
     if os.path.isdir(name):
         return name
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@.+)?", name):
+        # A clause, before which `loading` puts the model's name.
         raise ValueError("there is no such folder")
     return str(fetch_model(name))
 
@@ -130,7 +131,8 @@ def find_checkpoint(name: str) -> str:
 def loading(name: str, remedy: str) -> Iterator[None]:
     """Raise OSError that says what to do for any error in the block.
 
-    The block loads the model `name`; `remedy` is what should be named in its place.
+    The block loads the model `name`. `remedy` says what to name in its place, such as
+    "a folder with a whole CLIP checkpoint".
     """
     try:
         yield
@@ -159,7 +161,7 @@ def _reason(error: Exception) -> str:
         fault = "holds code" if has_code else "is damaged"
         return f"its pickle of weights {fault}; it was not opened"
     is_phrase = "\n" not in text and len(text) < LONGEST_PHRASE
-    if isinstance(error, ValueError) and is_phrase:
+    if isinstance(error, ValueError) and is_phrase:  # as this module raises them
         return text
     return f"{type(error).__name__}: {first_sentence(error)}"
 
@@ -167,13 +169,13 @@ def _reason(error: Exception) -> str:
 def choose_device(device: str | None) -> torch.device:
     """Return the device of that name, by default a GPU if there is one.
 
-    ValueError for a name that torch does not know, or where the machine has none.
+    ValueError for a name that torch does not know, or a device that is not there.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=chosen)  # raises if this machine has no such device
     except Exception as error:  # of torch's own kinds, depending on its build
         raise ValueError(
             f"device={device!r} cannot be used here: give 'cpu', or 'cuda' where "
@@ -183,7 +185,7 @@ def choose_device(device: str | None) -> torch.device:
 
 
 def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
-    """Return a hash of an encoder's settings and named weights, in hexadecimal digits.
+    """Return a hash of an encoder's settings and named weights, 32 hexadecimal digits.
 
     Names, shapes and values of weights count, their order and device do not.
     """
@@ -213,10 +215,11 @@ class ClipEncoder:
     ----------
     model
         A hub id, a folder in Hugging Face format, or "mini", the embedded model; by
-        default the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is no whole
-        CLIP, or not there.
+        default the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is not there,
+        or no complete CLIP.
     cache
-        Whether features of images are kept in the usual file; or the file to use.
+        Whether features of images are kept in the default file of `FeatureCache`; or
+        the cache to use.
     image_size
         Side in pixels of the square that the model sees; at another than its own, its
         embeddings of positions are interpolated.
@@ -259,23 +262,24 @@ class ClipEncoder:
             source = find_checkpoint(self.name)
             _require_clip(source)
             clip = _load_weights(source)
-            vision: Any = clip.config.vision_config
-            text: Any = clip.config.text_config
-            self.image_size = image_size or int(vision.image_size)
+            vision_config: Any = clip.config.vision_config
+            text_config: Any = clip.config.text_config
+            self.image_size = image_size or int(vision_config.image_size)
             self.processor = _load_processor(source, image_size, squash)
-            self.tokenizer = _load_tokenizer(source, text.vocab_size)
-        if self.image_size < vision.patch_size:
+            self.tokenizer = _load_tokenizer(source, text_config.vocab_size)
+        if self.image_size < vision_config.patch_size:
             raise ValueError(
                 f"image_size={image_size} is less than a patch of {self.name!r}: give "
-                f"{vision.patch_size} pixels or more."
+                f"{vision_config.patch_size} pixels or more."
             )
         self.model = _freeze(clip, self.device)
         self.cache = _cache_of(cache)
-        self.width = int(vision.hidden_size)
-        # A tower may have fewer.
-        self.blocks = min(BLOCKS, int(vision.num_hidden_layers))
+        self.width = int(vision_config.hidden_size)
+        # A tower may have fewer than four.
+        self.blocks = min(BLOCKS, int(vision_config.num_hidden_layers))
         self.projected_dim = self.model.visual_projection.out_features
-        self.max_tokens = int(text.max_position_embeddings)
+        self.max_tokens = int(text_config.max_position_embeddings)
+        # Images that are encoded at once.
         self.batch_size = 16 if chosen_device.type == "cpu" else 128
 
     def __repr__(self) -> str:
@@ -285,9 +289,10 @@ class ClipEncoder:
         return f"ClipEncoder({self.name!r}, {shape}, {self.device})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is copied or pickled: of the model configuration and weights.
+        """Return the attributes that are copied or pickled.
 
-        The model itself is left out, with the hooks that transformers puts on it.
+        In the model's place stand its configuration and weights, as transformers puts
+        hooks on the model itself.
         """
         return {
             **self.__dict__,
@@ -304,7 +309,7 @@ class ClipEncoder:
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by (Radford et al. 2021, section 2.3)."""
+        """Factor that makes cosines logits (Radford et al. 2021, section 2.3)."""
         return float(self.model.logit_scale.exp())
 
     @cached_property
@@ -314,7 +319,7 @@ class ClipEncoder:
         return fingerprint_of(self._described_settings(), weights)
 
     def _described_settings(self) -> bytes:
-        """Return what decides features, but for the weights, as JSON."""
+        """Return the settings that decide features, as JSON; weights are left out."""
         settings = json.loads(self.processor.to_json_string())
         described: dict[str, Any] = {
             "preprocessing": {
@@ -323,7 +328,7 @@ class ClipEncoder:
                 if settings.get(name) is not None
             }
         }
-        # Else it is not named: fingerprints of committed features say nothing of it.
+        # float32 is not named: fingerprints of committed features were made without it.
         if self.dtype != "float32":
             described["dtype"] = self.dtype
         for tower in ("vision_config", "text_config"):
@@ -335,7 +340,7 @@ class ClipEncoder:
 
     @property
     def image_function(self) -> ImageFunction:
-        """The deep readout, as `map_images` takes it."""
+        """From n images to their deep readout, (n, d), as `map_images` takes it."""
         return ImageFunction(
             f"deep:{self.fingerprint}",
             self._encode_images,
@@ -355,8 +360,10 @@ class ClipEncoder:
     ) -> list[NDArray[Any]]:
         """Compute the deep readout of n images, and other functions in the same pass.
 
-        Returns one array (n, d) for each function, the deep readout first. Images,
-        `errors` and `progress` are as in `map_images`.
+        Returns the deep readout (n, d) float32, then an array (n, ...) for each of
+        `others`. `errors` is filled with the reasons why images cannot be read, by row;
+        their results are 0. If it is None, the first raises OSError. `progress` is the
+        title of a progress bar; "" shows none.
         """
         deep, *other_results = map_images(
             images,
@@ -382,8 +389,8 @@ class ClipEncoder:
             Paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path",
             "bytes"}``; an OSError names one that cannot be read.
         readout
-            As in `readout_columns`, or "projected": in the space shared with texts, of
-            unit length.
+            One of `READOUTS`, which `readout_columns` explains, or "projected": in the
+            space shared with texts, of unit length.
         progress
             Show a bar.
         """
@@ -394,7 +401,7 @@ class ClipEncoder:
         return self.project(features) if projected else features
 
     def texts(self, texts: str | Sequence[str]) -> Features:
-        """Encode n texts, (n, projected_dim) float32 of unit length; or a single one.
+        """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.
 
         Texts of more than `max_tokens` tokens are cut, with a warning.
         """
@@ -405,7 +412,11 @@ class ClipEncoder:
         return np.concatenate(batches)
 
     def _encode_texts(self, texts: list[str]) -> Features:
-        """Encode a batch of texts, at least one, as `texts` does."""
+        """Encode n texts at once, at least one, (n, projected_dim) of unit length.
+
+        Texts of more than `max_tokens` tokens are cut, with a warning.
+        """
+        # Not verbose: the tokenizer's own warning does not quote the text.
         uncut = self.tokenizer(texts, verbose=False)["input_ids"]
         for text, tokens in zip(texts, uncut, strict=True):
             if len(tokens) > self.max_tokens:
@@ -424,21 +435,21 @@ class ClipEncoder:
     def project(self, pooled: ArrayLike) -> Features:
         """Project pooled features (n, width) into the space shared with texts.
 
-        Returns (n, p) float32, rows of unit length.
+        Returns (n, projected_dim) float32, rows of unit length.
         """
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
-        if not len(rows):
+        if not len(rows):  # which scikit-learn does not normalise
             return np.empty((0, self.projected_dim), np.float32)
         with torch.inference_mode():
             projected = self.model.visual_projection(rows)
         return np.asarray(normalize(projected.cpu().numpy()))
 
     def preprocess(self, image: ImageSource) -> Features:
-        """Return an image's pixel values as the tower takes them, (3, s, s) float32."""
+        """Return normalised pixels of an image for the tower, (3, s, s) float32."""
         return np.asarray(self._preprocess_batch([load_image(image)])[0])
 
     def _preprocess_batch(self, images: list[Image.Image]) -> Features:
-        """Return RGB images' pixel values as `preprocess`, (n, 3, s, s) float32.
+        """Return normalised pixels of n RGB images for the tower, (n, 3, s, s) float32.
 
         Bit for bit as from the processor, but faster: as a channel has 256 levels only,
         rescaling and normalising are looked up in a table.
@@ -450,8 +461,8 @@ class ClipEncoder:
         )["pixel_values"][0]
         table = np.asarray(looked_up, np.float32).reshape(3, 256)
         # Resized and cropped only: of each image uint8 levels, (3, s, s).
-        levels = self.processor(images, do_rescale=False, do_normalize=False)
-        resized = levels["pixel_values"]
+        processed = self.processor(images, do_rescale=False, do_normalize=False)
+        resized = processed["pixel_values"]
         pixels = np.empty((len(images), *resized[0].shape), np.float32)
         for row, image in enumerate(resized):
             for channel in range(3):
@@ -466,21 +477,23 @@ class ClipEncoder:
         """Return features (n, d) of the tower's hidden states, so that gradients flow.
 
         `states` are of shape (n, 1 + patches, width), the class token first: one before
-        the first block, and one after each. `readout` is as in `images`.
+        the first block, and one after each. `readout` is one of `READOUTS`, or
+        "projected": in the space shared with texts, of unit length.
         """
-        blocks = [
-            self.model.vision_model.post_layernorm(block)
-            for block in states[-self.blocks :]
+        tokens_by_block = [
+            self.model.vision_model.post_layernorm(tokens)
+            for tokens in states[-self.blocks :]
         ]
-        class_tokens = [block[:, 0] for block in blocks]
+        class_tokens = [tokens[:, 0] for tokens in tokens_by_block]
         if readout == "projected":
             projected = self.model.visual_projection(class_tokens[-1])
             return torch.nn.functional.normalize(projected)
         means, deviations = [], []
-        for block in blocks:
-            patches = block[:, 1:]
+        for tokens in tokens_by_block:
+            patches = tokens[:, 1:]
             mean = patches.mean(dim=1)
-            # By hand: Tensor.std takes ten times as long, a fortieth of the encoding.
+            # By hand, since Tensor.std takes ten times as long: a fortieth of the time
+            # of the whole encoding.
             variance = (patches - mean[:, None]).square().mean(dim=1)
             means.append(mean)
             deviations.append(variance.sqrt())
@@ -490,9 +503,9 @@ class ClipEncoder:
         return deep[:, self.columns_of(readout)]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
-        """Encode pixel values (n, 3, s, s), as of `preprocess`, into the deep readout.
+        """Encode pixels of n images, (n, 3, s, s), as `preprocess` returns them of one.
 
-        Returns (n, 3 * blocks * width) float32.
+        Returns their deep readout, (n, 3 * blocks * width) float32.
         """
         batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
         mixed_precision = torch.autocast(
@@ -509,7 +522,8 @@ class ClipEncoder:
     def with_weights(self, model: CLIPModel, name: str) -> ClipEncoder:
         """Return an encoder of another name and model, and otherwise the same.
 
-        The model must have this one's architecture. It is frozen itself, not a copy.
+        `model` must have the architecture of this encoder's. It is not copied, but
+        frozen in place and moved to this encoder's device.
         """
         other = ClipEncoder.__new__(ClipEncoder)
         other.__dict__.update(self.__dict__)
@@ -519,14 +533,14 @@ class ClipEncoder:
         return other
 
     def _encode_images(self, images: list[Image.Image]) -> Features:
-        """Return the deep readout of n RGB images, (n, d), at most a batch of them."""
+        """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""
         pixels = torch.from_numpy(self._preprocess_batch(images))
         full_batch = fill_batch(pixels, self.batch_size)
         return self.encode_pixels(full_batch)[: len(images)]
 
 
 def _cache_of(cache: bool | FeatureCache) -> FeatureCache | None:
-    """Return the cache given; for True the usual one, for False none."""
+    """Return the cache given; for True that in the default file, for False None."""
     if isinstance(cache, bool):
         return default_cache() if cache else None
     return cache
@@ -543,14 +557,18 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
 
 
 def _require_clip(source: str) -> None:
-    """Raise ValueError if the checkpoint in a folder is of another kind of model."""
+    """Raise ValueError if the checkpoint in the folder `source` is no CLIP."""
     if CLIPConfig.get_config_dict(source)[0].get("model_type") != "clip":
         raise ValueError("it is no CLIP")
 
 
 def _load_weights(source: str) -> CLIPModel:
-    """Load a CLIP in float32 from a folder; ValueError if it lacks weights."""
-    hide_progress: Any = disable_progress_bar  # too short a time to show one
+    """Load a CLIP in float32 from a folder; ValueError if it lacks weights.
+
+    For these, transformers itself would take random ones.
+    """
+    # Bars of transformers stay hidden from then on: loading is too short for one.
+    hide_progress: Any = disable_progress_bar
     hide_progress()
     load: Any = CLIPModel.from_pretrained  # whose types know nothing of loading info
     clip, info = load(source, dtype=torch.float32, output_loading_info=True)
@@ -561,7 +579,7 @@ def _load_weights(source: str) -> CLIPModel:
 
 
 def _freeze(model: Any, device: str) -> CLIPModel:
-    """Freeze a model in place, move it to a device, and return it."""
+    """Freeze a model in place, without dropout or gradients; move it to a device."""
     frozen: CLIPModel = model.eval().requires_grad_(False).to(device)
     return frozen
 
@@ -571,8 +589,8 @@ def _load_processor(
 ) -> CLIPImageProcessorPil:
     """Return the model's image processor, for another size or squashing if asked.
 
-    `image_size` and `squash` are as in `ClipEncoder`. The processor works by Pillow:
-    that by torchvision resizes differently.
+    `image_size` is the side of the square that the model sees, in pixels, None for the
+    model's own. The processor works by Pillow: that by torchvision resizes differently.
     """
     own = CLIPImageProcessorPil.from_pretrained(source)
     if not squash and not image_size:
@@ -587,7 +605,7 @@ def _load_processor(
 
 
 def _load_tokenizer(source: str, vocabulary: int) -> CLIPTokenizer:
-    """Load a tokenizer; ValueError if a model of `vocabulary` tokens cannot have it.
+    """Load a tokenizer; ValueError if it does not fit a model of `vocabulary` tokens.
 
     Where its files are missing, transformers makes one up of two tokens. A model may
     have embeddings for more tokens than its tokenizer knows, but not for fewer.

@@ -32,7 +32,12 @@ ATTEMPTS = 2
 class BatchEncoder:
     """What a Ray actor runs: it loads the encoder once, then encodes batch by batch.
 
-    Parameters are as in `encode`.
+    Parameters
+    ----------
+    model, readout : str
+        What `ClipEncoder` takes, and one of `READOUTS`.
+    also : mapping
+        Further functions of images, by the names of the columns that they fill.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class BatchEncoder:
     ) -> None:
         self.encoder = ClipEncoder(model, cache=False)
         self.readout = readout
-        self.also = dict(also or {})
+        self.also = dict(also or {})  # by the columns that they fill
         self.readout_columns = self.encoder.columns_of(readout)
         function_names = [function.name for function in self.also.values()]
         # For the column "encoder": rows are made alike only if all of this is the same.
@@ -48,7 +53,7 @@ class BatchEncoder:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a feature table says of its features."""
+        """What is saved about the encoder: name, fingerprint, readout and sizes."""
         return {
             "encoder": self.encoder.name,
             "model_fingerprint": self.encoder.fingerprint,
@@ -91,7 +96,8 @@ def encode(
 
     Files are listed first, and only those without a row in `output` are read. An image
     that cannot be read gets a row with features of 0, and is not tried again. Where Ray
-    fails, what is missing is tried once more. `FeatureTable.from_parquet` reads the
+    fails, what is missing is tried once more. Damaged Parquet files in `output` are
+    deleted, and their images encoded again. `FeatureTable.from_parquet` reads the
     result if `also` has "hash".
 
     Parameters
@@ -104,9 +110,9 @@ def encode(
         those of `also`; ``_provenance.json`` holds what a feature table says of its
         encoder.
     model, readout : str
-        As in `ClipEncoder` and `readout_columns`.
+        What `ClipEncoder` takes, and one of `READOUTS`.
     also : mapping
-        Further columns, and the functions of an image that fill them, such as
+        Further columns, and the functions of images that fill them, such as
         ``{"hash": image_hash}``.
     actors : int
         Processes that encode at once.
@@ -116,7 +122,7 @@ def encode(
     ImportError
         Ray is missing.
     ValueError
-        `output` holds features that were made otherwise.
+        `output` holds features of another encoder, readout or functions.
     ConnectionError
         Ray could not be started, or failed twice; what is written stays.
     """
@@ -126,7 +132,7 @@ def encode(
         )
     from ray.exceptions import RayError
 
-    # The actors make their own; this one tells what it will say of its rows.
+    # The actors make encoders of their own; this one only tells how rows are made.
     encoder = BatchEncoder(model, readout, also)
     for attempt in range(ATTEMPTS):
         missing = _missing(source, output, encoder.made_by)
@@ -150,7 +156,7 @@ def encode(
 
 
 def _last_line(error: Exception) -> str:
-    """Return the end of an error's message, where Ray names the cause, or its type."""
+    """Return an error's last line, where Ray names the cause; its type if empty."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
 
@@ -192,9 +198,10 @@ def _encode_missing(
     encoder_arguments: tuple[str, str, Mapping[str, ImageFunction] | None],
     actors: int,
 ) -> None:
-    """Encode the `missing` files of `source` with Ray, into Parquet files in `output`.
+    """Encode files of `source` with Ray, into new Parquet files in `output`.
 
-    Each actor makes a `BatchEncoder` of `encoder_arguments`: model, readout and also.
+    `missing` are their paths below `source`; `actors` processes encode at once. Each
+    makes a `BatchEncoder` of `encoder_arguments`: model, readout and also.
     """
     import ray.data
 
@@ -215,14 +222,14 @@ def _encode_missing(
 
 
 def _write_provenance(output: str, provenance: Mapping[str, str]) -> None:
-    """Write what a feature table says of its features, over what `output` has of it."""
+    """Write a `BatchEncoder.provenance` into `output`, over one that is there."""
     system, folder = _locate(output)
     with system.open_output_stream(f"{folder}/{PROVENANCE}") as file:
         file.write(json.dumps(dict(provenance), sort_keys=True).encode())
 
 
 def _read_provenance(output: str) -> dict[str, str]:
-    """Read what `_write_provenance` wrote; ValueError if there is nothing."""
+    """Read the `BatchEncoder.provenance` in `output`; ValueError if there is none."""
     system, folder = _locate(output)
     path = f"{folder}/{PROVENANCE}"
     if system.get_file_info(path).type != FileType.File:
@@ -283,8 +290,8 @@ def _read_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Return columns of equally long lists as arrays, (len(rows), d), by name.
 
-    `rows` are numbers of rows as written; the arrays have them in that order. What is
-    written is read batch by batch, so that memory holds little beside the arrays.
+    `rows` numbers rows of `written` from 0; the arrays have them in that order. The
+    columns are read batch by batch, so that memory holds little beside the arrays.
     """
     # Of each row as written, its row in the arrays; -1 if it is not asked for.
     target_rows = np.full(written.count_rows(), -1)
@@ -312,14 +319,14 @@ def _to_array(column: pa.Array) -> NDArray[Any]:
 
 
 def _locate(place: str) -> tuple[FileSystem, str]:
-    """Return the file system of a folder or URI, and its path, without a last "/"."""
+    """Return the file system of a folder or URI, and its path there, "/" stripped."""
     uri = place if "://" in place else os.path.abspath(place)
     system, path = FileSystem.from_uri(uri)
     return system, path.rstrip("/")
 
 
 def _list_names(system: FileSystem, folder: str) -> pd.Series:
-    """Return the files below a folder as paths relative to it, sorted.
+    """Return the files below a folder, however deep, as sorted paths relative to it.
 
     Hidden files and those in hidden folders are left out.
     """
@@ -331,14 +338,14 @@ def _list_names(system: FileSystem, folder: str) -> pd.Series:
 
 
 def _read_done(output: str, *, made_by: str) -> pd.DataFrame:
-    """Return id and encoder of the rows in `output`, a folder that is made if need be.
+    """Return the columns id and encoder of all rows that `output` has so far.
 
-    Damaged files are deleted. ValueError if a row was not made by `made_by`, a
-    `BatchEncoder.made_by`.
+    The folder is made if it is missing; damaged files in it are deleted. ValueError if
+    a row's encoder is not `made_by`, which names encoder, readout and functions.
     """
     system, folder = _locate(output)
     system.create_dir(folder)
-    _drop_damaged(system, folder)
+    _delete_damaged(system, folder)
     # Named, since a new folder has no file to take the columns from.
     schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     written = pyarrow.dataset.dataset(
@@ -353,9 +360,10 @@ def _read_done(output: str, *, made_by: str) -> pd.DataFrame:
 
 
 def _damaged(system: FileSystem, folder: str) -> dict[str, str]:
-    """Return why Parquet files in a folder have no readable footer, by path.
+    """Return why Parquet files in a folder are damaged, by path, only for those.
 
-    Their writer was killed. A network's fault is another error, and is raised.
+    They have no readable footer, as their writer was killed. A fault of the network is
+    another error, and is raised.
     """
     damaged = {}
     for info in system.get_file_info(FileSelector(folder)):
@@ -369,7 +377,7 @@ def _damaged(system: FileSystem, folder: str) -> dict[str, str]:
     return damaged
 
 
-def _drop_damaged(system: FileSystem, folder: str) -> None:
+def _delete_damaged(system: FileSystem, folder: str) -> None:
     """Delete damaged Parquet files in a folder, with a warning for each."""
     for path, reason in _damaged(system, folder).items():
         logger.warning(
@@ -382,5 +390,5 @@ def _drop_damaged(system: FileSystem, folder: str) -> None:
 
 
 def _name_images(batch: pd.DataFrame, folder: str) -> pd.DataFrame:
-    """Add the column id to a batch of files: their path below the folder."""
+    """Add the column id to a batch of files: their path in "path", below `folder`."""
     return batch.assign(id=batch["path"].str.removeprefix(f"{folder}/"))

@@ -44,7 +44,8 @@ class EncodingCost:
     def minutes(self, images: int, operations_per_second: float) -> float:
         """Return how many minutes the vision tower takes for so many images.
 
-        `operations_per_second` is a processor's speed, as of `flops_of_one_core`.
+        `operations_per_second` is a processor's speed in large products, as
+        `flops_of_one_core` measures it.
         """
         seconds = images * self.operations / (EFFICIENCY * operations_per_second)
         return seconds / 60
@@ -62,7 +63,7 @@ def encoding_cost(folder: str) -> EncodingCost:
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     side = _side(Path(folder), config)
     with torch.device("meta"):  # where tensors have shapes, but no values
-        build: Any = AutoModel.from_config
+        build: Any = AutoModel.from_config  # which has no types
         model = build(config, trust_remote_code=False)
         tower = getattr(model, "vision_model", model)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -76,12 +77,14 @@ def encoding_cost(folder: str) -> EncodingCost:
 def _side(folder: Path, config: Any) -> int:
     """Return the side of the images that a model is shown, in pixels.
 
-    The preprocessing says it, before the configuration; 224 where neither does.
+    It is read from ``preprocessor_config.json`` in `folder`, else from the model's
+    `config`; it is 224, the most common side, where neither says it.
     """
     path = folder / "preprocessor_config.json"
     preprocessing = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     for name in ("crop_size", "size"):  # in this order, as the crop comes last
         size = preprocessing.get(name)
+        # A mapping of names to pixels; in older files a number.
         sides = size if isinstance(size, dict) else {"height": size}
         side = sides.get("height") or sides.get("shortest_edge")
         if isinstance(side, int):
@@ -93,7 +96,8 @@ def _side(folder: Path, config: Any) -> int:
 def flops_of_one_core(seconds: float = 0.2) -> float:
     """Measure how many floating-point operations one core does in a second.
 
-    It multiplies matrices of a transformer's usual size for so many `seconds`.
+    It multiplies matrices of a transformer's usual size, in float32 and on one thread,
+    for about `seconds`.
     """
     n, width, hidden = 800, 768, 3072
     tokens = torch.rand(n, width)

@@ -55,6 +55,7 @@ class VisionEncoder:
             tower, self._pooling_was_trained = _load_tower(source)
             self.processor = _load_processor(source)
         self.model = tower.eval().requires_grad_(False).to(self.device)
+        # Images that are encoded at once.
         self.batch_size = 16 if chosen_device.type == "cpu" else 128
 
     @cached_property
@@ -70,13 +71,13 @@ class VisionEncoder:
 
     @property
     def image_function(self) -> ImageFunction:
-        """The features, (n, d) float32, as `map_images` takes them."""
+        """From n images to their features, (n, d) float32, as `map_images` takes it."""
         name = f"vision:{self.fingerprint}"
         kind = torch.device(self.device).type
         return ImageFunction(name, self._encode, device=kind)
 
     def _encode(self, images: list[Image.Image]) -> Features:
-        """Return the features of n RGB images, (n, d), at most a batch of them."""
+        """Return the features of n RGB images, (n, d), n at most `batch_size`."""
         pixels = self.processor(images, return_tensors="pt")["pixel_values"]
         batch = fill_batch(pixels, self.batch_size).to(self.device)
         with torch.inference_mode():
@@ -86,7 +87,8 @@ class VisionEncoder:
     def _pool(self, output: Any) -> torch.Tensor:
         """Return features (n, d) from the tower's output for n images.
 
-        Which they are is said of the class.
+        They are the pooled output, if its weights were trained; else the class token;
+        else, where the model has none, the mean over patches.
         """
         pooled = getattr(output, "pooler_output", None)
         if pooled is not None and self._pooling_was_trained:
@@ -108,19 +110,19 @@ def _load_tower(source: str) -> tuple[Any, bool]:
     if the model takes no images.
     """
     load: Any = AutoModel.from_pretrained  # whose types know nothing of loading info
-    whole, info = load(
+    model, info = load(
         source,
         dtype=torch.float32,
         output_loading_info=True,
         trust_remote_code=False,  # else transformers asks, and runs it
     )
-    tower = getattr(whole, "vision_model", whole)
+    tower = getattr(model, "vision_model", model)
     if tower.main_input_name != "pixel_values":
         raise ValueError(f"it is no vision model: it takes {tower.main_input_name}")
     lacking = [name for name in info["missing_keys"] if "pooler" not in name]
     if lacking:
         raise ValueError(f"it lacks weights, such as {min(lacking)}")
-    return tower, not info["missing_keys"]
+    return tower, not info["missing_keys"]  # now at most those of the pooled output
 
 
 def _load_processor(source: str) -> Any:

@@ -56,7 +56,8 @@ class CacheError(OSError):
 def cache_folder() -> Path:
     """Return the folder for features and images that are kept between runs.
 
-    It is the setting ``CLIPLIB_CACHE``, or else the platform's folder for caches.
+    It is the setting ``CLIPLIB_CACHE``, or else the platform's folder for caches; it
+    need not exist yet.
     """
     return Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
 
@@ -64,7 +65,8 @@ def cache_folder() -> Path:
 class FeatureCache:
     """Arrays by key in one SQLite file, which threads and processes share.
 
-    The file may be deleted whenever no process uses it.
+    The file and its folder are made where they are missing; the file may be deleted
+    whenever no process uses it.
 
     Parameters
     ----------
@@ -81,7 +83,7 @@ class FeatureCache:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path or cache_folder() / "features.sqlite")
         self._lock = threading.Lock()
-        with self._locked():
+        with self._locked():  # for its CacheError
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = _open_database(self.path)
 
@@ -91,7 +93,7 @@ class FeatureCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Run a block in one thread at a time; CacheError for what the file raises."""
+        """Run a block in one thread at a time; errors of the file become CacheError."""
         try:
             with self._lock:
                 yield
@@ -102,7 +104,7 @@ class FeatureCache:
             ) from error
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Return those of the arrays that are cached, by key; they are read-only."""
+        """Return those arrays under `keys` that are cached, by key; all read-only."""
         marks = ",".join("?" * len(keys))
         query = f"SELECT key, dtype, shape, content FROM arrays WHERE key IN ({marks})"
         with self._locked():
@@ -113,18 +115,18 @@ class FeatureCache:
         }
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays of numbers under their keys, over older ones; all or none."""
+        """Store arrays of numbers by key, all or none; older ones are replaced."""
         entries = [
             (key, array.dtype.str, json.dumps(array.shape), array.tobytes())
             for key, array in arrays.items()
         ]
         insert = "INSERT OR REPLACE INTO arrays VALUES (?, ?, ?, ?)"
-        with self._locked(), self._db:
+        with self._locked(), self._db:  # one transaction
             self._db.executemany(insert, entries)
 
 
 def default_cache() -> FeatureCache | None:
-    """Return the cache in the default file; None, with a warning, if that fails."""
+    """Return the cache in the default file; warn and return None if it has a fault."""
     try:
         return FeatureCache()
     except CacheError as error:
@@ -146,7 +148,7 @@ class _OptionalCache:
         self.cache = cache
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Return those of the arrays that are cached, by key."""
+        """Return those arrays under `keys` that are cached, by key; {} on a failure."""
         if self.cache is None:
             return {}
         try:
@@ -156,7 +158,7 @@ class _OptionalCache:
             return {}
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays under their keys."""
+        """Store arrays by key; on a failure warn, and use the cache no more."""
         if self.cache is None or not arrays:
             return
         try:
@@ -174,7 +176,7 @@ def cached_array(
 ) -> NDArray[Any]:
     """Return the array that is cached under a key; if none is, compute and store it.
 
-    A cache that fails costs a warning, and the time to compute.
+    If `cache` is None, or fails (with a warning), it is computed and not stored.
     """
     optional_cache = _OptionalCache(cache)
     cached = optional_cache.get([key])
@@ -203,12 +205,11 @@ def _open_database(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Connect to a cache's file, for all threads, and make its table if it has none."""
+    """Connect to a cache's file, made if missing, for all threads; make its table."""
     database = sqlite3.connect(path, timeout=TIMEOUT, check_same_thread=False)
     try:
-        database.execute(
-            "PRAGMA journal_mode = WAL"
-        )  # reading goes on while one writes
+        # Write-ahead logging: others can read while one process writes.
+        database.execute("PRAGMA journal_mode = WAL")
         # Older files hold a table "features", whose arrays have no shape.
         database.execute(
             "CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, dtype TEXT, "
@@ -231,7 +232,7 @@ class ImageFunction:
     function
         From n RGB images to an array (n, ...), a row for each.
     device
-        Type of the device that computes, such as "cpu" or "cuda". They round
+        Type of the device that computes, such as "cpu" or "cuda". Devices round
         differently, so each has results of its own in the cache.
     """
 
@@ -240,7 +241,7 @@ class ImageFunction:
     device: str = "cpu"
 
     def key(self, digest: str) -> str:
-        """Return the key of the result for the image whose file has this digest."""
+        """Return the cache's key of the result for an image; `digest` is its file's."""
         suffix = "" if self.device == "cpu" else f"@{self.device}"
         return f"{self.name}{suffix}:{digest}"
 
@@ -261,14 +262,15 @@ def map_images(
     Parameters
     ----------
     images
-        As in `cliplib.images.image.image_list`.
+        One image or several: paths, files' contents, images of Pillow, arrays
+        (h, w, 3) of uint8, or rows ``{"path", "bytes"}`` of a data set.
     *functions
         What to compute.
     cache
         Where results are looked up and stored; if it fails, a warning says so once.
     errors
-        Filled with the reasons why images cannot be read, by row, from 0; their rows of
-        the results are 0.
+        Filled with the reasons why images cannot be read, by row, from 0, each with a
+        warning; their rows of the results are 0.
     batch_size
         How many images a function gets at once.
     progress
@@ -310,13 +312,13 @@ def map_images(
             bar.update(len(rows))
     finally:  # also on an interrupt: the batches under way end and are cached
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # which the pool's threads have set to 1
         bar.close()
     return outputs
 
 
 class _Batch(NamedTuple):
-    """What became of a batch of images, which are named by their index in it."""
+    """Results of a batch; `read` and `unreadable` hold images' indices in the batch."""
 
     read: list[int]
     results: list[NDArray[Any]]
@@ -325,9 +327,9 @@ class _Batch(NamedTuple):
 
 
 def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) -> None:
-    """Put the errors of a batch into `errors`, by row; if it is None, raise the first.
+    """Log a batch's errors, and put them into `errors` by row among all images.
 
-    `rows` are the rows of the batch's images among all images.
+    If it is None, the first error is raised. `rows` are those of the batch's images.
     """
     for index, error in sorted(batch.unreadable.items()):
         if errors is None:
@@ -344,20 +346,21 @@ def _compute_batch(
     """Compute functions of a batch of images, or look their results up in the cache.
 
     All files are read, for the cache's keys; only images of which a result is missing
-    are decoded.
+    are decoded. What is computed is stored in the cache. Images that cannot be read are
+    named in what is returned; nothing is raised for them.
     """
     unreadable: dict[int, OSError] = {}
     contents = _try_each(
         range(len(sources)), lambda index: image_bytes(sources[index]), unreadable
     )
     digests = {index: _digest(content) for index, content in contents.items()}
-    results = cache.get(
+    result_by_key = cache.get(
         {function.key(digest) for function in functions for digest in digests.values()}
     )
     incomplete = [
         index
         for index, digest in digests.items()
-        if any(function.key(digest) not in results for function in functions)
+        if any(function.key(digest) not in result_by_key for function in functions)
     ]
     images = _try_each(
         incomplete,
@@ -365,30 +368,38 @@ def _compute_batch(
         unreadable,
     )
     for function in functions:
-        by_key = {function.key(digests[i]): image for i, image in images.items()}
-        missing = {key: image for key, image in by_key.items() if key not in results}
+        # By key, so that equal files are computed once.
+        image_by_key = {function.key(digests[i]): image for i, image in images.items()}
+        missing = {
+            key: image
+            for key, image in image_by_key.items()
+            if key not in result_by_key
+        }
         computed = _apply(function, missing)
         cache.put(computed)
-        results |= computed
+        result_by_key |= computed
     read = [index for index in digests if index not in unreadable]
     if not read:
         return _Batch(read, [], unreadable)
     stacked = [
-        np.stack([results[function.key(digests[index])] for index in read])
+        np.stack([result_by_key[function.key(digests[index])] for index in read])
         for function in functions
     ]
     return _Batch(read, stacked, unreadable)
 
 
 def _digest(content: bytes) -> str:
-    """Return the hash of a file's content that names it in the cache."""
+    """Return the hash of a file's content that names it in the cache, as hex digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _try_each(
     indices: Iterable[int], read: Callable[[int], _T], unreadable: dict[int, OSError]
 ) -> dict[int, _T]:
-    """Return what `read` returns for each index; its OSErrors go into `unreadable`."""
+    """Call `read` with each index; return its results by index.
+
+    Where it raises an OSError, this goes into `unreadable`, by index.
+    """
     results = {}
     for index in indices:
         try:
@@ -401,7 +412,10 @@ def _try_each(
 def _apply(
     function: ImageFunction, images: Mapping[str, Image.Image]
 ) -> dict[str, NDArray[Any]]:
-    """Compute a function of all images at once; return its rows by the images' keys."""
+    """Compute a function of images, all at once; return their results by their keys.
+
+    ValueError if the function does not make one row for each image.
+    """
     if not images:
         return {}
     rows = function.function(list(images.values()))
@@ -416,7 +430,7 @@ def _apply(
 def each_image(
     describe: Callable[[Image.Image], ArrayLike],
 ) -> Callable[[list[Image.Image]], NDArray[Any]]:
-    """Turn a function of one image into one of a batch, as `ImageFunction` takes it."""
+    """Turn a function of one image into one of n images, with results (n, ...)."""
 
     def describe_batch(images: list[Image.Image]) -> NDArray[Any]:
         return np.array([describe(image) for image in images])

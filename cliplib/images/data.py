@@ -114,14 +114,15 @@ class ListedImage(NamedTuple):
     @property
     def home(self) -> Path:
         """The folder that holds the class folders, or the split folders above them."""
+        # The id has one "/" for each folder between that one and the file.
         return self.path.parents[self.id.count("/")]
 
 
 def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
-    """Return the declaration of a named set, or make one from a folder of classes.
+    """Return the declaration of a set in `DATASETS`, or make one for a folder.
 
-    A class's phrase is then the name of its folder. An OSError or ValueError names what
-    is wrong with the folder.
+    The folder holds class folders; a class's phrase is then its folder's name, with
+    spaces for "_" and "-". An OSError or ValueError names what is wrong with it.
     """
     name = os.fspath(name_or_path)
     if name in DATASETS:
@@ -135,9 +136,10 @@ def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
 def check_classes(folder: str | os.PathLike[str]) -> None:
     """Raise ValueError for a folder of fewer than two classes.
 
-    An OSError or ValueError names what else is wrong with it.
+    An OSError or ValueError names any other fault, such as a missing folder.
     """
-    path = os.path.abspath(folder)  # since it may bear the name of a named set
+    # Absolute, since "folder" alone might be a key of `DATASETS`.
+    path = os.path.abspath(folder)
     classes = [*dataset_spec(path).phrases]
     if len(classes) < 2:
         raise ValueError(
@@ -157,8 +159,9 @@ def load_dataset(
         A key of `DATASETS`, or a folder of class folders, with or without train, val
         and test folders above them.
     data
-        The folder that holds a named set's folder, or that one itself, or ``"hub"``; by
-        default the setting ``CLIPLIB_DATA``, which takes the same values.
+        Where a named set is: a folder that holds the set's folder, the set's folder
+        itself, or ``"hub"``, to download it; by default the setting ``CLIPLIB_DATA``,
+        which takes the same values.
 
     Returns
     -------
@@ -172,7 +175,7 @@ def load_dataset(
     OSError
         If a folder is not there, or a download fails.
     ValueError
-        If a folder holds no images in class folders, or `data` another set.
+        If a folder holds no images in class folders, or `data` holds another set.
     """
     name = os.fspath(name_or_path)
     if name not in DATASETS:
@@ -189,7 +192,7 @@ def load_dataset(
 
 
 def _load_folder(name: str) -> datasets.Dataset:
-    """List the images of a folder of class folders that is no named set."""
+    """Return the images of a folder of class folders as a data set, sorted by id."""
     root = _existing_folder(name)
     images = _list_images(root)
     classes = sorted({image.label for image in images})
@@ -199,10 +202,11 @@ def _load_folder(name: str) -> datasets.Dataset:
 def _load_named(
     name: str, setting: str, *, must_be_there: bool
 ) -> datasets.Dataset | None:
-    """List the images of a named set; None where they are not on this machine.
+    """Return the images of a named set, sorted by id; None where none are found.
 
-    `setting` says where they are: a folder, "hub", or "" for nowhere. A folder of other
-    images raises ValueError if `must_be_there`, or if it bears the set's name.
+    `setting` says where they are: a folder, "hub" to download them, or "" for nowhere.
+    A folder of other classes gives None as well, but raises ValueError if
+    `must_be_there`, or if it bears the set's name.
     """
     root = _root_of_named(name, setting)
     if root is None and setting == "hub":
@@ -214,7 +218,8 @@ def _load_named(
     if present != set(expected):
         bears_the_name = root is not None and root.name == name
         if must_be_there or bears_the_name:
-            raise ValueError(_no_copy(name, root or Path(setting), present))
+            folder = root or Path(setting)
+            raise ValueError(_difference_from_set(name, folder, present))
         logger.info("%s: no images on this machine", name)
         return None
     published = _published_splits(name)  # for a set without split folders
@@ -230,10 +235,11 @@ def _load_named(
 
 
 def _root_of_named(name: str, setting: str) -> Path | None:
-    """Return the folder that may hold the classes of a named set, or None.
+    """Return the folder where a named set's class folders should be; None if nowhere.
 
-    `setting` is as in `_load_named`: a folder may be the set itself, or hold a folder
-    for each of several sets, some of them below its subfolder ``external``.
+    `setting` is "" for nowhere, "hub" to download the set, or a folder: the set itself,
+    or one that holds a folder for each of several sets, some of them below its
+    subfolder ``external``.
     """
     if setting == "":
         return None
@@ -248,8 +254,11 @@ def _root_of_named(name: str, setting: str) -> Path | None:
     return homes.get(name)
 
 
-def _no_copy(name: str, folder: Path, present: set[str]) -> str:
-    """Return a sentence on how a folder, with classes `present`, differs from a set."""
+def _difference_from_set(name: str, folder: Path, present: set[str]) -> str:
+    """Return a sentence on how a folder differs from the named set `name`.
+
+    The folder's classes, `present`, are not those of the set.
+    """
     expected = set(DATASETS[name].phrases)
     what = f"{folder} is no copy of {name}"
     if not present:
@@ -271,23 +280,23 @@ def _no_copy(name: str, folder: Path, present: set[str]) -> str:
 def _published_splits(name: str) -> dict[str, str]:
     """Return the split that a set's authors published for each image, by id.
 
-    It is empty for a set of which no such split is committed.
+    It is empty for a set of which this package has no file with such a split.
     """
     path = files("cliplib") / "study" / "precomputed" / f"{name}_splits.txt"
     if not path.is_file():
         return {}
     lines = path.read_text("utf-8").splitlines()
-    entries = [line for line in lines if not line.startswith("#")]
+    entries = [line for line in lines if not line.startswith("#")]  # "id split"
     return dict(entry.rsplit(" ", 1) for entry in entries)
 
 
 def _as_dataset(
     images: Sequence[ListedImage], classes: Sequence[str], *, title: str, source: str
 ) -> datasets.Dataset:
-    """Return what `load_dataset` returns, of listed images, in their order.
+    """Return listed images as a data set, undecoded, a row for each in their order.
 
-    `title` becomes ``info.dataset_name``; `source`, "folder" or "hub",
-    ``info.builder_name``.
+    Labels are indices in `classes`. `title` becomes ``info.dataset_name``; `source`,
+    "folder" or "hub", ``info.builder_name``.
     """
     import datasets  # takes seconds, which a folder without images shall not cost
 
@@ -313,7 +322,7 @@ def _as_dataset(
 
 
 def _existing_folder(name: str) -> Path:
-    """Return a folder's absolute path; FileNotFoundError if there is none."""
+    """Return a folder's absolute path; FileNotFoundError if there is no such folder."""
     root = Path(name).expanduser().absolute()
     if not root.is_dir():
         raise FileNotFoundError(
@@ -323,7 +332,11 @@ def _existing_folder(name: str) -> Path:
 
 
 def _list_images(root: Path) -> list[ListedImage]:
-    """List the images in class folders, sorted by id; ValueError names what is odd."""
+    """Return the images in the class folders of `root`, sorted by id.
+
+    Other files are left out, most kinds with a warning. ValueError if there is no
+    image, or if it is unclear which folders are classes.
+    """
     files_by_kind: dict[str, list[Path]] = {}
     for path in _files_below(root):
         kind = _kind_of_file(path.relative_to(root))
@@ -358,7 +371,7 @@ def _kind_of_file(relative: PurePath) -> str:
 
 
 def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, in the order of their names.
+    """Yield the paths of files in a folder, however deep, each folder sorted by name.
 
     Links are followed, but not in circles: `above` are the real paths of the folders
     that led here. Folders that cannot be listed are left out with a warning.
@@ -407,7 +420,8 @@ class ParsedPath(NamedTuple):
 def parse_path(relative: PurePath) -> ParsedPath:
     """Return id, split ("" if none) and class of the image at [split/]class/file.
 
-    Folders above these are left out of the id.
+    `relative` has two parts or more; folders above those named are left out of the id.
+    The split's folder may bear any name in `SPLITS`.
     """
     *above, label, file = relative.parts
     folder_above = above[-1] if above else ""
@@ -417,7 +431,12 @@ def parse_path(relative: PurePath) -> ParsedPath:
 
 
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
-    """Raise ValueError if there is no image, or unclear which folders are classes."""
+    """Raise ValueError if `root` has no image, or its classes are unclear.
+
+    They are so if class folders lie in several places, if the split folders hold the
+    images themselves, or if only some images are in a split.
+    """
+    # The folders that hold the class folders, or the split folders above them.
     homes = sorted({image.home for image in images})
     if len(homes) > 1:
         raise ValueError(
@@ -447,9 +466,9 @@ def _warn_of_left_out(kind: str, paths: Sequence[Path]) -> None:
 
 
 def fetch_dataset(name: str) -> Path | None:
-    """Return the folder of a named set, downloaded from the hub or from Kaggle.
+    """Return the folder of a named set on the hub or on Kaggle; None if on neither.
 
-    None for a set that is on neither.
+    It is downloaded if it was not before.
 
     Raises
     ------
@@ -459,8 +478,10 @@ def fetch_dataset(name: str) -> Path | None:
     spec = DATASETS[name]
     try:
         if spec.hub:
-            home = spec.hub
-            return fetch_archive(home["repo"], home["file"], home.get("sha256", ""))
+            archive = spec.hub
+            return fetch_archive(
+                archive["repo"], archive["file"], archive.get("sha256", "")
+            )
         return fetch_from_kaggle(spec.kaggle) if spec.kaggle else None
     except DownloadError as error:
         raise OSError(
@@ -472,8 +493,9 @@ def fetch_dataset(name: str) -> Path | None:
 def difference_from_report(name: str, ids: Collection[str]) -> str:
     """Return a sentence on how images of a named set differ from those of the report.
 
-    Images are compared by id. It is "" if they are the same, or if the report has no
-    images of that set.
+    The report is cliplib's own; a file of this package lists the images it measured.
+    Images are compared by id. The sentence is "" if they are the same, or if the report
+    has no images of that set.
     """
     path = files("cliplib") / "study" / "precomputed" / f"{name}_groups.csv"
     if not path.is_file():
@@ -498,7 +520,8 @@ def list_files(
 
     Of a folder every file counts, whatever its suffix, but for those that Windows and
     macOS put there. It is named by its path below the folder, with "/" between parts;
-    one of several images as in `cliplib.images.image.image_name`.
+    files are sorted by path. Images keep their order, and are named by their own path,
+    or by their type where they have none, such as "<bytes>".
     """
     if not isinstance(files, str | os.PathLike) or not Path(files).is_dir():
         sources = image_list(files)

@@ -59,7 +59,7 @@ class DownloadError(OSError):
 
 
 def fetch_model(name: str) -> Path:
-    """Return the folder of a model's files, downloaded if they are not cached whole.
+    """Return the folder of a model's files, downloaded if some are not cached.
 
     Parameters
     ----------
@@ -84,12 +84,12 @@ def fetch_model(name: str) -> Path:
 
 
 def _cached_model(repo: str, revision: str) -> Path | None:
-    """Return the folder of a model's cached files; None if some are missing."""
+    """Return the folder of a model's cached files; None if a needed one is missing."""
     config = _cached_path(repo, "config.json", revision)
     if config is None:
         return None
     folder = config.parent
-    return folder if _is_whole(folder) else None
+    return folder if _has_all_files(folder) else None
 
 
 def _cached_path(
@@ -107,8 +107,12 @@ def _cached_path(
     return Path(path) if isinstance(path, str) else None
 
 
-def _is_whole(folder: Path) -> bool:
-    """Return whether a folder holds all files that a model of its kind needs."""
+def _has_all_files(folder: Path) -> bool:
+    """Return whether a folder holds all files that its model needs.
+
+    These are weights with all parts, configuration, preprocessing and, for a CLIP, the
+    tokenizer.
+    """
     names = set(_file_names(folder))
     weights = _weight_files([*names])
     if not weights or "config.json" not in names or not PREPROCESSING & names:
@@ -130,9 +134,10 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _weight_files(names: list[str]) -> list[str]:
-    """Return which of a model's files hold its weights, in the first of `WEIGHTS`.
+    """Return the names of files with a model's weights, out of all its files' names.
 
-    That is one file, or an index and then the parts that it names; [] if there is none.
+    They are in the first format of `WEIGHTS` that is there: one file, or an index and
+    then the parts that it names; [] if there is none.
     """
     for name in WEIGHTS:
         if name in names:
@@ -148,11 +153,13 @@ def _weight_files(names: list[str]) -> list[str]:
 def _download_model(repo: str, revision: str) -> Path:
     """Download a model's settings and its weights, in one format; return the folder.
 
-    Files that are cached already are not downloaded again.
+    Files that are cached already are not downloaded again. DownloadError if there are
+    no weights, or if the disk has no room.
     """
     info = HfApi().model_info(
         repo, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS
     )
+    # Of all files of the repository, in bytes, by path in it.
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     weights = _weight_files([*sizes])
     if not weights:
@@ -163,15 +170,15 @@ def _download_model(repo: str, revision: str) -> Path:
     wanted = [*filter(_is_settings_file, sizes), *weights]
     missing = [name for name in wanted if _cached_path(repo, name, revision) is None]
     size = sum(sizes[name] for name in missing)
-    _announce(repo, size, Path(constants.HF_HUB_CACHE))
+    _check_room_and_log(repo, size, Path(constants.HF_HUB_CACHE))
     paths = [_download_file(repo, name, revision, sizes[name]) for name in wanted]
-    return paths[0].parent
+    return paths[0].parent  # in which all of them lie
 
 
 def _is_settings_file(name: str) -> bool:
-    """Return whether a file at the top of a repository may be one of `SETTINGS_FILES`.
+    """Return whether a file is at the top of its repository and fits `SETTINGS_FILES`.
 
-    An index of weights is not, though its name ends as theirs.
+    An index of weights is excluded, though its name ends in .json.
     """
     fits = any(fnmatch.fnmatch(name, pattern) for pattern in SETTINGS_FILES)
     return fits and "/" not in name and ".index." not in name
@@ -196,8 +203,8 @@ def _no_bar(*args: Any, **options: Any) -> Any:
     return tqdm(*args, **options | {"disable": True})
 
 
-def _announce(name: str, size: int, place: Path) -> None:
-    """Log that `size` bytes are downloaded into the folder `place`.
+def _check_room_and_log(name: str, size: int, place: Path) -> None:
+    """Log that `size` bytes of `name` will be downloaded into the folder `place`.
 
     DownloadError if its disk has no room for them.
     """
@@ -245,8 +252,8 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
     repo, file
         The data set's repository, "owner/name", and the archive's path in it.
     sha256_of_report
-        SHA-256 of the archive that the report measured, of which another one differs
-        with a warning; "" if the report measured none.
+        SHA-256 of the archive that the report measured; a warning is logged if this one
+        differs. "" if the report measured none.
 
     Raises
     ------
@@ -264,20 +271,25 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
 
 
 def _download_archive(repo: str, file: str) -> Path:
-    """Download a data set's file; return its path in the hub's cache."""
+    """Download a file of the data set `repo`; return its path in the hub's cache.
+
+    DownloadError if the disk has no room for it.
+    """
     info = HfApi().dataset_info(repo, files_metadata=True, timeout=ANSWER_SECONDS)
+    # Of all files of the repository, in bytes, by path in it.
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
     size = sizes.get(file, 0)
-    _announce(repo, size, Path(constants.HF_HUB_CACHE))
+    _check_room_and_log(repo, size, Path(constants.HF_HUB_CACHE))
     revision = constants.DEFAULT_REVISION
     return _download_file(repo, file, revision, size, kind="dataset")
 
 
 def _unpacked(archive: Path, place: Path, digest: str) -> Path:
-    """Return the folder below `place` of an archive's files, unpacked if it is not yet.
+    """Return the folder in `place` of a ZIP archive's files, unpacked if it is not yet.
 
-    It bears the archive's SHA-256, `digest`, in its name. It is there whole or not at
-    all, also if a process is ended or several unpack at once.
+    Its name has the first digits of the archive's SHA-256, `digest`. It is there with
+    all files or not at all, also if a process is ended or several unpack at once.
+    DownloadError if the archive is damaged, or the disk full.
     """
     folder = place / f"{archive.stem}-{digest[:16]}"
     if folder.is_dir():
@@ -285,7 +297,7 @@ def _unpacked(archive: Path, place: Path, digest: str) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     partial = place / f".{folder.name}"
     with FileLock(place / f"{folder.name}.lock"):
-        if folder.is_dir():
+        if folder.is_dir():  # unpacked by another process while this one waited
             return folder
         shutil.rmtree(partial, ignore_errors=True)  # left by a process that was ended
         try:
@@ -324,7 +336,8 @@ def explained(
 ) -> Iterator[None]:
     """Raise DownloadError, with cause and remedy, for any error in the block.
 
-    The block downloads `name` from `host`, which sentences call "the hub" or "Kaggle".
+    The block downloads `name`, at `revision` of its repository, from `host`, which is
+    "the hub" or "Kaggle".
     """
     try:
         yield
@@ -337,8 +350,9 @@ def explained(
 def _cause(error: BaseException, name: str, revision: str, host: str) -> str:
     """Return a sentence on why a download failed, and on what to do.
 
-    The clients wrap errors in others, so all that led to `error` are looked at: the
-    names of their classes and base classes, their HTTP status, and their messages.
+    `name` and `revision` are what was asked of `host`, "the hub" or "Kaggle". The
+    clients wrap errors in others, so all that led to `error` are looked at: the names
+    of their classes and base classes, their HTTP status, and their messages.
     """
     chain = [*_error_chain(error)]
     class_names = {kind.__name__ for each in chain for kind in type(each).__mro__}
@@ -350,7 +364,7 @@ def _cause(error: BaseException, name: str, revision: str, host: str) -> str:
         return f"{host} refuses the login of this machine: {_login(host)} again"
     return (
         _cause_by_class(class_names, name, revision, host)
-        or _cause_by_status(_status(chain), name, host)
+        or _cause_by_status(_http_status(chain), name, host)
         or _cause_by_connection(class_names, text, host)
         or f"{host} failed ({type(error).__name__}: {first_sentence(error)})"
     )
@@ -366,9 +380,9 @@ def _error_chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _status(chain: list[BaseException]) -> int:
-    """Return the HTTP status of the first response that errors hold; 0 without one."""
-    for error in chain:
+def _http_status(errors: list[BaseException]) -> int:
+    """Return the HTTP status of the first error with a response; 0 if none has one."""
+    for error in errors:
         response = getattr(error, "response", None)
         if response is not None:
             return int(response.status_code)
@@ -384,7 +398,7 @@ def _address(host: str) -> str:
 
 
 def _login(host: str) -> str:
-    """Return a clause on how to log in to a host."""
+    """Return a clause on how to log in to a host, "the hub" or "Kaggle"."""
     if host == "the hub":
         return "log in by `hf auth login`"
     return "put a token of https://www.kaggle.com/settings into ~/.kaggle/kaggle.json"
@@ -419,7 +433,7 @@ def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) 
 def _not_found(name: str, host: str) -> str:
     """Return a sentence on a name that a host does not know, or hides without a login.
 
-    It proposes the known model whose name is most alike.
+    It proposes the one of `KNOWN_MODELS` whose name is most alike, if one is similar.
     """
     near = difflib.get_close_matches(name, KNOWN_MODELS, n=1)
     meant = f" (is {near[0]!r} meant?)" if near and near[0] != name else ""
@@ -430,7 +444,10 @@ def _not_found(name: str, host: str) -> str:
 
 
 def _cause_by_status(status: int, name: str, host: str) -> str:
-    """Return what an HTTP status means; "" for one that is no error."""
+    """Return a clause on what an HTTP status means, and on what to do; "" below 400.
+
+    `name` is what was asked of `host`, "the hub" or "Kaggle".
+    """
     if status in (401, 404):  # a hub asks for a login also where there is nothing
         return _not_found(name, host)
     if status == 403:
@@ -445,9 +462,10 @@ def _cause_by_status(status: int, name: str, host: str) -> str:
 
 
 def _cause_by_connection(class_names: set[str], text: str, host: str) -> str:
-    """Return why the host was not reached, or broke off; "" if it is not that.
+    """Return a clause on why the connection to a host failed; "" for another failure.
 
-    `text` is all messages of the errors.
+    `class_names` are the names of the errors' classes and base classes, `text` is all
+    their messages.
     """
     where = _address(host)
     if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in class_names:

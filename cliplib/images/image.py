@@ -55,10 +55,10 @@ SMALLEST_SIDE = 8  # pixels; smaller images are read with a warning
 def readable_formats() -> tuple[str, ...]:
     """Return Pillow's names of the formats that are read here.
 
-    HEIF's reader is registered where pillow-heif is installed.
+    The package pillow-heif, where it is installed, is registered with Pillow.
     """
     formats = list(FORMATS)
-    # Pillow may have been built without it.
+    # Pillow may have been built without AVIF.
     if features.check("avif"):
         formats.append("AVIF")
     with suppress(ImportError):
@@ -74,7 +74,7 @@ _warned_lock = threading.Lock()  # since threads that fail together warn togethe
 
 
 def warn_once(log: logging.Logger, message: str) -> None:
-    """Log a warning, unless the same one was logged before."""
+    """Log a warning, unless this process has given the same one to this logger."""
     with _warned_lock:
         if (log.name, message) in _warned:
             return
@@ -90,13 +90,14 @@ def image_list(images: Images) -> list[ImageSource]:
     Parameters
     ----------
     images
-        One image, or several; several may also be an array of paths, or of pixels,
-        (n, h, w, 3).
+        One image or several: paths, files' contents, images of Pillow, arrays (h, w, 3)
+        of uint8, or rows ``{"path", "bytes"}`` of a data set. Several may also be an
+        array of paths, or of pixels, (n, h, w, 3).
 
     Raises
     ------
     TypeError
-        If something among them is no image.
+        If one of several is of another type.
     """
     if isinstance(images, np.ndarray):
         return _images_of_array(images)
@@ -113,7 +114,7 @@ def image_list(images: Images) -> list[ImageSource]:
 
 
 def _images_of_array(array: NDArray[np.generic]) -> list[ImageSource]:
-    """Return the images of an array of paths, or of pixels of one or more images."""
+    """Return the images in an array of paths, or of pixels ([n, ]h, w, 3) or (h, w)."""
     if array.dtype.kind in "UOT":  # NumPy's codes for texts and any objects
         return image_list(array.ravel().tolist())
     return list(array) if array.ndim == 4 else [array]
@@ -130,10 +131,10 @@ def image_name(source: ImageSource) -> str:
 
 
 def image_bytes(source: ImageSource) -> bytes:
-    """Return what identifies an image: its file's content, or its size and pixels.
+    """Return what identifies an image: its file's content, or its size and RGB pixels.
 
-    A row of a data set with neither bytes nor path gives b"". An OSError names a file
-    that is not there.
+    The latter is for images of Pillow and arrays. A row of a data set with neither
+    bytes nor path gives b"". An OSError names a file that is not there.
     """
     if isinstance(source, Mapping):
         file = source.get("bytes")
@@ -195,7 +196,10 @@ def _warn_of_small_image(source: ImageSource, image: Image.Image) -> None:
 
 
 def _open(source: ImageSource, content: bytes | None) -> Image.Image:
-    """Return an image of Pillow, not yet decoded; parameters as in `load_image`."""
+    """Return an image of Pillow, not yet decoded if it is of a file.
+
+    `content` is the file's content, or None if it is still to be read.
+    """
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, np.ndarray):
@@ -205,7 +209,12 @@ def _open(source: ImageSource, content: bytes | None) -> Image.Image:
 
 
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits, from the least of `BIT_DEPTHS` that holds it all."""
+    """Scale a 16-bit grey image to 8 bits.
+
+    It is taken for one of the least of `BIT_DEPTHS` that holds its largest value, with
+    a warning if that is less than 16.
+    """
+    # Wide enough for the product by 255.
     values = np.asarray(image).astype(np.uint32)
     largest = int(values.max(initial=0))
     depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)
@@ -221,10 +230,14 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 def _why_unreadable(
     error: Exception, source: ImageSource, content: bytes | None
 ) -> str:
-    """Return a clause on why an image could not be read, and what to do about it."""
+    """Return a clause on why an image could not be read, and what to do about it.
+
+    `error` is what reading it raised; `content` is the file's content, or None if it
+    was not given.
+    """
     if isinstance(source, np.ndarray):
         return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
-    if isinstance(error, Image.DecompressionBombError):  # which speaks of an attack
+    if isinstance(error, Image.DecompressionBombError):  # whose text warns of attacks
         # Pillow warns above its limit, and refuses above twice that.
         millions = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         return f"it has more than {millions} million pixels: save a smaller copy"
@@ -244,14 +257,14 @@ def _why_unreadable(
 
 
 def file_facts(source: ImageSource) -> FileFacts:
-    """Read what a file says of itself, without decoding its pixels.
+    """Read what an image's file says of itself, without decoding its pixels.
 
     Returns
     -------
     dict
-        bytes (the file's size), digest (blake2b of its content, as bytes), format and
-        mode (as Pillow names them), quantisation (the mean of JPEG's first table, 0 for
-        other formats), width and height in pixels.
+        bytes (the file's size), digest (blake2b of its content, 64 bytes), format and
+        mode (as Pillow names them), quantisation (the mean of JPEG's first quantisation
+        table, 0 for other formats), width and height in pixels.
     """
     content = image_bytes(source)
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:

@@ -14,7 +14,7 @@ A `cliplib.judge.intervals.Share` is one.
 
 
 def number(value: object) -> str:
-    """Write a whole number with separators, another with three decimals.
+    """Write a whole number with commas for thousands, another with three decimals.
 
     NaN is written as "", None as "none", and text as it is.
     """
@@ -28,12 +28,12 @@ def number(value: object) -> str:
 
 
 def whole_percent(share: float) -> str:
-    """Write a share as a whole number of per cent: "54%"."""
+    """Write a share of 1 as a whole number of per cent: "54%"."""
     return f"{100 * share:.0f}%"
 
 
 def percent(share: Interval) -> str:
-    """Write a share with its interval: "54% (46 to 62)"; a dash if undefined."""
+    """Write a share with its 95% interval: "54% (46 to 62)"; a dash if it is NaN."""
     value, low, high = share
     if math.isnan(value):
         return "–"
@@ -41,14 +41,17 @@ def percent(share: Interval) -> str:
 
 
 def points(gain: Interval) -> str:
-    """Write a difference of shares in percentage points: "8 points (2 to 14)"."""
+    """Write a difference of shares of 1 in percentage points, with its 95% interval.
+
+    For example "8 points (2 to 14)".
+    """
     value, low, high = map(_whole_points, gain)
     unit = "point" if value == "1" else "points"
     return f"{value} {unit} ({low} to {high})"
 
 
 def _whole_points(gain: float) -> str:
-    """Write a difference of shares as a whole number of points, with a true minus."""
+    """Write a difference of shares as whole percentage points, with a true minus."""
     text = f"{100 * gain:.0f}"
     return "0" if text == "-0" else text.replace("-", "−")
 
@@ -59,6 +62,6 @@ def counted(count: int, name: str) -> str:
 
 
 def listing(names: Sequence[str]) -> str:
-    """Join names: "a, b and c"."""
+    """Join one or more names: "a, b and c"."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
