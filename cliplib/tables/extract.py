@@ -282,7 +282,7 @@ def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
 
 
 def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
-    """Return a named set's table, its copies merged with photographs or patients.
+    """Return a named set's table, grouped by copies merged with photograph or patient.
 
     The photograph is told by the file's name, for sets with a pattern in `DATASETS`;
     patients, and folds, by a committed file. Without either the table is unchanged.

@@ -402,12 +402,12 @@ class FeatureTable:
     def load(
         cls, path: str | os.PathLike[str], *, mapped: bool = False
     ) -> FeatureTable:
-        """Read a file that `save` wrote, also an older one.
+        """Return the table of a file that `save` wrote, in this release or an older one.
 
-        Features are read into memory as float32. With `mapped`, those of a file that is
-        not compact stay on the disk, in the type that they were saved in, and are read
-        as they are used: for tables beyond memory. A ValueError says if the file is
-        something else, or damaged.
+        Features are read into memory as float32. With `mapped` they stay on the disk,
+        in the type that they were saved in, and are read as they are used: for tables
+        beyond memory. Those of a `compact` file are read into memory in any case. A
+        ValueError says if the file is something else, or damaged.
         """
         try:
             in_memory = {"features": np.dtype(np.float32)}

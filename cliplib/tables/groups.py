@@ -373,6 +373,7 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         An expression for `declared_groups`, where most images share their series with
         others, and no series is more than half of a folder; else "".
     """
+    # Series across folders come first: within one folder they would be cut in pieces.
     for pattern in ACROSS_FOLDERS:
         series = _series_of_images(ids, pattern)
         if _look_like_series(ids, series) and _are_counted_through(ids, series):
@@ -432,7 +433,8 @@ def _are_counted_through(ids: Sequence[str], series: pd.Series) -> bool:
 
     The counter of a file is the digits of its name beside the series' name; files
     without one are left out. A series is uninterrupted if no counter of another series
-    lies between its own; only series that lie in several folders are looked at.
+    lies between its own. Only series that lie in several folders are looked at; without
+    any, it is False.
     """
     paths = [PurePosixPath(image) for image in ids]
     counters = []
@@ -444,6 +446,7 @@ def _are_counted_through(ids: Sequence[str], series: pd.Series) -> bool:
     in_order = files.dropna().sort_values("counter")
     if not in_order["counter"].is_unique:
         return False
+    # A run is files with successive counters, of one series.
     starts_run = in_order["series"] != in_order["series"].shift()
     numbered = in_order.assign(run=starts_run.cumsum())
     n_different = numbered.groupby("series")[["folder", "run"]].nunique()
