@@ -82,6 +82,7 @@ class KernelProbe(Probe):
         self.coef_ = np.ascontiguousarray(coef)
 
     def _gamma_of(self, d: int) -> float:
+        """Return the kernel's gamma for d features: the one given, or 0.6 / d."""
         return 0.6 / d if self.gamma is None else self.gamma
 
     def _check_options(self, n: int) -> None:
@@ -135,10 +136,12 @@ class KernelProbe(Probe):
         return weighted_scores / roots[n_train:], roots * coef
 
     def _logits(self, scaled: Floats) -> Floats:
+        """Return logits (n, k) of standardised features (n, d)."""
         scores = gaussian_kernel(scaled, self.rows_, self.gamma_) @ self.coef_
         return np.asarray(self.sharpness_ * scores, np.float64)
 
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
         # A score is the sum over fitted rows r of coef exp(-gamma |x - r|²), and the
         # gradient by x of each term is the term times 2 gamma (r - x).
         kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)

@@ -96,7 +96,8 @@ class MLPProbe(Probe):
                 weights,
             )
             by_network.append(parameters)
-        # In the order of `_Network.parameters`, each of all networks in one array.
+        # Each array holds one parameter of all networks, in the order from input to
+        # output that `_Network.parameters` has.
         stacked = [np.stack(values) for values in zip(*by_network, strict=True)]
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = stacked
 
@@ -167,9 +168,11 @@ class MLPProbe(Probe):
         )
 
     def _logits(self, scaled: Floats) -> Floats:
+        """Return the networks' mean logits (n, k) of standardised features (n, d)."""
         return np.asarray(self._member_logits(scaled).mean(axis=0))
 
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        """Return each row's gradient of its class's mean logit, (n, d), by `scaled`."""
         before = self._before_gelu(scaled)
         normal_density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)
         gelu_derivative = ndtr(before) + before * normal_density
@@ -216,6 +219,7 @@ class _Network:
         return [self.hidden_coef, self.hidden_intercept, self.coef, self.intercept]
 
     def copy_parameters(self) -> list[Features]:
+        """Return copies of `parameters` as arrays, in their order."""
         return [parameter.detach().numpy().copy() for parameter in self.parameters]
 
     def shuffled(self, n: int) -> Tensor:

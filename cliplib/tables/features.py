@@ -402,7 +402,7 @@ class FeatureTable:
     def load(
         cls, path: str | os.PathLike[str], *, mapped: bool = False
     ) -> FeatureTable:
-        """Return the table of a file that `save` wrote, in this release or an older one.
+        """Return the table of a file that `save` wrote, now or in an older release.
 
         Features are read into memory as float32. With `mapped` they stay on the disk,
         in the type that they were saved in, and are read as they are used: for tables

@@ -373,7 +373,7 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         An expression for `declared_groups`, where most images share their series with
         others, and no series is more than half of a folder; else "".
     """
-    # Series across folders come first: within one folder they would be cut in pieces.
+    # Series across folders first: the patterns for single folders would cut them.
     for pattern in ACROSS_FOLDERS:
         series = _series_of_images(ids, pattern)
         if _look_like_series(ids, series) and _are_counted_through(ids, series):

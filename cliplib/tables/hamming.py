@@ -159,8 +159,8 @@ class _DistanceBound:
     ) -> Iterator[Pairs]:
         """Yield the pairs whose bound is at most `max_distance` bits, in parts.
 
-        They are of `rows_a` with the rows of b from `first_b` on. `words_b` (4, m) are
-        the transposed `_words_by_parity` of all of b.
+        Paired are `rows_a` with the rows of b from `first_b` on. `words_b` (4, m) has a
+        word for each parity of all hashes of b: `_words_by_parity`, transposed.
         """
         words_a = self._words[:, rows_a]
         least = self._least_closeness[rows_a, None]
