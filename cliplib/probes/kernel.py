@@ -119,7 +119,7 @@ class KernelProbe(Probe):
         second fit, too, and needs two more kernels in memory.
         """
         # Weighted ridge regression, with R = diag(sqrt(weights)), a kernel K, and
-        # A = R K R + alpha: the coefficients are R A^-1 R y.
+        # A = R K R + alpha I: the coefficients are R A^-1 R y.
         roots = np.sqrt(row_weights)[:, None]
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
         if self.class_weight is not None:  # else all roots are 1
@@ -212,6 +212,7 @@ class KernelProbe(Probe):
                 scores = _scores_left_out(shared, coef, targets, left_out)
                 held_out_scores = scores[: len(held_out_rows), is_trained]
                 losses = self._losses(class_codes, held_out_scores, equal_weights)
+                # To predict, by one that knows all but the test rows.
                 scores = _scores_left_out(shared, coef, targets, test_rows)
             sharpness = self.sharpness[int(np.argmin(losses))]
             logits = (sharpness * scores[:, is_trained]).astype(np.float64)

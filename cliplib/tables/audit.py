@@ -131,7 +131,7 @@ def _pixel_digest(image: Image.Image) -> bytes:
 
 
 def _small_grey(image: Image.Image) -> Features:
-    """Return an image in grey levels 0 to 255, squeezed to a square, (64, 64)."""
+    """Return an image's grey levels, 0 to 255, squeezed to a square, (64, 64)."""
     grey = image.convert("L")
     size = (GREY_SIDE, GREY_SIDE)
     # A large image is first shrunk by a whole factor, which is fast, to three times
@@ -352,6 +352,7 @@ def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Feat
     product = np.einsum("nd,nd->n", centred_a, centred_b)
     square_a = np.einsum("nd,nd->n", centred_a, centred_a)
     square_b = np.einsum("nd,nd->n", centred_b, centred_b)
+    # 1e-6 instead of 0 for a flat square, whose product is 0.
     return np.asarray(product / np.maximum(np.sqrt(square_a * square_b), 1e-6))
 
 

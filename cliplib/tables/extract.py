@@ -1,4 +1,4 @@
-"""From a data set to its feature table: committed features, or its images encoded."""
+"""From a data set to its feature table: precomputed, or made from its images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class MissingImages(ValueError):
-    """There are neither images nor committed features of a data set."""
+    """There are neither images nor precomputed features of a data set."""
 
 
 def load_features(
@@ -105,7 +105,7 @@ def load_available(
 ) -> dict[str, FeatureTable]:
     """Return the feature tables of data sets, by name, without those that are missing.
 
-    A data set is missing if there are neither images nor committed features of it; a
+    A data set is missing if there are neither images nor precomputed features of it; a
     warning names each.
 
     Parameters
@@ -224,7 +224,7 @@ def _declared(
 
 
 def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
-    """Load the committed features of a named data set, with its groups and folds.
+    """Load the precomputed features of a named data set, with its groups and folds.
 
     Near-duplicates, patients and published folds come from the text files beside them
     where there are such: ``NAME_groups.csv`` and ``NAME_patients.csv``. Where the names
@@ -254,12 +254,12 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
 
 
 def _precomputed_path(file: str) -> Path:
-    """Return where a committed file lies, or would lie."""
+    """Return where a file with precomputed features or groups lies, or would."""
     return Path(str(files("cliplib") / "study" / "precomputed" / file))
 
 
 def _has_precomputed(name: str, encoder: ClipEncoder) -> bool:
-    """Return whether this encoder's features of a named set are committed."""
+    """Return whether cliplib has this encoder's features of a named data set."""
     path = _precomputed_path(f"{name}.safetensors")
     if name not in DATASETS or not path.is_file():
         return False
@@ -285,7 +285,7 @@ def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
     """Return a named set's table, grouped by copies merged with photograph or patient.
 
     The photograph is told by the file's name, for sets with a pattern in `DATASETS`;
-    patients, and folds, by a committed file. Without either the table is unchanged.
+    patients, and folds, by a file in cliplib. Without either the table is unchanged.
     """
     pattern = DATASETS[name].groups
     if pattern:

@@ -103,32 +103,33 @@ class FeatureTable:
         self._check_rows()
 
     def _check_rows(self) -> None:
-        """Raise a ValueError that names the first image with a wrong entry.
+        """Raise a ValueError if an image has a wrong entry.
 
         Ids must be unique, splits known, features finite, and folds one in each group.
         """
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
-        wrong = self.ids[~np.isin(self.splits, SPLITS)]
-        if wrong.size:
+        wrong_ids = self.ids[~np.isin(self.splits, SPLITS)]
+        if wrong_ids.size:
             raise ValueError(
-                f"The split of {str(wrong[0])!r} must be 'train', 'val', 'test' or ''."
+                f"The split of {str(wrong_ids[0])!r} must be 'train', 'val', 'test' or "
+                "''."
             )
         # In blocks, because mapped features may be larger than memory; an empty table
         # has no block.
         blocks = row_blocks(self.features)
         finite = [np.isfinite(rows).all(axis=1) for rows in blocks]
-        wrong = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
-        if wrong.size:
+        wrong_ids = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
+        if wrong_ids.size:
             raise ValueError(
-                f"The features of {str(wrong[0])!r} are not finite: leave it out."
+                f"The features of {str(wrong_ids[0])!r} are not finite: leave it out."
             )
         fold_of_group = self.folds[first_row_of_group(self.groups)]
-        wrong = self.ids[self.folds != fold_of_group]
-        if wrong.size:
+        wrong_ids = self.ids[self.folds != fold_of_group]
+        if wrong_ids.size:
             raise ValueError(
-                f"The group of {str(wrong[0])!r} lies in several folds: give all its "
-                "images the same fold, or 0."
+                f"The group of {str(wrong_ids[0])!r} lies in several folds: give all "
+                "its images the same fold, or 0."
             )
 
     @classmethod

@@ -441,7 +441,7 @@ def _assign_many_groups(
         # Of (fold + group)² - fold² only the product differs from fold to fold.
         added = (fold_counts[:, classes] * (rows * weights[classes])).sum(axis=1)
         costs = zip(added.tolist(), fold_sizes, range(n_splits), strict=True)
-        *_, fold = min(costs)
+        *_, fold = min(costs)  # least added, then fewest rows
         fold_of_group[group] = fold
         fold_counts[fold, classes] += rows
         fold_sizes[fold] += int(sizes[group])
