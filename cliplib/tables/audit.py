@@ -309,12 +309,12 @@ def _readable(records: NDArray[Any]) -> pd.DataFrame:
     return pd.DataFrame({"digest": records["digest"][rows], "index": rows})
 
 
-def _pairs_of_same_pixels(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Pair each image of ours with each of theirs that has the same digest.
+def _pairs_of_same_pixels(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Pair each image of `a` with each image of `b` that has the same digest.
 
     Both have the columns digest and index; the pairs have `_PAIR_COLUMNS`.
     """
-    pairs = ours.merge(theirs, on="digest", suffixes=("_a", "_b"))
+    pairs = a.merge(b, on="digest", suffixes=("_a", "_b"))
     numbers = pairs[["index_a", "index_b"]]
     # Orientation 0: b is as a is.
     return numbers.assign(exact=1, orientation=0, correlation=1.0)

@@ -180,7 +180,8 @@ class _DistanceBound:
     def _closeness(self, words_a: Words, words_b: Words) -> NDArray[np.int8]:
         """Return the closeness Σ |d - 32| - d₀ of each pair of hashes, (r, c).
 
-        The hashes are words by parity, (4, r) and (4, c). The next call overwrites the
+        Of the 64 bits of a parity d differ, d₀ of the first; summed are the others. The
+        hashes are words by parity, (4, r) and (4, c). The next call overwrites the
         array that is returned.
         """
         block = np.s_[: words_a.shape[1], : words_b.shape[1]]
