@@ -72,8 +72,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Fit on features (n, d) and labels (n,) of any kind.
 
         Hyperparameters are chosen on validation rows, `X_val` (m, d) and `y_val` (m,),
-        or without them on a fifth of X, held out with whole groups (n,). ValueError for
-        rows that do not fit together.
+        or without them on about a fifth of X, held out by whole groups, (n,). Returns
+        the probe. ValueError for a single class, or rows that do not fit together.
         """
         rows, labels = validate_data(self, X, y, dtype=FEATURE_TYPES)
         check_classification_targets(labels)
@@ -94,6 +94,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             labels = np.concatenate([labels, labels_val])
 
             def split(seed: int) -> tuple[Ints, Ints]:
+                # For every seed the same: nothing is drawn.
                 return np.arange(n_train), np.arange(n_train, len(rows))
 
         class_weights = compute_class_weight(
@@ -107,9 +108,13 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _validation_rows(
         self, X_val: ArrayLike | None, y_val: ArrayLike | None
     ) -> tuple[Features, NDArray[Any]]:
-        """Return both as arrays; ValueError where they do not suit the rows to fit."""
+        """Return validation features (m, d) and labels (m,) as arrays.
+
+        ValueError where one of both is missing, or they do not suit the rows to fit.
+        """
         if X_val is None or y_val is None:
             raise ValueError("Give both X_val and y_val, or neither.")
+        # Whether all values are finite is checked below, where a row can be named.
         rows = check_array(
             X_val, dtype=np.float32, ensure_all_finite=False, input_name="X_val"
         )
@@ -134,7 +139,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return rows, labels
 
     def logits(self, X: ArrayLike) -> Floats:
-        """Return logits (n, k) of features (n, d), in the order of `classes_`."""
+        """Return logits of features (n, d): (n, k), columns in `classes_`' order."""
         check_is_fitted(self)
         rows = self._checked(X)
         # In parts: float64 takes two to four times the memory of the features.
@@ -156,8 +161,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
         """Return for each row the gradient of one class's logit, (n, d) float32.
 
-        It is by features as given, not standardised. `classes` (n,) names each row's
-        class, as `classes_` does.
+        It is the derivative by the features X (n, d) as given, not standardised.
+        `classes` (n,) holds a class of `classes_` for each row; ValueError for others.
         """
         scaled = self._scaled(X)
         class_codes = pd.Index(self.classes_).get_indexer(np.asarray(classes))
@@ -169,12 +174,18 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             return np.asarray(gradients / self.scale_, np.float32)  # by the chain rule
 
     def _standardize(self, features: Features, row_numbers: Ints) -> StandardizedRows:
-        """Set mean_ and scale_ to those of the rows (m,); return a view of them."""
+        """Set mean_ and scale_ to those of some rows of features (n, d).
+
+        Returns a view of these rows, `row_numbers` (m,), that standardises them.
+        """
         self.mean_, self.scale_ = mean_and_scale(features, row_numbers)
         return StandardizedRows(features, row_numbers, self.mean_, self.scale_)
 
     def _logits_of_rows(self, features: Features, row_numbers: Ints) -> Floats:
-        """Return logits (m, k) of the rows (m,) of features (n, d), without a copy."""
+        """Return logits (m, k) of some rows, (m,), of unstandardised features (n, d).
+
+        Rows are read in parts, so that memory never holds a copy of all of them.
+        """
         n_values = len(row_numbers) * features.shape[1]
         parts = np.array_split(row_numbers, 1 + n_values // VALUES_AT_ONCE)
         return np.concatenate(
@@ -185,12 +196,15 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         )
 
     def _scaled(self, X: ArrayLike) -> Floats:
-        """Return features (n, d), checked, as (X - mean_) / scale_."""
+        """Check features (n, d), and return them standardised: (X - mean_) / scale_."""
         check_is_fitted(self)
         return np.asarray((self._checked(X) - self.mean_) / self.scale_)
 
     def _checked(self, X: ArrayLike) -> Features:
-        """Return features of one of `FEATURE_TYPES`, with as many columns as in fit."""
+        """Return features (n, d) as float32 or float16.
+
+        ValueError if d is not as in `fit`, or a value not finite.
+        """
         return np.asarray(validate_data(self, X, dtype=FEATURE_TYPES, reset=False))
 
     @abstractmethod
@@ -208,7 +222,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         class_weights
             What a row of each class counts, (k,) float32.
         split
-            Tells for a seed which rows are to train on, and which to choose on.
+            Maps a seed to the row numbers to train on, and those to choose on.
         """
 
     @abstractmethod
@@ -219,7 +233,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
         """Return for each row the gradient of one class's logit, (n, d).
 
-        It is by standardised features; `class_codes` (n,) names each row's class.
+        It is the derivative by the standardised features (n, d); `class_codes` (n,)
+        are indices into classes_.
         """
 
 
@@ -228,7 +243,8 @@ def weighted_log_loss(
 ) -> float:
     """Return the mean log loss (nats) of logits (n, k) for the true classes (n,).
 
-    It is a weighted mean: a row counts the weight of its class, out of (k,).
+    It is a weighted mean: a row counts the weight of its class, in `class_weights`
+    (k,).
     """
     # float64, because scikit-learn clips probabilities at the precision of their type.
     proba = softmax(np.asarray(logits, np.float64), axis=1)

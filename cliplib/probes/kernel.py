@@ -82,10 +82,11 @@ class KernelProbe(Probe):
         self.coef_ = np.ascontiguousarray(coef)
 
     def _gamma_of(self, d: int) -> float:
+        """Return the kernel's gamma for d features: the one given, or 0.6 / d."""
         return 0.6 / d if self.gamma is None else self.gamma
 
     def _check_options(self, n: int) -> None:
-        """Refuse n rows if these are more than `max_rows`, and an empty `sharpness`."""
+        """Raise a ValueError for more rows n than `max_rows`, or no `sharpness`."""
         if n > self.max_rows:
             peak = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
             raise ValueError(
@@ -98,7 +99,10 @@ class KernelProbe(Probe):
     def _losses(
         self, class_codes: Ints, scores: Features, class_weights: Features
     ) -> list[float]:
-        """Return the log loss (nats) of scores (m, k) times each sharpness."""
+        """Return the mean log loss (nats) of scores (m, k) times each sharpness.
+
+        `class_codes` (m,) are the true classes; a row counts its class's weight, (k,).
+        """
         return [
             weighted_log_loss(class_codes, factor * scores, class_weights)
             for factor in self.sharpness
@@ -107,15 +111,15 @@ class KernelProbe(Probe):
     def _two_regressions(
         self, targets: Features, row_weights: Features, n_train: int
     ) -> tuple[Features, Features]:
-        """Fit targets (n, k) of `rows_` twice: of the first n_train rows, and of all.
+        """Fit targets (n, k) to `rows_` twice: to the first n_train rows, and to all.
 
         Returns the scores that the first fit gives to the other rows (n - n_train, k),
         and the coefficients of the second (n, k); one factorisation serves both.
-        scikit-learn's KernelRidge finds the latter, too, and needs two more kernels in
-        memory.
+        `row_weights` (n,) are what rows count. scikit-learn's KernelRidge finds the
+        second fit, too, and needs two more kernels in memory.
         """
         # Weighted ridge regression, with R = diag(sqrt(weights)), a kernel K, and
-        # A = R K R + alpha: the coefficients are R A^-1 R y.
+        # A = R K R + alpha I: the coefficients are R A^-1 R y.
         roots = np.sqrt(row_weights)[:, None]
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
         if self.class_weight is not None:  # else all roots are 1
@@ -132,24 +136,26 @@ class KernelProbe(Probe):
         return weighted_scores / roots[n_train:], roots * coef
 
     def _logits(self, scaled: Floats) -> Floats:
+        """Return logits (n, k) of standardised features (n, d)."""
         scores = gaussian_kernel(scaled, self.rows_, self.gamma_) @ self.coef_
         return np.asarray(self.sharpness_ * scores, np.float64)
 
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
         # A score is the sum over fitted rows r of coef exp(-gamma |x - r|²), and the
         # gradient by x of each term is the term times 2 gamma (r - x).
         kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)
-        terms = kernel * self.coef_[:, class_codes].T
+        terms = kernel * self.coef_[:, class_codes].T  # (rows x, fitted rows r)
         differences = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled
         return np.asarray(self.sharpness_ * 2 * self.gamma_ * differences)
 
     @property
     def fits_folds_at_once(self) -> bool:
-        """Whether `predict_folds` can be used: not with weights of classes."""
+        """Whether `predict_folds` can be used: not with class weights."""
         return self.class_weight is None
 
     def prepare_folds(self, X: Features) -> Features:
-        """Return the inverse of the kernel of all rows plus alpha, (n, n).
+        """Return the inverse of the kernel matrix of all rows plus alpha I, (n, n).
 
         The regressions of all folds share it. Features (n, d) are standardised once, by
         mean and scale of all rows, into which a fold's test rows enter, but none of
@@ -196,7 +202,7 @@ class KernelProbe(Probe):
             _, places = group_train_test_split(
                 y[train_rows], groups[train_rows], seed=self.seed
             )
-            held_out_rows = train_rows[places]
+            held_out_rows = train_rows[places]  # places are numbers among train_rows
             is_trained = np.isin(classes, y[train_rows])
             class_codes = np.searchsorted(classes[is_trained], y[held_out_rows])
             equal_weights = np.ones(is_trained.sum(), np.float32)
@@ -206,6 +212,7 @@ class KernelProbe(Probe):
                 scores = _scores_left_out(shared, coef, targets, left_out)
                 held_out_scores = scores[: len(held_out_rows), is_trained]
                 losses = self._losses(class_codes, held_out_scores, equal_weights)
+                # To predict, by one that knows all but the test rows.
                 scores = _scores_left_out(shared, coef, targets, test_rows)
             sharpness = self.sharpness[int(np.argmin(losses))]
             logits = (sharpness * scores[:, is_trained]).astype(np.float64)
@@ -216,19 +223,23 @@ def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> F
     """Return exp(-gamma times squared distance), (m, n), of rows (m, d) and (n, d)."""
     # scikit-learn's rbf_kernel would take float64, and twice the time.
     left = left.astype(np.float32, copy=False)
-    norms_left = (left**2).sum(axis=1)
-    norms_right = (right**2).sum(axis=1)
-    # One matrix from here on, changed in its place: of many rows it is large.
+    squares_left = (left**2).sum(axis=1)
+    squares_right = (right**2).sum(axis=1)
+    # The squared distance is |x|² - 2 x·y + |y|². One matrix from here on, changed in
+    # its place: of many rows it is large.
     kernel = left @ right.T
     kernel *= -2
-    kernel += norms_left[:, None]
-    kernel += norms_right
+    kernel += squares_left[:, None]
+    kernel += squares_right
     kernel *= -gamma
     return np.asarray(np.exp(kernel, out=kernel))
 
 
 def _inverse(matrix: Features) -> Features:
-    """Invert a positive definite float32 matrix (n, n), which is overwritten."""
+    """Return the inverse of a positive definite float32 matrix (n, n).
+
+    The matrix is overwritten. LinAlgError if it is not positive definite.
+    """
     # Its transpose, which it equals, lies in memory as LAPACK wants it.
     factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
     if failed:
@@ -242,7 +253,7 @@ def _inverse(matrix: Features) -> Features:
 def _mirror_upper_triangle(matrix: Features) -> None:
     """Copy the upper triangle of a square matrix to the lower one, in place.
 
-    It is done by parts, because a second matrix might not fit into memory.
+    It is done by 1,024 rows at a time: a second matrix might not fit into memory.
     """
     for start in range(0, len(matrix), 1024):
         rows = slice(start, start + 1024)
@@ -256,7 +267,7 @@ def _scores_left_out(
 ) -> Features:
     """Return the scores (m, k) of some rows by the regression on all other rows.
 
-    With B the inverse of kernel plus alpha and c = B y these are y_r - B_rr^-1 c_r for
+    With B the inverse of kernel plus alpha I, c = B y, these are y_r - B_rr^-1 c_r for
     the rows r (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold cross-validation for
     regularized least-squares").
 

@@ -89,7 +89,8 @@ class LinearProbe(Probe):
     def _scaled_rows(self, features: Features, row_numbers: Ints) -> Rows:
         """Set mean_ and scale_ to those of the rows (m,); return these standardised.
 
-        They are copied, or if very many, standardised each time they are read.
+        They are a float32 copy or, above 4 GB, a view of the features (n, d) that
+        standardises rows each time they are read.
         """
         view = self._standardize(features, row_numbers)
         n, d = view.shape
@@ -104,14 +105,16 @@ class LinearProbe(Probe):
         held_out_codes: Ints,
         class_weights: Features,
     ) -> Floats:
-        """Set C_ and sweep_ by the log loss on held-out rows of the features.
+        """Set C_ and sweep_ by the log loss on held-out rows of the features (n, d).
 
-        Returns the problem's solution for C_: weights and intercepts, (k, d + 1).
+        Returns the problem's solution for C_: weights, (k, d + 1), the intercept last.
+        `held_out_rows` (m,) are row numbers, `held_out_codes` (m,) these rows' classes.
         """
         weights = np.zeros((len(self.classes_), features.shape[1] + 1))
         weights_by_C: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
         for C in sorted(self.Cs):
+            # It begins at the solution for the last C, which is near.
             weights = problem.minimize(C, weights, self.tol)
             weights_by_C[C] = weights
             self._set_weights(weights)
@@ -127,12 +130,15 @@ class LinearProbe(Probe):
         return weights_by_C[self.C_]
 
     def _set_weights(self, weights: Floats) -> None:
-        """Set coef_ and intercept_ from weights and intercepts (k, d + 1)."""
+        """Set coef_ and intercept_ from weights (k, d + 1), the intercept last."""
         self.coef_ = weights[:, :-1].copy()
         self.intercept_ = weights[:, -1].copy()
 
     def _logits(self, scaled: Floats) -> Floats:
+        """Return logits (n, k) of standardised features (n, d)."""
         return np.asarray(scaled @ self.coef_.T + self.intercept_)
 
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
+        # Of a linear logit it is the same for all rows: the class's coefficients.
         return np.asarray(self.coef_[class_codes])

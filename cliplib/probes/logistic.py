@@ -68,19 +68,22 @@ class LogisticProblem:
         self._curvatures = self._curvature_bounds(axes)
 
     def _to_basis(self, vectors: Floats | Features) -> Floats:
-        """Return vectors (m, d) in the coordinates of `_rows`: (m, n) of few rows."""
+        """Return vectors (m, d) in the coordinates of the solver, float64.
+
+        These are (m, n), of the span of the n rows, if rows are few; else as given.
+        """
         coordinates = vectors if self._basis is None else vectors @ self._basis
         return np.asarray(coordinates, np.float64)
 
     def _from_basis(self, coordinates: Floats) -> Floats:
-        """Undo `_to_basis`: return vectors (m, d)."""
+        """Return vectors (m, d) from the solver's coordinates: undo `_to_basis`."""
         return coordinates if self._basis is None else coordinates @ self._basis.T
 
     def _curvature_bounds(self, axes: Floats) -> Floats:
-        """Bound the second derivative of the mean log loss, without penalty, (r + 1,).
+        """Return upper bounds on the mean log loss's second derivative, (r + 1,).
 
-        Along each axis (r, d) it is `largest_curvatures`, averaged over blocks of rows;
-        last comes the intercept's.
+        They are along each of the axes (r, d) and, last, along the intercept, without
+        the penalty. Rows are taken in blocks, over which the bounds are averaged.
         """
         n = self._rows.shape[0]
         bounds = np.zeros(len(axes) + 1)
@@ -93,10 +96,11 @@ class LogisticProblem:
         return bounds
 
     def minimize(self, C: float, start: Floats, tol: float) -> Floats:
-        """Return weights and intercepts (k, d + 1) at the minimum, from `start` on.
+        """Return the weights (k, d + 1) at the minimum, intercepts last.
 
-        C is the inverse strength of the penalty, `tol` the largest entry of the
-        preconditioned gradient at which the minimum counts as reached.
+        The search begins at `start`, of the same shape. C is the inverse strength of
+        the penalty, `tol` the largest entry of the preconditioned gradient at which the
+        minimum counts as reached.
         """
         penalty = 1 / (C * self._rows.shape[0])
         curvatures = self._curvatures.copy()
@@ -188,7 +192,7 @@ class Preconditioner:
 def largest_curvatures(
     rows: Features, row_weights: Features, directions: Floats
 ) -> Floats:
-    """Bound the second derivative of the mean log loss along each direction, (r,).
+    """Return upper bounds on the mean log loss's second derivative, (r,).
 
     Along a direction a of length 1 it is at most mean((a·x)²) / 4 over the rows x
     (Böhning 1992, "Multinomial logistic regression algorithm").

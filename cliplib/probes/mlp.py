@@ -96,7 +96,8 @@ class MLPProbe(Probe):
                 weights,
             )
             by_network.append(parameters)
-        # In the order of `_Network.parameters`, each of all networks in one array.
+        # Each array holds one parameter of all networks, in the order from input to
+        # output that `_Network.parameters` has.
         stacked = [np.stack(values) for values in zip(*by_network, strict=True)]
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = stacked
 
@@ -110,7 +111,8 @@ class MLPProbe(Probe):
         """Train a network; return the parameters that it had after its best epoch.
 
         `training` and `held_out` are standardised features (m, d) and class codes (m,).
-        The best epoch is that of the smallest log loss on held-out rows.
+        The best epoch is that of the smallest log loss on held-out rows; ValueError if
+        it is finite in none.
         """
         optimizer = torch.optim.AdamW(
             network.parameters,
@@ -160,18 +162,21 @@ class MLPProbe(Probe):
         return np.asarray(hidden @ self.coef_.mT + self.intercept_[:, None])
 
     def _before_gelu(self, scaled: Floats) -> Floats:
-        """Return the hidden units' input to GELU, (networks, n, hidden)."""
+        """Return the hidden units' sums before GELU, (networks, n, hidden)."""
         return np.asarray(
             scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
         )
 
     def _logits(self, scaled: Floats) -> Floats:
+        """Return the networks' mean logits (n, k) of standardised features (n, d)."""
         return np.asarray(self._member_logits(scaled).mean(axis=0))
 
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+        """Return each row's gradient of its class's mean logit, (n, d), by `scaled`."""
         before = self._before_gelu(scaled)
         normal_density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)
         gelu_derivative = ndtr(before) + before * normal_density
+        # By the chain rule, from the logit back to the features.
         by_hidden = self.coef_[:, class_codes] * gelu_derivative
         by_network = by_hidden @ self.hidden_coef_  # (networks, n, d)
         return np.asarray(by_network.mean(axis=0))
@@ -200,7 +205,10 @@ class _Network:
         self.intercept = self._uniform(n_classes, fan_in=n_hidden)
 
     def _uniform(self, *shape: int, fan_in: int) -> Tensor:
-        """Draw a trainable tensor, uniform between ±1 / √fan_in."""
+        """Draw a trainable tensor of a shape, uniform between ±1 / √fan_in.
+
+        The fan-in is how many inputs a unit has.
+        """
         bound = fan_in**-0.5
         values = torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
         return values.requires_grad_()
@@ -211,6 +219,7 @@ class _Network:
         return [self.hidden_coef, self.hidden_intercept, self.coef, self.intercept]
 
     def copy_parameters(self) -> list[Features]:
+        """Return copies of `parameters` as arrays, in their order."""
         return [parameter.detach().numpy().copy() for parameter in self.parameters]
 
     def shuffled(self, n: int) -> Tensor:
@@ -218,7 +227,7 @@ class _Network:
         return torch.randperm(n, generator=self.generator)
 
     def logits(self, rows: Tensor, *, training: bool = False) -> Tensor:
-        """Return logits (n, k) of rows (n, d), with dropout in training alone."""
+        """Return logits (n, k) of rows (n, d), with dropout only if `training`."""
         hidden = F.gelu(F.linear(rows, self.hidden_coef, self.hidden_intercept))
         if training:
             share = 1 - self.dropout

@@ -45,8 +45,8 @@ def mean_and_scale(features: Features, row_numbers: Ints) -> tuple[Floats, Float
     """Return mean and scale, (d,) each, of the rows (m,) of features (n, d).
 
     The scale is the standard deviation, or 1 for a constant feature, as in scikit-
-    learn's StandardScaler. Features may be of any real type, and lie on a disk: they
-    are read block by block.
+    learn's StandardScaler. Features may be of any real type, and may be mapped from a
+    file: they are read block by block.
     """
     n = len(row_numbers)
     d = features.shape[1]
@@ -90,13 +90,13 @@ class StandardizedRows:
         return len(self._row_numbers), self._features.shape[1]
 
     def __getitem__(self, part: slice) -> Features:
-        """Return the view's rows of a slice as a new array, float32."""
+        """Return a slice of the view's rows, standardised, as a new float32 array."""
         standardized = self._features[self._row_numbers[part]] - self._mean
         standardized /= self._scale
         return standardized
 
     def copy(self) -> Features:
-        """Return all rows as an array (m, d), float32."""
+        """Return all rows of the view, standardised, as a float32 array (m, d)."""
         standardized = np.empty(self.shape, np.float32)
         for block in blocks(*self.shape):
             standardized[block] = self[block]

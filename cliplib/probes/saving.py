@@ -22,9 +22,10 @@ AnyProbe = LinearProbe | KernelProbe | MLPProbe
 
 
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
-    """Write a fitted probe's arrays to ``probe.safetensors``, else to ``probe.json``.
+    """Write a fitted probe to two files: ``probe.safetensors`` and ``probe.json``.
 
-    The folder is made if it is missing, and files of these names are replaced.
+    The first holds its arrays of floats, the second all else. The folder is made if it
+    is missing, and files of these names are replaced.
     """
     check_is_fitted(probe)
     arrays = {}
@@ -53,7 +54,7 @@ def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
 def _as_json(value: Any) -> Any:
     """Return a DataFrame as a dict of lists, an array as a list, else a number.
 
-    For `json.dumps`, which asks it for what JSON has no form of.
+    `json.dumps` calls it for values of types that JSON does not have.
     """
     if isinstance(value, pd.DataFrame):
         return value.to_dict("list")
@@ -61,7 +62,10 @@ def _as_json(value: Any) -> Any:
 
 
 def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
-    """Read what `save_probe` wrote; the probabilities are the same to the bit."""
+    """Return the fitted probe that `save_probe` wrote to a folder.
+
+    It predicts the same probabilities to the bit.
+    """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
     parameters = document["parameters"]
@@ -76,7 +80,7 @@ def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
 
 
 def _from_json(value: Any) -> Any:
-    """Undo `_as_json`: dicts become DataFrames, and lists arrays; all else stays."""
+    """Return a dict of lists as a DataFrame, a list as an array, all else as it is."""
     if isinstance(value, dict):
         return pd.DataFrame(value)
     if isinstance(value, list):

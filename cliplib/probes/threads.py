@@ -38,7 +38,7 @@ class OneThread:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Restore torch's setting, and BLAS's once no other thread is inside."""
+        """Restore torch's setting, and BLAS's once no thread is inside any more."""
         torch.set_num_threads(self._torch_threads)
         with self._lock:
             self._n_inside -= 1

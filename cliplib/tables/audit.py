@@ -79,7 +79,8 @@ ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "transposed": _transposed,
     "transversed": _transversed,
 }
-"""What one image may be of another, and what turns squares of pixels (…, s, s) so."""
+"""What image b may be of image a, such as "mirrored", and the function that turns
+squares of pixels (…, s, s) into that."""
 
 _NUMBER = {name: number for number, name in enumerate(ORIENTATIONS)}
 FAMILIES = (
@@ -112,7 +113,10 @@ HASH_RECORD = np.dtype(
 
 
 def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
-    """Return a `HASH_RECORD` of each of n images, as bytes, (n, 4368)."""
+    """Return digest, hash bits and detail of n images, a `HASH_RECORD` each, as bytes.
+
+    The answer is (n, 4368) uint8.
+    """
     grey = np.stack([_small_grey(image) for image in images])
     records = np.zeros(len(images), HASH_RECORD)
     records["digest"] = [_pixel_digest(image) for image in images]
@@ -122,20 +126,25 @@ def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
 
 
 def _pixel_digest(image: Image.Image) -> bytes:
-    """Return 16 bytes that only images of the same size and pixels share."""
+    """Return 16 bytes that only RGB images of the same size and pixels share."""
     return xxhash.xxh3_128_digest(f"{image.size}".encode() + image.tobytes())
 
 
 def _small_grey(image: Image.Image) -> Features:
-    """Return an image in grey levels 0 to 255, squeezed to a square, (64, 64)."""
+    """Return an image's grey levels, 0 to 255, squeezed to a square, (64, 64)."""
     grey = image.convert("L")
     size = (GREY_SIDE, GREY_SIDE)
+    # A large image is first shrunk by a whole factor, which is fast, to three times
+    # this size or more, so that the answer hardly changes.
     small = grey.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return np.asarray(small, np.float32)
 
 
 def _hash_bits(grey: Features) -> NDArray[np.uint64]:
-    """Hash grey images (n, s, s) in each orientation: 256 bits as words, (n, 8, 4)."""
+    """Hash grey images (n, s, s) in each of 8 orientations: (n, 8, 4) words of 64 bits.
+
+    Each bit says whether one of the 16 × 16 lowest frequencies is above their median.
+    """
     turned = [orient(grey) for orient in ORIENTATIONS.values()]
     pixels = np.stack(turned, axis=1).astype(np.float64)  # (n, 8, s, s)
     rows = dct(pixels, axis=2)[:, :, :HASH_SIDE]
@@ -145,9 +154,12 @@ def _hash_bits(grey: Features) -> NDArray[np.uint64]:
 
 
 def _detail(grey: Features) -> NDArray[np.int8]:
-    """Return grey images (n, s, s) without light and local contrast, -127 to 127."""
+    """Return grey images (n, s, s) less their local mean, over their local contrast.
+
+    Each is scaled so that its largest absolute value is 127; a flat image is all 0.
+    """
     sigma = (0, 1, 1)  # of the blur: pixels of the small image
-    noise = 16  # grey levels that are no detail
+    noise = 16  # grey levels, added so that noise in even parts does not become detail
     fine = grey - gaussian_filter(grey, sigma)
     fine /= np.sqrt(gaussian_filter(fine**2, sigma)) + noise
     peak = np.abs(fine).max(axis=(1, 2), keepdims=True)
@@ -175,19 +187,21 @@ def find_near_duplicates(
     Parameters
     ----------
     hashes_a, hashes_b
-        Of the images of each collection, (n, 4368) and (m, 4368).
+        What `image_hash` gives for each collection, (n, 4368) and (m, 4368); without
+        the second, pairs are sought within the first.
     max_distance
         Up to how many of the hash's 256 bits may differ.
     min_correlation
-        Which correlation of detail there must be, at most 1.
+        Smallest correlation of detail, at most 1, that confirms a pair.
     cache
         Where the pairs are kept: the same hashes are compared once.
 
     Returns
     -------
     pd.DataFrame
-        A row for each pair: index_a, index_b, kind ("exact": same pixels; "near"),
-        orientation (what b is of a: a key of `ORIENTATIONS`), and correlation.
+        A row for each pair: index_a and index_b (rows of the hashes), kind ("exact":
+        same pixels; "near"), orientation (what b is of a: a key of `ORIENTATIONS`), and
+        correlation (of detail).
     """
     contents = [hashes_a] if hashes_b is None else [hashes_a, hashes_b]
     digests = [
@@ -223,7 +237,11 @@ def _pairs(
     max_distance: int,
     min_correlation: float,
 ) -> Floats:
-    """Return `_PAIR_COLUMNS` of the pairs that `find_near_duplicates` finds, (m, 5)."""
+    """Return index_a, index_b, exact, orientation and correlation of each pair, (p, 5).
+
+    `exact` is 1 or 0, the orientation its place in `ORIENTATIONS`. Without `hashes_b`,
+    pairs are sought within `hashes_a`.
+    """
     records_a = _records(hashes_a)
     readable_a = _readable(records_a)
     if hashes_b is None:
@@ -269,7 +287,7 @@ def _one_row_for_each_pair(pairs: pd.DataFrame) -> pd.DataFrame:
     """Keep of each pair the exact row, or else that of the highest correlation.
 
     Images of the same pixels correlate as well, and a symmetric one does so in several
-    orientations.
+    orientations. Rows are returned in the order of index_a, then of index_b.
     """
     order = ["exact", "correlation"]
     best_first = pairs.sort_values(order, ascending=False, kind="stable")
@@ -283,24 +301,32 @@ def _records(hashes: NDArray[np.uint8]) -> NDArray[Any]:
 
 
 def _readable(records: NDArray[Any]) -> pd.DataFrame:
-    """Return index and digest of the images that could be read: not zeros alone."""
+    """Return index and digest of the images that could be read.
+
+    The records (n,) of all others are zeros.
+    """
     rows = np.flatnonzero(records["digest"] != b"")
     return pd.DataFrame({"digest": records["digest"][rows], "index": rows})
 
 
-def _pairs_of_same_pixels(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Pair each image (digest, index) of ours with each of theirs of its digest."""
-    pairs = ours.merge(theirs, on="digest", suffixes=("_a", "_b"))
+def _pairs_of_same_pixels(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Pair each image of `a` with each image of `b` that has the same digest.
+
+    Both have the columns digest and index; the pairs have `_PAIR_COLUMNS`.
+    """
+    pairs = a.merge(b, on="digest", suffixes=("_a", "_b"))
     numbers = pairs[["index_a", "index_b"]]
+    # Orientation 0: b is as a is.
     return numbers.assign(exact=1, orientation=0, correlation=1.0)
 
 
 def _detail_correlation(
     a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame
 ) -> Features:
-    """Correlate the detail of both images of each pair, a turned as b is, (m,).
+    """Return the correlation of a's detail, turned as b is, with b's detail, (p,).
 
-    `a` and `b` are records of `HASH_RECORD`. A flat image correlates with none: 0.
+    `a` and `b` are records of `HASH_RECORD`, `pairs` has index_a, index_b and the
+    number of the orientation. It is -1 to 1, and 0 where one of both images is flat.
     """
     correlation = np.zeros(len(pairs), np.float32)
     functions = list(ORIENTATIONS.values())
@@ -326,6 +352,7 @@ def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Feat
     product = np.einsum("nd,nd->n", centred_a, centred_b)
     square_a = np.einsum("nd,nd->n", centred_a, centred_a)
     square_b = np.einsum("nd,nd->n", centred_b, centred_b)
+    # 1e-6 instead of 0 for a flat square, whose product is 0.
     return np.asarray(product / np.maximum(np.sqrt(square_a * square_b), 1e-6))
 
 
@@ -343,8 +370,9 @@ def near_duplicate_groups(
 ) -> Ints:
     """Return each image's group, (n,): its near-duplicates, with theirs and so on.
 
-    Groups are numbered from 0 by first appearance. `pairs` are those of
-    `find_near_duplicates`, by default all.
+    Groups are numbered from 0 by first appearance. `pairs` are rows of what
+    `find_near_duplicates` returns for these hashes (n, 4368); by default they are all
+    found here, and kept in the `cache`.
     """
     if pairs is None:
         pairs = find_near_duplicates(hashes, cache=cache)
@@ -384,8 +412,9 @@ def audit_dataset(
 ) -> Audit:
     """Find near-duplicates, contradicting labels, leaks, and unreadable files.
 
-    `dataset` is as from `cliplib.load_dataset`. Hashes and pairs are kept in the
-    `cache`. A ValueError says that none of its images can be read.
+    `dataset` has the columns id, image, label and split, as `cliplib.load_dataset`
+    returns it. Hashes and pairs are kept in the `cache`. A ValueError says if not one
+    image can be read.
     """
     sources = list(dataset["image"])
     errors_by_row: dict[int, str] = {}
@@ -394,15 +423,15 @@ def audit_dataset(
         reason = errors_by_row.get(0, "The data set is empty.")
         raise ValueError(f"No image can be read. {reason}")
     images = _image_rows(dataset, sources, errors_by_row)
-    # A file that cannot be read has no digest, and is a copy of none.
-    same_file = pd.factorize(images["digest"].fillna(images["id"]))[0]
+    # A file that cannot be read has no digest: with its id instead, it has no copy.
+    file_groups = pd.factorize(images["digest"].fillna(images["id"]))[0]
     images = images.drop(columns="digest")
     pairs = _with_names(find_near_duplicates(hashes, cache=cache), images)
-    groups = _groups_by_level(hashes, pairs, same_file)
+    groups = _groups_by_level(hashes, pairs, file_groups)
     images["group"] = groups["reoriented"]
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
     leaks = _leaks(images, groups)
-    summary = _summary(images, pairs, conflicts, leaks, same_file)
+    summary = _summary(images, pairs, conflicts, leaks, file_groups)
     return Audit(images, pairs, conflicts, leaks, summary)
 
 
@@ -411,7 +440,8 @@ def _image_rows(
 ) -> pd.DataFrame:
     """Return a row for each image: id, label, split, error, and its `file_facts`.
 
-    The label is the class's name. The error is "", or else the facts are missing.
+    These are size, digest, format and mode of the file. The label is the class's name.
+    The error is "" for an image that could be read; of all others the facts are NaN.
     """
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
@@ -432,13 +462,16 @@ def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups_by_level(
-    hashes: NDArray[np.uint8], pairs: pd.DataFrame, same_file: Ints
+    hashes: NDArray[np.uint8], pairs: pd.DataFrame, file_groups: Ints
 ) -> dict[str, Ints]:
-    """Return the groups of copies, (n,), at each of `LEVELS`."""
+    """Return the number of each image's group of copies, (n,), at each of `LEVELS`.
+
+    `pairs` are all near-duplicates, `file_groups` (n,) are equal for equal files.
+    """
     exact = pairs[pairs["kind"] == _SAME_PIXELS]
     upright = pairs[pairs["orientation"] == ""]
     return {
-        "bytes": same_file,
+        "bytes": file_groups,
         "exact": near_duplicate_groups(hashes, exact),
         "near": near_duplicate_groups(hashes, upright),
         "reoriented": near_duplicate_groups(hashes, pairs),
@@ -446,24 +479,26 @@ def _groups_by_level(
 
 
 def _leaks(images: pd.DataFrame, groups: dict[str, Ints]) -> pd.DataFrame:
-    """Find the images with a copy in an earlier split, each at its first level.
+    """Return the images with a copy in an earlier split, each with its most alike copy.
 
-    Validation images leak as well: something is chosen on them. Images without a split
-    neither leak nor are leaked. `groups` are those of `_groups_by_level`.
+    Splits are ordered train, val, test. Validation images leak as well: something is
+    chosen on them. Images without a split are no leaks, and nothing leaks from them.
+    `groups` has the group of copies of each image, (n,), by level, the strictest first.
     """
     in_splits = images[["id", "label", "split", "group"]].rename_axis("row")
     in_splits = in_splits.reset_index()
     in_splits["order"] = in_splits["split"].map({"train": 0, "val": 1, "test": 2})
     parts = []
-    for level, copies in groups.items():
-        members = in_splits.assign(copies=copies).dropna(subset="order")
+    for level, copy_groups in groups.items():
+        members = in_splits.assign(copy_group=copy_groups).dropna(subset="order")
         # Of each group of copies one image of the earliest split, beside each member.
         earliest_first = members.sort_values("order", kind="stable")
-        earliest = earliest_first.drop_duplicates("copies").set_index("copies")
+        earliest = earliest_first.drop_duplicates("copy_group").set_index("copy_group")
         earliest = earliest[["id", "split", "order"]].add_prefix("duplicate_")
-        beside = members.join(earliest, on="copies")
+        beside = members.join(earliest, on="copy_group")
         leaked = beside[beside["duplicate_order"] < beside["order"]]
         parts.append(leaked.assign(level=level))
+    # Of an image that leaks at several levels, the first is kept.
     leaks = pd.concat(parts).drop_duplicates("row").sort_values("row")
     columns = ["id", "label", "split", "group", "level"]
     columns += ["duplicate_id", "duplicate_split"]
@@ -475,11 +510,12 @@ def _summary(
     pairs: pd.DataFrame,
     conflicts: pd.DataFrame,
     leaks: pd.DataFrame,
-    same_file: Ints,
+    file_groups: Ints,
 ) -> pd.DataFrame:
-    """Return the column count, by measure: images, pairs, groups or leaks.
+    """Count images, pairs, groups and leaks: a column count, indexed by measure.
 
-    Leaks of test images are counted up to each level: at it, or at one before it.
+    Leaks of test images are counted up to each of `LEVELS`: at it, or at one before it.
+    `file_groups` (n,) are equal for equal files.
     """
     group_sizes = images["group"].value_counts()
     is_exact = pairs["kind"] == _SAME_PIXELS
@@ -489,7 +525,7 @@ def _summary(
         "unreadable": (images["error"] != "").sum(),
         "modes": images["mode"].nunique(),
         "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
-        "byte_copies": pd.Series(same_file).duplicated().sum(),
+        "byte_copies": pd.Series(file_groups).duplicated().sum(),
         "exact_copies": is_exact.sum(),
         "near_pairs": (~is_exact & ~is_reoriented).sum(),
         "mirrored_pairs": (pairs["orientation"] == "mirrored").sum(),

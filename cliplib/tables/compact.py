@@ -26,8 +26,8 @@ def compress(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.numbe
     -------
     dict
         ``pooled`` (u, p) float16, of u different rows; ``codes`` (u, d - p) int8 and
-        ``scale`` (d - p,) float32, whose product the other columns are; ``rows`` (n,)
-        int32, the one of the u rows that each image has.
+        ``scale`` (d - p,) float32, whose product is about the other columns; ``rows``
+        (n,) int32, which of the u rows each of the n rows equals.
     """
     unique, rows = np.unique(features, axis=0, return_inverse=True)
     others = unique[:, ~is_pooled]
@@ -42,7 +42,10 @@ def compress(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.numbe
 
 
 def expand(arrays: Mapping[str, NDArray[np.number]], is_pooled: Bools) -> Features:
-    """Return the features (n, d), rounded, from what `compress` returned."""
+    """Return the features (n, d) float32, rounded, from the arrays of `compress`.
+
+    `is_pooled` (d,) must be the one that they were compressed with.
+    """
     unique = np.empty((len(arrays["codes"]), len(is_pooled)), np.float32)
     unique[:, is_pooled] = arrays["pooled"]
     others = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""From a data set to its feature table: committed features, or its images encoded."""
+"""From a data set to its feature table: precomputed, or made from its images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class MissingImages(ValueError):
-    """There are neither images nor committed features of a data set."""
+    """There are neither images nor precomputed features of a data set."""
 
 
 def load_features(
@@ -105,12 +105,15 @@ def load_available(
 ) -> dict[str, FeatureTable]:
     """Return the feature tables of data sets, by name, without those that are missing.
 
-    A warning names each of these.
+    A data set is missing if there are neither images nor precomputed features of it; a
+    warning names each.
 
     Parameters
     ----------
-    names, encoder, **options
-        As in `load_features`.
+    names
+        Names or folders of the data sets.
+    encoder, **options
+        Passed to `load_features` for each data set.
 
     Raises
     ------
@@ -131,9 +134,9 @@ def load_available(
 def _of_these_images(
     table: FeatureTable, dataset: datasets.Dataset | None
 ) -> FeatureTable | None:
-    """Return the rows of a data set's images; None if one has no row in the table.
+    """Return the table's rows of a data set's images; None if an image has no row.
 
-    Without a data set, the table stays as it is.
+    With None for the data set, the whole table is returned.
     """
     if dataset is None:
         return table
@@ -151,8 +154,14 @@ def _encode_dataset(
     seed: int,
     errors: dict[str, str] | None,
 ) -> FeatureTable:
-    """Return the feature table of a data set's images; see `load_features`."""
-    # Before the long part, and for all images: a limit must not hide what is missing.
+    """Encode about `limit` of a data set's images, or all for 0, into a feature table.
+
+    Its groups are near-duplicates merged with those that `groups` declares, or that are
+    known of a named set. Unreadable images are left out and noted in `errors`, by id;
+    if it is None, the first one raises an OSError.
+    """
+    # Before the images are encoded, which takes long, and for all of them, so that a
+    # limit does not hide which images lack a group.
     declared = _declared(dataset["id"][:], groups)
     labels = dataset["label"][:]
     drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
@@ -173,7 +182,7 @@ def _encode_dataset(
     if errors is None or not errors_by_row:
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    # Now, because groups are declared for all that were drawn.
+    # Only now, because `declared` has a group for every image drawn.
     is_readable = np.full(len(table), True)
     is_readable[list(errors_by_row)] = False
     return table.select(is_readable)
@@ -182,7 +191,10 @@ def _encode_dataset(
 def _as_table(
     dataset: datasets.Dataset, encoder: ClipEncoder, features: Features, copies: Ints
 ) -> FeatureTable:
-    """Return the table of a data set from features (n, d) and copies (n,)."""
+    """Return the table of a data set from features (n, d), of the readout "deep".
+
+    Its groups are the `copies`, groups of near-duplicates (n,); it has no folds.
+    """
     return FeatureTable(
         features=features,
         labels=np.array(dataset["label"][:], np.int64),
@@ -212,7 +224,7 @@ def _declared(
 
 
 def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
-    """Load the committed features of a named data set, with its groups and folds.
+    """Load the precomputed features of a named data set, with its groups and folds.
 
     Near-duplicates, patients and published folds come from the text files beside them
     where there are such: ``NAME_groups.csv`` and ``NAME_patients.csv``. Where the names
@@ -242,12 +254,12 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
 
 
 def _precomputed_path(file: str) -> Path:
-    """Return where a committed file lies, or would lie."""
+    """Return where a file with precomputed features or groups lies, or would."""
     return Path(str(files("cliplib") / "study" / "precomputed" / file))
 
 
 def _has_precomputed(name: str, encoder: ClipEncoder) -> bool:
-    """Return whether this encoder's features of a named set are committed."""
+    """Return whether cliplib has this encoder's features of a named data set."""
     path = _precomputed_path(f"{name}.safetensors")
     if name not in DATASETS or not path.is_file():
         return False
@@ -256,9 +268,9 @@ def _has_precomputed(name: str, encoder: ClipEncoder) -> bool:
 
 
 def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
-    """Return a table with the copies and groups that a CSV file (id, group) lists.
+    """Return a table whose copies and groups both are those of a CSV file (id, group).
 
-    The file must list all images. Where there is none, the table stays as it is.
+    ValueError where the file lacks an image. Without the file, the table is unchanged.
     """
     if not path.is_file():
         return table
@@ -270,9 +282,10 @@ def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
 
 
 def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
-    """Return the table of a named set whose groups join copies and what else is known.
+    """Return a named set's table, grouped by copies merged with photograph or patient.
 
-    That is the photograph that file names tell, or the patient, with folds; or nothing.
+    The photograph is told by the file's name, for sets with a pattern in `DATASETS`;
+    patients, and folds, by a file in cliplib. Without either the table is unchanged.
     """
     pattern = DATASETS[name].groups
     if pattern:
@@ -288,8 +301,9 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
     table
         Its `copies` must be those of its images; its other groups are replaced.
     path
-        A CSV file (id, patient, fold) of the images whose patients are known. Where
-        there is no such file the table stays as it is.
+        A CSV file (id, patient, fold) of the images whose patients are known; "" is no
+        fold, and ValueError for what is no number. Without the file, the table is
+        unchanged.
 
     Returns
     -------
@@ -301,9 +315,10 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
         return table
     listed = read_text_table(path, ("id", "patient", "fold")).set_index("id")
     listed = listed.reindex(table.ids, fill_value="")
-    # An image of an unknown patient is its own: no patient is called "/" and an id.
-    own = pd.Series("/" + listed.index, listed.index)
-    patients = listed["patient"].where(listed["patient"] != "", own)
+    # An image of an unknown patient counts as a patient of its own, named "/" and its
+    # id, as no patient is.
+    own_names = pd.Series("/" + listed.index, listed.index)
+    patients = listed["patient"].where(listed["patient"] != "", own_names)
     groups = merge_groups(table.copies, patients)
     folds = pd.to_numeric(listed["fold"].replace("", "0"), errors="coerce")
     if folds.isna().any():
@@ -312,12 +327,13 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
 
 
 def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:
-    """Return the published fold of each row's group, (n,), 0 where it has not just one.
+    """Return the published fold of each row's group, (n,), 0 where it has none.
 
-    `folds` (n,) are those of rows, 0 where unknown.
+    `folds` (n,) are those of rows, 0 where unknown. A group whose rows lie in several
+    gets 0 as well; a warning counts the images of such groups.
     """
     by_group = folds.where(folds > 0).reset_index(drop=True).groupby(groups)
-    lowest = by_group.transform("min")  # NaN without any
+    lowest = by_group.transform("min")  # NaN for a group without a fold
     highest = by_group.transform("max")
     in_several = lowest < highest
     if in_several.any():

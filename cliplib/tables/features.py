@@ -47,7 +47,7 @@ class FeatureTable:
     Attributes
     ----------
     features
-        (n, d) float32, finite; float16 where a table saved so is mapped.
+        (n, d) float32, finite; float16 if saved so, and loaded with ``mapped=True``.
     labels
         Indices into `classes`, (n,).
     classes
@@ -84,14 +84,14 @@ class FeatureTable:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that the arrays fit together."""
+        """Raise a ValueError if the arrays do not fit together."""
         if np.ndim(self.features) != 2:
             raise ValueError(
                 f"features must be (n, d), a row for each image, and not "
                 f"{np.shape(self.features)}."
             )
         n = len(self.features)
-        for name in COLUMNS[1:]:
+        for name in COLUMNS[1:]:  # all but the features
             if np.shape(getattr(self, name)) != (n,):
                 raise ValueError(
                     f"{name} must hold one entry for each of {n} rows of features."
@@ -103,28 +103,33 @@ class FeatureTable:
         self._check_rows()
 
     def _check_rows(self) -> None:
-        """Check that each image has one id, finite features, and its group's fold."""
+        """Raise a ValueError if an image has a wrong entry.
+
+        Ids must be unique, splits known, features finite, and folds one in each group.
+        """
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
-        wrong = self.ids[~np.isin(self.splits, SPLITS)]
-        if wrong.size:
+        wrong_ids = self.ids[~np.isin(self.splits, SPLITS)]
+        if wrong_ids.size:
             raise ValueError(
-                f"The split of {str(wrong[0])!r} must be 'train', 'val', 'test' or ''."
+                f"The split of {str(wrong_ids[0])!r} must be 'train', 'val', 'test' or "
+                "''."
             )
-        # In blocks, because mapped features may be larger than memory.
+        # In blocks, because mapped features may be larger than memory; an empty table
+        # has no block.
         blocks = row_blocks(self.features)
         finite = [np.isfinite(rows).all(axis=1) for rows in blocks]
-        wrong = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
-        if wrong.size:
+        wrong_ids = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
+        if wrong_ids.size:
             raise ValueError(
-                f"The features of {str(wrong[0])!r} are not finite: leave it out."
+                f"The features of {str(wrong_ids[0])!r} are not finite: leave it out."
             )
         fold_of_group = self.folds[first_row_of_group(self.groups)]
-        wrong = self.ids[self.folds != fold_of_group]
-        if wrong.size:
+        wrong_ids = self.ids[self.folds != fold_of_group]
+        if wrong_ids.size:
             raise ValueError(
-                f"The group of {str(wrong[0])!r} lies in several folds: give all its "
-                "images the same fold, or 0."
+                f"The group of {str(wrong_ids[0])!r} lies in several folds: give all "
+                "its images the same fold, or 0."
             )
 
     @classmethod
@@ -198,7 +203,8 @@ class FeatureTable:
         Raises
         ------
         ValueError
-            If the folder lacks something, or an image lies outside a class folder.
+            If the folder is incomplete or damaged, or holds no hashes or no image that
+            could be read; or if an image lies outside a class folder.
         """
         encoded = read_encoded(folder)
         if encoded.errors:
@@ -235,7 +241,7 @@ class FeatureTable:
         return len(self.features)
 
     def __getitem__(self, rows: int | slice | ArrayLike) -> FeatureTable:
-        """Return the table of some rows: a number, a slice, numbers or Boolean mask."""
+        """Return the table of some rows, by slice, number, numbers or Boolean mask."""
         return self.select(np.arange(len(self))[rows])  # type: ignore[index]
 
     def __repr__(self) -> str:
@@ -249,7 +255,7 @@ class FeatureTable:
 
     @property
     def readout(self) -> str:
-        """What the features are of the encoder: a name as of `with_readout`."""
+        """What the features are of the encoder, such as "deep" or "pooled"."""
         return self.provenance.get("readout", "pooled")
 
     def select(self, index: ArrayLike) -> FeatureTable:
@@ -273,10 +279,10 @@ class FeatureTable:
     ) -> tuple[FeatureTable, FeatureTable]:
         """Return a table to train on, and one to test on.
 
-        The published test split is taken as it is if there is one, and `published` is
-        true, all other rows to train on; a warning counts the test images that share
-        their group with these. Else about a fifth of the groups of each class is drawn
-        for the test, and every group stays whole.
+        If there is a published test split, and `published` is true, that is the test
+        table, and all other rows are to train on; a warning counts the test images that
+        share their group with these. Else about a fifth of the groups of each class is
+        drawn for the test by `seed`, and every group stays whole.
         """
         is_test = (self.splits == "test") & published
         if is_test.any():
@@ -287,7 +293,10 @@ class FeatureTable:
         return self.select(~is_test), self.select(is_test)
 
     def _warn_of_shared_groups(self, is_test: Bools) -> None:
-        """Warn once of the test images whose group has images to train on, too."""
+        """Warn once how many test images share their group with a training image.
+
+        `is_test` (n,) marks the test images. Without a shared group nothing is logged.
+        """
         n_shared = np.isin(self.groups[is_test], self.groups[~is_test]).sum()
         if n_shared:
             name = self.provenance.get("dataset", "this table")
@@ -299,7 +308,7 @@ class FeatureTable:
             )
 
     def with_readout(self, name: str) -> FeatureTable:
-        """Return the table with the features of a smaller readout: some of its columns.
+        """Return the table with the columns of a smaller readout, such as "pooled".
 
         See `cliplib.encode.clip.readout_columns` for the names. A ValueError says if
         there is none of this name, or the table has other columns than those of "deep".
@@ -335,7 +344,8 @@ class FeatureTable:
         return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
 
     def _warn_of_merged_groups(self, groups: ArrayLike) -> None:
-        """Warn once of the first two of the given groups that near-duplicates merge."""
+        """Warn once of the first two of the given groups, (n,), that copies merge."""
+        # Each image is paired with the first of its near-duplicates.
         rows = np.arange(len(self))
         first_copies = first_row_of_group(self.copies)
         merged = merged_groups(self.ids.tolist(), groups, first_copies, rows)
@@ -393,12 +403,12 @@ class FeatureTable:
     def load(
         cls, path: str | os.PathLike[str], *, mapped: bool = False
     ) -> FeatureTable:
-        """Read a file that `save` wrote, also an older one.
+        """Return the table of a file that `save` wrote, now or in an older release.
 
-        Features are read into memory as float32. With `mapped`, those of a file that is
-        not compact stay on the disk, in the type that they were saved in, and are read
-        as they are used: for tables beyond memory. A ValueError says if the file is
-        something else, or damaged.
+        Features are read into memory as float32. With `mapped` they stay on the disk,
+        in the type that they were saved in, and are read as they are used: for tables
+        beyond memory. Those of a `compact` file are read into memory in any case. A
+        ValueError says if the file is something else, or damaged.
         """
         try:
             in_memory = {"features": np.dtype(np.float32)}
@@ -432,11 +442,12 @@ def _label_indices(
 ) -> tuple[tuple[str, ...], Ints]:
     """Return the classes' names, and the index (n,) of each label among them.
 
-    `y` holds names, or indices into `classes`. Without `classes`, they are the values
-    of `y`, sorted.
+    `y` (n,) holds names, or indices into `classes`. Without `classes`, they are the
+    values of `y`, sorted. ValueError for a missing label, or a name not in `classes`.
     """
     given = np.asarray(y)
-    is_missing = pd.isna(np.asarray(y, dtype=object))  # among texts, None is one
+    # As objects, because NumPy turns NaN among texts into the text "nan".
+    is_missing = pd.isna(np.asarray(y, dtype=object))
     if is_missing.any():
         raise ValueError(
             f"{is_missing.sum()} of {len(given)} images have no class, the first in row"
@@ -458,7 +469,7 @@ def _label_indices(
 
 
 def _width_and_blocks(provenance: Mapping[str, str]) -> tuple[int, int]:
-    """Return the width of a token, and the number of blocks that "deep" reads."""
+    """Return how many components a token has, and how many blocks "deep" reads."""
     return int(provenance["width"]), int(provenance["blocks"])
 
 

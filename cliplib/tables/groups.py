@@ -60,10 +60,10 @@ def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
 
 
 def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
-    """Return groups of any type, (n,), as numbers from 0.
+    """Return groups of any type, (n,), as numbers from 0 without a gap.
 
-    They are numbered by first appearance, or in the order of their sorted names, which
-    does not depend on the order of rows.
+    They are numbered by first appearance, or with `by_name` in the order of their
+    sorted names, which does not depend on the order of rows.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
         If the group of an image is unknown (NaN, None or empty): taken literally, all
         such images would be one group.
     """
-    # As objects, or else a number would become a name beside one.
+    # A list as objects, or else NumPy would turn its numbers into texts beside a text.
     dtype = None if isinstance(groups, np.ndarray) else object
     given = np.asarray(groups, dtype)
     if given.ndim != 1:
@@ -88,16 +88,16 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
 
 def _are_unknown(names: NDArray[Any]) -> Bools:
     """Return whether each name, (n,), is missing: None, NaN, or nothing but spaces."""
-    if names.dtype.kind in "iub":
+    if names.dtype.kind in "iub":  # integers or Booleans, which are never missing
         return np.zeros(len(names), bool)
     column = pd.Series(names)
-    # NumPy writes NaN among texts as "nan".
+    # NumPy turns NaN among texts into the text "nan".
     is_blank = column.map(lambda name: str(name).strip() in ("", "nan"))
     return np.asarray(column.isna() | is_blank, bool)
 
 
 def _numbers(values: ArrayLike, *, by_name: bool = False) -> Ints:
-    """Return the number of each value, (n,), by first appearance or in sorted order."""
+    """Return each value's number, (n,) from 0, by first appearance or sorted order."""
     numbers, _ = pd.factorize(np.asarray(values), sort=by_name)
     return np.asarray(numbers, np.int64)
 
@@ -231,8 +231,8 @@ def declared_groups(
 def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     """Return the group that a CSV file (file, group) gives each image, "" for none.
 
-    A file is an id or, where no other image has it, a file name; a warning counts the
-    files that are neither.
+    Its column `file` holds ids, or file names, which count where one image alone has
+    them; a warning counts the entries that no image has.
     """
     table = read_text_table(path, ("file", "group"))
     declared: dict[str, str] = dict(zip(table["file"], table["group"], strict=True))
@@ -255,7 +255,8 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
 def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
     """Return what a regular expression captures of each id, "" where nothing.
 
-    That is its first parentheses, or all named ones together, joined by "/".
+    That is what its first parentheses hold, or all named ones together, joined by "/".
+    ValueError for what is no regular expression, or has no parentheses.
     """
     try:
         expression = re.compile(pattern)
@@ -270,7 +271,7 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
             "capture nothing: put the part that names the group in parentheses."
         )
     named = sorted(expression.groupindex.values())
-    parentheses = named or [1]  # by number
+    parentheses = named or [1]  # numbers of those to join
     groups = []
     for image in ids:
         match = expression.search(image)
@@ -295,7 +296,7 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
-        # What Excel saves starts with a byte order mark, ours with comments.
+        # Excel's files start with a byte order mark, this library's with comments.
         text = re.sub(r"\A(#.*\n)*", "", path.read_text("utf-8-sig"))
         table = pd.read_csv(
             io.StringIO(text),
@@ -318,7 +319,10 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _separator(text: str, columns: Sequence[str]) -> str:
-    """Return ";", tab or ",": the first that divides a text's first line as it must."""
+    """Return which of ";", tab or "," divides a text's first line into the `columns`.
+
+    It is "," if none does.
+    """
     first_line = text.split("\n", 1)[0]
     for separator in (";", "\t"):
         names = [name.strip().strip('"') for name in first_line.split(separator)]
@@ -328,7 +332,7 @@ def _separator(text: str, columns: Sequence[str]) -> str:
 
 
 def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
-    """Return a table's rows of these images, by its column ``id``, in their order.
+    """Return the rows of a table whose column ``id`` is in `ids`, in their order.
 
     Raises
     ------
@@ -366,14 +370,15 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     Returns
     -------
     str
-        An expression for `declared_groups`, where most images are of a series with
-        others, and none is half of a folder; else "".
+        An expression for `declared_groups`, where most images share their series with
+        others, and no series is more than half of a folder; else "".
     """
+    # Series across folders first: the patterns for single folders would cut them.
     for pattern in ACROSS_FOLDERS:
         series = _series_of_images(ids, pattern)
         if _look_like_series(ids, series) and _are_counted_through(ids, series):
             return pattern
-    names_by_pattern = {}  # of the series of several files
+    names_by_pattern = {}  # the names of the series that have several files
     for pattern in (COUNTER_LAST, COUNTER_FIRST):
         series = _series_of_images(ids, pattern)
         if _look_like_series(ids, series):
@@ -384,6 +389,7 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     names = names_by_pattern[best]
     if any(len(names) < 2 * len(names_by_pattern[other]) for other in others):
         return ""
+    # With an extension, which all patterns expect.
     are_series_again = suggested_pattern([f"{name}.jpg" for name in names]) != ""
     return "" if are_series_again else best
 
@@ -407,7 +413,11 @@ def _series_of_images(ids: Sequence[str], pattern: str) -> pd.Series:
 
 
 def _look_like_series(ids: Sequence[str], series: pd.Series) -> bool:
-    """Return whether most images share theirs, and none is half of a folder."""
+    """Return whether most images share their series with others.
+
+    `series` (n,) are names. It is False if an image has none, "", or a series is more
+    than half of a folder.
+    """
     if not len(ids) or (series == "").any():
         return False
     images = pd.DataFrame({"series": series})
@@ -419,10 +429,12 @@ def _look_like_series(ids: Sequence[str], series: pd.Series) -> bool:
 
 
 def _are_counted_through(ids: Sequence[str], series: pd.Series) -> bool:
-    """Return whether one count runs through all files, and most series in one run.
+    """Return whether no two files share a counter, and most series are uninterrupted.
 
-    Only series that lie in several folders are asked. The counter of a file is the
-    digits of its name beside the series; files without one are left out.
+    The counter of a file is the digits of its name beside the series' name; files
+    without one are left out. A series is uninterrupted if no counter of another series
+    lies between its own. Only series that lie in several folders are looked at; without
+    any, it is False.
     """
     paths = [PurePosixPath(image) for image in ids]
     counters = []
@@ -434,6 +446,7 @@ def _are_counted_through(ids: Sequence[str], series: pd.Series) -> bool:
     in_order = files.dropna().sort_values("counter")
     if not in_order["counter"].is_unique:
         return False
+    # A run is files with successive counters, of one series.
     starts_run = in_order["series"] != in_order["series"].shift()
     numbered = in_order.assign(run=starts_run.cumsum())
     n_different = numbered.groupby("series")[["folder", "run"]].nunique()

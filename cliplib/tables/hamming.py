@@ -84,7 +84,7 @@ def close_hashes(
     max_distance
         Bits of 256.
     within
-        Both are of the same images: each pair is given once, the earlier row first.
+        Both are of the same images: each pair is yielded once, the earlier row first.
     """
     words_b = _words_by_parity(bits_b).T.copy()
     bounds = [_DistanceBound(bits_a, family, max_distance) for family in families]
@@ -92,6 +92,7 @@ def close_hashes(
     for start in range(0, len(bits_a), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         for bound in bounds:
+            # Within one collection, earlier rows are paired with these already.
             for pairs in bound.candidates(rows, words_b, start if within else 0):
                 if within:
                     is_later = pairs.rows_b > pairs.rows_a
@@ -105,7 +106,9 @@ def close_hashes(
 
 
 class _DistanceBound:
-    """A lower bound on the distance from hashes of a, in any of a family, to others.
+    """A lower bound on the bits in which hashes of a differ from hashes of b.
+
+    It holds for a in each of the four orientations of a family.
 
     If d of the 64 bits of one parity differ, d or 64 - d differ in each orientation:
     32 - |d - 32| at least. The bits of the first parity, of even frequencies, never
@@ -121,13 +124,17 @@ class _DistanceBound:
     """
 
     def __init__(self, bits: Words, family: Family, max_distance: int) -> None:
-        """Take hashes of a, (n, orientations, 4), and how many bits at most differ."""
+        """Prepare hashes of a, (n, orientations, 4), and the least closeness of each.
+
+        A hash of b that is less close differs in more than `max_distance` bits.
+        """
         self.family = family
         self.bits = bits[:, list(family)]
         words = _words_by_parity(bits[:, family.base])
         self._words = words.T.copy()
-        # The median is not quite 0: in an orientation, so many bits of a hash at most
-        # are not what the base lets expect, and lower the bound.
+        # The median is not quite 0, so that some bits of a mirrored or flipped image's
+        # hash are not what the base's bits predict. Counted are those of the
+        # orientation that has most of them: by so many the bound is lower.
         n_exceptions = np.zeros(len(bits), np.int64)
         for number, is_changed in (
             (family.mirrored, _MIRRORED),
@@ -150,10 +157,10 @@ class _DistanceBound:
     def candidates(
         self, rows_a: slice, words_b: Words, first_b: int
     ) -> Iterator[Pairs]:
-        """Yield the pairs whose bound is at most the maximal distance, in parts.
+        """Yield the pairs whose bound is at most `max_distance` bits, in parts.
 
-        They are of `rows_a` with the rows of b from `first_b` on. `words_b` (4, m) are
-        the transposed `_words_by_parity` of all of b.
+        Paired are `rows_a` with the rows of b from `first_b` on. `words_b` (4, m) has a
+        word for each parity of all hashes of b: `_words_by_parity`, transposed.
         """
         words_a = self._words[:, rows_a]
         least = self._least_closeness[rows_a, None]
@@ -173,7 +180,8 @@ class _DistanceBound:
     def _closeness(self, words_a: Words, words_b: Words) -> NDArray[np.int8]:
         """Return the closeness Σ |d - 32| - d₀ of each pair of hashes, (r, c).
 
-        The hashes are words by parity, (4, r) and (4, c). The next call overwrites the
+        Of the 64 bits of a parity d differ, d₀ of the first; summed are the others. The
+        hashes are words by parity, (4, r) and (4, c). The next call overwrites the
         array that is returned.
         """
         block = np.s_[: words_a.shape[1], : words_b.shape[1]]
@@ -214,7 +222,11 @@ def _words_by_parity(bits: Words) -> Words:
 def _confirmed(
     candidates: Pairs, bound: _DistanceBound, bits_b: Words, max_distance: int
 ) -> list[ClosePairs]:
-    """Return the candidates that are close, one entry for each orientation with any."""
+    """Return the candidates that differ in at most `max_distance` bits of 256.
+
+    An entry for each orientation of the bound's family that has any. `bits_b` are (n,
+    4), hashes of images as they are; the bound has those of a.
+    """
     rows_a, rows_b = candidates
     differing = np.bitwise_count(bound.bits[rows_a] ^ bits_b[rows_b, None])
     # (m, orientations, words); a sum over so short an axis takes three times as long.

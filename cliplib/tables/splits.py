@@ -48,7 +48,7 @@ class _Table(Protocol):
 
 
 def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
-    """Return the number of each row's group.
+    """Return groups as numbers, and refuse missing or too few ones.
 
     Parameters
     ----------
@@ -81,7 +81,10 @@ def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
 
 
 def class_indices(y: ArrayLike) -> Ints:
-    """Return `y` as an array (n,) of indices into classes; ValueError for names."""
+    """Return `y` as an integer array (n,), indices into classes.
+
+    ValueError for names of classes, or another shape.
+    """
     labels = np.asarray(y)
     if labels.dtype.kind not in "iu":
         raise ValueError(
@@ -97,8 +100,9 @@ def stratified_subset(
 ) -> Ints:
     """Draw about `limit` rows at random, so that classes and splits keep their shares.
 
-    Each class keeps two rows at least in each published split. A limit of 0, or of more
-    rows than there are, keeps all.
+    `labels` and `splits` (n,) hold each row's class and published split, "" for none.
+    Each class keeps two rows at least in each split, where it has them. A limit of 0,
+    or of more rows than there are, keeps all.
 
     Returns
     -------
@@ -130,6 +134,7 @@ def group_train_test_split(
 ) -> tuple[Ints, Ints]:
     """Hold out about one in `parts` groups of each class, and one at least.
 
+    `y` (n,) holds labels of any kind; without `groups` (n,) each row is its own group.
     Scikit-learn's grouped folds would need seconds for thousands of groups, and may
     leave a rare class out.
 
@@ -183,7 +188,7 @@ def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
         undecided = members[~is_decided[members]]
         # Before the end of those undecided, so that one of them at least is taken.
         start = rng.integers(min(parts, max(1, len(undecided))))
-        # A single one is held out only if the class has none on that side yet.
+        # A single one is held out only if no other group of the class is yet.
         if len(undecided) > 1 or not is_held_out[members].any():
             is_held_out[undecided[start::parts]] = True
         is_decided[members] = True
@@ -275,12 +280,12 @@ def out_of_fold_proba(
     estimator
         A scikit-learn classifier; a `fit` that takes `groups` gets those of its rows.
     table
-        The features, and by default the groups and the published folds.
+        The features and labels, and by default the groups and the published folds.
     groups
         Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``; the
         published folds are set aside then.
     n_splits, seed
-        As in `fold_numbers`.
+        Number of folds, and seed of the draw that assigns groups to them.
     memory
         A ``joblib.Memory`` that keeps the answer, by the estimator's class with the
         source of its module, its parameters, features, labels, groups and folds. Of a
@@ -297,7 +302,7 @@ def out_of_fold_proba(
     published = table.folds if groups is None else None
     codes = group_codes(table.groups if groups is None else groups, len(table.labels))
     class_names = np.asarray(table.classes)[table.labels]
-    # `fold_numbers` checks as well, but knows only numbers of classes.
+    # `fold_numbers` checks as well, but could only name the class by its number.
     _check_number_of_groups(class_names, codes, n_splits, f"for {n_splits} folds")
     folds = list(
         group_folds(
@@ -325,9 +330,10 @@ def out_of_fold_proba(
 
 
 def _count_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
-    """Return how many rows of each class a group has, (n_groups, k).
+    """Return how many rows of each class each group has, sparse (n_groups, k).
 
-    The codes (n,) of groups are 0 to n_groups - 1; classes are in sorted order.
+    The `codes` (n,) number the rows' groups from 0 to n_groups - 1; the k different
+    `labels` (n,) are in sorted order.
     """
     label_codes = np.unique(labels, return_inverse=True)[1]
     # Sparse: a group has few of the classes.
@@ -352,8 +358,8 @@ def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> 
 def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> Ints:
     """Return the published fold of each row's group, (n,) from 1, 0 where none.
 
-    `published` may give it for some rows of a group alone. `names` (n,) are the
-    groups', for the message.
+    `published` (n,) may give it for some rows of a group alone; ValueError if it gives
+    several. `codes` (n,) number the rows' groups, `names` (n,) serve the message.
     """
     if (
         published.shape != codes.shape
@@ -378,16 +384,19 @@ def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> 
 
 
 def _assign_folds(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
-    """Return the fold of each row, (n,) from 0, the same for all rows of a group."""
+    """Return the fold of each row, (n,) from 0, the same for all rows of a group.
+
+    Folds are of like size, with like shares of the classes; `codes` (n,) number groups.
+    """
     groups, first_row, group_of_row = np.unique(
         codes, return_index=True, return_inverse=True
     )
     n_groups = len(groups)
     largest_class = np.unique(labels, return_counts=True)[1].max()
-    # It may where published folds leave few rows to assign.
+    # So few rows may be left where others have published folds.
     sklearn_refuses = min(n_groups, largest_class) < n_splits
     if n_groups == len(labels) and not sklearn_refuses:
-        # The same for groups of one row, a thousand times as fast.
+        # Where each group is one row, this splitter does as well, 1,000 times as fast.
         by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
         folds = np.empty(len(labels), np.int64)
         # In the order of groups, so that folds do not depend on the order of rows.
@@ -396,7 +405,7 @@ def _assign_folds(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
     if n_groups > MAX_GROUPS_FOR_SKLEARN:
         return _assign_many_groups(labels, group_of_row, n_splits, seed)
     if sklearn_refuses:
-        # Groups in random order, to one fold after another; few ones to random folds.
+        # At random, but so that numbers of groups differ by one at most between folds.
         rng = np.random.default_rng(seed)
         places = rng.permutation(max(n_groups, n_splits))
         return np.asarray(places[group_of_row] % n_splits)
@@ -407,16 +416,18 @@ def _assign_folds(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
 def _assign_many_groups(
     labels: Any, group_of_row: Ints, n_splits: int, seed: int
 ) -> Ints:
-    """Return the fold of each row, (n,): each group's is the one that lacks it most.
+    """Assign thousands of groups to folds: return the fold of each row, (n,) from 0.
 
-    That is the fold to which the group adds least to the squares of all folds' shares
-    of the classes; among equals it is the one of fewest rows. The largest group comes
-    first. StratifiedGroupKFold compares the mean standard deviation of these shares,
-    and takes 15 times as long.
+    Groups are taken one by one, the largest first. Each goes to the fold where it adds
+    least to the sum of squares of all folds' shares of the classes; among equals, to
+    the one of fewest rows. `group_of_row` (n,) numbers groups from 0 without a gap.
+    StratifiedGroupKFold compares the mean standard deviation of these shares, and takes
+    15 times as long.
     """
     counts = _count_by_group_and_class(labels, group_of_row)
     sizes = counts.sum(axis=1)
-    weights = 1 / counts.sum(axis=0) ** 2.0  # of classes, (k,)
+    # Of classes, (k,): squares of counts times these are squares of shares.
+    weights = 1 / counts.sum(axis=0) ** 2.0
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
     largest_first = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     fold_counts = np.zeros((n_splits, len(weights)))  # rows assigned, by class
@@ -430,7 +441,7 @@ def _assign_many_groups(
         # Of (fold + group)² - fold² only the product differs from fold to fold.
         added = (fold_counts[:, classes] * (rows * weights[classes])).sum(axis=1)
         costs = zip(added.tolist(), fold_sizes, range(n_splits), strict=True)
-        *_, fold = min(costs)
+        *_, fold = min(costs)  # least added, then fewest rows
         fold_of_group[group] = fold
         fold_counts[fold, classes] += rows
         fold_sizes[fold] += int(sizes[group])
@@ -441,6 +452,7 @@ def _folds_of_splitter(splitter: Any, labels: Any, groups: Ints | None = None) -
     """Return in which test part of a scikit-learn splitter each row is, (n,) from 0."""
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
+        # Few rows of a class may be left where others have published folds.
         warnings.filterwarnings("ignore", "The least populated class")
         # Labels stand for the features, too, of which only the number counts.
         for fold, (_, test_rows) in enumerate(splitter.split(labels, labels, groups)):
@@ -462,8 +474,10 @@ def _predict_folds(
 ) -> list[Floats]:
     """Return probabilities (n_test, n_classes) of the test rows of each fold.
 
-    `folds` are train_rows and test_rows. `source`, the estimator's code, is there only
-    because a memory keeps answers by the arguments. The estimator is not fitted itself.
+    They are 0 for a class that the training rows lack. `folds` are train_rows and
+    test_rows of each, `codes` (n,) the numbers of groups. `source`, the estimator's
+    code, serves the memory alone, which finds answers by the arguments. Clones of the
+    estimator are fitted, not itself.
     """
     if getattr(estimator, "fits_folds_at_once", False):
         prepare = _prepare_folds if memory is None else memory.cache(_prepare_folds)
@@ -483,7 +497,8 @@ def _predict_folds(
 def _prepare_folds(estimator: Any, features: Features, source: str) -> Features:
     """Return what the fits of all folds share: for a `KernelProbe` a matrix (n, n).
 
-    `source` is there for a memory's key, as in `_predict_folds`.
+    `source`, the estimator's code, serves a memory alone, which finds answers by the
+    arguments, and must find none of older code.
     """
     return np.asarray(estimator.prepare_folds(features))
 
@@ -497,7 +512,8 @@ def _fit_each_fold(
 ) -> Iterator[tuple[Ints, Floats]]:
     """Fit a clone to the training rows of each fold, and predict the test rows.
 
-    Yields the c classes of the training rows, and probabilities (n_test, c).
+    Yields the c classes of the training rows, and probabilities (n_test, c) of the test
+    rows. `codes` (n,) are the numbers of groups.
     """
     for train_rows, test_rows in folds:
         fitted = fit_with_groups(
@@ -509,7 +525,10 @@ def _fit_each_fold(
 def fit_with_groups(
     estimator: Any, features: Features, labels: Ints, groups: Ints
 ) -> Any:
-    """Return a fitted clone of a classifier; a `fit` that takes groups gets them."""
+    """Return a clone of a classifier, fitted on features (n, d) and labels (n,).
+
+    If its `fit` takes groups it gets these, (n,): probes hold out whole groups by them.
+    """
     options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
     return clone(estimator).fit(features, labels, **options)
 
@@ -517,7 +536,7 @@ def fit_with_groups(
 def _module_source(estimator: Any) -> str:
     """Return the code of the module that defines an estimator, "" if it has no file.
 
-    As part of a memory's key: after a change of the code nothing old is found.
+    A memory finds answers by it too, so that none of older code is found.
     """
     try:
         return inspect.getsource(sys.modules[type(estimator).__module__])

@@ -43,7 +43,7 @@ def write_arrays(
 
     The file takes the place of an older one once it is complete. Arrays are written in
     their own types, or in those that `dtypes` gives by name; all must be among `NAMES`.
-    A ValueError says if a number is too large for its type.
+    A ValueError says if a number is too large for its type; the older file stays then.
     """
     types = {name: array.dtype for name, array in arrays.items()} | dict(dtypes or {})
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -73,8 +73,11 @@ def write_arrays(
 
 
 def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a contiguous block in a type; ValueError if a number is too large."""
-    with np.errstate(over="ignore"):
+    """Return an array as a contiguous one of type `dtype`.
+
+    ValueError if a finite number is too large for the type, and would be infinite.
+    """
+    with np.errstate(over="ignore"):  # instead of a warning, the error below
         converted = np.ascontiguousarray(block, dtype)
     if (np.isinf(converted) & np.isfinite(block)).any():
         raise ValueError(f"A number is too large for {dtype}: keep float32.")
@@ -82,7 +85,7 @@ def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def row_blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield views of successive rows of an array, of about `AT_ONCE` bytes each."""
+    """Yield views of successive rows of an array, of at most about 16 MiB each."""
     bytes_of_row = array.nbytes // max(1, len(array))
     n_rows = max(1, AT_ONCE // max(1, bytes_of_row))
     for start in range(0, len(array), n_rows):
@@ -97,9 +100,10 @@ def read_arrays(
 ) -> tuple[Arrays, dict[str, str]]:
     """Return the arrays of a safetensors file, and its metadata.
 
-    With `mapped` they stay on the disk, read-only, in their own types, and are read as
-    they are used. Else they are of the types that `dtypes` gives by name, or of their
-    own. A ``safetensors.SafetensorError`` says if the file is none, or damaged.
+    With `mapped` they stay on the disk, read-only, in the types of the file, and are
+    read as they are used. Else they are read into memory, in the types that `dtypes`
+    gives by name, or those of the file. A ``safetensors.SafetensorError`` says if it is
+    no such file, or damaged.
     """
     with safe_open(path, framework="numpy") as checked:  # the package checks the file
         metadata: dict[str, str] = checked.metadata() or {}
