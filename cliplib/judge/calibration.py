@@ -17,7 +17,7 @@ from cliplib.tables.splits import class_indices
 logger = logging.getLogger(__name__)
 
 LEAST_LOGIT = -700.0
-"""Lower logits, such as -inf of a probability of 0, are raised to it; e^-700 is 1e-304."""
+"""Lower logits, such as -inf of a probability of 0, are raised to it."""
 GROUPS_PER_BIN = 20
 """`quantile_reliability` makes one bin of so many groups: few images, few bins."""
 MOST_BINS = 10

@@ -492,7 +492,7 @@ def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
 
 
 def _check_labels(labels: Any, argument: str) -> None:
-    """Raise ValueError for labels that are not (n,), are empty, or have gaps (None, NaN).
+    """Raise ValueError for labels that are not (n,), are none, or have a missing one.
 
     It names `argument`, as the caller's users know the labels.
     """
