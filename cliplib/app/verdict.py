@@ -643,12 +643,12 @@ def suggest_more_images(measured: Measured) -> Step | None:
         return None
     so_far = f"{percent(found)} of it found, in {counted(count, 'group')}"
     if is_weak:
-        text = f"the class that is missed most: {so_far}"
+        description = f"the class that is missed most: {so_far}"
     else:
-        text = f"the least sure class: {so_far}"
+        description = f"the least sure class: {so_far}"
     return Step(
-        f"Collect {name}, {text}. With about {counted(more, 'more group')} of it, one "
-        "would know that share to ten points."
+        f"Collect {name}, {description}. With about {counted(more, 'more group')} of "
+        "it, one would know that share to ten points."
     )
 
 
