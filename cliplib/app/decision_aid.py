@@ -273,7 +273,7 @@ class DecisionAid:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write one folder of JSON and safetensors.
+        """Write the decision aid as one folder of JSON and safetensors.
 
         An older decision aid there is replaced in one step, or not at all; other files
         in the folder stay.

@@ -158,7 +158,9 @@ def evaluate_erased(
     is_right = _right_out_of_fold(probe, table, variants, n_splits, seed)
     loss = _loss(is_right, WITHOUT, table.groups, seed)
     assert loss is not None  # since some image has a box
-    step = max(1, len(rows) // MOST_EXAMPLES)  # examples from the whole table
+    step = max(
+        1, len(rows) // MOST_EXAMPLES
+    )  # examples are spread over the whole table
     examples = [
         Example(
             id=str(table.ids[row]),
@@ -196,7 +198,10 @@ def _encode_erased(
 
 
 def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
-    """Load an image and erase what a box marks; a ValueError names the image."""
+    """Load an image and erase what a box marks; a ValueError names the image.
+
+    `seed` is that of the filling's noise.
+    """
     image = load_image(source)
     try:
         return erase(image, box, seed=seed)

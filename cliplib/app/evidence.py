@@ -188,7 +188,7 @@ class Evidence:
 
     Rows, n of them, are those of `table`. Answers, (n,), are indices of its k classes,
     out of fold and by group: no group is in training and test at once, but where "by
-    image" is said. The best is the trained probe of the highest accuracy.
+    image" is said. The best probe is the one of `probes` of the highest accuracy.
 
     Attributes
     ----------
@@ -319,7 +319,10 @@ class Evidence:
 
     @cached_property
     def merged(self) -> pd.DataFrame:
-        """Pairs of declared groups that hold copies of each other; else no rows."""
+        """Pairs of declared groups that hold copies of each other.
+
+        Without declared groups the table has no rows.
+        """
         ids = self.table.ids.tolist()
         if not self.request.groups:
             return merged_groups(ids, self.table.copies, [], [])
@@ -399,7 +402,7 @@ class Evidence:
 
     @cached_property
     def probes(self) -> dict[str, Method]:
-        """The probes of which the best is chosen, by name.
+        """The probes, not fitted yet, of which the best is chosen, by name.
 
         From 10,000 images on, the kernel probe is left out, with a warning.
         """
@@ -464,7 +467,7 @@ class Evidence:
 
     @property
     def proba(self) -> Floats:
-        """Out-of-fold probabilities, (n, k), of the best."""
+        """Out-of-fold probabilities, (n, k), of the best probe."""
         return self.probabilities[self.best]
 
     @cached_property
@@ -483,7 +486,7 @@ class Evidence:
 
     @cached_property
     def gains(self) -> dict[str, Share]:
-        """Accuracy of the best less that of each other method, by name."""
+        """Accuracy of the best probe less that of each other method, by name."""
         best = self.predicted[self.best]
         return {
             name: self.gain(best, predicted)
@@ -493,7 +496,7 @@ class Evidence:
 
     @cached_property
     def predicted_by_image(self) -> Ints | None:
-        """Answers, (n,), of the best in folds by image: out of fold, but not by group.
+        """Out-of-fold answers, (n,), of the best probe in folds by image, not by group.
 
         Other images of a tested image's group may be trained on. None where each image
         is a group of its own, so that there are none.
@@ -558,7 +561,7 @@ class Evidence:
 
     @cached_property
     def curve(self) -> Curve:
-        """The best's learning curve, and how many groups a target accuracy needs."""
+        """The best probe's learning curve, and how many groups a target needs."""
         probe, table = self.best_method
         seed = self.request.seed
         points, answers = questions.learning_curve(
@@ -581,9 +584,9 @@ class Evidence:
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
-        """By bin of confidence of the best: value, low and high of its accuracy.
+        """By bin of the best probe's confidence: value, low and high of its accuracy.
 
-        Its mean confidence is a column as well; the least confident bin comes first.
+        A bin's mean confidence is a column as well; the least confident comes first.
         """
         return quantile_reliability(
             self.table.labels,
@@ -594,9 +597,10 @@ class Evidence:
 
     @cached_property
     def risk_coverage(self) -> pd.DataFrame:
-        """By threshold on the best's confidence: share answered, and that of errors.
+        """By threshold on the best probe's confidence: shares of answers and errors.
 
-        The columns are threshold, coverage and risk, the highest threshold first.
+        Columns: threshold (the highest first), coverage (share of images answered) and
+        risk (share of errors among the answers).
         """
         is_right = self.proba.argmax(axis=1) == self.table.labels
         return risk_coverage(is_right, self.proba.max(axis=1))
@@ -612,7 +616,7 @@ class Evidence:
 
     @cached_property
     def errors(self) -> list[Error]:
-        """The at most six errors of which the best was surest, the surest first.
+        """The errors of which the best probe was surest, six at most, surest first.
 
         There is one of a group at most. Answers are out of fold; heat maps are by the
         probe that is fitted to all images.
@@ -635,7 +639,7 @@ class Evidence:
 
     @cached_property
     def aid(self) -> DecisionAid:
-        """A classifier that abstains, made of the best.
+        """A classifier that abstains when unsure, made of the best probe.
 
         If anonymous, it holds no file name, folder or name of a data set.
         """
@@ -660,7 +664,7 @@ class Evidence:
 
     @cached_property
     def elsewhere(self) -> Elsewhere | None:
-        """How the best and its aid fare on the other folder; None if none is named."""
+        """How the best probe and `aid` fare on the other folder; None without one."""
         if self.elsewhere_table is None:
             return None
         return judge_elsewhere(
@@ -675,7 +679,7 @@ class Evidence:
 
     @cached_property
     def erased(self) -> Erased | None:
-        """How the best fares on images without their object; None without boxes."""
+        """How the best probe fares on images without their object, or None."""
         if not self.boxes:
             return None
         return evaluate_erased(
@@ -750,16 +754,17 @@ class Evidence:
         return [name_of[file_id] for file_id in joined_files(ids, self.series)]
 
     def _gain_by_leakage(self) -> Share | None:
-        """Return the accuracy of the best by image less that by group.
+        """Return the best probe's accuracy in folds by image less that by group.
 
-        None where each image is a group of its own.
+        Folds by image may divide a group between training and test. None where each
+        image is a group of its own.
         """
         if self.predicted_by_image is None:
             return None
         return self.gain(self.predicted_by_image, self.predicted[self.best])
 
     def _sensitivities(self) -> dict[str, Share]:
-        """Return the share that the best finds of each class, by its name."""
+        """Return by class the share of its images that the best probe finds."""
         per_class = self.evaluations[self.best].per_class
         return {
             name: Share.of_metric(row, "sensitivity")
@@ -799,7 +804,7 @@ class Evidence:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """The out-of-fold answer of the best for each file, for a spreadsheet.
+        """The best probe's out-of-fold answer for each file, for a spreadsheet.
 
         Columns: image (a number from 1), file, label, answer, probability, group,
         suspect (the likely class of a label that looks wrong), copy_of (the first of

@@ -259,7 +259,11 @@ def sorts_nothing(measured: Measured) -> bool:
 
 
 def short_answer(measured: Measured) -> str:
-    """Say in one sentence whether a frozen CLIP sorts these images."""
+    """Say in one sentence whether a frozen CLIP sorts these images.
+
+    The first rule that applies counts: too few images, no gain over the largest class
+    or over file traces, names like series, and then accuracy.
+    """
     accuracy = measured.accuracy[measured.best]
     gain_over_traces = measured.gains[TRACES]
     name = name_encoder(measured)
@@ -655,8 +659,8 @@ def suggest_more_images(measured: Measured) -> Step | None:
 def check_labels(measured: Measured) -> Step | None:
     """Ask to check labels, groups and files that may be wrong; None without any.
 
-    They are copies with two labels, groups with copies of each other, labels that look
-    wrong, and files that cannot be read.
+    These are copies with two labels, declared groups with copies of each other, labels
+    that look wrong, and files that cannot be read.
     """
     parts = []
     if measured.conflicts:

@@ -301,9 +301,9 @@ def _per_class_intervals(
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
-    `resampled` is the bootstrap of `_Contributions.statistics`. `is_true` (n, k) and
-    `is_predicted` (r, n, k) tell how many groups each number rests on; of several
-    repeats, those of the repeat that has the fewest.
+    `resampled` holds values and bootstrap draws, "class_sensitivity" and so on.
+    `is_true` (n, k) and `is_predicted` (r, n, k) tell how many groups each number rests
+    on; of several repeats, those of the repeat that has the fewest.
     """
     n_true = count_groups_with(is_true, group_of_row)
     n_other = count_groups_with(~is_true, group_of_row)
@@ -377,10 +377,11 @@ def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float
 def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, float]:
     """Return value, low and high of the calibration error, which noise biases upwards.
 
-    With the gaps g of the bins on the sample and g* on a draw, the error is ``Σ|g|``,
-    and its noise ``Σ|g* - g|``. The interval goes down by the noise's 97.5% quantile,
-    and up by as much as the 2.5% quantile of the draws' errors lies below the sample's
-    (the basic bootstrap); both distances are multiplied by `small_sample_factor`.
+    The gap of a bin is its confidence less its accuracy, times its share of the rows:
+    g on the sample, g* on a draw. The error is ``Σ|g|``, and its noise ``Σ|g* - g|``.
+    The interval goes down by the noise's 97.5% quantile, and up by as much as the 2.5%
+    quantile of the draws' errors lies below the sample's (the basic bootstrap); both
+    distances are multiplied by `small_sample_factor`.
     """
     value = float(resampled["ece"].value)
     noise = float(np.quantile(resampled["ece_noise"].draws, 0.975))

@@ -183,9 +183,10 @@ def intervals(
 
 
 def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Floats:
-    """Multiply the distances of bounds (2, m) from values by `small_sample_factor`.
+    """Multiply the distances of bounds (2, m) from values (m,), and return the bounds.
 
-    A bound on the wrong side of its value stays where it is.
+    The factor is `small_sample_factor` of the numbers of groups (m,). A bound on the
+    wrong side of its value stays where it is.
     """
     factor = small_sample_factor(np.maximum(n_groups, 2))  # one group has no factor
     low, high = bounds
@@ -302,6 +303,7 @@ def ratio_intervals(
     denominators = np.broadcast_to(denominators, columns.shape)
     is_counted = denominators > 0
     numerators = np.where(is_counted, columns.to_numpy(float), 0)
+    # A single group will do: its interval is 0 to 1, or NaN.
     group_of_row = group_codes(groups, len(columns), at_least=1)
 
     def ratios(weights: Floats) -> dict[str, Floats]:
@@ -469,7 +471,7 @@ def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
     """Return in what share of the repeats each row is predicted rightly, (n,).
 
     Of labels (n,) it is 0 or 1. A ValueError is raised where `predicted` does not fit
-    the labels `y`; it names `argument`, as the caller's users know `predicted`.
+    the labels `y`; it calls `predicted` by `argument`, its name for the user.
     """
     given = np.asarray(predicted)
     if given.ndim == 1:
@@ -492,9 +494,9 @@ def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
 
 
 def _check_labels(labels: Any, argument: str) -> None:
-    """Raise ValueError for labels that are not (n,), are none, or have a missing one.
+    """Raise ValueError for labels that are not (n,), or empty, or where one is missing.
 
-    It names `argument`, as the caller's users know the labels.
+    It calls them `argument`, as the user of the public function knows them.
     """
     if labels.ndim != 1 or not len(labels):
         raise ValueError(f"{argument}: labels must be (n,), and not {labels.shape}.")
@@ -517,7 +519,7 @@ def checked_proba(labels: Ints, predicted: Any, argument: str) -> Floats:
     ------
     ValueError
         Where probabilities are of another shape, do not sum to 1, or lack a column for
-        a label. It names `argument`, as the caller's users know `predicted`.
+        a label. It calls `predicted` by `argument`, its name for the user.
     """
     given = np.asarray(predicted, float)
     if given.ndim not in (2, 3) or given.shape[-2] != len(labels):
