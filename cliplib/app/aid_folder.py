@@ -82,8 +82,8 @@ def replace_aid(
     """Write a decision aid, in the place of an older one if there is one.
 
     Where it is killed, or the disk is full, the old aid stays as it was. Of several
-    processes that save at the same time the last one wins. What saves that were killed
-    have left is deleted after an hour.
+    processes that save at the same time the last one wins. In the end, what saves that
+    were killed have left is deleted, if it is more than an hour old.
 
     Parameters
     ----------

@@ -394,7 +394,10 @@ class Evidence:
         return Share.of(shares.loc["right"])
 
     def gain(self, predicted: Ints, other: Ints) -> Share:
-        """Return the accuracy of `predicted`, (n,), less that of `other`, (n,)."""
+        """Return the accuracy of `predicted`, (n,), less that of `other`, (n,).
+
+        Its 95% interval is by paired bootstrap draws of the groups.
+        """
         labels = self.table.labels
         seed = self.request.seed
         gain = compare(labels, predicted, other, groups=self.groups, seed=seed)
@@ -507,7 +510,7 @@ class Evidence:
 
     @cached_property
     def features_of_others(self) -> dict[str, Features]:
-        """Pooled features, (n, d), of each other encoder, by its name."""
+        """Pooled features, (n, d), of the images by each other encoder, by its name."""
         features_of = {}
         for name, encoder in self.other_encoders.items():
             function = encoder.image_function

@@ -133,10 +133,10 @@ def evaluate(
     Returns
     -------
     Evaluation
-        AUROC is of each class against the rest; the one over all classes is their mean,
-        or of two classes that of the second. Log loss is in nats, the Brier score the
-        sum of squared errors, 0 to 2. The expected calibration error has 15 bins (Guo
-        et al. 2017, section 2).
+        Metrics overall and by class, and the confusion matrix. AUROC is of each class
+        against the rest; overall it is their mean, or of two classes that of the
+        second. Log loss is in nats, the Brier score the sum of squared errors, 0 to 2.
+        The expected calibration error has 15 bins (Guo et al. 2017, section 2).
 
     Raises
     ------

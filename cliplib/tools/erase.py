@@ -189,7 +189,7 @@ def _noise(pixels: Floats, hole: Bools, seed: int) -> Floats:
     Its strength is the rim's standard deviation from its own blur, by channel.
     """
     rim = binary_dilation(hole, iterations=RIM) & ~hole
-    detail = (pixels - _blurred(pixels, ~hole, SMOOTHING / 2))[rim]
+    detail = (pixels - _blurred(pixels, ~hole, SMOOTHING / 2))[rim]  # (pixels, 3)
     # A median is not moved by an edge that crosses the rim. Times 1.4826 the median
     # absolute deviation is the standard deviation of a Gaussian.
     deviation = 1.4826 * np.median(np.abs(detail), axis=0)
