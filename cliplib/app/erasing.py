@@ -158,9 +158,7 @@ def evaluate_erased(
     is_right = _right_out_of_fold(probe, table, variants, n_splits, seed)
     loss = _loss(is_right, WITHOUT, table.groups, seed)
     assert loss is not None  # since some image has a box
-    step = max(
-        1, len(rows) // MOST_EXAMPLES
-    )  # examples are spread over the whole table
+    step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
     examples = [
         Example(
             id=str(table.ids[row]),

@@ -644,7 +644,7 @@ class Evidence:
     def aid(self) -> DecisionAid:
         """A classifier that abstains when unsure, made of the best probe.
 
-        If anonymous, it holds no file name, folder or name of a data set.
+        If anonymous, images are called by numbers; folder and data set are left out.
         """
         probe, table = self.best_method
         folder = _folder_of_ids(self.readable_files)

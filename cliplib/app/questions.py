@@ -40,7 +40,8 @@ def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
 
     Where each class has four groups at least, the given table itself is returned. Else
     nothing can be tested on groups that were not trained on, and a copy of the table is
-    returned whose groups are the near-duplicates alone: callers tell by this.
+    returned whose groups are the near-duplicates alone. Which of both it is tells
+    callers whether groups are kept apart.
 
     Raises
     ------
