@@ -42,7 +42,10 @@ def check_aid_can_be_saved(folder: str | os.PathLike[str]) -> None:
 
 
 def _check_content(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError for a file, and for a folder that holds anything but an aid."""
+    """Raise OSError for a file, and for a folder that holds files but no decision aid.
+
+    A folder that is missing or empty may be used.
+    """
     path = Path(folder).resolve()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder.")
@@ -56,7 +59,10 @@ def _check_content(folder: str | os.PathLike[str]) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError where a folder, or the nearest above that exists, is read-only."""
+    """Raise OSError where a folder, or the nearest above that exists, is read-only.
+
+    A temporary folder is made in it, and deleted, to try.
+    """
     path = Path(folder).resolve()
     while not path.exists():
         path = path.parent
@@ -76,15 +82,16 @@ def replace_aid(
     """Write a decision aid, in the place of an older one if there is one.
 
     Where it is killed, or the disk is full, the old aid stays as it was. Of several
-    processes that save at the same time the last one wins.
+    processes that save at the same time the last one wins. In the end, what saves that
+    were killed have left is deleted, if it is more than an hour old.
 
     Parameters
     ----------
     folder
-        Of the aid; other files in it stay.
+        Of the aid; it is made if it is missing. Other files in it stay.
     write_parts
-        Writes the parts into a folder, new and empty, and returns what the manifest
-        says of them, for JSON.
+        A function that writes the parts into a folder, new and empty, and returns what
+        the manifest says of them, for JSON.
 
     Raises
     ------
@@ -120,8 +127,8 @@ def read_manifest(folder: Path) -> tuple[Any, Path]:
     Raises
     ------
     FileNotFoundError
-        If there is no manifest; for one that somebody changed, an error of nearly any
-        kind.
+        If there is no manifest. One that somebody has changed may raise an error of
+        nearly any kind.
     """
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"it has no {MANIFEST}")
@@ -130,10 +137,11 @@ def read_manifest(folder: Path) -> tuple[Any, Path]:
 
 
 def _parts_named_by(document: Any) -> str:
-    """Return the name of the folder of parts, "." for parts beside the manifest.
+    """Return the name of the folder of parts that a manifest names.
 
-    These belong to aids of older versions, whose manifests do not name it. A ValueError
-    refuses any other name, which could lead out of the aid's folder.
+    It is "." for an aid of older versions, whose parts are beside the manifest, which
+    names no folder. A name of another form could lead out of the aid's folder: it
+    raises ValueError.
     """
     parts = document.get("parts", ".")
     if parts != "." and not PARTS_NAME.fullmatch(parts):
@@ -142,7 +150,7 @@ def _parts_named_by(document: Any) -> str:
 
 
 def _write_to_disk(folder: Path) -> None:
-    """Wait until all files of a folder are on the disk.
+    """Wait until all files of a folder, however deep, are on the disk.
 
     Else a manifest could outlive a power cut in which its parts were lost.
     """
@@ -157,10 +165,10 @@ _REPLACING = threading.Lock()
 
 
 def _put_in_place(new: Path, target: Path, parts: str) -> None:
-    """Move manifest and parts from a new folder, and delete parts of an older aid.
+    """Move manifest and parts from a new folder to a target; delete its older parts.
 
-    `parts` is the name of their folder. Where the manifest cannot be replaced, the new
-    parts are deleted.
+    `parts` is the name of the folder of the new parts. Where the manifest cannot be
+    replaced, they are deleted, and the error is raised.
     """
     target.mkdir(exist_ok=True)
     (new / parts).rename(target / parts)
@@ -172,12 +180,12 @@ def _put_in_place(new: Path, target: Path, parts: str) -> None:
         shutil.rmtree(target / parts, ignore_errors=True)
         raise
     for part in old_parts:
-        # Files that are open on Windows wait for a later save.
+        # Files that are open on Windows cannot be deleted: a later save does it.
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _parts_in(folder: Path) -> list[Path]:
-    """Return the folders that an aid in this folder consists of; [] without an aid."""
+    """Return the folders of parts of the aid in a folder; [] if none, or damaged."""
     try:
         _, parts = read_manifest(folder)
     except (OSError, ValueError, AttributeError, TypeError):
@@ -188,7 +196,10 @@ def _parts_in(folder: Path) -> list[Path]:
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Delete what saves that were killed left in an aid's folder and beside it."""
+    """Delete what saves that were killed left in an aid's folder and beside it.
+
+    What is less than an hour old may belong to a save that goes on: it stays.
+    """
     in_use = _parts_in(folder)
     prefix = UNFINISHED.format(folder.name)
     within = [path for path in folder.iterdir() if PARTS_NAME.fullmatch(path.name)]

@@ -42,7 +42,7 @@ IMAGES_KEY = "images"
 
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
-    """Return an unfitted KernelProbe; from `KERNEL_LIMIT` images on a LinearProbe."""
+    """Return an unfitted KernelProbe; from 10,000 images on a LinearProbe, and warn."""
     if n_images < KERNEL_LIMIT:
         return KernelProbe(seed=seed)
     warn_of_left_out_kernel(n_images)
@@ -101,7 +101,8 @@ class DecisionAid:
     ) -> Self:
         """Train on three quarters of a table; calibrate and set the rule on the rest.
 
-        The quarter is drawn by group, and the groups reach the probe as well.
+        The quarter consists of whole groups. The probe gets the groups, too, for what
+        it holds out itself.
 
         An answer needs a probability at which at most the share `risk` of the held-out
         answers is wrong; of such thresholds the one that answers most is taken. It is a
@@ -123,7 +124,7 @@ class DecisionAid:
         risk : float
             Share of errors among the held-out answers, 0 to 1, that is allowed.
         out_of_distribution : float
-            Share of the held-out images, 0 to 1, that may count as such.
+            Share of the held-out images, 0 to 1, that may count as out-of-distribution.
         seed : int
             Of the split, and of the default probe.
 
@@ -187,7 +188,8 @@ class DecisionAid:
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).
 
-        Features are in the readout trained on. A class without training images has 0.
+        Features are in the readout trained on; columns are in the order of
+        ``training.classes``. A class without training images has 0.
         """
         return self._proba_of_logits(self.probe.logits(features))
 
@@ -201,7 +203,7 @@ class DecisionAid:
         return proba
 
     def nearest(self, features: ArrayLike) -> Neighbours:
-        """Find the training image of the highest cosine to each of features (n, d)."""
+        """Find the training image nearest to each of features (n, d), by cosine."""
         rows, cosines = search(features, self.training.features, 1)
         # Rounding takes the cosine of an image to itself beyond 1.
         return Neighbours(rows[:, 0], np.clip(cosines[:, 0].astype(float), -1, 1))
@@ -234,7 +236,7 @@ class DecisionAid:
         )
 
     def classify(self, files: Any) -> pd.DataFrame:
-        """Classify each file of a folder, or some images, as `decide` does.
+        """Classify each file of a folder, or some images, or abstain.
 
         Parameters
         ----------
@@ -244,9 +246,9 @@ class DecisionAid:
         Returns
         -------
         DataFrame
-            file, the columns of `decide`, and error, which is "" for images that can be
-            read. On the others the aid abstains, with the reason "unreadable" and
-            neither class nor nearest ("") nor their numbers (NaN).
+            A row for each image: file, the columns of `decide`, and error, which is ""
+            if it can be read. On others the aid abstains, with the reason "unreadable",
+            "" for class and nearest, and NaN for probability and similarity.
 
         Raises
         ------
@@ -271,10 +273,10 @@ class DecisionAid:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write one folder of JSON and safetensors.
+        """Write the decision aid as one folder of JSON and safetensors.
 
-        An older decision aid there is replaced whole, as `replace_aid` says; other
-        files in its folder stay.
+        An older decision aid there is replaced in one step, or not at all; other files
+        in the folder stay.
 
         Raises
         ------
@@ -284,9 +286,10 @@ class DecisionAid:
         replace_aid(folder, self._write_parts)
 
     def _write_parts(self, folder: Path) -> dict[str, Any]:
-        """Write encoder, probe and training table; return the manifest's entries.
+        """Write encoder, probe and training table into a folder that is empty.
 
-        These are the rule, and the encoder's settings that its checkpoint lacks.
+        Returned are the manifest's entries: the rule, and those of the encoder's
+        settings that its checkpoint lacks.
         """
         encoder = self.encoder
         for part in (encoder.model, encoder.processor, encoder.tokenizer):
@@ -316,23 +319,25 @@ class DecisionAid:
         device: str | None = None,
         cache: bool | FeatureCache = True,
     ) -> Self:
-        """Open a folder that `save` wrote; nothing in it is run.
+        """Open a folder that `save` wrote; no code in it is run.
 
-        `device` and `cache` are as in `ClipEncoder`.
+        `device` is by default a GPU if there is one; `cache` says whether features of
+        images are kept in the usual file, or which file to use.
 
         Raises
         ------
         ValueError
-            It holds no decision aid, or not the whole of one.
+            The folder holds no decision aid, or an incomplete or damaged one.
         """
-        path = Path(folder).absolute()  # else a lost part could be taken for a hub id
+        # Absolute, or the path of a missing part could be taken for a hub id.
+        path = Path(folder).absolute()
         try:
             document, stored = read_manifest(path)
             settings = document["encoder"]
             encoder = ClipEncoder(
                 stored / "encoder", cache=cache, device=device, dtype=settings["dtype"]
             )
-            # Its name when it was trained: here it is the path of a part.
+            # The name it had when the aid was made, instead of the path of its part.
             encoder.name = settings["name"]
             # The stored processor resizes to this; the checkpoint may name another.
             encoder.image_size = settings["image_size"]
@@ -342,7 +347,7 @@ class DecisionAid:
                 FeatureTable.load(stored / "training" / "features.safetensors"),
                 **document["rule"],
             )
-            aid._check()
+            aid._check_parts()
         except Exception as error:  # what somebody changed raises nearly anything
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
@@ -350,13 +355,13 @@ class DecisionAid:
             ) from error
         return aid
 
-    def _check(self) -> None:
+    def _check_parts(self) -> None:
         """Raise an error, of any kind, where the parts do not fit together."""
         rule = (self.temperature, self.min_probability, self.min_similarity)
         if self.temperature <= 0 or np.isnan(rule).any():
             raise ValueError(f"its rule is {rule}")
         columns = self.encoder.columns_of(self.training.readout)
-        # Any features will do: parts of other sizes, or other classes, cannot decide.
+        # A trial with features of zeros: it raises where sizes or classes do not fit.
         self.decide(np.zeros((1, len(columns)), np.float32))
 
 
@@ -380,15 +385,16 @@ def _temperature(classes: Ints, logits: Floats, labels: Ints) -> float:
 
     The columns are `classes` (c,), sorted; images of other classes are left out.
     """
-    is_known = np.isin(labels, classes)
-    columns = np.searchsorted(classes, labels[is_known])
-    return fit_temperature(logits[is_known], columns)
+    has_column = np.isin(labels, classes)
+    columns = np.searchsorted(classes, labels[has_column])
+    return fit_temperature(logits[has_column], columns)
 
 
 def choose_rule(is_right: Bools, confidence: Floats, risk: float) -> Rule:
-    """Return the rule that answers most of n images, at most `risk` of these wrongly.
+    """Return the rule by which most of n images are answered, within a share of errors.
 
-    Where none does, a warning says so, and the rule answers nothing.
+    Of the answers at most the share `risk`, 0 to 1, is wrong. Where no threshold on the
+    confidence (n,) will do, a warning says so, and the rule answers nothing.
     """
     curve = risk_coverage(is_right, confidence)
     allowed = curve[curve["risk"] <= risk]
@@ -408,6 +414,6 @@ def _reasons(is_uncertain: Bools, is_far: Bools) -> list[str]:
         "uncertain": is_uncertain,
         "out-of-distribution": is_far,
     }
-    # Of several cases that hold the first one counts.
+    # np.select takes the first case that holds.
     reasons: list[str] = np.select(list(cases.values()), list(cases), "").tolist()
     return reasons

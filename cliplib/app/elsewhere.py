@@ -76,25 +76,25 @@ def judge_elsewhere(
 ) -> Elsewhere:
     """Test a probe and a decision aid on the images of another folder.
 
-    Images of classes that home does not have are left out, and near-duplicates of
-    images at home.
+    Home are the n images that both were trained on. Images of classes that home does
+    not have are left out, and near-duplicates of images at home.
 
     Parameters
     ----------
     folder
-        Of class folders.
+        The other one, of class folders.
     table
-        Its images that can be read, in the deep readout.
+        Deep features of its images that can be read.
     home
-        The images that the probe was trained on, in its readout.
+        Features at home, in the readout that the probe reads.
     home_images
-        Their files, (n,).
+        The files at home, (n,).
     probe
         Fitted on all of `home`.
     aid
-        A decision aid of this encoder and readout.
+        A decision aid of the same encoder and readout.
     seed
-        Of the intervals.
+        Of the bootstrap draws.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def judge_elsewhere(
     """
     place = os.path.abspath(folder)
     dataset = load_dataset(place)
-    assert dataset is not None  # it is a folder
+    assert dataset is not None  # only a named data set could be missing
     class_names = np.array(table.classes)[table.labels]
     is_of_home_class = np.isin(class_names, home.classes)
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
@@ -119,7 +119,7 @@ def judge_elsewhere(
     judged = table.select(is_of_home_class & ~is_copy).with_readout(home.readout)
     if not len(judged):
         raise ValueError(f"Nothing of {folder} can be judged: all images are copies.")
-    # The two folders number their classes each for itself.
+    # Each folder numbers its own classes: labels become numbers of those at home.
     labels = [home.classes.index(judged.classes[label]) for label in judged.labels]
     judged = replace(judged, labels=np.array(labels, np.int64), classes=home.classes)
     answered, wrong = _shares_of_aid(aid, judged, seed)
@@ -144,7 +144,7 @@ def _are_copies(
     home_images: Sequence[ImageSource],
     cache: FeatureCache | None,
 ) -> Bools:
-    """Say which images, (n,), are near-duplicates of one of the images at home."""
+    """Tell which images, (n,), are near-duplicates of one of the images at home."""
     (home_hashes,) = map_images(home_images, image_hash, cache=cache)
     (hashes,) = map_images(images, image_hash, cache=cache)
     pairs = find_near_duplicates(home_hashes, hashes)
@@ -154,7 +154,10 @@ def _are_copies(
 def _shares_of_aid(
     aid: DecisionAid, table: FeatureTable, seed: int
 ) -> tuple[Share, Share]:
-    """Return what share of images an aid answers, and what share of these wrongly."""
+    """Return the share of a table's images that an aid answers, and that of its errors.
+
+    The latter is the share of the answers that are wrong.
+    """
     decisions = aid.decide(table.features)
     is_answered = ~decisions["abstained"].to_numpy(bool)
     is_wrong = decisions["class"].to_numpy() != np.array(table.classes)[table.labels]

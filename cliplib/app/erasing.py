@@ -52,15 +52,15 @@ class Erased:
     Attributes
     ----------
     accuracy
-        By variant images (how many have it), value, low and high of the accuracy. The
-        variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the other side
-        of the vertical middle, where that does not meet the object.
+        A row for each variant: images (how many have it), value, low and high of the
+        accuracy. Variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the
+        other side of the vertical middle, where that does not meet the object.
     loss
         Accuracy as they are less accuracy without the object, on the same images.
     control_loss
-        The same of the control; None where no box leaves room for it.
+        Accuracy as they are less that of the control; None where no box leaves room.
     examples
-        At most three.
+        At most three images with and without their object.
     """
 
     accuracy: pd.DataFrame
@@ -90,7 +90,7 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a row names no image, or its numbers are no box.
+        If a row names no image of these, or its numbers are no box.
     """
     id_of = pd.Series(list(ids), [PurePosixPath(name).name for name in ids])
     id_of = id_of[~id_of.index.duplicated(keep=False)]
@@ -118,7 +118,7 @@ def evaluate_erased(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Erased:
-    """Test a probe, trained on whole images, on other images without their object.
+    """Test a probe, trained on images as they are, on other ones without their object.
 
     Parameters
     ----------
@@ -127,11 +127,11 @@ def evaluate_erased(
     table
         In the probe's readout, with the groups that are kept together.
     encoder
-        What made the table.
+        The one that made the table.
     images
         The files of the table's rows, (n,).
     boxes
-        Where objects lie, by id; images without one are trained on only.
+        Where objects lie, by the image's id; images without a box are trained on only.
     n_splits, seed
         Of the folds; the seed is also that of the filling and of the intervals.
 
@@ -143,27 +143,27 @@ def evaluate_erased(
     rows = np.flatnonzero([image_id in boxes for image_id in table.ids])
     if not len(rows):
         raise ValueError("No image that was measured has a box.")
-    objects = {int(row): boxes[table.ids[row]] for row in rows}
-    other_sides = {
+    box_of_row = {int(row): boxes[table.ids[row]] for row in rows}
+    mirrored_box_of_row = {
         row: box.mirrored()
-        for row, box in objects.items()
+        for row, box in box_of_row.items()
         if abs(2 * box.x_center - 1) >= box.width  # or else the two would overlap
     }
     columns = encoder.columns_of(table.readout)
     variants = {
         WHOLE: Variant(rows, table.features[rows]),
-        WITHOUT: _encode_erased(encoder, images, objects, columns, seed),
-        CONTROL: _encode_erased(encoder, images, other_sides, columns, seed),
+        WITHOUT: _encode_erased(encoder, images, box_of_row, columns, seed),
+        CONTROL: _encode_erased(encoder, images, mirrored_box_of_row, columns, seed),
     }
     is_right = _right_out_of_fold(probe, table, variants, n_splits, seed)
     loss = _loss(is_right, WITHOUT, table.groups, seed)
-    assert loss is not None  # there is a box
-    step = max(1, len(rows) // MOST_EXAMPLES)  # examples from the whole table
+    assert loss is not None  # since some image has a box
+    step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
     examples = [
         Example(
             id=str(table.ids[row]),
             before=load_image(images[row]),
-            after=_without(images[row], objects[row], seed),
+            after=_load_erased(images[row], box_of_row[row], seed),
         )
         for row in rows.tolist()[::step][:MOST_EXAMPLES]
     ]
@@ -182,21 +182,24 @@ def _encode_erased(
     columns: Ints,
     seed: int,
 ) -> Variant:
-    """Encode the images of the rows that have a box, each without what this marks.
+    """Encode the images of the rows in `boxes`, each with its box erased.
 
     `columns` are those of the deep readout that the probe reads.
     """
     rows = [*boxes]
-    parts = [np.zeros((0, len(columns)), np.float32)]  # of no box at all
+    parts = [np.zeros((0, len(columns)), np.float32)]  # the result if there is no box
     for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
         batch = rows[start : start + IMAGES_A_BATCH]
-        (deep,) = encoder.map([_without(images[r], boxes[r], seed) for r in batch])
+        (deep,) = encoder.map([_load_erased(images[r], boxes[r], seed) for r in batch])
         parts.append(deep[:, columns])
     return Variant(np.array(rows, np.int64), np.concatenate(parts))
 
 
-def _without(source: ImageSource, box: Box, seed: int) -> Image.Image:
-    """Return an image without what a box marks; errors name the image."""
+def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
+    """Load an image and erase what a box marks; a ValueError names the image.
+
+    `seed` is that of the filling's noise.
+    """
     image = load_image(source)
     try:
         return erase(image, box, seed=seed)
@@ -213,8 +216,8 @@ def _right_out_of_fold(
 ) -> pd.DataFrame:
     """Say by row and variant, (n, variants), whether the answer is right: 1 or 0.
 
-    Each row is answered by a probe that was trained without its fold. NaN stands where
-    a row lacks a variant.
+    Each row is answered by a probe trained on the other folds' images as they are. NaN
+    stands where a row lacks a variant.
     """
     is_right = pd.DataFrame(np.nan, range(len(table)), list(variants))
     folds = group_folds(
@@ -240,9 +243,10 @@ def _right_out_of_fold(
 def _accuracy_by_variant(
     is_right: pd.DataFrame, groups: Ints, seed: int
 ) -> pd.DataFrame:
-    """Return the accuracy of each variant on the images that have it.
+    """Return the accuracy of each variant, in rows, on the images that have it.
 
-    The columns are those of `Erased.accuracy`.
+    Columns: images (how many), value, low and high. `is_right` (n, variants) is 1 or 0,
+    NaN where an image lacks the variant.
     """
     has_variant = is_right.notna()
     accuracy = ratio_intervals(
@@ -255,14 +259,15 @@ def _accuracy_by_variant(
 def _loss(
     is_right: pd.DataFrame, variant: str, groups: Ints, seed: int
 ) -> Share | None:
-    """Return the accuracy of whole images less that of a variant, on the same images.
+    """Return the accuracy on images as they are less that on a variant of the same.
 
-    None where no image has the variant.
+    None where no image has the variant. `is_right` (n, variants) is 1, 0 or NaN.
     """
     pair = is_right[[WHOLE, variant]].dropna()
     if pair.empty:
         return None
-    # What is compared is right or wrong already: the true label is "right".
+    # The columns are 1 where an answer is right: compared with labels of 1, their
+    # accuracy is the share of 1.
     always_right = np.ones(len(pair))
     loss = compare(
         always_right, pair[WHOLE], pair[variant], groups=groups[pair.index], seed=seed

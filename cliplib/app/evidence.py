@@ -128,8 +128,8 @@ class Traces:
     kinds
         Files of one format, mode and size, as from `kinds_of_files`.
     alone
-        By kind of trace: value, low and high of the accuracy of a forest that reads
-        nothing else; and `of`, "file" or "picture".
+        By kind of trace: value, low and high of the accuracy of a random forest that
+        reads nothing else; and `of`, "file" or "picture": what the trace is of.
     """
 
     by_class: pd.DataFrame
@@ -156,7 +156,8 @@ class Curve:
     target
         The lowest of `TARGETS` that is worth the way from today's accuracy, else 1.
     times
-        How many times today's groups reach it, as from `groups_needed`.
+        How many times today's groups reach it, with its interval; None where that
+        cannot be said.
     """
 
     points: pd.DataFrame
@@ -187,7 +188,7 @@ class Evidence:
 
     Rows, n of them, are those of `table`. Answers, (n,), are indices of its k classes,
     out of fold and by group: no group is in training and test at once, but where "by
-    image" is said. The best is the trained probe of the highest accuracy.
+    image" is said. The best probe is the one of `probes` of the highest accuracy.
 
     Attributes
     ----------
@@ -269,9 +270,9 @@ class Evidence:
 
     @cached_property
     def counts(self) -> pd.DataFrame:
-        """Images by class and published split, images without copies, and groups.
+        """By class, numbers of images, of images without copies, and of groups.
 
-        Without published splits there is one column of images.
+        Images have a column for each published split, or else a single one.
         """
         splits = np.where(self.table.splits == "", "images", self.table.splits)
         counts = pd.crosstab(pd.Series(self.labels, name="class"), splits)
@@ -288,7 +289,7 @@ class Evidence:
 
     @cached_property
     def copy_counts(self) -> pd.DataFrame:
-        """The count of copies and of their conflicts, by the texts in `COPIES`."""
+        """How many copies of each kind there are, by the texts in `COPIES`."""
         counts = self.audit.summary.loc[[*COPIES]].rename(COPIES)
         return counts.rename_axis("copies")
 
@@ -300,7 +301,7 @@ class Evidence:
         """
         row_of = {file_id: row for row, file_id in enumerate(self.table.ids.tolist())}
         pairs = self.audit.pairs
-        # With `limit` the audit, of all files, knows more than the table.
+        # With a `limit` the table has not all files, but the audit has.
         pairs = pairs[pairs["id_a"].isin(row_of) & pairs["id_b"].isin(row_of)]
         pairs = pairs.assign(
             same_label=pairs["label_a"] == pairs["label_b"],
@@ -318,7 +319,10 @@ class Evidence:
 
     @cached_property
     def merged(self) -> pd.DataFrame:
-        """Pairs of declared groups that copies join, as from `merged_groups`."""
+        """Pairs of declared groups that hold copies of each other.
+
+        Without declared groups the table has no rows.
+        """
         ids = self.table.ids.tolist()
         if not self.request.groups:
             return merged_groups(ids, self.table.copies, [], [])
@@ -327,7 +331,7 @@ class Evidence:
 
     @cached_property
     def file_traces(self) -> pd.DataFrame:
-        """Format, size and the like of each row, as from `tools.traces.file_traces`."""
+        """Format, size, brightness and the like of each row's file."""
         return file_traces(self.readable_files, cache=self.encoder.cache)
 
     @cached_property
@@ -345,7 +349,7 @@ class Evidence:
         )
 
     def _predicted_by_traces(self, kinds: Sequence[str]) -> Ints:
-        """Return out-of-fold answers, (n,), of a forest that reads these kinds alone.
+        """Return out-of-fold answers, (n,), of a random forest on traces of some kinds.
 
         Kinds are keys of `TRACE_COLUMNS`.
         """
@@ -364,7 +368,7 @@ class Evidence:
     # --- The methods
 
     def _proba(self, method: Method, *, by_image: bool = False) -> Floats:
-        """Return out-of-fold probabilities, (n, k).
+        """Return out-of-fold probabilities, (n, k), of a method.
 
         No group is in training and test at once; with `by_image` a group may be, which
         shows how much accuracy that adds.
@@ -379,18 +383,21 @@ class Evidence:
         )
 
     def _predicted(self, method: Method, *, by_image: bool = False) -> Ints:
-        """Return out-of-fold answers, (n,): the most probable class by `_proba`."""
+        """Return out-of-fold answers, (n,): the most probable class of each row."""
         return np.asarray(self._proba(method, by_image=by_image).argmax(axis=1))
 
     def accuracy(self, predicted: Ints) -> Share:
-        """Return the share of right answers of (n,), with an interval over groups."""
+        """Return the share of answers, (n,), that are right, with its 95% interval."""
         is_right = {"right": predicted == self.table.labels}
         seed = self.request.seed
         shares = ratio_intervals(is_right, groups=self.groups, seed=seed)
         return Share.of(shares.loc["right"])
 
     def gain(self, predicted: Ints, other: Ints) -> Share:
-        """Return the accuracy of answers, (n,), less that of other ones, (n,)."""
+        """Return the accuracy of `predicted`, (n,), less that of `other`, (n,).
+
+        Its 95% interval is by paired bootstrap draws of the groups.
+        """
         labels = self.table.labels
         seed = self.request.seed
         gain = compare(labels, predicted, other, groups=self.groups, seed=seed)
@@ -398,9 +405,9 @@ class Evidence:
 
     @cached_property
     def probes(self) -> dict[str, Method]:
-        """The probes of which the best is chosen, by name.
+        """The probes, not fitted yet, of which the best is chosen, by name.
 
-        The kernel probe is left out, with a warning, where the images are too many.
+        From 10,000 images on, the kernel probe is left out, with a warning.
         """
         deep = self.evaluation_table.with_readout("deep")
         linear = LinearProbe(seed=self.request.seed)
@@ -421,7 +428,7 @@ class Evidence:
 
     @cached_property
     def predicted(self) -> dict[str, Ints]:
-        """The answers, (n,), of each method, by name.
+        """The answers, (n,), of each method, by name: of baselines and of `probes`.
 
         Those of what is trained are out of fold, by group.
         """
@@ -463,7 +470,7 @@ class Evidence:
 
     @property
     def proba(self) -> Floats:
-        """Out-of-fold probabilities, (n, k), of the best."""
+        """Out-of-fold probabilities, (n, k), of the best probe."""
         return self.probabilities[self.best]
 
     @cached_property
@@ -482,7 +489,7 @@ class Evidence:
 
     @cached_property
     def gains(self) -> dict[str, Share]:
-        """Accuracy of the best less that of each other method, by name."""
+        """Accuracy of the best probe less that of each other method, by name."""
         best = self.predicted[self.best]
         return {
             name: self.gain(best, predicted)
@@ -492,9 +499,10 @@ class Evidence:
 
     @cached_property
     def predicted_by_image(self) -> Ints | None:
-        """Answers, (n,), of the best where a group may be in training and test at once.
+        """Out-of-fold answers, (n,), of the best probe in folds by image, not by group.
 
-        None where each image is a group of its own.
+        Other images of a tested image's group may be trained on. None where each image
+        is a group of its own, so that there are none.
         """
         if len(set(self.groups)) == len(self.table):
             return None
@@ -502,7 +510,7 @@ class Evidence:
 
     @cached_property
     def features_of_others(self) -> dict[str, Features]:
-        """Pooled features, (n, d), of each other encoder, by its name."""
+        """Pooled features, (n, d), of the images by each other encoder, by its name."""
         features_of = {}
         for name, encoder in self.other_encoders.items():
             function = encoder.image_function
@@ -536,7 +544,7 @@ class Evidence:
 
     @cached_property
     def accuracies(self) -> dict[str, Share]:
-        """The accuracy of each method, and with each other encoder, by name."""
+        """The accuracy of each method, and of each other encoder's probe, by name."""
         methods = {
             name: Share.of(evaluation.metrics.loc["accuracy"])
             for name, evaluation in self.evaluations.items()
@@ -551,12 +559,12 @@ class Evidence:
 
     @cached_property
     def suspects(self) -> pd.DataFrame:
-        """Labels that look wrong, as from `questions.suspect_labels`."""
+        """Labels that look wrong: row, given and likely class, and margin."""
         return questions.suspect_labels(self.table.labels, self.proba)
 
     @cached_property
     def curve(self) -> Curve:
-        """The best's learning curve, and how much more a target needs."""
+        """The best probe's learning curve, and how many groups a target needs."""
         probe, table = self.best_method
         seed = self.request.seed
         points, answers = questions.learning_curve(
@@ -566,7 +574,7 @@ class Evidence:
         accuracy = [self.accuracy(each)._asdict() for each in predicted]
         columns = ["value", "low", "high"]
         points = points.join(pd.DataFrame(accuracy, points.index, columns))
-        doubling = None
+        doubling = None  # unless the last two points are half of the groups and all
         if points["share"].tolist()[-2:] == [0.5, 1]:
             doubling = self.gain(predicted[-1], predicted[-2])
         today = (self.predicted[self.best] == self.table.labels).mean()
@@ -579,7 +587,10 @@ class Evidence:
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
-        """By bin, confidence of the best, and value, low and high of its accuracy."""
+        """By bin of the best probe's confidence: value, low and high of its accuracy.
+
+        A bin's mean confidence is a column as well; the least confident comes first.
+        """
         return quantile_reliability(
             self.table.labels,
             self.proba,
@@ -589,7 +600,11 @@ class Evidence:
 
     @cached_property
     def risk_coverage(self) -> pd.DataFrame:
-        """The best's threshold, coverage and risk, as from `risk_coverage`."""
+        """By threshold on the best probe's confidence: shares of answers and errors.
+
+        Columns: threshold (the highest first), coverage (share of images answered) and
+        risk (share of errors among the answers).
+        """
         is_right = self.proba.argmax(axis=1) == self.table.labels
         return risk_coverage(is_right, self.proba.max(axis=1))
 
@@ -604,9 +619,10 @@ class Evidence:
 
     @cached_property
     def errors(self) -> list[Error]:
-        """The errors of which the best was surest, the surest first, one of a group.
+        """The errors of which the best probe was surest, six at most, surest first.
 
-        Answers are out of fold; their heat maps are by the probe that all images train.
+        There is one of a group at most. Answers are out of fold; heat maps are by the
+        probe that is fitted to all images.
         """
         predicted = self.predicted[self.best]
         answers = pd.DataFrame(
@@ -626,7 +642,10 @@ class Evidence:
 
     @cached_property
     def aid(self) -> DecisionAid:
-        """A classifier that abstains, made of the best; if anonymous, without names."""
+        """A classifier that abstains when unsure, made of the best probe.
+
+        If anonymous, images are called by numbers; folder and data set are left out.
+        """
         probe, table = self.best_method
         folder = _folder_of_ids(self.readable_files)
         provenance = {**table.provenance, IMAGES_KEY: folder}
@@ -640,7 +659,7 @@ class Evidence:
 
     @cached_property
     def elsewhere_table(self) -> FeatureTable | None:
-        """Deep features of another folder's images; None if none is named."""
+        """Deep features of the other folder's images; None if none is named."""
         if not self.request.elsewhere:
             return None
         place = os.path.abspath(self.request.elsewhere)
@@ -648,7 +667,7 @@ class Evidence:
 
     @cached_property
     def elsewhere(self) -> Elsewhere | None:
-        """How the best and its aid fare on another folder; None if none is named."""
+        """How the best probe and `aid` fare on the other folder; None without one."""
         if self.elsewhere_table is None:
             return None
         return judge_elsewhere(
@@ -663,7 +682,7 @@ class Evidence:
 
     @cached_property
     def erased(self) -> Erased | None:
-        """How the best fares on images without their object; None without boxes."""
+        """How the best probe fares on images without their object, or None."""
         if not self.boxes:
             return None
         return evaluate_erased(
@@ -727,7 +746,10 @@ class Evidence:
         return suggested_pattern(self.table.ids.tolist())
 
     def _joined_by_series(self) -> list[str]:
-        """Return the names of files that the suggested pattern would keep together."""
+        """Return the names of some files that the suggested pattern would join.
+
+        They are those of its first group; [] without a pattern.
+        """
         if not self.series:
             return []
         ids = self.table.ids.tolist()
@@ -735,13 +757,17 @@ class Evidence:
         return [name_of[file_id] for file_id in joined_files(ids, self.series)]
 
     def _gain_by_leakage(self) -> Share | None:
-        """Return the accuracy of `predicted_by_image` less that by group."""
+        """Return the best probe's accuracy in folds by image less that by group.
+
+        Folds by image may divide a group between training and test. None where each
+        image is a group of its own.
+        """
         if self.predicted_by_image is None:
             return None
         return self.gain(self.predicted_by_image, self.predicted[self.best])
 
     def _sensitivities(self) -> dict[str, Share]:
-        """Return the share that the best finds of each class, by its name."""
+        """Return by class the share of its images that the best probe finds."""
         per_class = self.evaluations[self.best].per_class
         return {
             name: Share.of_metric(row, "sensitivity")
@@ -749,12 +775,12 @@ class Evidence:
         }
 
     def _largest_coverage(self) -> float:
-        """Return the largest share that can be answered at a risk of `RISK`, or 0."""
+        """Return the largest share of images answered with at most 5% errors, or 0."""
         curve = self.risk_coverage
         return float(curve["coverage"].where(curve["risk"] <= RISK, 0).max())
 
     def _elsewhere_numbers(self) -> ElsewhereNumbers | None:
-        """Return of `elsewhere` what the verdict needs; None without it."""
+        """Return what the verdict states of the other folder; None if none is named."""
         judged = self.elsewhere
         if judged is None:
             return None
@@ -767,7 +793,7 @@ class Evidence:
         )
 
     def _erased_numbers(self) -> ErasedNumbers | None:
-        """Return of `erased` what the verdict needs; None without it."""
+        """Return what the verdict states of images without their object, or None."""
         erased = self.erased
         if erased is None:
             return None
@@ -781,13 +807,13 @@ class Evidence:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """The out-of-fold answer of the best for each file, for a spreadsheet.
+        """The best probe's out-of-fold answer for each file, for a spreadsheet.
 
         Columns: image (a number from 1), file, label, answer, probability, group,
         suspect (the likely class of a label that looks wrong), copy_of (the first of
-        its near-duplicates), format, mode, width, height, bytes_per_pixel, and error.
-        Files that cannot be read come last, with file and error alone; what is not
-        known is "".
+        its near-duplicates), format, mode, width, height, bytes_per_pixel, and error
+        (why a file cannot be read). Files that cannot be read come last, with file and
+        error alone; all that is missing is "".
         """
         classes = np.array(self.table.classes)
         suspect = np.full(len(self.table), "", dtype=object)
@@ -810,7 +836,7 @@ class Evidence:
         traces = self.file_traces[columns].reset_index(drop=True)
         rows = rows.join(traces).assign(error="")
         left_out = pd.DataFrame(self.unreadable.items(), columns=["file", "error"])
-        # As objects: beside files without a number, numbers stay whole.
+        # As objects: else files without a number would make 1 of the others 1.0.
         everything = pd.concat([rows.astype(object), left_out], ignore_index=True)
         return everything.where(everything.notna(), "")
 
@@ -818,8 +844,8 @@ class Evidence:
     def copies(self) -> pd.DataFrame:
         """All pairs of near-duplicates among the files, for a spreadsheet.
 
-        Columns: file, label and split of a, the same of b; kind, orientation and
-        correlation, as from `find_near_duplicates`.
+        Columns: file, label and split of a, the same of b; kind ("exact" or "near"),
+        orientation (what b is of a) and correlation (of their details, at most 1).
         """
         named = self.audit.pairs.rename(columns={"id_a": "file_a", "id_b": "file_b"})
         of_a = ["file_a", "label_a", "split_a"]
@@ -853,7 +879,7 @@ class Evidence:
 
 
 def _folder_of_ids(files: datasets.Dataset) -> str:
-    """Return the folder below which the ids of files are their paths."""
+    """Return the folder, with a slash, below which the ids of files are their paths."""
     first = files[0]
     path = Path(first["image"]["path"]).as_posix()
     return path.removesuffix(first["id"])

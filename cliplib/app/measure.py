@@ -58,13 +58,14 @@ def measure(
     Parameters
     ----------
     folder
-        Of class folders, as in `cliplib.load_dataset`.
+        Of class folders, with or without train, val and test folders above them.
     model
         Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
     groups
-        What belongs together, as in `declared_groups`; "" for near-duplicates only.
+        A CSV file (file, group), or a regular expression with the group in its
+        parentheses: what belongs together. "" for near-duplicates only.
     others
-        More vision models to set beside CLIP, as `VisionEncoder` takes them.
+        More vision models to set beside CLIP, by hub id or folder.
     elsewhere
         Another folder of the same classes, from another camera or site, to be judged
         by a probe that is trained on all of this one.
@@ -102,7 +103,7 @@ def measure(
     )
     evidence = encode_folder(request)
     for part in PER_IMAGE_STEPS:
-        getattr(evidence, part)
+        getattr(evidence, part)  # asking computes it, and keeps it
     with tqdm(STEPS, "measure", unit="step") as bar:
         for step in bar:
             bar.set_postfix_str(step)
@@ -113,15 +114,15 @@ def measure(
 def encode_folder(request: Request) -> Evidence:
     """Check a request, and encode the images of its folder.
 
-    No other part of the evidence is computed yet. Errors are those of `measure`; what
-    can be refused is refused before the encoding, which takes minutes.
+    No other part of the evidence is computed yet. What can be refused, with an OSError
+    or ValueError, is refused before the encoding, which takes minutes.
     """
     place = os.path.abspath(request.folder)
     check_classes(place)
     if request.elsewhere:
         check_shared_classes(request.elsewhere, place)
     dataset = load_dataset(place)
-    assert dataset is not None  # it is a folder
+    assert dataset is not None  # only a named data set could be missing
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
     others = load_other_encoders(request.others)
     encoder = ClipEncoder(request.model or None)
@@ -151,7 +152,7 @@ def encode_folder(request: Request) -> Evidence:
 
 
 def _reason(error: str) -> str:
-    """Return REASON of "Cannot read the image 'PATH': REASON"."""
+    """Return REASON of the error text "Cannot read the image 'PATH': REASON"."""
     return error.split("': ", 1)[-1]
 
 
@@ -171,9 +172,10 @@ def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
 
 
 def load_other_encoders(names: Sequence[str]) -> dict[str, VisionEncoder]:
-    """Load vision models by hub id or folder; they are called by the last part of it.
+    """Load vision models by hub id or folder; the keys are the last parts of these.
 
-    Raises what `VisionEncoder` raises, and ValueError where two names end alike.
+    Raises ValueError where two last parts are the same, and OSError for what is no
+    vision model.
     """
     loaded = {Path(name).name: VisionEncoder(name) for name in names}
     if len(loaded) < len(names):

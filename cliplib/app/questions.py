@@ -38,9 +38,10 @@ def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> In
 def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
     """Return the table to test methods on, and how many folds its groups allow.
 
-    It is the same table where each class has four groups at least. Else nothing can be
-    tested on groups that were not trained on: it is a copy whose groups are the
-    near-duplicates alone, which `Measured.kept_apart` tells the verdict.
+    Where each class has four groups at least, the given table itself is returned. Else
+    nothing can be tested on groups that were not trained on, and a copy of the table is
+    returned whose groups are the near-duplicates alone. Which of both it is tells
+    callers whether groups are kept apart.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
             f"Class {name!r} has {counted(fewest_images, 'image')}, copies counted "
             f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
         )
-    # Published folds go with the table's own groups.
+    # 0 for each row is no published fold: those go with the table's own groups.
     by_copies = replace(table, groups=table.copies, folds=np.zeros(len(table), int))
     return by_copies, min(MOST_FOLDS, fewest_images)
 
@@ -118,8 +119,8 @@ def learning_curve(
 ) -> tuple[pd.DataFrame, list[Floats]]:
     """Test a probe that is trained on ever more of the labelled groups.
 
-    The same folds are tested each time; of the other ones a share of the groups of each
-    class is trained on, larger shares holding the smaller ones.
+    The same folds are tested each time; of the groups of each class in the other folds
+    a share is trained on. Larger shares hold the smaller ones.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ def learning_curve(
         share, and the numbers of images and groups that were trained on, means over
         folds; a row for each share.
     answers : list of Floats
-        For each row of `points` out-of-fold probabilities, (n, k).
+        For each row of `points` out-of-fold probabilities, (n, k), of the table's rows.
     """
     folds = list(group_folds(table.labels, table.groups, n_splits=n_splits, seed=seed))
     points = []
@@ -177,11 +178,11 @@ def groups_needed(
     points, answers
         As from `learning_curve`; the last point is that of all groups.
     table
-        Its labels and groups are read.
+        The one that the curve is of, for its labels and groups.
     target
         An accuracy, 0 to 1.
     seed
-        Of the draws.
+        Of the bootstrap draws.
 
     Returns
     -------
@@ -202,7 +203,10 @@ def groups_needed(
     least_error = 0.5 / n_groups  # half an error, where a draw holds none
 
     def fit_power_law(weights: Floats) -> dict[str, Floats]:
-        """Return b and the log of the times, (draws,), of weights (draws, n)."""
+        """Return b and the log of how many times the groups are needed, (draws,).
+
+        `weights` (draws, n) say how often each draw holds each row.
+        """
         errors = (weights @ wrong) / weights.sum(axis=1, keepdims=True)
         log_errors = np.log(np.maximum(errors, least_error))
         slope = log_errors @ centred / (centred @ centred)
@@ -222,7 +226,7 @@ def groups_needed(
 
 
 def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:
-    """Draw a share of the groups of each class that `rows` hold, rounded up.
+    """Draw a share of the groups of each class among `rows`, rounded up.
 
     Returns those of the row numbers that are of a drawn group, in the same order. All
     shares take the first groups of one random order: larger ones hold the smaller.

@@ -99,7 +99,7 @@ class Measured:
         Whether somebody has declared groups; else they are near-duplicates.
     kept_apart
         Whether no group was in training and test at once; False where a class has too
-        few groups for that.
+        few groups for that, and near-duplicates alone were kept apart.
     series
         The pattern that file names suggest; "" where they suggest none.
     joined
@@ -109,7 +109,8 @@ class Measured:
     best
         The best of the trained classifiers.
     simplest
-        The simplest of those that read the same readout; it may be the best.
+        The simplest of those classifiers that read the same features as the best, a
+        linear probe; it may be the best itself.
     largest
         The largest class.
     accuracy
@@ -142,9 +143,9 @@ class Measured:
     other_encoders
         Names of the encoders beside CLIP, as `accuracy` and `gains` have them.
     elsewhere
-        Of another folder; None if none is named.
+        Numbers of another folder; None if none is named.
     erased
-        Of images without their object; None if there are no boxes.
+        Numbers of images without their object; None if there are no boxes.
     """
 
     encoder: str
@@ -205,9 +206,10 @@ class Verdict:
 
 
 def verdict(measured: Measured) -> Verdict:
-    """Turn numbers into an answer, its reasons and next steps, by the rules below.
+    """Turn numbers into an answer, its reasons and next steps, by fixed rules.
 
-    A sentence that does not apply is "", and a step None: both are left out.
+    A sentence that does not apply is "", and a step None: both are left out. Where the
+    answer is no, there is little more than the accuracy to speak of.
     """
     reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
@@ -247,16 +249,21 @@ def name_encoder(measured: Measured) -> str:
 
 
 def sorts_nothing(measured: Measured) -> bool:
-    """Say whether the answer is no: images that could show a gain show none.
+    """Tell whether the answer is no: images that could show a gain show none.
 
-    The gain is over always naming the largest class.
+    The gain is over always naming the largest class. Images that are too few to decide
+    show neither.
     """
     gain = measured.gains[LARGEST]
     return gain.low <= 0 and not reasons_undecided(measured)
 
 
 def short_answer(measured: Measured) -> str:
-    """Say in a few words whether a frozen CLIP sorts these images."""
+    """Say in one sentence whether a frozen CLIP sorts these images.
+
+    The first rule that applies counts: too few images, no gain over the largest class
+    or over file traces, names like series, and then accuracy.
+    """
     accuracy = measured.accuracy[measured.best]
     gain_over_traces = measured.gains[TRACES]
     name = name_encoder(measured)
@@ -288,7 +295,7 @@ def short_answer(measured: Measured) -> str:
 
 
 def reasons_undecided(measured: Measured) -> list[str]:
-    """Give reasons why these images cannot show if CLIP sorts them; [] if they can."""
+    """Say in sentences why images cannot show if CLIP sorts them; [] if they can."""
     reasons = []
     scarce = {
         name: count
@@ -315,7 +322,10 @@ def reasons_undecided(measured: Measured) -> list[str]:
 
 
 def accuracy_sentence(measured: Measured) -> str:
-    """Say how accurate the best is, beside the largest class and file traces."""
+    """Say how accurate the best classifier is, and two that see no picture.
+
+    These always name the largest class, or read the file's traces alone.
+    """
     asked = "images of groups that it was not trained on"
     if not measured.kept_apart:
         asked = "images of groups that it was trained on"
@@ -337,7 +347,7 @@ def accuracy_sentence(measured: Measured) -> str:
 
 
 def file_traces_sentence(measured: Measured) -> str:
-    """Say how CLIP does beside the files' traces, and warn if it is not better."""
+    """Say how much more accurate CLIP is than file traces, and warn if it is not."""
     gain = measured.gains[TRACES]
     if gain.low > 0:
         return f"That is {points(gain)} more than these traces."
@@ -395,7 +405,8 @@ def zero_shot_sentence(measured: Measured) -> str:
 def leakage_sentence(measured: Measured) -> str:
     """Say how much accuracy leakage adds: groups in training and test at once.
 
-    "" where it was not measured, or near-duplicates alone make no difference.
+    "" where it was not measured, where it cannot be avoided, and where no groups are
+    declared and near-duplicates make no difference that can be shown.
     """
     gain = measured.gain_by_leakage
     if gain is None or not measured.kept_apart:
@@ -419,7 +430,7 @@ def leakage_sentence(measured: Measured) -> str:
 
 
 def more_labels_sentence(measured: Measured) -> str:
-    """Say what the last doubling of the labels brought, and how many a target needs."""
+    """Say what doubling the labels brought last, and how many groups a target needs."""
     gain = measured.doubling
     if gain is None:
         return "Whether more labels would pay cannot be said: there are too few groups."
@@ -440,7 +451,7 @@ def more_labels_sentence(measured: Measured) -> str:
 def extrapolation_sentence(measured: Measured) -> str:
     """Say how many groups the target accuracy needs, or that it cannot be said.
 
-    "" where there is no target below 100%.
+    "" where today's accuracy leaves no target below 100%.
     """
     if measured.target == 1:
         return ""
@@ -463,7 +474,7 @@ def _two_digits(count: float) -> str:
 
 
 def abstention_sentence(measured: Measured) -> str:
-    """Say what share of images can be answered with at most 5% errors."""
+    """Say what share of images can be answered with at most 5% of answers wrong."""
     if not measured.answered > 0:  # it is 0 or NaN
         return "Even where it is surest, it errs in more than 5% of its answers."
     if measured.answered == 1:
@@ -476,7 +487,10 @@ def abstention_sentence(measured: Measured) -> str:
 
 
 def elsewhere_sentence(measured: Measured) -> str:
-    """Compare accuracy on another folder with that here; "" without such a folder."""
+    """Say how accuracy on another folder differs from that here; "" without a folder.
+
+    The decision aid's answers and errors there are told as well.
+    """
     away = measured.elsewhere
     if away is None:
         return ""
@@ -497,7 +511,10 @@ def elsewhere_sentence(measured: Measured) -> str:
 
 
 def erasing_sentence(measured: Measured) -> str:
-    """Say what erasing the object costs, and the control; "" without boxes."""
+    """Say how much accuracy erasing the object costs; "" without boxes.
+
+    Beside it stands the control: erasing as much on the other side of the image.
+    """
     erased = measured.erased
     if erased is None:
         return ""
@@ -519,7 +536,10 @@ def erasing_sentence(measured: Measured) -> str:
 
 
 def declare_groups(measured: Measured) -> Step | None:
-    """Ask for groups where none were declared; None where some were."""
+    """Ask to declare groups; None if they are declared.
+
+    Where file names suggest groups, the step has the command that declares them.
+    """
     if measured.declared:
         return None
     if not measured.series:
@@ -540,7 +560,10 @@ def declare_groups(measured: Measured) -> Step | None:
 
 
 def recommend_classifier(measured: Measured) -> Step | None:
-    """Recommend the best classifier, or the simplest if it is not shown to be worse."""
+    """Recommend the best classifier, or the simplest if it is not shown to be worse.
+
+    None where the images are too few to decide.
+    """
     if reasons_undecided(measured):
         return None
     if measured.best == measured.simplest:
@@ -560,7 +583,8 @@ def recommend_classifier(measured: Measured) -> Step | None:
 def recommend_encoder(measured: Measured) -> Step | None:
     """Recommend the best encoder that is shown to be better than CLIP, or else CLIP.
 
-    None where no other was asked for.
+    Encoders are compared by a linear probe on pooled features. None where no other was
+    asked for.
     """
     if not measured.other_encoders:
         return None
@@ -587,9 +611,9 @@ def recommend_encoder(measured: Measured) -> Step | None:
 
 
 def suggest_larger_encoder(measured: Measured) -> Step | None:
-    """Give the command that sets OpenAI's CLIP beside the small embedded one.
+    """Give the command that compares OpenAI's CLIP with the small embedded one.
 
-    None where another encoder is used, or beside it already.
+    None where the encoder is another one, or is compared with others already.
     """
     if measured.encoder != "mini" or measured.other_encoders:
         return None
@@ -601,15 +625,16 @@ def suggest_larger_encoder(measured: Measured) -> Step | None:
 
 
 def suggest_more_images(measured: Measured) -> Step | None:
-    """Say of the class that is found least how many more groups to collect.
+    """Say of the class of lowest sensitivity how many more groups to collect.
 
-    So many that the share found is known to ten points, by the normal approximation of
-    the binomial; and twice today's, where it is a weak class and more labels may pay.
+    So many that its sensitivity would be known to ten points on each side, by the
+    normal approximation of the binomial; and twice today's at least, where it is a weak
+    class and more labels may pay. None where there are enough.
     """
     name = min(measured.sensitivity, key=lambda key: measured.sensitivity[key].value)
     found = measured.sensitivity[name]
     count = measured.groups_per_class[name]
-    # No smaller than that of a sensitivity of 90%, lest few images promise certainty.
+    # Not below that of a sensitivity of 90%: a few images, all found, prove little.
     variance = max(found.value * (1 - found.value), GOOD_ACCURACY * (1 - GOOD_ACCURACY))
     wanted = math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2)
     accuracy = measured.accuracy[measured.best].value
@@ -622,17 +647,21 @@ def suggest_more_images(measured: Measured) -> Step | None:
         return None
     so_far = f"{percent(found)} of it found, in {counted(count, 'group')}"
     if is_weak:
-        why = f"the class that is missed most: {so_far}"
+        description = f"the class that is missed most: {so_far}"
     else:
-        why = f"the least sure class: {so_far}"
+        description = f"the least sure class: {so_far}"
     return Step(
-        f"Collect {name}, {why}. With about {counted(more, 'more group')} of it, one "
-        "would know that share to ten points."
+        f"Collect {name}, {description}. With about {counted(more, 'more group')} of "
+        "it, one would know that share to ten points."
     )
 
 
 def check_labels(measured: Measured) -> Step | None:
-    """Ask to look at labels and files that may be wrong; None without any."""
+    """Ask to check labels, groups and files that may be wrong; None without any.
+
+    These are copies with two labels, declared groups with copies of each other, labels
+    that look wrong, and files that cannot be read.
+    """
     parts = []
     if measured.conflicts:
         pairs = "pair of copies bears"
@@ -652,9 +681,10 @@ def check_labels(measured: Measured) -> Step | None:
 
 
 def _labels_in_doubt(measured: Measured) -> str:
-    """Count the labels that look wrong, name the first, and say if most may be right.
+    """Count labels that look wrong, name the first, and say if most may be right.
 
-    A classifier that errs often contradicts right labels, too.
+    A classifier that errs often contradicts right labels, too. The text is part of a
+    sentence; there must be one such label at least.
     """
     count = len(measured.suspects)
     labels = "label looks" if count == 1 else "labels look"

@@ -17,14 +17,14 @@ from cliplib.tables.splits import class_indices
 logger = logging.getLogger(__name__)
 
 LEAST_LOGIT = -700.0
-"""In place of the logarithm of 0; the exponential of less would be 0 as well."""
+"""Lower logits, such as -inf of a probability of 0, are raised to it."""
 GROUPS_PER_BIN = 20
-"""Of `quantile_reliability`, so that few images make few bins."""
+"""`quantile_reliability` makes one bin of so many groups: few images, few bins."""
 MOST_BINS = 10
 
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
-    """Find the temperature of least log loss.
+    """Find the temperature that logits are divided by for the least log loss.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     Returns
     -------
     float
-        What to divide logits by, 0.01 to 100 (Guo et al. 2017, section 4.2). If the
-        largest logit is right in every row, it is 1: the loss would fall without end
-        towards a certainty that the rows do not prove.
+        The temperature, 0.01 to 100 (Guo et al. 2017, section 4.2). If the largest
+        logit is right in every row, it is 1: the loss would fall with the temperature
+        without end, towards a certainty that the rows do not prove.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def reliability(
 ) -> pd.DataFrame:
     """Compare accuracy with confidence, the highest probability (Guo et al. 2017).
 
-    Rows are put into the 15 bins of confidence of equal width.
+    Rows are put into 15 bins of confidence, each of width 1/15.
 
     Parameters
     ----------
@@ -87,18 +87,23 @@ def reliability(
         Labels (n,), column numbers of `proba`.
     proba
         Probabilities (n, k).
-    groups, n_boot, seed
-        As in `evaluate`.
+    groups
+        Groups (n,) that bootstrap draws keep together; without them each row is its
+        own.
+    n_boot, seed
+        Number and random seed of the draws.
 
     Returns
     -------
     pd.DataFrame
-        accuracy, accuracy_low, accuracy_high, bin_low, bin_high, count and mean
-        confidence of each bin (bin_low, bin_high]; NaN where it is empty.
+        A row for each bin (bin_low, bin_high]: accuracy, accuracy_low and accuracy_high
+        (its 95% interval), bin_low, bin_high, count (of rows) and confidence (their
+        mean). Accuracy and confidence of an empty bin are NaN.
     """
     labels = class_indices(y)
     probabilities = checked_proba(labels, proba, "proba")[0]
     right = probabilities.argmax(axis=1) == labels
+    # (n, 1), against the bins; rounding of probabilities may take it beyond 1.
     confidence = np.minimum(probabilities.max(axis=1), 1)[:, None]
     inside = confidence_bins(confidence)  # (n, bins)
     accuracy = ratio_intervals(
@@ -122,9 +127,10 @@ def reliability(
 def quantile_reliability(
     y: ArrayLike, proba: ArrayLike, groups: ArrayLike, *, seed: int = 0
 ) -> pd.DataFrame:
-    """Compare accuracy with confidence, as `reliability` does, in bins of equal counts.
+    """Compare accuracy with confidence in bins of equal numbers of rows.
 
-    There is one bin for every twenty groups, but one at least and ten at most.
+    Confidence is the highest probability. There is one bin for every twenty groups, but
+    one at least and ten at most.
 
     Parameters
     ----------
@@ -132,14 +138,16 @@ def quantile_reliability(
         Labels (n,), column numbers of `proba`.
     proba
         Probabilities (n, k).
-    groups, seed
-        As in `evaluate`.
+    groups
+        Groups (n,) that bootstrap draws keep together.
+    seed
+        Of the draws.
 
     Returns
     -------
     pd.DataFrame
-        A row for each bin, least confident first: confidence, its mean, and value, low
-        and high of its accuracy.
+        A row for each bin, least confident first: value, low and high of its accuracy,
+        with the 95% interval, and its mean confidence.
     """
     probabilities = np.asarray(proba, float)
     right = probabilities.argmax(axis=1) == np.asarray(y)
@@ -160,19 +168,19 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     right
         Whether each row (n,) is predicted rightly, as truth values or 0 and 1.
     confidence
-        Confidences (n,).
+        How sure the classifier is of each row (n,), in any unit; higher is surer.
 
     Returns
     -------
     pd.DataFrame
-        For each confidence, highest first: threshold (this confidence), coverage (share
-        of rows at least so confident) and risk (share of errors among them; El-Yaniv
-        and Wiener 2010).
+        A row for each different confidence, highest first: threshold (this confidence),
+        coverage (share of rows at least so confident) and risk (share of errors among
+        them; El-Yaniv and Wiener 2010).
 
     Raises
     ------
     ValueError
-        Where both differ in length, or one holds NaN.
+        Where the two differ in length, or one holds NaN.
     """
     thresholds = np.asarray(confidence, float)
     errors = 1 - np.asarray(right, float)

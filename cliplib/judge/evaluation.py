@@ -40,12 +40,13 @@ EDGES = np.arange(16) / 15
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` found; NaN where undefined.
+    """Metrics of predictions with 95% intervals; NaN where undefined.
 
     Attributes
     ----------
     metrics
-        value, low and high, a row for each of `METRICS`, or of `METRICS_OF_LABELS`.
+        value, low and high, a row for each of `METRICS`; of predictions that are labels
+        alone, for each of `METRICS_OF_LABELS`.
     per_class
         support (rows of the class), and x, x_low, x_high for each x of `PER_CLASS`, a
         row for each class.
@@ -79,8 +80,9 @@ class Evaluation:
     def numbers(self) -> dict[str, Any]:
         """Return everything as plain values, as notebooks save it; NaN where undefined.
 
-        Of each metric value, low and high by its name; the same for each class below
-        ``per_class``; and classes, confusion, n, n_groups, n_repeats.
+        The keys are the metrics' names, each with value, low and high; ``per_class``,
+        with the same for each class and each of `PER_CLASS`, and the class's support;
+        ``classes``, ``confusion``, ``n``, ``n_groups`` and ``n_repeats``.
         """
         per_class: dict[Any, dict[str, Any]] = {}
         for name, row in self.per_class.iterrows():
@@ -126,14 +128,15 @@ def evaluate(
     groups
         Groups (n,); without them each row is its own.
     n_boot, seed
-        As in `bootstrap`.
+        Number and random seed of the bootstrap draws, which keep groups together.
 
     Returns
     -------
     Evaluation
-        AUROC is each class against the rest, of two classes the second. Log loss is in
-        nats, the Brier score the sum of squared errors, 0 to 2. The expected
-        calibration error has 15 bins (Guo et al. 2017, section 2).
+        Metrics overall and by class, and the confusion matrix. AUROC is of each class
+        against the rest; overall it is their mean, or of two classes that of the
+        second. Log loss is in nats, the Brier score the sum of squared errors, 0 to 2.
+        The expected calibration error has 15 bins (Guo et al. 2017, section 2).
 
     Raises
     ------
@@ -147,6 +150,7 @@ def evaluate(
     by_repeat = [_Contributions(labels, proba) for proba in repeats]
 
     def averaged_over_repeats(weights: Floats) -> dict[str, Floats]:
+        """Return the mean over repeats of each statistic, by name."""
         results = [contributions.statistics(weights) for contributions in by_repeat]
         return {
             name: np.nanmean([result[name] for result in results], axis=0)
@@ -173,10 +177,10 @@ def evaluate(
 
 
 class _Contributions:
-    """What each row contributes to the statistics of one repeat.
+    """What each row contributes to the statistics of one repeat of probabilities.
 
-    Statistics of a draw are made of sums over rows, each weighted by how often the draw
-    holds the row. Given are labels (n,) and probabilities (n, k).
+    Statistics of a bootstrap draw are made of sums over rows, each weighted by how
+    often the draw holds the row. Given are labels (n,) and probabilities (n, k).
 
     Attributes
     ----------
@@ -205,14 +209,16 @@ class _Contributions:
         self.gap = confidence_bins(confidence) * (confidence - is_right)
         self.areas = []
         is_labels = bool((proba == self.is_predicted).all())
-        if not is_labels:  # whose area needs no sorting: see `statistics`
+        if not is_labels:  # of labels alone, `statistics` has the areas without sorting
             for is_positive, score in zip(self.is_true.T, proba.T, strict=True):
                 self.areas.append(auroc_statistic(is_positive, score))
 
     def statistics(self, weights: Floats) -> dict[str, Floats]:
         """Return metrics (draws,), and those by class (draws, k), by name.
 
-        `weights` (draws, n) say how often each draw holds each row.
+        `weights` (draws, n) say how often each draw holds each row. What is 0 / 0, such
+        as the sensitivity of a class that a draw lacks, is NaN; means over classes
+        leave it out.
         """
         n_rows = weights.sum(axis=1)
         n_true = weights @ self.is_true
@@ -223,7 +229,7 @@ class _Contributions:
         sensitivity = n_hit / n_true
         f1 = 2 * n_hit / (n_true + n_predicted)
         specificity = n_true_negative / n_other
-        # Labels alone put each class into two ranks, whose area is this mean.
+        # Of labels alone all scores are 0 or 1, and the area is this mean.
         auroc = (sensitivity + specificity) / 2
         if self.areas:
             auroc = np.column_stack([area(weights) for area in self.areas])
@@ -237,6 +243,7 @@ class _Contributions:
             "log_loss": weights @ self.log_loss / n_rows,
             "brier": weights @ self.brier / n_rows,
             "ece": np.abs(gap).sum(axis=1),
+            # For the interval of "ece": how far a draw is from the sample.
             "ece_noise": np.abs(gap - gap_on_sample).sum(axis=1),
             "class_sensitivity": sensitivity,
             "class_specificity": specificity,
@@ -247,20 +254,21 @@ class _Contributions:
 
 
 def confidence_bins(confidence: Floats) -> Bools:
-    """Return a mask (n, bins) of the bin of `EDGES` that each confidence (n, 1) is in.
+    """Return a mask (n, bins): which bin of `EDGES` each confidence (n, 1) is in.
 
     A confidence is above 0, since some class is the most probable.
     """
-    at_most_one = np.minimum(confidence, 1)  # whatever the rounding of softmax
+    at_most_one = np.minimum(confidence, 1)  # rounding may take it beyond
     return np.asarray((EDGES[:-1] < at_most_one) & (at_most_one <= EDGES[1:]))
 
 
 def _checked_input(
     y: ArrayLike, predicted: ArrayLike, classes: Sequence[str] | None
 ) -> tuple[Ints, Floats, list[str]]:
-    """Return labels (n,), probabilities (r, n, k) and names (k,) of classes, checked.
+    """Return labels (n,), probabilities (r, n, k) and names (k,) of classes.
 
-    Predicted labels become probabilities of 0 and 1, of one repeat.
+    Predicted labels become probabilities of 0 and 1, of one repeat. Without `classes`
+    the names are "0" and so on. A ValueError is raised where these do not fit together.
     """
     labels = class_indices(y)
     given = np.asarray(predicted)
@@ -291,8 +299,9 @@ def _per_class_intervals(
     is_predicted: Bools,
     group_of_row: Ints,
 ) -> dict[str, pd.DataFrame]:
-    """Return for each of `PER_CLASS` a table of value, low and high by class.
+    """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
+    `resampled` holds values and bootstrap draws, "class_sensitivity" and so on.
     `is_true` (n, k) and `is_predicted` (r, n, k) tell how many groups each number rests
     on; of several repeats, those of the repeat that has the fewest.
     """
@@ -324,8 +333,9 @@ def _overall_intervals(
 ) -> pd.DataFrame:
     """Return a table of value, low and high, a row for each of `METRICS`.
 
-    `per_class` is as from `_per_class_intervals`. Metrics that are shares, means over
-    classes, or biased have other intervals than `intervals` gives without exact bounds.
+    `per_class` holds a table of value, low and high, a row a class, for each metric of
+    `PER_CLASS`. Accuracy, as a share, has exact bounds; means over classes, and the
+    calibration error, which is biased, have intervals of their own.
     """
     table = pd.concat([intervals(resampled[name], n_groups) for name in METRICS])
     table.index = pd.Index(METRICS, name="metric")
@@ -335,7 +345,8 @@ def _overall_intervals(
     means_over_classes = {
         "balanced_accuracy": per_class["sensitivity"],
         "macro_f1": per_class["f1"],
-        "auroc": areas.iloc[1:] if len(areas) == 2 else areas,  # as `_distinct_areas`
+        # Both areas of two classes are the same: only the second counts.
+        "auroc": areas.iloc[1:] if len(areas) == 2 else areas,
     }
     for name, of_classes in means_over_classes.items():
         table.loc[name] = _mean_interval(table.loc[name], of_classes)
@@ -347,15 +358,15 @@ def _overall_intervals(
 def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float]:
     """Extend the interval of a mean over classes to what the classes' own imply.
 
-    Draws of the mean do not show what is unknown of a class without errors; its own
-    interval does. Squared distances to the ends add up where classes are independent
-    (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702). Both arguments hold
-    value, low and high; so does what is returned.
+    A class without errors has none in any bootstrap draw; only its own interval shows
+    what is unknown of it. Squared distances from value to end add up where classes are
+    independent (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702). Both
+    arguments hold value, low and high; so does what is returned.
     """
-    known = of_classes.dropna()
-    value, low, high = (known[name].to_numpy() for name in ("value", "low", "high"))
-    to_low = np.sqrt(((value - low) ** 2).sum()) / len(known)
-    to_high = np.sqrt(((high - value) ** 2).sum()) / len(known)
+    defined = of_classes.dropna()
+    value, low, high = (defined[name].to_numpy() for name in ("value", "low", "high"))
+    to_low = np.sqrt(((value - low) ** 2).sum()) / len(defined)
+    to_high = np.sqrt(((high - value) ** 2).sum()) / len(defined)
     return {
         "value": mean["value"],
         "low": min(mean["low"], mean["value"] - to_low),
@@ -364,12 +375,13 @@ def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float
 
 
 def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, float]:
-    """Return the interval of the calibration error, which noise biases upwards.
+    """Return value, low and high of the calibration error, which noise biases upwards.
 
-    With the gaps g of the bins on the sample and g* on a draw, the error is ``Σ|g|``,
-    and its noise ``Σ|g* - g|``. The interval goes down by the noise's 97.5% quantile,
-    and up by as much as the 2.5% quantile of the draws' errors lies below the sample's
-    (the basic bootstrap); both times `small_sample_factor`.
+    The gap of a bin is its confidence less its accuracy, times its share of the rows:
+    g on the sample, g* on a draw. The error is ``Σ|g|``, and its noise ``Σ|g* - g|``.
+    The interval goes down by the noise's 97.5% quantile, and up by as much as the 2.5%
+    quantile of the draws' errors lies below the sample's (the basic bootstrap); both
+    distances are multiplied by `small_sample_factor`.
     """
     value = float(resampled["ece"].value)
     noise = float(np.quantile(resampled["ece_noise"].draws, 0.975))
@@ -385,7 +397,10 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, f
 def _per_class_table(
     per_class: dict[str, pd.DataFrame], names: list[str], support: Ints
 ) -> pd.DataFrame:
-    """Join the tables of `_per_class_intervals` to `Evaluation.per_class`."""
+    """Join the tables of each metric, value, low and high by class, to a single one.
+
+    Its columns are x, x_low and x_high for each metric x, and support; a row a class.
+    """
     columns: dict[str, NDArray[Any]] = {}
     for key, table in per_class.items():
         columns[key] = table["value"].to_numpy()
@@ -400,6 +415,7 @@ def _confusion(labels: Ints, repeats: Floats) -> Ints:
     k = repeats.shape[2]
     counts = np.zeros((k, k), np.int64)
     for proba in repeats:
+        # Unlike +=, this counts a cell as often as it comes.
         np.add.at(counts, (labels, proba.argmax(axis=1)), 1)
     return counts
 

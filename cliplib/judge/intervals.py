@@ -47,13 +47,16 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Share:
-        """Read a row of `intervals`, or of `compare` for a difference."""
+        """Take value, low and high from a row; "difference" may stand for value."""
         value = row["value"] if "value" in row else row["difference"]
         return cls(float(value), float(row["low"]), float(row["high"]))
 
     @classmethod
     def of_metric(cls, row: Mapping[str, Any], name: str) -> Share:
-        """Read the columns name, name_low and name_high of `Evaluation.per_class`."""
+        """Read a metric of a class from name, name_low and name_high in its row.
+
+        Such is a row of `Evaluation.per_class`.
+        """
         low = float(row[f"{name}_low"])
         high = float(row[f"{name}_high"])
         return cls(float(row[name]), low, high)
@@ -94,6 +97,12 @@ def bootstrap(
     seed
         With equal seeds and numbers of groups the draws are equal: statistics of
         separate calls stay paired.
+
+    Returns
+    -------
+    dict
+        By name, the statistic on the sample and on each draw. A warning says where
+        there are fewer than ten groups.
     """
     n_groups = int(group_of_row.max()) + 1
     if n_groups < 10:
@@ -138,7 +147,7 @@ def intervals(
     Parameters
     ----------
     resampled
-        As from `bootstrap`.
+        The values on the sample, and on the draws of `bootstrap`.
     n_groups
         Number of groups that each statistic rests on, (m,) or one for all, such as
         those with rows in its denominator.
@@ -174,11 +183,12 @@ def intervals(
 
 
 def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Floats:
-    """Multiply the distances of bounds (2, m) from values by `small_sample_factor`.
+    """Multiply the distances of bounds (2, m) from values (m,), and return the bounds.
 
-    A bound on the wrong side of its value stays where it is.
+    The factor is `small_sample_factor` of the numbers of groups (m,). A bound on the
+    wrong side of its value stays where it is.
     """
-    factor = small_sample_factor(np.maximum(n_groups, 2))  # none is defined for one
+    factor = small_sample_factor(np.maximum(n_groups, 2))  # one group has no factor
     low, high = bounds
     widened_low = value - factor * (value - low)
     widened_high = value + factor * (high - value)
@@ -186,16 +196,20 @@ def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Fl
 
 
 def _extended_to_exact(bounds: Floats, exact_bounds: Floats) -> Floats:
-    """Extend intervals (2, m) that reach 0 or 1 to hold the exact ones, unless NaN."""
+    """Extend bounds (2, m) of intervals that reach 0 or 1 to the exact ones.
+
+    Exact bounds that are NaN change nothing.
+    """
     low, high = bounds
     exact_low, exact_high = exact_bounds
+    # fmin and fmax take the other number where one is NaN.
     extended = np.stack([np.fmin(low, exact_low), np.fmax(high, exact_high)])
     reaches_edge = (low <= 0) | (high >= 1)
     return np.where(reaches_edge, extended, bounds)
 
 
 def small_sample_factor(n_groups: ArrayLike) -> Floats:
-    """Return the factor, above 1, by which percentiles of draws must leave the value.
+    """Return the factor, above 1, for the distance of bootstrap bounds from the value.
 
     For n groups, 2 or more, it puts Student's quantile in place of the normal one, and
     a standard deviation divided by n - 1 in place of one divided by n.
@@ -206,7 +220,7 @@ def small_sample_factor(n_groups: ArrayLike) -> Floats:
 
 
 def clopper_pearson(share: ArrayLike, n: ArrayLike) -> Floats:
-    """Return the exact binomial intervals (2, m) of shares (m,) of n (m,) trials.
+    """Return exact binomial 95% intervals (2, m) of shares (m,) of n (m,) trials.
 
     Clopper and Pearson 1934; where share times n is no whole number of hits, the beta
     distribution interpolates.
@@ -220,7 +234,7 @@ def clopper_pearson(share: ArrayLike, n: ArrayLike) -> Floats:
 
 
 def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> Floats:
-    """Return intervals (2, m) of areas under ROC curves (m,), without any draws.
+    """Return 95% intervals (2, m) of areas under ROC curves (m,), without any draws.
 
     They follow from the numbers of positives and negatives, (m,). Method 5 of Newcombe
     (Statistics in Medicine 25, 2006, 559-573): all areas from which the one found is
@@ -232,6 +246,7 @@ def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> F
     n = np.asarray(n_negative, float)
 
     def is_in_interval(supposed: Floats) -> Bools:
+        """Tell which supposed areas (m,) are 1.96 errors or less from those found."""
         # The squared standard error is the variance divided by m n.
         spread = (1 - supposed) / (2 - supposed) + supposed / (1 + supposed)
         variance = supposed * (1 - supposed) * (1 + ((m + n) / 2 - 1) * spread)
@@ -244,9 +259,9 @@ def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> F
         inside = found
         for _ in range(50):  # until the distance is below any rounding
             middle = (outside + inside) / 2
-            goes_on = is_in_interval(middle)
-            inside = np.where(goes_on, middle, inside)
-            outside = np.where(goes_on, outside, middle)
+            is_inside = is_in_interval(middle)
+            inside = np.where(is_inside, middle, inside)
+            outside = np.where(is_inside, outside, middle)
         ends.append(inside)
     return np.where(np.isnan(found), np.nan, np.stack(ends))
 
@@ -267,13 +282,14 @@ def ratio_intervals(
     ----------
     numerator
         Array (n,) or (n, m), table or mapping of columns. Truth values are shares:
-        where their interval reaches 0 or 1 it is at least the exact one over groups.
+        where their interval reaches 0 or 1 it is extended to the exact binomial one, in
+        which each group is a trial.
     denominator
         Number, (n,) or (n, m). A row counts where its denominator is above 0.
     groups
         Groups (n,); without them each row is its own.
     n_boot, seed
-        As in `bootstrap`.
+        Number and random seed of the bootstrap draws, which keep groups together.
 
     Returns
     -------
@@ -287,6 +303,7 @@ def ratio_intervals(
     denominators = np.broadcast_to(denominators, columns.shape)
     is_counted = denominators > 0
     numerators = np.where(is_counted, columns.to_numpy(float), 0)
+    # A single group will do: its interval is 0 to 1, or NaN.
     group_of_row = group_codes(groups, len(columns), at_least=1)
 
     def ratios(weights: Floats) -> dict[str, Floats]:
@@ -306,18 +323,18 @@ def count_groups_with(columns: Bools, group_of_row: Ints) -> Ints:
 
 
 def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats]:
-    """Return a function from weights (draws, n) to the area under the ROC curve.
+    """Return a function from weights (draws, n) to areas under the ROC curve (draws,).
 
-    The area, (draws,), is the weighted share of pairs of a positive and a negative row
-    in which the positive has the higher score, ties counting half (Hanley and McNeil
-    1982). Scores are sorted once for all draws.
+    Weights say how often each draw holds each row. The area is the weighted share of
+    pairs of a positive and a negative row in which the positive has the higher score,
+    ties counting half (Hanley and McNeil 1982). Scores are sorted once for all draws.
 
     Parameters
     ----------
     positive
         Whether each row is of the class that high scores speak for, (n,).
     score
-        (n,)
+        The score of each row, (n,), in any unit.
     """
     order = np.argsort(score[~positive], kind="stable")
     negatives = np.flatnonzero(~positive)[order]
@@ -356,8 +373,10 @@ def compare(
     a, b
         Predicted labels (n,), probabilities (n, k) or those of repeats (r, n, k), whose
         accuracies are averaged. With probabilities, labels are indices.
-    groups, n_boot, seed
-        As in `ratio_intervals`.
+    groups
+        Groups (n,); without them each row is its own.
+    n_boot, seed
+        Number and random seed of the bootstrap draws, which keep groups together.
 
     Returns
     -------
@@ -404,13 +423,19 @@ def compare_all(
 ) -> pd.DataFrame:
     """Compare all pairs of two or more classifiers by `compare`.
 
-    `predictions` maps their names to what `compare` takes.
+    `predictions` maps their names to predicted labels (n,), probabilities (n, k) or
+    those of repeats (r, n, k). The other arguments are those of `compare`.
 
     Returns
     -------
     pd.DataFrame
-        a, b, the fields of `compare`, and p_holm, corrected for the number of pairs
-        (Holm 1979).
+        A row for each pair: a and b (names), difference (accuracy of a less that of b),
+        low, high, p, and p_holm, corrected for the number of pairs (Holm 1979).
+
+    Raises
+    ------
+    ValueError
+        Where there are fewer than two classifiers, or predictions do not fit.
     """
     if len(predictions) < 2:
         raise ValueError(
@@ -433,18 +458,20 @@ def compare_all(
 def _counts_by_draw(drawn: Ints) -> Ints:
     """Return how often each draw holds each group, (draws, n_groups).
 
-    A row of `drawn` (draws, n_groups) holds the numbers of the groups that were drawn.
+    A row of `drawn`, of the same shape, holds the numbers of the groups of one draw: as
+    many as there are groups, some of them several times.
     """
     n_draws, n_groups = drawn.shape
     draw = np.arange(n_draws)[:, None]
-    codes = draw * n_groups + drawn  # another one for each draw and group
+    codes = draw * n_groups + drawn  # another code for each pair of draw and group
     return np.bincount(codes.ravel(), minlength=codes.size).reshape(codes.shape)
 
 
 def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
     """Return in what share of the repeats each row is predicted rightly, (n,).
 
-    Of labels (n,) it is 0 or 1. Errors name the argument that `predicted` was given as.
+    Of labels (n,) it is 0 or 1. A ValueError is raised where `predicted` does not fit
+    the labels `y`; it calls `predicted` by `argument`, its name for the user.
     """
     given = np.asarray(predicted)
     if given.ndim == 1:
@@ -467,7 +494,10 @@ def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
 
 
 def _check_labels(labels: Any, argument: str) -> None:
-    """Refuse labels that are not (n,), are empty, or of which one is missing."""
+    """Raise ValueError for labels that are not (n,), or empty, or where one is missing.
+
+    It calls them `argument`, as the user of the public function knows them.
+    """
     if labels.ndim != 1 or not len(labels):
         raise ValueError(f"{argument}: labels must be (n,), and not {labels.shape}.")
     missing = int(pd.isna(labels).sum())
@@ -483,12 +513,13 @@ def _are_names(labels: Any) -> bool:
 def checked_proba(labels: Ints, predicted: Any, argument: str) -> Floats:
     """Return probabilities as (r, n, k), from (n, k) or from r repeats (r, n, k).
 
-    Labels (n,) are column numbers; errors name the argument.
+    Labels (n,) are column numbers.
 
     Raises
     ------
     ValueError
-        Where they are of another shape, do not sum to 1, or lack a column for a label.
+        Where probabilities are of another shape, do not sum to 1, or lack a column for
+        a label. It calls `predicted` by `argument`, its name for the user.
     """
     given = np.asarray(predicted, float)
     if given.ndim not in (2, 3) or given.shape[-2] != len(labels):

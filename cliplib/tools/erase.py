@@ -72,7 +72,8 @@ def ellipse(box: Box, size: tuple[int, int]) -> Bools:
 def erase(image: Image.Image, box: Box, *, seed: int = 0) -> Image.Image:
     """Return a copy, RGB, in which the ellipse round a box continues what is round it.
 
-    As `fill` does it, with the same errors.
+    The ellipse goes through the box's corners; `seed` is of the noise that `fill` adds.
+    Raises ValueError if it covers the whole image, ImportError without scikit-image.
     """
     return fill(image, ellipse(box, image.size), seed=seed)
 
@@ -107,7 +108,8 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
             "image's height and width."
         )
     if mask.any():
-        # Every step-th pixel is filled in both directions; the filling is smooth.
+        # Of a large hole, every step-th row and column is filled, and the rest is
+        # interpolated between them: the filling is smooth.
         step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
         # All that the filling depends on: the rim, and a blur's reach of 4 deviations.
         part = _surroundings(mask, margin=RIM + math.ceil(4 * max(SMOOTHING, step)))
@@ -119,14 +121,20 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
 
 
 def _surroundings(mask: Bools, margin: int) -> tuple[slice, slice]:
-    """Return the ranges of rows and columns that hold the mask, with a margin."""
+    """Return slices of rows and of columns that hold a mask's true pixels.
+
+    They are `margin` pixels larger on each side; the mask must not be empty.
+    """
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
     return _range_around(rows, margin), _range_around(columns, margin)
 
 
 def _range_around(indices: Ints, margin: int) -> slice:
-    """Return a slice from the first index to the last, `margin` longer at both ends."""
+    """Return a slice from the first index to the last, `margin` longer at both ends.
+
+    It begins at 0 at the lowest.
+    """
     return slice(max(indices[0] - margin, 0), indices[-1] + margin + 1)
 
 
@@ -134,7 +142,8 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
     """Return blurred pixels (h, w, 3) that continue into the hole (h, w).
 
     With a step above 1 every step-th row and column are filled, and the rest is
-    interpolated between them.
+    interpolated between them. Raises ValueError where the hole leaves nothing, and
+    ImportError without scikit-image.
     """
     try:
         from skimage.restoration import inpaint_biharmonic
@@ -165,16 +174,22 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
 
 
 def _blurred(pixels: Floats, is_known: Bools, sigma: float) -> Floats:
-    """Blur pixels (h, w, c); those that are not known (h, w) have no weight."""
+    """Blur pixels (h, w, c); those that are not known (h, w) have no weight.
+
+    `sigma` is the standard deviation in pixels.
+    """
     weight = gaussian_filter(is_known.astype(np.float64), sigma)[..., None]
     total = gaussian_filter(pixels * is_known[..., None], (sigma, sigma, 0))
     return np.asarray(total / np.maximum(weight, 1e-9))
 
 
 def _noise(pixels: Floats, hole: Bools, seed: int) -> Floats:
-    """Draw noise (h, w, 3) with the rim's standard deviation from its own blur."""
+    """Draw noise (h, w, 3) as strong as that of the rim around a hole (h, w).
+
+    Its strength is the rim's standard deviation from its own blur, by channel.
+    """
     rim = binary_dilation(hole, iterations=RIM) & ~hole
-    detail = (pixels - _blurred(pixels, ~hole, SMOOTHING / 2))[rim]
+    detail = (pixels - _blurred(pixels, ~hole, SMOOTHING / 2))[rim]  # (pixels, 3)
     # A median is not moved by an edge that crosses the rim. Times 1.4826 the median
     # absolute deviation is the standard deviation of a Gaussian.
     deviation = 1.4826 * np.median(np.abs(detail), axis=0)
@@ -191,10 +206,11 @@ def keep(image: Image.Image, box: Box) -> Image.Image:
 
 
 def crop(image: Image.Image, box: Box, *, margin: float = 0.0) -> Image.Image:
-    """Return the square around a box, RGB, moved where it would leave the image.
+    """Return the square part of the image, RGB, around a box.
 
     Its side is the box's longer side, plus `margin` times that at both ends, but at
-    most the image's shorter side.
+    most the image's shorter side. Where it would leave the image, it is moved inside.
+    A margin below 0 raises ValueError.
     """
     if margin < 0:
         raise ValueError(f"margin={margin}: it must be 0 or more.")

@@ -49,6 +49,8 @@ def chefer_relevance(
 
     Parameters
     ----------
+    encoder, images
+        A frozen CLIP, and n images for it, or one.
     directions
         (d,) for all images or (n, d), a probe's ``logit_gradients`` or rows of
         `zero_shot_weights`: the logit is ``features @ direction``, times the logit
@@ -56,11 +58,17 @@ def chefer_relevance(
         section 3), whatever the class: heads are averaged, and half of what leaves a
         block is taken to have passed it by.
     readout
-        Which features the directions belong to, as in `ClipEncoder.images`.
+        Name of the readout ("pooled", "projected", "deep" or another of `READOUTS`)
+        whose features the directions belong to.
 
     Returns
     -------
     (n, rows, columns) float32: a value for each patch, at least 0 and of no unit
+
+    Raises
+    ------
+    ValueError
+        If there are several directions, but not one for each image.
     """
     sources = image_list(images)
     shape = np.shape(np.asarray(directions))
@@ -97,7 +105,7 @@ def patch_size(encoder: ClipEncoder) -> int:
 
 
 def patches_a_side(encoder: ClipEncoder) -> int:
-    """Return into how many rows, or columns, of patches the tower cuts an image."""
+    """Return how many rows of patches an image is cut into; columns are as many."""
     return encoder.image_size // patch_size(encoder)
 
 
@@ -130,14 +138,17 @@ def _logit(
     direction: Features,
     readout: str,
 ) -> Tensor:
-    """Return the logit of one image along a direction (d,), still differentiable."""
+    """Return the logit of one image along a direction (d,): a scalar with gradients.
+
+    `states` (1, tokens, width) are what enters and leaves each block of the tower.
+    """
     scale = encoder.logit_scale if readout == "projected" else 1
     features = encoder.read_states(states, readout)[0]
     return scale * features @ torch.as_tensor(direction).to(features)
 
 
 def _rollout_matrix(attention: Tensor) -> Tensor:
-    """Return half the attention (1, heads, tokens, tokens), and half the identity.
+    """Return half the attention (1, heads, tokens, tokens) plus half the identity.
 
     Heads are averaged. A row of the result (tokens, tokens) says from which tokens the
     block's output at one token comes; the identity is what passes the block by.
@@ -147,10 +158,11 @@ def _rollout_matrix(attention: Tensor) -> Tensor:
 
 
 def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
-    """Return how a block passes relevance on, a row for each token it arrives at.
+    """Return how a block passes relevance on, from tokens (columns) to tokens (rows).
 
-    By equation 5 of `chefer_relevance`'s source from attention and its gradient, (1,
-    heads, tokens, tokens) both; the identity is what passes the block by.
+    It is the mean over heads of the positive part of attention times its gradient, (1,
+    heads, tokens, tokens) both (Chefer, Gur and Wolf 2021, equation 5), plus the
+    identity: what passes the block by.
     """
     product = (attention * gradient)[0].detach()
     mean = product.clamp(min=0).mean(dim=0)
@@ -160,8 +172,8 @@ def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
 def _reaching_class_token(matrices: list[Tensor]) -> Features:
     """Return what reaches the class token from each patch, (patches,).
 
-    It is the class token's row, the first, of the product of all blocks' matrices, in
-    which the last block stands first.
+    `matrices` (tokens, tokens) are of the first block to the last. The result is the
+    class token's row, the first, of their product, in which the last stands first.
     """
     row = torch.eye(len(matrices[0])).to(matrices[0])[:1]
     for matrix in reversed(matrices):  # a row times matrices: no full product is needed
@@ -172,13 +184,14 @@ def _reaching_class_token(matrices: list[Tensor]) -> Features:
 def preprocessed_image(encoder: ClipEncoder, image: ImageSource) -> Image.Image:
     """Return an image as the vision tower sees it: RGB, `image_size` pixels square."""
     pixels = encoder.preprocess(image).transpose(1, 2, 0)
+    # Back from the normalised values to 0 to 1.
     shares = pixels * encoder.processor.image_std + encoder.processor.image_mean
     levels = (255 * shares).round().clip(0, 255)
     return Image.fromarray(levels.astype(np.uint8))
 
 
 def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.Image:
-    """Lay a map (rows, columns) in red over a grey image, as the encoder sees it.
+    """Return a grey image, as the encoder sees it, with a map (rows, columns) in red.
 
     The red is transparent at the map's least value, 80% opaque at its largest.
     """
@@ -198,10 +211,10 @@ def heat_maps(
     labels: ArrayLike,
     readout: str,
 ) -> list[Image.Image]:
-    """Return each image, grey, with red where it speaks for its label (`overlay`).
+    """Return each image, grey, with red where it speaks for its label.
 
-    The probe was fitted to features in this readout; labels (n,), right or predicted
-    ones, are among its classes.
+    The probe was fitted to the encoder's features in the readout of this name; labels
+    (n,), right or predicted ones, are among its classes.
     """
     features = encoder.images(images, readout=readout, progress=False)
     directions = probe.logit_gradients(features, labels)
@@ -214,11 +227,11 @@ def heat_maps(
 def randomize_weights(
     encoder: ClipEncoder, *, layers: int | None = None, seed: int = 0
 ) -> ClipEncoder:
-    """Return an encoder with random weights, in all or in the last `layers` blocks.
+    """Return an encoder with random weights: all, or those of the last `layers` blocks.
 
     A map that stays as it was explains the image, not the model (Adebayo et al.,
     "Sanity checks for saliency maps", NeurIPS 2018, section 3). The blocks are those of
-    the vision tower; the layer norm after them becomes random, too. The given encoder
+    the vision tower; the layer norm after them gets new weights, too. The given encoder
     stays as it is.
     """
     with torch.random.fork_rng(devices=[]):

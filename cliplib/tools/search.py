@@ -65,7 +65,10 @@ def search(
 
 
 def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:
-    """Return row numbers and cosines, (q, k) both, whatever the groups; k <= n."""
+    """Return numbers and cosines of the k nearest gallery rows, best first.
+
+    Both are (q, k); the gallery must have k rows at least.
+    """
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     one_more = min(k + 1, len(gallery))  # it shows whether the k-th is tied
@@ -95,11 +98,11 @@ def _nearest_of_groups(
     own_groups: Ints | None,
     k: int,
 ) -> tuple[Ints, Features]:
-    """Return row numbers and cosines of the nearest row of each group, best first.
+    """Return numbers and cosines of the nearest row of each group, best first.
 
-    A query's own group, of `own_groups` (q,), is left out. Both results are (q, k), or
-    narrower if some query has fewer groups to choose from. No library takes one row of
-    each group.
+    Of the gallery's groups the k nearest are taken; no library does that. A query's own
+    group, in `own_groups` (q,), is left out. Both results are (q, k), or narrower for
+    all queries if one of them has fewer groups to choose from.
     """
     fewest_groups = len(np.unique(group_of_row))
     if own_groups is not None and np.isin(own_groups, group_of_row).any():
@@ -119,7 +122,7 @@ def _nearest_of_groups(
 
 
 def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:
-    """Yield for each query its cosines with all gallery rows, (n,)."""
+    """Yield for each of the queries (q, d) its cosines with all gallery rows, (n,)."""
     query_rows = np.asarray(queries)
     for start in range(0, len(query_rows), QUERIES_AT_ONCE):
         yield from cosine_similarity(

@@ -39,13 +39,13 @@ def file_traces(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.Da
     """Measure what may give the class away without a look at what an image shows.
 
     Returns a row for each id, with the columns of `TRACE_COLUMNS`: width and height in
-    pixels, mode and format as categories, quantisation as in `file_facts`, bytes per
-    pixel, mean and standard deviation of the border's grey levels (0 to 255), and the
-    image's mean grey level.
+    pixels, mode and format as categories, quantisation (the mean of JPEG's first table,
+    0 for other formats), bytes per pixel, mean and standard deviation of the border's
+    grey levels (0 to 255), and the image's mean grey level.
     """
     images = list(dataset["image"])
     ids = pd.Index(dataset["id"], name="id")
-    # First, because it names an image that cannot be read. Levels are (n, 3).
+    # First, because its error names an image that cannot be read. Levels are (n, 3).
     (levels,) = map_images(images, grey_levels, cache=cache, progress="file traces")
     facts = pd.DataFrame([file_facts(image) for image in images], ids)
     facts["bytes_per_pixel"] = facts["bytes"] / (facts["width"] * facts["height"])
@@ -61,16 +61,17 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
     Parameters
     ----------
     traces
-        As from `file_traces`, (n, 9).
+        A row for each file, with the columns of `file_traces`.
     classes
         The class of each file, (n,).
 
     Returns
     -------
     DataFrame
-        By class: the number of images; the most frequent format and mode, size and
-        JPEG quantisation, with its share of the class; median and quartiles of bytes a
-        pixel, brightness and brightness of the border.
+        By class: the number of images; the most frequent format and mode, size, and
+        JPEG quantisation, with its share of the class if there are others; median and
+        quartiles of bytes a pixel, brightness and brightness of the border (grey
+        levels, 0 to 255).
     """
     class_of_file = pd.Series(np.asarray(classes), traces.index, name="class")
     kinds = {
@@ -95,9 +96,9 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
 def kinds_of_files(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
     """Count the files of each format, mode and size, the most frequent kind first.
 
-    `traces` and `classes` are as in `traces_by_class`. Columns of the result: format
-    and mode, size, images (their number), classes (how many of each, such as "cat 3,
-    dog 1"), example (an id).
+    `traces` is a table of `file_traces`, `classes` the class of each of its rows, (n,).
+    Columns of the result: format and mode, size, images (their number), classes (how
+    many of each, such as "cat 3, dog 1"), example (the id of one).
     """
     files = pd.DataFrame(
         {
@@ -146,7 +147,10 @@ def _counts(classes: pd.Series) -> str:
 
 
 def _grey_levels(image: Image.Image) -> Floats:
-    """Return mean and standard deviation of the border's levels, mean of all: (3,)."""
+    """Return mean and deviation of the border's grey levels, and the mean of all, (3,).
+
+    Levels are from 0 to 255; the border is 4% of the shorter side wide.
+    """
     grey = np.asarray(image.convert("L"), dtype=np.float64)
     border_width = max(1, round(0.04 * min(grey.shape)))
     inside = slice(border_width, -border_width)

@@ -72,9 +72,9 @@ def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> F
     encoder
         The one that made the table.
     table
-        In a readout that contains the pooled features.
+        Features of n images, in a readout that contains the pooled ones.
     spec
-        Its k classes, their phrases and templates.
+        The data set: its k classes, their phrases and templates.
 
     Returns
     -------
