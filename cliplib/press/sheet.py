@@ -40,7 +40,7 @@ TEMPLATES = Environment(
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows of ``aid.classify(files)`` show a training image or its copy."""
+    """Return which rows of `DecisionAid.classify` show a training image or its copy."""
     return rows["similarity"] >= SAME_IMAGE
 
 

@@ -53,7 +53,7 @@ def corrupt(
 
 
 def _noisy(rgb: Image.Image, deviation: float, seed: int) -> Image.Image:
-    """Add Gaussian noise; its standard deviation is a share of full scale."""
+    """Add Gaussian noise with a standard deviation given as a share of full scale."""
     pixels = np.asarray(rgb)
     noise = np.random.default_rng(seed).normal(0, 255 * deviation, pixels.shape)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
@@ -67,14 +67,14 @@ def _compressed(rgb: Image.Image, quality: int) -> Image.Image:
 
 
 def _brighter(rgb: Image.Image, share: float) -> Image.Image:
-    """Raise the value of HSV by a share of full scale."""
+    """Return an image whose HSV value is raised by a share of full scale, 0 to 1."""
     hue, saturation, value = rgb.convert("HSV").split()
     brighter = value.point(lambda level: int(min(level + 255 * share, 255)))
     return Image.merge("HSV", (hue, saturation, brighter)).convert("RGB")
 
 
 def _rotated(rgb: Image.Image, degrees: float) -> Image.Image:
-    """Rotate, and fill the corners with the median colour of the border."""
+    """Rotate counter-clockwise; corners get the median colour of the border."""
     pixels = np.asarray(rgb)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = tuple(int(channel) for channel in np.median(border, axis=0))
