@@ -149,7 +149,7 @@ def _shares_of(frame: pd.DataFrame) -> pd.Series:
 
 
 def _text(cell: Any) -> str:
-    """Write a cell on one line: "54% (46 to 62)" for a share, "yes" or "" for a bool."""
+    """Write a cell on one line: `Share`s as "54% (46 to 62)", bools as "yes" or ""."""
     if isinstance(cell, Share):
         return percent(cell)
     if isinstance(cell, bool | np.bool_):

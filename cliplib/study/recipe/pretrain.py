@@ -176,13 +176,13 @@ class Batches:
         self.prompts, words = teachers.prompts_and_words()
         captions = sorted({caption for image in images for caption in image.captions})
         prompts = [prompt for of_class in self.prompts for prompt in of_class]
-        # All texts of the training, each once; a text is called by its row.
+        # All texts of the training, each once; below, a text is known by its row.
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.row_of_text = {text: row for row, text in enumerate(texts)}
         self.word_rows = [self.row_of_text[word] for word in words]
         self.tokens = tokenize(tokenizer, texts)
         self.sentences = torch.from_numpy(teachers.text_embeddings(texts))
-        self.view = -1  # of which `targets` are
+        self.view = -1  # the number of the view that `targets` are of; -1: no view
         self.targets: ImageTargets | None = None
 
     @property
@@ -244,9 +244,9 @@ class Batches:
         classes: Sequence[int],
         rng: np.random.Generator,
     ) -> tuple[list[int], list[int]]:
-        """Draw a caption of each image; and a prompt of each class, and words.
+        """Draw a caption of each image; and a prompt of each class, then words.
 
-        Returns the rows of the captions, and those of the other texts, in `tokens`.
+        Returns the rows, in `tokens`, of the captions; and of the prompts and words.
         """
         captions = [rng.choice(self.images[row].captions) for row in image_rows]
         prompts = [rng.choice(self.prompts[label]) for label in classes]
@@ -264,9 +264,10 @@ class Batches:
 
 
 def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
-    """Return the two likeliest classes of each image (n, 1000), and random others.
+    """Return the two likeliest classes of each of n images, and random others.
 
-    There are `NAMES_A_STEP`, unless more are likely.
+    `logits` are (n, 1000). There are `NAMES_A_STEP` classes in all, unless more are
+    likely; each is there once.
     """
     likely = np.unique(logits.topk(2).indices.numpy()).tolist()
     shuffled = rng.permutation(logits.shape[1]).tolist()
@@ -291,10 +292,10 @@ def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
 
 
 def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
-    """Return the loss of guesses (n, d) at the teacher's features (n, d).
+    """Return the loss of predictions, `guess` (n, d), of the teacher's features (n, d).
 
     It is the smooth L1 distance, and a cross-entropy over the n images: by its cosine,
-    each guess has to be nearest to the features of its own image.
+    each prediction has to be nearest to the features of its own image.
     """
     cosines = F.normalize(guess, dim=-1) @ F.normalize(features, dim=-1).T
     own_image = torch.arange(len(guess))
@@ -324,7 +325,7 @@ def new_clip(
 
 
 def load_start(clip: CLIPModel, folder: Path) -> None:
-    """Load a checkpoint's weights into a CLIP of the same shape.
+    """Replace the weights of `clip` by those of a checkpoint of the same shape.
 
     If it was made for images of another size, position embeddings are interpolated.
     """
@@ -357,7 +358,7 @@ class Student(nn.Module):
     def encode_image(
         self, views: Tensor, kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode uint8 views (n, s, s, 3).
+        """Encode n RGB views, uint8 (n, s, s, 3).
 
         `kept`, (n, m, 1), has the numbers of the m patches of each image to see; by
         default all are seen. Returns the class token and the patches' tokens,
@@ -382,15 +383,20 @@ class Student(nn.Module):
         return F.normalize(projected.float(), dim=-1)
 
     def losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
-        """Return all five losses, unweighted, on a batch of `Batches`, in bfloat16.
+        """Return the losses by the names in `LOSS_WEIGHTS`, unweighted, in bfloat16.
 
-        Of the patches of each image a random share, `keep`, is seen.
+        `batch` is from `Batches`. Of each image a random share of patches, `keep`, is
+        seen.
         """
         with torch.autocast("cpu", torch.bfloat16):
             return self._losses(batch, keep)
 
     def _losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
-        """Return the five losses in the precision that is set: see `losses`."""
+        """Return the losses by the names in `LOSS_WEIGHTS`, unweighted.
+
+        `keep` is the share of each image's patches that is seen. The precision is what
+        autocast is set to.
+        """
         maps = batch["maps"] / corpus.MAP_LEVELS
         n, patches = maps.shape[:2]
         kept = None
@@ -401,6 +407,7 @@ class Student(nn.Module):
         tokens, image = self.encode_image(batch["views"], kept)
         text = self.encode_text(batch["tokens"])
         n_classes = batch["classes"].shape[1]
+        # The texts are n captions, then prompts of the classes, then words.
         captions = text[:n]
         names = text[n : n + n_classes]
         scale = self.clip.logit_scale.exp().clamp(max=100)
@@ -419,9 +426,10 @@ class Student(nn.Module):
 
 
 class HeldOutPairs:
-    """Images, each with its first caption, that are not trained on, as `side` squares.
+    """Images that are not trained on, each with its first caption.
 
-    Their loss shows whether the training still improves what is not trained on.
+    They are resized to `side` x `side` pixels. Their loss shows whether the training
+    still improves what is not trained on.
     """
 
     def __init__(
@@ -453,7 +461,7 @@ class HeldOutPairs:
 
 
 def note_held_out(progress: Progress, loss: float) -> None:
-    """Note the loss of held-out pairs, after a step, in `progress`.
+    """Add the loss of held-out pairs, after a step, to the history of `progress`.
 
     When it has missed the best one twice in a row, the contrastive weight is halved.
     """
@@ -476,7 +484,8 @@ def make_optimizers(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return Muon for the matrices of the transformer blocks, AdamW for the rest.
 
-    The group of the heads, which learn faster, has its factor as "speed".
+    The group of the heads, which learn faster, has the factor on its rate as "speed".
+    The rates themselves are set at each step.
     """
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [
@@ -526,7 +535,7 @@ class Run:
         self.file = options.work / f"{options.name}.pt"
 
     def save(self) -> None:
-        """Write the state; the old file stays until the new one is whole."""
+        """Write the state to `file`, whose old content stays until all is written."""
         state = {
             "student": self.student.state_dict(),
             "opts": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -550,7 +559,7 @@ class Run:
         """Take a step of both optimizers on a batch; note losses every `LOG_EVERY`."""
         options = self.options
         progress = self.progress
-        # A resumed run drops the same patches.
+        # Set at each step, so that a resumed run drops the same patches.
         torch.manual_seed(options.seed * 1_000_003 + progress.step)
         sees_all = progress.step >= (1 - WHOLE_IMAGES) * options.steps
         losses = self.student.train().losses(batch, 1.0 if sees_all else KEPT_PATCHES)
@@ -574,8 +583,8 @@ class Run:
 def train(options: Options, teachers: Teachers | None = None) -> None:
     """Train a CLIP, or go on where a run was interrupted, and write its checkpoint.
 
-    A log is written beside it, ``training.json``. `teachers` are by default those of
-    `corpus`, which keep what they say in the folder `work`.
+    A log is written beside it, ``training.json``. By default the `teachers` are
+    EfficientNet-Lite0 and MiniLM, whose outputs are kept in the folder `work`.
     """
     options.work.mkdir(parents=True, exist_ok=True)
     everything = corpus.read_corpus(options.corpus, options.held_out)
@@ -613,7 +622,7 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
 
 
 def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
-    """Take all steps that are left; test held-out pairs and save in between.
+    """Take all steps that are left; test held-out pairs and save every `check_every`.
 
     Tests and saving do not count as seconds of training.
     """
@@ -669,7 +678,7 @@ def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> N
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
-    """Return the options that the command line gives; None reads the process's own."""
+    """Return the options that command-line arguments give, by default sys.argv's."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
