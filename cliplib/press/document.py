@@ -143,7 +143,7 @@ def table_of(caption: str, frame: pd.DataFrame) -> Table:
 
 
 def _shares_of(frame: pd.DataFrame) -> pd.Series:
-    """Return the columns value, low and high as one of `Share`s, its index the same."""
+    """Return the columns value, low and high as one column of `Share`s, row by row."""
     shares = [Share.of(row) for _, row in frame.iterrows()]
     return pd.Series(shares, frame.index, dtype=object)
 
@@ -205,7 +205,7 @@ def _picture(evidence: Evidence, row: int, title: str) -> Picture:
 
 
 def _copies(evidence: Evidence) -> Iterator[Block]:
-    """Yield counts and pairs of copies, and the groups of the user that they join."""
+    """Yield counts and pairs of copies, and the user's groups that copies join."""
     yield Text(
         "A copy on both sides of a split makes any classifier look good, and one with "
         "two labels cannot be answered rightly. Copies stay together in all that "
@@ -219,7 +219,7 @@ def _copies(evidence: Evidence) -> Iterator[Block]:
 
 
 def pictures_of_copies(evidence: Evidence) -> Pictures:
-    """Return the first pairs of copies, `MOST_PICTURES` images in all, pair by pair."""
+    """Return at most `MOST_PICTURES` images of copies, those of a pair side by side."""
     pairs = evidence.pairs.head(MOST_PICTURES // 2)
     rows = pairs[["row_a", "row_b"]].to_numpy().ravel()  # a, b, a, b, …
     return Pictures(
@@ -230,7 +230,7 @@ def pictures_of_copies(evidence: Evidence) -> Pictures:
 
 
 def _merged(evidence: Evidence) -> Table:
-    """Return a table of pairs of declared groups, and of the copies that join them."""
+    """Return a table of the user's groups that copies join, and of these copies."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
     joined = evidence.merged.head(MOST_ROWS)
     columns = {}
@@ -248,7 +248,7 @@ def _merged(evidence: Evidence) -> Table:
 
 
 def _traces(evidence: Evidence) -> Iterator[Block]:
-    """Yield the accuracy of traces (size, format, …) alone, and the traces by class."""
+    """Yield the accuracy of each trace (size, format, …) alone, and traces by class."""
     traces = evidence.traces
     yield Text(
         "Where files of one class differ from those of another by size, format, colour "
@@ -398,7 +398,7 @@ def _suspects(evidence: Evidence) -> Iterator[Block]:
 
 
 def _curve(evidence: Evidence) -> Iterator[Block]:
-    """Yield the learning curve, or a sentence if there are too few groups for it."""
+    """Yield accuracy by the groups trained on, or a sentence if these are too few."""
     curve = evidence.curve
     if curve.points.empty:
         yield Text("There are too few groups to say.")
@@ -550,7 +550,7 @@ def citation() -> str:
 
 
 def privacy(evidence: Evidence) -> str:
-    """Return a paragraph on what page, tables and decision aid show of the images."""
+    """Return a paragraph on what the results reveal of the images and their files."""
     shown = (
         "Page and PDF show some of the images. answers.csv and copies.csv hold the "
         "name of every file. The decision aid holds features of its training images"

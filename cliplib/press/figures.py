@@ -184,7 +184,7 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     empty = [Cell()] * (axes.size - len(cells))
     for ax, cell in zip(axes.flat, [*cells, *empty], strict=True):
         _draw_cell(ax, cell, letters)
-    figure.draw_without_rendering()  # a first layout may cut titles off
+    figure.draw_without_rendering()  # lays out once more: the first may cut titles off
     return figure
 
 
@@ -238,7 +238,7 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
     x
         The column of shares; the intervals are in ``x_low`` and ``x_high``.
     y
-        What has a row for each value.
+        The column that has a row for each of its values, such as that of methods.
     **columns
         Columns that are mapped to other properties of seaborn, such as ``color``. The
         colour of "method" is that of the method in all figures; any other column, which

@@ -26,7 +26,7 @@ def accuracy_plot(evidence: Evidence) -> Figure:
         name = f"{evidence.best}, by image"
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
-    for name, share in reversed(shares.items()):  # rows are filled from below
+    for name, share in reversed(shares.items()):  # a row for each, from below
         below = 100 * (share.value - share.low)
         above = 100 * (share.high - share.value)
         colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
@@ -57,7 +57,7 @@ def confusion_plot(evidence: Evidence) -> Figure:
 
 
 def curve_plot(evidence: Evidence) -> Figure:
-    """Plot accuracy in per cent, with its 95% band, over the groups trained on."""
+    """Plot accuracy (%), with its 95% band, over the number of groups trained on."""
     points = evidence.curve.points
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 2.2))
     ax.fill_between(

@@ -160,7 +160,7 @@ def _may_be_number(cell: str) -> bool:
 
 
 def _plain_plot(block: Plot, evidence: Evidence, layout: Layout) -> dict[str, Any]:
-    """Add a plot as an SVG file to `layout`; return plain data with the file's name."""
+    """Add a plot to `layout` as an SVG file; return file name, width and texts."""
     from cliplib.press import figures, plots  # which need the extra "report"
 
     draw = {

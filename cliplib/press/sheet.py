@@ -57,7 +57,7 @@ def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         quoting=csv.QUOTE_NONNUMERIC,
         lineterminator="\r\n",
         encoding="utf-8-sig",
-        errors="backslashreplace",
+        errors="backslashreplace",  # for file names that are no UTF-8
     )
 
 

@@ -58,6 +58,7 @@ class EfficientNet(nn.Module):
         network = Network.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         stem = (network._conv_stem, network._bn0, nn.ReLU6())
+        # The first eleven blocks end at stride 16, the others at stride 32.
         self.stride_16 = nn.Sequential(*stem, *network._blocks[:11])
         self.stride_32 = nn.Sequential(*network._blocks[11:])
         self.last = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())

@@ -89,7 +89,7 @@ def neutral_copy(
     A control experiment: a probe that does as well on neutral copies does not live on
     colour mode, size, background or grey levels. The copy is grey and `side` pixels
     square, padded where the slice is not square. All outside the head is 0. Inside,
-    grey levels become those of a Gaussian (`mean`, `deviation`) by histogram
+    grey levels become those of a Gaussian (`mean`, standard `deviation`) by histogram
     specification (Gonzalez and Woods, "Digital image processing", section 3.3), clipped
     to 1 to 255: order and shapes stay, exposure and contrast go. What stays, too, are
     the head's place and scale in the frame, sharpness, and the traces of earlier

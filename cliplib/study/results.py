@@ -190,7 +190,7 @@ class Study:
         Raises
         ------
         ValueError
-            Where the caption is missing, or a value of it.
+            Where the caption is missing, or a value for a place in it.
         """
         if isinstance(figure, so.Plot):
             figure = draw_plot(figure, height)
@@ -202,7 +202,7 @@ class Study:
 
         The index becomes columns, unless it only numbers the rows. For None, the table
         of an earlier run is shown. Raises ValueError where the caption is missing, or a
-        value of it.
+        value for a place in it.
         """
         text = None
         if table is not None:
@@ -247,8 +247,8 @@ class Study:
         """Show what an earlier run saved, or say below the cell why there is nothing.
 
         Its caption, which may have been rewritten since then, is read anew and filled
-        with the values of that run. The result is also saved as one of this run, if the
-        report is being built or it lies in this run's folder already.
+        with the values of that run. If the report is being built, or the result lies in
+        this run's folder already, it is saved again, to be among this run's entries.
         """
         try:
             saved = self._find_earlier(id)
@@ -284,7 +284,10 @@ class Study:
         raise LookupError(reason)
 
     def _write_result(self, id: str, entry: Entry, text: str) -> None:
-        """Write a result's text, and its entry into the JSON file of this notebook."""
+        """Write a result's text, and its entry into the JSON file of this notebook.
+
+        Both lie in `folder`, which is made if missing.
+        """
         self._entries[id] = entry
         of_notebook = {"versions": package_versions(), "results": self._entries}
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -124,7 +124,8 @@ def object_on_board(image: Image.Image) -> Bools | None:
 
     lab = rgb2lab(np.asarray(image.convert("RGB")))
     board, error = _board(lab)
-    if error > UNEVEN or board[..., 0].mean() < DARK:
+    lightness = board[..., 0]
+    if error > UNEVEN or lightness.mean() < DARK:
         return None
     distance = np.linalg.norm(lab - board, axis=2)
     differs = binary_opening(distance > BOARD_DISTANCE, iterations=1)

@@ -126,8 +126,8 @@ def orient_box(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64
     """Return where a box in the original lies in the image.
 
     Both are x_center, y_center, width and height in shares of the sides. `orientation`,
-    a key of `ORIENTATIONS`, turns the image into the original; the box goes the way
-    back, which `TO_IMAGE` has.
+    a key of `TO_IMAGE`, is how the image is turned or mirrored to become the original:
+    the box goes the other way.
     """
     swaps_axes, flips_x, flips_y = TO_IMAGE[orientation]
     x, y, width, height = box

@@ -219,6 +219,7 @@ def _objects_row(
     """
     is_object = np.array([image.source == "caltech101" for image in images])
     labels = np.array([image.label for image in images])[is_object]
+    # The first prompt is the bare name.
     weights = zero_shot_weights(encoder, names, PROMPTS[1:])
     best = (np.asarray(features)[is_object] @ weights.T).argmax(axis=1)
     right = np.array(names)[best] == labels
@@ -226,9 +227,9 @@ def _objects_row(
 
 
 def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
-    """Return recall@10: the share of queries (n, d) that find their own gallery row.
+    """Return the row of recall@10: the share of queries that find their gallery row.
 
-    The gallery is (n, d); row i has to be among the ten most similar to query i.
+    Both are (n, d); gallery row i has to be among the ten most similar to query i.
     """
     numbers = np.arange(len(np.asarray(queries)))
     measures = rank_metrics(queries, gallery, numbers, numbers)
@@ -264,7 +265,7 @@ def run_checks(folder: Path, corpus: Path, evaluation: Path) -> pd.DataFrame:
     """Return everything that is measured, a row for each check.
 
     Columns are check, data, model, readout, n, value, low and high. `folder` is that of
-    the checkpoint, `evaluation` that of the sets' images, `corpus` that of the corpus.
+    the checkpoint, `evaluation` that of the sets' images, `corpus` what it learnt from.
     """
     encoder = ClipEncoder(folder)
     rows: list[Row] = []

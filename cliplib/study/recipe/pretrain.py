@@ -246,7 +246,8 @@ class Batches:
     ) -> tuple[list[int], list[int]]:
         """Draw a caption of each image; and a prompt of each class, then words.
 
-        Returns the rows, in `tokens`, of the captions; and of the prompts and words.
+        There is a word for every eight images. Returns the rows, in `tokens`, of the
+        captions; and of the prompts and words.
         """
         captions = [rng.choice(self.images[row].captions) for row in image_rows]
         prompts = [rng.choice(self.prompts[label]) for label in classes]
@@ -264,10 +265,10 @@ class Batches:
 
 
 def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
-    """Return the two likeliest classes of each of n images, and random others.
+    """Return the classes with whose names the n images of a step are compared.
 
-    `logits` are (n, 1000). There are `NAMES_A_STEP` classes in all, unless more are
-    likely; each is there once.
+    They are the two likeliest of each image, by `logits` (n, 1000), and random others:
+    `NAMES_A_STEP` in all, or more if more are likely, each once.
     """
     likely = np.unique(logits.topk(2).indices.numpy()).tolist()
     shuffled = rng.permutation(logits.shape[1]).tolist()
@@ -308,7 +309,7 @@ def new_clip(
 ) -> CLIPModel:
     """Return a CLIP with random weights, its towers configured as `vision` and `text`.
 
-    As `VISION` and `TEXT` are, the towers have 7.7 M and 3.4 M parameters.
+    With `VISION` and `TEXT`, the towers have 7.7 M and 3.4 M parameters.
     """
     special = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -397,6 +398,7 @@ class Student(nn.Module):
         `keep` is the share of each image's patches that is seen. The precision is what
         autocast is set to.
         """
+        # (n, patches, 32), in standard deviations.
         maps = batch["maps"] / corpus.MAP_LEVELS
         n, patches = maps.shape[:2]
         kept = None
@@ -449,6 +451,7 @@ class HeldOutPairs:
         """
         student.eval()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            # The second output: images in the shared space.
             image = torch.cat(
                 [
                     student.encode_image(views)[1]
@@ -498,7 +501,7 @@ def make_optimizers(
     taken = {*matrices, *heads}
     others = [weight for weight in student.parameters() if weight not in taken]
     decayed = [weight for weight in others if weight.ndim > 1]
-    plain = [weight for weight in others if weight.ndim < 2]
+    undecayed = [weight for weight in others if weight.ndim < 2]
     muon = torch.optim.Muon(
         matrices,
         weight_decay=WEIGHT_DECAY,
@@ -507,7 +510,7 @@ def make_optimizers(
     adam = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": WEIGHT_DECAY},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": undecayed, "weight_decay": 0.0},
             {"params": heads, "weight_decay": 0.0, "speed": HEAD_SPEED},
         ],
         betas=(0.9, 0.98),
@@ -622,9 +625,10 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
 
 
 def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
-    """Take all steps that are left; test held-out pairs and save every `check_every`.
+    """Take all steps that are left; test held-out pairs and save in between.
 
-    Tests and saving do not count as seconds of training.
+    That is after every `check_every` steps, and the last one. It does not count as time
+    of training.
     """
     options = run.options
     progress = run.progress
