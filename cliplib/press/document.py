@@ -398,7 +398,7 @@ def _suspects(evidence: Evidence) -> Iterator[Block]:
 
 
 def _curve(evidence: Evidence) -> Iterator[Block]:
-    """Yield accuracy by the groups trained on, or a sentence if these are too few."""
+    """Yield accuracy by how many groups were trained on, or that there are too few."""
     curve = evidence.curve
     if curve.points.empty:
         yield Text("There are too few groups to say.")

@@ -91,7 +91,7 @@ def write_html(
     files : folder, image, or list of images
         Those that were classified.
     heat_maps : bool
-        Also show what spoke for each class; it takes far longer than all the rest.
+        Also show what spoke for each answer; it takes far longer than all the rest.
 
     Raises
     ------

@@ -35,7 +35,7 @@ def few_shot(
     shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
     one_a_group = shuffled.drop_duplicates("group")
     of_class = one_a_group.groupby("label")["label"]
-    # By the row number in `labels`: its place among those left of its class, from 0.
+    # By row number in `labels`: the place among the images of its class, from 0.
     place = of_class.cumcount()
     available = of_class.transform("size")
     n_validation = min(shots, max(4, shots // 4))

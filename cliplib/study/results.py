@@ -82,7 +82,7 @@ def _results_folder(checkout: Path | None) -> Path:
 def _set_up_notebook() -> None:
     """Draw in the report's style, and show the library's log lines below the cell.
 
-    While the report is built, they go to stderr, which it does not print.
+    While the report is built, log lines go to stderr, which the build does not print.
     """
     use_style()
     if not get_ipython():
@@ -342,7 +342,7 @@ def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
 
 
 def _read_entries(folder: Path, notebook: str) -> dict[str, Entry]:
-    """Return the entries, by id, of the results that a notebook saved in a folder."""
+    """Return the entries, by id, of what a notebook saved in a folder; or {}."""
     path = folder / f"{notebook}.json"
     if not path.is_file():
         return {}

@@ -231,7 +231,7 @@ class Batches:
         }
 
     def _image_rows(self, step: int) -> Any:
-        """Return the rows of the images of a step, each at most once an epoch."""
+        """Return the rows of the images of a step, in an order drawn for each epoch."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         rng = np.random.default_rng((self.options.seed, epoch))
         order = rng.permutation(len(self.images))
