@@ -22,8 +22,9 @@ from cliplib.images.wording import number, percent, points
 from cliplib.judge.intervals import Share
 
 MOST_ROWS = 12
-"""Of a table, that are shown."""
+"""Rows of a table that are shown."""
 MOST_PICTURES = 12
+"""Images that are shown side by side."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to be copied."""
+    """Lines to be copied, such as a command, that keep their line breaks."""
 
     text: str
 
@@ -61,7 +62,7 @@ class Plot:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What `load_image` takes, with a title above and a name below."""
+    """An image, as `load_image` takes it, with a title above and a name below."""
 
     image: Any
     title: str = ""
@@ -102,7 +103,8 @@ class Document:
 def document(evidence: Evidence, title: str = "") -> Document:
     """Return the evidence as a document.
 
-    Its title is by default the folder's name, unless the request is anonymous.
+    `title` is by default the folder's name, or "A folder of images" if the request is
+    anonymous. Sections that yield nothing are left out.
     """
     name = Path(evidence.request.folder).resolve().name
     if evidence.request.anonymous:
@@ -120,7 +122,7 @@ def document(evidence: Evidence, title: str = "") -> Document:
         Section("When to trust it", [*_trust(evidence)]),
         Section("Elsewhere", [*_elsewhere(evidence)]),
         Section("Without the object", [*_erased(evidence)]),
-        Section("How it was made", [*_made(evidence)]),
+        Section("How it was made", [*_provenance(evidence)]),
     )
     return Document(
         title=" ".join((title or name).split()),
@@ -133,7 +135,7 @@ def document(evidence: Evidence, title: str = "") -> Document:
 
 
 def table_of(caption: str, frame: pd.DataFrame) -> Table:
-    """Return a data frame as a table of texts; an index with a name comes first."""
+    """Return a data frame as a table of texts, its index first if that has a name."""
     if frame.index.name is not None:
         frame = frame.reset_index()
     rows = [[_text(cell) for cell in row] for row in frame.itertuples(index=False)]
@@ -141,13 +143,13 @@ def table_of(caption: str, frame: pd.DataFrame) -> Table:
 
 
 def _shares_of(frame: pd.DataFrame) -> pd.Series:
-    """Join the columns value, low and high to one of `Share`s, by the same index."""
+    """Return the columns value, low and high as one column of `Share`s, row by row."""
     shares = [Share.of(row) for _, row in frame.iterrows()]
     return pd.Series(shares, frame.index, dtype=object)
 
 
 def _text(cell: Any) -> str:
-    """Write a cell on one line: a share in per cent, a truth value as "yes" or ""."""
+    """Write a cell on one line: `Share`s as "54% (46 to 62)", bools as "yes" or ""."""
     if isinstance(cell, Share):
         return percent(cell)
     if isinstance(cell, bool | np.bool_):
@@ -156,10 +158,11 @@ def _text(cell: Any) -> str:
 
 
 def _images(evidence: Evidence) -> Iterator[Block]:
-    """Yield images of each class, their numbers, and what could not be read."""
+    """Yield examples and counts of each class, and files unreadable or tiny."""
     images = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
     one_a_group = images.drop_duplicates("group")
     two_a_class = one_a_group.groupby("class").head(2)
+    # The index still holds the rows of the feature table.
     rows = two_a_class.sort_values("class", kind="stable").index[:MOST_PICTURES]
     yield Pictures(
         "Two images of each class.",
@@ -186,23 +189,23 @@ def _images(evidence: Evidence) -> Iterator[Block]:
         )
 
 
-def _cut_note(n_rows: int, whole_in: str = "answers.csv") -> str:
-    """Return what a caption adds if only the first `MOST_ROWS` rows are shown.
+def _cut_note(n_rows: int, file: str = "answers.csv") -> str:
+    """Return the end of a table's caption if not all of its `n_rows` rows are shown.
 
-    `whole_in` names the file with all of them.
+    It names the file that holds all of them. "" if there are `MOST_ROWS` or fewer.
     """
     if n_rows <= MOST_ROWS:
         return ""
-    return f", the first {MOST_ROWS} of {n_rows:,}; all are in {whole_in}"
+    return f", the first {MOST_ROWS} of {n_rows:,}; all are in {file}"
 
 
 def _picture(evidence: Evidence, row: int, title: str) -> Picture:
-    """Return the image of a row of the feature table, its name below."""
+    """Return the image of a row of the feature table: title above, its name below."""
     return Picture(evidence.images[row], title, evidence.names[row])
 
 
 def _copies(evidence: Evidence) -> Iterator[Block]:
-    """Yield the near-duplicates, and the declared groups that they join."""
+    """Yield counts and pairs of copies, and the user's groups that copies join."""
     yield Text(
         "A copy on both sides of a split makes any classifier look good, and one with "
         "two labels cannot be answered rightly. Copies stay together in all that "
@@ -216,7 +219,7 @@ def _copies(evidence: Evidence) -> Iterator[Block]:
 
 
 def pictures_of_copies(evidence: Evidence) -> Pictures:
-    """Return the first pairs of copies, the two images of a pair side by side."""
+    """Return at most `MOST_PICTURES` images of copies, those of a pair side by side."""
     pairs = evidence.pairs.head(MOST_PICTURES // 2)
     rows = pairs[["row_a", "row_b"]].to_numpy().ravel()  # a, b, a, b, …
     return Pictures(
@@ -227,7 +230,7 @@ def pictures_of_copies(evidence: Evidence) -> Pictures:
 
 
 def _merged(evidence: Evidence) -> Table:
-    """Return the declared groups that copies join, each with a pair that joins them."""
+    """Return a table of the user's groups that copies join, and of these copies."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
     joined = evidence.merged.head(MOST_ROWS)
     columns = {}
@@ -245,7 +248,7 @@ def _merged(evidence: Evidence) -> Table:
 
 
 def _traces(evidence: Evidence) -> Iterator[Block]:
-    """Yield how well file traces alone predict the class, and the traces by class."""
+    """Yield the accuracy of each trace (size, format, …) alone, and traces by class."""
     traces = evidence.traces
     yield Text(
         "Where files of one class differ from those of another by size, format, colour "
@@ -278,7 +281,7 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
 
 
 def _methods(evidence: Evidence) -> Iterator[Block]:
-    """Yield accuracy, balanced accuracy and macro F1 of every method, by group."""
+    """Yield the metrics of every method on groups that it was not trained on."""
     yield Text(
         "Each method is asked for images of groups that it was not trained on, in "
         f"{evidence.n_splits} folds. That is what new images can expect. Where other "
@@ -311,7 +314,10 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
 
 
 def _others(evidence: Evidence) -> Table:
-    """Return the accuracy of one linear probe on pooled features of each encoder."""
+    """Return each encoder's accuracy, and CLIP's less that, by group.
+
+    All are those of a linear probe on the encoder's pooled features.
+    """
     own = evidence.accuracy(evidence.predicted[POOLED])
     rows = {evidence.encoder_name: {"accuracy": own, "CLIP is better by": ""}}
     for name, predicted in evidence.other_predictions.items():
@@ -326,7 +332,7 @@ def _others(evidence: Evidence) -> Table:
 
 
 def _errors(evidence: Evidence) -> Iterator[Block]:
-    """Yield sensitivity and precision by class, the confusion matrix, and errors."""
+    """Yield the best probe's metrics by class, its confusion matrix, and its errors."""
     rows = {}
     for name, found in evidence.evaluations[evidence.best].per_class.iterrows():
         rows[name] = {
@@ -350,7 +356,7 @@ def _errors(evidence: Evidence) -> Iterator[Block]:
 
 
 def pictures_of_errors(evidence: Evidence) -> Pictures:
-    """Return the surest errors of the best probe, a heat map beside each."""
+    """Return the best probe's surest errors, each with a heat map of its answer."""
     predicted = evidence.predicted[evidence.best]
     pictures = []
     for row, heat_map in evidence.errors:
@@ -392,7 +398,7 @@ def _suspects(evidence: Evidence) -> Iterator[Block]:
 
 
 def _curve(evidence: Evidence) -> Iterator[Block]:
-    """Yield the learning curve: accuracy by the number of labelled groups."""
+    """Yield accuracy by how many groups were trained on, or that there are too few."""
     curve = evidence.curve
     if curve.points.empty:
         yield Text("There are too few groups to say.")
@@ -468,7 +474,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
 
 
 def _erased(evidence: Evidence) -> Iterator[Block]:
-    """Yield the accuracy on images whose object is erased, if boxes were given."""
+    """Yield accuracy with and without the object, and examples, if boxes were given."""
     erased = evidence.erased
     if erased is None:
         return
@@ -489,7 +495,7 @@ def _erased(evidence: Evidence) -> Iterator[Block]:
     yield Pictures("Some images, and what is left of them.", pictures)
 
 
-def _made(evidence: Evidence) -> Iterator[Block]:
+def _provenance(evidence: Evidence) -> Iterator[Block]:
     """Yield the method in a paragraph, citation, versions, command, and privacy."""
     yield Text(method_paragraph(evidence))
     yield Text("To cite the program:")
@@ -544,7 +550,7 @@ def citation() -> str:
 
 
 def privacy(evidence: Evidence) -> str:
-    """Say what a reader of page, tables and decision aid gets to see."""
+    """Return a paragraph on what the results reveal of the images and their files."""
     shown = (
         "Page and PDF show some of the images. answers.csv and copies.csv hold the "
         "name of every file. The decision aid holds features of its training images"

@@ -59,14 +59,14 @@ SHORT_TITLES = {
 
 
 def use_style() -> None:
-    """Draw with the report's typeface, sizes and colours from now on."""
+    """Set matplotlib's typeface, sizes and colours to the report's from now on."""
     _add_typeface()
     plt.style.use("cliplib.press.figures")
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw with the report's typeface, sizes and colours within a block."""
+    """Set matplotlib's typeface, sizes and colours to the report's within a block."""
     _add_typeface()
     with plt.style.context("cliplib.press.figures"):
         yield
@@ -169,27 +169,27 @@ def _query_cell(query: Any) -> Cell:
 def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     """Draw cells row by row, `columns` a row, as wide as the report's text.
 
-    Without cells the figure is one empty row. A row is higher by its longest title.
+    Without cells the figure is one empty row. Longer titles make it higher.
     """
-    letters = 120 // columns  # that fit above an image
+    letters = 120 // columns  # that fit on a line above an image
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
     title_lines = 0
     for row in rows:
         lines = [_wrap(cell.title, letters).count("\n") + 1 for cell in row]
         title_lines += max(lines, default=0)
-    height = len(rows) * TEXT_WIDTH / columns + 0.13 * title_lines
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * title_lines  # inches
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
     )
     empty = [Cell()] * (axes.size - len(cells))
     for ax, cell in zip(axes.flat, [*cells, *empty], strict=True):
         _draw_cell(ax, cell, letters)
-    figure.draw_without_rendering()  # a first layout may cut titles off
+    figure.draw_without_rendering()  # lays out once more: the first may cut titles off
     return figure
 
 
 def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
-    """Draw a cell, its lines of text at most `letters` long.
+    """Draw a cell, its lines of text at most `letters` characters long.
 
     The frame of an image marked as wrong is dashed, and that of one without a mark is
     pale: marks can be told without colour.
@@ -210,7 +210,7 @@ def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
 
 
 def _wrap(text: str, letters: int) -> str:
-    """Return a text with its own line breaks, and new ones for longer lines."""
+    """Break lines of more than `letters` characters; a text's own line breaks stay."""
     return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
 
 
@@ -238,7 +238,7 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
     x
         The column of shares; the intervals are in ``x_low`` and ``x_high``.
     y
-        What has a row for each value.
+        The column that has a row for each of its values, such as that of methods.
     **columns
         Columns that are mapped to other properties of seaborn, such as ``color``. The
         colour of "method" is that of the method in all figures; any other column, which
@@ -258,12 +258,15 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
 
 
 def conditions(levels: Sequence[str]) -> so.Nominal:
-    """Return a scale from ways of testing to ink or, as `CONDITION_COLOURS`, grey."""
+    """Return a colour scale of ways of testing: `CONDITION_COLOURS`, for others ink."""
     return so.Nominal({level: CONDITION_COLOURS.get(level, INK) for level in levels})
 
 
 def draw_plot(plot: so.Plot, height: float) -> Figure:
-    """Draw a plot as wide as the text and `height` inches high, its legend on top."""
+    """Draw a plot `TEXT_WIDTH` by `height` inches, its legend on top.
+
+    Titles of panels are shortened as `SHORT_TITLES` says.
+    """
     figure = plt.figure(figsize=(TEXT_WIDTH, height))
     plot.theme(dict(plt.rcParams)).on(figure).plot()
     for ax in figure.axes:
@@ -278,7 +281,7 @@ def draw_plot(plot: so.Plot, height: float) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as SVG, its photographs as JPEG, and close it."""
+    """Return a figure as SVG, photographs in it as JPEG to save bytes, and close it."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -18,14 +18,15 @@ MOST_LETTERS = 30
 def accuracy_plot(evidence: Evidence) -> Figure:
     """Plot the accuracy of each method, by group, with its 95% interval, in rows.
 
-    Other encoders follow, and the best probe by image.
+    Other encoders follow; then the best probe by image, that is, with other images of
+    the same group in training.
     """
     shares = dict(evidence.accuracies)
     if evidence.predicted_by_image is not None:
         name = f"{evidence.best}, by image"
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
-    for name, share in reversed(shares.items()):  # rows are filled from below
+    for name, share in reversed(shares.items()):  # a row for each, from below
         below = 100 * (share.value - share.low)
         above = 100 * (share.high - share.value)
         colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
@@ -56,7 +57,7 @@ def confusion_plot(evidence: Evidence) -> Figure:
 
 
 def curve_plot(evidence: Evidence) -> Figure:
-    """Plot accuracy, with its 95% band, over the number of groups trained on."""
+    """Plot accuracy (%), with its 95% band, over the number of groups trained on."""
     points = evidence.curve.points
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 2.2))
     ax.fill_between(
@@ -71,7 +72,7 @@ def trust_plot(evidence: Evidence) -> Figure:
     """Draw a reliability diagram, and beside it the risk-coverage curve, in per cent.
 
     Left, accuracy over stated probability, with 95% intervals; right, the share of
-    errors among the answers over the share of images answered.
+    errors among the answers over the share of images answered, with a line at `RISK`.
     """
     bins = 100 * evidence.reliability
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))

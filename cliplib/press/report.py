@@ -84,7 +84,7 @@ class Layout:
 
 
 def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
-    """Write page, PDF and tables into a folder; return their paths.
+    """Write page, PDF and tables into a folder, made if missing; return their paths.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
 
 def lay_out(document: Document, evidence: Evidence) -> Layout:
     """Return a document as plain data, its plots drawn from the evidence."""
-    layout = Layout({})
+    layout = Layout({})  # to which each block adds the files of its pictures
     layout.content = {
         "title": document.title,
         "subtitle": document.subtitle,
@@ -160,7 +160,7 @@ def _may_be_number(cell: str) -> bool:
 
 
 def _plain_plot(block: Plot, evidence: Evidence, layout: Layout) -> dict[str, Any]:
-    """Draw a plot as SVG into `layout`, and return the block that names the file."""
+    """Add a plot to `layout` as an SVG file; return file name, width and texts."""
     from cliplib.press import figures, plots  # which need the extra "report"
 
     draw = {
@@ -183,7 +183,7 @@ def _plain_plot(block: Plot, evidence: Evidence, layout: Layout) -> dict[str, An
 
 
 def _small_jpeg(source: Any) -> bytes:
-    """Return an image as JPEG, its longer side at most `PICTURE_SIDE` pixels."""
+    """Return an image as a JPEG file, its longer side `PICTURE_SIDE` pixels at most."""
     image = load_image(source)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     content = io.BytesIO()
@@ -225,9 +225,9 @@ def as_pdf(layout: Layout) -> bytes:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Let no other run write to a folder within a block; make the folder.
+    """Lock a folder, made if missing, within a block: no other run writes to it.
 
-    OSError if another run holds its lock. The operating system drops the lock of a
+    OSError at once if another run holds it. The operating system drops the lock of a
     process that is killed.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -241,5 +241,6 @@ def locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Before the release, after which the file may be the lock of another run.
         (out / ".lock").unlink(missing_ok=True)
         lock.release()

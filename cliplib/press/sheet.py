@@ -40,7 +40,7 @@ TEMPLATES = Environment(
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows of `DecisionAid.classify` show a training image or a copy."""
+    """Return which rows of `DecisionAid.classify` show a training image or its copy."""
     return rows["similarity"] >= SAME_IMAGE
 
 
@@ -57,7 +57,7 @@ def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         quoting=csv.QUOTE_NONNUMERIC,
         lineterminator="\r\n",
         encoding="utf-8-sig",
-        errors="backslashreplace",
+        errors="backslashreplace",  # for file names that are no UTF-8
     )
 
 
@@ -89,9 +89,9 @@ def write_html(
         Of the page.
     aid : DecisionAid
     files : folder, image, or list of images
-        As they were classified.
+        Those that were classified.
     heat_maps : bool
-        Also show what spoke for each class; it takes far longer than all the rest.
+        Also show what spoke for each answer; it takes far longer than all the rest.
 
     Raises
     ------
@@ -112,7 +112,10 @@ def write_html(
 def answers_table(
     rows: pd.DataFrame, aid: DecisionAid, files: Any, *, heat_maps: bool = False
 ) -> str:
-    """Return the table of `write_html` alone, as HTML, every text escaped."""
+    """Return what an aid said of files as an HTML table alone, every text escaped.
+
+    `rows` are from ``aid.classify(files)``; heat maps take far longer than the rest.
+    """
     answers = _answers(rows, aid, files, heat_maps)
     template = TEMPLATES.get_template("answers.html")
     return template.render(answers=answers, heat_maps=heat_maps)
@@ -136,7 +139,7 @@ class Answer:
 def _answers(
     rows: pd.DataFrame, aid: DecisionAid, files: Any, heat_maps: bool
 ) -> list[Answer]:
-    """Return the rows of the page; of an unreadable file its error alone."""
+    """Return an `Answer` for each of `rows`; of an unreadable file its error alone."""
     sources = _sources(rows, files)
     trained_on = is_training_image(rows).to_numpy()
     heat_map_of: dict[int, str] = {}
@@ -170,6 +173,7 @@ def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
     """Return the image of each row, found by its file name.
 
     Where names repeat, the row's index, its number among the files, tells them apart.
+    ValueError if a row's file is not among `files`.
     """
     names, sources = list_files(files)
     keys: list[Any] = names
@@ -188,7 +192,7 @@ def _heat_maps(
 ) -> list[str]:
     """Return for each image, as a data URI, a heat map of what spoke for its class.
 
-    `classes` has a name for each image. A batch at a time keeps memory small.
+    `classes` holds the names of these classes. A batch at a time keeps memory small.
     """
     labels = [aid.training.classes.index(name) for name in classes]
     batch_size = aid.encoder.batch_size
@@ -209,7 +213,10 @@ def _heat_maps(
 
 
 def _training_picture(aid: DecisionAid, name: str) -> str:
-    """Return a training image as a data URI, or "" if its file is no longer there."""
+    """Return a training image as a data URI, or "" if its file is no longer there.
+
+    `name` is its path below the folder that the aid says it was trained on.
+    """
     folder = aid.training.provenance.get(IMAGES_KEY, "")
     # Whoever made the aid shall not have Windows ask a foreign machine for a file.
     if not os.path.isabs(folder) or folder.startswith(("\\\\", "//")):
@@ -221,7 +228,7 @@ def _training_picture(aid: DecisionAid, name: str) -> str:
 
 
 def _data_uri(image: Image.Image) -> str:
-    """Return an image as a data URI of a JPEG; the image itself becomes small."""
+    """Shrink an image in place to 144 pixels a side; return it as a data URI (JPEG)."""
     image.thumbnail((144, 144))
     content = io.BytesIO()
     image.save(content, "JPEG")
@@ -229,7 +236,7 @@ def _data_uri(image: Image.Image) -> str:
 
 
 def _rule(aid: DecisionAid) -> str:
-    """Return in words when the aid answers."""
+    """Return a sentence on when the aid answers: two thresholds, or never."""
     if aid.never_answers:
         return "It never answers: no probability made its answers reliable enough."
     return (

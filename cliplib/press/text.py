@@ -13,12 +13,12 @@ LINE_LENGTH = 88
 
 
 def as_text(document: Document, verdict: str) -> str:
-    """Return a document without its pictures, and the verdict at the end."""
+    """Return a document without plots and pictures, and then the text `verdict`."""
     return "\n".join([*_lines(document), "", verdict])
 
 
 def _lines(document: Document) -> Iterator[str]:
-    """Yield headings, texts, code and tables; plots and pictures are left out."""
+    """Yield each heading, text, code and table, with line breaks before it."""
     for section in document.sections:
         yield f"\n{section.title}\n{'=' * len(section.title)}"
         for block in section.blocks:

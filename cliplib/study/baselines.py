@@ -14,7 +14,7 @@ from cliplib.images.cache import ImageFunction, each_image
 def _color_histogram(image: Image.Image) -> Features:
     """Return the share of an RGB image's pixels in each of 8 x 8 x 8 bins, (512,)."""
     channel_bins = np.asarray(image).reshape(-1, 3) // 32  # (pixels, 3), from 0 to 7
-    joint_bins = channel_bins @ np.array([64, 8, 1])
+    joint_bins = channel_bins @ np.array([64, 8, 1])  # (pixels,), from 0 to 511
     counts = np.bincount(joint_bins, minlength=512)
     return np.asarray(counts / len(joint_bins), np.float32)
 
@@ -58,6 +58,7 @@ class EfficientNet(nn.Module):
         network = Network.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         stem = (network._conv_stem, network._bn0, nn.ReLU6())
+        # The first eleven blocks end at stride 16, the others at stride 32.
         self.stride_16 = nn.Sequential(*stem, *network._blocks[:11])
         self.stride_32 = nn.Sequential(*network._blocks[11:])
         self.last = nn.Sequential(network._conv_head, network._bn1, nn.ReLU6())
@@ -67,8 +68,8 @@ class EfficientNet(nn.Module):
     def read(self, pixels: Tensor) -> Tensor:
         """Return features (n, 2144) of RGB pixels (n, 3, h, w) from 0 to 255.
 
-        First the 1,280 pooled ones; then, as "deep" reads CLIP, mean and standard
-        deviation over the positions of the maps at strides 16 and 32.
+        First the 1,280 pooled ones; then, of the map at stride 16 and of that at 32,
+        each component's mean over the positions, and each one's standard deviation.
         """
         scaled = pixels.float().sub(127).div(128)  # as Lite was trained
         fine = self.stride_16(scaled)
@@ -80,12 +81,15 @@ class EfficientNet(nn.Module):
 
 
 def efficientnet() -> ImageFunction:
-    """Return a function of images, resized to 224 pixels: `EfficientNet.read`."""
+    """Return a function that reads EfficientNet-Lite0's features of images, (n, 2144).
+
+    Images are resized to 224 x 224 pixels, whatever their proportions.
+    """
     network = EfficientNet()
     bicubic = Image.Resampling.BICUBIC
 
     def read(images: list[Image.Image]) -> Features:
-        """Return the features of RGB images, (n, 2144) float32."""
+        """Return the features of n RGB images, (n, 2144) float32."""
         small = [np.asarray(image.resize((224, 224), bicubic)) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
         with torch.inference_mode():

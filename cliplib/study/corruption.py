@@ -53,7 +53,7 @@ def corrupt(
 
 
 def _noisy(rgb: Image.Image, deviation: float, seed: int) -> Image.Image:
-    """Add Gaussian noise; its standard deviation is a share of full scale."""
+    """Add Gaussian noise with a standard deviation given as a share of full scale."""
     pixels = np.asarray(rgb)
     noise = np.random.default_rng(seed).normal(0, 255 * deviation, pixels.shape)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
@@ -67,14 +67,14 @@ def _compressed(rgb: Image.Image, quality: int) -> Image.Image:
 
 
 def _brighter(rgb: Image.Image, share: float) -> Image.Image:
-    """Raise the value of HSV by a share of full scale."""
+    """Return an image whose HSV value is raised by a share of full scale, 0 to 1."""
     hue, saturation, value = rgb.convert("HSV").split()
     brighter = value.point(lambda level: int(min(level + 255 * share, 255)))
     return Image.merge("HSV", (hue, saturation, brighter)).convert("RGB")
 
 
 def _rotated(rgb: Image.Image, degrees: float) -> Image.Image:
-    """Rotate, and fill the corners with the median colour of the border."""
+    """Rotate counter-clockwise; corners get the median colour of the border."""
     pixels = np.asarray(rgb)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = tuple(int(channel) for channel in np.median(border, axis=0))
@@ -89,7 +89,7 @@ def neutral_copy(
     A control experiment: a probe that does as well on neutral copies does not live on
     colour mode, size, background or grey levels. The copy is grey and `side` pixels
     square, padded where the slice is not square. All outside the head is 0. Inside,
-    grey levels become those of a Gaussian (`mean`, `deviation`) by histogram
+    grey levels become those of a Gaussian (`mean`, standard `deviation`) by histogram
     specification (Gonzalez and Woods, "Digital image processing", section 3.3), clipped
     to 1 to 255: order and shapes stay, exposure and contrast go. What stays, too, are
     the head's place and scale in the frame, sharpness, and the traces of earlier

@@ -39,9 +39,12 @@ def deletion_insertion(
     targets
         (n,), the column of `predict_proba` to watch for each image.
     predict_proba
-        From features (m, d) in this `readout` to probabilities (m, k).
+        Maps features (m, d) in this `readout` to probabilities (m, k).
+    readout
+        Which of the encoder's features `predict_proba` takes.
     steps
-        Into how many parts the patches are dealt.
+        Number of steps in which all patches are deleted, or inserted: about as many
+        patches in each.
 
     Returns
     -------
@@ -75,6 +78,7 @@ def deletion_insertion(
         changed = _deleted_and_inserted(pixels, masks)
         features = encoder.encode_pixels(changed)[:, columns]
         proba = np.asarray(predict_proba(features), np.float64)
+        # The copies with deleted patches come first, then those with inserted ones.
         curves.append(proba[:, target].reshape(2, steps + 1))
     return counts / side**2, np.stack(curves, axis=1)
 
@@ -82,7 +86,7 @@ def deletion_insertion(
 def _patch_ranks(heat: Floats, rng: np.random.Generator) -> Ints:
     """Return the rank of each patch of a map (rows, columns): 0 is the most relevant.
 
-    Of equal patches the order is drawn.
+    Patches of equal relevance are ranked at random.
     """
     draws = rng.random(heat.size)
     order = np.lexsort((draws, -heat.ravel()))  # by heat, then by draw
@@ -102,10 +106,10 @@ def _pixel_mask(encoder: ClipEncoder, patches: Bools) -> Bools:
 
 
 def _deleted_and_inserted(pixels: Features, masks: Bools) -> Features:
-    """Return copies of an image (3, s, s), two for each of masks (m, 1, s, s).
+    """Return 2m copies, (2m, 3, s, s), of an image (3, s, s) as CLIP preprocesses it.
 
-    In the first m copies the mask is 0, the mean grey; in the other m, (2m, 3, s, s) in
-    all, everything but the mask is blurred.
+    Each mask, of m `masks` (m, 1, s, s), makes two. In the first m copies all in the
+    mask is 0, the mean grey; in the other m, all outside it is blurred.
     """
     blur = pixels.shape[-1] / 16
     blurred = gaussian_filter(pixels, (0, blur, blur))  # rows and columns, no channels

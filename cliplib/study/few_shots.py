@@ -17,12 +17,13 @@ def few_shot(
 
     The protocol of CoOp (Zhou et al., IJCV 130, 2022, section 4.1, and its code):
     ``min(shots, 4)`` validation images of each class; beyond CoOp's 16 shots a quarter
-    of `shots`. Each image is of another group, and larger sets contain smaller ones.
+    of `shots`. No two images drawn share a group; without `groups` each image is its
+    own. With the same seed, sets of more shots contain those of fewer.
 
     Returns
     -------
     train_rows, validation_rows : Ints
-        Row numbers, in increasing order.
+        Row numbers in `labels`, in increasing order.
 
     Raises
     ------
@@ -34,7 +35,8 @@ def few_shot(
     shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
     one_a_group = shuffled.drop_duplicates("group")
     of_class = one_a_group.groupby("label")["label"]
-    place = of_class.cumcount()  # of a row among those of its class, from 0
+    # By row number in `labels`: the place among the images of its class, from 0.
+    place = of_class.cumcount()
     available = of_class.transform("size")
     n_validation = min(shots, max(4, shots // 4))
     if available.min() < shots + n_validation:

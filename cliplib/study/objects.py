@@ -13,10 +13,11 @@ FILE = Path(str(files("cliplib") / "study" / "precomputed" / "trashnet_objects.c
 
 
 def object_groups(table: FeatureTable) -> Ints:
-    """Return near-duplicates merged with photographs of the same object, (n,).
+    """Return the group of each photograph: near-duplicates and same objects share one.
 
-    ``notebooks/17_objects.ipynb`` says how pairs were found and judged. Who looks
-    longer finds more: the groups are a lower bound.
+    They are numbers, (n,), in the order of the rows. ``notebooks/17_objects.ipynb``
+    says how pairs were found and judged. Not all pairs were looked at: photographs in
+    two groups may still show one object.
 
     Parameters
     ----------

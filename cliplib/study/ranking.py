@@ -37,15 +37,15 @@ def rank_metrics(
     query_labels, gallery_labels
         (q,) and (n,).
     query_groups, gallery_groups
-        (q,) and (n,), near-duplicates: rows of a query's own group, itself among them,
-        are no candidates.
+        (q,) and (n,), such as of near-duplicates: gallery rows of a query's own group,
+        itself among them, are no candidates.
 
     Returns
     -------
     A row for each query, with the columns `MEASURES`:
 
     share
-        Of right candidates: precision by chance.
+        Of candidates that carry the query's label: precision by chance.
     average_precision
         Manning et al. 2008, section 8.4.
     recall_at_k
@@ -65,7 +65,7 @@ def rank_metrics(
         raise ValueError("Give the groups of both queries and gallery, or of neither.")
     gallery_labels = np.asarray(gallery_labels)
     measures = []
-    similarities = each_query(queries, gallery)
+    similarities = each_query(queries, gallery)  # (n,) cosines of each query
     labels = np.asarray(query_labels)
     for query, (cosines, label) in enumerate(zip(similarities, labels, strict=True)):
         is_right = gallery_labels == label
@@ -78,9 +78,10 @@ def rank_metrics(
 
 
 def _measures(cosines: Features, is_right: Bools) -> dict[str, float]:
-    """Return the `MEASURES` of one query, given each candidate's cosine, (n,).
+    """Return the `MEASURES` of one query, by name, from its n candidates.
 
-    Of equally similar candidates the wrong ones come first: no tie flatters.
+    `cosines` and `is_right`, whether a candidate carries the query's label, are (n,).
+    Of equally similar ones the wrong are ranked first, so that ties raise no measure.
     """
     order = np.lexsort((is_right, -cosines))
     ranked_right = is_right[order]

@@ -56,7 +56,10 @@ class Saved(NamedTuple):
 
 
 def _checkout() -> Path | None:
-    """Return the checkout that the working directory is in, None outside of one."""
+    """Return the repository's root, which the working directory is in; or None.
+
+    It is known by its ``figures/captions.toml``.
+    """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "figures" / "captions.toml").is_file():
@@ -70,7 +73,7 @@ def _is_building() -> bool:
 
 
 def _results_folder(checkout: Path | None) -> Path:
-    """Return where results go: see `Study`."""
+    """Return where results go: the build's folder, build/scratch, or figures-out."""
     if _is_building():
         return Path(os.environ[BUILD_SETTING])
     return checkout / "build" / "scratch" if checkout else Path.cwd() / "figures-out"
@@ -79,7 +82,7 @@ def _results_folder(checkout: Path | None) -> Path:
 def _set_up_notebook() -> None:
     """Draw in the report's style, and show the library's log lines below the cell.
 
-    While the report is built, they go to stderr, which it does not print.
+    While the report is built, log lines go to stderr, which the build does not print.
     """
     use_style()
     if not get_ipython():
@@ -149,7 +152,7 @@ class Study:
 
     @property
     def _committed(self) -> Path | None:
-        """The folder of the committed results; None outside of a checkout."""
+        """The folder ``figures`` of committed results; None outside of a checkout."""
         return self._checkout / "figures" if self._checkout else None
 
     @cached_property
@@ -187,7 +190,7 @@ class Study:
         Raises
         ------
         ValueError
-            Where the caption is missing, or a value of it.
+            Where the caption is missing, or a value for a place in it.
         """
         if isinstance(figure, so.Plot):
             figure = draw_plot(figure, height)
@@ -199,7 +202,7 @@ class Study:
 
         The index becomes columns, unless it only numbers the rows. For None, the table
         of an earlier run is shown. Raises ValueError where the caption is missing, or a
-        value of it.
+        value for a place in it.
         """
         text = None
         if table is not None:
@@ -211,7 +214,7 @@ class Study:
         self._save("table", id, text, values)
 
     def save_numbers(self, numbers: Any, id: str, **values: Any) -> None:
-        """Save numbers as JSON: nested, or with keys of several parts (name, below, …).
+        """Save numbers as JSON: nested dictionaries, where a tuple of names is a path.
 
         Names become ``lower_case``. For None, the numbers of an earlier run stay.
         Raises ValueError where two names become one, or the caption is missing.
@@ -222,14 +225,19 @@ class Study:
     def _save(
         self, kind: str, id: str, text: str | None, values: Mapping[str, Any]
     ) -> None:
-        """Save and show a result, given as its file's text; for None, show an earlier.
+        """Save a result, given as the text of its file, and show it with its caption.
 
-        `kind` is a key of `SUFFIXES`, and `values` fill places of the caption.
+        For None, that of an earlier run is shown. `kind` is a key of `SUFFIXES`, and
+        `values` fill places of the caption.
         """
         if text is None:
             self._show_earlier(kind, id)
             return
-        entry = {"kind": kind, **self._words(kind, id, values), **self._how_made}
+        entry = {
+            "kind": kind,
+            **self._caption_and_alt(kind, id, values),
+            **self._how_made,
+        }
         if values:
             entry["values"] = _plain(values)
         self._write_result(id, entry, text)
@@ -239,8 +247,8 @@ class Study:
         """Show what an earlier run saved, or say below the cell why there is nothing.
 
         Its caption, which may have been rewritten since then, is read anew and filled
-        with the values of that run. A build writes the result among its own; so does
-        any run for what lies in its own folder already.
+        with the values of that run. If the report is being built, or the result lies in
+        this run's folder already, it is saved again, to be among this run's entries.
         """
         try:
             saved = self._find_earlier(id)
@@ -248,15 +256,16 @@ class Study:
             _show(id, {"kind": kind, "caption": f"{id}: {reason}, needs images."}, "")
             return
         values = saved.entry.get("values", {})
-        entry = saved.entry | self._words(saved.entry["kind"], id, values)
+        entry = saved.entry | self._caption_and_alt(saved.entry["kind"], id, values)
         if _is_building() or saved.folder == self.folder:
             self._write_result(id, entry, saved.text)
         _show(id, entry, saved.text, note=EARLIER)
 
     def _find_earlier(self, id: str) -> Saved:
-        """Return what the same encoder saved in this folder, or else what is committed.
+        """Return the result that an earlier run with the same encoder saved.
 
-        LookupError, with the reason in words, where it saved nothing.
+        It is looked for in `folder`, then among the committed ones. LookupError, with
+        the reason in words, where neither holds it.
         """
         places = [(self.folder, self._earlier_entries | self._entries)]
         if self._committed:
@@ -275,7 +284,10 @@ class Study:
         raise LookupError(reason)
 
     def _write_result(self, id: str, entry: Entry, text: str) -> None:
-        """Write a result, and this notebook's file of entries with the new one."""
+        """Write a result's text, and its entry into the JSON file of this notebook.
+
+        Both lie in `folder`, which is made if missing.
+        """
         self._entries[id] = entry
         of_notebook = {"versions": package_versions(), "results": self._entries}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -284,8 +296,13 @@ class Study:
             self.folder / f"{self.name}.json", json.dumps(of_notebook, **JSON) + "\n"
         )
 
-    def _words(self, kind: str, id: str, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return caption and, of a figure, alternative text, their places filled."""
+    def _caption_and_alt(
+        self, kind: str, id: str, values: Mapping[str, Any]
+    ) -> dict[str, str]:
+        """Return "caption" and, of a figure, "alt", with `values` in their places.
+
+        ValueError where ``captions.toml`` lacks the text, or `values` a value.
+        """
         wanted = ("caption", "alt") if kind == "figure" else ("caption",)
         captions = self._captions
         if captions is None:  # outside of a checkout the id has to do
@@ -308,7 +325,7 @@ class Study:
 
 
 def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
-    """Return parameters, and the encoder's name and fingerprint, to note as an entry.
+    """Return what an entry notes of parameters and of an encoder, if there is one.
 
     Of a path, which names folders of this machine, only the last part is noted.
     """
@@ -325,7 +342,7 @@ def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
 
 
 def _read_entries(folder: Path, notebook: str) -> dict[str, Entry]:
-    """Return the entries, by id, of the results that a notebook saved in a folder."""
+    """Return the entries, by id, of what a notebook saved in a folder; or {}."""
     path = folder / f"{notebook}.json"
     if not path.is_file():
         return {}
@@ -354,7 +371,7 @@ def _digest_of_code() -> str:
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    r"""Write a text as UTF-8, line ends "\n" everywhere, unless the file holds it."""
+    r"""Write a text as UTF-8 with line ends "\n", unless the file holds just that."""
     data = text.encode("utf-8")
     if not path.is_file() or path.read_bytes() != data:
         path.write_bytes(data)
@@ -363,7 +380,8 @@ def _write_if_changed(path: Path, text: str) -> None:
 def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
     """Show a result below the cell, with its caption; of numbers, their names alone.
 
-    `text` is its file's, "" where there is none; `note` follows the caption.
+    `text` is that of its file, "" if there is none; `note` follows the caption. Outside
+    of a notebook nothing is shown.
     """
     if not get_ipython():
         return
@@ -382,14 +400,17 @@ def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
 
 
 def _figure_as_html(svg: str, caption: str, alt: str) -> str:
-    """Return a figure as HTML, its caption below."""
+    """Return a figure, given as SVG, as HTML with its caption below."""
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
     image = f'<img alt="{escape(alt)}" src="{source}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _table_as_html(csv: str, caption: str) -> str:
-    """Return a table as HTML, its caption above, intervals beside their values."""
+    """Return a table, given as CSV, as HTML with its caption above.
+
+    Columns x, x_low and x_high become one: "x [low, high]".
+    """
     table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False)
     table = table.map(_short_number)
     for name in list(table):
@@ -453,7 +474,7 @@ def _nested(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     Raises ValueError, with both names, where two of them would become one key.
     """
     tree: dict[str, Any] = {}
-    part_at: dict[tuple[str, ...], Any] = {}  # what was the name before it was a key
+    part_at: dict[tuple[str, ...], Any] = {}  # by path, the name as it was given
     for name, value in items:
         parts = name if isinstance(name, tuple) else (name,)
         path = tuple(_json_key(part) for part in parts)
@@ -478,7 +499,7 @@ def _json_key(name: Any) -> str:
 
 
 def _merge(tree: dict[str, Any], branch: dict[str, Any], name: Any) -> None:
-    """Add what a name has saved to a tree; ValueError where it would overwrite."""
+    """Add a branch, that of `name`, to a tree in place; ValueError if it overwrites."""
     for key, value in branch.items():
         if key not in tree:
             tree[key] = value
@@ -499,7 +520,7 @@ def as_table(
     Parameters
     ----------
     results
-        For each key, a name or several of them, a dictionary or a DataFrame. A metric
+        A dictionary or DataFrame by key, which is a name or a tuple of names. A metric
         {"value", "low", "high"} named x gives the columns x, x_low and x_high.
     *levels
         Names of the index, as many as a key has parts.

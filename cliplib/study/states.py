@@ -42,7 +42,7 @@ DARK = 60.0
 
 
 def _grey_and_head(image: Image.Image) -> tuple[Floats, Bools]:
-    """Return the grey levels of a slice and which pixels are the head, (h, w) both."""
+    """Return grey levels, 0 to 255, and a mask of the head of a slice, (h, w) both."""
     grey = np.asarray(image.convert("L"))
     return grey.astype(np.float64), head_mask(grey)
 
@@ -55,6 +55,7 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
     """
     grey, head = _grey_and_head(image)
     own = ellipse(box, image.size)
+    # The ellipse alone, as weights of a mean over it.
     rows = np.flatnonzero(own.any(axis=1))
     columns = np.flatnonzero(own.any(axis=0))
     kernel = own[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float)
@@ -66,7 +67,7 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
         return np.asarray(fftconvolve(values.astype(float), kernel, mode="same"))
 
     fits = moved_mean(head) >= IN_HEAD
-    fits &= moved_mean(own) < 1e-6
+    fits &= moved_mean(own) < 1e-6  # 0, but for the rounding of the convolution
     if not fits.any():
         return None
     difference = np.abs(moved_mean(grey) - grey[own].mean())
@@ -76,7 +77,7 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
 
 
 def first_in_head(image: Image.Image, boxes: Iterable[Box]) -> Box | None:
-    """Return the first of some boxes whose ellipse lies in the head, None if none."""
+    """Return the first box with `IN_HEAD` of its ellipse in the head; None if none."""
     _, head = _grey_and_head(image)
     for box in boxes:
         if head[ellipse(box, image.size)].mean() >= IN_HEAD:
@@ -89,14 +90,15 @@ def with_mirrored_tissue(image: Image.Image, box: Box) -> Image.Image | None:
 
     The tissue is mirrored at the middle of the head, fades in over `FEATHER` pixels,
     and is shifted in brightness to fit what surrounds it. None where the ellipse and
-    its mirror image meet, or that lies outside the head.
+    its mirror image meet, or less than `IN_HEAD` of the mirror image is in the head.
     """
     grey, head = _grey_and_head(image)
     hole = ellipse(box, image.size)
     columns = np.flatnonzero(head.any(axis=0))
     twice_middle = columns[0] + columns[-1]
     width = grey.shape[1]
-    mirrored = np.clip(twice_middle - np.arange(width), 0, width - 1)  # column of each
+    # Of each column, the one that lies opposite.
+    mirrored = np.clip(twice_middle - np.arange(width), 0, width - 1)
     with_rim = binary_dilation(hole, iterations=RIM)
     meets = (hole & with_rim[:, mirrored]).any()
     if meets or head[:, mirrored][hole].mean() < IN_HEAD:
@@ -115,19 +117,20 @@ def object_on_board(image: Image.Image) -> Bools | None:
 
     The board is a quadratic surface, in each channel of CIELAB, fitted to the border of
     the photograph; what differs from it, its gaps closed, is the object. None where
-    that is too little or too much to be right, or the border is uneven or dark: around
-    an object that fills the frame there is no board.
+    its area is not within `OBJECT_SHARES`, or the border is uneven or dark: around an
+    object that fills the frame there is no board.
     """
     from skimage.color import rgb2lab
 
     lab = rgb2lab(np.asarray(image.convert("RGB")))
     board, error = _board(lab)
-    if error > UNEVEN or board[..., 0].mean() < DARK:
+    lightness = board[..., 0]
+    if error > UNEVEN or lightness.mean() < DARK:
         return None
     distance = np.linalg.norm(lab - board, axis=2)
     differs = binary_opening(distance > BOARD_DISTANCE, iterations=1)
-    whole = binary_fill_holes(binary_closing(differs, iterations=4))
-    part_of_pixel, _ = label(whole)
+    filled = binary_fill_holes(binary_closing(differs, iterations=4))
+    part_of_pixel, _ = label(filled)
     sizes = np.bincount(part_of_pixel.ravel())
     sizes[0] = 0  # the board is no part
     # Specks on the board do not belong to the object; a lid beside its bottle does.
@@ -141,7 +144,8 @@ def _board(lab: Floats) -> tuple[Floats, float]:
     """Fit a quadratic surface to the border, 8 pixels wide, of an image in CIELAB.
 
     Returns the surface, (h, w, 3) as the image, and the median distance between the two
-    on the border. An object may cross the border: what is far off is left out.
+    on the border. As an object may cross the border, pixels far from the surface are
+    left out when it is fitted again.
     """
     height, width = lab.shape[:2]
     y, x = np.mgrid[:height, :width] / max(height, width)
@@ -161,10 +165,11 @@ def _board(lab: Floats) -> tuple[Floats, float]:
 
 
 def moved_off(mask: Bools) -> Bools | None:
-    """Return a mask (h, w) moved by half the image, without what it then overlaps.
+    """Return a mask (h, w) moved by half the image, down and to the right.
 
-    What leaves the image on one side comes in on the other. None where less than
-    `SAME_AREA` of the mask is left.
+    What leaves the image on one side comes in on the other. Pixels that meet the mask
+    in its old place, or its rim, are left out; None where less than `SAME_AREA` of the
+    mask remains.
     """
     height, width = mask.shape
     moved = np.roll(mask, (height // 2, width // 2), axis=(0, 1))

@@ -87,10 +87,10 @@ def closest_originals(
 
 
 def patients_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
-    """Return id, patient and fold of each image in `links`, of `closest_originals`.
+    """Return id, patient and fold of each image in `links`, from `closest_originals`.
 
-    Patients are numbered from 1 in the order of the ids; the folds, 1 to 5, are those
-    of the collection's author.
+    `ids` are of all images, by row; `collection` is Cheng's folder. Patients are
+    numbered from 1 in the order of the ids; the folds, 1 to 5, are Cheng's.
     """
     # Its rows are the originals, in the order in which they were hashed.
     original = pd.read_csv(collection / "patients.csv").loc[links["index_b"]]
@@ -104,10 +104,11 @@ def patients_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.Dat
 
 
 def boxes_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
-    """Return id and box of each image in `links`, of `closest_originals`.
+    """Return id and box of each image in `links`, from `closest_originals`.
 
-    A box is turned as the image is: x_center, y_center, width and height are shares of
-    the image's sides, as in `cliplib.tools.erase.Box`.
+    `ids` are of all images, by row; `collection` is Cheng's folder. A box, turned as
+    the image is, has x_center, y_center, width and height, shares of the image's sides
+    to two decimals.
     """
     files = pd.read_csv(collection / "patients.csv")["file"]
     box_of_file = pd.read_csv(collection / "boxes.csv").set_index("file")
@@ -125,8 +126,8 @@ def orient_box(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64
     """Return where a box in the original lies in the image.
 
     Both are x_center, y_center, width and height in shares of the sides. `orientation`,
-    a key of `ORIENTATIONS`, turns the image into the original; the box goes the way
-    back, which `TO_IMAGE` has.
+    a key of `TO_IMAGE`, is how the image is turned or mirrored to become the original:
+    the box goes the other way.
     """
     swaps_axes, flips_x, flips_y = TO_IMAGE[orientation]
     x, y, width, height = box
@@ -145,8 +146,8 @@ def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
     `links` has what `closest_originals` found in each source, by its name. The source
     is that of the most similar original, or "other" if its correlation is below
-    `MIN_CORRELATION`. The correlation, 0 where no original is similar, is noted since
-    an image is the surer placed, the farther it is from that bar.
+    `MIN_CORRELATION`. The correlation, 0 where no original is similar, is noted, since
+    the source is the surer, the farther the correlation is from that threshold.
     """
     # A row for each image, a column for each source.
     correlation = pd.DataFrame(
@@ -167,9 +168,10 @@ def write(table: pd.DataFrame, name: str) -> None:
 def write_sources(
     ids: pd.Series, hashes: NDArray[np.uint8], data: Path, cache: FeatureCache
 ) -> None:
-    """Write patients, boxes and sources of brain MRI, given its images' hashes.
+    """Write the files of patients, boxes and sources of brain MRI beside this file.
 
-    `data` is the folder that holds the two collections.
+    `ids` and `hashes`, from `image_hash`, are of its images, in the same order; `data`
+    is the folder that holds the two collections.
     """
     collection = data / CHENG
     cheng_files = [
@@ -190,7 +192,10 @@ def write_sources(
 
 
 def main(data: Path) -> None:
-    """Write near-duplicate groups of each named set, and what is known of brain MRI."""
+    """Write near-duplicate groups of each named set, and what is known of brain MRI.
+
+    ValueError if the folder `data` lacks the images of a set.
+    """
     cache = FeatureCache()
     for name in DATASETS:
         dataset = load_dataset(name, data=data)

@@ -53,9 +53,9 @@ Row = dict[str, Any]
 def share_row(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -> Row:
     """Return a row of ``checks.json``: the share of answers that are right.
 
-    `right` says of each answer, (n,), whether it is; `groups`, (n,), are those that the
-    95% interval from low to high is over; `about` says what was checked, such as
-    ``check``, ``data`` and ``model``.
+    `right` says of each answer, (n,), whether it is. The 95% interval, from low to
+    high, is over `groups` (n,), by default over answers. `about` says what was checked,
+    such as ``check``, ``data`` and ``model``.
     """
     answers = pd.Series(right, dtype=bool)
     interval = ratio_intervals(answers, groups=groups).iloc[0]
@@ -63,9 +63,10 @@ def share_row(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -
 
 
 def check_probes(table: FeatureTable, **about: str) -> Iterator[Row]:
-    """Measure probes: on the published split, also class by class, and in folds.
+    """Yield the accuracy of probes, on the published split and in cross-validation.
 
-    The MLP, and folds, are for `OURS` alone, as ``about["model"]`` says.
+    If ``about["model"]``, whose features the table holds, is not `OURS`, then only the
+    linear and the kernel probe on the published split.
     """
     yield from _on_published_split(table, "linear probe", LinearProbe(), **about)
     yield from _on_published_split(table, "kernel probe", KernelProbe(), **about)
@@ -79,16 +80,16 @@ def check_probes(table: FeatureTable, **about: str) -> Iterator[Row]:
 def _on_published_split(
     table: FeatureTable, name: str, probe: Any, **about: str
 ) -> Iterator[Row]:
-    """Fit a probe on the training part and measure it on the test part.
+    """Fit a probe on the training part; yield its accuracy on the test part.
 
-    The linear probe is also measured class by class.
+    For the linear probe, a row for each class follows.
     """
     train = table.split("train")
     test = table.split("test")
     if (table.splits == "val").any():
         val = table.split("val")
         probe.fit(train.features, train.labels, X_val=val.features, y_val=val.labels)
-    else:  # it validates on random rows, as one does who takes the split as it is
+    else:  # the probe validates on random rows of the training part
         probe.fit(train.features, train.labels)
     right = probe.predict(test.features) == test.labels
     yield share_row(right, test.groups, check=f"{name}, published split", **about)
@@ -103,9 +104,10 @@ def _on_published_split(
 def _in_folds(
     table: FeatureTable, name: str, probe: Any, **about: str
 ) -> Iterator[Row]:
-    """Measure a probe without copies; and by patient, where patients are known.
+    """Yield the accuracy of a probe in cross-validation.
 
-    Groups of copies, or patients, are kept together in the folds.
+    First with copies kept together in a fold; then, where patients are known, with all
+    images of a patient.
     """
     without_copies = out_of_fold_proba(probe, table, groups=table.copies)
     right = without_copies.argmax(axis=1) == table.labels
@@ -118,7 +120,7 @@ def _in_folds(
 
 
 def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row]:
-    """Measure probes on each model's features of a set, and zero-shot classification.
+    """Yield accuracies on a set: of probes, by model, and of zero-shot classification.
 
     `evaluation` is the folder of the sets' images.
     """
@@ -126,7 +128,7 @@ def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row
     load = partial(load_features, name, data=evaluation, precomputed=False)
     deep = load(encoder)
     half = load(ClipEncoder(encoder.name, dtype="bfloat16"))
-    # Only renamed: its rows shall not be taken for those of float32.
+    # Only the readout is renamed: rows shall not be taken for those of float32.
     half = half.with_features(half.features, readout="deep, bfloat16")
     measured = [
         (RANDOM, load(randomize_weights(encoder))),
@@ -144,7 +146,10 @@ def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row
 def teacher_table(
     table: FeatureTable, name: str, evaluation: Path, encoder: ClipEncoder
 ) -> FeatureTable:
-    """Return the pooled features of the vision teacher for the images of a table."""
+    """Return a table with the teacher's pooled features in place of its own.
+
+    The teacher is EfficientNet-Lite0. ValueError if `evaluation` lacks the images.
+    """
     dataset = load_dataset(name, data=evaluation)
     if dataset is None or dataset["id"][:] != table.ids.tolist():
         raise ValueError(f"{evaluation} does not hold the images of {name}.")
@@ -159,9 +164,9 @@ def _zero_shot_row(encoder: ClipEncoder, test: FeatureTable, spec: DatasetSpec) 
 
 
 def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
-    """Measure images a second, from file to features, at two sizes and precisions.
+    """Yield images encoded a second, from file to features, by size and precision.
 
-    The interval is over five repetitions.
+    The interval is over five repetitions. ValueError if `evaluation` lacks the images.
     """
     dataset = load_dataset(SETS[0], data=evaluation)
     if dataset is None:
@@ -177,7 +182,10 @@ def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
 
 
 def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
-    """Measure zero-shot classification and retrieval on images not trained on."""
+    """Yield zero-shot accuracy and retrieval recall on images not trained on.
+
+    Those of Caltech-101 are classified; those of other files are found by caption.
+    """
     images = read_corpus(corpus)
     held_out = [image for image in images if image.held_out]
     names = sorted({image.label for image in images if image.source == "caltech101"})
@@ -204,12 +212,14 @@ def _objects_row(
     features: ArrayLike,
     names: list[str],
 ) -> Row:
-    """Return the share of objects of Caltech-101 that zero-shot names rightly.
+    """Return the share of images of Caltech-101 that zero-shot classifies rightly.
 
-    `features` are of all the images; those of other sources are left out.
+    `features` are of all `images`, a row each; those of other sources are left out.
+    `names` are the classes.
     """
     is_object = np.array([image.source == "caltech101" for image in images])
     labels = np.array([image.label for image in images])[is_object]
+    # The first prompt is the bare name.
     weights = zero_shot_weights(encoder, names, PROMPTS[1:])
     best = (np.asarray(features)[is_object] @ weights.T).argmax(axis=1)
     right = np.array(names)[best] == labels
@@ -217,9 +227,9 @@ def _objects_row(
 
 
 def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
-    """Return the share of queries (n, d) that find their own row of the gallery (n, d).
+    """Return the row of recall@10: the share of queries that find their gallery row.
 
-    That is: row i among the first ten for query i.
+    Both are (n, d); gallery row i has to be among the ten most similar to query i.
     """
     numbers = np.arange(len(np.asarray(queries)))
     measures = rank_metrics(queries, gallery, numbers, numbers)
@@ -229,8 +239,8 @@ def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
 def markdown(checks: pd.DataFrame) -> str:
     """Return checks as the card's table: what was checked as rows, models as columns.
 
-    Of several readouts of a model the last is shown. Single classes, and what belongs
-    to no data, such as speed, are left out.
+    `checks` are from `run_checks`. Of several readouts of a model the last is shown.
+    Single classes, and what belongs to no data, such as speed, are left out.
     """
     keys = ["data", "check", "model"]
     is_class = checks["check"].str.startswith("class ")
@@ -252,10 +262,10 @@ def markdown(checks: pd.DataFrame) -> str:
 
 
 def run_checks(folder: Path, corpus: Path, evaluation: Path) -> pd.DataFrame:
-    """Measure everything, a row for each check.
+    """Return everything that is measured, a row for each check.
 
-    Columns check, data, model, readout, n, value, low and high. `folder` is that of the
-    checkpoint, `evaluation` that of the sets' images.
+    Columns are check, data, model, readout, n, value, low and high. `folder` is that of
+    the checkpoint, `evaluation` that of the sets' images, `corpus` what it learnt from.
     """
     encoder = ClipEncoder(folder)
     rows: list[Row] = []
@@ -276,7 +286,7 @@ def main(folder: Path, corpus: Path, evaluation: Path) -> None:
     table = markdown(checks)
     logger.info("%s", table)
     card = folder / "README.md"
-    if not card.exists():  # an ablation has none
+    if not card.exists():  # a checkpoint trained for comparison has none
         return
     marked = f"<!-- results -->\n{table}\n<!-- end -->"
     text = card.read_text("utf-8")

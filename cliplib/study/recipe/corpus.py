@@ -36,7 +36,7 @@ SIZE = 224  # pixels of a view
 PATCH = 16  # pixels of a patch: the stride of the teacher's map
 TOKENS = 24  # of a text at most
 COMPONENTS = 384  # principal components of the teacher's features that are predicted
-MAP_COMPONENTS = 32  # and of its map
+MAP_COMPONENTS = 32  # principal components of its map that are predicted
 MAP_LEVELS = 24  # of an int8 for a standard deviation of the teacher's map
 TEACHER_BATCH = 64
 SAMPLE = 4096  # images from which principal components are found
@@ -79,7 +79,7 @@ def read_corpus(
     images = []
     for file in sorted(folder.glob("*.parquet")):
         rows = pq.read_table(file).to_pylist()
-        # Ordered by a hash of the id: held-out images stay so, whatever else changes.
+        # The first by a hash of the id are held out, however the file is ordered.
         rows.sort(key=lambda row: blake2b(row["id"].encode(), digest_size=6).digest())
         of_file = [_corpus_image(file.stem, row) for row in rows]
         for image in of_file[: held_out.get(file.stem, 0)]:
@@ -89,10 +89,11 @@ def read_corpus(
 
 
 def _corpus_image(source: str, row: Mapping[str, Any]) -> CorpusImage:
-    """Return a row of the file `source` as an image, with more captions by templates.
+    """Return a row of the file `source` as an image of the corpus.
 
-    The row's label may be a path such as "animal/dog", which then is the concept; its
-    end is the image's label. An image with captions of its own is its own concept.
+    Captions are added: the label in templates. The row's label may be a path such as
+    "animal/dog", which then is the concept; its end is the image's label. An image with
+    captions of its own, or without a label, is its own concept.
     """
     path = (row["label"] or "").strip()
     label = path.split("/")[-1].replace("_", " ")
@@ -118,7 +119,8 @@ def near_duplicates(
 ) -> set[str]:
     """Return ids of images with a near-duplicate below the folder `evaluation`.
 
-    They are kept in a file in the folder `work`, and read from there the next time.
+    They are written to a file in the folder `work`, and read from it the next time,
+    whatever the images are then.
     """
     file = work / "near_duplicates.json"
     if not file.exists():
@@ -162,8 +164,9 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def _further_away(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Put a border round an image, 10 to 50% of its longer side, in a corner's colour.
+    """Put a border round an image, in the colour of its upper left corner.
 
+    It is 10 to 50% of the longer side wide.
     Its object is then smaller, as if seen from further away.
     """
     border = round(rng.uniform(0.1, 0.5) * max(image.size))
@@ -190,7 +193,10 @@ def _random_box(
 def random_views(
     images: Sequence[CorpusImage], view: int, rows: Sequence[int] | Ints
 ) -> Tensor:
-    """Draw view number `view` of the images in these rows, uint8 (n, 224, 224, 3)."""
+    """Draw view number `view` of the images in n rows, uint8 (n, 224, 224, 3).
+
+    The number and the row are the seed: the same view is drawn each time.
+    """
     views = [random_view(images[row].data, (view, int(row))) for row in rows]
     return torch.from_numpy(np.stack(views))
 
@@ -228,13 +234,16 @@ class VisionTeacher(EfficientNet):
 
 
 class Teachers:
-    """Two frozen networks; what they say is computed once, and kept in `work`."""
+    """Two frozen networks, whose outputs are computed once, and kept in `work`."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
 
     def image_targets(self, images: Sequence[CorpusImage], view: int) -> ImageTargets:
-        """Return EfficientNet-Lite0's outputs on view number `view` of n images."""
+        """Return EfficientNet-Lite0's outputs on view number `view` of n images.
+
+        They are read from a file in `work`, which is written the first time.
+        """
         file = self.work / f"teacher_{view}.npz"
         if not file.exists():
             targets = self._compute_targets(images, view)
@@ -248,9 +257,9 @@ class Teachers:
     def _compute_targets(
         self, images: Sequence[CorpusImage], view: int
     ) -> ImageTargets:
-        """Run the teacher on all images; keep its maps and features short.
+        """Return EfficientNet-Lite0's outputs on a view of all images.
 
-        They are projected on principal axes; what is returned is int8 and float16.
+        Its maps and features are projected on principal axes, to have fewer numbers.
         """
         example = torch.zeros(TEACHER_BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
         jit: Any = torch.jit  # which has no types
@@ -275,7 +284,7 @@ class Teachers:
                     logits=logits.half().numpy(),
                 )
             )
-        parts = zip(*batches, strict=True)
+        parts = zip(*batches, strict=True)  # all maps, all features, all logits
         return ImageTargets(*(np.concatenate(part) for part in parts))
 
     def _principal_axes(
@@ -283,7 +292,8 @@ class Teachers:
     ) -> dict[str, Reals]:
         """Return centres and principal axes of the teacher's maps and features.
 
-        They are found on a view of `SAMPLE` images, and kept for all other views.
+        By name: map_centre, map_axes, feature_centre and feature_axes. They are found
+        on a view of `SAMPLE` images, and kept in `work` for all other views.
         """
         file = self.work / "components.npz"
         if not file.exists():
@@ -312,7 +322,7 @@ class Teachers:
             return dict(kept)
 
     def text_embeddings(self, texts: Sequence[str]) -> NDArray[np.float16]:
-        """Return `sentence_embeddings` of n texts, (n, 384), computed once."""
+        """Return MiniLM's embeddings of n texts, (n, 384), kept in a file in `work`."""
         digest = blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
         file = self.work / f"texts_{digest}.npy"
         if not file.exists():
@@ -320,7 +330,7 @@ class Teachers:
         return np.asarray(np.load(file))
 
     def prompts_and_words(self) -> tuple[list[list[str]], list[str]]:
-        """Return prompts for each class of ImageNet, and words for more things."""
+        """Return a list of prompts for each class of ImageNet, and other texts."""
         return imagenet_words()
 
 
@@ -350,7 +360,7 @@ def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model: Any = AutoModel.from_pretrained(folder, trust_remote_code=False)
     embeddings = np.zeros((len(texts), 384), np.float16)
-    by_length = np.argsort([len(text) for text in texts])  # little padding
+    by_length = np.argsort([len(text) for text in texts])  # for little padding
     batches = np.array_split(by_length, len(texts) // 256 + 1)
     for rows in tqdm(batches, "text teacher"):
         tokens = tokenizer(
@@ -371,8 +381,9 @@ def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
 def imagenet_words() -> tuple[list[list[str]], list[str]]:
     """Return lists of prompts, one for each class of ImageNet, and other texts.
 
-    The lists are in the order of the labels. The other texts are the first name of
-    every synset that timm knows, then the gloss of each.
+    The lists are in the order of the class numbers. The other texts are the first name
+    of every synset (a word's sense in WordNet) that timm lists, then the definition of
+    each.
     """
     info = Path(str(distribution("timm").locate_file("timm/data/_info")))
     lemmas = _read_table(info / "imagenet_synset_to_lemma.txt")

@@ -176,13 +176,13 @@ class Batches:
         self.prompts, words = teachers.prompts_and_words()
         captions = sorted({caption for image in images for caption in image.captions})
         prompts = [prompt for of_class in self.prompts for prompt in of_class]
-        # All texts of the training, each once; a text is called by its row.
+        # All texts of the training, each once; below, a text is known by its row.
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
         self.row_of_text = {text: row for row, text in enumerate(texts)}
         self.word_rows = [self.row_of_text[word] for word in words]
         self.tokens = tokenize(tokenizer, texts)
         self.sentences = torch.from_numpy(teachers.text_embeddings(texts))
-        self.view = -1  # of which `targets` are
+        self.view = -1  # the number of the view that `targets` are of; -1: no view
         self.targets: ImageTargets | None = None
 
     @property
@@ -231,7 +231,7 @@ class Batches:
         }
 
     def _image_rows(self, step: int) -> Any:
-        """Return the rows of the images of a step, each at most once an epoch."""
+        """Return the rows of the images of a step, in an order drawn for each epoch."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         rng = np.random.default_rng((self.options.seed, epoch))
         order = rng.permutation(len(self.images))
@@ -244,9 +244,10 @@ class Batches:
         classes: Sequence[int],
         rng: np.random.Generator,
     ) -> tuple[list[int], list[int]]:
-        """Draw a caption of each image; and a prompt of each class, and words.
+        """Draw a caption of each image; and a prompt of each class, then words.
 
-        Returns the rows of the captions, and those of the other texts, in `tokens`.
+        There is a word for every eight images. Returns the rows, in `tokens`, of the
+        captions; and of the prompts and words.
         """
         captions = [rng.choice(self.images[row].captions) for row in image_rows]
         prompts = [rng.choice(self.prompts[label]) for label in classes]
@@ -264,9 +265,10 @@ class Batches:
 
 
 def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
-    """Return the two likeliest classes of each image (n, 1000), and random others.
+    """Return the classes with whose names the n images of a step are compared.
 
-    There are `NAMES_A_STEP`, unless more are likely.
+    They are the two likeliest of each image, by `logits` (n, 1000), and random others:
+    `NAMES_A_STEP` in all, or more if more are likely, each once.
     """
     likely = np.unique(logits.topk(2).indices.numpy()).tolist()
     shuffled = rng.permutation(logits.shape[1]).tolist()
@@ -291,10 +293,10 @@ def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
 
 
 def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
-    """Return the loss of guesses (n, d) at the teacher's features (n, d).
+    """Return the loss of predictions, `guess` (n, d), of the teacher's features (n, d).
 
     It is the smooth L1 distance, and a cross-entropy over the n images: by its cosine,
-    each guess has to be nearest to the features of its own image.
+    each prediction has to be nearest to the features of its own image.
     """
     cosines = F.normalize(guess, dim=-1) @ F.normalize(features, dim=-1).T
     own_image = torch.arange(len(guess))
@@ -307,7 +309,7 @@ def new_clip(
 ) -> CLIPModel:
     """Return a CLIP with random weights, its towers configured as `vision` and `text`.
 
-    As `VISION` and `TEXT` are, the towers have 7.7 M and 3.4 M parameters.
+    With `VISION` and `TEXT`, the towers have 7.7 M and 3.4 M parameters.
     """
     special = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -324,7 +326,7 @@ def new_clip(
 
 
 def load_start(clip: CLIPModel, folder: Path) -> None:
-    """Load a checkpoint's weights into a CLIP of the same shape.
+    """Replace the weights of `clip` by those of a checkpoint of the same shape.
 
     If it was made for images of another size, position embeddings are interpolated.
     """
@@ -357,7 +359,7 @@ class Student(nn.Module):
     def encode_image(
         self, views: Tensor, kept: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode uint8 views (n, s, s, 3).
+        """Encode n RGB views, uint8 (n, s, s, 3).
 
         `kept`, (n, m, 1), has the numbers of the m patches of each image to see; by
         default all are seen. Returns the class token and the patches' tokens,
@@ -382,15 +384,21 @@ class Student(nn.Module):
         return F.normalize(projected.float(), dim=-1)
 
     def losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
-        """Return all five losses, unweighted, on a batch of `Batches`, in bfloat16.
+        """Return the losses by the names in `LOSS_WEIGHTS`, unweighted, in bfloat16.
 
-        Of the patches of each image a random share, `keep`, is seen.
+        `batch` is from `Batches`. Of each image a random share of patches, `keep`, is
+        seen.
         """
         with torch.autocast("cpu", torch.bfloat16):
             return self._losses(batch, keep)
 
     def _losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
-        """Return the five losses in the precision that is set: see `losses`."""
+        """Return the losses by the names in `LOSS_WEIGHTS`, unweighted.
+
+        `keep` is the share of each image's patches that is seen. The precision is what
+        autocast is set to.
+        """
+        # (n, patches, 32), in standard deviations.
         maps = batch["maps"] / corpus.MAP_LEVELS
         n, patches = maps.shape[:2]
         kept = None
@@ -401,6 +409,7 @@ class Student(nn.Module):
         tokens, image = self.encode_image(batch["views"], kept)
         text = self.encode_text(batch["tokens"])
         n_classes = batch["classes"].shape[1]
+        # The texts are n captions, then prompts of the classes, then words.
         captions = text[:n]
         names = text[n : n + n_classes]
         scale = self.clip.logit_scale.exp().clamp(max=100)
@@ -419,9 +428,10 @@ class Student(nn.Module):
 
 
 class HeldOutPairs:
-    """Images, each with its first caption, that are not trained on, as `side` squares.
+    """Images that are not trained on, each with its first caption.
 
-    Their loss shows whether the training still improves what is not trained on.
+    They are resized to `side` x `side` pixels. Their loss shows whether the training
+    still improves what is not trained on.
     """
 
     def __init__(
@@ -441,6 +451,7 @@ class HeldOutPairs:
         """
         student.eval()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            # The second output: images in the shared space.
             image = torch.cat(
                 [
                     student.encode_image(views)[1]
@@ -453,7 +464,7 @@ class HeldOutPairs:
 
 
 def note_held_out(progress: Progress, loss: float) -> None:
-    """Note the loss of held-out pairs, after a step, in `progress`.
+    """Add the loss of held-out pairs, after a step, to the history of `progress`.
 
     When it has missed the best one twice in a row, the contrastive weight is halved.
     """
@@ -476,7 +487,8 @@ def make_optimizers(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return Muon for the matrices of the transformer blocks, AdamW for the rest.
 
-    The group of the heads, which learn faster, has its factor as "speed".
+    The group of the heads, which learn faster, has the factor on its rate as "speed".
+    The rates themselves are set at each step.
     """
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [
@@ -489,7 +501,7 @@ def make_optimizers(
     taken = {*matrices, *heads}
     others = [weight for weight in student.parameters() if weight not in taken]
     decayed = [weight for weight in others if weight.ndim > 1]
-    plain = [weight for weight in others if weight.ndim < 2]
+    undecayed = [weight for weight in others if weight.ndim < 2]
     muon = torch.optim.Muon(
         matrices,
         weight_decay=WEIGHT_DECAY,
@@ -498,7 +510,7 @@ def make_optimizers(
     adam = torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": WEIGHT_DECAY},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": undecayed, "weight_decay": 0.0},
             {"params": heads, "weight_decay": 0.0, "speed": HEAD_SPEED},
         ],
         betas=(0.9, 0.98),
@@ -526,7 +538,7 @@ class Run:
         self.file = options.work / f"{options.name}.pt"
 
     def save(self) -> None:
-        """Write the state; the old file stays until the new one is whole."""
+        """Write the state to `file`, whose old content stays until all is written."""
         state = {
             "student": self.student.state_dict(),
             "opts": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -550,7 +562,7 @@ class Run:
         """Take a step of both optimizers on a batch; note losses every `LOG_EVERY`."""
         options = self.options
         progress = self.progress
-        # A resumed run drops the same patches.
+        # Set at each step, so that a resumed run drops the same patches.
         torch.manual_seed(options.seed * 1_000_003 + progress.step)
         sees_all = progress.step >= (1 - WHOLE_IMAGES) * options.steps
         losses = self.student.train().losses(batch, 1.0 if sees_all else KEPT_PATCHES)
@@ -574,8 +586,8 @@ class Run:
 def train(options: Options, teachers: Teachers | None = None) -> None:
     """Train a CLIP, or go on where a run was interrupted, and write its checkpoint.
 
-    A log is written beside it, ``training.json``. `teachers` are by default those of
-    `corpus`, which keep what they say in the folder `work`.
+    A log is written beside it, ``training.json``. By default the `teachers` are
+    EfficientNet-Lite0 and MiniLM, whose outputs are kept in the folder `work`.
     """
     options.work.mkdir(parents=True, exist_ok=True)
     everything = corpus.read_corpus(options.corpus, options.held_out)
@@ -615,7 +627,8 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
 def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
     """Take all steps that are left; test held-out pairs and save in between.
 
-    Tests and saving do not count as seconds of training.
+    That is after every `check_every` steps, and the last one. It does not count as time
+    of training.
     """
     options = run.options
     progress = run.progress
@@ -669,7 +682,7 @@ def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> N
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
-    """Return the options that the command line gives; None reads the process's own."""
+    """Return the options that command-line arguments give, by default sys.argv's."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
