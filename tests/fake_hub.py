@@ -131,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(asked.strip())
         fault = self.server.fault
         if fault == "hang":
-            time.sleep(60)  # in a thread that nobody waits for
+            time.sleep(10)  # in a thread that nobody waits for
+            self.close_connection = True  # who waited so long is not kept waiting
         elif fault == "login page":
             self.send(b"<html>Please log in</html>", {"Content-Type": "text/html"})
         elif fault.isdigit():

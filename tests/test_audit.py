@@ -437,6 +437,16 @@ def test_a_leak_is_seen_though_the_first_copy_is_in_the_test_split(
     assert leaks["duplicate_id"].tolist() == ["cat/1.jpg"] * 2
 
 
+def test_of_many_copies_the_first_one_is_named(tmp_path: Path) -> None:
+    small = encoded(blobs(0, (40, 30)))
+    files = [(f"cat/{number:02}.jpg", small, "train") for number in range(60)]
+    files += [("dog/0.jpg", small, "val"), ("dog/1.jpg", small, "test")]
+    leaks = audit_dataset(folder(tmp_path, files[::-1])).leaks
+    assert leaks["duplicate_id"].tolist() == ["cat/59.jpg"] * 2
+    leaks = audit_dataset(folder(tmp_path, files)).leaks
+    assert leaks["duplicate_id"].tolist() == ["cat/00.jpg"] * 2
+
+
 def test_unreadable_files_stay_in_the_table(tmp_path: Path) -> None:
     good = encoded(blobs(0))
     files = [

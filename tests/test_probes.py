@@ -110,6 +110,19 @@ def test_features_may_have_any_scale(probe, sample):
     assert (plain == scaled).mean() > 0.99
 
 
+@probes
+def test_features_of_any_type_are_read_as_float32(probe, sample):
+    X, y = sample
+    doubles = X + 1e-9 * np.random.default_rng(1).normal(size=X.shape)
+    whole = np.rint(10 * X).astype(int)
+    for given in (doubles, whole):
+        found, expected = (
+            clone(probe).fit(rows, y).predict_proba(X)
+            for rows in (given, given.astype(np.float32))
+        )
+        assert (found == expected).all()
+
+
 def large_sample():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 900)
@@ -614,6 +627,12 @@ def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
     probe = KernelProbe(class_weight=class_weight)
     kernels = peak_memory(lambda: probe.fit(X, y)) / (4 * 1200**2)
     assert 1.1 < kernels < 1.35  # 1.3, rounded up, is what is said
+
+
+def test_what_folds_share_takes_no_second_kernel():
+    X = np.random.default_rng(0).normal(size=(2100, 8)).astype(np.float32)
+    kernels = peak_memory(lambda: KernelProbe().prepare_folds(X)) / (4 * 2100**2)
+    assert kernels < 2
 
 
 def test_blocks_do_not_move_loss_and_gradient(monkeypatch):

@@ -127,6 +127,7 @@ def test_a_table_is_read_with_copies_classes_and_splits(
     table = FeatureTable.from_parquet(str(encoded), errors=errors)
     assert [*errors] == ["set/notes.txt"] and "Left out 1 files" in caplog.text
     assert table.ids[0] == "Testing/a/36.png" and len(table) == 61
+    assert table.ids.dtype.kind == table.splits.dtype.kind == "U"
     assert table.classes == ("a", "b")
     assert dict(zip(*np.unique(table.splits, return_counts=True), strict=True)) == {
         "test": 24,
