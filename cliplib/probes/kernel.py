@@ -223,14 +223,14 @@ def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> F
     """Return exp(-gamma times squared distance), (m, n), of rows (m, d) and (n, d)."""
     # scikit-learn's rbf_kernel would take float64, and twice the time.
     left = left.astype(np.float32, copy=False)
-    squares_left = (left**2).sum(axis=1)
-    squares_right = (right**2).sum(axis=1)
+    norms_left = (left**2).sum(axis=1)
+    norms_right = (right**2).sum(axis=1)
     # The squared distance is |x|² - 2 x·y + |y|². One matrix from here on, changed in
     # its place: of many rows it is large.
     kernel = left @ right.T
     kernel *= -2
-    kernel += squares_left[:, None]
-    kernel += squares_right
+    kernel += norms_left[:, None]
+    kernel += norms_right
     kernel *= -gamma
     return np.asarray(np.exp(kernel, out=kernel))
 
