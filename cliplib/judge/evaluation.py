@@ -202,6 +202,7 @@ class _Contributions:
         self.is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
         self.is_hit = self.is_true & self.is_predicted
         proba_of_true = (proba * self.is_true).sum(axis=1)
+        # Clipped: finite where the true class has a probability of 0.
         self.log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
         self.brier = ((proba - self.is_true) ** 2).sum(axis=1)
         is_right = self.is_hit.any(axis=1)[:, None]

@@ -119,7 +119,7 @@ def _states_and_attentions(
     """
     output = tower(
         pixels.requires_grad_(),  # the weights are frozen: gradients start here
-        interpolate_pos_encoding=True,
+        interpolate_pos_encoding=True,  # for images of another size than trained on
         output_attentions=True,
         output_hidden_states=True,
     )
