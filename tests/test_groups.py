@@ -236,6 +236,12 @@ def test_series_reach_across_folders_that_are_counted_through(name: str) -> None
     assert number_groups(groups).tolist() == expected.tolist()
 
 
+def test_a_counter_may_hold_the_name_of_its_series() -> None:
+    # Ten files of each series, 10_1 to 19_1 and so on, that lie in two folders.
+    ids = [f"{'ab'[i % 2]}/{i}_{i // 10}.jpg" for i in range(10, 60)]
+    assert joined_files(ids, suggested_pattern(ids)) == ids[:10]
+
+
 @pytest.mark.parametrize(("n_photographs", "across"), [(5, True), (4, False)])
 def test_most_series_across_folders_are_counted_without_a_gap(
     n_photographs: int, across: bool

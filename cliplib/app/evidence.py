@@ -354,8 +354,7 @@ class Evidence:
         Kinds are keys of `TRACE_COLUMNS`.
         """
         columns = [column for kind in kinds for column in TRACE_COLUMNS[kind]]
-        numbers = pd.get_dummies(self.file_traces[columns])
-        numbers = numbers.fillna(-1).astype(float)  # JPEG's quantisation of other files
+        numbers = pd.get_dummies(self.file_traces[columns]).astype(float)
         if (numbers.nunique() == 1).all():  # nothing to split a tree by
             return self.always_largest
         forest = RandomForestClassifier(

@@ -376,7 +376,10 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     # Series across folders first: the patterns for single folders would cut them.
     for pattern in ACROSS_FOLDERS:
         series = _series_of_images(ids, pattern)
-        if _look_like_series(ids, series) and _are_counted_through(ids, series):
+        counters = [_counter(image, pattern) for image in ids]
+        if _look_like_series(ids, series) and _are_counted_through(
+            ids, series, counters
+        ):
             return pattern
     names_by_pattern = {}  # the names of the series that have several files
     for pattern in (COUNTER_LAST, COUNTER_FIRST):
@@ -428,21 +431,30 @@ def _look_like_series(ids: Sequence[str], series: pd.Series) -> bool:
     return bool((size_of_series > 1).mean() > 0.5 and shares.max() <= 0.5)
 
 
-def _are_counted_through(ids: Sequence[str], series: pd.Series) -> bool:
+def _counter(image: str, pattern: str) -> str:
+    """Return the digits of a file's name beside the series that a pattern captures."""
+    match = re.search(pattern, image)
+    if not match:
+        return ""
+    start, end = match.span(1)
+    path = PurePosixPath(image)
+    before = image[len(image) - len(path.name) : start]
+    after = image[end : len(image) - len(path.suffix)]
+    return re.sub(r"\D", "", before + after)
+
+
+def _are_counted_through(
+    ids: Sequence[str], series: pd.Series, counters: Sequence[str]
+) -> bool:
     """Return whether no two files share a counter, and most series are uninterrupted.
 
-    The counter of a file is the digits of its name beside the series' name; files
-    without one are left out. A series is uninterrupted if no counter of another series
-    lies between its own. Only series that lie in several folders are looked at; without
-    any, it is False.
+    Files without a counter, "", are left out. A series is uninterrupted if no counter
+    of another series lies between its own. Only series that lie in several folders are
+    looked at; without any, it is False.
     """
-    paths = [PurePosixPath(image) for image in ids]
-    counters = []
-    for path, name in zip(paths, series, strict=True):
-        rest = path.stem.replace(name, "", 1)
-        counters.append(re.sub(r"\D", "", rest))
-    files = pd.DataFrame({"series": series, "folder": [str(p.parent) for p in paths]})
-    files["counter"] = pd.to_numeric(pd.Series(counters))
+    folders = [str(PurePosixPath(image).parent) for image in ids]
+    files = pd.DataFrame({"series": series, "folder": folders})
+    files["counter"] = pd.to_numeric(pd.Series(counters, dtype=object))
     in_order = files.dropna().sort_values("counter")
     if not in_order["counter"].is_unique:
         return False
