@@ -156,7 +156,7 @@ def _write_to_disk(folder: Path) -> None:
     """
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb+") as file:
+            with path.open("rb+") as file:  # Windows flushes writable files only
                 os.fsync(file)
 
 

@@ -196,9 +196,10 @@ def _encode_erased(
 
 
 def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
-    """Load an image and erase what a box marks; a ValueError names the image.
+    """Load an image and erase the ellipse round a box, as `erase` does.
 
-    `seed` is that of the filling's noise.
+    `seed` is that of the noise which the filling gets. A ValueError names the image, as
+    an OSError of `load_image` does.
     """
     image = load_image(source)
     try:

@@ -270,12 +270,13 @@ class Evidence:
 
     @cached_property
     def counts(self) -> pd.DataFrame:
-        """By class, numbers of images, of images without copies, and of groups.
+        """By class: its images, the same with copies counted once, and its groups.
 
         Images have a column for each published split, or else a single one.
         """
         splits = np.where(self.table.splits == "", "images", self.table.splits)
         counts = pd.crosstab(pd.Series(self.labels, name="class"), splits)
+        # Both arrays are (k,), in the order of the classes: sorted, as the crosstab is.
         counts["without copies"] = questions.groups_per_class(
             self.table, self.table.copies
         )

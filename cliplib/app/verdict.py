@@ -430,7 +430,10 @@ def leakage_sentence(measured: Measured) -> str:
 
 
 def more_labels_sentence(measured: Measured) -> str:
-    """Say what doubling the labels brought last, and how many groups a target needs."""
+    """Say what doubling the labels brought last.
+
+    Where they pay, also how many groups a target accuracy needs.
+    """
     gain = measured.doubling
     if gain is None:
         return "Whether more labels would pay cannot be said: there are too few groups."

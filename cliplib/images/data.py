@@ -421,7 +421,7 @@ def parse_path(relative: PurePath) -> ParsedPath:
     """Return id, split ("" if none) and class of the image at [split/]class/file.
 
     `relative` has two parts or more; folders above those named are left out of the id.
-    The split's folder may bear any name in `SPLITS`.
+    The split's folder may bear any name in `SPLITS`, in upper or lower case.
     """
     *above, label, file = relative.parts
     folder_above = above[-1] if above else ""

@@ -137,7 +137,7 @@ def _weight_files(names: list[str]) -> list[str]:
     """Return the names of files with a model's weights, out of all its files' names.
 
     They are in the first format of `WEIGHTS` that is there: one file, or an index and
-    then the parts that it names; [] if there is none.
+    then those of its parts that are there; [] if there is none.
     """
     for name in WEIGHTS:
         if name in names:

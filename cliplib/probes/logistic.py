@@ -82,8 +82,9 @@ class LogisticProblem:
     def _curvature_bounds(self, axes: Floats) -> Floats:
         """Return upper bounds on the mean log loss's second derivative, (r + 1,).
 
-        They are along each of the axes (r, d) and, last, along the intercept, without
-        the penalty. Rows are taken in blocks, over which the bounds are averaged.
+        They are along each of the axes (r, d) and, last, along the intercept, in the
+        weights of one class, without the penalty. Rows are taken in blocks, over which
+        the bounds are averaged.
         """
         n = self._rows.shape[0]
         bounds = np.zeros(len(axes) + 1)
@@ -194,8 +195,9 @@ def largest_curvatures(
 ) -> Floats:
     """Return upper bounds on the mean log loss's second derivative, (r,).
 
-    Along a direction a of length 1 it is at most mean((a·x)²) / 4 over the rows x
-    (Böhning 1992, "Multinomial logistic regression algorithm").
+    They are along directions a in the weights of one class, the others held: there a
+    row x curves the loss by p (1 - p) (a·x)², where p is the probability of the class,
+    so that the mean is at most that of row weight times (a·x)² / 4.
 
     Parameters
     ----------

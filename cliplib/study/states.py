@@ -116,18 +116,19 @@ def object_on_board(image: Image.Image) -> Bools | None:
     """Return which pixels (h, w) show the object on an even board, with its shadow.
 
     The board is a quadratic surface, in each channel of CIELAB, fitted to the border of
-    the photograph; what differs from it, its gaps closed, is the object. None where
-    its area is not within `OBJECT_SHARES`, or the border is uneven or dark: around an
-    object that fills the frame there is no board.
+    the photograph; what is further than `BOARD_DISTANCE` from it, its gaps closed, is
+    the object. None where its area is not within `OBJECT_SHARES`, the border is uneven,
+    or the fitted surface dark: around an object that fills the frame there is no board.
     """
     from skimage.color import rgb2lab
 
     lab = rgb2lab(np.asarray(image.convert("RGB")))
-    board, error = _board(lab)
+    board, median_error = _board(lab)
     lightness = board[..., 0]
-    if error > UNEVEN or lightness.mean() < DARK:
+    if median_error > UNEVEN or lightness.mean() < DARK:
         return None
     distance = np.linalg.norm(lab - board, axis=2)
+    # Widths are in pixels, for TrashNet's photographs of about 256 by 341.
     differs = binary_opening(distance > BOARD_DISTANCE, iterations=1)
     filled = binary_fill_holes(binary_closing(differs, iterations=4))
     part_of_pixel, _ = label(filled)

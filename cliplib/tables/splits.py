@@ -536,7 +536,8 @@ def fit_with_groups(
 def _module_source(estimator: Any) -> str:
     """Return the code of the module that defines an estimator, "" if it has no file.
 
-    A memory finds answers by it too, so that none of older code is found.
+    It is part of the key by which a `joblib.Memory` finds kept predictions, so that
+    those of older code are not taken for today's.
     """
     try:
         return inspect.getsource(sys.modules[type(estimator).__module__])

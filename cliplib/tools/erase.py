@@ -139,11 +139,13 @@ def _range_around(indices: Ints, margin: int) -> slice:
 
 
 def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
-    """Return blurred pixels (h, w, 3) that continue into the hole (h, w).
+    """Return pixels (h, w, 3) that continue smoothly what lies round a hole (h, w).
 
-    With a step above 1 every step-th row and column are filled, and the rest is
-    interpolated between them. Raises ValueError where the hole leaves nothing, and
-    ImportError without scikit-image.
+    Only those within the hole, which must not be empty, are of use. What lies round it
+    is blurred first, so that its grain is not drawn out into the hole. With a step
+    above 1 every step-th row and column are filled, and the rest is interpolated
+    between them. Raises ValueError where the hole leaves nothing, and ImportError
+    without scikit-image.
     """
     try:
         from skimage.restoration import inpaint_biharmonic
@@ -164,7 +166,7 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
     filled = np.clip(filled, at_edge.min(axis=0), at_edge.max(axis=0))
     if step == 1:
         return np.asarray(filled)
-    # Where the row and the column of each pixel, (h, w) both, lie in the reduced copy.
+    # The row and the column of each pixel, (h, w) each, counted in the reduced copy.
     places = [(axis - offset) / step for axis in np.indices(hole.shape)]
     channels = [
         map_coordinates(filled[..., channel], places, order=1, mode="nearest")
