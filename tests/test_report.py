@@ -761,13 +761,17 @@ def test_every_file_of_the_figures_is_listed_once_and_has_its_caption() -> None:
     } == wanted
     captions = tomllib.loads((ROOT / "figures" / "captions.toml").read_text())
     assert set(ids) <= set(captions)
+    # A caption may end in a value of its notebook.
     assert all(
-        text.endswith(".") for entry in captions.values() for text in entry.values()
+        text.endswith((".", "}"))
+        for entry in captions.values()
+        for text in entry.values()
     )
     for _, id, entry in listed():  # also of results that an earlier run saved
         for name in captions[id]:
             text = captions[id][name].format(**entry.get("values", {}))
             assert entry[name] == text, f"{name} of {id}"
+            assert text.endswith("."), f"{name} of {id}"
     for id, entry in captions.items():  # the dot of "J. Cheng" ends no sentence
         assert len(re.findall(r"[^A-Z][.?!](?= |$)", entry["caption"])) <= 3, id
     assert sum(path.stat().st_size for path in (ROOT / "figures").iterdir()) < 8e6
