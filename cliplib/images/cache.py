@@ -105,8 +105,11 @@ class FeatureCache:
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
         """Return those arrays under `keys` that are cached, by key; all read-only."""
-        marks = ",".join("?" * len(keys))
-        query = f"SELECT key, dtype, shape, content FROM arrays WHERE key IN ({marks})"
+        placeholders = ",".join("?" * len(keys))
+        query = (
+            "SELECT key, dtype, shape, content FROM arrays "
+            f"WHERE key IN ({placeholders})"
+        )
         with self._locked():
             rows = self._db.execute(query, list(keys)).fetchall()
         return {
@@ -188,7 +191,7 @@ def cached_array(
 
 
 def _open_database(path: Path) -> sqlite3.Connection:
-    """Open a cache's file, or make it; try for `TIMEOUT` seconds if it is in use.
+    """Open a cache's file, or make it; while it is in use, retry for `TIMEOUT` seconds.
 
     SQLite waits for other processes by itself, but not while one of them switches a new
     file to write-ahead logging.
@@ -254,7 +257,7 @@ def map_images(
     batch_size: int = 16,
     progress: str = "",
 ) -> list[NDArray[Any]]:
-    """Compute functions of n images, each read and decoded once for all of them.
+    """Compute functions of n images; each is read and decoded once for all functions.
 
     Each thread takes a batch from files to results, on one core. Results are cached
     batch by batch, so an interruption loses at most the batches under way.
@@ -265,7 +268,7 @@ def map_images(
         One image or several: paths, files' contents, images of Pillow, arrays
         (h, w, 3) of uint8, or rows ``{"path", "bytes"}`` of a data set.
     *functions
-        What to compute.
+        What to compute, and the names under which results are cached.
     cache
         Where results are looked up and stored; if it fails, a warning says so once.
     errors
@@ -289,27 +292,28 @@ def map_images(
     """
     sources = image_list(images)
     n = len(sources)
+    source_by_row = list(enumerate(sources))
     starts = range(0, n, batch_size)
-    batches = [range(start, min(start + batch_size, n)) for start in starts]
+    batches = [dict(source_by_row[start : start + batch_size]) for start in starts]
     optional_cache = _OptionalCache(cache)
 
-    def compute(rows: range) -> _Batch:
-        return _compute_batch([sources[row] for row in rows], functions, optional_cache)
+    def compute(batch: dict[int, ImageSource]) -> _BatchResults:
+        return _compute_batch(batch, functions, optional_cache)
 
+    # (n, 0) until the first results tell shape and dtype.
     outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     bar = tqdm(total=n, desc=progress, unit="image", disable=not progress)
     try:
-        for rows, batch in zip(batches, pool.map(compute, batches), strict=True):
-            _note_unreadable(batch, rows, errors)
-            read_rows = [rows[index] for index in batch.read]
+        for batch in pool.map(compute, batches):  # in the order of the batches
+            _note_unreadable(batch.unreadable, errors)
             for number, results in enumerate(batch.results):
-                if not outputs[number].size:  # the first results tell shape and dtype
+                if not outputs[number].size:
                     shape = (n, *results.shape[1:])
                     outputs[number] = np.zeros(shape, results.dtype)
-                outputs[number][read_rows] = results
-            bar.update(len(rows))
+                outputs[number][batch.read] = results
+            bar.update(len(batch.read) + len(batch.unreadable))
     finally:  # also on an interrupt: the batches under way end and are cached
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # which the pool's threads have set to 1
@@ -317,75 +321,77 @@ def map_images(
     return outputs
 
 
-class _Batch(NamedTuple):
-    """Results of a batch; `read` and `unreadable` hold images' indices in the batch."""
+class _BatchResults(NamedTuple):
+    """Results of a batch of images; a row is an image's index among those of all."""
 
     read: list[int]
+    """The rows of the images that could be read."""
     results: list[NDArray[Any]]
     """For each function (len(read), ...); an empty list if no image could be read."""
     unreadable: dict[int, OSError]
+    """The error of each other image, by its row."""
 
 
-def _note_unreadable(batch: _Batch, rows: range, errors: dict[int, str] | None) -> None:
-    """Log a batch's errors, and put them into `errors` by row among all images.
+def _note_unreadable(
+    unreadable: Mapping[int, OSError], errors: dict[int, str] | None
+) -> None:
+    """Log the errors of images, which are by row, and put their texts into `errors`.
 
-    If it is None, the first error is raised. `rows` are those of the batch's images.
+    If that is None, the error of the first row is raised.
     """
-    for index, error in sorted(batch.unreadable.items()):
+    for row, error in sorted(unreadable.items()):
         if errors is None:
             raise error
         logger.warning("%s", error)
-        errors[rows[index]] = str(error)
+        errors[row] = str(error)
 
 
 def _compute_batch(
-    sources: Sequence[ImageSource],
+    source_by_row: Mapping[int, ImageSource],
     functions: Sequence[ImageFunction],
     cache: _OptionalCache,
-) -> _Batch:
+) -> _BatchResults:
     """Compute functions of a batch of images, or look their results up in the cache.
 
     All files are read, for the cache's keys; only images of which a result is missing
     are decoded. What is computed is stored in the cache. Images that cannot be read are
     named in what is returned; nothing is raised for them.
     """
-    unreadable: dict[int, OSError] = {}
+    unreadable: dict[int, OSError] = {}  # which `_try_each` fills
     contents = _try_each(
-        range(len(sources)), lambda index: image_bytes(sources[index]), unreadable
+        source_by_row, lambda row: image_bytes(source_by_row[row]), unreadable
     )
-    digests = {index: _digest(content) for index, content in contents.items()}
+    digests = {row: _digest(content) for row, content in contents.items()}
     result_by_key = cache.get(
         {function.key(digest) for function in functions for digest in digests.values()}
     )
     incomplete = [
-        index
-        for index, digest in digests.items()
+        row
+        for row, digest in digests.items()
         if any(function.key(digest) not in result_by_key for function in functions)
     ]
     images = _try_each(
         incomplete,
-        lambda index: load_image(sources[index], contents[index]),
+        lambda row: load_image(source_by_row[row], contents[row]),
         unreadable,
     )
     for function in functions:
-        # By key, so that equal files are computed once.
-        image_by_key = {function.key(digests[i]): image for i, image in images.items()}
-        missing = {
-            key: image
-            for key, image in image_by_key.items()
-            if key not in result_by_key
-        }
-        computed = _apply(function, missing)
+        missing: dict[str, Image.Image] = {}
+        for row, image in images.items():
+            key = function.key(digests[row])
+            if key not in result_by_key:
+                missing[key] = image  # once for equal files, which have the same key
+        computed = _compute_by_key(function, missing)
         cache.put(computed)
         result_by_key |= computed
-    read = [index for index in digests if index not in unreadable]
+    read = [row for row in digests if row not in unreadable]
     if not read:
-        return _Batch(read, [], unreadable)
-    stacked = [
-        np.stack([result_by_key[function.key(digests[index])] for index in read])
+        return _BatchResults([], [], unreadable)
+    results = [
+        np.stack([result_by_key[function.key(digests[row])] for row in read])
         for function in functions
     ]
-    return _Batch(read, stacked, unreadable)
+    return _BatchResults(read, results, unreadable)
 
 
 def _digest(content: bytes) -> str:
@@ -394,37 +400,37 @@ def _digest(content: bytes) -> str:
 
 
 def _try_each(
-    indices: Iterable[int], read: Callable[[int], _T], unreadable: dict[int, OSError]
+    rows: Iterable[int], read: Callable[[int], _T], unreadable: dict[int, OSError]
 ) -> dict[int, _T]:
-    """Call `read` with each index; return its results by index.
+    """Call `read` for each row; return its results by row.
 
-    Where it raises an OSError, this goes into `unreadable`, by index.
+    Where it raises an OSError, this goes into `unreadable`, by row.
     """
     results = {}
-    for index in indices:
+    for row in rows:
         try:
-            results[index] = read(index)
+            results[row] = read(row)
         except OSError as error:
-            unreadable[index] = error
+            unreadable[row] = error
     return results
 
 
-def _apply(
-    function: ImageFunction, images: Mapping[str, Image.Image]
+def _compute_by_key(
+    function: ImageFunction, image_by_key: Mapping[str, Image.Image]
 ) -> dict[str, NDArray[Any]]:
-    """Compute a function of images, all at once; return their results by their keys.
+    """Compute a function of images in one call; return each image's result by its key.
 
     ValueError if the function does not make one row for each image.
     """
-    if not images:
+    if not image_by_key:
         return {}
-    rows = function.function(list(images.values()))
-    if len(rows) != len(images):
+    rows = function.function(list(image_by_key.values()))
+    if len(rows) != len(image_by_key):
         raise ValueError(
             f"The image function {function.name!r} made {len(rows)} rows of "
-            f"{len(images)} images."
+            f"{len(image_by_key)} images."
         )
-    return dict(zip(images, rows, strict=True))
+    return dict(zip(image_by_key, rows, strict=True))
 
 
 def each_image(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tomllib
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -112,17 +113,18 @@ class ListedImage(NamedTuple):
     """The name of its class."""
 
     @property
-    def home(self) -> Path:
+    def place(self) -> Path:
         """The folder that holds the class folders, or the split folders above them."""
         # The id has one "/" for each folder between that one and the file.
         return self.path.parents[self.id.count("/")]
 
 
 def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
-    """Return the declaration of a set in `DATASETS`, or make one for a folder.
+    """Return the classes and other facts of a data set, by its name or its folder.
 
-    The folder holds class folders; a class's phrase is then its folder's name, with
-    spaces for "_" and "-". An OSError or ValueError names what is wrong with it.
+    For a key of `DATASETS` they are declared there. Otherwise the names of the class
+    folders, sorted, are the classes; with spaces for "_" and "-" they are the phrases
+    that describe them. An OSError or ValueError names what is wrong with a folder.
     """
     name = os.fspath(name_or_path)
     if name in DATASETS:
@@ -168,7 +170,7 @@ def load_dataset(
     datasets.Dataset or None
         Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (split, class and
         file) and ``split`` ("train", "val", "test" or ""). None where a named set has
-        no images on this machine, or no home to download them from.
+        no images on this machine, or, for ``"hub"``, is on no host.
 
     Raises
     ------
@@ -213,25 +215,21 @@ def _load_named(
         logger.info("%s: no home to download it from", name)
         return None
     images = _list_images(root) if root else []
-    expected = list(DATASETS[name].phrases)
+    classes = list(DATASETS[name].phrases)
     present = {image.label for image in images}
-    if present != set(expected):
+    if present != set(classes):
         bears_the_name = root is not None and root.name == name
         if must_be_there or bears_the_name:
             folder = root or Path(setting)
             raise ValueError(_difference_from_set(name, folder, present))
         logger.info("%s: no images on this machine", name)
         return None
-    published = _published_splits(name)  # for a set without split folders
-    images = [
-        image._replace(split=image.split or published.get(image.id, ""))
-        for image in images
-    ]
     logger.info("%s: %d images from %s", name, len(images), root)
     if different := difference_from_report(name, [image.id for image in images]):
         warn_once(logger, different)
+    images = _with_published_splits(images, name)
     source = "hub" if setting == "hub" else "folder"
-    return _as_dataset(images, expected, title=name, source=source)
+    return _as_dataset(images, classes, title=name, source=source)
 
 
 def _root_of_named(name: str, setting: str) -> Path | None:
@@ -246,12 +244,14 @@ def _root_of_named(name: str, setting: str) -> Path | None:
     if setting == "hub":
         return fetch_dataset(name)
     folder = _existing_folder(setting)
-    homes: dict[str, Path] = {}
-    for parent in (folder / "external", folder):  # the latter counts, if both hold it
-        homes |= {key: parent / key for key in DATASETS if (parent / key).is_dir()}
-    if not homes:
-        return folder
-    return homes.get(name)
+    parents = [folder, folder / "external"]  # the first one that holds the set counts
+    for parent in parents:
+        if (parent / name).is_dir():
+            return parent / name
+    holds_other_sets = any(
+        (parent / other).is_dir() for parent in parents for other in DATASETS
+    )
+    return None if holds_other_sets else folder
 
 
 def _difference_from_set(name: str, folder: Path, present: set[str]) -> str:
@@ -277,17 +277,22 @@ def _difference_from_set(name: str, folder: Path, present: set[str]) -> str:
     return f"{what}: {'; '.join(differences)}."
 
 
-def _published_splits(name: str) -> dict[str, str]:
-    """Return the split that a set's authors published for each image, by id.
+def _with_published_splits(images: list[ListedImage], name: str) -> list[ListedImage]:
+    """Return the images of a named set with splits, also where no folder tells them.
 
-    It is empty for a set of which this package has no file with such a split.
+    Then they are those that the set's authors published, from a file of this package;
+    "" where there is none.
     """
     path = files("cliplib") / "study" / "precomputed" / f"{name}_splits.txt"
     if not path.is_file():
-        return {}
+        return images
     lines = path.read_text("utf-8").splitlines()
     entries = [line for line in lines if not line.startswith("#")]  # "id split"
-    return dict(entry.rsplit(" ", 1) for entry in entries)
+    published = dict(entry.rsplit(" ", 1) for entry in entries)
+    return [
+        image._replace(split=image.split or published.get(image.id, ""))
+        for image in images
+    ]
 
 
 def _as_dataset(
@@ -334,39 +339,38 @@ def _existing_folder(name: str) -> Path:
 def _list_images(root: Path) -> list[ListedImage]:
     """Return the images in the class folders of `root`, sorted by id.
 
-    Other files are left out, most kinds with a warning. ValueError if there is no
-    image, or if it is unclear which folders are classes.
+    Other files are left out, with a warning for each kind but `IGNORED`. ValueError if
+    there is no image, or if it is unclear which folders are classes.
     """
-    files_by_kind: dict[str, list[Path]] = {}
+    paths_by_kind: dict[str, list[Path]] = defaultdict(list)
     for path in _files_below(root):
         kind = _kind_of_file(path.relative_to(root))
-        files_by_kind.setdefault(kind, []).append(path)
+        paths_by_kind[kind].append(path)
     for kind in (OTHER, HIDDEN, SYSTEM):
-        _warn_of_left_out(kind, files_by_kind.get(kind, []))
-    images = [
-        _listed_image(path, path.relative_to(root))
-        for path in files_by_kind.get(IMAGE, [])
-    ]
+        _warn_of_left_out(kind, paths_by_kind[kind])
+    images = [_listed_image(path, root) for path in paths_by_kind[IMAGE]]
     _check_layout(root, images)
     return sorted(images, key=lambda image: image.id)
 
 
 def _kind_of_file(relative: PurePath) -> str:
-    """Return what a file of a data set is by its path below the set's folder.
+    """Return the kind of a file, by its path below the data set's folder.
 
-    One of `IMAGE`, `OTHER`, `HIDDEN`, `SYSTEM` and `IGNORED`.
+    It is `IMAGE`, or one that is left out: `OTHER`, `HIDDEN`, `SYSTEM`, or `IGNORED`,
+    which needs no warning: other hidden files than images, files beside the class
+    folders, such as a README, and what macOS adds to ZIP archives.
     """
     is_system_file = _is_system_file(relative)
     is_image = relative.suffix.lower() in SUFFIXES and not is_system_file
     if any(part.startswith(".") for part in relative.parts):
         return HIDDEN if is_image else IGNORED
-    if "__MACOSX" in relative.parts:  # copies of all names, which macOS puts into ZIPs
+    if "__MACOSX" in relative.parts:
         return IGNORED
     if is_system_file:
         return SYSTEM
     if is_image:
         return IMAGE
-    is_beside_class_folders = len(relative.parts) == 1  # as a README is
+    is_beside_class_folders = len(relative.parts) == 1
     return IGNORED if is_beside_class_folders else OTHER
 
 
@@ -392,17 +396,18 @@ def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield folder / entry.name
 
 
-def _listed_image(path: Path, relative: PurePath) -> ListedImage:
-    """Return an image with what its path says: split and class.
+def _listed_image(path: Path, root: Path) -> ListedImage:
+    """Return an image below the set's folder `root`, with id, split and class.
 
-    `relative` is the path below the set's folder. A ValueError says what to change if
-    it has no class folder, or is not in UTF-8.
+    These are told by its path. A ValueError says what to change if the image is in no
+    class folder, or the path is not in UTF-8.
     """
+    relative = path.relative_to(root)
     if len(relative.parts) == 1:
         raise ValueError(
             f"The image {path} lies outside the class folders: move it into one."
         )
-    printable = image_name(path)
+    printable = image_name(path)  # spells out what is not UTF-8
     if printable != str(path):
         raise ValueError(f"The name {printable!r} is not in UTF-8: rename it.")
     parsed = parse_path(relative)
@@ -420,8 +425,9 @@ class ParsedPath(NamedTuple):
 def parse_path(relative: PurePath) -> ParsedPath:
     """Return id, split ("" if none) and class of the image at [split/]class/file.
 
-    `relative` has two parts or more; folders above those named are left out of the id.
-    The split's folder may bear any name in `SPLITS`, in upper or lower case.
+    Folders above these are left out of the id: "photos/Training/cat/1.jpg" gives
+    "Training/cat/1.jpg", "train" and "cat"; "photos/cat/1.jpg" gives "cat/1.jpg", ""
+    and "cat". `SPLITS` lists the names of split folders, in lower case.
     """
     *above, label, file = relative.parts
     folder_above = above[-1] if above else ""
@@ -433,18 +439,20 @@ def parse_path(relative: PurePath) -> ParsedPath:
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     """Raise ValueError if `root` has no image, or its classes are unclear.
 
-    They are so if class folders lie in several places, if the split folders hold the
-    images themselves, or if only some images are in a split.
+    They are so if class folders lie in several places ("a/cat", "b/dog"), if split
+    folders hold the images themselves ("train/1.jpg"), or if only some images are in a
+    split ("train/cat", "dog").
     """
-    # The folders that hold the class folders, or the split folders above them.
-    homes = sorted({image.home for image in images})
-    if len(homes) > 1:
+    places = sorted({image.place for image in images})
+    if len(places) > 1:
         raise ValueError(
-            f"Class folders lie in {homes[0]} and in {homes[1]}: put all in one place."
+            f"Class folders lie in {places[0]} and in {places[1]}: put all in one "
+            "place."
         )
     advice = "give each class a folder, within a split or not."
     if not images:
         raise ValueError(f"{root} holds no image: {advice}")
+    # Where there are no class folders, split folders were taken for them.
     if all(image.label.lower() in SPLITS for image in images):
         splits = ", ".join(sorted({image.label for image in images}))
         raise ValueError(f"{root} holds images right in {splits}: {advice}")
@@ -493,9 +501,9 @@ def fetch_dataset(name: str) -> Path | None:
 def difference_from_report(name: str, ids: Collection[str]) -> str:
     """Return a sentence on how images of a named set differ from those of the report.
 
-    The report is cliplib's own; a file of this package lists the images it measured.
-    Images are compared by id. The sentence is "" if they are the same, or if the report
-    has no images of that set.
+    `ids` are those of the images that are here. The ids of the images that cliplib's
+    own report measured are in a file of this package. The sentence is "" if both are
+    the same, or if the report has no images of that set.
     """
     path = files("cliplib") / "study" / "precomputed" / f"{name}_groups.csv"
     if not path.is_file():
@@ -523,12 +531,12 @@ def list_files(
     files are sorted by path. Images keep their order, and are named by their own path,
     or by their type where they have none, such as "<bytes>".
     """
-    if not isinstance(files, str | os.PathLike) or not Path(files).is_dir():
-        sources = image_list(files)
-        return [image_name(source) for source in sources], sources
-    folder = Path(files)
-    found = sorted(_files_below(folder))
-    _warn_of_left_out(SYSTEM, [path for path in found if _is_system_file(path)])
-    paths = [path for path in found if not _is_system_file(path)]
-    names = [image_name(path.relative_to(folder).as_posix()) for path in paths]
-    return names, list(paths)
+    if isinstance(files, str | os.PathLike) and Path(files).is_dir():
+        folder = Path(files)
+        found = sorted(_files_below(folder))
+        _warn_of_left_out(SYSTEM, [path for path in found if _is_system_file(path)])
+        paths = [path for path in found if not _is_system_file(path)]
+        names = [image_name(path.relative_to(folder).as_posix()) for path in paths]
+        return names, list(paths)
+    sources = image_list(files)
+    return [image_name(source) for source in sources], sources

@@ -110,8 +110,8 @@ def _cached_path(
 def _has_all_files(folder: Path) -> bool:
     """Return whether a folder holds all files that its model needs.
 
-    These are weights with all parts, configuration, preprocessing and, for a CLIP, the
-    tokenizer.
+    These are weights with all their parts, configuration, preprocessing and, for a
+    CLIP, the tokenizer.
     """
     names = set(_file_names(folder))
     weights = _weight_files([*names])
@@ -119,7 +119,7 @@ def _has_all_files(folder: Path) -> bool:
         return False
     if weights[0].endswith(".index.json"):
         index = json.loads((folder / weights[0]).read_text("utf-8"))
-        parts = set(index["weight_map"].values())
+        parts = set(index["weight_map"].values())  # a file's name for each tensor
         if not parts <= names:
             return False
     config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -137,7 +137,7 @@ def _weight_files(names: list[str]) -> list[str]:
     """Return the names of files with a model's weights, out of all its files' names.
 
     They are in the first format of `WEIGHTS` that is there: one file, or an index and
-    then those of its parts that are there; [] if there is none.
+    then its parts, such as "model-00001-of-00002.safetensors"; [] if there is none.
     """
     for name in WEIGHTS:
         if name in names:
@@ -170,7 +170,8 @@ def _download_model(repo: str, revision: str) -> Path:
     wanted = [*filter(_is_settings_file, sizes), *weights]
     missing = [name for name in wanted if _cached_path(repo, name, revision) is None]
     size = sum(sizes[name] for name in missing)
-    _check_room_and_log(repo, size, Path(constants.HF_HUB_CACHE))
+    _check_room(size)
+    _log_download(repo, size)
     paths = [_download_file(repo, name, revision, sizes[name]) for name in wanted]
     return paths[0].parent  # in which all of them lie
 
@@ -203,21 +204,27 @@ def _no_bar(*args: Any, **options: Any) -> Any:
     return tqdm(*args, **options | {"disable": True})
 
 
-def _check_room_and_log(name: str, size: int, place: Path) -> None:
-    """Log that `size` bytes of `name` will be downloaded into the folder `place`.
-
-    DownloadError if its disk has no room for them.
-    """
-    megabytes = max(1, round(size / 1e6))
+def _check_room(size: int) -> None:
+    """Raise DownloadError if `size` bytes do not fit on the disk of the hub's cache."""
+    place = Path(constants.HF_HUB_CACHE)
     # The folder itself may still have to be made.
     existing = next(path for path in (place, *place.parents) if path.is_dir())
     free = shutil.disk_usage(existing).free
     if free < size:
         raise DownloadError(
-            f"it takes {megabytes:,} MB, and the disk of {place} has {free / 1e6:,.0f} "
-            "MB left: make room, or name another place by HF_HOME"
+            f"it takes {_megabytes(size)} MB, and the disk of {place} has "
+            f"{free / 1e6:,.0f} MB left: make room, or name another place by HF_HOME"
         )
-    logger.warning("Downloading %s: %s MB, into %s", name, f"{megabytes:,}", place)
+
+
+def _log_download(repo: str, size: int) -> None:
+    place = Path(constants.HF_HUB_CACHE)
+    logger.warning("Downloading %s: %s MB, into %s", repo, _megabytes(size), place)
+
+
+def _megabytes(size: int) -> str:
+    """Write bytes as a whole number of megabytes (of 10**6 bytes), 1 or more."""
+    return f"{max(1, round(size / 1e6)):,}"
 
 
 def _verified_sha256(path: Path) -> str:
@@ -279,7 +286,8 @@ def _download_archive(repo: str, file: str) -> Path:
     # Of all files of the repository, in bytes, by path in it.
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
     size = sizes.get(file, 0)
-    _check_room_and_log(repo, size, Path(constants.HF_HUB_CACHE))
+    _check_room(size)
+    _log_download(repo, size)
     revision = constants.DEFAULT_REVISION
     return _download_file(repo, file, revision, size, kind="dataset")
 
@@ -289,7 +297,7 @@ def _unpacked(archive: Path, place: Path, digest: str) -> Path:
 
     Its name has the first digits of the archive's SHA-256, `digest`. It is there with
     all files or not at all, also if a process is ended or several unpack at once.
-    DownloadError if the archive is damaged, or the disk full.
+    `_extract` raises DownloadError if the archive is damaged, or the disk full.
     """
     folder = place / f"{archive.stem}-{digest[:16]}"
     if folder.is_dir():
@@ -300,18 +308,27 @@ def _unpacked(archive: Path, place: Path, digest: str) -> Path:
         if folder.is_dir():  # unpacked by another process while this one waited
             return folder
         shutil.rmtree(partial, ignore_errors=True)  # left by a process that was ended
-        try:
-            with zipfile.ZipFile(archive) as files:
-                files.extractall(partial)
-        except (OSError, zipfile.BadZipFile) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise DownloadError(_disk_is_full(place, "CLIPLIB_CACHE")) from error
-            raise DownloadError(
-                f"its archive is damaged: delete {archive.resolve()} and try again"
-            ) from error
+        _extract(archive, partial)
         partial.replace(folder)
     return folder
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Unpack a ZIP archive into a new folder, which is deleted if that fails.
+
+    Then DownloadError says whether the archive is damaged or the disk full.
+    """
+    try:
+        with zipfile.ZipFile(archive) as files:
+            files.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            full = _disk_is_full(folder.parent, "CLIPLIB_CACHE")
+            raise DownloadError(full) from error
+        raise DownloadError(
+            f"its archive is damaged: delete {archive.resolve()} and try again"
+        ) from error
 
 
 def fetch_from_kaggle(handle: str) -> Path:
@@ -348,10 +365,10 @@ def explained(
 
 
 def _cause(error: BaseException, name: str, revision: str, host: str) -> str:
-    """Return a sentence on why a download failed, and on what to do.
+    """Return a clause on why a download failed, and on what to do.
 
-    `name` and `revision` are what was asked of `host`, "the hub" or "Kaggle". The
-    clients wrap errors in others, so all that led to `error` are looked at: the names
+    `name` and `revision` are what was asked of `host`, "the hub" or "Kaggle". Its
+    client wraps errors in others, so all that led to `error` are looked at: the names
     of their classes and base classes, their HTTP status, and their messages.
     """
     chain = [*_error_chain(error)]
@@ -362,6 +379,7 @@ def _cause(error: BaseException, name: str, revision: str, host: str) -> str:
     text = " ".join(map(str, chain))
     if "Invalid credentials" in text or "Unauthenticated" in text:
         return f"{host} refuses the login of this machine: {_login(host)} again"
+    # The first function that knows the cause; the others return "".
     return (
         _cause_by_class(class_names, name, revision, host)
         or _cause_by_status(_http_status(chain), name, host)
@@ -405,11 +423,11 @@ def _login(host: str) -> str:
 
 
 def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) -> str:
-    """Return what errors of the clients' own classes mean; "" for other classes.
+    """Return a clause on what the hub client's own errors mean; "" for other errors.
 
-    `class_names` are those of all errors in the chain and of their base classes; so a
-    GatedRepoError is looked for before the RepositoryNotFoundError that it also is.
-    `name` and `revision` are what was asked for; `host` is "the hub" or "Kaggle".
+    `class_names` are the names of the errors' classes and base classes: as
+    GatedRepoError is a subclass of RepositoryNotFoundError, it is looked for first.
+    `name` and `revision` are what was asked of `host`, "the hub" or "Kaggle".
     """
     if "OfflineModeIsEnabled" in class_names:
         return (
@@ -431,9 +449,9 @@ def _cause_by_class(class_names: set[str], name: str, revision: str, host: str) 
 
 
 def _not_found(name: str, host: str) -> str:
-    """Return a sentence on a name that a host does not know, or hides without a login.
+    """Return a clause on a name that a host does not know, or hides without a login.
 
-    It proposes the one of `KNOWN_MODELS` whose name is most alike, if one is similar.
+    It proposes the most similar name of `KNOWN_MODELS`, if one is similar.
     """
     near = difflib.get_close_matches(name, KNOWN_MODELS, n=1)
     meant = f" (is {near[0]!r} meant?)" if near and near[0] != name else ""
@@ -465,34 +483,35 @@ def _cause_by_connection(class_names: set[str], text: str, host: str) -> str:
     """Return a clause on why the connection to a host failed; "" for another failure.
 
     `class_names` are the names of the errors' classes and base classes, `text` is all
-    their messages.
+    their messages. `host` is "the hub" or "Kaggle".
     """
-    where = _address(host)
+    address = _address(host)
     if "CERTIFICATE_VERIFY_FAILED" in text or "SSLError" in class_names:
         return (
-            f"the certificate of {where} is not trusted: if a proxy of your network "
+            f"the certificate of {address} is not trusted: if a proxy of your network "
             "reads along, name its certificate in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"
         )
     refused = bool(class_names & {"ConnectError", "ConnectionError", "NetworkError"})
+    # Of the environment variables, or of the system's settings.
     has_proxy = bool(getproxies().keys() & {"http", "https"})
     if "ProxyError" in class_names or (refused and has_proxy):
         return (
-            f"{where} cannot be reached by the proxy that HTTPS_PROXY or HTTP_PROXY "
+            f"{address} cannot be reached by the proxy that HTTPS_PROXY or HTTP_PROXY "
             "names: correct or unset it"
         )
     if any("Timeout" in name for name in class_names):
-        return f"{where} did not answer in time: try again, or name a mirror"
+        return f"{address} did not answer in time: try again, or name a mirror"
     if "JSONDecodeError" in class_names:
         return (
-            f"a web page came in place of an answer of {where}: log in to your network "
-            "with a browser first"
+            f"a web page came in place of an answer of {address}: log in to your "
+            "network with a browser first"
         )
     if "Consistency check failed" in text or "RemoteProtocolError" in class_names:
         return "the download broke off: the same command goes on where it stopped"
     if refused:
         return (
-            f"{where} cannot be reached, and it was not downloaded whole before: name "
-            "a proxy in HTTPS_PROXY, or a mirror of the hub in HF_ENDPOINT"
+            f"{address} cannot be reached, and it was not downloaded whole before: "
+            "name a proxy in HTTPS_PROXY, or a mirror of the hub in HF_ENDPOINT"
         )
     return ""
 

@@ -83,9 +83,7 @@ def warn_once(log: logging.Logger, message: str) -> None:
 
 
 def image_list(images: Images) -> list[ImageSource]:
-    """Return images as a list, which a single image becomes as well.
-
-    They are not read, so a path may lead nowhere.
+    """Return one image or several as a list; no file is read.
 
     Parameters
     ----------
@@ -125,16 +123,18 @@ def image_name(source: ImageSource) -> str:
     if isinstance(source, Mapping):
         source = source.get("path") or "<bytes>"
     if not isinstance(source, str | os.PathLike):
+        # An image of Pillow may know its file.
         return getattr(source, "filename", "") or f"<{type(source).__name__}>"
-    # What is not UTF-8 in a name cannot be printed: it is spelt out, as "\\udcff".
+    # What is not UTF-8 in a name cannot be printed: the byte FF is written "\udcff".
     return os.fspath(source).encode("utf-8", "backslashreplace").decode()
 
 
 def image_bytes(source: ImageSource) -> bytes:
     """Return what identifies an image: its file's content, or its size and RGB pixels.
 
-    The latter is for images of Pillow and arrays. A row of a data set with neither
-    bytes nor path gives b"". An OSError names a file that is not there.
+    Images of Pillow and arrays are identified by the latter. A row of a data set with
+    neither bytes nor path gives b"", which `load_image` rejects. An OSError names a
+    file that is not there.
     """
     if isinstance(source, Mapping):
         file = source.get("bytes")
@@ -152,9 +152,9 @@ def image_bytes(source: ImageSource) -> bytes:
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
     """Decode an image to 8-bit RGB, turned upright by its EXIF orientation.
 
-    Of several frames or pages it is the first. Grey values of 16 bits are scaled to 8:
-    where none needs more than 8, 10, 12 or 14 bits, they are taken for values of so
-    many bits, and a warning says so.
+    Of several frames or pages it is the first. Grey values of 16 bits are scaled to 8.
+    If the largest one fits into 8, 10, 12 or 14 bits, the least such depth is taken for
+    the image's own, and a warning says so.
 
     Parameters
     ----------
@@ -211,8 +211,8 @@ def _open(source: ImageSource, content: bytes | None) -> Image.Image:
 def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale a 16-bit grey image to 8 bits.
 
-    It is taken for one of the least of `BIT_DEPTHS` that holds its largest value, with
-    a warning if that is less than 16.
+    Its depth is taken to be the least of `BIT_DEPTHS` that holds its largest value,
+    with a warning if that is less than 16 bits.
     """
     # Wide enough for the product by 255.
     values = np.asarray(image).astype(np.uint32)
@@ -243,10 +243,13 @@ def _why_unreadable(
         return f"it has more than {millions} million pixels: save a smaller copy"
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
-    # Pillow's own message names the address of a buffer; what the file begins with
-    # tells more: its bytes 4 to 7 are "ftyp" in HEIC and AVIF, and then comes a brand.
-    if content is None:
-        content = image_bytes(source)
+    # Pillow's own message only names the address of a buffer.
+    return _why_unidentified(image_bytes(source) if content is None else content)
+
+
+def _why_unidentified(content: bytes) -> str:
+    """Return a clause on why Pillow knows no format for a file with this content."""
+    # In HEIC and AVIF, bytes 4 to 7 are "ftyp", and bytes 8 to 11 the brand.
     has_brand = content[4:8] == b"ftyp"
     kind = PHONE_BRANDS.get(content[8:12]) if has_brand else None
     if kind == "HEIC" and "HEIF" not in readable_formats():
@@ -263,12 +266,13 @@ def file_facts(source: ImageSource) -> FileFacts:
     -------
     dict
         bytes (the file's size), digest (blake2b of its content, 64 bytes), format and
-        mode (as Pillow names them), quantisation (the mean of JPEG's first quantisation
-        table, 0 for other formats), width and height in pixels.
+        mode (Pillow's names), quantisation (the mean of JPEG's first quantisation
+        table, larger with stronger compression; 0 for other formats), width and height
+        in pixels.
     """
     content = image_bytes(source)
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
-        tables = getattr(image, "quantization", {})
+        tables = getattr(image, "quantization", {})  # of a JPEG, by number from 0
         return {
             "bytes": len(content),
             "digest": hashlib.blake2b(content).digest(),

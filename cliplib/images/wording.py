@@ -40,19 +40,19 @@ def percent(share: Interval) -> str:
     return f"{whole_percent(value)} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def points(gain: Interval) -> str:
+def points(difference: Interval) -> str:
     """Write a difference of shares of 1 in percentage points, with its 95% interval.
 
     For example "8 points (2 to 14)".
     """
-    value, low, high = map(_whole_points, gain)
+    value, low, high = map(_whole_points, difference)
     unit = "point" if value == "1" else "points"
     return f"{value} {unit} ({low} to {high})"
 
 
-def _whole_points(gain: float) -> str:
+def _whole_points(difference: float) -> str:
     """Write a difference of shares as whole percentage points, with a true minus."""
-    text = f"{100 * gain:.0f}"
+    text = f"{100 * difference:.0f}"
     return "0" if text == "-0" else text.replace("-", "−")
 
 
