@@ -201,7 +201,7 @@ def _open_database(path: Path) -> sqlite3.Connection:
         try:
             return _connect(path)
         except sqlite3.OperationalError as error:
-            primary_code = error.sqlite_errorcode & 0xFF  # without SQLite's details
+            primary_code = error.sqlite_errorcode & 0xFF  # higher bits: details
             if primary_code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
@@ -292,9 +292,10 @@ def map_images(
     """
     sources = image_list(images)
     n = len(sources)
-    source_by_row = list(enumerate(sources))
+    numbered = list(enumerate(sources))
     starts = range(0, n, batch_size)
-    batches = [dict(source_by_row[start : start + batch_size]) for start in starts]
+    # In each batch, the sources by row.
+    batches = [dict(numbered[start : start + batch_size]) for start in starts]
     optional_cache = _OptionalCache(cache)
 
     def compute(batch: dict[int, ImageSource]) -> _BatchResults:

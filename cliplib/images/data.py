@@ -170,7 +170,7 @@ def load_dataset(
     datasets.Dataset or None
         Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (split, class and
         file) and ``split`` ("train", "val", "test" or ""). None where a named set has
-        no images on this machine, or, for ``"hub"``, is on no host.
+        no images on this machine, or neither the hub nor Kaggle has it.
 
     Raises
     ------
@@ -207,8 +207,8 @@ def _load_named(
     """Return the images of a named set, sorted by id; None where none are found.
 
     `setting` says where they are: a folder, "hub" to download them, or "" for nowhere.
-    A folder of other classes gives None as well, but raises ValueError if
-    `must_be_there`, or if it bears the set's name.
+    For a folder whose classes are not the set's it is None as well, but ValueError is
+    raised if `must_be_there`, or if the folder bears the set's name.
     """
     root = _root_of_named(name, setting)
     if root is None and setting == "hub":
@@ -278,10 +278,10 @@ def _difference_from_set(name: str, folder: Path, present: set[str]) -> str:
 
 
 def _with_published_splits(images: list[ListedImage], name: str) -> list[ListedImage]:
-    """Return the images of a named set with splits, also where no folder tells them.
+    """Return a named set's images; those without a split folder get a published split.
 
-    Then they are those that the set's authors published, from a file of this package;
-    "" where there is none.
+    It is the one of the set's authors, from a file of this package, which lists images
+    by id; an image that is not listed keeps the split "".
     """
     path = files("cliplib") / "study" / "precomputed" / f"{name}_splits.txt"
     if not path.is_file():

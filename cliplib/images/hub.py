@@ -115,7 +115,8 @@ def _has_all_files(folder: Path) -> bool:
     """
     names = set(_file_names(folder))
     weights = _weight_files([*names])
-    if not weights or "config.json" not in names or not PREPROCESSING & names:
+    has_preprocessing = bool(PREPROCESSING & names)  # one of its two names is enough
+    if not weights or "config.json" not in names or not has_preprocessing:
         return False
     if weights[0].endswith(".index.json"):
         index = json.loads((folder / weights[0]).read_text("utf-8"))
