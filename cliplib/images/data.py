@@ -204,6 +204,25 @@ def _load_folder(name: str) -> datasets.Dataset:
 def _load_named(
     name: str, setting: str, *, must_be_there: bool
 ) -> datasets.Dataset | None:
+    """Return the images of a named set as a data set; None where none are found.
+
+    `setting` is a folder, "hub" to download them, or "" for nowhere. If
+    `must_be_there`, a folder without the set's classes raises ValueError.
+    """
+    images = _list_named(name, setting, must_be_there=must_be_there)
+    if images is None:
+        return None
+    if different := difference_from_report(name, [image.id for image in images]):
+        warn_once(logger, different)
+    images = _with_published_splits(images, name)
+    classes = list(DATASETS[name].phrases)
+    source = "hub" if setting == "hub" else "folder"
+    return _as_dataset(images, classes, title=name, source=source)
+
+
+def _list_named(
+    name: str, setting: str, *, must_be_there: bool
+) -> list[ListedImage] | None:
     """Return the images of a named set, sorted by id; None where none are found.
 
     `setting` says where they are: a folder, "hub" to download them, or "" for nowhere.
@@ -215,21 +234,15 @@ def _load_named(
         logger.info("%s: no home to download it from", name)
         return None
     images = _list_images(root) if root else []
-    classes = list(DATASETS[name].phrases)
     present = {image.label for image in images}
-    if present != set(classes):
-        bears_the_name = root is not None and root.name == name
-        if must_be_there or bears_the_name:
-            folder = root or Path(setting)
-            raise ValueError(_difference_from_set(name, folder, present))
-        logger.info("%s: no images on this machine", name)
-        return None
-    logger.info("%s: %d images from %s", name, len(images), root)
-    if different := difference_from_report(name, [image.id for image in images]):
-        warn_once(logger, different)
-    images = _with_published_splits(images, name)
-    source = "hub" if setting == "hub" else "folder"
-    return _as_dataset(images, classes, title=name, source=source)
+    if present == set(DATASETS[name].phrases):  # phrases by class
+        logger.info("%s: %d images from %s", name, len(images), root)
+        return images
+    bears_the_name = root is not None and root.name == name
+    if must_be_there or bears_the_name:
+        raise ValueError(_difference_from_set(name, root or Path(setting), present))
+    logger.info("%s: no images on this machine", name)
+    return None
 
 
 def _root_of_named(name: str, setting: str) -> Path | None:
