@@ -120,7 +120,9 @@ def bootstrap(
         for start in range(0, n_boot, draws_at_once):
             size = (min(draws_at_once, n_boot - start), n_groups)
             group_weights = _counts_by_draw(rng.integers(0, n_groups, size))
-            on_draws.append(statistic(group_weights[:, group_of_row].astype(float)))
+            # The draws of a row lie side by side in memory, as statistics read them.
+            weights = group_weights.T.astype(float, order="C")[group_of_row].T
+            on_draws.append(statistic(weights))
     return {
         name: Resampled(value[0], np.concatenate([draws[name] for draws in on_draws]))
         for name, value in on_sample.items()
