@@ -390,18 +390,17 @@ def duplicates(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
 
 
 def grows(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
-    """Time and memory by number of images, beside the peer where it goes so far."""
+    """Time and memory by number of images, beside the peers where they go so far."""
     rows = []
-    for name, (_, peer, sizes) in growth.WORKS.items():
-        found = growth.grow(name)
-        row = Row(f"{name}, growth", peer, 1)
-        row.sizes = found
-        row.note = " ".join(one["note"] for one in found).strip()
-        if len(found) == 2 and found[1]["n"]:
-            ours, other = (one["seconds"] for one in found)
-            last = len(other) - 1
+    for name, (_, peers, sizes) in growth.WORKS.items():
+        ours, *others = growth.grow(name)
+        row = Row(f"{name}, growth", peers[0] if peers else "", 1)
+        row.sizes = [ours, *others]
+        row.note = " ".join(one["note"] for one in row.sizes).strip()
+        if others and others[0]["n"]:
+            last = len(others[0]["n"]) - 1
             row.work = f"{name}, {sizes[last]:,} images"
-            row.measured([other[last] / ours[last]])
+            row.measured([others[0]["seconds"][last] / ours["seconds"][last]])
         rows.append(row)
     return rows
 

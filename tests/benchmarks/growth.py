@@ -8,10 +8,10 @@ are made of random numbers, of the width of the readout "deep" of the embedded m
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,16 @@ def one_pair(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def copies(who: str, n: int) -> Work:
-    """Near-duplicates among hashes; the peer proposes pairs, and does no more."""
+    """Near-duplicates among hashes; the peers propose pairs, and do no more.
+
+    faiss compares the same hashes, in every orientation; imagededup only a quarter of
+    their bits, as many as its own hash has, of images as they are.
+    """
     rows = hashes(n)
     if who == "ours":
         return lambda: find_near_duplicates(rows)
+    if who == "imagededup":
+        return copies_of_imagededup(rows)
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -88,6 +94,17 @@ def copies(who: str, n: int) -> Work:
             index.range_search(turned, MAX_DISTANCE + 1)
 
     return search
+
+
+def copies_of_imagededup(rows: np.ndarray) -> Work:
+    """Compare 64 bits of each hash, the lowest frequencies, as imagededup does."""
+    from imagededup.methods import PHash
+
+    bits = rows.view(HASH_RECORD)["bits"][:, 0, 0]  # (n, 4), of images as they are
+    frequencies = np.unpackbits(bits.copy().view(np.uint8), axis=1).reshape(-1, 16, 16)
+    lowest = np.packbits(frequencies[:, :8, :8].reshape(-1, 64), axis=1)
+    by_name = {str(row): own.tobytes().hex() for row, own in enumerate(lowest)}
+    return lambda: PHash(verbose=False).find_duplicates(encoding_map=by_name)
 
 
 def linear(who: str, n: int) -> Work:
@@ -157,13 +174,13 @@ def table(who: str, n: int) -> Work:
     return save_and_load
 
 
-WORKS: dict[str, tuple[Callable[[str, int], Work], str, list[int]]] = {
-    "near-duplicates": (copies, "faiss", [2_000, 8_000, 32_000]),
-    "linear probe": (linear, "scikit-learn", [1_000, 2_000, 4_000, 8_000]),
-    "kernel probe": (kernel, "scikit-learn", [1_000, 2_000, 4_000, 8_000]),
-    "five folds, one pair": (folds, "scikit-learn", [2_000, 8_000, 32_000, 128_000]),
-    "evaluation": (evaluation, "", [1_000, 8_000, 64_000]),
-    "table saved, loaded": (table, "safetensors", [2_000, 8_000, 32_000]),
+WORKS: dict[str, tuple[Callable[[str, int], Work], list[str], list[int]]] = {
+    "near-duplicates": (copies, ["faiss", "imagededup"], [2_000, 8_000, 32_000]),
+    "linear probe": (linear, ["scikit-learn"], [1_000, 2_000, 4_000, 8_000]),
+    "kernel probe": (kernel, ["scikit-learn"], [1_000, 2_000, 4_000, 8_000]),
+    "five folds, one pair": (folds, ["scikit-learn"], [2_000, 8_000, 32_000, 128_000]),
+    "evaluation": (evaluation, [], [1_000, 8_000, 64_000]),
+    "table saved, loaded": (table, ["safetensors"], [2_000, 8_000, 32_000]),
 }
 PEER_SECONDS = 20
 """A peer that took so long at one size is not asked for the next."""
@@ -175,10 +192,17 @@ def measure(name: str, who: str, n: int) -> dict[str, float]:
     work = WORKS[name][0](who, n)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the input
-    start = time.process_time()
+    start = core_seconds()
     work()
-    seconds = time.process_time() - start
+    seconds = core_seconds() - start
     return {"seconds": seconds, "megabytes": resident("VmHWM") - before}
+
+
+def core_seconds() -> float:
+    """Return the time that this process and its ended children computed."""
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    used = [resource.getrusage(which) for which in whose]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def resident(name: str) -> float:
@@ -213,9 +237,9 @@ def exponent(n: list[int], values: list[float]) -> float | None:
 
 
 def grow(name: str) -> list[dict[str, Any]]:
-    """Measure a work at all sizes, by ours and by its peer, in turn."""
-    _, peer, sizes = WORKS[name]
-    asked = ["ours", peer] if peer else ["ours"]
+    """Measure a work at all sizes, by ours and by its peers, in turn."""
+    _, peers, sizes = WORKS[name]
+    asked = ["ours", *peers]
     measured: dict[str, list[dict[str, float]]] = {who: [] for who in asked}
     notes = dict.fromkeys(asked, "")
     for n in sizes:
@@ -226,7 +250,7 @@ def grow(name: str) -> list[dict[str, Any]]:
                 asked.remove(who)
                 continue
             measured[who].append(found)
-            if who == peer and found["seconds"] > PEER_SECONDS:
+            if who in peers and found["seconds"] > PEER_SECONDS:
                 asked.remove(who)
     return [
         {
@@ -258,7 +282,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             ours = row["who"] == "ours"
             color = figures.INK if ours else figures.PALE
             label = "cliplib" if ours else row["who"]
-            style = "o-" if ours else "s--"
+            style = "o-" if ours else {"imagededup": "^:"}.get(row["who"], "s--")
             ax.loglog(row["n"], row["seconds"], style, ms=3, color=color, label=label)
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.yaxis.set_major_formatter("{x:g}")
@@ -280,15 +304,16 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
     frame = pd.DataFrame(rows)
     for name, of_work in frame.groupby("work", sort=False):
         ours = of_work[of_work["who"] == "ours"].iloc[0]
-        ratio = ""
+        ratios = []
         for _, peer in of_work[of_work["who"] != "ours"].iterrows():
             same = len(peer["n"]) - 1
-            times = peer["seconds"][-1] / ours["seconds"][same]
-            ratio = f"{times:.2g} × ({peer['who']}, {peer['n'][-1]:,})"
+            if same >= 0:
+                times = peer["seconds"][-1] / ours["seconds"][same]
+                ratios.append(f"{times:.2g} × ({peer['who']}, {peer['n'][-1]:,})")
         power = "" if ours["exponent"] is None else f"{ours['exponent']:.1f}"
         lines.append(
             f"| {name} | {ours['n'][-1]:,} | {ours['seconds'][-1]:.3g} | "
-            f"{ours['megabytes'][-1]:,.0f} | {power} | {ratio} |"
+            f"{ours['megabytes'][-1]:,.0f} | {power} | {', '.join(ratios)} |"
         )
     return "\n".join(lines) + "\n"
 
