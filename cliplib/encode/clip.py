@@ -184,6 +184,11 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
+def batch_size_on(device: torch.device) -> int:
+    """Return how many images are encoded at once; a GPU needs more to be busy."""
+    return 16 if device.type == "cpu" else 128
+
+
 def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
     """Return a hash of an encoder's settings and named weights, 32 hexadecimal digits.
 
@@ -258,8 +263,7 @@ class ClipEncoder:
         self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
         chosen_device = choose_device(device)
         self.device = str(chosen_device)
-        # Images that are encoded at once.
-        self.batch_size = 16 if chosen_device.type == "cpu" else 128
+        self.batch_size = batch_size_on(chosen_device)
         with loading(self.name, "a folder with a whole CLIP checkpoint"):
             source = find_checkpoint(self.name)
             _require_clip(source)
@@ -395,11 +399,11 @@ class ClipEncoder:
         progress
             Show a bar.
         """
-        projected = readout == "projected"
-        columns = self.columns_of("pooled" if projected else readout)
+        is_projected = readout == "projected"  # which is made of the pooled features
+        columns = self.columns_of("pooled" if is_projected else readout)
         (deep,) = self.map(images, progress=self.name if progress else "")
         features: Features = deep[:, columns]
-        return self.project(features) if projected else features
+        return self.project(features) if is_projected else features
 
     def texts(self, texts: str | Sequence[str]) -> Features:
         """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.
@@ -439,7 +443,7 @@ class ClipEncoder:
         Returns (n, projected_dim) float32, rows of unit length.
         """
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
-        if not len(rows):  # which scikit-learn does not normalise
+        if not len(rows):  # scikit-learn would raise ValueError
             return np.empty((0, self.projected_dim), np.float32)
         with torch.inference_mode():
             projected = self.model.visual_projection(rows)
@@ -509,7 +513,7 @@ class ClipEncoder:
         return deep[:, self.columns_of(readout)]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
-        """Encode pixels of n images, (n, 3, s, s), as `preprocess` returns them of one.
+        """Encode n images, given as normalised pixels (n, 3, s, s) of `preprocess`.
 
         Returns their deep readout, (n, 3 * blocks * width) float32, on the CPU.
         """
@@ -533,7 +537,7 @@ class ClipEncoder:
         """
         other = ClipEncoder.__new__(ClipEncoder)
         other.__dict__.update(self.__dict__)
-        other.__dict__.pop("fingerprint", None)  # computed of this encoder's weights
+        other.__dict__.pop("fingerprint", None)  # cached, of this encoder's weights
         other.model = _freeze(model, self.device)
         other.name = name
         return other

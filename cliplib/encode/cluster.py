@@ -110,7 +110,7 @@ def encode(
         those of `also`; ``_provenance.json`` holds what a feature table says of its
         encoder.
     model, readout : str
-        What `ClipEncoder` takes, and one of `READOUTS`.
+        What `ClipEncoder` takes, "" for its default; and one of `READOUTS`.
     also : mapping
         Further columns, and the functions of images that fill them, such as
         ``{"hash": image_hash}``.

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from cliplib.encode.clip import (
+    batch_size_on,
     choose_device,
     fill_batch,
     find_checkpoint,
@@ -55,8 +56,7 @@ class VisionEncoder:
             tower, self._pooling_was_trained = _load_tower(source)
             self.processor = _load_processor(source)
         self.model = tower.eval().requires_grad_(False).to(self.device)
-        # Images that are encoded at once.
-        self.batch_size = 16 if chosen_device.type == "cpu" else 128
+        self.batch_size = batch_size_on(chosen_device)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -79,8 +79,8 @@ def check_probes(
     yield from _on_published_split(table, "kernel probe", kernel, about)
     if model == OURS:
         yield from _on_published_split(table, "MLP probe", MLPProbe(), about)
-        yield from _in_folds(table, "linear probe", LinearProbe(), about)
-        yield from _in_folds(table, "kernel probe", KernelProbe(), about)
+        yield from _in_folds(table, "linear probe", linear, about)
+        yield from _in_folds(table, "kernel probe", kernel, about)
 
 
 def _on_published_split(
@@ -93,9 +93,9 @@ def _on_published_split(
 ) -> Iterator[Row]:
     """Fit a probe on the training part; yield its accuracy on the test part.
 
-    Its settings are chosen on the validation part; if there is none, on training rows
-    that it sets aside. `by_class` adds a row for each class: the share of its test
-    images that are recognised.
+    The probe chooses its settings on the validation part; if there is none, on training
+    rows that it sets aside. `by_class` adds a row for each class: the share of the
+    class's test images that are recognised.
     """
     train = table.split("train")
     test = table.split("test")
@@ -134,16 +134,16 @@ def _in_folds(
 
 
 def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row]:
-    """Yield accuracies on the data set `name`: of probes on models, and zero-shot.
+    """Yield accuracies on a data set: of probes on each of `MODELS`, then zero-shot.
 
-    `evaluation` is the folder of its images.
+    `name` is its key in `DATASETS`; `evaluation` is the folder of its images.
     """
     spec = DATASETS[name]
     # Features are computed by the encoder, not read from the committed tables.
     load = partial(load_features, name, data=evaluation, precomputed=False)
     deep = load(encoder)
     bfloat16 = load(ClipEncoder(encoder.name, dtype="bfloat16"))
-    # The features stay; a readout of another name tells its rows from float32's.
+    # The same features; only by the readout's name do rows differ from float32's.
     bfloat16 = bfloat16.with_features(bfloat16.features, readout="deep, bfloat16")
     measured = [
         (RANDOM, load(randomize_weights(encoder))),
@@ -246,7 +246,7 @@ def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
 
     Both are (n, d); gallery row i has to be among the ten most similar to query i.
     """
-    # Of its own label each, so that only row i is right for query i.
+    # Each has a label of its own, so that only row i is right for query i.
     labels = np.arange(len(np.asarray(queries)))
     measures = rank_metrics(queries, gallery, labels, labels)
     return share_row(measures["recall_at_10"] == 1, **about)

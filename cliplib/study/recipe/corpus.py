@@ -154,7 +154,7 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     image = load_image(data)
     if rng.random() < 0.3:
-        image = _further_away(image, rng)
+        image = _add_border(image, rng)
     image = image.resize((SIZE, SIZE), box=_random_box(image, rng))
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -169,10 +169,10 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _further_away(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _add_border(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Put a border round an image, in the colour of its upper left corner.
 
-    It is 10 to 50% of the longer side wide. Resized, the image shows its object
+    The border is 10 to 50% of the longer side wide. In the resized view, the object is
     smaller, as if seen from further away.
     """
     border = round(rng.uniform(0.1, 0.5) * max(image.size))
@@ -199,10 +199,9 @@ def _random_box(
 def random_views(
     images: Sequence[CorpusImage], view: int, rows: Sequence[int] | Ints
 ) -> Tensor:
-    """Draw a view of each image in n `rows` of `images`, uint8 (n, 224, 224, 3).
+    """Draw view number `view` of the images in n `rows`, uint8 (n, 224, 224, 3).
 
-    Of an image, there are views number 0, 1 and so on. Number and row are the seed: the
-    same view is drawn each time.
+    View and row are the seed, so that the same pixels are drawn each time.
     """
     views = [random_view(images[row].data, (view, int(row))) for row in rows]
     return torch.from_numpy(np.stack(views))
@@ -245,7 +244,7 @@ class VisionTeacher(EfficientNet):
 
 
 def traced_teacher() -> Any:
-    """Return a `VisionTeacher` in bfloat16, compiled for speed."""
+    """Return a compiled `VisionTeacher` in bfloat16; call it with views."""
     example = torch.zeros(TEACHER_BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
     jit: Any = torch.jit  # which has no types
     return jit.freeze(jit.trace(VisionTeacher().bfloat16(), example))
@@ -368,8 +367,9 @@ def principal_axes(rows: Reals, k: int) -> Projection:
     standardised = (rows - centre) / deviations
     variances, vectors = np.linalg.eigh(np.cov(standardised.T))  # in rising order
     largest = slice(None, -k - 1, -1)  # the last k, the largest first
-    scaled_vectors = vectors[:, largest] / variances[largest] ** 0.25
-    axes = scaled_vectors / deviations[:, None]  # (d, k), for rows as they are
+    # A variance to the power 0.25 is the square root of a standard deviation.
+    half_whitened = vectors[:, largest] / variances[largest] ** 0.25
+    axes = half_whitened / deviations[:, None]  # (d, k), for rows as they are
     deviation_of_scores = Projection(centre, axes).scores(rows).std()
     return Projection(centre, axes / deviation_of_scores)
 

@@ -177,7 +177,7 @@ class Batches:
         # A list of prompts for each class of ImageNet, and a list of other texts.
         self.prompts_by_class, words = teachers.prompts_and_words()
         captions = sorted({caption for image in images for caption in image.captions})
-        prompts = [prompt for prompts in self.prompts_by_class for prompt in prompts]
+        prompts = [prompt for of_class in self.prompts_by_class for prompt in of_class]
         # All texts of the training, each once. From here on, a text is known by its
         # row: in `tokens`, (texts, TOKENS), and in `sentences`, (texts, 384).
         texts = list(dict.fromkeys([*captions, *prompts, *words]))
@@ -197,8 +197,7 @@ class Batches:
     def prepare(self, step: int) -> None:
         """Load into `targets` the vision teacher's outputs on the view of a step.
 
-        The steps of an epoch have the same view of all images, those of the next epoch
-        the next one.
+        All steps of an epoch show the same view of the images, the next epoch the next.
         """
         epoch = step // self.steps_an_epoch
         view = epoch % self.options.views
@@ -220,7 +219,7 @@ class Batches:
         assert self.targets is not None, "prepare() comes first"
         image_rows = self._image_rows(step)
         images = [self.images[row] for row in image_rows]
-        # 1: not the stream that orders the images.
+        # The 1 makes this another random stream than that of the images' order.
         rng = np.random.default_rng((self.options.seed, 1, step))
         logits = torch.from_numpy(self.targets.logits[image_rows]).float()
         named_classes = _classes_to_name(logits, rng)
@@ -294,8 +293,8 @@ def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
 def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
     """Return the loss of predictions, `guess` (n, d), of the teacher's features (n, d).
 
-    It is the smooth L1 distance, and a cross-entropy over the n images: by its cosine,
-    each prediction has to be nearest to the features of its own image.
+    It is twice the smooth L1 distance and half a cross-entropy over the n images: by
+    its cosine, each prediction has to be nearest to the features of its own image.
     """
     cosines = F.normalize(guess, dim=-1) @ F.normalize(features, dim=-1).T
     own_image = torch.arange(len(guess))
@@ -360,8 +359,8 @@ class Student(nn.Module):
     def image_tokens(self, views: Tensor, kept: Tensor | None = None) -> Tensor:
         """Encode n RGB views, uint8 (n, s, s, 3), as tokens (n, 1 + m, d).
 
-        The first is the class token; the others are of m patches, whose numbers `kept`,
-        (n, m, 1), has for each image. The others are not seen. By default all are.
+        The first token is the class token; the others are of the m patches that are
+        seen. `kept`, (n, m, 1), has their numbers in each image; by default all are.
         """
         mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
         std = torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
@@ -390,7 +389,7 @@ class Student(nn.Module):
     def losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
         """Return the losses by the names in `LOSS_WEIGHTS`, unweighted.
 
-        `batch` is from `Batches`. Of each image a random share of patches, `keep`, is
+        `batch` is from `Batches`. Of each image's patches a random share, `keep`, is
         seen.
         """
         # (n, patches, 32), in standard deviations.
@@ -408,16 +407,20 @@ class Student(nn.Module):
         n_classes = batch["classes"].shape[1]
         captions = text[:n]
         names = text[n : n + n_classes]
+        # From cosines to logits (Radford et al., section 2.5).
         scale = self.clip.logit_scale.exp().clamp(max=100)
         guessed_features = self.to_features(tokens[:, 0]).float()
         guessed_maps = self.to_map(tokens[:, 1:]).float()
-        named = F.log_softmax(scale * image @ names.T, dim=-1)  # log-probabilities
+        guessed_classes = F.log_softmax(scale * image @ names.T, dim=-1)
         return {
             "contrastive": clip_loss(scale * image @ captions.T, batch["same"]),
             "features": feature_loss(guessed_features, batch["features"]),
             "dense": F.smooth_l1_loss(guessed_maps, maps),
             "names": F.kl_div(
-                named, batch["classes"], log_target=True, reduction="batchmean"
+                guessed_classes,
+                batch["classes"],
+                log_target=True,
+                reduction="batchmean",
             ),
             "sentences": 1 - (text * batch["sentences"]).sum(-1).mean(),
         }
@@ -481,8 +484,8 @@ def make_optimizers(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return Muon for the matrices of the transformer blocks, then AdamW for the rest.
 
-    `Run.step` sets the learning rates. The heads learn faster: their group of AdamW has
-    an entry "speed", by which its rate is multiplied.
+    That is the order of `FULL_RATES`. `Run.step` sets the rates. The heads learn
+    faster: their group of AdamW has an entry "speed", by which its rate is multiplied.
     """
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [
@@ -494,7 +497,7 @@ def make_optimizers(
     heads = [*student.to_features.parameters(), *student.to_map.parameters()]
     taken = {*matrices, *heads}
     others = [weight for weight in student.parameters() if weight not in taken]
-    decayed = [weight for weight in others if weight.ndim > 1]
+    decayed = [weight for weight in others if weight.ndim > 1]  # such as embeddings
     undecayed = [weight for weight in others if weight.ndim < 2]  # biases, layer norms
     muon = torch.optim.Muon(
         matrices,
@@ -629,10 +632,10 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
 
 
 def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
-    """Take all steps that are left; note the loss of held-out pairs and save, as well.
+    """Take the steps of a run that are left.
 
-    These two are done after every `check_every` steps and after the last one. They are
-    not counted as time of training.
+    After every `check_every` steps and after the last, the loss of the held-out `pairs`
+    is noted and the state is saved; this does not count as time of training.
     """
     options = run.options
     progress = run.progress
