@@ -63,7 +63,7 @@ class BatchEncoder:
         }
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode n files, given as the columns id (their paths) and bytes (contents).
+        """Encode n files, which Ray gives as columns id (paths) and bytes (contents).
 
         Returns the columns id, features (n, d), encoder, error and those of `also`, in
         the same order. A file that cannot be read has an error; its features are 0.

@@ -207,6 +207,7 @@ def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
     images = read_corpus(corpus)
     objects = {image.label for image in images if image.source == "caltech101"}
     held_out = [image for image in images if image.held_out]
+    # Features of images and of their first captions, in one space, row by row.
     features = encoder.images([image.data for image in held_out], readout="projected")
     captions = encoder.texts([image.captions[0] for image in held_out])
     labels = np.array([image.label for image in held_out])
@@ -214,17 +215,16 @@ def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
     is_object = sources == "caltech101"
     is_scene = np.isin(sources, SCENES)
     yield _objects_row(encoder, features[is_object], labels[is_object], sorted(objects))
-    parts = {
-        "held-out captions": ~is_object,
-        "held-out captions of scenes": is_scene,
-    }
-    for data, is_part in parts.items():
-        texts_of_part = captions[is_part]
-        images_of_part = features[is_part]
+    for data, is_part in (
+        ("held-out captions", ~is_object),
+        ("held-out captions of scenes", is_scene),
+    ):
+        of_texts = captions[is_part]
+        of_images = features[is_part]
         check = "text to image, recall@10"
-        yield _retrieval_row(texts_of_part, images_of_part, check=check, data=data)
+        yield _retrieval_row(of_texts, of_images, check=check, data=data)
         check = "image to text, recall@10"
-        yield _retrieval_row(images_of_part, texts_of_part, check=check, data=data)
+        yield _retrieval_row(of_images, of_texts, check=check, data=data)
 
 
 def _objects_row(
@@ -253,10 +253,11 @@ def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
 
 
 def markdown(checks: pd.DataFrame) -> str:
-    """Return checks as the card's table: what was checked as rows, models as columns.
+    """Return the checks of `run_checks` as the Markdown table of the model's card.
 
-    `checks` are from `run_checks`. Of several readouts of a model the last is shown.
-    Single classes, and what belongs to no data, such as speed, are left out.
+    It has a row for each data and check, a column for each model, and in its cells the
+    share with its interval: "60.0% [10.0%, 90.0%]". Of several readouts of a model the
+    last is shown. Single classes, and what belongs to no data, such as speed, are not.
     """
     keys = ["data", "check", "model"]
     is_class = checks["check"].str.startswith("class ")
@@ -265,7 +266,6 @@ def markdown(checks: pd.DataFrame) -> str:
     texts = [
         f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]" for row in shown.itertuples()
     ]
-    # One row for each data and check, one column for each model.
     by_model = pd.Series(texts, shown.index).unstack(sort=False, fill_value="")
     by_model = by_model.reindex(columns=list(MODELS), fill_value="")
     lines = [f"| | {' | '.join(MODELS)} |", "|---|---|---|---|"]

@@ -160,11 +160,8 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.2:
         image = image.convert("L").convert("RGB")
-    for enhancer in (
-        ImageEnhance.Brightness,
-        ImageEnhance.Contrast,
-        ImageEnhance.Color,
-    ):
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for enhancer in enhancers:
         image = enhancer(image).enhance(rng.uniform(0.7, 1.3))
     return np.asarray(image)
 
@@ -315,21 +312,14 @@ class Teachers:
     ) -> tuple[Projection, Projection]:
         """Return the projection of the teacher's maps, and that of its features.
 
-        They are found once, on the view of `SAMPLE` images, and kept in `work`: the
+        They are found on the first view that is computed, and kept in `work`: the
         targets of all views are on the same axes.
         """
         file = self.work / "components.npz"
         if not file.exists():
-            drawn = np.random.default_rng(0).permutation(len(images))[:SAMPLE]
-            all_patches = []
-            all_features = []
-            for rows in np.array_split(drawn, SAMPLE // TEACHER_BATCH):
-                maps, features, _ = teacher(random_views(images, view, rows))
-                patches = maps[:, ::7].flatten(0, 1)  # a seventh: neighbours are alike
-                all_patches.append(patches.numpy())
-                all_features.append(features.numpy())
-            of_maps = principal_axes(np.concatenate(all_patches), MAP_COMPONENTS)
-            of_features = principal_axes(np.concatenate(all_features), COMPONENTS)
+            patches, features = _outputs_on_sample(teacher, images, view)
+            of_maps = principal_axes(patches, MAP_COMPONENTS)
+            of_features = principal_axes(features, COMPONENTS)
             np.savez(
                 file,
                 map_centre=of_maps.centre,
@@ -353,6 +343,24 @@ class Teachers:
     def prompts_and_words(self) -> tuple[list[list[str]], list[str]]:
         """Return a list of prompts for each class of ImageNet, and other texts."""
         return imagenet_words()
+
+
+def _outputs_on_sample(
+    teacher: Any, images: Sequence[CorpusImage], view: int
+) -> tuple[Reals, Reals]:
+    """Return the teacher's outputs on a view of `SAMPLE` images, drawn at random.
+
+    First its map at a seventh of the patches, since neighbours are alike, (patches, d);
+    then its pooled features (images, 1280).
+    """
+    drawn = np.random.default_rng(0).permutation(len(images))[:SAMPLE]
+    all_patches = []
+    all_features = []
+    for rows in np.array_split(drawn, SAMPLE // TEACHER_BATCH):
+        maps, features, _ = teacher(random_views(images, view, rows))
+        all_patches.append(maps[:, ::7].flatten(0, 1).numpy())
+        all_features.append(features.numpy())
+    return np.concatenate(all_patches), np.concatenate(all_features)
 
 
 def principal_axes(rows: Reals, k: int) -> Projection:

@@ -157,6 +157,53 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return tokens
 
 
+class Texts:
+    """All texts that are trained on, each once, known by their rows.
+
+    Attributes
+    ----------
+    prompts_by_class
+        A list of prompts for each class of ImageNet, by class number.
+    tokens
+        Token ids of all texts, (texts, m), padded with the end token.
+    embeddings
+        The text teacher's embeddings of all texts, (texts, 384).
+    """
+
+    def __init__(
+        self,
+        images: Sequence[CorpusImage],
+        tokenizer: CLIPTokenizer,
+        teachers: Teachers,
+    ) -> None:
+        self.prompts_by_class, words = teachers.prompts_and_words()
+        captions = sorted({caption for image in images for caption in image.captions})
+        prompts = [prompt for of_class in self.prompts_by_class for prompt in of_class]
+        texts = list(dict.fromkeys([*captions, *prompts, *words]))
+        self._row_of_text = {text: row for row, text in enumerate(texts)}
+        self._word_rows = [self._row_of_text[word] for word in words]
+        self._end_of_text = tokenizer.eos_token_id
+        self.tokens = tokenize(tokenizer, texts)
+        self.embeddings = torch.from_numpy(teachers.text_embeddings(texts))
+
+    def draw_from_each(
+        self, lists: Sequence[Sequence[str]], rng: np.random.Generator
+    ) -> list[int]:
+        """Draw a text from each list; return the rows of the texts."""
+        return [self._row_of_text[rng.choice(texts)] for texts in lists]
+
+    def draw_words(self, n: int, rng: np.random.Generator) -> list[int]:
+        """Draw n of the names and definitions of WordNet; return the texts' rows."""
+        return [int(row) for row in rng.choice(self._word_rows, n)]
+
+    def trimmed_tokens(self, rows: list[int]) -> Tensor:
+        """Return token ids (n, m) of n texts, cut where all of them are padding."""
+        tokens = self.tokens[rows]
+        # Padding is the end token, too: the first one in a row is its end.
+        longest = int((tokens != self._end_of_text).sum(1).max()) + 1
+        return tokens[:, :longest]
+
+
 class Batches:
     """Draws the batch of each step: call `prepare` with the step, then the object.
 
@@ -166,25 +213,14 @@ class Batches:
     def __init__(
         self,
         images: Sequence[CorpusImage],
-        options: Options,
-        tokenizer: CLIPTokenizer,
+        texts: Texts,
         teachers: Teachers,
+        options: Options,
     ) -> None:
         self.images = images
-        self.options = options
+        self.texts = texts
         self.teachers = teachers
-        self.end_of_text = tokenizer.eos_token_id
-        # A list of prompts for each class of ImageNet, and a list of other texts.
-        self.prompts_by_class, words = teachers.prompts_and_words()
-        captions = sorted({caption for image in images for caption in image.captions})
-        prompts = [prompt for of_class in self.prompts_by_class for prompt in of_class]
-        # All texts of the training, each once. From here on, a text is known by its
-        # row: in `tokens`, (texts, TOKENS), and in `sentences`, (texts, 384).
-        texts = list(dict.fromkeys([*captions, *prompts, *words]))
-        self.row_of_text = {text: row for row, text in enumerate(texts)}
-        self.word_rows = [self.row_of_text[word] for word in words]
-        self.tokens = tokenize(tokenizer, texts)
-        self.sentences = torch.from_numpy(teachers.text_embeddings(texts))
+        self.options = options
         # The vision teacher's outputs on view number `view`; before `prepare`, on none.
         self.targets: ImageTargets | None = None
         self.view = -1
@@ -222,20 +258,21 @@ class Batches:
         # The 1 makes this another random stream than that of the images' order.
         rng = np.random.default_rng((self.options.seed, 1, step))
         logits = torch.from_numpy(self.targets.logits[image_rows]).float()
-        named_classes = _classes_to_name(logits, rng)
+        named_classes = _draw_classes(logits, rng)
+        texts = self.texts
         captions = [image.captions for image in images]
-        caption_rows = self._draw_from_each(captions, rng)
-        prompts = [self.prompts_by_class[label] for label in named_classes]
-        prompt_rows = self._draw_from_each(prompts, rng)
-        word_rows = rng.choice(self.word_rows, self.options.batch // 8).tolist()
-        text_rows = [*caption_rows, *prompt_rows, *word_rows]
+        caption_rows = texts.draw_from_each(captions, rng)
+        prompts = [texts.prompts_by_class[label] for label in named_classes]
+        prompt_rows = texts.draw_from_each(prompts, rng)
+        word_rows = texts.draw_words(self.options.batch // 8, rng)
+        text_rows = caption_rows + prompt_rows + word_rows
         concepts = [image.concept for image in images]
         return {
             "maps": torch.from_numpy(self.targets.maps[image_rows]).float(),
             "features": torch.from_numpy(self.targets.features[image_rows]).float(),
             "views": corpus.random_views(self.images, self.view, image_rows),
-            "tokens": self._trimmed_tokens(text_rows),
-            "sentences": self.sentences[text_rows].float(),
+            "tokens": texts.trimmed_tokens(text_rows),
+            "sentences": texts.embeddings[text_rows].float(),
             "same": which_are_equal(concepts) | which_are_equal(caption_rows),
             "classes": F.log_softmax(logits[:, named_classes], dim=-1),
         }
@@ -248,25 +285,12 @@ class Batches:
         start = step_of_epoch * self.options.batch
         return order[start : start + self.options.batch]
 
-    def _draw_from_each(
-        self, lists: Sequence[Sequence[str]], rng: np.random.Generator
-    ) -> list[int]:
-        """Draw a text from each list; return the rows of the texts."""
-        return [self.row_of_text[rng.choice(texts)] for texts in lists]
 
-    def _trimmed_tokens(self, text_rows: list[int]) -> Tensor:
-        """Return token ids (n, m) of texts, cut where all of them are padding."""
-        tokens = self.tokens[text_rows]
-        # Padding is the end token, too: the first one in a row is its end.
-        longest = int((tokens != self.end_of_text).sum(1).max()) + 1
-        return tokens[:, :longest]
+def _draw_classes(logits: Tensor, rng: np.random.Generator) -> list[int]:
+    """Draw the classes of ImageNet with whose names n images are compared, each once.
 
-
-def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
-    """Return the classes with whose names the n images of a step are compared.
-
-    They are the two likeliest of each image, by `logits` (n, 1000), and random others:
-    `NAMES_A_STEP` in all, or more if more are likely, each once.
+    They are the two likeliest of each image, by `logits` (n, 1000), and random others
+    up to `NAMES_A_STEP` in all; only the likeliest, if these are as many or more.
     """
     likely = np.unique(logits.topk(2).indices.numpy()).tolist()
     shuffled = rng.permutation(logits.shape[1]).tolist()
@@ -395,10 +419,9 @@ class Student(nn.Module):
         # (n, patches, 32), in standard deviations.
         maps = batch["maps"] / corpus.MAP_LEVELS
         n, patches = maps.shape[:2]
-        kept = None
+        kept = None  # all
         if keep < 1:
-            shuffled = torch.rand(n, patches).argsort(1)  # patch numbers, at random
-            kept = shuffled[:, : round(keep * patches), None]
+            kept = draw_patches(n, patches, round(keep * patches))
             maps = maps.take_along_dim(kept, 1)
         tokens = self.image_tokens(batch["views"], kept)
         image = self.project_image(tokens)
@@ -424,6 +447,12 @@ class Student(nn.Module):
             ),
             "sentences": 1 - (text * batch["sentences"]).sum(-1).mean(),
         }
+
+
+def draw_patches(n: int, patches: int, m: int) -> Tensor:
+    """Draw m of the patches of each of n images; return their numbers, (n, m, 1)."""
+    shuffled = torch.rand(n, patches).argsort(1)
+    return shuffled[:, :m, None]
 
 
 class HeldOutPairs:
@@ -470,11 +499,8 @@ def note_held_out(progress: Progress, loss: float) -> None:
     if progress.worse == 2:
         progress.weight /= 2
         progress.worse = 0
-    row = {
-        "step": progress.step,
-        "held_out": round(loss, 4),
-        "weight": progress.weight,
-    }
+    rounded = round(loss, 4)
+    row = {"step": progress.step, "held_out": rounded, "weight": progress.weight}
     progress.history.append(row)
     tqdm.write(str(row))
 
@@ -484,8 +510,8 @@ def make_optimizers(
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Return Muon for the matrices of the transformer blocks, then AdamW for the rest.
 
-    That is the order of `FULL_RATES`. `Run.step` sets the rates. The heads learn
-    faster: their group of AdamW has an entry "speed", by which its rate is multiplied.
+    That is the order of `FULL_RATES`. `Run` sets the rates at each step. The heads
+    learn faster: their group of AdamW has a factor on its rate, the entry "speed".
     """
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [
@@ -500,9 +526,7 @@ def make_optimizers(
     decayed = [weight for weight in others if weight.ndim > 1]  # such as embeddings
     undecayed = [weight for weight in others if weight.ndim < 2]  # biases, layer norms
     muon = torch.optim.Muon(
-        matrices,
-        weight_decay=WEIGHT_DECAY,
-        adjust_lr_fn="match_rms_adamw",
+        matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
     )
     adam = torch.optim.AdamW(
         [
@@ -572,17 +596,22 @@ class Run:
         )
         torch.autograd.backward(weighted.sum())
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        share_of_rate = rate_at(progress.step, options.steps, options.decay)
-        for optimizer, full_rate in zip(self.optimizers, FULL_RATES, strict=True):
-            for group in optimizer.param_groups:
-                # Only the group of the heads has a speed.
-                group["lr"] = full_rate * share_of_rate * group.get("speed", 1)
+        self._set_rates()
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         progress.step += 1
         if progress.step % LOG_EVERY == 0:
             row = {name: round(loss.item(), 4) for name, loss in losses.items()}
             progress.history.append({"step": progress.step, **row})
+
+    def _set_rates(self) -> None:
+        """Set the learning rates of the optimizers for the step that is next."""
+        share = rate_at(self.progress.step, self.options.steps, self.options.decay)
+        for optimizer, full_rate in zip(self.optimizers, FULL_RATES, strict=True):
+            for group in optimizer.param_groups:
+                # Only the group of the heads has a speed.
+                group["lr"] = full_rate * share * group.get("speed", 1)
 
 
 def new_run(options: Options, tokenizer: CLIPTokenizer) -> Run:
@@ -608,7 +637,9 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
         image for image in everything if not image.held_out and image.id not in dropped
     ]
     tokenizer = load_tokenizer()
-    batches = Batches(images, options, tokenizer, teachers or Teachers(options.work))
+    teachers = teachers or Teachers(options.work)
+    texts = Texts(images, tokenizer, teachers)
+    batches = Batches(images, texts, teachers, options)
     # A third of the held-out images is enough, and quicker.
     pairs = HeldOutPairs(held_out[::3], tokenizer, options.vision["image_size"])
     run = new_run(options, tokenizer)
