@@ -305,11 +305,11 @@ class ClipEncoder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy: build the model anew from configuration and weights."""
-        config, weights = state["model"]
         self.__dict__.update(state)
+        config, weights = state["model"]
         model = CLIPModel(config)
         model.load_state_dict(weights)
-        self.model = _freeze(model, self.device)
+        self.model = _freeze(model, self.device)  # in place of the two
 
     @property
     def logit_scale(self) -> float:

@@ -71,7 +71,7 @@ class VisionEncoder:
 
     @property
     def image_function(self) -> ImageFunction:
-        """From n images to their features, (n, d) float32, as `map_images` takes it."""
+        """The function from n RGB images to their features, for `map_images`."""
         name = f"vision:{self.fingerprint}"
         kind = torch.device(self.device).type
         return ImageFunction(name, self._encode, device=kind)
