@@ -17,9 +17,11 @@ from cliplib.app.decision_aid import DecisionAid
 from cliplib.encode.clip import ClipEncoder
 from cliplib.encode.cluster import (
     BatchEncoder,
+    _delete_damaged,
+    _list_missing,
     _list_names,
     _locate,
-    _read_done,
+    _read_ids,
     _write_provenance,
     encode,
 )
@@ -64,15 +66,19 @@ def test_every_file_but_hidden_ones_is_listed(tmp_path: Path) -> None:
 
 
 def test_what_is_done_is_known_and_must_be_made_alike(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (source / name).touch()
     place = str(tmp_path / "new" / "out")
-    assert _read_done(place, made_by="mini pooled").empty
+    missing = _list_missing(str(source), place, made_by="mini pooled")
+    assert missing.tolist() == ["a.png", "b.png", "c.png"]
     done = pd.DataFrame({"id": ["a.png", "b.png"], "encoder": "mini pooled"})
     done.to_parquet(f"{place}/part.parquet")
-    assert (
-        _read_done(place, made_by="mini pooled")["id"].tolist() == done["id"].tolist()
-    )
+    missing = _list_missing(str(source), place, made_by="mini pooled")
+    assert missing.tolist() == ["c.png"]
     with pytest.raises(ValueError, match="made otherwise: name another folder"):
-        _read_done(place, made_by="mini deep")
+        _list_missing(str(source), place, made_by="mini deep")
 
 
 def test_an_actor_gives_every_image_a_row(tiny: ClipEncoder, checkpoint: Path) -> None:
@@ -180,7 +186,8 @@ def test_a_half_written_file_is_named_and_done_again(
         FeatureTable.from_parquet(str(encoded))
     assert damaged.exists()  # reading deletes nothing
     made_by = pd.read_parquet(encoded / "2.parquet")["encoder"][0]
-    done = _read_done(str(encoded), made_by=made_by)
+    _delete_damaged(*_locate(str(encoded)))
+    done = _read_ids(str(encoded), made_by=made_by)
     assert len(done) == 3  # of the whole file: the others are missing now
     assert "0.parquet is damaged" in caplog.text and not damaged.exists()
 
@@ -206,7 +213,7 @@ def test_ray_that_fails_is_tried_twice_and_named(
         raise TimeoutError("no raylet after 60 s")
 
     monkeypatch.setattr("cliplib.encode.cluster._start_ray", lambda actors: None)
-    monkeypatch.setattr("cliplib.encode.cluster._encode_missing", late)
+    monkeypatch.setattr("cliplib.encode.cluster._encode_with_ray", late)
     with pytest.raises(ConnectionError, match=r"second try \(no raylet after 60 s\)"):
         encode(str(image_folder(n=1)), str(tmp_path / "out"), model=str(checkpoint))
     assert len(tried) == 2 and "trying the rest once more" in caplog.text

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ _PREPROCESSING_SETTINGS = (
 
 
 def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
-    """Return which columns of the deep readout another readout consists of.
+    """Return which columns of the deep readout a readout consists of.
 
     ``deep`` has three parts: first class tokens, then means over the patch tokens, then
     their standard deviations. Each part has `width` columns for each of the last
@@ -129,7 +129,7 @@ def find_checkpoint(name: str) -> str:
 
 @contextmanager
 def loading(name: str, remedy: str) -> Iterator[None]:
-    """Raise OSError that says what to do for any error in the block.
+    """Turn any error in the block into an OSError that says what to do.
 
     The block loads the model `name`. `remedy` says what to name in its place, such as
     "a folder with a whole CLIP checkpoint".
@@ -148,20 +148,20 @@ def loading(name: str, remedy: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return a phrase on why a checkpoint cannot be loaded.
+    """Return a phrase that says why a checkpoint cannot be loaded.
 
-    Messages about code of a model's makers and about pickles are replaced, since those
-    of transformers tell the user how to run that code.
+    Two messages of transformers and torch are replaced, since they tell the user how to
+    run code from a checkpoint: Python files of its makers, or code in a pickle.
     """
     text = str(error)
     if "trust_remote_code" in text:
         return "it needs code of its makers, which is never run"
-    if "weights_only" in text:
+    if "weights_only" in text:  # torch refuses a pickle that is not of tensors alone
         has_code = "Unsupported" in text or "GLOBAL" in text
         fault = "holds code" if has_code else "is damaged"
         return f"its pickle of weights {fault}; it was not opened"
     is_phrase = "\n" not in text and len(text) < LONGEST_PHRASE
-    if isinstance(error, ValueError) and is_phrase:  # as this module raises them
+    if isinstance(error, ValueError) and is_phrase:  # raised by cliplib's own loaders
         return text
     return f"{type(error).__name__}: {first_sentence(error)}"
 
@@ -182,6 +182,11 @@ def choose_device(device: str | None) -> torch.device:
             "torch sees a GPU."
         ) from error
     return chosen
+
+
+def batch_size_on(device: torch.device) -> int:
+    """Return how many images are encoded at once; a GPU needs more to be busy."""
+    return 16 if device.type == "cpu" else 128
 
 
 def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
@@ -258,6 +263,7 @@ class ClipEncoder:
         self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
         chosen_device = choose_device(device)
         self.device = str(chosen_device)
+        self.batch_size = batch_size_on(chosen_device)
         with loading(self.name, "a folder with a whole CLIP checkpoint"):
             source = find_checkpoint(self.name)
             _require_clip(source)
@@ -275,12 +281,10 @@ class ClipEncoder:
         self.model = _freeze(clip, self.device)
         self.cache = _cache_of(cache)
         self.width = int(vision_config.hidden_size)
-        # A tower may have fewer than four.
+        # Of a tower with fewer blocks than `BLOCKS`, all are read.
         self.blocks = min(BLOCKS, int(vision_config.num_hidden_layers))
         self.projected_dim = self.model.visual_projection.out_features
         self.max_tokens = int(text_config.max_position_embeddings)
-        # Images that are encoded at once.
-        self.batch_size = 16 if chosen_device.type == "cpu" else 128
 
     def __repr__(self) -> str:
         """Name the model, its size and where it runs."""
@@ -301,11 +305,11 @@ class ClipEncoder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy: build the model anew from configuration and weights."""
-        config, weights = state["model"]
         self.__dict__.update(state)
+        config, weights = state["model"]
         model = CLIPModel(config)
         model.load_state_dict(weights)
-        self.model = _freeze(model, self.device)
+        self.model = _freeze(model, self.device)  # in place of the two
 
     @property
     def logit_scale(self) -> float:
@@ -321,18 +325,19 @@ class ClipEncoder:
     def _described_settings(self) -> bytes:
         """Return the settings that decide features, as JSON; weights are left out."""
         settings = json.loads(self.processor.to_json_string())
-        described: dict[str, Any] = {
-            "preprocessing": {
-                name: settings[name]
-                for name in _PREPROCESSING_SETTINGS
-                if settings.get(name) is not None
-            }
+        # A setting without a value is left out: some checkpoints do not mention it.
+        preprocessing = {
+            name: settings[name]
+            for name in _PREPROCESSING_SETTINGS
+            if settings.get(name) is not None
         }
+        described: dict[str, Any] = {"preprocessing": preprocessing}
         # float32 is not named: fingerprints of committed features were made without it.
         if self.dtype != "float32":
             described["dtype"] = self.dtype
         for tower in ("vision_config", "text_config"):
             config = getattr(self.model.config, tower)
+            # None for a setting that only the other tower has.
             described[tower] = {
                 name: getattr(config, name, None) for name in _TOWER_SETTINGS
             }
@@ -340,9 +345,9 @@ class ClipEncoder:
 
     @property
     def image_function(self) -> ImageFunction:
-        """From n images to their deep readout, (n, d), as `map_images` takes it."""
+        """The function from n RGB images to their deep readout, for `map_images`."""
         return ImageFunction(
-            f"deep:{self.fingerprint}",
+            f"deep:{self.fingerprint}",  # which results are cached under
             self._encode_images,
             device=torch.device(self.device).type,
         )
@@ -394,11 +399,11 @@ class ClipEncoder:
         progress
             Show a bar.
         """
-        projected = readout == "projected"
-        columns = self.columns_of("pooled" if projected else readout)
+        is_projected = readout == "projected"  # which is made of the pooled features
+        columns = self.columns_of("pooled" if is_projected else readout)
         (deep,) = self.map(images, progress=self.name if progress else "")
         features: Features = deep[:, columns]
-        return self.project(features) if projected else features
+        return self.project(features) if is_projected else features
 
     def texts(self, texts: str | Sequence[str]) -> Features:
         """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.
@@ -438,7 +443,7 @@ class ClipEncoder:
         Returns (n, projected_dim) float32, rows of unit length.
         """
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
-        if not len(rows):  # which scikit-learn does not normalise
+        if not len(rows):  # scikit-learn would raise ValueError
             return np.empty((0, self.projected_dim), np.float32)
         with torch.inference_mode():
             projected = self.model.visual_projection(rows)
@@ -454,31 +459,36 @@ class ClipEncoder:
         Bit for bit as from the processor, but faster: as a channel has 256 levels only,
         rescaling and normalising are looked up in a table.
         """
-        # The table, (3, 256), is what the processor makes of an image of all levels.
-        all_levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
-        looked_up = self.processor(
-            Image.fromarray(all_levels), do_resize=False, do_center_crop=False
-        )["pixel_values"][0]
-        table = np.asarray(looked_up, np.float32).reshape(3, 256)
+        table = self._normalised_levels()
         # Resized and cropped only: of each image uint8 levels, (3, s, s).
         processed = self.processor(images, do_rescale=False, do_normalize=False)
         resized = processed["pixel_values"]
         pixels = np.empty((len(images), *resized[0].shape), np.float32)
-        for row, image in enumerate(resized):
+        for row, levels in enumerate(resized):
             for channel in range(3):
                 target = pixels[row, channel]
                 # "clip" spares a copy of the output; no level is outside the table.
-                np.take(table[channel], image[channel], out=target, mode="clip")
+                np.take(table[channel], levels[channel], out=target, mode="clip")
         return pixels
+
+    def _normalised_levels(self) -> Features:
+        """Return what the processor makes of the levels 0 to 255, (3, 256) float32."""
+        # An image, 16 x 16 pixels, that has each level once, the same in each channel.
+        levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+        processed = self.processor(
+            Image.fromarray(levels), do_resize=False, do_center_crop=False
+        )
+        (pixels,) = processed["pixel_values"]  # (3, 16, 16)
+        return np.asarray(pixels, np.float32).reshape(3, 256)
 
     def read_states(
         self, states: tuple[torch.Tensor, ...], readout: str = "deep"
     ) -> torch.Tensor:
-        """Return features (n, d) of the tower's hidden states, so that gradients flow.
+        """Return features (n, d) of the tower's hidden states; gradients are kept.
 
-        `states` are of shape (n, 1 + patches, width), the class token first: one before
-        the first block, and one after each. `readout` is one of `READOUTS`, or
-        "projected": in the space shared with texts, of unit length.
+        `states` are the tokens before the first block, then those after each block, all
+        (n, 1 + patches, width), the class token first. `readout` is one of `READOUTS`,
+        or "projected": in the space shared with texts, of unit length.
         """
         tokens_by_block = [
             self.model.vision_model.post_layernorm(tokens)
@@ -492,8 +502,8 @@ class ClipEncoder:
         for tokens in tokens_by_block:
             patches = tokens[:, 1:]
             mean = patches.mean(dim=1)
-            # By hand, since Tensor.std takes ten times as long: a fortieth of the time
-            # of the whole encoding.
+            # By hand, since Tensor.std takes ten times as long, which would make the
+            # whole encoding slower by a fortieth.
             variance = (patches - mean[:, None]).square().mean(dim=1)
             means.append(mean)
             deviations.append(variance.sqrt())
@@ -503,9 +513,9 @@ class ClipEncoder:
         return deep[:, self.columns_of(readout)]
 
     def encode_pixels(self, pixels: ArrayLike) -> Features:
-        """Encode pixels of n images, (n, 3, s, s), as `preprocess` returns them of one.
+        """Encode n images, given as normalised pixels (n, 3, s, s) of `preprocess`.
 
-        Returns their deep readout, (n, 3 * blocks * width) float32.
+        Returns their deep readout, (n, 3 * blocks * width) float32, on the CPU.
         """
         batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
         mixed_precision = torch.autocast(
@@ -527,7 +537,7 @@ class ClipEncoder:
         """
         other = ClipEncoder.__new__(ClipEncoder)
         other.__dict__.update(self.__dict__)
-        other.__dict__.pop("fingerprint", None)  # computed of this encoder's weights
+        other.__dict__.pop("fingerprint", None)  # cached, of this encoder's weights
         other.model = _freeze(model, self.device)
         other.name = name
         return other
@@ -563,19 +573,18 @@ def _require_clip(source: str) -> None:
 
 
 def _load_weights(source: str) -> CLIPModel:
-    """Load a CLIP in float32 from a folder; ValueError if it lacks weights.
+    """Load a CLIP in float32 from a folder.
 
-    For these, transformers itself would take random ones.
+    ValueError if it lacks weights, which transformers would replace by random ones.
+    Progress bars of transformers are off from then on: loading is too short for one.
     """
-    # Bars of transformers stay hidden from then on: loading is too short for one.
-    hide_progress: Any = disable_progress_bar
+    hide_progress: Any = disable_progress_bar  # which has no types
     hide_progress()
     load: Any = CLIPModel.from_pretrained  # whose types know nothing of loading info
     clip, info = load(source, dtype=torch.float32, output_loading_info=True)
-    if info["missing_keys"]:
-        raise ValueError(f"it lacks weights, such as {min(info['missing_keys'])}")
-    model: CLIPModel = clip
-    return model
+    if lacking := info["missing_keys"]:
+        raise ValueError(f"it lacks weights, such as {min(lacking)}")
+    return cast(CLIPModel, clip)
 
 
 def _freeze(model: Any, device: str) -> CLIPModel:
@@ -598,17 +607,19 @@ def _load_processor(
     config: Any = CLIPConfig.from_pretrained(source).vision_config
     side = image_size or int(config.image_size)
     square = {"height": side, "width": side}
-    changed: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": square}
-    if squash or not own.do_center_crop:  # one that does not crop squashes as well
+    changed: dict[str, Any]
+    if squash or not own.do_center_crop:  # a model that does not crop squashes anyway
         changed = {"size": square, "do_center_crop": False}
+    else:
+        changed = {"size": {"shortest_edge": side}, "crop_size": square}
     return CLIPImageProcessorPil.from_pretrained(source, **changed)
 
 
 def _load_tokenizer(source: str, vocabulary: int) -> CLIPTokenizer:
-    """Load a tokenizer; ValueError if it does not fit a model of `vocabulary` tokens.
+    """Load the tokenizer of a model that embeds `vocabulary` tokens.
 
-    Where its files are missing, transformers makes one up of two tokens. A model may
-    have embeddings for more tokens than its tokenizer knows, but not for fewer.
+    ValueError if it knows more tokens than that, or less than half of them: where its
+    files are missing, transformers makes up a tokenizer of two tokens.
     """
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(source)
     if not 0.5 < len(tokenizer) / vocabulary <= 1:

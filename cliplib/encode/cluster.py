@@ -45,15 +45,15 @@ class BatchEncoder:
     ) -> None:
         self.encoder = ClipEncoder(model, cache=False)
         self.readout = readout
-        self.also = dict(also or {})  # by the columns that they fill
+        self.also = dict(also or {})  # functions, by the columns that they fill
         self.readout_columns = self.encoder.columns_of(readout)
         function_names = [function.name for function in self.also.values()]
-        # For the column "encoder": rows are made alike only if all of this is the same.
+        # The column "encoder": rows with the same text were made in the same way.
         self.made_by = " ".join([self.encoder.fingerprint, readout, *function_names])
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What is saved about the encoder: name, fingerprint, readout and sizes."""
+        """What a feature table says of its encoder: entries that are all text."""
         return {
             "encoder": self.encoder.name,
             "model_fingerprint": self.encoder.fingerprint,
@@ -63,23 +63,23 @@ class BatchEncoder:
         }
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode a batch of files, with the columns id (a path) and bytes (content).
+        """Encode n files, which Ray gives as columns id (paths) and bytes (contents).
 
-        Returns the columns that `encode` writes, a row for each file in their order. An
-        image that cannot be read has features of 0, and the reason as its error.
+        Returns the columns id, features (n, d), encoder, error and those of `also`, in
+        the same order. A file that cannot be read has an error; its features are 0.
         """
         images = [
             {"path": name, "bytes": content}
             for name, content in zip(batch["id"], batch["bytes"], strict=True)
         ]
         errors: dict[int, str] = {}
-        deep, *further = self.encoder.map(images, *self.also.values(), errors=errors)
+        deep, *others = self.encoder.map(images, *self.also.values(), errors=errors)
         return {
             "id": batch["id"],
             "features": deep[:, self.readout_columns],
             "encoder": np.full(len(images), self.made_by),
             "error": np.array([errors.get(row, "") for row in range(len(images))]),
-            **dict(zip(self.also, further, strict=True)),
+            **dict(zip(self.also, others, strict=True)),
         }
 
 
@@ -110,7 +110,7 @@ def encode(
         those of `also`; ``_provenance.json`` holds what a feature table says of its
         encoder.
     model, readout : str
-        What `ClipEncoder` takes, and one of `READOUTS`.
+        What `ClipEncoder` takes, "" for its default; and one of `READOUTS`.
     also : mapping
         Further columns, and the functions of images that fill them, such as
         ``{"hash": image_hash}``.
@@ -132,26 +132,27 @@ def encode(
         )
     from ray.exceptions import RayError
 
+    encoder_arguments = dict[str, Any](model=model, readout=readout, also=also)
     # The actors make encoders of their own; this one only tells how rows are made.
-    encoder = BatchEncoder(model, readout, also)
-    for attempt in range(ATTEMPTS):
-        missing = _missing(source, output, encoder.made_by)
+    encoder = BatchEncoder(**encoder_arguments)
+    for attempt in range(1, ATTEMPTS + 1):
+        missing = _list_missing(source, output, encoder.made_by)
         if missing.empty:
             return
         _write_provenance(output, encoder.provenance)
         try:
             _start_ray(actors)
-            _encode_missing(source, output, missing, (model, readout, also), actors)
+            _encode_with_ray(source, output, missing, encoder_arguments, actors)
         except (RayError, ConnectionError, TimeoutError, RuntimeError) as error:
             reason = _last_line(error)
-            if attempt + 1 == ATTEMPTS:
+            if attempt == ATTEMPTS:
                 raise ConnectionError(
                     f"Ray failed, after a second try ({reason}). What is in {output} "
                     "stays, and the same call does the rest: give Ray fewer actors or "
                     "more time, or see its logs."
                 ) from error
             logger.warning("Ray failed (%s): trying the rest once more.", reason)
-    if len(_missing(source, output, encoder.made_by)):
+    if len(_list_missing(source, output, encoder.made_by)):
         raise ConnectionError(f"Some images are missing in {output}: call it again.")
 
 
@@ -161,15 +162,17 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _missing(source: str, output: str, made_by: str) -> pd.Series:
-    """Return the files of `source` that have no row in `output`, as paths below it.
+def _list_missing(source: str, output: str, made_by: str) -> pd.Series:
+    """Return the files without a row in `output`, as sorted paths below `source`.
 
-    `output` is made if need be, and damaged files in it are deleted. ValueError if a
-    row was made by another encoder or readout than `made_by` says.
+    The folder `output` is made before, if it is not there, and damaged files in it are
+    deleted. ValueError if a row was made otherwise than `made_by` says.
     """
     names = _list_names(*_locate(source))
-    done = _read_done(output, made_by=made_by)
-    missing = names[~names.isin(done["id"])]
+    system, folder = _locate(output)
+    system.create_dir(folder)
+    _delete_damaged(system, folder)
+    missing = names[~names.isin(_read_ids(output, made_by=made_by))]
     logger.info("%d of %d files are missing in %s", len(missing), len(names), output)
     return missing
 
@@ -191,22 +194,22 @@ def _start_ray(actors: int) -> None:
         raise ConnectionError(f"Ray did not start: {error}") from error
 
 
-def _encode_missing(
+def _encode_with_ray(
     source: str,
     output: str,
-    missing: pd.Series,
-    encoder_arguments: tuple[str, str, Mapping[str, ImageFunction] | None],
+    names: pd.Series,
+    encoder_arguments: Mapping[str, Any],
     actors: int,
 ) -> None:
-    """Encode files of `source` with Ray, into new Parquet files in `output`.
+    """Encode some files of `source` into new Parquet files in `output`.
 
-    `missing` are their paths below `source`; `actors` processes encode at once. Each
-    makes a `BatchEncoder` of `encoder_arguments`: model, readout and also.
+    `names` are the files' paths below `source`. The work is shared by `actors`
+    processes, each with a `BatchEncoder` of its own, made of `encoder_arguments`.
     """
     import ray.data
 
     system, folder = _locate(source)
-    paths = [f"{folder}/{name}" for name in missing]
+    paths = [f"{folder}/{name}" for name in names]
     images = ray.data.read_binary_files(paths, filesystem=system, include_paths=True)
     named = images.map_batches(
         _name_images, batch_format="pandas", fn_kwargs={"folder": folder}
@@ -215,7 +218,7 @@ def _encode_missing(
         BatchEncoder,
         batch_size=256,
         compute=ray.data.ActorPoolStrategy(size=actors),
-        fn_constructor_args=encoder_arguments,
+        fn_constructor_kwargs=dict(encoder_arguments),
     )
     # Absolute, since workers run in folders of their own.
     encoded.write_parquet(output if "://" in output else os.path.abspath(output))
@@ -259,23 +262,23 @@ def read_encoded(output: str) -> Encoded:
     """Read the folder or URI that `encode` wrote; a ValueError says what it lacks."""
     provenance = _read_provenance(output)
     system, folder = _locate(output)
-    if damaged := _damaged(system, folder):
+    if damaged := _find_damaged(system, folder):
         names = ", ".join(damaged)
         raise ValueError(f"{names} is damaged: encode into {output} again.")
     written = pyarrow.dataset.dataset(folder, filesystem=system, format="parquet")
     if "hash" not in written.schema.names:
         raise ValueError(f"{output} holds no hashes: encode with also={{'hash': …}}.")
-    # The index of this table numbers the rows as written. If two calls ran at once, an
-    # image may have two rows.
     table = written.to_table(columns=["id", "error"])
     images = table.to_pandas(ignore_metadata=True)
+    images["row"] = np.arange(len(images))  # of the data set as written
+    # Two calls of `encode` at once may have written two rows for an image.
     images = images.drop_duplicates("id").sort_values("id")
     was_read = images["error"] == ""
     if not was_read.any():
         raise ValueError(f"{output} holds no image that could be read.")
     read = images[was_read]
     failed = images[~was_read]
-    arrays = _read_arrays(written, ["features", "hash"], read.index.to_numpy())
+    arrays = _read_arrays(written, ["features", "hash"], read["row"].to_numpy())
     return Encoded(
         ids=read["id"].tolist(),
         features=arrays["features"],
@@ -288,12 +291,12 @@ def read_encoded(output: str) -> Encoded:
 def _read_arrays(
     written: pyarrow.dataset.Dataset, columns: list[str], rows: Ints
 ) -> dict[str, NDArray[Any]]:
-    """Return columns of equally long lists as arrays, (len(rows), d), by name.
+    """Return some rows of columns of lists as arrays, (len(rows), d), by column.
 
-    `rows` numbers rows of `written` from 0; the arrays have them in that order. The
-    columns are read batch by batch, so that memory holds little beside the arrays.
+    Row i of an array is row ``rows[i]`` of `written`, from 0. All lists of a column
+    have d numbers. Batch by batch is read, so that memory holds little but the arrays.
     """
-    # Of each row as written, its row in the arrays; -1 if it is not asked for.
+    # Of each row of `written` its row in the arrays; -1 if it is not asked for.
     target_rows = np.full(written.count_rows(), -1)
     target_rows[rows] = np.arange(len(rows))
     arrays: dict[str, NDArray[Any]] = {}
@@ -303,8 +306,8 @@ def _read_arrays(
         start += len(batch)
         is_wanted = targets >= 0
         for name in columns:
-            values = _to_array(batch.column(name))
-            if name not in arrays:  # the first batch tells width and dtype
+            values = _to_array(batch.column(name))  # (len(batch), d)
+            if name not in arrays:  # the first batch tells d and the dtype
                 arrays[name] = np.empty((len(rows), values.shape[1]), values.dtype)
             arrays[name][targets[is_wanted]] = values[is_wanted]
     return arrays
@@ -337,30 +340,28 @@ def _list_names(system: FileSystem, folder: str) -> pd.Series:
     return names[~is_hidden]
 
 
-def _read_done(output: str, *, made_by: str) -> pd.DataFrame:
-    """Return the columns id and encoder of all rows that `output` has so far.
+def _read_ids(output: str, *, made_by: str) -> pd.Series:
+    """Return the ids of all rows in the folder `output`: paths of encoded files.
 
-    The folder is made if it is missing; damaged files in it are deleted. ValueError if
-    a row's encoder is not `made_by`, which names encoder, readout and functions.
+    ValueError if the column encoder of a row is not `made_by`, which consists of a
+    fingerprint, a readout and names of functions.
     """
     system, folder = _locate(output)
-    system.create_dir(folder)
-    _delete_damaged(system, folder)
     # Named, since a new folder has no file to take the columns from.
     schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     written = pyarrow.dataset.dataset(
         folder, schema, filesystem=system, format="parquet"
     )
-    done = written.to_table().to_pandas()
-    if set(done["encoder"]) - {made_by}:
+    rows = written.to_table().to_pandas()
+    if set(rows["encoder"]) - {made_by}:
         raise ValueError(
             f"{output} holds features that were made otherwise: name another folder."
         )
-    return done
+    return rows["id"]
 
 
-def _damaged(system: FileSystem, folder: str) -> dict[str, str]:
-    """Return why Parquet files in a folder are damaged, by path, only for those.
+def _find_damaged(system: FileSystem, folder: str) -> dict[str, str]:
+    """Return the paths of damaged Parquet files in a folder, each with its fault.
 
     They have no readable footer, as their writer was killed. A fault of the network is
     another error, and is raised.
@@ -379,7 +380,7 @@ def _damaged(system: FileSystem, folder: str) -> dict[str, str]:
 
 def _delete_damaged(system: FileSystem, folder: str) -> None:
     """Delete damaged Parquet files in a folder, with a warning for each."""
-    for path, reason in _damaged(system, folder).items():
+    for path, reason in _find_damaged(system, folder).items():
         logger.warning(
             "%s is damaged, as of a process that was killed (%s): deleted, its images "
             "are encoded again.",

@@ -42,17 +42,17 @@ class EncodingCost:
         return COPIES_OF_WEIGHTS * 4 * self.parameters / 1e9
 
     def minutes(self, images: int, operations_per_second: float) -> float:
-        """Return how many minutes the vision tower takes for so many images.
+        """Return how many minutes the vision tower takes for a number of images.
 
-        `operations_per_second` is a processor's speed in large products, as
-        `flops_of_one_core` measures it.
+        `operations_per_second` is a processor's speed in large products, which
+        `flops_of_one_core` measures; encoding reaches the share `EFFICIENCY` of it.
         """
-        seconds = images * self.operations / (EFFICIENCY * operations_per_second)
-        return seconds / 60
+        encoding_speed = EFFICIENCY * operations_per_second
+        return images * self.operations / encoding_speed / 60
 
 
 def encoding_cost(folder: str) -> EncodingCost:
-    """Count parameters and operations of a vision model, without loading its weights.
+    """Count parameters and operations of a CLIP or vision model, without its weights.
 
     Parameters
     ----------
@@ -61,20 +61,24 @@ def encoding_cost(folder: str) -> EncodingCost:
         shown images of another size than its configuration says.
     """
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    side = _side(Path(folder), config)
+    side = _image_side(Path(folder), config)
     with torch.device("meta"):  # where tensors have shapes, but no values
         build: Any = AutoModel.from_config  # which has no types
         model = build(config, trust_remote_code=False)
         tower = getattr(model, "vision_model", model)
+        image = torch.empty(1, 3, side, side)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            states = tower(pixel_values=torch.empty(1, 3, side, side))[0]
-    # Tokens (1, tokens, width) of a transformer, or a map (1, width, h, w).
-    width = states.shape[-1] if states.ndim == 3 else states.shape[1]
-    parameters = sum(weight.numel() for weight in model.parameters())
-    return EncodingCost(parameters, counter.get_total_flops(), width)
+            last_states = tower(pixel_values=image)[0]
+    # (1, tokens, width) of a transformer, (1, width, h, w) of a convolutional network.
+    axis_of_width = 2 if last_states.ndim == 3 else 1
+    return EncodingCost(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        operations=counter.get_total_flops(),
+        width=last_states.shape[axis_of_width],
+    )
 
 
-def _side(folder: Path, config: Any) -> int:
+def _image_side(folder: Path, config: Any) -> int:
     """Return the side of the images that a model is shown, in pixels.
 
     It is read from ``preprocessor_config.json`` in `folder`, else from the model's
@@ -82,13 +86,14 @@ def _side(folder: Path, config: Any) -> int:
     """
     path = folder / "preprocessor_config.json"
     preprocessing = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    for name in ("crop_size", "size"):  # in this order, as the crop comes last
+    for name in ("crop_size", "size"):  # a model is shown the crop, if there is one
         size = preprocessing.get(name)
-        # A mapping of names to pixels; in older files a number.
+        # Pixels by name, such as {"height": 224, "width": 224}; in older files 224.
         sides = size if isinstance(size, dict) else {"height": size}
         side = sides.get("height") or sides.get("shortest_edge")
         if isinstance(side, int):
             return side
+    # The configuration of a CLIP has that of its vision tower as a part.
     vision_config = getattr(config, "vision_config", config)
     return int(getattr(vision_config, "image_size", 224))
 

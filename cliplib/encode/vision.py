@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from cliplib.encode.clip import (
+    batch_size_on,
     choose_device,
     fill_batch,
     find_checkpoint,
@@ -55,8 +56,7 @@ class VisionEncoder:
             tower, self._pooling_was_trained = _load_tower(source)
             self.processor = _load_processor(source)
         self.model = tower.eval().requires_grad_(False).to(self.device)
-        # Images that are encoded at once.
-        self.batch_size = 16 if chosen_device.type == "cpu" else 128
+        self.batch_size = batch_size_on(chosen_device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -71,7 +71,7 @@ class VisionEncoder:
 
     @property
     def image_function(self) -> ImageFunction:
-        """From n images to their features, (n, d) float32, as `map_images` takes it."""
+        """The function from n RGB images to their features, for `map_images`."""
         name = f"vision:{self.fingerprint}"
         kind = torch.device(self.device).type
         return ImageFunction(name, self._encode, device=kind)
@@ -103,9 +103,9 @@ class VisionEncoder:
 
 
 def _load_tower(source: str) -> tuple[Any, bool]:
-    """Return a vision tower, and whether the weights of its pooled output were loaded.
+    """Return a vision tower, and whether the checkpoint has weights for its pooling.
 
-    Checkpoints without them are common (DINO, classifiers on the class token), and
+    Checkpoints without them are common (DINO, classifiers on the class token);
     transformers then fills in random ones. ValueError if other weights are missing, or
     if the model takes no images.
     """
@@ -119,10 +119,11 @@ def _load_tower(source: str) -> tuple[Any, bool]:
     tower = getattr(model, "vision_model", model)
     if tower.main_input_name != "pixel_values":
         raise ValueError(f"it is no vision model: it takes {tower.main_input_name}")
-    lacking = [name for name in info["missing_keys"] if "pooler" not in name]
-    if lacking:
-        raise ValueError(f"it lacks weights, such as {min(lacking)}")
-    return tower, not info["missing_keys"]  # now at most those of the pooled output
+    lacking = set(info["missing_keys"])
+    lacking_of_pooling = {name for name in lacking if "pooler" in name}
+    if others := lacking - lacking_of_pooling:
+        raise ValueError(f"it lacks weights, such as {min(others)}")
+    return tower, not lacking_of_pooling
 
 
 def _load_processor(source: str) -> Any:

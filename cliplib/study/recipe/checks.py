@@ -13,17 +13,18 @@ import argparse
 import logging
 import re
 import timeit
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cliplib.encode.clip import ClipEncoder
-from cliplib.images.cache import map_images
+from cliplib.images.arrays import Features
+from cliplib.images.cache import FeatureCache, map_images
 from cliplib.images.data import DATASETS, DatasetSpec, load_dataset
 from cliplib.judge.intervals import ratio_intervals
 from cliplib.probes.kernel import KernelProbe
@@ -31,7 +32,7 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.study.baselines import efficientnet
 from cliplib.study.ranking import rank_metrics
-from cliplib.study.recipe.corpus import PROMPTS, CorpusImage, read_corpus
+from cliplib.study.recipe.corpus import PROMPTS, read_corpus
 from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.splits import out_of_fold_proba
@@ -51,109 +52,124 @@ Row = dict[str, Any]
 
 
 def share_row(right: ArrayLike, groups: ArrayLike | None = None, **about: str) -> Row:
-    """Return a row of ``checks.json``: the share of answers that are right.
+    """Return a row of ``checks.json``: the share of n answers that are right.
 
-    `right` says of each answer, (n,), whether it is. The 95% interval, from low to
-    high, is over `groups` (n,), by default over answers. `about` says what was checked,
-    such as ``check``, ``data`` and ``model``.
+    `right` (n,) says of each answer whether it is. The row consists of `about`, which
+    says what was checked (``check``, ``data``, ``model``, ``readout``); n; the share as
+    value; and low and high, its 95% interval over `groups` (n,), by default over
+    answers.
     """
     answers = pd.Series(right, dtype=bool)
-    interval = ratio_intervals(answers, groups=groups).iloc[0]
+    interval = ratio_intervals(answers, groups=groups).iloc[0]  # value, low, high
     return {**about, "n": len(answers), **interval}
 
 
-def check_probes(table: FeatureTable, **about: str) -> Iterator[Row]:
-    """Yield the accuracy of probes, on the published split and in cross-validation.
+def check_probes(
+    table: FeatureTable, *, data: str, model: str, readout: str
+) -> Iterator[Row]:
+    """Yield the accuracies of probes on the features of `model`, one of `MODELS`.
 
-    If ``about["model"]``, whose features the table holds, is not `OURS`, then only the
-    linear and the kernel probe on the published split.
+    Of `OURS`, three probes on the published split and two in cross-validation; of the
+    others, two on the published split. The keywords are entries of each row.
     """
-    yield from _on_published_split(table, "linear probe", LinearProbe(), **about)
-    yield from _on_published_split(table, "kernel probe", KernelProbe(), **about)
-    if about["model"] != OURS:
-        return
-    yield from _on_published_split(table, "MLP probe", MLPProbe(), **about)
-    yield from _in_folds(table, "linear probe", LinearProbe(), **about)
-    yield from _in_folds(table, "kernel probe", KernelProbe(), **about)
+    about = {"data": data, "model": model, "readout": readout}
+    linear = LinearProbe()
+    kernel = KernelProbe()
+    yield from _on_published_split(table, "linear probe", linear, about, by_class=True)
+    yield from _on_published_split(table, "kernel probe", kernel, about)
+    if model == OURS:
+        yield from _on_published_split(table, "MLP probe", MLPProbe(), about)
+        yield from _in_folds(table, "linear probe", linear, about)
+        yield from _in_folds(table, "kernel probe", kernel, about)
 
 
 def _on_published_split(
-    table: FeatureTable, name: str, probe: Any, **about: str
+    table: FeatureTable,
+    name: str,
+    probe: Any,
+    about: Mapping[str, str],
+    *,
+    by_class: bool = False,
 ) -> Iterator[Row]:
     """Fit a probe on the training part; yield its accuracy on the test part.
 
-    For the linear probe, a row for each class follows.
+    The probe chooses its settings on the validation part; if there is none, on training
+    rows that it sets aside. `by_class` adds a row for each class: the share of the
+    class's test images that are recognised.
     """
     train = table.split("train")
     test = table.split("test")
     if (table.splits == "val").any():
         val = table.split("val")
         probe.fit(train.features, train.labels, X_val=val.features, y_val=val.labels)
-    else:  # the probe validates on random rows of the training part
+    else:
         probe.fit(train.features, train.labels)
     right = probe.predict(test.features) == test.labels
     yield share_row(right, test.groups, check=f"{name}, published split", **about)
-    if name != "linear probe":
+    if not by_class:
         return
     for label, class_name in enumerate(table.classes):
-        of_class = test.labels == label
-        groups = test.groups[of_class]
-        yield share_row(right[of_class], groups, check=f"class {class_name}", **about)
+        is_of_class = test.labels == label
+        right_of_class = right[is_of_class]
+        groups = test.groups[is_of_class]
+        yield share_row(right_of_class, groups, check=f"class {class_name}", **about)
 
 
 def _in_folds(
-    table: FeatureTable, name: str, probe: Any, **about: str
+    table: FeatureTable, name: str, probe: Any, about: Mapping[str, str]
 ) -> Iterator[Row]:
-    """Yield the accuracy of a probe in cross-validation.
+    """Yield the accuracy of a probe in cross-validation, in one or two rows.
 
-    First with copies kept together in a fold; then, where patients are known, with all
-    images of a patient.
+    In the first, no copy of an image is in another fold; in the second, no image of a
+    patient. There is no second where patients are not known.
     """
     without_copies = out_of_fold_proba(probe, table, groups=table.copies)
     right = without_copies.argmax(axis=1) == table.labels
     yield share_row(right, table.groups, check=f"{name}, without copies", **about)
-    if (table.groups == table.copies).all():
+    if (table.groups == table.copies).all():  # patients are not known
         return
-    by_patient = out_of_fold_proba(probe, table)
+    by_patient = out_of_fold_proba(probe, table)  # by table.groups
     right = by_patient.argmax(axis=1) == table.labels
     yield share_row(right, table.groups, check=f"{name}, by patient", **about)
 
 
 def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row]:
-    """Yield accuracies on a set: of probes, by model, and of zero-shot classification.
+    """Yield accuracies on a data set: of probes on each of `MODELS`, then zero-shot.
 
-    `evaluation` is the folder of the sets' images.
+    `name` is its key in `DATASETS`; `evaluation` is the folder of its images.
     """
     spec = DATASETS[name]
+    # Features are computed by the encoder, not read from the committed tables.
     load = partial(load_features, name, data=evaluation, precomputed=False)
     deep = load(encoder)
-    half = load(ClipEncoder(encoder.name, dtype="bfloat16"))
-    # Only the readout is renamed: rows shall not be taken for those of float32.
-    half = half.with_features(half.features, readout="deep, bfloat16")
+    bfloat16 = load(ClipEncoder(encoder.name, dtype="bfloat16"))
+    # The same features; only by the readout's name do rows differ from float32's.
+    bfloat16 = bfloat16.with_features(bfloat16.features, readout="deep, bfloat16")
     measured = [
         (RANDOM, load(randomize_weights(encoder))),
         (OURS, deep.with_readout("pooled")),
-        (TEACHER, teacher_table(deep, name, evaluation, encoder)),
-        (OURS, half),
-        (OURS, deep),  # last: that is what the card shows
+        (TEACHER, teacher_table(deep, name, evaluation, encoder.cache)),
+        (OURS, bfloat16),
+        (OURS, deep),  # last: `markdown` shows the last readout of a model
     ]
     for model, table in measured:
-        about = {"data": spec.title, "model": model, "readout": table.readout}
-        yield from check_probes(table, **about)
+        readout = table.readout
+        yield from check_probes(table, data=spec.title, model=model, readout=readout)
     yield _zero_shot_row(encoder, deep.split("test"), spec)
 
 
 def teacher_table(
-    table: FeatureTable, name: str, evaluation: Path, encoder: ClipEncoder
+    table: FeatureTable, name: str, evaluation: Path, cache: FeatureCache | None
 ) -> FeatureTable:
-    """Return a table with the teacher's pooled features in place of its own.
+    """Return `table`, of the data set `name`, with the teacher's pooled features.
 
-    The teacher is EfficientNet-Lite0. ValueError if `evaluation` lacks the images.
+    The teacher is EfficientNet-Lite0. ValueError if the folder `evaluation` does not
+    have the table's images, in its order.
     """
     dataset = load_dataset(name, data=evaluation)
     if dataset is None or dataset["id"][:] != table.ids.tolist():
         raise ValueError(f"{evaluation} does not hold the images of {name}.")
-    (features,) = map_images(dataset["image"], efficientnet(), cache=encoder.cache)
+    (features,) = map_images(dataset["image"], efficientnet(), cache=cache)
     return table.with_features(features[:, :POOLED_OF_TEACHER], readout="pooled")
 
 
@@ -164,9 +180,10 @@ def _zero_shot_row(encoder: ClipEncoder, test: FeatureTable, spec: DatasetSpec) 
 
 
 def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
-    """Yield images encoded a second, from file to features, by size and precision.
+    """Yield how many images a second are encoded, from file to features.
 
-    The interval is over five repetitions. ValueError if `evaluation` lacks the images.
+    There is a row for each of three pairs of image size and precision; its interval is
+    over five repetitions. ValueError if the folder `evaluation` lacks the images.
     """
     dataset = load_dataset(SETS[0], data=evaluation)
     if dataset is None:
@@ -175,9 +192,10 @@ def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
     for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
         fresh = ClipEncoder(encoder.name, cache=False, image_size=pixels, dtype=dtype)
         encode = partial(fresh.images, photos, progress=False)
-        seconds = timeit.repeat(encode, number=1)
-        counts = np.full(len(seconds), len(photos))
-        speed = ratio_intervals(counts, seconds).iloc[0]
+        seconds = timeit.repeat(encode, number=1, repeat=5)
+        encoded = np.full(len(seconds), len(photos))
+        # The sum of the images by the sum of the seconds: value, low and high.
+        speed = ratio_intervals(encoded, seconds).iloc[0]
         yield {"check": f"images a second, {pixels} px, {dtype}", **speed}
 
 
@@ -187,41 +205,38 @@ def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
     Those of Caltech-101 are classified; those of other files are found by caption.
     """
     images = read_corpus(corpus)
+    objects = {image.label for image in images if image.source == "caltech101"}
     held_out = [image for image in images if image.held_out]
-    names = sorted({image.label for image in images if image.source == "caltech101"})
+    # Features of images and of their first captions, in one space, row by row.
     features = encoder.images([image.data for image in held_out], readout="projected")
-    yield _objects_row(encoder, held_out, features, names)
     captions = encoder.texts([image.captions[0] for image in held_out])
+    labels = np.array([image.label for image in held_out])
     sources = np.array([image.source for image in held_out])
-    parts = {
-        "held-out captions": sources != "caltech101",
-        "held-out captions of scenes": np.isin(sources, SCENES),
-    }
-    for data, is_part in parts.items():
-        texts_of_part = captions[is_part]
-        images_of_part = features[is_part]
+    is_object = sources == "caltech101"
+    is_scene = np.isin(sources, SCENES)
+    yield _objects_row(encoder, features[is_object], labels[is_object], sorted(objects))
+    for data, is_part in (
+        ("held-out captions", ~is_object),
+        ("held-out captions of scenes", is_scene),
+    ):
+        of_texts = captions[is_part]
+        of_images = features[is_part]
         check = "text to image, recall@10"
-        yield _retrieval_row(texts_of_part, images_of_part, check=check, data=data)
+        yield _retrieval_row(of_texts, of_images, check=check, data=data)
         check = "image to text, recall@10"
-        yield _retrieval_row(images_of_part, texts_of_part, check=check, data=data)
+        yield _retrieval_row(of_images, of_texts, check=check, data=data)
 
 
 def _objects_row(
-    encoder: ClipEncoder,
-    images: list[CorpusImage],
-    features: ArrayLike,
-    names: list[str],
+    encoder: ClipEncoder, features: Features, labels: NDArray[np.str_], names: list[str]
 ) -> Row:
-    """Return the share of images of Caltech-101 that zero-shot classifies rightly.
+    """Return the share of n images that are classified rightly by class names.
 
-    `features` are of all `images`, a row each; those of other sources are left out.
-    `names` are the classes.
+    `features` (n, d) are projected; `labels` (n,) are the right ones among `names`.
     """
-    is_object = np.array([image.source == "caltech101" for image in images])
-    labels = np.array([image.label for image in images])[is_object]
-    # The first prompt is the bare name.
-    weights = zero_shot_weights(encoder, names, PROMPTS[1:])
-    best = (np.asarray(features)[is_object] @ weights.T).argmax(axis=1)
+    prompts = PROMPTS[1:]  # without the first, the bare name
+    directions = zero_shot_weights(encoder, names, prompts)  # (classes, d)
+    best = (features @ directions.T).argmax(axis=1)
     right = np.array(names)[best] == labels
     return share_row(right, check="zero-shot", data=f"Caltech-101, {len(names)} names")
 
@@ -231,33 +246,31 @@ def _retrieval_row(queries: ArrayLike, gallery: ArrayLike, **about: str) -> Row:
 
     Both are (n, d); gallery row i has to be among the ten most similar to query i.
     """
-    numbers = np.arange(len(np.asarray(queries)))
-    measures = rank_metrics(queries, gallery, numbers, numbers)
+    # Each has a label of its own, so that only row i is right for query i.
+    labels = np.arange(len(np.asarray(queries)))
+    measures = rank_metrics(queries, gallery, labels, labels)
     return share_row(measures["recall_at_10"] == 1, **about)
 
 
 def markdown(checks: pd.DataFrame) -> str:
-    """Return checks as the card's table: what was checked as rows, models as columns.
+    """Return the checks of `run_checks` as the Markdown table of the model's card.
 
-    `checks` are from `run_checks`. Of several readouts of a model the last is shown.
-    Single classes, and what belongs to no data, such as speed, are left out.
+    It has a row for each data and check, a column for each model, and in its cells the
+    share with its interval: "60.0% [10.0%, 90.0%]". Of several readouts of a model the
+    last is shown. Single classes, and what belongs to no data, such as speed, are not.
     """
     keys = ["data", "check", "model"]
     is_class = checks["check"].str.startswith("class ")
     shown = checks[(checks["data"] != "") & ~is_class]
     shown = shown.drop_duplicates(keys, keep="last").set_index(keys)
-    cells = pd.Series(
-        [
-            f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]"
-            for row in shown.itertuples()
-        ],
-        shown.index,
-    )
-    by_model = cells.unstack(sort=False, fill_value="")
+    texts = [
+        f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]" for row in shown.itertuples()
+    ]
+    by_model = pd.Series(texts, shown.index).unstack(sort=False, fill_value="")
     by_model = by_model.reindex(columns=list(MODELS), fill_value="")
     lines = [f"| | {' | '.join(MODELS)} |", "|---|---|---|---|"]
-    for (data, check), row in by_model.iterrows():
-        lines.append(f"| {data}, {check} | {' | '.join(row)} |")
+    for (data, check), cells in by_model.iterrows():
+        lines.append(f"| {data}, {check} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

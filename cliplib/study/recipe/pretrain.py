@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from cliplib.encode.clip import find_checkpoint
+from cliplib.images.arrays import Ints
 from cliplib.images.image import load_image
 from cliplib.study.recipe import corpus
 from cliplib.study.recipe.corpus import (
@@ -156,6 +157,53 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return tokens
 
 
+class Texts:
+    """All texts that are trained on, each once, known by their rows.
+
+    Attributes
+    ----------
+    prompts_by_class
+        A list of prompts for each class of ImageNet, by class number.
+    tokens
+        Token ids of all texts, (texts, m), padded with the end token.
+    embeddings
+        The text teacher's embeddings of all texts, (texts, 384).
+    """
+
+    def __init__(
+        self,
+        images: Sequence[CorpusImage],
+        tokenizer: CLIPTokenizer,
+        teachers: Teachers,
+    ) -> None:
+        self.prompts_by_class, words = teachers.prompts_and_words()
+        captions = sorted({caption for image in images for caption in image.captions})
+        prompts = [prompt for of_class in self.prompts_by_class for prompt in of_class]
+        texts = list(dict.fromkeys([*captions, *prompts, *words]))
+        self._row_of_text = {text: row for row, text in enumerate(texts)}
+        self._word_rows = [self._row_of_text[word] for word in words]
+        self._end_of_text = tokenizer.eos_token_id
+        self.tokens = tokenize(tokenizer, texts)
+        self.embeddings = torch.from_numpy(teachers.text_embeddings(texts))
+
+    def draw_from_each(
+        self, lists: Sequence[Sequence[str]], rng: np.random.Generator
+    ) -> list[int]:
+        """Draw a text from each list; return the rows of the texts."""
+        return [self._row_of_text[rng.choice(texts)] for texts in lists]
+
+    def draw_words(self, n: int, rng: np.random.Generator) -> list[int]:
+        """Draw n of the names and definitions of WordNet; return the texts' rows."""
+        return [int(row) for row in rng.choice(self._word_rows, n)]
+
+    def trimmed_tokens(self, rows: list[int]) -> Tensor:
+        """Return token ids (n, m) of n texts, cut where all of them are padding."""
+        tokens = self.tokens[rows]
+        # Padding is the end token, too: the first one in a row is its end.
+        longest = int((tokens != self._end_of_text).sum(1).max()) + 1
+        return tokens[:, :longest]
+
+
 class Batches:
     """Draws the batch of each step: call `prepare` with the step, then the object.
 
@@ -165,25 +213,17 @@ class Batches:
     def __init__(
         self,
         images: Sequence[CorpusImage],
-        options: Options,
-        tokenizer: CLIPTokenizer,
+        texts: Texts,
         teachers: Teachers,
+        options: Options,
     ) -> None:
         self.images = images
-        self.options = options
+        self.texts = texts
         self.teachers = teachers
-        self.end_of_text = tokenizer.eos_token_id
-        self.prompts, words = teachers.prompts_and_words()
-        captions = sorted({caption for image in images for caption in image.captions})
-        prompts = [prompt for of_class in self.prompts for prompt in of_class]
-        # All texts of the training, each once; below, a text is known by its row.
-        texts = list(dict.fromkeys([*captions, *prompts, *words]))
-        self.row_of_text = {text: row for row, text in enumerate(texts)}
-        self.word_rows = [self.row_of_text[word] for word in words]
-        self.tokens = tokenize(tokenizer, texts)
-        self.sentences = torch.from_numpy(teachers.text_embeddings(texts))
-        self.view = -1  # the number of the view that `targets` are of; -1: no view
+        self.options = options
+        # The vision teacher's outputs on view number `view`; before `prepare`, on none.
         self.targets: ImageTargets | None = None
+        self.view = -1
 
     @property
     def steps_an_epoch(self) -> int:
@@ -191,46 +231,53 @@ class Batches:
         return len(self.images) // self.options.batch
 
     def prepare(self, step: int) -> None:
-        """Load the vision teacher's outputs on the view that a step sees.
+        """Load into `targets` the vision teacher's outputs on the view of a step.
 
-        The view changes with each epoch; `Teachers` keeps the outputs of each on disk.
+        All steps of an epoch show the same view of the images, the next epoch the next.
         """
-        view = step // self.steps_an_epoch % self.options.views
+        epoch = step // self.steps_an_epoch
+        view = epoch % self.options.views
         if view != self.view:
             self.view = view
             self.targets = self.teachers.image_targets(self.images, view)
 
     def __call__(self, step: int) -> Batch:
-        """Draw the batch of a step: n images, and n + k + n / 8 texts.
+        """Draw the batch of a step: n images, and t = n + k + n / 8 texts.
 
         views: the images, uint8 (n, 224, 224, 3)
-        maps, features: the teacher's outputs on them, as in `ImageTargets`
-        tokens: a caption of each image, then a prompt of each of k classes of ImageNet,
-        then words
-        sentences: the text teacher's embeddings of these texts
+        maps, features: `ImageTargets` of them, (n, 196, 32) and (n, 384)
+        tokens: ids (t, m) of a caption of each image, then a prompt of each of k
+        classes of ImageNet, then words
+        sentences: the text teacher's embeddings of these texts, (t, 384)
         same: bool (n, n), pairs of images that are positives, by concept or caption
         classes: the vision teacher's log-probabilities of the k classes, (n, k)
         """
         assert self.targets is not None, "prepare() comes first"
         image_rows = self._image_rows(step)
-        # 1: not the stream that orders the images.
+        images = [self.images[row] for row in image_rows]
+        # The 1 makes this another random stream than that of the images' order.
         rng = np.random.default_rng((self.options.seed, 1, step))
         logits = torch.from_numpy(self.targets.logits[image_rows]).float()
-        named_classes = _classes_to_name(logits, rng)
-        caption_rows, other_rows = self._text_rows(image_rows, named_classes, rng)
-        text_rows = caption_rows + other_rows
-        concepts = [self.images[row].concept for row in image_rows]
+        named_classes = _draw_classes(logits, rng)
+        texts = self.texts
+        captions = [image.captions for image in images]
+        caption_rows = texts.draw_from_each(captions, rng)
+        prompts = [texts.prompts_by_class[label] for label in named_classes]
+        prompt_rows = texts.draw_from_each(prompts, rng)
+        word_rows = texts.draw_words(self.options.batch // 8, rng)
+        text_rows = caption_rows + prompt_rows + word_rows
+        concepts = [image.concept for image in images]
         return {
             "maps": torch.from_numpy(self.targets.maps[image_rows]).float(),
             "features": torch.from_numpy(self.targets.features[image_rows]).float(),
             "views": corpus.random_views(self.images, self.view, image_rows),
-            "tokens": self._trimmed_tokens(text_rows),
-            "sentences": self.sentences[text_rows].float(),
+            "tokens": texts.trimmed_tokens(text_rows),
+            "sentences": texts.embeddings[text_rows].float(),
             "same": which_are_equal(concepts) | which_are_equal(caption_rows),
             "classes": F.log_softmax(logits[:, named_classes], dim=-1),
         }
 
-    def _image_rows(self, step: int) -> Any:
+    def _image_rows(self, step: int) -> Ints:
         """Return the rows of the images of a step, in an order drawn for each epoch."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         rng = np.random.default_rng((self.options.seed, epoch))
@@ -238,37 +285,12 @@ class Batches:
         start = step_of_epoch * self.options.batch
         return order[start : start + self.options.batch]
 
-    def _text_rows(
-        self,
-        image_rows: Sequence[int],
-        classes: Sequence[int],
-        rng: np.random.Generator,
-    ) -> tuple[list[int], list[int]]:
-        """Draw a caption of each image; and a prompt of each class, then words.
 
-        There is a word for every eight images. Returns the rows, in `tokens`, of the
-        captions; and of the prompts and words.
-        """
-        captions = [rng.choice(self.images[row].captions) for row in image_rows]
-        prompts = [rng.choice(self.prompts[label]) for label in classes]
-        caption_rows = [self.row_of_text[caption] for caption in captions]
-        other_rows = [self.row_of_text[prompt] for prompt in prompts]
-        other_rows += rng.choice(self.word_rows, self.options.batch // 8).tolist()
-        return caption_rows, other_rows
+def _draw_classes(logits: Tensor, rng: np.random.Generator) -> list[int]:
+    """Draw the classes of ImageNet with whose names n images are compared, each once.
 
-    def _trimmed_tokens(self, text_rows: list[int]) -> Tensor:
-        """Return token ids (n, m) of texts, cut where all of them are padding."""
-        tokens = self.tokens[text_rows]
-        # Padding is the end token, too: the first one in a row is its end.
-        longest = int((tokens != self.end_of_text).sum(1).max()) + 1
-        return tokens[:, :longest]
-
-
-def _classes_to_name(logits: Tensor, rng: np.random.Generator) -> list[int]:
-    """Return the classes with whose names the n images of a step are compared.
-
-    They are the two likeliest of each image, by `logits` (n, 1000), and random others:
-    `NAMES_A_STEP` in all, or more if more are likely, each once.
+    They are the two likeliest of each image, by `logits` (n, 1000), and random others
+    up to `NAMES_A_STEP` in all; only the likeliest, if these are as many or more.
     """
     likely = np.unique(logits.topk(2).indices.numpy()).tolist()
     shuffled = rng.permutation(logits.shape[1]).tolist()
@@ -285,18 +307,18 @@ def which_are_equal(values: Sequence[Any]) -> Tensor:
 def clip_loss(logits: Tensor, same: Tensor) -> Tensor:
     """Return the symmetric cross-entropy (Radford et al., figure 3), in nats.
 
-    `logits` (n, n) are of images as rows and captions as columns; all that are `same`,
-    (n, n), are right answers of equal weight.
+    `logits` (n, n) are of images as rows and captions as columns. Right answers are all
+    that are `same`, bool (n, n) and symmetric; those of a row have equal weight.
     """
-    target = same.float() / same.sum(1, keepdim=True)
+    target = same.float() / same.sum(1, keepdim=True)  # rows have sums of 1
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def feature_loss(guess: Tensor, features: Tensor) -> Tensor:
     """Return the loss of predictions, `guess` (n, d), of the teacher's features (n, d).
 
-    It is the smooth L1 distance, and a cross-entropy over the n images: by its cosine,
-    each prediction has to be nearest to the features of its own image.
+    It is twice the smooth L1 distance and half a cross-entropy over the n images: by
+    its cosine, each prediction has to be nearest to the features of its own image.
     """
     cosines = F.normalize(guess, dim=-1) @ F.normalize(features, dim=-1).T
     own_image = torch.arange(len(guess))
@@ -326,19 +348,21 @@ def new_clip(
 
 
 def load_start(clip: CLIPModel, folder: Path) -> None:
-    """Replace the weights of `clip` by those of a checkpoint of the same shape.
+    """Replace the weights of `clip` by those of a checkpoint of the same architecture.
 
-    If it was made for images of another size, position embeddings are interpolated.
+    If it was made for images of another size, its position embeddings are interpolated.
     """
     old: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     config: Any = clip.config.vision_config
     side = config.image_size
     patches = (side // config.patch_size) ** 2
-    # Of the tokens, only the shape is read.
+    # transformers reads only the shape of the tokens, and returns (1, 1 + patches, d).
     tokens = torch.empty(1, 1 + patches, config.hidden_size)
-    positions = old.vision_model.embeddings.interpolate_pos_encoding(tokens, side, side)
+    (positions,) = old.vision_model.embeddings.interpolate_pos_encoding(
+        tokens, side, side
+    )
     weights = old.state_dict()
-    weights["vision_model.embeddings.position_embedding.weight"] = positions[0]
+    weights["vision_model.embeddings.position_embedding.weight"] = positions
     clip.load_state_dict(weights)
 
 
@@ -356,14 +380,11 @@ class Student(nn.Module):
         self.to_features = nn.Linear(width, corpus.COMPONENTS)
         self.to_map = nn.Linear(width, corpus.MAP_COMPONENTS)
 
-    def encode_image(
-        self, views: Tensor, kept: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Encode n RGB views, uint8 (n, s, s, 3).
+    def image_tokens(self, views: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Encode n RGB views, uint8 (n, s, s, 3), as tokens (n, 1 + m, d).
 
-        `kept`, (n, m, 1), has the numbers of the m patches of each image to see; by
-        default all are seen. Returns the class token and the patches' tokens,
-        (n, 1 + m, d), and the images in the shared space, (n, 384) of unit length.
+        The first token is the class token; the others are of the m patches that are
+        seen. `kept`, (n, m, 1), has their numbers in each image; by default all are.
         """
         mean = torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
         std = torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
@@ -374,9 +395,15 @@ class Student(nn.Module):
             patches = embedded[:, 1:].take_along_dim(kept, 1)
             embedded = torch.cat([embedded[:, :1], patches], 1)
         states = tower.encoder(inputs_embeds=tower.pre_layrnorm(embedded))
-        tokens = tower.post_layernorm(states.last_hidden_state)
+        return cast(Tensor, tower.post_layernorm(states.last_hidden_state))
+
+    def project_image(self, tokens: Tensor) -> Tensor:
+        """Put images into the space of texts, (n, 384) of unit length.
+
+        `tokens` are from `image_tokens`.
+        """
         projected = self.clip.visual_projection(tokens[:, 0])
-        return tokens, F.normalize(projected.float(), dim=-1)
+        return F.normalize(projected.float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Encode texts, given as token ids (n, m): (n, 384) of unit length."""
@@ -384,47 +411,48 @@ class Student(nn.Module):
         return F.normalize(projected.float(), dim=-1)
 
     def losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
-        """Return the losses by the names in `LOSS_WEIGHTS`, unweighted, in bfloat16.
-
-        `batch` is from `Batches`. Of each image a random share of patches, `keep`, is
-        seen.
-        """
-        with torch.autocast("cpu", torch.bfloat16):
-            return self._losses(batch, keep)
-
-    def _losses(self, batch: Batch, keep: float) -> dict[str, Tensor]:
         """Return the losses by the names in `LOSS_WEIGHTS`, unweighted.
 
-        `keep` is the share of each image's patches that is seen. The precision is what
-        autocast is set to.
+        `batch` is from `Batches`. Of each image's patches a random share, `keep`, is
+        seen.
         """
         # (n, patches, 32), in standard deviations.
         maps = batch["maps"] / corpus.MAP_LEVELS
         n, patches = maps.shape[:2]
-        kept = None
+        kept = None  # all
         if keep < 1:
-            shuffled = torch.rand(n, patches).argsort(1)
-            kept = shuffled[:, : round(keep * patches), None]
+            kept = draw_patches(n, patches, round(keep * patches))
             maps = maps.take_along_dim(kept, 1)
-        tokens, image = self.encode_image(batch["views"], kept)
+        tokens = self.image_tokens(batch["views"], kept)
+        image = self.project_image(tokens)
         text = self.encode_text(batch["tokens"])
-        n_classes = batch["classes"].shape[1]
         # The texts are n captions, then prompts of the classes, then words.
+        n_classes = batch["classes"].shape[1]
         captions = text[:n]
         names = text[n : n + n_classes]
+        # From cosines to logits (Radford et al., section 2.5).
         scale = self.clip.logit_scale.exp().clamp(max=100)
         guessed_features = self.to_features(tokens[:, 0]).float()
         guessed_maps = self.to_map(tokens[:, 1:]).float()
-        named = F.log_softmax(scale * image @ names.T, dim=-1)
+        guessed_classes = F.log_softmax(scale * image @ names.T, dim=-1)
         return {
             "contrastive": clip_loss(scale * image @ captions.T, batch["same"]),
             "features": feature_loss(guessed_features, batch["features"]),
             "dense": F.smooth_l1_loss(guessed_maps, maps),
             "names": F.kl_div(
-                named, batch["classes"], log_target=True, reduction="batchmean"
+                guessed_classes,
+                batch["classes"],
+                log_target=True,
+                reduction="batchmean",
             ),
             "sentences": 1 - (text * batch["sentences"]).sum(-1).mean(),
         }
+
+
+def draw_patches(n: int, patches: int, m: int) -> Tensor:
+    """Draw m of the patches of each of n images; return their numbers, (n, m, 1)."""
+    shuffled = torch.rand(n, patches).argsort(1)
+    return shuffled[:, :m, None]
 
 
 class HeldOutPairs:
@@ -435,14 +463,14 @@ class HeldOutPairs:
     """
 
     def __init__(
-        self, pairs: Sequence[CorpusImage], tokenizer: CLIPTokenizer, side: int
+        self, images: Sequence[CorpusImage], tokenizer: CLIPTokenizer, side: int
     ) -> None:
         squares = [
-            np.asarray(load_image(pair.data).resize((side, side))) for pair in pairs
+            np.asarray(load_image(image.data).resize((side, side))) for image in images
         ]
         self.views = torch.from_numpy(np.stack(squares))
-        self.tokens = tokenize(tokenizer, [pair.captions[0] for pair in pairs])
-        self.same = which_are_equal([pair.concept for pair in pairs])
+        self.tokens = tokenize(tokenizer, [image.captions[0] for image in images])
+        self.same = which_are_equal([image.concept for image in images])
 
     def loss(self, student: Student) -> float:
         """Return the contrastive loss of all pairs in one batch, in nats.
@@ -451,33 +479,28 @@ class HeldOutPairs:
         """
         student.eval()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            # The second output: images in the shared space.
-            image = torch.cat(
-                [
-                    student.encode_image(views)[1]
-                    for views in torch.split(self.views, 64)
-                ]
-            )
+            parts = [
+                student.project_image(student.image_tokens(views))
+                for views in torch.split(self.views, 64)
+            ]
             text = student.encode_text(self.tokens)
-            logits = student.clip.logit_scale.exp() * image @ text.T
+            logits = student.clip.logit_scale.exp() * torch.cat(parts) @ text.T
             return clip_loss(logits, self.same).item()
 
 
 def note_held_out(progress: Progress, loss: float) -> None:
     """Add the loss of held-out pairs, after a step, to the history of `progress`.
 
-    When it has missed the best one twice in a row, the contrastive weight is halved.
+    When two losses in a row are no better than the best one before, the weight of the
+    contrastive loss is halved.
     """
     progress.worse = 0 if loss < progress.best else progress.worse + 1
     progress.best = min(progress.best, loss)
     if progress.worse == 2:
         progress.weight /= 2
         progress.worse = 0
-    row = {
-        "step": progress.step,
-        "held_out": round(loss, 4),
-        "weight": progress.weight,
-    }
+    rounded = round(loss, 4)
+    row = {"step": progress.step, "held_out": rounded, "weight": progress.weight}
     progress.history.append(row)
     tqdm.write(str(row))
 
@@ -485,10 +508,10 @@ def note_held_out(progress: Progress, loss: float) -> None:
 def make_optimizers(
     student: Student,
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Return Muon for the matrices of the transformer blocks, AdamW for the rest.
+    """Return Muon for the matrices of the transformer blocks, then AdamW for the rest.
 
-    The group of the heads, which learn faster, has the factor on its rate as "speed".
-    The rates themselves are set at each step.
+    That is the order of `FULL_RATES`. `Run` sets the rates at each step. The heads
+    learn faster: their group of AdamW has a factor on its rate, the entry "speed".
     """
     towers = (student.clip.vision_model, student.clip.text_model)
     matrices = [
@@ -500,12 +523,10 @@ def make_optimizers(
     heads = [*student.to_features.parameters(), *student.to_map.parameters()]
     taken = {*matrices, *heads}
     others = [weight for weight in student.parameters() if weight not in taken]
-    decayed = [weight for weight in others if weight.ndim > 1]
-    undecayed = [weight for weight in others if weight.ndim < 2]
+    decayed = [weight for weight in others if weight.ndim > 1]  # such as embeddings
+    undecayed = [weight for weight in others if weight.ndim < 2]  # biases, layer norms
     muon = torch.optim.Muon(
-        matrices,
-        weight_decay=WEIGHT_DECAY,
-        adjust_lr_fn="match_rms_adamw",
+        matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
     )
     adam = torch.optim.AdamW(
         [
@@ -519,7 +540,7 @@ def make_optimizers(
 
 
 def rate_at(step: int, steps: int, decay: float) -> float:
-    """Return the learning rate at a step, as a share of the full rate.
+    """Return the learning rate at a step, from 0, as a share of the full rate.
 
     It rises over `WARM_UP` steps, stays at 1, and falls to zero over the last share,
     `decay`, of all steps.
@@ -565,22 +586,41 @@ class Run:
         # Set at each step, so that a resumed run drops the same patches.
         torch.manual_seed(options.seed * 1_000_003 + progress.step)
         sees_all = progress.step >= (1 - WHOLE_IMAGES) * options.steps
-        losses = self.student.train().losses(batch, 1.0 if sees_all else KEPT_PATCHES)
+        self.student.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = self.student.losses(batch, 1.0 if sees_all else KEPT_PATCHES)
         weights = dict(LOSS_WEIGHTS)
         weights["contrastive"] *= progress.weight
-        total = torch.stack([weights[name] * losses[name] for name in options.losses])
-        torch.autograd.backward(total.sum())
+        weighted = torch.stack(
+            [weights[name] * losses[name] for name in options.losses]
+        )
+        torch.autograd.backward(weighted.sum())
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        share = rate_at(progress.step, options.steps, options.decay)
-        for optimizer, full_rate in zip(self.optimizers, FULL_RATES, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = full_rate * share * group.get("speed", 1)
+        self._set_rates()
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         progress.step += 1
         if progress.step % LOG_EVERY == 0:
             row = {name: round(loss.item(), 4) for name, loss in losses.items()}
             progress.history.append({"step": progress.step, **row})
+
+    def _set_rates(self) -> None:
+        """Set the learning rates of the optimizers for the step that is next."""
+        share = rate_at(self.progress.step, self.options.steps, self.options.decay)
+        for optimizer, full_rate in zip(self.optimizers, FULL_RATES, strict=True):
+            for group in optimizer.param_groups:
+                # Only the group of the heads has a speed.
+                group["lr"] = full_rate * share * group.get("speed", 1)
+
+
+def new_run(options: Options, tokenizer: CLIPTokenizer) -> Run:
+    """Return a run before its first step, from ``options.start`` or random weights."""
+    torch.manual_seed(options.seed)
+    clip = new_clip(tokenizer, options.vision, options.text)
+    if options.start:
+        load_start(clip, options.start)
+    return Run(Student(clip), options)
 
 
 def train(options: Options, teachers: Teachers | None = None) -> None:
@@ -597,14 +637,12 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
         image for image in everything if not image.held_out and image.id not in dropped
     ]
     tokenizer = load_tokenizer()
-    batches = Batches(images, options, tokenizer, teachers or Teachers(options.work))
+    teachers = teachers or Teachers(options.work)
+    texts = Texts(images, tokenizer, teachers)
+    batches = Batches(images, texts, teachers, options)
     # A third of the held-out images is enough, and quicker.
     pairs = HeldOutPairs(held_out[::3], tokenizer, options.vision["image_size"])
-    torch.manual_seed(options.seed)
-    clip = new_clip(tokenizer, options.vision, options.text)
-    if options.start:
-        load_start(clip, options.start)
-    run = Run(Student(clip), options)
+    run = new_run(options, tokenizer)
     run.resume()
     take_steps(run, batches, pairs)
     facts = {
@@ -625,10 +663,10 @@ def train(options: Options, teachers: Teachers | None = None) -> None:
 
 
 def take_steps(run: Run, batches: Batches, pairs: HeldOutPairs) -> None:
-    """Take all steps that are left; test held-out pairs and save in between.
+    """Take the steps of a run that are left.
 
-    That is after every `check_every` steps, and the last one. It does not count as time
-    of training.
+    After every `check_every` steps and after the last, the loss of the held-out `pairs`
+    is noted and the state is saved; this does not count as time of training.
     """
     options = run.options
     progress = run.progress
@@ -650,6 +688,8 @@ def prefetched(batches: Batches, first: int, last: int) -> Iterator[Batch]:
     A thread draws the next batch while one is used. `prepare`, which replaces the
     targets that a draw reads, is called between two draws.
     """
+    if first >= last:
+        return
     # One thread of PyTorch in it: a second team of OpenMP threads would keep the first
     # from spinning, and halve its speed.
     pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
@@ -660,12 +700,12 @@ def prefetched(batches: Batches, first: int, last: int) -> Iterator[Batch]:
         return pool.submit(batches, step)
 
     with pool:
-        draws = (begin(step) for step in range(first, last))
-        draw = next(draws, None)
-        while draw is not None:
+        draw = begin(first)
+        for next_step in range(first + 1, last):
             batch = draw.result()
-            draw = next(draws, None)
+            draw = begin(next_step)
             yield batch
+        yield draw.result()
 
 
 def write_checkpoint(student: Student, tokenizer: CLIPTokenizer, out: Path) -> None:
