@@ -17,7 +17,7 @@ from cliplib.app.questions import (
     groups_needed,
     groups_per_class,
     learning_curve,
-    prepare_evaluation,
+    plan_evaluation,
     suspect_labels,
 )
 from cliplib.app.verdict import (
@@ -652,20 +652,20 @@ def test_shares_of_too_few_groups_are_left_out() -> None:
 
 
 def test_folds_are_those_that_the_groups_allow() -> None:
-    assert prepare_evaluation(table(20))[1] == 5
-    assert prepare_evaluation(table(4))[1] == 4
+    assert plan_evaluation(table(20)).n_splits == 5
+    assert plan_evaluation(table(4)).n_splits == 4
 
 
 def test_a_class_in_one_group_is_measured_by_image_and_that_can_be_told() -> None:
     few = table(1, images=8)
-    measured, folds = prepare_evaluation(few)
-    assert measured is not few
-    assert folds == 5
-    assert groups_per_class(measured).tolist() == [8, 8]
-    of_one_class = measured.select(np.flatnonzero(measured.labels == 0))
+    measured = plan_evaluation(few)
+    assert not measured.kept_apart and plan_evaluation(table(20)).kept_apart
+    assert measured.n_splits == 5
+    assert groups_per_class(measured.table).tolist() == [8, 8]
+    of_one_class = measured.table.select(np.flatnonzero(few.labels == 0))
     assert groups_per_class(of_one_class).tolist() == [8, 0]
 
 
 def test_a_class_of_three_images_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'a' has 3 images"):
-        prepare_evaluation(table(3, images=1))
+        plan_evaluation(table(3, images=1))

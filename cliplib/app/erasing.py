@@ -39,7 +39,7 @@ class Example(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """Rows of the table, (m,), and what is asked in their place: features, (m, d)."""
+    """Rows of the table, (m,), and the features, (m, d), to test in their place."""
 
     rows: Ints
     features: Features
@@ -92,16 +92,18 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     ValueError
         If a row names no image of these, or its numbers are no box.
     """
-    id_of = pd.Series(list(ids), [PurePosixPath(name).name for name in ids])
-    id_of = id_of[~id_of.index.duplicated(keep=False)]
+    file_names = [PurePosixPath(image_id).name for image_id in ids]
+    id_of = pd.Series(list(ids), file_names)
+    id_of = id_of[~id_of.index.duplicated(keep=False)]  # by names of a single image
     known_ids = set(ids)
     boxes = {}
-    table = read_text_table(Path(path), BOX_COLUMNS)
+    table = read_text_table(Path(path), BOX_COLUMNS)  # its cells are texts
     for file, *numbers in table.itertuples(index=False):
         image_id = file if file in known_ids else id_of.get(file)
         if image_id is None:
             raise ValueError(f"{path!r} names {file!r}, which is no image here.")
         try:
+            # The columns are in the order of the box's fields.
             boxes[image_id] = Box(*map(float, numbers))
         except ValueError as error:
             raise ValueError(f"{path!r}, {file!r}: {error}") from error
@@ -140,14 +142,19 @@ def evaluate_erased(
     ValueError
         If no image has a box, or one cannot be erased.
     """
-    rows = np.flatnonzero([image_id in boxes for image_id in table.ids])
-    if not len(rows):
+    box_of_row = {
+        row: boxes[image_id]
+        for row, image_id in enumerate(table.ids)
+        if image_id in boxes
+    }
+    if not box_of_row:
         raise ValueError("No image that was measured has a box.")
-    box_of_row = {int(row): boxes[table.ids[row]] for row in rows}
+    rows = np.array([*box_of_row])
     mirrored_box_of_row = {
         row: box.mirrored()
         for row, box in box_of_row.items()
-        if abs(2 * box.x_center - 1) >= box.width  # or else the two would overlap
+        # Both centres are this far apart; nearer ones overlap.
+        if abs(2 * box.x_center - 1) >= box.width
     }
     columns = encoder.columns_of(table.readout)
     variants = {
@@ -178,28 +185,29 @@ def evaluate_erased(
 def _encode_erased(
     encoder: ClipEncoder,
     images: Sequence[ImageSource],
-    boxes: Mapping[int, Box],
+    box_of_row: Mapping[int, Box],
     columns: Ints,
     seed: int,
 ) -> Variant:
-    """Encode the images of the rows in `boxes`, each with its box erased.
+    """Encode the images of the rows that have a box, with the object in it erased.
 
-    `columns` are those of the deep readout that the probe reads.
+    Of the deep readout only `columns`, which the probe reads, are kept.
     """
-    rows = [*boxes]
+    rows = [*box_of_row]
     parts = [np.zeros((0, len(columns)), np.float32)]  # the result if there is no box
     for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
         batch = rows[start : start + IMAGES_A_BATCH]
-        (deep,) = encoder.map([_load_erased(images[r], boxes[r], seed) for r in batch])
+        erased = [_load_erased(images[row], box_of_row[row], seed) for row in batch]
+        (deep,) = encoder.map(erased)
         parts.append(deep[:, columns])
     return Variant(np.array(rows, np.int64), np.concatenate(parts))
 
 
 def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
-    """Load an image and erase the ellipse round a box, as `erase` does.
+    """Load an image and erase the ellipse round a box.
 
-    `seed` is that of the noise which the filling gets. A ValueError names the image, as
-    an OSError of `load_image` does.
+    `seed` is that of the noise in the filling. The ValueError of `erase`, which lacks
+    the image's name, gets it here.
     """
     image = load_image(source)
     try:
@@ -215,10 +223,10 @@ def _right_out_of_fold(
     n_splits: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Say by row and variant, (n, variants), whether the answer is right: 1 or 0.
+    """Return whether the answer to each variant of each row is right: 1 or 0.
 
-    Each row is answered by a probe trained on the other folds' images as they are. NaN
-    stands where a row lacks a variant.
+    The result is (n, variants), with NaN where a row lacks the variant. Answers are by
+    a probe that was trained on the other folds' images as they are.
     """
     is_right = pd.DataFrame(np.nan, range(len(table)), list(variants))
     folds = group_folds(
@@ -236,8 +244,8 @@ def _right_out_of_fold(
             if is_tested.any():
                 rows = variant.rows[is_tested]
                 predicted = fitted.predict(variant.features[is_tested])
-                hits = predicted == table.labels[rows]
-                is_right.loc[rows, name] = hits.astype(float)
+                is_hit = predicted == table.labels[rows]
+                is_right.loc[rows, name] = is_hit.astype(float)
     return is_right
 
 
@@ -250,6 +258,7 @@ def _accuracy_by_variant(
     NaN where an image lacks the variant.
     """
     has_variant = is_right.notna()
+    # A sum of hits over a sum of ones; images without the variant add 0 to both.
     accuracy = ratio_intervals(
         is_right == 1, has_variant.to_numpy(float), groups=groups, seed=seed
     )
@@ -267,10 +276,10 @@ def _loss(
     pair = is_right[[WHOLE, variant]].dropna()
     if pair.empty:
         return None
-    # The columns are 1 where an answer is right: compared with labels of 1, their
-    # accuracy is the share of 1.
-    always_right = np.ones(len(pair))
+    # `compare` takes labels and answers: of labels that are all 1 these columns, 1
+    # where an answer is right, have the same accuracy.
+    labels = np.ones(len(pair))
     loss = compare(
-        always_right, pair[WHOLE], pair[variant], groups=groups[pair.index], seed=seed
+        labels, pair[WHOLE], pair[variant], groups=groups[pair.index], seed=seed
     )
     return Share.of(loss)
