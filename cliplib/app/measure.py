@@ -147,7 +147,7 @@ def encode_folder(request: Request) -> Evidence:
         table=table,
         evaluation_table=plan.table,
         n_splits=plan.n_splits,
-        kept_apart=plan.kept_apart,
+        groups_kept_apart=plan.groups_kept_apart,
         unreadable=unreadable,
         boxes=boxes,
     )

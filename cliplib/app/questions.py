@@ -29,7 +29,7 @@ class EvaluationPlan(NamedTuple):
 
     table: FeatureTable  # its `groups` stay whole in every fold
     n_splits: int  # number of folds
-    kept_apart: bool  # True for all that belongs together, False for copies alone
+    groups_kept_apart: bool  # False where these are near-duplicates alone
 
 
 def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
@@ -57,7 +57,7 @@ def plan_evaluation(table: FeatureTable) -> EvaluationPlan:
     fewest_groups = int(groups_per_class(table).min())
     if fewest_groups >= LEAST_GROUPS:
         n_splits = min(MOST_FOLDS, fewest_groups)
-        return EvaluationPlan(table, n_splits, kept_apart=True)
+        return EvaluationPlan(table, n_splits, groups_kept_apart=True)
     without_copies = groups_per_class(table, table.copies)
     fewest_images = int(without_copies.min())
     if fewest_images < LEAST_GROUPS:
@@ -70,7 +70,7 @@ def plan_evaluation(table: FeatureTable) -> EvaluationPlan:
     no_folds = np.zeros(len(table), int)
     by_copies = replace(table, groups=table.copies, folds=no_folds)
     n_splits = min(MOST_FOLDS, fewest_images)
-    return EvaluationPlan(by_copies, n_splits, kept_apart=False)
+    return EvaluationPlan(by_copies, n_splits, groups_kept_apart=False)
 
 
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
@@ -206,7 +206,9 @@ def groups_needed(
     if len(points) < 3:
         return None
     predicted = [proba.argmax(axis=1) for proba in answers]
-    is_wrong = np.stack([p != table.labels for p in predicted], axis=1)  # (rows, points)
+    is_wrong = np.stack(
+        [p != table.labels for p in predicted], axis=1
+    )  # (rows, points)
     log_n = np.log(points["groups"].to_numpy(float))
     centred_log_n = log_n - log_n.mean()
     group_of_row = group_codes(table.groups, len(table))
