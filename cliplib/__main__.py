@@ -199,10 +199,10 @@ def _add_shared_arguments(
 
 
 def train(folder: str, out: str, **options: Any) -> None:
-    """Measure images in `folder`, print what was found, and save a decision aid to `out`.
+    """Measure images in `folder`, print what was found, and save an aid to `out`.
 
-    An older aid there is replaced. `options` are those of the command line, which
-    `measure` takes.
+    An older decision aid there is replaced. `options` are those of the command line,
+    which `measure` takes.
     """
     check_places(folder, out)
     from cliplib.app.aid_folder import check_aid_can_be_saved

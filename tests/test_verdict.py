@@ -63,7 +63,7 @@ GOOD = Measured(
     sensitivity={"glass": Share(0.97, 0.9, 1), "metal": Share(0.93, 0.8, 1)},
     gain_by_doubling=Share(0.04, 0.01, 0.07),
     target=0.98,
-    factor=Share(3.04, 2, 6),
+    growth_factor=Share(3.04, 2, 6),
     suspects=["metal/3.jpg"],
     n_label_conflicts=0,
     n_unreadable=0,
@@ -446,8 +446,8 @@ def test_the_curve_is_read_forward_or_it_is_said_that_it_cannot_be() -> None:
     assert (
         "98% needs about 120 groups in all (80 to 240), of which there are 40" in text()
     )
-    assert "How many more 98% would need cannot be said" in text(factor=None)
-    beyond = text(target=1.0, factor=None)
+    assert "How many more 98% would need cannot be said" in text(growth_factor=None)
+    beyond = text(target=1.0, growth_factor=None)
     assert "needs about" not in beyond and "How many more" not in beyond
     assert "98%" not in text(gain_by_doubling=NOTHING)
 

@@ -103,7 +103,7 @@ def judge_elsewhere(
         If nothing is left to judge.
     """
     place = os.path.abspath(folder)
-    dataset = load_dataset(place)
+    dataset = load_dataset(place)  # all its files, also those that cannot be read
     assert dataset is not None  # only a named data set could be missing
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     images = [file_of[image_id] for image_id in table.ids]

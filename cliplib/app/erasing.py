@@ -162,8 +162,8 @@ def evaluate_erased(
         WITHOUT: _encode_erased(encoder, images, box_of_row, columns, seed),
         CONTROL: _encode_erased(encoder, images, mirrored_box_of_row, columns, seed),
     }
-    is_right = _right_out_of_fold(probe, table, variants, n_splits, seed)
-    loss = _loss(is_right, WITHOUT, table.groups, seed)
+    predicted = _predict_out_of_fold(probe, table, variants, n_splits, seed)
+    loss = _loss(table, predicted, WITHOUT, seed)
     assert loss is not None  # since some image has a box
     step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
     examples = [
@@ -175,9 +175,9 @@ def evaluate_erased(
         for row in rows.tolist()[::step][:MOST_EXAMPLES]
     ]
     return Erased(
-        accuracy=_accuracy_by_variant(is_right, table.groups, seed),
+        accuracy=_accuracy_by_variant(table, predicted, seed),
         loss=loss,
-        control_loss=_loss(is_right, CONTROL, table.groups, seed),
+        control_loss=_loss(table, predicted, CONTROL, seed),
         examples=examples,
     )
 
@@ -216,19 +216,19 @@ def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
         raise ValueError(f"{image_name(source)}: {error}") from error
 
 
-def _right_out_of_fold(
+def _predict_out_of_fold(
     probe: Probe,
     table: FeatureTable,
     variants: Mapping[str, Variant],
     n_splits: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Return whether the answer to each variant of each row is right: 1 or 0.
+    """Return the class that is predicted for each variant of each row, (n, variants).
 
-    The result is (n, variants), with NaN where a row lacks the variant. Answers are by
-    a probe that was trained on the other folds' images as they are.
+    Each fold's rows are predicted by a probe that was trained on the other folds'
+    images as they are. NaN stands where a row lacks the variant.
     """
-    is_right = pd.DataFrame(np.nan, range(len(table)), list(variants))
+    predicted = pd.DataFrame(np.nan, range(len(table)), list(variants))
     folds = group_folds(
         table.labels,
         table.groups,
@@ -242,44 +242,41 @@ def _right_out_of_fold(
         for name, variant in variants.items():
             is_tested = np.isin(variant.rows, test_rows)
             if is_tested.any():
-                rows = variant.rows[is_tested]
-                predicted = fitted.predict(variant.features[is_tested])
-                is_hit = predicted == table.labels[rows]
-                is_right.loc[rows, name] = is_hit.astype(float)
-    return is_right
+                answers = fitted.predict(variant.features[is_tested])
+                predicted.loc[variant.rows[is_tested], name] = answers
+    return predicted
 
 
 def _accuracy_by_variant(
-    is_right: pd.DataFrame, groups: Ints, seed: int
+    table: FeatureTable, predicted: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
     """Return the accuracy of each variant, in rows, on the images that have it.
 
-    Columns: images (how many), value, low and high. `is_right` (n, variants) is 1 or 0,
-    NaN where an image lacks the variant.
+    Columns: images (how many), value, low and high. `predicted` (n, variants) are
+    classes, NaN where an image lacks the variant.
     """
-    has_variant = is_right.notna()
-    # A sum of hits over a sum of ones; images without the variant add 0 to both.
+    has_variant = predicted.notna()
+    is_right = predicted.eq(table.labels, axis=0)  # never where it is NaN
     accuracy = ratio_intervals(
-        is_right == 1, has_variant.to_numpy(float), groups=groups, seed=seed
+        is_right, has_variant.to_numpy(float), groups=table.groups, seed=seed
     )
     accuracy.insert(0, "images", has_variant.sum())
     return accuracy
 
 
 def _loss(
-    is_right: pd.DataFrame, variant: str, groups: Ints, seed: int
+    table: FeatureTable, predicted: pd.DataFrame, variant: str, seed: int
 ) -> Share | None:
     """Return the accuracy on images as they are less that on a variant of the same.
 
-    None where no image has the variant. `is_right` (n, variants) is 1, 0 or NaN.
+    `predicted` (n, variants) are classes, NaN where an image lacks the variant. None if
+    all images lack it.
     """
-    pair = is_right[[WHOLE, variant]].dropna()
+    pair = predicted[[WHOLE, variant]].dropna()
     if pair.empty:
         return None
-    # `compare` takes labels and answers: of labels that are all 1 these columns, 1
-    # where an answer is right, have the same accuracy.
-    labels = np.ones(len(pair))
-    loss = compare(
-        labels, pair[WHOLE], pair[variant], groups=groups[pair.index], seed=seed
-    )
+    whole = pair[WHOLE]
+    rows = pair.index
+    groups = table.groups[rows]
+    loss = compare(table.labels[rows], whole, pair[variant], groups=groups, seed=seed)
     return Share.of(loss)

@@ -155,7 +155,7 @@ class Curve:
         Accuracy with all groups less that with half; None if it was not measured.
     target
         The lowest of `TARGETS` more than two points above today's accuracy, or 1.
-    factor
+    growth_factor
         By which today's groups have to grow to reach it, with its interval; None where
         that cannot be said.
     """
@@ -163,7 +163,7 @@ class Curve:
     points: pd.DataFrame
     gain_by_doubling: Share | None
     target: float
-    factor: Share | None
+    growth_factor: Share | None
 
 
 @dataclass(frozen=True)
@@ -590,10 +590,12 @@ class Evidence:
         if points["share"].tolist()[-2:] == [0.5, 1]:
             gain_by_doubling = self.gain(predicted[-1], predicted[-2])
         target = self._target()
-        factor = None
+        growth_factor = None
         if target < 1:
-            factor = questions.groups_needed(points, answers, table, target, seed=seed)
-        return Curve(points, gain_by_doubling, target, factor)
+            growth_factor = questions.groups_needed(
+                points, answers, table, target, seed=seed
+            )
+        return Curve(points, gain_by_doubling, target, growth_factor)
 
     def _target(self) -> float:
         """Return the lowest of `TARGETS` that is worth labelling more images for.
@@ -755,7 +757,7 @@ class Evidence:
             sensitivity=self._sensitivities(),
             gain_by_doubling=self.curve.gain_by_doubling,
             target=self.curve.target,
-            factor=self.curve.factor,
+            growth_factor=self.curve.growth_factor,
             suspects=[self.names[row] for row in self.suspects["row"]],
             n_label_conflicts=len(self.audit.conflicts),
             n_unreadable=len(self.unreadable),

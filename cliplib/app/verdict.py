@@ -128,7 +128,7 @@ class Measured:
         By class, the share of it that the best finds.
     gain_by_doubling
         Accuracy with all labelled groups less that with half; None if not measured.
-    target, factor
+    target, growth_factor
         An accuracy beyond today's (1 if there is none to aim at), and the factor by
         which today's groups have to grow for it; None where that cannot be said.
     suspects
@@ -168,7 +168,7 @@ class Measured:
     sensitivity: Mapping[str, Share]
     gain_by_doubling: Share | None
     target: float
-    factor: Share | None
+    growth_factor: Share | None
     suspects: Sequence[str]
     n_label_conflicts: int
     n_unreadable: int
@@ -459,10 +459,10 @@ def extrapolation_sentence(measured: Measured) -> str:
     if measured.target == 1:
         return ""
     target = whole_percent(measured.target)
-    if measured.factor is None:
+    if measured.growth_factor is None:
         return f"How many more {target} would need cannot be said from this curve."
     value, low, high = (
-        _two_digits(measured.n_groups * factor) for factor in measured.factor
+        _two_digits(measured.n_groups * factor) for factor in measured.growth_factor
     )
     return (
         f"If the curve goes on as it is, {target} needs about {value} groups in all "
