@@ -120,7 +120,7 @@ def evaluate_erased(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Erased:
-    """Test a probe, trained on images as they are, on other ones without their object.
+    """Train a probe on images as they are; test it on others, with the object erased.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def evaluate_erased(
     mirrored_box_of_row = {
         row: box.mirrored()
         for row, box in box_of_row.items()
-        # Both centres are this far apart; nearer ones overlap.
+        # The two centres are at least a width apart: the boxes do not overlap.
         if abs(2 * box.x_center - 1) >= box.width
     }
     columns = encoder.columns_of(table.readout)
@@ -166,19 +166,18 @@ def evaluate_erased(
     loss = _loss(table, predicted, WITHOUT, seed)
     assert loss is not None  # since some image has a box
     step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
-    examples = [
-        Example(
-            id=str(table.ids[row]),
-            before=load_image(images[row]),
-            after=_load_erased(images[row], box_of_row[row], seed),
-        )
-        for row in rows.tolist()[::step][:MOST_EXAMPLES]
-    ]
     return Erased(
         accuracy=_accuracy_by_variant(table, predicted, seed),
         loss=loss,
         control_loss=_loss(table, predicted, CONTROL, seed),
-        examples=examples,
+        examples=[
+            Example(
+                id=str(table.ids[row]),
+                before=load_image(images[row]),
+                after=_load_erased(images[row], box_of_row[row], seed),
+            )
+            for row in rows.tolist()[::step][:MOST_EXAMPLES]
+        ],
     )
 
 

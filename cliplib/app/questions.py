@@ -76,9 +76,9 @@ def plan_evaluation(table: FeatureTable) -> EvaluationPlan:
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     """Find labels that look wrong by confident learning.
 
-    An image is confidently of a class where its probability of this class reaches the
-    mean one of the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
-    2021, section 3.1). Its label is suspect where the most probable of these classes is
+    An image is confidently of a class if its probability of this class is at least the
+    mean over the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
+    2021, section 3.1). Its label is suspect if the most probable of these classes is
     another one, and more probable than the given one.
 
     Parameters

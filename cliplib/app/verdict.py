@@ -209,8 +209,8 @@ class Verdict:
 def verdict(measured: Measured) -> Verdict:
     """Turn numbers into an answer, its reasons and next steps, by fixed rules.
 
-    A function below returns "" or None where its sentence or step does not apply: it is
-    left out. Where the answer is no, the reasons end with the accuracy.
+    A sentence that does not apply is "", and a step None: both are left out. Where the
+    answer is no, the accuracy is the only reason, and a larger encoder the only step.
     """
     reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
