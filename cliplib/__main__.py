@@ -273,7 +273,7 @@ PLACEHOLDERS = {
 
 
 def command_line(name: str, folder: str, out: str, **options: Any) -> str:
-    """Return the shell command that does the same again, for the report to print.
+    """Return the shell command that does the same again, for verdict and report.
 
     `name` is that of the command, "train" or "report": ("train", "ward 7", "aid",
     seed=3) becomes "cliplib train 'ward 7' --out aid --seed 3". Options at their
