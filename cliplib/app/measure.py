@@ -112,11 +112,11 @@ def measure(
 
 
 def encode_folder(request: Request) -> Evidence:
-    """Check a request, encode its folder, and return evidence that starts from there.
+    """Check a request, encode its folder, and return the evidence on it.
 
-    The other parts of the evidence compute themselves when they are first asked for.
-    What can be refused, with an OSError or ValueError, is refused before the encoding,
-    which takes minutes; but a class without readable images, or with too few.
+    Its other parts are computed when they are first asked for. What can be refused
+    before the encoding, which takes minutes, is refused first, with an OSError or
+    ValueError.
     """
     place = os.path.abspath(request.folder)
     check_classes(place)
