@@ -207,7 +207,7 @@ class Evidence:
     n_splits
         The number of folds, in which each image is tested once.
     groups_kept_apart
-        Whether these are all groups; False where near-duplicates alone are.
+        Whether these are the groups of `table`; False where they are its copies alone.
     unreadable
         The reason why a file cannot be read, by id.
     boxes

@@ -205,10 +205,8 @@ def groups_needed(
     """
     if len(points) < 3:
         return None
-    predicted = [proba.argmax(axis=1) for proba in answers]
-    is_wrong = np.stack(
-        [p != table.labels for p in predicted], axis=1
-    )  # (rows, points)
+    is_wrong_by_point = [proba.argmax(axis=1) != table.labels for proba in answers]
+    is_wrong = np.stack(is_wrong_by_point, axis=1)  # (rows, points)
     log_n = np.log(points["groups"].to_numpy(float))
     centred_log_n = log_n - log_n.mean()
     group_of_row = group_codes(table.groups, len(table))
@@ -242,8 +240,8 @@ def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> In
     """Draw a share of the groups of each class among `rows`, rounded up.
 
     Returns the row numbers, of `rows` and in their order, of the groups drawn. Each
-    share takes the first groups in one random order, so that larger ones include the
-    groups of smaller ones.
+    share takes the first groups of a class in the same random order, so that larger
+    shares include the groups of smaller ones.
     """
     labels = table.labels[rows]
     groups = table.groups[rows]
