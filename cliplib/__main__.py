@@ -41,9 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     parser, commands = build_parser()
     try:
         options = vars(parser.parse_args(with_command(arguments, commands)))
-        command = options.pop("run")  # the function that `set_defaults` has put there
+        # The function of the command, such as `train`, which its parser has put there.
+        run_command = options.pop("run")
         with _warnings_once():
-            command(**options)
+            run_command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; features computed so far are kept.\n")
         return 1
@@ -82,10 +83,11 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
 
 
 def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """Return the arguments with a command: "train" where they begin with none.
+    """Return the arguments, with the command "train" before them if they have none.
 
-    No arguments become --help. ValueError if the first one is neither a command, nor an
-    option, nor a folder.
+    ["photos", "--out", "aid"] becomes ["train", "photos", "--out", "aid"]; no arguments
+    become ["--help"]. ValueError if the first one is neither a command, nor an option,
+    nor a folder.
     """
     if not arguments:
         return ["--help"]
@@ -197,7 +199,11 @@ def _add_shared_arguments(
 
 
 def train(folder: str, out: str, **options: Any) -> None:
-    """Measure a folder, print what was found, and save an aid, over an older one."""
+    """Measure images in `folder`, print what was found, and save an aid to `out`.
+
+    An older decision aid there is replaced. `options` are those of the command line,
+    which `measure` takes.
+    """
     check_places(folder, out)
     from cliplib.app.aid_folder import check_aid_can_be_saved
     from cliplib.app.measure import measure
@@ -242,7 +248,7 @@ def check_places(folder: str, out: str) -> None:
     """Raise OSError or ValueError if `folder` or `out` cannot be used.
 
     `folder` must hold two class folders or more; `out`, for results, must not lie
-    within it, nor be a file. It is called before anything slow.
+    within it, nor be a file.
     """
     from cliplib.images.data import check_classes
 
@@ -267,11 +273,12 @@ PLACEHOLDERS = {
 
 
 def command_line(name: str, folder: str, out: str, **options: Any) -> str:
-    """Return the shell command that does the same again, as the report prints it.
+    """Return the shell command that does the same again, for verdict and report.
 
-    `name` is that of the command, "train" or "report". Options at their defaults, which
-    are all empty, 0 or False, are left out. If the option `anonymous` is set, paths
-    are replaced by `PLACEHOLDERS`.
+    `name` is that of the command, "train" or "report": ("train", "ward 7", "aid",
+    seed=3) becomes "cliplib train 'ward 7' --out aid --seed 3". Options at their
+    defaults, which are all empty, 0 or False, are left out. If the option `anonymous`
+    is set, paths are replaced by `PLACEHOLDERS`.
     """
     anonymous = bool(options.get("anonymous"))
     places = ["FOLDER", "--out", "OUT"] if anonymous else [folder, "--out", out]
@@ -280,7 +287,7 @@ def command_line(name: str, folder: str, out: str, **options: Any) -> str:
         if not value:
             continue
         words.append(f"--{option}")
-        if value is True:
+        if value is True:  # a flag has no value
             continue
         texts = value if isinstance(value, list) else [str(value)]
         for text in texts:
@@ -338,7 +345,8 @@ def classify(
     Files that are there are replaced if `overwrite` says so; else FileExistsError.
     """
     images = _folder_or_files(files)
-    is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)  # as "folder/"
+    # "new/" is a folder, which need not be there yet.
+    is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)
     out = os.path.join(prefix, "answers") if is_folder else prefix
     table = f"{out}.csv"
     page = f"{out}.html"
@@ -396,9 +404,13 @@ def _folder_or_files(names: Sequence[str]) -> str | Sequence[str]:
 
 
 def _answer_lines(rows: pd.DataFrame) -> pd.Series:
-    """Return a line for each row of `DecisionAid.classify`: the file and its answer."""
+    """Return a line for each row of `DecisionAid.classify`: the file and its answer.
+
+    Such as "a.jpg: cat (a training image)", or "b.jpg: no answer, uncertain".
+    """
     from cliplib.press.sheet import is_training_image
 
+    # `where` keeps the class where the condition holds.
     answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
     note = is_training_image(rows).map({True: " (a training image)", False: ""})
     return rows["file"] + ": " + answers + note
@@ -440,7 +452,7 @@ def _add_encode(subparsers: Any) -> None:
 
 
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
-    """Encode the images of `source` that `output` lacks; add near-duplicate hashes."""
+    """Encode the images of `source` that `output` lacks, and hash them for copies."""
     from cliplib.encode import cluster
     from cliplib.tables.audit import image_hash
 

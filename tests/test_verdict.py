@@ -17,7 +17,7 @@ from cliplib.app.questions import (
     groups_needed,
     groups_per_class,
     learning_curve,
-    prepare_evaluation,
+    plan_evaluation,
     suspect_labels,
 )
 from cliplib.app.verdict import (
@@ -33,17 +33,17 @@ from cliplib.judge.intervals import Share
 GOOD = Measured(
     encoder="some/clip",
     command="cliplib report 'my photos' --out mine",
-    images=120,
-    groups=40,
+    n_images=120,
+    n_groups=40,
     groups_per_class={"glass": 20, "metal": 20},
-    declared=True,
-    kept_apart=True,
-    series="",
-    joined=[],
-    trace="size",
+    groups_declared=True,
+    groups_kept_apart=True,
+    series_pattern="",
+    example_series=[],
+    strongest_trace="size",
     best="kernel probe",
     simplest="linear probe",
-    largest="glass",
+    largest_class="glass",
     accuracy={
         "kernel probe": Share(0.95, 0.92, 0.98),
         "linear probe": Share(0.9, 0.86, 0.94),
@@ -61,14 +61,14 @@ GOOD = Measured(
     },
     gain_by_leakage=Share(0.04, 0.01, 0.07),
     sensitivity={"glass": Share(0.97, 0.9, 1), "metal": Share(0.93, 0.8, 1)},
-    doubling=Share(0.04, 0.01, 0.07),
+    gain_by_doubling=Share(0.04, 0.01, 0.07),
     target=0.98,
-    times=Share(3.04, 2, 6),
+    growth_factor=Share(3.04, 2, 6),
     suspects=["metal/3.jpg"],
-    conflicts=0,
-    unreadable=0,
-    merged=0,
-    answered=0.8,
+    n_label_conflicts=0,
+    n_unreadable=0,
+    n_merged_groups=0,
+    coverage=0.8,
 )
 
 
@@ -112,12 +112,12 @@ NOTHING = Share(0.0, -0.05, 0.05)
         (with_accuracy("kernel probe", Share(0.69, 0.65, 0.73)), "Only in part:"),
         (with_accuracy("kernel probe", Share(0.92, 0.9, 0.96)), "Yes:"),
         (with_accuracy("kernel probe", Share(0.7, 0.6, 0.85)), "Mostly:"),
-        ({"groups": 9}, "It cannot be said yet"),
-        ({"groups": 10}, "Yes:"),
+        ({"n_groups": 9}, "It cannot be said yet"),
+        ({"n_groups": 10}, "Yes:"),
         ({"groups_per_class": {"glass": 20, "metal": 4}}, "It cannot be said yet"),
         ({"groups_per_class": {"glass": 20, "metal": 5}}, "Yes:"),
-        ({"declared": False, "series": "(a)_b"}, "Perhaps:"),
-        ({"kept_apart": False}, "It cannot be said yet"),
+        ({"groups_declared": False, "series_pattern": "(a)_b"}, "Perhaps:"),
+        ({"groups_kept_apart": False}, "It cannot be said yet"),
         (
             with_gain("file traces", Share(-0.2, -0.3, -0.1)),
             "Perhaps: the CLIP some/clip, frozen, sorts these images, but traces in "
@@ -130,7 +130,7 @@ def test_the_answer_follows_the_intervals(changes: Any, answer: str) -> None:
 
 
 def test_a_class_of_one_photograph_is_named() -> None:
-    said = text(groups_per_class={"glass": 20, "metal": 1}, kept_apart=False)
+    said = text(groups_per_class={"glass": 20, "metal": 1}, groups_kept_apart=False)
     assert "Too few groups show metal (1)" in said
     assert "says nothing of new ones" in said
     assert "Asked for images of groups that it was trained on" in said
@@ -160,7 +160,7 @@ def test_words(accuracy: Share, gain: Share, said: str) -> None:
     ],
 )
 def test_more_labels_follow_the_slope(doubling: Share | None, said: str) -> None:
-    assert said in text(doubling=doubling)
+    assert said in text(gain_by_doubling=doubling)
 
 
 FROM_ZERO, TO_ZERO = Share(0.03, 0, 0.06), Share(-0.03, -0.06, 0)
@@ -179,8 +179,8 @@ FROM_ZERO, TO_ZERO = Share(0.03, 0, 0.06), Share(-0.03, -0.06, 0)
         (with_gain("linear probe", FROM_ZERO), "do not show which is better"),
         ({"gain_by_leakage": FROM_ZERO}, "made no difference that can be shown"),
         ({"gain_by_leakage": TO_ZERO}, "made no difference that can be shown"),
-        ({"doubling": FROM_ZERO}, "cannot be told from these images"),
-        ({"doubling": TO_ZERO}, "More labels hardly pay"),
+        ({"gain_by_doubling": FROM_ZERO}, "cannot be told from these images"),
+        ({"gain_by_doubling": TO_ZERO}, "More labels hardly pay"),
         (
             {"other_encoders": ["dino"], **with_gain("dino", FROM_ZERO)},
             "do not show that dino would do better",
@@ -202,10 +202,10 @@ def test_an_interval_that_ends_at_zero_shows_nothing(changes: Any, said: str) ->
 def test_two_points_that_labels_may_bring_are_worth_them() -> None:
     up_to_two = Share(0.01, -0.005, 0.02)
     assert "Words may be enough" in text(**with_gain("zero-shot", up_to_two))
-    assert "cannot be told from these images" in text(doubling=up_to_two)
+    assert "cannot be told from these images" in text(gain_by_doubling=up_to_two)
     up_to_less = Share(0.01, -0.005, 0.019)
     assert "Words are enough" in text(**with_gain("zero-shot", up_to_less))
-    assert "More labels hardly pay" in text(doubling=up_to_less)
+    assert "More labels hardly pay" in text(gain_by_doubling=up_to_less)
 
 
 @pytest.mark.parametrize("words", [Share(0.6, 0.5, 0.7), Share(0.4, 0.3, 0.5)])
@@ -218,26 +218,26 @@ def test_words_that_may_be_as_good_as_the_largest_class_do_not_help(
 
 def test_images_that_are_no_copies_are_not_called_unseen_groups() -> None:
     assert "Asked for images of groups that it was not trained on" in text()
-    said = text(declared=False)
+    said = text(groups_declared=False)
     assert "Asked for images of which it was trained on no copy" in said
-    assert "no difference" not in text(declared=False, gain_by_leakage=NOTHING)
+    assert "no difference" not in text(groups_declared=False, gain_by_leakage=NOTHING)
 
 
 def test_nothing_is_said_of_leakage_where_none_was_measured() -> None:
     assert "divided between" not in text(gain_by_leakage=None)
-    assert "divided between" not in text(kept_apart=False)
+    assert "divided between" not in text(groups_kept_apart=False)
 
 
 def test_what_can_be_answered_is_a_share_or_all() -> None:
     assert "it can answer 80% of the images with at most 5% errors" in text()
-    said = text(answered=1)
+    said = text(coverage=1)
     assert "Of all its answers at most 5% are wrong" in said and "abstain" not in said
 
 
 def test_the_best_probe_is_used_alone_where_no_simpler_one_is_beside_it() -> None:
     said = text(simplest="kernel probe")
     assert "Use the kernel probe: no other probe is better here" in said
-    assert "Use the" not in text(groups=9)
+    assert "Use the" not in text(n_groups=9)
 
 
 def test_a_paragraph_is_as_wide_as_a_terminal() -> None:
@@ -251,12 +251,16 @@ def test_a_paragraph_is_as_wide_as_a_terminal() -> None:
 
 def test_groups_are_asked_for_where_none_are_declared() -> None:
     assert "--groups" not in text()
-    assert "may be too good: declare which belong" in text(declared=False)
+    assert "may be too good: declare which belong" in text(groups_declared=False)
 
 
 def test_a_command_stands_on_one_line_with_the_files_that_it_joins() -> None:
     pattern = rf"(.+ {'long' * 30})_\d"
-    changes = {"declared": False, "series": pattern, "joined": ["a_1.jpg", "a_2.jpg"]}
+    changes = {
+        "groups_declared": False,
+        "series_pattern": pattern,
+        "example_series": ["a_1.jpg", "a_2.jpg"],
+    }
     said = str(verdict(replace(GOOD, **changes)))
     command = f"      cliplib report 'my photos' --out mine --groups '{pattern}'"
     assert command in said.splitlines()
@@ -278,7 +282,7 @@ def test_the_embedded_encoder_is_called_small_and_openais_is_a_command_away() ->
 def test_after_a_no_nothing_is_advised_but_a_larger_encoder() -> None:
     nothing = with_gain("always the largest class", NOTHING)
     assert verdict(replace(GOOD, **nothing)).steps == []
-    said = verdict(replace(GOOD, encoder="mini", declared=False, **nothing))
+    said = verdict(replace(GOOD, encoder="mini", groups_declared=False, **nothing))
     assert len(said.steps) == 1 and "openai" in said.steps[0].command
     assert "Words" not in str(said) and "More labels" not in str(said)
 
@@ -301,7 +305,7 @@ def test_other_intervals_below_zero_are_called_worse() -> None:
         gain_by_leakage=loss
     )
     assert "do not pay: the last doubling cost 7 points (4 to 10)" in text(
-        doubling=loss
+        gain_by_doubling=loss
     )
     poor = with_accuracy("zero-shot", Share(0.01, 0, 0.05))
     assert "1% (0 to 5), worse than the largest class" in text(**poor)
@@ -309,13 +313,13 @@ def test_other_intervals_below_zero_are_called_worse() -> None:
 
 @pytest.mark.parametrize("answered", [0, float("nan")])
 def test_where_nothing_can_be_answered_no_share_is_named(answered: float) -> None:
-    said = text(answered=answered)
+    said = text(coverage=answered)
     assert "errs in more than 5% of its answers" in said and "nan" not in said
 
 
 def test_one_image_is_no_images() -> None:
-    assert "1 image in 1 group)" in text(images=1, groups=1)
-    assert "2,527 images in" in text(images=2527)
+    assert "1 image in 1 group)" in text(n_images=1, n_groups=1)
+    assert "2,527 images in" in text(n_images=2527)
 
 
 def test_the_simplest_classifier_that_is_not_worse_will_do() -> None:
@@ -378,11 +382,11 @@ def test_the_least_sure_class_gets_as_many_as_make_it_sure() -> None:
 def test_a_class_that_is_missed_is_doubled_while_labels_may_pay() -> None:
     missed = {"glass": Share(0.97, 0.9, 1), "metal": Share(0.5, 0.4, 0.6)}
     many = {"sensitivity": missed, "groups_per_class": {"glass": 60, "metal": 60}}
-    for doubling in (GOOD.doubling, None, Share(0.01, -0.01, 0.02)):
-        assert "about 60 more groups" in text(**many, doubling=doubling)
+    for doubling in (GOOD.gain_by_doubling, None, Share(0.01, -0.01, 0.02)):
+        assert "about 60 more groups" in text(**many, gain_by_doubling=doubling)
     # Where they do not, it is known to ten points by 97 groups.
     flat = Share(0.0, -0.01, 0.01)
-    assert "about 37 more groups" in text(**many, doubling=flat)
+    assert "about 37 more groups" in text(**many, gain_by_doubling=flat)
 
 
 @pytest.mark.parametrize(
@@ -401,11 +405,18 @@ def test_labels_to_check_are_named() -> None:
     assert "most of these are hard images" in text(**errs)
     edge = with_accuracy("kernel probe", Share(0.9, 0.8, 1))
     assert "hard images" not in text(**edge)
-    assert "1 pair of copies bears two labels" in text(conflicts=1)
-    assert "2 pairs of copies bear two labels" in text(conflicts=2)
-    assert "1 pair of groups that you declared apart holds copies" in text(merged=1)
-    assert "1 file could not be read" in text(unreadable=1)
-    nothing = {"suspects": [], "conflicts": 0, "merged": 0, "unreadable": 0}
+    assert "1 pair of copies bears two labels" in text(n_label_conflicts=1)
+    assert "2 pairs of copies bear two labels" in text(n_label_conflicts=2)
+    assert "1 pair of groups that you declared apart holds copies" in text(
+        n_merged_groups=1
+    )
+    assert "1 file could not be read" in text(n_unreadable=1)
+    nothing = {
+        "suspects": [],
+        "n_label_conflicts": 0,
+        "n_merged_groups": 0,
+        "n_unreadable": 0,
+    }
     assert "Check" not in text(**nothing)
 
 
@@ -420,7 +431,7 @@ def test_of_many_labels_to_check_four_are_named() -> None:
 
 def test_the_strongest_trace_is_named_where_traces_may_do() -> None:
     assert "strongest" not in text()
-    said = text(trace="texture", **with_gain("file traces", NOTHING))
+    said = text(strongest_trace="texture", **with_gain("file traces", NOTHING))
     assert "The strongest of them is bytes a pixel, which texture raises as" in said
 
 
@@ -435,10 +446,10 @@ def test_the_curve_is_read_forward_or_it_is_said_that_it_cannot_be() -> None:
     assert (
         "98% needs about 120 groups in all (80 to 240), of which there are 40" in text()
     )
-    assert "How many more 98% would need cannot be said" in text(times=None)
-    beyond = text(target=1.0, times=None)
+    assert "How many more 98% would need cannot be said" in text(growth_factor=None)
+    beyond = text(target=1.0, growth_factor=None)
     assert "needs about" not in beyond and "How many more" not in beyond
-    assert "98%" not in text(doubling=NOTHING)
+    assert "98%" not in text(gain_by_doubling=NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -472,7 +483,7 @@ def test_an_erased_object_is_told_with_its_control() -> None:
 
 def test_joined_groups_are_to_be_checked() -> None:
     told = "2 pairs of groups that you declared apart hold copies of each other"
-    assert told in text(merged=2)
+    assert told in text(n_merged_groups=2)
 
 
 def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:
@@ -652,20 +663,22 @@ def test_shares_of_too_few_groups_are_left_out() -> None:
 
 
 def test_folds_are_those_that_the_groups_allow() -> None:
-    assert prepare_evaluation(table(20))[1] == 5
-    assert prepare_evaluation(table(4))[1] == 4
+    assert plan_evaluation(table(20)).n_splits == 5
+    assert plan_evaluation(table(4)).n_splits == 4
 
 
 def test_a_class_in_one_group_is_measured_by_image_and_that_can_be_told() -> None:
     few = table(1, images=8)
-    measured, folds = prepare_evaluation(few)
-    assert measured is not few
-    assert folds == 5
-    assert groups_per_class(measured).tolist() == [8, 8]
-    of_one_class = measured.select(np.flatnonzero(measured.labels == 0))
+    measured = plan_evaluation(few)
+    assert (
+        not measured.groups_kept_apart and plan_evaluation(table(20)).groups_kept_apart
+    )
+    assert measured.n_splits == 5
+    assert groups_per_class(measured.table).tolist() == [8, 8]
+    of_one_class = measured.table.select(np.flatnonzero(few.labels == 0))
     assert groups_per_class(of_one_class).tolist() == [8, 0]
 
 
 def test_a_class_of_three_images_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'a' has 3 images"):
-        prepare_evaluation(table(3, images=1))
+        plan_evaluation(table(3, images=1))

@@ -35,7 +35,7 @@ def check_aid_can_be_saved(folder: str | os.PathLike[str]) -> None:
     """Raise OSError where no decision aid can be saved to a folder.
 
     It may be missing or empty, or hold an older decision aid. The folder above it must
-    be writable, for a new aid is first written there.
+    be writable: `replace_aid` first writes there.
     """
     _check_content(folder)
     check_writable(Path(folder).resolve().parent)
@@ -79,19 +79,19 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 def replace_aid(
     folder: str | os.PathLike[str], write_parts: Callable[[Path], dict[str, Any]]
 ) -> None:
-    """Write a decision aid, in the place of an older one if there is one.
+    """Write a decision aid into a folder; an older one there is replaced in one step.
 
-    Where it is killed, or the disk is full, the old aid stays as it was. Of several
-    processes that save at the same time the last one wins. In the end, what saves that
-    were killed have left is deleted, if it is more than an hour old.
+    If the process is killed, or the disk is full, the old aid stays as it was. If
+    several processes save at once, the last one's aid stays. Files that killed saves
+    left more than an hour ago are deleted at the end.
 
     Parameters
     ----------
     folder
-        Of the aid; it is made if it is missing. Other files in it stay.
+        The aid's folder, made if it is missing. Other files in it stay.
     write_parts
-        A function that writes the parts into a folder, new and empty, and returns what
-        the manifest says of them, for JSON.
+        A function that writes the parts into the empty folder it is given, and returns
+        the manifest's entries about them, as JSON can hold them.
 
     Raises
     ------
@@ -106,13 +106,13 @@ def replace_aid(
         # Beside the aid, and so on the same disk, where files can be moved in one step.
         with TemporaryDirectory(prefix=prefix, dir=target.parent) as temporary:
             new = Path(temporary)
-            parts = f"parts-{uuid.uuid4().hex[:8]}"
-            (new / parts).mkdir()
-            document = {"parts": parts, **write_parts(new / parts)}
-            text = json.dumps(document, indent=1)
+            parts_name = f"parts-{uuid.uuid4().hex[:8]}"
+            (new / parts_name).mkdir()
+            manifest = {"parts": parts_name, **write_parts(new / parts_name)}
+            text = json.dumps(manifest, indent=1)
             (new / MANIFEST).write_text(text, encoding="utf-8")
-            _write_to_disk(new)
-            _put_in_place(new, target, parts)
+            _flush_to_disk(new)
+            _put_in_place(new, target, parts_name)
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"Cannot save the decision aid to {folder} ({error}): make room, or "
@@ -122,7 +122,7 @@ def replace_aid(
 
 
 def read_manifest(folder: Path) -> tuple[Any, Path]:
-    """Return the manifest in an aid's folder, and the folder of the parts it names.
+    """Return the manifest in an aid's folder, and the path of the folder of its parts.
 
     Raises
     ------
@@ -132,25 +132,25 @@ def read_manifest(folder: Path) -> tuple[Any, Path]:
     """
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"it has no {MANIFEST}")
-    document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return document, folder / _parts_named_by(document)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return manifest, folder / _parts_name(manifest)
 
 
-def _parts_named_by(document: Any) -> str:
-    """Return the name of the folder of parts that a manifest names.
+def _parts_name(manifest: Any) -> str:
+    """Return the name of the folder of parts, such as "parts-0a1b2c3d".
 
-    It is "." for an aid of older versions, whose parts are beside the manifest, which
-    names no folder. A name of another form could lead out of the aid's folder: it
-    raises ValueError.
+    It is "." for a manifest of older versions, which names none: the parts lie beside
+    it. A name of another form could lead out of the aid's folder, and raises
+    ValueError.
     """
-    parts = document.get("parts", ".")
-    if parts != "." and not PARTS_NAME.fullmatch(parts):
-        raise ValueError(f"it has parts in {parts!r}")
-    return str(parts)
+    parts_name = manifest.get("parts", ".")
+    if parts_name != "." and not PARTS_NAME.fullmatch(parts_name):
+        raise ValueError(f"it has parts in {parts_name!r}")
+    return str(parts_name)
 
 
-def _write_to_disk(folder: Path) -> None:
-    """Wait until all files of a folder, however deep, are on the disk.
+def _flush_to_disk(folder: Path) -> None:
+    """Have the operating system write all files of a folder, however deep, to the disk.
 
     Else a manifest could outlive a power cut in which its parts were lost.
     """
@@ -161,46 +161,51 @@ def _write_to_disk(folder: Path) -> None:
 
 
 _REPLACING = threading.Lock()
-"""Of two threads that save, the second one must see the first one's parts as old."""
+"""Held by the thread that replaces a manifest."""
 
 
-def _put_in_place(new: Path, target: Path, parts: str) -> None:
-    """Move manifest and parts from a new folder to a target; delete its older parts.
+def _put_in_place(new: Path, target: Path, parts_name: str) -> None:
+    """Move manifest and parts from the folder `new` to an aid's; delete its old parts.
 
-    `parts` is the name of the folder of the new parts. Where the manifest cannot be
-    replaced, they are deleted, and the error is raised.
+    If the manifest cannot be replaced, the new parts are deleted, the old ones stay,
+    and the error is raised.
     """
     target.mkdir(exist_ok=True)
-    (new / parts).rename(target / parts)
+    new_parts = target / parts_name
+    (new / parts_name).rename(new_parts)
     try:
+        # Of two threads that save, the second must see the first one's parts as old.
         with _REPLACING:
-            old_parts = _parts_in(target)
+            old_parts = _folders_of_parts(target)
             os.replace(new / MANIFEST, target / MANIFEST)
     except BaseException:
-        shutil.rmtree(target / parts, ignore_errors=True)
+        shutil.rmtree(new_parts, ignore_errors=True)
         raise
-    for part in old_parts:
+    for old in old_parts:
         # Files that are open on Windows cannot be deleted: a later save does it.
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _parts_in(folder: Path) -> list[Path]:
-    """Return the folders of parts of the aid in a folder; [] if none, or damaged."""
+def _folders_of_parts(folder: Path) -> list[Path]:
+    """Return where the parts of the aid in `folder` lie, by its manifest.
+
+    [] if there is no manifest, or it is damaged.
+    """
     try:
         _, parts = read_manifest(folder)
     except (OSError, ValueError, AttributeError, TypeError):
-        return []  # there is none, or a damaged one
-    if parts == folder:  # of an older version: all else in the folder stays
+        return []
+    if parts == folder:  # an aid of older versions: other files lie beside its parts
         return [folder / name for name in ("encoder", "probe", "training")]
     return [parts]
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Delete what saves that were killed left in an aid's folder and beside it.
+    """Delete what killed saves left in an aid's folder, and in the one above it.
 
     What is less than an hour old may belong to a save that goes on: it stays.
     """
-    in_use = _parts_in(folder)
+    in_use = _folders_of_parts(folder)
     prefix = UNFINISHED.format(folder.name)
     within = [path for path in folder.iterdir() if PARTS_NAME.fullmatch(path.name)]
     beside = [path for path in folder.parent.iterdir() if path.name.startswith(prefix)]

@@ -104,14 +104,14 @@ class DecisionAid:
         The quarter consists of whole groups. The probe gets the groups, too, for what
         it holds out itself.
 
-        An answer needs a probability at which at most the share `risk` of the held-out
-        answers is wrong; of such thresholds the one that answers most is taken. It is a
-        point estimate, without the bound of Geifman and El-Yaniv (NIPS 2017). Where no
-        threshold will do, the aid abstains on everything, and warns.
+        The aid answers where the calibrated probability reaches a threshold: of those
+        at which at most the share `risk` of the held-out answers is wrong, the one that
+        answers most. It is a point estimate, without the bound of Geifman and El-Yaniv
+        (NIPS 2017). Where there is none, the aid abstains on everything, and warns.
 
-        An answer also needs a cosine to the nearest training image that at most the
-        share `out_of_distribution` of the held-out images falls below (Sun et al., ICML
-        2022, who take the k-th nearest).
+        The cosine to the nearest training image must reach a second threshold, below
+        which at most the share `out_of_distribution` of the held-out images lies (Sun
+        et al., ICML 2022, who take the k-th nearest).
 
         Parameters
         ----------
@@ -152,15 +152,16 @@ class DecisionAid:
                 f"not a {type(fitted).__name__}."
             )
         fitted.fit(training.features, training.labels, groups=training.groups)
-        logits = fitted.logits(held_out.features)
-        temperature = _temperature(fitted.classes_, logits, held_out.labels)
-        aid = cls(encoder, fitted, training, temperature)  # without its rule yet
+        # The split leaves every class on both sides; `classes_` are sorted.
+        columns = np.searchsorted(fitted.classes_, held_out.labels)
+        temperature = fit_temperature(fitted.logits(held_out.features), columns)
+        aid = cls(encoder, fitted, training, temperature)  # it never abstains yet
 
-        proba = aid._proba_of_logits(logits)
+        proba = aid.predict_proba(held_out.features)
         is_right = proba.argmax(axis=1) == held_out.labels
         rule = choose_rule(is_right, proba.max(axis=1), risk)
         similarity = aid.nearest(held_out.features).similarity
-        # "lower": between two of these a larger share could lie below.
+        # "lower": below a value between two of these, a larger share could lie.
         min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
         about: dict[str, str | float | None] = {
             "data set": table.provenance.get("dataset", ""),
@@ -191,20 +192,14 @@ class DecisionAid:
         Features are in the readout trained on; columns are in the order of
         ``training.classes``. A class without training images has 0.
         """
-        return self._proba_of_logits(self.probe.logits(features))
-
-    def _proba_of_logits(self, logits: Floats) -> Floats:
-        """Return calibrated probabilities (n, k) of the probe's logits (n, c).
-
-        The probe knows c classes, those with training images; each other one gets 0.
-        """
+        logits = self.probe.logits(features)  # (n, c), of the classes trained on
         proba = np.zeros((len(logits), len(self.training.classes)))
         proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
         return proba
 
     def nearest(self, features: ArrayLike) -> Neighbours:
         """Find the training image nearest to each of features (n, d), by cosine."""
-        rows, cosines = search(features, self.training.features, 1)
+        rows, cosines = search(features, self.training.features, k=1)  # (n, 1) both
         # Rounding takes the cosine of an image to itself beyond 1.
         return Neighbours(rows[:, 0], np.clip(cosines[:, 0].astype(float), -1, 1))
 
@@ -236,12 +231,12 @@ class DecisionAid:
         )
 
     def classify(self, files: Any) -> pd.DataFrame:
-        """Classify each file of a folder, or some images, or abstain.
+        """Encode images, and classify each of them or abstain.
 
         Parameters
         ----------
         files : folder, image, or list of images
-            All files of a folder, however deep; images as in `load_image`.
+            All files of a folder, however deep; or images as `load_image` takes them.
 
         Returns
         -------
@@ -258,11 +253,11 @@ class DecisionAid:
         names, sources = list_files(files)
         if not names:
             raise ValueError(f"There is no image in {files}.")
-        errors_by_row: dict[int, str] = {}
+        errors_by_row: dict[int, str] = {}  # filled with why a row cannot be read
         (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
         columns = self.encoder.columns_of(self.training.readout)
         answers = self.decide(deep[:, columns])
-        unreadable = list(errors_by_row)  # whose features are zeros
+        unreadable = list(errors_by_row)  # these rows of `deep` are zeros
         answers.loc[unreadable, ["class", "nearest"]] = ""
         answers.loc[unreadable, ["probability", "similarity"]] = np.nan
         answers.loc[unreadable, "abstained"] = True
@@ -286,10 +281,10 @@ class DecisionAid:
         replace_aid(folder, self._write_parts)
 
     def _write_parts(self, folder: Path) -> dict[str, Any]:
-        """Write encoder, probe and training table into a folder that is empty.
+        """Write encoder, probe and training table into an empty folder.
 
-        Returned are the manifest's entries: the rule, and those of the encoder's
-        settings that its checkpoint lacks.
+        Returns what `load` needs beside these files: the rule, and those settings of
+        the encoder that its checkpoint does not hold.
         """
         encoder = self.encoder
         for part in (encoder.model, encoder.processor, encoder.tokenizer):
@@ -332,20 +327,20 @@ class DecisionAid:
         # Absolute, or the path of a missing part could be taken for a hub id.
         path = Path(folder).absolute()
         try:
-            document, stored = read_manifest(path)
-            settings = document["encoder"]
+            manifest, parts = read_manifest(path)
+            settings = manifest["encoder"]
             encoder = ClipEncoder(
-                stored / "encoder", cache=cache, device=device, dtype=settings["dtype"]
+                parts / "encoder", cache=cache, device=device, dtype=settings["dtype"]
             )
-            # The name it had when the aid was made, instead of the path of its part.
+            # The name it had when the aid was made, instead of this folder's path.
             encoder.name = settings["name"]
             # The stored processor resizes to this; the checkpoint may name another.
             encoder.image_size = settings["image_size"]
             aid = cls(
                 encoder,
-                load_probe(stored / "probe"),
-                FeatureTable.load(stored / "training" / "features.safetensors"),
-                **document["rule"],
+                load_probe(parts / "probe"),
+                FeatureTable.load(parts / "training" / "features.safetensors"),
+                **manifest["rule"],
             )
             aid._check_parts()
         except Exception as error:  # what somebody changed raises nearly anything
@@ -380,22 +375,14 @@ class Rule(NamedTuple):
     risk: float | None  # share of errors among the answers; None without any
 
 
-def _temperature(classes: Ints, logits: Floats, labels: Ints) -> float:
-    """Return the temperature that calibrates logits (n, c) to labels (n,).
-
-    The columns are `classes` (c,), sorted; images of other classes are left out.
-    """
-    has_column = np.isin(labels, classes)
-    columns = np.searchsorted(classes, labels[has_column])
-    return fit_temperature(logits[has_column], columns)
-
-
 def choose_rule(is_right: Bools, confidence: Floats, risk: float) -> Rule:
-    """Return the rule by which most of n images are answered, within a share of errors.
+    """Choose the threshold on confidence that answers most images at an allowed risk.
 
-    Of the answers at most the share `risk`, 0 to 1, is wrong. Where no threshold on the
-    confidence (n,) will do, a warning says so, and the rule answers nothing.
+    An image is answered if its `confidence` (n,) reaches the threshold; `is_right` (n,)
+    says whether its answer is right. `risk` is the largest share of wrong answers, 0 to
+    1. Where no threshold keeps to it, the rule answers nothing, and a warning says so.
     """
+    # A row for each different confidence: threshold, coverage and risk.
     curve = risk_coverage(is_right, confidence)
     allowed = curve[curve["risk"] <= risk]
     if allowed.empty:

@@ -55,6 +55,7 @@ class Elsewhere:
 
 def check_shared_classes(folder: str, home: str) -> None:
     """Raise ValueError where two folders have no class folder of the same name."""
+    # The keys of `phrases` are the names of the classes.
     theirs = [*dataset_spec(os.path.abspath(folder)).phrases]
     ours = [*dataset_spec(os.path.abspath(home)).phrases]
     if not set(theirs) & set(ours):
@@ -84,7 +85,7 @@ def judge_elsewhere(
     folder
         The other one, of class folders.
     table
-        Deep features of its images that can be read.
+        Deep features of those of its images that can be read.
     home
         Features at home, in the readout that the probe reads.
     home_images
@@ -92,7 +93,7 @@ def judge_elsewhere(
     probe
         Fitted on all of `home`.
     aid
-        A decision aid of the same encoder and readout.
+        A decision aid trained on home, of the same encoder and readout.
     seed
         Of the bootstrap draws.
 
@@ -102,13 +103,13 @@ def judge_elsewhere(
         If nothing is left to judge.
     """
     place = os.path.abspath(folder)
-    dataset = load_dataset(place)
+    dataset = load_dataset(place)  # all its files, also those that cannot be read
     assert dataset is not None  # only a named data set could be missing
-    class_names = np.array(table.classes)[table.labels]
-    is_of_home_class = np.isin(class_names, home.classes)
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     images = [file_of[image_id] for image_id in table.ids]
     is_copy = _are_copies(images, home_images, aid.encoder.cache)
+    class_names = np.array(table.classes)[table.labels]
+    is_of_home_class = np.isin(class_names, home.classes)
     left_out = pd.Series(
         {
             "cannot be read": len(dataset) - len(table),
@@ -119,20 +120,15 @@ def judge_elsewhere(
     judged = table.select(is_of_home_class & ~is_copy).with_readout(home.readout)
     if not len(judged):
         raise ValueError(f"Nothing of {folder} can be judged: all images are copies.")
-    # Each folder numbers its own classes: labels become numbers of those at home.
-    labels = [home.classes.index(judged.classes[label]) for label in judged.labels]
-    judged = replace(judged, labels=np.array(labels, np.int64), classes=home.classes)
+    judged = _with_classes(judged, home.classes)
+    predicted = np.asarray(probe.predict(judged.features))
     answered, wrong = _shares_of_aid(aid, judged, seed)
     return Elsewhere(
         name=Path(place).name,
         table=judged,
         left_out=left_out[left_out > 0],
         evaluation=evaluate(
-            judged.labels,
-            np.asarray(probe.predict(judged.features)),
-            judged.classes,
-            groups=judged.groups,
-            seed=seed,
+            judged.labels, predicted, judged.classes, groups=judged.groups, seed=seed
         ),
         answered=answered,
         wrong=wrong,
@@ -147,24 +143,30 @@ def _are_copies(
     """Tell which images, (n,), are near-duplicates of one of the images at home."""
     (home_hashes,) = map_images(home_images, image_hash, cache=cache)
     (hashes,) = map_images(images, image_hash, cache=cache)
+    # Pairs of a row of the first and a row of the second: index_a and index_b.
     pairs = find_near_duplicates(home_hashes, hashes)
     return np.isin(np.arange(len(images)), pairs["index_b"])
+
+
+def _with_classes(table: FeatureTable, classes: tuple[str, ...]) -> FeatureTable:
+    """Return a table whose labels are indices into other classes, by equal names."""
+    labels = [classes.index(table.classes[label]) for label in table.labels]
+    return replace(table, labels=np.array(labels, np.int64), classes=classes)
 
 
 def _shares_of_aid(
     aid: DecisionAid, table: FeatureTable, seed: int
 ) -> tuple[Share, Share]:
-    """Return the share of a table's images that an aid answers, and that of its errors.
+    """Return two shares: of a table's images those answered, and of these those wrong.
 
-    The latter is the share of the answers that are wrong.
+    Each has its 95% interval; where the aid answers nothing, the second is NaN.
     """
     decisions = aid.decide(table.features)
     is_answered = ~decisions["abstained"].to_numpy(bool)
-    is_wrong = decisions["class"].to_numpy() != np.array(table.classes)[table.labels]
-    answered = ratio_intervals(
-        {"answered": is_answered}, groups=table.groups, seed=seed
-    )
-    wrong = ratio_intervals(
-        {"wrong": is_answered & is_wrong}, is_answered, groups=table.groups, seed=seed
-    )
-    return Share.of(answered.loc["answered"]), Share.of(wrong.loc["wrong"])
+    class_names = np.array(table.classes)[table.labels]
+    is_error = is_answered & (decisions["class"].to_numpy() != class_names)
+    groups = table.groups
+    answered = ratio_intervals({"share": is_answered}, groups=groups, seed=seed)
+    # Divided by the number of answers, in each bootstrap draw as well.
+    wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
+    return Share.of(answered.loc["share"]), Share.of(wrong.loc["share"])

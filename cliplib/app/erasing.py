@@ -39,7 +39,7 @@ class Example(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """Rows of the table, (m,), and what is asked in their place: features, (m, d)."""
+    """Rows of the table, (m,), and the features, (m, d), to test in their place."""
 
     rows: Ints
     features: Features
@@ -92,16 +92,18 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     ValueError
         If a row names no image of these, or its numbers are no box.
     """
-    id_of = pd.Series(list(ids), [PurePosixPath(name).name for name in ids])
-    id_of = id_of[~id_of.index.duplicated(keep=False)]
+    file_names = [PurePosixPath(image_id).name for image_id in ids]
+    id_of = pd.Series(list(ids), file_names)
+    id_of = id_of[~id_of.index.duplicated(keep=False)]  # by names of a single image
     known_ids = set(ids)
     boxes = {}
-    table = read_text_table(Path(path), BOX_COLUMNS)
+    table = read_text_table(Path(path), BOX_COLUMNS)  # its cells are texts
     for file, *numbers in table.itertuples(index=False):
         image_id = file if file in known_ids else id_of.get(file)
         if image_id is None:
             raise ValueError(f"{path!r} names {file!r}, which is no image here.")
         try:
+            # The columns are in the order of the box's fields.
             boxes[image_id] = Box(*map(float, numbers))
         except ValueError as error:
             raise ValueError(f"{path!r}, {file!r}: {error}") from error
@@ -118,7 +120,7 @@ def evaluate_erased(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Erased:
-    """Test a probe, trained on images as they are, on other ones without their object.
+    """Train a probe on images as they are; test it on others, with the object erased.
 
     Parameters
     ----------
@@ -140,14 +142,19 @@ def evaluate_erased(
     ValueError
         If no image has a box, or one cannot be erased.
     """
-    rows = np.flatnonzero([image_id in boxes for image_id in table.ids])
-    if not len(rows):
+    box_of_row = {
+        row: boxes[image_id]
+        for row, image_id in enumerate(table.ids)
+        if image_id in boxes
+    }
+    if not box_of_row:
         raise ValueError("No image that was measured has a box.")
-    box_of_row = {int(row): boxes[table.ids[row]] for row in rows}
+    rows = np.array([*box_of_row])
     mirrored_box_of_row = {
         row: box.mirrored()
         for row, box in box_of_row.items()
-        if abs(2 * box.x_center - 1) >= box.width  # or else the two would overlap
+        # The two centres are at least a width apart: the boxes do not overlap.
+        if abs(2 * box.x_center - 1) >= box.width
     }
     columns = encoder.columns_of(table.readout)
     variants = {
@@ -155,51 +162,51 @@ def evaluate_erased(
         WITHOUT: _encode_erased(encoder, images, box_of_row, columns, seed),
         CONTROL: _encode_erased(encoder, images, mirrored_box_of_row, columns, seed),
     }
-    is_right = _right_out_of_fold(probe, table, variants, n_splits, seed)
-    loss = _loss(is_right, WITHOUT, table.groups, seed)
+    predicted = _predict_out_of_fold(probe, table, variants, n_splits, seed)
+    loss = _loss(table, predicted, WITHOUT, seed)
     assert loss is not None  # since some image has a box
     step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
-    examples = [
-        Example(
-            id=str(table.ids[row]),
-            before=load_image(images[row]),
-            after=_load_erased(images[row], box_of_row[row], seed),
-        )
-        for row in rows.tolist()[::step][:MOST_EXAMPLES]
-    ]
     return Erased(
-        accuracy=_accuracy_by_variant(is_right, table.groups, seed),
+        accuracy=_accuracy_by_variant(table, predicted, seed),
         loss=loss,
-        control_loss=_loss(is_right, CONTROL, table.groups, seed),
-        examples=examples,
+        control_loss=_loss(table, predicted, CONTROL, seed),
+        examples=[
+            Example(
+                id=str(table.ids[row]),
+                before=load_image(images[row]),
+                after=_load_erased(images[row], box_of_row[row], seed),
+            )
+            for row in rows.tolist()[::step][:MOST_EXAMPLES]
+        ],
     )
 
 
 def _encode_erased(
     encoder: ClipEncoder,
     images: Sequence[ImageSource],
-    boxes: Mapping[int, Box],
+    box_of_row: Mapping[int, Box],
     columns: Ints,
     seed: int,
 ) -> Variant:
-    """Encode the images of the rows in `boxes`, each with its box erased.
+    """Encode the images of the rows that have a box, with the object in it erased.
 
-    `columns` are those of the deep readout that the probe reads.
+    Of the deep readout only `columns`, which the probe reads, are kept.
     """
-    rows = [*boxes]
+    rows = [*box_of_row]
     parts = [np.zeros((0, len(columns)), np.float32)]  # the result if there is no box
     for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
         batch = rows[start : start + IMAGES_A_BATCH]
-        (deep,) = encoder.map([_load_erased(images[r], boxes[r], seed) for r in batch])
+        erased = [_load_erased(images[row], box_of_row[row], seed) for row in batch]
+        (deep,) = encoder.map(erased)
         parts.append(deep[:, columns])
     return Variant(np.array(rows, np.int64), np.concatenate(parts))
 
 
 def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
-    """Load an image and erase the ellipse round a box, as `erase` does.
+    """Load an image and erase the ellipse round a box.
 
-    `seed` is that of the noise which the filling gets. A ValueError names the image, as
-    an OSError of `load_image` does.
+    `seed` is that of the noise in the filling. The ValueError of `erase`, which lacks
+    the image's name, gets it here.
     """
     image = load_image(source)
     try:
@@ -208,19 +215,19 @@ def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
         raise ValueError(f"{image_name(source)}: {error}") from error
 
 
-def _right_out_of_fold(
+def _predict_out_of_fold(
     probe: Probe,
     table: FeatureTable,
     variants: Mapping[str, Variant],
     n_splits: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Say by row and variant, (n, variants), whether the answer is right: 1 or 0.
+    """Return the class that is predicted for each variant of each row, (n, variants).
 
-    Each row is answered by a probe trained on the other folds' images as they are. NaN
-    stands where a row lacks a variant.
+    Each fold's rows are predicted by a probe that was trained on the other folds'
+    images as they are. NaN stands where a row lacks the variant.
     """
-    is_right = pd.DataFrame(np.nan, range(len(table)), list(variants))
+    predicted = pd.DataFrame(np.nan, range(len(table)), list(variants))
     folds = group_folds(
         table.labels,
         table.groups,
@@ -234,43 +241,41 @@ def _right_out_of_fold(
         for name, variant in variants.items():
             is_tested = np.isin(variant.rows, test_rows)
             if is_tested.any():
-                rows = variant.rows[is_tested]
-                predicted = fitted.predict(variant.features[is_tested])
-                hits = predicted == table.labels[rows]
-                is_right.loc[rows, name] = hits.astype(float)
-    return is_right
+                answers = fitted.predict(variant.features[is_tested])
+                predicted.loc[variant.rows[is_tested], name] = answers
+    return predicted
 
 
 def _accuracy_by_variant(
-    is_right: pd.DataFrame, groups: Ints, seed: int
+    table: FeatureTable, predicted: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
     """Return the accuracy of each variant, in rows, on the images that have it.
 
-    Columns: images (how many), value, low and high. `is_right` (n, variants) is 1 or 0,
-    NaN where an image lacks the variant.
+    Columns: images (how many), value, low and high. `predicted` (n, variants) are
+    classes, NaN where an image lacks the variant.
     """
-    has_variant = is_right.notna()
+    has_variant = predicted.notna()
+    is_right = predicted.eq(table.labels, axis=0)  # never where it is NaN
     accuracy = ratio_intervals(
-        is_right == 1, has_variant.to_numpy(float), groups=groups, seed=seed
+        is_right, has_variant.to_numpy(float), groups=table.groups, seed=seed
     )
     accuracy.insert(0, "images", has_variant.sum())
     return accuracy
 
 
 def _loss(
-    is_right: pd.DataFrame, variant: str, groups: Ints, seed: int
+    table: FeatureTable, predicted: pd.DataFrame, variant: str, seed: int
 ) -> Share | None:
     """Return the accuracy on images as they are less that on a variant of the same.
 
-    None where no image has the variant. `is_right` (n, variants) is 1, 0 or NaN.
+    `predicted` (n, variants) are classes, NaN where an image lacks the variant. None if
+    all images lack it.
     """
-    pair = is_right[[WHOLE, variant]].dropna()
+    pair = predicted[[WHOLE, variant]].dropna()
     if pair.empty:
         return None
-    # The columns are 1 where an answer is right: compared with labels of 1, their
-    # accuracy is the share of 1.
-    always_right = np.ones(len(pair))
-    loss = compare(
-        always_right, pair[WHOLE], pair[variant], groups=groups[pair.index], seed=seed
-    )
+    whole = pair[WHOLE]
+    rows = pair.index
+    groups = table.groups[rows]
+    loss = compare(table.labels[rows], whole, pair[variant], groups=groups, seed=seed)
     return Share.of(loss)

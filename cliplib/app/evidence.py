@@ -151,19 +151,19 @@ class Curve:
     ----------
     points
         share, images and groups trained on; value, low and high of the accuracy.
-    doubling
+    gain_by_doubling
         Accuracy with all groups less that with half; None if it was not measured.
     target
-        The lowest of `TARGETS` that is worth the way from today's accuracy, else 1.
-    times
-        How many times today's groups reach it, with its interval; None where that
-        cannot be said.
+        The lowest of `TARGETS` more than two points above today's accuracy, or 1.
+    growth_factor
+        By which today's groups have to grow to reach it, with its interval; None where
+        that cannot be said.
     """
 
     points: pd.DataFrame
-    doubling: Share | None
+    gain_by_doubling: Share | None
     target: float
-    times: Share | None
+    growth_factor: Share | None
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ class Evidence:
     """All that is found out about a folder of images; each part is computed once.
 
     Rows, n of them, are those of `table`. Answers, (n,), are indices of its k classes,
-    out of fold and by group: no group is in training and test at once, but where "by
-    image" is said. The best probe is the one of `probes` of the highest accuracy.
+    out of fold and by group: no group is in training and test at once, except where
+    "by image" is said. The best probe is that of `probes` with the highest accuracy.
 
     Attributes
     ----------
@@ -206,6 +206,8 @@ class Evidence:
         The same, with the groups that are kept together when methods are tested.
     n_splits
         The number of folds, in which each image is tested once.
+    groups_kept_apart
+        Whether these are the groups of `table`; False where they are its copies alone.
     unreadable
         The reason why a file cannot be read, by id.
     boxes
@@ -219,6 +221,7 @@ class Evidence:
     table: FeatureTable
     evaluation_table: FeatureTable
     n_splits: int
+    groups_kept_apart: bool
     unreadable: Mapping[str, str]
     boxes: Mapping[str, Box]
 
@@ -237,7 +240,7 @@ class Evidence:
 
     @cached_property
     def readable_files(self) -> datasets.Dataset:
-        """The files of the table's rows, (n,), as a data set of ids and images."""
+        """The part of `dataset` that the table has, n files in the table's order."""
         position = {file_id: i for i, file_id in enumerate(self.dataset["id"])}
         return self.dataset.select([position[file_id] for file_id in self.table.ids])
 
@@ -272,15 +275,14 @@ class Evidence:
     def counts(self) -> pd.DataFrame:
         """By class: its images, the same with copies counted once, and its groups.
 
-        Images have a column for each published split, or else a single one.
+        Images have a column for each published split, or else a single one, "images".
         """
-        splits = np.where(self.table.splits == "", "images", self.table.splits)
+        table = self.table
+        splits = np.where(table.splits == "", "images", table.splits)
         counts = pd.crosstab(pd.Series(self.labels, name="class"), splits)
-        # Both arrays are (k,), in the order of the classes: sorted, as the crosstab is.
-        counts["without copies"] = questions.groups_per_class(
-            self.table, self.table.copies
-        )
-        counts["groups"] = questions.groups_per_class(self.table)
+        # Both are (k,), in the order of the classes: sorted, as the crosstab's rows.
+        counts["without copies"] = questions.groups_per_class(table, table.copies)
+        counts["groups"] = questions.groups_per_class(table)
         return counts
 
     @cached_property
@@ -301,15 +303,18 @@ class Evidence:
         Pairs with two labels come first, then those in two splits.
         """
         row_of = {file_id: row for row, file_id in enumerate(self.table.ids.tolist())}
-        pairs = self.audit.pairs
+        pairs = self.audit.pairs  # with id, label and split of both images
         # With a `limit` the table has not all files, but the audit has.
         pairs = pairs[pairs["id_a"].isin(row_of) & pairs["id_b"].isin(row_of)]
         pairs = pairs.assign(
+            row_a=pairs["id_a"].map(row_of).astype(np.int64),
+            row_b=pairs["id_b"].map(row_of).astype(np.int64),
             same_label=pairs["label_a"] == pairs["label_b"],
             same_split=pairs["split_a"] == pairs["split_b"],
-        ).sort_values(["same_label", "same_split"], kind="stable")
-        rows = pairs[["id_a", "id_b"]].map(row_of.__getitem__).astype(np.int64)
-        return rows.set_axis(["row_a", "row_b"], axis=1).reset_index(drop=True)
+        )
+        # False comes before True.
+        pairs = pairs.sort_values(["same_label", "same_split"], kind="stable")
+        return pairs[["row_a", "row_b"]].reset_index(drop=True)
 
     @cached_property
     def tiny(self) -> list[str]:
@@ -320,19 +325,20 @@ class Evidence:
 
     @cached_property
     def merged(self) -> pd.DataFrame:
-        """Pairs of declared groups that hold copies of each other.
+        """Pairs of declared groups that hold copies of each other, with two of these.
 
-        Without declared groups the table has no rows.
+        Columns: group_a, group_b, image_a and image_b (ids). Without declared groups
+        the table is empty.
         """
-        ids = self.table.ids.tolist()
         if not self.request.groups:
-            return merged_groups(ids, self.table.copies, [], [])
-        declared = declared_groups(ids, self.request.groups)
+            return pd.DataFrame()
+        ids = self.table.ids.tolist()
+        declared = declared_groups(ids, self.request.groups)  # names, in order of ids
         return merged_groups(ids, declared, self.pairs["row_a"], self.pairs["row_b"])
 
     @cached_property
     def file_traces(self) -> pd.DataFrame:
-        """Format, size, brightness and the like of each row's file."""
+        """Format, size, brightness and the like of each row's file: `TRACE_COLUMNS`."""
         return file_traces(self.readable_files, cache=self.encoder.cache)
 
     @cached_property
@@ -352,18 +358,18 @@ class Evidence:
     def _predicted_by_traces(self, kinds: Sequence[str]) -> Ints:
         """Return out-of-fold answers, (n,), of a random forest on traces of some kinds.
 
-        Kinds are keys of `TRACE_COLUMNS`.
+        Kinds are keys of `TRACE_COLUMNS`. Where all files have equal traces, the answer
+        is the largest class.
         """
         columns = [column for kind in kinds for column in TRACE_COLUMNS[kind]]
+        # Categories, such as the format, become columns of 0 and 1.
         numbers = pd.get_dummies(self.file_traces[columns]).astype(float)
-        if (numbers.nunique() == 1).all():  # nothing to split a tree by
+        if (numbers.nunique() == 1).all():
             return self.always_largest
-        forest = RandomForestClassifier(
-            100, min_samples_leaf=2, random_state=self.request.seed
-        )
-        return self._predicted(
-            Method(forest, self.evaluation_table.with_features(numbers))
-        )
+        seed = self.request.seed
+        forest = RandomForestClassifier(100, min_samples_leaf=2, random_state=seed)
+        table = self.evaluation_table.with_features(numbers)
+        return self._predicted(Method(forest, table))
 
     # --- The methods
 
@@ -373,10 +379,11 @@ class Evidence:
         No group is in training and test at once; with `by_image` a group may be, which
         shows how much accuracy that adds.
         """
+        each_its_own = np.arange(len(self.table))
         return out_of_fold_proba(
             method.estimator,
             method.table,
-            groups=np.arange(len(self.table)) if by_image else None,
+            groups=each_its_own if by_image else None,  # None: those of the table
             n_splits=self.n_splits,
             seed=self.request.seed,
             progress=False,
@@ -387,7 +394,10 @@ class Evidence:
         return np.asarray(self._proba(method, by_image=by_image).argmax(axis=1))
 
     def accuracy(self, predicted: Ints) -> Share:
-        """Return the share of answers, (n,), that are right, with its 95% interval."""
+        """Return the share of answers, (n,), that are right, with its 95% interval.
+
+        The interval is by bootstrap draws of the groups.
+        """
         is_right = {"right": predicted == self.table.labels}
         seed = self.request.seed
         shares = ratio_intervals(is_right, groups=self.groups, seed=seed)
@@ -428,35 +438,35 @@ class Evidence:
 
     @cached_property
     def predicted(self) -> dict[str, Ints]:
-        """The answers, (n,), of each method, by name: of baselines and of `probes`.
+        """The answers, (n,), of each method, by name: first baselines, then `probes`.
 
-        Those of what is trained are out of fold, by group.
+        Those of trained methods are out of fold, by group; zero-shot answers are by the
+        names of the classes alone.
         """
         spec = dataset_spec(os.path.abspath(self.request.folder))
         nearest = make_pipeline(
             StandardScaler(), KNeighborsClassifier(1, metric="cosine")
         )
-        predicted = {
+        deep = self.evaluation_table.with_readout("deep")
+        baselines = {
             LARGEST: self.always_largest,
             BRIGHTNESS: self._predicted_by_traces(PICTURE_TRACES),
             TRACES: self._predicted_by_traces(FILE_TRACES),
             ZERO_SHOT: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
-            NEIGHBOUR: self._predicted(
-                Method(nearest, self.evaluation_table.with_readout("deep"))
-            ),
+            NEIGHBOUR: self._predicted(Method(nearest, deep)),
         }
-        for name, proba in self.probabilities.items():
-            predicted[name] = proba.argmax(axis=1)
-        return predicted
+        probes = {
+            name: proba.argmax(axis=1) for name, proba in self.probabilities.items()
+        }
+        return baselines | probes
 
     @cached_property
     def best(self) -> str:
         """The name of the probe of the highest accuracy; of equals it is the first."""
-        accuracy = {
-            name: (self.predicted[name] == self.table.labels).mean()
-            for name in self.probes
-        }
-        return max(accuracy, key=accuracy.__getitem__)
+        return max(
+            self.probes,
+            key=lambda name: (self.predicted[name] == self.table.labels).mean(),
+        )
 
     @property
     def best_method(self) -> Method:
@@ -501,8 +511,8 @@ class Evidence:
     def predicted_by_image(self) -> Ints | None:
         """Out-of-fold answers, (n,), of the best probe in folds by image, not by group.
 
-        Other images of a tested image's group may be trained on. None where each image
-        is a group of its own, so that there are none.
+        It may be trained on other images of a tested image's group. None where no group
+        has several images.
         """
         if len(set(self.groups)) == len(self.table):
             return None
@@ -513,28 +523,31 @@ class Evidence:
         """Pooled features, (n, d), of the images by each other encoder, by its name."""
         features_of = {}
         for name, encoder in self.other_encoders.items():
-            function = encoder.image_function
-            (features_of[name],) = map_images(
-                self.images, function, cache=self.encoder.cache, progress=name
+            # One result for the one function.
+            (features,) = map_images(
+                self.images,
+                encoder.image_function,
+                cache=self.encoder.cache,
+                progress=name,
             )
+            features_of[name] = features
         return features_of
 
     @cached_property
     def other_predictions(self) -> dict[str, Ints]:
         """Answers, (n,), of a linear probe on pooled features of each other encoder."""
         probe = self.probes[POOLED].estimator
-        return {
-            name: self._predicted(
-                Method(probe, self.evaluation_table.with_features(features))
-            )
+        methods = {
+            name: Method(probe, self.evaluation_table.with_features(features))
             for name, features in self.features_of_others.items()
         }
+        return {name: self._predicted(method) for name, method in methods.items()}
 
     @cached_property
     def gains_over_others(self) -> dict[str, Share]:
         """Accuracy with CLIP less that with each other encoder, by its name.
 
-        It is that of the same linear probe on pooled features.
+        Both are accuracies of a linear probe on the encoder's pooled features.
         """
         pooled = self.predicted[POOLED]
         return {
@@ -570,26 +583,35 @@ class Evidence:
         points, answers = questions.learning_curve(
             probe, table, n_splits=self.n_splits, seed=seed
         )
-        predicted = [proba.argmax(axis=1) for proba in answers]
-        accuracy = [self.accuracy(each)._asdict() for each in predicted]
-        columns = ["value", "low", "high"]
-        points = points.join(pd.DataFrame(accuracy, points.index, columns))
-        doubling = None  # unless the last two points are half of the groups and all
+        predicted = [proba.argmax(axis=1) for proba in answers]  # (n,) for each point
+        accuracy = [self.accuracy(answer) for answer in predicted]
+        points = points.join(pd.DataFrame(accuracy, points.index, [*Share._fields]))
+        gain_by_doubling = None  # where groups are too few for both points
         if points["share"].tolist()[-2:] == [0.5, 1]:
-            doubling = self.gain(predicted[-1], predicted[-2])
+            gain_by_doubling = self.gain(predicted[-1], predicted[-2])
+        target = self._target()
+        growth_factor = None
+        if target < 1:
+            growth_factor = questions.groups_needed(
+                points, answers, table, target, seed=seed
+            )
+        return Curve(points, gain_by_doubling, target, growth_factor)
+
+    def _target(self) -> float:
+        """Return the lowest of `TARGETS` that is worth labelling more images for.
+
+        It is more than two points above the best probe's accuracy; 1 if none is.
+        """
         today = (self.predicted[self.best] == self.table.labels).mean()
-        worth_it = [goal for goal in TARGETS if goal > today + NEGLIGIBLE_GAIN]
-        if not worth_it:
-            return Curve(points, doubling, target=1.0, times=None)
-        target = worth_it[0]
-        times = questions.groups_needed(points, answers, table, target, seed=seed)
-        return Curve(points, doubling, target, times)
+        worth_it = [target for target in TARGETS if target > today + NEGLIGIBLE_GAIN]
+        return min(worth_it, default=1.0)
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
-        """By bin of the best probe's confidence: value, low and high of its accuracy.
+        """How often the best probe is right where it states a probability, in bins.
 
-        A bin's mean confidence is a column as well; the least confident comes first.
+        Columns: value, low and high of the accuracy, and confidence (the mean stated
+        probability); a row for each bin, the least confident first.
         """
         return quantile_reliability(
             self.table.labels,
@@ -628,15 +650,15 @@ class Evidence:
         answers = pd.DataFrame(
             {"probability": self.proba.max(axis=1), "group": self.groups}
         )
-        wrong = answers[predicted != self.table.labels]
+        wrong = answers[predicted != self.table.labels]  # its index has the rows
         surest_last = wrong.sort_values("probability", kind="stable")
         one_of_a_group = surest_last.drop_duplicates("group", keep="last")
         rows = one_of_a_group.index[::-1][:MOST_ERRORS]
         if not len(rows):
             return []
-        sources = [self.images[row] for row in rows]
-        maps = heat_maps(
-            self.encoder, self.fitted, sources, predicted[rows], self.readout
+        images = [self.images[row] for row in rows]
+        maps = heat_maps(  # of what speaks for the wrong answer
+            self.encoder, self.fitted, images, predicted[rows], self.readout
         )
         return [Error(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
 
@@ -651,6 +673,7 @@ class Evidence:
         provenance = {**table.provenance, IMAGES_KEY: folder}
         if self.request.anonymous:
             provenance |= {IMAGES_KEY: "", "dataset": ""}
+        # The aid keeps ids and provenance with its training images.
         named = replace(table, ids=np.array(self.names), provenance=provenance)
         seed = self.request.seed
         aid = DecisionAid.fit(named, self.encoder, probe=probe, risk=RISK, seed=seed)
@@ -659,10 +682,14 @@ class Evidence:
 
     @cached_property
     def elsewhere_table(self) -> FeatureTable | None:
-        """Deep features of the other folder's images; None if none is named."""
+        """Deep features of the other folder's images; None if none is named.
+
+        Files that cannot be read are left out.
+        """
         if not self.request.elsewhere:
             return None
         place = os.path.abspath(self.request.elsewhere)
+        # With `errors` to note them in, such files raise no error.
         return load_features(place, self.encoder, errors={})
 
     @cached_property
@@ -673,21 +700,25 @@ class Evidence:
         return judge_elsewhere(
             self.request.elsewhere,
             self.elsewhere_table,
-            self.best_method.table,
-            self.images,
-            self.fitted,
-            self.aid,
+            home=self.best_method.table,
+            home_images=self.images,
+            probe=self.fitted,
+            aid=self.aid,
             seed=self.request.seed,
         )
 
     @cached_property
     def erased(self) -> Erased | None:
-        """How the best probe fares on images without their object, or None."""
+        """How the best probe fares on images without their object; None without boxes.
+
+        Like `predicted`, its answers are out of fold, by group.
+        """
         if not self.boxes:
             return None
+        probe, table = self.best_method
         return evaluate_erased(
-            self.best_method.estimator,
-            self.best_method.table,
+            probe,
+            table,
             self.encoder,
             self.images,
             self.boxes,
@@ -708,66 +739,65 @@ class Evidence:
         return Measured(
             encoder=self.encoder_name,
             command=self.command,
-            images=len(self.table),
-            groups=len(set(self.groups)),
+            n_images=len(self.table),
+            n_groups=len(set(self.groups)),
             groups_per_class=self.counts["groups"].to_dict(),
-            declared=bool(self.request.groups),
-            # Where a class has too few groups, it is a copy with groups of its own.
-            kept_apart=self.evaluation_table is self.table,
-            series=self.series,
-            joined=self._joined_by_series(),
+            groups_declared=bool(self.request.groups),
+            groups_kept_apart=self.groups_kept_apart,
+            series_pattern=self.series_pattern,
+            example_series=self._example_series(),
             best=self.best,
             # The linear probe that reads the same features as the best.
             simplest=POOLED if self.readout == "pooled" else LINEAR,
-            largest=self.table.classes[self.always_largest[0]],
+            largest_class=self.table.classes[self.always_largest[0]],
             accuracy=self.accuracies,
             gains=self.gains | self.gains_over_others,
-            trace=self.traces.strongest,
+            strongest_trace=self.traces.strongest,
             gain_by_leakage=self._gain_by_leakage(),
             sensitivity=self._sensitivities(),
-            doubling=self.curve.doubling,
+            gain_by_doubling=self.curve.gain_by_doubling,
             target=self.curve.target,
-            times=self.curve.times,
+            growth_factor=self.curve.growth_factor,
             suspects=[self.names[row] for row in self.suspects["row"]],
-            conflicts=len(self.audit.conflicts),
-            unreadable=len(self.unreadable),
-            merged=len(self.merged),
-            answered=self._largest_coverage(),
+            n_label_conflicts=len(self.audit.conflicts),
+            n_unreadable=len(self.unreadable),
+            n_merged_groups=len(self.merged),
+            coverage=self._largest_coverage(),
             other_encoders=[*self.other_predictions],
             elsewhere=self._elsewhere_numbers(),
             erased=self._erased_numbers(),
         )
 
     @cached_property
-    def series(self) -> str:
-        """The pattern of groups that file names suggest; "" where some are declared."""
+    def series_pattern(self) -> str:
+        """A pattern of groups that file names suggest; "" if none, or if declared."""
         if self.request.groups:
             return ""
         return suggested_pattern(self.table.ids.tolist())
 
-    def _joined_by_series(self) -> list[str]:
-        """Return the names of some files that the suggested pattern would join.
+    def _example_series(self) -> list[str]:
+        """Return the names of the files that the suggested pattern groups first.
 
-        They are those of its first group; [] without a pattern.
+        [] without a pattern.
         """
-        if not self.series:
+        if not self.series_pattern:
             return []
         ids = self.table.ids.tolist()
         name_of = dict(zip(ids, self.names, strict=True))
-        return [name_of[file_id] for file_id in joined_files(ids, self.series)]
+        return [name_of[file_id] for file_id in joined_files(ids, self.series_pattern)]
 
     def _gain_by_leakage(self) -> Share | None:
         """Return the best probe's accuracy in folds by image less that by group.
 
-        Folds by image may divide a group between training and test. None where each
-        image is a group of its own.
+        Folds by image may divide a group between training and test. None where no group
+        has several images.
         """
         if self.predicted_by_image is None:
             return None
         return self.gain(self.predicted_by_image, self.predicted[self.best])
 
     def _sensitivities(self) -> dict[str, Share]:
-        """Return by class the share of its images that the best probe finds."""
+        """Return the share of each class's images that the best probe finds."""
         per_class = self.evaluations[self.best].per_class
         return {
             name: Share.of_metric(row, "sensitivity")
@@ -777,7 +807,8 @@ class Evidence:
     def _largest_coverage(self) -> float:
         """Return the largest share of images answered with at most 5% errors, or 0."""
         curve = self.risk_coverage
-        return float(curve["coverage"].where(curve["risk"] <= RISK, 0).max())
+        allowed = curve["coverage"].where(curve["risk"] <= RISK, 0)  # 0 for the others
+        return float(allowed.max())
 
     def _elsewhere_numbers(self) -> ElsewhereNumbers | None:
         """Return what the verdict states of the other folder; None if none is named."""
@@ -786,7 +817,7 @@ class Evidence:
             return None
         return ElsewhereNumbers(
             name="the other folder" if self.request.anonymous else judged.name,
-            images=len(judged.table),
+            n_images=len(judged.table),
             accuracy=Share.of(judged.evaluation.metrics.loc["accuracy"]),
             answered=judged.answered,
             wrong=judged.wrong,
@@ -799,7 +830,7 @@ class Evidence:
             return None
         without_object = erased.accuracy.loc[WITHOUT]
         return ErasedNumbers(
-            images=int(without_object["images"]),
+            n_images=int(without_object["images"]),
             accuracy=Share.of(without_object),
             loss=erased.loss,
             control_loss=erased.control_loss,
@@ -820,7 +851,7 @@ class Evidence:
         suspect[self.suspects["row"]] = classes[self.suspects["likely"]]
         files = pd.Series(self.table.ids.astype(object))
         first_copy = files.groupby(self.table.copies).transform("first")
-        rows = pd.DataFrame(
+        read = pd.DataFrame(
             {
                 "image": np.arange(1, len(files) + 1),
                 "file": files,
@@ -833,11 +864,11 @@ class Evidence:
             }
         )
         columns = ["format", "mode", "width", "height", "bytes_per_pixel"]
-        traces = self.file_traces[columns].reset_index(drop=True)
-        rows = rows.join(traces).assign(error="")
-        left_out = pd.DataFrame(self.unreadable.items(), columns=["file", "error"])
-        # As objects: else files without a number would make 1 of the others 1.0.
-        everything = pd.concat([rows.astype(object), left_out], ignore_index=True)
+        traces = self.file_traces[columns].reset_index(drop=True)  # in the same order
+        read = read.join(traces).assign(error="")
+        unread = pd.DataFrame(self.unreadable.items(), columns=["file", "error"])
+        # As objects: beside missing numbers, the integer 1 would become 1.0.
+        everything = pd.concat([read.astype(object), unread], ignore_index=True)
         return everything.where(everything.notna(), "")
 
     @property

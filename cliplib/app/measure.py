@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from cliplib.app.elsewhere import check_shared_classes
 from cliplib.app.erasing import read_boxes
 from cliplib.app.evidence import Evidence, Request
-from cliplib.app.questions import prepare_evaluation
+from cliplib.app.questions import plan_evaluation
 from cliplib.encode.clip import ClipEncoder
 from cliplib.encode.vision import VisionEncoder
 from cliplib.images.data import check_classes, load_dataset
@@ -112,10 +112,11 @@ def measure(
 
 
 def encode_folder(request: Request) -> Evidence:
-    """Check a request, and encode the images of its folder.
+    """Check a request, encode its folder, and return the evidence on it.
 
-    No other part of the evidence is computed yet. What can be refused, with an OSError
-    or ValueError, is refused before the encoding, which takes minutes.
+    Its other parts are computed when they are first asked for. What can be refused
+    before the encoding, which takes minutes, is refused first, with an OSError or
+    ValueError.
     """
     place = os.path.abspath(request.folder)
     check_classes(place)
@@ -126,7 +127,7 @@ def encode_folder(request: Request) -> Evidence:
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
     others = load_other_encoders(request.others)
     encoder = ClipEncoder(request.model or None)
-    errors_by_id: dict[str, str] = {}  # filled by `load_features`
+    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
     table = load_features(
         place,
         encoder,
@@ -137,15 +138,16 @@ def encode_folder(request: Request) -> Evidence:
     )
     unreadable = {file: _reason(error) for file, error in errors_by_id.items()}
     check_readable(table, unreadable)
-    evaluation_table, n_splits = prepare_evaluation(table)
+    plan = plan_evaluation(table)
     return Evidence(
         request=request,
         dataset=dataset,
         encoder=encoder,
         other_encoders=others,
         table=table,
-        evaluation_table=evaluation_table,
-        n_splits=n_splits,
+        evaluation_table=plan.table,
+        n_splits=plan.n_splits,
+        groups_kept_apart=plan.groups_kept_apart,
         unreadable=unreadable,
         boxes=boxes,
     )
@@ -157,9 +159,10 @@ def _reason(error: str) -> str:
 
 
 def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
-    """Raise ValueError for a class without a row in the table.
+    """Raise ValueError for a class none of whose images is in the table.
 
-    It names the class, and one of its files with the reason why it cannot be read.
+    `unreadable` has the reason of each file that is left out, by id. The error names
+    the class, and one of its files with the reason.
     """
     for label, name in enumerate(table.classes):
         if label in table.labels:

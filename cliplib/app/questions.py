@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,24 +24,30 @@ MOST_TIMES = 10
 """No learning curve is extrapolated beyond so many times the groups that there are."""
 
 
+class EvaluationPlan(NamedTuple):
+    """How methods are tested on a folder: see `plan_evaluation`."""
+
+    table: FeatureTable  # its `groups` stay whole in every fold
+    n_splits: int  # number of folds
+    groups_kept_apart: bool  # False where these are near-duplicates alone
+
+
 def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
-    """Count the groups in which each class of a table occurs, (k,).
+    """Return the number of groups that hold images of each class of a table, (k,).
 
     These are the table's own groups, or others, (n,), such as ``table.copies``.
     """
     codes = group_codes(table.groups if groups is None else groups, len(table))
-    rows = pd.DataFrame({"label": table.labels, "group": codes})
-    counts = rows.groupby("label")["group"].nunique()
+    counts = pd.Series(codes).groupby(table.labels).nunique()  # without empty classes
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
 
 
-def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
-    """Return the table to test methods on, and how many folds its groups allow.
+def plan_evaluation(table: FeatureTable) -> EvaluationPlan:
+    """Choose what to keep together in cross-validation, and the number of folds.
 
-    Where each class has four groups at least, the given table itself is returned. Else
-    nothing can be tested on groups that were not trained on, and a copy of the table is
-    returned whose groups are the near-duplicates alone. Which of both it is tells
-    callers whether groups are kept apart.
+    Groups are kept together where each class has four of them or more. Else methods
+    cannot be tested on groups that were not trained on, and near-duplicates alone are
+    kept together.
 
     Raises
     ------
@@ -50,7 +56,8 @@ def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
     """
     fewest_groups = int(groups_per_class(table).min())
     if fewest_groups >= LEAST_GROUPS:
-        return table, min(MOST_FOLDS, fewest_groups)
+        n_splits = min(MOST_FOLDS, fewest_groups)
+        return EvaluationPlan(table, n_splits, groups_kept_apart=True)
     without_copies = groups_per_class(table, table.copies)
     fewest_images = int(without_copies.min())
     if fewest_images < LEAST_GROUPS:
@@ -59,17 +66,19 @@ def prepare_evaluation(table: FeatureTable) -> tuple[FeatureTable, int]:
             f"Class {name!r} has {counted(fewest_images, 'image')}, copies counted "
             f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
         )
-    # 0 for each row is no published fold: those go with the table's own groups.
-    by_copies = replace(table, groups=table.copies, folds=np.zeros(len(table), int))
-    return by_copies, min(MOST_FOLDS, fewest_images)
+    # Published folds, which go with the table's own groups, are dropped: 0 is none.
+    no_folds = np.zeros(len(table), int)
+    by_copies = replace(table, groups=table.copies, folds=no_folds)
+    n_splits = min(MOST_FOLDS, fewest_images)
+    return EvaluationPlan(by_copies, n_splits, groups_kept_apart=False)
 
 
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     """Find labels that look wrong by confident learning.
 
-    An image is confidently of a class where its probability of this class reaches the
-    mean one of the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
-    2021, section 3.1). Its label is suspect where the most probable of these classes is
+    An image is confidently of a class if its probability of this class is at least the
+    mean over the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
+    2021, section 3.1). Its label is suspect if the most probable of these classes is
     another one, and more probable than the given one.
 
     Parameters
@@ -87,16 +96,17 @@ def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     """
     given = np.asarray(labels)
     probabilities = np.asarray(proba, float)
-    # By class, (k,): none is confidently of a class that no image bears.
+    # By class, (k,); infinite, and never reached, for a class that no image bears.
     thresholds = np.full(probabilities.shape[1], np.inf)
     for label in np.unique(given):
         thresholds[label] = probabilities[given == label, label].mean()
-    is_confident = probabilities >= thresholds
+    is_confident = probabilities >= thresholds  # (n, k)
+    # The most probable of each row's confident classes, (n,); 0 where it has none.
     likely = np.where(is_confident, probabilities, -1).argmax(axis=1)
     every_row = np.arange(len(given))
     margin = probabilities[every_row, likely] - probabilities[every_row, given]
-    # Without a margin the given label is likely itself, or below its own threshold but
-    # more probable than the likely one.
+    # It is 0 where the given label is the likely class, and below 0 where the given
+    # label does not reach its threshold but is more probable than that class.
     rows = np.flatnonzero(is_confident.any(axis=1) & (margin > 0))
     suspects = pd.DataFrame(
         {
@@ -117,10 +127,10 @@ def learning_curve(
     n_splits: int = 5,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, list[Floats]]:
-    """Test a probe that is trained on ever more of the labelled groups.
+    """Cross-validate a probe that is trained on a growing share of the groups.
 
-    The same folds are tested each time; of the groups of each class in the other folds
-    a share is trained on. Larger shares hold the smaller ones.
+    Each fold is tested by a probe that is trained on this share of each class's groups
+    in the other folds. Larger shares include the groups of smaller ones.
 
     Parameters
     ----------
@@ -129,7 +139,9 @@ def learning_curve(
     table
         In the probe's readout.
     shares
-        Those that leave a class with fewer than two groups are left out.
+        0 to 1. Those that leave a class with fewer than two groups are left out.
+    n_splits, seed
+        Number of folds, and seed of the draws of folds and groups.
 
     Returns
     -------
@@ -143,15 +155,15 @@ def learning_curve(
     points = []
     answers = []
     for share in shares:
-        drawn = [_draw_groups(table, train, share, seed) for train, _ in folds]
+        # Of each fold a part of its training rows.
+        drawn = [_draw_groups(table, rows, share, seed) for rows, _ in folds]
         if any(groups_per_class(table.select(rows)).min() < 2 for rows in drawn):
             continue
         proba = np.zeros((len(table), len(table.classes)))
         for train_rows, (_, test_rows) in zip(drawn, folds, strict=True):
-            train = table.select(train_rows)
+            train = table.select(train_rows)  # which has images of all k classes
             fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
-            answer = fitted.predict_proba(table.features[test_rows])
-            proba[np.ix_(test_rows, fitted.classes_)] = answer
+            proba[test_rows] = fitted.predict_proba(table.features[test_rows])
         n_images = np.mean([len(rows) for rows in drawn])
         n_groups = np.mean([len(set(table.groups[rows])) for rows in drawn])
         points.append({"share": share, "images": n_images, "groups": n_groups})
@@ -169,14 +181,14 @@ def groups_needed(
 ) -> Share | None:
     """Extrapolate a learning curve to the number of groups that reaches a target.
 
-    On each bootstrap draw of the groups ``log error = a + b log n`` is fitted by least
-    squares, n being the groups trained on (a power law: Hestness et al.,
-    arXiv:1712.00409), and solved for the target.
+    The error e falls with the number n of groups trained on by a power law, ``log e = a
+    + b log n`` (Hestness et al., arXiv:1712.00409). It is fitted to the points by least
+    squares, on each bootstrap draw of the groups, and solved for n at the target.
 
     Parameters
     ----------
     points, answers
-        As from `learning_curve`; the last point is that of all groups.
+        What `learning_curve` returns; the last point is that of all groups.
     table
         The one that the curve is of, for its labels and groups.
     target
@@ -187,56 +199,57 @@ def groups_needed(
     Returns
     -------
     Share or None
-        How many times the groups of the last point, with its 95% interval (a factor; 2
-        is twice as many). None for a curve of fewer than three points, where the error
-        is not shown to fall, and where the interval goes beyond ten times.
+        The factor, with its 95% interval, by which the groups of the last point have to
+        grow: 2 is twice as many. None for a curve of fewer than three points, where the
+        error is not shown to fall, and where the interval goes beyond 10.
     """
     if len(points) < 3:
         return None
-    # (n, points): 1 where a row is answered wrongly by what was trained for a point.
-    wrong = np.stack([a.argmax(axis=1) != table.labels for a in answers], axis=1)
-    log_groups = np.log(points["groups"].to_numpy(float))
-    mean_log_groups = log_groups.mean()
-    centred = log_groups - mean_log_groups
-    codes = group_codes(table.groups, len(table))
-    n_groups = codes.max() + 1
+    is_wrong_by_point = [proba.argmax(axis=1) != table.labels for proba in answers]
+    is_wrong = np.stack(is_wrong_by_point, axis=1)  # (rows, points)
+    log_n = np.log(points["groups"].to_numpy(float))
+    centred_log_n = log_n - log_n.mean()
+    group_of_row = group_codes(table.groups, len(table))
+    n_groups = group_of_row.max() + 1
     least_error = 0.5 / n_groups  # half an error, where a draw holds none
 
     def fit_power_law(weights: Floats) -> dict[str, Floats]:
-        """Return b and the log of how many times the groups are needed, (draws,).
+        """Return b, and the logarithm of the factor, of each draw: (draws,) both.
 
-        `weights` (draws, n) say how often each draw holds each row.
+        `weights` (draws, rows) say how often each draw holds each row.
         """
-        errors = (weights @ wrong) / weights.sum(axis=1, keepdims=True)
-        log_errors = np.log(np.maximum(errors, least_error))
-        slope = log_errors @ centred / (centred @ centred)
-        # The fitted line goes through both means; from there it is followed.
-        log_error_to_go = math.log(1 - target) - log_errors.mean(axis=1)
-        log_groups_needed = log_error_to_go / slope + mean_log_groups
-        return {"slope": slope, "log_times": log_groups_needed - log_groups[-1]}
+        error = (weights @ is_wrong) / weights.sum(axis=1, keepdims=True)
+        log_e = np.log(np.maximum(error, least_error))  # (draws, points)
+        b = log_e @ centred_log_n / (centred_log_n @ centred_log_n)
+        # The fitted line goes through the means of log n and log e.
+        log_e_to_go = math.log(1 - target) - log_e.mean(axis=1)
+        log_n_needed = log_n.mean() + log_e_to_go / b
+        return {"b": b, "log_factor": log_n_needed - log_n[-1]}
 
-    resampled = bootstrap(fit_power_law, codes, seed=seed)
-    error_may_not_fall = np.quantile(resampled["slope"].draws, 0.975) >= 0
+    resampled = bootstrap(fit_power_law, group_of_row, seed=seed)
+    error_may_not_fall = np.quantile(resampled["b"].draws, 0.975) >= 0
     if error_may_not_fall:
         return None
-    log_times = intervals(resampled["log_times"], n_groups).iloc[0]
-    if log_times["high"] > math.log(MOST_TIMES):
+    log_factor = intervals(resampled["log_factor"], n_groups).iloc[0]
+    if log_factor["high"] > math.log(MOST_TIMES):
         return None
-    return Share.of(np.exp(log_times))
+    return Share.of(np.exp(log_factor))
 
 
 def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:
     """Draw a share of the groups of each class among `rows`, rounded up.
 
-    Returns those of the row numbers that are of a drawn group, in the same order. All
-    shares take the first groups of one random order: larger ones hold the smaller.
+    Returns the row numbers, of `rows` and in their order, of the groups drawn. Each
+    share takes the first groups of a class in the same random order, so that larger
+    shares include the groups of smaller ones.
     """
+    labels = table.labels[rows]
+    groups = table.groups[rows]
     place_of_group = np.random.default_rng(seed).permutation(table.groups.max() + 1)
-    images = pd.DataFrame({"label": table.labels[rows], "group": table.groups[rows]})
-    # A row for each class and each of its groups, with the group's place.
-    pairs = images.drop_duplicates()
-    pairs = pairs.assign(place=place_of_group[pairs["group"]])
-    by_class = pairs.groupby("label")["place"]
-    n_wanted = np.ceil(share * by_class.transform("size"))
-    is_drawn = by_class.rank(method="first") <= n_wanted  # ranks are from 1
-    return rows[np.isin(images["group"], pairs["group"][is_drawn])]
+    is_drawn = np.zeros(len(rows), bool)
+    for label in np.unique(labels):
+        members = np.unique(groups[labels == label])
+        in_random_order = members[place_of_group[members].argsort()]
+        n_drawn = math.ceil(share * len(members))
+        is_drawn |= np.isin(groups, in_random_order[:n_drawn])
+    return rows[is_drawn]

@@ -60,7 +60,7 @@ class ElsewhereNumbers(NamedTuple):
     """How the best classifier fares on images of another folder, of this name."""
 
     name: str
-    images: int
+    n_images: int
     accuracy: Share
     answered: Share
     """Share of the images that the decision aid answers."""
@@ -71,7 +71,7 @@ class ElsewhereNumbers(NamedTuple):
 class ErasedNumbers(NamedTuple):
     """How the best classifier fares on images whose object is erased."""
 
-    images: int
+    n_images: int
     accuracy: Share
     loss: Share
     """Accuracy on the whole images less this one."""
@@ -89,29 +89,30 @@ class Measured:
         The CLIP's name; "mini" is the embedded one.
     command
         What measured all this, for the next steps to add an option to.
-    images
+    n_images
         How many were measured.
-    groups
+    n_groups
         How many groups these are, such as photographs, patients, objects.
     groups_per_class
         By class, in how many groups it occurs.
-    declared
+    groups_declared
         Whether somebody has declared groups; else they are near-duplicates.
-    kept_apart
+    groups_kept_apart
         Whether no group was in training and test at once; False where a class has too
         few groups for that, and near-duplicates alone were kept apart.
-    series
+    series_pattern
         The pattern that file names suggest; "" where they suggest none.
-    joined
+    example_series
         Names of files that this pattern would keep together, for an example.
-    trace
-        The trace of the files that by itself gives the class away most often.
+    strongest_trace
+        The trace of the files by which alone the accuracy is highest: a key of
+        `TRACE_NAMES`.
     best
         The best of the trained classifiers.
     simplest
         The simplest of those classifiers that read the same features as the best, a
         linear probe; it may be the best itself.
-    largest
+    largest_class
         The largest class.
     accuracy
         By method, on groups not trained on: the trained ones, "zero-shot",
@@ -125,20 +126,20 @@ class Measured:
         less its accuracy by group; None where each image is its own group.
     sensitivity
         By class, the share of it that the best finds.
-    doubling
+    gain_by_doubling
         Accuracy with all labelled groups less that with half; None if not measured.
-    target, times
-        An accuracy beyond today's (1 if there is none to aim at), and how many times
-        today's groups reach it; None where that cannot be said.
+    target, growth_factor
+        An accuracy beyond today's (1 if there is none to aim at), and the factor by
+        which today's groups have to grow for it; None where that cannot be said.
     suspects
         Names of the images whose labels look wrong, the worst first.
-    conflicts
+    n_label_conflicts
         How many pairs of copies bear two labels.
-    unreadable
+    n_unreadable
         How many files could not be read.
-    merged
+    n_merged_groups
         How many pairs of declared groups are joined by copies.
-    answered
+    coverage
         Share of the images that can be answered with at most 5% errors; 0 if none.
     other_encoders
         Names of the encoders beside CLIP, as `accuracy` and `gains` have them.
@@ -150,29 +151,29 @@ class Measured:
 
     encoder: str
     command: str
-    images: int
-    groups: int
+    n_images: int
+    n_groups: int
     groups_per_class: Mapping[str, int]
-    declared: bool
-    kept_apart: bool
-    series: str
-    joined: Sequence[str]
-    trace: str
+    groups_declared: bool
+    groups_kept_apart: bool
+    series_pattern: str
+    example_series: Sequence[str]
+    strongest_trace: str
     best: str
     simplest: str
-    largest: str
+    largest_class: str
     accuracy: Mapping[str, Share]
     gains: Mapping[str, Share]
     gain_by_leakage: Share | None
     sensitivity: Mapping[str, Share]
-    doubling: Share | None
+    gain_by_doubling: Share | None
     target: float
-    times: Share | None
+    growth_factor: Share | None
     suspects: Sequence[str]
-    conflicts: int
-    unreadable: int
-    merged: int
-    answered: float
+    n_label_conflicts: int
+    n_unreadable: int
+    n_merged_groups: int
+    coverage: float
     other_encoders: Sequence[str] = ()
     elsewhere: ElsewhereNumbers | None = None
     erased: ErasedNumbers | None = None
@@ -209,7 +210,7 @@ def verdict(measured: Measured) -> Verdict:
     """Turn numbers into an answer, its reasons and next steps, by fixed rules.
 
     A sentence that does not apply is "", and a step None: both are left out. Where the
-    answer is no, there is little more than the accuracy to speak of.
+    answer is no, the accuracy is the only reason, and a larger encoder the only step.
     """
     reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
@@ -249,10 +250,9 @@ def name_encoder(measured: Measured) -> str:
 
 
 def sorts_nothing(measured: Measured) -> bool:
-    """Tell whether the answer is no: images that could show a gain show none.
+    """Tell whether the answer is no: CLIP is not shown to beat a constant answer.
 
-    The gain is over always naming the largest class. Images that are too few to decide
-    show neither.
+    That is the largest class, always. False where images are too few to decide.
     """
     gain = measured.gains[LARGEST]
     return gain.low <= 0 and not reasons_undecided(measured)
@@ -262,7 +262,7 @@ def short_answer(measured: Measured) -> str:
     """Say in one sentence whether a frozen CLIP sorts these images.
 
     The first rule that applies counts: too few images, no gain over the largest class
-    or over file traces, names like series, and then accuracy.
+    or over file traces, file names like series, and then accuracy.
     """
     accuracy = measured.accuracy[measured.best]
     gain_over_traces = measured.gains[TRACES]
@@ -282,7 +282,7 @@ def short_answer(measured: Measured) -> str:
             f"Perhaps: {name}, frozen, sorts these images, but traces in their files "
             f"{how_well}."
         )
-    if measured.series and accuracy.value >= FAIR_ACCURACY:
+    if measured.series_pattern and accuracy.value >= FAIR_ACCURACY:
         return (
             f"Perhaps: {name}, frozen, sorts these images, but their names look like "
             "series, and each series may show one object, place or patient."
@@ -308,12 +308,12 @@ def reasons_undecided(measured: Measured) -> list[str]:
             f"Too few groups show {listed}: {FEW_OF_A_CLASS} of each class are the "
             "least that can be learned from and tested on in turn."
         )
-    if measured.groups < FEW_GROUPS:
+    if measured.n_groups < FEW_GROUPS:
         reasons.append(
-            f"{counted(measured.groups, 'group')} altogether: that says little of "
+            f"{counted(measured.n_groups, 'group')} altogether: that says little of "
             "images of others."
         )
-    if not measured.kept_apart:
+    if not measured.groups_kept_apart:
         reasons.append(
             "What follows is measured on images whose own groups were trained on: it "
             "says nothing of new ones."
@@ -322,27 +322,26 @@ def reasons_undecided(measured: Measured) -> list[str]:
 
 
 def accuracy_sentence(measured: Measured) -> str:
-    """Say how accurate the best classifier is, and two that see no picture.
+    """Say how accurate the best classifier is, and two that do not see the pictures.
 
-    These always name the largest class, or read the file's traces alone.
+    One always names the largest class, the other reads traces of the files alone.
     """
     asked = "images of groups that it was not trained on"
-    if not measured.kept_apart:
+    if not measured.groups_kept_apart:
         asked = "images of groups that it was trained on"
-    elif not measured.declared:
+    elif not measured.groups_declared:
         asked = "images of which it was trained on no copy"
-    largest = whole_percent(measured.accuracy[LARGEST].value)
-    traces = percent(measured.accuracy[TRACES])
     accuracy = measured.accuracy[measured.best]
     interval = f"{100 * accuracy.low:.0f} to {100 * accuracy.high:.0f}"
-    images = counted(measured.images, "image")
-    groups = counted(measured.groups, "group")
+    images = counted(measured.n_images, "image")
+    groups = counted(measured.n_groups, "group")
     return (
         f"Asked for {asked}, the {measured.best} is right for "
         f"{whole_percent(accuracy.value)} (95% interval {interval}; {images} in "
-        f"{groups}). Always naming {measured.largest}, the largest class, is right for "
-        f"{largest}, and file traces (size, format, compression) without a look at the "
-        f"picture for {traces}."
+        f"{groups}). Always naming {measured.largest_class}, the largest class, is "
+        f"right for {whole_percent(measured.accuracy[LARGEST].value)}, and file traces "
+        "(size, format, compression) without a look at the picture for "
+        f"{percent(measured.accuracy[TRACES])}."
     )
 
 
@@ -351,9 +350,10 @@ def file_traces_sentence(measured: Measured) -> str:
     gain = measured.gains[TRACES]
     if gain.low > 0:
         return f"That is {points(gain)} more than these traces."
+    trace = TRACE_NAMES[measured.strongest_trace]
     look = (
-        f"The strongest of them is {TRACE_NAMES[measured.trace]}: find out whether the "
-        "classes were photographed or saved differently."
+        f"The strongest of them is {trace}: find out whether the classes were "
+        "photographed or saved differently."
     )
     if gain.high < 0:
         return f"CLIP is worse than the traces, by {points(-gain)}. {look}"
@@ -405,11 +405,11 @@ def zero_shot_sentence(measured: Measured) -> str:
 def leakage_sentence(measured: Measured) -> str:
     """Say how much accuracy leakage adds: groups in training and test at once.
 
-    "" where it was not measured, where it cannot be avoided, and where no groups are
-    declared and near-duplicates make no difference that can be shown.
+    "" where it was not measured; where groups cannot be kept apart; and where none are
+    declared, and near-duplicates make no difference that can be shown.
     """
     gain = measured.gain_by_leakage
-    if gain is None or not measured.kept_apart:
+    if gain is None or not measured.groups_kept_apart:
         return ""
     if gain.low > 0:
         return (
@@ -421,7 +421,7 @@ def leakage_sentence(measured: Measured) -> str:
             f"With groups divided between training and test it is {points(-gain)} "
             "worse: images of one group bear different labels here."
         )
-    if measured.declared:
+    if measured.groups_declared:
         return (
             f"Groups divided between training and test would have made no difference "
             f"that can be shown ({points(gain)})."
@@ -430,11 +430,11 @@ def leakage_sentence(measured: Measured) -> str:
 
 
 def more_labels_sentence(measured: Measured) -> str:
-    """Say what doubling the labels brought last.
+    """Say how much accuracy the last doubling of the labels brought.
 
     Where they pay, also how many groups a target accuracy needs.
     """
-    gain = measured.doubling
+    gain = measured.gain_by_doubling
     if gain is None:
         return "Whether more labels would pay cannot be said: there are too few groups."
     if gain.low > 0:
@@ -454,19 +454,19 @@ def more_labels_sentence(measured: Measured) -> str:
 def extrapolation_sentence(measured: Measured) -> str:
     """Say how many groups the target accuracy needs, or that it cannot be said.
 
-    "" where today's accuracy leaves no target below 100%.
+    "" where no target below 100% is left to aim at.
     """
     if measured.target == 1:
         return ""
     target = whole_percent(measured.target)
-    if measured.times is None:
+    if measured.growth_factor is None:
         return f"How many more {target} would need cannot be said from this curve."
     value, low, high = (
-        _two_digits(measured.groups * times) for times in measured.times
+        _two_digits(measured.n_groups * factor) for factor in measured.growth_factor
     )
     return (
         f"If the curve goes on as it is, {target} needs about {value} groups in all "
-        f"({low} to {high}), of which there are {measured.groups:,}."
+        f"({low} to {high}), of which there are {measured.n_groups:,}."
     )
 
 
@@ -478,11 +478,11 @@ def _two_digits(count: float) -> str:
 
 def abstention_sentence(measured: Measured) -> str:
     """Say what share of images can be answered with at most 5% of answers wrong."""
-    if not measured.answered > 0:  # it is 0 or NaN
+    if not measured.coverage > 0:  # 0, or NaN
         return "Even where it is surest, it errs in more than 5% of its answers."
-    if measured.answered == 1:
+    if measured.coverage == 1:
         return "Of all its answers at most 5% are wrong."
-    share = whole_percent(measured.answered)
+    share = whole_percent(measured.coverage)
     return (
         f"Allowed to abstain, it can answer {share} of the images with at most 5% "
         "errors."
@@ -492,11 +492,12 @@ def abstention_sentence(measured: Measured) -> str:
 def elsewhere_sentence(measured: Measured) -> str:
     """Say how accuracy on another folder differs from that here; "" without a folder.
 
-    The decision aid's answers and errors there are told as well.
+    Also say what share of its images the decision aid answers, and how often wrongly.
     """
     away = measured.elsewhere
     if away is None:
         return ""
+    # Here less there, which are different images.
     loss = measured.accuracy[measured.best].minus(away.accuracy)
     than_here = f"not shown to differ from here ({points(loss)})"
     if loss.low > 0:
@@ -506,7 +507,7 @@ def elsewhere_sentence(measured: Measured) -> str:
     aid = f"The decision aid answers {whole_percent(away.answered.value)} of them"
     if away.answered.value > 0:
         aid += f", and {percent(away.wrong)} of its answers are wrong"
-    images = counted(away.images, "image")
+    images = counted(away.n_images, "image")
     return (
         f"Of {images} from elsewhere, {away.name}, the {measured.best} names "
         f"{percent(away.accuracy)} rightly: {than_here}. {aid}."
@@ -516,12 +517,12 @@ def elsewhere_sentence(measured: Measured) -> str:
 def erasing_sentence(measured: Measured) -> str:
     """Say how much accuracy erasing the object costs; "" without boxes.
 
-    Beside it stands the control: erasing as much on the other side of the image.
+    Also say what the control costs: erasing as much on the other side of the image.
     """
     erased = measured.erased
     if erased is None:
         return ""
-    images = counted(erased.images, "image")
+    images = counted(erased.n_images, "image")
     text = (
         f"With the object erased, {percent(erased.accuracy)} of {images} are still "
         f"named rightly"
@@ -543,22 +544,22 @@ def declare_groups(measured: Measured) -> Step | None:
 
     Where file names suggest groups, the step has the command that declares them.
     """
-    if measured.declared:
+    if measured.groups_declared:
         return None
-    if not measured.series:
+    if not measured.series_pattern:
         return Step(
             "If several images show one object, place or patient, all of this may be "
             "too good: declare which belong together (--groups) and measure again."
         )
     together = ""
-    if measured.joined:
-        some = listing(measured.joined[:MOST_FILES])
+    if measured.example_series:
+        some = listing(measured.example_series[:MOST_FILES])
         together = f" {some}, for example, would be kept together."
     return Step(
         "If a series of files shows one object, place or patient, all of this may be "
         f"too good.{together} If so, measure again with the following command; if not, "
         "say so with --groups '(.+)'.",
-        f"{measured.command} --groups {shlex.quote(measured.series)}",
+        f"{measured.command} --groups {shlex.quote(measured.series_pattern)}",
     )
 
 
@@ -591,21 +592,22 @@ def recommend_encoder(measured: Measured) -> Step | None:
     """
     if not measured.other_encoders:
         return None
-    # CLIP's accuracy less that of the other encoder: the lowest is the best one's.
+    # By other encoder, CLIP's accuracy less that with it: below 0 it is better.
     gains = {name: measured.gains[name] for name in measured.other_encoders}
     shown_better = [name for name, gain in gains.items() if gain.high < 0]
-    best = min(shown_better or gains, key=lambda name: gains[name].value)
+    best_other = min(shown_better or gains, key=lambda name: gains[name].value)
+    difference = gains[best_other]
     same = "by the same probe, a linear one on pooled features"
     if shown_better:
         return Step(
-            f"Consider {best} in place of {measured.encoder}: {same}, it is "
-            f"{points(-gains[best])} better. The decision aid is made of "
+            f"Consider {best_other} in place of {measured.encoder}: {same}, it is "
+            f"{points(-difference)} better. The decision aid is made of "
             f"{measured.encoder} all the same."
         )
     if all(gain.low > 0 for gain in gains.values()):
         return Step(
-            f"Stay with {measured.encoder}: {same}, {best} is {points(gains[best])} "
-            "worse."
+            f"Stay with {measured.encoder}: {same}, {best_other} is "
+            f"{points(difference)} worse."
         )
     return Step(
         f"Stay with {measured.encoder}: {same}, these images do not show that "
@@ -630,33 +632,39 @@ def suggest_larger_encoder(measured: Measured) -> Step | None:
 def suggest_more_images(measured: Measured) -> Step | None:
     """Say of the class of lowest sensitivity how many more groups to collect.
 
-    So many that its sensitivity would be known to ten points on each side, by the
-    normal approximation of the binomial; and twice today's at least, where it is a weak
-    class and more labels may pay. None where there are enough.
+    As many as it takes to know its sensitivity (`_groups_to_know`), but twice today's
+    at least where it is a weak class and more labels may pay. None where there are
+    enough.
     """
     name = min(measured.sensitivity, key=lambda key: measured.sensitivity[key].value)
     found = measured.sensitivity[name]
-    count = measured.groups_per_class[name]
-    # Not below that of a sensitivity of 90%: a few images, all found, prove little.
-    variance = max(found.value * (1 - found.value), GOOD_ACCURACY * (1 - GOOD_ACCURACY))
-    wanted = math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2)
+    n_groups = measured.groups_per_class[name]
+    n_wanted = _groups_to_know(found.value)
     accuracy = measured.accuracy[measured.best].value
     is_weak = found.value < accuracy - WEAK_CLASS_GAP
-    may_pay = measured.doubling is None or measured.doubling.high >= NEGLIGIBLE_GAIN
+    gain = measured.gain_by_doubling
+    may_pay = gain is None or gain.high >= NEGLIGIBLE_GAIN
     if is_weak and may_pay:
-        wanted = max(wanted, 2 * count)
-    more = wanted - count
-    if more <= 0:
+        n_wanted = max(n_wanted, 2 * n_groups)
+    n_more = n_wanted - n_groups
+    if n_more <= 0:
         return None
-    so_far = f"{percent(found)} of it found, in {counted(count, 'group')}"
-    if is_weak:
-        description = f"the class that is missed most: {so_far}"
-    else:
-        description = f"the least sure class: {so_far}"
+    kind = "the class that is missed most" if is_weak else "the least sure class"
     return Step(
-        f"Collect {name}, {description}. With about {counted(more, 'more group')} of "
+        f"Collect {name}, {kind}: {percent(found)} of it found, in "
+        f"{counted(n_groups, 'group')}. With about {counted(n_more, 'more group')} of "
         "it, one would know that share to ten points."
     )
+
+
+def _groups_to_know(share: float) -> int:
+    """Return how many groups it takes to know a share p to ten points on each side.
+
+    By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1². The variance
+    p (1 - p) is at least that of 90%: a few images, all found, prove little.
+    """
+    variance = max(share * (1 - share), GOOD_ACCURACY * (1 - GOOD_ACCURACY))
+    return math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2)
 
 
 def check_labels(measured: Measured) -> Step | None:
@@ -666,28 +674,28 @@ def check_labels(measured: Measured) -> Step | None:
     that look wrong, and files that cannot be read.
     """
     parts = []
-    if measured.conflicts:
+    if measured.n_label_conflicts:
         pairs = "pair of copies bears"
-        if measured.conflicts > 1:
+        if measured.n_label_conflicts > 1:
             pairs = "pairs of copies bear"
-        parts.append(f"{measured.conflicts} {pairs} two labels")
-    if measured.merged:
+        parts.append(f"{measured.n_label_conflicts} {pairs} two labels")
+    if measured.n_merged_groups:
         pairs = "pair of groups that you declared apart holds"
-        if measured.merged > 1:
+        if measured.n_merged_groups > 1:
             pairs = "pairs of groups that you declared apart hold"
-        parts.append(f"{measured.merged} {pairs} copies of each other")
+        parts.append(f"{measured.n_merged_groups} {pairs} copies of each other")
     if measured.suspects:
         parts.append(_labels_in_doubt(measured))
-    if measured.unreadable:
-        parts.append(f"{counted(measured.unreadable, 'file')} could not be read")
+    if measured.n_unreadable:
+        parts.append(f"{counted(measured.n_unreadable, 'file')} could not be read")
     return Step(f"Check: {'; '.join(parts)}.") if parts else None
 
 
 def _labels_in_doubt(measured: Measured) -> str:
-    """Count labels that look wrong, name the first, and say if most may be right.
+    """Return a clause that counts the images whose labels look wrong, and names four.
 
-    A classifier that errs often contradicts right labels, too. The text is part of a
-    sentence; there must be one such label at least.
+    It adds that most labels may be right where the classifier, which contradicts them,
+    errs often. There must be one such image at least.
     """
     count = len(measured.suspects)
     labels = "label looks" if count == 1 else "labels look"
