@@ -21,13 +21,13 @@ from cliplib.images.image import warn_once
 
 logger = logging.getLogger(__name__)
 
-# What is left of an image's path without a counter is its series, a name without a
-# counter its own. The folder belongs to it: cat/0.jpg and dog/0.jpg are no series.
-COUNTER_LAST = r"^(.+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$"  # img_012_3.jpg
-COUNTER_FIRST = (  # 3_img_012.jpg, exp3_img_012.jpg
+# Patterns that capture an image's series: its path without counter and extension. The
+# folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
+COUNTER_LAST = r"^(.+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$"  # cat/img_012_3.jpg
+COUNTER_FIRST = (  # cat/3_img_012.jpg, cat/exp3_img_012.jpg
     r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)\.\w+$"
 )
-# The same where one count runs through all folders: then only the file's name tells.
+# The same without the folder, for a counter that runs through all folders.
 ACROSS_FOLDERS = (
     r"(?:^|/)([^/]+?)(?:[-_. ]\(?\d+\)?)?\.\w+$",
     r"(?:^|/)(?:[A-Za-z]*\d+[-_. ])?([^/]+)\.\w+$",
@@ -35,35 +35,35 @@ ACROSS_FOLDERS = (
 
 
 def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
-    """Return the groups that pairs of n images make.
+    """Return the group numbers of n images, of which pairs are connected.
 
     Two images of a pair are in one group, and so are all that pairs connect through
-    other images.
+    other images: the connected components of a graph.
 
     Parameters
     ----------
     n
-        How many images there are.
+        Number of images.
     index_a, index_b
-        The two rows of each pair, (m,) both.
+        Row numbers of the first and of the second image of each pair, (m,) both.
 
     Returns
     -------
     Ints
-        Each image's group, (n,), numbered from 0 by first appearance.
+        Each image's group number, (n,), from 0 by first appearance.
     """
     rows_a = np.asarray(index_a)
-    edges = (np.ones(len(rows_a)), (rows_a, np.asarray(index_b)))
-    graph = coo_array(edges, shape=(n, n))
+    rows_b = np.asarray(index_b)
+    graph = coo_array((np.ones(len(rows_a)), (rows_a, rows_b)), shape=(n, n))
     components = connected_components(graph, directed=False)[1]
     return _numbers(components)
 
 
 def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
-    """Return groups of any type, (n,), as numbers from 0 without a gap.
+    """Return each image's group number, (n,), from 0 without a gap.
 
-    They are numbered by first appearance, or with `by_name` in the order of their
-    sorted names, which does not depend on the order of rows.
+    `groups` (n,) are names or numbers. They are numbered by first appearance, or with
+    `by_name` in sorted order, which does not depend on the order of rows.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
         If the group of an image is unknown (NaN, None or empty): taken literally, all
         such images would be one group.
     """
-    # A list as objects, or else NumPy would turn its numbers into texts beside a text.
+    # A list becomes an array of objects, or NumPy would turn [1, "a"] into texts.
     dtype = None if isinstance(groups, np.ndarray) else object
     given = np.asarray(groups, dtype)
     if given.ndim != 1:
@@ -87,7 +87,7 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
 
 
 def _are_unknown(names: NDArray[Any]) -> Bools:
-    """Return whether each name, (n,), is missing: None, NaN, or nothing but spaces."""
+    """Return whether each of n names is missing: None, NaN, or nothing but spaces."""
     if names.dtype.kind in "iub":  # integers or Booleans, which are never missing
         return np.zeros(len(names), bool)
     column = pd.Series(names)
@@ -97,57 +97,67 @@ def _are_unknown(names: NDArray[Any]) -> Bools:
 
 
 def _numbers(values: ArrayLike, *, by_name: bool = False) -> Ints:
-    """Return each value's number, (n,) from 0, by first appearance or sorted order."""
+    """Return each value's number, (n,) from 0: [0, 1, 0] of ["b", "a", "b"].
+
+    Different values are numbered by first appearance, or `by_name` in sorted order.
+    """
     numbers, _ = pd.factorize(np.asarray(values), sort=by_name)
     return np.asarray(numbers, np.int64)
 
 
-def merge_groups(*groups: ArrayLike) -> Ints:
-    """Merge several groupings of the same n images into one.
+def merge_groups(*groupings: ArrayLike) -> Ints:
+    """Merge several groupings of the same n images, such as copies and patients.
 
     Images that share a group in any of them are in one group, and so are all that these
     connect through other images.
 
     Parameters
     ----------
-    *groups
-        Groupings, (n,) each, of numbers or names.
+    *groupings
+        The group of each image, (n,), a number or a name, in each grouping.
 
     Returns
     -------
     Ints
-        Each image's group, (n,), numbered from 0 by first appearance.
+        Each image's group number, (n,), from 0 by first appearance.
 
     Raises
     ------
     ValueError
         If the groupings differ in length, or a group is unknown.
     """
-    numbered = [number_groups(grouping) for grouping in groups]
+    numbered = [number_groups(grouping) for grouping in groupings]
     n = len(numbered[0])
     if any(len(grouping) != n for grouping in numbered):
         raise ValueError(
             f"Groups must hold one entry for each of {n} images, and not "
             f"{[len(grouping) for grouping in numbered]}."
         )
-    # A pair for each image and grouping: the image, and the first one of its group.
+    # In each grouping, every image is paired with the first one of its group.
     first_rows = [first_row_of_group(grouping) for grouping in numbered]
-    rows = np.tile(np.arange(n), len(groups))
+    rows = np.tile(np.arange(n), len(groupings))
     return connected_groups(n, np.concatenate(first_rows), rows)
 
 
 def first_row_of_group(groups: ArrayLike) -> Ints:
-    """Return for each row, (n,), the first row of its group."""
-    _, first_rows, codes = np.unique(groups, return_index=True, return_inverse=True)
-    return first_rows[codes].astype(np.int64)
+    """Return for each row, (n,), the number of the first row of its group.
+
+    It is [0, 0, 2, 0] for the groups ["b", "b", "a", "b"].
+    """
+    # unique() sorts the groups; of each it gives the first row, of each row the group.
+    _, first_row, group_of_row = np.unique(
+        groups, return_index=True, return_inverse=True
+    )
+    return first_row[group_of_row].astype(np.int64)
 
 
 def merged_groups(
     ids: Sequence[str], groups: ArrayLike, index_a: ArrayLike, index_b: ArrayLike
 ) -> pd.DataFrame:
-    """List which declared groups near-duplicates merge, and through which images.
+    """List which declared groups near-duplicates join, and through which images.
 
-    It is often a fault of the data: one photograph is filed under two patients.
+    Two joined groups are often a fault of the data: one photograph is filed under two
+    patients.
 
     Parameters
     ----------
@@ -156,8 +166,8 @@ def merged_groups(
     groups
         Declared groups, (n,), names or numbers.
     index_a, index_b
-        The two rows of each pair of near-duplicates, (m,) both, such as those of
-        `cliplib.find_near_duplicates`.
+        Row numbers of the first and of the second image of each pair of
+        near-duplicates, (m,) both, such as those of `cliplib.find_near_duplicates`.
 
     Returns
     -------
@@ -165,27 +175,21 @@ def merged_groups(
         group_a, group_b, image_a, image_b: a row for each two groups that a pair joins
         directly, with the first such pair.
     """
-    names = pd.Series(np.asarray(groups))
-    images = pd.Series(np.asarray(ids))
-    rows_a = np.asarray(index_a, np.int64)
-    rows_b = np.asarray(index_b, np.int64)
-    pairs = pd.DataFrame(
-        {
-            "group_a": names[rows_a].to_numpy(),
-            "group_b": names[rows_b].to_numpy(),
-            "image_a": images[rows_a].to_numpy(),
-            "image_b": images[rows_b].to_numpy(),
-        }
-    )
-    pairs = pairs[pairs["group_a"] != pairs["group_b"]]
-    in_any_order = pairs[["group_a", "group_b"]].apply(frozenset, axis=1)
-    return pairs[~in_any_order.duplicated()].reset_index(drop=True)
+    images = pd.DataFrame({"group": np.asarray(groups), "image": np.asarray(ids)})
+    images_a = images.iloc[np.asarray(index_a, np.int64)].reset_index(drop=True)
+    images_b = images.iloc[np.asarray(index_b, np.int64)].reset_index(drop=True)
+    pairs = images_a.add_suffix("_a").join(images_b.add_suffix("_b"))
+    pairs = pairs[["group_a", "group_b", "image_a", "image_b"]]
+    joining = pairs[pairs["group_a"] != pairs["group_b"]]
+    # As a set, groups b and a equal groups a and b.
+    both_groups = joining[["group_a", "group_b"]].apply(frozenset, axis=1)
+    return joining[~both_groups.duplicated()].reset_index(drop=True)
 
 
 def declared_groups(
     ids: Sequence[str], declaration: str | os.PathLike[str]
 ) -> list[str]:
-    r"""Return the group of each image, which a CSV file or a pattern declares.
+    r"""Return the name of each image's group, as a CSV file or a pattern declares it.
 
     Groups may hold images of several classes: one photograph, patient or object may
     show more than one of them.
@@ -203,7 +207,7 @@ def declared_groups(
     Returns
     -------
     list of str
-        The group of each image, in the order of `ids`.
+        Names of groups, in the order of `ids`.
 
     Raises
     ------
@@ -231,12 +235,13 @@ def declared_groups(
 def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     """Return the group that a CSV file (file, group) gives each image, "" for none.
 
-    Its column `file` holds ids, or file names, which count where one image alone has
-    them; a warning counts the entries that no image has.
+    Its column `file` holds ids, or file names: ``1.jpg`` of ``cat/1.jpg``. A file name
+    that several images have declares none of them. A warning counts the entries that no
+    image has.
     """
     table = read_text_table(path, ("file", "group"))
     declared: dict[str, str] = dict(zip(table["file"], table["group"], strict=True))
-    file_names = pd.Series([PurePosixPath(name).name for name in ids])
+    file_names = pd.Series([PurePosixPath(image).name for image in ids])
     absent = table["file"][~table["file"].isin([*ids, *file_names])]
     if len(absent):
         warn_once(
@@ -253,10 +258,12 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
 
 
 def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
-    """Return what a regular expression captures of each id, "" where nothing.
+    r"""Return what a regular expression captures of each id, "" where nothing.
 
-    That is what its first parentheses hold, or all named ones together, joined by "/".
-    ValueError for what is no regular expression, or has no parentheses.
+    Of ``cat/img_7_2.jpg``, ``(img_\d+)_`` captures "img_7": what its first parentheses
+    hold. Where parentheses are named, as in ``(?P<folder>\w+)/(?P<series>img_\d+)``,
+    all named ones count, joined by "/": "cat/img_7". ValueError for what is no regular
+    expression, or has no parentheses.
     """
     try:
         expression = re.compile(pattern)
@@ -270,8 +277,8 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
             f"The groups {pattern!r} are no file, and as a regular expression they "
             "capture nothing: put the part that names the group in parentheses."
         )
-    named = sorted(expression.groupindex.values())
-    parentheses = named or [1]  # numbers of those to join
+    named = sorted(expression.groupindex.values())  # numbers of named parentheses
+    parentheses = named or [1]
     groups = []
     for image in ids:
         match = expression.search(image)
@@ -332,7 +339,7 @@ def _separator(text: str, columns: Sequence[str]) -> str:
 
 
 def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
-    """Return the rows of a table whose column ``id`` is in `ids`, in their order.
+    """Return a table's rows of some images, by its column ``id``, in order of `ids`.
 
     Raises
     ------
@@ -349,18 +356,19 @@ def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.Da
 
 
 def suggested_pattern(ids: Sequence[str]) -> str:
-    """Return a regular expression that groups what looks like series of files.
+    """Return a regular expression that groups what looks like series of files, or "".
 
-    A series is files of one folder whose names are the same but for a counter, their
-    last part or their first. Where either could be the counter, as in
-    ``exp1_num_108719.jpg``, the reading with more series is taken if it has twice as
-    many or more; else it cannot be told, and nothing is suggested. Nor is it where the
-    names of series look like series again.
+    A series is files of one folder whose names are equal but for a counter, their last
+    part or their first: ``tile/a_1.jpg`` and ``tile/a_2.jpg``, or ``tile/1_a.jpg`` and
+    ``tile/2_a.jpg``, are the series ``tile/a``. Where either part could be the counter,
+    as in ``tile/exp1_num_108719.jpg``, it is the one that leaves twice as many series
+    or more. If neither does, it cannot be told, and nothing is suggested. Nor is it
+    where names of series look like series again: ``tile/a_1`` of ``tile/a_1_1.jpg``.
 
-    Series reach across folders, as the objects of one photograph do, only where one
-    count runs through all of these and most such series are counted without a gap for
-    another: ``metal/0115_23.jpg``, ``paper/0116_23.jpg``. Where folders are counted
-    each for itself, equal names in two of them mean nothing.
+    One series may lie in several folders, such as the objects of photograph 23 in
+    ``metal/0115_23.jpg`` and ``paper/0116_23.jpg``. That is assumed only where one
+    counter runs through all folders, and most such series are counted without a gap for
+    another. Otherwise equal names in two folders mean nothing.
 
     Parameters
     ----------
@@ -375,34 +383,29 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     """
     # Series across folders first: the patterns for single folders would cut them.
     for pattern in ACROSS_FOLDERS:
-        series = _series_of_images(ids, pattern)
-        counters = [_counter(image, pattern) for image in ids]
-        if _look_like_series(ids, series) and _are_counted_through(
-            ids, series, counters
-        ):
+        files = _files_with_series(ids, pattern)
+        if _look_like_series(files) and _are_counted_through(files, pattern):
             return pattern
-    names_by_pattern = {}  # the names of the series that have several files
-    for pattern in (COUNTER_LAST, COUNTER_FIRST):
-        series = _series_of_images(ids, pattern)
-        if _look_like_series(ids, series):
-            names_by_pattern[pattern] = series[series.duplicated()].unique()
-    if not names_by_pattern:
-        return ""
-    best, *others = sorted(names_by_pattern, key=lambda p: -len(names_by_pattern[p]))
-    names = names_by_pattern[best]
-    if any(len(names) < 2 * len(names_by_pattern[other]) for other in others):
+    names_by_pattern = {
+        pattern: _names_of_series(ids, pattern)
+        for pattern in (COUNTER_LAST, COUNTER_FIRST)
+    }
+    fewer, more = sorted(names_by_pattern, key=lambda p: len(names_by_pattern[p]))
+    names = names_by_pattern[more]
+    if not names or len(names) < 2 * len(names_by_pattern[fewer]):
         return ""
     # With an extension, which all patterns expect.
     are_series_again = suggested_pattern([f"{name}.jpg" for name in names]) != ""
-    return "" if are_series_again else best
+    return "" if are_series_again else more
 
 
 def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
-    """Return the ids of the first group of several images that an expression makes.
+    """Return the images that a pattern joins in the first group of several images.
 
-    It is an example, to judge a `suggested_pattern` by; [] if no group has several.
+    They are ids, in their order: an example, to judge a `suggested_pattern` by. It is
+    [] if no group has several images.
     """
-    series = _series_of_images(ids, pattern)
+    series = _files_with_series(ids, pattern)["series"]
     shared = series[series.duplicated(keep=False) & (series != "")]
     if shared.empty:
         return []
@@ -410,29 +413,46 @@ def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
     return [str(ids[row]) for row in rows]
 
 
-def _series_of_images(ids: Sequence[str], pattern: str) -> pd.Series:
-    """Return the name of each image's series, by row; "" where there is none."""
-    return pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
+def _files_with_series(ids: Sequence[str], pattern: str) -> pd.DataFrame:
+    """Return id, folder and series of each file, a row each in the order of `ids`.
 
-
-def _look_like_series(ids: Sequence[str], series: pd.Series) -> bool:
-    """Return whether most images share their series with others.
-
-    `series` (n,) are names. It is False if an image has none, "", or a series is more
-    than half of a folder.
+    The series is the name that the pattern captures, "" where it captures none.
     """
-    if not len(ids) or (series == "").any():
+    folders = [str(PurePosixPath(image).parent) for image in ids]
+    series = _groups_from_pattern(ids, pattern)
+    return pd.DataFrame({"id": ids, "folder": folders, "series": series}, dtype=object)
+
+
+def _names_of_series(ids: Sequence[str], pattern: str) -> list[str]:
+    """Return the names of the series of several files that a pattern captures.
+
+    There are none, [], where what it captures does not look like series.
+    """
+    files = _files_with_series(ids, pattern)
+    if not _look_like_series(files):
+        return []
+    names = files["series"]
+    return list(names[names.duplicated()].unique())
+
+
+def _look_like_series(files: pd.DataFrame) -> bool:
+    """Return whether most files share their series with others.
+
+    `files` has the columns folder and series. False if a file has no series, "", or one
+    series is more than half of a folder, for that is the name of its class.
+    """
+    if files.empty or (files["series"] == "").any():
         return False
-    images = pd.DataFrame({"series": series})
-    images["folder"] = [str(PurePosixPath(image).parent) for image in ids]
-    size_of_series = images.groupby("series")["series"].transform("size")
-    # A name that a whole folder shares is the class's, and no series.
-    shares = images.groupby("folder")["series"].value_counts(normalize=True)
-    return bool((size_of_series > 1).mean() > 0.5 and shares.max() <= 0.5)
+    size_of_series = files.groupby("series")["series"].transform("size")  # of each file
+    shares_of_folder = files.groupby("folder")["series"].value_counts(normalize=True)
+    return bool((size_of_series > 1).mean() > 0.5 and shares_of_folder.max() <= 0.5)
 
 
 def _counter(image: str, pattern: str) -> str:
-    """Return the digits of a file's name beside the series that a pattern captures."""
+    """Return the digits of a file's name beside the series that a pattern captures.
+
+    Of ``metal/0115_23.jpg`` with the series ``23`` that is "0115".
+    """
     match = re.search(pattern, image)
     if not match:
         return ""
@@ -443,24 +463,22 @@ def _counter(image: str, pattern: str) -> str:
     return re.sub(r"\D", "", before + after)
 
 
-def _are_counted_through(
-    ids: Sequence[str], series: pd.Series, counters: Sequence[str]
-) -> bool:
-    """Return whether no two files share a counter, and most series are uninterrupted.
+def _are_counted_through(files: pd.DataFrame, pattern: str) -> bool:
+    """Return whether one counter runs through all folders, from series to series.
 
-    Files without a counter, "", are left out. A series is uninterrupted if no counter
-    of another series lies between its own. Only series that lie in several folders are
-    looked at; without any, it is False.
+    `files` has the columns id, folder and series, which `pattern` captured. No two
+    files may share a counter, and most of the series that lie in several folders must
+    be uninterrupted: no counter of another series lies between their own. False if none
+    lies in several folders. Files without a counter are left out.
     """
-    folders = [str(PurePosixPath(image).parent) for image in ids]
-    files = pd.DataFrame({"series": series, "folder": folders})
-    files["counter"] = pd.to_numeric(pd.Series(counters, dtype=object))
-    in_order = files.dropna().sort_values("counter")
+    counters = [_counter(image, pattern) for image in files["id"]]
+    counted = files.assign(counter=pd.to_numeric(pd.Series(counters, dtype=object)))
+    in_order = counted.dropna().sort_values("counter")
     if not in_order["counter"].is_unique:
         return False
-    # A run is files with successive counters, of one series.
+    # A run is files of one series with successive counters.
     starts_run = in_order["series"] != in_order["series"].shift()
-    numbered = in_order.assign(run=starts_run.cumsum())
-    n_different = numbered.groupby("series")[["folder", "run"]].nunique()
+    in_runs = in_order.assign(run=starts_run.cumsum())
+    n_different = in_runs.groupby("series")[["folder", "run"]].nunique()
     across_folders = n_different[n_different["folder"] > 1]
     return bool((across_folders["run"] == 1).mean() > 0.5)
