@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cliplib.tables.splits import (
+    checked_groups,
     class_indices,
     fold_numbers,
-    group_codes,
     group_folds,
     group_train_test_split,
     out_of_fold_proba,
@@ -324,7 +324,7 @@ def test_folds_that_contradict_a_group_or_each_other_are_refused():
 def test_an_unknown_patient_is_no_group(unknown):
     for groups in (["a", "b", unknown], [1, 2, unknown]):
         with pytest.raises(ValueError, match="1 of 3 images have no group"):
-            group_codes(groups, 3)
+            checked_groups(groups, 3)
 
 
 def test_labels_must_be_numbers_of_classes_where_columns_are_meant():
@@ -338,16 +338,16 @@ def test_labels_must_be_numbers_of_classes_where_columns_are_meant():
 
 
 def test_codes_do_not_depend_on_the_order_of_rows():
-    assert group_codes(["b", "a", "c", "b"], 4).tolist() == [1, 0, 2, 1]
-    assert group_codes(np.array([7, -3, 12, 7]), 4).tolist() == [1, 0, 2, 1]
+    assert checked_groups(["b", "a", "c", "b"], 4).tolist() == [1, 0, 2, 1]
+    assert checked_groups(np.array([7, -3, 12, 7]), 4).tolist() == [1, 0, 2, 1]
     with pytest.raises(ValueError, match=r"groups must be \(n,\)"):
-        group_codes(np.zeros((4, 1)), 4)
+        checked_groups(np.zeros((4, 1)), 4)
 
 
 def test_an_interval_needs_two_groups():
     with pytest.raises(ValueError, match="at least 2 different"):
-        group_codes([7, 7, 7], 3)
-    assert group_codes([7, 7, 9], 3).tolist() == [0, 0, 1]
+        checked_groups([7, 7, 7], 3)
+    assert checked_groups([7, 7, 9], 3).tolist() == [0, 0, 1]
 
 
 def table(X, y, groups, folds=None):

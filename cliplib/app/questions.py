@@ -15,7 +15,7 @@ from cliplib.images.arrays import Floats, Ints
 from cliplib.images.wording import counted
 from cliplib.judge.intervals import Share, bootstrap, intervals
 from cliplib.tables.features import FeatureTable
-from cliplib.tables.splits import fit_with_groups, group_codes, group_folds
+from cliplib.tables.splits import checked_groups, fit_with_groups, group_folds
 
 MOST_FOLDS = 5
 LEAST_GROUPS = 4
@@ -37,8 +37,12 @@ def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> In
 
     These are the table's own groups, or others, (n,), such as ``table.copies``.
     """
-    codes = group_codes(table.groups if groups is None else groups, len(table))
-    counts = pd.Series(codes).groupby(table.labels).nunique()  # without empty classes
+    group_of_row = checked_groups(
+        table.groups if groups is None else groups, len(table)
+    )
+    counts = (
+        pd.Series(group_of_row).groupby(table.labels).nunique()
+    )  # without empty classes
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
 
 
@@ -209,7 +213,7 @@ def groups_needed(
     is_wrong = np.stack(is_wrong_by_point, axis=1)  # (rows, points)
     log_n = np.log(points["groups"].to_numpy(float))
     centred_log_n = log_n - log_n.mean()
-    group_of_row = group_codes(table.groups, len(table))
+    group_of_row = checked_groups(table.groups, len(table))
     n_groups = group_of_row.max() + 1
     least_error = 0.5 / n_groups  # half an error, where a draw holds none
 

@@ -28,7 +28,7 @@ from cliplib.judge.intervals import (
     newcombe,
     small_sample_factor,
 )
-from cliplib.tables.splits import class_indices, group_codes
+from cliplib.tables.splits import checked_groups, class_indices
 
 METRICS_OF_LABELS = ["accuracy", "balanced_accuracy", "macro_f1"]
 METRICS = [*METRICS_OF_LABELS, "auroc", "log_loss", "brier", "ece"]
@@ -145,7 +145,7 @@ def evaluate(
     """
     labels, repeats, names = _checked_input(y, predicted, classes)
     n_repeats, n, k = repeats.shape
-    group_of_row = group_codes(groups, n)
+    group_of_row = checked_groups(groups, n)
     n_groups = int(group_of_row.max()) + 1
     by_repeat = [_Contributions(labels, proba) for proba in repeats]
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.special import betaincinv, ndtri, stdtrit
 
 from cliplib.images.arrays import Bools, Floats, Ints
-from cliplib.tables.splits import class_indices, group_codes
+from cliplib.tables.splits import checked_groups, class_indices
 
 NORMAL_QUANTILE = float(ndtri(0.975))  # 1.96
 
@@ -306,7 +306,7 @@ def ratio_intervals(
     is_counted = denominators > 0
     numerators = np.where(is_counted, columns.to_numpy(float), 0)
     # A single group will do: its interval is 0 to 1, or NaN.
-    group_of_row = group_codes(groups, len(columns), at_least=1)
+    group_of_row = checked_groups(groups, len(columns), at_least=1)
 
     def ratios(weights: Floats) -> dict[str, Floats]:
         return {"ratio": (weights @ numerators) / (weights @ denominators)}
@@ -394,7 +394,7 @@ def compare(
     """
     # Of each row: 1 where only a is right, -1 where only b is.
     gain = _share_right(y, a, "a") - _share_right(y, b, "b")
-    group_of_row = group_codes(groups, len(gain))
+    group_of_row = checked_groups(groups, len(gain))
 
     def mean_gain(weights: Floats) -> dict[str, Floats]:
         return {"gain": weights @ gain / weights.sum(axis=1)}

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from cliplib.images.arrays import Ints
-from cliplib.tables.splits import group_codes
+from cliplib.tables.splits import checked_groups
 
 
 def few_shot(
@@ -31,7 +31,7 @@ def few_shot(
         Where a class has too few groups.
     """
     rows = pd.DataFrame({"label": np.asarray(labels)})
-    rows["group"] = group_codes(groups, len(rows))
+    rows["group"] = checked_groups(groups, len(rows))
     shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
     one_a_group = shuffled.drop_duplicates("group")
     of_class = one_a_group.groupby("label")["label"]

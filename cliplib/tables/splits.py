@@ -2,6 +2,8 @@
 
 A group is what must never be separated: near-duplicates of one image, images of one
 patient. Wherever groups are given by name, splits do not depend on the order of rows.
+Within this module, `group_of_row` (n,) holds the group number of each row, from 0
+without a gap, in the order of the groups' sorted names.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ class _Table(Protocol):
     def folds(self) -> Ints: ...
 
 
-def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
-    """Return groups as numbers, and refuse missing or too few ones.
+def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
+    """Return each row's group number, and refuse missing or too few groups.
 
     Parameters
     ----------
@@ -62,7 +64,7 @@ def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
     Returns
     -------
     Ints
-        Codes (n,) from 0 without a gap, in the order of the sorted names.
+        Group numbers (n,), from 0 without a gap, in the order of the sorted names.
 
     Raises
     ------
@@ -71,22 +73,23 @@ def group_codes(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
         differ.
     """
     names = np.arange(n) if groups is None else groups
-    codes = number_groups(names, by_name=True)
-    if codes.shape != (n,) or codes.max(initial=-1) + 1 < at_least:
+    group_of_row = number_groups(names, by_name=True)
+    n_groups = group_of_row.max(initial=-1) + 1
+    if len(group_of_row) != n or n_groups < at_least:
         raise ValueError(
             f"groups must hold one group for each of {n} images, and at least"
             f" {at_least} different ones."
         )
-    return codes
+    return group_of_row
 
 
 def class_indices(y: ArrayLike) -> Ints:
-    """Return `y` as an integer array (n,), indices into classes.
+    """Check that `y` (n,) holds indices into classes, and return it as an array.
 
     ValueError for names of classes, or another shape.
     """
     labels = np.asarray(y)
-    if labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in "iu":  # integers, with a sign or without
         raise ValueError(
             "Labels must be numbers of classes here, from 0, and not their names."
         )
@@ -122,11 +125,11 @@ def stratified_subset(
     if limit == 0 or limit >= len(rows):
         return np.arange(len(rows))
     shuffled = rows.sample(frac=1, random_state=seed)  # keeps row numbers as index
+    # A stratum is the rows of one class in one split. Kept are its first rows.
     strata = shuffled.groupby(["split", "label"])["label"]
-    # Of each row: how many its stratum keeps, and how many of it come before this one.
-    n_kept = np.maximum(2, limit * strata.transform("size") // len(rows))
-    n_before = strata.cumcount()
-    return np.sort(shuffled.index[n_before < n_kept])
+    n_kept_of_stratum = np.maximum(2, limit * strata.transform("size") // len(rows))
+    place_in_stratum = strata.cumcount()  # from 0
+    return np.sort(shuffled.index[place_in_stratum < n_kept_of_stratum])
 
 
 def group_train_test_split(
@@ -134,9 +137,9 @@ def group_train_test_split(
 ) -> tuple[Ints, Ints]:
     """Hold out about one in `parts` groups of each class, and one at least.
 
-    `y` (n,) holds labels of any kind; without `groups` (n,) each row is its own group.
-    Scikit-learn's grouped folds would need seconds for thousands of groups, and may
-    leave a rare class out.
+    `y` (n,) holds labels of any kind, `groups` (n,) names or numbers; without them each
+    row is its own group. Scikit-learn's grouped folds would need seconds for thousands
+    of groups, and may leave a rare class out.
 
     Returns
     -------
@@ -149,10 +152,10 @@ def group_train_test_split(
         Where a class has a single group, or no such split was found.
     """
     labels = np.asarray(y)
-    codes = group_codes(groups, len(labels))
-    _check_number_of_groups(labels, codes, 2, "to hold some out")
-    counts = _count_by_group_and_class(labels, codes)
-    is_held_out = _draw_groups(counts, parts, seed)
+    group_of_row = checked_groups(groups, len(labels))
+    _check_number_of_groups(labels, group_of_row, 2, "to hold some out")
+    counts = _count_by_group_and_class(labels, group_of_row)
+    is_held_out = _draw_groups(counts, parts, seed)  # of each group
     has_class = (counts > 0).toarray()
     in_train = has_class[~is_held_out].any(axis=0)
     in_test = has_class[is_held_out].any(axis=0)
@@ -162,36 +165,38 @@ def group_train_test_split(
             f"Class {one_sided[0]} is on one side of the split only, since its groups"
             " hold other classes, too: try another seed."
         )
-    is_test = is_held_out[codes]
+    is_test = is_held_out[group_of_row]
     return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
-    """Return which groups, (n_groups,), are held out: one in `parts` of each class.
+    """Draw the groups to hold out, about one in `parts` of each class.
 
-    `counts` (n_groups, k) says how many rows of each class a group holds. A class's
-    groups are ordered by size and every `parts`-th is taken, from a random start
-    (systematic sampling), so that its rows are held out in like proportion. A group of
-    several classes is decided with the rarest of them (the order of Sechidis et al.
-    2011).
+    A class's groups are ordered by size and every `parts`-th is taken, from a random
+    start (systematic sampling), so that about one in `parts` of its rows is held out,
+    too. A group of several classes is decided with the rarest of them (the order of
+    Sechidis et al. 2011).
+
+    `counts` (n_groups, k) says how many rows of each class a group holds. Returned is
+    whether each group, (n_groups,), is held out.
     """
-    sizes = counts.sum(axis=1)
+    group_sizes = counts.sum(axis=1)
     has_class = (counts > 0).toarray()
     rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(sizes))
-    by_size = shuffled[np.argsort(sizes[shuffled], kind="stable")]
-    is_held_out = np.zeros(len(sizes), bool)
-    is_decided = np.zeros(len(sizes), bool)
-    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")
+    shuffled = rng.permutation(len(group_sizes))
+    smallest_first = shuffled[np.argsort(group_sizes[shuffled], kind="stable")]
+    is_held_out = np.zeros(len(group_sizes), bool)
+    is_decided = np.zeros(len(group_sizes), bool)
+    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")  # by groups
     for label in rarest_first:
-        members = by_size[has_class[by_size, label]]
-        undecided = members[~is_decided[members]]
-        # Before the end of those undecided, so that one of them at least is taken.
+        of_class = smallest_first[has_class[smallest_first, label]]
+        undecided = of_class[~is_decided[of_class]]
+        # A start beyond the last of those undecided would take none of them.
         start = rng.integers(min(parts, max(1, len(undecided))))
         # A single one is held out only if no other group of the class is yet.
-        if len(undecided) > 1 or not is_held_out[members].any():
+        if len(undecided) > 1 or not is_held_out[of_class].any():
             is_held_out[undecided[start::parts]] = True
-        is_decided[members] = True
+        is_decided[of_class] = True
     return is_held_out
 
 
@@ -221,7 +226,8 @@ def fold_numbers(
         Equal seeds give equal folds.
     published
         Folds (n,) that a data set's author gives, from 1 to `n_splits`, and 0 where
-        none: published fold i is fold i - 1, and all other groups join these folds.
+        none: published fold i becomes fold i - 1, and all other groups are assigned to
+        the same folds.
 
     Returns
     -------
@@ -235,15 +241,17 @@ def fold_numbers(
         published folds.
     """
     labels = np.asarray(y)
-    codes = group_codes(groups, len(labels))
-    _check_number_of_groups(labels, codes, n_splits, f"for {n_splits} folds")
+    group_of_row = checked_groups(groups, len(labels))
+    _check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
     folds = np.full(len(labels), -1)  # not assigned yet
     if published is not None:
         names = np.arange(len(labels)) if groups is None else np.asarray(groups)
-        folds = _published_folds(names, codes, np.asarray(published), n_splits) - 1
+        from_1 = _published_folds(names, group_of_row, np.asarray(published), n_splits)
+        folds = from_1 - 1
     is_left = folds < 0
     if is_left.any():
-        folds[is_left] = _assign_folds(labels[is_left], codes[is_left], n_splits, seed)
+        groups_left = group_of_row[is_left]
+        folds[is_left] = _assign_folds(labels[is_left], groups_left, n_splits, seed)
     return folds
 
 
@@ -255,7 +263,10 @@ def group_folds(
     seed: int = 0,
     published: ArrayLike | None = None,
 ) -> Iterator[tuple[Ints, Ints]]:
-    """Yield train_rows and test_rows, increasing, of fold 0, 1, … of `fold_numbers`."""
+    """Yield the train_rows and the test_rows of each fold of `fold_numbers`, in order.
+
+    They are row numbers, (n_train,) and (n_test,), increasing.
+    """
     folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
     for fold in range(n_splits):
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
@@ -300,82 +311,86 @@ def out_of_fold_proba(
         that a fold's training rows lack.
     """
     published = table.folds if groups is None else None
-    codes = group_codes(table.groups if groups is None else groups, len(table.labels))
-    class_names = np.asarray(table.classes)[table.labels]
+    given = table.groups if groups is None else groups
+    group_of_row = checked_groups(given, len(table.labels))
     # `fold_numbers` checks as well, but could only name the class by its number.
-    _check_number_of_groups(class_names, codes, n_splits, f"for {n_splits} folds")
-    folds = list(
-        group_folds(
-            table.labels, codes, n_splits=n_splits, seed=seed, published=published
-        )
+    class_names = np.asarray(table.classes)[table.labels]
+    _check_number_of_groups(
+        class_names, group_of_row, n_splits, f"for {n_splits} folds"
+    )
+    folds = group_folds(
+        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
     )
     predict: Any = _predict_folds
     if memory is not None:
         predict = memory.cache(_predict_folds, ignore=["memory", "progress"])
-    by_fold = predict(
+    proba: Floats = predict(
         clone(estimator),
         np.ascontiguousarray(table.features),
         table.labels,
-        codes,
-        folds,
+        group_of_row,
+        list(folds),
         len(table.classes),
         _module_source(estimator),
         memory,
         progress=progress,
     )
-    proba = np.zeros((len(table.labels), len(table.classes)))
-    for (_, test_rows), test_proba in zip(folds, by_fold, strict=True):
-        proba[test_rows] = test_proba
     return proba
 
 
-def _count_by_group_and_class(labels: Any, codes: Ints) -> csr_array:
+def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
     """Return how many rows of each class each group has, sparse (n_groups, k).
 
-    The `codes` (n,) number the rows' groups from 0 to n_groups - 1; the k different
-    `labels` (n,) are in sorted order.
+    The columns are the k different `labels` (n,), names or numbers, in sorted order.
     """
-    label_codes = np.unique(labels, return_inverse=True)[1]
-    # Sparse: a group has few of the classes.
-    return csr_array((np.ones(len(codes), np.int64), (codes, label_codes)))
+    class_of_row = np.unique(labels, return_inverse=True)[1]  # from 0 to k - 1
+    # Sparse: a group has few of the classes. Ones at the same place are added.
+    ones = np.ones(len(group_of_row), np.int64)
+    return csr_array((ones, (group_of_row, class_of_row)))
 
 
-def _check_number_of_groups(labels: Any, codes: Ints, needed: int, why: str) -> None:
+def _check_number_of_groups(
+    labels: Any, group_of_row: Ints, needed: int, why: str
+) -> None:
     """Raise a ValueError that names a class of fewer than `needed` groups.
 
-    `why` ends the clause "too few images", such as "for 5 folds".
+    `why` says in its message what they are needed for, such as "for 5 folds".
     """
-    # A column for each class, in the order of np.unique.
-    groups_of_class = (_count_by_group_and_class(labels, codes) > 0).sum(axis=0)
-    for label, count in zip(np.unique(labels), groups_of_class, strict=True):
-        if count < needed:
+    counts = _count_by_group_and_class(labels, group_of_row)
+    n_groups_of_class = (counts > 0).sum(axis=0)
+    for label, n_groups in zip(np.unique(labels), n_groups_of_class, strict=True):
+        if n_groups < needed:
             raise ValueError(
                 f"Class {label} has too few images {why}, near-duplicates counted once:"
-                f" add some, or leave it out (groups: {count}, needed: {needed})."
+                f" add some, or leave it out (groups: {n_groups}, needed: {needed})."
             )
 
 
-def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> Ints:
+def _published_folds(
+    names: Any, group_of_row: Ints, published: Any, n_splits: int
+) -> Ints:
     """Return the published fold of each row's group, (n,) from 1, 0 where none.
 
-    `published` (n,) may give it for some rows of a group alone; ValueError if it gives
-    several. `codes` (n,) number the rows' groups, `names` (n,) serve the message.
+    `published` (n,) may give the fold of a group in some of its rows alone, and 0 in
+    the others; ValueError if a group has several. The groups' `names` (n,) serve the
+    message.
     """
     if (
-        published.shape != codes.shape
+        published.shape != group_of_row.shape
         or not np.isin(published, range(n_splits + 1)).all()
     ):
         raise ValueError(
-            f"published must hold one fold for each of {len(codes)} images, 1 to"
+            f"published must hold one fold for each of {len(group_of_row)} images, 1 to"
             f" {n_splits}, or 0 where there is none."
         )
     has_fold = published > 0
-    fold_of_group = np.zeros(codes.max() + 1, np.int64)
-    fold_of_group[codes[has_fold]] = published[has_fold]
-    fold_of_row = fold_of_group[codes]
-    contradictory = has_fold & (published != fold_of_row)
-    if contradictory.any():
-        row = np.flatnonzero(contradictory)[0]
+    fold_of_group = np.zeros(group_of_row.max() + 1, np.int64)
+    # Of a group's rows the last one counts; rows of other folds contradict it.
+    fold_of_group[group_of_row[has_fold]] = published[has_fold]
+    fold_of_row = fold_of_group[group_of_row]
+    is_contradictory = has_fold & (published != fold_of_row)
+    if is_contradictory.any():
+        row = is_contradictory.argmax()  # the first
         raise ValueError(
             f"Group {names[row]} has images in the published folds {published[row]} and"
             f" {fold_of_row[row]}: a group must be in one."
@@ -383,16 +398,18 @@ def _published_folds(names: Any, codes: Ints, published: Any, n_splits: int) -> 
     return np.asarray(fold_of_row)
 
 
-def _assign_folds(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
+def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
     """Return the fold of each row, (n,) from 0, the same for all rows of a group.
 
-    Folds are of like size, with like shares of the classes; `codes` (n,) number groups.
+    Folds are of like size, with like shares of the classes. `groups` (n,) are group
+    numbers, of which some may be absent.
     """
-    groups, first_row, group_of_row = np.unique(
-        codes, return_index=True, return_inverse=True
+    # Numbered anew, without gaps, in the same order.
+    _, first_row, group_of_row = np.unique(
+        groups, return_index=True, return_inverse=True
     )
-    n_groups = len(groups)
-    largest_class = np.unique(labels, return_counts=True)[1].max()
+    n_groups = len(first_row)
+    largest_class = np.unique(labels, return_counts=True)[1].max()  # its rows
     # So few rows may be left where others have published folds.
     sklearn_refuses = min(n_groups, largest_class) < n_splits
     if n_groups == len(labels) and not sklearn_refuses:
@@ -405,9 +422,9 @@ def _assign_folds(labels: Any, codes: Ints, n_splits: int, seed: int) -> Ints:
     if n_groups > MAX_GROUPS_FOR_SKLEARN:
         return _assign_many_groups(labels, group_of_row, n_splits, seed)
     if sklearn_refuses:
-        # At random, but so that numbers of groups differ by one at most between folds.
-        rng = np.random.default_rng(seed)
-        places = rng.permutation(max(n_groups, n_splits))
+        # Groups in random order go to the folds in turn. Of fewer groups than folds,
+        # each draws one of n_splits places, so that every fold may get one.
+        places = np.random.default_rng(seed).permutation(max(n_groups, n_splits))
         return np.asarray(places[group_of_row] % n_splits)
     by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
     return _folds_of_splitter(by_group, labels, group_of_row)
@@ -418,44 +435,54 @@ def _assign_many_groups(
 ) -> Ints:
     """Assign thousands of groups to folds: return the fold of each row, (n,) from 0.
 
-    Groups are taken one by one, the largest first. Each goes to the fold where it adds
-    least to the sum of squares of all folds' shares of the classes; among equals, to
-    the one of fewest rows. `group_of_row` (n,) numbers groups from 0 without a gap.
-    StratifiedGroupKFold compares the mean standard deviation of these shares, and takes
-    15 times as long.
+    Folds are alike if Σ (n_fc / N_c)², summed over folds f and classes c, is small:
+    n_fc of the N_c rows of class c are in fold f. Groups are taken one by one, the
+    largest first, and each goes to the fold where the sum grows least. By a group with
+    g_c rows of class c it grows by Σ (2 n_fc g_c + g_c²) / N_c², summed over classes;
+    all but Σ n_fc g_c / N_c² is equal for all folds. Where that is equal, too, the fold
+    with fewest rows is taken.
+
+    StratifiedGroupKFold compares the mean standard deviation of the shares n_fc / N_c
+    instead, and takes 15 times as long.
     """
-    counts = _count_by_group_and_class(labels, group_of_row)
-    sizes = counts.sum(axis=1)
-    # Of classes, (k,): squares of counts times these are squares of shares.
-    weights = 1 / counts.sum(axis=0) ** 2.0
-    shuffled = np.random.default_rng(seed).permutation(len(sizes))
-    largest_first = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
-    fold_counts = np.zeros((n_splits, len(weights)))  # rows assigned, by class
+    counts = _count_by_group_and_class(labels, group_of_row)  # g_c of all groups
+    class_weights = 1 / counts.sum(axis=0) ** 2.0  # 1 / N_c²
+    fold_counts = np.zeros((n_splits, len(class_weights)))  # n_fc
     fold_sizes = [0] * n_splits
-    fold_of_group = np.empty(len(sizes), np.int64)
+    group_sizes = counts.sum(axis=1)
+    shuffled = np.random.default_rng(seed).permutation(len(group_sizes))
+    largest_first = shuffled[np.argsort(-group_sizes[shuffled], kind="stable")]
+    fold_of_group = np.empty(len(group_sizes), np.int64)
     for group in largest_first:
-        # The classes that the group holds, and how many rows of each.
+        # Of a sparse matrix, the classes that the group holds, and their g_c.
         entries = slice(counts.indptr[group], counts.indptr[group + 1])
         classes = counts.indices[entries]
-        rows = counts.data[entries]
-        # Of (fold + group)² - fold² only the product differs from fold to fold.
-        added = (fold_counts[:, classes] * (rows * weights[classes])).sum(axis=1)
-        costs = zip(added.tolist(), fold_sizes, range(n_splits), strict=True)
-        *_, fold = min(costs)  # least added, then fewest rows
+        n_rows = counts.data[entries]
+        weighted_rows = n_rows * class_weights[classes]  # g_c / N_c²
+        growth = (fold_counts[:, classes] * weighted_rows).sum(axis=1)  # of each fold
+        candidates = zip(growth.tolist(), fold_sizes, range(n_splits), strict=True)
+        _, _, fold = min(candidates)  # least growth, then fewest rows
         fold_of_group[group] = fold
-        fold_counts[fold, classes] += rows
-        fold_sizes[fold] += int(sizes[group])
+        fold_counts[fold, classes] += n_rows
+        fold_sizes[fold] += int(group_sizes[group])
     return fold_of_group[group_of_row]
 
 
-def _folds_of_splitter(splitter: Any, labels: Any, groups: Ints | None = None) -> Ints:
-    """Return in which test part of a scikit-learn splitter each row is, (n,) from 0."""
+def _folds_of_splitter(
+    splitter: Any, labels: Any, group_of_row: Ints | None = None
+) -> Ints:
+    """Return the number of the fold, (n,) from 0, that a splitter tests each row in.
+
+    The splitter is one of scikit-learn's. Without `group_of_row` it knows no groups.
+    """
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
         # Few rows of a class may be left where others have published folds.
         warnings.filterwarnings("ignore", "The least populated class")
-        # Labels stand for the features, too, of which only the number counts.
-        for fold, (_, test_rows) in enumerate(splitter.split(labels, labels, groups)):
+        # It yields train_rows and test_rows of each fold. In place of features, of
+        # which only the number counts, it gets the labels.
+        splits = splitter.split(labels, labels, group_of_row)
+        for fold, (_, test_rows) in enumerate(splits):
             folds[test_rows] = fold
     return folds
 
@@ -464,41 +491,40 @@ def _predict_folds(
     estimator: Any,
     features: Features,
     labels: Ints,
-    codes: Ints,
+    group_of_row: Ints,
     folds: list[tuple[Ints, Ints]],
     n_classes: int,
     source: str,
     memory: Memory | None,
     *,
     progress: bool,
-) -> list[Floats]:
-    """Return probabilities (n_test, n_classes) of the test rows of each fold.
+) -> Floats:
+    """Predict each row without its fold: return probabilities (n, n_classes).
 
-    They are 0 for a class that the training rows lack. `folds` are train_rows and
-    test_rows of each, `codes` (n,) the numbers of groups. `source`, the estimator's
-    code, serves the memory alone, which finds answers by the arguments. Clones of the
-    estimator are fitted, not itself.
+    They are 0 for a class that the fold's training rows lack. `folds` are the
+    train_rows and test_rows of each. Clones of the estimator are fitted, not itself.
+    `source`, the code of its module, is an argument for the memory's sake alone, which
+    finds kept answers by the arguments.
     """
     if getattr(estimator, "fits_folds_at_once", False):
         prepare = _prepare_folds if memory is None else memory.cache(_prepare_folds)
         shared = prepare(estimator, features, source)
-        answers = estimator.predict_folds(shared, labels, folds, codes)
+        answers = estimator.predict_folds(shared, labels, folds, group_of_row)
     else:
-        answers = _fit_each_fold(estimator, features, labels, codes, folds)
-    by_fold = []
+        answers = _fit_each_fold(estimator, features, labels, group_of_row, folds)
+    proba = np.zeros((len(labels), n_classes))
     bar = tqdm(answers, "folds", total=len(folds), disable=not progress)
-    for trained_classes, proba_of_trained in bar:
-        proba = np.zeros((len(proba_of_trained), n_classes))
-        proba[:, trained_classes] = proba_of_trained
-        by_fold.append(proba)
-    return by_fold
+    for (_, test_rows), answer in zip(folds, bar, strict=True):
+        trained_classes, proba_of_trained = answer
+        proba[np.ix_(test_rows, trained_classes)] = proba_of_trained
+    return proba
 
 
 def _prepare_folds(estimator: Any, features: Features, source: str) -> Features:
-    """Return what the fits of all folds share: for a `KernelProbe` a matrix (n, n).
+    """Return what a `KernelProbe` shares between the fits of all folds, (n, n).
 
-    `source`, the estimator's code, serves a memory alone, which finds answers by the
-    arguments, and must find none of older code.
+    `source`, the code of its module, is an argument for the memory's sake alone, which
+    finds kept answers by the arguments.
     """
     return np.asarray(estimator.prepare_folds(features))
 
@@ -507,17 +533,18 @@ def _fit_each_fold(
     estimator: Any,
     features: Features,
     labels: Ints,
-    codes: Ints,
+    group_of_row: Ints,
     folds: list[tuple[Ints, Ints]],
 ) -> Iterator[tuple[Ints, Floats]]:
     """Fit a clone to the training rows of each fold, and predict the test rows.
 
-    Yields the c classes of the training rows, and probabilities (n_test, c) of the test
-    rows. `codes` (n,) are the numbers of groups.
+    Yields for each fold its training rows' classes, (c,), and the test rows'
+    probabilities of these, (n_test, c). `folds` are the train_rows and test_rows.
     """
     for train_rows, test_rows in folds:
+        train_groups = group_of_row[train_rows]
         fitted = fit_with_groups(
-            estimator, features[train_rows], labels[train_rows], codes[train_rows]
+            estimator, features[train_rows], labels[train_rows], train_groups
         )
         yield fitted.classes_, fitted.predict_proba(features[test_rows])
 
@@ -527,7 +554,8 @@ def fit_with_groups(
 ) -> Any:
     """Return a clone of a classifier, fitted on features (n, d) and labels (n,).
 
-    If its `fit` takes groups it gets these, (n,): probes hold out whole groups by them.
+    If its `fit` takes groups, it gets `groups` (n,): probes choose their settings on
+    whole groups that they hold out.
     """
     options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
     return clone(estimator).fit(features, labels, **options)
