@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Features, Ints
@@ -51,23 +50,22 @@ def load_features(
 
     The precomputed features of a named set, which come with cliplib, are taken where
     they are the encoder's, even if its images are at hand: so numbers do not depend on
-    the machine. Where only some of the images are at hand, the table has only these;
-    where one is at hand that is not among the precomputed ones, all at hand are
-    encoded.
+    the machine. Of images at hand the table has only these. They are all encoded where
+    there are no such features, or where one of them has none.
 
     Parameters
     ----------
     name_or_path, data
-        As in `cliplib.images.data.load_dataset`.
+        The data set and its folder: see `cliplib.images.data.load_dataset`.
     encoder
         What encodes the images. The table holds its readout "deep".
     groups
-        What must never be separated, as in `declared_groups`: a CSV file
-        (file, group), or a regular expression. It is merged with near-duplicates.
+        What must never be separated: a CSV file (file, group) or a regular expression,
+        for `declared_groups`. These groups are merged with near-duplicates.
     limit, seed
-        About how many images to draw, as in `stratified_subset`; 0 takes all.
+        About how many images `stratified_subset` draws; 0 takes all.
     errors
-        A dict that receives why an image cannot be read, by id; it is left out.
+        A dict that receives why each unreadable image was left out, by id.
     precomputed
         False encodes the images of a named set in any case.
 
@@ -83,17 +81,18 @@ def load_features(
     name = os.fspath(name_or_path)
     dataset = load_dataset(name_or_path, data=data)  # None without images
     table = None
-    if precomputed and _has_precomputed(name, encoder):
-        table = _of_these_images(load_precomputed(name, encoder), dataset)
-    if table is None and dataset is not None:
+    if precomputed:
+        try:
+            table = _of_these_images(load_precomputed(name, encoder), dataset)
+        except MissingImages:
+            if dataset is None:
+                raise
+    if table is None:
+        if dataset is None:
+            raise MissingImages(f"There are no images of {name!r}: name their folder.")
         return _encode_dataset(
             dataset, encoder, groups=groups, limit=limit, seed=seed, errors=errors
         )
-    if not precomputed:
-        raise MissingImages(f"There are no images of {name!r}: name their folder.")
-    if table is None:
-        # There are neither images nor such features: this raises what is missing.
-        table = load_precomputed(name, encoder)
     if groups is not None:
         table = table.with_groups(declared_groups(table.ids.tolist(), groups))
     rows = stratified_subset(table.labels, table.splits, limit, seed=seed)
@@ -134,9 +133,9 @@ def load_available(
 def _of_these_images(
     table: FeatureTable, dataset: datasets.Dataset | None
 ) -> FeatureTable | None:
-    """Return the table's rows of a data set's images; None if an image has no row.
+    """Return the table's rows of a data set's images, in the order of the table.
 
-    With None for the data set, the whole table is returned.
+    None if an image has no row. Without a data set the whole table is returned.
     """
     if dataset is None:
         return table
@@ -162,19 +161,21 @@ def _encode_dataset(
     """
     # Before the images are encoded, which takes long, and for all of them, so that a
     # limit does not hide which images lack a group.
-    declared = _declared(dataset["id"][:], groups)
+    declared = None
+    if groups is not None:
+        declared = np.array(declared_groups(dataset["id"][:], groups), np.str_)
     labels = dataset["label"][:]
     drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
-    dataset = dataset.select(drawn_rows)
-    name = dataset.info.dataset_name
+    drawn = dataset.select(drawn_rows)
+    name = drawn.info.dataset_name
     errors_by_row: dict[int, str] | None = None if errors is None else {}
     features, hashes = encoder.map(
-        dataset["image"], image_hash, errors=errors_by_row, progress=name
+        drawn["image"], image_hash, errors=errors_by_row, progress=name
     )
-    if errors_by_row and len(errors_by_row) == len(dataset):
-        raise ValueError(f"None of the {len(dataset)} images of {name!r} can be read.")
+    if errors_by_row and len(errors_by_row) == len(drawn):
+        raise ValueError(f"None of the {len(drawn)} images of {name!r} can be read.")
     copies = near_duplicate_groups(hashes, cache=encoder.cache)
-    table = _as_table(dataset, encoder, features, copies)
+    table = _as_table(drawn, encoder, features, copies)
     if declared is not None:
         table = table.with_groups(declared[drawn_rows])
     elif name in DATASETS:
@@ -182,7 +183,7 @@ def _encode_dataset(
     if errors is None or not errors_by_row:
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    # Only now, because `declared` has a group for every image drawn.
+    # Only now: until here, rows were those of the images drawn.
     is_readable = np.full(len(table), True)
     is_readable[list(errors_by_row)] = False
     return table.select(is_readable)
@@ -191,9 +192,10 @@ def _encode_dataset(
 def _as_table(
     dataset: datasets.Dataset, encoder: ClipEncoder, features: Features, copies: Ints
 ) -> FeatureTable:
-    """Return the table of a data set from features (n, d), of the readout "deep".
+    """Return the table of a data set from its "deep" features, (n, d).
 
-    Its groups are the `copies`, groups of near-duplicates (n,); it has no folds.
+    Its groups are the `copies`, (n,): group numbers of near-duplicates. It has no
+    published folds.
     """
     return FeatureTable(
         features=features,
@@ -216,13 +218,6 @@ def _as_table(
     )
 
 
-def _declared(
-    ids: list[str], groups: str | os.PathLike[str] | None
-) -> NDArray[np.str_] | None:
-    """Return the name of each image's declared group, (n,); None for groups None."""
-    return None if groups is None else np.array(declared_groups(ids, groups), np.str_)
-
-
 def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
     """Load the precomputed features of a named data set, with its groups and folds.
 
@@ -233,38 +228,30 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
     Raises
     ------
     MissingImages
-        If there are none, or only another encoder's.
+        If cliplib has none of the set, or only those of another encoder.
     """
     path = _precomputed_path(f"{name}.safetensors")
     if name not in DATASETS or not path.is_file():
         raise MissingImages(
             f"There are neither images nor precomputed features of {name!r}."
         )
-    table = FeatureTable.load(path)
-    if table.provenance["model_fingerprint"] != encoder.fingerprint:
-        made_by = table.provenance["encoder"]
+    provenance = FeatureTable.read_provenance(path)
+    if provenance["model_fingerprint"] != encoder.fingerprint:
         raise MissingImages(
-            f"The precomputed features of {name!r} are those of {made_by!r}, not of "
-            f"{encoder.name!r}: name a folder with the images (data)."
+            f"The precomputed features of {name!r} are those of "
+            f"{provenance['encoder']!r}, not of {encoder.name!r}: name a folder with "
+            "the images (data)."
         )
+    table = FeatureTable.load(path)
     table = with_copies(table, _precomputed_path(f"{name}_groups.csv"))
     table = _with_known_groups(table, name)
     logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
-    return replace(table, provenance={**table.provenance, "source": "precomputed"})
+    return replace(table, provenance={**provenance, "source": "precomputed"})
 
 
 def _precomputed_path(file: str) -> Path:
     """Return where a file with precomputed features or groups lies, or would."""
     return Path(str(files("cliplib") / "study" / "precomputed" / file))
-
-
-def _has_precomputed(name: str, encoder: ClipEncoder) -> bool:
-    """Return whether cliplib has this encoder's features of a named data set."""
-    path = _precomputed_path(f"{name}.safetensors")
-    if name not in DATASETS or not path.is_file():
-        return False
-    about: Mapping[str, str] = FeatureTable.read_provenance(path)
-    return about["model_fingerprint"] == encoder.fingerprint
 
 
 def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
@@ -274,18 +261,17 @@ def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
     """
     if not path.is_file():
         return table
-    listed = rows_of_images(
-        read_text_table(path, ("id", "group")), table.ids.tolist(), path
-    )
-    copies = number_groups(listed["group"])
+    listed = read_text_table(path, ("id", "group"))
+    copies = number_groups(rows_of_images(listed, table.ids.tolist(), path)["group"])
     return replace(table, copies=copies, groups=copies)
 
 
 def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
-    """Return a named set's table, grouped by copies merged with photograph or patient.
+    """Return a named set's table, with copies merged with photographs or patients.
 
-    The photograph is told by the file's name, for sets with a pattern in `DATASETS`;
-    patients, and folds, by a file in cliplib. Without either the table is unchanged.
+    Photographs are told by the images' names, of sets that have a pattern for them in
+    `DATASETS`; patients, and published folds, by a file in cliplib. Without either the
+    table is unchanged.
     """
     pattern = DATASETS[name].groups
     if pattern:
@@ -299,24 +285,24 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
     Parameters
     ----------
     table
-        Its `copies` must be those of its images; its other groups are replaced.
+        A table whose groups and folds are replaced; its copies are kept.
     path
-        A CSV file (id, patient, fold) of the images whose patients are known; "" is no
-        fold, and ValueError for what is no number. Without the file, the table is
-        unchanged.
+        A CSV file (id, patient, fold) of the images whose patients are known; the fold
+        is a number from 1, or "", and ValueError for anything else. Without the file,
+        the table is unchanged.
 
     Returns
     -------
     FeatureTable
-        Images without a published fold get that of their group. A group that lies in
+        Images without a published fold have that of their group. A group that lies in
         several has none, 0; a warning counts its images.
     """
     if not path.is_file():
         return table
-    listed = read_text_table(path, ("id", "patient", "fold")).set_index("id")
-    listed = listed.reindex(table.ids, fill_value="")
-    # An image of an unknown patient counts as a patient of its own, named "/" and its
-    # id, as no patient is.
+    known = read_text_table(path, ("id", "patient", "fold")).set_index("id")
+    listed = known.reindex(table.ids, fill_value="")  # a row for each of the images
+    # An image of an unknown patient counts as a patient of its own, of a name that no
+    # patient has: "/" and its id.
     own_names = pd.Series("/" + listed.index, listed.index)
     patients = listed["patient"].where(listed["patient"] != "", own_names)
     groups = merge_groups(table.copies, patients)
@@ -329,10 +315,12 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
 def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:
     """Return the published fold of each row's group, (n,), 0 where it has none.
 
-    `folds` (n,) are those of rows, 0 where unknown. A group whose rows lie in several
-    gets 0 as well; a warning counts the images of such groups.
+    `groups` (n,) are group numbers, `folds` (n,) the folds of single rows, 0 where
+    unknown. A group whose rows lie in several gets 0 as well; a warning counts the
+    images of such groups.
     """
-    by_group = folds.where(folds > 0).reset_index(drop=True).groupby(groups)
+    known_folds = folds.where(folds > 0).reset_index(drop=True)  # NaN where unknown
+    by_group = known_folds.groupby(groups)
     lowest = by_group.transform("min")  # NaN for a group without a fold
     highest = by_group.transform("max")
     in_several = lowest < highest
