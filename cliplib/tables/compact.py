@@ -13,7 +13,7 @@ LARGEST_CODE = 127  # of an eight-bit number with a sign
 
 
 def compress(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.number]]:
-    """Keep equal rows once, pooled columns in sixteen bits, and the others in eight.
+    """Store equal rows once, pooled columns in sixteen bits, and the others in eight.
 
     Parameters
     ----------
@@ -25,9 +25,10 @@ def compress(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.numbe
     Returns
     -------
     dict
-        ``pooled`` (u, p) float16, of u different rows; ``codes`` (u, d - p) int8 and
-        ``scale`` (d - p,) float32, whose product is about the other columns; ``rows``
-        (n,) int32, which of the u rows each of the n rows equals.
+        ``pooled`` (u, p) float16, of the u different rows; ``codes`` (u, d - p) int8
+        and ``scale`` (d - p,) float32, a factor of each column, whose product is about
+        the other columns; ``rows`` (n,) int32, which of the u rows each of the n rows
+        equals.
     """
     unique, rows = np.unique(features, axis=0, return_inverse=True)
     others = unique[:, ~is_pooled]

@@ -103,9 +103,10 @@ class FeatureTable:
         self._check_rows()
 
     def _check_rows(self) -> None:
-        """Raise a ValueError if an image has a wrong entry.
+        """Raise a ValueError that names an image with a wrong entry.
 
-        Ids must be unique, splits known, features finite, and folds one in each group.
+        Ids must be unique, splits among `SPLITS`, features finite, and the fold of each
+        row that of its whole group.
         """
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
@@ -115,11 +116,7 @@ class FeatureTable:
                 f"The split of {str(wrong_ids[0])!r} must be 'train', 'val', 'test' or "
                 "''."
             )
-        # In blocks, because mapped features may be larger than memory; an empty table
-        # has no block.
-        blocks = row_blocks(self.features)
-        finite = [np.isfinite(rows).all(axis=1) for rows in blocks]
-        wrong_ids = self.ids[~np.concatenate(finite)] if finite else self.ids[:0]
+        wrong_ids = self.ids[~_are_finite(self.features)]
         if wrong_ids.size:
             raise ValueError(
                 f"The features of {str(wrong_ids[0])!r} are not finite: leave it out."
@@ -152,8 +149,8 @@ class FeatureTable:
         y
             Classes, (n,): names, or indices into `classes`.
         groups
-            What must never be separated, (n,), numbers or names; by default each image
-            is a group of its own.
+            Which images must never be separated: the group of each, (n,), a number or
+            a name. By default each image is a group of its own.
         classes
             The classes' names; by default what `y` holds, sorted.
         ids
@@ -188,17 +185,18 @@ class FeatureTable:
     ) -> FeatureTable:
         """Make a table of what ``cliplib encode`` wrote to a folder or URI.
 
-        Classes and published splits are the names of the images' folders, as in
-        `cliplib.load_dataset`; near-duplicates are found by the images' hashes. Ids are
-        paths below the data set's folder, or whole paths where several data sets that
-        were encoded together share some.
+        Class and published split of an image are the names of its folders, as in
+        `cliplib.load_dataset`. Ids are paths below the data set's folder, or whole
+        paths where several data sets that were encoded together share some. Groups are
+        those of near-duplicates, which are found by the images' hashes.
 
         Parameters
         ----------
         folder
             Where the Parquet files lie.
         errors
-            Where files that could not be read are noted, by id; a warning counts them.
+            A dict that receives why each unreadable file was left out, by id; a warning
+            counts them in any case.
 
         Raises
         ------
@@ -219,6 +217,7 @@ class FeatureTable:
                     f"The image {path} lies outside the class folders: move it into "
                     "one, and encode again."
                 )
+        # A row of id, label and split for each path.
         images = pd.DataFrame([parse_path(path) for path in paths])
         if images["id"].duplicated().any():  # several data sets in one folder
             images["id"] = encoded.ids
@@ -259,10 +258,13 @@ class FeatureTable:
         return self.provenance.get("readout", "pooled")
 
     def select(self, index: ArrayLike) -> FeatureTable:
-        """Return the table of some rows, by number or Boolean mask, in that order."""
+        """Return the table of some rows, by number, in that order, or by Boolean mask.
+
+        One number makes a table of one row.
+        """
         rows = np.atleast_1d(np.asarray(index))
         if not rows.size:
-            rows = rows.astype(np.int64)  # NumPy takes [] for floats, which select none
+            rows = rows.astype(np.int64)  # [] would be floats, which cannot be an index
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def split(self, name: str) -> FeatureTable:
@@ -277,14 +279,14 @@ class FeatureTable:
     def train_test_split(
         self, seed: int = 0, published: bool = True
     ) -> tuple[FeatureTable, FeatureTable]:
-        """Return a table to train on, and one to test on.
+        """Return a table to train on, and one to test on; together they have all rows.
 
         If there is a published test split, and `published` is true, that is the test
-        table, and all other rows are to train on; a warning counts the test images that
-        share their group with these. Else about a fifth of the groups of each class is
-        drawn for the test by `seed`, and every group stays whole.
+        table; a warning counts its images that share their group with a training image.
+        Else about a fifth of the groups of each class is drawn for the test by `seed`,
+        and every group stays whole.
         """
-        is_test = (self.splits == "test") & published
+        is_test = (self.splits == "test") & published  # all False to draw
         if is_test.any():
             self._warn_of_shared_groups(is_test)
         else:
@@ -310,8 +312,9 @@ class FeatureTable:
     def with_readout(self, name: str) -> FeatureTable:
         """Return the table with the columns of a smaller readout, such as "pooled".
 
-        See `cliplib.encode.clip.readout_columns` for the names. A ValueError says if
-        there is none of this name, or the table has other columns than those of "deep".
+        Names of readouts are those of `cliplib.encode.clip.readout_columns`. ValueError
+        for another name, or if the table holds neither this readout nor "deep", which
+        has the columns of all.
         """
         if name == self.readout:
             return self
@@ -319,6 +322,7 @@ class FeatureTable:
             raise ValueError(
                 f"The table holds the readout {self.readout!r} alone, not {name!r}."
             )
+        # Column numbers, in the readout "deep".
         columns = readout_columns(name, *_width_and_blocks(self.provenance))
         return self.with_features(self.features[:, columns], readout=name)
 
@@ -332,20 +336,23 @@ class FeatureTable:
         return replace(self, features=rows, provenance=updated)
 
     def with_groups(self, groups: ArrayLike) -> FeatureTable:
-        """Return the table with other groups, (n,), merged with its copies.
+        """Return the table with other groups, (n,), names or numbers.
 
-        Published folds are set to 0, for they need not keep these groups together. A
-        warning names two of the given groups that near-duplicates merge; see
-        `cliplib.tables.groups.merged_groups` for all. A ValueError says if an image's
-        group is missing.
+        They are merged with its copies, for near-duplicates must not be separated; a
+        warning names two groups that copies join, `cliplib.tables.groups.merged_groups`
+        all. Published folds are set to 0: they need not keep these groups whole.
+        ValueError if an image's group is missing.
         """
         merged = merge_groups(self.copies, groups)
         self._warn_of_merged_groups(groups)
         return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
 
     def _warn_of_merged_groups(self, groups: ArrayLike) -> None:
-        """Warn once of the first two of the given groups, (n,), that copies merge."""
-        # Each image is paired with the first of its near-duplicates.
+        """Warn, once, of the first two of the given groups, (n,), that copies join.
+
+        Without such groups nothing is logged.
+        """
+        # Pairs of near-duplicates: each image, and the first of its copies.
         rows = np.arange(len(self))
         first_copies = first_row_of_group(self.copies)
         merged = merged_groups(self.ids.tolist(), groups, first_copies, rows)
@@ -369,9 +376,10 @@ class FeatureTable:
     ) -> None:
         """Write one safetensors file; equal tables give equal bytes.
 
-        A `compact` file, for the readout "deep" alone, has pooled features in float16,
-        all others rounded to eight bits, and equal rows once. Other files have features
-        in `dtype`, "float32" or, in half the space, "float16".
+        By default features are stored in `dtype`, "float32" or, in half the space,
+        "float16". A `compact` file, for the readout "deep" alone, has pooled features
+        in float16, all others rounded to eight bits, and equal rows once; `dtype` does
+        not count then.
         """
         about = {
             "classes": self.classes,
@@ -387,7 +395,6 @@ class FeatureTable:
             arrays |= compress(self.features, _pooled_columns(self.provenance))
         else:
             arrays["features"] = self.features
-        # One entry only: several are written in an order that changes from run to run.
         metadata = {METADATA: json.dumps(about, sort_keys=True)}
         dtypes = {} if compact else {"features": np.dtype(dtype)}
         write_arrays(path, arrays, metadata, dtypes=dtypes)
@@ -407,15 +414,14 @@ class FeatureTable:
 
         Features are read into memory as float32. With `mapped` they stay on the disk,
         in the type that they were saved in, and are read as they are used: for tables
-        beyond memory. Those of a `compact` file are read into memory in any case. A
-        ValueError says if the file is something else, or damaged.
+        beyond memory. Those of a `compact` file are read into memory in any case.
+        ValueError if the file is something else, or damaged.
         """
         try:
             in_memory = {"features": np.dtype(np.float32)}
             arrays, metadata = read_arrays(path, mapped=mapped, dtypes=in_memory)
             about = json.loads(metadata[METADATA])
-            is_compact = "codes" in arrays
-            if is_compact:
+            if "codes" in arrays:  # a compact file
                 is_pooled = _pooled_columns(about["provenance"])
                 arrays["features"] = expand(arrays, is_pooled)
             groups = arrays["groups"]
@@ -437,13 +443,21 @@ class FeatureTable:
             ) from error
 
 
+def _are_finite(features: Features) -> Bools:
+    """Return whether all features of each row are finite, (n,)."""
+    # In blocks, because mapped features may be larger than memory.
+    blocks = [np.isfinite(rows).all(axis=1) for rows in row_blocks(features)]
+    return np.concatenate([np.zeros(0, bool), *blocks])  # an empty table has no block
+
+
 def _label_indices(
     y: ArrayLike, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], Ints]:
-    """Return the classes' names, and the index (n,) of each label among them.
+    """Return the classes' names, and each label's index among them, (n,).
 
-    `y` (n,) holds names, or indices into `classes`. Without `classes`, they are the
-    values of `y`, sorted. ValueError for a missing label, or a name not in `classes`.
+    `y` (n,) holds names of classes; or, if `classes` are given, indices into these.
+    Without them, the classes are the different values of `y`, sorted, numbers as texts.
+    ValueError for a missing label, or a name that is not in `classes`.
     """
     given = np.asarray(y)
     # As objects, because NumPy turns NaN among texts into the text "nan".
@@ -457,7 +471,7 @@ def _label_indices(
         values, indices = np.unique(given, return_inverse=True)
         return tuple(str(value) for value in values), indices.astype(np.int64)
     names = tuple(str(name) for name in classes)
-    if given.dtype.kind in "iu":
+    if given.dtype.kind in "iu":  # integers, which are indices already
         return names, given.astype(np.int64)
     if unknown := set(given.astype(np.str_)) - set(names):
         raise ValueError(

@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 Arrays = dict[str, NDArray[Any]]
 
-NAMES: dict[np.dtype[Any], str] = {
+TYPE_NAMES: dict[np.dtype[Any], str] = {
     np.dtype(np.float64): "F64",
     np.dtype(np.float32): "F32",
     np.dtype(np.float16): "F16",
@@ -27,7 +27,7 @@ NAMES: dict[np.dtype[Any], str] = {
     np.dtype(np.int32): "I32",
     np.dtype(np.int8): "I8",
 }
-DTYPES = {name: dtype for dtype, name in NAMES.items()}
+DTYPES = {name: dtype for dtype, name in TYPE_NAMES.items()}
 AT_ONCE = 2**24
 """Bytes of an array that are copied at a time: 16 MiB."""
 
@@ -42,34 +42,49 @@ def write_arrays(
     """Write arrays and the texts of `metadata` to a file, as safetensors would.
 
     The file takes the place of an older one once it is complete. Arrays are written in
-    their own types, or in those that `dtypes` gives by name; all must be among `NAMES`.
-    A ValueError says if a number is too large for its type; the older file stays then.
+    their own types, or in those that `dtypes` gives by the arrays' names; all types
+    must be among `TYPE_NAMES`. ValueError if a number is too large for its type; the
+    older file stays then.
     """
     types = {name: array.dtype for name, array in arrays.items()} | dict(dtypes or {})
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     # As the package orders them: the widest types first, so that all are aligned.
     ordered = sorted(arrays, key=lambda name: (-types[name].itemsize, name))
-    end = 0
-    for name in ordered:
-        start = end
-        end += arrays[name].size * types[name].itemsize
-        header[name] = {
-            "dtype": NAMES[types[name]],
-            "shape": list(arrays[name].shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8 bytes
+    header = _header({name: arrays[name] for name in ordered}, types, metadata)
     unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
     try:
         with unfinished.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
+            file.write(struct.pack("<Q", len(header)))  # an unsigned 64-bit number
+            file.write(header)
             for name in ordered:
                 for block in row_blocks(arrays[name]):
                     file.write(_converted(block, types[name]).data)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _header(
+    arrays: Mapping[str, NDArray[Any]],
+    types: Mapping[str, np.dtype[Any]],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """Return the header of a safetensors file, in JSON.
+
+    It gives metadata, and each array's type, shape, and first and last place among the
+    bytes of all, which follow one another in the order of `arrays`.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in arrays.items():
+        start = end
+        end += array.size * types[name].itemsize
+        header[name] = {
+            "dtype": TYPE_NAMES[types[name]],
+            "shape": list(array.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return text + b" " * (-len(text) % 8)  # arrays begin at a multiple of 8 bytes
 
 
 def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -85,7 +100,10 @@ def _converted(block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def row_blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield views of successive rows of an array, of at most about 16 MiB each."""
+    """Yield views of successive rows of an array, of at most about 16 MiB each.
+
+    An array without rows has none.
+    """
     bytes_of_row = array.nbytes // max(1, len(array))
     n_rows = max(1, AT_ONCE // max(1, bytes_of_row))
     for start in range(0, len(array), n_rows):
@@ -98,33 +116,41 @@ def read_arrays(
     mapped: bool = False,
     dtypes: Mapping[str, np.dtype[Any]] | None = None,
 ) -> tuple[Arrays, dict[str, str]]:
-    """Return the arrays of a safetensors file, and its metadata.
+    """Return the arrays of a safetensors file, by name, and its metadata.
 
     With `mapped` they stay on the disk, read-only, in the types of the file, and are
     read as they are used. Else they are read into memory, in the types that `dtypes`
-    gives by name, or those of the file. A ``safetensors.SafetensorError`` says if it is
-    no such file, or damaged.
+    gives by name, or those of the file. ``safetensors.SafetensorError`` if it is no
+    such file, or damaged.
     """
     with safe_open(path, framework="numpy") as checked:  # the package checks the file
         metadata: dict[str, str] = checked.metadata() or {}
-    file = Path(path)
     arrays = {}
-    with file.open("rb") as content:
+    with Path(path).open("rb") as file:
         # Eight bytes that say how long the header is, the header, the arrays.
-        (length,) = struct.unpack("<Q", content.read(8))
-        header = json.loads(content.read(length))
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         for name, about in header.items():
             dtype = DTYPES[about["dtype"]]
             shape = tuple(about["shape"])
             start = 8 + length + about["data_offsets"][0]
             if mapped and np.prod(shape):  # no empty array can be mapped
-                view = np.memmap(file, dtype, mode="r", offset=start, shape=shape)
+                view = np.memmap(path, dtype, mode="r", offset=start, shape=shape)
                 arrays[name] = np.asarray(view)
             else:
                 arrays[name] = np.empty(shape, (dtypes or {}).get(name, dtype))
-                content.seek(start)
-                for block in row_blocks(arrays[name]):
-                    values = np.fromfile(content, dtype, block.size)
-                    block[...] = values.reshape(block.shape)
+                file.seek(start)
+                _fill(arrays[name], file, dtype)
     return arrays, metadata
+
+
+def _fill(array: NDArray[Any], file: BinaryIO, dtype: np.dtype[Any]) -> None:
+    """Read an array's values from a file, from where it stands on, stored as `dtype`.
+
+    They are converted to the array's own type, in blocks, so that memory holds no
+    second copy of them.
+    """
+    for block in row_blocks(array):
+        values = np.fromfile(file, dtype, block.size)
+        block[...] = values.reshape(block.shape)
