@@ -157,8 +157,9 @@ def _detail(grey: Features) -> NDArray[np.int8]:
     """Return grey images (n, s, s) less their local mean, over their local contrast.
 
     Each is scaled so that its largest absolute value is 127; a flat image is all 0.
+    Local is what a Gaussian blur of one pixel averages.
     """
-    sigma = (0, 1, 1)  # of the blur: pixels of the small image
+    sigma = (0, 1, 1)  # in pixels; not across images
     noise = 16  # grey levels, added so that noise in even parts does not become detail
     fine = grey - gaussian_filter(grey, sigma)
     fine /= np.sqrt(gaussian_filter(fine**2, sigma)) + noise
@@ -203,13 +204,14 @@ def find_near_duplicates(
         same pixels; "near"), orientation (what b is of a: a key of `ORIENTATIONS`), and
         correlation (of detail).
     """
+    # Pairs are kept under all that they depend on: the thresholds and the hashes.
     contents = [hashes_a] if hashes_b is None else [hashes_a, hashes_b]
     digests = [
         xxhash.xxh3_128_hexdigest(np.ascontiguousarray(content).data)
         for content in contents
     ]
-    rule = f"{max_distance}:{min_correlation}"
-    key = ":".join(["near_duplicates_1", rule, *digests])
+    thresholds = f"{max_distance}:{min_correlation}"
+    key = ":".join(["near_duplicates_1", thresholds, *digests])
     numbers = cached_array(
         cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
     )
@@ -227,7 +229,8 @@ def find_near_duplicates(
     )
 
 
-# Of pairs as they are found and kept: exact is 1 or 0, an orientation its number.
+# Of pairs as they are found and kept, in numbers: exact is 1 or 0, the orientation its
+# place in ORIENTATIONS.
 _PAIR_COLUMNS = ["index_a", "index_b", "exact", "orientation", "correlation"]
 
 
@@ -237,10 +240,10 @@ def _pairs(
     max_distance: int,
     min_correlation: float,
 ) -> Floats:
-    """Return index_a, index_b, exact, orientation and correlation of each pair, (p, 5).
+    """Return the near-duplicates within `hashes_a`, or between these and `hashes_b`.
 
-    `exact` is 1 or 0, the orientation its place in `ORIENTATIONS`. Without `hashes_b`,
-    pairs are sought within `hashes_a`.
+    A row for each pair, (p, 5), with the columns `_PAIR_COLUMNS`, in the order of
+    index_a, then of index_b. Images that could not be read have no pairs.
     """
     records_a = _records(hashes_a)
     readable_a = _readable(records_a)
@@ -258,7 +261,7 @@ def _pairs(
         exact = _pairs_of_same_pixels(readable_a, readable_b)
     rows_a = readable_a["index"].to_numpy()
     rows_b = readable_b["index"].to_numpy()
-    as_they_are = list(ORIENTATIONS).index("")
+    as_they_are = _NUMBER[""]
     # Hashes propose pairs, and detail confirms them.
     near = []
     for close in close_hashes(
@@ -301,9 +304,9 @@ def _records(hashes: NDArray[np.uint8]) -> NDArray[Any]:
 
 
 def _readable(records: NDArray[Any]) -> pd.DataFrame:
-    """Return index and digest of the images that could be read.
+    """Return digest and index, the row number, of each image that could be read.
 
-    The records (n,) of all others are zeros.
+    The records (n,) of all other images are zeros.
     """
     rows = np.flatnonzero(records["digest"] != b"")
     return pd.DataFrame({"digest": records["digest"][rows], "index": rows})
@@ -315,27 +318,27 @@ def _pairs_of_same_pixels(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     Both have the columns digest and index; the pairs have `_PAIR_COLUMNS`.
     """
     pairs = a.merge(b, on="digest", suffixes=("_a", "_b"))
-    numbers = pairs[["index_a", "index_b"]]
-    # Orientation 0: b is as a is.
-    return numbers.assign(exact=1, orientation=0, correlation=1.0)
+    indices = pairs[["index_a", "index_b"]]
+    return indices.assign(exact=1, orientation=_NUMBER[""], correlation=1.0)
 
 
 def _detail_correlation(
     a: NDArray[Any], b: NDArray[Any], pairs: pd.DataFrame
 ) -> Features:
-    """Return the correlation of a's detail, turned as b is, with b's detail, (p,).
+    """Return each pair's correlation of detail, (p,): of image a, turned as b, with b.
 
-    `a` and `b` are records of `HASH_RECORD`, `pairs` has index_a, index_b and the
-    number of the orientation. It is -1 to 1, and 0 where one of both images is flat.
+    It is -1 to 1, and 0 where one of both images is flat. `a` and `b` are records of
+    `HASH_RECORD`; `pairs` has index_a and index_b, rows of these, and orientation, a
+    place in `ORIENTATIONS`.
     """
     correlation = np.zeros(len(pairs), np.float32)
-    functions = list(ORIENTATIONS.values())
+    orient_functions = list(ORIENTATIONS.values())
     index_a = pairs["index_a"].to_numpy()
     index_b = pairs["index_b"].to_numpy()
-    for orientation, rows in pairs.groupby("orientation").indices.items():
-        orient = functions[orientation]
-        for start in range(0, len(rows), 128):
-            chunk = rows[start : start + 128]  # so few that a core's cache holds them
+    for orientation, pair_rows in pairs.groupby("orientation").indices.items():
+        orient = orient_functions[orientation]
+        for start in range(0, len(pair_rows), 128):
+            chunk = pair_rows[start : start + 128]  # so few that a core's cache holds
             detail_a = orient(a["detail"][index_a[chunk]])
             detail_b = b["detail"][index_b[chunk]]
             correlation[chunk] = _correlation(detail_a, detail_b)
@@ -343,17 +346,17 @@ def _detail_correlation(
 
 
 def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Features:
-    """Return Pearson's correlation of n squares (n, s, s) with n others, (n,).
+    """Return Pearson's correlation of each of n squares with its partner, (n,).
 
-    It is 0 where one of both is flat.
+    Both are (n, s, s). It is 0 where one of two partners is flat.
     """
     centred_a = _centred(detail_a)
     centred_b = _centred(detail_b)
-    product = np.einsum("nd,nd->n", centred_a, centred_b)
-    square_a = np.einsum("nd,nd->n", centred_a, centred_a)
-    square_b = np.einsum("nd,nd->n", centred_b, centred_b)
+    products = np.einsum("nd,nd->n", centred_a, centred_b)  # row by row
+    squares_a = np.einsum("nd,nd->n", centred_a, centred_a)
+    squares_b = np.einsum("nd,nd->n", centred_b, centred_b)
     # 1e-6 instead of 0 for a flat square, whose product is 0.
-    return np.asarray(product / np.maximum(np.sqrt(square_a * square_b), 1e-6))
+    return np.asarray(products / np.maximum(np.sqrt(squares_a * squares_b), 1e-6))
 
 
 def _centred(detail: NDArray[np.int8]) -> Features:
@@ -368,11 +371,12 @@ def near_duplicate_groups(
     *,
     cache: FeatureCache | None = None,
 ) -> Ints:
-    """Return each image's group, (n,): its near-duplicates, with theirs and so on.
+    """Return each image's group number, (n,), from 0 by first appearance.
 
-    Groups are numbered from 0 by first appearance. `pairs` are rows of what
-    `find_near_duplicates` returns for these hashes (n, 4368); by default they are all
-    found here, and kept in the `cache`.
+    Images are in one group if they are near-duplicates, or if pairs of near-duplicates
+    connect them through other images. `pairs` are rows of what `find_near_duplicates`
+    returns for these hashes (n, 4368); by default all are found, and kept in the
+    `cache`.
     """
     if pairs is None:
         pairs = find_near_duplicates(hashes, cache=cache)
@@ -427,10 +431,10 @@ def audit_dataset(
     file_groups = pd.factorize(images["digest"].fillna(images["id"]))[0]
     images = images.drop(columns="digest")
     pairs = _with_names(find_near_duplicates(hashes, cache=cache), images)
-    groups = _groups_by_level(hashes, pairs, file_groups)
-    images["group"] = groups["reoriented"]
+    groups_by_level = _groups_by_level(hashes, pairs, file_groups)
+    images["group"] = groups_by_level["reoriented"]
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
-    leaks = _leaks(images, groups)
+    leaks = _leaks(images, groups_by_level)
     summary = _summary(images, pairs, conflicts, leaks, file_groups)
     return Audit(images, pairs, conflicts, leaks, summary)
 
@@ -440,8 +444,8 @@ def _image_rows(
 ) -> pd.DataFrame:
     """Return a row for each image: id, label, split, error, and its `file_facts`.
 
-    These are size, digest, format and mode of the file. The label is the class's name.
-    The error is "" for an image that could be read; of all others the facts are NaN.
+    The label is the class's name. The error is "" for an image that could be read; all
+    others have NaN for the facts, which are read from their `sources`.
     """
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
@@ -454,19 +458,24 @@ def _image_rows(
 
 
 def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """Add id, label and split of both images to each pair, as id_a, id_b and so on."""
+    """Return the pairs with id, label and split of both images, as id_a and id_b.
+
+    Their index_a and index_b are row numbers of `images`.
+    """
     for side in ("a", "b"):
-        named = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
-        pairs = pairs.join(named.add_suffix(f"_{side}").set_index(pairs.index))
+        of_side = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
+        of_side.index = pairs.index
+        pairs = pairs.join(of_side.add_suffix(f"_{side}"))
     return pairs
 
 
 def _groups_by_level(
     hashes: NDArray[np.uint8], pairs: pd.DataFrame, file_groups: Ints
 ) -> dict[str, Ints]:
-    """Return the number of each image's group of copies, (n,), at each of `LEVELS`.
+    """Return the group numbers of images, (n,), at each of `LEVELS`: of its copies.
 
-    `pairs` are all near-duplicates, `file_groups` (n,) are equal for equal files.
+    `pairs` are all near-duplicates; `file_groups` (n,) are the group numbers of the
+    first level, equal for equal files.
     """
     exact = pairs[pairs["kind"] == _SAME_PIXELS]
     upright = pairs[pairs["orientation"] == ""]
@@ -478,31 +487,42 @@ def _groups_by_level(
     }
 
 
-def _leaks(images: pd.DataFrame, groups: dict[str, Ints]) -> pd.DataFrame:
+def _leaks(images: pd.DataFrame, groups_by_level: dict[str, Ints]) -> pd.DataFrame:
     """Return the images with a copy in an earlier split, each with its most alike copy.
 
     Splits are ordered train, val, test. Validation images leak as well: something is
     chosen on them. Images without a split are no leaks, and nothing leaks from them.
-    `groups` has the group of copies of each image, (n,), by level, the strictest first.
+    `groups_by_level` has the group number of each image, (n,), at each of `LEVELS`.
     """
     in_splits = images[["id", "label", "split", "group"]].rename_axis("row")
     in_splits = in_splits.reset_index()
     in_splits["order"] = in_splits["split"].map({"train": 0, "val": 1, "test": 2})
-    parts = []
-    for level, copy_groups in groups.items():
-        members = in_splits.assign(copy_group=copy_groups).dropna(subset="order")
-        # Of each group of copies one image of the earliest split, beside each member.
-        earliest_first = members.sort_values("order", kind="stable")
-        earliest = earliest_first.drop_duplicates("copy_group").set_index("copy_group")
-        earliest = earliest[["id", "split", "order"]].add_prefix("duplicate_")
-        beside = members.join(earliest, on="copy_group")
-        leaked = beside[beside["duplicate_order"] < beside["order"]]
-        parts.append(leaked.assign(level=level))
-    # Of an image that leaks at several levels, the first is kept.
-    leaks = pd.concat(parts).drop_duplicates("row").sort_values("row")
+    in_splits = in_splits.dropna(subset="order")
+    by_level = []
+    for level, group_of_row in groups_by_level.items():
+        copy_group = group_of_row[in_splits["row"]]
+        by_level.append(
+            _with_earlier_copy(in_splits.assign(level=level, copy_group=copy_group))
+        )
+    # An image that leaks at several levels is kept at the first, of the most alike.
+    leaks = pd.concat(by_level).drop_duplicates("row").sort_values("row")
     columns = ["id", "label", "split", "group", "level"]
     columns += ["duplicate_id", "duplicate_split"]
     return leaks[columns].reset_index(drop=True)
+
+
+def _with_earlier_copy(images: pd.DataFrame) -> pd.DataFrame:
+    """Return the images with a copy in an earlier split, and that copy's id and split.
+
+    `images` has the columns id, split, copy_group, equal for copies, and order, of the
+    splits. Those added are duplicate_id, duplicate_split and duplicate_order; of
+    several copies they tell the first one in the earliest split.
+    """
+    earliest_first = images.sort_values("order", kind="stable")
+    earliest = earliest_first.drop_duplicates("copy_group").set_index("copy_group")
+    duplicates = earliest[["id", "split", "order"]].add_prefix("duplicate_")
+    beside = images.join(duplicates, on="copy_group")
+    return beside[beside["duplicate_order"] < beside["order"]]
 
 
 def _summary(
@@ -514,8 +534,10 @@ def _summary(
 ) -> pd.DataFrame:
     """Count images, pairs, groups and leaks: a column count, indexed by measure.
 
-    Leaks of test images are counted up to each of `LEVELS`: at it, or at one before it.
-    `file_groups` (n,) are equal for equal files.
+    ``byte_copies`` are images whose file equals that of an earlier image, by
+    `file_groups` (n,), equal for equal files; ``exact_copies`` and the next three are
+    pairs. Leaks of test images are counted up to each of `LEVELS`: at it, or at one
+    before it.
     """
     group_sizes = images["group"].value_counts()
     is_exact = pairs["kind"] == _SAME_PIXELS
@@ -523,7 +545,7 @@ def _summary(
     counts: dict[str, int] = {
         "images": len(images),
         "unreadable": (images["error"] != "").sum(),
-        "modes": images["mode"].nunique(),
+        "modes": images["mode"].nunique(),  # how many colour modes, such as RGB
         "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
         "byte_copies": pd.Series(file_groups).duplicated().sum(),
         "exact_copies": is_exact.sum(),
