@@ -156,10 +156,11 @@ def _hash_bits(grey: Features) -> NDArray[np.uint64]:
 def _detail(grey: Features) -> NDArray[np.int8]:
     """Return grey images (n, s, s) less their local mean, over their local contrast.
 
-    Each is scaled so that its largest absolute value is 127; a flat image is all 0.
-    Local is what a Gaussian blur of one pixel averages.
+    The contrast is the root mean square of what is left. Local means are Gaussian, of
+    sigma 1 pixel. Each image is scaled to a largest absolute value of 127; a flat one
+    is all 0.
     """
-    sigma = (0, 1, 1)  # in pixels; not across images
+    sigma = (0, 1, 1)  # not across images
     noise = 16  # grey levels, added so that noise in even parts does not become detail
     fine = grey - gaussian_filter(grey, sigma)
     fine /= np.sqrt(gaussian_filter(fine**2, sigma)) + noise

@@ -255,9 +255,10 @@ def _precomputed_path(file: str) -> Path:
 
 
 def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
-    """Return a table whose copies and groups both are those of a CSV file (id, group).
+    """Return a table whose copies, and groups, are those of a CSV file (id, group).
 
-    ValueError where the file lacks an image. Without the file, the table is unchanged.
+    Near-duplicates share a group in the file. ValueError where it lacks an image.
+    Without the file, the table is unchanged.
     """
     if not path.is_file():
         return table

@@ -87,11 +87,11 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
 
 
 def _are_unknown(names: NDArray[Any]) -> Bools:
-    """Return whether each of n names is missing: None, NaN, or nothing but spaces."""
+    """Return whether each of n names is missing: None, NaN, "nan", or only spaces."""
     if names.dtype.kind in "iub":  # integers or Booleans, which are never missing
         return np.zeros(len(names), bool)
     column = pd.Series(names)
-    # NumPy turns NaN among texts into the text "nan".
+    # NumPy has turned NaN among texts into the text "nan".
     is_blank = column.map(lambda name: str(name).strip() in ("", "nan"))
     return np.asarray(column.isna() | is_blank, bool)
 
@@ -309,7 +309,7 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             io.StringIO(text),
             sep=_separator(text, columns),
             dtype=str,
-            keep_default_na=False,
+            keep_default_na=False,  # "NA" stays a text
         ).rename(columns=str.strip)
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
@@ -363,7 +363,8 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     ``tile/2_a.jpg``, are the series ``tile/a``. Where either part could be the counter,
     as in ``tile/exp1_num_108719.jpg``, it is the one that leaves twice as many series
     or more. If neither does, it cannot be told, and nothing is suggested. Nor is it
-    where names of series look like series again: ``tile/a_1`` of ``tile/a_1_1.jpg``.
+    where names of series look like series again: of ``tile/a_1_1.jpg``, ``tile/a`` may
+    be the group as well as ``tile/a_1``.
 
     One series may lie in several folders, such as the objects of photograph 23 in
     ``metal/0115_23.jpg`` and ``paper/0116_23.jpg``. That is assumed only where one
@@ -476,9 +477,9 @@ def _are_counted_through(files: pd.DataFrame, pattern: str) -> bool:
     in_order = counted.dropna().sort_values("counter")
     if not in_order["counter"].is_unique:
         return False
-    # A run is files of one series with successive counters.
+    # A run is files of one series that follow one another by their counters.
     starts_run = in_order["series"] != in_order["series"].shift()
     in_runs = in_order.assign(run=starts_run.cumsum())
-    n_different = in_runs.groupby("series")[["folder", "run"]].nunique()
-    across_folders = n_different[n_different["folder"] > 1]
-    return bool((across_folders["run"] == 1).mean() > 0.5)
+    n_by_series = in_runs.groupby("series")[["folder", "run"]].nunique()
+    n_across_folders = n_by_series[n_by_series["folder"] > 1]
+    return bool((n_across_folders["run"] == 1).mean() > 0.5)

@@ -152,7 +152,7 @@ def group_train_test_split(
         Where a class has a single group, or no such split was found.
     """
     labels = np.asarray(y)
-    group_of_row = checked_groups(groups, len(labels))
+    group_of_row = checked_groups(groups, len(labels))  # numbers from 0
     _check_number_of_groups(labels, group_of_row, 2, "to hold some out")
     counts = _count_by_group_and_class(labels, group_of_row)
     is_held_out = _draw_groups(counts, parts, seed)  # of each group
@@ -471,9 +471,9 @@ def _assign_many_groups(
 def _folds_of_splitter(
     splitter: Any, labels: Any, group_of_row: Ints | None = None
 ) -> Ints:
-    """Return the number of the fold, (n,) from 0, that a splitter tests each row in.
+    """Return each row's fold, (n,) from 0: the one that has it among its test rows.
 
-    The splitter is one of scikit-learn's. Without `group_of_row` it knows no groups.
+    Folds are those of a scikit-learn splitter, which uses `group_of_row` if given.
     """
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():

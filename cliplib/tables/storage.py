@@ -146,7 +146,7 @@ def read_arrays(
 
 
 def _fill(array: NDArray[Any], file: BinaryIO, dtype: np.dtype[Any]) -> None:
-    """Read an array's values from a file, from where it stands on, stored as `dtype`.
+    """Fill an array with the values from a file's current position on, of type `dtype`.
 
     They are converted to the array's own type, in blocks, so that memory holds no
     second copy of them.
