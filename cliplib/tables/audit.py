@@ -203,7 +203,7 @@ def find_near_duplicates(
     pd.DataFrame
         A row for each pair: index_a and index_b (rows of the hashes), kind ("exact":
         same pixels; "near"), orientation (what b is of a: a key of `ORIENTATIONS`), and
-        correlation (of detail).
+        correlation (of detail); in the order of index_a, then of index_b.
     """
     # Pairs are kept under all that they depend on: the thresholds and the hashes.
     contents = [hashes_a] if hashes_b is None else [hashes_a, hashes_b]
@@ -213,6 +213,7 @@ def find_near_duplicates(
     ]
     thresholds = f"{max_distance}:{min_correlation}"
     key = ":".join(["near_duplicates_1", thresholds, *digests])
+    # What the cache holds under the key, or else what the function returns.
     numbers = cached_array(
         cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
     )
@@ -339,7 +340,8 @@ def _detail_correlation(
     for orientation, pair_rows in pairs.groupby("orientation").indices.items():
         orient = orient_functions[orientation]
         for start in range(0, len(pair_rows), 128):
-            chunk = pair_rows[start : start + 128]  # so few that a core's cache holds
+            # So few at once that a core's cache holds them.
+            chunk = pair_rows[start : start + 128]
             detail_a = orient(a["detail"][index_a[chunk]])
             detail_b = b["detail"][index_b[chunk]]
             correlation[chunk] = _correlation(detail_a, detail_b)

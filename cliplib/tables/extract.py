@@ -50,8 +50,8 @@ def load_features(
 
     The precomputed features of a named set, which come with cliplib, are taken where
     they are the encoder's, even if its images are at hand: so numbers do not depend on
-    the machine. Of images at hand the table has only these. They are all encoded where
-    there are no such features, or where one of them has none.
+    the machine. If some of its images are at hand, the table has only these. All at
+    hand are encoded where there are no such features, or where one of them has none.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def load_features(
         try:
             table = _of_these_images(load_precomputed(name, encoder), dataset)
         except MissingImages:
-            if dataset is None:
+            if dataset is None:  # else its images are encoded
                 raise
     if table is None:
         if dataset is None:
