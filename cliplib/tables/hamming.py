@@ -76,15 +76,17 @@ def close_hashes(
     Parameters
     ----------
     bits_a
-        Hashes (n, orientations, 4): 256 bits, rows of frequencies one after another.
+        Hashes of images in each orientation, (n, orientations, 4): 256 bits in four
+        words, rows of frequencies one after another.
     bits_b
-        Hashes (m, 4) of images as they are.
+        Hashes of images as they are, (m, 4).
     families
-        The orientations of `bits_a`, by their numbers in its second axis.
+        The orientations of `bits_a`, by their places in its second axis.
     max_distance
-        Bits of 256.
+        How many of 256 bits may differ.
     within
-        Both are of the same images: each pair is yielded once, the earlier row first.
+        Whether both are of the same images: each pair is yielded once, with the earlier
+        row as a.
     """
     words_b = _words_by_parity(bits_b).T.copy()
     bounds = [_DistanceBound(bits_a, family, max_distance) for family in families]
@@ -106,7 +108,7 @@ def close_hashes(
 
 
 class _DistanceBound:
-    """A lower bound on the bits in which hashes of a differ from hashes of b.
+    """A lower bound on how many of 256 bits differ between hashes of a and hashes of b.
 
     It holds for a in each of the four orientations of a family.
 
@@ -126,7 +128,8 @@ class _DistanceBound:
     def __init__(self, bits: Words, family: Family, max_distance: int) -> None:
         """Prepare hashes of a, (n, orientations, 4), and the least closeness of each.
 
-        A hash of b that is less close differs in more than `max_distance` bits.
+        A hash of b that is less close than that to it differs in more than
+        `max_distance` bits.
         """
         self.family = family
         self.bits = bits[:, list(family)]
@@ -180,9 +183,9 @@ class _DistanceBound:
     def _closeness(self, words_a: Words, words_b: Words) -> NDArray[np.int8]:
         """Return the closeness Σ |d - 32| - d₀ of each pair of hashes, (r, c).
 
-        Of the 64 bits of a parity d differ, d₀ of the first; summed are the others. The
-        hashes are words by parity, (4, r) and (4, c). The next call overwrites the
-        array that is returned.
+        Of the 64 bits of the first parity d₀ differ, of those of each other parity d,
+        over which is summed. The hashes are words by parity, (4, r) and (4, c). The
+        next call overwrites the array that is returned.
         """
         block = np.s_[: words_a.shape[1], : words_b.shape[1]]
         differing_bits = self._differing_bits[block]
@@ -224,8 +227,8 @@ def _confirmed(
 ) -> list[ClosePairs]:
     """Return the candidates that differ in at most `max_distance` bits of 256.
 
-    An entry for each orientation of the bound's family that has any. `bits_b` are (n,
-    4), hashes of images as they are; the bound has those of a.
+    The list has an entry for each orientation of the bound's family in which there are
+    any. `bits_b`, (n, 4), are hashes of images as they are; the bound has those of a.
     """
     rows_a, rows_b = candidates
     differing = np.bitwise_count(bound.bits[rows_a] ^ bits_b[rows_b, None])
