@@ -251,7 +251,8 @@ def _pairs(
     readable_a = _readable(records_a)
     if hashes_b is None:
         records_b = records_a
-        # The first of several images of the same pixels stands for all of them.
+        # The first of several images of the same pixels stands for all of them: the
+        # others are paired with it alone.
         is_repeated = readable_a["digest"].duplicated()
         repeated = readable_a[is_repeated]
         readable_a = readable_a[~is_repeated]
@@ -282,8 +283,8 @@ def _pairs(
             }
         )
         correlation = _detail_correlation(records_a, records_b, candidates)
-        confirmed = candidates.assign(correlation=correlation)
-        near.append(confirmed[confirmed["correlation"] >= min_correlation])
+        candidates["correlation"] = correlation
+        near.append(candidates[correlation >= min_correlation])
     pairs = _one_row_for_each_pair(pd.concat([exact, *near]))
     return np.asarray(pairs[_PAIR_COLUMNS], np.float64)
 
@@ -445,10 +446,10 @@ def audit_dataset(
 def _image_rows(
     dataset: datasets.Dataset, sources: list[Any], errors_by_row: dict[int, str]
 ) -> pd.DataFrame:
-    """Return a row for each image: id, label, split, error, and its `file_facts`.
+    """Return a row for each image: id, label, split, error, and what its file tells.
 
-    The label is the class's name. The error is "" for an image that could be read; all
-    others have NaN for the facts, which are read from their `sources`.
+    The label is the class's name, the error "" for an image that could be read. The
+    other columns are the `file_facts` of its source, NaN if it could not be read.
     """
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
@@ -517,9 +518,9 @@ def _leaks(images: pd.DataFrame, groups_by_level: dict[str, Ints]) -> pd.DataFra
 def _with_earlier_copy(images: pd.DataFrame) -> pd.DataFrame:
     """Return the images with a copy in an earlier split, and that copy's id and split.
 
-    `images` has the columns id, split, copy_group, equal for copies, and order, of the
-    splits. Those added are duplicate_id, duplicate_split and duplicate_order; of
-    several copies they tell the first one in the earliest split.
+    `images` has the columns id, split, order (of the split, from 0) and copy_group,
+    equal for copies. Added are duplicate_id, duplicate_split and duplicate_order, of
+    the first copy in the earliest split.
     """
     earliest_first = images.sort_values("order", kind="stable")
     earliest = earliest_first.drop_duplicates("copy_group").set_index("copy_group")

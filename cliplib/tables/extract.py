@@ -168,6 +168,7 @@ def _encode_dataset(
     drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
     drawn = dataset.select(drawn_rows)
     name = drawn.info.dataset_name
+    # Filled by the encoder, by row of the images drawn.
     errors_by_row: dict[int, str] | None = None if errors is None else {}
     features, hashes = encoder.map(
         drawn["image"], image_hash, errors=errors_by_row, progress=name
@@ -183,7 +184,7 @@ def _encode_dataset(
     if errors is None or not errors_by_row:
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    # Only now: until here, rows were those of the images drawn.
+    # Last, so that all rows above are those of the images drawn.
     is_readable = np.full(len(table), True)
     is_readable[list(errors_by_row)] = False
     return table.select(is_readable)

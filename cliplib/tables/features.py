@@ -336,12 +336,11 @@ class FeatureTable:
         return replace(self, features=rows, provenance=updated)
 
     def with_groups(self, groups: ArrayLike) -> FeatureTable:
-        """Return the table with other groups, (n,), names or numbers.
+        """Return the table with other groups, (n,), merged with its near-duplicates.
 
-        They are merged with its copies, for near-duplicates must not be separated; a
-        warning names two groups that copies join, `cliplib.tables.groups.merged_groups`
+        `groups` are names or numbers; ValueError if one is missing. A warning names the
+        first two that near-duplicates join, `cliplib.tables.groups.merged_groups` lists
         all. Published folds are set to 0: they need not keep these groups whole.
-        ValueError if an image's group is missing.
         """
         merged = merge_groups(self.copies, groups)
         self._warn_of_merged_groups(groups)

@@ -465,21 +465,22 @@ def _counter(image: str, pattern: str) -> str:
 
 
 def _are_counted_through(files: pd.DataFrame, pattern: str) -> bool:
-    """Return whether one counter runs through all folders, from series to series.
+    """Return whether one counter runs through all folders, series after series.
 
-    `files` has the columns id, folder and series, which `pattern` captured. No two
-    files may share a counter, and most of the series that lie in several folders must
-    be uninterrupted: no counter of another series lies between their own. False if none
-    lies in several folders. Files without a counter are left out.
+    That is so if no two files have the same counter and, in the order of counters, no
+    file of another series interrupts most of the series that lie in several folders. It
+    is False if none does. Files without a counter are left out. `files` has the columns
+    id, folder and series, which `pattern` captured.
     """
     counters = [_counter(image, pattern) for image in files["id"]]
     counted = files.assign(counter=pd.to_numeric(pd.Series(counters, dtype=object)))
     in_order = counted.dropna().sort_values("counter")
     if not in_order["counter"].is_unique:
         return False
-    # A run is files of one series that follow one another by their counters.
+    # A run is files of one series that follow one another.
     starts_run = in_order["series"] != in_order["series"].shift()
-    in_runs = in_order.assign(run=starts_run.cumsum())
-    n_by_series = in_runs.groupby("series")[["folder", "run"]].nunique()
-    n_across_folders = n_by_series[n_by_series["folder"] > 1]
-    return bool((n_across_folders["run"] == 1).mean() > 0.5)
+    by_series = in_order.assign(run=starts_run.cumsum()).groupby("series")
+    n_runs = by_series["run"].nunique()
+    n_folders = by_series["folder"].nunique()
+    n_runs_across_folders = n_runs[n_folders > 1]
+    return bool((n_runs_across_folders == 1).mean() > 0.5)

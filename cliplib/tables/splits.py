@@ -155,7 +155,7 @@ def group_train_test_split(
     group_of_row = checked_groups(groups, len(labels))  # numbers from 0
     _check_number_of_groups(labels, group_of_row, 2, "to hold some out")
     counts = _count_by_group_and_class(labels, group_of_row)
-    is_held_out = _draw_groups(counts, parts, seed)  # of each group
+    is_held_out = _draw_groups(counts, parts, seed)  # whether each group is
     has_class = (counts > 0).toarray()
     in_train = has_class[~is_held_out].any(axis=0)
     in_test = has_class[is_held_out].any(axis=0)
@@ -187,16 +187,16 @@ def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
     smallest_first = shuffled[np.argsort(group_sizes[shuffled], kind="stable")]
     is_held_out = np.zeros(len(group_sizes), bool)
     is_decided = np.zeros(len(group_sizes), bool)
-    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")  # by groups
+    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")  # of fewest groups
     for label in rarest_first:
-        of_class = smallest_first[has_class[smallest_first, label]]
-        undecided = of_class[~is_decided[of_class]]
+        groups_of_class = smallest_first[has_class[smallest_first, label]]
+        undecided = groups_of_class[~is_decided[groups_of_class]]
         # A start beyond the last of those undecided would take none of them.
         start = rng.integers(min(parts, max(1, len(undecided))))
         # A single one is held out only if no other group of the class is yet.
-        if len(undecided) > 1 or not is_held_out[of_class].any():
+        if len(undecided) > 1 or not is_held_out[groups_of_class].any():
             is_held_out[undecided[start::parts]] = True
-        is_decided[of_class] = True
+        is_decided[groups_of_class] = True
     return is_held_out
 
 
@@ -323,6 +323,7 @@ def out_of_fold_proba(
     )
     predict: Any = _predict_folds
     if memory is not None:
+        # All arguments but these are the key of a kept answer.
         predict = memory.cache(_predict_folds, ignore=["memory", "progress"])
     proba: Floats = predict(
         clone(estimator),
