@@ -37,12 +37,9 @@ def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> In
 
     These are the table's own groups, or others, (n,), such as ``table.copies``.
     """
-    group_of_row = checked_groups(
-        table.groups if groups is None else groups, len(table)
-    )
-    counts = (
-        pd.Series(group_of_row).groupby(table.labels).nunique()
-    )  # without empty classes
+    given = table.groups if groups is None else groups
+    group_of_row = pd.Series(checked_groups(given, len(table)))
+    counts = group_of_row.groupby(table.labels).nunique()  # without empty classes
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
 
 
