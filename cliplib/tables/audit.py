@@ -476,10 +476,10 @@ def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 def _groups_by_level(
     hashes: NDArray[np.uint8], pairs: pd.DataFrame, file_groups: Ints
 ) -> dict[str, Ints]:
-    """Return the group numbers of images, (n,), at each of `LEVELS`: of its copies.
+    """Return each image's group number, (n,), at each of `LEVELS`, equal for copies.
 
-    `pairs` are all near-duplicates; `file_groups` (n,) are the group numbers of the
-    first level, equal for equal files.
+    `pairs` are all near-duplicates; `file_groups` (n,) are the numbers at the first
+    level, equal for equal files.
     """
     exact = pairs[pairs["kind"] == _SAME_PIXELS]
     upright = pairs[pairs["orientation"] == ""]

@@ -502,10 +502,10 @@ def _predict_folds(
 ) -> Floats:
     """Predict each row without its fold: return probabilities (n, n_classes).
 
-    They are 0 for a class that the fold's training rows lack. `folds` are the
-    train_rows and test_rows of each. Clones of the estimator are fitted, not itself.
-    `source`, the code of its module, is an argument for the memory's sake alone, which
-    finds kept answers by the arguments.
+    They are 0 for a class that the fold's training rows lack. `folds` are train_rows
+    and test_rows. Clones of the estimator are fitted, not itself. `source`, the code of
+    its module, is an argument for the memory's sake alone, which finds kept answers by
+    the arguments.
     """
     if getattr(estimator, "fits_folds_at_once", False):
         prepare = _prepare_folds if memory is None else memory.cache(_prepare_folds)
@@ -513,6 +513,7 @@ def _predict_folds(
         answers = estimator.predict_folds(shared, labels, folds, group_of_row)
     else:
         answers = _fit_each_fold(estimator, features, labels, group_of_row, folds)
+    # An answer has the classes of a fold's training rows, and probabilities of these.
     proba = np.zeros((len(labels), n_classes))
     bar = tqdm(answers, "folds", total=len(folds), disable=not progress)
     for (_, test_rows), answer in zip(folds, bar, strict=True):
