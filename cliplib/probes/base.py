@@ -30,7 +30,7 @@ from cliplib.tables.splits import group_train_test_split
 ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
 
 Split = Callable[[int], tuple[Ints, Ints]]
-"""Maps a seed to train_rows and held_out_rows, row numbers of the features to fit."""
+"""Maps a seed to row numbers: of rows to train on, and of those held out to choose."""
 
 TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
@@ -72,9 +72,11 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Fit on features (n, d) and labels (n,) of any kind.
 
         Hyperparameters are chosen on validation rows, `X_val` (m, d) and `y_val` (m,),
-        or without them on about a fifth of X, held out by whole groups, (n,). Returns
-        the probe. ValueError for a single class, or rows that do not fit together.
+        or without them on about a fifth of X's rows, held out by whole `groups` (n,).
+        Returns the probe. ValueError for a single class, values that are not finite, or
+        arrays that do not fit together.
         """
+        # It raises where X or y is of no use, and sets n_features_in_.
         rows, labels = validate_data(self, X, y, dtype=FEATURE_TYPES)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
@@ -89,19 +91,19 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         else:
             rows_val, labels_val = self._validation_rows(X_val, y_val)
-            n_train = len(rows)
+            train_rows = np.arange(len(rows))
+            held_out_rows = len(rows) + np.arange(len(rows_val))
             rows = np.concatenate([rows, rows_val])
             labels = np.concatenate([labels, labels_val])
 
             def split(seed: int) -> tuple[Ints, Ints]:
-                # For every seed the same: nothing is drawn.
-                return np.arange(n_train), np.arange(n_train, len(rows))
+                return train_rows, held_out_rows  # whatever the seed
 
+        class_codes = np.searchsorted(self.classes_, labels)  # as classes_ are sorted
         class_weights = compute_class_weight(
             self.class_weight, classes=self.classes_, y=labels
         )
         with one_thread:
-            class_codes = np.searchsorted(self.classes_, labels)
             self._fit(rows, class_codes, class_weights.astype(np.float32), split)
         return self
 
@@ -141,9 +143,9 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def logits(self, X: ArrayLike) -> Floats:
         """Return logits of features (n, d): (n, k), columns in `classes_`' order."""
         check_is_fitted(self)
-        rows = self._checked(X)
-        # In parts: float64 takes two to four times the memory of the features.
-        parts = np.array_split(rows, 1 + rows.size // VALUES_AT_ONCE)
+        features = self._checked(X)
+        # In parts: as float64 they take two to four times the memory of the features.
+        parts = np.array_split(features, 1 + features.size // VALUES_AT_ONCE)
         with one_thread:
             return np.concatenate(
                 [self._logits((part - self.mean_) / self.scale_) for part in parts]
@@ -161,39 +163,40 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
         """Return for each row the gradient of one class's logit, (n, d) float32.
 
-        It is the derivative by the features X (n, d) as given, not standardised.
-        `classes` (n,) holds a class of `classes_` for each row; ValueError for others.
+        `classes` (n,) names that class, one of `classes_`, for each row; ValueError for
+        others. The gradient is by the features X (n, d) as given, not standardised.
         """
         scaled = self._scaled(X)
+        # -1 for a class that is not among classes_.
         class_codes = pd.Index(self.classes_).get_indexer(np.asarray(classes))
         if class_codes.shape != (len(scaled),) or (class_codes < 0).any():
             known = ", ".join(map(str, self.classes_))
             raise ValueError(f"classes must name one of {known} for each row of X.")
         with one_thread:
-            gradients = self._gradients(scaled, class_codes)
-            return np.asarray(gradients / self.scale_, np.float32)  # by the chain rule
+            by_scaled = self._gradients(scaled, class_codes)
+            # The chain rule: scaled = (X - mean_) / scale_.
+            return np.asarray(by_scaled / self.scale_, np.float32)
 
     def _standardize(self, features: Features, row_numbers: Ints) -> StandardizedRows:
-        """Set mean_ and scale_ to those of some rows of features (n, d).
+        """Set mean_ and scale_ to those of the rows `row_numbers` (m,) of the features.
 
-        Returns a view of these rows, `row_numbers` (m,), that standardises them.
+        Returns a view of these rows, (m, d), that standardises them when they are read.
         """
         self.mean_, self.scale_ = mean_and_scale(features, row_numbers)
         return StandardizedRows(features, row_numbers, self.mean_, self.scale_)
 
     def _logits_of_rows(self, features: Features, row_numbers: Ints) -> Floats:
-        """Return logits (m, k) of some rows, (m,), of unstandardised features (n, d).
+        """Return logits (m, k) of the rows `row_numbers` (m,) of features (n, d).
 
-        Rows are read in parts, so that memory never holds a copy of all of them.
+        Features are not standardised yet. They are read in parts, so that memory never
+        holds a copy of all rows.
         """
         n_values = len(row_numbers) * features.shape[1]
-        parts = np.array_split(row_numbers, 1 + n_values // VALUES_AT_ONCE)
-        return np.concatenate(
-            [
-                self._logits((features[part] - self.mean_) / self.scale_)
-                for part in parts
-            ]
-        )
+        logits = []
+        for part in np.array_split(row_numbers, 1 + n_values // VALUES_AT_ONCE):
+            scaled = (features[part] - self.mean_) / self.scale_
+            logits.append(self._logits(scaled))
+        return np.concatenate(logits)
 
     def _scaled(self, X: ArrayLike) -> Floats:
         """Check features (n, d), and return them standardised: (X - mean_) / scale_."""
@@ -201,10 +204,11 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray((self._checked(X) - self.mean_) / self.scale_)
 
     def _checked(self, X: ArrayLike) -> Features:
-        """Return features (n, d) as float32 or float16.
+        """Return features (n, d) as float32, or float16 where X is.
 
         ValueError if d is not as in `fit`, or a value not finite.
         """
+        # Without a reset it compares d with n_features_in_, which `fit` has set.
         return np.asarray(validate_data(self, X, dtype=FEATURE_TYPES, reset=False))
 
     @abstractmethod
@@ -222,7 +226,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         class_weights
             What a row of each class counts, (k,) float32.
         split
-            Maps a seed to the row numbers to train on, and those to choose on.
+            Maps a seed to two arrays of row numbers: of the rows to train on, and of
+            the validation rows, to choose on.
         """
 
     @abstractmethod
@@ -241,10 +246,10 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 def weighted_log_loss(
     class_codes: Ints, logits: ArrayLike, class_weights: Features
 ) -> float:
-    """Return the mean log loss (nats) of logits (n, k) for the true classes (n,).
+    """Return the weighted mean log loss (nats) of logits (n, k).
 
-    It is a weighted mean: a row counts the weight of its class, in `class_weights`
-    (k,).
+    `class_codes` (n,) are the true classes, as column numbers; a row counts the weight
+    of its class, in `class_weights` (k,).
     """
     # float64, because scikit-learn clips probabilities at the precision of their type.
     proba = softmax(np.asarray(logits, np.float64), axis=1)

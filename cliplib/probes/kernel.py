@@ -68,14 +68,16 @@ class KernelProbe(Probe):
         self._check_options(n)
         self.gamma_ = self._gamma_of(d)
         train_rows, held_out_rows = split(self.seed)
-        # Training rows first: the first regression is then a part of the second.
+        n_train = len(train_rows)
+        # All from here on is in this order: training rows first, then held-out rows.
         order = np.concatenate([train_rows, held_out_rows])
         self.rows_ = self._standardize(rows, order).copy()
-        one_hot = np.eye(len(self.classes_), dtype=np.float32)[class_codes[order]]
-        row_weights = class_weights[class_codes[order]]
+        codes = class_codes[order]
+        one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
+        row_weights = class_weights[codes]
 
-        scores, coef = self._two_regressions(one_hot, row_weights, len(train_rows))
-        losses = self._losses(class_codes[held_out_rows], scores, class_weights)
+        held_out_scores, coef = self._two_regressions(one_hot, row_weights, n_train)
+        losses = self._losses(codes[n_train:], held_out_scores, class_weights)
         self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
         self.sharpness_ = self.sharpness[int(np.argmin(losses))]
         # Row by row in memory, as a saved probe is loaded: products then round alike.
@@ -88,10 +90,10 @@ class KernelProbe(Probe):
     def _check_options(self, n: int) -> None:
         """Raise a ValueError for more rows n than `max_rows`, or no `sharpness`."""
         if n > self.max_rows:
-            peak = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
+            peak_gb = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
             raise ValueError(
-                f"A KernelProbe of {n:,} rows needs about {peak:.0f} GB of memory: use "
-                f"LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
+                f"A KernelProbe of {n:,} rows needs about {peak_gb:.0f} GB of memory: "
+                f"use LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
             )
         if not len(self.sharpness):
             raise ValueError("sharpness must hold one factor at least.")
@@ -99,7 +101,7 @@ class KernelProbe(Probe):
     def _losses(
         self, class_codes: Ints, scores: Features, class_weights: Features
     ) -> list[float]:
-        """Return the mean log loss (nats) of scores (m, k) times each sharpness.
+        """Return the mean log loss (nats) of scores (m, k) times each `sharpness`.
 
         `class_codes` (m,) are the true classes; a row counts its class's weight, (k,).
         """
@@ -114,24 +116,29 @@ class KernelProbe(Probe):
         """Fit targets (n, k) to `rows_` twice: to the first n_train rows, and to all.
 
         Returns the scores that the first fit gives to the other rows (n - n_train, k),
-        and the coefficients of the second (n, k); one factorisation serves both.
-        `row_weights` (n,) are what rows count. scikit-learn's KernelRidge finds the
-        second fit, too, and needs two more kernels in memory.
+        and the coefficients of the second (n, k).
+
+        A fit minimises the sum over rows of w (y - f(x))², plus alpha |f|², for targets
+        y and weights w, `row_weights` (n,). With the kernel matrix K, R = diag(√w) and
+        A = R K R + alpha I its coefficients are c = R A⁻¹ R y, and its scores K c. Both
+        fits share one Cholesky factor L, A = L Lᵀ; scikit-learn's KernelRidge has but
+        the second, and needs two more kernels in memory.
         """
-        # Weighted ridge regression, with R = diag(sqrt(weights)), a kernel K, and
-        # A = R K R + alpha I: the coefficients are R A^-1 R y.
         roots = np.sqrt(row_weights)[:, None]
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
         if self.class_weight is not None:  # else all roots are 1
             kernel *= roots
             kernel *= roots.T
-        kernel.flat[:: len(kernel) + 1] += self.alpha
-        # Its transpose, which it equals, lies in memory as LAPACK wants it.
+        kernel.flat[:: len(kernel) + 1] += self.alpha  # the diagonal; now it is A
+        # A.T equals A, and has the order in memory that LAPACK overwrites: no copy.
         factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)
+        # L⁻¹ R y, whose first rows are L11⁻¹ (R y)1: see below.
         forward = linalg.solve_triangular(factor, roots * targets, lower=True)
-        # With A = L L^T, the first rows of L factor A of these rows alone. So the
-        # weighted scores of the others, A21 A11^-1 (R y)1, are L21 (L^-1 R y)1.
+        # In blocks of the first n_train rows, 1, and the others, 2: A11 = L11 L11ᵀ and
+        # A21 = L21 L11ᵀ. So the first fit's scores of the others times their roots,
+        # A21 A11⁻¹ (R y)1, are L21 L11⁻¹ (R y)1.
         weighted_scores = factor[n_train:, :n_train] @ forward[:n_train]
+        # A⁻¹ R y = L⁻ᵀ (L⁻¹ R y)
         coef = linalg.solve_triangular(factor, forward, lower=True, trans="T")
         return weighted_scores / roots[n_train:], roots * coef
 
@@ -142,12 +149,12 @@ class KernelProbe(Probe):
 
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
-        # A score is the sum over fitted rows r of coef exp(-gamma |x - r|²), and the
-        # gradient by x of each term is the term times 2 gamma (r - x).
+        # The score of a row x is the sum over fitted rows r of terms
+        # t = coef exp(-gamma |x - r|²), and its gradient that of 2 gamma t (r - x).
         kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)
         terms = kernel * self.coef_[:, class_codes].T  # (rows x, fitted rows r)
-        differences = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled
-        return np.asarray(self.sharpness_ * 2 * self.gamma_ * differences)
+        sums = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled  # of t (r - x)
+        return np.asarray(self.sharpness_ * 2 * self.gamma_ * sums)
 
     @property
     def fits_folds_at_once(self) -> bool:
@@ -155,11 +162,11 @@ class KernelProbe(Probe):
         return self.class_weight is None
 
     def prepare_folds(self, X: Features) -> Features:
-        """Return the inverse of the kernel matrix of all rows plus alpha I, (n, n).
+        """Return what `predict_folds` needs, (n, n): the inverse of K + alpha I.
 
-        The regressions of all folds share it. Features (n, d) are standardised once, by
-        mean and scale of all rows, into which a fold's test rows enter, but none of
-        their labels: by training rows alone each fold would need its own kernel.
+        K is the kernel matrix of all rows of the features (n, d). For it to serve all
+        folds, mean and scale are those of all rows, a fold's test rows included; no
+        labels enter.
         """
         n, d = X.shape
         self._check_options(n)
@@ -190,33 +197,38 @@ class KernelProbe(Probe):
         y
             Labels, (n,).
         folds
-            train_rows and test_rows of each fold, row numbers; together all rows.
+            Row numbers of each fold's training rows and of its test rows, which are all
+            other rows.
         groups
             (n,): the fifth is held out with whole groups.
         """
         classes = np.unique(y)
-        targets = (y[:, None] == classes).astype(np.float32)
+        one_hot = (y[:, None] == classes).astype(np.float32)
         with one_thread:
-            coef = shared @ targets
+            coef = shared @ one_hot
         for train_rows, test_rows in folds:
-            _, places = group_train_test_split(
+            # The split returns numbers among the training rows.
+            _, held_out = group_train_test_split(
                 y[train_rows], groups[train_rows], seed=self.seed
             )
-            held_out_rows = train_rows[places]  # places are numbers among train_rows
-            is_trained = np.isin(classes, y[train_rows])
-            class_codes = np.searchsorted(classes[is_trained], y[held_out_rows])
-            equal_weights = np.ones(is_trained.sum(), np.float32)
+            held_out_rows = train_rows[held_out]
+            # To choose, by a regression on neither the held-out nor the test rows.
+            left_out_rows = np.concatenate([held_out_rows, test_rows])
             with one_thread:
-                # To choose, by a regression that knows neither held-out nor test rows.
-                left_out = np.concatenate([held_out_rows, test_rows])
-                scores = _scores_left_out(shared, coef, targets, left_out)
-                held_out_scores = scores[: len(held_out_rows), is_trained]
-                losses = self._losses(class_codes, held_out_scores, equal_weights)
-                # To predict, by one that knows all but the test rows.
-                scores = _scores_left_out(shared, coef, targets, test_rows)
+                scores_to_choose = _scores_left_out(
+                    shared, coef, one_hot, left_out_rows
+                )[: len(held_out_rows)]
+                test_scores = _scores_left_out(shared, coef, one_hot, test_rows)
+            is_trained = np.isin(classes, y[train_rows])
+            trained_classes = classes[is_trained]
+            losses = self._losses(
+                np.searchsorted(trained_classes, y[held_out_rows]),
+                scores_to_choose[:, is_trained],
+                np.ones(len(trained_classes), np.float32),  # all classes count alike
+            )
             sharpness = self.sharpness[int(np.argmin(losses))]
-            logits = (sharpness * scores[:, is_trained]).astype(np.float64)
-            yield classes[is_trained], softmax(logits, axis=1)
+            logits = (sharpness * test_scores[:, is_trained]).astype(np.float64)
+            yield trained_classes, softmax(logits, axis=1)
 
 
 def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> Features:
@@ -236,29 +248,30 @@ def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> F
 
 
 def _inverse(matrix: Features) -> Features:
-    """Return the inverse of a positive definite float32 matrix (n, n).
+    """Return the inverse of a symmetric positive definite float32 matrix (n, n).
 
-    The matrix is overwritten. LinAlgError if it is not positive definite.
+    It takes the matrix's memory. LinAlgError if the matrix is not positive definite.
     """
-    # Its transpose, which it equals, lies in memory as LAPACK wants it.
+    # matrix.T equals the matrix, and has the order in memory that LAPACK overwrites.
+    # spotrf factors it (Cholesky), spotri inverts it from the factor.
     factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
     if failed:
         raise linalg.LinAlgError("The kernel is not positive definite: raise alpha.")
-    # LAPACK fills the lower triangle, which transposing makes the upper one.
-    inverse = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0].T
+    lower_triangle, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    inverse = np.asarray(lower_triangle.T)
     _mirror_upper_triangle(inverse)
-    return np.asarray(inverse)
+    return inverse
 
 
 def _mirror_upper_triangle(matrix: Features) -> None:
-    """Copy the upper triangle of a square matrix to the lower one, in place.
+    """Copy what is above the diagonal of a square matrix to below it, in place.
 
     It is done by 1,024 rows at a time: a second matrix might not fit into memory.
     """
     for start in range(0, len(matrix), 1024):
         rows = slice(start, start + 1024)
-        matrix[rows, :start] = matrix[:start, rows].T
-        square = np.triu(matrix[rows, rows])
+        matrix[rows, :start] = matrix[:start, rows].T  # left of the square below
+        square = np.triu(matrix[rows, rows])  # on the diagonal, zeros below it
         matrix[rows, rows] = square + np.triu(square, 1).T
 
 
@@ -267,20 +280,20 @@ def _scores_left_out(
 ) -> Features:
     """Return the scores (m, k) of some rows by the regression on all other rows.
 
-    With B the inverse of kernel plus alpha I, c = B y, these are y_r - B_rr^-1 c_r for
-    the rows r (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold cross-validation for
-    regularized least-squares").
+    With the kernel matrix K, B = (K + alpha I)⁻¹ and c = B y, those of rows r are
+    y_r - B_rr⁻¹ c_r (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold
+    cross-validation for regularized least-squares").
 
     Parameters
     ----------
     inverse
         B, (n, n).
     coef, targets
-        c and y, (n, k).
+        c, the coefficients of the regression on all rows, and y, (n, k).
     rows
         Row numbers r, (m,).
     """
-    block = inverse[np.ix_(rows, rows)]
+    block = inverse[np.ix_(rows, rows)]  # B_rr, a copy
     factor = linalg.cholesky(block, lower=True, overwrite_a=True, check_finite=False)
     correction = linalg.cho_solve((factor, True), coef[rows], check_finite=False)
     return np.asarray(targets[rows] - correction)

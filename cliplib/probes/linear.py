@@ -73,24 +73,24 @@ class LinearProbe(Probe):
             raise ValueError(f"Cs={self.Cs!r} must hold numbers above 0, one at least.")
         train_rows, held_out_rows = split(self.seed)
         scaled = self._scaled_rows(rows, train_rows)
+        # The axes matter for speed alone: all rows below do with these as well.
         n_axes = AXES_OF_FEW_ROWS if are_few_rows(*scaled.shape) else AXES
         axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
         problem = LogisticProblem(scaled, class_codes[train_rows], class_weights, axes)
-        start = self._choose_C(
+        weights = self._choose_C(
             problem, rows, held_out_rows, class_codes[held_out_rows], class_weights
         )
-        # Before all rows are standardised: both copies would take twice the memory.
+        # Freed first: with a copy of all rows they would take twice the memory.
         del problem, scaled
         scaled = self._scaled_rows(rows, np.arange(len(rows)))
-        # The axes of the training rows will do: they matter for speed alone.
         problem = LogisticProblem(scaled, class_codes, class_weights, axes)
-        self._set_weights(problem.minimize(self.C_, start, self.tol))
+        self._set_weights(problem.minimize(self.C_, weights, self.tol))
 
     def _scaled_rows(self, features: Features, row_numbers: Ints) -> Rows:
-        """Set mean_ and scale_ to those of the rows (m,); return these standardised.
+        """Return the rows `row_numbers` (m,) of features (n, d), standardised: (m, d).
 
-        They are a float32 copy or, above 4 GB, a view of the features (n, d) that
-        standardises rows each time they are read.
+        Sets mean_ and scale_ to those of these rows. Returned is a float32 copy or,
+        above 4 GB, a view that standardises rows each time they are read.
         """
         view = self._standardize(features, row_numbers)
         n, d = view.shape
@@ -105,10 +105,12 @@ class LinearProbe(Probe):
         held_out_codes: Ints,
         class_weights: Features,
     ) -> Floats:
-        """Set C_ and sweep_ by the log loss on held-out rows of the features (n, d).
+        """Choose C by the log loss on held-out rows: set C_ and sweep_.
 
-        Returns the problem's solution for C_: weights, (k, d + 1), the intercept last.
-        `held_out_rows` (m,) are row numbers, `held_out_codes` (m,) these rows' classes.
+        Returns the problem's solution for C_: weights (k, d + 1), the intercept last.
+        `held_out_rows` (m,) are row numbers of the features (n, d), not standardised;
+        `held_out_codes` (m,) are these rows' classes. coef_ and intercept_ are left at
+        the last C tried.
         """
         weights = np.zeros((len(self.classes_), features.shape[1] + 1))
         weights_by_C: dict[float, Floats] = {}
@@ -117,7 +119,7 @@ class LinearProbe(Probe):
             # It begins at the solution for the last C, which is near.
             weights = problem.minimize(C, weights, self.tol)
             weights_by_C[C] = weights
-            self._set_weights(weights)
+            self._set_weights(weights)  # by which logits are computed
             logits = self._logits_of_rows(features, held_out_rows)
             loss = weighted_log_loss(held_out_codes, logits, class_weights)
             accuracy = (logits.argmax(axis=1) == held_out_codes).mean()

@@ -56,35 +56,36 @@ class LogisticProblem:
         self._rows = rows
         self._basis: Features | None = None
         if are_few_rows(*rows.shape):
-            # An orthonormal basis (d, n) of the row span, and the coordinates of each
-            # row in a column, (n, n).
-            self._basis, columns = qr(rows[:].T, mode="economic", check_finite=False)
-            self._rows = np.ascontiguousarray(columns.T)
-        self._row_weights = class_weights[class_codes][:, None]
+            # rowsᵀ = Q R: the columns of Q (d, n) are an orthonormal basis of the row
+            # span, and column i of R (n, n) holds the coordinates of row i in it.
+            self._basis, R = qr(rows[:].T, mode="economic", check_finite=False)
+            self._rows = np.ascontiguousarray(R.T)
+        self._row_weights = class_weights[class_codes][:, None]  # (n, 1)
         one_hot = np.eye(len(class_weights), dtype=np.float32)[class_codes]
-        self._weighted_one_hot = self._row_weights * one_hot
+        self._weighted_one_hot = self._row_weights * one_hot  # (n, k)
         axes = self._to_basis(axes)
-        self._directions = block_diag(axes, 1)  # the intercept is a dimension, the last
+        # The intercept is one more dimension, and one more direction, the last.
+        self._directions = block_diag(axes, 1)
         self._curvatures = self._curvature_bounds(axes)
 
     def _to_basis(self, vectors: Floats | Features) -> Floats:
-        """Return vectors (m, d) in the coordinates of the solver, float64.
+        """Return vectors (m, d) in the coordinates in which rows are held, float64.
 
-        These are (m, n), of the span of the n rows, if rows are few; else as given.
+        If rows are few these are (m, n), in the basis of their span; else as given.
         """
         coordinates = vectors if self._basis is None else vectors @ self._basis
         return np.asarray(coordinates, np.float64)
 
     def _from_basis(self, coordinates: Floats) -> Floats:
-        """Return vectors (m, d) from the solver's coordinates: undo `_to_basis`."""
+        """Return vectors (m, d) from the coordinates that `_to_basis` returns."""
         return coordinates if self._basis is None else coordinates @ self._basis.T
 
     def _curvature_bounds(self, axes: Floats) -> Floats:
         """Return upper bounds on the mean log loss's second derivative, (r + 1,).
 
         They are along each of the axes (r, d) and, last, along the intercept, in the
-        weights of one class, without the penalty. Rows are taken in blocks, over which
-        the bounds are averaged.
+        weights of one class, without the penalty: those of `largest_curvatures` for all
+        rows.
         """
         n = self._rows.shape[0]
         bounds = np.zeros(len(axes) + 1)
@@ -93,45 +94,50 @@ class LogisticProblem:
         for block in blocks(*self._rows.shape):
             row_weights = self._row_weights[block]
             of_block = largest_curvatures(self._rows[block], row_weights, axes)
+            # A mean over blocks, each by its number of rows.
             bounds[:-1] += of_block * len(row_weights) / n
         return bounds
 
     def minimize(self, C: float, start: Floats, tol: float) -> Floats:
         """Return the weights (k, d + 1) at the minimum, intercepts last.
 
-        The search begins at `start`, of the same shape. C is the inverse strength of
-        the penalty, `tol` the largest entry of the preconditioned gradient at which the
-        minimum counts as reached.
+        The search begins at `start`, of the same shape; C is the inverse strength of
+        the penalty. L-BFGS varies z in weights = start + P z, where P is a
+        `Preconditioner`: by z the loss curves about alike in all directions. P is
+        symmetric, so that the gradient by z is P times that by the weights. When its
+        largest entry is `tol` or less, the minimum counts as reached.
         """
-        penalty = 1 / (C * self._rows.shape[0])
+        penalty = 1 / (C * self._rows.shape[0])  # of half the squared weights
         curvatures = self._curvatures.copy()
         curvatures[:-1] += penalty  # not of the intercept
         preconditioner = Preconditioner(self._directions, curvatures)
         first = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
 
-        # L-BFGS varies a flat step from the first weights, before preconditioning.
-        def weights_after(step: Floats) -> Floats:
-            return first + preconditioner.apply(step.reshape(first.shape))
+        def weights_of(z: Floats) -> Floats:
+            return first + preconditioner.apply(z.reshape(first.shape))
 
-        def loss_and_gradient(step: Floats) -> tuple[float, Floats]:
-            """Return the penalised loss after a step, and its gradient by the step."""
-            weights = weights_after(step)
+        def loss_and_gradient(z: Floats) -> tuple[float, Floats]:
+            """Return the penalised loss, and its gradient by z; z and it are flat."""
+            weights = weights_of(z)
             loss, gradient = self._mean_log_loss(weights)
-            weights[:, -1] = 0  # intercepts are not penalised
-            loss += penalty / 2 * np.square(weights).sum()
-            gradient += penalty * weights
-            # The preconditioner is symmetric: this is the chain rule.
+            penalized = weights.copy()
+            penalized[:, -1] = 0  # intercepts are not
+            loss += penalty / 2 * np.square(penalized).sum()
+            gradient += penalty * penalized
             return loss, preconditioner.apply(gradient).ravel()
 
-        no_step = np.zeros(first.size)
-        step, _, _ = fmin_l_bfgs_b(loss_and_gradient, no_step, m=20, pgtol=tol)
-        weights = weights_after(step)
+        # From the last 20 gradients it estimates how the loss curves.
+        z, _, _ = fmin_l_bfgs_b(
+            loss_and_gradient, np.zeros(first.size), m=20, pgtol=tol
+        )
+        weights = weights_of(z)
         return np.column_stack([self._from_basis(weights[:, :-1]), weights[:, -1]])
 
     def _mean_log_loss(self, weights: Floats) -> tuple[float, Floats]:
         """Return the weighted mean log loss (nats) and its gradient, without penalty.
 
-        Weights and gradient are (k, d + 1), intercepts last, in the rows' coordinates.
+        Weights and gradient are (k, d + 1), intercepts last, in the coordinates in
+        which rows are held.
         """
         n, d = self._rows.shape
         coef = weights[:, :-1].astype(np.float32)
@@ -149,6 +155,7 @@ class LogisticProblem:
             # The log loss of a row is log(total) less the logit of its class.
             loss += (row_weights * np.log(total)).sum(dtype=np.float64)
             loss -= (weighted_one_hot * logits).sum(dtype=np.float64)
+            # Row weight times (probability - one-hot), the gradient by the logits.
             residuals = exponentials * (row_weights / total) - weighted_one_hot
             gradient[:, :-1] += residuals.T @ rows
             gradient[:, -1] += residuals.sum(axis=0)
@@ -165,22 +172,22 @@ class Preconditioner:
         P w = s w + Aᵀ ((h^-1/2 - s) ∘ A w)
 
     Each direction is scaled by its h^-1/2, and what is orthogonal to all of them by s,
-    the h^-1/2 of the last axis. P is symmetric: by the chain rule it scales gradients,
-    too.
+    the h^-1/2 of the last axis. P is symmetric.
 
     Parameters
     ----------
     directions
-        Principal axes, by falling variance, and last the intercept, (r, d).
+        A: principal axes, by falling variance, and last the intercept, (r, d).
     curvatures
-        Of the loss, with the penalty, along each direction (r,).
+        h: of the loss, with the penalty, along each direction, (r,).
     """
 
     def __init__(self, directions: Floats, curvatures: Floats) -> None:
         self.directions = directions
         scales = curvatures**-0.5
-        last_axis = -2  # the least curved one, which stands for all that are left out
-        self.scale_elsewhere = scales[last_axis]
+        # The last axis, before the intercept, is the one of least variance. It stands
+        # for all axes that are left out.
+        self.scale_elsewhere = scales[-2]  # s
         self.extra_scales = scales - self.scale_elsewhere
 
     def apply(self, weights: Floats) -> Floats:
@@ -196,8 +203,9 @@ def largest_curvatures(
     """Return upper bounds on the mean log loss's second derivative, (r,).
 
     They are along directions a in the weights of one class, the others held: there a
-    row x curves the loss by p (1 - p) (a·x)², where p is the probability of the class,
-    so that the mean is at most that of row weight times (a·x)² / 4.
+    row x has the second derivative p (1 - p) (a·x)², where p is the probability of the
+    class. As p (1 - p) is 1/4 at most, the bound is the mean over rows of row weight
+    times (a·x)² / 4.
 
     Parameters
     ----------
@@ -214,11 +222,12 @@ def largest_curvatures(
 
 
 def principal_axes(rows: Features, n_axes: int) -> Features:
-    """Return the first principal axes (r, d) of centred rows (n, d), r <= `n_axes`.
+    """Return the first principal axes (r, d) of rows (n, d) of mean 0.
 
-    They are approximate, by a fixed seed: the solver's speed depends on them, its
-    minimum does not.
+    There are `n_axes` or, where n or d is smaller, as many. They are approximate, by a
+    fixed seed: the solver's speed depends on them, its minimum does not.
     """
     count = min(n_axes, *rows.shape)
-    axes = randomized_svd(rows, count, n_iter=2, random_state=0)[2]
+    # rows = U S V, where the rows of V are the axes.
+    _, _, axes = randomized_svd(rows, count, n_iter=2, random_state=0)
     return np.asarray(axes, np.float32)

@@ -96,8 +96,8 @@ class MLPProbe(Probe):
                 weights,
             )
             by_network.append(parameters)
-        # Each array holds one parameter of all networks, in the order from input to
-        # output that `_Network.parameters` has.
+        # From a list of parameters for each network to one array, (networks, ...), for
+        # each parameter; they are in the order of `_Network.parameters`.
         stacked = [np.stack(values) for values in zip(*by_network, strict=True)]
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = stacked
 
@@ -158,7 +158,8 @@ class MLPProbe(Probe):
     def _member_logits(self, scaled: Floats) -> Floats:
         """Return each network's logits (networks, n, k) of standardised features."""
         before = self._before_gelu(scaled)
-        hidden = before * ndtr(before)  # GELU(x) = x Φ(x)
+        hidden = before * ndtr(before)  # GELU(x) = x Φ(x); ndtr is Φ
+        # .mT transposes each network's matrix: (networks, hidden, k).
         return np.asarray(hidden @ self.coef_.mT + self.intercept_[:, None])
 
     def _before_gelu(self, scaled: Floats) -> Floats:
@@ -174,12 +175,13 @@ class MLPProbe(Probe):
     def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's mean logit, (n, d), by `scaled`."""
         before = self._before_gelu(scaled)
-        normal_density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)
-        gelu_derivative = ndtr(before) + before * normal_density
-        # By the chain rule, from the logit back to the features.
+        normal_density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)  # φ
+        gelu_derivative = ndtr(before) + before * normal_density  # Φ(x) + x φ(x)
+        # By the chain rule, from the logit back to the hidden units, (networks, n,
+        # hidden), and to the features, (networks, n, d).
         by_hidden = self.coef_[:, class_codes] * gelu_derivative
-        by_network = by_hidden @ self.hidden_coef_  # (networks, n, d)
-        return np.asarray(by_network.mean(axis=0))
+        by_features = by_hidden @ self.hidden_coef_
+        return np.asarray(by_features.mean(axis=0))
 
 
 class _Network:
@@ -231,6 +233,7 @@ class _Network:
         hidden = F.gelu(F.linear(rows, self.hidden_coef, self.hidden_intercept))
         if training:
             share = 1 - self.dropout
+            # 1 for the units that are kept, 0 for others.
             kept = torch.empty_like(hidden).bernoulli_(share, generator=self.generator)
             hidden = hidden * kept / share  # so that the mean stays as without dropout
         return F.linear(hidden, self.coef, self.intercept)

@@ -24,21 +24,23 @@ AnyProbe = LinearProbe | KernelProbe | MLPProbe
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
     """Write a fitted probe to two files: ``probe.safetensors`` and ``probe.json``.
 
-    The first holds its arrays of floats, the second all else. The folder is made if it
-    is missing, and files of these names are replaced.
+    The first holds the fitted arrays of floats; the second the probe's class, its
+    parameters, and all else that was fitted. The folder is made if it is missing, and
+    files of these names are replaced.
     """
     check_is_fitted(probe)
     arrays = {}
     others = {}
     for name, value in vars(probe).items():
-        if not name.endswith("_"):  # a parameter, which get_params returns
+        if not name.endswith("_"):  # not fitted, but a parameter
             continue
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             arrays[name] = np.ascontiguousarray(value)
         else:
             others[name] = value
     parameters = probe.get_params()
-    if isinstance(probe.class_weight, Mapping):  # keys in JSON are always strings
+    if isinstance(probe.class_weight, Mapping):
+        # As pairs: an object of JSON has strings for keys, and classes may be numbers.
         parameters["class_weight"] = list(probe.class_weight.items())
     document = {
         "kind": type(probe).__name__,
@@ -52,7 +54,7 @@ def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """Return a DataFrame as a dict of lists, an array as a list, else a number.
+    """Return a DataFrame as a dict of lists, an array as a list, a NumPy number as one.
 
     `json.dumps` calls it for values of types that JSON does not have.
     """
@@ -69,7 +71,7 @@ def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
     parameters = document["parameters"]
-    if isinstance(parameters["class_weight"], list):
+    if isinstance(parameters["class_weight"], list):  # pairs of class and weight
         parameters["class_weight"] = dict(parameters["class_weight"])
     probe: AnyProbe = kinds[document["kind"]](**parameters)
     for name, value in document["fitted"].items():
@@ -80,7 +82,7 @@ def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
 
 
 def _from_json(value: Any) -> Any:
-    """Return a dict of lists as a DataFrame, a list as an array, all else as it is."""
+    """Undo `_as_json`: a dict becomes a DataFrame, a list an array, all else stays."""
     if isinstance(value, dict):
         return pd.DataFrame(value)
     if isinstance(value, list):

@@ -38,7 +38,10 @@ class OneThread:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Restore torch's setting, and BLAS's once no thread is inside any more."""
+        """Restore torch's setting, and BLAS's once no thread is inside any more.
+
+        torch's is the one that the first thread to enter had.
+        """
         torch.set_num_threads(self._torch_threads)
         with self._lock:
             self._n_inside -= 1
