@@ -183,6 +183,14 @@ def test_few_groups_make_few_bins_of_equal_size() -> None:
     assert len(ten) == 10  # and no more
 
 
+def test_probabilities_of_repeats_are_refused() -> None:
+    repeats = np.full((2, 3, 2), 0.5)
+    with pytest.raises(ValueError, match=r"proba must be \(n, k\), and not \(2, 3, 2"):
+        reliability([0, 1, 0], repeats)
+    with pytest.raises(ValueError, match=r"proba must be \(n, k\), and not \(2, 3, 2"):
+        quantile_reliability([0, 1, 0], repeats, [0, 1, 2])
+
+
 def test_intervals_are_drawn_with_seed_0_unless_another_is_given() -> None:
     y, z = planted(300, 2.0)
     proba = softmax(z, axis=1)

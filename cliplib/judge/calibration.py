@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from cliplib.images.arrays import Bools, Floats
 from cliplib.judge.evaluation import EDGES, confidence_bins
 from cliplib.judge.intervals import checked_proba, ratio_intervals
 from cliplib.tables.splits import class_indices
@@ -24,7 +25,7 @@ MOST_BINS = 10
 
 
 def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
-    """Find the temperature that logits are divided by for the least log loss.
+    """Return the temperature T for which logits / T have the least mean log loss.
 
     Parameters
     ----------
@@ -46,22 +47,22 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         Where logits and labels do not fit together, or a logit is NaN or infinite.
     """
     labels = class_indices(y)
-    finite = np.maximum(np.asarray(logits, float), LEAST_LOGIT)
-    if finite.ndim != 2 or len(finite) != len(labels) or not len(labels):
+    raised = np.maximum(np.asarray(logits, float), LEAST_LOGIT)  # NaN stays NaN
+    if raised.ndim != 2 or len(raised) != len(labels) or not len(labels):
         raise ValueError(
-            f"logits of shape {finite.shape} do not fit {len(labels)} labels: they "
+            f"logits of shape {raised.shape} do not fit {len(labels)} labels: they "
             "must be (n, k)."
         )
-    if not np.isfinite(finite).all():
+    if not np.isfinite(raised).all():
         raise ValueError("logits must not be NaN or infinite.")
-    if not 0 <= labels.min() <= labels.max() < finite.shape[1]:
-        raise ValueError(f"Labels must be from 0 to {finite.shape[1] - 1}.")
-    if (finite.argmax(axis=1) == labels).all():
+    if not 0 <= labels.min() <= labels.max() < raised.shape[1]:
+        raise ValueError(f"Labels must be from 0 to {raised.shape[1] - 1}.")
+    if (raised.argmax(axis=1) == labels).all():
         logger.debug("All validation rows are right: the temperature stays at 1.")
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
-        log_proba = log_softmax(finite / np.exp(log_temperature), axis=1)
+        log_proba = log_softmax(raised / np.exp(log_temperature), axis=1)
         return -float(log_proba[np.arange(len(labels)), labels].mean())
 
     bounds = (np.log(0.01), np.log(100))
@@ -99,18 +100,24 @@ def reliability(
         A row for each bin (bin_low, bin_high]: accuracy, accuracy_low and accuracy_high
         (its 95% interval), bin_low, bin_high, count (of rows) and confidence (their
         mean). Accuracy and confidence of an empty bin are NaN.
+
+    Raises
+    ------
+    ValueError
+        Where probabilities are not (n, k), or do not fit the labels.
     """
-    labels = class_indices(y)
-    probabilities = checked_proba(labels, proba, "proba")[0]
-    right = probabilities.argmax(axis=1) == labels
-    # (n, 1), against the bins; rounding of probabilities may take it beyond 1.
-    confidence = np.minimum(probabilities.max(axis=1), 1)[:, None]
-    inside = confidence_bins(confidence)  # (n, bins)
+    is_right, confidence = _right_and_confidence(y, proba)
+    confidence = np.minimum(confidence, 1)  # rounding may take it beyond
+    is_inside = confidence_bins(confidence[:, None])  # (n, bins)
     accuracy = ratio_intervals(
-        inside & right[:, None], inside, groups=groups, n_boot=n_boot, seed=seed
+        is_inside & is_right[:, None],
+        is_inside,
+        groups=groups,
+        n_boot=n_boot,
+        seed=seed,
     )
-    count = inside.sum(axis=0)
-    total_confidence = (inside * confidence).sum(axis=0)
+    count = is_inside.sum(axis=0)
+    total_confidence = (is_inside * confidence[:, None]).sum(axis=0)
     return pd.DataFrame(
         {
             "accuracy": accuracy["value"],
@@ -148,16 +155,36 @@ def quantile_reliability(
     pd.DataFrame
         A row for each bin, least confident first: value, low and high of its accuracy,
         with the 95% interval, and its mean confidence.
+
+    Raises
+    ------
+    ValueError
+        Where probabilities are not (n, k), or do not fit the labels.
     """
-    probabilities = np.asarray(proba, float)
-    right = probabilities.argmax(axis=1) == np.asarray(y)
-    confidence = probabilities.max(axis=1)
+    is_right, confidence = _right_and_confidence(y, proba)
     n_bins = np.clip(len(np.unique(groups)) // GROUPS_PER_BIN, 1, MOST_BINS)
-    rank = confidence.argsort(kind="stable").argsort()  # from 0, the least confident
+    # From 0, the least confident; of equals, the earlier row.
+    rank = pd.Series(confidence).rank(method="first").to_numpy(int) - 1
     bin_of_row = rank * n_bins // len(rank)
-    inside = bin_of_row[:, None] == np.arange(n_bins)  # (n, bins)
-    shares = ratio_intervals(inside & right[:, None], inside, groups=groups, seed=seed)
-    return shares.assign(confidence=(confidence @ inside) / inside.sum(axis=0))
+    is_inside = bin_of_row[:, None] == np.arange(n_bins)  # (n, bins)
+    accuracy = ratio_intervals(
+        is_inside & is_right[:, None], is_inside, groups=groups, seed=seed
+    )
+    total_confidence = confidence @ is_inside
+    return accuracy.assign(confidence=total_confidence / is_inside.sum(axis=0))
+
+
+def _right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]:
+    """Return whether each row is predicted rightly, and its confidence, (n,) both.
+
+    Confidence is the highest of the row's probabilities (n, k). ValueError where these
+    are of another shape, or do not fit the labels `y` (n,), column numbers.
+    """
+    labels = class_indices(y)
+    if np.ndim(proba) != 2:
+        raise ValueError(f"proba must be (n, k), and not {np.shape(proba)}.")
+    (probabilities,) = checked_proba(labels, proba, "proba")
+    return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
@@ -193,12 +220,15 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
         raise ValueError("right and confidence must not hold NaN.")
     rows = pd.DataFrame({"threshold": thresholds, "error": errors})
     # Equally confident rows are answered together, or not at all.
-    by_confidence = rows.groupby("threshold")["error"].agg(["size", "sum"])
-    at_least = by_confidence.sort_index(ascending=False).cumsum()
+    by_confidence = rows.groupby("threshold")["error"].agg(
+        n_rows="size", n_errors="sum"
+    )
+    # So many are at least so confident.
+    answered = by_confidence.sort_index(ascending=False).cumsum()
     return pd.DataFrame(
         {
-            "threshold": at_least.index,
-            "coverage": at_least["size"].to_numpy() / len(rows),
-            "risk": (at_least["sum"] / at_least["size"]).to_numpy(),
+            "threshold": answered.index,
+            "coverage": answered["n_rows"].to_numpy() / len(rows),
+            "risk": (answered["n_errors"] / answered["n_rows"]).to_numpy(),
         }
     )

@@ -87,11 +87,11 @@ class Evaluation:
         per_class: dict[Any, dict[str, Any]] = {}
         for name, row in self.per_class.iterrows():
             per_class[name] = {"support": int(row["support"])}
-            for key in PER_CLASS:
-                per_class[name][key] = {
-                    "value": float(row[key]),
-                    "low": float(row[f"{key}_low"]),
-                    "high": float(row[f"{key}_high"]),
+            for metric in PER_CLASS:
+                per_class[name][metric] = {
+                    "value": float(row[metric]),
+                    "low": float(row[f"{metric}_low"]),
+                    "high": float(row[f"{metric}_high"]),
                 }
         return {
             **self.metrics.to_dict("index"),
@@ -121,8 +121,8 @@ def evaluate(
         Labels (n,), indices into `classes`.
     predicted
         Labels (n,), probabilities (n, k) with a column for each class, or those of
-        repeats (r, n, k), which are averaged: they steady a value, but do not narrow
-        its interval.
+        repeats (r, n, k), whose metrics are averaged: this steadies a value, but does
+        not narrow its interval.
     classes
         Names of the k classes. Only predicted labels may do without.
     groups
@@ -145,22 +145,24 @@ def evaluate(
     """
     labels, repeats, names = _checked_input(y, predicted, classes)
     n_repeats, n, k = repeats.shape
-    group_of_row = checked_groups(groups, n)
+    group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
     by_repeat = [_Contributions(labels, proba) for proba in repeats]
 
     def averaged_over_repeats(weights: Floats) -> dict[str, Floats]:
-        """Return the mean over repeats of each statistic, by name."""
-        results = [contributions.statistics(weights) for contributions in by_repeat]
+        """Return the mean over repeats of each statistic, (draws,) or (draws, k)."""
+        of_repeats = [repeat.statistics(weights) for repeat in by_repeat]
         return {
-            name: np.nanmean([result[name] for result in results], axis=0)
-            for name in results[0]
+            name: np.nanmean([statistics[name] for statistics in of_repeats], axis=0)
+            for name in of_repeats[0]
         }
 
     resampled = bootstrap(averaged_over_repeats, group_of_row, n_boot=n_boot, seed=seed)
-    is_predicted = np.stack([contributions.is_predicted for contributions in by_repeat])
     per_class = _per_class_intervals(
-        resampled, by_repeat[0].is_true, is_predicted, group_of_row
+        resampled,
+        is_true=by_repeat[0].is_true,  # the same in all repeats
+        is_predicted=np.stack([repeat.is_predicted for repeat in by_repeat]),
+        group_of_row=group_of_row,
     )
     metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
@@ -190,10 +192,11 @@ class _Contributions:
         Log loss (nats) and Brier score, (n,).
     gap
         Confidence, less 1 where the row is right, in the column of the bin that the
-        confidence is in; 0 in all other columns, (n, bins).
+        confidence is in; 0 in all other columns, (n, bins). A column's sum is how many
+        more of the bin's rows should be right than are.
     areas
-        For each class the area under its ROC curve, as a function of weights; empty
-        where the predictions are labels alone.
+        For each class a function from weights (draws, n) to areas under its ROC curve,
+        (draws,); empty where the predictions are labels alone.
     """
 
     def __init__(self, labels: Ints, proba: Floats) -> None:
@@ -209,17 +212,18 @@ class _Contributions:
         confidence = proba.max(axis=1)[:, None]
         self.gap = confidence_bins(confidence) * (confidence - is_right)
         self.areas = []
-        is_labels = bool((proba == self.is_predicted).all())
-        if not is_labels:  # of labels alone, `statistics` has the areas without sorting
+        are_labels = bool((proba == self.is_predicted).all())  # all are 0 or 1
+        if not are_labels:  # else `statistics` has the areas without sorting
             for is_positive, score in zip(self.is_true.T, proba.T, strict=True):
                 self.areas.append(auroc_statistic(is_positive, score))
 
     def statistics(self, weights: Floats) -> dict[str, Floats]:
-        """Return metrics (draws,), and those by class (draws, k), by name.
+        """Return each of `METRICS`, (draws,), and each of `PER_CLASS`, (draws, k).
 
-        `weights` (draws, n) say how often each draw holds each row. What is 0 / 0, such
-        as the sensitivity of a class that a draw lacks, is NaN; means over classes
-        leave it out.
+        The names of the latter begin with "class_"; "ece_noise" is added. `weights`
+        (draws, n) say how often each draw holds each row. What is 0 / 0, such as the
+        sensitivity of a class that a draw lacks, is NaN; means over classes leave it
+        out.
         """
         n_rows = weights.sum(axis=1)
         n_true = weights @ self.is_true
@@ -230,11 +234,11 @@ class _Contributions:
         sensitivity = n_hit / n_true
         f1 = 2 * n_hit / (n_true + n_predicted)
         specificity = n_true_negative / n_other
-        # Of labels alone all scores are 0 or 1, and the area is this mean.
-        auroc = (sensitivity + specificity) / 2
         if self.areas:
             auroc = np.column_stack([area(weights) for area in self.areas])
-        gap = weights @ self.gap / n_rows[:, None]
+        else:  # of labels alone all scores are 0 or 1, and the area is this mean
+            auroc = (sensitivity + specificity) / 2
+        gap = weights @ self.gap / n_rows[:, None]  # (draws, bins)
         gap_on_sample = self.gap.mean(axis=0)
         return {
             "accuracy": n_hit.sum(axis=1) / n_rows,
@@ -269,7 +273,7 @@ def _checked_input(
     """Return labels (n,), probabilities (r, n, k) and names (k,) of classes.
 
     Predicted labels become probabilities of 0 and 1, of one repeat. Without `classes`
-    the names are "0" and so on. A ValueError is raised where these do not fit together.
+    the names are "0" and so on. ValueError where the arguments do not fit together.
     """
     labels = class_indices(y)
     given = np.asarray(predicted)
@@ -278,7 +282,7 @@ def _checked_input(
         k = largest + 1 if classes is None else len(classes)
         if given.min() < 0 or given.max() >= k:
             raise ValueError(f"Predicted labels must be from 0 to {k - 1}.")
-        given = given[:, None] == np.arange(k)
+        given = given[:, None] == np.arange(k)  # one-hot (n, k)
     elif classes is None:
         raise ValueError(
             "Probabilities need classes, the names of their columns in this order: the"
@@ -302,13 +306,13 @@ def _per_class_intervals(
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
-    `resampled` holds values and bootstrap draws, "class_sensitivity" and so on.
-    `is_true` (n, k) and `is_predicted` (r, n, k) tell how many groups each number rests
-    on; of several repeats, those of the repeat that has the fewest.
+    `resampled` holds values and bootstrap draws of "class_sensitivity" and so on. The
+    masks `is_true` (n, k) and `is_predicted` (r, n, k) serve to count the groups that a
+    number rests on, those with a row in its denominator; `group_of_row` is (n,).
     """
-    n_true = count_groups_with(is_true, group_of_row)
+    n_true = count_groups_with(is_true, group_of_row)  # (k,), as all below
     n_other = count_groups_with(~is_true, group_of_row)
-    n_predicted = np.min(
+    n_predicted = np.min(  # of the repeat that has the fewest
         [count_groups_with(repeat, group_of_row) for repeat in is_predicted], axis=0
     )
     n_groups = {
@@ -319,13 +323,13 @@ def _per_class_intervals(
         "auroc": np.minimum(n_true, n_other),
     }
     tables = {}
-    for key in PER_CLASS:
-        by_class = resampled[f"class_{key}"]
-        if key == "auroc":
+    for metric in PER_CLASS:
+        by_class = resampled[f"class_{metric}"]
+        if metric == "auroc":
             exact_bounds = newcombe(by_class.value, n_true, n_other)
         else:
-            exact_bounds = clopper_pearson(by_class.value, n_groups[key])
-        tables[key] = intervals(by_class, n_groups[key], exact_bounds)
+            exact_bounds = clopper_pearson(by_class.value, n_groups[metric])
+        tables[metric] = intervals(by_class, n_groups[metric], exact_bounds)
     return tables
 
 
@@ -338,10 +342,13 @@ def _overall_intervals(
     `PER_CLASS`. Accuracy, as a share, has exact bounds; means over classes, and the
     calibration error, which is biased, have intervals of their own.
     """
-    table = pd.concat([intervals(resampled[name], n_groups) for name in METRICS])
+    exact = clopper_pearson(resampled["accuracy"].value, n_groups)[:, None]  # (2, 1)
+    tables = [
+        intervals(resampled[name], n_groups, exact if name == "accuracy" else None)
+        for name in METRICS
+    ]
+    table = pd.concat(tables)
     table.index = pd.Index(METRICS, name="metric")
-    exact = clopper_pearson(resampled["accuracy"].value, n_groups)[:, None]
-    table.loc["accuracy"] = intervals(resampled["accuracy"], n_groups, exact).iloc[0]
     areas = per_class["auroc"]
     means_over_classes = {
         "balanced_accuracy": per_class["sensitivity"],
@@ -359,15 +366,18 @@ def _overall_intervals(
 def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float]:
     """Extend the interval of a mean over classes to what the classes' own imply.
 
-    A class without errors has none in any bootstrap draw; only its own interval shows
-    what is unknown of it. Squared distances from value to end add up where classes are
-    independent (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702). Both
-    arguments hold value, low and high; so does what is returned.
+    `mean` holds value, low and high, `of_classes` has them as columns, a row a class;
+    returned are the mean's value, and low and high extended. A class without errors has
+    none in any bootstrap draw; only its own interval shows what is unknown of it.
+    Squared distances from value to end add up where classes are independent (Zou and
+    Donner, Statistics in Medicine 27, 2008, 1693-1702).
     """
     defined = of_classes.dropna()
-    value, low, high = (defined[name].to_numpy() for name in ("value", "low", "high"))
-    to_low = np.sqrt(((value - low) ** 2).sum()) / len(defined)
-    to_high = np.sqrt(((high - value) ** 2).sum()) / len(defined)
+    k = len(defined)
+    below = (defined["value"] - defined["low"]).to_numpy()
+    above = (defined["high"] - defined["value"]).to_numpy()
+    to_low = np.sqrt((below**2).sum()) / k
+    to_high = np.sqrt((above**2).sum()) / k
     return {
         "value": mean["value"],
         "low": min(mean["low"], mean["value"] - to_low),
@@ -403,10 +413,10 @@ def _per_class_table(
     Its columns are x, x_low and x_high for each metric x, and support; a row a class.
     """
     columns: dict[str, NDArray[Any]] = {}
-    for key, table in per_class.items():
-        columns[key] = table["value"].to_numpy()
-        columns[f"{key}_low"] = table["low"].to_numpy()
-        columns[f"{key}_high"] = table["high"].to_numpy()
+    for metric, table in per_class.items():
+        columns[metric] = table["value"].to_numpy()
+        columns[f"{metric}_low"] = table["low"].to_numpy()
+        columns[f"{metric}_high"] = table["high"].to_numpy()
     columns["support"] = support
     return pd.DataFrame(columns, index=pd.Index(names, name="class"))
 
@@ -416,7 +426,7 @@ def _confusion(labels: Ints, repeats: Floats) -> Ints:
     k = repeats.shape[2]
     counts = np.zeros((k, k), np.int64)
     for proba in repeats:
-        # Unlike +=, this counts a cell as often as it comes.
+        # Unlike +=, this counts each row, also where several are of one cell.
         np.add.at(counts, (labels, proba.argmax(axis=1)), 1)
     return counts
 

@@ -115,6 +115,7 @@ def bootstrap(
     n = len(group_of_row)
     draws_at_once = max(1, 2**20 // n)  # bounds the memory
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        # The sample itself is one draw, which holds each row once.
         on_sample = statistic(np.ones((1, n)))
         on_draws = []
         for start in range(0, n_boot, draws_at_once):
@@ -166,14 +167,15 @@ def intervals(
         value undefined. One group says nothing of others: its interval is 0 to 1 for
         shares, or else NaN.
     """
-    value = np.atleast_1d(resampled.value)
-    draws = resampled.draws.reshape(-1, len(value))
+    value = np.atleast_1d(resampled.value)  # (m,)
+    draws = resampled.draws.reshape(-1, len(value))  # (n_boot, m)
     group_counts = np.broadcast_to(n_groups, value.shape)
     if exact_bounds is None:
         exact_bounds = np.full((2, len(value)), np.nan)
     is_share = ~np.isnan(exact_bounds[0])
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        bounds = np.nanquantile(draws, [0.025, 0.975], axis=0)  # (2, m): low, high
+        # (2, m), low and high, as all bounds below.
+        bounds = np.nanquantile(draws, [0.025, 0.975], axis=0)
     bounds = _widened_for_few_groups(value, bounds, group_counts)
     bounds = _extended_to_exact(bounds, exact_bounds)
     bounds = np.where(is_share, np.clip(bounds, 0, 1), bounds)
@@ -185,10 +187,10 @@ def intervals(
 
 
 def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Floats:
-    """Multiply the distances of bounds (2, m) from values (m,), and return the bounds.
+    """Return bounds (2, m) moved away from their values (m,).
 
-    The factor is `small_sample_factor` of the numbers of groups (m,). A bound on the
-    wrong side of its value stays where it is.
+    Distances are multiplied by the `small_sample_factor` of the numbers of groups (m,).
+    A bound on the wrong side of its value stays where it is.
     """
     factor = small_sample_factor(np.maximum(n_groups, 2))  # one group has no factor
     low, high = bounds
@@ -198,9 +200,9 @@ def _widened_for_few_groups(value: Floats, bounds: Floats, n_groups: Ints) -> Fl
 
 
 def _extended_to_exact(bounds: Floats, exact_bounds: Floats) -> Floats:
-    """Extend bounds (2, m) of intervals that reach 0 or 1 to the exact ones.
+    """Return bounds (2, m), extended to the exact ones if an interval reaches 0 or 1.
 
-    Exact bounds that are NaN change nothing.
+    Nothing is narrowed, and exact bounds that are NaN change nothing.
     """
     low, high = bounds
     exact_low, exact_high = exact_bounds
@@ -238,25 +240,30 @@ def clopper_pearson(share: ArrayLike, n: ArrayLike) -> Floats:
 def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> Floats:
     """Return 95% intervals (2, m) of areas under ROC curves (m,), without any draws.
 
-    They follow from the numbers of positives and negatives, (m,). Method 5 of Newcombe
-    (Statistics in Medicine 25, 2006, 559-573): all areas from which the one found is
-    less than 1.96 standard errors away, the error being Hanley and McNeil's (1982) at
-    the area supposed. An area of 1 has an interval of some width, too.
+    They follow from the numbers of positives p and negatives q, (m,). Method 5 of
+    Newcombe (Statistics in Medicine 25, 2006, 559-573): the interval holds all areas a
+    that are 1.96 standard errors or less from the one found. The squared error is ::
+
+        a (1 - a) (1 + ((p + q) / 2 - 1) ((1 - a) / (2 - a) + a / (1 + a))) / (p q)
+
+    (Hanley and McNeil 1982). It is that of a, not of the area found, so that an area of
+    1 has an interval of some width, too.
     """
     found = np.asarray(area, float)
-    m = np.asarray(n_positive, float)  # the source's letters
-    n = np.asarray(n_negative, float)
+    p = np.asarray(n_positive, float)
+    q = np.asarray(n_negative, float)
 
-    def is_in_interval(supposed: Floats) -> Bools:
-        """Tell which supposed areas (m,) are 1.96 errors or less from those found."""
-        # The squared standard error is the variance divided by m n.
-        spread = (1 - supposed) / (2 - supposed) + supposed / (1 + supposed)
-        variance = supposed * (1 - supposed) * (1 + ((m + n) / 2 - 1) * spread)
-        squared_distance = (found - supposed) ** 2
-        return np.asarray(squared_distance * m * n <= NORMAL_QUANTILE**2 * variance)
+    def is_in_interval(a: Floats) -> Bools:
+        """Tell which areas a (m,) are in the intervals of those found, (m,)."""
+        spread = (1 - a) / (2 - a) + a / (1 + a)
+        # p q times the squared error
+        variance = a * (1 - a) * (1 + ((p + q) / 2 - 1) * spread)
+        squared_distance = (found - a) ** 2
+        return np.asarray(squared_distance * p * q <= NORMAL_QUANTILE**2 * variance)
 
     ends = []
-    for limit in (0.0, 1.0):  # bisection: the end lies between inside and outside
+    for limit in (0.0, 1.0):
+        # Bisection: the end lies between an area inside and one outside, or at 0 or 1.
         outside = np.full(found.shape, limit)
         inside = found
         for _ in range(50):  # until the distance is below any rounding
@@ -298,7 +305,7 @@ def ratio_intervals(
     pd.DataFrame
         value, low and high, a row for each column.
     """
-    columns = pd.DataFrame(numerator)
+    columns = pd.DataFrame(numerator)  # (n, m)
     denominators = np.asarray(denominator, float)
     if denominators.ndim == 1:
         denominators = denominators[:, None]
@@ -338,21 +345,25 @@ def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats
     score
         The score of each row, (n,), in any unit.
     """
-    order = np.argsort(score[~positive], kind="stable")
-    negatives = np.flatnonzero(~positive)[order]
+    # Row numbers of the negatives, by rising score.
+    negatives = np.flatnonzero(~positive)
+    negatives = negatives[np.argsort(score[negatives], kind="stable")]
     # How many negatives have a lower score than each positive, and an equal or lower.
-    n_below = np.searchsorted(score[negatives], score[positive], "left")
-    n_not_above = np.searchsorted(score[negatives], score[positive], "right")
+    n_lower = np.searchsorted(score[negatives], score[positive], "left")
+    n_equal_or_lower = np.searchsorted(score[negatives], score[positive], "right")
 
     def area(weights: Floats) -> Floats:
         # Row i, (draws,), is the weight of the i negatives of the lowest scores.
         weight_of_lowest = np.zeros((len(negatives) + 1, len(weights)))
         np.cumsum(weights.T[negatives], axis=0, out=weight_of_lowest[1:])
         positive_weights = weights.T[positive]
-        # (positives, draws): the mean of both sums counts ties half.
-        beaten = (weight_of_lowest[n_below] + weight_of_lowest[n_not_above]) / 2
+        # Weights of the negatives below each positive, (positives, draws): the mean of
+        # both sums counts ties half.
+        beaten = (weight_of_lowest[n_lower] + weight_of_lowest[n_equal_or_lower]) / 2
         n_pairs = positive_weights.sum(axis=0) * weight_of_lowest[-1]
-        return np.asarray(np.einsum("pd,pd->d", positive_weights, beaten) / n_pairs)
+        # The sum over positives of weight times beaten weight, for each draw.
+        n_won = np.einsum("pd,pd->d", positive_weights, beaten)
+        return np.asarray(n_won / n_pairs)
 
     return area
 
@@ -383,16 +394,17 @@ def compare(
     Returns
     -------
     pd.Series
-        difference (accuracy of a less that of b), low, high, and p: the share of paired
-        bootstrap differences, widened as the interval is, at least as far from the
-        observed one as that is from 0 (Davison and Hinkley 1997, section 4.4).
+        difference (accuracy of a less that of b), low, high, and p: in what share of
+        the draws the difference is at least as far from the observed one, times
+        `small_sample_factor`, as that is from 0. The sample counts as one such draw
+        (Davison and Hinkley 1997, section 4.4).
 
     Raises
     ------
     ValueError
         Where labels and predictions do not fit together, or one is missing (NaN).
     """
-    # Of each row: 1 where only a is right, -1 where only b is.
+    # Of each row, (n,): 1 where only a is right, -1 where only b is.
     gain = _share_right(y, a, "a") - _share_right(y, b, "b")
     group_of_row = checked_groups(groups, len(gain))
 
@@ -450,6 +462,8 @@ def compare_all(
         )
         rows.append({"a": a, "b": b, **compared})
     table = pd.DataFrame(rows)
+    # Holm: the smallest p times the number of pairs, the next times one less, and so
+    # on; none may be smaller than the one before it.
     ordered = table["p"].sort_values(kind="stable")
     n_hypotheses_left = np.arange(len(ordered), 0, -1)
     # pandas assigns by index: each corrected p goes to the row of its pair.
@@ -460,8 +474,8 @@ def compare_all(
 def _counts_by_draw(drawn: Ints) -> Ints:
     """Return how often each draw holds each group, (draws, n_groups).
 
-    A row of `drawn`, of the same shape, holds the numbers of the groups of one draw: as
-    many as there are groups, some of them several times.
+    A row of `drawn`, of the same shape, holds the numbers of the groups of one draw, as
+    many as there are groups: [[0, 2, 2]] gives [[1, 0, 2]].
     """
     n_draws, n_groups = drawn.shape
     draw = np.arange(n_draws)[:, None]
@@ -472,8 +486,9 @@ def _counts_by_draw(drawn: Ints) -> Ints:
 def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
     """Return in what share of the repeats each row is predicted rightly, (n,).
 
-    Of labels (n,) it is 0 or 1. A ValueError is raised where `predicted` does not fit
-    the labels `y`; it calls `predicted` by `argument`, its name for the user.
+    `predicted` is labels (n,), of which the share is 0 or 1, or probabilities (n, k) or
+    (r, n, k). A ValueError is raised where it does not fit the labels `y`; it calls
+    `predicted` by `argument`, its name for the user.
     """
     given = np.asarray(predicted)
     if given.ndim == 1:
