@@ -59,9 +59,11 @@ def ellipse(box: Box, size: tuple[int, int]) -> Bools:
     `size` is (w, h), as Pillow has it. The pixel at the box's centre always belongs.
     """
     width, height = size
+    # From the box's centre to the middle of each column and row of pixels, in shares.
     x = (np.arange(width) + 0.5) / width - box.x_center
     y = (np.arange(height) + 0.5) / height - box.y_center
-    # An ellipse through the corners is √2 times as wide and as high as the box.
+    # An ellipse through the corners is √2 times as wide and as high as the box; these
+    # are its half axes.
     across = np.square(x / (box.width / math.sqrt(2)))
     down = np.square(y / (box.height / math.sqrt(2)))
     mask = np.asarray(across[None, :] + down[:, None] <= 1)
@@ -70,10 +72,11 @@ def ellipse(box: Box, size: tuple[int, int]) -> Bools:
 
 
 def erase(image: Image.Image, box: Box, *, seed: int = 0) -> Image.Image:
-    """Return a copy, RGB, in which the ellipse round a box continues what is round it.
+    """Return a copy, RGB, in which a box's object is filled with its surroundings.
 
-    The ellipse goes through the box's corners; `seed` is of the noise that `fill` adds.
-    Raises ValueError if it covers the whole image, ImportError without scikit-image.
+    Filled, by `fill`, is the ellipse through the box's corners; `seed` is of the noise
+    on the filling. Raises ValueError if the ellipse covers the whole image, ImportError
+    without scikit-image.
     """
     return fill(image, ellipse(box, image.size), seed=seed)
 
@@ -112,18 +115,19 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
         # interpolated between them: the filling is smooth.
         step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
         # All that the filling depends on: the rim, and a blur's reach of 4 deviations.
-        part = _surroundings(mask, margin=RIM + math.ceil(4 * max(SMOOTHING, step)))
-        hole = mask[part]
-        filled = _continued(pixels[part], hole, step)
-        filled += _noise(pixels[part], hole, seed)
+        margin = RIM + math.ceil(4 * max(SMOOTHING, step))
+        rows_and_columns = _surroundings(mask, margin)
+        around = pixels[rows_and_columns]
+        hole = mask[rows_and_columns]
+        filled = _continued(around, hole, step) + _noise(around, hole, seed)
         pixels[mask] = filled[hole]
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
 def _surroundings(mask: Bools, margin: int) -> tuple[slice, slice]:
-    """Return slices of rows and of columns that hold a mask's true pixels.
+    """Return slices of rows and of columns that hold the true pixels of a mask (h, w).
 
-    They are `margin` pixels larger on each side; the mask must not be empty.
+    They are `margin` pixels larger on each side; one true pixel there must be.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
@@ -147,27 +151,16 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
     between them. Raises ValueError where the hole leaves nothing, and ImportError
     without scikit-image.
     """
-    try:
-        from skimage.restoration import inpaint_biharmonic
-    except ImportError as error:
-        raise ImportError(
-            "Erasing needs scikit-image: pip install scikit-image."
-        ) from error
     blurred = _blurred(pixels, ~hole, max(SMOOTHING, step))
-    offset = step // 2
-    every_step = slice(offset, None, step)
-    small_hole = hole[every_step, every_step]
-    if small_hole.all():
-        raise ValueError("Nothing of the image would be left: mark a smaller part.")
-    filled = inpaint_biharmonic(
-        blurred[every_step, every_step], small_hole, channel_axis=-1
-    )
-    at_edge = blurred[binary_dilation(hole) & ~hole]
+    first = step // 2
+    every_step = (slice(first, None, step), slice(first, None, step))
+    filled = _inpainted(blurred[every_step], hole[every_step])
+    at_edge = blurred[binary_dilation(hole) & ~hole]  # (pixels, 3)
     filled = np.clip(filled, at_edge.min(axis=0), at_edge.max(axis=0))
     if step == 1:
-        return np.asarray(filled)
-    # The row and the column of each pixel, (h, w) each, counted in the reduced copy.
-    places = [(axis - offset) / step for axis in np.indices(hole.shape)]
+        return filled
+    # Where each row and column of the result lies among every step-th, (h, w) both.
+    places = [(numbers - first) / step for numbers in np.indices(hole.shape)]
     channels = [
         map_coordinates(filled[..., channel], places, order=1, mode="nearest")
         for channel in range(filled.shape[-1])
@@ -175,20 +168,37 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
     return np.stack(channels, axis=-1)
 
 
-def _blurred(pixels: Floats, is_known: Bools, sigma: float) -> Floats:
-    """Blur pixels (h, w, c); those that are not known (h, w) have no weight.
+def _inpainted(pixels: Floats, hole: Bools) -> Floats:
+    """Return a copy of pixels (h, w, 3) in which scikit-image has filled a hole (h, w).
 
-    `sigma` is the standard deviation in pixels.
+    Raises ValueError where the hole is all there is, and ImportError without it.
+    """
+    try:
+        from skimage.restoration import inpaint_biharmonic
+    except ImportError as error:
+        raise ImportError(
+            "Erasing needs scikit-image: pip install scikit-image."
+        ) from error
+    if hole.all():
+        raise ValueError("Nothing of the image would be left: mark a smaller part.")
+    return np.asarray(inpaint_biharmonic(pixels, hole, channel_axis=-1))
+
+
+def _blurred(pixels: Floats, is_known: Bools, sigma: float) -> Floats:
+    """Blur pixels (h, w, c) by a Gaussian; those not known, by a mask (h, w), count 0.
+
+    `sigma` is the Gaussian's standard deviation in pixels.
     """
     weight = gaussian_filter(is_known.astype(np.float64), sigma)[..., None]
     total = gaussian_filter(pixels * is_known[..., None], (sigma, sigma, 0))
-    return np.asarray(total / np.maximum(weight, 1e-9))
+    return np.asarray(total / np.maximum(weight, 1e-9))  # 0 far from any known pixel
 
 
 def _noise(pixels: Floats, hole: Bools, seed: int) -> Floats:
     """Draw noise (h, w, 3) as strong as that of the rim around a hole (h, w).
 
-    Its strength is the rim's standard deviation from its own blur, by channel.
+    Its strength is how much the rim deviates from its own blur (standard deviation, by
+    channel); its pattern is the same in all channels.
     """
     rim = binary_dilation(hole, iterations=RIM) & ~hole
     detail = (pixels - _blurred(pixels, ~hole, SMOOTHING / 2))[rim]  # (pixels, 3)

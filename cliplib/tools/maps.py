@@ -43,9 +43,10 @@ def chefer_relevance(
     """Measure how much each patch, by way of attention, raised a logit.
 
     Chefer, Gur and Wolf, "Generic attention-model explainability", ICCV 2021, sections
-    3.1 and 3.2: in each block, the mean over heads of the positive part of attention
-    times its gradient is added to what is passed on. Returned is what reaches the class
-    token, whatever the readout: adding the patch tokens improved no map of "deep".
+    3.1 and 3.2: a block passes relevance on by a matrix, the identity plus the mean
+    over heads of the positive part of attention times the logit's gradient by it.
+    Returned is what reaches the class token through all blocks, whatever the readout:
+    adding the patch tokens improved no map of "deep".
 
     Parameters
     ----------
@@ -84,6 +85,7 @@ def chefer_relevance(
     for i, image in enumerate(bar):
         pixels = torch.tensor(encoder.preprocess(image)[None], device=encoder.device)
         states, attentions = _states_and_attentions(tower, pixels)
+        # How each block passes relevance on, (tokens, tokens), the first block first.
         if directions is None:
             matrices = [_rollout_matrix(attention) for attention in attentions]
         else:
@@ -160,9 +162,9 @@ def _rollout_matrix(attention: Tensor) -> Tensor:
 def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
     """Return how a block passes relevance on, from tokens (columns) to tokens (rows).
 
-    It is the mean over heads of the positive part of attention times its gradient, (1,
-    heads, tokens, tokens) both (Chefer, Gur and Wolf 2021, equation 5), plus the
-    identity: what passes the block by.
+    It is the mean over heads of the positive part of attention times the logit's
+    gradient by it, both (1, heads, tokens, tokens) (Chefer, Gur and Wolf 2021, equation
+    5), plus the identity: what passes the block by.
     """
     product = (attention * gradient)[0].detach()
     mean = product.clamp(min=0).mean(dim=0)
@@ -170,30 +172,32 @@ def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _reaching_class_token(matrices: list[Tensor]) -> Features:
-    """Return what reaches the class token from each patch, (patches,).
+    """Return the relevance that reaches the class token from each patch, (patches,).
 
-    `matrices` (tokens, tokens) are of the first block to the last. The result is the
-    class token's row, the first, of their product, in which the last stands first.
+    `matrices` (tokens, tokens) say how each block passes it on, the first block first;
+    token 0 is the class token. The result is row 0 of the matrices' product, in which
+    the last block's is the leftmost.
     """
-    row = torch.eye(len(matrices[0])).to(matrices[0])[:1]
-    for matrix in reversed(matrices):  # a row times matrices: no full product is needed
+    row = torch.eye(len(matrices[0])).to(matrices[0])[:1]  # (1, tokens)
+    for matrix in reversed(matrices):  # no full product is needed
         row = row @ matrix
     return np.asarray(row[0, 1:].cpu().numpy())
 
 
 def preprocessed_image(encoder: ClipEncoder, image: ImageSource) -> Image.Image:
     """Return an image as the vision tower sees it: RGB, `image_size` pixels square."""
-    pixels = encoder.preprocess(image).transpose(1, 2, 0)
-    # Back from the normalised values to 0 to 1.
+    pixels = encoder.preprocess(image).transpose(1, 2, 0)  # (height, width, 3)
+    # Back from normalised values to shares of full brightness, 0 to 1.
     shares = pixels * encoder.processor.image_std + encoder.processor.image_mean
     levels = (255 * shares).round().clip(0, 255)
     return Image.fromarray(levels.astype(np.uint8))
 
 
 def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.Image:
-    """Return a grey image, as the encoder sees it, with a map (rows, columns) in red.
+    """Return an image in grey, as the encoder sees it, with a map of it in red.
 
-    The red is transparent at the map's least value, 80% opaque at its largest.
+    `heat` (rows, columns) holds a value for each patch. The red is transparent at the
+    least of them, and 80% opaque at the largest.
     """
     grey = preprocessed_image(encoder, image).convert("L").convert("RGB")
     values = np.asarray(heat, np.float32)
@@ -211,9 +215,9 @@ def heat_maps(
     labels: ArrayLike,
     readout: str,
 ) -> list[Image.Image]:
-    """Return each image, grey, with red where it speaks for its label.
+    """Return each of n images in grey, with red where it speaks for its label.
 
-    The probe was fitted to the encoder's features in the readout of this name; labels
+    The probe was fitted to the encoder's features in the readout of this name; `labels`
     (n,), right or predicted ones, are among its classes.
     """
     features = encoder.images(images, readout=readout, progress=False)
@@ -234,19 +238,17 @@ def randomize_weights(
     the vision tower; the layer norm after them gets new weights, too. The given encoder
     stays as it is.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # restores torch's own generator
         torch.manual_seed(seed)
-        random = CLIPModel(encoder.model.config)
+        random = CLIPModel(encoder.model.config)  # of new weights
     if layers is None:
         return encoder.with_weights(random, f"{encoder.name}, random weights")
     model = deepcopy(encoder.model)
-    trained_tower = model.vision_model
+    tower = model.vision_model
     random_tower = random.vision_model
-    trained_tower.post_layernorm.load_state_dict(
-        random_tower.post_layernorm.state_dict()
-    )
-    n_blocks = len(trained_tower.encoder.layers)
+    tower.post_layernorm.load_state_dict(random_tower.post_layernorm.state_dict())
+    n_blocks = len(tower.encoder.layers)
     for number in range(max(n_blocks - layers, 0), n_blocks):
         random_block = random_tower.encoder.layers[number]
-        trained_tower.encoder.layers[number].load_state_dict(random_block.state_dict())
+        tower.encoder.layers[number].load_state_dict(random_block.state_dict())
     return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")

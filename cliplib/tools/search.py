@@ -65,27 +65,28 @@ def search(
 
 
 def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:
-    """Return numbers and cosines of the k nearest gallery rows, best first.
+    """Return row numbers and cosines of the k nearest gallery rows, best first.
 
-    Both are (q, k); the gallery must have k rows at least.
+    Both are (q, k), for queries (q, d) and a gallery (n, d) of k rows at least. Of
+    equally near rows the one with the lower number comes first.
     """
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-    one_more = min(k + 1, len(gallery))  # it shows whether the k-th is tied
+    n_asked = min(k + 1, len(gallery))  # one more shows whether the k-th is tied
     neighbours = NearestNeighbors(
-        n_neighbors=one_more, metric="cosine", algorithm="brute"
+        n_neighbors=n_asked, metric="cosine", algorithm="brute"
     )
+    # (q, n_asked) both; a cosine distance is 1 less the cosine.
     distances, rows = neighbours.fit(gallery).kneighbors(queries)
-    # Each query's order of its neighbours, (q, k + 1): lexsort's last key goes first.
-    by_distance_then_row = np.lexsort((rows, distances))
+    by_distance_then_row = np.lexsort((rows, distances))  # the last key goes first
     rows = np.take_along_axis(rows, by_distance_then_row, axis=1)
     distances = np.take_along_axis(distances, by_distance_then_row, axis=1)
-    if one_more > k:
+    if n_asked > k:
         # Where the k-th and the next row are equally near, chance decided which of all
         # such rows scikit-learn returned: rank the whole gallery.
-        tied = np.flatnonzero(distances[:, k - 1] == distances[:, k])
-        cosines_of_tied = each_query(queries[tied], gallery)
-        for query, cosines in zip(tied, cosines_of_tied, strict=True):
+        tied_queries = np.flatnonzero(distances[:, k - 1] == distances[:, k])
+        cosines_of_tied = each_query(queries[tied_queries], gallery)
+        for query, cosines in zip(tied_queries, cosines_of_tied, strict=True):
             rows[query, :k] = np.argsort(-cosines, kind="stable")[:k]
             distances[query, :k] = 1 - cosines[rows[query, :k]]
     return rows[:, :k].astype(np.int64), (1 - distances[:, :k]).astype(np.float32)
@@ -98,25 +99,27 @@ def _nearest_of_groups(
     own_groups: Ints | None,
     k: int,
 ) -> tuple[Ints, Features]:
-    """Return numbers and cosines of the nearest row of each group, best first.
+    """Return row numbers and cosines of the nearest row of each group, best first.
 
-    Of the gallery's groups the k nearest are taken; no library does that. A query's own
-    group, in `own_groups` (q,), is left out. Both results are (q, k), or narrower for
-    all queries if one of them has fewer groups to choose from.
+    Of the gallery's groups, in `group_of_row` (n,), the k nearest are taken; no library
+    does that. A query's own group, in `own_groups` (q,), is left out. Both results are
+    (q, k), or narrower for all queries if one of them has fewer groups to choose from.
     """
     fewest_groups = len(np.unique(group_of_row))
     if own_groups is not None and np.isin(own_groups, group_of_row).any():
         fewest_groups -= 1
-    width = min(k, fewest_groups)
-    rows = np.empty((len(queries), width), np.int64)
-    cosines = np.empty((len(queries), width), np.float32)
+    n_found = min(k, fewest_groups)
+    rows = np.empty((len(queries), n_found), np.int64)
+    cosines = np.empty((len(queries), n_found), np.float32)
     for query, similarities in enumerate(each_query(queries, gallery)):
-        order = np.argsort(-similarities, kind="stable")
+        nearest_first = np.argsort(-similarities, kind="stable")
         if own_groups is not None:
-            order = order[group_of_row[order] != own_groups[query]]
-        # Places in the order at which each group comes first.
-        first_places = np.unique(group_of_row[order], return_index=True)[1]
-        rows[query] = order[np.sort(first_places)][:width]
+            is_other = group_of_row[nearest_first] != own_groups[query]
+            nearest_first = nearest_first[is_other]
+        # Where in this order each group comes first; sorted, since `unique` returns
+        # them by group.
+        _, places = np.unique(group_of_row[nearest_first], return_index=True)
+        rows[query] = nearest_first[np.sort(places)][:n_found]
         cosines[query] = similarities[rows[query]]
     return rows, cosines
 

@@ -45,14 +45,14 @@ def file_traces(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.Da
     """
     images = list(dataset["image"])
     ids = pd.Index(dataset["id"], name="id")
-    # First, because its error names an image that cannot be read. Levels are (n, 3).
+    # First, because its error names an image that cannot be read. One array (n, 3) is
+    # returned for the one function.
     (levels,) = map_images(images, grey_levels, cache=cache, progress="file traces")
-    facts = pd.DataFrame([file_facts(image) for image in images], ids)
-    facts["bytes_per_pixel"] = facts["bytes"] / (facts["width"] * facts["height"])
-    names = ["border_mean", "border_std", "mean"]
-    frame = facts.join(pd.DataFrame(levels, ids, names))
-    frame = frame.astype({"format": "category", "mode": "category"})
-    return frame[list(itertools.chain(*TRACE_COLUMNS.values()))]
+    traces = pd.DataFrame([file_facts(image) for image in images], ids)
+    traces["bytes_per_pixel"] = traces["bytes"] / (traces["width"] * traces["height"])
+    traces[["border_mean", "border_std", "mean"]] = levels
+    traces = traces.astype({"format": "category", "mode": "category"})
+    return traces[list(itertools.chain(*TRACE_COLUMNS.values()))]
 
 
 def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
         levels, 0 to 255).
     """
     class_of_file = pd.Series(np.asarray(classes), traces.index, name="class")
-    kinds = {
+    categories = {
         "format and mode": _format_and_mode(traces),
         "size": _size(traces),
         "JPEG's quantisation": traces["quantisation"].round(1).astype(str),
@@ -86,7 +86,7 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
     }
     counts = class_of_file.value_counts(sort=False)
     table = pd.DataFrame({"images": counts}).sort_index()
-    for name, values in kinds.items():
+    for name, values in categories.items():
         table[name] = values.groupby(class_of_file).agg(_most_frequent)
     for name, values in numbers.items():
         table[name] = values.groupby(class_of_file).agg(_quartiles)
@@ -151,7 +151,7 @@ def _grey_levels(image: Image.Image) -> Floats:
 
     Levels are from 0 to 255; the border is 4% of the shorter side wide.
     """
-    grey = np.asarray(image.convert("L"), dtype=np.float64)
+    grey = np.asarray(image.convert("L"), dtype=np.float64)  # (height, width)
     border_width = max(1, round(0.04 * min(grey.shape)))
     inside = slice(border_width, -border_width)
     is_border = np.ones(grey.shape, dtype=bool)

@@ -24,9 +24,9 @@ def zero_shot_weights(
     """Return a direction for each class, made of the text features of its prompts.
 
     An image's logit is the product of its projected features with the direction, times
-    the logit scale. Prompts are each of the class's phrases in the place ``{}`` of each
-    template; the direction is the normalised mean of their normalised features (Radford
-    et al., ICML 2021, section 3.1.4).
+    the logit scale. A class's prompts are each of its phrases in each template: "dog"
+    in "a photo of {}." is "a photo of dog.". The direction is the normalised mean of
+    their normalised features (Radford et al., ICML 2021, section 3.1.4).
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def zero_shot_weights(
 
     Returns
     -------
-    (k, p) float32, rows of unit length.
+    (k, p) float32, rows of unit length; p is the encoder's ``projected_dim``.
 
     Raises
     ------
@@ -81,6 +81,7 @@ def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> F
     (n, k) float64
     """
     weights = zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
+    # Rows of unit length, (n, p), as the weights (k, p): products are cosines.
     images = encoder.project(table.with_readout("pooled").features)
     logits = encoder.logit_scale * (images @ weights.T).astype(float)
     return np.asarray(softmax(logits, axis=1))
