@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -124,23 +125,22 @@ class KernelProbe(Probe):
         fits share one Cholesky factor L, A = L Lᵀ; scikit-learn's KernelRidge has but
         the second, and needs two more kernels in memory.
         """
-        roots = np.sqrt(row_weights)[:, None]
+        roots = np.sqrt(row_weights)[:, None]  # R's diagonal
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
         if self.class_weight is not None:  # else all roots are 1
             kernel *= roots
             kernel *= roots.T
-        kernel.flat[:: len(kernel) + 1] += self.alpha  # the diagonal; now it is A
+        kernel.flat[:: len(kernel) + 1] += self.alpha  # now A = R K R + alpha I
         # A.T equals A, and has the order in memory that LAPACK overwrites: no copy.
-        factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)
-        # L⁻¹ R y, whose first rows are L11⁻¹ (R y)1: see below.
+        factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)  # L
+        # L⁻¹ R y, and as L is triangular, its first rows are L11⁻¹ (R y)1.
         forward = linalg.solve_triangular(factor, roots * targets, lower=True)
         # In blocks of the first n_train rows, 1, and the others, 2: A11 = L11 L11ᵀ and
         # A21 = L21 L11ᵀ. So the first fit's scores of the others times their roots,
         # A21 A11⁻¹ (R y)1, are L21 L11⁻¹ (R y)1.
         weighted_scores = factor[n_train:, :n_train] @ forward[:n_train]
-        # A⁻¹ R y = L⁻ᵀ (L⁻¹ R y)
         coef = linalg.solve_triangular(factor, forward, lower=True, trans="T")
-        return weighted_scores / roots[n_train:], roots * coef
+        return weighted_scores / roots[n_train:], roots * coef  # c = R L⁻ᵀ (L⁻¹ R y)
 
     def _logits(self, scaled: Floats) -> Floats:
         """Return logits (n, k) of standardised features (n, d)."""
@@ -205,30 +205,51 @@ class KernelProbe(Probe):
         classes = np.unique(y)
         one_hot = (y[:, None] == classes).astype(np.float32)
         with one_thread:
-            coef = shared @ one_hot
+            regression = _RegressionOnAll(shared, shared @ one_hot, one_hot)
         for train_rows, test_rows in folds:
             # The split returns numbers among the training rows.
             _, held_out = group_train_test_split(
                 y[train_rows], groups[train_rows], seed=self.seed
             )
             held_out_rows = train_rows[held_out]
-            # To choose, by a regression on neither the held-out nor the test rows.
-            left_out_rows = np.concatenate([held_out_rows, test_rows])
+            held_out_and_test_rows = np.concatenate([held_out_rows, test_rows])
             with one_thread:
-                scores_to_choose = _scores_left_out(
-                    shared, coef, one_hot, left_out_rows
-                )[: len(held_out_rows)]
-                test_scores = _scores_left_out(shared, coef, one_hot, test_rows)
+                scores = regression.scores_without(held_out_and_test_rows)
+                held_out_scores = scores[: len(held_out_rows)]
+                test_scores = regression.scores_without(test_rows)
             is_trained = np.isin(classes, y[train_rows])
             trained_classes = classes[is_trained]
             losses = self._losses(
                 np.searchsorted(trained_classes, y[held_out_rows]),
-                scores_to_choose[:, is_trained],
+                held_out_scores[:, is_trained],
                 np.ones(len(trained_classes), np.float32),  # all classes count alike
             )
             sharpness = self.sharpness[int(np.argmin(losses))]
             logits = (sharpness * test_scores[:, is_trained]).astype(np.float64)
             yield trained_classes, softmax(logits, axis=1)
+
+
+class _RegressionOnAll(NamedTuple):
+    """Kernel ridge regression on all rows, which any of them can be left out of."""
+
+    inverse: Features  # B = (K + alpha I)⁻¹ with the kernel matrix K, (n, n)
+    coef: Features  # c = B y, (n, k)
+    targets: Features  # y, (n, k)
+
+    def scores_without(self, rows: Ints) -> Features:
+        """Return the scores (m, k) of the rows r (m,) by a regression on all others.
+
+        These are y_r - B_rr⁻¹ c_r (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold
+        cross-validation for regularized least-squares").
+        """
+        block = self.inverse[np.ix_(rows, rows)]  # B_rr, a copy
+        factor = linalg.cholesky(
+            block, lower=True, overwrite_a=True, check_finite=False
+        )
+        correction = linalg.cho_solve(
+            (factor, True), self.coef[rows], check_finite=False
+        )
+        return np.asarray(self.targets[rows] - correction)
 
 
 def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> Features:
@@ -258,7 +279,7 @@ def _inverse(matrix: Features) -> Features:
     if failed:
         raise linalg.LinAlgError("The kernel is not positive definite: raise alpha.")
     lower_triangle, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    inverse = np.asarray(lower_triangle.T)
+    inverse = np.asarray(lower_triangle.T)  # of which the upper triangle is filled
     _mirror_upper_triangle(inverse)
     return inverse
 
@@ -273,27 +294,3 @@ def _mirror_upper_triangle(matrix: Features) -> None:
         matrix[rows, :start] = matrix[:start, rows].T  # left of the square below
         square = np.triu(matrix[rows, rows])  # on the diagonal, zeros below it
         matrix[rows, rows] = square + np.triu(square, 1).T
-
-
-def _scores_left_out(
-    inverse: Features, coef: Features, targets: Features, rows: Ints
-) -> Features:
-    """Return the scores (m, k) of some rows by the regression on all other rows.
-
-    With the kernel matrix K, B = (K + alpha I)⁻¹ and c = B y, those of rows r are
-    y_r - B_rr⁻¹ c_r (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold
-    cross-validation for regularized least-squares").
-
-    Parameters
-    ----------
-    inverse
-        B, (n, n).
-    coef, targets
-        c, the coefficients of the regression on all rows, and y, (n, k).
-    rows
-        Row numbers r, (m,).
-    """
-    block = inverse[np.ix_(rows, rows)]  # B_rr, a copy
-    factor = linalg.cholesky(block, lower=True, overwrite_a=True, check_finite=False)
-    correction = linalg.cho_solve((factor, True), coef[rows], check_finite=False)
-    return np.asarray(targets[rows] - correction)

@@ -126,18 +126,17 @@ class LogisticProblem:
             gradient += penalty * penalized
             return loss, preconditioner.apply(gradient).ravel()
 
-        # From the last 20 gradients it estimates how the loss curves.
-        z, _, _ = fmin_l_bfgs_b(
-            loss_and_gradient, np.zeros(first.size), m=20, pgtol=tol
-        )
+        # m: from how many of the last steps it estimates how the loss curves.
+        no_step = np.zeros(first.size)
+        z, _, _ = fmin_l_bfgs_b(loss_and_gradient, no_step, m=20, pgtol=tol)
         weights = weights_of(z)
         return np.column_stack([self._from_basis(weights[:, :-1]), weights[:, -1]])
 
     def _mean_log_loss(self, weights: Floats) -> tuple[float, Floats]:
-        """Return the weighted mean log loss (nats) and its gradient, without penalty.
+        """Return the mean of row weight times log loss (nats), and its gradient.
 
-        Weights and gradient are (k, d + 1), intercepts last, in the coordinates in
-        which rows are held.
+        Both are without the penalty. Weights and gradient are (k, d + 1), intercepts
+        last, in the coordinates in which rows are held.
         """
         n, d = self._rows.shape
         coef = weights[:, :-1].astype(np.float32)
