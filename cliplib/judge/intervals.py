@@ -179,7 +179,7 @@ def intervals(
     bounds = _widened_for_few_groups(value, bounds, group_counts)
     bounds = _extended_to_exact(bounds, exact_bounds)
     bounds = np.where(is_share, np.clip(bounds, 0, 1), bounds)
-    of_one_group = np.where(is_share, [[0], [1]], np.nan)
+    of_one_group = np.where(is_share, [[0], [1]], np.nan)  # [0, 1] for shares
     bounds = np.where(group_counts == 1, of_one_group, bounds)
     bounds = np.where(np.isnan(value), np.nan, bounds)
     low, high = bounds
@@ -256,23 +256,29 @@ def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> F
     def is_in_interval(a: Floats) -> Bools:
         """Tell which areas a (m,) are in the intervals of those found, (m,)."""
         spread = (1 - a) / (2 - a) + a / (1 + a)
-        # p q times the squared error
-        variance = a * (1 - a) * (1 + ((p + q) / 2 - 1) * spread)
+        variance = a * (1 - a) * (1 + ((p + q) / 2 - 1) * spread)  # p q squared errors
         squared_distance = (found - a) ** 2
         return np.asarray(squared_distance * p * q <= NORMAL_QUANTILE**2 * variance)
 
-    ends = []
-    for limit in (0.0, 1.0):
-        # Bisection: the end lies between an area inside and one outside, or at 0 or 1.
-        outside = np.full(found.shape, limit)
-        inside = found
-        for _ in range(50):  # until the distance is below any rounding
-            middle = (outside + inside) / 2
-            is_inside = is_in_interval(middle)
-            inside = np.where(is_inside, middle, inside)
-            outside = np.where(is_inside, outside, middle)
-        ends.append(inside)
-    return np.where(np.isnan(found), np.nan, np.stack(ends))
+    low = _last_inside(is_in_interval, found, np.zeros(found.shape))
+    high = _last_inside(is_in_interval, found, np.ones(found.shape))
+    return np.where(np.isnan(found), np.nan, np.stack([low, high]))
+
+
+def _last_inside(
+    is_in_interval: Callable[[Floats], Bools], inside: Floats, limit: Floats
+) -> Floats:
+    """Return the ends of m intervals between a value inside each and a limit, (m,).
+
+    By bisection: `is_in_interval` tells of values (m,) which lie in their intervals.
+    """
+    outside = limit  # or, if the interval reaches it, its end
+    for _ in range(50):  # until the distance is below any rounding
+        middle = (outside + inside) / 2
+        is_inside = is_in_interval(middle)
+        inside = np.where(is_inside, middle, inside)
+        outside = np.where(is_inside, outside, middle)
+    return inside
 
 
 def ratio_intervals(

@@ -72,11 +72,9 @@ def chefer_relevance(
         If there are several directions, but not one for each image.
     """
     sources = image_list(images)
-    shape = np.shape(np.asarray(directions))
-    if len(shape) == 2 and shape[0] != len(sources):
-        raise ValueError(
-            f"directions must be one for all, or one for each of {len(sources)} images."
-        )
+    by_image: list[Features] = []
+    if directions is not None:
+        by_image = _direction_of_each(directions, len(sources))
     tower = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
     side = patches_a_side(encoder)
@@ -89,8 +87,7 @@ def chefer_relevance(
         if directions is None:
             matrices = [_rollout_matrix(attention) for attention in attentions]
         else:
-            direction = _direction_of(directions, i)
-            logit = _logit(encoder, states, direction, readout)
+            logit = _logit(encoder, states, by_image[i], readout)
             gradients = torch.autograd.grad(logit, attentions)
             matrices = [
                 _relevance_matrix(attention, gradient)
@@ -128,10 +125,19 @@ def _states_and_attentions(
     return output.hidden_states, output.attentions
 
 
-def _direction_of(directions: ArrayLike, i: int) -> Features:
-    """Return the direction (d,) of image i: its own, or the one that all share."""
+def _direction_of_each(directions: ArrayLike, n: int) -> list[Features]:
+    """Return the direction (d,) of each of n images: its own, or the one for all.
+
+    ValueError if there are several (m, d), but not n.
+    """
     values = np.asarray(directions, np.float32)
-    return values if values.ndim == 1 else np.asarray(values[i])
+    if values.ndim == 1:
+        return [values] * n
+    if len(values) != n:
+        raise ValueError(
+            f"directions must be one for all, or one for each of {n} images."
+        )
+    return list(values)
 
 
 def _logit(
