@@ -310,23 +310,24 @@ def _per_class_intervals(
     masks `is_true` (n, k) and `is_predicted` (r, n, k) serve to count the groups that a
     number rests on, those with a row in its denominator; `group_of_row` is (n,).
     """
-    n_true = count_groups_with(is_true, group_of_row)  # (k,), as all below
-    n_other = count_groups_with(~is_true, group_of_row)
-    n_predicted = np.min(  # of the repeat that has the fewest
+    # Numbers of groups that hold the class, other classes, answers of the class: (k,).
+    n_with_class = count_groups_with(is_true, group_of_row)
+    n_with_others = count_groups_with(~is_true, group_of_row)
+    n_with_predicted = np.min(  # of the repeat that has the fewest
         [count_groups_with(repeat, group_of_row) for repeat in is_predicted], axis=0
     )
     n_groups = {
-        "sensitivity": n_true,
-        "specificity": n_other,
-        "precision": n_predicted,
-        "f1": n_true,  # no share of groups, but no surer than the sensitivity
-        "auroc": np.minimum(n_true, n_other),
+        "sensitivity": n_with_class,
+        "specificity": n_with_others,
+        "precision": n_with_predicted,
+        "f1": n_with_class,  # no share of groups, but no surer than the sensitivity
+        "auroc": np.minimum(n_with_class, n_with_others),
     }
     tables = {}
     for metric in PER_CLASS:
         by_class = resampled[f"class_{metric}"]
         if metric == "auroc":
-            exact_bounds = newcombe(by_class.value, n_true, n_other)
+            exact_bounds = newcombe(by_class.value, n_with_class, n_with_others)
         else:
             exact_bounds = clopper_pearson(by_class.value, n_groups[metric])
         tables[metric] = intervals(by_class, n_groups[metric], exact_bounds)

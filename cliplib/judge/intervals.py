@@ -268,11 +268,12 @@ def newcombe(area: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike) -> F
 def _last_inside(
     is_in_interval: Callable[[Floats], Bools], inside: Floats, limit: Floats
 ) -> Floats:
-    """Return the ends of m intervals between a value inside each and a limit, (m,).
+    """Return the end of each of m intervals on the side of a limit, (m,), by bisection.
 
-    By bisection: `is_in_interval` tells of values (m,) which lie in their intervals.
+    `inside` (m,) holds a value of each interval; none reaches beyond its limit (m,).
+    `is_in_interval` tells which of m values lie in their interval.
     """
-    outside = limit  # or, if the interval reaches it, its end
+    outside = limit
     for _ in range(50):  # until the distance is below any rounding
         middle = (outside + inside) / 2
         is_inside = is_in_interval(middle)

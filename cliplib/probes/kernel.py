@@ -246,8 +246,10 @@ class _RegressionOnAll(NamedTuple):
         factor = linalg.cholesky(
             block, lower=True, overwrite_a=True, check_finite=False
         )
+        is_lower = True
+        # B_rr⁻¹ c_r
         correction = linalg.cho_solve(
-            (factor, True), self.coef[rows], check_finite=False
+            (factor, is_lower), self.coef[rows], check_finite=False
         )
         return np.asarray(self.targets[rows] - correction)
 
@@ -274,12 +276,14 @@ def _inverse(matrix: Features) -> Features:
     It takes the matrix's memory. LinAlgError if the matrix is not positive definite.
     """
     # matrix.T equals the matrix, and has the order in memory that LAPACK overwrites.
-    # spotrf factors it (Cholesky), spotri inverts it from the factor.
+    # spotrf is the Cholesky factorisation.
     factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
     if failed:
         raise linalg.LinAlgError("The kernel is not positive definite: raise alpha.")
+    # spotri inverts from the factor, and fills the lower triangle alone. Transposed, it
+    # is the upper one.
     lower_triangle, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    inverse = np.asarray(lower_triangle.T)  # of which the upper triangle is filled
+    inverse = np.asarray(lower_triangle.T)
     _mirror_upper_triangle(inverse)
     return inverse
 

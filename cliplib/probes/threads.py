@@ -38,9 +38,9 @@ class OneThread:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Restore torch's setting, and BLAS's once no thread is inside any more.
+        """Restore torch's setting in the calling thread; the last one restores BLAS's.
 
-        torch's is the one that the first thread to enter had.
+        Both become what they were when the first thread entered.
         """
         torch.set_num_threads(self._torch_threads)
         with self._lock:

@@ -73,23 +73,32 @@ def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Featur
     if not len(queries):
         return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     n_asked = min(k + 1, len(gallery))  # one more shows whether the k-th is tied
-    neighbours = NearestNeighbors(
-        n_neighbors=n_asked, metric="cosine", algorithm="brute"
-    )
-    # (q, n_asked) both; a cosine distance is 1 less the cosine.
-    distances, rows = neighbours.fit(gallery).kneighbors(queries)
-    by_distance_then_row = np.lexsort((rows, distances))  # the last key goes first
-    rows = np.take_along_axis(rows, by_distance_then_row, axis=1)
-    distances = np.take_along_axis(distances, by_distance_then_row, axis=1)
+    rows, distances = _sorted_neighbours(queries, gallery, n_asked)
     if n_asked > k:
         # Where the k-th and the next row are equally near, chance decided which of all
-        # such rows scikit-learn returned: rank the whole gallery.
+        # such rows are here: rank the whole gallery.
         tied_queries = np.flatnonzero(distances[:, k - 1] == distances[:, k])
         cosines_of_tied = each_query(queries[tied_queries], gallery)
         for query, cosines in zip(tied_queries, cosines_of_tied, strict=True):
             rows[query, :k] = np.argsort(-cosines, kind="stable")[:k]
             distances[query, :k] = 1 - cosines[rows[query, :k]]
     return rows[:, :k].astype(np.int64), (1 - distances[:, :k]).astype(np.float32)
+
+
+def _sorted_neighbours(
+    queries: Features, gallery: Features, k: int
+) -> tuple[Ints, Features]:
+    """Return numbers and distances of scikit-learn's k nearest gallery rows, (q, k).
+
+    A distance is 1 less the cosine. Rows are sorted by distance, equally near ones by
+    number; which of several that are as near as the k-th are returned is chance.
+    """
+    neighbours = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute")
+    distances, rows = neighbours.fit(gallery).kneighbors(queries)
+    by_distance_then_row = np.lexsort((rows, distances))  # the last key goes first
+    rows = np.take_along_axis(rows, by_distance_then_row, axis=1)
+    distances = np.take_along_axis(distances, by_distance_then_row, axis=1)
+    return rows, distances
 
 
 def _nearest_of_groups(
