@@ -230,7 +230,8 @@ class _Contributions:
         n_predicted = weights @ self.is_predicted
         n_hit = weights @ self.is_hit
         n_other = n_rows[:, None] - n_true
-        n_true_negative = n_other - n_predicted + n_hit
+        # Rows of other classes, less those of them that got this class.
+        n_true_negative = n_other - (n_predicted - n_hit)
         sensitivity = n_hit / n_true
         f1 = 2 * n_hit / (n_true + n_predicted)
         specificity = n_true_negative / n_other

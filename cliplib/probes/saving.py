@@ -54,7 +54,7 @@ def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """Return a DataFrame as a dict of lists, an array as a list, a NumPy number as one.
+    """Return a DataFrame as a dict of lists, an array as a list, an np.int64 as an int.
 
     `json.dumps` calls it for values of types that JSON does not have.
     """

@@ -27,6 +27,7 @@ class OneThread:
         """Set BLAS, and torch in the calling thread, to one thread."""
         with self._lock:
             if self._n_inside == 0:
+                # In force from here on, until it is told to restore.
                 self._blas_limits = threadpool_limits(1, user_api="blas")
                 self._torch_threads = torch.get_num_threads()
             self._n_inside += 1

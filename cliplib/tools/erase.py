@@ -62,8 +62,8 @@ def ellipse(box: Box, size: tuple[int, int]) -> Bools:
     # From the box's centre to the middle of each column and row of pixels, in shares.
     x = (np.arange(width) + 0.5) / width - box.x_center
     y = (np.arange(height) + 0.5) / height - box.y_center
-    # An ellipse through the corners is √2 times as wide and as high as the box; these
-    # are its half axes.
+    # An ellipse through the corners is √2 times as wide and as high as the box: its
+    # half axes are width / √2 and height / √2.
     across = np.square(x / (box.width / math.sqrt(2)))
     down = np.square(y / (box.height / math.sqrt(2)))
     mask = np.asarray(across[None, :] + down[:, None] <= 1)
