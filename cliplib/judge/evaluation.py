@@ -225,8 +225,8 @@ class _Contributions:
         sensitivity of a class that a draw lacks, is NaN; means over classes leave it
         out.
         """
-        n_rows = weights.sum(axis=1)
-        n_true = weights @ self.is_true
+        n_rows = weights.sum(axis=1)  # (draws,)
+        n_true = weights @ self.is_true  # (draws, k), as all counts below
         n_predicted = weights @ self.is_predicted
         n_hit = weights @ self.is_hit
         n_other = n_rows[:, None] - n_true
