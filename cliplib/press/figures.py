@@ -169,15 +169,15 @@ def _query_cell(query: Any) -> Cell:
 def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     """Draw cells row by row, `columns` a row, as wide as the report's text.
 
-    Without cells the figure is one empty row. Longer titles make it higher.
+    Without cells the figure is one empty row. Longer headings make it higher.
     """
     letters = 120 // columns  # that fit on a line above an image
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
-    title_lines = 0
+    heading_lines = 0
     for row in rows:
-        lines = [_wrap(cell.title, letters).count("\n") + 1 for cell in row]
-        title_lines += max(lines, default=0)
-    height = len(rows) * TEXT_WIDTH / columns + 0.13 * title_lines  # inches
+        lines = [_wrap(cell.heading, letters).count("\n") + 1 for cell in row]
+        heading_lines += max(lines, default=0)
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * heading_lines  # inches
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
     )
