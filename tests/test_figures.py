@@ -75,7 +75,6 @@ def test_a_line_that_only_the_mark_breaks_makes_the_figure_higher() -> None:
     assert broken_by_mark.get_figheight() == broken_by_hand.get_figheight()
 
 
-
 def test_intervals_are_drawn_in_percent_with_a_legend_for_all_panels() -> None:
     table = pd.DataFrame({"method": list("abab"), "set": list("xxyy")})
     table = table.assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)

@@ -231,6 +231,8 @@ def locked(out: Path) -> Iterator[None]:
     process that is killed.
     """
     out.mkdir(parents=True, exist_ok=True)
+    # The file stays when the lock is released: were it deleted, then a run that has the
+    # deleted file open and one that makes a new file could both hold a lock.
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -241,6 +243,4 @@ def locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Before the release, after which the file may be the lock of another run.
-        (out / ".lock").unlink(missing_ok=True)
         lock.release()
