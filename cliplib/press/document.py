@@ -252,10 +252,9 @@ def _merged(evidence: Evidence) -> Table:
 
 
 def _traces(evidence: Evidence) -> Iterator[Block]:
-    """Yield how well each trace, such as size or format, tells classes; and all traces.
+    """Yield how well each trace of the files alone tells the classes apart.
 
-    The accuracy is that of a forest on the trace alone; then all traces by class, those
-    of the picture apart, and the kinds of files.
+    Then all traces, such as size and format, by class, and the kinds of files.
     """
     traces = evidence.traces
     yield Text(

@@ -182,7 +182,8 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     letters = 120 // columns  # that fit on a line above an image
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
     heading_lines = sum(_heading_lines(row, letters) for row in rows)
-    height = len(rows) * TEXT_WIDTH / columns + 0.13 * heading_lines  # inches
+    # In inches: a square for each image, and its heading's lines.
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * heading_lines
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
     )
@@ -234,7 +235,9 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
     figure, ax = plt.subplots(figsize=(3.4, 2.9))
-    sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False)
+    sns.heatmap(
+        shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False, ax=ax
+    )
     ax.tick_params("y", rotation=0)
     return figure
 

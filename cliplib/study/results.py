@@ -520,7 +520,7 @@ def _json_key(name: Any) -> str:
 
 
 def _merge(tree: dict[str, Any], branch: dict[str, Any], name: Any) -> None:
-    """Add the keys of `branch` to `tree`, in place, where both have dicts within them.
+    """Add `branch` to `tree`, in place; dicts under the same key are merged.
 
     ValueError, with the `name` that the branch is of, if it would overwrite a value.
     """

@@ -94,9 +94,10 @@ def matches_with_cheng(
     """Return the images that show the same as an original of Cheng's, and which.
 
     `ids` are of all images, by row; `links` are from `closest_originals`; `originals`
-    are the files in their order there, with patient and fold. The columns are id and
-    orientation of the image; file, patient and fold of the original.
+    has file, patient and fold, in the order of the files there. Each image returned has
+    these of its original, its id, and the orientation. They are in the order of `ids`.
     """
+    # The index is the row of the image, index_b that of the original.
     same = links[links["correlation"] >= MIN_CORRELATION]
     return originals.loc[same["index_b"]].assign(
         id=ids[same.index].to_numpy(), orientation=same["orientation"].to_numpy()
@@ -106,10 +107,11 @@ def matches_with_cheng(
 def patients_of(matches: pd.DataFrame) -> pd.DataFrame:
     """Return id, patient and fold of each image, from `matches_with_cheng`.
 
-    Patients are numbered anew, from 1, as they come; the folds, 1 to 5, are Cheng's.
+    Patients are numbered anew, from 1, in the order in which they first appear; the
+    folds, 1 to 5, are Cheng's.
     """
     patients = matches[["id", "patient", "fold"]]
-    codes, _ = pd.factorize(patients["patient"])  # from 0, in order of appearance
+    codes, _ = pd.factorize(patients["patient"])  # from 0, in that order
     return patients.assign(patient=codes + 1)
 
 
@@ -156,7 +158,7 @@ def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
     its correlation is below `MIN_CORRELATION`. The correlation, 0 where no original is
     similar, is noted: the farther from that threshold, the surer is the source.
     """
-    # A row for each image, a column for each source.
+    # A row for each image, a column for each source; NaN, then 0, without an original.
     correlation = pd.DataFrame(
         {name: found["correlation"] for name, found in links.items()}, index=ids.index
     ).fillna(0.0)
