@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.app.decision_aid import WHY_NO_KERNEL
+from cliplib.app.elsewhere import Elsewhere
 from cliplib.app.evidence import KERNEL, POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
@@ -160,15 +161,7 @@ def _text(cell: Any) -> str:
 
 def _images(evidence: Evidence) -> Iterator[Block]:
     """Yield examples and counts of each class, and files unreadable or tiny."""
-    # The index is the row in the feature table, and stays so below.
-    images = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
-    one_a_group = images.drop_duplicates("group")
-    two_a_class = one_a_group.groupby("class").head(2)
-    rows = two_a_class.sort_values("class", kind="stable").index[:MOST_PICTURES]
-    yield Pictures(
-        "Two images of each class.",
-        [_picture(evidence, row, evidence.labels[row]) for row in rows],
-    )
+    yield _examples(evidence)
     yield table_of(
         "Images by class, how many are left without copies of each other, and in how "
         "many groups they are: near-duplicates, and what was declared to belong "
@@ -176,18 +169,36 @@ def _images(evidence: Evidence) -> Iterator[Block]:
         evidence.counts,
     )
     if evidence.unreadable:
-        listed = pd.Series(evidence.unreadable, name="reason").rename_axis("file")
-        if evidence.request.anonymous:  # how many files by reason, and no names
-            listed = listed.groupby(listed).size().rename("files")
-        yield table_of(
-            f"Files that could not be read and are left out{_cut_note(len(listed))}.",
-            listed.head(MOST_ROWS).to_frame(),
-        )
+        yield _unreadable(evidence)
     if evidence.tiny:
         yield Text(
             f"{len(evidence.tiny)} of the images have a side of fewer than 16 pixels: "
             "hardly anything can be seen on them."
         )
+
+
+def _examples(evidence: Evidence) -> Pictures:
+    """Return two images of each class, of different groups, or fewer."""
+    # The index is the row in the feature table, and stays so below.
+    images = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
+    one_a_group = images.drop_duplicates("group")
+    two_a_class = one_a_group.groupby("class").head(2)
+    rows = two_a_class.sort_values("class", kind="stable").index[:MOST_PICTURES]
+    return Pictures(
+        "Two images of each class.",
+        [_picture(evidence, row, evidence.labels[row]) for row in rows],
+    )
+
+
+def _unreadable(evidence: Evidence) -> Table:
+    """Return unreadable files with reasons; if anonymous, how many by reason."""
+    listed = pd.Series(evidence.unreadable, name="reason").rename_axis("file")
+    if evidence.request.anonymous:
+        listed = listed.groupby(listed).size().rename("files")
+    return table_of(
+        f"Files that could not be read and are left out{_cut_note(len(listed))}.",
+        listed.head(MOST_ROWS).to_frame(),
+    )
 
 
 def _cut_note(n_rows: int, file: str = "answers.csv") -> str:
@@ -288,10 +299,7 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
 
 
 def _methods(evidence: Evidence) -> Iterator[Block]:
-    """Yield accuracies as a plot, all metrics of every method, and other encoders.
-
-    All are of cross-validation by group.
-    """
+    """Yield accuracies as a plot, the metrics of every method, and other encoders."""
     yield Text(
         "Each method is asked for images of groups that it was not trained on, in "
         f"{evidence.n_splits} folds. That is what new images can expect. Where other "
@@ -304,6 +312,13 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
         "A row for each method, with a dot for its accuracy and its interval.",
         "accuracy_plot",
     )
+    yield _metrics(evidence)
+    if evidence.other_predictions:
+        yield _others(evidence)
+
+
+def _metrics(evidence: Evidence) -> Table:
+    """Return every method's metrics by group, and how much better the best one is."""
     rows = {}
     for name, found in evidence.evaluations.items():
         row: dict[str, Share | str] = {
@@ -314,14 +329,12 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
         if name != evidence.best:
             row["the best is better by"] = points(evidence.gains[name])
         rows[name] = row
-    yield table_of(
+    return table_of(
         "Every method by group, with 95% intervals. Balanced accuracy and macro F1 let "
         f"each class count alike. The best probe is the {evidence.best}; it reads the "
         f"{evidence.readout} features.",
         pd.DataFrame(rows).T.rename_axis("method"),
     )
-    if evidence.other_predictions:
-        yield _others(evidence)
 
 
 def _others(evidence: Evidence) -> Table:
@@ -450,13 +463,11 @@ def _trust(evidence: Evidence) -> Iterator[Block]:
 def _elsewhere(evidence: Evidence) -> Iterator[Block]:
     """Yield how the best probe does on another folder; nothing if none was named.
 
-    A sentence on what was judged, and a table of the sensitivity of each class there
-    and in this folder; the last row has the accuracies.
+    A sentence on what was judged, and a table of what is found there and here.
     """
     away = evidence.elsewhere
     if away is None:
         return
-    home = evidence.evaluations[evidence.best]
     judged = (
         f"{len(away.table):,} images of another folder are judged by the "
         f"{evidence.best}, trained on all images of this one."
@@ -466,6 +477,15 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
         left_out = ", ".join(f"{count} {why}" for why, count in away.left_out.items())
         judged += f" Left out: {left_out}."
     yield Text(judged)
+    yield _found_elsewhere(evidence, away)
+
+
+def _found_elsewhere(evidence: Evidence, away: Elsewhere) -> Table:
+    """Return the sensitivity of each class in this folder and in another, `away`.
+
+    The last row has the accuracies.
+    """
+    home = evidence.evaluations[evidence.best]
     rows = {}
     for name in away.evaluation.per_class.index:
         there = away.evaluation.per_class.loc[name]
@@ -479,7 +499,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
         "found here": Share.of(home.metrics.loc["accuracy"]),
         "found elsewhere": Share.of(away.evaluation.metrics.loc["accuracy"]),
     }
-    yield table_of(
+    return table_of(
         "What is found of each class here, on groups not trained on, and elsewhere, "
         "with 95% intervals.",
         pd.DataFrame(rows).T.rename_axis("class"),
@@ -514,10 +534,7 @@ def _provenance(evidence: Evidence) -> Iterator[Block]:
     yield Text(method_paragraph(evidence))
     yield Text("To cite the program:")
     yield Code(citation())
-    yield table_of(
-        "What these results depend on.",
-        evidence.made,
-    )
+    yield table_of("What these results depend on.", evidence.made)
     yield Text("This command makes it again:")
     yield Code(evidence.command)
     yield Text(privacy(evidence))

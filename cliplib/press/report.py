@@ -141,7 +141,7 @@ def _plain_block(
 
 
 def _plain_table(table: Table) -> dict[str, Any]:
-    """Return a table as plain data, with what decides on its place and alignment."""
+    """Return a table as plain data, and how it is to be aligned and broken."""
     return {
         "kind": "table",
         "caption": table.caption,

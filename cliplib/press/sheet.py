@@ -197,9 +197,9 @@ def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
 def _heat_maps(
     aid: DecisionAid, images: Sequence[ImageSource], classes: pd.Series
 ) -> list[str]:
-    """Return for each of n images, as a data URI, a heat map of what spoke for a class.
+    """Return for each image, as a data URI, a heat map of what spoke for a class.
 
-    `classes`, (n,), holds the names of the classes.
+    `classes` has the name of that class for each image.
     """
     labels = [aid.training.classes.index(name) for name in classes]
     batch_size = aid.encoder.batch_size  # images at a time, to keep memory small

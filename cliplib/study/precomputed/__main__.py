@@ -164,9 +164,7 @@ def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
     ).fillna(0.0)
     closest = correlation.max(axis=1)
     source = correlation.idxmax(axis=1).where(closest >= MIN_CORRELATION, "other")
-    return pd.DataFrame(
-        {"id": ids, "source": source, "correlation": closest.round(3)},
-    )
+    return pd.DataFrame({"id": ids, "source": source, "correlation": closest.round(3)})
 
 
 def write(table: pd.DataFrame, name: str) -> None:
