@@ -304,9 +304,10 @@ def svg(figure: Figure) -> str:
 
 
 def _as_jpeg(embedded: re.Match[str]) -> str:
-    """Return the data URI of a matched PNG as one of a JPEG, if it is a photograph.
+    """Return a PNG's data URI, matched as a whole, as that of a JPEG, if a photograph.
 
-    An image with transparent pixels is a drawing, and stays as it is.
+    Group 1 of the match is the PNG in base64. One with transparent pixels is a drawing,
+    and stays as it is.
     """
     image = Image.open(io.BytesIO(base64.b64decode(embedded[1]))).convert("RGBA")
     is_opaque = image.getchannel("A").getextrema() == (255, 255)

@@ -81,7 +81,7 @@ class Layout:
 def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
     """Write page, PDF and tables into a folder, made if missing; return their paths.
 
-    `title` is by default the name of the folder of images.
+    `title` is by default the name of the folder of images, if that is not anonymous.
 
     Raises
     ------

@@ -569,7 +569,6 @@ def as_table(
     table = pd.json_normalize(rows, sep="_")
     table = table.rename(columns=lambda name: name.removesuffix("_value"))
     table.index = pd.Index([*results])
-    title_of = {name: spec.title for name, spec in DATASETS.items()} | dict(
-        titles or {}
-    )
+    title_of = {name: spec.title for name, spec in DATASETS.items()}
+    title_of |= titles or {}
     return table.rename_axis(levels).rename(title_of)
