@@ -178,7 +178,7 @@ def _images(evidence: Evidence) -> Iterator[Block]:
 
 
 def _examples(evidence: Evidence) -> Pictures:
-    """Return two images of each class, of different groups, or fewer."""
+    """Return two images of each class, of different groups, or one."""
     # The index is the row in the feature table, and stays so below.
     images = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
     one_a_group = images.drop_duplicates("group")
@@ -242,10 +242,7 @@ def pictures_of_copies(evidence: Evidence) -> Pictures:
 
 
 def _merged(evidence: Evidence) -> Table:
-    """Return a table of pairs of the user's groups, and of the copies that join them.
-
-    A row is such as "ward 1 and ward 2", "a.png and b.png".
-    """
+    """Return pairs of the user's groups and the copies that join them, as a table."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
     joined = evidence.merged.head(MOST_ROWS)
     columns = {}
@@ -263,10 +260,7 @@ def _merged(evidence: Evidence) -> Table:
 
 
 def _traces(evidence: Evidence) -> Iterator[Block]:
-    """Yield how well each trace of the files alone tells the classes apart.
-
-    Then all traces, such as size and format, by class, and the kinds of files.
-    """
+    """Yield the accuracy of each file trace alone; traces by class; kinds of files."""
     traces = evidence.traces
     yield Text(
         "Where files of one class differ from those of another by size, format, colour "
@@ -481,10 +475,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
 
 
 def _found_elsewhere(evidence: Evidence, away: Elsewhere) -> Table:
-    """Return the sensitivity of each class in this folder and in another, `away`.
-
-    The last row has the accuracies.
-    """
+    """Return each class's sensitivity here and in another folder; last, accuracies."""
     home = evidence.evaluations[evidence.best]
     rows = {}
     for name in away.evaluation.per_class.index:

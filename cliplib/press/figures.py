@@ -175,11 +175,9 @@ def _query_cell(query: Any) -> Cell:
 
 
 def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
-    """Draw cells row by row, `columns` a row, as wide as the report's text.
-
-    Without cells the figure is one empty row.
-    """
+    """Draw cells row by row, `columns` a row, as wide as the report's text."""
     letters = 120 // columns  # that fit on a line above an image
+    # One empty row, if there are no cells.
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
     heading_lines = sum(_heading_lines(row, letters) for row in rows)
     # In inches: a square for each image, and its heading's lines.
@@ -235,9 +233,7 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
     figure, ax = plt.subplots(figsize=(3.4, 2.9))
-    sns.heatmap(
-        shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False, ax=ax
-    )
+    sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False)
     ax.tick_params("y", rotation=0)
     return figure
 

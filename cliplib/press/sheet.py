@@ -88,7 +88,6 @@ def write_html(
     path : path
         Of the page.
     aid : DecisionAid
-        That which classified them.
     files : folder, image, or list of images
         Those that were classified, of which `rows` may hold some.
     heat_maps : bool

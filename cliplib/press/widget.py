@@ -22,10 +22,7 @@ def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
     box = DropBox()
 
     def respond(_: Any, request: Mapping[str, Any], buffers: list[memoryview]) -> None:
-        """Answer drop_box.js, which sends a file's name and, in a buffer, its bytes.
-
-        The answer, HTML, bears the number of the request.
-        """
+        """Answer drop_box.js, which sends a file's name and, in a buffer, its bytes."""
         image = {"path": request["name"], "bytes": bytes(buffers[0])}
         try:
             rows = aid.classify([image])

@@ -318,11 +318,8 @@ class Study:
 
     @cached_property
     def _captions(self) -> dict[str, dict[str, str]] | None:
-        """Caption and alternative text of each id; None outside of a checkout.
-
-        They are read from the build's folder, to which the build copies them, or else
-        from the committed one.
-        """
+        """Caption and alternative text of each id; None outside of a checkout."""
+        # A build of the report has a copy of them in its folder.
         for folder in (self.folder, self._committed):
             if folder and (folder / "captions.toml").is_file():
                 return tomllib.loads((folder / "captions.toml").read_text("utf-8"))

@@ -52,7 +52,6 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
 
     Of all places where its ellipse lies in the head and does not meet that of the box,
     it is the one whose mean grey level is nearest to the box's; None if there is none.
-    Boxes are in shares of the sides.
     """
     grey, head = _grey_and_head(image)
     in_box = ellipse(box, image.size)  # (h, w)
@@ -66,7 +65,7 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
     least = np.where(fits, difference, np.inf).argmin()
     y, x = np.unravel_index(least, fits.shape)
     height, width = fits.shape
-    # From the pixel's number to the place of its middle.
+    # The middle of that pixel, in shares of the sides.
     return Box((x + 0.5) / width, (y + 0.5) / height, box.width, box.height)
 
 

@@ -107,11 +107,10 @@ def matches_with_cheng(
 def patients_of(matches: pd.DataFrame) -> pd.DataFrame:
     """Return id, patient and fold of each image, from `matches_with_cheng`.
 
-    Patients are numbered anew, from 1, in the order in which they first appear; the
-    folds, 1 to 5, are Cheng's.
+    Patients are numbered anew, from 1, as they first appear; folds, 1 to 5, stay.
     """
     patients = matches[["id", "patient", "fold"]]
-    codes, _ = pd.factorize(patients["patient"])  # from 0, in that order
+    codes, _ = pd.factorize(patients["patient"])  # from 0, as they first appear
     return patients.assign(patient=codes + 1)
 
 
