@@ -87,7 +87,8 @@ def _patch_ranks(heat: Floats, rng: np.random.Generator) -> Ints:
     Patches of equal relevance are ranked at random.
     """
     draws = rng.random(heat.size)
-    order = np.lexsort((draws, -heat.ravel()))  # by heat, then by draw
+    # Numbers of the patches, the most relevant first: by heat, then by draw.
+    order = np.lexsort((draws, -heat.ravel()))
     ranks = np.empty(heat.size, np.int64)
     ranks[order] = np.arange(heat.size)
     return ranks.reshape(heat.shape)
@@ -106,13 +107,14 @@ def _pixel_masks(encoder: ClipEncoder, ranks: Ints, counts: Ints) -> Bools:
 
 
 def _deleted_and_inserted(pixels: Features, masks: Bools) -> Features:
-    """Return copies, (2m, 3, s, s), of an image (3, s, s) as CLIP preprocesses it.
+    """Return m copies of an image with deleted pixels, then m with inserted ones.
 
-    In the first m, all in one of the m `masks`, (m, 1, s, s), is 0, the mean grey; in
-    the other m, all outside of one is blurred.
+    `pixels` (3, s, s) are as CLIP preprocesses them; copies are (2m, 3, s, s). Deleted
+    pixels, those in one of the `masks` (m, 1, s, s), are 0, the mean grey; inserted
+    ones, too, are those in the mask, and all around them is blurred.
     """
-    blur = pixels.shape[-1] / 16
-    blurred = gaussian_filter(pixels, (0, blur, blur))  # rows and columns, no channels
+    deviation = pixels.shape[-1] / 16  # of the Gaussian, in pixels
+    blurred = gaussian_filter(pixels, (0, deviation, deviation))  # not over channels
     deleted = np.where(masks, 0, pixels)
     inserted = np.where(masks, pixels, blurred)
     return np.concatenate([deleted, inserted])

@@ -488,7 +488,7 @@ def _nested(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
         keys = tuple(_json_key(part) for part in path)
         _note_names(name_at, path, keys)
         branch = _plain(value)
-        for key in reversed(keys):
+        for key in reversed(keys):  # from the inside to the outside
             branch = {key: branch}
         _merge(tree, branch, name)
     return tree

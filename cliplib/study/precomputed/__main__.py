@@ -115,10 +115,10 @@ def patients_of(matches: pd.DataFrame) -> pd.DataFrame:
 
 
 def boxes_of(matches: pd.DataFrame, box_of_file: pd.DataFrame) -> pd.DataFrame:
-    """Return id and box of each image, from `matches_with_cheng`, turned as it is.
+    """Return id and box of each image, from `matches_with_cheng`.
 
-    `box_of_file` has, by file, x_center, y_center, width and height in shares of the
-    sides; so has the table returned, to two decimals.
+    `box_of_file` has, by original, x_center, y_center, width and height in shares of
+    the sides; the table returned has those in the image, to two decimals.
     """
     boxes = box_of_file.loc[matches["file"]].to_numpy()
     turned = [
