@@ -66,6 +66,15 @@ def test_images_and_words_are_large_enough_to_see_in_print() -> None:
     plt.close("all")
 
 
+def test_a_line_that_only_the_mark_breaks_makes_the_figure_higher() -> None:
+    images = [np.zeros((60, 60), np.uint8)] * 8
+    title = "a long title"
+    broken_by_mark = figures.image_grid(images, [f"{title} 12"] * 8, [True] * 8)
+    broken_by_hand = figures.image_grid(images, [f"{title}\n12"] * 8)
+    assert broken_by_mark.axes[0].get_title().count("\n") == 1
+    assert broken_by_mark.get_figheight() == broken_by_hand.get_figheight()
+
+
 def test_intervals_are_drawn_in_percent_with_a_legend_for_all_panels() -> None:
     table = pd.DataFrame({"method": list("abab"), "set": list("xxyy")})
     table = table.assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)

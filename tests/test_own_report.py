@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib.util
 import json
 import re
@@ -415,7 +416,30 @@ def test_two_runs_to_one_folder_are_told_apart(tmp_path: Path) -> None:
         pass
     with locked(tmp_path / "out"):
         pass
-    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_a_run_that_opened_the_lock_before_its_release_excludes_others(
+    tmp_path: Path,
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows deletes no open file")
+    with locked(tmp_path):
+        late = (tmp_path / ".lock").open()  # by a run that has yet to take the lock
+    with late:
+        fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(OSError, match="Another run"), locked(tmp_path):
+            pass
+
+
+def test_a_lock_is_released_where_an_open_file_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: object) -> None:  # as Windows does
+        raise PermissionError(errno.EACCES, "Another process uses it", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for _ in range(2):
+        with locked(tmp_path):
+            pass
 
 
 def test_without_the_extra_one_sentence_says_so(

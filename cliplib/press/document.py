@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.app.decision_aid import WHY_NO_KERNEL
+from cliplib.app.elsewhere import Elsewhere
 from cliplib.app.evidence import KERNEL, POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
 from cliplib.images.wording import number, percent, points
@@ -106,9 +107,10 @@ def document(evidence: Evidence, title: str = "") -> Document:
     `title` is by default the folder's name, or "A folder of images" if the request is
     anonymous. Sections that yield nothing are left out.
     """
-    name = Path(evidence.request.folder).resolve().name
-    if evidence.request.anonymous:
-        name = "A folder of images"
+    if not title and evidence.request.anonymous:
+        title = "A folder of images"
+    elif not title:
+        title = Path(evidence.request.folder).resolve().name
     today = date.today()
     verdict = evidence.verdict
     sections = (
@@ -125,7 +127,7 @@ def document(evidence: Evidence, title: str = "") -> Document:
         Section("How it was made", [*_provenance(evidence)]),
     )
     return Document(
-        title=" ".join((title or name).split()),
+        title=" ".join(title.split()),
         subtitle=f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",
         answer=verdict.answer,
         reasons=" ".join(verdict.reasons),
@@ -135,7 +137,7 @@ def document(evidence: Evidence, title: str = "") -> Document:
 
 
 def table_of(caption: str, frame: pd.DataFrame) -> Table:
-    """Return a data frame as a table of texts, its index first if that has a name."""
+    """Return a data frame as a table of texts; its index is shown if it has a name."""
     if frame.index.name is not None:
         frame = frame.reset_index()
     rows = [[_text(cell) for cell in row] for row in frame.itertuples(index=False)]
@@ -159,15 +161,7 @@ def _text(cell: Any) -> str:
 
 def _images(evidence: Evidence) -> Iterator[Block]:
     """Yield examples and counts of each class, and files unreadable or tiny."""
-    images = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
-    one_a_group = images.drop_duplicates("group")
-    two_a_class = one_a_group.groupby("class").head(2)
-    # The index still holds the rows of the feature table.
-    rows = two_a_class.sort_values("class", kind="stable").index[:MOST_PICTURES]
-    yield Pictures(
-        "Two images of each class.",
-        [_picture(evidence, row, evidence.labels[row]) for row in rows],
-    )
+    yield _examples(evidence)
     yield table_of(
         "Images by class, how many are left without copies of each other, and in how "
         "many groups they are: near-duplicates, and what was declared to belong "
@@ -175,13 +169,7 @@ def _images(evidence: Evidence) -> Iterator[Block]:
         evidence.counts,
     )
     if evidence.unreadable:
-        listed = pd.Series(evidence.unreadable, name="reason").rename_axis("file")
-        if evidence.request.anonymous:
-            listed = listed.groupby(listed).size().rename("files")
-        yield table_of(
-            f"Files that could not be read and are left out{_cut_note(len(listed))}.",
-            listed.head(MOST_ROWS).to_frame(),
-        )
+        yield _unreadable(evidence)
     if evidence.tiny:
         yield Text(
             f"{len(evidence.tiny)} of the images have a side of fewer than 16 pixels: "
@@ -189,10 +177,34 @@ def _images(evidence: Evidence) -> Iterator[Block]:
         )
 
 
-def _cut_note(n_rows: int, file: str = "answers.csv") -> str:
-    """Return the end of a table's caption if not all of its `n_rows` rows are shown.
+def _examples(evidence: Evidence) -> Pictures:
+    """Return two images of each class, of different groups, or one."""
+    # The index is the row in the feature table, and stays so below.
+    images = pd.DataFrame({"class": evidence.labels, "group": evidence.table.groups})
+    one_a_group = images.drop_duplicates("group")
+    two_a_class = one_a_group.groupby("class").head(2)
+    rows = two_a_class.sort_values("class", kind="stable").index[:MOST_PICTURES]
+    return Pictures(
+        "Two images of each class.",
+        [_picture(evidence, row, evidence.labels[row]) for row in rows],
+    )
 
-    It names the file that holds all of them. "" if there are `MOST_ROWS` or fewer.
+
+def _unreadable(evidence: Evidence) -> Table:
+    """Return unreadable files with reasons; if anonymous, how many by reason."""
+    listed = pd.Series(evidence.unreadable, name="reason").rename_axis("file")
+    if evidence.request.anonymous:
+        listed = listed.groupby(listed).size().rename("files")
+    return table_of(
+        f"Files that could not be read and are left out{_cut_note(len(listed))}.",
+        listed.head(MOST_ROWS).to_frame(),
+    )
+
+
+def _cut_note(n_rows: int, file: str = "answers.csv") -> str:
+    """Return what ends the caption of a table of which `MOST_ROWS` rows are shown.
+
+    For 30 rows ", the first 12 of 30; all are in answers.csv"; "" if all are shown.
     """
     if n_rows <= MOST_ROWS:
         return ""
@@ -230,15 +242,15 @@ def pictures_of_copies(evidence: Evidence) -> Pictures:
 
 
 def _merged(evidence: Evidence) -> Table:
-    """Return a table of the user's groups that copies join, and of these copies."""
+    """Return pairs of the user's groups and the copies that join them, as a table."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
     joined = evidence.merged.head(MOST_ROWS)
     columns = {}
     if not evidence.request.anonymous:
-        groups = joined[["group_a", "group_b"]]
-        columns["groups"] = groups.agg(" and ".join, axis=1)
-    images = joined[["image_a", "image_b"]].map(lambda id: name_of[id])
-    columns["images that look the same"] = images.agg(" and ".join, axis=1)
+        columns["groups"] = joined["group_a"] + " and " + joined["group_b"]
+    image_a = joined["image_a"].map(name_of)
+    image_b = joined["image_b"].map(name_of)
+    columns["images that look the same"] = image_a + " and " + image_b
     return table_of(
         "Pairs of groups that were declared apart but hold copies of each other, and "
         "were therefore joined: often a fault of the data, to be looked at"
@@ -248,7 +260,7 @@ def _merged(evidence: Evidence) -> Table:
 
 
 def _traces(evidence: Evidence) -> Iterator[Block]:
-    """Yield the accuracy of each trace (size, format, …) alone, and traces by class."""
+    """Yield the accuracy of each file trace alone; traces by class; kinds of files."""
     traces = evidence.traces
     yield Text(
         "Where files of one class differ from those of another by size, format, colour "
@@ -262,14 +274,14 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
         "tested by group (95% interval).",
         table.rename_axis("trace"),
     )
-    of_picture = [name for name in traces.by_class if "brightness" in name]
+    grey_levels = [name for name in traces.by_class if "brightness" in name]
     yield table_of(
         "The files of each class: the most frequent kind, and median (quartiles).",
-        traces.by_class.drop(columns=of_picture),
+        traces.by_class.drop(columns=grey_levels),
     )
     yield table_of(
         "Grey levels of each class, 0 to 255: median (quartiles).",
-        traces.by_class[of_picture],
+        traces.by_class[grey_levels],
     )
     kinds = traces.kinds
     if evidence.request.anonymous:
@@ -281,7 +293,7 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
 
 
 def _methods(evidence: Evidence) -> Iterator[Block]:
-    """Yield the metrics of every method on groups that it was not trained on."""
+    """Yield accuracies as a plot, the metrics of every method, and other encoders."""
     yield Text(
         "Each method is asked for images of groups that it was not trained on, in "
         f"{evidence.n_splits} folds. That is what new images can expect. Where other "
@@ -294,23 +306,29 @@ def _methods(evidence: Evidence) -> Iterator[Block]:
         "A row for each method, with a dot for its accuracy and its interval.",
         "accuracy_plot",
     )
+    yield _metrics(evidence)
+    if evidence.other_predictions:
+        yield _others(evidence)
+
+
+def _metrics(evidence: Evidence) -> Table:
+    """Return every method's metrics by group, and how much better the best one is."""
     rows = {}
     for name, found in evidence.evaluations.items():
         row: dict[str, Share | str] = {
             metric.replace("_", " "): Share.of(values)
             for metric, values in found.metrics.iterrows()
         }
-        is_best = name == evidence.best
-        row["the best is better by"] = "" if is_best else points(evidence.gains[name])
+        row["the best is better by"] = ""
+        if name != evidence.best:
+            row["the best is better by"] = points(evidence.gains[name])
         rows[name] = row
-    yield table_of(
+    return table_of(
         "Every method by group, with 95% intervals. Balanced accuracy and macro F1 let "
         f"each class count alike. The best probe is the {evidence.best}; it reads the "
         f"{evidence.readout} features.",
         pd.DataFrame(rows).T.rename_axis("method"),
     )
-    if evidence.other_predictions:
-        yield _others(evidence)
 
 
 def _others(evidence: Evidence) -> Table:
@@ -357,7 +375,7 @@ def _errors(evidence: Evidence) -> Iterator[Block]:
 
 def pictures_of_errors(evidence: Evidence) -> Pictures:
     """Return the best probe's surest errors, each with a heat map of its answer."""
-    predicted = evidence.predicted[evidence.best]
+    predicted = evidence.predicted[evidence.best]  # a class number for each row
     pictures = []
     for row, heat_map in evidence.errors:
         answer = evidence.table.classes[predicted[row]]
@@ -371,10 +389,10 @@ def pictures_of_errors(evidence: Evidence) -> Pictures:
 
 
 def _suspects(evidence: Evidence) -> Iterator[Block]:
-    """Yield images whose labels confident learning doubts.
+    """Yield a text on the labels that confident learning doubts, and the first images.
 
-    That is where a class is more probable than the labelled one, and at least as
-    probable as it is on average for the images labelled with it.
+    A label is in doubt where another class is more probable, and at least as probable
+    as it is on average for the images labelled with it.
     """
     suspects = evidence.suspects
     if suspects.empty:
@@ -390,7 +408,9 @@ def _suspects(evidence: Evidence) -> Iterator[Block]:
     classes = evidence.table.classes
     pictures = []
     for suspect in suspects.head(MOST_PICTURES).itertuples():
-        title = f"{classes[suspect.given]}, likely {classes[suspect.likely]}"
+        given = classes[suspect.given]
+        likely = classes[suspect.likely]
+        title = f"{given}, likely {likely}"
         pictures.append(_picture(evidence, suspect.row, title))
     yield Pictures(
         "The first of them, each with its label and the likely one.", pictures
@@ -417,7 +437,7 @@ def _curve(evidence: Evidence) -> Iterator[Block]:
 
 
 def _trust(evidence: Evidence) -> Iterator[Block]:
-    """Yield calibration, the risk-coverage curve, and facts on the decision aid."""
+    """Yield a plot of calibration and risk-coverage, and facts on the decision aid."""
     yield Plot(
         f"Left: how often the {evidence.best} is right where it states a probability, "
         "with 95% intervals; on the line both agree. Right: the share of errors among "
@@ -435,10 +455,9 @@ def _trust(evidence: Evidence) -> Iterator[Block]:
 
 
 def _elsewhere(evidence: Evidence) -> Iterator[Block]:
-    """Yield how the best probe fares on another folder; nothing if none was named.
+    """Yield how the best probe does on another folder; nothing if none was named.
 
-    A sentence on what was judged, and a table of the sensitivity of each class there
-    and here; the last row has the accuracies.
+    A sentence on what was judged, and a table of what is found there and here.
     """
     away = evidence.elsewhere
     if away is None:
@@ -452,6 +471,11 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
         left_out = ", ".join(f"{count} {why}" for why, count in away.left_out.items())
         judged += f" Left out: {left_out}."
     yield Text(judged)
+    yield _found_elsewhere(evidence, away)
+
+
+def _found_elsewhere(evidence: Evidence, away: Elsewhere) -> Table:
+    """Return each class's sensitivity here and in another folder; last, accuracies."""
     home = evidence.evaluations[evidence.best]
     rows = {}
     for name in away.evaluation.per_class.index:
@@ -466,7 +490,7 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
         "found here": Share.of(home.metrics.loc["accuracy"]),
         "found elsewhere": Share.of(away.evaluation.metrics.loc["accuracy"]),
     }
-    yield table_of(
+    return table_of(
         "What is found of each class here, on groups not trained on, and elsewhere, "
         "with 95% intervals.",
         pd.DataFrame(rows).T.rename_axis("class"),
@@ -478,6 +502,7 @@ def _erased(evidence: Evidence) -> Iterator[Block]:
     erased = evidence.erased
     if erased is None:
         return
+    # By what is shown of an image: whole, without the object, without its other side.
     accuracy = _shares_of(erased.accuracy)
     table = erased.accuracy[["images"]].assign(accuracy=accuracy)
     yield table_of(
@@ -500,10 +525,7 @@ def _provenance(evidence: Evidence) -> Iterator[Block]:
     yield Text(method_paragraph(evidence))
     yield Text("To cite the program:")
     yield Code(citation())
-    yield table_of(
-        "What these results depend on.",
-        evidence.made,
-    )
+    yield table_of("What these results depend on.", evidence.made)
     yield Text("This command makes it again:")
     yield Code(evidence.command)
     yield Text(privacy(evidence))

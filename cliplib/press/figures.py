@@ -118,14 +118,24 @@ def image_grid(
     columns
         Images in a row.
     """
+    return _draw_cells(_image_cells(images, titles, right), columns)
+
+
+def _image_cells(
+    images: Sequence[Any], titles: Sequence[str], right: Sequence[Any]
+) -> list[Cell]:
+    """Return a cell for each image, or pair (image or None, text), in the same order.
+
+    The last images may lack title and mark, as `titles` and `right` may be shorter.
+    """
     cells = []
     for image, title, mark in zip_longest(images, titles, right):
         text = ""
         if isinstance(image, tuple):
             image, text = image
-        is_right = None if mark is None else bool(mark)
+        is_right = None if mark is None else bool(mark)  # NumPy's bools become Python's
         cells.append(Cell(image, title or "", text or "", is_right))
-    return _draw_cells(cells, columns)
+    return cells
 
 
 def result_grid(
@@ -148,9 +158,7 @@ def result_grid(
     cells = []
     rows = zip_longest(queries, images, titles, right, fillvalue=())
     for query, found, found_titles, found_right in rows:
-        row = [_query_cell(query)]
-        for image, title, mark in zip_longest(found, found_titles, found_right):
-            row.append(Cell(image, title or "", right=mark))
+        row = [_query_cell(query), *_image_cells(found, found_titles, found_right)]
         empty = [Cell()] * (columns - len(row))
         cells += row + empty
     return _draw_cells(cells, columns)
@@ -167,17 +175,13 @@ def _query_cell(query: Any) -> Cell:
 
 
 def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
-    """Draw cells row by row, `columns` a row, as wide as the report's text.
-
-    Without cells the figure is one empty row. Longer titles make it higher.
-    """
+    """Draw cells row by row, `columns` a row, as wide as the report's text."""
     letters = 120 // columns  # that fit on a line above an image
+    # One empty row, if there are no cells.
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
-    title_lines = 0
-    for row in rows:
-        lines = [_wrap(cell.title, letters).count("\n") + 1 for cell in row]
-        title_lines += max(lines, default=0)
-    height = len(rows) * TEXT_WIDTH / columns + 0.13 * title_lines  # inches
+    heading_lines = sum(_heading_lines(row, letters) for row in rows)
+    # In inches: a square for each image, and its heading's lines.
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * heading_lines
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
     )
@@ -188,8 +192,14 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     return figure
 
 
+def _heading_lines(row: Sequence[Cell], letters: int) -> int:
+    """Return how many lines the longest heading in a row of cells takes."""
+    counts = [_wrap(cell.heading, letters).count("\n") + 1 for cell in row]
+    return max(counts, default=0)
+
+
 def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
-    """Draw a cell, its lines of text at most `letters` characters long.
+    """Draw a cell into `ax`, with lines of at most `letters` characters.
 
     The frame of an image marked as wrong is dashed, and that of one without a mark is
     pale: marks can be told without colour.
@@ -238,22 +248,23 @@ def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plo
     x
         The column of shares; the intervals are in ``x_low`` and ``x_high``.
     y
-        The column that has a row for each of its values, such as that of methods.
+        The column each of whose values has a row in the plot, such as that of methods.
     **columns
-        Columns that are mapped to other properties of seaborn, such as ``color``. The
-        colour of "method" is that of the method in all figures; any other column, which
-        tells ways of testing apart, has shades of grey.
+        Columns that are mapped to other properties of seaborn, such as ``color``. By
+        the column "method", each method has its `METHOD_COLOURS`; by any other, ways of
+        testing have their `CONDITION_COLOURS`.
     """
-    apart = so.Dodge(gap=0.3, by=["color"])
     plot = so.Plot(table, x=x, y=y, **columns)
+    apart = so.Dodge(gap=0.3, by=["color"])  # one below the other in a row
     plot = plot.add(so.Dot(), apart)  # also those without an interval
     ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
     plot = plot.add(so.Range(), apart, legend=False, **ends)
-    hue = columns.get("color")
-    if hue == "method":
+    coloured_by = columns.get("color")
+    if coloured_by == "method":
         plot = plot.scale(color=METHODS)
-    elif hue is not None:
-        plot = plot.scale(color=conditions(table.reset_index()[hue].unique()))
+    elif coloured_by is not None:
+        levels = table.reset_index()[coloured_by].unique()
+        plot = plot.scale(color=conditions(levels))
     return plot.scale(x=PERCENT).label(x=f"{x.replace('_', ' ')} (%)", y="")
 
 
@@ -268,10 +279,10 @@ def draw_plot(plot: so.Plot, height: float) -> Figure:
     Titles of panels are shortened as `SHORT_TITLES` says.
     """
     figure = plt.figure(figsize=(TEXT_WIDTH, height))
-    plot.theme(dict(plt.rcParams)).on(figure).plot()
+    plot.theme(dict(plt.rcParams)).on(figure).plot()  # in the style that is set
     for ax in figure.axes:
         ax.set_title(SHORT_TITLES.get(ax.get_title(), ax.get_title()))
-    if figure.legends:  # seaborn puts it to the right of the panels
+    if figure.legends:  # seaborn's stands to the right of the panels: replace it
         legend = figure.legends[0]
         labels = [text.get_text() for text in legend.texts]
         handles = [handle for handle in legend.legend_handles if handle is not None]
@@ -289,9 +300,10 @@ def svg(figure: Figure) -> str:
 
 
 def _as_jpeg(embedded: re.Match[str]) -> str:
-    """Return the data URI of a matched PNG as one of a JPEG, if it is a photograph.
+    """Return a PNG's data URI, matched as a whole, as that of a JPEG, if a photograph.
 
-    An image with transparent pixels is a drawing, and stays as it is.
+    Group 1 of the match is the PNG in base64. One with transparent pixels is a drawing,
+    and stays as it is.
     """
     image = Image.open(io.BytesIO(base64.b64decode(embedded[1]))).convert("RGBA")
     is_opaque = image.getchannel("A").getextrema() == (255, 255)

@@ -27,11 +27,11 @@ def accuracy_plot(evidence: Evidence) -> Figure:
         shares[name] = evidence.accuracy(evidence.predicted_by_image)
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     for name, share in reversed(shares.items()):  # a row for each, from below
-        below = 100 * (share.value - share.low)
-        above = 100 * (share.high - share.value)
+        to_low = 100 * (share.value - share.low)
+        to_high = 100 * (share.high - share.value)
         colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
         ax.errorbar(
-            100 * share.value, name, xerr=[[below], [above]], fmt="o", color=colour
+            100 * share.value, name, xerr=[[to_low], [to_high]], fmt="o", color=colour
         )
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)
@@ -49,8 +49,8 @@ def confusion_plot(evidence: Evidence) -> Figure:
     """Draw the confusion matrix of the best probe: counts, true classes as rows."""
     confusion = evidence.evaluations[evidence.best].confusion
     figure = figures.confusion_heatmap(confusion, evidence.table.classes)
-    side = max(2.9, 0.32 * len(confusion))
-    figure.set_size_inches(side + 0.5, side)
+    inches = max(2.9, 0.32 * len(confusion))
+    figure.set_size_inches(inches + 0.5, inches)  # width and height
     if sum(map(len, evidence.table.classes)) > MOST_LETTERS:
         figure.axes[0].tick_params("x", rotation=45)
     return figure
@@ -74,12 +74,14 @@ def trust_plot(evidence: Evidence) -> Figure:
     Left, accuracy over stated probability, with 95% intervals; right, the share of
     errors among the answers over the share of images answered, with a line at `RISK`.
     """
-    bins = 100 * evidence.reliability
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
-    below_and_above = [bins["value"] - bins["low"], bins["high"] - bins["value"]]
+    # By bin of the stated probability: accuracy (value, low and high), mean confidence.
+    bins = 100 * evidence.reliability
+    to_low = bins["value"] - bins["low"]
+    to_high = bins["high"] - bins["value"]
     left.errorbar(
-        bins["confidence"], bins["value"], below_and_above, fmt="o", linewidth=1
+        bins["confidence"], bins["value"], [to_low, to_high], fmt="o", linewidth=1
     )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
     curve = 100 * evidence.risk_coverage

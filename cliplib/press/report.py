@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,7 @@ from cliplib.press.document import (
     Block,
     Code,
     Document,
+    Pictures,
     Plot,
     Table,
     Text,
@@ -55,7 +56,7 @@ def check_extra() -> None:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Layout:
     """A document as plain data, and its pictures as files.
 
@@ -68,13 +69,7 @@ class Layout:
     """
 
     content: dict[str, Any]
-    files: dict[str, bytes] = field(default_factory=dict)
-
-    def add_file(self, content: bytes, suffix: str) -> str:
-        """Add a picture file, of ".svg" or ".jpg"; return its name, a number."""
-        name = f"{len(self.files)}{suffix}"
-        self.files[name] = content
-        return name
+    files: dict[str, bytes]
 
     def data_uri(self, name: str) -> str:
         """Return a picture file as a data URI, so that a page need not load it."""
@@ -85,6 +80,8 @@ class Layout:
 
 def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
     """Write page, PDF and tables into a folder, made if missing; return their paths.
+
+    `title` is by default the name of the folder of images, if that is not anonymous.
 
     Raises
     ------
@@ -106,8 +103,8 @@ def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
 
 def lay_out(document: Document, evidence: Evidence) -> Layout:
     """Return a document as plain data, its plots drawn from the evidence."""
-    layout = Layout({})  # to which each block adds the files of its pictures
-    layout.content = {
+    files: dict[str, bytes] = {}  # each block adds those of its pictures
+    content = {
         "title": document.title,
         "subtitle": document.subtitle,
         "answer": document.answer,
@@ -117,35 +114,83 @@ def lay_out(document: Document, evidence: Evidence) -> Layout:
             {
                 "title": section.title,
                 "blocks": [
-                    _plain_block(block, evidence, layout) for block in section.blocks
+                    _plain_block(block, evidence, files) for block in section.blocks
                 ],
             }
             for section in document.sections
         ],
     }
-    return layout
+    return Layout(content, files)
 
 
-def _plain_block(block: Block, evidence: Evidence, layout: Layout) -> dict[str, Any]:
-    """Return a block as plain data for the templates; `layout` keeps its pictures."""
-    if isinstance(block, Text | Code):
-        return {"kind": type(block).__name__.lower(), "text": block.text}
-    if isinstance(block, Table):
-        return {
-            "kind": "table",
-            **asdict(block),
-            # Columns to align at the right.
-            "numeric": [
-                all(_may_be_number(cell) for cell in column)
-                for column in zip(*block.rows, strict=True)
-            ],
-            "on_one_page": len(block.rows) <= SMALL_TABLE,
-        }
-    if isinstance(block, Plot):
-        return _plain_plot(block, evidence, layout)
+def _plain_block(
+    block: Block, evidence: Evidence, files: dict[str, bytes]
+) -> dict[str, Any]:
+    """Return a block as plain data; its pictures are added to `files`, by name."""
+    match block:
+        case Text():
+            return {"kind": "text", "text": block.text}
+        case Code():
+            return {"kind": "code", "text": block.text}
+        case Table():
+            return _plain_table(block)
+        case Plot():
+            return _plain_plot(block, evidence, files)
+        case Pictures():
+            return _plain_pictures(block, files)
+
+
+def _plain_table(table: Table) -> dict[str, Any]:
+    """Return a table as plain data, and how it is to be aligned and broken."""
+    return {
+        "kind": "table",
+        "caption": table.caption,
+        "columns": table.columns,
+        "rows": table.rows,
+        # Of each column, whether to align it at the right.
+        "numeric": [
+            all(_may_be_number(cell) for cell in column)
+            for column in zip(*table.rows, strict=True)
+        ],
+        "on_one_page": len(table.rows) <= SMALL_TABLE,
+    }
+
+
+def _may_be_number(cell: str) -> bool:
+    """Say whether a cell begins as a number does, such as "−3 points", or is empty."""
+    return cell == "" or cell.lstrip("−")[:1].isdigit()
+
+
+def _plain_plot(
+    plot: Plot, evidence: Evidence, files: dict[str, bytes]
+) -> dict[str, Any]:
+    """Draw a plot, add it to `files` as SVG, and return its name, width and texts."""
+    from cliplib.press import figures, plots  # which need the extra "report"
+
+    functions = {
+        "accuracy_plot": plots.accuracy_plot,
+        "confusion_plot": plots.confusion_plot,
+        "curve_plot": plots.curve_plot,
+        "trust_plot": plots.trust_plot,
+    }
+    with figures.style():
+        figure = functions[plot.function](evidence)
+        inches = float(figure.get_figwidth())
+        svg = figures.svg(figure).encode()
+    return {
+        "kind": "plot",
+        "file": _add_file(files, svg, ".svg"),
+        "inches": inches,
+        "caption": plot.caption,
+        "alt": plot.alt,
+    }
+
+
+def _plain_pictures(block: Pictures, files: dict[str, bytes]) -> dict[str, Any]:
+    """Add images to `files` as small JPEGs; return their names and texts."""
     pictures = [
         {
-            "file": layout.add_file(_small_jpeg(picture.image), ".jpg"),
+            "file": _add_file(files, _small_jpeg(picture.image), ".jpg"),
             "title": picture.title,
             "name": picture.name,
         }
@@ -154,32 +199,11 @@ def _plain_block(block: Block, evidence: Evidence, layout: Layout) -> dict[str, 
     return {"kind": "pictures", "caption": block.caption, "pictures": pictures}
 
 
-def _may_be_number(cell: str) -> bool:
-    """Say whether a cell begins as a number does, such as "−3 points", or is empty."""
-    return cell == "" or cell.lstrip("−")[:1].isdigit()
-
-
-def _plain_plot(block: Plot, evidence: Evidence, layout: Layout) -> dict[str, Any]:
-    """Add a plot to `layout` as an SVG file; return file name, width and texts."""
-    from cliplib.press import figures, plots  # which need the extra "report"
-
-    draw = {
-        "accuracy_plot": plots.accuracy_plot,
-        "confusion_plot": plots.confusion_plot,
-        "curve_plot": plots.curve_plot,
-        "trust_plot": plots.trust_plot,
-    }
-    with figures.style():
-        figure = draw[block.function](evidence)
-        inches = float(figure.get_figwidth())
-        drawn = figures.svg(figure).encode()
-    return {
-        "kind": "plot",
-        "file": layout.add_file(drawn, ".svg"),
-        "inches": inches,
-        "caption": block.caption,
-        "alt": block.alt,
-    }
+def _add_file(files: dict[str, bytes], content: bytes, suffix: str) -> str:
+    """Add a file to `files`, and return its name: "0.svg", "1.jpg", and so on."""
+    name = f"{len(files)}{suffix}"
+    files[name] = content
+    return name
 
 
 def _small_jpeg(source: Any) -> bytes:
@@ -209,6 +233,7 @@ def as_pdf(layout: Layout) -> bytes:
     ]
     template = Path(__file__).with_name("report.typ").read_text("utf-8")
     with TemporaryDirectory() as folder:
+        # The template reads report.json, and the pictures that it names, beside itself.
         for name, content in layout.files.items():
             Path(folder, name).write_bytes(content)
         Path(folder, "report.json").write_text(json.dumps(layout.content), "utf-8")
@@ -231,6 +256,8 @@ def locked(out: Path) -> Iterator[None]:
     process that is killed.
     """
     out.mkdir(parents=True, exist_ok=True)
+    # The file stays when the lock is released: were it deleted, then a run that has the
+    # deleted file open and one that makes a new file could both hold a lock.
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -241,6 +268,4 @@ def locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Before the release, after which the file may be the lock of another run.
-        (out / ".lock").unlink(missing_ok=True)
         lock.release()

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def write_html(
         Of the page.
     aid : DecisionAid
     files : folder, image, or list of images
-        Those that were classified.
+        Those that were classified, of which `rows` may hold some.
     heat_maps : bool
         Also show what spoke for each answer; it takes far longer than all the rest.
 
@@ -141,46 +141,52 @@ def _answers(
 ) -> list[Answer]:
     """Return an `Answer` for each of `rows`; of an unreadable file its error alone."""
     sources = _sources(rows, files)
-    trained_on = is_training_image(rows).to_numpy()
-    heat_map_of: dict[int, str] = {}
+    heat_map_of_row: dict[int, str] = {}  # by position in `rows`
     if heat_maps:
         readable = np.flatnonzero(rows["error"] == "").tolist()
-        images = [sources[place] for place in readable]
+        images = [sources[row] for row in readable]
         maps = _heat_maps(aid, images, rows["class"].iloc[readable])
-        heat_map_of = dict(zip(readable, maps, strict=True))
-    answers = []
-    for place, row in enumerate(rows.to_dict("records")):
-        if row["error"]:
-            answers.append(Answer(file=row["file"], text=row["error"]))
-            continue
-        answers.append(
-            Answer(
-                file=row["file"],
-                text=f"none: {row['reason']}" if row["abstained"] else row["class"],
-                likely=f"{row['class']} {number(row['probability'])}",
-                nearest=row["nearest"],
-                similarity=number(row["similarity"]),
-                is_training_image=bool(trained_on[place]),
-                picture=_data_uri(load_image(sources[place])),
-                heat_map=heat_map_of.get(place, ""),
-                nearest_picture=_training_picture(aid, row["nearest"]),
-            )
-        )
-    return answers
+        heat_map_of_row = dict(zip(readable, maps, strict=True))
+    said = rows.assign(is_training_image=is_training_image(rows)).to_dict("records")
+    return [
+        _answer(aid, of_file, source, heat_map_of_row.get(row, ""))
+        for row, (of_file, source) in enumerate(zip(said, sources, strict=True))
+    ]
+
+
+def _answer(
+    aid: DecisionAid, said: Mapping[Any, Any], source: ImageSource, heat_map: str
+) -> Answer:
+    """Return the `Answer` for one file, or its error.
+
+    `said` has the columns of `DecisionAid.classify` and is_training_image.
+    """
+    if said["error"]:
+        return Answer(file=said["file"], text=said["error"])
+    return Answer(
+        file=said["file"],
+        text=f"none: {said['reason']}" if said["abstained"] else said["class"],
+        likely=f"{said['class']} {number(said['probability'])}",
+        nearest=said["nearest"],
+        similarity=number(said["similarity"]),
+        is_training_image=said["is_training_image"],
+        picture=_data_uri(load_image(source)),
+        heat_map=heat_map,
+        nearest_picture=_training_picture(aid, said["nearest"]),
+    )
 
 
 def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
-    """Return the image of each row, found by its file name.
+    """Return the image of each row of `DecisionAid.classify`, found by its file name.
 
-    Where names repeat, the row's index, its number among the files, tells them apart.
     ValueError if a row's file is not among `files`.
     """
     names, sources = list_files(files)
     keys: list[Any] = names
     wanted: list[Any] = rows["file"].tolist()
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names):  # such as "<bytes>": the number tells them apart
         keys = list(enumerate(names))
-        wanted = list(rows["file"].items())
+        wanted = list(rows["file"].items())  # the index is the number among the files
     source_of = dict(zip(keys, sources, strict=True))
     if not set(wanted) <= source_of.keys():
         raise ValueError(f"The files in {files} have changed: classify them again.")
@@ -190,12 +196,12 @@ def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
 def _heat_maps(
     aid: DecisionAid, images: Sequence[ImageSource], classes: pd.Series
 ) -> list[str]:
-    """Return for each image, as a data URI, a heat map of what spoke for its class.
+    """Return for each image, as a data URI, a heat map of what spoke for a class.
 
-    `classes` holds the names of these classes. A batch at a time keeps memory small.
+    `classes` has the name of that class for each image.
     """
     labels = [aid.training.classes.index(name) for name in classes]
-    batch_size = aid.encoder.batch_size
+    batch_size = aid.encoder.batch_size  # images at a time, to keep memory small
     pictures = []
     with tqdm(total=len(images), desc="heat maps", unit="image") as bar:
         for start in range(0, len(images), batch_size):

@@ -17,10 +17,12 @@ def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
     """Return a box that takes one image at a time and shows what an aid says of it."""
 
     class DropBox(anywidget.AnyWidget):
-        _esm = Path(__file__).with_name("drop_box.js")
+        _esm = Path(__file__).with_name("drop_box.js")  # which anywidget loads
+
+    box = DropBox()
 
     def respond(_: Any, request: Mapping[str, Any], buffers: list[memoryview]) -> None:
-        """Answer a request by drop_box.js: a file's name, and its bytes in a buffer."""
+        """Answer drop_box.js, which sends a file's name and, in a buffer, its bytes."""
         image = {"path": request["name"], "bytes": bytes(buffers[0])}
         try:
             rows = aid.classify([image])
@@ -29,6 +31,5 @@ def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
             answer = escape(f"{type(error).__name__}: {error}")
         box.send({"number": request["number"], "html": answer})
 
-    box = DropBox()
     box.on_msg(respond)
     return box

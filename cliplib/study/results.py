@@ -267,6 +267,7 @@ class Study:
         It is looked for in `folder`, then among the committed ones. LookupError, with
         the reason in words, where neither holds it.
         """
+        # Of one id, this run's entry counts.
         places = [(self.folder, self._earlier_entries | self._entries)]
         if self._committed:
             places.append((self._committed, _read_entries(self._committed, self.name)))
@@ -309,7 +310,7 @@ class Study:
             return dict.fromkeys(wanted, id.replace("_", " ").capitalize() + ".")
         try:
             return {name: captions[id][name].format(**values) for name in wanted}
-        except KeyError as error:
+        except KeyError as error:  # of the id, of "alt", or of a place in the text
             raise ValueError(
                 f"Write {error} into [{id}] in figures/captions.toml, "
                 "or give its value on saving."
@@ -318,6 +319,7 @@ class Study:
     @cached_property
     def _captions(self) -> dict[str, dict[str, str]] | None:
         """Caption and alternative text of each id; None outside of a checkout."""
+        # A build of the report has a copy of them in its folder.
         for folder in (self.folder, self._committed):
             if folder and (folder / "captions.toml").is_file():
                 return tomllib.loads((folder / "captions.toml").read_text("utf-8"))
@@ -329,14 +331,15 @@ def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
 
     Of a path, which names folders of this machine, only the last part is noted.
     """
-    noted = {
-        name: re.split(r"[/\\]", value)[-1] if isinstance(value, str) else value
-        for name, value in parameters.items()
-    }
+    noted = dict(parameters)
+    for name, value in parameters.items():
+        if isinstance(value, str):
+            noted[name] = re.split(r"[/\\]", value)[-1]
     made: Entry = {"parameters": _plain(noted)}
     if encoder is not None:
-        is_path = os.path.isabs(encoder.name)
-        made["encoder"] = Path(encoder.name).name if is_path else encoder.name
+        made["encoder"] = encoder.name
+        if os.path.isabs(encoder.name):  # a hub id, "openai/clip", stays whole
+            made["encoder"] = Path(encoder.name).name
         made["fingerprint"] = encoder.fingerprint
     return made
 
@@ -387,6 +390,7 @@ def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
         return
     caption = entry["caption"] + note
     alt = entry.get("alt", "")
+    # By media type: the notebook shows the richest one that it can.
     data = {"text/plain": f"{id}: {caption}" if text else caption}
     if text and entry["kind"] == "figure":
         data["image/svg+xml"] = text
@@ -395,7 +399,7 @@ def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
         data["text/html"] = _table_as_html(text, caption)
     elif text:
         data["text/plain"] += f" ({', '.join(json.loads(text))})"
-    words = {"caption": caption, "alt": alt}
+    words = {"caption": caption, "alt": alt}  # which the report's build reads
     display(data, metadata=words, raw=True)  # type: ignore[no-untyped-call]
 
 
@@ -409,17 +413,18 @@ def _figure_as_html(svg: str, caption: str, alt: str) -> str:
 def _table_as_html(csv: str, caption: str) -> str:
     """Return a table, given as CSV, as HTML with its caption above.
 
-    Columns x, x_low and x_high become one: "x [low, high]".
+    Columns x, x_low and x_high become one: "x [low, high]", or "x" without an interval.
     """
     table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False)
     table = table.map(_short_number)
+    space = "\N{NO-BREAK SPACE}"  # no line breaks inside an interval, nor before it
     for name in list(table):
         if f"{name}_low" in table and f"{name}_high" in table:
             low = table.pop(f"{name}_low")
             high = table.pop(f"{name}_high")
-            # No line breaks inside an interval, nor before it.
-            interval = "\N{NO-BREAK SPACE}[" + low + ",\N{NO-BREAK SPACE}" + high + "]"
-            table[name] += interval.where((low != "") | (high != ""), "")
+            interval = space + "[" + low + "," + space + high + "]"
+            has_interval = (low != "") | (high != "")
+            table[name] += interval.where(has_interval, "")
     table = table.rename(columns=lambda name: name.replace("_", " "))
     head = f"<caption>{escape(caption)}</caption><thead>"
     html: str = table.to_html(index=False)
@@ -427,24 +432,26 @@ def _table_as_html(csv: str, caption: str) -> str:
 
 
 def _short_number(cell: str) -> str:
-    """Shorten a fraction to three decimals; text and whole numbers stay as they are.
+    """Shorten a fraction: "0.12345" to "0.123"; text and whole numbers stay.
 
     From 1,000 on, ".0" is left out; below 0.0005 the notation is scientific.
     """
-    if not re.fullmatch(r"-?\d+(\.\d+)?(e[-+]?\d+)?", cell) or cell.isdecimal():
+    is_number = re.fullmatch(r"-?\d+(\.\d+)?(e[-+]?\d+)?", cell)
+    if not is_number or not ("." in cell or "e" in cell):
         return cell
     number = float(cell)
     if number.is_integer() and abs(number) >= 1000:
         return f"{number:.0f}"
     if 0 < abs(number) < 0.0005:
         return f"{number:.2e}"
-    return f"{number:.3f}" if "." in cell or "e" in cell else cell
+    return f"{number:.3f}"
 
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it: dicts, lists, numbers, texts and None.
 
-    Fractions are rounded to six significant digits; NaN and infinity become None.
+    A DataFrame becomes dicts by row, then by column. Fractions are rounded to six
+    significant digits; NaN and infinity become None.
     """
     if isinstance(value, pd.DataFrame):
         value = value.to_dict("index")
@@ -471,25 +478,36 @@ def _rounded(value: float) -> float | None:
 def _nested(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     """Return names and values as nested dicts; a tuple of names is a path into them.
 
-    Raises ValueError, with both names, where two of them would become one key.
+    {("Mini", "Recall@1"): 0.5} becomes {"mini": {"recall_at_1": 0.5}}. ValueError, with
+    both names, where two of them would become one key.
     """
     tree: dict[str, Any] = {}
-    part_at: dict[tuple[str, ...], Any] = {}  # by path, the name as it was given
+    name_at: dict[tuple[str, ...], Any] = {}
     for name, value in items:
-        parts = name if isinstance(name, tuple) else (name,)
-        path = tuple(_json_key(part) for part in parts)
-        for depth, part in enumerate(parts, 1):
-            earlier_part = part_at.setdefault(path[:depth], part)
-            if earlier_part != part:
-                raise ValueError(
-                    f"{earlier_part!r} and {part!r} would both be saved as "
-                    f"{path[depth - 1]!r}: rename one of them."
-                )
+        path = name if isinstance(name, tuple) else (name,)
+        keys = tuple(_json_key(part) for part in path)
+        _note_names(name_at, path, keys)
         branch = _plain(value)
-        for key in reversed(path):
+        for key in reversed(keys):  # from the inside to the outside
             branch = {key: branch}
         _merge(tree, branch, name)
     return tree
+
+
+def _note_names(
+    name_at: dict[tuple[str, ...], Any], path: tuple[Any, ...], keys: tuple[str, ...]
+) -> None:
+    """Note in `name_at` the names on a path, each by the keys that lead to it.
+
+    ValueError where another name is noted there already.
+    """
+    for depth, name in enumerate(path, 1):
+        earlier = name_at.setdefault(keys[:depth], name)
+        if earlier != name:
+            raise ValueError(
+                f"{earlier!r} and {name!r} would both be saved as "
+                f"{keys[depth - 1]!r}: rename one of them."
+            )
 
 
 def _json_key(name: Any) -> str:
@@ -499,7 +517,10 @@ def _json_key(name: Any) -> str:
 
 
 def _merge(tree: dict[str, Any], branch: dict[str, Any], name: Any) -> None:
-    """Add a branch, that of `name`, to a tree in place; ValueError if it overwrites."""
+    """Add `branch` to `tree`, in place; dicts under the same key are merged.
+
+    ValueError, with the `name` that the branch is of, if it would overwrite a value.
+    """
     for key, value in branch.items():
         if key not in tree:
             tree[key] = value
@@ -517,11 +538,14 @@ def as_table(
 ) -> pd.DataFrame | None:
     """Return nested numbers as a table, one row for each key, in the same order.
 
+    {"a": {"x": {"value": 3, "low": 2, "high": 5}}} becomes a row "a" with the columns
+    x, x_low and x_high.
+
     Parameters
     ----------
     results
-        A dictionary or DataFrame by key, which is a name or a tuple of names. A metric
-        {"value", "low", "high"} named x gives the columns x, x_low and x_high.
+        By key, a name or a tuple of names: numbers by name, or metrics, that is, dicts
+        of value, low and high; or a DataFrame of metrics in its rows.
     *levels
         Names of the index, as many as a key has parts.
     titles
@@ -539,7 +563,9 @@ def as_table(
         for row in results.values()
     ]
     # A nested name is joined to the one above it: x_value, x_low, x_high.
-    table = pd.json_normalize(rows, sep="_").set_axis(pd.Index([*results]))
-    names = {name: spec.title for name, spec in DATASETS.items()} | dict(titles or {})
-    table = table.rename_axis(levels).rename(names)
-    return table.rename(columns=lambda name: name.removesuffix("_value"))
+    table = pd.json_normalize(rows, sep="_")
+    table = table.rename(columns=lambda name: name.removesuffix("_value"))
+    table.index = pd.Index([*results])
+    title_of = {name: spec.title for name, spec in DATASETS.items()}
+    title_of |= titles or {}
+    return table.rename_axis(levels).rename(title_of)

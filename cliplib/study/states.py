@@ -54,26 +54,33 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
     it is the one whose mean grey level is nearest to the box's; None if there is none.
     """
     grey, head = _grey_and_head(image)
-    own = ellipse(box, image.size)
-    # The ellipse alone, as weights of a mean over it.
-    rows = np.flatnonzero(own.any(axis=1))
-    columns = np.flatnonzero(own.any(axis=0))
-    kernel = own[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float)
-    kernel /= kernel.sum()
-
-    def moved_mean(values: Floats | Bools) -> Floats:
-        """Return the mean of values over the ellipse moved to each pixel, (h, w)."""
-        # Ellipses are symmetric: convolution and correlation are the same.
-        return np.asarray(fftconvolve(values.astype(float), kernel, mode="same"))
-
-    fits = moved_mean(head) >= IN_HEAD
-    fits &= moved_mean(own) < 1e-6  # 0, but for the rounding of the convolution
+    in_box = ellipse(box, image.size)  # (h, w)
+    inside_head = _means_over_ellipse(head, in_box) >= IN_HEAD
+    overlap = _means_over_ellipse(in_box, in_box)
+    is_apart = overlap < 1e-6  # 0, but for the rounding of the convolution
+    fits = inside_head & is_apart
     if not fits.any():
         return None
-    difference = np.abs(moved_mean(grey) - grey[own].mean())
-    y, x = np.unravel_index(np.where(fits, difference, np.inf).argmin(), fits.shape)
+    difference = np.abs(_means_over_ellipse(grey, in_box) - grey[in_box].mean())
+    least = np.where(fits, difference, np.inf).argmin()
+    y, x = np.unravel_index(least, fits.shape)
     height, width = fits.shape
+    # The middle of that pixel, in shares of the sides.
     return Box((x + 0.5) / width, (y + 0.5) / height, box.width, box.height)
+
+
+def _means_over_ellipse(values: Floats | Bools, mask: Bools) -> Floats:
+    """Return the means of `values` over an ellipse round each of the pixels, (h, w).
+
+    The ellipse is that of `mask`, (h, w), moved. Outside the image values count as 0.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    cut_out = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    weights = cut_out.astype(float)
+    weights /= weights.sum()
+    # Ellipses are symmetric: convolution and correlation are the same.
+    return np.asarray(fftconvolve(values.astype(float), weights, mode="same"))
 
 
 def first_in_head(image: Image.Image, boxes: Iterable[Box]) -> Box | None:
@@ -93,20 +100,21 @@ def with_mirrored_tissue(image: Image.Image, box: Box) -> Image.Image | None:
     its mirror image meet, or less than `IN_HEAD` of the mirror image is in the head.
     """
     grey, head = _grey_and_head(image)
-    hole = ellipse(box, image.size)
-    columns = np.flatnonzero(head.any(axis=0))
-    twice_middle = columns[0] + columns[-1]
+    hole = ellipse(box, image.size)  # (h, w)
+    head_columns = np.flatnonzero(head.any(axis=0))
+    twice_middle = head_columns[0] + head_columns[-1]
     width = grey.shape[1]
-    # Of each column, the one that lies opposite.
-    mirrored = np.clip(twice_middle - np.arange(width), 0, width - 1)
+    # Of each column of the image, the number of the one that lies opposite.
+    opposite = np.clip(twice_middle - np.arange(width), 0, width - 1)
     with_rim = binary_dilation(hole, iterations=RIM)
-    meets = (hole & with_rim[:, mirrored]).any()
-    if meets or head[:, mirrored][hole].mean() < IN_HEAD:
+    meets = (hole & with_rim[:, opposite]).any()
+    if meets or head[:, opposite][hole].mean() < IN_HEAD:
         return None
     rim = with_rim & ~hole
-    tissue = grey[:, mirrored]
+    tissue = grey[:, opposite]
     tissue = tissue + np.median(grey[rim]) - np.median(tissue[rim])
-    opacity = np.clip(distance_transform_edt(hole) / FEATHER, 0, 1)
+    pixels_from_edge = distance_transform_edt(hole)  # 0 outside the hole
+    opacity = np.clip(pixels_from_edge / FEATHER, 0, 1)
     mixed = opacity * tissue + (1 - opacity) * grey
     pixels = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels).convert("RGB")
@@ -131,35 +139,38 @@ def object_on_board(image: Image.Image) -> Bools | None:
     # Widths are in pixels, for TrashNet's photographs of about 256 by 341.
     differs = binary_opening(distance > BOARD_DISTANCE, iterations=1)
     filled = binary_fill_holes(binary_closing(differs, iterations=4))
+    # Connected parts are numbered from 1; 0 is the board.
     part_of_pixel, _ = label(filled)
-    sizes = np.bincount(part_of_pixel.ravel())
-    sizes[0] = 0  # the board is no part
+    sizes = np.bincount(part_of_pixel.ravel())  # in pixels
+    sizes[0] = 0
     # Specks on the board do not belong to the object; a lid beside its bottle does.
     is_large = sizes > max(0.1 * sizes.max(), 0.002 * part_of_pixel.size)
     mask = np.asarray(binary_dilation(is_large[part_of_pixel], iterations=5))
     smallest, largest = OBJECT_SHARES
-    return mask if smallest <= mask.mean() <= largest else None
+    if not smallest <= mask.mean() <= largest:
+        return None
+    return mask
 
 
 def _board(lab: Floats) -> tuple[Floats, float]:
     """Fit a quadratic surface to the border, 8 pixels wide, of an image in CIELAB.
 
-    Returns the surface, (h, w, 3) as the image, and the median distance between the two
-    on the border. As an object may cross the border, pixels far from the surface are
-    left out when it is fitted again.
+    Returns the surface and the median distance of the border from it; image and surface
+    are (h, w, 3). It is fitted five times: as an object may cross the border, pixels
+    far from the last surface are left out.
     """
     height, width = lab.shape[:2]
     y, x = np.mgrid[:height, :width] / max(height, width)
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)  # (h, w, 6)
     is_border = np.ones((height, width), bool)
     is_border[8:-8, 8:-8] = False
     border_terms = terms[is_border]  # (pixels, 6)
     border_lab = lab[is_border]  # (pixels, 3)
     is_fitted = np.ones(len(border_lab), bool)
     for _ in range(5):
-        coefficients = np.linalg.lstsq(
+        coefficients, *_ = np.linalg.lstsq(  # (6, 3)
             border_terms[is_fitted], border_lab[is_fitted], rcond=None
-        )[0]
+        )
         errors = np.linalg.norm(border_lab - border_terms @ coefficients, axis=1)
         is_fitted = errors <= max(2.5 * np.median(errors), 2.0)
     return np.asarray(terms @ coefficients), float(np.median(errors))
@@ -175,4 +186,6 @@ def moved_off(mask: Bools) -> Bools | None:
     height, width = mask.shape
     moved = np.roll(mask, (height // 2, width // 2), axis=(0, 1))
     moved &= ~binary_dilation(mask, iterations=RIM)
-    return moved if moved.sum() >= SAME_AREA * mask.sum() else None
+    if moved.sum() < SAME_AREA * mask.sum():
+        return None
+    return moved

@@ -69,9 +69,10 @@ def closest_originals(
     Returns
     -------
     DataFrame
-        By index_a, the row of an image, the other columns of `find_near_duplicates`;
-        index_b is the row of the original. From a correlation of `MIN_CORRELATION` on
-        it shows the same; below, it is merely similar.
+        By index_a, the row of an image in `hashes`: index_b, the position of the file
+        in `originals`; orientation, how the image is turned or mirrored to become it;
+        and correlation. From `MIN_CORRELATION` on both show the same; below, they are
+        merely similar.
     """
     (original_hashes,) = map_images(
         originals, image_hash, cache=cache, progress="originals"
@@ -82,43 +83,50 @@ def closest_originals(
         max_distance=LOOSE_DISTANCE,
         min_correlation=LOOSE_CORRELATION,
     )
-    closest = pairs.sort_values("correlation").drop_duplicates("index_a", keep="last")
+    by_correlation = pairs.sort_values("correlation")  # the closest comes last
+    closest = by_correlation.drop_duplicates("index_a", keep="last")
     return closest.set_index("index_a").sort_index()
 
 
-def patients_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
-    """Return id, patient and fold of each image in `links`, from `closest_originals`.
+def matches_with_cheng(
+    ids: pd.Series, links: pd.DataFrame, originals: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the images that show the same as an original of Cheng's, and which.
 
-    `ids` are of all images, by row; `collection` is Cheng's folder. Patients are
-    numbered from 1 in the order of the ids; the folds, 1 to 5, are Cheng's.
+    `ids` are of all images, by row; `links` are from `closest_originals`; `originals`
+    has file, patient and fold, in the order of the files there. Each image returned has
+    these of its original, its id, and the orientation. They are in the order of `ids`.
     """
-    # Its rows are the originals, in the order in which they were hashed.
-    original = pd.read_csv(collection / "patients.csv").loc[links["index_b"]]
-    return pd.DataFrame(
-        {
-            "id": ids[links.index].to_numpy(),
-            "patient": pd.factorize(original["patient"])[0] + 1,
-            "fold": original["fold"].to_numpy(),
-        }
+    # The index is the row of the image, index_b that of the original.
+    same = links[links["correlation"] >= MIN_CORRELATION]
+    return originals.loc[same["index_b"]].assign(
+        id=ids[same.index].to_numpy(), orientation=same["orientation"].to_numpy()
     )
 
 
-def boxes_of(ids: pd.Series, links: pd.DataFrame, collection: Path) -> pd.DataFrame:
-    """Return id and box of each image in `links`, from `closest_originals`.
+def patients_of(matches: pd.DataFrame) -> pd.DataFrame:
+    """Return id, patient and fold of each image, from `matches_with_cheng`.
 
-    `ids` are of all images, by row; `collection` is Cheng's folder. A box, turned as
-    the image is, has x_center, y_center, width and height, shares of the image's sides
-    to two decimals.
+    Patients are numbered anew, from 1, as they first appear; folds, 1 to 5, stay.
     """
-    files = pd.read_csv(collection / "patients.csv")["file"]
-    box_of_file = pd.read_csv(collection / "boxes.csv").set_index("file")
-    boxes = box_of_file.loc[files[links["index_b"]]]
+    patients = matches[["id", "patient", "fold"]]
+    codes, _ = pd.factorize(patients["patient"])  # from 0, as they first appear
+    return patients.assign(patient=codes + 1)
+
+
+def boxes_of(matches: pd.DataFrame, box_of_file: pd.DataFrame) -> pd.DataFrame:
+    """Return id and box of each image, from `matches_with_cheng`.
+
+    `box_of_file` has, by original, x_center, y_center, width and height in shares of
+    the sides; the table returned has those in the image, to two decimals.
+    """
+    boxes = box_of_file.loc[matches["file"]].to_numpy()
     turned = [
         orient_box(box, orientation)
-        for box, orientation in zip(boxes.to_numpy(), links["orientation"], strict=True)
+        for box, orientation in zip(boxes, matches["orientation"], strict=True)
     ]
-    table = pd.DataFrame(turned, columns=boxes.columns).round(2)
-    table.insert(0, "id", ids[links.index].to_numpy())
+    table = pd.DataFrame(turned, columns=box_of_file.columns).round(2)
+    table.insert(0, "id", matches["id"].to_numpy())
     return table
 
 
@@ -144,20 +152,18 @@ def orient_box(box: NDArray[np.float64], orientation: str) -> NDArray[np.float64
 def sources_of(ids: pd.Series, links: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return id, source and correlation of each image.
 
-    `links` has what `closest_originals` found in each source, by its name. The source
-    is that of the most similar original, or "other" if its correlation is below
-    `MIN_CORRELATION`. The correlation, 0 where no original is similar, is noted, since
-    the source is the surer, the farther the correlation is from that threshold.
+    `ids` are of the images, by row; `links` has what `closest_originals` found in each
+    source, by its name. The source is that of the most similar original, or "other" if
+    its correlation is below `MIN_CORRELATION`. The correlation, 0 where no original is
+    similar, is noted: the farther from that threshold, the surer is the source.
     """
-    # A row for each image, a column for each source.
+    # A row for each image, a column for each source; NaN, then 0, without an original.
     correlation = pd.DataFrame(
         {name: found["correlation"] for name, found in links.items()}, index=ids.index
     ).fillna(0.0)
     closest = correlation.max(axis=1)
     source = correlation.idxmax(axis=1).where(closest >= MIN_CORRELATION, "other")
-    return pd.DataFrame(
-        {"id": ids, "source": source, "correlation": closest.round(3)},
-    )
+    return pd.DataFrame({"id": ids, "source": source, "correlation": closest.round(3)})
 
 
 def write(table: pd.DataFrame, name: str) -> None:
@@ -173,20 +179,18 @@ def write_sources(
     `ids` and `hashes`, from `image_hash`, are of its images, in the same order; `data`
     is the folder that holds the two collections.
     """
-    collection = data / CHENG
-    cheng_files = [
-        collection / file for file in pd.read_csv(collection / "patients.csv")["file"]
-    ]
+    originals = pd.read_csv(data / CHENG / "patients.csv")
+    box_of_file = pd.read_csv(data / CHENG / "boxes.csv").set_index("file")
+    cheng_files = [data / CHENG / file for file in originals["file"]]
     br35h_files = sorted((data / BR35H).glob("*.jpg"))
     links = {
         "cheng": closest_originals(hashes, cheng_files, cache),
         "br35h": closest_originals(hashes, br35h_files, cache),
     }
     sources = sources_of(ids, links)
-    cheng = links["cheng"]
-    same = cheng[cheng["correlation"] >= MIN_CORRELATION]
-    write(patients_of(ids, same, collection), f"{SET_WITH_SOURCES}_patients")
-    write(boxes_of(ids, same, collection), f"{SET_WITH_SOURCES}_boxes")
+    matches = matches_with_cheng(ids, links["cheng"], originals)
+    write(patients_of(matches), f"{SET_WITH_SOURCES}_patients")
+    write(boxes_of(matches, box_of_file), f"{SET_WITH_SOURCES}_boxes")
     write(sources, f"{SET_WITH_SOURCES}_sources")
     logger.info("Sources: %s", sources["source"].value_counts().to_dict())
 
