@@ -354,6 +354,16 @@ def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
             find_near_duplicates(**({"hashes_a": hashes} | other), cache=cache)
 
 
+def test_a_correlation_does_not_depend_on_the_images_beside_it() -> None:
+    images = [blobs(k) for k in range(80)]
+    smaller = [image.resize((90, 70)) for image in images]
+    rows = hashes(*images, *smaller)
+    together = find_near_duplicates(rows).set_index(["index_a", "index_b"])
+    for k in (0, 41):
+        alone = find_near_duplicates(rows[[k, k + 80]])
+        assert alone["correlation"].tolist() == [together["correlation"][k, k + 80]]
+
+
 def test_look_alikes_are_yielded_in_pieces() -> None:
     rng = np.random.default_rng(0)
     alike = np.repeat(rng.integers(0, 2**63, (1, 8, 4), dtype=np.uint64), 700, axis=0)

@@ -10,7 +10,7 @@ does. It is the library's own code, since kept libraries compare hashes alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,7 +212,7 @@ def find_near_duplicates(
         for content in contents
     ]
     thresholds = f"{max_distance}:{min_correlation}"
-    key = ":".join(["near_duplicates_1", thresholds, *digests])
+    key = ":".join(["near_duplicates_2", thresholds, *digests])
     # What the cache holds under the key, or else what the function returns.
     numbers = cached_array(
         cache, key, lambda: _pairs(hashes_a, hashes_b, max_distance, min_correlation)
@@ -340,33 +340,51 @@ def _detail_correlation(
     index_b = pairs["index_b"].to_numpy()
     for orientation, pair_rows in pairs.groupby("orientation").indices.items():
         orient = orient_functions[orientation]
-        for start in range(0, len(pair_rows), 128):
-            # So few at once that a core's cache holds them.
-            chunk = pair_rows[start : start + 128]
-            detail_a = orient(a["detail"][index_a[chunk]])
-            detail_b = b["detail"][index_b[chunk]]
-            correlation[chunk] = _correlation(detail_a, detail_b)
+        # Each image a is multiplied with each image b of a chunk. They are so few that
+        # few of these products are of no pair, and that memory stays flat.
+        for some_pairs in _by_image(pair_rows, index_a, 32):
+            for chunk in _by_image(some_pairs, index_b, 512):
+                rows_a, place_a = np.unique(index_a[chunk], return_inverse=True)
+                rows_b, place_b = np.unique(index_b[chunk], return_inverse=True)
+                detail_a = orient(a["detail"][rows_a])
+                each_with_each = _correlation(detail_a, b["detail"][rows_b])
+                correlation[chunk] = each_with_each[place_a, place_b]
     return correlation
 
 
-def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Features:
-    """Return Pearson's correlation of each of n squares with its partner, (n,).
+def _by_image(pair_rows: Ints, image_of_pair: Ints, size: int) -> Iterator[Ints]:
+    """Yield some of `pair_rows` at a time: the pairs of the next `size` images.
 
-    Both are (n, s, s). It is 0 where one of two partners is flat.
+    `image_of_pair` (p,) holds the first image of all pairs, or the second.
     """
-    centred_a = _centred(detail_a)
-    centred_b = _centred(detail_b)
-    products = np.einsum("nd,nd->n", centred_a, centred_b)  # row by row
-    squares_a = np.einsum("nd,nd->n", centred_a, centred_a)
-    squares_b = np.einsum("nd,nd->n", centred_b, centred_b)
-    # 1e-6 instead of 0 for a flat square, whose product is 0.
-    return np.asarray(products / np.maximum(np.sqrt(squares_a * squares_b), 1e-6))
+    _, number = np.unique(image_of_pair[pair_rows], return_inverse=True)
+    part = number // size  # images are numbered from 0
+    by_part = np.argsort(part, kind="stable")
+    starts = np.flatnonzero(np.diff(part[by_part])) + 1  # but the first
+    yield from np.split(pair_rows[by_part], starts)
 
 
-def _centred(detail: NDArray[np.int8]) -> Features:
-    """Return squares (n, s, s) as rows (n, s²) less their mean."""
-    rows = detail.reshape(len(detail), -1).astype(np.float32)
-    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
+def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Floats:
+    """Return Pearson's correlation of each square of a with each of b, (m, n).
+
+    They are (m, s, s) and (n, s, s). It is 0 where one of both is flat.
+    """
+    rows_a = detail_a.reshape(len(detail_a), -1).astype(np.float32)
+    rows_b = detail_b.reshape(len(detail_b), -1).astype(np.float32)
+    n_pixels = rows_a.shape[1]
+    # Whole numbers: below 2²⁴, as for all but the strongest detail, float32 adds them
+    # without rounding, and so in any order.
+    products = (rows_a @ rows_b.T).astype(float)
+    sums_a = rows_a.sum(axis=1, dtype=float)
+    sums_b = rows_b.sum(axis=1, dtype=float)
+    squares_a = np.einsum("md,md->m", rows_a, rows_a).astype(float)
+    squares_b = np.einsum("nd,nd->n", rows_b, rows_b).astype(float)
+    covariance = products - np.outer(sums_a, sums_b) / n_pixels
+    variance_a = squares_a - sums_a**2 / n_pixels
+    variance_b = squares_b - sums_b**2 / n_pixels
+    scale = np.sqrt(np.outer(variance_a, variance_b))
+    # 1e-6 instead of 0 for a flat square, whose covariance is 0.
+    return np.asarray(covariance / np.maximum(scale, 1e-6))
 
 
 def near_duplicate_groups(
