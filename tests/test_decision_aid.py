@@ -484,6 +484,21 @@ def test_an_overwrite_that_is_killed_leaves_the_old_aid_or_the_new_one(
     assert DecisionAid.load(folder, cache=False).min_probability == 0.75
 
 
+def test_an_interrupt_right_after_the_new_manifest_leaves_its_parts(
+    aid: DecisionAid, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace_and_interrupt(source: Path, target: Path) -> None:
+        os.rename(source, target)
+        if Path(target).name == MANIFEST:
+            raise KeyboardInterrupt
+
+    new = replace(aid, min_probability=0.75)
+    monkeypatch.setattr(os, "replace", replace_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        new.save(saved)
+    assert DecisionAid.load(saved, cache=False).min_probability == 0.75
+
+
 def make_old(folder: Path) -> None:
     """Let what lies in a folder look as if a save had begun it two hours ago."""
     for path in [*folder.rglob("*"), folder]:

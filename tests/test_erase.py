@@ -118,6 +118,8 @@ def test_masks_that_do_not_fit_are_refused():
         fill(image, np.ones((3, 3), bool))
     with pytest.raises(ValueError, match="smaller part"):
         fill(image, np.ones((60, 80), bool))
+    with pytest.raises(ValueError, match="smaller part"):  # corners alone are left
+        erase(ramp(224, 224), Box(0.5, 0.5, 0.97, 0.97))
     assert fill(image, np.zeros((60, 80), bool)) == image
 
 

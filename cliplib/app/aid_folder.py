@@ -176,18 +176,21 @@ def _put_in_place(new: Path, target: Path, parts_name: str) -> None:
     try:
         # Of two threads that save, the second must see the first one's parts as old.
         with _REPLACING:
-            old_parts = _folders_of_parts(target)
+            old_parts = _parts_by_manifest(target)
             os.replace(new / MANIFEST, target / MANIFEST)
     except BaseException:
-        shutil.rmtree(new_parts, ignore_errors=True)
+        # An interrupt may come when the new manifest is there already.
+        if _parts_by_manifest(target) != [new_parts]:
+            shutil.rmtree(new_parts, ignore_errors=True)
         raise
     for old in old_parts:
-        # Files that are open on Windows cannot be deleted: a later save does it.
+        # Windows refuses while a file is open: `_clear_leftovers` of a later save does
+        # it then.
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _folders_of_parts(folder: Path) -> list[Path]:
-    """Return where the parts of the aid in `folder` lie, by its manifest.
+def _parts_by_manifest(folder: Path) -> list[Path]:
+    """Return the folders in which an aid's parts lie, as its manifest says.
 
     [] if there is no manifest, or it is damaged.
     """
@@ -205,7 +208,7 @@ def _clear_leftovers(folder: Path) -> None:
 
     What is less than an hour old may belong to a save that goes on: it stays.
     """
-    in_use = _folders_of_parts(folder)
+    in_use = _parts_by_manifest(folder)
     prefix = UNFINISHED.format(folder.name)
     within = [path for path in folder.iterdir() if PARTS_NAME.fullmatch(path.name)]
     beside = [path for path in folder.parent.iterdir() if path.name.startswith(prefix)]

@@ -356,10 +356,10 @@ class Evidence:
         )
 
     def _predicted_by_traces(self, kinds: Sequence[str]) -> Ints:
-        """Return out-of-fold answers, (n,), of a random forest on traces of some kinds.
+        """Return the classes, (n,), that a random forest predicts from file traces.
 
-        Kinds are keys of `TRACE_COLUMNS`. Where all files have equal traces, the answer
-        is the largest class.
+        They are numbers, out of fold. Kinds are keys of `TRACE_COLUMNS`. Where all
+        files have equal traces, the answer is the largest class.
         """
         columns = [column for kind in kinds for column in TRACE_COLUMNS[kind]]
         # Categories, such as the format, become columns of 0 and 1.

@@ -114,9 +114,9 @@ def measure(
 def encode_folder(request: Request) -> Evidence:
     """Check a request, encode its folder, and return the evidence on it.
 
-    Its other parts are computed when they are first asked for. What can be refused
-    before the encoding, which takes minutes, is refused first, with an OSError or
-    ValueError.
+    Parts of the evidence that are not given here are computed when they are first asked
+    for. What can be refused before the encoding, which takes minutes, is refused first,
+    with an OSError or ValueError; after it, too few images that could be read are.
     """
     place = os.path.abspath(request.folder)
     check_classes(place)

@@ -261,8 +261,8 @@ def sorts_nothing(measured: Measured) -> bool:
 def short_answer(measured: Measured) -> str:
     """Say in one sentence whether a frozen CLIP sorts these images.
 
-    The first rule that applies counts: too few images, no gain over the largest class
-    or over file traces, file names like series, and then accuracy.
+    The first rule that applies counts: too few groups, no gain over the largest class
+    or over file traces, file names like series with a fair accuracy, and then accuracy.
     """
     accuracy = measured.accuracy[measured.best]
     gain_over_traces = measured.gains[TRACES]

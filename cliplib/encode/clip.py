@@ -131,8 +131,9 @@ def find_checkpoint(name: str) -> str:
 def loading(name: str, remedy: str) -> Iterator[None]:
     """Turn any error in the block into an OSError that says what to do.
 
-    The block loads the model `name`. `remedy` says what to name in its place, such as
-    "a folder with a whole CLIP checkpoint".
+    A `DownloadError` does so itself, and is only wrapped. The block loads the model
+    `name`. `remedy` says what to name in its place, such as "a folder with a whole CLIP
+    checkpoint".
     """
     try:
         yield
@@ -454,13 +455,13 @@ class ClipEncoder:
         return np.asarray(self._preprocess_batch([load_image(image)])[0])
 
     def _preprocess_batch(self, images: list[Image.Image]) -> Features:
-        """Return normalised pixels of n RGB images for the tower, (n, 3, s, s) float32.
+        """Return what the vision tower reads of n RGB images, (n, 3, s, s) float32.
 
         Bit for bit as from the processor, but faster: as a channel has 256 levels only,
         rescaling and normalising are looked up in a table.
         """
         table = self._normalised_levels()
-        # Resized and cropped only: of each image uint8 levels, (3, s, s).
+        # Resized and cropped only: of each image a NumPy array (3, s, s) of uint8.
         processed = self.processor(images, do_rescale=False, do_normalize=False)
         resized = processed["pixel_values"]
         pixels = np.empty((len(images), *resized[0].shape), np.float32)

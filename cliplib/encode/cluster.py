@@ -259,7 +259,11 @@ class Encoded(NamedTuple):
 
 
 def read_encoded(output: str) -> Encoded:
-    """Read the folder or URI that `encode` wrote; a ValueError says what it lacks."""
+    """Read the folder or URI that `encode` wrote, images in the order of their ids.
+
+    A ValueError says what is damaged, or lacking: images, or the hashes by which
+    near-duplicates are found.
+    """
     provenance = _read_provenance(output)
     system, folder = _locate(output)
     if damaged := _find_damaged(system, folder):

@@ -354,9 +354,10 @@ def _compute_batch(
 ) -> _BatchResults:
     """Compute functions of a batch of images, or look their results up in the cache.
 
-    All files are read, for the cache's keys; only images of which a result is missing
-    are decoded. What is computed is stored in the cache. Images that cannot be read are
-    named in what is returned; nothing is raised for them.
+    Rows are numbers among all images, not of the batch. All files are read, for the
+    cache's keys; only images of which a result is missing are decoded. What is computed
+    is stored in the cache. Images that cannot be read are named in what is returned;
+    nothing is raised for them.
     """
     unreadable: dict[int, OSError] = {}  # which `_try_each` fills
     contents = _try_each(

@@ -49,7 +49,8 @@ SPLITS = {
     "testing": "test",
 }
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
-# What a file in a data set's folder may be; all but images are left out with a warning.
+# What a file in a data set's folder may be. All but images are left out, all but the
+# last with a warning.
 IMAGE = "images"
 OTHER = "files of other kinds"
 HIDDEN = "hidden images"
@@ -369,9 +370,9 @@ def _list_images(root: Path) -> list[ListedImage]:
 def _kind_of_file(relative: PurePath) -> str:
     """Return the kind of a file, by its path below the data set's folder.
 
-    It is `IMAGE`, or one that is left out: `OTHER`, `HIDDEN`, `SYSTEM`, or `IGNORED`,
-    which needs no warning: other hidden files than images, files beside the class
-    folders, such as a README, and what macOS adds to ZIP archives.
+    It is `IMAGE`, or one that is left out: `HIDDEN` of images, `SYSTEM`, `OTHER`, or
+    `IGNORED`. Ignored are hidden files that are no images, what macOS adds to ZIP
+    archives, and what lies beside the class folders, such as a README, but for images.
     """
     is_system_file = _is_system_file(relative)
     is_image = relative.suffix.lower() in SUFFIXES and not is_system_file

@@ -260,13 +260,14 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
     repo, file
         The data set's repository, "owner/name", and the archive's path in it.
     sha256_of_report
-        SHA-256 of the archive that the report measured; a warning is logged if this one
-        differs. "" if the report measured none.
+        SHA-256 of the archive that cliplib's report measured; a warning is logged if
+        this one differs. "" if the report measured none.
 
     Raises
     ------
     DownloadError
-        If the hub does not give the archive, or it is damaged.
+        If the hub does not give the archive, it is not what the hub has, or there is no
+        room for its files.
     """
     archive = _cached_path(repo, file, kind="dataset")
     if archive is None:

@@ -196,7 +196,8 @@ class _Contributions:
         more of the bin's rows should be right than are.
     areas
         For each class a function from weights (draws, n) to areas under its ROC curve,
-        (draws,); empty where the predictions are labels alone.
+        (draws,). Empty where the predictions are labels alone: then `statistics` takes
+        (sensitivity + specificity) / 2, which is the same.
     """
 
     def __init__(self, labels: Ints, proba: Floats) -> None:
@@ -213,7 +214,7 @@ class _Contributions:
         self.gap = confidence_bins(confidence) * (confidence - is_right)
         self.areas = []
         are_labels = bool((proba == self.is_predicted).all())  # all are 0 or 1
-        if not are_labels:  # else `statistics` has the areas without sorting
+        if not are_labels:
             for is_positive, score in zip(self.is_true.T, proba.T, strict=True):
                 self.areas.append(auroc_statistic(is_positive, score))
 
@@ -341,8 +342,9 @@ def _overall_intervals(
     """Return a table of value, low and high, a row for each of `METRICS`.
 
     `per_class` holds a table of value, low and high, a row a class, for each metric of
-    `PER_CLASS`. Accuracy, as a share, has exact bounds; means over classes, and the
-    calibration error, which is biased, have intervals of their own.
+    `PER_CLASS`. Where the bootstrap's interval of accuracy, a share, reaches 0 or 1, it
+    is extended to the exact one; those of means over classes to what the classes' own
+    imply. The calibration error, which is biased, has an interval of its own.
     """
     exact = clopper_pearson(resampled["accuracy"].value, n_groups)[:, None]  # (2, 1)
     tables = [

@@ -370,7 +370,7 @@ def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats
         n_pairs = positive_weights.sum(axis=0) * weight_of_lowest[-1]
         # The sum over positives of weight times beaten weight, for each draw.
         n_won = np.einsum("pd,pd->d", positive_weights, beaten)
-        return np.asarray(n_won / n_pairs)
+        return np.asarray(n_won / n_pairs)  # NaN where a draw lacks one of both
 
     return area
 

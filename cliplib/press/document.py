@@ -424,10 +424,10 @@ def _curve(evidence: Evidence) -> Iterator[Block]:
         yield Text("There are too few groups to say.")
         return
     yield Plot(
-        f"Accuracy of the {evidence.best} on groups not trained on, by how many groups "
-        "it was trained on. The band is the 95% interval.",
-        "A curve of accuracy over the number of labelled groups, with a band.",
-        "curve_plot",
+        caption=f"Accuracy of the {evidence.best} on groups not trained on, by how "
+        "many groups it was trained on. The band is the 95% interval.",
+        alt="A curve of accuracy over the number of labelled groups, with a band.",
+        function="curve_plot",
     )
     table = curve.points[["groups", "images"]].round().astype(int)
     yield table_of(

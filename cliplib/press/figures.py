@@ -201,7 +201,8 @@ def _heading_lines(row: Sequence[Cell], letters: int) -> int:
 def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
     """Draw a cell into `ax`, with lines of at most `letters` characters.
 
-    The frame of an image marked as wrong is dashed, and that of one without a mark is
+    The text lies below the image, or in its place if there is none. The frame of an
+    image marked as wrong is dashed, and that of one without a mark is
     pale: marks can be told without colour.
     """
     ax.set(xticks=[], yticks=[])

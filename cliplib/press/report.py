@@ -126,7 +126,10 @@ def lay_out(document: Document, evidence: Evidence) -> Layout:
 def _plain_block(
     block: Block, evidence: Evidence, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    """Return a block as plain data; its pictures are added to `files`, by name."""
+    """Return a block as plain data, for JSON.
+
+    Plots are drawn from the `evidence`; they and images are added to `files`, by name.
+    """
     match block:
         case Text():
             return {"kind": "text", "text": block.text}
@@ -164,7 +167,10 @@ def _may_be_number(cell: str) -> bool:
 def _plain_plot(
     plot: Plot, evidence: Evidence, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    """Draw a plot, add it to `files` as SVG, and return its name, width and texts."""
+    """Draw a plot of the evidence, and add it to `files` as SVG.
+
+    Returned are, for JSON, the name of its file, its width in inches, and its texts.
+    """
     from cliplib.press import figures, plots  # which need the extra "report"
 
     functions = {

@@ -114,7 +114,9 @@ def answers_table(
 ) -> str:
     """Return what an aid said of files as an HTML table alone, every text escaped.
 
-    `rows` are from ``aid.classify(files)``; heat maps take far longer than the rest.
+    `files` are a folder or images, as in `write_html`; a ValueError says if they have
+    changed. `rows` are from ``aid.classify(files)``; heat maps take far longer than the
+    rest.
     """
     answers = _answers(rows, aid, files, heat_maps)
     template = TEMPLATES.get_template("answers.html")

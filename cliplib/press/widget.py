@@ -22,7 +22,10 @@ def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
     box = DropBox()
 
     def respond(_: Any, request: Mapping[str, Any], buffers: list[memoryview]) -> None:
-        """Answer drop_box.js, which sends a file's name and, in a buffer, its bytes."""
+        """Answer drop_box.js, which sends a file's name and, in a buffer, its bytes.
+
+        It also sends a number, by which it knows the answer to this request.
+        """
         image = {"path": request["name"], "bytes": bytes(buffers[0])}
         try:
             rows = aid.classify([image])

@@ -215,7 +215,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _fit(
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
-        """Set all fitted attributes but classes_.
+        """Set the fitted attributes: `mean_`, `scale_`, and what the probe learns.
 
         Parameters
         ----------

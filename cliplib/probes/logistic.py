@@ -117,7 +117,10 @@ class LogisticProblem:
             return first + preconditioner.apply(z.reshape(first.shape))
 
         def loss_and_gradient(z: Floats) -> tuple[float, Floats]:
-            """Return the penalised loss, and its gradient by z; z and it are flat."""
+            """Return the penalised loss, and its gradient by z.
+
+            Both z and the gradient are flat, (k · (d + 1),).
+            """
             weights = weights_of(z)
             loss, gradient = self._mean_log_loss(weights)
             penalized = weights.copy()

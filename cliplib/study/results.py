@@ -383,7 +383,8 @@ def _write_if_changed(path: Path, text: str) -> None:
 def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
     """Show a result below the cell, with its caption; of numbers, their names alone.
 
-    `text` is that of its file, "" if there is none; `note` follows the caption. Outside
+    The report's build reads SVG, texts and metadata; a notebook shows the HTML. `text`
+    is that of its file, "" if there is none; `note` follows the caption. Outside
     of a notebook nothing is shown.
     """
     if not get_ipython():

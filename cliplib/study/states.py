@@ -72,14 +72,16 @@ def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
 def _means_over_ellipse(values: Floats | Bools, mask: Bools) -> Floats:
     """Return the means of `values` over an ellipse round each of the pixels, (h, w).
 
-    The ellipse is that of `mask`, (h, w), moved. Outside the image values count as 0.
+    The ellipse is that of `mask`, (h, w), moved; it lies within the image as a whole,
+    as that of a box does. Outside the image values count as 0.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
     cut_out = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     weights = cut_out.astype(float)
     weights /= weights.sum()
-    # Ellipses are symmetric: convolution and correlation are the same.
+    # An ellipse is symmetric: but for single pixels of its rim, convolution, which
+    # turns the weights by 180°, is correlation.
     return np.asarray(fftconvolve(values.astype(float), weights, mode="same"))
 
 
@@ -131,9 +133,9 @@ def object_on_board(image: Image.Image) -> Bools | None:
     from skimage.color import rgb2lab
 
     lab = rgb2lab(np.asarray(image.convert("RGB")))
-    board, median_error = _board(lab)
+    board, error_at_border = _board(lab)
     lightness = board[..., 0]
-    if median_error > UNEVEN or lightness.mean() < DARK:
+    if error_at_border > UNEVEN or lightness.mean() < DARK:
         return None
     distance = np.linalg.norm(lab - board, axis=2)
     # Widths are in pixels, for TrashNet's photographs of about 256 by 341.
@@ -145,6 +147,7 @@ def object_on_board(image: Image.Image) -> Bools | None:
     sizes[0] = 0
     # Specks on the board do not belong to the object; a lid beside its bottle does.
     is_large = sizes > max(0.1 * sizes.max(), 0.002 * part_of_pixel.size)
+    # Wider by 5 pixels, so that nothing of its rim is left out.
     mask = np.asarray(binary_dilation(is_large[part_of_pixel], iterations=5))
     smallest, largest = OBJECT_SHARES
     if not smallest <= mask.mean() <= largest:

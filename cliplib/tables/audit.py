@@ -365,15 +365,16 @@ def _by_image(pair_rows: Ints, image_of_pair: Ints, size: int) -> Iterator[Ints]
 
 
 def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Floats:
-    """Return Pearson's correlation of each square of a with each of b, (m, n).
+    """Return Pearson's correlation of each detail of a with each of b, (m, n).
 
-    They are (m, s, s) and (n, s, s). It is 0 where one of both is flat.
+    Details are squares of whole numbers, (m, s, s) and (n, s, s), as in `HASH_RECORD`.
+    It is 0 where one of both is flat.
     """
     rows_a = detail_a.reshape(len(detail_a), -1).astype(np.float32)
     rows_b = detail_b.reshape(len(detail_b), -1).astype(np.float32)
     n_pixels = rows_a.shape[1]
-    # Whole numbers: below 2²⁴, as for all but the strongest detail, float32 adds them
-    # without rounding, and so in any order.
+    # Whole numbers are added in float32 without rounding, in whatever order, while
+    # their sums are below 2²⁴, as they are for all but the strongest details.
     products = (rows_a @ rows_b.T).astype(float)
     sums_a = rows_a.sum(axis=1, dtype=float)
     sums_b = rows_b.sum(axis=1, dtype=float)
@@ -417,9 +418,9 @@ class Audit:
     `images` has a row for each image: id, label, split, group, error, and what
     `cliplib.images.image.file_facts` says. `pairs` are those of `find_near_duplicates`,
     with id, label and split of both (``_a``, ``_b``); `conflicts` those of different
-    labels. `leaks` are the images that have a copy in an earlier split, with the
-    `LEVELS` entry of the most alike one and its id and split. `summary` has the column
-    count, by measure.
+    labels. `leaks` are the images that have a copy in an earlier split, with the first
+    of the `LEVELS` that has one, and the id and split of that copy. `summary` has the
+    column count, by measure.
     """
 
     images: pd.DataFrame
@@ -510,11 +511,13 @@ def _groups_by_level(
 
 
 def _leaks(images: pd.DataFrame, groups_by_level: dict[str, Ints]) -> pd.DataFrame:
-    """Return the images with a copy in an earlier split, each with its most alike copy.
+    """Return the images with a copy in an earlier split, each with one such copy.
 
-    Splits are ordered train, val, test. Validation images leak as well: something is
-    chosen on them. Images without a split are no leaks, and nothing leaks from them.
-    `groups_by_level` has the group number of each image, (n,), at each of `LEVELS`.
+    It is the first in the earliest split, at the level of the most alike copies; at the
+    last two levels other images may connect the two. Splits are ordered train, val,
+    test. Validation images leak as well: something is chosen on them. Images without a
+    split are no leaks, and nothing leaks from them. `groups_by_level` has the group
+    number of each image, (n,), at each of `LEVELS`.
     """
     in_splits = images[["id", "label", "split", "group"]].rename_axis("row")
     in_splits = in_splits.reset_index()

@@ -49,6 +49,7 @@ def expand(arrays: Mapping[str, NDArray[np.number]], is_pooled: Bools) -> Featur
     """
     unique = np.empty((len(arrays["codes"]), len(is_pooled)), np.float32)
     unique[:, is_pooled] = arrays["pooled"]
+    # Of u different rows: codes (u, d - p) times a scale for each column, (d - p,).
     others = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)
     unique[:, ~is_pooled] = others
     return unique[np.asarray(arrays["rows"], np.int64)]

@@ -318,11 +318,12 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "
             f"the columns {', '.join(columns)}."
         )
+    table = table[list(columns)].apply(lambda column: column.str.strip())
     key = columns[0]
     repeated = table[key][table[key].duplicated()]
     if len(repeated):
         raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
-    return table[list(columns)].apply(lambda column: column.str.strip())
+    return table
 
 
 def _separator(text: str, columns: Sequence[str]) -> str:
@@ -339,7 +340,9 @@ def _separator(text: str, columns: Sequence[str]) -> str:
 
 
 def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
-    """Return a table's rows of some images, by its column ``id``, in order of `ids`.
+    """Return a table's rows of some images, in the order of their `ids`.
+
+    Its column ``id`` names no image twice, as `read_text_table` makes sure.
 
     Raises
     ------
@@ -439,7 +442,8 @@ def _names_of_series(ids: Sequence[str], pattern: str) -> list[str]:
 def _look_like_series(files: pd.DataFrame) -> bool:
     """Return whether most files share their series with others.
 
-    `files` has the columns folder and series. False if a file has no series, "", or one
+    `files` has the columns folder and series, the name without its counter; a series
+    may lie in several folders. False if a file has no series, "", or one
     series is more than half of a folder, for that is the name of its class.
     """
     if files.empty or (files["series"] == "").any():

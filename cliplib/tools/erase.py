@@ -75,7 +75,7 @@ def erase(image: Image.Image, box: Box, *, seed: int = 0) -> Image.Image:
     """Return a copy, RGB, in which a box's object is filled with its surroundings.
 
     Filled, by `fill`, is the ellipse through the box's corners; `seed` is of the noise
-    on the filling. Raises ValueError if the ellipse covers the whole image, ImportError
+    on the filling. Raises ValueError if the ellipse leaves next to nothing, ImportError
     without scikit-image.
     """
     return fill(image, ellipse(box, image.size), seed=seed)
@@ -100,7 +100,7 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
     Raises
     ------
     ValueError
-        If the mask is of another size, or leaves no pixel of the image.
+        If the mask is of another size, or leaves next to nothing of the image.
     ImportError
         If scikit-image is not installed.
     """
@@ -148,8 +148,8 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
     Only those within the hole, which must not be empty, are of use. What lies round it
     is blurred first, so that its grain is not drawn out into the hole. With a step
     above 1 every step-th row and column are filled, and the rest is interpolated
-    between them. Raises ValueError where the hole leaves nothing, and ImportError
-    without scikit-image.
+    between them. Raises ValueError where the hole leaves nothing of these, and
+    ImportError without scikit-image.
     """
     blurred = _blurred(pixels, ~hole, max(SMOOTHING, step))
     first = step // 2
@@ -171,7 +171,8 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
 def _inpainted(pixels: Floats, hole: Bools) -> Floats:
     """Return a copy of pixels (h, w, 3) in which scikit-image has filled a hole (h, w).
 
-    Raises ValueError where the hole is all there is, and ImportError without it.
+    Raises ValueError where the hole is all there is, and ImportError without
+    scikit-image.
     """
     try:
         from skimage.restoration import inpaint_biharmonic
@@ -180,7 +181,9 @@ def _inpainted(pixels: Floats, hole: Bools) -> Floats:
             "Erasing needs scikit-image: pip install scikit-image."
         ) from error
     if hole.all():
-        raise ValueError("Nothing of the image would be left: mark a smaller part.")
+        raise ValueError(
+            "Next to nothing of the image would be left: mark a smaller part."
+        )
     return np.asarray(inpaint_biharmonic(pixels, hole, channel_axis=-1))
 
 

@@ -148,7 +148,9 @@ def _logit(
 ) -> Tensor:
     """Return the logit of one image along a direction (d,): a scalar with gradients.
 
-    `states` (1, tokens, width) are what enters and leaves each block of the tower.
+    It is the product with the readout's features; of the projected ones, which have
+    length 1, times CLIP's scale of logits (exp of the model's `logit_scale`). `states`
+    (1, tokens, width) are what enters and leaves each block of the tower.
     """
     scale = encoder.logit_scale if readout == "projected" else 1
     features = encoder.read_states(states, readout)[0]

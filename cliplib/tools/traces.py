@@ -69,9 +69,9 @@ def traces_by_class(traces: pd.DataFrame, classes: ArrayLike) -> pd.DataFrame:
     -------
     DataFrame
         By class: the number of images; the most frequent format and mode, size, and
-        JPEG quantisation, with its share of the class if there are others; median and
-        quartiles of bytes a pixel, brightness and brightness of the border (grey
-        levels, 0 to 255).
+        mean of JPEG's quantisation table (0 for other files), each with its share of
+        the class if there are others; median and quartiles of bytes a pixel, brightness
+        and brightness of the border (grey levels, 0 to 255).
     """
     class_of_file = pd.Series(np.asarray(classes), traces.index, name="class")
     categories = {

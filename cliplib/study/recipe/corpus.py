@@ -196,9 +196,10 @@ def _random_box(
 def random_views(
     images: Sequence[CorpusImage], view: int, rows: Sequence[int] | Ints
 ) -> Tensor:
-    """Draw view number `view` of the images in n `rows`, uint8 (n, 224, 224, 3).
+    """Crop the images in n `rows` at random, flip and recolour: (n, 224, 224, 3) uint8.
 
-    View and row are the seed, so that the same pixels are drawn each time.
+    `view` is the number of this view of them. View and row are the seed, so that the
+    same pixels are drawn each time.
     """
     views = [random_view(images[row].data, (view, int(row))) for row in rows]
     return torch.from_numpy(np.stack(views))

@@ -468,8 +468,9 @@ class HeldOutPairs:
         squares = [
             np.asarray(load_image(image.data).resize((side, side))) for image in images
         ]
-        self.views = torch.from_numpy(np.stack(squares))
+        self.views = torch.from_numpy(np.stack(squares))  # uint8 (n, side, side, 3)
         self.tokens = tokenize(tokenizer, [image.captions[0] for image in images])
+        # (n, n): of which images the caption names the image's own concept.
         self.same = which_are_equal([image.concept for image in images])
 
     def loss(self, student: Student) -> float:
