@@ -176,6 +176,14 @@ def test_objects_of_one_photograph_are_one_group(mini):
     assert photos.groupby(table.groups).nunique().max() == 1
 
 
+def test_a_folder_that_is_called_like_a_named_set_has_none_of_its_groups(
+    tiny, image_folder
+):
+    folder = image_folder(n=3, name="waste_aquatrash")
+    table = load_features(folder, tiny)
+    assert table.groups.tolist() == table.copies.tolist()
+
+
 @pytest.fixture
 def trashnet(image_folder, tmp_path):
     """Make a copy of TrashNet of one image a class, with ids that are committed."""

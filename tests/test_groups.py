@@ -42,6 +42,7 @@ def test_merged_groups_are_named_with_the_images_that_join_them() -> None:
     found = merged_groups(ids, groups, [0, 3, 0, 2], [1, 1, 2, 4])
     assert found.columns.tolist() == ["group_a", "group_b", "image_a", "image_b"]
     assert found.to_numpy().tolist() == [["b", "a", "b2", "a2"], ["b", "c", "b1", "c1"]]
+    assert len(merged_groups(["a", "b"], [1, "1"], [0], [1])) == 1
     assert merged_groups(ids, groups, [], []).empty
     assert merged_groups(ids, groups, [0], [1]).columns.tolist() == [*found.columns]
 

@@ -242,6 +242,7 @@ PROBA = np.eye(2)[LABELS]
         (LABELS, np.where(LABELS, np.nan, 0), "a: 6 of 12 labels are missing"),
         (LABELS, np.where(PROBA, np.nan, 0), "a: .*sum to 1"),
         (LABELS, [1], "a: 1 predictions do not fit 12 labels"),
+        (LABELS, PROBA[:, 1] * 0.9, "a: labels must be whole numbers"),
         (LABELS, PROBA[:1], "do not fit 12 labels"),
         (LABELS, LABELS.astype(str), "both be names of classes, or both be numbers"),
         (LABELS + 1, PROBA, "need labels from 0 to 1"),

@@ -254,6 +254,18 @@ def test_other_encoders_are_read_by_the_same_probe(evidence: Evidence) -> None:
     assert "by the same probe, a linear one on pooled features" in text
 
 
+def test_groups_that_cannot_be_kept_apart_are_counted_as_they_were_declared(
+    evidence: Evidence,
+) -> None:
+    table = evidence.table
+    by_image = replace(
+        table, copies=np.arange(len(table)), groups=np.arange(len(table))
+    )
+    torn = replace(evidence, evaluation_table=by_image, groups_kept_apart=False)
+    vars(torn).update({**vars(evidence), **vars(torn)})  # nothing is measured again
+    assert torn.measured.n_groups == len(set(table.groups)) < len(table)
+
+
 def test_other_encoders_that_end_alike_are_refused(home: Path, tmp_path: Path) -> None:
     again = tmp_path / "tiny-dino"
     shutil.copytree(home / "tiny-dino", again)

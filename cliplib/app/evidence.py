@@ -740,7 +740,7 @@ class Evidence:
             encoder=self.encoder_name,
             command=self.command,
             n_images=len(self.table),
-            n_groups=len(set(self.groups)),
+            n_groups=len(set(self.table.groups)),
             groups_per_class=self.counts["groups"].to_dict(),
             groups_declared=bool(self.request.groups),
             groups_kept_apart=self.groups_kept_apart,

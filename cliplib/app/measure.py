@@ -180,10 +180,10 @@ def load_other_encoders(names: Sequence[str]) -> dict[str, VisionEncoder]:
     Raises ValueError where two last parts are the same, and OSError for what is no
     vision model.
     """
-    loaded = {Path(name).name: VisionEncoder(name) for name in names}
-    if len(loaded) < len(names):
+    ends = [Path(name).name for name in names]
+    if len(set(ends)) < len(ends):
         raise ValueError(
             f"The other encoders {', '.join(names)} need names that end differently: "
             "they are called by their ends."
         )
-    return loaded
+    return {end: VisionEncoder(name) for end, name in zip(ends, names, strict=True)}

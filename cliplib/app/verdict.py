@@ -315,8 +315,8 @@ def reasons_undecided(measured: Measured) -> list[str]:
         )
     if not measured.groups_kept_apart:
         reasons.append(
-            "What follows is measured on images whose own groups were trained on: it "
-            "says nothing of new ones."
+            "What follows is measured on images whose own groups may have been trained "
+            "on: it says nothing of new ones."
         )
     return reasons
 
@@ -328,7 +328,7 @@ def accuracy_sentence(measured: Measured) -> str:
     """
     asked = "images of groups that it was not trained on"
     if not measured.groups_kept_apart:
-        asked = "images of groups that it was trained on"
+        asked = "images of groups that it may have been trained on"
     elif not measured.groups_declared:
         asked = "images of which it was trained on no copy"
     accuracy = measured.accuracy[measured.best]
@@ -419,7 +419,7 @@ def leakage_sentence(measured: Measured) -> str:
     if gain.high < 0:
         return (
             f"With groups divided between training and test it is {points(-gain)} "
-            "worse: images of one group bear different labels here."
+            "worse. Images of one group may bear different labels here."
         )
     if measured.groups_declared:
         return (

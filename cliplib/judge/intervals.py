@@ -502,6 +502,7 @@ def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
         labels = np.asarray(y)
         _check_labels(labels, "y")
         _check_labels(given, argument)
+        _check_numbers(given, argument)
         if given.shape != labels.shape:
             raise ValueError(
                 f"{argument}: {len(given)} predictions do not fit {len(labels)} labels."
@@ -527,6 +528,15 @@ def _check_labels(labels: Any, argument: str) -> None:
     missing = int(pd.isna(labels).sum())
     if missing:
         raise ValueError(f"{argument}: {missing} of {len(labels)} labels are missing.")
+
+
+def _check_numbers(labels: Any, argument: str) -> None:
+    """Raise ValueError for fractions: they are probabilities of a class, not labels."""
+    if labels.dtype.kind == "f" and (labels != np.rint(labels)).any():
+        raise ValueError(
+            f"{argument}: labels must be whole numbers; give probabilities with a "
+            "column for each class."
+        )
 
 
 def _are_names(labels: Any) -> bool:

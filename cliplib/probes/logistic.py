@@ -119,7 +119,7 @@ class LogisticProblem:
         def loss_and_gradient(z: Floats) -> tuple[float, Floats]:
             """Return the penalised loss, and its gradient by z.
 
-            Both z and the gradient are flat, (k · (d + 1),).
+            Both are flat: the weights of all classes, one class after another.
             """
             weights = weights_of(z)
             loss, gradient = self._mean_log_loss(weights)

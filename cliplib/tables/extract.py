@@ -90,9 +90,12 @@ def load_features(
     if table is None:
         if dataset is None:
             raise MissingImages(f"There are no images of {name!r}: name their folder.")
-        return _encode_dataset(
+        table = _encode_dataset(
             dataset, encoder, groups=groups, limit=limit, seed=seed, errors=errors
         )
+        if groups is None and name in DATASETS:  # and no folder that is called so
+            table = _with_known_groups(table, name)
+        return table
     if groups is not None:
         table = table.with_groups(declared_groups(table.ids.tolist(), groups))
     rows = stratified_subset(table.labels, table.splits, limit, seed=seed)
@@ -155,8 +158,8 @@ def _encode_dataset(
 ) -> FeatureTable:
     """Encode about `limit` of a data set's images, or all for 0, into a feature table.
 
-    Its groups are near-duplicates merged with those that `groups` declares, or that are
-    known of a named set. Unreadable images are left out and noted in `errors`, by id;
+    Its groups are near-duplicates merged with those that `groups` declares. Unreadable
+    images are left out and noted in `errors`, by id;
     if it is None, the first one raises an OSError.
     """
     # Before the images are encoded, which takes long, and for all of them, so that a
@@ -179,8 +182,6 @@ def _encode_dataset(
     table = _as_table(drawn, encoder, features, copies)
     if declared is not None:
         table = table.with_groups(declared[drawn_rows])
-    elif name in DATASETS:
-        table = _with_known_groups(table, name)
     if errors is None or not errors_by_row:
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}

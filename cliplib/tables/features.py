@@ -260,7 +260,7 @@ class FeatureTable:
     def select(self, index: ArrayLike) -> FeatureTable:
         """Return the table of some rows, by number, in that order, or by Boolean mask.
 
-        One number makes a table of one row.
+        One number makes a table of one row; none may be named twice.
         """
         rows = np.atleast_1d(np.asarray(index))
         if not rows.size:

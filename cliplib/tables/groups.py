@@ -71,9 +71,7 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
         If the group of an image is unknown (NaN, None or empty): taken literally, all
         such images would be one group.
     """
-    # A list becomes an array of objects, or NumPy would turn [1, "a"] into texts.
-    dtype = None if isinstance(groups, np.ndarray) else object
-    given = np.asarray(groups, dtype)
+    given = _as_array(groups)
     if given.ndim != 1:
         raise ValueError(f"groups must be (n,), and not {given.shape}.")
     unknown = _are_unknown(given)
@@ -84,6 +82,12 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
             "out."
         )
     return _numbers(given, by_name=by_name)
+
+
+def _as_array(groups: ArrayLike) -> NDArray[Any]:
+    """Return groups as an array, a list as objects: else 1 is "1" beside "a"."""
+    dtype = None if isinstance(groups, np.ndarray) else object
+    return np.asarray(groups, dtype)
 
 
 def _are_unknown(names: NDArray[Any]) -> Bools:
@@ -175,7 +179,7 @@ def merged_groups(
         group_a, group_b, image_a, image_b: a row for each two groups that a pair joins
         directly, with the first such pair.
     """
-    images = pd.DataFrame({"group": np.asarray(groups), "image": np.asarray(ids)})
+    images = pd.DataFrame({"group": _as_array(groups), "image": np.asarray(ids)})
     images_a = images.iloc[np.asarray(index_a, np.int64)].reset_index(drop=True)
     images_b = images.iloc[np.asarray(index_b, np.int64)].reset_index(drop=True)
     pairs = images_a.add_suffix("_a").join(images_b.add_suffix("_b"))

@@ -44,8 +44,8 @@ class Box:
         sized = 0 < self.width <= 1 and 0 < self.height <= 1
         if not (centred and sized):
             raise ValueError(
-                f"{self}: give centre and size as shares of the image's sides, from 0 "
-                "to 1."
+                f"{self}: give centre and size as shares of the image's sides: the "
+                "centre from 0 to 1, the size above 0 and at most 1."
             )
 
     def mirrored(self) -> Box:
