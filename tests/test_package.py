@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -73,3 +74,10 @@ def test_the_wheel_brings_types():
     data = project["tool"]["setuptools"]["package-data"]["cliplib"]
     assert {"py.typed", "*.pyi"} <= set(data)
     assert (ROOT / "cliplib" / "py.typed").exists()
+
+
+def test_pre_commit_and_the_lock_have_one_ruff() -> None:
+    locked = re.search(r"(?m)^ruff==(\S+)", (ROOT / "requirements.lock").read_text())
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert locked
+    assert f"ruff-pre-commit\n    rev: v{locked[1]} " in hooks
