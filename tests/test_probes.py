@@ -635,8 +635,23 @@ def test_what_folds_share_takes_no_second_kernel():
     assert kernels < 2
 
 
-def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
-    monkeypatch.setattr("cliplib.probes.rows.BLOCK_SIZE", 1_000_000)
+@pytest.mark.parametrize(
+    ("n_features", "n_classes", "n_rows"),
+    [(3840, 4, 65), (3840, 100, 260), (2_000_000, 2, 1)],
+    ids=["a small product", "many classes", "one row at least"],
+)
+def test_blocks_are_small_products_or_fit_into_the_cache(n_features, n_classes, n_rows):
+    first = next(blocks(1000, n_features, n_classes))
+    assert first == slice(0, n_rows)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1])
+def test_a_dropout_that_leaves_no_unit_is_refused(dropout, sample):
+    with pytest.raises(ValueError, match=f"dropout={dropout} must be 0 or more"):
+        MLPProbe(dropout=dropout).fit(*sample)
+
+
+def test_blocks_do_not_move_loss_and_gradient():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)

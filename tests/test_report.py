@@ -329,6 +329,24 @@ def test_a_notebook_that_fails_costs_its_own_results_and_no_more(
     assert not stale.exists()
 
 
+def test_a_kernel_that_dies_leaves_nothing_of_an_earlier_execution(
+    tmp_path: Path,
+) -> None:
+    places = Places(make_toy(tmp_path), "own", changes="")
+    path = places.root / "notebooks" / "01_toy.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source = "import os; os._exit(1)"
+    nbformat.write(notebook, path)
+    places.stage()
+    executed = places.work / "executed" / "01_toy.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, executed)
+    (failure,) = execution.execute(places, {})
+    assert "died" in failure.reason
+    assert not executed.with_suffix(".failed.ipynb").exists()
+    assert len(nbformat.read(executed, as_version=4).cells) == 1  # a title
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

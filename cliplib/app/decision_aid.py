@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.metrics import pairwise_distances_argmin_min
 
 from cliplib.app.aid_folder import read_manifest, replace_aid
 from cliplib.encode.clip import ClipEncoder
@@ -27,7 +28,6 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.saving import AnyProbe, load_probe, save_probe
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.splits import group_train_test_split
-from cliplib.tools.search import search
 
 logger = logging.getLogger(__name__)
 
@@ -154,10 +154,11 @@ class DecisionAid:
         fitted.fit(training.features, training.labels, groups=training.groups)
         # The split leaves every class on both sides; `classes_` are sorted.
         columns = np.searchsorted(fitted.classes_, held_out.labels)
-        temperature = fit_temperature(fitted.logits(held_out.features), columns)
+        logits = fitted.logits(held_out.features)
+        temperature = fit_temperature(logits, columns)
         aid = cls(encoder, fitted, training, temperature)  # it never abstains yet
 
-        proba = aid.predict_proba(held_out.features)
+        proba = aid._calibrated(logits)
         is_right = proba.argmax(axis=1) == held_out.labels
         rule = choose_rule(is_right, proba.max(axis=1), risk)
         similarity = aid.nearest(held_out.features).similarity
@@ -192,16 +193,26 @@ class DecisionAid:
         Features are in the readout trained on; columns are in the order of
         ``training.classes``. A class without training images has 0.
         """
-        logits = self.probe.logits(features)  # (n, c), of the classes trained on
+        return self._calibrated(self.probe.logits(features))
+
+    def _calibrated(self, logits: Floats) -> Floats:
+        """Return calibrated probabilities (n, k) of the probe's logits (n, c).
+
+        These have a column for each of the c classes that the probe was trained on.
+        """
         proba = np.zeros((len(logits), len(self.training.classes)))
         proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
         return proba
 
     def nearest(self, features: ArrayLike) -> Neighbours:
-        """Find the training image nearest to each of features (n, d), by cosine."""
-        rows, cosines = search(features, self.training.features, k=1)  # (n, 1) both
-        # Rounding takes the cosine of an image to itself beyond 1.
-        return Neighbours(rows[:, 0], np.clip(cosines[:, 0].astype(float), -1, 1))
+        """Find the training image nearest to each of features (n, d), by cosine.
+
+        Of equally near ones it is the first.
+        """
+        rows, distances = pairwise_distances_argmin_min(
+            features, self.training.features, metric="cosine"
+        )
+        return Neighbours(rows, np.asarray(1 - distances, float))
 
     def decide(self, features: ArrayLike) -> pd.DataFrame:
         """Classify features (n, d), in the readout trained on, or abstain.

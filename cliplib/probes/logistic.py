@@ -23,7 +23,7 @@ def are_few_rows(n: int, d: int) -> bool:
 
     To find the span of more rows takes longer than it spares.
     """
-    return 4 * n < d
+    return 10 * n < d
 
 
 class LogisticProblem:

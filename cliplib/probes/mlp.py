@@ -33,7 +33,7 @@ class MLPProbe(Probe):
     hidden
         Units of each.
     dropout
-        Share of the hidden units that is set to 0 in a step of training.
+        Share of the hidden units that is set to 0 in a step of training, below 1.
     learning_rate, weight_decay, batch_size
         Of AdamW.
     max_epochs
@@ -75,6 +75,8 @@ class MLPProbe(Probe):
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
         """Train all networks, each until its loss on its held-out rows is smallest."""
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be 0 or more, and below 1.")
         scaled = self._standardize(rows, np.arange(len(rows))).copy()
         inputs = torch.from_numpy(scaled)
         targets = torch.from_numpy(class_codes)

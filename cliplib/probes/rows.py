@@ -9,12 +9,15 @@ import numpy as np
 
 from cliplib.images.arrays import Features, Floats, Ints
 
-BLOCK_SIZE = 4_000_000
-"""Multiplications in one block's product with weights: rows x features x classes.
+SMALL_PRODUCT = 1_000_000
+"""Multiplications in a product of matrices that OpenBLAS still counts as small.
 
-So few that a block stays in the processor's cache from logits to gradient, and so many
-that the overhead of OpenBLAS for each block does not count.
+On processors with AVX-512 it has kernels for these that copy nothing: half the time.
 """
+FEWEST_ROWS = 20
+"""Blocks of fewer rows take longer than a product that is not small."""
+BLOCK_NUMBERS = 1_000_000
+"""In larger blocks: 4 MB of float32, which stay in the processor's cache."""
 
 
 class Rows(Protocol):
@@ -31,12 +34,14 @@ class Rows(Protocol):
 
 
 def blocks(n_rows: int, n_features: int, n_classes: int = 1) -> Iterator[slice]:
-    """Yield slices that divide `n_rows` rows into blocks of about `BLOCK_SIZE`.
+    """Yield slices that divide `n_rows` rows into blocks; the last may end beyond them.
 
-    The last one may end beyond the rows. Fewer than four classes count as four, so that
-    a block has at most a million numbers, 4 MB of float32.
+    A block's rows (m, n_features) times weights (n_features, n_classes) are a product
+    of `SMALL_PRODUCT` multiplications at most, or m is `BLOCK_NUMBERS` / n_features.
     """
-    rows_per_block = max(1, BLOCK_SIZE // (n_features * max(n_classes, 4)))
+    rows_per_block = SMALL_PRODUCT // (n_features * n_classes)
+    if rows_per_block < FEWEST_ROWS:
+        rows_per_block = max(1, BLOCK_NUMBERS // n_features)
     for start in range(0, n_rows, rows_per_block):
         yield slice(start, start + rows_per_block)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from types import TracebackType
 
+import scipy.linalg  # noqa: F401 (that its BLAS, too, is there to be found)
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 class OneThread:
@@ -22,13 +23,16 @@ class OneThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n_inside = 0
+        self._libraries: ThreadpoolController | None = None
 
     def __enter__(self) -> None:
         """Set BLAS, and torch in the calling thread, to one thread."""
         with self._lock:
             if self._n_inside == 0:
+                if self._libraries is None:  # to find them takes 4 ms, so once
+                    self._libraries = ThreadpoolController()
                 # In force from here on, until it is told to restore.
-                self._blas_limits = threadpool_limits(1, user_api="blas")
+                self._blas_limits = self._libraries.limit(limits=1, user_api="blas")
                 self._torch_threads = torch.get_num_threads()
             self._n_inside += 1
         torch.set_num_threads(1)  # threadpoolctl does not know torch's own MKL

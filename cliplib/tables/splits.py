@@ -149,8 +149,10 @@ def group_train_test_split(
     Raises
     ------
     ValueError
-        Where a class has a single group, or no such split was found.
+        Where a class has a single group, no such split was found, or `parts` is 1.
     """
+    if parts < 2:
+        raise ValueError(f"parts={parts} must be 2 or more: one is held out.")
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))  # numbers from 0
     _check_number_of_groups(labels, group_of_row, 2, "to hold some out")
@@ -268,6 +270,11 @@ def group_folds(
     They are row numbers, (n_train,) and (n_test,), increasing.
     """
     folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
+    yield from _rows_of_folds(folds, n_splits)
+
+
+def _rows_of_folds(folds: Ints, n_splits: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield each fold's train_rows and test_rows, by rows' fold numbers (n,)."""
     for fold in range(n_splits):
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
@@ -299,8 +306,9 @@ def out_of_fold_proba(
         Number of folds, and seed of the draw that assigns groups to them.
     memory
         A ``joblib.Memory`` that keeps the answer, by the estimator's class with the
-        source of its module, its parameters, features, labels, groups and folds. Of a
-        KernelProbe it also keeps a matrix (n, n), by features and parameters alone.
+        source of its module, its parameters, features, labels, groups and folds. It
+        also keeps the folds and, of a KernelProbe, a matrix (n, n), by features and
+        parameters alone.
     progress
         Show a bar that counts folds.
 
@@ -318,19 +326,21 @@ def out_of_fold_proba(
     _check_number_of_groups(
         class_names, group_of_row, n_splits, f"for {n_splits} folds"
     )
-    folds = group_folds(
-        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
-    )
+    assign: Any = fold_numbers
     predict: Any = _predict_folds
     if memory is not None:
+        assign = memory.cache(fold_numbers)
         # All arguments but these are the key of a kept answer.
         predict = memory.cache(_predict_folds, ignore=["memory", "progress"])
+    folds = assign(
+        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
+    )
     proba: Floats = predict(
         clone(estimator),
         np.ascontiguousarray(table.features),
         table.labels,
         group_of_row,
-        list(folds),
+        list(_rows_of_folds(folds, n_splits)),
         len(table.classes),
         _module_source(estimator),
         memory,

@@ -289,7 +289,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ax.set_xticks([of_work[0]["n"][0], of_work[0]["n"][-1]])
         ax.minorticks_off()
         ax.set_title(name)
-        ax.legend(loc="upper left")
+        fastest = min(second for row in of_work for second in row["seconds"])
+        ax.set_ylim(bottom=fastest / 4 ** len(of_work))  # room for the legend
+        ax.legend(loc="lower right")
     figure.supxlabel("images")
     figure.supylabel("core seconds")
     path.write_text(figures.svg(figure), "utf-8")
