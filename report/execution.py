@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def execute(
 def leave_out(places: Places, failure: Failure) -> None:
     """Drop the results of a notebook that failed; its title and a sentence are left.
 
-    As far as it was executed, it stays beside that as ``NAME.failed.ipynb``.
+    If it failed in a cell, it stays beside that, as far as it was executed, as
+    ``NAME.failed.ipynb``.
     """
     (places.figures / f"{failure.notebook}.json").unlink(missing_ok=True)
     out = places.work / "executed" / f"{failure.notebook}.ipynb"
@@ -288,6 +290,7 @@ def run(
     path = task.notebook
     out = places.work / "executed" / path.name
     out.parent.mkdir(parents=True, exist_ok=True)
+    out.unlink(missing_ok=True)
     out.with_suffix(".stamp").unlink(missing_ok=True)
     try:
         papermill.execute_notebook(
@@ -297,6 +300,8 @@ def run(
             cwd=str(places.root),
             kernel_name="python3",
             progress_bar=False,
+            # Once, at the end: before and after each cell took 20 seconds together.
+            request_save_on_cell_execute=False,
             # Not its errors: ending a kernel interrupts it, which it would report.
             extra_arguments=["--log-level=CRITICAL", watch.mark(path.stem)],
             on_cell_executed=lambda **_: progress.step(path.stem),
@@ -383,7 +388,7 @@ def clock(seconds: float) -> str:
 
 
 class KernelWatch:
-    """Looks twice a second what kernels take, within a ``with`` block."""
+    """Looks each second what kernels take, within a ``with`` block."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, float] = {}  # gigabytes of each notebook's kernel
@@ -421,8 +426,8 @@ class KernelWatch:
                         yield argument.removeprefix("--Study.name="), child
 
     def _look(self) -> None:
-        """Note what kernels take, twice a second, until `__exit__` ends it."""
-        while not self._stop.wait(0.5):
+        """Note what kernels take, each second, until `__exit__` ends it."""
+        while not self._stop.wait(1):
             together = psutil.Process().memory_info().rss / 1e9
             for name, kernel in self._kernels():
                 with contextlib.suppress(psutil.Error):
@@ -482,11 +487,18 @@ def fingerprint(places: Places, notebook: Path, parameters: dict[str, str]) -> s
     for id in sorted(results):
         files += sorted(places.figures.glob(f"{id}.*"))
     files += sorted(path for path in LIBRARY.rglob("*.*") if path.suffix != ".pyc")
-    # Not the package cliplib: its files count, and it need not be installed.
-    versions = {f"{package.name} {package.version}" for package in distributions()}
-    packages = sorted(line for line in versions if not line.startswith("cliplib "))
-    digest = hashlib.sha256(json.dumps([parameters, packages, results]).encode())
+    digest = hashlib.sha256(json.dumps([parameters, packages(), results]).encode())
     for path in files:
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def packages() -> list[str]:
+    """Return name and version of each package that is installed, sorted.
+
+    Not of cliplib: its files count, and it need not be installed.
+    """
+    versions = {f"{package.name} {package.version}" for package in distributions()}
+    return sorted(line for line in versions if not line.startswith("cliplib "))

@@ -4,14 +4,19 @@ Whatever is missing here, a notebook imports itself: that takes longer, and no m
 """
 
 # ruff: noqa: F401, F403
+import gc
+
 import datasets
 import ipykernel.ipkernel
 import ipykernel.zmqshell
 import IPython.core.completer
 import joblib
 import matplotlib.pyplot
+import nbconvert.exporters  # by build.py, which multiprocessing runs in each kernel
+import nbconvert.writers
 import numpy
 import pandas
+import papermill  # likewise
 import scipy.optimize
 import scipy.special
 import seaborn.objects
@@ -34,3 +39,7 @@ import cliplib.study.baselines
 import cliplib.study.corruption
 import cliplib.study.results
 from cliplib import *
+
+# What is imported is never garbage. A kernel that looked through it at each collection
+# would lose seconds, and copy its memory.
+gc.freeze()

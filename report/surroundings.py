@@ -172,6 +172,8 @@ def try_models(model: str, others: list[str]) -> list[str]:
     They are fetched from the hub if need be. Returns a sentence if the model was never
     trained, and raises OSError where one cannot be had.
     """
+    if model in EMBEDDED and not others:
+        return []
     from cliplib.encode.clip import ClipEncoder, find_checkpoint, loading
 
     for name in others:
