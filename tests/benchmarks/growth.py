@@ -233,7 +233,7 @@ def exponent(n: list[int], values: list[float]) -> float | None:
     if len(known) < 2:
         return None
     (small, low), (large, high) = known[-2:]
-    return round(float(np.log(high / low) / np.log(large / small)), 2)
+    return round(float(np.log(high / low) / np.log(large / small)), 3)
 
 
 def grow(name: str) -> list[dict[str, Any]]:
