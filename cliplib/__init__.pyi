@@ -16,6 +16,7 @@ from .judge.intervals import ratio_intervals as ratio_intervals
 from .probes.kernel import KernelProbe as KernelProbe
 from .probes.linear import LinearProbe as LinearProbe
 from .probes.mlp import MLPProbe as MLPProbe
+from .probes.nearest import NearestNeighbour as NearestNeighbour
 from .tables.audit import Audit as Audit
 from .tables.audit import audit_dataset as audit_dataset
 from .tables.audit import find_near_duplicates as find_near_duplicates

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+import fastimports  # noqa: F401 (first, before what it spares)
 import forecast
 import lab
 import typeset

@@ -486,10 +486,20 @@ def fingerprint(places: Places, notebook: Path, parameters: dict[str, str]) -> s
     files.append(places.root / "figures" / "captions.toml")
     for id in sorted(results):
         files += sorted(places.figures.glob(f"{id}.*"))
-    files += sorted(path for path in LIBRARY.rglob("*.*") if path.suffix != ".pyc")
-    digest = hashlib.sha256(json.dumps([parameters, packages(), results]).encode())
+    facts = [parameters, packages(), library(), results]
+    digest = hashlib.sha256(json.dumps(facts).encode())
     for path in files:
         if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def library() -> str:
+    """Return a digest of the library's files, among them the embedded model."""
+    digest = hashlib.sha256()
+    for path in sorted(LIBRARY.rglob("*.*")):
+        if path.is_file() and path.suffix != ".pyc":
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -46,7 +46,8 @@ def _start_server() -> None:
     # There it finds the modules that it is to import.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (REPORT, given)))
     try:
-        forkserver.set_forkserver_preload(["__main__", "forking", "preloaded"])
+        modules = ["fastimports", "__main__", "forking", "preloaded"]
+        forkserver.set_forkserver_preload(modules)
         forkserver.ensure_running()
     finally:
         if given is None:
@@ -120,6 +121,9 @@ def become_kernel(
     # bars a terminal shows at 0% alone.
     from ipykernel.kernelapp import IPKernelApp
 
+    # The default again, as in any kernel: with the forkserver's, a progress bar's lock
+    # would outlive a kernel that is killed, and Python warn of it as the build ends.
+    multiprocessing.set_start_method(None, force=True)
     os.setsid()  # an interrupted build ends its kernels itself
     os.chdir(folder)
     os.environ.clear()

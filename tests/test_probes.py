@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, recall_score
-from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
@@ -34,9 +34,11 @@ from cliplib.probes.logistic import (
     principal_axes,
 )
 from cliplib.probes.mlp import MLPProbe
+from cliplib.probes.nearest import NearestNeighbour
 from cliplib.probes.rows import blocks
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.tables.splits import (
+    fold_numbers,
     group_folds,
     group_train_test_split,
     out_of_fold_proba,
@@ -69,8 +71,11 @@ ROUNDED = "check_methods_subset_invariance"
         LinearProbe(Cs=(0.1,)),
         MLPProbe(networks=1, hidden=16, learning_rate=0.02),
         KernelProbe(),
+        NearestNeighbour(),
     ],
-    expected_failed_checks=lambda probe: FAILING,
+    expected_failed_checks=lambda probe: (
+        {} if isinstance(probe, NearestNeighbour) else FAILING
+    ),
 )
 def test_scikit_learns_contract(estimator, check):
     if not (isinstance(estimator, KernelProbe) and check.func.__name__ == ROUNDED):
@@ -235,11 +240,10 @@ def test_the_sweep_is_that_of_logistic_regression(sample):
     probe = LinearProbe(Cs=(1, 0.01), tol=1e-6).fit(
         X[:200], y[:200], X_val=X[200:], y_val=y[200:]
     )
-    scaler = StandardScaler().fit(X[:200])
+    scaled = StandardScaler().fit(X[:200]).transform(X).astype(float)
     for row in probe.sweep_.itertuples():
         peer = LogisticRegression(C=row.C, max_iter=1000, tol=1e-6)
-        peer.fit(scaler.transform(X[:200]), y[:200])
-        proba = peer.predict_proba(scaler.transform(X[200:]))
+        proba = peer.fit(scaled[:200], y[:200]).predict_proba(scaled[200:])
         loss = -np.log(proba[np.arange(100), y[200:]]).mean()
         assert row.log_loss == pytest.approx(loss, abs=1e-4)
     assert probe.sweep_.C.tolist() == [0.01, 1]
@@ -620,6 +624,49 @@ def test_features_are_copied_up_to_the_largest_copy(monkeypatch):
     assert peaks[0] - peaks[1] > 0.5 * X.nbytes
 
 
+@pytest.mark.parametrize("names", [False, True])
+def test_the_nearest_neighbour_is_the_most_similar_training_row(names, sample):
+    X, y = sample
+    labels = np.array(["glass", "metal", "paper"])[y] if names else y
+    nearest = NearestNeighbour().fit(X[:200], labels[:200])
+    scaler = StandardScaler().fit(X[:200])
+    similarity = cosine_similarity(scaler.transform(X[200:]), scaler.transform(X[:200]))
+    expected = labels[:200][similarity.argmax(axis=1)]
+    assert nearest.predict(X[200:]).tolist() == expected.tolist()
+    proba = nearest.predict_proba(X[200:])
+    assert (proba == (expected[:, None] == nearest.classes_)).all()
+
+
+@pytest.mark.parametrize("most", [300, 299], ids=["at once", "fold by fold"])
+def test_the_nearest_neighbour_in_folds_is_of_another_fold(most, sample, monkeypatch):
+    module = "cliplib.probes.nearest"
+    monkeypatch.setattr(f"{module}.MOST_ROWS_TO_COMPARE_AT_ONCE", most)
+    X, y = sample
+    groups = np.arange(300) // 2
+    table = SimpleNamespace(
+        features=X, labels=y, classes=("a", "b", "c"), groups=groups, folds=0 * groups
+    )
+    proba = out_of_fold_proba(NearestNeighbour(), table, n_splits=3, progress=False)
+    similarity = cosine_similarity(StandardScaler().fit_transform(X))
+    folds = fold_numbers(y, groups, n_splits=3)
+    similarity[folds[:, None] == folds] = -2
+    expected = y[similarity.argmax(axis=1)]
+    share = (proba.argmax(axis=1) == expected).mean()
+    assert share == 1 if most == 300 else 0.9 < share < 1
+    assert set(np.unique(proba)) == {0, 1}
+
+
+def test_the_nearest_neighbour_in_folds_knows_the_classes_of_the_other_folds(sample):
+    X, y = sample
+    fold = y == 2
+    folds = [(np.flatnonzero(~fold), np.flatnonzero(fold))]
+    nearest = NearestNeighbour()
+    shared = nearest.prepare_folds(X)
+    ((classes, proba),) = nearest.predict_folds(shared, y, folds, np.arange(300))
+    assert classes.tolist() == [0, 1]
+    assert proba.shape == (fold.sum(), 2)
+
+
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
     y = np.arange(1200) % 2
@@ -803,6 +850,14 @@ def test_validation_rows_of_another_shape_are_refused(sample):
         LinearProbe().fit(X, y, X_val=X[:, :9], y_val=y)
     with pytest.raises(ValueError, match="one label for each of the 300 rows of X_val"):
         LinearProbe().fit(X, y, X_val=X, y_val=y[:-1])
+
+
+def test_validation_columns_in_another_order_are_refused(sample):
+    X, y = sample
+    table = pd.DataFrame(X, columns=[*"abcdefghij"])
+    with pytest.raises(ValueError, match="names must be in the same order"):
+        LinearProbe().fit(table, y, X_val=table[[*"bacdefghij"]], y_val=y)
+    LinearProbe(Cs=(0.1,)).fit(table, y, X_val=table, y_val=y)
 
 
 def test_defaults_are_those_that_published_numbers_were_made_with():

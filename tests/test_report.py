@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -535,12 +536,13 @@ def test_one_bar_of_seconds_for_all_notebooks(
 @pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 def test_forked_kernels_are_as_others_are(tmp_path: Path) -> None:
     code = """
-import json, os, sys, tempfile
+import json, multiprocessing, os, sys, tempfile
 kept = tempfile.TemporaryDirectory()
 print(json.dumps({
     "imported": "torch" in sys.modules,
     "report": any(place.endswith("report") for place in sys.path),
     "folder": os.getcwd(), "seed": os.environ["PYTHONHASHSEED"], "kept": kept.name,
+    "start": multiprocessing.get_start_method(),
 }))
 """
     notebook = nbformat.v4.new_notebook(
@@ -580,8 +582,14 @@ if __name__ == "__main__":
     seen = json.loads(first.outputs[0].text)
     assert seen.pop("imported") and not seen.pop("report")
     assert not Path(seen.pop("kept")).exists()  # what waits for the end was done
-    assert seen == {"folder": str(tmp_path), "seed": "0"}
+    start = multiprocessing.get_all_start_methods()[0]  # the default
+    assert seen == {"folder": str(tmp_path), "seed": "0", "start": start}
     assert "image/png" in plot.outputs[-1].data
+
+
+def test_a_build_imports_no_grammar_that_it_never_uses() -> None:
+    code = "import build, sys; sys.exit(sys.modules['rfc3987_syntax'] is not None)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "report", check=True)
 
 
 def test_a_first_look_executes_few_notebooks_below_build(

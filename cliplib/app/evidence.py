@@ -20,12 +20,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from cliplib.app import questions
 from cliplib.app.decision_aid import (
+    COVERAGE_KEY,
     IMAGES_KEY,
     KERNEL_LIMIT,
     DecisionAid,
@@ -55,6 +53,7 @@ from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, compare, ratio_intervals
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
+from cliplib.probes.nearest import NearestNeighbour
 from cliplib.probes.saving import AnyProbe
 from cliplib.tables.audit import LEVELS, Audit, audit_dataset
 from cliplib.tables.extract import load_features
@@ -444,16 +443,13 @@ class Evidence:
         names of the classes alone.
         """
         spec = dataset_spec(os.path.abspath(self.request.folder))
-        nearest = make_pipeline(
-            StandardScaler(), KNeighborsClassifier(1, metric="cosine")
-        )
         deep = self.evaluation_table.with_readout("deep")
         baselines = {
             LARGEST: self.always_largest,
             BRIGHTNESS: self._predicted_by_traces(PICTURE_TRACES),
             TRACES: self._predicted_by_traces(FILE_TRACES),
             ZERO_SHOT: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
-            NEIGHBOUR: self._predicted(Method(nearest, deep)),
+            NEIGHBOUR: self._predicted(Method(NearestNeighbour(), deep)),
         }
         probes = {
             name: proba.argmax(axis=1) for name, proba in self.probabilities.items()
@@ -754,7 +750,7 @@ class Evidence:
             gains=self.gains | self.gains_over_others,
             strongest_trace=self.traces.strongest,
             gain_by_leakage=self._gain_by_leakage(),
-            sensitivity=self._sensitivities(),
+            sensitivity=_sensitivities(self.evaluations[self.best].per_class),
             gain_by_doubling=self.curve.gain_by_doubling,
             target=self.curve.target,
             growth_factor=self.curve.growth_factor,
@@ -763,6 +759,7 @@ class Evidence:
             n_unreadable=len(self.unreadable),
             n_merged_groups=len(self.merged),
             coverage=self._largest_coverage(),
+            aid_coverage=float(self.aid.about[COVERAGE_KEY] or 0),
             other_encoders=[*self.other_predictions],
             elsewhere=self._elsewhere_numbers(),
             erased=self._erased_numbers(),
@@ -796,14 +793,6 @@ class Evidence:
             return None
         return self.gain(self.predicted_by_image, self.predicted[self.best])
 
-    def _sensitivities(self) -> dict[str, Share]:
-        """Return the share of each class's images that the best probe finds."""
-        per_class = self.evaluations[self.best].per_class
-        return {
-            name: Share.of_metric(row, "sensitivity")
-            for name, row in per_class.iterrows()
-        }
-
     def _largest_coverage(self) -> float:
         """Return the largest share of images answered with at most 5% errors, or 0."""
         curve = self.risk_coverage
@@ -815,10 +804,17 @@ class Evidence:
         judged = self.elsewhere
         if judged is None:
             return None
+        per_class = judged.evaluation.per_class
+        there = _sensitivities(per_class)
+        here = _sensitivities(self.evaluations[self.best].per_class)
+        occurring = per_class.index[per_class["support"] > 0]
         return ElsewhereNumbers(
             name="the other folder" if self.request.anonymous else judged.name,
             n_images=len(judged.table),
+            left_out=judged.left_out.to_dict(),
             accuracy=Share.of(judged.evaluation.metrics.loc["accuracy"]),
+            balanced=Share.mean([there[name] for name in occurring]),
+            balanced_here=Share.mean([here[name] for name in occurring]),
             answered=judged.answered,
             wrong=judged.wrong,
         )
@@ -914,3 +910,14 @@ def _folder_of_ids(files: datasets.Dataset) -> str:
     first = files[0]
     path = Path(first["image"]["path"]).as_posix()
     return path.removesuffix(first["id"])
+
+
+def _sensitivities(per_class: pd.DataFrame) -> dict[str, Share]:
+    """Return the share of each class's images that are found.
+
+    `per_class` is that of an `Evaluation`.
+    """
+    return {
+        str(name): Share.of_metric(row, "sensitivity")
+        for name, row in per_class.iterrows()
+    }

@@ -142,12 +142,12 @@ class KernelProbe(Probe):
         coef = linalg.solve_triangular(factor, forward, lower=True, trans="T")
         return weighted_scores / roots[n_train:], roots * coef  # c = R L⁻ᵀ (L⁻¹ R y)
 
-    def _logits(self, scaled: Floats) -> Floats:
+    def _logits(self, scaled: Features) -> Floats:
         """Return logits (n, k) of standardised features (n, d)."""
         scores = gaussian_kernel(scaled, self.rows_, self.gamma_) @ self.coef_
         return np.asarray(self.sharpness_ * scores, np.float64)
 
-    def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+    def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
         # The score of a row x is the sum over fitted rows r of terms
         # t = coef exp(-gamma |x - r|²), and its gradient that of 2 gamma t (r - x).
@@ -156,9 +156,8 @@ class KernelProbe(Probe):
         sums = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled  # of t (r - x)
         return np.asarray(self.sharpness_ * 2 * self.gamma_ * sums)
 
-    @property
-    def fits_folds_at_once(self) -> bool:
-        """Whether `predict_folds` can be used: not with class weights."""
+    def fits_folds_at_once(self, n_rows: int) -> bool:
+        """Tell whether `predict_folds` can be used: not with class weights."""
         return self.class_weight is None
 
     def prepare_folds(self, X: Features) -> Features:

@@ -148,11 +148,11 @@ class LinearProbe(Probe):
         self.coef_ = weights[:, :-1].copy()
         self.intercept_ = weights[:, -1].copy()
 
-    def _logits(self, scaled: Floats) -> Floats:
+    def _logits(self, scaled: Features) -> Floats:
         """Return logits (n, k) of standardised features (n, d)."""
         return np.asarray(scaled @ self.coef_.T + self.intercept_)
 
-    def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+    def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
         # Of a linear logit it is the same for all rows: the class's coefficients.
         return np.asarray(self.coef_[class_codes])

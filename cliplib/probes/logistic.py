@@ -145,7 +145,8 @@ class LogisticProblem:
         coef = weights[:, :-1].astype(np.float32)
         intercept = weights[:, -1].astype(np.float32)
         loss = 0.0
-        gradient = np.zeros(weights.shape)
+        coef_gradient = np.zeros(coef.shape)
+        intercept_gradient = np.zeros(intercept.shape)
         for block in blocks(n, d, len(coef)):
             rows = self._rows[block]
             row_weights = self._row_weights[block]
@@ -159,8 +160,9 @@ class LogisticProblem:
             loss -= (weighted_one_hot * logits).sum(dtype=np.float64)
             # Row weight times (probability - one-hot), the gradient by the logits.
             residuals = exponentials * (row_weights / total) - weighted_one_hot
-            gradient[:, :-1] += residuals.T @ rows
-            gradient[:, -1] += residuals.sum(axis=0)
+            coef_gradient += residuals.T @ rows
+            intercept_gradient += residuals.sum(axis=0)
+        gradient = np.column_stack([coef_gradient, intercept_gradient])
         return loss / n, gradient / n
 
 

@@ -157,24 +157,25 @@ class MLPProbe(Probe):
         with one_thread:
             return self._member_logits(self._scaled(X))
 
-    def _member_logits(self, scaled: Floats) -> Floats:
+    def _member_logits(self, scaled: Features) -> Floats:
         """Return each network's logits (networks, n, k) of standardised features."""
         before = self._before_gelu(scaled)
         hidden = before * ndtr(before)  # GELU(x) = x Φ(x); ndtr is Φ
         # .mT transposes each network's matrix: (networks, hidden, k).
-        return np.asarray(hidden @ self.coef_.mT + self.intercept_[:, None])
+        logits = hidden @ self.coef_.mT + self.intercept_[:, None]
+        return np.asarray(logits, np.float64)
 
-    def _before_gelu(self, scaled: Floats) -> Floats:
+    def _before_gelu(self, scaled: Features) -> Floats:
         """Return the hidden units' sums before GELU, (networks, n, hidden)."""
         return np.asarray(
             scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
         )
 
-    def _logits(self, scaled: Floats) -> Floats:
+    def _logits(self, scaled: Features) -> Floats:
         """Return the networks' mean logits (n, k) of standardised features (n, d)."""
         return np.asarray(self._member_logits(scaled).mean(axis=0))
 
-    def _gradients(self, scaled: Floats, class_codes: Ints) -> Floats:
+    def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's mean logit, (n, d), by `scaled`."""
         before = self._before_gelu(scaled)
         normal_density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)  # φ

@@ -391,6 +391,11 @@ class FeatureTable:
             for name in ("labels", "copies", "groups", "folds")
         }
         if compact:
+            if "width" not in self.provenance:
+                raise ValueError(
+                    "compact=True is for features that a ClipEncoder made, since it "
+                    "must know which of them are pooled: save this table without it."
+                )
             arrays |= compress(self.features, _pooled_columns(self.provenance))
         else:
             arrays["features"] = self.features

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
+import xxhash
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.base import clone
@@ -91,7 +92,8 @@ def class_indices(y: ArrayLike) -> Ints:
     labels = np.asarray(y)
     if labels.dtype.kind not in "iu":  # integers, with a sign or without
         raise ValueError(
-            "Labels must be numbers of classes here, from 0, and not their names."
+            "Labels must be whole numbers of classes here, from 0, and not their "
+            "names: numpy.unique(names, return_inverse=True)[1] makes these of those."
         )
     if labels.ndim != 1:
         raise ValueError(f"Labels must be (n,), and not {labels.shape}.")
@@ -291,7 +293,8 @@ def out_of_fold_proba(
 ) -> Floats:
     """Predict each row by a classifier that was fitted without its fold.
 
-    A `KernelProbe` fits all folds at once: see its `prepare_folds`.
+    A `KernelProbe` and a `NearestNeighbour` share work between folds: see their
+    `prepare_folds`.
 
     Parameters
     ----------
@@ -307,7 +310,7 @@ def out_of_fold_proba(
     memory
         A ``joblib.Memory`` that keeps the answer, by the estimator's class with the
         source of its module, its parameters, features, labels, groups and folds. It
-        also keeps the folds and, of a KernelProbe, a matrix (n, n), by features and
+        also keeps the folds and what folds share, a matrix (n, n), by features and
         parameters alone.
     progress
         Show a bar that counts folds.
@@ -326,18 +329,23 @@ def out_of_fold_proba(
     _check_number_of_groups(
         class_names, group_of_row, n_splits, f"for {n_splits} folds"
     )
+    features = np.ascontiguousarray(table.features)
+    digest = ""
     assign: Any = fold_numbers
     predict: Any = _predict_folds
     if memory is not None:
+        digest = _digest(features)
         assign = memory.cache(fold_numbers)
         # All arguments but these are the key of a kept answer.
-        predict = memory.cache(_predict_folds, ignore=["memory", "progress"])
+        ignored = ["features", "memory", "progress"]
+        predict = memory.cache(_predict_folds, ignore=ignored)
     folds = assign(
         table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
     )
     proba: Floats = predict(
         clone(estimator),
-        np.ascontiguousarray(table.features),
+        features,
+        digest,
         table.labels,
         group_of_row,
         list(_rows_of_folds(folds, n_splits)),
@@ -501,6 +509,7 @@ def _folds_of_splitter(
 def _predict_folds(
     estimator: Any,
     features: Features,
+    digest: str,
     labels: Ints,
     group_of_row: Ints,
     folds: list[tuple[Ints, Ints]],
@@ -513,13 +522,16 @@ def _predict_folds(
     """Predict each row without its fold: return probabilities (n, n_classes).
 
     They are 0 for a class that the fold's training rows lack. `folds` are train_rows
-    and test_rows. Clones of the estimator are fitted, not itself. `source`, the code of
-    its module, is an argument for the memory's sake alone, which finds kept answers by
-    the arguments.
+    and test_rows. Clones of the estimator are fitted, not itself. `digest`, of the
+    features, and `source`, the code of the estimator's module, are arguments for the
+    memory's sake alone, which finds kept answers by the arguments.
     """
-    if getattr(estimator, "fits_folds_at_once", False):
-        prepare = _prepare_folds if memory is None else memory.cache(_prepare_folds)
-        shared = prepare(estimator, features, source)
+    fits_at_once = getattr(estimator, "fits_folds_at_once", None)
+    if fits_at_once is not None and fits_at_once(len(features)):
+        prepare: Any = _prepare_folds
+        if memory is not None:
+            prepare = memory.cache(_prepare_folds, ignore=["features"])
+        shared = prepare(estimator, features, digest, source)
         answers = estimator.predict_folds(shared, labels, folds, group_of_row)
     else:
         answers = _fit_each_fold(estimator, features, labels, group_of_row, folds)
@@ -532,11 +544,12 @@ def _predict_folds(
     return proba
 
 
-def _prepare_folds(estimator: Any, features: Features, source: str) -> Features:
-    """Return what a `KernelProbe` shares between the fits of all folds, (n, n).
+def _prepare_folds(
+    estimator: Any, features: Features, digest: str, source: str
+) -> Features:
+    """Return what an estimator shares between the fits of all folds, (n, n).
 
-    `source`, the code of its module, is an argument for the memory's sake alone, which
-    finds kept answers by the arguments.
+    `digest` and `source` are for the memory's sake alone, as in `_predict_folds`.
     """
     return np.asarray(estimator.prepare_folds(features))
 
@@ -571,6 +584,12 @@ def fit_with_groups(
     """
     options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
     return clone(estimator).fit(features, labels, **options)
+
+
+def _digest(features: Features) -> str:
+    """Return a digest of features, which joblib would take ten times as long for."""
+    content = xxhash.xxh3_128_hexdigest(features.data)
+    return f"{features.dtype}, {features.shape}, {content}"
 
 
 def _module_source(estimator: Any) -> str:
