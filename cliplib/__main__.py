@@ -194,8 +194,15 @@ def _add_shared_arguments(
         "what is given away; answers.csv keeps the names",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of everything random (default: 0)"
+        "--seed", type=_seed, default=0, help="of everything random (default: 0)"
     )
+
+
+def _seed(text: str) -> int:
+    """Return a seed from the command line; an argparse error if it is none."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+    return int(text)
 
 
 def train(folder: str, out: str, **options: Any) -> None:
@@ -227,13 +234,19 @@ def report(folder: str, out: str, title: str, **options: Any) -> None:
     from cliplib.app.aid_folder import check_aid_can_be_saved
     from cliplib.app.measure import measure
     from cliplib.images.cache import cache_folder
-    from cliplib.press.report import check_extra, locked, write_report
+    from cliplib.press.report import (
+        check_extra,
+        check_no_other_files,
+        locked,
+        write_report,
+    )
 
     # Else matplotlib would keep its list of typefaces in a place of its own.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     place = Path(out)
     check_extra()
     check_aid_can_be_saved(place / "aid")
+    check_no_other_files(place)
     command = command_line("report", folder, out, title=title, **options)
     with locked(place):
         evidence = measure(folder, command=command, **options)

@@ -166,7 +166,18 @@ CONTRARY = {
     "cover-patients": (FALL, NOTHING),
     "cover-tumour": ("tumour_used.tumour_erased.all.accuracy.low", 0.6),
     "cover-cure": (CURE, NOTHING),
-    "0-sources": ("sources.kernel_probe.across_minus_within", NOTHING),
+    "0-sources": (
+        "sources.kernel_probe.like_with_like.same_tumours_br35h_minus_own_slices",
+        NOTHING,
+    ),
+    "4-needed-meningioma": (
+        "tumour_gaps.tumours_as_shown.tumour_erased_less_as_it_is.meningioma",
+        NOTHING,
+    ),
+    "4-crop-kinds": (
+        "tumour_gaps.tumours_as_shown.cropped_wider_less_as_it_is.glioma",
+        NOTHING,
+    ),
     "0-erased": (ERASED, metric(-0.4, -0.45, -0.35)),
     "0-cure": (CURE, NOTHING),
     "0-object": (

@@ -225,6 +225,12 @@ def test_help_imports_nothing_slow() -> None:
         assert "argparse" in imported.split() and not slow & set(imported.split())
 
 
+def test_a_seed_below_0_is_refused_by_name(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "photos", "--out", "mine", "--seed", "-1"])
+    assert "--seed: -1 is no whole number from 0 on" in capsys.readouterr().err
+
+
 def test_every_argument_is_explained(capsys: Capture) -> None:
     parser, commands = build_parser()
     assert commands == ["train", "report", "classify", "encode"]

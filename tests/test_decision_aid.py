@@ -197,6 +197,13 @@ def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(
     assert said["reason"] == "out-of-distribution"
 
 
+@pytest.mark.parametrize("name", ["risk", "out_of_distribution"])
+def test_a_share_in_percent_is_refused(tiny: ClipEncoder, name: str) -> None:
+    table = clouds(tiny, n=60, spread=1.0, seed=1)
+    with pytest.raises(ValueError, match=f"{name}=5 must be a share from 0 to 1"):
+        DecisionAid.fit(table, tiny, probe=PROBE, **{name: 5})
+
+
 def test_an_aid_that_never_answers_says_so_once(
     tiny: ClipEncoder, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -143,6 +143,13 @@ def test_labels_alone_have_no_metrics_of_probabilities():
     assert found.accuracy == 0.75
 
 
+def test_an_area_of_a_single_class_is_undefined_without_a_warning(recwarn):
+    proba = np.full((50, 2), 0.5)
+    found = evaluate(np.zeros(50, int), proba, ["a", "b"])
+    assert found.metrics.loc["auroc"].isna().all()
+    assert not recwarn
+
+
 def test_an_undefined_number_is_nan(sample):
     y = np.array([0, 1] * 20)
     proba = np.tile([0.8, 0.1, 0.1], (40, 1))

@@ -249,6 +249,12 @@ def test_the_provenance_can_be_read_alone(tmp_path):
     assert FeatureTable.read_provenance(tmp_path / "x") == {"encoder": "none"}
 
 
+def test_a_compact_file_of_foreign_features_is_refused(tmp_path):
+    table = FeatureTable.from_arrays(np.ones((4, 3)), [*"aabb"])
+    with pytest.raises(ValueError, match="compact=True is for features that a ClipEnc"):
+        table.save(tmp_path / "table", compact=True)
+
+
 def test_a_compact_file_of_no_rows_comes_back(tmp_path):
     about = {"readout": "deep", "width": "4", "blocks": "2"}
     table = make_table(d=24, provenance=about).select([])

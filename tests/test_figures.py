@@ -75,6 +75,18 @@ def test_a_line_that_only_the_mark_breaks_makes_the_figure_higher() -> None:
     assert broken_by_mark.get_figheight() == broken_by_hand.get_figheight()
 
 
+def test_images_are_as_large_with_lines_of_text_below_them() -> None:
+    image = np.zeros((60, 60), np.uint8)
+    name = "a folder/of photographs/from a telephone/of 2025/IMG_20250101_0001.jpg"
+    widths = []
+    for text in ("", name):
+        grid = figures.image_grid([(image, text)] * 8, ["as glass 0.97"] * 8, columns=4)
+        widths.append(grid.axes[0].get_window_extent().width)
+    assert grid.axes[0].get_xlabel().count("\n") > 1
+    assert widths[1] > 0.95 * widths[0]
+    plt.close("all")
+
+
 def test_intervals_are_drawn_in_percent_with_a_legend_for_all_panels() -> None:
     table = pd.DataFrame({"method": list("abab"), "set": list("xxyy")})
     table = table.assign(accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6)

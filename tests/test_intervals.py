@@ -198,6 +198,9 @@ def test_differences_of_independent_shares_have_intervals():
 
 def test_a_difference_the_other_way_round_has_its_ends_exchanged():
     assert -Share(0.1, 0.02, 0.15) == Share(-0.1, -0.15, -0.02)
+    mean = Share.mean([Share(0.5, 0.2, 0.6), Share(0.9, 0.5, 0.9)])
+    assert mean == pytest.approx((0.7, 0.7 - 0.5 / 2, 0.7 + 0.1 / 2))
+    assert Share.mean([mean]) == pytest.approx(mean)
     row = {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.7, "value": 0.3, "low": 0, "high": 1}
     assert Share.of_metric(row, "f1") == Share(0.5, 0.4, 0.7)
     assert Share.of(row) == Share(0.3, 0, 1)

@@ -38,7 +38,15 @@ from cliplib.press.document import (
     method_paragraph,
     table_of,
 )
-from cliplib.press.report import Layout, as_html, as_pdf, lay_out, locked, write_report
+from cliplib.press.report import (
+    Layout,
+    as_html,
+    as_pdf,
+    check_no_other_files,
+    lay_out,
+    locked,
+    write_report,
+)
 from cliplib.press.text import as_text
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
@@ -428,6 +436,23 @@ def test_two_runs_to_one_folder_are_told_apart(tmp_path: Path) -> None:
         pass
     with locked(tmp_path / "out"):
         pass
+
+
+def test_files_that_no_report_wrote_are_not_replaced(
+    evidence: Evidence, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    check_no_other_files(out)
+    out.mkdir()
+    (out / "answers.csv").write_text("mine")
+    with pytest.raises(
+        FileExistsError, match="out holds answers.csv, not written by a"
+    ):
+        check_no_other_files(out)
+    arguments = ["report", str(image_folder(n=2)), "--out", str(out)]
+    assert cli.main(arguments) == 1  # before any work
+    write_report(evidence, out)
+    check_no_other_files(out)  # now it is a report
 
 
 def test_a_run_that_opened_the_lock_before_its_release_excludes_others(

@@ -69,6 +69,7 @@ GOOD = Measured(
     n_unreadable=0,
     n_merged_groups=0,
     coverage=0.8,
+    aid_coverage=0.7,
 )
 
 
@@ -108,7 +109,17 @@ NOTHING = Share(0.0, -0.05, 0.05)
     [
         (with_gain("always the largest class", NOTHING), "No:"),
         (with_gain("file traces", NOTHING), "Perhaps:"),
-        (with_accuracy("kernel probe", Share(0.92, 0.89, 0.96)), "Mostly:"),
+        (with_accuracy("kernel probe", Share(0.92, 0.89, 0.96)), "Probably:"),
+        (with_accuracy("kernel probe", Share(0.89, 0.85, 0.93)), "Mostly:"),
+        (
+            {"sensitivity": {"glass": Share(1, 0.9, 1), "metal": Share(0.6, 0.2, 0.9)}},
+            "Mostly: the CLIP some/clip, frozen, sorts these images, but finds only "
+            "60% (20 to 90) of metal.",
+        ),
+        (
+            with_gain("always the largest class", Share(0.2, -0.1, 0.5)),
+            "Not shown: these images do not tell",
+        ),
         (with_accuracy("kernel probe", Share(0.69, 0.65, 0.73)), "Only in part:"),
         (with_accuracy("kernel probe", Share(0.92, 0.9, 0.96)), "Yes:"),
         (with_accuracy("kernel probe", Share(0.7, 0.6, 0.85)), "Mostly:"),
@@ -229,7 +240,8 @@ def test_nothing_is_said_of_leakage_where_none_was_measured() -> None:
 
 
 def test_what_can_be_answered_is_a_share_or_all() -> None:
-    assert "it can answer 80% of the images with at most 5% errors" in text()
+    assert "it can answer up to 80% of the images with at most 5% errors" in text()
+    assert "whose rule is set on images held out, answers 70% of these" in text()
     said = text(coverage=1)
     assert "Of all its answers at most 5% are wrong" in said and "abstain" not in said
 
@@ -285,6 +297,12 @@ def test_after_a_no_nothing_is_advised_but_a_larger_encoder() -> None:
     said = verdict(replace(GOOD, encoder="mini", groups_declared=False, **nothing))
     assert len(said.steps) == 1 and "openai" in said.steps[0].command
     assert "Words" not in str(said) and "More labels" not in str(said)
+
+
+def test_after_a_no_files_are_checked_and_labels_are_not_doubted() -> None:
+    nothing = with_gain("always the largest class", NOTHING)
+    (step,) = verdict(replace(GOOD, n_unreadable=1, **nothing)).steps
+    assert step.text == "Check: 1 file could not be read."
 
 
 @pytest.mark.parametrize(
@@ -455,15 +473,28 @@ def test_the_curve_is_read_forward_or_it_is_said_that_it_cannot_be() -> None:
 @pytest.mark.parametrize(
     ("share", "said"),
     [
-        (Share(0.71, 0.63, 0.78), "24 points (16 to 33) less than here"),
-        (Share(0.94, 0.9, 0.97), "not shown to differ from here (1 point (−3 to 6))"),
-        (Share(0.999, 0.99, 1), "5 points (2 to 8) more than here"),
+        (Share(0.71, 0.63, 0.78), "that is 24 points (16 to 33) less than here"),
+        (
+            Share(0.94, 0.9, 0.97),
+            "no difference from here is shown (1 point (−3 to 6))",
+        ),
+        (Share(0.999, 0.99, 1), "that is 5 points (2 to 8) more than here"),
     ],
 )
 def test_another_folder_is_set_beside_this_one(share: Share, said: str) -> None:
-    part = Share(0.6, 0.5, 0.7)
-    away = ElsewhereNumbers("site B", 84, share, part, Share(0.09, 0.03, 0.2))
+    away = ElsewhereNumbers(
+        name="site B",
+        n_images=84,
+        left_out={"are of a class that is not here": 20},
+        accuracy=Share(0.33, 0.2, 0.5),
+        balanced=share,
+        balanced_here=Share(0.95, 0.92, 0.98),
+        answered=Share(0.6, 0.5, 0.7),
+        wrong=Share(0.09, 0.03, 0.2),
+    )
     told = text(elsewhere=away)
+    assert "names 33% (20 to 50) rightly" in told
+    assert "Left out are those that are of a class that is not here (20)." in told
     assert "Of 84 images from elsewhere, site B" in told and said in told
     assert "answers 60% of them, and 9% (3 to 20) of its answers are wrong" in told
     silent = away._replace(answered=Share(0, 0, 0.1), wrong=Share(*[float("nan")] * 3))

@@ -71,3 +71,7 @@ def test_what_would_mislead_is_refused():
         zero_shot_weights(Words(), "red")
     with pytest.raises(ValueError, match="one at least for each class"):
         zero_shot_weights(Words(), [["red"], []])
+    with pytest.raises(
+        TypeError, match="for words of your own, take zero_shot_weights"
+    ):
+        zero_shot(Words(), None, ["a glass bottle", "paper"])

@@ -37,6 +37,9 @@ WHY_NO_KERNEL = (
     f"from {KERNEL_LIMIT:,} images on the kernel's n² numbers need too much memory"
 )
 
+COVERAGE_KEY = "share of these that was answered"
+"""In `DecisionAid.about`: of the images held out, which set temperature and rule."""
+
 # Of the training table's provenance: the folder below which its ids are files.
 IMAGES_KEY = "images"
 
@@ -131,10 +134,14 @@ class DecisionAid:
         Raises
         ------
         ValueError
-            The table comes from another encoder.
+            The table comes from another encoder, or a share is not within 0 and 1.
         TypeError
             The probe is none of the three.
         """
+        shares = {"risk": risk, "out_of_distribution": out_of_distribution}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} must be a share from 0 to 1.")
         if table.provenance.get("model_fingerprint") != encoder.fingerprint:
             made_by = table.provenance.get("encoder", "unknown")
             raise ValueError(
@@ -169,7 +176,7 @@ class DecisionAid:
             "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
             "training images": len(training),
             "held-out images, which set temperature and rule": len(held_out),
-            "share of these that was answered": rule.coverage,
+            COVERAGE_KEY: rule.coverage,
             "share of errors among the answers": rule.risk,
             "share of errors aimed at": risk,
         }

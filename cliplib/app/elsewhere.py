@@ -119,7 +119,10 @@ def judge_elsewhere(
     )
     judged = table.select(is_of_home_class & ~is_copy).with_readout(home.readout)
     if not len(judged):
-        raise ValueError(f"Nothing of {folder} can be judged: all images are copies.")
+        raise ValueError(
+            f"Nothing of {folder} can be judged: all its images of the same classes "
+            "are copies of those here."
+        )
     judged = _with_classes(judged, home.classes)
     predicted = np.asarray(probe.predict(judged.features))
     answered, wrong = _shares_of_aid(aid, judged, seed)

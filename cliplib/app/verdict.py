@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ FAIR_ACCURACY = 0.7
 """They are sorted with errors where the accuracy itself reaches it."""
 NEGLIGIBLE_GAIN = 0.02
 """Two points: nobody would label more images for that."""
+USEFUL_GAIN = 0.1
+"""Over the largest class: unless it is excluded, the answer is not "no"."""
 WANTED_HALF_WIDTH = 0.1
 """Of the interval of a class's sensitivity, ten points to each side."""
 WEAK_CLASS_GAP = 0.1
@@ -61,7 +63,13 @@ class ElsewhereNumbers(NamedTuple):
 
     name: str
     n_images: int
+    left_out: Mapping[str, int]
+    """By reason, how many files of the folder were not judged."""
     accuracy: Share
+    balanced: Share
+    """Mean sensitivity of the classes that occur there."""
+    balanced_here: Share
+    """The same, of the same classes, on the images here."""
     answered: Share
     """Share of the images that the decision aid answers."""
     wrong: Share
@@ -141,6 +149,8 @@ class Measured:
         How many pairs of declared groups are joined by copies.
     coverage
         Share of the images that can be answered with at most 5% errors; 0 if none.
+    aid_coverage
+        Share of the images held out to set the decision aid's rule that it answers.
     other_encoders
         Names of the encoders beside CLIP, as `accuracy` and `gains` have them.
     elsewhere
@@ -174,6 +184,7 @@ class Measured:
     n_unreadable: int
     n_merged_groups: int
     coverage: float
+    aid_coverage: float
     other_encoders: Sequence[str] = ()
     elsewhere: ElsewhereNumbers | None = None
     erased: ErasedNumbers | None = None
@@ -209,13 +220,15 @@ class Verdict:
 def verdict(measured: Measured) -> Verdict:
     """Turn numbers into an answer, its reasons and next steps, by fixed rules.
 
-    A sentence that does not apply is "", and a step None: both are left out. Where the
-    answer is no, the accuracy is the only reason, and a larger encoder the only step.
+    A sentence that does not apply is "", and a step None: both are left out. Where no
+    gain over the largest class is shown, the accuracy is the only reason, and the only
+    steps are a larger encoder and a look at what is wrong with the files.
     """
     reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
     if sorts_nothing(measured):
-        steps = [suggest_larger_encoder(measured)]
+        without_suspects = replace(measured, suspects=[])  # its doubts mean nothing
+        steps = [suggest_larger_encoder(measured), check_labels(without_suspects)]
     else:
         reasons += [
             file_traces_sentence(measured),
@@ -250,9 +263,9 @@ def name_encoder(measured: Measured) -> str:
 
 
 def sorts_nothing(measured: Measured) -> bool:
-    """Tell whether the answer is no: CLIP is not shown to beat a constant answer.
+    """Tell whether CLIP is not shown to beat a constant answer, the largest class.
 
-    That is the largest class, always. False where images are too few to decide.
+    False where images are too few to decide.
     """
     gain = measured.gains[LARGEST]
     return gain.low <= 0 and not reasons_undecided(measured)
@@ -262,7 +275,8 @@ def short_answer(measured: Measured) -> str:
     """Say in one sentence whether a frozen CLIP sorts these images.
 
     The first rule that applies counts: too few groups, no gain over the largest class
-    or over file traces, file names like series with a fair accuracy, and then accuracy.
+    or over file traces, file names like series with a fair accuracy, a class that is
+    mostly missed, and then accuracy.
     """
     accuracy = measured.accuracy[measured.best]
     gain_over_traces = measured.gains[TRACES]
@@ -270,10 +284,7 @@ def short_answer(measured: Measured) -> str:
     if reasons_undecided(measured):
         return f"It cannot be said yet whether {name}, frozen, sorts these images."
     if sorts_nothing(measured):
-        return (
-            f"No: {name}, frozen, does not sort these images better than always naming "
-            "the largest class."
-        )
+        return answer_without_gain(measured)
     if gain_over_traces.low <= 0:
         how_well = "may sort them as well"
         if gain_over_traces.high < 0:
@@ -287,11 +298,49 @@ def short_answer(measured: Measured) -> str:
             f"Perhaps: {name}, frozen, sorts these images, but their names look like "
             "series, and each series may show one object, place or patient."
         )
+    return answer_by_accuracy(measured)
+
+
+def answer_without_gain(measured: Measured) -> str:
+    """Say that no gain over the largest class is shown, or that it is small at best."""
+    name = name_encoder(measured)
+    if measured.gains[LARGEST].high < USEFUL_GAIN:
+        return (
+            f"No: {name}, frozen, does not sort these images better than always naming "
+            "the largest class."
+        )
+    return (
+        f"Not shown: these images do not tell whether {name}, frozen, sorts them "
+        "better than always naming the largest class."
+    )
+
+
+def answer_by_accuracy(measured: Measured) -> str:
+    """Say how well images are sorted, by the accuracy and the class missed most."""
+    name = name_encoder(measured)
+    accuracy = measured.accuracy[measured.best]
+    missed = most_missed_class(measured)
+    found = measured.sensitivity[missed]
+    if accuracy.value >= GOOD_ACCURACY and found.value < FAIR_ACCURACY:
+        return (
+            f"Mostly: {name}, frozen, sorts these images, but finds only "
+            f"{percent(found)} of {missed}."
+        )
     if accuracy.low >= GOOD_ACCURACY:
         return f"Yes: {name}, frozen, sorts these images well."
+    if accuracy.value >= GOOD_ACCURACY:
+        return (
+            f"Probably: {name}, frozen, sorts these images well, but they are too few "
+            "to be sure."
+        )
     if accuracy.value >= FAIR_ACCURACY:
         return f"Mostly: {name}, frozen, sorts these images, with errors."
     return f"Only in part: {name}, frozen, does better than guessing, and errs often."
+
+
+def most_missed_class(measured: Measured) -> str:
+    """Return the name of the class of lowest sensitivity."""
+    return min(measured.sensitivity, key=lambda name: measured.sensitivity[name].value)
 
 
 def reasons_undecided(measured: Measured) -> list[str]:
@@ -483,9 +532,11 @@ def abstention_sentence(measured: Measured) -> str:
     if measured.coverage == 1:
         return "Of all its answers at most 5% are wrong."
     share = whole_percent(measured.coverage)
+    by_aid = whole_percent(measured.aid_coverage)
     return (
-        f"Allowed to abstain, it can answer {share} of the images with at most 5% "
-        "errors."
+        f"Allowed to abstain, it can answer up to {share} of the images with at most "
+        "5% errors; the decision aid, whose rule is set on images held out, answers "
+        f"{by_aid} of these."
     )
 
 
@@ -497,20 +548,23 @@ def elsewhere_sentence(measured: Measured) -> str:
     away = measured.elsewhere
     if away is None:
         return ""
-    # Here less there, which are different images.
-    loss = measured.accuracy[measured.best].minus(away.accuracy)
-    than_here = f"not shown to differ from here ({points(loss)})"
+    # Here less there, which are different images, in another mixture of classes.
+    loss = away.balanced_here.minus(away.balanced)
+    than_here = f"no difference from here is shown ({points(loss)})"
     if loss.low > 0:
-        than_here = f"{points(loss)} less than here"
+        than_here = f"that is {points(loss)} less than here"
     elif loss.high < 0:
-        than_here = f"{points(-loss)} more than here"
+        than_here = f"that is {points(-loss)} more than here"
     aid = f"The decision aid answers {whole_percent(away.answered.value)} of them"
     if away.answered.value > 0:
         aid += f", and {percent(away.wrong)} of its answers are wrong"
     images = counted(away.n_images, "image")
+    reasons = [f"{reason} ({count})" for reason, count in away.left_out.items()]
+    left_out = f" Left out are those that {' or '.join(reasons)}." if reasons else ""
     return (
         f"Of {images} from elsewhere, {away.name}, the {measured.best} names "
-        f"{percent(away.accuracy)} rightly: {than_here}. {aid}."
+        f"{percent(away.accuracy)} rightly. With all of their classes counting alike, "
+        f"{than_here}. {aid}.{left_out}"
     )
 
 
@@ -636,7 +690,7 @@ def suggest_more_images(measured: Measured) -> Step | None:
     at least where it is a weak class and more labels may pay. None where there are
     enough.
     """
-    name = min(measured.sensitivity, key=lambda key: measured.sensitivity[key].value)
+    name = most_missed_class(measured)
     found = measured.sensitivity[name]
     n_groups = measured.groups_per_class[name]
     n_wanted = _groups_to_know(found.value)

@@ -377,6 +377,8 @@ def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float
     Donner, Statistics in Medicine 27, 2008, 1693-1702).
     """
     defined = of_classes.dropna()
+    if defined.empty:
+        return {"value": np.nan, "low": np.nan, "high": np.nan}
     k = len(defined)
     below = (defined["value"] - defined["low"]).to_numpy()
     above = (defined["high"] - defined["value"]).to_numpy()

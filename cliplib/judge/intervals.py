@@ -61,6 +61,18 @@ class Share(NamedTuple):
         high = float(row[f"{name}_high"])
         return cls(float(row[name]), low, high)
 
+    @classmethod
+    def mean(cls, shares: Sequence[Share]) -> Share:
+        """Return the mean of independent shares, with its interval.
+
+        Squared distances from value to end add up, as in `minus`.
+        """
+        k = len(shares)
+        value = sum(share.value for share in shares) / k
+        to_low = math.hypot(*(share.value - share.low for share in shares)) / k
+        to_high = math.hypot(*(share.high - share.value for share in shares)) / k
+        return cls(value, value - to_low, value + to_high)
+
     def __neg__(self) -> Share:
         """Return the difference the other way round: b - a for a - b."""
         return Share(-self.value, -self.high, -self.low)

@@ -179,9 +179,9 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     letters = 120 // columns  # that fit on a line above an image
     # One empty row, if there are no cells.
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
-    heading_lines = sum(_heading_lines(row, letters) for row in rows)
-    # In inches: a square for each image, and its heading's lines.
-    height = len(rows) * TEXT_WIDTH / columns + 0.13 * heading_lines
+    lines = sum(_lines_beside_images(row, letters) for row in rows)
+    # In inches: a square for each image, and the lines above and below it.
+    height = len(rows) * TEXT_WIDTH / columns + 0.13 * lines
     figure, axes = plt.subplots(
         len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
     )
@@ -192,10 +192,18 @@ def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
     return figure
 
 
-def _heading_lines(row: Sequence[Cell], letters: int) -> int:
-    """Return how many lines the longest heading in a row of cells takes."""
-    counts = [_wrap(cell.heading, letters).count("\n") + 1 for cell in row]
-    return max(counts, default=0)
+def _lines_beside_images(row: Sequence[Cell], letters: int) -> int:
+    """Return how many lines the images in a row of cells need above and below them.
+
+    Each cell has a heading, of one line or more; only some have a text below an image.
+    """
+    above = [_wrap(cell.heading, letters).count("\n") + 1 for cell in row]
+    below = [
+        _wrap(cell.text, letters).count("\n") + 1
+        for cell in row
+        if cell.text and cell.image is not None
+    ]
+    return max(above, default=0) + max(below, default=0)
 
 
 def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from cliplib.app.evidence import Evidence
 from cliplib.images.image import load_image
+from cliplib.images.wording import listing
 from cliplib.press.document import (
     Block,
     Code,
@@ -29,6 +30,10 @@ from cliplib.press.document import (
 )
 from cliplib.press.sheet import TEMPLATES, write_csv
 
+WRITTEN = ("report.html", "report.pdf", "answers.csv", "copies.csv")
+"""The files that a report consists of."""
+GENERATOR = '<meta name="generator" content="cliplib">'
+"""Stands in each report's page."""
 REPORT_PACKAGES = (
     "matplotlib",
     "seaborn",
@@ -93,12 +98,28 @@ def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
     check_extra()
     layout = lay_out(document(evidence, title), evidence)
     out.mkdir(parents=True, exist_ok=True)
-    tables = {"answers.csv": evidence.answers, "copies.csv": evidence.copies}
-    for name, table in tables.items():
-        write_csv(table, out / name)
+    # The page first: by it, what an interrupted report has left is known as a report's.
     (out / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
     (out / "report.pdf").write_bytes(as_pdf(layout))
-    return [out / name for name in ("report.html", "report.pdf", *tables)]
+    write_csv(evidence.answers, out / "answers.csv")
+    write_csv(evidence.copies, out / "copies.csv")
+    return [out / name for name in WRITTEN]
+
+
+def check_no_other_files(out: Path) -> None:
+    """Raise FileExistsError where a report would replace files that none has written.
+
+    A folder is taken for a report's if its page says who made it.
+    """
+    there = [name for name in WRITTEN if (out / name).exists()]
+    page = out / "report.html"
+    if there and not (
+        page.exists() and GENERATOR in page.read_text("utf-8", "replace")
+    ):
+        raise FileExistsError(
+            f"{out} holds {listing(there)}, not written by a report: name another "
+            "folder, or move what is there."
+        )
 
 
 def lay_out(document: Document, evidence: Evidence) -> Layout:

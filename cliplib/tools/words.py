@@ -74,12 +74,24 @@ def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> F
     table
         Features of n images, in a readout that contains the pooled ones.
     spec
-        The data set: its k classes, their phrases and templates.
+        The data set: its k classes, their phrases and templates, such as
+        ``dataset_spec("trashnet")`` or that of a folder. For words of your own, take
+        `zero_shot_weights`.
 
     Returns
     -------
     (n, k) float64
+
+    Raises
+    ------
+    TypeError
+        The spec is something else.
     """
+    if not isinstance(spec, DatasetSpec):
+        raise TypeError(
+            "spec must be what dataset_spec(name or folder) returns; for words of your "
+            "own, take zero_shot_weights."
+        )
     weights = zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
     # Rows of unit length, (n, p), as the weights (k, p): products are cosines.
     images = encoder.project(table.with_readout("pooled").features)
