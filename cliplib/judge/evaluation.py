@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.judge.intervals import (
     Resampled,
+    Share,
     auroc_statistic,
     bootstrap,
     checked_proba,
@@ -373,21 +374,15 @@ def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float
     `mean` holds value, low and high, `of_classes` has them as columns, a row a class;
     returned are the mean's value, and low and high extended. A class without errors has
     none in any bootstrap draw; only its own interval shows what is unknown of it.
-    Squared distances from value to end add up where classes are independent (Zou and
-    Donner, Statistics in Medicine 27, 2008, 1693-1702).
     """
-    defined = of_classes.dropna()
-    if defined.empty:
+    shares = [Share.of(row) for _, row in of_classes.dropna().iterrows()]
+    if not shares:
         return {"value": np.nan, "low": np.nan, "high": np.nan}
-    k = len(defined)
-    below = (defined["value"] - defined["low"]).to_numpy()
-    above = (defined["high"] - defined["value"]).to_numpy()
-    to_low = np.sqrt((below**2).sum()) / k
-    to_high = np.sqrt((above**2).sum()) / k
+    implied = Share.mean(shares)
     return {
         "value": mean["value"],
-        "low": min(mean["low"], mean["value"] - to_low),
-        "high": min(1.0, max(mean["high"], mean["value"] + to_high)),
+        "low": min(mean["low"], implied.low),
+        "high": min(1.0, max(mean["high"], implied.high)),
     }
 
 

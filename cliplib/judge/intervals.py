@@ -65,7 +65,7 @@ class Share(NamedTuple):
     def mean(cls, shares: Sequence[Share]) -> Share:
         """Return the mean of independent shares, with its interval.
 
-        Squared distances from value to end add up, as in `minus`.
+        Squared distances from value to end add up (Zou and Donner, as in `minus`).
         """
         k = len(shares)
         value = sum(share.value for share in shares) / k
