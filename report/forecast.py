@@ -57,7 +57,7 @@ class Load:
 def adapted(
     tasks: list[Task], places: Places, given: dict[str, str], data: str, model: str
 ) -> list[Task]:
-    """Return tasks with what they need given images, model and limit, longest first.
+    """Return tasks with what they need given images, model and limit.
 
     Those that an earlier build of this kind has measured stay as they are; without
     images, or in the committed report, all do.
@@ -66,11 +66,10 @@ def adapted(
         return tasks
     load = load_of(given, model)
     measured = {path.stem for path in (places.work / "measured").glob("*.json")}
-    expected = [
+    return [
         task if task.notebook.stem in measured else task_with_load(task, load)
         for task in tasks
     ]
-    return sorted(expected, key=lambda task: task.seconds, reverse=True)
 
 
 def task_with_load(task: Task, load: Load) -> Task:

@@ -509,12 +509,22 @@ def test_the_longest_notebook_is_first_and_the_time_is_foretold(tmp_path: Path) 
     for name in watch.seconds:
         watch.peaks[name] = 2.0
         execution.note_measured(places, name, watch)
-    tasks = execution.tasks_of(places, places.notebooks(), {})
+    tasks = execution.in_order(execution.tasks_of(places, places.notebooks(), {}))
     names = [task.notebook.stem for task in tasks]
     assert names == ["02_long", "03_short", "01_toy"]
     assert [task.gigabytes for task in tasks] == [2.0] * 3
     assert execution.expected_seconds(tasks, 2) == 50
     assert execution.expected_seconds(tasks, 1) == 100
+
+
+def test_notebooks_whose_answers_the_longest_asks_for_are_first() -> None:
+    tasks = [task("13_protocols", 60, 1), task("18_like_with_like", 20, 1)]
+    tasks += [task("12_elsewhere", 70, 1), task("01_brain_tumor_mri", 13, 1)]
+    names = [task.notebook.stem for task in execution.in_order(tasks)]
+    assert set(names[:2]) == set(execution.FIRST)
+    assert names[2:] == ["12_elsewhere", "13_protocols"]
+    there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert there.issuperset(execution.FIRST)
 
 
 def test_one_bar_of_seconds_for_all_notebooks(

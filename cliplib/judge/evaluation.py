@@ -20,11 +20,12 @@ from cliplib.images.arrays import Bools, Floats, Ints
 from cliplib.judge.intervals import (
     Resampled,
     Share,
+    Statistic,
     auroc_statistic,
     bootstrap,
     checked_proba,
     clopper_pearson,
-    count_groups_with,
+    group_sums,
     intervals,
     newcombe,
     small_sample_factor,
@@ -148,22 +149,24 @@ def evaluate(
     n_repeats, n, k = repeats.shape
     group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
-    by_repeat = [_Contributions(labels, proba) for proba in repeats]
+    by_repeat = [_Contributions(labels, proba, group_of_row) for proba in repeats]
+    of_groups = _mean_over_repeats([repeat.statistics for repeat in by_repeat])
+    drawn = {"n_boot": n_boot, "seed": seed}
+    if np.isin(repeats, (0, 1)).all():  # labels: areas, too, follow from counts
+        resampled = bootstrap(of_groups, np.arange(n_groups), **drawn)
+    else:
+        areas = _mean_over_repeats([_areas(labels, proba) for proba in repeats])
+        _, first_row = np.unique(group_of_row, return_index=True)  # of each group
 
-    def averaged_over_repeats(weights: Floats) -> dict[str, Floats]:
-        """Return the mean over repeats of each statistic, (draws,) or (draws, k)."""
-        of_repeats = [repeat.statistics(weights) for repeat in by_repeat]
-        return {
-            name: np.nanmean([statistics[name] for statistics in of_repeats], axis=0)
-            for name in of_repeats[0]
-        }
+        def of_rows(weights: Floats) -> dict[str, Floats]:
+            return {**of_groups(weights[:, first_row]), **areas(weights)}
 
-    resampled = bootstrap(averaged_over_repeats, group_of_row, n_boot=n_boot, seed=seed)
+        resampled = bootstrap(of_rows, group_of_row, **drawn)
     per_class = _per_class_intervals(
         resampled,
-        is_true=by_repeat[0].is_true,  # the same in all repeats
-        is_predicted=np.stack([repeat.is_predicted for repeat in by_repeat]),
-        group_of_row=group_of_row,
+        n_true=by_repeat[0].n_true,  # the same in all repeats
+        n_predicted=np.stack([repeat.n_predicted for repeat in by_repeat]),
+        sizes=by_repeat[0].sizes,
     )
     metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
@@ -180,74 +183,73 @@ def evaluate(
 
 
 class _Contributions:
-    """What each row contributes to the statistics of one repeat of probabilities.
+    """What each group contributes to the statistics of one repeat of probabilities.
 
-    Statistics of a bootstrap draw are made of sums over rows, each weighted by how
-    often the draw holds the row. Given are labels (n,) and probabilities (n, k).
+    Statistics of a bootstrap draw are made of sums over groups, each weighted by how
+    often the draw holds the group. Given are labels (n,), probabilities (n, k) and the
+    groups (n,) of all rows.
 
     Attributes
     ----------
-    is_true, is_predicted, is_hit
-        Whether a class is the row's true one, its predicted one, or both, (n, k).
+    sizes
+        Rows of the group, (n_groups,).
+    n_true, n_predicted, n_hit
+        Rows of which a class is the true one, the predicted one, or both,
+        (n_groups, k).
     log_loss, brier
-        Log loss (nats) and Brier score, (n,).
+        Sums of log losses (nats) and of Brier scores, (n_groups,).
     gap
-        Confidence, less 1 where the row is right, in the column of the bin that the
-        confidence is in; 0 in all other columns, (n, bins). A column's sum is how many
+        By the bin that a row's confidence is in, (n_groups, bins): the sum of
+        confidences, less the number of right rows. Summed over groups it is how many
         more of the bin's rows should be right than are.
-    areas
-        For each class a function from weights (draws, n) to areas under its ROC curve,
-        (draws,). Empty where the predictions are labels alone: then `statistics` takes
-        (sensitivity + specificity) / 2, which is the same.
     """
 
-    def __init__(self, labels: Ints, proba: Floats) -> None:
+    def __init__(self, labels: Ints, proba: Floats, group_of_row: Ints) -> None:
         k = proba.shape[1]
-        self.is_true = np.arange(k) == labels[:, None]
-        self.is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
-        self.is_hit = self.is_true & self.is_predicted
-        proba_of_true = (proba * self.is_true).sum(axis=1)
+        is_true = np.arange(k) == labels[:, None]
+        is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
+        is_hit = is_true & is_predicted
+        proba_of_true = (proba * is_true).sum(axis=1)
         # Clipped: finite where the true class has a probability of 0.
-        self.log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
-        self.brier = ((proba - self.is_true) ** 2).sum(axis=1)
-        is_right = self.is_hit.any(axis=1)[:, None]
+        log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
+        brier = ((proba - is_true) ** 2).sum(axis=1)
+        is_right = is_hit.any(axis=1)[:, None]
         confidence = proba.max(axis=1)[:, None]
-        self.gap = confidence_bins(confidence) * (confidence - is_right)
-        self.areas = []
-        are_labels = bool((proba == self.is_predicted).all())  # all are 0 or 1
-        if not are_labels:
-            for is_positive, score in zip(self.is_true.T, proba.T, strict=True):
-                self.areas.append(auroc_statistic(is_positive, score))
+        gap = confidence_bins(confidence) * (confidence - is_right)
+        self.sizes = np.bincount(group_of_row)
+        self.n_true = group_sums(is_true, group_of_row)
+        self.n_predicted = group_sums(is_predicted, group_of_row)
+        self.n_hit = group_sums(is_hit, group_of_row)
+        self.log_loss = group_sums(log_loss, group_of_row)
+        self.brier = group_sums(brier, group_of_row)
+        self.gap = group_sums(gap, group_of_row)
 
     def statistics(self, weights: Floats) -> dict[str, Floats]:
         """Return each of `METRICS`, (draws,), and each of `PER_CLASS`, (draws, k).
 
         The names of the latter begin with "class_"; "ece_noise" is added. `weights`
-        (draws, n) say how often each draw holds each row. What is 0 / 0, such as the
-        sensitivity of a class that a draw lacks, is NaN; means over classes leave it
-        out.
+        (draws, n_groups) say how often each draw holds each group. What is 0 / 0, such
+        as the sensitivity of a class that a draw lacks, is NaN; means over classes
+        leave it out. Areas under the ROC curve are those of the predicted labels.
         """
-        n_rows = weights.sum(axis=1)  # (draws,)
-        n_true = weights @ self.is_true  # (draws, k), as all counts below
-        n_predicted = weights @ self.is_predicted
-        n_hit = weights @ self.is_hit
+        n_rows = weights @ self.sizes  # (draws,)
+        n_true = weights @ self.n_true  # (draws, k), as all counts below
+        n_predicted = weights @ self.n_predicted
+        n_hit = weights @ self.n_hit
         n_other = n_rows[:, None] - n_true
         # Rows of other classes, less those of them that got this class.
         n_true_negative = n_other - (n_predicted - n_hit)
         sensitivity = n_hit / n_true
         f1 = 2 * n_hit / (n_true + n_predicted)
         specificity = n_true_negative / n_other
-        if self.areas:
-            auroc = np.column_stack([area(weights) for area in self.areas])
-        else:  # of labels alone all scores are 0 or 1, and the area is this mean
-            auroc = (sensitivity + specificity) / 2
+        auroc = (sensitivity + specificity) / 2  # where all scores are 0 or 1
         gap = weights @ self.gap / n_rows[:, None]  # (draws, bins)
-        gap_on_sample = self.gap.mean(axis=0)
+        gap_on_sample = self.gap.sum(axis=0) / self.sizes.sum()
         return {
             "accuracy": n_hit.sum(axis=1) / n_rows,
             "balanced_accuracy": np.nanmean(sensitivity, axis=1),
             "macro_f1": np.nanmean(f1, axis=1),
-            "auroc": np.nanmean(_distinct_areas(auroc), axis=1),
+            "auroc": _mean_area(auroc),
             "log_loss": weights @ self.log_loss / n_rows,
             "brier": weights @ self.brier / n_rows,
             "ece": np.abs(gap).sum(axis=1),
@@ -259,6 +261,45 @@ class _Contributions:
             "class_f1": f1,
             "class_auroc": auroc,
         }
+
+
+def _areas(labels: Ints, proba: Floats) -> Statistic:
+    """Return a function from weights (draws, n) to areas under the ROC curves.
+
+    They are "class_auroc", (draws, k), of each class against the rest, and "auroc",
+    (draws,). Given are labels (n,) and probabilities (n, k).
+    """
+    by_class = [
+        auroc_statistic(labels == label, score) for label, score in enumerate(proba.T)
+    ]
+
+    def areas(weights: Floats) -> dict[str, Floats]:
+        auroc = np.column_stack([area(weights) for area in by_class])
+        return {"auroc": _mean_area(auroc), "class_auroc": auroc}
+
+    return areas
+
+
+def _mean_area(auroc: Floats) -> Floats:
+    """Return the mean over classes, (draws,), of areas (draws, k), NaN left out.
+
+    Of two classes both areas are the same: only the second counts.
+    """
+    distinct = auroc[:, 1:] if auroc.shape[1] == 2 else auroc
+    return np.asarray(np.nanmean(distinct, axis=1))
+
+
+def _mean_over_repeats(statistics: Sequence[Statistic]) -> Statistic:
+    """Return a function from weights to the repeats' means of each statistic."""
+
+    def mean(weights: Floats) -> dict[str, Floats]:
+        of_repeats = [statistic(weights) for statistic in statistics]
+        return {
+            name: np.nanmean([values[name] for values in of_repeats], axis=0)
+            for name in of_repeats[0]
+        }
+
+    return mean
 
 
 def confidence_bins(confidence: Floats) -> Bools:
@@ -302,23 +343,20 @@ def _checked_input(
 
 
 def _per_class_intervals(
-    resampled: dict[str, Resampled],
-    is_true: Bools,
-    is_predicted: Bools,
-    group_of_row: Ints,
+    resampled: dict[str, Resampled], n_true: Floats, n_predicted: Floats, sizes: Ints
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
     `resampled` holds values and bootstrap draws of "class_sensitivity" and so on. The
-    masks `is_true` (n, k) and `is_predicted` (r, n, k) serve to count the groups that a
-    number rests on, those with a row in its denominator; `group_of_row` is (n,).
+    counts of each group, rows of a class `n_true` (n_groups, k), answers of a class
+    `n_predicted` (r, n_groups, k), and all rows `sizes` (n_groups,), tell how many
+    groups a number rests on: those with a row in its denominator.
     """
     # Numbers of groups that hold the class, other classes, answers of the class: (k,).
-    n_with_class = count_groups_with(is_true, group_of_row)
-    n_with_others = count_groups_with(~is_true, group_of_row)
-    n_with_predicted = np.min(  # of the repeat that has the fewest
-        [count_groups_with(repeat, group_of_row) for repeat in is_predicted], axis=0
-    )
+    n_with_class = (n_true > 0).sum(axis=0)
+    n_with_others = (sizes[:, None] > n_true).sum(axis=0)
+    n_with_predicted = (n_predicted > 0).sum(axis=1)  # of each repeat, (r, k)
+    n_with_predicted = n_with_predicted.min(axis=0)  # of the one that has the fewest
     n_groups = {
         "sensitivity": n_with_class,
         "specificity": n_with_others,
@@ -430,8 +468,3 @@ def _confusion(labels: Ints, repeats: Floats) -> Ints:
         # Unlike +=, this counts each row, also where several are of one cell.
         np.add.at(counts, (labels, proba.argmax(axis=1)), 1)
     return counts
-
-
-def _distinct_areas(auroc: Floats) -> Floats:
-    """Return areas (draws, k) without the first of two classes: both are the same."""
-    return auroc[:, 1:] if auroc.shape[1] == 2 else auroc
