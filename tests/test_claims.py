@@ -178,6 +178,20 @@ CONTRARY = {
         "tumour_gaps.tumours_as_shown.cropped_wider_less_as_it_is.glioma",
         NOTHING,
     ),
+    "4-crop-probes": (
+        "erased.brain_tumor_mri.differences.linear_probe.tumours_as_shown"
+        ".cropped_wider_less_as_it_is.all",
+        NOTHING,
+    ),
+    "4-crop-tight": (
+        "tumour_gaps.tumours_as_shown.cropped_to_the_tumour_less_as_it_is.pituitary",
+        NOTHING,
+    ),
+    "4-edges-tumour": (
+        "tumour_edges.slices_as_they_are.tumour_erased_less_as_it_is.all",
+        NOTHING,
+    ),
+    "4-triage-missed": ("triage.specificity_99.specificity.high", 0.992),
     "0-erased": (ERASED, metric(-0.4, -0.45, -0.35)),
     "0-cure": (CURE, NOTHING),
     "0-object": (
