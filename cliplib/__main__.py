@@ -12,6 +12,7 @@ import os
 import platform
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -191,7 +192,7 @@ def _add_shared_arguments(
         "--anonymous",
         action="store_true",
         help="call images by numbers, so that no file name and no folder stands in "
-        "what is given away; answers.csv keeps the names",
+        "what is given away; a report's answers.csv and copies.csv keep them",
     )
     parser.add_argument(
         "--seed", type=_seed, default=0, help="of everything random (default: 0)"
@@ -438,7 +439,7 @@ def _add_encode(subparsers: Any) -> None:
         allow_abbrev=False,
         help="compute features on several machines; the same call again does the rest",
         description="Compute features with Ray, on this machine or on a cluster (pip "
-        "install -e '.[scale]'). The same call again does only what is missing.",
+        "install 'cliplib[scale]'). The same call again does only what is missing.",
     )
     parser.add_argument(
         "source",
@@ -518,14 +519,23 @@ class _Once(logging.Filter):
 
 @contextmanager
 def _warnings_once() -> Iterator[None]:
-    """Write the library's warnings in the block to stderr, each of them once."""
+    """Write warnings in the block to stderr, each of them once.
+
+    Those of Python's own kind come without file, line and code, too.
+    """
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.addFilter(_Once())
     library = logging.getLogger("cliplib")
     library.addHandler(handler)
+
+    def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
+        library.warning("%s", message)
+
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
     finally:
         library.removeHandler(handler)
 

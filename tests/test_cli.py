@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ import pytest
 from conftest import read_by_few_trees
 from test_decision_aid import PROBE, clouds
 
-from cliplib.__main__ import build_parser, main, with_command
+from cliplib.__main__ import _warnings_once, build_parser, main, with_command
 from cliplib.app.decision_aid import DecisionAid
 from cliplib.encode.clip import ClipEncoder
 
@@ -49,6 +50,13 @@ def train(folder: Path, out: Path, checkpoint: Path, *options: str) -> int:
 
 
 # --- train
+
+
+def test_a_warning_is_written_once_and_without_its_place(capsys: Capture) -> None:
+    with _warnings_once():
+        for _ in range(2):
+            warnings.warn("There are only 8 groups of images.", stacklevel=1)
+    assert capsys.readouterr().err == "There are only 8 groups of images.\n"
 
 
 def test_a_folder_is_measured_and_learned(
@@ -298,7 +306,8 @@ def three_images(folder: Path) -> None:
 
 def unreadable_class(folder: Path) -> None:
     (folder / "dots").mkdir()
-    (folder / "dots" / "broken.png").write_bytes(b"no image")
+    for number in range(4):
+        (folder / "dots" / f"broken{number}.png").write_bytes(b"no image")
 
 
 def copies(folder: Path) -> None:
@@ -313,8 +322,8 @@ def copies(folder: Path) -> None:
     [
         (one_class, "two classes or more, each in a folder of its own; there is only"),
         (one_image, "two classes or more, each in a folder of its own; there is only"),
-        (unreadable_class, "No image of class 'dots' can be read; dots/broken.png: "),
-        (three_images, "Class 'disc' has 1 image, copies counted once: it needs 4"),
+        (unreadable_class, "No image of class 'dots' can be read; dots/broken0.png: "),
+        (three_images, "Class 'disc' of .*images has 1 image: it needs 4 at least"),
         (copies, "Class 'disc' has 1 image, copies counted once: it needs 4"),
         (shutil.rmtree, "images' is neither a folder nor one of the commands"),
     ],
@@ -375,9 +384,33 @@ def test_a_model_that_is_not_there_is_told(
 
 
 @pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is there")
-def test_without_ray_the_remedy_is_told(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["encode", str(tmp_path), str(tmp_path / "out")]) == 1
-    assert "needs Ray: pip install -e '.[scale]'" in capsys.readouterr().err
+def test_without_ray_the_remedy_is_told(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["encode", str(folder), str(tmp_path / "out")]) == 1
+    assert "needs Ray: pip install 'cliplib[scale]'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_encoded_is_told_before_ray_and_a_model_are_asked_for(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    images, out = str(folder), str(tmp_path / "out")
+    (tmp_path / "link").symlink_to(folder)
+    overlap = "must not lie one within the other: choose another folder"
+    for arguments, said in (
+        ([images, out, "--actors", "0"], "There cannot be 0 actors: give a whole numb"),
+        ([images, out, "--readout", "best"], "There is no readout 'best'; there are"),
+        ([f"{folder}s", out], "imagess is no folder: name one with images"),
+        ([f"{folder}/disc/disc0.png", out], "disc0.png is no folder: name one with"),
+        ([images, images], overlap),
+        ([images, f"{tmp_path}/link/out"], overlap),
+        ([images, str(tmp_path)], overlap),
+        ([folder.as_uri(), f"{folder}/out"], overlap),
+    ):
+        assert main(["encode", *arguments, "--model", "nowhere"]) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not [*folder.rglob("*.parquet")]
 
 
 def test_a_folder_of_other_things_is_refused_before_the_work(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -171,6 +172,41 @@ def test_class_folders_in_two_places_are_told_apart(image_folder, tmp_path, plac
         load_dataset(tmp_path / "sites")
 
 
+def test_of_two_places_an_image_of_each_is_named(image_folder):
+    folder = image_folder(n=1)
+    (folder / "disc" / "stray").mkdir()
+    shutil.copy(folder / "disc" / "disc0.png", folder / "disc" / "stray" / "1.png")
+    with pytest.raises(ValueError, match="put all in one place") as caught:
+        load_dataset(folder)
+    assert f"in {folder / 'disc'} (which holds stray/1.png)" in str(caught.value)
+
+
+def test_folders_without_an_image_beside_the_classes_are_named_once(
+    image_folder, caplog
+):
+    folder = image_folder(n=1)
+    (folder / "raw").mkdir()
+    (folder / "raw" / "1.CR2").touch()
+    (folder / "disc" / "deeper").mkdir()  # not beside the classes
+    (folder / ".git").mkdir()
+    load_dataset(folder)
+    (folder / "empty").mkdir()
+    load_dataset(folder)
+    load_dataset(folder)
+    one = f"The folder raw of {folder} holds no image that can be read, and is no class"
+    two = f"The folders empty and raw of {folder} hold no image that can be read, and a"
+    assert caplog.text.count("no image") == 2
+    assert caplog.text.count(one) == caplog.text.count(two) == 1
+
+
+def test_a_class_that_one_split_lacks_is_a_class_all_the_same(image_folder, caplog):
+    folder = image_folder(n=1, splits=("train", "test"))
+    (folder / "test" / "disc" / "disc0.png").unlink()
+    (folder / "train" / "empty").mkdir()
+    load_dataset(folder)
+    assert f"The folder empty of {folder} holds no image" in caplog.text
+
+
 def test_splits_below_one_wrapper_are_one_place(image_folder, tmp_path):
     image_folder(n=1, splits=("train", "test"), name="outer/wrapper")
     assert load_dataset(tmp_path / "outer")["id"][0] == "test/disc/disc0.png"
@@ -225,7 +261,7 @@ def test_hidden_images_are_left_out_with_a_warning(image_folder, caplog):
     (folder / "disc" / "disc0.png").rename(folder / "disc" / ".disc0.png")
     (folder / "disc" / ".notes").touch()
     assert len(load_dataset(folder)) == 3
-    assert "Left out 3 hidden images, such as " in caplog.text
+    assert "Left out 3 files hidden by a dot, such as " in caplog.text
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "valid", "Testing")])
@@ -252,7 +288,7 @@ def test_files_that_are_left_out_of_a_class_are_warned_of_once(image_folder, cap
     (folder / "disc" / "disc1.doc").touch()
     load_dataset(folder)
     load_dataset(folder)
-    assert caplog.text.count("Left out 1 files of other kinds") == 1
+    assert caplog.text.count("Left out 1 file in no format that is read") == 1
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._a.png"])
@@ -263,8 +299,8 @@ def test_what_systems_leave_in_folders_is_no_image(image_folder, caplog, name):
     for _ in range(2):
         names, sources = list_files(folder)
         assert len(names) == len(sources) == 3
-    assert caplog.text.count("Left out 1 files that Windows or macOS put there") == 1
-    assert "other kinds" not in caplog.text
+    assert caplog.text.count("Left out 1 file put there by Windows or macOS") == 1
+    assert "no format" not in caplog.text
 
 
 def test_what_phones_save_is_listed_and_never_skipped(image_folder):

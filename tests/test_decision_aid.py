@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from cliplib.app.aid_folder import MANIFEST, check_aid_can_be_saved
-from cliplib.app.decision_aid import DecisionAid, choose_rule, default_probe
+from cliplib.app.decision_aid import DecisionAid, choose_threshold, default_probe
 from cliplib.encode.clip import ClipEncoder
 from cliplib.images.cache import FeatureCache
 from cliplib.probes.kernel import KernelProbe
@@ -109,7 +110,13 @@ def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
     assert (
         0 < answered.sum() < len(rows) and wrong[answered].mean() <= risk < wrong.mean()
     )
-    assert aid.about["share of these that was answered"] == answered.mean()
+    assert aid.about["of these, answered"] == answered.sum()
+    assert aid.about["of the answers, wrong"] == wrong[answered].sum()
+    groups = len(set(rows.groups[answered]))
+    highest = binomtest(round(groups * wrong[answered].mean()), groups)
+    assert aid.about["highest share of errors that so few answers allow"] == (
+        pytest.approx(highest.proportion_ci(method="exact").high, abs=0.01)
+    )
 
 
 def test_the_bound_on_similarity_withholds_the_stated_share(tiny: ClipEncoder) -> None:
@@ -123,10 +130,9 @@ def test_of_thresholds_that_keep_the_risk_the_one_that_answers_most_is_taken() -
     right = np.array([True, True, False, True, True, False, False])
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
     # Risks: 0, 0, 1/3, 1/4, 1/5, 1/3, 3/7.
-    rule = choose_rule(right, confidence, 0.25)
-    assert rule == (0.5, pytest.approx(5 / 7), pytest.approx(1 / 5))
-    assert choose_rule(right, confidence, 0.1).threshold == 0.8
-    assert choose_rule(~right, confidence, 0.1) == (np.inf, 0.0, None)
+    assert choose_threshold(right, confidence, 0.25) == 0.5
+    assert choose_threshold(right, confidence, 0.1) == 0.8
+    assert choose_threshold(~right, confidence, 0.1) == np.inf
 
 
 class Watching(LinearProbe):
@@ -212,7 +218,8 @@ def test_an_aid_that_never_answers_says_so_once(
         aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=0)
     warned = [r.message.partition(":")[0] for r in caplog.records if "aid" in r.name]
     assert warned == ["The decision aid abstains on everything"]
-    assert aid.about["share of errors among the answers"] is None  # of no answers
+    assert aid.about["of these, answered"] == 0
+    assert aid.about["highest share of errors that so few answers allow"] is None
     aid.save(tmp_path / "never")
     again = DecisionAid.load(tmp_path / "never")
     assert (

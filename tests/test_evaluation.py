@@ -11,7 +11,13 @@ from scipy.stats import t as student
 from sklearn import metrics
 
 from cliplib.judge.evaluation import evaluate
-from cliplib.judge.intervals import bootstrap, newcombe, small_sample_factor
+from cliplib.judge.intervals import (
+    auroc_statistic,
+    bootstrap,
+    intervals,
+    newcombe,
+    small_sample_factor,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:There are only")
 
@@ -245,12 +251,25 @@ def test_a_number_of_a_class_is_as_sure_as_its_own_groups():
     proba = np.column_stack([1 - positive, positive])
     found = evaluate(y, proba, ["a", "b"], n_boot=200).per_class
     # The area of both classes is one number, with one interval: that of the six.
+    area = auroc_statistic(y == 1, positive)
+    drawn = bootstrap(
+        lambda weights: {"area": area(weights)}, np.arange(66), n_boot=200
+    )
+    expected = intervals(drawn["area"], 6).iloc[0]
+    assert 0 < expected.low < expected.high < 1
     ends = found[["auroc_low", "auroc_high"]].to_numpy()
-    np.testing.assert_allclose(ends[0], ends[1])
+    np.testing.assert_allclose(ends, [[expected.low, expected.high]] * 2)
     said = np.where(np.arange(66) < 3, 0, 1)  # three of six found, none wrongly
     found = evaluate(y, said, ["a", "b"], n_boot=200).per_class
     assert found.at["a", "precision"] == 1
     assert found.at["a", "precision_low"] == pytest.approx(0.025 ** (1 / 3))
+
+
+def test_a_specificity_is_as_sure_as_the_groups_of_the_other_classes():
+    y = np.repeat([0, 1], [4, 60])
+    found = evaluate(y, y, ["rare", "usual"], n_boot=50).per_class
+    expected = [0.025 ** (1 / 60), 0.025 ** (1 / 4)]
+    assert found["specificity_low"].tolist() == pytest.approx(expected)
 
 
 def test_no_loss_is_below_zero():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from cliplib.press import figures
+from cliplib.press import figures, plots
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +118,41 @@ def test_a_confusion_is_shaded_by_its_share_of_the_true_class() -> None:
     assert mesh.get_array().ravel().tolist() == [0.75, 0.25, 0.25, 0.75]
     assert mesh.get_clim() == (0, 1)  # so that all matrices are shaded alike
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("true", "predicted")
+
+
+def confusion_of(classes: list[str]) -> Any:
+    """Return evidence that holds a confusion matrix alone."""
+    confusion = 9 + 1800 * np.eye(len(classes), dtype=int)
+    evaluations = {"a probe": SimpleNamespace(confusion=confusion)}
+    return SimpleNamespace(
+        best="a probe",
+        evaluations=evaluations,
+        table=SimpleNamespace(classes=classes),
+    )
+
+
+@pytest.mark.parametrize("n_classes", [6, 10, 16, 24])
+@pytest.mark.parametrize("name", ["{}", "class {}", "leaves with a curling virus, {}"])
+def test_a_confusion_names_every_class_once_and_apart(
+    n_classes: int, name: str
+) -> None:
+    classes = [name.format(number) for number in range(n_classes)]
+    figure = plots.confusion_plot(confusion_of(classes))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    rows, columns = ax.get_yticklabels(), ax.get_xticklabels()
+    names = [label.get_text() for label in rows]
+    assert len(set(names)) == n_classes and max(map(len, names)) <= 24
+    assert [label.get_text() for label in columns] == names
+    for labels in (rows, columns, ax.texts):
+        if labels is columns and columns[0].get_rotation() == 45:
+            continue  # parallel lines, whose boxes overlap though they do not
+        boxes = [label.get_window_extent() for label in labels]
+        assert max(box.count_overlaps(boxes) for box in boxes) == 1  # with itself
+
+
+def test_a_confusion_of_few_classes_keeps_its_size() -> None:
+    for n_classes in (2, 4, 6, 9):
+        names = [f"c{number}" for number in range(n_classes)]
+        figure = figures.confusion_heatmap(np.eye(n_classes, dtype=int), names)
+        assert figure.get_size_inches().tolist() == [3.4, 2.9]

@@ -136,7 +136,7 @@ def test_columns_may_be_separated_as_spreadsheets_do(tmp_path, separator: str) -
 def test_rows_of_files_that_are_not_there_are_named(tmp_path, caplog) -> None:
     lines = ["file,group", "a/1.jpg,x", "2.jpg,x", "a/9.jpg,y", "8.jpg,y"]
     declared_groups(["a/1.jpg", "a/2.jpg"], write(tmp_path / "g.csv", *lines))
-    assert "g.csv names 2 files that are not among the images" in caplog.text
+    assert "g.csv names 2 files not among the images" in caplog.text
     assert "such as 'a/9.jpg'" in caplog.text
     caplog.clear()
     declared_groups(["a/1.jpg", "a/2.jpg"], write(tmp_path / "h.csv", *lines[:3]))
@@ -162,6 +162,13 @@ def test_a_file_name_that_two_images_have_declares_neither(tmp_path) -> None:
 def test_a_faulty_table_is_named(tmp_path, lines: list[str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         declared_groups(["a.jpg"], write(tmp_path / "g.csv", *lines))
+
+
+def test_a_table_in_another_encoding_is_named(tmp_path) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text("file,group\nä.jpg,1\n", "latin-1")
+    with pytest.raises(ValueError, match=r"g.csv' is not in UTF-8: save it as CSV UTF"):
+        declared_groups(["ä.jpg"], str(path))
 
 
 def test_a_table_that_is_not_there_is_named() -> None:

@@ -90,6 +90,19 @@ def test_a_missing_file_is_named(tmp_path):
         load_image(tmp_path / "nowhere.png")
 
 
+@pytest.mark.parametrize("name", ["gone.png", "O'Brien.png"])
+@pytest.mark.parametrize("read", [image_bytes, load_image])
+def test_the_reason_names_no_path(tmp_path, read, name):
+    (tmp_path / name).symlink_to(tmp_path / "nowhere.png")
+    for source in (tmp_path / name, {"path": str(tmp_path / name), "bytes": None}):
+        with pytest.raises(OSError, match="Cannot read the image") as caught:
+            read(source)
+        reason = str(caught.value).removeprefix(
+            f"Cannot read the image '{tmp_path / name}': "
+        )
+        assert reason == "No such file or directory."
+
+
 def test_formats_that_could_run_programs_are_not_opened(tmp_path):
     (tmp_path / "a.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"

@@ -227,6 +227,14 @@ def test_a_comparison_has_the_interval_of_a_mean_and_the_share_of_draws(n_groups
     assert found.p == (1 + at_least_as_far) / 301
 
 
+def test_a_comparison_the_other_way_round_has_the_same_p():
+    y = np.arange(60) % 2
+    assert compare(y, 1 - y, y).p == compare(y, y, 1 - y).p == 1 / 2001
+    rng = np.random.default_rng(0)
+    a, b = (np.where(rng.random(60) < share, y, 1 - y) for share in (0.8, 0.6))
+    assert 0 < compare(y, a, b).p == compare(y, b, a).p < 1
+
+
 def test_names_of_classes_are_no_indices_into_probabilities():
     with pytest.raises(ValueError, match="not their names"):
         compare(["a", "b"] * 5, np.eye(2)[[0, 1] * 5], np.eye(2)[[0, 1] * 5])
@@ -294,6 +302,12 @@ def test_all_pairs_are_compared_and_corrected():
     assert (by_hand < 1).sum() > 1  # or else the order would not matter
     with pytest.raises(ValueError, match="two classifiers, not 1"):
         compare_all(y, {"a": y})
+
+
+def test_no_corrected_p_is_above_one():
+    y = np.arange(60) % 2
+    same = {name: 1 - y for name in "abc"}
+    assert compare_all(y, same, n_boot=50)["p_holm"].tolist() == [1, 1, 1]
 
 
 def test_two_thousand_draws_decide_unless_others_are_asked_for():

@@ -9,9 +9,11 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -25,17 +27,24 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import __main__ as cli
 from cliplib.app import measure as module
+from cliplib.app.elsewhere import images_elsewhere, judge_elsewhere
 from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.app.evidence import POOLED, Evidence, Request
 from cliplib.app.measure import PER_IMAGE_STEPS, STEPS, encode_folder, measure
 from cliplib.app.verdict import BRIGHTNESS, LARGEST, TRACES, Step
+from cliplib.encode.clip import ClipEncoder
+from cliplib.images.data import load_dataset
+from cliplib.images.wording import percent
+from cliplib.judge.evaluation import evaluate
 from cliplib.press.document import (
     Document,
+    Picture,
     Pictures,
     Section,
     Table,
     document,
     method_paragraph,
+    privacy,
     table_of,
 )
 from cliplib.press.report import (
@@ -48,6 +57,8 @@ from cliplib.press.report import (
     write_report,
 )
 from cliplib.press.text import as_text
+from cliplib.probes.linear import LinearProbe
+from cliplib.tables.extract import load_features
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
 
@@ -200,12 +211,20 @@ def test_the_strongest_trace_is_the_one_that_gives_the_class_away(
     }
 
 
+def test_the_curve_ends_at_the_accuracy_that_stands_elsewhere(
+    evidence: Evidence,
+) -> None:
+    last = evidence.curve.points.iloc[-1]
+    assert last["share"] == 1
+    assert last["value"] == evidence.accuracies[evidence.best].value
+
+
 def test_elsewhere_leaves_out_copies_and_unknown_classes(evidence: Evidence) -> None:
     away = evidence.elsewhere
     assert away is not None
     assert len(away.table) == 12 and away.table.classes == evidence.table.classes
     assert away.left_out.to_dict() == {
-        "are of a class that is not here": 1,
+        "are of a class that is not here (hexagon)": 1,
         "are copies of images here": 1,
     }
     said = evidence.fitted.predict(away.table.features)
@@ -213,6 +232,29 @@ def test_elsewhere_leaves_out_copies_and_unknown_classes(evidence: Evidence) -> 
     assert "Of 12 images from elsewhere, ward9" in str(evidence.verdict).replace(
         "\n", " "
     )
+
+
+def test_elsewhere_is_judged_by_group_and_errors_by_answer(
+    tiny: ClipEncoder, image_folder: Callable[..., Path]
+) -> None:
+    here = image_folder(n=8, name="here")
+    away = image_folder(n=6, name="away", seed=1)
+    (away / "hexagon").mkdir()
+    shutil.copy(here / "disc" / "disc0.png", away / "hexagon" / "known.png")
+    shutil.copy(away / "disc" / "disc0.png", away / "disc" / "again.png")
+    home = load_features(here, tiny)
+    dataset = load_dataset(str(here))
+    assert dataset is not None
+    there = images_elsewhere(str(away), home, list(dataset["image"]), tiny)
+    # A copy of a class that is not here is counted once, for its class.
+    assert there.left_out.to_dict() == {"are of a class that is not here (hexagon)": 1}
+    probe = LinearProbe(Cs=(0.1,)).fit(home.features, home.labels)
+    said = pd.DataFrame({"class": "disc", "abstained": np.arange(19) >= 10})
+    aid = Mock(training=home, **{"decide.return_value": said})
+    found = judge_elsewhere(there, probe, aid)
+    assert (found.evaluation.n, found.evaluation.n_groups) == (19, 18)
+    assert found.answered.value == pytest.approx(10 / 19)
+    assert found.wrong.value == pytest.approx(3 / 10)  # the first seven are discs
 
 
 def test_a_folder_without_shared_classes_is_refused_first(
@@ -287,9 +329,39 @@ def test_a_class_that_cannot_be_read_is_named_with_the_reason(
 ) -> None:
     folder = image_folder(n=6)
     (folder / "phone").mkdir()
-    (folder / "phone" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    for name in "abcd":
+        photo = folder / "phone" / f"{name}.heic"
+        photo.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     with pytest.raises(ValueError, match=r"class 'phone' can be read; phone/a\.heic: "):
         measure(folder, model=str(checkpoint))
+
+
+def test_too_few_images_or_groups_are_refused_by_the_name_of_what_was_given(
+    home: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = home / "ward7"
+    ids = [f"{path.parent.name}/{path.name}" for path in ward.glob("*/*.png")]
+    rows = ["file,group", *(f"{image_id},all" for image_id in ids)]
+    (tmp_path / "groups.csv").write_text("\n".join(rows))
+    box = f"file,x_center,y_center,width,height\n{ids[0]},.5,.5,.1,.1\n"
+    (tmp_path / "boxes.csv").write_text(box)
+    model = str(checkpoint)
+    with pytest.raises(ValueError, match=r"groups.csv' puts all images into one group"):
+        measure(ward, model=model, groups=str(tmp_path / "groups.csv"))
+    with pytest.raises(ValueError, match=r"boxes.csv' has boxes of 1 image of one gr"):
+        measure(ward, model=model, boxes=str(tmp_path / "boxes.csv"))
+    one = tmp_path / "away" / "disc"
+    one.mkdir(parents=True)
+    shutil.copy(home / "ward9" / "disc" / "disc0.png", one)
+    with pytest.raises(ValueError, match=r"away, 1 image can be judged: two at least"):
+        measure(ward, model=model, elsewhere=str(one.parent))
+    few = tmp_path / "few"
+    shutil.copytree(ward, few)
+    for path in sorted((few / "disc").iterdir())[3:]:
+        path.unlink()
+    monkeypatch.setattr(module, "ClipEncoder", None)  # would raise
+    with pytest.raises(ValueError, match=r"Class 'disc' of .*few has 3 images: it"):
+        measure(few)
 
 
 def test_anonymous_evidence_names_no_file(
@@ -299,7 +371,7 @@ def test_anonymous_evidence_names_no_file(
     request = replace(evidence.request, anonymous=True, command=command)
     hidden = replace(evidence, request=request)
     parts = ("predicted", "probabilities", "fitted", "curve", "traces", "audit")
-    for name in (*parts, "erased", "file_traces", "elsewhere_table"):
+    for name in (*parts, "erased", "file_traces", "images_elsewhere"):
         vars(hidden)[name] = getattr(evidence, name)
     vars(hidden)["predicted_by_image"], vars(hidden)["other_predictions"] = None, {}
     laid = lay_out(document(hidden, "Untitled"), hidden)
@@ -427,6 +499,164 @@ def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
     assert len(pypdf.PdfReader(tmp_path / "a.pdf").pages) == (1 if rows == 2 else 2)
 
 
+def with_parts(evidence: Evidence, **parts: object) -> Evidence:
+    """Return the same evidence with other parts; nothing is measured again."""
+    other = replace(evidence)
+    vars(other).update(vars(evidence) | parts)
+    return other
+
+
+def texts_of(document: Document, title: str) -> str:
+    """Return all of one section as a text."""
+    parts = [part for part in document.sections if part.title == title]
+    return " ".join(as_text(replace(document, sections=parts), "").split())
+
+
+def test_only_a_report_speaks_of_the_files_that_it_writes(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliplib.press.document.MOST_ROWS", 0)  # every table is cut
+    doubted = pd.DataFrame({"row": [0], "given": [0], "likely": [1]})
+    full = with_parts(evidence, suspects=doubted)
+    files = re.compile(r"answers\.csv|copies\.csv|\bPDF\b|\bPage\b")
+    printed = as_text(document(full), "")
+    assert not files.search(printed) and "the first 0 of" in printed
+    assert "Labels in doubt: 1." in printed
+    told = as_text(document(full, in_report=True), "")
+    assert len(files.findall(told)) >= 8
+    assert "Labels in doubt: 1; answers.csv marks each." in told
+    captions = [
+        block.caption
+        for in_report in (False, True)
+        for section in document(full, in_report=in_report).sections
+        for block in section.blocks
+        if isinstance(block, Pictures) and "Pairs of copies" in block.caption
+    ]
+    assert [bool(files.search(caption)) for caption in captions] == [False, True]
+
+
+def test_numbers_of_images_are_explained_where_a_table_has_them(
+    evidence: Evidence,
+) -> None:
+    hidden = replace(evidence, request=replace(evidence.request, anonymous=True))
+    assert privacy(hidden, in_report=True).endswith(
+        "number that answers.csv gives them."
+    )
+    assert privacy(hidden).endswith("numbers, and no file says which is which.")
+    for text in (privacy(hidden), privacy(evidence)):
+        assert not re.search(r"csv|PDF|[Pp]age", text)
+
+
+def test_elsewhere_and_here_all_counts_the_same_classes(evidence: Evidence) -> None:
+    away = evidence.elsewhere
+    assert away is not None
+    rows = np.flatnonzero(away.table.labels != 1)  # no squares there
+    labels = away.table.labels[rows]
+    fewer = replace(
+        away,
+        table=away.table.select(rows),
+        evaluation=evaluate(labels, labels, away.table.classes),
+    )
+    told = document(with_parts(evidence, elsewhere=fewer))
+    (section,) = [part for part in told.sections if part.title == "Elsewhere"]
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    here = evidence.table.labels != 1
+    right = evidence.predicted[evidence.best] == evidence.table.labels
+    assert right[here].mean() != right.mean()
+    assert table.rows[-1][:2] == ["all", "8"] and table.rows[1][3] == "–"
+    assert table.rows[-1][2].startswith(f"{100 * right[here].mean():.0f}% (")
+    accuracy = evidence.accuracy(evidence.predicted[evidence.best])
+    whole = texts_of(document(evidence), "Elsewhere")
+    assert f"all 12 {percent(accuracy)}" in whole
+
+
+def test_one_image_and_many_are_told_grammatically(evidence: Evidence) -> None:
+    for tiny in (["a.png"], ["a.png", "b.png"]):
+        told = document(with_parts(evidence, tiny=tiny))
+        assert f"can be seen: {len(tiny)}." in texts_of(told, "The images")
+    away = evidence.elsewhere
+    assert away is not None
+    one = replace(away, table=away.table.select(np.array([0])))
+    told = document(with_parts(evidence, elsewhere=one))
+    words = texts_of(told, "Elsewhere")
+    assert "judges 1 image of another one. Left out are those that are of a" in words
+    assert "(hexagon): 1; that are copies of images here: 1." in words
+
+
+def test_the_aid_says_on_what_its_numbers_were_counted(evidence: Evidence) -> None:
+    words = texts_of(document(evidence), "When to trust it")
+    n_held_out = len(evidence.table) - len(evidence.aid.training)
+    assert f"rule was chosen on {n_held_out} images held out" in words
+    assert "counted on these same images, and are therefore optimistic" in words
+
+
+def test_the_help_names_the_tables_that_keep_names(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["report", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "a report's answers.csv and copies.csv keep them" in words
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
+@pytest.mark.parametrize("width", [390, 700, 1280])
+def test_pairs_stay_in_a_row_and_the_widest_table_on_the_page(
+    width: int, evidence: Evidence, tmp_path: Path
+) -> None:
+    cells = ["cardboard", "2,527", "JPEG RGB (84%, 2 kinds)"]
+    cells += [
+        "1024 × 768 (72%, 3 kinds)",
+        "11.5 (72%, 5 kinds)",
+        "0.132 (0.119 to 0.2)",
+    ]
+    columns = ["class", "images", "format and mode", "size", "JPEG's quantisation"]
+    table = Table("Files.", [*columns, "bytes a pixel"], [cells] * 3)
+    pictures = Pictures("Pairs.", [Picture(Image.new("RGB", (9, 9)))] * 12)
+    part = Section("Files", [table, pictures])
+    page = as_html(lay_out(Document("T", "", "", "", [], [part]), evidence))
+    # The page loads and runs nothing, so that another one has to look into it.
+    (tmp_path / "page.html").write_text(page, "utf-8")
+    (tmp_path / "frame.html").write_text(
+        f"<iframe src=page.html width={width} height=900></iframe><script>"
+        "onload = () => { const page = frames[0].document;"
+        "const box = page.querySelector('.scroll');"
+        "const tops = [...page.querySelectorAll('.picture')].map(p => p.offsetTop);"
+        "document.body.id = `too-wide-${box.scrollWidth - box.clientWidth}"
+        "-tops-${tops.join('-')}-end` }</script>"
+    )
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --dump-dom"
+    command = [str(CHROMIUM), *flags.split(), "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [(tmp_path / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    ((too_wide, found),) = re.findall(r"too-wide-(\d+)-tops-([\d-]+)-end", done.stdout)
+    tops = found.split("-")
+    assert tops[::2] == tops[1::2] and len(set(tops)) > 1
+    if width == 1280:  # in narrower windows the table may move in its box
+        assert int(too_wide) == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
+def test_a_table_of_many_columns_is_printed_whole(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    words = ["first", *["1024 × 768 (72%, 3 kinds)"] * 5, "last"]
+    part = Section("Files", [Table("Files.", words, [words])])
+    page = as_html(lay_out(Document("T", "", "", "", [], [part]), evidence))
+    (tmp_path / "page.html").write_text(page, "utf-8")
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--print-to-pdf={tmp_path / 'page.pdf'}"]
+    command += [(tmp_path / "page.html").as_uri()]
+    subprocess.run(command, capture_output=True, timeout=90, check=True)
+    (printed,) = pypdf.PdfReader(tmp_path / "page.pdf").pages
+    assert printed.extract_text().count("last") == 2
+
+
 # --- The command
 
 
@@ -451,7 +681,9 @@ def test_files_that_no_report_wrote_are_not_replaced(
         check_no_other_files(out)
     arguments = ["report", str(image_folder(n=2)), "--out", str(out)]
     assert cli.main(arguments) == 1  # before any work
-    write_report(evidence, out)
+    written = write_report(evidence, str(out))
+    assert all(path.is_file() for path in written) and written[2] == out / "answers.csv"
+    assert "answers.csv and copies.csv hold" in written[0].read_text("utf-8")
     check_no_other_files(out)  # now it is a report
 
 
@@ -535,3 +767,14 @@ def test_an_anonymous_command_names_no_place(tmp_path: Path) -> None:
     assert shlex.split(told)[2:] == [
         *("ward 7", "--out", "mine", "--groups", r"(a+)_\d", "--seed", "3")
     ]
+
+
+def test_the_reasons_why_files_are_unreadable_name_no_path(
+    image_folder: Callable[..., Path], checkpoint: Path
+) -> None:
+    folder = image_folder(n=4)
+    for name in ("gone.png", "O'Brien.png"):
+        (folder / "disc" / name).symlink_to(folder / "nowhere.png")
+    request = Request(str(folder), model=str(checkpoint), anonymous=True)
+    reasons = encode_folder(request).unreadable.values()  # which page and PDF count
+    assert [*reasons] == ["No such file or directory."] * 2

@@ -35,7 +35,7 @@ from cliplib.probes.logistic import (
 )
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.nearest import NearestNeighbour
-from cliplib.probes.rows import blocks
+from cliplib.probes.rows import blocks, mean_and_scale
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.tables.splits import (
     fold_numbers,
@@ -113,6 +113,17 @@ def test_features_may_have_any_scale(probe, sample):
     plain = probe.fit(X, y).predict(X)
     scaled = probe.fit(X * 1000 + 50, y).predict(X * 1000 + 50)
     assert (plain == scaled).mean() > 0.99
+
+
+def test_a_constant_feature_has_a_scale_of_one(sample):
+    X, y = sample
+    X[:, 1] = 7
+    mean, scale = mean_and_scale(X, np.arange(300))
+    peer = StandardScaler().fit(X)
+    np.testing.assert_allclose(mean, peer.mean_, atol=1e-6)
+    np.testing.assert_allclose(scale, peer.scale_, rtol=1e-5)
+    assert scale[1] == 1
+    assert np.isfinite(LinearProbe(Cs=(0.1,)).fit(X, y).predict_proba(X)).all()
 
 
 @probes
@@ -694,6 +705,15 @@ def test_blocks_are_small_products_or_fit_into_the_cache(
     monkeypatch.setattr(kernels, lambda: True)
     first = next(blocks(1000, n_features, n_classes))
     assert first == slice(0, n_rows)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_blocks_hold_every_row_once(n, monkeypatch):
+    kernels = "cliplib.probes.rows.has_kernels_for_small_products"
+    monkeypatch.setattr(kernels, lambda: False)
+    monkeypatch.setattr("cliplib.probes.rows.BLOCK_NUMBERS", 6)  # two rows of three
+    rows = np.concatenate([np.arange(n)[block] for block in blocks(n, 3)])
+    assert rows.tolist() == list(range(n))
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1])

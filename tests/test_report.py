@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT / "report"))
 
 import build  # noqa: E402
 import execution  # noqa: E402
+import forecast  # noqa: E402
 import housemap  # noqa: E402
 import nbtypst  # noqa: E402
 import surroundings  # noqa: E402
@@ -490,7 +492,10 @@ def task(name: str, seconds: float, gigabytes: float, cells: int = 4) -> executi
 
 @pytest.mark.parametrize(
     ("cores", "gigabytes", "jobs"),
-    [(1, 64, 1), (2, 64, 2), (4, 64, 4), (8, 64, 6), (8, 4, 2), (2, 1, 1)],
+    [
+        *((1, 64, 1), (2, 64, 2), (4, 64, 4), (8, 64, 6), (8, 4, 2), (2, 1, 1)),
+        *((2, 3.5, 1), (2, 3.8, 2)),  # a fifth is left for others
+    ],
 )
 def test_jobs_follow_cores_and_memory(cores: int, gigabytes: float, jobs: int) -> None:
     tasks = [task(str(i), 10, 1.5) for i in range(13)]
@@ -527,6 +532,57 @@ def test_notebooks_whose_answers_the_longest_asks_for_are_first() -> None:
     assert there.issuperset(execution.FIRST)
 
 
+def test_the_memory_that_is_foretold_is_that_of_the_largest_notebooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = [task("01_a", 10, 1.0), task("02_b", 10, 3.0)]
+    monkeypatch.setattr(execution, "tasks_of", lambda *_: tasks)
+    monkeypatch.setattr(execution, "run_all", lambda *_: [])
+    execution.execute(Places(make_toy(tmp_path)), {}, jobs=1)
+    assert "about 1 min and 3.0 GB of memory" in capsys.readouterr().out
+
+
+def test_the_summary_is_executed_after_all_others() -> None:
+    summary = task(execution.SUMMARY, 50, 1)
+    others = [task("01_a", 10, 1), task("20_b", 10, 1)]
+    parts = execution.others_before_summary([summary, *others])
+    assert parts == [others, [summary]]
+    assert execution.others_before_summary(others) == [others]
+
+
+LOAD = forecast.Load(share=0.5, width=2.0, seconds_per_image=0.01, gigabytes=1.5)
+
+
+def test_a_limit_draws_so_many_images_of_each_of_two_sets() -> None:
+    assert forecast.share_of({"limit": "200"}) == pytest.approx(400 / 9546)
+    for given in ({}, {"limit": "0"}, {"limit": "9999"}):
+        assert forecast.share_of(given) == 1, given
+
+
+def test_images_and_width_make_a_notebook_longer() -> None:
+    measured = task("08_explanations", 30, 2.0)
+    adapted = forecast.task_with_load(measured, LOAD)
+    encoding = 9546 * 0.01  # of each image once
+    assert adapted.seconds == pytest.approx(10 + 0.5 * (encoding + 2 * 20))
+    assert adapted.gigabytes == 2.0 + 2 * 1.5  # two encoders at a time
+    short = forecast.task_with_load(task("05_other", 4, 2.0), LOAD)
+    assert (short.seconds, short.gigabytes) == (4, 3.5)
+
+
+def test_only_a_build_of_ones_own_with_images_is_adapted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "load_of", lambda *_: LOAD)
+    tasks = [task("08_explanations", 30, 2.0), task("02_trashnet", 30, 2.0)]
+    own = Places(tmp_path, "own", changes="")
+    assert forecast.adapted(tasks, own, {}, "", "") == tasks
+    assert forecast.adapted(tasks, Places(tmp_path), {}, "images", "") == tasks
+    (own.work / "measured").mkdir(parents=True)
+    (own.work / "measured" / "02_trashnet.json").write_text("{}")
+    first, second = forecast.adapted(tasks, own, {}, "images", "")
+    assert first.seconds > 30 and second == tasks[1]
+
+
 def test_one_bar_of_seconds_for_all_notebooks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -541,6 +597,18 @@ def test_one_bar_of_seconds_for_all_notebooks(
     progress.finish("a")  # where it fails, too: the bar goes on to the end
     assert "[####################] 100%" in capsys.readouterr().out
     assert progress.line().endswith("about 0:00 to go")
+
+
+def test_the_time_left_is_what_the_done_share_foretells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = execution.Progress([task("a", 30, 1)], every=1e9)
+    assert progress.line().endswith("0:00 gone, about 0:30 to go")
+    now[0] = 20.0
+    progress.step("a")  # a fourth
+    assert progress.line().endswith("25%, 0:20 gone, about 1:00 to go")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from cliplib.app.decision_aid import DecisionAid
 from cliplib.encode.clip import ClipEncoder
@@ -25,6 +27,7 @@ from cliplib.encode.cluster import (
     _write_provenance,
     encode,
 )
+from cliplib.images.data import load_dataset
 from cliplib.images.image import load_image
 from cliplib.tables.audit import image_hash, near_duplicate_groups
 from cliplib.tables.features import FeatureTable
@@ -54,15 +57,49 @@ def written(output: Path) -> pd.DataFrame:
 # --- what needs no Ray
 
 
-def test_every_file_but_hidden_ones_is_listed(tmp_path: Path) -> None:
+def test_every_file_but_hidden_ones_is_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("a.png", "_b.png", "c d/é.png", ".hidden.png", ".git/e.png", "f.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     expected = ["_b.png", "a.png", "c d/é.png", "f.txt"]
     for place in (str(tmp_path), f"{tmp_path}/", tmp_path.as_uri()):
         assert _list_names(*_locate(place)).tolist() == expected
+    remote = SubTreeFileSystem(str(tmp_path.parent), LocalFileSystem())
+    assert _list_names(remote, tmp_path.name).tolist() == expected
+    assert f"Left out 2 files hidden by a dot, such as {tmp_path}/.git" in caplog.text
     (tmp_path / "empty").mkdir()
     assert _list_names(*_locate(str(tmp_path / "empty"))).empty
+
+
+def test_the_files_are_those_of_a_report(
+    image_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = image_folder(n=2)
+    (folder / "disc" / "circle").symlink_to("..")
+    (folder / "disc" / "gone.png").symlink_to("nowhere.png")
+    (folder / "disc" / "Thumbs.db").touch()
+    names = _list_names(*_locate(str(folder))).tolist()
+    dataset = load_dataset(folder)
+    assert dataset is not None and len(names) == 6
+    assert {*dataset["id"]} == {*names, "disc/gone.png"}
+    assert "circle, a link to a folder that it lies in" in caplog.text
+    assert f"Left out {folder}/disc/gone.png: it is a link to nowhere" in caplog.text
+    assert "Left out 1 file put there by Windows or macOS" in caplog.text
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    image_folder: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = image_folder(n=1)
+    # chmod would not do: an administrator may read everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: "disc" not in path)
+    names = _list_names(*_locate(str(folder))).tolist()
+    assert names == ["square/square0.png", "stripes/stripes0.png"]
+    assert "disc0.png: it is a link to nowhere, may not be read, or" in caplog.text
 
 
 def test_what_is_done_is_known_and_must_be_made_alike(tmp_path: Path) -> None:
@@ -131,7 +168,7 @@ def test_a_table_is_read_with_copies_classes_and_splits(
 ) -> None:
     errors: dict[str, str] = {}
     table = FeatureTable.from_parquet(str(encoded), errors=errors)
-    assert [*errors] == ["set/notes.txt"] and "Left out 1 files" in caplog.text
+    assert [*errors] == ["set/notes.txt"] and "Left out 1 file: " in caplog.text
     assert table.ids[0] == "Testing/a/36.png" and len(table) == 61
     assert table.ids.dtype.kind == table.splits.dtype.kind == "U"
     assert table.classes == ("a", "b")

@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from cliplib.tables.splits import (
     checked_groups,
     class_indices,
+    fit_with_groups,
     fold_numbers,
     group_folds,
     group_train_test_split,
@@ -410,6 +411,12 @@ def test_groups_reach_every_fit(remembering):
         assert (seen == groups[train]).all()
 
 
+def test_the_classifier_that_is_given_is_not_fitted_itself(remembering):
+    y = np.arange(10) % 2
+    fitted = fit_with_groups(remembering, np.zeros((10, 1)), y, np.arange(10))
+    assert fitted is not remembering and not hasattr(remembering, "classes_")
+
+
 def test_the_number_of_folds_is_the_one_that_is_asked_for(remembering):
     y = np.arange(60) % 2
     given = table(np.zeros((60, 1)), y, np.arange(60))
@@ -462,6 +469,29 @@ def test_a_memory_spares_the_fits_until_anything_changes(remembering, tmp_path):
         arguments = {"estimator": remembering, "table": first, **change}
         out_of_fold_proba(**arguments, memory=memory)
         assert len(remembering.seen) == 5 * number, change
+
+
+def test_a_memory_does_not_take_answers_of_older_code_for_todays(
+    remembering, tmp_path, monkeypatch
+):
+    memory = Memory(tmp_path, verbose=0)
+    y, groups = np.arange(40) % 2, np.arange(40) // 2
+    given = table(np.zeros((40, 1)), y, groups)
+    for source, n_fits in (("older", 5), ("today's", 10), ("today's", 10)):
+        monkeypatch.setattr(
+            "cliplib.tables.splits._module_source", lambda _, code=source: code
+        )
+        out_of_fold_proba(remembering, given, memory=memory)
+        assert len(remembering.seen) == n_fits, source
+
+
+def test_a_class_that_a_fold_is_not_trained_on_has_a_probability_of_zero(remembering):
+    y = np.repeat([0, 1, 2], [40, 40, 10])
+    published = np.where(y == 2, 1, np.arange(90) % 5 + 1)
+    given = table(np.zeros((90, 1)), y, np.arange(90), published)
+    proba = out_of_fold_proba(remembering, given)
+    assert (proba[published == 1] == [0.5, 0.5, 0]).all()
+    assert (proba[published != 1] == 1 / 3).all()
 
 
 def test_a_class_that_is_too_small_is_named_by_its_name():

@@ -21,6 +21,7 @@ from cliplib.app.questions import (
     suspect_labels,
 )
 from cliplib.app.verdict import (
+    AidNumbers,
     ElsewhereNumbers,
     ErasedNumbers,
     Measured,
@@ -69,7 +70,7 @@ GOOD = Measured(
     n_unreadable=0,
     n_merged_groups=0,
     coverage=0.8,
-    aid_coverage=0.7,
+    aid=AidNumbers(n_images=40, n_answered=28, n_wrong=1, highest_risk=0.18),
 )
 
 
@@ -117,8 +118,16 @@ NOTHING = Share(0.0, -0.05, 0.05)
             "60% (20 to 90) of metal.",
         ),
         (
+            {"sensitivity": {"glass": Share(1, 0.9, 1), "metal": Share(0.7, 0.5, 0.9)}},
+            "Yes:",
+        ),
+        (
             with_gain("always the largest class", Share(0.2, -0.1, 0.5)),
             "Not shown: these images do not tell",
+        ),
+        (
+            with_gain("always the largest class", Share(0.02, -0.06, 0.1)),
+            "Not shown:",
         ),
         (with_accuracy("kernel probe", Share(0.69, 0.65, 0.73)), "Only in part:"),
         (with_accuracy("kernel probe", Share(0.92, 0.9, 0.96)), "Yes:"),
@@ -128,6 +137,14 @@ NOTHING = Share(0.0, -0.05, 0.05)
         ({"groups_per_class": {"glass": 20, "metal": 4}}, "It cannot be said yet"),
         ({"groups_per_class": {"glass": 20, "metal": 5}}, "Yes:"),
         ({"groups_declared": False, "series_pattern": "(a)_b"}, "Perhaps:"),
+        (
+            {
+                "groups_declared": False,
+                "series_pattern": "(a)_b",
+                **with_accuracy("kernel probe", Share(0.7, 0.6, 0.8)),
+            },
+            "Perhaps:",
+        ),
         ({"groups_kept_apart": False}, "It cannot be said yet"),
         (
             with_gain("file traces", Share(-0.2, -0.3, -0.1)),
@@ -241,7 +258,13 @@ def test_nothing_is_said_of_leakage_where_none_was_measured() -> None:
 
 def test_what_can_be_answered_is_a_share_or_all() -> None:
     assert "it can answer up to 80% of the images with at most 5% errors" in text()
-    assert "whose rule is set on images held out, answers 70% of these" in text()
+    assert "chosen on 40 images held out: it answers 28 of them, 1 wrongly." in text()
+    assert "on new images, up to 18% of its answers may be wrong" in text()
+    sure = AidNumbers(n_images=900, n_answered=800, n_wrong=9, highest_risk=0.021)
+    assert "800 of them, 9 wrongly." in text(aid=sure)
+    assert "may be wrong" not in text(aid=sure)
+    silent = AidNumbers(n_images=40, n_answered=0, n_wrong=0, highest_risk=None)
+    assert "it answers none of them" in text(aid=silent)
     said = text(coverage=1)
     assert "Of all its answers at most 5% are wrong" in said and "abstain" not in said
 
@@ -279,6 +302,15 @@ def test_a_command_stands_on_one_line_with_the_files_that_it_joins() -> None:
     assert "a_1.jpg and a_2.jpg, for example, would be kept together" in " ".join(
         said.split()
     )
+
+
+def test_of_a_long_series_four_files_are_named() -> None:
+    said = text(
+        groups_declared=False,
+        series_pattern=r"(a)_\d",
+        example_series=[f"a_{number}.jpg" for number in range(5)],
+    )
+    assert "a_0.jpg, a_1.jpg, a_2.jpg and a_3.jpg, for example" in said
 
 
 def test_the_embedded_encoder_is_called_small_and_openais_is_a_command_away() -> None:
@@ -658,6 +690,17 @@ def test_a_curve_is_read_up_to_ten_times_as_far() -> None:
     assert None in found
 
 
+def tripled(
+    answers: list[np.ndarray], whole: FeatureTable
+) -> tuple[list[np.ndarray], FeatureTable]:
+    """Return answers and a table with each image three times, in a group of its own."""
+    rows = np.repeat(np.arange(len(whole)), 3)
+    copies = FeatureTable.from_arrays(
+        whole.features[rows], whole.labels[rows], groups=rows, classes="ab"
+    )
+    return [proba[rows] for proba in answers], copies
+
+
 def test_a_curve_that_ends_without_errors_has_half_a_one_there() -> None:
     n = 400
     labels = np.arange(n) % 2
@@ -673,17 +716,16 @@ def test_a_curve_that_ends_without_errors_has_half_a_one_there() -> None:
     assert times is not None
     expected = np.exp((np.log(0.002) - start) / slope) / 400
     assert times.value == pytest.approx(expected)
+    # Of groups: half a group, not half an image.
+    found = groups_needed(curve, *tripled(answers, whole), 0.998)
+    assert found == pytest.approx(times)
 
 
 def test_images_of_one_group_are_one_on_the_curve() -> None:
     curve, answers, whole = power_law(0.5, n=400)
-    rows = np.repeat(np.arange(len(whole)), 3)
-    copies = FeatureTable.from_arrays(
-        whole.features[rows], whole.labels[rows], groups=rows, classes="ab"
-    )
     alone = groups_needed(curve, answers, whole, 0.9)
     assert alone is not None
-    found = groups_needed(curve, [one[rows] for one in answers], copies, 0.9)
+    found = groups_needed(curve, *tripled(answers, whole), 0.9)
     assert found == pytest.approx(alone)
 
 
@@ -708,6 +750,17 @@ def test_a_class_in_one_group_is_measured_by_image_and_that_can_be_told() -> Non
     assert groups_per_class(measured.table).tolist() == [8, 8]
     of_one_class = measured.table.select(np.flatnonzero(few.labels == 0))
     assert groups_per_class(of_one_class).tolist() == [8, 0]
+
+
+def test_folds_by_image_are_no_more_than_the_images_allow() -> None:
+    few = plan_evaluation(table(1, images=4))
+    assert few.n_splits == 4 and not few.groups_kept_apart
+
+
+def test_published_folds_are_dropped_where_groups_cannot_be_kept_apart() -> None:
+    given = table(1, images=8)
+    published = replace(given, folds=given.labels + 1)  # a fold for each group
+    assert (plan_evaluation(published).table.folds == 0).all()
 
 
 def test_a_class_of_three_images_is_refused_by_name() -> None:

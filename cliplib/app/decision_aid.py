@@ -23,6 +23,7 @@ from cliplib.images.cache import FeatureCache
 from cliplib.images.data import list_files
 from cliplib.images.image import warn_once
 from cliplib.judge.calibration import fit_temperature, risk_coverage
+from cliplib.judge.intervals import clopper_pearson
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.saving import AnyProbe, load_probe, save_probe
@@ -37,8 +38,11 @@ WHY_NO_KERNEL = (
     f"from {KERNEL_LIMIT:,} images on the kernel's n² numbers need too much memory"
 )
 
-COVERAGE_KEY = "share of these that was answered"
-"""In `DecisionAid.about`: of the images held out, which set temperature and rule."""
+HELD_OUT_KEY = "held-out images, which set temperature and rule"
+ANSWERED_KEY = "of these, answered"
+WRONG_KEY = "of the answers, wrong"
+HIGHEST_RISK_KEY = "highest share of errors that so few answers allow"
+"""In `DecisionAid.about`: what the rule did to the images on which it was chosen."""
 
 # Of the training table's provenance: the folder below which its ids are files.
 IMAGES_KEY = "images"
@@ -167,7 +171,14 @@ class DecisionAid:
 
         proba = aid._calibrated(logits)
         is_right = proba.argmax(axis=1) == held_out.labels
-        rule = choose_rule(is_right, proba.max(axis=1), risk)
+        threshold = choose_threshold(is_right, proba.max(axis=1), risk)
+        is_answered = proba.max(axis=1) >= threshold
+        n_answered = int(is_answered.sum())
+        n_wrong = int((is_answered & ~is_right).sum())
+        highest_risk = None
+        if n_answered:  # the end of the exact interval, each group being a trial
+            n_groups = len(set(held_out.groups[is_answered]))
+            highest_risk = float(clopper_pearson(n_wrong / n_answered, n_groups)[1])
         similarity = aid.nearest(held_out.features).similarity
         # "lower": below a value between two of these, a larger share could lie.
         min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
@@ -175,16 +186,17 @@ class DecisionAid:
             "data set": table.provenance.get("dataset", ""),
             "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
             "training images": len(training),
-            "held-out images, which set temperature and rule": len(held_out),
-            COVERAGE_KEY: rule.coverage,
-            "share of errors among the answers": rule.risk,
+            HELD_OUT_KEY: len(held_out),
+            ANSWERED_KEY: n_answered,
+            WRONG_KEY: n_wrong,
+            HIGHEST_RISK_KEY: highest_risk,
             "share of errors aimed at": risk,
         }
         if probe is None and len(training) >= KERNEL_LIMIT:
             about["why no kernel probe"] = WHY_NO_KERNEL
         return replace(
             aid,
-            min_probability=rule.threshold,
+            min_probability=threshold,
             min_similarity=float(min_similarity),
             about=about,
         )
@@ -385,20 +397,12 @@ class Neighbours(NamedTuple):
     similarity: Floats
 
 
-class Rule(NamedTuple):
-    """The least probability of an answer, and what it did to the held-out images."""
-
-    threshold: float
-    coverage: float  # share of images that get an answer
-    risk: float | None  # share of errors among the answers; None without any
-
-
-def choose_rule(is_right: Bools, confidence: Floats, risk: float) -> Rule:
+def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:
     """Choose the threshold on confidence that answers most images at an allowed risk.
 
     An image is answered if its `confidence` (n,) reaches the threshold; `is_right` (n,)
     says whether its answer is right. `risk` is the largest share of wrong answers, 0 to
-    1. Where no threshold keeps to it, the rule answers nothing, and a warning says so.
+    1. Where no threshold keeps to it, it is infinite, and a warning says so.
     """
     # A row for each different confidence: threshold, coverage and risk.
     curve = risk_coverage(is_right, confidence)
@@ -407,9 +411,8 @@ def choose_rule(is_right: Bools, confidence: Floats, risk: float) -> Rule:
         logger.warning(
             "The decision aid abstains on everything: give more images, or more risk."
         )
-        return Rule(threshold=np.inf, coverage=0.0, risk=None)
-    best = allowed.loc[allowed["coverage"].idxmax()]
-    return Rule(float(best["threshold"]), float(best["coverage"]), float(best["risk"]))
+        return np.inf
+    return float(allowed.loc[allowed["coverage"].idxmax(), "threshold"])
 
 
 def _reasons(is_uncertain: Bools, is_far: Bools) -> list[str]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cliplib.app.decision_aid import DecisionAid
+from cliplib.encode.clip import ClipEncoder
 from cliplib.images.arrays import Bools
 from cliplib.images.cache import FeatureCache, map_images
 from cliplib.images.data import dataset_spec, load_dataset
 from cliplib.images.image import ImageSource
+from cliplib.images.wording import counted
 from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, ratio_intervals
 from cliplib.probes.saving import AnyProbe
 from cliplib.tables.audit import find_near_duplicates, image_hash
+from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +72,75 @@ def check_shared_classes(folder: str, home: str) -> None:
         )
 
 
-def judge_elsewhere(
+class ImagesElsewhere(NamedTuple):
+    """The images of another folder that can be judged, and what of it cannot be."""
+
+    name: str
+    table: FeatureTable
+    left_out: pd.Series
+
+
+def images_elsewhere(
     folder: str,
-    table: FeatureTable,
     home: FeatureTable,
     home_images: Sequence[ImageSource],
+    encoder: ClipEncoder,
+) -> ImagesElsewhere:
+    """Encode another folder, and choose its images that can be judged.
+
+    Left out are files that cannot be read, which a warning names, images of classes
+    that home does not have, and near-duplicates of images at home.
+
+    Parameters
+    ----------
+    folder
+        The other one, of class folders.
+    home
+        The table of the images here, whose classes count.
+    home_images
+        The files of its rows, (n,).
+    encoder
+        The one that made it.
+
+    Raises
+    ------
+    ValueError
+        If images of fewer than two groups are left.
+    """
+    place = os.path.abspath(folder)
+    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
+    table = load_features(place, encoder, errors=errors_by_id)
+    for error in errors_by_id.values():
+        logger.warning("%s It is left out of the images elsewhere.", error)
+    dataset = load_dataset(place)  # all its files, also those that cannot be read
+    assert dataset is not None  # only a named data set could be missing
+    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
+    images = [file_of[image_id] for image_id in table.ids]
+    is_copy = _are_copies(images, home_images, encoder.cache)
+    class_names = np.array(table.classes)[table.labels]
+    is_of_home_class = np.isin(class_names, home.classes)
+    unknown = ", ".join(sorted(set(class_names[~is_of_home_class])))
+    left_out = pd.Series(
+        {
+            "cannot be read": len(errors_by_id),
+            f"are of a class that is not here ({unknown})": (~is_of_home_class).sum(),
+            "are copies of images here": (is_of_home_class & is_copy).sum(),
+        }
+    )
+    judged = table.select(is_of_home_class & ~is_copy)
+    if len(set(judged.groups)) < 2:
+        raise ValueError(
+            f"Of {folder}, {counted(len(judged), 'image')} can be judged: two at least "
+            "are needed that can be read, are of the same classes as those here, and "
+            "are copies neither of these nor of each other."
+        )
+    return ImagesElsewhere(
+        Path(place).name, _with_classes(judged, home.classes), left_out[left_out > 0]
+    )
+
+
+def judge_elsewhere(
+    there: ImagesElsewhere,
     probe: AnyProbe,
     aid: DecisionAid,
     *,
@@ -77,61 +148,18 @@ def judge_elsewhere(
 ) -> Elsewhere:
     """Test a probe and a decision aid on the images of another folder.
 
-    Home are the n images that both were trained on. Images of classes that home does
-    not have are left out, and near-duplicates of images at home.
-
-    Parameters
-    ----------
-    folder
-        The other one, of class folders.
-    table
-        Deep features of those of its images that can be read.
-    home
-        Features at home, in the readout that the probe reads.
-    home_images
-        The files at home, (n,).
-    probe
-        Fitted on all of `home`.
-    aid
-        A decision aid trained on home, of the same encoder and readout.
-    seed
-        Of the bootstrap draws.
-
-    Raises
-    ------
-    ValueError
-        If nothing is left to judge.
+    Both were trained on the images here, in the same readout. The seed is that of the
+    bootstrap draws.
     """
-    place = os.path.abspath(folder)
-    dataset = load_dataset(place)  # all its files, also those that cannot be read
-    assert dataset is not None  # only a named data set could be missing
-    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
-    images = [file_of[image_id] for image_id in table.ids]
-    is_copy = _are_copies(images, home_images, aid.encoder.cache)
-    class_names = np.array(table.classes)[table.labels]
-    is_of_home_class = np.isin(class_names, home.classes)
-    left_out = pd.Series(
-        {
-            "cannot be read": len(dataset) - len(table),
-            "are of a class that is not here": (~is_of_home_class).sum(),
-            "are copies of images here": (is_of_home_class & is_copy).sum(),
-        }
-    )
-    judged = table.select(is_of_home_class & ~is_copy).with_readout(home.readout)
-    if not len(judged):
-        raise ValueError(
-            f"Nothing of {folder} can be judged: all its images of the same classes "
-            "are copies of those here."
-        )
-    judged = _with_classes(judged, home.classes)
-    predicted = np.asarray(probe.predict(judged.features))
-    answered, wrong = _shares_of_aid(aid, judged, seed)
+    table = there.table.with_readout(aid.training.readout)
+    predicted = np.asarray(probe.predict(table.features))
+    answered, wrong = _shares_of_aid(aid, table, seed)
     return Elsewhere(
-        name=Path(place).name,
-        table=judged,
-        left_out=left_out[left_out > 0],
+        name=there.name,
+        table=table,
+        left_out=there.left_out,
         evaluation=evaluate(
-            judged.labels, predicted, judged.classes, groups=judged.groups, seed=seed
+            table.labels, predicted, table.classes, groups=table.groups, seed=seed
         ),
         answered=answered,
         wrong=wrong,

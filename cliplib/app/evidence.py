@@ -23,20 +23,30 @@ from sklearn.ensemble import RandomForestClassifier
 
 from cliplib.app import questions
 from cliplib.app.decision_aid import (
-    COVERAGE_KEY,
+    ANSWERED_KEY,
+    HELD_OUT_KEY,
+    HIGHEST_RISK_KEY,
     IMAGES_KEY,
     KERNEL_LIMIT,
+    WRONG_KEY,
     DecisionAid,
     warn_of_left_out_kernel,
 )
-from cliplib.app.elsewhere import Elsewhere, judge_elsewhere
+from cliplib.app.elsewhere import (
+    Elsewhere,
+    ImagesElsewhere,
+    images_elsewhere,
+    judge_elsewhere,
+)
 from cliplib.app.erasing import WITHOUT, Erased, evaluate_erased
 from cliplib.app.verdict import (
     BRIGHTNESS,
     LARGEST,
     NEGLIGIBLE_GAIN,
+    RISK,
     TRACES,
     ZERO_SHOT,
+    AidNumbers,
     ElsewhereNumbers,
     ErasedNumbers,
     Measured,
@@ -56,7 +66,6 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import NearestNeighbour
 from cliplib.probes.saving import AnyProbe
 from cliplib.tables.audit import LEVELS, Audit, audit_dataset
-from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
 from cliplib.tables.groups import (
     declared_groups,
@@ -84,8 +93,6 @@ NEIGHBOUR = "nearest neighbour"
 TINY = 16
 """Pixels of the shorter side below which an image is called tiny."""
 MOST_ERRORS = 6
-RISK = 0.05
-"""Share of errors that is allowed among the answers of what may abstain."""
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
 """Accuracies to which a learning curve is extrapolated."""
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
@@ -579,6 +586,8 @@ class Evidence:
         points, answers = questions.learning_curve(
             probe, table, n_splits=self.n_splits, seed=seed
         )
+        if points["share"].iloc[-1] == 1:
+            answers[-1] = self.proba  # all groups: the answers that stand elsewhere
         predicted = [proba.argmax(axis=1) for proba in answers]  # (n,) for each point
         accuracy = [self.accuracy(answer) for answer in predicted]
         points = points.join(pd.DataFrame(accuracy, points.index, [*Share._fields]))
@@ -677,30 +686,21 @@ class Evidence:
         return replace(aid, about={**aid.about, "made by": made_by})
 
     @cached_property
-    def elsewhere_table(self) -> FeatureTable | None:
-        """Deep features of the other folder's images; None if none is named.
-
-        Files that cannot be read are left out.
-        """
+    def images_elsewhere(self) -> ImagesElsewhere | None:
+        """The other folder's images that can be judged; None if none is named."""
         if not self.request.elsewhere:
             return None
-        place = os.path.abspath(self.request.elsewhere)
-        # With `errors` to note them in, such files raise no error.
-        return load_features(place, self.encoder, errors={})
+        return images_elsewhere(
+            self.request.elsewhere, self.table, self.images, self.encoder
+        )
 
     @cached_property
     def elsewhere(self) -> Elsewhere | None:
         """How the best probe and `aid` fare on the other folder; None without one."""
-        if self.elsewhere_table is None:
+        if self.images_elsewhere is None:
             return None
         return judge_elsewhere(
-            self.request.elsewhere,
-            self.elsewhere_table,
-            home=self.best_method.table,
-            home_images=self.images,
-            probe=self.fitted,
-            aid=self.aid,
-            seed=self.request.seed,
+            self.images_elsewhere, self.fitted, self.aid, seed=self.request.seed
         )
 
     @cached_property
@@ -759,7 +759,7 @@ class Evidence:
             n_unreadable=len(self.unreadable),
             n_merged_groups=len(self.merged),
             coverage=self._largest_coverage(),
-            aid_coverage=float(self.aid.about[COVERAGE_KEY] or 0),
+            aid=self._aid_numbers(),
             other_encoders=[*self.other_predictions],
             elsewhere=self._elsewhere_numbers(),
             erased=self._erased_numbers(),
@@ -792,6 +792,17 @@ class Evidence:
         if self.predicted_by_image is None:
             return None
         return self.gain(self.predicted_by_image, self.predicted[self.best])
+
+    def _aid_numbers(self) -> AidNumbers:
+        """Return how the decision aid fares on the images that set its rule."""
+        about = self.aid.about
+        highest_risk = about[HIGHEST_RISK_KEY]
+        return AidNumbers(
+            n_images=int(about[HELD_OUT_KEY] or 0),
+            n_answered=int(about[ANSWERED_KEY] or 0),
+            n_wrong=int(about[WRONG_KEY] or 0),
+            highest_risk=None if highest_risk is None else float(highest_risk),
+        )
 
     def _largest_coverage(self) -> float:
         """Return the largest share of images answered with at most 5% errors, or 0."""

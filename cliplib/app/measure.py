@@ -7,22 +7,27 @@ and a PDF of it.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import datasets
+import numpy as np
 from tqdm.auto import tqdm
 
 from cliplib.app.elsewhere import check_shared_classes
 from cliplib.app.erasing import read_boxes
 from cliplib.app.evidence import Evidence, Request
-from cliplib.app.questions import plan_evaluation
+from cliplib.app.questions import LEAST_GROUPS, plan_evaluation
 from cliplib.encode.clip import ClipEncoder
 from cliplib.encode.vision import VisionEncoder
 from cliplib.images.data import check_classes, load_dataset
+from cliplib.images.wording import counted
 from cliplib.tables.extract import load_features
 from cliplib.tables.features import FeatureTable
+from cliplib.tools.erase import Box
 
-PER_IMAGE_STEPS = ("file_traces", "features_of_others", "elsewhere_table")
+PER_IMAGE_STEPS = ("file_traces", "features_of_others", "images_elsewhere")
 """Parts of `Evidence` that are computed first, image by image, each with a bar."""
 STEPS = (
     "audit",
@@ -124,6 +129,7 @@ def encode_folder(request: Request) -> Evidence:
         check_shared_classes(request.elsewhere, place)
     dataset = load_dataset(place)
     assert dataset is not None  # only a named data set could be missing
+    check_number_of_images(dataset, request.folder)
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
     others = load_other_encoders(request.others)
     encoder = ClipEncoder(request.model or None)
@@ -138,6 +144,7 @@ def encode_folder(request: Request) -> Evidence:
     )
     unreadable = {file: _reason(error) for file, error in errors_by_id.items()}
     check_readable(table, unreadable)
+    check_groups(request, table, boxes)
     plan = plan_evaluation(table)
     return Evidence(
         request=request,
@@ -155,7 +162,7 @@ def encode_folder(request: Request) -> Evidence:
 
 def _reason(error: str) -> str:
     """Return REASON of the error text "Cannot read the image 'PATH': REASON"."""
-    return error.split("': ", 1)[-1]
+    return error.rsplit("': ", 1)[-1]
 
 
 def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
@@ -172,6 +179,31 @@ def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
                 raise ValueError(
                     f"No image of class {name!r} can be read; {file}: {reason}"
                 )
+
+
+def check_number_of_images(dataset: datasets.Dataset, folder: str) -> None:
+    """Raise ValueError where a class has fewer files than its evaluation needs."""
+    n_files = Counter(dataset.features["label"].int2str(dataset["label"][:]))
+    for name, count in n_files.items():
+        if count < LEAST_GROUPS:
+            raise ValueError(
+                f"Class {name!r} of {folder} has {counted(count, 'image')}: it needs "
+                f"{LEAST_GROUPS} at least."
+            )
+
+
+def check_groups(
+    request: Request, table: FeatureTable, boxes: Mapping[str, Box]
+) -> None:
+    """Raise ValueError where all images, or all that have a box, are of one group."""
+    if len(set(table.groups)) < 2:
+        raise ValueError(f"{request.groups!r} puts all images into one group.")
+    has_box = np.isin(table.ids, list(boxes))
+    if boxes and len(set(table.groups[has_box])) < 2:
+        raise ValueError(
+            f"{request.boxes!r} has boxes of {counted(int(has_box.sum()), 'image')} of "
+            "one group: images of two groups at least are needed."
+        )
 
 
 def load_other_encoders(names: Sequence[str]) -> dict[str, VisionEncoder]:

@@ -38,6 +38,8 @@ WANTED_HALF_WIDTH = 0.1
 """Of the interval of a class's sensitivity, ten points to each side."""
 WEAK_CLASS_GAP = 0.1
 """A class is weak whose sensitivity is this much below the accuracy."""
+RISK = 0.05
+"""Share of errors among the answers that the decision aid aims at."""
 MOST_FILES = 4
 """So many files are named within a sentence."""
 LARGEST = "always the largest class"
@@ -74,6 +76,17 @@ class ElsewhereNumbers(NamedTuple):
     """Share of the images that the decision aid answers."""
     wrong: Share
     """Share of its answers that are wrong."""
+
+
+class AidNumbers(NamedTuple):
+    """How the decision aid fares on the images on which its rule was chosen."""
+
+    n_images: int
+    n_answered: int
+    n_wrong: int
+    """Of the answers."""
+    highest_risk: float | None
+    """Share of errors at the upper end of its 95% interval; None without answers."""
 
 
 class ErasedNumbers(NamedTuple):
@@ -149,8 +162,8 @@ class Measured:
         How many pairs of declared groups are joined by copies.
     coverage
         Share of the images that can be answered with at most 5% errors; 0 if none.
-    aid_coverage
-        Share of the images held out to set the decision aid's rule that it answers.
+    aid
+        Numbers of the decision aid.
     other_encoders
         Names of the encoders beside CLIP, as `accuracy` and `gains` have them.
     elsewhere
@@ -184,7 +197,7 @@ class Measured:
     n_unreadable: int
     n_merged_groups: int
     coverage: float
-    aid_coverage: float
+    aid: AidNumbers
     other_encoders: Sequence[str] = ()
     elsewhere: ElsewhereNumbers | None = None
     erased: ErasedNumbers | None = None
@@ -221,14 +234,18 @@ def verdict(measured: Measured) -> Verdict:
     """Turn numbers into an answer, its reasons and next steps, by fixed rules.
 
     A sentence that does not apply is "", and a step None: both are left out. Where no
-    gain over the largest class is shown, the accuracy is the only reason, and the only
-    steps are a larger encoder and a look at what is wrong with the files.
+    gain over the largest class is shown, the only reasons are the accuracy and what
+    divided groups would add to it, and the only steps are a larger encoder, more images
+    if these may have been too few, and a look at what is wrong with the files.
     """
     reasons: list[str] = [*reasons_undecided(measured), accuracy_sentence(measured)]
     steps: list[Step | None] = []
     if sorts_nothing(measured):
         without_suspects = replace(measured, suspects=[])  # its doubts mean nothing
+        reasons.append(leakage_sentence(measured))
         steps = [suggest_larger_encoder(measured), check_labels(without_suspects)]
+        if may_gain(measured):
+            steps.insert(1, suggest_more_images(measured))
     else:
         reasons += [
             file_traces_sentence(measured),
@@ -237,6 +254,7 @@ def verdict(measured: Measured) -> Verdict:
             leakage_sentence(measured),
             more_labels_sentence(measured),
             abstention_sentence(measured),
+            aid_sentence(measured),
             elsewhere_sentence(measured),
             erasing_sentence(measured),
         ]
@@ -269,6 +287,11 @@ def sorts_nothing(measured: Measured) -> bool:
     """
     gain = measured.gains[LARGEST]
     return gain.low <= 0 and not reasons_undecided(measured)
+
+
+def may_gain(measured: Measured) -> bool:
+    """Tell whether a useful gain over the largest class is not excluded."""
+    return measured.gains[LARGEST].high >= USEFUL_GAIN
 
 
 def short_answer(measured: Measured) -> str:
@@ -304,7 +327,7 @@ def short_answer(measured: Measured) -> str:
 def answer_without_gain(measured: Measured) -> str:
     """Say that no gain over the largest class is shown, or that it is small at best."""
     name = name_encoder(measured)
-    if measured.gains[LARGEST].high < USEFUL_GAIN:
+    if not may_gain(measured):
         return (
             f"No: {name}, frozen, does not sort these images better than always naming "
             "the largest class."
@@ -532,11 +555,26 @@ def abstention_sentence(measured: Measured) -> str:
     if measured.coverage == 1:
         return "Of all its answers at most 5% are wrong."
     share = whole_percent(measured.coverage)
-    by_aid = whole_percent(measured.aid_coverage)
     return (
         f"Allowed to abstain, it can answer up to {share} of the images with at most "
-        "5% errors; the decision aid, whose rule is set on images held out, answers "
-        f"{by_aid} of these."
+        "5% errors."
+    )
+
+
+def aid_sentence(measured: Measured) -> str:
+    """Say how many images the decision aid answers, and how sure its error rate is."""
+    aid = measured.aid
+    images = counted(aid.n_images, "image")
+    rule = f"The rule of the decision aid was chosen on {images} held out: it answers"
+    if aid.highest_risk is None:
+        return f"{rule} none of them."
+    n_wrong = f"{aid.n_wrong:,}" if aid.n_wrong else "none"
+    text = f"{rule} {aid.n_answered:,} of them, {n_wrong} wrongly."
+    if aid.highest_risk <= RISK:
+        return text
+    return (
+        f"{text} So few promise little: on new images, up to "
+        f"{whole_percent(aid.highest_risk)} of its answers may be wrong."
     )
 
 

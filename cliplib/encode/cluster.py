@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,14 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 from numpy.typing import NDArray
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from cliplib.encode.clip import ClipEncoder
+from cliplib.encode.clip import ClipEncoder, readout_columns
 from cliplib.images.arrays import Features, Ints
 from cliplib.images.cache import ImageFunction
+from cliplib.images.data import list_files
+from cliplib.images.image import warn_once
+from cliplib.images.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -94,21 +98,21 @@ def encode(
 ) -> None:
     """Encode the images that `output` lacks, with Ray Data, here or on a cluster.
 
-    Files are listed first, and only those without a row in `output` are read. An image
-    that cannot be read gets a row with features of 0, and is not tried again. Where Ray
-    fails, what is missing is tried once more. Damaged Parquet files in `output` are
-    deleted, and their images encoded again. `FeatureTable.from_parquet` reads the
-    result if `also` has "hash".
+    Files are listed first, and only those without a row in `output` are read. A file
+    that cannot be opened is left out with a warning. One that is no image gets a row
+    with features of 0, and is not tried again. Where Ray fails, what is missing is
+    tried once more. Damaged Parquet files in `output` are deleted, and their images
+    encoded again. `FeatureTable.from_parquet` reads the result if `also` has "hash".
 
     Parameters
     ----------
     source, output : str
-        Folders or URIs that all machines see. Every file of `source` counts, but hidden
-        ones. Parquet files in `output` hold the columns id (path below `source`),
-        features (float32, of the readout), encoder (what made the row: fingerprint,
-        readout and names of functions), error (why the image cannot be read, or "") and
-        those of `also`; ``_provenance.json`` holds what a feature table says of its
-        encoder.
+        Folders or URIs that all machines see, neither within the other. Every file of
+        `source` counts, but hidden ones and those that Windows and macOS put there.
+        Parquet files in `output` hold the columns id (path below `source`), features
+        (float32, of the readout), encoder (what made the row: fingerprint, readout and
+        names of functions), error (why the image cannot be read, or "") and those of
+        `also`; ``_provenance.json`` holds what a feature table says of its encoder.
     model, readout : str
         What `ClipEncoder` takes, "" for its default; and one of `READOUTS`.
     also : mapping
@@ -119,16 +123,20 @@ def encode(
 
     Raises
     ------
+    FileNotFoundError
+        `source` is no folder.
     ImportError
         Ray is missing.
     ValueError
-        `output` holds features of another encoder, readout or functions.
+        An argument cannot be used, or `output` holds features of another encoder,
+        readout or functions.
     ConnectionError
         Ray could not be started, or failed twice; what is written stays.
     """
+    _check_arguments(source, output, readout, actors)
     if find_spec("ray") is None:
         raise ImportError(
-            "Encoding on several machines needs Ray: pip install -e '.[scale]'."
+            "Encoding on several machines needs Ray: pip install 'cliplib[scale]'."
         )
     from ray.exceptions import RayError
 
@@ -154,6 +162,34 @@ def encode(
             logger.warning("Ray failed (%s): trying the rest once more.", reason)
     if len(_list_missing(source, output, encoder.made_by)):
         raise ConnectionError(f"Some images are missing in {output}: call it again.")
+
+
+def _check_arguments(source: str, output: str, readout: str, actors: int) -> None:
+    """Raise FileNotFoundError or ValueError for what `encode` cannot be called with."""
+    if actors < 1:
+        raise ValueError(
+            f"There cannot be {actors} actors: give a whole number from 1 on."
+        )
+    readout_columns(readout, width=1, blocks=1)  # raises for an unknown readout
+    system, folder = _locate(source)
+    if system.get_file_info(folder).type != FileType.Directory:
+        raise FileNotFoundError(f"{source} is no folder: name one with images.")
+    input_place = _without_links(source)
+    output_place = _without_links(output)
+    # What is written would be taken for images, or images for what was written.
+    is_within = output_place.is_relative_to(input_place)
+    if is_within or input_place.is_relative_to(output_place):
+        raise ValueError(
+            f"The output {output} and the input {source} must not lie one within the "
+            "other: choose another folder for the output."
+        )
+
+
+def _without_links(place: str) -> PurePath:
+    """Return the path of a folder on this machine without links; a URI as it is."""
+    system, folder = _locate(place)
+    is_local = isinstance(system, LocalFileSystem)
+    return Path(folder).resolve() if is_local else PurePosixPath(place)
 
 
 def _last_line(error: Exception) -> str:
@@ -335,13 +371,48 @@ def _locate(place: str) -> tuple[FileSystem, str]:
 def _list_names(system: FileSystem, folder: str) -> pd.Series:
     """Return the files below a folder, however deep, as sorted paths relative to it.
 
-    Hidden files and those in hidden folders are left out.
+    Hidden files and those in hidden folders are left out with a warning, and so are
+    files on this machine that cannot be opened.
     """
-    listed = system.get_file_info(FileSelector(folder, recursive=True))
-    paths = sorted(info.path for info in listed if info.type == FileType.File)
-    names = pd.Series(paths, dtype="str").str.removeprefix(f"{folder}/")
+    is_local = isinstance(system, LocalFileSystem)
+    listed = _list_local(folder) if is_local else _list_remote(system, folder)
+    names = pd.Series(sorted(listed), dtype="str")
     is_hidden = names.str.contains(r"(?:^|/)\.")
+    if is_hidden.any():
+        hidden = counted(int(is_hidden.sum()), "file")
+        first = f"{folder}/{names[is_hidden].iloc[0]}"
+        warn_once(logger, f"Left out {hidden} hidden by a dot, such as {first}")
     return names[~is_hidden]
+
+
+def _list_remote(system: FileSystem, folder: str) -> list[str]:
+    """Return the files below a folder of another system, as paths relative to it."""
+    listed = system.get_file_info(FileSelector(folder, recursive=True))
+    return [
+        info.path.removeprefix(f"{folder}/")
+        for info in listed
+        if info.type == FileType.File
+    ]
+
+
+def _list_local(folder: str) -> list[str]:
+    """Return the files below a folder that can be opened, as paths relative to it.
+
+    They are found as for a report. A warning names each that cannot be opened.
+    """
+    names = []
+    for name in list_files(folder)[0]:
+        path = f"{folder}/{name}"
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            names.append(name)
+        else:
+            # Ray would give up all files for it.
+            warn_once(
+                logger,
+                f"Left out {path}: it is a link to nowhere, may not be read, or has a "
+                "name that is not in UTF-8.",
+            )
+    return names
 
 
 def _read_ids(output: str, *, made_by: str) -> pd.Series:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cliplib.images.hub import DownloadError, fetch_archive, fetch_from_kaggle
 from cliplib.images.image import Images, ImageSource, image_list, image_name, warn_once
-from cliplib.images.wording import counted
+from cliplib.images.wording import counted, listing
 
 if TYPE_CHECKING:
     import datasets
@@ -50,12 +50,12 @@ SPLITS = {
 }
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
 # What a file in a data set's folder may be. All but images are left out, all but the
-# last with a warning.
-IMAGE = "images"
-OTHER = "files of other kinds"
-HIDDEN = "hidden images"
-SYSTEM = "files that Windows or macOS put there"
-IGNORED = "files that need no warning"
+# last with a warning, such as "Left out 1 file put there by Windows or macOS".
+IMAGE = "with an image"
+OTHER = "in no format that is read"
+HIDDEN = "hidden by a dot"
+SYSTEM = "put there by Windows or macOS"
+IGNORED = "of no interest"
 SETTING = "CLIPLIB_DATA"
 
 
@@ -237,7 +237,7 @@ def _list_named(
     images = _list_images(root) if root else []
     present = {image.label for image in images}
     if present == set(DATASETS[name].phrases):  # phrases by class
-        logger.info("%s: %d images from %s", name, len(images), root)
+        logger.info("%s: %s from %s", name, counted(len(images), "image"), root)
         return images
     bears_the_name = root is not None and root.name == name
     if must_be_there or bears_the_name:
@@ -353,7 +353,8 @@ def _existing_folder(name: str) -> Path:
 def _list_images(root: Path) -> list[ListedImage]:
     """Return the images in the class folders of `root`, sorted by id.
 
-    Other files are left out, with a warning for each kind but `IGNORED`. ValueError if
+    Other files are left out, with a warning for each kind but `IGNORED`; so are folders
+    without an image, with a warning for those that lie beside classes. ValueError if
     there is no image, or if it is unclear which folders are classes.
     """
     paths_by_kind: dict[str, list[Path]] = defaultdict(list)
@@ -364,6 +365,7 @@ def _list_images(root: Path) -> list[ListedImage]:
         _warn_of_left_out(kind, paths_by_kind[kind])
     images = [_listed_image(path, root) for path in paths_by_kind[IMAGE]]
     _check_layout(root, images)
+    _warn_of_empty_classes(root, images)
     return sorted(images, key=lambda image: image.id)
 
 
@@ -457,11 +459,13 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     folders hold the images themselves ("train/1.jpg"), or if only some images are in a
     split ("train/cat", "dog").
     """
-    places = sorted({image.place for image in images})
-    if len(places) > 1:
+    image_by_place = {image.place: image for image in images}
+    if len(image_by_place) > 1:
+        first, second = sorted(image_by_place)[:2]
         raise ValueError(
-            f"Class folders lie in {places[0]} and in {places[1]}: put all in one "
-            "place."
+            f"Class folders lie in {first} (which holds {image_by_place[first].id}) "
+            f"and in {second} (which holds {image_by_place[second].id}): put all in "
+            "one place."
         )
     advice = "give each class a folder, within a split or not."
     if not images:
@@ -477,6 +481,32 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
         )
 
 
+def _warn_of_empty_classes(root: Path, images: Sequence[ListedImage]) -> None:
+    """Warn of folders that lie beside those of the classes, but hold no image."""
+    classes = {image.label for image in images}
+    empty = set()
+    for parent in {image.path.parent.parent for image in images}:
+        for folder in parent.iterdir():
+            is_ignored = folder.name.startswith(".") or folder.name == "__MACOSX"
+            if folder.is_dir() and folder.name not in classes and not is_ignored:
+                empty.add(folder.name)
+    if not empty:
+        return
+    names = listing(sorted(empty))
+    if len(empty) == 1:
+        warn_once(
+            logger,
+            f"The folder {names} of {root} holds no image that can be read, and is no "
+            "class.",
+        )
+    else:
+        warn_once(
+            logger,
+            f"The folders {names} of {root} hold no image that can be read, and are no "
+            "classes.",
+        )
+
+
 def _is_system_file(path: PurePath) -> bool:
     """Say whether a file is one that Windows or macOS itself puts into folders."""
     return path.name.lower() in SYSTEM_FILES or path.name.startswith("._")
@@ -484,7 +514,8 @@ def _is_system_file(path: PurePath) -> bool:
 
 def _warn_of_left_out(kind: str, paths: Sequence[Path]) -> None:
     if paths:
-        warn_once(logger, f"Left out {len(paths)} {kind}, such as {min(paths)}")
+        files = counted(len(paths), "file")
+        warn_once(logger, f"Left out {files} {kind}, such as {min(paths)}")
 
 
 def fetch_dataset(name: str) -> Path | None:

@@ -134,19 +134,34 @@ def image_bytes(source: ImageSource) -> bytes:
 
     Images of Pillow and arrays are identified by the latter. A row of a data set with
     neither bytes nor path gives b"", which `load_image` rejects. An OSError names a
-    file that is not there.
+    file that cannot be read, and the reason.
     """
+    if isinstance(source, Image.Image | np.ndarray):
+        image = load_image(source)
+        return f"{image.size}".encode() + image.tobytes()
+    try:
+        return _file_content(source)
+    except OSError as error:
+        raise _unreadable(source, _why_unreadable(error, source, None)) from error
+
+
+def _file_content(
+    source: str | os.PathLike[str] | bytes | Mapping[str, str | bytes | None],
+) -> bytes:
+    """Return the content of an image's file; it is read where a path is given."""
     if isinstance(source, Mapping):
         file = source.get("bytes")
         if file is None:
             file = source["path"] or b""
         source = file
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, Image.Image | np.ndarray):
-        image = load_image(source)
-        return f"{image.size}".encode() + image.tobytes()
-    return Path(source).read_bytes()
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+def _unreadable(source: ImageSource, reason: str) -> OSError:
+    """Return the error that names an image that cannot be read, and the reason."""
+    # Not by !r, which would put a name such as O'Brien.jpg between other quotation
+    # marks: reports tell where the name ends by the mark.
+    return OSError(f"Cannot read the image '{image_name(source)}': {reason}.")
 
 
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
@@ -181,10 +196,7 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
             image = _scaled_to_8_bits(image)
         return image.convert("RGB")
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        reason = _why_unreadable(error, source, content)
-        raise OSError(
-            f"Cannot read the image {image_name(source)!r}: {reason}."
-        ) from error
+        raise _unreadable(source, _why_unreadable(error, source, content)) from error
 
 
 def _warn_of_small_image(source: ImageSource, image: Image.Image) -> None:
@@ -204,7 +216,7 @@ def _open(source: ImageSource, content: bytes | None) -> Image.Image:
         return source
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
-    file = io.BytesIO(image_bytes(source) if content is None else content)
+    file = io.BytesIO(_file_content(source) if content is None else content)
     return Image.open(file, formats=readable_formats())
 
 
@@ -234,8 +246,8 @@ def _why_unreadable(
 ) -> str:
     """Return a clause on why an image could not be read, and what to do about it.
 
-    `error` is what reading it raised; `content` is the file's content, or None if it
-    was not given.
+    It holds no path. `error` is what reading the image raised; `content` is the file's
+    content, or None if it was not given.
     """
     if isinstance(source, np.ndarray):
         return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
@@ -243,6 +255,8 @@ def _why_unreadable(
         # Pillow warns above its limit, and refuses above twice that.
         millions = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         return f"it has more than {millions} million pixels: save a smaller copy"
+    if isinstance(error, OSError) and error.strerror:  # the whole text names the path
+        return error.strerror
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
     # Pillow's own message only names the address of a buffer.

@@ -452,8 +452,8 @@ def compare(
     return pd.Series(
         {
             "difference": interval["value"],
-            "low": interval["low"],
-            "high": interval["high"],
+            "low": max(-1.0, interval["low"]),
+            "high": min(1.0, interval["high"]),
             "p": (1 + n_farther) / (1 + n_boot),
         }
     )

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cliplib.app.decision_aid import WHY_NO_KERNEL
+from cliplib.app.decision_aid import HELD_OUT_KEY, WHY_NO_KERNEL
 from cliplib.app.elsewhere import Elsewhere
 from cliplib.app.evidence import KERNEL, POOLED, Evidence
 from cliplib.app.verdict import TRACE_NAMES, Step
-from cliplib.images.wording import number, percent, points
-from cliplib.judge.intervals import Share
+from cliplib.images.wording import counted, number, percent, points
+from cliplib.judge.intervals import Share, ratio_intervals
 
 MOST_ROWS = 12
 """Rows of a table that are shown."""
@@ -101,11 +101,21 @@ class Document:
     sections: Sequence[Section]
 
 
-def document(evidence: Evidence, title: str = "") -> Document:
-    """Return the evidence as a document.
+def document(
+    evidence: Evidence, title: str = "", *, in_report: bool = False
+) -> Document:
+    """Return the evidence as a document; sections that yield nothing are left out.
 
-    `title` is by default the folder's name, or "A folder of images" if the request is
-    anonymous. Sections that yield nothing are left out.
+    Parameters
+    ----------
+    evidence
+        What was found out.
+    title
+        By default the folder's name, or "A folder of images" if the request is
+        anonymous.
+    in_report
+        Whether page, PDF, answers.csv and copies.csv are written: only then does the
+        document name them. The decision aid is saved in any case.
     """
     if not title and evidence.request.anonymous:
         title = "A folder of images"
@@ -114,17 +124,17 @@ def document(evidence: Evidence, title: str = "") -> Document:
     today = date.today()
     verdict = evidence.verdict
     sections = (
-        Section("The images", [*_images(evidence)]),
-        Section("Copies", [*_copies(evidence)]),
-        Section("What the files give away", [*_traces(evidence)]),
+        Section("The images", [*_images(evidence, in_report)]),
+        Section("Copies", [*_copies(evidence, in_report)]),
+        Section("What the files give away", [*_traces(evidence, in_report)]),
         Section("Can it be done?", [*_methods(evidence)]),
         Section("Errors", [*_errors(evidence)]),
-        Section("Labels that look wrong", [*_suspects(evidence)]),
+        Section("Labels that look wrong", [*_suspects(evidence, in_report)]),
         Section("Would more labels pay?", [*_curve(evidence)]),
         Section("When to trust it", [*_trust(evidence)]),
         Section("Elsewhere", [*_elsewhere(evidence)]),
         Section("Without the object", [*_erased(evidence)]),
-        Section("How it was made", [*_provenance(evidence)]),
+        Section("How it was made", [*_provenance(evidence, in_report)]),
     )
     return Document(
         title=" ".join(title.split()),
@@ -159,7 +169,7 @@ def _text(cell: Any) -> str:
     return " ".join(number(cell).split())
 
 
-def _images(evidence: Evidence) -> Iterator[Block]:
+def _images(evidence: Evidence, in_report: bool) -> Iterator[Block]:
     """Yield examples and counts of each class, and files unreadable or tiny."""
     yield _examples(evidence)
     yield table_of(
@@ -169,11 +179,11 @@ def _images(evidence: Evidence) -> Iterator[Block]:
         evidence.counts,
     )
     if evidence.unreadable:
-        yield _unreadable(evidence)
+        yield _unreadable(evidence, in_report)
     if evidence.tiny:
         yield Text(
-            f"{len(evidence.tiny)} of the images have a side of fewer than 16 pixels: "
-            "hardly anything can be seen on them."
+            "Images with a side of fewer than 16 pixels, on which hardly anything can "
+            f"be seen: {len(evidence.tiny):,}."
         )
 
 
@@ -190,25 +200,35 @@ def _examples(evidence: Evidence) -> Pictures:
     )
 
 
-def _unreadable(evidence: Evidence) -> Table:
+def _unreadable(evidence: Evidence, in_report: bool = False) -> Table:
     """Return unreadable files with reasons; if anonymous, how many by reason."""
     listed = pd.Series(evidence.unreadable, name="reason").rename_axis("file")
     if evidence.request.anonymous:
         listed = listed.groupby(listed).size().rename("files")
     return table_of(
-        f"Files that could not be read and are left out{_cut_note(len(listed))}.",
+        "Files that could not be read and are left out"
+        f"{_cut_note(len(listed), 'answers.csv', in_report)}.",
         listed.head(MOST_ROWS).to_frame(),
     )
 
 
-def _cut_note(n_rows: int, file: str = "answers.csv") -> str:
+def _cut_note(n_rows: int, file: str, in_report: bool) -> str:
     """Return what ends the caption of a table of which `MOST_ROWS` rows are shown.
 
-    For 30 rows ", the first 12 of 30; all are in answers.csv"; "" if all are shown.
+    For 30 rows ", the first 12 of 30; all are in answers.csv", the end in a report
+    alone; "" if all are shown.
     """
     if n_rows <= MOST_ROWS:
         return ""
-    return f", the first {MOST_ROWS} of {n_rows:,}; all are in {file}"
+    return f", the first {MOST_ROWS} of {n_rows:,}{_all_in(file, in_report)}"
+
+
+def _all_in(file: str, in_report: bool) -> str:
+    """Return what ends a sentence on a part of something: in a report the whole's file.
+
+    "; all are in answers.csv", or "" where this file is not written.
+    """
+    return f"; all are in {file}" if in_report else ""
 
 
 def _picture(evidence: Evidence, row: int, title: str) -> Picture:
@@ -216,7 +236,7 @@ def _picture(evidence: Evidence, row: int, title: str) -> Picture:
     return Picture(evidence.images[row], title, evidence.names[row])
 
 
-def _copies(evidence: Evidence) -> Iterator[Block]:
+def _copies(evidence: Evidence, in_report: bool) -> Iterator[Block]:
     """Yield counts and pairs of copies, and the user's groups that copies join."""
     yield Text(
         "A copy on both sides of a split makes any classifier look good, and one with "
@@ -225,23 +245,23 @@ def _copies(evidence: Evidence) -> Iterator[Block]:
     )
     yield table_of("Copies, of byte copies to turned ones.", evidence.copy_counts)
     if len(evidence.pairs):
-        yield pictures_of_copies(evidence)
+        yield pictures_of_copies(evidence, in_report=in_report)
     if len(evidence.merged):
-        yield _merged(evidence)
+        yield _merged(evidence, in_report)
 
 
-def pictures_of_copies(evidence: Evidence) -> Pictures:
+def pictures_of_copies(evidence: Evidence, *, in_report: bool = False) -> Pictures:
     """Return at most `MOST_PICTURES` images of copies, those of a pair side by side."""
     pairs = evidence.pairs.head(MOST_PICTURES // 2)
     rows = pairs[["row_a", "row_b"]].to_numpy().ravel()  # a, b, a, b, …
     return Pictures(
-        f"{len(pairs)} of {len(evidence.copies):,} pairs of copies; all are in "
-        "copies.csv. Those with two labels come first.",
+        f"Pairs of copies, {len(pairs)} of {len(evidence.copies):,}"
+        f"{_all_in('copies.csv', in_report)}. Those with two labels come first.",
         [_picture(evidence, row, evidence.labels[row]) for row in rows],
     )
 
 
-def _merged(evidence: Evidence) -> Table:
+def _merged(evidence: Evidence, in_report: bool) -> Table:
     """Return pairs of the user's groups and the copies that join them, as a table."""
     name_of = dict(zip(evidence.table.ids, evidence.names, strict=True))
     joined = evidence.merged.head(MOST_ROWS)
@@ -254,12 +274,12 @@ def _merged(evidence: Evidence) -> Table:
     return table_of(
         "Pairs of groups that were declared apart but hold copies of each other, and "
         "were therefore joined: often a fault of the data, to be looked at"
-        f"{_cut_note(len(evidence.merged), 'copies.csv')}.",
+        f"{_cut_note(len(evidence.merged), 'copies.csv', in_report)}.",
         pd.DataFrame(columns),
     )
 
 
-def _traces(evidence: Evidence) -> Iterator[Block]:
+def _traces(evidence: Evidence, in_report: bool) -> Iterator[Block]:
     """Yield the accuracy of each file trace alone; traces by class; kinds of files."""
     traces = evidence.traces
     yield Text(
@@ -287,7 +307,8 @@ def _traces(evidence: Evidence) -> Iterator[Block]:
     if evidence.request.anonymous:
         kinds = kinds.drop(columns="example")
     yield table_of(
-        f"Kinds of files and their classes{_cut_note(len(kinds))}.",
+        "Kinds of files and their classes"
+        f"{_cut_note(len(kinds), 'answers.csv', in_report)}.",
         kinds.head(MOST_ROWS),
     )
 
@@ -388,7 +409,7 @@ def pictures_of_errors(evidence: Evidence) -> Pictures:
     )
 
 
-def _suspects(evidence: Evidence) -> Iterator[Block]:
+def _suspects(evidence: Evidence, in_report: bool) -> Iterator[Block]:
     """Yield a text on the labels that confident learning doubts, and the first images.
 
     A label is in doubt where another class is more probable, and at least as probable
@@ -398,12 +419,13 @@ def _suspects(evidence: Evidence) -> Iterator[Block]:
     if suspects.empty:
         yield Text("None.")
         return
+    marked = "; answers.csv marks each" if in_report else ""
     yield Text(
         "The probe contradicts these labels with confidence, though it was not trained "
         "on them: an image is confidently of a class if its probability is at least "
         "the mean of those that bear this label (confident learning, Northcutt et al. "
         "2021). A person should look at them: some are wrong, some are merely hard. "
-        f"There are {len(suspects):,}; answers.csv marks all of them."
+        f"Labels in doubt: {len(suspects):,}{marked}."
     )
     classes = evidence.table.classes
     pictures = []
@@ -425,7 +447,8 @@ def _curve(evidence: Evidence) -> Iterator[Block]:
         return
     yield Plot(
         caption=f"Accuracy of the {evidence.best} on groups not trained on, by how "
-        "many groups it was trained on. The band is the 95% interval.",
+        "many groups it was trained on. The band is the 95% interval over images; part "
+        "of the groups is drawn once, and another draw may differ by more.",
         alt="A curve of accuracy over the number of labelled groups, with a band.",
         function="curve_plot",
     )
@@ -447,9 +470,12 @@ def _trust(evidence: Evidence) -> Iterator[Block]:
         "trust_plot",
     )
     about = pd.Series(evidence.aid.about, name="value").map(_text)
+    held_out = counted(int(evidence.aid.about[HELD_OUT_KEY] or 0), "image")
     yield table_of(
-        "The decision aid, which abstains where it is not sure: how it was made, and "
-        "what held-out images say of it.",
+        "The decision aid, which abstains where it is not sure, and how it was made. "
+        f"Its rule was chosen on {held_out} held out from training. Its answers and "
+        "errors below were counted on these same images, and are therefore "
+        "optimistic: expect more errors on new ones.",
         about.rename_axis("decision aid").to_frame(),
     )
 
@@ -463,13 +489,13 @@ def _elsewhere(evidence: Evidence) -> Iterator[Block]:
     if away is None:
         return
     judged = (
-        f"{len(away.table):,} images of another folder are judged by the "
-        f"{evidence.best}, trained on all images of this one."
+        f"The {evidence.best}, trained on all images of this folder, judges "
+        f"{counted(len(away.table), 'image')} of another one."
     )
     if len(away.left_out):
         # How many images by reason, such as "cannot be read".
-        left_out = ", ".join(f"{count} {why}" for why, count in away.left_out.items())
-        judged += f" Left out: {left_out}."
+        reasons = [f"that {why}: {count:,}" for why, count in away.left_out.items()]
+        judged += f" Left out are those {'; '.join(reasons)}."
     yield Text(judged)
     yield _found_elsewhere(evidence, away)
 
@@ -487,14 +513,26 @@ def _found_elsewhere(evidence: Evidence, away: Elsewhere) -> Table:
         }
     rows["all"] = {
         "images": len(away.table),
-        "found here": Share.of(home.metrics.loc["accuracy"]),
+        "found here": _accuracy_here(evidence, away),
         "found elsewhere": Share.of(away.evaluation.metrics.loc["accuracy"]),
     }
     return table_of(
         "What is found of each class here, on groups not trained on, and elsewhere, "
-        "with 95% intervals.",
+        "with 95% intervals. The last row leaves out classes without images elsewhere.",
         pd.DataFrame(rows).T.rename_axis("class"),
     )
+
+
+def _accuracy_here(evidence: Evidence, away: Elsewhere) -> Share:
+    """Return the best probe's accuracy here on those classes that exist elsewhere."""
+    support = away.evaluation.per_class["support"].to_numpy()  # of each class
+    labels = evidence.table.labels
+    rows = np.flatnonzero(support[labels] > 0)
+    is_right = evidence.predicted[evidence.best][rows] == labels[rows]
+    groups = evidence.groups[rows]
+    seed = evidence.request.seed
+    shares = ratio_intervals({"right": is_right}, groups=groups, seed=seed)
+    return Share.of(shares.loc["right"])
 
 
 def _erased(evidence: Evidence) -> Iterator[Block]:
@@ -520,7 +558,7 @@ def _erased(evidence: Evidence) -> Iterator[Block]:
     yield Pictures("Some images, and what is left of them.", pictures)
 
 
-def _provenance(evidence: Evidence) -> Iterator[Block]:
+def _provenance(evidence: Evidence, in_report: bool) -> Iterator[Block]:
     """Yield the method in a paragraph, citation, versions, command, and privacy."""
     yield Text(method_paragraph(evidence))
     yield Text("To cite the program:")
@@ -528,7 +566,7 @@ def _provenance(evidence: Evidence) -> Iterator[Block]:
     yield table_of("What these results depend on.", evidence.made)
     yield Text("This command makes it again:")
     yield Code(evidence.command)
-    yield Text(privacy(evidence))
+    yield Text(privacy(evidence, in_report=in_report))
 
 
 def method_paragraph(evidence: Evidence) -> str:
@@ -571,19 +609,22 @@ def citation() -> str:
     )
 
 
-def privacy(evidence: Evidence) -> str:
+def privacy(evidence: Evidence, *, in_report: bool = False) -> str:
     """Return a paragraph on what the results reveal of the images and their files."""
-    shown = (
-        "Page and PDF show some of the images. answers.csv and copies.csv hold the "
-        "name of every file. The decision aid holds features of its training images"
-    )
-    if evidence.request.anonymous:
-        return (
-            f"What is private: {shown}, without their names. Images are called by the "
-            "number that answers.csv gives them."
+    files = ""
+    numbers = "numbers, and no file says which is which"
+    nameless = "the decision aid and of what is printed"
+    if in_report:
+        files = (
+            "Page and PDF show some of the images. answers.csv and copies.csv hold the "
+            "name of every file. "
         )
+        numbers = "the number that answers.csv gives them"
+        nameless = "page, PDF and decision aid"
+    held = f"What is private: {files}The decision aid holds features of its training"
+    if evidence.request.anonymous:
+        return f"{held} images, without their names. Images are called by {numbers}."
     return (
-        f"What is private: {shown}, their names and the folder's path. Names are often "
-        "those of patients or persons: --anonymous leaves them out of page, PDF and "
-        "decision aid."
+        f"{held} images, their names and the folder's path. Names are often those of "
+        f"patients or persons: --anonymous leaves them out of {nameless}."
     )

@@ -51,6 +51,8 @@ METHODS = so.Nominal(METHOD_COLOURS)
 """The scale of a colour that tells methods apart: the same one in every figure."""
 KINDS = so.Nominal([*KIND_COLOURS])
 """The scale of a colour that tells anything else apart, beside markers."""
+NAME_LENGTH = 24
+"""Characters of a class's name for which a confusion matrix has room."""
 SHORT_TITLES = {
     "Brain Tumor MRI Dataset": "brain MRI",
     "Brain MRI Images for Brain Tumor Detection": "Navoneel",
@@ -236,15 +238,36 @@ def _wrap(text: str, letters: int) -> str:
 def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw a (k, k) confusion matrix: counts, shaded by their share of the true class.
 
-    True classes are rows.
+    True classes are rows. From 10 classes on the figure grows with their number, and
+    names of more than `NAME_LENGTH` characters are shortened.
     """
     true_classes = pd.Index(classes, name="true")
     counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
-    figure, ax = plt.subplots(figsize=(3.4, 2.9))
-    sns.heatmap(shares, annot=counts, fmt="d", vmin=0, vmax=1, cmap="Blues", cbar=False)
+    inches = max(2.9, 0.32 * len(classes))
+    figure, ax = plt.subplots(figsize=(inches + 0.5, inches))  # width and height
+    names = [_shortened(name) for name in classes]
+    sns.heatmap(
+        shares,
+        annot=counts,
+        fmt="d",
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        cbar=False,
+        xticklabels=names,  # given as a list, seaborn leaves none of them out
+        yticklabels=names,
+    )
     ax.tick_params("y", rotation=0)
     return figure
+
+
+def _shortened(name: str) -> str:
+    """Cut the middle out of a long name: both its ends may tell it from others."""
+    if len(name) <= NAME_LENGTH:
+        return name
+    end = NAME_LENGTH // 2
+    return f"{name[: NAME_LENGTH - end - 1]}…{name[-end:]}"
 
 
 def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:

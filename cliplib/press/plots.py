@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from seaborn.utils import axis_ticklabels_overlap
 
-from cliplib.app.evidence import RISK, Evidence
+from cliplib.app.evidence import Evidence
+from cliplib.app.verdict import RISK
 from cliplib.press import figures
 from cliplib.press.document import Pictures
 
@@ -13,6 +15,8 @@ FIGURE_WIDTH = 4.6
 """Inches: at this width every letter can be read on a phone."""
 MOST_LETTERS = 30
 """Of all classes' names together, for which there is room side by side."""
+SLANTED_LETTERS = 10
+"""Of a class's name that is slanted: a longer one would end below another column."""
 
 
 def accuracy_plot(evidence: Evidence) -> Figure:
@@ -49,10 +53,14 @@ def confusion_plot(evidence: Evidence) -> Figure:
     """Draw the confusion matrix of the best probe: counts, true classes as rows."""
     confusion = evidence.evaluations[evidence.best].confusion
     figure = figures.confusion_heatmap(confusion, evidence.table.classes)
-    inches = max(2.9, 0.32 * len(confusion))
-    figure.set_size_inches(inches + 0.5, inches)  # width and height
-    if sum(map(len, evidence.table.classes)) > MOST_LETTERS:
-        figure.axes[0].tick_params("x", rotation=45)
+    ax = figure.axes[0]
+    letters = [len(name) for name in evidence.table.classes]
+    if sum(letters) > MOST_LETTERS and max(letters) <= SLANTED_LETTERS:
+        ax.tick_params("x", rotation=45)
+    else:
+        figure.draw_without_rendering()  # places the names
+        if axis_ticklabels_overlap(ax.get_xticklabels()):
+            ax.tick_params("x", rotation=90)
     return figure
 
 

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,7 +84,9 @@ class Layout:
         return f"data:image/{kind};base64,{encoded}"
 
 
-def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
+def write_report(
+    evidence: Evidence, out: str | os.PathLike[str], title: str = ""
+) -> list[Path]:
     """Write page, PDF and tables into a folder, made if missing; return their paths.
 
     `title` is by default the name of the folder of images, if that is not anonymous.
@@ -96,14 +99,15 @@ def write_report(evidence: Evidence, out: Path, title: str = "") -> list[Path]:
         If the folder cannot be written to.
     """
     check_extra()
-    layout = lay_out(document(evidence, title), evidence)
-    out.mkdir(parents=True, exist_ok=True)
+    place = Path(out)
+    layout = lay_out(document(evidence, title, in_report=True), evidence)
+    place.mkdir(parents=True, exist_ok=True)
     # The page first: by it, what an interrupted report has left is known as a report's.
-    (out / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
-    (out / "report.pdf").write_bytes(as_pdf(layout))
-    write_csv(evidence.answers, out / "answers.csv")
-    write_csv(evidence.copies, out / "copies.csv")
-    return [out / name for name in WRITTEN]
+    (place / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
+    (place / "report.pdf").write_bytes(as_pdf(layout))
+    write_csv(evidence.answers, place / "answers.csv")
+    write_csv(evidence.copies, place / "copies.csv")
+    return [place / name for name in WRITTEN]
 
 
 def check_no_other_files(out: Path) -> None:

@@ -177,7 +177,7 @@ def _encode_dataset(
         drawn["image"], image_hash, errors=errors_by_row, progress=name
     )
     if errors_by_row and len(errors_by_row) == len(drawn):
-        raise ValueError(f"None of the {len(drawn)} images of {name!r} can be read.")
+        raise ValueError(f"No image of {name!r} can be read.")
     copies = near_duplicate_groups(hashes, cache=encoder.cache)
     table = _as_table(drawn, encoder, features, copies)
     if declared is not None:

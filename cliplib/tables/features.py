@@ -22,6 +22,7 @@ from cliplib.encode.cluster import read_encoded
 from cliplib.images.arrays import Bools, Features, Ints
 from cliplib.images.data import parse_path
 from cliplib.images.image import warn_once
+from cliplib.images.wording import counted
 from cliplib.tables.audit import near_duplicate_groups
 from cliplib.tables.compact import compress, expand
 from cliplib.tables.groups import (
@@ -207,7 +208,8 @@ class FeatureTable:
         encoded = read_encoded(folder)
         if encoded.errors:
             first = next(iter(encoded.errors.values()))
-            logger.warning("Left out %d files: %s", len(encoded.errors), first)
+            left_out = counted(len(encoded.errors), "file")
+            logger.warning("Left out %s: %s", left_out, first)
         if errors is not None:
             errors |= encoded.errors
         paths = [PurePosixPath(name) for name in encoded.ids]

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cliplib.images.arrays import Bools, Ints
 from cliplib.images.image import warn_once
+from cliplib.images.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -250,8 +251,8 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     if len(absent):
         warn_once(
             logger,
-            f"{path} names {len(absent)} files that are not among the images, such as "
-            f"{absent.iloc[0]!r}.",
+            f"{path} names {counted(len(absent), 'file')} not among the images, such "
+            f"as {absent.iloc[0]!r}.",
         )
     ambiguous = file_names.duplicated(keep=False)
     groups: list[str] = []
@@ -315,6 +316,10 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             dtype=str,
             keep_default_na=False,  # "NA" stays a text
         ).rename(columns=str.strip)
+    except UnicodeDecodeError as error:  # a ValueError, too
+        raise ValueError(
+            f"{str(path)!r} is not in UTF-8: save it as CSV UTF-8."
+        ) from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
     if lacking := [name for name in columns if name not in table]:
