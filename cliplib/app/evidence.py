@@ -586,7 +586,7 @@ class Evidence:
         points, answers = questions.learning_curve(
             probe, table, n_splits=self.n_splits, seed=seed
         )
-        if points["share"].iloc[-1] == 1:
+        if 1 in points["share"].tolist():
             answers[-1] = self.proba  # all groups: the answers that stand elsewhere
         predicted = [proba.argmax(axis=1) for proba in answers]  # (n,) for each point
         accuracy = [self.accuracy(answer) for answer in predicted]

@@ -195,8 +195,8 @@ def check_number_of_images(dataset: datasets.Dataset, folder: str) -> None:
 def check_groups(
     request: Request, table: FeatureTable, boxes: Mapping[str, Box]
 ) -> None:
-    """Raise ValueError where all images, or all that have a box, are of one group."""
-    if len(set(table.groups)) < 2:
+    """Raise ValueError where declared groups, or boxes, leave a single group."""
+    if request.groups and len(set(table.groups)) < 2:
         raise ValueError(f"{request.groups!r} puts all images into one group.")
     has_box = np.isin(table.ids, list(boxes))
     if boxes and len(set(table.groups[has_box])) < 2:
