@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,6 +38,7 @@ from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.nearest import NearestNeighbour
 from cliplib.probes.rows import blocks, mean_and_scale
 from cliplib.probes.saving import load_probe, save_probe
+from cliplib.probes.threads import one_thread
 from cliplib.tables.splits import (
     fold_numbers,
     group_folds,
@@ -176,6 +178,22 @@ def test_threads_of_one_process_do_not_disturb_each_other(probe, sample, two_thr
             for n_jobs in (1, 4)
         )
     assert (alone == together).all()
+    assert numbers_of_threads() == {2}
+
+
+def test_another_thread_computes_with_one_thread_after_the_main_one_did(two_threads):
+    with one_thread:  # from here on it is the one that threadpoolctl obeys
+        pass
+    inside = []
+
+    def compute():
+        with one_thread:
+            inside.append(numbers_of_threads())
+
+    thread = Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert inside == [{1}]
     assert numbers_of_threads() == {2}
 
 
@@ -456,7 +474,7 @@ def test_gradients_are_the_slopes_of_logits(probe, sample):
     assert slopes.shape == X.shape and slopes.dtype == np.float32
     expected = (slopes * step).sum(axis=1)
     assert np.abs(expected).max() > 0.02
-    np.testing.assert_allclose(change[np.arange(300), y], expected, atol=2e-4)
+    np.testing.assert_allclose(change[np.arange(300), y], expected, atol=5e-4)
 
 
 @probes

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import scipy.linalg  # noqa: F401 (that its BLAS, too, is there to be found)
 import torch
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 
 class OneThread:
@@ -32,7 +34,8 @@ class OneThread:
                 if self._libraries is None:  # to find them takes 4 ms, so once
                     self._libraries = ThreadpoolController()
                 # In force from here on, until it is told to restore.
-                self._blas_limits = self._libraries.limit(limits=1, user_api="blas")
+                with _controlling_openblas():
+                    self._blas_limits = self._libraries.limit(limits=1, user_api="blas")
                 self._torch_threads = torch.get_num_threads()
             self._n_inside += 1
         torch.set_num_threads(1)  # threadpoolctl does not know torch's own MKL
@@ -51,7 +54,22 @@ class OneThread:
         with self._lock:
             self._n_inside -= 1
             if self._n_inside == 0:
-                self._blas_limits.restore_original_limits()
+                with _controlling_openblas():
+                    self._blas_limits.restore_original_limits()
+
+
+@contextmanager
+def _controlling_openblas() -> Iterator[None]:
+    """Let the calling thread set the number of OpenBLAS's threads.
+
+    threadpoolctl leaves that to the thread that did it first, often the main one, and
+    ignores all others without a word. Who comes next is free to do it again.
+    """
+    OpenBLASController.clear_controlling_thread(force=True)
+    try:
+        yield
+    finally:
+        OpenBLASController.clear_controlling_thread(force=True)
 
 
 one_thread = OneThread()
