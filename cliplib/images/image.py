@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL.ExifTags import Base
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +285,9 @@ def file_facts(source: ImageSource) -> FileFacts:
         bytes (the file's size), digest (blake2b of its content, 64 bytes), format and
         mode (Pillow's names), quantisation (the mean of JPEG's first quantisation
         table, larger with stronger compression; 0 for other formats), width and height
-        in pixels.
+        in pixels; progressive, resolution (dots an inch), profile (size of its colour
+        profile), exif (numbers of its EXIF entries), camera and software, as texts, ""
+        where there is none.
     """
     content = image_bytes(source)
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
@@ -297,4 +300,29 @@ def file_facts(source: ImageSource) -> FileFacts:
             "quantisation": float(np.mean(tables.get(0, 0))),
             "width": image.width,
             "height": image.height,
+            "progressive": "yes" if image.info.get("progressive") else "",
+            "resolution": _file_text(image.info.get("dpi", "")),
+            "profile": _file_text(len(image.info.get("icc_profile") or b"") or ""),
+            **_exif_facts(image),
         }
+
+
+def _exif_facts(image: Image.Image) -> FileFacts:
+    """Return the numbers of an image's EXIF entries, its camera and its software."""
+    try:
+        exif = image.getexif()
+        entries = {number: exif[number] for number in sorted(exif)}
+    except Exception:  # damaged EXIF makes Pillow raise nearly anything
+        return {"exif": "damaged", "camera": "", "software": ""}
+    maker_and_model = f"{entries.get(Base.Make, '')} {entries.get(Base.Model, '')}"
+    return {
+        "exif": _file_text(" ".join(map(str, entries))),
+        "camera": _file_text(maker_and_model),
+        "software": _file_text(entries.get(Base.Software, "")),
+    }
+
+
+def _file_text(value: object) -> str:
+    """Return what a file says as a text of at most 60 printable characters."""
+    printable = "".join(c for c in str(value) if c.isprintable())
+    return printable.strip()[:60]

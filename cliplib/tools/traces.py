@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cliplib.images.arrays import Floats
 from cliplib.images.cache import FeatureCache, ImageFunction, each_image, map_images
-from cliplib.images.image import file_facts
+from cliplib.images.image import ImageSource, file_facts
 
 TRACE_COLUMNS = {
     "size": ("width", "height"),
@@ -33,6 +34,36 @@ FILE_TRACES = ("size", "colour mode", "quantisation", "texture")
 """Kinds that somebody's way of saving leaves; texture is the picture's as well."""
 PICTURE_TRACES = ("border", "brightness")
 """Kinds that are the picture itself."""
+
+
+FIELDS = (
+    "format",
+    "mode",
+    "size",
+    "aspect",
+    "quality",
+    "progressive",
+    "resolution",
+    "profile",
+    "exif",
+    "camera",
+    "software",
+)
+"""What a file says of itself: columns of `file_fields`."""
+
+
+def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:
+    """Return what the files of n images say of themselves: `FIELDS`, a row for each.
+
+    Size is "width × height", aspect width by height, quality the mean of JPEG's first
+    quantisation table, 0 for other formats; the others are texts, "" where a file says
+    nothing. An OSError names an image that cannot be read.
+    """
+    fields = pd.DataFrame([file_facts(image) for image in images])
+    fields["size"] = _size(fields)
+    fields["aspect"] = (fields["width"] / fields["height"]).round(2)
+    fields["quality"] = fields["quantisation"].round(1)
+    return fields[[*FIELDS]]
 
 
 def file_traces(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.DataFrame:

@@ -1,0 +1,163 @@
+"""Probes that see no object: what they find is what was planted, and where."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from cliplib.images.cache import map_images
+from cliplib.tables.features import FeatureTable
+from cliplib.tools.pictures import PATCHES, PICTURE_COLUMNS, picture_statistics
+from cliplib.tools.shortcuts import Shortcut, probe_shortcuts, strongest
+
+N = 80
+
+
+def images_with(trap: Callable[[Image.Image], Image.Image]) -> list[Image.Image]:
+    """Noise without any class; every second image has the trap."""
+    rng = np.random.default_rng(0)
+    images = []
+    for row in range(N):
+        coarse = Image.fromarray(rng.integers(60, 200, (12, 12, 3), np.uint8))
+        image = coarse.resize((96, 72), Image.Resampling.BICUBIC)
+        images.append(trap(image) if row % 2 else image)
+    return images
+
+
+def table() -> FeatureTable:
+    labels = np.arange(N) % 2
+    return FeatureTable.from_arrays(
+        np.zeros((N, 1)), labels, classes=("without", "with")
+    )
+
+
+def files(images: list[Image.Image]) -> list[bytes]:
+    contents = []
+    for image in images:
+        image.save(file := io.BytesIO(), "PNG")
+        contents.append(file.getvalue())
+    return contents
+
+
+def found_in(images: list[Image.Image]) -> list[Shortcut]:
+    return probe_shortcuts(table(), files(images), table().labels)
+
+
+def stamp(image: Image.Image) -> Image.Image:
+    ImageDraw.Draw(image).rectangle((0, 66, 10, 71), fill=(255, 255, 255))
+    return image
+
+
+def frame(image: Image.Image) -> Image.Image:
+    ImageDraw.Draw(image).rectangle((0, 0, 95, 71), outline=(0, 0, 0), width=3)
+    return image
+
+
+def brighter(image: Image.Image) -> Image.Image:
+    return image.point(lambda level: min(255, level + 60))
+
+
+def smaller(image: Image.Image) -> Image.Image:
+    return image.resize((64, 48))
+
+
+def blurred(image: Image.Image) -> Image.Image:
+    return image.resize((8, 6)).resize((96, 72))
+
+
+@pytest.mark.parametrize(
+    ("trap", "name", "of", "place"),
+    [
+        (stamp, "bottom left corner", "picture", "in the bottom left corner"),
+        (frame, "border", "picture", "along the border"),
+        (brighter, "brightness", "picture", "in the whole picture"),
+        (blurred, "sharpness", "picture", "in the whole picture"),
+        (smaller, "size", "file", "in the file"),
+    ],
+)
+def test_a_planted_trap_is_found_where_it_is(trap, name, of, place):
+    by_name = {shortcut.name: shortcut for shortcut in found_in(images_with(trap))}
+    shortcut = by_name[name]
+    assert (shortcut.of, shortcut.place) == (of, place)
+    assert shortcut.balanced.value > 0.95
+    assert shortcut.share_of_gain.value > 0.9
+    assert shortcut.decides
+    best = strongest(list(by_name.values()))
+    assert best is not None
+    assert best.share_of_gain.value >= shortcut.share_of_gain.value
+
+
+def test_a_stamp_is_in_one_corner_only() -> None:
+    by_name = {shortcut.name: shortcut for shortcut in found_in(images_with(stamp))}
+    elsewhere = [name for name in PATCHES if "left" not in name]
+    assert max(by_name[name].balanced.value for name in elsewhere) < 0.7
+
+
+def test_nothing_is_found_where_nothing_was_planted() -> None:
+    shortcuts = found_in(images_with(lambda image: image))
+    best = strongest(shortcuts)
+    assert best is not None
+    assert best.share_of_gain.value < 0.5
+    assert best.chance == 0.5
+    # A field with one value for all images has no probe.
+    assert not {"mode", "size", "format"} & {shortcut.name for shortcut in shortcuts}
+
+
+def test_colour_informs_and_does_not_decide() -> None:
+    def redder(image: Image.Image) -> Image.Image:
+        red, green, blue = image.split()
+        return Image.merge("RGB", (red.point(lambda v: min(255, v + 40)), green, blue))
+
+    by_name = {shortcut.name: shortcut for shortcut in found_in(images_with(redder))}
+    assert by_name["colour moments"].balanced.value > 0.95
+    assert not by_name["colour moments"].decides
+    assert not by_name["thumbnail"].decides
+
+
+def test_two_images_a_class_are_shown_that_the_probe_has_right() -> None:
+    for shortcut in found_in(images_with(stamp)):
+        for name, rows in shortcut.examples.items():
+            assert len(rows) <= 2
+            label = table().classes.index(name)
+            assert (table().labels[rows] == label).all()
+            assert (shortcut.predicted[rows] == label).all()
+
+
+def test_without_a_gain_of_clip_there_is_no_share() -> None:
+    constant = np.zeros(N, np.int64)
+    shortcuts = probe_shortcuts(table(), files(images_with(stamp)), constant)
+    assert all(np.isnan(shortcut.share_of_gain.value) for shortcut in shortcuts)
+    best = strongest(shortcuts)
+    assert best is not None
+    assert best.balanced.value > 0.95
+
+
+def test_groups_are_kept_whole() -> None:
+    """Copies of six images with random labels: by image they would be known again."""
+    rng = np.random.default_rng(1)
+    few = images_with(lambda image: image)[:10]
+    images = files([few[row % 10] for row in range(N)])
+    labels = np.repeat(rng.permutation([0, 1] * 5)[None], N // 10, axis=0).ravel()
+    apart = FeatureTable.from_arrays(np.zeros((N, 1)), labels)
+    together = FeatureTable.from_arrays(
+        np.zeros((N, 1)), labels, groups=np.arange(N) % 10
+    )
+    by_image = strongest(probe_shortcuts(apart, images, labels))
+    by_group = strongest(probe_shortcuts(together, images, labels))
+    assert by_image is not None
+    assert by_group is not None
+    assert by_image.balanced.value == 1
+    assert by_group.balanced.value < 0.9
+
+
+def test_statistics_of_tiny_images_are_numbers() -> None:
+    images = [Image.new("RGB", size, (10, 20, 30)) for size in ((8, 8), (200, 3))]
+    (rows,) = map_images(images, picture_statistics)
+    assert rows.shape == (2, max(s.stop for s in PICTURE_COLUMNS.values()))
+    assert np.isfinite(rows).all()
+    brightness = rows[:, PICTURE_COLUMNS["brightness"]]
+    np.testing.assert_allclose(brightness, [[18, 0], [18, 0]], atol=1)
