@@ -6,7 +6,8 @@ two collections that it was made of: J. Cheng's (figshare 1512427) in
 ``external/brain_tumor_figshare``, files ``CLASS/NNNN.jpg`` with ``patients.csv`` (file,
 patient, fold) and ``boxes.csv`` (file, x_center, y_center, width, height); and healthy
 slices of Br35H in ``external/br35h_healthy``. So ``brain_tumor_mri_patients.csv``,
-``_boxes.csv`` and ``_sources.csv`` come about.
+``_boxes.csv`` and ``_sources.csv`` come about. Patients are told as `study.series` has
+it: by the stem of their number, which keeps the series and the author's fold.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from cliplib.images.cache import FeatureCache, map_images
 from cliplib.images.data import DATASETS, load_dataset
+from cliplib.study.series import with_series
 from cliplib.tables.audit import (
     MIN_CORRELATION,
     find_near_duplicates,
@@ -37,6 +39,7 @@ BR35H = "external/br35h_healthy"
 LOOSE_DISTANCE = 90
 LOOSE_CORRELATION = 0.4
 """Looser than for copies, to see how near an image without an original comes to one."""
+KNOWN_OF_PATIENTS = ["patient", "examination", "series", "fold", "author_fold"]
 TO_IMAGE = {
     "": (False, False, False),
     "mirrored": (False, True, False),
@@ -94,8 +97,9 @@ def matches_with_cheng(
     """Return the images that show the same as an original of Cheng's, and which.
 
     `ids` are of all images, by row; `links` are from `closest_originals`; `originals`
-    has file, patient and fold, in the order of the files there. Each image returned has
-    these of its original, its id, and the orientation. They are in the order of `ids`.
+    is from `with_series`, in the order of the files there. Each image returned has
+    what is known of its original, its id, and the orientation. They are in the order of
+    `ids`.
     """
     # The index is the row of the image, index_b that of the original.
     same = links[links["correlation"] >= MIN_CORRELATION]
@@ -105,13 +109,17 @@ def matches_with_cheng(
 
 
 def patients_of(matches: pd.DataFrame) -> pd.DataFrame:
-    """Return id, patient and fold of each image, from `matches_with_cheng`.
+    """Return id, patient, examination, series and folds of each image.
 
-    Patients are numbered anew, from 1, as they first appear; folds, 1 to 5, stay.
+    `matches` are from `matches_with_cheng`. Patients and examinations are numbered
+    anew, from 1, as they first appear; series and folds, 1 to 5, stay.
     """
-    patients = matches[["id", "patient", "fold"]]
-    codes, _ = pd.factorize(patients["patient"])  # from 0, as they first appear
-    return patients.assign(patient=codes + 1)
+    known = matches[["id", *KNOWN_OF_PATIENTS]]
+    anew = {
+        name: pd.factorize(known[name])[0] + 1  # from 1, as they first appear
+        for name in ("patient", "examination")
+    }
+    return known.assign(**anew)
 
 
 def boxes_of(matches: pd.DataFrame, box_of_file: pd.DataFrame) -> pd.DataFrame:
@@ -179,7 +187,8 @@ def write_sources(
     `ids` and `hashes`, from `image_hash`, are of its images, in the same order; `data`
     is the folder that holds the two collections.
     """
-    originals = pd.read_csv(data / CHENG / "patients.csv")
+    listed = pd.read_csv(data / CHENG / "patients.csv", dtype={"patient": str})
+    originals = with_series(listed)
     box_of_file = pd.read_csv(data / CHENG / "boxes.csv").set_index("file")
     cheng_files = [data / CHENG / file for file in originals["file"]]
     br35h_files = sorted((data / BR35H).glob("*.jpg"))
