@@ -345,20 +345,35 @@ def _add_classify(subparsers: Any) -> None:
         "image",
     )
     parser.add_argument(
+        "--images",
+        default="",
+        metavar="FOLDER",
+        help="the folder that the decision aid was trained on: the page then shows the "
+        "nearest training images, too",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace these two files"
     )
     parser.set_defaults(run=classify)
 
 
 def classify(
-    aid: str, files: Sequence[str], prefix: str, heat_maps: bool, overwrite: bool
+    aid: str,
+    files: Sequence[str],
+    prefix: str,
+    heat_maps: bool,
+    images: str,
+    overwrite: bool,
 ) -> None:
     """Let a decision aid classify a folder or files; write a table and a page.
 
     Their paths are `prefix` with .csv and .html; if it is a folder, "answers" in it.
     Files that are there are replaced if `overwrite` says so; else FileExistsError.
+    `images` is the folder of the training images, or "".
     """
-    images = _folder_or_files(files)
+    sources = _folder_or_files(files)
+    if images and not os.path.isdir(images):
+        raise NotADirectoryError(f"--images {images} is no folder.")
     # "new/" is a folder, which need not be there yet.
     is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)
     out = os.path.join(prefix, "answers") if is_folder else prefix
@@ -373,7 +388,7 @@ def classify(
     folder = os.path.dirname(os.path.abspath(out))
     check_writable(folder)
     decision_aid = DecisionAid.load(aid_folder(aid))
-    rows = decision_aid.classify(images)
+    rows = decision_aid.classify(sources)
     if decision_aid.never_answers:
         print(
             "This decision aid abstains on everything: no probability made its answers "
@@ -384,7 +399,7 @@ def classify(
     os.makedirs(folder, exist_ok=True)
     write_csv(rows, table)
     print(f"Written: {table}", flush=True)
-    write_html(rows, page, decision_aid, images, heat_maps=heat_maps)
+    write_html(rows, page, decision_aid, sources, heat_maps=heat_maps, images=images)
     print(f"Written: {page}")
 
 

@@ -85,7 +85,8 @@ def test_a_folder_is_measured_and_learned(
     assert f"cliplib classify {out} FOLDER_OR_FILES" in told.out
     aid = DecisionAid.load(out)
     assert aid.training.classes == ("disc", "square", "stripes")
-    assert aid.training.provenance["images"] == f"{folder.as_posix()}/"
+    # Where the images are, who gets the aid need not know.
+    assert str(folder) not in str(aid.training.provenance)
     # It uses the best probe that was measured.
     ((best, readout),) = re.findall(
         r"The best probe is the ([a-z ]+); it reads the (\w+) features",

@@ -224,7 +224,7 @@ def test_elsewhere_leaves_out_copies_and_unknown_classes(evidence: Evidence) -> 
     assert away is not None
     assert len(away.table) == 12 and away.table.classes == evidence.table.classes
     assert away.left_out.to_dict() == {
-        "are of a class that is not here (hexagon)": 1,
+        "are of classes that are not here (1)": 1,
         "are copies of images here": 1,
     }
     said = evidence.fitted.predict(away.table.features)
@@ -247,7 +247,7 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     assert dataset is not None
     there = images_elsewhere(str(away), home, list(dataset["image"]), tiny)
     # A copy of a class that is not here is counted once, for its class.
-    assert there.left_out.to_dict() == {"are of a class that is not here (hexagon)": 1}
+    assert there.left_out.to_dict() == {"are of classes that are not here (1)": 1}
     probe = LinearProbe(Cs=(0.1,)).fit(home.features, home.labels)
     said = pd.DataFrame({"class": "disc", "abstained": np.arange(19) >= 10})
     aid = Mock(training=home, **{"decide.return_value": said})
@@ -385,6 +385,35 @@ def test_anonymous_evidence_names_no_file(
             assert str(home).encode() not in path.read_bytes()
     assert hidden.answers["file"].iloc[0] == "disc/disc0.png"
     assert hidden.answers["image"].iloc[0] == 1
+
+
+def test_anonymous_evidence_names_no_place_of_a_model_and_no_class_from_elsewhere(
+    home: Path, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "Miller" / "Anna-clip"
+    shutil.copytree(checkpoint, model)
+    other = tmp_path / "Miller" / "Anna-dino"
+    shutil.copytree(home / "tiny-dino", other)
+    found = encode_folder(
+        Request(
+            str(home / "ward7"),
+            model=str(model),
+            others=[str(other)],
+            elsewhere=str(home / "ward9"),
+            anonymous=True,
+        )
+    )
+    away = found.images_elsewhere
+    assert away is not None
+    told = [found.encoder_name, *found.other_encoders, *found.made["value"]]
+    told += [str(found.aid.training.provenance), *away.left_out.index]
+    assert not re.search(r"Miller|Anna|hexagon|ward", " ".join(told))
+    assert found.encoder_name == f"model {found.encoder.fingerprint[:8]}"
+    assert "no such class here: hexagon." in caplog.text  # for the user's eyes alone
+    found.aid.save(tmp_path / "aid")
+    for path in (tmp_path / "aid").rglob("*"):
+        if path.is_file():
+            assert not re.search(rb"Miller|Anna|disc0", path.read_bytes())
 
 
 # --- What is printed

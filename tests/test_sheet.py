@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import os
 import re
 import shutil
 import subprocess
@@ -19,13 +21,7 @@ from test_decision_aid import PROBE, clouds
 
 from cliplib.app.decision_aid import DecisionAid
 from cliplib.encode.clip import ClipEncoder
-from cliplib.press.sheet import (
-    IMAGES_KEY,
-    _training_picture,
-    answers_table,
-    write_csv,
-    write_html,
-)
+from cliplib.press.sheet import answers_table, write_csv, write_html
 from cliplib.tables.extract import load_features
 
 HOSTILE = (
@@ -152,12 +148,12 @@ def test_a_training_image_is_called_one_and_the_nearest_is_shown(
 ) -> None:
     place = image_folder(n=6)
     table = load_features(place, tiny).with_readout("pooled")
-    table = table.with_features(table.features, **{IMAGES_KEY: str(place)})
     aid = DecisionAid.fit(table, tiny, probe=PROBE)
     trained = str(aid.training.ids[0])
     Image.effect_noise((48, 48), 90).save(tmp_path / "new.png")
     files = [place / trained, tmp_path / "new.png"]
-    write_html(aid.classify(files), tmp_path / "a.html", aid, files)
+    rows = aid.classify(files)
+    write_html(rows, tmp_path / "a.html", aid, files, images=place)
     page = page_of(tmp_path / "a.html")
     known, new = (row["Nearest training image"] for row in cells_of(page))
     assert known == (
@@ -165,19 +161,58 @@ def test_a_training_image_is_called_one_and_the_nearest_is_shown(
     )
     assert "This is" not in new
     assert len(page("img", alt="nearest training image")) == 2
-    shutil.rmtree(place / trained.split("/")[0])  # then there is the name alone
-    write_html(aid.classify(files[1:]), tmp_path / "b.html", aid, files[1:])
+    write_html(rows, tmp_path / "b.html", aid, files)  # then there is the name alone
     page = page_of(tmp_path / "b.html")
-    assert len(page("img", alt="nearest training image")) <= 1
+    assert not page("img", alt="nearest training image")
 
 
-@pytest.mark.parametrize("place", ["", "images", r"\\evil\share", "//evil/share"])
-def test_an_aid_asks_no_foreign_machine_for_its_images(
-    aid: DecisionAid, place: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{outside}/secret.png",
+        "../outside/secret.png",
+        "./../outside/secret.png",
+        "cat/../../outside/secret.png",
+        "link.png",
+        r"\\host\share\a.png",
+        "//host/share/a.png",
+        r"C:\secret.png",
+        "pipe.png",
+        "/dev/zero",
+    ],
+)
+def test_a_strangers_aid_shows_no_file_but_those_below_the_folder_that_is_named(
+    aid: DecisionAid, folder: Path, rows: pd.DataFrame, name: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("cliplib.press.sheet.load_image", None)  # would raise
-    training = aid.training.with_features(aid.training.features, **{IMAGES_KEY: place})
-    assert _training_picture(replace(aid, training=training), "cat.png") == ""
+    own, outside = tmp_path / "own", tmp_path / "outside"
+    own.mkdir()
+    outside.mkdir()
+    shutil.copy(folder / "plain.png", outside / "secret.png")
+    shutil.copy(folder / "plain.png", own / "cat.png")
+    if hasattr(os, "mkfifo"):
+        (own / "link.png").symlink_to(outside / "secret.png")
+        os.mkfifo(own / "pipe.png")
+    for nearest, shown in {name.format(outside=outside): 0, "cat.png": 1}.items():
+        said = rows[rows["error"] == ""].iloc[:1].assign(nearest=nearest)
+        table = answers_table(said, aid, folder, images=own)
+        page = BeautifulSoup(table, "html.parser")
+        assert len(page("img", alt="nearest training image")) == shown
+
+
+def test_a_comment_of_an_original_is_in_no_picture_that_is_made_of_it(
+    aid: DecisionAid, tmp_path: Path
+) -> None:
+    noise = Image.effect_noise((300, 300), 90)
+    kinds = ("JPEG", "GIF")
+    for kind in kinds:
+        noise.save(tmp_path / kind, kind, comment=b"Miller, Anna")
+        assert b"Miller" in (tmp_path / kind).read_bytes()
+    files = [tmp_path / kind for kind in kinds]
+    write_html(aid.classify(files), tmp_path / "a.html", aid, files, images=tmp_path)
+    pictures = [image["src"] for image in page_of(tmp_path / "a.html")("img")]
+    assert len(pictures) == 2
+    contents = [base64.b64decode(str(uri).partition(",")[2]) for uri in pictures]
+    assert all(c[:2] == b"\xff\xd8" and b"Miller" not in c for c in contents)
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -44,9 +44,6 @@ WRONG_KEY = "of the answers, wrong"
 HIGHEST_RISK_KEY = "highest share of errors that so few answers allow"
 """In `DecisionAid.about`: what the rule did to the images on which it was chosen."""
 
-# Of the training table's provenance: the folder below which its ids are files.
-IMAGES_KEY = "images"
-
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
     """Return an unfitted KernelProbe; from 10,000 images on a LinearProbe, and warn."""

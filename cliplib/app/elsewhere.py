@@ -18,7 +18,7 @@ from cliplib.images.arrays import Bools
 from cliplib.images.cache import FeatureCache, map_images
 from cliplib.images.data import dataset_spec, load_dataset
 from cliplib.images.image import ImageSource
-from cliplib.images.wording import counted
+from cliplib.images.wording import counted, listing
 from cliplib.judge.evaluation import Evaluation, evaluate
 from cliplib.judge.intervals import Share, ratio_intervals
 from cliplib.probes.saving import AnyProbe
@@ -119,11 +119,18 @@ def images_elsewhere(
     is_copy = _are_copies(images, home_images, encoder.cache)
     class_names = np.array(table.classes)[table.labels]
     is_of_home_class = np.isin(class_names, home.classes)
-    unknown = ", ".join(sorted(set(class_names[~is_of_home_class])))
+    unknown = sorted(set(class_names[~is_of_home_class]))
+    if unknown:  # named here alone: what is given away shall not tell them
+        logger.warning(
+            "Left out of the images elsewhere, since there is no such class here: %s.",
+            listing(unknown),
+        )
     left_out = pd.Series(
         {
             "cannot be read": len(errors_by_id),
-            f"are of a class that is not here ({unknown})": (~is_of_home_class).sum(),
+            f"are of classes that are not here ({len(unknown)})": (
+                ~is_of_home_class
+            ).sum(),
             "are copies of images here": (is_of_home_class & is_copy).sum(),
         }
     )

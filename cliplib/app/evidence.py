@@ -26,7 +26,6 @@ from cliplib.app.decision_aid import (
     ANSWERED_KEY,
     HELD_OUT_KEY,
     HIGHEST_RISK_KEY,
-    IMAGES_KEY,
     KERNEL_LIMIT,
     WRONG_KEY,
     DecisionAid,
@@ -671,13 +670,12 @@ class Evidence:
     def aid(self) -> DecisionAid:
         """A classifier that abstains when unsure, made of the best probe.
 
-        If anonymous, images are called by numbers; folder and data set are left out.
+        If anonymous, images are called by numbers, and the data set is not named.
         """
         probe, table = self.best_method
-        folder = _folder_of_ids(self.readable_files)
-        provenance = {**table.provenance, IMAGES_KEY: folder}
+        provenance = dict(table.provenance)
         if self.request.anonymous:
-            provenance |= {IMAGES_KEY: "", "dataset": ""}
+            provenance["dataset"] = ""
         # The aid keeps ids and provenance with its training images.
         named = replace(table, ids=np.array(self.names), provenance=provenance)
         seed = self.request.seed
@@ -914,13 +912,6 @@ class Evidence:
         # Without what a build adds, such as "+cpu".
         made |= {name: version(name).split("+")[0] for name in PACKAGES}
         return pd.Series(made, name="value").rename_axis("what").to_frame()
-
-
-def _folder_of_ids(files: datasets.Dataset) -> str:
-    """Return the folder, with a slash, below which the ids of files are their paths."""
-    first = files[0]
-    path = Path(first["image"]["path"]).as_posix()
-    return path.removesuffix(first["id"])
 
 
 def _sensitivities(per_class: pd.DataFrame) -> dict[str, Share]:

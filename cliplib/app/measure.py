@@ -82,7 +82,8 @@ def measure(
     seed
         Of everything random.
     anonymous
-        Call images by numbers in the verdict, in errors and in the decision aid.
+        Call images by numbers, and models in folders by their fingerprint, in the
+        verdict, in errors and in the decision aid.
     command
         What measures this again, for the verdict's next steps.
 
@@ -131,8 +132,10 @@ def encode_folder(request: Request) -> Evidence:
     assert dataset is not None  # only a named data set could be missing
     check_number_of_images(dataset, request.folder)
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
-    others = load_other_encoders(request.others)
+    others = load_other_encoders(request.others, anonymous=request.anonymous)
     encoder = ClipEncoder(request.model or None)
+    if request.anonymous:
+        encoder.name = anonymous_name(encoder)
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
     table = load_features(
         place,
@@ -206,11 +209,20 @@ def check_groups(
         )
 
 
-def load_other_encoders(names: Sequence[str]) -> dict[str, VisionEncoder]:
+def anonymous_name(encoder: ClipEncoder | VisionEncoder) -> str:
+    """Return the name of an encoder, or for a folder "model" and its fingerprint."""
+    if os.path.isdir(encoder.name):
+        return f"model {encoder.fingerprint[:8]}"
+    return encoder.name
+
+
+def load_other_encoders(
+    names: Sequence[str], *, anonymous: bool = False
+) -> dict[str, VisionEncoder]:
     """Load vision models by hub id or folder; the keys are the last parts of these.
 
-    Raises ValueError where two last parts are the same, and OSError for what is no
-    vision model.
+    If anonymous, folders are called by `anonymous_name`. Raises ValueError where two
+    last parts are the same, and OSError for what is no vision model.
     """
     ends = [Path(name).name for name in names]
     if len(set(ends)) < len(ends):
@@ -218,4 +230,7 @@ def load_other_encoders(names: Sequence[str]) -> dict[str, VisionEncoder]:
             f"The other encoders {', '.join(names)} need names that end differently: "
             "they are called by their ends."
         )
-    return {end: VisionEncoder(name) for end, name in zip(ends, names, strict=True)}
+    encoders = {end: VisionEncoder(name) for end, name in zip(ends, names, strict=True)}
+    if not anonymous:
+        return encoders
+    return {Path(anonymous_name(e)).name: e for e in encoders.values()}

@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -49,6 +50,7 @@ PHONE_BRANDS = {
 }
 # Bits that grey values use in files of 16 bits, of which scanners seldom use all.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
+MOST_BYTES = 2**28  # of a file: 256 MiB
 SMALLEST_SIDE = 8  # pixels; smaller images are read with a warning
 
 
@@ -155,7 +157,17 @@ def _file_content(
         if file is None:
             file = source["path"] or b""
         source = file
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+    return source if isinstance(source, bytes) else _content_of_regular(Path(source))
+
+
+def _content_of_regular(path: Path) -> bytes:
+    """Return a file's content; OSError for one that may never end, or is too large."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # but a pipe or a device, as /dev/zero
+        raise OSError("it is no regular file")
+    if about.st_size > MOST_BYTES:
+        raise OSError(f"it has more than {MOST_BYTES >> 20} MiB: save a smaller copy")
+    return path.read_bytes()
 
 
 def _unreadable(source: ImageSource, reason: str) -> OSError:
@@ -170,7 +182,7 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
 
     Of several frames or pages it is the first. Grey values of 16 bits are scaled to 8.
     If the largest one fits into 8, 10, 12 or 14 bits, the least such depth is taken for
-    the image's own, and a warning says so.
+    the image's own, and a warning says so. Comments and other metadata are left out.
 
     Parameters
     ----------
@@ -195,7 +207,11 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
             )
         if image.mode.startswith("I;16"):
             image = _scaled_to_8_bits(image)
-        return image.convert("RGB")
+        rgb = image.convert("RGB")
+        # Pillow would write a comment, such as a scanner's with a patient's name, into
+        # each file that is made of the image.
+        rgb.info.clear()
+        return rgb
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise _unreadable(source, _why_unreadable(error, source, content)) from error
 

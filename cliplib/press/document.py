@@ -625,6 +625,6 @@ def privacy(evidence: Evidence, *, in_report: bool = False) -> str:
     if evidence.request.anonymous:
         return f"{held} images, without their names. Images are called by {numbers}."
     return (
-        f"{held} images, their names and the folder's path. Names are often those of "
+        f"{held} images and their names. Names are often those of "
         f"patients or persons: --anonymous leaves them out of {nameless}."
     )

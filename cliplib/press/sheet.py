@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from tqdm.auto import tqdm
 
-from cliplib.app.decision_aid import IMAGES_KEY, DecisionAid
+from cliplib.app.decision_aid import DecisionAid
 from cliplib.images.data import list_files
 from cliplib.images.image import ImageSource, load_image
 from cliplib.images.wording import number
@@ -75,11 +75,11 @@ def write_html(
     files: Any,
     *,
     heat_maps: bool = False,
+    images: str | os.PathLike[str] = "",
 ) -> None:
     """Write what an aid said of files, or some rows of it, as a page.
 
-    The page loads nothing. A training image is shown where its file still lies in the
-    folder that the training table's provenance names (`IMAGES_KEY`): an aid holds none.
+    The page loads nothing.
 
     Parameters
     ----------
@@ -92,6 +92,9 @@ def write_html(
         Those that were classified, of which `rows` may hold some.
     heat_maps : bool
         Also show what spoke for each answer; it takes far longer than all the rest.
+    images : path
+        The folder of the training images, of which the nearest are shown where they are
+        below it. An aid holds no images, and does not say where they are.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def write_html(
     page = TEMPLATES.get_template("sheet.html").render(
         counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
         rule=_rule(aid),
-        answers=_answers(rows, aid, files, heat_maps),
+        answers=_answers(rows, aid, files, heat_maps, images),
         heat_maps=heat_maps,
         about={name: number(value) for name, value in aid.about.items()},
     )
@@ -110,15 +113,18 @@ def write_html(
 
 
 def answers_table(
-    rows: pd.DataFrame, aid: DecisionAid, files: Any, *, heat_maps: bool = False
+    rows: pd.DataFrame,
+    aid: DecisionAid,
+    files: Any,
+    *,
+    heat_maps: bool = False,
+    images: str | os.PathLike[str] = "",
 ) -> str:
     """Return what an aid said of files as an HTML table alone, every text escaped.
 
-    `files` are a folder or images, as in `write_html`; a ValueError says if they have
-    changed. `rows` are from ``aid.classify(files)``; heat maps take far longer than the
-    rest.
+    Parameters and errors are those of `write_html`.
     """
-    answers = _answers(rows, aid, files, heat_maps)
+    answers = _answers(rows, aid, files, heat_maps, images)
     template = TEMPLATES.get_template("answers.html")
     return template.render(answers=answers, heat_maps=heat_maps)
 
@@ -139,25 +145,32 @@ class Answer:
 
 
 def _answers(
-    rows: pd.DataFrame, aid: DecisionAid, files: Any, heat_maps: bool
+    rows: pd.DataFrame,
+    aid: DecisionAid,
+    files: Any,
+    heat_maps: bool,
+    images: str | os.PathLike[str],
 ) -> list[Answer]:
     """Return an `Answer` for each of `rows`; of an unreadable file its error alone."""
     sources = _sources(rows, files)
     heat_map_of_row: dict[int, str] = {}  # by position in `rows`
     if heat_maps:
         readable = np.flatnonzero(rows["error"] == "").tolist()
-        images = [sources[row] for row in readable]
-        maps = _heat_maps(aid, images, rows["class"].iloc[readable])
+        shown = [sources[row] for row in readable]
+        maps = _heat_maps(aid, shown, rows["class"].iloc[readable])
         heat_map_of_row = dict(zip(readable, maps, strict=True))
     said = rows.assign(is_training_image=is_training_image(rows)).to_dict("records")
     return [
-        _answer(aid, of_file, source, heat_map_of_row.get(row, ""))
+        _answer(of_file, source, heat_map_of_row.get(row, ""), images)
         for row, (of_file, source) in enumerate(zip(said, sources, strict=True))
     ]
 
 
 def _answer(
-    aid: DecisionAid, said: Mapping[Any, Any], source: ImageSource, heat_map: str
+    said: Mapping[Any, Any],
+    source: ImageSource,
+    heat_map: str,
+    images: str | os.PathLike[str],
 ) -> Answer:
     """Return the `Answer` for one file, or its error.
 
@@ -174,7 +187,7 @@ def _answer(
         is_training_image=said["is_training_image"],
         picture=_data_uri(load_image(source)),
         heat_map=heat_map,
-        nearest_picture=_training_picture(aid, said["nearest"]),
+        nearest_picture=_training_picture(said["nearest"], images),
     )
 
 
@@ -220,17 +233,20 @@ def _heat_maps(
     return pictures
 
 
-def _training_picture(aid: DecisionAid, name: str) -> str:
-    """Return a training image as a data URI, or "" if its file is no longer there.
+def _training_picture(name: str, images: str | os.PathLike[str]) -> str:
+    """Return a training image as a data URI, or "" where it is not below a folder.
 
-    `name` is its path below the folder that the aid says it was trained on.
+    `name`, its path below the folder `images`, comes from whoever made the aid: it must
+    lead to no other file of the user's.
     """
-    folder = aid.training.provenance.get(IMAGES_KEY, "")
-    # Whoever made the aid shall not have Windows ask a foreign machine for a file.
-    if not os.path.isabs(folder) or folder.startswith(("\\\\", "//")):
+    # By the rules of Windows, where a name may ask a foreign machine for a file.
+    path = PureWindowsPath(name)
+    if not images or path.anchor or ".." in path.parts:
         return ""
+    folder = Path(images).resolve()
+    file = (folder / name).resolve()  # where links lead
     try:
-        return _data_uri(load_image(Path(folder, name)))
+        return _data_uri(load_image(file)) if file.is_relative_to(folder) else ""
     except OSError:
         return ""
 

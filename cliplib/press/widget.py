@@ -13,8 +13,11 @@ from cliplib.app.decision_aid import DecisionAid
 from cliplib.press.sheet import answers_table
 
 
-def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
-    """Return a box that takes one image at a time and shows what an aid says of it."""
+def drop_box(aid: DecisionAid, images: str = "") -> anywidget.AnyWidget:
+    """Return a box that takes one image at a time and shows what an aid says of it.
+
+    `images` is the folder of the training images, of which the nearest one is shown.
+    """
 
     class DropBox(anywidget.AnyWidget):
         _esm = Path(__file__).with_name("drop_box.js")  # which anywidget loads
@@ -29,7 +32,7 @@ def drop_box(aid: DecisionAid) -> anywidget.AnyWidget:
         image = {"path": request["name"], "bytes": bytes(buffers[0])}
         try:
             rows = aid.classify([image])
-            answer = answers_table(rows, aid, [image], heat_maps=True)
+            answer = answers_table(rows, aid, [image], heat_maps=True, images=images)
         except Exception as error:  # else the box would wait for ever
             answer = escape(f"{type(error).__name__}: {error}")
         box.send({"number": request["number"], "html": answer})
