@@ -1,0 +1,85 @@
+"""The ladder of a folder's own split, and the split that replaces it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cliplib import LinearProbe
+from cliplib.tables.features import FeatureTable
+from cliplib.tools.own_split import corrected_splits, own_split
+
+
+def leaky(n_groups: int = 40, size: int = 4) -> FeatureTable:
+    """Groups of images with a look of their own, divided between train and test.
+
+    The class hardly shows. The first two images of a group are copies.
+    """
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(n_groups), size)
+    labels = group % 2
+    features = 3 * rng.normal(size=(n_groups, 60))[group]
+    features += 0.3 * rng.normal(size=features.shape)
+    features[:, 0] += labels
+    splits = np.tile(["train", "test", "train", "test"], n_groups)
+    table = FeatureTable.from_arrays(features, labels, groups=group, splits=splits)
+    place = np.arange(len(group))
+    copies = np.where(place % size == 1, place - 1, place)
+    return replace(table, copies=copies)
+
+
+def test_the_ladder_falls_from_the_own_split_to_groups() -> None:
+    table = leaky()
+    found = own_split(table, LinearProbe())
+    assert found is not None
+    value = found.ladder["value"]
+    assert list(value.index) == ["own split", "by image", "without copies", "by group"]
+    assert value["own split"] > 0.9
+    assert value["by image"] > 0.9
+    assert value["by group"] < 0.75
+    assert found.ladder["images"].tolist() == [80, 160, 160, 160]
+    assert (found.ladder["low"] <= value).all()
+
+
+def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
+    found = own_split(leaky(), LinearProbe())
+    assert found is not None
+    shared = found.shared.set_index("file")
+    assert len(shared) == 80
+    assert shared.loc["1", ["with_file", "by"]].tolist() == ["0", "copy"]
+    assert shared.loc["3", ["with_file", "by"]].tolist() == ["0", "group"]
+    assert shared["by"].value_counts().to_dict() == {"copy": 40, "group": 40}
+
+
+def test_answers_by_group_may_be_given() -> None:
+    table = leaky(10)
+    found = own_split(table, LinearProbe(), by_group=table.labels)
+    assert found is not None
+    assert found.ladder.loc["by group", "value"] == 1
+
+
+def test_without_a_test_part_there_is_no_ladder() -> None:
+    table = leaky(10)
+    no_test = replace(table, splits=np.full(len(table), "train"))
+    assert own_split(no_test, LinearProbe()) is None
+
+
+def test_the_corrected_split_keeps_groups_whole() -> None:
+    table = leaky()
+    splits = corrected_splits(table)
+    assert splits["file"].tolist() == table.ids.tolist()
+    by_group = splits.groupby("group")
+    assert (by_group["split"].nunique() == 1).all()
+    assert (by_group["fold"].nunique() == 1).all()
+    images = splits["split"].value_counts()
+    assert images.to_dict() == {"train": 104, "test": 32, "val": 24}
+    assert sorted(splits["fold"].unique()) == [1, 2, 3, 4, 5]
+    for part in ("train", "val", "test"):
+        assert set(splits.loc[splits["split"] == part, "label"]) == {"0", "1"}
+
+
+def test_too_few_groups_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="too few images"):
+        corrected_splits(leaky(4))
