@@ -1,4 +1,4 @@
-"""A folder's own split into training and test: what it hides, and one to use instead."""
+"""A folder's own split into training and test: what it hides, and a better one."""
 
 from __future__ import annotations
 
