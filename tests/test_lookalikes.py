@@ -1,0 +1,68 @@
+"""Views of few things are told from images of many, and lower the accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cliplib import LinearProbe
+from cliplib.tables.features import FeatureTable
+from cliplib.tools import lookalikes as module
+from cliplib.tools.lookalikes import look_alikes
+
+N = 200
+
+
+def views(n_things: int, *, groups: bool = False) -> FeatureTable:
+    """Images of things that look alike, whose classes hardly show."""
+    rng = np.random.default_rng(0)
+    thing = np.arange(N) % n_things
+    labels = thing % 2
+    features = rng.normal(size=(n_things, 50))[thing]
+    features += 0.2 * rng.normal(size=(N, 50))
+    features[:, 0] += labels
+    declared = thing if groups else None
+    return FeatureTable.from_arrays(features, labels, groups=declared)
+
+
+def test_views_of_few_things_are_noticed() -> None:
+    found = look_alikes(views(40), LinearProbe())
+    assert found.many
+    assert found.median_cosine > 0.9
+    assert found.n_clusters == 40
+    assert (found.clusters[:40] == found.clusters[40:80]).all()
+    assert found.accuracy is not None
+    assert found.accuracy.value < 0.8
+
+
+def test_images_of_many_things_are_not() -> None:
+    found = look_alikes(views(N), LinearProbe())
+    assert not found.many
+    assert found.accuracy is None
+    assert found.n_clusters == N
+
+
+def test_neighbours_are_of_other_groups() -> None:
+    assert not look_alikes(views(40, groups=True), LinearProbe()).many
+
+
+def test_six_pairs_show_how_alike_they_are() -> None:
+    pairs = look_alikes(views(40), LinearProbe()).pairs
+    assert len(pairs) == 6
+    cosines = [cosine for _, _, cosine in pairs]
+    assert cosines == sorted(cosines, reverse=True)
+    assert all(a % 40 == b % 40 and a < b for a, b, _ in pairs)
+    assert len(set(pairs)) == 6
+
+
+def test_too_few_clusters_of_a_class_cannot_be_tested() -> None:
+    found = look_alikes(views(6), LinearProbe())
+    assert found.many
+    assert found.accuracy is None
+
+
+def test_many_images_are_clustered_by_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_IMAGES", 120)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 30)
+    found = look_alikes(views(20), LinearProbe())
+    assert found.n_clusters == 20
