@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         with _warnings_once():
             run_command(**options)
     except KeyboardInterrupt:
-        sys.stderr.write("Stopped; features computed so far are kept.\n")
+        sys.stderr.write("Stopped; what is finished is kept.\n")
         return 1
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{error}\n")

@@ -22,6 +22,7 @@ import pytest
 from huggingface_hub import close_session
 
 LARGE = (".bin", ".safetensors", ".zip", ".msgpack", ".h5")  # kept by their SHA-256
+STORAGE = "http://127.0.0.1:9"  # where nobody answers
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", "v1", COMMIT)
 
@@ -42,7 +43,8 @@ class FakeHub(ThreadingHTTPServer):
     Attributes
     ----------
     fault
-        "", a status code, one of `ERRORS`, "login page", "hang" or "breaks off".
+        "", a status code, one of `ERRORS`, "login page", "hang", "breaks off" or
+        "no storage": large files are where nobody answers.
     requests
         What was asked for, as "METHOD path", with the range of bytes if one was asked.
     """
@@ -112,6 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Keep quiet."""
 
+    def do_CONNECT(self) -> None:
+        """Refuse, as a proxy does, to let a client through to a hub behind TLS."""
+        self.send(b"", {}, int(self.server.fault))
+
     def do_HEAD(self) -> None:
         self.answer(with_body=False)
 
@@ -141,15 +147,12 @@ class _Handler(BaseHTTPRequestHandler):
             status, headers = ERRORS[fault]
             self.send(b"", headers, status)
         elif path.startswith("/api/"):
-            sizes_too = "blobs" in urllib.parse.parse_qs(address.query)
-            self.describe(path.removeprefix("/api/"), sizes_too=sizes_too)
+            self.describe(path.removeprefix("/api/"))
         else:
             self.serve(path, with_body=with_body)
 
-    def describe(self, path: str, *, sizes_too: bool) -> None:
-        """List the files of a repository, without their sizes unless these are asked
-        for.
-        """
+    def describe(self, path: str) -> None:
+        """List a repository's files, with their hashes if its tree is asked for."""
         kind, owner, name, *rest = path.split("/")
         folder = self.server.folder / kind / owner / name
         if not folder.is_dir():
@@ -158,17 +161,13 @@ class _Handler(BaseHTTPRequestHandler):
         if rest and rest[-1] not in REVISIONS:
             self.send(b"", {"X-Error-Code": "RevisionNotFound"}, 404)
             return
-        listed = []
-        for file in sorted(folder.iterdir()):
-            entry: dict[str, Any] = {"rfilename": file.name}
-            if sizes_too:
-                entry["size"] = size_of(file)
-            if sizes_too and file.suffix in LARGE:
-                entry["lfs"] = {"sha256": etag(file), "size": size_of(file)}
-                entry["lfs"]["pointerSize"] = 134
-            listed.append(entry)
-        about = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": listed}
-        self.send(json.dumps(about).encode(), {"Content-Type": "application/json"})
+        files = sorted(folder.iterdir())
+        if rest[:1] == ["tree"]:
+            listing: Any = [in_tree(file) for file in files]
+        else:
+            names = [{"rfilename": file.name} for file in files]
+            listing = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": names}
+        self.send(json.dumps(listing).encode(), {"Content-Type": "application/json"})
 
     def serve(self, path: str, *, with_body: bool) -> None:
         """Send a file, or a part of it."""
@@ -184,6 +183,9 @@ class _Handler(BaseHTTPRequestHandler):
         if found.suffix in LARGE:
             headers["X-Linked-Etag"] = headers["ETag"]
             headers["X-Linked-Size"] = str(len(content))
+            if self.server.fault == "no storage":
+                self.send(b"", headers | {"Location": f"{STORAGE}/file"}, 302)
+                return
         status = 200
         start = self.headers.get("Range", "").removeprefix("bytes=").split("-")[0]
         if start:
@@ -216,8 +218,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def size_of(file: Path) -> int:
-    return file.stat().st_size
+def in_tree(file: Path) -> dict[str, Any]:
+    """Return the entry of a file in the list of a repository's tree."""
+    size = file.stat().st_size
+    entry: dict[str, Any] = {"type": "file", "path": file.name, "size": size}
+    if file.suffix in LARGE:
+        entry["lfs"] = {"oid": etag(file), "size": size, "pointerSize": 134}
+    return entry | {"oid": etag(file)[:40]}
 
 
 def etag(file: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,7 +29,12 @@ from cliplib.images.cache import (
     default_cache,
     map_images,
 )
-from cliplib.images.hub import DownloadError, fetch_model, first_sentence
+from cliplib.images.hub import (
+    DownloadError,
+    fetch_model,
+    fetch_settings,
+    first_sentence,
+)
 from cliplib.images.image import Images, ImageSource, load_image
 
 logger = logging.getLogger(__name__)
@@ -105,10 +111,11 @@ def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
     return columns[readout]
 
 
-def find_checkpoint(name: str) -> str:
+def find_checkpoint(name: str, *, weights: bool = True) -> str:
     """Return the folder of a model: "mini", a folder, or a hub id, which is fetched.
 
     "mini" is the embedded model; a hub id is "owner/name", or "owner/name@revision".
+    Without `weights` only its settings are fetched, which tell its kind.
 
     Raises
     ------
@@ -123,29 +130,30 @@ def find_checkpoint(name: str) -> str:
         return name
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@.+)?", name):
         # A clause, before which `loading` puts the model's name.
-        raise ValueError("there is no such folder")
-    return str(fetch_model(name))
+        raise ValueError("there is no such folder, and a hub id is 'owner/name'")
+    return str(fetch_model(name) if weights else fetch_settings(name))
 
 
 @contextmanager
 def loading(name: str, remedy: str) -> Iterator[None]:
-    """Turn any error in the block into an OSError that says what to do.
+    """Turn any error in the block into an OSError of one sentence, without the chain.
 
-    A `DownloadError` does so itself, and is only wrapped. The block loads the model
-    `name`. `remedy` says what to name in its place, such as "a folder with a whole CLIP
-    checkpoint".
+    The block loads the model `name`. `remedy` says what to name in its place, such as
+    "a folder with a whole CLIP checkpoint, or 'mini'".
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            # That torch asks users to file an issue about is refused in our words.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            yield
     except DownloadError as error:
         raise OSError(
-            f"Cannot load the model {name!r}: {error}; or take 'mini', which is inside."
-        ) from error
+            f"Cannot load the model {name!r}: {error}; or name {remedy}."
+        ) from None
     except Exception as error:  # the loaders raise nearly anything
         raise OSError(
-            f"Cannot load the model {name!r} ({_reason(error)}): name {remedy}, a hub "
-            "id where there is a network, or 'mini'."
-        ) from error
+            f"Cannot load the model {name!r} ({_reason(error)}): name {remedy}."
+        ) from None
 
 
 def _reason(error: Exception) -> str:
@@ -265,9 +273,9 @@ class ClipEncoder:
         chosen_device = choose_device(device)
         self.device = str(chosen_device)
         self.batch_size = batch_size_on(chosen_device)
-        with loading(self.name, "a folder with a whole CLIP checkpoint"):
+        with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
+            _require_clip(find_checkpoint(self.name, weights=False))
             source = find_checkpoint(self.name)
-            _require_clip(source)
             clip = _load_weights(source)
             vision_config: Any = clip.config.vision_config
             text_config: Any = clip.config.text_config
@@ -569,8 +577,9 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
 
 def _require_clip(source: str) -> None:
     """Raise ValueError if the checkpoint in the folder `source` is no CLIP."""
-    if CLIPConfig.get_config_dict(source)[0].get("model_type") != "clip":
-        raise ValueError("it is no CLIP")
+    kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
+    if kind != "clip":
+        raise ValueError(f"it is no CLIP but {kind}, which VisionEncoder takes")
 
 
 def _load_weights(source: str) -> CLIPModel:

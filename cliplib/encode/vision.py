@@ -52,9 +52,11 @@ class VisionEncoder:
         chosen_device = choose_device(device)
         self.device = str(chosen_device)
         with loading(self.name, "a folder with a vision model and its preprocessing"):
+            # First, since what takes no images is refused before its weights come.
+            settings = find_checkpoint(self.name, weights=False)
+            self.processor = _load_processor(settings)
             source = find_checkpoint(self.name)
             tower, self._pooling_was_trained = _load_tower(source)
-            self.processor = _load_processor(source)
         self.model = tower.eval().requires_grad_(False).to(self.device)
         self.batch_size = batch_size_on(chosen_device)
 

@@ -15,7 +15,8 @@ from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
-from cliplib.images.hub import DownloadError, fetch_archive, fetch_from_kaggle
+from cliplib.images.archives import fetch_archive, fetch_from_kaggle
+from cliplib.images.hub import DownloadError
 from cliplib.images.image import Images, ImageSource, image_list, image_name, warn_once
 from cliplib.images.wording import counted, listing
 
