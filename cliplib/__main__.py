@@ -28,8 +28,8 @@ SHOWN = 10  # lines of a list, before "and 11 more"
 
 # Loggers whose warnings are dropped: the commands say the same themselves.
 SILENT_LOGGERS = (
-    "cliplib.images.cache",
-    "cliplib.judge.calibration",
+    "cliplib.data.cache",
+    "cliplib.evaluation.calibration",
 )
 
 
@@ -213,10 +213,10 @@ def train(folder: str, out: str, **options: Any) -> None:
     which `measure` takes.
     """
     check_places(folder, out)
-    from cliplib.app.aid_folder import check_aid_can_be_saved
-    from cliplib.app.measure import measure
-    from cliplib.press.document import document
-    from cliplib.press.text import as_text
+    from cliplib.reports.aid_folder import check_aid_can_be_saved
+    from cliplib.reports.document import document
+    from cliplib.reports.measure import measure
+    from cliplib.reports.text import as_text
 
     check_aid_can_be_saved(out)
     command = command_line("train", folder, out, **options)
@@ -232,10 +232,10 @@ def report(folder: str, out: str, title: str, **options: Any) -> None:
     `options` are those of the command line, which `measure` takes.
     """
     check_places(folder, out)
-    from cliplib.app.aid_folder import check_aid_can_be_saved
-    from cliplib.app.measure import measure
-    from cliplib.images.cache import cache_folder
-    from cliplib.press.report import (
+    from cliplib.data.cache import cache_folder
+    from cliplib.reports.aid_folder import check_aid_can_be_saved
+    from cliplib.reports.measure import measure
+    from cliplib.reports.report import (
         check_extra,
         check_no_other_files,
         locked,
@@ -264,7 +264,7 @@ def check_places(folder: str, out: str) -> None:
     `folder` must hold two class folders or more; `out`, for results, must not lie
     within it, nor be a file.
     """
-    from cliplib.images.data import check_classes
+    from cliplib.data.datasets import check_classes
 
     check_classes(folder)
     if Path(out).resolve().is_relative_to(Path(folder).resolve()):
@@ -381,9 +381,9 @@ def classify(
     page = f"{out}.html"
     if not overwrite:
         _check_new(table, page)
-    from cliplib.app.aid_folder import check_writable
-    from cliplib.app.decision_aid import DecisionAid
-    from cliplib.press.sheet import write_csv, write_html
+    from cliplib.reports.aid_folder import check_writable
+    from cliplib.reports.decision_aid import DecisionAid
+    from cliplib.reports.sheet import write_csv, write_html
 
     folder = os.path.dirname(os.path.abspath(out))
     check_writable(folder)
@@ -437,7 +437,7 @@ def _answer_lines(rows: pd.DataFrame) -> pd.Series:
 
     Such as "a.jpg: cat (a training image)", or "b.jpg: no answer, uncertain".
     """
-    from cliplib.press.sheet import is_training_image
+    from cliplib.reports.sheet import is_training_image
 
     # `where` keeps the class where the condition holds.
     answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])
@@ -482,8 +482,8 @@ def _add_encode(subparsers: Any) -> None:
 
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
     """Encode the images of `source` that `output` lacks, and hash them for copies."""
-    from cliplib.encode import cluster
-    from cliplib.tables.audit import image_hash
+    from cliplib.encoders import cluster
+    from cliplib.features.audit import image_hash
 
     cluster.encode(
         source,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cliplib import ClipEncoder, LinearProbe
-from cliplib.images.data import DATASETS, load_dataset
-from cliplib.tables.extract import load_precomputed
-from cliplib.tables.splits import stratified_subset
+from cliplib.data.datasets import DATASETS, load_dataset
+from cliplib.features.extract import load_precomputed
+from cliplib.features.splits import stratified_subset
 
 
 def check_features(limit: int = 0) -> str:

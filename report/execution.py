@@ -27,7 +27,7 @@ from places import Places, without_paths
 from surroundings import SETTINGS
 
 LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
-SUMMARY = "19_summary"
+SUMMARY = "24_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
 FIRST = ("18_like_with_like", "01_brain_tumor_mri")
 """Notebooks with answers that the longest, 13, asks for again.

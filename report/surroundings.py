@@ -15,7 +15,7 @@ import yaml
 from places import EMBEDDED, Places
 
 if TYPE_CHECKING:
-    from cliplib.encode.clip import ClipEncoder
+    from cliplib.encoders.clip import ClipEncoder
 
 SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
 FIXED: dict[str, dict[str, str]] = tomllib.loads(
@@ -117,7 +117,7 @@ def find_images(places: Places, data: str, model: str) -> tuple[str, list[str]]:
     """
     if not data:
         return "", []
-    from cliplib.images.data import DATASETS, difference_from_report, load_dataset
+    from cliplib.data.datasets import DATASETS, difference_from_report, load_dataset
 
     folder, notes = fetch_images(places) if data == "hub" else (data, [])
     os.environ["CLIPLIB_DATA"] = folder
@@ -139,7 +139,7 @@ def fetch_images(places: Places) -> tuple[str, list[str]]:
     Returns a folder that holds them, and a sentence for each that could not be fetched;
     an OSError is raised if none could.
     """
-    from cliplib.images.data import DATASETS, fetch_dataset
+    from cliplib.data.datasets import DATASETS, fetch_dataset
 
     folder = places.work / "images"
     shutil.rmtree(folder, ignore_errors=True)
@@ -174,7 +174,7 @@ def try_models(model: str, others: list[str]) -> list[str]:
     """
     if model in EMBEDDED and not others:
         return []
-    from cliplib.encode.clip import ClipEncoder, find_checkpoint, loading
+    from cliplib.encoders.clip import ClipEncoder, find_checkpoint, loading
 
     for name in others:
         with loading(name, "a folder with a vision model"):  # one sentence if it fails

@@ -113,7 +113,7 @@ def read_by_few_trees(patch: pytest.MonkeyPatch) -> None:
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    from cliplib.app import evidence
+    from cliplib.reports import evidence
 
     def forest(trees: int, **options: Any) -> RandomForestClassifier:
         return RandomForestClassifier(trees // 20, **options)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.tables.features import FeatureTable
-from cliplib.tools.archives import Archive, archives_inside
-from cliplib.tools.name_forms import name_forms
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.archives import Archive, archives_inside
+from cliplib.inspection.name_forms import name_forms
 
 N = 120
 

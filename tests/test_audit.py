@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from cliplib.images.cache import FeatureCache
-from cliplib.tables.audit import (
+from cliplib.data.cache import FeatureCache
+from cliplib.features.audit import (
     FAMILIES,
     HASH_RECORD,
     MAX_DISTANCE,
@@ -29,7 +29,7 @@ from cliplib.tables.audit import (
     image_hash,
     near_duplicate_groups,
 )
-from cliplib.tables.hamming import close_hashes
+from cliplib.features.hamming import close_hashes
 
 CLASSES = ["cat", "dog"]
 TURN = Image.Transpose
@@ -346,7 +346,7 @@ def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
     hashes = image_hash.function([blobs(0), ImageOps.mirror(blobs(0)), blobs(1)])
     cache = FeatureCache(tmp_path / "kept.sqlite")
     first = find_near_duplicates(hashes, cache=cache)
-    monkeypatch.setattr("cliplib.tables.audit.close_hashes", None)
+    monkeypatch.setattr("cliplib.features.audit.close_hashes", None)
     pd.testing.assert_frame_equal(find_near_duplicates(hashes, cache=cache), first)
     assert first["orientation"].tolist() == ["mirrored"]
     for other in ({"hashes_a": hashes[:2]}, {"min_correlation": 0.9}):

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cliplib.images import cache as cache_module
-from cliplib.images.cache import FeatureCache, ImageFunction, map_images
-from cliplib.images.image import load_image
+from cliplib.data import cache as cache_module
+from cliplib.data.cache import FeatureCache, ImageFunction, map_images
+from cliplib.data.image import load_image
 
 MEAN = ImageFunction(
     "mean", lambda batch: np.array([[np.mean(image)] for image in batch])

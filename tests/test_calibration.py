@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from cliplib.judge.calibration import (
+from cliplib.evaluation.calibration import (
     fit_temperature,
     quantile_reliability,
     reliability,

@@ -22,8 +22,8 @@ from conftest import read_by_few_trees
 from test_decision_aid import PROBE, clouds
 
 from cliplib.__main__ import _warnings_once, build_parser, main, with_command
-from cliplib.app.decision_aid import DecisionAid
-from cliplib.encode.clip import ClipEncoder
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.reports.decision_aid import DecisionAid
 
 Capture = pytest.CaptureFixture[str]
 INTERVAL = r"\d+% \(\d+ to \d+\)"
@@ -179,7 +179,7 @@ def test_an_interrupted_page_leaves_the_table(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cliplib.press.sheet.write_html", interrupt)
+    monkeypatch.setattr("cliplib.reports.sheet.write_html", interrupt)
     prefix = f"--out-prefix={tmp_path / 'a'}"
     assert main(["classify", str(aid), str(folder / "disc"), prefix]) == 1
     told = capsys.readouterr()

@@ -16,9 +16,9 @@ import pytest
 from bs4 import BeautifulSoup
 from transformers import CLIPModel
 
-from cliplib.encode.clip import ClipEncoder
-from cliplib.images.data import load_dataset
-from cliplib.tables.extract import load_features
+from cliplib.data.datasets import load_dataset
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.features.extract import load_features
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))

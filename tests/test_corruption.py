@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.stats import spearmanr
-
-from cliplib.study.corruption import CORRUPTIONS, corrupt, head_mask, neutral_copy
+from study.corruption import CORRUPTIONS, corrupt, head_mask, neutral_copy
 
 
 def corrupted(image: Image.Image, kind: str, strength: int, seed: int = 0):

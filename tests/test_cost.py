@@ -9,8 +9,8 @@ import pytest
 from test_others import make_convnext, make_dinov2, make_siglip, save
 from transformers import CLIPConfig, CLIPModel
 
-from cliplib.encode.clip import find_checkpoint
-from cliplib.encode.cost import encoding_cost, flops_of_one_core
+from cliplib.encoders.clip import find_checkpoint
+from cliplib.encoders.cost import encoding_cost, flops_of_one_core
 
 
 def test_a_vit_b_32_is_counted_as_it_is_known(tmp_path: Path) -> None:

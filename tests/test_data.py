@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cliplib.images.data import (
+from cliplib.data.datasets import (
     DATASETS,
     dataset_spec,
     difference_from_report,
     list_files,
     load_dataset,
 )
-from cliplib.images.image import load_image
+from cliplib.data.image import load_image
 
 
 def test_a_folder_of_class_folders_is_a_data_set(image_folder):

@@ -22,16 +22,16 @@ from PIL import Image
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
-from cliplib.app.aid_folder import MANIFEST, check_aid_can_be_saved
-from cliplib.app.decision_aid import DecisionAid, choose_threshold, default_probe
-from cliplib.encode.clip import ClipEncoder
-from cliplib.images.cache import FeatureCache
+from cliplib.data.cache import FeatureCache
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.features.splits import group_train_test_split
+from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.tables.features import FeatureTable
-from cliplib.tables.splits import group_train_test_split
+from cliplib.reports.aid_folder import MANIFEST, check_aid_can_be_saved
+from cliplib.reports.decision_aid import DecisionAid, choose_threshold, default_probe
 
 CLASSES = ("disc", "square", "stripes")
 PROBE = LinearProbe(Cs=(0.01, 1.0))
@@ -159,7 +159,7 @@ def test_groups_reach_the_split_and_the_probe(tiny: ClipEncoder) -> None:
 def test_an_aid_says_why_it_has_no_kernel_probe(
     tiny: ClipEncoder, table: FeatureTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliplib.app.decision_aid.KERNEL_LIMIT", 30)
+    monkeypatch.setattr("cliplib.reports.decision_aid.KERNEL_LIMIT", 30)
     assert "n² numbers" in str(
         DecisionAid.fit(table, tiny).about["why no kernel probe"]
     )
@@ -214,7 +214,7 @@ def test_an_aid_that_never_answers_says_so_once(
     tiny: ClipEncoder, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     table = clouds(tiny, n=60, spread=500.0, seed=1)
-    with caplog.at_level(logging.WARNING, logger="cliplib.app"):
+    with caplog.at_level(logging.WARNING, logger="cliplib.reports"):
         aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=0)
     warned = [r.message.partition(":")[0] for r in caplog.records if "aid" in r.name]
     assert warned == ["The decision aid abstains on everything"]

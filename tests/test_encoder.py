@@ -15,8 +15,8 @@ from PIL import Image
 from tiny_clip import make_checkpoint
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from cliplib.encode.clip import ClipEncoder, readout_columns
-from cliplib.images.cache import FeatureCache
+from cliplib.data.cache import FeatureCache
+from cliplib.encoders.clip import ClipEncoder, readout_columns
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplib.tools.erase import Box, crop, ellipse, erase, fill, keep
+from cliplib.inspection.erase import Box, crop, ellipse, erase, fill, keep
 
 pytest.importorskip("skimage")
 

@@ -10,14 +10,14 @@ from scipy.special import ndtr
 from scipy.stats import t as student
 from sklearn import metrics
 
-from cliplib.judge.evaluation import evaluate
-from cliplib.judge.intervals import (
+from cliplib.evaluation.intervals import (
     auroc_statistic,
     bootstrap,
     intervals,
     newcombe,
     small_sample_factor,
 )
+from cliplib.evaluation.metrics import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:There are only")
 
@@ -358,7 +358,7 @@ def test_labels_of_many_classes_have_the_areas_of_their_probabilities(monkeypatc
     y = rng.integers(0, 5, 300)
     labels = np.where(rng.random(300) < 0.6, y, rng.integers(0, 5, 300))
     area = [metrics.roc_auc_score(y == c, labels == c) for c in range(5)]
-    monkeypatch.delattr("cliplib.judge.evaluation.auroc_statistic")  # sorts for each
+    monkeypatch.delattr("cliplib.evaluation.metrics.auroc_statistic")  # sorts for each
     found = evaluate(y, labels, n_boot=50)
     assert found.per_class["auroc"].tolist() == pytest.approx(area)
 

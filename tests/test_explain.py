@@ -11,14 +11,11 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 from scipy.special import softmax
+from study.deletion import deletion_insertion
 from transformers import CLIPModel
 
-from cliplib.encode.clip import ClipEncoder
-from cliplib.probes.kernel import KernelProbe
-from cliplib.probes.linear import LinearProbe
-from cliplib.probes.mlp import MLPProbe
-from cliplib.study.deletion import deletion_insertion
-from cliplib.tools.maps import (
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.inspection.maps import (
     MARK,
     chefer_relevance,
     heat_maps,
@@ -26,6 +23,9 @@ from cliplib.tools.maps import (
     preprocessed_image,
     randomize_weights,
 )
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
 # Single pixels, -1 and 1: gone when blurred.

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.encode.clip import ClipEncoder
-from cliplib.images.data import DATASETS
-from cliplib.tables.extract import (
+from cliplib.data.datasets import DATASETS
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.features.extract import (
     MissingImages,
     load_available,
     load_features,
     with_copies,
     with_patients,
 )
-from cliplib.tables.features import COLUMNS, FeatureTable
+from cliplib.features.table import COLUMNS, FeatureTable
 
 PRECOMPUTED = Path(str(files("cliplib") / "study" / "precomputed"))
 

@@ -11,8 +11,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
+from cliplib.features.table import COLUMNS, FeatureTable
 from cliplib.probes.linear import LinearProbe
-from cliplib.tables.features import COLUMNS, FeatureTable
 
 
 def make_table(n=12, d=4, **changes):
@@ -281,7 +281,7 @@ def test_a_file_is_what_safetensors_would_write(tmp_path):
 
 
 def test_a_table_is_saved_and_loaded_without_a_second_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr("cliplib.tables.storage.AT_ONCE", 2**19)
+    monkeypatch.setattr("cliplib.features.storage.AT_ONCE", 2**19)
     table = large_table()
     table = table.with_features(np.asfortranarray(table.features))
     size = table.features.nbytes

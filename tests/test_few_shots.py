@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from cliplib.study.few_shots import few_shot
+from study.few_shots import few_shot
 
 
 @pytest.mark.parametrize(("shots", "held"), [(1, 1), (2, 2), (4, 4), (16, 4), (32, 8)])

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from cliplib.press import figures, plots
+from cliplib.reports import figures, plots
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliplib.tables.features import FeatureTable
-from cliplib.tools.file_values import values_of_one_class
-from cliplib.tools.traces import FIELDS, file_fields
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.file_values import values_of_one_class
+from cliplib.inspection.traces import FIELDS, file_fields
 
 N = 100
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cliplib.tables.groups import (
+from cliplib.features.groups import (
     connected_groups,
     declared_groups,
     joined_files,

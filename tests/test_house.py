@@ -270,7 +270,7 @@ sys.addaudithook(refuse)
 from cliplib import ClipEncoder, DecisionAid, LinearProbe, MLPProbe
 from cliplib import audit_dataset, evaluate, load_dataset, load_features, search
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.press.sheet import write_html
+from cliplib.reports.sheet import write_html
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 encoder = ClipEncoder()
@@ -313,8 +313,8 @@ def test_the_first_lines_of_the_readme_print_what_they_say(monkeypatch, capsys):
 
 
 def test_the_images_of_the_readme_are_a_data_set_without_series(tmp_path, monkeypatch):
-    from cliplib.images.data import list_files, load_dataset
-    from cliplib.tables.groups import suggested_pattern
+    from cliplib.data.datasets import list_files, load_dataset
+    from cliplib.features.groups import suggested_pattern
 
     monkeypatch.chdir(tmp_path)
     for example in EXAMPLES[1:]:

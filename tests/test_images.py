@@ -12,8 +12,8 @@ import PIL
 import pytest
 from PIL import Image
 
-from cliplib.images import image as module
-from cliplib.images.image import (
+from cliplib.data import image as module
+from cliplib.data.image import (
     file_facts,
     image_bytes,
     image_list,

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from cliplib.judge.intervals import (
+from cliplib.evaluation.intervals import (
     Share,
     auroc_statistic,
     bootstrap,

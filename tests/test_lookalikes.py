@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cliplib import LinearProbe
-from cliplib.tables.features import FeatureTable
-from cliplib.tools import lookalikes as module
-from cliplib.tools.lookalikes import look_alikes
+from cliplib.features.table import FeatureTable
+from cliplib.inspection import lookalikes as module
+from cliplib.inspection.lookalikes import look_alikes
 
 N = 200
 

@@ -18,9 +18,9 @@ from conftest import CLASSES, draw
 from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
+from study.recipe import checks, corpus, pretrain
 
 from cliplib import ClipEncoder, FeatureTable, load_image
-from cliplib.study.recipe import checks, corpus, pretrain
 
 HELD_OUT = {"scenes": 4}
 

@@ -29,8 +29,8 @@ from transformers import (
     ViTModel,
 )
 
-from cliplib.encode.vision import VisionEncoder
-from cliplib.images.cache import FeatureCache, map_images
+from cliplib.data.cache import FeatureCache, map_images
+from cliplib.encoders.vision import VisionEncoder
 
 TOWER = {
     "hidden_size": 32,

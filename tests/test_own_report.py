@@ -26,17 +26,14 @@ from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import __main__ as cli
-from cliplib.app import measure as module
-from cliplib.app.elsewhere import images_elsewhere, judge_elsewhere
-from cliplib.app.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
-from cliplib.app.evidence import POOLED, Evidence, Request
-from cliplib.app.measure import PER_IMAGE_STEPS, STEPS, encode_folder, measure
-from cliplib.app.verdict import BRIGHTNESS, LARGEST, TRACES, Step
-from cliplib.encode.clip import ClipEncoder
-from cliplib.images.data import load_dataset
-from cliplib.images.wording import percent
-from cliplib.judge.evaluation import evaluate
-from cliplib.press.document import (
+from cliplib.data.datasets import load_dataset
+from cliplib.data.wording import percent
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.evaluation.metrics import evaluate
+from cliplib.features.extract import load_features
+from cliplib.probes.linear import LinearProbe
+from cliplib.reports import measure as module
+from cliplib.reports.document import (
     Document,
     Picture,
     Pictures,
@@ -47,7 +44,11 @@ from cliplib.press.document import (
     privacy,
     table_of,
 )
-from cliplib.press.report import (
+from cliplib.reports.elsewhere import images_elsewhere, judge_elsewhere
+from cliplib.reports.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
+from cliplib.reports.evidence import POOLED, Evidence, Request
+from cliplib.reports.measure import PER_IMAGE_STEPS, STEPS, encode_folder, measure
+from cliplib.reports.report import (
     Layout,
     as_html,
     as_pdf,
@@ -56,9 +57,8 @@ from cliplib.press.report import (
     locked,
     write_report,
 )
-from cliplib.press.text import as_text
-from cliplib.probes.linear import LinearProbe
-from cliplib.tables.extract import load_features
+from cliplib.reports.text import as_text
+from cliplib.reports.verdict import BRIGHTNESS, LARGEST, TRACES, Step
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
 
@@ -544,7 +544,7 @@ def texts_of(document: Document, title: str) -> str:
 def test_only_a_report_speaks_of_the_files_that_it_writes(
     evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliplib.press.document.MOST_ROWS", 0)  # every table is cut
+    monkeypatch.setattr("cliplib.reports.document.MOST_ROWS", 0)  # every table is cut
     doubted = pd.DataFrame({"row": [0], "given": [0], "likely": [1]})
     full = with_parts(evidence, suspects=doubted)
     files = re.compile(r"answers\.csv|copies\.csv|\bPDF\b|\bPage\b")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cliplib import LinearProbe
-from cliplib.tables.features import FeatureTable
-from cliplib.tools.own_split import corrected_splits, own_split
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.own_split import corrected_splits, own_split
 
 
 def leaky(n_groups: int = 40, size: int = 4) -> FeatureTable:

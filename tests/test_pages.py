@@ -28,7 +28,7 @@ from layout import (
 )
 from numpy.typing import NDArray
 
-from cliplib.press import figures
+from cliplib.reports import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))

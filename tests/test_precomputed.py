@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from study.precomputed import __main__ as precomputed
 
-from cliplib.study.precomputed import __main__ as precomputed
-from cliplib.tables.audit import MIN_CORRELATION, ORIENTATIONS
-from cliplib.tools.erase import Box, ellipse
+from cliplib.features.audit import MIN_CORRELATION, ORIENTATIONS
+from cliplib.inspection.erase import Box, ellipse
 
 SIZE = (200, 200)
 

@@ -26,6 +26,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn.functional import cross_entropy
 
+from cliplib.features.splits import (
+    fold_numbers,
+    group_folds,
+    group_train_test_split,
+    out_of_fold_proba,
+)
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.logistic import (
@@ -39,12 +45,6 @@ from cliplib.probes.nearest import NearestNeighbour
 from cliplib.probes.rows import blocks, mean_and_scale
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.probes.threads import one_thread
-from cliplib.tables.splits import (
-    fold_numbers,
-    group_folds,
-    group_train_test_split,
-    out_of_fold_proba,
-)
 
 FAST = (
     LinearProbe(Cs=(0.01, 0.1, 1)),

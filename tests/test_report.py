@@ -80,9 +80,9 @@ CELLS = [
 import matplotlib.pyplot as plt
 import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
-from cliplib.study.results import Study
+from study.results import Study
 study = Study("01_toy", seed=seed)
-logging.getLogger("cliplib.images.data").info("a log line")
+logging.getLogger("cliplib.data.datasets").info("a log line")
 print("on stderr", file=sys.stderr)
 print("\\x1b[31mred\\x1b[0m", object())""",
     """fig, ax = plt.subplots(figsize=(3, 2))
@@ -307,7 +307,7 @@ def test_a_notebook_that_fails_costs_its_own_results_and_no_more(
     first = root / "notebooks" / "01_toy.ipynb"
     faults = {
         "02_frail": "open('/no/such/place/file.txt')",
-        "03_lacking": "from cliplib.tables.extract import MissingImages\n"
+        "03_lacking": "from cliplib.features.extract import MissingImages\n"
         "raise MissingImages('There are no images of the moon.')",
     }
     for name, fault in faults.items():

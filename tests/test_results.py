@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-
-from cliplib.study import results
+from study import results
 
 CAPTIONS = """
 curve = {caption = "A curve of {n} points.", alt = "It falls."}
@@ -303,9 +302,9 @@ def test_in_a_notebook_log_lines_are_plain_and_come_once(folder: Path) -> None:
     code = """
 import os, logging
 os.environ.pop('CLIPLIB_FIGURES')
-from cliplib.study import results
+from study import results
 for _ in range(2): results.Study('01_test')
-logging.getLogger('cliplib.images.data').info('found')
+logging.getLogger('cliplib.data.datasets').info('found')
 logging.getLogger('x').info('noise')
 """
     command = [sys.executable, "-m", "IPython", "--no-banner", "-c", code]

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from cliplib.app.decision_aid import DecisionAid
-from cliplib.encode.clip import ClipEncoder
-from cliplib.encode.cluster import (
+from cliplib.data.datasets import load_dataset
+from cliplib.data.image import load_image
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.cluster import (
     BatchEncoder,
     _delete_damaged,
     _list_missing,
@@ -27,10 +28,9 @@ from cliplib.encode.cluster import (
     _write_provenance,
     encode,
 )
-from cliplib.images.data import load_dataset
-from cliplib.images.image import load_image
-from cliplib.tables.audit import image_hash, near_duplicate_groups
-from cliplib.tables.features import FeatureTable
+from cliplib.features.audit import image_hash, near_duplicate_groups
+from cliplib.features.table import FeatureTable
+from cliplib.reports.decision_aid import DecisionAid
 
 
 @pytest.fixture(scope="module")
@@ -249,8 +249,8 @@ def test_ray_that_fails_is_tried_twice_and_named(
         tried.append(1)
         raise TimeoutError("no raylet after 60 s")
 
-    monkeypatch.setattr("cliplib.encode.cluster._start_ray", lambda actors: None)
-    monkeypatch.setattr("cliplib.encode.cluster._encode_with_ray", late)
+    monkeypatch.setattr("cliplib.encoders.cluster._start_ray", lambda actors: None)
+    monkeypatch.setattr("cliplib.encoders.cluster._encode_with_ray", late)
     with pytest.raises(ConnectionError, match=r"second try \(no raylet after 60 s\)"):
         encode(str(image_folder(n=1)), str(tmp_path / "out"), model=str(checkpoint))
     assert len(tried) == 2 and "trying the rest once more" in caplog.text

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-
-from cliplib.study.precomputed import __main__ as precomputed
-from cliplib.study.series import folds_of_stems, series_of, stems_of, with_series
+from study.precomputed import __main__ as precomputed
+from study.series import folds_of_stems, series_of, stems_of, with_series
 
 
 def slices() -> pd.DataFrame:

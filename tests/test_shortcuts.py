@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from cliplib.images.cache import map_images
-from cliplib.tables.features import FeatureTable
-from cliplib.tools.pictures import PATCHES, PICTURE_COLUMNS, picture_statistics
-from cliplib.tools.shortcuts import Shortcut, probe_shortcuts, strongest
+from cliplib.data.cache import map_images
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.pictures import PATCHES, PICTURE_COLUMNS, picture_statistics
+from cliplib.inspection.shortcuts import Shortcut, probe_shortcuts, strongest
 
 N = 80
 

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cliplib.tables.splits import (
+from cliplib.features.splits import (
     checked_groups,
     class_indices,
     fit_with_groups,
@@ -166,7 +166,7 @@ def test_very_many_groups_are_dealt_no_worse_than_by_scikit_learn():
 def test_very_many_groups_go_each_to_the_fold_that_has_least_of_its_classes(
     monkeypatch,
 ):
-    monkeypatch.setattr("cliplib.tables.splits.MAX_GROUPS_FOR_SKLEARN", 0)
+    monkeypatch.setattr("cliplib.features.splits.MAX_GROUPS_FOR_SKLEARN", 0)
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(60), np.arange(1, 61))  # no two of one size
     y = rng.choice(4, len(groups), p=[0.5, 0.3, 0.15, 0.05])
@@ -479,7 +479,7 @@ def test_a_memory_does_not_take_answers_of_older_code_for_todays(
     given = table(np.zeros((40, 1)), y, groups)
     for source, n_fits in (("older", 5), ("today's", 10), ("today's", 10)):
         monkeypatch.setattr(
-            "cliplib.tables.splits._module_source", lambda _, code=source: code
+            "cliplib.features.splits._module_source", lambda _, code=source: code
         )
         out_of_fold_proba(remembering, given, memory=memory)
         assert len(remembering.seen) == n_fits, source

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-
-from cliplib.study.states import (
+from study.states import (
     box_elsewhere,
     first_in_head,
     moved_off,
     object_on_board,
     with_mirrored_tissue,
 )
-from cliplib.tools.erase import Box, ellipse
+
+from cliplib.inspection.erase import Box, ellipse
 
 BOX = Box(0.35, 0.5, 0.1, 0.1)
 CENTRE = Box(0.5, 0.5, 0.1, 0.1)

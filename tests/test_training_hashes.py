@@ -5,9 +5,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from cliplib.images.cache import map_images
-from cliplib.tables.audit import image_hash
-from cliplib.tables.training_hashes import short_hashes, training_hashes
+from cliplib.data.cache import map_images
+from cliplib.features.audit import image_hash
+from cliplib.features.training_hashes import short_hashes, training_hashes
 
 
 def smooth(seed: int) -> Image.Image:

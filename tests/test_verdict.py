@@ -13,14 +13,15 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from cliplib import FeatureTable
-from cliplib.app.questions import (
+from cliplib.evaluation.intervals import Share
+from cliplib.reports.questions import (
     groups_needed,
     groups_per_class,
     learning_curve,
     plan_evaluation,
     suspect_labels,
 )
-from cliplib.app.verdict import (
+from cliplib.reports.verdict import (
     AidNumbers,
     ElsewhereNumbers,
     ErasedNumbers,
@@ -29,7 +30,6 @@ from cliplib.app.verdict import (
     Verdict,
     verdict,
 )
-from cliplib.judge.intervals import Share
 
 GOOD = Measured(
     encoder="some/clip",

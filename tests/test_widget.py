@@ -20,9 +20,9 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from test_decision_aid import PROBE, clouds
 
-from cliplib.app.decision_aid import DecisionAid
-from cliplib.encode.clip import ClipEncoder
-from cliplib.press.widget import drop_box
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.widget import drop_box
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
@@ -38,8 +38,8 @@ KERNEL = (
 )
 BOX = "document.querySelector('.jp-OutputArea"
 CELL = """\
-from cliplib.app.decision_aid import DecisionAid
-from cliplib.press.widget import drop_box
+from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.widget import drop_box
 drop_box(DecisionAid.load("aid"))
 """
 

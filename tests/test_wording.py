@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cliplib.images.wording import counted, listing, number, percent, points
-from cliplib.judge.intervals import Share
+from cliplib.data.wording import counted, listing, number, percent, points
+from cliplib.evaluation.intervals import Share
 
 
 def test_shares_are_written_with_their_intervals() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from cliplib import dataset_spec, load_dataset, load_features
-from cliplib.tools.words import zero_shot, zero_shot_weights
+from cliplib.inspection.words import zero_shot, zero_shot_weights
 
 
 class Words:

@@ -22,10 +22,10 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints
+from cliplib.features.splits import group_train_test_split
 from cliplib.probes.rows import StandardizedRows, mean_and_scale
 from cliplib.probes.threads import one_thread
-from cliplib.tables.splits import group_train_test_split
 
 ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
 

@@ -10,11 +10,11 @@ import pandas as pd
 from scipy import linalg
 from scipy.special import softmax
 
-from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints
+from cliplib.features.splits import group_train_test_split
 from cliplib.probes.base import ClassWeight, Probe, Split, weighted_log_loss
 from cliplib.probes.rows import StandardizedRows, mean_and_scale
 from cliplib.probes.threads import one_thread
-from cliplib.tables.splits import group_train_test_split
 
 
 class KernelProbe(Probe):

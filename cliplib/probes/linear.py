@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import (
     TIE,
     ClassWeight,

@@ -14,7 +14,7 @@ from scipy.linalg import block_diag, qr
 from scipy.optimize import fmin_l_bfgs_b
 from sklearn.utils.extmath import randomized_svd
 
-from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.rows import Rows, blocks
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 from torch import Tensor
 
-from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import ClassWeight, Probe, Split
 from cliplib.probes.threads import one_thread
 

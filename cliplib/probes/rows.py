@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from cliplib.images.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints
 
 SMALL_PRODUCT = 1_000_000
 """Multiplications in a product of matrices that OpenBLAS still counts as small.

@@ -49,9 +49,9 @@ from transformers import (
 )
 
 from cliplib import ClipEncoder, LinearProbe, evaluate
-from cliplib.images.cache import FeatureCache, map_images
-from cliplib.tables.audit import find_near_duplicates, image_hash
-from cliplib.tables.splits import group_train_test_split
+from cliplib.data.cache import FeatureCache, map_images
+from cliplib.features.audit import find_near_duplicates, image_hash
+from cliplib.features.splits import group_train_test_split
 
 ROOT = Path(__file__).resolve().parents[2]
 VIT = "images on disk to features, ViT-B/32, float32"

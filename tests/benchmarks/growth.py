@@ -20,8 +20,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib import FeatureTable, KernelProbe, LinearProbe, evaluate
-from cliplib.press import figures
-from cliplib.tables.audit import (
+from cliplib.features.audit import (
     HASH_RECORD,
     MAX_DISTANCE,
     ORIENTATIONS,
@@ -29,7 +28,8 @@ from cliplib.tables.audit import (
     _hash_bits,
     find_near_duplicates,
 )
-from cliplib.tables.splits import fold_numbers
+from cliplib.features.splits import fold_numbers
+from cliplib.reports import figures
 
 WIDTH = 3840
 Work = Callable[[], Any]

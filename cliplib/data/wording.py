@@ -1,0 +1,67 @@
+"""How numbers and lists are written in sentences and tables."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+Interval = tuple[float, float, float]
+"""Value, lower and upper end of its 95% interval, as shares of 1.
+
+A `cliplib.evaluation.intervals.Share` is one.
+"""
+
+
+def number(value: object) -> str:
+    """Write a whole number with commas for thousands, another with three decimals.
+
+    NaN is written as "", None as "none", and text as it is.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}"
+    if isinstance(value, numbers.Real):
+        return "" if math.isnan(value) else f"{value:.3f}"
+    return str(value)
+
+
+def whole_percent(share: float) -> str:
+    """Write a share of 1 as a whole number of per cent: "54%"."""
+    return f"{100 * share:.0f}%"
+
+
+def percent(share: Interval) -> str:
+    """Write a share with its 95% interval: "54% (46 to 62)"; a dash if it is NaN."""
+    value, low, high = share
+    if math.isnan(value):
+        return "–"
+    return f"{whole_percent(value)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def points(difference: Interval) -> str:
+    """Write a difference of shares of 1 in percentage points, with its 95% interval.
+
+    For example "8 points (2 to 14)".
+    """
+    value, low, high = map(_whole_points, difference)
+    unit = "point" if value == "1" else "points"
+    return f"{value} {unit} ({low} to {high})"
+
+
+def _whole_points(difference: float) -> str:
+    """Write a difference of shares as whole percentage points, with a true minus."""
+    text = f"{100 * difference:.0f}"
+    return "0" if text == "-0" else text.replace("-", "−")
+
+
+def counted(count: int, name: str) -> str:
+    """Write a number of things: "1 image", "2,527 images"."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Join one or more names: "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

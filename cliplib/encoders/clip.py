@@ -1,0 +1,637 @@
+"""A frozen CLIP: images and texts in, features out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.resources import files
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from sklearn.preprocessing import normalize
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from cliplib.data.arrays import Features, Ints
+from cliplib.data.cache import (
+    FeatureCache,
+    ImageFunction,
+    default_cache,
+    map_images,
+)
+from cliplib.data.hub import (
+    DownloadError,
+    fetch_model,
+    fetch_settings,
+    first_sentence,
+)
+from cliplib.data.image import Images, ImageSource, load_image
+
+logger = logging.getLogger(__name__)
+
+READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
+
+BLOCKS = 4  # the deep readout reads so many blocks of the vision tower, the last ones
+TEXT_BATCH = 256  # texts that are encoded at once
+LONGEST_PHRASE = 100  # letters of an error that is quoted without its type
+
+# The settings that decide features; named, because a later transformers may add some.
+_TOWER_SETTINGS = (
+    "hidden_act",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+    "eos_token_id",
+)
+_PREPROCESSING_SETTINGS = (
+    "do_convert_rgb",
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "do_pad",
+    "pad_size",
+)
+
+
+def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
+    """Return which columns of the deep readout a readout consists of.
+
+    ``deep`` has three parts: first class tokens, then means over the patch tokens, then
+    their standard deviations. Each part has `width` columns for each of the last
+    `blocks` blocks, in the order of the blocks. Every token goes through the final
+    layer norm. ``pooled`` is the last class token (Radford et al. 2021, appendix A.3),
+    ``class_tokens`` all of them, ``dinov2`` these and the last mean (Oquab et al. 2024,
+    appendix B.3), ``means`` all class tokens and all means.
+
+    Parameters
+    ----------
+    readout
+        One of `READOUTS`; ValueError for another.
+    width
+        Number of components of a token of the vision tower.
+    blocks
+        How many blocks the deep readout reads: four, or all of a tower of fewer.
+
+    Returns
+    -------
+    (m,) int64, indices in increasing order, m at most ``3 * blocks * width``.
+    """
+    part = blocks * width
+    class_tokens = np.arange(part)
+    means = np.arange(part, 2 * part)
+    columns = {
+        "pooled": class_tokens[-width:],
+        "class_tokens": class_tokens,
+        "dinov2": np.concatenate([class_tokens, means[-width:]]),
+        "means": np.concatenate([class_tokens, means]),
+        "deep": np.arange(3 * part),
+    }
+    if readout not in columns:
+        raise ValueError(
+            f"There is no readout {readout!r}; there are {', '.join(READOUTS)}."
+        )
+    return columns[readout]
+
+
+def find_checkpoint(name: str, *, weights: bool = True) -> str:
+    """Return the folder of a model: "mini", a folder, or a hub id, which is fetched.
+
+    "mini" is the embedded model; a hub id is "owner/name", or "owner/name@revision".
+    Without `weights` only its settings are fetched, which tell its kind.
+
+    Raises
+    ------
+    ValueError
+        If the name is neither a folder nor of the form of a hub id.
+    DownloadError
+        If the hub does not give the model.
+    """
+    if name == "mini":
+        return str(files("cliplib") / "mini")
+    if os.path.isdir(name):
+        return name
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@.+)?", name):
+        # A clause, before which `loading` puts the model's name.
+        raise ValueError("there is no such folder, and a hub id is 'owner/name'")
+    return str(fetch_model(name) if weights else fetch_settings(name))
+
+
+@contextmanager
+def loading(name: str, remedy: str) -> Iterator[None]:
+    """Turn any error in the block into an OSError of one sentence, without the chain.
+
+    The block loads the model `name`. `remedy` says what to name in its place, such as
+    "a folder with a whole CLIP checkpoint, or 'mini'".
+    """
+    try:
+        with warnings.catch_warnings():
+            # That torch asks users to file an issue about is refused in our words.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            yield
+    except DownloadError as error:
+        raise OSError(
+            f"Cannot load the model {name!r}: {error}; or name {remedy}."
+        ) from None
+    except Exception as error:  # the loaders raise nearly anything
+        raise OSError(
+            f"Cannot load the model {name!r} ({_reason(error)}): name {remedy}."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return a phrase that says why a checkpoint cannot be loaded.
+
+    Two messages of transformers and torch are replaced, since they tell the user how to
+    run code from a checkpoint: Python files of its makers, or code in a pickle.
+    """
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it needs code of its makers, which is never run"
+    if "weights_only" in text:  # torch refuses a pickle that is not of tensors alone
+        has_code = "Unsupported" in text or "GLOBAL" in text
+        fault = "holds code" if has_code else "is damaged"
+        return f"its pickle of weights {fault}; it was not opened"
+    is_phrase = "\n" not in text and len(text) < LONGEST_PHRASE
+    if isinstance(error, ValueError) and is_phrase:  # raised by cliplib's own loaders
+        return text
+    return f"{type(error).__name__}: {first_sentence(error)}"
+
+
+def choose_device(device: str | None) -> torch.device:
+    """Return the device of that name, by default a GPU if there is one.
+
+    ValueError for a name that torch does not know, or a device that is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)  # raises if this machine has no such device
+    except Exception as error:  # of torch's own kinds, depending on its build
+        raise ValueError(
+            f"device={device!r} cannot be used here: give 'cpu', or 'cuda' where "
+            "torch sees a GPU."
+        ) from error
+    return chosen
+
+
+def batch_size_on(device: torch.device) -> int:
+    """Return how many images are encoded at once; a GPU needs more to be busy."""
+    return 16 if device.type == "cpu" else 128
+
+
+def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
+    """Return a hash of an encoder's settings and named weights, 32 hexadecimal digits.
+
+    Names, shapes and values of weights count, their order and device do not.
+    """
+    total = hashlib.blake2b(settings, digest_size=16)
+    for name, weight in sorted(weights.items()):
+        total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
+        total.update(weight.detach().cpu().contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Append images of zeros to n images, (n, 3, h, w), until there are `size`.
+
+    Encoders compute batches of one size only, since torch rounds differently by the
+    number of rows: an image's features must not depend on how many are beside it.
+    """
+    missing = size - len(pixels)
+    if missing <= 0:
+        return pixels
+    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
+
+
+class ClipEncoder:
+    """A CLIP model, frozen, with its image processor and tokenizer.
+
+    Parameters
+    ----------
+    model
+        A hub id, a folder in Hugging Face format, or "mini", the embedded model; by
+        default the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is not there,
+        or no complete CLIP.
+    cache
+        Whether features of images are kept in the default file of `FeatureCache`; or
+        the cache to use.
+    image_size
+        Side in pixels of the square that the model sees; at another than its own, its
+        embeddings of positions are interpolated.
+    squash
+        Squash images to the square, rather than treat them the model's own way, which
+        mostly is to crop the square from their centre.
+    device
+        By default a GPU if there is one.
+    dtype
+        What the vision tower multiplies in, "float32" or "bfloat16", which takes little
+        more than half the time on a processor with AVX-512 BF16, and longer on one
+        without; probes hardly notice. Features are float32 in any case. By default the
+        setting ``CLIPLIB_DTYPE``, else "float32".
+
+    Attributes
+    ----------
+    width
+        Components of a token of the vision tower, and so of pooled features.
+    blocks
+        How many blocks the deep readout reads.
+    projected_dim
+        Components of features in the space shared with texts.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        cache: bool | FeatureCache = True,
+        image_size: int | None = None,
+        squash: bool = False,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        self.name = os.fspath(model or os.environ.get("CLIPLIB_MODEL") or "mini")
+        self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
+        chosen_device = choose_device(device)
+        self.device = str(chosen_device)
+        self.batch_size = batch_size_on(chosen_device)
+        with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
+            _require_clip(find_checkpoint(self.name, weights=False))
+            source = find_checkpoint(self.name)
+            clip = _load_weights(source)
+            vision_config: Any = clip.config.vision_config
+            text_config: Any = clip.config.text_config
+            self.image_size = image_size or int(vision_config.image_size)
+            self.processor = _load_processor(source, image_size, squash)
+            self.tokenizer = _load_tokenizer(source, text_config.vocab_size)
+        if self.image_size < vision_config.patch_size:
+            raise ValueError(
+                f"image_size={image_size} is less than a patch of {self.name!r}: give "
+                f"{vision_config.patch_size} pixels or more."
+            )
+        self.model = _freeze(clip, self.device)
+        self.cache = _cache_of(cache)
+        self.width = int(vision_config.hidden_size)
+        # Of a tower with fewer blocks than `BLOCKS`, all are read.
+        self.blocks = min(BLOCKS, int(vision_config.num_hidden_layers))
+        self.projected_dim = self.model.visual_projection.out_features
+        self.max_tokens = int(text_config.max_position_embeddings)
+
+    def __repr__(self) -> str:
+        """Name the model, its size and where it runs."""
+        size = sum(weight.numel() for weight in self.model.parameters()) / 1e6
+        shape = f"{size:.1f} M parameters, {self.image_size} px, {self.width} wide"
+        return f"ClipEncoder({self.name!r}, {shape}, {self.device})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes that are copied or pickled.
+
+        In the model's place stand its configuration and weights, as transformers puts
+        hooks on the model itself.
+        """
+        return {
+            **self.__dict__,
+            "model": (self.model.config, self.model.state_dict()),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy: build the model anew from configuration and weights."""
+        self.__dict__.update(state)
+        config, weights = state["model"]
+        model = CLIPModel(config)
+        model.load_state_dict(weights)
+        self.model = _freeze(model, self.device)  # in place of the two
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor that makes cosines logits (Radford et al. 2021, section 2.3)."""
+        return float(self.model.logit_scale.exp())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, architecture and preprocessing, equal on every machine."""
+        weights = dict(self.model.named_parameters())
+        return fingerprint_of(self._described_settings(), weights)
+
+    def _described_settings(self) -> bytes:
+        """Return the settings that decide features, as JSON; weights are left out."""
+        settings = json.loads(self.processor.to_json_string())
+        # A setting without a value is left out: some checkpoints do not mention it.
+        preprocessing = {
+            name: settings[name]
+            for name in _PREPROCESSING_SETTINGS
+            if settings.get(name) is not None
+        }
+        described: dict[str, Any] = {"preprocessing": preprocessing}
+        # float32 is not named: fingerprints of committed features were made without it.
+        if self.dtype != "float32":
+            described["dtype"] = self.dtype
+        for tower in ("vision_config", "text_config"):
+            config = getattr(self.model.config, tower)
+            # None for a setting that only the other tower has.
+            described[tower] = {
+                name: getattr(config, name, None) for name in _TOWER_SETTINGS
+            }
+        return json.dumps(described, sort_keys=True).encode()
+
+    @property
+    def image_function(self) -> ImageFunction:
+        """The function from n RGB images to their deep readout, for `map_images`."""
+        return ImageFunction(
+            f"deep:{self.fingerprint}",  # which results are cached under
+            self._encode_images,
+            device=torch.device(self.device).type,
+        )
+
+    def columns_of(self, readout: str) -> Ints:
+        """Return which columns of this encoder's deep readout a readout consists of."""
+        return readout_columns(readout, self.width, self.blocks)
+
+    def map(
+        self,
+        images: Images,
+        *others: ImageFunction,
+        errors: dict[int, str] | None = None,
+        progress: str = "",
+    ) -> list[NDArray[Any]]:
+        """Compute the deep readout of n images, and other functions in the same pass.
+
+        Returns the deep readout (n, d) float32, then an array (n, ...) for each of
+        `others`. `errors` is filled with the reasons why images cannot be read, by row;
+        their results are 0. If it is None, the first raises OSError. `progress` is the
+        title of a progress bar; "" shows none.
+        """
+        deep, *other_results = map_images(
+            images,
+            self.image_function,
+            *others,
+            cache=self.cache,
+            errors=errors,
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+        if not deep.size:  # there was no image, or none that can be read
+            deep = np.zeros((len(deep), 3 * self.blocks * self.width), np.float32)
+        return [deep, *other_results]
+
+    def images(
+        self, images: Images, *, readout: str = "pooled", progress: bool = True
+    ) -> Features:
+        """Encode n images, (n, d) float32; or a single one, (1, d).
+
+        Parameters
+        ----------
+        images
+            Paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path",
+            "bytes"}``; an OSError names one that cannot be read.
+        readout
+            One of `READOUTS`, which `readout_columns` explains, or "projected": in the
+            space shared with texts, of unit length.
+        progress
+            Show a bar.
+        """
+        is_projected = readout == "projected"  # which is made of the pooled features
+        columns = self.columns_of("pooled" if is_projected else readout)
+        (deep,) = self.map(images, progress=self.name if progress else "")
+        features: Features = deep[:, columns]
+        return self.project(features) if is_projected else features
+
+    def texts(self, texts: str | Sequence[str]) -> Features:
+        """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.
+
+        Texts of more than `max_tokens` tokens are cut, with a warning.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        batches = [np.empty((0, self.projected_dim), np.float32)]  # if there is no text
+        for start in range(0, len(texts), TEXT_BATCH):
+            batches.append(self._encode_texts(texts[start : start + TEXT_BATCH]))
+        return np.concatenate(batches)
+
+    def _encode_texts(self, texts: list[str]) -> Features:
+        """Encode n texts at once, at least one, (n, projected_dim) of unit length.
+
+        Texts of more than `max_tokens` tokens are cut, with a warning.
+        """
+        # Not verbose: the tokenizer's own warning does not quote the text.
+        uncut = self.tokenizer(texts, verbose=False)["input_ids"]
+        for text, tokens in zip(texts, uncut, strict=True):
+            if len(tokens) > self.max_tokens:
+                logger.warning("Cut to %d tokens: %r", self.max_tokens, text[:60])
+        inputs = self.tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        ).to(self.device)
+        with torch.inference_mode():
+            projected = self.model.get_text_features(**inputs).pooler_output
+        return np.asarray(normalize(projected.cpu().numpy()))
+
+    def project(self, pooled: ArrayLike) -> Features:
+        """Project pooled features (n, width) into the space shared with texts.
+
+        Returns (n, projected_dim) float32, rows of unit length.
+        """
+        rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
+        if not len(rows):  # scikit-learn would raise ValueError
+            return np.empty((0, self.projected_dim), np.float32)
+        with torch.inference_mode():
+            projected = self.model.visual_projection(rows)
+        return np.asarray(normalize(projected.cpu().numpy()))
+
+    def preprocess(self, image: ImageSource) -> Features:
+        """Return normalised pixels of an image for the tower, (3, s, s) float32."""
+        return np.asarray(self._preprocess_batch([load_image(image)])[0])
+
+    def _preprocess_batch(self, images: list[Image.Image]) -> Features:
+        """Return what the vision tower reads of n RGB images, (n, 3, s, s) float32.
+
+        Bit for bit as from the processor, but faster: as a channel has 256 levels only,
+        rescaling and normalising are looked up in a table.
+        """
+        table = self._normalised_levels()
+        # Resized and cropped only: of each image a NumPy array (3, s, s) of uint8.
+        processed = self.processor(images, do_rescale=False, do_normalize=False)
+        resized = processed["pixel_values"]
+        pixels = np.empty((len(images), *resized[0].shape), np.float32)
+        for row, levels in enumerate(resized):
+            for channel in range(3):
+                target = pixels[row, channel]
+                # "clip" spares a copy of the output; no level is outside the table.
+                np.take(table[channel], levels[channel], out=target, mode="clip")
+        return pixels
+
+    def _normalised_levels(self) -> Features:
+        """Return what the processor makes of the levels 0 to 255, (3, 256) float32."""
+        # An image, 16 x 16 pixels, that has each level once, the same in each channel.
+        levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+        processed = self.processor(
+            Image.fromarray(levels), do_resize=False, do_center_crop=False
+        )
+        (pixels,) = processed["pixel_values"]  # (3, 16, 16)
+        return np.asarray(pixels, np.float32).reshape(3, 256)
+
+    def read_states(
+        self, states: tuple[torch.Tensor, ...], readout: str = "deep"
+    ) -> torch.Tensor:
+        """Return features (n, d) of the tower's hidden states; gradients are kept.
+
+        `states` are the tokens before the first block, then those after each block, all
+        (n, 1 + patches, width), the class token first. `readout` is one of `READOUTS`,
+        or "projected": in the space shared with texts, of unit length.
+        """
+        tokens_by_block = [
+            self.model.vision_model.post_layernorm(tokens)
+            for tokens in states[-self.blocks :]
+        ]
+        class_tokens = [tokens[:, 0] for tokens in tokens_by_block]
+        if readout == "projected":
+            projected = self.model.visual_projection(class_tokens[-1])
+            return torch.nn.functional.normalize(projected)
+        means, deviations = [], []
+        for tokens in tokens_by_block:
+            patches = tokens[:, 1:]
+            mean = patches.mean(dim=1)
+            # By hand, since Tensor.std takes ten times as long, which would make the
+            # whole encoding slower by a fortieth.
+            variance = (patches - mean[:, None]).square().mean(dim=1)
+            means.append(mean)
+            deviations.append(variance.sqrt())
+        deep = torch.cat([*class_tokens, *means, *deviations], dim=1)
+        if readout == "deep":
+            return deep
+        return deep[:, self.columns_of(readout)]
+
+    def encode_pixels(self, pixels: ArrayLike) -> Features:
+        """Encode n images, given as normalised pixels (n, 3, s, s) of `preprocess`.
+
+        Returns their deep readout, (n, 3 * blocks * width) float32, on the CPU.
+        """
+        batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
+        mixed_precision = torch.autocast(
+            batch.device.type,
+            getattr(torch, self.dtype),
+            enabled=self.dtype != "float32",
+        )
+        with torch.inference_mode(), mixed_precision:
+            states = self.model.vision_model(
+                batch, output_hidden_states=True, interpolate_pos_encoding=True
+            ).hidden_states
+            return np.asarray(self.read_states(states).cpu())
+
+    def with_weights(self, model: CLIPModel, name: str) -> ClipEncoder:
+        """Return an encoder of another name and model, and otherwise the same.
+
+        `model` must have the architecture of this encoder's. It is not copied, but
+        frozen in place and moved to this encoder's device.
+        """
+        other = ClipEncoder.__new__(ClipEncoder)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.pop("fingerprint", None)  # cached, of this encoder's weights
+        other.model = _freeze(model, self.device)
+        other.name = name
+        return other
+
+    def _encode_images(self, images: list[Image.Image]) -> Features:
+        """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""
+        pixels = torch.from_numpy(self._preprocess_batch(images))
+        full_batch = fill_batch(pixels, self.batch_size)
+        return self.encode_pixels(full_batch)[: len(images)]
+
+
+def _cache_of(cache: bool | FeatureCache) -> FeatureCache | None:
+    """Return the cache given; for True that in the default file, for False None."""
+    if isinstance(cache, bool):
+        return default_cache() if cache else None
+    return cache
+
+
+def _dtype_name(dtype: str | torch.dtype) -> str:
+    """Return "float32" or "bfloat16"; ValueError for anything else."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"dtype or CLIPLIB_DTYPE is {dtype!r}: it must be 'float32' or 'bfloat16'."
+        )
+    return name
+
+
+def _require_clip(source: str) -> None:
+    """Raise ValueError if the checkpoint in the folder `source` is no CLIP."""
+    kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
+    if kind != "clip":
+        raise ValueError(f"it is no CLIP but {kind}, which VisionEncoder takes")
+
+
+def _load_weights(source: str) -> CLIPModel:
+    """Load a CLIP in float32 from a folder.
+
+    ValueError if it lacks weights, which transformers would replace by random ones.
+    Progress bars of transformers are off from then on: loading is too short for one.
+    """
+    hide_progress: Any = disable_progress_bar  # which has no types
+    hide_progress()
+    load: Any = CLIPModel.from_pretrained  # whose types know nothing of loading info
+    clip, info = load(source, dtype=torch.float32, output_loading_info=True)
+    if lacking := info["missing_keys"]:
+        raise ValueError(f"it lacks weights, such as {min(lacking)}")
+    return cast(CLIPModel, clip)
+
+
+def _freeze(model: Any, device: str) -> CLIPModel:
+    """Freeze a model in place, without dropout or gradients; move it to a device."""
+    frozen: CLIPModel = model.eval().requires_grad_(False).to(device)
+    return frozen
+
+
+def _load_processor(
+    source: str, image_size: int | None, squash: bool
+) -> CLIPImageProcessorPil:
+    """Return the model's image processor, for another size or squashing if asked.
+
+    `image_size` is the side of the square that the model sees, in pixels, None for the
+    model's own. The processor works by Pillow: that by torchvision resizes differently.
+    """
+    own = CLIPImageProcessorPil.from_pretrained(source)
+    if not squash and not image_size:
+        return own
+    config: Any = CLIPConfig.from_pretrained(source).vision_config
+    side = image_size or int(config.image_size)
+    square = {"height": side, "width": side}
+    changed: dict[str, Any]
+    if squash or not own.do_center_crop:  # a model that does not crop squashes anyway
+        changed = {"size": square, "do_center_crop": False}
+    else:
+        changed = {"size": {"shortest_edge": side}, "crop_size": square}
+    return CLIPImageProcessorPil.from_pretrained(source, **changed)
+
+
+def _load_tokenizer(source: str, vocabulary: int) -> CLIPTokenizer:
+    """Load the tokenizer of a model that embeds `vocabulary` tokens.
+
+    ValueError if it knows more tokens than that, or less than half of them: where its
+    files are missing, transformers makes up a tokenizer of two tokens.
+    """
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(source)
+    if not 0.5 < len(tokenizer) / vocabulary <= 1:
+        raise ValueError("its tokenizer is missing, or another model's")
+    return tokenizer

@@ -1,0 +1,470 @@
+"""Features over several machines, by Ray Data; the same call again does the rest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+from numpy.typing import NDArray
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+
+from cliplib.data.arrays import Features, Ints
+from cliplib.data.cache import ImageFunction
+from cliplib.data.datasets import list_files
+from cliplib.data.image import warn_once
+from cliplib.data.wording import counted
+from cliplib.encoders.clip import ClipEncoder, readout_columns
+
+logger = logging.getLogger(__name__)
+
+
+PROVENANCE = "_provenance.json"
+"""Which encoder made a folder's features; readers of Parquet skip names with "_"."""
+ATTEMPTS = 2
+
+
+class BatchEncoder:
+    """What a Ray actor runs: it loads the encoder once, then encodes batch by batch.
+
+    Parameters
+    ----------
+    model, readout : str
+        What `ClipEncoder` takes, and one of `READOUTS`.
+    also : mapping
+        Further functions of images, by the names of the columns that they fill.
+    """
+
+    def __init__(
+        self, model: str, readout: str, also: Mapping[str, ImageFunction] | None = None
+    ) -> None:
+        self.encoder = ClipEncoder(model, cache=False)
+        self.readout = readout
+        self.also = dict(also or {})  # functions, by the columns that they fill
+        self.readout_columns = self.encoder.columns_of(readout)
+        function_names = [function.name for function in self.also.values()]
+        # The column "encoder": rows with the same text were made in the same way.
+        self.made_by = " ".join([self.encoder.fingerprint, readout, *function_names])
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a feature table says of its encoder: entries that are all text."""
+        return {
+            "encoder": self.encoder.name,
+            "model_fingerprint": self.encoder.fingerprint,
+            "readout": self.readout,
+            "width": str(self.encoder.width),
+            "blocks": str(self.encoder.blocks),
+        }
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encode n files, which Ray gives as columns id (paths) and bytes (contents).
+
+        Returns the columns id, features (n, d), encoder, error and those of `also`, in
+        the same order. A file that cannot be read has an error; its features are 0.
+        """
+        images = [
+            {"path": name, "bytes": content}
+            for name, content in zip(batch["id"], batch["bytes"], strict=True)
+        ]
+        errors: dict[int, str] = {}
+        deep, *others = self.encoder.map(images, *self.also.values(), errors=errors)
+        return {
+            "id": batch["id"],
+            "features": deep[:, self.readout_columns],
+            "encoder": np.full(len(images), self.made_by),
+            "error": np.array([errors.get(row, "") for row in range(len(images))]),
+            **dict(zip(self.also, others, strict=True)),
+        }
+
+
+def encode(
+    source: str,
+    output: str,
+    *,
+    model: str = "",
+    readout: str = "pooled",
+    also: Mapping[str, ImageFunction] | None = None,
+    actors: int = 2,
+) -> None:
+    """Encode the images that `output` lacks, with Ray Data, here or on a cluster.
+
+    Files are listed first, and only those without a row in `output` are read. A file
+    that cannot be opened is left out with a warning. One that is no image gets a row
+    with features of 0, and is not tried again. Where Ray fails, what is missing is
+    tried once more. Damaged Parquet files in `output` are deleted, and their images
+    encoded again. `FeatureTable.from_parquet` reads the result if `also` has "hash".
+
+    Parameters
+    ----------
+    source, output : str
+        Folders or URIs that all machines see, neither within the other. Every file of
+        `source` counts, but hidden ones and those that Windows and macOS put there.
+        Parquet files in `output` hold the columns id (path below `source`), features
+        (float32, of the readout), encoder (what made the row: fingerprint, readout and
+        names of functions), error (why the image cannot be read, or "") and those of
+        `also`; ``_provenance.json`` holds what a feature table says of its encoder.
+    model, readout : str
+        What `ClipEncoder` takes, "" for its default; and one of `READOUTS`.
+    also : mapping
+        Further columns, and the functions of images that fill them, such as
+        ``{"hash": image_hash}``.
+    actors : int
+        Processes that encode at once.
+
+    Raises
+    ------
+    FileNotFoundError
+        `source` is no folder.
+    ImportError
+        Ray is missing.
+    ValueError
+        An argument cannot be used, or `output` holds features of another encoder,
+        readout or functions.
+    ConnectionError
+        Ray could not be started, or failed twice; what is written stays.
+    """
+    _check_arguments(source, output, readout, actors)
+    if find_spec("ray") is None:
+        raise ImportError(
+            "Encoding on several machines needs Ray: pip install 'cliplib[scale]'."
+        )
+    from ray.exceptions import RayError
+
+    encoder_arguments = dict[str, Any](model=model, readout=readout, also=also)
+    # The actors make encoders of their own; this one only tells how rows are made.
+    encoder = BatchEncoder(**encoder_arguments)
+    for attempt in range(1, ATTEMPTS + 1):
+        missing = _list_missing(source, output, encoder.made_by)
+        if missing.empty:
+            return
+        _write_provenance(output, encoder.provenance)
+        try:
+            _start_ray(actors)
+            _encode_with_ray(source, output, missing, encoder_arguments, actors)
+        except (RayError, ConnectionError, TimeoutError, RuntimeError) as error:
+            reason = _last_line(error)
+            if attempt == ATTEMPTS:
+                raise ConnectionError(
+                    f"Ray failed, after a second try ({reason}). What is in {output} "
+                    "stays, and the same call does the rest: give Ray fewer actors or "
+                    "more time, or see its logs."
+                ) from error
+            logger.warning("Ray failed (%s): trying the rest once more.", reason)
+    if len(_list_missing(source, output, encoder.made_by)):
+        raise ConnectionError(f"Some images are missing in {output}: call it again.")
+
+
+def _check_arguments(source: str, output: str, readout: str, actors: int) -> None:
+    """Raise FileNotFoundError or ValueError for what `encode` cannot be called with."""
+    if actors < 1:
+        raise ValueError(
+            f"There cannot be {actors} actors: give a whole number from 1 on."
+        )
+    readout_columns(readout, width=1, blocks=1)  # raises for an unknown readout
+    system, folder = _locate(source)
+    if system.get_file_info(folder).type != FileType.Directory:
+        raise FileNotFoundError(f"{source} is no folder: name one with images.")
+    input_place = _without_links(source)
+    output_place = _without_links(output)
+    # What is written would be taken for images, or images for what was written.
+    is_within = output_place.is_relative_to(input_place)
+    if is_within or input_place.is_relative_to(output_place):
+        raise ValueError(
+            f"The output {output} and the input {source} must not lie one within the "
+            "other: choose another folder for the output."
+        )
+
+
+def _without_links(place: str) -> PurePath:
+    """Return the path of a folder on this machine without links; a URI as it is."""
+    system, folder = _locate(place)
+    is_local = isinstance(system, LocalFileSystem)
+    return Path(folder).resolve() if is_local else PurePosixPath(place)
+
+
+def _last_line(error: Exception) -> str:
+    """Return an error's last line, where Ray names the cause; its type if empty."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _list_missing(source: str, output: str, made_by: str) -> pd.Series:
+    """Return the files without a row in `output`, as sorted paths below `source`.
+
+    The folder `output` is made before, if it is not there, and damaged files in it are
+    deleted. ValueError if a row was made otherwise than `made_by` says.
+    """
+    names = _list_names(*_locate(source))
+    system, folder = _locate(output)
+    system.create_dir(folder)
+    _delete_damaged(system, folder)
+    missing = names[~names.isin(_read_ids(output, made_by=made_by))]
+    logger.info("%d of %d files are missing in %s", len(missing), len(names), output)
+    return missing
+
+
+def _start_ray(actors: int) -> None:
+    """Start Ray on this machine, unless it runs or RAY_ADDRESS names a cluster.
+
+    ConnectionError if it does not start, for which Ray gives itself half a minute.
+    """
+    import ray
+
+    if ray.is_initialized() or "RAY_ADDRESS" in os.environ:
+        return
+    try:
+        # One core more reads files, else the actors would wait for ever.
+        ray.init(num_cpus=actors + 1, include_dashboard=False)
+    except Exception as error:  # of a slow start Ray raises nothing narrower
+        ray.shutdown()
+        raise ConnectionError(f"Ray did not start: {error}") from error
+
+
+def _encode_with_ray(
+    source: str,
+    output: str,
+    names: pd.Series,
+    encoder_arguments: Mapping[str, Any],
+    actors: int,
+) -> None:
+    """Encode some files of `source` into new Parquet files in `output`.
+
+    `names` are the files' paths below `source`. The work is shared by `actors`
+    processes, each with a `BatchEncoder` of its own, made of `encoder_arguments`.
+    """
+    import ray.data
+
+    system, folder = _locate(source)
+    paths = [f"{folder}/{name}" for name in names]
+    images = ray.data.read_binary_files(paths, filesystem=system, include_paths=True)
+    named = images.map_batches(
+        _name_images, batch_format="pandas", fn_kwargs={"folder": folder}
+    )
+    encoded = named.map_batches(
+        BatchEncoder,
+        batch_size=256,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        fn_constructor_kwargs=dict(encoder_arguments),
+    )
+    # Absolute, since workers run in folders of their own.
+    encoded.write_parquet(output if "://" in output else os.path.abspath(output))
+
+
+def _write_provenance(output: str, provenance: Mapping[str, str]) -> None:
+    """Write a `BatchEncoder.provenance` into `output`, over one that is there."""
+    system, folder = _locate(output)
+    with system.open_output_stream(f"{folder}/{PROVENANCE}") as file:
+        file.write(json.dumps(dict(provenance), sort_keys=True).encode())
+
+
+def _read_provenance(output: str) -> dict[str, str]:
+    """Read the `BatchEncoder.provenance` in `output`; ValueError if there is none."""
+    system, folder = _locate(output)
+    path = f"{folder}/{PROVENANCE}"
+    if system.get_file_info(path).type != FileType.File:
+        raise ValueError(
+            f"{output} holds no {PROVENANCE}: encode into a new folder, by this version"
+            " of cliplib."
+        )
+    with system.open_input_stream(path) as file:
+        return dict(json.loads(file.read()))
+
+
+class Encoded(NamedTuple):
+    """What `encode` wrote: n images that could be read, in increasing order of ids."""
+
+    ids: list[str]
+    features: Features
+    """(n, d) float32."""
+    hashes: NDArray[np.uint8]
+    """Of the column "hash", (n, bytes)."""
+    errors: dict[str, str]
+    """Why other files could not be read, by id; they have no row."""
+    provenance: dict[str, str]
+    """As in `BatchEncoder.provenance`."""
+
+
+def read_encoded(output: str) -> Encoded:
+    """Read the folder or URI that `encode` wrote, images in the order of their ids.
+
+    A ValueError says what is damaged, or lacking: images, or the hashes by which
+    near-duplicates are found.
+    """
+    provenance = _read_provenance(output)
+    system, folder = _locate(output)
+    if damaged := _find_damaged(system, folder):
+        names = ", ".join(damaged)
+        raise ValueError(f"{names} is damaged: encode into {output} again.")
+    written = pyarrow.dataset.dataset(folder, filesystem=system, format="parquet")
+    if "hash" not in written.schema.names:
+        raise ValueError(f"{output} holds no hashes: encode with also={{'hash': …}}.")
+    table = written.to_table(columns=["id", "error"])
+    images = table.to_pandas(ignore_metadata=True)
+    images["row"] = np.arange(len(images))  # of the data set as written
+    # Two calls of `encode` at once may have written two rows for an image.
+    images = images.drop_duplicates("id").sort_values("id")
+    was_read = images["error"] == ""
+    if not was_read.any():
+        raise ValueError(f"{output} holds no image that could be read.")
+    read = images[was_read]
+    failed = images[~was_read]
+    arrays = _read_arrays(written, ["features", "hash"], read["row"].to_numpy())
+    return Encoded(
+        ids=read["id"].tolist(),
+        features=arrays["features"],
+        hashes=arrays["hash"],
+        errors=dict(zip(failed["id"], failed["error"], strict=True)),
+        provenance=provenance,
+    )
+
+
+def _read_arrays(
+    written: pyarrow.dataset.Dataset, columns: list[str], rows: Ints
+) -> dict[str, NDArray[Any]]:
+    """Return some rows of columns of lists as arrays, (len(rows), d), by column.
+
+    Row i of an array is row ``rows[i]`` of `written`, from 0. All lists of a column
+    have d numbers. Batch by batch is read, so that memory holds little but the arrays.
+    """
+    # Of each row of `written` its row in the arrays; -1 if it is not asked for.
+    target_rows = np.full(written.count_rows(), -1)
+    target_rows[rows] = np.arange(len(rows))
+    arrays: dict[str, NDArray[Any]] = {}
+    start = 0
+    for batch in written.to_batches(columns=columns):
+        targets = target_rows[start : start + len(batch)]
+        start += len(batch)
+        is_wanted = targets >= 0
+        for name in columns:
+            values = _to_array(batch.column(name))  # (len(batch), d)
+            if name not in arrays:  # the first batch tells d and the dtype
+                arrays[name] = np.empty((len(rows), values.shape[1]), values.dtype)
+            arrays[name][targets[is_wanted]] = values[is_wanted]
+    return arrays
+
+
+def _to_array(column: pa.Array) -> NDArray[Any]:
+    """Return a column of n lists of d numbers each as an array, (n, d)."""
+    if isinstance(column, pa.ExtensionArray):  # Ray's type, if Ray is imported
+        column = column.storage
+    numbers = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(numbers).reshape(len(column), -1)
+
+
+def _locate(place: str) -> tuple[FileSystem, str]:
+    """Return the file system of a folder or URI, and its path there, "/" stripped."""
+    uri = place if "://" in place else os.path.abspath(place)
+    system, path = FileSystem.from_uri(uri)
+    return system, path.rstrip("/")
+
+
+def _list_names(system: FileSystem, folder: str) -> pd.Series:
+    """Return the files below a folder, however deep, as sorted paths relative to it.
+
+    Hidden files and those in hidden folders are left out with a warning, and so are
+    files on this machine that cannot be opened.
+    """
+    is_local = isinstance(system, LocalFileSystem)
+    listed = _list_local(folder) if is_local else _list_remote(system, folder)
+    names = pd.Series(sorted(listed), dtype="str")
+    is_hidden = names.str.contains(r"(?:^|/)\.")
+    if is_hidden.any():
+        hidden = counted(int(is_hidden.sum()), "file")
+        first = f"{folder}/{names[is_hidden].iloc[0]}"
+        warn_once(logger, f"Left out {hidden} hidden by a dot, such as {first}")
+    return names[~is_hidden]
+
+
+def _list_remote(system: FileSystem, folder: str) -> list[str]:
+    """Return the files below a folder of another system, as paths relative to it."""
+    listed = system.get_file_info(FileSelector(folder, recursive=True))
+    return [
+        info.path.removeprefix(f"{folder}/")
+        for info in listed
+        if info.type == FileType.File
+    ]
+
+
+def _list_local(folder: str) -> list[str]:
+    """Return the files below a folder that can be opened, as paths relative to it.
+
+    They are found as for a report. A warning names each that cannot be opened.
+    """
+    names = []
+    for name in list_files(folder)[0]:
+        path = f"{folder}/{name}"
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            names.append(name)
+        else:
+            # Ray would give up all files for it.
+            warn_once(
+                logger,
+                f"Left out {path}: it is a link to nowhere, may not be read, or has a "
+                "name that is not in UTF-8.",
+            )
+    return names
+
+
+def _read_ids(output: str, *, made_by: str) -> pd.Series:
+    """Return the ids of all rows in the folder `output`: paths of encoded files.
+
+    ValueError if the column encoder of a row is not `made_by`, which consists of a
+    fingerprint, a readout and names of functions.
+    """
+    system, folder = _locate(output)
+    # Named, since a new folder has no file to take the columns from.
+    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
+    written = pyarrow.dataset.dataset(
+        folder, schema, filesystem=system, format="parquet"
+    )
+    rows = written.to_table().to_pandas()
+    if set(rows["encoder"]) - {made_by}:
+        raise ValueError(
+            f"{output} holds features that were made otherwise: name another folder."
+        )
+    return rows["id"]
+
+
+def _find_damaged(system: FileSystem, folder: str) -> dict[str, str]:
+    """Return the paths of damaged Parquet files in a folder, each with its fault.
+
+    They have no readable footer, as their writer was killed. A fault of the network is
+    another error, and is raised.
+    """
+    damaged = {}
+    for info in system.get_file_info(FileSelector(folder)):
+        if not info.path.endswith(".parquet"):
+            continue
+        try:
+            with system.open_input_file(info.path) as file:
+                pyarrow.parquet.read_metadata(file)
+        except pa.ArrowInvalid as error:
+            damaged[info.path] = str(error).splitlines()[0]
+    return damaged
+
+
+def _delete_damaged(system: FileSystem, folder: str) -> None:
+    """Delete damaged Parquet files in a folder, with a warning for each."""
+    for path, reason in _find_damaged(system, folder).items():
+        logger.warning(
+            "%s is damaged, as of a process that was killed (%s): deleted, its images "
+            "are encoded again.",
+            path,
+            reason,
+        )
+        system.delete_file(path)
+
+
+def _name_images(batch: pd.DataFrame, folder: str) -> pd.DataFrame:
+    """Add the column id to a batch of files: their path in "path", below `folder`."""
+    return batch.assign(id=batch["path"].str.removeprefix(f"{folder}/"))

@@ -1,0 +1,234 @@
+"""Calibration of probabilities: temperature, reliability, abstention."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from cliplib.data.arrays import Bools, Floats
+from cliplib.evaluation.intervals import checked_proba, ratio_intervals
+from cliplib.evaluation.metrics import EDGES, confidence_bins
+from cliplib.features.splits import class_indices
+
+logger = logging.getLogger(__name__)
+
+LEAST_LOGIT = -700.0
+"""Lower logits, such as -inf of a probability of 0, are raised to it."""
+GROUPS_PER_BIN = 20
+"""`quantile_reliability` makes one bin of so many groups: few images, few bins."""
+MOST_BINS = 10
+
+
+def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
+    """Return the temperature T for which logits / T have the least mean log loss.
+
+    Parameters
+    ----------
+    logits
+        Logits, or logarithms of probabilities, (n, k).
+    y
+        Labels (n,), column numbers of `logits`.
+
+    Returns
+    -------
+    float
+        The temperature, 0.01 to 100 (Guo et al. 2017, section 4.2). If the largest
+        logit is right in every row, it is 1: the loss would fall with the temperature
+        without end, towards a certainty that the rows do not prove.
+
+    Raises
+    ------
+    ValueError
+        Where logits and labels do not fit together, or a logit is NaN or infinite.
+    """
+    labels = class_indices(y)
+    raised = np.maximum(np.asarray(logits, float), LEAST_LOGIT)  # NaN stays NaN
+    if raised.ndim != 2 or len(raised) != len(labels) or not len(labels):
+        raise ValueError(
+            f"logits of shape {raised.shape} do not fit {len(labels)} labels: they "
+            "must be (n, k)."
+        )
+    if not np.isfinite(raised).all():
+        raise ValueError("logits must not be NaN or infinite.")
+    if not 0 <= labels.min() <= labels.max() < raised.shape[1]:
+        raise ValueError(f"Labels must be from 0 to {raised.shape[1] - 1}.")
+    if (raised.argmax(axis=1) == labels).all():
+        logger.debug("All validation rows are right: the temperature stays at 1.")
+        return 1.0
+
+    def log_loss(log_temperature: float) -> float:
+        log_proba = log_softmax(raised / np.exp(log_temperature), axis=1)
+        return -float(log_proba[np.arange(len(labels)), labels].mean())
+
+    bounds = (np.log(0.01), np.log(100))
+    best = minimize_scalar(log_loss, bounds=bounds, options={"xatol": 1e-6})
+    return float(np.exp(best.x))
+
+
+def reliability(
+    y: ArrayLike,
+    proba: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare accuracy with confidence, the highest probability (Guo et al. 2017).
+
+    Rows are put into 15 bins of confidence, each of width 1/15.
+
+    Parameters
+    ----------
+    y
+        Labels (n,), column numbers of `proba`.
+    proba
+        Probabilities (n, k).
+    groups
+        Groups (n,) that bootstrap draws keep together; without them each row is its
+        own.
+    n_boot, seed
+        Number and random seed of the draws.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each bin (bin_low, bin_high]: accuracy, accuracy_low and accuracy_high
+        (its 95% interval), bin_low, bin_high, count (of rows) and confidence (their
+        mean). Accuracy and confidence of an empty bin are NaN.
+
+    Raises
+    ------
+    ValueError
+        Where probabilities are not (n, k), or do not fit the labels.
+    """
+    is_right, confidence = _right_and_confidence(y, proba)
+    confidence = np.minimum(confidence, 1)  # rounding may take it beyond
+    is_inside = confidence_bins(confidence[:, None])  # (n, bins)
+    accuracy = ratio_intervals(
+        is_inside & is_right[:, None],
+        is_inside,
+        groups=groups,
+        n_boot=n_boot,
+        seed=seed,
+    )
+    count = is_inside.sum(axis=0)
+    total_confidence = (is_inside * confidence[:, None]).sum(axis=0)
+    return pd.DataFrame(
+        {
+            "accuracy": accuracy["value"],
+            "accuracy_low": accuracy["low"],
+            "accuracy_high": accuracy["high"],
+            "bin_low": EDGES[:-1],
+            "bin_high": EDGES[1:],
+            "count": count,
+            "confidence": total_confidence / np.where(count, count, np.nan),
+        }
+    )
+
+
+def quantile_reliability(
+    y: ArrayLike, proba: ArrayLike, groups: ArrayLike, *, seed: int = 0
+) -> pd.DataFrame:
+    """Compare accuracy with confidence in bins of equal numbers of rows.
+
+    Confidence is the highest probability. There is one bin for every twenty groups, but
+    one at least and ten at most.
+
+    Parameters
+    ----------
+    y
+        Labels (n,), column numbers of `proba`.
+    proba
+        Probabilities (n, k).
+    groups
+        Groups (n,) that bootstrap draws keep together.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each bin, least confident first: value, low and high of its accuracy,
+        with the 95% interval, and its mean confidence.
+
+    Raises
+    ------
+    ValueError
+        Where probabilities are not (n, k), or do not fit the labels.
+    """
+    is_right, confidence = _right_and_confidence(y, proba)
+    n_bins = np.clip(len(np.unique(groups)) // GROUPS_PER_BIN, 1, MOST_BINS)
+    # From 0, the least confident; of equals, the earlier row.
+    rank = pd.Series(confidence).rank(method="first").to_numpy(int) - 1
+    bin_of_row = rank * n_bins // len(rank)
+    is_inside = bin_of_row[:, None] == np.arange(n_bins)  # (n, bins)
+    accuracy = ratio_intervals(
+        is_inside & is_right[:, None], is_inside, groups=groups, seed=seed
+    )
+    total_confidence = confidence @ is_inside
+    return accuracy.assign(confidence=total_confidence / is_inside.sum(axis=0))
+
+
+def _right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]:
+    """Return whether each row is predicted rightly, and its confidence, (n,) both.
+
+    Confidence is the highest of the row's probabilities (n, k). ValueError where these
+    are of another shape, or do not fit the labels `y` (n,), column numbers.
+    """
+    labels = class_indices(y)
+    if np.ndim(proba) != 2:
+        raise ValueError(f"proba must be (n, k), and not {np.shape(proba)}.")
+    (probabilities,) = checked_proba(labels, proba, "proba")
+    return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
+
+
+def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
+    """Measure how abstaining on the least confident rows lowers the share of errors.
+
+    Parameters
+    ----------
+    right
+        Whether each row (n,) is predicted rightly, as truth values or 0 and 1.
+    confidence
+        How sure the classifier is of each row (n,), in any unit; higher is surer.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each different confidence, highest first: threshold (this confidence),
+        coverage (share of rows at least so confident) and risk (share of errors among
+        them; El-Yaniv and Wiener 2010).
+
+    Raises
+    ------
+    ValueError
+        Where the two differ in length, or one holds NaN.
+    """
+    thresholds = np.asarray(confidence, float)
+    errors = 1 - np.asarray(right, float)
+    if thresholds.ndim != 1 or thresholds.shape != errors.shape:
+        raise ValueError(
+            f"right and confidence must be (n,), and not {errors.shape} and "
+            f"{thresholds.shape}."
+        )
+    if np.isnan(thresholds).any() or np.isnan(errors).any():
+        raise ValueError("right and confidence must not hold NaN.")
+    rows = pd.DataFrame({"threshold": thresholds, "error": errors})
+    # Equally confident rows are answered together, or not at all.
+    by_confidence = rows.groupby("threshold")["error"].agg(
+        n_rows="size", n_errors="sum"
+    )
+    # So many are at least so confident.
+    answered = by_confidence.sort_index(ascending=False).cumsum()
+    return pd.DataFrame(
+        {
+            "threshold": answered.index,
+            "coverage": answered["n_rows"].to_numpy() / len(rows),
+            "risk": (answered["n_errors"] / answered["n_rows"]).to_numpy(),
+        }
+    )

@@ -1,0 +1,470 @@
+"""Metrics of a classifier's answers and of its probabilities.
+
+Every number has a 95% interval, by the cluster bootstrap of `cliplib.evaluation.intervals`.
+The classifier is held fixed: intervals do not contain the variation of training it
+anew. A temperature or a threshold is chosen on validation rows, then frozen and
+measured on test rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.evaluation.intervals import (
+    Resampled,
+    Share,
+    Statistic,
+    auroc_statistic,
+    bootstrap,
+    checked_proba,
+    clopper_pearson,
+    group_sums,
+    intervals,
+    newcombe,
+    small_sample_factor,
+)
+from cliplib.features.splits import checked_groups, class_indices
+
+METRICS_OF_LABELS = ["accuracy", "balanced_accuracy", "macro_f1"]
+METRICS = [*METRICS_OF_LABELS, "auroc", "log_loss", "brier", "ece"]
+PER_CLASS = ["sensitivity", "specificity", "precision", "f1", "auroc"]
+
+EDGES = np.arange(16) / 15
+"""Edges of the 15 bins (low, high] of confidence: for ECE and reliability diagrams."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Metrics of predictions with 95% intervals; NaN where undefined.
+
+    Attributes
+    ----------
+    metrics
+        value, low and high, a row for each of `METRICS`; of predictions that are labels
+        alone, for each of `METRICS_OF_LABELS`.
+    per_class
+        support (rows of the class), and x, x_low, x_high for each x of `PER_CLASS`, a
+        row for each class.
+    confusion
+        Counts (k, k), rows by true class, columns by predicted one, over all repeats.
+    n, n_groups, n_repeats
+        How many rows, groups of rows, and repeats of probabilities there were.
+    """
+
+    metrics: pd.DataFrame
+    per_class: pd.DataFrame
+    confusion: Ints
+    n: int
+    n_groups: int
+    n_repeats: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right predictions."""
+        return float(self.metrics.at["accuracy", "value"])
+
+    def __repr__(self) -> str:
+        """Show all metrics with their intervals."""
+        texts = [
+            f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+            for row in self.metrics.itertuples()
+        ]
+        head = f"{self.n} rows in {self.n_groups} groups, with 95% intervals"
+        return f"{head}\n{pd.Series(texts, self.metrics.index).to_string(header=False)}"
+
+    def numbers(self) -> dict[str, Any]:
+        """Return everything as plain values, as notebooks save it; NaN where undefined.
+
+        The keys are the metrics' names, each with value, low and high; ``per_class``,
+        with the same for each class and each of `PER_CLASS`, and the class's support;
+        ``classes``, ``confusion``, ``n``, ``n_groups`` and ``n_repeats``.
+        """
+        per_class: dict[Any, dict[str, Any]] = {}
+        for name, row in self.per_class.iterrows():
+            per_class[name] = {"support": int(row["support"])}
+            for metric in PER_CLASS:
+                per_class[name][metric] = {
+                    "value": float(row[metric]),
+                    "low": float(row[f"{metric}_low"]),
+                    "high": float(row[f"{metric}_high"]),
+                }
+        return {
+            **self.metrics.to_dict("index"),
+            "per_class": per_class,
+            "classes": list(per_class),
+            "confusion": self.confusion.tolist(),
+            "n": self.n,
+            "n_groups": self.n_groups,
+            "n_repeats": self.n_repeats,
+        }
+
+
+def evaluate(
+    y: ArrayLike,
+    predicted: ArrayLike,
+    classes: Sequence[str] | None = None,
+    *,
+    groups: ArrayLike | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure how good predictions are, with 95% intervals.
+
+    Parameters
+    ----------
+    y
+        Labels (n,), indices into `classes`.
+    predicted
+        Labels (n,), probabilities (n, k) with a column for each class, or those of
+        repeats (r, n, k), whose metrics are averaged: this steadies a value, but does
+        not narrow its interval.
+    classes
+        Names of the k classes. Only predicted labels may do without.
+    groups
+        Groups (n,); without them each row is its own.
+    n_boot, seed
+        Number and random seed of the bootstrap draws, which keep groups together.
+
+    Returns
+    -------
+    Evaluation
+        Metrics overall and by class, and the confusion matrix. AUROC is of each class
+        against the rest; overall it is their mean, or of two classes that of the
+        second. Log loss is in nats, the Brier score the sum of squared errors, 0 to 2.
+        The expected calibration error has 15 bins (Guo et al. 2017, section 2).
+
+    Raises
+    ------
+    ValueError
+        Where labels, predictions and classes do not fit together.
+    """
+    labels, repeats, names = _checked_input(y, predicted, classes)
+    n_repeats, n, k = repeats.shape
+    group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
+    n_groups = int(group_of_row.max()) + 1
+    by_repeat = [_Contributions(labels, proba, group_of_row) for proba in repeats]
+    of_groups = _mean_over_repeats([repeat.statistics for repeat in by_repeat])
+    drawn = {"n_boot": n_boot, "seed": seed}
+    if np.isin(repeats, (0, 1)).all():  # labels: areas, too, follow from counts
+        resampled = bootstrap(of_groups, np.arange(n_groups), **drawn)
+    else:
+        areas = _mean_over_repeats([_areas(labels, proba) for proba in repeats])
+        _, first_row = np.unique(group_of_row, return_index=True)  # of each group
+
+        def of_rows(weights: Floats) -> dict[str, Floats]:
+            return {**of_groups(weights[:, first_row]), **areas(weights)}
+
+        resampled = bootstrap(of_rows, group_of_row, **drawn)
+    per_class = _per_class_intervals(
+        resampled,
+        n_true=by_repeat[0].n_true,  # the same in all repeats
+        n_predicted=np.stack([repeat.n_predicted for repeat in by_repeat]),
+        sizes=by_repeat[0].sizes,
+    )
+    metrics = _overall_intervals(resampled, per_class, n_groups)
+    if np.ndim(predicted) == 1:  # labels say nothing of probabilities
+        metrics = metrics.loc[METRICS_OF_LABELS]
+    support = np.bincount(labels, minlength=k)
+    return Evaluation(
+        metrics=metrics,
+        per_class=_per_class_table(per_class, names, support),
+        confusion=_confusion(labels, repeats),
+        n=n,
+        n_groups=n_groups,
+        n_repeats=n_repeats,
+    )
+
+
+class _Contributions:
+    """What each group contributes to the statistics of one repeat of probabilities.
+
+    Statistics of a bootstrap draw are made of sums over groups, each weighted by how
+    often the draw holds the group. Given are labels (n,), probabilities (n, k) and the
+    groups (n,) of all rows.
+
+    Attributes
+    ----------
+    sizes
+        Rows of the group, (n_groups,).
+    n_true, n_predicted, n_hit
+        Rows of which a class is the true one, the predicted one, or both,
+        (n_groups, k).
+    log_loss, brier
+        Sums of log losses (nats) and of Brier scores, (n_groups,).
+    gap
+        By the bin that a row's confidence is in, (n_groups, bins): the sum of
+        confidences, less the number of right rows. Summed over groups it is how many
+        more of the bin's rows should be right than are.
+    """
+
+    def __init__(self, labels: Ints, proba: Floats, group_of_row: Ints) -> None:
+        k = proba.shape[1]
+        is_true = np.arange(k) == labels[:, None]
+        is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
+        is_hit = is_true & is_predicted
+        proba_of_true = (proba * is_true).sum(axis=1)
+        # Clipped: finite where the true class has a probability of 0.
+        log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
+        brier = ((proba - is_true) ** 2).sum(axis=1)
+        is_right = is_hit.any(axis=1)[:, None]
+        confidence = proba.max(axis=1)[:, None]
+        gap = confidence_bins(confidence) * (confidence - is_right)
+        self.sizes = np.bincount(group_of_row)
+        self.n_true = group_sums(is_true, group_of_row)
+        self.n_predicted = group_sums(is_predicted, group_of_row)
+        self.n_hit = group_sums(is_hit, group_of_row)
+        self.log_loss = group_sums(log_loss, group_of_row)
+        self.brier = group_sums(brier, group_of_row)
+        self.gap = group_sums(gap, group_of_row)
+
+    def statistics(self, weights: Floats) -> dict[str, Floats]:
+        """Return each of `METRICS`, (draws,), and each of `PER_CLASS`, (draws, k).
+
+        The names of the latter begin with "class_"; "ece_noise" is added. `weights`
+        (draws, n_groups) say how often each draw holds each group. What is 0 / 0, such
+        as the sensitivity of a class that a draw lacks, is NaN; means over classes
+        leave it out. Areas under the ROC curve are those of the predicted labels.
+        """
+        n_rows = weights @ self.sizes  # (draws,)
+        n_true = weights @ self.n_true  # (draws, k), as all counts below
+        n_predicted = weights @ self.n_predicted
+        n_hit = weights @ self.n_hit
+        n_other = n_rows[:, None] - n_true
+        # Rows of other classes, less those of them that got this class.
+        n_true_negative = n_other - (n_predicted - n_hit)
+        sensitivity = n_hit / n_true
+        f1 = 2 * n_hit / (n_true + n_predicted)
+        specificity = n_true_negative / n_other
+        auroc = (sensitivity + specificity) / 2  # where all scores are 0 or 1
+        gap = weights @ self.gap / n_rows[:, None]  # (draws, bins)
+        gap_on_sample = self.gap.sum(axis=0) / self.sizes.sum()
+        return {
+            "accuracy": n_hit.sum(axis=1) / n_rows,
+            "balanced_accuracy": np.nanmean(sensitivity, axis=1),
+            "macro_f1": np.nanmean(f1, axis=1),
+            "auroc": _mean_area(auroc),
+            "log_loss": weights @ self.log_loss / n_rows,
+            "brier": weights @ self.brier / n_rows,
+            "ece": np.abs(gap).sum(axis=1),
+            # For the interval of "ece": how far a draw is from the sample.
+            "ece_noise": np.abs(gap - gap_on_sample).sum(axis=1),
+            "class_sensitivity": sensitivity,
+            "class_specificity": specificity,
+            "class_precision": n_hit / n_predicted,
+            "class_f1": f1,
+            "class_auroc": auroc,
+        }
+
+
+def _areas(labels: Ints, proba: Floats) -> Statistic:
+    """Return a function from weights (draws, n) to areas under the ROC curves.
+
+    They are "class_auroc", (draws, k), of each class against the rest, and "auroc",
+    (draws,). Given are labels (n,) and probabilities (n, k).
+    """
+    by_class = [
+        auroc_statistic(labels == label, score) for label, score in enumerate(proba.T)
+    ]
+
+    def areas(weights: Floats) -> dict[str, Floats]:
+        auroc = np.column_stack([area(weights) for area in by_class])
+        return {"auroc": _mean_area(auroc), "class_auroc": auroc}
+
+    return areas
+
+
+def _mean_area(auroc: Floats) -> Floats:
+    """Return the mean over classes, (draws,), of areas (draws, k), NaN left out.
+
+    Of two classes both areas are the same: only the second counts.
+    """
+    distinct = auroc[:, 1:] if auroc.shape[1] == 2 else auroc
+    return np.asarray(np.nanmean(distinct, axis=1))
+
+
+def _mean_over_repeats(statistics: Sequence[Statistic]) -> Statistic:
+    """Return a function from weights to the repeats' means of each statistic."""
+
+    def mean(weights: Floats) -> dict[str, Floats]:
+        of_repeats = [statistic(weights) for statistic in statistics]
+        return {
+            name: np.nanmean([values[name] for values in of_repeats], axis=0)
+            for name in of_repeats[0]
+        }
+
+    return mean
+
+
+def confidence_bins(confidence: Floats) -> Bools:
+    """Return a mask (n, bins): which bin of `EDGES` each confidence (n, 1) is in.
+
+    A confidence is above 0, since some class is the most probable.
+    """
+    at_most_one = np.minimum(confidence, 1)  # rounding may take it beyond
+    return np.asarray((EDGES[:-1] < at_most_one) & (at_most_one <= EDGES[1:]))
+
+
+def _checked_input(
+    y: ArrayLike, predicted: ArrayLike, classes: Sequence[str] | None
+) -> tuple[Ints, Floats, list[str]]:
+    """Return labels (n,), probabilities (r, n, k) and names (k,) of classes.
+
+    Predicted labels become probabilities of 0 and 1, of one repeat. Without `classes`
+    the names are "0" and so on. ValueError where the arguments do not fit together.
+    """
+    labels = class_indices(y)
+    given = np.asarray(predicted)
+    if given.ndim == 1:
+        largest = max(labels.max(), class_indices(given).max())
+        k = largest + 1 if classes is None else len(classes)
+        if given.min() < 0 or given.max() >= k:
+            raise ValueError(f"Predicted labels must be from 0 to {k - 1}.")
+        given = given[:, None] == np.arange(k)  # one-hot (n, k)
+    elif classes is None:
+        raise ValueError(
+            "Probabilities need classes, the names of their columns in this order: the"
+            " columns of a classifier are its classes_, which may lack one."
+        )
+    elif given.ndim and given.shape[-1] != len(classes):
+        raise ValueError(
+            f"Probabilities have {given.shape[-1]} columns, but classes are "
+            f"{[*map(str, classes)]}."
+        )
+    repeats = checked_proba(labels, given, "predicted")
+    names = range(repeats.shape[2]) if classes is None else classes
+    return labels, repeats, [*map(str, names)]
+
+
+def _per_class_intervals(
+    resampled: dict[str, Resampled], n_true: Floats, n_predicted: Floats, sizes: Ints
+) -> dict[str, pd.DataFrame]:
+    """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
+
+    `resampled` holds values and bootstrap draws of "class_sensitivity" and so on. The
+    counts of each group, rows of a class `n_true` (n_groups, k), answers of a class
+    `n_predicted` (r, n_groups, k), and all rows `sizes` (n_groups,), tell how many
+    groups a number rests on: those with a row in its denominator.
+    """
+    # Numbers of groups that hold the class, other classes, answers of the class: (k,).
+    n_with_class = (n_true > 0).sum(axis=0)
+    n_with_others = (sizes[:, None] > n_true).sum(axis=0)
+    n_with_predicted = (n_predicted > 0).sum(axis=1)  # of each repeat, (r, k)
+    n_with_predicted = n_with_predicted.min(axis=0)  # of the one that has the fewest
+    n_groups = {
+        "sensitivity": n_with_class,
+        "specificity": n_with_others,
+        "precision": n_with_predicted,
+        "f1": n_with_class,  # no share of groups, but no surer than the sensitivity
+        "auroc": np.minimum(n_with_class, n_with_others),
+    }
+    tables = {}
+    for metric in PER_CLASS:
+        by_class = resampled[f"class_{metric}"]
+        if metric == "auroc":
+            exact_bounds = newcombe(by_class.value, n_with_class, n_with_others)
+        else:
+            exact_bounds = clopper_pearson(by_class.value, n_groups[metric])
+        tables[metric] = intervals(by_class, n_groups[metric], exact_bounds)
+    return tables
+
+
+def _overall_intervals(
+    resampled: dict[str, Resampled], per_class: dict[str, pd.DataFrame], n_groups: int
+) -> pd.DataFrame:
+    """Return a table of value, low and high, a row for each of `METRICS`.
+
+    `per_class` holds a table of value, low and high, a row a class, for each metric of
+    `PER_CLASS`. Where the bootstrap's interval of accuracy, a share, reaches 0 or 1, it
+    is extended to the exact one; those of means over classes to what the classes' own
+    imply. The calibration error, which is biased, has an interval of its own.
+    """
+    exact = clopper_pearson(resampled["accuracy"].value, n_groups)[:, None]  # (2, 1)
+    tables = [
+        intervals(resampled[name], n_groups, exact if name == "accuracy" else None)
+        for name in METRICS
+    ]
+    table = pd.concat(tables)
+    table.index = pd.Index(METRICS, name="metric")
+    areas = per_class["auroc"]
+    means_over_classes = {
+        "balanced_accuracy": per_class["sensitivity"],
+        "macro_f1": per_class["f1"],
+        # Both areas of two classes are the same: only the second counts.
+        "auroc": areas.iloc[1:] if len(areas) == 2 else areas,
+    }
+    for name, of_classes in means_over_classes.items():
+        table.loc[name] = _mean_interval(table.loc[name], of_classes)
+    table.loc["ece"] = _ece_interval(resampled, n_groups)
+    table["low"] = table["low"].clip(lower=0)  # as no metric can be negative
+    return table
+
+
+def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float]:
+    """Extend the interval of a mean over classes to what the classes' own imply.
+
+    `mean` holds value, low and high, `of_classes` has them as columns, a row a class;
+    returned are the mean's value, and low and high extended. A class without errors has
+    none in any bootstrap draw; only its own interval shows what is unknown of it.
+    """
+    shares = [Share.of(row) for _, row in of_classes.dropna().iterrows()]
+    if not shares:
+        return {"value": np.nan, "low": np.nan, "high": np.nan}
+    implied = Share.mean(shares)
+    return {
+        "value": mean["value"],
+        "low": min(mean["low"], implied.low),
+        "high": min(1.0, max(mean["high"], implied.high)),
+    }
+
+
+def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, float]:
+    """Return value, low and high of the calibration error, which noise biases upwards.
+
+    The gap of a bin is its confidence less its accuracy, times its share of the rows:
+    g on the sample, g* on a draw. The error is ``Σ|g|``, and its noise ``Σ|g* - g|``.
+    The interval goes down by the noise's 97.5% quantile, and up by as much as the 2.5%
+    quantile of the draws' errors lies below the sample's (the basic bootstrap); both
+    distances are multiplied by `small_sample_factor`.
+    """
+    value = float(resampled["ece"].value)
+    noise = float(np.quantile(resampled["ece_noise"].draws, 0.975))
+    lowest = float(np.quantile(resampled["ece"].draws, 0.025))
+    factor = float(small_sample_factor(n_groups))
+    return {
+        "value": value,
+        "low": value - factor * noise,
+        "high": min(1.0, value + factor * max(0.0, value - lowest)),
+    }
+
+
+def _per_class_table(
+    per_class: dict[str, pd.DataFrame], names: list[str], support: Ints
+) -> pd.DataFrame:
+    """Join the tables of each metric, value, low and high by class, to a single one.
+
+    Its columns are x, x_low and x_high for each metric x, and support; a row a class.
+    """
+    columns: dict[str, NDArray[Any]] = {}
+    for metric, table in per_class.items():
+        columns[metric] = table["value"].to_numpy()
+        columns[f"{metric}_low"] = table["low"].to_numpy()
+        columns[f"{metric}_high"] = table["high"].to_numpy()
+    columns["support"] = support
+    return pd.DataFrame(columns, index=pd.Index(names, name="class"))
+
+
+def _confusion(labels: Ints, repeats: Floats) -> Ints:
+    """Count rows by true class and predicted class, (k, k), over all repeats."""
+    k = repeats.shape[2]
+    counts = np.zeros((k, k), np.int64)
+    for proba in repeats:
+        # Unlike +=, this counts each row, also where several are of one cell.
+        np.add.at(counts, (labels, proba.argmax(axis=1)), 1)
+    return counts

@@ -1,0 +1,499 @@
+"""Groups of images that must never be on both sides of a split."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cliplib.data.arrays import Bools, Ints
+from cliplib.data.image import warn_once
+from cliplib.data.wording import counted
+
+logger = logging.getLogger(__name__)
+
+# Patterns that capture an image's series: its path without counter and extension. The
+# folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
+COUNTER_LAST = r"^(.+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$"  # cat/img_012_3.jpg
+COUNTER_FIRST = (  # cat/3_img_012.jpg, cat/exp3_img_012.jpg
+    r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)\.\w+$"
+)
+# The same without the folder, for a counter that runs through all folders.
+ACROSS_FOLDERS = (
+    r"(?:^|/)([^/]+?)(?:[-_. ]\(?\d+\)?)?\.\w+$",
+    r"(?:^|/)(?:[A-Za-z]*\d+[-_. ])?([^/]+)\.\w+$",
+)
+
+
+def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
+    """Return the group numbers of n images, of which pairs are connected.
+
+    Two images of a pair are in one group, and so are all that pairs connect through
+    other images: the connected components of a graph.
+
+    Parameters
+    ----------
+    n
+        Number of images.
+    index_a, index_b
+        Row numbers of the first and of the second image of each pair, (m,) both.
+
+    Returns
+    -------
+    Ints
+        Each image's group number, (n,), from 0 by first appearance.
+    """
+    rows_a = np.asarray(index_a)
+    rows_b = np.asarray(index_b)
+    graph = coo_array((np.ones(len(rows_a)), (rows_a, rows_b)), shape=(n, n))
+    components = connected_components(graph, directed=False)[1]
+    return _numbers(components)
+
+
+def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
+    """Return each image's group number, (n,), from 0 without a gap.
+
+    `groups` (n,) are names or numbers. They are numbered by first appearance, or with
+    `by_name` in sorted order, which does not depend on the order of rows.
+
+    Raises
+    ------
+    ValueError
+        If the group of an image is unknown (NaN, None or empty): taken literally, all
+        such images would be one group.
+    """
+    given = _as_array(groups)
+    if given.ndim != 1:
+        raise ValueError(f"groups must be (n,), and not {given.shape}.")
+    unknown = _are_unknown(given)
+    if unknown.any():
+        raise ValueError(
+            f"{unknown.sum()} of {len(given)} images have no group, the first in row "
+            f"{unknown.argmax()}: give each of them a group of its own, or leave them "
+            "out."
+        )
+    return _numbers(given, by_name=by_name)
+
+
+def _as_array(groups: ArrayLike) -> NDArray[Any]:
+    """Return groups as an array, a list as objects: else 1 is "1" beside "a"."""
+    dtype = None if isinstance(groups, np.ndarray) else object
+    return np.asarray(groups, dtype)
+
+
+def _are_unknown(names: NDArray[Any]) -> Bools:
+    """Return whether each of n names is missing: None, NaN, "nan", or only spaces."""
+    if names.dtype.kind in "iub":  # integers or Booleans, which are never missing
+        return np.zeros(len(names), bool)
+    column = pd.Series(names)
+    # NumPy has turned NaN among texts into the text "nan".
+    is_blank = column.map(lambda name: str(name).strip() in ("", "nan"))
+    return np.asarray(column.isna() | is_blank, bool)
+
+
+def _numbers(values: ArrayLike, *, by_name: bool = False) -> Ints:
+    """Return each value's number, (n,) from 0: [0, 1, 0] of ["b", "a", "b"].
+
+    Different values are numbered by first appearance, or `by_name` in sorted order.
+    """
+    numbers, _ = pd.factorize(np.asarray(values), sort=by_name)
+    return np.asarray(numbers, np.int64)
+
+
+def merge_groups(*groupings: ArrayLike) -> Ints:
+    """Merge several groupings of the same n images, such as copies and patients.
+
+    Images that share a group in any of them are in one group, and so are all that these
+    connect through other images.
+
+    Parameters
+    ----------
+    *groupings
+        The group of each image, (n,), a number or a name, in each grouping.
+
+    Returns
+    -------
+    Ints
+        Each image's group number, (n,), from 0 by first appearance.
+
+    Raises
+    ------
+    ValueError
+        If the groupings differ in length, or a group is unknown.
+    """
+    numbered = [number_groups(grouping) for grouping in groupings]
+    n = len(numbered[0])
+    if any(len(grouping) != n for grouping in numbered):
+        raise ValueError(
+            f"Groups must hold one entry for each of {n} images, and not "
+            f"{[len(grouping) for grouping in numbered]}."
+        )
+    # In each grouping, every image is paired with the first one of its group.
+    first_rows = [first_row_of_group(grouping) for grouping in numbered]
+    rows = np.tile(np.arange(n), len(groupings))
+    return connected_groups(n, np.concatenate(first_rows), rows)
+
+
+def first_row_of_group(groups: ArrayLike) -> Ints:
+    """Return for each row, (n,), the number of the first row of its group.
+
+    It is [0, 0, 2, 0] for the groups ["b", "b", "a", "b"].
+    """
+    # unique() sorts the groups; of each it gives the first row, of each row the group.
+    _, first_row, group_of_row = np.unique(
+        groups, return_index=True, return_inverse=True
+    )
+    return first_row[group_of_row].astype(np.int64)
+
+
+def merged_groups(
+    ids: Sequence[str], groups: ArrayLike, index_a: ArrayLike, index_b: ArrayLike
+) -> pd.DataFrame:
+    """List which declared groups near-duplicates join, and through which images.
+
+    Two joined groups are often a fault of the data: one photograph is filed under two
+    patients.
+
+    Parameters
+    ----------
+    ids
+        The images' paths, (n,).
+    groups
+        Declared groups, (n,), names or numbers.
+    index_a, index_b
+        Row numbers of the first and of the second image of each pair of
+        near-duplicates, (m,) both, such as those of `cliplib.find_near_duplicates`.
+
+    Returns
+    -------
+    pd.DataFrame
+        group_a, group_b, image_a, image_b: a row for each two groups that a pair joins
+        directly, with the first such pair.
+    """
+    images = pd.DataFrame({"group": _as_array(groups), "image": np.asarray(ids)})
+    images_a = images.iloc[np.asarray(index_a, np.int64)].reset_index(drop=True)
+    images_b = images.iloc[np.asarray(index_b, np.int64)].reset_index(drop=True)
+    pairs = images_a.add_suffix("_a").join(images_b.add_suffix("_b"))
+    pairs = pairs[["group_a", "group_b", "image_a", "image_b"]]
+    joining = pairs[pairs["group_a"] != pairs["group_b"]]
+    # As a set, groups b and a equal groups a and b.
+    both_groups = joining[["group_a", "group_b"]].apply(frozenset, axis=1)
+    return joining[~both_groups.duplicated()].reset_index(drop=True)
+
+
+def declared_groups(
+    ids: Sequence[str], declaration: str | os.PathLike[str]
+) -> list[str]:
+    r"""Return the name of each image's group, as a CSV file or a pattern declares it.
+
+    Groups may hold images of several classes: one photograph, patient or object may
+    show more than one of them.
+
+    Parameters
+    ----------
+    ids
+        The images' ids: their paths below the data set's folder.
+    declaration
+        A CSV file with the columns ``file`` (an id, or a file name that only one image
+        has) and ``group``; or a regular expression that is searched in the ids and
+        whose first parentheses hold the group, such as ``(img_\d+)_\d+\.jpg``. Where
+        parentheses are named, ``(?P<patient>\d+)``, all named ones together hold it.
+
+    Returns
+    -------
+    list of str
+        Names of groups, in the order of `ids`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the declaration is the name of a CSV file that is not there.
+    ValueError
+        If it does not cover every image; or is neither such a file nor such an
+        expression.
+    """
+    name = os.fspath(declaration)
+    is_table = os.path.isfile(name) or isinstance(declaration, os.PathLike)
+    if is_table or name.lower().endswith(".csv"):
+        groups = _groups_from_table(ids, Path(name).expanduser())
+    else:
+        groups = _groups_from_pattern(ids, name)
+    uncovered = [image for image, group in zip(ids, groups, strict=True) if not group]
+    if uncovered:
+        raise ValueError(
+            f"The groups {name!r} do not cover {len(uncovered)} of {len(ids)} images, "
+            f"such as {str(uncovered[0])!r}: give each image a group."
+        )
+    return groups
+
+
+def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
+    """Return the group that a CSV file (file, group) gives each image, "" for none.
+
+    Its column `file` holds ids, or file names: ``1.jpg`` of ``cat/1.jpg``. A file name
+    that several images have declares none of them. A warning counts the entries that no
+    image has.
+    """
+    table = read_text_table(path, ("file", "group"))
+    declared: dict[str, str] = dict(zip(table["file"], table["group"], strict=True))
+    file_names = pd.Series([PurePosixPath(image).name for image in ids])
+    absent = table["file"][~table["file"].isin([*ids, *file_names])]
+    if len(absent):
+        warn_once(
+            logger,
+            f"{path} names {counted(len(absent), 'file')} not among the images, such "
+            f"as {absent.iloc[0]!r}.",
+        )
+    ambiguous = file_names.duplicated(keep=False)
+    groups: list[str] = []
+    for image, file_name, is_ambiguous in zip(ids, file_names, ambiguous, strict=True):
+        by_file_name = "" if is_ambiguous else declared.get(file_name, "")
+        groups.append(declared.get(image, by_file_name))
+    return groups
+
+
+def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
+    r"""Return what a regular expression captures of each id, "" where nothing.
+
+    Of ``cat/img_7_2.jpg``, ``(img_\d+)_`` captures "img_7": what its first parentheses
+    hold. Where parentheses are named, as in ``(?P<folder>\w+)/(?P<series>img_\d+)``,
+    all named ones count, joined by "/": "cat/img_7". ValueError for what is no regular
+    expression, or has no parentheses.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"The groups {pattern!r} are neither a file nor a regular expression "
+            f"({error})."
+        ) from error
+    if expression.groups == 0:
+        raise ValueError(
+            f"The groups {pattern!r} are no file, and as a regular expression they "
+            "capture nothing: put the part that names the group in parentheses."
+        )
+    named = sorted(expression.groupindex.values())  # numbers of named parentheses
+    parentheses = named or [1]
+    groups = []
+    for image in ids:
+        match = expression.search(image)
+        parts = [match[number] for number in parentheses] if match else []
+        groups.append("/".join(part for part in parts if part))
+    return groups
+
+
+def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read columns of a CSV file as texts, without spaces around them.
+
+    Commas, semicolons or tabs may lie between columns. The first of `columns` names the
+    image of each row.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no CSV file, lacks a column, or names an image twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        # Excel's files start with a byte order mark, this library's with comments.
+        text = re.sub(r"\A(#.*\n)*", "", path.read_text("utf-8-sig"))
+        table = pd.read_csv(
+            io.StringIO(text),
+            sep=_separator(text, columns),
+            dtype=str,
+            keep_default_na=False,  # "NA" stays a text
+        ).rename(columns=str.strip)
+    except UnicodeDecodeError as error:  # a ValueError, too
+        raise ValueError(
+            f"{str(path)!r} is not in UTF-8: save it as CSV UTF-8."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
+    if lacking := [name for name in columns if name not in table]:
+        raise ValueError(
+            f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "
+            f"the columns {', '.join(columns)}."
+        )
+    table = table[list(columns)].apply(lambda column: column.str.strip())
+    key = columns[0]
+    repeated = table[key][table[key].duplicated()]
+    if len(repeated):
+        raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
+    return table
+
+
+def _separator(text: str, columns: Sequence[str]) -> str:
+    """Return which of ";", tab or "," divides a text's first line into the `columns`.
+
+    It is "," if none does.
+    """
+    first_line = text.split("\n", 1)[0]
+    for separator in (";", "\t"):
+        names = [name.strip().strip('"') for name in first_line.split(separator)]
+        if set(columns) <= set(names):
+            return separator
+    return ","
+
+
+def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
+    """Return a table's rows of some images, in the order of their `ids`.
+
+    Its column ``id`` names no image twice, as `read_text_table` makes sure.
+
+    Raises
+    ------
+    ValueError
+        If the table, read from `path`, lacks one of the `ids`.
+    """
+    by_id = table.set_index("id")
+    if lacking := [image for image in ids if image not in by_id.index]:
+        raise ValueError(
+            f"{path.name} lacks {len(lacking)} of {len(ids)} images, such as "
+            f"{str(lacking[0])!r}: the images are not those that it was written for."
+        )
+    return by_id.loc[list(ids)].reset_index()
+
+
+def suggested_pattern(ids: Sequence[str]) -> str:
+    """Return a regular expression that groups what looks like series of files, or "".
+
+    A series is files of one folder whose names are equal but for a counter, their last
+    part or their first: ``tile/a_1.jpg`` and ``tile/a_2.jpg``, or ``tile/1_a.jpg`` and
+    ``tile/2_a.jpg``, are the series ``tile/a``. Where either part could be the counter,
+    as in ``tile/exp1_num_108719.jpg``, it is the one that leaves twice as many series
+    or more. If neither does, it cannot be told, and nothing is suggested. Nor is it
+    where names of series look like series again: of ``tile/a_1_1.jpg``, ``tile/a`` may
+    be the group as well as ``tile/a_1``.
+
+    One series may lie in several folders, such as the objects of photograph 23 in
+    ``metal/0115_23.jpg`` and ``paper/0116_23.jpg``. That is assumed only where one
+    counter runs through all folders, and most such series are counted without a gap for
+    another. Otherwise equal names in two folders mean nothing.
+
+    Parameters
+    ----------
+    ids
+        The images' ids: their paths below the data set's folder.
+
+    Returns
+    -------
+    str
+        An expression for `declared_groups`, where most images share their series with
+        others, and no series is more than half of a folder; else "".
+    """
+    # Series across folders first: the patterns for single folders would cut them.
+    for pattern in ACROSS_FOLDERS:
+        files = _files_with_series(ids, pattern)
+        if _look_like_series(files) and _are_counted_through(files, pattern):
+            return pattern
+    names_by_pattern = {
+        pattern: _names_of_series(ids, pattern)
+        for pattern in (COUNTER_LAST, COUNTER_FIRST)
+    }
+    fewer, more = sorted(names_by_pattern, key=lambda p: len(names_by_pattern[p]))
+    names = names_by_pattern[more]
+    if not names or len(names) < 2 * len(names_by_pattern[fewer]):
+        return ""
+    # With an extension, which all patterns expect.
+    are_series_again = suggested_pattern([f"{name}.jpg" for name in names]) != ""
+    return "" if are_series_again else more
+
+
+def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
+    """Return the images that a pattern joins in the first group of several images.
+
+    They are ids, in their order: an example, to judge a `suggested_pattern` by. It is
+    [] if no group has several images.
+    """
+    series = _files_with_series(ids, pattern)["series"]
+    shared = series[series.duplicated(keep=False) & (series != "")]
+    if shared.empty:
+        return []
+    rows = shared.index[shared == shared.iloc[0]]
+    return [str(ids[row]) for row in rows]
+
+
+def _files_with_series(ids: Sequence[str], pattern: str) -> pd.DataFrame:
+    """Return id, folder and series of each file, a row each in the order of `ids`.
+
+    The series is the name that the pattern captures, "" where it captures none.
+    """
+    folders = [str(PurePosixPath(image).parent) for image in ids]
+    series = _groups_from_pattern(ids, pattern)
+    return pd.DataFrame({"id": ids, "folder": folders, "series": series}, dtype=object)
+
+
+def _names_of_series(ids: Sequence[str], pattern: str) -> list[str]:
+    """Return the names of the series of several files that a pattern captures.
+
+    There are none, [], where what it captures does not look like series.
+    """
+    files = _files_with_series(ids, pattern)
+    if not _look_like_series(files):
+        return []
+    names = files["series"]
+    return list(names[names.duplicated()].unique())
+
+
+def _look_like_series(files: pd.DataFrame) -> bool:
+    """Return whether most files share their series with others.
+
+    `files` has the columns folder and series, the name without its counter; a series
+    may lie in several folders. False if a file has no series, "", or one
+    series is more than half of a folder, for that is the name of its class.
+    """
+    if files.empty or (files["series"] == "").any():
+        return False
+    size_of_series = files.groupby("series")["series"].transform("size")  # of each file
+    shares_of_folder = files.groupby("folder")["series"].value_counts(normalize=True)
+    return bool((size_of_series > 1).mean() > 0.5 and shares_of_folder.max() <= 0.5)
+
+
+def _counter(image: str, pattern: str) -> str:
+    """Return the digits of a file's name beside the series that a pattern captures.
+
+    Of ``metal/0115_23.jpg`` with the series ``23`` that is "0115".
+    """
+    match = re.search(pattern, image)
+    if not match:
+        return ""
+    start, end = match.span(1)
+    path = PurePosixPath(image)
+    before = image[len(image) - len(path.name) : start]
+    after = image[end : len(image) - len(path.suffix)]
+    return re.sub(r"\D", "", before + after)
+
+
+def _are_counted_through(files: pd.DataFrame, pattern: str) -> bool:
+    """Return whether one counter runs through all folders, series after series.
+
+    That is so if no two files have the same counter and, in the order of counters, no
+    file of another series interrupts most of the series that lie in several folders. It
+    is False if none does. Files without a counter are left out. `files` has the columns
+    id, folder and series, which `pattern` captured.
+    """
+    counters = [_counter(image, pattern) for image in files["id"]]
+    counted = files.assign(counter=pd.to_numeric(pd.Series(counters, dtype=object)))
+    in_order = counted.dropna().sort_values("counter")
+    if not in_order["counter"].is_unique:
+        return False
+    # A run is files of one series that follow one another.
+    starts_run = in_order["series"] != in_order["series"].shift()
+    by_series = in_order.assign(run=starts_run.cumsum()).groupby("series")
+    n_runs = by_series["run"].nunique()
+    n_folders = by_series["folder"].nunique()
+    n_runs_across_folders = n_runs[n_folders > 1]
+    return bool((n_runs_across_folders == 1).mean() > 0.5)

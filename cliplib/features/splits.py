@@ -1,0 +1,604 @@
+"""Splits, folds and subsets that keep groups whole.
+
+A group is what must never be separated: near-duplicates of one image, images of one
+patient. Wherever groups are given by name, splits do not depend on the order of rows.
+Within this module, `group_of_row` (n,) holds the group number of each row, from 0
+without a gap, in the order of the groups' sorted names.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Iterator
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+import xxhash
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from sklearn.base import clone
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils.validation import has_fit_parameter
+from tqdm.auto import tqdm
+
+from cliplib.data.arrays import Bools, Features, Floats, Ints
+from cliplib.features.groups import number_groups
+
+if TYPE_CHECKING:
+    from joblib import Memory
+
+MAX_GROUPS_FOR_SKLEARN = 5_000
+"""With more of them StratifiedGroupKFold takes a second and longer."""
+
+
+class _Table(Protocol):
+    """What `out_of_fold_proba` needs of a `FeatureTable`, whose module imports this."""
+
+    @property
+    def features(self) -> Features: ...
+    @property
+    def labels(self) -> Ints: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> Ints: ...
+    @property
+    def folds(self) -> Ints: ...
+
+
+def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
+    """Return each row's group number, and refuse missing or too few groups.
+
+    Parameters
+    ----------
+    groups
+        The group of each row, (n,), names or numbers; without them each row is its own.
+    n
+        Number of rows.
+    at_least
+        How many different groups there must be.
+
+    Returns
+    -------
+    Ints
+        Group numbers (n,), from 0 without a gap, in the order of the sorted names.
+
+    Raises
+    ------
+    ValueError
+        Where there are not n entries, one is missing (None, NaN or empty), or too few
+        differ.
+    """
+    names = np.arange(n) if groups is None else groups
+    group_of_row = number_groups(names, by_name=True)
+    n_groups = group_of_row.max(initial=-1) + 1
+    if len(group_of_row) != n or n_groups < at_least:
+        raise ValueError(
+            f"groups must hold one group for each of {n} images, and at least"
+            f" {at_least} different ones."
+        )
+    return group_of_row
+
+
+def class_indices(y: ArrayLike) -> Ints:
+    """Check that `y` (n,) holds indices into classes, and return it as an array.
+
+    ValueError for names of classes, or another shape.
+    """
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iu":  # integers, with a sign or without
+        raise ValueError(
+            "Labels must be whole numbers of classes here, from 0, and not their "
+            "names: numpy.unique(names, return_inverse=True)[1] makes these of those."
+        )
+    if labels.ndim != 1:
+        raise ValueError(f"Labels must be (n,), and not {labels.shape}.")
+    return labels
+
+
+def stratified_subset(
+    labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
+) -> Ints:
+    """Draw about `limit` rows at random, so that classes and splits keep their shares.
+
+    `labels` and `splits` (n,) hold each row's class and published split, "" for none.
+    Each class keeps two rows at least in each split, where it has them. A limit of 0,
+    or of more rows than there are, keeps all.
+
+    Returns
+    -------
+    Ints
+        Row numbers, in increasing order.
+
+    Raises
+    ------
+    ValueError
+        If `limit` is no whole number from 0 on.
+    """
+    if not isinstance(limit, Integral) or limit < 0:
+        raise ValueError(
+            f"limit={limit!r} must be a whole number: about so many images, 0 for all."
+        )
+    rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
+    if limit == 0 or limit >= len(rows):
+        return np.arange(len(rows))
+    shuffled = rows.sample(frac=1, random_state=seed)  # keeps row numbers as index
+    # A stratum is the rows of one class in one split. Kept are its first rows.
+    strata = shuffled.groupby(["split", "label"])["label"]
+    n_kept_of_stratum = np.maximum(2, limit * strata.transform("size") // len(rows))
+    place_in_stratum = strata.cumcount()  # from 0
+    return np.sort(shuffled.index[place_in_stratum < n_kept_of_stratum])
+
+
+def group_train_test_split(
+    y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
+) -> tuple[Ints, Ints]:
+    """Hold out about one in `parts` groups of each class, and one at least.
+
+    `y` (n,) holds labels of any kind, `groups` (n,) names or numbers; without them each
+    row is its own group. Scikit-learn's grouped folds would need seconds for thousands
+    of groups, and may leave a rare class out.
+
+    Returns
+    -------
+    train_rows, test_rows : Ints
+        Row numbers, in increasing order; every class is on both sides.
+
+    Raises
+    ------
+    ValueError
+        Where a class has a single group, no such split was found, or `parts` is 1.
+    """
+    if parts < 2:
+        raise ValueError(f"parts={parts} must be 2 or more: one is held out.")
+    labels = np.asarray(y)
+    group_of_row = checked_groups(groups, len(labels))  # numbers from 0
+    _check_number_of_groups(labels, group_of_row, 2, "to hold some out")
+    counts = _count_by_group_and_class(labels, group_of_row)
+    is_held_out = _draw_groups(counts, parts, seed)  # whether each group is
+    has_class = (counts > 0).toarray()
+    in_train = has_class[~is_held_out].any(axis=0)
+    in_test = has_class[is_held_out].any(axis=0)
+    one_sided = np.unique(labels)[~(in_train & in_test)]
+    if len(one_sided):
+        raise ValueError(
+            f"Class {one_sided[0]} is on one side of the split only, since its groups"
+            " hold other classes, too: try another seed."
+        )
+    is_test = is_held_out[group_of_row]
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
+    """Draw the groups to hold out, about one in `parts` of each class.
+
+    A class's groups are ordered by size and every `parts`-th is taken, from a random
+    start (systematic sampling), so that about one in `parts` of its rows is held out,
+    too. A group of several classes is decided with the rarest of them (the order of
+    Sechidis et al. 2011).
+
+    `counts` (n_groups, k) says how many rows of each class a group holds. Returned is
+    whether each group, (n_groups,), is held out.
+    """
+    group_sizes = counts.sum(axis=1)
+    has_class = (counts > 0).toarray()
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(group_sizes))
+    smallest_first = shuffled[np.argsort(group_sizes[shuffled], kind="stable")]
+    is_held_out = np.zeros(len(group_sizes), bool)
+    is_decided = np.zeros(len(group_sizes), bool)
+    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")  # of fewest groups
+    for label in rarest_first:
+        groups_of_class = smallest_first[has_class[smallest_first, label]]
+        undecided = groups_of_class[~is_decided[groups_of_class]]
+        # A start beyond the last of those undecided would take none of them.
+        start = rng.integers(min(parts, max(1, len(undecided))))
+        # A single one is held out only if no other group of the class is yet.
+        if len(undecided) > 1 or not is_held_out[groups_of_class].any():
+            is_held_out[undecided[start::parts]] = True
+        is_decided[groups_of_class] = True
+    return is_held_out
+
+
+def fold_numbers(
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
+    published: ArrayLike | None = None,
+) -> Ints:
+    """Assign whole groups to folds of like size and like shares of the classes.
+
+    Groups of one row each are assigned by scikit-learn's StratifiedKFold, others by its
+    StratifiedGroupKFold; more than 5,000 groups one after another, the largest first,
+    each to the fold that has least of its classes.
+
+    Parameters
+    ----------
+    y
+        Classes (n,) of any kind. A group may hold several.
+    groups
+        Groups (n,); without them each row is its own.
+    n_splits
+        Number of folds.
+    seed
+        Equal seeds give equal folds.
+    published
+        Folds (n,) that a data set's author gives, from 1 to `n_splits`, and 0 where
+        none: published fold i becomes fold i - 1, and all other groups are assigned to
+        the same folds.
+
+    Returns
+    -------
+    Ints
+        Fold numbers (n,), 0 to n_splits - 1.
+
+    Raises
+    ------
+    ValueError
+        Where a class has fewer groups than there are folds, or a group is in two
+        published folds.
+    """
+    labels = np.asarray(y)
+    group_of_row = checked_groups(groups, len(labels))
+    _check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
+    folds = np.full(len(labels), -1)  # not assigned yet
+    if published is not None:
+        names = np.arange(len(labels)) if groups is None else np.asarray(groups)
+        from_1 = _published_folds(names, group_of_row, np.asarray(published), n_splits)
+        folds = from_1 - 1
+    is_left = folds < 0
+    if is_left.any():
+        groups_left = group_of_row[is_left]
+        folds[is_left] = _assign_folds(labels[is_left], groups_left, n_splits, seed)
+    return folds
+
+
+def group_folds(
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
+    published: ArrayLike | None = None,
+) -> Iterator[tuple[Ints, Ints]]:
+    """Yield the train_rows and the test_rows of each fold of `fold_numbers`, in order.
+
+    They are row numbers, (n_train,) and (n_test,), increasing.
+    """
+    folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
+    yield from _rows_of_folds(folds, n_splits)
+
+
+def _rows_of_folds(folds: Ints, n_splits: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield each fold's train_rows and test_rows, by rows' fold numbers (n,)."""
+    for fold in range(n_splits):
+        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+
+
+def out_of_fold_proba(
+    estimator: Any,
+    table: _Table,
+    *,
+    groups: ArrayLike | None = None,
+    n_splits: int = 5,
+    seed: int = 0,
+    memory: Memory | None = None,
+    progress: bool = True,
+) -> Floats:
+    """Predict each row by a classifier that was fitted without its fold.
+
+    A `KernelProbe` and a `NearestNeighbour` share work between folds: see their
+    `prepare_folds`.
+
+    Parameters
+    ----------
+    estimator
+        A scikit-learn classifier; a `fit` that takes `groups` gets those of its rows.
+    table
+        The features and labels, and by default the groups and the published folds.
+    groups
+        Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``; the
+        published folds are set aside then.
+    n_splits, seed
+        Number of folds, and seed of the draw that assigns groups to them.
+    memory
+        A ``joblib.Memory`` that keeps the answer, by the estimator's class with the
+        source of its module, its parameters, features, labels, groups and folds. It
+        also keeps the folds and what folds share, a matrix (n, n), by features and
+        parameters alone.
+    progress
+        Show a bar that counts folds.
+
+    Returns
+    -------
+    Floats
+        Probabilities (n, k), columns in the order of ``table.classes``; 0 for a class
+        that a fold's training rows lack.
+    """
+    published = table.folds if groups is None else None
+    given = table.groups if groups is None else groups
+    group_of_row = checked_groups(given, len(table.labels))
+    # `fold_numbers` checks as well, but could only name the class by its number.
+    class_names = np.asarray(table.classes)[table.labels]
+    _check_number_of_groups(
+        class_names, group_of_row, n_splits, f"for {n_splits} folds"
+    )
+    features = np.ascontiguousarray(table.features)
+    digest = ""
+    assign: Any = fold_numbers
+    predict: Any = _predict_folds
+    if memory is not None:
+        digest = _digest(features)
+        assign = memory.cache(fold_numbers)
+        # All arguments but these are the key of a kept answer.
+        ignored = ["features", "memory", "progress"]
+        predict = memory.cache(_predict_folds, ignore=ignored)
+    folds = assign(
+        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
+    )
+    proba: Floats = predict(
+        clone(estimator),
+        features,
+        digest,
+        table.labels,
+        group_of_row,
+        list(_rows_of_folds(folds, n_splits)),
+        len(table.classes),
+        _module_source(estimator),
+        memory,
+        progress=progress,
+    )
+    return proba
+
+
+def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
+    """Return how many rows of each class each group has, sparse (n_groups, k).
+
+    The columns are the k different `labels` (n,), names or numbers, in sorted order.
+    """
+    class_of_row = np.unique(labels, return_inverse=True)[1]  # from 0 to k - 1
+    # Sparse: a group has few of the classes. Ones at the same place are added.
+    ones = np.ones(len(group_of_row), np.int64)
+    return csr_array((ones, (group_of_row, class_of_row)))
+
+
+def _check_number_of_groups(
+    labels: Any, group_of_row: Ints, needed: int, why: str
+) -> None:
+    """Raise a ValueError that names a class of fewer than `needed` groups.
+
+    `why` says in its message what they are needed for, such as "for 5 folds".
+    """
+    counts = _count_by_group_and_class(labels, group_of_row)
+    n_groups_of_class = (counts > 0).sum(axis=0)
+    for label, n_groups in zip(np.unique(labels), n_groups_of_class, strict=True):
+        if n_groups < needed:
+            raise ValueError(
+                f"Class {label} has too few images {why}, near-duplicates counted once:"
+                f" add some, or leave it out (groups: {n_groups}, needed: {needed})."
+            )
+
+
+def _published_folds(
+    names: Any, group_of_row: Ints, published: Any, n_splits: int
+) -> Ints:
+    """Return the published fold of each row's group, (n,) from 1, 0 where none.
+
+    `published` (n,) may give the fold of a group in some of its rows alone, and 0 in
+    the others; ValueError if a group has several. The groups' `names` (n,) serve the
+    message.
+    """
+    if (
+        published.shape != group_of_row.shape
+        or not np.isin(published, range(n_splits + 1)).all()
+    ):
+        raise ValueError(
+            f"published must hold one fold for each of {len(group_of_row)} images, 1 to"
+            f" {n_splits}, or 0 where there is none."
+        )
+    has_fold = published > 0
+    fold_of_group = np.zeros(group_of_row.max() + 1, np.int64)
+    # Of a group's rows the last one counts; rows of other folds contradict it.
+    fold_of_group[group_of_row[has_fold]] = published[has_fold]
+    fold_of_row = fold_of_group[group_of_row]
+    is_contradictory = has_fold & (published != fold_of_row)
+    if is_contradictory.any():
+        row = is_contradictory.argmax()  # the first
+        raise ValueError(
+            f"Group {names[row]} has images in the published folds {published[row]} and"
+            f" {fold_of_row[row]}: a group must be in one."
+        )
+    return np.asarray(fold_of_row)
+
+
+def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
+    """Return the fold of each row, (n,) from 0, the same for all rows of a group.
+
+    Folds are of like size, with like shares of the classes. `groups` (n,) are group
+    numbers, of which some may be absent.
+    """
+    # Numbered anew, without gaps, in the same order.
+    _, first_row, group_of_row = np.unique(
+        groups, return_index=True, return_inverse=True
+    )
+    n_groups = len(first_row)
+    largest_class = np.unique(labels, return_counts=True)[1].max()  # its rows
+    # So few rows may be left where others have published folds.
+    sklearn_refuses = min(n_groups, largest_class) < n_splits
+    if n_groups == len(labels) and not sklearn_refuses:
+        # Where each group is one row, this splitter does as well, 1,000 times as fast.
+        by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
+        folds = np.empty(len(labels), np.int64)
+        # In the order of groups, so that folds do not depend on the order of rows.
+        folds[first_row] = _folds_of_splitter(by_row, labels[first_row])
+        return folds
+    if n_groups > MAX_GROUPS_FOR_SKLEARN:
+        return _assign_many_groups(labels, group_of_row, n_splits, seed)
+    if sklearn_refuses:
+        # Groups in random order go to the folds in turn. Of fewer groups than folds,
+        # each draws one of n_splits places, so that every fold may get one.
+        places = np.random.default_rng(seed).permutation(max(n_groups, n_splits))
+        return np.asarray(places[group_of_row] % n_splits)
+    by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+    return _folds_of_splitter(by_group, labels, group_of_row)
+
+
+def _assign_many_groups(
+    labels: Any, group_of_row: Ints, n_splits: int, seed: int
+) -> Ints:
+    """Assign thousands of groups to folds: return the fold of each row, (n,) from 0.
+
+    Folds are alike if Σ (n_fc / N_c)², summed over folds f and classes c, is small:
+    n_fc of the N_c rows of class c are in fold f. Groups are taken one by one, the
+    largest first, and each goes to the fold where the sum grows least. By a group with
+    g_c rows of class c it grows by Σ (2 n_fc g_c + g_c²) / N_c², summed over classes;
+    all but Σ n_fc g_c / N_c² is equal for all folds. Where that is equal, too, the fold
+    with fewest rows is taken.
+
+    StratifiedGroupKFold compares the mean standard deviation of the shares n_fc / N_c
+    instead, and takes 15 times as long.
+    """
+    counts = _count_by_group_and_class(labels, group_of_row)  # g_c of all groups
+    class_weights = 1 / counts.sum(axis=0) ** 2.0  # 1 / N_c²
+    fold_counts = np.zeros((n_splits, len(class_weights)))  # n_fc
+    fold_sizes = [0] * n_splits
+    group_sizes = counts.sum(axis=1)
+    shuffled = np.random.default_rng(seed).permutation(len(group_sizes))
+    largest_first = shuffled[np.argsort(-group_sizes[shuffled], kind="stable")]
+    fold_of_group = np.empty(len(group_sizes), np.int64)
+    for group in largest_first:
+        # Of a sparse matrix, the classes that the group holds, and their g_c.
+        entries = slice(counts.indptr[group], counts.indptr[group + 1])
+        classes = counts.indices[entries]
+        n_rows = counts.data[entries]
+        weighted_rows = n_rows * class_weights[classes]  # g_c / N_c²
+        growth = (fold_counts[:, classes] * weighted_rows).sum(axis=1)  # of each fold
+        candidates = zip(growth.tolist(), fold_sizes, range(n_splits), strict=True)
+        _, _, fold = min(candidates)  # least growth, then fewest rows
+        fold_of_group[group] = fold
+        fold_counts[fold, classes] += n_rows
+        fold_sizes[fold] += int(group_sizes[group])
+    return fold_of_group[group_of_row]
+
+
+def _folds_of_splitter(
+    splitter: Any, labels: Any, group_of_row: Ints | None = None
+) -> Ints:
+    """Return each row's fold, (n,) from 0: the one that has it among its test rows.
+
+    Folds are those of a scikit-learn splitter, which uses `group_of_row` if given.
+    """
+    folds = np.empty(len(labels), np.int64)
+    with warnings.catch_warnings():
+        # Few rows of a class may be left where others have published folds.
+        warnings.filterwarnings("ignore", "The least populated class")
+        # It yields train_rows and test_rows of each fold. In place of features, of
+        # which only the number counts, it gets the labels.
+        splits = splitter.split(labels, labels, group_of_row)
+        for fold, (_, test_rows) in enumerate(splits):
+            folds[test_rows] = fold
+    return folds
+
+
+def _predict_folds(
+    estimator: Any,
+    features: Features,
+    digest: str,
+    labels: Ints,
+    group_of_row: Ints,
+    folds: list[tuple[Ints, Ints]],
+    n_classes: int,
+    source: str,
+    memory: Memory | None,
+    *,
+    progress: bool,
+) -> Floats:
+    """Predict each row without its fold: return probabilities (n, n_classes).
+
+    They are 0 for a class that the fold's training rows lack. `folds` are train_rows
+    and test_rows. Clones of the estimator are fitted, not itself. `digest`, of the
+    features, and `source`, the code of the estimator's module, are arguments for the
+    memory's sake alone, which finds kept answers by the arguments.
+    """
+    fits_at_once = getattr(estimator, "fits_folds_at_once", None)
+    if fits_at_once is not None and fits_at_once(len(features)):
+        prepare: Any = _prepare_folds
+        if memory is not None:
+            prepare = memory.cache(_prepare_folds, ignore=["features"])
+        shared = prepare(estimator, features, digest, source)
+        answers = estimator.predict_folds(shared, labels, folds, group_of_row)
+    else:
+        answers = _fit_each_fold(estimator, features, labels, group_of_row, folds)
+    # An answer has the classes of a fold's training rows, and probabilities of these.
+    proba = np.zeros((len(labels), n_classes))
+    bar = tqdm(answers, "folds", total=len(folds), disable=not progress)
+    for (_, test_rows), answer in zip(folds, bar, strict=True):
+        trained_classes, proba_of_trained = answer
+        proba[np.ix_(test_rows, trained_classes)] = proba_of_trained
+    return proba
+
+
+def _prepare_folds(
+    estimator: Any, features: Features, digest: str, source: str
+) -> Features:
+    """Return what an estimator shares between the fits of all folds, (n, n).
+
+    `digest` and `source` are for the memory's sake alone, as in `_predict_folds`.
+    """
+    return np.asarray(estimator.prepare_folds(features))
+
+
+def _fit_each_fold(
+    estimator: Any,
+    features: Features,
+    labels: Ints,
+    group_of_row: Ints,
+    folds: list[tuple[Ints, Ints]],
+) -> Iterator[tuple[Ints, Floats]]:
+    """Fit a clone to the training rows of each fold, and predict the test rows.
+
+    Yields for each fold its training rows' classes, (c,), and the test rows'
+    probabilities of these, (n_test, c). `folds` are the train_rows and test_rows.
+    """
+    for train_rows, test_rows in folds:
+        train_groups = group_of_row[train_rows]
+        fitted = fit_with_groups(
+            estimator, features[train_rows], labels[train_rows], train_groups
+        )
+        yield fitted.classes_, fitted.predict_proba(features[test_rows])
+
+
+def fit_with_groups(
+    estimator: Any, features: Features, labels: Ints, groups: Ints
+) -> Any:
+    """Return a clone of a classifier, fitted on features (n, d) and labels (n,).
+
+    If its `fit` takes groups, it gets `groups` (n,): probes choose their settings on
+    whole groups that they hold out.
+    """
+    options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
+    return clone(estimator).fit(features, labels, **options)
+
+
+def _digest(features: Features) -> str:
+    """Return a digest of features, which joblib would take ten times as long for."""
+    content = xxhash.xxh3_128_hexdigest(features.data)
+    return f"{features.dtype}, {features.shape}, {content}"
+
+
+def _module_source(estimator: Any) -> str:
+    """Return the code of the module that defines an estimator, "" if it has no file.
+
+    It is part of the key by which a `joblib.Memory` finds kept predictions, so that
+    those of older code are not taken for today's.
+    """
+    try:
+        return inspect.getsource(sys.modules[type(estimator).__module__])
+    except (OSError, TypeError):
+        return ""

@@ -1,0 +1,500 @@
+"""The feature table: features of images, and all that judging them needs.
+
+To make one takes images and a model; to use one takes neither.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+
+from cliplib.data.arrays import Bools, Features, Ints
+from cliplib.data.datasets import parse_path
+from cliplib.data.image import warn_once
+from cliplib.data.wording import counted
+from cliplib.encoders.clip import readout_columns
+from cliplib.encoders.cluster import read_encoded
+from cliplib.features.audit import near_duplicate_groups
+from cliplib.features.compact import compress, expand
+from cliplib.features.groups import (
+    first_row_of_group,
+    merge_groups,
+    merged_groups,
+    number_groups,
+)
+from cliplib.features.splits import group_train_test_split
+from cliplib.features.storage import read_arrays, row_blocks, write_arrays
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
+SPLITS = ("train", "val", "test", "")
+METADATA = "cliplib.FeatureTable"  # the entry of a saved file with all but the arrays
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features of n images, and all that a probe or an evaluation needs to know.
+
+    Attributes
+    ----------
+    features
+        (n, d) float32, finite; float16 if saved so, and loaded with ``mapped=True``.
+    labels
+        Indices into `classes`, (n,).
+    classes
+        The classes' names.
+    ids
+        The images' paths below the data set's folder, unique, (n,).
+    splits
+        The published split of each image: "train", "val", "test", or "", (n,).
+    copies
+        Groups of near-duplicates, (n,).
+    groups
+        What must never be separated, (n,): copies merged with the patients where these
+        are known, or with the groups that somebody declared.
+    folds
+        Published folds for cross-validation, from 1, and 0 where there are none, (n,).
+        A group lies in one fold.
+    provenance
+        Which encoder, readout, data set and source.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit together.
+    """
+
+    features: Features
+    labels: Ints
+    classes: tuple[str, ...]
+    ids: NDArray[np.str_]
+    splits: NDArray[np.str_]
+    copies: Ints
+    groups: Ints
+    folds: Ints
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError if the arrays do not fit together."""
+        if np.ndim(self.features) != 2:
+            raise ValueError(
+                f"features must be (n, d), a row for each image, and not "
+                f"{np.shape(self.features)}."
+            )
+        n = len(self.features)
+        for name in COLUMNS[1:]:  # all but the features
+            if np.shape(getattr(self, name)) != (n,):
+                raise ValueError(
+                    f"{name} must hold one entry for each of {n} rows of features."
+                )
+        if n and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            raise ValueError(
+                f"labels must be indices into the {len(self.classes)} classes."
+            )
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        """Raise a ValueError that names an image with a wrong entry.
+
+        Ids must be unique, splits among `SPLITS`, features finite, and the fold of each
+        row that of its whole group.
+        """
+        if len(set(self.ids)) < len(self):
+            raise ValueError("ids must be unique.")
+        wrong_ids = self.ids[~np.isin(self.splits, SPLITS)]
+        if wrong_ids.size:
+            raise ValueError(
+                f"The split of {str(wrong_ids[0])!r} must be 'train', 'val', 'test' or "
+                "''."
+            )
+        wrong_ids = self.ids[~_are_finite(self.features)]
+        if wrong_ids.size:
+            raise ValueError(
+                f"The features of {str(wrong_ids[0])!r} are not finite: leave it out."
+            )
+        fold_of_group = self.folds[first_row_of_group(self.groups)]
+        wrong_ids = self.ids[self.folds != fold_of_group]
+        if wrong_ids.size:
+            raise ValueError(
+                f"The group of {str(wrong_ids[0])!r} lies in several folds: give all "
+                "its images the same fold, or 0."
+            )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        groups: ArrayLike | None = None,
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        splits: Sequence[str] | None = None,
+    ) -> FeatureTable:
+        """Make a table of one's own features; near-duplicates are not looked for.
+
+        Parameters
+        ----------
+        X
+            Features, (n, d).
+        y
+            Classes, (n,): names, or indices into `classes`.
+        groups
+            Which images must never be separated: the group of each, (n,), a number or
+            a name. By default each image is a group of its own.
+        classes
+            The classes' names; by default what `y` holds, sorted.
+        ids
+            Unique names, (n,); by default the rows' numbers.
+        splits
+            "train", "val", "test" or "", (n,); by default "".
+
+        Raises
+        ------
+        ValueError
+            If the arrays do not fit together, a group or a class is unknown, or a class
+            is not among `classes`.
+        """
+        features = np.asarray(X, np.float32)
+        n = len(features)
+        rows = np.arange(n)
+        names, labels = _label_indices(y, classes)
+        return cls(
+            features=features,
+            labels=labels,
+            classes=names,
+            ids=np.asarray(rows if ids is None else ids).astype(np.str_),
+            splits=np.asarray([""] * n if splits is None else splits, np.str_),
+            copies=rows,
+            groups=rows if groups is None else number_groups(groups),
+            folds=np.zeros(n, np.int64),
+        )
+
+    @classmethod
+    def from_parquet(
+        cls, folder: str, *, errors: dict[str, str] | None = None
+    ) -> FeatureTable:
+        """Make a table of what ``cliplib encode`` wrote to a folder or URI.
+
+        Class and published split of an image are the names of its folders, as in
+        `cliplib.load_dataset`. Ids are paths below the data set's folder, or whole
+        paths where several data sets that were encoded together share some. Groups are
+        those of near-duplicates, which are found by the images' hashes.
+
+        Parameters
+        ----------
+        folder
+            Where the Parquet files lie.
+        errors
+            A dict that receives why each unreadable file was left out, by id; a warning
+            counts them in any case.
+
+        Raises
+        ------
+        ValueError
+            If the folder is incomplete or damaged, or holds no hashes or no image that
+            could be read; or if an image lies outside a class folder.
+        """
+        encoded = read_encoded(folder)
+        if encoded.errors:
+            first = next(iter(encoded.errors.values()))
+            left_out = counted(len(encoded.errors), "file")
+            logger.warning("Left out %s: %s", left_out, first)
+        if errors is not None:
+            errors |= encoded.errors
+        paths = [PurePosixPath(name) for name in encoded.ids]
+        for path in paths:
+            if len(path.parts) == 1:
+                raise ValueError(
+                    f"The image {path} lies outside the class folders: move it into "
+                    "one, and encode again."
+                )
+        # A row of id, label and split for each path.
+        images = pd.DataFrame([parse_path(path) for path in paths])
+        if images["id"].duplicated().any():  # several data sets in one folder
+            images["id"] = encoded.ids
+        copies = near_duplicate_groups(encoded.hashes)
+        classes, labels = _label_indices(images["label"], None)
+        return cls(
+            features=encoded.features,
+            labels=labels,
+            classes=classes,
+            ids=np.array(images["id"], np.str_),
+            splits=np.array(images["split"], np.str_),
+            copies=copies,
+            groups=copies,
+            folds=np.zeros(len(images), np.int64),
+            provenance={**encoded.provenance, "dataset": PurePosixPath(folder).name},
+        )
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.features)
+
+    def __getitem__(self, rows: int | slice | ArrayLike) -> FeatureTable:
+        """Return the table of some rows, by slice, number, numbers or Boolean mask."""
+        return self.select(np.arange(len(self))[rows])  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        """Return shape and readout, and how many classes, groups, and rows by split."""
+        counts = [f"{len(self.classes)} classes"]
+        counts.append(f"{len(np.unique(self.groups))} groups")
+        for name in np.unique(self.splits[self.splits != ""]):
+            counts.append(f"{np.count_nonzero(self.splits == name)} {name}")
+        shape = f"{len(self)} images x {self.features.shape[1]} ({self.readout})"
+        return f"FeatureTable({shape}, {', '.join(counts)})"
+
+    @property
+    def readout(self) -> str:
+        """What the features are of the encoder, such as "deep" or "pooled"."""
+        return self.provenance.get("readout", "pooled")
+
+    def select(self, index: ArrayLike) -> FeatureTable:
+        """Return the table of some rows, by number, in that order, or by Boolean mask.
+
+        One number makes a table of one row; none may be named twice.
+        """
+        rows = np.atleast_1d(np.asarray(index))
+        if not rows.size:
+            rows = rows.astype(np.int64)  # [] would be floats, which cannot be an index
+        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def split(self, name: str) -> FeatureTable:
+        """Return the rows of a published split; ValueError where there are none."""
+        if name not in self.splits:
+            known = ", ".join(s for s in np.unique(self.splits) if s) or "none"
+            raise ValueError(
+                f"There is no split {name!r} ({known}): use train_test_split()."
+            )
+        return self.select(self.splits == name)
+
+    def train_test_split(
+        self, seed: int = 0, published: bool = True
+    ) -> tuple[FeatureTable, FeatureTable]:
+        """Return a table to train on, and one to test on; together they have all rows.
+
+        If there is a published test split, and `published` is true, that is the test
+        table; a warning counts its images that share their group with a training image.
+        Else about a fifth of the groups of each class is drawn for the test by `seed`,
+        and every group stays whole.
+        """
+        is_test = (self.splits == "test") & published  # all False to draw
+        if is_test.any():
+            self._warn_of_shared_groups(is_test)
+        else:
+            _, test_rows = group_train_test_split(self.labels, self.groups, seed=seed)
+            is_test[test_rows] = True
+        return self.select(~is_test), self.select(is_test)
+
+    def _warn_of_shared_groups(self, is_test: Bools) -> None:
+        """Warn once how many test images share their group with a training image.
+
+        `is_test` (n,) marks the test images. Without a shared group nothing is logged.
+        """
+        n_shared = np.isin(self.groups[is_test], self.groups[~is_test]).sum()
+        if n_shared:
+            name = self.provenance.get("dataset", "this table")
+            warn_once(
+                logger,
+                f"The published split of {name} does not keep groups whole: {n_shared} "
+                f"of {is_test.sum()} test images share theirs with a training image. "
+                "One that does: train_test_split(published=False).",
+            )
+
+    def with_readout(self, name: str) -> FeatureTable:
+        """Return the table with the columns of a smaller readout, such as "pooled".
+
+        Names of readouts are those of `cliplib.encoders.clip.readout_columns`. ValueError
+        for another name, or if the table holds neither this readout nor "deep", which
+        has the columns of all.
+        """
+        if name == self.readout:
+            return self
+        if self.readout != "deep":
+            raise ValueError(
+                f"The table holds the readout {self.readout!r} alone, not {name!r}."
+            )
+        # Column numbers, in the readout "deep".
+        columns = readout_columns(name, *_width_and_blocks(self.provenance))
+        return self.with_features(self.features[:, columns], readout=name)
+
+    def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
+        """Return the table with other features of the same rows, (n, d).
+
+        Keyword arguments are entries of its provenance to change or to add.
+        """
+        updated = {**self.provenance, **provenance}
+        rows = np.asarray(features, np.float32)
+        return replace(self, features=rows, provenance=updated)
+
+    def with_groups(self, groups: ArrayLike) -> FeatureTable:
+        """Return the table with other groups, (n,), merged with its near-duplicates.
+
+        `groups` are names or numbers; ValueError if one is missing. A warning names the
+        first two that near-duplicates join, `cliplib.features.groups.merged_groups` lists
+        all. Published folds are set to 0: they need not keep these groups whole.
+        """
+        merged = merge_groups(self.copies, groups)
+        self._warn_of_merged_groups(groups)
+        return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
+
+    def _warn_of_merged_groups(self, groups: ArrayLike) -> None:
+        """Warn, once, of the first two of the given groups, (n,), that copies join.
+
+        Without such groups nothing is logged.
+        """
+        # Pairs of near-duplicates: each image, and the first of its copies.
+        rows = np.arange(len(self))
+        first_copies = first_row_of_group(self.copies)
+        merged = merged_groups(self.ids.tolist(), groups, first_copies, rows)
+        if merged.empty:
+            return
+        first = merged.iloc[0]
+        warn_once(
+            logger,
+            f"Near-duplicates merge groups that were declared apart (pairs of groups: "
+            f"{len(merged)}), first {first.group_a} and {first.group_b}, of which "
+            f"{first.image_a} and {first.image_b} show the same. They are kept "
+            "together: see whether images or declaration are at fault.",
+        )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compact: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        """Write one safetensors file; equal tables give equal bytes.
+
+        By default features are stored in `dtype`, "float32" or, in half the space,
+        "float16". A `compact` file, for the readout "deep" alone, has pooled features
+        in float16, all others rounded to eight bits, and equal rows once; `dtype` does
+        not count then.
+        """
+        about = {
+            "classes": self.classes,
+            "ids": self.ids.tolist(),
+            "splits": self.splits.tolist(),
+            "provenance": dict(self.provenance),
+        }
+        arrays: dict[str, NDArray[np.number]] = {
+            name: getattr(self, name)
+            for name in ("labels", "copies", "groups", "folds")
+        }
+        if compact:
+            if "width" not in self.provenance:
+                raise ValueError(
+                    "compact=True is for features that a ClipEncoder made, since it "
+                    "must know which of them are pooled: save this table without it."
+                )
+            arrays |= compress(self.features, _pooled_columns(self.provenance))
+        else:
+            arrays["features"] = self.features
+        metadata = {METADATA: json.dumps(about, sort_keys=True)}
+        dtypes = {} if compact else {"features": np.dtype(dtype)}
+        write_arrays(path, arrays, metadata, dtypes=dtypes)
+
+    @staticmethod
+    def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
+        """Read the provenance of a saved table, and nothing else of the file."""
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()[METADATA])
+        return dict(about["provenance"])
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, mapped: bool = False
+    ) -> FeatureTable:
+        """Return the table of a file that `save` wrote, now or in an older release.
+
+        Features are read into memory as float32. With `mapped` they stay on the disk,
+        in the type that they were saved in, and are read as they are used: for tables
+        beyond memory. Those of a `compact` file are read into memory in any case.
+        ValueError if the file is something else, or damaged.
+        """
+        try:
+            in_memory = {"features": np.dtype(np.float32)}
+            arrays, metadata = read_arrays(path, mapped=mapped, dtypes=in_memory)
+            about = json.loads(metadata[METADATA])
+            if "codes" in arrays:  # a compact file
+                is_pooled = _pooled_columns(about["provenance"])
+                arrays["features"] = expand(arrays, is_pooled)
+            groups = arrays["groups"]
+            return cls(
+                features=arrays["features"],
+                labels=arrays["labels"],
+                classes=tuple(about["classes"]),
+                ids=np.array(about["ids"], np.str_),
+                splits=np.array(about["splits"], np.str_),
+                # Older files know near-duplicates alone, and call them groups.
+                copies=arrays.get("copies", groups),
+                groups=groups,
+                folds=arrays.get("folds", np.zeros_like(groups)),
+                provenance=about["provenance"],
+            )
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} is no feature table, or damaged."
+            ) from error
+
+
+def _are_finite(features: Features) -> Bools:
+    """Return whether all features of each row are finite, (n,)."""
+    # In blocks, because mapped features may be larger than memory.
+    blocks = [np.isfinite(rows).all(axis=1) for rows in row_blocks(features)]
+    return np.concatenate([np.zeros(0, bool), *blocks])  # an empty table has no block
+
+
+def _label_indices(
+    y: ArrayLike, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], Ints]:
+    """Return the classes' names, and each label's index among them, (n,).
+
+    `y` (n,) holds names of classes; or, if `classes` are given, indices into these.
+    Without them, the classes are the different values of `y`, sorted, numbers as texts.
+    ValueError for a missing label, or a name that is not in `classes`.
+    """
+    given = np.asarray(y)
+    # As objects, because NumPy turns NaN among texts into the text "nan".
+    is_missing = pd.isna(np.asarray(y, dtype=object))
+    if is_missing.any():
+        raise ValueError(
+            f"{is_missing.sum()} of {len(given)} images have no class, the first in row"
+            f" {is_missing.argmax()}: leave them out."
+        )
+    if classes is None:
+        values, indices = np.unique(given, return_inverse=True)
+        return tuple(str(value) for value in values), indices.astype(np.int64)
+    names = tuple(str(name) for name in classes)
+    if given.dtype.kind in "iu":  # integers, which are indices already
+        return names, given.astype(np.int64)
+    if unknown := set(given.astype(np.str_)) - set(names):
+        raise ValueError(
+            f"The class {str(min(unknown))!r} is not among the classes "
+            f"{', '.join(names)}."
+        )
+    indices = np.array([names.index(str(label)) for label in given], np.int64)
+    return names, indices
+
+
+def _width_and_blocks(provenance: Mapping[str, str]) -> tuple[int, int]:
+    """Return how many components a token has, and how many blocks "deep" reads."""
+    return int(provenance["width"]), int(provenance["blocks"])
+
+
+def _pooled_columns(provenance: Mapping[str, str]) -> Bools:
+    """Return whether each column of the readout "deep", (d,), is a pooled feature."""
+    width, blocks = _width_and_blocks(provenance)
+    columns = readout_columns("deep", width, blocks)
+    return np.isin(columns, readout_columns("pooled", width, blocks))

@@ -1,0 +1,189 @@
+"""Archives inside a class: parts of it that came another way, and fare otherwise.
+
+A class may be made of two archives. Where they differ by names, cameras or sizes, and a
+probe is right in one and wrong in the other, its accuracy is that of a mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from cliplib.data.arrays import Bools, Ints
+from cliplib.evaluation.intervals import Share, ratio_intervals
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.name_forms import name_forms
+
+FORM = "form of name"
+CLUSTER = "cluster"
+LEAST_DIFFERENCE = 0.2
+"""Two parts of a class fare otherwise where accuracies differ by more."""
+LEAST_GROUPS = 10
+"""A part of fewer groups is no archive."""
+SIGNIFICANCE = 0.05
+"""Of all comparisons together (Bonferroni)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a class: what it is called, its size, accuracy, and four rows of it."""
+
+    name: str
+    n_images: int
+    n_groups: int
+    accuracy: Share
+    examples: list[int]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A part of a class that differs from the rest of it.
+
+    Attributes
+    ----------
+    by
+        "form of name", "camera", "size" or "cluster" (of deep features).
+    class_name
+        The class.
+    part, rest
+        The part, and all other images of the class.
+    difference
+        Accuracy of the part less that of the rest.
+    only_here
+        Whether no other class has names of this form, while the class has others.
+    """
+
+    by: str
+    class_name: str
+    part: Part
+    rest: Part
+    difference: Share
+    only_here: bool
+
+
+def archives_inside(
+    table: FeatureTable, predicted: Ints, fields: pd.DataFrame, *, seed: int = 0
+) -> list[Archive]:
+    """Name parts of classes that fare otherwise, or have names of a form of their own.
+
+    A part is named where its accuracy and that of the rest differ by more than 20
+    points, and by more than chance (5% of all comparisons together); or where names of
+    its form are in one class only. Images of a class fall into clusters in any case:
+    hard ones and easy ones.
+
+    Parameters
+    ----------
+    table
+        Deep features, labels, ids and groups of n images.
+    predicted
+        Out-of-fold answers, (n,).
+    fields
+        "camera" and "size" of their files, as `file_fields` returns them.
+    seed
+        Of clusters and bootstrap draws.
+
+    Returns
+    -------
+    list of Archive
+        The largest difference first.
+    """
+    is_right = predicted == table.labels
+    candidates = list(_candidates(table, fields, seed))
+    found = []
+    for by, label, name, in_part, only_here in candidates:
+        in_class = table.labels == label
+        part = _part(table, name, in_part, is_right, seed)
+        rest = _part(table, "others", in_class & ~in_part, is_right, seed)
+        difference = part.accuracy.minus(rest.accuracy)
+        if only_here or _differs(difference, len(candidates)):
+            class_name = table.classes[label]
+            found.append(Archive(by, class_name, part, rest, difference, only_here))
+    return sorted(found, key=lambda archive: -abs(archive.difference.value))
+
+
+def _candidates(
+    table: FeatureTable, fields: pd.DataFrame, seed: int
+) -> Iterator[tuple[str, int, str, Bools, bool]]:
+    """Yield what divides, class, name of the part, its mask (n,), and if only there.
+
+    Both the part and the rest of its class have ten groups at least. Of two parts that
+    are the whole class the first is yielded.
+    """
+    class_names = np.array(table.classes)[table.labels].tolist()
+    forms = np.array(name_forms(table.ids.tolist(), class_names))
+    sources = {
+        FORM: forms,
+        "camera": fields["camera"].astype(str).to_numpy(),
+        "size": fields["size"].astype(str).to_numpy(),
+        CLUSTER: _clusters(table, seed),
+    }
+    for by, values in sources.items():
+        for label in np.unique(table.labels):
+            in_class = table.labels == label
+            names = [
+                name
+                for name in np.unique(values[in_class])
+                if _is_large(table, in_class & (values == name))
+                and _is_large(table, in_class & (values != name))
+            ]
+            covers = np.isin(values[in_class], names).all()
+            if len(names) == 2 and covers and by != FORM:
+                names = names[:1]
+            for name in names:
+                has_name = values == name
+                only_here = by == FORM and not (has_name & ~in_class).any()
+                yield by, int(label), str(name), in_class & has_name, only_here
+
+
+def _is_large(table: FeatureTable, mask: Bools) -> bool:
+    return len(set(table.groups[mask])) >= LEAST_GROUPS
+
+
+def _clusters(table: FeatureTable, seed: int) -> Ints:
+    """Divide each class in two by its features, (n,): 0 and 1."""
+    clusters = np.zeros(len(table), np.int64)
+    for label in np.unique(table.labels):
+        rows = np.flatnonzero(table.labels == label)
+        if len(rows) < 2 * LEAST_GROUPS:
+            continue
+        features = StandardScaler().fit_transform(table.features[rows])
+        reduced = PCA(10, random_state=seed).fit_transform(features)
+        clusters[rows] = KMeans(2, n_init=5, random_state=seed).fit_predict(reduced)
+    return clusters
+
+
+def _part(
+    table: FeatureTable, name: str, mask: Bools, is_right: Bools, seed: int
+) -> Part:
+    rows = np.flatnonzero(mask)
+    groups = table.groups[rows]
+    accuracy = ratio_intervals({"right": is_right[rows]}, groups=groups, seed=seed)
+    _, first = np.unique(groups, return_index=True)
+    spread = np.linspace(0, len(first) - 1, min(4, len(first))).round().astype(int)
+    return Part(
+        name=name,
+        n_images=len(rows),
+        n_groups=len(first),
+        accuracy=Share.of(accuracy.loc["right"]),
+        examples=rows[np.sort(first)[spread]].tolist(),
+    )
+
+
+def _differs(difference: Share, n_comparisons: int) -> bool:
+    """Tell a difference of more than 20 points that is not chance.
+
+    Its standard error follows from its interval; the level is divided by the number of
+    comparisons.
+    """
+    if abs(difference.value) <= LEAST_DIFFERENCE:
+        return False
+    error = (difference.high - difference.low) / (2 * norm.ppf(0.975))
+    p = 2 * norm.sf(abs(difference.value) / max(error, 1e-9))
+    return bool(p < SIGNIFICANCE / n_comparisons)

@@ -1,0 +1,152 @@
+"""A folder's own split into training and test: what it hides, and a better one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cliplib.data.arrays import Ints
+from cliplib.evaluation.intervals import Share, ratio_intervals
+from cliplib.features.splits import (
+    fit_with_groups,
+    fold_numbers,
+    group_train_test_split,
+    out_of_fold_proba,
+)
+from cliplib.features.table import FeatureTable
+
+OWN_SPLIT = "own split"
+BY_IMAGE = "by image"
+WITHOUT_COPIES = "without copies"
+BY_GROUP = "by group"
+
+
+@dataclass(frozen=True, eq=False)
+class OwnSplit:
+    """What a folder's own split says of a probe, and what other protocols say.
+
+    Attributes
+    ----------
+    ladder
+        value, low and high of the accuracy, and images (their number): on the folder's
+        test part, by a probe trained on its training part; in folds by image; in folds
+        that keep copies together; in folds that keep groups together.
+    shared
+        Test images that have a copy or a group in training: file, label, with_file (the
+        first such training image) and by, "copy" or "group".
+    """
+
+    ladder: pd.DataFrame
+    shared: pd.DataFrame
+
+
+def own_split(
+    table: FeatureTable,
+    probe: Any,
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
+    by_group: Ints | None = None,
+) -> OwnSplit | None:
+    """Measure a probe on a folder's own split, and in folds of three kinds.
+
+    Parameters
+    ----------
+    table
+        Features, splits, copies and groups.
+    probe
+        A scikit-learn classifier.
+    n_splits, seed
+        Number of folds, and seed of their draw.
+    by_group
+        Out-of-fold answers by group, (n,), if they are there already.
+
+    Returns
+    -------
+    OwnSplit or None
+        None where there is no test part, or a class is missing in training.
+    """
+    is_train = table.splits == "train"
+    is_test = table.splits == "test"
+    if not is_test.any() or len(set(table.labels[is_train])) < len(table.classes):
+        return None
+
+    def in_folds(groups: Ints) -> Ints:
+        proba = out_of_fold_proba(
+            probe, table, groups=groups, n_splits=n_splits, seed=seed, progress=False
+        )
+        return np.asarray(proba.argmax(axis=1))
+
+    train, test = table.select(is_train), table.select(is_test)
+    fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
+    answers = {
+        BY_IMAGE: in_folds(np.arange(len(table))),
+        WITHOUT_COPIES: in_folds(table.copies),
+        BY_GROUP: in_folds(table.groups) if by_group is None else by_group,
+    }
+    rungs = {OWN_SPLIT: _accuracy(test, fitted.predict(test.features), seed)}
+    rungs |= {name: _accuracy(table, answer, seed) for name, answer in answers.items()}
+    ladder = pd.DataFrame.from_dict(rungs, "index", columns=[*Share._fields])
+    ladder["images"] = [len(test), *[len(table)] * len(answers)]
+    return OwnSplit(ladder.rename_axis("protocol"), _shared(table, is_train, is_test))
+
+
+def _accuracy(table: FeatureTable, predicted: Any, seed: int) -> Share:
+    is_right = {"right": np.asarray(predicted) == table.labels}
+    shares = ratio_intervals(is_right, groups=table.groups, seed=seed)
+    return Share.of(shares.loc["right"])
+
+
+def _shared(table: FeatureTable, is_train: Any, is_test: Any) -> pd.DataFrame:
+    """List test images with a copy in training, then those with a group there."""
+    parts = []
+    for by, groups in (("copy", table.copies), ("group", table.groups)):
+        files = pd.DataFrame({"file": table.ids.astype(object), "group": groups})
+        files["label"] = np.array(table.classes)[table.labels]
+        in_training = files[is_train].drop_duplicates("group")
+        in_training = in_training.set_index("group")["file"].rename("with_file")
+        found = files[is_test].join(in_training, on="group").dropna()
+        parts.append(found.assign(by=by))
+    shared = pd.concat(parts).drop_duplicates("file")  # a copy before a group
+    return shared[["file", "label", "with_file", "by"]].reset_index(drop=True)
+
+
+def corrected_splits(
+    table: FeatureTable, *, n_splits: int = 5, seed: int = 0
+) -> pd.DataFrame:
+    """Return a training, validation and test part, and folds, that keep groups whole.
+
+    About a fifth of each class's groups are the test part, and a fifth of the others
+    the validation part.
+
+    Returns
+    -------
+    DataFrame
+        file, label, group, split ("train", "val" or "test") and fold, from 1 to
+        `n_splits`, a row for each image.
+
+    Raises
+    ------
+    ValueError
+        If a class has too few groups.
+    """
+    rest, test = group_train_test_split(table.labels, table.groups, seed=seed)
+    _, validation = group_train_test_split(
+        table.labels[rest], table.groups[rest], seed=seed
+    )
+    splits = np.full(len(table), "train", object)
+    splits[test] = "test"
+    splits[rest[validation]] = "val"
+    folds = fold_numbers(table.labels, table.groups, n_splits=n_splits, seed=seed)
+    return pd.DataFrame(
+        {
+            "file": table.ids.astype(object),
+            "label": np.array(table.classes)[table.labels],
+            "group": table.groups,
+            "split": splits,
+            "fold": folds + 1,
+        }
+    )

@@ -1,0 +1,140 @@
+"""Statistics of a picture that show no object: its edges, corners, brightness, detail.
+
+A probe that reads one of them alone, and still tells the classes apart, has found a
+shortcut: something other than what the images show (`cliplib.inspection.shortcuts`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cliplib.data.arrays import Floats
+from cliplib.data.cache import ImageFunction, each_image
+
+PATCH_SHARE = 0.14
+"""Side of a corner's or an edge's patch, as a share of the image's."""
+BORDER_SHARE = 0.04
+"""Width of the border, as a share of the shorter side."""
+PATCH_SIDE = 4
+"""A patch is reduced to so many squares a side; the centre of an image to twice so."""
+
+PATCHES = {
+    "top left corner": (0.0, 0.0),
+    "top edge": (0.5, 0.0),
+    "top right corner": (1.0, 0.0),
+    "left edge": (0.0, 0.5),
+    "right edge": (1.0, 0.5),
+    "bottom left corner": (0.0, 1.0),
+    "bottom edge": (0.5, 1.0),
+    "bottom right corner": (1.0, 1.0),
+}
+"""By name, where a patch lies: shares of the way from left to right, top to bottom."""
+
+
+def _patch_size(image: Image.Image) -> tuple[int, int]:
+    return (
+        max(1, round(PATCH_SHARE * image.width)),
+        max(1, round(PATCH_SHARE * image.height)),
+    )
+
+
+def _squares(image: Image.Image, side: int) -> Floats:
+    """Return mean colours of side x side squares of an RGB image, flat."""
+    small = image.resize((side, side), Image.Resampling.BOX)
+    return np.asarray(small, np.float64).ravel()
+
+
+def _patch(image: Image.Image, place: tuple[float, float]) -> Floats:
+    """Return colours of 4 x 4 squares of a patch, and its deviation, (49,)."""
+    width, height = _patch_size(image)
+    left = round(place[0] * (image.width - width))
+    top = round(place[1] * (image.height - height))
+    patch = image.crop((left, top, left + width, top + height))
+    deviation = np.asarray(patch.convert("L"), np.float64).std()
+    return np.append(_squares(patch, PATCH_SIDE), deviation)
+
+
+def _border(pixels: Floats) -> Floats:
+    """Return mean colour and deviation of the four sides of an image's border, (16,).
+
+    `pixels` is (height, width, 3).
+    """
+    width = max(1, round(BORDER_SHARE * min(pixels.shape[:2])))
+    sides = [pixels[:width], pixels[-width:], pixels[:, :width], pixels[:, -width:]]
+    numbers = [[*side.mean(axis=(0, 1)), side.mean(axis=2).std()] for side in sides]
+    return np.ravel(numbers)
+
+
+def _log_detail(grey: Floats) -> float:
+    """Return the logarithm of the variance of the Laplacian, the focus of an image."""
+    padded = np.pad(grey, 1, mode="edge")
+    across = padded[1:-1, :-2] + padded[1:-1, 2:]
+    down = padded[:-2, 1:-1] + padded[2:, 1:-1]
+    return float(np.log1p((across + down - 4 * grey).var()))
+
+
+def _sharpness(grey: Image.Image) -> Floats:
+    """Return the detail of an image at its size, a half and a quarter of it, (3,)."""
+    sizes = [(max(1, grey.width // s), max(1, grey.height // s)) for s in (1, 2, 4)]
+    scaled = [grey.resize(size, Image.Resampling.BOX) for size in sizes]
+    return np.array([_log_detail(np.asarray(one, np.float64)) for one in scaled])
+
+
+def _blockiness(grey: Floats) -> float:
+    """Return how much larger steps are between JPEG's blocks of 8 pixels than in them.
+
+    It is a logarithm of the ratio, 0 without blocks.
+    """
+    steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=1 - axis) for axis in (0, 1)]
+    between = np.concatenate([step[7::8] for step in steps])
+    within = np.concatenate([np.delete(step, np.s_[7::8]) for step in steps])
+    if not between.size or not within.size:
+        return 0.0
+    return float(np.log((between.mean() + 0.1) / (within.mean() + 0.1)))
+
+
+def _moments(pixels: Floats) -> Floats:
+    """Return mean, deviation and skewness of each colour of pixels (h, w, 3), (9,)."""
+    flat = pixels.reshape(-1, 3)
+    mean = flat.mean(axis=0)
+    deviation = flat.std(axis=0)
+    skewness = np.cbrt(((flat - mean) ** 3).mean(axis=0))
+    return np.concatenate([mean, deviation, skewness])
+
+
+def _describe(image: Image.Image) -> NDArray[np.float32]:
+    pixels = np.asarray(image, np.float64)
+    grey = image.convert("L")
+    levels = np.asarray(grey, np.float64)
+    parts = [_patch(image, place) for place in PATCHES.values()]
+    parts += [
+        _border(pixels),
+        np.array([levels.mean(), levels.std()]),
+        _sharpness(grey),
+        np.array([_blockiness(levels)]),
+        _moments(pixels),
+        _squares(image, 2 * PATCH_SIDE),
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _columns() -> dict[str, slice]:
+    """Return which entries of `picture_statistics` belong to which statistic."""
+    sizes = dict.fromkeys(PATCHES, 3 * PATCH_SIDE**2 + 1)
+    sizes |= {"border": 16, "brightness": 2, "sharpness": 3, "block edges": 1}
+    sizes |= {"colour moments": 9, "thumbnail": 3 * (2 * PATCH_SIDE) ** 2}
+    ends = np.cumsum([*sizes.values()]).tolist()
+    return {
+        name: slice(end - size, end)
+        for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
+
+
+PICTURE_COLUMNS = _columns()
+"""By statistic, its columns in the result of `picture_statistics`."""
+picture_statistics = ImageFunction(
+    "patches of corners and edges, border, sharpness, colours", each_image(_describe)
+)
+"""Of each image a row with the statistics of `PICTURE_COLUMNS`, float32, (n, 615)."""

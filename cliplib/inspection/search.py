@@ -1,0 +1,142 @@
+"""Search by image or by words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
+
+from cliplib.data.arrays import Features, Ints
+
+QUERIES_AT_ONCE = 512
+"""Queries whose similarities to all gallery rows are in memory together."""
+
+
+def search(
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    k: int = 10,
+    *,
+    groups: ArrayLike | None = None,
+    query_groups: ArrayLike | None = None,
+) -> tuple[Ints, Features]:
+    """Return each query's k nearest gallery rows by cosine, best first.
+
+    Of equally near rows the one with the lower number comes first.
+
+    Parameters
+    ----------
+    queries, gallery
+        Features (q, d) and (n, d).
+    k
+        How many. All queries get fewer where the gallery has fewer rows, or where one
+        of them has fewer groups to choose from.
+    groups
+        Groups of the gallery's rows (n,), such as near-duplicates: only the nearest row
+        of each group is returned.
+    query_groups
+        Groups of the queries (q,): no row of a query's own group is returned.
+
+    Returns
+    -------
+    Row numbers (q, m) int64, and cosines (q, m) float32, where m is k or fewer.
+
+    Raises
+    ------
+    ValueError
+        If there are groups of the queries but not of the gallery, or k is below 1.
+    """
+    if groups is None and query_groups is not None:
+        raise ValueError(
+            "Give the groups of both queries and gallery, or of the gallery alone."
+        )
+    if k < 1:
+        raise ValueError(f"k={k} must be 1 or more.")
+    query_rows = np.asarray(queries)
+    gallery_rows = np.asarray(gallery)
+    if groups is None:
+        return _nearest(query_rows, gallery_rows, min(k, len(gallery_rows)))
+    group_of_row = np.asarray(groups)
+    own_groups = None if query_groups is None else np.asarray(query_groups)
+    return _nearest_of_groups(query_rows, gallery_rows, group_of_row, own_groups, k)
+
+
+def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:
+    """Return row numbers and cosines of the k nearest gallery rows, best first.
+
+    Both are (q, k), for queries (q, d) and a gallery (n, d) of k rows at least. Of
+    equally near rows the one with the lower number comes first.
+    """
+    if not len(queries):
+        return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+    n_asked = min(k + 1, len(gallery))  # one more shows whether the k-th is tied
+    rows, distances = _sorted_neighbours(queries, gallery, n_asked)
+    if n_asked > k:
+        # Where the k-th and the next row are equally near, chance decided which of all
+        # such rows are here: rank the whole gallery.
+        tied_queries = np.flatnonzero(distances[:, k - 1] == distances[:, k])
+        cosines_of_tied = each_query(queries[tied_queries], gallery)
+        for query, cosines in zip(tied_queries, cosines_of_tied, strict=True):
+            rows[query, :k] = np.argsort(-cosines, kind="stable")[:k]
+            distances[query, :k] = 1 - cosines[rows[query, :k]]
+    return rows[:, :k].astype(np.int64), (1 - distances[:, :k]).astype(np.float32)
+
+
+def _sorted_neighbours(
+    queries: Features, gallery: Features, k: int
+) -> tuple[Ints, Features]:
+    """Return numbers and distances of scikit-learn's k nearest gallery rows, (q, k).
+
+    A distance is 1 less the cosine. Rows are sorted by distance, equally near ones by
+    number; which of several that are as near as the k-th are returned is chance.
+    """
+    neighbours = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute")
+    distances, rows = neighbours.fit(gallery).kneighbors(queries)
+    by_distance_then_row = np.lexsort((rows, distances))  # the last key goes first
+    rows = np.take_along_axis(rows, by_distance_then_row, axis=1)
+    distances = np.take_along_axis(distances, by_distance_then_row, axis=1)
+    return rows, distances
+
+
+def _nearest_of_groups(
+    queries: Features,
+    gallery: Features,
+    group_of_row: Ints,
+    own_groups: Ints | None,
+    k: int,
+) -> tuple[Ints, Features]:
+    """Return row numbers and cosines of the nearest row of each group, best first.
+
+    Of the gallery's groups, in `group_of_row` (n,), the k nearest are taken; no library
+    does that. A query's own group, in `own_groups` (q,), is left out. Both results are
+    (q, k), or narrower for all queries if one of them has fewer groups to choose from.
+    """
+    fewest_groups = len(np.unique(group_of_row))
+    if own_groups is not None and np.isin(own_groups, group_of_row).any():
+        fewest_groups -= 1
+    n_found = min(k, fewest_groups)
+    rows = np.empty((len(queries), n_found), np.int64)
+    cosines = np.empty((len(queries), n_found), np.float32)
+    for query, similarities in enumerate(each_query(queries, gallery)):
+        nearest_first = np.argsort(-similarities, kind="stable")
+        if own_groups is not None:
+            is_other = group_of_row[nearest_first] != own_groups[query]
+            nearest_first = nearest_first[is_other]
+        # Where in this order each group comes first; sorted, since `unique` returns
+        # them by group.
+        _, places = np.unique(group_of_row[nearest_first], return_index=True)
+        rows[query] = nearest_first[np.sort(places)][:n_found]
+        cosines[query] = similarities[rows[query]]
+    return rows, cosines
+
+
+def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:
+    """Yield for each of the queries (q, d) its cosines with all gallery rows, (n,)."""
+    query_rows = np.asarray(queries)
+    for start in range(0, len(query_rows), QUERIES_AT_ONCE):
+        yield from cosine_similarity(
+            query_rows[start : start + QUERIES_AT_ONCE], gallery
+        )

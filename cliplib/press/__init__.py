@@ -1,1 +1,0 @@
-"""What people look at: plots, pages and PDFs."""

@@ -1,0 +1,424 @@
+"""A decision aid in one folder: encoder, calibrated probe, and rule for abstaining."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.metrics import pairwise_distances_argmin_min
+
+from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.data.cache import FeatureCache
+from cliplib.data.datasets import list_files
+from cliplib.data.image import warn_once
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.evaluation.calibration import fit_temperature, risk_coverage
+from cliplib.evaluation.intervals import clopper_pearson
+from cliplib.features.splits import group_train_test_split
+from cliplib.features.table import FeatureTable
+from cliplib.probes.kernel import KernelProbe
+from cliplib.probes.linear import LinearProbe
+from cliplib.probes.saving import AnyProbe, load_probe, save_probe
+from cliplib.reports.aid_folder import read_manifest, replace_aid
+
+logger = logging.getLogger(__name__)
+
+# The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
+KERNEL_LIMIT = 10_000
+WHY_NO_KERNEL = (
+    f"from {KERNEL_LIMIT:,} images on the kernel's n² numbers need too much memory"
+)
+
+HELD_OUT_KEY = "held-out images, which set temperature and rule"
+ANSWERED_KEY = "of these, answered"
+WRONG_KEY = "of the answers, wrong"
+HIGHEST_RISK_KEY = "highest share of errors that so few answers allow"
+"""In `DecisionAid.about`: what the rule did to the images on which it was chosen."""
+
+
+def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
+    """Return an unfitted KernelProbe; from 10,000 images on a LinearProbe, and warn."""
+    if n_images < KERNEL_LIMIT:
+        return KernelProbe(seed=seed)
+    warn_of_left_out_kernel(n_images)
+    return LinearProbe(seed=seed)
+
+
+def warn_of_left_out_kernel(n_images: int) -> None:
+    """Warn, once, that so many training images are too many for a KernelProbe."""
+    warn_once(
+        logger,
+        f"The kernel probe is left out of {n_images:,} images, and the linear one takes"
+        f" its place: {WHY_NO_KERNEL}. KernelProbe(max_rows=...) allows more.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionAid:
+    """Encoder, calibrated probe and abstention rule: see `fit`.
+
+    Attributes
+    ----------
+    encoder : ClipEncoder
+    probe : LinearProbe, KernelProbe or MLPProbe
+        Fitted; its classes are indices into ``training.classes``.
+    training : FeatureTable
+        What the probe was trained on, in the readout that it reads.
+    temperature : float
+        The probe's logits are divided by it.
+    min_probability : float
+        It abstains on an image whose calibrated probability is lower; where this is
+        infinite, on all of them.
+    min_similarity : float
+        It abstains on an image whose cosine to the nearest training image is lower.
+    about : mapping
+        How it was made, in words and numbers, by name.
+    """
+
+    encoder: ClipEncoder
+    probe: AnyProbe = field(repr=False)
+    training: FeatureTable
+    temperature: float = 1.0
+    min_probability: float = 0.0
+    min_similarity: float = -1.0
+    about: Mapping[str, str | float | None] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def fit(
+        cls,
+        table: FeatureTable,
+        encoder: ClipEncoder,
+        *,
+        probe: AnyProbe | None = None,
+        risk: float = 0.05,
+        out_of_distribution: float = 0.01,
+        seed: int = 0,
+    ) -> Self:
+        """Train on three quarters of a table; calibrate and set the rule on the rest.
+
+        The quarter consists of whole groups. The probe gets the groups, too, for what
+        it holds out itself.
+
+        The aid answers where the calibrated probability reaches a threshold: of those
+        at which at most the share `risk` of the held-out answers is wrong, the one that
+        answers most. It is a point estimate, without the bound of Geifman and El-Yaniv
+        (NIPS 2017). Where there is none, the aid abstains on everything, and warns.
+
+        The cosine to the nearest training image must reach a second threshold, below
+        which at most the share `out_of_distribution` of the held-out images lies (Sun
+        et al., ICML 2022, who take the k-th nearest).
+
+        Parameters
+        ----------
+        table : FeatureTable
+            In the readout that the probe shall get.
+        encoder : ClipEncoder
+            What made the table.
+        probe : LinearProbe, KernelProbe or MLPProbe, optional
+            A copy of it is fitted. By default `default_probe` gives it.
+        risk : float
+            Share of errors among the held-out answers, 0 to 1, that is allowed.
+        out_of_distribution : float
+            Share of the held-out images, 0 to 1, that may count as out-of-distribution.
+        seed : int
+            Of the split, and of the default probe.
+
+        Raises
+        ------
+        ValueError
+            The table comes from another encoder, or a share is not within 0 and 1.
+        TypeError
+            The probe is none of the three.
+        """
+        shares = {"risk": risk, "out_of_distribution": out_of_distribution}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} must be a share from 0 to 1.")
+        if table.provenance.get("model_fingerprint") != encoder.fingerprint:
+            made_by = table.provenance.get("encoder", "unknown")
+            raise ValueError(
+                f"Features of the encoder {made_by!r} do not fit {encoder.name!r}."
+            )
+        train_rows, held_out_rows = group_train_test_split(
+            table.labels, table.groups, parts=4, seed=seed
+        )
+        training = table.select(train_rows)
+        held_out = table.select(held_out_rows)
+        fitted = clone(probe or default_probe(len(training), seed=seed))
+        if not isinstance(fitted, AnyProbe):  # another could not be saved
+            raise TypeError(
+                "Use a LinearProbe, a KernelProbe or an MLPProbe, "
+                f"not a {type(fitted).__name__}."
+            )
+        fitted.fit(training.features, training.labels, groups=training.groups)
+        # The split leaves every class on both sides; `classes_` are sorted.
+        columns = np.searchsorted(fitted.classes_, held_out.labels)
+        logits = fitted.logits(held_out.features)
+        temperature = fit_temperature(logits, columns)
+        aid = cls(encoder, fitted, training, temperature)  # it never abstains yet
+
+        proba = aid._calibrated(logits)
+        is_right = proba.argmax(axis=1) == held_out.labels
+        threshold = choose_threshold(is_right, proba.max(axis=1), risk)
+        is_answered = proba.max(axis=1) >= threshold
+        n_answered = int(is_answered.sum())
+        n_wrong = int((is_answered & ~is_right).sum())
+        highest_risk = None
+        if n_answered:  # the end of the exact interval, each group being a trial
+            n_groups = len(set(held_out.groups[is_answered]))
+            highest_risk = float(clopper_pearson(n_wrong / n_answered, n_groups)[1])
+        similarity = aid.nearest(held_out.features).similarity
+        # "lower": below a value between two of these, a larger share could lie.
+        min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
+        about: dict[str, str | float | None] = {
+            "data set": table.provenance.get("dataset", ""),
+            "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
+            "training images": len(training),
+            HELD_OUT_KEY: len(held_out),
+            ANSWERED_KEY: n_answered,
+            WRONG_KEY: n_wrong,
+            HIGHEST_RISK_KEY: highest_risk,
+            "share of errors aimed at": risk,
+        }
+        if probe is None and len(training) >= KERNEL_LIMIT:
+            about["why no kernel probe"] = WHY_NO_KERNEL
+        return replace(
+            aid,
+            min_probability=threshold,
+            min_similarity=float(min_similarity),
+            about=about,
+        )
+
+    @property
+    def never_answers(self) -> bool:
+        """Whether it abstains on every image: no threshold kept the risk aimed at."""
+        return bool(np.isinf(self.min_probability))
+
+    def predict_proba(self, features: ArrayLike) -> Floats:
+        """Return calibrated probabilities (n, k) of features (n, d).
+
+        Features are in the readout trained on; columns are in the order of
+        ``training.classes``. A class without training images has 0.
+        """
+        return self._calibrated(self.probe.logits(features))
+
+    def _calibrated(self, logits: Floats) -> Floats:
+        """Return calibrated probabilities (n, k) of the probe's logits (n, c).
+
+        These have a column for each of the c classes that the probe was trained on.
+        """
+        proba = np.zeros((len(logits), len(self.training.classes)))
+        proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
+        return proba
+
+    def nearest(self, features: ArrayLike) -> Neighbours:
+        """Find the training image nearest to each of features (n, d), by cosine.
+
+        Of equally near ones it is the first.
+        """
+        rows, distances = pairwise_distances_argmin_min(
+            features, self.training.features, metric="cosine"
+        )
+        return Neighbours(rows, np.asarray(1 - distances, float))
+
+    def decide(self, features: ArrayLike) -> pd.DataFrame:
+        """Classify features (n, d), in the readout trained on, or abstain.
+
+        Returns
+        -------
+        DataFrame
+            A row for each image: class (the most probable one, abstained or not),
+            probability (calibrated), abstained, reason ("uncertain",
+            "out-of-distribution", both with a comma between, or ""), nearest (id of the
+            most similar training image) and similarity (its cosine, -1 to 1).
+        """
+        proba = self.predict_proba(features)
+        neighbours = self.nearest(features)
+        is_uncertain = proba.max(axis=1) < self.min_probability
+        is_far = neighbours.similarity < self.min_similarity
+        classes = np.array(self.training.classes)
+        return pd.DataFrame(
+            {
+                "class": classes[proba.argmax(axis=1)],
+                "probability": proba.max(axis=1),
+                "abstained": is_uncertain | is_far,
+                "reason": _reasons(is_uncertain, is_far),
+                "nearest": self.training.ids[neighbours.rows],
+                "similarity": neighbours.similarity,
+            }
+        )
+
+    def classify(self, files: Any) -> pd.DataFrame:
+        """Encode images, and classify each of them or abstain.
+
+        Parameters
+        ----------
+        files : folder, image, or list of images
+            All files of a folder, however deep; or images as `load_image` takes them.
+
+        Returns
+        -------
+        DataFrame
+            A row for each image: file, the columns of `decide`, and error, which is ""
+            if it can be read. On others the aid abstains, with the reason "unreadable",
+            "" for class and nearest, and NaN for probability and similarity.
+
+        Raises
+        ------
+        ValueError
+            There is no file.
+        """
+        names, sources = list_files(files)
+        if not names:
+            raise ValueError(f"There is no image in {files}.")
+        errors_by_row: dict[int, str] = {}  # filled with why a row cannot be read
+        (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
+        columns = self.encoder.columns_of(self.training.readout)
+        answers = self.decide(deep[:, columns])
+        unreadable = list(errors_by_row)  # these rows of `deep` are zeros
+        answers.loc[unreadable, ["class", "nearest"]] = ""
+        answers.loc[unreadable, ["probability", "similarity"]] = np.nan
+        answers.loc[unreadable, "abstained"] = True
+        answers.loc[unreadable, "reason"] = "unreadable"
+        answers.insert(0, "file", names)
+        return answers.assign(
+            error=[errors_by_row.get(row, "") for row in answers.index]
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the decision aid as one folder of JSON and safetensors.
+
+        An older decision aid there is replaced in one step, or not at all; other files
+        in the folder stay.
+
+        Raises
+        ------
+        OSError
+            The folder holds something else, or cannot be written.
+        """
+        replace_aid(folder, self._write_parts)
+
+    def _write_parts(self, folder: Path) -> dict[str, Any]:
+        """Write encoder, probe and training table into an empty folder.
+
+        Returns what `load` needs beside these files: the rule, and those settings of
+        the encoder that its checkpoint does not hold.
+        """
+        encoder = self.encoder
+        for part in (encoder.model, encoder.processor, encoder.tokenizer):
+            part.save_pretrained(folder / "encoder")
+        save_probe(self.probe, folder / "probe")
+        (folder / "training").mkdir()
+        self.training.save(folder / "training" / "features.safetensors")
+        return {
+            "rule": {
+                "temperature": self.temperature,
+                "min_probability": self.min_probability,
+                "min_similarity": self.min_similarity,
+                "about": dict(self.about),
+            },
+            "encoder": {
+                "name": encoder.name,
+                "image_size": encoder.image_size,
+                "dtype": encoder.dtype,
+            },
+        }
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        cache: bool | FeatureCache = True,
+    ) -> Self:
+        """Open a folder that `save` wrote; no code in it is run.
+
+        `device` is by default a GPU if there is one; `cache` says whether features of
+        images are kept in the usual file, or which file to use.
+
+        Raises
+        ------
+        ValueError
+            The folder holds no decision aid, or an incomplete or damaged one.
+        """
+        # Absolute, or the path of a missing part could be taken for a hub id.
+        path = Path(folder).absolute()
+        try:
+            manifest, parts = read_manifest(path)
+            settings = manifest["encoder"]
+            encoder = ClipEncoder(
+                parts / "encoder", cache=cache, device=device, dtype=settings["dtype"]
+            )
+            # The name it had when the aid was made, instead of this folder's path.
+            encoder.name = settings["name"]
+            # The stored processor resizes to this; the checkpoint may name another.
+            encoder.image_size = settings["image_size"]
+            aid = cls(
+                encoder,
+                load_probe(parts / "probe"),
+                FeatureTable.load(parts / "training" / "features.safetensors"),
+                **manifest["rule"],
+            )
+            aid._check_parts()
+        except Exception as error:  # what somebody changed raises nearly anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"There is no whole decision aid in {path} ({reason})."
+            ) from error
+        return aid
+
+    def _check_parts(self) -> None:
+        """Raise an error, of any kind, where the parts do not fit together."""
+        rule = (self.temperature, self.min_probability, self.min_similarity)
+        if self.temperature <= 0 or np.isnan(rule).any():
+            raise ValueError(f"its rule is {rule}")
+        columns = self.encoder.columns_of(self.training.readout)
+        # A trial with features of zeros: it raises where sizes or classes do not fit.
+        self.decide(np.zeros((1, len(columns)), np.float32))
+
+
+class Neighbours(NamedTuple):
+    """Of n images the nearest training images: row numbers (n,) and cosines (n,)."""
+
+    rows: Ints
+    similarity: Floats
+
+
+def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:
+    """Choose the threshold on confidence that answers most images at an allowed risk.
+
+    An image is answered if its `confidence` (n,) reaches the threshold; `is_right` (n,)
+    says whether its answer is right. `risk` is the largest share of wrong answers, 0 to
+    1. Where no threshold keeps to it, it is infinite, and a warning says so.
+    """
+    # A row for each different confidence: threshold, coverage and risk.
+    curve = risk_coverage(is_right, confidence)
+    allowed = curve[curve["risk"] <= risk]
+    if allowed.empty:
+        logger.warning(
+            "The decision aid abstains on everything: give more images, or more risk."
+        )
+        return np.inf
+    return float(allowed.loc[allowed["coverage"].idxmax(), "threshold"])
+
+
+def _reasons(is_uncertain: Bools, is_far: Bools) -> list[str]:
+    """Return why the aid abstains on each of n images, "" where it does not."""
+    cases = {
+        "uncertain, out-of-distribution": is_uncertain & is_far,
+        "uncertain": is_uncertain,
+        "out-of-distribution": is_far,
+    }
+    # np.select takes the first case that holds.
+    reasons: list[str] = np.select(list(cases.values()), list(cases), "").tolist()
+    return reasons

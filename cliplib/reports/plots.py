@@ -1,0 +1,100 @@
+"""Plots of the evidence on a folder."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from seaborn.utils import axis_ticklabels_overlap
+
+from cliplib.reports import figures
+from cliplib.reports.document import Pictures
+from cliplib.reports.evidence import Evidence
+from cliplib.reports.verdict import RISK
+
+FIGURE_WIDTH = 4.6
+"""Inches: at this width every letter can be read on a phone."""
+MOST_LETTERS = 30
+"""Of all classes' names together, for which there is room side by side."""
+SLANTED_LETTERS = 10
+"""Of a class's name that is slanted: a longer one would end below another column."""
+
+
+def accuracy_plot(evidence: Evidence) -> Figure:
+    """Plot the accuracy of each method, by group, with its 95% interval, in rows.
+
+    Other encoders follow; then the best probe by image, that is, with other images of
+    the same group in training.
+    """
+    shares = dict(evidence.accuracies)
+    if evidence.predicted_by_image is not None:
+        name = f"{evidence.best}, by image"
+        shares[name] = evidence.accuracy(evidence.predicted_by_image)
+    figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
+    for name, share in reversed(shares.items()):  # a row for each, from below
+        to_low = 100 * (share.value - share.low)
+        to_high = 100 * (share.high - share.value)
+        colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
+        ax.errorbar(
+            100 * share.value, name, xerr=[[to_low], [to_high]], fmt="o", color=colour
+        )
+    ax.set(xlabel="accuracy (%)", xlim=(0, 100))
+    ax.grid(axis="y", visible=False)
+    return figure
+
+
+def picture_plot(pictures: Pictures) -> Figure:
+    """Draw images in rows of six, each with its title above and its name below."""
+    shown = [(picture.image, picture.name) for picture in pictures.pictures]
+    titles = [picture.title for picture in pictures.pictures]
+    return figures.image_grid(shown, titles, columns=6)
+
+
+def confusion_plot(evidence: Evidence) -> Figure:
+    """Draw the confusion matrix of the best probe: counts, true classes as rows."""
+    confusion = evidence.evaluations[evidence.best].confusion
+    figure = figures.confusion_heatmap(confusion, evidence.table.classes)
+    ax = figure.axes[0]
+    letters = [len(name) for name in evidence.table.classes]
+    if sum(letters) > MOST_LETTERS and max(letters) <= SLANTED_LETTERS:
+        ax.tick_params("x", rotation=45)
+    else:
+        figure.draw_without_rendering()  # places the names
+        if axis_ticklabels_overlap(ax.get_xticklabels()):
+            ax.tick_params("x", rotation=90)
+    return figure
+
+
+def curve_plot(evidence: Evidence) -> Figure:
+    """Plot accuracy (%), with its 95% band, over the number of groups trained on."""
+    points = evidence.curve.points
+    figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 2.2))
+    ax.fill_between(
+        points["groups"], 100 * points["low"], 100 * points["high"], alpha=0.15
+    )
+    ax.plot(points["groups"], 100 * points["value"], marker="o")
+    ax.set(xlabel="groups trained on", ylabel="accuracy by group (%)", ylim=(0, 100))
+    return figure
+
+
+def trust_plot(evidence: Evidence) -> Figure:
+    """Draw a reliability diagram, and beside it the risk-coverage curve, in per cent.
+
+    Left, accuracy over stated probability, with 95% intervals; right, the share of
+    errors among the answers over the share of images answered, with a line at `RISK`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
+    left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
+    # By bin of the stated probability: accuracy (value, low and high), mean confidence.
+    bins = 100 * evidence.reliability
+    to_low = bins["value"] - bins["low"]
+    to_high = bins["high"] - bins["value"]
+    left.errorbar(
+        bins["confidence"], bins["value"], [to_low, to_high], fmt="o", linewidth=1
+    )
+    left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
+    curve = 100 * evidence.risk_coverage
+    right.plot(curve["coverage"], curve["risk"])
+    right.axhline(100 * RISK, color=figures.PALE, linewidth=0.8)
+    right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))
+    right.set_ylim(0)
+    return figure

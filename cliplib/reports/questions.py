@@ -1,0 +1,256 @@
+"""Questions to labelled images: would more of them pay, and which labels look wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from cliplib.data.arrays import Floats, Ints
+from cliplib.data.wording import counted
+from cliplib.evaluation.intervals import Share, bootstrap, intervals
+from cliplib.features.splits import checked_groups, fit_with_groups, group_folds
+from cliplib.features.table import FeatureTable
+
+MOST_FOLDS = 5
+LEAST_GROUPS = 4
+"""Of a class: in a fold one is tested, one validates, and two are trained on."""
+MOST_TIMES = 10
+"""No learning curve is extrapolated beyond so many times the groups that there are."""
+
+
+class EvaluationPlan(NamedTuple):
+    """How methods are tested on a folder: see `plan_evaluation`."""
+
+    table: FeatureTable  # its `groups` stay whole in every fold
+    n_splits: int  # number of folds
+    groups_kept_apart: bool  # False where these are near-duplicates alone
+
+
+def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
+    """Return the number of groups that hold images of each class of a table, (k,).
+
+    These are the table's own groups, or others, (n,), such as ``table.copies``.
+    """
+    given = table.groups if groups is None else groups
+    group_of_row = pd.Series(checked_groups(given, len(table)))
+    counts = group_of_row.groupby(table.labels).nunique()  # without empty classes
+    return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
+
+
+def plan_evaluation(table: FeatureTable) -> EvaluationPlan:
+    """Choose what to keep together in cross-validation, and the number of folds.
+
+    Groups are kept together where each class has four of them or more. Else methods
+    cannot be tested on groups that were not trained on, and near-duplicates alone are
+    kept together.
+
+    Raises
+    ------
+    ValueError
+        If a class has fewer than four images that are no copies of each other.
+    """
+    fewest_groups = int(groups_per_class(table).min())
+    if fewest_groups >= LEAST_GROUPS:
+        n_splits = min(MOST_FOLDS, fewest_groups)
+        return EvaluationPlan(table, n_splits, groups_kept_apart=True)
+    without_copies = groups_per_class(table, table.copies)
+    fewest_images = int(without_copies.min())
+    if fewest_images < LEAST_GROUPS:
+        name = table.classes[int(without_copies.argmin())]
+        raise ValueError(
+            f"Class {name!r} has {counted(fewest_images, 'image')}, copies counted "
+            f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
+        )
+    # Published folds, which go with the table's own groups, are dropped: 0 is none.
+    no_folds = np.zeros(len(table), int)
+    by_copies = replace(table, groups=table.copies, folds=no_folds)
+    n_splits = min(MOST_FOLDS, fewest_images)
+    return EvaluationPlan(by_copies, n_splits, groups_kept_apart=False)
+
+
+def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
+    """Find labels that look wrong by confident learning.
+
+    An image is confidently of a class if its probability of this class is at least the
+    mean over the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
+    2021, section 3.1). Its label is suspect if the most probable of these classes is
+    another one, and more probable than the given one.
+
+    Parameters
+    ----------
+    labels
+        The given labels, (n,), indices into the columns of `proba`.
+    proba
+        Out-of-fold probabilities, (n, k).
+
+    Returns
+    -------
+    pd.DataFrame
+        row, given and likely (indices of classes) and margin, the probability of the
+        likely class less that of the given one; the largest margin first.
+    """
+    given = np.asarray(labels)
+    probabilities = np.asarray(proba, float)
+    # By class, (k,); infinite, and never reached, for a class that no image bears.
+    thresholds = np.full(probabilities.shape[1], np.inf)
+    for label in np.unique(given):
+        thresholds[label] = probabilities[given == label, label].mean()
+    is_confident = probabilities >= thresholds  # (n, k)
+    # The most probable of each row's confident classes, (n,); 0 where it has none.
+    likely = np.where(is_confident, probabilities, -1).argmax(axis=1)
+    every_row = np.arange(len(given))
+    margin = probabilities[every_row, likely] - probabilities[every_row, given]
+    # It is 0 where the given label is the likely class, and below 0 where the given
+    # label does not reach its threshold but is more probable than that class.
+    rows = np.flatnonzero(is_confident.any(axis=1) & (margin > 0))
+    suspects = pd.DataFrame(
+        {
+            "row": rows,
+            "given": given[rows],
+            "likely": likely[rows],
+            "margin": margin[rows],
+        }
+    )
+    return suspects.sort_values("margin", ascending=False, ignore_index=True)
+
+
+def learning_curve(
+    probe: Any,
+    table: FeatureTable,
+    shares: Sequence[float] = (0.125, 0.25, 0.5, 1.0),
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, list[Floats]]:
+    """Cross-validate a probe that is trained on a growing share of the groups.
+
+    Each fold is tested by a probe that is trained on this share of each class's groups
+    in the other folds. Larger shares include the groups of smaller ones.
+
+    Parameters
+    ----------
+    probe
+        A scikit-learn classifier.
+    table
+        In the probe's readout.
+    shares
+        0 to 1. Those that leave a class with fewer than two groups are left out.
+    n_splits, seed
+        Number of folds, and seed of the draws of folds and groups.
+
+    Returns
+    -------
+    points : pd.DataFrame
+        share, and the numbers of images and groups that were trained on, means over
+        folds; a row for each share.
+    answers : list of Floats
+        For each row of `points` out-of-fold probabilities, (n, k), of the table's rows.
+    """
+    folds = list(group_folds(table.labels, table.groups, n_splits=n_splits, seed=seed))
+    points = []
+    answers = []
+    for share in shares:
+        # Of each fold a part of its training rows.
+        drawn = [_draw_groups(table, rows, share, seed) for rows, _ in folds]
+        if any(groups_per_class(table.select(rows)).min() < 2 for rows in drawn):
+            continue
+        proba = np.zeros((len(table), len(table.classes)))
+        for train_rows, (_, test_rows) in zip(drawn, folds, strict=True):
+            train = table.select(train_rows)  # which has images of all k classes
+            fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
+            proba[test_rows] = fitted.predict_proba(table.features[test_rows])
+        n_images = np.mean([len(rows) for rows in drawn])
+        n_groups = np.mean([len(set(table.groups[rows])) for rows in drawn])
+        points.append({"share": share, "images": n_images, "groups": n_groups})
+        answers.append(proba)
+    return pd.DataFrame(points, columns=["share", "images", "groups"]), answers
+
+
+def groups_needed(
+    points: pd.DataFrame,
+    answers: Sequence[Floats],
+    table: FeatureTable,
+    target: float,
+    *,
+    seed: int = 0,
+) -> Share | None:
+    """Extrapolate a learning curve to the number of groups that reaches a target.
+
+    The error e falls with the number n of groups trained on by a power law, ``log e = a
+    + b log n`` (Hestness et al., arXiv:1712.00409). It is fitted to the points by least
+    squares, on each bootstrap draw of the groups, and solved for n at the target.
+
+    Parameters
+    ----------
+    points, answers
+        What `learning_curve` returns; the last point is that of all groups.
+    table
+        The one that the curve is of, for its labels and groups.
+    target
+        An accuracy, 0 to 1.
+    seed
+        Of the bootstrap draws.
+
+    Returns
+    -------
+    Share or None
+        The factor, with its 95% interval, by which the groups of the last point have to
+        grow: 2 is twice as many. None for a curve of fewer than three points, where the
+        error is not shown to fall, and where the interval goes beyond 10.
+    """
+    if len(points) < 3:
+        return None
+    is_wrong_by_point = [proba.argmax(axis=1) != table.labels for proba in answers]
+    is_wrong = np.stack(is_wrong_by_point, axis=1)  # (rows, points)
+    log_n = np.log(points["groups"].to_numpy(float))
+    centred_log_n = log_n - log_n.mean()
+    group_of_row = checked_groups(table.groups, len(table))
+    n_groups = group_of_row.max() + 1
+    least_error = 0.5 / n_groups  # half an error, where a draw holds none
+
+    def fit_power_law(weights: Floats) -> dict[str, Floats]:
+        """Return b, and the logarithm of the factor, of each draw: (draws,) both.
+
+        `weights` (draws, rows) say how often each draw holds each row.
+        """
+        error = (weights @ is_wrong) / weights.sum(axis=1, keepdims=True)
+        log_e = np.log(np.maximum(error, least_error))  # (draws, points)
+        b = log_e @ centred_log_n / (centred_log_n @ centred_log_n)
+        # The fitted line goes through the means of log n and log e.
+        log_e_to_go = math.log(1 - target) - log_e.mean(axis=1)
+        log_n_needed = log_n.mean() + log_e_to_go / b
+        return {"b": b, "log_factor": log_n_needed - log_n[-1]}
+
+    resampled = bootstrap(fit_power_law, group_of_row, seed=seed)
+    error_may_not_fall = np.quantile(resampled["b"].draws, 0.975) >= 0
+    if error_may_not_fall:
+        return None
+    log_factor = intervals(resampled["log_factor"], n_groups).iloc[0]
+    if log_factor["high"] > math.log(MOST_TIMES):
+        return None
+    return Share.of(np.exp(log_factor))
+
+
+def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:
+    """Draw a share of the groups of each class among `rows`, rounded up.
+
+    Returns the row numbers, of `rows` and in their order, of the groups drawn. Each
+    share takes the first groups of a class in the same random order, so that larger
+    shares include the groups of smaller ones.
+    """
+    labels = table.labels[rows]
+    groups = table.groups[rows]
+    place_of_group = np.random.default_rng(seed).permutation(table.groups.max() + 1)
+    is_drawn = np.zeros(len(rows), bool)
+    for label in np.unique(labels):
+        members = np.unique(groups[labels == label])
+        in_random_order = members[place_of_group[members].argsort()]
+        n_drawn = math.ceil(share * len(members))
+        is_drawn |= np.isin(groups, in_random_order[:n_drawn])
+    return rows[is_drawn]

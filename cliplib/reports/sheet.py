@@ -1,0 +1,269 @@
+"""What a decision aid said, as a table for spreadsheets and as a page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from tqdm.auto import tqdm
+
+from cliplib.data.datasets import list_files
+from cliplib.data.image import ImageSource, load_image
+from cliplib.data.wording import number
+from cliplib.inspection.maps import heat_maps as draw_heat_maps
+from cliplib.reports.decision_aid import DecisionAid
+
+# Cosine similarity from which on two images are the same, or copies; rounding keeps it
+# from being 1.
+SAME_IMAGE = 0.9999
+
+# What a spreadsheet may take for a formula: OWASP, "CSV injection".
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def is_training_image(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows of `DecisionAid.classify` show a training image or its copy."""
+    return rows["similarity"] >= SAME_IMAGE
+
+
+def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table, such as that of `DecisionAid.classify`, for spreadsheets.
+
+    In UTF-8 with the mark that Excel looks for; numbers have three decimals; texts are
+    quoted, so that line ends in them stay in their cell, and an apostrophe goes before
+    what would be a formula. The index is left out.
+    """
+    rows.round(3).map(_without_formula).to_csv(
+        path,
+        index=False,
+        quoting=csv.QUOTE_NONNUMERIC,
+        lineterminator="\r\n",
+        encoding="utf-8-sig",
+        errors="backslashreplace",  # for file names that are no UTF-8
+    )
+
+
+def _without_formula(cell: Any) -> Any:
+    """Return a cell, with an apostrophe before a text that would be a formula."""
+    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
+        return f"'{cell}"
+    return cell
+
+
+def write_html(
+    rows: pd.DataFrame,
+    path: str | os.PathLike[str],
+    aid: DecisionAid,
+    files: Any,
+    *,
+    heat_maps: bool = False,
+    images: str | os.PathLike[str] = "",
+) -> None:
+    """Write what an aid said of files, or some rows of it, as a page.
+
+    The page loads nothing.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        From ``aid.classify(files)``.
+    path : path
+        Of the page.
+    aid : DecisionAid
+    files : folder, image, or list of images
+        Those that were classified, of which `rows` may hold some.
+    heat_maps : bool
+        Also show what spoke for each answer; it takes far longer than all the rest.
+    images : path
+        The folder of the training images, of which the nearest are shown where they are
+        below it. An aid holds no images, and does not say where they are.
+
+    Raises
+    ------
+    ValueError
+        The files are no longer those that were classified.
+    """
+    counts = rows["reason"].replace("", "answered").value_counts()
+    page = TEMPLATES.get_template("sheet.html").render(
+        counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
+        rule=_rule(aid),
+        answers=_answers(rows, aid, files, heat_maps, images),
+        heat_maps=heat_maps,
+        about={name: number(value) for name, value in aid.about.items()},
+    )
+    Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def answers_table(
+    rows: pd.DataFrame,
+    aid: DecisionAid,
+    files: Any,
+    *,
+    heat_maps: bool = False,
+    images: str | os.PathLike[str] = "",
+) -> str:
+    """Return what an aid said of files as an HTML table alone, every text escaped.
+
+    Parameters and errors are those of `write_html`.
+    """
+    answers = _answers(rows, aid, files, heat_maps, images)
+    template = TEMPLATES.get_template("answers.html")
+    return template.render(answers=answers, heat_maps=heat_maps)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row of the page; pictures are data URIs, or "" where there is none."""
+
+    file: str
+    text: str  # class, why there is none, or what is wrong with the file
+    likely: str = ""  # class and probability, also where no answer is given
+    nearest: str = ""  # id of the most similar training image
+    similarity: str = ""  # its cosine
+    is_training_image: bool = False
+    picture: str = ""
+    heat_map: str = ""
+    nearest_picture: str = ""
+
+
+def _answers(
+    rows: pd.DataFrame,
+    aid: DecisionAid,
+    files: Any,
+    heat_maps: bool,
+    images: str | os.PathLike[str],
+) -> list[Answer]:
+    """Return an `Answer` for each of `rows`; of an unreadable file its error alone."""
+    sources = _sources(rows, files)
+    heat_map_of_row: dict[int, str] = {}  # by position in `rows`
+    if heat_maps:
+        readable = np.flatnonzero(rows["error"] == "").tolist()
+        shown = [sources[row] for row in readable]
+        maps = _heat_maps(aid, shown, rows["class"].iloc[readable])
+        heat_map_of_row = dict(zip(readable, maps, strict=True))
+    said = rows.assign(is_training_image=is_training_image(rows)).to_dict("records")
+    return [
+        _answer(of_file, source, heat_map_of_row.get(row, ""), images)
+        for row, (of_file, source) in enumerate(zip(said, sources, strict=True))
+    ]
+
+
+def _answer(
+    said: Mapping[Any, Any],
+    source: ImageSource,
+    heat_map: str,
+    images: str | os.PathLike[str],
+) -> Answer:
+    """Return the `Answer` for one file, or its error.
+
+    `said` has the columns of `DecisionAid.classify` and is_training_image.
+    """
+    if said["error"]:
+        return Answer(file=said["file"], text=said["error"])
+    return Answer(
+        file=said["file"],
+        text=f"none: {said['reason']}" if said["abstained"] else said["class"],
+        likely=f"{said['class']} {number(said['probability'])}",
+        nearest=said["nearest"],
+        similarity=number(said["similarity"]),
+        is_training_image=said["is_training_image"],
+        picture=_data_uri(load_image(source)),
+        heat_map=heat_map,
+        nearest_picture=_training_picture(said["nearest"], images),
+    )
+
+
+def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
+    """Return the image of each row of `DecisionAid.classify`, found by its file name.
+
+    ValueError if a row's file is not among `files`.
+    """
+    names, sources = list_files(files)
+    keys: list[Any] = names
+    wanted: list[Any] = rows["file"].tolist()
+    if len(set(names)) < len(names):  # such as "<bytes>": the number tells them apart
+        keys = list(enumerate(names))
+        wanted = list(rows["file"].items())  # the index is the number among the files
+    source_of = dict(zip(keys, sources, strict=True))
+    if not set(wanted) <= source_of.keys():
+        raise ValueError(f"The files in {files} have changed: classify them again.")
+    return [source_of[key] for key in wanted]
+
+
+def _heat_maps(
+    aid: DecisionAid, images: Sequence[ImageSource], classes: pd.Series
+) -> list[str]:
+    """Return for each image, as a data URI, a heat map of what spoke for a class.
+
+    `classes` has the name of that class for each image.
+    """
+    labels = [aid.training.classes.index(name) for name in classes]
+    batch_size = aid.encoder.batch_size  # images at a time, to keep memory small
+    pictures = []
+    with tqdm(total=len(images), desc="heat maps", unit="image") as bar:
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            maps = draw_heat_maps(
+                aid.encoder,
+                aid.probe,
+                images[batch],
+                labels[batch],
+                aid.training.readout,
+            )
+            pictures += [_data_uri(image) for image in maps]
+            bar.update(len(maps))
+    return pictures
+
+
+def _training_picture(name: str, images: str | os.PathLike[str]) -> str:
+    """Return a training image as a data URI, or "" where it is not below a folder.
+
+    `name`, its path below the folder `images`, comes from whoever made the aid: it must
+    lead to no other file of the user's.
+    """
+    # By the rules of Windows, where a name may ask a foreign machine for a file.
+    path = PureWindowsPath(name)
+    if not images or path.anchor or ".." in path.parts:
+        return ""
+    folder = Path(images).resolve()
+    file = (folder / name).resolve()  # where links lead
+    try:
+        return _data_uri(load_image(file)) if file.is_relative_to(folder) else ""
+    except OSError:
+        return ""
+
+
+def _data_uri(image: Image.Image) -> str:
+    """Shrink an image in place to 144 pixels a side; return it as a data URI (JPEG)."""
+    image.thumbnail((144, 144))
+    content = io.BytesIO()
+    image.save(content, "JPEG")
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _rule(aid: DecisionAid) -> str:
+    """Return a sentence on when the aid answers: two thresholds, or never."""
+    if aid.never_answers:
+        return "It never answers: no probability made its answers reliable enough."
+    return (
+        f"An answer needs a probability of {aid.min_probability:.3f} or more, and a "
+        f"training image with a similarity of {aid.min_similarity:.3f} or more."
+    )

@@ -1,0 +1,32 @@
+"""Which photographs of TrashNet show the same object, as far as it was looked at."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from cliplib.data.arrays import Ints
+from cliplib.features.groups import declared_groups, merge_groups
+from cliplib.features.table import FeatureTable
+
+FILE = Path(str(files("cliplib") / "study" / "precomputed" / "trashnet_objects.csv"))
+
+
+def object_groups(table: FeatureTable) -> Ints:
+    """Return the group of each photograph: near-duplicates and same objects share one.
+
+    They are numbers, (n,), in the order of the rows. ``notebooks/17_objects.ipynb``
+    says how pairs were found and judged. Not all pairs were looked at: photographs in
+    two groups may still show one object.
+
+    Parameters
+    ----------
+    table
+        Of TrashNet, or of some of its photographs.
+
+    Raises
+    ------
+    ValueError
+        If it holds a photograph that is not TrashNet's.
+    """
+    return merge_groups(table.copies, declared_groups(table.ids.tolist(), FILE))
