@@ -33,7 +33,7 @@ appendix: $(STAMP)
 # On copies in build/lab: saving them leaves the repository as it is.
 lab: $(STAMP)
 	$(BIN)/python report/build.py --lab
-	CLIPLIB_DATA=$(call whole,$(or $(DATA),$(CLIPLIB_DATA))) CLIPLIB_MODEL=$(call whole,$(or $(MODEL),$(CLIPLIB_MODEL))) \
+	PYTHONPATH=$(CURDIR)/notebooks CLIPLIB_DATA=$(call whole,$(or $(DATA),$(CLIPLIB_DATA))) CLIPLIB_MODEL=$(call whole,$(or $(MODEL),$(CLIPLIB_MODEL))) \
 	$(BIN)/jupyter lab build/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
 
 test: $(STAMP)

@@ -26,7 +26,8 @@ from forking import fork_kernels, forked
 from places import Places, without_paths
 from surroundings import SETTINGS
 
-LIBRARY = Path(__file__).resolve().parents[1] / "cliplib"
+ROOT = Path(__file__).resolve().parents[1]
+CODE = (ROOT / "cliplib", ROOT / "notebooks" / "study")
 SUMMARY = "24_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
 FIRST = ("18_like_with_like", "01_brain_tumor_mri")
@@ -508,9 +509,9 @@ def fingerprint(places: Places, notebook: Path, parameters: dict[str, str]) -> s
 
 @cache
 def library() -> str:
-    """Return a digest of the library's files, among them the embedded model."""
+    """Return a digest of the files of the library and of the study, with the model."""
     digest = hashlib.sha256()
-    for path in sorted(LIBRARY.rglob("*.*")):
+    for path in sorted(path for folder in CODE for path in folder.rglob("*.*")):
         if path.is_file() and path.suffix != ".pyc":
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def modules_in_order(package: Path) -> list[str]:
-    """Return modules such as "tables.audit", each after those that it imports."""
+    """Return modules such as "features.audit", each after those that it imports."""
     files = {
         ".".join(path.relative_to(package).with_suffix("").parts): path
         for path in sorted(package.rglob("*.py"))
@@ -22,7 +22,7 @@ def modules_in_order(package: Path) -> list[str]:
 
 
 def imported(path: Path, modules: set[str]) -> set[str]:
-    """Return which of these modules, such as "tables.audit", a file imports."""
+    """Return which of these modules, such as "features.audit", a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if not isinstance(node, ast.ImportFrom):

@@ -30,14 +30,14 @@ import sklearn.metrics
 import sklearn.neighbors
 import sklearn.pipeline
 import sklearn.preprocessing
-import study.baselines
-import study.corruption
-import study.results
 import torch
 import transformers
 
 import cliplib.reports.sheet
 import cliplib.reports.widget
+import study.baselines
+import study.corruption
+import study.results
 from cliplib import *
 
 # What is imported is never garbage. A kernel that looked through it at each collection

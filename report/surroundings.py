@@ -77,6 +77,8 @@ def set_variables(places: Places, data: str, dtype: str) -> None:
     if not data:
         os.environ["CLIPLIB_CACHE"] = str(places.work / "cache")
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)
+    # Where notebooks find the package `study`, in whatever folder they are executed.
+    os.environ["PYTHONPATH"] = str(places.root / "notebooks")
     os.environ["SOURCE_DATE_EPOCH"] = str(places.epoch())
     os.environ.pop("MPLBACKEND", None)  # the kernel's own
 

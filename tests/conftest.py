@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The package `study`, also in processes that tests start.
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent / "notebooks")
 
 import numpy as np
 import pytest

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from study.baselines import color_histogram, efficientnet, hog
-from study.corruption import corrupt
 
 from cliplib.data.cache import map_images
 from cliplib.data.datasets import load_dataset
 from cliplib.inspection.traces import TRACE_COLUMNS, file_traces, grey_levels
+from study.baselines import color_histogram, efficientnet, hog
+from study.corruption import corrupt
 
 
 def test_file_traces_are_what_was_planted(

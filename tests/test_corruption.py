@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.stats import spearmanr
+
 from study.corruption import CORRUPTIONS, corrupt, head_mask, neutral_copy
 
 

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import shutil
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ import pytest
 
 from cliplib.data.datasets import (
     DATASETS,
+    PRECOMPUTED,
     dataset_spec,
     difference_from_report,
     list_files,
@@ -343,7 +343,7 @@ def test_of_many_classes_that_are_odd_five_are_named(image_folder):
 
 
 def test_the_difference_from_the_report_is_counted():
-    table = files("cliplib") / "study" / "precomputed" / "waste_aquatrash_groups.csv"
+    table = PRECOMPUTED / "waste_aquatrash_groups.csv"
     known = list(pd.read_csv(table)["id"])
     said = difference_from_report("waste_aquatrash", known)
     assert said == ""

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 from scipy.special import softmax
-from study.deletion import deletion_insertion
 from transformers import CLIPModel
 
 from cliplib.encoders.clip import ClipEncoder
@@ -26,6 +25,7 @@ from cliplib.inspection.maps import (
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
+from study.deletion import deletion_insertion
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
 # Single pixels, -1 and 1: gone when blurred.

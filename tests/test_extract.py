@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.data.datasets import DATASETS
+from cliplib.data.datasets import DATASETS, PRECOMPUTED
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.extract import (
     MissingImages,
@@ -20,8 +18,6 @@ from cliplib.features.extract import (
     with_patients,
 )
 from cliplib.features.table import COLUMNS, FeatureTable
-
-PRECOMPUTED = Path(str(files("cliplib") / "study" / "precomputed"))
 
 
 def equal(a, b):

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+
 from study.results import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from study.objects import FILE, object_groups
 
 from cliplib.features.extract import load_features
 from cliplib.features.groups import connected_groups
+from study.objects import FILE, object_groups
 
 VERDICTS = Path(__file__).parents[1] / "notebooks" / "object_verdicts.csv"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from study.precomputed import __main__ as precomputed
 
 from cliplib.features.audit import MIN_CORRELATION, ORIENTATIONS
 from cliplib.inspection.erase import Box, ellipse
+from study.precomputed import __main__ as precomputed
 
 SIZE = (200, 200)
 

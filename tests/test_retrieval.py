@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
-from study.ranking import MEASURES, rank_metrics
 
 from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.inspection.search import search
+from study.ranking import MEASURES, rank_metrics
 
 # Row 0 is nearest to (1, 0), row 5 farthest.
 ON_A_LINE = np.column_stack([np.ones(6), np.arange(6)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+
 from study.precomputed import __main__ as precomputed
 from study.series import folds_of_stems, series_of, stems_of, with_series
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+
+from cliplib.inspection.erase import Box, ellipse
 from study.states import (
     box_elsewhere,
     first_in_head,
@@ -12,8 +14,6 @@ from study.states import (
     object_on_board,
     with_mirrored_tissue,
 )
-
-from cliplib.inspection.erase import Box, ellipse
 
 BOX = Box(0.35, 0.5, 0.1, 0.1)
 CENTRE = Box(0.5, 0.5, 0.1, 0.1)

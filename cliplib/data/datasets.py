@@ -97,8 +97,11 @@ class DatasetSpec:
 
 
 _DECLARED = tomllib.loads(
-    (files("cliplib") / "images" / "datasets.toml").read_text("utf-8")
+    (files("cliplib") / "data" / "datasets.toml").read_text("utf-8")
 )
+
+PRECOMPUTED = Path(str(files("cliplib"))).parent / "notebooks" / "study" / "precomputed"
+"""Where a checkout has features and groups of the named data sets."""
 
 DATASETS = {name: DatasetSpec(name=name, **entry) for name, entry in _DECLARED.items()}
 
@@ -298,7 +301,7 @@ def _with_published_splits(images: list[ListedImage], name: str) -> list[ListedI
     It is the one of the set's authors, from a file of this package, which lists images
     by id; an image that is not listed keeps the split "".
     """
-    path = files("cliplib") / "study" / "precomputed" / f"{name}_splits.txt"
+    path = PRECOMPUTED / f"{name}_splits.txt"
     if not path.is_file():
         return images
     lines = path.read_text("utf-8").splitlines()
@@ -551,7 +554,7 @@ def difference_from_report(name: str, ids: Collection[str]) -> str:
     own report measured are in a file of this package. The sentence is "" if both are
     the same, or if the report has no images of that set.
     """
-    path = files("cliplib") / "study" / "precomputed" / f"{name}_groups.csv"
+    path = PRECOMPUTED / f"{name}_groups.csv"
     if not path.is_file():
         return ""
     rows = path.read_text("utf-8").splitlines()[1:]  # id,group below a header

@@ -1,9 +1,9 @@
 """Metrics of a classifier's answers and of its probabilities.
 
-Every number has a 95% interval, by the cluster bootstrap of `cliplib.evaluation.intervals`.
-The classifier is held fixed: intervals do not contain the variation of training it
-anew. A temperature or a threshold is chosen on validation rows, then frozen and
-measured on test rows.
+Every number has a 95% interval, by the cluster bootstrap of
+`cliplib.evaluation.intervals`. The classifier is held fixed: intervals do not
+contain the variation of training it anew. A temperature or a
+threshold is chosen on validation rows, then frozen and measured on test rows.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.data.datasets import DATASETS, load_dataset
+from cliplib.data.datasets import DATASETS, PRECOMPUTED, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import image_hash, near_duplicate_groups
 from cliplib.features.groups import (
@@ -253,7 +252,7 @@ def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
 
 def _precomputed_path(file: str) -> Path:
     """Return where a file with precomputed features or groups lies, or would."""
-    return Path(str(files("cliplib") / "study" / "precomputed" / file))
+    return PRECOMPUTED / file
 
 
 def with_copies(table: FeatureTable, path: Path) -> FeatureTable:

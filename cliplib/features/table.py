@@ -314,9 +314,9 @@ class FeatureTable:
     def with_readout(self, name: str) -> FeatureTable:
         """Return the table with the columns of a smaller readout, such as "pooled".
 
-        Names of readouts are those of `cliplib.encoders.clip.readout_columns`. ValueError
-        for another name, or if the table holds neither this readout nor "deep", which
-        has the columns of all.
+        Names of readouts are those of `cliplib.encoders.clip.readout_columns`.
+        ValueError for another name, or if the table holds neither this readout nor
+        "deep", which has the columns of all.
         """
         if name == self.readout:
             return self
@@ -341,8 +341,8 @@ class FeatureTable:
         """Return the table with other groups, (n,), merged with its near-duplicates.
 
         `groups` are names or numbers; ValueError if one is missing. A warning names the
-        first two that near-duplicates join, `cliplib.features.groups.merged_groups` lists
-        all. Published folds are set to 0: they need not keep these groups whole.
+        first two that near-duplicates join, `cliplib.features.groups.merged_groups`
+        lists all. Published folds are set to 0: they need not keep these groups whole.
         """
         merged = merge_groups(self.copies, groups)
         self._warn_of_merged_groups(groups)

@@ -1,7 +1,7 @@
 """Measure how far a frozen CLIP and light probes can sort one folder of images.
 
-`measure` returns all evidence: the command line prints it, `cliplib.reports` makes a page
-and a PDF of it.
+`measure` returns all evidence: the command line prints it, `cliplib.reports` makes a
+page and a PDF of it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ TRACE_NAMES = {
     "border": "brightness of the border",
     "brightness": "brightness",
 }
-"""What the kinds of `cliplib.inspection.traces.TRACE_COLUMNS` are called in sentences."""
+"""What sentences call the kinds of `cliplib.inspection.traces.TRACE_COLUMNS`."""
 OPENAI = "openai/clip-vit-base-patch32"
 """The CLIP to set beside the small embedded one: 150 million parameters."""
 

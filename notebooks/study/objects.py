@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from cliplib.data.arrays import Ints
 from cliplib.features.groups import declared_groups, merge_groups
 from cliplib.features.table import FeatureTable
 
-FILE = Path(str(files("cliplib") / "study" / "precomputed" / "trashnet_objects.csv"))
+FILE = Path(__file__).parent / "precomputed" / "trashnet_objects.csv"
 
 
 def object_groups(table: FeatureTable) -> Ints:

@@ -32,10 +32,11 @@ import seaborn.objects as so
 from IPython import get_ipython
 from IPython.display import display
 
+import cliplib
 from cliplib.data.datasets import DATASETS
 from cliplib.reports.figures import draw_plot, svg, use_style
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"cliplib.{__name__}")
 
 SUFFIXES = {"figure": ".svg", "table": ".csv", "numbers": ".json"}
 PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
@@ -366,8 +367,8 @@ def package_versions() -> dict[str, str]:
 
 def _digest_of_code() -> str:
     """Return a digest of the library's modules and of the versions of `PACKAGES`."""
-    package = Path(__file__).parents[1]
-    modules = sorted(package.rglob("*.py"))
+    packages = [Path(cliplib.__file__).parent, Path(__file__).parent]
+    modules = sorted(m for package in packages for m in package.rglob("*.py"))
     code = b"".join(module.read_bytes() for module in modules)
     versions = [*package_versions().values()]
     return hashlib.sha256(code + json.dumps(versions).encode()).hexdigest()[:16]

@@ -39,7 +39,7 @@ from study.baselines import efficientnet
 from study.ranking import rank_metrics
 from study.recipe.corpus import PROMPTS, read_corpus
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"cliplib.{__name__}")
 
 RANDOM, OURS, TEACHER = "random weights", "this model", "vision teacher"
 MODELS = (RANDOM, OURS, TEACHER)
