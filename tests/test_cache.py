@@ -111,7 +111,7 @@ def test_a_damaged_cache_says_what_to_do(tmp_path):
 
 def test_a_cache_that_fails_later_is_done_without(many, tmp_path, caplog):
     cache, errors = FeatureCache(tmp_path / "c.sqlite"), dict[int, str]()
-    cache._db.execute("DROP TABLE arrays")
+    cache._db.execute("DROP TABLE checked_arrays")
     for use in (lambda: cache.get(["a"]), lambda: cache.put({"a": np.ones(1)})):
         with pytest.raises(
             OSError, match=r"c\.sqlite .*set CLIPLIB_CACHE, or delete it"
@@ -239,3 +239,35 @@ def test_the_threads_are_given_back(many):
     before = torch.get_num_threads()
     map_images(many, MEAN)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "shape = '[2, 3]'",
+        "dtype = '<f4'",
+        "dtype = 'nonsense'",
+        "shape = '[0]', content = x''",
+        "content = zeroblob(length(content))",
+        "content = substr(content, 1, 3)",
+        "content = NULL",
+        "checksum = NULL",
+    ],
+)
+def test_a_damaged_entry_is_computed_anew_and_healed(many, harm):
+    cache = FeatureCache()
+    (whole,) = map_images(many, MEAN, cache=cache)
+    with sqlite3.connect(cache.path) as database:
+        database.execute(f"UPDATE checked_arrays SET {harm}")
+    (again,) = map_images(many, MEAN, cache=cache)
+    assert (again == whole).all()
+    keys = [
+        MEAN.key(hashlib.blake2b(p.read_bytes(), digest_size=16).hexdigest())
+        for p in many
+    ]
+    assert len(cache.get(keys)) == len(many)
+    with sqlite3.connect(cache.path) as database:  # of another image
+        contents = "SELECT content FROM checked_arrays ORDER BY key LIMIT 1"
+        database.execute(f"UPDATE checked_arrays SET content = ({contents})")
+    (again,) = map_images(many, MEAN, cache=cache)
+    assert (again == whole).all()

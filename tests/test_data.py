@@ -76,7 +76,7 @@ def test_a_name_that_is_not_utf8_is_named_and_one_with_dashes_is_a_class(image_f
     assert "__disc__" in load_dataset(folder).features["label"].names
     odd = os.path.join(os.fsencode(folder), b"__disc__", b"caf\xe9.png")
     os.link(folder / "__disc__" / "disc0.png", odd)
-    with pytest.raises(ValueError, match=r"caf.*png' is not in UTF-8: rename it"):
+    with pytest.raises(ValueError, match=r"caf.*png' is not in UTF-8, or.*: rename it"):
         load_dataset(folder)
 
 
@@ -369,3 +369,43 @@ def test_a_file_beside_a_folder_gives_it_no_splits(image_folder):
     folder = image_folder(n=1)
     folder.with_name("images_splits.txt").write_text("disc/disc0.png test\n")
     assert set(load_dataset(folder)["split"][:]) == {""}
+
+
+@pytest.mark.parametrize(
+    "odd", ["\x1b[2J", "\x08", "\n", "\x85", "\u202e", "\u2066", "\ufffe"]
+)
+@pytest.mark.parametrize("place", ["class", "file"])
+def test_a_name_that_cannot_be_shown_as_it_is_is_refused_spelled_out(
+    image_folder, odd, place
+):
+    folder = image_folder(n=1)
+    if place == "class":
+        (folder / "disc").rename(folder / f"di{odd}sc")
+    else:
+        (folder / "disc" / "disc0.png").rename(folder / "disc" / f"a{odd}.png")
+    with pytest.raises(ValueError, match="not in UTF-8, or holds.*: rename it") as told:
+        load_dataset(folder)
+    assert odd not in str(told.value)
+    names, sources = list_files(folder)  # as they are told, and as they are
+    assert all(odd not in name for name in names)
+    assert all(source.is_file() for source in sources)
+
+
+def test_two_classes_that_look_the_same_are_refused(image_folder):
+    folder = image_folder(n=1)
+    (folder / "disc").rename(folder / "caf\u00e9")
+    (folder / "square").rename(folder / "cafe\u0301")
+    if len(os.listdir(folder)) < 3:
+        pytest.skip("this file system takes both spellings for one")
+    with pytest.raises(ValueError, match="Two class folders are called 'café', in two"):
+        load_dataset(folder)
+
+
+def test_a_link_to_itself_is_named_like_any_image_that_cannot_be_read(image_folder):
+    folder = image_folder(n=1)
+    for name in ("a.png", "b.png"):
+        (folder / "disc" / name).symlink_to(folder / "disc" / name)
+    found = load_dataset(folder)
+    assert len(found) == 5
+    with pytest.raises(OSError, match=r"a\.png': Too many levels of symbolic links"):
+        load_image(found[0]["image"])

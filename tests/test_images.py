@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -227,3 +228,50 @@ def test_an_image_of_hardly_any_pixels_is_named(tmp_path, caplog, size):
         assert load_image(tmp_path / "dot.png").size == size
     assert caplog.text.count("dot.png") == 1
     assert f"{size[0]} x {size[1]} pixels" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("read", [image_bytes, load_image, file_facts])
+def test_what_never_ends_is_not_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        with pytest.raises(OSError, match=f"{name}': it is no regular file"):
+            read(tmp_path / name)
+
+
+def test_a_file_of_too_many_bytes_is_not_read(tmp_path, monkeypatch):
+    with open(tmp_path / "large.jpg", "wb") as file:
+        file.truncate(2**29)  # without taking the room on the disk
+    monkeypatch.setattr("pathlib.Path.read_bytes", None)  # would raise
+    with pytest.raises(OSError, match=r"large\.jpg': it has more than 256 MiB: save a"):
+        load_image(tmp_path / "large.jpg")
+
+
+def test_a_large_image_is_shrunk_when_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(module, "MOST_PIXELS", 1000)
+    wide, small = (Image.new("1", size) for size in ((400, 100), (50, 20)))
+    assert load_image(encoded(wide)).size == (60, 15)
+    assert load_image(encoded(small)).size == small.size
+    assert load_image(wide).size == (60, 15)
+
+
+def test_huge_images_are_decoded_one_at_a_time(noise, monkeypatch):
+    active, most = [], []
+
+    def watched(image):
+        active.append(image)
+        time.sleep(0.02)
+        most.append(len(active))
+        active.pop()
+        return image
+
+    monkeypatch.setattr(module.ImageOps, "exif_transpose", watched)
+    monkeypatch.setattr(module, "HUGE", 100)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(load_image, [encoded(noise)] * 8))
+    assert max(most) == 1
+    monkeypatch.setattr(module, "HUGE", 1000)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(load_image, [encoded(noise)] * 8))
+    assert max(most) > 1  # so that the test can fail

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import (
     Callable,
     Collection,
@@ -104,28 +105,38 @@ class FeatureCache:
             ) from error
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Return those arrays under `keys` that are cached, by key; all read-only."""
+        """Return those arrays under `keys` that are cached, by key; all read-only.
+
+        Damaged ones are left out, so that they are computed and stored anew.
+        """
         placeholders = ",".join("?" * len(keys))
         query = (
-            "SELECT key, dtype, shape, content FROM arrays "
+            "SELECT key, dtype, shape, content, checksum FROM checked_arrays "
             f"WHERE key IN ({placeholders})"
         )
         with self._locked():
             rows = self._db.execute(query, list(keys)).fetchall()
         return {
             key: np.frombuffer(content, dtype).reshape(json.loads(shape))
-            for key, dtype, shape, content in rows
+            for key, dtype, shape, content, checksum in rows
+            if isinstance(content, bytes)  # whatever stands there
+            and checksum == _checksum(key, dtype, shape, content)
         }
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Store arrays of numbers by key, all or none; older ones are replaced."""
-        entries = [
-            (key, array.dtype.str, json.dumps(array.shape), array.tobytes())
-            for key, array in arrays.items()
-        ]
-        insert = "INSERT OR REPLACE INTO arrays VALUES (?, ?, ?, ?)"
+        entries = []
+        for key, array in arrays.items():
+            entry = (key, array.dtype.str, json.dumps(array.shape), array.tobytes())
+            entries.append((*entry, _checksum(*entry)))
+        insert = "INSERT OR REPLACE INTO checked_arrays VALUES (?, ?, ?, ?, ?)"
         with self._locked(), self._db:  # one transaction
             self._db.executemany(insert, entries)
+
+
+def _checksum(key: str, dtype: str, shape: str, content: bytes) -> int:
+    """Return the CRC-32 of all that is stored of an array."""
+    return zlib.crc32(content, zlib.crc32(repr((key, dtype, shape)).encode()))
 
 
 def default_cache() -> FeatureCache | None:
@@ -213,10 +224,10 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         # Write-ahead logging: others can read while one process writes.
         database.execute("PRAGMA journal_mode = WAL")
-        # Older files hold a table "features", whose arrays have no shape.
+        # Older files hold tables "features" and "arrays", which have no checksums.
         database.execute(
-            "CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, dtype TEXT, "
-            "shape TEXT, content BLOB) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS checked_arrays (key TEXT PRIMARY KEY, "
+            "dtype TEXT, shape TEXT, content BLOB, checksum INTEGER) WITHOUT ROWID"
         )
     except sqlite3.Error:
         database.close()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
+from unicodedata import normalize
 
 from cliplib.data.archives import fetch_archive, fetch_from_kaggle
 from cliplib.data.hub import DownloadError
@@ -369,6 +370,7 @@ def _list_images(root: Path) -> list[ListedImage]:
         _warn_of_left_out(kind, paths_by_kind[kind])
     images = [_listed_image(path, root) for path in paths_by_kind[IMAGE]]
     _check_layout(root, images)
+    _check_class_names({image.label for image in images})
     _warn_of_empty_classes(root, images)
     return sorted(images, key=lambda image: image.id)
 
@@ -410,7 +412,8 @@ def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         warn_once(logger, f"Left out the folder {folder}: {error.strerror}")
         return
     for entry in entries:
-        if entry.is_dir():
+        # Not by the entry's own method, which raises for links that lead in a circle.
+        if os.path.isdir(entry):
             yield from _files_below(folder / entry.name, (*above, real_path))
         else:
             yield folder / entry.name
@@ -420,16 +423,19 @@ def _listed_image(path: Path, root: Path) -> ListedImage:
     """Return an image below the set's folder `root`, with id, split and class.
 
     These are told by its path. A ValueError says what to change if the image is in no
-    class folder, or the path is not in UTF-8.
+    class folder, or the path cannot be shown as it is.
     """
     relative = path.relative_to(root)
     if len(relative.parts) == 1:
         raise ValueError(
             f"The image {path} lies outside the class folders: move it into one."
         )
-    printable = image_name(path)  # spells out what is not UTF-8
-    if printable != str(path):
-        raise ValueError(f"The name {printable!r} is not in UTF-8: rename it.")
+    shown = image_name(path)  # spells out what cannot be shown
+    if shown != str(path):
+        raise ValueError(
+            f"The name '{shown}' is not in UTF-8, or holds characters that are not "
+            "shown: rename it."
+        )
     parsed = parse_path(relative)
     return ListedImage(path, parsed.id, parsed.split, parsed.label)
 
@@ -483,6 +489,16 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
         raise ValueError(
             f"{root} holds images in and outside train and test folders: {advice}"
         )
+
+
+def _check_class_names(classes: Collection[str]) -> None:
+    """Raise ValueError for two classes that look the same, as "é" and "e" + accent."""
+    for name, count in Counter(normalize("NFC", name) for name in classes).items():
+        if count > 1:
+            raise ValueError(
+                f"Two class folders are called {name!r}, in two spellings that look "
+                "the same: put their images into one."
+            )
 
 
 def _warn_of_empty_classes(root: Path, images: Sequence[ListedImage]) -> None:

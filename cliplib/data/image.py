@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from PIL.ExifTags import Base
+
+from cliplib.data.wording import printable
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,12 @@ PHONE_BRANDS = {
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 MOST_BYTES = 2**28  # of a file: 256 MiB
 SMALLEST_SIDE = 8  # pixels; smaller images are read with a warning
+MOST_PIXELS = 2**24
+"""Of a decoded image, 16.8 millions: larger ones are shrunk, since many are in memory
+at once, and every reader shrinks them further."""
+HUGE = 4 * MOST_PIXELS
+"""Pixels from which on images are decoded one at a time."""
+_huge_lock = threading.Lock()
 
 
 @functools.cache
@@ -127,9 +135,8 @@ def image_name(source: ImageSource) -> str:
         source = source.get("path") or "<bytes>"
     if not isinstance(source, str | os.PathLike):
         # An image of Pillow may know its file.
-        return getattr(source, "filename", "") or f"<{type(source).__name__}>"
-    # What is not UTF-8 in a name cannot be printed: the byte FF is written "\udcff".
-    return os.fspath(source).encode("utf-8", "backslashreplace").decode()
+        source = getattr(source, "filename", "") or f"<{type(source).__name__}>"
+    return printable(os.fspath(source))
 
 
 def image_bytes(source: ImageSource) -> bytes:
@@ -182,7 +189,8 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
 
     Of several frames or pages it is the first. Grey values of 16 bits are scaled to 8.
     If the largest one fits into 8, 10, 12 or 14 bits, the least such depth is taken for
-    the image's own, and a warning says so. Comments and other metadata are left out.
+    the image's own, and a warning says so. Comments and other metadata are left out,
+    and images of more than `MOST_PIXELS` are shrunk.
 
     Parameters
     ----------
@@ -198,22 +206,31 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
         If the image cannot be decoded; it names the image and the reason.
     """
     try:
-        image = ImageOps.exif_transpose(_open(source, content))
+        image = _open(source, content)
         if min(image.size) < SMALLEST_SIDE:
             _warn_of_small_image(source, image)
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                "32-bit grey has no known range: save it with 8 or 16 bits"
-            )
-        if image.mode.startswith("I;16"):
-            image = _scaled_to_8_bits(image)
-        rgb = image.convert("RGB")
-        # Pillow would write a comment, such as a scanner's with a patient's name, into
-        # each file that is made of the image.
-        rgb.info.clear()
-        return rgb
+        is_huge = image.width * image.height > HUGE
+        with _huge_lock if is_huge else nullcontext():
+            return _decoded(image)
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise _unreadable(source, _why_unreadable(error, source, content)) from error
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """Return an image upright, in 8-bit RGB, and of `MOST_PIXELS` at most."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit grey has no known range: save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        image = _scaled_to_8_bits(image)
+    rgb = image.convert("RGB")
+    # Pillow would write a comment, such as a scanner's with a patient's name, into
+    # each file that is made of the image.
+    rgb.info.clear()
+    excess = rgb.width * rgb.height / MOST_PIXELS
+    if excess > 1:
+        rgb.thumbnail((rgb.width / excess**0.5, rgb.height / excess**0.5))
+    return rgb
 
 
 def _warn_of_small_image(source: ImageSource, image: Image.Image) -> None:

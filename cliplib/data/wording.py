@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Sequence
 
 Interval = tuple[float, float, float]
@@ -11,6 +12,22 @@ Interval = tuple[float, float, float]
 
 A `cliplib.evaluation.intervals.Share` is one.
 """
+
+
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+"""Control characters, ends of lines, what turns the direction of letters, bytes that
+are not UTF-8, and what is no character at all."""
+
+
+def printable(text: str) -> str:
+    """Spell out what cannot be shown, or would have the rest shown as another text.
+
+    An escape becomes four characters, a backslash and x1b. Names of files and classes
+    come from strangers, and reach terminals, pages and plots.
+    """
+    return UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def number(value: object) -> str:
