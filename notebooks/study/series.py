@@ -2,12 +2,31 @@
 
 Numbers have two forms, "MR048294B" and "100360". The form alone defines the two series;
 nothing else is claimed about them. MR numbers that differ in a last letter are taken
-for repeat examinations of one patient, as others have done.
+for repeat examinations of one patient, as others have done. Below it, how answers are
+judged by series.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.evaluation.intervals import (
+    bootstrap,
+    group_sums,
+    intervals,
+    ratio_intervals,
+)
+from cliplib.features.table import FeatureTable
+
+Names = NDArray[np.str_]
 
 MR, PLAIN = "MR", "plain"
 LAST_LETTER = r"(?<=\d)[A-Z]$"
@@ -50,3 +69,136 @@ def with_series(originals: pd.DataFrame) -> pd.DataFrame:
         fold=folds_of_stems(stems, originals["fold"]),
         author_fold=originals["fold"],
     )
+
+
+MR_GLIOMA, OTHER_GLIOMA = "mr_glioma", "other_glioma"
+PARTS = (MR_GLIOMA, OTHER_GLIOMA, "meningioma", "pituitary")
+"""The parts of Cheng's slices: gliomas by series, and the other two kinds."""
+BALANCED = "balanced_without_mr"
+"""The mean sensitivity of the kinds, the MR series left out."""
+
+
+def parts_of(table: FeatureTable, series: pd.Series) -> Names:
+    """Return the part, of `PARTS`, of each row, (n,); `series` is by id."""
+    kinds = np.array(table.classes)[table.labels]
+    is_mr = (series[table.ids] == MR).to_numpy()
+    gliomas = np.where(is_mr, MR_GLIOMA, OTHER_GLIOMA)
+    return np.where(kinds == "glioma", gliomas, kinds)
+
+
+def answers_by_fold(
+    estimator: Any,
+    table: FeatureTable,
+    trained: Bools,
+    shown: FeatureTable | None = None,
+) -> Floats:
+    """Return probabilities (n, k) of each row, by a classifier of the other folds.
+
+    It is fitted on those rows of the other folds that `trained` (n,) marks; a `fit`
+    that takes groups gets theirs. All rows need a fold. Where the same slices are
+    `shown` in another way, with other features, the classifier is asked about these.
+    """
+    asked = table if shown is None else shown
+    answers = np.zeros((len(table), len(table.classes)))
+    for fold in np.unique(table.folds):
+        tested = table.folds == fold
+        part = table.select(trained & ~tested)
+        takes_groups = "groups" in inspect.signature(estimator.fit).parameters
+        options = {"groups": part.groups} if takes_groups else {}
+        fitted = clone(estimator).fit(part.features, part.labels, **options)
+        proba = fitted.predict_proba(asked.features[tested])
+        answers[np.ix_(tested, fitted.classes_)] = proba
+    return answers
+
+
+def by_part(
+    parts: Names, hits: Floats | Bools, groups: Ints, *, seed: int = 0
+) -> pd.DataFrame:
+    """Return n, value, low and high of each part's mean, and of the balanced one.
+
+    Parameters
+    ----------
+    parts
+        Of each row, (n,), from `parts_of`.
+    hits
+        Whether each row is right, or a difference of such answers, (n,).
+    groups
+        Patients, (n,), which are drawn again for the intervals.
+    seed
+        Of these draws.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each part that is there, and for `BALANCED` if no kind is missing.
+    """
+    present = [part for part in PARTS if part in parts]
+    own = np.stack([parts == part for part in present], axis=-1)  # (n, parts)
+    above = pd.DataFrame(own * hits[:, None], columns=present)
+    found = ratio_intervals(above, own, groups=groups, seed=seed)
+    found.insert(0, "n", own.sum(axis=0))
+    if set(PARTS[1:]) <= set(present):
+        found.loc[BALANCED] = _balanced(parts, hits, groups, seed)
+    return found
+
+
+def _balanced(
+    parts: Names, hits: Floats | Bools, groups: Ints, seed: int
+) -> dict[str, float]:
+    """Return n, value, low and high of the mean over kinds without the MR series."""
+    rows = parts != MR_GLIOMA
+    found = balanced_over_draws(
+        hits[rows].astype(float)[None], parts[rows], groups[rows], seed=seed
+    )
+    return {"n": rows.sum(), **found}
+
+
+def balanced_over_draws(
+    hits: Floats, kinds: Names, groups: Ints, *, seed: int = 0
+) -> dict[str, float]:
+    """Return value, low and high of a mean over kinds, and then over draws.
+
+    Parameters
+    ----------
+    hits
+        Whether each row is right in each draw, (draws, n), NaN where the draw lacks it;
+        or differences of such answers.
+    kinds
+        Of each row, (n,).
+    groups
+        Patients, (n,): for the interval they are drawn again, the same in all draws.
+    seed
+        Of these draws of patients.
+    """
+    codes = pd.factorize(groups)[0]
+    names = np.unique(kinds)
+    cells = [(draw, name) for draw in hits for name in names]
+    counted = np.stack([~np.isnan(draw) & (kinds == name) for draw, name in cells], -1)
+    right = np.stack([np.nan_to_num(draw) for draw, _ in cells], -1) * counted
+    above, below = group_sums(right, codes), group_sums(counted, codes)
+
+    def statistic(weights: Floats) -> dict[str, Floats]:
+        return {"mean": np.nanmean((weights @ above) / (weights @ below), axis=1)}
+
+    drawn = bootstrap(statistic, np.arange(len(above)), seed=seed)["mean"]
+    # The interval is as wide as the kind with fewest patients makes it.
+    fewest = min(len(np.unique(codes[kinds == name])) for name in names)
+    found = intervals(drawn, fewest).iloc[0]
+    return {name: float(found[name]) for name in ("value", "low", "high")}
+
+
+def drawn_patients(
+    kinds: Names, groups: Ints, n_patients: int, seed: Sequence[int]
+) -> Bools:
+    """Return which rows, (n,), are of the patients drawn: so many of each kind.
+
+    `kinds` (n,) and `groups` (n,), the patients, are of the rows. A kind of fewer
+    patients gives all of them.
+    """
+    rng = np.random.default_rng(seed)
+    is_drawn = np.zeros(len(kinds), bool)
+    for name in np.unique(kinds):
+        own = np.unique(groups[kinds == name])
+        chosen = rng.permutation(own)[:n_patients]
+        is_drawn |= (kinds == name) & np.isin(groups, chosen)
+    return is_drawn

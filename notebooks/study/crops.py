@@ -1,0 +1,122 @@
+"""Where a slice is cropped: round its tumour, at another place, or not quite there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cliplib.data.datasets import PRECOMPUTED
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.features.extract import MissingImages
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.erase import Box
+from study.states import first_in_head
+
+MARGIN = 0.5
+"""Of a box's width on its left and right, and of its height above and below."""
+
+
+def crop_in_proportion(
+    image: Image.Image, box: Box, margin: float = MARGIN
+) -> Image.Image:
+    """Return the part of an image, RGB, round a box, with a margin on each side.
+
+    The margin is that share of the box's width on its left and right, and of its height
+    above and below. What would lie outside of the image is left out. The crop keeps the
+    box's proportions: an encoder that takes squares stretches it.
+    """
+    width, height = image.size
+    half_width = box.width * (0.5 + margin) * width  # in pixels, as all below
+    half_height = box.height * (0.5 + margin) * height
+    x, y = box.x_center * width, box.y_center * height
+    left = min(max(round(x - half_width), 0), width - 1)
+    top = min(max(round(y - half_height), 0), height - 1)
+    right = min(max(round(x + half_width), left + 1), width)
+    bottom = min(max(round(y + half_height), top + 1), height)
+    return image.convert("RGB").crop((left, top, right, bottom))
+
+
+def is_clear_of_mirror(box: Box, margin: float = 0.0) -> bool:
+    """Say whether a box does not touch its mirrored one, widened by a margin."""
+    distance = abs(1 - 2 * box.x_center)  # of the centres of both boxes
+    return distance >= box.width * (1 + margin)
+
+
+def inexact(box: Box, share: float, rng: np.random.Generator) -> Box:
+    """Return a box moved, in any direction, by a share of its size, and scaled by it.
+
+    It is moved by `share` times its width and height, and becomes larger or smaller by
+    `share`, either as often. The centre stays in the image.
+    """
+    angle = rng.uniform(0, 2 * np.pi)
+    factor = 1 + share * rng.choice([-1, 1])
+    x = box.x_center + share * box.width * np.cos(angle)
+    y = box.y_center + share * box.height * np.sin(angle)
+    return Box(
+        float(np.clip(x, 0, 1)),
+        float(np.clip(y, 0, 1)),
+        min(box.width * factor, 1.0),
+        min(box.height * factor, 1.0),
+    )
+
+
+def random_box(
+    image: Image.Image, boxes: Sequence[Box], rng: np.random.Generator
+) -> Box | None:
+    """Return a box of random place and size in the head; None if 50 draws find none.
+
+    The place is that of one of the `boxes`, drawn, and the size that of another. It may
+    meet the tumour.
+    """
+
+    def drawn() -> Iterator[Box]:
+        for _ in range(50):
+            place, size = (boxes[row] for row in rng.integers(len(boxes), size=2))
+            yield Box(place.x_center, place.y_center, size.width, size.height)
+
+    return first_in_head(image, drawn())
+
+
+COMMITTED = PRECOMPUTED / "brain_tumor_mri_crops.safetensors"
+MIRRORED = "mirrored/"
+"""Before the id of a slice that is cropped at the mirrored place."""
+
+
+def load_crops(
+    table: FeatureTable, encoder: ClipEncoder
+) -> tuple[FeatureTable, FeatureTable]:
+    """Return crops, and crops at the mirrored place, in place of slices of a table.
+
+    Parameters
+    ----------
+    table
+        Of brain MRI: labels, patients and folds are taken from it, by id.
+    encoder
+        The committed crops must be its own.
+
+    Raises
+    ------
+    MissingImages
+        If they are those of another encoder.
+    """
+    saved = FeatureTable.load(COMMITTED)
+    if saved.provenance["model_fingerprint"] != encoder.fingerprint:
+        raise MissingImages(
+            f"The crops are those of {saved.provenance['encoder']!r}, not of "
+            f"{encoder.name!r}: this notebook needs the embedded model."
+        )
+    is_mirrored = np.char.startswith(saved.ids, MIRRORED)
+    return (
+        _in_place_of_slices(table, saved.select(~is_mirrored)),
+        _in_place_of_slices(table, saved.select(is_mirrored)),
+    )
+
+
+def _in_place_of_slices(table: FeatureTable, crops: FeatureTable) -> FeatureTable:
+    """Return the rows of a table that have a crop, with the crop's features."""
+    row_of = pd.Series(range(len(crops)), np.char.replace(crops.ids, MIRRORED, ""))
+    part = table.select(np.isin(table.ids, row_of.index))
+    return part.with_features(crops.features[row_of[part.ids]])

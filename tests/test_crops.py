@@ -1,0 +1,69 @@
+"""Where a slice is cropped: round its tumour, at another place, or not quite there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliplib.inspection.erase import Box
+from study.crops import (
+    crop_in_proportion,
+    inexact,
+    is_clear_of_mirror,
+    random_box,
+)
+
+
+def ramp() -> Image.Image:
+    """Return an image whose grey level is the column, and its red one the row."""
+    y, x = np.mgrid[:100, :200].astype(np.uint8)
+    return Image.fromarray(np.stack([y, x, x], axis=-1))
+
+
+def ends(image: Image.Image) -> tuple[int, int, int, int]:
+    """Return the first and last column, and the first and last row, of a crop."""
+    pixels = np.asarray(image)
+    first, last = pixels[0, 0], pixels[-1, -1]
+    return int(first[1]), int(last[1]), int(first[0]), int(last[0])
+
+
+def test_a_margin_is_a_share_of_each_side():
+    box = Box(0.5, 0.5, 0.2, 0.1)  # columns 80 to 120, rows 45 to 55
+    assert ends(crop_in_proportion(ramp(), box, 0)) == (80, 119, 45, 54)
+    assert ends(crop_in_proportion(ramp(), box, 0.5)) == (60, 139, 40, 59)
+
+
+def test_what_lies_outside_is_left_out():
+    assert ends(crop_in_proportion(ramp(), Box(0, 0, 0.2, 0.2), 0.5)) == (0, 39, 0, 19)
+    assert crop_in_proportion(ramp(), Box(1, 1, 1e-4, 1e-4)).size == (1, 1)
+
+
+def test_a_box_on_the_midline_meets_its_mirrored_one():
+    assert is_clear_of_mirror(Box(0.3, 0.5, 0.4, 0.1))
+    assert not is_clear_of_mirror(Box(0.3, 0.5, 0.41, 0.1))
+    assert not is_clear_of_mirror(Box(0.3, 0.5, 0.4, 0.1), margin=0.5)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_an_inexact_box_is_off_by_a_share_of_its_size(share):
+    box, rng = Box(0.5, 0.5, 0.2, 0.1), np.random.default_rng(0)
+    widths = set()
+    for _ in range(20):
+        found = inexact(box, share, rng)
+        across = (found.x_center - box.x_center) / box.width
+        down = (found.y_center - box.y_center) / box.height
+        assert np.hypot(across, down) == pytest.approx(share)
+        widths.add(round(found.width / box.width, 6))
+    assert widths == {1 - share, 1 + share}
+
+
+def test_a_random_box_lies_in_the_head():
+    pixels = np.zeros((100, 100), np.uint8)
+    pixels[:, :50] = 200  # the head is the left half
+    boxes = [Box(0.25, 0.5, 0.1, 0.1), Box(0.75, 0.5, 0.2, 0.2)]
+    image, rng = Image.fromarray(pixels), np.random.default_rng(0)
+    found = [random_box(image, boxes, rng) for _ in range(10)]
+    assert {box.x_center for box in found if box} == {0.25}
+    assert {box.width for box in found if box} == {0.1, 0.2}
+    assert random_box(image, boxes[1:], rng) is None
