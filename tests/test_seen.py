@@ -1,0 +1,54 @@
+"""Images that the embedded encoder was trained on are found again, and no others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cliplib.data.cache import map_images
+from cliplib.features.audit import image_hash
+from cliplib.features.training_hashes import short_hashes
+from cliplib.inspection import seen as module
+from cliplib.inspection.seen import seen_in_training
+
+
+def smooth(seed: int) -> Image.Image:
+    """Draw a picture of large blots."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    return small.resize((180, 150), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Image.Image]:
+    """Images of which the encoder's training hashes are, for once."""
+    images = [smooth(seed) for seed in range(25)]
+    (hashes,) = map_images(images, image_hash)
+    known = np.sort(short_hashes(hashes))
+    monkeypatch.setattr(module, "training_hashes", lambda: known)
+    return images
+
+
+def test_copies_of_training_images_are_found(trained_on: list[Image.Image]) -> None:
+    smaller = [image.resize((90, 75)) for image in trained_on]
+    others = [smooth(seed) for seed in range(100, 140)]
+    found = seen_in_training([*others, *smaller])
+    assert found.rows.tolist() == list(range(40, 65))
+    assert found.n_images == 65
+    assert found.share == 25 / 65
+    assert found.notable
+
+
+def test_a_few_may_be_chance(trained_on: list[Image.Image]) -> None:
+    others = [smooth(seed) for seed in range(100, 120)]
+    found = seen_in_training([*others, *trained_on[:5]])
+    assert len(found.rows) == 5
+    assert not found.notable
+
+
+def test_flat_images_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = [Image.new("RGB", (60, 60), (level, 90, 90)) for level in (0, 120)]
+    (hashes,) = map_images(flat, image_hash)
+    monkeypatch.setattr(module, "training_hashes", lambda: short_hashes(hashes))
+    assert not len(seen_in_training(flat).rows)
