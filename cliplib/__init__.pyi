@@ -16,7 +16,6 @@ from .features.audit import Audit as Audit
 from .features.audit import audit_dataset as audit_dataset
 from .features.audit import find_near_duplicates as find_near_duplicates
 from .features.extract import load_features as load_features
-from .features.splits import out_of_fold_proba as out_of_fold_proba
 from .features.table import FeatureTable as FeatureTable
 from .inspection.search import search as search
 from .inspection.words import zero_shot as zero_shot
@@ -25,6 +24,7 @@ from .probes.kernel import KernelProbe as KernelProbe
 from .probes.linear import LinearProbe as LinearProbe
 from .probes.mlp import MLPProbe as MLPProbe
 from .probes.nearest import NearestNeighbour as NearestNeighbour
+from .probes.out_of_fold import out_of_fold_proba as out_of_fold_proba
 from .reports.decision_aid import DecisionAid as DecisionAid
 
 __version__: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from dataclasses import replace
 from threading import Thread
 from types import SimpleNamespace
 
@@ -14,24 +15,21 @@ import torch
 from joblib import parallel_config
 from scipy.linalg import block_diag
 from scipy.special import softmax
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, recall_score
-from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
-from sklearn.model_selection import cross_val_predict
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn.functional import cross_entropy
 
-from cliplib.features.splits import (
-    fold_numbers,
-    group_folds,
-    group_train_test_split,
-    out_of_fold_proba,
-)
+from cliplib.features.splits import fold_numbers, group_train_test_split
+from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.logistic import (
@@ -42,6 +40,7 @@ from cliplib.probes.logistic import (
 )
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.nearest import NearestNeighbour
+from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.probes.rows import blocks, mean_and_scale
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.probes.threads import one_thread
@@ -533,72 +532,6 @@ def test_a_kernel_beyond_memory_is_refused(sample):
         KernelProbe().fit(np.zeros((100_000, 1)), np.arange(100_000) % 2)
 
 
-def test_folds_at_once_are_regressions_without_each_fold(sample):
-    X, y = sample
-    groups = np.arange(300) // 2
-    folds = list(group_folds(y, groups, n_splits=3))
-    probe = KernelProbe(alpha=0.1, sharpness=(0.5, 2, 4, 24))
-    answers = probe.predict_folds(probe.prepare_folds(X), y, folds, groups)
-    scaled = StandardScaler().fit_transform(X)  # once: that is what folds share
-    one_hot = np.eye(3)[y]
-    for (train, test), (classes, proba) in zip(folds, answers, strict=True):
-        inner, held_out = (
-            train[rows] for rows in group_train_test_split(y[train], groups[train])
-        )
-        peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.6 / 10)
-        peer.fit(scaled[inner], one_hot[inner])
-        scores = peer.predict(scaled[held_out])
-        losses = [
-            log_loss(y[held_out], softmax(factor * scores, axis=1))
-            for factor in probe.sharpness
-        ]
-        sharpness = probe.sharpness[int(np.argmin(losses))]
-        peer.fit(scaled[train], one_hot[train])
-        expected = softmax(sharpness * peer.predict(scaled[test]), axis=1)
-        np.testing.assert_allclose(proba, expected, atol=1e-4)
-        assert classes.tolist() == [0, 1, 2]
-        assert sharpness in (2, 4)
-
-
-def test_what_folds_share_is_the_inverse_of_the_kernel_also_of_many_rows():
-    X = np.random.default_rng(0).normal(size=(1100, 4)).astype(np.float32)
-    shared = KernelProbe(alpha=1, gamma=0.1).prepare_folds(X)
-    kernel = rbf_kernel(StandardScaler().fit_transform(X), gamma=0.1)
-    np.testing.assert_allclose(
-        shared @ (kernel + np.eye(1100)), np.eye(1100), atol=1e-3
-    )
-    assert (shared == shared.T).all()
-
-
-def test_folds_at_once_hold_out_the_rows_that_the_seed_draws(sample):
-    X, y = sample
-    folds = list(group_folds(y, np.arange(300), n_splits=3))
-    finely = np.geomspace(0.5, 24, 60)  # so that the choice tells which rows chose
-    answers = []
-    for seed in (0, 0, 1):
-        probe = KernelProbe(alpha=0.1, sharpness=finely, seed=seed)
-        shared = probe.prepare_folds(X)
-        found = probe.predict_folds(shared, y, folds, np.arange(300))
-        answers.append(np.concatenate([proba for _, proba in found]))
-    assert (answers[0] == answers[1]).all()
-    assert (answers[0] != answers[2]).any()
-
-
-def test_a_fold_that_holds_a_class_alone_is_answered_by_the_others(sample):
-    X, y = sample
-    fold = y == 2
-    folds = [(np.flatnonzero(~fold), np.flatnonzero(fold))]
-    probe = KernelProbe()
-    shared = probe.prepare_folds(X)
-    ((classes, proba),) = probe.predict_folds(shared, y, folds, np.arange(300))
-    assert classes.tolist() == [0, 1]
-    np.testing.assert_allclose(proba.sum(axis=1), 1)
-    scaled = StandardScaler().fit_transform(X)
-    peer = KernelRidge(alpha=0.01, kernel="rbf", gamma=0.6 / 10)
-    expected = peer.fit(scaled[~fold], np.eye(2)[y[~fold]]).predict(scaled[fold])
-    assert (proba.argmax(axis=1) == expected.argmax(axis=1)).all()
-
-
 def test_folds_of_weighted_classes_are_fitted_one_by_one(lopsided):
     X, y = lopsided
     table = SimpleNamespace(
@@ -666,10 +599,7 @@ def test_the_nearest_neighbour_is_the_most_similar_training_row(names, sample):
     assert (proba == (expected[:, None] == nearest.classes_)).all()
 
 
-@pytest.mark.parametrize("most", [300, 299], ids=["at once", "fold by fold"])
-def test_the_nearest_neighbour_in_folds_is_of_another_fold(most, sample, monkeypatch):
-    module = "cliplib.probes.nearest"
-    monkeypatch.setattr(f"{module}.MOST_ROWS_TO_COMPARE_AT_ONCE", most)
+def test_the_nearest_neighbour_in_folds_is_of_another_fold(sample):
     X, y = sample
     groups = np.arange(300) // 2
     table = SimpleNamespace(
@@ -685,17 +615,6 @@ def test_the_nearest_neighbour_in_folds_is_of_another_fold(most, sample, monkeyp
     assert set(np.unique(proba)) == {0, 1}
 
 
-def test_the_nearest_neighbour_in_folds_knows_the_classes_of_the_other_folds(sample):
-    X, y = sample
-    fold = y == 2
-    folds = [(np.flatnonzero(~fold), np.flatnonzero(fold))]
-    nearest = NearestNeighbour()
-    shared = nearest.prepare_folds(X)
-    ((classes, proba),) = nearest.predict_folds(shared, y, folds, np.arange(300))
-    assert classes.tolist() == [0, 1]
-    assert proba.shape == (fold.sum(), 2)
-
-
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
     y = np.arange(1200) % 2
@@ -703,12 +622,6 @@ def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
     probe = KernelProbe(class_weight=class_weight)
     kernels = peak_memory(lambda: probe.fit(X, y)) / (4 * 1200**2)
     assert 1.1 < kernels < 1.35  # 1.3, rounded up, is what is said
-
-
-def test_what_folds_share_takes_no_second_kernel():
-    X = np.random.default_rng(0).normal(size=(2100, 8)).astype(np.float32)
-    kernels = peak_memory(lambda: KernelProbe().prepare_folds(X)) / (4 * 2100**2)
-    assert kernels < 2
 
 
 @pytest.mark.parametrize(
@@ -917,3 +830,42 @@ def test_defaults_are_those_that_published_numbers_were_made_with():
     assert LinearProbe().get_params() == common | linear
     assert KernelProbe().get_params() == common | kernel | {"max_rows": 20_000}
     assert MLPProbe().get_params() == common | mlp
+
+
+@pytest.mark.parametrize("probe", [KernelProbe(), NearestNeighbour()])
+def test_a_fold_is_standardised_by_its_training_rows_alone(sample, probe):
+    X, y = sample
+    shifted = X.copy()
+    fold = np.arange(300) % 3
+    shifted[fold == 0] += 1000  # these rows would change a mean over all
+    table = FeatureTable.from_arrays(shifted, y, classes=["a", "b", "c"])
+    table = replace(table, folds=fold + 1)
+    proba = out_of_fold_proba(probe, table, n_splits=3, progress=False)
+    train = fold != 0
+    alone = clone(probe).fit(shifted[train], y[train])
+    np.testing.assert_allclose(proba[~train], alone.predict_proba(shifted[~train]))
+
+
+def test_groups_that_scikit_learn_would_keep_from_fit_are_refused(sample):
+    X, y = sample
+    groups = np.arange(300) // 2
+    with pytest.raises(ValueError, match="keep these groups from fit"):
+        cross_val_predict(LinearProbe(), X, y, groups=groups, cv=GroupKFold(3))
+    cross_val_predict(LinearProbe(), X, y, cv=3)
+    with config_context(enable_metadata_routing=True):
+        probe = LinearProbe().set_fit_request(groups=True)
+        params = {"groups": groups}
+        cross_val_predict(probe, X, y, params=params, cv=GroupKFold(3))
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_answers_have_scikit_learns_further_forms(sample, k):
+    X, y = sample
+    X, y = X[y < k], y[y < k]
+    probe = KernelProbe().fit(X, y)
+    log_proba = probe.predict_log_proba(X)
+    np.testing.assert_allclose(np.exp(log_proba), probe.predict_proba(X))
+    decisions = probe.decision_function(X)
+    assert decisions.shape == ((len(X),) if k == 2 else (len(X), 3))
+    named = decisions > 0 if k == 2 else decisions.argmax(axis=1)
+    assert (probe.classes_[named.astype(int)] == probe.predict(X)).all()

@@ -17,13 +17,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 from cliplib.features.splits import (
     checked_groups,
     class_indices,
-    fit_with_groups,
     fold_numbers,
     group_folds,
     group_train_test_split,
-    out_of_fold_proba,
     stratified_subset,
 )
+from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
 
 
 def folds_of_groups(groups, folds):
@@ -479,7 +478,7 @@ def test_a_memory_does_not_take_answers_of_older_code_for_todays(
     given = table(np.zeros((40, 1)), y, groups)
     for source, n_fits in (("older", 5), ("today's", 10), ("today's", 10)):
         monkeypatch.setattr(
-            "cliplib.features.splits._module_source", lambda _, code=source: code
+            "cliplib.probes.out_of_fold._module_source", lambda _, code=source: code
         )
         out_of_fold_proba(remembering, given, memory=memory)
         assert len(remembering.seen) == n_fits, source

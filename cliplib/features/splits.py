@@ -8,46 +8,22 @@ without a gap, in the order of the groups' sorted names.
 
 from __future__ import annotations
 
-import inspect
-import sys
 import warnings
 from collections.abc import Iterator
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import xxhash
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.utils.validation import has_fit_parameter
-from tqdm.auto import tqdm
 
-from cliplib.data.arrays import Bools, Features, Floats, Ints
+from cliplib.data.arrays import Bools, Ints
 from cliplib.features.groups import number_groups
-
-if TYPE_CHECKING:
-    from joblib import Memory
 
 MAX_GROUPS_FOR_SKLEARN = 5_000
 """With more of them StratifiedGroupKFold takes a second and longer."""
-
-
-class _Table(Protocol):
-    """What `out_of_fold_proba` needs of a `FeatureTable`, whose module imports this."""
-
-    @property
-    def features(self) -> Features: ...
-    @property
-    def labels(self) -> Ints: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def groups(self) -> Ints: ...
-    @property
-    def folds(self) -> Ints: ...
 
 
 def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
@@ -157,7 +133,7 @@ def group_train_test_split(
         raise ValueError(f"parts={parts} must be 2 or more: one is held out.")
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))  # numbers from 0
-    _check_number_of_groups(labels, group_of_row, 2, "to hold some out")
+    check_number_of_groups(labels, group_of_row, 2, "to hold some out")
     counts = _count_by_group_and_class(labels, group_of_row)
     is_held_out = _draw_groups(counts, parts, seed)  # whether each group is
     has_class = (counts > 0).toarray()
@@ -246,7 +222,7 @@ def fold_numbers(
     """
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))
-    _check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
+    check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
     folds = np.full(len(labels), -1)  # not assigned yet
     if published is not None:
         names = np.arange(len(labels)) if groups is None else np.asarray(groups)
@@ -272,89 +248,13 @@ def group_folds(
     They are row numbers, (n_train,) and (n_test,), increasing.
     """
     folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
-    yield from _rows_of_folds(folds, n_splits)
+    yield from rows_of_folds(folds, n_splits)
 
 
-def _rows_of_folds(folds: Ints, n_splits: int) -> Iterator[tuple[Ints, Ints]]:
+def rows_of_folds(folds: Ints, n_splits: int) -> Iterator[tuple[Ints, Ints]]:
     """Yield each fold's train_rows and test_rows, by rows' fold numbers (n,)."""
     for fold in range(n_splits):
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-
-
-def out_of_fold_proba(
-    estimator: Any,
-    table: _Table,
-    *,
-    groups: ArrayLike | None = None,
-    n_splits: int = 5,
-    seed: int = 0,
-    memory: Memory | None = None,
-    progress: bool = True,
-) -> Floats:
-    """Predict each row by a classifier that was fitted without its fold.
-
-    A `KernelProbe` and a `NearestNeighbour` share work between folds: see their
-    `prepare_folds`.
-
-    Parameters
-    ----------
-    estimator
-        A scikit-learn classifier; a `fit` that takes `groups` gets those of its rows.
-    table
-        The features and labels, and by default the groups and the published folds.
-    groups
-        Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``; the
-        published folds are set aside then.
-    n_splits, seed
-        Number of folds, and seed of the draw that assigns groups to them.
-    memory
-        A ``joblib.Memory`` that keeps the answer, by the estimator's class with the
-        source of its module, its parameters, features, labels, groups and folds. It
-        also keeps the folds and what folds share, a matrix (n, n), by features and
-        parameters alone.
-    progress
-        Show a bar that counts folds.
-
-    Returns
-    -------
-    Floats
-        Probabilities (n, k), columns in the order of ``table.classes``; 0 for a class
-        that a fold's training rows lack.
-    """
-    published = table.folds if groups is None else None
-    given = table.groups if groups is None else groups
-    group_of_row = checked_groups(given, len(table.labels))
-    # `fold_numbers` checks as well, but could only name the class by its number.
-    class_names = np.asarray(table.classes)[table.labels]
-    _check_number_of_groups(
-        class_names, group_of_row, n_splits, f"for {n_splits} folds"
-    )
-    features = np.ascontiguousarray(table.features)
-    digest = ""
-    assign: Any = fold_numbers
-    predict: Any = _predict_folds
-    if memory is not None:
-        digest = _digest(features)
-        assign = memory.cache(fold_numbers)
-        # All arguments but these are the key of a kept answer.
-        ignored = ["features", "memory", "progress"]
-        predict = memory.cache(_predict_folds, ignore=ignored)
-    folds = assign(
-        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
-    )
-    proba: Floats = predict(
-        clone(estimator),
-        features,
-        digest,
-        table.labels,
-        group_of_row,
-        list(_rows_of_folds(folds, n_splits)),
-        len(table.classes),
-        _module_source(estimator),
-        memory,
-        progress=progress,
-    )
-    return proba
 
 
 def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
@@ -368,7 +268,7 @@ def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
     return csr_array((ones, (group_of_row, class_of_row)))
 
 
-def _check_number_of_groups(
+def check_number_of_groups(
     labels: Any, group_of_row: Ints, needed: int, why: str
 ) -> None:
     """Raise a ValueError that names a class of fewer than `needed` groups.
@@ -504,101 +404,3 @@ def _folds_of_splitter(
         for fold, (_, test_rows) in enumerate(splits):
             folds[test_rows] = fold
     return folds
-
-
-def _predict_folds(
-    estimator: Any,
-    features: Features,
-    digest: str,
-    labels: Ints,
-    group_of_row: Ints,
-    folds: list[tuple[Ints, Ints]],
-    n_classes: int,
-    source: str,
-    memory: Memory | None,
-    *,
-    progress: bool,
-) -> Floats:
-    """Predict each row without its fold: return probabilities (n, n_classes).
-
-    They are 0 for a class that the fold's training rows lack. `folds` are train_rows
-    and test_rows. Clones of the estimator are fitted, not itself. `digest`, of the
-    features, and `source`, the code of the estimator's module, are arguments for the
-    memory's sake alone, which finds kept answers by the arguments.
-    """
-    fits_at_once = getattr(estimator, "fits_folds_at_once", None)
-    if fits_at_once is not None and fits_at_once(len(features)):
-        prepare: Any = _prepare_folds
-        if memory is not None:
-            prepare = memory.cache(_prepare_folds, ignore=["features"])
-        shared = prepare(estimator, features, digest, source)
-        answers = estimator.predict_folds(shared, labels, folds, group_of_row)
-    else:
-        answers = _fit_each_fold(estimator, features, labels, group_of_row, folds)
-    # An answer has the classes of a fold's training rows, and probabilities of these.
-    proba = np.zeros((len(labels), n_classes))
-    bar = tqdm(answers, "folds", total=len(folds), disable=not progress)
-    for (_, test_rows), answer in zip(folds, bar, strict=True):
-        trained_classes, proba_of_trained = answer
-        proba[np.ix_(test_rows, trained_classes)] = proba_of_trained
-    return proba
-
-
-def _prepare_folds(
-    estimator: Any, features: Features, digest: str, source: str
-) -> Features:
-    """Return what an estimator shares between the fits of all folds, (n, n).
-
-    `digest` and `source` are for the memory's sake alone, as in `_predict_folds`.
-    """
-    return np.asarray(estimator.prepare_folds(features))
-
-
-def _fit_each_fold(
-    estimator: Any,
-    features: Features,
-    labels: Ints,
-    group_of_row: Ints,
-    folds: list[tuple[Ints, Ints]],
-) -> Iterator[tuple[Ints, Floats]]:
-    """Fit a clone to the training rows of each fold, and predict the test rows.
-
-    Yields for each fold its training rows' classes, (c,), and the test rows'
-    probabilities of these, (n_test, c). `folds` are the train_rows and test_rows.
-    """
-    for train_rows, test_rows in folds:
-        train_groups = group_of_row[train_rows]
-        fitted = fit_with_groups(
-            estimator, features[train_rows], labels[train_rows], train_groups
-        )
-        yield fitted.classes_, fitted.predict_proba(features[test_rows])
-
-
-def fit_with_groups(
-    estimator: Any, features: Features, labels: Ints, groups: Ints
-) -> Any:
-    """Return a clone of a classifier, fitted on features (n, d) and labels (n,).
-
-    If its `fit` takes groups, it gets `groups` (n,): probes choose their settings on
-    whole groups that they hold out.
-    """
-    options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
-    return clone(estimator).fit(features, labels, **options)
-
-
-def _digest(features: Features) -> str:
-    """Return a digest of features, which joblib would take ten times as long for."""
-    content = xxhash.xxh3_128_hexdigest(features.data)
-    return f"{features.dtype}, {features.shape}, {content}"
-
-
-def _module_source(estimator: Any) -> str:
-    """Return the code of the module that defines an estimator, "" if it has no file.
-
-    It is part of the key by which a `joblib.Memory` finds kept predictions, so that
-    those of older code are not taken for today's.
-    """
-    try:
-        return inspect.getsource(sys.modules[type(estimator).__module__])
-    except (OSError, TypeError):
-        return ""

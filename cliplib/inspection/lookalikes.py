@@ -12,8 +12,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.evaluation.intervals import Share, ratio_intervals
-from cliplib.features.splits import out_of_fold_proba
 from cliplib.features.table import FeatureTable
+from cliplib.probes.out_of_fold import out_of_fold_proba
 
 MANY = 0.8
 """The images look like views of fewer things where the median cosine reaches it."""

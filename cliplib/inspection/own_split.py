@@ -11,12 +11,11 @@ import pandas as pd
 from cliplib.data.arrays import Ints
 from cliplib.evaluation.intervals import Share, ratio_intervals
 from cliplib.features.splits import (
-    fit_with_groups,
     fold_numbers,
     group_train_test_split,
-    out_of_fold_proba,
 )
 from cliplib.features.table import FeatureTable
+from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
 
 OWN_SPLIT = "own split"
 BY_IMAGE = "by image"

@@ -7,6 +7,7 @@ What is chosen is chosen on validation rows, never on test rows, as in CLIP's pr
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
@@ -14,7 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss
 from sklearn.utils import check_array
@@ -34,6 +35,9 @@ Split = Callable[[int], tuple[Ints, Ints]]
 
 TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
+
+VALIDATION_MODULE = "sklearn.model_selection._validation"
+"""Where scikit-learn's ``cross_val_predict`` and its like are defined."""
 
 FEATURE_TYPES = (np.float32, np.float16)
 """Features of these types are read as they are; others are converted to the first."""
@@ -73,11 +77,14 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         Hyperparameters are chosen on validation rows, `X_val` (m, d) and `y_val` (m,),
         or without them on about a fifth of X's rows, held out by whole `groups` (n,).
-        Returns the probe. ValueError for a single class, values that are not finite, or
+        Rows have no weights of their own: `class_weight` is what there is. Returns the
+        probe. ValueError for a single class, values that are not finite, or
         arrays that do not fit together.
         """
         # It raises where X or y is of no use, and sets n_features_in_.
         rows, labels = validate_data(self, X, y, dtype=FEATURE_TYPES)
+        if groups is None:
+            refuse_groups_kept_back()
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
@@ -152,6 +159,15 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probability of each class, (n, k), in the order of `classes_`."""
         return np.asarray(softmax(self.logits(X), axis=1))
+
+    def predict_log_proba(self, X: ArrayLike) -> Floats:
+        """Return the logarithm of each class's probability, (n, k)."""
+        return np.asarray(log_softmax(self.logits(X), axis=1))
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """Return logits (n, k); of two classes the second less the first, (n,)."""
+        logits = self.logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable class of each row, (n,)."""
@@ -241,6 +257,27 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         It is the derivative by the standardised features (n, d); `class_codes` (n,)
         are indices into classes_.
         """
+
+
+def refuse_groups_kept_back() -> None:
+    """Raise a ValueError where scikit-learn's cross-validation has groups, and fit not.
+
+    ``cross_val_predict(probe, X, y, groups=groups)`` splits by groups, but calls
+    ``fit`` without them, unless metadata routing is on: the probe would choose its
+    settings on rows that share a group with rows it is fitted on. Nothing but the
+    caller's own variables tells; calls in other processes are not seen.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        is_validation = frame.f_globals.get("__name__") == VALIDATION_MODULE
+        if is_validation and frame.f_locals.get("groups") is not None:
+            raise ValueError(
+                "scikit-learn would keep these groups from fit. Call sklearn.set_config"
+                "(enable_metadata_routing=True), probe.set_fit_request(groups=True), "
+                "and pass params={'groups': groups} in place of groups=groups; or use "
+                "cliplib.out_of_fold_proba."
+            )
+        frame = frame.f_back
 
 
 def weighted_log_loss(

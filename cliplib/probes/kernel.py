@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import linalg
-from scipy.special import softmax
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.features.splits import group_train_test_split
 from cliplib.probes.base import ClassWeight, Probe, Split, weighted_log_loss
-from cliplib.probes.rows import StandardizedRows, mean_and_scale
-from cliplib.probes.threads import one_thread
 
 
 class KernelProbe(Probe):
@@ -156,102 +151,6 @@ class KernelProbe(Probe):
         sums = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled  # of t (r - x)
         return np.asarray(self.sharpness_ * 2 * self.gamma_ * sums)
 
-    def fits_folds_at_once(self, n_rows: int) -> bool:
-        """Tell whether `predict_folds` can be used: not with class weights."""
-        return self.class_weight is None
-
-    def prepare_folds(self, X: Features) -> Features:
-        """Return what `predict_folds` needs, (n, n): the inverse of K + alpha I.
-
-        K is the kernel matrix of all rows of the features (n, d). For it to serve all
-        folds, mean and scale are those of all rows, a fold's test rows included; no
-        labels enter.
-        """
-        n, d = X.shape
-        self._check_options(n)
-        with one_thread:
-            all_rows = np.arange(n)
-            mean, scale = mean_and_scale(X, all_rows)
-            scaled = StandardizedRows(X, all_rows, mean, scale).copy()
-            kernel = gaussian_kernel(scaled, scaled, self._gamma_of(d))
-            kernel.flat[:: n + 1] += self.alpha
-            return _inverse(kernel)
-
-    def predict_folds(
-        self,
-        shared: Features,
-        y: Ints,
-        folds: Sequence[tuple[Ints, Ints]],
-        groups: Ints,
-    ) -> Iterator[tuple[Ints, Floats]]:
-        """Yield for each fold its training rows' classes (k,) and probabilities (m, k).
-
-        The probabilities are of the fold's test rows, a column for each of the classes.
-        As in `fit`, sharpness is chosen on a held-out fifth of the training rows.
-
-        Parameters
-        ----------
-        shared
-            What `prepare_folds` returned, (n, n).
-        y
-            Labels, (n,).
-        folds
-            Row numbers of each fold's training rows and of its test rows, which are all
-            other rows.
-        groups
-            (n,): the fifth is held out with whole groups.
-        """
-        classes = np.unique(y)
-        one_hot = (y[:, None] == classes).astype(np.float32)
-        with one_thread:
-            regression = _RegressionOnAll(shared, shared @ one_hot, one_hot)
-        for train_rows, test_rows in folds:
-            # The split returns numbers among the training rows.
-            _, held_out = group_train_test_split(
-                y[train_rows], groups[train_rows], seed=self.seed
-            )
-            held_out_rows = train_rows[held_out]
-            held_out_and_test_rows = np.concatenate([held_out_rows, test_rows])
-            with one_thread:
-                scores = regression.scores_without(held_out_and_test_rows)
-                held_out_scores = scores[: len(held_out_rows)]
-                test_scores = regression.scores_without(test_rows)
-            is_trained = np.isin(classes, y[train_rows])
-            trained_classes = classes[is_trained]
-            losses = self._losses(
-                np.searchsorted(trained_classes, y[held_out_rows]),
-                held_out_scores[:, is_trained],
-                np.ones(len(trained_classes), np.float32),  # all classes count alike
-            )
-            sharpness = self.sharpness[int(np.argmin(losses))]
-            logits = (sharpness * test_scores[:, is_trained]).astype(np.float64)
-            yield trained_classes, softmax(logits, axis=1)
-
-
-class _RegressionOnAll(NamedTuple):
-    """Kernel ridge regression on all rows, which any of them can be left out of."""
-
-    inverse: Features  # B = (K + alpha I)⁻¹ with the kernel matrix K, (n, n)
-    coef: Features  # c = B y, (n, k)
-    targets: Features  # y, (n, k)
-
-    def scores_without(self, rows: Ints) -> Features:
-        """Return the scores (m, k) of the rows r (m,) by a regression on all others.
-
-        These are y_r - B_rr⁻¹ c_r (Pahikkala, Boberg and Salakoski 2006, "Fast n-fold
-        cross-validation for regularized least-squares").
-        """
-        block = self.inverse[np.ix_(rows, rows)]  # B_rr, a copy
-        factor = linalg.cholesky(
-            block, lower=True, overwrite_a=True, check_finite=False
-        )
-        is_lower = True
-        # B_rr⁻¹ c_r
-        correction = linalg.cho_solve(
-            (factor, is_lower), self.coef[rows], check_finite=False
-        )
-        return np.asarray(self.targets[rows] - correction)
-
 
 def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> Features:
     """Return exp(-gamma times squared distance), (m, n), of rows (m, d) and (n, d)."""
@@ -267,33 +166,3 @@ def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> F
     kernel += norms_right
     kernel *= -gamma
     return np.asarray(np.exp(kernel, out=kernel))
-
-
-def _inverse(matrix: Features) -> Features:
-    """Return the inverse of a symmetric positive definite float32 matrix (n, n).
-
-    It takes the matrix's memory. LinAlgError if the matrix is not positive definite.
-    """
-    # matrix.T equals the matrix, and has the order in memory that LAPACK overwrites.
-    # spotrf is the Cholesky factorisation.
-    factor, failed = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
-    if failed:
-        raise linalg.LinAlgError("The kernel is not positive definite: raise alpha.")
-    # spotri inverts from the factor, and fills the lower triangle alone. Transposed, it
-    # is the upper one.
-    lower_triangle, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    inverse = np.asarray(lower_triangle.T)
-    _mirror_upper_triangle(inverse)
-    return inverse
-
-
-def _mirror_upper_triangle(matrix: Features) -> None:
-    """Copy what is above the diagonal of a square matrix to below it, in place.
-
-    It is done by 1,024 rows at a time: a second matrix might not fit into memory.
-    """
-    for start in range(0, len(matrix), 1024):
-        rows = slice(start, start + 1024)
-        matrix[rows, :start] = matrix[:start, rows].T  # left of the square below
-        square = np.triu(matrix[rows, rows])  # on the diagonal, zeros below it
-        matrix[rows, rows] = square + np.triu(square, 1).T

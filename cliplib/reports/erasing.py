@@ -16,10 +16,11 @@ from cliplib.data.image import ImageSource, image_name, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.intervals import Share, compare, ratio_intervals
 from cliplib.features.groups import read_text_table
-from cliplib.features.splits import fit_with_groups, group_folds
+from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box, erase
 from cliplib.probes.base import Probe
+from cliplib.probes.out_of_fold import fit_with_groups
 
 BOX_COLUMNS = ("file", "x_center", "y_center", "width", "height")
 WHOLE = "as they are"

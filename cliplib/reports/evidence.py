@@ -36,7 +36,6 @@ from cliplib.features.groups import (
     merged_groups,
     suggested_pattern,
 )
-from cliplib.features.splits import fit_with_groups, out_of_fold_proba
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box
 from cliplib.inspection.maps import heat_maps
@@ -52,6 +51,7 @@ from cliplib.inspection.words import zero_shot
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import NearestNeighbour
+from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports import questions
 from cliplib.reports.decision_aid import (

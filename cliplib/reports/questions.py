@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 from cliplib.data.arrays import Floats, Ints
 from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Share, bootstrap, intervals
-from cliplib.features.splits import checked_groups, fit_with_groups, group_folds
+from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
+from cliplib.probes.out_of_fold import fit_with_groups
 
 MOST_FOLDS = 5
 LEAST_GROUPS = 4

@@ -28,13 +28,13 @@ from cliplib.data.datasets import DATASETS, DatasetSpec, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.features.extract import load_features
-from cliplib.features.splits import out_of_fold_proba
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.maps import randomize_weights
 from cliplib.inspection.words import zero_shot, zero_shot_weights
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
+from cliplib.probes.out_of_fold import out_of_fold_proba
 from study.baselines import efficientnet
 from study.ranking import rank_metrics
 from study.recipe.corpus import PROMPTS, read_corpus
