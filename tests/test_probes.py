@@ -611,7 +611,7 @@ def test_the_nearest_neighbour_in_folds_is_of_another_fold(sample):
     similarity[folds[:, None] == folds] = -2
     expected = y[similarity.argmax(axis=1)]
     share = (proba.argmax(axis=1) == expected).mean()
-    assert share == 1 if most == 300 else 0.9 < share < 1
+    assert 0.9 < share <= 1  # folds are standardised each by its own rows
     assert set(np.unique(proba)) == {0, 1}
 
 
