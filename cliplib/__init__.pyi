@@ -6,7 +6,10 @@ from .data.datasets import dataset_spec as dataset_spec
 from .data.datasets import load_dataset as load_dataset
 from .data.image import load_image as load_image
 from .encoders.clip import ClipEncoder as ClipEncoder
+from .encoders.encoder import Encoder as Encoder
+from .encoders.encoder import FunctionEncoder as FunctionEncoder
 from .encoders.vision import VisionEncoder as VisionEncoder
+from .encoders.vision import load_encoder as load_encoder
 from .evaluation.intervals import compare as compare
 from .evaluation.intervals import compare_all as compare_all
 from .evaluation.intervals import ratio_intervals as ratio_intervals

@@ -97,7 +97,7 @@ def model_in_words(name: str, given: dict[str, str], cores: int) -> str:
 
     Both are estimated from its configuration; its weights are not loaded.
     """
-    from cliplib.encoders.clip import find_checkpoint
+    from cliplib.encoders.checkpoint import find_checkpoint
     from cliplib.encoders.cost import encoding_cost, flops_of_one_core
 
     cost = encoding_cost(find_checkpoint(name))
@@ -112,7 +112,7 @@ def model_in_words(name: str, given: dict[str, str], cores: int) -> str:
 
 def load_of(given: dict[str, str], model: str) -> Load:
     """Return what a model and the parameter "limit" ask of this processor."""
-    from cliplib.encoders.clip import find_checkpoint
+    from cliplib.encoders.checkpoint import find_checkpoint
     from cliplib.encoders.cost import encoding_cost, flops_of_one_core
 
     folder = find_checkpoint("mini" if model in EMBEDDED else model)

@@ -176,7 +176,8 @@ def try_models(model: str, others: list[str]) -> list[str]:
     """
     if model in EMBEDDED and not others:
         return []
-    from cliplib.encoders.clip import ClipEncoder, find_checkpoint, loading
+    from cliplib.encoders.checkpoint import find_checkpoint, loading
+    from cliplib.encoders.clip import ClipEncoder
 
     for name in others:
         with loading(name, "a folder with a vision model"):  # one sentence if it fails

@@ -9,7 +9,7 @@ import pytest
 from test_others import make_convnext, make_dinov2, make_siglip, save
 from transformers import CLIPConfig, CLIPModel
 
-from cliplib.encoders.clip import find_checkpoint
+from cliplib.encoders.checkpoint import find_checkpoint
 from cliplib.encoders.cost import encoding_cost, flops_of_one_core
 
 

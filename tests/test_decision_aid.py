@@ -262,7 +262,9 @@ def test_files_are_read_out_as_the_table_was(
     for readout in ("deep", "dinov2", "pooled"):
         made = table.with_features(deep, **about).with_readout(readout)
         aid = DecisionAid.fit(made, tiny, probe=PROBE)
-        expected = aid.decide(tiny.images(photos, readout=readout, progress=False))
+        expected = aid.decide(
+            tiny.encode_images(photos, readout=readout, progress=False)
+        )
         assert aid.classify(photos)[expected.columns].equals(expected)
 
 
@@ -311,7 +313,7 @@ def test_a_list_may_hold_images_of_all_kinds(
     )
     assert rows["file"].iloc[0] == str(photos[0]) and rows["file"].iloc[3] == "sent.png"
     expected = aid.decide(
-        aid.encoder.images([photos[i] for i in (0, 1, 3, 2)], progress=False)
+        aid.encoder.encode_images([photos[i] for i in (0, 1, 3, 2)], progress=False)
     )
     assert rows.loc[:3, expected.columns].equals(expected)
     assert rows["reason"].iloc[4] == "unreadable"

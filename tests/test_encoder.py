@@ -16,7 +16,8 @@ from tiny_clip import make_checkpoint
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from cliplib.data.cache import FeatureCache
-from cliplib.encoders.clip import ClipEncoder, readout_columns
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.readouts import readout_columns
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,13 @@ def test_pixels_are_those_of_transformers_bit_for_bit(tiny, mini, photos):
 
 def test_features_are_those_of_transformers(tiny, photos, reference):
     pooled = reference[3].pooler_output.numpy()
-    np.testing.assert_allclose(tiny.images(photos), pooled, atol=1e-5)
+    np.testing.assert_allclose(tiny.encode_images(photos), pooled, atol=1e-5)
     projected = reference[2].image_embeds.numpy()
     np.testing.assert_allclose(
-        tiny.images(photos, readout="projected"), projected, atol=1e-5
+        tiny.encode_images(photos, readout="projected"), projected, atol=1e-5
     )
     np.testing.assert_allclose(tiny.project(pooled), projected, atol=1e-5)
-    texts = tiny.texts(["red", "a photo of a disc"])
+    texts = tiny.encode_texts(["red", "a photo of a disc"])
     np.testing.assert_allclose(texts, reference[2].text_embeds.numpy(), atol=1e-5)
 
 
@@ -73,25 +74,27 @@ def test_the_deep_readout_holds_tokens_means_and_deviations_of_the_last_blocks(
         ]
     expected = [t[:, 0] for t in tokens] + [t[:, 1:].mean(1) for t in tokens]
     expected += [t[:, 1:].std(1, correction=0) for t in tokens]
-    deep = tiny.images(photos, readout="deep")
+    deep = tiny.encode_images(photos, readout="deep")
     np.testing.assert_allclose(deep, torch.cat(expected, 1).numpy(), atol=1e-5)
 
 
 def test_every_smaller_readout_is_a_part_of_the_deep_one(tiny, photos):
-    deep = tiny.images(photos, readout="deep")
+    deep = tiny.encode_images(photos, readout="deep")
     sizes = {"pooled": 32, "class_tokens": 96, "dinov2": 128, "means": 192, "deep": 288}
     for readout, size in sizes.items():
         columns = readout_columns(readout, tiny.width, tiny.blocks)
-        found = tiny.images(photos, readout=readout)
+        found = tiny.encode_images(photos, readout=readout)
         assert found.shape == (5, size)
         assert (found == deep[:, columns]).all()
     with pytest.raises(ValueError, match="there are pooled"):
-        tiny.images(photos, readout="deeper")
+        tiny.encode_images(photos, readout="deeper")
 
 
 def test_an_images_features_do_not_depend_on_what_stands_beside_it(tiny, photos):
-    together = tiny.images(photos * 8, readout="deep")
-    alone = np.concatenate([tiny.images(photo, readout="deep") for photo in photos])
+    together = tiny.encode_images(photos * 8, readout="deep")
+    alone = np.concatenate(
+        [tiny.encode_images(photo, readout="deep") for photo in photos]
+    )
     assert (together[:5] == alone).all()
     assert (together[5:10] == alone).all()
 
@@ -102,7 +105,7 @@ def test_two_encoders_never_share_cached_features(checkpoint, photos, tmp_path):
     two = ClipEncoder(make_checkpoint(tmp_path / "other", seed=1), cache=cache)
     squashed = ClipEncoder(checkpoint, cache=cache, squash=True)
     assert len({one.fingerprint, two.fingerprint, squashed.fingerprint}) == 3
-    a, b, c = (encoder.images(photos[2:3]) for encoder in (one, two, squashed))
+    a, b, c = (encoder.encode_images(photos[2:3]) for encoder in (one, two, squashed))
     assert not np.allclose(a, b)
     assert not np.allclose(a, c)
 
@@ -207,7 +210,7 @@ def test_another_input_size_interpolates_positions_as_transformers_does(
             torch.from_numpy(pixels), interpolate_pos_encoding=True
         )
     np.testing.assert_allclose(
-        encoder.images(photos), expected.pooler_output.numpy(), atol=1e-5
+        encoder.encode_images(photos), expected.pooler_output.numpy(), atol=1e-5
     )
 
 
@@ -215,7 +218,7 @@ def test_bfloat16_moves_features_a_little_and_is_part_of_the_fingerprint(
     checkpoint, tiny, photos
 ):
     fast = ClipEncoder(checkpoint, cache=False, dtype="bfloat16")
-    exact, found = (e.images(photos, readout="deep") for e in (tiny, fast))
+    exact, found = (e.encode_images(photos, readout="deep") for e in (tiny, fast))
     change = np.abs(found - exact).mean() / np.abs(exact).mean()
     assert found.dtype == np.float32 and 0 < change < 0.02
     assert fast.fingerprint != tiny.fingerprint
@@ -259,11 +262,11 @@ def test_a_cached_encoder_can_be_copied_and_sent_to_another_process(
 ):
     cache = FeatureCache(tmp_path / "features.sqlite")
     encoder = ClipEncoder(checkpoint, cache=cache)
-    expected = encoder.images(photos, readout="deep")
+    expected = encoder.encode_images(photos, readout="deep")
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         assert other.cache.path == cache.path
         assert other.model is not encoder.model
-        assert (other.images(photos, readout="deep") == expected).all()
+        assert (other.encode_images(photos, readout="deep") == expected).all()
         assert other.fingerprint == encoder.fingerprint
 
 
@@ -272,33 +275,36 @@ def test_arrays_of_paths_and_of_images_are_taken(tiny, tmp_path):
     paths = [str(tmp_path / f"{number}.png") for number in range(3)]
     for path, image in zip(paths, pixels, strict=True):
         Image.fromarray(image).save(path)
-    expected = tiny.images(paths)
-    assert (tiny.images(np.array(paths)) == expected).all()
-    assert (tiny.images(pixels) == expected).all()
-    assert (tiny.images(pixels[0]) == expected[:1]).all()
+    expected = tiny.encode_images(paths)
+    assert (tiny.encode_images(np.array(paths)) == expected).all()
+    assert (tiny.encode_images(pixels) == expected).all()
+    assert (tiny.encode_images(pixels[0]) == expected[:1]).all()
 
 
 def test_projected_features_have_unit_length(tiny, photos):
-    for rows in (tiny.images(photos, readout="projected"), tiny.texts(["red"])):
+    for rows in (
+        tiny.encode_images(photos, readout="projected"),
+        tiny.encode_texts(["red"]),
+    ):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
 
 def test_a_text_that_is_cut_is_named(tiny, caplog):
     with caplog.at_level(logging.WARNING):
-        tiny.texts(["a photo of a disc " * 20])
+        tiny.encode_texts(["a photo of a disc " * 20])
     assert "Cut to 16 tokens: 'a photo of a disc" in caplog.text
 
 
 def test_an_unreadable_image_is_named(tiny, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(OSError, match=r"broken\.png"):
-        tiny.images([tmp_path / "broken.png"])
+        tiny.encode_images([tmp_path / "broken.png"])
 
 
 def test_no_image_has_no_row_of_features(tiny):
     for readout in ("pooled", "deep"):
         expected = (0, len(readout_columns(readout, tiny.width, tiny.blocks)))
-        assert tiny.images([], readout=readout).shape == expected
+        assert tiny.encode_images([], readout=readout).shape == expected
 
 
 def test_the_number_of_threads_changes_no_bit(tiny, photos):
@@ -306,7 +312,7 @@ def test_the_number_of_threads_changes_no_bit(tiny, photos):
     found = []
     for number in (1, 4):
         torch.set_num_threads(number)
-        found.append(tiny.images(photos * 9, readout="deep"))
+        found.append(tiny.encode_images(photos * 9, readout="deep"))
     torch.set_num_threads(threads)
     assert (found[0] == found[1]).all()
 
@@ -315,7 +321,7 @@ def test_other_weights_under_the_same_preprocessing(tiny, tmp_path, photos):
     other = CLIPModel.from_pretrained(make_checkpoint(tmp_path / "other", seed=2))
     encoder = tiny.with_weights(other, "other")
     assert encoder.fingerprint != tiny.fingerprint
-    assert not np.allclose(encoder.images(photos), tiny.images(photos))
+    assert not np.allclose(encoder.encode_images(photos), tiny.encode_images(photos))
 
 
 def test_a_model_downloaded_before_needs_no_network(checkpoint, tmp_path, monkeypatch):
@@ -403,14 +409,14 @@ def test_an_encoder_that_squashes_does_so_at_another_size(mini, photos):
 
 
 def test_one_text_is_a_text_and_none_is_none(tiny):
-    assert (tiny.texts("red") == tiny.texts(["red"])).all()
-    none = tiny.texts([])
+    assert (tiny.encode_texts("red") == tiny.encode_texts(["red"])).all()
+    none = tiny.encode_texts([])
     assert none.shape == (0, 24) and none.dtype == np.float32
-    assert tiny.images([], readout="projected").shape == (0, 24)
+    assert tiny.encode_images([], readout="projected").shape == (0, 24)
 
 
 def test_many_texts_come_in_their_order(tiny):
     texts = [" ".join(["red", "disc", "blue"][: 1 + i % 3]) for i in range(300)]
-    many = tiny.texts(texts)
+    many = tiny.encode_texts(texts)
     assert many.shape == (300, 24)
-    np.testing.assert_allclose(many[299:], tiny.texts(texts[299]), atol=1e-6)
+    np.testing.assert_allclose(many[299:], tiny.encode_texts(texts[299]), atol=1e-6)

@@ -114,7 +114,7 @@ def test_relevance_is_the_class_token_s_row_of_the_paper_s_product(
     tiny: ClipEncoder, readout: str
 ) -> None:
     encoder, images = lively(tiny), noise(2)
-    width = encoder.images(images, readout=readout, progress=False).shape[1]
+    width = encoder.encode_images(images, readout=readout, progress=False).shape[1]
     direction = np.random.default_rng(2).normal(size=width).astype(np.float32)
     tower = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")
@@ -160,7 +160,7 @@ def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
         for order in (heat, -heat)
     )
     deleted, inserted = right
-    whole = board_proba(planted.images(board, progress=False))[0]
+    whole = board_proba(planted.encode_images(board, progress=False))[0]
     assert shares[[0, -1]].tolist() == [0, 1]
     np.testing.assert_allclose(deleted[:, 0], whole[[1, 0]], rtol=1e-5)
     np.testing.assert_allclose(inserted[:, -1], whole[[1, 0]], rtol=1e-5)
@@ -183,7 +183,7 @@ def test_deletion_reads_what_the_classifier_reads(tiny: ClipEncoder) -> None:
         _, p = deletion_insertion(
             tiny, noise(1), flat, target, proba, readout=readout, steps=4
         )
-        whole = tiny.images(noise(1), readout=readout, progress=False)
+        whole = tiny.encode_images(noise(1), readout=readout, progress=False)
         assert seen[0].shape == (2 * 5, whole.shape[1])
         ends = [p[0, 0, 0], p[1, 0, -1]]  # nothing deleted, everything inserted
         np.testing.assert_allclose(ends, softmax(whole[:, :2], axis=1)[0, 1], rtol=1e-5)
@@ -224,7 +224,7 @@ def test_heat_maps_show_what_spoke_for_a_label_to_any_probe(
 ) -> None:
     plain = Image.new("RGB", (32, 32), (120, 120, 120))
     rng = np.random.default_rng(0)
-    features = planted.images([board, plain] * 30, progress=False)
+    features = planted.encode_images([board, plain] * 30, progress=False)
     features = features + rng.normal(0, 1e-3, features.shape).astype(np.float32)
     probe.fit(features, ["board", "plain"] * 30)
     images = heat_maps(planted, probe, [board, board], ["board", "plain"], "pooled")
@@ -237,7 +237,7 @@ def test_heat_maps_show_what_spoke_for_a_label_to_any_probe(
 
 def test_heat_maps_are_those_of_the_readout_that_is_named(tiny: ClipEncoder) -> None:
     images, labels = noise(12), np.arange(12) % 2
-    features = tiny.images(images, readout="deep", progress=False)
+    features = tiny.encode_images(images, readout="deep", progress=False)
     probe = LinearProbe(Cs=(0.1,)).fit(features, labels)
     (found,) = heat_maps(tiny, probe, images[:1], labels[:1], "deep")
     slopes = probe.logit_gradients(features[:1], labels[:1])
@@ -252,12 +252,12 @@ def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(
         noise(40, side=40),
         np.random.default_rng(4).normal(size=(40, 32)),
     )
-    before = tiny.images(images[:2], progress=False)
+    before = tiny.encode_images(images[:2], progress=False)
     maps = chefer_relevance(tiny, images, directions)
     for row in (0, 39):
         alone = chefer_relevance(tiny, images[row], directions[row])[0]
         np.testing.assert_allclose(maps[row], alone, rtol=1e-3, atol=1e-8)
-    assert np.array_equal(before, tiny.images(images[:2], progress=False))
+    assert np.array_equal(before, tiny.encode_images(images[:2], progress=False))
     assert not any(
         p.requires_grad or p.grad is not None for p in tiny.model.parameters()
     )

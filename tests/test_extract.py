@@ -30,7 +30,8 @@ def test_readouts_of_a_table_are_those_of_the_encoder(tiny, image_folder):
     paths = [folder / name for name in table.ids]
     for readout in ("pooled", "dinov2", "deep"):
         assert (
-            table.with_readout(readout).features == tiny.images(paths, readout=readout)
+            table.with_readout(readout).features
+            == tiny.encode_images(paths, readout=readout)
         ).all()
     with pytest.raises(ValueError, match="'pooled' alone"):
         table.with_readout("pooled").with_readout("deep")

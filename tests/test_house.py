@@ -281,7 +281,7 @@ for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=8)):
     save_probe(probe.fit(train.features, train.labels), out / "probe")
     proba = load_probe(out / "probe").predict_proba(test.features)
     evaluate(test.labels, proba, table.classes)
-search(encoder.texts(["a bottle"]), encoder.project(test.features))
+search(encoder.encode_texts(["a bottle"]), encoder.project(test.features))
 assert len(audit_dataset(load_dataset(folder)).images) == 36
 aid = DecisionAid.fit(load_features(folder, encoder), encoder)
 aid.save(out / "aid")

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from transformers import (
     BertConfig,
     BertModel,
@@ -30,7 +32,12 @@ from transformers import (
 )
 
 from cliplib.data.cache import FeatureCache, map_images
-from cliplib.encoders.vision import VisionEncoder
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import FunctionEncoder
+from cliplib.encoders.vision import VisionEncoder, load_encoder
+from cliplib.features.extract import load_features
+from cliplib.inspection.words import zero_shot
+from cliplib.probes.linear import LinearProbe
 
 TOWER = {
     "hidden_size": 32,
@@ -133,7 +140,7 @@ def test_of_a_model_of_images_and_texts_the_vision_tower_is_used(photos, tmp_pat
 
 def test_the_towers_of_a_clip_agree_with_its_own_encoder(tiny, checkpoint, photos):
     found = features(VisionEncoder(checkpoint), photos)
-    np.testing.assert_allclose(found, tiny.images(photos), atol=1e-5)
+    np.testing.assert_allclose(found, tiny.encode_images(photos), atol=1e-5)
 
 
 def test_a_fingerprint_depends_on_weights_and_preprocessing_alone(tmp_path):
@@ -172,7 +179,7 @@ def test_features_are_kept_and_do_not_depend_on_what_stands_beside(photos, tmp_p
     cache = FeatureCache(tmp_path / "features.sqlite")
     alone = features(encoder, photos[:1], cache=cache)
     assert (features(encoder, photos)[:1] == alone).all()
-    encoder._encode = None  # nothing is computed again
+    encoder.encode_batch = None  # nothing is computed again
     assert (features(encoder, photos[:1], cache=cache) == alone).all()
 
 
@@ -195,3 +202,89 @@ def test_a_model_without_its_preprocessing_or_with_holes_is_refused(tmp_path):
     processor.save_pretrained(tmp_path / "holes")
     with pytest.raises(OSError, match="lacks weights, such as layernorm"):
         VisionEncoder(tmp_path / "holes")
+
+
+# --- One protocol: another model, a module, a function ----------------------------
+
+
+def mean_colours(images: list[Image.Image]) -> np.ndarray:
+    return np.array([np.asarray(image).mean(axis=(0, 1)) for image in images])
+
+
+def as_pixels(image: Image.Image) -> torch.Tensor:
+    square = np.asarray(image.resize((8, 8)), np.float32)
+    return torch.as_tensor(square).permute(2, 0, 1) / 255
+
+
+def make_module() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Dropout(0.9), torch.nn.Linear(192, 5)
+    )
+
+
+@pytest.fixture
+def encoders(tmp_path):
+    other = VisionEncoder(save(tmp_path / "dino", *make_dinov2()), cache=False)
+    module = FunctionEncoder(make_module(), "five", preprocess=as_pixels)
+    return [other, module, FunctionEncoder(mean_colours, "colours")]
+
+
+@pytest.fixture
+def folder(tmp_path, photos):
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number, photo in enumerate(photos):
+            changed = photo if name == "cat" else photo.rotate(7)
+            changed.save(tmp_path / "images" / name / f"{number}.png")
+    return tmp_path / "images"
+
+
+def test_any_encoder_makes_a_table_that_a_probe_reads(encoders, folder, photos):
+    for encoder in encoders:
+        table = load_features(folder, encoder)
+        assert table.provenance["model_fingerprint"] == encoder.fingerprint
+        assert table.readout == "pooled"
+        expected = encoder.encode_images(photos, progress=False)
+        np.testing.assert_allclose(table.features[:3], expected, atol=1e-5)
+        with pytest.raises(ValueError, match="has no readout 'deep'; it has pooled"):
+            encoder.encode_images(photos, readout="deep")
+        with pytest.raises(TypeError, match="reads no texts: take a ClipEncoder"):
+            zero_shot(encoder, table, {"cat": ["a cat"], "dog": ["a dog"]})
+
+
+def test_an_encoder_stands_in_a_pipeline(encoders, photos):
+    for encoder in encoders:
+        transform = FunctionTransformer(encoder.encode_images)
+        pipeline = make_pipeline(transform, LinearProbe())
+        found = pipeline.fit(photos * 4, ["a", "b", "c"] * 4).predict(photos)
+        assert [*found] == ["a", "b", "c"]
+
+
+def test_a_module_is_frozen_and_told_by_name_and_weights(photos):
+    module = make_module()
+    encoder = FunctionEncoder(module, "five", preprocess=as_pixels)
+    one, two = (encoder.encode_images(photos, progress=False) for _ in "ab")
+    assert (one == two).all()  # without dropout
+    same = FunctionEncoder(make_module(), "five").fingerprint
+    assert same == encoder.fingerprint
+    assert FunctionEncoder(make_module(), "six").fingerprint != same
+    with torch.no_grad():
+        module[2].bias += 1
+    assert FunctionEncoder(module, "five").fingerprint != same
+
+
+def test_a_function_that_makes_no_rows_is_named(photos):
+    wrong = FunctionEncoder(lambda images: np.zeros(len(images)), "flat")
+    with pytest.raises(ValueError, match=r"'flat' returned \(3,\) for 3 images"):
+        wrong.encode_images(photos)
+
+
+def test_the_kind_of_a_checkpoint_chooses_its_encoder(tmp_path):
+    folder = save(tmp_path / "dino", *make_dinov2())
+    assert isinstance(load_encoder(folder), VisionEncoder)
+    assert isinstance(load_encoder("mini"), ClipEncoder)
+    with pytest.raises(OSError, match="it is no CLIP but dinov2, which VisionEncoder"):
+        ClipEncoder(folder)
+    with pytest.raises(OSError, match="nowhere.*there is no such folder"):
+        load_encoder("nowhere")

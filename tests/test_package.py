@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 USER = """
 from cliplib import ClipEncoder, FeatureTable, evaluate, search
-reveal_type(ClipEncoder("mini").texts(["a bottle"]))
+reveal_type(ClipEncoder("mini").encode_texts(["a bottle"]))
 """
 # Only the user's file is judged here; libraries would take a minute.
 MYPY = """

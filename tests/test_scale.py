@@ -127,7 +127,7 @@ def test_an_actor_gives_every_image_a_row(tiny: ClipEncoder, checkpoint: Path) -
         "Cannot read the image 'a'",
         "Cannot read the image 'b'",
     ]
-    width = tiny.images(image, readout="dinov2", progress=False).shape[1]
+    width = tiny.encode_images(image, readout="dinov2", progress=False).shape[1]
     assert batch["features"].shape == (2, width) and not batch["features"].any()
     assert set(batch["encoder"]) == {f"{tiny.fingerprint} dinov2"}
 
@@ -329,7 +329,7 @@ def test_a_folder_gives_the_features_of_one_process_and_is_resumed(
 
     good = again[again["error"] == ""]
     paths = [folder / name for name in good.index]
-    expected = tiny.images(paths, readout="deep", progress=False)
+    expected = tiny.encode_images(paths, readout="deep", progress=False)
     np.testing.assert_array_equal(np.stack(good["features"]), expected)
     table = FeatureTable.from_parquet(str(out))
     order = np.argsort(good.index)

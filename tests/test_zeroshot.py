@@ -15,7 +15,7 @@ from cliplib.inspection.words import zero_shot, zero_shot_weights
 class Words:
     """A text encoder to be worked out by hand: counts of three words, doubled."""
 
-    def texts(self, texts):
+    def encode_texts(self, texts):
         words = ("red", "green", "blue")
         return np.array(
             [[2 * text.split().count(word) for word in words] for text in texts]
@@ -46,7 +46,9 @@ def test_probabilities_are_those_of_transformers(tiny):
             dim=1
         )
     weights = zero_shot_weights(tiny, sentences, ["{}"])
-    ours = tiny.logit_scale * tiny.images(images, readout="projected") @ weights.T
+    ours = (
+        tiny.logit_scale * tiny.encode_images(images, readout="projected") @ weights.T
+    )
     assert softmax(ours, axis=1) == pytest.approx(theirs.numpy(), abs=1e-4)
 
 
@@ -55,9 +57,10 @@ def test_a_table_is_classified_by_the_phrases_of_a_data_set(tiny, image_folder):
     table, spec = load_features(folder, tiny), dataset_spec(folder)
     weights = zero_shot_weights(tiny, list(spec.phrases.values()))
     cosines = (
-        tiny.images(load_dataset(folder)["image"], readout="projected") @ weights.T
+        tiny.encode_images(load_dataset(folder)["image"], readout="projected")
+        @ weights.T
     )
-    got = zero_shot(tiny, table, spec)
+    got = zero_shot(tiny, table, spec.phrases)
     assert got == pytest.approx(softmax(tiny.logit_scale * cosines, axis=1), abs=1e-5)
     assert got.sum(axis=1) == pytest.approx(1)
 
@@ -71,7 +74,12 @@ def test_what_would_mislead_is_refused():
         zero_shot_weights(Words(), "red")
     with pytest.raises(ValueError, match="one at least for each class"):
         zero_shot_weights(Words(), [["red"], []])
-    with pytest.raises(
-        TypeError, match="for words of your own, take zero_shot_weights"
-    ):
-        zero_shot(Words(), None, ["a glass bottle", "paper"])
+
+
+def test_phrases_are_a_plain_list_or_dict(tiny, image_folder):
+    table = load_features(image_folder(n=2), tiny)
+    by_list = zero_shot(tiny, table, ["red", "a wall of brick"])
+    by_dict = zero_shot(tiny, table, {"a": "red", "b": ["a wall of brick"]})
+    assert (by_list == by_dict).all() and by_list.shape == (len(table), 2)
+    with pytest.raises(ValueError, match="Give a list of phrases"):
+        zero_shot(tiny, table, "red")

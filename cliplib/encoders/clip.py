@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 from typing import Any, cast
 
 import numpy as np
@@ -23,27 +18,22 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from transformers.utils.logging import disable_progress_bar
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.data.cache import (
-    FeatureCache,
-    ImageFunction,
-    default_cache,
-    map_images,
-)
-from cliplib.data.hub import (
-    DownloadError,
-    fetch_model,
-    fetch_settings,
-    first_sentence,
-)
+from cliplib.data.cache import FeatureCache, ImageFunction
 from cliplib.data.image import Images, ImageSource, load_image
+from cliplib.encoders.checkpoint import (
+    batch_size_on,
+    choose_device,
+    fill_batch,
+    find_checkpoint,
+    fingerprint_of,
+    loading,
+)
+from cliplib.encoders.encoder import Encoder, chosen_cache
+from cliplib.encoders.readouts import BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)
 
-READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
-
-BLOCKS = 4  # the deep readout reads so many blocks of the vision tower, the last ones
 TEXT_BATCH = 256  # texts that are encoded at once
-LONGEST_PHRASE = 100  # letters of an error that is quoted without its type
 
 # The settings that decide features; named, because a later transformers may add some.
 _TOWER_SETTINGS = (
@@ -71,158 +61,7 @@ _PREPROCESSING_SETTINGS = (
 )
 
 
-def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
-    """Return which columns of the deep readout a readout consists of.
-
-    ``deep`` has three parts: first class tokens, then means over the patch tokens, then
-    their standard deviations. Each part has `width` columns for each of the last
-    `blocks` blocks, in the order of the blocks. Every token goes through the final
-    layer norm. ``pooled`` is the last class token (Radford et al. 2021, appendix A.3),
-    ``class_tokens`` all of them, ``dinov2`` these and the last mean (Oquab et al. 2024,
-    appendix B.3), ``means`` all class tokens and all means.
-
-    Parameters
-    ----------
-    readout
-        One of `READOUTS`; ValueError for another.
-    width
-        Number of components of a token of the vision tower.
-    blocks
-        How many blocks the deep readout reads: four, or all of a tower of fewer.
-
-    Returns
-    -------
-    (m,) int64, indices in increasing order, m at most ``3 * blocks * width``.
-    """
-    part = blocks * width
-    class_tokens = np.arange(part)
-    means = np.arange(part, 2 * part)
-    columns = {
-        "pooled": class_tokens[-width:],
-        "class_tokens": class_tokens,
-        "dinov2": np.concatenate([class_tokens, means[-width:]]),
-        "means": np.concatenate([class_tokens, means]),
-        "deep": np.arange(3 * part),
-    }
-    if readout not in columns:
-        raise ValueError(
-            f"There is no readout {readout!r}; there are {', '.join(READOUTS)}."
-        )
-    return columns[readout]
-
-
-def find_checkpoint(name: str, *, weights: bool = True) -> str:
-    """Return the folder of a model: "mini", a folder, or a hub id, which is fetched.
-
-    "mini" is the embedded model; a hub id is "owner/name", or "owner/name@revision".
-    Without `weights` only its settings are fetched, which tell its kind.
-
-    Raises
-    ------
-    ValueError
-        If the name is neither a folder nor of the form of a hub id.
-    DownloadError
-        If the hub does not give the model.
-    """
-    if name == "mini":
-        return str(files("cliplib") / "mini")
-    if os.path.isdir(name):
-        return name
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@.+)?", name):
-        # A clause, before which `loading` puts the model's name.
-        raise ValueError("there is no such folder, and a hub id is 'owner/name'")
-    return str(fetch_model(name) if weights else fetch_settings(name))
-
-
-@contextmanager
-def loading(name: str, remedy: str) -> Iterator[None]:
-    """Turn any error in the block into an OSError of one sentence, without the chain.
-
-    The block loads the model `name`. `remedy` says what to name in its place, such as
-    "a folder with a whole CLIP checkpoint, or 'mini'".
-    """
-    try:
-        with warnings.catch_warnings():
-            # That torch asks users to file an issue about is refused in our words.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            yield
-    except DownloadError as error:
-        raise OSError(
-            f"Cannot load the model {name!r}: {error}; or name {remedy}."
-        ) from None
-    except Exception as error:  # the loaders raise nearly anything
-        raise OSError(
-            f"Cannot load the model {name!r} ({_reason(error)}): name {remedy}."
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    """Return a phrase that says why a checkpoint cannot be loaded.
-
-    Two messages of transformers and torch are replaced, since they tell the user how to
-    run code from a checkpoint: Python files of its makers, or code in a pickle.
-    """
-    text = str(error)
-    if "trust_remote_code" in text:
-        return "it needs code of its makers, which is never run"
-    if "weights_only" in text:  # torch refuses a pickle that is not of tensors alone
-        has_code = "Unsupported" in text or "GLOBAL" in text
-        fault = "holds code" if has_code else "is damaged"
-        return f"its pickle of weights {fault}; it was not opened"
-    is_phrase = "\n" not in text and len(text) < LONGEST_PHRASE
-    if isinstance(error, ValueError) and is_phrase:  # raised by cliplib's own loaders
-        return text
-    return f"{type(error).__name__}: {first_sentence(error)}"
-
-
-def choose_device(device: str | None) -> torch.device:
-    """Return the device of that name, by default a GPU if there is one.
-
-    ValueError for a name that torch does not know, or a device that is not there.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)  # raises if this machine has no such device
-    except Exception as error:  # of torch's own kinds, depending on its build
-        raise ValueError(
-            f"device={device!r} cannot be used here: give 'cpu', or 'cuda' where "
-            "torch sees a GPU."
-        ) from error
-    return chosen
-
-
-def batch_size_on(device: torch.device) -> int:
-    """Return how many images are encoded at once; a GPU needs more to be busy."""
-    return 16 if device.type == "cpu" else 128
-
-
-def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
-    """Return a hash of an encoder's settings and named weights, 32 hexadecimal digits.
-
-    Names, shapes and values of weights count, their order and device do not.
-    """
-    total = hashlib.blake2b(settings, digest_size=16)
-    for name, weight in sorted(weights.items()):
-        total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
-        total.update(weight.detach().cpu().contiguous().numpy().data)
-    return total.hexdigest()
-
-
-def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """Append images of zeros to n images, (n, 3, h, w), until there are `size`.
-
-    Encoders compute batches of one size only, since torch rounds differently by the
-    number of rows: an image's features must not depend on how many are beside it.
-    """
-    missing = size - len(pixels)
-    if missing <= 0:
-        return pixels
-    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
-
-
-class ClipEncoder:
+class ClipEncoder(Encoder):
     """A CLIP model, frozen, with its image processor and tokenizer.
 
     Parameters
@@ -258,6 +97,8 @@ class ClipEncoder:
         Components of features in the space shared with texts.
     """
 
+    readouts = READOUTS
+
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
@@ -288,7 +129,7 @@ class ClipEncoder:
                 f"{vision_config.patch_size} pixels or more."
             )
         self.model = _freeze(clip, self.device)
-        self.cache = _cache_of(cache)
+        self.cache = chosen_cache(cache)
         self.width = int(vision_config.hidden_size)
         # Of a tower with fewer blocks than `BLOCKS`, all are read.
         self.blocks = min(BLOCKS, int(vision_config.num_hidden_layers))
@@ -353,13 +194,13 @@ class ClipEncoder:
         return json.dumps(described, sort_keys=True).encode()
 
     @property
-    def image_function(self) -> ImageFunction:
-        """The function from n RGB images to their deep readout, for `map_images`."""
-        return ImageFunction(
-            f"deep:{self.fingerprint}",  # which results are cached under
-            self._encode_images,
-            device=torch.device(self.device).type,
-        )
+    def provenance(self) -> dict[str, str]:
+        """What a feature table says of its encoder: entries that are all text."""
+        return {
+            **super().provenance,
+            "width": str(self.width),
+            "blocks": str(self.blocks),
+        }
 
     def columns_of(self, readout: str) -> Ints:
         """Return which columns of this encoder's deep readout a readout consists of."""
@@ -372,49 +213,27 @@ class ClipEncoder:
         errors: dict[int, str] | None = None,
         progress: str = "",
     ) -> list[NDArray[Any]]:
-        """Compute the deep readout of n images, and other functions in the same pass.
-
-        Returns the deep readout (n, d) float32, then an array (n, ...) for each of
-        `others`. `errors` is filled with the reasons why images cannot be read, by row;
-        their results are 0. If it is None, the first raises OSError. `progress` is the
-        title of a progress bar; "" shows none.
-        """
-        deep, *other_results = map_images(
-            images,
-            self.image_function,
-            *others,
-            cache=self.cache,
-            errors=errors,
-            batch_size=self.batch_size,
-            progress=progress,
+        """Compute the deep readout of n images, and others: see `Encoder.map`."""
+        deep, *other_results = super().map(
+            images, *others, errors=errors, progress=progress
         )
         if not deep.size:  # there was no image, or none that can be read
             deep = np.zeros((len(deep), 3 * self.blocks * self.width), np.float32)
         return [deep, *other_results]
 
-    def images(
+    def encode_images(
         self, images: Images, *, readout: str = "pooled", progress: bool = True
     ) -> Features:
-        """Encode n images, (n, d) float32; or a single one, (1, d).
+        """Encode n images, (n, d) float32: see `Encoder.encode_images`.
 
-        Parameters
-        ----------
-        images
-            Paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path",
-            "bytes"}``; an OSError names one that cannot be read.
-        readout
-            One of `READOUTS`, which `readout_columns` explains, or "projected": in the
-            space shared with texts, of unit length.
-        progress
-            Show a bar.
+        `readout` may also be "projected": in the space shared with texts, of unit
+        length, made of the pooled features. `readout_columns` explains the others.
         """
-        is_projected = readout == "projected"  # which is made of the pooled features
-        columns = self.columns_of("pooled" if is_projected else readout)
-        (deep,) = self.map(images, progress=self.name if progress else "")
-        features: Features = deep[:, columns]
-        return self.project(features) if is_projected else features
+        if readout != "projected":
+            return super().encode_images(images, readout=readout, progress=progress)
+        return self.project(super().encode_images(images, progress=progress))
 
-    def texts(self, texts: str | Sequence[str]) -> Features:
+    def encode_texts(self, texts: str | Sequence[str]) -> Features:
         """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.
 
         Texts of more than `max_tokens` tokens are cut, with a warning.
@@ -422,10 +241,10 @@ class ClipEncoder:
         texts = [texts] if isinstance(texts, str) else list(texts)
         batches = [np.empty((0, self.projected_dim), np.float32)]  # if there is no text
         for start in range(0, len(texts), TEXT_BATCH):
-            batches.append(self._encode_texts(texts[start : start + TEXT_BATCH]))
+            batches.append(self._encode_text_batch(texts[start : start + TEXT_BATCH]))
         return np.concatenate(batches)
 
-    def _encode_texts(self, texts: list[str]) -> Features:
+    def _encode_text_batch(self, texts: list[str]) -> Features:
         """Encode n texts at once, at least one, (n, projected_dim) of unit length.
 
         Texts of more than `max_tokens` tokens are cut, with a warning.
@@ -551,18 +370,11 @@ class ClipEncoder:
         other.name = name
         return other
 
-    def _encode_images(self, images: list[Image.Image]) -> Features:
+    def encode_batch(self, images: list[Image.Image]) -> Features:
         """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""
         pixels = torch.from_numpy(self._preprocess_batch(images))
         full_batch = fill_batch(pixels, self.batch_size)
         return self.encode_pixels(full_batch)[: len(images)]
-
-
-def _cache_of(cache: bool | FeatureCache) -> FeatureCache | None:
-    """Return the cache given; for True that in the default file, for False None."""
-    if isinstance(cache, bool):
-        return default_cache() if cache else None
-    return cache
 
 
 def _dtype_name(dtype: str | torch.dtype) -> str:

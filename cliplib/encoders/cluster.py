@@ -23,7 +23,8 @@ from cliplib.data.cache import ImageFunction
 from cliplib.data.datasets import list_files
 from cliplib.data.image import warn_once
 from cliplib.data.wording import counted
-from cliplib.encoders.clip import ClipEncoder, readout_columns
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.readouts import readout_columns
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,7 @@ class BatchEncoder:
     @property
     def provenance(self) -> dict[str, str]:
         """What a feature table says of its encoder: entries that are all text."""
-        return {
-            "encoder": self.encoder.name,
-            "model_fingerprint": self.encoder.fingerprint,
-            "readout": self.readout,
-            "width": str(self.encoder.width),
-            "blocks": str(self.encoder.blocks),
-        }
+        return {**self.encoder.provenance, "readout": self.readout}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode n files, which Ray gives as columns id (paths) and bytes (contents).

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from cliplib.data.arrays import Features
-from cliplib.data.cache import ImageFunction
-from cliplib.encoders.clip import (
+from cliplib.data.cache import FeatureCache
+from cliplib.encoders.checkpoint import (
     batch_size_on,
     choose_device,
     fill_batch,
@@ -22,13 +22,15 @@ from cliplib.encoders.clip import (
     fingerprint_of,
     loading,
 )
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import Encoder, chosen_cache
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
 # Entries of a configuration that do not change features.
 INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
-class VisionEncoder:
+class VisionEncoder(Encoder):
     """Any vision model of transformers, frozen: SigLIP, DINOv2, DINOv3, ConvNeXt, ….
 
     Of a model of images and texts only the vision tower is used. Features are its
@@ -41,14 +43,22 @@ class VisionEncoder:
         A folder in Hugging Face format, or a hub id, "owner/name" or
         "owner/name@revision". OSError if it is not there, lacks weights, needs code of
         its makers, or does not take images. A model of timm needs timm.
+    cache
+        Whether features of images are kept in the default file of `FeatureCache`; or
+        the cache to use.
     device
         By default a GPU if there is one.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str], *, device: str | None = None
+        self,
+        model: str | os.PathLike[str],
+        *,
+        cache: bool | FeatureCache = True,
+        device: str | None = None,
     ) -> None:
         self.name = os.fspath(model)
+        self.cache = chosen_cache(cache)
         chosen_device = choose_device(device)
         self.device = str(chosen_device)
         with loading(self.name, "a folder with a vision model and its preprocessing"):
@@ -71,14 +81,7 @@ class VisionEncoder:
         text = json.dumps(described, sort_keys=True, default=str)
         return fingerprint_of(text.encode(), self.model.state_dict())
 
-    @property
-    def image_function(self) -> ImageFunction:
-        """The function from n RGB images to their features, for `map_images`."""
-        name = f"vision:{self.fingerprint}"
-        kind = torch.device(self.device).type
-        return ImageFunction(name, self._encode, device=kind)
-
-    def _encode(self, images: list[Image.Image]) -> Features:
+    def encode_batch(self, images: list[Image.Image]) -> Features:
         """Return the features of n RGB images, (n, d), n at most `batch_size`."""
         pixels = self.processor(images, return_tensors="pt")["pixel_values"]
         batch = fill_batch(pixels, self.batch_size).to(self.device)
@@ -132,3 +135,16 @@ def _load_processor(source: str) -> Any:
     """Return a model's image processor by Pillow: torchvision's resizes differently."""
     load: Any = AutoImageProcessor.from_pretrained
     return load(source, backend="pil", trust_remote_code=False)
+
+
+def load_encoder(name: str | os.PathLike[str] = "") -> ClipEncoder | VisionEncoder:
+    """Return the encoder of a hub id or folder: of a CLIP, or of any vision model.
+
+    By default the one that ``ClipEncoder()`` is. OSError if it cannot be loaded.
+    """
+    if not name:
+        return ClipEncoder()
+    with loading(os.fspath(name), "a folder in Hugging Face format, or 'mini'"):
+        settings = find_checkpoint(os.fspath(name), weights=False)
+        kind = AutoConfig.from_pretrained(settings, trust_remote_code=False).model_type
+    return ClipEncoder(name) if kind == "clip" else VisionEncoder(name)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.datasets import DATASETS, PRECOMPUTED, load_dataset
-from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import Encoder
 from cliplib.features.audit import image_hash, near_duplicate_groups
 from cliplib.features.groups import (
     declared_groups,
@@ -36,7 +36,7 @@ class MissingImages(ValueError):
 
 def load_features(
     name_or_path: str | os.PathLike[str],
-    encoder: ClipEncoder,
+    encoder: Encoder,
     *,
     data: str | os.PathLike[str] | None = None,
     groups: str | os.PathLike[str] | None = None,
@@ -57,7 +57,8 @@ def load_features(
     name_or_path, data
         The data set and its folder: see `cliplib.data.datasets.load_dataset`.
     encoder
-        What encodes the images. The table holds its readout "deep".
+        What encodes the images: a `ClipEncoder`, `VisionEncoder` or `FunctionEncoder`.
+        The table holds its last readout, "deep" of a CLIP.
     groups
         What must never be separated: a CSV file (file, group) or a regular expression,
         for `declared_groups`. These groups are merged with near-duplicates.
@@ -102,7 +103,7 @@ def load_features(
 
 
 def load_available(
-    names: Sequence[str], encoder: ClipEncoder, **options: Any
+    names: Sequence[str], encoder: Encoder, **options: Any
 ) -> dict[str, FeatureTable]:
     """Return the feature tables of data sets, by name, without those that are missing.
 
@@ -148,7 +149,7 @@ def _of_these_images(
 
 def _encode_dataset(
     dataset: datasets.Dataset,
-    encoder: ClipEncoder,
+    encoder: Encoder,
     *,
     groups: str | os.PathLike[str] | None,
     limit: int,
@@ -191,7 +192,7 @@ def _encode_dataset(
 
 
 def _as_table(
-    dataset: datasets.Dataset, encoder: ClipEncoder, features: Features, copies: Ints
+    dataset: datasets.Dataset, encoder: Encoder, features: Features, copies: Ints
 ) -> FeatureTable:
     """Return the table of a data set from its "deep" features, (n, d).
 
@@ -208,18 +209,14 @@ def _as_table(
         groups=copies,
         folds=np.zeros(len(dataset), np.int64),
         provenance={
-            "encoder": encoder.name,
-            "model_fingerprint": encoder.fingerprint,
-            "readout": "deep",
-            "width": str(encoder.width),
-            "blocks": str(encoder.blocks),
+            **encoder.provenance,
             "dataset": dataset.info.dataset_name,
             "source": dataset.info.builder_name,
         },
     )
 
 
-def load_precomputed(name: str, encoder: ClipEncoder) -> FeatureTable:
+def load_precomputed(name: str, encoder: Encoder) -> FeatureTable:
     """Load the precomputed features of a named data set, with its groups and folds.
 
     Near-duplicates, patients and published folds come from the text files beside them

@@ -21,8 +21,8 @@ from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.data.datasets import parse_path
 from cliplib.data.image import warn_once
 from cliplib.data.wording import counted
-from cliplib.encoders.clip import readout_columns
 from cliplib.encoders.cluster import read_encoded
+from cliplib.encoders.readouts import readout_columns
 from cliplib.features.audit import near_duplicate_groups
 from cliplib.features.compact import compress, expand
 from cliplib.features.groups import (
@@ -314,9 +314,9 @@ class FeatureTable:
     def with_readout(self, name: str) -> FeatureTable:
         """Return the table with the columns of a smaller readout, such as "pooled".
 
-        Names of readouts are those of `cliplib.encoders.clip.readout_columns`.
-        ValueError for another name, or if the table holds neither this readout nor
-        "deep", which has the columns of all.
+        Names are those of `cliplib.encoders.readouts.readout_columns`. ValueError for
+        another name, or if the table holds neither this readout nor "deep", which has
+        the columns of all.
         """
         if name == self.readout:
             return self

@@ -228,7 +228,7 @@ def heat_maps(
     The probe was fitted to the encoder's features in the readout of this name; `labels`
     (n,), right or predicted ones, are among its classes.
     """
-    features = encoder.images(images, readout=readout, progress=False)
+    features = encoder.encode_images(images, readout=readout, progress=False)
     directions = probe.logit_gradients(features, labels)
     maps = chefer_relevance(encoder, images, directions, readout=readout)
     return [

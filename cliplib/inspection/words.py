@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import softmax
 from sklearn.preprocessing import normalize
 
 from cliplib.data.arrays import Features, Floats
-from cliplib.data.datasets import DatasetSpec
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.table import FeatureTable
 
@@ -58,14 +57,17 @@ def zero_shot_weights(
             for wording in wordings
             for template in templates
         ]
-        weights.append(normalize(encoder.texts(prompts)).mean(axis=0))
+        weights.append(normalize(encoder.encode_texts(prompts)).mean(axis=0))
     return np.asarray(normalize(weights))
 
 
-def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> Floats:
-    """Return the probabilities of a data set's classes for a table's images.
-
-    The classes are known by their phrases alone; the table may be of other images.
+def zero_shot(
+    encoder: ClipEncoder,
+    table: FeatureTable,
+    phrases: Sequence[str] | Mapping[str, str | Sequence[str]],
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+) -> Floats:
+    """Return the probabilities of k classes for a table's images, by words alone.
 
     Parameters
     ----------
@@ -73,26 +75,26 @@ def zero_shot(encoder: ClipEncoder, table: FeatureTable, spec: DatasetSpec) -> F
         The one that made the table.
     table
         Features of n images, in a readout that contains the pooled ones.
-    spec
-        The data set: its k classes, their phrases and templates, such as
-        ``dataset_spec("trashnet")`` or that of a folder. For words of your own, take
-        `zero_shot_weights`.
+    phrases
+        For each of k classes how to say it: a list of names, ``["brick", "grass"]``, or
+        by its name one phrase or several, ``{"brick": "a wall of brick"}``.
+    templates
+        Texts with a ``{}`` each for a phrase.
 
     Returns
     -------
-    (n, k) float64
+    (n, k) float64, in the order of the phrases.
 
     Raises
     ------
+    ValueError
+        If a class has no phrase, or a template no ``{}``.
     TypeError
-        The spec is something else.
+        If the encoder reads no texts.
     """
-    if not isinstance(spec, DatasetSpec):
-        raise TypeError(
-            "spec must be what dataset_spec(name or folder) returns; for words of your "
-            "own, take zero_shot_weights."
-        )
-    weights = zero_shot_weights(encoder, list(spec.phrases.values()), spec.templates)
+    of_classes = phrases.values() if isinstance(phrases, Mapping) else phrases
+    listed = of_classes if isinstance(of_classes, str) else list(of_classes)
+    weights = zero_shot_weights(encoder, listed, templates)
     # Rows of unit length, (n, p), as the weights (k, p): products are cosines.
     images = encoder.project(table.with_readout("pooled").features)
     logits = encoder.logit_scale * (images @ weights.T).astype(float)

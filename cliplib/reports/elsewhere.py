@@ -17,7 +17,7 @@ from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import dataset_spec, load_dataset
 from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted, listing
-from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import Share, ratio_intervals
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.audit import find_near_duplicates, image_hash
@@ -84,7 +84,7 @@ def images_elsewhere(
     folder: str,
     home: FeatureTable,
     home_images: Sequence[ImageSource],
-    encoder: ClipEncoder,
+    encoder: Encoder,
 ) -> ImagesElsewhere:
     """Encode another folder, and choose its images that can be judged.
 

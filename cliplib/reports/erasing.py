@@ -13,7 +13,7 @@ from PIL import Image
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.image import ImageSource, image_name, load_image
-from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import Share, compare, ratio_intervals
 from cliplib.features.groups import read_text_table
 from cliplib.features.splits import group_folds
@@ -114,7 +114,7 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
 def evaluate_erased(
     probe: Probe,
     table: FeatureTable,
-    encoder: ClipEncoder,
+    encoder: Encoder,
     images: Sequence[ImageSource],
     boxes: Mapping[str, Box],
     *,
@@ -157,11 +157,10 @@ def evaluate_erased(
         # The two centres are at least a width apart: the boxes do not overlap.
         if abs(2 * box.x_center - 1) >= box.width
     }
-    columns = encoder.columns_of(table.readout)
     variants = {
         WHOLE: Variant(rows, table.features[rows]),
-        WITHOUT: _encode_erased(encoder, images, box_of_row, columns, seed),
-        CONTROL: _encode_erased(encoder, images, mirrored_box_of_row, columns, seed),
+        WITHOUT: _encode_erased(encoder, table, images, box_of_row, seed),
+        CONTROL: _encode_erased(encoder, table, images, mirrored_box_of_row, seed),
     }
     predicted = _predict_out_of_fold(probe, table, variants, n_splits, seed)
     loss = _loss(table, predicted, WITHOUT, seed)
@@ -183,23 +182,24 @@ def evaluate_erased(
 
 
 def _encode_erased(
-    encoder: ClipEncoder,
+    encoder: Encoder,
+    table: FeatureTable,
     images: Sequence[ImageSource],
     box_of_row: Mapping[int, Box],
-    columns: Ints,
     seed: int,
 ) -> Variant:
     """Encode the images of the rows that have a box, with the object in it erased.
 
-    Of the deep readout only `columns`, which the probe reads, are kept.
+    The features are of the readout of `table`, which the probe reads.
     """
     rows = [*box_of_row]
-    parts = [np.zeros((0, len(columns)), np.float32)]  # the result if there is no box
+    parts = [table.features[:0]]  # the result if there is no box
     for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
         batch = rows[start : start + IMAGES_A_BATCH]
         erased = [_load_erased(images[row], box_of_row[row], seed) for row in batch]
-        (deep,) = encoder.map(erased)
-        parts.append(deep[:, columns])
+        parts.append(
+            encoder.encode_images(erased, readout=table.readout, progress=False)
+        )
     return Variant(np.array(rows, np.int64), np.concatenate(parts))
 
 

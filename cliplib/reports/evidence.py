@@ -454,7 +454,9 @@ class Evidence:
             LARGEST: self.always_largest,
             BRIGHTNESS: self._predicted_by_traces(PICTURE_TRACES),
             TRACES: self._predicted_by_traces(FILE_TRACES),
-            ZERO_SHOT: zero_shot(self.encoder, self.table, spec).argmax(axis=1),
+            ZERO_SHOT: zero_shot(
+                self.encoder, self.table, spec.phrases, spec.templates
+            ).argmax(axis=1),
             NEIGHBOUR: self._predicted(Method(NearestNeighbour(), deep)),
         }
         probes = {

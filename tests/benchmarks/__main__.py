@@ -238,11 +238,11 @@ def beside_peers(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     half = ClipEncoder(vit_folder(scratch), cache=False, dtype="bfloat16")
 
     def ours() -> None:
-        encoder.images(files, progress=False)
+        encoder.encode_images(files, progress=False)
 
     works: dict[str, Callable[[], Any]] = {
         "ours": ours,
-        "ours in bfloat16": lambda: half.images(files, progress=False),
+        "ours in bfloat16": lambda: half.encode_images(files, progress=False),
         "OpenAI's README loop, by transformers": lambda: readme_loop(
             encoder.model, files
         ),
@@ -289,7 +289,9 @@ def already_known(files: list[Path], rounds: int, scratch: Path) -> Row:
     """Images a second whose features the cache holds."""
     known = ClipEncoder("mini", cache=FeatureCache(scratch / "known.sqlite"))
     many = files * (2000 // len(files) + 1)
-    seconds = in_turn({"again": lambda: known.images(many, progress=False)}, rounds)
+    seconds = in_turn(
+        {"again": lambda: known.encode_images(many, progress=False)}, rounds
+    )
     row = Row("features already known, images a second", "", 5000, unit="images/s")
     return row.measured(len(many) / seconds["again"])
 

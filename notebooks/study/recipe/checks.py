@@ -175,7 +175,8 @@ def teacher_table(
 
 def _zero_shot_row(encoder: ClipEncoder, test: FeatureTable, spec: DatasetSpec) -> Row:
     """Return the share of test images that are classified rightly by class names."""
-    right = zero_shot(encoder, test, spec).argmax(axis=1) == test.labels
+    proba = zero_shot(encoder, test, spec.phrases, spec.templates)
+    right = proba.argmax(axis=1) == test.labels
     return share_row(right, test.groups, check="zero-shot", data=spec.title)
 
 
@@ -191,7 +192,7 @@ def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
     photos = dataset["image"][:PHOTOS]
     for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
         fresh = ClipEncoder(encoder.name, cache=False, image_size=pixels, dtype=dtype)
-        encode = partial(fresh.images, photos, progress=False)
+        encode = partial(fresh.encode_images, photos, progress=False)
         seconds = timeit.repeat(encode, number=1, repeat=5)
         encoded = np.full(len(seconds), len(photos))
         # The sum of the images by the sum of the seconds: value, low and high.
@@ -208,8 +209,10 @@ def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
     objects = {image.label for image in images if image.source == "caltech101"}
     held_out = [image for image in images if image.held_out]
     # Features of images and of their first captions, in one space, row by row.
-    features = encoder.images([image.data for image in held_out], readout="projected")
-    captions = encoder.texts([image.captions[0] for image in held_out])
+    features = encoder.encode_images(
+        [image.data for image in held_out], readout="projected"
+    )
+    captions = encoder.encode_texts([image.captions[0] for image in held_out])
     labels = np.array([image.label for image in held_out])
     sources = np.array([image.source for image in held_out])
     is_object = sources == "caltech101"

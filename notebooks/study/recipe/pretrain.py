@@ -35,7 +35,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from cliplib.data.arrays import Ints
 from cliplib.data.image import load_image
-from cliplib.encoders.clip import find_checkpoint
+from cliplib.encoders.checkpoint import find_checkpoint
 from study.recipe import corpus
 from study.recipe.corpus import (
     HELD_OUT,

@@ -1,0 +1,133 @@
+"""A model's files, and what all encoders share when they load one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+
+import torch
+
+from cliplib.data.hub import (
+    DownloadError,
+    fetch_model,
+    fetch_settings,
+    first_sentence,
+)
+
+LONGEST_PHRASE = 100  # letters of an error that is quoted without its type
+
+
+def find_checkpoint(name: str, *, weights: bool = True) -> str:
+    """Return the folder of a model: "mini", a folder, or a hub id, which is fetched.
+
+    "mini" is the embedded model; a hub id is "owner/name", or "owner/name@revision".
+    Without `weights` only its settings are fetched, which tell its kind.
+
+    Raises
+    ------
+    ValueError
+        If the name is neither a folder nor of the form of a hub id.
+    DownloadError
+        If the hub does not give the model.
+    """
+    if name == "mini":
+        return str(files("cliplib") / "mini")
+    if os.path.isdir(name):
+        return name
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@.+)?", name):
+        # A clause, before which `loading` puts the model's name.
+        raise ValueError("there is no such folder, and a hub id is 'owner/name'")
+    return str(fetch_model(name) if weights else fetch_settings(name))
+
+
+@contextmanager
+def loading(name: str, remedy: str) -> Iterator[None]:
+    """Turn any error in the block into an OSError of one sentence, without the chain.
+
+    The block loads the model `name`. `remedy` says what to name in its place, such as
+    "a folder with a whole CLIP checkpoint, or 'mini'".
+    """
+    try:
+        with warnings.catch_warnings():
+            # That torch asks users to file an issue about is refused in our words.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            yield
+    except DownloadError as error:
+        raise OSError(
+            f"Cannot load the model {name!r}: {error}; or name {remedy}."
+        ) from None
+    except Exception as error:  # the loaders raise nearly anything
+        raise OSError(
+            f"Cannot load the model {name!r} ({_reason(error)}): name {remedy}."
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return a phrase that says why a checkpoint cannot be loaded.
+
+    Two messages of transformers and torch are replaced, since they tell the user how to
+    run code from a checkpoint: Python files of its makers, or code in a pickle.
+    """
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it needs code of its makers, which is never run"
+    if "weights_only" in text:  # torch refuses a pickle that is not of tensors alone
+        has_code = "Unsupported" in text or "GLOBAL" in text
+        fault = "holds code" if has_code else "is damaged"
+        return f"its pickle of weights {fault}; it was not opened"
+    is_phrase = "\n" not in text and len(text) < LONGEST_PHRASE
+    if isinstance(error, ValueError) and is_phrase:  # raised by cliplib's own loaders
+        return text
+    return f"{type(error).__name__}: {first_sentence(error)}"
+
+
+def choose_device(device: str | None) -> torch.device:
+    """Return the device of that name, by default a GPU if there is one.
+
+    ValueError for a name that torch does not know, or a device that is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)  # raises if this machine has no such device
+    except Exception as error:  # of torch's own kinds, depending on its build
+        raise ValueError(
+            f"device={device!r} cannot be used here: give 'cpu', or 'cuda' where "
+            "torch sees a GPU."
+        ) from error
+    return chosen
+
+
+def batch_size_on(device: torch.device) -> int:
+    """Return how many images are encoded at once; a GPU needs more to be busy."""
+    return 16 if device.type == "cpu" else 128
+
+
+def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
+    """Return a hash of an encoder's settings and named weights, 32 hexadecimal digits.
+
+    Names, shapes and values of weights count, their order and device do not.
+    """
+    total = hashlib.blake2b(settings, digest_size=16)
+    for name, weight in sorted(weights.items()):
+        total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
+        total.update(weight.detach().cpu().contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Append images of zeros to n images, (n, 3, h, w), until there are `size`.
+
+    Encoders compute batches of one size only, since torch rounds differently by the
+    number of rows: an image's features must not depend on how many are beside it.
+    """
+    missing = size - len(pixels)
+    if missing <= 0:
+        return pixels
+    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])

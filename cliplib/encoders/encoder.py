@@ -1,0 +1,212 @@
+"""What all encoders of images share, and one made of any function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from cliplib.data.arrays import Features, Ints
+from cliplib.data.cache import (
+    FeatureCache,
+    ImageFunction,
+    default_cache,
+    map_images,
+)
+from cliplib.data.image import Images
+from cliplib.encoders.checkpoint import fingerprint_of
+
+
+class Encoder(ABC):
+    """What turns images into features, frozen; a subclass says how.
+
+    Attributes
+    ----------
+    name
+        What a reader calls it.
+    readouts
+        Names of the features that it can give; the last ones hold all others.
+    device
+        Where it computes, such as "cpu".
+    batch_size
+        How many images `encode_batch` gets at most.
+    cache
+        Where features are kept; None where they are not.
+    """
+
+    name: str
+    readouts: tuple[str, ...] = ("pooled",)
+    device: str = "cpu"
+    batch_size: int = 16
+    cache: FeatureCache | None = None
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Text that is another one for an encoder with other features."""
+
+    @abstractmethod
+    def encode_batch(self, images: list[Image.Image]) -> Features:
+        """Return the last readout of n RGB images, (n, d) float32."""
+
+    def columns_of(self, readout: str) -> Ints | slice:
+        """Return which columns of the last readout another consists of.
+
+        ValueError for a name that is not among `readouts`.
+        """
+        if readout not in self.readouts:
+            raise ValueError(
+                f"{self.name!r} has no readout {readout!r}; it has "
+                f"{', '.join(self.readouts)}."
+            )
+        return slice(None)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a feature table says of its encoder: entries that are all text."""
+        return {
+            "encoder": self.name,
+            "model_fingerprint": self.fingerprint,
+            "readout": self.readouts[-1],
+        }
+
+    @property
+    def image_function(self) -> ImageFunction:
+        """The function from n RGB images to their last readout, for `map_images`."""
+        return ImageFunction(
+            f"{self.readouts[-1]}:{self.fingerprint}",  # what results are cached under
+            self.encode_batch,
+            device=torch.device(self.device).type,
+        )
+
+    def map(
+        self,
+        images: Images,
+        *others: ImageFunction,
+        errors: dict[int, str] | None = None,
+        progress: str = "",
+    ) -> list[NDArray[Any]]:
+        """Compute the last readout of n images, and other functions in the same pass.
+
+        Returns the readout (n, d) float32, then an array (n, ...) for each of `others`.
+        `errors` is filled with the reasons why images cannot be read, by row; their
+        results are 0. If it is None, the first raises OSError. `progress` is the title
+        of a progress bar; "" shows none.
+        """
+        return map_images(
+            images,
+            self.image_function,
+            *others,
+            cache=self.cache,
+            errors=errors,
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+
+    def encode_images(
+        self, images: Images, *, readout: str = "pooled", progress: bool = True
+    ) -> Features:
+        """Encode n images, (n, d) float32; or a single one, (1, d).
+
+        In a pipeline of scikit-learn it is
+        ``FunctionTransformer(encoder.encode_images)``.
+
+        Parameters
+        ----------
+        images
+            Paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path",
+            "bytes"}``; an OSError names one that cannot be read.
+        readout
+            One of `readouts`.
+        progress
+            Show a bar.
+        """
+        columns = self.columns_of(readout)
+        (features,) = self.map(images, progress=self.name if progress else "")
+        return np.asarray(features[:, columns])
+
+    def encode_texts(self, texts: str | Sequence[str]) -> Features:
+        """Encode texts, where the encoder has words; else raise TypeError."""
+        raise TypeError(f"{self.name!r} reads no texts: take a ClipEncoder.")
+
+    def project(self, pooled: ArrayLike) -> Features:
+        """Project features to where texts are; TypeError where there are none."""
+        raise TypeError(f"{self.name!r} reads no texts: take a ClipEncoder.")
+
+
+class FunctionEncoder(Encoder):
+    """An encoder made of your own function, or module of torch.
+
+    Parameters
+    ----------
+    function
+        From a list of n RGB images of Pillow to features (n, d), an array or a tensor.
+        With `preprocess`, from their stacked results. A module of torch is put into
+        evaluation mode; it computes where its weights are.
+    name
+        What the features are known by: choose another when the function changes, since
+        it stands in the fingerprint, beside the weights of a module.
+    preprocess
+        From an RGB image of Pillow to a tensor, such as a transform of torchvision.
+    cache
+        Whether features are kept in the default file of `FeatureCache`; or the cache.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        name: str,
+        *,
+        preprocess: Callable[[Image.Image], Any] | None = None,
+        cache: bool | FeatureCache = False,
+    ) -> None:
+        self.function = function
+        self.name = name
+        self.preprocess = preprocess
+        self.cache = chosen_cache(cache)
+        if isinstance(function, torch.nn.Module):
+            function.eval()
+            weights = next(function.parameters(), torch.empty(0))
+            self.device = str(weights.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the name and a module's weights, in hexadecimal digits."""
+        weights = {}
+        if isinstance(self.function, torch.nn.Module):
+            weights = self.function.state_dict()
+        return fingerprint_of(self.name.encode(), weights)
+
+    def encode_batch(self, images: list[Image.Image]) -> Features:
+        """Return the features of n RGB images, (n, d) float32.
+
+        ValueError if the function does not return a row for each.
+        """
+        inputs: Any = images
+        if self.preprocess is not None:
+            pixels = [torch.as_tensor(self.preprocess(image)) for image in images]
+            inputs = torch.stack(pixels).to(self.device)
+        with torch.inference_mode():
+            output = self.function(inputs)
+        if isinstance(output, torch.Tensor):
+            output = output.cpu()
+        features = np.asarray(output, np.float32)
+        if features.ndim != 2 or len(features) != len(images):
+            raise ValueError(
+                f"{self.name!r} returned {features.shape} for {len(images)} images: it "
+                "must return a row of features for each."
+            )
+        return features
+
+
+def chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:
+    """Return the cache given; for True that in the default file, for False None."""
+    if isinstance(cache, bool):
+        return default_cache() if cache else None
+    return cache
