@@ -30,7 +30,7 @@ from cliplib.features.audit import (
 )
 from study.series import with_series
 
-logger = logging.getLogger("cliplib.study.precomputed")
+logger = logging.getLogger("study.precomputed")
 
 HERE = Path(__file__).parent
 SET_WITH_SOURCES = "brain_tumor_mri"
