@@ -12,19 +12,14 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
-
-import fastimports  # noqa: F401 (first, before what it spares)
-import forecast
-import lab
 import typeset
 import webpages
-from execution import SUMMARY, cores, execute
+from execution import SUMMARY, execute
 from places import EMBEDDED, Places, places_of
-from surroundings import multiplies_in_bfloat16, prepare, setting
+from surroundings import prepare, setting
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ("01_brain_tumor_mri", "02_trashnet")
+QUICK = ("01_brain_tumor_mri", "02_trashnet", SUMMARY)
 QUICK_LIMIT = "700"
 
 
@@ -32,7 +27,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     """Run the command line; what cannot work ends the process with one sentence."""
     options = parse(arguments)
     if options.lab:
-        print(lab.copies(root))
+        print(copy_notebooks(root))
     elif options.quick:
         try_out(root, options.jobs)
     else:
@@ -46,20 +41,23 @@ def make_report(options: argparse.Namespace, root: Path) -> None:
     model = setting("CLIPLIB_MODEL", options.model)
     data = setting("CLIPLIB_DATA", options.data)
     given = dict(options.p)
-    refuse_to_commit(options.commit, model, data, given)
+    if options.commit and (model not in EMBEDDED or given or not data):
+        sys.exit(
+            "--commit is for the committed report with images: give --data, "
+            "and neither --model nor -p."
+        )
     places = places_of(root, model, data, given, commit=options.commit)
-    failures: list[str] = []
-    if options.no_exec:
-        refuse_unexecuted(places)
-    else:
-        failures = run_notebooks(places, data, model, given, options.jobs)
+    publishes = not (places.name or options.appendix or options.web)
     source = "appendix" if options.appendix else "report"
-    out = (options.out or places.pdf(source)).resolve()
-    asks_for_more = options.no_exec or options.web or options.appendix
-    if is_current(out, places) and not asks_for_more:
-        print(f"{out} is up to date.")
-        return
-    write_pdf(places, source, out)
+    out = (options.out or places.pdf(source, publishes=publishes)).resolve()
+    failures: list[str] = []
+    try:
+        if not options.no_exec:
+            failures = run_notebooks(places, data, model, given, options.jobs)
+        write_pdf(places, source, out)
+    finally:
+        if publishes:
+            places.publish()
     if options.web:
         print(f"{webpages.write(places, out)}: the same as web pages")
     if places.name:
@@ -79,24 +77,12 @@ def run_notebooks(
     Returns a sentence for each notebook that failed. One that only lacks images is not
     among them: it is named on the cover.
     """
-    dtype = given.get("dtype", "")
     notes = prepare(places, data, model, given)
-    models = [model] if model not in EMBEDDED else []
-    models += yaml.safe_load(given.get("others", "[]"))
-    forecasts = [forecast.model_in_words(name, given, cores()) for name in models]
-    for line in notes + forecasts:
+    for line in notes:
         print(line, flush=True)
     places.stage()
-    if not places.name and places.pdf().is_file():
-        print("Until it is made anew, report/report.pdf is the report as committed.")
-    if data and places.name and not dtype and multiplies_in_bfloat16():
-        print("-p dtype bfloat16 encodes in little more than half the time here.")
     failures = execute(places, given, jobs)
     places.keep_notes(notes + [failure.note for failure in failures])
-    if data and model in EMBEDDED and not dtype:
-        from check import check_features  # now that the variables are set
-
-        print(check_features(int(given.get("limit", 0))))
     return [str(failure) for failure in failures if not failure.lacks_images]
 
 
@@ -111,7 +97,7 @@ def try_out(root: Path, jobs: int | None) -> None:
     prepare(places, "", "", given)
     places.stage()
     shutil.copytree(root / "figures", places.figures, dirs_exist_ok=True)
-    failures = execute(places, given, jobs, only=(*QUICK, SUMMARY))
+    failures = execute(places, given, jobs, only=QUICK)
     if failures:
         sys.exit("\n".join(map(str, failures)))
     print(
@@ -120,78 +106,59 @@ def try_out(root: Path, jobs: int | None) -> None:
     )
 
 
+def copy_notebooks(root: Path) -> Path:
+    """Copy notebooks to ``build/lab``, and return it; a newer copy there stays.
+
+    Saving a copy leaves the repository as it is.
+    """
+    folder = root / "build" / "lab"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in Places(root).notebooks():
+        copy = folder / path.name
+        if not copy.exists() or copy.stat().st_mtime < path.stat().st_mtime:
+            shutil.copy(path, copy)
+    return folder
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add(
-        "--data",
-        help="folder of images, or hub (default: CLIPLIB_DATA, else none)",
+    text = {
+        "--data": "folder of images, or hub (default: CLIPLIB_DATA, else none)",
+        "--model": "CLIP by hub id or folder (default: CLIPLIB_MODEL, else the "
+        "embedded one)",
+    }
+    flags = {
+        "--commit": "with --data, for maintainers: write into figures/ and report/ "
+        "what needs images, to commit it",
+        "--no-exec": "use the notebooks as executed last",
+        "--web": "also make web pages, in build/web",
+        "--appendix": "only the notebooks, whole, as a PDF",
+        "--quick": "execute two notebooks and the summary on a tenth of the rows, to "
+        "see that all works",
+        "--lab": "copy the notebooks to build/lab, to play with",
+    }
+    for name, words in text.items():
+        parser.add_argument(name, help=words)
+    for name, words in flags.items():
+        parser.add_argument(name, action="store_true", help=words)
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="parameter of the notebooks",
     )
-    add(
-        "--model",
-        help="CLIP by hub id or folder (default: CLIPLIB_MODEL, else the embedded one)",
+    parser.add_argument(
+        "--out", type=Path, help="where the PDF goes (default: report/report.pdf)"
     )
-    parameter = ("NAME", "VALUE")
-    add("-p", nargs=2, action="append", default=[], metavar=parameter, help="parameter")
-    add(
-        "--commit",
-        action="store_true",
-        help="with --data, for maintainers: write into figures/ and report/ what needs "
-        "images, to commit it",
-    )
-    add("--no-exec", action="store_true", help="use the notebooks as executed last")
-    add("--web", action="store_true", help="also make web pages, in build/web")
-    add("--appendix", action="store_true", help="only the notebooks, whole, as a PDF")
-    add("--out", type=Path, help="where the PDF goes (default: report/report.pdf)")
-    add(
+    parser.add_argument(
         "--jobs",
         type=int,
         help="notebooks at a time (default: what cores and memory allow)",
     )
-    add(
-        "--quick",
-        action="store_true",
-        help="execute two notebooks and the summary on a tenth of the rows, to see "
-        "that all works",
-    )
-    add(
-        "--lab",
-        action="store_true",
-        help="copy the notebooks to build/lab, to play with",
-    )
     return parser.parse_args(arguments)
-
-
-def refuse_to_commit(
-    commit: bool, model: str, data: str, given: dict[str, str]
-) -> None:
-    """End the process where results would be committed that are not the report's."""
-    if commit and (model not in EMBEDDED or given or not data):
-        sys.exit(
-            "--commit is for the committed report with images: give --data, "
-            "and neither --model nor -p."
-        )
-
-
-def refuse_unexecuted(places: Places) -> None:
-    """End the process where a notebook was never executed."""
-    missing = [path.name for path in places.executed() if not path.exists()]
-    if missing:
-        sys.exit(f"{missing[0]} was never executed: build once without --no-exec.")
-
-
-def is_current(pdf: Path, places: Places) -> bool:
-    """Return whether a PDF is newer than all that it is made of."""
-    if not pdf.exists():
-        return False
-    # Not the copy of the text in a build of one's own, which is always new.
-    sources = [
-        *(path for path in (places.root / "report").rglob("*.*") if path != pdf),
-        *(path for path in places.figures.glob("*.*") if path.name != "claims.csv"),
-        *places.executed(),
-    ]
-    return pdf.stat().st_mtime >= max(path.stat().st_mtime for path in sources)
 
 
 def write_pdf(places: Places, source: str, out: Path) -> None:
@@ -199,6 +166,9 @@ def write_pdf(places: Places, source: str, out: Path) -> None:
 
     Its claims are printed, and listed beside the results.
     """
+    missing = [path.name for path in places.executed() if not path.exists()]
+    if missing:
+        sys.exit(f"{missing[0]} was never executed: build once without --no-exec.")
     everything = source == "appendix"
     typeset.export(places, everything=everything)
     document = typeset.compile_document(places, source, everything=everything)

@@ -5,10 +5,8 @@ The template in ``theme/typst`` puts the cells in order.
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
-import textwrap
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,15 @@ IMAGE_TYPES = ("image/svg+xml", "image/jpeg", "image/png")
 NUMBER = re.compile(
     r"[-+−<]?\s?[\d.,]+(e[-+]?\d+)?\s*%?(\s\[.*\])?|nan|none|-?inf|", re.IGNORECASE
 )
+MENDED = {
+    # Symbols that pandoc writes as Typst no longer takes them.
+    r"\b(dot|times|plus|minus|div)\.circle\b": r"\1.o",
+    # Links such as [x](#anchor): the report has no such labels.
+    r"#link\(<[^>]*>\)": "",
+    # Images that would have to be downloaded.
+    r'#box\(image\("https?://[^"]*"[^)]*\)\)': "",
+}
+"""What to replace in pandoc's Typst, and by what."""
 TWO_LINES = 220
 """Letters, about: what is longer is a paragraph of its own."""
 RESULT = re.compile(r'<figure|<table [^>]*(class="dataframe|id="T_)')
@@ -55,28 +62,33 @@ class PrintableOutputs(Preprocessor):
 
 
 class MainCells(Preprocessor):
-    """Print a notebook on a page, if some of its cells are tagged "main".
+    """Print of a notebook what computes its results.
 
-    Left are its title and question, and these cells with the sentence before each. A
-    notebook without such a tag is printed in full.
+    Left are its title and question, and the cells tagged "main", or all cells of code
+    where none is tagged, each with the sentence before it. A cell that saves a figure
+    only draws: it is left out. A notebook with the resource ``in_full`` stays whole.
     """
 
     enabled = True
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """Leave out all but the main cells."""
-        cells = nb.cells
-        if not any("main" in tags_of(cell) for cell in cells):
+        """Leave out all but the cells that compute."""
+        if resources.get("in_full", True):
             return nb, resources
+        cells = nb.cells
+        is_tagged = any("main" in tags_of(cell) for cell in cells)
         first = cells[0]
         first.source = "\n\n".join(first.source.split("\n\n")[:2])
         nb.cells = [first]
         for before, cell in pairwise(cells):
-            if "main" not in tags_of(cell):
+            is_main = "main" in tags_of(cell) or not is_tagged
+            draws = "save_figure(" in cell.source
+            if cell.cell_type != "code" or draws or not is_main:
                 continue
-            if before.cell_type == "markdown":
+            if before.cell_type == "markdown" and before is not first:
                 before.source = without_headings(before.source)
                 nb.cells.append(before)
+            cell.outputs = []
             nb.cells.append(cell)
         return nb, resources
 
@@ -91,75 +103,20 @@ def without_headings(text: str) -> str:
     return re.sub(r"(?m)^#+ .*\n+", "", text)
 
 
-class ReadableSource(Preprocessor):
-    """Show what a cell computes, and not the plumbing that hands it to the report.
-
-    ``study.save_table(table, "id")`` becomes ``table``, as a notebook shows a value;
-    saved numbers, which nothing shows, the line that makes the study, and lines that
-    end in ``# plumbing`` are left out.
-    """
-
-    enabled = True
-
-    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        """Leave plumbing out of a cell of code."""
-        if cell.cell_type == "code":
-            cell.source = readable(cell.source)
-        return cell, resources
-
-
-def readable(source: str) -> str:
-    """Return a cell's source without plumbing; as it is where it is no Python."""
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:  # a magic command
-        return source
-    lines = source.splitlines()
-    for statement in reversed(statements):  # lines above a change keep their numbers
-        replacement = without_plumbing(statement, source)
-        if replacement is not None:
-            first = statement.lineno - 1
-            lines[first : statement.end_lineno] = replacement.splitlines()
-    kept = [line for line in lines if not re.search(r"#\s*plumbing\s*$", line)]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n")
-
-
-def without_plumbing(statement: ast.stmt, source: str) -> str | None:
-    """Return what to print in place of a statement of a cell; None to leave it.
-
-    For ``study.save_table(table, "id")`` that is ``table``, its first argument.
-    """
-    value = getattr(statement, "value", None)
-    if not isinstance(value, ast.Call):
-        return None
-    called = ast.unparse(value.func)
-    if called in ("Study", "study.save_numbers"):
-        return ""
-    if not isinstance(statement, ast.Expr) or not called.startswith("study.save_"):
-        return None
-    saved = ast.get_source_segment(source, value.args[0]) if value.args else None
-    if saved is None:
-        return None
-    if saved == "None":  # what an earlier run saved is shown
-        return ""
-    first_line, _, other_lines = saved.partition("\n")
-    return f"{first_line}\n{textwrap.dedent(other_lines)}".rstrip()
-
-
 def typst_exporter(*, everything: bool = False) -> TemplateExporter:
     """Return an exporter to Typst.
 
     Parameters
     ----------
     everything
-        Whether notebooks with cells tagged "main" are printed in full, and cells tagged
-        "plumbing" or "remove-cell", inputs tagged "hide-input" and outputs tagged
-        "hide-output", too.
+        Whether all notebooks are printed in full, and cells tagged "plumbing" or
+        "remove-cell", inputs tagged "hide-input" and outputs tagged "hide-output", too.
 
     Returns
     -------
     TemplateExporter
-        Its resource ``heading_shift`` lowers a notebook's headings.
+        Its resource ``heading_shift`` lowers a notebook's headings; ``in_full`` prints
+        all its cells.
     """
     steps: dict[str, dict[str, Any]] = {
         "NbConvertBase": {
@@ -177,13 +134,10 @@ def typst_exporter(*, everything: bool = False) -> TemplateExporter:
             "remove_all_outputs_tags": {"hide-output"},
         },
     }
-    readers: list[type[Preprocessor]] = [PrintableOutputs]
-    if not everything:
-        readers += [MainCells, ReadableSource]
     filters = (typst_string, markdown_to_typst, html_to_typst)
     return TemplateExporter(
         config=Config(steps),
-        preprocessors=readers,
+        preprocessors=[PrintableOutputs, MainCells],
         filters={filter.__name__: filter for filter in filters},
         template_name="typst",
         template_extension=".typ.j2",
@@ -214,25 +168,9 @@ def markdown_to_typst(text: str, shift: int = 1) -> str:
         f"--lua-filter={THEME}/typst/math.lua",
     )
     typst = markdown(text, "typst", options)
-    typst = with_known_symbols(typst)
-    typst = without_links_within(typst)
-    typst = without_images_of_the_web(typst)
+    for pattern, replacement in MENDED.items():
+        typst = re.sub(pattern, replacement, typst)
     return with_last_sentence_kept(typst)
-
-
-def with_known_symbols(typst: str) -> str:
-    """Rename symbols that pandoc writes as Typst no longer takes them."""
-    return re.sub(r"\b(dot|times|plus|minus|div)\.circle\b", r"\1.o", typst)
-
-
-def without_links_within(typst: str) -> str:
-    """Leave out links such as ``[x](#anchor)``: the report has no such labels."""
-    return re.sub(r"#link\(<[^>]*>\)", "", typst)
-
-
-def without_images_of_the_web(typst: str) -> str:
-    """Leave out images that would have to be downloaded."""
-    return re.sub(r'#box\(image\("https?://[^"]*"[^)]*\)\)', "", typst)
 
 
 def with_last_sentence_kept(typst: str) -> str:
@@ -241,12 +179,11 @@ def with_last_sentence_kept(typst: str) -> str:
     It does if it is a notebook's question, or a sentence of two lines at most.
     """
     above, gap, last = typst.rpartition("\n")  # each paragraph is one line
-    is_question = last.startswith("#strong[")
-    is_sentence = re.fullmatch(r"[^\s=+#|/-].*[.?:]", last) is not None
+    is_question_or_sentence = re.fullmatch(r"#strong\[.*|[^\s=+#|/-].*[.?:]", last)
     is_paragraph = not above.endswith("\\")  # which breaks a line
-    is_short = len(last) <= TWO_LINES
-    leads_on = is_question or (is_sentence and is_paragraph and is_short)
-    return f"{above}{gap}#nb-sentence[{last}]" if leads_on else typst
+    if is_question_or_sentence and is_paragraph and len(last) <= TWO_LINES:
+        return f"{above}{gap}#nb-sentence[{last}]"
+    return typst
 
 
 def markdown(

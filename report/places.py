@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 EMBEDDED = ("", "mini")
 IMAGE_SOURCES = {"": "committed features", "hub": "images of the hub"}
@@ -16,11 +18,11 @@ IMAGE_SOURCES = {"": "committed features", "hub": "images of the hub"}
 
 @dataclass(frozen=True)
 class Places:
-    """The folders of one build.
+    """The folders of one build, which writes below ``build/`` alone.
 
     A build with another model, other images or other parameters happens in
-    ``build/NAME``, which gets a copy of the report's text: figures/ and report/ stay as
-    they are committed.
+    ``build/NAME``, which gets a copy of the report's text. The committed report's
+    results go to ``build/figures``, and from there to ``figures`` by `publish`.
     """
 
     root: Path
@@ -58,13 +60,13 @@ class Places:
 
     @property
     def project(self) -> Path:
-        """The folder whose ``figures`` and ``report`` this build uses."""
+        """The folder whose ``report`` this build uses."""
         return self.root / "build" / self.name if self.name else self.root
 
     @property
     def figures(self) -> Path:
         """Where notebooks save their results."""
-        return self.project / "figures"
+        return self.root / "build" / self.name / "figures"
 
     @property
     def work(self) -> Path:
@@ -77,9 +79,9 @@ class Places:
         suffix = f"-{self.name}" if self.name else ""
         return self.root / "build" / f"web{suffix}"
 
-    def pdf(self, source: str = "report") -> Path:
+    def pdf(self, source: str = "report", *, publishes: bool = True) -> Path:
         """Return where the PDF of ``report/SOURCE.typ`` goes by default."""
-        if source == "report" and not self.name:
+        if publishes and not self.name:
             return self.root / "report" / "report.pdf"
         suffix = f"-{self.name}" if self.name else ""
         return self.root / "build" / f"{source}{suffix}.pdf"
@@ -92,19 +94,30 @@ class Places:
         """Return where each notebook goes once it is executed."""
         return [self.work / "executed" / path.name for path in self.notebooks()]
 
+    def stamp(self, notebook: Path) -> Path:
+        """Return the file that says what a notebook was executed from."""
+        return self.work / "executed" / f"{notebook.stem}.stamp"
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What ``report/meta.toml`` says of the report."""
+        return tomllib.loads((self.root / "report" / "meta.toml").read_text("utf-8"))
+
     def epoch(self) -> int:
         """Return the report's date in seconds since 1970; a build writes no other."""
-        meta = (self.root / "report" / "meta.toml").read_text("utf-8")
-        day = tomllib.loads(meta)["date"]
+        day = self.meta["date"]
         return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
     def stage(self) -> None:
-        """Copy into ``build/NAME`` what its report reads and no notebook writes.
+        """Copy what the report reads and no notebook writes.
 
-        ``committed`` gets the committed results, which the report sets beside its own.
-        The committed report is built where it is: nothing is copied.
+        That is, for the committed report, the results of earlier runs. A build of one's
+        own gets the report's text, and the committed results, which it sets beside its
+        own, in ``committed``.
         """
         if not self.name:
+            shutil.rmtree(self.figures, ignore_errors=True)
+            shutil.copytree(self.root / "figures", self.figures)
             return
         for folder in ("report", "committed", "cliplib"):
             shutil.rmtree(self.project / folder, ignore_errors=True)
@@ -117,6 +130,14 @@ class Places:
         for name in ("captions.toml", "benchmark.json", "growth.svg"):
             if (self.root / "figures" / name).is_file():
                 shutil.copy(self.root / "figures" / name, self.figures)
+
+    def publish(self) -> None:
+        """Copy the results that have changed to ``figures``, to be committed."""
+        for path in self.figures.glob("*.*"):
+            committed = self.root / "figures" / path.name
+            is_equal = committed.is_file() and filecmp.cmp(path, committed, False)
+            if not is_equal:
+                shutil.copy(path, committed)
 
 
 def places_of(
@@ -153,8 +174,6 @@ def parameter_in_words(parameter: str, value: str) -> str:
         return f"{value} images a set"
     if parameter == "others":
         return f"beside {', '.join(map(last_part, value.strip('[]').split(',')))}"
-    if parameter == "dtype":
-        return f"in {value}"
     return f"{parameter} {last_part(value)}"
 
 

@@ -7,19 +7,17 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
 
 from places import EMBEDDED, Places
 
-if TYPE_CHECKING:
-    from cliplib.encoders.clip import ClipEncoder
-
+REPORT = Path(__file__).resolve().parent
 SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
 FIXED: dict[str, dict[str, str]] = tomllib.loads(
-    Path(__file__).with_name("environment.toml").read_text("utf-8")
+    (REPORT / "environment.toml").read_text("utf-8")
 )
 
 
@@ -43,26 +41,18 @@ def prepare(
     """
     given = given or {}
     dtype = given.get("dtype", "")
-    refuse_what_lacks_images(data, model, dtype)
+    if not data and (dtype or model not in EMBEDDED):
+        what = f"encode in {dtype}" if dtype else f"measure {model}"
+        sys.exit(f"To {what}, name a folder of images (--data), or hub.")
     set_variables(places, data, dtype)
     try:
         os.environ["CLIPLIB_DATA"], notes = find_images(places, data, model)
         os.environ["CLIPLIB_MODEL"] = model
-        notes += try_models(model, yaml.safe_load(given.get("others", "[]")))
+        try_models(model, yaml.safe_load(given.get("others", "[]")))
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
     os.environ.update(FIXED["notebooks"])
     return notes
-
-
-def refuse_what_lacks_images(data: str, model: str, dtype: str) -> None:
-    """End the process where another model or precision is asked for without images."""
-    if data:
-        return
-    if model not in EMBEDDED:
-        sys.exit(f"To measure {model}, name a folder of images (--data), or hub.")
-    if dtype:
-        sys.exit(f"To encode in {dtype}, name a folder of images (--data), or hub.")
 
 
 def set_variables(places: Places, data: str, dtype: str) -> None:
@@ -77,8 +67,13 @@ def set_variables(places: Places, data: str, dtype: str) -> None:
     if not data:
         os.environ["CLIPLIB_CACHE"] = str(places.work / "cache")
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)
-    # Where notebooks find the package `study`, in whatever folder they are executed.
-    os.environ["PYTHONPATH"] = str(places.root / "notebooks")
+    # Where kernels find `study`, and the process that they are forked from `kernels`.
+    paths = [
+        str(REPORT.parent / "notebooks"),
+        str(REPORT),
+        os.environ.get("PYTHONPATH"),
+    ]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     os.environ["SOURCE_DATE_EPOCH"] = str(places.epoch())
     os.environ.pop("MPLBACKEND", None)  # the kernel's own
 
@@ -87,14 +82,6 @@ def has_avx2() -> bool:
     """Return whether this processor has AVX2, as x86 has since 2013."""
     config: Any = np.show_config(mode="dicts")
     return bool({"AVX2", "X86_V3"} & set(config["SIMD Extensions"]["found"]))
-
-
-def multiplies_in_bfloat16() -> bool:
-    """Return whether this processor multiplies matrices of bfloat16 by itself."""
-    import torch
-
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16"))
 
 
 def find_images(places: Places, data: str, model: str) -> tuple[str, list[str]]:
@@ -154,45 +141,24 @@ def fetch_images(places: Places) -> tuple[str, list[str]]:
             failures.append(str(error))
             continue
         if home is not None:  # None: it has no public home
-            link(folder / name, home)
+            (folder / name).symlink_to(home.resolve(), target_is_directory=True)
     if not any(folder.iterdir()):
         raise OSError(failures[0])
     return str(folder), failures
 
 
-def link(path: Path, home: Path) -> None:
-    """Make `path` a link to the folder `home`, or a copy where links are forbidden."""
-    try:
-        path.symlink_to(home.resolve(), target_is_directory=True)
-    except OSError:
-        shutil.copytree(home, path)
+def try_models(model: str, others: list[str]) -> None:
+    """Load the model, and look for the others that it is compared with.
 
-
-def try_models(model: str, others: list[str]) -> list[str]:
-    """Check that the model can be loaded, and that others to compare it with are there.
-
-    They are fetched from the hub if need be. Returns a sentence if the model was never
-    trained, and raises OSError where one cannot be had.
+    They are fetched from the hub if need be. OSError where one cannot be had.
     """
     if model in EMBEDDED and not others:
-        return []
+        return
     from cliplib.encoders.checkpoint import find_checkpoint, loading
     from cliplib.encoders.clip import ClipEncoder
 
     for name in others:
         with loading(name, "a folder with a vision model"):  # one sentence if it fails
             find_checkpoint(name)
-    if model in EMBEDDED:
-        return []
-    if has_random_weights(ClipEncoder(model, cache=False)):
-        return ["The weights of this model are random: it has learned nothing."]
-    return []
-
-
-def has_random_weights(encoder: ClipEncoder) -> bool:
-    """Return whether a model was never trained.
-
-    The scale of its last normalisation begins with ones, which training moves.
-    """
-    scale = encoder.model.vision_model.post_layernorm.weight
-    return bool((scale == 1).all())
+    if model not in EMBEDDED:
+        ClipEncoder(model, cache=False)

@@ -17,8 +17,8 @@ import typst
 from nbconvert.writers.files import FilesWriter
 
 import nbtypst
-from housemap import functions_of, modules_in_order
 from places import Places
+from sources import functions_of
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,21 @@ class Document:
     """Where headings, tables and figures stand: page from 1, y in points from above."""
 
 
-def export(places: Places, *, everything: bool = False) -> None:
-    """Turn executed notebooks into ``build/appendix/NAME.typ`` and their images.
+def export(
+    places: Places, notebooks: list[Path] | None = None, *, everything: bool = False
+) -> None:
+    """Turn notebooks into ``build/appendix/NAME.typ`` and their images.
 
     Parameters
     ----------
     places
         Of this build.
+    notebooks
+        Which ones; None for those that this build has executed.
     everything
-        Whether also plumbing is printed; the notebooks then are a document of their
+        Whether all are printed in full, plumbing too; they then are a document of their
         own, whose headings start at the top.
     """
-    export_notebooks(places, places.executed(), everything=everything)
-
-
-def export_notebooks(
-    places: Places, notebooks: list[Path], *, everything: bool = False
-) -> None:
-    """Turn these notebooks into Typst; see `export`."""
     folder = places.work / "appendix"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -58,11 +55,13 @@ def export_notebooks(
     (folder / "functions.json").write_text(functions, "utf-8")
     exporter = nbtypst.typst_exporter(everything=everything)
     writer = FilesWriter(build_directory=str(folder))
-    for path in notebooks:
+    in_full = places.meta["appendix"]["in_full"]
+    for path in notebooks or places.executed():
         about: dict[str, Any] = {
             "unique_key": path.stem,
             "output_files_dir": f"{path.stem}_files",
             "heading_shift": 0 if everything else 1,
+            "in_full": everything or path.stem in in_full,
         }
         body, resources = exporter.from_filename(str(path), about)
         writer.write(body, resources, notebook_name=path.stem)
@@ -105,12 +104,12 @@ def compile_document(
         "results": ",".join(saved_by(names, places.figures)),
         "committed": ",".join(saved_by(names, committed)),
         "committed_claims": str((committed / "claims.csv").is_file()).lower(),
+        "figures": f"/{places.figures.relative_to(places.project).as_posix()}/",
         "kind": kind,
         "changes": places.changes,
         "model": places.model,
         "notes": json.dumps(places.notes if places.name else []),
         "everything": str(everything).lower(),
-        "modules": ",".join(modules_in_order(places.project / "cliplib")),
     }
     font_paths = typst.Fonts(
         include_system_fonts=False, font_paths=[str(fonts(places))]
@@ -148,11 +147,11 @@ def tell_claims(document: Document) -> None:
         print(f"warning: {warning}")
     not_held = [claim for claim in document.claims if not claim["held"]]
     fallen = [claim for claim in not_held if claim["measured"]]
-    n_unjudged = len(not_held) - len(fallen)
     if document.claims:
         n_held = len(document.claims) - len(not_held)
         print(f"{n_held} of {len(document.claims)} claims hold")
-    if n_unjudged:
+    if len(not_held) > len(fallen):
+        n_unjudged = len(not_held) - len(fallen)
         print(f"{n_unjudged} could not be judged, for want of a number")
     for claim in fallen:
         print(f"  fell: {claim['id']}. In its place: {claim['sentence']}")

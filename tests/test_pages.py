@@ -65,7 +65,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
         shutil.copytree(ROOT / name, root / name, ignore=unread)
     places = Places(root)
     notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    typeset.export_notebooks(places, notebooks)  # as stored, without outputs
+    places.stage()
+    typeset.export(places, notebooks)  # as stored, without outputs
     document = typeset.compile_document(places)
     web = typeset.compile_document(places, kind="html").data.decode()
     inked = [inked_rows(page) for page in pypdfium2.PdfDocument(document.data)]

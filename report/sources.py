@@ -1,39 +1,10 @@
-"""The library's modules in an order to read them in, and its functions' sources."""
+"""Sources of the library's functions, to be printed."""
 
 from __future__ import annotations
 
 import ast
 import textwrap
-from graphlib import TopologicalSorter
 from pathlib import Path
-
-
-def modules_in_order(package: Path) -> list[str]:
-    """Return modules such as "features.audit", each after those that it imports."""
-    files = {
-        ".".join(path.relative_to(package).with_suffix("").parts): path
-        for path in sorted(package.rglob("*.py"))
-        if not path.stem.startswith("__")
-    }
-    sorter = TopologicalSorter(
-        {name: sorted(imported(path, set(files))) for name, path in files.items()}
-    )
-    return list(sorter.static_order())
-
-
-def imported(path: Path, modules: set[str]) -> set[str]:
-    """Return which of these modules, such as "features.audit", a file imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        module = node.module or ""
-        if module.startswith("cliplib."):
-            part = module.removeprefix("cliplib.")
-            found.add(part)
-            # A name that is imported may be that of a module.
-            found |= {f"{part}.{alias.name}" for alias in node.names}
-    return found & modules
 
 
 def functions_of(package: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ kernels start as ever.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import sys
@@ -18,42 +19,38 @@ from typing import Any
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-REPORT = os.path.dirname(os.path.abspath(__file__))
-FORKED = sys.platform == "linux"
-forked: dict[int, list[str]] = {}
-"""The command of each kernel that was forked, by process id."""
+PRELOADED = [
+    "__main__",  # which multiprocessing runs in each process
+    "kernels",
+    "ipykernel.ipkernel",
+    "ipykernel.zmqshell",
+    "skimage.io",
+    "sklearn.ensemble",
+    "sklearn.manifold",
+    "cliplib.encoders.clip",
+    "cliplib.probes.kernel",
+    "study.baselines",
+    "study.corruption",
+    "study.results",
+]
+"""What is missing here, a notebook imports itself: that takes longer, and no more."""
 
 
 def fork_kernels() -> None:
     """On Linux, let all kernels that this process starts from now on be forked."""
-    if not FORKED:
+    if sys.platform != "linux":
         return
     # For figures below a cell. A kernel sets it itself, but here that is too late: the
     # process that it is forked from has imported matplotlib already.
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    _start_server()
+    multiprocessing.set_start_method("forkserver", force=True)
+    forkserver.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
     group = KernelProvisionerFactory.GROUP_NAME
     factory = KernelProvisionerFactory.instance()
-    factory.provisioners["forked"] = EntryPoint(
-        "forked", "forking:ForkedProvisioner", group
-    )
+    provisioner = EntryPoint("forked", "kernels:ForkedProvisioner", group)
+    factory.provisioners["forked"] = provisioner
     factory.default_provisioner_name = "forked"
-
-
-def _start_server() -> None:
-    """Start the process that imports ``preloaded.py``, and do not wait for it."""
-    given = os.environ.get("PYTHONPATH")
-    # There it finds the modules that it is to import.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (REPORT, given)))
-    try:
-        modules = ["fastimports", "__main__", "forking", "preloaded"]
-        forkserver.set_forkserver_preload(modules)
-        forkserver.ensure_running()
-    finally:
-        if given is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = given
 
 
 class ForkedProvisioner(LocalProvisioner):
@@ -62,51 +59,33 @@ class ForkedProvisioner(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Fork a kernel in place of the command `cmd`, with the same arguments."""
         arguments = cmd[cmd.index("-f") :]
-        self.cwd = kwargs.get("cwd") or os.getcwd()
-        process = ForkedProcess(arguments, kwargs["env"], str(self.cwd))
-        # It has those methods of a Popen that jupyter_client calls.
-        self.process = process  # type: ignore[assignment]
-        self.pid = self.pgid = process.pid
-        forked[process.pid] = cmd
+        folder = str(kwargs.get("cwd") or os.getcwd())
+        kernel = ForkedKernel(
+            target=become_kernel, args=(arguments, kwargs["env"], folder)
+        )
+        kernel.start()
+        self.process = kernel  # type: ignore[assignment]
+        self.pid = self.pgid = kernel.pid
         return self.connection_info
 
 
-class ForkedProcess:
+class ForkedKernel(multiprocessing.Process):
     """A forked kernel, with what a provisioner asks of a ``subprocess.Popen``."""
 
     stdin = stdout = stderr = None
 
-    def __init__(
-        self, arguments: list[str], environment: dict[str, str], folder: str
-    ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        self._process = context.Process(
-            target=become_kernel, args=(arguments, environment, folder)
-        )
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-
     def poll(self) -> int | None:
         """Return the exit status, None while the kernel runs."""
-        return self._process.exitcode
+        return self.exitcode
 
     def wait(self) -> int | None:
         """Wait for the kernel to end, and return its exit status."""
-        self._process.join()
-        return self._process.exitcode
+        self.join()
+        return self.exitcode
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the kernel."""
-        os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        """Ask the kernel to end."""
-        self._process.terminate()
-
-    def kill(self) -> None:
-        """End the kernel."""
-        self._process.kill()
+        os.kill(self.pid or 0, number)
 
 
 def become_kernel(
@@ -121,6 +100,8 @@ def become_kernel(
     # bars a terminal shows at 0% alone.
     from ipykernel.kernelapp import IPKernelApp
 
+    # What is imported is never garbage: looking through it would take seconds.
+    gc.freeze()
     # The default again, as in any kernel: with the forkserver's, a progress bar's lock
     # would outlive a kernel that is killed, and Python warn of it as the build ends.
     multiprocessing.set_start_method(None, force=True)
@@ -128,6 +109,5 @@ def become_kernel(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:] = [place for place in sys.path if place not in ("", REPORT)]
     IPKernelApp.launch_instance(arguments)
     atexit._run_exitfuncs()  # which multiprocessing would leave out
