@@ -33,7 +33,7 @@ appendix: $(STAMP)
 # On copies in build/lab: saving them leaves the repository as it is.
 lab: $(STAMP)
 	$(BIN)/python report/build.py --lab
-	PYTHONPATH=$(CURDIR)/notebooks CLIPLIB_DATA=$(call whole,$(or $(DATA),$(CLIPLIB_DATA))) CLIPLIB_MODEL=$(call whole,$(or $(MODEL),$(CLIPLIB_MODEL))) \
+	CLIPLIB_DATA=$(call whole,$(or $(DATA),$(CLIPLIB_DATA))) CLIPLIB_MODEL=$(call whole,$(or $(MODEL),$(CLIPLIB_MODEL))) \
 	$(BIN)/jupyter lab build/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS)
 
 test: $(STAMP)
@@ -70,6 +70,8 @@ $(STAMP): requirements.txt pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(call cpu_torch,$(BIN))
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt $(LOCK:%=--constraint %) --editable .
+	@# From any folder, notebooks find the package that they share.
+	@echo "$(CURDIR)/notebooks" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/study.pth"
 	touch $@
 
 # The peers of the benchmarks, which cliplib needs none of, get an environment of their own.

@@ -102,10 +102,7 @@ def execute(
     if jobs is None:
         model = os.environ.get("CLIPLIB_MODEL", "")
         jobs = jobs_here(joblib.cpu_count(), memory(), model)
-    print(
-        f"{len(tasks)} of {len(notebooks)} notebooks to execute, {jobs} at a time",
-        flush=True,
-    )
+    print(f"{len(tasks)} of {len(notebooks)} notebooks to execute, {jobs} at a time")
     if len(tasks) >= FEWEST_TO_FORK:
         fork_kernels()
     left_out = []

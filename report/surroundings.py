@@ -68,12 +68,8 @@ def set_variables(places: Places, data: str, dtype: str) -> None:
         os.environ["CLIPLIB_CACHE"] = str(places.work / "cache")
     os.environ["CLIPLIB_FIGURES"] = str(places.figures)
     # Where kernels find `study`, and the process that they are forked from `kernels`.
-    paths = [
-        str(REPORT.parent / "notebooks"),
-        str(REPORT),
-        os.environ.get("PYTHONPATH"),
-    ]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    paths = f"{REPORT.parent / 'notebooks'}{os.pathsep}{REPORT}{os.pathsep}"
+    os.environ["PYTHONPATH"] = paths + os.environ.get("PYTHONPATH", "")
     os.environ["SOURCE_DATE_EPOCH"] = str(places.epoch())
     os.environ.pop("MPLBACKEND", None)  # the kernel's own
 

@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.mkdir()
     (path / "captions.toml").write_text(CAPTIONS)
     monkeypatch.setenv("CLIPLIB_FIGURES", str(path))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results, "CHECKOUT", tmp_path)
     return path
 
 
@@ -47,7 +47,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, Any]]]:
     """What a notebook would show: data by type, and metadata."""
     library, calls = logging.getLogger("cliplib"), []
     before = library.handlers, library.propagate, library.level
-    monkeypatch.setattr(results, "get_ipython", lambda: True)
+    shell = SimpleNamespace(user_ns={"In": []})
+    monkeypatch.setattr(results, "get_ipython", lambda: shell)
     monkeypatch.setattr(
         results, "display", lambda x, metadata, raw: calls.append((x, metadata))
     )
@@ -243,8 +244,8 @@ def test_playing_writes_to_scratch_and_sees_the_committed_results(
     study.save_table(pd.DataFrame({"a": [0.5]}), "few")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.delenv("CLIPLIB_FIGURES")
-    (tmp_path / "build" / "lab").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "build" / "lab")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # from where it is all the same
     play = results.Study("01_test", ENCODER)
     assert play.folder == tmp_path / "build" / "scratch"
     play.save_table(None, "few")
@@ -255,19 +256,25 @@ def test_playing_writes_to_scratch_and_sees_the_committed_results(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_outside_of_a_checkout_results_lie_beside_and_need_no_captions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_result_that_agrees_to_the_printed_digits_stays(
+    folder: Path, study: results.Study, shown: Any
 ) -> None:
-    monkeypatch.delenv("CLIPLIB_FIGURES")
-    monkeypatch.chdir(tmp_path)
-    study = results.Study("11_your_images")
-    study.save_numbers({"n": 1}, "your_numbers")
-    out = tmp_path / "figures-out"
-    entry = json.loads((out / "11_your_images.json").read_text())["results"]
-    assert entry["your_numbers"]["caption"] == "Your numbers."
-    assert Path(study.memory.location).is_relative_to(out / "predictions")
-    with pytest.raises(FileNotFoundError, match="no figures/captions.toml in"):
-        results.committed_folder()
+    study.save_table(pd.DataFrame({"a": [0.5]}), "few")
+    before = (folder / "few.csv").read_bytes()
+    study.save_table(pd.DataFrame({"a": [0.500002]}), "few")
+    assert (folder / "few.csv").read_bytes() == before
+    assert shown[0] == shown[1]
+    study.save_table(pd.DataFrame({"a": [0.502]}), "few")
+    assert (folder / "few.csv").read_bytes() != before
+
+
+def test_a_misspelt_parameter_stops_a_notebook() -> None:
+    cells = ["", "# why\nseed = 0\nlimit = 0", "# Parameters\nlimit = 9\n", "x = 1"]
+    results.refuse_unknown_parameters(cells)
+    cells[2] = "# Parameters\nlimti = 9\n"
+    sentence = "This notebook has no parameter 'limti'; there are: limit, seed."
+    with pytest.raises(ValueError, match=sentence):
+        results.refuse_unknown_parameters(cells)
 
 
 def test_what_is_kept_is_read_again_until_the_code_changes(

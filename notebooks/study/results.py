@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -35,12 +35,14 @@ from IPython.display import display
 import cliplib
 from cliplib.data.datasets import DATASETS
 from cliplib.reports.figures import draw_plot, svg, use_style
+from study.agreement import agrees
 
 logger = logging.getLogger(f"cliplib.{__name__}")
 
 SUFFIXES = {"figure": ".svg", "table": ".csv", "numbers": ".json"}
 PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
 JSON: Any = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+CHECKOUT = Path(__file__).resolve().parents[2]
 BUILD_SETTING = "CLIPLIB_FIGURES"
 EARLIER = " (From an earlier run: no images on this machine.)"
 
@@ -56,28 +58,16 @@ class Saved(NamedTuple):
     text: str
 
 
-def _checkout() -> Path | None:
-    """Return the repository's root, which the working directory is in; or None.
-
-    It is known by its ``figures/captions.toml``.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "figures" / "captions.toml").is_file():
-            return folder
-    return None
-
-
 def _is_building() -> bool:
     """Say whether the report's build runs this notebook."""
     return bool(os.environ.get(BUILD_SETTING))
 
 
-def _results_folder(checkout: Path | None) -> Path:
-    """Return where results go: the build's folder, build/scratch, or figures-out."""
+def _results_folder() -> Path:
+    """Return where results go: the folder of the build, or ``build/scratch``."""
     if _is_building():
         return Path(os.environ[BUILD_SETTING])
-    return checkout / "build" / "scratch" if checkout else Path.cwd() / "figures-out"
+    return CHECKOUT / "build" / "scratch"
 
 
 def _set_up_notebook() -> None:
@@ -86,8 +76,10 @@ def _set_up_notebook() -> None:
     While the report is built, log lines go to stderr, which the build does not print.
     """
     use_style()
-    if not get_ipython():
+    shell = get_ipython()
+    if not shell:
         return
+    refuse_unknown_parameters(shell.user_ns["In"])
     stream = sys.stderr if _is_building() else sys.stdout
     library = logging.getLogger("cliplib")
     library.handlers = [logging.StreamHandler(stream)]  # one, for the last study
@@ -96,31 +88,38 @@ def _set_up_notebook() -> None:
 
 
 def committed_folder() -> Path:
-    """Return the folder ``figures`` of the checkout that the working directory is in.
+    """Return the folder ``figures`` of the checkout that holds this package."""
+    return CHECKOUT / "figures"
 
-    Raises
-    ------
-    FileNotFoundError
-        Where neither the working directory nor a folder above it holds one.
+
+def refuse_unknown_parameters(cells: Sequence[str]) -> None:
+    """Stop where papermill was given a parameter that the notebook does not have.
+
+    `cells` are those that were executed. Papermill adds one, which begins with its own
+    comment, below the notebook's parameters. ValueError for a name that no cell above
+    sets.
     """
-    checkout = _checkout()
-    if checkout is None:
-        raise FileNotFoundError(
-            f"There is no figures/captions.toml in {Path.cwd()} or above it: "
-            "work inside a checkout of the repository."
-        )
-    return checkout / "figures"
+    known: set[str] = set()
+    for cell in cells:
+        names = re.findall(r"(?m)^(\w+) *=", cell)
+        unknown = [name for name in names if name not in known]
+        if cell.startswith("# Parameters\n") and unknown:
+            raise ValueError(
+                f"This notebook has no parameter {unknown[0]!r}; "
+                f"there are: {', '.join(sorted(known))}."
+            )
+        known |= {*names}
 
 
 class Study:
     """The results of one notebook, which begins with it: it saves and shows them.
 
     They go to the folder that ``CLIPLIB_FIGURES`` names, which the report's build sets;
-    otherwise to ``build/scratch`` of the checkout that the working directory is in;
-    outside of a checkout, to ``figures-out``.
+    otherwise to ``build/scratch`` of the checkout that holds this package.
 
     Making one also sets up the notebook: from then on, figures have the report's style,
-    and the library's log lines are shown below the cell.
+    and the library's log lines are shown below the cell. It raises ValueError where
+    papermill was given a parameter that the notebook does not have.
 
     Parameters
     ----------
@@ -140,31 +139,23 @@ class Study:
     """
 
     def __init__(self, name: str, encoder: Any = None, **parameters: Any) -> None:
-        checkout = _checkout()
         self.name = name
-        self.folder = _results_folder(checkout)
+        self.folder = _results_folder()
         self.fingerprint: str | None = encoder.fingerprint if encoder else None
-        self._checkout = checkout
         self._how_made = _how_made(encoder, parameters)
         self._entries: dict[str, Entry] = {}  # of this run, by id
         self._earlier_entries = _read_entries(self.folder, name)
         _set_up_notebook()
         logger.info("Results go to %s.", self.folder)
 
-    @property
-    def _committed(self) -> Path | None:
-        """The folder ``figures`` of committed results; None outside of a checkout."""
-        return self._checkout / "figures" if self._checkout else None
-
     @cached_property
     def memory(self) -> joblib.Memory:
         """A cache on disk that all notebooks share, for ``memory.cache(function)``.
 
-        It lies in ``build/predictions`` of the checkout, or else in `folder`. What
-        other code or other versions of packages computed is deleted.
+        It lies in ``build/predictions``. What other code or other versions of packages
+        computed is deleted.
         """
-        build = self._checkout / "build" if self._checkout else self.folder
-        caches = build / "predictions"
+        caches = CHECKOUT / "build" / "predictions"
         current = caches / _digest_of_code()
         for cache in caches.glob("*"):
             if cache != current:
@@ -241,7 +232,7 @@ class Study:
         }
         if values:
             entry["values"] = _plain(values)
-        self._write_result(id, entry, text)
+        text = self._write_result(id, entry, text)
         _show(id, entry, text)
 
     def _show_earlier(self, kind: str, id: str) -> None:
@@ -270,8 +261,8 @@ class Study:
         """
         # Of one id, this run's entry counts.
         places = [(self.folder, self._earlier_entries | self._entries)]
-        if self._committed:
-            places.append((self._committed, _read_entries(self._committed, self.name)))
+        committed = committed_folder()
+        places.append((committed, _read_entries(committed, self.name)))
         reason = "never saved"
         for folder, entries in places:
             entry = entries.get(id)
@@ -285,18 +276,18 @@ class Study:
                 return Saved(folder, entry, path.read_text("utf-8"))
         raise LookupError(reason)
 
-    def _write_result(self, id: str, entry: Entry, text: str) -> None:
+    def _write_result(self, id: str, entry: Entry, text: str) -> str:
         """Write a result's text, and its entry into the JSON file of this notebook.
 
-        Both lie in `folder`, which is made if missing.
+        Both lie in `folder`, which is made if missing. Returns the text that is there.
         """
         self._entries[id] = entry
         of_notebook = {"versions": package_versions(), "results": self._entries}
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write_if_changed(self.folder / f"{id}{SUFFIXES[entry['kind']]}", text)
-        _write_if_changed(
-            self.folder / f"{self.name}.json", json.dumps(of_notebook, **JSON) + "\n"
-        )
+        path = self.folder / f"{self.name}.json"
+        _write_unless_it_agrees(path, json.dumps(of_notebook, **JSON) + "\n")
+        path = self.folder / f"{id}{SUFFIXES[entry['kind']]}"
+        return _write_unless_it_agrees(path, text)
 
     def _caption_and_alt(
         self, kind: str, id: str, values: Mapping[str, Any]
@@ -306,11 +297,8 @@ class Study:
         ValueError where ``captions.toml`` lacks the text, or `values` a value.
         """
         wanted = ("caption", "alt") if kind == "figure" else ("caption",)
-        captions = self._captions
-        if captions is None:  # outside of a checkout the id has to do
-            return dict.fromkeys(wanted, id.replace("_", " ").capitalize() + ".")
         try:
-            return {name: captions[id][name].format(**values) for name in wanted}
+            return {name: self._captions[id][name].format(**values) for name in wanted}
         except KeyError as error:  # of the id, of "alt", or of a place in the text
             raise ValueError(
                 f"Write {error} into [{id}] in figures/captions.toml, "
@@ -318,13 +306,13 @@ class Study:
             ) from None
 
     @cached_property
-    def _captions(self) -> dict[str, dict[str, str]] | None:
-        """Caption and alternative text of each id; None outside of a checkout."""
+    def _captions(self) -> dict[str, dict[str, str]]:
+        """Caption and alternative text of each id."""
         # A build of the report has a copy of them in its folder.
-        for folder in (self.folder, self._committed):
-            if folder and (folder / "captions.toml").is_file():
-                return tomllib.loads((folder / "captions.toml").read_text("utf-8"))
-        return None
+        path = self.folder / "captions.toml"
+        if not path.is_file():
+            path = committed_folder() / "captions.toml"
+        return tomllib.loads(path.read_text("utf-8"))
 
 
 def _how_made(encoder: Any, parameters: Mapping[str, Any]) -> Entry:
@@ -374,11 +362,17 @@ def _digest_of_code() -> str:
     return hashlib.sha256(code + json.dumps(versions).encode()).hexdigest()[:16]
 
 
-def _write_if_changed(path: Path, text: str) -> None:
-    r"""Write a text as UTF-8 with line ends "\n", unless the file holds just that."""
-    data = text.encode("utf-8")
-    if not path.is_file() or path.read_bytes() != data:
-        path.write_bytes(data)
+def _write_unless_it_agrees(path: Path, text: str) -> str:
+    r"""Write a text as UTF-8 with line ends "\n", unless a file agrees with it.
+
+    Returns the text that is there.
+    """
+    if path.is_file():
+        saved = path.read_text("utf-8")
+        if agrees(text, saved):
+            return saved
+    path.write_bytes(text.encode("utf-8"))
+    return text
 
 
 def _show(id: str, entry: Entry, text: str, note: str = "") -> None:
