@@ -400,10 +400,9 @@ class FeatureTable:
                 )
             arrays |= compress(self.features, _pooled_columns(self.provenance))
         else:
-            arrays["features"] = self.features
+            arrays["features"] = _converted(self.features, np.dtype(dtype))
         metadata = {METADATA: json.dumps(about, sort_keys=True)}
-        dtypes = {} if compact else {"features": np.dtype(dtype)}
-        write_arrays(path, arrays, metadata, dtypes=dtypes)
+        write_arrays(path, arrays, metadata)
 
     @staticmethod
     def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -424,12 +423,13 @@ class FeatureTable:
         ValueError if the file is something else, or damaged.
         """
         try:
-            in_memory = {"features": np.dtype(np.float32)}
-            arrays, metadata = read_arrays(path, mapped=mapped, dtypes=in_memory)
+            arrays, metadata = read_arrays(path, mapped=mapped)
             about = json.loads(metadata[METADATA])
             if "codes" in arrays:  # a compact file
                 is_pooled = _pooled_columns(about["provenance"])
                 arrays["features"] = expand(arrays, is_pooled)
+            elif not mapped:
+                arrays["features"] = arrays["features"].astype(np.float32, copy=False)
             groups = arrays["groups"]
             return cls(
                 features=arrays["features"],
@@ -447,6 +447,15 @@ class FeatureTable:
             raise ValueError(
                 f"{os.fspath(path)!r} is no feature table, or damaged."
             ) from error
+
+
+def _converted(features: Features, dtype: np.dtype[np.floating]) -> Features:
+    """Return features (n, d) as `dtype`; ValueError if a number is too large for it."""
+    with np.errstate(over="ignore"):  # instead of a warning, the error below
+        converted = np.ascontiguousarray(features, dtype)
+    if np.isinf(converted).any():  # features are finite
+        raise ValueError(f"A number is too large for {dtype}: keep float32.")
+    return converted
 
 
 def _are_finite(features: Features) -> Bools:
