@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 Arrays = dict[str, NDArray[Any]]
 
-DTYPES = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
