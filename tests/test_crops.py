@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from cliplib import FeatureTable, load_features
+from cliplib.features.extract import MissingImages
 from cliplib.inspection.erase import Box
 from study.crops import (
     crop_in_proportion,
+    ids_to_crop,
     inexact,
     is_clear_of_mirror,
+    load_crops,
     random_box,
 )
 
@@ -67,3 +73,37 @@ def test_a_random_box_lies_in_the_head():
     assert {box.x_center for box in found if box} == {0.25}
     assert {box.width for box in found if box} == {0.1, 0.2}
     assert random_box(image, boxes[1:], rng) is None
+
+
+def test_each_picture_is_cropped_once_and_few_of_a_patient_at_the_mirrored_place():
+    classes = ("glioma", "pituitary")
+    labels = np.repeat([0, 1], [10, 2])
+    copies = np.array([0, 0, *range(2, 12)])  # the first two are one picture
+    table = FeatureTable.from_arrays(
+        np.zeros((12, 2)), labels, classes=classes, groups=[*[0] * 10, 1, 2]
+    )
+    table = replace(table, copies=copies)
+    aside, central = Box(0.2, 0.5, 0.1, 0.1), Box(0.5, 0.5, 0.1, 0.1)
+    boxes = {id: aside for id in table.ids}
+    boxes[table.ids[2]] = central
+    whole, opposite = ids_to_crop(table, boxes)
+    assert whole == [*table.ids[:1], *table.ids[2:]]
+    assert opposite == table.ids[[0, 3, 4, 5, 6, 7]].tolist()
+
+
+def test_crops_are_committed_of_each_picture(mini):
+    brain = load_features("brain_tumor_mri", mini)
+    crops, mirrored = load_crops(brain, mini)
+    assert (len(crops), len(mirrored)) == (3054, 603)
+    assert np.isin(mirrored.ids, crops.ids).all()
+    assert crops.features.shape[1] == brain.features.shape[1]
+    rows = np.isin(brain.ids, crops.ids)
+    assert (crops.ids == brain.ids[rows]).all()
+    assert (crops.folds == brain.folds[rows]).all()
+    assert not np.allclose(crops.features, brain.features[rows])
+
+
+def test_crops_of_another_encoder_are_refused(tiny, mini):
+    brain = load_features("brain_tumor_mri", mini)
+    with pytest.raises(MissingImages, match="The crops are those of 'mini'"):
+        load_crops(brain, tiny)

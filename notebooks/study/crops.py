@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from cliplib.data.datasets import PRECOMPUTED
+from cliplib.data.image import ImageSource, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.extract import MissingImages
 from cliplib.features.table import FeatureTable
@@ -17,6 +19,10 @@ from study.states import first_in_head
 
 MARGIN = 0.5
 """Of a box's width on its left and right, and of its height above and below."""
+
+
+SLICES_OF_A_PATIENT = 6
+"""At most so many are cropped at the mirrored place."""
 
 
 def crop_in_proportion(
@@ -83,6 +89,53 @@ def random_box(
 COMMITTED = PRECOMPUTED / "brain_tumor_mri_crops.safetensors"
 MIRRORED = "mirrored/"
 """Before the id of a slice that is cropped at the mirrored place."""
+
+
+def ids_to_crop(
+    table: FeatureTable, boxes: Mapping[str, Box]
+) -> tuple[list[str], list[str]]:
+    """Return which slices are cropped, and which of them at the mirrored place as well.
+
+    Of the slices with a box each picture is cropped once: the first of its
+    near-duplicates. At the mirrored place, which must not touch the box, it is gliomas
+    and meningiomas, `SLICES_OF_A_PATIENT` of each patient at most.
+    """
+    rows = np.flatnonzero(np.isin(table.ids, [*boxes]))
+    rows = rows[~pd.Series(table.copies[rows]).duplicated()]
+    kinds = np.array(table.classes)[table.labels[rows]]
+    clear = [is_clear_of_mirror(boxes[id]) for id in table.ids[rows]]
+    is_free = np.array(clear) & np.isin(kinds, ("glioma", "meningioma"))
+    turn = pd.Series(table.groups[rows][is_free]).groupby(table.groups[rows][is_free])
+    few = (turn.cumcount() < SLICES_OF_A_PATIENT).to_numpy()
+    return table.ids[rows].tolist(), table.ids[rows][is_free][few].tolist()
+
+
+def crop_table(
+    table: FeatureTable,
+    images: Mapping[str, ImageSource],
+    boxes: Mapping[str, Box],
+    encoder: ClipEncoder,
+) -> FeatureTable:
+    """Return the features of all crops: a row for each, named as `load_crops` reads it.
+
+    `images` and `boxes` are by id, `table` is of brain MRI.
+    """
+    whole, opposite = ids_to_crop(table, boxes)
+    places = [(id, boxes[id]) for id in whole]
+    places += [(id, boxes[id].mirrored()) for id in opposite]
+    features = []
+    for start in range(0, len(places), 64):
+        some = places[start : start + 64]
+        made = [crop_in_proportion(load_image(images[id]), box) for id, box in some]
+        features.append(encoder.map(made)[0])
+    row_of = pd.Series(range(len(table)), table.ids)
+    labels = table.labels[row_of[[id for id, _ in places]]]
+    ids = [*whole, *(f"{MIRRORED}{id}" for id in opposite)]
+    crops = FeatureTable.from_arrays(
+        np.concatenate(features), labels, classes=table.classes, ids=ids
+    )
+    about = dict(table.provenance) | {"source": "crops, margin 0.5"}
+    return replace(crops, provenance=about)
 
 
 def load_crops(

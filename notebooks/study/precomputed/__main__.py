@@ -18,16 +18,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import DATASETS, load_dataset
+from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import (
     MIN_CORRELATION,
     find_near_duplicates,
     image_hash,
     near_duplicate_groups,
 )
+from cliplib.features.extract import load_features
+from cliplib.inspection.erase import Box
+from study.crops import COMMITTED, crop_table
 from study.series import with_series
 
 logger = logging.getLogger("study.precomputed")
@@ -204,8 +209,25 @@ def write_sources(
     logger.info("Sources: %s", sources["source"].value_counts().to_dict())
 
 
+def write_crops(dataset: Dataset) -> None:
+    """Write the embedded model's features of brain MRI's cropped tumours.
+
+    `dataset` is brain MRI; where its tumours lie, `write_sources` has written.
+    """
+    encoder = ClipEncoder()
+    images = dict(zip(dataset["id"][:], list(dataset["image"]), strict=True))
+    listed = pd.read_csv(HERE / f"{SET_WITH_SOURCES}_boxes.csv").set_index("id")
+    boxes = {
+        id: Box(*row) for id, row in zip(listed.index, listed.to_numpy(), strict=True)
+    }
+    table = load_features(SET_WITH_SOURCES, encoder)
+    crop_table(table, images, boxes, encoder).save(COMMITTED, compact=True)
+
+
 def main(data: Path) -> None:
     """Write near-duplicate groups of each named set, and what is known of brain MRI.
+
+    Features of the cropped tumours are written last.
 
     ValueError if the folder `data` lacks the images of a set.
     """
@@ -227,6 +249,7 @@ def main(data: Path) -> None:
         )
         if name == SET_WITH_SOURCES:
             write_sources(ids, hashes, data, cache)
+            write_crops(dataset)
 
 
 if __name__ == "__main__":
