@@ -29,5 +29,8 @@ from .probes.mlp import MLPProbe as MLPProbe
 from .probes.nearest import NearestNeighbour as NearestNeighbour
 from .probes.out_of_fold import out_of_fold_proba as out_of_fold_proba
 from .reports.decision_aid import DecisionAid as DecisionAid
+from .reports.measure import measure as measure
+from .reports.report import report as report
+from .reports.verdict import verdict as verdict
 
 __version__: str

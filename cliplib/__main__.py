@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+FAILED = 3  # exit status after a warning that --fail-on names
 SHOWN = 10  # lines of a list, before "and 11 more"
 
 # Loggers whose warnings are dropped: the commands say the same themselves.
@@ -34,10 +35,11 @@ SILENT_LOGGERS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line with these arguments; return its exit status, 0 or 1.
+    """Run the command line with these arguments; return its exit status.
 
-    It is 1 after an error or an interrupt, of which a line is written to stderr. Where
-    options are wrong, or ask for help, argparse itself exits.
+    It is 1 after an error or an interrupt, of which a line is written to stderr, and
+    `FAILED` after a warning that --fail-on names. Where options are wrong, or ask for
+    help, argparse itself exits.
     """
     parser, commands = build_parser()
     try:
@@ -45,14 +47,14 @@ def main(arguments: Sequence[str]) -> int:
         # The function of the command, such as `train`, which its parser has put there.
         run_command = options.pop("run")
         with _warnings_once():
-            run_command(**options)
+            status = run_command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; what is finished is kept.\n")
         return 1
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    return 0
+    return status or 0
 
 
 def run() -> None:
@@ -78,7 +80,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         help="print the versions of cliplib and Python",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_train, _add_report, _add_classify, _add_encode):
+    for add in (_add_train, _add_report, _add_demo, _add_classify, _add_encode):
         add(subparsers)
     return parser, list(subparsers.choices)
 
@@ -133,13 +135,43 @@ def _add_report(subparsers: Any) -> None:
     _add_shared_arguments(
         parser,
         "OUT",
-        "the folder that gets report.html, report.pdf, answers.csv, copies.csv and the "
-        "decision aid, aid",
+        "the folder that gets report.html, report.pdf, report.json, answers.csv, "
+        "copies.csv and the decision aid, aid",
     )
     parser.add_argument(
         "--title", default="", help="of the report (default: the folder's name)"
     )
+    parser.add_argument(
+        "--fail-on",
+        default="never",
+        metavar="WARNING",
+        help="end with status 3 if there is a warning of this id or severity (high, "
+        "medium or low, or a higher one): for checks of a data set (default: never)",
+    )
     parser.set_defaults(run=report)
+
+
+def _add_demo(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "demo",
+        allow_abbrev=False,
+        help="make three folders with planted faults, and report on them",
+        description="Make three folders of images with planted faults, of photographs "
+        "that scikit-image brings along, say which, and report on each.",
+    )
+    parser.add_argument("out", metavar="OUT", help="a new folder for all of it")
+    parser.set_defaults(run=demo)
+
+
+def demo(out: str) -> None:
+    """Make three folders with planted faults below `out`, and report on each."""
+    from cliplib.reports.demo import make_demo
+    from cliplib.reports.report import check_extra
+
+    check_extra()
+    for folder, fault in make_demo(out).items():
+        print(f"\n{folder}: {fault}\n")
+        report(str(folder), str(Path(out, "reports", folder.name)), "")
 
 
 def _add_shared_arguments(
@@ -207,73 +239,46 @@ def _seed(text: str) -> int:
 
 
 def train(folder: str, out: str, **options: Any) -> None:
-    """Measure images in `folder`, print what was found, and save an aid to `out`.
+    """Measure images in `folder`, print the verdict, and save an aid to `out`.
 
     An older decision aid there is replaced. `options` are those of the command line,
     which `measure` takes.
     """
-    check_places(folder, out)
     from cliplib.reports.aid_folder import check_aid_can_be_saved
-    from cliplib.reports.document import document
     from cliplib.reports.measure import measure
-    from cliplib.reports.text import as_text
+    from cliplib.reports.report import check_places
+    from cliplib.reports.verdict import verdict
 
+    check_places(folder, out)
     check_aid_can_be_saved(out)
     command = command_line("train", folder, out, **options)
-    evidence = measure(folder, command=command, **options)
-    print(as_text(document(evidence), str(evidence.verdict)))
-    evidence.aid.save(out)
+    findings = measure(folder, command=command, **options)
+    print(verdict(findings))
+    findings.aid.save(out)
     print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
 
 
-def report(folder: str, out: str, title: str, **options: Any) -> None:
+def report(
+    folder: str, out: str, title: str, fail_on: str = "never", **options: Any
+) -> int:
     """Measure images in `folder`; write page, PDF, tables and decision aid to `out`.
 
-    `options` are those of the command line, which `measure` takes.
+    `options` are those of the command line, which `measure` takes. Returned is the exit
+    status: `FAILED` if there is a warning of the kind that `fail_on` names, else 0.
     """
-    check_places(folder, out)
-    from cliplib.data.cache import cache_folder
-    from cliplib.reports.aid_folder import check_aid_can_be_saved
-    from cliplib.reports.measure import measure
-    from cliplib.reports.report import (
-        check_extra,
-        check_no_other_files,
-        locked,
-        write_report,
-    )
+    from cliplib.reports.cautions import check_threshold
+    from cliplib.reports.report import WRITTEN
+    from cliplib.reports.report import report as write
+    from cliplib.reports.verdict import verdict
 
-    # Else matplotlib would keep its list of typefaces in a place of its own.
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
-    place = Path(out)
-    check_extra()
-    check_aid_can_be_saved(place / "aid")
-    check_no_other_files(place)
+    check_threshold(fail_on)
     command = command_line("report", folder, out, title=title, **options)
-    with locked(place):
-        evidence = measure(folder, command=command, **options)
-        written = write_report(evidence, place, title)
-        evidence.aid.save(place / "aid")
-    print(evidence.verdict)
-    names = ", ".join(map(str, written))
-    print(f"Written: {names}, and the decision aid {place / 'aid'}")
-
-
-def check_places(folder: str, out: str) -> None:
-    """Raise OSError or ValueError if `folder` or `out` cannot be used.
-
-    `folder` must hold two class folders or more; `out`, for results, must not lie
-    within it, nor be a file.
-    """
-    from cliplib.data.datasets import check_classes
-
-    check_classes(folder)
-    if Path(out).resolve().is_relative_to(Path(folder).resolve()):
-        raise ValueError(
-            f"{out} lies within {folder}, whose folders are classes: choose another "
-            "place."
-        )
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise NotADirectoryError(f"{out} is a file: name a folder.")
+    findings = write(folder, out, title=title, command=command, **options)
+    judged = verdict(findings)
+    print(judged)
+    names = ", ".join(str(Path(out, name)) for name in WRITTEN)
+    print(f"\nWritten: {names}, and the decision aid {Path(out, 'aid')}")
+    return FAILED if judged.fails(fail_on) else 0
 
 
 PLACEHOLDERS = {

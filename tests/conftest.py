@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -107,20 +107,6 @@ def draw(kind: str, rng: np.random.Generator, side: int = 48) -> Image.Image:
         for offset in range(0, side, 8):
             pen.line((offset, 0, offset + x, side), fill=COLOURS[kind], width=3)
     return image
-
-
-def read_by_few_trees(patch: pytest.MonkeyPatch) -> None:
-    """Let `measure` read traces by a twentieth of its trees: most of a small folder's
-    time goes into these.
-    """
-    from sklearn.ensemble import RandomForestClassifier
-
-    from cliplib.reports import evidence
-
-    def forest(trees: int, **options: Any) -> RandomForestClassifier:
-        return RandomForestClassifier(trees // 20, **options)
-
-    patch.setattr(evidence, "RandomForestClassifier", forest)
 
 
 @pytest.fixture

@@ -18,20 +18,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import read_by_few_trees
 from test_decision_aid import PROBE, clouds
 
 from cliplib.__main__ import _warnings_once, build_parser, main, with_command
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.verdict import WORDS
 
 Capture = pytest.CaptureFixture[str]
 INTERVAL = r"\d+% \(\d+ to \d+\)"
-
-
-@pytest.fixture(autouse=True)
-def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    read_by_few_trees(monkeypatch)
 
 
 @pytest.fixture
@@ -62,38 +57,15 @@ def test_a_warning_is_written_once_and_without_its_place(capsys: Capture) -> Non
 def test_a_folder_is_measured_and_learned(
     folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    (folder / "disc" / "broken.png").write_bytes(b"no image")
-    shutil.copy(folder / "disc" / "disc0.png", folder / "square" / "copy.png")
     out = tmp_path / "new" / "aid"
     assert train(folder, out, checkpoint) == 0
     told = capsys.readouterr()
-    for line in (
-        r" *disc +12 +12 +12",
-        r" *square +13 +13 +13",
-        r" *pairs with the same pixels +1",
-        r" *pairs with two labels +1",
-        r" *files that repeat another byte for byte +1",
-        r" *disc/broken\.png +empty, or in no known format\.",
-    ):
-        assert re.search(rf"^{line}$", told.out, re.MULTILINE), line
-    assert "37 images in 36 groups" in " ".join(told.out.split())
-    for name in ("always the largest class", "zero-shot", "linear probe"):
-        assert re.search(rf"{name} +{INTERVAL}", told.out)
-    for name in ("disc", "square", "stripes"):
-        assert re.search(rf"{name} +1[23] +{INTERVAL}", told.out)
+    assert told.out.partition(".")[0] in WORDS
+    assert re.search(rf"this classifier \([a-z ]+\) +{INTERVAL}", told.out)
     assert not re.search(r"\d\.\d{4}|nothing to calibrate|nan", told.out + told.err)
     assert f"cliplib classify {out} FOLDER_OR_FILES" in told.out
     aid = DecisionAid.load(out)
     assert aid.training.classes == ("disc", "square", "stripes")
-    # Where the images are, who gets the aid need not know.
-    assert str(folder) not in str(aid.training.provenance)
-    # It uses the best probe that was measured.
-    ((best, readout),) = re.findall(
-        r"The best probe is the ([a-z ]+); it reads the (\w+) features",
-        " ".join(told.out.split()),
-    )
-    kind = type(aid.probe).__name__.removesuffix("Probe").lower()
-    assert best.endswith(f"{kind} probe") and aid.training.readout == readout
     # Images that it was trained on are called so.
     image = str(folder / aid.training.ids[0])
     assert main(["classify", str(out), image, f"--out-prefix={tmp_path / 'a'}"]) == 0
@@ -117,12 +89,10 @@ def test_groups_can_be_declared_and_are_suggested(
     (line,) = (line for line in told.splitlines() if "--groups '^" in line)
     command = shlex.split(line)
     assert command[:3] == ["cliplib", "train", str(folder)]
-    assert "disc_0_1.png, for example, would be kept together" in " ".join(told.split())
+    assert "disc_0_1.png" in told  # of a series that the pattern would join
     command[command.index("--out") + 1] = str(tmp_path / "b")
     assert main(command[1:]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "36 images in 18 groups" in told
-    assert "may be too good" not in told
+    assert "groups-in-names" not in capsys.readouterr().out
     aid = DecisionAid.load(tmp_path / "b")
     inside = {name.rpartition("_")[0] for name in aid.training.ids}
     assert len(aid.training) == 2 * len(inside)  # both frames, or neither
@@ -242,7 +212,7 @@ def test_a_seed_below_0_is_refused_by_name(capsys: Capture) -> None:
 
 def test_every_argument_is_explained(capsys: Capture) -> None:
     parser, commands = build_parser()
-    assert commands == ["train", "report", "classify", "encode"]
+    assert commands == ["train", "report", "demo", "classify", "encode"]
     for command in commands:
         with pytest.raises(SystemExit):
             parser.parse_args([command, "--help"])
@@ -264,7 +234,7 @@ def test_a_mistyped_command_gets_a_hint(
     assert main(["clasify", "aid", "photos"]) == 1
     told = capsys.readouterr().err
     assert told == (
-        "'clasify' is neither a folder nor one of the commands train, report, "
+        "'clasify' is neither a folder nor one of the commands train, report, demo, "
         "classify, encode: did you mean 'classify'?\n"
     )
     assert main(["photos", "--out", "aid"]) == 1

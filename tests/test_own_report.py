@@ -1,4 +1,4 @@
-"""Evidence on somebody's own images, and the page, PDF and tables made of it."""
+"""The report on somebody's own images: what is measured, written, and refused."""
 
 from __future__ import annotations
 
@@ -9,56 +9,43 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pypdf
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from conftest import draw, read_by_few_trees
+from conftest import draw
 from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import __main__ as cli
 from cliplib.data.datasets import load_dataset
-from cliplib.data.wording import percent
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.evaluation.metrics import evaluate
 from cliplib.features.extract import load_features
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import measure as module
-from cliplib.reports.document import (
-    Document,
-    Picture,
-    Pictures,
-    Section,
-    Table,
-    document,
-    method_paragraph,
-    privacy,
-    table_of,
-)
+from cliplib.reports.document import Section, Table, document, table_of
 from cliplib.reports.elsewhere import images_elsewhere, judge_elsewhere
 from cliplib.reports.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
-from cliplib.reports.evidence import POOLED, Evidence, Request
-from cliplib.reports.measure import PER_IMAGE_STEPS, STEPS, encode_folder, measure
+from cliplib.reports.findings import Findings, Request
+from cliplib.reports.measure import encode_folder, measure
+from cliplib.reports.page import as_html, as_pdf, lay_out
+from cliplib.reports.record import answers_table, record
 from cliplib.reports.report import (
-    Layout,
-    as_html,
-    as_pdf,
+    WRITTEN,
+    check_extra,
     check_no_other_files,
-    lay_out,
     locked,
     write_report,
 )
-from cliplib.reports.text import as_text
-from cliplib.reports.verdict import BRIGHTNESS, LARGEST, TRACES, Step
+from cliplib.reports.verdict import verdict
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
 
@@ -109,10 +96,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evidence(home: Path, checkpoint: Path) -> Evidence:
+def findings(home: Path, checkpoint: Path) -> Findings:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPLIB_CACHE", str(home / "cache"))
-        read_by_few_trees(patch)
         return measure(
             home / "ward7",
             model=str(checkpoint),
@@ -124,114 +110,91 @@ def evidence(home: Path, checkpoint: Path) -> Evidence:
         )
 
 
+@pytest.fixture(scope="module")
+def written(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole report."""
+    place = tmp_path_factory.mktemp("report")
+    write_report(findings, place, HOSTILE)
+    return place
+
+
 # --- What is measured
 
 
-def test_every_step_of_the_bar_is_a_part_of_the_evidence(evidence: Evidence) -> None:
-    computed_and_kept = set(vars(evidence))
-    assert set(PER_IMAGE_STEPS + STEPS) <= computed_and_kept
-
-
 def test_each_image_has_its_answer_by_a_probe_that_its_group_was_kept_from(
-    evidence: Evidence,
+    findings: Findings,
 ) -> None:
-    answers = evidence.answers
+    answers = answers_table(findings)
     assert len(answers) == 39
     bad = answers[answers["file"] == "disc/broken.png"].iloc[0]
     assert bad["error"] == "empty, or in no known format." and bad["answer"] == ""
-    copy = answers.set_index("file").loc["square/copy.png"]
+    by_file = answers.set_index("file")
+    copy = by_file.loc["square/copy.png"]
     assert copy["copy_of"] == "disc/disc0.png" and copy["label"] == "square"
-    assert copy["group"] == answers.set_index("file").loc["disc/disc0.png", "group"]
+    assert copy["group"] == by_file.loc["disc/disc0.png", "group"]
     read = answers[answers["error"] == ""]
-    assert set(read["answer"]) <= {"disc", "square", "stripes"}
     right = (read["answer"] == read["label"]).mean()
-    assert right == evidence.evaluations[evidence.best].accuracy
-    assert (read["suspect"] != "").sum() == len(evidence.suspects)
+    assert right == findings.methods.share("accuracy").value
+    assert (read["suspect"] != "").sum() == len(findings.suspects)
     assert read["format"].unique().tolist() == ["PNG"]
 
 
-def test_the_best_probe_is_compared_with_the_linear_one_on_the_same_readout(
-    evidence: Evidence,
-) -> None:
-    shares = {name: evidence.evaluations[name].accuracy for name in evidence.probes}
-    assert shares[evidence.best] == max(shares.values())
-    for best in evidence.probes:
-        told = {"predicted": evidence.predicted, "best": best}
-        other = replace(evidence)
-        vars(other).update(vars(evidence) | told)
-        for name in ("gains", "verdict", "predicted_by_image"):
-            vars(other).pop(name, None)
-        vars(other)["predicted_by_image"] = None
-        text = " ".join(step.text for step in other.verdict.steps)
-        if best == POOLED:
-            assert f"Use the {POOLED}: no other" in text
-        else:
-            assert POOLED not in text.split("Consider")[0].split("Stay")[0]
+def test_the_best_probe_is_the_most_accurate(findings: Findings) -> None:
+    methods = findings.methods
+    shares = {name: methods.share("accuracy", name).value for name in methods.probes}
+    assert shares[methods.best] == max(shares.values())
+    assert methods.proba.argmax(axis=1).tolist() == methods.predicted.tolist()
+    assert type(findings.aid.probe) is type(methods.method.estimator)
+    assert findings.aid.training.readout == methods.method.table.readout
 
 
-def test_copies_that_join_declared_groups_are_named(evidence: Evidence) -> None:
-    (row,) = evidence.merged.to_dict("records")
+def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
+    (row,) = findings.belonging.merged.to_dict("records")
     assert {row["group_a"], row["group_b"]} == {"copy", "disc0"}
     assert {row["image_a"], row["image_b"]} == {"disc/disc0.png", "square/copy.png"}
-    steps = " ".join(step.text for step in evidence.verdict.steps)
-    assert "1 pair of groups that you declared apart holds copies" in steps
-    shown = as_text(document(evidence), "")
-    assert re.search(r"(copy and disc0|disc0 and copy) .*disc/disc0\.png", shown)
+    found = {caution.id for caution in verdict(findings).cautions}
+    assert {"groups-merged", "label-conflicts", "unreadable-files"} <= found
 
 
-def test_traces_of_the_file_stand_apart_from_brightness(evidence: Evidence) -> None:
-    alone = evidence.traces.alone
-    assert alone.loc["brightness", "of"] == "picture"
-    assert alone.loc["texture", "of"] == "file"
-    assert evidence.traces.strongest in alone.index[alone["of"] == "file"]
-    assert {TRACES, BRIGHTNESS, LARGEST} <= set(evidence.gains)
-    kinds = evidence.traces.kinds
-    assert kinds["images"].sum() == 38
-    assert kinds.iloc[0]["size"] == "48 × 48"
-    assert kinds.iloc[1]["example"] == "square/tiny.png"
-    assert evidence.tiny == ["square/tiny.png"]
+def test_what_is_tiny_is_counted(findings: Findings) -> None:
+    assert findings.images.tiny == ["square/tiny.png"]
+    assert findings.n_files == 39 and len(findings.images.table) == 38
 
 
-def test_the_strongest_trace_is_the_one_that_gives_the_class_away(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trap_is_named_with_images_that_show_it(
+    tmp_path: Path, checkpoint: Path
 ) -> None:
-    read_by_few_trees(monkeypatch)
     rng = np.random.default_rng(0)
     for kind, mode in (("a", "RGB"), ("b", "L")):
         (tmp_path / "f" / kind).mkdir(parents=True)
-        for number in range(12):
+        for number in range(20):
             pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
             image = Image.fromarray(pixels).convert(mode)
             image.save(tmp_path / "f" / kind / f"{kind}{number}.bmp")
-    found = encode_folder(Request(str(tmp_path / "f"), model=str(checkpoint)))
-    assert found.traces.alone.loc["colour mode", "value"] == 1
-    assert found.traces.by_class["format and mode"].to_dict() == {
-        "a": "BMP RGB",
-        "b": "BMP L",
-    }
+    found = measure(tmp_path / "f", model=str(checkpoint))
+    judged = verdict(found)
+    ids = {caution.id: caution for caution in judged.cautions}
+    assert judged.word == "Perhaps"
+    assert ids["one-class-value"].evidence["field"] == "mode"
+    labels = {found.images.labels[row] for row in ids["shortcut"].rows}
+    assert labels == {"a", "b"}
 
 
 def test_the_curve_ends_at_the_accuracy_that_stands_elsewhere(
-    evidence: Evidence,
+    findings: Findings,
 ) -> None:
-    last = evidence.curve.points.iloc[-1]
+    last = findings.curve.points.iloc[-1]
     assert last["share"] == 1
-    assert last["value"] == evidence.accuracies[evidence.best].value
+    assert last["value"] == findings.methods.share("accuracy").value
 
 
-def test_elsewhere_leaves_out_copies_and_unknown_classes(evidence: Evidence) -> None:
-    away = evidence.elsewhere
+def test_elsewhere_leaves_out_copies_and_unknown_classes(findings: Findings) -> None:
+    away = findings.elsewhere
     assert away is not None
-    assert len(away.table) == 12 and away.table.classes == evidence.table.classes
-    assert away.left_out.to_dict() == {
-        "are of classes that are not here (1)": 1,
-        "are copies of images here": 1,
-    }
-    said = evidence.fitted.predict(away.table.features)
-    assert away.evaluation.accuracy == (said == away.table.labels).mean()
-    assert "Of 12 images from elsewhere, ward9" in str(evidence.verdict).replace(
-        "\n", " "
-    )
+    assert len(away.table) == 12 and away.table.classes == findings.methods.classes
+    assert sorted(away.left_out.to_dict().values()) == [1, 1]
+    rows = {row.method: row for row in verdict(findings).rows}
+    assert rows["elsewhere: ward9"].accuracy.value == away.evaluation.accuracy
 
 
 def test_elsewhere_is_judged_by_group_and_errors_by_answer(
@@ -267,16 +230,18 @@ def test_a_folder_without_shared_classes_is_refused_first(
         measure(home / "ward7", elsewhere=str(tmp_path / "o"))
 
 
-def test_erasing_is_measured_on_the_same_images(evidence: Evidence) -> None:
-    erased = evidence.erased
+def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) -> None:
+    erased = findings.erased
     assert erased is not None
     counts = erased.accuracy["images"].to_dict()
     # The boxes of squares lie in the middle: there is no other side.
     assert counts == {WHOLE: 24, WITHOUT: 24, CONTROL: 12}
     whole, without = erased.accuracy.loc[[WHOLE, WITHOUT], "value"]
     assert erased.loss.value == pytest.approx(whole - without)
-    rows = [name in evidence.boxes for name in evidence.table.ids]
-    right = evidence.predicted[evidence.best] == evidence.table.labels
+    ids = findings.images.table.ids.tolist()
+    boxes = read_boxes(str(home / "boxes.csv"), ids)
+    rows = [name in boxes for name in ids]
+    right = findings.methods.predicted == findings.methods.labels
     assert whole == pytest.approx(right[rows].mean())
     for _, before, after in erased.examples:
         assert np.asarray(before).shape == np.asarray(after).shape
@@ -298,22 +263,11 @@ def test_a_bad_box_is_named(row: str, said: str, tmp_path: Path) -> None:
         read_boxes(str(path), ["d/a.png"])
 
 
-def test_other_encoders_are_read_by_the_same_probe(evidence: Evidence) -> None:
-    assert [*evidence.other_predictions] == ["tiny-dino"]
-    text = " ".join(step.text for step in evidence.verdict.steps)
-    assert "by the same probe, a linear one on pooled features" in text
-
-
-def test_groups_that_cannot_be_kept_apart_are_counted_as_they_were_declared(
-    evidence: Evidence,
-) -> None:
-    table = evidence.table
-    by_image = replace(
-        table, copies=np.arange(len(table)), groups=np.arange(len(table))
-    )
-    torn = replace(evidence, evaluation_table=by_image, groups_kept_apart=False)
-    vars(torn).update({**vars(evidence), **vars(torn)})  # nothing is measured again
-    assert torn.measured.n_groups == len(set(table.groups)) < len(table)
+def test_other_encoders_are_read_by_the_same_probe(findings: Findings) -> None:
+    (other,) = findings.other_encoders
+    own = findings.methods.share("accuracy", "pooled linear probe")
+    assert other.name == "tiny-dino"
+    assert own.value - other.accuracy.value == pytest.approx(other.gain.value)
 
 
 def test_other_encoders_that_end_alike_are_refused(home: Path, tmp_path: Path) -> None:
@@ -364,151 +318,87 @@ def test_too_few_images_or_groups_are_refused_by_the_name_of_what_was_given(
         measure(few)
 
 
-def test_anonymous_evidence_names_no_file(
-    evidence: Evidence, home: Path, tmp_path: Path
+def test_anonymous_findings_name_no_file(
+    home: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = "cliplib report FOLDER --out OUT --anonymous"
-    request = replace(evidence.request, anonymous=True, command=command)
-    hidden = replace(evidence, request=request)
-    parts = ("predicted", "probabilities", "fitted", "curve", "traces", "audit")
-    for name in (*parts, "erased", "file_traces", "images_elsewhere"):
-        vars(hidden)[name] = getattr(evidence, name)
-    vars(hidden)["predicted_by_image"], vars(hidden)["other_predictions"] = None, {}
-    laid = lay_out(document(hidden, "Untitled"), hidden)
-    page = as_html(laid)
-    assert "image 1" in page and "disc/disc" not in page
-    assert not re.search(r"\.png|ward7|ward9|/tmp", re.sub(r"data:[^\"]+", "", page))
-    hidden.aid.save(tmp_path / "aid")
-    for path in (tmp_path / "aid").rglob("*"):
-        if path.is_file():
-            assert b"disc0" not in path.read_bytes()
-            assert str(home).encode() not in path.read_bytes()
-    assert hidden.answers["file"].iloc[0] == "disc/disc0.png"
-    assert hidden.answers["image"].iloc[0] == 1
-
-
-def test_anonymous_evidence_names_no_place_of_a_model_and_no_class_from_elsewhere(
-    home: Path, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
     model = tmp_path / "Miller" / "Anna-clip"
     shutil.copytree(checkpoint, model)
-    other = tmp_path / "Miller" / "Anna-dino"
-    shutil.copytree(home / "tiny-dino", other)
-    found = encode_folder(
-        Request(
-            str(home / "ward7"),
-            model=str(model),
-            others=[str(other)],
-            elsewhere=str(home / "ward9"),
-            anonymous=True,
-        )
+    found = measure(
+        home / "ward7",
+        model=str(model),
+        groups=r"([a-z]+\d+|copy|tiny|broken)\.[a-z]+",
+        others=[str(home / "tiny-dino")],
+        elsewhere=str(home / "ward9"),
+        anonymous=True,
     )
-    away = found.images_elsewhere
-    assert away is not None
-    told = [found.encoder_name, *found.other_encoders, *found.made["value"]]
-    told += [str(found.aid.training.provenance), *away.left_out.index]
-    assert not re.search(r"Miller|Anna|hexagon|ward", " ".join(told))
-    assert found.encoder_name == f"model {found.encoder.fingerprint[:8]}"
-    assert "no such class here: hexagon." in caplog.text  # for the user's eyes alone
-    found.aid.save(tmp_path / "aid")
-    for path in (tmp_path / "aid").rglob("*"):
+    write_report(found, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    about = (tmp_path / "out" / "report.json").read_text("utf-8")
+    assert "image 1" in page
+    shown = re.sub(r"data:[^\"]+", "", page) + about
+    secrets = r"disc/disc|disc0|\.png|ward7|ward9|hexagon|tiny-dino|Miller|Anna|/tmp"
+    assert not re.search(secrets, shown)
+    for path in (tmp_path / "out" / "aid").rglob("*"):
         if path.is_file():
-            assert not re.search(rb"Miller|Anna|disc0", path.read_bytes())
+            assert not re.search(rb"disc0|Miller|Anna", path.read_bytes())
+            assert str(home).encode() not in path.read_bytes()
+    answers = answers_table(found)
+    assert answers["file"].iloc[0] == "disc/disc0.png" and answers["image"].iloc[0] == 1
 
 
-# --- What is printed
+# --- What is written
 
 
-@pytest.fixture(scope="module")
-def laid(evidence: Evidence) -> Layout:
-    return lay_out(document(evidence, HOSTILE), evidence)
-
-
-def test_the_page_loads_nothing_and_tells_the_verdict_first(laid: Layout) -> None:
-    page = as_html(laid)
+def test_the_page_loads_nothing_and_tells_the_verdict_first(written: Path) -> None:
+    page = (written / "report.html").read_text("utf-8")
     soup = BeautifulSoup(page, "html.parser")
+    assert soup.h1 is not None and soup.main is not None
     assert soup.h1.text == HOSTILE and not soup(["b", "script", "iframe"])
-    sources = [image["src"] for image in soup("img")]
-    assert all(source.startswith("data:image/") for source in sources)
+    sources = [str(image["src"]) for image in soup("img")]
+    assert sources and all(source.startswith("data:image/") for source in sources)
     assert not re.search(r"(src|href)=[\"']?(https?:)?//|url\(|@import", page)
     assert all(image["alt"] for image in soup("img"))
     text = soup.main.get_text(" ")
-    places = [
-        text.index(words)
-        for words in (HOSTILE, "What to do next", "Contents", "Two images of each")
-    ]
-    assert places == sorted(places)
+    about = json.loads((written / "report.json").read_text("utf-8"))
+    first = about["warnings"][0]["message"]
+    told = (HOSTILE, f"{about['verdict']['word']}.", first)
+    told += (about["verdict"]["sentence"], "What to do next", "Two images of each")
+    places = [text.index(words) for words in told]
+    assert places == sorted(places)  # warnings before praise
     targets = {tag["id"] for tag in soup.find_all(id=True)}
-    assert {link["href"][1:] for link in soup("a")} <= targets
+    assert {str(link["href"])[1:] for link in soup("a")} <= targets
     assert "disc/disc0.png" in text  # under its picture
 
 
-def test_a_command_is_not_broken(evidence: Evidence, laid: Layout) -> None:
-    command = f"{evidence.command} {'--long ' * 40}".strip()
-    steps = [Step("Do this:", command)._asdict()]
-    content = {**laid.content, "steps": steps}
-    page = BeautifulSoup(as_html(replace(laid, content=content)), "html.parser")
-    assert command in [code.text for code in page("pre")]
+def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
+    titles = {section.title for section in document(findings).sections}
+    assert {"Elsewhere", "Without the object", "How it was made"} <= titles
+    plain = document(replace(findings, elsewhere=None, erased=None))
+    shown = {section.title for section in plain.sections}
+    assert not {"Elsewhere", "Without the object"} & shown
+    assert plain.title == "ward7" and len(plain.table.rows) == 4
 
 
-def test_the_pdf_says_the_same(laid: Layout, tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").write_bytes(as_pdf(laid))
-    pages = pypdf.PdfReader(tmp_path / "a.pdf").pages
+def test_the_pdf_says_the_same(written: Path) -> None:
+    pages = pypdf.PdfReader(written / "report.pdf").pages
     text = " ".join(" ".join(page.extract_text() for page in pages).split())
     assert "Litter & <b>more</b>" in text and "#emph[x] *y* $z$" in text
-    places = [text.index(section["title"]) for section in laid.content["sections"][:3]]
-    assert places == sorted(places)
-    assert text.index("What to do next") < places[0]
+    assert text.index("What to do next") < text.index("Two images of each class")
+    assert "@software{cliplib" in text
     assert 3 <= len(pages) <= 9
 
 
-def test_the_whole_report_is_one_json(laid: Layout) -> None:
-    again = json.loads(json.dumps(laid.content))
-    assert again == laid.content
-    kinds = {b["kind"] for part in again["sections"] for b in part["blocks"]}
-    assert kinds == {"text", "code", "table", "plot", "pictures"}
-    for part in again["sections"]:
-        for block in part["blocks"]:
-            if block["kind"] == "table":
-                widths = {len(row) for row in block["rows"]}
-                assert widths <= {len(block["columns"])}, block["caption"]
-                assert "nan" not in str(block["rows"])
-
-
-def test_what_is_asked_for_has_its_section(evidence: Evidence, laid: Layout) -> None:
-    titles = [section["title"] for section in laid.content["sections"]]
-    assert {"Elsewhere", "Without the object", "How it was made"} <= set(titles)
-    plain = replace(evidence)
-    vars(plain).update(vars(evidence) | {"elsewhere": None, "erased": None})
-    shown = {section.title for section in document(plain).sections}
-    assert not {"Elsewhere", "Without the object"} & shown
-    assert document(plain).title == "ward7"
-
-
-def test_the_method_can_be_cited(evidence: Evidence, laid: Layout) -> None:
-    text = json.dumps(laid.content)
-    for words in (
-        "stratified 5-fold cross-validation over groups",
-        "@software{cliplib",
-        evidence.encoder.fingerprint,
-        "Python",
-        "What is private",
-    ):
-        assert words in text
-
-
-def test_the_method_says_why_there_is_no_kernel_probe(
-    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+def test_programs_read_the_verdict_as_the_schema_says(
+    written: Path, findings: Findings
 ) -> None:
-    assert "left out" not in method_paragraph(evidence)
-    monkeypatch.delitem(evidence.probes, "kernel probe")
-    assert "The kernel probe was left out: from 10,000" in method_paragraph(evidence)
-
-
-def test_a_terminal_shows_tables_and_the_verdict_last(evidence: Evidence) -> None:
-    text = as_text(document(evidence), str(evidence.verdict))
-    assert "always the largest class" in text and "disc/broken.png" in text
-    assert text.endswith(str(evidence.verdict))
+    about = json.loads((written / "report.json").read_text("utf-8"))
+    assert about == json.loads(json.dumps(record(findings, verdict(findings))))
+    assert about["verdict"]["n"] == 38 and about["verdict"]["groups"] == 37
+    conflict = next(w for w in about["warnings"] if w["id"] == "label-conflicts")
+    assert set(conflict["files"]) == {"disc/disc0.png", "square/copy.png"}
+    schema = Path(module.__file__).parents[1] / "reports" / "report.schema.json"
+    jsonschema.validate(about, json.loads(schema.read_text("utf-8")))
 
 
 def test_texts_of_cells() -> None:
@@ -518,172 +408,16 @@ def test_texts_of_cells() -> None:
 
 @pytest.mark.parametrize("rows", [2, 60])
 def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
-    rows: int, evidence: Evidence, tmp_path: Path
+    rows: int, findings: Findings, tmp_path: Path
 ) -> None:
     cells = [["a/very/long_file_name_" * 3 + str(row), "1"] for row in range(rows)]
-    part = Section("Files", [Table("Files.", ["file", "n"], cells), Pictures("", [])])
-    laid = lay_out(Document("T", "", "", "", [], [part]), evidence)
+    part = Section("Files", [Table("Files.", ["file", "n"], cells)])
+    told = replace(document(findings), sections=[part])
+    laid = lay_out(told, findings)
     assert laid.content["sections"][0]["blocks"][0]["on_one_page"] == (rows == 2)
     (tmp_path / "a.pdf").write_bytes(as_pdf(laid))
     assert len(pypdf.PdfReader(tmp_path / "a.pdf").pages) == (1 if rows == 2 else 2)
-
-
-def with_parts(evidence: Evidence, **parts: object) -> Evidence:
-    """Return the same evidence with other parts; nothing is measured again."""
-    other = replace(evidence)
-    vars(other).update(vars(evidence) | parts)
-    return other
-
-
-def texts_of(document: Document, title: str) -> str:
-    """Return all of one section as a text."""
-    parts = [part for part in document.sections if part.title == title]
-    return " ".join(as_text(replace(document, sections=parts), "").split())
-
-
-def test_only_a_report_speaks_of_the_files_that_it_writes(
-    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cliplib.reports.document.MOST_ROWS", 0)  # every table is cut
-    doubted = pd.DataFrame({"row": [0], "given": [0], "likely": [1]})
-    full = with_parts(evidence, suspects=doubted)
-    files = re.compile(r"answers\.csv|copies\.csv|\bPDF\b|\bPage\b")
-    printed = as_text(document(full), "")
-    assert not files.search(printed) and "the first 0 of" in printed
-    assert "Labels in doubt: 1." in printed
-    told = as_text(document(full, in_report=True), "")
-    assert len(files.findall(told)) >= 8
-    assert "Labels in doubt: 1; answers.csv marks each." in told
-    captions = [
-        block.caption
-        for in_report in (False, True)
-        for section in document(full, in_report=in_report).sections
-        for block in section.blocks
-        if isinstance(block, Pictures) and "Pairs of copies" in block.caption
-    ]
-    assert [bool(files.search(caption)) for caption in captions] == [False, True]
-
-
-def test_numbers_of_images_are_explained_where_a_table_has_them(
-    evidence: Evidence,
-) -> None:
-    hidden = replace(evidence, request=replace(evidence.request, anonymous=True))
-    assert privacy(hidden, in_report=True).endswith(
-        "number that answers.csv gives them."
-    )
-    assert privacy(hidden).endswith("numbers, and no file says which is which.")
-    for text in (privacy(hidden), privacy(evidence)):
-        assert not re.search(r"csv|PDF|[Pp]age", text)
-
-
-def test_elsewhere_and_here_all_counts_the_same_classes(evidence: Evidence) -> None:
-    away = evidence.elsewhere
-    assert away is not None
-    rows = np.flatnonzero(away.table.labels != 1)  # no squares there
-    labels = away.table.labels[rows]
-    fewer = replace(
-        away,
-        table=away.table.select(rows),
-        evaluation=evaluate(labels, labels, away.table.classes),
-    )
-    told = document(with_parts(evidence, elsewhere=fewer))
-    (section,) = [part for part in told.sections if part.title == "Elsewhere"]
-    (table,) = [block for block in section.blocks if isinstance(block, Table)]
-    here = evidence.table.labels != 1
-    right = evidence.predicted[evidence.best] == evidence.table.labels
-    assert right[here].mean() != right.mean()
-    assert table.rows[-1][:2] == ["all", "8"] and table.rows[1][3] == "–"
-    assert table.rows[-1][2].startswith(f"{100 * right[here].mean():.0f}% (")
-    accuracy = evidence.accuracy(evidence.predicted[evidence.best])
-    whole = texts_of(document(evidence), "Elsewhere")
-    assert f"all 12 {percent(accuracy)}" in whole
-
-
-def test_one_image_and_many_are_told_grammatically(evidence: Evidence) -> None:
-    for tiny in (["a.png"], ["a.png", "b.png"]):
-        told = document(with_parts(evidence, tiny=tiny))
-        assert f"can be seen: {len(tiny)}." in texts_of(told, "The images")
-    away = evidence.elsewhere
-    assert away is not None
-    one = replace(away, table=away.table.select(np.array([0])))
-    told = document(with_parts(evidence, elsewhere=one))
-    words = texts_of(told, "Elsewhere")
-    assert "judges 1 image of another one. Left out are those that are of a" in words
-    assert "(hexagon): 1; that are copies of images here: 1." in words
-
-
-def test_the_aid_says_on_what_its_numbers_were_counted(evidence: Evidence) -> None:
-    words = texts_of(document(evidence), "When to trust it")
-    n_held_out = len(evidence.table) - len(evidence.aid.training)
-    assert f"rule was chosen on {n_held_out} images held out" in words
-    assert "counted on these same images, and are therefore optimistic" in words
-
-
-def test_the_help_names_the_tables_that_keep_names(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["report", "--help"])
-    words = " ".join(capsys.readouterr().out.split())
-    assert "a report's answers.csv and copies.csv keep them" in words
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
-@pytest.mark.parametrize("width", [390, 700, 1280])
-def test_pairs_stay_in_a_row_and_the_widest_table_on_the_page(
-    width: int, evidence: Evidence, tmp_path: Path
-) -> None:
-    cells = ["cardboard", "2,527", "JPEG RGB (84%, 2 kinds)"]
-    cells += [
-        "1024 × 768 (72%, 3 kinds)",
-        "11.5 (72%, 5 kinds)",
-        "0.132 (0.119 to 0.2)",
-    ]
-    columns = ["class", "images", "format and mode", "size", "JPEG's quantisation"]
-    table = Table("Files.", [*columns, "bytes a pixel"], [cells] * 3)
-    pictures = Pictures("Pairs.", [Picture(Image.new("RGB", (9, 9)))] * 12)
-    part = Section("Files", [table, pictures])
-    page = as_html(lay_out(Document("T", "", "", "", [], [part]), evidence))
-    # The page loads and runs nothing, so that another one has to look into it.
-    (tmp_path / "page.html").write_text(page, "utf-8")
-    (tmp_path / "frame.html").write_text(
-        f"<iframe src=page.html width={width} height=900></iframe><script>"
-        "onload = () => { const page = frames[0].document;"
-        "const box = page.querySelector('.scroll');"
-        "const tops = [...page.querySelectorAll('.picture')].map(p => p.offsetTop);"
-        "document.body.id = `too-wide-${box.scrollWidth - box.clientWidth}"
-        "-tops-${tops.join('-')}-end` }</script>"
-    )
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --dump-dom"
-    command = [str(CHROMIUM), *flags.split(), "--allow-file-access-from-files"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [(tmp_path / "frame.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
-    ((too_wide, found),) = re.findall(r"too-wide-(\d+)-tops-([\d-]+)-end", done.stdout)
-    tops = found.split("-")
-    assert tops[::2] == tops[1::2] and len(set(tops)) > 1
-    if width == 1280:  # in narrower windows the table may move in its box
-        assert int(too_wide) == 0
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt install chromium)")
-def test_a_table_of_many_columns_is_printed_whole(
-    evidence: Evidence, tmp_path: Path
-) -> None:
-    words = ["first", *["1024 × 768 (72%, 3 kinds)"] * 5, "last"]
-    part = Section("Files", [Table("Files.", words, [words])])
-    page = as_html(lay_out(Document("T", "", "", "", [], [part]), evidence))
-    (tmp_path / "page.html").write_text(page, "utf-8")
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--print-to-pdf={tmp_path / 'page.pdf'}"]
-    command += [(tmp_path / "page.html").as_uri()]
-    subprocess.run(command, capture_output=True, timeout=90, check=True)
-    (printed,) = pypdf.PdfReader(tmp_path / "page.pdf").pages
-    assert printed.extract_text().count("last") == 2
+    assert "a/very/long_file_name_" in as_html(laid)
 
 
 # --- The command
@@ -698,22 +432,18 @@ def test_two_runs_to_one_folder_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_files_that_no_report_wrote_are_not_replaced(
-    evidence: Evidence, image_folder: Callable[..., Path], tmp_path: Path
+    written: Path, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     check_no_other_files(out)
     out.mkdir()
     (out / "answers.csv").write_text("mine")
-    with pytest.raises(
-        FileExistsError, match="out holds answers.csv, not written by a"
-    ):
+    with pytest.raises(FileExistsError, match="out holds answers.csv, not written by"):
         check_no_other_files(out)
     arguments = ["report", str(image_folder(n=2)), "--out", str(out)]
     assert cli.main(arguments) == 1  # before any work
-    written = write_report(evidence, str(out))
-    assert all(path.is_file() for path in written) and written[2] == out / "answers.csv"
-    assert "answers.csv and copies.csv hold" in written[0].read_text("utf-8")
-    check_no_other_files(out)  # now it is a report
+    assert {path.name for path in written.iterdir()} == {*WRITTEN, "aid"}
+    check_no_other_files(written)  # which is a report
 
 
 def test_a_run_that_opened_the_lock_before_its_release_excludes_others(
@@ -741,7 +471,7 @@ def test_a_lock_is_released_where_an_open_file_cannot_be_deleted(
 
 
 def test_without_the_extra_one_sentence_says_so(
-    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(
@@ -750,8 +480,7 @@ def test_without_the_extra_one_sentence_says_so(
         lambda name: (name != "typst" and there(name)) or None,
     )
     with pytest.raises(ImportError, match=r"package typst.*pip install 'cliplib\[rep"):
-        write_report(evidence, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        check_extra()
 
 
 @pytest.mark.parametrize("command", ["train", "report"])

@@ -62,6 +62,7 @@ def test_one_command_makes_everything_in_one_folder(session: Session) -> None:
     assert {path.name for path in report.glob("[!.]*")} == {
         "report.html",
         "report.pdf",
+        "report.json",
         "answers.csv",
         "copies.csv",
         "aid",

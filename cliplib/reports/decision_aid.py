@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
@@ -43,6 +43,9 @@ ANSWERED_KEY = "of these, answered"
 WRONG_KEY = "of the answers, wrong"
 HIGHEST_RISK_KEY = "highest share of errors that so few answers allow"
 """In `DecisionAid.about`: what the rule did to the images on which it was chosen."""
+
+RISK = 0.05
+"""Share of errors among the answers that a decision aid aims at."""
 
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
@@ -99,7 +102,7 @@ class DecisionAid:
         encoder: ClipEncoder,
         *,
         probe: AnyProbe | None = None,
-        risk: float = 0.05,
+        risk: float = RISK,
         out_of_distribution: float = 0.01,
         seed: int = 0,
     ) -> Self:
@@ -202,6 +205,35 @@ class DecisionAid:
     def never_answers(self) -> bool:
         """Whether it abstains on every image: no threshold kept the risk aimed at."""
         return bool(np.isinf(self.min_probability))
+
+    @property
+    def n_held_out(self) -> int:
+        """How many images set temperature and rule."""
+        return int(self.about.get(HELD_OUT_KEY) or 0)
+
+    @property
+    def n_answered(self) -> int:
+        """How many of these it answers."""
+        return int(self.about.get(ANSWERED_KEY) or 0)
+
+    @property
+    def n_wrong(self) -> int:
+        """How many of these answers are wrong."""
+        return int(self.about.get(WRONG_KEY) or 0)
+
+    @property
+    def highest_risk(self) -> float | None:
+        """The upper end of the share of errors; None where it answers nothing."""
+        highest = self.about.get(HIGHEST_RISK_KEY)
+        return None if highest is None else float(highest)
+
+    def predict(self, features: ArrayLike) -> NDArray[np.str_]:
+        """Return the names (n,) of the most probable classes of features (n, d).
+
+        It never abstains: `decide` does, and `classify` takes images.
+        """
+        most_probable = self.predict_proba(features).argmax(axis=1)
+        return np.array([self.training.classes[label] for label in most_probable])
 
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).

@@ -1,48 +1,77 @@
-"""Measure how far a frozen CLIP and light probes can sort one folder of images.
-
-`measure` returns all evidence: the command line prints it, `cliplib.reports` makes a
-page and a PDF of it.
-"""
+"""Measure how far a frozen CLIP and light probes can sort one folder of images."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
-from cliplib.data.datasets import check_classes, load_dataset
+from cliplib.data.cache import map_images
+from cliplib.data.datasets import check_classes, dataset_spec, load_dataset
 from cliplib.data.wording import counted
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
+from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
+from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.extract import load_features
+from cliplib.features.groups import (
+    declared_groups,
+    joined_files,
+    merged_groups,
+    suggested_pattern,
+)
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box
-from cliplib.reports.elsewhere import check_shared_classes
-from cliplib.reports.erasing import read_boxes
-from cliplib.reports.evidence import Evidence, Request
-from cliplib.reports.questions import LEAST_GROUPS, plan_evaluation
-
-PER_IMAGE_STEPS = ("file_traces", "features_of_others", "images_elsewhere")
-"""Parts of `Evidence` that are computed first, image by image, each with a bar."""
-STEPS = (
-    "audit",
-    "traces",
-    "predicted",
-    "predicted_by_image",
-    "other_predictions",
-    "curve",
-    "errors",
-    "aid",
-    "elsewhere",
-    "erased",
-    "verdict",
+from cliplib.inspection.file_values import values_of_one_class
+from cliplib.inspection.maps import heat_maps
+from cliplib.inspection.shortcuts import probe_shortcuts
+from cliplib.inspection.traces import file_fields
+from cliplib.inspection.words import zero_shot
+from cliplib.probes.out_of_fold import fit_with_groups
+from cliplib.probes.saving import AnyProbe
+from cliplib.reports.decision_aid import RISK, DecisionAid
+from cliplib.reports.elsewhere import (
+    Elsewhere,
+    check_shared_classes,
+    images_elsewhere,
+    judge_elsewhere,
 )
-"""Parts that are computed then, with one bar."""
+from cliplib.reports.erasing import Erased, evaluate_erased, read_boxes
+from cliplib.reports.findings import (
+    Belonging,
+    Copies,
+    Error,
+    Findings,
+    Images,
+    Request,
+    Trust,
+)
+from cliplib.reports.methods import (
+    LEAST_GROUPS,
+    EvaluationPlan,
+    Methods,
+    OtherEncoder,
+    groups_per_class,
+    measure_methods,
+    measure_other,
+    plan_evaluation,
+)
+from cliplib.reports.questions import measure_curve, suspect_labels
+
+TINY = 16
+"""Pixels of the shorter side below which an image is called tiny."""
+MOST_ERRORS = 6
+Result = TypeVar("Result")
 
 
 def measure(
@@ -57,7 +86,7 @@ def measure(
     seed: int = 0,
     anonymous: bool = False,
     command: str = "",
-) -> Evidence:
+) -> Findings:
     """Measure how far a frozen CLIP and light probes can sort a folder of images.
 
     Parameters
@@ -107,22 +136,34 @@ def measure(
         anonymous=anonymous,
         command=command,
     )
-    evidence = encode_folder(request)
-    for part in PER_IMAGE_STEPS:
-        getattr(evidence, part)  # asking computes it, and keeps it
-    with tqdm(STEPS, "measure", unit="step") as bar:
-        for step in bar:
-            bar.set_postfix_str(step)
-            getattr(evidence, step)
-    return evidence
+    encoded = encode_folder(request)
+    return find_out(encoded)
 
 
-def encode_folder(request: Request) -> Evidence:
-    """Check a request, encode its folder, and return the evidence on it.
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A folder that was checked and encoded: what everything else is measured on."""
 
-    Parts of the evidence that are not given here are computed when they are first asked
-    for. What can be refused before the encoding, which takes minutes, is refused first,
-    with an OSError or ValueError; after it, too few images that could be read are.
+    request: Request
+    dataset: datasets.Dataset
+    encoder: ClipEncoder
+    other_encoders: Mapping[str, VisionEncoder]
+    table: FeatureTable
+    unreadable: Mapping[str, str]
+    boxes: Mapping[str, Box]
+
+    @property
+    def files(self) -> list[Any]:
+        """The file of each row of the table, as `load_image` takes it."""
+        file_of = dict(zip(self.dataset["id"], self.dataset["image"], strict=True))
+        return [file_of[file_id] for file_id in self.table.ids]
+
+
+def encode_folder(request: Request) -> Encoded:
+    """Check a request, and encode its folder.
+
+    What can be refused before the encoding, which takes minutes, is refused first, with
+    an OSError or ValueError; after it, too few images that could be read are.
     """
     place = os.path.abspath(request.folder)
     check_classes(place)
@@ -148,18 +189,237 @@ def encode_folder(request: Request) -> Evidence:
     unreadable = {file: _reason(error) for file, error in errors_by_id.items()}
     check_readable(table, unreadable)
     check_groups(request, table, boxes)
-    plan = plan_evaluation(table)
-    return Evidence(
-        request=request,
-        dataset=dataset,
-        encoder=encoder,
-        other_encoders=others,
+    return Encoded(request, dataset, encoder, others, table, unreadable, boxes)
+
+
+def find_out(encoded: Encoded) -> Findings:
+    """Measure all there is to find out about an encoded folder, step by step."""
+    request = encoded.request
+    encoder = encoded.encoder
+    table = encoded.table
+    files = encoded.files
+    plan = plan_evaluation(table, seed=request.seed)
+    with tqdm(desc="measure", total=9, unit="step") as bar:
+
+        def step(
+            name: str, function: Callable[..., Result], *args: Any, **more: Any
+        ) -> Result:
+            bar.set_postfix_str(name)
+            result = function(*args, **more)
+            bar.update()
+            return result
+
+        audit = step("copies", audit_dataset, encoded.dataset, cache=encoder.cache)
+        images = describe_images(encoded, audit)
+        rows = rows_of_pairs(audit, table)
+        spec = dataset_spec(os.path.abspath(request.folder))
+        words = zero_shot(encoder, table, spec.phrases, spec.templates)
+        methods = step("methods", measure_methods, plan, words)
+        shortcuts = step(
+            "shortcuts",
+            probe_shortcuts,
+            plan.table,
+            files,
+            methods.predicted,
+            n_splits=plan.n_splits,
+            seed=plan.seed,
+            cache=encoder.cache,
+        )
+        others = step("other encoders", measure_others, encoded, plan, methods)
+        curve = step("learning curve", measure_curve, plan, methods)
+        fitted = fit_with_groups(
+            methods.method.estimator,
+            methods.method.table.features,
+            methods.labels,
+            methods.groups,
+        )
+        errors = step("errors", explain_errors, encoder, fitted, images, methods)
+        aid = step("decision aid", make_aid, encoded, images.names, methods)
+        return Findings(
+            request=request,
+            encoder=encoder,
+            images=images,
+            belonging=who_belongs_together(request, images, rows),
+            copies=Copies(audit, rows),
+            methods=methods,
+            shortcuts=shortcuts,
+            one_class_values=values_of_one_class(images.facts, table),
+            other_encoders=others,
+            suspects=suspect_labels(table.labels, methods.proba),
+            curve=curve,
+            trust=measure_trust(plan, methods),
+            errors=errors,
+            aid=aid,
+            elsewhere=step("elsewhere", judge_other_folder, encoded, fitted, aid),
+            erased=step("erased", erase_objects, encoded, plan, methods),
+        )
+
+
+def describe_images(encoded: Encoded, audit: Audit) -> Images:
+    """Return the images of a folder that can be read, and what of it cannot be."""
+    table = encoded.table
+    names = [str(file_id) for file_id in table.ids]
+    if encoded.request.anonymous:
+        names = [f"image {row}" for row in range(1, len(table) + 1)]
+    shorter_side = audit.images[["width", "height"]].min(axis=1)
+    return Images(
         table=table,
-        evaluation_table=plan.table,
+        files=encoded.files,
+        names=names,
+        counts=count_images(table),
+        unreadable=encoded.unreadable,
+        tiny=list(audit.images.loc[shorter_side < TINY, "id"]),
+        facts=file_fields(encoded.files),
+    )
+
+
+def count_images(table: FeatureTable) -> pd.DataFrame:
+    """Count by class images, the same with copies counted once, and groups.
+
+    Images have a column for each published split, or else a single one, "images".
+    """
+    labels = [table.classes[label] for label in table.labels]
+    splits = np.where(table.splits == "", "images", table.splits)
+    counts = pd.crosstab(pd.Series(labels, name="class"), splits)
+    # Both are (k,), in the order of the classes: sorted, as the crosstab's rows.
+    counts["without copies"] = groups_per_class(table, table.copies)
+    counts["groups"] = groups_per_class(table)
+    return counts
+
+
+def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
+    """Return row_a and row_b of each pair of copies, those with two labels first.
+
+    Then come those in two splits.
+    """
+    row_of = {file_id: row for row, file_id in enumerate(table.ids.tolist())}
+    pairs = audit.pairs  # with id, label and split of both images
+    # With a `limit` the table has not all files, but the audit has.
+    pairs = pairs[pairs["id_a"].isin(row_of) & pairs["id_b"].isin(row_of)]
+    pairs = pairs.assign(
+        row_a=pairs["id_a"].map(row_of).astype(np.int64),
+        row_b=pairs["id_b"].map(row_of).astype(np.int64),
+        same_label=pairs["label_a"] == pairs["label_b"],
+        same_split=pairs["split_a"] == pairs["split_b"],
+    )
+    # False comes before True.
+    pairs = pairs.sort_values(["same_label", "same_split"], kind="stable")
+    return pairs[["row_a", "row_b", "same_label"]].reset_index(drop=True)
+
+
+def who_belongs_together(
+    request: Request, images: Images, pairs: pd.DataFrame
+) -> Belonging:
+    """Return what is declared or suggested to belong together, and what copies join."""
+    ids = images.table.ids.tolist()
+    if request.groups:
+        declared = declared_groups(ids, request.groups)  # names, in order of ids
+        merged = merged_groups(ids, declared, pairs["row_a"], pairs["row_b"])
+        if request.anonymous:  # a group may be called as a person is
+            merged[["group_a", "group_b"]] = "a declared group"
+        return Belonging(True, "", [], merged)
+    pattern = suggested_pattern(ids)
+    series = []
+    if pattern:
+        name_of = dict(zip(ids, images.names, strict=True))
+        series = [name_of[file_id] for file_id in joined_files(ids, pattern)]
+    return Belonging(False, pattern, series, pd.DataFrame())
+
+
+def measure_others(
+    encoded: Encoded, plan: EvaluationPlan, methods: Methods
+) -> list[OtherEncoder]:
+    """Test the same probe on pooled features of each other encoder."""
+    found = []
+    for name, encoder in encoded.other_encoders.items():
+        # One result for the one function.
+        (features,) = map_images(
+            encoded.files,
+            encoder.image_function,
+            cache=encoded.encoder.cache,
+            progress=name,
+        )
+        found.append(measure_other(plan, name, features, methods))
+    return found
+
+
+def measure_trust(plan: EvaluationPlan, methods: Methods) -> Trust:
+    """Return how true the best probe's probabilities are, and what abstaining buys."""
+    table = plan.table
+    is_right = methods.predicted == table.labels
+    return Trust(
+        quantile_reliability(table.labels, methods.proba, table.groups, seed=plan.seed),
+        risk_coverage(is_right, methods.proba.max(axis=1)),
+    )
+
+
+def explain_errors(
+    encoder: ClipEncoder, fitted: AnyProbe, images: Images, methods: Methods
+) -> list[Error]:
+    """Return the errors of which the best probe was surest, six at most, surest first.
+
+    There is one of a group at most. Answers are out of fold; heat maps, of what speaks
+    for the wrong answer, are by the probe that is fitted to all images.
+    """
+    answers = pd.DataFrame(
+        {"probability": methods.proba.max(axis=1), "group": methods.groups}
+    )
+    wrong = answers[methods.predicted != methods.labels]  # its index has the rows
+    surest_last = wrong.sort_values("probability", kind="stable")
+    one_of_a_group = surest_last.drop_duplicates("group", keep="last")
+    rows = one_of_a_group.index[::-1][:MOST_ERRORS]
+    if not len(rows):
+        return []
+    files = [images.files[row] for row in rows]
+    readout = methods.method.table.readout
+    maps = heat_maps(encoder, fitted, files, methods.predicted[rows], readout)
+    return [Error(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
+
+
+def make_aid(encoded: Encoded, names: Sequence[str], methods: Methods) -> DecisionAid:
+    """Make a classifier that abstains when unsure of the best probe.
+
+    If anonymous, images are called by numbers, and the data set is not named.
+    """
+    probe, table = methods.method
+    provenance = dict(table.provenance)
+    if encoded.request.anonymous:
+        provenance["dataset"] = ""
+    # The aid keeps ids and provenance with its training images.
+    named = replace(table, ids=np.array(names), provenance=provenance)
+    seed = encoded.request.seed
+    aid = DecisionAid.fit(named, encoded.encoder, probe=probe, risk=RISK, seed=seed)
+    made_by = f"cliplib {version('cliplib')}, Python {platform.python_version()}"
+    return replace(aid, about={**aid.about, "made by": made_by})
+
+
+def judge_other_folder(
+    encoded: Encoded, fitted: AnyProbe, aid: DecisionAid
+) -> Elsewhere | None:
+    """Test probe and decision aid on the other folder; None if none is named."""
+    request = encoded.request
+    if not request.elsewhere:
+        return None
+    there = images_elsewhere(
+        request.elsewhere, encoded.table, encoded.files, encoded.encoder
+    )
+    judged = judge_elsewhere(there, fitted, aid, seed=request.seed)
+    return replace(judged, name="the other folder") if request.anonymous else judged
+
+
+def erase_objects(
+    encoded: Encoded, plan: EvaluationPlan, methods: Methods
+) -> Erased | None:
+    """Test the best probe on images without their object; None without boxes."""
+    if not encoded.boxes:
+        return None
+    return evaluate_erased(
+        *methods.method,
+        encoded.encoder,
+        encoded.files,
+        encoded.boxes,
         n_splits=plan.n_splits,
-        groups_kept_apart=plan.groups_kept_apart,
-        unreadable=unreadable,
-        boxes=boxes,
+        seed=plan.seed,
     )
 
 

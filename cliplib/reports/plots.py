@@ -1,4 +1,4 @@
-"""Plots of the evidence on a folder."""
+"""Plots of the findings on a folder."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from seaborn.utils import axis_ticklabels_overlap
 
+from cliplib.evaluation.intervals import Share
 from cliplib.reports import figures
-from cliplib.reports.document import Pictures
-from cliplib.reports.evidence import Evidence
-from cliplib.reports.verdict import RISK
+from cliplib.reports.decision_aid import RISK
+from cliplib.reports.findings import Findings
 
 FIGURE_WIDTH = 4.6
 """Inches: at this width every letter can be read on a phone."""
@@ -19,16 +19,18 @@ SLANTED_LETTERS = 10
 """Of a class's name that is slanted: a longer one would end below another column."""
 
 
-def accuracy_plot(evidence: Evidence) -> Figure:
+def accuracy_plot(findings: Findings) -> Figure:
     """Plot the accuracy of each method, by group, with its 95% interval, in rows.
 
     Other encoders follow; then the best probe by image, that is, with other images of
     the same group in training.
     """
-    shares = dict(evidence.accuracies)
-    if evidence.predicted_by_image is not None:
-        name = f"{evidence.best}, by image"
-        shares[name] = evidence.accuracy(evidence.predicted_by_image)
+    methods = findings.methods
+    shares = {name: methods.share("accuracy", name) for name in methods.answers}
+    shares |= {other.name: other.accuracy for other in findings.other_encoders}
+    if methods.by_image is not None:
+        accuracy = Share.of(methods.by_image.metrics.loc["accuracy"])
+        shares[f"{methods.best}, by image"] = accuracy
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     for name, share in reversed(shares.items()):  # a row for each, from below
         to_low = 100 * (share.value - share.low)
@@ -42,19 +44,13 @@ def accuracy_plot(evidence: Evidence) -> Figure:
     return figure
 
 
-def picture_plot(pictures: Pictures) -> Figure:
-    """Draw images in rows of six, each with its title above and its name below."""
-    shown = [(picture.image, picture.name) for picture in pictures.pictures]
-    titles = [picture.title for picture in pictures.pictures]
-    return figures.image_grid(shown, titles, columns=6)
-
-
-def confusion_plot(evidence: Evidence) -> Figure:
+def confusion_plot(findings: Findings) -> Figure:
     """Draw the confusion matrix of the best probe: counts, true classes as rows."""
-    confusion = evidence.evaluations[evidence.best].confusion
-    figure = figures.confusion_heatmap(confusion, evidence.table.classes)
+    methods = findings.methods
+    confusion = methods.evaluations[methods.best].confusion
+    figure = figures.confusion_heatmap(confusion, methods.classes)
     ax = figure.axes[0]
-    letters = [len(name) for name in evidence.table.classes]
+    letters = [len(name) for name in methods.classes]
     if sum(letters) > MOST_LETTERS and max(letters) <= SLANTED_LETTERS:
         ax.tick_params("x", rotation=45)
     else:
@@ -64,9 +60,9 @@ def confusion_plot(evidence: Evidence) -> Figure:
     return figure
 
 
-def curve_plot(evidence: Evidence) -> Figure:
+def curve_plot(findings: Findings) -> Figure:
     """Plot accuracy (%), with its 95% band, over the number of groups trained on."""
-    points = evidence.curve.points
+    points = findings.curve.points
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 2.2))
     ax.fill_between(
         points["groups"], 100 * points["low"], 100 * points["high"], alpha=0.15
@@ -76,7 +72,7 @@ def curve_plot(evidence: Evidence) -> Figure:
     return figure
 
 
-def trust_plot(evidence: Evidence) -> Figure:
+def trust_plot(findings: Findings) -> Figure:
     """Draw a reliability diagram, and beside it the risk-coverage curve, in per cent.
 
     Left, accuracy over stated probability, with 95% intervals; right, the share of
@@ -85,14 +81,14 @@ def trust_plot(evidence: Evidence) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
     # By bin of the stated probability: accuracy (value, low and high), mean confidence.
-    bins = 100 * evidence.reliability
+    bins = 100 * findings.trust.reliability
     to_low = bins["value"] - bins["low"]
     to_high = bins["high"] - bins["value"]
     left.errorbar(
         bins["confidence"], bins["value"], [to_low, to_high], fmt="o", linewidth=1
     )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
-    curve = 100 * evidence.risk_coverage
+    curve = 100 * findings.trust.risk_coverage
     right.plot(curve["coverage"], curve["risk"])
     right.axhline(100 * RISK, color=figures.PALE, linewidth=0.8)
     right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))

@@ -4,75 +4,75 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from cliplib.data.arrays import Floats, Ints
-from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Share, bootstrap, intervals
 from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import fit_with_groups
+from cliplib.reports.methods import EvaluationPlan, Methods, groups_per_class
 
-MOST_FOLDS = 5
-LEAST_GROUPS = 4
-"""Of a class: in a fold one is tested, one validates, and two are trained on."""
 MOST_TIMES = 10
 """No learning curve is extrapolated beyond so many times the groups that there are."""
+TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
+"""Accuracies to which a learning curve is extrapolated."""
+NEGLIGIBLE_GAIN = 0.02
+"""Two points: nobody would label more images for that."""
 
 
-class EvaluationPlan(NamedTuple):
-    """How methods are tested on a folder: see `plan_evaluation`."""
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Accuracy of the best probe by how much was labelled.
 
-    table: FeatureTable  # its `groups` stay whole in every fold
-    n_splits: int  # number of folds
-    groups_kept_apart: bool  # False where these are near-duplicates alone
-
-
-def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
-    """Return the number of groups that hold images of each class of a table, (k,).
-
-    These are the table's own groups, or others, (n,), such as ``table.copies``.
+    Attributes
+    ----------
+    points
+        share, images and groups trained on; value, low and high of the accuracy.
+    gain_by_doubling
+        Accuracy with all groups less that with half; None if it was not measured.
+    target
+        The lowest of `TARGETS` more than two points above today's accuracy, or 1.
+    growth_factor
+        By which today's groups have to grow to reach it, with its interval; None where
+        that cannot be said.
     """
-    given = table.groups if groups is None else groups
-    group_of_row = pd.Series(checked_groups(given, len(table)))
-    counts = group_of_row.groupby(table.labels).nunique()  # without empty classes
-    return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
+
+    points: pd.DataFrame
+    gain_by_doubling: Share | None
+    target: float
+    growth_factor: Share | None
 
 
-def plan_evaluation(table: FeatureTable) -> EvaluationPlan:
-    """Choose what to keep together in cross-validation, and the number of folds.
-
-    Groups are kept together where each class has four of them or more. Else methods
-    cannot be tested on groups that were not trained on, and near-duplicates alone are
-    kept together.
-
-    Raises
-    ------
-    ValueError
-        If a class has fewer than four images that are no copies of each other.
-    """
-    fewest_groups = int(groups_per_class(table).min())
-    if fewest_groups >= LEAST_GROUPS:
-        n_splits = min(MOST_FOLDS, fewest_groups)
-        return EvaluationPlan(table, n_splits, groups_kept_apart=True)
-    without_copies = groups_per_class(table, table.copies)
-    fewest_images = int(without_copies.min())
-    if fewest_images < LEAST_GROUPS:
-        name = table.classes[int(without_copies.argmin())]
-        raise ValueError(
-            f"Class {name!r} has {counted(fewest_images, 'image')}, copies counted "
-            f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
-        )
-    # Published folds, which go with the table's own groups, are dropped: 0 is none.
-    no_folds = np.zeros(len(table), int)
-    by_copies = replace(table, groups=table.copies, folds=no_folds)
-    n_splits = min(MOST_FOLDS, fewest_images)
-    return EvaluationPlan(by_copies, n_splits, groups_kept_apart=False)
+def measure_curve(plan: EvaluationPlan, methods: Methods) -> Curve:
+    """Measure the best probe's learning curve, and how many groups a target needs."""
+    probe, table = methods.method
+    points, answers = learning_curve(
+        probe, table, n_splits=plan.n_splits, seed=plan.seed
+    )
+    if 1 in points["share"].tolist():
+        answers[-1] = methods.proba  # all groups: the answers that stand elsewhere
+    shares = [
+        Share.of(plan.evaluate(proba.argmax(axis=1)).metrics.loc["accuracy"])
+        for proba in answers
+    ]
+    points = points.join(pd.DataFrame(shares, points.index, [*Share._fields]))
+    gain_by_doubling = None  # where groups are too few for both points
+    if points["share"].tolist()[-2:] == [0.5, 1]:
+        full, half = (proba.argmax(axis=1) for proba in (answers[-1], answers[-2]))
+        gain_by_doubling = plan.gain(full, half)
+    today = methods.evaluations[methods.best].accuracy
+    worth_it = [target for target in TARGETS if target > today + NEGLIGIBLE_GAIN]
+    target = min(worth_it, default=1.0)
+    growth_factor = None
+    if target < 1:
+        growth_factor = groups_needed(points, answers, table, target, seed=plan.seed)
+    return Curve(points, gain_by_doubling, target, growth_factor)
 
 
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:

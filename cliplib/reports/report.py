@@ -1,37 +1,27 @@
-"""The evidence on a folder as a page, as a PDF, and as tables for spreadsheets."""
+"""The report on a folder of images: measure it, and write all that was found."""
 
 from __future__ import annotations
 
-import base64
 import importlib.util
-import io
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cliplib.data.image import load_image
+from cliplib.data.cache import cache_folder
+from cliplib.data.datasets import check_classes
 from cliplib.data.wording import listing
-from cliplib.reports.document import (
-    Block,
-    Code,
-    Document,
-    Pictures,
-    Plot,
-    Table,
-    Text,
-    document,
-)
-from cliplib.reports.evidence import Evidence
-from cliplib.reports.sheet import TEMPLATES, write_csv
+from cliplib.reports.aid_folder import check_aid_can_be_saved
+from cliplib.reports.findings import Findings
+from cliplib.reports.measure import measure
+from cliplib.reports.record import answers_table, copies_table, record
+from cliplib.reports.sheet import write_csv
 
-WRITTEN = ("report.html", "report.pdf", "answers.csv", "copies.csv")
+WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
 """The files that a report consists of."""
 GENERATOR = '<meta name="generator" content="cliplib">'
 """Stands in each report's page."""
@@ -44,10 +34,63 @@ REPORT_PACKAGES = (
     "font_source_serif_pro",
 )
 """What the extra "report" installs, by the names that are imported."""
-PICTURE_SIDE = 240
-"""Pixels of the longer side of a picture."""
-SMALL_TABLE = 12
-"""Rows up to which a table stays on one page."""
+
+
+def report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    title: str = "",
+    **options: Any,
+) -> Findings:
+    """Measure a folder of images; write page, PDF, tables and decision aid.
+
+    Parameters
+    ----------
+    folder
+        Of class folders.
+    out
+        The folder that gets report.html, report.pdf, report.json, answers.csv,
+        copies.csv and the decision aid, aid. An older report there is replaced.
+    title
+        By default the name of the folder of images, if that is not anonymous.
+    options
+        Those of `measure`.
+
+    Raises
+    ------
+    ImportError
+        If a package of the extra "report" is missing.
+    OSError, ValueError
+        If `folder` or `out` cannot be used, or as from `measure`.
+    """
+    check_places(folder, out)
+    check_extra()
+    # Else matplotlib would keep its list of typefaces in a place of its own.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
+    place = Path(out)
+    check_aid_can_be_saved(place / "aid")
+    check_no_other_files(place)
+    with locked(place):
+        findings = measure(folder, **options)
+        write_report(findings, place, title)
+    return findings
+
+
+def check_places(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Raise OSError or ValueError if `folder` or `out` cannot be used.
+
+    `folder` must hold two class folders or more; `out`, for results, must not lie
+    within it, nor be a file.
+    """
+    check_classes(folder)
+    if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(
+            f"{out} lies within {folder}, whose folders are classes: choose another "
+            "place."
+        )
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise NotADirectoryError(f"{out} is a file: name a folder.")
 
 
 def check_extra() -> None:
@@ -62,51 +105,35 @@ def check_extra() -> None:
         )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A document as plain data, and its pictures as files.
-
-    Attributes
-    ----------
-    content
-        What the templates of page and PDF read; JSON can hold all of it.
-    files
-        The content of each picture file, SVG or JPEG, by its name.
-    """
-
-    content: dict[str, Any]
-    files: dict[str, bytes]
-
-    def data_uri(self, name: str) -> str:
-        """Return a picture file as a data URI, so that a page need not load it."""
-        kind = "svg+xml" if name.endswith(".svg") else "jpeg"
-        encoded = base64.b64encode(self.files[name]).decode()
-        return f"data:image/{kind};base64,{encoded}"
-
-
 def write_report(
-    evidence: Evidence, out: str | os.PathLike[str], title: str = ""
+    findings: Findings, out: str | os.PathLike[str], title: str = ""
 ) -> list[Path]:
-    """Write page, PDF and tables into a folder, made if missing; return their paths.
+    """Write page, PDF, report.json, tables and decision aid into a folder.
 
-    `title` is by default the name of the folder of images, if that is not anonymous.
+    The folder is made if it is missing. `title` is by default the name of the folder of
+    images, if that is not anonymous. Returned are the paths of the files.
 
     Raises
     ------
-    ImportError
-        If a package of the extra "report" is missing.
     OSError
         If the folder cannot be written to.
     """
-    check_extra()
+    from cliplib.reports.document import document  # which needs the extra "report"
+    from cliplib.reports.page import as_html, as_pdf, lay_out
+
     place = Path(out)
-    layout = lay_out(document(evidence, title, in_report=True), evidence)
+    told = document(findings, title)
+    layout = lay_out(told, findings)
+    pdf = as_pdf(layout)
+    about = json.dumps(record(findings, told.verdict), indent=1, ensure_ascii=False)
     place.mkdir(parents=True, exist_ok=True)
     # The page first: by it, what an interrupted report has left is known as a report's.
     (place / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
-    (place / "report.pdf").write_bytes(as_pdf(layout))
-    write_csv(evidence.answers, place / "answers.csv")
-    write_csv(evidence.copies, place / "copies.csv")
+    (place / "report.pdf").write_bytes(pdf)
+    (place / "report.json").write_text(about, "utf-8", newline="\n")
+    write_csv(answers_table(findings), place / "answers.csv")
+    write_csv(copies_table(findings), place / "copies.csv")
+    findings.aid.save(place / "aid")
     return [place / name for name in WRITTEN]
 
 
@@ -124,159 +151,6 @@ def check_no_other_files(out: Path) -> None:
             f"{out} holds {listing(there)}, not written by a report: name another "
             "folder, or move what is there."
         )
-
-
-def lay_out(document: Document, evidence: Evidence) -> Layout:
-    """Return a document as plain data, its plots drawn from the evidence."""
-    files: dict[str, bytes] = {}  # each block adds those of its pictures
-    content = {
-        "title": document.title,
-        "subtitle": document.subtitle,
-        "answer": document.answer,
-        "reasons": document.reasons,
-        "steps": [step._asdict() for step in document.steps],
-        "sections": [
-            {
-                "title": section.title,
-                "blocks": [
-                    _plain_block(block, evidence, files) for block in section.blocks
-                ],
-            }
-            for section in document.sections
-        ],
-    }
-    return Layout(content, files)
-
-
-def _plain_block(
-    block: Block, evidence: Evidence, files: dict[str, bytes]
-) -> dict[str, Any]:
-    """Return a block as plain data, for JSON.
-
-    Plots are drawn from the `evidence`; they and images are added to `files`, by name.
-    """
-    match block:
-        case Text():
-            return {"kind": "text", "text": block.text}
-        case Code():
-            return {"kind": "code", "text": block.text}
-        case Table():
-            return _plain_table(block)
-        case Plot():
-            return _plain_plot(block, evidence, files)
-        case Pictures():
-            return _plain_pictures(block, files)
-
-
-def _plain_table(table: Table) -> dict[str, Any]:
-    """Return a table as plain data, and how it is to be aligned and broken."""
-    return {
-        "kind": "table",
-        "caption": table.caption,
-        "columns": table.columns,
-        "rows": table.rows,
-        # Of each column, whether to align it at the right.
-        "numeric": [
-            all(_may_be_number(cell) for cell in column)
-            for column in zip(*table.rows, strict=True)
-        ],
-        "on_one_page": len(table.rows) <= SMALL_TABLE,
-    }
-
-
-def _may_be_number(cell: str) -> bool:
-    """Say whether a cell begins as a number does, such as "−3 points", or is empty."""
-    return cell == "" or cell.lstrip("−")[:1].isdigit()
-
-
-def _plain_plot(
-    plot: Plot, evidence: Evidence, files: dict[str, bytes]
-) -> dict[str, Any]:
-    """Draw a plot of the evidence, and add it to `files` as SVG.
-
-    Returned are, for JSON, the name of its file, its width in inches, and its texts.
-    """
-    from cliplib.reports import figures, plots  # which need the extra "report"
-
-    functions = {
-        "accuracy_plot": plots.accuracy_plot,
-        "confusion_plot": plots.confusion_plot,
-        "curve_plot": plots.curve_plot,
-        "trust_plot": plots.trust_plot,
-    }
-    with figures.style():
-        figure = functions[plot.function](evidence)
-        inches = float(figure.get_figwidth())
-        svg = figures.svg(figure).encode()
-    return {
-        "kind": "plot",
-        "file": _add_file(files, svg, ".svg"),
-        "inches": inches,
-        "caption": plot.caption,
-        "alt": plot.alt,
-    }
-
-
-def _plain_pictures(block: Pictures, files: dict[str, bytes]) -> dict[str, Any]:
-    """Add images to `files` as small JPEGs; return their names and texts."""
-    pictures = [
-        {
-            "file": _add_file(files, _small_jpeg(picture.image), ".jpg"),
-            "title": picture.title,
-            "name": picture.name,
-        }
-        for picture in block.pictures
-    ]
-    return {"kind": "pictures", "caption": block.caption, "pictures": pictures}
-
-
-def _add_file(files: dict[str, bytes], content: bytes, suffix: str) -> str:
-    """Add a file to `files`, and return its name: "0.svg", "1.jpg", and so on."""
-    name = f"{len(files)}{suffix}"
-    files[name] = content
-    return name
-
-
-def _small_jpeg(source: Any) -> bytes:
-    """Return an image as a JPEG file, its longer side `PICTURE_SIDE` pixels at most."""
-    image = load_image(source)
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=80)
-    return content.getvalue()
-
-
-def as_html(layout: Layout) -> str:
-    """Return a document as one HTML page that loads nothing: pictures are in it."""
-    template = TEMPLATES.get_template("report.html")
-    return template.render(layout.content, source=layout.data_uri)
-
-
-def as_pdf(layout: Layout) -> bytes:
-    """Return a document as PDF; letters that its fonts lack come from the system's."""
-    import font_source_sans_pro
-    import font_source_serif_pro
-    import typst
-
-    fonts = [
-        Path(font.__file__).parent / "files"
-        for font in (font_source_sans_pro, font_source_serif_pro)
-    ]
-    template = Path(__file__).with_name("report.typ").read_text("utf-8")
-    with TemporaryDirectory() as folder:
-        # The template reads report.json, and the pictures that it names, beside itself.
-        for name, content in layout.files.items():
-            Path(folder, name).write_bytes(content)
-        Path(folder, "report.json").write_text(json.dumps(layout.content), "utf-8")
-        Path(folder, "report.typ").write_text(template, "utf-8")
-        compiler = typst.Compiler(
-            str(Path(folder, "report.typ")),
-            root=folder,
-            font_paths=typst.Fonts(font_paths=[str(path) for path in fonts]),
-        )
-        pdf = compiler.compile(format="pdf")
-        assert isinstance(pdf, bytes)  # and no list, as pictures of pages would be
-        return pdf
 
 
 @contextmanager

@@ -1,0 +1,362 @@
+"""Cautions: what limits the verdict on a folder, and what else a person should look at.
+
+Each function returns a caution, or None where there is no reason for it. No caution
+rests on a difference that does not matter, or that is not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from cliplib.data.wording import counted, listing, percent, points, whole_percent
+from cliplib.evaluation.intervals import Share
+from cliplib.inspection.file_values import OneClassValue
+from cliplib.inspection.shortcuts import Shortcut
+from cliplib.reports.elsewhere import Elsewhere
+from cliplib.reports.findings import Belonging, Findings
+from cliplib.reports.methods import Methods, sensitivities
+
+FEW_GROUPS = 10
+"""With fewer groups altogether nothing is decided: they say little of others."""
+FEW_OF_A_CLASS = 5
+"""With fewer groups of a class neither: they cannot be tested in five folds."""
+SHORTCUT = 0.8
+"""The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
+SHORTCUT_LOW = 0.7
+"""The same, at the lower end of its interval."""
+LOSS_ELSEWHERE = 0.05
+"""A loss of balanced accuracy elsewhere that matters."""
+FAIR_ACCURACY = 0.7
+"""A class of which less is found is mostly missed."""
+IMBALANCE = 0.8
+"""Share of the largest class from which on accuracy alone means little."""
+MOST_FILES = 4
+"""So many files are named within a sentence."""
+SEVERITIES = ("high", "medium", "low")
+IDS = (
+    "too-few-groups",
+    "shortcut",
+    "worse-elsewhere",
+    "groups-in-names",
+    "one-class-value",
+    "class-missed",
+    "imbalance",
+    "groups-merged",
+    "label-conflicts",
+    "labels-in-doubt",
+    "unreadable-files",
+)
+"""Stable names of all cautions, for programs."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A reason to doubt the numbers, or to look at some files.
+
+    Attributes
+    ----------
+    id
+        A stable name, for programs.
+    severity
+        "high" if the numbers may mean something else than they seem to; "medium" if
+        they may be too good; "low" for what a person should look at.
+    message
+        A sentence or two.
+    at_most
+        The most that the verdict's word may say, one of `verdict.WORDS`.
+    condition
+        On what the verdict's sentence depends, as a clause after "if"; "" on nothing.
+    evidence
+        The numbers that it rests on.
+    rows
+        Some of the images that show it.
+    files
+        Files that show it and have no row, since they cannot be read.
+    """
+
+    id: str
+    severity: str
+    message: str
+    at_most: str = "Yes"
+    condition: str = ""
+    evidence: Mapping[str, float | int | str] = field(default_factory=dict)
+    rows: Sequence[int] = ()
+    files: Sequence[str] = ()
+
+
+def check_threshold(fail_on: str) -> None:
+    """Raise ValueError for what names no caution, no severity, and is not "never"."""
+    allowed = ("never", *SEVERITIES, *IDS)
+    if fail_on not in allowed:
+        raise ValueError(f"--fail-on {fail_on} is none of {', '.join(allowed)}.")
+
+
+def find_cautions(findings: Findings) -> list[Caution]:
+    """Return all cautions on a folder, the most severe first."""
+    names = findings.images.names
+    methods = findings.methods
+    found = [
+        of_too_few(findings.images.groups_per_class, methods),
+        of_shortcuts(findings.shortcuts),
+        of_elsewhere(findings.elsewhere, methods),
+        of_series(findings.belonging),
+        *map(of_one_class_value, findings.one_class_values),
+        of_missed_class(methods),
+        of_imbalance(methods),
+        of_merged_groups(findings.belonging),
+        of_label_conflicts(findings.copies.rows, names),
+        of_suspects(findings.suspects, names),
+        of_unreadable(findings.images.unreadable, findings.request.anonymous),
+    ]
+    cautions = [caution for caution in found if caution]
+    return sorted(cautions, key=lambda caution: SEVERITIES.index(caution.severity))
+
+
+def of_too_few(groups_per_class: Mapping[str, int], methods: Methods) -> Caution | None:
+    """Say that a class has too few groups, or all classes together."""
+    n_groups = len(set(methods.groups.tolist()))
+    scarce = [
+        f"{name} ({count})"
+        for name, count in groups_per_class.items()
+        if count < FEW_OF_A_CLASS
+    ]
+    reasons = []
+    if scarce:
+        reasons.append(
+            f"Too few groups show {listing(scarce)}: {FEW_OF_A_CLASS} of each class "
+            "are the least that can be learned from and tested on in turn."
+        )
+    if n_groups < FEW_GROUPS:
+        reasons.append(
+            f"{counted(n_groups, 'group')} altogether: that says little of others."
+        )
+    if not methods.groups_kept_apart:
+        reasons.append(
+            "All numbers are of images whose own groups may have been trained on: they "
+            "say nothing of new ones."
+        )
+    if not reasons:
+        return None
+    return Caution(
+        "too-few-groups",
+        "high",
+        " ".join(reasons),
+        at_most="Cannot be said",
+        evidence={"groups": n_groups},
+    )
+
+
+def of_shortcuts(shortcuts: Sequence[Shortcut]) -> Caution | None:
+    """Say that something which shows no object tells the classes nearly as CLIP does.
+
+    `shortcuts` are sorted, the strongest first.
+    """
+    strong = [shortcut for shortcut in shortcuts if is_strong(shortcut)]
+    if not strong:
+        return None
+    first = strong[0]
+    also = ""
+    if len(strong) > 1:
+        others = [shortcut.name for shortcut in strong[1 : 1 + MOST_FILES]]
+        also = f" So {'do' if len(others) > 1 else 'does'} {listing(others)}."
+    reached = whole_percent(min(first.share_of_gain.value, 1))
+    return Caution(
+        "shortcut",
+        "high",
+        f"Without a look at any object, the {first.name} ({first.place}) tells the "
+        f"class of {percent(first.accuracy)} of the images: {reached} of what CLIP "
+        "gains over chance. CLIP may see no more than that. Find out whether the "
+        f"classes were photographed or saved differently.{also}",
+        at_most="Perhaps",
+        condition=f"the {first.name} gives their classes away as it does here",
+        evidence={
+            "name": first.name,
+            "place": first.place,
+            **_numbers("accuracy", first.accuracy),
+            **_numbers("share_of_gain", first.share_of_gain),
+        },
+        rows=[row for rows in first.examples.values() for row in rows],
+    )
+
+
+def is_strong(shortcut: Shortcut) -> bool:
+    """Tell whether a shortcut may be all that CLIP sees; colour, often content, not."""
+    reached = shortcut.share_of_gain
+    return (
+        shortcut.decides and reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
+    )
+
+
+def of_one_class_value(value: OneClassValue) -> Caution:
+    """Say that a value of a field of the files belongs to one class."""
+    images = counted(value.n_images, "image")
+    return Caution(
+        "one-class-value",
+        "medium",
+        f"Only {value.class_name} has files with the {value.field} {value.value} "
+        f"({images}): somebody made or saved these differently.",
+        evidence={
+            "field": value.field,
+            "value": value.value,
+            "class": value.class_name,
+            "images": value.n_images,
+            "p": value.p,
+        },
+        rows=[*value.rows, *value.others],
+    )
+
+
+def of_elsewhere(away: Elsewhere | None, methods: Methods) -> Caution | None:
+    """Say that clearly less is right on the images of another folder."""
+    if away is None:
+        return None
+    loss = loss_elsewhere(away, methods)
+    if loss.low <= 0 or loss.value < LOSS_ELSEWHERE:
+        return None
+    accuracy = Share.of(away.evaluation.metrics.loc["accuracy"])
+    images = counted(away.evaluation.n, "image")
+    return Caution(
+        "worse-elsewhere",
+        "high",
+        f"Of {images} from elsewhere ({away.name}), {percent(accuracy)} are right. "
+        f"With all classes counting alike, that is {points(loss)} less than here.",
+        at_most="Perhaps",
+        condition=f"they come from where these do, and not from {away.name}",
+        evidence={**_numbers("accuracy", accuracy), **_numbers("loss", loss)},
+    )
+
+
+def loss_elsewhere(away: Elsewhere, methods: Methods) -> Share:
+    """Return balanced accuracy here less that elsewhere, of the classes that are there.
+
+    Both are of different images.
+    """
+    per_class = away.evaluation.per_class
+    occurring = [str(name) for name in per_class.index[per_class["support"] > 0]]
+    there = sensitivities(away.evaluation)
+    here = methods.sensitivity
+    mean_there = Share.mean([there[name] for name in occurring])
+    return Share.mean([here[name] for name in occurring]).minus(mean_there)
+
+
+def of_series(belonging: Belonging) -> Caution | None:
+    """Say that file names look like series, which nobody has declared."""
+    if belonging.declared or not belonging.pattern:
+        return None
+    example = ""
+    if belonging.series:
+        example = f" One would be {listing(belonging.series[:MOST_FILES])}."
+    return Caution(
+        "groups-in-names",
+        "high",
+        "The names of the files look like series, and each may show one object, place "
+        f"or patient.{example} If so, all numbers are too good: declare them.",
+        at_most="Perhaps",
+        condition="no two images here show the same object, though their names look as "
+        "if many did",
+        evidence={"pattern": belonging.pattern},
+        files=list(belonging.series),
+    )
+
+
+def of_missed_class(methods: Methods) -> Caution | None:
+    """Say that a class is mostly missed."""
+    found = methods.sensitivity
+    missed = min(found, key=lambda name: found[name].value)
+    if found[missed].value >= FAIR_ACCURACY:
+        return None
+    return Caution(
+        "class-missed",
+        "medium",
+        f"Only {percent(found[missed])} of {missed} is found.",
+        at_most="Mostly",
+        evidence={"class": missed, **_numbers("found", found[missed])},
+    )
+
+
+def of_imbalance(methods: Methods) -> Caution | None:
+    """Say that one class is so large that accuracy alone means little."""
+    counts = methods.evaluations[methods.best].per_class["support"]
+    share = float(counts.max() / counts.sum())
+    if share < IMBALANCE:
+        return None
+    name = str(counts.idxmax())
+    return Caution(
+        "imbalance",
+        "low",
+        f"{whole_percent(share)} of the images are {name}: look at the share in which "
+        "all classes count alike.",
+        evidence={"class": name, "share": share},
+    )
+
+
+def of_merged_groups(belonging: Belonging) -> Caution | None:
+    """Say that groups which were declared apart hold copies of each other."""
+    merged = belonging.merged
+    if merged.empty:
+        return None
+    pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
+    return Caution(
+        "groups-merged",
+        "medium",
+        f"{counted(len(merged), 'pair')} of declared groups hold copies of each other, "
+        f"and count as one: {'; '.join(pairs[:MOST_FILES])}.",
+        evidence={"pairs": len(merged)},
+    )
+
+
+def of_label_conflicts(pairs: pd.DataFrame, names: Sequence[str]) -> Caution | None:
+    """Say that copies of one image bear two labels.
+
+    `pairs` has the columns row_a, row_b and same_label.
+    """
+    conflicts = pairs[~pairs["same_label"].astype(bool)]
+    if conflicts.empty:
+        return None
+    rows = [int(row) for row in conflicts[["row_a", "row_b"]].to_numpy().ravel()]
+    return Caution(
+        "label-conflicts",
+        "medium",
+        f"{counted(len(conflicts), 'pair')} of copies with two labels: "
+        f"{names[rows[0]]} and {names[rows[1]]}"
+        f"{' first of all' if len(conflicts) > 1 else ''}.",
+        evidence={"pairs": len(conflicts)},
+        rows=rows,
+    )
+
+
+def of_suspects(suspects: pd.DataFrame, names: Sequence[str]) -> Caution | None:
+    """Say that labels look wrong."""
+    if suspects.empty:
+        return None
+    rows = suspects["row"].tolist()
+    first = listing([names[row] for row in rows[:MOST_FILES]])
+    return Caution(
+        "labels-in-doubt",
+        "low",
+        f"{counted(len(rows), 'label')} in doubt, above all {first}. Look at them: "
+        "some may be wrong, some images may be hard.",
+        evidence={"labels": len(rows)},
+        rows=rows,
+    )
+
+
+def of_unreadable(unreadable: Mapping[str, str], anonymous: bool) -> Caution | None:
+    """Say that files could not be read; if anonymous, without their names."""
+    if not unreadable:
+        return None
+    return Caution(
+        "unreadable-files",
+        "low",
+        f"{counted(len(unreadable), 'file')} could not be read, and count for nothing.",
+        evidence={"files": len(unreadable)},
+        files=[] if anonymous else list(unreadable),
+    )
+
+
+def _numbers(name: str, share: Share) -> dict[str, float]:
+    """Return a share as three numbers: NAME, NAME_low and NAME_high."""
+    return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}

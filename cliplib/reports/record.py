@@ -1,0 +1,144 @@
+"""The findings for programs and spreadsheets: report.json, and tables of all files."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cliplib.evaluation.intervals import Share
+from cliplib.reports.findings import Findings
+from cliplib.reports.verdict import Row, Verdict
+
+PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
+FORMAT = 1
+"""Of report.json: it grows when a key changes its meaning or goes."""
+
+
+def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
+    """Return verdict, cautions and versions as plain values, as report.json has them.
+
+    `report.schema.json`, beside this module, describes it.
+    """
+    names = findings.images.names
+    return {
+        "format": FORMAT,
+        "verdict": {
+            "word": judged.word,
+            "sentence": judged.sentence,
+            **_plain_share("", judged.accuracy),
+            "n": judged.n,
+            "groups": judged.groups,
+        },
+        "warnings": [
+            {
+                "id": caution.id,
+                "severity": caution.severity,
+                "message": caution.message,
+                "evidence": {
+                    name: _plain(value) for name, value in caution.evidence.items()
+                },
+                "files": [names[row] for row in caution.rows] + list(caution.files),
+            }
+            for caution in judged.cautions
+        ],
+        "compared": [_plain_row(row) for row in judged.rows],
+        "made": made(findings),
+    }
+
+
+def _plain_row(row: Row) -> dict[str, Any]:
+    return {
+        "method": row.method,
+        **_plain_share("", row.accuracy),
+        **_plain_share("balanced_", row.balanced),
+    }
+
+
+def _plain_share(prefix: str, share: Share) -> dict[str, float | None]:
+    value, low, high = map(_plain, share)
+    return {f"{prefix}accuracy": value, f"{prefix}low": low, f"{prefix}high": high}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: numbers of Python, None for NaN."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
+    return None if math.isnan(value) else round(float(value), 6)
+
+
+def made(findings: Findings) -> dict[str, str]:
+    """Return what the numbers depend on: encoder, groups, seed, versions and so on."""
+    request = findings.request
+    groups = request.groups or "near-duplicates only"
+    if request.anonymous and os.path.isfile(groups):
+        groups = "a file"  # whose path may name somebody
+    n_read = len(findings.images.table)
+    return {
+        "encoder": findings.encoder_name,
+        "fingerprint of its weights": findings.encoder.fingerprint,
+        "readout of the best probe": findings.methods.method.table.readout,
+        "groups": groups,
+        "seed": str(request.seed),
+        "images": f"{n_read} of {findings.n_files} files",
+        "cliplib": version("cliplib"),
+        "Python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        # Without what a build adds, such as "+cpu".
+        **{name: version(name).split("+")[0] for name in PACKAGES},
+    }
+
+
+def answers_table(findings: Findings) -> pd.DataFrame:
+    """Return the best probe's out-of-fold answer for each file, for a spreadsheet.
+
+    Columns: image (a number from 1), file, label, answer, probability, group, suspect
+    (the likely class of a label that looks wrong), copy_of (the first of its
+    near-duplicates), what `file_fields` says, and error (why a file cannot be read).
+    Files that cannot be read come last, with file and error alone; all that is missing
+    is "".
+    """
+    images = findings.images
+    methods = findings.methods
+    classes = np.array(methods.classes)
+    suspect = np.full(len(images.table), "", dtype=object)
+    suspect[findings.suspects["row"]] = classes[findings.suspects["likely"]]
+    files = pd.Series(images.table.ids.astype(object))
+    first_copy = files.groupby(images.table.copies).transform("first")
+    read = pd.DataFrame(
+        {
+            "image": np.arange(1, len(files) + 1),
+            "file": files,
+            "label": images.labels,
+            "answer": classes[methods.predicted],
+            "probability": methods.proba.max(axis=1),
+            "group": methods.groups,
+            "suspect": suspect,
+            "copy_of": first_copy.where(first_copy != files, ""),
+        }
+    )
+    read = read.join(images.facts.reset_index(drop=True)).assign(error="")
+    unread = pd.DataFrame(images.unreadable.items(), columns=["file", "error"])
+    # As objects: beside missing numbers, the integer 1 would become 1.0.
+    everything = pd.concat([read.astype(object), unread], ignore_index=True)
+    return everything.where(everything.notna(), "")
+
+
+def copies_table(findings: Findings) -> pd.DataFrame:
+    """Return all pairs of near-duplicates among the files, for a spreadsheet.
+
+    Columns: file, label and split of a, the same of b; kind ("exact" or "near"),
+    orientation (what b is of a) and correlation (of their details, at most 1).
+    """
+    pairs = findings.copies.audit.pairs
+    named = pairs.rename(columns={"id_a": "file_a", "id_b": "file_b"})
+    of_a = ["file_a", "label_a", "split_a"]
+    of_b = ["file_b", "label_b", "split_b"]
+    return named[[*of_a, *of_b, "kind", "orientation", "correlation"]]

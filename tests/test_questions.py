@@ -1,0 +1,236 @@
+"""Would more labels pay, which labels look wrong, and how methods are tested."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+
+from cliplib import FeatureTable
+from cliplib.reports.methods import groups_per_class, plan_evaluation
+from cliplib.reports.questions import groups_needed, learning_curve, suspect_labels
+
+
+def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:
+    labels = np.repeat([0, 1], 10)
+    proba = np.where(np.arange(2) == labels[:, None], 0.9, 0.1)
+    proba[3] = [0.05, 0.95]  # surely of the other class
+    proba[4] = [0.45, 0.55]  # wrongly classified, but without confidence
+    proba[14] = [0.55, 0.45]
+    suspects = suspect_labels(labels, proba)
+    assert suspects["row"].tolist() == [3]
+    assert suspects["likely"].tolist() == [1]
+    assert suspects["margin"].tolist() == pytest.approx([0.9])
+
+
+def test_thresholds_are_those_of_each_class() -> None:
+    # Class 1 is never predicted with more than 0.6: 0.6 is confident there.
+    labels = np.repeat([0, 1], 10)
+    proba = np.where(labels[:, None] == 0, [0.95, 0.05], [0.4, 0.6])
+    proba[0] = [0.4, 0.6]
+    assert suspect_labels(labels, proba)["row"].tolist() == [0]
+
+
+def test_a_probability_that_just_reaches_the_mean_is_confident() -> None:
+    proba = np.array([[0.9, 0.1]] * 5 + [[0.2, 0.8]] * 2)
+    # The one image of class 1 has 0.8; so has an image that is called class 0.
+    assert suspect_labels([0] * 6 + [1], proba)["row"].tolist() == [5]
+
+
+def test_a_label_that_is_the_most_probable_one_is_no_suspect() -> None:
+    # 0.45 is confident for class 0, and 0.55 is not for class 1.
+    proba = np.array([[0.4, 0.6]] * 5 + [[0.46, 0.54]] * 5 + [[0.05, 0.95]] * 9)
+    proba = np.vstack([proba, [0.45, 0.55]])
+    assert suspect_labels([0] * 10 + [1] * 10, proba).empty
+
+
+def test_a_class_that_nothing_bears_is_not_suspected() -> None:
+    proba = np.array([[0.8, 0.1, 0.1]] * 5 + [[0.1, 0.1, 0.8]] + [[0.1, 0.8, 0.1]] * 5)
+    assert suspect_labels([0] * 6 + [1] * 5, proba).empty
+
+
+def test_the_worst_label_comes_first() -> None:
+    labels = np.repeat([0, 1], 10)
+    proba = np.where(np.arange(2) == labels[:, None], 0.9, 0.1)
+    proba[3], proba[5], proba[12] = [0.1, 0.9], [0.02, 0.98], [0.95, 0.05]
+    assert suspect_labels(labels, proba)["row"].tolist() == [5, 12, 3]
+
+
+def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:
+    """Return two classes that a line separates, in groups of some images."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], groups_of_a_class * images)
+    features = rng.normal(size=(len(labels), 4)) + 4 * labels[:, None]
+    groups = np.repeat(np.arange(2 * groups_of_a_class), images)
+    return FeatureTable.from_arrays(features, labels, groups=groups, classes="ab")
+
+
+def test_the_learning_curve_grows_by_groups() -> None:
+    curve, proba = learning_curve(LogisticRegression(), table(20))
+    assert curve["share"].tolist() == [0.125, 0.25, 0.5, 1.0]
+    assert curve["groups"].tolist() == [4, 8, 16, 32]
+    assert (curve["images"] == 3 * curve["groups"]).all()
+    assert proba[-1].sum(axis=1) == pytest.approx(1)
+
+
+class NotingFits(DummyClassifier):
+    """Notes the images of each fit, by the numbers that are their features."""
+
+    fits: list[set[int]] = []  # noqa: RUF012
+
+    def fit(self, X: Any, y: Any) -> NotingFits:
+        self.fits.append(set(X[:, 0].astype(int)))
+        super().fit(X, y)
+        return self
+
+
+def test_larger_shares_hold_the_smaller_ones_and_each_class_its_part() -> None:
+    whole = table(20)
+    numbered = np.arange(len(whole))[:, None]
+    NotingFits.fits.clear()
+    learning_curve(NotingFits(), whole.with_features(numbered))
+    by_share = np.array(NotingFits.fits).reshape(4, 5)  # four shares, five folds
+    for fold in range(5):
+        for smaller, larger in pairwise(by_share[:, fold]):
+            assert smaller < larger
+        for images, n_groups in zip(by_share[:, fold], (2, 4, 8, 16), strict=True):
+            trained = whole.select(sorted(images))
+            assert groups_per_class(trained).tolist() == [n_groups] * 2
+    NotingFits.fits.clear()
+    learning_curve(NotingFits(), whole.with_features(numbered), seed=1)
+    assert NotingFits.fits != by_share.ravel().tolist()
+
+
+def power_law(
+    slope: float, n: int = 4000
+) -> tuple[pd.DataFrame, list[np.ndarray], FeatureTable]:
+    """Return a curve of which the error is 0.4 at 50 groups, falling by a power."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    hard = rng.random(n)
+    sizes = np.array([50, 100, 200, 400])
+    answers = []
+    for size in sizes:
+        said = np.where(hard < 0.4 * (size / 50) ** -slope, 1 - labels, labels)
+        answers.append(np.eye(2)[said])
+    one = FeatureTable.from_arrays(np.zeros((n, 1)), labels, classes="ab")
+    return pd.DataFrame({"groups": sizes}), answers, one
+
+
+def test_a_curve_that_falls_by_a_power_is_read_forward() -> None:
+    curve, answers, whole = power_law(0.5)
+    # 0.4 · (n / 50)^−0.5 = 0.1 at n = 800, twice 400.
+    times = groups_needed(curve, answers, whole, 0.9)
+    assert times is not None
+    assert times.value == pytest.approx(2, rel=0.1)
+    # Its interval is that of lines fitted to images drawn anew.
+    wrong = np.stack([proba.argmax(axis=1) != whole.labels for proba in answers], 1)
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(500):
+        errors = wrong[rng.integers(0, len(wrong), len(wrong))].mean(axis=0)
+        slope, start = np.polyfit(np.log(curve["groups"]), np.log(errors), 1)
+        drawn.append(np.exp((np.log(0.1) - start) / slope) / 400)
+    expected = np.quantile(drawn, [0.025, 0.975])
+    assert [times.low, times.high] == pytest.approx(expected, rel=0.05)
+
+
+def test_a_curve_is_not_read_too_far_nor_where_it_is_flat() -> None:
+    curve, answers, whole = power_law(0.5)
+    assert groups_needed(curve, answers, whole, 0.99) is None  # 200 times as many
+    assert groups_needed(curve[:2], answers[:2], whole, 0.9) is None
+    curve, answers, whole = power_law(0.0)
+    assert groups_needed(curve, answers, whole, 0.9) is None
+
+
+def test_a_curve_is_read_up_to_ten_times_as_far() -> None:
+    curve, answers, whole = power_law(0.5, n=400)
+    targets = np.linspace(0.92, 0.926, 4)
+    found = [groups_needed(curve, answers, whole, target) for target in targets]
+    highest = max(times.high for times in found if times)
+    assert 9.5 < highest <= 10
+    assert None in found
+
+
+def tripled(
+    answers: list[np.ndarray], whole: FeatureTable
+) -> tuple[list[np.ndarray], FeatureTable]:
+    """Return answers and a table with each image three times, in a group of its own."""
+    rows = np.repeat(np.arange(len(whole)), 3)
+    copies = FeatureTable.from_arrays(
+        whole.features[rows], whole.labels[rows], groups=rows, classes="ab"
+    )
+    return [proba[rows] for proba in answers], copies
+
+
+def test_a_curve_that_ends_without_errors_has_half_a_one_there() -> None:
+    n = 400
+    labels = np.arange(n) % 2
+    sizes, errors = np.array([50, 100, 200, 400]), np.array([160, 40, 10, 0])
+    answers = [
+        np.eye(2)[np.where(np.arange(n) < e, 1 - labels, labels)] for e in errors
+    ]
+    whole = FeatureTable.from_arrays(np.zeros((n, 1)), labels, classes="ab")
+    curve = pd.DataFrame({"groups": sizes})
+    times = groups_needed(curve, answers, whole, 0.998)
+    shares = np.maximum(errors, 0.5) / n
+    slope, start = np.polyfit(np.log(sizes), np.log(shares), 1)
+    assert times is not None
+    expected = np.exp((np.log(0.002) - start) / slope) / 400
+    assert times.value == pytest.approx(expected)
+    # Of groups: half a group, not half an image.
+    found = groups_needed(curve, *tripled(answers, whole), 0.998)
+    assert found == pytest.approx(times)
+
+
+def test_images_of_one_group_are_one_on_the_curve() -> None:
+    curve, answers, whole = power_law(0.5, n=400)
+    alone = groups_needed(curve, answers, whole, 0.9)
+    assert alone is not None
+    found = groups_needed(curve, *tripled(answers, whole), 0.9)
+    assert found == pytest.approx(alone)
+
+
+def test_shares_of_too_few_groups_are_left_out() -> None:
+    curve, proba = learning_curve(LogisticRegression(), table(5))
+    assert curve["share"].tolist() == [0.5, 1.0]
+    assert len(proba) == 2
+
+
+def test_folds_are_those_that_the_groups_allow() -> None:
+    assert plan_evaluation(table(20)).n_splits == 5
+    assert plan_evaluation(table(4)).n_splits == 4
+
+
+def test_a_class_in_one_group_is_measured_by_image_and_that_can_be_told() -> None:
+    few = table(1, images=8)
+    measured = plan_evaluation(few)
+    assert (
+        not measured.groups_kept_apart and plan_evaluation(table(20)).groups_kept_apart
+    )
+    assert measured.n_splits == 5
+    assert groups_per_class(measured.table).tolist() == [8, 8]
+    of_one_class = measured.table.select(np.flatnonzero(few.labels == 0))
+    assert groups_per_class(of_one_class).tolist() == [8, 0]
+
+
+def test_folds_by_image_are_no_more_than_the_images_allow() -> None:
+    few = plan_evaluation(table(1, images=4))
+    assert few.n_splits == 4 and not few.groups_kept_apart
+
+
+def test_published_folds_are_dropped_where_groups_cannot_be_kept_apart() -> None:
+    given = table(1, images=8)
+    published = replace(given, folds=given.labels + 1)  # a fold for each group
+    assert (plan_evaluation(published).table.folds == 0).all()
+
+
+def test_a_class_of_three_images_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'a' has 3 images"):
+        plan_evaluation(table(3, images=1))
