@@ -191,6 +191,34 @@ def test_series_of_files_suggest_their_pattern(name: str) -> None:
     assert number_groups(groups).tolist() == np.repeat(np.arange(6), 3).tolist()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vid{i:02}_{k:04}.jpg",  # frames of a video
+        "S{i:03}_006_{k:05}.png",  # a subject, its session, its images
+        "{i}-{k}.jpg",
+        "p{i} s{k} v1.jpg",
+        "e{i}.angle.{k}.png",
+    ],
+)
+def test_the_shortest_prefix_that_forms_groups_is_suggested(name: str) -> None:
+    ids = [
+        f"{c}/{name.format(i=i, k=k)}"
+        for c in "ab"
+        for i in range(9)
+        for k in (1, 2, 3)
+    ]
+    expected = np.repeat(np.arange(18), 3).tolist()
+    groups = declared_groups(ids, suggested_pattern(ids))
+    assert number_groups(groups).tolist() == expected
+
+
+def test_of_patient_slice_and_view_the_patient_is_the_group() -> None:
+    ids = [f"a/p{i}_s{k}_v{v}.jpg" for i in range(9) for k in range(20) for v in "12"]
+    groups = declared_groups(ids, suggested_pattern(ids))
+    assert number_groups(groups).tolist() == np.repeat(np.arange(9), 40).tolist()
+
+
 def test_a_counter_may_come_first() -> None:
     ids = [f"class/{4 * i + k:04}_{i:06}_JPG.jpg" for i in range(6) for k in range(4)]
     groups = declared_groups(ids, suggested_pattern(ids))
@@ -327,14 +355,6 @@ def test_all_named_parentheses_hold_the_group() -> None:
             f"{c}/{k:02}.png" for c in ("cat", "dog") for k in range(20)
         ],  # numbered alike
         [f"{c}/{k}_x.png" for c in ("cat", "dog") for k in range(20)],
-        [f"disc/{i}_{k}.jpg" for i in range(9) for k in range(9)],  # which one counts?
-        # Are these series of a slice, or of a patient?
-        [
-            f"a/p{i}_s{k}_v{v}.jpg"
-            for i in range(9)
-            for k in range(20)
-            for v in range(2)
-        ],
     ],
 )
 def test_other_names_suggest_nothing(ids: list[str]) -> None:

@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 # Patterns that capture an image's series: its path without counter and extension. The
 # folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
-COUNTER_LAST = r"^(.+?)(?:[-_. ]\(?(?:\d+|[A-Za-z])\)?)?\.\w+$"  # cat/img_012_3.jpg
+# The first parts of a name, at most so many: of cat/img_012_3.jpg two are cat/img_012.
+PREFIX = r"^((?:.*/)?[-_. ]*[^-_. /]+(?:[-_. ]+[^-_. /]+){{0,{}}})(?:[-_. ].*)?\.\w+$"
+MOST_PARTS = 5
 COUNTER_FIRST = (  # cat/3_img_012.jpg, cat/exp3_img_012.jpg
     r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)\.\w+$"
 )
@@ -370,13 +372,12 @@ def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.Da
 def suggested_pattern(ids: Sequence[str]) -> str:
     """Return a regular expression that groups what looks like series of files, or "".
 
-    A series is files of one folder whose names are equal but for a counter, their last
-    part or their first: ``tile/a_1.jpg`` and ``tile/a_2.jpg``, or ``tile/1_a.jpg`` and
-    ``tile/2_a.jpg``, are the series ``tile/a``. Where either part could be the counter,
-    as in ``tile/exp1_num_108719.jpg``, it is the one that leaves twice as many series
-    or more. If neither does, it cannot be told, and nothing is suggested. Nor is it
-    where names of series look like series again: of ``tile/a_1_1.jpg``, ``tile/a`` may
-    be the group as well as ``tile/a_1``.
+    A series is files of one folder whose names begin with the same parts, divided by
+    "-", "_", "." or a space: ``tile/a_1.jpg`` and ``tile/a_2.jpg`` are the series
+    ``tile/a``. The shortest such prefix counts: of ``scan/p3_s7_v2.jpg`` it is
+    ``scan/p3``. Where the first part looks like a counter, as in
+    ``tile/exp1_num_108719.jpg``, because the rest of the name forms twice as many
+    series or more, and these none again, the rest is the series.
 
     One series may lie in several folders, such as the objects of photograph 23 in
     ``metal/0115_23.jpg`` and ``paper/0116_23.jpg``. That is assumed only where one
@@ -399,17 +400,16 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         files = _files_with_series(ids, pattern)
         if _look_like_series(files) and _are_counted_through(files, pattern):
             return pattern
-    names_by_pattern = {
-        pattern: _names_of_series(ids, pattern)
-        for pattern in (COUNTER_LAST, COUNTER_FIRST)
-    }
-    fewer, more = sorted(names_by_pattern, key=lambda p: len(names_by_pattern[p]))
-    names = names_by_pattern[more]
-    if not names or len(names) < 2 * len(names_by_pattern[fewer]):
-        return ""
-    # With an extension, which all patterns expect.
-    are_series_again = suggested_pattern([f"{name}.jpg" for name in names]) != ""
-    return "" if are_series_again else more
+    without_counter = set(_names_of_series(ids, COUNTER_FIRST))
+    for n_more_parts in range(MOST_PARTS):
+        pattern = PREFIX.format(n_more_parts)
+        n_series = len(_names_of_series(ids, pattern))
+        if n_series:
+            is_counter = len(without_counter) >= 2 * n_series
+            # With an extension, which all patterns expect.
+            rest = [f"{name}.jpg" for name in without_counter] if is_counter else []
+            return COUNTER_FIRST if rest and not suggested_pattern(rest) else pattern
+    return COUNTER_FIRST if without_counter else ""
 
 
 def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
