@@ -17,7 +17,7 @@ from .evaluation.metrics import Evaluation as Evaluation
 from .evaluation.metrics import evaluate as evaluate
 from .features.audit import Audit as Audit
 from .features.audit import audit_dataset as audit_dataset
-from .features.audit import find_near_duplicates as find_near_duplicates
+from .features.duplicates import find_near_duplicates as find_near_duplicates
 from .features.extract import load_features as load_features
 from .features.table import FeatureTable as FeatureTable
 from .inspection.search import search as search

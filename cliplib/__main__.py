@@ -488,7 +488,7 @@ def _add_encode(subparsers: Any) -> None:
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
     """Encode the images of `source` that `output` lacks, and hash them for copies."""
     from cliplib.encoders import cluster
-    from cliplib.features.audit import image_hash
+    from cliplib.features.hashes import image_hash
 
     cluster.encode(
         source,

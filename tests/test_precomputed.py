@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.features.audit import MIN_CORRELATION, ORIENTATIONS
+from cliplib.features.duplicates import MIN_CORRELATION
+from cliplib.features.hashes import ORIENTATIONS
 from cliplib.inspection.erase import Box, ellipse
 from study.precomputed import __main__ as precomputed
 

@@ -28,7 +28,8 @@ from cliplib.encoders.cluster import (
     _write_provenance,
     encode,
 )
-from cliplib.features.audit import image_hash, near_duplicate_groups
+from cliplib.features.duplicates import near_duplicate_groups
+from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.reports.decision_aid import DecisionAid
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cliplib.data.cache import map_images
-from cliplib.features.audit import image_hash
+from cliplib.features.hashes import image_hash
 from cliplib.features.training_hashes import short_hashes
 from cliplib.inspection import seen as module
 from cliplib.inspection.seen import seen_in_training

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cliplib.data.cache import map_images
-from cliplib.features.audit import image_hash
+from cliplib.features.hashes import image_hash
 from cliplib.features.training_hashes import short_hashes, training_hashes
 
 

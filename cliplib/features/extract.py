@@ -16,7 +16,7 @@ import pandas as pd
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.datasets import DATASETS, PRECOMPUTED, load_dataset
 from cliplib.encoders.encoder import Encoder
-from cliplib.features.audit import image_hash, near_duplicate_groups
+from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.groups import (
     declared_groups,
     merge_groups,
@@ -24,6 +24,7 @@ from cliplib.features.groups import (
     read_text_table,
     rows_of_images,
 )
+from cliplib.features.hashes import image_hash
 from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
 

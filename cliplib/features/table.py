@@ -23,8 +23,8 @@ from cliplib.data.image import warn_once
 from cliplib.data.wording import counted
 from cliplib.encoders.cluster import read_encoded
 from cliplib.encoders.readouts import readout_columns
-from cliplib.features.audit import near_duplicate_groups
 from cliplib.features.compact import compress, expand
+from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.groups import (
     first_row_of_group,
     merge_groups,

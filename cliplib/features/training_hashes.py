@@ -12,7 +12,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplib.features.audit import HASH_RECORD, HASH_SIDE
+from cliplib.features.hashes import HASH_RECORD, HASH_SIDE
 
 FILE = files("cliplib") / "mini" / "training_hashes.npy"
 """Of 37,575 images, sorted; ``study.recipe.hashes`` writes it."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cliplib.data.arrays import Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
-from cliplib.features.audit import HASH_RECORD, image_hash
+from cliplib.features.hashes import hash_records, image_hash, quantised_detail
 from cliplib.features.training_hashes import short_hashes, training_hashes
 
 MOST_BITS = 2
@@ -62,7 +62,7 @@ def seen_in_training(
 
 
 def _rows_seen(hashes: NDArray[np.uint8]) -> Ints:
-    detail = np.ascontiguousarray(hashes).view(HASH_RECORD)[:, 0]["detail"]
+    detail = quantised_detail(hash_records(hashes)["grey"])
     rows = np.flatnonzero(detail.std(axis=(1, 2)) >= FLAT)
     known = training_hashes()
     short = short_hashes(hashes[rows])

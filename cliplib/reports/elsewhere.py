@@ -20,8 +20,9 @@ from cliplib.data.wording import counted, listing
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import Share, ratio_intervals
 from cliplib.evaluation.metrics import Evaluation, evaluate
-from cliplib.features.audit import find_near_duplicates, image_hash
+from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.extract import load_features
+from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid

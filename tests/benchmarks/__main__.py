@@ -50,7 +50,8 @@ from transformers import (
 
 from cliplib import ClipEncoder, LinearProbe, evaluate
 from cliplib.data.cache import FeatureCache, map_images
-from cliplib.features.audit import find_near_duplicates, image_hash
+from cliplib.features.duplicates import find_near_duplicates
+from cliplib.features.hashes import image_hash
 from cliplib.features.splits import group_train_test_split
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import DATASETS, load_dataset
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.audit import (
+from cliplib.features.duplicates import (
     MIN_CORRELATION,
     find_near_duplicates,
-    image_hash,
     near_duplicate_groups,
 )
 from cliplib.features.extract import load_features
+from cliplib.features.hashes import image_hash
+from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box
 from study.crops import COMMITTED, crop_table
 from study.series import with_series
@@ -90,6 +91,7 @@ def closest_originals(
         original_hashes,
         max_distance=LOOSE_DISTANCE,
         min_correlation=LOOSE_CORRELATION,
+        cropped=False,
     )
     by_correlation = pairs.sort_values("correlation")  # the closest comes last
     closest = by_correlation.drop_duplicates("index_a", keep="last")
@@ -242,7 +244,10 @@ def main(data: Path) -> None:
         (hashes,) = map_images(
             list(dataset["image"]), image_hash, cache=cache, progress=name
         )
-        groups = pd.DataFrame({"id": ids, "group": near_duplicate_groups(hashes)})
+        table = FeatureTable.load(HERE / f"{name}.safetensors")
+        rows = pd.Series(range(len(table)), table.ids)[ids]
+        copies = near_duplicate_groups(hashes, features=table.features[rows])
+        groups = pd.DataFrame({"id": ids, "group": copies})
         write(groups, f"{name}_groups")
         logger.info(
             "%s: %d images, %d groups", name, len(ids), groups["group"].nunique()

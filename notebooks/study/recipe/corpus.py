@@ -29,7 +29,8 @@ from cliplib.data.arrays import Ints
 from cliplib.data.cache import map_images
 from cliplib.data.datasets import SUFFIXES
 from cliplib.data.image import load_image
-from cliplib.features.audit import find_near_duplicates, image_hash
+from cliplib.features.duplicates import find_near_duplicates
+from cliplib.features.hashes import image_hash
 from study.baselines import EfficientNet
 
 SIZE = 224  # pixels of a view

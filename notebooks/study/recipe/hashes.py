@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cliplib.data.cache import map_images
-from cliplib.features.audit import image_hash
+from cliplib.features.hashes import image_hash
 from cliplib.features.training_hashes import FILE, short_hashes
 from study.recipe.corpus import read_corpus
 

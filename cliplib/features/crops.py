@@ -1,0 +1,111 @@
+"""Pairs of images of which one may be cropped or turned a little, and which are.
+
+They are proposed by hashes of cropped and turned versions, and by like features, and
+confirmed by registration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cliplib.data.arrays import Features, Ints
+from cliplib.features.hamming import close_hashes
+from cliplib.features.hashes import MIN_SIMPLE_GREY, low_frequency_bits, one_is_simple
+from cliplib.features.registration import PLAIN_WARPS, halved, register, warped
+
+MIN_REGISTERED = 0.85  # of detail, once one image is laid over the other
+MIN_REGISTERED_GREY = 0.95  # of grey levels, likewise
+MAX_WARPED_DISTANCE = 8  # differing bits of 64
+MAX_HUE_DIFFERENCE = 15  # of 255
+MIN_COSINE = 0.8  # of standardised features
+
+
+def proposed_crops(
+    grey: NDArray[np.uint8],
+    index_a: Ints,
+    index_b: Ints,
+    features: Features | None,
+    is_within: bool,
+) -> Ints:
+    """Return pairs of rows, (p, 2), that may show parts of one another.
+
+    Their hashes are close once one of both is cropped or turned; or their features are.
+    """
+    proposed = [np.zeros((0, 2), np.int64)]
+    sides = (
+        [(index_a, index_b)] if is_within else [(index_a, index_b), (index_b, index_a)]
+    )
+    for place, (moving, fixed) in enumerate(sides):
+        bits = low_frequency_bits(halved(grey[fixed]), 8)
+        for close in close_hashes(
+            _warped_bits(grey[moving]), bits, MAX_WARPED_DISTANCE
+        ):
+            pairs = np.column_stack([moving[close.rows_a], fixed[close.rows_b]])
+            proposed.append(pairs[:, ::-1] if place else pairs)
+    if features is not None and is_within:
+        proposed.append(index_a[_like_rows(features[index_a])])
+    pairs = np.concatenate(proposed)
+    if is_within:
+        pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+    return np.unique(pairs, axis=0)
+
+
+def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return 64 bits of each image (n, s, s) in each of the warps, and mirrored.
+
+    The answer is (n, 2 · warps, 1).
+    """
+    bits = [np.zeros((0, 2 * len(PLAIN_WARPS), 1), np.uint64)]
+    for start in range(0, len(grey), 512):
+        views = warped(halved(grey[start : start + 512]), PLAIN_WARPS)
+        both = np.concatenate([views, views[..., ::-1]], axis=1)
+        bits.append(low_frequency_bits(both, 8))
+    return np.concatenate(bits)
+
+
+def _like_rows(features: Features) -> Ints:
+    """Return pairs of rows, (p, 2), whose standardised features have a high cosine."""
+    spread = np.maximum(features.std(axis=0), 1e-6)
+    rows = ((features - features.mean(axis=0)) / spread).astype(np.float32)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    pairs = [np.zeros((0, 2), np.int64)]
+    for start in range(0, len(rows), 1024):
+        cosine = rows[start : start + 1024] @ rows.T
+        row, other = np.nonzero(cosine >= MIN_COSINE)
+        found = np.column_stack([row + start, other])
+        pairs.append(found[found[:, 0] < found[:, 1]])
+    return np.concatenate(pairs)
+
+
+def confirmed_crops(
+    records: NDArray[Any], proposed: Ints, min_correlation: float
+) -> pd.DataFrame:
+    """Return those of the proposed pairs, (p, 2), that registration confirms."""
+    rows_a, rows_b = proposed.T
+    grey = records["grey"]
+    found = register(grey, rows_a, rows_b)
+    is_simple = one_is_simple(grey, rows_a, rows_b)
+    min_grey = np.where(is_simple, MIN_SIMPLE_GREY, MIN_REGISTERED_GREY)
+    # Of parts, only the mean hue can be compared. A simple image's must be the same.
+    hue = records["colours"].astype(float).mean(axis=(2, 3))
+    hue -= hue.mean(axis=1, keepdims=True)
+    is_other_hue = np.abs(hue[rows_a] - hue[rows_b]).max(axis=1) > MAX_HUE_DIFFERENCE
+    is_copy = (
+        ~(is_simple & is_other_hue)
+        & found.is_same
+        & (found.correlation >= max(MIN_REGISTERED, min_correlation))
+        & (found.grey >= min_grey)
+    )
+    pairs = pd.DataFrame(
+        {
+            "index_a": rows_a,
+            "index_b": rows_b,
+            "orientation": np.where(found.is_mirrored, "mirrored", ""),
+            "correlation": found.correlation,
+        }
+    )
+    return pairs[is_copy]

@@ -1,0 +1,419 @@
+"""Near-duplicates: the same image, changed a little, turned, mirrored or cropped.
+
+Two images are near-duplicates when a perceptual hash (``imagehash.phash``, 256 bits)
+proposes them and their detail confirms it, in one of the eight orientations that flips
+and quarter turns give. The hash alone would not do: slices through different heads look
+alike to it. Images that are cropped, shifted or turned by a few degrees are proposed by
+hashes of cropped and turned versions, or by like features, and confirmed by
+`cliplib.features.registration`. It is the library's own code, since kept libraries
+compare hashes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xxhash
+from numpy.typing import NDArray
+
+from cliplib.data.arrays import Bools, Features, Floats, Ints
+from cliplib.data.cache import FeatureCache, cached_array
+from cliplib.features.crops import confirmed_crops, proposed_crops
+from cliplib.features.groups import connected_groups
+from cliplib.features.hamming import close_hashes
+from cliplib.features.hashes import (
+    MIN_SIMPLE_GREY,
+    ORIENTATIONS,
+    hash_records,
+    one_is_simple,
+    quantised_detail,
+)
+
+MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
+# Of detail; hardly any pair of MRI slices lies from 0.82 to 0.86.
+MIN_CORRELATION = 0.82
+
+# Simple images lack the detail to tell them apart: colours must agree as well.
+MAX_COLOUR_DIFFERENCE = 40  # of 255, between the hues of any two parts
+
+
+SAME_PIXELS = "exact"
+SAME_IMAGE = "near"
+SAME_PART = "cropped"
+KINDS = (SAME_IMAGE, SAME_PIXELS, SAME_PART)
+_NEAR, _EXACT, _CROPPED = range(3)  # their places, by which pairs are kept
+_UPRIGHT, _MIRRORED = (list(ORIENTATIONS).index(name) for name in ("", "mirrored"))
+_PAIR_COLUMNS = ["index_a", "index_b", "kind", "orientation", "correlation"]
+
+
+def find_near_duplicates(
+    hashes_a: NDArray[np.uint8],
+    hashes_b: NDArray[np.uint8] | None = None,
+    *,
+    features: Features | None = None,
+    max_distance: int = MAX_DISTANCE,
+    min_correlation: float = MIN_CORRELATION,
+    cropped: bool = True,
+    cache: FeatureCache | None = None,
+) -> pd.DataFrame:
+    """Find near-duplicates within a collection, or between two, from `image_hash`.
+
+    Within one collection the first of several images of the same pixels is paired with
+    the others and stands for all of them.
+
+    Parameters
+    ----------
+    hashes_a, hashes_b
+        What `image_hash` gives for each collection, (n, 4416) and (m, 4416); without
+        the second, pairs are sought within the first.
+    features
+        Features of the images of one collection, (n, d), deep ones at best: like images
+        are then tried as cropped copies as well. Without them, only crops that keep the
+        centre, and small turns, are found.
+    max_distance
+        Up to how many of the hash's 256 bits may differ.
+    min_correlation
+        Smallest correlation of detail, at most 1, that confirms a pair.
+    cropped
+        Whether copies that are cropped, shifted or turned a little are sought.
+    cache
+        Where the pairs are kept: the same hashes are compared once.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each pair: index_a and index_b (rows of the hashes), kind ("exact":
+        same pixels; "near"; "cropped": one shows a part of the other, or is turned by a
+        few degrees), orientation (what b is of a: a key of `ORIENTATIONS`), and
+        correlation (of detail); in the order of index_a, then of index_b. A cropped
+        copy is listed where nothing else connects its two images.
+    """
+    # Pairs are kept under all that they depend on: thresholds, hashes and features.
+    contents = [array for array in (hashes_a, hashes_b, features) if array is not None]
+    digests = [
+        xxhash.xxh3_128_hexdigest(np.ascontiguousarray(content).data)
+        for content in contents
+    ]
+    settings = f"{max_distance}:{min_correlation}:{cropped}"
+    key = ":".join(["near_duplicates_3", settings, *digests])
+
+    def search() -> Floats:
+        """Return the pairs, in numbers."""
+        return _pairs(
+            hashes_a, hashes_b, features, max_distance, min_correlation, cropped
+        )
+
+    # What the cache holds under the key, or else what the function returns.
+    pairs = pd.DataFrame(cached_array(cache, key, search), columns=_PAIR_COLUMNS)
+    numbers = pairs.drop(columns="correlation").astype(np.int64)
+    names = np.array(list(ORIENTATIONS))
+    return numbers.assign(
+        kind=pd.Series(np.array(KINDS)[numbers["kind"]], dtype="str"),
+        orientation=pd.Series(names[numbers["orientation"]], dtype="str"),
+        correlation=pairs["correlation"],
+    )
+
+
+def _pairs(
+    hashes_a: NDArray[np.uint8],
+    hashes_b: NDArray[np.uint8] | None,
+    features: Features | None,
+    max_distance: int,
+    min_correlation: float,
+    cropped: bool,
+) -> Floats:
+    """Return the near-duplicates within `hashes_a`, or between these and `hashes_b`.
+
+    A row for each pair, (p, 5), with the columns `_PAIR_COLUMNS`, in the order of
+    index_a, then of index_b. Images that could not be read have no pairs.
+    """
+    # Both collections in one array; of images within it, a and b are the same rows.
+    records = hash_records(hashes_a)
+    rows_a = _readable(records)
+    if hashes_b is None:
+        # The first of several images of the same pixels stands for all of them: the
+        # others are paired with it alone.
+        is_repeated = rows_a["digest"].duplicated()
+        exact = _pairs_of_same_pixels(rows_a[~is_repeated], rows_a[is_repeated])
+        rows_a = rows_a[~is_repeated]
+        rows_b = rows_a
+    else:
+        records = np.concatenate([records, hash_records(hashes_b)])
+        rows_b = _readable(records)
+        rows_b = rows_b[rows_b["index"] >= len(hashes_a)]
+        exact = _pairs_of_same_pixels(rows_a, rows_b)
+    index_a, index_b = rows_a["index"].to_numpy(), rows_b["index"].to_numpy()
+    is_within = hashes_b is None
+    near = _near_pairs(
+        records, index_a, index_b, max_distance, min_correlation, is_within
+    )
+    alike = pd.concat([exact, *near], ignore_index=True)
+    pairs = _one_row_for_each_pair(alike[_can_tell(records, alike)])
+    if cropped:
+        proposed = proposed_crops(
+            records["grey"], index_a, index_b, features, is_within
+        )
+        groups = connected_groups(len(records), pairs["index_a"], pairs["index_b"])
+        proposed = proposed[groups[proposed[:, 0]] != groups[proposed[:, 1]]]
+        confirmed = confirmed_crops(records, proposed, min_correlation)
+        confirmed = confirmed.assign(
+            kind=_CROPPED,
+            orientation=np.where(confirmed["orientation"] == "", _UPRIGHT, _MIRRORED),
+        )
+        pairs = _one_row_for_each_pair(pd.concat([pairs, confirmed]))
+    if not is_within:
+        pairs = pairs.assign(index_b=pairs["index_b"] - len(hashes_a))
+    return np.asarray(pairs[_PAIR_COLUMNS], np.float64)
+
+
+def _one_row_for_each_pair(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Keep of each pair the exact row, or else that of the highest correlation.
+
+    Images of the same pixels correlate as well, and a symmetric one does so in several
+    orientations. Rows are returned in the order of index_a, then of index_b.
+    """
+    best_first = pairs.assign(is_exact=pairs["kind"] == _EXACT).sort_values(
+        ["is_exact", "correlation"], ascending=False, kind="stable"
+    )
+    pair = ["index_a", "index_b"]
+    return best_first.drop_duplicates(pair).sort_values(pair)
+
+
+def _readable(records: NDArray[Any]) -> pd.DataFrame:
+    """Return digest and index, the row number, of each image that could be read.
+
+    The records (n,) of all other images are zeros.
+    """
+    rows = np.flatnonzero(records["digest"] != b"")
+    return pd.DataFrame({"digest": records["digest"][rows], "index": rows})
+
+
+def _pairs_of_same_pixels(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Pair each image of `a` with each image of `b` that has the same digest.
+
+    Both have the columns digest and index; the pairs have `_PAIR_COLUMNS`.
+    """
+    pairs = a.merge(b, on="digest", suffixes=("_a", "_b"))
+    indices = pairs[["index_a", "index_b"]]
+    return indices.assign(kind=_EXACT, orientation=_UPRIGHT, correlation=1.0)
+
+
+def _near_pairs(
+    records: NDArray[Any],
+    index_a: Ints,
+    index_b: Ints,
+    max_distance: int,
+    min_correlation: float,
+    is_within: bool,
+) -> Iterator[pd.DataFrame]:
+    """Yield the pairs that hashes propose and detail confirms, some at a time.
+
+    `index_a` and `index_b` are rows of the records; within one collection, the same.
+    """
+    bits = records["bits"]
+    details = _Details(records["grey"])
+    for close in close_hashes(
+        bits[index_a], bits[index_b, _UPRIGHT], max_distance, within=is_within
+    ):
+        pairs = pd.DataFrame(
+            {
+                "index_a": index_a[close.rows_a],
+                "index_b": index_b[close.rows_b],
+                "kind": _NEAR,
+                "orientation": close.orientation,
+            }
+        )
+        correlation = _detail_correlation(details, pairs)
+        pairs["correlation"] = correlation
+        yield pairs[correlation >= min_correlation]
+
+
+def _can_tell(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
+    """Return whether each pair agrees in more than detail, where that is too little.
+
+    Two images of which one is simple must have the same grey levels, but for brightness
+    and contrast, and the same hues.
+    """
+    rows_a, rows_b = pairs["index_a"].to_numpy(), pairs["index_b"].to_numpy()
+    agrees = np.ones(len(pairs), bool)
+    is_doubtful = one_is_simple(records["grey"], rows_a, rows_b) & (
+        pairs["kind"] != _EXACT
+    )
+    for place in np.flatnonzero(is_doubtful):
+        a, b = records[rows_a[place]], records[rows_b[place]]
+        orient = list(ORIENTATIONS.values())[pairs["orientation"].iloc[place]]
+        grey_a, grey_b = orient(a["grey"]).ravel(), b["grey"].ravel()
+        agrees[place] = np.corrcoef(grey_a, grey_b)[0, 1] >= MIN_SIMPLE_GREY and (
+            _have_same_hues(orient(a["colours"]), b["colours"])
+        )
+    return agrees
+
+
+def _have_same_hues(colours_a: NDArray[np.uint8], colours_b: NDArray[np.uint8]) -> bool:
+    """Return whether thumbnails (3, s, s) agree in colour, but for brightness."""
+    hues_a, hues_b = (
+        colours.astype(float) - colours.mean(axis=0)
+        for colours in (colours_a, colours_b)
+    )
+    return bool(np.abs(hues_a - hues_b).max() <= MAX_COLOUR_DIFFERENCE)
+
+
+class _Details:
+    """The detail of images, (n, 64, 64) of whole numbers, made as it is asked for."""
+
+    def __init__(self, grey: NDArray[np.uint8]) -> None:
+        self._grey = grey
+        self._detail = np.zeros(grey.shape, np.int8)
+        self._is_made = np.zeros(len(grey), bool)
+
+    def __getitem__(self, rows: Ints) -> NDArray[np.int8]:
+        """Return the detail of some rows."""
+        new = rows[~self._is_made[rows]]
+        self._detail[new] = quantised_detail(self._grey[new])
+        self._is_made[new] = True
+        return self._detail[rows]
+
+
+def _detail_correlation(details: _Details, pairs: pd.DataFrame) -> Features:
+    """Return each pair's correlation of detail, (p,): of image a, turned as b, with b.
+
+    It is -1 to 1, and 0 where one of both images is flat. `pairs` has index_a and
+    index_b, rows of the details, and orientation, a place in `ORIENTATIONS`.
+    """
+    correlation = np.zeros(len(pairs), np.float32)
+    orient_functions = list(ORIENTATIONS.values())
+    index_a = pairs["index_a"].to_numpy()
+    index_b = pairs["index_b"].to_numpy()
+    for orientation, pair_rows in pairs.groupby("orientation").indices.items():
+        orient = orient_functions[orientation]
+        # Each image a is multiplied with each image b of a chunk. They are so few that
+        # few of these products are of no pair, and that memory stays flat.
+        for some_pairs in _by_image(pair_rows, index_a, 32):
+            for chunk in _by_image(some_pairs, index_b, 512):
+                rows_a, place_a = np.unique(index_a[chunk], return_inverse=True)
+                rows_b, place_b = np.unique(index_b[chunk], return_inverse=True)
+                each_with_each = _correlation(orient(details[rows_a]), details[rows_b])
+                correlation[chunk] = each_with_each[place_a, place_b]
+    return correlation
+
+
+def _by_image(pair_rows: Ints, image_of_pair: Ints, size: int) -> Iterator[Ints]:
+    """Yield some of `pair_rows` at a time: the pairs of the next `size` images.
+
+    `image_of_pair` (p,) holds the first image of all pairs, or the second.
+    """
+    _, number = np.unique(image_of_pair[pair_rows], return_inverse=True)
+    part = number // size  # images are numbered from 0
+    by_part = np.argsort(part, kind="stable")
+    starts = np.flatnonzero(np.diff(part[by_part])) + 1  # but the first
+    yield from np.split(pair_rows[by_part], starts)
+
+
+def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Floats:
+    """Return Pearson's correlation of each detail of a with each of b, (m, n).
+
+    Details are squares of whole numbers, (m, s, s) and (n, s, s), as in `HASH_RECORD`.
+    It is 0 where one of both is flat.
+    """
+    rows_a = detail_a.reshape(len(detail_a), -1).astype(np.float32)
+    rows_b = detail_b.reshape(len(detail_b), -1).astype(np.float32)
+    n_pixels = rows_a.shape[1]
+    # Whole numbers are added in float32 without rounding, in whatever order, while
+    # their sums are below 2²⁴, as they are for all but the strongest details.
+    products = (rows_a @ rows_b.T).astype(float)
+    sums_a = rows_a.sum(axis=1, dtype=float)
+    sums_b = rows_b.sum(axis=1, dtype=float)
+    squares_a = np.einsum("md,md->m", rows_a, rows_a).astype(float)
+    squares_b = np.einsum("nd,nd->n", rows_b, rows_b).astype(float)
+    covariance = products - np.outer(sums_a, sums_b) / n_pixels
+    variance_a = squares_a - sums_a**2 / n_pixels
+    variance_b = squares_b - sums_b**2 / n_pixels
+    scale = np.sqrt(np.outer(variance_a, variance_b))
+    # 1e-6 instead of 0 for a flat square, whose covariance is 0.
+    return np.asarray(covariance / np.maximum(scale, 1e-6))
+
+
+def near_duplicate_groups(
+    hashes: NDArray[np.uint8],
+    pairs: pd.DataFrame | None = None,
+    *,
+    features: Features | None = None,
+    copies: str | float = "near",
+    cache: FeatureCache | None = None,
+) -> Ints:
+    """Return each image's group number, (n,), from 0 by first appearance.
+
+    Images are in one group if they are near-duplicates, or if pairs of near-duplicates
+    connect them through other images.
+
+    Parameters
+    ----------
+    hashes
+        What `image_hash` gives, (n, 4416).
+    pairs
+        Rows of what `find_near_duplicates` returns for these hashes; by default all are
+        found, and kept in the `cache`.
+    features
+        Passed to `find_near_duplicates`.
+    copies
+        Which images count as copies: see `copies_of`.
+    """
+    if pairs is None:
+        pairs = copies_of(hashes, copies, features=features, cache=cache)
+    return connected_groups(len(hashes), pairs["index_a"], pairs["index_b"])
+
+
+def copies_of(
+    hashes: NDArray[np.uint8],
+    copies: str | float = "near",
+    *,
+    features: Features | None = None,
+    cache: FeatureCache | None = None,
+) -> pd.DataFrame:
+    """Return the near-duplicates among images, as strictly as asked for.
+
+    Parameters
+    ----------
+    hashes, features, cache
+        As for `find_near_duplicates`.
+    copies
+        "off": none count as copies; "exact": those of the same pixels; "near": those
+        that show the same, cropped, mirrored or turned too; or the smallest correlation
+        of detail that makes a copy, a number above 0 and up to 1, in place of 0.82.
+
+    Raises
+    ------
+    ValueError
+        If `copies` is something else.
+    """
+    strictness = parse_copies(copies)
+    if isinstance(strictness, float):
+        return find_near_duplicates(
+            hashes, features=features, min_correlation=strictness, cache=cache
+        )
+    if strictness == "near":
+        return find_near_duplicates(hashes, features=features, cache=cache)
+    exact = find_near_duplicates(hashes, max_distance=-1, cropped=False, cache=cache)
+    return exact if strictness == "exact" else exact.iloc[:0]
+
+
+def parse_copies(copies: str | float) -> str | float:
+    """Return "off", "exact", "near", or a correlation above 0 and up to 1.
+
+    ValueError for anything else.
+    """
+    if copies in ("off", "exact", "near"):
+        return str(copies)
+    try:
+        threshold = float(copies)
+    except ValueError:
+        threshold = np.nan
+    if not 0 < threshold <= 1:
+        raise ValueError(
+            f"copies={copies!r} is none of off, exact and near, and no correlation "
+            "above 0 and up to 1."
+        )
+    return threshold

@@ -1,0 +1,216 @@
+"""What copies of an image are found by: digest, hash bits, grey levels, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.fft import dct, dctn
+from scipy.ndimage import gaussian_filter
+
+from cliplib.data.arrays import Bools, Features, Ints
+from cliplib.data.cache import ImageFunction
+
+GREY_SIDE = 64  # pixels of the small grey image
+HASH_SIDE = 16  # lowest frequencies in each direction, which the hash keeps
+
+
+def _as_it_is(square: NDArray[Any]) -> NDArray[Any]:
+    return square
+
+
+def _mirrored(square: NDArray[Any]) -> NDArray[Any]:
+    return square[..., ::-1]
+
+
+def _flipped(square: NDArray[Any]) -> NDArray[Any]:
+    return square[..., ::-1, :]
+
+
+def _half_turned(square: NDArray[Any]) -> NDArray[Any]:
+    return square[..., ::-1, ::-1]
+
+
+def _transposed(square: NDArray[Any]) -> NDArray[Any]:
+    return square.swapaxes(-1, -2)
+
+
+def _quarter_turned_left(square: NDArray[Any]) -> NDArray[Any]:
+    return _flipped(_transposed(square))
+
+
+def _quarter_turned_right(square: NDArray[Any]) -> NDArray[Any]:
+    return _mirrored(_transposed(square))
+
+
+def _transversed(square: NDArray[Any]) -> NDArray[Any]:
+    return _half_turned(_transposed(square))
+
+
+ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "": _as_it_is,
+    "mirrored": _mirrored,
+    "flipped": _flipped,
+    "turned 180°": _half_turned,
+    "turned 90° left": _quarter_turned_left,
+    "turned 90° right": _quarter_turned_right,
+    "transposed": _transposed,
+    "transversed": _transversed,
+}
+"""What image b may be of image a, such as "mirrored", and the function that turns
+squares of pixels (…, s, s) into that."""
+
+COLOUR_SIDE = 4  # cells of the colour thumbnail in each direction
+BLOCKS = 8  # in each direction, to see where an image holds detail
+MIN_CONTRAST = 0.1  # of detail in a block that holds some
+MIN_DETAILED_BLOCKS = 20  # of 64, in an image that is not simple
+FLAT_CONTRAST = 0.01  # of detail in a block of one colour, which photographs lack
+MIN_FLAT_BLOCKS = 24  # of 64, in a drawing
+# Of 500 digits, no two different ones correlate by more than 0.985.
+MIN_SIMPLE_GREY = 0.987  # of grey levels, for simple images to be copies
+MAX_LOST = 0.1  # of a simple image's contrast, when 16 pixels a side draw it
+
+# What is kept of an image: a digest of its size and pixels; its hash in each
+# orientation, 256 bits in four words; its grey levels; and its colours.
+HASH_RECORD = np.dtype(
+    [
+        ("digest", "S16"),
+        ("bits", "u8", (len(ORIENTATIONS), 4)),
+        ("grey", "u1", (GREY_SIDE, GREY_SIDE)),
+        ("colours", "u1", (3, COLOUR_SIDE, COLOUR_SIDE)),
+    ]
+)
+
+
+def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
+    """Return what is kept of n images, a `HASH_RECORD` each, as bytes (n, 4416)."""
+    records = np.zeros(len(images), HASH_RECORD)
+    records["digest"] = [_pixel_digest(image) for image in images]
+    records["grey"] = [_small_grey(image) for image in images]
+    records["bits"] = _hash_bits(records["grey"])
+    records["colours"] = [_colours(image) for image in images]
+    return records.view(np.uint8).reshape(len(images), -1)
+
+
+def hash_records(hashes: NDArray[np.uint8]) -> NDArray[Any]:
+    """View what `image_hash` returns, (n, 4416), as records of `HASH_RECORD`, (n,).
+
+    ValueError for what is no such array, as paths or images are.
+    """
+    rows = np.asarray(hashes)
+    if rows.dtype != np.uint8 or rows.shape[1:] != (HASH_RECORD.itemsize,):
+        raise ValueError(
+            f"Hashes must be what image_hash makes of images, (n, "
+            f"{HASH_RECORD.itemsize}) of uint8, and not {rows.shape} of {rows.dtype}."
+        )
+    return np.ascontiguousarray(rows).view(HASH_RECORD)[:, 0]
+
+
+def _pixel_digest(image: Image.Image) -> bytes:
+    """Return 16 bytes that only RGB images of the same size and pixels share."""
+    return xxhash.xxh3_128_digest(f"{image.size}".encode() + image.tobytes())
+
+
+def _small_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an image's grey levels, 0 to 255, squeezed to a square, (64, 64)."""
+    grey = image.convert("L")
+    size = (GREY_SIDE, GREY_SIDE)
+    # A large image is first shrunk by a whole factor, which is fast, to three times
+    # this size or more, so that the answer hardly changes.
+    return np.asarray(grey.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def _colours(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the mean colours of an image's 4 × 4 parts, (3, 4, 4)."""
+    size = (COLOUR_SIDE, COLOUR_SIDE)
+    small = image.resize(size, Image.Resampling.BOX, reducing_gap=3.0)
+    return np.asarray(small).transpose(2, 0, 1)
+
+
+def _hash_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Hash grey images (n, s, s) in each of 8 orientations: (n, 8, 4) words of 64 bits.
+
+    Each bit says whether one of the 16 × 16 lowest frequencies is above their median.
+    """
+    turned = [orient(grey) for orient in ORIENTATIONS.values()]
+    return low_frequency_bits(np.stack(turned, axis=1), HASH_SIDE)
+
+
+def low_frequency_bits(grey: NDArray[Any], side: int) -> NDArray[np.uint64]:
+    """Return which of the lowest frequencies of squares (…, s, s) are strong.
+
+    Of side × side frequencies (of the discrete cosine transform) each bit says whether
+    it is above their median, as in ``imagehash.phash``. The answer is (…, words), of 64
+    bits each.
+    """
+    rows = dct(grey.astype(np.float64), axis=-2)[..., :side, :]
+    low = dct(rows, axis=-1)[..., :side].reshape(*grey.shape[:-2], side**2)
+    above_median = low > np.median(low, axis=-1, keepdims=True)
+    return np.packbits(above_median, axis=-1).view(np.uint64)
+
+
+def fine_detail(grey: Features, sigma: float = 1.0, noise: float = 16.0) -> Features:
+    """Return squares (…, s, s) less their local mean, over their local contrast.
+
+    The contrast is the root mean square of what is left (Jarrett et al., ICCV 2009,
+    section 2.2). Local means are Gaussian. `noise`, in grey levels, is added to the
+    contrast, so that noise in even parts does not become detail.
+    """
+    widths = (0,) * (grey.ndim - 2) + (sigma, sigma)  # not across images
+    fine = grey - gaussian_filter(grey, widths)
+    return np.asarray(fine / (np.sqrt(gaussian_filter(fine**2, widths)) + noise))
+
+
+def quantised_detail(grey: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Return the `fine_detail` of grey images (n, s, s) in whole numbers up to 127.
+
+    Each image is scaled to a largest absolute value of 127; a flat one is all 0.
+    """
+    fine = fine_detail(grey.astype(np.float32))
+    peak = np.abs(fine).max(axis=(1, 2), keepdims=True)
+    return np.asarray(np.rint(127 * fine / np.maximum(peak, 1e-3)), np.int8)
+
+
+def are_simple(grey: NDArray[np.uint8]) -> Bools:
+    """Return whether each grey image (n, 64, 64) holds too little detail to tell by.
+
+    A simple image holds detail in few of its parts, as an icon or a drawing does, or is
+    a small image enlarged: 16 × 16 pixels draw it as well. Different ones can look
+    alike in all the detail that they have.
+    """
+    levels = grey.astype(np.float32)
+    cut = (len(levels), BLOCKS, GREY_SIDE // BLOCKS, BLOCKS, GREY_SIDE // BLOCKS)
+    contrast = fine_detail(levels).reshape(cut).std(axis=(2, 4))
+    has_few_parts = (contrast > MIN_CONTRAST).sum(axis=(1, 2)) < MIN_DETAILED_BLOCKS
+    is_mostly_flat = (contrast < FLAT_CONTRAST).sum(axis=(1, 2)) >= MIN_FLAT_BLOCKS
+    # What is lost where 16 × 16 pixels are enlarged, each to a square, or smoothly.
+    pixels = levels.reshape(-1, 16, 4, 16, 4)
+    squares = pixels - pixels.mean(axis=(2, 4), keepdims=True)
+    frequencies = dctn(levels, axes=(1, 2), norm="ortho")
+    frequencies[:, :16, :16] = 0
+    lost = np.minimum(
+        (squares**2).sum(axis=(1, 2, 3, 4)), (frequencies**2).sum(axis=(1, 2))
+    )
+    contrast_of_all = levels.var(axis=(1, 2)) * GREY_SIDE**2
+    is_enlarged = lost < MAX_LOST**2 * contrast_of_all
+    return np.asarray(has_few_parts | is_mostly_flat | is_enlarged)
+
+
+def one_is_simple(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Bools:
+    """Return whether one image of each pair, (p,), is a simple one."""
+    rows, place = np.unique([rows_a, rows_b], return_inverse=True)
+    is_simple = [
+        are_simple(grey[rows[start : start + 1024]])
+        for start in range(0, len(rows), 1024)
+    ]
+    of_images = np.concatenate([np.zeros(0, bool), *is_simple])
+    return np.asarray(of_images[place.reshape(2, -1)].any(axis=0))
+
+
+image_hash = ImageFunction("image_hash_3", _hash)
+"""What near-duplicates are found by, (n, 4416) uint8. The row of an unreadable image is
+zeros, which match nothing."""

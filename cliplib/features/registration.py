@@ -1,0 +1,354 @@
+"""Copies that are cropped, shifted, or turned a little: found by registering images.
+
+Of two images the one may show a part of the other, on 80 to 100 % of its sides, turned
+by up to 8 degrees, and mirrored. First the phase-free cross-correlation of their small
+detail is sought over a grid of scales and angles (by Fourier transforms, which try all
+shifts at once). Then an affine map is fitted by Gauss-Newton steps (Baker & Matthews,
+IJCV 2004, inverse compositional), at 32 and at 64 pixels. Last, detail must agree all
+over the picture, block by block: outlines of like objects agree in places only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, sparse
+from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
+
+from cliplib.data.arrays import Bools, Features, Floats, Ints
+from cliplib.features.hashes import BLOCKS, MIN_CONTRAST, fine_detail
+
+SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
+ANGLES = (-8, -4, 0, 4, 8)  # degrees
+WARPS = tuple(product(SCALES, ANGLES))
+PLAIN_WARPS = tuple((s, angle) for s, angle in WARPS if s == 1 or angle == 0)
+"""Those that crop or turn, but not both: enough to propose pairs by their hashes."""
+
+COARSE_SIDE = 32
+MIN_COARSE = 0.4  # of the best cross-correlation on the grid
+MIN_SMALL = 0.6  # of detail at 32 pixels, once the map is fitted
+MIN_SHARED = 0.6  # of the area of both images
+MAX_TURN = 10  # degrees, of a fitted map
+SCALE_RANGE = (0.75, 1.34)
+MAX_STRETCH = 1.25  # of one direction over the other
+
+MIN_BLOCKS = 10  # that hold detail
+MIN_QUARTILE = 0.7  # of the blocks' correlations, the lower one
+
+
+class Registered(NamedTuple):
+    """For each pair, (p,), whether it is the same picture, mirrored, and how alike.
+
+    `correlation` is of detail and `grey` of grey levels, where the images overlap.
+    """
+
+    is_same: Bools
+    is_mirrored: Bools
+    correlation: Floats
+    grey: Floats
+
+
+class _Place(NamedTuple):
+    """Where on the grid a pair agrees best: (p,) each."""
+
+    correlation: Features
+    is_mirrored: Bools
+    is_swapped: Bools
+    """Whether the second image is the one that is warped."""
+    warp: Ints
+    shift: NDArray[np.int64]
+    """Pixels to the right and down, (p, 2)."""
+
+
+def halved(squares: NDArray[Any]) -> Features:
+    """Return squares (n, s, s) of half the side, (n, s / 2, s / 2)."""
+    n, side, _ = squares.shape
+    parts = squares.reshape(n, side // 2, 2, side // 2, 2)
+    return np.asarray(parts.mean(axis=(2, 4), dtype=np.float32))
+
+
+def warped(squares: Features, warps: tuple[tuple[float, float], ...]) -> Features:
+    """Return squares (n, s, s) zoomed and turned by each of the warps: (n, w, s, s)."""
+    n, side, _ = squares.shape
+    rows = squares.reshape(n, -1).T
+    parts = [_warp_matrix(side, *warp) @ rows for warp in warps]
+    return np.stack(parts, axis=1).transpose(2, 1, 0).reshape(n, len(warps), side, side)
+
+
+def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Registered:
+    """Register pairs of grey images (n, 64, 64), by rows (p,), and say which match."""
+    place = _best_places(grey, rows_a, rows_b)
+    found = np.zeros((len(rows_a), 2))
+    is_same = np.zeros(len(rows_a), bool)
+    for pair in np.flatnonzero(place.correlation >= MIN_COARSE):
+        moving, fixed = grey[rows_a[pair]], grey[rows_b[pair]]
+        if place.is_swapped[pair]:
+            moving, fixed = fixed, moving
+        if place.is_mirrored[pair]:
+            fixed = fixed[:, ::-1]
+        scale, angle = WARPS[place.warp[pair]]
+        start = _similarity(scale, angle)
+        start[:, 2] = start[:, :2] @ place.shift[pair] / COARSE_SIDE
+        result = _agreement(moving.astype(np.float32), fixed.astype(np.float32), start)
+        if result is not None:
+            is_same[pair] = True
+            found[pair] = result
+    return Registered(is_same, place.is_mirrored, found[:, 0], found[:, 1])
+
+
+def _similarity(scale: float, angle: float) -> Floats:
+    """Return the map (2, 3) of (x, y, 1), counted from the centre, that zooms in."""
+    radians = np.deg2rad(angle)
+    cos, sin = scale * np.cos(radians), scale * np.sin(radians)
+    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0]])
+
+
+def _warp_matrix(side: int, scale: float, angle: float) -> sparse.csr_array:
+    """Return the matrix that warps squares, as columns of pixels, (s², s²)."""
+    x, y = _positions(side, _similarity(scale, angle))
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    entries = []
+    for right, down in product((0, 1), (0, 1)):
+        weight = np.abs(1 - right - (x - left)) * np.abs(1 - down - (y - top))
+        column, row = left + right, top + down
+        inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
+        target = np.flatnonzero(inside)
+        entries.append((weight[inside], target, (row * side + column)[inside]))
+    weights, targets, sources = (
+        np.concatenate(part) for part in zip(*entries, strict=True)
+    )
+    shape = (side**2, side**2)
+    return sparse.csr_array((weights.astype(np.float32), (targets, sources)), shape)
+
+
+def _positions(side: int, affine: Floats) -> tuple[Floats, Floats]:
+    """Return x and y, in pixels (s²,), to which a map takes each pixel of a square.
+
+    The map's shift is in shares of the side.
+    """
+    centre = (side - 1) / 2
+    y, x = np.mgrid[:side, :side] - centre
+    pixels = np.stack([x.ravel(), y.ravel(), np.full(side**2, float(side))])
+    mapped = affine @ pixels + centre
+    return mapped[0], mapped[1]
+
+
+def _standardised(squares: Features) -> Features:
+    """Return squares (…, s, s) of mean 0 and sum of squares 1; flat ones are 0."""
+    centred = squares - squares.mean(axis=(-2, -1), keepdims=True)
+    norm = np.sqrt((centred**2).sum(axis=(-2, -1), keepdims=True))
+    return np.asarray(centred / np.maximum(norm, 1e-3))
+
+
+def _best_places(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> _Place:
+    """Seek each pair's best cross-correlation over warps, shifts and mirroring."""
+    n_pairs = len(rows_a)
+    best = _Place(
+        np.zeros(n_pairs, np.float32),
+        np.zeros(n_pairs, bool),
+        np.zeros(n_pairs, bool),
+        np.zeros(n_pairs, np.int64),
+        np.zeros((n_pairs, 2), np.int64),
+    )
+    detail = fine_detail(halved(grey), noise=8.0)
+    for is_swapped in (False, True):
+        moving, fixed = (rows_b, rows_a) if is_swapped else (rows_a, rows_b)
+        for image, pairs in _pairs_by_image(moving):
+            views = _standardised(warped(detail[image][None], WARPS)[0])
+            spectra = fft.rfft2(views)
+            for part in np.array_split(pairs, np.ceil(len(pairs) / 32)):
+                others = _standardised(detail[fixed[part]])
+                for is_mirrored in (False, True):
+                    turned = others[..., ::-1] if is_mirrored else others
+                    _keep_better(best, part, spectra, turned, is_mirrored, is_swapped)
+    return best
+
+
+def _pairs_by_image(rows: Ints) -> Iterator[tuple[int, Ints]]:
+    """Yield each image of `rows` (p,), and the pairs that it is in."""
+    order = np.argsort(rows, kind="stable")
+    starts = np.flatnonzero(np.diff(rows[order])) + 1
+    for pairs in np.split(order, starts):
+        if len(pairs):
+            yield int(rows[pairs[0]]), pairs
+
+
+def _keep_better(
+    best: _Place,
+    pairs: Ints,
+    spectra: NDArray[np.complex64],
+    others: Features,
+    is_mirrored: bool,
+    is_swapped: bool,
+) -> None:
+    """Note in `best` where one image's views match the `others`, if better than before.
+
+    `spectra` (w, s, s // 2 + 1) are of its warps, `others` (p, s, s) its partners.
+    """
+    products = spectra * fft.rfft2(others).conj()[:, None]
+    correlation = fft.irfft2(products, s=(COARSE_SIDE, COARSE_SIDE))
+    flat = correlation.reshape(len(pairs), -1)
+    peak = flat.argmax(axis=1)
+    value = flat[np.arange(len(pairs)), peak]
+    is_better = value > best.correlation[pairs]
+    rows = pairs[is_better]
+    warp, down, right = np.unravel_index(peak[is_better], correlation.shape[1:])
+    half = COARSE_SIDE // 2
+    shift = (np.stack([right, down], axis=1) + half) % COARSE_SIDE - half
+    best.correlation[rows] = value[is_better]
+    best.is_mirrored[rows] = is_mirrored
+    best.is_swapped[rows] = is_swapped
+    best.warp[rows] = warp
+    best.shift[rows] = shift
+
+
+def _agreement(
+    moving: Features, fixed: Features, start: Floats
+) -> tuple[float, float] | None:
+    """Fit the map from a fixed image to a moving one, and compare them by blocks.
+
+    Returned are the correlations of detail and of grey levels where both overlap, or
+    None where they do not show the same.
+    """
+    small = halved(np.stack([moving, fixed]))
+    affine = _fitted(small[0], small[1], start)
+    blocks = _compared(small[0], small[1], affine)
+    if blocks is None or blocks.correlation < MIN_SMALL:
+        return None
+    affine = _fitted(moving, fixed, affine)
+    if not _is_slight(affine):
+        return None
+    # Where one image ends, the other may go on: that end is no detail of the picture.
+    # So the frame is that of either, and the better one counts.
+    inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
+    compared = [
+        _compared(moving, fixed, affine),
+        _compared(fixed, moving, inverse),
+    ]
+    agreeing = [one for one in compared if one is not None and one.agrees]
+    if not agreeing:
+        return None
+    best = max(agreeing, key=lambda one: one.correlation)
+    return best.correlation, best.grey
+
+
+class _Compared(NamedTuple):
+    """How alike two images are where they overlap, and whether that is all over."""
+
+    correlation: float
+    grey: float
+    agrees: bool
+
+
+def _fitted(moving: Features, fixed: Features, affine: Floats) -> Floats:
+    """Return the affine map that best carries the fixed image's detail to the moving.
+
+    Inverse compositional steps: the derivatives are those of the fixed image, so that
+    they are taken once.
+    """
+    side = len(fixed)
+    moving, fixed = (
+        gaussian_filter(fine_detail(image, sigma=2.0), 0.6) for image in (moving, fixed)
+    )
+    down, right = (slope.ravel() for slope in np.gradient(fixed))
+    y, x = ((np.mgrid[:side, :side] - (side - 1) / 2) / side).reshape(2, -1)
+    steps = side * np.stack(
+        [right * x, right * y, right, down * x, down * y, down], axis=1
+    )
+    goal = fixed.ravel()
+    for _ in range(8):
+        image, is_inside = _moved(moving, affine)
+        if is_inside.mean() < MIN_SHARED / 2:
+            break
+        here = goal[is_inside]
+        error = _matched(image[is_inside], here) - here
+        slopes = steps[is_inside]
+        normal = slopes.T @ slopes + 1e-3 * np.eye(6)
+        change = np.linalg.solve(normal, slopes.T @ error).reshape(2, 3)
+        step = np.vstack([change, np.zeros(3)]) + np.eye(3)
+        affine = (np.vstack([affine, [0, 0, 1]]) @ np.linalg.inv(step))[:2]
+        if np.abs(change).max() < 1e-3:
+            break
+    return affine
+
+
+def _moved(image: Features, affine: Floats) -> tuple[Features, Bools]:
+    """Return the image's pixels where the map takes each pixel, and whether inside."""
+    side = len(image)
+    x, y = _positions(side, affine)
+    is_inside = (np.minimum(x, y) >= 0) & (np.maximum(x, y) <= side - 1)
+    return map_coordinates(image, [y, x], order=1, mode="nearest"), is_inside
+
+
+def _matched(values: Features, goal: Features) -> Features:
+    """Return values with the mean and the spread of the goal."""
+    spread = goal.std() / max(float(values.std()), 1e-6)
+    return np.asarray((values - values.mean()) * spread + goal.mean())
+
+
+def _is_slight(affine: Floats) -> bool:
+    """Return whether a map crops and turns no more than a copy may be."""
+    linear = affine[:, :2]
+    stretch = np.linalg.svd(linear, compute_uv=False)
+    angle = np.rad2deg(
+        np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])
+    )
+    is_in_range = SCALE_RANGE[0] <= stretch.min() and stretch.max() <= SCALE_RANGE[1]
+    is_even = stretch.max() <= MAX_STRETCH * stretch.min()
+    return bool(is_in_range and is_even and abs(angle) <= MAX_TURN)
+
+
+def _compared(moving: Features, fixed: Features, affine: Floats) -> _Compared | None:
+    """Compare two images as a map lays the one on the other, whole and by blocks.
+
+    None where they share less than `MIN_SHARED` of the fixed image.
+    """
+    side = len(fixed)
+    image, is_inside = _moved(moving, affine)
+    # Two pixels from the edge of the overlap, local means know what lies beyond it.
+    is_shared = binary_erosion(is_inside.reshape(side, side), iterations=2)
+    if is_shared.mean() < MIN_SHARED - 0.1:
+        return None
+    image = image.reshape(side, side)
+    outside = ~is_inside.reshape(side, side)
+    fixed, image = fixed.copy(), image.copy()
+    fixed[outside], image[outside] = fixed[is_shared].mean(), image[is_shared].mean()
+    detail_a, detail_b = (fine_detail(one) for one in (image, fixed))
+    whole = np.corrcoef(detail_a[is_shared], detail_b[is_shared])[0, 1]
+    grey = np.corrcoef(image[is_shared], fixed[is_shared])[0, 1]
+    by_block = _block_correlations(detail_a, detail_b, is_shared)
+    agrees = len(by_block) >= MIN_BLOCKS and (
+        np.quantile(by_block, 0.25) >= MIN_QUARTILE
+    )
+    return _Compared(
+        float(np.nan_to_num(whole)), float(np.nan_to_num(grey)), bool(agrees)
+    )
+
+
+def _block_correlations(detail_a: Features, detail_b: Features, mask: Bools) -> Floats:
+    """Return the correlation in each block that holds detail in either, (b,).
+
+    Blocks of which the mask covers less than half are left out.
+    """
+    weight = _blocks(mask.astype(np.float32))
+    n_pixels = weight.sum(axis=1)
+    a, b = _blocks(detail_a), _blocks(detail_b)
+    total = np.maximum(n_pixels, 1)[:, None]
+    a = (a - (a * weight).sum(axis=1, keepdims=True) / total) * weight
+    b = (b - (b * weight).sum(axis=1, keepdims=True) / total) * weight
+    spread_a, spread_b = (np.sqrt((one**2).sum(axis=1) / total[:, 0]) for one in (a, b))
+    holds_detail = np.maximum(spread_a, spread_b) > MIN_CONTRAST
+    is_used = holds_detail & (n_pixels >= weight.shape[1] / 2)
+    covariance = (a * b).sum(axis=1) / total[:, 0]
+    return np.asarray((covariance / np.maximum(spread_a * spread_b, 1e-6))[is_used])
+
+
+def _blocks(square: Features) -> Features:
+    """Cut a square (s, s) into the pixels of each of its blocks, (64, s² / 64)."""
+    part = len(square) // BLOCKS
+    cut = square.reshape(BLOCKS, part, BLOCKS, part).swapaxes(1, 2)
+    return cut.reshape(BLOCKS**2, part**2)

@@ -1,0 +1,138 @@
+"""Copies that are cropped or turned a little are found; simple images stay apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageOps
+from scipy.ndimage import gaussian_filter
+from sklearn.datasets import load_digits
+
+from cliplib.features.duplicates import find_near_duplicates, near_duplicate_groups
+from cliplib.features.hashes import are_simple, hash_records, image_hash
+
+
+def picture(seed: int) -> Image.Image:
+    """Blobs of several sizes and colours, as different from each other as photos."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((120, 160, 3))
+    field = np.sum([gaussian_filter(noise, (s, s, 0)) * s for s in (2, 5, 12)], axis=0)
+    levels = (field - field.min()) / (field.max() - field.min())
+    return Image.fromarray((30 + 190 * levels).astype(np.uint8))
+
+
+def cropped(image: Image.Image, share: float) -> Image.Image:
+    x, y = (round(side * share / 2) for side in image.size)
+    return image.crop((x, y, image.width - x, image.height - y))
+
+
+def resaved(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return Image.open(buffer).convert("RGB")
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "cropped by 5 %": lambda image: cropped(image, 0.05),
+    "cropped by 10 %": lambda image: cropped(image, 0.10),
+    "cropped and mirrored": lambda image: ImageOps.mirror(cropped(image, 0.1)),
+    "turned by 5 degrees": lambda image: image.rotate(5, Image.Resampling.BICUBIC),
+}
+ORIGINALS = [picture(seed) for seed in range(20)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_cropped_or_turned_copy_is_found_and_nothing_else(change: str) -> None:
+    copies = [resaved(CHANGES[change](image)) for image in ORIGINALS]
+    hashes = image_hash.function(ORIGINALS + copies)
+    pairs = find_near_duplicates(hashes)
+    right = pairs["index_b"] - pairs["index_a"] == 20
+    assert right.all() and len(pairs) >= 19
+    assert set(pairs["kind"]) == {"cropped"}
+    expected = "mirrored" if "mirrored" in change else ""
+    assert set(pairs["orientation"]) == {expected}
+    assert len(find_near_duplicates(hashes, cropped=False)) == 0
+    across = find_near_duplicates(hashes[:20], hashes[20:])
+    assert across["index_a"].tolist() == across["index_b"].tolist()
+    assert len(across) == len(pairs)
+
+
+def test_like_features_propose_a_crop_beside_the_centre() -> None:
+    image = ORIGINALS[0]
+    part = resaved(image.crop((0, 0, 144, 108)))
+    hashes = image_hash.function([image, part, *ORIGINALS[1:]])
+    features = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float32)
+    features[1] = features[0]
+    pairs = find_near_duplicates(hashes, features=features)
+    assert pairs[["index_a", "index_b"]].to_numpy().tolist() == [[0, 1]]
+    assert len(find_near_duplicates(hashes)) == 0
+    everything_alike = np.ones((21, 8), np.float32)
+    everything_alike[::2, 0] = 2
+    pairs = find_near_duplicates(hashes, features=everything_alike)
+    assert len(pairs) <= 1
+
+
+def test_a_smaller_part_is_another_image() -> None:
+    halves = [image.crop((0, 0, 80, 120)) for image in ORIGINALS]
+    hashes = image_hash.function(ORIGINALS + halves)
+    features = np.tile(np.eye(20, dtype=np.float32), (2, 1))
+    assert len(find_near_duplicates(hashes, features=features)) == 0
+
+
+def test_handwritten_digits_stay_apart() -> None:
+    """Of 500, other rules made 360 groups: detail that an image lacks shows nothing."""
+    levels = (load_digits().images[:300] * 255 / 16).astype(np.uint8)
+    digits = [
+        Image.fromarray(digit).resize((64, 64), resampling).convert("RGB")
+        for digit, resampling in zip(levels, [0, 3] * 150, strict=True)
+    ]
+    hashes = image_hash.function(digits)
+    assert are_simple(hash_records(hashes)["grey"]).all()
+    assert len(np.unique(near_duplicate_groups(hashes))) == 300
+    larger = [digit.resize((224, 224)) for digit in digits[:50]]
+    copies = image_hash.function(digits[:50] + larger)
+    groups = near_duplicate_groups(copies)
+    assert (groups[:50] == groups[50:]).mean() > 0.9
+
+
+def icon(colour: str, shape: str) -> Image.Image:
+    image = Image.new("RGB", (64, 64), "white")
+    getattr(ImageDraw.Draw(image), shape)((12, 12, 52, 52), fill=colour)
+    return image
+
+
+def test_icons_are_told_apart_by_colour_and_shape() -> None:
+    icons = [
+        icon(colour, shape) for colour in ("red", "blue") for shape in ("ellipse",)
+    ]
+    icons += [icon("red", "rectangle"), icon("red", "ellipse").resize((128, 128))]
+    assert near_duplicate_groups(image_hash.function(icons)).tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("copies", "expected"),
+    [("off", [0, 1, 2, 3]), ("exact", [0, 0, 1, 2]), ("near", [0, 0, 0, 0])],
+)
+def test_how_strict_copies_are_can_be_chosen(copies: str, expected: list[int]) -> None:
+    image = ORIGINALS[0]
+    changed = [image, image, resaved(image), cropped(image, 0.05)]
+    hashes = image_hash.function(changed)
+    assert near_duplicate_groups(hashes, copies=copies).tolist() == expected
+
+
+def test_a_threshold_takes_the_place_of_ours() -> None:
+    hashes = image_hash.function([ORIGINALS[0], ORIGINALS[0].resize((100, 75))])
+    (correlation,) = find_near_duplicates(hashes)["correlation"]
+    assert near_duplicate_groups(hashes, copies=correlation - 0.01).tolist() == [0, 0]
+    assert near_duplicate_groups(hashes, copies=correlation + 0.001).tolist() == [0, 1]
+    for wrong in ("nearly", 0, 1.5):
+        with pytest.raises(ValueError, match=r"none of off, exact and near"):
+            near_duplicate_groups(hashes, copies=wrong)
+
+
+def test_what_is_no_hash_is_refused() -> None:
+    with pytest.raises(ValueError, match="Hashes must be what image_hash makes"):
+        find_near_duplicates(np.array(["a.jpg", "b.jpg"]))
