@@ -14,7 +14,7 @@ from pathlib import Path
 
 import typeset
 import webpages
-from execution import SUMMARY, execute
+from execution import SUMMARY, Failure, execute
 from places import EMBEDDED, Places, places_of
 from surroundings import prepare, setting
 
@@ -41,23 +41,18 @@ def make_report(options: argparse.Namespace, root: Path) -> None:
     model = setting("CLIPLIB_MODEL", options.model)
     data = setting("CLIPLIB_DATA", options.data)
     given = dict(options.p)
-    if options.commit and (model not in EMBEDDED or given or not data):
-        sys.exit(
-            "--commit is for the committed report with images: give --data, "
-            "and neither --model nor -p."
-        )
+    if options.commit:
+        refuse_to_commit(data, model, given)
     places = places_of(root, model, data, given, commit=options.commit)
-    publishes = not (places.name or options.appendix or options.web)
+    if not (places.name or options.appendix or options.web):
+        places = Places(root, publishes=True)
+    failures: list[Failure] = []
+    if not options.no_exec:
+        notes = prepare(places, data, model, given)
+        failures = run_notebooks(places, notes, given, options.jobs)
     source = "appendix" if options.appendix else "report"
-    out = (options.out or places.pdf(source, publishes=publishes)).resolve()
-    failures: list[str] = []
-    try:
-        if not options.no_exec:
-            failures = run_notebooks(places, data, model, given, options.jobs)
-        write_pdf(places, source, out)
-    finally:
-        if publishes:
-            places.publish()
+    out = (options.out or places.pdf(source)).resolve()
+    write_pdf(places, source, out)
     if options.web:
         print(f"{webpages.write(places, out)}: the same as web pages")
     if places.name:
@@ -65,25 +60,33 @@ def make_report(options: argparse.Namespace, root: Path) -> None:
             f"This is not the committed report: {places.banner}. "
             "figures/ and report/ are as they were."
         )
-    if failures:
-        sys.exit("\n".join(failures))
+    # What only lacks images is named on the cover.
+    if failed := [str(failure) for failure in failures if not failure.lacks_images]:
+        sys.exit("\n".join(failed))
 
 
 def run_notebooks(
-    places: Places, data: str, model: str, given: dict[str, str], jobs: int | None
-) -> list[str]:
-    """Execute the notebooks in `places`, and keep notes on the build for its cover.
-
-    Returns a sentence for each notebook that failed. One that only lacks images is not
-    among them: it is named on the cover.
-    """
-    notes = prepare(places, data, model, given)
+    places: Places, notes: list[str], given: dict[str, str], jobs: int | None
+) -> list[Failure]:
+    """Execute the notebooks in `places`, and keep notes on the build for its cover."""
     for line in notes:
-        print(line, flush=True)
+        print(line)
     places.stage()
-    failures = execute(places, given, jobs)
+    try:
+        failures = execute(places, given, jobs)
+    finally:
+        places.publish()
     places.keep_notes(notes + [failure.note for failure in failures])
-    return [str(failure) for failure in failures if not failure.lacks_images]
+    return failures
+
+
+def refuse_to_commit(data: str, model: str, given: dict[str, str]) -> None:
+    """End the process where results are not those of the committed report."""
+    if model not in EMBEDDED or given or not data:
+        sys.exit(
+            "--commit is for the committed report with images: give --data, "
+            "and neither --model nor -p."
+        )
 
 
 def try_out(root: Path, jobs: int | None) -> None:
@@ -100,10 +103,7 @@ def try_out(root: Path, jobs: int | None) -> None:
     failures = execute(places, given, jobs, only=QUICK)
     if failures:
         sys.exit("\n".join(map(str, failures)))
-    print(
-        f"All works: see {places.work / 'executed'}. The report as committed is "
-        f"{places.root / 'report' / 'report.pdf'}; make report makes it anew."
-    )
+    print(f"All works: see {places.work / 'executed'}.")
 
 
 def copy_notebooks(root: Path) -> Path:
@@ -174,6 +174,7 @@ def write_pdf(places: Places, source: str, out: Path) -> None:
     document = typeset.compile_document(places, source, everything=everything)
     typeset.tell_claims(document)
     typeset.write_claims(document, places.figures / "claims.csv")
+    places.publish()
     out.write_bytes(document.data)
     digest = hashlib.sha256(document.data).hexdigest()[:16]
     print(f"{out}: {len(document.data) / 1e6:.1f} MB, sha256 {digest}")

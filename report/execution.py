@@ -72,7 +72,7 @@ def execute(
     places: Places,
     given: dict[str, str],
     jobs: int | None = None,
-    only: Collection[str] | None = None,
+    only: Collection[str] = (),
 ) -> list[Failure]:
     """Execute the notebooks that have changed, or all if images or a model are named.
 
@@ -88,16 +88,14 @@ def execute(
     jobs
         Notebooks at a time; None for what cores and memory allow.
     only
-        Names of the notebooks that are looked at; None for all.
+        Names of the notebooks that are looked at; none for all.
 
     Returns
     -------
     list of Failure
         What is left out of this build.
     """
-    notebooks = [
-        path for path in places.notebooks() if only is None or path.stem in only
-    ]
+    notebooks = [path for path in places.notebooks() if not only or path.stem in only]
     tasks = tasks_of(places, notebooks, given)
     if jobs is None:
         model = os.environ.get("CLIPLIB_MODEL", "")
@@ -133,9 +131,8 @@ def tasks_of(
     for path in sorted(notebooks, key=lambda path: path.stem == SUMMARY):
         own = {name: parameters[name] for name in parameters if name in taken_by[path]}
         stamp = places.stamp(path)
-        is_current = stamp.exists() and stamp.read_text() == fingerprint(
-            places, path, own
-        )
+        known = stamp.read_text() if stamp.exists() else ""
+        is_current = known == fingerprint(places, path, own)
         reads_new_results = path.stem == SUMMARY and tasks
         if may_differ or reads_new_results or not is_current:
             tasks[path] = own

@@ -30,7 +30,6 @@ PRELOADED = [
     "cliplib.encoders.clip",
     "cliplib.probes.kernel",
     "study.baselines",
-    "study.corruption",
     "study.results",
 ]
 """What is missing here, a notebook imports itself: that takes longer, and no more."""

@@ -32,6 +32,8 @@ class Places:
     """The name of another model than the embedded one."""
     changes: str = ""
     """What else is not as in the committed report, in words, for its cover."""
+    publishes: bool = False
+    """Whether results go to ``figures``, and the PDF to ``report``."""
 
     @property
     def banner(self) -> str:
@@ -79,9 +81,9 @@ class Places:
         suffix = f"-{self.name}" if self.name else ""
         return self.root / "build" / f"web{suffix}"
 
-    def pdf(self, source: str = "report", *, publishes: bool = True) -> Path:
+    def pdf(self, source: str = "report") -> Path:
         """Return where the PDF of ``report/SOURCE.typ`` goes by default."""
-        if publishes and not self.name:
+        if self.publishes:
             return self.root / "report" / "report.pdf"
         suffix = f"-{self.name}" if self.name else ""
         return self.root / "build" / f"{source}{suffix}.pdf"
@@ -132,8 +134,8 @@ class Places:
                 shutil.copy(self.root / "figures" / name, self.figures)
 
     def publish(self) -> None:
-        """Copy the results that have changed to ``figures``, to be committed."""
-        for path in self.figures.glob("*.*"):
+        """Copy the results that have changed to ``figures``, if that is asked for."""
+        for path in self.figures.glob("*.*") if self.publishes else ():
             committed = self.root / "figures" / path.name
             is_equal = committed.is_file() and filecmp.cmp(path, committed, False)
             if not is_equal:

@@ -251,51 +251,27 @@ def test_building_a_clone_changes_no_file_and_again_executes_nothing(
 ) -> None:
     assert "1 of 1 notebooks to execute" in build_alone(clone)
     assert git(clone, "status", "--porcelain") == ""  # a fixed point
-    for arguments in (["--appendix"], ["--web"], []):
+    for arguments in (["--appendix"], []):
         build.main(arguments, clone)
         assert "0 of 1 notebooks to execute" in "".join(capfd.readouterr())
         assert git(clone, "status", "--porcelain") == ""
-    assert "Handwrittendigits" in text_of(clone / "build" / "appendix.pdf")
-    (clone / "build" / "figures" / "toy_sweep.csv").write_text("changed")
-    notebook = clone / "notebooks" / "01_toy.ipynb"
-    stamp = Places(clone).stamp(notebook).read_text()
-    assert stamp != execution.fingerprint(Places(clone), notebook, {})
-
-
-def test_only_the_report_writes_what_is_committed(clone: Path) -> None:
-    (clone / "figures" / "toy_sweep.csv").write_text("another processor's\n")
+    assert "01Handwrittendigits" in text_of(clone / "build" / "appendix.pdf")
+    # Where numbers differ, they are computed again, and only the report says so.
+    (clone / "figures" / "toy_sweep.csv").write_text("kind,n,accuracy\n")
     git(clone, "add", "--all")
-    for arguments in (["--appendix"], ["--web"]):
-        build.main(arguments, clone)
-        assert git(clone, "diff", "--stat") == ""
-    build.main([], clone)
+    build.main(["--web"], clone)
+    assert "1 of 1 notebooks to execute" in "".join(capfd.readouterr())
+    assert git(clone, "diff", "--stat") == ""
+    Places(clone, publishes=True).publish()
     assert "toy_sweep.csv" in git(clone, "diff", "--stat")
-
-
-def test_a_build_of_ones_own_and_the_lab_change_no_file(
-    clone: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    build.main(["-p", "seed", "1", "--web"], clone)
-    assert "figures/ and report/ are as they were" in "".join(capfd.readouterr())
-    build.main(["--lab"], clone)
-    assert git(clone, "status", "--porcelain") == ""
-    pdf = text_of(clone / "build" / "report-seed-1.pdf")
-    assert (
-        squeeze("Measured here: the embedded model mini, seed 1, committed features.")
-        in pdf
-    )
-    own = clone / "build" / "seed-1"
-    made = json.loads((own / "figures" / "01_toy.json").read_text())["results"]
-    assert made["toy_curve"]["parameters"] == {"seed": 1}
-    assert (own / "committed" / "toy_numbers.json").exists()  # to set beside its own
-    assert (clone / "build" / "web-seed-1" / "index.html").exists()
 
 
 OTHERS = {
     "02_frail": "open('/no/such/place/file.txt')",
     "03_lacking": """from cliplib.features.extract import MissingImages
 raise MissingImages('There are no images of the moon.')""",
-    "04_seen": """import json, multiprocessing, os, sys, tempfile
+    "04_dying": "import os; os._exit(1)",
+    "05_seen": """import json, multiprocessing, os, sys, tempfile
 kept = tempfile.TemporaryDirectory()
 start = multiprocessing.get_start_method()
 print(json.dumps(["torch" in sys.modules, os.getcwd(), start, kept.name]))""",
@@ -305,7 +281,10 @@ print(json.dumps(["torch" in sys.modules, os.getcwd(), start, kept.name]))""",
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Build notebooks of which two fail; return the root and what was printed."""
+    """Build with a parameter; return the root and what was printed.
+
+    Of its notebooks three fail. One of them had results of an earlier build.
+    """
     root = make_toy(tmp_path_factory.mktemp("several"))
     v4 = nbformat.v4
     first = nbformat.read(root / "notebooks" / "01_toy.ipynb", as_version=4)
@@ -314,17 +293,38 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         cells = [title, first.cells[1], v4.new_code_cell(code)]
         notebook = v4.new_notebook(cells=cells, metadata=first.metadata)
         nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
-    stale = root / "build" / "seed-1" / "figures" / "02_frail.json"
-    stale.parent.mkdir(parents=True)
-    stale.write_text('{"versions": {}, "results": {}}')
-    return root, build_alone(root, "-p", "seed", "1")
+    own = root / "build" / "seed-1"
+    for folder in ("figures", "build/executed"):
+        (own / folder).mkdir(parents=True)
+    stale = '{"versions": {}, "results": {}}'
+    (own / "figures" / "02_frail.json").write_text(stale)
+    dying = root / "notebooks" / "04_dying.ipynb"
+    shutil.copy(dying, own / "build" / "executed")
+    return root, build_alone(root, "-p", "seed", "1", "--web")
+
+
+def test_a_build_of_ones_own_lies_below_build(several: tuple[Path, str]) -> None:
+    root, log = several
+    assert "figures/ and report/ are as they were" in log
+    assert {path.name for path in (root / "figures").iterdir()} == {"captions.toml"}
+    assert not (root / "report" / "report.pdf").exists()
+    pdf = text_of(root / "build" / "report-seed-1.pdf")
+    words = "Measured here: the embedded model mini, seed 1, committed features."
+    assert squeeze(words) in pdf
+    own = root / "build" / "seed-1"
+    made = json.loads((own / "figures" / "01_toy.json").read_text())["results"]
+    assert made["toy_curve"]["parameters"] == {"seed": 1}
+    assert (own / "committed" / "captions.toml").exists()  # to set beside its own
+    assert (root / "build" / "web-seed-1" / "index.html").exists()
 
 
 def test_a_notebook_that_fails_costs_its_own_results_and_no_more(
     several: tuple[Path, str],
 ) -> None:
     root, log = several
-    assert log.splitlines()[-1].startswith("02_frail.ipynb failed in cell [3]")
+    frail, dying = log.splitlines()[-2:]
+    assert frail.startswith("02_frail.ipynb failed in cell [3]")
+    assert dying.startswith("04_dying.ipynb failed: ") and "died" in dying
     pdf = text_of(root / "build" / "report-seed-1.pdf")
     assert squeeze("91.2% [90.0, 92.0] on 12,345 images") in pdf
     frail = "Notebook 02 is left out: FileNotFoundError: "
@@ -332,38 +332,24 @@ def test_a_notebook_that_fails_costs_its_own_results_and_no_more(
     for words in (frail, lacking):
         assert pdf.count(squeeze(words)) == 2  # on the cover, and in its place
     assert "/no/such" not in pdf and "file.txt" in pdf
-    assert not (root / "build" / "seed-1" / "figures" / "02_frail.json").exists()
+    own = root / "build" / "seed-1"
+    assert not (own / "figures" / "02_frail.json").exists()
+    executed = own / "build" / "executed"
+    assert not (executed / "04_dying.failed.ipynb").exists()  # of an earlier build
+    assert len(nbformat.read(executed / "04_dying.ipynb", 4).cells) == 1  # a title
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 def test_forked_kernels_are_as_others_are(several: tuple[Path, str]) -> None:
     root, _ = several
     executed = root / "build" / "seed-1" / "build" / "executed"
-    (*_, cell) = nbformat.read(executed / "04_seen.ipynb", 4).cells
+    (*_, cell) = nbformat.read(executed / "05_seen.ipynb", 4).cells
     *seen, kept = json.loads(cell.outputs[0].text)
     start = multiprocessing.get_all_start_methods()[0]  # the default
     assert seen == [True, str(root), start]
     assert not Path(kept).exists()  # what waits for the end was done
     toy = (executed / "01_toy.ipynb").read_text("utf-8")
     assert "image/svg+xml" in toy and "image/png" not in toy
-
-
-def test_a_kernel_that_dies_leaves_nothing_of_an_earlier_execution(
-    tmp_path: Path,
-) -> None:
-    places = Places(make_toy(tmp_path), "own", changes="")
-    path = places.root / "notebooks" / "01_toy.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[-1].source = "import os; os._exit(1)"
-    nbformat.write(notebook, path)
-    places.stage()
-    executed = places.work / "executed" / "01_toy.ipynb"
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(path, executed)
-    (failure,) = execution.execute(places, {})
-    assert "died" in failure.reason
-    assert not executed.with_suffix(".failed.ipynb").exists()
-    assert len(nbformat.read(executed, as_version=4).cells) == 1  # a title
 
 
 @pytest.mark.parametrize(
