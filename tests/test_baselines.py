@@ -11,9 +11,9 @@ from PIL import Image
 
 from cliplib.data.cache import map_images
 from cliplib.data.datasets import load_dataset
-from cliplib.inspection.traces import TRACE_COLUMNS, file_traces, grey_levels
 from study.baselines import color_histogram, efficientnet, hog
 from study.corruption import corrupt
+from study.file_traces import TRACE_COLUMNS, file_traces, grey_levels
 
 
 def test_file_traces_are_what_was_planted(

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from cliplib.reports import figures, plots
+from cliplib.reports import plots
+from study import figures
 
 
 @pytest.fixture(autouse=True)

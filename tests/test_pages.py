@@ -28,7 +28,7 @@ from layout import (
 )
 from numpy.typing import NDArray
 
-from cliplib.reports import figures
+from study import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))

@@ -3,32 +3,22 @@
 import base64
 import io
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import font_source_sans_pro
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import seaborn.objects as so
 from matplotlib import font_manager
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from cliplib.data.image import load_image
-
 TEXT_WIDTH = 6.22
 """Inches of the report's column: a figure this wide is printed at its own size."""
-PERCENT = so.Continuous().label(like=lambda share, _: f"{100 * share:g}")
-"""The scale of an axis of shares: 0.5 is written as 50."""
 INK, MIDDLE, PALE = "#1f2933", "#6b7680", "#a9b2bb"
 METHOD_COLOURS = {
     "kernel probe": "#0b3c5d",
@@ -37,27 +27,8 @@ METHOD_COLOURS = {
     "MLP probe": "#3fa0a8",
     "zero-shot": "#8c7a5b",
 }
-CONDITION_COLOURS = {
-    "published split": PALE,
-    "at home": PALE,
-    "by image": PALE,
-    "before": PALE,
-    "default": PALE,
-    "shared copies kept in training": MIDDLE,
-}
-"""Shades of grey for how something is tested; ink for what is not named here."""
-KIND_COLOURS = ("#4a235a", "#7b3f8c", "#a569bd", "#c39bd3", "#5b2c6f")
-METHODS = so.Nominal(METHOD_COLOURS)
-"""The scale of a colour that tells methods apart: the same one in every figure."""
-KINDS = so.Nominal([*KIND_COLOURS])
-"""The scale of a colour that tells anything else apart, beside markers."""
 NAME_LENGTH = 24
 """Characters of a class's name for which a confusion matrix has room."""
-SHORT_TITLES = {
-    "Brain Tumor MRI Dataset": "brain MRI",
-    "Brain MRI Images for Brain Tumor Detection": "Navoneel",
-}
-"""What panels call a data set whose own title is too long for them."""
 
 
 def use_style() -> None:
@@ -78,161 +49,6 @@ def _add_typeface() -> None:
     """Make Source Sans, which the style names, known to matplotlib."""
     for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
         font_manager.fontManager.addfont(face)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A place in a grid of images."""
-
-    image: Any = None
-    """What `load_image` takes; None for a place with a text, or an empty one."""
-    title: str = ""
-    text: str = ""
-    """Below the image, or in its place."""
-    right: bool | None = None
-    """Whether to mark it as right or as wrong; None for no mark."""
-
-    @property
-    def heading(self) -> str:
-        """What stands above the image: its mark and its title; "" without an image."""
-        if self.image is None:
-            return ""
-        mark = {True: "✓ ", False: "× ", None: ""}[self.right]
-        return f"{mark}{self.title}"
-
-
-def image_grid(
-    images: Sequence[Any],
-    titles: Sequence[str] = (),
-    right: Sequence[Any] = (),
-    columns: int = 8,
-) -> Figure:
-    """Draw images in rows, each with its title above it.
-
-    Parameters
-    ----------
-    images
-        What `load_image` takes; or pairs (image or None, text below it).
-    titles
-        For the first images, or for all.
-    right
-        For each image True or False, to be marked as right or wrong, or None.
-    columns
-        Images in a row.
-    """
-    return _draw_cells(_image_cells(images, titles, right), columns)
-
-
-def _image_cells(
-    images: Sequence[Any], titles: Sequence[str], right: Sequence[Any]
-) -> list[Cell]:
-    """Return a cell for each image, or pair (image or None, text), in the same order.
-
-    The last images may lack title and mark, as `titles` and `right` may be shorter.
-    """
-    cells = []
-    for image, title, mark in zip_longest(images, titles, right):
-        text = ""
-        if isinstance(image, tuple):
-            image, text = image
-        is_right = None if mark is None else bool(mark)  # NumPy's bools become Python's
-        cells.append(Cell(image, title or "", text or "", is_right))
-    return cells
-
-
-def result_grid(
-    queries: Sequence[Any],
-    images: Sequence[Sequence[Any]],
-    titles: Sequence[Sequence[str]],
-    right: Sequence[Sequence[Any]] = (),
-) -> Figure:
-    """Draw each query at the start of a row, and the images found for it beside it.
-
-    Parameters
-    ----------
-    queries
-        Each a sentence, an image, or a pair (image, sentence).
-    images, titles, right
-        For each query a sequence, one item for each image found: what `load_image`
-        takes; its title; and True or False, to be marked as right or wrong, or None.
-    """
-    columns = 1 + max(map(len, images))
-    cells = []
-    rows = zip_longest(queries, images, titles, right, fillvalue=())
-    for query, found, found_titles, found_right in rows:
-        row = [_query_cell(query), *_image_cells(found, found_titles, found_right)]
-        empty = [Cell()] * (columns - len(row))
-        cells += row + empty
-    return _draw_cells(cells, columns)
-
-
-def _query_cell(query: Any) -> Cell:
-    """Return the cell of a sentence, an image, or a pair of image and sentence."""
-    if isinstance(query, str):
-        return Cell(text=query)
-    if isinstance(query, tuple):
-        image, sentence = query
-        return Cell(image, text=sentence)
-    return Cell(query)
-
-
-def _draw_cells(cells: Sequence[Cell], columns: int) -> Figure:
-    """Draw cells row by row, `columns` a row, as wide as the report's text."""
-    letters = 120 // columns  # that fit on a line above an image
-    # One empty row, if there are no cells.
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)] or [()]
-    lines = sum(_lines_beside_images(row, letters) for row in rows)
-    # In inches: a square for each image, and the lines above and below it.
-    height = len(rows) * TEXT_WIDTH / columns + 0.13 * lines
-    figure, axes = plt.subplots(
-        len(rows), columns, squeeze=False, figsize=(TEXT_WIDTH, height)
-    )
-    empty = [Cell()] * (axes.size - len(cells))
-    for ax, cell in zip(axes.flat, [*cells, *empty], strict=True):
-        _draw_cell(ax, cell, letters)
-    figure.draw_without_rendering()  # lays out once more: the first may cut titles off
-    return figure
-
-
-def _lines_beside_images(row: Sequence[Cell], letters: int) -> int:
-    """Return how many lines the images in a row of cells need above and below them.
-
-    Each cell has a heading, of one line or more; only some have a text below an image.
-    """
-    above = [_wrap(cell.heading, letters).count("\n") + 1 for cell in row]
-    below = [
-        _wrap(cell.text, letters).count("\n") + 1
-        for cell in row
-        if cell.text and cell.image is not None
-    ]
-    return max(above, default=0) + max(below, default=0)
-
-
-def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
-    """Draw a cell into `ax`, with lines of at most `letters` characters.
-
-    The text lies below the image, or in its place if there is none. The frame of an
-    image marked as wrong is dashed, and that of one without a mark is
-    pale: marks can be told without colour.
-    """
-    ax.set(xticks=[], yticks=[])
-    colour = PALE if cell.right is None else INK
-    line = "--" if cell.right is False else "-"
-    ax.spines[:].set(edgecolor=colour, linestyle=line, visible=cell.image is not None)
-    ax.set_title(_wrap(cell.heading, letters), fontsize=7.5, pad=2)
-    text = _wrap(cell.text, letters)
-    if cell.image is None:
-        ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=7.5)
-        return
-    image = load_image(cell.image)
-    image.thumbnail((160, 160))
-    ax.imshow(np.asarray(image))
-    ax.set_xlabel(text, fontsize=7.5)
-
-
-def _wrap(text: str, letters: int) -> str:
-    """Break lines of more than `letters` characters; a text's own line breaks stay."""
-    return "\n".join(textwrap.fill(line, letters) for line in text.splitlines())
 
 
 def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
@@ -268,59 +84,6 @@ def _shortened(name: str) -> str:
         return name
     end = NAME_LENGTH // 2
     return f"{name[: NAME_LENGTH - end - 1]}…{name[-end:]}"
-
-
-def interval_plot(table: pd.DataFrame, x: str, y: str, **columns: str) -> so.Plot:
-    """Plot shares, from 0 to 1, in per cent as dots with their intervals, in rows.
-
-    Parameters
-    ----------
-    table
-        With columns, or levels of its index, of the names below.
-    x
-        The column of shares; the intervals are in ``x_low`` and ``x_high``.
-    y
-        The column each of whose values has a row in the plot, such as that of methods.
-    **columns
-        Columns that are mapped to other properties of seaborn, such as ``color``. By
-        the column "method", each method has its `METHOD_COLOURS`; by any other, ways of
-        testing have their `CONDITION_COLOURS`.
-    """
-    plot = so.Plot(table, x=x, y=y, **columns)
-    apart = so.Dodge(gap=0.3, by=["color"])  # one below the other in a row
-    plot = plot.add(so.Dot(), apart)  # also those without an interval
-    ends = {"xmin": f"{x}_low", "xmax": f"{x}_high"}
-    plot = plot.add(so.Range(), apart, legend=False, **ends)
-    coloured_by = columns.get("color")
-    if coloured_by == "method":
-        plot = plot.scale(color=METHODS)
-    elif coloured_by is not None:
-        levels = table.reset_index()[coloured_by].unique()
-        plot = plot.scale(color=conditions(levels))
-    return plot.scale(x=PERCENT).label(x=f"{x.replace('_', ' ')} (%)", y="")
-
-
-def conditions(levels: Sequence[str]) -> so.Nominal:
-    """Return a colour scale of ways of testing: `CONDITION_COLOURS`, for others ink."""
-    return so.Nominal({level: CONDITION_COLOURS.get(level, INK) for level in levels})
-
-
-def draw_plot(plot: so.Plot, height: float) -> Figure:
-    """Draw a plot `TEXT_WIDTH` by `height` inches, its legend on top.
-
-    Titles of panels are shortened as `SHORT_TITLES` says.
-    """
-    figure = plt.figure(figsize=(TEXT_WIDTH, height))
-    plot.theme(dict(plt.rcParams)).on(figure).plot()  # in the style that is set
-    for ax in figure.axes:
-        ax.set_title(SHORT_TITLES.get(ax.get_title(), ax.get_title()))
-    if figure.legends:  # seaborn's stands to the right of the panels: replace it
-        legend = figure.legends[0]
-        labels = [text.get_text() for text in legend.texts]
-        handles = [handle for handle in legend.legend_handles if handle is not None]
-        figure.legends.clear()
-        figure.legend(handles, labels, loc="outside upper center", ncols=5)
-    return figure
 
 
 def svg(figure: Figure) -> str:

@@ -34,8 +34,8 @@ from IPython.display import display
 
 import cliplib
 from cliplib.data.datasets import DATASETS
-from cliplib.reports.figures import draw_plot, svg, use_style
 from study.agreement import agrees
+from study.figures import draw_plot, svg, use_style
 
 logger = logging.getLogger(f"cliplib.{__name__}")
 

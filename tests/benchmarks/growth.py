@@ -29,7 +29,7 @@ from cliplib.features.audit import (
     find_near_duplicates,
 )
 from cliplib.features.splits import fold_numbers
-from cliplib.reports import figures
+from study import figures
 
 WIDTH = 3840
 Work = Callable[[], Any]
