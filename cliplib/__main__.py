@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import logging
 import os
 import platform
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cliplib.data.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,9 +40,9 @@ SILENT_LOGGERS = (
 def main(arguments: Sequence[str]) -> int:
     """Run the command line with these arguments; return its exit status.
 
-    It is 1 after an error or an interrupt, of which a line is written to stderr, and
-    `FAILED` after a warning that --fail-on names. Where options are wrong, or ask for
-    help, argparse itself exits.
+    It is 1 after an error and 130 after an interrupt, of which a line is written to
+    stderr, and `FAILED` after a warning that --fail-on names. Where options are wrong,
+    or ask for help, argparse itself exits.
     """
     parser, commands = build_parser()
     try:
@@ -50,15 +53,19 @@ def main(arguments: Sequence[str]) -> int:
             status = run_command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; what is finished is kept.\n")
-        return 1
+        return 130  # as shells have it
     except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error))}\n")
         return 1
     return status or 0
 
 
 def run() -> None:
     """Run the command line with the process's arguments, and exit with its status."""
+    # A log on Windows may have no code for a letter, such as a true minus.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 
@@ -233,8 +240,8 @@ def _add_shared_arguments(
 
 def _seed(text: str) -> int:
     """Return a seed from the command line; an argparse error if it is none."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to 2³² - 1")
     return int(text)
 
 
@@ -253,8 +260,8 @@ def train(folder: str, out: str, **options: Any) -> None:
     check_aid_can_be_saved(out)
     command = command_line("train", folder, out, **options)
     findings = measure(folder, command=command, **options)
+    findings.aid.save(out)  # first: what is printed may meet a pipe that is closed
     print(verdict(findings))
-    findings.aid.save(out)
     print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
 
 
@@ -386,11 +393,11 @@ def classify(
     page = f"{out}.html"
     if not overwrite:
         _check_new(table, page)
-    from cliplib.reports.aid_folder import check_writable
+    from cliplib.data.files import check_writable, replacing
     from cliplib.reports.decision_aid import DecisionAid
     from cliplib.reports.sheet import write_csv, write_html
 
-    folder = os.path.dirname(os.path.abspath(out))
+    folder, name = os.path.split(os.path.abspath(out))
     check_writable(folder)
     decision_aid = DecisionAid.load(aid_folder(aid))
     rows = decision_aid.classify(sources)
@@ -401,10 +408,18 @@ def classify(
         )
     show("Files", _answer_lines(rows))
     show("Unreadable", rows["error"][rows["error"] != ""])
-    os.makedirs(folder, exist_ok=True)
-    write_csv(rows, table)
+    with replacing(folder) as new:
+        write_csv(rows, new / f"{name}.csv")
     print(f"Written: {table}", flush=True)
-    write_html(rows, page, decision_aid, sources, heat_maps=heat_maps, images=images)
+    with replacing(folder) as new:
+        write_html(
+            rows,
+            new / f"{name}.html",
+            decision_aid,
+            sources,
+            heat_maps=heat_maps,
+            images=images,
+        )
     print(f"Written: {page}")
 
 
@@ -534,6 +549,7 @@ class _Once(logging.Filter):
         if record.name in SILENT_LOGGERS or message in self.seen:
             return False
         self.seen.add(message)
+        record.msg, record.args = printable(message), ()  # it may name a file
         return True
 
 

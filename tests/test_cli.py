@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -151,7 +152,7 @@ def test_an_interrupted_page_leaves_the_table(
 
     monkeypatch.setattr("cliplib.reports.sheet.write_html", interrupt)
     prefix = f"--out-prefix={tmp_path / 'a'}"
-    assert main(["classify", str(aid), str(folder / "disc"), prefix]) == 1
+    assert main(["classify", str(aid), str(folder / "disc"), prefix]) == 130
     told = capsys.readouterr()
     assert f"Written: {tmp_path / 'a'}.csv" in told.out and "Stopped;" in told.err
     assert len(pd.read_csv(tmp_path / "a.csv")) == 12
@@ -207,7 +208,53 @@ def test_help_imports_nothing_slow() -> None:
 def test_a_seed_below_0_is_refused_by_name(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["report", "photos", "--out", "mine", "--seed", "-1"])
-    assert "--seed: -1 is no whole number from 0 on" in capsys.readouterr().err
+    assert "--seed: -1 is no whole number from 0 to" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", "photos", "--out", "mine", "--seed", "4294967296"])
+    assert "--seed: 4294967296 is no whole number" in capsys.readouterr().err
+
+
+def test_a_log_without_a_code_for_a_letter_costs_no_run(tmp_path: Path) -> None:
+    script = (
+        "import cliplib.__main__ as m; m.main = lambda a: print('−3') or 0; m.run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, [rb"\u22123"])
+
+
+def test_escapes_in_names_reach_no_terminal(
+    aid: Path, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    odd = tmp_path / "odd\x1b[2J\u202e"
+    shutil.copytree(folder / "disc", odd / "disc")
+    (odd / "disc" / "a\x1b]0;.png").write_bytes(b"no image")
+    prefix = f"--out-prefix={tmp_path / 'a'}"
+    assert main(["classify", str(aid), str(odd), prefix]) == 0
+    assert main(["train", str(odd), f"--out={tmp_path / 'aid'}"]) == 1
+    assert main(["train", str(odd / "nowhere"), f"--out={tmp_path / 'aid'}"]) == 1
+    told = capsys.readouterr()
+    assert r"a\x1b]0;.png" in told.out and r"odd\x1b[2J\u202e" in told.err
+    assert not re.search("[\x1b\u202e]", told.out + told.err)
+
+
+def test_the_aid_is_saved_before_anything_is_printed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[object] = []
+    found = SimpleNamespace(aid=SimpleNamespace(save=saved.append))
+    monkeypatch.setattr("cliplib.reports.measure.measure", lambda *_, **__: found)
+
+    def fail(*_: object, **__: object) -> None:
+        raise UnicodeEncodeError("cp1252", "−", 0, 1, "no such letter")
+
+    monkeypatch.setattr("cliplib.reports.verdict.verdict", fail)
+    out = str(tmp_path / "aid")
+    assert main(["train", str(folder), "--out", out]) == 1
+    assert saved == [out]
 
 
 def test_every_argument_is_explained(capsys: Capture) -> None:

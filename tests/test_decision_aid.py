@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -491,7 +492,7 @@ def test_an_overwrite_that_is_killed_leaves_the_old_aid_or_the_new_one(
         seen.append(DecisionAid.load(folder, cache=False).min_probability)
         make_old(tmp_path)
         old.save(folder)  # not locked, and nothing is left over
-        assert os.listdir(tmp_path) == ["aid"]
+        assert len(os.listdir(folder)) == 3 and os.listdir(tmp_path) == ["aid"]
         assert parts_of(folder).is_dir()
         assert (folder / "mine.txt").read_text() == "keep me"
         before = content(folder)
@@ -524,7 +525,7 @@ def make_old(folder: Path) -> None:
 def test_what_a_save_under_way_has_written_is_left_to_it(
     aid: DecisionAid, saved: Path
 ) -> None:
-    others = [saved.with_name(".aid.unfinished-x"), saved / "parts-0123abcd"]
+    others = [saved / ".unfinished-x", saved / "parts-0123abcd"]
     for folder in others:
         folder.mkdir()
     aid.save(saved)
@@ -545,6 +546,8 @@ def test_of_several_threads_that_save_one_aid_the_last_wins(
     found = DecisionAid.load(tmp_path / "aid", cache=False)
     assert found.min_probability in {version.min_probability for version in versions}
     assert os.listdir(tmp_path) == ["aid"]
+    make_old(tmp_path)  # who is overtaken may leave parts, till they are old
+    versions[0].save(tmp_path / "aid")
     assert len(os.listdir(tmp_path / "aid")) == 2
 
 
@@ -589,12 +592,12 @@ def test_a_full_disk_is_told_in_a_sentence_and_changes_nothing(
 ) -> None:
     before = content(saved)
     told = save_with_files_of(replace(aid, min_probability=0.75), saved, limit)
-    assert told.startswith(f"Cannot save the decision aid to {saved} (")
+    assert told.startswith(f"Nothing was written to {saved} (")
     assert told.endswith("What was there is unchanged.") and "File too large" in told
-    assert content(saved) == before and os.listdir(saved.parent) == ["aid"]
+    assert content(saved) == before
     told = save_with_files_of(aid, saved.with_name("first"), limit)
-    assert told.startswith("Cannot save the decision aid to ")
-    assert os.listdir(saved.parent) == ["aid"]
+    assert told.startswith("Nothing was written to ")
+    assert not os.listdir(saved.with_name("first"))
 
 
 def test_an_old_aid_that_cannot_be_replaced_stays(
@@ -607,7 +610,30 @@ def test_an_old_aid_that_cannot_be_replaced_stays(
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="a file is open.*What was there is unchanged"):
         aid.save(saved)
-    assert content(saved) == before and os.listdir(saved.parent) == ["aid"]
+    assert content(saved) == before
+
+
+def test_a_saved_aid_may_be_read_by_others_and_lies_where_nothing_can_be_moved_to(
+    aid: DecisionAid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = os.replace
+
+    def refuse_across(source: Path, target: Path) -> None:
+        if target.parent not in source.parents:  # as where a disk is mounted
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_across)
+    monkeypatch.setattr(os, "rename", None)
+    before = os.umask(0o022)
+    try:
+        aid.save(tmp_path / "aid")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "aid").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    if os.name == "posix":
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
 
 
 def test_where_nothing_can_be_saved_is_known_before(
@@ -679,6 +705,13 @@ def test_harm_to_any_file_is_told_in_a_sentence(
         (MANIFEST, "rule", {"temperature": -1}),
         (MANIFEST, "rule", {"min_probability": math.nan}),
         (MANIFEST, "rule", {"min_similarity": None}),
+        (MANIFEST, "rule", {"about": "a text"}),
+        (MANIFEST, "rule", {"about": {"data set": ["a list"]}}),
+        (MANIFEST, "encoder", {"name": "a", "image_size": "x", "dtype": "float32"}),
+        ("encoder/config.json", "text_config", {"num_hidden_layers": 10**6}),
+        ("encoder/config.json", "vision_config", {"num_hidden_layers": 10**6}),
+        ("encoder/preprocessor_config.json", "crop_size", 30_000),
+        ("encoder/preprocessor_config.json", "size", {"shortest_edge": 30_000}),
         ("probe/probe.json", "kind", "Bomb"),
         ("probe/probe.json", "fitted", {}),
         ("probe/probe.json", "parameters", None),
@@ -695,6 +728,14 @@ def test_what_somebody_changed_is_told_in_a_sentence(
     with pytest.raises(ValueError, match="There is no whole decision aid in ") as told:
         DecisionAid.load(saved)
     assert "\n" not in str(told.value)
+
+
+def test_what_an_aid_says_about_itself_is_spelled_out(saved: Path) -> None:
+    document = json.loads((saved / MANIFEST).read_text())
+    document["rule"]["about"]["data set"] = "\u202eedisrever\x1b[2J"
+    (saved / MANIFEST).write_text(json.dumps(document))
+    about = DecisionAid.load(saved, cache=False).about
+    assert about["data set"] == r"\u202eedisrever\x1b[2J"
 
 
 def test_parts_of_two_aids_are_no_aid(aid: DecisionAid, saved: Path) -> None:

@@ -311,3 +311,11 @@ def test_features_too_large_for_half_the_space_leave_the_old_file(tmp_path):
         table.with_features(table.features * 1e6).save(tmp_path / "a", dtype="float16")
     assert (tmp_path / "a").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "given", [{"ids": ["a", "b\n", "c"]}, {"y": ["\u202ea", "b", "b"]}]
+)
+def test_names_that_cannot_be_shown_as_they_are_are_refused(given) -> None:
+    with pytest.raises(ValueError, match=r"The name '.*\\(n|u202e).*rename it"):
+        FeatureTable.from_arrays(**{"X": np.eye(3), "y": ["a", "b", "b"], **given})

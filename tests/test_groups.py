@@ -155,6 +155,7 @@ def test_a_file_name_that_two_images_have_declares_neither(tmp_path) -> None:
         (["name,group", "a.jpg,1"], "lacks the column 'file'"),
         (["file,group", "a.jpg,1", "a.jpg,2"], "names 'a.jpg' more than once"),
         (["file,group", "a.jpg,1", " a.jpg,2"], "names 'a.jpg' more than once"),
+        (["file,group", "a.jpg,1,"], "rows with more cells than its first line"),
         (["file,group", "a.jpg,"], "not cover 1 of 1"),
         ([""], "no CSV file"),
     ],

@@ -31,6 +31,7 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.extract import load_features
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import measure as module
+from cliplib.reports import report as report_module
 from cliplib.reports.document import Section, Table, document, table_of
 from cliplib.reports.elsewhere import images_elsewhere, judge_elsewhere
 from cliplib.reports.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
@@ -210,7 +211,7 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     assert dataset is not None
     there = images_elsewhere(str(away), home, list(dataset["image"]), tiny)
     # A copy of a class that is not here is counted once, for its class.
-    assert there.left_out.to_dict() == {"are of classes that are not here (1)": 1}
+    assert there.left_out.to_dict() == {"are of a class that is not here": 1}
     probe = LinearProbe(Cs=(0.1,)).fit(home.features, home.labels)
     said = pd.DataFrame({"class": "disc", "abstained": np.arange(19) >= 10})
     aid = Mock(training=home, **{"decide.return_value": said})
@@ -246,6 +247,13 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
     for _, before, after in erased.examples:
         assert np.asarray(before).shape == np.asarray(after).shape
         assert (np.asarray(before) != np.asarray(after)).any()
+
+
+def test_a_file_without_a_box_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("file,x_center,y_center,width,height\n")
+    with pytest.raises(ValueError, match=r"boxes\.csv' has no box"):
+        read_boxes(str(path), ["d/a.png"])
 
 
 @pytest.mark.parametrize(
@@ -444,6 +452,29 @@ def test_files_that_no_report_wrote_are_not_replaced(
     assert cli.main(arguments) == 1  # before any work
     assert {path.name for path in written.iterdir()} == {*WRITTEN, "aid"}
     check_no_other_files(written)  # which is a report
+
+
+@pytest.mark.parametrize("fails", ["write_csv", "aid"])
+def test_a_full_disk_leaves_the_old_report_and_locks_no_folder(
+    findings: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setattr("cliplib.reports.page.as_pdf", lambda _: b"%PDF")
+    write_report(findings, tmp_path / "old", "The old one")
+
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if fails == "aid":
+        monkeypatch.setattr("cliplib.reports.decision_aid.save_probe", full)
+    else:
+        monkeypatch.setattr(report_module, "write_csv", full)
+    for out in (tmp_path / "old", tmp_path / "new"):
+        before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        with pytest.raises(OSError, match="Nothing was written to .*No space.*unchan"):
+            write_report(findings, out, "The new one")
+        after = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        assert after == before
+        check_no_other_files(out)
 
 
 def test_a_run_that_opened_the_lock_before_its_release_excludes_others(

@@ -319,5 +319,7 @@ def test_numbers_of_the_table_have_three_digits(
     rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     write_csv(rows.assign(similarity=0.123456789), tmp_path / "a.csv")
-    text = (tmp_path / "a.csv").read_text(encoding="utf-8-sig")
-    assert "0.123" in text and not re.search(r"\.\d{4}", text)
+    write_csv(rows.assign(similarity=0.123456789).astype(object), tmp_path / "b.csv")
+    for name in ("a.csv", "b.csv"):
+        text = (tmp_path / name).read_text(encoding="utf-8-sig")
+        assert "0.123" in text and not re.search(r"\.\d{4}", text)

@@ -34,6 +34,8 @@ from cliplib.encoders.readouts import BLOCKS, READOUTS, readout_columns
 logger = logging.getLogger(__name__)
 
 TEXT_BATCH = 256  # texts that are encoded at once
+MOST_BLOCKS = 1000  # of a tower; the largest have some 50
+LARGEST_SIDE = 4096  # pixels that a tower sees
 
 # The settings that decide features; named, because a later transformers may add some.
 _TOWER_SETTINGS = (
@@ -117,6 +119,7 @@ class ClipEncoder(Encoder):
         with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
             _require_clip(find_checkpoint(self.name, weights=False))
             source = find_checkpoint(self.name)
+            _check_sizes(source)
             clip = _load_weights(source)
             vision_config: Any = clip.config.vision_config
             text_config: Any = clip.config.text_config
@@ -392,6 +395,22 @@ def _require_clip(source: str) -> None:
     kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
     if kind != "clip":
         raise ValueError(f"it is no CLIP but {kind}, which VisionEncoder takes")
+
+
+def _check_sizes(source: str) -> None:
+    """Raise ValueError for a checkpoint of more than any CLIP has.
+
+    Memory would not do for the numbers that somebody may have written into it.
+    """
+    config, _ = CLIPConfig.get_config_dict(source)
+    shown, _ = CLIPImageProcessorPil.get_image_processor_dict(source)
+    towers = [config.get(name) or {} for name in ("vision_config", "text_config")]
+    squares = [shown.get(name) or {} for name in ("size", "crop_size")]
+    sides = [max(s.values()) if isinstance(s, dict) and s else s or 0 for s in squares]
+    if max(tower.get("num_hidden_layers") or 0 for tower in towers) > MOST_BLOCKS:
+        raise ValueError(f"it has more than {MOST_BLOCKS} blocks")
+    if max(sides) > LARGEST_SIDE:
+        raise ValueError(f"it sees images of more than {LARGEST_SIDE} pixels a side")
 
 
 def _load_weights(source: str) -> CLIPModel:

@@ -324,6 +324,11 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         ) from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
+    if not isinstance(table.index, pd.RangeIndex):  # else columns would be shifted
+        raise ValueError(
+            f"{str(path)!r} has rows with more cells than its first line, which names "
+            "the columns: quote what holds a comma, and leave none at the end."
+        )
     if lacking := [name for name in columns if name not in table]:
         raise ValueError(
             f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.data.datasets import parse_path
 from cliplib.data.image import warn_once
-from cliplib.data.wording import counted
+from cliplib.data.wording import counted, printable
 from cliplib.encoders.cluster import read_encoded
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.compact import compress, expand
@@ -106,9 +106,15 @@ class FeatureTable:
     def _check_rows(self) -> None:
         """Raise a ValueError that names an image with a wrong entry.
 
-        Ids must be unique, splits among `SPLITS`, features finite, and the fold of each
-        row that of its whole group.
+        Names of classes and images must be `printable`, ids unique, splits among
+        `SPLITS`, features finite, and the fold of each row that of its whole group.
         """
+        for name in (*self.classes, *self.ids.tolist()):
+            if printable(name) != name:
+                raise ValueError(
+                    f"The name '{printable(name)}' holds characters that are not "
+                    "shown: rename it."
+                )
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
         wrong_ids = self.ids[~np.isin(self.splits, SPLITS)]

@@ -11,69 +11,35 @@ import json
 import os
 import re
 import shutil
-import threading
-import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors import SafetensorError
+from cliplib.data.files import UNFINISHED, check_writable, remove_old, replacing
 
 MANIFEST = "decision_aid.json"
 """Names the folder of the parts; without it there is no aid."""
 PARTS_NAME = re.compile("parts-[0-9a-f]{8}")
-UNFINISHED = ".{}.unfinished-"
-"""How the name of the temporary folder begins, beside the aid's own of this name."""
-LEFTOVER_AGE = 3600.0
-"""Seconds after which a save that has not ended was killed."""
 
 
 def check_aid_can_be_saved(folder: str | os.PathLike[str]) -> None:
     """Raise OSError where no decision aid can be saved to a folder.
 
-    It may be missing or empty, or hold an older decision aid. The folder above it must
-    be writable: `replace_aid` first writes there.
-    """
-    _check_content(folder)
-    check_writable(Path(folder).resolve().parent)
-
-
-def _check_content(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError for a file, and for a folder that holds files but no decision aid.
-
-    A folder that is missing or empty may be used.
+    It may be missing or empty, or hold an older decision aid. It must be writable.
     """
     path = Path(folder).resolve()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder.")
-    if not path.is_dir() or (path / MANIFEST).is_file():
-        return
-    # A first save that was killed leaves parts without a manifest.
-    if not all(PARTS_NAME.fullmatch(entry.name) for entry in path.iterdir()):
-        raise FileExistsError(
-            f"The folder {folder} holds something else: choose another."
-        )
-
-
-def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError where a folder, or the nearest above that exists, is read-only.
-
-    A temporary folder is made in it, and deleted, to try.
-    """
-    path = Path(folder).resolve()
-    while not path.exists():
-        path = path.parent
-    try:
-        with TemporaryDirectory(dir=path):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(
-            f"Nothing can be written to {path} ({reason}): choose another folder."
-        ) from error
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        for entry in path.iterdir():
+            # A first save that was killed leaves parts without a manifest.
+            is_leftover = entry.name.startswith(UNFINISHED)
+            if not is_leftover and not PARTS_NAME.fullmatch(entry.name):
+                raise FileExistsError(
+                    f"The folder {folder} holds something else: choose another."
+                )
+    check_writable(folder)
 
 
 def replace_aid(
@@ -98,27 +64,21 @@ def replace_aid(
     OSError
         If the folder holds something else, or cannot be written.
     """
-    _check_content(folder)
+    check_aid_can_be_saved(folder)
     target = Path(folder).resolve()
-    prefix = UNFINISHED.format(target.name)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the aid, and so on the same disk, where files can be moved in one step.
-        with TemporaryDirectory(prefix=prefix, dir=target.parent) as temporary:
-            new = Path(temporary)
-            parts_name = f"parts-{uuid.uuid4().hex[:8]}"
-            (new / parts_name).mkdir()
-            manifest = {"parts": parts_name, **write_parts(new / parts_name)}
-            text = json.dumps(manifest, indent=1)
-            (new / MANIFEST).write_text(text, encoding="utf-8")
-            _flush_to_disk(new)
-            _put_in_place(new, target, parts_name)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"Cannot save the decision aid to {folder} ({error}): make room, or "
-            "choose another folder. What was there is unchanged."
-        ) from error
-    _clear_leftovers(target)
+    with replacing(folder) as new:
+        parts_name = f"parts-{uuid.uuid4().hex[:8]}"
+        (new / parts_name).mkdir()
+        manifest = {"parts": parts_name, **write_parts(new / parts_name)}
+        text = json.dumps(manifest, indent=1)
+        (new / MANIFEST).write_text(text, encoding="utf-8")
+        old_parts = _parts_by_manifest(target)
+    for old in old_parts:
+        # Windows refuses while a file is open: a later save does it then.
+        shutil.rmtree(old, ignore_errors=True)
+    in_use = _parts_by_manifest(target)
+    parts = [path for path in target.iterdir() if PARTS_NAME.fullmatch(path.name)]
+    remove_old([path for path in parts if path not in in_use])
 
 
 def read_manifest(folder: Path) -> tuple[Any, Path]:
@@ -149,46 +109,6 @@ def _parts_name(manifest: Any) -> str:
     return str(parts_name)
 
 
-def _flush_to_disk(folder: Path) -> None:
-    """Have the operating system write all files of a folder, however deep, to the disk.
-
-    Else a manifest could outlive a power cut in which its parts were lost.
-    """
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:  # Windows flushes writable files only
-                os.fsync(file)
-
-
-_REPLACING = threading.Lock()
-"""Held by the thread that replaces a manifest."""
-
-
-def _put_in_place(new: Path, target: Path, parts_name: str) -> None:
-    """Move manifest and parts from the folder `new` to an aid's; delete its old parts.
-
-    If the manifest cannot be replaced, the new parts are deleted, the old ones stay,
-    and the error is raised.
-    """
-    target.mkdir(exist_ok=True)
-    new_parts = target / parts_name
-    (new / parts_name).rename(new_parts)
-    try:
-        # Of two threads that save, the second must see the first one's parts as old.
-        with _REPLACING:
-            old_parts = _parts_by_manifest(target)
-            os.replace(new / MANIFEST, target / MANIFEST)
-    except BaseException:
-        # An interrupt may come when the new manifest is there already.
-        if _parts_by_manifest(target) != [new_parts]:
-            shutil.rmtree(new_parts, ignore_errors=True)
-        raise
-    for old in old_parts:
-        # Windows refuses while a file is open: `_clear_leftovers` of a later save does
-        # it then.
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _parts_by_manifest(folder: Path) -> list[Path]:
     """Return the folders in which an aid's parts lie, as its manifest says.
 
@@ -201,19 +121,3 @@ def _parts_by_manifest(folder: Path) -> list[Path]:
     if parts == folder:  # an aid of older versions: other files lie beside its parts
         return [folder / name for name in ("encoder", "probe", "training")]
     return [parts]
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Delete what killed saves left in an aid's folder, and in the one above it.
-
-    What is less than an hour old may belong to a save that goes on: it stays.
-    """
-    in_use = _parts_by_manifest(folder)
-    prefix = UNFINISHED.format(folder.name)
-    within = [path for path in folder.iterdir() if PARTS_NAME.fullmatch(path.name)]
-    beside = [path for path in folder.parent.iterdir() if path.name.startswith(prefix)]
-    for path in [*within, *beside]:
-        with suppress(OSError):  # another process may have deleted it
-            age = time.time() - path.stat().st_mtime
-            if path not in in_use and age > LEFTOVER_AGE:
-                shutil.rmtree(path)

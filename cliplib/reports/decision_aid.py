@@ -20,6 +20,7 @@ from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.cache import FeatureCache
 from cliplib.data.datasets import list_files
 from cliplib.data.image import warn_once
+from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.calibration import fit_temperature, risk_coverage
 from cliplib.evaluation.intervals import clopper_pearson
@@ -392,14 +393,17 @@ class DecisionAid:
                 parts / "encoder", cache=cache, device=device, dtype=settings["dtype"]
             )
             # The name it had when the aid was made, instead of this folder's path.
-            encoder.name = settings["name"]
+            encoder.name = printable(settings["name"])
             # The stored processor resizes to this; the checkpoint may name another.
-            encoder.image_size = settings["image_size"]
+            encoder.image_size = int(settings["image_size"])
+            rule = dict(manifest["rule"])
+            about = rule.pop("about", {})
             aid = cls(
                 encoder,
                 load_probe(parts / "probe"),
                 FeatureTable.load(parts / "training" / "features.safetensors"),
-                **manifest["rule"],
+                **rule,
+                about={printable(name): _checked(about[name]) for name in about},
             )
             aid._check_parts()
         except Exception as error:  # what somebody changed raises nearly anything
@@ -417,6 +421,15 @@ class DecisionAid:
         columns = self.encoder.columns_of(self.training.readout)
         # A trial with features of zeros: it raises where sizes or classes do not fit.
         self.decide(np.zeros((1, len(columns)), np.float32))
+
+
+def _checked(value: Any) -> str | float | None:
+    """Return what a stranger's aid says about itself; TypeError for no plain value."""
+    if isinstance(value, str):
+        return printable(value)
+    if value is None or isinstance(value, int | float):
+        return value
+    raise TypeError(f"it says {value!r} about itself")
 
 
 class Neighbours(NamedTuple):

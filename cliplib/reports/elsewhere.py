@@ -129,9 +129,7 @@ def images_elsewhere(
     left_out = pd.Series(
         {
             "cannot be read": len(errors_by_id),
-            f"are of classes that are not here ({len(unknown)})": (
-                ~is_of_home_class
-            ).sum(),
+            "are of a class that is not here": (~is_of_home_class).sum(),
             "are copies of images here": (is_of_home_class & is_copy).sum(),
         }
     )

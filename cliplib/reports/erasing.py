@@ -91,7 +91,7 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a row names no image of these, or its numbers are no box.
+        If a row names no image of these, its numbers are no box, or there is no row.
     """
     file_names = [PurePosixPath(image_id).name for image_id in ids]
     id_of = pd.Series(list(ids), file_names)
@@ -108,6 +108,8 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
             boxes[image_id] = Box(*map(float, numbers))
         except ValueError as error:
             raise ValueError(f"{path!r}, {file!r}: {error}") from error
+    if not boxes:
+        raise ValueError(f"{path!r} has no box: below its first line, give one a row.")
     return boxes
 
 

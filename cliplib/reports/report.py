@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from cliplib.data.cache import cache_folder
 from cliplib.data.datasets import check_classes
+from cliplib.data.files import replacing
 from cliplib.data.wording import listing
 from cliplib.reports.aid_folder import check_aid_can_be_saved
 from cliplib.reports.findings import Findings
@@ -110,8 +111,9 @@ def write_report(
 ) -> list[Path]:
     """Write page, PDF, report.json, tables and decision aid into a folder.
 
-    The folder is made if it is missing. `title` is by default the name of the folder of
-    images, if that is not anonymous. Returned are the paths of the files.
+    The folder is made if it is missing. An older report there stays until all of this
+    one is written. `title` is by default the name of the folder of images, if that is
+    not anonymous. Returned are the paths of the files.
 
     Raises
     ------
@@ -126,14 +128,13 @@ def write_report(
     layout = lay_out(told, findings)
     pdf = as_pdf(layout)
     about = json.dumps(record(findings, told.verdict), indent=1, ensure_ascii=False)
-    place.mkdir(parents=True, exist_ok=True)
-    # The page first: by it, what an interrupted report has left is known as a report's.
-    (place / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
-    (place / "report.pdf").write_bytes(pdf)
-    (place / "report.json").write_text(about, "utf-8", newline="\n")
-    write_csv(answers_table(findings), place / "answers.csv")
-    write_csv(copies_table(findings), place / "copies.csv")
-    findings.aid.save(place / "aid")
+    with replacing(place) as new:
+        (new / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
+        (new / "report.pdf").write_bytes(pdf)
+        (new / "report.json").write_text(about, "utf-8", newline="\n")
+        write_csv(answers_table(findings), new / "answers.csv")
+        write_csv(copies_table(findings), new / "copies.csv")
+        findings.aid.save(place / "aid")
     return [place / name for name in WRITTEN]
 
 

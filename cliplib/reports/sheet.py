@@ -51,7 +51,7 @@ def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     quoted, so that line ends in them stay in their cell, and an apostrophe goes before
     what would be a formula. The index is left out.
     """
-    rows.round(3).map(_without_formula).to_csv(
+    rows.map(_cell).to_csv(
         path,
         index=False,
         quoting=csv.QUOTE_NONNUMERIC,
@@ -61,8 +61,10 @@ def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     )
 
 
-def _without_formula(cell: Any) -> Any:
-    """Return a cell, with an apostrophe before a text that would be a formula."""
+def _cell(cell: Any) -> Any:
+    """Return a number rounded; an apostrophe before a text that would be a formula."""
+    if isinstance(cell, float):
+        return round(cell, 3)
     if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
         return f"'{cell}"
     return cell

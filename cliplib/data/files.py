@@ -1,0 +1,106 @@
+"""Files that take the place of older ones whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors import SafetensorError
+
+UNFINISHED = ".unfinished-"
+"""How the name of a folder begins in which files are written."""
+LEFTOVER_AGE = 3600.0
+"""Seconds after which a run that has not ended was killed."""
+
+
+class NotWrittenError(OSError):
+    """A folder cannot be written to."""
+
+
+@contextmanager
+def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a block an empty folder, whose files move into `folder` when it ends.
+
+    There they take the place of older ones of the same names, each in one step, once
+    all are on the disk. If the block fails, if the process is killed, or if the disk is
+    full, the older ones stay. Other files stay in any case. Folders must have new
+    names; they are moved before files, which may then name them.
+
+    Parameters
+    ----------
+    folder
+        Made if it is missing.
+
+    Raises
+    ------
+    NotWrittenError
+        If `folder` cannot be written to; it says what to do.
+    """
+    target = Path(folder).resolve()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        # Within the target, and so on the same disk, where a move is one step.
+        with TemporaryDirectory(prefix=UNFINISHED, dir=target) as temporary:
+            new = Path(temporary)
+            yield new
+            _flush_to_disk(new)
+            for entry in sorted(new.iterdir(), key=Path.is_file):
+                os.replace(entry, target / entry.name)
+    except NotWrittenError:  # from a block within the block
+        raise
+    except (OSError, SafetensorError) as error:
+        raise NotWrittenError(
+            f"Nothing was written to {folder} ({error}): if the disk is full, make "
+            "room, or choose another folder. What was there is unchanged."
+        ) from error
+    remove_old(target.glob(f"{UNFINISHED}*"))
+
+
+def _flush_to_disk(folder: Path) -> None:
+    """Have the operating system write all files of a folder, however deep, to the disk.
+
+    Else a file that names others could outlive a power cut in which these were lost.
+    All files may be read by whom the user's settings allow: safetensors hides its own.
+    """
+    (folder / "new").touch()
+    mode = (folder / "new").stat().st_mode
+    (folder / "new").unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+            with path.open("rb+") as file:  # Windows flushes writable files only
+                os.fsync(file)
+
+
+def remove_old(folders: Iterator[Path] | list[Path]) -> None:
+    """Delete folders that killed runs have left, with what is in them.
+
+    What is less than an hour old may belong to a run that goes on: it stays.
+    """
+    for folder in folders:
+        with suppress(OSError):  # another process may have deleted it
+            if time.time() - folder.stat().st_mtime > LEFTOVER_AGE:
+                shutil.rmtree(folder)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise OSError where a folder, or the nearest above that exists, is read-only.
+
+    A temporary folder is made in it, and deleted, to try.
+    """
+    path = Path(folder).resolve()
+    while not path.exists():
+        path = path.parent
+    try:
+        with TemporaryDirectory(prefix=UNFINISHED, dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            f"Nothing can be written to {path} ({reason}): choose another folder."
+        ) from error
