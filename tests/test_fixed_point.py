@@ -43,7 +43,7 @@ def test_an_executed_notebook_changes_no_committed_result(
         )
     changed = [
         path.name
-        for path in FIGURES.iterdir()
-        if (figures / path.name).read_bytes() != path.read_bytes()
+        for path in figures.iterdir()
+        if (FIGURES / path.name).read_bytes() != path.read_bytes()
     ]
     assert changed == []
