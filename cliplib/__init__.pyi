@@ -1,8 +1,6 @@
 """The public names, and where each lives."""
 
 from .data.cache import FeatureCache as FeatureCache
-from .data.datasets import DATASETS as DATASETS
-from .data.datasets import dataset_spec as dataset_spec
 from .data.datasets import load_dataset as load_dataset
 from .data.image import load_image as load_image
 from .encoders.clip import ClipEncoder as ClipEncoder
@@ -18,7 +16,7 @@ from .evaluation.metrics import evaluate as evaluate
 from .features.audit import Audit as Audit
 from .features.audit import audit_dataset as audit_dataset
 from .features.duplicates import find_near_duplicates as find_near_duplicates
-from .features.extract import load_features as load_features
+from .features.extract import encode as encode
 from .features.table import FeatureTable as FeatureTable
 from .inspection.search import search as search
 from .inspection.words import zero_shot as zero_shot

@@ -102,7 +102,7 @@ def find_images(places: Places, data: str, model: str) -> tuple[str, list[str]]:
     """
     if not data:
         return "", []
-    from cliplib.data.datasets import DATASETS, difference_from_report, load_dataset
+    from study.data import DATASETS, difference_from_report, load_dataset
 
     folder, notes = fetch_images(places) if data == "hub" else (data, [])
     os.environ["CLIPLIB_DATA"] = folder
@@ -124,7 +124,7 @@ def fetch_images(places: Places) -> tuple[str, list[str]]:
     Returns a folder that holds them, and a sentence for each that could not be fetched;
     an OSError is raised if none could.
     """
-    from cliplib.data.datasets import DATASETS, fetch_dataset
+    from study.data import DATASETS, fetch_dataset
 
     folder = places.work / "images"
     shutil.rmtree(folder, ignore_errors=True)

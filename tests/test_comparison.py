@@ -18,7 +18,7 @@ from transformers import CLIPModel
 
 from cliplib.data.datasets import load_dataset
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.extract import load_features
+from cliplib.features.extract import encode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))
@@ -263,7 +263,7 @@ def test_a_build_says_how_far_its_features_are_from_the_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = image_folder(n=8, splits=("train", "test"))
-    tables = {"same": load_features(folder, tiny)}
+    tables = {"same": encode(folder, tiny)}
     mirrored = -tables["same"].features
     tables["other"] = tables["same"].with_features(mirrored)
     monkeypatch.setattr("check.ClipEncoder", lambda: tiny)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplib import FeatureTable, load_features
-from cliplib.features.extract import MissingImages
+from cliplib import FeatureTable
 from cliplib.inspection.erase import Box
 from study.crops import (
     crop_in_proportion,
@@ -19,6 +18,7 @@ from study.crops import (
     load_crops,
     random_box,
 )
+from study.features import MissingImages, load_features
 
 
 def ramp() -> Image.Image:

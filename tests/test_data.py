@@ -11,15 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cliplib.data.datasets import (
+from cliplib.data.folder import list_files
+from cliplib.data.image import load_image
+from study.data import (
     DATASETS,
     PRECOMPUTED,
     dataset_spec,
     difference_from_report,
-    list_files,
     load_dataset,
 )
-from cliplib.data.image import load_image
 
 
 def test_a_folder_of_class_folders_is_a_data_set(image_folder):

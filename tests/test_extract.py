@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.data.datasets import DATASETS, PRECOMPUTED
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.extract import (
+from cliplib.features.table import COLUMNS, FeatureTable
+from study.data import DATASETS, PRECOMPUTED
+from study.features import (
     MissingImages,
     load_available,
     load_features,
     with_copies,
     with_patients,
 )
-from cliplib.features.table import COLUMNS, FeatureTable
 
 
 def equal(a, b):

@@ -272,21 +272,21 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 from cliplib import ClipEncoder, DecisionAid, LinearProbe, MLPProbe
-from cliplib import audit_dataset, evaluate, load_dataset, load_features, search
+from cliplib import audit_dataset, encode, evaluate, search
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.sheet import write_html
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 encoder = ClipEncoder()
-table = load_features("trashnet", encoder, limit=200).with_readout("pooled")
+table = encode(folder, encoder).with_readout("pooled")
 train, test = table.train_test_split()
 for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=8)):
     save_probe(probe.fit(train.features, train.labels), out / "probe")
     proba = load_probe(out / "probe").predict_proba(test.features)
     evaluate(test.labels, proba, table.classes)
 search(encoder.encode_texts(["a bottle"]), encoder.project(test.features))
-assert len(audit_dataset(load_dataset(folder)).images) == 36
-aid = DecisionAid.fit(load_features(folder, encoder), encoder)
+assert len(audit_dataset(folder).images) == 36
+aid = DecisionAid.fit(encode(folder, encoder), encoder)
 aid.save(out / "aid")
 aid = DecisionAid.load(out / "aid")
 write_html(aid.classify(folder), out / "sheet.html", aid, folder)
@@ -317,7 +317,8 @@ def test_the_first_lines_of_the_readme_print_what_they_say(monkeypatch, capsys):
 
 
 def test_the_images_of_the_readme_are_a_data_set_without_series(tmp_path, monkeypatch):
-    from cliplib.data.datasets import list_files, load_dataset
+    from cliplib.data.datasets import load_dataset
+    from cliplib.data.folder import list_files
     from cliplib.features.groups import suggested_pattern
 
     monkeypatch.chdir(tmp_path)

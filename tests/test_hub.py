@@ -23,16 +23,17 @@ from PIL import Image
 from tiny_clip import make_checkpoint
 from transformers import BitImageProcessorPil, CLIPModel, Dinov2Config, Dinov2Model
 
-from cliplib.data import archives, hub
-from cliplib.data.datasets import (
+from cliplib.data import hub
+from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.vision import VisionEncoder
+from study import archives
+from study.data import (
     DATASETS,
     dataset_spec,
     difference_from_report,
     fetch_dataset,
     load_dataset,
 )
-from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.vision import VisionEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "report"))
@@ -461,7 +462,7 @@ def test_only_an_archive_of_the_report_is_compared_with_it(
 def test_two_processes_at_once_both_see_all_images(
     fake: FakeHub, cache: Path, tmp_path: Path
 ) -> None:
-    code = "from cliplib.data.archives import fetch_archive\n"
+    code = "from study.archives import fetch_archive\n"
     code += "folder = fetch_archive('garythung/trashnet', 'dataset-resized.zip')\n"
     code += "print(len([*folder.rglob('*[0-9].jpg')]))"
     environment = os.environ | fake.environment(cache)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cliplib.features.extract import load_features
 from cliplib.features.groups import connected_groups
+from study.features import load_features
 from study.objects import FILE, object_groups
 
 VERDICTS = Path(__file__).parents[1] / "notebooks" / "object_verdicts.csv"

@@ -35,7 +35,7 @@ from cliplib.data.cache import FeatureCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.encoders.vision import VisionEncoder, load_encoder
-from cliplib.features.extract import load_features
+from cliplib.features.extract import encode
 from cliplib.inspection.words import zero_shot
 from cliplib.probes.linear import LinearProbe
 
@@ -242,7 +242,7 @@ def folder(tmp_path, photos):
 
 def test_any_encoder_makes_a_table_that_a_probe_reads(encoders, folder, photos):
     for encoder in encoders:
-        table = load_features(folder, encoder)
+        table = encode(folder, encoder)
         assert table.provenance["model_fingerprint"] == encoder.fingerprint
         assert table.readout == "pooled"
         expected = encoder.encode_images(photos, progress=False)

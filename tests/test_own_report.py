@@ -28,7 +28,7 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 from cliplib import __main__ as cli
 from cliplib.data.datasets import load_dataset
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.extract import load_features
+from cliplib.features.extract import encode
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
@@ -206,7 +206,7 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     (away / "hexagon").mkdir()
     shutil.copy(here / "disc" / "disc0.png", away / "hexagon" / "known.png")
     shutil.copy(away / "disc" / "disc0.png", away / "disc" / "again.png")
-    home = load_features(here, tiny)
+    home = encode(here, tiny)
     dataset = load_dataset(str(here))
     assert dataset is not None
     there = images_elsewhere(str(away), home, list(dataset["image"]), tiny)

@@ -80,7 +80,7 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 from study.results import Study
 study = Study("01_toy", seed=seed)
-logging.getLogger("cliplib.data.datasets").info("a log line")
+logging.getLogger("cliplib.data.folder").info("a log line")
 print("on stderr", file=sys.stderr)
 print("\\x1b[31mred\\x1b[0m", object())""",
     """fig, ax = plt.subplots(figsize=(3, 2))
@@ -268,7 +268,7 @@ def test_building_a_clone_changes_no_file_and_again_executes_nothing(
 
 OTHERS = {
     "02_frail": "open('/no/such/place/file.txt')",
-    "03_lacking": """from cliplib.features.extract import MissingImages
+    "03_lacking": """from study.features import MissingImages
 raise MissingImages('There are no images of the moon.')""",
     "04_dying": "import os; os._exit(1)",
     "05_seen": """import json, multiprocessing, os, sys, tempfile

@@ -312,7 +312,7 @@ import os, logging
 os.environ.pop('CLIPLIB_FIGURES')
 from study import results
 for _ in range(2): results.Study('01_test')
-logging.getLogger('cliplib.data.datasets').info('found')
+logging.getLogger('cliplib.data.folder').info('found')
 logging.getLogger('x').info('noise')
 """
     command = [sys.executable, "-m", "IPython", "--no-banner", "-c", code]

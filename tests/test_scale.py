@@ -23,11 +23,11 @@ from cliplib.encoders.cluster import (
     _delete_damaged,
     _list_missing,
     _list_names,
-    _locate,
     _read_ids,
     _write_provenance,
     encode,
 )
+from cliplib.encoders.encoded import locate
 from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
@@ -66,12 +66,12 @@ def test_every_file_but_hidden_ones_is_listed(
         (tmp_path / name).touch()
     expected = ["_b.png", "a.png", "c d/é.png", "f.txt"]
     for place in (str(tmp_path), f"{tmp_path}/", tmp_path.as_uri()):
-        assert _list_names(*_locate(place)).tolist() == expected
+        assert _list_names(*locate(place)).tolist() == expected
     remote = SubTreeFileSystem(str(tmp_path.parent), LocalFileSystem())
     assert _list_names(remote, tmp_path.name).tolist() == expected
     assert f"Left out 2 files hidden by a dot, such as {tmp_path}/.git" in caplog.text
     (tmp_path / "empty").mkdir()
-    assert _list_names(*_locate(str(tmp_path / "empty"))).empty
+    assert _list_names(*locate(str(tmp_path / "empty"))).empty
 
 
 def test_the_files_are_those_of_a_report(
@@ -81,7 +81,7 @@ def test_the_files_are_those_of_a_report(
     (folder / "disc" / "circle").symlink_to("..")
     (folder / "disc" / "gone.png").symlink_to("nowhere.png")
     (folder / "disc" / "Thumbs.db").touch()
-    names = _list_names(*_locate(str(folder))).tolist()
+    names = _list_names(*locate(str(folder))).tolist()
     dataset = load_dataset(folder)
     assert dataset is not None and len(names) == 6
     assert {*dataset["id"]} == {*names, "disc/gone.png"}
@@ -98,7 +98,7 @@ def test_a_file_that_may_not_be_read_is_named(
     folder = image_folder(n=1)
     # chmod would not do: an administrator may read everything.
     monkeypatch.setattr(os, "access", lambda path, mode: "disc" not in path)
-    names = _list_names(*_locate(str(folder))).tolist()
+    names = _list_names(*locate(str(folder))).tolist()
     assert names == ["square/square0.png", "stripes/stripes0.png"]
     assert "disc0.png: it is a link to nowhere, may not be read, or" in caplog.text
 
@@ -224,7 +224,7 @@ def test_a_half_written_file_is_named_and_done_again(
         FeatureTable.from_parquet(str(encoded))
     assert damaged.exists()  # reading deletes nothing
     made_by = pd.read_parquet(encoded / "2.parquet")["encoder"][0]
-    _delete_damaged(*_locate(str(encoded)))
+    _delete_damaged(*locate(str(encoded)))
     done = _read_ids(str(encoded), made_by=made_by)
     assert len(done) == 3  # of the whole file: the others are missing now
     assert "0.parquet is damaged" in caplog.text and not damaged.exists()

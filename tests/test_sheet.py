@@ -20,7 +20,7 @@ from PIL import Image
 from test_decision_aid import PROBE, clouds
 
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.extract import load_features
+from cliplib.features.extract import encode
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.sheet import answers_table, write_csv, write_html
 
@@ -147,7 +147,7 @@ def test_a_training_image_is_called_one_and_the_nearest_is_shown(
     tiny: ClipEncoder, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     place = image_folder(n=6)
-    table = load_features(place, tiny).with_readout("pooled")
+    table = encode(place, tiny).with_readout("pooled")
     aid = DecisionAid.fit(table, tiny, probe=PROBE)
     trained = str(aid.training.ids[0])
     Image.effect_noise((48, 48), 90).save(tmp_path / "new.png")

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
-from cliplib import dataset_spec, load_dataset, load_features
+from cliplib import encode, load_dataset
+from cliplib.data.datasets import default_phrases
 from cliplib.inspection.words import zero_shot, zero_shot_weights
 
 
@@ -54,13 +55,14 @@ def test_probabilities_are_those_of_transformers(tiny):
 
 def test_a_table_is_classified_by_the_phrases_of_a_data_set(tiny, image_folder):
     folder = image_folder(n=2)
-    table, spec = load_features(folder, tiny), dataset_spec(folder)
-    weights = zero_shot_weights(tiny, list(spec.phrases.values()))
+    table = encode(folder, tiny)
+    phrases = default_phrases(table.classes)
+    weights = zero_shot_weights(tiny, list(phrases.values()))
     cosines = (
         tiny.encode_images(load_dataset(folder)["image"], readout="projected")
         @ weights.T
     )
-    got = zero_shot(tiny, table, spec.phrases)
+    got = zero_shot(tiny, table, phrases)
     assert got == pytest.approx(softmax(tiny.logit_scale * cosines, axis=1), abs=1e-5)
     assert got.sum(axis=1) == pytest.approx(1)
 
@@ -77,7 +79,7 @@ def test_what_would_mislead_is_refused():
 
 
 def test_phrases_are_a_plain_list_or_dict(tiny, image_folder):
-    table = load_features(image_folder(n=2), tiny)
+    table = encode(image_folder(n=2), tiny)
     by_list = zero_shot(tiny, table, ["red", "a wall of brick"])
     by_dict = zero_shot(tiny, table, {"a": "red", "b": ["a wall of brick"]})
     assert (by_list == by_dict).all() and by_list.shape == (len(table), 2)

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from platformdirs import user_cache_dir
@@ -301,6 +300,8 @@ def map_images(
     OSError
         If an image cannot be read, and `errors` is None.
     """
+    import torch  # which takes seconds, and is only needed here
+
     sources = image_list(images)
     n = len(sources)
     numbered = list(enumerate(sources))

@@ -1,607 +1,397 @@
-"""Data sets: what is known about them, and where their images lie.
+"""One door for images from anywhere: what comes in leaves it as one kind of data set.
 
-None is downloaded unasked.
+A folder, a table of files, a data set of the library ``datasets``, or one of the hub.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import tomllib
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, NamedTuple
-from unicodedata import normalize
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from cliplib.data.archives import fetch_archive, fetch_from_kaggle
-from cliplib.data.hub import DownloadError
-from cliplib.data.image import Images, ImageSource, image_list, image_name, warn_once
-from cliplib.data.wording import counted, listing
+import numpy as np
+import pandas as pd
+
+from cliplib.data.folder import SPLITS, existing_folder, list_images
 
 if TYPE_CHECKING:
     import datasets
 
-logger = logging.getLogger(__name__)
+HUB = "hf://datasets/"
+TABLES = (".csv", ".tsv", ".txt")  # suffixes of tables of files
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".avif",
-)
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
-# What a file in a data set's folder may be. All but images are left out, all but the
-# last with a warning, such as "Left out 1 file put there by Windows or macOS".
-IMAGE = "with an image"
-OTHER = "in no format that is read"
-HIDDEN = "hidden by a dot"
-SYSTEM = "put there by Windows or macOS"
-IGNORED = "of no interest"
-SETTING = "CLIPLIB_DATA"
+Source: TypeAlias = Union[
+    str, os.PathLike[str], pd.DataFrame, "datasets.Dataset", "datasets.DatasetDict"
+]
+"""What `load_dataset` takes."""
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """What a data set holds and where it comes from, as in ``datasets.toml``.
+class Columns:
+    """Which part of a source is meant; "" is what the source itself says.
 
     Attributes
     ----------
-    name
-        Its key in `DATASETS`, or the name of its folder.
-    title
-        What a reader calls it.
-    phrases
-        Of each class, in the order of the labels, the phrases that may describe it;
-        the first one is the default.
-    templates
-        Sentences with a ``{}`` for a phrase.
-    hub
-        Its ``repo``, ``file`` and ``sha256`` on the Hugging Face hub, if it is there.
-    kaggle
-        Its name and version on Kaggle, or "".
-    homepage
-        Where people find it.
-    groups
-        A regular expression, searched in the images' ids, whose first parentheses hold
-        the name of the group, such as the photograph; "" where ids do not tell groups.
+    image, label
+        The columns of images and labels, of a data set; or of files and labels, of a
+        table.
+    split
+        The only split to take, such as "train".
+    revision
+        Branch, tag or commit of a data set of the hub.
     """
 
-    name: str
-    title: str
-    phrases: Mapping[str, Sequence[str]] = field(repr=False)
-    templates: Sequence[str] = field(default=("a photo of {}.",), repr=False)
-    hub: Mapping[str, str] | None = None
-    kaggle: str = ""
-    homepage: str = ""
-    groups: str = ""
+    image: str = ""
+    label: str = ""
+    split: str = ""
+    revision: str = ""
 
 
-_DECLARED = tomllib.loads(
-    (files("cliplib") / "data" / "datasets.toml").read_text("utf-8")
-)
+def load_dataset(
+    source: Source,
+    *,
+    image_column: str = "",
+    label_column: str = "",
+    split: str = "",
+    revision: str = "",
+) -> datasets.Dataset:
+    """List the images of any source, undecoded.
 
-PRECOMPUTED = Path(str(files("cliplib"))).parent / "notebooks" / "study" / "precomputed"
-"""Where a checkout has features and groups of the named data sets."""
+    Parameters
+    ----------
+    source
+        A folder of class folders, with or without train, val and test folders above
+        them; a table of files, as a DataFrame or a CSV file beside which its paths
+        begin, with the columns file and label, and group and split where they are
+        known; a ``datasets.Dataset`` or ``DatasetDict``; or a data set of the hub,
+        "hf://datasets/OWNER/NAME".
+    image_column, label_column
+        Other names of the columns of images (or of files) and of labels.
+    split
+        The only split to take.
+    revision
+        Of a data set of the hub: a branch, a tag or a commit.
 
-DATASETS = {name: DatasetSpec(name=name, **entry) for name, entry in _DECLARED.items()}
+    Returns
+    -------
+    datasets.Dataset
+        Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (unique), ``split``
+        ("train", "val", "test" or "") and ``group`` ("" where it is not known). A
+        folder's images are sorted by id, others keep their order.
 
-
-class ListedImage(NamedTuple):
-    """An image in a data set's folder, and what its path says."""
-
-    path: Path
-    id: str
-    """Split (if its folder is within one), class and file name, joined by "/"."""
-    split: str
-    """"train", "val", "test" or ""."""
-    label: str
-    """The name of its class."""
-
-    @property
-    def place(self) -> Path:
-        """The folder that holds the class folders, or the split folders above them."""
-        # The id has one "/" for each folder between that one and the file.
-        return self.path.parents[self.id.count("/")]
-
-
-def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
-    """Return the classes and other facts of a data set, by its name or its folder.
-
-    For a key of `DATASETS` they are declared there. Otherwise the names of the class
-    folders, sorted, are the classes; with spaces for "_" and "-" they are the phrases
-    that describe them. An OSError or ValueError names what is wrong with a folder.
+    Raises
+    ------
+    OSError
+        If the source is not there, or the hub does not give it.
+    ValueError
+        If it has no such column or split, or an image without a label.
+    TypeError
+        If it is something else.
     """
-    name = os.fspath(name_or_path)
-    if name in DATASETS:
-        return DATASETS[name]
-    root = _existing_folder(name).resolve()
-    classes = sorted({image.label for image in _list_images(root)})
-    phrases = {c: [c.replace("_", " ").replace("-", " ")] for c in classes}
-    return DatasetSpec(name=root.name, title=root.name, phrases=phrases)
+    columns = Columns(image_column, label_column, split, revision)
+    if isinstance(source, pd.DataFrame):
+        return _of_table(source, Path(), "table", columns)
+    if isinstance(source, str | os.PathLike):
+        return _of_place(os.fspath(source), columns)
+    import datasets
+
+    if isinstance(source, datasets.DatasetDict):
+        return _of_splits(source, columns)
+    if isinstance(source, datasets.Dataset):
+        return _of_splits({columns.split: source}, columns)
+    raise TypeError(
+        f"Images cannot come from a {type(source).__name__}: give a folder, a CSV file "
+        "or DataFrame of files and labels, a datasets.Dataset, or hf://datasets/…."
+    )
 
 
-def check_classes(folder: str | os.PathLike[str]) -> None:
-    """Raise ValueError for a folder of fewer than two classes.
+def _of_place(name: str, columns: Columns) -> datasets.Dataset:
+    """Return the images of a folder, a CSV file or a data set of the hub."""
+    if name.startswith(HUB):
+        return _of_splits(_load_from_hub(name.removeprefix(HUB), columns), columns)
+    if name.lower().endswith(TABLES) and os.path.isfile(name):
+        table = pd.read_csv(
+            name, dtype=str, keep_default_na=False, sep=None, engine="python"
+        )
+        return _of_table(table, Path(name).parent, Path(name).name, columns)
+    _refuse(columns, f"The folder {name}", "image", "label", "revision")
+    root = existing_folder(name)
+    images = [
+        image
+        for image in list_images(root)
+        if columns.split in ("", image.split, Path(image.id).parts[0])
+    ]
+    if not images:
+        raise ValueError(f"The folder {name} has no images of a split {columns.split}.")
+    return as_dataset(
+        images=[str(image.path) for image in images],
+        labels=[image.label for image in images],
+        ids=[image.id for image in images],
+        splits=[image.split for image in images],
+        title=root.resolve().name,
+        source="folder",
+    )
 
-    An OSError or ValueError names any other fault, such as a missing folder.
+
+def _refuse(columns: Columns, what: str, *names: str) -> None:
+    """Raise ValueError if a setting is given that a source, `what`, does not have."""
+    for name in names:
+        if value := asdict(columns)[name]:
+            raise ValueError(f"{what} has no {name} {value!r}: leave it out.")
+
+
+def check_classes(source: Source, **columns: str) -> None:
+    """Raise ValueError for a source of fewer than two classes.
+
+    An OSError or ValueError names any other fault, such as a missing folder. `columns`
+    are those of `load_dataset`.
     """
-    # Absolute, since "folder" alone might be a key of `DATASETS`.
-    path = os.path.abspath(folder)
-    classes = [*dataset_spec(path).phrases]
+    classes = load_dataset(source, **columns).features["label"].names
     if len(classes) < 2:
         raise ValueError(
-            f"{folder} needs images of two classes or more, each in a folder of its "
+            f"{source} needs images of two classes or more, each in a folder of its "
             f"own; there is only {classes[0]!r}."
         )
 
 
-def load_dataset(
-    name_or_path: str | os.PathLike[str], *, data: str | os.PathLike[str] | None = None
-) -> datasets.Dataset | None:
-    """List the images of a data set, undecoded, sorted by id.
+def default_phrases(classes: Sequence[str]) -> dict[str, str]:
+    """Return a phrase for each class: its name, with spaces for "_" and "-"."""
+    return {name: name.replace("_", " ").replace("-", " ") for name in classes}
+
+
+# --- A table of files
+
+
+def _of_table(
+    table: pd.DataFrame, folder: Path, title: str, columns: Columns
+) -> datasets.Dataset:
+    """Return the images of a table of files and labels; paths begin at `folder`."""
+    _refuse(columns, f"The table {title}", "revision")
+    file = columns.image or "file"
+    label = columns.label or "label"
+    for name in (file, label):
+        if name not in table:
+            raise ValueError(
+                f"The table {title} has no column {name!r}, but "
+                f"{', '.join(map(str, table.columns))}: name those of files and labels."
+            )
+    rows = table.reset_index(drop=True)
+    rows = rows.assign(
+        split=_split_names(rows["split"]) if "split" in rows else "",
+        group=_texts(rows["group"]) if "group" in rows else "",
+    )
+    if columns.split:
+        rows = rows[rows["split"] == _split_name(columns.split)]
+        if rows.empty:
+            raise ValueError(f"The table {title} has no split {columns.split!r}.")
+    paths = [folder / name for name in rows[file]]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}, which {title} names, is no file.")
+    return as_dataset(
+        images=[str(path) for path in paths],
+        labels=_texts(rows[label]),
+        ids=[Path(name).as_posix() for name in rows[file]],
+        splits=list(rows["split"]),
+        groups=list(rows["group"]),
+        title=title,
+        source="table",
+    )
+
+
+def _texts(values: Sequence[Any] | pd.Series) -> list[str]:
+    """Return values as texts, "" for a missing one."""
+    return ["" if pd.isna(value) else str(value) for value in values]
+
+
+def _split_name(name: str) -> str:
+    """Return "train", "val", "test", or "" for a split that is none of them."""
+    return SPLITS.get(name.lower(), "")
+
+
+def _split_names(values: pd.Series) -> list[str]:
+    return [_split_name(name) for name in _texts(values)]
+
+
+# --- A data set of the library ``datasets``, or of the hub
+
+
+def _load_from_hub(name: str, columns: Columns) -> Mapping[str, datasets.Dataset]:
+    """Return a data set of the hub by its splits, downloaded if it is not cached."""
+    import datasets
+
+    from cliplib.data.hub import explained, first_sentence  # slow as well
+
+    revision = columns.revision or None
+    try:
+        with explained(f"datasets/{name}", columns.revision):
+            try:
+                loaded = datasets.load_dataset(name, revision=revision)
+            except ValueError as error:  # of its configurations, or its files
+                raise ValueError(f"{HUB}{name}: {first_sentence(error)}.") from None
+    except OSError as error:
+        raise OSError(f"Cannot load {HUB}{name}: {error}.") from None
+    splits: Mapping[str, datasets.Dataset] = loaded
+    return splits
+
+
+def _of_splits(
+    splits: Mapping[str, datasets.Dataset], columns: Columns
+) -> datasets.Dataset:
+    """Return the images of one data set, by the names of its splits, as one."""
+    import datasets
+
+    if columns.split:
+        if columns.split not in splits:
+            raise ValueError(
+                f"There is no split {columns.split!r}, but {', '.join(splits)}."
+            )
+        splits = {columns.split: splits[columns.split]}
+    images: list[datasets.Dataset] = []
+    known = pd.DataFrame(columns=["id", "label", "split", "group"], dtype=str)
+    for name, part in splits.items():
+        images.append(_images_of(part, columns))
+        known = pd.concat([known, _known_of(part, name, columns)])
+    first = next(iter(splits.values()))
+    return _with_columns(
+        datasets.concatenate_datasets(images),
+        labels=list(known["label"]),
+        ids=list(known["id"]),
+        splits=list(known["split"]),
+        groups=list(known["group"]),
+        title=first.info.dataset_name or "dataset",
+        source=first.info.builder_name or "datasets",
+    )
+
+
+def _images_of(part: datasets.Dataset, columns: Columns) -> datasets.Dataset:
+    """Return the column of images of a data set alone, as "image", undecoded."""
+    import datasets
+
+    of_images = [
+        name
+        for name, feature in part.features.items()
+        if isinstance(feature, datasets.Image)
+    ]
+    column = _chosen(part, columns.image, of_images, "image")
+    images = part.select_columns([column])
+    if column != "image":
+        images = images.rename_column(column, "image")
+    return images.cast_column("image", datasets.Image(decode=False))
+
+
+def _chosen(
+    part: datasets.Dataset, wanted: str, candidates: Sequence[str], what: str
+) -> str:
+    """Return the column of images or labels: the one wanted, or the only candidate.
+
+    ValueError if there is no such column, or if there are several candidates.
+    """
+    if wanted in part.column_names:
+        return wanted
+    if not wanted and len(candidates) == 1:
+        return candidates[0]
+    raise ValueError(
+        f"Which column holds the {what}s is not clear among "
+        f"{', '.join(part.column_names)}: name it by {what}_column "
+        f"(--{what}-column)."
+    )
+
+
+def _known_of(part: datasets.Dataset, split: str, columns: Columns) -> pd.DataFrame:
+    """Return what a data set knows of its images, as texts: id, label, split, group.
+
+    `split` is the name of the whole; a column "split" goes before it.
+    """
+    import datasets
+
+    of_labels = [
+        name
+        for name, feature in part.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    ] or [name for name in ("label", "labels") if name in part.column_names]
+    column = _chosen(part, columns.label, of_labels, "label")
+    labels: list[Any] = part[column][:]
+    if isinstance(part.features[column], datasets.ClassLabel):
+        names = part.features[column].names
+        labels = [None if label in (None, -1) else names[label] for label in labels]
+    known = {
+        name: _texts(part[name][:])
+        for name in ("id", "split", "group")
+        if name in part.column_names
+    }
+    prefix = f"{split}/" if split else ""
+    ids = [f"{prefix}{row:06}" for row in range(len(part))]
+    splits = [_split_name(name) for name in known.get("split", [split] * len(part))]
+    return pd.DataFrame(
+        {
+            "id": known.get("id", ids),
+            "label": _texts(labels),
+            "split": splits,
+            "group": known.get("group", [""] * len(part)),
+        }
+    )
+
+
+# --- What leaves the door
+
+
+def as_dataset(images: Sequence[str], **known: Any) -> datasets.Dataset:
+    """Return image files as a data set: `images` are paths, for `known` see below."""
+    import datasets  # takes seconds, which a folder without images shall not cost
+
+    rows = [{"path": path, "bytes": None} for path in images]
+    features = datasets.Features(image=datasets.Image(decode=False))
+    return _with_columns(
+        datasets.Dataset.from_dict({"image": rows}, features=features), **known
+    )
+
+
+def _with_columns(
+    images: datasets.Dataset,
+    *,
+    labels: Sequence[str],
+    ids: Sequence[str],
+    splits: Sequence[str],
+    groups: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    title: str,
+    source: str,
+) -> datasets.Dataset:
+    """Return a data set of the column image with what is known of its n images.
 
     Parameters
     ----------
-    name_or_path
-        A key of `DATASETS`, or a folder of class folders, with or without train, val
-        and test folders above them.
-    data
-        Where a named set is: a folder that holds the set's folder, the set's folder
-        itself, or ``"hub"``, to download it; by default the setting ``CLIPLIB_DATA``,
-        which takes the same values.
-
-    Returns
-    -------
-    datasets.Dataset or None
-        Columns ``image`` (``{"path", "bytes"}``), ``label``, ``id`` (split, class and
-        file) and ``split`` ("train", "val", "test" or ""). None where a named set has
-        no images on this machine, or neither the hub nor Kaggle has it.
-
-    Raises
-    ------
-    OSError
-        If a folder is not there, or a download fails.
-    ValueError
-        If a folder holds no images in class folders, or `data` holds another set.
+    labels
+        Names of classes, (n,); `classes` are all of them, by default sorted.
+    ids, splits, groups
+        (n,) texts; without groups these are "".
+    title, source
+        Become ``info.dataset_name`` and ``info.builder_name``.
     """
-    name = os.fspath(name_or_path)
-    if name not in DATASETS:
-        return _load_folder(name)
-    if data:
-        return _load_named(name, os.fspath(data), must_be_there=True)
-    setting = os.environ.get(SETTING, "")
-    try:
-        return _load_named(name, setting, must_be_there=False)
-    except (FileNotFoundError, ValueError) as error:
-        # The same kind of error, which names the setting that is at fault as well.
-        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-        raise kind(f"{error} (The setting {SETTING} is {setting!r}.)") from error
+    import datasets
 
-
-def _load_folder(name: str) -> datasets.Dataset:
-    """Return the images of a folder of class folders as a data set, sorted by id."""
-    root = _existing_folder(name)
-    images = _list_images(root)
-    classes = sorted({image.label for image in images})
-    return _as_dataset(images, classes, title=root.resolve().name, source="folder")
-
-
-def _load_named(
-    name: str, setting: str, *, must_be_there: bool
-) -> datasets.Dataset | None:
-    """Return the images of a named set as a data set; None where none are found.
-
-    `setting` is a folder, "hub" to download them, or "" for nowhere. If
-    `must_be_there`, a folder without the set's classes raises ValueError.
-    """
-    images = _list_named(name, setting, must_be_there=must_be_there)
-    if images is None:
-        return None
-    if different := difference_from_report(name, [image.id for image in images]):
-        warn_once(logger, different)
-    images = _with_published_splits(images, name)
-    classes = list(DATASETS[name].phrases)
-    source = "hub" if setting == "hub" else "folder"
-    return _as_dataset(images, classes, title=name, source=source)
-
-
-def _list_named(
-    name: str, setting: str, *, must_be_there: bool
-) -> list[ListedImage] | None:
-    """Return the images of a named set, sorted by id; None where none are found.
-
-    `setting` says where they are: a folder, "hub" to download them, or "" for nowhere.
-    For a folder whose classes are not the set's it is None as well, but ValueError is
-    raised if `must_be_there`, or if the folder bears the set's name.
-    """
-    root = _root_of_named(name, setting)
-    if root is None and setting == "hub":
-        logger.info("%s: no home to download it from", name)
-        return None
-    images = _list_images(root) if root else []
-    present = {image.label for image in images}
-    if present == set(DATASETS[name].phrases):  # phrases by class
-        logger.info("%s: %s from %s", name, counted(len(images), "image"), root)
-        return images
-    bears_the_name = root is not None and root.name == name
-    if must_be_there or bears_the_name:
-        raise ValueError(_difference_from_set(name, root or Path(setting), present))
-    logger.info("%s: no images on this machine", name)
-    return None
-
-
-def _root_of_named(name: str, setting: str) -> Path | None:
-    """Return the folder where a named set's class folders should be; None if nowhere.
-
-    `setting` is "" for nowhere, "hub" to download the set, or a folder: the set itself,
-    or one that holds a folder for each of several sets, some of them below its
-    subfolder ``external``.
-    """
-    if setting == "":
-        return None
-    if setting == "hub":
-        return fetch_dataset(name)
-    folder = _existing_folder(setting)
-    parents = [folder, folder / "external"]  # the first one that holds the set counts
-    for parent in parents:
-        if (parent / name).is_dir():
-            return parent / name
-    holds_other_sets = any(
-        (parent / other).is_dir() for parent in parents for other in DATASETS
-    )
-    return None if holds_other_sets else folder
-
-
-def _difference_from_set(name: str, folder: Path, present: set[str]) -> str:
-    """Return a sentence on how a folder differs from the named set `name`.
-
-    The folder's classes, `present`, are not those of the set.
-    """
-    expected = set(DATASETS[name].phrases)
-    what = f"{folder} is no copy of {name}"
-    if not present:
-        return f"{what}: that set's folder is not in it."
-    if not present & expected:
-        others = ", ".join(sorted(present)[:5])
-        return (
-            f"{what}: its classes are {others}. For images of your own, give their "
-            "folder in place of the set's name."
-        )
-    differences = []
-    if missing := sorted(expected - present):
-        differences.append(f"it lacks the classes {', '.join(missing[:5])}")
-    if odd := sorted(present - expected):
-        differences.append(f"that set has no classes {', '.join(odd[:5])}")
-    return f"{what}: {'; '.join(differences)}."
-
-
-def _with_published_splits(images: list[ListedImage], name: str) -> list[ListedImage]:
-    """Return a named set's images; those without a split folder get a published split.
-
-    It is the one of the set's authors, from a file of this package, which lists images
-    by id; an image that is not listed keeps the split "".
-    """
-    path = PRECOMPUTED / f"{name}_splits.txt"
-    if not path.is_file():
-        return images
-    lines = path.read_text("utf-8").splitlines()
-    entries = [line for line in lines if not line.startswith("#")]  # "id split"
-    published = dict(entry.rsplit(" ", 1) for entry in entries)
-    return [
-        image._replace(split=image.split or published.get(image.id, ""))
-        for image in images
-    ]
-
-
-def _as_dataset(
-    images: Sequence[ListedImage], classes: Sequence[str], *, title: str, source: str
-) -> datasets.Dataset:
-    """Return listed images as a data set, undecoded, a row for each in their order.
-
-    Labels are indices in `classes`. `title` becomes ``info.dataset_name``; `source`,
-    "folder" or "hub", ``info.builder_name``.
-    """
-    import datasets  # takes seconds, which a folder without images shall not cost
-
-    rows = [
-        {
-            "image": {"path": str(image.path), "bytes": None},
-            "label": classes.index(image.label),
-            "id": image.id,
-            "split": image.split,
-        }
-        for image in images
-    ]
-    features = datasets.Features(
-        image=datasets.Image(decode=False),
-        label=datasets.ClassLabel(names=list(classes)),
-        id=datasets.Value("string"),
-        split=datasets.Value("string"),
-    )
-    info = datasets.DatasetInfo(
-        dataset_name=title, builder_name=source, features=features
-    )
-    return datasets.Dataset.from_list(rows, info=info)
-
-
-def _existing_folder(name: str) -> Path:
-    """Return a folder's absolute path; FileNotFoundError if there is no such folder."""
-    root = Path(name).expanduser().absolute()
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"{str(root)!r} is neither a folder nor one of {[*DATASETS]}."
-        )
-    return root
-
-
-def _list_images(root: Path) -> list[ListedImage]:
-    """Return the images in the class folders of `root`, sorted by id.
-
-    Other files are left out, with a warning for each kind but `IGNORED`; so are folders
-    without an image, with a warning for those that lie beside classes. ValueError if
-    there is no image, or if it is unclear which folders are classes.
-    """
-    paths_by_kind: dict[str, list[Path]] = defaultdict(list)
-    for path in _files_below(root):
-        kind = _kind_of_file(path.relative_to(root))
-        paths_by_kind[kind].append(path)
-    for kind in (OTHER, HIDDEN, SYSTEM):
-        _warn_of_left_out(kind, paths_by_kind[kind])
-    images = [_listed_image(path, root) for path in paths_by_kind[IMAGE]]
-    _check_layout(root, images)
-    _check_class_names({image.label for image in images})
-    _warn_of_empty_classes(root, images)
-    return sorted(images, key=lambda image: image.id)
-
-
-def _kind_of_file(relative: PurePath) -> str:
-    """Return the kind of a file, by its path below the data set's folder.
-
-    It is `IMAGE`, or one that is left out: `HIDDEN` of images, `SYSTEM`, `OTHER`, or
-    `IGNORED`. Ignored are hidden files that are no images, what macOS adds to ZIP
-    archives, and what lies beside the class folders, such as a README, but for images.
-    """
-    is_system_file = _is_system_file(relative)
-    is_image = relative.suffix.lower() in SUFFIXES and not is_system_file
-    if any(part.startswith(".") for part in relative.parts):
-        return HIDDEN if is_image else IGNORED
-    if "__MACOSX" in relative.parts:
-        return IGNORED
-    if is_system_file:
-        return SYSTEM
-    if is_image:
-        return IMAGE
-    is_beside_class_folders = len(relative.parts) == 1
-    return IGNORED if is_beside_class_folders else OTHER
-
-
-def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the paths of files in a folder, however deep, each folder sorted by name.
-
-    Links are followed, but not in circles: `above` are the real paths of the folders
-    that led here. Folders that cannot be listed are left out with a warning.
-    """
-    real_path = os.path.realpath(folder)
-    if real_path in above:
-        warn_once(logger, f"Left out {folder}, a link to a folder that it lies in")
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        warn_once(logger, f"Left out the folder {folder}: {error.strerror}")
-        return
-    for entry in entries:
-        # Not by the entry's own method, which raises for links that lead in a circle.
-        if os.path.isdir(entry):
-            yield from _files_below(folder / entry.name, (*above, real_path))
-        else:
-            yield folder / entry.name
-
-
-def _listed_image(path: Path, root: Path) -> ListedImage:
-    """Return an image below the set's folder `root`, with id, split and class.
-
-    These are told by its path. A ValueError says what to change if the image is in no
-    class folder, or the path cannot be shown as it is.
-    """
-    relative = path.relative_to(root)
-    if len(relative.parts) == 1:
-        raise ValueError(
-            f"The image {path} lies outside the class folders: move it into one."
-        )
-    shown = image_name(path)  # spells out what cannot be shown
-    if shown != str(path):
-        raise ValueError(
-            f"The name '{shown}' is not in UTF-8, or holds characters that are not "
-            "shown: rename it."
-        )
-    parsed = parse_path(relative)
-    return ListedImage(path, parsed.id, parsed.split, parsed.label)
-
-
-class ParsedPath(NamedTuple):
-    """What the path of an image says; the fields are those of `ListedImage`."""
-
-    id: str
-    split: str
-    label: str
-
-
-def parse_path(relative: PurePath) -> ParsedPath:
-    """Return id, split ("" if none) and class of the image at [split/]class/file.
-
-    Folders above these are left out of the id: "photos/Training/cat/1.jpg" gives
-    "Training/cat/1.jpg", "train" and "cat"; "photos/cat/1.jpg" gives "cat/1.jpg", ""
-    and "cat". `SPLITS` lists the names of split folders, in lower case.
-    """
-    *above, label, file = relative.parts
-    folder_above = above[-1] if above else ""
-    split = SPLITS.get(folder_above.lower(), "")
-    parts = [folder_above, label, file] if split else [label, file]
-    return ParsedPath(id="/".join(parts), split=split, label=label)
-
-
-def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
-    """Raise ValueError if `root` has no image, or its classes are unclear.
-
-    They are so if class folders lie in several places ("a/cat", "b/dog"), if split
-    folders hold the images themselves ("train/1.jpg"), or if only some images are in a
-    split ("train/cat", "dog").
-    """
-    image_by_place = {image.place: image for image in images}
-    if len(image_by_place) > 1:
-        first, second = sorted(image_by_place)[:2]
-        raise ValueError(
-            f"Class folders lie in {first} (which holds {image_by_place[first].id}) "
-            f"and in {second} (which holds {image_by_place[second].id}): put all in "
-            "one place."
-        )
-    advice = "give each class a folder, within a split or not."
-    if not images:
-        raise ValueError(f"{root} holds no image: {advice}")
-    # Where there are no class folders, split folders were taken for them.
-    if all(image.label.lower() in SPLITS for image in images):
-        splits = ", ".join(sorted({image.label for image in images}))
-        raise ValueError(f"{root} holds images right in {splits}: {advice}")
-    has_split = [image.split != "" for image in images]
-    if any(has_split) and not all(has_split):
-        raise ValueError(
-            f"{root} holds images in and outside train and test folders: {advice}"
-        )
-
-
-def _check_class_names(classes: Collection[str]) -> None:
-    """Raise ValueError for two classes that look the same, as "é" and "e" + accent."""
-    for name, count in Counter(normalize("NFC", name) for name in classes).items():
-        if count > 1:
+    repeated = pd.Series(ids, dtype=str)[pd.Series(ids, dtype=str).duplicated()]
+    if len(repeated):
+        raise ValueError(f"{title} names {repeated.iloc[0]} twice: leave one out.")
+    for name, label in zip(ids, labels, strict=True):
+        if label == "":
             raise ValueError(
-                f"Two class folders are called {name!r}, in two spellings that look "
-                "the same: put their images into one."
+                f"{name} of {title} has no label: leave it out, or name a split whose "
+                "images have labels."
             )
-
-
-def _warn_of_empty_classes(root: Path, images: Sequence[ListedImage]) -> None:
-    """Warn of folders that lie beside those of the classes, but hold no image."""
-    classes = {image.label for image in images}
-    empty = set()
-    for parent in {image.path.parent.parent for image in images}:
-        for folder in parent.iterdir():
-            is_ignored = folder.name.startswith(".") or folder.name == "__MACOSX"
-            if folder.is_dir() and folder.name not in classes and not is_ignored:
-                empty.add(folder.name)
-    if not empty:
-        return
-    names = listing(sorted(empty))
-    if len(empty) == 1:
-        warn_once(
-            logger,
-            f"The folder {names} of {root} holds no image that can be read, and is no "
-            "class.",
-        )
-    else:
-        warn_once(
-            logger,
-            f"The folders {names} of {root} hold no image that can be read, and are no "
-            "classes.",
-        )
-
-
-def _is_system_file(path: PurePath) -> bool:
-    """Say whether a file is one that Windows or macOS itself puts into folders."""
-    return path.name.lower() in SYSTEM_FILES or path.name.startswith("._")
-
-
-def _warn_of_left_out(kind: str, paths: Sequence[Path]) -> None:
-    if paths:
-        files = counted(len(paths), "file")
-        warn_once(logger, f"Left out {files} {kind}, such as {min(paths)}")
-
-
-def fetch_dataset(name: str) -> Path | None:
-    """Return the folder of a named set on the hub or on Kaggle; None if on neither.
-
-    It is downloaded if it was not before.
-
-    Raises
-    ------
-    OSError
-        If the download fails.
-    """
-    spec = DATASETS[name]
-    try:
-        if spec.hub:
-            archive = spec.hub
-            return fetch_archive(
-                archive["repo"], archive["file"], archive.get("sha256", "")
-            )
-        return fetch_from_kaggle(spec.kaggle) if spec.kaggle else None
-    except DownloadError as error:
-        raise OSError(
-            f"Cannot download {spec.title}: {error}; or name a folder with its images, "
-            f"which are at {spec.homepage}."
-        ) from error
-
-
-def difference_from_report(name: str, ids: Collection[str]) -> str:
-    """Return a sentence on how images of a named set differ from those of the report.
-
-    `ids` are those of the images that are here. The ids of the images that cliplib's
-    own report measured are in a file of this package. The sentence is "" if both are
-    the same, or if the report has no images of that set.
-    """
-    path = PRECOMPUTED / f"{name}_groups.csv"
-    if not path.is_file():
-        return ""
-    rows = path.read_text("utf-8").splitlines()[1:]  # id,group below a header
-    in_report = {row.rsplit(",", 1)[0] for row in rows}
-    here = set(ids)
-    if here == in_report:
-        return ""
-    parts = [f"{counted(len(here), 'image')}, {len(in_report):,} in the report"]
-    if new := len(here - in_report):
-        parts.append(f"{new:,} of them {'is' if new == 1 else 'are'} not in it")
-    if lost := len(in_report - here):
-        parts.append(f"{lost:,} of the report {'is' if lost == 1 else 'are'} missing")
-    return f"{DATASETS[name].title}: {'; '.join(parts)}."
-
-
-def list_files(
-    files: Images | str | os.PathLike[str],
-) -> tuple[list[str], list[ImageSource]]:
-    """Return names and sources of the files in a folder, however deep, or of images.
-
-    Of a folder every file counts, whatever its suffix, but for those that Windows and
-    macOS put there. It is named by its path below the folder, with "/" between parts;
-    files are sorted by path. Images keep their order, and are named by their own path,
-    or by their type where they have none, such as "<bytes>".
-    """
-    if isinstance(files, str | os.PathLike) and Path(files).is_dir():
-        folder = Path(files)
-        found = sorted(_files_below(folder))
-        _warn_of_left_out(SYSTEM, [path for path in found if _is_system_file(path)])
-        paths = [path for path in found if not _is_system_file(path)]
-        names = [image_name(path.relative_to(folder).as_posix()) for path in paths]
-        return names, list(paths)
-    sources = image_list(files)
-    return [image_name(source) for source in sources], sources
+    names = list(classes or sorted(set(labels)))
+    number = {name: index for index, name in enumerate(names)}
+    numbers = np.array([number[label] for label in labels], np.int64)
+    text = datasets.Value("string")
+    listed = images.add_column(
+        "label", numbers, feature=datasets.ClassLabel(names=names)
+    )
+    texts = {"id": ids, "split": splits, "group": groups or [""] * len(numbers)}
+    for column, values in texts.items():
+        listed = listed.add_column(column, list(values), feature=text)
+    listed.info.dataset_name = title
+    listed.info.builder_name = source
+    return listed

@@ -114,6 +114,12 @@ def image_list(images: Images) -> list[ImageSource]:
         return [images]
     sources = list(images)
     for row, source in enumerate(sources):
+        if isinstance(source, Mapping) and not {"path", "bytes"} & set(source):
+            raise TypeError(
+                f"Image {row} is a row of a data set with the columns "
+                f"{', '.join(map(str, source))}: give its column of images, or encode "
+                "the data set by cliplib.encode."
+            )
         if not isinstance(source, (*SINGLE_IMAGES, np.ndarray)):
             raise TypeError(
                 f"Image {row} is of type {type(source).__name__!r}: it must be a path, "

@@ -274,6 +274,11 @@ class ClipEncoder(Encoder):
         Returns (n, projected_dim) float32, rows of unit length.
         """
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
+        if rows.ndim != 2 or (len(rows) and rows.shape[1] != self.width):
+            raise ValueError(
+                f"project takes pooled features, (n, {self.width}), and not "
+                f"{tuple(rows.shape)}: take those of table.with_readout('pooled')."
+            )
         if not len(rows):  # scikit-learn would raise ValueError
             return np.empty((0, self.projected_dim), np.float32)
         with torch.inference_mode():

@@ -8,29 +8,26 @@ import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
-from numpy.typing import NDArray
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import ImageFunction
-from cliplib.data.datasets import list_files
+from cliplib.data.folder import list_files
 from cliplib.data.image import warn_once
 from cliplib.data.wording import counted
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoded import PROVENANCE, find_damaged, locate
 from cliplib.encoders.readouts import readout_columns
 
 logger = logging.getLogger(__name__)
 
 
-PROVENANCE = "_provenance.json"
-"""Which encoder made a folder's features; readers of Parquet skip names with "_"."""
 ATTEMPTS = 2
 
 
@@ -166,7 +163,7 @@ def _check_arguments(source: str, output: str, readout: str, actors: int) -> Non
             f"There cannot be {actors} actors: give a whole number from 1 on."
         )
     readout_columns(readout, width=1, blocks=1)  # raises for an unknown readout
-    system, folder = _locate(source)
+    system, folder = locate(source)
     if system.get_file_info(folder).type != FileType.Directory:
         raise FileNotFoundError(f"{source} is no folder: name one with images.")
     input_place = _without_links(source)
@@ -182,7 +179,7 @@ def _check_arguments(source: str, output: str, readout: str, actors: int) -> Non
 
 def _without_links(place: str) -> PurePath:
     """Return the path of a folder on this machine without links; a URI as it is."""
-    system, folder = _locate(place)
+    system, folder = locate(place)
     is_local = isinstance(system, LocalFileSystem)
     return Path(folder).resolve() if is_local else PurePosixPath(place)
 
@@ -199,8 +196,8 @@ def _list_missing(source: str, output: str, made_by: str) -> pd.Series:
     The folder `output` is made before, if it is not there, and damaged files in it are
     deleted. ValueError if a row was made otherwise than `made_by` says.
     """
-    names = _list_names(*_locate(source))
-    system, folder = _locate(output)
+    names = _list_names(*locate(source))
+    system, folder = locate(output)
     system.create_dir(folder)
     _delete_damaged(system, folder)
     missing = names[~names.isin(_read_ids(output, made_by=made_by))]
@@ -239,7 +236,7 @@ def _encode_with_ray(
     """
     import ray.data
 
-    system, folder = _locate(source)
+    system, folder = locate(source)
     paths = [f"{folder}/{name}" for name in names]
     images = ray.data.read_binary_files(paths, filesystem=system, include_paths=True)
     named = images.map_batches(
@@ -257,110 +254,9 @@ def _encode_with_ray(
 
 def _write_provenance(output: str, provenance: Mapping[str, str]) -> None:
     """Write a `BatchEncoder.provenance` into `output`, over one that is there."""
-    system, folder = _locate(output)
+    system, folder = locate(output)
     with system.open_output_stream(f"{folder}/{PROVENANCE}") as file:
         file.write(json.dumps(dict(provenance), sort_keys=True).encode())
-
-
-def _read_provenance(output: str) -> dict[str, str]:
-    """Read the `BatchEncoder.provenance` in `output`; ValueError if there is none."""
-    system, folder = _locate(output)
-    path = f"{folder}/{PROVENANCE}"
-    if system.get_file_info(path).type != FileType.File:
-        raise ValueError(
-            f"{output} holds no {PROVENANCE}: encode into a new folder, by this version"
-            " of cliplib."
-        )
-    with system.open_input_stream(path) as file:
-        return dict(json.loads(file.read()))
-
-
-class Encoded(NamedTuple):
-    """What `encode` wrote: n images that could be read, in increasing order of ids."""
-
-    ids: list[str]
-    features: Features
-    """(n, d) float32."""
-    hashes: NDArray[np.uint8]
-    """Of the column "hash", (n, bytes)."""
-    errors: dict[str, str]
-    """Why other files could not be read, by id; they have no row."""
-    provenance: dict[str, str]
-    """As in `BatchEncoder.provenance`."""
-
-
-def read_encoded(output: str) -> Encoded:
-    """Read the folder or URI that `encode` wrote, images in the order of their ids.
-
-    A ValueError says what is damaged, or lacking: images, or the hashes by which
-    near-duplicates are found.
-    """
-    provenance = _read_provenance(output)
-    system, folder = _locate(output)
-    if damaged := _find_damaged(system, folder):
-        names = ", ".join(damaged)
-        raise ValueError(f"{names} is damaged: encode into {output} again.")
-    written = pyarrow.dataset.dataset(folder, filesystem=system, format="parquet")
-    if "hash" not in written.schema.names:
-        raise ValueError(f"{output} holds no hashes: encode with also={{'hash': …}}.")
-    table = written.to_table(columns=["id", "error"])
-    images = table.to_pandas(ignore_metadata=True)
-    images["row"] = np.arange(len(images))  # of the data set as written
-    # Two calls of `encode` at once may have written two rows for an image.
-    images = images.drop_duplicates("id").sort_values("id")
-    was_read = images["error"] == ""
-    if not was_read.any():
-        raise ValueError(f"{output} holds no image that could be read.")
-    read = images[was_read]
-    failed = images[~was_read]
-    arrays = _read_arrays(written, ["features", "hash"], read["row"].to_numpy())
-    return Encoded(
-        ids=read["id"].tolist(),
-        features=arrays["features"],
-        hashes=arrays["hash"],
-        errors=dict(zip(failed["id"], failed["error"], strict=True)),
-        provenance=provenance,
-    )
-
-
-def _read_arrays(
-    written: pyarrow.dataset.Dataset, columns: list[str], rows: Ints
-) -> dict[str, NDArray[Any]]:
-    """Return some rows of columns of lists as arrays, (len(rows), d), by column.
-
-    Row i of an array is row ``rows[i]`` of `written`, from 0. All lists of a column
-    have d numbers. Batch by batch is read, so that memory holds little but the arrays.
-    """
-    # Of each row of `written` its row in the arrays; -1 if it is not asked for.
-    target_rows = np.full(written.count_rows(), -1)
-    target_rows[rows] = np.arange(len(rows))
-    arrays: dict[str, NDArray[Any]] = {}
-    start = 0
-    for batch in written.to_batches(columns=columns):
-        targets = target_rows[start : start + len(batch)]
-        start += len(batch)
-        is_wanted = targets >= 0
-        for name in columns:
-            values = _to_array(batch.column(name))  # (len(batch), d)
-            if name not in arrays:  # the first batch tells d and the dtype
-                arrays[name] = np.empty((len(rows), values.shape[1]), values.dtype)
-            arrays[name][targets[is_wanted]] = values[is_wanted]
-    return arrays
-
-
-def _to_array(column: pa.Array) -> NDArray[Any]:
-    """Return a column of n lists of d numbers each as an array, (n, d)."""
-    if isinstance(column, pa.ExtensionArray):  # Ray's type, if Ray is imported
-        column = column.storage
-    numbers = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(numbers).reshape(len(column), -1)
-
-
-def _locate(place: str) -> tuple[FileSystem, str]:
-    """Return the file system of a folder or URI, and its path there, "/" stripped."""
-    uri = place if "://" in place else os.path.abspath(place)
-    system, path = FileSystem.from_uri(uri)
-    return system, path.rstrip("/")
 
 
 def _list_names(system: FileSystem, folder: str) -> pd.Series:
@@ -416,7 +312,7 @@ def _read_ids(output: str, *, made_by: str) -> pd.Series:
     ValueError if the column encoder of a row is not `made_by`, which consists of a
     fingerprint, a readout and names of functions.
     """
-    system, folder = _locate(output)
+    system, folder = locate(output)
     # Named, since a new folder has no file to take the columns from.
     schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     written = pyarrow.dataset.dataset(
@@ -430,27 +326,9 @@ def _read_ids(output: str, *, made_by: str) -> pd.Series:
     return rows["id"]
 
 
-def _find_damaged(system: FileSystem, folder: str) -> dict[str, str]:
-    """Return the paths of damaged Parquet files in a folder, each with its fault.
-
-    They have no readable footer, as their writer was killed. A fault of the network is
-    another error, and is raised.
-    """
-    damaged = {}
-    for info in system.get_file_info(FileSelector(folder)):
-        if not info.path.endswith(".parquet"):
-            continue
-        try:
-            with system.open_input_file(info.path) as file:
-                pyarrow.parquet.read_metadata(file)
-        except pa.ArrowInvalid as error:
-            damaged[info.path] = str(error).splitlines()[0]
-    return damaged
-
-
 def _delete_damaged(system: FileSystem, folder: str) -> None:
     """Delete damaged Parquet files in a folder, with a warning for each."""
-    for path, reason in _find_damaged(system, folder).items():
+    for path, reason in find_damaged(system, folder).items():
         logger.warning(
             "%s is damaged, as of a process that was killed (%s): deleted, its images "
             "are encoded again.",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from cliplib.data.arrays import Ints
 from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
 from cliplib.features.duplicates import (
     SAME_PIXELS,
@@ -19,6 +19,9 @@ from cliplib.features.duplicates import (
     near_duplicate_groups,
 )
 from cliplib.features.hashes import image_hash
+
+if TYPE_CHECKING:
+    import datasets
 
 LEVELS = ("bytes", "exact", "near", "reoriented")
 """How alike copies are, the most alike first: the same file; the same pixels; the same
@@ -49,14 +52,14 @@ class Audit:
 
 
 def audit_dataset(
-    dataset: datasets.Dataset, *, cache: FeatureCache | None = None
+    source: Source, *, cache: FeatureCache | None = None, **columns: str
 ) -> Audit:
     """Find near-duplicates, contradicting labels, leaks, and unreadable files.
 
-    `dataset` has the columns id, image, label and split, as `cliplib.load_dataset`
-    returns it. Hashes and pairs are kept in the `cache`. A ValueError says if not one
-    image can be read.
+    `source` and `columns` are those of `load_dataset`. Hashes and pairs are kept in the
+    `cache`. A ValueError says if not one image can be read.
     """
+    dataset = load_dataset(source, **columns)
     sources = list(dataset["image"])
     errors_by_row: dict[int, str] = {}
     (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors_by_row)

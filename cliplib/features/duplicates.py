@@ -20,14 +20,17 @@ import xxhash
 from numpy.typing import NDArray
 
 from cliplib.data.arrays import Bools, Features, Floats, Ints
-from cliplib.data.cache import FeatureCache, cached_array
+from cliplib.data.cache import FeatureCache, cached_array, map_images
+from cliplib.data.image import Images
 from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
+    HASH_RECORD,
     MIN_SIMPLE_GREY,
     ORIENTATIONS,
     hash_records,
+    image_hash,
     one_is_simple,
     quantised_detail,
 )
@@ -50,8 +53,8 @@ _PAIR_COLUMNS = ["index_a", "index_b", "kind", "orientation", "correlation"]
 
 
 def find_near_duplicates(
-    hashes_a: NDArray[np.uint8],
-    hashes_b: NDArray[np.uint8] | None = None,
+    images_a: Images | NDArray[np.uint8],
+    images_b: Images | NDArray[np.uint8] | None = None,
     *,
     features: Features | None = None,
     max_distance: int = MAX_DISTANCE,
@@ -59,16 +62,17 @@ def find_near_duplicates(
     cropped: bool = True,
     cache: FeatureCache | None = None,
 ) -> pd.DataFrame:
-    """Find near-duplicates within a collection, or between two, from `image_hash`.
+    """Find near-duplicates within a collection of images, or between two.
 
     Within one collection the first of several images of the same pixels is paired with
     the others and stands for all of them.
 
     Parameters
     ----------
-    hashes_a, hashes_b
-        What `image_hash` gives for each collection, (n, 4416) and (m, 4416); without
-        the second, pairs are sought within the first.
+    images_a, images_b
+        Each collection: paths, or other images that `load_image` reads; or what
+        `image_hash` gives for them, (n, 4416) and (m, 4416). Without the second, pairs
+        are sought within the first.
     features
         Features of the images of one collection, (n, d), deep ones at best: like images
         are then tried as cropped copies as well. Without them, only crops that keep the
@@ -91,6 +95,8 @@ def find_near_duplicates(
         correlation (of detail); in the order of index_a, then of index_b. A cropped
         copy is listed where nothing else connects its two images.
     """
+    hashes_a = _hashes_of(images_a, cache)
+    hashes_b = None if images_b is None else _hashes_of(images_b, cache)
     # Pairs are kept under all that they depend on: thresholds, hashes and features.
     contents = [array for array in (hashes_a, hashes_b, features) if array is not None]
     digests = [
@@ -115,6 +121,17 @@ def find_near_duplicates(
         orientation=pd.Series(names[numbers["orientation"]], dtype="str"),
         correlation=pairs["correlation"],
     )
+
+
+def _hashes_of(
+    images: Images | NDArray[np.uint8], cache: FeatureCache | None
+) -> NDArray[np.uint8]:
+    """Return hashes as they are, or those of images; OSError for an unreadable one."""
+    size = HASH_RECORD.itemsize
+    if isinstance(images, np.ndarray) and images.shape[1:] == (size,):
+        return images.astype(np.uint8, copy=False)
+    (hashes,) = map_images(images, image_hash, cache=cache)
+    return hashes.astype(np.uint8, copy=False).reshape(-1, size)
 
 
 def _pairs(

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -18,13 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 
 from cliplib.data.arrays import Bools, Features, Ints
-from cliplib.data.datasets import parse_path
 from cliplib.data.image import warn_once
-from cliplib.data.wording import counted, printable
-from cliplib.encoders.cluster import read_encoded
+from cliplib.data.wording import printable
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.compact import compress, expand
-from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.groups import (
     first_row_of_group,
     merge_groups,
@@ -190,7 +186,7 @@ class FeatureTable:
     def from_parquet(
         cls, folder: str, *, errors: dict[str, str] | None = None
     ) -> FeatureTable:
-        """Make a table of what ``cliplib encode`` wrote to a folder or URI.
+        """Read a file of `to_parquet`, or what ``cliplib encode`` wrote to a folder.
 
         Class and published split of an image are the names of its folders, as in
         `cliplib.load_dataset`. Ids are paths below the data set's folder, or whole
@@ -200,7 +196,7 @@ class FeatureTable:
         Parameters
         ----------
         folder
-            Where the Parquet files lie.
+            A file of `to_parquet`; or a folder or URI where the Parquet files lie.
         errors
             A dict that receives why each unreadable file was left out, by id; a warning
             counts them in any case.
@@ -211,36 +207,23 @@ class FeatureTable:
             If the folder is incomplete or damaged, or holds no hashes or no image that
             could be read; or if an image lies outside a class folder.
         """
-        encoded = read_encoded(folder)
-        if encoded.errors:
-            first = next(iter(encoded.errors.values()))
-            left_out = counted(len(encoded.errors), "file")
-            logger.warning("Left out %s: %s", left_out, first)
-        if errors is not None:
-            errors |= encoded.errors
-        paths = [PurePosixPath(name) for name in encoded.ids]
-        for path in paths:
-            if len(path.parts) == 1:
-                raise ValueError(
-                    f"The image {path} lies outside the class folders: move it into "
-                    "one, and encode again."
-                )
-        # A row of id, label and split for each path.
-        images = pd.DataFrame([parse_path(path) for path in paths])
-        if images["id"].duplicated().any():  # several data sets in one folder
-            images["id"] = encoded.ids
-        copies = near_duplicate_groups(encoded.hashes)
-        classes, labels = _label_indices(images["label"], None)
+        if os.path.isfile(folder):
+            return _read_table(folder)
+        # Here, since it needs pyarrow and what finds copies; the rest does not.
+        from cliplib.features.encoded import read_listed
+
+        listed = read_listed(folder, errors)
+        classes, labels = _label_indices(listed.labels, None)
         return cls(
-            features=encoded.features,
+            features=listed.features,
             labels=labels,
             classes=classes,
-            ids=np.array(images["id"], np.str_),
-            splits=np.array(images["split"], np.str_),
-            copies=copies,
-            groups=copies,
-            folds=np.zeros(len(images), np.int64),
-            provenance={**encoded.provenance, "dataset": PurePosixPath(folder).name},
+            ids=np.array(listed.ids, np.str_),
+            splits=np.array(listed.splits, np.str_),
+            copies=listed.copies,
+            groups=listed.copies,
+            folds=np.zeros(len(labels), np.int64),
+            provenance=listed.provenance,
         )
 
     def __len__(self) -> int:
@@ -257,12 +240,14 @@ class FeatureTable:
         counts.append(f"{len(np.unique(self.groups))} groups")
         for name in np.unique(self.splits[self.splits != ""]):
             counts.append(f"{np.count_nonzero(self.splits == name)} {name}")
-        shape = f"{len(self)} images x {self.features.shape[1]} ({self.readout})"
+        shape = f"{len(self)} images x {self.features.shape[1]}"
+        if "readout" in self.provenance:  # not of features of one's own
+            shape += f" ({self.readout})"
         return f"FeatureTable({shape}, {', '.join(counts)})"
 
     @property
     def readout(self) -> str:
-        """What the features are of the encoder, such as "deep" or "pooled"."""
+        """What the features are of the encoder, such as "deep"; else "pooled"."""
         return self.provenance.get("readout", "pooled")
 
     def select(self, index: ArrayLike) -> FeatureTable:
@@ -374,6 +359,47 @@ class FeatureTable:
             "together: see whether images or declaration are at fault.",
         )
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each image, by id.
+
+        Columns are label (a name), split, copies, group and fold, then one for each
+        feature, called by its number.
+        """
+        names = np.array(self.classes, dtype=object)
+        known = pd.DataFrame(
+            {
+                "label": names[self.labels],
+                "split": self.splits,
+                "copies": self.copies,
+                "group": self.groups,
+                "fold": self.folds,
+            },
+            index=pd.Index(self.ids, name="id"),
+        )
+        features = pd.DataFrame(np.asarray(self.features), index=known.index)
+        return known.join(features.rename(columns=str))
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to one Parquet file: a column for each entry, and features.
+
+        What it says of encoder and classes is its metadata; `from_parquet` reads it.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        width = self.features.shape[1]
+        flat = pa.array(np.asarray(self.features, np.float32).ravel())
+        about = {"classes": self.classes, "provenance": dict(self.provenance)}
+        arrays = {name: getattr(self, name) for name in COLUMNS[1:]}
+        written = pa.table(
+            {
+                **{name: pa.array(values) for name, values in arrays.items()},
+                "features": pa.FixedSizeListArray.from_arrays(flat, width),
+            },
+            metadata={METADATA: json.dumps(about, sort_keys=True)},
+        )
+        pyarrow.parquet.write_table(written, path)
+
     def save(
         self,
         path: str | os.PathLike[str],
@@ -462,6 +488,25 @@ def _converted(features: Features, dtype: np.dtype[np.floating]) -> Features:
     if np.isinf(converted).any():  # features are finite
         raise ValueError(f"A number is too large for {dtype}: keep float32.")
     return converted
+
+
+def _read_table(path: str) -> FeatureTable:
+    """Read a file of `FeatureTable.to_parquet`; ValueError if it is none."""
+    import pyarrow.parquet
+
+    try:
+        read = pyarrow.parquet.read_table(path)
+        about = json.loads(read.schema.metadata[METADATA.encode()])
+        flat = read["features"].combine_chunks().flatten()
+    except (pyarrow.ArrowInvalid, KeyError, TypeError) as error:
+        raise ValueError(f"{path!r} is no feature table, or damaged.") from error
+    columns = {name: read[name].to_numpy() for name in COLUMNS[1:]}
+    return FeatureTable(
+        features=flat.to_numpy().reshape(len(read), -1),
+        classes=tuple(about["classes"]),
+        provenance=about["provenance"],
+        **columns | {name: columns[name].astype(np.str_) for name in ("ids", "splits")},
+    )
 
 
 def _are_finite(features: Features) -> Bools:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,16 +10,19 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from cliplib.data.arrays import Features, Ints
+from cliplib.encoders.encoder import Encoder
+from cliplib.features.table import FeatureTable
 
 QUERIES_AT_ONCE = 512
 """Queries whose similarities to all gallery rows are in memory together."""
 
 
 def search(
-    queries: ArrayLike,
-    gallery: ArrayLike,
+    queries: ArrayLike | str | Sequence[str],
+    gallery: ArrayLike | FeatureTable,
     k: int = 10,
     *,
+    encoder: Encoder | None = None,
     groups: ArrayLike | None = None,
     query_groups: ArrayLike | None = None,
 ) -> tuple[Ints, Features]:
@@ -29,8 +32,13 @@ def search(
 
     Parameters
     ----------
-    queries, gallery
-        Features (q, d) and (n, d).
+    queries
+        Features (q, d); or, with an `encoder`, one text or several.
+    gallery
+        Features (n, d), or a feature table. For texts they are the projected ones, or
+        of a table in a readout that contains the pooled ones.
+    encoder
+        What made the gallery, to read texts.
     k
         How many. All queries get fewer where the gallery has fewer rows, or where one
         of them has fewer groups to choose from.
@@ -46,6 +54,8 @@ def search(
 
     Raises
     ------
+    TypeError
+        If the queries are texts, and there is no encoder that reads them.
     ValueError
         If there are groups of the queries but not of the gallery, or k is below 1.
     """
@@ -55,13 +65,33 @@ def search(
         )
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
-    query_rows = np.asarray(queries)
-    gallery_rows = np.asarray(gallery)
+    query_rows, gallery_rows = _as_features(queries, gallery, encoder)
     if groups is None:
         return _nearest(query_rows, gallery_rows, min(k, len(gallery_rows)))
     group_of_row = np.asarray(groups)
     own_groups = None if query_groups is None else np.asarray(query_groups)
     return _nearest_of_groups(query_rows, gallery_rows, group_of_row, own_groups, k)
+
+
+def _as_features(
+    queries: ArrayLike | str | Sequence[str],
+    gallery: ArrayLike | FeatureTable,
+    encoder: Encoder | None,
+) -> tuple[Features, Features]:
+    """Return queries (q, d) and gallery (n, d) as features of one space."""
+    is_text = np.asarray(queries).dtype.kind == "U"
+    if is_text and encoder is None:
+        raise TypeError(
+            "To search by words, say what reads them: "
+            "search('a red ball', table, encoder=encoder)."
+        )
+    if is_text and encoder is not None:
+        queries = encoder.encode_texts(np.atleast_1d(np.asarray(queries)).tolist())
+        if isinstance(gallery, FeatureTable):
+            gallery = encoder.project(gallery.with_readout("pooled").features)
+    if isinstance(gallery, FeatureTable):
+        gallery = gallery.features
+    return np.asarray(queries), np.asarray(gallery)
 
 
 def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:

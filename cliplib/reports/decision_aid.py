@@ -18,7 +18,7 @@ from sklearn.metrics import pairwise_distances_argmin_min
 
 from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.cache import FeatureCache
-from cliplib.data.datasets import list_files
+from cliplib.data.folder import list_files
 from cliplib.data.image import warn_once
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder

@@ -14,14 +14,14 @@ import pandas as pd
 
 from cliplib.data.arrays import Bools
 from cliplib.data.cache import FeatureCache, map_images
-from cliplib.data.datasets import dataset_spec, load_dataset
+from cliplib.data.datasets import load_dataset
 from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted, listing
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import Share, ratio_intervals
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
-from cliplib.features.extract import load_features
+from cliplib.features.extract import encode
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.probes.saving import AnyProbe
@@ -63,9 +63,8 @@ class Elsewhere:
 
 def check_shared_classes(folder: str, home: str) -> None:
     """Raise ValueError where two folders have no class folder of the same name."""
-    # The keys of `phrases` are the names of the classes.
-    theirs = [*dataset_spec(os.path.abspath(folder)).phrases]
-    ours = [*dataset_spec(os.path.abspath(home)).phrases]
+    theirs = load_dataset(folder).features["label"].names
+    ours = load_dataset(home).features["label"].names
     if not set(theirs) & set(ours):
         raise ValueError(
             f"{folder} holds the classes {', '.join(theirs)}, and none of "
@@ -110,11 +109,10 @@ def images_elsewhere(
     """
     place = os.path.abspath(folder)
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = load_features(place, encoder, errors=errors_by_id)
+    table = encode(place, encoder, errors=errors_by_id)
     for error in errors_by_id.values():
         logger.warning("%s It is left out of the images elsewhere.", error)
     dataset = load_dataset(place)  # all its files, also those that cannot be read
-    assert dataset is not None  # only a named data set could be missing
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     images = [file_of[image_id] for image_id in table.ids]
     is_copy = _are_copies(images, home_images, encoder.cache)

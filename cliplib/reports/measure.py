@@ -17,13 +17,13 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cliplib.data.cache import map_images
-from cliplib.data.datasets import check_classes, dataset_spec, load_dataset
+from cliplib.data.datasets import check_classes, default_phrases, load_dataset
 from cliplib.data.wording import counted
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
 from cliplib.features.audit import Audit, audit_dataset
-from cliplib.features.extract import load_features
+from cliplib.features.extract import encode
 from cliplib.features.groups import (
     declared_groups,
     joined_files,
@@ -170,7 +170,6 @@ def encode_folder(request: Request) -> Encoded:
     if request.elsewhere:
         check_shared_classes(request.elsewhere, place)
     dataset = load_dataset(place)
-    assert dataset is not None  # only a named data set could be missing
     check_number_of_images(dataset, request.folder)
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
     others = load_other_encoders(request.others, anonymous=request.anonymous)
@@ -178,7 +177,7 @@ def encode_folder(request: Request) -> Encoded:
     if request.anonymous:
         encoder.name = anonymous_name(encoder)
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = load_features(
+    table = encode(
         place,
         encoder,
         groups=request.groups or None,
@@ -212,8 +211,7 @@ def find_out(encoded: Encoded) -> Findings:
         audit = step("copies", audit_dataset, encoded.dataset, cache=encoder.cache)
         images = describe_images(encoded, audit)
         rows = rows_of_pairs(audit, table)
-        spec = dataset_spec(os.path.abspath(request.folder))
-        words = zero_shot(encoder, table, spec.phrases, spec.templates)
+        words = zero_shot(encoder, table, default_phrases(table.classes))
         methods = step("methods", measure_methods, plan, words)
         shortcuts = step(
             "shortcuts",

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from tqdm.auto import tqdm
 
-from cliplib.data.datasets import list_files
+from cliplib.data.folder import list_files
 from cliplib.data.image import ImageSource, load_image
 from cliplib.data.wording import number
 from cliplib.inspection.maps import heat_maps as draw_heat_maps

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliplib.data.datasets import PRECOMPUTED
 from cliplib.data.image import ImageSource, load_image
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.extract import MissingImages
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box
+from study.data import PRECOMPUTED
+from study.features import MissingImages
 from study.states import first_in_head
 
 MARGIN = 0.5

@@ -33,8 +33,8 @@ from IPython import get_ipython
 from IPython.display import display
 
 import cliplib
-from cliplib.data.datasets import DATASETS
 from study.agreement import agrees
+from study.data import DATASETS
 from study.figures import draw_plot, svg, use_style
 
 logger = logging.getLogger(f"cliplib.{__name__}")

@@ -22,18 +22,18 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from cliplib.data.cache import FeatureCache, map_images
-from cliplib.data.datasets import DATASETS, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.duplicates import (
     MIN_CORRELATION,
     find_near_duplicates,
     near_duplicate_groups,
 )
-from cliplib.features.extract import load_features
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box
 from study.crops import COMMITTED, crop_table
+from study.data import DATASETS, load_dataset
+from study.features import load_features
 from study.series import with_series
 
 logger = logging.getLogger("study.precomputed")

@@ -24,10 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from cliplib.data.arrays import Features
 from cliplib.data.cache import FeatureCache, map_images
-from cliplib.data.datasets import DATASETS, DatasetSpec, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.intervals import ratio_intervals
-from cliplib.features.extract import load_features
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.maps import randomize_weights
 from cliplib.inspection.words import zero_shot, zero_shot_weights
@@ -36,6 +34,8 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.out_of_fold import out_of_fold_proba
 from study.baselines import efficientnet
+from study.data import DATASETS, DatasetSpec, load_dataset
+from study.features import load_features
 from study.ranking import rank_metrics
 from study.recipe.corpus import PROMPTS, read_corpus
 

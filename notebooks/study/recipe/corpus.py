@@ -27,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from cliplib.data.arrays import Ints
 from cliplib.data.cache import map_images
-from cliplib.data.datasets import SUFFIXES
+from cliplib.data.folder import SUFFIXES
 from cliplib.data.image import load_image
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.hashes import image_hash

@@ -19,7 +19,7 @@ from cliplib.data.hub import (
     wait_for_answer,
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("cliplib.study.archives")
 
 
 def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:

@@ -1,0 +1,204 @@
+"""Images from anywhere: one door, the same table, and a sentence for each misuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cliplib.data.datasets import load_dataset
+from cliplib.features.audit import audit_dataset, find_near_duplicates
+from cliplib.features.extract import encode
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.search import search
+
+CLASSES = ("disc", "square", "stripes")
+
+
+@pytest.fixture
+def folder(image_folder) -> Path:
+    return image_folder(n=4, splits=("train", "test"))
+
+
+@pytest.fixture
+def expected(folder, tiny) -> FeatureTable:
+    return encode(folder, tiny)
+
+
+def as_frame(folder: Path) -> pd.DataFrame:
+    """Return the table of the folder's files, with labels and splits."""
+    listed = load_dataset(folder)
+    names = listed.features["label"].names
+    return pd.DataFrame(
+        {
+            "file": listed["id"][:],
+            "label": [names[label] for label in listed["label"]],
+            "split": listed["split"][:],
+        }
+    )
+
+
+def as_splits(folder: Path) -> datasets.DatasetDict:
+    """Return the folder as `datasets` itself reads it, images decoded."""
+    return datasets.load_dataset("imagefolder", data_dir=str(folder))
+
+
+def assert_same(found: FeatureTable, expected: FeatureTable) -> None:
+    """Check that tables hold the same images, in whatever order and by other ids."""
+    assert found.classes == expected.classes == CLASSES
+    for one, two in ((found, expected), (expected, found)):
+        for row in range(len(one)):
+            alike = np.isclose(two.features, one.features[row], atol=1e-5).all(axis=1)
+            assert two.labels[alike].tolist() == [one.labels[row]] * alike.sum()
+            assert one.splits[row] in two.splits[alike]
+
+
+def test_a_table_of_files_is_a_source(folder, tiny, expected, tmp_path):
+    frame = as_frame(folder)
+    frame.to_csv(folder / "files.csv", index=False, sep=";")
+    assert_same(encode(folder / "files.csv", tiny), expected)
+    frame["file"] = [str(folder / name) for name in frame["file"]]
+    assert_same(encode(frame, tiny), expected)
+    renamed = frame.rename(columns={"file": "path", "label": "kind"})
+    named = {"image_column": "path", "label_column": "kind"}
+    assert_same(encode(renamed, tiny, **named), expected)
+    frame["group"] = ["one", "two"] * (len(frame) // 2)
+    grouped = encode(frame, tiny)
+    assert len(np.unique(grouped.groups)) <= 2 < len(np.unique(expected.groups))
+    frame.loc[3, "group"] = ""
+    with pytest.raises(ValueError, match="column group is empty for 1 of 24 images"):
+        encode(frame, tiny)
+
+
+def test_a_data_set_and_its_splits_are_sources(folder, tiny, expected):
+    splits = as_splits(folder)
+    assert_same(encode(splits, tiny), expected)
+    train = encode(splits, tiny, split="train")
+    assert set(train.splits) == {"train"} and len(train) == 12
+    alone = encode(splits["train"], tiny)
+    assert set(alone.splits) == {""} and len(alone) == 12
+    listed = load_dataset(folder)
+    again = load_dataset(listed)  # what came through the door goes through again
+    assert again["id"][:] == listed["id"][:] and again.features == listed.features
+
+
+def test_labels_may_be_texts_and_columns_have_other_names(folder, tiny, expected):
+    splits = as_splits(folder)
+    names = splits["train"].features["label"].names
+    texts = splits.map(lambda row: {"kind": names[row["label"]]})
+    texts = texts.remove_columns("label").rename_column("image", "photo")
+    with pytest.raises(ValueError, match=r"name it by label_column \(--label-column"):
+        load_dataset(texts)
+    assert_same(encode(texts, tiny, label_column="kind"), expected)
+
+
+def test_each_misuse_has_its_sentence(folder, tmp_path):
+    splits = as_splits(folder)
+    frame = as_frame(folder)
+    with pytest.raises(TypeError, match="cannot come from a int: give a folder"):
+        load_dataset(7)
+    with pytest.raises(ValueError, match="no split 'dev', but train, test"):
+        load_dataset(splits, split="dev")
+    with pytest.raises(ValueError, match="has no images of a split dev"):
+        load_dataset(folder, split="dev")
+    with pytest.raises(ValueError, match="has no revision 'v2': leave it out"):
+        load_dataset(folder, revision="v2")
+    with pytest.raises(ValueError, match="no column 'label', but file, split"):
+        load_dataset(frame.drop(columns="label"))
+    with pytest.raises(FileNotFoundError, match="which table names, is no file"):
+        load_dataset(frame)  # its paths begin elsewhere
+    twice = pd.concat([frame, frame[:1]]).assign(
+        file=lambda rows: [str(folder / name) for name in rows["file"]]
+    )
+    with pytest.raises(ValueError, match="twice: leave one out"):
+        load_dataset(twice)
+    with pytest.raises(FileNotFoundError, match="is no folder: name one with"):
+        load_dataset("digits")
+    unlabelled = splits["train"].cast_column(
+        "label", datasets.ClassLabel(names=list(CLASSES))
+    )
+    rows = [{"image": unlabelled[0]["image"], "label": -1}]
+    none = datasets.Dataset.from_list(rows, features=unlabelled.features)
+    with pytest.raises(ValueError, match="has no label: leave it out"):
+        load_dataset(none)
+
+
+def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):
+    asked = []
+
+    def of_hub(name, revision):
+        asked.append((name, revision))
+        if name == "nobody/nothing":
+            raise datasets.exceptions.DatasetNotFoundError("no such data set")
+        return as_splits_of_home
+
+    as_splits_of_home = as_splits(folder)
+    monkeypatch.setattr(datasets, "load_dataset", of_hub)
+    found = encode("hf://datasets/owner/shapes", tiny, revision="v1")
+    assert_same(found, expected)
+    assert asked == [("owner/shapes", "v1")]
+    with pytest.raises(OSError, match="Cannot load hf://datasets/nobody/nothing"):
+        load_dataset("hf://datasets/nobody/nothing")
+
+
+def test_other_verbs_take_any_source(folder, tiny):
+    frame = as_frame(folder)
+    paths = [folder / name for name in frame["file"]]
+    frame["file"] = [str(path) for path in paths]
+    of_frame, of_folder = audit_dataset(frame), audit_dataset(folder)
+    assert (of_frame.summary["count"] == of_folder.summary["count"]).all()
+    copy = folder.parent / "copy.png"
+    Image.open(paths[0]).save(copy)
+    pairs = find_near_duplicates([paths[0], paths[5], copy])
+    assert [*pairs.index_a] == [0] and [*pairs.index_b] == [2]
+    assert (pairs.kind == "exact").all()
+
+
+def test_words_search_a_table(expected, tiny):
+    with pytest.raises(TypeError, match="search.'a red ball', table, encoder=encoder"):
+        search("three", expected)
+    rows, cosines = search("three", expected, 2, encoder=tiny)
+    assert rows.shape == cosines.shape == (1, 2)
+    projected = tiny.project(expected.with_readout("pooled").features)
+    best = (projected @ tiny.encode_texts("three")[0]).argmax()
+    assert rows[0, 0] == best
+
+
+def test_what_is_no_image_and_no_pooled_feature_is_told(folder, tiny, expected):
+    splits = as_splits(folder)
+    with pytest.raises(TypeError, match="row of a data set with the columns image"):
+        tiny.encode_images(splits["train"])
+    with pytest.raises(ValueError, match=r"project takes pooled features, \(n, 32\)"):
+        tiny.project(expected.features)
+
+
+def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
+    frame = expected.to_pandas()
+    assert [*frame.index] == [*expected.ids]
+    assert [*frame["label"]] == [expected.classes[label] for label in expected.labels]
+    assert (frame.iloc[:, 5:].to_numpy() == expected.features).all()
+    expected.to_parquet(tmp_path / "table.parquet")
+    again = FeatureTable.from_parquet(str(tmp_path / "table.parquet"))
+    for name in ("features", "labels", "ids", "splits", "copies", "groups", "folds"):
+        assert (getattr(again, name) == getattr(expected, name)).all(), name
+    assert again.classes == expected.classes
+    assert again.provenance == expected.provenance
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="is no feature table"):
+        FeatureTable.from_parquet(str(tmp_path / "other.parquet"))
+
+
+def test_a_table_needs_neither_torch_nor_datasets() -> None:
+    code = "import sys, cliplib; cliplib.FeatureTable; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    imported = set(done.stdout.split())
+    assert "cliplib.features.table" in imported
+    assert not imported & {"torch", "transformers", "datasets", "huggingface_hub"}
