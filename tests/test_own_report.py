@@ -477,6 +477,28 @@ def test_a_full_disk_leaves_the_old_report_and_locks_no_folder(
         check_no_other_files(out)
 
 
+def test_a_name_of_250_letters_stays_on_the_paper(
+    findings: Findings, tmp_path: Path
+) -> None:
+    block = {
+        "kind": "table",
+        "caption": "",
+        "columns": ["file", "reason"],
+        "rows": [[f"disc/{'d' * 250}.png", "empty, or in no known format"]],
+        "numeric": [False, False],
+        "on_one_page": True,
+    }
+    laid = lay_out(document(findings), findings)
+    sections = [{"title": "Images", "blocks": [block]}]
+    content = {**laid.content, "sections": sections}
+    (tmp_path / "a.pdf").write_bytes(as_pdf(replace(laid, content=content)))
+    pages = pypdf.PdfReader(tmp_path / "a.pdf").pages
+    lines = [line for page in pages for line in page.extract_text().splitlines()]
+    of_name = [line for line in lines if "dddd" in line]
+    assert sum(line.count("d") for line in of_name) >= 250
+    assert max(map(len, of_name)) < 100
+
+
 def test_a_run_that_opened_the_lock_before_its_release_excludes_others(
     tmp_path: Path,
 ) -> None:
