@@ -205,6 +205,15 @@ def _add_shared_arguments(
         r"expression whose first bracket is the group, such as '(\w+)_\d+'",
     )
     parser.add_argument(
+        "--copies",
+        type=_copies,
+        default="near",
+        metavar="KIND",
+        help="which images count as copies, and are kept together: off (none), exact "
+        "(the same pixels), near (the default: changed, turned or cropped as well), or "
+        "the smallest correlation of their detail, 0.82 for near",
+    )
+    parser.add_argument(
         "--others",
         nargs="+",
         default=[],
@@ -236,6 +245,16 @@ def _add_shared_arguments(
     parser.add_argument(
         "--seed", type=_seed, default=0, help="of everything random (default: 0)"
     )
+
+
+def _copies(text: str) -> str:
+    """Return what counts as a copy; an argparse error if it is nothing known."""
+    from cliplib.features.duplicates import parse_copies
+
+    try:
+        return str(parse_copies(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seed(text: str) -> int:
@@ -303,14 +322,14 @@ def command_line(name: str, folder: str, out: str, **options: Any) -> str:
 
     `name` is that of the command, "train" or "report": ("train", "ward 7", "aid",
     seed=3) becomes "cliplib train 'ward 7' --out aid --seed 3". Options at their
-    defaults, which are all empty, 0 or False, are left out. If the option `anonymous`
-    is set, paths are replaced by `PLACEHOLDERS`.
+    defaults, which are empty, 0, False or "near", are left out. If the option
+    `anonymous` is set, paths are replaced by `PLACEHOLDERS`.
     """
     anonymous = bool(options.get("anonymous"))
     places = ["FOLDER", "--out", "OUT"] if anonymous else [folder, "--out", out]
     words = ["cliplib", name, *places]
     for option, value in options.items():
-        if not value:
+        if not value or (option, value) == ("copies", "near"):
             continue
         words.append(f"--{option}")
         if value is True:  # a flag has no value

@@ -69,8 +69,8 @@ def test_declared_groups_that_near_duplicates_merge_are_named(caplog):
     table = make_table()  # copies: two and two
     merged = table.with_groups(["x"] * 3 + ["y"] * 3 + ["z"] * 5 + ["w"])
     assert len(set(merged.groups)) == 2
-    assert "first x and y, of which 02 and 03 show the same" in caplog.text
-    assert "pairs of groups: 2" in caplog.text
+    assert "4 become 2. 02 of x and 03 of y show the same" in caplog.text
+    assert "the first of 2 such pairs of groups" in caplog.text
     caplog.clear()
     table.with_groups(np.arange(12) // 4)
     assert caplog.text == ""
@@ -319,3 +319,11 @@ def test_features_too_large_for_half_the_space_leave_the_old_file(tmp_path):
 def test_names_that_cannot_be_shown_as_they_are_are_refused(given) -> None:
     with pytest.raises(ValueError, match=r"The name '.*\\(n|u202e).*rename it"):
         FeatureTable.from_arrays(**{"X": np.eye(3), "y": ["a", "b", "b"], **given})
+
+
+def test_a_group_of_images_that_are_no_copies_lies_in_one_fold():
+    n = np.arange(4)
+    table = FeatureTable.from_arrays(np.eye(4), [0, 1, 0, 1], groups=[0, 0, 1, 1])
+    assert table.copies.tolist() == n.tolist()
+    with pytest.raises(ValueError, match="The group of '1' lies in several folds"):
+        replace(table, folds=np.array([1, 2, 3, 3]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from cliplib.features.duplicates import find_near_duplicates, near_duplicate_groups
 from cliplib.features.hashes import are_simple, hash_records, image_hash
+from cliplib.features.table import FeatureTable
 
 
 def picture(seed: int) -> Image.Image:
@@ -133,6 +135,28 @@ def test_a_threshold_takes_the_place_of_ours() -> None:
             near_duplicate_groups(hashes, copies=wrong)
 
 
-def test_what_is_no_hash_is_refused() -> None:
+def test_hashes_of_an_older_release_are_refused() -> None:
     with pytest.raises(ValueError, match="Hashes must be what image_hash makes"):
-        find_near_duplicates(np.array(["a.jpg", "b.jpg"]))
+        near_duplicate_groups(np.zeros((2, 4368), np.uint8))
+
+
+def test_declared_groups_are_joined_with_a_warning_or_left_apart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The pair that is blamed shows the same; images of a declared group need not."""
+    rng = np.random.default_rng(0)
+    table = FeatureTable.from_arrays(
+        rng.standard_normal((6, 3)), list("ababab"), ids=[f"{k}.jpg" for k in range(6)]
+    )
+    table = replace(table, copies=np.array([0, 1, 2, 3, 4, 1]))
+    declared = ["x", "x", "y", "y", "z", "z"]
+    joined = table.with_groups(declared)
+    assert joined.groups.tolist() == [0, 0, 1, 1, 0, 0]
+    (message,) = caplog.messages
+    assert "join declared groups: 3 become 2." in message
+    assert "1.jpg of x and 5.jpg of z show the same" in message
+    listed = table.groups_joined_by_copies(declared)
+    assert listed[["image_a", "image_b"]].to_numpy().tolist() == [["1.jpg", "5.jpg"]]
+    apart = table.with_groups(declared, merge_copies=False)
+    assert apart.groups.tolist() == [0, 0, 1, 1, 2, 2]
+    assert len(caplog.messages) == 1

@@ -15,7 +15,7 @@ from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
 from cliplib.features.duplicates import (
     SAME_PIXELS,
-    find_near_duplicates,
+    copies_of,
     near_duplicate_groups,
 )
 from cliplib.features.hashes import image_hash
@@ -52,11 +52,17 @@ class Audit:
 
 
 def audit_dataset(
-    source: Source, *, cache: FeatureCache | None = None, **columns: str
+    source: Source,
+    *,
+    copies: str | float = "near",
+    cache: FeatureCache | None = None,
+    **columns: str,
 ) -> Audit:
     """Find near-duplicates, contradicting labels, leaks, and unreadable files.
 
-    `source` and `columns` are those of `load_dataset`. Hashes and pairs are kept in the
+    `source` and `columns` are those of `load_dataset`. `copies` says what counts as
+    one: "off", "exact", "near" or a threshold, see
+    `cliplib.features.duplicates.copies_of`. Hashes and pairs are kept in the
     `cache`. A ValueError says if not one image can be read.
     """
     dataset = load_dataset(source, **columns)
@@ -70,7 +76,7 @@ def audit_dataset(
     # A file that cannot be read has no digest: with its id instead, it has no copy.
     file_groups = pd.factorize(images["digest"].fillna(images["id"]))[0]
     images = images.drop(columns="digest")
-    pairs = _with_names(find_near_duplicates(hashes, cache=cache), images)
+    pairs = _with_names(copies_of(hashes, copies, cache=cache), images)
     groups_by_level = _groups_by_level(hashes, pairs, file_groups)
     images["group"] = groups_by_level["reoriented"]
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)

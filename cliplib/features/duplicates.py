@@ -406,6 +406,7 @@ def copies_of(
     ValueError
         If `copies` is something else.
     """
+    hash_records(hashes)  # which refuses what an older release made of images
     strictness = parse_copies(copies)
     if isinstance(strictness, float):
         return find_near_duplicates(

@@ -12,7 +12,7 @@ from cliplib.data.arrays import Features, Ints
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
-from cliplib.features.duplicates import near_duplicate_groups
+from cliplib.features.duplicates import near_duplicate_groups, parse_copies
 from cliplib.features.groups import declared_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.splits import stratified_subset
@@ -27,6 +27,7 @@ def encode(
     encoder: Encoder | str | os.PathLike[str] = "",
     *,
     groups: str | os.PathLike[str] | None = None,
+    copies: str | float = "near",
     limit: int = 0,
     seed: int = 0,
     errors: dict[str, str] | None = None,
@@ -46,6 +47,9 @@ def encode(
         What must never be separated: a CSV file (file, group) or a regular expression,
         for `declared_groups`; by default what the source says. These groups are merged
         with near-duplicates.
+    copies
+        Which images count as copies: "off", "exact", "near" or a threshold, see
+        `cliplib.features.duplicates.copies_of`.
     limit, seed
         About how many images `stratified_subset` draws; 0 takes all.
     errors
@@ -58,11 +62,18 @@ def encode(
     ValueError
         If `groups` does not cover all images, or the source lacks a column.
     """
+    copies = parse_copies(copies)
     dataset = load_dataset(source, **columns)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)
     return _encode_dataset(
-        dataset, encoder, groups=groups, limit=limit, seed=seed, errors=errors
+        dataset,
+        encoder,
+        groups=groups,
+        copies=copies,
+        limit=limit,
+        seed=seed,
+        errors=errors,
     )
 
 
@@ -71,6 +82,7 @@ def _encode_dataset(
     encoder: Encoder,
     *,
     groups: str | os.PathLike[str] | None,
+    copies: str | float,
     limit: int,
     seed: int,
     errors: dict[str, str] | None,
@@ -95,8 +107,10 @@ def _encode_dataset(
     )
     if errors_by_row and len(errors_by_row) == len(drawn):
         raise ValueError(f"No image of {name!r} can be read.")
-    copies = near_duplicate_groups(hashes, cache=encoder.cache)
-    table = _as_table(drawn, encoder, features, copies)
+    copy_groups = near_duplicate_groups(
+        hashes, features=features, copies=copies, cache=encoder.cache
+    )
+    table = _as_table(drawn, encoder, features, copy_groups)
     if declared is not None:
         table = table.with_groups(declared[drawn_rows])
     if errors is None or not errors_by_row:

@@ -328,35 +328,50 @@ class FeatureTable:
         rows = np.asarray(features, np.float32)
         return replace(self, features=rows, provenance=updated)
 
-    def with_groups(self, groups: ArrayLike) -> FeatureTable:
+    def with_groups(
+        self, groups: ArrayLike, *, merge_copies: bool = True
+    ) -> FeatureTable:
         """Return the table with other groups, (n,), merged with its near-duplicates.
 
-        `groups` are names or numbers; ValueError if one is missing. A warning names the
-        first two that near-duplicates join, `cliplib.features.groups.merged_groups`
-        lists all. Published folds are set to 0: they need not keep these groups whole.
+        `groups` are names or numbers; ValueError if one is missing. Where
+        near-duplicates join some of them, a warning says how many became how many, and
+        names the first two; `groups_joined_by_copies` lists all. Without `merge_copies`
+        the groups stay as they are. Published folds are set to 0: they need not keep
+        these groups whole.
         """
-        merged = merge_groups(self.copies, groups)
-        self._warn_of_merged_groups(groups)
+        declared = number_groups(groups)
+        merged = merge_groups(self.copies, declared) if merge_copies else declared
+        if merge_copies:
+            self._warn_of_joined_groups(groups, len(np.unique(merged)))
         return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
 
-    def _warn_of_merged_groups(self, groups: ArrayLike) -> None:
-        """Warn, once, of the first two of the given groups, (n,), that copies join.
+    def groups_joined_by_copies(self, groups: ArrayLike) -> pd.DataFrame:
+        """List which of the given groups, (n,), near-duplicates join.
 
-        Without such groups nothing is logged.
+        See `cliplib.features.groups.merged_groups`; the images of each pair are an
+        image and the first of its copies.
         """
-        # Pairs of near-duplicates: each image, and the first of its copies.
-        rows = np.arange(len(self))
         first_copies = first_row_of_group(self.copies)
-        merged = merged_groups(self.ids.tolist(), groups, first_copies, rows)
-        if merged.empty:
+        rows = np.arange(len(self))
+        return merged_groups(self.ids.tolist(), groups, first_copies, rows)
+
+    def _warn_of_joined_groups(self, groups: ArrayLike, n_merged: int) -> None:
+        """Warn, once, where near-duplicates join some of the given groups, (n,).
+
+        `n_merged` groups are left of them.
+        """
+        joined = self.groups_joined_by_copies(groups)
+        if joined.empty:
             return
-        first = merged.iloc[0]
+        first = joined.iloc[0]
+        n_declared = len(np.unique(number_groups(groups)))
         warn_once(
             logger,
-            f"Near-duplicates merge groups that were declared apart (pairs of groups: "
-            f"{len(merged)}), first {first.group_a} and {first.group_b}, of which "
-            f"{first.image_a} and {first.image_b} show the same. They are kept "
-            "together: see whether images or declaration are at fault.",
+            f"Near-duplicates join declared groups: {n_declared} become {n_merged}. "
+            f"{first.image_a} of {first.group_a} and {first.image_b} of "
+            f"{first.group_b} show the same, the first of {len(joined)} such pairs of "
+            "groups. See whether images or declaration are at fault; "
+            "copies='off' (merge_copies=False, --copies off) keeps groups as declared.",
         )
 
     def to_pandas(self) -> pd.DataFrame:

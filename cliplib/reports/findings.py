@@ -34,6 +34,7 @@ class Request:
     folder: str
     model: str = ""
     groups: str = ""
+    copies: str | float = "near"
     others: Sequence[str] = ()
     elsewhere: str = ""
     boxes: str = ""

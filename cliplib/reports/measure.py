@@ -27,7 +27,6 @@ from cliplib.features.extract import encode
 from cliplib.features.groups import (
     declared_groups,
     joined_files,
-    merged_groups,
     suggested_pattern,
 )
 from cliplib.features.table import FeatureTable
@@ -79,6 +78,7 @@ def measure(
     *,
     model: str = "",
     groups: str = "",
+    copies: str | float = "near",
     others: Sequence[str] = (),
     elsewhere: str = "",
     boxes: str = "",
@@ -98,6 +98,9 @@ def measure(
     groups
         A CSV file (file, group), or a regular expression with the group in its
         parentheses: what belongs together. "" for near-duplicates only.
+    copies
+        Which images count as copies: "off", "exact", "near", or the smallest
+        correlation of detail that makes one. Copies are kept together.
     others
         More vision models to set beside CLIP, by hub id or folder.
     elsewhere
@@ -128,6 +131,7 @@ def measure(
         os.fspath(folder),
         model=model,
         groups=groups,
+        copies=copies,
         others=others,
         elsewhere=elsewhere,
         boxes=boxes,
@@ -181,6 +185,7 @@ def encode_folder(request: Request) -> Encoded:
         place,
         encoder,
         groups=request.groups or None,
+        copies=request.copies,
         limit=request.limit,
         seed=request.seed,
         errors=errors_by_id,
@@ -208,7 +213,13 @@ def find_out(encoded: Encoded) -> Findings:
             bar.update()
             return result
 
-        audit = step("copies", audit_dataset, encoded.dataset, cache=encoder.cache)
+        audit = step(
+            "copies",
+            audit_dataset,
+            encoded.dataset,
+            copies=request.copies,
+            cache=encoder.cache,
+        )
         images = describe_images(encoded, audit)
         rows = rows_of_pairs(audit, table)
         words = zero_shot(encoder, table, default_phrases(table.classes))
@@ -312,7 +323,9 @@ def who_belongs_together(
     ids = images.table.ids.tolist()
     if request.groups:
         declared = declared_groups(ids, request.groups)  # names, in order of ids
-        merged = merged_groups(ids, declared, pairs["row_a"], pairs["row_b"])
+        merged = images.table.groups_joined_by_copies(declared)
+        if request.copies == "off":
+            merged = merged.iloc[:0]
         if request.anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
         return Belonging(True, "", [], merged)
