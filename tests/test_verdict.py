@@ -14,7 +14,11 @@ import pytest
 from cliplib import evaluate
 from cliplib.data.arrays import Floats, Ints
 from cliplib.evaluation.intervals import Share
+from cliplib.inspection.archives import Archive, Part
 from cliplib.inspection.file_values import OneClassValue
+from cliplib.inspection.lookalikes import LookAlikes
+from cliplib.inspection.own_split import OwnSplit
+from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports import cautions
 from cliplib.reports.cautions import Caution
@@ -106,12 +110,11 @@ def elsewhere(wrong: tuple[int, int]) -> Elsewhere:
 def word_of(
     found: Methods,
     *reasons: Caution | None,
-    belonging: Belonging = DECLARED,
     fewest_groups: int = 200,
 ) -> str:
     """Return the word by the numbers, limited by cautions."""
     word = word_by_accuracy(found, fewest_groups)
-    return limited_word(word, [reason for reason in reasons if reason], belonging)
+    return limited_word(word, [reason for reason in reasons if reason])
 
 
 # --- The word
@@ -149,9 +152,8 @@ def test_a_rare_class_that_is_ranked_first_is_no_no() -> None:
     assert word_of(found) == "Only in part"
 
 
-def test_yes_needs_declared_groups_and_twenty_of_each_class() -> None:
+def test_yes_needs_twenty_groups_of_each_class() -> None:
     assert word_of(methods()) == "Yes"
-    assert word_of(methods(), belonging=UNDECLARED) == "Probably"
     assert word_of(methods(), fewest_groups=19) == "Probably"
     assert word_of(methods(), fewest_groups=20) == "Yes"
 
@@ -220,11 +222,70 @@ def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
 
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
     caution = cautions.of_series(IN_NAMES)
-    assert word_of(methods(), caution, belonging=IN_NAMES) == "Perhaps"
+    assert word_of(methods(), caution) == "Perhaps"
     assert cautions.of_series(DECLARED) is None
     step = declare_groups(IN_NAMES, "cliplib report f --out o")
     assert step is not None
     assert step.command == r"cliplib report f --out o --groups '(.+)_\d+'"
+
+
+@pytest.mark.parametrize(
+    ("cosine", "belonging", "word"),
+    [
+        (0.79, UNDECLARED, "Yes"),
+        (0.8, UNDECLARED, "Perhaps"),
+        (0.8, DECLARED, "Probably"),  # the groups may be declared too narrowly
+    ],
+)
+def test_images_that_look_like_views_of_fewer_things_limit_the_word(
+    cosine: float, belonging: Belonging, word: str
+) -> None:
+    alike = LookAlikes(cosine, [(0, 5, 0.9)], np.arange(9), Share(0.6, 0.5, 0.7))
+    caution = cautions.of_look_alikes(alike, belonging, methods())
+    assert word_of(methods(), caution) == word
+    if caution:
+        assert caution.rows == [0, 5] and caution.evidence["accuracy"] == 0.6
+
+
+def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
+    assert cautions.of_seen(None) is None
+    assert cautions.of_seen(Seen(np.arange(3), 100)) is None  # may be chance
+    caution = cautions.of_seen(Seen(np.arange(40), 100))
+    assert caution is not None and caution.evidence["images"] == 40
+    assert word_of(methods(), caution) == "Probably"
+    assert "40%" in sentence("Probably", methods(), [caution], DECLARED)
+
+
+@pytest.mark.parametrize(
+    ("by", "name", "word"),
+    [
+        ("form of name", "archive-inside-class", "Probably"),
+        ("cluster", "cluster-inside-class", "Yes"),
+    ],
+)
+def test_an_archive_inside_a_class_is_told_with_both_parts(
+    by: str, name: str, word: str
+) -> None:
+    part = Part("mr#", 60, 20, Share(0.97, 0.9, 1), [1, 2])
+    rest = Part("others", 40, 20, Share(0.41, 0.3, 0.5), [3, 4])
+    archive = Archive(by, "glass", part, rest, Share(0.56, 0.4, 0.7), only_here=False)
+    caution = cautions.of_archive(archive)
+    assert caution.id == name and caution.rows == [1, 2, 3, 4]
+    assert "97%" in caution.message and "41%" in caution.message
+    assert word_of(methods(), caution) == word
+
+
+def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
+    ladder = pd.DataFrame(
+        [[0.97, 0.9, 1, 50], [0.8, 0.7, 0.9, 200]],
+        index=["own split", "by group"],
+        columns=["value", "low", "high", "images"],
+    )
+    shared = pd.DataFrame({"file": ["a.png"]})
+    caution = cautions.of_own_split(OwnSplit(ladder, shared))
+    assert caution is not None and "splits.csv" in caution.message
+    assert caution.evidence["test"] == 50 and caution.evidence["shared"] == 1
+    assert cautions.of_own_split(OwnSplit(ladder, shared[:0])) is None
 
 
 def test_a_missed_class_limits_the_word() -> None:

@@ -13,7 +13,11 @@ import pandas as pd
 
 from cliplib.data.wording import counted, listing, percent, points, whole_percent
 from cliplib.evaluation.intervals import Share
+from cliplib.inspection.archives import CLUSTER, FORM, Archive
 from cliplib.inspection.file_values import OneClassValue
+from cliplib.inspection.lookalikes import LookAlikes
+from cliplib.inspection.own_split import BY_GROUP, OWN_SPLIT, OwnSplit
+from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Belonging, Findings
@@ -41,11 +45,16 @@ IDS = (
     "shortcut",
     "worse-elsewhere",
     "groups-in-names",
+    "look-alikes",
+    "seen-in-training",
+    "archive-inside-class",
+    "own-split",
     "one-class-value",
     "class-missed",
     "imbalance",
     "groups-merged",
     "label-conflicts",
+    "cluster-inside-class",
     "labels-in-doubt",
     "unreadable-files",
 )
@@ -103,6 +112,10 @@ def find_cautions(findings: Findings) -> list[Caution]:
         of_shortcuts(findings.shortcuts),
         of_elsewhere(findings.elsewhere, methods),
         of_series(findings.belonging),
+        of_look_alikes(findings.look_alikes, findings.belonging, methods),
+        of_seen(findings.seen),
+        *map(of_archive, findings.archives),
+        of_own_split(findings.own_split),
         *map(of_one_class_value, findings.one_class_values),
         of_missed_class(methods),
         of_imbalance(methods),
@@ -259,6 +272,111 @@ def of_series(belonging: Belonging) -> Caution | None:
         "if many did",
         evidence={"pattern": belonging.pattern},
         files=list(belonging.series),
+    )
+
+
+def of_look_alikes(
+    alike: LookAlikes, belonging: Belonging, methods: Methods
+) -> Caution | None:
+    """Say that the images look like views of fewer things.
+
+    Where groups are declared, images of different groups are that alike.
+    """
+    if not alike.many:
+        return None
+    bound = ""
+    if alike.accuracy is not None:
+        bound = (
+            f" With {alike.n_clusters} clusters of look-alikes kept whole, "
+            f"{percent(alike.accuracy)} come out right: a lower bound, as "
+            f"{percent(methods.share('accuracy'))} may be too good."
+        )
+    return Caution(
+        "look-alikes",
+        "medium" if belonging.declared else "high",
+        "The images look like views of fewer things, as pairs of them show "
+        f"(median cosine {alike.median_cosine:.2f}).{bound}",
+        at_most="Probably" if belonging.declared else "Perhaps",
+        condition=""
+        if belonging.declared
+        else "no two images here show the same object, though they look as if many did",
+        evidence={
+            "median_cosine": alike.median_cosine,
+            "clusters": alike.n_clusters,
+            **(_numbers("accuracy", alike.accuracy) if alike.accuracy else {}),
+        },
+        rows=[row for a, b, _ in alike.pairs for row in (a, b)],
+    )
+
+
+def of_seen(seen: Seen | None) -> Caution | None:
+    """Say that the encoder was trained on some of these images."""
+    if seen is None or not seen.notable:
+        return None
+    share = whole_percent(seen.share)
+    return Caution(
+        "seen-in-training",
+        "medium",
+        f"The encoder was trained on {counted(len(seen.rows), 'image')} of these "
+        f"({share}): it may know them better than new ones.",
+        at_most="Probably",
+        condition=f"the encoder, which has seen {share} of these, knows them as well",
+        evidence={"images": len(seen.rows), "share": seen.share},
+        rows=seen.rows.tolist(),
+    )
+
+
+def of_archive(archive: Archive) -> Caution:
+    """Say that a part of a class fares otherwise, or came another way."""
+    part, rest = archive.part, archive.rest
+    which = f"of the {archive.by} {part.name!r}"
+    if archive.by == FORM:
+        which = f"with names like {part.name!r}"
+    elif archive.by == CLUSTER:
+        which = "of one cluster of its features"
+    message = (
+        f"Of {archive.class_name}, {percent(part.accuracy)} of the images {which} come "
+        f"out right ({part.n_images:,}), and {percent(rest.accuracy)} of the others."
+    )
+    if archive.only_here:
+        message += " No other class has such names: they may be of another archive."
+    is_cluster = archive.by == CLUSTER
+    return Caution(
+        "cluster-inside-class" if is_cluster else "archive-inside-class",
+        "low" if is_cluster else "medium",
+        message,
+        at_most="Yes" if is_cluster else "Probably",
+        evidence={
+            "class": archive.class_name,
+            "by": archive.by,
+            "part": part.name,
+            **_numbers("part", part.accuracy),
+            **_numbers("rest", rest.accuracy),
+        },
+        rows=[*part.examples, *rest.examples],
+    )
+
+
+def of_own_split(split: OwnSplit | None) -> Caution | None:
+    """Say that the folder's own test images have copies or groups in training."""
+    if split is None or split.shared.empty:
+        return None
+    own = Share.of(split.ladder.loc[OWN_SPLIT])
+    by_group = Share.of(split.ladder.loc[BY_GROUP])
+    n_test = int(split.ladder.at[OWN_SPLIT, "images"])
+    return Caution(
+        "own-split",
+        "medium",
+        f"Of the {counted(n_test, 'test image')} of the folder's own split, "
+        f"{len(split.shared):,} have a copy or their group in training. There, "
+        f"{percent(own)} come out right; by group {percent(by_group)}. splits.csv has "
+        "a split that keeps groups whole.",
+        evidence={
+            "test": n_test,
+            "shared": len(split.shared),
+            **_numbers("own_split", own),
+            **_numbers("by_group", by_group),
+        },
     )
 
 

@@ -136,6 +136,7 @@ def document(findings: Findings, title: str = "") -> Document:
     makers: dict[str, Callable[[Findings], Iterator[Block]]] = {
         "The images": _images,
         "Near-duplicates": _copies,
+        "The folder's own split": _own_split,
         "Without a look at any object": _shortcuts,
         "What each method gets right": _methods,
         "Errors": _errors,
@@ -269,6 +270,23 @@ def pictures_of_copies(findings: Findings) -> Pictures:
         "with two labels come first.",
         [_picture(findings, row) for row in rows],
     )
+
+
+def _own_split(findings: Findings) -> Iterator[Block]:
+    """Yield accuracy on the folder's own split and by stricter protocols."""
+    split = findings.own_split
+    if split is None:
+        return
+    rungs = split.ladder[["images"]].assign(right=_shares_of(split.ladder))
+    yield table_of(
+        "What the folder's own split says of the best probe, and what folds say that "
+        "keep nothing, copies or groups together.",
+        rungs,
+    )
+    if len(split.shared) and not findings.request.anonymous:
+        yield table_of(
+            "Test images that have a copy or their group in training.", split.shared
+        )
 
 
 def _shortcuts(findings: Findings) -> Iterator[Block]:

@@ -18,7 +18,11 @@ from PIL import Image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import Audit
 from cliplib.features.table import FeatureTable
+from cliplib.inspection.archives import Archive
 from cliplib.inspection.file_values import OneClassValue
+from cliplib.inspection.lookalikes import LookAlikes
+from cliplib.inspection.own_split import OwnSplit
+from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.elsewhere import Elsewhere
@@ -168,6 +172,10 @@ class Findings:
         Probes that see no object, the strongest first.
     one_class_values
         Values of a field of the files that belong to one class.
+    look_alikes
+        How alike images of different groups are.
+    archives
+        Parts of a class that fare otherwise, or came another way.
     other_encoders
         Vision models beside CLIP.
     suspects
@@ -176,6 +184,11 @@ class Findings:
         Would more labels pay, are probabilities true, and what goes wrong.
     aid
         A classifier that abstains when unsure, made of the best probe.
+    seen
+        Images that the encoder was trained on; None where nothing is known of that.
+    own_split, splits
+        What the folder's own split says, and one that keeps groups whole; None where it
+        has none, or groups cannot be kept whole.
     elsewhere
         The images of another folder; None if none is named.
     erased
@@ -190,12 +203,17 @@ class Findings:
     methods: Methods
     shortcuts: Sequence[Shortcut]
     one_class_values: Sequence[OneClassValue]
+    look_alikes: LookAlikes
+    archives: Sequence[Archive]
     other_encoders: Sequence[OtherEncoder]
     suspects: pd.DataFrame
     curve: Curve
     trust: Trust
     errors: Sequence[Error]
     aid: DecisionAid
+    seen: Seen | None = None
+    own_split: OwnSplit | None = None
+    splits: pd.DataFrame | None = None
     elsewhere: Elsewhere | None = None
     erased: Erased | None = None
 

@@ -30,9 +30,13 @@ from cliplib.features.groups import (
     suggested_pattern,
 )
 from cliplib.features.table import FeatureTable
+from cliplib.inspection.archives import archives_inside
 from cliplib.inspection.erase import Box
 from cliplib.inspection.file_values import values_of_one_class
+from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
+from cliplib.inspection.own_split import OwnSplit, corrected_splits, own_split
+from cliplib.inspection.seen import Seen, seen_in_training
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.traces import file_fields
 from cliplib.inspection.words import zero_shot
@@ -203,7 +207,7 @@ def find_out(encoded: Encoded) -> Findings:
     table = encoded.table
     files = encoded.files
     plan = plan_evaluation(table, seed=request.seed)
-    with tqdm(desc="measure", total=9, unit="step") as bar:
+    with tqdm(desc="measure", total=12, unit="step") as bar:
 
         def step(
             name: str, function: Callable[..., Result], *args: Any, **more: Any
@@ -234,10 +238,21 @@ def find_out(encoded: Encoded) -> Findings:
             seed=plan.seed,
             cache=encoder.cache,
         )
+        probe = methods.method.estimator
+        alike = step(
+            "look-alikes",
+            look_alikes,
+            plan.table.with_readout("deep"),
+            probe,
+            n_splits=plan.n_splits,
+            seed=plan.seed,
+        )
+        seen = step("seen images", find_seen, encoder, files)
+        split = step("own split", measure_own_split, plan, methods)
         others = step("other encoders", measure_others, encoded, plan, methods)
         curve = step("learning curve", measure_curve, plan, methods)
         fitted = fit_with_groups(
-            methods.method.estimator,
+            probe,
             methods.method.table.features,
             methods.labels,
             methods.groups,
@@ -253,12 +268,19 @@ def find_out(encoded: Encoded) -> Findings:
             methods=methods,
             shortcuts=shortcuts,
             one_class_values=values_of_one_class(images.facts, table),
+            look_alikes=alike,
+            archives=archives_inside(
+                plan.table, methods.predicted, images.facts, seed=plan.seed
+            ),
             other_encoders=others,
             suspects=suspect_labels(table.labels, methods.proba),
             curve=curve,
             trust=measure_trust(plan, methods),
             errors=errors,
             aid=aid,
+            seen=seen,
+            own_split=split,
+            splits=split_anew(plan) if split else None,
             elsewhere=step("elsewhere", judge_other_folder, encoded, fitted, aid),
             erased=step("erased", erase_objects, encoded, plan, methods),
         )
@@ -362,6 +384,32 @@ def measure_trust(plan: EvaluationPlan, methods: Methods) -> Trust:
         quantile_reliability(table.labels, methods.proba, table.groups, seed=plan.seed),
         risk_coverage(is_right, methods.proba.max(axis=1)),
     )
+
+
+def find_seen(encoder: ClipEncoder, files: Sequence[Any]) -> Seen | None:
+    """Find images that the encoder was trained on; None where that is not known."""
+    if encoder.name != "mini":
+        return None
+    return seen_in_training(files, cache=encoder.cache)
+
+
+def measure_own_split(plan: EvaluationPlan, methods: Methods) -> OwnSplit | None:
+    """Return what the folder's own split says of the best probe; None without one."""
+    probe, table = methods.method
+    return own_split(
+        table,
+        probe,
+        n_splits=plan.n_splits,
+        seed=plan.seed,
+        by_group=methods.predicted,
+    )
+
+
+def split_anew(plan: EvaluationPlan) -> pd.DataFrame | None:
+    """Return a split and folds that keep groups whole; None where they are too few."""
+    if not plan.groups_kept_apart:
+        return None
+    return corrected_splits(plan.table, n_splits=plan.n_splits, seed=plan.seed)
 
 
 def explain_errors(

@@ -101,7 +101,8 @@ def answers_table(findings: Findings) -> pd.DataFrame:
 
     Columns: image (a number from 1), file, label, answer, probability, group, suspect
     (the likely class of a label that looks wrong), copy_of (the first of its
-    near-duplicates), what `file_fields` says, and error (why a file cannot be read).
+    near-duplicates), seen ("yes" for images that the encoder was trained on), what
+    `file_fields` says, and error (why a file cannot be read).
     Files that cannot be read come last, with file and error alone; all that is missing
     is "".
     """
@@ -109,6 +110,9 @@ def answers_table(findings: Findings) -> pd.DataFrame:
     methods = findings.methods
     classes = np.array(methods.classes)
     suspect = np.full(len(images.table), "", dtype=object)
+    seen = np.full(len(images.table), "", dtype=object)
+    if findings.seen is not None:
+        seen[findings.seen.rows] = "yes"
     suspect[findings.suspects["row"]] = classes[findings.suspects["likely"]]
     files = pd.Series(images.table.ids.astype(object))
     first_copy = files.groupby(images.table.copies).transform("first")
@@ -122,6 +126,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
             "group": methods.groups,
             "suspect": suspect,
             "copy_of": first_copy.where(first_copy != files, ""),
+            "seen": seen,
         }
     )
     read = read.join(images.facts.reset_index(drop=True)).assign(error="")

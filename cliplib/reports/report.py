@@ -52,7 +52,8 @@ def report(
         Of class folders.
     out
         The folder that gets report.html, report.pdf, report.json, answers.csv,
-        copies.csv and the decision aid, aid. An older report there is replaced.
+        copies.csv and the decision aid, aid; of a folder with its own split also
+        splits.csv, one that keeps groups whole. An older report there is replaced.
     title
         By default the name of the folder of images, if that is not anonymous.
     options
@@ -134,6 +135,8 @@ def write_report(
         (new / "report.json").write_text(about, "utf-8", newline="\n")
         write_csv(answers_table(findings), new / "answers.csv")
         write_csv(copies_table(findings), new / "copies.csv")
+        if findings.splits is not None:
+            write_csv(findings.splits, new / "splits.csv")
         findings.aid.save(place / "aid")
     return [place / name for name in WRITTEN]
 

@@ -133,7 +133,7 @@ def verdict(findings: Findings) -> Verdict:
     cautions = find_cautions(findings)
     groups_per_class = findings.images.groups_per_class
     word = word_by_accuracy(methods, min(groups_per_class.values()))
-    word = limited_word(word, cautions, findings.belonging)
+    word = limited_word(word, cautions)
     return Verdict(
         word=word,
         accuracy=methods.share("accuracy"),
@@ -180,12 +180,9 @@ def may_beat_chance(methods: Methods) -> bool:
     return balanced.high >= 1 / len(methods.classes) + USEFUL_GAIN
 
 
-def limited_word(word: str, cautions: Sequence[Caution], belonging: Belonging) -> str:
-    """Return the word, or a lower one where a caution or missing groups limit it."""
-    limits = [word, *(caution.at_most for caution in cautions)]
-    if not belonging.declared:
-        limits.append("Probably")
-    return min(limits, key=WORDS.index)
+def limited_word(word: str, cautions: Sequence[Caution]) -> str:
+    """Return the word, or a lower one where a caution limits it."""
+    return min([word, *(caution.at_most for caution in cautions)], key=WORDS.index)
 
 
 def sentence(
