@@ -104,7 +104,8 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
     first = arguments[0]
     if first in ("-h", "--help", "--version") or first in commands:
         return [*arguments]
-    if not first.startswith("-") and not os.path.isdir(first):
+    is_source = os.path.exists(first) or first.startswith("hf://datasets/")
+    if not first.startswith("-") and not is_source:
         alike = difflib.get_close_matches(first, commands, 1)
         hint = f"did you mean {alike[0]!r}?" if alike else "name one that exists."
         raise ValueError(
@@ -192,8 +193,11 @@ def _add_shared_arguments(
         "folder",
         metavar="FOLDER",
         help="one folder of images for each class, with or without train, val and test "
-        "folders above them",
+        "folders above them; a CSV file with the columns file and label, and group and "
+        "split where they are known; or a data set of the hub, hf://datasets/OWNER/NAME",
     )
+    for option, what in COLUMN_OPTIONS.items():
+        parser.add_argument(option, default="", metavar="NAME", help=what)
     parser.add_argument("--out", required=True, metavar=out, help=out_help)
     _add_model_argument(parser)
     parser.add_argument(
@@ -257,6 +261,14 @@ def _copies(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+COLUMN_OPTIONS = {
+    "--image-column": "which column holds the images of a data set, or a CSV's files",
+    "--label-column": "which column holds the labels",
+    "--split": "the only split to take, such as train",
+    "--revision": "branch, tag or commit of a data set of the hub",
+}
+
+
 def _seed(text: str) -> int:
     """Return a seed from the command line; an argparse error if it is none."""
     if not text.isdecimal() or int(text) >= 2**32:
@@ -275,7 +287,7 @@ def train(folder: str, out: str, **options: Any) -> None:
     from cliplib.reports.report import check_places
     from cliplib.reports.verdict import verdict
 
-    check_places(folder, out)
+    check_places(folder, out, **options)
     check_aid_can_be_saved(out)
     command = command_line("train", folder, out, **options)
     findings = measure(folder, command=command, **options)
@@ -331,7 +343,7 @@ def command_line(name: str, folder: str, out: str, **options: Any) -> str:
     for option, value in options.items():
         if not value or (option, value) == ("copies", "near"):
             continue
-        words.append(f"--{option}")
+        words.append(f"--{option.replace('_', '-')}")
         if value is True:  # a flag has no value
             continue
         texts = value if isinstance(value, list) else [str(value)]

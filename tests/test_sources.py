@@ -202,3 +202,28 @@ def test_a_table_needs_neither_torch_nor_datasets() -> None:
     imported = set(done.stdout.split())
     assert "cliplib.features.table" in imported
     assert not imported & {"torch", "transformers", "datasets", "huggingface_hub"}
+
+
+def test_the_command_line_takes_a_table_and_its_columns(
+    folder, tmp_path, capsys, monkeypatch
+):
+    from cliplib import __main__ as cli
+
+    asked = {}
+
+    def measure(source, **options):
+        asked.update(options, source=source)
+        raise ValueError("that is all")
+
+    monkeypatch.setattr("cliplib.reports.measure.measure", measure)
+    files = folder / "files.csv"
+    as_frame(folder).rename(columns={"label": "kind"}).to_csv(files, index=False)
+    out = str(tmp_path / "aid")
+    named = ["--label-column", "kind", "--split", "train"]
+    assert cli.main([str(files), "--out", out, *named]) == 1
+    assert capsys.readouterr().err == "that is all\n"
+    assert asked["source"] == str(files)
+    assert (asked["label_column"], asked["split"]) == ("kind", "train")
+    assert asked["command"].endswith("--label-column kind --split train")
+    assert cli.main(["train", str(files), "--out", out]) == 1
+    assert "has no column 'label', but file, kind, split" in capsys.readouterr().err

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 HUB = "hf://datasets/"
 TABLES = (".csv", ".tsv", ".txt")  # suffixes of tables of files
 
+SOURCE_OPTIONS = ("image_column", "label_column", "split", "revision")
+"""What `load_dataset` may be told of a source."""
+
 Source: TypeAlias = Union[
     str, os.PathLike[str], pd.DataFrame, "datasets.Dataset", "datasets.DatasetDict"
 ]
@@ -142,16 +145,12 @@ def _refuse(columns: Columns, what: str, *names: str) -> None:
             raise ValueError(f"{what} has no {name} {value!r}: leave it out.")
 
 
-def check_classes(source: Source, **columns: str) -> None:
-    """Raise ValueError for a source of fewer than two classes.
-
-    An OSError or ValueError names any other fault, such as a missing folder. `columns`
-    are those of `load_dataset`.
-    """
-    classes = load_dataset(source, **columns).features["label"].names
+def check_classes(dataset: datasets.Dataset, name: str) -> None:
+    """Raise ValueError for images of fewer than two classes; `name` is their source."""
+    classes = dataset.features["label"].names
     if len(classes) < 2:
         raise ValueError(
-            f"{source} needs images of two classes or more, each in a folder of its "
+            f"{name} needs images of two classes or more, each in a folder of its "
             f"own; there is only {classes[0]!r}."
         )
 

@@ -130,7 +130,7 @@ def document(findings: Findings, title: str = "") -> Document:
     if not title and findings.request.anonymous:
         title = "A folder of images"
     elif not title:
-        title = Path(findings.request.folder).resolve().name
+        title = Path(findings.request.place).resolve().name
     today = date.today()
     judged = verdict(findings)
     makers: dict[str, Callable[[Findings], Iterator[Block]]] = {

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +64,10 @@ class Elsewhere:
     wrong: Share
 
 
-def check_shared_classes(folder: str, home: str) -> None:
-    """Raise ValueError where two folders have no class folder of the same name."""
+def check_shared_classes(folder: str, home: datasets.Dataset) -> None:
+    """Raise ValueError where a folder and images at home share no class."""
     theirs = load_dataset(folder).features["label"].names
-    ours = load_dataset(home).features["label"].names
+    ours = home.features["label"].names
     if not set(theirs) & set(ours):
         raise ValueError(
             f"{folder} holds the classes {', '.join(theirs)}, and none of "

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from PIL import Image
 
+from cliplib.data.datasets import Source
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import Audit
 from cliplib.features.table import FeatureTable
@@ -35,7 +36,7 @@ from cliplib.reports.questions import Curve
 class Request:
     """What is asked for: the arguments of `measure`."""
 
-    folder: str
+    folder: Source
     model: str = ""
     groups: str = ""
     copies: str | float = "near"
@@ -46,6 +47,13 @@ class Request:
     seed: int = 0
     anonymous: bool = False
     command: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """The folder, file or hub id of the images; "images" for what has none."""
+        is_place = isinstance(self.folder, str | os.PathLike)
+        return os.fspath(self.folder) if is_place else "images"
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +232,7 @@ class Findings:
             return self.request.command
         if self.request.anonymous:
             return "cliplib report FOLDER --out OUT --anonymous"
-        return f"cliplib report {shlex.quote(self.request.folder)} --out OUT"
+        return f"cliplib report {shlex.quote(self.request.place)} --out OUT"
 
     @property
     def encoder_name(self) -> str:

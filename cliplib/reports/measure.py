@@ -17,7 +17,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cliplib.data.cache import map_images
-from cliplib.data.datasets import check_classes, default_phrases, load_dataset
+from cliplib.data.datasets import (
+    Source,
+    check_classes,
+    default_phrases,
+    load_dataset,
+)
 from cliplib.data.wording import counted
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
@@ -78,7 +83,7 @@ Result = TypeVar("Result")
 
 
 def measure(
-    folder: str | os.PathLike[str],
+    folder: Source,
     *,
     model: str = "",
     groups: str = "",
@@ -90,13 +95,14 @@ def measure(
     seed: int = 0,
     anonymous: bool = False,
     command: str = "",
+    **columns: str,
 ) -> Findings:
-    """Measure how far a frozen CLIP and light probes can sort a folder of images.
+    """Measure how far a frozen CLIP and light probes can sort images.
 
     Parameters
     ----------
-    folder
-        Of class folders, with or without train, val and test folders above them.
+    folder, **columns
+        Of class folders, or any other source of images: see `load_dataset`.
     model
         Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
     groups
@@ -132,7 +138,7 @@ def measure(
         or groups, boxes or the other folder do not fit it.
     """
     request = Request(
-        os.fspath(folder),
+        folder,
         model=model,
         groups=groups,
         copies=copies,
@@ -143,6 +149,7 @@ def measure(
         seed=seed,
         anonymous=anonymous,
         command=command,
+        columns=columns,
     )
     encoded = encode_folder(request)
     return find_out(encoded)
@@ -173,12 +180,11 @@ def encode_folder(request: Request) -> Encoded:
     What can be refused before the encoding, which takes minutes, is refused first, with
     an OSError or ValueError; after it, too few images that could be read are.
     """
-    place = os.path.abspath(request.folder)
-    check_classes(place)
+    dataset = load_dataset(request.folder, **request.columns)
+    check_classes(dataset, request.place)
     if request.elsewhere:
-        check_shared_classes(request.elsewhere, place)
-    dataset = load_dataset(place)
-    check_number_of_images(dataset, request.folder)
+        check_shared_classes(request.elsewhere, dataset)
+    check_number_of_images(dataset, request.place)
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
     others = load_other_encoders(request.others, anonymous=request.anonymous)
     encoder = ClipEncoder(request.model or None)
@@ -186,7 +192,7 @@ def encode_folder(request: Request) -> Encoded:
         encoder.name = anonymous_name(encoder)
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
     table = encode(
-        place,
+        dataset,
         encoder,
         groups=request.groups or None,
         copies=request.copies,

@@ -13,7 +13,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cliplib.data.cache import cache_folder
-from cliplib.data.datasets import check_classes
+from cliplib.data.datasets import (
+    SOURCE_OPTIONS,
+    Source,
+    check_classes,
+    load_dataset,
+)
 from cliplib.data.files import replacing
 from cliplib.data.wording import listing
 from cliplib.reports.aid_folder import check_aid_can_be_saved
@@ -38,18 +43,18 @@ REPORT_PACKAGES = (
 
 
 def report(
-    folder: str | os.PathLike[str],
+    folder: Source,
     out: str | os.PathLike[str],
     *,
     title: str = "",
     **options: Any,
 ) -> Findings:
-    """Measure a folder of images; write page, PDF, tables and decision aid.
+    """Measure images; write page, PDF, tables and decision aid.
 
     Parameters
     ----------
     folder
-        Of class folders.
+        Of class folders, or any other source of images: see `load_dataset`.
     out
         The folder that gets report.html, report.pdf, report.json, answers.csv,
         copies.csv and the decision aid, aid; of a folder with its own split also
@@ -57,7 +62,7 @@ def report(
     title
         By default the name of the folder of images, if that is not anonymous.
     options
-        Those of `measure`.
+        Those of `measure`, such as image_column and split.
 
     Raises
     ------
@@ -66,7 +71,7 @@ def report(
     OSError, ValueError
         If `folder` or `out` cannot be used, or as from `measure`.
     """
-    check_places(folder, out)
+    check_places(folder, out, **options)
     check_extra()
     # Else matplotlib would keep its list of typefaces in a place of its own.
     os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
@@ -79,14 +84,16 @@ def report(
     return findings
 
 
-def check_places(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+def check_places(folder: Source, out: str | os.PathLike[str], **options: Any) -> None:
     """Raise OSError or ValueError if `folder` or `out` cannot be used.
 
-    `folder` must hold two class folders or more; `out`, for results, must not lie
-    within it, nor be a file.
+    `folder` must hold images of two classes or more; `out`, for results, must not lie
+    within it, nor be a file. Of the `options` only those of `load_dataset` count.
     """
-    check_classes(folder)
-    if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+    columns = {name: options[name] for name in SOURCE_OPTIONS if name in options}
+    check_classes(load_dataset(folder, **columns), str(folder))
+    is_place = isinstance(folder, str | os.PathLike)
+    if is_place and Path(out).resolve().is_relative_to(Path(str(folder)).resolve()):
         raise ValueError(
             f"{out} lies within {folder}, whose folders are classes: choose another "
             "place."
