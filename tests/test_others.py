@@ -38,6 +38,7 @@ from cliplib.encoders.vision import VisionEncoder, load_encoder
 from cliplib.features.extract import encode
 from cliplib.inspection.words import zero_shot
 from cliplib.probes.linear import LinearProbe
+from cliplib.reports.decision_aid import DecisionAid
 
 TOWER = {
     "hidden_size": 32,
@@ -232,10 +233,14 @@ def encoders(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, photos):
+    rng = np.random.default_rng(1)
     for name in ("cat", "dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
-        for number, photo in enumerate(photos):
-            changed = photo if name == "cat" else photo.rotate(7)
+        for number in range(8):
+            pixels = rng.integers(0, 256, (40, 60, 3), np.uint8)
+            changed = Image.fromarray(pixels // (1 if name == "cat" else 2))
+            if name == "cat" and number < 3:
+                changed = photos[number]
             changed.save(tmp_path / "images" / name / f"{number}.png")
     return tmp_path / "images"
 
@@ -288,3 +293,12 @@ def test_the_kind_of_a_checkpoint_chooses_its_encoder(tmp_path):
         ClipEncoder(folder)
     with pytest.raises(OSError, match="nowhere.*there is no such folder"):
         load_encoder("nowhere")
+
+
+def test_a_decision_aid_works_with_any_encoder(encoders, folder, tmp_path):
+    for encoder in encoders:
+        table = encode(folder, encoder)
+        aid = DecisionAid.fit(table, encoder, probe=LinearProbe(Cs=(1.0,)), risk=1)
+        assert set(aid.classify(folder)["class"]) <= {"cat", "dog"}
+        with pytest.raises(TypeError, match="cannot be saved: only one of a ClipEnc"):
+            aid.save(tmp_path / "aid")

@@ -22,6 +22,7 @@ from cliplib.data.folder import list_files
 from cliplib.data.image import warn_once
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.calibration import fit_temperature, risk_coverage
 from cliplib.evaluation.intervals import clopper_pearson
 from cliplib.features.splits import group_train_test_split
@@ -72,7 +73,7 @@ class DecisionAid:
 
     Attributes
     ----------
-    encoder : ClipEncoder
+    encoder : Encoder
     probe : LinearProbe, KernelProbe or MLPProbe
         Fitted; its classes are indices into ``training.classes``.
     training : FeatureTable
@@ -88,7 +89,7 @@ class DecisionAid:
         How it was made, in words and numbers, by name.
     """
 
-    encoder: ClipEncoder
+    encoder: Encoder
     probe: AnyProbe = field(repr=False)
     training: FeatureTable
     temperature: float = 1.0
@@ -100,7 +101,7 @@ class DecisionAid:
     def fit(
         cls,
         table: FeatureTable,
-        encoder: ClipEncoder,
+        encoder: Encoder,
         *,
         probe: AnyProbe | None = None,
         risk: float = RISK,
@@ -125,7 +126,7 @@ class DecisionAid:
         ----------
         table : FeatureTable
             In the readout that the probe shall get.
-        encoder : ClipEncoder
+        encoder : Encoder
             What made the table.
         probe : LinearProbe, KernelProbe or MLPProbe, optional
             A copy of it is fitted. By default `default_probe` gives it.
@@ -347,6 +348,11 @@ class DecisionAid:
         the encoder that its checkpoint does not hold.
         """
         encoder = self.encoder
+        if not isinstance(encoder, ClipEncoder):
+            raise TypeError(
+                f"A decision aid of {encoder.name!r} cannot be saved: only one of a "
+                "ClipEncoder can."
+            )
         for part in (encoder.model, encoder.processor, encoder.tokenizer):
             part.save_pretrained(folder / "encoder")
         save_probe(self.probe, folder / "probe")
@@ -418,6 +424,7 @@ class DecisionAid:
         rule = (self.temperature, self.min_probability, self.min_similarity)
         if self.temperature <= 0 or np.isnan(rule).any():
             raise ValueError(f"its rule is {rule}")
+        assert isinstance(self.encoder, ClipEncoder)  # `load` makes no other
         columns = self.encoder.columns_of(self.training.readout)
         # A trial with features of zeros: it raises where sizes or classes do not fit.
         self.decide(np.zeros((1, len(columns)), np.float32))

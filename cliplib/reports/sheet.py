@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from cliplib.data.folder import list_files
 from cliplib.data.image import ImageSource, load_image
 from cliplib.data.wording import number
+from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
 from cliplib.reports.decision_aid import DecisionAid
 
@@ -217,6 +218,8 @@ def _heat_maps(
 
     `classes` has the name of that class for each image.
     """
+    if not isinstance(aid.encoder, ClipEncoder):
+        raise TypeError(f"Heat maps are drawn of a ClipEncoder, not {aid.encoder!r}.")
     labels = [aid.training.classes.index(name) for name in classes]
     batch_size = aid.encoder.batch_size  # images at a time, to keep memory small
     pictures = []
