@@ -191,6 +191,7 @@ OPTIONAL = {
     "reports.plots",
     "reports.widget",
     "encoders.cluster",
+    "encoders.encoded",
 }
 
 
