@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-# The map of the house in CONTRIBUTING.md, where each folder imports from those before it.
+# The map of the house: each folder imports from those before it.
 MAP = CONTRIBUTING.split("each imports only from those above it")[1].split("\n\n")[1]
 FLOORS = re.findall(r"^\| `(\w+)`", MAP, re.MULTILINE)
 PACKAGE = ROOT / "cliplib"
