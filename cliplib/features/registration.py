@@ -31,8 +31,8 @@ PLAIN_WARPS = tuple((s, angle) for s, angle in WARPS if s == 1 or angle == 0)
 
 COARSE_SIDE = 32
 MIN_COARSE = 0.4  # of the best cross-correlation on the grid
-MIN_SMALL = 0.6  # of detail at 32 pixels, once the map is fitted
-MIN_FITTED = 0.6  # likewise at 64 pixels, where interpolation has softened one
+MIN_SMALL = 0.55  # of detail at 32 pixels, once the map is fitted
+MIN_FITTED = 0.55  # likewise at 64 pixels, where interpolation has softened one
 STEPS = 8  # of fitting a map
 PAIRS_AT_ONCE = 256
 MIN_SHARED = 0.6  # of the area of both images
