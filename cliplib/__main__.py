@@ -304,7 +304,7 @@ def report(
     `options` are those of the command line, which `measure` takes. Returned is the exit
     status: `FAILED` if there is a warning of the kind that `fail_on` names, else 0.
     """
-    from cliplib.reports.cautions import check_threshold
+    from cliplib.reports.caution import check_threshold
     from cliplib.reports.report import WRITTEN
     from cliplib.reports.report import report as write
     from cliplib.reports.verdict import verdict

@@ -31,8 +31,9 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.saving import load_probe, save_probe
+from cliplib.reports.abstention import choose_threshold
 from cliplib.reports.aid_folder import MANIFEST, check_aid_can_be_saved
-from cliplib.reports.decision_aid import DecisionAid, choose_threshold, default_probe
+from cliplib.reports.decision_aid import DecisionAid, default_probe
 
 CLASSES = ("disc", "square", "stripes")
 PROBE = LinearProbe(Cs=(0.01, 1.0))
@@ -111,8 +112,8 @@ def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
     assert (
         0 < answered.sum() < len(rows) and wrong[answered].mean() <= risk < wrong.mean()
     )
-    assert aid.about["of these, answered"] == answered.sum()
-    assert aid.about["of the answers, wrong"] == wrong[answered].sum()
+    assert aid.held_out.answered == answered.sum()
+    assert aid.held_out.wrong == wrong[answered].sum()
     groups = len(set(rows.groups[answered]))
     highest = binomtest(round(groups * wrong[answered].mean()), groups)
     assert aid.about["highest share of errors that so few answers allow"] == (
@@ -217,7 +218,9 @@ def test_an_aid_that_never_answers_says_so_once(
     table = clouds(tiny, n=60, spread=500.0, seed=1)
     with caplog.at_level(logging.WARNING, logger="cliplib.reports"):
         aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=0)
-    warned = [r.message.partition(":")[0] for r in caplog.records if "aid" in r.name]
+    warned = [
+        r.message.partition(":")[0] for r in caplog.records if "reports" in r.name
+    ]
     assert warned == ["The decision aid abstains on everything"]
     assert aid.about["of these, answered"] == 0
     assert aid.about["highest share of errors that so few answers allow"] is None
@@ -369,7 +372,9 @@ def test_what_is_loaded_says_the_same_to_the_last_bit(
     assert again.classify(photos).equals(aid.classify(photos))
     assert again.decide(table.features).equals(aid.decide(table.features))
     assert (
-        dict(again.about) == dict(aid.about) and again.encoder.name == aid.encoder.name
+        dict(again.about) == dict(aid.about)
+        and again.held_out == aid.held_out
+        and again.encoder.name == aid.encoder.name
     )
 
 

@@ -30,13 +30,17 @@ from cliplib.data.datasets import load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.extract import encode
 from cliplib.probes.linear import LinearProbe
+from cliplib.reports import encoding
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
-from cliplib.reports.document import Section, Table, document, table_of
+from cliplib.reports.blocks import Section, Table, table_of
+from cliplib.reports.caution import IDS, SEVERITIES
+from cliplib.reports.document import document
 from cliplib.reports.elsewhere import images_elsewhere, judge_elsewhere
+from cliplib.reports.encoding import encode_folder
 from cliplib.reports.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.reports.findings import Findings, Request
-from cliplib.reports.measure import encode_folder, measure
+from cliplib.reports.measure import measure
 from cliplib.reports.page import as_html, as_pdf, lay_out
 from cliplib.reports.record import answers_table, record
 from cliplib.reports.report import (
@@ -46,7 +50,7 @@ from cliplib.reports.report import (
     locked,
     write_report,
 )
-from cliplib.reports.verdict import verdict
+from cliplib.reports.verdict import WORDS, verdict
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
 
@@ -157,8 +161,7 @@ def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
     assert {"groups-merged", "label-conflicts", "unreadable-files"} <= found
 
 
-def test_what_is_tiny_is_counted(findings: Findings) -> None:
-    assert findings.images.tiny == ["square/tiny.png"]
+def test_files_that_cannot_be_read_are_counted(findings: Findings) -> None:
     assert findings.n_files == 39 and len(findings.images.table) == 38
 
 
@@ -226,7 +229,7 @@ def test_a_folder_without_shared_classes_is_refused_first(
 ) -> None:
     (tmp_path / "o" / "cat").mkdir(parents=True)
     shutil.copy(home / "ward7" / "disc" / "disc0.png", tmp_path / "o" / "cat")
-    monkeypatch.setattr(module, "ClipEncoder", None)  # would raise
+    monkeypatch.setattr(encoding, "ClipEncoder", None)  # would raise
     with pytest.raises(ValueError, match="holds the classes cat, and none of disc"):
         measure(home / "ward7", elsewhere=str(tmp_path / "o"))
 
@@ -283,7 +286,7 @@ def test_other_encoders_that_end_alike_are_refused(home: Path, tmp_path: Path) -
     shutil.copytree(home / "tiny-dino", again)
     names = [str(home / "tiny-dino"), str(again)]
     with pytest.raises(ValueError, match="names that end differently"):
-        module.load_other_encoders(names)
+        encoding.load_other_encoders(names)
 
 
 def test_a_class_that_cannot_be_read_is_named_with_the_reason(
@@ -321,7 +324,7 @@ def test_too_few_images_or_groups_are_refused_by_the_name_of_what_was_given(
     shutil.copytree(ward, few)
     for path in sorted((few / "disc").iterdir())[3:]:
         path.unlink()
-    monkeypatch.setattr(module, "ClipEncoder", None)  # would raise
+    monkeypatch.setattr(encoding, "ClipEncoder", None)  # would raise
     with pytest.raises(ValueError, match=r"Class 'disc' of .*few has 3 images: it"):
         measure(few)
 
@@ -406,7 +409,12 @@ def test_programs_read_the_verdict_as_the_schema_says(
     conflict = next(w for w in about["warnings"] if w["id"] == "label-conflicts")
     assert set(conflict["files"]) == {"disc/disc0.png", "square/copy.png"}
     schema = Path(module.__file__).parents[1] / "reports" / "report.schema.json"
-    jsonschema.validate(about, json.loads(schema.read_text("utf-8")))
+    described = json.loads(schema.read_text("utf-8"))
+    jsonschema.validate(about, described)
+    warning = described["properties"]["warnings"]["items"]["properties"]
+    assert warning["id"]["enum"] == [*IDS]
+    assert warning["severity"]["enum"] == [*SEVERITIES]
+    assert described["properties"]["verdict"]["properties"]["word"]["enum"] == [*WORDS]
 
 
 def test_texts_of_cells() -> None:

@@ -7,14 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from cliplib import FeatureTable
 from cliplib.reports.methods import groups_per_class, plan_evaluation
-from cliplib.reports.questions import groups_needed, learning_curve, suspect_labels
+from cliplib.reports.questions import learning_curve, suspect_labels
 
 
 def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:
@@ -105,96 +104,6 @@ def test_larger_shares_hold_the_smaller_ones_and_each_class_its_part() -> None:
     NotingFits.fits.clear()
     learning_curve(NotingFits(), whole.with_features(numbered), seed=1)
     assert NotingFits.fits != by_share.ravel().tolist()
-
-
-def power_law(
-    slope: float, n: int = 4000
-) -> tuple[pd.DataFrame, list[np.ndarray], FeatureTable]:
-    """Return a curve of which the error is 0.4 at 50 groups, falling by a power."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(n) % 2
-    hard = rng.random(n)
-    sizes = np.array([50, 100, 200, 400])
-    answers = []
-    for size in sizes:
-        said = np.where(hard < 0.4 * (size / 50) ** -slope, 1 - labels, labels)
-        answers.append(np.eye(2)[said])
-    one = FeatureTable.from_arrays(np.zeros((n, 1)), labels, classes="ab")
-    return pd.DataFrame({"groups": sizes}), answers, one
-
-
-def test_a_curve_that_falls_by_a_power_is_read_forward() -> None:
-    curve, answers, whole = power_law(0.5)
-    # 0.4 · (n / 50)^−0.5 = 0.1 at n = 800, twice 400.
-    times = groups_needed(curve, answers, whole, 0.9)
-    assert times is not None
-    assert times.value == pytest.approx(2, rel=0.1)
-    # Its interval is that of lines fitted to images drawn anew.
-    wrong = np.stack([proba.argmax(axis=1) != whole.labels for proba in answers], 1)
-    rng = np.random.default_rng(1)
-    drawn = []
-    for _ in range(500):
-        errors = wrong[rng.integers(0, len(wrong), len(wrong))].mean(axis=0)
-        slope, start = np.polyfit(np.log(curve["groups"]), np.log(errors), 1)
-        drawn.append(np.exp((np.log(0.1) - start) / slope) / 400)
-    expected = np.quantile(drawn, [0.025, 0.975])
-    assert [times.low, times.high] == pytest.approx(expected, rel=0.05)
-
-
-def test_a_curve_is_not_read_too_far_nor_where_it_is_flat() -> None:
-    curve, answers, whole = power_law(0.5)
-    assert groups_needed(curve, answers, whole, 0.99) is None  # 200 times as many
-    assert groups_needed(curve[:2], answers[:2], whole, 0.9) is None
-    curve, answers, whole = power_law(0.0)
-    assert groups_needed(curve, answers, whole, 0.9) is None
-
-
-def test_a_curve_is_read_up_to_ten_times_as_far() -> None:
-    curve, answers, whole = power_law(0.5, n=400)
-    targets = np.linspace(0.92, 0.926, 4)
-    found = [groups_needed(curve, answers, whole, target) for target in targets]
-    highest = max(times.high for times in found if times)
-    assert 9.5 < highest <= 10
-    assert None in found
-
-
-def tripled(
-    answers: list[np.ndarray], whole: FeatureTable
-) -> tuple[list[np.ndarray], FeatureTable]:
-    """Return answers and a table with each image three times, in a group of its own."""
-    rows = np.repeat(np.arange(len(whole)), 3)
-    copies = FeatureTable.from_arrays(
-        whole.features[rows], whole.labels[rows], groups=rows, classes="ab"
-    )
-    return [proba[rows] for proba in answers], copies
-
-
-def test_a_curve_that_ends_without_errors_has_half_a_one_there() -> None:
-    n = 400
-    labels = np.arange(n) % 2
-    sizes, errors = np.array([50, 100, 200, 400]), np.array([160, 40, 10, 0])
-    answers = [
-        np.eye(2)[np.where(np.arange(n) < e, 1 - labels, labels)] for e in errors
-    ]
-    whole = FeatureTable.from_arrays(np.zeros((n, 1)), labels, classes="ab")
-    curve = pd.DataFrame({"groups": sizes})
-    times = groups_needed(curve, answers, whole, 0.998)
-    shares = np.maximum(errors, 0.5) / n
-    slope, start = np.polyfit(np.log(sizes), np.log(shares), 1)
-    assert times is not None
-    expected = np.exp((np.log(0.002) - start) / slope) / 400
-    assert times.value == pytest.approx(expected)
-    # Of groups: half a group, not half an image.
-    found = groups_needed(curve, *tripled(answers, whole), 0.998)
-    assert found == pytest.approx(times)
-
-
-def test_images_of_one_group_are_one_on_the_curve() -> None:
-    curve, answers, whole = power_law(0.5, n=400)
-    alone = groups_needed(curve, answers, whole, 0.9)
-    assert alone is not None
-    found = groups_needed(curve, *tripled(answers, whole), 0.9)
-    assert found == pytest.approx(alone)
 
 
 def test_shares_of_too_few_groups_are_left_out() -> None:

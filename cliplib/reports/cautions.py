@@ -7,7 +7,6 @@ rests on a difference that does not matter, or that is not shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -19,6 +18,7 @@ from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.own_split import BY_GROUP, OWN_SPLIT, OwnSplit
 from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
+from cliplib.reports.caution import SEVERITIES, Caution
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Belonging, Findings
 from cliplib.reports.methods import Methods, sensitivities
@@ -39,68 +39,6 @@ IMBALANCE = 0.8
 """Share of the largest class from which on accuracy alone means little."""
 MOST_FILES = 4
 """So many files are named within a sentence."""
-SEVERITIES = ("high", "medium", "low")
-IDS = (
-    "too-few-groups",
-    "shortcut",
-    "worse-elsewhere",
-    "groups-in-names",
-    "look-alikes",
-    "seen-in-training",
-    "archive-inside-class",
-    "own-split",
-    "one-class-value",
-    "class-missed",
-    "imbalance",
-    "groups-merged",
-    "label-conflicts",
-    "cluster-inside-class",
-    "labels-in-doubt",
-    "unreadable-files",
-)
-"""Stable names of all cautions, for programs."""
-
-
-@dataclass(frozen=True)
-class Caution:
-    """A reason to doubt the numbers, or to look at some files.
-
-    Attributes
-    ----------
-    id
-        A stable name, for programs.
-    severity
-        "high" if the numbers may mean something else than they seem to; "medium" if
-        they may be too good; "low" for what a person should look at.
-    message
-        A sentence or two.
-    at_most
-        The most that the verdict's word may say, one of `verdict.WORDS`.
-    condition
-        On what the verdict's sentence depends, as a clause after "if"; "" on nothing.
-    evidence
-        The numbers that it rests on.
-    rows
-        Some of the images that show it.
-    files
-        Files that show it and have no row, since they cannot be read.
-    """
-
-    id: str
-    severity: str
-    message: str
-    at_most: str = "Yes"
-    condition: str = ""
-    evidence: Mapping[str, float | int | str] = field(default_factory=dict)
-    rows: Sequence[int] = ()
-    files: Sequence[str] = ()
-
-
-def check_threshold(fail_on: str) -> None:
-    """Raise ValueError for what names no caution, no severity, and is not "never"."""
-    allowed = ("never", *SEVERITIES, *IDS)
-    if fail_on not in allowed:
-        raise ValueError(f"--fail-on {fail_on} is none of {', '.join(allowed)}.")
 
 
 def find_cautions(findings: Findings) -> list[Caution]:
@@ -119,7 +57,7 @@ def find_cautions(findings: Findings) -> list[Caution]:
         *map(of_one_class_value, findings.one_class_values),
         of_missed_class(methods),
         of_imbalance(methods),
-        of_merged_groups(findings.belonging),
+        of_merged_groups(findings.belonging, methods),
         of_label_conflicts(findings.copies.rows, names),
         of_suspects(findings.suspects, names),
         of_unreadable(findings.images.unreadable, findings.request.anonymous),
@@ -176,10 +114,11 @@ def of_shortcuts(shortcuts: Sequence[Shortcut]) -> Caution | None:
         others = [shortcut.name for shortcut in strong[1 : 1 + MOST_FILES]]
         also = f" So {'do' if len(others) > 1 else 'does'} {listing(others)}."
     reached = whole_percent(min(first.share_of_gain.value, 1))
+    where = "" if first.name in first.place else f" ({first.place})"
     return Caution(
         "shortcut",
         "high",
-        f"Without a look at any object, the {first.name} ({first.place}) tells the "
+        f"Without a look at any object, the {first.name}{where} tells the "
         f"class of {percent(first.accuracy)} of the images: {reached} of what CLIP "
         "gains over chance. CLIP may see no more than that. Find out whether the "
         f"classes were photographed or saved differently.{also}",
@@ -411,18 +350,24 @@ def of_imbalance(methods: Methods) -> Caution | None:
     )
 
 
-def of_merged_groups(belonging: Belonging) -> Caution | None:
+def of_merged_groups(belonging: Belonging, methods: Methods) -> Caution | None:
     """Say that groups which were declared apart hold copies of each other."""
     merged = belonging.merged
     if merged.empty:
         return None
+    n_groups = len(set(methods.groups.tolist()))
     pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
     return Caution(
         "groups-merged",
         "medium",
-        f"{counted(len(merged), 'pair')} of declared groups hold copies of each other, "
-        f"and count as one: {'; '.join(pairs[:MOST_FILES])}.",
-        evidence={"pairs": len(merged)},
+        f"{counted(len(merged), 'pair')} of declared groups hold copies of each other: "
+        f"{belonging.declared:,} groups become {n_groups:,}. They are "
+        f"{'; '.join(pairs[:MOST_FILES])}.",
+        evidence={
+            "pairs": len(merged),
+            "declared": belonging.declared,
+            "groups": n_groups,
+        },
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -16,20 +16,25 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
 
-from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.data.arrays import Floats
 from cliplib.data.cache import FeatureCache
 from cliplib.data.folder import list_files
 from cliplib.data.image import warn_once
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
-from cliplib.evaluation.calibration import fit_temperature, risk_coverage
-from cliplib.evaluation.intervals import clopper_pearson
+from cliplib.evaluation.calibration import fit_temperature
 from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.saving import AnyProbe, load_probe, save_probe
+from cliplib.reports.abstention import (
+    HeldOut,
+    Neighbours,
+    abstention_reasons,
+    choose_threshold,
+)
 from cliplib.reports.aid_folder import read_manifest, replace_aid
 
 logger = logging.getLogger(__name__)
@@ -39,12 +44,6 @@ KERNEL_LIMIT = 10_000
 WHY_NO_KERNEL = (
     f"from {KERNEL_LIMIT:,} images on the kernel's n² numbers need too much memory"
 )
-
-HELD_OUT_KEY = "held-out images, which set temperature and rule"
-ANSWERED_KEY = "of these, answered"
-WRONG_KEY = "of the answers, wrong"
-HIGHEST_RISK_KEY = "highest share of errors that so few answers allow"
-"""In `DecisionAid.about`: what the rule did to the images on which it was chosen."""
 
 RISK = 0.05
 """Share of errors among the answers that a decision aid aims at."""
@@ -85,6 +84,8 @@ class DecisionAid:
         infinite, on all of them.
     min_similarity : float
         It abstains on an image whose cosine to the nearest training image is lower.
+    held_out : HeldOut
+        How it fares on the images that set its rule.
     about : mapping
         How it was made, in words and numbers, by name.
     """
@@ -95,6 +96,7 @@ class DecisionAid:
     temperature: float = 1.0
     min_probability: float = 0.0
     min_similarity: float = -1.0
+    held_out: HeldOut = field(default_factory=HeldOut, repr=False)
     about: Mapping[str, str | float | None] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -175,12 +177,7 @@ class DecisionAid:
         is_right = proba.argmax(axis=1) == held_out.labels
         threshold = choose_threshold(is_right, proba.max(axis=1), risk)
         is_answered = proba.max(axis=1) >= threshold
-        n_answered = int(is_answered.sum())
-        n_wrong = int((is_answered & ~is_right).sum())
-        highest_risk = None
-        if n_answered:  # the end of the exact interval, each group being a trial
-            n_groups = len(set(held_out.groups[is_answered]))
-            highest_risk = float(clopper_pearson(n_wrong / n_answered, n_groups)[1])
+        rule_on = HeldOut.count(is_answered, is_right, held_out.groups)
         similarity = aid.nearest(held_out.features).similarity
         # "lower": below a value between two of these, a larger share could lie.
         min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
@@ -188,10 +185,7 @@ class DecisionAid:
             "data set": table.provenance.get("dataset", ""),
             "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
             "training images": len(training),
-            HELD_OUT_KEY: len(held_out),
-            ANSWERED_KEY: n_answered,
-            WRONG_KEY: n_wrong,
-            HIGHEST_RISK_KEY: highest_risk,
+            **rule_on.in_words(),
             "share of errors aimed at": risk,
         }
         if probe is None and len(training) >= KERNEL_LIMIT:
@@ -200,6 +194,7 @@ class DecisionAid:
             aid,
             min_probability=threshold,
             min_similarity=float(min_similarity),
+            held_out=rule_on,
             about=about,
         )
 
@@ -207,27 +202,6 @@ class DecisionAid:
     def never_answers(self) -> bool:
         """Whether it abstains on every image: no threshold kept the risk aimed at."""
         return bool(np.isinf(self.min_probability))
-
-    @property
-    def n_held_out(self) -> int:
-        """How many images set temperature and rule."""
-        return int(self.about.get(HELD_OUT_KEY) or 0)
-
-    @property
-    def n_answered(self) -> int:
-        """How many of these it answers."""
-        return int(self.about.get(ANSWERED_KEY) or 0)
-
-    @property
-    def n_wrong(self) -> int:
-        """How many of these answers are wrong."""
-        return int(self.about.get(WRONG_KEY) or 0)
-
-    @property
-    def highest_risk(self) -> float | None:
-        """The upper end of the share of errors; None where it answers nothing."""
-        highest = self.about.get(HIGHEST_RISK_KEY)
-        return None if highest is None else float(highest)
 
     def predict(self, features: ArrayLike) -> NDArray[np.str_]:
         """Return the names (n,) of the most probable classes of features (n, d).
@@ -285,7 +259,7 @@ class DecisionAid:
                 "class": classes[proba.argmax(axis=1)],
                 "probability": proba.max(axis=1),
                 "abstained": is_uncertain | is_far,
-                "reason": _reasons(is_uncertain, is_far),
+                "reason": abstention_reasons(is_uncertain, is_far),
                 "nearest": self.training.ids[neighbours.rows],
                 "similarity": neighbours.similarity,
             }
@@ -363,6 +337,7 @@ class DecisionAid:
                 "temperature": self.temperature,
                 "min_probability": self.min_probability,
                 "min_similarity": self.min_similarity,
+                "held_out": asdict(self.held_out),
                 "about": dict(self.about),
             },
             "encoder": {
@@ -404,11 +379,13 @@ class DecisionAid:
             encoder.image_size = int(settings["image_size"])
             rule = dict(manifest["rule"])
             about = rule.pop("about", {})
+            held_out = HeldOut(**rule.pop("held_out", {}))
             aid = cls(
                 encoder,
                 load_probe(parts / "probe"),
                 FeatureTable.load(parts / "training" / "features.safetensors"),
                 **rule,
+                held_out=held_out,
                 about={printable(name): _checked(about[name]) for name in about},
             )
             aid._check_parts()
@@ -437,40 +414,3 @@ def _checked(value: Any) -> str | float | None:
     if value is None or isinstance(value, int | float):
         return value
     raise TypeError(f"it says {value!r} about itself")
-
-
-class Neighbours(NamedTuple):
-    """Of n images the nearest training images: row numbers (n,) and cosines (n,)."""
-
-    rows: Ints
-    similarity: Floats
-
-
-def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:
-    """Choose the threshold on confidence that answers most images at an allowed risk.
-
-    An image is answered if its `confidence` (n,) reaches the threshold; `is_right` (n,)
-    says whether its answer is right. `risk` is the largest share of wrong answers, 0 to
-    1. Where no threshold keeps to it, it is infinite, and a warning says so.
-    """
-    # A row for each different confidence: threshold, coverage and risk.
-    curve = risk_coverage(is_right, confidence)
-    allowed = curve[curve["risk"] <= risk]
-    if allowed.empty:
-        logger.warning(
-            "The decision aid abstains on everything: give more images, or more risk."
-        )
-        return np.inf
-    return float(allowed.loc[allowed["coverage"].idxmax(), "threshold"])
-
-
-def _reasons(is_uncertain: Bools, is_far: Bools) -> list[str]:
-    """Return why the aid abstains on each of n images, "" where it does not."""
-    cases = {
-        "uncertain, out-of-distribution": is_uncertain & is_far,
-        "uncertain": is_uncertain,
-        "out-of-distribution": is_far,
-    }
-    # np.select takes the first case that holds.
-    reasons: list[str] = np.select(list(cases.values()), list(cases), "").tolist()
-    return reasons

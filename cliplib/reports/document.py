@@ -5,19 +5,14 @@ One document is laid out as a page and as a PDF.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from cliplib.data.wording import (
     counted,
-    number,
     percent,
     points,
     whole_percent,
@@ -26,15 +21,32 @@ from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import LEVELS
 from cliplib.inspection.traces import FIELDS
 from cliplib.reports import plots
-from cliplib.reports.decision_aid import WHY_NO_KERNEL
+from cliplib.reports.blocks import (
+    Block,
+    Code,
+    Document,
+    Picture,
+    Pictures,
+    Plot,
+    Section,
+    Table,
+    Text,
+    shares_of,
+    table_of,
+    text_of,
+)
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
-from cliplib.reports.methods import KERNEL, POOLED, sensitivities
+from cliplib.reports.method_text import (
+    aid_sentence,
+    citation,
+    method_paragraph,
+    privacy,
+)
+from cliplib.reports.methods import POOLED, sensitivities
 from cliplib.reports.record import made
 from cliplib.reports.verdict import Verdict, verdict
 
-MOST_ROWS = 12
-"""Rows of a table that are shown."""
 MOST_PICTURES = 12
 """Images that are shown side by side."""
 COPIES = {
@@ -48,78 +60,6 @@ COPIES = {
     f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
 }
 """Rows of an audit's summary, and what they are called."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Code:
-    """Lines to be copied, such as a command, that keep their line breaks."""
-
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A table of texts, its columns named."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot of the findings, which `draw` draws."""
-
-    caption: str
-    alt: str
-    draw: Callable[[Findings], Figure]
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """An image, as `load_image` takes it, with a title above and a name below."""
-
-    image: Any
-    title: str = ""
-    name: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """Images side by side."""
-
-    caption: str
-    pictures: Sequence[Picture]
-
-
-Block = Text | Code | Table | Plot | Pictures
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    """A heading and what stands below it."""
-
-    title: str
-    blocks: Sequence[Block]
-
-
-@dataclass(frozen=True, eq=False)
-class Document:
-    """Title, verdict, and the sections of evidence."""
-
-    title: str
-    subtitle: str
-    verdict: Verdict
-    table: Table
-    """The verdict's five rows."""
-    sections: Sequence[Section]
 
 
 def document(findings: Findings, title: str = "") -> Document:
@@ -158,33 +98,6 @@ def document(findings: Findings, title: str = "") -> Document:
     )
 
 
-def table_of(caption: str, frame: pd.DataFrame) -> Table:
-    """Return a data frame as a table of texts; its index is shown if it has a name.
-
-    Of more than `MOST_ROWS` rows the first are shown, and the caption says so.
-    """
-    if len(frame) > MOST_ROWS:
-        caption += f" The first {MOST_ROWS} of {len(frame):,}."
-    frame = frame.head(MOST_ROWS)
-    if frame.index.name is not None:
-        frame = frame.reset_index()
-    rows = [[_text(cell) for cell in row] for row in frame.itertuples(index=False)]
-    return Table(caption, [str(column) for column in frame.columns], rows)
-
-
-def _text(cell: Any) -> str:
-    """Write a cell on one line: `Share`s as "54% (46 to 62)"."""
-    if isinstance(cell, Share):
-        return percent(cell)
-    return " ".join(number(cell).split())
-
-
-def _shares_of(frame: pd.DataFrame) -> pd.Series:
-    """Return the columns value, low and high as one column of `Share`s, row by row."""
-    shares = [Share.of(row) for _, row in frame.iterrows()]
-    return pd.Series(shares, frame.index, dtype=object)
-
-
 def _picture(findings: Findings, row: int, title: str = "") -> Picture:
     """Return the image of a row, its name below; the title is by default its class."""
     images = findings.images
@@ -210,7 +123,7 @@ def _warnings(findings: Findings, judged: Verdict) -> Iterator[Block]:
 
 
 def _images(findings: Findings) -> Iterator[Block]:
-    """Yield examples and counts of each class, and files unreadable or tiny."""
+    """Yield examples and counts of each class, and files that cannot be read."""
     images = findings.images
     # The index is the row in the feature table, and stays so below.
     frame = pd.DataFrame({"class": images.labels, "group": images.table.groups})
@@ -228,11 +141,6 @@ def _images(findings: Findings) -> Iterator[Block]:
         if findings.request.anonymous:
             listed = listed.groupby(listed).size().rename("files")
         yield table_of("Files that could not be read.", listed.to_frame())
-    if images.tiny:
-        yield Text(
-            "Images with a side of fewer than 16 pixels, on which hardly anything can "
-            f"be seen: {len(images.tiny):,}."
-        )
 
 
 def _copies(findings: Findings) -> Iterator[Block]:
@@ -277,7 +185,7 @@ def _own_split(findings: Findings) -> Iterator[Block]:
     split = findings.own_split
     if split is None:
         return
-    rungs = split.ladder[["images"]].assign(right=_shares_of(split.ladder))
+    rungs = split.ladder[["images"]].assign(right=shares_of(split.ladder))
     yield table_of(
         "What the folder's own split says of the best probe, and what folds say that "
         "keep nothing, copies or groups together.",
@@ -434,13 +342,6 @@ def _curve(findings: Findings) -> Iterator[Block]:
         return
     if curve.gain_by_doubling is not None:
         yield Text(f"The last doubling brought {points(curve.gain_by_doubling)}.")
-    if curve.growth_factor is not None:
-        n_groups = len(set(findings.methods.groups.tolist()))
-        few, low, high = (_two_digits(n_groups * f) for f in curve.growth_factor)
-        yield Text(
-            f"If the curve goes on as it is, {whole_percent(curve.target)} needs about "
-            f"{few} groups in all ({low} to {high}), of which there are {n_groups:,}."
-        )
     yield Plot(
         f"Accuracy of the {findings.methods.best} on groups not trained on, by how "
         "many groups it was trained on. The band is the 95% interval over images; part "
@@ -448,11 +349,6 @@ def _curve(findings: Findings) -> Iterator[Block]:
         "A curve of accuracy over the number of labelled groups, with a band.",
         plots.curve_plot,
     )
-
-
-def _two_digits(count: float) -> str:
-    """Write a number rounded to its first two digits: "1,200" for 1234.5."""
-    return f"{float(f'{count:.2g}'):,.0f}"
 
 
 def _trust(findings: Findings) -> Iterator[Block]:
@@ -466,26 +362,10 @@ def _trust(findings: Findings) -> Iterator[Block]:
         plots.trust_plot,
     )
     yield Text(aid_sentence(findings))
-    about = pd.Series(findings.aid.about, name="value").map(_text)
+    about = pd.Series(findings.aid.about, name="value").map(text_of)
     yield table_of(
         "The decision aid, which abstains where it is not sure, and how it was made.",
         about.rename_axis("decision aid").to_frame(),
-    )
-
-
-def aid_sentence(findings: Findings) -> str:
-    """Say how the aid fares on the images held out, and what these do not promise."""
-    about = findings.aid
-    images = counted(about.n_held_out, "image")
-    text = f"The rule of the decision aid was chosen on {images} held out: it answers "
-    if about.highest_risk is None:
-        return f"{text}none of them."
-    wrong = f"{about.n_wrong:,}" if about.n_wrong else "none"
-    return (
-        f"{text}{about.n_answered:,} of them, {wrong} wrongly. These same images set "
-        "the rule. On new ones of the same kind, up to "
-        f"{whole_percent(about.highest_risk)} of its answers may be wrong; on others, "
-        "nothing is promised."
     )
 
 
@@ -532,7 +412,7 @@ def _erased(findings: Findings) -> Iterator[Block]:
     if erased is None:
         return
     # By what is shown of an image: whole, without the object, without its other side.
-    accuracy = _shares_of(erased.accuracy)
+    accuracy = shares_of(erased.accuracy)
     table = erased.accuracy[["images"]].assign(accuracy=accuracy)
     yield table_of(
         f"The {findings.methods.best}, trained on whole images and tested on others: "
@@ -559,62 +439,3 @@ def _provenance(findings: Findings) -> Iterator[Block]:
     yield Text("This command makes it again:")
     yield Code(findings.command)
     yield Text(privacy(findings.request.anonymous))
-
-
-def method_paragraph(findings: Findings) -> str:
-    """Return a paragraph on what was done, for the methods section of a paper."""
-    methods = findings.methods
-    belonging = "near-duplicates (a perceptual hash confirmed by local detail)"
-    if findings.belonging.declared:
-        belonging += " and declared groups"
-    left_out = ""
-    if KERNEL not in methods.probes:
-        left_out = f"The {KERNEL} was left out: {WHY_NO_KERNEL}. "
-    return (
-        f"Images ({len(methods.labels):,}, {len(methods.classes)} classes) were "
-        f"encoded by the frozen vision tower of CLIP ({findings.encoder_name}) and "
-        "classified by light probes on its features. Images that belong together, "
-        f"{belonging}, were kept together: {len(set(methods.groups)):,} groups. "
-        "Accuracy was measured by stratified cross-validation over groups in "
-        f"{methods.n_splits} folds, each image being tested once; 95% intervals are "
-        "from a bootstrap of 2,000 draws of whole groups. Of "
-        f"{', '.join(methods.probes)}, the {methods.best} had the highest accuracy and "
-        f"was chosen on these very images, which favours it a little. {left_out}"
-        "Regularisation was chosen within each training part. Labels in doubt were "
-        "found by confident learning. The decision aid was calibrated by a temperature "
-        "on a quarter of the groups, which also set its rule to abstain. Probes that "
-        "see no object were logistic regressions. All of it was computed by cliplib "
-        f"{version('cliplib')}."
-    )
-
-
-def citation() -> str:
-    """Return a BibTeX entry of the program."""
-    return (
-        "@software{cliplib,\n"
-        "  title = {cliplib: frozen CLIP features, light classifiers, and an "
-        "evaluation for sceptics},\n"
-        "  author = {Naumann, Til and Le Roi, Esther and Ghosh, Maria},\n"
-        f"  version = {{{version('cliplib')}}},\n"
-        "  year = {2026},\n"
-        "}"
-    )
-
-
-def privacy(anonymous: bool) -> str:
-    """Return a paragraph on what the results reveal of the images and their files."""
-    held = (
-        "What is private: page and PDF show some of the images. answers.csv and "
-        "copies.csv hold the name of every file. The decision aid holds features of "
-        "its training images"
-    )
-    if anonymous:
-        return (
-            f"{held}, without their names. Images are called by the number that "
-            "answers.csv gives them."
-        )
-    return (
-        f"{held}, and their names. Names are often those of patients "
-        "or persons: --anonymous leaves them out of page, PDF, report.json and "
-        "decision aid."
-    )

@@ -73,8 +73,6 @@ class Images:
         have a column for each published split, or else a single one, "images".
     unreadable
         The reason why a file cannot be read, by id.
-    tiny
-        Ids of files with a side of fewer than 16 pixels.
     facts
         Of each row's file: format, mode, width, height and the like.
     """
@@ -84,7 +82,6 @@ class Images:
     names: Sequence[str]
     counts: pd.DataFrame
     unreadable: Mapping[str, str]
-    tiny: Sequence[str]
     facts: pd.DataFrame
 
     @property
@@ -105,7 +102,7 @@ class Belonging:
     Attributes
     ----------
     declared
-        Whether somebody has declared groups; else they are near-duplicates.
+        How many groups somebody has declared; 0 for none: they are near-duplicates.
     pattern
         The pattern of groups that file names suggest, where none are declared; or "".
     series
@@ -115,7 +112,7 @@ class Belonging:
         image_a and image_b (ids).
     """
 
-    declared: bool
+    declared: int
     pattern: str
     series: Sequence[str]
     merged: pd.DataFrame

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeVar
 
-import datasets
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -19,16 +15,11 @@ from tqdm.auto import tqdm
 from cliplib.data.cache import map_images
 from cliplib.data.datasets import (
     Source,
-    check_classes,
     default_phrases,
-    load_dataset,
 )
-from cliplib.data.wording import counted
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.vision import VisionEncoder
 from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
 from cliplib.features.audit import Audit, audit_dataset
-from cliplib.features.extract import encode
 from cliplib.features.groups import (
     declared_groups,
     joined_files,
@@ -36,7 +27,6 @@ from cliplib.features.groups import (
 )
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import archives_inside
-from cliplib.inspection.erase import Box
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
@@ -50,11 +40,11 @@ from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import RISK, DecisionAid
 from cliplib.reports.elsewhere import (
     Elsewhere,
-    check_shared_classes,
     images_elsewhere,
     judge_elsewhere,
 )
-from cliplib.reports.erasing import Erased, evaluate_erased, read_boxes
+from cliplib.reports.encoding import Encoded, encode_folder
+from cliplib.reports.erasing import Erased, evaluate_erased
 from cliplib.reports.findings import (
     Belonging,
     Copies,
@@ -65,7 +55,6 @@ from cliplib.reports.findings import (
     Trust,
 )
 from cliplib.reports.methods import (
-    LEAST_GROUPS,
     EvaluationPlan,
     Methods,
     OtherEncoder,
@@ -76,8 +65,6 @@ from cliplib.reports.methods import (
 )
 from cliplib.reports.questions import measure_curve, suspect_labels
 
-TINY = 16
-"""Pixels of the shorter side below which an image is called tiny."""
 MOST_ERRORS = 6
 Result = TypeVar("Result")
 
@@ -155,57 +142,6 @@ def measure(
     return find_out(encoded)
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """A folder that was checked and encoded: what everything else is measured on."""
-
-    request: Request
-    dataset: datasets.Dataset
-    encoder: ClipEncoder
-    other_encoders: Mapping[str, VisionEncoder]
-    table: FeatureTable
-    unreadable: Mapping[str, str]
-    boxes: Mapping[str, Box]
-
-    @property
-    def files(self) -> list[Any]:
-        """The file of each row of the table, as `load_image` takes it."""
-        file_of = dict(zip(self.dataset["id"], self.dataset["image"], strict=True))
-        return [file_of[file_id] for file_id in self.table.ids]
-
-
-def encode_folder(request: Request) -> Encoded:
-    """Check a request, and encode its folder.
-
-    What can be refused before the encoding, which takes minutes, is refused first, with
-    an OSError or ValueError; after it, too few images that could be read are.
-    """
-    dataset = load_dataset(request.folder, **request.columns)
-    check_classes(dataset, request.place)
-    if request.elsewhere:
-        check_shared_classes(request.elsewhere, dataset)
-    check_number_of_images(dataset, request.place)
-    boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
-    others = load_other_encoders(request.others, anonymous=request.anonymous)
-    encoder = ClipEncoder(request.model or None)
-    if request.anonymous:
-        encoder.name = anonymous_name(encoder)
-    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = encode(
-        dataset,
-        encoder,
-        groups=request.groups or None,
-        copies=request.copies,
-        limit=request.limit,
-        seed=request.seed,
-        errors=errors_by_id,
-    )
-    unreadable = {file: _reason(error) for file, error in errors_by_id.items()}
-    check_readable(table, unreadable)
-    check_groups(request, table, boxes)
-    return Encoded(request, dataset, encoder, others, table, unreadable, boxes)
-
-
 def find_out(encoded: Encoded) -> Findings:
     """Measure all there is to find out about an encoded folder, step by step."""
     request = encoded.request
@@ -230,7 +166,7 @@ def find_out(encoded: Encoded) -> Findings:
             copies=request.copies,
             cache=encoder.cache,
         )
-        images = describe_images(encoded, audit)
+        images = describe_images(encoded)
         rows = rows_of_pairs(audit, table)
         words = zero_shot(encoder, table, default_phrases(table.classes))
         methods = step("methods", measure_methods, plan, words)
@@ -269,7 +205,7 @@ def find_out(encoded: Encoded) -> Findings:
             request=request,
             encoder=encoder,
             images=images,
-            belonging=who_belongs_together(request, images, rows),
+            belonging=who_belongs_together(encoded, images),
             copies=Copies(audit, rows),
             methods=methods,
             shortcuts=shortcuts,
@@ -292,20 +228,18 @@ def find_out(encoded: Encoded) -> Findings:
         )
 
 
-def describe_images(encoded: Encoded, audit: Audit) -> Images:
+def describe_images(encoded: Encoded) -> Images:
     """Return the images of a folder that can be read, and what of it cannot be."""
     table = encoded.table
     names = [str(file_id) for file_id in table.ids]
     if encoded.request.anonymous:
         names = [f"image {row}" for row in range(1, len(table) + 1)]
-    shorter_side = audit.images[["width", "height"]].min(axis=1)
     return Images(
         table=table,
         files=encoded.files,
         names=names,
         counts=count_images(table),
         unreadable=encoded.unreadable,
-        tiny=list(audit.images.loc[shorter_side < TINY, "id"]),
         facts=file_fields(encoded.files),
     )
 
@@ -344,25 +278,27 @@ def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
     return pairs[["row_a", "row_b", "same_label"]].reset_index(drop=True)
 
 
-def who_belongs_together(
-    request: Request, images: Images, pairs: pd.DataFrame
-) -> Belonging:
+def who_belongs_together(encoded: Encoded, images: Images) -> Belonging:
     """Return what is declared or suggested to belong together, and what copies join."""
+    request = encoded.request
     ids = images.table.ids.tolist()
+    group_of = dict(zip(encoded.dataset["id"], encoded.dataset["group"], strict=True))
+    declared = [group_of[file_id] for file_id in ids]  # by the source: "" for none
     if request.groups:
-        declared = declared_groups(ids, request.groups)  # names, in order of ids
+        declared = list(declared_groups(ids, request.groups))
+    if any(declared):
         merged = images.table.groups_joined_by_copies(declared)
         if request.copies == "off":
             merged = merged.iloc[:0]
         if request.anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
-        return Belonging(True, "", [], merged)
+        return Belonging(len(set(declared)), "", [], merged)
     pattern = suggested_pattern(ids)
     series = []
     if pattern:
         name_of = dict(zip(ids, images.names, strict=True))
         series = [name_of[file_id] for file_id in joined_files(ids, pattern)]
-    return Belonging(False, pattern, series, pd.DataFrame())
+    return Belonging(0, pattern, series, pd.DataFrame())
 
 
 def measure_others(
@@ -486,76 +422,3 @@ def erase_objects(
         n_splits=plan.n_splits,
         seed=plan.seed,
     )
-
-
-def _reason(error: str) -> str:
-    """Return REASON of the error text "Cannot read the image 'PATH': REASON"."""
-    return error.rsplit("': ", 1)[-1]
-
-
-def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
-    """Raise ValueError for a class none of whose images is in the table.
-
-    `unreadable` has the reason of each file that is left out, by id. The error names
-    the class, and one of its files with the reason.
-    """
-    for label, name in enumerate(table.classes):
-        if label in table.labels:
-            continue
-        for file, reason in unreadable.items():
-            if Path(file).parent.name == name:
-                raise ValueError(
-                    f"No image of class {name!r} can be read; {file}: {reason}"
-                )
-
-
-def check_number_of_images(dataset: datasets.Dataset, folder: str) -> None:
-    """Raise ValueError where a class has fewer files than its evaluation needs."""
-    n_files = Counter(dataset.features["label"].int2str(dataset["label"][:]))
-    for name, count in n_files.items():
-        if count < LEAST_GROUPS:
-            raise ValueError(
-                f"Class {name!r} of {folder} has {counted(count, 'image')}: it needs "
-                f"{LEAST_GROUPS} at least."
-            )
-
-
-def check_groups(
-    request: Request, table: FeatureTable, boxes: Mapping[str, Box]
-) -> None:
-    """Raise ValueError where declared groups, or boxes, leave a single group."""
-    if request.groups and len(set(table.groups)) < 2:
-        raise ValueError(f"{request.groups!r} puts all images into one group.")
-    has_box = np.isin(table.ids, list(boxes))
-    if boxes and len(set(table.groups[has_box])) < 2:
-        raise ValueError(
-            f"{request.boxes!r} has boxes of {counted(int(has_box.sum()), 'image')} of "
-            "one group: images of two groups at least are needed."
-        )
-
-
-def anonymous_name(encoder: ClipEncoder | VisionEncoder) -> str:
-    """Return the name of an encoder, or for a folder "model" and its fingerprint."""
-    if os.path.isdir(encoder.name):
-        return f"model {encoder.fingerprint[:8]}"
-    return encoder.name
-
-
-def load_other_encoders(
-    names: Sequence[str], *, anonymous: bool = False
-) -> dict[str, VisionEncoder]:
-    """Load vision models by hub id or folder; the keys are the last parts of these.
-
-    If anonymous, folders are called by `anonymous_name`. Raises ValueError where two
-    last parts are the same, and OSError for what is no vision model.
-    """
-    ends = [Path(name).name for name in names]
-    if len(set(ends)) < len(ends):
-        raise ValueError(
-            f"The other encoders {', '.join(names)} need names that end differently: "
-            "they are called by their ends."
-        )
-    encoders = {end: VisionEncoder(name) for end, name in zip(ends, names, strict=True)}
-    if not anonymous:
-        return encoders
-    return {Path(anonymous_name(e)).name: e for e in encoders.values()}

@@ -12,14 +12,12 @@ from typing import Any
 
 from cliplib.data.image import load_image
 from cliplib.reports import figures
-from cliplib.reports.document import (
+from cliplib.reports.blocks import (
     Block,
-    Code,
     Document,
     Pictures,
     Plot,
     Table,
-    Text,
 )
 from cliplib.reports.findings import Findings
 from cliplib.reports.sheet import TEMPLATES
@@ -88,16 +86,14 @@ def _plain_block(
     Plots are drawn from the `findings`; they and images are added to `files`, by name.
     """
     match block:
-        case Text():
-            return {"kind": "text", "text": block.text}
-        case Code():
-            return {"kind": "code", "text": block.text}
         case Table():
             return _plain_table(block)
         case Plot():
             return _plain_plot(block, findings, files)
         case Pictures():
             return _plain_pictures(block, files)
+        case _:  # a text, or code
+            return {"kind": type(block).__name__.lower(), "text": block.text}
 
 
 def _plain_table(table: Table) -> dict[str, Any]:

@@ -12,18 +12,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from cliplib.data.arrays import Floats, Ints
-from cliplib.evaluation.intervals import Share, bootstrap, intervals
-from cliplib.features.splits import checked_groups, group_folds
+from cliplib.evaluation.intervals import Share
+from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports.methods import EvaluationPlan, Methods, groups_per_class
-
-MOST_TIMES = 10
-"""No learning curve is extrapolated beyond so many times the groups that there are."""
-TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
-"""Accuracies to which a learning curve is extrapolated."""
-NEGLIGIBLE_GAIN = 0.02
-"""Two points: nobody would label more images for that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,21 +29,14 @@ class Curve:
         share, images and groups trained on; value, low and high of the accuracy.
     gain_by_doubling
         Accuracy with all groups less that with half; None if it was not measured.
-    target
-        The lowest of `TARGETS` more than two points above today's accuracy, or 1.
-    growth_factor
-        By which today's groups have to grow to reach it, with its interval; None where
-        that cannot be said.
     """
 
     points: pd.DataFrame
     gain_by_doubling: Share | None
-    target: float
-    growth_factor: Share | None
 
 
 def measure_curve(plan: EvaluationPlan, methods: Methods) -> Curve:
-    """Measure the best probe's learning curve, and how many groups a target needs."""
+    """Measure the best probe's learning curve."""
     probe, table = methods.method
     points, answers = learning_curve(
         probe, table, n_splits=plan.n_splits, seed=plan.seed
@@ -66,13 +52,7 @@ def measure_curve(plan: EvaluationPlan, methods: Methods) -> Curve:
     if points["share"].tolist()[-2:] == [0.5, 1]:
         full, half = (proba.argmax(axis=1) for proba in (answers[-1], answers[-2]))
         gain_by_doubling = plan.gain(full, half)
-    today = methods.evaluations[methods.best].accuracy
-    worth_it = [target for target in TARGETS if target > today + NEGLIGIBLE_GAIN]
-    target = min(worth_it, default=1.0)
-    growth_factor = None
-    if target < 1:
-        growth_factor = groups_needed(points, answers, table, target, seed=plan.seed)
-    return Curve(points, gain_by_doubling, target, growth_factor)
+    return Curve(points, gain_by_doubling)
 
 
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
@@ -171,71 +151,6 @@ def learning_curve(
         points.append({"share": share, "images": n_images, "groups": n_groups})
         answers.append(proba)
     return pd.DataFrame(points, columns=["share", "images", "groups"]), answers
-
-
-def groups_needed(
-    points: pd.DataFrame,
-    answers: Sequence[Floats],
-    table: FeatureTable,
-    target: float,
-    *,
-    seed: int = 0,
-) -> Share | None:
-    """Extrapolate a learning curve to the number of groups that reaches a target.
-
-    The error e falls with the number n of groups trained on by a power law, ``log e = a
-    + b log n`` (Hestness et al., arXiv:1712.00409). It is fitted to the points by least
-    squares, on each bootstrap draw of the groups, and solved for n at the target.
-
-    Parameters
-    ----------
-    points, answers
-        What `learning_curve` returns; the last point is that of all groups.
-    table
-        The one that the curve is of, for its labels and groups.
-    target
-        An accuracy, 0 to 1.
-    seed
-        Of the bootstrap draws.
-
-    Returns
-    -------
-    Share or None
-        The factor, with its 95% interval, by which the groups of the last point have to
-        grow: 2 is twice as many. None for a curve of fewer than three points, where the
-        error is not shown to fall, and where the interval goes beyond 10.
-    """
-    if len(points) < 3:
-        return None
-    is_wrong_by_point = [proba.argmax(axis=1) != table.labels for proba in answers]
-    is_wrong = np.stack(is_wrong_by_point, axis=1)  # (rows, points)
-    log_n = np.log(points["groups"].to_numpy(float))
-    centred_log_n = log_n - log_n.mean()
-    group_of_row = checked_groups(table.groups, len(table))
-    n_groups = group_of_row.max() + 1
-    least_error = 0.5 / n_groups  # half an error, where a draw holds none
-
-    def fit_power_law(weights: Floats) -> dict[str, Floats]:
-        """Return b, and the logarithm of the factor, of each draw: (draws,) both.
-
-        `weights` (draws, rows) say how often each draw holds each row.
-        """
-        error = (weights @ is_wrong) / weights.sum(axis=1, keepdims=True)
-        log_e = np.log(np.maximum(error, least_error))  # (draws, points)
-        b = log_e @ centred_log_n / (centred_log_n @ centred_log_n)
-        # The fitted line goes through the means of log n and log e.
-        log_e_to_go = math.log(1 - target) - log_e.mean(axis=1)
-        log_n_needed = log_n.mean() + log_e_to_go / b
-        return {"b": b, "log_factor": log_n_needed - log_n[-1]}
-
-    resampled = bootstrap(fit_power_law, group_of_row, seed=seed)
-    error_may_not_fall = np.quantile(resampled["b"].draws, 0.975) >= 0
-    if error_may_not_fall:
-        return None
-    log_factor = intervals(resampled["log_factor"], n_groups).iloc[0]
-    if log_factor["high"] > math.log(MOST_TIMES):
-        return None
-    return Share.of(np.exp(log_factor))
 
 
 def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:

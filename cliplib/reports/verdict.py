@@ -16,7 +16,8 @@ from cliplib.data.wording import counted, percent
 from cliplib.evaluation.intervals import Share
 from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
-from cliplib.reports.cautions import FAIR_ACCURACY, SEVERITIES, Caution, find_cautions
+from cliplib.reports.caution import SEVERITIES, Caution
+from cliplib.reports.cautions import FAIR_ACCURACY, find_cautions
 from cliplib.reports.findings import Belonging, Findings
 from cliplib.reports.methods import LARGEST, ZERO_SHOT, Methods
 
@@ -276,13 +277,14 @@ def try_larger_encoder(findings: Findings, command: str) -> Step | None:
 def collect_images(findings: Findings) -> Step | None:
     """Say of the class of lowest sensitivity how many more groups to collect.
 
-    As many as it takes to know its sensitivity to ten points; None if there are enough.
+    As many as it takes to know its sensitivity to ten points. None if there are enough,
+    or if it is found well.
     """
     sensitivity = findings.methods.sensitivity
     name = min(sensitivity, key=lambda name: sensitivity[name].value)
     n_groups = findings.images.groups_per_class[name]
     n_more = _groups_to_know(sensitivity[name].value) - n_groups
-    if n_more <= 0:
+    if n_more <= 0 or sensitivity[name].value >= GOOD_ACCURACY:
         return None
     return Step(
         f"Collect {name}, of which {percent(sensitivity[name])} is found, in "
@@ -294,8 +296,6 @@ def collect_images(findings: Findings) -> Step | None:
 def _groups_to_know(share: float) -> int:
     """Return how many groups it takes to know a share p to ten points on each side.
 
-    By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1². The variance
-    p (1 - p) is at least that of 90%: a few images, all found, prove little.
+    By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1².
     """
-    variance = max(share * (1 - share), GOOD_ACCURACY * (1 - GOOD_ACCURACY))
-    return math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2)
+    return math.ceil(1.96**2 * share * (1 - share) / WANTED_HALF_WIDTH**2)
