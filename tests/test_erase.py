@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplib.inspection.erase import Box, crop, ellipse, erase, fill, keep
+from cliplib.inspection.erase import Box, ellipse, erase, fill, keep
 
 pytest.importorskip("skimage")
 
@@ -85,17 +85,6 @@ def test_what_is_kept_is_all_that_is_left():
     mask = ellipse(BOX, image.size)
     assert (kept[mask] == np.asarray(image)[mask]).all()
     assert not kept[~mask].any()
-
-
-def test_a_crop_is_square_and_inside():
-    image = ramp(100, 80)
-    assert crop(image, Box(0.5, 0.5, 0.2, 0.1)).size == (20, 20)
-    assert crop(image, Box(0.5, 0.5, 0.2, 0.1), margin=0.5).size == (40, 40)
-    assert crop(image, Box(0.5, 0.5, 1.0, 1.0)).size == (80, 80)
-    corner = crop(image, Box(0.0, 0.0, 0.2, 0.2))
-    assert corner == image.crop((0, 0, 20, 20))
-    with pytest.raises(ValueError, match="margin"):
-        crop(image, BOX, margin=-0.1)
 
 
 def test_a_mirrored_box_marks_the_same_in_a_mirrored_image():

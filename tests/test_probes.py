@@ -624,24 +624,8 @@ def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
     assert 1.1 < kernels < 1.35  # 1.3, rounded up, is what is said
 
 
-@pytest.mark.parametrize(
-    ("n_features", "n_classes", "n_rows"),
-    [(3840, 4, 65), (3840, 100, 260), (2_000_000, 2, 1)],
-    ids=["a small product", "many classes", "one row at least"],
-)
-def test_blocks_are_small_products_or_fit_into_the_cache(
-    n_features, n_classes, n_rows, monkeypatch
-):
-    kernels = "cliplib.probes.rows.has_kernels_for_small_products"
-    monkeypatch.setattr(kernels, lambda: True)
-    first = next(blocks(1000, n_features, n_classes))
-    assert first == slice(0, n_rows)
-
-
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_blocks_hold_every_row_once(n, monkeypatch):
-    kernels = "cliplib.probes.rows.has_kernels_for_small_products"
-    monkeypatch.setattr(kernels, lambda: False)
     monkeypatch.setattr("cliplib.probes.rows.BLOCK_NUMBERS", 6)  # two rows of three
     rows = np.concatenate([np.arange(n)[block] for block in blocks(n, 3)])
     assert rows.tolist() == list(range(n))
@@ -653,18 +637,15 @@ def test_a_dropout_that_leaves_no_unit_is_refused(dropout, sample):
         MLPProbe(dropout=dropout).fit(*sample)
 
 
-@pytest.mark.parametrize("has_kernels", [True, False])
-def test_blocks_do_not_move_loss_and_gradient(has_kernels, monkeypatch):
-    kernels = "cliplib.probes.rows.has_kernels_for_small_products"
-    monkeypatch.setattr(kernels, lambda: has_kernels)
+def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
     monkeypatch.setattr("cliplib.probes.rows.BLOCK_NUMBERS", 230_000)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)
     class_weights = np.float32([1, 2, 1, 0.5, 1])
     problem = LogisticProblem(rows, codes, class_weights, principal_axes(rows, 8))
-    sizes = {block.stop - block.start for block in blocks(700, 900, 5)}
-    assert sizes == {222 if has_kernels else 255}  # of 1,000,000 / 4,500 and / 900
+    assert next(blocks(700, 900)) == slice(0, 255)  # of 230,000 / 900
+    assert next(blocks(2, 2_000_000)) == slice(0, 1)
     found = problem.minimize(0.01, np.zeros((5, 901)), 1e-6)
     scores = rows @ found[:, :-1].T + found[:, -1]
     residuals = class_weights[codes][:, None] * (softmax(scores, 1) - np.eye(5)[codes])

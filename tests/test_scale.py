@@ -183,13 +183,17 @@ def test_a_table_is_read_with_copies_classes_and_splits(
 
 
 def test_images_of_one_name_in_two_data_sets_keep_their_whole_paths(
-    encoded: Path, checkpoint: Path
+    encoded: Path, checkpoint: Path, tiny: ClipEncoder
 ) -> None:
     actor = BatchEncoder(str(checkpoint), "deep", {"hash": image_hash})
     content = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(content, "PNG")
     write_by_hand(encoded, actor, {"other/train/a/0.png": content.getvalue()})
     table = FeatureTable.from_parquet(str(encoded))
+    # Rows of the third file are read as well as those of the others.
+    red = tiny.encode_images(content.getvalue(), readout="deep", progress=False)
+    features = table.features[table.ids == "other/train/a/0.png"]
+    np.testing.assert_allclose(features, red, atol=1e-5)
     assert len(table) == 62
     assert {"set/train/a/0.png", "other/train/a/0.png"} <= set(table.ids)
     assert set(table.splits) == {"train", "test"} and table.classes == ("a", "b")

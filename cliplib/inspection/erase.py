@@ -1,4 +1,4 @@
-"""Erase, keep or crop what a box marks, to see whether a classifier looks at it.
+"""Erase or keep what a box marks, to see whether a classifier looks at it.
 
 A classifier that answers as before when the object is erased did not need it (Maguolo
 and Nanni, Information Fusion 76, 2021, blacken the lungs of X-rays). Erasing needs
@@ -218,22 +218,3 @@ def keep(image: Image.Image, box: Box) -> Image.Image:
     pixels = np.array(image.convert("RGB"))
     pixels[~ellipse(box, image.size)] = 0
     return Image.fromarray(pixels)
-
-
-def crop(image: Image.Image, box: Box, *, margin: float = 0.0) -> Image.Image:
-    """Return the square part of the image, RGB, around a box.
-
-    Its side is the box's longer side, plus `margin` times that at both ends, but at
-    most the image's shorter side. Where it would leave the image, it is moved inside.
-    A margin below 0 raises ValueError.
-    """
-    if margin < 0:
-        raise ValueError(f"margin={margin}: it must be 0 or more.")
-    width, height = image.size
-    longer = max(box.width * width, box.height * height)  # in pixels, as all below
-    side = min(max(round(longer * (1 + 2 * margin)), 1), width, height)
-    left = round(box.x_center * width - side / 2)
-    top = round(box.y_center * height - side / 2)
-    left = min(max(left, 0), width - side)
-    top = min(max(top, 0), height - side)
-    return image.convert("RGB").crop((left, top, left + side, top + side))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import NearestNeighbors
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.encoders.encoder import Encoder
@@ -66,11 +65,12 @@ def search(
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
     query_rows, gallery_rows = _as_features(queries, gallery, encoder)
-    if groups is None:
-        return _nearest(query_rows, gallery_rows, min(k, len(gallery_rows)))
-    group_of_row = np.asarray(groups)
+    # Without groups, each row is one of its own.
+    group_of_row = (
+        np.arange(len(gallery_rows)) if groups is None else np.asarray(groups)
+    )
     own_groups = None if query_groups is None else np.asarray(query_groups)
-    return _nearest_of_groups(query_rows, gallery_rows, group_of_row, own_groups, k)
+    return _nearest(query_rows, gallery_rows, group_of_row, own_groups, k)
 
 
 def _as_features(
@@ -94,44 +94,7 @@ def _as_features(
     return np.asarray(queries), np.asarray(gallery)
 
 
-def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:
-    """Return row numbers and cosines of the k nearest gallery rows, best first.
-
-    Both are (q, k), for queries (q, d) and a gallery (n, d) of k rows at least. Of
-    equally near rows the one with the lower number comes first.
-    """
-    if not len(queries):
-        return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-    n_asked = min(k + 1, len(gallery))  # one more shows whether the k-th is tied
-    rows, distances = _sorted_neighbours(queries, gallery, n_asked)
-    if n_asked > k:
-        # Where the k-th and the next row are equally near, chance decided which of all
-        # such rows are here: rank the whole gallery.
-        tied_queries = np.flatnonzero(distances[:, k - 1] == distances[:, k])
-        cosines_of_tied = each_query(queries[tied_queries], gallery)
-        for query, cosines in zip(tied_queries, cosines_of_tied, strict=True):
-            rows[query, :k] = np.argsort(-cosines, kind="stable")[:k]
-            distances[query, :k] = 1 - cosines[rows[query, :k]]
-    return rows[:, :k].astype(np.int64), (1 - distances[:, :k]).astype(np.float32)
-
-
-def _sorted_neighbours(
-    queries: Features, gallery: Features, k: int
-) -> tuple[Ints, Features]:
-    """Return numbers and distances of scikit-learn's k nearest gallery rows, (q, k).
-
-    A distance is 1 less the cosine. Rows are sorted by distance, equally near ones by
-    number; which of several that are as near as the k-th are returned is chance.
-    """
-    neighbours = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute")
-    distances, rows = neighbours.fit(gallery).kneighbors(queries)
-    by_distance_then_row = np.lexsort((rows, distances))  # the last key goes first
-    rows = np.take_along_axis(rows, by_distance_then_row, axis=1)
-    distances = np.take_along_axis(distances, by_distance_then_row, axis=1)
-    return rows, distances
-
-
-def _nearest_of_groups(
+def _nearest(
     queries: Features,
     gallery: Features,
     group_of_row: Ints,

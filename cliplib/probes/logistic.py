@@ -147,7 +147,7 @@ class LogisticProblem:
         loss = 0.0
         coef_gradient = np.zeros(coef.shape)
         intercept_gradient = np.zeros(intercept.shape)
-        for block in blocks(n, d, len(coef)):
+        for block in blocks(n, d):
             rows = self._rows[block]
             row_weights = self._row_weights[block]
             weighted_one_hot = self._weighted_one_hot[block]

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 from cliplib.data.arrays import Features, Floats, Ints
 
-SMALL_PRODUCT = 1_000_000
-"""Multiplications in a product of matrices that OpenBLAS still counts as small.
-
-Where it has kernels for these, they copy nothing: half the time.
-"""
-HAVE_SMALL_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
-"""What OpenBLAS calls processors with AVX-512: it has kernels for small products."""
-FEWEST_ROWS = 20
-"""Blocks of fewer rows take longer than a product that is not small."""
 BLOCK_NUMBERS = 1_000_000
-"""In larger blocks: 4 MB of float32, which stay in the processor's cache."""
+"""In a block: 4 MB of float32, which stay in the processor's cache."""
 
 
 class Rows(Protocol):
@@ -37,25 +26,14 @@ class Rows(Protocol):
         ...
 
 
-def blocks(n_rows: int, n_features: int, n_classes: int = 1) -> Iterator[slice]:
+def blocks(n_rows: int, n_features: int) -> Iterator[slice]:
     """Yield slices that divide `n_rows` rows into blocks; the last may end beyond them.
 
-    A block's rows (m, n_features) times weights (n_features, n_classes) are a small
-    product, of `SMALL_PRODUCT` multiplications at most. Where BLAS has no kernels for
-    these, or m would be below `FEWEST_ROWS`, m is `BLOCK_NUMBERS` / n_features.
+    A block has `BLOCK_NUMBERS` numbers at most, but one row at least.
     """
-    rows_per_block = SMALL_PRODUCT // (n_features * n_classes)
-    if rows_per_block < FEWEST_ROWS or not has_kernels_for_small_products():
-        rows_per_block = max(1, BLOCK_NUMBERS // n_features)
+    rows_per_block = max(1, BLOCK_NUMBERS // n_features)
     for start in range(0, n_rows, rows_per_block):
         yield slice(start, start + rows_per_block)
-
-
-@cache
-def has_kernels_for_small_products() -> bool:
-    """Tell whether numpy's BLAS has kernels for small products of matrices."""
-    architectures = {library.get("architecture") for library in threadpool_info()}
-    return not HAVE_SMALL_KERNELS.isdisjoint(architectures)
 
 
 def mean_and_scale(features: Features, row_numbers: Ints) -> tuple[Floats, Floats]:
