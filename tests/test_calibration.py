@@ -11,9 +11,9 @@ from scipy.special import softmax
 from cliplib.evaluation.calibration import (
     fit_temperature,
     quantile_reliability,
-    reliability,
     risk_coverage,
 )
+from study.reliability import reliability
 
 
 def planted(n, temperature, seed=0):

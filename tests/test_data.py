@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -110,7 +111,12 @@ def test_a_data_folder_that_is_not_there_is_named():
 
 
 @pytest.mark.parametrize("name", ["trashnet", "brain_tumor_mri"])
-def test_a_public_home_fails_loudly_without_a_network_or_its_client(name):
+def test_a_public_home_fails_loudly_without_a_network_or_its_client(
+    name, tmp_path, monkeypatch
+):
+    # Nor may it find what was downloaded to this machine before.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(OSError, match="name a folder with its images, which are at"):
         load_dataset(name, data="hub")
 

@@ -20,12 +20,12 @@ from cliplib.inspection.maps import (
     heat_maps,
     overlay,
     preprocessed_image,
-    randomize_weights,
 )
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from study.deletion import deletion_insertion
+from study.random_weights import randomize_weights
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
 # Single pixels, -1 and 1: gone when blurred.

@@ -245,11 +245,6 @@ def test_an_older_file_calls_its_copies_groups(tmp_path):
     assert not back.folds.any()
 
 
-def test_the_provenance_can_be_read_alone(tmp_path):
-    make_table().save(tmp_path / "x")
-    assert FeatureTable.read_provenance(tmp_path / "x") == {"encoder": "none"}
-
-
 def test_a_compact_file_of_foreign_features_is_refused(tmp_path):
     table = FeatureTable.from_arrays(np.ones((4, 3)), [*"aabb"])
     with pytest.raises(ValueError, match="compact=True is for features that a ClipEnc"):

@@ -18,9 +18,9 @@ from cliplib.features.groups import (
     merge_groups,
     merged_groups,
     number_groups,
-    rows_of_images,
     suggested_pattern,
 )
+from study.features import rows_of_images
 
 IDS = ["metal/img_01_1.jpg", "metal/img_01_2.jpg", "paper/img_01_3.jpg", "paper/x.jpg"]
 
@@ -261,36 +261,6 @@ def test_of_two_numbers_the_one_with_few_values_counts(
     groups = declared_groups(ids, suggested_pattern(ids))
     expected = np.repeat(np.arange(2 * n_series), n_files)
     assert number_groups(groups).tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize("name", ["{n:04}_{i:06}_JPG.jpg", "IMG_{i}-{n}.png"])
-def test_series_reach_across_folders_that_are_counted_through(name: str) -> None:
-    # Photograph i shows three objects, of two or three classes.
-    objects = [(i, 3 * i + k, "abc"[(i + k) % 3]) for i in range(8) for k in range(3)]
-    objects += [(i, 24 + i, "a") for i in (0, 1)]  # two are counted later
-    photographs = {f"{c}/{name.format(i=i, n=n)}": i for i, n, c in objects}
-    groups = declared_groups([*photographs], suggested_pattern([*photographs]))
-    expected = number_groups([*photographs.values()])
-    assert number_groups(groups).tolist() == expected.tolist()
-
-
-def test_a_counter_may_hold_the_name_of_its_series() -> None:
-    # Ten files of each series, 10_1 to 19_1 and so on, that lie in two folders.
-    ids = [f"{'ab'[i % 2]}/{i}_{i // 10}.jpg" for i in range(10, 60)]
-    assert joined_files(ids, suggested_pattern(ids)) == ids[:10]
-
-
-@pytest.mark.parametrize(("n_photographs", "across"), [(5, True), (4, False)])
-def test_most_series_across_folders_are_counted_without_a_gap(
-    n_photographs: int, across: bool
-) -> None:
-    # Four objects of each; where two of them change places, two series have a gap.
-    photographs = np.repeat(np.arange(n_photographs), 4)
-    photographs[[3, 4]] = photographs[[4, 3]]
-    ids = [f"{'ab'[n % 2]}/{n:02}_{i:06}.jpg" for n, i in enumerate(photographs)]
-    groups = declared_groups(ids, suggested_pattern(ids) or "(.+)")
-    joined = number_groups(groups).tolist() == number_groups(photographs).tolist()
-    assert joined == across
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-# The map of the house in the README, where each folder imports from those before it.
-MAP = README.split("each imports only from those above it")[1].split("\n\n")[1]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+# The map of the house: each folder imports from those before it.
+MAP = CONTRIBUTING.split("each imports only from those above it")[1].split("\n\n")[1]
 FLOORS = re.findall(r"^\| `(\w+)`", MAP, re.MULTILINE)
 PACKAGE = ROOT / "cliplib"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
@@ -107,22 +108,22 @@ def test_the_readme_names_what_there_is() -> None:
         assert any(ROOT.glob(path.replace("NN_name", "*"))), path
 
 
-def test_the_readme_shows_the_benchmark_as_it_was_run() -> None:
+def test_the_page_of_speed_shows_the_benchmark_as_it_was_run() -> None:
     rows = json.loads((ROOT / "figures" / "benchmark.json").read_text("utf-8"))
-    readme = (ROOT / "README.md").read_text("utf-8")
+    speed = (ROOT / "SPEED.md").read_text("utf-8")
     apart = ("report", "grows")
     compared = [row for row in rows if row["unit"] == "x" and row["part"] not in apart]
     for row in compared:
         less_is_better = row["sense"] == "at most"
         ratio = 1 / row["ratio"] if less_is_better else row["ratio"]
-        assert f"| {row['work']} | {row['peer']} | {ratio:.3g} [" in readme
-    assert len(compared) == 9
+        assert f"| {row['work']} | {row['peer']} | {ratio:.3g} [" in speed
+    assert compared
     grown = [size for row in rows if row["part"] == "grows" for size in row["sizes"]]
-    assert len({size["work"] for size in grown}) == 6
+    assert grown
     for size in grown:
         if size["who"] == "ours":
             largest = f"{size['n'][-1]:,} | {size['seconds'][-1]:.3g} | "
-            assert f"| {size['work']} | {largest}" in readme
+            assert f"| {size['work']} | {largest}" in speed
 
 
 CODE_SWITCHES = ("shell", "trust_remote_code")
@@ -192,6 +193,7 @@ OPTIONAL = {
     "reports.plots",
     "reports.widget",
     "encoders.cluster",
+    "encoders.encoded",
 }
 
 
@@ -250,6 +252,7 @@ def test_a_notebook_can_be_read(path):
     assert "?" in texts[0], "no question at the top"
     assert "minute" in texts[0], "it does not say how long it takes"
     assert "take from it" in texts[-1].lower()
+    assert len(cells(path)) <= 80
     lengths = [source.count("\n") + 1 for source in code]
     assert max(lengths) <= 18
     assert statistics.median(lengths) <= 9

@@ -161,3 +161,9 @@ def test_statistics_of_tiny_images_are_numbers() -> None:
     assert np.isfinite(rows).all()
     brightness = rows[:, PICTURE_COLUMNS["brightness"]]
     np.testing.assert_allclose(brightness, [[18, 0], [18, 0]], atol=1)
+
+
+def test_no_accuracy_lies_beyond_one() -> None:
+    for shortcut in found_in(images_with(frame)):
+        for share in (shortcut.accuracy, shortcut.balanced):
+            assert 0 <= share.low <= share.high <= 1

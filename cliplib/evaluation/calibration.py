@@ -12,7 +12,6 @@ from scipy.special import log_softmax
 
 from cliplib.data.arrays import Bools, Floats
 from cliplib.evaluation.intervals import checked_proba, ratio_intervals
-from cliplib.evaluation.metrics import EDGES, confidence_bins
 from cliplib.features.splits import class_indices
 
 logger = logging.getLogger(__name__)
@@ -70,67 +69,6 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     return float(np.exp(best.x))
 
 
-def reliability(
-    y: ArrayLike,
-    proba: ArrayLike,
-    *,
-    groups: ArrayLike | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compare accuracy with confidence, the highest probability (Guo et al. 2017).
-
-    Rows are put into 15 bins of confidence, each of width 1/15.
-
-    Parameters
-    ----------
-    y
-        Labels (n,), column numbers of `proba`.
-    proba
-        Probabilities (n, k).
-    groups
-        Groups (n,) that bootstrap draws keep together; without them each row is its
-        own.
-    n_boot, seed
-        Number and random seed of the draws.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row for each bin (bin_low, bin_high]: accuracy, accuracy_low and accuracy_high
-        (its 95% interval), bin_low, bin_high, count (of rows) and confidence (their
-        mean). Accuracy and confidence of an empty bin are NaN.
-
-    Raises
-    ------
-    ValueError
-        Where probabilities are not (n, k), or do not fit the labels.
-    """
-    is_right, confidence = _right_and_confidence(y, proba)
-    confidence = np.minimum(confidence, 1)  # rounding may take it beyond
-    is_inside = confidence_bins(confidence[:, None])  # (n, bins)
-    accuracy = ratio_intervals(
-        is_inside & is_right[:, None],
-        is_inside,
-        groups=groups,
-        n_boot=n_boot,
-        seed=seed,
-    )
-    count = is_inside.sum(axis=0)
-    total_confidence = (is_inside * confidence[:, None]).sum(axis=0)
-    return pd.DataFrame(
-        {
-            "accuracy": accuracy["value"],
-            "accuracy_low": accuracy["low"],
-            "accuracy_high": accuracy["high"],
-            "bin_low": EDGES[:-1],
-            "bin_high": EDGES[1:],
-            "count": count,
-            "confidence": total_confidence / np.where(count, count, np.nan),
-        }
-    )
-
-
 def quantile_reliability(
     y: ArrayLike, proba: ArrayLike, groups: ArrayLike, *, seed: int = 0
 ) -> pd.DataFrame:
@@ -161,7 +99,7 @@ def quantile_reliability(
     ValueError
         Where probabilities are not (n, k), or do not fit the labels.
     """
-    is_right, confidence = _right_and_confidence(y, proba)
+    is_right, confidence = right_and_confidence(y, proba)
     n_bins = np.clip(len(np.unique(groups)) // GROUPS_PER_BIN, 1, MOST_BINS)
     # From 0, the least confident; of equals, the earlier row.
     rank = pd.Series(confidence).rank(method="first").to_numpy(int) - 1
@@ -174,7 +112,7 @@ def quantile_reliability(
     return accuracy.assign(confidence=total_confidence / is_inside.sum(axis=0))
 
 
-def _right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]:
+def right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]:
     """Return whether each row is predicted rightly, and its confidence, (n,) both.
 
     Confidence is the highest of the row's probabilities (n, k). ValueError where these

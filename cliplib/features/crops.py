@@ -19,7 +19,7 @@ from cliplib.features.registration import PLAIN_WARPS, halved, register, warped
 
 MIN_REGISTERED = 0.85  # of detail, once one image is laid over the other
 MIN_REGISTERED_GREY = 0.95  # of grey levels, likewise
-MAX_WARPED_DISTANCE = 8  # differing bits of 64
+MAX_WARPED_DISTANCE = 6  # differing bits of 64
 MAX_HUE_DIFFERENCE = 15  # of 255
 MIN_COSINE = 0.8  # of standardised features
 

@@ -38,6 +38,7 @@ from cliplib.features.hashes import (
 MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
 # Of detail; hardly any pair of MRI slices lies from 0.82 to 0.86.
 MIN_CORRELATION = 0.82
+PAIRS_AT_ONCE = 512  # whose detail is in memory together
 
 # Simple images lack the detail to tell them apart: colours must agree as well.
 MAX_COLOUR_DIFFERENCE = 40  # of 255, between the hues of any two parts
@@ -287,70 +288,46 @@ class _Details:
         self._is_made = np.zeros(len(grey), bool)
 
     def __getitem__(self, rows: Ints) -> NDArray[np.int8]:
-        """Return the detail of some rows."""
-        new = rows[~self._is_made[rows]]
+        """Return the detail of some rows, of which some may be the same."""
+        new = np.unique(rows[~self._is_made[rows]])
         self._detail[new] = quantised_detail(self._grey[new])
         self._is_made[new] = True
         return self._detail[rows]
 
 
-def _detail_correlation(details: _Details, pairs: pd.DataFrame) -> Features:
+def _detail_correlation(details: _Details, pairs: pd.DataFrame) -> Floats:
     """Return each pair's correlation of detail, (p,): of image a, turned as b, with b.
 
     It is -1 to 1, and 0 where one of both images is flat. `pairs` has index_a and
     index_b, rows of the details, and orientation, a place in `ORIENTATIONS`.
     """
-    correlation = np.zeros(len(pairs), np.float32)
-    orient_functions = list(ORIENTATIONS.values())
-    index_a = pairs["index_a"].to_numpy()
-    index_b = pairs["index_b"].to_numpy()
-    for orientation, pair_rows in pairs.groupby("orientation").indices.items():
-        orient = orient_functions[orientation]
-        # Each image a is multiplied with each image b of a chunk. They are so few that
-        # few of these products are of no pair, and that memory stays flat.
-        for some_pairs in _by_image(pair_rows, index_a, 32):
-            for chunk in _by_image(some_pairs, index_b, 512):
-                rows_a, place_a = np.unique(index_a[chunk], return_inverse=True)
-                rows_b, place_b = np.unique(index_b[chunk], return_inverse=True)
-                each_with_each = _correlation(orient(details[rows_a]), details[rows_b])
-                correlation[chunk] = each_with_each[place_a, place_b]
+    correlation = np.zeros(len(pairs))
+    rows_a, rows_b = pairs["index_a"].to_numpy(), pairs["index_b"].to_numpy()
+    orientations = list(ORIENTATIONS.values())
+    for number, of_orientation in pairs.groupby("orientation").indices.items():
+        for start in range(0, len(of_orientation), PAIRS_AT_ONCE):
+            part = of_orientation[start : start + PAIRS_AT_ONCE]
+            turned = orientations[number](details[rows_a[part]])
+            correlation[part] = _correlations(turned, details[rows_b[part]])
     return correlation
 
 
-def _by_image(pair_rows: Ints, image_of_pair: Ints, size: int) -> Iterator[Ints]:
-    """Yield some of `pair_rows` at a time: the pairs of the next `size` images.
+def _correlations(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Floats:
+    """Return Pearson's correlation of each of p squares (p, s, s) with its other."""
+    # The sums are of whole numbers: exact, and the same in whatever order.
+    a, b = (
+        detail.reshape(len(detail), -1).astype(np.float64)
+        for detail in (detail_a, detail_b)
+    )
+    n_pixels = a.shape[1]
 
-    `image_of_pair` (p,) holds the first image of all pairs, or the second.
-    """
-    _, number = np.unique(image_of_pair[pair_rows], return_inverse=True)
-    part = number // size  # images are numbered from 0
-    by_part = np.argsort(part, kind="stable")
-    starts = np.flatnonzero(np.diff(part[by_part])) + 1  # but the first
-    yield from np.split(pair_rows[by_part], starts)
+    def spread(x: Floats, y: Floats) -> Floats:
+        products = np.einsum("pd,pd->p", x, y)
+        return np.asarray(products - x.sum(axis=1) * y.sum(axis=1) / n_pixels)
 
-
-def _correlation(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Floats:
-    """Return Pearson's correlation of each detail of a with each of b, (m, n).
-
-    Details are squares of whole numbers, (m, s, s) and (n, s, s), as in `HASH_RECORD`.
-    It is 0 where one of both is flat.
-    """
-    rows_a = detail_a.reshape(len(detail_a), -1).astype(np.float32)
-    rows_b = detail_b.reshape(len(detail_b), -1).astype(np.float32)
-    n_pixels = rows_a.shape[1]
-    # Whole numbers are added in float32 without rounding, in whatever order, while
-    # their sums are below 2²⁴, as they are for all but the strongest details.
-    products = (rows_a @ rows_b.T).astype(float)
-    sums_a = rows_a.sum(axis=1, dtype=float)
-    sums_b = rows_b.sum(axis=1, dtype=float)
-    squares_a = np.einsum("md,md->m", rows_a, rows_a).astype(float)
-    squares_b = np.einsum("nd,nd->n", rows_b, rows_b).astype(float)
-    covariance = products - np.outer(sums_a, sums_b) / n_pixels
-    variance_a = squares_a - sums_a**2 / n_pixels
-    variance_b = squares_b - sums_b**2 / n_pixels
-    scale = np.sqrt(np.outer(variance_a, variance_b))
     # 1e-6 instead of 0 for a flat square, whose covariance is 0.
-    return np.asarray(covariance / np.maximum(scale, 1e-6))
+    scale = np.maximum(np.sqrt(spread(a, a) * spread(b, b)), 1e-6)
+    return np.asarray(spread(a, b) / scale)
 
 
 def near_duplicate_groups(

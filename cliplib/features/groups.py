@@ -30,11 +30,6 @@ MOST_PARTS = 5
 COUNTER_FIRST = (  # cat/3_img_012.jpg, cat/exp3_img_012.jpg
     r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)\.\w+$"
 )
-# The same without the folder, for a counter that runs through all folders.
-ACROSS_FOLDERS = (
-    r"(?:^|/)([^/]+?)(?:[-_. ]\(?\d+\)?)?\.\w+$",
-    r"(?:^|/)(?:[A-Za-z]*\d+[-_. ])?([^/]+)\.\w+$",
-)
 
 
 def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
@@ -355,25 +350,6 @@ def _separator(text: str, columns: Sequence[str]) -> str:
     return ","
 
 
-def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
-    """Return a table's rows of some images, in the order of their `ids`.
-
-    Its column ``id`` names no image twice, as `read_text_table` makes sure.
-
-    Raises
-    ------
-    ValueError
-        If the table, read from `path`, lacks one of the `ids`.
-    """
-    by_id = table.set_index("id")
-    if lacking := [image for image in ids if image not in by_id.index]:
-        raise ValueError(
-            f"{path.name} lacks {len(lacking)} of {len(ids)} images, such as "
-            f"{str(lacking[0])!r}: the images are not those that it was written for."
-        )
-    return by_id.loc[list(ids)].reset_index()
-
-
 def suggested_pattern(ids: Sequence[str]) -> str:
     """Return a regular expression that groups what looks like series of files, or "".
 
@@ -383,11 +359,6 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     ``scan/p3``. Where the first part looks like a counter, as in
     ``tile/exp1_num_108719.jpg``, because the rest of the name forms twice as many
     series or more, and these none again, the rest is the series.
-
-    One series may lie in several folders, such as the objects of photograph 23 in
-    ``metal/0115_23.jpg`` and ``paper/0116_23.jpg``. That is assumed only where one
-    counter runs through all folders, and most such series are counted without a gap for
-    another. Otherwise equal names in two folders mean nothing.
 
     Parameters
     ----------
@@ -400,11 +371,6 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         An expression for `declared_groups`, where most images share their series with
         others, and no series is more than half of a folder; else "".
     """
-    # Series across folders first: the patterns for single folders would cut them.
-    for pattern in ACROSS_FOLDERS:
-        files = _files_with_series(ids, pattern)
-        if _look_like_series(files) and _are_counted_through(files, pattern):
-            return pattern
     without_counter = set(_names_of_series(ids, COUNTER_FIRST))
     for n_more_parts in range(MOST_PARTS):
         pattern = PREFIX.format(n_more_parts)
@@ -432,13 +398,13 @@ def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
 
 
 def _files_with_series(ids: Sequence[str], pattern: str) -> pd.DataFrame:
-    """Return id, folder and series of each file, a row each in the order of `ids`.
+    """Return folder and series of each file, a row each in the order of `ids`.
 
     The series is the name that the pattern captures, "" where it captures none.
     """
     folders = [str(PurePosixPath(image).parent) for image in ids]
     series = _groups_from_pattern(ids, pattern)
-    return pd.DataFrame({"id": ids, "folder": folders, "series": series}, dtype=object)
+    return pd.DataFrame({"folder": folders, "series": series}, dtype=object)
 
 
 def _names_of_series(ids: Sequence[str], pattern: str) -> list[str]:
@@ -465,40 +431,3 @@ def _look_like_series(files: pd.DataFrame) -> bool:
     size_of_series = files.groupby("series")["series"].transform("size")  # of each file
     shares_of_folder = files.groupby("folder")["series"].value_counts(normalize=True)
     return bool((size_of_series > 1).mean() > 0.5 and shares_of_folder.max() <= 0.5)
-
-
-def _counter(image: str, pattern: str) -> str:
-    """Return the digits of a file's name beside the series that a pattern captures.
-
-    Of ``metal/0115_23.jpg`` with the series ``23`` that is "0115".
-    """
-    match = re.search(pattern, image)
-    if not match:
-        return ""
-    start, end = match.span(1)
-    path = PurePosixPath(image)
-    before = image[len(image) - len(path.name) : start]
-    after = image[end : len(image) - len(path.suffix)]
-    return re.sub(r"\D", "", before + after)
-
-
-def _are_counted_through(files: pd.DataFrame, pattern: str) -> bool:
-    """Return whether one counter runs through all folders, series after series.
-
-    That is so if no two files have the same counter and, in the order of counters, no
-    file of another series interrupts most of the series that lie in several folders. It
-    is False if none does. Files without a counter are left out. `files` has the columns
-    id, folder and series, which `pattern` captured.
-    """
-    counters = [_counter(image, pattern) for image in files["id"]]
-    counted = files.assign(counter=pd.to_numeric(pd.Series(counters, dtype=object)))
-    in_order = counted.dropna().sort_values("counter")
-    if not in_order["counter"].is_unique:
-        return False
-    # A run is files of one series that follow one another.
-    starts_run = in_order["series"] != in_order["series"].shift()
-    by_series = in_order.assign(run=starts_run.cumsum()).groupby("series")
-    n_runs = by_series["run"].nunique()
-    n_folders = by_series["folder"].nunique()
-    n_runs_across_folders = n_runs[n_folders > 1]
-    return bool((n_runs_across_folders == 1).mean() > 0.5)

@@ -19,47 +19,15 @@ GREY_SIDE = 64  # pixels of the small grey image
 HASH_SIDE = 16  # lowest frequencies in each direction, which the hash keeps
 
 
-def _as_it_is(square: NDArray[Any]) -> NDArray[Any]:
-    return square
-
-
-def _mirrored(square: NDArray[Any]) -> NDArray[Any]:
-    return square[..., ::-1]
-
-
-def _flipped(square: NDArray[Any]) -> NDArray[Any]:
-    return square[..., ::-1, :]
-
-
-def _half_turned(square: NDArray[Any]) -> NDArray[Any]:
-    return square[..., ::-1, ::-1]
-
-
-def _transposed(square: NDArray[Any]) -> NDArray[Any]:
-    return square.swapaxes(-1, -2)
-
-
-def _quarter_turned_left(square: NDArray[Any]) -> NDArray[Any]:
-    return _flipped(_transposed(square))
-
-
-def _quarter_turned_right(square: NDArray[Any]) -> NDArray[Any]:
-    return _mirrored(_transposed(square))
-
-
-def _transversed(square: NDArray[Any]) -> NDArray[Any]:
-    return _half_turned(_transposed(square))
-
-
 ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "": _as_it_is,
-    "mirrored": _mirrored,
-    "flipped": _flipped,
-    "turned 180°": _half_turned,
-    "turned 90° left": _quarter_turned_left,
-    "turned 90° right": _quarter_turned_right,
-    "transposed": _transposed,
-    "transversed": _transversed,
+    "": lambda squares: squares,
+    "mirrored": lambda squares: squares[..., ::-1],
+    "flipped": lambda squares: squares[..., ::-1, :],
+    "turned 180°": lambda squares: squares[..., ::-1, ::-1],
+    "turned 90° left": lambda squares: squares.swapaxes(-1, -2)[..., ::-1, :],
+    "turned 90° right": lambda squares: squares.swapaxes(-1, -2)[..., ::-1],
+    "transposed": lambda squares: squares.swapaxes(-1, -2),
+    "transversed": lambda squares: squares.swapaxes(-1, -2)[..., ::-1, ::-1],
 }
 """What image b may be of image a, such as "mirrored", and the function that turns
 squares of pixels (…, s, s) into that."""

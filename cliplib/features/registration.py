@@ -10,6 +10,7 @@ over the picture, block by block: outlines of like objects agree in places only.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
@@ -30,7 +31,10 @@ PLAIN_WARPS = tuple((s, angle) for s, angle in WARPS if s == 1 or angle == 0)
 
 COARSE_SIDE = 32
 MIN_COARSE = 0.4  # of the best cross-correlation on the grid
-MIN_SMALL = 0.6  # of detail at 32 pixels, once the map is fitted
+MIN_SMALL = 0.55  # of detail at 32 pixels, once the map is fitted
+MIN_FITTED = 0.55  # likewise at 64 pixels, where interpolation has softened one
+STEPS = 8  # of fitting a map
+PAIRS_AT_ONCE = 256
 MIN_SHARED = 0.6  # of the area of both images
 MAX_TURN = 10  # degrees, of a fitted map
 SCALE_RANGE = (0.75, 1.34)
@@ -84,19 +88,24 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Registered:
     place = _best_places(grey, rows_a, rows_b)
     found = np.zeros((len(rows_a), 2))
     is_same = np.zeros(len(rows_a), bool)
-    for pair in np.flatnonzero(place.correlation >= MIN_COARSE):
-        moving, fixed = grey[rows_a[pair]], grey[rows_b[pair]]
-        if place.is_swapped[pair]:
-            moving, fixed = fixed, moving
-        if place.is_mirrored[pair]:
-            fixed = fixed[:, ::-1]
-        scale, angle = WARPS[place.warp[pair]]
-        start = _similarity(scale, angle)
-        start[:, 2] = start[:, :2] @ place.shift[pair] / COARSE_SIDE
-        result = _agreement(moving.astype(np.float32), fixed.astype(np.float32), start)
-        if result is not None:
-            is_same[pair] = True
-            found[pair] = result
+    promising = np.flatnonzero(place.correlation >= MIN_COARSE)
+    moving = np.where(place.is_swapped, rows_b, rows_a)
+    fixed = np.where(place.is_swapped, rows_a, rows_b)
+    for start in range(0, len(promising), PAIRS_AT_ONCE):
+        pairs = promising[start : start + PAIRS_AT_ONCE]
+        images = grey[moving[pairs]].astype(np.float32)
+        goals = grey[fixed[pairs]].astype(np.float32)
+        is_mirrored = place.is_mirrored[pairs]
+        goals[is_mirrored] = goals[is_mirrored][:, :, ::-1]
+        maps = np.stack([_similarity(*WARPS[warp]) for warp in place.warp[pairs]])
+        shift = place.shift[pairs, :, None] / COARSE_SIDE
+        maps[:, :, 2:] = maps[:, :, :2] @ shift
+        maps, alike = _fitted(halved(images), halved(goals), maps)
+        for row in np.flatnonzero(alike >= MIN_SMALL):
+            result = _agreement(images[row], goals[row], maps[row])
+            if result is not None:
+                is_same[pairs[row]] = True
+                found[pairs[row]] = result
     return Registered(is_same, place.is_mirrored, found[:, 0], found[:, 1])
 
 
@@ -107,6 +116,7 @@ def _similarity(scale: float, angle: float) -> Floats:
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0]])
 
 
+@functools.cache
 def _warp_matrix(side: int, scale: float, angle: float) -> sparse.csr_array:
     """Return the matrix that warps squares, as columns of pixels, (s², s²)."""
     x, y = _positions(side, _similarity(scale, angle))
@@ -207,20 +217,16 @@ def _keep_better(
 
 
 def _agreement(
-    moving: Features, fixed: Features, start: Floats
+    moving: Features, fixed: Features, affine: Floats
 ) -> tuple[float, float] | None:
     """Fit the map from a fixed image to a moving one, and compare them by blocks.
 
     Returned are the correlations of detail and of grey levels where both overlap, or
     None where they do not show the same.
     """
-    small = halved(np.stack([moving, fixed]))
-    affine = _fitted(small[0], small[1], start)
-    blocks = _compared(small[0], small[1], affine)
-    if blocks is None or blocks.correlation < MIN_SMALL:
-        return None
-    affine = _fitted(moving, fixed, affine)
-    if not _is_slight(affine):
+    maps, alike = _fitted(moving[None], fixed[None], affine[None])
+    affine = maps[0]
+    if alike[0] < MIN_FITTED or not _is_slight(affine):
         return None
     # Where one image ends, the other may go on: that end is no detail of the picture.
     # So the frame is that of either, and the better one counts.
@@ -244,36 +250,73 @@ class _Compared(NamedTuple):
     agrees: bool
 
 
-def _fitted(moving: Features, fixed: Features, affine: Floats) -> Floats:
-    """Return the affine map that best carries the fixed image's detail to the moving.
+def _fitted(moving: Features, fixed: Features, maps: Floats) -> tuple[Floats, Features]:
+    """Return the affine maps that carry fixed images' detail to the moving ones best.
 
-    Inverse compositional steps: the derivatives are those of the fixed image, so that
-    they are taken once.
+    Images are (p, s, s), maps (p, 2, 3). Returned with them are the correlations, (p,),
+    of detail. The steps are inverse compositional: the derivatives are
+    those of the fixed image, so that they are taken once.
     """
-    side = len(fixed)
-    moving, fixed = (
-        gaussian_filter(fine_detail(image, sigma=2.0), 0.6) for image in (moving, fixed)
+    n, side, _ = fixed.shape
+    detail, goal = (
+        gaussian_filter(fine_detail(images, sigma=2.0), (0, 0.6, 0.6))
+        for images in (moving, fixed)
     )
-    down, right = (slope.ravel() for slope in np.gradient(fixed))
+    down, right = (slope.reshape(n, -1) for slope in np.gradient(goal, axis=(1, 2)))
     y, x = ((np.mgrid[:side, :side] - (side - 1) / 2) / side).reshape(2, -1)
-    steps = side * np.stack(
-        [right * x, right * y, right, down * x, down * y, down], axis=1
+    columns = [right * x, right * y, right, down * x, down * y, down]
+    slopes = side * np.stack(columns, axis=1).astype(np.float32)  # (p, 6, s²)
+    goal = goal.reshape(n, -1)
+    for _ in range(STEPS):
+        values, is_inside = _sampled(detail, maps)
+        spread_here, here = _centred(goal, is_inside)
+        spread, there = _centred(values, is_inside)
+        ratio = spread_here / np.maximum(spread, 1e-6)
+        error = there * ratio[:, None] - here
+        shared = slopes * is_inside[:, None]
+        normal = shared @ slopes.transpose(0, 2, 1) + 1e-3 * np.eye(6)
+        change = np.linalg.solve(normal, shared @ error[:, :, None])
+        steps = np.tile(np.eye(3), (n, 1, 1))
+        steps[:, :2] += change.reshape(n, 2, 3)
+        maps = maps @ np.linalg.inv(steps)
+    values, is_inside = _sampled(fine_detail(moving), maps)
+    spread_a, values = _centred(values, is_inside)
+    spread_b, goal = _centred(fine_detail(fixed).reshape(n, -1), is_inside)
+    covariance = (values * goal).mean(axis=1)
+    return maps, covariance / np.maximum(spread_a * spread_b, 1e-6)
+
+
+def _centred(values: Features, mask: Bools) -> tuple[Features, Features]:
+    """Return the spread of each row under a mask, (p,), and rows less their means.
+
+    The spread is over the whole row, of which all that is masked is 0.
+    """
+    n_used = np.maximum(mask.sum(axis=1, keepdims=True), 1)
+    centred = (values - (values * mask).sum(axis=1, keepdims=True) / n_used) * mask
+    return np.sqrt((centred**2).mean(axis=1)), centred
+
+
+def _sampled(images: Features, maps: Floats) -> tuple[Features, Bools]:
+    """Return the pixels of images (p, s, s) where maps take each pixel, (p, s²).
+
+    They are interpolated linearly. Beside them stands whether each lies inside.
+    """
+    n, side, _ = images.shape
+    centre = (side - 1) / 2
+    y, x = (np.mgrid[:side, :side] - centre).reshape(2, -1)
+    pixels = np.stack([x, y, np.full(side**2, float(side))]).astype(np.float32)
+    places = maps.astype(np.float32) @ pixels + np.float32(centre)  # (p, 2, s²)
+    is_inside = ((places >= 0) & (places <= side - 1)).all(axis=1)
+    corner = np.clip(np.floor(places), 0, side - 2).astype(np.int64)
+    share = np.clip(places - corner, 0, 1)
+    first = corner[:, 1] * side + corner[:, 0]
+    flat = images.reshape(n, -1)
+    upper, lower = (
+        (1 - share[:, 0]) * np.take_along_axis(flat, first + down, axis=1)
+        + share[:, 0] * np.take_along_axis(flat, first + down + 1, axis=1)
+        for down in (0, side)
     )
-    goal = fixed.ravel()
-    for _ in range(8):
-        image, is_inside = _moved(moving, affine)
-        if is_inside.mean() < MIN_SHARED / 2:
-            break
-        here = goal[is_inside]
-        error = _matched(image[is_inside], here) - here
-        slopes = steps[is_inside]
-        normal = slopes.T @ slopes + 1e-3 * np.eye(6)
-        change = np.linalg.solve(normal, slopes.T @ error).reshape(2, 3)
-        step = np.vstack([change, np.zeros(3)]) + np.eye(3)
-        affine = (np.vstack([affine, [0, 0, 1]]) @ np.linalg.inv(step))[:2]
-        if np.abs(change).max() < 1e-3:
-            break
-    return affine
+    return (1 - share[:, 1]) * upper + share[:, 1] * lower, is_inside
 
 
 def _moved(image: Features, affine: Floats) -> tuple[Features, Bools]:
@@ -282,12 +325,6 @@ def _moved(image: Features, affine: Floats) -> tuple[Features, Bools]:
     x, y = _positions(side, affine)
     is_inside = (np.minimum(x, y) >= 0) & (np.maximum(x, y) <= side - 1)
     return map_coordinates(image, [y, x], order=1, mode="nearest"), is_inside
-
-
-def _matched(values: Features, goal: Features) -> Features:
-    """Return values with the mean and the spread of the goal."""
-    spread = goal.std() / max(float(values.std()), 1e-6)
-    return np.asarray((values - values.mean()) * spread + goal.mean())
 
 
 def _is_slight(affine: Floats) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.data.image import warn_once
@@ -450,13 +450,6 @@ class FeatureTable:
             arrays["features"] = _converted(self.features, np.dtype(dtype))
         metadata = {METADATA: json.dumps(about, sort_keys=True)}
         write_arrays(path, arrays, metadata)
-
-    @staticmethod
-    def read_provenance(path: str | os.PathLike[str]) -> dict[str, str]:
-        """Read the provenance of a saved table, and nothing else of the file."""
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()[METADATA])
-        return dict(about["provenance"])
 
     @classmethod
     def load(

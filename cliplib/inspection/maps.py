@@ -1,8 +1,4 @@
-"""Heat maps over the patches that a frozen CLIP sees.
-
-A map that looks right proves nothing: `randomize_weights` asks whether it depends on
-what the tower has learned.
-"""
+"""Heat maps over the patches that a frozen CLIP sees."""
 
 from __future__ import annotations
 
@@ -16,7 +12,6 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import CLIPModel
 
 from cliplib.data.arrays import Features
 from cliplib.data.image import ImageSource, image_list
@@ -234,29 +229,3 @@ def heat_maps(
     return [
         overlay(encoder, image, heat) for image, heat in zip(images, maps, strict=True)
     ]
-
-
-def randomize_weights(
-    encoder: ClipEncoder, *, layers: int | None = None, seed: int = 0
-) -> ClipEncoder:
-    """Return an encoder with random weights: all, or those of the last `layers` blocks.
-
-    A map that stays as it was explains the image, not the model (Adebayo et al.,
-    "Sanity checks for saliency maps", NeurIPS 2018, section 3). The blocks are those of
-    the vision tower; the layer norm after them gets new weights, too. The given encoder
-    stays as it is.
-    """
-    with torch.random.fork_rng(devices=[]):  # restores torch's own generator
-        torch.manual_seed(seed)
-        random = CLIPModel(encoder.model.config)  # of new weights
-    if layers is None:
-        return encoder.with_weights(random, f"{encoder.name}, random weights")
-    model = deepcopy(encoder.model)
-    tower = model.vision_model
-    random_tower = random.vision_model
-    tower.post_layernorm.load_state_dict(random_tower.post_layernorm.state_dict())
-    n_blocks = len(tower.encoder.layers)
-    for number in range(max(n_blocks - layers, 0), n_blocks):
-        random_block = random_tower.encoder.layers[number]
-        tower.encoder.layers[number].load_state_dict(random_block.state_dict())
-    return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")

@@ -19,7 +19,13 @@ from sklearn.preprocessing import StandardScaler
 from cliplib.data.arrays import Floats, Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
-from cliplib.evaluation.intervals import Share, bootstrap, group_sums, intervals
+from cliplib.evaluation.intervals import (
+    Share,
+    bootstrap,
+    clopper_pearson,
+    group_sums,
+    intervals,
+)
 from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.pictures import PATCHES, PICTURE_COLUMNS, picture_statistics
@@ -227,7 +233,10 @@ def _shares(
     resampled = bootstrap(statistic, np.arange(n_groups), seed=seed)
     found = {}
     for measure, values in resampled.items():
-        rows = intervals(values, n_groups).iloc[:-1]  # without CLIP itself
+        # Accuracies end at 1, as a share of a gain need not.
+        is_share = measure != "share_of_gain"
+        exact = clopper_pearson(values.value, n_groups) if is_share else None
+        rows = intervals(values, n_groups, exact).iloc[:-1]  # without CLIP itself
         rows.index = pd.Index(names)
         found[measure] = {name: Share.of(rows.loc[name]) for name in names}
     return found

@@ -20,7 +20,6 @@ from cliplib.features.groups import (
     merge_groups,
     number_groups,
     read_text_table,
-    rows_of_images,
 )
 from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
@@ -166,14 +165,14 @@ def load_precomputed(name: str, encoder: Encoder) -> FeatureTable:
         raise MissingImages(
             f"There are neither images nor precomputed features of {name!r}."
         )
-    provenance = FeatureTable.read_provenance(path)
+    table = FeatureTable.load(path)
+    provenance = table.provenance
     if provenance["model_fingerprint"] != encoder.fingerprint:
         raise MissingImages(
             f"The precomputed features of {name!r} are those of "
             f"{provenance['encoder']!r}, not of {encoder.name!r}: name a folder with "
             "the images (data)."
         )
-    table = FeatureTable.load(path)
     table = with_copies(table, _precomputed_path(f"{name}_groups.csv"))
     table = _with_known_groups(table, name)
     logger.info("%s: %d precomputed rows of %s", name, len(table), encoder.name)
@@ -263,3 +262,22 @@ def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:
             in_several.sum(),
         )
     return np.asarray(lowest.where(~in_several, 0).fillna(0), np.int64)
+
+
+def rows_of_images(table: pd.DataFrame, ids: Sequence[str], path: Path) -> pd.DataFrame:
+    """Return a table's rows of some images, in the order of their `ids`.
+
+    Its column ``id`` names no image twice, as `read_text_table` makes sure.
+
+    Raises
+    ------
+    ValueError
+        If the table, read from `path`, lacks one of the `ids`.
+    """
+    by_id = table.set_index("id")
+    if lacking := [image for image in ids if image not in by_id.index]:
+        raise ValueError(
+            f"{path.name} lacks {len(lacking)} of {len(ids)} images, such as "
+            f"{str(lacking[0])!r}: the images are not those that it was written for."
+        )
+    return by_id.loc[list(ids)].reset_index()

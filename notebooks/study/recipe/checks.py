@@ -27,7 +27,6 @@ from cliplib.data.cache import FeatureCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.maps import randomize_weights
 from cliplib.inspection.words import zero_shot, zero_shot_weights
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
@@ -36,6 +35,7 @@ from cliplib.probes.out_of_fold import out_of_fold_proba
 from study.baselines import efficientnet
 from study.data import DATASETS, DatasetSpec, load_dataset
 from study.features import load_features
+from study.random_weights import randomize_weights
 from study.ranking import rank_metrics
 from study.recipe.corpus import PROMPTS, read_corpus
 
