@@ -409,24 +409,29 @@ def test_without_ray_the_remedy_is_told(
     assert "needs Ray: pip install 'cliplib[scale]'" in capsys.readouterr().err
 
 
+OVERLAP = "must not lie one within the other: choose another folder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("{images} {tmp}/out --actors 0", "There cannot be 0 actors: give a whole"),
+        ("{images} {tmp}/out --readout best", "There is no readout 'best'; there are"),
+        ("{images}s {tmp}/out", "imagess is no folder: name one with images"),
+        ("{images}/disc/disc0.png {tmp}/out", "disc0.png is no folder: name one with"),
+        ("{images} {images}", OVERLAP),
+        ("{images} {tmp}/link/out", OVERLAP),
+        ("{images} {tmp}", OVERLAP),
+        ("file://{images} {images}/out", OVERLAP),
+    ],
+)
 def test_what_cannot_be_encoded_is_told_before_ray_and_a_model_are_asked_for(
-    folder: Path, tmp_path: Path, capsys: Capture
+    folder: Path, tmp_path: Path, capsys: Capture, arguments: str, said: str
 ) -> None:
-    images, out = str(folder), str(tmp_path / "out")
     (tmp_path / "link").symlink_to(folder)
-    overlap = "must not lie one within the other: choose another folder"
-    for arguments, said in (
-        ([images, out, "--actors", "0"], "There cannot be 0 actors: give a whole numb"),
-        ([images, out, "--readout", "best"], "There is no readout 'best'; there are"),
-        ([f"{folder}s", out], "imagess is no folder: name one with images"),
-        ([f"{folder}/disc/disc0.png", out], "disc0.png is no folder: name one with"),
-        ([images, images], overlap),
-        ([images, f"{tmp_path}/link/out"], overlap),
-        ([images, str(tmp_path)], overlap),
-        ([folder.as_uri(), f"{folder}/out"], overlap),
-    ):
-        assert main(["encode", *arguments, "--model", "nowhere"]) == 1
-        assert said in capsys.readouterr().err
+    given = arguments.format(images=folder, tmp=tmp_path).split()
+    assert main(["encode", *given, "--model", "nowhere"]) == 1
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not [*folder.rglob("*.parquet")]
 
