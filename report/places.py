@@ -128,6 +128,11 @@ class Places:
         for source, copy in copies.items():
             if (self.root / source).is_dir():
                 shutil.copytree(self.root / source, self.project / copy, ignore=unread)
+        named_sets = self.root / "notebooks" / "study" / "datasets.toml"
+        if named_sets.is_file():  # the supplement prints their phrases
+            copy_of_study = self.project / "notebooks" / "study"
+            copy_of_study.mkdir(parents=True, exist_ok=True)
+            shutil.copy(named_sets, copy_of_study)
         self.figures.mkdir(exist_ok=True)
         for name in ("captions.toml", "benchmark.json", "growth.svg"):
             if (self.root / "figures" / name).is_file():
