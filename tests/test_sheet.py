@@ -278,6 +278,9 @@ def test_images_without_names_keep_their_places(
     write_html(rows.iloc[::-1], tmp_path / "a.html", aid, images)
     shown = [row.img for row in page_of(tmp_path / "a.html").tbody("tr")]
     assert shown[1] is None and shown[0] != shown[2] is not None
+    write_html(rows, tmp_path / "in_order.html", aid, images)
+    in_order = [row.img for row in page_of(tmp_path / "in_order.html").tbody("tr")]
+    assert in_order == shown[::-1]
     with pytest.raises(ValueError, match="have changed"):
         write_html(rows, tmp_path / "b.html", aid, images[:2])
 

@@ -363,5 +363,4 @@ def _exif_facts(image: Image.Image) -> FileFacts:
 
 def _file_text(value: object) -> str:
     """Return what a file says as a text of at most 60 printable characters."""
-    printable = "".join(c for c in str(value) if c.isprintable())
-    return printable.strip()[:60]
+    return printable(str(value).strip("\0 "))[:60]

@@ -28,9 +28,6 @@ from cliplib.encoders.readouts import readout_columns
 logger = logging.getLogger(__name__)
 
 
-ATTEMPTS = 2
-
-
 class BatchEncoder:
     """What a Ray actor runs: it loads the encoder once, then encodes batch by batch.
 
@@ -92,9 +89,9 @@ def encode(
 
     Files are listed first, and only those without a row in `output` are read. A file
     that cannot be opened is left out with a warning. One that is no image gets a row
-    with features of 0, and is not tried again. Where Ray fails, what is missing is
-    tried once more. Damaged Parquet files in `output` are deleted, and their images
-    encoded again. `FeatureTable.from_parquet` reads the result if `also` has "hash".
+    with features of 0, and is not tried again. Damaged Parquet files in `output` are
+    deleted, and their images encoded again. `FeatureTable.from_parquet` reads the
+    result if `also` has "hash".
 
     Parameters
     ----------
@@ -123,7 +120,7 @@ def encode(
         An argument cannot be used, or `output` holds features of another encoder,
         readout or functions.
     ConnectionError
-        Ray could not be started, or failed twice; what is written stays.
+        Ray could not be started, or failed; what is written stays.
     """
     _check_arguments(source, output, readout, actors)
     if find_spec("ray") is None:
@@ -135,23 +132,19 @@ def encode(
     encoder_arguments = dict[str, Any](model=model, readout=readout, also=also)
     # The actors make encoders of their own; this one only tells how rows are made.
     encoder = BatchEncoder(**encoder_arguments)
-    for attempt in range(1, ATTEMPTS + 1):
-        missing = _list_missing(source, output, encoder.made_by)
-        if missing.empty:
-            return
-        _write_provenance(output, encoder.provenance)
-        try:
-            _start_ray(actors)
-            _encode_with_ray(source, output, missing, encoder_arguments, actors)
-        except (RayError, ConnectionError, TimeoutError, RuntimeError) as error:
-            reason = _last_line(error)
-            if attempt == ATTEMPTS:
-                raise ConnectionError(
-                    f"Ray failed, after a second try ({reason}). What is in {output} "
-                    "stays, and the same call does the rest: give Ray fewer actors or "
-                    "more time, or see its logs."
-                ) from error
-            logger.warning("Ray failed (%s): trying the rest once more.", reason)
+    missing = _list_missing(source, output, encoder.made_by)
+    if missing.empty:
+        return
+    _write_provenance(output, encoder.provenance)
+    try:
+        _start_ray(actors)
+        _encode_with_ray(source, output, missing, encoder_arguments, actors)
+    except (RayError, ConnectionError, TimeoutError, RuntimeError) as error:
+        raise ConnectionError(
+            f"Ray failed ({_last_line(error)}). What is in {output} stays, and the "
+            "same call does the rest: give Ray fewer actors or more time, or see its "
+            "logs."
+        ) from error
     if len(_list_missing(source, output, encoder.made_by)):
         raise ConnectionError(f"Some images are missing in {output}: call it again.")
 

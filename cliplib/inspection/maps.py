@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +16,10 @@ from tqdm.auto import tqdm
 from cliplib.data.arrays import Features
 from cliplib.data.image import ImageSource, image_list
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.probes.base import Probe
 
 MARK = "#c4512d"
 """Colour of a map's largest value."""
-
-
-class Differentiable(Protocol):
-    """A classifier that says how its logits change with the features: any probe."""
-
-    def logit_gradients(self, X: ArrayLike, classes: ArrayLike) -> Features:
-        """Return the gradient of one class's logit for each row, (n, d)."""
 
 
 def chefer_relevance(
@@ -213,7 +207,7 @@ def overlay(encoder: ClipEncoder, image: ImageSource, heat: ArrayLike) -> Image.
 
 def heat_maps(
     encoder: ClipEncoder,
-    probe: Differentiable,
+    probe: Probe,
     images: Sequence[ImageSource],
     labels: ArrayLike,
     readout: str,
