@@ -185,9 +185,9 @@ def test_few_groups_make_few_bins_of_equal_size() -> None:
 
 def test_probabilities_of_repeats_are_refused() -> None:
     repeats = np.full((2, 3, 2), 0.5)
-    with pytest.raises(ValueError, match=r"proba must be \(n, k\), and not \(2, 3, 2"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 2\) do not fit 3 labels"):
         reliability([0, 1, 0], repeats)
-    with pytest.raises(ValueError, match=r"proba must be \(n, k\), and not \(2, 3, 2"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 2\) do not fit 3 labels"):
         quantile_reliability([0, 1, 0], repeats, [0, 1, 2])
 
 

@@ -103,15 +103,6 @@ def test_no_calibration_error_is_below_zero():
     assert row.low == 0 < row.value
 
 
-def test_the_precision_is_as_sure_as_the_repeat_that_names_a_class_least():
-    y = np.repeat([0, 1], [10, 50])
-    few, all_ten = (np.where(np.arange(60) < n, 0, 1) for n in (3, 10))
-    repeats = np.eye(2)[[few, all_ten]]
-    found = evaluate(y, repeats, ["a", "b"], n_boot=50).per_class.loc["a"]
-    assert found["precision"] == 1
-    assert found["precision_low"] == pytest.approx(0.025 ** (1 / 3))
-
-
 def test_intervals_hold_their_value_and_are_wider_for_groups(sample):
     y, proba, classes = sample
     rows = np.repeat(np.arange(len(y)), 4)
@@ -132,15 +123,6 @@ def test_the_interval_of_the_accuracy_covers_the_truth():
         row = evaluate(y, said, n_boot=200).metrics.loc["accuracy"]
         covered += row.low <= 0.85 <= row.high
     assert 0.9 <= covered / 100 <= 0.99
-
-
-def test_repeats_are_averaged_and_do_not_narrow_the_interval(sample):
-    y, proba, classes = sample
-    one = evaluate(y, proba, classes, n_boot=300)
-    five = evaluate(y, np.stack([proba] * 5), classes, n_boot=300)
-    np.testing.assert_allclose(one.metrics, five.metrics)
-    assert five.n_repeats == 5
-    assert (five.confusion == 5 * one.confusion).all()
 
 
 def test_labels_alone_have_no_metrics_of_probabilities():
@@ -345,7 +327,7 @@ def test_numbers_are_plain_and_have_their_keys(sample):
     assert json.loads(json.dumps(numbers)) == numbers
     assert list(numbers) == [
         *("accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "brier"),
-        *("ece", "per_class", "classes", "confusion", "n", "n_groups", "n_repeats"),
+        *("ece", "per_class", "classes", "confusion", "n", "n_groups"),
     ]
     assert numbers["classes"] == classes
     of_class = ["support", "sensitivity", "specificity", "precision", "f1", "auroc"]

@@ -119,9 +119,7 @@ def right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]
     are of another shape, or do not fit the labels `y` (n,), column numbers.
     """
     labels = class_indices(y)
-    if np.ndim(proba) != 2:
-        raise ValueError(f"proba must be (n, k), and not {np.shape(proba)}.")
-    (probabilities,) = checked_proba(labels, proba, "proba")
+    probabilities = checked_proba(labels, proba, "proba")
     return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
 
 

@@ -413,8 +413,8 @@ def compare(
     y
         Labels (n,).
     a, b
-        Predicted labels (n,), probabilities (n, k) or those of repeats (r, n, k), whose
-        accuracies are averaged. With probabilities, labels are indices.
+        Predicted labels (n,) or probabilities (n, k). With probabilities, labels are
+        indices.
     groups
         Groups (n,); without them each row is its own.
     n_boot, seed
@@ -434,7 +434,7 @@ def compare(
         Where labels and predictions do not fit together, or one is missing (NaN).
     """
     # Of each row, (n,): 1 where only a is right, -1 where only b is.
-    gain = _share_right(y, a, "a") - _share_right(y, b, "b")
+    gain = _are_right(y, a, "a") - _are_right(y, b, "b")
     group_of_row = checked_groups(groups, len(gain))
     gain_sums = group_sums(gain, group_of_row)
     sizes = np.bincount(group_of_row)
@@ -469,8 +469,8 @@ def compare_all(
 ) -> pd.DataFrame:
     """Compare all pairs of two or more classifiers by `compare`.
 
-    `predictions` maps their names to predicted labels (n,), probabilities (n, k) or
-    those of repeats (r, n, k). The other arguments are those of `compare`.
+    `predictions` maps their names to predicted labels (n,) or probabilities (n, k). The
+    other arguments are those of `compare`.
 
     Returns
     -------
@@ -515,12 +515,12 @@ def _counts_by_draw(drawn: Ints) -> Ints:
     return np.bincount(codes.ravel(), minlength=codes.size).reshape(codes.shape)
 
 
-def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
-    """Return in what share of the repeats each row is predicted rightly, (n,).
+def _are_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
+    """Return 1 for each row that is predicted rightly, and 0 for others, (n,).
 
-    `predicted` is labels (n,), of which the share is 0 or 1, or probabilities (n, k) or
-    (r, n, k). A ValueError is raised where it does not fit the labels `y`; it calls
-    `predicted` by `argument`, its name for the user.
+    `predicted` is labels (n,) or probabilities (n, k). A ValueError is raised where it
+    does not fit the labels `y`; it calls `predicted` by `argument`, its name for the
+    user.
     """
     given = np.asarray(predicted)
     if given.ndim == 1:
@@ -539,8 +539,8 @@ def _share_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
             )
         return np.asarray(given == labels, float)
     labels = class_indices(y)
-    repeats = checked_proba(labels, given, argument)
-    return np.asarray((repeats.argmax(axis=2) == labels).mean(axis=0))
+    proba = checked_proba(labels, given, argument)
+    return np.asarray(proba.argmax(axis=1) == labels, float)
 
 
 def _check_labels(labels: Any, argument: str) -> None:
@@ -570,9 +570,7 @@ def _are_names(labels: Any) -> bool:
 
 
 def checked_proba(labels: Ints, predicted: Any, argument: str) -> Floats:
-    """Return probabilities as (r, n, k), from (n, k) or from r repeats (r, n, k).
-
-    Labels (n,) are column numbers.
+    """Return probabilities (n, k) as an array; labels (n,) are column numbers.
 
     Raises
     ------
@@ -581,21 +579,20 @@ def checked_proba(labels: Ints, predicted: Any, argument: str) -> Floats:
         a label. It calls `predicted` by `argument`, its name for the user.
     """
     given = np.asarray(predicted, float)
-    if given.ndim not in (2, 3) or given.shape[-2] != len(labels):
+    if given.ndim != 2 or len(given) != len(labels):
         raise ValueError(
             f"{argument}: predictions of shape {given.shape} do not fit {len(labels)} "
-            "labels: give labels (n,), or probabilities (n, k) or (r, n, k)."
+            "labels: give labels (n,), or probabilities (n, k)."
         )
-    repeats = given.reshape(-1, *given.shape[-2:])
-    if not (repeats >= 0).all() or not (np.abs(repeats.sum(axis=2) - 1) < 1e-3).all():
+    if not (given >= 0).all() or not (np.abs(given.sum(axis=1) - 1) < 1e-3).all():
         raise ValueError(
             f"{argument}: give labels (n,), or probabilities that sum to 1 in every "
             "row."
         )
-    k = repeats.shape[2]
+    k = given.shape[1]
     if not len(labels) or not 0 <= labels.min() <= labels.max() < k:
         raise ValueError(
             f"{argument}: predictions of shape {given.shape} need labels from 0 to "
             f"{k - 1}."
         )
-    return repeats
+    return given

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import confusion_matrix
 
 from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.evaluation.intervals import (
@@ -53,9 +54,9 @@ class Evaluation:
         support (rows of the class), and x, x_low, x_high for each x of `PER_CLASS`, a
         row for each class.
     confusion
-        Counts (k, k), rows by true class, columns by predicted one, over all repeats.
-    n, n_groups, n_repeats
-        How many rows, groups of rows, and repeats of probabilities there were.
+        Counts (k, k), rows by true class, columns by predicted one.
+    n, n_groups
+        How many rows and groups of rows there were.
     """
 
     metrics: pd.DataFrame
@@ -63,7 +64,6 @@ class Evaluation:
     confusion: Ints
     n: int
     n_groups: int
-    n_repeats: int
 
     @property
     def accuracy(self) -> float:
@@ -84,7 +84,7 @@ class Evaluation:
 
         The keys are the metrics' names, each with value, low and high; ``per_class``,
         with the same for each class and each of `PER_CLASS`, and the class's support;
-        ``classes``, ``confusion``, ``n``, ``n_groups`` and ``n_repeats``.
+        ``classes``, ``confusion``, ``n`` and ``n_groups``.
         """
         per_class: dict[Any, dict[str, Any]] = {}
         for name, row in self.per_class.iterrows():
@@ -102,7 +102,6 @@ class Evaluation:
             "confusion": self.confusion.tolist(),
             "n": self.n,
             "n_groups": self.n_groups,
-            "n_repeats": self.n_repeats,
         }
 
 
@@ -122,9 +121,7 @@ def evaluate(
     y
         Labels (n,), indices into `classes`.
     predicted
-        Labels (n,), probabilities (n, k) with a column for each class, or those of
-        repeats (r, n, k), whose metrics are averaged: this steadies a value, but does
-        not narrow its interval.
+        Labels (n,), or probabilities (n, k) with a column for each class.
     classes
         Names of the k classes. Only predicted labels may do without.
     groups
@@ -145,45 +142,37 @@ def evaluate(
     ValueError
         Where labels, predictions and classes do not fit together.
     """
-    labels, repeats, names = _checked_input(y, predicted, classes)
-    n_repeats, n, k = repeats.shape
+    labels, proba, names = _checked_input(y, predicted, classes)
+    n, k = proba.shape
     group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
-    by_repeat = [_Contributions(labels, proba, group_of_row) for proba in repeats]
-    of_groups = _mean_over_repeats([repeat.statistics for repeat in by_repeat])
+    of_groups = _Contributions(labels, proba, group_of_row)
     drawn = {"n_boot": n_boot, "seed": seed}
-    if np.isin(repeats, (0, 1)).all():  # labels: areas, too, follow from counts
-        resampled = bootstrap(of_groups, np.arange(n_groups), **drawn)
+    if np.isin(proba, (0, 1)).all():  # labels: areas, too, follow from counts
+        resampled = bootstrap(of_groups.statistics, np.arange(n_groups), **drawn)
     else:
-        areas = _mean_over_repeats([_areas(labels, proba) for proba in repeats])
+        areas = _areas(labels, proba)
         _, first_row = np.unique(group_of_row, return_index=True)  # of each group
 
         def of_rows(weights: Floats) -> dict[str, Floats]:
-            return {**of_groups(weights[:, first_row]), **areas(weights)}
+            return {**of_groups.statistics(weights[:, first_row]), **areas(weights)}
 
         resampled = bootstrap(of_rows, group_of_row, **drawn)
-    per_class = _per_class_intervals(
-        resampled,
-        n_true=by_repeat[0].n_true,  # the same in all repeats
-        n_predicted=np.stack([repeat.n_predicted for repeat in by_repeat]),
-        sizes=by_repeat[0].sizes,
-    )
+    per_class = _per_class_intervals(resampled, of_groups)
     metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
         metrics = metrics.loc[METRICS_OF_LABELS]
-    support = np.bincount(labels, minlength=k)
     return Evaluation(
         metrics=metrics,
-        per_class=_per_class_table(per_class, names, support),
-        confusion=_confusion(labels, repeats),
+        per_class=_per_class_table(per_class, names, np.bincount(labels, minlength=k)),
+        confusion=confusion_matrix(labels, proba.argmax(axis=1), labels=range(k)),
         n=n,
         n_groups=n_groups,
-        n_repeats=n_repeats,
     )
 
 
 class _Contributions:
-    """What each group contributes to the statistics of one repeat of probabilities.
+    """What each group contributes to the statistics of probabilities.
 
     Statistics of a bootstrap draw are made of sums over groups, each weighted by how
     often the draw holds the group. Given are labels (n,), probabilities (n, k) and the
@@ -289,19 +278,6 @@ def _mean_area(auroc: Floats) -> Floats:
     return np.asarray(np.nanmean(distinct, axis=1))
 
 
-def _mean_over_repeats(statistics: Sequence[Statistic]) -> Statistic:
-    """Return a function from weights to the repeats' means of each statistic."""
-
-    def mean(weights: Floats) -> dict[str, Floats]:
-        of_repeats = [statistic(weights) for statistic in statistics]
-        return {
-            name: np.nanmean([values[name] for values in of_repeats], axis=0)
-            for name in of_repeats[0]
-        }
-
-    return mean
-
-
 def confidence_bins(confidence: Floats) -> Bools:
     """Return a mask (n, bins): which bin of `EDGES` each confidence (n, 1) is in.
 
@@ -314,9 +290,9 @@ def confidence_bins(confidence: Floats) -> Bools:
 def _checked_input(
     y: ArrayLike, predicted: ArrayLike, classes: Sequence[str] | None
 ) -> tuple[Ints, Floats, list[str]]:
-    """Return labels (n,), probabilities (r, n, k) and names (k,) of classes.
+    """Return labels (n,), probabilities (n, k) and names (k,) of classes.
 
-    Predicted labels become probabilities of 0 and 1, of one repeat. Without `classes`
+    Predicted labels become probabilities of 0 and 1. Without `classes`
     the names are "0" and so on. ValueError where the arguments do not fit together.
     """
     labels = class_indices(y)
@@ -337,26 +313,24 @@ def _checked_input(
             f"Probabilities have {given.shape[-1]} columns, but classes are "
             f"{[*map(str, classes)]}."
         )
-    repeats = checked_proba(labels, given, "predicted")
-    names = range(repeats.shape[2]) if classes is None else classes
-    return labels, repeats, [*map(str, names)]
+    proba = checked_proba(labels, given, "predicted")
+    names = range(proba.shape[1]) if classes is None else classes
+    return labels, proba, [*map(str, names)]
 
 
 def _per_class_intervals(
-    resampled: dict[str, Resampled], n_true: Floats, n_predicted: Floats, sizes: Ints
+    resampled: dict[str, Resampled], of_groups: _Contributions
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
-    `resampled` holds values and bootstrap draws of "class_sensitivity" and so on. The
-    counts of each group, rows of a class `n_true` (n_groups, k), answers of a class
-    `n_predicted` (r, n_groups, k), and all rows `sizes` (n_groups,), tell how many
-    groups a number rests on: those with a row in its denominator.
+    `resampled` holds values and bootstrap draws of "class_sensitivity" and so on.
+    Counts of the groups tell how many of them a number rests on: those with a row in
+    its denominator.
     """
     # Numbers of groups that hold the class, other classes, answers of the class: (k,).
-    n_with_class = (n_true > 0).sum(axis=0)
-    n_with_others = (sizes[:, None] > n_true).sum(axis=0)
-    n_with_predicted = (n_predicted > 0).sum(axis=1)  # of each repeat, (r, k)
-    n_with_predicted = n_with_predicted.min(axis=0)  # of the one that has the fewest
+    n_with_class = (of_groups.n_true > 0).sum(axis=0)
+    n_with_others = (of_groups.sizes[:, None] > of_groups.n_true).sum(axis=0)
+    n_with_predicted = (of_groups.n_predicted > 0).sum(axis=0)
     n_groups = {
         "sensitivity": n_with_class,
         "specificity": n_with_others,
@@ -458,13 +432,3 @@ def _per_class_table(
         columns[f"{metric}_high"] = table["high"].to_numpy()
     columns["support"] = support
     return pd.DataFrame(columns, index=pd.Index(names, name="class"))
-
-
-def _confusion(labels: Ints, repeats: Floats) -> Ints:
-    """Count rows by true class and predicted class, (k, k), over all repeats."""
-    k = repeats.shape[2]
-    counts = np.zeros((k, k), np.int64)
-    for proba in repeats:
-        # Unlike +=, this counts each row, also where several are of one cell.
-        np.add.at(counts, (labels, proba.argmax(axis=1)), 1)
-    return counts
