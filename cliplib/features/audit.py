@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cliplib.data.arrays import Ints
+from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
@@ -19,6 +19,7 @@ from cliplib.features.duplicates import (
     near_duplicate_groups,
 )
 from cliplib.features.hashes import image_hash
+from cliplib.features.table import FeatureTable
 
 if TYPE_CHECKING:
     import datasets
@@ -55,6 +56,7 @@ def audit_dataset(
     source: Source,
     *,
     copies: str | float = "near",
+    table: FeatureTable | None = None,
     cache: FeatureCache | None = None,
     **columns: str,
 ) -> Audit:
@@ -62,8 +64,9 @@ def audit_dataset(
 
     `source` and `columns` are those of `load_dataset`. `copies` says what counts as
     one: "off", "exact", "near" or a threshold, see
-    `cliplib.features.duplicates.copies_of`. Hashes and pairs are kept in the
-    `cache`. A ValueError says if not one image can be read.
+    `cliplib.features.duplicates.copies_of`. With a `table` of these images, or of some,
+    like ones are tried as cropped copies wherever the crop lies. Hashes and pairs are
+    kept in the `cache`. A ValueError says if not one image can be read.
     """
     dataset = load_dataset(source, **columns)
     sources = list(dataset["image"])
@@ -76,13 +79,25 @@ def audit_dataset(
     # A file that cannot be read has no digest: with its id instead, it has no copy.
     file_groups = pd.factorize(images["digest"].fillna(images["id"]))[0]
     images = images.drop(columns="digest")
-    pairs = _with_names(copies_of(hashes, copies, cache=cache), images)
+    features = None if table is None else _features_of(images["id"], table)
+    pairs = _with_names(
+        copies_of(hashes, copies, features=features, cache=cache), images
+    )
     groups_by_level = _groups_by_level(hashes, pairs, file_groups)
     images["group"] = groups_by_level["reoriented"]
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
     leaks = _leaks(images, groups_by_level)
     summary = _summary(images, pairs, conflicts, leaks, file_groups)
     return Audit(images, pairs, conflicts, leaks, summary)
+
+
+def _features_of(ids: pd.Series, table: FeatureTable) -> Features:
+    """Return the table's features of images, (n, d), NaN for those that it lacks."""
+    rows = pd.Series(range(len(table)), table.ids).reindex(ids).to_numpy()
+    is_known = ~np.isnan(rows)
+    features = np.full((len(ids), table.features.shape[1]), np.nan, np.float32)
+    features[is_known] = table.features[rows[is_known].astype(np.int64)]
+    return features
 
 
 def _image_rows(

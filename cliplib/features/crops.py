@@ -47,7 +47,8 @@ def proposed_crops(
             pairs = np.column_stack([moving[close.rows_a], fixed[close.rows_b]])
             proposed.append(pairs[:, ::-1] if place else pairs)
     if features is not None and is_within:
-        proposed.append(index_a[_like_rows(features[index_a])])
+        known = index_a[np.isfinite(features[index_a]).all(axis=1)]
+        proposed.append(known[_like_rows(features[known])])
     pairs = np.concatenate(proposed)
     if is_within:
         pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)

@@ -164,6 +164,7 @@ def find_out(encoded: Encoded) -> Findings:
             audit_dataset,
             encoded.dataset,
             copies=request.copies,
+            table=table,
             cache=encoder.cache,
         )
         images = describe_images(encoded)

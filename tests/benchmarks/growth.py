@@ -20,13 +20,12 @@ import numpy as np
 import pandas as pd
 
 from cliplib import FeatureTable, KernelProbe, LinearProbe, evaluate
-from cliplib.features.audit import (
+from cliplib.features.duplicates import MAX_DISTANCE, find_near_duplicates
+from cliplib.features.hashes import (
     HASH_RECORD,
-    MAX_DISTANCE,
+    HASH_SIDE,
     ORIENTATIONS,
-    _detail,
-    _hash_bits,
-    find_near_duplicates,
+    low_frequency_bits,
 )
 from cliplib.features.splits import fold_numbers
 from study import figures
@@ -57,8 +56,9 @@ def hashes(n: int) -> np.ndarray:
         copies = len(grey) // 10
         grey[-copies:] = grey[:copies, :, ::-1]
         part = rows[start : start + len(grey)]
-        part["bits"] = _hash_bits(grey)
-        part["detail"] = _detail(grey)
+        turned = [orient(grey) for orient in ORIENTATIONS.values()]
+        part["bits"] = low_frequency_bits(np.stack(turned, axis=1), HASH_SIDE)
+        part["grey"] = grey
         part["digest"] = [str(start + i).encode() for i in range(len(grey))]
     return rows.view(np.uint8).reshape(n, -1)
 
