@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,6 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 Arrays = dict[str, NDArray[Any]]
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I8": np.dtype(np.int8),
-}
-"""What safetensors calls the types of arrays."""
 
 BYTES_AT_ONCE = 2**24
 """Bytes of an array that are looked at together: 16 MiB."""
@@ -54,35 +42,14 @@ def read_arrays(
     With `mapped` they stay on the disk, read-only, and are read as they are used.
     ``safetensors.SafetensorError`` if it is no such file, or damaged.
     """
-    with safe_open(path, framework="numpy") as file:
+    # The package maps files for torch alone, which it imports for that.
+    with safe_open(path, framework="pt" if mapped else "numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
-        if not mapped:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, metadata
-    return _mapped_arrays(path), metadata
-
-
-def _mapped_arrays(path: str | os.PathLike[str]) -> Arrays:
-    """Return the arrays of a safetensors file as views of it, which the package lacks.
-
-    The file begins with eight bytes that say how long its header is; the header, in
-    JSON, says where behind it each array lies.
-    """
-    with Path(path).open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    arrays = {}
-    for name, about in header.items():
-        dtype = DTYPES[about["dtype"]]
-        shape = tuple(about["shape"])
-        start = 8 + length + about["data_offsets"][0]
-        if np.prod(shape):
-            view = np.memmap(path, dtype, mode="r", offset=start, shape=shape)
-            arrays[name] = np.asarray(view)
-        else:  # no empty array can be mapped
-            arrays[name] = np.empty(shape, dtype)
-    return arrays
+        names = file.keys()
+        arrays = {name: np.asarray(file.get_tensor(name)) for name in names}
+    for array in arrays.values():
+        array.flags.writeable = not mapped
+    return arrays, metadata
 
 
 def row_blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
