@@ -185,7 +185,7 @@ CONTRARY = {
         "brain.differences.kernel_probe.without_copies_minus_by_patient",
         NOTHING,
     ),
-    "4-sequence": ("sequence.gap.t1.value", 0.05),
+    "4-sequence": ("sequence.gap.t1.low", 0.01),
     "4-opposite": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "4-tumour-tells": (
         "series.archive.plain.tumour_with_a_margin.less_the_whole_slice",

@@ -53,7 +53,15 @@ CONDITION_COLOURS = {
     "shared copies kept in training": MIDDLE,
 }
 """Shades of grey for how something is tested; ink for what is not named here."""
-KIND_COLOURS = ("#4a235a", "#7b3f8c", "#a569bd", "#c39bd3", "#5b2c6f")
+KIND_COLOURS = (
+    "#4a235a",
+    "#7b3f8c",
+    "#a569bd",
+    "#c39bd3",
+    "#5b2c6f",
+    "#2a7f62",
+    "#8a6d1f",
+)
 METHODS = so.Nominal(METHOD_COLOURS)
 """The scale of a colour that tells methods apart: the same one in every figure."""
 KINDS = so.Nominal([*KIND_COLOURS])
