@@ -57,7 +57,7 @@ class Shortcut:
         The balanced accuracy of guessing, 1 / k.
     share_of_gain
         What part it reaches of CLIP's gain in balanced accuracy over chance; NaN where
-        CLIP has no gain.
+        no gain of CLIP is shown.
     examples
         By class, rows of two images at most of which the probe is surest, and right.
     """
@@ -160,7 +160,7 @@ def strongest(shortcuts: Sequence[Shortcut]) -> Shortcut | None:
 
 
 def _strength(shortcut: Shortcut) -> tuple[float, float]:
-    """Order by the share of CLIP's gain, and by accuracy where CLIP has none."""
+    """Order by the share of CLIP's gain, and by accuracy where none is shown."""
     share = shortcut.share_of_gain.value
     return (-np.inf if np.isnan(share) else share), shortcut.balanced.value
 
@@ -231,6 +231,9 @@ def _shares(
 
     n_groups = len(hits)
     resampled = bootstrap(statistic, np.arange(n_groups), seed=seed)
+    balanced_of_clip = resampled["balanced"].draws[:, -1]
+    if np.quantile(balanced_of_clip, 0.025) <= chance:  # a share of nothing
+        resampled["share_of_gain"].value[:] = np.nan
     found = {}
     for measure, values in resampled.items():
         # Accuracies end at 1, as a share of a gain need not.

@@ -209,9 +209,10 @@ def summary(table: pd.DataFrame) -> str:
             f"{100 * rows['stated'].mean():>9.0f}{100 * rows['true'].mean():>6.0f}"
         )
     honest = table[table["kind"].isin(["clean", "declared"])]
-    holds = honest["holds"]
+    inside = honest["true"].between(honest["low"], honest["high"])
     lines.append(
-        f"intervals that hold: {holds.sum()} of {len(holds)} clean or declared"
+        f"clean or declared: true accuracy in the stated interval {inside.sum()} of "
+        f"{len(honest)}, its own interval reaching into it {honest['holds'].sum()}"
     )
     for word, rows in table.groupby("word", sort=False):
         lines.append(
