@@ -125,11 +125,8 @@ def confusion_of(classes: list[str]) -> Any:
     """Return evidence that holds a confusion matrix alone."""
     confusion = 9 + 1800 * np.eye(len(classes), dtype=int)
     evaluations = {"a probe": SimpleNamespace(confusion=confusion)}
-    return SimpleNamespace(
-        best="a probe",
-        evaluations=evaluations,
-        table=SimpleNamespace(classes=classes),
-    )
+    methods = SimpleNamespace(best="a probe", evaluations=evaluations, classes=classes)
+    return SimpleNamespace(methods=methods)
 
 
 @pytest.mark.parametrize("n_classes", [6, 10, 16, 24])

@@ -71,7 +71,7 @@ def test_fields_are_those_of_the_file() -> None:
     assert fields["size"].tolist() == ["40 × 20", "40 × 20", "20 × 20"]
     assert fields["aspect"].tolist() == [2, 2, 1]
     assert fields["quality"].iloc[1] > fields["quality"].iloc[2] > 0
-    assert fields["camera"].tolist() == ["", "Maker Model1", ""]
+    assert fields["camera"].tolist() == ["", r"Maker Model\n1", ""]
     assert fields["software"].iloc[1].startswith("Editor x")
     assert len(fields["software"].iloc[1]) == 60  # no endless text from a file
     assert fields["exif"].tolist() == ["", "271 272 305", ""]

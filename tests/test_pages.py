@@ -116,7 +116,7 @@ def test_the_web_page_begins_with_its_answer_and_figure_1(report: Report) -> Non
 def test_the_report_is_no_longer_than_it_may_be(report: Report) -> None:
     assert len(report.inked) <= ALL
     # The references begin on a page of their own.
-    body = report.page_of("References") - report.page_of("Executive summary")
+    body = report.page_of("References") - report.page_of("Summary")
     assert body <= BODY
 
 
@@ -232,8 +232,9 @@ def test_page_1_has_200_words_and_twelve_numbers_at_most(report: Report) -> None
     following = heading.find_all_next(["p", "h2"])
     end = next(i for i, tag in enumerate(following) if tag.name == "h2")
     text = " ".join(tag.get_text(" ") for tag in following[:end])
-    assert len(text.split()) <= 200
-    assert len(re.findall(r"\d[\d,.]*", text)) <= 12
+    assert len(re.findall(r"[A-Za-z][\w-]*", text)) <= 200
+    values = re.sub(r"\b[1-5]\. ", "", text)  # without the numbers of the steps
+    assert len(re.findall(r"\d[\d,.]*", values)) <= 12
 
 
 @pytest.mark.parametrize("number", ["0-patients", "cover"])
