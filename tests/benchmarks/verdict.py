@@ -3,7 +3,8 @@
 ``python tests/benchmarks/verdict.py development --data DATA`` builds the folders of
 `folders`, measures each as ``cliplib report`` does, asks the classifier and the
 decision aid for independent images, and writes a table. The cuts of
-`cliplib.reports.cautions` were chosen on ``development``; ``confirmation`` is run once.
+`cliplib.reports.cautions` come from an earlier test on other folders. New ones are to
+be chosen on ``development`` alone; ``confirmation`` was run once.
 With ``--peers PYTHON``, an interpreter that has cleanvision and cleanlab, both look at
 the same folders. What was measured is kept, so a run that was stopped goes on.
 """
