@@ -10,13 +10,12 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
+from cliplib.evaluation.comparison import compare, compare_all
 from cliplib.evaluation.intervals import (
     Share,
     auroc_statistic,
     bootstrap,
     clopper_pearson,
-    compare,
-    compare_all,
     newcombe,
     ratio_intervals,
     small_sample_factor,

@@ -11,7 +11,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from cliplib.data.arrays import Bools, Floats
-from cliplib.evaluation.intervals import checked_proba, ratio_intervals
+from cliplib.evaluation.inputs import checked_proba
+from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.features.splits import class_indices
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Intervals of 95% by the cluster bootstrap, and paired comparisons.
+"""Intervals of 95% by the cluster bootstrap.
 
 Groups are drawn with replacement, all rows of a group together, and the classifier is
 held fixed: an interval says how a number varies with the groups that happened to be
@@ -8,7 +8,6 @@ where errors are few, so they are amended twice (see `intervals`).
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.special import betaincinv, ndtri, stdtrit
 
 from cliplib.data.arrays import Bools, Floats, Ints
-from cliplib.features.splits import checked_groups, class_indices
+from cliplib.features.splits import checked_groups
 
 NORMAL_QUANTILE = float(ndtri(0.975))  # 1.96
 
@@ -140,6 +139,18 @@ def bootstrap(
         name: Resampled(value[0], np.concatenate([draws[name] for draws in on_draws]))
         for name, value in on_sample.items()
     }
+
+
+def _counts_by_draw(drawn: Ints) -> Ints:
+    """Return how often each draw holds each group, (draws, n_groups).
+
+    A row of `drawn`, of the same shape, holds the numbers of the groups of one draw, as
+    many as there are groups: [[0, 2, 2]] gives [[1, 0, 2]].
+    """
+    n_draws, n_groups = drawn.shape
+    draw = np.arange(n_draws)[:, None]
+    codes = draw * n_groups + drawn  # another code for each pair of draw and group
+    return np.bincount(codes.ravel(), minlength=codes.size).reshape(codes.shape)
 
 
 def intervals(
@@ -349,6 +360,14 @@ def ratio_intervals(
     return intervals(resampled, n_groups, exact_bounds, columns.columns)
 
 
+def share_with_interval(
+    is_counted: ArrayLike, *, groups: ArrayLike, seed: int = 0
+) -> Share:
+    """Return the share of rows (n,) that are true, by `ratio_intervals` over groups."""
+    table = ratio_intervals({"share": is_counted}, groups=groups, seed=seed)
+    return Share.of(table.loc["share"])
+
+
 def group_sums(columns: Any, group_of_row: Ints) -> Floats:
     """Sum columns (n, m) or a column (n,) over the rows of each group, (n_groups, ...).
 
@@ -395,204 +414,3 @@ def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats
         return np.asarray(n_won / n_pairs)  # NaN where a draw lacks one of both
 
     return area
-
-
-def compare(
-    y: ArrayLike,
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    groups: ArrayLike | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> pd.Series:
-    """Compare the accuracies of two classifiers on the same rows.
-
-    Parameters
-    ----------
-    y
-        Labels (n,).
-    a, b
-        Predicted labels (n,) or probabilities (n, k). With probabilities, labels are
-        indices.
-    groups
-        Groups (n,); without them each row is its own.
-    n_boot, seed
-        Number and random seed of the bootstrap draws, which keep groups together.
-
-    Returns
-    -------
-    pd.Series
-        difference (accuracy of a less that of b), low, high, and p: in what share of
-        the draws the difference is at least as far from the observed one, times
-        `small_sample_factor`, as that is from 0. The sample counts as one such draw
-        (Davison and Hinkley 1997, section 4.4).
-
-    Raises
-    ------
-    ValueError
-        Where labels and predictions do not fit together, or one is missing (NaN).
-    """
-    # Of each row, (n,): 1 where only a is right, -1 where only b is.
-    gain = _are_right(y, a, "a") - _are_right(y, b, "b")
-    group_of_row = checked_groups(groups, len(gain))
-    gain_sums = group_sums(gain, group_of_row)
-    sizes = np.bincount(group_of_row)
-    n_groups = len(sizes)
-
-    def mean_gain(weights: Floats) -> dict[str, Floats]:
-        return {"gain": weights @ gain_sums / (weights @ sizes)}
-
-    units = np.arange(n_groups)
-    resampled = bootstrap(mean_gain, units, n_boot=n_boot, seed=seed)["gain"]
-    interval = intervals(resampled, n_groups).iloc[0]
-    distance = np.abs(resampled.draws - resampled.value) * small_sample_factor(n_groups)
-    # Rounding must not decide ties between draws and the observed difference.
-    n_farther = (distance >= abs(resampled.value) - 1e-12).sum()
-    return pd.Series(
-        {
-            "difference": interval["value"],
-            "low": max(-1.0, interval["low"]),
-            "high": min(1.0, interval["high"]),
-            "p": (1 + n_farther) / (1 + n_boot),
-        }
-    )
-
-
-def compare_all(
-    y: ArrayLike,
-    predictions: Mapping[str, ArrayLike],
-    *,
-    groups: ArrayLike | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compare all pairs of two or more classifiers by `compare`.
-
-    `predictions` maps their names to predicted labels (n,) or probabilities (n, k). The
-    other arguments are those of `compare`.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row for each pair: a and b (names), difference (accuracy of a less that of b),
-        low, high, p, and p_holm, corrected for the number of pairs (Holm 1979).
-
-    Raises
-    ------
-    ValueError
-        Where there are fewer than two classifiers, or predictions do not fit.
-    """
-    if len(predictions) < 2:
-        raise ValueError(
-            f"predictions: a comparison needs two classifiers, not {len(predictions)}."
-        )
-    rows = []
-    for a, b in itertools.combinations(predictions, 2):
-        compared = compare(
-            y, predictions[a], predictions[b], groups=groups, n_boot=n_boot, seed=seed
-        )
-        rows.append({"a": a, "b": b, **compared})
-    table = pd.DataFrame(rows)
-    # Holm: the smallest p times the number of pairs, the next times one less, and so
-    # on; none may be smaller than the one before it.
-    ordered = table["p"].sort_values(kind="stable")
-    n_hypotheses_left = np.arange(len(ordered), 0, -1)
-    # pandas assigns by index: each corrected p goes to the row of its pair.
-    table["p_holm"] = (ordered * n_hypotheses_left).cummax().clip(upper=1)
-    return table
-
-
-def _counts_by_draw(drawn: Ints) -> Ints:
-    """Return how often each draw holds each group, (draws, n_groups).
-
-    A row of `drawn`, of the same shape, holds the numbers of the groups of one draw, as
-    many as there are groups: [[0, 2, 2]] gives [[1, 0, 2]].
-    """
-    n_draws, n_groups = drawn.shape
-    draw = np.arange(n_draws)[:, None]
-    codes = draw * n_groups + drawn  # another code for each pair of draw and group
-    return np.bincount(codes.ravel(), minlength=codes.size).reshape(codes.shape)
-
-
-def _are_right(y: ArrayLike, predicted: ArrayLike, argument: str) -> Floats:
-    """Return 1 for each row that is predicted rightly, and 0 for others, (n,).
-
-    `predicted` is labels (n,) or probabilities (n, k). A ValueError is raised where it
-    does not fit the labels `y`; it calls `predicted` by `argument`, its name for the
-    user.
-    """
-    given = np.asarray(predicted)
-    if given.ndim == 1:
-        labels = np.asarray(y)
-        _check_labels(labels, "y")
-        _check_labels(given, argument)
-        _check_numbers(given, argument)
-        if given.shape != labels.shape:
-            raise ValueError(
-                f"{argument}: {len(given)} predictions do not fit {len(labels)} labels."
-            )
-        if _are_names(given) != _are_names(labels):
-            raise ValueError(
-                f"{argument}: labels and predictions must both be names of classes, or "
-                "both be numbers."
-            )
-        return np.asarray(given == labels, float)
-    labels = class_indices(y)
-    proba = checked_proba(labels, given, argument)
-    return np.asarray(proba.argmax(axis=1) == labels, float)
-
-
-def _check_labels(labels: Any, argument: str) -> None:
-    """Raise ValueError for labels that are not (n,), or empty, or where one is missing.
-
-    It calls them `argument`, as the user of the public function knows them.
-    """
-    if labels.ndim != 1 or not len(labels):
-        raise ValueError(f"{argument}: labels must be (n,), and not {labels.shape}.")
-    missing = int(pd.isna(labels).sum())
-    if missing:
-        raise ValueError(f"{argument}: {missing} of {len(labels)} labels are missing.")
-
-
-def _check_numbers(labels: Any, argument: str) -> None:
-    """Raise ValueError for fractions: they are probabilities of a class, not labels."""
-    if labels.dtype.kind == "f" and (labels != np.rint(labels)).any():
-        raise ValueError(
-            f"{argument}: labels must be whole numbers; give probabilities with a "
-            "column for each class."
-        )
-
-
-def _are_names(labels: Any) -> bool:
-    """Tell strings from numbers, also in an array of objects."""
-    return bool(pd.api.types.infer_dtype(labels) == "string")
-
-
-def checked_proba(labels: Ints, predicted: Any, argument: str) -> Floats:
-    """Return probabilities (n, k) as an array; labels (n,) are column numbers.
-
-    Raises
-    ------
-    ValueError
-        Where probabilities are of another shape, do not sum to 1, or lack a column for
-        a label. It calls `predicted` by `argument`, its name for the user.
-    """
-    given = np.asarray(predicted, float)
-    if given.ndim != 2 or len(given) != len(labels):
-        raise ValueError(
-            f"{argument}: predictions of shape {given.shape} do not fit {len(labels)} "
-            "labels: give labels (n,), or probabilities (n, k)."
-        )
-    if not (given >= 0).all() or not (np.abs(given.sum(axis=1) - 1) < 1e-3).all():
-        raise ValueError(
-            f"{argument}: give labels (n,), or probabilities that sum to 1 in every "
-            "row."
-        )
-    k = given.shape[1]
-    if not len(labels) or not 0 <= labels.min() <= labels.max() < k:
-        raise ValueError(
-            f"{argument}: predictions of shape {given.shape} need labels from 0 to "
-            f"{k - 1}."
-        )
-    return given

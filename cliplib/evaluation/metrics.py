@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 
 from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.evaluation.inputs import checked_proba
 from cliplib.evaluation.intervals import (
     Resampled,
     Share,
     Statistic,
     auroc_statistic,
     bootstrap,
-    checked_proba,
     clopper_pearson,
     group_sums,
     intervals,

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Bools, Ints
-from cliplib.evaluation.intervals import Share, ratio_intervals
+from cliplib.evaluation.intervals import Share, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.name_forms import name_forms
 
@@ -164,14 +164,13 @@ def _part(
 ) -> Part:
     rows = np.flatnonzero(mask)
     groups = table.groups[rows]
-    accuracy = ratio_intervals({"right": is_right[rows]}, groups=groups, seed=seed)
     _, first = np.unique(groups, return_index=True)
     spread = np.linspace(0, len(first) - 1, min(4, len(first))).round().astype(int)
     return Part(
         name=name,
         n_images=len(rows),
         n_groups=len(first),
-        accuracy=Share.of(accuracy.loc["right"]),
+        accuracy=share_with_interval(is_right[rows], groups=groups, seed=seed),
         examples=rows[np.sort(first)[spread]].tolist(),
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.evaluation.intervals import Share, ratio_intervals
+from cliplib.evaluation.intervals import Share, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
 
@@ -158,5 +158,5 @@ def _accuracy_by(
     proba = out_of_fold_proba(
         probe, table, groups=clusters, n_splits=n_splits, seed=seed, progress=False
     )
-    is_right = {"right": proba.argmax(axis=1) == table.labels}
-    return Share.of(ratio_intervals(is_right, groups=clusters, seed=seed).loc["right"])
+    is_right = proba.argmax(axis=1) == table.labels
+    return share_with_interval(is_right, groups=clusters, seed=seed)

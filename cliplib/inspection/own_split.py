@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Ints
-from cliplib.evaluation.intervals import Share, ratio_intervals
+from cliplib.evaluation.intervals import Share, share_with_interval
 from cliplib.features.splits import (
     fold_numbers,
     group_train_test_split,
@@ -93,10 +93,9 @@ def own_split(
     return OwnSplit(ladder.rename_axis("protocol"), _shared(table, is_train, is_test))
 
 
-def _accuracy(table: FeatureTable, predicted: Any, seed: int) -> Share:
-    is_right = {"right": np.asarray(predicted) == table.labels}
-    shares = ratio_intervals(is_right, groups=table.groups, seed=seed)
-    return Share.of(shares.loc["right"])
+def _accuracy(table: FeatureTable, predicted: Ints, seed: int) -> Share:
+    is_right = predicted == table.labels
+    return share_with_interval(is_right, groups=table.groups, seed=seed)
 
 
 def _shared(table: FeatureTable, is_train: Any, is_test: Any) -> pd.DataFrame:

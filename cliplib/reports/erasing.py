@@ -14,7 +14,8 @@ from PIL import Image
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.image import ImageSource, image_name, load_image
 from cliplib.encoders.encoder import Encoder
-from cliplib.evaluation.intervals import Share, compare, ratio_intervals
+from cliplib.evaluation.comparison import compare
+from cliplib.evaluation.intervals import Share, ratio_intervals
 from cliplib.features.groups import read_text_table
 from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable

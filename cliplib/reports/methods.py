@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.data.wording import counted
-from cliplib.evaluation.intervals import Share, compare
+from cliplib.evaluation.comparison import compare
+from cliplib.evaluation.intervals import Share
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.splits import checked_groups
 from cliplib.features.table import FeatureTable

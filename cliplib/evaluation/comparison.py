@@ -1,0 +1,126 @@
+"""Paired comparisons: whether one classifier is better than another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from cliplib.data.arrays import Floats
+from cliplib.evaluation.inputs import are_right
+from cliplib.evaluation.intervals import (
+    bootstrap,
+    group_sums,
+    intervals,
+    small_sample_factor,
+)
+from cliplib.features.splits import checked_groups
+
+
+def compare(
+    y: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.Series:
+    """Compare the accuracies of two classifiers on the same rows.
+
+    Parameters
+    ----------
+    y
+        Labels (n,).
+    a, b
+        Predicted labels (n,) or probabilities (n, k). With probabilities, labels are
+        indices.
+    groups
+        Groups (n,); without them each row is its own.
+    n_boot, seed
+        Number and random seed of the bootstrap draws, which keep groups together.
+
+    Returns
+    -------
+    pd.Series
+        difference (accuracy of a less that of b), low, high, and p: in what share of
+        the draws the difference is at least as far from the observed one, times
+        `small_sample_factor`, as that is from 0. The sample counts as one such draw
+        (Davison and Hinkley 1997, section 4.4).
+
+    Raises
+    ------
+    ValueError
+        Where labels and predictions do not fit together, or one is missing (NaN).
+    """
+    # Of each row, (n,): 1 where only a is right, -1 where only b is.
+    gain = are_right(y, a, "a").astype(float) - are_right(y, b, "b")
+    group_of_row = checked_groups(groups, len(gain))
+    gain_sums = group_sums(gain, group_of_row)
+    sizes = np.bincount(group_of_row)
+    n_groups = len(sizes)
+
+    def mean_gain(weights: Floats) -> dict[str, Floats]:
+        return {"gain": weights @ gain_sums / (weights @ sizes)}
+
+    units = np.arange(n_groups)
+    resampled = bootstrap(mean_gain, units, n_boot=n_boot, seed=seed)["gain"]
+    interval = intervals(resampled, n_groups).iloc[0]
+    distance = np.abs(resampled.draws - resampled.value) * small_sample_factor(n_groups)
+    # Rounding must not decide ties between draws and the observed difference.
+    n_farther = (distance >= abs(resampled.value) - 1e-12).sum()
+    return pd.Series(
+        {
+            "difference": interval["value"],
+            "low": max(-1.0, interval["low"]),
+            "high": min(1.0, interval["high"]),
+            "p": (1 + n_farther) / (1 + n_boot),
+        }
+    )
+
+
+def compare_all(
+    y: ArrayLike,
+    predictions: Mapping[str, ArrayLike],
+    *,
+    groups: ArrayLike | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare all pairs of two or more classifiers by `compare`.
+
+    `predictions` maps their names to predicted labels (n,) or probabilities (n, k). The
+    other arguments are those of `compare`.
+
+    Returns
+    -------
+    pd.DataFrame
+        A row for each pair: a and b (names), difference (accuracy of a less that of b),
+        low, high, p, and p_holm, corrected for the number of pairs (Holm 1979).
+
+    Raises
+    ------
+    ValueError
+        Where there are fewer than two classifiers, or predictions do not fit.
+    """
+    if len(predictions) < 2:
+        raise ValueError(
+            f"predictions: a comparison needs two classifiers, not {len(predictions)}."
+        )
+    rows = []
+    for a, b in itertools.combinations(predictions, 2):
+        compared = compare(
+            y, predictions[a], predictions[b], groups=groups, n_boot=n_boot, seed=seed
+        )
+        rows.append({"a": a, "b": b, **compared})
+    table = pd.DataFrame(rows)
+    # Holm: the smallest p times the number of pairs, the next times one less, and so
+    # on; none may be smaller than the one before it.
+    ordered = table["p"].sort_values(kind="stable")
+    n_hypotheses_left = np.arange(len(ordered), 0, -1)
+    # pandas assigns by index: each corrected p goes to the row of its pair.
+    table["p_holm"] = (ordered * n_hypotheses_left).cummax().clip(upper=1)
+    return table
