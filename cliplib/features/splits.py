@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from cliplib.data.arrays import Bools, Ints
 from cliplib.features.groups import number_groups
@@ -323,6 +322,9 @@ def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
     Folds are of like size, with like shares of the classes. `groups` (n,) are group
     numbers, of which some may be absent.
     """
+    # Here, since it takes most of a second, which a table that is read can do without.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     # Numbered anew, without gaps, in the same order.
     _, first_row, group_of_row = np.unique(
         groups, return_index=True, return_inverse=True

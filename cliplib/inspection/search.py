@@ -65,12 +65,12 @@ def search(
     if k < 1:
         raise ValueError(f"k={k} must be 1 or more.")
     query_rows, gallery_rows = _as_features(queries, gallery, encoder)
-    # Without groups, each row is one of its own.
-    group_of_row = (
-        np.arange(len(gallery_rows)) if groups is None else np.asarray(groups)
-    )
+    if groups is None:
+        return _nearest(query_rows, gallery_rows, min(k, len(gallery_rows)))
     own_groups = None if query_groups is None else np.asarray(query_groups)
-    return _nearest(query_rows, gallery_rows, group_of_row, own_groups, k)
+    return _nearest_of_groups(
+        query_rows, gallery_rows, np.asarray(groups), own_groups, k
+    )
 
 
 def _as_features(
@@ -94,7 +94,21 @@ def _as_features(
     return np.asarray(queries), np.asarray(gallery)
 
 
-def _nearest(
+def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:
+    """Return row numbers and cosines of the k nearest rows, best first, (q, k) both."""
+    rows = np.empty((len(queries), k), np.int64)
+    cosines = np.empty((len(queries), k), np.float32)
+    for query, similarities in enumerate(each_query(queries, gallery)):
+        # To sort all rows would take longer; several may be as near as the k-th.
+        least = np.partition(similarities, -k)[-k]
+        candidates = np.flatnonzero(similarities >= least)
+        nearest_first = np.argsort(-similarities[candidates], kind="stable")
+        rows[query] = candidates[nearest_first[:k]]
+        cosines[query] = similarities[rows[query]]
+    return rows, cosines
+
+
+def _nearest_of_groups(
     queries: Features,
     gallery: Features,
     group_of_row: Ints,
