@@ -33,7 +33,7 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.reports import encoding
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
-from cliplib.reports.blocks import Section, Table, table_of
+from cliplib.reports.blocks import table_of
 from cliplib.reports.caution import IDS, SEVERITIES
 from cliplib.reports.document import document
 from cliplib.reports.elsewhere import images_elsewhere, judge_elsewhere
@@ -41,7 +41,7 @@ from cliplib.reports.encoding import encode_folder
 from cliplib.reports.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
 from cliplib.reports.findings import Findings, Request
 from cliplib.reports.measure import measure
-from cliplib.reports.page import as_html, as_pdf, lay_out
+from cliplib.reports.page import as_html, as_pdf
 from cliplib.reports.record import answers_table, record
 from cliplib.reports.report import (
     WRITTEN,
@@ -383,12 +383,12 @@ def test_the_page_loads_nothing_and_tells_the_verdict_first(written: Path) -> No
 
 
 def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
-    titles = {section.title for section in document(findings).sections}
+    titles = {section["title"] for section in document(findings)["sections"]}
     assert {"Elsewhere", "Without the object", "How it was made"} <= titles
     plain = document(replace(findings, elsewhere=None, erased=None))
-    shown = {section.title for section in plain.sections}
+    shown = {section["title"] for section in plain["sections"]}
     assert not {"Elsewhere", "Without the object"} & shown
-    assert plain.title == "ward7" and len(plain.table.rows) == 4
+    assert plain["title"] == "ward7" and len(plain["table"].rows) == 4
 
 
 def test_the_pdf_says_the_same(written: Path) -> None:
@@ -426,14 +426,12 @@ def test_texts_of_cells() -> None:
 def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
     rows: int, findings: Findings, tmp_path: Path
 ) -> None:
-    cells = [["a/very/long_file_name_" * 3 + str(row), "1"] for row in range(rows)]
-    part = Section("Files", [Table("Files.", ["file", "n"], cells)])
-    told = replace(document(findings), sections=[part])
-    laid = lay_out(told, findings)
-    assert laid.content["sections"][0]["blocks"][0]["on_one_page"] == (rows == 2)
-    (tmp_path / "a.pdf").write_bytes(as_pdf(laid))
+    names = ["a/very/long_file_name_" * 3 + str(row) for row in range(rows)]
+    table = table_of("Files.", pd.DataFrame({"file": names, "n": 1}), most=rows)
+    told = document(findings) | {"sections": [{"title": "Files", "blocks": [table]}]}
+    (tmp_path / "a.pdf").write_bytes(as_pdf(told))
     assert len(pypdf.PdfReader(tmp_path / "a.pdf").pages) == (1 if rows == 2 else 2)
-    assert "a/very/long_file_name_" in as_html(laid)
+    assert "a/very/long_file_name_" in as_html(told)
 
 
 # --- The command
@@ -488,18 +486,11 @@ def test_a_full_disk_leaves_the_old_report_and_locks_no_folder(
 def test_a_name_of_250_letters_stays_on_the_paper(
     findings: Findings, tmp_path: Path
 ) -> None:
-    block = {
-        "kind": "table",
-        "caption": "",
-        "columns": ["file", "reason"],
-        "rows": [[f"disc/{'d' * 250}.png", "empty, or in no known format"]],
-        "numeric": [False, False],
-        "on_one_page": True,
-    }
-    laid = lay_out(document(findings), findings)
-    sections = [{"title": "Images", "blocks": [block]}]
-    content = {**laid.content, "sections": sections}
-    (tmp_path / "a.pdf").write_bytes(as_pdf(replace(laid, content=content)))
+    reason = "empty, or in no known format"
+    frame = pd.DataFrame({"file": [f"disc/{'d' * 250}.png"], "reason": reason})
+    sections = [{"title": "Images", "blocks": [table_of("", frame)]}]
+    told = document(findings) | {"sections": sections}
+    (tmp_path / "a.pdf").write_bytes(as_pdf(told))
     pages = pypdf.PdfReader(tmp_path / "a.pdf").pages
     lines = [line for page in pages for line in page.extract_text().splitlines()]
     of_name = [line for line in lines if "dddd" in line]

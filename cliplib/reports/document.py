@@ -1,6 +1,6 @@
 """The findings on a folder as a document: sections of text, tables and pictures.
 
-One document is laid out as a page and as a PDF.
+The templates of page and PDF, report.html and report.typ, lay out the same document.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,17 +24,13 @@ from cliplib.inspection.traces import FIELDS
 from cliplib.reports import plots
 from cliplib.reports.blocks import (
     Block,
-    Code,
-    Document,
     Picture,
     Pictures,
-    Plot,
-    Section,
     Table,
     Text,
+    plot_of,
     shares_of,
     table_of,
-    text_of,
 )
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
@@ -62,7 +59,7 @@ COPIES = {
 """Rows of an audit's summary, and what they are called."""
 
 
-def document(findings: Findings, title: str = "") -> Document:
+def document(findings: Findings, title: str = "") -> dict[str, Any]:
     """Return the findings as a document; sections that yield nothing are left out.
 
     `title` is by default the folder's name, or "A folder of images" if anonymous.
@@ -87,15 +84,25 @@ def document(findings: Findings, title: str = "") -> Document:
         "Without the object": _erased,
         "How it was made": _provenance,
     }
-    sections = [Section("What the warnings rest on", [*_warnings(findings, judged)])]
-    sections += [Section(name, [*make(findings)]) for name, make in makers.items()]
-    return Document(
-        title=" ".join(title.split()),
-        subtitle=f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",
-        verdict=judged,
-        table=_compared(judged),
-        sections=[section for section in sections if section.blocks],
-    )
+    blocks_of = {"What the warnings rest on": [*_warnings(findings, judged)]}
+    blocks_of |= {name: [*make(findings)] for name, make in makers.items()}
+    return {
+        "title": " ".join(title.split()),
+        "subtitle": f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",
+        "word": judged.word,
+        "sentence": judged.sentence,
+        "cautions": [
+            {"severity": caution.severity, "message": caution.message}
+            for caution in judged.cautions
+        ],
+        "table": _compared(judged),
+        "steps": [step._asdict() for step in judged.steps],
+        "sections": [
+            {"title": name, "blocks": blocks}
+            for name, blocks in blocks_of.items()
+            if blocks
+        ],
+    }
 
 
 def _picture(findings: Findings, row: int, title: str = "") -> Picture:
@@ -106,11 +113,8 @@ def _picture(findings: Findings, row: int, title: str = "") -> Picture:
 
 def _compared(judged: Verdict) -> Table:
     columns = ["", "right", "with all classes counting alike"]
-    rows = [
-        [row.method, percent(row.accuracy), percent(row.balanced)]
-        for row in judged.rows
-    ]
-    return Table("Of all images, with 95% intervals.", columns, rows)
+    frame = pd.DataFrame([*judged.rows], columns=columns)
+    return table_of("Of all images, with 95% intervals.", frame)
 
 
 def _warnings(findings: Findings, judged: Verdict) -> Iterator[Block]:
@@ -233,11 +237,12 @@ def _methods(findings: Findings) -> Iterator[Block]:
         "what new images can expect. Where other images of the same group are trained "
         "on, as is often done, the difference is memory."
     )
-    yield Plot(
+    yield plot_of(
         "Accuracy of every method, with 95% intervals over groups; the best probe also "
         "by image, where other images of the same group were trained on.",
         "A row for each method, with a dot for its accuracy and its interval.",
         plots.accuracy_plot,
+        findings,
     )
     shown = ["accuracy", "balanced_accuracy", "macro_f1", "auroc"]
     rows = {}
@@ -286,11 +291,12 @@ def _errors(findings: Findings) -> Iterator[Block]:
         "right, with 95% intervals.",
         pd.DataFrame(rows).T.rename_axis("class"),
     )
-    yield Plot(
+    yield plot_of(
         f"Confusion matrix of the {methods.best}: counts, shaded by their share of the "
         "true class.",
         "Heat map of true classes as rows against predicted classes as columns.",
         plots.confusion_plot,
+        findings,
     )
     if findings.errors:
         yield pictures_of_errors(findings)
@@ -342,27 +348,29 @@ def _curve(findings: Findings) -> Iterator[Block]:
         return
     if curve.gain_by_doubling is not None:
         yield Text(f"The last doubling brought {points(curve.gain_by_doubling)}.")
-    yield Plot(
+    yield plot_of(
         f"Accuracy of the {findings.methods.best} on groups not trained on, by how "
         "many groups it was trained on. The band is the 95% interval over images; part "
         "of the groups is drawn once, and another draw may differ by more.",
         "A curve of accuracy over the number of labelled groups, with a band.",
         plots.curve_plot,
+        findings,
     )
 
 
 def _trust(findings: Findings) -> Iterator[Block]:
     """Yield a plot of calibration and risk-coverage, and facts on the decision aid."""
-    yield Plot(
+    yield plot_of(
         f"Left: how often the {findings.methods.best} is right where it states a "
         "probability, with 95% intervals; on the line both agree. Right: the share of "
         "errors among the answers, if only the surest are given; the line is at 5%.",
         "Dots of accuracy against stated probability, and a curve of errors against "
         "the share answered.",
         plots.trust_plot,
+        findings,
     )
     yield Text(aid_sentence(findings))
-    about = pd.Series(findings.aid.about, name="value").map(text_of)
+    about = pd.Series(findings.aid.about, name="value", dtype=object)
     yield table_of(
         "The decision aid, which abstains where it is not sure, and how it was made.",
         about.rename_axis("decision aid").to_frame(),
@@ -433,9 +441,9 @@ def _provenance(findings: Findings) -> Iterator[Block]:
     """Yield the method in a paragraph, citation, versions, command, and privacy."""
     yield Text(method_paragraph(findings))
     yield Text("To cite the program:")
-    yield Code(citation())
-    rows = [[name, value] for name, value in made(findings).items()]
-    yield Table("What these results depend on.", ["what", "value"], rows)
+    yield Text(citation(), kind="code")
+    facts = pd.DataFrame(made(findings).items(), columns=["what", "value"])
+    yield table_of("What these results depend on.", facts, most=len(facts))
     yield Text("This command makes it again:")
-    yield Code(findings.command)
+    yield Text(findings.command, kind="code")
     yield Text(privacy(findings.request.anonymous))

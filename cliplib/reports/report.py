@@ -26,6 +26,7 @@ from cliplib.reports.findings import Findings
 from cliplib.reports.measure import measure
 from cliplib.reports.record import answers_table, copies_table, record
 from cliplib.reports.sheet import write_csv
+from cliplib.reports.verdict import verdict
 
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
 """The files that a report consists of."""
@@ -129,15 +130,15 @@ def write_report(
         If the folder cannot be written to.
     """
     from cliplib.reports.document import document  # which needs the extra "report"
-    from cliplib.reports.page import as_html, as_pdf, lay_out
+    from cliplib.reports.page import as_html, as_pdf
 
     place = Path(out)
     told = document(findings, title)
-    layout = lay_out(told, findings)
-    pdf = as_pdf(layout)
-    about = json.dumps(record(findings, told.verdict), indent=1, ensure_ascii=False)
+    pdf = as_pdf(told)
+    judged = verdict(findings)
+    about = json.dumps(record(findings, judged), indent=1, ensure_ascii=False)
     with replacing(place) as new:
-        (new / "report.html").write_text(as_html(layout), "utf-8", newline="\n")
+        (new / "report.html").write_text(as_html(told), "utf-8", newline="\n")
         (new / "report.pdf").write_bytes(pdf)
         (new / "report.json").write_text(about, "utf-8", newline="\n")
         write_csv(answers_table(findings), new / "answers.csv")

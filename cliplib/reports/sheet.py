@@ -6,8 +6,7 @@ import base64
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -27,6 +26,8 @@ from cliplib.reports.decision_aid import DecisionAid
 # Cosine similarity from which on two images are the same, or copies; rounding keeps it
 # from being 1.
 SAME_IMAGE = 0.9999
+SIDE = 144
+"""Pixels of the longer side of a picture."""
 
 # What a spreadsheet may take for a formula: OWASP, "CSV injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -38,6 +39,24 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+JPEG_START = b"\xff\xd8"
+
+
+def data_uri(content: bytes) -> str:
+    """Return a JPEG or SVG file as a data URI, so that a page need not load it."""
+    kind = "jpeg" if content.startswith(JPEG_START) else "svg+xml"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+TEMPLATES.filters |= {"data_uri": data_uri, "number": number}
+
+
+def small_jpeg(image: Image.Image, side: int, quality: int = 75) -> bytes:
+    """Shrink an image in place to so many pixels a side; return it as a JPEG file."""
+    image.thumbnail((side, side))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=quality)
+    return content.getvalue()
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
@@ -110,7 +129,7 @@ def write_html(
         rule=_rule(aid),
         answers=_answers(rows, aid, files, heat_maps, images),
         heat_maps=heat_maps,
-        about={name: number(value) for name, value in aid.about.items()},
+        about=aid.about,
     )
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -132,66 +151,33 @@ def answers_table(
     return template.render(answers=answers, heat_maps=heat_maps)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A row of the page; pictures are data URIs, or "" where there is none."""
-
-    file: str
-    text: str  # class, why there is none, or what is wrong with the file
-    likely: str = ""  # class and probability, also where no answer is given
-    nearest: str = ""  # id of the most similar training image
-    similarity: str = ""  # its cosine
-    is_training_image: bool = False
-    picture: str = ""
-    heat_map: str = ""
-    nearest_picture: str = ""
-
-
 def _answers(
     rows: pd.DataFrame,
     aid: DecisionAid,
     files: Any,
     heat_maps: bool,
     images: str | os.PathLike[str],
-) -> list[Answer]:
-    """Return an `Answer` for each of `rows`; of an unreadable file its error alone."""
+) -> list[dict[str, Any]]:
+    """Return what answers.html shows of each of `rows`.
+
+    These are the columns of `DecisionAid.classify`, is_training_image, and three JPEG
+    files, each b"" where there is none: picture, heat_map and nearest_picture.
+    """
     sources = _sources(rows, files)
-    heat_map_of_row: dict[int, str] = {}  # by position in `rows`
+    heat_map_of_row: dict[int, bytes] = {}  # by position in `rows`
     if heat_maps:
         readable = np.flatnonzero(rows["error"] == "").tolist()
         shown = [sources[row] for row in readable]
         maps = _heat_maps(aid, shown, rows["class"].iloc[readable])
         heat_map_of_row = dict(zip(readable, maps, strict=True))
-    said = rows.assign(is_training_image=is_training_image(rows)).to_dict("records")
-    return [
-        _answer(of_file, source, heat_map_of_row.get(row, ""), images)
-        for row, (of_file, source) in enumerate(zip(said, sources, strict=True))
-    ]
-
-
-def _answer(
-    said: Mapping[Any, Any],
-    source: ImageSource,
-    heat_map: str,
-    images: str | os.PathLike[str],
-) -> Answer:
-    """Return the `Answer` for one file, or its error.
-
-    `said` has the columns of `DecisionAid.classify` and is_training_image.
-    """
-    if said["error"]:
-        return Answer(file=said["file"], text=said["error"])
-    return Answer(
-        file=said["file"],
-        text=f"none: {said['reason']}" if said["abstained"] else said["class"],
-        likely=f"{said['class']} {number(said['probability'])}",
-        nearest=said["nearest"],
-        similarity=number(said["similarity"]),
-        is_training_image=said["is_training_image"],
-        picture=_data_uri(load_image(source)),
-        heat_map=heat_map,
-        nearest_picture=_training_picture(said["nearest"], images),
-    )
+    said = rows.assign(is_training_image=is_training_image(rows))
+    answers: list[dict[str, Any]] = said.to_dict("records")
+    for row, (answer, source) in enumerate(zip(answers, sources, strict=True)):
+        can_be_read = not answer["error"]
+        answer["picture"] = small_jpeg(load_image(source), SIDE) if can_be_read else b""
+        answer["heat_map"] = heat_map_of_row.get(row, b"")
+        answer["nearest_picture"] = _training_picture(answer["nearest"], images)
+    return answers
 
 
 def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
@@ -213,8 +199,8 @@ def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
 
 def _heat_maps(
     aid: DecisionAid, images: Sequence[ImageSource], classes: pd.Series
-) -> list[str]:
-    """Return for each image, as a data URI, a heat map of what spoke for a class.
+) -> list[bytes]:
+    """Return for each image, as a JPEG file, a heat map of what spoke for a class.
 
     `classes` has the name of that class for each image.
     """
@@ -233,35 +219,28 @@ def _heat_maps(
                 labels[batch],
                 aid.training.readout,
             )
-            pictures += [_data_uri(image) for image in maps]
+            pictures += [small_jpeg(image, SIDE) for image in maps]
             bar.update(len(maps))
     return pictures
 
 
-def _training_picture(name: str, images: str | os.PathLike[str]) -> str:
-    """Return a training image as a data URI, or "" where it is not below a folder.
+def _training_picture(name: str, images: str | os.PathLike[str]) -> bytes:
+    """Return a training image as a JPEG file, b"" where it is not below a folder.
 
     `name`, its path below the folder `images`, comes from whoever made the aid: it must
     lead to no other file of the user's.
     """
     # By the rules of Windows, where a name may ask a foreign machine for a file.
     path = PureWindowsPath(name)
-    if not images or path.anchor or ".." in path.parts:
-        return ""
+    if not name or not images or path.anchor or ".." in path.parts:
+        return b""
     folder = Path(images).resolve()
     file = (folder / name).resolve()  # where links lead
     try:
-        return _data_uri(load_image(file)) if file.is_relative_to(folder) else ""
+        is_below = file.is_relative_to(folder)
+        return small_jpeg(load_image(file), SIDE) if is_below else b""
     except OSError:
-        return ""
-
-
-def _data_uri(image: Image.Image) -> str:
-    """Shrink an image in place to 144 pixels a side; return it as a data URI (JPEG)."""
-    image.thumbnail((144, 144))
-    content = io.BytesIO()
-    image.save(content, "JPEG")
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+        return b""
 
 
 def _rule(aid: DecisionAid) -> str:
