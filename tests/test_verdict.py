@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -99,7 +98,6 @@ def elsewhere(wrong: tuple[int, int]) -> Elsewhere:
     labels, proba = answered((50, 50), wrong)
     return Elsewhere(
         name="site b",
-        table=Mock(),
         left_out=pd.Series(dtype=int),
         evaluation=evaluate(labels, proba, CLASSES),
         answered=Share(0, 0, 0),

@@ -309,8 +309,10 @@ def pictures_of_errors(findings: Findings) -> Pictures:
     for row, heat_map in findings.errors:
         answer = methods.classes[methods.predicted[row]]
         title = f"{findings.images.labels[row]}, as {answer}"
-        pictures.append(_picture(findings, row, title))
-        pictures.append(Picture(heat_map, f"spoke for {answer}"))
+        pictures += [
+            _picture(findings, row, title),
+            Picture(heat_map, f"spoke for {answer}"),
+        ]
     return Pictures(
         "The errors of which the best probe was surest, one of each group: label "
         "and answer; beside each image, in red, what spoke for the answer.",
@@ -384,8 +386,8 @@ def _elsewhere(findings: Findings) -> Iterator[Block]:
         return
     judged = (
         f"The {findings.methods.best}, trained on all images of this folder, judges "
-        f"{counted(len(away.table), 'image')} of another one. The decision aid answers "
-        f"{whole_percent(away.answered.value)} of them; of its answers "
+        f"{counted(away.evaluation.n, 'image')} of another one. The decision aid "
+        f"answers {whole_percent(away.answered.value)} of them; of its answers "
         f"{percent(away.wrong)} are wrong."
     )
     if len(away.left_out):
@@ -428,12 +430,9 @@ def _erased(findings: Findings) -> Iterator[Block]:
         "other side is used where the mirrored box does not meet the object.",
         table.rename_axis("images shown"),
     )
-    row_of = {id: row for row, id in enumerate(findings.images.table.ids.tolist())}
     pictures = []
-    for id, before, after in erased.examples:
-        whole = _picture(findings, row_of[id])
-        pictures.append(Picture(before, whole.title, whole.name))
-        pictures.append(Picture(after, "object erased"))
+    for row, after in erased.examples:
+        pictures += [_picture(findings, row), Picture(after, "object erased")]
     yield Pictures("Some images, and what is left of them.", pictures)
 
 

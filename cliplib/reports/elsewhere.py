@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted, listing
-from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import Share, ratio_intervals
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
@@ -43,9 +42,6 @@ class Elsewhere:
     ----------
     name
         Of the folder.
-    table
-        The images that were judged, with the classes of home; none is a near-duplicate
-        of an image at home.
     left_out
         By reason, how many files of the folder were not judged.
     evaluation
@@ -57,7 +53,6 @@ class Elsewhere:
     """
 
     name: str
-    table: FeatureTable
     left_out: pd.Series
     evaluation: Evaluation
     answered: Share
@@ -75,21 +70,16 @@ def check_shared_classes(folder: str, home: datasets.Dataset) -> None:
         )
 
 
-class ImagesElsewhere(NamedTuple):
-    """The images of another folder that can be judged, and what of it cannot be."""
-
-    name: str
-    table: FeatureTable
-    left_out: pd.Series
-
-
-def images_elsewhere(
+def judge_elsewhere(
     folder: str,
     home: FeatureTable,
     home_images: Sequence[ImageSource],
-    encoder: Encoder,
-) -> ImagesElsewhere:
-    """Encode another folder, and choose its images that can be judged.
+    probe: AnyProbe,
+    aid: DecisionAid,
+    *,
+    seed: int = 0,
+) -> Elsewhere:
+    """Test a probe and a decision aid on the images of another folder.
 
     Left out are files that cannot be read, which a warning names, images of classes
     that home does not have, and near-duplicates of images at home.
@@ -102,8 +92,10 @@ def images_elsewhere(
         The table of the images here, whose classes count.
     home_images
         The files of its rows, (n,).
-    encoder
-        The one that made it.
+    probe, aid
+        Trained on the images here, in the same readout.
+    seed
+        Of the bootstrap draws.
 
     Raises
     ------
@@ -112,13 +104,13 @@ def images_elsewhere(
     """
     place = os.path.abspath(folder)
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = encode(place, encoder, errors=errors_by_id)
+    table = encode(place, aid.encoder, errors=errors_by_id)
     for error in errors_by_id.values():
         logger.warning("%s It is left out of the images elsewhere.", error)
     dataset = load_dataset(place)  # all its files, also those that cannot be read
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     images = [file_of[image_id] for image_id in table.ids]
-    is_copy = _are_copies(images, home_images, encoder.cache)
+    is_copy = _are_copies(images, home_images, aid.encoder.cache)
     class_names = np.array(table.classes)[table.labels]
     is_of_home_class = np.isin(class_names, home.classes)
     unknown = sorted(set(class_names[~is_of_home_class]))
@@ -141,35 +133,24 @@ def images_elsewhere(
             "are needed that can be read, are of the same classes as those here, and "
             "are copies neither of these nor of each other."
         )
-    return ImagesElsewhere(
-        Path(place).name, _with_classes(judged, home.classes), left_out[left_out > 0]
-    )
-
-
-def judge_elsewhere(
-    there: ImagesElsewhere,
-    probe: AnyProbe,
-    aid: DecisionAid,
-    *,
-    seed: int = 0,
-) -> Elsewhere:
-    """Test a probe and a decision aid on the images of another folder.
-
-    Both were trained on the images here, in the same readout. The seed is that of the
-    bootstrap draws.
-    """
-    table = there.table.with_readout(aid.training.readout)
-    predicted = np.asarray(probe.predict(table.features))
-    answered, wrong = _shares_of_aid(aid, table, seed)
+    names = np.array(judged.classes)[judged.labels]
+    labels = np.array([home.classes.index(name) for name in names])
+    features = judged.with_readout(aid.training.readout).features
+    groups = judged.groups
+    decisions = aid.decide(features)
+    is_answered = ~decisions["abstained"].to_numpy(bool)
+    is_error = is_answered & (decisions["class"].to_numpy() != names)
+    answered = ratio_intervals({"share": is_answered}, groups=groups, seed=seed)
+    # Divided by the number of answers, in each bootstrap draw as well: NaN for none.
+    wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
     return Elsewhere(
-        name=there.name,
-        table=table,
-        left_out=there.left_out,
+        name=Path(place).name,
+        left_out=left_out[left_out > 0],
         evaluation=evaluate(
-            table.labels, predicted, table.classes, groups=table.groups, seed=seed
+            labels, probe.predict(features), home.classes, groups=groups, seed=seed
         ),
-        answered=answered,
-        wrong=wrong,
+        answered=Share.of(answered.loc["share"]),
+        wrong=Share.of(wrong.loc["share"]),
     )
 
 
@@ -184,27 +165,3 @@ def _are_copies(
     # Pairs of a row of the first and a row of the second: index_a and index_b.
     pairs = find_near_duplicates(home_hashes, hashes)
     return np.isin(np.arange(len(images)), pairs["index_b"])
-
-
-def _with_classes(table: FeatureTable, classes: tuple[str, ...]) -> FeatureTable:
-    """Return a table whose labels are indices into other classes, by equal names."""
-    labels = [classes.index(table.classes[label]) for label in table.labels]
-    return replace(table, labels=np.array(labels, np.int64), classes=classes)
-
-
-def _shares_of_aid(
-    aid: DecisionAid, table: FeatureTable, seed: int
-) -> tuple[Share, Share]:
-    """Return two shares: of a table's images those answered, and of these those wrong.
-
-    Each has its 95% interval; where the aid answers nothing, the second is NaN.
-    """
-    decisions = aid.decide(table.features)
-    is_answered = ~decisions["abstained"].to_numpy(bool)
-    class_names = np.array(table.classes)[table.labels]
-    is_error = is_answered & (decisions["class"].to_numpy() != class_names)
-    groups = table.groups
-    answered = ratio_intervals({"share": is_answered}, groups=groups, seed=seed)
-    # Divided by the number of answers, in each bootstrap draw as well.
-    wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
-    return Share.of(answered.loc["share"]), Share.of(wrong.loc["share"])

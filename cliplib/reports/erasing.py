@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cliplib.data.arrays import Features, Ints
+from cliplib.data.arrays import Features
 from cliplib.data.image import ImageSource, image_name, load_image
 from cliplib.encoders.encoder import Encoder
-from cliplib.evaluation.comparison import compare
-from cliplib.evaluation.intervals import Share, ratio_intervals
+from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.features.groups import read_text_table
 from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable
@@ -33,18 +32,10 @@ IMAGES_A_BATCH = 64
 
 
 class Example(NamedTuple):
-    """The id of an image, and the image as it is and without its object."""
+    """A row of the table, and its image without the object."""
 
-    id: str
-    before: Image.Image
+    row: int
     after: Image.Image
-
-
-class Variant(NamedTuple):
-    """Rows of the table, (m,), and the features, (m, d), to test in their place."""
-
-    rows: Ints
-    features: Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +48,11 @@ class Erased:
         A row for each variant: images (how many have it), value, low and high of the
         accuracy. Variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the
         other side of the vertical middle, where that does not meet the object.
-    loss
-        Accuracy as they are less accuracy without the object, on the same images.
-    control_loss
-        Accuracy as they are less that of the control; None where no box leaves room.
     examples
-        At most three images with and without their object.
+        At most three images without their object.
     """
 
     accuracy: pd.DataFrame
-    loss: Share
-    control_loss: Share | None
     examples: Sequence[Example]
 
 
@@ -153,35 +138,45 @@ def evaluate_erased(
     }
     if not box_of_row:
         raise ValueError("No image that was measured has a box.")
-    rows = np.array([*box_of_row])
     mirrored_box_of_row = {
         row: box.mirrored()
         for row, box in box_of_row.items()
         # The two centres are at least a width apart: the boxes do not overlap.
         if abs(2 * box.x_center - 1) >= box.width
     }
-    variants = {
-        WHOLE: Variant(rows, table.features[rows]),
+    boxes_of = {WHOLE: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
+    features_of = {
+        WHOLE: table.features,
         WITHOUT: _encode_erased(encoder, table, images, box_of_row, seed),
         CONTROL: _encode_erased(encoder, table, images, mirrored_box_of_row, seed),
     }
-    predicted = _predict_out_of_fold(probe, table, variants, n_splits, seed)
-    loss = _loss(table, predicted, WITHOUT, seed)
-    assert loss is not None  # since some image has a box
-    step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
-    return Erased(
-        accuracy=_accuracy_by_variant(table, predicted, seed),
-        loss=loss,
-        control_loss=_loss(table, predicted, CONTROL, seed),
-        examples=[
-            Example(
-                id=str(table.ids[row]),
-                before=load_image(images[row]),
-                after=_load_erased(images[row], box_of_row[row], seed),
-            )
-            for row in rows.tolist()[::step][:MOST_EXAMPLES]
-        ],
+    every_row = range(len(table))
+    has_variant = pd.DataFrame(
+        {name: np.isin(every_row, [*chosen]) for name, chosen in boxes_of.items()}
     )
+    is_right = pd.DataFrame(False, every_row, [*features_of])
+    for train_rows, test_rows in group_folds(
+        table.labels, table.groups, n_splits=n_splits, seed=seed, published=table.folds
+    ):
+        train = table.select(train_rows)
+        fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
+        for name, features in features_of.items():
+            answers = fitted.predict(features[test_rows])
+            is_right.loc[test_rows, name] = answers == table.labels[test_rows]
+    accuracy = ratio_intervals(
+        is_right & has_variant,
+        has_variant.to_numpy(float),
+        groups=table.groups,
+        seed=seed,
+    )
+    accuracy.insert(0, "images", has_variant.sum())
+    rows = [*box_of_row]
+    step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
+    examples = [
+        Example(row, _load_erased(images[row], box_of_row[row], seed))
+        for row in rows[::step][:MOST_EXAMPLES]
+    ]
+    return Erased(accuracy, examples)
 
 
 def _encode_erased(
@@ -190,20 +185,17 @@ def _encode_erased(
     images: Sequence[ImageSource],
     box_of_row: Mapping[int, Box],
     seed: int,
-) -> Variant:
-    """Encode the images of the rows that have a box, with the object in it erased.
-
-    The features are of the readout of `table`, which the probe reads.
-    """
+) -> Features:
+    """Return a table's features, those of rows with a box anew without the object."""
     rows = [*box_of_row]
-    parts = [table.features[:0]]  # the result if there is no box
+    features = table.features.copy()
     for start in range(0, len(rows), IMAGES_A_BATCH):  # few decoded images at a time
         batch = rows[start : start + IMAGES_A_BATCH]
         erased = [_load_erased(images[row], box_of_row[row], seed) for row in batch]
-        parts.append(
-            encoder.encode_images(erased, readout=table.readout, progress=False)
+        features[batch] = encoder.encode_images(
+            erased, readout=table.readout, progress=False
         )
-    return Variant(np.array(rows, np.int64), np.concatenate(parts))
+    return features
 
 
 def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
@@ -217,69 +209,3 @@ def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
         return erase(image, box, seed=seed)
     except ValueError as error:
         raise ValueError(f"{image_name(source)}: {error}") from error
-
-
-def _predict_out_of_fold(
-    probe: Probe,
-    table: FeatureTable,
-    variants: Mapping[str, Variant],
-    n_splits: int,
-    seed: int,
-) -> pd.DataFrame:
-    """Return the class that is predicted for each variant of each row, (n, variants).
-
-    Each fold's rows are predicted by a probe that was trained on the other folds'
-    images as they are. NaN stands where a row lacks the variant.
-    """
-    predicted = pd.DataFrame(np.nan, range(len(table)), list(variants))
-    folds = group_folds(
-        table.labels,
-        table.groups,
-        n_splits=n_splits,
-        seed=seed,
-        published=table.folds,
-    )
-    for train_rows, test_rows in folds:
-        train = table.select(train_rows)
-        fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
-        for name, variant in variants.items():
-            is_tested = np.isin(variant.rows, test_rows)
-            if is_tested.any():
-                answers = fitted.predict(variant.features[is_tested])
-                predicted.loc[variant.rows[is_tested], name] = answers
-    return predicted
-
-
-def _accuracy_by_variant(
-    table: FeatureTable, predicted: pd.DataFrame, seed: int
-) -> pd.DataFrame:
-    """Return the accuracy of each variant, in rows, on the images that have it.
-
-    Columns: images (how many), value, low and high. `predicted` (n, variants) are
-    classes, NaN where an image lacks the variant.
-    """
-    has_variant = predicted.notna()
-    is_right = predicted.eq(table.labels, axis=0)  # never where it is NaN
-    accuracy = ratio_intervals(
-        is_right, has_variant.to_numpy(float), groups=table.groups, seed=seed
-    )
-    accuracy.insert(0, "images", has_variant.sum())
-    return accuracy
-
-
-def _loss(
-    table: FeatureTable, predicted: pd.DataFrame, variant: str, seed: int
-) -> Share | None:
-    """Return the accuracy on images as they are less that on a variant of the same.
-
-    `predicted` (n, variants) are classes, NaN where an image lacks the variant. None if
-    all images lack it.
-    """
-    pair = predicted[[WHOLE, variant]].dropna()
-    if pair.empty:
-        return None
-    whole = pair[WHOLE]
-    rows = pair.index
-    groups = table.groups[rows]
-    loss = compare(table.labels[rows], whole, pair[variant], groups=groups, seed=seed)
-    return Share.of(loss)

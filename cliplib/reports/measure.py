@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,21 +30,17 @@ from cliplib.inspection.archives import archives_inside
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
-from cliplib.inspection.own_split import OwnSplit, corrected_splits, own_split
-from cliplib.inspection.seen import Seen, seen_in_training
+from cliplib.inspection.own_split import corrected_splits, own_split
+from cliplib.inspection.seen import seen_in_training
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.traces import file_fields
 from cliplib.inspection.words import zero_shot
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import RISK, DecisionAid
-from cliplib.reports.elsewhere import (
-    Elsewhere,
-    images_elsewhere,
-    judge_elsewhere,
-)
+from cliplib.reports.elsewhere import Elsewhere, judge_elsewhere
 from cliplib.reports.encoding import Encoded, encode_folder
-from cliplib.reports.erasing import Erased, evaluate_erased
+from cliplib.reports.erasing import evaluate_erased
 from cliplib.reports.findings import (
     Belonging,
     Copies,
@@ -66,7 +62,6 @@ from cliplib.reports.methods import (
 from cliplib.reports.questions import measure_curve, suspect_labels
 
 MOST_ERRORS = 6
-Result = TypeVar("Result")
 
 
 def measure(
@@ -146,87 +141,88 @@ def find_out(encoded: Encoded) -> Findings:
     """Measure all there is to find out about an encoded folder, step by step."""
     request = encoded.request
     encoder = encoded.encoder
+    cache = encoder.cache
     table = encoded.table
     files = encoded.files
     plan = plan_evaluation(table, seed=request.seed)
-    with tqdm(desc="measure", total=12, unit="step") as bar:
+    draws: Any = {"n_splits": plan.n_splits, "seed": plan.seed}
+    with tqdm(desc="measure", total=11, unit="step") as bar:
 
-        def step(
-            name: str, function: Callable[..., Result], *args: Any, **more: Any
-        ) -> Result:
+        def step(name: str) -> None:
             bar.set_postfix_str(name)
-            result = function(*args, **more)
             bar.update()
-            return result
 
-        audit = step(
-            "copies",
-            audit_dataset,
-            encoded.dataset,
-            copies=request.copies,
-            table=table,
-            cache=encoder.cache,
+        step("copies")
+        audit = audit_dataset(
+            encoded.dataset, copies=request.copies, table=table, cache=cache
         )
         images = describe_images(encoded)
-        rows = rows_of_pairs(audit, table)
+        step("methods")
         words = zero_shot(encoder, table, default_phrases(table.classes))
-        methods = step("methods", measure_methods, plan, words)
-        shortcuts = step(
-            "shortcuts",
-            probe_shortcuts,
-            plan.table,
-            files,
-            methods.predicted,
-            n_splits=plan.n_splits,
-            seed=plan.seed,
-            cache=encoder.cache,
+        methods = measure_methods(plan, words)
+        probe, probe_table = methods.method
+        step("shortcuts")
+        shortcuts = probe_shortcuts(
+            plan.table, files, methods.predicted, cache=cache, **draws
         )
-        probe = methods.method.estimator
-        alike = step(
-            "look-alikes",
-            look_alikes,
-            plan.table.with_readout("deep"),
-            probe,
-            n_splits=plan.n_splits,
-            seed=plan.seed,
-        )
-        seen = step("seen images", find_seen, encoder, files)
-        split = step("own split", measure_own_split, plan, methods)
-        others = step("other encoders", measure_others, encoded, plan, methods)
-        curve = step("learning curve", measure_curve, plan, methods)
+        step("look-alikes")
+        alike = look_alikes(plan.table.with_readout("deep"), probe, **draws)
+        # Which images other encoders were trained on is not known.
+        is_mini = encoder.name == "mini"
+        seen = seen_in_training(files, cache=cache) if is_mini else None
+        step("own split")
+        split = own_split(probe_table, probe, by_group=methods.predicted, **draws)
+        can_split = split is not None and plan.groups_kept_apart
+        step("other encoders")
+        others = measure_others(encoded, plan, methods)
+        step("learning curve")
+        curve = measure_curve(plan, methods)
         fitted = fit_with_groups(
-            probe,
-            methods.method.table.features,
-            methods.labels,
-            methods.groups,
+            probe, probe_table.features, methods.labels, methods.groups
         )
-        errors = step("errors", explain_errors, encoder, fitted, images, methods)
-        aid = step("decision aid", make_aid, encoded, images.names, methods)
-        return Findings(
-            request=request,
-            encoder=encoder,
-            images=images,
-            belonging=who_belongs_together(encoded, images),
-            copies=Copies(audit, rows),
-            methods=methods,
-            shortcuts=shortcuts,
-            one_class_values=values_of_one_class(images.facts, table),
-            look_alikes=alike,
-            archives=archives_inside(
-                plan.table, methods.predicted, images.facts, seed=plan.seed
+        step("errors")
+        errors = explain_errors(encoder, fitted, images, methods)
+        step("decision aid")
+        aid = make_aid(encoded, images.names, methods)
+        step("elsewhere")
+        elsewhere = judge_other_folder(encoded, fitted, aid)
+        step("erased")
+        erased = None
+        if encoded.boxes:
+            erased = evaluate_erased(
+                probe, probe_table, encoder, files, encoded.boxes, **draws
+            )
+    is_right = methods.predicted == table.labels
+    return Findings(
+        request=request,
+        encoder=encoder,
+        images=images,
+        belonging=who_belongs_together(encoded, images),
+        copies=Copies(audit, rows_of_pairs(audit, table)),
+        methods=methods,
+        shortcuts=shortcuts,
+        one_class_values=values_of_one_class(images.facts, table),
+        look_alikes=alike,
+        archives=archives_inside(
+            plan.table, methods.predicted, images.facts, seed=plan.seed
+        ),
+        other_encoders=others,
+        suspects=suspect_labels(table.labels, methods.proba),
+        curve=curve,
+        trust=Trust(
+            quantile_reliability(
+                table.labels, methods.proba, plan.table.groups, seed=plan.seed
             ),
-            other_encoders=others,
-            suspects=suspect_labels(table.labels, methods.proba),
-            curve=curve,
-            trust=measure_trust(plan, methods),
-            errors=errors,
-            aid=aid,
-            seen=seen,
-            own_split=split,
-            splits=split_anew(plan) if split else None,
-            elsewhere=step("elsewhere", judge_other_folder, encoded, fitted, aid),
-            erased=step("erased", erase_objects, encoded, plan, methods),
-        )
+            risk_coverage(is_right, methods.proba.max(axis=1)),
+        ),
+        errors=errors,
+        aid=aid,
+        seen=seen,
+        own_split=split,
+        splits=corrected_splits(plan.table, **draws) if can_split else None,
+        elsewhere=elsewhere,
+        erased=erased,
+    )
 
 
 def describe_images(encoded: Encoded) -> Images:
@@ -319,42 +315,6 @@ def measure_others(
     return found
 
 
-def measure_trust(plan: EvaluationPlan, methods: Methods) -> Trust:
-    """Return how true the best probe's probabilities are, and what abstaining buys."""
-    table = plan.table
-    is_right = methods.predicted == table.labels
-    return Trust(
-        quantile_reliability(table.labels, methods.proba, table.groups, seed=plan.seed),
-        risk_coverage(is_right, methods.proba.max(axis=1)),
-    )
-
-
-def find_seen(encoder: ClipEncoder, files: Sequence[Any]) -> Seen | None:
-    """Find images that the encoder was trained on; None where that is not known."""
-    if encoder.name != "mini":
-        return None
-    return seen_in_training(files, cache=encoder.cache)
-
-
-def measure_own_split(plan: EvaluationPlan, methods: Methods) -> OwnSplit | None:
-    """Return what the folder's own split says of the best probe; None without one."""
-    probe, table = methods.method
-    return own_split(
-        table,
-        probe,
-        n_splits=plan.n_splits,
-        seed=plan.seed,
-        by_group=methods.predicted,
-    )
-
-
-def split_anew(plan: EvaluationPlan) -> pd.DataFrame | None:
-    """Return a split and folds that keep groups whole; None where they are too few."""
-    if not plan.groups_kept_apart:
-        return None
-    return corrected_splits(plan.table, n_splits=plan.n_splits, seed=plan.seed)
-
-
 def explain_errors(
     encoder: ClipEncoder, fitted: AnyProbe, images: Images, methods: Methods
 ) -> list[Error]:
@@ -402,24 +362,7 @@ def judge_other_folder(
     request = encoded.request
     if not request.elsewhere:
         return None
-    there = images_elsewhere(
-        request.elsewhere, encoded.table, encoded.files, encoded.encoder
+    judged = judge_elsewhere(
+        request.elsewhere, encoded.table, encoded.files, fitted, aid, seed=request.seed
     )
-    judged = judge_elsewhere(there, fitted, aid, seed=request.seed)
     return replace(judged, name="the other folder") if request.anonymous else judged
-
-
-def erase_objects(
-    encoded: Encoded, plan: EvaluationPlan, methods: Methods
-) -> Erased | None:
-    """Test the best probe on images without their object; None without boxes."""
-    if not encoded.boxes:
-        return None
-    return evaluate_erased(
-        *methods.method,
-        encoded.encoder,
-        encoded.files,
-        encoded.boxes,
-        n_splits=plan.n_splits,
-        seed=plan.seed,
-    )
