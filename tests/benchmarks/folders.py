@@ -2,371 +2,385 @@
 
 Each is built twice: the folder to be reported on, with what is planted in it, and
 independent images of the same classes, of other groups and without what is planted.
+``folders.csv`` lists them: images of a class (`n`), of a group at most (`each`), and
+independent ones of a class (`n_new`). Development and confirmation share no image: they
+differ in classes or groups, and in the strength of what is planted.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
-from planted import (
-    SIDE,
-    TRAPS,
-    Picture,
-    Plant,
-    Rng,
-    archive,
-    copied,
-    named,
-    noise,
-    resized,
-    shuffled_labels,
-    trap,
-    views,
-    wrong_labels,
-)
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from sklearn.datasets import load_digits
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("development", "confirmation")
+SIDE = 160
+"""Pixels of the shorter side of all images; nothing of the sources' files is left."""
 EACH_NEW = 6
 """Independent images of a group at most."""
+HALVED = ("trashnet", "slices", "litter")
+"""Collections whose groups are divided between both parts, as their classes are few."""
+ROOT = Path(__file__).resolve().parents[2]
+Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An image of a collection, not read yet."""
+class Picture:
+    """An image, its class and its group; name and way of saving, which traps change."""
 
-    read: Callable[[], Image.Image]
+    image: Image.Image
     label: str
     group: str
+    name: str = ""
+    format: str = "JPEG"
+    quality: int = 92
+    camera: str = ""
 
 
-# --- Collections
-
-
-def _of_part(group: str, part: str) -> bool:
-    """Divide the groups of a collection between development and confirmation.
-
-    Where classes of the two differ, `part` is "", and all groups are used.
-    """
-    if not part:
-        return True
-    return zlib.crc32(group.encode()) % 2 == PARTS.index(part)
-
-
-def _entries(folder: Path, files: Iterable[str], groups: Iterable[str]) -> list[Entry]:
-    """Return the images of a folder, whose classes are the names of their folders."""
-
-    def reader(path: Path) -> Callable[[], Image.Image]:
-        return lambda: Image.open(path).convert("RGB")
-
-    return [
-        Entry(reader(folder / file), file.split("/")[0], group)
-        for file, group in zip(files, groups, strict=True)
-        if (folder / file).is_file()
-    ]
+Pictures = list[Picture]
 
 
 @cache
-def trashnet(data: Path) -> list[Entry]:
-    """Return photographs of waste; the object of each is known."""
-    (listed,) = ROOT.glob("notebooks/**/trashnet_objects.csv")
-    table = pd.read_csv(listed, dtype=str)
-    objects = "object" + table["group"]
-    return _entries(data / "trashnet" / "images", table["file"], objects)
-
-
-@cache
-def slices(data: Path) -> list[Entry]:
-    """Return Cheng's originals: brain tumours, by patient."""
-    folder = data / "external" / "brain_tumor_figshare"
-    table = pd.read_csv(folder / "patients.csv", dtype=str)
-    return _entries(folder, table["file"], "patient" + table["patient"])
-
-
-@cache
-def litter(data: Path) -> list[Entry]:
-    """Return waste outdoors, of another collection than `trashnet`."""
-    folder = data / "external" / "waste_aquatrash"
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*"))
-    return _entries(folder, files, files)
-
-
-@cache
-def digits(data: Path) -> list[Entry]:
-    """Return scikit-learn's digits of 8 x 8 pixels."""
-    bunch = load_digits()
-    pixels = (255 - bunch.images * 15.9).astype(np.uint8)
-
-    def reader(row: int) -> Callable[[], Image.Image]:
-        return lambda: Image.fromarray(pixels[row]).convert("RGB")
-
-    return [
-        Entry(reader(row), f"digit {label}", f"digit{row}")
-        for row, label in enumerate(bunch.target)
-    ]
-
-
-def corpus(name: str) -> Callable[[Path], list[Entry]]:
-    """Return a collection of data/pretrain, on which the encoder was trained.
-
-    Images are cut to squares: proportions would tell some of the classes.
-    """
-
-    def reader(content: bytes) -> Callable[[], Image.Image]:
-        opened = io.BytesIO(content)
-        return lambda: ImageOps.fit(Image.open(opened).convert("RGB"), (SIDE, SIDE))
-
-    @cache
-    def entries(data: Path) -> list[Entry]:
+def collection(name: str, data: Path, part: str) -> pd.DataFrame:
+    """Return the columns image (a path, bytes, or pixels), label and group."""
+    if name == "digits":
+        digits = load_digits(as_frame=True)
+        pixels = [*(255 - 15.9 * digits.images).astype(np.uint8)]
+        labels = "digit " + digits.target.astype(str)
+        table = pd.DataFrame({"image": pixels, "label": labels})
+        return table.assign(group=table.index.astype(str))
+    if name not in HALVED:
         table = pd.read_parquet(data / "pretrain" / f"{name}.parquet")
-        return [
-            Entry(reader(row.image["bytes"]), row.label.replace("/", " "), row.id)
-            for row in table.itertuples()
-        ]
-
-    return entries
-
-
-@dataclass(frozen=True)
-class Base:
-    """Some classes of a collection, and the part of its groups that is used."""
-
-    collection: Callable[[Path], list[Entry]]
-    classes: tuple[str, ...]
-    part: str
-
-    def draw(
-        self, data: Path, n: Mapping[str, int], n_new: int, each: int
-    ) -> tuple[list[Picture], list[Picture]]:
-        """Draw images for a folder, and independent ones of other groups.
-
-        `n` and `n_new` count images of a class; in the folder, `each` are of a group at
-        most. Groups of a class have one order in all folders: from its start come
-        those of the folder, from its end the independent ones.
-        """
-        home: list[Picture] = []
-        away: list[Picture] = []
-        for label in self.classes:
-            by_group: dict[str, list[Entry]] = {}
-            for entry in self.collection(data):
-                if entry.label == label and _of_part(entry.group, self.part):
-                    by_group.setdefault(entry.group, []).append(entry)
-            groups = [by_group[key] for key in sorted(by_group)]
-            order = np.random.default_rng(0).permutation(len(groups)).tolist()
-            groups = [groups[place] for place in order]
-            home += _take(groups, n[label], each)
-            away += _take(groups[::-1], n_new, EACH_NEW)
-        return home, away
+        pixels = [image["bytes"] for image in table["image"]]
+        return table.assign(image=pixels, group=table["id"])
+    if name == "trashnet":
+        (listed,) = ROOT.glob("notebooks/**/trashnet_objects.csv")
+        folder, table = data / "trashnet" / "images", pd.read_csv(listed, dtype=str)
+        table["group"] = "object" + table["group"]
+    elif name == "slices":
+        folder = data / "external" / "brain_tumor_figshare"
+        table = pd.read_csv(folder / "patients.csv", dtype=str)
+        table["group"] = "patient" + table["patient"]
+    else:
+        folder = data / "external" / "waste_aquatrash"
+        files = sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*"))
+        table = pd.DataFrame({"file": files, "group": files})
+    table["label"] = table["file"].str.split("/").str[0]
+    table["image"] = [folder / file for file in table["file"]]
+    half = table["group"].map(lambda group: zlib.crc32(group.encode()) % 2)
+    is_there = table["image"].map(Path.is_file)
+    return table[(half == PARTS.index(part)) & is_there]
 
 
-def _take(groups: list[list[Entry]], n: int, each: int) -> list[Picture]:
-    """Read n images of the first groups of a list, and remove these from it."""
-    taken: list[Picture] = []
-    while groups and len(taken) < n:
-        members = groups.pop(0)
-        # Spread over the group: neighbouring slices are alike.
-        places = np.linspace(0, len(members) - 1, min(each, len(members)))
-        for place in np.unique(places.round().astype(int)):
-            entry = members[place]
-            taken.append(Picture(resized(entry.read()), entry.label, entry.group))
-    return taken[:n]
+def read(row: Any) -> Picture:
+    """Read an image; those of Parquet files are cut to squares.
+
+    Their proportions would tell some of the classes.
+    """
+    if isinstance(row.image, np.ndarray):
+        image = Image.fromarray(row.image).convert("RGB")
+    elif isinstance(row.image, bytes):
+        image = Image.open(io.BytesIO(row.image)).convert("RGB")
+        image = ImageOps.fit(image, (SIDE, SIDE))
+    else:
+        image = Image.open(row.image).convert("RGB")
+    return Picture(resized(image), row.label.replace("/", " "), row.group)
+
+
+def resized(image: Image.Image) -> Image.Image:
+    scale = SIDE / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def drawn(draw: Callable[..., None]) -> Callable[[Image.Image], Image.Image]:
+    """Return what draws on a copy of an image; `draw` takes pen, width and height."""
+
+    def change(image: Image.Image) -> Image.Image:
+        image = image.copy()
+        draw(ImageDraw.Draw(image), *image.size)
+        return image
+
+    return change
+
+
+def stamp(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    pen.text((width - 66, height - 14), "12.05.2019", "#ff8c00")
+
+
+def logo(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    pen.ellipse((4, 4, 20, 20), "#c81e3c", "white")
+
+
+def bars(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    high = round(0.07 * height)
+    pen.rectangle((0, 0, width, high), fill=(0, 0, 0))
+    pen.rectangle((0, height - high, width, height), fill=(0, 0, 0))
+
+
+def ruler(pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
+    for y in range(4, height, 8):
+        pen.line((0, y, 6, y), fill=(255, 255, 255), width=2)
+
+
+def grainy(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image, float)
+    rng = np.random.default_rng(zlib.crc32(image.tobytes()))
+    pixels = pixels + rng.normal(0, 14, pixels.shape)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def brighter(image: Image.Image, gain: float = 1, more: int = 0) -> Image.Image:
+    return image.point(lambda level: min(255, round(gain * level) + more))
+
+
+AROUND = "border|edge|corner"
+SIZE = "aspect|size"
+SHARP = f"sharpness|block edges|{AROUND}"
+BOTTOM_RIGHT = "bottom right corner|bottom edge|right edge|border"
+TOP_LEFT = "top left corner|top edge|left edge|border"
+BLUR = ImageFilter.GaussianBlur(1.5)
+TRAPS: dict[str, tuple[Any, str]] = {
+    "format": ({"format": "PNG"}, "format"),
+    "quality": ({"quality": 25}, "quality"),
+    "camera": ({"camera": "A 100"}, "exif|camera"),
+    "aspect": (lambda i: i.crop((0, 0, i.width * 3 // 4, i.height)), SIZE),
+    "mode": (lambda image: image.convert("L"), "mode"),
+    "size": (lambda image: image.reduce(2), SIZE),
+    "border": (lambda i: ImageOps.expand(i, 6, (15,) * 3).resize(i.size), AROUND),
+    "brightness": (lambda image: brighter(image, more=60), f"brightness|{AROUND}"),
+    "timestamp": (drawn(stamp), BOTTOM_RIGHT),
+    "blur": (lambda image: image.filter(BLUR), SHARP),
+    "logo": (drawn(logo), TOP_LEFT),
+    "bars": (drawn(bars), AROUND),
+    "ruler": (drawn(ruler), "left|border"),
+    "grain": (grainy, SHARP),
+}
+"""By trap: what it does to the file or to the picture, and a pattern of right names."""
+
+
+def trap(
+    pictures: Pictures, rng: Rng, name: str, share: str = "1", which: Any = min
+) -> Pictures:
+    """Plant a trap in a share of the first class's images, or with max the last's."""
+    chosen = which(picture.label for picture in pictures)
+    change, _ = TRAPS[name]
+    found = list(pictures)
+    for row, p in enumerate(pictures):
+        if p.label == chosen and rng.random() < float(share):
+            of_file = isinstance(change, dict)
+            found[row] = replace(p, **change if of_file else {"image": change(p.image)})
+    return found
+
+
+def view(image: Image.Image, rng: Rng) -> Image.Image:
+    """Return another view of a thing: cut, turned, brighter or darker."""
+    image = image.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC)
+    share = rng.uniform(0.65, 0.8)
+    width, height = round(share * image.width), round(share * image.height)
+    left, top = (
+        int(rng.integers(free // 4, 3 * free // 4))
+        for free in (image.width - width, image.height - height)
+    )
+    image = image.crop((left, top, left + width, top + height))
+    return resized(brighter(image, rng.uniform(0.8, 1.2)))
+
+
+def views(pictures: Pictures, rng: Rng, times: str) -> Pictures:
+    """Replace each image by several views of it, of one group."""
+    return [
+        replace(picture, image=view(picture.image, rng))
+        for picture in pictures
+        for _ in range(int(times))
+    ]
+
+
+def named(pictures: Pictures, rng: Rng, pattern: str) -> Pictures:
+    """Name images by the numbers of their group and within it."""
+    table = pd.DataFrame({"key": [picture.group for picture in pictures]})
+    group = pd.factorize(table["key"])[0]
+    number = table.groupby("key").cumcount() + 1
+    return [
+        replace(p, name=pattern.format(group=g, number=n))
+        for p, g, n in zip(pictures, group, number, strict=True)
+    ]
+
+
+def shuffled(pictures: Pictures, rng: Rng) -> Pictures:
+    """Deal labels anew."""
+    dealt = rng.permutation(len(pictures))
+    return [
+        replace(p, label=pictures[row].label)
+        for p, row in zip(pictures, dealt, strict=True)
+    ]
+
+
+def noise(pictures: Pictures, rng: Rng) -> Pictures:
+    """Replace all images by noise."""
+    pixels = rng.integers(0, 256, (len(pictures), 96, 96, 3), np.uint8)
+    return [
+        replace(p, image=Image.fromarray(image))
+        for p, image in zip(pictures, pixels, strict=True)
+    ]
+
+
+def wrong(pictures: Pictures, rng: Rng, share: str) -> Pictures:
+    """Give a share of the images the next class; their names begin with "x"."""
+    classes = sorted({picture.label for picture in pictures})
+    after = dict(zip(classes, classes[1:] + classes[:1], strict=True))
+    found = list(pictures)
+    for row in rng.permutation(len(found))[: round(float(share) * len(found))]:
+        name = f"x{rng.integers(16**7):07x}"
+        found[row] = replace(found[row], label=after[found[row].label], name=name)
+    return found
+
+
+def cut(image: Image.Image, share: float) -> Image.Image:
+    x, y = round(share * image.width / 2), round(share * image.height / 2)
+    inner = image.crop((x, y, image.width - x, image.height - y))
+    return inner.resize(image.size, Image.Resampling.BICUBIC)
+
+
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "same": lambda image: image,
+    "re-encoded": lambda image: image,  # with another quality, see `copied`
+    "resized": lambda i: i.resize((i.width * 3 // 4, i.height * 3 // 4)),
+    "mirrored": ImageOps.mirror,
+    "brighter": lambda image: brighter(image, 1.15),
+    "turned by 5 degrees": lambda i: cut(i.rotate(5, Image.Resampling.BICUBIC), 0.12),
+    "cropped by 5%": lambda image: cut(image, 0.05),
+    "cropped by 10%": lambda image: cut(image, 0.1),
+}
+
+
+def copied(pictures: Pictures, rng: Rng) -> Pictures:
+    """Add one copy of every fifth image, kind after kind; names tell kind and pair."""
+    found = list(pictures)
+    for number, row in enumerate(range(0, len(pictures), 5)):
+        kind = number % len(COPIES)
+        first = found[row] = replace(pictures[row], name=f"a{row:04}")
+        copy = replace(
+            first, image=[*COPIES.values()][kind](first.image), name=f"b{row:04}-{kind}"
+        )
+        found.append(replace(copy, quality=70) if kind == 1 else copy)
+    return found
+
+
+def archive(pictures: Pictures, rng: Rng, by: str, litter: pd.DataFrame) -> Pictures:
+    """Replace a third of a class by images of another collection.
+
+    They have names of their own form, or are by a camera of their own; `by` says which.
+    """
+    label = min({p.label for p in pictures} & set(litter["label"]))
+    rows = [row for row, p in enumerate(pictures) if p.label == label]
+    others = map(read, litter[litter["label"] == label].itertuples())
+    found = list(pictures)
+    if by == "camera":
+        found = [replace(p, camera="Camera 3") for p in found]
+    for row, other in zip(rows[: len(rows) // 3], others, strict=False):
+        image = ImageOps.fit(other.image, pictures[row].image.size)
+        of_its_own = {"names": {"name": f"aqua_{row:04}"}, "camera": {"camera": "P 7"}}
+        found[row] = replace(other, image=image, **of_its_own[by])
+    return found
+
+
+PLANTS: dict[str, Callable[..., Pictures]] = {
+    plant.__name__: plant
+    for plant in (trap, views, named, shuffled, noise, wrong, copied, archive)
+}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What is built, and what a report should say of it.
+    """What is built: a row of ``folders.csv``."""
 
-    Attributes
-    ----------
-    kind
-        Such as "clean", "trap in the picture".
-    detail
-        What is planted, in words.
-    base
-        Classes of a collection.
-    n, n_new
-        Images of a class in the folder before planting, and independent ones.
-    each
-        Images of a group at most, as drawn.
-    plants, plants_new
-        What is done to the folder, and to the independent images.
-    elsewhere
-        What is planted in a third set of images; None without one.
-    groups
-        The pattern that declares groups; "" without.
-    names
-        Names by which a report tells the trap.
-    counts
-        Images of single classes, where they differ from n.
-    """
-
+    part: str
     kind: str
-    detail: str
-    base: Base
-    n: int = 60
-    n_new: int = 40
-    each: int = 1
-    plants: tuple[Plant, ...] = ()
-    plants_new: tuple[Plant, ...] = ()
-    elsewhere: tuple[Plant, ...] | None = None
-    groups: str = ""
-    names: tuple[str, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """A name for the folder, of kind, detail and classes."""
-        text = f"{self.kind} {self.detail} {' '.join(self.base.classes)}"
-        return "".join(c if c.isalnum() else "-" for c in text)
+    collection: str
+    classes: str
+    n: str
+    each: int
+    n_new: int
+    planted: str
 
     def build(self, data: Path, place: Path) -> None:
         """Write the folder, independent images and those elsewhere below a place."""
-        done = place / "done.json"
-        if done.exists():
+        if (place / "new").exists():  # which is written last
             return
-        rng = np.random.default_rng(zlib.crc32(self.id.encode()))
-        n = {label: self.counts.get(label, self.n) for label in self.base.classes}
-        n_away = self.n_new * (1 if self.elsewhere is None else 2)
-        home, away = self.base.draw(data, n, n_away, self.each)
-        new = away
-        if self.elsewhere is not None:
-            _write(_planted(away[1::2], self.elsewhere, rng), place / "elsewhere", rng)
-            new = away[::2]
-        _write(_planted(home, self.plants, rng), place / "home", rng)
-        _write(_planted(new, self.plants_new, rng), place / "new", rng)
-        done.write_text(json.dumps({"id": self.id}))
+        rng = np.random.default_rng(zlib.crc32(repr(self).encode()))
+        plants = [plant.split() for plant in self.planted.split("; ") if plant]
+        home, away = self.draw(data)
+        for name, *arguments in plants:
+            options = {}
+            if name == "archive":
+                options["litter"] = collection("litter", data, self.part)
+            home = PLANTS[name](home, rng, *arguments, **options)
+        if self.kind == "elsewhere reversed":
+            there, away = away[1::2], away[::2]
+            there = trap(there, rng, plants[0][1], which=max)
+            write(there, place / "elsewhere", rng)
+        if self.kind == "hopeless":  # nothing is to be learned of the others, either
+            away = PLANTS[plants[0][0]](away, rng)
+        write(home, place / "home", rng)
+        write(away, place / "new", rng)
+
+    def draw(self, data: Path) -> tuple[Pictures, Pictures]:
+        """Draw images for the folder, and independent ones of other groups.
+
+        Groups of a class have one order in all folders: the folder's come from its
+        start, independent ones from its end. So most are encoded once.
+        """
+        table = collection(self.collection, data, self.part)
+        classes = self.classes.split(", ")
+        counts = map(int, self.n.split("+") * len(classes))
+        n_new = self.n_new * (2 if self.kind == "elsewhere reversed" else 1)
+        home: Pictures = []
+        away: Pictures = []
+        for label, n in zip(classes, counts, strict=False):
+            of_class = table[table["label"] == label]
+            groups = [rows for _, rows in of_class.groupby("group")]
+            order = np.random.default_rng(0).permutation(len(groups))
+            groups = [groups[place] for place in order]
+            home += take(groups, n, self.each)
+            away += take(groups[::-1], n_new, EACH_NEW)
+        return home, away
 
 
-def _planted(
-    pictures: list[Picture], plants: Sequence[Plant], rng: Rng
-) -> list[Picture]:
-    for plant in plants:
-        pictures = plant(pictures, rng)
-    return pictures
+def take(groups: list[pd.DataFrame], n: int, each: int) -> Pictures:
+    """Read n images of the first groups of a list, and remove these from it."""
+    taken: Pictures = []
+    while groups and len(taken) < n:
+        members = groups.pop(0)
+        # Spread over the group: neighbouring slices are alike.
+        places = np.linspace(0, len(members) - 1, min(each, len(members)))
+        rows = members.iloc[np.unique(places.round().astype(int))]
+        taken += map(read, rows.itertuples())
+    return taken[:n]
 
 
-def _write(pictures: Sequence[Picture], folder: Path, rng: Rng) -> None:
+def write(pictures: Pictures, folder: Path, rng: Rng) -> None:
     for picture in pictures:
         name = picture.name or f"{rng.integers(16**8):08x}"
         suffix = {"JPEG": "jpg", "PNG": "png"}[picture.format]
         path = folder / picture.label / f"{name}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {}
-        if picture.format == "JPEG":
-            options["quality"] = picture.quality
-        if picture.camera:
-            exif = Image.Exif()
-            exif[271], exif[272] = "Maker", picture.camera
-            options["exif"] = exif
-        picture.image.save(path, picture.format, **options)
+        exif = Image.Exif()
+        exif[272] = picture.camera
+        about = {"exif": exif} if picture.camera else {}
+        picture.image.save(path, quality=picture.quality, **about)
 
 
-def folders(part: str, data: Path) -> Iterator[Folder]:
-    """Yield the folders of development or of confirmation: no image is in both."""
-    is_first = part == PARTS[0]
-
-    def base(collection: Callable[[Path], list[Entry]], *pairs: str) -> Base:
-        """Take the first classes, named "a|b", for development, the others else."""
-        chosen = pairs[0] if is_first else pairs[-1]
-        divided = part if collection in (trashnet, slices) else ""
-        return Base(collection, tuple(chosen.split("|")), divided)
-
-    waste = base(trashnet, "glass|paper", "plastic|paper")
-    metal = base(trashnet, "cardboard|metal", "glass|metal")
-    scans = base(slices, "meningioma|pituitary")
-    three = base(slices, "glioma|meningioma|pituitary")
-    style = base(corpus("pacs"), "photo dog|photo horse", "cartoon dog|cartoon horse")
-    shop = base(corpus("grocery"), "banana|carrots", "kiwi|watermelon")
-    things = base(corpus("caltech101"), "umbrella|menorah", "bonsai|gramophone")
-    texture = base(corpus("dtd10"), "banded|cracked", "bumpy|braided")
-    number = base(digits, "digit 3|digit 5|digit 8", "digit 1|digit 4|digit 9")
-    bottle = base(trashnet, "cardboard|glass|plastic", "cardboard|metal|paper")
-    declared = named("p{:03d}_{:03d}")
-    yield from (
-        Folder("clean", "two kinds of waste", waste, n=80, n_new=90),
-        Folder("clean", "two kinds of waste", metal, n=80, n_new=90),
-        Folder("clean", "three kinds of waste", bottle, n=60, n_new=60),
-        Folder("clean", "digits", number, n=45, n_new=40),
-        Folder("clean", "one slice a patient", scans, n=20, n_new=60),
-        Folder("clean", "animals, seen in training", style, n=40, n_new=40),
-        Folder("clean", "textures, seen in training", texture, n=30, n_new=25),
-        Folder(
-            "declared", "patients", three, n=100, n_new=120, each=8,
-            plants=(declared,), groups=r"(p\d+)_",
-        ),
-        Folder(
-            "declared", "views", waste, n=24, n_new=90,
-            plants=(views(5), declared), groups=r"(p\d+)_",
-        ),
-        Folder(
-            "declared", "views", metal, n=24, n_new=90,
-            plants=(views(5), declared), groups=r"(p\d+)_",
-        ),
-        Folder("hopeless", "labels dealt anew", waste, plants=(shuffled_labels,),
-               plants_new=(shuffled_labels,)),
-        Folder("hopeless", "noise", metal, plants=(noise,), plants_new=(noise,)),
-        Folder(
-            "hopeless", "groups alone", shop, n=12,
-            plants=(shuffled_labels, views(6)), plants_new=(shuffled_labels,),
-        ),
-    )  # fmt: skip
-    bases = (waste, shop, metal, style, things, waste, texture)
-    bases += (metal, scans, waste, shop, things, bottle, style)
-    full = dict(zip(TRAPS, bases, strict=True))
-    for name, of in full.items():
-        n = {scans: 20, things: 26, shop: 30}.get(of, 60)
-        yield Folder(
-            f"trap in the {TRAPS[name][0]}", f"{name}, 100%", of, n=n,
-            n_new=min(40, n), plants=(trap(name),), names=TRAPS[name][2],
-        )  # fmt: skip
-    for name, strength, of in (
-        ("border", 0.6, waste), ("timestamp", 0.8, metal), ("logo", 0.95, waste),
-        ("quality", 0.6, metal), ("brightness", 0.95, style), ("grain", 0.8, waste),
-    ):  # fmt: skip
-        yield Folder(
-            "partial trap", f"{name}, {strength:.0%}", of,
-            plants=(trap(name, strength),), names=TRAPS[name][2],
-        )  # fmt: skip
-    yield from (
-        Folder("groups in names", "views", waste, n=12, n_new=60,
-               plants=(views(6), named("obj{:03d}_{:02d}"))),
-        Folder("groups in names", "patients", scans, n=80, n_new=60, each=8,
-               plants=(named("S{:03d}_006_{:05d}"),)),
-        Folder("groups in names", "frames", metal, n=10, n_new=60,
-               plants=(views(8), named("vid{:02d}_{:04d}"))),
-        Folder("groups in names", "products", shop, n=10, n_new=20,
-               plants=(views(6), named("{:04d}-{}"))),
-        Folder("undeclared groups", "views", waste, n=11, n_new=60, plants=(views(7),)),
-        Folder("undeclared groups", "patients", three, n=60, n_new=60, each=10),
-        Folder("undeclared groups", "frames", metal, n=8, n_new=60, plants=(views(9),)),
-        Folder("archive", "names", waste,
-               plants=(archive(litter(data), waste.classes[0], "names"),),
-               names=("form of name",)),
-        Folder("archive", "camera", metal,
-               plants=(archive(litter(data), "metal", "camera"),),
-               names=("camera", "form of name")),
-        Folder("copies", "eight kinds", waste, n=80, plants=(copied,)),
-        Folder("copies", "eight kinds", scans, n=60, n_new=20, each=3,
-               plants=(copied,)),
-        Folder("label noise", "10%", waste, plants=(wrong_labels(0.1),)),
-        Folder("label noise", "20%", number, n=40, plants=(wrong_labels(0.2),)),
-        Folder("few", "four a class", waste, n=4),
-        Folder("few", "eight a class", metal, n=8),
-        Folder("imbalance", "12 against 160", waste,
-               counts={waste.classes[0]: 12, waste.classes[1]: 160}),
-        Folder("elsewhere reversed", "timestamp", metal, plants=(trap("timestamp"),),
-               elsewhere=(trap("timestamp", reverse=True),)),
-        Folder("elsewhere reversed", "logo", waste, plants=(trap("logo"),),
-               elsewhere=(trap("logo", reverse=True),)),
-    )  # fmt: skip
+def folders(part: str) -> list[Folder]:
+    """Return the folders of development or of confirmation."""
+    listed = Path(__file__).with_name("folders.csv")
+    table = pd.read_csv(listed, dtype={"n": str}, keep_default_na=False)
+    return [Folder(*row) for row in table[table["part"] == part].to_numpy()]
