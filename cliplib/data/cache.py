@@ -8,21 +8,14 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 import zlib
-from collections.abc import (
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,13 +37,7 @@ logger = logging.getLogger(__name__)
 # wrong with the cache it lets through.
 cache_logger = logging.getLogger(f"{__name__}.file")
 
-_T = TypeVar("_T")
-
 TIMEOUT = 60.0  # seconds to wait while another process writes to the cache
-
-
-class CacheError(OSError):
-    """The feature cache cannot be used, which is no fault of an image or a model."""
 
 
 def cache_folder() -> Path:
@@ -66,42 +53,55 @@ class FeatureCache:
     """Arrays by key in one SQLite file, which threads and processes share.
 
     The file and its folder are made where they are missing; the file may be deleted
-    whenever no process uses it.
+    whenever no process uses it. Where it cannot be used, a warning says so once; from
+    then on nothing is found in it, and nothing stored.
 
     Parameters
     ----------
     path
         The file; by default ``features.sqlite`` in the folder of the setting
         ``CLIPLIB_CACHE``, or else in the platform's folder for caches.
-
-    Raises
-    ------
-    CacheError
-        If the file cannot be used, here or in any method; the message names it.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path or cache_folder() / "features.sqlite")
         self._lock = threading.Lock()
-        with self._locked():  # for its CacheError
+        self._db: sqlite3.Connection | None = None
+        with self._used():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = _open_database(self.path)
+            self._db = sqlite3.connect(
+                self.path, timeout=TIMEOUT, check_same_thread=False
+            )
+            # Write-ahead logging: others can read while one process writes. Where
+            # another is about to write, it has seen to that.
+            with suppress(sqlite3.OperationalError):
+                self._db.execute("PRAGMA journal_mode = WAL")
+            # Older files hold tables "features" and "arrays", without checksums.
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS checked_arrays (key TEXT PRIMARY KEY, "
+                "dtype TEXT, shape TEXT, content BLOB, checksum INTEGER) WITHOUT ROWID"
+            )
 
     def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
         """Let copies and pickles open the file anew: connections cannot be copied."""
         return type(self), (self.path,)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Run a block in one thread at a time; errors of the file become CacheError."""
-        try:
-            with self._lock:
+    def _used(self) -> Iterator[None]:
+        """Run a block in one thread at a time; if it fails, warn and close the file."""
+        with self._lock:
+            try:
                 yield
-        except (OSError, sqlite3.Error) as error:
-            raise CacheError(
-                f"Cannot use the feature cache {self.path} ({error}): set "
-                "CLIPLIB_CACHE, or delete it."
-            ) from error
+            except (OSError, sqlite3.Error) as error:
+                if self._db is not None:
+                    self._db.close()
+                self._db = None  # else each batch might wait `TIMEOUT` for it in vain
+                warn_once(
+                    cache_logger,
+                    f"Cannot use the feature cache {self.path} ({error}): set "
+                    "CLIPLIB_CACHE, or delete it. Until then everything is computed "
+                    "anew.",
+                )
 
     def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
         """Return those arrays under `keys` that are cached, by key; all read-only.
@@ -113,8 +113,10 @@ class FeatureCache:
             "SELECT key, dtype, shape, content, checksum FROM checked_arrays "
             f"WHERE key IN ({placeholders})"
         )
-        with self._locked():
-            rows = self._db.execute(query, list(keys)).fetchall()
+        rows = []
+        with self._used():
+            if self._db is not None:
+                rows = self._db.execute(query, list(keys)).fetchall()
         return {
             key: np.frombuffer(content, dtype).reshape(json.loads(shape))
             for key, dtype, shape, content, checksum in rows
@@ -129,109 +131,15 @@ class FeatureCache:
             entry = (key, array.dtype.str, json.dumps(array.shape), array.tobytes())
             entries.append((*entry, _checksum(*entry)))
         insert = "INSERT OR REPLACE INTO checked_arrays VALUES (?, ?, ?, ?, ?)"
-        with self._locked(), self._db:  # one transaction
-            self._db.executemany(insert, entries)
+        with self._used():
+            if self._db is not None:
+                with self._db:  # one transaction
+                    self._db.executemany(insert, entries)
 
 
 def _checksum(key: str, dtype: str, shape: str, content: bytes) -> int:
     """Return the CRC-32 of all that is stored of an array."""
     return zlib.crc32(content, zlib.crc32(repr((key, dtype, shape)).encode()))
-
-
-def default_cache() -> FeatureCache | None:
-    """Return the cache in the default file; warn and return None if it has a fault."""
-    try:
-        return FeatureCache()
-    except CacheError as error:
-        _warn_of_cache(error)
-        return None
-
-
-def _warn_of_cache(error: CacheError) -> None:
-    warn_once(cache_logger, f"{error} Until then everything is computed anew.")
-
-
-class _OptionalCache:
-    """A cache that may be missing or fail: then nothing is found and nothing stored.
-
-    The first failure logs a warning and is the last: the cache is not used any more.
-    """
-
-    def __init__(self, cache: FeatureCache | None) -> None:
-        self.cache = cache
-
-    def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Return those arrays under `keys` that are cached, by key; {} on a failure."""
-        if self.cache is None:
-            return {}
-        try:
-            return self.cache.get(keys)
-        except CacheError as error:
-            self._stop_using_it(error)
-            return {}
-
-    def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays by key; on a failure warn, and use the cache no more."""
-        if self.cache is None or not arrays:
-            return
-        try:
-            self.cache.put(arrays)
-        except CacheError as error:
-            self._stop_using_it(error)
-
-    def _stop_using_it(self, error: CacheError) -> None:
-        _warn_of_cache(error)
-        self.cache = None  # else each batch might wait `TIMEOUT` for it in vain
-
-
-def cached_array(
-    cache: FeatureCache | None, key: str, compute: Callable[[], NDArray[Any]]
-) -> NDArray[Any]:
-    """Return the array that is cached under a key; if none is, compute and store it.
-
-    If `cache` is None, or fails (with a warning), it is computed and not stored.
-    """
-    optional_cache = _OptionalCache(cache)
-    cached = optional_cache.get([key])
-    if key in cached:
-        return cached[key]
-    array = compute()
-    optional_cache.put({key: array})
-    return array
-
-
-def _open_database(path: Path) -> sqlite3.Connection:
-    """Open a cache's file, or make it; while it is in use, retry for `TIMEOUT` seconds.
-
-    SQLite waits for other processes by itself, but not while one of them switches a new
-    file to write-ahead logging.
-    """
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        try:
-            return _connect(path)
-        except sqlite3.OperationalError as error:
-            primary_code = error.sqlite_errorcode & 0xFF  # higher bits: details
-            if primary_code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(0.01)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Connect to a cache's file, made if missing, for all threads; make its table."""
-    database = sqlite3.connect(path, timeout=TIMEOUT, check_same_thread=False)
-    try:
-        # Write-ahead logging: others can read while one process writes.
-        database.execute("PRAGMA journal_mode = WAL")
-        # Older files hold tables "features" and "arrays", which have no checksums.
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS checked_arrays (key TEXT PRIMARY KEY, "
-            "dtype TEXT, shape TEXT, content BLOB, checksum INTEGER) WITHOUT ROWID"
-        )
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database
 
 
 @dataclass(frozen=True)
@@ -304,14 +212,11 @@ def map_images(
 
     sources = image_list(images)
     n = len(sources)
-    numbered = list(enumerate(sources))
     starts = range(0, n, batch_size)
-    # In each batch, the sources by row.
-    batches = [dict(numbered[start : start + batch_size]) for start in starts]
-    optional_cache = _OptionalCache(cache)
+    batches = [sources[start : start + batch_size] for start in starts]
 
-    def compute(batch: dict[int, ImageSource]) -> _BatchResults:
-        return _compute_batch(batch, functions, optional_cache)
+    def compute(batch: Sequence[ImageSource]) -> list[list[NDArray[Any]] | OSError]:
+        return _compute_batch(batch, functions, cache)
 
     # (n, 0) until the first results tell shape and dtype.
     outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]
@@ -319,14 +224,19 @@ def map_images(
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     bar = tqdm(total=n, desc=progress, unit="image", disable=not progress)
     try:
-        for batch in pool.map(compute, batches):  # in the order of the batches
-            _note_unreadable(batch.unreadable, errors)
-            for number, results in enumerate(batch.results):
+        computed = chain.from_iterable(pool.map(compute, batches))  # in their order
+        for row, results in enumerate(computed):
+            bar.update()
+            if isinstance(results, OSError):
+                if errors is None:
+                    raise results
+                logger.warning("%s", results)
+                errors[row] = str(results)
+                continue
+            for number, result in enumerate(results):
                 if not outputs[number].size:
-                    shape = (n, *results.shape[1:])
-                    outputs[number] = np.zeros(shape, results.dtype)
-                outputs[number][batch.read] = results
-            bar.update(len(batch.read) + len(batch.unreadable))
+                    outputs[number] = np.zeros((n, *result.shape), result.dtype)
+                outputs[number][row] = result
     finally:  # also on an interrupt: the batches under way end and are cached
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # which the pool's threads have set to 1
@@ -334,99 +244,45 @@ def map_images(
     return outputs
 
 
-class _BatchResults(NamedTuple):
-    """Results of a batch of images; a row is an image's index among those of all."""
-
-    read: list[int]
-    """The rows of the images that could be read."""
-    results: list[NDArray[Any]]
-    """For each function (len(read), ...); an empty list if no image could be read."""
-    unreadable: dict[int, OSError]
-    """The error of each other image, by its row."""
-
-
-def _note_unreadable(
-    unreadable: Mapping[int, OSError], errors: dict[int, str] | None
-) -> None:
-    """Log the errors of images, which are by row, and put their texts into `errors`.
-
-    If that is None, the error of the first row is raised.
-    """
-    for row, error in sorted(unreadable.items()):
-        if errors is None:
-            raise error
-        logger.warning("%s", error)
-        errors[row] = str(error)
-
-
 def _compute_batch(
-    source_by_row: Mapping[int, ImageSource],
+    sources: Sequence[ImageSource],
     functions: Sequence[ImageFunction],
-    cache: _OptionalCache,
-) -> _BatchResults:
+    cache: FeatureCache | None,
+) -> list[list[NDArray[Any]] | OSError]:
     """Compute functions of a batch of images, or look their results up in the cache.
 
-    Rows are numbers among all images, not of the batch. All files are read, for the
-    cache's keys; only images of which a result is missing are decoded. What is computed
-    is stored in the cache. Images that cannot be read are named in what is returned;
-    nothing is raised for them.
+    Returned is of each image the result of each function, or why it cannot be read.
+    All files are read, for the cache's keys; only images of which a result is missing
+    are decoded. What is computed is stored in the cache.
     """
-    unreadable: dict[int, OSError] = {}  # which `_try_each` fills
-    contents = _try_each(
-        source_by_row, lambda row: image_bytes(source_by_row[row]), unreadable
-    )
-    digests = {row: _digest(content) for row, content in contents.items()}
-    result_by_key = cache.get(
-        {function.key(digest) for function in functions for digest in digests.values()}
-    )
-    incomplete = [
-        row
-        for row, digest in digests.items()
-        if any(function.key(digest) not in result_by_key for function in functions)
-    ]
-    images = _try_each(
-        incomplete,
-        lambda row: load_image(source_by_row[row], contents[row]),
-        unreadable,
-    )
-    for function in functions:
-        missing: dict[str, Image.Image] = {}
-        for row, image in images.items():
-            key = function.key(digests[row])
-            if key not in result_by_key:
-                missing[key] = image  # once for equal files, which have the same key
-        computed = _compute_by_key(function, missing)
-        cache.put(computed)
-        result_by_key |= computed
-    read = [row for row in digests if row not in unreadable]
-    if not read:
-        return _BatchResults([], [], unreadable)
-    results = [
-        np.stack([result_by_key[function.key(digests[row])] for row in read])
-        for function in functions
-    ]
-    return _BatchResults(read, results, unreadable)
-
-
-def _digest(content: bytes) -> str:
-    """Return the hash of a file's content that names it in the cache, as hex digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _try_each(
-    rows: Iterable[int], read: Callable[[int], _T], unreadable: dict[int, OSError]
-) -> dict[int, _T]:
-    """Call `read` for each row; return its results by row.
-
-    Where it raises an OSError, this goes into `unreadable`, by row.
-    """
-    results = {}
-    for row in rows:
+    result_by_key: dict[str, NDArray[Any]] = {}
+    image_by_digest: dict[str, Image.Image] = {}  # equal files once
+    digests: list[str | OSError] = []
+    for source in sources:
         try:
-            results[row] = read(row)
+            content = image_bytes(source)
+            digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+            keys = {function.key(digest) for function in functions}
+            if cache is not None:
+                result_by_key |= cache.get(keys)
+            if not keys <= result_by_key.keys():
+                image_by_digest[digest] = load_image(source, content)
+            digests.append(digest)
         except OSError as error:
-            unreadable[row] = error
-    return results
+            digests.append(error)
+    for function in functions:
+        image_by_key = {function.key(d): image for d, image in image_by_digest.items()}
+        missing = {k: i for k, i in image_by_key.items() if k not in result_by_key}
+        computed = _compute_by_key(function, missing)
+        if cache is not None:
+            cache.put(computed)
+        result_by_key |= computed
+    return [
+        digest
+        if isinstance(digest, OSError)
+        else [result_by_key[function.key(digest)] for function in functions]
+        for digest in digests
+    ]
 
 
 def _compute_by_key(

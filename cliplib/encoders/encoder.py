@@ -13,12 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.data.cache import (
-    FeatureCache,
-    ImageFunction,
-    default_cache,
-    map_images,
-)
+from cliplib.data.cache import FeatureCache, ImageFunction, map_images
 from cliplib.data.image import Images
 from cliplib.encoders.checkpoint import fingerprint_of
 
@@ -208,5 +203,5 @@ class FunctionEncoder(Encoder):
 def chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:
     """Return the cache given; for True that in the default file, for False None."""
     if isinstance(cache, bool):
-        return default_cache() if cache else None
+        return FeatureCache() if cache else None
     return cache

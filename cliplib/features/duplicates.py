@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from cliplib.data.arrays import Bools, Features, Floats, Ints
-from cliplib.data.cache import FeatureCache, cached_array, map_images
+from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import Images
 from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
@@ -106,15 +106,15 @@ def find_near_duplicates(
     ]
     settings = f"{max_distance}:{min_correlation}:{cropped}"
     key = ":".join(["near_duplicates_3", settings, *digests])
-
-    def search() -> Floats:
-        """Return the pairs, in numbers."""
-        return _pairs(
+    kept = {} if cache is None else cache.get([key])
+    if key not in kept:
+        found = _pairs(
             hashes_a, hashes_b, features, max_distance, min_correlation, cropped
         )
-
-    # What the cache holds under the key, or else what the function returns.
-    pairs = pd.DataFrame(cached_array(cache, key, search), columns=_PAIR_COLUMNS)
+        kept = {key: found}
+        if cache is not None:
+            cache.put(kept)
+    pairs = pd.DataFrame(kept[key], columns=_PAIR_COLUMNS)
     numbers = pairs.drop(columns="correlation").astype(np.int64)
     names = np.array(list(ORIENTATIONS))
     return numbers.assign(
