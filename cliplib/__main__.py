@@ -539,9 +539,9 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
     cluster.encode(
         source,
         output,
+        image_hash,
         model=model,
         readout=readout,
-        also={"hash": image_hash},
         actors=actors,
     )
     print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")

@@ -25,7 +25,7 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from study.deletion import deletion_insertion
-from study.random_weights import randomize_weights
+from study.random_weights import randomize_weights, with_weights
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
 # Single pixels, -1 and 1: gone when blurred.
@@ -47,7 +47,7 @@ def lively(encoder: ClipEncoder) -> ClipEncoder:
     with torch.no_grad():
         for parameter in model.vision_model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)
-    return encoder.with_weights(model, "lively")
+    return with_weights(encoder, model, "lively")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def planted(tiny: ClipEncoder) -> ClipEncoder:
         tower.embeddings.position_embedding.weight[:, 1] = 1
         for linear in (block.self_attn.v_proj, block.self_attn.out_proj):
             linear.weight.copy_(torch.eye(32))
-    return tiny.with_weights(model, "planted")
+    return with_weights(tiny, model, "planted")
 
 
 @pytest.fixture(scope="module")

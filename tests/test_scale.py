@@ -120,22 +120,23 @@ def test_what_is_done_is_known_and_must_be_made_alike(tmp_path: Path) -> None:
 
 
 def test_an_actor_gives_every_image_a_row(tiny: ClipEncoder, checkpoint: Path) -> None:
-    actor = BatchEncoder(str(checkpoint), "dinov2")
+    actor = BatchEncoder(str(checkpoint), "dinov2", image_hash, "in")
     image = np.zeros((40, 40, 3), np.uint8)
     good = b"P6 1 1 255 abc"  # a format that is not read
-    batch = actor({"id": np.array(["a", "b"]), "bytes": np.array([good, b""], object)})
+    batch = actor({"path": ["in/a", "in/b"], "bytes": np.array([good, b""], object)})
+    assert batch["id"].tolist() == ["a", "b"]
     assert [error.split(":")[0] for error in batch["error"]] == [
         "Cannot read the image 'a'",
         "Cannot read the image 'b'",
     ]
     width = tiny.encode_images(image, readout="dinov2", progress=False).shape[1]
     assert batch["features"].shape == (2, width) and not batch["features"].any()
-    assert set(batch["encoder"]) == {f"{tiny.fingerprint} dinov2"}
+    assert set(batch["encoder"]) == {f"{tiny.fingerprint} dinov2 {image_hash.name}"}
 
 
 def write_by_hand(output: Path, actor: BatchEncoder, files: dict[str, bytes]) -> None:
     """Write what Ray would write of these files."""
-    batch = {"id": np.array([*files]), "bytes": np.array([*files.values()], object)}
+    batch = {"path": [*files], "bytes": np.array([*files.values()], object)}
     columns = {name: list(column) for name, column in actor(batch).items()}
     output.mkdir(exist_ok=True)
     pa_table = pa.table({name: pa.array(column) for name, column in columns.items()})
@@ -146,7 +147,7 @@ def write_by_hand(output: Path, actor: BatchEncoder, files: dict[str, bytes]) ->
 @pytest.fixture
 def encoded(tiny: ClipEncoder, checkpoint: Path, tmp_path: Path) -> Path:
     """A folder as of `encode`: 60 images of two classes, in two files."""
-    actor = BatchEncoder(str(checkpoint), "deep", {"hash": image_hash})
+    actor = BatchEncoder(str(checkpoint), "deep", image_hash)
     rng = np.random.default_rng(0)
     files = {}
     for number in range(60):
@@ -185,7 +186,7 @@ def test_a_table_is_read_with_copies_classes_and_splits(
 def test_images_of_one_name_in_two_data_sets_keep_their_whole_paths(
     encoded: Path, checkpoint: Path, tiny: ClipEncoder
 ) -> None:
-    actor = BatchEncoder(str(checkpoint), "deep", {"hash": image_hash})
+    actor = BatchEncoder(str(checkpoint), "deep", image_hash)
     content = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(content, "PNG")
     write_by_hand(encoded, actor, {"other/train/a/0.png": content.getvalue()})
@@ -204,7 +205,7 @@ def test_an_image_outside_the_class_folders_is_named(
 ) -> None:
     content = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(content, "PNG")
-    actor = BatchEncoder(str(checkpoint), "deep", {"hash": image_hash})
+    actor = BatchEncoder(str(checkpoint), "deep", image_hash)
     files = {"a/0.png": content.getvalue(), "cover.png": content.getvalue()}
     write_by_hand(tmp_path / "out", actor, files)
     with pytest.raises(
@@ -254,7 +255,12 @@ def test_ray_that_fails_is_named(
     monkeypatch.setattr("cliplib.encoders.cluster._start_ray", lambda actors: None)
     monkeypatch.setattr("cliplib.encoders.cluster._encode_with_ray", late)
     with pytest.raises(ConnectionError, match=r"\(no raylet after 60 s\).*same call"):
-        encode(str(image_folder(n=1)), str(tmp_path / "out"), model=str(checkpoint))
+        encode(
+            str(image_folder(n=1)),
+            str(tmp_path / "out"),
+            image_hash,
+            model=str(checkpoint),
+        )
 
 
 def test_ray_that_starts_too_slowly_is_named(
@@ -272,7 +278,12 @@ def test_ray_that_starts_too_slowly_is_named(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", slow)
     with pytest.raises(ConnectionError, match="Ray did not start: The current node"):
-        encode(str(image_folder(n=1)), str(tmp_path / "out"), model=str(checkpoint))
+        encode(
+            str(image_folder(n=1)),
+            str(tmp_path / "out"),
+            image_hash,
+            model=str(checkpoint),
+        )
 
 
 # --- with Ray
@@ -302,9 +313,9 @@ def test_a_folder_gives_the_features_of_one_process_and_is_resumed(
         encode(
             str(folder),
             str(out),
+            image_hash,
             model=str(checkpoint),
             readout=readout,
-            also={"hash": image_hash},
             actors=1,
         )
 

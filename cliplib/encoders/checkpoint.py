@@ -104,11 +104,6 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def batch_size_on(device: torch.device) -> int:
-    """Return how many images are encoded at once; a GPU needs more to be busy."""
-    return 16 if device.type == "cpu" else 128
-
-
 def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
     """Return a hash of an encoder's settings and named weights, 32 hexadecimal digits.
 

@@ -11,24 +11,22 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 from sklearn.preprocessing import normalize
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.data.cache import FeatureCache, ImageFunction
+from cliplib.data.cache import FeatureCache
 from cliplib.data.image import Images, ImageSource, load_image
 from cliplib.encoders.checkpoint import (
-    batch_size_on,
-    choose_device,
     fill_batch,
     find_checkpoint,
     fingerprint_of,
     loading,
 )
-from cliplib.encoders.encoder import Encoder, chosen_cache
+from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.readouts import BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)
@@ -113,9 +111,7 @@ class ClipEncoder(Encoder):
     ) -> None:
         self.name = os.fspath(model or os.environ.get("CLIPLIB_MODEL") or "mini")
         self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
-        chosen_device = choose_device(device)
-        self.device = str(chosen_device)
-        self.batch_size = batch_size_on(chosen_device)
+        self._place(device, cache)
         with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
             _require_clip(find_checkpoint(self.name, weights=False))
             source = find_checkpoint(self.name)
@@ -132,7 +128,6 @@ class ClipEncoder(Encoder):
                 f"{vision_config.patch_size} pixels or more."
             )
         self.model = _freeze(clip, self.device)
-        self.cache = chosen_cache(cache)
         self.width = int(vision_config.hidden_size)
         # Of a tower with fewer blocks than `BLOCKS`, all are read.
         self.blocks = min(BLOCKS, int(vision_config.num_hidden_layers))
@@ -208,21 +203,6 @@ class ClipEncoder(Encoder):
     def columns_of(self, readout: str) -> Ints:
         """Return which columns of this encoder's deep readout a readout consists of."""
         return readout_columns(readout, self.width, self.blocks)
-
-    def map(
-        self,
-        images: Images,
-        *others: ImageFunction,
-        errors: dict[int, str] | None = None,
-        progress: str = "",
-    ) -> list[NDArray[Any]]:
-        """Compute the deep readout of n images, and others: see `Encoder.map`."""
-        deep, *other_results = super().map(
-            images, *others, errors=errors, progress=progress
-        )
-        if not deep.size:  # there was no image, or none that can be read
-            deep = np.zeros((len(deep), 3 * self.blocks * self.width), np.float32)
-        return [deep, *other_results]
 
     def encode_images(
         self, images: Images, *, readout: str = "pooled", progress: bool = True
@@ -340,19 +320,6 @@ class ClipEncoder(Encoder):
                 batch, output_hidden_states=True, interpolate_pos_encoding=True
             ).hidden_states
             return np.asarray(self.read_states(states).cpu())
-
-    def with_weights(self, model: CLIPModel, name: str) -> ClipEncoder:
-        """Return an encoder of another name and model, and otherwise the same.
-
-        `model` must have the architecture of this encoder's. It is not copied, but
-        frozen in place and moved to this encoder's device.
-        """
-        other = ClipEncoder.__new__(ClipEncoder)
-        other.__dict__.update(self.__dict__)
-        other.__dict__.pop("fingerprint", None)  # cached, of this encoder's weights
-        other.model = _freeze(model, self.device)
-        other.name = name
-        return other
 
     def encode_batch(self, images: list[Image.Image]) -> Features:
         """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""

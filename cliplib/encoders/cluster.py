@@ -35,20 +35,21 @@ class BatchEncoder:
     ----------
     model, readout : str
         What `ClipEncoder` takes, and one of `READOUTS`.
-    also : mapping
-        Further functions of images, by the names of the columns that they fill.
+    hashes
+        Of images, by which near-duplicates are found.
+    folder : str
+        Where the files lie.
     """
 
     def __init__(
-        self, model: str, readout: str, also: Mapping[str, ImageFunction] | None = None
+        self, model: str, readout: str, hashes: ImageFunction, folder: str = ""
     ) -> None:
         self.encoder = ClipEncoder(model, cache=False)
         self.readout = readout
-        self.also = dict(also or {})  # functions, by the columns that they fill
-        self.readout_columns = self.encoder.columns_of(readout)
-        function_names = [function.name for function in self.also.values()]
+        self.hashes = hashes
+        self.folder = folder
         # The column "encoder": rows with the same text were made in the same way.
-        self.made_by = " ".join([self.encoder.fingerprint, readout, *function_names])
+        self.made_by = f"{self.encoder.fingerprint} {readout} {hashes.name}"
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -56,33 +57,35 @@ class BatchEncoder:
         return {**self.encoder.provenance, "readout": self.readout}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode n files, which Ray gives as columns id (paths) and bytes (contents).
+        """Encode n files, which Ray gives as columns path and bytes (contents).
 
-        Returns the columns id, features (n, d), encoder, error and those of `also`, in
-        the same order. A file that cannot be read has an error; its features are 0.
+        Returns the columns id (path below the folder), features (n, d), hash, encoder
+        and error, in the same order. A file that cannot be read has an error; its
+        features are 0.
         """
+        names = [path.removeprefix(f"{self.folder}/") for path in batch["path"]]
         images = [
             {"path": name, "bytes": content}
-            for name, content in zip(batch["id"], batch["bytes"], strict=True)
+            for name, content in zip(names, batch["bytes"], strict=True)
         ]
         errors: dict[int, str] = {}
-        deep, *others = self.encoder.map(images, *self.also.values(), errors=errors)
+        deep, hashes = self.encoder.map(images, self.hashes, errors=errors)
         return {
-            "id": batch["id"],
-            "features": deep[:, self.readout_columns],
+            "id": np.array(names),
+            "features": deep[:, self.encoder.columns_of(self.readout)],
+            "hash": hashes,
             "encoder": np.full(len(images), self.made_by),
             "error": np.array([errors.get(row, "") for row in range(len(images))]),
-            **dict(zip(self.also, others, strict=True)),
         }
 
 
 def encode(
     source: str,
     output: str,
+    hashes: ImageFunction,
     *,
     model: str = "",
     readout: str = "pooled",
-    also: Mapping[str, ImageFunction] | None = None,
     actors: int = 2,
 ) -> None:
     """Encode the images that `output` lacks, with Ray Data, here or on a cluster.
@@ -91,7 +94,7 @@ def encode(
     that cannot be opened is left out with a warning. One that is no image gets a row
     with features of 0, and is not tried again. Damaged Parquet files in `output` are
     deleted, and their images encoded again. `FeatureTable.from_parquet` reads the
-    result if `also` has "hash".
+    result.
 
     Parameters
     ----------
@@ -99,14 +102,13 @@ def encode(
         Folders or URIs that all machines see, neither within the other. Every file of
         `source` counts, but hidden ones and those that Windows and macOS put there.
         Parquet files in `output` hold the columns id (path below `source`), features
-        (float32, of the readout), encoder (what made the row: fingerprint, readout and
-        names of functions), error (why the image cannot be read, or "") and those of
-        `also`; ``_provenance.json`` holds what a feature table says of its encoder.
+        (float32, of the readout), hash, encoder (what made the row: fingerprint,
+        readout and kind of hashes) and error (why the image cannot be read, or "");
+        ``_provenance.json`` holds what a feature table says of its encoder.
+    hashes
+        Of images, by which near-duplicates are found: `image_hash`.
     model, readout : str
         What `ClipEncoder` takes, "" for its default; and one of `READOUTS`.
-    also : mapping
-        Further columns, and the functions of images that fill them, such as
-        ``{"hash": image_hash}``.
     actors : int
         Processes that encode at once.
 
@@ -118,7 +120,7 @@ def encode(
         Ray is missing.
     ValueError
         An argument cannot be used, or `output` holds features of another encoder,
-        readout or functions.
+        readout or kind of hashes.
     ConnectionError
         Ray could not be started, or failed; what is written stays.
     """
@@ -129,16 +131,15 @@ def encode(
         )
     from ray.exceptions import RayError
 
-    encoder_arguments = dict[str, Any](model=model, readout=readout, also=also)
     # The actors make encoders of their own; this one only tells how rows are made.
-    encoder = BatchEncoder(**encoder_arguments)
+    encoder = BatchEncoder(model, readout, hashes)
     missing = _list_missing(source, output, encoder.made_by)
     if missing.empty:
         return
     _write_provenance(output, encoder.provenance)
     try:
         _start_ray(actors)
-        _encode_with_ray(source, output, missing, encoder_arguments, actors)
+        _encode_with_ray(source, output, missing, (model, readout, hashes), actors)
     except (RayError, ConnectionError, TimeoutError, RuntimeError) as error:
         raise ConnectionError(
             f"Ray failed ({_last_line(error)}). What is in {output} stays, and the "
@@ -219,27 +220,25 @@ def _encode_with_ray(
     source: str,
     output: str,
     names: pd.Series,
-    encoder_arguments: Mapping[str, Any],
+    encoder_arguments: tuple[str, str, ImageFunction],
     actors: int,
 ) -> None:
     """Encode some files of `source` into new Parquet files in `output`.
 
     `names` are the files' paths below `source`. The work is shared by `actors`
-    processes, each with a `BatchEncoder` of its own, made of `encoder_arguments`.
+    processes, each with a `BatchEncoder` of its own, made of `encoder_arguments` and
+    the folder.
     """
     import ray.data
 
     system, folder = locate(source)
     paths = [f"{folder}/{name}" for name in names]
     images = ray.data.read_binary_files(paths, filesystem=system, include_paths=True)
-    named = images.map_batches(
-        _name_images, batch_format="pandas", fn_kwargs={"folder": folder}
-    )
-    encoded = named.map_batches(
+    encoded = images.map_batches(
         BatchEncoder,
         batch_size=256,
         compute=ray.data.ActorPoolStrategy(size=actors),
-        fn_constructor_kwargs=dict(encoder_arguments),
+        fn_constructor_args=(*encoder_arguments, folder),
     )
     # Absolute, since workers run in folders of their own.
     encoded.write_parquet(output if "://" in output else os.path.abspath(output))
@@ -256,10 +255,15 @@ def _list_names(system: FileSystem, folder: str) -> pd.Series:
     """Return the files below a folder, however deep, as sorted paths relative to it.
 
     Hidden files and those in hidden folders are left out with a warning, and so are
-    files on this machine that cannot be opened.
+    files on this machine that cannot be opened, for which Ray would give up all.
     """
-    is_local = isinstance(system, LocalFileSystem)
-    listed = _list_local(folder) if is_local else _list_remote(system, folder)
+    if isinstance(system, LocalFileSystem):  # found as for a report
+        found = list_files(folder)[0]
+        listed = [name for name in found if _can_be_opened(f"{folder}/{name}")]
+    else:
+        infos = system.get_file_info(FileSelector(folder, recursive=True))
+        files = [info.path for info in infos if info.type == FileType.File]
+        listed = [path.removeprefix(f"{folder}/") for path in files]
     names = pd.Series(sorted(listed), dtype="str")
     is_hidden = names.str.contains(r"(?:^|/)\.")
     if is_hidden.any():
@@ -269,41 +273,23 @@ def _list_names(system: FileSystem, folder: str) -> pd.Series:
     return names[~is_hidden]
 
 
-def _list_remote(system: FileSystem, folder: str) -> list[str]:
-    """Return the files below a folder of another system, as paths relative to it."""
-    listed = system.get_file_info(FileSelector(folder, recursive=True))
-    return [
-        info.path.removeprefix(f"{folder}/")
-        for info in listed
-        if info.type == FileType.File
-    ]
-
-
-def _list_local(folder: str) -> list[str]:
-    """Return the files below a folder that can be opened, as paths relative to it.
-
-    They are found as for a report. A warning names each that cannot be opened.
-    """
-    names = []
-    for name in list_files(folder)[0]:
-        path = f"{folder}/{name}"
-        if os.path.isfile(path) and os.access(path, os.R_OK):
-            names.append(name)
-        else:
-            # Ray would give up all files for it.
-            warn_once(
-                logger,
-                f"Left out {path}: it is a link to nowhere, may not be read, or has a "
-                "name that is not in UTF-8.",
-            )
-    return names
+def _can_be_opened(path: str) -> bool:
+    """Tell whether a file can be opened; a warning names one that cannot."""
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        return True
+    warn_once(
+        logger,
+        f"Left out {path}: it is a link to nowhere, may not be read, or has a name "
+        "that is not in UTF-8.",
+    )
+    return False
 
 
 def _read_ids(output: str, *, made_by: str) -> pd.Series:
     """Return the ids of all rows in the folder `output`: paths of encoded files.
 
-    ValueError if the column encoder of a row is not `made_by`, which consists of a
-    fingerprint, a readout and names of functions.
+    ValueError if the column encoder of a row is not `made_by`, as a `BatchEncoder` has
+    it.
     """
     system, folder = locate(output)
     # Named, since a new folder has no file to take the columns from.
@@ -329,8 +315,3 @@ def _delete_damaged(system: FileSystem, folder: str) -> None:
             reason,
         )
         system.delete_file(path)
-
-
-def _name_images(batch: pd.DataFrame, folder: str) -> pd.DataFrame:
-    """Add the column id to a batch of files: their path in "path", below `folder`."""
-    return batch.assign(id=batch["path"].str.removeprefix(f"{folder}/"))

@@ -36,8 +36,7 @@ class Encoded(NamedTuple):
 def read_encoded(output: str) -> Encoded:
     """Read the folder or URI that `encode` wrote, images in the order of their ids.
 
-    A ValueError says what is damaged, or lacking: images, or the hashes by which
-    near-duplicates are found.
+    A ValueError says what is damaged, or that no image could be read.
     """
     provenance = _read_provenance(output)
     system, folder = locate(output)
@@ -45,8 +44,6 @@ def read_encoded(output: str) -> Encoded:
         names = ", ".join(damaged)
         raise ValueError(f"{names} is damaged: encode into {output} again.")
     written = pyarrow.dataset.dataset(folder, filesystem=system, format="parquet")
-    if "hash" not in written.schema.names:
-        raise ValueError(f"{output} holds no hashes: encode with also={{'hash': …}}.")
     table = written.to_table(columns=["id", "error"])
     images = table.to_pandas(ignore_metadata=True)
     images["row"] = np.arange(len(images))  # of the data set as written

@@ -15,7 +15,7 @@ from PIL import Image
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import FeatureCache, ImageFunction, map_images
 from cliplib.data.image import Images
-from cliplib.encoders.checkpoint import fingerprint_of
+from cliplib.encoders.checkpoint import choose_device, fingerprint_of
 
 
 class Encoder(ABC):
@@ -40,6 +40,13 @@ class Encoder(ABC):
     device: str = "cpu"
     batch_size: int = 16
     cache: FeatureCache | None = None
+
+    def _place(self, device: str | None, cache: bool | FeatureCache) -> None:
+        """Set device, batch size and cache, from the arguments of these names."""
+        chosen = choose_device(device)
+        self.device = str(chosen)
+        self.batch_size = 16 if chosen.type == "cpu" else 128  # a GPU needs more
+        self.cache = _chosen_cache(cache)
 
     @property
     @abstractmethod
@@ -94,7 +101,7 @@ class Encoder(ABC):
         results are 0. If it is None, the first raises OSError. `progress` is the title
         of a progress bar; "" shows none.
         """
-        return map_images(
+        features, *other_results = map_images(
             images,
             self.image_function,
             *others,
@@ -103,6 +110,10 @@ class Encoder(ABC):
             batch_size=self.batch_size,
             progress=progress,
         )
+        if not features.size:  # no image can be read: any other tells the width
+            width = self.encode_batch([Image.new("RGB", (64, 64))]).shape[1]
+            features = np.zeros((len(features), width), np.float32)
+        return [features, *other_results]
 
     def encode_images(
         self, images: Images, *, readout: str = "pooled", progress: bool = True
@@ -164,7 +175,7 @@ class FunctionEncoder(Encoder):
         self.function = function
         self.name = name
         self.preprocess = preprocess
-        self.cache = chosen_cache(cache)
+        self.cache = _chosen_cache(cache)
         if isinstance(function, torch.nn.Module):
             function.eval()
             weights = next(function.parameters(), torch.empty(0))
@@ -200,7 +211,7 @@ class FunctionEncoder(Encoder):
         return features
 
 
-def chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:
+def _chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:
     """Return the cache given; for True that in the default file, for False None."""
     if isinstance(cache, bool):
         return FeatureCache() if cache else None

@@ -15,15 +15,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from cliplib.data.arrays import Features
 from cliplib.data.cache import FeatureCache
 from cliplib.encoders.checkpoint import (
-    batch_size_on,
-    choose_device,
     fill_batch,
     find_checkpoint,
     fingerprint_of,
     loading,
 )
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import Encoder, chosen_cache
+from cliplib.encoders.encoder import Encoder
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
 # Entries of a configuration that do not change features.
@@ -58,9 +56,7 @@ class VisionEncoder(Encoder):
         device: str | None = None,
     ) -> None:
         self.name = os.fspath(model)
-        self.cache = chosen_cache(cache)
-        chosen_device = choose_device(device)
-        self.device = str(chosen_device)
+        self._place(device, cache)
         with loading(self.name, "a folder with a vision model and its preprocessing"):
             # First, since what takes no images is refused before its weights come.
             settings = find_checkpoint(self.name, weights=False)
@@ -68,7 +64,6 @@ class VisionEncoder(Encoder):
             source = find_checkpoint(self.name)
             tower, self._pooling_was_trained = _load_tower(source)
         self.model = tower.eval().requires_grad_(False).to(self.device)
-        self.batch_size = batch_size_on(chosen_device)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -28,7 +28,7 @@ def randomize_weights(
         torch.manual_seed(seed)
         random = CLIPModel(encoder.model.config)  # of new weights
     if layers is None:
-        return encoder.with_weights(random, f"{encoder.name}, random weights")
+        return with_weights(encoder, random, f"{encoder.name}, random weights")
     model = deepcopy(encoder.model)
     tower = model.vision_model
     random_tower = random.vision_model
@@ -37,4 +37,13 @@ def randomize_weights(
     for number in range(max(n_blocks - layers, 0), n_blocks):
         random_block = random_tower.encoder.layers[number]
         tower.encoder.layers[number].load_state_dict(random_block.state_dict())
-    return encoder.with_weights(model, f"{encoder.name}, last {layers} blocks random")
+    return with_weights(encoder, model, f"{encoder.name}, last {layers} blocks random")
+
+
+def with_weights(encoder: ClipEncoder, model: CLIPModel, name: str) -> ClipEncoder:
+    """Return a copy of an encoder with the weights of a model, under another name."""
+    other = deepcopy(encoder)
+    other.model.load_state_dict(model.state_dict())
+    other.name = name
+    other.__dict__.pop("fingerprint", None)  # cached, of the weights before
+    return other
