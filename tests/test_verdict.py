@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 from cliplib import evaluate
 from cliplib.data.arrays import Floats, Ints
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import Share, clopper_pearson
 from cliplib.inspection.archives import Archive, Part
 from cliplib.inspection.file_values import OneClassValue
 from cliplib.inspection.lookalikes import LookAlikes
@@ -31,6 +32,7 @@ from cliplib.reports.verdict import (
     collect_images,
     declare_groups,
     limited_word,
+    right_of_new,
     sentence,
     try_larger_encoder,
     word_by_accuracy,
@@ -368,6 +370,25 @@ def test_the_sentence_says_what_could_not_be_checked() -> None:
     assert " if " not in sentence("Yes", methods(), [], DECLARED)
     nothing = sentence("No", methods((200, 200), (100, 100)), [], DECLARED)
     assert "no more than the 50 of guessing" in nothing
+
+
+def test_the_range_for_new_images_holds_in_95_of_100_samples() -> None:
+    n, counts = 80, np.arange(81)
+    low, high = clopper_pearson(counts / n, n)
+    ranges = [
+        right_of_new(Share(*numbers), 100)
+        for numbers in zip(counts / n, low, high, strict=True)
+    ]
+    lowest, highest = np.transpose(ranges)
+    for share in (0.5, 0.75, 0.9, 0.97):
+        of_new = binom(100, share)
+        is_inside = of_new.cdf(highest) - of_new.cdf(lowest - 1)
+        assert 0.93 < binom(n, share).pmf(counts) @ is_inside < 0.99
+
+
+def test_as_good_as_all_are_nearly_all() -> None:
+    said = sentence("Yes", methods((200, 200), (0, 0)), [], DECLARED)
+    assert "nearly all should come out right (98 to 100)" in said
 
 
 def judged(*found: Caution) -> Verdict:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import NamedTuple
 
+from scipy.stats import betabinom
+
 from cliplib.data.wording import counted, percent
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import NORMAL_QUANTILE, Share
 from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
 from cliplib.reports.caution import SEVERITIES, Caution
@@ -208,8 +210,26 @@ def sentence(
 
 
 def _of_hundred(share: Share) -> str:
-    value, low, high = (f"{100 * number:.0f}" for number in share)
-    return f"about {value} should come out right ({low} to {high})"
+    low, high = right_of_new(share, 100)
+    expected = (
+        "nearly all" if share.value >= 0.995 else f"about {100 * share.value:.0f}"
+    )
+    return f"{expected} should come out right ({low} to {high})"
+
+
+def right_of_new(share: Share, n: int) -> tuple[int, int]:
+    """Return how many of n new images come out right in 95% of such samples.
+
+    Beside what is not known of the share, n images vary by chance: their number is
+    beta-binomial where a beta distribution has the middle and the width of the share's
+    interval (Meeker, Hahn and Escobar, Statistical Intervals, 2nd ed. 2017, chapter 6).
+    """
+    middle = (share.low + share.high) / 2
+    spread = (share.high - share.low) / (2 * NORMAL_QUANTILE)  # a standard deviation
+    like_n = middle * (1 - middle) / spread**2 - 1  # that many images tell as much
+    number = betabinom(n, middle * like_n, (1 - middle) * like_n)
+    low, high = number.interval(0.95)
+    return int(low), int(high)
 
 
 def compared(findings: Findings) -> list[Row]:

@@ -33,7 +33,7 @@ from cliplib.inspection.shortcuts import strongest
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports import measure as module
 from cliplib.reports.findings import Findings
-from cliplib.reports.verdict import WORDS, Verdict, verdict
+from cliplib.reports.verdict import WORDS, Verdict, right_of_new, verdict
 
 HONEST = ("clean", "declared")
 INFORMATION = re.compile(
@@ -46,7 +46,8 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     """Report on a folder that is built, and compare with independent images.
 
     Columns: what the folder is; word and accuracy that are stated; accuracy on `n_new`
-    independent images, what the aid answers of them, and how much of that is wrong;
+    independent images, whether it lies in the stated interval, and how many are right
+    in the sentence's range; what the aid answers, and how much of that is wrong;
     cautions, whether the report is right, the strongest shortcut, how alike images are,
     what was found of planted copies and wrong labels; whether each peer names a trap.
     """
@@ -71,6 +72,7 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     answered = ~answers["abstained"].to_numpy(bool)
     is_wrong = answers["class"].to_numpy()[answered] != truth[answered]
     low, high = said.accuracy.low, said.accuracy.high
+    fewest, most = right_of_new(said.accuracy, len(new))
     shortcut = strongest(findings.shortcuts)
     row = {
         "kind": folder.kind,
@@ -84,7 +86,8 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
         "high": high,
         "n_new": len(new),
         "true": is_true.mean(),
-        "holds": bool(low <= is_true.mean() <= high),
+        "interval_holds": bool(low <= is_true.mean() <= high),
+        "range_holds": bool(fewest <= is_true.sum() <= most),
         "answered": answered.mean(),
         "wrong": is_wrong.mean() if answered.any() else 0.0,
         "cautions": " ".join(dict.fromkeys(caution.id for caution in said.cautions)),
@@ -170,13 +173,6 @@ def peers_name(findings: Findings, place: Path) -> dict[str, bool]:
     return {"cleanvision": bool(of_one.any()), "datalab": bool((scores < 0.3).any())}
 
 
-def summary(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Return means by kind or by word, and how many folders there are."""
-    of = ["right", "holds", "stated", "true", "cleanvision", "datalab"]
-    numbers = table.filter(items=of).astype(float).groupby(table[by], sort=False)
-    return numbers.mean().round(2).assign(folders=numbers.size())
-
-
 def main() -> None:
     """Build, measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -202,7 +198,8 @@ def main() -> None:
         rows.append(json.loads(kept.read_text()))
         print(kept.read_text(), flush=True)
     table = pd.DataFrame(rows)
-    print(summary(table, "kind"), summary(table, "word"), sep="\n\n")
+    for by in ("kind", "word"):
+        print(table.groupby(by, sort=False).mean(numeric_only=True).round(2).T)
     table.round(3).to_csv(Path(given.out) / f"verdict_{given.part}.csv", index=False)
 
 
