@@ -15,6 +15,7 @@ from PIL import Image
 
 from cliplib.data import image as module
 from cliplib.data.image import (
+    UnreadableImage,
     file_facts,
     image_bytes,
     image_list,
@@ -96,12 +97,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_reason_names_no_path(tmp_path, read, name):
     (tmp_path / name).symlink_to(tmp_path / "nowhere.png")
     for source in (tmp_path / name, {"path": str(tmp_path / name), "bytes": None}):
-        with pytest.raises(OSError, match="Cannot read the image") as caught:
+        with pytest.raises(UnreadableImage, match="Cannot read the image") as caught:
             read(source)
-        reason = str(caught.value).removeprefix(
-            f"Cannot read the image '{tmp_path / name}': "
-        )
-        assert reason == "No such file or directory."
+        assert caught.value.reason == "No such file or directory"
 
 
 def test_formats_that_could_run_programs_are_not_opened(tmp_path):

@@ -62,6 +62,12 @@ HUGE = 4 * MOST_PIXELS
 _huge_lock = threading.Lock()
 
 
+class UnreadableImage(OSError):
+    """An image cannot be read; `reason` is a clause on why that names no file."""
+
+    reason = ""
+
+
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
     """Return Pillow's names of the formats that are read here.
@@ -183,11 +189,11 @@ def _content_of_regular(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _unreadable(source: ImageSource, reason: str) -> OSError:
+def _unreadable(source: ImageSource, reason: str) -> UnreadableImage:
     """Return the error that names an image that cannot be read, and the reason."""
-    # Not by !r, which would put a name such as O'Brien.jpg between other quotation
-    # marks: reports tell where the name ends by the mark.
-    return OSError(f"Cannot read the image '{image_name(source)}': {reason}.")
+    error = UnreadableImage(f"Cannot read the image '{image_name(source)}': {reason}.")
+    error.reason = reason
+    return error
 
 
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
@@ -208,7 +214,7 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
 
     Raises
     ------
-    OSError
+    UnreadableImage
         If the image cannot be decoded; it names the image and the reason.
     """
     try:

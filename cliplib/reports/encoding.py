@@ -16,6 +16,7 @@ from cliplib.data.datasets import (
     check_classes,
     load_dataset,
 )
+from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.data.wording import counted
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
@@ -79,15 +80,20 @@ def encode_folder(request: Request) -> Encoded:
         seed=request.seed,
         errors=errors_by_id,
     )
-    unreadable = {file: _reason(error) for file, error in errors_by_id.items()}
+    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
+    unreadable = {name: why_unreadable(file_of[name]) for name in errors_by_id}
     check_readable(table, unreadable)
     check_groups(request, table, boxes)
     return Encoded(request, dataset, encoder, others, table, unreadable, boxes)
 
 
-def _reason(error: str) -> str:
-    """Return REASON of the error text "Cannot read the image 'PATH': REASON"."""
-    return error.rsplit("': ", 1)[-1]
+def why_unreadable(file: ImageSource) -> str:
+    """Return why an image cannot be read, without its name; "" if it can be by now."""
+    try:
+        load_image(file)
+    except UnreadableImage as error:
+        return f"{error.reason}."
+    return ""
 
 
 def check_readable(table: FeatureTable, unreadable: Mapping[str, str]) -> None:
