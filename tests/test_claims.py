@@ -160,7 +160,7 @@ def metric(value: float, low: float, high: float) -> dict[str, float]:
 NOTHING = metric(0, -0.01, 0.01)
 FALL = "brain.differences.kernel_probe.published_minus_by_patient"
 OPPOSITE = "series.archive.mr.opposite_side.balanced_accuracy"
-ERASED = "tumour_used.tumour_erased.all.accuracy"
+ERASED = "tumour_used.tumour_erased.all.accuracy.low"
 CROPPED = (
     'cell("series_originals", "balanced, plain series", "fold", "cropped", '
     '"without_mr")'
@@ -170,7 +170,7 @@ CONTRARY = {
     "cover-patients": (FALL, NOTHING),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "0-answer": (ERASED, metric(0.6, 0.55, 0.65)),
+    "0-answer": (ERASED, 0.55),
     "0-patients": (FALL, metric(0.025, 0.015, 0.035)),
     "0-sources": ("sequence.gap.all", NOTHING),
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
@@ -206,7 +206,7 @@ CONTRARY = {
         "crop.gaps.mini.crop_less_mirrored_place.balanced_plain_series",
         NOTHING,
     ),
-    "4-erased-all": (ERASED, metric(0.6, 0.55, 0.65)),
+    "4-erased-all": (ERASED, 0.55),
     "4-erased": ("crop.erased.used.meningioma", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
@@ -231,7 +231,7 @@ CONTRARY = {
     "4-seen": ("seen.flickr8k_recall_at_10.text_to_image.seen_less_held_out", NOTHING),
     "6-patients": (FALL, NOTHING),
     "6-sources": ("sequence.gap.all", NOTHING),
-    "6-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
+    "6-series": (f"{OPPOSITE}.low", 0.6),
     "6-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "6-elsewhere": ("new_tumours.sensitivity.high", 0.98),
 }
