@@ -181,12 +181,12 @@ def test_threads_of_one_process_do_not_disturb_each_other(probe, sample, two_thr
 
 
 def test_another_thread_computes_with_one_thread_after_the_main_one_did(two_threads):
-    with one_thread:  # from here on it is the one that threadpoolctl obeys
+    with one_thread():  # from here on it is the one that threadpoolctl obeys
         pass
     inside = []
 
     def compute():
-        with one_thread:
+        with one_thread():
             inside.append(numbers_of_threads())
 
     thread = Thread(target=compute)
@@ -781,15 +781,15 @@ def test_validation_rows_that_are_not_finite_are_named(probe, value, sample):
     X, y = sample
     X_val = X[200:].copy()
     X_val[7, 3] = value
-    with pytest.raises(ValueError, match="X_val is not finite in 1 rows, .* 7: leave"):
+    with pytest.raises(ValueError, match="X_val and y_val: Input X contains"):
         probe.fit(X[:200], y[:200], X_val=X_val, y_val=y[200:])
 
 
 def test_validation_rows_of_another_shape_are_refused(sample):
     X, y = sample
-    with pytest.raises(ValueError, match="X_val has 9 features, and X 10"):
+    with pytest.raises(ValueError, match="X_val and y_val: X has 9 features"):
         LinearProbe().fit(X, y, X_val=X[:, :9], y_val=y)
-    with pytest.raises(ValueError, match="one label for each of the 300 rows of X_val"):
+    with pytest.raises(ValueError, match=r"X_val and y_val: .*\[300, 299\]"):
         LinearProbe().fit(X, y, X_val=X, y_val=y[:-1])
 
 

@@ -247,11 +247,6 @@ def group_folds(
     They are row numbers, (n_train,) and (n_test,), increasing.
     """
     folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
-    yield from rows_of_folds(folds, n_splits)
-
-
-def rows_of_folds(folds: Ints, n_splits: int) -> Iterator[tuple[Ints, Ints]]:
-    """Yield each fold's train_rows and test_rows, by rows' fold numbers (n,)."""
     for fold in range(n_splits):
         yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 

@@ -30,6 +30,7 @@ from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.pictures import PATCHES, PICTURE_COLUMNS, picture_statistics
 from cliplib.inspection.traces import FIELDS, file_fields
+from cliplib.probes.out_of_fold import predict_folds
 
 COLOURS = ("colour moments", "thumbnail")
 """Statistics that inform only: the colour of a fruit is content."""
@@ -134,7 +135,15 @@ def probe_shortcuts(
             published=table.folds,
         )
     )
-    proba = {name: _out_of_fold(x, table, folds) for name, x in inputs.items()}
+    probe = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=0.1, class_weight="balanced", max_iter=200, tol=1e-3),
+    )
+    n_classes = len(table.classes)
+    proba = {
+        name: predict_folds(probe, x, table.labels, table.groups, folds, n_classes)
+        for name, x in inputs.items()
+    }
     answers = {name: p.argmax(axis=1) for name, p in proba.items()}
     shares = _shares(table, answers, predicted, seed)
     shortcuts = [
@@ -185,21 +194,6 @@ def _encode_field(values: pd.Series) -> Floats:
         sides = texts.str.split(" × ", expand=True).to_numpy(float)
         columns += list(np.log(sides).T)
     return np.column_stack(columns)
-
-
-def _out_of_fold(
-    x: Floats, table: FeatureTable, folds: Sequence[tuple[Ints, Ints]]
-) -> Floats:
-    """Return probabilities, (n, k), of a logistic regression on x, (n, m)."""
-    proba = np.zeros((len(table), len(table.classes)))
-    for train, test in folds:
-        model = make_pipeline(
-            StandardScaler(),
-            LogisticRegression(C=0.1, class_weight="balanced", max_iter=200, tol=1e-3),
-        )
-        model.fit(x[train], table.labels[train])
-        proba[np.ix_(test, model.classes_)] = model.predict_proba(x[test])
-    return proba
 
 
 def _shares(

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss
-from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -110,7 +109,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         class_weights = compute_class_weight(
             self.class_weight, classes=self.classes_, y=labels
         )
-        with one_thread:
+        with one_thread():
             self._fit(rows, class_codes, class_weights.astype(np.float32), split)
         return self
 
@@ -123,28 +122,12 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """
         if X_val is None or y_val is None:
             raise ValueError("Give both X_val and y_val, or neither.")
-        # Whether all values are finite is checked below, where a row can be named.
-        rows = check_array(
-            X_val, dtype=np.float32, ensure_all_finite=False, input_name="X_val"
-        )
-        labels = np.asarray(y_val)
-        if rows.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X_val has {rows.shape[1]} features, and X {self.n_features_in_}: "
-                "take both from the same readout."
+        try:
+            rows, labels = validate_data(
+                self, X_val, y_val, dtype=FEATURE_TYPES, reset=False
             )
-        # Of tables, the columns' names and their order; what holds them is checked.
-        validate_data(self, X_val, reset=False, skip_check_array=True)
-        if labels.shape != (len(rows),):
-            raise ValueError(
-                f"y_val must hold one label for each of the {len(rows)} rows of X_val."
-            )
-        bad_rows = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if bad_rows.size:
-            raise ValueError(
-                f"X_val is not finite in {bad_rows.size} rows, the first of them "
-                f"{bad_rows[0]}: leave them out."
-            )
+        except ValueError as error:
+            raise ValueError(f"X_val and y_val: {error}") from error
         if not np.isin(labels, self.classes_).all():
             raise ValueError("y_val holds a class that y lacks: leave its rows out.")
         return rows, labels
@@ -153,7 +136,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Return logits of features (n, d): (n, k), columns in `classes_`' order."""
         check_is_fitted(self)
         features = self._checked(X)
-        with one_thread:
+        with one_thread():
             return self._logits_of_rows(features, np.arange(len(features)))
 
     def predict_proba(self, X: ArrayLike) -> Floats:
@@ -186,7 +169,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if class_codes.shape != (len(scaled),) or (class_codes < 0).any():
             known = ", ".join(map(str, self.classes_))
             raise ValueError(f"classes must name one of {known} for each row of X.")
-        with one_thread:
+        with one_thread():
             by_scaled = self._gradients(scaled, class_codes)
             # The chain rule: scaled = (X - mean_) / scale_.
             return np.asarray(by_scaled / self.scale_, np.float32)

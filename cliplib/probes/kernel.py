@@ -62,7 +62,7 @@ class KernelProbe(Probe):
         """Choose the sharpness on held-out rows, then fit on all rows."""
         n, d = rows.shape
         self._check_options(n)
-        self.gamma_ = self._gamma_of(d)
+        self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
         train_rows, held_out_rows = split(self.seed)
         n_train = len(train_rows)
         # All from here on is in this order: training rows first, then held-out rows.
@@ -73,15 +73,14 @@ class KernelProbe(Probe):
         row_weights = class_weights[codes]
 
         held_out_scores, coef = self._two_regressions(one_hot, row_weights, n_train)
-        losses = self._losses(codes[n_train:], held_out_scores, class_weights)
+        losses = [
+            weighted_log_loss(codes[n_train:], factor * held_out_scores, class_weights)
+            for factor in self.sharpness
+        ]
         self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
         self.sharpness_ = self.sharpness[int(np.argmin(losses))]
         # Row by row in memory, as a saved probe is loaded: products then round alike.
         self.coef_ = np.ascontiguousarray(coef)
-
-    def _gamma_of(self, d: int) -> float:
-        """Return the kernel's gamma for d features: the one given, or 0.6 / d."""
-        return 0.6 / d if self.gamma is None else self.gamma
 
     def _check_options(self, n: int) -> None:
         """Raise a ValueError for more rows n than `max_rows`, or no `sharpness`."""
@@ -93,18 +92,6 @@ class KernelProbe(Probe):
             )
         if not len(self.sharpness):
             raise ValueError("sharpness must hold one factor at least.")
-
-    def _losses(
-        self, class_codes: Ints, scores: Features, class_weights: Features
-    ) -> list[float]:
-        """Return the mean log loss (nats) of scores (m, k) times each `sharpness`.
-
-        `class_codes` (m,) are the true classes; a row counts its class's weight, (k,).
-        """
-        return [
-            weighted_log_loss(class_codes, factor * scores, class_weights)
-            for factor in self.sharpness
-        ]
 
     def _two_regressions(
         self, targets: Features, row_weights: Features, n_train: int

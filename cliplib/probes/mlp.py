@@ -84,77 +84,87 @@ class MLPProbe(Probe):
         by_network: list[list[Features]] = []
         for seed in range(self.seed, self.seed + self.networks):
             train_rows, held_out_rows = split(seed)
-            network = _Network(
-                n_features=rows.shape[1],
-                n_hidden=self.hidden,
-                n_classes=len(self.classes_),
-                dropout=self.dropout,
-                generator=torch.Generator().manual_seed(seed),
-            )
-            parameters = self._train(
-                network,
+            trained = self._train(
+                # Of its own: torch's is shared by all threads, so that a fit would
+                # depend on what else is running.
+                torch.Generator().manual_seed(seed),
                 (inputs[train_rows], targets[train_rows]),
                 (inputs[held_out_rows], targets[held_out_rows]),
                 weights,
             )
-            by_network.append(parameters)
-        # From a list of parameters for each network to one array, (networks, ...), for
-        # each parameter; they are in the order of `_Network.parameters`.
+            by_network.append(trained)
+        # From a list of weights for each network to one array, (networks, ...), for
+        # each of the four.
         stacked = [np.stack(values) for values in zip(*by_network, strict=True)]
         self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = stacked
 
     def _train(
         self,
-        network: _Network,
+        generator: torch.Generator,
         training: tuple[Tensor, Tensor],
         held_out: tuple[Tensor, Tensor],
         class_weights: Tensor,
     ) -> list[Features]:
-        """Train a network; return the parameters that it had after its best epoch.
+        """Train a network; return the weights that it had after its best epoch.
 
         `training` and `held_out` are standardised features (m, d) and class codes (m,).
         The best epoch is that of the smallest log loss on held-out rows; ValueError if
         it is finite in none.
         """
-        optimizer = torch.optim.AdamW(
-            network.parameters,
-            lr=self.learning_rate,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
         inputs, targets = training
         inputs_held_out, targets_held_out = held_out
+        n_features = inputs.shape[1]
+        n_classes = len(self.classes_)
+        weights = _first_weights(n_features, self.hidden, n_classes, generator)
+        optimizer = torch.optim.AdamW(
+            weights, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
         best_loss = np.inf
         best_epoch = 0
-        best_parameters: list[Features] = []
+        best_weights: list[Features] = []
         for epoch in range(self.max_epochs):
-            order = network.shuffled(len(inputs))
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                logits = network.logits(inputs[batch], training=True)
+            order = torch.randperm(len(inputs), generator=generator)
+            for batch in torch.split(order, self.batch_size):
+                logits = self._training_logits(weights, inputs[batch], generator)
                 batch_loss = F.cross_entropy(logits, targets[batch], class_weights)
                 torch.autograd.backward(batch_loss)
                 optimizer.step()
                 optimizer.zero_grad()
             with torch.no_grad():
-                logits = network.logits(inputs_held_out)
+                logits = self._training_logits(weights, inputs_held_out)
                 loss = F.cross_entropy(logits, targets_held_out, class_weights).item()
             if loss < best_loss:
                 best_loss = loss
                 best_epoch = epoch
-                best_parameters = network.copy_parameters()
+                best_weights = [weight.detach().numpy().copy() for weight in weights]
             elif epoch - best_epoch >= self.patience:
                 break
-        if not best_parameters:
+        if not best_weights:
             raise ValueError(
                 "The network's loss is not finite after any epoch: choose a smaller "
                 f"learning_rate than {self.learning_rate}."
             )
-        return best_parameters
+        return best_weights
+
+    def _training_logits(
+        self,
+        weights: list[Tensor],
+        rows: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return logits (n, k) of rows (n, d), with dropout if there is a generator."""
+        hidden_coef, hidden_intercept, coef, intercept = weights
+        hidden = F.gelu(F.linear(rows, hidden_coef, hidden_intercept))
+        if generator is not None:
+            share = 1 - self.dropout
+            # 1 for the units that are kept, 0 for others.
+            kept = torch.empty_like(hidden).bernoulli_(share, generator=generator)
+            hidden = hidden * kept / share  # so that the mean stays as without dropout
+        return F.linear(hidden, coef, intercept)
 
     def member_logits(self, X: ArrayLike) -> Floats:
         """Return each network's own logits (networks, n, k) of features (n, d)."""
-        with one_thread:
+        with one_thread():
             return self._member_logits(self._scaled(X))
 
     def _member_logits(self, scaled: Features) -> Floats:
@@ -187,56 +197,18 @@ class MLPProbe(Probe):
         return np.asarray(by_features.mean(axis=0))
 
 
-class _Network:
-    """One hidden layer of GELU units, with the first weights of ``torch.nn.Linear``.
+def _first_weights(
+    n_features: int, n_hidden: int, n_classes: int, generator: torch.Generator
+) -> list[Tensor]:
+    """Draw first weights as ``torch.nn.Linear`` does: uniform between ±1 / √inputs.
 
-    All random numbers come from `generator`. torch's own layers draw from a generator
-    that all threads share, so that a fit would depend on what else is running.
+    They are the hidden layer's coefficients (hidden, d) and intercepts, then the output
+    layer's (k, hidden) and intercepts.
     """
-
-    def __init__(
-        self,
-        n_features: int,
-        n_hidden: int,
-        n_classes: int,
-        dropout: float,
-        generator: torch.Generator,
-    ) -> None:
-        self.dropout = dropout
-        self.generator = generator
-        self.hidden_coef = self._uniform(n_hidden, n_features, fan_in=n_features)
-        self.hidden_intercept = self._uniform(n_hidden, fan_in=n_features)
-        self.coef = self._uniform(n_classes, n_hidden, fan_in=n_hidden)
-        self.intercept = self._uniform(n_classes, fan_in=n_hidden)
-
-    def _uniform(self, *shape: int, fan_in: int) -> Tensor:
-        """Draw a trainable tensor of a shape, uniform between ±1 / √fan_in.
-
-        The fan-in is how many inputs a unit has.
-        """
-        bound = fan_in**-0.5
-        values = torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
-        return values.requires_grad_()
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The tensors that are trained, from input to output."""
-        return [self.hidden_coef, self.hidden_intercept, self.coef, self.intercept]
-
-    def copy_parameters(self) -> list[Features]:
-        """Return copies of `parameters` as arrays, in their order."""
-        return [parameter.detach().numpy().copy() for parameter in self.parameters]
-
-    def shuffled(self, n: int) -> Tensor:
-        """Return the numbers from 0 to n - 1 in random order."""
-        return torch.randperm(n, generator=self.generator)
-
-    def logits(self, rows: Tensor, *, training: bool = False) -> Tensor:
-        """Return logits (n, k) of rows (n, d), with dropout only if `training`."""
-        hidden = F.gelu(F.linear(rows, self.hidden_coef, self.hidden_intercept))
-        if training:
-            share = 1 - self.dropout
-            # 1 for the units that are kept, 0 for others.
-            kept = torch.empty_like(hidden).bernoulli_(share, generator=self.generator)
-            hidden = hidden * kept / share  # so that the mean stays as without dropout
-        return F.linear(hidden, self.coef, self.intercept)
+    weights = []
+    for n_units, n_inputs in ((n_hidden, n_features), (n_classes, n_hidden)):
+        bound = n_inputs**-0.5
+        for shape in ((n_units, n_inputs), (n_units,)):
+            drawn = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            weights.append(drawn.requires_grad_())
+    return weights

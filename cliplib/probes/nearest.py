@@ -37,7 +37,7 @@ class NearestNeighbour(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return 1 for the class of each row's nearest neighbour, else 0: (n, k)."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float32, reset=False)
-        with one_thread:
+        with one_thread():
             return np.asarray(self.pipeline_.predict_proba(rows))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:

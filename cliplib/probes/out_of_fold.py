@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,7 @@ from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.features.splits import (
     check_number_of_groups,
     checked_groups,
-    fold_numbers,
-    rows_of_folds,
+    group_folds,
 )
 from cliplib.features.table import FeatureTable
 
@@ -68,50 +68,52 @@ def out_of_fold_proba(
     class_names = np.asarray(table.classes)[table.labels]
     check_number_of_groups(class_names, group_of_row, n_splits, f"for {n_splits} folds")
     features = np.ascontiguousarray(table.features)
-    digest = ""
-    assign: Any = fold_numbers
-    predict: Any = _predict_folds
+    arguments = (clone(estimator), features, table.labels, group_of_row)
+    drawn = {"n_splits": n_splits, "seed": seed, "published": published}
+    predict: Any = _predict_in_folds
+    key = ""
     if memory is not None:
-        digest = _digest(features)
-        assign = memory.cache(fold_numbers)
-        # All arguments but these are the key of a kept answer.
-        ignored = ["features", "progress"]
-        predict = memory.cache(_predict_folds, ignore=ignored)
-    folds = assign(
-        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
-    )
-    proba: Floats = predict(
-        clone(estimator),
-        features,
-        digest,
-        table.labels,
-        group_of_row,
-        list(rows_of_folds(folds, n_splits)),
-        len(table.classes),
-        _module_source(estimator),
-        progress=progress,
-    )
+        key = _digest(features) + _module_source(estimator)
+        predict = memory.cache(_predict_in_folds, ignore=["features", "progress"])
+    proba: Floats = predict(*arguments, len(table.classes), drawn, key, progress)
     return proba
 
 
-def _predict_folds(
+def _predict_in_folds(
     estimator: Any,
     features: Features,
-    digest: str,
     labels: Ints,
-    group_of_row: Ints,
-    folds: list[tuple[Ints, Ints]],
+    groups: Ints,
     n_classes: int,
-    source: str,
-    *,
+    drawn: dict[str, Any],
+    key: str,
     progress: bool,
 ) -> Floats:
-    """Predict each row without its fold: return probabilities (n, n_classes).
+    """Predict each row without its fold, in folds that are `drawn`.
 
-    They are 0 for a class that the fold's training rows lack. `folds` are train_rows
-    and test_rows. Clones of the estimator are fitted, not itself. `digest`, of the
-    features, and `source`, the code of the estimator's module, are arguments for the
-    memory's sake alone, which finds kept answers by the arguments.
+    `key`, of the features and the code of the estimator's module, is an argument for
+    the memory's sake alone, which finds kept answers by the arguments.
+    """
+    folds = list(group_folds(labels, groups, **drawn))
+    return predict_folds(
+        estimator, features, labels, groups, folds, n_classes, progress=progress
+    )
+
+
+def predict_folds(
+    estimator: Any,
+    features: Features | Floats,
+    labels: Ints,
+    groups: Ints,
+    folds: Sequence[tuple[Ints, Ints]],
+    n_classes: int,
+    *,
+    progress: bool = False,
+) -> Floats:
+    """Predict each row by a clone of the estimator that was fitted without its fold.
+
+    `folds` are training rows and test rows. Returns probabilities (n, n_classes), 0 for
+    a class that the fold's training rows lack.
     """
     proba = np.zeros((len(labels), n_classes))
     for train_rows, test_rows in tqdm(folds, "folds", disable=not progress):
@@ -119,7 +121,7 @@ def _predict_folds(
             estimator,
             features[train_rows],
             labels[train_rows],
-            group_of_row[train_rows],
+            groups[train_rows],
         )
         # The training rows may lack a class.
         places = np.ix_(test_rows, fitted.classes_)
@@ -128,7 +130,7 @@ def _predict_folds(
 
 
 def fit_with_groups(
-    estimator: Any, features: Features, labels: Ints, groups: Ints
+    estimator: Any, features: Features | Floats, labels: Ints, groups: Ints
 ) -> Any:
     """Return a clone of a classifier, fitted on features (n, d) and labels (n,).
 

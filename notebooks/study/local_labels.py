@@ -60,5 +60,5 @@ def probe_on_both(
     n_home, n_local = len(home[1]), len(local[1])
     weights = np.repeat([1.0, n_home / max(1, n_local)], [n_home, n_local])
     probe = LogisticRegression(C=strength / 2, max_iter=200)
-    with one_thread:  # on so few features, several take twenty times as long
+    with one_thread():  # on so few features, several take twenty times as long
         return probe.fit(features, labels, sample_weight=weights)
