@@ -16,8 +16,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from huggingface_hub import (
     HfApi,
@@ -105,20 +103,52 @@ def fetch_model(name: str) -> Path:
 def _fetch(name: str, patterns: Sequence[str]) -> Path:
     """Return a model's folder, with all its files that fit a pattern, none damaged."""
     repo, _, revision = name.partition("@")
-    wanted: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": "*/*"}
     with explained(repo, revision):
-        folder = _cached_folder(repo, revision or None, wanted)
-        if folder is None:
-            folder = _download(repo, revision or None, wanted)
+        folder = _snapshot(repo, revision or None, patterns)
         damaged = _damaged_files(folder, patterns)
         if damaged:
             logger.warning("%s: %s is damaged: fetched again", name, damaged[0])
-            wanted["allow_patterns"] = damaged
             # The same version, which the folder is called by.
-            snapshot_download(repo, revision=folder.name, force_download=True, **wanted)
+            _files(repo, folder.name, damaged, anew=True)
             if again := _damaged_files(folder, patterns):
                 raise DownloadError(f"its file {again[0]} came damaged twice")
     return folder
+
+
+def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Return the folder of a model's files in the cache, downloaded unless complete."""
+    with suppress(CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
+        # Without the list of all files the client takes a part for the whole.
+        get_cached_repo_tree(repo, revision=revision)
+        return _files(repo, revision, patterns, from_cache=True)
+    try:
+        wait_for_answer(repo, revision)
+    except Exception:  # the client raises nearly anything
+        # A cache without that list, as transformers makes it, may be complete.
+        with suppress(LocalEntryNotFoundError):
+            return _files(repo, revision, patterns, from_cache=True)
+        raise
+    return _files(repo, revision, patterns)
+
+
+def _files(
+    repo: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    from_cache: bool = False,
+    anew: bool = False,
+) -> Path:
+    """Return the folder of those of a model's files that fit a pattern."""
+    folder = snapshot_download(
+        repo,
+        revision=revision,
+        allow_patterns=list(patterns),
+        ignore_patterns="*/*",
+        local_files_only=from_cache,
+        force_download=anew,
+    )
+    return Path(folder)
 
 
 def wait_for_answer(
@@ -129,40 +159,6 @@ def wait_for_answer(
     The client's own download of a "model" or "dataset" waits for ever, or tries again.
     """
     HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS)
-
-
-def _cached_folder(
-    repo: str, revision: str | None, wanted: dict[str, Any]
-) -> Path | None:
-    """Return a model's folder in the cache; None unless it is known to be complete."""
-    try:
-        # Without the list of all files the client takes a part for the whole.
-        get_cached_repo_tree(repo, revision=revision)
-        folder = snapshot_download(
-            repo, revision=revision, local_files_only=True, **wanted
-        )
-    except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
-        return None
-    return Path(folder)
-
-
-def _download(repo: str, revision: str | None, wanted: dict[str, Any]) -> Path:
-    """Download what is wanted of a model; return its folder.
-
-    Where the hub does not answer, it is the folder in a cache that has no list of all
-    files, as where transformers has made it: it may be complete.
-    """
-    try:
-        wait_for_answer(repo, revision)
-    except Exception:  # the client raises nearly anything
-        with suppress(LocalEntryNotFoundError):
-            return Path(
-                snapshot_download(
-                    repo, revision=revision, local_files_only=True, **wanted
-                )
-            )
-        raise
-    return Path(snapshot_download(repo, revision=revision, **wanted))
 
 
 def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[str]:
@@ -215,7 +211,9 @@ def _cause(error: BaseException, name: str, revision: str) -> str:
 
     The client wraps errors in others, so all that led to `error` are looked at.
     """
-    chain = [*_error_chain(error)]
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 20:
+        chain.append(cause)
     kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
     if "OfflineModeIsEnabled" in kinds:
         return (
@@ -229,7 +227,8 @@ def _cause(error: BaseException, name: str, revision: str) -> str:
             "make room, or name another place by HF_HOME"
         )
     address = _failed_address(chain)
-    status = _http_status(chain)
+    responses = [getattr(each, "response", None) for each in chain]
+    status = next((each.status_code for each in responses if each is not None), 0)
     is_of_hub = address == constants.ENDPOINT
     if "HFValidationError" in kinds or (is_of_hub and status in (401, 403, 404)):
         return _not_shown(name, revision)
@@ -239,7 +238,12 @@ def _cause(error: BaseException, name: str, revision: str) -> str:
             "auth login`"
         )
     reason = first_sentence(chain[-1]) or type(chain[-1]).__name__
-    if status or _is_unreachable(chain, kinds):
+    # The first breaks off what was connected; the text is what the storage's client,
+    # hf_xet, says of a host.
+    is_unreachable = "RemoteProtocolError" not in kinds and (
+        kinds & UNREACHABLE or "error sending request" in " ".join(map(str, chain))
+    )
+    if status or is_unreachable:
         return (
             f"{address} cannot be reached ({reason}): name your network's proxy, with "
             "its login, in HTTPS_PROXY, its certificate in SSL_CERT_FILE, or a mirror "
@@ -251,51 +255,15 @@ def _cause(error: BaseException, name: str, revision: str) -> str:
     )
 
 
-def _error_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, the one that caused it, the cause of that, and so on."""
-    seen: set[int] = set()  # since causes may go in a circle
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def _http_status(errors: Sequence[BaseException]) -> int:
-    """Return the HTTP status of the first error with a response; 0 if none has one."""
-    for error in errors:
-        response = getattr(error, "response", None)
-        if response is not None:
-            return int(response.status_code)
-    return 0
-
-
 def _failed_address(errors: Sequence[BaseException]) -> str:
     """Return scheme and host of what failed: of the hub, or of its storage."""
+    texts = []
     for error in errors:
         # Of some errors the client knows no request, and raises when asked for it.
         with suppress(AttributeError, RuntimeError):
-            return _origin(str(error.request.url))  # type: ignore[attr-defined]
-    named = re.search(r"https?://[^\s)'\"]+", " ".join(map(str, errors)))
-    return _origin(named[0]) if named else constants.ENDPOINT
-
-
-def _origin(url: str) -> str:
-    """Return scheme and host, with a port, of an address."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _is_unreachable(errors: Sequence[BaseException], kinds: set[str]) -> bool:
-    """Return whether a connection could not be made, or was refused by a proxy.
-
-    `kinds` are the names of the errors' classes and base classes.
-    """
-    if "RemoteProtocolError" in kinds:  # it was made, and broke off
-        return False
-    # The last is what the storage's client, hf_xet, says of a host.
-    texts = " ".join(map(str, errors))
-    return bool(kinds & UNREACHABLE) or "error sending request" in texts
+            texts.append(str(error.request.url))  # type: ignore[attr-defined]
+    named = re.search(r"https?://[^\s/)'\"]+", " ".join([*texts, *map(str, errors)]))
+    return named[0] if named else constants.ENDPOINT
 
 
 def _not_shown(name: str, revision: str) -> str:
