@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
-from cliplib.features.duplicates import (
-    SAME_PIXELS,
-    copies_of,
-    near_duplicate_groups,
-)
+from cliplib.features.duplicates import SAME_PIXELS, copies_of
+from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 
@@ -83,7 +79,7 @@ def audit_dataset(
     pairs = _with_names(
         copies_of(hashes, copies, features=features, cache=cache), images
     )
-    groups_by_level = _groups_by_level(hashes, pairs, file_groups)
+    groups_by_level = _groups_by_level(pairs, file_groups)
     images["group"] = groups_by_level["reoriented"]
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
     leaks = _leaks(images, groups_by_level)
@@ -130,21 +126,21 @@ def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     return pairs
 
 
-def _groups_by_level(
-    hashes: NDArray[np.uint8], pairs: pd.DataFrame, file_groups: Ints
-) -> dict[str, Ints]:
+def _groups_by_level(pairs: pd.DataFrame, file_groups: Ints) -> dict[str, Ints]:
     """Return each image's group number, (n,), at each of `LEVELS`, equal for copies.
 
     `pairs` are all near-duplicates; `file_groups` (n,) are the numbers at the first
     level, equal for equal files.
     """
-    exact = pairs[pairs["kind"] == SAME_PIXELS]
-    upright = pairs[pairs["orientation"] == ""]
-    return {
-        "bytes": file_groups,
-        "exact": near_duplicate_groups(hashes, exact),
-        "near": near_duplicate_groups(hashes, upright),
-        "reoriented": near_duplicate_groups(hashes, pairs),
+    alike = {
+        "exact": pairs[pairs["kind"] == SAME_PIXELS],
+        "near": pairs[pairs["orientation"] == ""],
+        "reoriented": pairs,
+    }
+    n = len(file_groups)
+    return {"bytes": file_groups} | {
+        level: connected_groups(n, of_level["index_a"], of_level["index_b"])
+        for level, of_level in alike.items()
     }
 
 

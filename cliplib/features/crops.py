@@ -41,10 +41,10 @@ def proposed_crops(
     )
     for place, (moving, fixed) in enumerate(sides):
         bits = low_frequency_bits(halved(grey[fixed]), 8)
-        for close in close_hashes(
+        for rows_a, rows_b, _ in close_hashes(
             _warped_bits(grey[moving]), bits, MAX_WARPED_DISTANCE
         ):
-            pairs = np.column_stack([moving[close.rows_a], fixed[close.rows_b]])
+            pairs = np.column_stack([moving[rows_a], fixed[rows_b]])
             proposed.append(pairs[:, ::-1] if place else pairs)
     if features is not None and is_within:
         known = index_a[np.isfinite(features[index_a]).all(axis=1)]

@@ -232,21 +232,26 @@ def _near_pairs(
     `index_a` and `index_b` are rows of the records; within one collection, the same.
     """
     bits = records["bits"]
-    details = _Details(records["grey"])
-    for close in close_hashes(
+    detail = quantised_detail(records["grey"])
+    orientations = list(ORIENTATIONS.values())
+    for rows_a, rows_b, orientation in close_hashes(
         bits[index_a], bits[index_b, _UPRIGHT], max_distance, within=is_within
     ):
-        pairs = pd.DataFrame(
-            {
-                "index_a": index_a[close.rows_a],
-                "index_b": index_b[close.rows_b],
-                "kind": _NEAR,
-                "orientation": close.orientation,
-            }
-        )
-        correlation = _detail_correlation(details, pairs)
-        pairs["correlation"] = correlation
-        yield pairs[correlation >= min_correlation]
+        for start in range(0, len(rows_a), PAIRS_AT_ONCE):
+            a = index_a[rows_a[start : start + PAIRS_AT_ONCE]]
+            b = index_b[rows_b[start : start + PAIRS_AT_ONCE]]
+            # Of image a, turned as b, with b.
+            correlation = _correlations(orientations[orientation](detail[a]), detail[b])
+            pairs = pd.DataFrame(
+                {
+                    "index_a": a,
+                    "index_b": b,
+                    "kind": _NEAR,
+                    "orientation": orientation,
+                    "correlation": correlation,
+                }
+            )
+            yield pairs[correlation >= min_correlation]
 
 
 def _can_tell(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
@@ -279,41 +284,11 @@ def _have_same_hues(colours_a: NDArray[np.uint8], colours_b: NDArray[np.uint8]) 
     return bool(np.abs(hues_a - hues_b).max() <= MAX_COLOUR_DIFFERENCE)
 
 
-class _Details:
-    """The detail of images, (n, 64, 64) of whole numbers, made as it is asked for."""
-
-    def __init__(self, grey: NDArray[np.uint8]) -> None:
-        self._grey = grey
-        self._detail = np.zeros(grey.shape, np.int8)
-        self._is_made = np.zeros(len(grey), bool)
-
-    def __getitem__(self, rows: Ints) -> NDArray[np.int8]:
-        """Return the detail of some rows, of which some may be the same."""
-        new = np.unique(rows[~self._is_made[rows]])
-        self._detail[new] = quantised_detail(self._grey[new])
-        self._is_made[new] = True
-        return self._detail[rows]
-
-
-def _detail_correlation(details: _Details, pairs: pd.DataFrame) -> Floats:
-    """Return each pair's correlation of detail, (p,): of image a, turned as b, with b.
-
-    It is -1 to 1, and 0 where one of both images is flat. `pairs` has index_a and
-    index_b, rows of the details, and orientation, a place in `ORIENTATIONS`.
-    """
-    correlation = np.zeros(len(pairs))
-    rows_a, rows_b = pairs["index_a"].to_numpy(), pairs["index_b"].to_numpy()
-    orientations = list(ORIENTATIONS.values())
-    for number, of_orientation in pairs.groupby("orientation").indices.items():
-        for start in range(0, len(of_orientation), PAIRS_AT_ONCE):
-            part = of_orientation[start : start + PAIRS_AT_ONCE]
-            turned = orientations[number](details[rows_a[part]])
-            correlation[part] = _correlations(turned, details[rows_b[part]])
-    return correlation
-
-
 def _correlations(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Floats:
-    """Return Pearson's correlation of each of p squares (p, s, s) with its other."""
+    """Return Pearson's correlation of each of p squares (p, s, s) with its other.
+
+    It is -1 to 1, and 0 where one of both is flat.
+    """
     # The sums are of whole numbers: exact, and the same in whatever order.
     a, b = (
         detail.reshape(len(detail), -1).astype(np.float64)
@@ -332,7 +307,6 @@ def _correlations(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Flo
 
 def near_duplicate_groups(
     hashes: NDArray[np.uint8],
-    pairs: pd.DataFrame | None = None,
     *,
     features: Features | None = None,
     copies: str | float = "near",
@@ -341,22 +315,9 @@ def near_duplicate_groups(
     """Return each image's group number, (n,), from 0 by first appearance.
 
     Images are in one group if they are near-duplicates, or if pairs of near-duplicates
-    connect them through other images.
-
-    Parameters
-    ----------
-    hashes
-        What `image_hash` gives, (n, 4416).
-    pairs
-        Rows of what `find_near_duplicates` returns for these hashes; by default all are
-        found, and kept in the `cache`.
-    features
-        Passed to `find_near_duplicates`.
-    copies
-        Which images count as copies: see `copies_of`.
+    connect them through other images. Parameters are those of `copies_of`.
     """
-    if pairs is None:
-        pairs = copies_of(hashes, copies, features=features, cache=cache)
+    pairs = copies_of(hashes, copies, features=features, cache=cache)
     return connected_groups(len(hashes), pairs["index_a"], pairs["index_b"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +16,13 @@ COLUMNS_AT_ONCE = 2048
 """Pairs compared at once: so many that a core's cache holds them."""
 
 
-class ClosePairs(NamedTuple):
-    """Pairs of rows, and the orientation of a in which they are close, (m,) each."""
-
-    rows_a: Ints
-    rows_b: Ints
-    orientation: Ints
-
-
 def close_hashes(
     bits_a: Words, bits_b: Words, max_distance: int, *, within: bool = False
-) -> Iterator[ClosePairs]:
+) -> Iterator[tuple[Ints, Ints, int]]:
     """Yield the pairs that differ in at most `max_distance` bits, some at a time.
 
-    A pair that is close in several orientations is yielded once for each.
+    Each time it is rows of a, rows of b, (m,) both, and in which orientation of a they
+    are close.
 
     Parameters
     ----------
@@ -41,8 +33,8 @@ def close_hashes(
     max_distance
         How many bits may differ.
     within
-        Whether both are of the same images: each pair is yielded once, with the earlier
-        row as a.
+        Whether both are of the same images: each pair is yielded once for each
+        orientation, with the earlier row as a.
     """
     words_b = np.ascontiguousarray(bits_b.T)
     for start in range(0, len(bits_a), ROWS_AT_ONCE):
@@ -50,17 +42,12 @@ def close_hashes(
         block = bits_a[start : start + ROWS_AT_ONCE].transpose(1, 2, 0)
         for left in range(start if within else 0, len(bits_b), COLUMNS_AT_ONCE):
             columns = words_b[:, left : left + COLUMNS_AT_ONCE]
-            found = []
-            for number, words in enumerate(block):
+            for orientation, words in enumerate(block):
                 distance = _distances(words, columns)
                 rows, others = np.nonzero(distance <= max_distance)
                 rows, others = rows + start, others + left
-                if within:
-                    rows, others = rows[others > rows], others[others > rows]
-                found.append(ClosePairs(rows, others, np.full(len(rows), number)))
-            yield ClosePairs(
-                *(np.concatenate(part) for part in zip(*found, strict=True))
-            )
+                is_wanted = others > rows if within else slice(None)
+                yield rows[is_wanted], others[is_wanted], orientation
 
 
 def _distances(words_a: Words, words_b: Words) -> NDArray[np.uint16]:
