@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -43,8 +44,13 @@ def files(images: list[Image.Image]) -> list[bytes]:
     return contents
 
 
-def found_in(images: list[Image.Image]) -> list[Shortcut]:
-    return probe_shortcuts(table(), files(images), table().labels)
+@cache
+def found_with(trap: Callable[[Image.Image], Image.Image]) -> list[Shortcut]:
+    return probe_shortcuts(table(), files(images_with(trap)), table().labels)
+
+
+def untouched(image: Image.Image) -> Image.Image:
+    return image
 
 
 def stamp(image: Image.Image) -> Image.Image:
@@ -80,7 +86,7 @@ def blurred(image: Image.Image) -> Image.Image:
     ],
 )
 def test_a_planted_trap_is_found_where_it_is(trap, name, of, place):
-    by_name = {shortcut.name: shortcut for shortcut in found_in(images_with(trap))}
+    by_name = {shortcut.name: shortcut for shortcut in found_with(trap)}
     shortcut = by_name[name]
     assert (shortcut.of, shortcut.place) == (of, place)
     assert shortcut.balanced.value > 0.95
@@ -92,13 +98,13 @@ def test_a_planted_trap_is_found_where_it_is(trap, name, of, place):
 
 
 def test_a_stamp_is_in_one_corner_only() -> None:
-    by_name = {shortcut.name: shortcut for shortcut in found_in(images_with(stamp))}
+    by_name = {shortcut.name: shortcut for shortcut in found_with(stamp)}
     elsewhere = [name for name in PATCHES if "left" not in name]
     assert max(by_name[name].balanced.value for name in elsewhere) < 0.7
 
 
 def test_nothing_is_found_where_nothing_was_planted() -> None:
-    shortcuts = found_in(images_with(lambda image: image))
+    shortcuts = found_with(untouched)
     best = strongest(shortcuts)
     assert best is not None
     assert best.share_of_gain.value < 0.5
@@ -112,14 +118,14 @@ def test_colour_informs_and_does_not_decide() -> None:
         red, green, blue = image.split()
         return Image.merge("RGB", (red.point(lambda v: min(255, v + 40)), green, blue))
 
-    by_name = {shortcut.name: shortcut for shortcut in found_in(images_with(redder))}
+    by_name = {shortcut.name: shortcut for shortcut in found_with(redder)}
     assert by_name["colour moments"].balanced.value > 0.95
     assert not by_name["colour moments"].decides
     assert not by_name["thumbnail"].decides
 
 
 def test_two_images_a_class_are_shown_that_the_probe_has_right() -> None:
-    for shortcut in found_in(images_with(stamp)):
+    for shortcut in found_with(stamp):
         for name, rows in shortcut.examples.items():
             assert len(rows) <= 2
             label = table().classes.index(name)
@@ -165,6 +171,6 @@ def test_statistics_of_tiny_images_are_numbers() -> None:
 
 
 def test_no_accuracy_lies_beyond_one() -> None:
-    for shortcut in found_in(images_with(frame)):
+    for shortcut in found_with(frame):
         for share in (shortcut.accuracy, shortcut.balanced):
             assert 0 <= share.low <= share.high <= 1

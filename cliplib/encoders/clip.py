@@ -290,7 +290,8 @@ class ClipEncoder(Encoder):
         if readout == "projected":
             projected = self.model.visual_projection(class_tokens[-1])
             return torch.nn.functional.normalize(projected)
-        means, deviations = [], []
+        means = []
+        deviations = []
         for tokens in tokens_by_block:
             patches = tokens[:, 1:]
             mean = patches.mean(dim=1)

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
+from scipy.ndimage import (
+    binary_dilation,
+    find_objects,
+    gaussian_filter,
+    map_coordinates,
+)
 
-from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.data.arrays import Bools, Floats
 
 RIM = 4
 """Width in pixels of the rim around a hole, whose noise the filling gets."""
@@ -124,22 +129,15 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
-def _surroundings(mask: Bools, margin: int) -> tuple[slice, slice]:
+def _surroundings(mask: Bools, margin: int) -> tuple[slice, ...]:
     """Return slices of rows and of columns that hold the true pixels of a mask (h, w).
 
     They are `margin` pixels larger on each side; one true pixel there must be.
     """
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    return _range_around(rows, margin), _range_around(columns, margin)
-
-
-def _range_around(indices: Ints, margin: int) -> slice:
-    """Return a slice from the first index to the last, `margin` longer at both ends.
-
-    It begins at 0 at the lowest.
-    """
-    return slice(max(indices[0] - margin, 0), indices[-1] + margin + 1)
+    (tight,) = find_objects(mask.astype(np.int8))
+    return tuple(
+        slice(max(part.start - margin, 0), part.stop + margin) for part in tight
+    )
 
 
 def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:

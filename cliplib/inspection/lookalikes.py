@@ -38,7 +38,7 @@ class LookAlikes:
         Two rows and their cosine; six pairs at most, from the most alike to the median.
     clusters
         Clusters of look-alikes, with whole groups, (n,).
-    accuracy, balanced
+    accuracy
         Right answers of a probe in folds that keep clusters together: a lower bound,
         since clusters join images that are alike for other reasons, too. None where
         images are not that alike, or a class has fewer clusters than there are folds.
@@ -94,7 +94,8 @@ def _unit_rows(features: Features) -> Features:
 
 def _nearest(rows: Features, groups: Ints) -> tuple[Ints, NDArray[np.float32]]:
     """Return each row's nearest row of another group, and their cosine, (n,) both."""
-    neighbours, cosines = [], []
+    neighbours = []
+    cosines = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
         cosine = rows[part] @ rows.T

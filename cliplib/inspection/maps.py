@@ -61,22 +61,32 @@ def chefer_relevance(
         If there are several directions, but not one for each image.
     """
     sources = image_list(images)
-    by_image: list[Features] = []
-    if directions is not None:
-        by_image = _direction_of_each(directions, len(sources))
-    tower = deepcopy(encoder.model.vision_model)
+    by_image = None if directions is None else np.asarray(directions, np.float32)
+    if by_image is not None and by_image.ndim == 1:
+        by_image = np.tile(by_image, (len(sources), 1))
+    if by_image is not None and len(by_image) != len(sources):
+        raise ValueError(
+            f"directions must be one for all, or one for each of {len(sources)} images."
+        )
+    tower: Any = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
     side = patches_a_side(encoder)
     bar = tqdm(sources, "heat maps", disable=len(sources) < 32)
     maps = np.zeros((len(sources), side, side), np.float32)
     for i, image in enumerate(bar):
         pixels = torch.tensor(encoder.preprocess(image)[None], device=encoder.device)
-        states, attentions = _states_and_attentions(tower, pixels)
+        output = tower(
+            pixels.requires_grad_(),  # the weights are frozen: gradients start here
+            interpolate_pos_encoding=True,  # for images of another size than trained on
+            output_attentions=True,
+            output_hidden_states=True,
+        )
+        attentions = output.attentions  # of each block (1, heads, tokens, tokens)
         # How each block passes relevance on, (tokens, tokens), the first block first.
-        if directions is None:
+        if by_image is None:
             matrices = [_rollout_matrix(attention) for attention in attentions]
         else:
-            logit = _logit(encoder, states, by_image[i], readout)
+            logit = _logit(encoder, output.hidden_states, by_image[i], readout)
             gradients = torch.autograd.grad(logit, attentions)
             matrices = [
                 _relevance_matrix(attention, gradient)
@@ -95,38 +105,6 @@ def patch_size(encoder: ClipEncoder) -> int:
 def patches_a_side(encoder: ClipEncoder) -> int:
     """Return how many rows of patches an image is cut into; columns are as many."""
     return encoder.image_size // patch_size(encoder)
-
-
-def _states_and_attentions(
-    tower: Any, pixels: Tensor
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Run a vision tower on pixels (1, 3, height, width), differentiably.
-
-    Returns what enters and leaves each block, (1, tokens, width), and the attention in
-    each block, (1, heads, tokens, tokens).
-    """
-    output = tower(
-        pixels.requires_grad_(),  # the weights are frozen: gradients start here
-        interpolate_pos_encoding=True,  # for images of another size than trained on
-        output_attentions=True,
-        output_hidden_states=True,
-    )
-    return output.hidden_states, output.attentions
-
-
-def _direction_of_each(directions: ArrayLike, n: int) -> list[Features]:
-    """Return the direction (d,) of each of n images: its own, or the one for all.
-
-    ValueError if there are several (m, d), but not n.
-    """
-    values = np.asarray(directions, np.float32)
-    if values.ndim == 1:
-        return [values] * n
-    if len(values) != n:
-        raise ValueError(
-            f"directions must be one for all, or one for each of {n} images."
-        )
-    return list(values)
 
 
 def _logit(

@@ -79,7 +79,8 @@ def own_split(
         )
         return np.asarray(proba.argmax(axis=1))
 
-    train, test = table.select(is_train), table.select(is_test)
+    train = table.select(is_train)
+    test = table.select(is_test)
     fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
     answers = {
         BY_IMAGE: in_folds(np.arange(len(table))),

@@ -33,13 +33,6 @@ PATCHES = {
 """By name, where a patch lies: shares of the way from left to right, top to bottom."""
 
 
-def _patch_size(image: Image.Image) -> tuple[int, int]:
-    return (
-        max(1, round(PATCH_SHARE * image.width)),
-        max(1, round(PATCH_SHARE * image.height)),
-    )
-
-
 def _squares(image: Image.Image, side: int) -> Floats:
     """Return mean colours of side x side squares of an RGB image, flat."""
     small = image.resize((side, side), Image.Resampling.BOX)
@@ -48,7 +41,8 @@ def _squares(image: Image.Image, side: int) -> Floats:
 
 def _patch(image: Image.Image, place: tuple[float, float]) -> Floats:
     """Return colours of 4 x 4 squares of a patch, and its deviation, (49,)."""
-    width, height = _patch_size(image)
+    width = max(1, round(PATCH_SHARE * image.width))
+    height = max(1, round(PATCH_SHARE * image.height))
     left = round(place[0] * (image.width - width))
     top = round(place[1] * (image.height - height))
     patch = image.crop((left, top, left + width, top + height))

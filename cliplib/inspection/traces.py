@@ -32,8 +32,7 @@ def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:
     nothing. An OSError names an image that cannot be read.
     """
     fields = pd.DataFrame([file_facts(image) for image in images])
-    width, height = fields["width"].astype(str), fields["height"].astype(str)
-    fields["size"] = width + " × " + height
+    fields["size"] = fields["width"].astype(str) + " × " + fields["height"].astype(str)
     fields["aspect"] = (fields["width"] / fields["height"]).round(2)
     fields["quality"] = fields["quantisation"].round(1)
     return fields[[*FIELDS]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
@@ -11,19 +10,6 @@ from cliplib.data.arrays import Features, Floats, Ints
 
 BLOCK_NUMBERS = 1_000_000
 """In a block: 4 MB of float32, which stay in the processor's cache."""
-
-
-class Rows(Protocol):
-    """Features (n, d) that can be read in slices: an array, or a `StandardizedRows`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Numbers of rows and of features."""
-        ...
-
-    def __getitem__(self, part: slice, /) -> Features:
-        """Return the rows of a slice, (rows, d)."""
-        ...
 
 
 def blocks(n_rows: int, n_features: int) -> Iterator[slice]:
@@ -96,3 +82,7 @@ class StandardizedRows:
         for block in blocks(*self.shape):
             standardized[block] = self[block]
         return standardized
+
+
+Rows = Features | StandardizedRows
+"""What can be read in slices of rows: an array (n, d), or a view of one."""
