@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import io
 import logging
 import os
@@ -14,7 +15,7 @@ import platform
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -70,7 +71,11 @@ def run() -> None:
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """Return the parser of the command line, and the names of its commands."""
+    """Return the parser of the command line, and the names of its commands.
+
+    A command is a function: its docstring is the help, and its parameters are called
+    as the arguments are.
+    """
     parser = argparse.ArgumentParser(
         "cliplib",
         allow_abbrev=False,
@@ -87,8 +92,17 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         help="print the versions of cliplib and Python",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_train, _add_report, _add_demo, _add_classify, _add_encode):
-        add(subparsers)
+    for run_command, arguments in COMMANDS.items():
+        told = inspect.getdoc(run_command) or ""
+        command = subparsers.add_parser(
+            run_command.__name__,
+            allow_abbrev=False,
+            help=told.partition("\n")[0],
+            description=told,
+        )
+        for name, settings in arguments.items():
+            command.add_argument(name, **settings)
+        command.set_defaults(run=run_command)
     return parser, list(subparsers.choices)
 
 
@@ -115,158 +129,7 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
     return ["train", *arguments]
 
 
-# --- train and report
-
-
-def _add_train(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "train",
-        allow_abbrev=False,
-        help="measure a folder of class folders, print what was found, save a decision "
-        "aid",
-        description="Measure what a frozen CLIP and a light probe make of a folder of "
-        "class folders, print it, and save the best as a decision aid.",
-    )
-    _add_shared_arguments(parser, "AID", "the decision aid's new folder")
-    parser.set_defaults(run=train)
-
-
-def _add_report(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "report",
-        allow_abbrev=False,
-        help="make a page and a PDF on a folder of class folders, verdict first",
-        description="Answer whether a frozen CLIP sorts the images of a folder: a page "
-        "and a PDF with the verdict, the evidence, the errors and the limits; tables "
-        "of all answers and copies; and a decision aid beside them.",
-    )
-    _add_shared_arguments(
-        parser,
-        "OUT",
-        "the folder that gets report.html, report.pdf, report.json, answers.csv, "
-        "copies.csv and the decision aid, aid",
-    )
-    parser.add_argument(
-        "--title", default="", help="of the report (default: the folder's name)"
-    )
-    parser.add_argument(
-        "--fail-on",
-        default="never",
-        metavar="WARNING",
-        help="end with status 3 if there is a warning of this id or severity (high, "
-        "medium or low, or a higher one): for checks of a data set (default: never)",
-    )
-    parser.set_defaults(run=report)
-
-
-def _add_demo(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "demo",
-        allow_abbrev=False,
-        help="make three folders with planted faults, and report on them",
-        description="Make three folders of images with planted faults, of photographs "
-        "that scikit-image brings along, say which, and report on each.",
-    )
-    parser.add_argument("out", metavar="OUT", help="a new folder for all of it")
-    parser.set_defaults(run=demo)
-
-
-def demo(out: str) -> None:
-    """Make three folders with planted faults below `out`, and report on each."""
-    from cliplib.reports.demo import make_demo
-    from cliplib.reports.report import check_extra
-
-    check_extra()
-    for folder, fault in make_demo(out).items():
-        print(f"\n{folder}: {fault}\n")
-        report(str(folder), str(Path(out, "reports", folder.name)), "")
-
-
-def _add_shared_arguments(
-    parser: argparse.ArgumentParser, out: str, out_help: str
-) -> None:
-    """Add the arguments that train and report share.
-
-    `out` and `out_help` are what --help shows of the value of --out: name, explanation.
-    """
-    parser.add_argument(
-        "folder",
-        metavar="FOLDER",
-        help="one folder of images for each class, with or without train, val and test "
-        "folders above them; a CSV file with the columns file and label, and group and "
-        "split where they are known; or a data set of the hub, hf://datasets/OWNER/NAME",
-    )
-    for option, what in COLUMN_OPTIONS.items():
-        parser.add_argument(option, default="", metavar="NAME", help=what)
-    parser.add_argument("--out", required=True, metavar=out, help=out_help)
-    _add_model_argument(parser)
-    parser.add_argument(
-        "--groups",
-        default="",
-        metavar="CSV_OR_PATTERN",
-        help="images that belong together and must not be separated, such as those of "
-        "one patient: a CSV file with the columns file and group, or a regular "
-        r"expression whose first bracket is the group, such as '(\w+)_\d+'",
-    )
-    parser.add_argument(
-        "--copies",
-        type=_copies,
-        default="near",
-        metavar="KIND",
-        help="which images count as copies, and are kept together: off (none), exact "
-        "(the same pixels), near (the default: changed, turned or cropped as well), or "
-        "the smallest correlation of their detail, 0.82 for near",
-    )
-    parser.add_argument(
-        "--others",
-        nargs="+",
-        default=[],
-        metavar="MODEL",
-        help="more vision models to set beside CLIP, such as facebook/dinov2-small: "
-        "hub ids, or folders in Hugging Face format",
-    )
-    parser.add_argument(
-        "--elsewhere",
-        default="",
-        metavar="FOLDER",
-        help="another folder of the same classes, from another camera or site, to be "
-        "judged by what was trained on the first one",
-    )
-    parser.add_argument(
-        "--boxes",
-        default="",
-        metavar="CSV",
-        help="where the objects lie, to erase them and see what is left: a CSV file "
-        "with the columns file, x_center, y_center, width, height, as shares of the "
-        "image's sides",
-    )
-    parser.add_argument(
-        "--anonymous",
-        action="store_true",
-        help="call images by numbers, so that no file name and no folder stands in "
-        "what is given away; a report's answers.csv and copies.csv keep them",
-    )
-    parser.add_argument(
-        "--seed", type=_seed, default=0, help="of everything random (default: 0)"
-    )
-
-
-def _copies(text: str) -> str:
-    """Return what counts as a copy; an argparse error if it is nothing known."""
-    from cliplib.features.duplicates import parse_copies
-
-    try:
-        return str(parse_copies(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-COLUMN_OPTIONS = {
-    "--image-column": "which column holds the images of a data set, or a CSV's files",
-    "--label-column": "which column holds the labels",
-    "--split": "the only split to take, such as train",
-    "--revision": "branch, tag or commit of a data set of the hub",
-}
+# --- The arguments of the commands
 
 
 def _seed(text: str) -> int:
@@ -276,11 +139,91 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def train(folder: str, out: str, **options: Any) -> None:
-    """Measure images in `folder`, print the verdict, and save an aid to `out`.
+def _text(metavar: str, told: str) -> dict[str, Any]:
+    """Return the settings of an option that takes a text, by default an empty one."""
+    return {"default": "", "metavar": metavar, "help": told}
 
-    An older decision aid there is replaced. `options` are those of the command line,
-    which `measure` takes.
+
+def _flag(told: str) -> dict[str, Any]:
+    return {"action": "store_true", "help": told}
+
+
+MODEL = _text(
+    "MODEL",
+    "another CLIP: a hub id, or a folder in Hugging Face format (default: the setting "
+    "CLIPLIB_MODEL, else the embedded model mini)",
+)
+MEASURING: dict[str, dict[str, Any]] = {
+    "folder": {
+        "metavar": "FOLDER",
+        "help": "one folder of images for each class, with or without train, val and "
+        "test folders above them; a CSV file with the columns file and label, and "
+        "group and split where they are known; or a data set of the hub, "
+        "hf://datasets/OWNER/NAME",
+    },
+    "--out": {
+        "required": True,
+        "metavar": "OUT",
+        "help": "the new folder of the decision aid, or of the report",
+    },
+    "--image-column": _text(
+        "NAME", "which column holds the images of a data set, or a CSV's files"
+    ),
+    "--label-column": _text("NAME", "which column holds the labels"),
+    "--split": _text("NAME", "the only split to take, such as train"),
+    "--revision": _text("NAME", "branch, tag or commit of a data set of the hub"),
+    "--model": MODEL,
+    "--groups": _text(
+        "CSV_OR_PATTERN",
+        "images that belong together and must not be separated, such as those of one "
+        "patient: a CSV file with the columns file and group, or a regular expression "
+        r"whose first bracket is the group, such as '(\w+)_\d+'",
+    ),
+    "--copies": {
+        "default": "near",
+        "metavar": "KIND",
+        "help": "which images count as copies, and are kept together: off (none), "
+        "exact (the same pixels), near (the default: changed, turned or cropped as "
+        "well), or the smallest correlation of their detail, 0.82 for near",
+    },
+    "--others": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "MODEL",
+        "help": "more vision models to set beside CLIP, such as facebook/dinov2-small: "
+        "hub ids, or folders in Hugging Face format",
+    },
+    "--elsewhere": _text(
+        "FOLDER",
+        "another folder of the same classes, from another camera or site, to be judged "
+        "by what was trained on the first one",
+    ),
+    "--boxes": _text(
+        "CSV",
+        "where the objects lie, to erase them and see what is left: a CSV file with "
+        "the columns file, x_center, y_center, width, height, as shares of the image's "
+        "sides",
+    ),
+    "--anonymous": _flag(
+        "call images by numbers, so that no file name and no folder stands in what is "
+        "given away; a report's answers.csv and copies.csv keep them"
+    ),
+    "--seed": {
+        "type": _seed,
+        "default": 0,
+        "help": "of everything random (default: 0)",
+    },
+}
+"""What train and report take."""
+
+
+# --- The commands
+
+
+def train(folder: str, out: str, **options: Any) -> None:
+    """Measure a folder of class folders, print what was found, save a decision aid.
+
+    The decision aid is the best of the light probes on a frozen CLIP.
     """
     from cliplib.reports.aid_folder import check_aid_can_be_saved
     from cliplib.reports.measure import measure
@@ -299,10 +242,11 @@ def train(folder: str, out: str, **options: Any) -> None:
 def report(
     folder: str, out: str, title: str, fail_on: str = "never", **options: Any
 ) -> int:
-    """Measure images in `folder`; write page, PDF, tables and decision aid to `out`.
+    """Make a page and a PDF on a folder of class folders, verdict first.
 
-    `options` are those of the command line, which `measure` takes. Returned is the exit
-    status: `FAILED` if there is a warning of the kind that `fail_on` names, else 0.
+    They say whether a frozen CLIP sorts the images: the verdict, the evidence, the
+    errors and the limits. Beside them are tables of all answers and copies, and a
+    decision aid.
     """
     from cliplib.reports.caution import check_threshold
     from cliplib.reports.report import WRITTEN
@@ -354,72 +298,38 @@ def command_line(name: str, folder: str, out: str, **options: Any) -> str:
     return shlex.join(words)
 
 
-# --- classify
+def demo(out: str) -> None:
+    """Make three folders with planted faults, and report on them.
 
+    Their images are cut from photographs that scikit-image brings along.
+    """
+    from cliplib.reports.demo import make_demo
+    from cliplib.reports.report import check_extra
 
-def _add_classify(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "classify",
-        allow_abbrev=False,
-        help="let a decision aid classify a folder or files",
-        description="Let a decision aid classify a folder or files, and write a table "
-        "for spreadsheets (CSV) and a page to look at (HTML).",
-    )
-    parser.add_argument(
-        "aid", metavar="AID", help="the folder of a decision aid that 'train' has saved"
-    )
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FOLDER_OR_FILES",
-        help="one folder, of which all files are taken, however deep; or image files",
-    )
-    parser.add_argument(
-        "--out-prefix",
-        dest="prefix",
-        default="answers",
-        metavar="PREFIX",
-        help="what the two files are called before .csv and .html (default: answers)",
-    )
-    parser.add_argument(
-        "--heat-maps",
-        action="store_true",
-        help="show on the page what spoke for each class: it takes about a second an "
-        "image",
-    )
-    parser.add_argument(
-        "--images",
-        default="",
-        metavar="FOLDER",
-        help="the folder that the decision aid was trained on: the page then shows the "
-        "nearest training images, too",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace these two files"
-    )
-    parser.set_defaults(run=classify)
+    check_extra()
+    for folder, fault in make_demo(out).items():
+        print(f"\n{folder}: {fault}\n")
+        report(str(folder), str(Path(out, "reports", folder.name)), "")
 
 
 def classify(
     aid: str,
     files: Sequence[str],
-    prefix: str,
+    out_prefix: str,
     heat_maps: bool,
     images: str,
     overwrite: bool,
 ) -> None:
-    """Let a decision aid classify a folder or files; write a table and a page.
+    """Let a decision aid classify a folder or files.
 
-    Their paths are `prefix` with .csv and .html; if it is a folder, "answers" in it.
-    Files that are there are replaced if `overwrite` says so; else FileExistsError.
-    `images` is the folder of the training images, or "".
+    The answers are a table for spreadsheets (CSV) and a page to look at (HTML).
     """
     sources = _folder_or_files(files)
     if images and not os.path.isdir(images):
         raise NotADirectoryError(f"--images {images} is no folder.")
     # "new/" is a folder, which need not be there yet.
-    is_folder = os.path.isdir(prefix) or not os.path.basename(prefix)
-    out = os.path.join(prefix, "answers") if is_folder else prefix
+    is_folder = os.path.isdir(out_prefix) or not os.path.basename(out_prefix)
+    out = os.path.join(out_prefix, "answers") if is_folder else out_prefix
     table = f"{out}.csv"
     page = f"{out}.html"
     if not overwrite:
@@ -496,43 +406,12 @@ def _answer_lines(rows: pd.DataFrame) -> pd.Series:
     return rows["file"] + ": " + answers + note
 
 
-# --- encode
-
-
-def _add_encode(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "encode",
-        allow_abbrev=False,
-        help="compute features on several machines; the same call again does the rest",
-        description="Compute features with Ray, on this machine or on a cluster (pip "
-        "install 'cliplib[scale]'). The same call again does only what is missing.",
-    )
-    parser.add_argument(
-        "source",
-        metavar="INPUT",
-        help="folder of images, or a URI that all machines can read",
-    )
-    parser.add_argument(
-        "output", metavar="OUTPUT", help="folder or URI for Parquet files"
-    )
-    _add_model_argument(parser)
-    parser.add_argument(
-        "--readout",
-        default="pooled",
-        help="which features: pooled (default), class_tokens, dinov2, means or deep",
-    )
-    parser.add_argument(
-        "--actors",
-        type=int,
-        default=2,
-        metavar="N",
-        help="how many processes encode at once, each with a core (default: 2)",
-    )
-    parser.set_defaults(run=encode)
-
-
 def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
-    """Encode the images of `source` that `output` lacks, and hash them for copies."""
+    """Compute features on several machines; the same call again does the rest.
+
+    They are computed with Ray (pip install 'cliplib[scale]'), and hashes with them, by
+    which copies are found.
+    """
     from cliplib.encoders import cluster
     from cliplib.features.hashes import image_hash
 
@@ -547,16 +426,69 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
     print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")
 
 
-# --- what the commands share
-
-
-def _add_model_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        default="",
-        help="another CLIP: a hub id, or a folder in Hugging Face format (default: "
-        "the setting CLIPLIB_MODEL, else the embedded model mini)",
-    )
+COMMANDS: dict[Callable[..., int | None], dict[str, dict[str, Any]]] = {
+    train: MEASURING,
+    report: MEASURING
+    | {
+        "--title": _text("TITLE", "of the report (default: the folder's name)"),
+        "--fail-on": {
+            "default": "never",
+            "metavar": "WARNING",
+            "help": "end with status 3 if there is a warning of this id or severity "
+            "(high, medium or low, or a higher one): for checks of a data set "
+            "(default: never)",
+        },
+    },
+    demo: {"out": {"metavar": "OUT", "help": "a new folder for all of it"}},
+    classify: {
+        "aid": {
+            "metavar": "AID",
+            "help": "the folder of a decision aid that 'train' has saved",
+        },
+        "files": {
+            "nargs": "+",
+            "metavar": "FOLDER_OR_FILES",
+            "help": "one folder, of which all files are taken, however deep; or image "
+            "files",
+        },
+        "--out-prefix": {
+            "default": "answers",
+            "metavar": "PREFIX",
+            "help": "what the two files are called before .csv and .html (default: "
+            "answers)",
+        },
+        "--heat-maps": _flag(
+            "show on the page what spoke for each class: it takes about a second an "
+            "image"
+        ),
+        "--images": _text(
+            "FOLDER",
+            "the folder that the decision aid was trained on: the page then shows the "
+            "nearest training images, too",
+        ),
+        "--overwrite": _flag("replace these two files"),
+    },
+    encode: {
+        "source": {
+            "metavar": "INPUT",
+            "help": "folder of images, or a URI that all machines can read",
+        },
+        "output": {"metavar": "OUTPUT", "help": "folder or URI for Parquet files"},
+        "--model": MODEL,
+        "--readout": {
+            "default": "pooled",
+            "help": "which features: pooled (default), class_tokens, dinov2, means or "
+            "deep",
+        },
+        "--actors": {
+            "type": int,
+            "default": 2,
+            "metavar": "N",
+            "help": "how many processes encode at once, each with a core (default: 2)",
+        },
+    },
+}
+"""The arguments of each command, as argparse takes them."""
 
 
 def show(title: str, lines: pd.Series) -> None:

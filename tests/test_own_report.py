@@ -35,7 +35,7 @@ from cliplib.reports import encoding
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
 from cliplib.reports.blocks import table_of
-from cliplib.reports.caution import IDS, SEVERITIES
+from cliplib.reports.caution import KINDS, SEVERITIES
 from cliplib.reports.document import document
 from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.encoding import encode_folder
@@ -413,7 +413,7 @@ def test_programs_read_the_verdict_as_the_schema_says(
     described = json.loads(schema.read_text("utf-8"))
     jsonschema.validate(about, described)
     warning = described["properties"]["warnings"]["items"]["properties"]
-    assert warning["id"]["enum"] == [*IDS]
+    assert warning["id"]["enum"] == [*KINDS]
     assert warning["severity"]["enum"] == [*SEVERITIES]
     assert described["properties"]["verdict"]["properties"]["word"]["enum"] == [*WORDS]
 

@@ -82,11 +82,8 @@ def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:
 
 def abstention_reasons(is_uncertain: Bools, is_far: Bools) -> list[str]:
     """Return why the aid abstains on each of n images, "" where it does not."""
-    cases = {
-        "uncertain, out-of-distribution": is_uncertain & is_far,
-        "uncertain": is_uncertain,
-        "out-of-distribution": is_far,
-    }
-    # np.select takes the first case that holds.
-    reasons: list[str] = np.select(list(cases.values()), list(cases), "").tolist()
-    return reasons
+    is_so = {"uncertain": is_uncertain, "out-of-distribution": is_far}
+    return [
+        ", ".join(reason for reason in is_so if is_so[reason][row])
+        for row in range(len(is_far))
+    ]

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 SEVERITIES = ("high", "medium", "low")
-IDS = (
-    "too-few-groups",
-    "shortcut",
-    "worse-elsewhere",
-    "groups-in-names",
-    "look-alikes",
-    "seen-in-training",
-    "archive-inside-class",
-    "own-split",
-    "one-class-value",
-    "class-missed",
-    "imbalance",
-    "groups-merged",
-    "label-conflicts",
-    "cluster-inside-class",
-    "labels-in-doubt",
-    "unreadable-files",
-)
-"""Stable names of all cautions, for programs."""
+KINDS = {
+    "too-few-groups": ("high", "Cannot be said"),
+    "shortcut": ("high", "Perhaps"),
+    "worse-elsewhere": ("high", "Perhaps"),
+    "groups-in-names": ("high", "Perhaps"),
+    "look-alikes": ("high", "Perhaps"),
+    "seen-in-training": ("medium", "Probably"),
+    "archive-inside-class": ("medium", "Probably"),
+    "own-split": ("medium", "Yes"),
+    "one-class-value": ("medium", "Yes"),
+    "class-missed": ("medium", "Mostly"),
+    "imbalance": ("low", "Yes"),
+    "groups-merged": ("medium", "Yes"),
+    "label-conflicts": ("medium", "Yes"),
+    "cluster-inside-class": ("low", "Yes"),
+    "labels-in-doubt": ("low", "Yes"),
+    "unreadable-files": ("low", "Yes"),
+}
+"""By stable name, for programs: severity, and the most that the verdict's word may say.
+
+A severity is "high" if the numbers may mean something else than they seem to; "medium"
+if they may be too good; "low" for what a person should look at.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,10 @@ class Caution:
 
     Attributes
     ----------
-    id
-        A stable name, for programs.
-    severity
-        "high" if the numbers may mean something else than they seem to; "medium" if
-        they may be too good; "low" for what a person should look at.
+    id, severity, at_most
+        See `KINDS`.
     message
         A sentence or two.
-    at_most
-        The most that the verdict's word may say, one of `verdict.WORDS`.
     condition
         On what the verdict's sentence depends, as a clause after "if"; "" on nothing.
     evidence
@@ -61,9 +61,15 @@ class Caution:
     rows: Sequence[int] = ()
     files: Sequence[str] = ()
 
+    @classmethod
+    def of_kind(cls, name: str, message: str, **more: Any) -> Self:
+        """Return a caution of a kind, with the severity and limit that it has there."""
+        severity, at_most = KINDS[name]
+        return cls(name, severity, message, at_most, **more)
+
 
 def check_threshold(fail_on: str) -> None:
     """Raise ValueError for what names no caution, no severity, and is not "never"."""
-    allowed = ("never", *SEVERITIES, *IDS)
+    allowed = ("never", *SEVERITIES, *KINDS)
     if fail_on not in allowed:
         raise ValueError(f"--fail-on {fail_on} is none of {', '.join(allowed)}.")

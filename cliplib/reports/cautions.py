@@ -7,6 +7,7 @@ rests on a difference that does not matter, or that is not shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -91,11 +92,9 @@ def of_too_few(groups_per_class: Mapping[str, int], methods: Methods) -> Caution
         )
     if not reasons:
         return None
-    return Caution(
+    return Caution.of_kind(
         "too-few-groups",
-        "high",
         " ".join(reasons),
-        at_most="Cannot be said",
         evidence={"groups": n_groups},
     )
 
@@ -115,14 +114,12 @@ def of_shortcuts(shortcuts: Sequence[Shortcut]) -> Caution | None:
         also = f" So {'do' if len(others) > 1 else 'does'} {listing(others)}."
     reached = whole_percent(min(first.share_of_gain.value, 1))
     where = "" if first.name in first.place else f" ({first.place})"
-    return Caution(
+    return Caution.of_kind(
         "shortcut",
-        "high",
         f"Without a look at any object, the {first.name}{where} tells the "
         f"class of {percent(first.accuracy)} of the images: {reached} of what CLIP "
         "gains over chance. CLIP may see no more than that. Find out whether the "
         f"classes were photographed or saved differently.{also}",
-        at_most="Perhaps",
         condition=f"the {first.name} gives their classes away as it does here",
         evidence={
             "name": first.name,
@@ -145,9 +142,8 @@ def is_strong(shortcut: Shortcut) -> bool:
 def of_one_class_value(value: OneClassValue) -> Caution:
     """Say that a value of a field of the files belongs to one class."""
     images = counted(value.n_images, "image")
-    return Caution(
+    return Caution.of_kind(
         "one-class-value",
-        "medium",
         f"Only {value.class_name} has files with the {value.field} {value.value} "
         f"({images}): somebody made or saved these differently.",
         evidence={
@@ -170,12 +166,10 @@ def of_elsewhere(away: Elsewhere | None, methods: Methods) -> Caution | None:
         return None
     accuracy = Share.of(away.evaluation.metrics.loc["accuracy"])
     images = counted(away.evaluation.n, "image")
-    return Caution(
+    return Caution.of_kind(
         "worse-elsewhere",
-        "high",
         f"Of {images} from elsewhere ({away.name}), {percent(accuracy)} are right. "
         f"With all classes counting alike, that is {points(loss)} less than here.",
-        at_most="Perhaps",
         condition=f"they come from where these do, and not from {away.name}",
         evidence={**_numbers("accuracy", accuracy), **_numbers("loss", loss)},
     )
@@ -201,12 +195,10 @@ def of_series(belonging: Belonging) -> Caution | None:
     example = ""
     if belonging.series:
         example = f" One would be {listing(belonging.series[:MOST_FILES])}."
-    return Caution(
+    return Caution.of_kind(
         "groups-in-names",
-        "high",
         "The names of the files look like series, and each may show one object, place "
         f"or patient.{example} If so, all numbers are too good: declare them.",
-        at_most="Perhaps",
         condition="no two images here show the same object, though their names look as "
         "if many did",
         evidence={"pattern": belonging.pattern},
@@ -230,15 +222,12 @@ def of_look_alikes(
             f"{percent(alike.accuracy)} come out right: a lower bound, as "
             f"{percent(methods.share('accuracy'))} may be too good."
         )
-    return Caution(
+    caution = Caution.of_kind(
         "look-alikes",
-        "medium" if belonging.declared else "high",
         "The images look like views of fewer things, as pairs of them show "
         f"(median cosine {alike.median_cosine:.2f}).{bound}",
-        at_most="Probably" if belonging.declared else "Perhaps",
-        condition=""
-        if belonging.declared
-        else "no two images here show the same object, though they look as if many did",
+        condition="no two images here show the same object, though they look as if "
+        "many did",
         evidence={
             "median_cosine": alike.median_cosine,
             "clusters": alike.n_clusters,
@@ -246,6 +235,9 @@ def of_look_alikes(
         },
         rows=[row for a, b, _ in alike.pairs for row in (a, b)],
     )
+    if belonging.declared:  # then groups are declared too narrowly, at worst
+        return replace(caution, severity="medium", at_most="Probably", condition="")
+    return caution
 
 
 def of_seen(seen: Seen | None) -> Caution | None:
@@ -253,12 +245,10 @@ def of_seen(seen: Seen | None) -> Caution | None:
     if seen is None or not seen.notable:
         return None
     share = whole_percent(seen.share)
-    return Caution(
+    return Caution.of_kind(
         "seen-in-training",
-        "medium",
         f"The encoder was trained on {counted(len(seen.rows), 'image')} of these "
         f"({share}): it may know them better than new ones.",
-        at_most="Probably",
         condition=f"the encoder, which has seen {share} of these, knows them as well",
         evidence={"images": len(seen.rows), "share": seen.share},
         rows=seen.rows.tolist(),
@@ -280,11 +270,9 @@ def of_archive(archive: Archive) -> Caution:
     if archive.only_here:
         message += " No other class has such names: they may be of another archive."
     is_cluster = archive.by == CLUSTER
-    return Caution(
+    return Caution.of_kind(
         "cluster-inside-class" if is_cluster else "archive-inside-class",
-        "low" if is_cluster else "medium",
         message,
-        at_most="Yes" if is_cluster else "Probably",
         evidence={
             "class": archive.class_name,
             "by": archive.by,
@@ -303,9 +291,8 @@ def of_own_split(split: OwnSplit | None) -> Caution | None:
     own = Share.of(split.ladder.loc[OWN_SPLIT])
     by_group = Share.of(split.ladder.loc[BY_GROUP])
     n_test = int(split.ladder.at[OWN_SPLIT, "images"])
-    return Caution(
+    return Caution.of_kind(
         "own-split",
-        "medium",
         f"Of the {counted(n_test, 'test image')} of the folder's own split, "
         f"{len(split.shared):,} have a copy or their group in training. There, "
         f"{percent(own)} come out right; by group {percent(by_group)}. splits.csv has "
@@ -325,11 +312,9 @@ def of_missed_class(methods: Methods) -> Caution | None:
     missed = min(found, key=lambda name: found[name].value)
     if found[missed].value >= FAIR_ACCURACY:
         return None
-    return Caution(
+    return Caution.of_kind(
         "class-missed",
-        "medium",
         f"Only {percent(found[missed])} of {missed} is found.",
-        at_most="Mostly",
         evidence={"class": missed, **_numbers("found", found[missed])},
     )
 
@@ -341,9 +326,8 @@ def of_imbalance(methods: Methods) -> Caution | None:
     if share < IMBALANCE:
         return None
     name = str(counts.idxmax())
-    return Caution(
+    return Caution.of_kind(
         "imbalance",
-        "low",
         f"{whole_percent(share)} of the images are {name}: look at the share in which "
         "all classes count alike.",
         evidence={"class": name, "share": share},
@@ -357,9 +341,8 @@ def of_merged_groups(belonging: Belonging, methods: Methods) -> Caution | None:
         return None
     n_groups = len(set(methods.groups.tolist()))
     pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
-    return Caution(
+    return Caution.of_kind(
         "groups-merged",
-        "medium",
         f"{counted(len(merged), 'pair')} of declared groups hold copies of each other: "
         f"{belonging.declared:,} groups become {n_groups:,}. They are "
         f"{'; '.join(pairs[:MOST_FILES])}.",
@@ -380,9 +363,8 @@ def of_label_conflicts(pairs: pd.DataFrame, names: Sequence[str]) -> Caution | N
     if conflicts.empty:
         return None
     rows = [int(row) for row in conflicts[["row_a", "row_b"]].to_numpy().ravel()]
-    return Caution(
+    return Caution.of_kind(
         "label-conflicts",
-        "medium",
         f"{counted(len(conflicts), 'pair')} of copies with two labels: "
         f"{names[rows[0]]} and {names[rows[1]]}"
         f"{' first of all' if len(conflicts) > 1 else ''}.",
@@ -397,9 +379,8 @@ def of_suspects(suspects: pd.DataFrame, names: Sequence[str]) -> Caution | None:
         return None
     rows = suspects["row"].tolist()
     first = listing([names[row] for row in rows[:MOST_FILES]])
-    return Caution(
+    return Caution.of_kind(
         "labels-in-doubt",
-        "low",
         f"{counted(len(rows), 'label')} in doubt, above all {first}. Look at them: "
         "some may be wrong, some images may be hard.",
         evidence={"labels": len(rows)},
@@ -411,9 +392,8 @@ def of_unreadable(unreadable: Mapping[str, str], anonymous: bool) -> Caution | N
     """Say that files could not be read; if anonymous, without their names."""
     if not unreadable:
         return None
-    return Caution(
+    return Caution.of_kind(
         "unreadable-files",
-        "low",
         f"{counted(len(unreadable), 'file')} could not be read, and count for nothing.",
         evidence={"files": len(unreadable)},
         files=[] if anonymous else list(unreadable),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,11 @@ from cliplib.reports.blocks import (
     shares_of,
     table_of,
 )
-from cliplib.reports.elsewhere import Elsewhere
+from cliplib.reports.decision_aid import WHY_NO_KERNEL
 from cliplib.reports.findings import Findings
-from cliplib.reports.method_text import (
-    aid_sentence,
-    citation,
-    method_paragraph,
-    privacy,
-)
-from cliplib.reports.methods import POOLED, sensitivities
+from cliplib.reports.methods import KERNEL, POOLED, sensitivities
 from cliplib.reports.record import made
+from cliplib.reports.sheet import TEMPLATES
 from cliplib.reports.verdict import Verdict, verdict
 
 MOST_PICTURES = 12
@@ -109,6 +105,13 @@ def _picture(findings: Findings, row: int, title: str = "") -> Picture:
     """Return the image of a row, its name below; the title is by default its class."""
     images = findings.images
     return Picture(images.files[row], title or images.labels[row], images.names[row])
+
+
+def _told(name: str, *about: Any, kind: str = "text") -> Text:
+    """Return a part of method.txt, filled in; a paragraph loses its line breaks."""
+    fill_in = getattr(TEMPLATES.get_template("method.txt").module, name)
+    words = fill_in(*about).strip()
+    return Text(words if kind == "code" else " ".join(words.split()), kind)
 
 
 def _compared(judged: Verdict) -> Table:
@@ -371,7 +374,7 @@ def _trust(findings: Findings) -> Iterator[Block]:
         plots.trust_plot,
         findings,
     )
-    yield Text(aid_sentence(findings))
+    yield _told("aid", findings.aid.held_out)
     about = pd.Series(findings.aid.about, name="value", dtype=object)
     yield table_of(
         "The decision aid, which abstains where it is not sure, and how it was made.",
@@ -395,11 +398,6 @@ def _elsewhere(findings: Findings) -> Iterator[Block]:
         reasons = [f"that {why}: {count:,}" for why, count in away.left_out.items()]
         judged += f" Left out are those {'; '.join(reasons)}."
     yield Text(judged)
-    yield _found_elsewhere(findings, away)
-
-
-def _found_elsewhere(findings: Findings, away: Elsewhere) -> Table:
-    """Return each class's sensitivity here and in another folder."""
     here = findings.methods.sensitivity
     rows = {
         name: {
@@ -409,7 +407,7 @@ def _found_elsewhere(findings: Findings, away: Elsewhere) -> Table:
         }
         for name, there in sensitivities(away.evaluation).items()
     }
-    return table_of(
+    yield table_of(
         "What is found of each class here, on groups not trained on, and elsewhere, "
         "with 95% intervals.",
         pd.DataFrame(rows).T.rename_axis("class"),
@@ -438,11 +436,12 @@ def _erased(findings: Findings) -> Iterator[Block]:
 
 def _provenance(findings: Findings) -> Iterator[Block]:
     """Yield the method in a paragraph, citation, versions, command, and privacy."""
-    yield Text(method_paragraph(findings))
+    no_kernel = "" if KERNEL in findings.methods.probes else WHY_NO_KERNEL
+    yield _told("method", findings, no_kernel, version("cliplib"))
     yield Text("To cite the program:")
-    yield Text(citation(), kind="code")
+    yield _told("citation", version("cliplib"), kind="code")
     facts = pd.DataFrame(made(findings).items(), columns=["what", "value"])
     yield table_of("What these results depend on.", facts, most=len(facts))
     yield Text("This command makes it again:")
     yield Text(findings.command, kind="code")
-    yield Text(privacy(findings.request.anonymous))
+    yield _told("privacy", findings.request.anonymous)

@@ -1,8 +1,6 @@
 """Plots that no library draws, in the style of the report, and their SVG."""
 
-import base64
 import io
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,6 @@ import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from PIL import Image
 
 TEXT_WIDTH = 6.22
 """Inches of the report's column: a figure this wide is printed at its own size."""
@@ -87,23 +84,8 @@ def _shortened(name: str) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as SVG, photographs in it as JPEG to save bytes, and close it."""
+    """Return a figure as SVG, and close it."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return re.sub(r"data:image/png;base64,\s*([^\"]+)", _as_jpeg, drawn.getvalue())
-
-
-def _as_jpeg(embedded: re.Match[str]) -> str:
-    """Return a PNG's data URI, matched as a whole, as that of a JPEG, if a photograph.
-
-    Group 1 of the match is the PNG in base64. One with transparent pixels is a drawing,
-    and stays as it is.
-    """
-    image = Image.open(io.BytesIO(base64.b64decode(embedded[1]))).convert("RGBA")
-    is_opaque = image.getchannel("A").getextrema() == (255, 255)
-    if not is_opaque:
-        return embedded[0]
-    data = io.BytesIO()
-    image.convert("RGB").save(data, "JPEG", quality=75, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return drawn.getvalue()

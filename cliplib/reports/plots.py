@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from seaborn.utils import axis_ticklabels_overlap
 
 from cliplib.evaluation.intervals import Share
 from cliplib.reports import figures
@@ -15,8 +14,6 @@ FIGURE_WIDTH = 4.6
 """Inches: at this width every letter can be read on a phone."""
 MOST_LETTERS = 30
 """Of all classes' names together, for which there is room side by side."""
-SLANTED_LETTERS = 10
-"""Of a class's name that is slanted: a longer one would end below another column."""
 
 
 def accuracy_plot(findings: Findings) -> Figure:
@@ -49,14 +46,8 @@ def confusion_plot(findings: Findings) -> Figure:
     methods = findings.methods
     confusion = methods.evaluations[methods.best].confusion
     figure = figures.confusion_heatmap(confusion, methods.classes)
-    ax = figure.axes[0]
-    letters = [len(name) for name in methods.classes]
-    if sum(letters) > MOST_LETTERS and max(letters) <= SLANTED_LETTERS:
-        ax.tick_params("x", rotation=45)
-    else:
-        figure.draw_without_rendering()  # places the names
-        if axis_ticklabels_overlap(ax.get_xticklabels()):
-            ax.tick_params("x", rotation=90)
+    if sum(map(len, methods.classes)) > MOST_LETTERS:
+        figure.axes[0].tick_params("x", rotation=90)
     return figure
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cliplib.evaluation.intervals import Share
 from cliplib.reports.findings import Findings
-from cliplib.reports.verdict import Row, Verdict
+from cliplib.reports.verdict import Verdict
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
 FORMAT = 1
@@ -31,7 +31,7 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
         "verdict": {
             "word": judged.word,
             "sentence": judged.sentence,
-            **_plain_share("", judged.accuracy),
+            **_plain_share(judged.accuracy),
             "n": judged.n,
             "groups": judged.groups,
         },
@@ -47,20 +47,19 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
             }
             for caution in judged.cautions
         ],
-        "compared": [_plain_row(row) for row in judged.rows],
+        "compared": [
+            {
+                "method": row.method,
+                **_plain_share(row.accuracy),
+                **_plain_share(row.balanced, "balanced_"),
+            }
+            for row in judged.rows
+        ],
         "made": made(findings),
     }
 
 
-def _plain_row(row: Row) -> dict[str, Any]:
-    return {
-        "method": row.method,
-        **_plain_share("", row.accuracy),
-        **_plain_share("balanced_", row.balanced),
-    }
-
-
-def _plain_share(prefix: str, share: Share) -> dict[str, float | None]:
+def _plain_share(share: Share, prefix: str = "") -> dict[str, float | None]:
     value, low, high = map(_plain, share)
     return {f"{prefix}accuracy": value, f"{prefix}low": low, f"{prefix}high": high}
 
@@ -109,11 +108,8 @@ def answers_table(findings: Findings) -> pd.DataFrame:
     images = findings.images
     methods = findings.methods
     classes = np.array(methods.classes)
-    suspect = np.full(len(images.table), "", dtype=object)
-    seen = np.full(len(images.table), "", dtype=object)
-    if findings.seen is not None:
-        seen[findings.seen.rows] = "yes"
-    suspect[findings.suspects["row"]] = classes[findings.suspects["likely"]]
+    suspects = findings.suspects.set_index("row")["likely"]  # of some rows
+    seen_rows: Any = [] if findings.seen is None else findings.seen.rows
     files = pd.Series(images.table.ids.astype(object))
     first_copy = files.groupby(images.table.copies).transform("first")
     read = pd.DataFrame(
@@ -124,10 +120,11 @@ def answers_table(findings: Findings) -> pd.DataFrame:
             "answer": classes[methods.predicted],
             "probability": methods.proba.max(axis=1),
             "group": methods.groups,
-            "suspect": suspect,
+            "suspect": suspects.map(lambda label: methods.classes[label]),
             "copy_of": first_copy.where(first_copy != files, ""),
-            "seen": seen,
-        }
+            "seen": pd.Series("yes", index=seen_rows),
+        },
+        index=files.index,  # which suspects and seen have in part
     )
     read = read.join(images.facts.reset_index(drop=True)).assign(error="")
     unread = pd.DataFrame(images.unreadable.items(), columns=["file", "error"])

@@ -32,15 +32,6 @@ WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.cs
 """The files that a report consists of."""
 GENERATOR = '<meta name="generator" content="cliplib">'
 """Stands in each report's page."""
-REPORT_PACKAGES = (
-    "matplotlib",
-    "seaborn",
-    "typst",
-    "skimage",
-    "font_source_sans_pro",
-    "font_source_serif_pro",
-)
-"""What the extra "report" installs, by the names that are imported."""
 
 
 def report(
@@ -105,14 +96,12 @@ def check_places(folder: Source, out: str | os.PathLike[str], **options: Any) ->
 
 def check_extra() -> None:
     """Raise ImportError where a package of the extra "report" is missing."""
-    lacking = [
-        name for name in REPORT_PACKAGES if importlib.util.find_spec(name) is None
-    ]
-    if lacking:
-        raise ImportError(
-            f"A report needs the package {lacking[0].replace('_', '-')}, which is not "
-            "here: pip install 'cliplib[report]'."
-        )
+    for name in ("matplotlib", "seaborn", "typst", "skimage", "font_source_sans_pro"):
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                f"A report needs the package {name.replace('_', '-')}, which is not "
+                "here: pip install 'cliplib[report]'."
+            )
 
 
 def write_report(

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from PIL import Image
 from tqdm.auto import tqdm
 
 from cliplib.data.folder import list_files
 from cliplib.data.image import ImageSource, load_image
-from cliplib.data.wording import number
+from cliplib.data.wording import counted, number, whole_percent
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
 from cliplib.reports.decision_aid import DecisionAid
@@ -34,7 +34,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
+    autoescape=select_autoescape(["html"]),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -48,7 +48,12 @@ def data_uri(content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-TEMPLATES.filters |= {"data_uri": data_uri, "number": number}
+TEMPLATES.filters |= {
+    "counted": counted,
+    "data_uri": data_uri,
+    "number": number,
+    "whole_percent": whole_percent,
+}
 
 
 def small_jpeg(image: Image.Image, side: int, quality: int = 75) -> bytes:
@@ -126,10 +131,9 @@ def write_html(
     counts = rows["reason"].replace("", "answered").value_counts()
     page = TEMPLATES.get_template("sheet.html").render(
         counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
-        rule=_rule(aid),
+        aid=aid,
         answers=_answers(rows, aid, files, heat_maps, images),
         heat_maps=heat_maps,
-        about=aid.about,
     )
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -209,18 +213,13 @@ def _heat_maps(
     labels = [aid.training.classes.index(name) for name in classes]
     batch_size = aid.encoder.batch_size  # images at a time, to keep memory small
     pictures = []
-    with tqdm(total=len(images), desc="heat maps", unit="image") as bar:
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            maps = draw_heat_maps(
-                aid.encoder,
-                aid.probe,
-                images[batch],
-                labels[batch],
-                aid.training.readout,
-            )
-            pictures += [small_jpeg(image, SIDE) for image in maps]
-            bar.update(len(maps))
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, desc="heat maps", unit="batch"):
+        batch = slice(start, start + batch_size)
+        maps = draw_heat_maps(
+            aid.encoder, aid.probe, images[batch], labels[batch], aid.training.readout
+        )
+        pictures += [small_jpeg(image, SIDE) for image in maps]
     return pictures
 
 
@@ -241,13 +240,3 @@ def _training_picture(name: str, images: str | os.PathLike[str]) -> bytes:
         return small_jpeg(load_image(file), SIDE) if is_below else b""
     except OSError:
         return b""
-
-
-def _rule(aid: DecisionAid) -> str:
-    """Return a sentence on when the aid answers: two thresholds, or never."""
-    if aid.never_answers:
-        return "It never answers: no probability made its answers reliable enough."
-    return (
-        f"An answer needs a probability of {aid.min_probability:.3f} or more, and a "
-        f"training image with a similarity of {aid.min_similarity:.3f} or more."
-    )

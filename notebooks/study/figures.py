@@ -6,6 +6,9 @@ so that a notebook imports one module.
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ import pandas as pd
 import seaborn.objects as so
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cliplib.data.image import load_image
 from cliplib.reports.figures import (
@@ -27,9 +31,9 @@ from cliplib.reports.figures import (
     PALE,
     TEXT_WIDTH,
     confusion_heatmap,
-    svg,
     use_style,
 )
+from cliplib.reports.figures import svg as plain_svg
 
 __all__ = [
     "INK",
@@ -279,3 +283,23 @@ def draw_plot(plot: so.Plot, height: float) -> Figure:
         figure.legends.clear()
         figure.legend(handles, labels, loc="outside upper center", ncols=5)
     return figure
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG, photographs in it as JPEG to save bytes, and close it."""
+    return re.sub(r"data:image/png;base64,\s*([^\"]+)", _as_jpeg, plain_svg(figure))
+
+
+def _as_jpeg(embedded: re.Match[str]) -> str:
+    """Return a PNG's data URI, matched as a whole, as that of a JPEG, if a photograph.
+
+    Group 1 of the match is the PNG in base64. One with transparent pixels is a drawing,
+    and stays as it is.
+    """
+    image = Image.open(io.BytesIO(base64.b64decode(embedded[1]))).convert("RGBA")
+    is_opaque = image.getchannel("A").getextrema() == (255, 255)
+    if not is_opaque:
+        return embedded[0]
+    data = io.BytesIO()
+    image.convert("RGB").save(data, "JPEG", quality=75, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
