@@ -121,9 +121,3 @@ def plot_of(
         figure = draw(findings)
         inches = float(figure.get_figwidth())
         return Plot(caption, alt, figures.svg(figure).encode(), inches)
-
-
-def shares_of(frame: pd.DataFrame) -> pd.Series:
-    """Return the columns value, low and high as one column of `Share`s, row by row."""
-    shares = [Share.of(row) for _, row in frame.iterrows()]
-    return pd.Series(shares, frame.index, dtype=object)

@@ -13,18 +13,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cliplib.data.cache import map_images
-from cliplib.data.datasets import (
-    Source,
-    default_phrases,
-)
+from cliplib.data.datasets import Source, default_phrases
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
 from cliplib.features.audit import Audit, audit_dataset
-from cliplib.features.groups import (
-    declared_groups,
-    joined_files,
-    suggested_pattern,
-)
+from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import archives_inside
 from cliplib.inspection.file_values import values_of_one_class

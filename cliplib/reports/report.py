@@ -13,12 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cliplib.data.cache import cache_folder
-from cliplib.data.datasets import (
-    SOURCE_OPTIONS,
-    Source,
-    check_classes,
-    load_dataset,
-)
+from cliplib.data.datasets import SOURCE_OPTIONS, Source, check_classes, load_dataset
 from cliplib.data.files import replacing
 from cliplib.data.wording import listing
 from cliplib.reports.aid_folder import check_aid_can_be_saved

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from cliplib.data.folder import list_files
 from cliplib.data.image import ImageSource, load_image
-from cliplib.data.wording import counted, number, whole_percent
+from cliplib.data.wording import counted, number, percent, points, whole_percent
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
 from cliplib.reports.decision_aid import DecisionAid
@@ -34,7 +34,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=select_autoescape(["html"]),
+    autoescape=select_autoescape(default_for_string=False),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -52,6 +52,8 @@ TEMPLATES.filters |= {
     "counted": counted,
     "data_uri": data_uri,
     "number": number,
+    "percent": percent,
+    "points": points,
     "whole_percent": whole_percent,
 }
 
