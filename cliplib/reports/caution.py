@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
+
+from cliplib.evaluation.intervals import Share
+from cliplib.reports.templates import filled, read_texts
 
 SEVERITIES = ("high", "medium", "low")
-KINDS = {
-    "too-few-groups": ("high", "Cannot be said"),
-    "shortcut": ("high", "Perhaps"),
-    "worse-elsewhere": ("high", "Perhaps"),
-    "groups-in-names": ("high", "Perhaps"),
-    "look-alikes": ("high", "Perhaps"),
-    "seen-in-training": ("medium", "Probably"),
-    "archive-inside-class": ("medium", "Probably"),
-    "own-split": ("medium", "Yes"),
-    "one-class-value": ("medium", "Yes"),
-    "class-missed": ("medium", "Mostly"),
-    "imbalance": ("low", "Yes"),
-    "groups-merged": ("medium", "Yes"),
-    "label-conflicts": ("medium", "Yes"),
-    "cluster-inside-class": ("low", "Yes"),
-    "labels-in-doubt": ("low", "Yes"),
-    "unreadable-files": ("low", "Yes"),
-}
-"""By stable name, for programs: severity, and the most that the verdict's word may say.
-
-A severity is "high" if the numbers may mean something else than they seem to; "medium"
-if they may be too good; "low" for what a person should look at.
-"""
+KINDS: dict[str, dict[str, str]] = read_texts("cautions.toml")
+"""By stable name, for programs: severity, at_most, and the texts of a caution."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +21,7 @@ class Caution:
     Attributes
     ----------
     id, severity, at_most
-        See `KINDS`.
+        See cautions.toml.
     message
         A sentence or two.
     condition
@@ -61,11 +43,37 @@ class Caution:
     rows: Sequence[int] = ()
     files: Sequence[str] = ()
 
-    @classmethod
-    def of_kind(cls, name: str, message: str, **more: Any) -> Self:
-        """Return a caution of a kind, with the severity and limit that it has there."""
-        severity, at_most = KINDS[name]
-        return cls(name, severity, message, at_most, **more)
+
+def caution_of(
+    kind: str,
+    evidence: Mapping[str, Any],
+    *,
+    rows: Sequence[int] = (),
+    files: Sequence[str] = (),
+    **said: Any,
+) -> Caution:
+    """Return a caution of a kind, its texts filled in from `evidence` and from `said`.
+
+    A `Share` in the evidence becomes three numbers: NAME, NAME_low and NAME_high.
+    """
+    texts = KINDS[kind]
+    values = {**evidence, **said}
+    numbers: dict[str, float | int | str] = {}
+    for name, value in evidence.items():
+        if isinstance(value, Share):
+            numbers |= {f"{name}_low": value.low, f"{name}_high": value.high}
+            value = value.value
+        numbers[name] = value
+    return Caution(
+        id=kind,
+        severity=texts["severity"],
+        message=filled(texts["message"], **values),
+        at_most=texts["at_most"],
+        condition=filled(texts.get("condition", ""), **values),
+        evidence=numbers,
+        rows=rows,
+        files=files,
+    )
 
 
 def check_threshold(fail_on: str) -> None:

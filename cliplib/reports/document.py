@@ -6,7 +6,6 @@ page and PDF, report.html and report.typ, lay out the same document.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import version
@@ -34,7 +33,7 @@ from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import POOLED, Methods, sensitivities
 from cliplib.reports.record import made
-from cliplib.reports.sheet import TEMPLATES
+from cliplib.reports.templates import TEMPLATES, filled, read_texts
 from cliplib.reports.verdict import Verdict, verdict
 
 MOST_PICTURES = 12
@@ -63,11 +62,10 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
         title = Path(findings.request.place).resolve().name
     today = date.today()
     judged = verdict(findings)
-    outline = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
     blocks_of: dict[str, list[Block | None]] = {
         "What the warnings rest on": [*pictures_of_warnings(findings, judged)]
     }
-    for section in outline["sections"]:
+    for section in read_texts("document.toml")["sections"]:
         blocks = [_block(said, findings) for said in section["blocks"]]
         blocks_of[section["title"]] = [block for block in blocks if block]
     compared = pd.DataFrame(
@@ -95,13 +93,14 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
 def _block(said: Mapping[str, Any], findings: Findings) -> Block | None:
     """Return a block of document.toml, None where its text comes out empty."""
     (kind, name), *_ = said.items()
-    template = said.get("caption", name)
-    words = TEMPLATES.from_string(template).render(
-        f=findings, why_no_kernel=WHY_NO_KERNEL, version=version("cliplib")
-    )
-    if kind == "code":
-        return Text(words.strip(), kind)
-    words = " ".join(words.split())
+    values = {
+        "f": findings,
+        "why_no_kernel": WHY_NO_KERNEL,
+        "version": version("cliplib"),
+    }
+    if kind == "code":  # which keeps its lines
+        return Text(TEMPLATES.from_string(name).render(values), kind)
+    words = filled(said.get("caption", name), **values)
     if not words:
         return None
     if kind == "table":

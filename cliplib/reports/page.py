@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cliplib.reports.blocks import Picture
-from cliplib.reports.sheet import JPEG_START, TEMPLATES
+from cliplib.reports.templates import JPEG_START, TEMPLATES
 
 
 def as_html(document: dict[str, Any]) -> str:

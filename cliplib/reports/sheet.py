@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import os
@@ -12,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from PIL import Image
 from tqdm.auto import tqdm
 
 from cliplib.data.folder import list_files
 from cliplib.data.image import ImageSource, load_image
-from cliplib.data.wording import counted, number, percent, points, whole_percent
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
 from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.templates import TEMPLATES
 
 # Cosine similarity from which on two images are the same, or copies; rounding keeps it
 # from being 1.
@@ -31,31 +29,6 @@ SIDE = 144
 
 # What a spreadsheet may take for a formula: OWASP, "CSV injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=select_autoescape(default_for_string=False),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-JPEG_START = b"\xff\xd8"
-
-
-def data_uri(content: bytes) -> str:
-    """Return a JPEG or SVG file as a data URI, so that a page need not load it."""
-    kind = "jpeg" if content.startswith(JPEG_START) else "svg+xml"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-TEMPLATES.filters |= {
-    "counted": counted,
-    "data_uri": data_uri,
-    "number": number,
-    "percent": percent,
-    "points": points,
-    "whole_percent": whole_percent,
-}
 
 
 def small_jpeg(image: Image.Image, side: int, quality: int = 75) -> bytes:
