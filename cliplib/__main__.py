@@ -14,8 +14,9 @@ import os
 import platform
 import shlex
 import sys
+import tomllib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -74,7 +75,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """Return the parser of the command line, and the names of its commands.
 
     A command is a function: its docstring is the help, and its parameters are called
-    as the arguments are.
+    as the arguments are, which stand in commands.toml.
     """
     parser = argparse.ArgumentParser(
         "cliplib",
@@ -92,16 +93,20 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         help="print the versions of cliplib and Python",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for run_command, arguments in COMMANDS.items():
+    arguments = tomllib.loads(
+        Path(__file__).with_name("commands.toml").read_text("utf-8")
+    )
+    for run_command in COMMANDS:
+        name = run_command.__name__
         told = inspect.getdoc(run_command) or ""
         command = subparsers.add_parser(
-            run_command.__name__,
-            allow_abbrev=False,
-            help=told.partition("\n")[0],
-            description=told,
+            name, allow_abbrev=False, help=told.partition("\n")[0], description=told
         )
-        for name, settings in arguments.items():
-            command.add_argument(name, **settings)
+        takes = arguments["measuring"] if name in ("train", "report") else {}
+        for argument, settings in (takes | arguments.get(name, {})).items():
+            if isinstance(settings.get("default"), int):
+                settings["type"] = int
+            command.add_argument(argument, **settings)
         command.set_defaults(run=run_command)
     return parser, list(subparsers.choices)
 
@@ -127,94 +132,6 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
             f"{', '.join(commands)}: {hint}"
         )
     return ["train", *arguments]
-
-
-# --- The arguments of the commands
-
-
-def _seed(text: str) -> int:
-    """Return a seed from the command line; an argparse error if it is none."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to 2³² - 1")
-    return int(text)
-
-
-def _text(metavar: str, told: str) -> dict[str, Any]:
-    """Return the settings of an option that takes a text, by default an empty one."""
-    return {"default": "", "metavar": metavar, "help": told}
-
-
-def _flag(told: str) -> dict[str, Any]:
-    return {"action": "store_true", "help": told}
-
-
-MODEL = _text(
-    "MODEL",
-    "another CLIP: a hub id, or a folder in Hugging Face format (default: the setting "
-    "CLIPLIB_MODEL, else the embedded model mini)",
-)
-MEASURING: dict[str, dict[str, Any]] = {
-    "folder": {
-        "metavar": "FOLDER",
-        "help": "one folder of images for each class, with or without train, val and "
-        "test folders above them; a CSV file with the columns file and label, and "
-        "group and split where they are known; or a data set of the hub, "
-        "hf://datasets/OWNER/NAME",
-    },
-    "--out": {
-        "required": True,
-        "metavar": "OUT",
-        "help": "the new folder of the decision aid, or of the report",
-    },
-    "--image-column": _text(
-        "NAME", "which column holds the images of a data set, or a CSV's files"
-    ),
-    "--label-column": _text("NAME", "which column holds the labels"),
-    "--split": _text("NAME", "the only split to take, such as train"),
-    "--revision": _text("NAME", "branch, tag or commit of a data set of the hub"),
-    "--model": MODEL,
-    "--groups": _text(
-        "CSV_OR_PATTERN",
-        "images that belong together and must not be separated, such as those of one "
-        "patient: a CSV file with the columns file and group, or a regular expression "
-        r"whose first bracket is the group, such as '(\w+)_\d+'",
-    ),
-    "--copies": {
-        "default": "near",
-        "metavar": "KIND",
-        "help": "which images count as copies, and are kept together: off (none), "
-        "exact (the same pixels), near (the default: changed, turned or cropped as "
-        "well), or the smallest correlation of their detail, 0.82 for near",
-    },
-    "--others": {
-        "nargs": "+",
-        "default": [],
-        "metavar": "MODEL",
-        "help": "more vision models to set beside CLIP, such as facebook/dinov2-small: "
-        "hub ids, or folders in Hugging Face format",
-    },
-    "--elsewhere": _text(
-        "FOLDER",
-        "another folder of the same classes, from another camera or site, to be judged "
-        "by what was trained on the first one",
-    ),
-    "--boxes": _text(
-        "CSV",
-        "where the objects lie, to erase them and see what is left: a CSV file with "
-        "the columns file, x_center, y_center, width, height, as shares of the image's "
-        "sides",
-    ),
-    "--anonymous": _flag(
-        "call images by numbers, so that no file name and no folder stands in what is "
-        "given away; a report's answers.csv and copies.csv keep them"
-    ),
-    "--seed": {
-        "type": _seed,
-        "default": 0,
-        "help": "of everything random (default: 0)",
-    },
-}
-"""What train and report take."""
 
 
 # --- The commands
@@ -426,69 +343,7 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
     print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")
 
 
-COMMANDS: dict[Callable[..., int | None], dict[str, dict[str, Any]]] = {
-    train: MEASURING,
-    report: MEASURING
-    | {
-        "--title": _text("TITLE", "of the report (default: the folder's name)"),
-        "--fail-on": {
-            "default": "never",
-            "metavar": "WARNING",
-            "help": "end with status 3 if there is a warning of this id or severity "
-            "(high, medium or low, or a higher one): for checks of a data set "
-            "(default: never)",
-        },
-    },
-    demo: {"out": {"metavar": "OUT", "help": "a new folder for all of it"}},
-    classify: {
-        "aid": {
-            "metavar": "AID",
-            "help": "the folder of a decision aid that 'train' has saved",
-        },
-        "files": {
-            "nargs": "+",
-            "metavar": "FOLDER_OR_FILES",
-            "help": "one folder, of which all files are taken, however deep; or image "
-            "files",
-        },
-        "--out-prefix": {
-            "default": "answers",
-            "metavar": "PREFIX",
-            "help": "what the two files are called before .csv and .html (default: "
-            "answers)",
-        },
-        "--heat-maps": _flag(
-            "show on the page what spoke for each class: it takes about a second an "
-            "image"
-        ),
-        "--images": _text(
-            "FOLDER",
-            "the folder that the decision aid was trained on: the page then shows the "
-            "nearest training images, too",
-        ),
-        "--overwrite": _flag("replace these two files"),
-    },
-    encode: {
-        "source": {
-            "metavar": "INPUT",
-            "help": "folder of images, or a URI that all machines can read",
-        },
-        "output": {"metavar": "OUTPUT", "help": "folder or URI for Parquet files"},
-        "--model": MODEL,
-        "--readout": {
-            "default": "pooled",
-            "help": "which features: pooled (default), class_tokens, dinov2, means or "
-            "deep",
-        },
-        "--actors": {
-            "type": int,
-            "default": 2,
-            "metavar": "N",
-            "help": "how many processes encode at once, each with a core (default: 2)",
-        },
-    },
-}
-"""The arguments of each command, as argparse takes them."""
+COMMANDS = (train, report, demo, classify, encode)
 
 
 def show(title: str, lines: pd.Series) -> None:

@@ -17,7 +17,7 @@ from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted, listing
-from cliplib.evaluation.intervals import Share, ratio_intervals
+from cliplib.evaluation.intervals import Share, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.extract import encode
@@ -140,7 +140,6 @@ def judge_elsewhere(
     decisions = aid.decide(features)
     is_answered = ~decisions["abstained"].to_numpy(bool)
     is_error = is_answered & (decisions["class"].to_numpy() != names)
-    answered = ratio_intervals({"share": is_answered}, groups=groups, seed=seed)
     # Divided by the number of answers, in each bootstrap draw as well: NaN for none.
     wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
     return Elsewhere(
@@ -149,7 +148,7 @@ def judge_elsewhere(
         evaluation=evaluate(
             labels, probe.predict(features), home.classes, groups=groups, seed=seed
         ),
-        answered=Share.of(answered.loc["share"]),
+        answered=share_with_interval(is_answered, groups=groups, seed=seed),
         wrong=Share.of(wrong.loc["share"]),
     )
 

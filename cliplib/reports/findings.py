@@ -143,23 +143,6 @@ class Error(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Trust:
-    """How far the best probe's probabilities can be trusted.
-
-    Attributes
-    ----------
-    reliability
-        value, low and high of the accuracy, and confidence (the mean stated
-        probability), by bin of it.
-    risk_coverage
-        threshold, coverage (share answered) and risk (share of these that are wrong).
-    """
-
-    reliability: pd.DataFrame
-    risk_coverage: pd.DataFrame
-
-
-@dataclass(frozen=True, eq=False)
 class Findings:
     """All that is found out about a folder of images.
 
@@ -185,8 +168,13 @@ class Findings:
         Vision models beside CLIP.
     suspects
         Labels that look wrong: row, given and likely class, and margin.
-    curve, trust, errors
-        Would more labels pay, are probabilities true, and what goes wrong.
+    curve, errors
+        Would more labels pay, and what goes wrong.
+    reliability
+        value, low and high of the best probe's accuracy, and confidence (the mean
+        stated probability), by bin of it.
+    risk_coverage
+        threshold, coverage (share answered) and risk (share of these that are wrong).
     aid
         A classifier that abstains when unsure, made of the best probe.
     seen
@@ -213,7 +201,8 @@ class Findings:
     other_encoders: Sequence[OtherEncoder]
     suspects: pd.DataFrame
     curve: Curve
-    trust: Trust
+    reliability: pd.DataFrame
+    risk_coverage: pd.DataFrame
     errors: Sequence[Error]
     aid: DecisionAid
     seen: Seen | None = None

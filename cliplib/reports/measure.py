@@ -16,6 +16,7 @@ from cliplib.data.cache import map_images
 from cliplib.data.datasets import Source, default_phrases
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
+from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
 from cliplib.features.table import FeatureTable
@@ -28,28 +29,22 @@ from cliplib.inspection.seen import seen_in_training
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.traces import file_fields
 from cliplib.inspection.words import zero_shot
+from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import RISK, DecisionAid
 from cliplib.reports.elsewhere import Elsewhere, judge_elsewhere
 from cliplib.reports.encoding import Encoded, encode_folder
 from cliplib.reports.erasing import evaluate_erased
-from cliplib.reports.findings import (
-    Belonging,
-    Copies,
-    Error,
-    Findings,
-    Images,
-    Request,
-    Trust,
-)
+from cliplib.reports.findings import Belonging, Copies, Error, Findings, Images, Request
 from cliplib.reports.methods import (
+    POOLED,
     EvaluationPlan,
+    Method,
     Methods,
     OtherEncoder,
     groups_per_class,
     measure_methods,
-    measure_other,
     plan_evaluation,
 )
 from cliplib.reports.questions import measure_curve, suspect_labels
@@ -110,8 +105,10 @@ def measure(
         If a folder or file is missing, or a model cannot be loaded.
     ValueError
         If the folder does not hold two classes of four images each that can be read,
-        or groups, boxes or the other folder do not fit it.
+        or groups, boxes or the other folder do not fit it, or the seed is negative.
     """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} is no whole number from 0 to 2³² - 1.")
     request = Request(
         folder,
         model=model,
@@ -202,12 +199,10 @@ def find_out(encoded: Encoded) -> Findings:
         other_encoders=others,
         suspects=suspect_labels(table.labels, methods.proba),
         curve=curve,
-        trust=Trust(
-            quantile_reliability(
-                table.labels, methods.proba, plan.table.groups, seed=plan.seed
-            ),
-            risk_coverage(is_right, methods.proba.max(axis=1)),
+        reliability=quantile_reliability(
+            table.labels, methods.proba, plan.table.groups, seed=plan.seed
         ),
+        risk_coverage=risk_coverage(is_right, methods.proba.max(axis=1)),
         errors=errors,
         aid=aid,
         seen=seen,
@@ -294,7 +289,7 @@ def who_belongs_together(encoded: Encoded, images: Images) -> Belonging:
 def measure_others(
     encoded: Encoded, plan: EvaluationPlan, methods: Methods
 ) -> list[OtherEncoder]:
-    """Test the same probe on pooled features of each other encoder."""
+    """Test a linear probe on pooled features of each other encoder."""
     found = []
     for name, encoder in encoded.other_encoders.items():
         # One result for the one function.
@@ -304,7 +299,11 @@ def measure_others(
             cache=encoded.encoder.cache,
             progress=name,
         )
-        found.append(measure_other(plan, name, features, methods))
+        method = Method(LinearProbe(seed=plan.seed), plan.table.with_features(features))
+        predicted = plan.proba(method).argmax(axis=1)
+        accuracy = Share.of(plan.evaluate(predicted).metrics.loc["accuracy"])
+        gain = plan.gain(methods.answers[POOLED], predicted)
+        found.append(OtherEncoder(name, accuracy, gain))
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cliplib.data.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Floats, Ints
 from cliplib.data.wording import counted
 from cliplib.evaluation.comparison import compare
 from cliplib.evaluation.intervals import Share
@@ -278,13 +278,3 @@ class OtherEncoder(NamedTuple):
     accuracy: Share
     gain: Share
     """Accuracy with CLIP's pooled features less this."""
-
-
-def measure_other(
-    plan: EvaluationPlan, name: str, features: Features, methods: Methods
-) -> OtherEncoder:
-    """Test a linear probe on another encoder's pooled features, (n, d)."""
-    table = plan.table.with_features(features)
-    predicted = plan.proba(Method(LinearProbe(seed=plan.seed), table)).argmax(axis=1)
-    accuracy = Share.of(plan.evaluate(predicted).metrics.loc["accuracy"])
-    return OtherEncoder(name, accuracy, plan.gain(methods.answers[POOLED], predicted))

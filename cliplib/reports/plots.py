@@ -72,14 +72,14 @@ def trust_plot(findings: Findings) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
     # By bin of the stated probability: accuracy (value, low and high), mean confidence.
-    bins = 100 * findings.trust.reliability
+    bins = 100 * findings.reliability
     to_low = bins["value"] - bins["low"]
     to_high = bins["high"] - bins["value"]
     left.errorbar(
         bins["confidence"], bins["value"], [to_low, to_high], fmt="o", linewidth=1
     )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
-    curve = 100 * findings.trust.risk_coverage
+    curve = 100 * findings.risk_coverage
     right.plot(curve["coverage"], curve["risk"])
     right.axhline(100 * RISK, color=figures.PALE, linewidth=0.8)
     right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))
