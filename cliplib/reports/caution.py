@@ -61,9 +61,10 @@ def caution_of(
     numbers: dict[str, float | int | str] = {}
     for name, value in evidence.items():
         if isinstance(value, Share):
-            numbers |= {f"{name}_low": value.low, f"{name}_high": value.high}
-            value = value.value
-        numbers[name] = value
+            ends = {f"{name}_low": value.low, f"{name}_high": value.high}
+            numbers |= {name: value.value, **ends}
+        else:
+            numbers[name] = value
     return Caution(
         id=kind,
         severity=texts["severity"],

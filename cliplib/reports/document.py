@@ -104,7 +104,8 @@ def _block(said: Mapping[str, Any], findings: Findings) -> Block | None:
     if not words:
         return None
     if kind == "table":
-        frame = TABLES[name](findings).rename_axis(said.get("index"))
+        frame = TABLES[name](findings)
+        frame = frame.rename_axis(said.get("index", frame.index.name))
         if frame.empty:
             return None
         return table_of(words, frame, said.get("most", MOST_ROWS))
@@ -189,7 +190,7 @@ def pictures_of_erased(findings: Findings) -> list[Picture]:
 
 def table_of_unreadable(findings: Findings) -> pd.DataFrame:
     """Return the reason of each file that cannot be read; if anonymous, only counts."""
-    reasons = pd.Series(findings.images.unreadable, name="reason")
+    reasons = pd.Series(findings.images.unreadable, name="reason").rename_axis("file")
     if findings.request.anonymous:
         return reasons.groupby(reasons).size().rename("files").to_frame()
     return reasons.to_frame()
