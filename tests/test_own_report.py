@@ -30,6 +30,7 @@ from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.extract import encode
+from cliplib.inspection.own_split import OwnSplit
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import encoding
 from cliplib.reports import measure as module
@@ -390,6 +391,19 @@ def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
     shown = {section["title"] for section in plain["sections"]}
     assert not {"Elsewhere", "Without the object"} & shown
     assert plain["title"] == "ward7" and len(plain["table"].rows) == 4
+
+
+def test_a_split_of_the_folders_own_has_its_section(findings: Findings) -> None:
+    columns = ["value", "low", "high", "images"]
+    rungs = [[0.9, 0.8, 1.0, 9], [0.7, 0.6, 0.8, 38]]
+    ladder = pd.DataFrame(rungs, ["own split", "by group"], columns)
+    shared = pd.DataFrame({"file": ["disc/disc0.png"]})
+    told = document(replace(findings, own_split=OwnSplit(ladder, shared)))
+    (section,) = (s for s in told["sections"] if s["title"] == "The folder's own split")
+    shown, files = section["blocks"]
+    assert shown.columns == ["protocol", "images", "right"]
+    assert shown.rows[0] == ["own split", "9", "90% (80 to 100)"]
+    assert files.rows == [["disc/disc0.png"]]
 
 
 def test_the_pdf_says_the_same(written: Path) -> None:

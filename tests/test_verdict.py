@@ -21,7 +21,7 @@ from cliplib.inspection.own_split import OwnSplit
 from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports import cautions
-from cliplib.reports.caution import Caution, check_threshold
+from cliplib.reports.caution import KINDS, SEVERITIES, Caution, check_threshold
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Belonging
 from cliplib.reports.methods import LARGEST, LINEAR, Method, Methods
@@ -163,6 +163,11 @@ def test_a_caution_never_raises_the_word() -> None:
     assert word_of(methods((200, 200), (100, 100)), limit) == "No"
     assert word_of(methods(), limit) == "Perhaps"
     assert WORDS.index("Perhaps") < WORDS.index("Only in part")
+
+
+def test_each_kind_of_caution_weighs_what_there_is() -> None:
+    assert {kind["severity"] for kind in KINDS.values()} <= {*SEVERITIES}
+    assert {kind["at_most"] for kind in KINDS.values()} <= {*WORDS}
 
 
 # --- What stops it
