@@ -42,17 +42,6 @@ def test_importing_takes_no_time_and_no_torch():
     assert "'ClipEncoder'" in offered
 
 
-def test_a_table_is_read_without_what_makes_or_fits_one():
-    slow = {"torch", "transformers", "datasets", "sklearn", "scipy.stats"}
-    code = (
-        f"import sys, cliplib; cliplib.FeatureTable; print(sys.modules.keys() & {slow})"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
-    assert run.stdout.strip() == "set()"
-
-
 def test_every_public_name_is_there_and_documented():
     for name in cliplib.__all__:
         offered = getattr(cliplib, name)

@@ -6,15 +6,16 @@ A folder, a table of files, a data set of the library ``datasets``, or one of th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 import pandas as pd
 
-from cliplib.data.folder import SPLITS, existing_folder, list_images
+from cliplib.data.folder import SPLITS, ListedImage, existing_folder, list_images
+from cliplib.data.text_table import read_text_table
 
 if TYPE_CHECKING:
     import datasets
@@ -115,9 +116,7 @@ def _of_place(name: str, columns: Columns) -> datasets.Dataset:
     if name.startswith(HUB):
         return _of_splits(_load_from_hub(name.removeprefix(HUB), columns), columns)
     if name.lower().endswith(TABLES) and os.path.isfile(name):
-        table = pd.read_csv(
-            name, dtype=str, keep_default_na=False, sep=None, engine="python"
-        )
+        table = read_text_table(Path(name))
         return _of_table(table, Path(name).parent, Path(name).name, columns)
     _refuse(columns, f"The folder {name}", "image", "label", "revision")
     root = existing_folder(name)
@@ -128,20 +127,13 @@ def _of_place(name: str, columns: Columns) -> datasets.Dataset:
     ]
     if not images:
         raise ValueError(f"The folder {name} has no images of a split {columns.split}.")
-    return as_dataset(
-        images=[str(image.path) for image in images],
-        labels=[image.label for image in images],
-        ids=[image.id for image in images],
-        splits=[image.split for image in images],
-        title=root.resolve().name,
-        source="folder",
-    )
+    return as_dataset(images, root.resolve().name, "folder")
 
 
 def _refuse(columns: Columns, what: str, *names: str) -> None:
     """Raise ValueError if a setting is given that a source, `what`, does not have."""
     for name in names:
-        if value := asdict(columns)[name]:
+        if value := getattr(columns, name):
             raise ValueError(f"{what} has no {name} {value!r}: leave it out.")
 
 
@@ -176,28 +168,23 @@ def _of_table(
                 f"The table {title} has no column {name!r}, but "
                 f"{', '.join(map(str, table.columns))}: name those of files and labels."
             )
-    rows = table.reset_index(drop=True)
-    rows = rows.assign(
-        split=_split_names(rows["split"]) if "split" in rows else "",
-        group=_texts(rows["group"]) if "group" in rows else "",
+    known = pd.DataFrame(
+        {
+            "path": [folder / name for name in table[file]],
+            "id": [Path(name).as_posix() for name in table[file]],
+            "label": _texts(table[label]),
+            "split": _split_names(table["split"]) if "split" in table else "",
+            "group": _texts(table["group"]) if "group" in table else "",
+        }
     )
     if columns.split:
-        rows = rows[rows["split"] == _split_name(columns.split)]
-        if rows.empty:
+        known = known[known["split"] == _split_name(columns.split)]
+        if known.empty:
             raise ValueError(f"The table {title} has no split {columns.split!r}.")
-    paths = [folder / name for name in rows[file]]
-    for path in paths:
+    for path in known["path"]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}, which {title} names, is no file.")
-    return as_dataset(
-        images=[str(path) for path in paths],
-        labels=_texts(rows[label]),
-        ids=[Path(name).as_posix() for name in rows[file]],
-        splits=list(rows["split"]),
-        groups=list(rows["group"]),
-        title=title,
-        source="table",
-    )
+    return _with_known(_undecoded(known["path"]), known, title, "table")
 
 
 def _texts(values: Sequence[Any] | pd.Series) -> list[str]:
@@ -248,20 +235,14 @@ def _of_splits(
                 f"There is no split {columns.split!r}, but {', '.join(splits)}."
             )
         splits = {columns.split: splits[columns.split]}
-    images: list[datasets.Dataset] = []
-    known = pd.DataFrame(columns=["id", "label", "split", "group"], dtype=str)
-    for name, part in splits.items():
-        images.append(_images_of(part, columns))
-        known = pd.concat([known, _known_of(part, name, columns)])
-    first = next(iter(splits.values()))
-    return _with_columns(
+    images = [_images_of(part, columns) for part in splits.values()]
+    known = [_known_of(part, name, columns) for name, part in splits.items()]
+    about = next(iter(splits.values())).info
+    return _with_known(
         datasets.concatenate_datasets(images),
-        labels=list(known["label"]),
-        ids=list(known["id"]),
-        splits=list(known["split"]),
-        groups=list(known["group"]),
-        title=first.info.dataset_name or "dataset",
-        source=first.info.builder_name or "datasets",
+        pd.concat(known, ignore_index=True),
+        about.dataset_name or "dataset",
+        about.builder_name or "datasets",
     )
 
 
@@ -316,81 +297,81 @@ def _known_of(part: datasets.Dataset, split: str, columns: Columns) -> pd.DataFr
     if isinstance(part.features[column], datasets.ClassLabel):
         names = part.features[column].names
         labels = [None if label in (None, -1) else names[label] for label in labels]
-    known = {
-        name: _texts(part[name][:])
-        for name in ("id", "split", "group")
-        if name in part.column_names
-    }
     prefix = f"{split}/" if split else ""
-    ids = [f"{prefix}{row:06}" for row in range(len(part))]
-    splits = [_split_name(name) for name in known.get("split", [split] * len(part))]
-    return pd.DataFrame(
-        {
-            "id": known.get("id", ids),
-            "label": _texts(labels),
-            "split": splits,
-            "group": known.get("group", [""] * len(part)),
-        }
-    )
+    known = {
+        "id": [f"{prefix}{row:06}" for row in range(len(part))],
+        "label": _texts(labels),
+        "split": [split] * len(part),
+        "group": [""] * len(part),
+    }
+    for name in ("id", "split", "group"):
+        if name in part.column_names:
+            known[name] = _texts(part[name][:])
+    return pd.DataFrame({**known, "split": _split_names(known["split"])}, dtype=str)
 
 
 # --- What leaves the door
 
 
-def as_dataset(images: Sequence[str], **known: Any) -> datasets.Dataset:
-    """Return image files as a data set: `images` are paths, for `known` see below."""
-    import datasets  # takes seconds, which a folder without images shall not cost
-
-    rows = [{"path": path, "bytes": None} for path in images]
-    features = datasets.Features(image=datasets.Image(decode=False))
-    return _with_columns(
-        datasets.Dataset.from_dict({"image": rows}, features=features), **known
-    )
-
-
-def _with_columns(
-    images: datasets.Dataset,
-    *,
-    labels: Sequence[str],
-    ids: Sequence[str],
-    splits: Sequence[str],
-    groups: Sequence[str] | None = None,
-    classes: Sequence[str] | None = None,
+def as_dataset(
+    images: Sequence[ListedImage],
     title: str,
     source: str,
+    classes: Sequence[str] | None = None,
+) -> datasets.Dataset:
+    """Return image files as a data set; the rest is as for `_with_known`."""
+    known = pd.DataFrame(images, columns=ListedImage._fields).assign(group="")
+    return _with_known(_undecoded(known["path"]), known, title, source, classes)
+
+
+def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
+    """Return files as a data set of one column, "image"."""
+    import datasets  # takes seconds, which a folder without images shall not cost
+
+    rows = [{"path": str(path), "bytes": None} for path in paths]
+    features = datasets.Features(image=datasets.Image(decode=False))
+    return datasets.Dataset.from_dict({"image": rows}, features=features)
+
+
+def _with_known(
+    images: datasets.Dataset,
+    known: pd.DataFrame,
+    title: str,
+    source: str,
+    classes: Sequence[str] | None = None,
 ) -> datasets.Dataset:
     """Return a data set of the column image with what is known of its n images.
 
     Parameters
     ----------
-    labels
-        Names of classes, (n,); `classes` are all of them, by default sorted.
-    ids, splits, groups
-        (n,) texts; without groups these are "".
+    known
+        The texts id, label, split and group of each image.
     title, source
         Become ``info.dataset_name`` and ``info.builder_name``.
+    classes
+        All classes; by default those of the labels, sorted.
     """
     import datasets
 
-    repeated = pd.Series(ids, dtype=str)[pd.Series(ids, dtype=str).duplicated()]
+    repeated = known["id"][known["id"].duplicated()]
     if len(repeated):
         raise ValueError(f"{title} names {repeated.iloc[0]} twice: leave one out.")
-    for name, label in zip(ids, labels, strict=True):
-        if label == "":
-            raise ValueError(
-                f"{name} of {title} has no label: leave it out, or name a split whose "
-                "images have labels."
-            )
-    names = list(classes or sorted(set(labels)))
-    number = {name: index for index, name in enumerate(names)}
-    numbers = np.array([number[label] for label in labels], np.int64)
-    text = datasets.Value("string")
+    unlabelled = known["id"][known["label"] == ""]
+    if len(unlabelled):
+        raise ValueError(
+            f"{unlabelled.iloc[0]} of {title} has no label: leave it out, or name a "
+            "split whose images have labels."
+        )
+    names = list(classes or sorted(set(known["label"])))
+    numbers = known["label"].map({name: index for index, name in enumerate(names)})
     listed = images.add_column(
-        "label", numbers, feature=datasets.ClassLabel(names=names)
+        "label",
+        numbers.to_numpy(np.int64),
+        feature=datasets.ClassLabel(names=names),
     )
-    texts = {"id": ids, "split": splits, "group": groups or [""] * len(numbers)}
-    for column, values in texts.items():
-        listed = listed.add_column(column, list(values), feature=text)
+    for column in ("id", "split", "group"):
+        text = datasets.Value("string")
+        listed = listed.add_column(column, list(known[column]), feature=text)
     listed.info.dataset_name = title
     listed.info.builder_name = source
     return listed

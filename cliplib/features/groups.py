@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cliplib.data.arrays import Bools, Ints
 from cliplib.data.image import warn_once
+from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -289,67 +289,6 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
     return groups
 
 
-def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read columns of a CSV file as texts, without spaces around them.
-
-    Commas, semicolons or tabs may lie between columns. The first of `columns` names the
-    image of each row.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no CSV file, lacks a column, or names an image twice.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    try:
-        # Excel's files start with a byte order mark, this library's with comments.
-        text = re.sub(r"\A(#.*\n)*", "", path.read_text("utf-8-sig"))
-        table = pd.read_csv(
-            io.StringIO(text),
-            sep=_separator(text, columns),
-            dtype=str,
-            keep_default_na=False,  # "NA" stays a text
-        ).rename(columns=str.strip)
-    except UnicodeDecodeError as error:  # a ValueError, too
-        raise ValueError(
-            f"{str(path)!r} is not in UTF-8: save it as CSV UTF-8."
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
-    if not isinstance(table.index, pd.RangeIndex):  # else columns would be shifted
-        raise ValueError(
-            f"{str(path)!r} has rows with more cells than its first line, which names "
-            "the columns: quote what holds a comma, and leave none at the end."
-        )
-    if lacking := [name for name in columns if name not in table]:
-        raise ValueError(
-            f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "
-            f"the columns {', '.join(columns)}."
-        )
-    table = table[list(columns)].apply(lambda column: column.str.strip())
-    key = columns[0]
-    repeated = table[key][table[key].duplicated()]
-    if len(repeated):
-        raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
-    return table
-
-
-def _separator(text: str, columns: Sequence[str]) -> str:
-    """Return which of ";", tab or "," divides a text's first line into the `columns`.
-
-    It is "," if none does.
-    """
-    first_line = text.split("\n", 1)[0]
-    for separator in (";", "\t"):
-        names = [name.strip().strip('"') for name in first_line.split(separator)]
-        if set(columns) <= set(names):
-            return separator
-    return ","
-
-
 def suggested_pattern(ids: Sequence[str]) -> str:
     """Return a regular expression that groups what looks like series of files, or "".
 
@@ -371,10 +310,10 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         An expression for `declared_groups`, where most images share their series with
         others, and no series is more than half of a folder; else "".
     """
-    without_counter = set(_names_of_series(ids, COUNTER_FIRST))
+    without_counter = _series(ids, COUNTER_FIRST)
     for n_more_parts in range(MOST_PARTS):
         pattern = PREFIX.format(n_more_parts)
-        n_series = len(_names_of_series(ids, pattern))
+        n_series = len(_series(ids, pattern))
         if n_series:
             is_counter = len(without_counter) >= 2 * n_series
             # With an extension, which all patterns expect.
@@ -389,45 +328,24 @@ def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
     They are ids, in their order: an example, to judge a `suggested_pattern` by. It is
     [] if no group has several images.
     """
-    series = _files_with_series(ids, pattern)["series"]
+    series = pd.Series(_groups_from_pattern(ids, pattern), ids, dtype=object)
     shared = series[series.duplicated(keep=False) & (series != "")]
-    if shared.empty:
-        return []
-    rows = shared.index[shared == shared.iloc[0]]
-    return [str(ids[row]) for row in rows]
+    first = shared.iloc[0] if len(shared) else ""
+    return [str(image) for image in shared.index[shared == first]]
 
 
-def _files_with_series(ids: Sequence[str], pattern: str) -> pd.DataFrame:
-    """Return folder and series of each file, a row each in the order of `ids`.
-
-    The series is the name that the pattern captures, "" where it captures none.
-    """
-    folders = [str(PurePosixPath(image).parent) for image in ids]
-    series = _groups_from_pattern(ids, pattern)
-    return pd.DataFrame({"folder": folders, "series": series}, dtype=object)
-
-
-def _names_of_series(ids: Sequence[str], pattern: str) -> list[str]:
+def _series(ids: Sequence[str], pattern: str) -> list[str]:
     """Return the names of the series of several files that a pattern captures.
 
-    There are none, [], where what it captures does not look like series.
+    There are none, [], unless each file has a name, most share theirs with others, and
+    none is that of more than half of a folder, which is the name of its class.
     """
-    files = _files_with_series(ids, pattern)
-    if not _look_like_series(files):
+    names = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
+    if names.empty or (names == "").any():
         return []
-    names = files["series"]
+    is_shared = names.duplicated(keep=False)
+    folders = pd.Series([str(PurePosixPath(image).parent) for image in ids])
+    largest_share = names.groupby(folders).value_counts(normalize=True).max()
+    if is_shared.mean() <= 0.5 or largest_share > 0.5:
+        return []
     return list(names[names.duplicated()].unique())
-
-
-def _look_like_series(files: pd.DataFrame) -> bool:
-    """Return whether most files share their series with others.
-
-    `files` has the columns folder and series, the name without its counter; a series
-    may lie in several folders. False if a file has no series, "", or one
-    series is more than half of a folder, for that is the name of its class.
-    """
-    if files.empty or (files["series"] == "").any():
-        return False
-    size_of_series = files.groupby("series")["series"].transform("size")  # of each file
-    shares_of_folder = files.groupby("folder")["series"].value_counts(normalize=True)
-    return bool((size_of_series > 1).mean() > 0.5 and shares_of_folder.max() <= 0.5)

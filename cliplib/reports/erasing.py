@@ -13,9 +13,9 @@ from PIL import Image
 
 from cliplib.data.arrays import Features
 from cliplib.data.image import ImageSource, image_name, load_image
+from cliplib.data.text_table import read_text_table
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import ratio_intervals
-from cliplib.features.groups import read_text_table
 from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box, erase

@@ -150,15 +150,7 @@ def _load_named(
     images = _with_published_splits(images, name)
     classes = list(DATASETS[name].phrases)
     source = "hub" if setting == "hub" else "folder"
-    return as_dataset(
-        images=[str(image.path) for image in images],
-        labels=[image.label for image in images],
-        ids=[image.id for image in images],
-        splits=[image.split for image in images],
-        classes=classes,
-        title=name,
-        source=source,
-    )
+    return as_dataset(images, name, source, classes)
 
 
 def _list_named(

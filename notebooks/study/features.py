@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Ints
+from cliplib.data.text_table import read_text_table
 from cliplib.encoders.encoder import Encoder
 from cliplib.features.extract import encode
 from cliplib.features.groups import (
     declared_groups,
     merge_groups,
     number_groups,
-    read_text_table,
 )
 from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
