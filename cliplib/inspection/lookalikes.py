@@ -15,7 +15,7 @@ from cliplib.evaluation.intervals import Share, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
 
-MANY = 0.8
+MANY = 0.75
 """The images look like views of fewer things where the median cosine reaches it."""
 OF_ONE_CLUSTER = 0.5
 """Clusters are joined while the mean cosine between their images is above."""

@@ -29,9 +29,11 @@ FEW_GROUPS = 10
 """With fewer groups altogether nothing is decided: they say little of others."""
 FEW_OF_A_CLASS = 5
 """With fewer groups of a class neither: they cannot be tested in five folds."""
-SHORTCUT = 0.8
+# This and `lookalikes.MANY` were chosen on the development folders of
+# tests/benchmarks/verdict.py: no clean one reaches them, and one trap more does.
+SHORTCUT = 0.75
 """The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
-SHORTCUT_LOW = 0.7
+SHORTCUT_LOW = 0.65
 """The same, at the lower end of its interval."""
 LOSS_ELSEWHERE = 0.05
 """A loss of balanced accuracy elsewhere that matters."""

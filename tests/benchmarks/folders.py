@@ -205,12 +205,12 @@ def views(pictures: Pictures, rng: Rng, times: str) -> Pictures:
 
 
 def named(pictures: Pictures, rng: Rng, pattern: str) -> Pictures:
-    """Name images by the numbers of their group and within it."""
+    """Name images by their group or its number, and their number within it."""
     table = pd.DataFrame({"key": [picture.group for picture in pictures]})
     group = pd.factorize(table["key"])[0]
     number = table.groupby("key").cumcount() + 1
     return [
-        replace(p, name=pattern.format(group=g, number=n))
+        replace(p, name=pattern.format(key=p.group, group=g, number=n))
         for p, g, n in zip(pictures, group, number, strict=True)
     ]
 
