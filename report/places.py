@@ -134,8 +134,8 @@ class Places:
             copy_of_study.mkdir(parents=True, exist_ok=True)
             shutil.copy(named_sets, copy_of_study)
         self.figures.mkdir(exist_ok=True)
-        unwritten = ("benchmark.json", "growth.svg", "verdict_confirmation.csv")
-        for name in ("captions.toml", *unwritten):
+        verdicts = ("verdict_development.csv", "verdict_confirmation.csv")
+        for name in ("captions.toml", "benchmark.json", "growth.svg", *verdicts):
             if (self.root / "figures" / name).is_file():
                 shutil.copy(self.root / "figures" / name, self.figures)
 

@@ -674,6 +674,7 @@ def test_every_file_of_the_figures_is_listed_once_and_has_its_caption() -> None:
         "benchmark.json",
         "growth.svg",
         "verdict_confirmation.csv",
+        "verdict_development.csv",
         "claims.csv",
     }
     assert {path.name for path in (ROOT / "figures").iterdir()} | {

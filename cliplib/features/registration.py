@@ -11,11 +11,11 @@ over the picture, block by block: outlines of like objects agree in places only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import fft, sparse
 from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
@@ -159,34 +159,19 @@ def _standardised(squares: Features) -> Features:
 def _best_places(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> _Place:
     """Seek each pair's best cross-correlation over warps, shifts and mirroring."""
     n_pairs = len(rows_a)
-    best = _Place(
-        np.zeros(n_pairs, np.float32),
-        np.zeros(n_pairs, bool),
-        np.zeros(n_pairs, bool),
-        np.zeros(n_pairs, np.int64),
-        np.zeros((n_pairs, 2), np.int64),
-    )
+    zeros = [np.zeros(n_pairs, kind) for kind in (np.float32, bool, bool, np.int64)]
+    best = _Place._make([*zeros, np.zeros((n_pairs, 2), np.int64)])
     detail = fine_detail(halved(grey), noise=8.0)
     for is_swapped in (False, True):
         moving, fixed = (rows_b, rows_a) if is_swapped else (rows_a, rows_b)
-        for image, pairs in _pairs_by_image(moving):
+        for image, pairs in pd.Series(moving).groupby(moving).indices.items():
             views = _standardised(warped(detail[image][None], WARPS)[0])
             spectra = fft.rfft2(views)
             for part in np.array_split(pairs, np.ceil(len(pairs) / 32)):
                 others = _standardised(detail[fixed[part]])
-                for is_mirrored in (False, True):
-                    turned = others[..., ::-1] if is_mirrored else others
+                for is_mirrored, turned in ((False, others), (True, others[..., ::-1])):
                     _keep_better(best, part, spectra, turned, is_mirrored, is_swapped)
     return best
-
-
-def _pairs_by_image(rows: Ints) -> Iterator[tuple[int, Ints]]:
-    """Yield each image of `rows` (p,), and the pairs that it is in."""
-    order = np.argsort(rows, kind="stable")
-    starts = np.flatnonzero(np.diff(rows[order])) + 1
-    for pairs in np.split(order, starts):
-        if len(pairs):
-            yield int(rows[pairs[0]]), pairs
 
 
 def _keep_better(
@@ -233,23 +218,9 @@ def _agreement(
     # Where one image ends, the other may go on: that end is no detail of the picture.
     # So the frame is that of either, and the better one counts.
     inverse = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
-    compared = [
-        _compared(moving, fixed, affine),
-        _compared(fixed, moving, inverse),
-    ]
-    agreeing = [one for one in compared if one is not None and one.agrees]
-    if not agreeing:
-        return None
-    best = max(agreeing, key=lambda one: one.correlation)
-    return best.correlation, best.grey
-
-
-class _Compared(NamedTuple):
-    """How alike two images are where they overlap, and whether that is all over."""
-
-    correlation: float
-    grey: float
-    agrees: bool
+    of_each = [_compared(moving, fixed, affine), _compared(fixed, moving, inverse)]
+    agreeing = [numbers for numbers in of_each if numbers is not None]
+    return max(agreeing, default=None, key=lambda numbers: numbers[0])
 
 
 def _fitted(moving: Features, fixed: Features, maps: Floats) -> tuple[Floats, Features]:
@@ -341,10 +312,13 @@ def _is_slight(affine: Floats) -> bool:
     return bool(is_in_range and is_even and abs(angle) <= MAX_TURN)
 
 
-def _compared(moving: Features, fixed: Features, affine: Floats) -> _Compared | None:
-    """Compare two images as a map lays the one on the other, whole and by blocks.
+def _compared(
+    moving: Features, fixed: Features, affine: Floats
+) -> tuple[float, float] | None:
+    """Return the correlations of detail and of grey levels where two images overlap.
 
-    None where they share less than `MIN_SHARED` of the fixed image.
+    `affine` lays the one on the other. None where they share less than `MIN_SHARED` of
+    the fixed image, or do not agree block by block.
     """
     side = len(fixed)
     image, is_inside = _moved(moving, affine)
@@ -356,14 +330,13 @@ def _compared(moving: Features, fixed: Features, affine: Floats) -> _Compared | 
     outside = ~is_inside.reshape(side, side)
     fixed, image = fixed.copy(), image.copy()
     fixed[outside], image[outside] = fixed[is_shared].mean(), image[is_shared].mean()
-    detail_a, detail_b = (fine_detail(one) for one in (image, fixed))
-    whole = np.corrcoef(detail_a[is_shared], detail_b[is_shared])[0, 1]
-    grey = np.corrcoef(image[is_shared], fixed[is_shared])[0, 1]
+    detail_a, detail_b = fine_detail(image), fine_detail(fixed)
     by_block = _block_correlations(detail_a, detail_b, is_shared)
-    agrees = len(by_block) >= MIN_BLOCKS and (np.quantile(by_block, 0.1) >= MIN_DECILE)
-    return _Compared(
-        float(np.nan_to_num(whole)), float(np.nan_to_num(grey)), bool(agrees)
-    )
+    if len(by_block) < MIN_BLOCKS or np.quantile(by_block, 0.1) < MIN_DECILE:
+        return None
+    detail = np.corrcoef(detail_a[is_shared], detail_b[is_shared])[0, 1]
+    grey = np.corrcoef(image[is_shared], fixed[is_shared])[0, 1]
+    return float(np.nan_to_num(detail)), float(np.nan_to_num(grey))
 
 
 def _block_correlations(detail_a: Features, detail_b: Features, mask: Bools) -> Floats:

@@ -30,7 +30,7 @@ FEW_GROUPS = 10
 FEW_OF_A_CLASS = 5
 """With fewer groups of a class neither: they cannot be tested in five folds."""
 # This and `lookalikes.MANY` were chosen on the development folders of
-# tests/benchmarks/verdict.py: no clean one reaches them, and one trap more does.
+# tests/benchmarks/verdict.py: no clean one reaches them.
 SHORTCUT = 0.75
 """The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
 SHORTCUT_LOW = 0.65

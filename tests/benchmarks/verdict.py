@@ -200,7 +200,8 @@ def main() -> None:
         print(kept.read_text(), flush=True)
     table = pd.DataFrame(rows)
     for by in ("kind", "word"):
-        print(table.groupby(by, sort=False).mean(numeric_only=True).round(2).T)
+        means = table.groupby(by, sort=False).mean(numeric_only=True)
+        print(means.round(2).to_string())
     table.round(3).to_csv(Path(given.out) / f"verdict_{given.part}.csv", index=False)
 
 
