@@ -55,6 +55,18 @@ def test_metrics_are_those_of_scikit_learn(sample):
     assert found.per_class.support.tolist() == support.tolist()
 
 
+def test_a_metric_is_asked_for_with_its_interval(sample):
+    y, proba, classes = sample
+    found = evaluate(y, proba, classes, n_boot=200)
+    assert found.share("accuracy").value == found.accuracy
+    assert [*found.share("auroc")] == found.metrics.loc["auroc"].tolist()
+    by_class = found.by_class("precision")
+    assert [*by_class] == list(classes)
+    assert [share.low for share in by_class.values()] == (
+        found.per_class["precision_low"].tolist()
+    )
+
+
 def test_the_calibration_error_is_that_of_its_definition(sample):
     y, proba, classes = sample
     confidence, right = proba.max(axis=1), proba.argmax(axis=1) == y

@@ -70,6 +70,17 @@ class Evaluation:
         """Share of right predictions."""
         return float(self.metrics.at["accuracy", "value"])
 
+    def share(self, metric: str) -> Share:
+        """Return one of the metrics with its interval."""
+        return Share.of(self.metrics.loc[metric])
+
+    def by_class(self, metric: str) -> dict[str, Share]:
+        """Return one of `PER_CLASS` with its intervals, by the name of the class."""
+        return {
+            str(name): Share.of_metric(row, metric)
+            for name, row in self.per_class.iterrows()
+        }
+
     def __repr__(self) -> str:
         """Show all metrics with their intervals."""
         texts = [

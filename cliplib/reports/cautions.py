@@ -23,7 +23,7 @@ from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports.caution import SEVERITIES, Caution, caution_of
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Belonging, Findings
-from cliplib.reports.methods import Methods, sensitivities
+from cliplib.reports.methods import Methods
 
 FEW_GROUPS = 10
 """With fewer groups altogether nothing is decided: they say little of others."""
@@ -141,7 +141,7 @@ def of_elsewhere(away: Elsewhere | None, methods: Methods) -> Caution | None:
     loss = loss_elsewhere(away, methods)
     if loss.low <= 0 or loss.value < LOSS_ELSEWHERE:
         return None
-    accuracy = Share.of(away.evaluation.metrics.loc["accuracy"])
+    accuracy = away.evaluation.share("accuracy")
     return caution_of(
         "worse-elsewhere",
         {"accuracy": accuracy, "loss": loss},
@@ -157,7 +157,7 @@ def loss_elsewhere(away: Elsewhere, methods: Methods) -> Share:
     """
     per_class = away.evaluation.per_class
     occurring = [str(name) for name in per_class.index[per_class["support"] > 0]]
-    there = sensitivities(away.evaluation)
+    there = away.evaluation.by_class("sensitivity")
     here = methods.sensitivity
     mean_there = Share.mean([there[name] for name in occurring])
     return Share.mean([here[name] for name in occurring]).minus(mean_there)

@@ -31,7 +31,7 @@ from cliplib.reports.blocks import (
 from cliplib.reports.decision_aid import WHY_NO_KERNEL
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
-from cliplib.reports.methods import POOLED, Methods, sensitivities
+from cliplib.reports.methods import POOLED, Methods
 from cliplib.reports.record import made
 from cliplib.reports.templates import TEMPLATES, filled, read_texts
 from cliplib.reports.verdict import Verdict, verdict
@@ -211,14 +211,11 @@ def table_of_merged(findings: Findings) -> pd.DataFrame:
 def table_of_shortcuts(findings: Findings) -> pd.DataFrame:
     """Return how far probes get that see no object."""
     rows = {
-        shortcut.name: {
-            "where": shortcut.place,
-            "right": shortcut.accuracy,
-            "part of CLIP's gain over chance": shortcut.share_of_gain,
-        }
+        shortcut.name: [shortcut.place, shortcut.accuracy, shortcut.share_of_gain]
         for shortcut in findings.shortcuts
     }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    columns = ["where", "right", "part of CLIP's gain over chance"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def table_of_file_fields(findings: Findings) -> pd.DataFrame:
@@ -230,41 +227,38 @@ def table_of_file_fields(findings: Findings) -> pd.DataFrame:
 
 
 def table_of_methods(findings: Findings) -> pd.DataFrame:
-    """Return the metrics of every method."""
+    """Return the metrics of every method, and by how much the best is better."""
     methods = findings.methods
-    rows = {}
-    for name, found in methods.evaluations.items():
-        row: dict[str, Share | str] = {
-            metric.replace("_", " "): Share.of(found.metrics.loc[metric])
-            for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
-        }
-        gain = methods.gains.get(name)
-        row["the best is better by"] = points(gain) if gain else ""
-        rows[name] = row
-    return pd.DataFrame(rows).T
+    found = methods.evaluations
+    columns: dict[str, dict[str, Any]] = {
+        metric.replace("_", " "): {name: found[name].share(metric) for name in found}
+        for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
+    }
+    gains = {name: points(gain) for name, gain in methods.gains.items()}
+    columns["the best is better by"] = {name: gains.get(name, "") for name in found}
+    return pd.DataFrame(columns)
 
 
 def table_of_encoders(findings: Findings) -> pd.DataFrame:
     """Return each encoder's accuracy, and CLIP's less that, by group."""
     own = findings.methods.share("accuracy", POOLED)
-    rows = {findings.encoder_name: {"accuracy": own, "CLIP is better by": ""}}
+    rows: dict[str, list[Any]] = {findings.encoder_name: [own, ""]}
     for other in findings.other_encoders:
-        better = points(other.gain)
-        rows[other.name] = {"accuracy": other.accuracy, "CLIP is better by": better}
-    return pd.DataFrame(rows).T
+        rows[other.name] = [other.accuracy, points(other.gain)]
+    columns = ["accuracy", "CLIP is better by"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def table_of_classes(findings: Findings) -> pd.DataFrame:
     """Return how much of each class the best probe finds."""
-    methods = findings.methods
-    rows = {}
-    for name, found in methods.evaluations[methods.best].per_class.iterrows():
-        rows[name] = {
-            "images": int(found["support"]),
-            "found (sensitivity)": Share.of_metric(found, "sensitivity"),
-            "right (precision)": Share.of_metric(found, "precision"),
+    found = findings.methods.evaluations[findings.methods.best]
+    return pd.DataFrame(
+        {
+            "images": found.per_class["support"].astype(int),
+            "found (sensitivity)": found.by_class("sensitivity"),
+            "right (precision)": found.by_class("precision"),
         }
-    return pd.DataFrame(rows).T
+    )
 
 
 def with_accuracy(measured: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -275,17 +269,14 @@ def with_accuracy(measured: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def table_of_elsewhere(away: Elsewhere, methods: Methods) -> pd.DataFrame:
     """Return how much of each class is found here and in another folder."""
-    evaluation = away.evaluation
-    here = methods.sensitivity
-    rows = {
-        name: {
-            "images": int(evaluation.per_class.at[name, "support"]),
-            "found here": here[name],
-            "found elsewhere": there,
+    found = away.evaluation
+    return pd.DataFrame(
+        {
+            "images": found.per_class["support"].astype(int),
+            "found here": methods.sensitivity,
+            "found elsewhere": found.by_class("sensitivity"),
         }
-        for name, there in sensitivities(evaluation).items()
-    }
-    return pd.DataFrame(rows).T
+    )
 
 
 PICTURES: dict[str, Callable[[Findings], list[Picture]]] = {

@@ -16,7 +16,6 @@ from cliplib.data.cache import map_images
 from cliplib.data.datasets import Source, default_phrases
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
-from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
 from cliplib.features.table import FeatureTable
@@ -301,7 +300,7 @@ def measure_others(
         )
         method = Method(LinearProbe(seed=plan.seed), plan.table.with_features(features))
         predicted = plan.proba(method).argmax(axis=1)
-        accuracy = Share.of(plan.evaluate(predicted).metrics.loc["accuracy"])
+        accuracy = plan.evaluate(predicted).share("accuracy")
         gain = plan.gain(methods.answers[POOLED], predicted)
         found.append(OtherEncoder(name, accuracy, gain))
     return found

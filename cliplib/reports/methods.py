@@ -196,20 +196,12 @@ class Methods:
 
     def share(self, metric: str, method: str = "") -> Share:
         """Return a metric of a method, by default of the best, with its interval."""
-        return Share.of(self.evaluations[method or self.best].metrics.loc[metric])
+        return self.evaluations[method or self.best].share(metric)
 
     @property
     def sensitivity(self) -> dict[str, Share]:
         """The share of each class that the best finds, by class."""
-        return sensitivities(self.evaluations[self.best])
-
-
-def sensitivities(evaluation: Evaluation) -> dict[str, Share]:
-    """Return the share of each class's images that are found, by class."""
-    return {
-        str(name): Share.of_metric(row, "sensitivity")
-        for name, row in evaluation.per_class.iterrows()
-    }
+        return self.evaluations[self.best].by_class("sensitivity")
 
 
 def measure_methods(plan: EvaluationPlan, zero_shot: Floats) -> Methods:

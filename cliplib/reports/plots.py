@@ -5,7 +5,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from cliplib.evaluation.intervals import Share
 from cliplib.reports import figures
 from cliplib.reports.decision_aid import RISK
 from cliplib.reports.findings import Findings
@@ -26,8 +25,7 @@ def accuracy_plot(findings: Findings) -> Figure:
     shares = {name: methods.share("accuracy", name) for name in methods.answers}
     shares |= {other.name: other.accuracy for other in findings.other_encoders}
     if methods.by_image is not None:
-        accuracy = Share.of(methods.by_image.metrics.loc["accuracy"])
-        shares[f"{methods.best}, by image"] = accuracy
+        shares[f"{methods.best}, by image"] = methods.by_image.share("accuracy")
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     for name, share in reversed(shares.items()):  # a row for each, from below
         to_low = 100 * (share.value - share.low)

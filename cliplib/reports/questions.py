@@ -44,8 +44,7 @@ def measure_curve(plan: EvaluationPlan, methods: Methods) -> Curve:
     if 1 in points["share"].tolist():
         answers[-1] = methods.proba  # all groups: the answers that stand elsewhere
     shares = [
-        Share.of(plan.evaluate(proba.argmax(axis=1)).metrics.loc["accuracy"])
-        for proba in answers
+        plan.evaluate(proba.argmax(axis=1)).share("accuracy") for proba in answers
     ]
     points = points.join(pd.DataFrame(shares, points.index, [*Share._fields]))
     gain_by_doubling = None  # where groups are too few for both points

@@ -251,9 +251,9 @@ def compared(findings: Findings) -> list[Row]:
 
 
 def _row(method: str, evaluation: Evaluation) -> Row:
-    metrics = evaluation.metrics
-    balanced = Share.of(metrics.loc["balanced_accuracy"])
-    return Row(method, Share.of(metrics.loc["accuracy"]), balanced)
+    return Row(
+        method, evaluation.share("accuracy"), evaluation.share("balanced_accuracy")
+    )
 
 
 def next_steps(findings: Findings, word: str) -> list[Step]:
