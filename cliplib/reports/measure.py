@@ -32,7 +32,7 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import RISK, DecisionAid
-from cliplib.reports.elsewhere import Elsewhere, judge_elsewhere
+from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.encoding import Encoded, encode_folder
 from cliplib.reports.erasing import evaluate_erased
 from cliplib.reports.findings import Belonging, Copies, Error, Findings, Images, Request
@@ -174,7 +174,13 @@ def find_out(encoded: Encoded) -> Findings:
         step("decision aid")
         aid = make_aid(encoded, images.names, methods)
         step("elsewhere")
-        elsewhere = judge_other_folder(encoded, fitted, aid)
+        elsewhere = None
+        if request.elsewhere:
+            elsewhere = judge_elsewhere(
+                request.elsewhere, table, files, fitted, aid, seed=request.seed
+            )
+            if request.anonymous:
+                elsewhere = replace(elsewhere, name="the other folder")
         step("erased")
         erased = None
         if encoded.boxes:
@@ -344,16 +350,3 @@ def make_aid(encoded: Encoded, names: Sequence[str], methods: Methods) -> Decisi
     aid = DecisionAid.fit(named, encoded.encoder, probe=probe, risk=RISK, seed=seed)
     made_by = f"cliplib {version('cliplib')}, Python {platform.python_version()}"
     return replace(aid, about={**aid.about, "made by": made_by})
-
-
-def judge_other_folder(
-    encoded: Encoded, fitted: AnyProbe, aid: DecisionAid
-) -> Elsewhere | None:
-    """Test probe and decision aid on the other folder; None if none is named."""
-    request = encoded.request
-    if not request.elsewhere:
-        return None
-    judged = judge_elsewhere(
-        request.elsewhere, encoded.table, encoded.files, fitted, aid, seed=request.seed
-    )
-    return replace(judged, name="the other folder") if request.anonymous else judged
