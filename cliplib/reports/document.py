@@ -92,7 +92,7 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
 
 def _block(said: Mapping[str, Any], findings: Findings) -> Block | None:
     """Return a block of document.toml, None where its text comes out empty."""
-    (kind, name), *_ = said.items()
+    kind, name = next(iter(said.items()))  # its first entry says what it is
     values = {
         "f": findings,
         "why_no_kernel": WHY_NO_KERNEL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +33,8 @@ def as_pdf(document: dict[str, Any]) -> bytes:
         def plain(value: Any) -> Any:
             """Return a block as JSON can hold it: a file's content becomes its name."""
             if isinstance(value, Picture):
-                return {**vars(value), "image": None, "file": value.file}
+                said = {"title": value.title, "name": value.name}
+                return {**said, "file": value.file}
             if not isinstance(value, bytes):
                 return vars(value)
             suffix = ".jpg" if value.startswith(JPEG_START) else ".svg"
@@ -43,8 +45,7 @@ def as_pdf(document: dict[str, Any]) -> bytes:
         # The template reads report.json, and the pictures that it names, beside itself.
         content = json.dumps(document, default=plain)
         (place / "report.json").write_text(content, "utf-8")
-        template = Path(__file__).with_name("report.typ").read_text("utf-8")
-        (place / "report.typ").write_text(template, "utf-8")
+        shutil.copy(Path(__file__).with_name("report.typ"), place)
         compiler = typst.Compiler(
             str(place / "report.typ"),
             root=folder,
