@@ -29,12 +29,10 @@ from cliplib.reports.verdict import (
     UNCHECKED,
     WORDS,
     Verdict,
-    collect_images,
-    declare_groups,
     limited_word,
+    next_steps,
     right_of_new,
     sentence,
-    try_larger_encoder,
     word_by_accuracy,
 )
 
@@ -228,8 +226,7 @@ def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
     caution = cautions.of_series(IN_NAMES)
     assert word_of(methods(), caution) == "Perhaps"
     assert cautions.of_series(DECLARED) is None
-    step = declare_groups(IN_NAMES, "cliplib report f --out o")
-    assert step is not None
+    step, *_ = next_steps(findings(belonging=IN_NAMES), "Perhaps")
     assert step.command == r"cliplib report f --out o --groups '(.+)_\d+'"
 
 
@@ -433,24 +430,29 @@ def test_what_names_no_warning_is_refused() -> None:
 def findings(**parts: Any) -> Any:
     """Return as much of the findings as the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
-    encoder = SimpleNamespace(name="mini")
+    encoder = SimpleNamespace(name="some/clip")
     defaults = {"images": images, "encoder": encoder, "other_encoders": []}
+    defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "methods": methods(), **parts})
 
 
 def test_the_least_sure_class_gets_as_many_groups_as_make_it_sure() -> None:
     worse = methods((200, 200), (0, 40))
-    step = collect_images(findings(methods=worse))
-    assert step is not None and "With about 42 more groups" in step.text
+    (step,) = next_steps(findings(methods=worse), "Mostly")
+    assert "With about 42 more groups" in step.text and not step.command
     images = SimpleNamespace(groups_per_class={"glass": 62, "metal": 62})
-    assert collect_images(findings(methods=worse, images=images)) is None
-    assert collect_images(findings()) is None  # it is found well
+    assert next_steps(findings(methods=worse, images=images), "Mostly") == []
+    assert next_steps(findings(methods=worse), "No") == []
+    assert next_steps(findings(), "Yes") == []  # it is found well
 
 
 def test_openais_clip_is_a_command_away_from_the_small_one() -> None:
-    step = try_larger_encoder(findings(), "cliplib report f --out o")
-    assert step is not None
+    mini = SimpleNamespace(name="mini")
+    (step,) = next_steps(findings(encoder=mini), "Yes")
     assert step.command.endswith("--others openai/clip-vit-base-patch32")
-    named = SimpleNamespace(name="some/clip")
-    assert try_larger_encoder(findings(encoder=named), "") is None
-    assert try_larger_encoder(findings(other_encoders=["dino"]), "") is None
+    assert next_steps(findings(encoder=mini, other_encoders=["dino"]), "Yes") == []
+
+
+def test_groups_are_to_be_declared_where_no_names_suggest_them() -> None:
+    (step,) = next_steps(findings(belonging=UNDECLARED), "Yes")
+    assert step.text.startswith("Declare which images") and not step.command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ TEMPLATES = Environment(
 )
 for function in (counted, data_uri, listing, number, percent, points, whole_percent):
     TEMPLATES.filters[function.__name__] = function
+TEMPLATES.filters["quote"] = shlex.quote
 
 
 def read_texts(name: str) -> Any:

@@ -6,7 +6,6 @@ All rules, and all thresholds that they use, stand here and in `cautions`.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from scipy.stats import betabinom
 
-from cliplib.data.wording import counted, percent
+from cliplib.data.wording import percent
 from cliplib.evaluation.intervals import NORMAL_QUANTILE, Share
 from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
@@ -22,6 +21,7 @@ from cliplib.reports.caution import SEVERITIES, Caution
 from cliplib.reports.cautions import FAIR_ACCURACY, find_cautions
 from cliplib.reports.findings import Belonging, Findings
 from cliplib.reports.methods import LARGEST, ZERO_SHOT, Methods
+from cliplib.reports.templates import TEMPLATES, filled, read_texts
 
 WORDS = (
     "Cannot be said",
@@ -44,8 +44,6 @@ WANTED_HALF_WIDTH = 0.1
 """Of the interval of a class's sensitivity, ten points to each side."""
 UNCHECKED = "no two images here show the same object: we could not check that"
 """The condition where nobody has declared what belongs together."""
-OPENAI = "openai/clip-vit-base-patch32"
-"""The CLIP to set beside the small embedded one: 150 million parameters."""
 
 
 class Step(NamedTuple):
@@ -257,60 +255,27 @@ def _row(method: str, evaluation: Evaluation) -> Row:
 
 
 def next_steps(findings: Findings, word: str) -> list[Step]:
-    """Return what to do next: declare groups, try a larger CLIP, collect images."""
-    command = findings.command
-    found = [
-        declare_groups(findings.belonging, command),
-        try_larger_encoder(findings, command),
-        collect_images(findings) if word != "No" else None,
-    ]
-    return [step for step in found if step]
+    """Return what to do next: declare groups, try a larger CLIP, collect images.
 
-
-def declare_groups(belonging: Belonging, command: str) -> Step | None:
-    """Ask to declare groups, with the command where file names suggest some."""
-    if belonging.declared:
-        return None
-    if not belonging.pattern:
-        return Step(
-            "Declare which images show the same object, place or patient, if any do "
-            "(--groups), and measure again."
-        )
-    return Step(
-        "If a series of files shows one object, place or patient, measure again with "
-        "the following command; if not, say so with --groups '(.+)'.",
-        f"{command} --groups {shlex.quote(belonging.pattern)}",
-    )
-
-
-def try_larger_encoder(findings: Findings, command: str) -> Step | None:
-    """Give the command that sets OpenAI's CLIP beside the small embedded one."""
-    if findings.encoder.name != "mini" or findings.other_encoders:
-        return None
-    return Step(
-        "All of this is about a small CLIP. This sets OpenAI's beside it, which is "
-        "downloaded first (600 MB):",
-        f"{command} --others {OPENAI}",
-    )
-
-
-def collect_images(findings: Findings) -> Step | None:
-    """Say of the class of lowest sensitivity how many more groups to collect.
-
-    As many as it takes to know its sensitivity to ten points. None if there are enough,
-    or if it is found well.
+    What to collect is of the class of lowest sensitivity, unless that is found well: as
+    many groups more as it takes to know its sensitivity to ten points.
     """
     sensitivity = findings.methods.sensitivity
     name = min(sensitivity, key=lambda name: sensitivity[name].value)
+    found = sensitivity[name]
     n_groups = findings.images.groups_per_class[name]
-    n_more = _groups_to_know(sensitivity[name].value) - n_groups
-    if n_more <= 0 or sensitivity[name].value >= GOOD_ACCURACY:
-        return None
-    return Step(
-        f"Collect {name}, of which {percent(sensitivity[name])} is found, in "
-        f"{counted(n_groups, 'group')}. With about {counted(n_more, 'more group')} of "
-        "it, one would know that share to ten points."
-    )
+    n_more = _groups_to_know(found.value) - n_groups
+    if word == "No" or found.value >= GOOD_ACCURACY:
+        n_more = 0
+    values = {"f": findings, "name": name, "found": found}
+    values |= {"n_groups": n_groups, "n_more": n_more}
+    steps = []
+    for step in read_texts("verdict.toml")["steps"]:
+        text = filled(step["text"], **values)
+        command = TEMPLATES.from_string(step.get("command", ""))
+        if text:
+            steps.append(Step(text, command.render(values)))
+    return steps
 
 
 def _groups_to_know(share: float) -> int:
