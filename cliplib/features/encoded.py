@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
-import pandas as pd
-
-from cliplib.data.arrays import Features, Ints
 from cliplib.data.folder import parse_path
 from cliplib.data.wording import counted
 from cliplib.encoders.encoded import read_encoded
 from cliplib.features.duplicates import near_duplicate_groups
+from cliplib.features.table import FeatureTable
 
 logger = logging.getLogger(__name__)
 
 
-class Listed(NamedTuple):
-    """What a table is made of: a row for each of n images that could be read."""
-
-    features: Features
-    ids: list[str]
-    labels: list[str]
-    splits: list[str]
-    copies: Ints
-    provenance: dict[str, str]
-
-
-def read_listed(folder: str, errors: dict[str, str] | None) -> Listed:
+def read_encoded_table(folder: str, errors: dict[str, str] | None) -> FeatureTable:
     """Read the folder or URI that `cliplib encode` wrote.
 
     A warning counts the files that could not be read; `errors`, unless it is None,
@@ -48,15 +35,17 @@ def read_listed(folder: str, errors: dict[str, str] | None) -> Listed:
                 f"The image {path} lies outside the class folders: move it into "
                 "one, and encode again."
             )
-    # A row of id, label and split for each path.
-    images = pd.DataFrame([parse_path(path) for path in paths])
-    if images["id"].duplicated().any():  # several data sets in one folder
-        images["id"] = encoded.ids
-    return Listed(
-        features=encoded.features,
-        ids=images["id"].tolist(),
-        labels=images["label"].tolist(),
-        splits=images["split"].tolist(),
-        copies=near_duplicate_groups(encoded.hashes),
-        provenance={**encoded.provenance, "dataset": PurePosixPath(folder).name},
+    parsed = [parse_path(path) for path in paths]
+    ids = [image.id for image in parsed]
+    if len(set(ids)) < len(ids):  # several data sets in one folder
+        ids = encoded.ids
+    table = FeatureTable.from_arrays(
+        encoded.features,
+        [image.label for image in parsed],
+        ids=ids,
+        splits=[image.split for image in parsed],
     )
+    copies = near_duplicate_groups(encoded.hashes)
+    name = PurePosixPath(folder).name
+    provenance = {**encoded.provenance, "dataset": name}
+    return replace(table, copies=copies, groups=copies, provenance=provenance)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplib.data.arrays import Features, Ints
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
@@ -66,60 +65,44 @@ def encode(
     dataset = load_dataset(source, **columns)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)
-    return _encode_dataset(
-        dataset,
-        encoder,
-        groups=groups,
-        copies=copies,
-        limit=limit,
-        seed=seed,
-        errors=errors,
-    )
-
-
-def _encode_dataset(
-    dataset: datasets.Dataset,
-    encoder: Encoder,
-    *,
-    groups: str | os.PathLike[str] | None,
-    copies: str | float,
-    limit: int,
-    seed: int,
-    errors: dict[str, str] | None,
-) -> FeatureTable:
-    """Encode about `limit` of a data set's images, or all for 0, into a feature table.
-
-    Its groups are near-duplicates merged with those that `groups` declares. Unreadable
-    images are left out and noted in `errors`, by id; if it is None, the first one
-    raises an OSError.
-    """
     # Before the images are encoded, which takes long, and for all of them, so that a
     # limit does not hide which images lack a group.
     declared = _declared(dataset, groups)
     labels = dataset["label"][:]
     drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
     drawn = dataset.select(drawn_rows)
-    name = drawn.info.dataset_name
-    # Filled by the encoder, by row of the images drawn.
-    errors_by_row: dict[int, str] | None = None if errors is None else {}
+    title = drawn.info.dataset_name
+    errors_by_row: dict[int, str] = {}  # by row of the images drawn
     features, hashes = encoder.map(
-        drawn["image"], image_hash, errors=errors_by_row, progress=name
+        drawn["image"],
+        image_hash,
+        errors=None if errors is None else errors_by_row,
+        progress=title,
     )
     if errors_by_row and len(errors_by_row) == len(drawn):
-        raise ValueError(f"No image of {name!r} can be read.")
+        raise ValueError(f"No image of {title!r} can be read.")
     copy_groups = near_duplicate_groups(
         hashes, features=features, copies=copies, cache=encoder.cache
     )
-    table = _as_table(drawn, encoder, features, copy_groups)
+    source_type = drawn.info.builder_name
+    table = FeatureTable(
+        features=features,
+        labels=np.array(drawn["label"][:], np.int64),
+        classes=tuple(drawn.features["label"].names),
+        ids=np.array(drawn["id"][:], np.str_),
+        splits=np.array(drawn["split"][:], np.str_),
+        copies=copy_groups,
+        groups=copy_groups,
+        folds=np.zeros(len(drawn), np.int64),
+        provenance={**encoder.provenance, "dataset": title, "source": source_type},
+    )
     if declared is not None:
         table = table.with_groups(declared[drawn_rows])
     if errors is None or not errors_by_row:
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
     # Last, so that all rows above are those of the images drawn.
-    is_readable = np.full(len(table), True)
-    is_readable[list(errors_by_row)] = False
-    return table.select(is_readable)
+    return table.select(np.delete(np.arange(len(table)), list(errors_by_row)))
 
 
 def _declared(
@@ -142,28 +125,3 @@ def _declared(
             f"images, such as {first!r}: give each image a group, or none."
         )
     return declared
-
-
-def _as_table(
-    dataset: datasets.Dataset, encoder: Encoder, features: Features, copies: Ints
-) -> FeatureTable:
-    """Return the table of a data set from its "deep" features, (n, d).
-
-    Its groups are the `copies`, (n,): group numbers of near-duplicates. It has no
-    published folds.
-    """
-    return FeatureTable(
-        features=features,
-        labels=np.array(dataset["label"][:], np.int64),
-        classes=tuple(dataset.features["label"].names),
-        ids=np.array(dataset["id"][:], np.str_),
-        splits=np.array(dataset["split"][:], np.str_),
-        copies=copies,
-        groups=copies,
-        folds=np.zeros(len(dataset), np.int64),
-        provenance={
-            **encoder.provenance,
-            "dataset": dataset.info.dataset_name,
-            "source": dataset.info.builder_name,
-        },
-    )

@@ -1,63 +1,150 @@
-"""Arrays in safetensors files, replaced whole, and read into memory or mapped."""
+"""A feature table in a file: safetensors, read into memory or mapped, or Parquet.
+
+What is written and read are the fields of a `cliplib.FeatureTable`, by name.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-Arrays = dict[str, NDArray[Any]]
+from cliplib.data.arrays import Bools, Features
+from cliplib.encoders.readouts import readout_columns
+from cliplib.features.compact import compress, expand
 
-BYTES_AT_ONCE = 2**24
-"""Bytes of an array that are looked at together: 16 MiB."""
+Fields = dict[str, Any]
+
+METADATA = "cliplib.FeatureTable"  # the entry of a file with all but the arrays
+NUMBERS = ("labels", "copies", "groups", "folds")
+NAMES = ("ids", "splits")
 
 
-def write_arrays(
-    path: str | os.PathLike[str],
-    arrays: Mapping[str, NDArray[Any]],
-    metadata: Mapping[str, str],
+def save_safetensors(
+    path: str | os.PathLike[str], fields: Fields, *, compact: bool, dtype: str
 ) -> None:
-    """Write arrays and texts to a file, which replaces an older one once complete."""
-    unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
+    """Write one safetensors file, which replaces an older one once complete.
+
+    See `cliplib.FeatureTable.save`.
+    """
+    arrays = {name: fields[name] for name in NUMBERS}
+    provenance = fields["provenance"]
+    if compact:
+        if "width" not in provenance:
+            raise ValueError(
+                "compact=True is for features that a ClipEncoder made, since it must "
+                "know which of them are pooled: save this table without it."
+            )
+        arrays |= compress(fields["features"], _pooled_columns(provenance))
+    else:
+        arrays["features"] = _converted(fields["features"], np.dtype(dtype))
+    metadata = _metadata(fields, *NAMES)
     # The package would write arrays that are stored column by column transposed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
     try:
-        unfinished.write_bytes(save(contiguous, dict(metadata)))
+        unfinished.write_bytes(save(contiguous, metadata))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def read_arrays(
-    path: str | os.PathLike[str], *, mapped: bool = False
-) -> tuple[Arrays, dict[str, str]]:
-    """Return the arrays of a safetensors file, by name, and its metadata.
+def load_safetensors(path: str | os.PathLike[str], *, mapped: bool) -> Fields:
+    """Read what `save_safetensors` wrote; see `cliplib.FeatureTable.load`."""
+    with _named_if_damaged(path):
+        # The package maps files for torch alone, which it imports for that.
+        with safe_open(path, framework="pt" if mapped else "numpy") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            arrays = {name: np.asarray(file.get_tensor(name)) for name in names}
+        about = json.loads(metadata[METADATA])
+        for array in arrays.values():
+            array.flags.writeable = not mapped
+        if "codes" in arrays:  # a compact file
+            is_pooled = _pooled_columns(about["provenance"])
+            arrays["features"] = expand(arrays, is_pooled)
+        elif not mapped:
+            arrays["features"] = arrays["features"].astype(np.float32, copy=False)
+        # Older files know near-duplicates alone, and call them groups.
+        groups = arrays["groups"]
+        older = {"copies": groups, "folds": np.zeros_like(groups)}
+        return _fields(older | arrays, about)
 
-    With `mapped` they stay on the disk, read-only, and are read as they are used.
-    ``safetensors.SafetensorError`` if it is no such file, or damaged.
-    """
-    # The package maps files for torch alone, which it imports for that.
-    with safe_open(path, framework="pt" if mapped else "numpy") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-        names = file.keys()
-        arrays = {name: np.asarray(file.get_tensor(name)) for name in names}
-    for array in arrays.values():
-        array.flags.writeable = not mapped
-    return arrays, metadata
+
+def save_parquet(path: str | os.PathLike[str], fields: Fields) -> None:
+    """Write one Parquet file, of a column for each entry, and one of features."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    features = np.asarray(fields["features"], np.float32)
+    columns = {name: pa.array(fields[name]) for name in (*NUMBERS, *NAMES)}
+    columns["features"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(features.ravel()), features.shape[1]
+    )
+    written = pa.table(columns, metadata=_metadata(fields))
+    pyarrow.parquet.write_table(written, path)
 
 
-def row_blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield views of successive rows of an array, of at most about 16 MiB each.
+def load_parquet(path: str) -> Fields:
+    """Read what `save_parquet` wrote; ValueError if it is something else."""
+    import pyarrow.parquet
 
-    An array without rows has none.
-    """
-    bytes_of_row = array.nbytes // max(1, len(array))
-    n_rows = max(1, BYTES_AT_ONCE // max(1, bytes_of_row))
-    for start in range(0, len(array), n_rows):
-        yield array[start : start + n_rows]
+    with _named_if_damaged(path, pyarrow.ArrowInvalid):
+        read = pyarrow.parquet.read_table(path)
+        about = json.loads(read.schema.metadata[METADATA.encode()])
+        arrays = {name: read[name].to_numpy() for name in (*NUMBERS, *NAMES)}
+        features = read["features"].combine_chunks().flatten().to_numpy()
+        return _fields({**arrays, "features": features.reshape(len(read), -1)}, about)
+
+
+def _metadata(fields: Fields, *names: str) -> dict[str, str]:
+    """Return what a file says beside its arrays, with entries of some names."""
+    about = {"classes": fields["classes"], "provenance": dict(fields["provenance"])}
+    about |= {name: fields[name].tolist() for name in names}
+    return {METADATA: json.dumps(about, sort_keys=True)}
+
+
+def _fields(arrays: Mapping[str, NDArray[Any]], about: Fields) -> Fields:
+    """Return a table's fields from a file's arrays, and what it says beside them."""
+    known = {**about, **arrays}
+    fields = {name: known[name] for name in ("features", "provenance", *NUMBERS)}
+    fields |= {name: np.array(known[name], np.str_) for name in NAMES}
+    return {**fields, "classes": tuple(known["classes"])}
+
+
+@contextmanager
+def _named_if_damaged(
+    path: str | os.PathLike[str], *kinds: type[Exception]
+) -> Iterator[None]:
+    """Raise ValueError where a block reads no table; `kinds` are further errors."""
+    expected: tuple[type[Exception], ...] = (SafetensorError, KeyError, TypeError)
+    try:
+        yield
+    except (*expected, *kinds) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is no feature table, or damaged."
+        ) from error
+
+
+def _converted(features: Features, dtype: np.dtype[np.floating]) -> Features:
+    """Return features (n, d) as `dtype`; ValueError if a number is too large for it."""
+    with np.errstate(over="ignore"):  # instead of a warning, the error below
+        converted = np.ascontiguousarray(features, dtype)
+    if np.isinf(converted).any():  # features are finite
+        raise ValueError(f"A number is too large for {dtype}: keep float32.")
+    return converted
+
+
+def _pooled_columns(provenance: Mapping[str, str]) -> Bools:
+    """Return whether each column of the readout "deep", (d,), is a pooled feature."""
+    width, blocks = int(provenance["width"]), int(provenance["blocks"])
+    columns = readout_columns("deep", width, blocks)
+    return np.isin(columns, readout_columns("pooled", width, blocks))

@@ -5,7 +5,6 @@ To make one takes images and a model; to use one takes neither.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError
 
 from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.data.image import warn_once
 from cliplib.data.wording import printable
 from cliplib.encoders.readouts import readout_columns
-from cliplib.features.compact import compress, expand
 from cliplib.features.groups import (
     first_row_of_group,
     merge_groups,
@@ -28,13 +25,17 @@ from cliplib.features.groups import (
     number_groups,
 )
 from cliplib.features.splits import group_train_test_split
-from cliplib.features.storage import read_arrays, row_blocks, write_arrays
+from cliplib.features.storage import (
+    load_parquet,
+    load_safetensors,
+    save_parquet,
+    save_safetensors,
+)
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
 SPLITS = ("train", "val", "test", "")
-METADATA = "cliplib.FeatureTable"  # the entry of a saved file with all but the arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,12 @@ class FeatureTable:
                 f"The split of {str(wrong_ids[0])!r} must be 'train', 'val', 'test' or "
                 "''."
             )
-        wrong_ids = self.ids[~_are_finite(self.features)]
+        # Not one by one: mapped features may be larger than memory.
+        extremes = (
+            self.features.min(axis=1, initial=0),
+            self.features.max(axis=1, initial=0),
+        )
+        wrong_ids = self.ids[~np.isfinite(extremes).all(axis=0)]
         if wrong_ids.size:
             raise ValueError(
                 f"The features of {str(wrong_ids[0])!r} are not finite: leave it out."
@@ -208,23 +214,11 @@ class FeatureTable:
             could be read; or if an image lies outside a class folder.
         """
         if os.path.isfile(folder):
-            return _read_table(folder)
+            return cls(**load_parquet(folder))
         # Here, since it needs pyarrow and what finds copies; the rest does not.
-        from cliplib.features.encoded import read_listed
+        from cliplib.features.encoded import read_encoded_table
 
-        listed = read_listed(folder, errors)
-        classes, labels = _label_indices(listed.labels, None)
-        return cls(
-            features=listed.features,
-            labels=labels,
-            classes=classes,
-            ids=np.array(listed.ids, np.str_),
-            splits=np.array(listed.splits, np.str_),
-            copies=listed.copies,
-            groups=listed.copies,
-            folds=np.zeros(len(labels), np.int64),
-            provenance=listed.provenance,
-        )
+        return read_encoded_table(folder, errors)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -236,8 +230,7 @@ class FeatureTable:
 
     def __repr__(self) -> str:
         """Return shape and readout, and how many classes, groups, and rows by split."""
-        counts = [f"{len(self.classes)} classes"]
-        counts.append(f"{len(np.unique(self.groups))} groups")
+        counts = [f"{len(self.classes)} classes, {len(np.unique(self.groups))} groups"]
         for name in np.unique(self.splits[self.splits != ""]):
             counts.append(f"{np.count_nonzero(self.splits == name)} {name}")
         shape = f"{len(self)} images x {self.features.shape[1]}"
@@ -288,10 +281,7 @@ class FeatureTable:
         return self.select(~is_test), self.select(is_test)
 
     def _warn_of_shared_groups(self, is_test: Bools) -> None:
-        """Warn once how many test images share their group with a training image.
-
-        `is_test` (n,) marks the test images. Without a shared group nothing is logged.
-        """
+        """Warn once how many test images, (n,), share a group with a training image."""
         n_shared = np.isin(self.groups[is_test], self.groups[~is_test]).sum()
         if n_shared:
             name = self.provenance.get("dataset", "this table")
@@ -316,7 +306,8 @@ class FeatureTable:
                 f"The table holds the readout {self.readout!r} alone, not {name!r}."
             )
         # Column numbers, in the readout "deep".
-        columns = readout_columns(name, *_width_and_blocks(self.provenance))
+        width, blocks = (int(self.provenance[of]) for of in ("width", "blocks"))
+        columns = readout_columns(name, width, blocks)
         return self.with_features(self.features[:, columns], readout=name)
 
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
@@ -356,10 +347,7 @@ class FeatureTable:
         return merged_groups(self.ids.tolist(), groups, first_copies, rows)
 
     def _warn_of_joined_groups(self, groups: ArrayLike, n_merged: int) -> None:
-        """Warn, once, where near-duplicates join some of the given groups, (n,).
-
-        `n_merged` groups are left of them.
-        """
+        """Warn, once, where near-duplicates join the given groups, into `n_merged`."""
         joined = self.groups_joined_by_copies(groups)
         if joined.empty:
             return
@@ -399,21 +387,7 @@ class FeatureTable:
 
         What it says of encoder and classes is its metadata; `from_parquet` reads it.
         """
-        import pyarrow as pa
-        import pyarrow.parquet
-
-        width = self.features.shape[1]
-        flat = pa.array(np.asarray(self.features, np.float32).ravel())
-        about = {"classes": self.classes, "provenance": dict(self.provenance)}
-        arrays = {name: getattr(self, name) for name in COLUMNS[1:]}
-        written = pa.table(
-            {
-                **{name: pa.array(values) for name, values in arrays.items()},
-                "features": pa.FixedSizeListArray.from_arrays(flat, width),
-            },
-            metadata={METADATA: json.dumps(about, sort_keys=True)},
-        )
-        pyarrow.parquet.write_table(written, path)
+        save_parquet(path, vars(self))
 
     def save(
         self,
@@ -429,27 +403,7 @@ class FeatureTable:
         in float16, all others rounded to eight bits, and equal rows once; `dtype` does
         not count then.
         """
-        about = {
-            "classes": self.classes,
-            "ids": self.ids.tolist(),
-            "splits": self.splits.tolist(),
-            "provenance": dict(self.provenance),
-        }
-        arrays: dict[str, NDArray[np.number]] = {
-            name: getattr(self, name)
-            for name in ("labels", "copies", "groups", "folds")
-        }
-        if compact:
-            if "width" not in self.provenance:
-                raise ValueError(
-                    "compact=True is for features that a ClipEncoder made, since it "
-                    "must know which of them are pooled: save this table without it."
-                )
-            arrays |= compress(self.features, _pooled_columns(self.provenance))
-        else:
-            arrays["features"] = _converted(self.features, np.dtype(dtype))
-        metadata = {METADATA: json.dumps(about, sort_keys=True)}
-        write_arrays(path, arrays, metadata)
+        save_safetensors(path, vars(self), compact=compact, dtype=dtype)
 
     @classmethod
     def load(
@@ -462,66 +416,7 @@ class FeatureTable:
         beyond memory. Those of a `compact` file are read into memory in any case.
         ValueError if the file is something else, or damaged.
         """
-        try:
-            arrays, metadata = read_arrays(path, mapped=mapped)
-            about = json.loads(metadata[METADATA])
-            if "codes" in arrays:  # a compact file
-                is_pooled = _pooled_columns(about["provenance"])
-                arrays["features"] = expand(arrays, is_pooled)
-            elif not mapped:
-                arrays["features"] = arrays["features"].astype(np.float32, copy=False)
-            groups = arrays["groups"]
-            return cls(
-                features=arrays["features"],
-                labels=arrays["labels"],
-                classes=tuple(about["classes"]),
-                ids=np.array(about["ids"], np.str_),
-                splits=np.array(about["splits"], np.str_),
-                # Older files know near-duplicates alone, and call them groups.
-                copies=arrays.get("copies", groups),
-                groups=groups,
-                folds=arrays.get("folds", np.zeros_like(groups)),
-                provenance=about["provenance"],
-            )
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r} is no feature table, or damaged."
-            ) from error
-
-
-def _converted(features: Features, dtype: np.dtype[np.floating]) -> Features:
-    """Return features (n, d) as `dtype`; ValueError if a number is too large for it."""
-    with np.errstate(over="ignore"):  # instead of a warning, the error below
-        converted = np.ascontiguousarray(features, dtype)
-    if np.isinf(converted).any():  # features are finite
-        raise ValueError(f"A number is too large for {dtype}: keep float32.")
-    return converted
-
-
-def _read_table(path: str) -> FeatureTable:
-    """Read a file of `FeatureTable.to_parquet`; ValueError if it is none."""
-    import pyarrow.parquet
-
-    try:
-        read = pyarrow.parquet.read_table(path)
-        about = json.loads(read.schema.metadata[METADATA.encode()])
-        flat = read["features"].combine_chunks().flatten()
-    except (pyarrow.ArrowInvalid, KeyError, TypeError) as error:
-        raise ValueError(f"{path!r} is no feature table, or damaged.") from error
-    columns = {name: read[name].to_numpy() for name in COLUMNS[1:]}
-    return FeatureTable(
-        features=flat.to_numpy().reshape(len(read), -1),
-        classes=tuple(about["classes"]),
-        provenance=about["provenance"],
-        **columns | {name: columns[name].astype(np.str_) for name in ("ids", "splits")},
-    )
-
-
-def _are_finite(features: Features) -> Bools:
-    """Return whether all features of each row are finite, (n,)."""
-    # In blocks, because mapped features may be larger than memory.
-    blocks = [np.isfinite(rows).all(axis=1) for rows in row_blocks(features)]
-    return np.concatenate([np.zeros(0, bool), *blocks])  # an empty table has no block
+        return cls(**load_safetensors(path, mapped=mapped))
 
 
 def _label_indices(
@@ -529,9 +424,7 @@ def _label_indices(
 ) -> tuple[tuple[str, ...], Ints]:
     """Return the classes' names, and each label's index among them, (n,).
 
-    `y` (n,) holds names of classes; or, if `classes` are given, indices into these.
-    Without them, the classes are the different values of `y`, sorted, numbers as texts.
-    ValueError for a missing label, or a name that is not in `classes`.
+    Parameters and errors are those of `FeatureTable.from_arrays`.
     """
     given = np.asarray(y)
     # As objects, because NumPy turns NaN among texts into the text "nan".
@@ -554,15 +447,3 @@ def _label_indices(
         )
     indices = np.array([names.index(str(label)) for label in given], np.int64)
     return names, indices
-
-
-def _width_and_blocks(provenance: Mapping[str, str]) -> tuple[int, int]:
-    """Return how many components a token has, and how many blocks "deep" reads."""
-    return int(provenance["width"]), int(provenance["blocks"])
-
-
-def _pooled_columns(provenance: Mapping[str, str]) -> Bools:
-    """Return whether each column of the readout "deep", (d,), is a pooled feature."""
-    width, blocks = _width_and_blocks(provenance)
-    columns = readout_columns("deep", width, blocks)
-    return np.isin(columns, readout_columns("pooled", width, blocks))
