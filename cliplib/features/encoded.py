@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import PurePosixPath
+
+import numpy as np
 
 from cliplib.data.folder import parse_path
 from cliplib.data.wording import counted
 from cliplib.encoders.encoded import read_encoded
 from cliplib.features.duplicates import near_duplicate_groups
-from cliplib.features.table import FeatureTable
+from cliplib.features.storage import Fields
 
 logger = logging.getLogger(__name__)
 
 
-def read_encoded_table(folder: str, errors: dict[str, str] | None) -> FeatureTable:
-    """Read the folder or URI that `cliplib encode` wrote.
+def load_encoded(folder: str, errors: dict[str, str] | None) -> Fields:
+    """Read the fields of a feature table from what `cliplib encode` wrote.
 
     A warning counts the files that could not be read; `errors`, unless it is None,
     receives why, by id. ValueError if an image lies outside a class folder.
@@ -39,13 +40,19 @@ def read_encoded_table(folder: str, errors: dict[str, str] | None) -> FeatureTab
     ids = [image.id for image in parsed]
     if len(set(ids)) < len(ids):  # several data sets in one folder
         ids = encoded.ids
-    table = FeatureTable.from_arrays(
-        encoded.features,
-        [image.label for image in parsed],
-        ids=ids,
-        splits=[image.split for image in parsed],
+    classes, labels = np.unique(
+        np.array([image.label for image in parsed], np.str_), return_inverse=True
     )
     copies = near_duplicate_groups(encoded.hashes)
     name = PurePosixPath(folder).name
-    provenance = {**encoded.provenance, "dataset": name}
-    return replace(table, copies=copies, groups=copies, provenance=provenance)
+    return {
+        "features": encoded.features,
+        "labels": labels.astype(np.int64),
+        "classes": tuple(classes.tolist()),
+        "ids": np.array(ids, np.str_),
+        "splits": np.array([image.split for image in parsed], np.str_),
+        "copies": copies,
+        "groups": copies,
+        "folds": np.zeros(len(ids), np.int64),
+        "provenance": {**encoded.provenance, "dataset": name},
+    }

@@ -216,9 +216,9 @@ class FeatureTable:
         if os.path.isfile(folder):
             return cls(**load_parquet(folder))
         # Here, since it needs pyarrow and what finds copies; the rest does not.
-        from cliplib.features.encoded import read_encoded_table
+        from cliplib.features.encoded import load_encoded
 
-        return read_encoded_table(folder, errors)
+        return cls(**load_encoded(folder, errors))
 
     def __len__(self) -> int:
         """Return the number of images."""
