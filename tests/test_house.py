@@ -281,7 +281,8 @@ from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.sheet import write_html
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-encoder = ClipEncoder()
+ClipEncoder()  # the embedded one
+encoder = ClipEncoder(sys.argv[3])  # a quicker one
 table = encode(folder, encoder).with_readout("pooled")
 train, test = table.train_test_split()
 for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=8)):
@@ -297,8 +298,8 @@ write_html(aid.classify(folder), out / "sheet.html", aid, folder)
 """
 
 
-def test_the_whole_way_needs_no_network(image_folder, tmp_path):
-    command = [sys.executable, "-c", OFFLINE, image_folder(n=12), tmp_path]
+def test_the_whole_way_needs_no_network(image_folder, checkpoint, tmp_path):
+    command = [sys.executable, "-c", OFFLINE, image_folder(n=12), tmp_path, checkpoint]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     page = (tmp_path / "sheet.html").read_text()

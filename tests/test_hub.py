@@ -6,11 +6,13 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
+import time
 import traceback
 import types
+import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -435,16 +437,16 @@ def test_trashnet_comes_whole_and_is_compared_with_the_report(
 def test_an_unpacking_that_was_ended_is_begun_anew(
     fake: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = archives.zipfile.ZipFile.extractall
+    whole = zipfile.ZipFile.extractall
 
     def ended(self: Any, path: Path) -> None:
         self.extract(self.namelist()[0], path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(archives.zipfile.ZipFile, "extractall", ended)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", ended)
     with pytest.raises(KeyboardInterrupt):
         fetch_dataset("trashnet")
-    monkeypatch.setattr(archives.zipfile.ZipFile, "extractall", whole)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", whole)
     assert len(load_dataset("trashnet", data="hub")) == 12
 
 
@@ -459,25 +461,26 @@ def test_only_an_archive_of_the_report_is_compared_with_it(
     assert warning in caplog.text
 
 
-def test_two_processes_at_once_both_see_all_images(
-    fake: FakeHub, cache: Path, tmp_path: Path
+def test_two_at_once_both_see_all_images(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "from study.archives import fetch_archive\n"
-    code += "folder = fetch_archive('garythung/trashnet', 'dataset-resized.zip')\n"
-    code += "print(len([*folder.rglob('*[0-9].jpg')]))"
-    environment = os.environ | fake.environment(cache)
-    environment["CLIPLIB_CACHE"] = str(tmp_path / "unpacked")
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            env=environment,
-            cwd=ROOT,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    assert [process.communicate()[0].strip() for process in started] == ["12", "12"]
+    unpacked = []
+    unpack = zipfile.ZipFile.extractall
+
+    def slowly(archive: zipfile.ZipFile, *arguments: object) -> None:
+        unpacked.append(archive.filename)
+        unpack(archive, *arguments)
+        time.sleep(0.2)  # the other one waits at the lock meanwhile
+
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", slowly)
+
+    def count(_: int) -> int:
+        folder = archives.fetch_archive("garythung/trashnet", "dataset-resized.zip")
+        return len([*folder.rglob("*[0-9].jpg")])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(count, range(2))] == [12, 12]
+    assert len(unpacked) == 1
 
 
 @pytest.fixture

@@ -306,6 +306,7 @@ def test_a_class_that_cannot_be_read_is_named_with_the_reason(
 def test_too_few_images_or_groups_are_refused_by_the_name_of_what_was_given(
     home: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
     ward = home / "ward7"
     ids = [f"{path.parent.name}/{path.name}" for path in ward.glob("*/*.png")]
     rows = ["file,group", *(f"{image_id},all" for image_id in ids)]

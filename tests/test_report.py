@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -146,10 +148,20 @@ def build_alone(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def built(root: Path, *arguments: str) -> str:
+    """Build in this process, which keeps its variables; return what is printed."""
+    before = dict(os.environ)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        build.main(list(arguments), root)
+    os.environ.clear()
+    os.environ.update(before)
+    return printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_toy(tmp_path_factory.mktemp("toy"))
-    log = build_alone(root)
+    log = built(root)
     assert "1 of 1 notebooks to execute" in log
     assert "1 of 3 claims hold\n" in log
     assert "fell: always. In its place: Right for 91.2% [90.0, 92.0].\n" in log
@@ -247,20 +259,17 @@ def clone(toy: Path, tmp_path: Path) -> Path:
 
 
 def test_building_a_clone_changes_no_file_and_again_executes_nothing(
-    clone: Path, capfd: pytest.CaptureFixture[str]
+    clone: Path,
 ) -> None:
-    assert "1 of 1 notebooks to execute" in build_alone(clone)
+    assert "1 of 1 notebooks to execute" in built(clone)
     assert git(clone, "status", "--porcelain") == ""  # a fixed point
-    for arguments in (["--appendix"], []):
-        build.main(arguments, clone)
-        assert "0 of 1 notebooks to execute" in "".join(capfd.readouterr())
-        assert git(clone, "status", "--porcelain") == ""
+    assert "0 of 1 notebooks to execute" in built(clone, "--appendix")
+    assert git(clone, "status", "--porcelain") == ""
     assert "01Handwrittendigits" in text_of(clone / "build" / "appendix.pdf")
     # Where numbers differ, they are computed again, and only the report says so.
     (clone / "figures" / "toy_sweep.csv").write_text("kind,n,accuracy\n")
     git(clone, "add", "--all")
-    build.main(["--web"], clone)
-    assert "1 of 1 notebooks to execute" in "".join(capfd.readouterr())
+    assert "1 of 1 notebooks to execute" in built(clone, "--web")
     assert git(clone, "diff", "--stat") == ""
     Places(clone, publishes=True).publish()
     assert "toy_sweep.csv" in git(clone, "diff", "--stat")
