@@ -250,16 +250,19 @@ def _images_of(part: datasets.Dataset, columns: Columns) -> datasets.Dataset:
     """Return the column of images of a data set alone, as "image", undecoded."""
     import datasets
 
-    of_images = [
-        name
-        for name, feature in part.features.items()
-        if isinstance(feature, datasets.Image)
-    ]
+    of_images = _columns_of(part, datasets.Image)
     column = _chosen(part, columns.image, of_images, "image")
     images = part.select_columns([column])
     if column != "image":
         images = images.rename_column(column, "image")
     return images.cast_column("image", datasets.Image(decode=False))
+
+
+def _columns_of(part: datasets.Dataset, kind: type) -> list[str]:
+    """Return the names of the columns of a kind."""
+    return [
+        name for name, feature in part.features.items() if isinstance(feature, kind)
+    ]
 
 
 def _chosen(
@@ -287,11 +290,9 @@ def _known_of(part: datasets.Dataset, split: str, columns: Columns) -> pd.DataFr
     """
     import datasets
 
-    of_labels = [
-        name
-        for name, feature in part.features.items()
-        if isinstance(feature, datasets.ClassLabel)
-    ] or [name for name in ("label", "labels") if name in part.column_names]
+    of_labels = _columns_of(part, datasets.ClassLabel) or [
+        name for name in ("label", "labels") if name in part.column_names
+    ]
     column = _chosen(part, columns.label, of_labels, "label")
     labels: list[Any] = part[column][:]
     if isinstance(part.features[column], datasets.ClassLabel):

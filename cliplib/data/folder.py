@@ -158,19 +158,10 @@ def _listed_image(path: Path, root: Path) -> ListedImage:
             f"The name '{shown}' is not in UTF-8, or holds characters that are not "
             "shown: rename it."
         )
-    parsed = parse_path(relative)
-    return ListedImage(path, parsed.id, parsed.split, parsed.label)
+    return ListedImage(path, *parse_path(relative))
 
 
-class ParsedPath(NamedTuple):
-    """What the path of an image says; the fields are those of `ListedImage`."""
-
-    id: str
-    split: str
-    label: str
-
-
-def parse_path(relative: PurePath) -> ParsedPath:
+def parse_path(relative: PurePath) -> tuple[str, str, str]:
     """Return id, split ("" if none) and class of the image at [split/]class/file.
 
     Folders above these are left out of the id: "photos/Training/cat/1.jpg" gives
@@ -181,7 +172,7 @@ def parse_path(relative: PurePath) -> ParsedPath:
     folder_above = above[-1] if above else ""
     split = SPLITS.get(folder_above.lower(), "")
     parts = [folder_above, label, file] if split else [label, file]
-    return ParsedPath(id="/".join(parts), split=split, label=label)
+    return "/".join(parts), split, label
 
 
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
@@ -234,19 +225,13 @@ def _warn_of_empty_classes(root: Path, images: Sequence[ListedImage]) -> None:
                 empty.add(folder.name)
     if not empty:
         return
+    one = len(empty) == 1
+    folders = "folder" if one else "folders"
+    fault = "holds no image that can be read, and is no class."
+    if not one:
+        fault = "hold no image that can be read, and are no classes."
     names = listing(sorted(empty))
-    if len(empty) == 1:
-        warn_once(
-            logger,
-            f"The folder {names} of {root} holds no image that can be read, and is no "
-            "class.",
-        )
-    else:
-        warn_once(
-            logger,
-            f"The folders {names} of {root} hold no image that can be read, and are no "
-            "classes.",
-        )
+    warn_once(logger, f"The {folders} {names} of {root} {fault}")
 
 
 def _is_system_file(path: PurePath) -> bool:

@@ -36,23 +36,19 @@ def load_encoded(folder: str, errors: dict[str, str] | None) -> Fields:
                 f"The image {path} lies outside the class folders: move it into "
                 "one, and encode again."
             )
-    parsed = [parse_path(path) for path in paths]
-    ids = [image.id for image in parsed]
+    ids, splits, names = zip(*map(parse_path, paths), strict=True)
     if len(set(ids)) < len(ids):  # several data sets in one folder
-        ids = encoded.ids
-    classes, labels = np.unique(
-        np.array([image.label for image in parsed], np.str_), return_inverse=True
-    )
+        ids = tuple(encoded.ids)
+    classes, labels = np.unique(np.array(names, np.str_), return_inverse=True)
     copies = near_duplicate_groups(encoded.hashes)
-    name = PurePosixPath(folder).name
     return {
         "features": encoded.features,
         "labels": labels.astype(np.int64),
         "classes": tuple(classes.tolist()),
         "ids": np.array(ids, np.str_),
-        "splits": np.array([image.split for image in parsed], np.str_),
+        "splits": np.array(splits, np.str_),
         "copies": copies,
         "groups": copies,
         "folds": np.zeros(len(ids), np.int64),
-        "provenance": {**encoded.provenance, "dataset": name},
+        "provenance": {**encoded.provenance, "dataset": PurePosixPath(folder).name},
     }

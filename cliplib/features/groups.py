@@ -251,12 +251,9 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
             f"{path} names {counted(len(absent), 'file')} not among the images, such "
             f"as {absent.iloc[0]!r}.",
         )
-    ambiguous = file_names.duplicated(keep=False)
-    groups: list[str] = []
-    for image, file_name, is_ambiguous in zip(ids, file_names, ambiguous, strict=True):
-        by_file_name = "" if is_ambiguous else declared.get(file_name, "")
-        groups.append(declared.get(image, by_file_name))
-    return groups
+    by_file_name = file_names.map(declared).where(~file_names.duplicated(keep=False))
+    by_id = pd.Series(ids, dtype=object).map(declared)
+    return list(by_id.fillna(by_file_name).fillna(""))
 
 
 def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
@@ -279,14 +276,10 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
             f"The groups {pattern!r} are no file, and as a regular expression they "
             "capture nothing: put the part that names the group in parentheses."
         )
-    named = sorted(expression.groupindex.values())  # numbers of named parentheses
-    parentheses = named or [1]
-    groups = []
-    for image in ids:
-        match = expression.search(image)
-        parts = [match[number] for number in parentheses] if match else []
-        groups.append("/".join(part for part in parts if part))
-    return groups
+    found = pd.Series(ids, dtype=object).str.extract(expression).fillna("")
+    named = [number - 1 for number in expression.groupindex.values()]
+    parts = found.iloc[:, named or [0]].itertuples(index=False)
+    return ["/".join(filter(None, parts_of_image)) for parts_of_image in parts]
 
 
 def suggested_pattern(ids: Sequence[str]) -> str:

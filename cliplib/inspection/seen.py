@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cliplib.data.arrays import Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
+from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import hash_records, image_hash, quantised_detail
 from cliplib.features.training_hashes import short_hashes, training_hashes
 
@@ -21,7 +22,6 @@ FLAT = 1.0
 NOTABLE_IMAGES = 20
 NOTABLE_SHARE = 0.05
 """Fewer images, and a smaller share, may be chance among products on white."""
-ROWS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +64,7 @@ def seen_in_training(
 def _rows_seen(hashes: NDArray[np.uint8]) -> Ints:
     detail = quantised_detail(hash_records(hashes)["grey"])
     rows = np.flatnonzero(detail.std(axis=(1, 2)) >= FLAT)
-    known = training_hashes()
-    short = short_hashes(hashes[rows])
-    is_seen = np.zeros(len(rows), bool)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        distance = np.bitwise_count(short[part, None] ^ known)  # (some rows, hashes)
-        is_seen[part] = (distance <= MOST_BITS).any(axis=1)
-    return rows[is_seen]
+    short = short_hashes(hashes[rows])[:, None, None]
+    close = close_hashes(short, training_hashes()[:, None], MOST_BITS)
+    seen = [np.zeros(0, np.int64), *(rows_seen for rows_seen, *_ in close)]
+    return np.asarray(rows[np.unique(np.concatenate(seen))])
