@@ -170,7 +170,6 @@ CONTRARY = {
     "cover-patients": (FALL, NOTHING),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "0-answer": (ERASED, 0.55),
     "0-patients": (FALL, metric(0.025, 0.015, 0.035)),
     "0-sources": ("sequence.gap.all", NOTHING),
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
@@ -194,6 +193,15 @@ CONTRARY = {
         NOTHING,
     ),
     "4-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
+    "4-only-tumour": (
+        "crop.erased.only_the_tumour_less_whole.balanced_plain_series",
+        NOTHING,
+    ),
+    "4-without-mr": (
+        'cell("series_originals", "glioma, MR series", "fold", "whole", "without_mr")'
+        ".high",
+        0.5,
+    ),
     "4-margin": (
         "crop.gaps.mini.margin_2_less_margin_0_5.glioma_plain_series",
         NOTHING,
