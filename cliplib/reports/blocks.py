@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -117,7 +118,8 @@ def plot_of(
     caption: str, alt: str, draw: Callable[[Findings], Figure], findings: Findings
 ) -> Plot:
     """Draw a plot of the findings in the report's style."""
-    with figures.style():
+    with plt.rc_context():
+        figures.use_style()
         figure = draw(findings)
         inches = float(figure.get_figwidth())
         return Plot(caption, alt, figures.svg(figure).encode(), inches)

@@ -1,8 +1,7 @@
 """Plots that no library draws, in the style of the report, and their SVG."""
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import font_source_sans_pro
@@ -14,8 +13,6 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-TEXT_WIDTH = 6.22
-"""Inches of the report's column: a figure this wide is printed at its own size."""
 INK, MIDDLE, PALE = "#1f2933", "#6b7680", "#a9b2bb"
 METHOD_COLOURS = {
     "kernel probe": "#0b3c5d",
@@ -30,22 +27,9 @@ NAME_LENGTH = 24
 
 def use_style() -> None:
     """Set matplotlib's typeface, sizes and colours to the report's from now on."""
-    _add_typeface()
-    plt.style.use("cliplib.reports.figures")
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Set matplotlib's typeface, sizes and colours to the report's within a block."""
-    _add_typeface()
-    with plt.style.context("cliplib.reports.figures"):
-        yield
-
-
-def _add_typeface() -> None:
-    """Make Source Sans, which the style names, known to matplotlib."""
     for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
-        font_manager.fontManager.addfont(face)
+        font_manager.fontManager.addfont(face)  # Source Sans, which the style names
+    plt.style.use("cliplib.reports.figures")
 
 
 def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:

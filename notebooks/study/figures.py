@@ -29,7 +29,6 @@ from cliplib.reports.figures import (
     METHOD_COLOURS,
     MIDDLE,
     PALE,
-    TEXT_WIDTH,
     confusion_heatmap,
     use_style,
 )
@@ -46,6 +45,8 @@ __all__ = [
     "use_style",
 ]
 
+TEXT_WIDTH = 6.22
+"""Inches of the report's column: a figure this wide is printed at its own size."""
 PERCENT = so.Continuous().label(like=lambda share, _: f"{100 * share:g}")
 """The scale of an axis of shares: 0.5 is written as 50."""
 CONDITION_COLOURS = {
