@@ -72,18 +72,17 @@ def find_cautions(findings: Findings) -> list[Caution]:
 
 def of_too_few(groups_per_class: Mapping[str, int], methods: Methods) -> Caution | None:
     """Say that a class has too few groups, or all classes together."""
-    n_groups = len(set(methods.groups.tolist()))
     scarce = [
         f"{name} ({count})"
         for name, count in groups_per_class.items()
         if count < FEW_OF_A_CLASS
     ]
-    few = n_groups < FEW_GROUPS
+    few = methods.n_groups < FEW_GROUPS
     if not scarce and not few and methods.groups_kept_apart:
         return None
     return caution_of(
         "too-few-groups",
-        {"groups": n_groups},
+        {"groups": methods.n_groups},
         scarce=scarce,
         few=few,
         fewest=FEW_OF_A_CLASS,
@@ -268,7 +267,7 @@ def of_merged_groups(belonging: Belonging, methods: Methods) -> Caution | None:
     evidence = {
         "pairs": len(merged),
         "declared": belonging.declared,
-        "groups": len(set(methods.groups.tolist())),
+        "groups": methods.n_groups,
     }
     pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
     return caution_of("groups-merged", evidence, first=pairs[:MOST_FILES])

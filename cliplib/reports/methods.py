@@ -190,6 +190,11 @@ class Methods:
         return self.answers[self.best]
 
     @property
+    def n_groups(self) -> int:
+        """How many groups there are."""
+        return len(set(self.groups.tolist()))
+
+    @property
     def probes(self) -> list[str]:
         """The names of the trained probes, of which the best was chosen."""
         return [name for name in (POOLED, LINEAR, KERNEL) if name in self.answers]

@@ -139,7 +139,7 @@ def verdict(findings: Findings) -> Verdict:
         word=word,
         accuracy=methods.share("accuracy"),
         n=len(methods.labels),
-        groups=len(set(methods.groups.tolist())),
+        groups=methods.n_groups,
         cautions=cautions,
         sentence=sentence(word, methods, cautions, findings.belonging),
         rows=compared(findings),
