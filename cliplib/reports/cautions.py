@@ -62,7 +62,7 @@ def find_cautions(findings: Findings) -> list[Caution]:
         of_missed_class(methods),
         of_imbalance(methods),
         of_merged_groups(findings.belonging, methods),
-        of_label_conflicts(findings.copies.rows, names),
+        of_label_conflicts(findings.copies, names),
         of_suspects(findings.suspects, names),
         of_unreadable(findings.images.unreadable, findings.request.anonymous),
     ]

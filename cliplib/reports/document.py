@@ -149,7 +149,7 @@ def pictures_of_classes(findings: Findings) -> list[Picture]:
 
 def pictures_of_copies(findings: Findings) -> list[Picture]:
     """Return at most `MOST_PICTURES` images of copies, those of a pair side by side."""
-    pairs = findings.copies.rows.head(MOST_PICTURES // 2)
+    pairs = findings.copies.head(MOST_PICTURES // 2)
     rows = pairs[["row_a", "row_b"]].to_numpy().ravel()  # a, b, a, b, …
     return [_picture(findings, row) for row in rows]
 
@@ -295,7 +295,7 @@ PLOTS = {
 TABLES: dict[str, Callable[[Any], pd.DataFrame]] = {
     "counts": lambda f: f.images.counts,
     "unreadable": table_of_unreadable,
-    "copies": lambda f: f.copies.audit.summary.loc[[*COPIES]].rename(COPIES),
+    "copies": lambda f: f.audit.summary.loc[[*COPIES]].rename(COPIES),
     "merged": table_of_merged,
     "own_split": lambda f: with_accuracy(f.own_split.ladder, "right"),
     "shared": lambda f: f.own_split.shared,

@@ -118,23 +118,6 @@ class Belonging:
     merged: pd.DataFrame
 
 
-@dataclass(frozen=True, eq=False)
-class Copies:
-    """Copies among all files of the folder.
-
-    Attributes
-    ----------
-    audit
-        All pairs, and the labels that they contradict.
-    rows
-        row_a and row_b, the rows of both images of a pair; pairs with two labels come
-        first, then those in two splits.
-    """
-
-    audit: Audit
-    rows: pd.DataFrame
-
-
 class Error(NamedTuple):
     """A row that was classified wrongly, and an image of what spoke for the answer."""
 
@@ -152,8 +135,13 @@ class Findings:
         What was asked for.
     encoder
         The frozen CLIP.
-    images, belonging, copies
+    images, belonging
         What the folder holds.
+    audit
+        All pairs of copies among its files, and the labels that they contradict.
+    copies
+        row_a and row_b, the rows of both images of a pair, and same_label; pairs with
+        two labels come first, then those in two splits.
     methods
         Probes and baselines.
     shortcuts
@@ -192,7 +180,8 @@ class Findings:
     encoder: ClipEncoder
     images: Images
     belonging: Belonging
-    copies: Copies
+    audit: Audit
+    copies: pd.DataFrame
     methods: Methods
     shortcuts: Sequence[Shortcut]
     one_class_values: Sequence[OneClassValue]
@@ -229,4 +218,4 @@ class Findings:
     @property
     def n_files(self) -> int:
         """How many files of the folder are images by their names."""
-        return len(self.copies.audit.images)
+        return len(self.audit.images)

@@ -35,7 +35,7 @@ from cliplib.reports.decision_aid import RISK, DecisionAid
 from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.encoding import Encoded, encode_folder
 from cliplib.reports.erasing import evaluate_erased
-from cliplib.reports.findings import Belonging, Copies, Error, Findings, Images, Request
+from cliplib.reports.findings import Belonging, Error, Findings, Images, Request
 from cliplib.reports.methods import (
     POOLED,
     EvaluationPlan,
@@ -193,7 +193,8 @@ def find_out(encoded: Encoded) -> Findings:
         encoder=encoder,
         images=images,
         belonging=who_belongs_together(encoded, images),
-        copies=Copies(audit, rows_of_pairs(audit, table)),
+        audit=audit,
+        copies=rows_of_pairs(audit, table),
         methods=methods,
         shortcuts=shortcuts,
         one_class_values=values_of_one_class(images.facts, table),

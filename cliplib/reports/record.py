@@ -139,7 +139,7 @@ def copies_table(findings: Findings) -> pd.DataFrame:
     Columns: file, label and split of a, the same of b; kind ("exact" or "near"),
     orientation (what b is of a) and correlation (of their details, at most 1).
     """
-    pairs = findings.copies.audit.pairs
+    pairs = findings.audit.pairs
     named = pairs.rename(columns={"id_a": "file_a", "id_b": "file_b"})
     of_a = ["file_a", "label_a", "split_a"]
     of_b = ["file_b", "label_b", "split_b"]
