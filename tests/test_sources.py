@@ -137,6 +137,8 @@ def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):
         asked.append((name, revision))
         if name == "nobody/nothing":
             raise datasets.exceptions.DatasetNotFoundError("no such data set")
+        if name == "owner/several":
+            raise ValueError("Config name is missing.\nPick one among ['a', 'b']")
         return as_splits_of_home
 
     as_splits_of_home = as_splits(folder)
@@ -146,6 +148,8 @@ def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):
     assert asked == [("owner/shapes", "v1")]
     with pytest.raises(OSError, match="Cannot load hf://datasets/nobody/nothing"):
         load_dataset("hf://datasets/nobody/nothing")
+    with pytest.raises(ValueError, match="several: Config name is missing. In Python"):
+        load_dataset("hf://datasets/owner/several")
 
 
 def test_other_verbs_take_any_source(folder, tiny):

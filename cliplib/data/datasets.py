@@ -210,17 +210,22 @@ def _load_from_hub(name: str, columns: Columns) -> Mapping[str, datasets.Dataset
 
     from cliplib.data.hub import explained, first_sentence  # slow as well
 
-    revision = columns.revision or None
     try:
         with explained(f"datasets/{name}", columns.revision):
             try:
-                loaded = datasets.load_dataset(name, revision=revision)
-            except ValueError as error:  # of its configurations, or its files
-                raise ValueError(f"{HUB}{name}: {first_sentence(error)}.") from None
+                loaded: Mapping[str, datasets.Dataset] = datasets.load_dataset(
+                    name, revision=columns.revision or None
+                )
+                return loaded
+            except ValueError as error:
+                if type(error) is not ValueError:  # of the name, or an answer
+                    raise
+                fault = first_sentence(error)  # of its configurations, or its files
     except OSError as error:
         raise OSError(f"Cannot load {HUB}{name}: {error}.") from None
-    splits: Mapping[str, datasets.Dataset] = loaded
-    return splits
+    raise ValueError(
+        f"{HUB}{name}: {fault}. In Python, give what datasets.load_dataset returns."
+    )
 
 
 def _of_splits(

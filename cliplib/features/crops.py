@@ -105,7 +105,7 @@ def confirmed_crops(
         {
             "index_a": rows_a,
             "index_b": rows_b,
-            "orientation": np.where(found.is_mirrored, "mirrored", ""),
+            "is_mirrored": found.is_mirrored,
             "correlation": found.correlation,
         }
     )

@@ -177,10 +177,8 @@ def _pairs(
         groups = connected_groups(len(records), pairs["index_a"], pairs["index_b"])
         proposed = proposed[groups[proposed[:, 0]] != groups[proposed[:, 1]]]
         confirmed = confirmed_crops(records, proposed, min_correlation)
-        confirmed = confirmed.assign(
-            kind=_CROPPED,
-            orientation=np.where(confirmed["orientation"] == "", _UPRIGHT, _MIRRORED),
-        )
+        orientation = np.where(confirmed["is_mirrored"], _MIRRORED, _UPRIGHT)
+        confirmed = confirmed.assign(kind=_CROPPED, orientation=orientation)
         pairs = _one_row_for_each_pair(pd.concat([pairs, confirmed]))
     if not is_within:
         pairs = pairs.assign(index_b=pairs["index_b"] - len(hashes_a))
