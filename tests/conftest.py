@@ -28,15 +28,18 @@ CLASSES = ("disc", "square", "stripes")
 COLOURS = {"disc": (200, 60, 50), "square": (60, 160, 80), "stripes": (60, 80, 200)}
 
 LONGEST = (
-    "test_report.py",
-    "test_pages.py",
-    "test_fixed_point.py",
     "test_own_report.py",
-    "test_readme.py",
+    "test_report.py",
+    "test_shortcuts.py",
     "test_probes.py",
     "test_cli.py",
-    "test_widget.py",
+    "test_readme.py",
+    "test_fixed_point.py",
+    "test_verdict.py",
     "test_house.py",
+    "test_decision_aid.py",
+    "test_mini.py",
+    "test_pages.py",
 )
 
 

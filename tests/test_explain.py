@@ -245,16 +245,16 @@ def test_heat_maps_are_those_of_the_readout_that_is_named(tiny: ClipEncoder) -> 
     assert found.tobytes() == overlay(tiny, images[0], heat).tobytes()
 
 
-def test_maps_do_not_depend_on_the_batch_and_leave_the_encoder_as_it_was(
+def test_maps_do_not_depend_on_other_images_and_leave_the_encoder_as_it_was(
     tiny: ClipEncoder,
 ) -> None:
     images, directions = (
-        noise(40, side=40),
-        np.random.default_rng(4).normal(size=(40, 32)),
+        noise(5, side=40),
+        np.random.default_rng(4).normal(size=(5, 32)),
     )
     before = tiny.encode_images(images[:2], progress=False)
     maps = chefer_relevance(tiny, images, directions)
-    for row in (0, 39):
+    for row in (0, 4):
         alone = chefer_relevance(tiny, images[row], directions[row])[0]
         np.testing.assert_allclose(maps[row], alone, rtol=1e-3, atol=1e-8)
     assert np.array_equal(before, tiny.encode_images(images[:2], progress=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +54,7 @@ def answered(counts: tuple[int, int], wrong: tuple[int, int]) -> tuple[Ints, Flo
     return labels, proba
 
 
+@cache
 def methods(
     counts: tuple[int, int] = (200, 200), wrong: tuple[int, int] = (4, 4)
 ) -> Methods:
@@ -93,6 +95,7 @@ def shortcut(reached: Share, *, of: str = "picture", name: str = "border") -> Sh
     )
 
 
+@cache
 def elsewhere(wrong: tuple[int, int]) -> Elsewhere:
     """Return 50 images a class from elsewhere, of which so many are wrong."""
     labels, proba = answered((50, 50), wrong)
@@ -216,7 +219,7 @@ def test_images_elsewhere_stop_the_word_where_clearly_less_is_right(
 
 
 def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
-    many = methods((5000, 5000), (100, 100))
+    many = methods((2000, 2000), (40, 40))
     away = elsewhere((2, 2))
     assert cautions.loss_elsewhere(away, many).value == pytest.approx(0.02)
     assert cautions.of_elsewhere(away, many) is None
