@@ -319,21 +319,28 @@ class FeatureTable:
         rows = np.asarray(features, np.float32)
         return replace(self, features=rows, provenance=updated)
 
-    def with_groups(
-        self, groups: ArrayLike, *, merge_copies: bool = True
-    ) -> FeatureTable:
+    def with_groups(self, groups: ArrayLike) -> FeatureTable:
         """Return the table with other groups, (n,), merged with its near-duplicates.
 
         `groups` are names or numbers; ValueError if one is missing. Where
         near-duplicates join some of them, a warning says how many became how many, and
-        names the first two; `groups_joined_by_copies` lists all. Without `merge_copies`
-        the groups stay as they are. Published folds are set to 0: they need not keep
-        these groups whole.
+        names the first two; `groups_joined_by_copies` lists all. Published folds are
+        set to 0: they need not keep these groups whole.
         """
         declared = number_groups(groups)
-        merged = merge_groups(self.copies, declared) if merge_copies else declared
-        if merge_copies:
-            self._warn_of_joined_groups(groups, len(np.unique(merged)))
+        merged = merge_groups(self.copies, declared)
+        joined = self.groups_joined_by_copies(groups)
+        if not joined.empty:
+            first = joined.iloc[0]
+            n_declared, n_merged = len(np.unique(declared)), len(np.unique(merged))
+            warn_once(
+                logger,
+                f"Near-duplicates join declared groups: {n_declared} become {n_merged}."
+                f" {first.image_a} of {first.group_a} and {first.image_b} of "
+                f"{first.group_b} show the same, the first of {len(joined)} such pairs "
+                "of groups. See whether images or declaration are at fault; "
+                "copies='off' (--copies off) keeps groups as declared.",
+            )
         return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
 
     def groups_joined_by_copies(self, groups: ArrayLike) -> pd.DataFrame:
@@ -345,22 +352,6 @@ class FeatureTable:
         first_copies = first_row_of_group(self.copies)
         rows = np.arange(len(self))
         return merged_groups(self.ids.tolist(), groups, first_copies, rows)
-
-    def _warn_of_joined_groups(self, groups: ArrayLike, n_merged: int) -> None:
-        """Warn, once, where near-duplicates join the given groups, into `n_merged`."""
-        joined = self.groups_joined_by_copies(groups)
-        if joined.empty:
-            return
-        first = joined.iloc[0]
-        n_declared = len(np.unique(number_groups(groups)))
-        warn_once(
-            logger,
-            f"Near-duplicates join declared groups: {n_declared} become {n_merged}. "
-            f"{first.image_a} of {first.group_a} and {first.image_b} of "
-            f"{first.group_b} show the same, the first of {len(joined)} such pairs of "
-            "groups. See whether images or declaration are at fault; "
-            "copies='off' (merge_copies=False, --copies off) keeps groups as declared.",
-        )
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each image, by id.
