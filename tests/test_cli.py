@@ -49,10 +49,11 @@ def train(folder: Path, out: Path, checkpoint: Path, *options: str) -> int:
 
 
 def test_a_warning_is_written_once_and_without_its_place(capsys: Capture) -> None:
-    with _warnings_once():
-        for _ in range(2):
-            warnings.warn("There are only 8 groups of images.", stacklevel=1)
-    assert capsys.readouterr().err == "There are only 8 groups of images.\n"
+    for _command in range(2):  # once in each
+        with _warnings_once():
+            for _ in range(2):
+                warnings.warn("There are only 8 groups of images.", stacklevel=1)
+        assert capsys.readouterr().err == "There are only 8 groups of images.\n"
 
 
 def series(folder: Path) -> None:

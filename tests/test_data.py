@@ -194,7 +194,8 @@ def test_folders_without_an_image_beside_the_classes_are_named_once(
     (folder / "raw").mkdir()
     (folder / "raw" / "1.CR2").touch()
     (folder / "disc" / "deeper").mkdir()  # not beside the classes
-    (folder / ".git").mkdir()
+    for ignored in (".git", "__MACOSX"):
+        (folder / ignored).mkdir()
     load_dataset(folder)
     (folder / "empty").mkdir()
     load_dataset(folder)

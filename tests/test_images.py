@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -273,3 +274,16 @@ def test_huge_images_are_decoded_one_at_a_time(noise, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(load_image, [encoded(noise)] * 8))
     assert max(most) > 1  # so that the test can fail
+
+
+def test_heif_is_read_only_where_its_package_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "HEIF" not in readable_formats.__wrapped__()
+
+
+def test_an_empty_content_is_not_read_from_its_path(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    row = {"path": str(tmp_path / "a.png"), "bytes": b""}
+    with pytest.raises(OSError, match=r"a\.png': empty"):
+        load_image(row)
+    assert load_image({**row, "bytes": None}).size == (8, 8)

@@ -77,6 +77,19 @@ def test_a_table_of_files_is_a_source(folder, tiny, expected, tmp_path):
         encode(frame, tiny)
 
 
+def test_one_of_two_columns_of_images_must_be_named(folder, tiny):
+    frame = as_frame(folder)
+    files = [str(folder / name) for name in frame["file"]]
+    kinds = {"image": datasets.Image(), "mask": datasets.Image()}
+    two = datasets.Dataset.from_dict(
+        {"image": files, "mask": files, "label": frame["label"].tolist()},
+        datasets.Features({**kinds, "label": datasets.Value("string")}),
+    )
+    with pytest.raises(ValueError, match="image, mask, label: name it by image_column"):
+        encode(two, tiny)
+    assert len(encode(two, tiny, image_column="image")) == len(two)
+
+
 def test_a_data_set_and_its_splits_are_sources(folder, tiny, expected):
     splits = as_splits(folder)
     assert_same(encode(splits, tiny), expected)
