@@ -194,8 +194,7 @@ def test_differences_of_independent_shares_have_intervals():
     assert difference.high == pytest.approx(0.3339, abs=2e-3)
 
 
-def test_a_difference_the_other_way_round_has_its_ends_exchanged():
-    assert -Share(0.1, 0.02, 0.15) == Share(-0.1, -0.15, -0.02)
+def test_a_share_is_read_from_a_row_and_a_mean_has_an_interval():
     mean = Share.mean([Share(0.5, 0.2, 0.6), Share(0.9, 0.5, 0.9)])
     assert mean == pytest.approx((0.7, 0.7 - 0.5 / 2, 0.7 + 0.1 / 2))
     assert Share.mean([mean]) == pytest.approx(mean)

@@ -72,10 +72,6 @@ class Share(NamedTuple):
         to_high = math.hypot(*(share.high - share.value for share in shares)) / k
         return cls(value, value - to_low, value + to_high)
 
-    def __neg__(self) -> Share:
-        """Return the difference the other way round: b - a for a - b."""
-        return Share(-self.value, -self.high, -self.low)
-
     def minus(self, other: Share) -> Share:
         """Return this share less an independent one, with the difference's interval.
 

@@ -46,7 +46,7 @@ class OneClassValue:
 
 
 def values_of_one_class(
-    fields: pd.DataFrame, table: FeatureTable, *, p: float = RARE
+    fields: pd.DataFrame, table: FeatureTable
 ) -> list[OneClassValue]:
     """Find values of one field that belong to one class, however few files have them.
 
@@ -59,8 +59,6 @@ def values_of_one_class(
         What `file_fields` returns for the n images.
     table
         Their labels, classes and groups.
-    p
-        The largest probability.
 
     Returns
     -------
@@ -79,7 +77,7 @@ def values_of_one_class(
             label = int(counts.argmax())
             n_groups = int(counts[label])
             probability = _probability(counts, label, share_of_class)
-            if probability >= p:
+            if probability >= RARE:
                 continue
             in_class = has_it & (table.labels == label)
             others = np.flatnonzero(~has_it & (table.labels != label))
