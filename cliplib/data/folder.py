@@ -15,21 +15,9 @@ from cliplib.data.wording import counted, listing
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".avif",
-)
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+OF_PHONES = (".heic", ".heif", ".avif")
+SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", *OF_PHONES)
 SPLITS = {
     "train": "train",
     "training": "train",

@@ -41,15 +41,8 @@ FileFacts: TypeAlias = dict[str, int | float | str | bytes | None]
 # the file says.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # What phones save, by the brand that its files begin with (ISO/IEC 14496-12).
-PHONE_BRANDS = {
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"hevc": "HEIC",
-    b"mif1": "HEIC",
-    b"msf1": "HEIC",
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-}
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
 # Bits that grey values use in files of 16 bits, of which scanners seldom use all.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 MOST_BYTES = 2**28  # of a file: 256 MiB
@@ -312,11 +305,10 @@ def _why_unreadable(
 def _why_unidentified(content: bytes) -> str:
     """Return a clause on why Pillow knows no format for a file with this content."""
     # In HEIC and AVIF, bytes 4 to 7 are "ftyp", and bytes 8 to 11 the brand.
-    has_brand = content[4:8] == b"ftyp"
-    kind = PHONE_BRANDS.get(content[8:12]) if has_brand else None
-    if kind == "HEIC" and "HEIF" not in readable_formats():
+    brand = content[8:12] if content[4:8] == b"ftyp" else b""
+    if brand in HEIC_BRANDS and "HEIF" not in readable_formats():
         return "HEIC needs another package, pip install pillow-heif; or save it as JPEG"
-    if kind == "AVIF" and "AVIF" not in readable_formats():
+    if brand in AVIF_BRANDS and "AVIF" not in readable_formats():
         return "this Pillow knows no AVIF: update it, or save the image as JPEG"
     return "empty, or in no known format"
 

@@ -153,35 +153,19 @@ def _leaks(images: pd.DataFrame, groups_by_level: dict[str, Ints]) -> pd.DataFra
     split are no leaks, and nothing leaks from them. `groups_by_level` has the group
     number of each image, (n,), at each of `LEVELS`.
     """
-    in_splits = images[["id", "label", "split", "group"]].rename_axis("row")
-    in_splits = in_splits.reset_index()
-    in_splits["order"] = in_splits["split"].map({"train": 0, "val": 1, "test": 2})
-    in_splits = in_splits.dropna(subset="order")
+    known = images[["id", "label", "split", "group"]]
+    order = images["split"].map({"train": 0, "val": 1, "test": 2}).dropna()
+    order = order.sort_values(kind="stable")
+    rows = order.index.to_series()  # those of the earliest split first
     by_level = []
     for level, group_of_row in groups_by_level.items():
-        copy_group = group_of_row[in_splits["row"]]
-        by_level.append(
-            _with_earlier_copy(in_splits.assign(level=level, copy_group=copy_group))
-        )
+        first_copy = rows.groupby(group_of_row[rows]).transform("first")
+        copies = known.loc[first_copy, ["id", "split"]].add_prefix("duplicate_")
+        leaks = known.loc[rows].assign(level=level).join(copies.set_axis(rows.index))
+        by_level.append(leaks[order[first_copy].to_numpy() < order.to_numpy()])
     # An image that leaks at several levels is kept at the first, of the most alike.
-    leaks = pd.concat(by_level).drop_duplicates("row").sort_values("row")
-    columns = ["id", "label", "split", "group", "level"]
-    columns += ["duplicate_id", "duplicate_split"]
-    return leaks[columns].reset_index(drop=True)
-
-
-def _with_earlier_copy(images: pd.DataFrame) -> pd.DataFrame:
-    """Return the images with a copy in an earlier split, and that copy's id and split.
-
-    `images` has the columns id, split, order (of the split, from 0) and copy_group,
-    equal for copies. Added are duplicate_id, duplicate_split and duplicate_order, of
-    the first copy in the earliest split.
-    """
-    earliest_first = images.sort_values("order", kind="stable")
-    earliest = earliest_first.drop_duplicates("copy_group").set_index("copy_group")
-    duplicates = earliest[["id", "split", "order"]].add_prefix("duplicate_")
-    beside = images.join(duplicates, on="copy_group")
-    return beside[beside["duplicate_order"] < beside["order"]]
+    leaks = pd.concat(by_level)
+    return leaks[~leaks.index.duplicated()].sort_index().reset_index(drop=True)
 
 
 def _summary(
