@@ -67,6 +67,11 @@ def test_the_filling_stays_within_the_range_of_its_rim():
     assert filled.min() >= 36
 
 
+def test_the_filling_has_the_colour_around_it():
+    image = Image.new("RGB", (60, 60), (200, 60, 10))
+    assert fill(image, ellipse(BOX, image.size)).getcolors() == [(3600, (200, 60, 10))]
+
+
 def test_the_ellipse_holds_the_box_and_little_more():
     mask = ellipse(BOX, (400, 400))
     y, x = np.mgrid[:400, :400] / 400 + 1 / 800

@@ -62,9 +62,12 @@ def test_a_cropped_or_turned_copy_is_found_and_nothing_else(change: str) -> None
     assert len(across) == len(pairs)
 
 
-def test_like_features_propose_a_crop_beside_the_centre() -> None:
+@pytest.mark.parametrize("box", [(0, 0, 144, 108), (0, 6, 144, 114)])
+def test_like_features_propose_a_crop_beside_the_centre(
+    box: tuple[int, int, int, int],
+) -> None:
     image = ORIGINALS[0]
-    part = resaved(image.crop((0, 0, 144, 108)))
+    part = resaved(image.crop(box))
     hashes = image_hash.function([image, part, *ORIGINALS[1:]])
     features = np.random.default_rng(0).standard_normal((21, 8)).astype(np.float32)
     features[1] = features[0]

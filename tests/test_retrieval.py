@@ -65,6 +65,13 @@ def test_finds_hold_one_of_each_group_and_none_of_the_query_s():
 # Rankings
 
 
+def test_all_queries_get_as_many_finds_as_the_one_with_fewest_groups():
+    rows = np.eye(3)
+    found, _ = search(rows[:2], rows, groups=[0, 1, 2], query_groups=[0, 99])
+    assert found.shape == (2, 2)
+    assert 0 not in found[0]
+
+
 def test_average_precision_is_that_of_scikit_learn(space):
     queries, gallery, asked, labels = space
     got = rank_metrics(queries, gallery, asked, labels)
