@@ -739,9 +739,11 @@ def test_what_somebody_changed_is_told_in_a_sentence(
 def test_what_an_aid_says_about_itself_is_spelled_out(saved: Path) -> None:
     document = json.loads((saved / MANIFEST).read_text())
     document["rule"]["about"]["data set"] = "\u202eedisrever\x1b[2J"
+    document["encoder"]["name"] = "\x1b[2J"
     (saved / MANIFEST).write_text(json.dumps(document))
-    about = DecisionAid.load(saved, cache=False).about
-    assert about["data set"] == r"\u202eedisrever\x1b[2J"
+    aid = DecisionAid.load(saved, cache=False)
+    assert aid.about["data set"] == r"\u202eedisrever\x1b[2J"
+    assert aid.encoder.name == r"\x1b[2J"
 
 
 def test_parts_of_two_aids_are_no_aid(aid: DecisionAid, saved: Path) -> None:

@@ -30,6 +30,7 @@ from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.extract import encode
+from cliplib.inspection.erase import Box
 from cliplib.inspection.own_split import OwnSplit
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import encoding
@@ -40,7 +41,13 @@ from cliplib.reports.caution import KINDS, SEVERITIES
 from cliplib.reports.document import document
 from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.encoding import encode_folder
-from cliplib.reports.erasing import CONTROL, WHOLE, WITHOUT, read_boxes
+from cliplib.reports.erasing import (
+    CONTROL,
+    WHOLE,
+    WITHOUT,
+    evaluate_erased,
+    read_boxes,
+)
 from cliplib.reports.findings import Findings, Request
 from cliplib.reports.measure import measure
 from cliplib.reports.page import as_html, as_pdf
@@ -155,6 +162,11 @@ def test_the_best_probe_is_the_most_accurate(findings: Findings) -> None:
     assert findings.aid.training.readout == methods.method.table.readout
 
 
+def test_the_surest_answers_are_kept_longest(findings: Findings) -> None:
+    thresholds = findings.risk_coverage["threshold"]
+    assert {*thresholds} == {*findings.methods.proba.max(axis=1)}
+
+
 def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
     (row,) = findings.belonging.merged.to_dict("records")
     assert {row["group_a"], row["group_b"]} == {"copy", "disc0"}
@@ -252,6 +264,30 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
         before = load_image(findings.images.files[row])
         assert np.asarray(before).shape == np.asarray(after).shape
         assert (np.asarray(before) != np.asarray(after)).any()
+
+
+@pytest.mark.filterwarnings("ignore:There are only")
+def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
+    image_folder: Callable[..., Path],
+    tiny: ClipEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = image_folder(n=4)
+    table = encode(folder, tiny)
+    files = [folder / name for name in table.ids]
+    given = (LinearProbe(Cs=(1.0,)), table, tiny, files)
+    boxes = {table.ids[0]: Box(0.5, 0.5, 1, 1)}
+    with pytest.raises(ValueError, match=r"0\.png: Next to nothing"):
+        evaluate_erased(*given, boxes, n_splits=2)
+    seeds = []
+
+    def noting(image: Image.Image, box: Box, *, seed: int) -> Image.Image:
+        seeds.append(seed)
+        return image
+
+    monkeypatch.setattr("cliplib.reports.erasing.erase", noting)
+    evaluate_erased(*given, boxes, n_splits=2, seed=7)
+    assert seeds == [7, 7]  # of the features, and of the example
 
 
 def test_a_file_without_a_box_is_refused(tmp_path: Path) -> None:
