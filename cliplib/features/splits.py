@@ -296,19 +296,16 @@ def _published_folds(
             f"published must hold one fold for each of {len(group_of_row)} images, 1 to"
             f" {n_splits}, or 0 where there is none."
         )
-    has_fold = published > 0
-    fold_of_group = np.zeros(group_of_row.max() + 1, np.int64)
-    # Of a group's rows the last one counts; rows of other folds contradict it.
-    fold_of_group[group_of_row[has_fold]] = published[has_fold]
-    fold_of_row = fold_of_group[group_of_row]
-    is_contradictory = has_fold & (published != fold_of_row)
+    by_group = pd.Series(published).groupby(group_of_row)
+    fold_of_row = by_group.transform("max").to_numpy(np.int64)
+    is_contradictory = (published > 0) & (published != fold_of_row)
     if is_contradictory.any():
         row = is_contradictory.argmax()  # the first
         raise ValueError(
             f"Group {names[row]} has images in the published folds {published[row]} and"
             f" {fold_of_row[row]}: a group must be in one."
         )
-    return np.asarray(fold_of_row)
+    return fold_of_row
 
 
 def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
