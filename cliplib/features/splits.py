@@ -305,7 +305,7 @@ def _published_folds(
             f"Group {names[row]} has images in the published folds {published[row]} and"
             f" {fold_of_row[row]}: a group must be in one."
         )
-    return fold_of_row
+    return np.asarray(fold_of_row)
 
 
 def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
