@@ -229,6 +229,8 @@ def _near_pairs(
 
     `index_a` and `index_b` are rows of the records; within one collection, the same.
     """
+    if max_distance < 0:  # pairs of the same pixels alone are asked for
+        return
     bits = records["bits"]
     detail = quantised_detail(records["grey"])
     orientations = list(ORIENTATIONS.values())
@@ -350,8 +352,8 @@ def copies_of(
         )
     if strictness == "near":
         return find_near_duplicates(hashes, features=features, cache=cache)
-    exact = find_near_duplicates(hashes, max_distance=-1, cropped=False, cache=cache)
-    return exact if strictness == "exact" else exact.iloc[:0]
+    compared = hashes if strictness == "exact" else hashes[:0]
+    return find_near_duplicates(compared, max_distance=-1, cropped=False, cache=cache)
 
 
 def parse_copies(copies: str | float) -> str | float:
