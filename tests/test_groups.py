@@ -121,6 +121,8 @@ def test_a_table_declares_by_id_or_by_a_file_name_that_is_unique(tmp_path) -> No
     )
     for declaration in (table, str(table)):
         assert declared_groups(ids, declaration) == ["a", "b", "a"]
+    both = write(tmp_path / "h.csv", "file,group", "1.jpg,name", "metal/1.jpg,id")
+    assert declared_groups(ids[:1], both) == ["id"]
 
 
 @pytest.mark.parametrize("separator", [";", "\t", ","])

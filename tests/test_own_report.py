@@ -51,7 +51,7 @@ from cliplib.reports.erasing import (
 from cliplib.reports.findings import Findings, Request
 from cliplib.reports.measure import measure
 from cliplib.reports.page import as_html, as_pdf
-from cliplib.reports.record import answers_table, record
+from cliplib.reports.record import answers_table, made, record
 from cliplib.reports.report import (
     WRITTEN,
     check_extra,
@@ -467,6 +467,13 @@ def test_programs_read_the_verdict_as_the_schema_says(
     assert warning["id"]["enum"] == [*KINDS]
     assert warning["severity"]["enum"] == [*SEVERITIES]
     assert described["properties"]["verdict"]["properties"]["word"]["enum"] == [*WORDS]
+
+
+def test_versions_are_told_without_what_a_build_adds(
+    findings: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliplib.reports.record.version", lambda _: "2.9.0+cpu")
+    assert made(findings)["torch"] == "2.9.0"
 
 
 def test_texts_of_cells() -> None:
