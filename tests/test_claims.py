@@ -170,6 +170,7 @@ CONTRARY = {
     "cover-patients": (FALL, NOTHING),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
+    "0-answer": (ERASED, 0.55),
     "0-patients": (FALL, metric(0.025, 0.015, 0.035)),
     "0-sources": ("sequence.gap.all", NOTHING),
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
@@ -221,7 +222,6 @@ CONTRARY = {
         NOTHING,
     ),
     "4-random-groups": ("objects.beyond_random.kernel_probe", NOTHING),
-    "4-readout": ("like.readout.brain_tumor_mri.by_patient", NOTHING),
     "4-supported": (
         "brain.differences.mlp_probe.published_minus_by_patient",
         metric(0.02, 0.01, 0.03),
@@ -234,7 +234,6 @@ CONTRARY = {
         "aquatrash.efficientnet_minus_encoder.deep.elsewhere.kernel_probe.accuracy",
         metric(0.04, 0.02, 0.06),
     ),
-    "4-conse": ("words_waste.conse_minus_mini", metric(0.05, 0.02, 0.08)),
     "4-ppv": ("triage.sensitivity_99.at_0_01.ppv.high", 0.9),
     "4-seen": ("seen.flickr8k_recall_at_10.text_to_image.seen_less_held_out", NOTHING),
     "6-patients": (FALL, NOTHING),
