@@ -207,6 +207,10 @@ def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
         assert (getattr(again, name) == getattr(expected, name)).all(), name
     assert again.classes == expected.classes
     assert again.provenance == expected.provenance
+    empty = expected.select(np.zeros(len(expected), bool))
+    empty.to_parquet(tmp_path / "table.parquet")
+    again = FeatureTable.from_parquet(tmp_path / "table.parquet")
+    assert again.features.shape == (0, expected.features.shape[1])
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="is no feature table"):
         FeatureTable.from_parquet(str(tmp_path / "other.parquet"))
@@ -246,3 +250,31 @@ def test_the_command_line_takes_a_table_and_its_columns(
     assert asked["command"].endswith("--label-column kind --split train")
     assert cli.main(["train", str(files), "--out", out]) == 1
     assert "has no column 'label', but file, kind, split" in capsys.readouterr().err
+
+
+def with_paths(folder: Path) -> pd.DataFrame:
+    """Return the table of the folder's files, each with its whole path."""
+    frame = as_frame(folder)
+    return frame.assign(file=[str(folder / name) for name in frame["file"]])
+
+
+def test_a_split_of_a_table_is_taken_by_its_own_name_or_refused(folder):
+    table = with_paths(folder)
+    table["split"] = [
+        "holdout" if name == "test" else "rest" for name in table["split"]
+    ]
+    n_held_out = int((table["split"] == "holdout").sum())
+    assert 0 < n_held_out < len(table)
+    assert len(load_dataset(table, split="holdout")) == n_held_out
+    for unknown in ("tset", "train"):
+        with pytest.raises(ValueError, match=f"has no split '{unknown}'"):
+            load_dataset(table, split=unknown)
+    with pytest.raises(ValueError, match="has no split 'holdout'"):
+        load_dataset(table.drop(columns="split"), split="holdout")
+
+
+def test_a_row_without_a_file_is_named(folder):
+    table = with_paths(folder)
+    table.loc[2, "file"] = None
+    with pytest.raises(ValueError, match="names no file in row 3"):
+        load_dataset(table)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 import pandas as pd
 
+from cliplib.data.arrays import Bools
 from cliplib.data.folder import SPLITS, ListedImage, existing_folder, list_images
 from cliplib.data.text_table import read_text_table
 
@@ -168,6 +169,12 @@ def _of_table(
                 f"The table {title} has no column {name!r}, but "
                 f"{', '.join(map(str, table.columns))}: name those of files and labels."
             )
+    missing = np.flatnonzero(table[file].isna())
+    if len(missing):
+        raise ValueError(
+            f"The table {title} names no {file} in row {missing[0] + 1}: fill it in, "
+            "or leave the row out."
+        )
     known = pd.DataFrame(
         {
             "path": [folder / name for name in table[file]],
@@ -178,13 +185,24 @@ def _of_table(
         }
     )
     if columns.split:
-        known = known[known["split"] == _split_name(columns.split)]
+        known = known[_is_of_split(table, columns.split)]
         if known.empty:
             raise ValueError(f"The table {title} has no split {columns.split!r}.")
     for path in known["path"]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}, which {title} names, is no file.")
     return _with_known(_undecoded(known["path"]), known, title, "table")
+
+
+def _is_of_split(table: pd.DataFrame, split: str) -> Bools:
+    """Return which rows, (n,), are of a split, by its own name or a usual one."""
+    written = _texts(table["split"]) if "split" in table else [""] * len(table)
+    usual = _split_name(split)
+
+    def is_asked(name: str) -> bool:
+        return name == split or (usual != "" and _split_name(name) == usual)
+
+    return np.array([is_asked(name) for name in written], bool)
 
 
 def _texts(values: Sequence[Any] | pd.Series) -> list[str]:

@@ -49,9 +49,16 @@ def save_safetensors(
     metadata = _metadata(fields, *NAMES)
     # The package would write arrays that are stored column by column transposed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with _replacing(path) as unfinished:
+        unfinished.write_bytes(save(contiguous, metadata))
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a block the place of a new file, which then takes the older one's place."""
     unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
     try:
-        unfinished.write_bytes(save(contiguous, metadata))
+        yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -90,7 +97,8 @@ def save_parquet(path: str | os.PathLike[str], fields: Fields) -> None:
         pa.array(features.ravel()), features.shape[1]
     )
     written = pa.table(columns, metadata=_metadata(fields))
-    pyarrow.parquet.write_table(written, path)
+    with _replacing(path) as unfinished:
+        pyarrow.parquet.write_table(written, unfinished)
 
 
 def load_parquet(path: str) -> Fields:
@@ -102,7 +110,8 @@ def load_parquet(path: str) -> Fields:
         about = json.loads(read.schema.metadata[METADATA.encode()])
         arrays = {name: read[name].to_numpy() for name in (*NUMBERS, *NAMES)}
         features = read["features"].combine_chunks().flatten().to_numpy()
-        return _fields({**arrays, "features": features.reshape(len(read), -1)}, about)
+        shape = len(read), read.schema.field("features").type.list_size
+        return _fields({**arrays, "features": features.reshape(shape)}, about)
 
 
 def _metadata(fields: Fields, *names: str) -> dict[str, str]:
