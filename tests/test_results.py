@@ -319,3 +319,12 @@ logging.getLogger('x').info('noise')
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines().count("found") == 1 and "noise" not in done.stdout
     assert "found" not in done.stderr and "Results go to" in done.stdout
+
+
+def test_what_was_summed_in_another_order_is_not_taken_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    of_one = results._digest_of_code()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert results._digest_of_code() != of_one

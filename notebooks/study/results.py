@@ -41,6 +41,8 @@ logger = logging.getLogger(f"cliplib.{__name__}")
 
 SUFFIXES = {"figure": ".svg", "table": ".csv", "numbers": ".json"}
 PACKAGES = ("datasets", "matplotlib", "numpy", "scikit-learn", "torch", "transformers")
+SUMMED_BY = ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY")
+"""Settings with which sums come out in another order, and so in other last digits."""
 JSON: Any = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUILD_SETTING = "CLIPLIB_FIGURES"
@@ -152,8 +154,8 @@ class Study:
     def memory(self) -> joblib.Memory:
         """A cache on disk that all notebooks share, for ``memory.cache(function)``.
 
-        It lies in ``build/predictions``. What other code or other versions of packages
-        computed is deleted.
+        It lies in ``build/predictions``. What other code, versions of packages or
+        numbers of threads computed is deleted.
         """
         caches = CHECKOUT / "build" / "predictions"
         current = caches / _digest_of_code()
@@ -354,12 +356,13 @@ def package_versions() -> dict[str, str]:
 
 
 def _digest_of_code() -> str:
-    """Return a digest of the library's modules and of the versions of `PACKAGES`."""
+    """Return a digest of the library's modules, of `PACKAGES` and of `SUMMED_BY`."""
     packages = [Path(cliplib.__file__).parent, Path(__file__).parent]
     modules = sorted(m for package in packages for m in package.rglob("*.py"))
     code = b"".join(module.read_bytes() for module in modules)
-    versions = [*package_versions().values()]
-    return hashlib.sha256(code + json.dumps(versions).encode()).hexdigest()[:16]
+    about = [*package_versions().values()]
+    about += [os.environ.get(name, "") for name in SUMMED_BY]
+    return hashlib.sha256(code + json.dumps(about).encode()).hexdigest()[:16]
 
 
 def _write_unless_it_agrees(path: Path, text: str) -> str:
