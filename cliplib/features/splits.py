@@ -189,9 +189,9 @@ def fold_numbers(
 ) -> Ints:
     """Assign whole groups to folds of like size and like shares of the classes.
 
-    Groups of one row each are assigned by scikit-learn's StratifiedKFold, others by its
-    StratifiedGroupKFold; more than 5,000 groups one after another, the largest first,
-    each to the fold that has least of its classes.
+    Groups are assigned by scikit-learn's StratifiedGroupKFold. Where each row is its
+    own group, and beyond 5,000 groups, it is StratifiedKFold, to which a group is one
+    entry, whatever its size, of the first of its classes.
 
     Parameters
     ----------
@@ -224,9 +224,7 @@ def fold_numbers(
     check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
     folds = np.full(len(labels), -1)  # not assigned yet
     if published is not None:
-        names = np.arange(len(labels)) if groups is None else np.asarray(groups)
-        from_1 = _published_folds(names, group_of_row, np.asarray(published), n_splits)
-        folds = from_1 - 1
+        folds = _published_folds(group_of_row, np.asarray(published), n_splits) - 1
     is_left = folds < 0
     if is_left.any():
         groups_left = group_of_row[is_left]
@@ -279,33 +277,20 @@ def check_number_of_groups(
             )
 
 
-def _published_folds(
-    names: Any, group_of_row: Ints, published: Any, n_splits: int
-) -> Ints:
+def _published_folds(group_of_row: Ints, published: Any, n_splits: int) -> Ints:
     """Return the published fold of each row's group, (n,) from 1, 0 where none.
 
     `published` (n,) may give the fold of a group in some of its rows alone, and 0 in
-    the others; ValueError if a group has several. The groups' `names` (n,) serve the
-    message.
+    the others; ValueError if a group has several.
     """
-    if (
-        published.shape != group_of_row.shape
-        or not np.isin(published, range(n_splits + 1)).all()
-    ):
+    fold_of_row = pd.Series(published).groupby(group_of_row).transform("max")
+    is_other_fold = (published != 0) & (published != fold_of_row)
+    if is_other_fold.any() or not np.isin(published, range(n_splits + 1)).all():
         raise ValueError(
-            f"published must hold one fold for each of {len(group_of_row)} images, 1 to"
-            f" {n_splits}, or 0 where there is none."
+            f"published must hold one fold for each group of images, 1 to {n_splits}, "
+            "or 0 where there is none."
         )
-    by_group = pd.Series(published).groupby(group_of_row)
-    fold_of_row = by_group.transform("max").to_numpy(np.int64)
-    is_contradictory = (published > 0) & (published != fold_of_row)
-    if is_contradictory.any():
-        row = is_contradictory.argmax()  # the first
-        raise ValueError(
-            f"Group {names[row]} has images in the published folds {published[row]} and"
-            f" {fold_of_row[row]}: a group must be in one."
-        )
-    return np.asarray(fold_of_row)
+    return np.asarray(fold_of_row, np.int64)
 
 
 def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
@@ -318,67 +303,21 @@ def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     # Numbered anew, without gaps, in the same order.
-    _, first_row, group_of_row = np.unique(
-        groups, return_index=True, return_inverse=True
-    )
-    n_groups = len(first_row)
+    group_of_row = number_groups(groups, by_name=True)
+    class_of_group = pd.Series(labels).groupby(group_of_row).min().to_numpy()
+    n_groups = len(class_of_group)
     largest_class = np.unique(labels, return_counts=True)[1].max()  # its rows
-    # So few rows may be left where others have published folds.
-    sklearn_refuses = min(n_groups, largest_class) < n_splits
-    if n_groups == len(labels) and not sklearn_refuses:
-        # Where each group is one row, this splitter does as well, 1,000 times as fast.
-        by_row = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
-        folds = np.empty(len(labels), np.int64)
-        # In the order of groups, so that folds do not depend on the order of rows.
-        folds[first_row] = _folds_of_splitter(by_row, labels[first_row])
-        return folds
-    if n_groups > MAX_GROUPS_FOR_SKLEARN:
-        return _assign_many_groups(labels, group_of_row, n_splits, seed)
-    if sklearn_refuses:
+    if min(n_groups, largest_class) < n_splits:  # beside published folds
         # Groups in random order go to the folds in turn. Of fewer groups than folds,
         # each draws one of n_splits places, so that every fold may get one.
         places = np.random.default_rng(seed).permutation(max(n_groups, n_splits))
         return np.asarray(places[group_of_row] % n_splits)
-    by_group = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-    return _folds_of_splitter(by_group, labels, group_of_row)
-
-
-def _assign_many_groups(
-    labels: Any, group_of_row: Ints, n_splits: int, seed: int
-) -> Ints:
-    """Assign thousands of groups to folds: return the fold of each row, (n,) from 0.
-
-    Folds are alike if Σ (n_fc / N_c)², summed over folds f and classes c, is small:
-    n_fc of the N_c rows of class c are in fold f. Groups are taken one by one, the
-    largest first, and each goes to the fold where the sum grows least. By a group with
-    g_c rows of class c it grows by Σ (2 n_fc g_c + g_c²) / N_c², summed over classes;
-    all but Σ n_fc g_c / N_c² is equal for all folds. Where that is equal, too, the fold
-    with fewest rows is taken.
-
-    StratifiedGroupKFold compares the mean standard deviation of the shares n_fc / N_c
-    instead, and takes 15 times as long.
-    """
-    counts = _count_by_group_and_class(labels, group_of_row)  # g_c of all groups
-    class_weights = 1 / counts.sum(axis=0) ** 2.0  # 1 / N_c²
-    fold_counts = np.zeros((n_splits, len(class_weights)))  # n_fc
-    fold_sizes = [0] * n_splits
-    group_sizes = counts.sum(axis=1)
-    shuffled = np.random.default_rng(seed).permutation(len(group_sizes))
-    largest_first = shuffled[np.argsort(-group_sizes[shuffled], kind="stable")]
-    fold_of_group = np.empty(len(group_sizes), np.int64)
-    for group in largest_first:
-        # Of a sparse matrix, the classes that the group holds, and their g_c.
-        entries = slice(counts.indptr[group], counts.indptr[group + 1])
-        classes = counts.indices[entries]
-        n_rows = counts.data[entries]
-        weighted_rows = n_rows * class_weights[classes]  # g_c / N_c²
-        growth = (fold_counts[:, classes] * weighted_rows).sum(axis=1)  # of each fold
-        candidates = zip(growth.tolist(), fold_sizes, range(n_splits), strict=True)
-        _, _, fold = min(candidates)  # least growth, then fewest rows
-        fold_of_group[group] = fold
-        fold_counts[fold, classes] += n_rows
-        fold_sizes[fold] += int(group_sizes[group])
-    return fold_of_group[group_of_row]
+    if n_groups == len(labels) or n_groups > MAX_GROUPS_FOR_SKLEARN:
+        # One entry for each group: 1,000 times as fast, and as even by chance.
+        by_group = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
+        return _folds_of_splitter(by_group, class_of_group)[group_of_row]
+    by_row = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+    return _folds_of_splitter(by_row, labels, group_of_row)
 
 
 def _folds_of_splitter(
