@@ -605,7 +605,7 @@ def test_the_nearest_neighbour_in_folds_is_of_another_fold(sample):
     table = SimpleNamespace(
         features=X, labels=y, classes=("a", "b", "c"), groups=groups, folds=0 * groups
     )
-    proba = out_of_fold_proba(NearestNeighbour(), table, n_splits=3, progress=False)
+    proba = out_of_fold_proba(NearestNeighbour(), table, n_splits=3)
     similarity = cosine_similarity(StandardScaler().fit_transform(X))
     folds = fold_numbers(y, groups, n_splits=3)
     similarity[folds[:, None] == folds] = -2
@@ -821,7 +821,7 @@ def test_a_fold_is_standardised_by_its_training_rows_alone(sample, probe):
     shifted[fold == 0] += 1000  # these rows would change a mean over all
     table = FeatureTable.from_arrays(shifted, y, classes=["a", "b", "c"])
     table = replace(table, folds=fold + 1)
-    proba = out_of_fold_proba(probe, table, n_splits=3, progress=False)
+    proba = out_of_fold_proba(probe, table, n_splits=3)
     train = fold != 0
     alone = clone(probe).fit(shifted[train], y[train])
     np.testing.assert_allclose(proba[~train], alone.predict_proba(shifted[~train]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -17,7 +18,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from sklearn.neighbors import KNeighborsClassifier
 
+from cliplib import FeatureTable, out_of_fold_proba
 from study import results
 
 CAPTIONS = """
@@ -293,6 +296,34 @@ def test_what_is_kept_is_read_again_until_the_code_changes(
     assert results.Study("02_other").memory.cache(answer)(1) == 2
     assert calls == [1, 1]
     assert len(list((tmp_path / "build" / "predictions").iterdir())) == 1
+
+
+def test_predictions_are_kept_until_anything_that_they_rest_on_changes(
+    study: results.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.arange(40) % 2
+    groups = np.arange(40) // 2
+    first = FeatureTable.from_arrays(X, y, classes=["a", "b"], groups=groups)
+    nearest = KNeighborsClassifier()
+    proba = study.out_of_fold_proba(nearest, first)
+    np.testing.assert_array_equal(proba, out_of_fold_proba(nearest, first))
+    fits = []
+    monkeypatch.setattr(KNeighborsClassifier, "fit", lambda *_: fits.append(1))
+    again = FeatureTable.from_arrays(X, y, classes=["a", "b"], groups=groups)
+    np.testing.assert_array_equal(study.out_of_fold_proba(nearest, again), proba)
+    changes: list[dict[str, Any]] = [
+        {"estimator": KNeighborsClassifier(3)},
+        {"table": first.with_features(X + 1)},
+        {"table": dataclasses.replace(first, labels=1 - y)},
+        {"groups": np.arange(40)},
+        {"seed": 1},
+    ]
+    for change in changes:
+        arguments: dict[str, Any] = {"estimator": nearest, "table": first, **change}
+        with pytest.raises(AttributeError):  # what `fit` would return is missing
+            study.out_of_fold_proba(**arguments)
+    assert len(fits) == len(changes)
 
 
 def test_a_result_without_words_is_refused(folder: Path, study: results.Study) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib import Memory
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -375,41 +374,6 @@ def test_the_tables_folds_are_used_unless_groups_are_given(remembering):
     remembering.seen.clear()
     out_of_fold_proba(remembering, given, groups=groups)
     assert [len(seen) for seen in remembering.seen] == [80] * 5
-
-
-def test_a_memory_spares_the_fits_until_anything_changes(remembering, tmp_path):
-    memory = Memory(tmp_path, verbose=0)
-    y, groups = np.arange(40) % 2, np.arange(40) // 2
-    first = table(np.zeros((40, 1)), y, groups)
-    proba = out_of_fold_proba(remembering, first, memory=memory)
-    again = out_of_fold_proba(remembering, first, memory=memory)
-    assert (proba == again).all()
-    assert len(remembering.seen) == 5
-    changes = [
-        {"estimator": Remembering(weight=2.0)},
-        {"table": table(np.ones((40, 1)), y, groups)},
-        {"table": table(np.zeros((40, 1)), 1 - y, groups)},
-        {"groups": np.arange(40)},
-        {"seed": 1},
-    ]
-    for number, change in enumerate(changes, start=2):
-        arguments = {"estimator": remembering, "table": first, **change}
-        out_of_fold_proba(**arguments, memory=memory)
-        assert len(remembering.seen) == 5 * number, change
-
-
-def test_a_memory_does_not_take_answers_of_older_code_for_todays(
-    remembering, tmp_path, monkeypatch
-):
-    memory = Memory(tmp_path, verbose=0)
-    y, groups = np.arange(40) % 2, np.arange(40) // 2
-    given = table(np.zeros((40, 1)), y, groups)
-    for source, n_fits in (("older", 5), ("today's", 10), ("today's", 10)):
-        monkeypatch.setattr(
-            "cliplib.probes.out_of_fold._module_source", lambda _, code=source: code
-        )
-        out_of_fold_proba(remembering, given, memory=memory)
-        assert len(remembering.seen) == n_fits, source
 
 
 def test_a_class_that_a_fold_is_not_trained_on_has_a_probability_of_zero(remembering):

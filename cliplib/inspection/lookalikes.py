@@ -157,7 +157,7 @@ def _accuracy_by(
     if min(clusters_of_class) < n_splits:
         return None
     proba = out_of_fold_proba(
-        probe, table, groups=clusters, n_splits=n_splits, seed=seed, progress=False
+        probe, table, groups=clusters, n_splits=n_splits, seed=seed
     )
     is_right = proba.argmax(axis=1) == table.labels
     return share_with_interval(is_right, groups=clusters, seed=seed)

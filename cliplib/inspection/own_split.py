@@ -75,7 +75,7 @@ def own_split(
 
     def in_folds(groups: Ints) -> Ints:
         proba = out_of_fold_proba(
-            probe, table, groups=groups, n_splits=n_splits, seed=seed, progress=False
+            probe, table, groups=groups, n_splits=n_splits, seed=seed
         )
         return np.asarray(proba.argmax(axis=1))
 

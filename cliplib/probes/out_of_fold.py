@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
-from tqdm.auto import tqdm
 
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.features.splits import (
@@ -22,9 +18,6 @@ from cliplib.features.splits import (
 )
 from cliplib.features.table import FeatureTable
 
-if TYPE_CHECKING:
-    from joblib import Memory
-
 
 def out_of_fold_proba(
     estimator: Any,
@@ -33,8 +26,6 @@ def out_of_fold_proba(
     groups: ArrayLike | None = None,
     n_splits: int = 5,
     seed: int = 0,
-    memory: Memory | None = None,
-    progress: bool = True,
 ) -> Floats:
     """Predict each row by a classifier that was fitted without its fold.
 
@@ -49,11 +40,6 @@ def out_of_fold_proba(
         published folds are set aside then.
     n_splits, seed
         Number of folds, and seed of the draw that assigns groups to them.
-    memory
-        A ``joblib.Memory`` that keeps the answer, by the estimator's class with the
-        source of its module, its parameters, features, labels, groups and folds.
-    progress
-        Show a bar that counts folds.
 
     Returns
     -------
@@ -67,36 +53,11 @@ def out_of_fold_proba(
     # `fold_numbers` checks as well, but could only name the class by its number.
     class_names = np.asarray(table.classes)[table.labels]
     check_number_of_groups(class_names, group_of_row, n_splits, f"for {n_splits} folds")
-    features = np.ascontiguousarray(table.features)
-    arguments = (clone(estimator), features, table.labels, group_of_row)
-    drawn = {"n_splits": n_splits, "seed": seed, "published": published}
-    predict: Any = _predict_in_folds
-    key = ""
-    if memory is not None:
-        key = _digest(features) + _module_source(estimator)
-        predict = memory.cache(_predict_in_folds, ignore=["features", "progress"])
-    proba: Floats = predict(*arguments, len(table.classes), drawn, key, progress)
-    return proba
-
-
-def _predict_in_folds(
-    estimator: Any,
-    features: Features,
-    labels: Ints,
-    groups: Ints,
-    n_classes: int,
-    drawn: dict[str, Any],
-    key: str,
-    progress: bool,
-) -> Floats:
-    """Predict each row without its fold, in folds that are `drawn`.
-
-    `key`, of the features and the code of the estimator's module, is an argument for
-    the memory's sake alone, which finds kept answers by the arguments.
-    """
-    folds = list(group_folds(labels, groups, **drawn))
+    folds = group_folds(
+        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
+    )
     return predict_folds(
-        estimator, features, labels, groups, folds, n_classes, progress=progress
+        estimator, table.features, table.labels, group_of_row, folds, len(table.classes)
     )
 
 
@@ -105,10 +66,8 @@ def predict_folds(
     features: Features | Floats,
     labels: Ints,
     groups: Ints,
-    folds: Sequence[tuple[Ints, Ints]],
+    folds: Iterable[tuple[Ints, Ints]],
     n_classes: int,
-    *,
-    progress: bool = False,
 ) -> Floats:
     """Predict each row by a clone of the estimator that was fitted without its fold.
 
@@ -116,7 +75,7 @@ def predict_folds(
     a class that the fold's training rows lack.
     """
     proba = np.zeros((len(labels), n_classes))
-    for train_rows, test_rows in tqdm(folds, "folds", disable=not progress):
+    for train_rows, test_rows in folds:
         fitted = fit_with_groups(
             estimator,
             features[train_rows],
@@ -139,21 +98,3 @@ def fit_with_groups(
     """
     options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
     return clone(estimator).fit(features, labels, **options)
-
-
-def _digest(features: Features) -> str:
-    """Return a digest of features, which joblib would take ten times as long for."""
-    content = xxhash.xxh3_128_hexdigest(features.data)
-    return f"{features.dtype}, {features.shape}, {content}"
-
-
-def _module_source(estimator: Any) -> str:
-    """Return the code of the module that defines an estimator, "" if it has no file.
-
-    It is part of the key by which a `joblib.Memory` finds kept predictions, so that
-    those of older code are not taken for today's.
-    """
-    try:
-        return inspect.getsource(sys.modules[type(estimator).__module__])
-    except (OSError, TypeError):
-        return ""

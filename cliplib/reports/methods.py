@@ -78,7 +78,6 @@ class EvaluationPlan:
             groups=each_its_own if by_image else None,  # None: those of the table
             n_splits=self.n_splits,
             seed=self.seed,
-            progress=False,
         )
 
     def evaluate(self, predicted: ArrayLike) -> Evaluation:

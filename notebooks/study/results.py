@@ -31,8 +31,10 @@ import pandas as pd
 import seaborn.objects as so
 from IPython import get_ipython
 from IPython.display import display
+from sklearn.base import clone
 
 import cliplib
+from cliplib.data.arrays import Floats
 from study.agreement import agrees
 from study.data import DATASETS
 from study.figures import draw_plot, svg, use_style
@@ -163,6 +165,14 @@ class Study:
             if cache != current:
                 shutil.rmtree(cache, ignore_errors=True)
         return joblib.Memory(current, verbose=0)
+
+    def out_of_fold_proba(
+        self, estimator: Any, table: cliplib.FeatureTable, **options: Any
+    ) -> Floats:
+        """Return `cliplib.out_of_fold_proba`, kept in `memory` for all notebooks."""
+        predict = self.memory.cache(cliplib.out_of_fold_proba)
+        proba: Floats = predict(clone(estimator), table, **options)
+        return proba
 
     def save_figure(
         self, figure: Any, id: str, *, height: float = 2.8, **values: Any
