@@ -30,7 +30,14 @@ from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.extract import encode
-from cliplib.inspection.erase import Box
+from cliplib.inspection.erase import (
+    CONTROL,
+    WHOLE,
+    WITHOUT,
+    Box,
+    evaluate_erased,
+    read_boxes,
+)
 from cliplib.inspection.own_split import OwnSplit
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import encoding
@@ -41,13 +48,6 @@ from cliplib.reports.caution import KINDS, SEVERITIES
 from cliplib.reports.document import document
 from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.encoding import encode_folder
-from cliplib.reports.erasing import (
-    CONTROL,
-    WHOLE,
-    WITHOUT,
-    evaluate_erased,
-    read_boxes,
-)
 from cliplib.reports.findings import Findings, Request
 from cliplib.reports.measure import measure
 from cliplib.reports.page import as_html, as_pdf
@@ -285,7 +285,7 @@ def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
         seeds.append(seed)
         return image
 
-    monkeypatch.setattr("cliplib.reports.erasing.erase", noting)
+    monkeypatch.setattr("cliplib.inspection.erase.erase", noting)
     evaluate_erased(*given, boxes, n_splits=2, seed=7)
     assert seeds == [7, 7]  # of the features, and of the example
 

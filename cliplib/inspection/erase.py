@@ -8,9 +8,12 @@ scikit-image.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from scipy.ndimage import (
     binary_dilation,
@@ -19,7 +22,15 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
-from cliplib.data.arrays import Bools, Floats
+from cliplib.data.arrays import Bools, Features, Floats
+from cliplib.data.image import ImageSource, image_name, load_image
+from cliplib.data.text_table import read_text_table
+from cliplib.encoders.encoder import Encoder
+from cliplib.evaluation.intervals import ratio_intervals
+from cliplib.features.splits import group_folds
+from cliplib.features.table import FeatureTable
+from cliplib.probes.base import Probe
+from cliplib.probes.out_of_fold import fit_with_groups
 
 RIM = 4
 """Width in pixels of the rim around a hole, whose noise the filling gets."""
@@ -27,6 +38,13 @@ SMOOTHING = 3.0
 """Standard deviation in pixels of the blur that the filling continues."""
 MOST_PIXELS = 1024
 """Of a hole that is filled pixel by pixel; a larger one is filled in a reduced copy."""
+
+BOX_COLUMNS = ("file", "x_center", "y_center", "width", "height")
+WHOLE = "as they are"
+WITHOUT = "object erased"
+CONTROL = "as much erased on the other side"
+"""Names of the variants of the images."""
+MOST_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -80,8 +98,7 @@ def erase(image: Image.Image, box: Box, *, seed: int = 0) -> Image.Image:
     """Return a copy, RGB, in which a box's object is filled with its surroundings.
 
     Filled, by `fill`, is the ellipse through the box's corners; `seed` is of the noise
-    on the filling. Raises ValueError if the ellipse leaves next to nothing, ImportError
-    without scikit-image.
+    on the filling. Raises ValueError if the ellipse leaves next to nothing.
     """
     return fill(image, ellipse(box, image.size), seed=seed)
 
@@ -105,16 +122,9 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
     Raises
     ------
     ValueError
-        If the mask is of another size, or leaves next to nothing of the image.
-    ImportError
-        If scikit-image is not installed.
+        If the mask leaves next to nothing of the image.
     """
     pixels = np.asarray(image.convert("RGB"), np.float64)
-    if mask.shape != pixels.shape[:2]:
-        raise ValueError(
-            f"The mask is of shape {mask.shape}: it must be {pixels.shape[:2]}, the "
-            "image's height and width."
-        )
     if mask.any():
         # Of a large hole, every step-th row and column is filled, and the rest is
         # interpolated between them: the filling is smooth.
@@ -146,43 +156,24 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
     Only those within the hole, which must not be empty, are of use. What lies round it
     is blurred first, so that its grain is not drawn out into the hole. With a step
     above 1 every step-th row and column are filled, and the rest is interpolated
-    between them. Raises ValueError where the hole leaves nothing of these, and
-    ImportError without scikit-image.
+    between them. Raises ValueError where the hole leaves nothing of these.
     """
+    from skimage.restoration import inpaint_biharmonic
+
     blurred = _blurred(pixels, ~hole, max(SMOOTHING, step))
     first = step // 2
     every_step = (slice(first, None, step), slice(first, None, step))
-    filled = _inpainted(blurred[every_step], hole[every_step])
-    at_edge = blurred[binary_dilation(hole) & ~hole]  # (pixels, 3)
-    filled = np.clip(filled, at_edge.min(axis=0), at_edge.max(axis=0))
-    if step == 1:
-        return filled
-    # Where each row and column of the result lies among every step-th, (h, w) both.
-    places = [(numbers - first) / step for numbers in np.indices(hole.shape)]
-    channels = [
-        map_coordinates(filled[..., channel], places, order=1, mode="nearest")
-        for channel in range(filled.shape[-1])
-    ]
-    return np.stack(channels, axis=-1)
-
-
-def _inpainted(pixels: Floats, hole: Bools) -> Floats:
-    """Return a copy of pixels (h, w, 3) in which scikit-image has filled a hole (h, w).
-
-    Raises ValueError where the hole is all there is, and ImportError without
-    scikit-image.
-    """
-    try:
-        from skimage.restoration import inpaint_biharmonic
-    except ImportError as error:
-        raise ImportError(
-            "Erasing needs scikit-image: pip install scikit-image."
-        ) from error
-    if hole.all():
+    if hole[every_step].all():
         raise ValueError(
             "Next to nothing of the image would be left: mark a smaller part."
         )
-    return np.asarray(inpaint_biharmonic(pixels, hole, channel_axis=-1))
+    filled = inpaint_biharmonic(blurred[every_step], hole[every_step], channel_axis=-1)
+    at_edge = blurred[binary_dilation(hole) & ~hole]  # (pixels, 3)
+    filled = np.clip(filled, at_edge.min(axis=0), at_edge.max(axis=0))
+    # Where each pixel and channel of the result lies among those filled.
+    row, column, channel = np.indices(pixels.shape)
+    places = [(row - first) / step, (column - first) / step, channel]
+    return np.asarray(map_coordinates(filled, places, order=1, mode="nearest"))
 
 
 def _blurred(pixels: Floats, is_known: Bools, sigma: float) -> Floats:
@@ -216,3 +207,167 @@ def keep(image: Image.Image, box: Box) -> Image.Image:
     pixels = np.array(image.convert("RGB"))
     pixels[~ellipse(box, image.size)] = 0
     return Image.fromarray(pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Erased:
+    """What a probe makes of images without their object.
+
+    Attributes
+    ----------
+    accuracy
+        A row for each variant: images (how many have it), value, low and high of the
+        accuracy. Variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the
+        other side of the vertical middle, where that does not meet the object.
+    examples
+        At most three rows of the table, and the image of each without its object.
+    """
+
+    accuracy: pd.DataFrame
+    examples: Sequence[tuple[int, Image.Image]]
+
+
+def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
+    """Read from a CSV file where the objects of images lie.
+
+    Parameters
+    ----------
+    path
+        Its columns are file (an id, or a file name that only one image has), x_center,
+        y_center, width and height (shares of the image's sides).
+    ids
+        The images' ids.
+
+    Returns
+    -------
+    dict
+        The box of each image that has one, by id.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a row names no image of these, its numbers are no box, or there is no row.
+    """
+    by_name = pd.Series(list(ids), [PurePosixPath(image_id).name for image_id in ids])
+    of_one_image = by_name[~by_name.index.duplicated(keep=False)]
+    id_of = {**of_one_image, **dict(zip(ids, ids, strict=True))}
+    boxes = {}
+    table = read_text_table(Path(path), BOX_COLUMNS)  # its cells are texts
+    for file, *numbers in table.itertuples(index=False):
+        if file not in id_of:
+            raise ValueError(f"{path!r} names {file!r}, which is no image here.")
+        try:
+            # The columns are in the order of the box's fields.
+            boxes[id_of[file]] = Box(*map(float, numbers))
+        except ValueError as error:
+            raise ValueError(f"{path!r}, {file!r}: {error}") from error
+    if not boxes:
+        raise ValueError(f"{path!r} has no box: below its first line, give one a row.")
+    return boxes
+
+
+def evaluate_erased(
+    probe: Probe,
+    table: FeatureTable,
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    boxes: Mapping[str, Box],
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
+) -> Erased:
+    """Train a probe on images as they are; test it on others, with the object erased.
+
+    Parameters
+    ----------
+    probe
+        A copy of it is fitted in each fold.
+    table
+        In the probe's readout, with the groups that are kept together.
+    encoder
+        The one that made the table.
+    images
+        The files of the table's rows, (n,).
+    boxes
+        Where objects lie, by the image's id, of one row at least; images without a box
+        are trained on only.
+    n_splits, seed
+        Of the folds; the seed is also that of the filling and of the intervals.
+
+    Raises
+    ------
+    ValueError
+        If an object cannot be erased.
+    """
+    box_of_row = {
+        row: boxes[image_id]
+        for row, image_id in enumerate(table.ids)
+        if image_id in boxes
+    }
+    mirrored_box_of_row = {
+        row: box.mirrored()
+        for row, box in box_of_row.items()
+        # The two centres are at least a width apart: the boxes do not overlap.
+        if abs(2 * box.x_center - 1) >= box.width
+    }
+    boxes_of = {WHOLE: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
+    features_of = {
+        WHOLE: table.features,
+        WITHOUT: _encode_erased(encoder, table, images, box_of_row, seed),
+        CONTROL: _encode_erased(encoder, table, images, mirrored_box_of_row, seed),
+    }
+    every_row = range(len(table))
+    has_variant = pd.DataFrame(
+        {name: np.isin(every_row, [*chosen]) for name, chosen in boxes_of.items()}
+    )
+    is_right = pd.DataFrame(False, every_row, [*features_of])
+    for train_rows, test_rows in group_folds(
+        table.labels, table.groups, n_splits=n_splits, seed=seed, published=table.folds
+    ):
+        train = table.select(train_rows)
+        fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
+        for name, features in features_of.items():
+            answers = fitted.predict(features[test_rows])
+            is_right.loc[test_rows, name] = answers == table.labels[test_rows]
+    accuracy = ratio_intervals(
+        is_right & has_variant,
+        has_variant.to_numpy(float),
+        groups=table.groups,
+        seed=seed,
+    )
+    accuracy.insert(0, "images", has_variant.sum())
+    rows = [*box_of_row]
+    step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
+    examples = [
+        (row, _load_erased(images[row], box_of_row[row], seed))
+        for row in rows[::step][:MOST_EXAMPLES]
+    ]
+    return Erased(accuracy, examples)
+
+
+def _encode_erased(
+    encoder: Encoder,
+    table: FeatureTable,
+    images: Sequence[ImageSource],
+    box_of_row: Mapping[int, Box],
+    seed: int,
+) -> Features:
+    """Return a table's features, those of rows with a box anew without the object."""
+    features = table.features.copy()
+    for row, box in box_of_row.items():
+        erased = _load_erased(images[row], box, seed)
+        features[row] = encoder.encode_images(
+            erased, readout=table.readout, progress=False
+        )
+    return features
+
+
+def _load_erased(source: ImageSource, box: Box, seed: int) -> Image.Image:
+    """Load an image and erase the ellipse round a box; an error names the image."""
+    image = load_image(source)
+    try:
+        return erase(image, box, seed=seed)
+    except ValueError as error:
+        raise ValueError(f"{image_name(source)}: {error}") from error

@@ -22,11 +22,10 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.extract import encode
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.erase import Box
+from cliplib.inspection.erase import Box, read_boxes
 from cliplib.reports.elsewhere import (
     check_shared_classes,
 )
-from cliplib.reports.erasing import read_boxes
 from cliplib.reports.findings import (
     Request,
 )

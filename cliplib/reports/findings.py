@@ -20,6 +20,7 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import Audit
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import Archive
+from cliplib.inspection.erase import Erased
 from cliplib.inspection.file_values import OneClassValue
 from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.own_split import OwnSplit
@@ -27,7 +28,6 @@ from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.elsewhere import Elsewhere
-from cliplib.reports.erasing import Erased
 from cliplib.reports.methods import Methods, OtherEncoder
 from cliplib.reports.questions import Curve
 

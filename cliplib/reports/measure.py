@@ -20,6 +20,7 @@ from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import archives_inside
+from cliplib.inspection.erase import evaluate_erased
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
@@ -34,7 +35,6 @@ from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import RISK, DecisionAid
 from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.encoding import Encoded, encode_folder
-from cliplib.reports.erasing import evaluate_erased
 from cliplib.reports.findings import Belonging, Error, Findings, Images, Request
 from cliplib.reports.methods import (
     POOLED,
