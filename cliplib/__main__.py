@@ -329,17 +329,9 @@ def encode(source: str, output: str, model: str, readout: str, actors: int) -> N
     They are computed with Ray (pip install 'cliplib[scale]'), and hashes with them, by
     which copies are found.
     """
-    from cliplib.encoders import cluster
-    from cliplib.features.hashes import image_hash
+    from cliplib.features.cluster import encode_with_ray
 
-    cluster.encode(
-        source,
-        output,
-        image_hash,
-        model=model,
-        readout=readout,
-        actors=actors,
-    )
+    encode_with_ray(source, output, model=model, readout=readout, actors=actors)
     print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")
 
 

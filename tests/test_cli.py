@@ -408,10 +408,8 @@ OVERLAP = "must not lie one within the other: choose another folder"
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("{images} {tmp}/out --actors 0", "There cannot be 0 actors: give a whole"),
-        ("{images} {tmp}/out --readout best", "There is no readout 'best'; there are"),
-        ("{images}s {tmp}/out", "imagess is no folder: name one with images"),
-        ("{images}/disc/disc0.png {tmp}/out", "disc0.png is no folder: name one with"),
+        ("{images}s {tmp}/out", "imagess' is no folder: name one with"),
+        ("{images}/disc/disc0.png {tmp}/out", "disc0.png' is no folder: name one with"),
         ("{images} {images}", OVERLAP),
         ("{images} {tmp}/link/out", OVERLAP),
         ("{images} {tmp}", OVERLAP),

@@ -192,8 +192,8 @@ OPTIONAL = {
     "reports.page",
     "reports.plots",
     "reports.widget",
-    "encoders.cluster",
-    "encoders.encoded",
+    "features.cluster",
+    "features.encoded",
 }
 
 

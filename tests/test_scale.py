@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import io
-import os
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.cluster import (
-    BatchEncoder,
-    _delete_damaged,
-    _list_missing,
-    _list_names,
-    _read_ids,
-    _write_provenance,
-    encode,
-)
-from cliplib.encoders.encoded import locate
+from cliplib.features.cluster import BatchEncoder, _list_files, encode_with_ray
 from cliplib.features.duplicates import near_duplicate_groups
+from cliplib.features.encoded import locate
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.reports.decision_aid import DecisionAid
@@ -65,89 +55,42 @@ def test_every_file_but_hidden_ones_is_listed(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     expected = ["_b.png", "a.png", "c d/é.png", "f.txt"]
-    for place in (str(tmp_path), f"{tmp_path}/", tmp_path.as_uri()):
-        assert _list_names(*locate(place)).tolist() == expected
     remote = SubTreeFileSystem(str(tmp_path.parent), LocalFileSystem())
-    assert _list_names(remote, tmp_path.name).tolist() == expected
+    places = [locate(place) for place in (f"{tmp_path}/", tmp_path.as_uri())]
+    for system, folder in [*places, (remote, tmp_path.name)]:
+        paths = _list_files(system, folder)
+        assert paths == [f"{folder}/{name}" for name in expected]
     assert f"Left out 2 files hidden by a dot, such as {tmp_path}/.git" in caplog.text
-    (tmp_path / "empty").mkdir()
-    assert _list_names(*locate(str(tmp_path / "empty"))).empty
-
-
-def test_the_files_are_those_of_a_report(
-    image_folder: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = image_folder(n=2)
-    (folder / "disc" / "circle").symlink_to("..")
-    (folder / "disc" / "gone.png").symlink_to("nowhere.png")
-    (folder / "disc" / "Thumbs.db").touch()
-    names = _list_names(*locate(str(folder))).tolist()
-    dataset = load_dataset(folder)
-    assert dataset is not None and len(names) == 6
-    assert {*dataset["id"]} == {*names, "disc/gone.png"}
-    assert "circle, a link to a folder that it lies in" in caplog.text
-    assert f"Left out {folder}/disc/gone.png: it is a link to nowhere" in caplog.text
-    assert "Left out 1 file put there by Windows or macOS" in caplog.text
-
-
-def test_a_file_that_may_not_be_read_is_named(
-    image_folder: Callable[..., Path],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = image_folder(n=1)
-    # chmod would not do: an administrator may read everything.
-    monkeypatch.setattr(os, "access", lambda path, mode: "disc" not in path)
-    names = _list_names(*locate(str(folder))).tolist()
-    assert names == ["square/square0.png", "stripes/stripes0.png"]
-    assert "disc0.png: it is a link to nowhere, may not be read, or" in caplog.text
-
-
-def test_what_is_done_is_known_and_must_be_made_alike(tmp_path: Path) -> None:
-    source = tmp_path / "in"
-    source.mkdir()
-    for name in ("a.png", "b.png", "c.png"):
-        (source / name).touch()
-    place = str(tmp_path / "new" / "out")
-    missing = _list_missing(str(source), place, made_by="mini pooled")
-    assert missing.tolist() == ["a.png", "b.png", "c.png"]
-    done = pd.DataFrame({"id": ["a.png", "b.png"], "encoder": "mini pooled"})
-    done.to_parquet(f"{place}/part.parquet")
-    missing = _list_missing(str(source), place, made_by="mini pooled")
-    assert missing.tolist() == ["c.png"]
-    with pytest.raises(ValueError, match="made otherwise: name another folder"):
-        _list_missing(str(source), place, made_by="mini deep")
 
 
 def test_an_actor_gives_every_image_a_row(tiny: ClipEncoder, checkpoint: Path) -> None:
-    actor = BatchEncoder(str(checkpoint), "dinov2", image_hash, "in")
+    actor = BatchEncoder(str(checkpoint), "dinov2", "in")
     image = np.zeros((40, 40, 3), np.uint8)
     good = b"P6 1 1 255 abc"  # a format that is not read
     batch = actor({"path": ["in/a", "in/b"], "bytes": np.array([good, b""], object)})
-    assert batch["id"].tolist() == ["a", "b"]
-    assert [error.split(":")[0] for error in batch["error"]] == [
+    assert batch["id"].to_pylist() == ["a", "b"]
+    assert [error.split(":")[0] for error in batch["error"].to_pylist()] == [
         "Cannot read the image 'a'",
         "Cannot read the image 'b'",
     ]
     width = tiny.encode_images(image, readout="dinov2", progress=False).shape[1]
-    assert batch["features"].shape == (2, width) and not batch["features"].any()
-    assert set(batch["encoder"]) == {f"{tiny.fingerprint} dinov2 {image_hash.name}"}
+    assert batch["features"].to_pylist() == [[0.0] * width] * 2
+    made_by = json.loads(batch["encoder"][1].as_py())
+    assert made_by["model_fingerprint"] == tiny.fingerprint
+    assert (made_by["readout"], made_by["hashes"]) == ("dinov2", image_hash.name)
 
 
 def write_by_hand(output: Path, actor: BatchEncoder, files: dict[str, bytes]) -> None:
     """Write what Ray would write of these files."""
     batch = {"path": [*files], "bytes": np.array([*files.values()], object)}
-    columns = {name: list(column) for name, column in actor(batch).items()}
     output.mkdir(exist_ok=True)
-    pa_table = pa.table({name: pa.array(column) for name, column in columns.items()})
-    pq.write_table(pa_table, output / f"{len(list(output.iterdir()))}.parquet")
-    _write_provenance(str(output), actor.provenance)
+    pq.write_table(actor(batch), output / f"{len(list(output.iterdir()))}.parquet")
 
 
 @pytest.fixture
 def encoded(tiny: ClipEncoder, checkpoint: Path, tmp_path: Path) -> Path:
     """A folder as of `encode`: 60 images of two classes, in two files."""
-    actor = BatchEncoder(str(checkpoint), "deep", image_hash)
+    actor = BatchEncoder(str(checkpoint), "deep", "")
     rng = np.random.default_rng(0)
     files = {}
     for number in range(60):
@@ -186,7 +129,7 @@ def test_a_table_is_read_with_copies_classes_and_splits(
 def test_images_of_one_name_in_two_data_sets_keep_their_whole_paths(
     encoded: Path, checkpoint: Path, tiny: ClipEncoder
 ) -> None:
-    actor = BatchEncoder(str(checkpoint), "deep", image_hash)
+    actor = BatchEncoder(str(checkpoint), "deep", "")
     content = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(content, "PNG")
     write_by_hand(encoded, actor, {"other/train/a/0.png": content.getvalue()})
@@ -205,7 +148,7 @@ def test_an_image_outside_the_class_folders_is_named(
 ) -> None:
     content = io.BytesIO()
     Image.new("RGB", (40, 40), "red").save(content, "PNG")
-    actor = BatchEncoder(str(checkpoint), "deep", image_hash)
+    actor = BatchEncoder(str(checkpoint), "deep", "")
     files = {"a/0.png": content.getvalue(), "cover.png": content.getvalue()}
     write_by_hand(tmp_path / "out", actor, files)
     with pytest.raises(
@@ -220,50 +163,23 @@ def test_the_aid_learns_from_what_was_encoded(encoded: Path, tiny: ClipEncoder) 
     assert len(aid.decide(table.features)) == len(table)
 
 
-def test_a_half_written_file_is_named_and_done_again(
-    encoded: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_half_written_file_is_named(encoded: Path) -> None:
     damaged = encoded / "0.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-50])
-    with pytest.raises(ValueError, match="0.parquet is damaged.*encode into"):
+    with pytest.raises(ValueError, match="0.parquet.*Move that file away, and encode"):
         FeatureTable.from_parquet(str(encoded))
-    assert damaged.exists()  # reading deletes nothing
-    made_by = pd.read_parquet(encoded / "2.parquet")["encoder"][0]
-    _delete_damaged(*locate(str(encoded)))
-    done = _read_ids(str(encoded), made_by=made_by)
-    assert len(done) == 3  # of the whole file: the others are missing now
-    assert "0.parquet is damaged" in caplog.text and not damaged.exists()
+    assert damaged.exists()
 
 
-def test_what_an_older_version_encoded_is_named(encoded: Path) -> None:
-    (encoded / "_provenance.json").unlink()
-    with pytest.raises(ValueError, match="holds no _provenance.json: encode into a"):
-        FeatureTable.from_parquet(str(encoded))
+def test_what_was_made_otherwise_is_not_mixed(
+    encoded: Path, image_folder: Callable[..., Path], checkpoint: Path
+) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="made otherwise: name another folder"):
+        encode_with_ray(str(image_folder(n=1)), str(encoded), model=str(checkpoint))
 
 
 def test_ray_that_fails_is_named(
-    image_folder: Callable[..., Path],
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("ray")
-
-    def late(*_: object) -> None:
-        raise TimeoutError("no raylet after 60 s")
-
-    monkeypatch.setattr("cliplib.encoders.cluster._start_ray", lambda actors: None)
-    monkeypatch.setattr("cliplib.encoders.cluster._encode_with_ray", late)
-    with pytest.raises(ConnectionError, match=r"\(no raylet after 60 s\).*same call"):
-        encode(
-            str(image_folder(n=1)),
-            str(tmp_path / "out"),
-            image_hash,
-            model=str(checkpoint),
-        )
-
-
-def test_ray_that_starts_too_slowly_is_named(
     image_folder: Callable[..., Path],
     checkpoint: Path,
     tmp_path: Path,
@@ -277,13 +193,9 @@ def test_ray_that_starts_too_slowly_is_named(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", slow)
-    with pytest.raises(ConnectionError, match="Ray did not start: The current node"):
-        encode(
-            str(image_folder(n=1)),
-            str(tmp_path / "out"),
-            image_hash,
-            model=str(checkpoint),
-        )
+    out = str(tmp_path / "out")
+    with pytest.raises(ConnectionError, match=r"\(The current node.*same call"):
+        encode_with_ray(str(image_folder(n=1)), out, model=str(checkpoint))
 
 
 # --- with Ray
@@ -310,13 +222,8 @@ def test_a_folder_gives_the_features_of_one_process_and_is_resumed(
     (folder / "disc" / "broken.png").write_bytes(b"no image")
 
     def extract(readout: str = "deep") -> None:
-        encode(
-            str(folder),
-            str(out),
-            image_hash,
-            model=str(checkpoint),
-            readout=readout,
-            actors=1,
+        encode_with_ray(
+            str(folder), str(out), model=str(checkpoint), readout=readout, actors=1
         )
 
     extract()
