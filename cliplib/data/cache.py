@@ -9,9 +9,9 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -53,8 +53,8 @@ class FeatureCache:
     """Arrays by key in one SQLite file, which threads and processes share.
 
     The file and its folder are made where they are missing; the file may be deleted
-    whenever no process uses it. Where it cannot be used, a warning says so once; from
-    then on nothing is found in it, and nothing stored.
+    whenever no process uses it. Where it cannot be used, a warning says so once: then
+    nothing is found in it, and nothing stored.
 
     Parameters
     ----------
@@ -65,58 +65,58 @@ class FeatureCache:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.path = Path(path or cache_folder() / "features.sqlite")
-        self._lock = threading.Lock()
-        self._db: sqlite3.Connection | None = None
-        with self._used():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                self.path, timeout=TIMEOUT, check_same_thread=False
-            )
-            # Write-ahead logging: others can read while one process writes. Where
-            # another is about to write, it has seen to that.
-            with suppress(sqlite3.OperationalError):
-                self._db.execute("PRAGMA journal_mode = WAL")
-            # Older files hold tables "features" and "arrays", without checksums.
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS checked_arrays (key TEXT PRIMARY KEY, "
-                "dtype TEXT, shape TEXT, content BLOB, checksum INTEGER) WITHOUT ROWID"
-            )
+        self._lock = threading.Lock()  # since threads share the connection
+        self._database: sqlite3.Connection | None = None
 
     def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
         """Let copies and pickles open the file anew: connections cannot be copied."""
         return type(self), (self.path,)
 
-    @contextmanager
-    def _used(self) -> Iterator[None]:
-        """Run a block in one thread at a time; if it fails, warn and close the file."""
+    def _execute(
+        self, statement: str, entries: Iterable[Sequence[Any]]
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows that a statement gives for each of several entries.
+
+        It is one transaction. If it fails there is a warning, and no row.
+        """
+        rows: list[tuple[Any, ...]] = []
         with self._lock:
             try:
-                yield
+                self._database = self._database or self._open()
+                with self._database:
+                    for entry in entries:
+                        rows += self._database.execute(statement, entry)
             except (OSError, sqlite3.Error) as error:
-                if self._db is not None:
-                    self._db.close()
-                self._db = None  # else each batch might wait `TIMEOUT` for it in vain
                 warn_once(
                     cache_logger,
                     f"Cannot use the feature cache {self.path} ({error}): set "
                     "CLIPLIB_CACHE, or delete it. Until then everything is computed "
                     "anew.",
                 )
+        return rows
 
-    def get(self, keys: Collection[str]) -> dict[str, NDArray[Any]]:
+    def _open(self) -> sqlite3.Connection:
+        """Return a connection to the file, which is made if it is missing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.path, TIMEOUT, check_same_thread=False)
+        # Write-ahead logging: others can read while one process writes. Where another
+        # is about to write, it has seen to that.
+        with suppress(sqlite3.OperationalError):
+            database.execute("PRAGMA journal_mode = WAL")
+        # Older files hold tables "features" and "arrays", without checksums.
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS checked_arrays (key TEXT PRIMARY KEY, "
+            "dtype TEXT, shape TEXT, content BLOB, checksum INTEGER) WITHOUT ROWID"
+        )
+        return database
+
+    def get(self, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return those arrays under `keys` that are cached, by key; all read-only.
 
         Damaged ones are left out, so that they are computed and stored anew.
         """
-        placeholders = ",".join("?" * len(keys))
-        query = (
-            "SELECT key, dtype, shape, content, checksum FROM checked_arrays "
-            f"WHERE key IN ({placeholders})"
-        )
-        rows = []
-        with self._used():
-            if self._db is not None:
-                rows = self._db.execute(query, list(keys)).fetchall()
+        select = "SELECT * FROM checked_arrays WHERE key = ?"
+        rows = self._execute(select, [(key,) for key in keys])
         return {
             key: np.frombuffer(content, dtype).reshape(json.loads(shape))
             for key, dtype, shape, content, checksum in rows
@@ -131,10 +131,7 @@ class FeatureCache:
             entry = (key, array.dtype.str, json.dumps(array.shape), array.tobytes())
             entries.append((*entry, _checksum(*entry)))
         insert = "INSERT OR REPLACE INTO checked_arrays VALUES (?, ?, ?, ?, ?)"
-        with self._used():
-            if self._db is not None:
-                with self._db:  # one transaction
-                    self._db.executemany(insert, entries)
+        self._execute(insert, entries)
 
 
 def _checksum(key: str, dtype: str, shape: str, content: bytes) -> int:
@@ -255,9 +252,9 @@ def _compute_batch(
     All files are read, for the cache's keys; only images of which a result is missing
     are decoded. What is computed is stored in the cache.
     """
-    result_by_key: dict[str, NDArray[Any]] = {}
     image_by_digest: dict[str, Image.Image] = {}  # equal files once
     digests: list[str | OSError] = []
+    result_by_key: dict[str, NDArray[Any]] = {}
     for source in sources:
         try:
             content = image_bytes(source)
@@ -273,34 +270,18 @@ def _compute_batch(
     for function in functions:
         image_by_key = {function.key(d): image for d, image in image_by_digest.items()}
         missing = {k: i for k, i in image_by_key.items() if k not in result_by_key}
-        computed = _compute_by_key(function, missing)
-        if cache is not None:
-            cache.put(computed)
-        result_by_key |= computed
+        if missing:
+            rows = function.function(list(missing.values()))
+            computed = dict(zip(missing, rows, strict=True))
+            if cache is not None:
+                cache.put(computed)
+            result_by_key |= computed
     return [
         digest
         if isinstance(digest, OSError)
         else [result_by_key[function.key(digest)] for function in functions]
         for digest in digests
     ]
-
-
-def _compute_by_key(
-    function: ImageFunction, image_by_key: Mapping[str, Image.Image]
-) -> dict[str, NDArray[Any]]:
-    """Compute a function of images in one call; return each image's result by its key.
-
-    ValueError if the function does not make one row for each image.
-    """
-    if not image_by_key:
-        return {}
-    rows = function.function(list(image_by_key.values()))
-    if len(rows) != len(image_by_key):
-        raise ValueError(
-            f"The image function {function.name!r} made {len(rows)} rows of "
-            f"{len(image_by_key)} images."
-        )
-    return dict(zip(image_by_key, rows, strict=True))
 
 
 def each_image(

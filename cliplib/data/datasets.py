@@ -389,9 +389,7 @@ def _with_known(
     names = list(classes or sorted(set(known["label"])))
     numbers = known["label"].map({name: index for index, name in enumerate(names)})
     listed = images.add_column(
-        "label",
-        numbers.to_numpy(np.int64),
-        feature=datasets.ClassLabel(names=names),
+        "label", numbers.to_numpy(np.int64), feature=datasets.ClassLabel(names=names)
     )
     for column in ("id", "split", "group"):
         text = datasets.Value("string")

@@ -6,9 +6,9 @@ a newer version.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import fnmatch
+import functools
 import hashlib
 import logging
 import os
@@ -16,28 +16,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_cached_repo_tree,
-    snapshot_download,
-)
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils.sha import git_hash
 
 logger = logging.getLogger(__name__)
-
-KNOWN_MODELS = (
-    "openai/clip-vit-base-patch32",
-    "openai/clip-vit-base-patch16",
-    "openai/clip-vit-large-patch14",
-    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-    "google/siglip2-base-patch16-224",
-    "facebook/dinov2-small",
-    "facebook/dinov2-base",
-)
-"""Ids that a misspelt one is compared with."""
 
 ANSWER_SECONDS = 10  # that the hub has to answer a request
 SETTINGS = ("*.json", "*.txt", "*.model")  # configuration, preprocessing, tokenizer
@@ -45,17 +30,7 @@ WEIGHTS = (  # the first format that a model has is taken
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
 )
-# As of a cache that is full, read-only or a file.
-CANNOT_WRITE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EEXIST,
-    errno.ENOTDIR,
-}
-
-
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, or what the user may fill of it
 # Names of the errors of a connection: the client's, and Python's.
 UNREACHABLE = {"ConnectionError", "NetworkError", "ProxyError", "TimeoutException"}
 
@@ -105,50 +80,38 @@ def _fetch(name: str, patterns: Sequence[str]) -> Path:
     repo, _, revision = name.partition("@")
     with explained(repo, revision):
         folder = _snapshot(repo, revision or None, patterns)
-        damaged = _damaged_files(folder, patterns)
-        if damaged:
-            logger.warning("%s: %s is damaged: fetched again", name, damaged[0])
+        if damaged := _damaged_files(folder, patterns):
+            logger.warning("%s: %s is damaged: fetched again", name, damaged[0].name)
+            for path in damaged:
+                path.resolve().unlink()
             # The same version, which the folder is called by.
-            _files(repo, folder.name, damaged, anew=True)
+            folder = _snapshot(repo, folder.name, patterns)
             if again := _damaged_files(folder, patterns):
-                raise DownloadError(f"its file {again[0]} came damaged twice")
+                raise DownloadError(f"its file {again[0].name} came damaged twice")
     return folder
 
 
 def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Return the folder of a model's files in the cache, downloaded unless complete."""
+    download: Any = functools.partial(
+        snapshot_download,
+        repo,
+        revision=revision,
+        allow_patterns=list(patterns),
+        ignore_patterns="*/*",
+    )
     with suppress(CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         # Without the list of all files the client takes a part for the whole.
         get_cached_repo_tree(repo, revision=revision)
-        return _files(repo, revision, patterns, from_cache=True)
+        return Path(download(local_files_only=True))
     try:
         wait_for_answer(repo, revision)
     except Exception:  # the client raises nearly anything
         # A cache without that list, as transformers makes it, may be complete.
         with suppress(LocalEntryNotFoundError):
-            return _files(repo, revision, patterns, from_cache=True)
+            return Path(download(local_files_only=True))
         raise
-    return _files(repo, revision, patterns)
-
-
-def _files(
-    repo: str,
-    revision: str | None,
-    patterns: Sequence[str],
-    *,
-    from_cache: bool = False,
-    anew: bool = False,
-) -> Path:
-    """Return the folder of those of a model's files that fit a pattern."""
-    folder = snapshot_download(
-        repo,
-        revision=revision,
-        allow_patterns=list(patterns),
-        ignore_patterns="*/*",
-        local_files_only=from_cache,
-        force_download=anew,
-    )
-    return Path(folder)
+    return Path(download())
 
 
 def wait_for_answer(
@@ -161,29 +124,23 @@ def wait_for_answer(
     HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS)
 
 
-def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """Return the names of files that fit a pattern and are not what the hub has."""
-    return [
-        path.name
-        for path in sorted(folder.iterdir())
-        if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
-        and _is_damaged(path)
-    ]
+def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return those files that fit a pattern and are not what the hub has.
 
-
-def _is_damaged(path: Path) -> bool:
-    """Return whether a file in the client's cache has another hash than it should.
-
-    A link's target is named by it: SHA-256 of large files, git's SHA-1 of others. Where
-    there are no links, as on Windows, it is not known, and False is returned.
+    The client calls what a link leads to by its hash: SHA-256 of large files, git's
+    SHA-1 of others. Where there are no links, as on Windows, nothing is known.
     """
-    # One step of the link: the target may itself be a link, named otherwise.
-    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
-    if re.fullmatch("[0-9a-f]{64}", expected):
-        return sha256(path) != expected
-    if re.fullmatch("[0-9a-f]{40}", expected):
-        return git_hash(path.read_bytes()) != expected
-    return False
+    damaged = []
+    for path in sorted(folder.iterdir()):
+        is_asked_for = any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+        if is_asked_for and path.is_symlink():
+            # One step of the link: the target may itself be a link, named otherwise.
+            expected = Path(os.readlink(path)).name
+            is_large = len(expected) == 64
+            found = sha256(path) if is_large else git_hash(path.read_bytes())
+            if found != expected:
+                damaged.append(path)
+    return damaged
 
 
 def sha256(path: Path) -> str:
@@ -220,18 +177,23 @@ def _cause(error: BaseException, name: str, revision: str) -> str:
             "it was not downloaded whole before, and HF_HUB_OFFLINE or "
             "TRANSFORMERS_OFFLINE forbids a download: unset it"
         )
-    numbers = [getattr(each, "errno", None) for each in chain]
-    for number in CANNOT_WRITE.intersection(numbers):
-        return (
-            f"{constants.HF_HUB_CACHE} cannot be written to ({os.strerror(number)}): "
-            "make room, or name another place by HF_HOME"
-        )
+    for each in chain:
+        # An error of the disk names a file, unless there is no room for it.
+        if isinstance(each, OSError) and (each.filename or each.errno in FULL):
+            return (
+                f"{constants.HF_HUB_CACHE} cannot be written to ({each.strerror}): "
+                "make room, or name another place by HF_HOME"
+            )
     address = _failed_address(chain)
     responses = [getattr(each, "response", None) for each in chain]
     status = next((each.status_code for each in responses if each is not None), 0)
     is_of_hub = address == constants.ENDPOINT
     if "HFValidationError" in kinds or (is_of_hub and status in (401, 403, 404)):
-        return _not_shown(name, revision)
+        at_revision = f" at the revision {revision!r}" if revision else ""
+        return (
+            f"{constants.ENDPOINT}/{name} is not there{at_revision}, or not for you: "
+            "correct the name, or accept its terms there and log in by `hf auth login`"
+        )
     if status >= 400 and status not in (403, 407):  # which are a proxy's
         return (
             f"{address} answers {status}: try again in some minutes, logged in by `hf "
@@ -257,28 +219,13 @@ def _cause(error: BaseException, name: str, revision: str) -> str:
 
 def _failed_address(errors: Sequence[BaseException]) -> str:
     """Return scheme and host of what failed: of the hub, or of its storage."""
-    texts = []
+    texts = [str(error) for error in errors]
     for error in errors:
         # Of some errors the client knows no request, and raises when asked for it.
         with suppress(AttributeError, RuntimeError):
-            texts.append(str(error.request.url))  # type: ignore[attr-defined]
-    named = re.search(r"https?://[^\s/)'\"]+", " ".join([*texts, *map(str, errors)]))
+            texts.insert(0, str(error.request.url))  # type: ignore[attr-defined]
+    named = re.search(r"https?://[^\s/)'\"]+", " ".join(texts))
     return named[0] if named else constants.ENDPOINT
-
-
-def _not_shown(name: str, revision: str) -> str:
-    """Return a sentence on a name that the hub does not know, or hides.
-
-    It proposes the most similar name of `KNOWN_MODELS`, if one is similar.
-    """
-    near = difflib.get_close_matches(name, KNOWN_MODELS, n=1)
-    meant = f" (is {near[0]!r} meant?)" if near and near[0] != name else ""
-    at_revision = f" at the revision {revision!r}" if revision else ""
-    return (
-        f"{constants.ENDPOINT}/{name} is not there{at_revision}, or not for you: "
-        f"correct the name{meant}, or accept its terms there and log in by `hf auth "
-        "login`"
-    )
 
 
 def first_sentence(error: BaseException) -> str:

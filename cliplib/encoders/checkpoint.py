@@ -12,12 +12,7 @@ from importlib.resources import files
 
 import torch
 
-from cliplib.data.hub import (
-    DownloadError,
-    fetch_model,
-    fetch_settings,
-    first_sentence,
-)
+from cliplib.data.hub import DownloadError, fetch_model, fetch_settings, first_sentence
 
 LONGEST_PHRASE = 100  # letters of an error that is quoted without its type
 

@@ -146,10 +146,7 @@ class ClipEncoder(Encoder):
         In the model's place stand its configuration and weights, as transformers puts
         hooks on the model itself.
         """
-        return {
-            **self.__dict__,
-            "model": (self.model.config, self.model.state_dict()),
-        }
+        return {**self.__dict__, "model": (self.model.config, self.model.state_dict())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy: build the model anew from configuration and weights."""
