@@ -172,7 +172,7 @@ def test_a_bar_shows_progress_also_of_few_images(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     assert done.returncode == 0, done.stderr
-    for title in ("classify", "heat maps"):
+    for title in ("classify", "page"):
         assert re.search(rf"{title}: 100%.* 1/1 ", done.stderr)
 
 

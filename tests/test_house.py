@@ -185,13 +185,11 @@ def test_dependencies_are_those_that_make_installs_each_with_its_reason() -> Non
 
 # What only notebooks and applications import.
 OPTIONAL = {
-    "reports.blocks",
     "reports.demo",
     "reports.document",
     "reports.figures",
     "reports.page",
     "reports.plots",
-    "reports.widget",
     "features.cluster",
     "features.encoded",
 }

@@ -6,38 +6,37 @@ page and PDF, report.html and report.typ, lay out the same document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
-from cliplib.data.wording import points
+from cliplib.data.image import load_image
+from cliplib.data.wording import number, percent, points
 from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import LEVELS
 from cliplib.inspection.traces import FIELDS
-from cliplib.reports import plots
-from cliplib.reports.blocks import (
-    MOST_ROWS,
-    Block,
-    Picture,
-    Pictures,
-    Text,
-    plot_of,
-    table_of,
-)
+from cliplib.reports import figures, plots
 from cliplib.reports.decision_aid import WHY_NO_KERNEL
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import POOLED, Methods
 from cliplib.reports.record import made
+from cliplib.reports.sheet import small_jpeg
 from cliplib.reports.templates import TEMPLATES, filled, read_texts
 from cliplib.reports.verdict import Verdict, verdict
 
+MOST_ROWS = 12
+"""Rows of a table that are shown."""
 MOST_PICTURES = 12
 """Images that are shown side by side."""
+PICTURE_SIDE = 240
+"""Pixels of the longer side of a picture."""
 COPIES = {
     "byte_copies": "files that repeat another byte for byte",
     "exact_copies": "pairs with the same pixels",
@@ -49,6 +48,17 @@ COPIES = {
     f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
 }
 """Rows of an audit's summary, and what they are called."""
+
+Block = dict[str, Any]
+"""A paragraph, a table, a plot or pictures, as the templates read it; see its kind."""
+
+
+class Picture(NamedTuple):
+    """An image, as `load_image` takes it, with a title above and a name below."""
+
+    image: Any
+    title: str
+    name: str = ""
 
 
 def document(findings: Findings, title: str = "") -> dict[str, Any]:
@@ -62,12 +72,12 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
         title = Path(findings.request.place).resolve().name
     today = date.today()
     judged = verdict(findings)
-    blocks_of: dict[str, list[Block | None]] = {
-        "What the warnings rest on": [*pictures_of_warnings(findings, judged)]
-    }
+    shown = blocks_of_warnings(findings, judged)
+    sections = [{"title": "What the warnings rest on", "blocks": shown}]
     for section in read_texts("document.toml")["sections"]:
         blocks = [_block(said, findings) for said in section["blocks"]]
-        blocks_of[section["title"]] = [block for block in blocks if block]
+        shown = [block for block in blocks if block]
+        sections.append({"title": section["title"], "blocks": shown})
     compared = pd.DataFrame(
         [*judged.rows], columns=["", "right", "with all classes counting alike"]
     )
@@ -82,16 +92,12 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
         ],
         "table": table_of("Of all images, with 95% intervals.", compared),
         "steps": [step._asdict() for step in judged.steps],
-        "sections": [
-            {"title": name, "blocks": blocks}
-            for name, blocks in blocks_of.items()
-            if blocks
-        ],
+        "sections": [section for section in sections if section["blocks"]],
     }
 
 
-def _block(said: Mapping[str, Any], findings: Findings) -> Block | None:
-    """Return a block of document.toml, None where its text comes out empty."""
+def _block(said: Mapping[str, Any], findings: Findings) -> Block:
+    """Return a block of document.toml, {} where its text or its table is empty."""
     kind, name = next(iter(said.items()))  # its first entry says what it is
     values = {
         "f": findings,
@@ -99,24 +105,74 @@ def _block(said: Mapping[str, Any], findings: Findings) -> Block | None:
         "version": version("cliplib"),
     }
     if kind == "code":  # which keeps its lines
-        return Text(TEMPLATES.from_string(name).render(values), kind)
+        return {"kind": kind, "text": TEMPLATES.from_string(name).render(values)}
     words = filled(said.get("caption", name), **values)
     if not words:
-        return None
+        return {}
     if kind == "table":
         frame = TABLES[name](findings)
         frame = frame.rename_axis(said.get("index", frame.index.name))
-        if frame.empty:
-            return None
         return table_of(words, frame, said.get("most", MOST_ROWS))
     if kind == "plot":
-        return plot_of(words, said["alt"], PLOTS[name], findings)
+        drawn = _drawn(PLOTS[name], findings)
+        return {"kind": kind, "caption": words, "alt": said["alt"], **drawn}
     if kind == "pictures":
-        return Pictures(words, PICTURES[name](findings))
-    return Text(words)
+        return pictures_of(words, PICTURES[name](findings))
+    return {"kind": kind, "text": words}
 
 
-# --- Pictures
+def table_of(caption: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> Block:
+    """Return a data frame as a table of texts; its index is shown if it has a name.
+
+    Of more than `most` rows the first are shown, and the caption says so; an empty
+    frame yields {}. Columns of numbers, such as "−3 points", are called numeric.
+    """
+    if frame.empty:
+        return {}
+    if len(frame) > most:
+        caption += f" The first {most} of {len(frame):,}."
+    frame = frame.head(most)
+    if frame.index.name is not None:
+        frame = frame.reset_index()
+    cells = frame.map(_text_of)
+    return {
+        "kind": "table",
+        "caption": caption,
+        "columns": [str(column) for column in cells],
+        "rows": cells.to_numpy().tolist(),
+        "numeric": [bool(cells[name].str.match(r"−?\d|$").all()) for name in cells],
+    }
+
+
+def _text_of(cell: Any) -> str:
+    """Write a cell on one line: `Share`s as "54% (46 to 62)"."""
+    text = percent(cell) if isinstance(cell, Share) else number(cell)
+    return " ".join(text.split())
+
+
+def pictures_of(caption: str, pictures: Sequence[Picture]) -> Block:
+    """Return images to be shown side by side, as JPEG files."""
+    files = [
+        {
+            "title": picture.title,
+            "name": picture.name,
+            "file": small_jpeg(load_image(picture.image), PICTURE_SIDE, quality=80),
+        }
+        for picture in pictures
+    ]
+    return {"kind": "pictures", "caption": caption, "pictures": files}
+
+
+# --- Plots and pictures
+
+
+def _drawn(draw: Callable[[Findings], Figure], findings: Findings) -> dict[str, Any]:
+    """Return a plot in the report's style: an SVG file, and how many inches wide."""
+    with plt.rc_context():
+        figures.use_style()
+        figure = draw(findings)
+        inches = float(figure.get_figwidth())
+        return {"file": figures.svg(figure).encode(), "inches": inches}
 
 
 def _picture(findings: Findings, row: int, title: str = "") -> Picture:
@@ -125,10 +181,10 @@ def _picture(findings: Findings, row: int, title: str = "") -> Picture:
     return Picture(images.files[row], title or images.labels[row], images.names[row])
 
 
-def pictures_of_warnings(findings: Findings, judged: Verdict) -> list[Pictures]:
+def blocks_of_warnings(findings: Findings, judged: Verdict) -> list[Block]:
     """Return pictures of what each caution but that on labels rests on."""
     return [
-        Pictures(
+        pictures_of(
             caution.message,
             [_picture(findings, row) for row in caution.rows[:MOST_PICTURES]],
         )

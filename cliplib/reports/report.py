@@ -5,14 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from cliplib.data.cache import cache_folder
 from cliplib.data.datasets import SOURCE_OPTIONS, Source, check_classes, load_dataset
 from cliplib.data.files import replacing
 from cliplib.data.wording import listing
@@ -25,8 +20,8 @@ from cliplib.reports.verdict import verdict
 
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
 """The files that a report consists of."""
-GENERATOR = '<meta name="generator" content="cliplib">'
-"""Stands in each report's page."""
+NEEDED = ("matplotlib", "seaborn", "typst", "skimage", "font_source_sans_pro")
+"""Packages of the extra "report"."""
 
 
 def report(
@@ -60,14 +55,11 @@ def report(
     """
     check_places(folder, out, **options)
     check_extra()
-    # Else matplotlib would keep its list of typefaces in a place of its own.
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     place = Path(out)
     check_aid_can_be_saved(place / "aid")
     check_no_other_files(place)
-    with locked(place):
-        findings = measure(folder, **options)
-        write_report(findings, place, title)
+    findings = measure(folder, **options)
+    write_report(findings, place, title)
     return findings
 
 
@@ -91,22 +83,21 @@ def check_places(folder: Source, out: str | os.PathLike[str], **options: Any) ->
 
 def check_extra() -> None:
     """Raise ImportError where a package of the extra "report" is missing."""
-    for name in ("matplotlib", "seaborn", "typst", "skimage", "font_source_sans_pro"):
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(
-                f"A report needs the package {name.replace('_', '-')}, which is not "
-                "here: pip install 'cliplib[report]'."
-            )
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"A report needs {listing(missing)}: pip install 'cliplib[report]'."
+        )
 
 
 def write_report(
     findings: Findings, out: str | os.PathLike[str], title: str = ""
-) -> list[Path]:
+) -> None:
     """Write page, PDF, report.json, tables and decision aid into a folder.
 
     The folder is made if it is missing. An older report there stays until all of this
     one is written. `title` is by default the name of the folder of images, if that is
-    not anonymous. Returned are the paths of the files.
+    not anonymous.
 
     Raises
     ------
@@ -130,43 +121,13 @@ def write_report(
         if findings.splits is not None:
             write_csv(findings.splits, new / "splits.csv")
         findings.aid.save(place / "aid")
-    return [place / name for name in WRITTEN]
 
 
 def check_no_other_files(out: Path) -> None:
-    """Raise FileExistsError where a report would replace files that none has written.
-
-    A folder is taken for a report's if its page says who made it.
-    """
+    """Raise FileExistsError where files would be replaced that are no whole report."""
     there = [name for name in WRITTEN if (out / name).exists()]
-    page = out / "report.html"
-    if there and not (
-        page.exists() and GENERATOR in page.read_text("utf-8", "replace")
-    ):
+    if there and len(there) < len(WRITTEN):
         raise FileExistsError(
-            f"{out} holds {listing(there)}, not written by a report: name another "
-            "folder, or move what is there."
+            f"{out} holds {listing(there)}, but no whole report: name another folder, "
+            "or move what is there."
         )
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Lock a folder, made if missing, within a block: no other run writes to it.
-
-    OSError at once if another run holds it. The operating system drops the lock of a
-    process that is killed.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    # The file stays when the lock is released: were it deleted, then a run that has the
-    # deleted file open and one that makes a new file could both hold a lock.
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OSError(
-            f"Another run is writing to {out}: wait for it, or choose another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
@@ -91,7 +90,7 @@ def write_html(
         Of the page.
     aid : DecisionAid
     files : folder, image, or list of images
-        Those that were classified, of which `rows` may hold some.
+        Those that were classified, of which `rows` may hold some. Their names differ.
     heat_maps : bool
         Also show what spoke for each answer; it takes far longer than all the rest.
     images : path
@@ -101,101 +100,50 @@ def write_html(
     Raises
     ------
     ValueError
-        The files are no longer those that were classified.
+        The files are no longer those that were classified, or have equal names.
     """
+    names, sources = list_files(files)
+    source_of = dict(zip(names, sources, strict=True))
+    if len(source_of) < len(names) or not set(rows["file"]) <= source_of.keys():
+        raise ValueError(
+            f"The files in {files} have changed, or bear the same names: classify them "
+            "again, or rename them."
+        )
+    said = rows.assign(is_training_image=is_training_image(rows)).to_dict("records")
+    answers = []
+    for answer in tqdm(said, desc="page", unit="image"):
+        pictures = _pictures(answer, source_of[answer["file"]], aid, heat_maps)
+        nearest = _training_picture(answer["nearest"], images)
+        answers.append({**answer, **pictures, "nearest_picture": nearest})
     counts = rows["reason"].replace("", "answered").value_counts()
     page = TEMPLATES.get_template("sheet.html").render(
         counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
         aid=aid,
-        answers=_answers(rows, aid, files, heat_maps, images),
+        answers=answers,
         heat_maps=heat_maps,
     )
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def answers_table(
-    rows: pd.DataFrame,
-    aid: DecisionAid,
-    files: Any,
-    *,
-    heat_maps: bool = False,
-    images: str | os.PathLike[str] = "",
-) -> str:
-    """Return what an aid said of files as an HTML table alone, every text escaped.
+def _pictures(
+    answer: Mapping[str, Any], source: ImageSource, aid: DecisionAid, heat_maps: bool
+) -> dict[str, bytes]:
+    """Return an image, and what spoke for the answer to it, as JPEG files.
 
-    Parameters and errors are those of `write_html`.
+    They are called picture and heat_map; b"" stands for one that there is not.
     """
-    answers = _answers(rows, aid, files, heat_maps, images)
-    template = TEMPLATES.get_template("answers.html")
-    return template.render(answers=answers, heat_maps=heat_maps)
-
-
-def _answers(
-    rows: pd.DataFrame,
-    aid: DecisionAid,
-    files: Any,
-    heat_maps: bool,
-    images: str | os.PathLike[str],
-) -> list[dict[str, Any]]:
-    """Return what answers.html shows of each of `rows`.
-
-    These are the columns of `DecisionAid.classify`, is_training_image, and three JPEG
-    files, each b"" where there is none: picture, heat_map and nearest_picture.
-    """
-    sources = _sources(rows, files)
-    heat_map_of_row: dict[int, bytes] = {}  # by position in `rows`
-    if heat_maps:
-        readable = np.flatnonzero(rows["error"] == "").tolist()
-        shown = [sources[row] for row in readable]
-        maps = _heat_maps(aid, shown, rows["class"].iloc[readable])
-        heat_map_of_row = dict(zip(readable, maps, strict=True))
-    said = rows.assign(is_training_image=is_training_image(rows))
-    answers: list[dict[str, Any]] = said.to_dict("records")
-    for row, (answer, source) in enumerate(zip(answers, sources, strict=True)):
-        can_be_read = not answer["error"]
-        answer["picture"] = small_jpeg(load_image(source), SIDE) if can_be_read else b""
-        answer["heat_map"] = heat_map_of_row.get(row, b"")
-        answer["nearest_picture"] = _training_picture(answer["nearest"], images)
-    return answers
-
-
-def _sources(rows: pd.DataFrame, files: Any) -> list[ImageSource]:
-    """Return the image of each row of `DecisionAid.classify`, found by its file name.
-
-    ValueError if a row's file is not among `files`.
-    """
-    names, sources = list_files(files)
-    keys: list[Any] = names
-    wanted: list[Any] = rows["file"].tolist()
-    if len(set(names)) < len(names):  # such as "<bytes>": the number tells them apart
-        keys = list(enumerate(names))
-        wanted = list(rows["file"].items())  # the index is the number among the files
-    source_of = dict(zip(keys, sources, strict=True))
-    if not set(wanted) <= source_of.keys():
-        raise ValueError(f"The files in {files} have changed: classify them again.")
-    return [source_of[key] for key in wanted]
-
-
-def _heat_maps(
-    aid: DecisionAid, images: Sequence[ImageSource], classes: pd.Series
-) -> list[bytes]:
-    """Return for each image, as a JPEG file, a heat map of what spoke for a class.
-
-    `classes` has the name of that class for each image.
-    """
+    if answer["error"]:
+        return {"picture": b"", "heat_map": b""}
+    picture = small_jpeg(load_image(source), SIDE)
+    if not heat_maps:
+        return {"picture": picture, "heat_map": b""}
     if not isinstance(aid.encoder, ClipEncoder):
         raise TypeError(f"Heat maps are drawn of a ClipEncoder, not {aid.encoder!r}.")
-    labels = [aid.training.classes.index(name) for name in classes]
-    batch_size = aid.encoder.batch_size  # images at a time, to keep memory small
-    pictures = []
-    starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, desc="heat maps", unit="batch"):
-        batch = slice(start, start + batch_size)
-        maps = draw_heat_maps(
-            aid.encoder, aid.probe, images[batch], labels[batch], aid.training.readout
-        )
-        pictures += [small_jpeg(image, SIDE) for image in maps]
-    return pictures
+    label = aid.training.classes.index(answer["class"])
+    (heat_map,) = draw_heat_maps(
+        aid.encoder, aid.probe, [source], [label], aid.training.readout
+    )
+    return {"picture": picture, "heat_map": small_jpeg(heat_map, SIDE)}
 
 
 def _training_picture(name: str, images: str | os.PathLike[str]) -> bytes:
