@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +20,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
-from sklearn.linear_model import LogisticRegression
 
 from cliplib.data.cache import FeatureCache
 from cliplib.encoders.clip import ClipEncoder
@@ -31,9 +29,12 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.reports.abstention import choose_threshold
 from cliplib.reports.aid_folder import MANIFEST, check_aid_can_be_saved
-from cliplib.reports.decision_aid import DecisionAid, default_probe
+from cliplib.reports.decision_aid import (
+    DecisionAid,
+    choose_threshold,
+    default_probe,
+)
 
 CLASSES = ("disc", "square", "stripes")
 PROBE = LinearProbe(Cs=(0.01, 1.0))
@@ -112,8 +113,8 @@ def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
     assert (
         0 < answered.sum() < len(rows) and wrong[answered].mean() <= risk < wrong.mean()
     )
-    assert aid.held_out.answered == answered.sum()
-    assert aid.held_out.wrong == wrong[answered].sum()
+    assert aid.about["of these, answered"] == answered.sum()
+    assert aid.about["of the answers, wrong"] == wrong[answered].sum()
     groups = len(set(rows.groups[answered]))
     highest = binomtest(round(groups * wrong[answered].mean()), groups)
     assert aid.about["highest share of errors that so few answers allow"] == (
@@ -158,17 +159,6 @@ def test_groups_reach_the_split_and_the_probe(tiny: ClipEncoder) -> None:
     np.testing.assert_array_equal(seen, aid.training.groups)
 
 
-def test_an_aid_says_why_it_has_no_kernel_probe(
-    tiny: ClipEncoder, table: FeatureTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cliplib.reports.decision_aid.KERNEL_LIMIT", 30)
-    assert "n² numbers" in str(
-        DecisionAid.fit(table, tiny).about["why no kernel probe"]
-    )
-    chosen = DecisionAid.fit(table, tiny, probe=LinearProbe())
-    assert "why no kernel probe" not in chosen.about
-
-
 def test_the_kernel_probe_is_the_default_until_there_are_too_many_images(
     tiny: ClipEncoder, table: FeatureTable, tmp_path: Path, photos: list[Path]
 ) -> None:
@@ -178,7 +168,6 @@ def test_the_kernel_probe_is_the_default_until_there_are_too_many_images(
     aid = DecisionAid.fit(table, tiny)
     assert isinstance(aid.probe, KernelProbe)
     assert aid.about["probe"] == "KernelProbe, readout 'pooled'"
-    assert "why no kernel probe" not in aid.about
     aid.save(tmp_path / "kernel")
     assert (
         DecisionAid.load(tmp_path / "kernel")
@@ -205,11 +194,10 @@ def test_what_is_unlike_all_training_is_withheld_however_sure_the_probe(
     assert said["reason"] == "out-of-distribution"
 
 
-@pytest.mark.parametrize("name", ["risk", "out_of_distribution"])
-def test_a_share_in_percent_is_refused(tiny: ClipEncoder, name: str) -> None:
+def test_a_risk_in_percent_is_refused(tiny: ClipEncoder) -> None:
     table = clouds(tiny, n=60, spread=1.0, seed=1)
-    with pytest.raises(ValueError, match=f"{name}=5 must be a share from 0 to 1"):
-        DecisionAid.fit(table, tiny, probe=PROBE, **{name: 5})
+    with pytest.raises(ValueError, match="risk=5 must be a share from 0 to 1"):
+        DecisionAid.fit(table, tiny, probe=PROBE, risk=5)
 
 
 def test_an_aid_that_never_answers_says_so_once(
@@ -338,20 +326,16 @@ def test_one_file_no_file_and_a_wrong_name(
 # --- its folder
 
 
-def test_parameters_may_be_of_numpy_and_other_probes_are_refused(
-    aid: DecisionAid, table: FeatureTable, tmp_path: Path
-) -> None:
+def test_parameters_may_be_of_numpy(table: FeatureTable, tmp_path: Path) -> None:
     probe = LinearProbe(Cs=np.array([0.01, 1], np.float32), seed=np.int64(1))
     save_probe(probe.fit(table.features, table.labels), tmp_path / "probe")
     assert load_probe(tmp_path / "probe").get_params()["Cs"][1] == 1
-    with pytest.raises(TypeError, match="not a LogisticRegression"):
-        DecisionAid.fit(table, aid.encoder, probe=LogisticRegression())
 
 
 def parts_of(folder: Path) -> Path:
     """Return the folder that the manifest of a saved aid names."""
-    (parts,) = folder.glob("parts-*")
-    return parts
+    manifest = json.loads((folder / MANIFEST).read_text())
+    return folder / manifest["parts"]
 
 
 def test_a_lost_encoder_is_looked_for_nowhere_else(
@@ -371,11 +355,8 @@ def test_what_is_loaded_says_the_same_to_the_last_bit(
     again = DecisionAid.load(saved.with_name("moved"))
     assert again.classify(photos).equals(aid.classify(photos))
     assert again.decide(table.features).equals(aid.decide(table.features))
-    assert (
-        dict(again.about) == dict(aid.about)
-        and again.held_out == aid.held_out
-        and again.encoder.name == aid.encoder.name
-    )
+    assert dict(again.about) == dict(aid.about)
+    assert again.encoder.name == aid.encoder.name
 
 
 @pytest.mark.parametrize(
@@ -527,47 +508,13 @@ def make_old(folder: Path) -> None:
         os.utime(path, times=(0, path.stat().st_mtime - 7200))
 
 
-def test_what_a_save_under_way_has_written_is_left_to_it(
+def test_what_killed_saves_have_left_goes_and_what_is_somebodys_own_stays(
     aid: DecisionAid, saved: Path
 ) -> None:
-    others = [saved / ".unfinished-x", saved / "parts-0123abcd"]
-    for folder in others:
-        folder.mkdir()
-    aid.save(saved)
-    assert all(folder.is_dir() for folder in others)
+    (saved / "parts-0123abcd").mkdir()
     (saved / "parts-list").mkdir()  # somebody's own
-    make_old(saved.parent)
     aid.save(saved)
-    assert not any(folder.exists() for folder in others)
-    assert (saved / "parts-list").is_dir()
-
-
-def test_of_several_threads_that_save_one_aid_the_last_wins(
-    aid: DecisionAid, tmp_path: Path
-) -> None:
-    versions = [replace(aid, min_probability=number / 8) for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda version: version.save(tmp_path / "aid"), versions))
-    found = DecisionAid.load(tmp_path / "aid", cache=False)
-    assert found.min_probability in {version.min_probability for version in versions}
-    assert os.listdir(tmp_path) == ["aid"]
-    make_old(tmp_path)  # who is overtaken may leave parts, till they are old
-    versions[0].save(tmp_path / "aid")
-    assert len(os.listdir(tmp_path / "aid")) == 2
-
-
-def test_an_aid_with_parts_beside_its_manifest_is_read_and_replaced(
-    aid: DecisionAid, saved: Path
-) -> None:
-    document = json.loads((saved / MANIFEST).read_text())
-    parts = saved / document.pop("parts")
-    for part in parts.iterdir():
-        part.rename(saved / part.name)
-    parts.rmdir()
-    (saved / MANIFEST).write_text(json.dumps(document))
-    assert DecisionAid.load(saved).temperature == aid.temperature
-    aid.save(saved)
-    assert sorted(os.listdir(saved)) == [MANIFEST, parts_of(saved).name]
+    assert {*os.listdir(saved)} == {MANIFEST, "parts-list", parts_of(saved).name}
 
 
 def save_with_files_of(aid: DecisionAid, folder: Path, limit: int) -> str:
@@ -648,10 +595,9 @@ def test_where_nothing_can_be_saved_is_known_before(
     check_aid_can_be_saved(tmp_path / "new" / "aid")
     assert not (tmp_path / "new").exists()
     (tmp_path / "text.txt").touch()
-    with pytest.raises(NotADirectoryError, match=r"text\.txt is a file: name a folder"):
-        check_aid_can_be_saved(tmp_path / "text.txt")
-    with pytest.raises(OSError, match="Nothing can be written to .*text.txt"):
-        check_aid_can_be_saved(tmp_path / "text.txt" / "aid")
+    for file in (tmp_path / "text.txt", tmp_path / "text.txt" / "aid"):
+        with pytest.raises(OSError, match="Nothing can be written to .*text.txt"):
+            check_aid_can_be_saved(file)
     with pytest.raises(FileExistsError, match="holds something else"):
         check_aid_can_be_saved(tmp_path)
 

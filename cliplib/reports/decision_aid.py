@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,54 +16,53 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
 
-from cliplib.data.arrays import Floats
+from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.cache import FeatureCache
 from cliplib.data.folder import list_files
-from cliplib.data.image import warn_once
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
-from cliplib.evaluation.calibration import fit_temperature
+from cliplib.evaluation.calibration import fit_temperature, risk_coverage
+from cliplib.evaluation.intervals import clopper_pearson
 from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.saving import AnyProbe, load_probe, save_probe
-from cliplib.reports.abstention import (
-    HeldOut,
-    Neighbours,
-    abstention_reasons,
-    choose_threshold,
-)
-from cliplib.reports.aid_folder import read_manifest, replace_aid
+from cliplib.reports.aid_folder import new_parts, read_manifest
 
 logger = logging.getLogger(__name__)
 
 # The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
 KERNEL_LIMIT = 10_000
-WHY_NO_KERNEL = (
-    f"from {KERNEL_LIMIT:,} images on the kernel's n² numbers need too much memory"
-)
 
 RISK = 0.05
 """Share of errors among the answers that a decision aid aims at."""
 
 
 def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
-    """Return an unfitted KernelProbe; from 10,000 images on a LinearProbe, and warn."""
+    """Return an unfitted KernelProbe; from 10,000 images on a LinearProbe."""
     if n_images < KERNEL_LIMIT:
         return KernelProbe(seed=seed)
-    warn_of_left_out_kernel(n_images)
     return LinearProbe(seed=seed)
 
 
-def warn_of_left_out_kernel(n_images: int) -> None:
-    """Warn, once, that so many training images are too many for a KernelProbe."""
-    warn_once(
-        logger,
-        f"The kernel probe is left out of {n_images:,} images, and the linear one takes"
-        f" its place: {WHY_NO_KERNEL}. KernelProbe(max_rows=...) allows more.",
-    )
+def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:
+    """Choose the threshold on confidence that answers most images at an allowed risk.
+
+    An image is answered if its `confidence` (n,) reaches the threshold; `is_right` (n,)
+    says whether its answer is right. `risk` is the largest share of wrong answers, 0 to
+    1. Where no threshold keeps to it, it is infinite, and a warning says so.
+    """
+    # A row for each different confidence: threshold, coverage and risk.
+    curve = risk_coverage(is_right, confidence)
+    allowed = curve[curve["risk"] <= risk]
+    if allowed.empty:
+        logger.warning(
+            "The decision aid abstains on everything: give more images, or more risk."
+        )
+        return np.inf
+    return float(allowed.loc[allowed["coverage"].idxmax(), "threshold"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +83,9 @@ class DecisionAid:
         infinite, on all of them.
     min_similarity : float
         It abstains on an image whose cosine to the nearest training image is lower.
-    held_out : HeldOut
-        How it fares on the images that set its rule.
     about : mapping
-        How it was made, in words and numbers, by name.
+        How it was made, and how it fares on the images that set its rule, in words and
+        numbers, by name.
     """
 
     encoder: Encoder
@@ -96,7 +94,6 @@ class DecisionAid:
     temperature: float = 1.0
     min_probability: float = 0.0
     min_similarity: float = -1.0
-    held_out: HeldOut = field(default_factory=HeldOut, repr=False)
     about: Mapping[str, str | float | None] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -143,13 +140,9 @@ class DecisionAid:
         ------
         ValueError
             The table comes from another encoder, or a share is not within 0 and 1.
-        TypeError
-            The probe is none of the three.
         """
-        shares = {"risk": risk, "out_of_distribution": out_of_distribution}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} must be a share from 0 to 1.")
+        if not 0 <= risk <= 1:
+            raise ValueError(f"risk={risk} must be a share from 0 to 1.")
         if table.provenance.get("model_fingerprint") != encoder.fingerprint:
             made_by = table.provenance.get("encoder", "unknown")
             raise ValueError(
@@ -161,11 +154,6 @@ class DecisionAid:
         training = table.select(train_rows)
         held_out = table.select(held_out_rows)
         fitted = clone(probe or default_probe(len(training), seed=seed))
-        if not isinstance(fitted, AnyProbe):  # another could not be saved
-            raise TypeError(
-                "Use a LinearProbe, a KernelProbe or an MLPProbe, "
-                f"not a {type(fitted).__name__}."
-            )
         fitted.fit(training.features, training.labels, groups=training.groups)
         # The split leaves every class on both sides; `classes_` are sorted.
         columns = np.searchsorted(fitted.classes_, held_out.labels)
@@ -174,27 +162,23 @@ class DecisionAid:
         aid = cls(encoder, fitted, training, temperature)  # it never abstains yet
 
         proba = aid._calibrated(logits)
+        confidence = proba.max(axis=1)
         is_right = proba.argmax(axis=1) == held_out.labels
-        threshold = choose_threshold(is_right, proba.max(axis=1), risk)
-        is_answered = proba.max(axis=1) >= threshold
-        rule_on = HeldOut.count(is_answered, is_right, held_out.groups)
-        similarity = aid.nearest(held_out.features).similarity
+        threshold = choose_threshold(is_right, confidence, risk)
+        _, similarity = aid.nearest(held_out.features)
         # "lower": below a value between two of these, a larger share could lie.
         min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
         about: dict[str, str | float | None] = {
             "data set": table.provenance.get("dataset", ""),
             "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
             "training images": len(training),
-            **rule_on.in_words(),
+            **_count(confidence >= threshold, is_right, held_out.groups),
             "share of errors aimed at": risk,
         }
-        if probe is None and len(training) >= KERNEL_LIMIT:
-            about["why no kernel probe"] = WHY_NO_KERNEL
         return replace(
             aid,
             min_probability=threshold,
             min_similarity=float(min_similarity),
-            held_out=rule_on,
             about=about,
         )
 
@@ -208,8 +192,11 @@ class DecisionAid:
 
         It never abstains: `decide` does, and `classify` takes images.
         """
-        most_probable = self.predict_proba(features).argmax(axis=1)
-        return np.array([self.training.classes[label] for label in most_probable])
+        return self._names(self.predict_proba(features))
+
+    def _names(self, proba: Floats) -> NDArray[np.str_]:
+        """Return the names (n,) of the most probable classes."""
+        return np.array(self.training.classes)[proba.argmax(axis=1)]
 
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).
@@ -228,15 +215,15 @@ class DecisionAid:
         proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
         return proba
 
-    def nearest(self, features: ArrayLike) -> Neighbours:
+    def nearest(self, features: ArrayLike) -> tuple[Ints, Floats]:
         """Find the training image nearest to each of features (n, d), by cosine.
 
-        Of equally near ones it is the first.
+        Of equally near ones it is the first. Returned are row numbers and cosines.
         """
         rows, distances = pairwise_distances_argmin_min(
             features, self.training.features, metric="cosine"
         )
-        return Neighbours(rows, np.asarray(1 - distances, float))
+        return rows, np.asarray(1 - distances, float)
 
     def decide(self, features: ArrayLike) -> pd.DataFrame:
         """Classify features (n, d), in the readout trained on, or abstain.
@@ -250,18 +237,20 @@ class DecisionAid:
             most similar training image) and similarity (its cosine, -1 to 1).
         """
         proba = self.predict_proba(features)
-        neighbours = self.nearest(features)
+        nearest, similarity = self.nearest(features)
         is_uncertain = proba.max(axis=1) < self.min_probability
-        is_far = neighbours.similarity < self.min_similarity
-        classes = np.array(self.training.classes)
+        is_far = similarity < self.min_similarity
+        reason = np.where(is_uncertain, "uncertain", "").astype(object)
+        reason[is_far] = "out-of-distribution"
+        reason[is_uncertain & is_far] = "uncertain, out-of-distribution"
         return pd.DataFrame(
             {
-                "class": classes[proba.argmax(axis=1)],
+                "class": self._names(proba),
                 "probability": proba.max(axis=1),
                 "abstained": is_uncertain | is_far,
-                "reason": abstention_reasons(is_uncertain, is_far),
-                "nearest": self.training.ids[neighbours.rows],
-                "similarity": neighbours.similarity,
+                "reason": reason,
+                "nearest": self.training.ids[nearest],
+                "similarity": similarity,
             }
         )
 
@@ -313,31 +302,18 @@ class DecisionAid:
         OSError
             The folder holds something else, or cannot be written.
         """
-        replace_aid(folder, self._write_parts)
-
-    def _write_parts(self, folder: Path) -> dict[str, Any]:
-        """Write encoder, probe and training table into an empty folder.
-
-        Returns what `load` needs beside these files: the rule, and those settings of
-        the encoder that its checkpoint does not hold.
-        """
         encoder = self.encoder
         if not isinstance(encoder, ClipEncoder):
             raise TypeError(
                 f"A decision aid of {encoder.name!r} cannot be saved: only one of a "
                 "ClipEncoder can."
             )
-        for part in (encoder.model, encoder.processor, encoder.tokenizer):
-            part.save_pretrained(folder / "encoder")
-        save_probe(self.probe, folder / "probe")
-        (folder / "training").mkdir()
-        self.training.save(folder / "training" / "features.safetensors")
-        return {
+        # What `load` needs beside the parts; its checkpoint lacks these settings.
+        manifest = {
             "rule": {
                 "temperature": self.temperature,
                 "min_probability": self.min_probability,
                 "min_similarity": self.min_similarity,
-                "held_out": asdict(self.held_out),
                 "about": dict(self.about),
             },
             "encoder": {
@@ -346,6 +322,12 @@ class DecisionAid:
                 "dtype": encoder.dtype,
             },
         }
+        with new_parts(folder, manifest) as parts:
+            for part in (encoder.model, encoder.processor, encoder.tokenizer):
+                part.save_pretrained(parts / "encoder")
+            save_probe(self.probe, parts / "probe")
+            (parts / "training").mkdir()
+            self.training.save(parts / "training" / "features.safetensors")
 
     @classmethod
     def load(
@@ -377,18 +359,20 @@ class DecisionAid:
             encoder.name = printable(settings["name"])
             # The stored processor resizes to this; the checkpoint may name another.
             encoder.image_size = int(settings["image_size"])
-            rule = dict(manifest["rule"])
-            about = rule.pop("about", {})
-            held_out = HeldOut(**rule.pop("held_out", {}))
+            rule = manifest["rule"]
+            about = rule["about"]
             aid = cls(
                 encoder,
                 load_probe(parts / "probe"),
                 FeatureTable.load(parts / "training" / "features.safetensors"),
-                **rule,
-                held_out=held_out,
+                temperature=float(rule["temperature"]),
+                min_probability=float(rule["min_probability"]),
+                min_similarity=float(rule["min_similarity"]),
                 about={printable(name): _checked(about[name]) for name in about},
             )
-            aid._check_parts()
+            # A trial: it raises where sizes or classes of the parts do not fit.
+            columns = encoder.columns_of(aid.training.readout)
+            aid.decide(np.zeros((1, len(columns)), np.float32))
         except Exception as error:  # what somebody changed raises nearly anything
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
@@ -396,15 +380,25 @@ class DecisionAid:
             ) from error
         return aid
 
-    def _check_parts(self) -> None:
-        """Raise an error, of any kind, where the parts do not fit together."""
-        rule = (self.temperature, self.min_probability, self.min_similarity)
-        if self.temperature <= 0 or np.isnan(rule).any():
-            raise ValueError(f"its rule is {rule}")
-        assert isinstance(self.encoder, ClipEncoder)  # `load` makes no other
-        columns = self.encoder.columns_of(self.training.readout)
-        # A trial with features of zeros: it raises where sizes or classes do not fit.
-        self.decide(np.zeros((1, len(columns)), np.float32))
+
+def _count(is_answered: Bools, is_right: Bools, groups: Ints) -> dict[str, Any]:
+    """Count answers to n held-out images, and bound the share of wrong ones.
+
+    The bound is the upper end of the exact interval, each group being a trial; None
+    where nothing is answered.
+    """
+    answered = int(is_answered.sum())
+    wrong = int((is_answered & ~is_right).sum())
+    highest_risk = None
+    if answered:
+        n_groups = len(set(groups[is_answered]))
+        highest_risk = float(clopper_pearson(wrong / answered, n_groups)[1])
+    return {
+        "held-out images, which set temperature and rule": len(is_answered),
+        "of these, answered": answered,
+        "of the answers, wrong": wrong,
+        "highest share of errors that so few answers allow": highest_risk,
+    }
 
 
 def _checked(value: Any) -> str | float | None:

@@ -22,7 +22,6 @@ from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import LEVELS
 from cliplib.inspection.traces import FIELDS
 from cliplib.reports import figures, plots
-from cliplib.reports.decision_aid import WHY_NO_KERNEL
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import POOLED, Methods
@@ -101,7 +100,6 @@ def _block(said: Mapping[str, Any], findings: Findings) -> Block:
     kind, name = next(iter(said.items()))  # its first entry says what it is
     values = {
         "f": findings,
-        "why_no_kernel": WHY_NO_KERNEL,
         "version": version("cliplib"),
     }
     if kind == "code":  # which keeps its lines

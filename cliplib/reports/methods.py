@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -22,9 +21,7 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import NearestNeighbour
 from cliplib.probes.out_of_fold import out_of_fold_proba
-from cliplib.reports.decision_aid import KERNEL_LIMIT, warn_of_left_out_kernel
-
-logger = logging.getLogger(__name__)
+from cliplib.reports.decision_aid import KERNEL_LIMIT
 
 LARGEST = "always the largest class"
 ZERO_SHOT = "zero-shot"
@@ -251,7 +248,7 @@ def measure_methods(plan: EvaluationPlan, zero_shot: Floats) -> Methods:
 def unfitted_probes(plan: EvaluationPlan) -> dict[str, Method]:
     """Return the probes of which the best is chosen, by name, the simplest first.
 
-    From 10,000 images on, the kernel probe is left out, with a warning.
+    From 10,000 images on, the kernel probe is left out.
     """
     table = plan.table
     deep = table.with_readout("deep")
@@ -262,8 +259,6 @@ def unfitted_probes(plan: EvaluationPlan) -> dict[str, Method]:
     }
     if len(table) < KERNEL_LIMIT:
         probes[KERNEL] = Method(KernelProbe(seed=plan.seed), deep)
-    else:
-        warn_of_left_out_kernel(len(table))
     return probes
 
 
