@@ -15,7 +15,7 @@ from cliplib.data.arrays import Floats, Ints
 from cliplib.evaluation.intervals import Share
 from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable
-from cliplib.probes.out_of_fold import fit_with_groups
+from cliplib.probes.out_of_fold import predict_folds
 from cliplib.reports.methods import EvaluationPlan, Methods, groups_per_class
 
 
@@ -36,21 +36,20 @@ class Curve:
 
 
 def measure_curve(plan: EvaluationPlan, methods: Methods) -> Curve:
-    """Measure the best probe's learning curve."""
+    """Measure the best probe's learning curve, in the folds of a plan."""
     probe, table = methods.method
     points, answers = learning_curve(
         probe, table, n_splits=plan.n_splits, seed=plan.seed
     )
-    if 1 in points["share"].tolist():
-        answers[-1] = methods.proba  # all groups: the answers that stand elsewhere
-    shares = [
-        plan.evaluate(proba.argmax(axis=1)).share("accuracy") for proba in answers
-    ]
+    if points.empty:
+        return Curve(points, None)
+    answers[-1] = methods.proba  # all groups: the answers that stand elsewhere
+    predicted = [proba.argmax(axis=1) for proba in answers]
+    shares = [plan.evaluate(answer).share("accuracy") for answer in predicted]
     points = points.join(pd.DataFrame(shares, points.index, [*Share._fields]))
-    gain_by_doubling = None  # where groups are too few for both points
-    if points["share"].tolist()[-2:] == [0.5, 1]:
-        full, half = (proba.argmax(axis=1) for proba in (answers[-1], answers[-2]))
-        gain_by_doubling = plan.gain(full, half)
+    gain_by_doubling = None
+    if len(points) > 1:  # the last two are of half of the groups, and of all
+        gain_by_doubling = plan.gain(predicted[-1], predicted[-2])
     return Curve(points, gain_by_doubling)
 
 
@@ -89,14 +88,8 @@ def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     # It is 0 where the given label is the likely class, and below 0 where the given
     # label does not reach its threshold but is more probable than that class.
     rows = np.flatnonzero(is_confident.any(axis=1) & (margin > 0))
-    suspects = pd.DataFrame(
-        {
-            "row": rows,
-            "given": given[rows],
-            "likely": likely[rows],
-            "margin": margin[rows],
-        }
-    )
+    suspects = pd.DataFrame({"row": rows, "given": given[rows], "likely": likely[rows]})
+    suspects["margin"] = margin[rows]
     return suspects.sort_values("margin", ascending=False, ignore_index=True)
 
 
@@ -132,23 +125,24 @@ def learning_curve(
     answers : list of Floats
         For each row of `points` out-of-fold probabilities, (n, k), of the table's rows.
     """
-    folds = list(group_folds(table.labels, table.groups, n_splits=n_splits, seed=seed))
+    labels = table.labels
+    groups = table.groups
+    n_classes = len(table.classes)
+    folds = list(group_folds(labels, groups, n_splits=n_splits, seed=seed))
     points = []
     answers = []
     for share in shares:
         # Of each fold a part of its training rows.
-        drawn = [_draw_groups(table, rows, share, seed) for rows, _ in folds]
-        if any(groups_per_class(table.select(rows)).min() < 2 for rows in drawn):
+        drawn = [(_draw_groups(table, rows, share, seed), test) for rows, test in folds]
+        trained = [table.select(rows) for rows, _ in drawn]
+        if any(groups_per_class(part).min() < 2 for part in trained):
             continue
-        proba = np.zeros((len(table), len(table.classes)))
-        for train_rows, (_, test_rows) in zip(drawn, folds, strict=True):
-            train = table.select(train_rows)  # which has images of all k classes
-            fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
-            proba[test_rows] = fitted.predict_proba(table.features[test_rows])
-        n_images = np.mean([len(rows) for rows in drawn])
-        n_groups = np.mean([len(set(table.groups[rows])) for rows in drawn])
+        n_images = np.mean([len(part) for part in trained])
+        n_groups = np.mean([len(set(part.groups)) for part in trained])
         points.append({"share": share, "images": n_images, "groups": n_groups})
-        answers.append(proba)
+        answers.append(
+            predict_folds(probe, table.features, labels, groups, drawn, n_classes)
+        )
     return pd.DataFrame(points, columns=["share", "images", "groups"]), answers
 
 
