@@ -196,7 +196,8 @@ class DecisionAid:
 
     def _names(self, proba: Floats) -> NDArray[np.str_]:
         """Return the names (n,) of the most probable classes."""
-        return np.array(self.training.classes)[proba.argmax(axis=1)]
+        classes = np.array(self.training.classes, np.str_)
+        return np.asarray(classes[proba.argmax(axis=1)])
 
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).
