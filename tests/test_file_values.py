@@ -9,8 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.file_values import values_of_one_class
-from cliplib.inspection.traces import FIELDS, file_fields
+from cliplib.inspection.file_values import FIELDS, file_fields, values_of_one_class
 
 N = 100
 

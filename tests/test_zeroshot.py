@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -80,8 +82,19 @@ def test_what_would_mislead_is_refused():
 
 def test_phrases_are_a_plain_list_or_dict(tiny, image_folder):
     table = encode(image_folder(n=2), tiny)
-    by_list = zero_shot(tiny, table, ["red", "a wall of brick"])
-    by_dict = zero_shot(tiny, table, {"a": "red", "b": ["a wall of brick"]})
-    assert (by_list == by_dict).all() and by_list.shape == (len(table), 2)
+    said = ["red", "a wall of brick", "sky"]
+    by_list = zero_shot(tiny, table, said)
+    by_name = dict(zip(table.classes, said, strict=True))
+    by_dict = zero_shot(tiny, table, dict(reversed(by_name.items())))
+    assert (by_list == by_dict).all() and by_list.shape == (len(table), 3)
     with pytest.raises(ValueError, match="Give a list of phrases"):
         zero_shot(tiny, table, "red")
+
+
+def test_phrases_and_encoder_are_those_of_the_table(tiny, image_folder):
+    table = encode(image_folder(n=2), tiny)
+    with pytest.raises(ValueError, match="give them for the table's classes, "):
+        zero_shot(tiny, table, {table.classes[0]: "red", "a stranger": "blue"})
+    provenance = {**table.provenance, "model_fingerprint": "0" * 64}
+    with pytest.raises(ValueError, match="made by another encoder than"):
+        zero_shot(tiny, replace(table, provenance=provenance), ["red", "blue"])

@@ -1,20 +1,49 @@
-"""Values of one field of a file that belong to one class."""
+"""What files say of themselves, and values of theirs that belong to one class."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
+from scipy.stats import binomtest
 
-from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.data.image import ImageSource, file_facts
 from cliplib.features.table import FeatureTable
 
+FIELDS = (
+    "format",
+    "mode",
+    "size",
+    "aspect",
+    "quality",
+    "progressive",
+    "resolution",
+    "profile",
+    "exif",
+    "camera",
+    "software",
+)
+"""What a file says of itself: columns of `file_fields`."""
 RARE = 1e-6
 """A value is of one class where chance would make it so less often than this."""
 PURE = 0.95
 """A value is of one class if so many of the groups that have it are."""
+
+
+def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:
+    """Return what the files of n images say of themselves: `FIELDS`, a row for each.
+
+    Size is "width × height", aspect width by height, quality the mean of JPEG's first
+    quantisation table, 0 for other formats; the others are texts, "" where a file says
+    nothing. An OSError names an image that cannot be read.
+    """
+    fields = pd.DataFrame([file_facts(image) for image in images])
+    fields["size"] = fields["width"].astype(str) + " × " + fields["height"].astype(str)
+    fields["aspect"] = (fields["width"] / fields["height"]).round(2)
+    fields["quality"] = fields["quantisation"].round(1)
+    return fields[[*FIELDS]]
 
 
 @dataclass(frozen=True)
@@ -50,8 +79,9 @@ def values_of_one_class(
 ) -> list[OneClassValue]:
     """Find values of one field that belong to one class, however few files have them.
 
-    Groups count once. The probability is binomial: that of so many groups with the
-    value in the class, were each in it as often as all groups are.
+    Groups count once, a group of several classes for that of its first row. The
+    probability is binomial: that of so many groups with the value in the class, were
+    each in it as often as all groups are.
 
     Parameters
     ----------
@@ -65,22 +95,30 @@ def values_of_one_class(
     list of OneClassValue
         The least probable first.
     """
-    everywhere = np.full(len(table), True)
-    groups_of_class = _count_groups(table, everywhere)
-    share_of_class = groups_of_class / groups_of_class.sum()
+    label_of_group = pd.Series(table.labels).groupby(table.groups).first()
+    share_of_class = label_of_group.value_counts(normalize=True)
     found = []
     for field in fields:
-        texts = fields[field].astype(str).to_numpy()
-        for value in np.unique(texts):
-            has_it = texts == value
-            counts = _count_groups(table, has_it)
-            label = int(counts.argmax())
-            n_groups = int(counts[label])
-            probability = _probability(counts, label, share_of_class)
-            if probability >= RARE:
+        rows = pd.DataFrame(
+            {
+                "value": fields[field].astype(str),
+                "label": table.labels,
+                "group": table.groups,
+            }
+        )
+        one_a_group = rows.drop_duplicates(["value", "group"])
+        counts = pd.crosstab(one_a_group["value"], one_a_group["label"])
+        for value, of_classes in counts.iterrows():
+            label = of_classes.idxmax()
+            n_groups = int(of_classes[label])
+            if n_groups < PURE * of_classes.sum():
                 continue
-            in_class = has_it & (table.labels == label)
-            others = np.flatnonzero(~has_it & (table.labels != label))
+            chance = share_of_class[label]
+            p = binomtest(n_groups, int(of_classes.sum()), chance, "greater").pvalue
+            if p >= RARE:
+                continue
+            in_class = (rows["value"] == value) & (rows["label"] == label)
+            others = (rows["value"] != value) & (rows["label"] != label)
             found.append(
                 OneClassValue(
                     field=str(field),
@@ -88,30 +126,9 @@ def values_of_one_class(
                     class_name=table.classes[label],
                     n_images=int(in_class.sum()),
                     n_groups=n_groups,
-                    p=probability,
+                    p=float(p),
                     rows=np.flatnonzero(in_class)[:2].tolist(),
-                    others=others[:2].tolist(),
+                    others=np.flatnonzero(others)[:2].tolist(),
                 )
             )
     return sorted(found, key=lambda value: value.p)
-
-
-def _count_groups(table: FeatureTable, mask: Bools) -> Ints:
-    """Return how many groups of each class have a row in a mask, (k,).
-
-    A group of several classes counts for that of its first row.
-    """
-    rows = np.flatnonzero(mask)
-    _, first = np.unique(table.groups[rows], return_index=True)
-    return np.bincount(table.labels[rows[first]], minlength=len(table.classes))
-
-
-def _probability(counts: Ints, label: int, share_of_class: Floats) -> float:
-    """Return how likely chance gives a class a value as often; 1 if several have it.
-
-    `counts` (k,) are the groups of each class that have the value.
-    """
-    if counts[label] < PURE * counts.sum():
-        return 1.0
-    as_often = binom.sf(counts[label] - 1, counts.sum(), share_of_class[label])
-    return float(as_often)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.encoders.encoder import Encoder
@@ -26,8 +28,6 @@ def search(
     query_groups: ArrayLike | None = None,
 ) -> tuple[Ints, Features]:
     """Return each query's k nearest gallery rows by cosine, best first.
-
-    Of equally near rows the one with the lower number comes first.
 
     Parameters
     ----------
@@ -62,11 +62,12 @@ def search(
         raise ValueError(
             "Give the groups of both queries and gallery, or of the gallery alone."
         )
-    if k < 1:
-        raise ValueError(f"k={k} must be 1 or more.")
     query_rows, gallery_rows = _as_features(queries, gallery, encoder)
     if groups is None:
-        return _nearest(query_rows, gallery_rows, min(k, len(gallery_rows)))
+        n_found = min(k, len(gallery_rows))
+        neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine")
+        distances, rows = neighbours.fit(gallery_rows).kneighbors(query_rows)
+        return rows, np.asarray(1 - distances, np.float32)
     own_groups = None if query_groups is None else np.asarray(query_groups)
     return _nearest_of_groups(
         query_rows, gallery_rows, np.asarray(groups), own_groups, k
@@ -94,20 +95,6 @@ def _as_features(
     return np.asarray(queries), np.asarray(gallery)
 
 
-def _nearest(queries: Features, gallery: Features, k: int) -> tuple[Ints, Features]:
-    """Return row numbers and cosines of the k nearest rows, best first, (q, k) both."""
-    rows = np.empty((len(queries), k), np.int64)
-    cosines = np.empty((len(queries), k), np.float32)
-    for query, similarities in enumerate(each_query(queries, gallery)):
-        # To sort all rows would take longer; several may be as near as the k-th.
-        least = np.partition(similarities, -k)[-k]
-        candidates = np.flatnonzero(similarities >= least)
-        nearest_first = np.argsort(-similarities[candidates], kind="stable")
-        rows[query] = candidates[nearest_first[:k]]
-        cosines[query] = similarities[rows[query]]
-    return rows, cosines
-
-
 def _nearest_of_groups(
     queries: Features,
     gallery: Features,
@@ -121,23 +108,20 @@ def _nearest_of_groups(
     does that. A query's own group, in `own_groups` (q,), is left out. Both results are
     (q, k), or narrower for all queries if one of them has fewer groups to choose from.
     """
-    fewest_groups = len(np.unique(group_of_row))
-    if own_groups is not None and np.isin(own_groups, group_of_row).any():
-        fewest_groups -= 1
-    n_found = min(k, fewest_groups)
-    rows = np.empty((len(queries), n_found), np.int64)
-    cosines = np.empty((len(queries), n_found), np.float32)
+    found = []
     for query, similarities in enumerate(each_query(queries, gallery)):
         nearest_first = np.argsort(-similarities, kind="stable")
+        groups = pd.Series(group_of_row[nearest_first])
+        is_wanted = ~groups.duplicated()
         if own_groups is not None:
-            is_other = group_of_row[nearest_first] != own_groups[query]
-            nearest_first = nearest_first[is_other]
-        # Where in this order each group comes first; sorted, since `unique` returns
-        # them by group.
-        _, places = np.unique(group_of_row[nearest_first], return_index=True)
-        rows[query] = nearest_first[np.sort(places)][:n_found]
-        cosines[query] = similarities[rows[query]]
-    return rows, cosines
+            is_wanted &= groups != own_groups[query]
+        rows = nearest_first[is_wanted][:k]
+        found.append((rows, similarities[rows]))
+    n_found = min(len(rows) for rows, _ in found)
+    return (
+        np.stack([rows[:n_found] for rows, _ in found]),
+        np.stack([cosines[:n_found] for _, cosines in found]),
+    )
 
 
 def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:

@@ -1,9 +1,16 @@
-"""Images of a folder that the embedded encoder was trained on."""
+"""Images of a folder that the embedded encoder was trained on.
+
+Its training images are known by hashes of 64 bits, those of the 8 × 8 lowest
+frequencies of `image_hash`, which has 16 × 16. Copies of another size or compression
+nearly always differ in two bits at most; a crop by three hundredths of each side is not
+found.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +19,16 @@ from cliplib.data.arrays import Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
 from cliplib.features.hamming import close_hashes
-from cliplib.features.hashes import hash_records, image_hash, quantised_detail
-from cliplib.features.training_hashes import short_hashes, training_hashes
+from cliplib.features.hashes import (
+    HASH_SIDE,
+    hash_records,
+    image_hash,
+    quantised_detail,
+)
 
+FILE = files("cliplib") / "mini" / "training_hashes.npy"
+"""Of 37,575 images, sorted; ``study.recipe.hashes`` writes it."""
+SHORT_SIDE = 8  # lowest frequencies in each direction
 MOST_BITS = 2
 """Hashes of 64 bits that differ in so many are of one image."""
 FLAT = 1.0
@@ -58,13 +72,29 @@ def seen_in_training(
         Where their hashes are kept.
     """
     (hashes,) = map_images(images, image_hash, cache=cache)
-    return Seen(_rows_seen(hashes), len(images))
-
-
-def _rows_seen(hashes: NDArray[np.uint8]) -> Ints:
     detail = quantised_detail(hash_records(hashes)["grey"])
     rows = np.flatnonzero(detail.std(axis=(1, 2)) >= FLAT)
     short = short_hashes(hashes[rows])[:, None, None]
     close = close_hashes(short, training_hashes()[:, None], MOST_BITS)
-    seen = [np.zeros(0, np.int64), *(rows_seen for rows_seen, *_ in close)]
-    return np.asarray(rows[np.unique(np.concatenate(seen))])
+    is_seen = np.zeros(len(rows), bool)
+    for places, *_ in close:
+        is_seen[places] = True
+    return Seen(rows[is_seen], len(images))
+
+
+def training_hashes() -> NDArray[np.uint64]:
+    """Return the hashes of the images that the embedded model was trained on, (n,)."""
+    with FILE.open("rb") as file:
+        return np.asarray(np.load(file), np.uint64)
+
+
+def short_hashes(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Shorten what `image_hash` gives, (n, bytes), to 64 bits an image, (n,).
+
+    Images are hashed as they are, upright. An unreadable image has the hash 0.
+    """
+    words = np.ascontiguousarray(hash_records(hashes)["bits"][:, 0])
+    bits = np.unpackbits(words.view(np.uint8), axis=1)
+    square = bits.reshape(-1, HASH_SIDE, HASH_SIDE)
+    lowest = square[:, :SHORT_SIDE, :SHORT_SIDE].reshape(-1, SHORT_SIDE**2)
+    return np.packbits(lowest, axis=1).view(np.uint64)[:, 0]

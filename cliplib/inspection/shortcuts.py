@@ -28,8 +28,8 @@ from cliplib.evaluation.intervals import (
 )
 from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
+from cliplib.inspection.file_values import FIELDS, file_fields
 from cliplib.inspection.pictures import PATCHES, PICTURE_COLUMNS, picture_statistics
-from cliplib.inspection.traces import FIELDS, file_fields
 from cliplib.probes.out_of_fold import predict_folds
 from cliplib.probes.threads import one_thread
 

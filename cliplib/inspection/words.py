@@ -64,7 +64,7 @@ def zero_shot_weights(
 def zero_shot(
     encoder: ClipEncoder,
     table: FeatureTable,
-    phrases: Sequence[str] | Mapping[str, str | Sequence[str]],
+    phrases: Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]],
     templates: Sequence[str] = DEFAULT_TEMPLATES,
 ) -> Floats:
     """Return the probabilities of k classes for a table's images, by words alone.
@@ -77,24 +77,37 @@ def zero_shot(
         Features of n images, in a readout that contains the pooled ones.
     phrases
         For each of k classes how to say it: a list of names, ``["brick", "grass"]``, or
-        by its name one phrase or several, ``{"brick": "a wall of brick"}``.
+        by the name of each of the table's classes one phrase or several, ``{"brick": "a
+        wall of brick", "grass": ["grass", "a lawn"]}``.
     templates
         Texts with a ``{}`` each for a phrase.
 
     Returns
     -------
-    (n, k) float64, in the order of the phrases.
+    (n, k) float64, in the order of a list, or of the table's classes.
 
     Raises
     ------
     ValueError
-        If a class has no phrase, or a template no ``{}``.
+        If a class has no phrase, a template no ``{}``, the phrases are of other classes
+        than the table's, or another encoder made the table.
     TypeError
         If the encoder reads no texts.
     """
-    of_classes = phrases.values() if isinstance(phrases, Mapping) else phrases
-    listed = of_classes if isinstance(of_classes, str) else list(of_classes)
-    weights = zero_shot_weights(encoder, listed, templates)
+    made_by = table.provenance.get("model_fingerprint", encoder.fingerprint)
+    if made_by != encoder.fingerprint:
+        raise ValueError(
+            f"The table was made by another encoder than {encoder.name!r} (fingerprint "
+            f"{made_by[:8]}, and not {encoder.fingerprint[:8]}): give that one."
+        )
+    if isinstance(phrases, Mapping):
+        if set(phrases) != set(table.classes):
+            raise ValueError(
+                f"Phrases are given for {', '.join(phrases)}: give them for the "
+                f"table's classes, {', '.join(table.classes)}."
+            )
+        phrases = [phrases[name] for name in table.classes]
+    weights = zero_shot_weights(encoder, phrases, templates)
     # Rows of unit length, (n, p), as the weights (k, p): products are cosines.
     images = encoder.project(table.with_readout("pooled").features)
     logits = encoder.logit_scale * (images @ weights.T).astype(float)

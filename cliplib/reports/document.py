@@ -20,7 +20,7 @@ from cliplib.data.image import load_image
 from cliplib.data.wording import number, percent, points
 from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import LEVELS
-from cliplib.inspection.traces import FIELDS
+from cliplib.inspection.file_values import FIELDS
 from cliplib.reports import figures, plots
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings

@@ -21,13 +21,12 @@ from cliplib.features.groups import declared_groups, joined_files, suggested_pat
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import archives_inside
 from cliplib.inspection.erase import evaluate_erased
-from cliplib.inspection.file_values import values_of_one_class
+from cliplib.inspection.file_values import file_fields, values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
 from cliplib.inspection.own_split import corrected_splits, own_split
 from cliplib.inspection.seen import seen_in_training
 from cliplib.inspection.shortcuts import probe_shortcuts
-from cliplib.inspection.traces import file_fields
 from cliplib.inspection.words import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups
