@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import laplace
 
 from cliplib.data.arrays import Floats
 from cliplib.data.cache import ImageFunction, each_image
@@ -61,19 +62,17 @@ def _border(pixels: Floats) -> Floats:
     return np.ravel(numbers)
 
 
-def _log_detail(grey: Floats) -> float:
-    """Return the logarithm of the variance of the Laplacian, the focus of an image."""
-    padded = np.pad(grey, 1, mode="edge")
-    across = padded[1:-1, :-2] + padded[1:-1, 2:]
-    down = padded[:-2, 1:-1] + padded[2:, 1:-1]
-    return float(np.log1p((across + down - 4 * grey).var()))
-
-
 def _sharpness(grey: Image.Image) -> Floats:
-    """Return the detail of an image at its size, a half and a quarter of it, (3,)."""
-    sizes = [(max(1, grey.width // s), max(1, grey.height // s)) for s in (1, 2, 4)]
-    scaled = [grey.resize(size, Image.Resampling.BOX) for size in sizes]
-    return np.array([_log_detail(np.asarray(one, np.float64)) for one in scaled])
+    """Return the focus of an image at its size, a half and a quarter of it, (3,).
+
+    It is the logarithm of the variance of the Laplacian.
+    """
+    detail = []
+    for scale in (1, 2, 4):
+        size = (max(1, grey.width // scale), max(1, grey.height // scale))
+        levels = np.asarray(grey.resize(size, Image.Resampling.BOX), np.float64)
+        detail.append(np.log1p(laplace(levels, mode="nearest").var()))
+    return np.array(detail)
 
 
 def _blockiness(grey: Floats) -> float:
@@ -98,37 +97,36 @@ def _moments(pixels: Floats) -> Floats:
     return np.concatenate([mean, deviation, skewness])
 
 
-def _describe(image: Image.Image) -> NDArray[np.float32]:
+def _statistics(image: Image.Image) -> dict[str, Floats]:
+    """Return the statistics of an RGB image by name, each a row of numbers."""
     pixels = np.asarray(image, np.float64)
     grey = image.convert("L")
     levels = np.asarray(grey, np.float64)
-    parts = [_patch(image, place) for place in PATCHES.values()]
-    parts += [
-        _border(pixels),
-        np.array([levels.mean(), levels.std()]),
-        _sharpness(grey),
-        np.array([_blockiness(levels)]),
-        _moments(pixels),
-        _squares(image, 2 * PATCH_SIDE),
-    ]
-    return np.concatenate(parts).astype(np.float32)
+    found = {name: _patch(image, place) for name, place in PATCHES.items()}
+    found["border"] = _border(pixels)
+    found["brightness"] = np.array([levels.mean(), levels.std()])
+    found["sharpness"] = _sharpness(grey)
+    found["block edges"] = np.array([_blockiness(levels)])
+    found["colour moments"] = _moments(pixels)
+    found["thumbnail"] = _squares(image, 2 * PATCH_SIDE)
+    return found
 
 
-def _columns() -> dict[str, slice]:
-    """Return which entries of `picture_statistics` belong to which statistic."""
-    sizes = dict.fromkeys(PATCHES, 3 * PATCH_SIDE**2 + 1)
-    sizes |= {"border": 16, "brightness": 2, "sharpness": 3, "block edges": 1}
-    sizes |= {"colour moments": 9, "thumbnail": 3 * (2 * PATCH_SIDE) ** 2}
-    ends = np.cumsum([*sizes.values()]).tolist()
-    return {
-        name: slice(end - size, end)
-        for (name, size), end in zip(sizes.items(), ends, strict=True)
-    }
+def _describe(image: Image.Image) -> NDArray[np.float32]:
+    return np.concatenate([*_statistics(image).values()]).astype(np.float32)
 
 
-PICTURE_COLUMNS = _columns()
-"""By statistic, its columns in the result of `picture_statistics`."""
+def picture_columns() -> dict[str, slice]:
+    """Return which columns of `picture_statistics` belong to which statistic."""
+    columns = {}
+    start = 0
+    for name, numbers in _statistics(Image.new("RGB", (16, 16))).items():
+        columns[name] = slice(start, start + len(numbers))
+        start += len(numbers)
+    return columns
+
+
 picture_statistics = ImageFunction(
     "patches of corners and edges, border, sharpness, colours", each_image(_describe)
 )
-"""Of each image a row with the statistics of `PICTURE_COLUMNS`, float32, (n, 615)."""
+"""Of each image a row with all its statistics, float32, (n, 615)."""

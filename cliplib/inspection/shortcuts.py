@@ -25,11 +25,12 @@ from cliplib.evaluation.intervals import (
     clopper_pearson,
     group_sums,
     intervals,
+    ratio_intervals,
 )
 from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import FIELDS, file_fields
-from cliplib.inspection.pictures import PATCHES, PICTURE_COLUMNS, picture_statistics
+from cliplib.inspection.pictures import PATCHES, picture_columns, picture_statistics
 from cliplib.probes.out_of_fold import predict_folds
 from cliplib.probes.threads import one_thread
 
@@ -48,15 +49,10 @@ class Shortcut:
     Attributes
     ----------
     name
-        What it reads: a statistic of `PICTURE_COLUMNS`, or a field of `FIELDS`.
-    of
-        "file", "picture", or "colour", which informs only.
-    predicted
-        Its out-of-fold answers by group, (n,).
+        What it reads: a statistic of `picture_columns`, or a field of `FIELDS`.
     accuracy, balanced
-        Shares of right answers, of all images and as the mean over classes.
-    chance
-        The balanced accuracy of guessing, 1 / k.
+        Shares of right answers out of fold by group, of all images and as the mean over
+        classes.
     share_of_gain
         What part it reaches of CLIP's gain in balanced accuracy over chance; NaN where
         no gain of CLIP is shown.
@@ -65,23 +61,20 @@ class Shortcut:
     """
 
     name: str
-    of: str
-    predicted: Ints
     accuracy: Share
     balanced: Share
-    chance: float
     share_of_gain: Share
     examples: Mapping[str, list[int]]
 
     @property
     def decides(self) -> bool:
         """Whether such a probe may stop the verdict's word; colour is often content."""
-        return self.of != "colour"
+        return self.name not in COLOURS
 
     @property
     def place(self) -> str:
         """Where it looks, as in a sentence: "in the bottom left corner"."""
-        if self.of == "file":
+        if self.name in FIELDS:
             return "in the file"
         if self.name in PATCHES:
             return f"{'at' if 'edge' in self.name else 'in'} the {self.name}"
@@ -122,7 +115,7 @@ def probe_shortcuts(
     """
     (pictures,) = map_images(images, picture_statistics, cache=cache)
     inputs: dict[str, Floats] = {
-        name: pictures[:, columns] for name, columns in PICTURE_COLUMNS.items()
+        name: pictures[:, columns] for name, columns in picture_columns().items()
     }
     fields = file_fields(images)
     inputs |= {name: _encode_field(fields[name]) for name in FIELDS}
@@ -147,16 +140,18 @@ def probe_shortcuts(
             for name, x in inputs.items()
         }
     answers = {name: p.argmax(axis=1) for name, p in proba.items()}
-    shares = _shares(table, answers, predicted, seed)
+    accuracy = ratio_intervals(
+        {name: answer == table.labels for name, answer in answers.items()},
+        groups=table.groups,
+        seed=seed,
+    )
+    balanced, share_of_gain = _balanced(table, answers, predicted, seed)
     shortcuts = [
         Shortcut(
             name=name,
-            of=_kind(name),
-            predicted=answers[name],
-            accuracy=shares["accuracy"][name],
-            balanced=shares["balanced"][name],
-            chance=1 / len(np.unique(table.labels)),
-            share_of_gain=shares["share_of_gain"][name],
+            accuracy=Share.of(accuracy.loc[name]),
+            balanced=Share.of(balanced.loc[name]),
+            share_of_gain=Share.of(share_of_gain.loc[name]),
             examples=_surest(table, proba[name]),
         )
         for name in inputs
@@ -165,21 +160,14 @@ def probe_shortcuts(
 
 
 def strongest(shortcuts: Sequence[Shortcut]) -> Shortcut | None:
-    """Return the strongest probe that decides; None where there is none."""
-    deciding = [shortcut for shortcut in shortcuts if shortcut.decides]
-    return max(deciding, key=_strength, default=None)
+    """Return the first that decides, of those sorted; None where there is none."""
+    return next((shortcut for shortcut in shortcuts if shortcut.decides), None)
 
 
 def _strength(shortcut: Shortcut) -> tuple[float, float]:
     """Order by the share of CLIP's gain, and by accuracy where none is shown."""
     share = shortcut.share_of_gain.value
     return (-np.inf if np.isnan(share) else share), shortcut.balanced.value
-
-
-def _kind(name: str) -> str:
-    if name in COLOURS:
-        return "colour"
-    return "file" if name in FIELDS else "picture"
 
 
 def _encode_field(values: pd.Series) -> Floats:
@@ -198,47 +186,41 @@ def _encode_field(values: pd.Series) -> Floats:
     return np.column_stack(columns)
 
 
-def _shares(
+def _balanced(
     table: FeatureTable, answers: Mapping[str, Ints], predicted: Ints, seed: int
-) -> dict[str, dict[str, Share]]:
-    """Return accuracy, balanced accuracy and share of CLIP's gain, by probe."""
-    names = [*answers]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return each probe's balanced accuracy, and its share of CLIP's gain over chance.
+
+    Both have value, low and high, a row for each of the answers.
+    """
     present = np.unique(table.labels)
+    chance = 1 / len(present)
     is_class = table.labels[:, None] == present  # (n, k)
-    methods = [*answers.values(), predicted]  # CLIP is the last
-    is_hit = np.stack([answer == table.labels for answer in methods], axis=1)
+    methods = np.column_stack([*answers.values(), predicted])  # CLIP is the last
+    is_right = methods == table.labels[:, None]
     group_of_row = checked_groups(table.groups, len(table))
     n_true = group_sums(is_class, group_of_row)  # (groups, k)
-    hits = group_sums(is_hit[:, :, None] & is_class[:, None, :], group_of_row)
-    hits_flat = hits.reshape(len(hits), -1)
-    chance = 1 / len(present)
+    hits = group_sums(is_right[:, :, None] & is_class[:, None], group_of_row)
 
     def statistic(weights: Floats) -> dict[str, Floats]:
-        drawn = (weights @ hits_flat).reshape(len(weights), *hits.shape[1:])
-        total = weights @ n_true  # (draws, k)
-        balanced = np.nanmean(drawn / total[:, None, :], axis=2)  # (draws, methods)
+        # (draws, methods, k); a draw may lack a class
+        sensitivity = np.tensordot(weights, hits, 1) / (weights @ n_true)[:, None]
+        balanced = np.nanmean(sensitivity, axis=2)
         gain = balanced - chance
-        clip_gain = np.where(gain[:, -1:] > 0, gain[:, -1:], np.nan)
-        return {
-            "accuracy": drawn.sum(axis=2) / total.sum(axis=1, keepdims=True),
-            "balanced": balanced,
-            "share_of_gain": gain / clip_gain,
-        }
+        gain_of_clip = np.where(gain[:, -1:] > 0, gain[:, -1:], np.nan)
+        return {"balanced": balanced, "share": gain / gain_of_clip}
 
     n_groups = len(hits)
     resampled = bootstrap(statistic, np.arange(n_groups), seed=seed)
-    balanced_of_clip = resampled["balanced"].draws[:, -1]
-    if np.quantile(balanced_of_clip, 0.025) <= chance:  # a share of nothing
-        resampled["share_of_gain"].value[:] = np.nan
-    found = {}
-    for measure, values in resampled.items():
-        # Accuracies end at 1, as a share of a gain need not.
-        is_share = measure != "share_of_gain"
-        exact = clopper_pearson(values.value, n_groups) if is_share else None
-        rows = intervals(values, n_groups, exact).iloc[:-1]  # without CLIP itself
-        rows.index = pd.Index(names)
-        found[measure] = {name: Share.of(rows.loc[name]) for name in names}
-    return found
+    balanced = resampled["balanced"]
+    if np.quantile(balanced.draws[:, -1], 0.025) <= chance:  # a share of nothing
+        resampled["share"].value[:] = np.nan
+    names = [*answers, "CLIP"]
+    exact = clopper_pearson(balanced.value, n_groups)
+    return (
+        intervals(balanced, n_groups, exact, names),
+        intervals(resampled["share"], n_groups, names=names),
+    )
 
 
 def _surest(table: FeatureTable, proba: Floats) -> dict[str, list[int]]:
