@@ -53,7 +53,7 @@ def test_an_archive_is_named_by_the_form_of_its_names() -> None:
     assert {part.by for part in found} == {"form of name"}
     (own,) = [archive for archive in found if archive.only_here]
     assert (own.class_name, own.part.name) == ("dog", "mr_#")
-    assert own.part.n_images == own.part.n_groups == own.rest.n_images == 30
+    assert own.part.n_images == own.rest.n_images == 30
     assert own.difference.high < -0.2
     assert len(own.part.examples) == len(own.rest.examples) == 4
     assert archive[own.part.examples].all()

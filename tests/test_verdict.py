@@ -267,8 +267,8 @@ def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
 def test_an_archive_inside_a_class_is_told_with_both_parts(
     by: str, name: str, word: str
 ) -> None:
-    part = Part("mr#", 60, 20, Share(0.97, 0.9, 1), [1, 2])
-    rest = Part("others", 40, 20, Share(0.41, 0.3, 0.5), [3, 4])
+    part = Part("mr#", 60, Share(0.97, 0.9, 1), [1, 2])
+    rest = Part("others", 40, Share(0.41, 0.3, 0.5), [3, 4])
     archive = Archive(by, "glass", part, rest, Share(0.56, 0.4, 0.7), only_here=False)
     caution = cautions.of_archive(archive)
     assert caution.id == name and caution.rows == [1, 2, 3, 4]

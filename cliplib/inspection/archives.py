@@ -6,14 +6,17 @@ probe is right in one and wrong in the other, its accuracy is that of a mixture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Bools, Ints
@@ -37,7 +40,6 @@ class Part:
 
     name: str
     n_images: int
-    n_groups: int
     accuracy: Share
     examples: list[int]
 
@@ -94,14 +96,23 @@ def archives_inside(
     list of Archive
         The largest difference first.
     """
+    class_names = np.array(table.classes)[table.labels]
+    sources = {
+        FORM: np.array(name_forms(table.ids.tolist(), class_names.tolist())),
+        "camera": fields["camera"].astype(str).to_numpy(),
+        "size": fields["size"].astype(str).to_numpy(),
+        CLUSTER: _clusters(table, seed),
+    }
     is_right = predicted == table.labels
-    candidates = list(_candidates(table, fields, seed))
+    candidates = list(_candidates(table, sources))
     found = []
-    for by, label, name, in_part, only_here in candidates:
+    for by, label, name in candidates:
+        has_name = sources[by] == name
         in_class = table.labels == label
-        part = _part(table, name, in_part, is_right, seed)
-        rest = _part(table, "others", in_class & ~in_part, is_right, seed)
+        part = _part(table, str(name), in_class & has_name, is_right, seed)
+        rest = _part(table, "others", in_class & ~has_name, is_right, seed)
         difference = part.accuracy.minus(rest.accuracy)
+        only_here = by == FORM and not (has_name & ~in_class).any()
         if only_here or _differs(difference, len(candidates)):
             class_name = table.classes[label]
             found.append(Archive(by, class_name, part, rest, difference, only_here))
@@ -109,53 +120,38 @@ def archives_inside(
 
 
 def _candidates(
-    table: FeatureTable, fields: pd.DataFrame, seed: int
-) -> Iterator[tuple[str, int, str, Bools, bool]]:
-    """Yield what divides, class, name of the part, its mask (n,), and if only there.
+    table: FeatureTable, sources: Mapping[str, NDArray[Any]]
+) -> Iterator[tuple[str, int, Any]]:
+    """Yield what divides, the class, and the value of the part.
 
     Both the part and the rest of its class have ten groups at least. Of two parts that
-    are the whole class the first is yielded.
+    are the whole class, and not told by names, the first is yielded.
     """
-    class_names = np.array(table.classes)[table.labels].tolist()
-    forms = np.array(name_forms(table.ids.tolist(), class_names))
-    sources = {
-        FORM: forms,
-        "camera": fields["camera"].astype(str).to_numpy(),
-        "size": fields["size"].astype(str).to_numpy(),
-        CLUSTER: _clusters(table, seed),
-    }
     for by, values in sources.items():
         for label in np.unique(table.labels):
             in_class = table.labels == label
-            names = [
-                name
-                for name in np.unique(values[in_class])
-                if _is_large(table, in_class & (values == name))
-                and _is_large(table, in_class & (values != name))
-            ]
-            covers = np.isin(values[in_class], names).all()
-            if len(names) == 2 and covers and by != FORM:
+            names = np.unique(values[in_class])
+            if len(names) == 2 and by != FORM:
                 names = names[:1]
             for name in names:
-                has_name = values == name
-                only_here = by == FORM and not (has_name & ~in_class).any()
-                yield by, int(label), str(name), in_class & has_name, only_here
-
-
-def _is_large(table: FeatureTable, mask: Bools) -> bool:
-    return len(set(table.groups[mask])) >= LEAST_GROUPS
+                part = table.groups[in_class & (values == name)]
+                rest = table.groups[in_class & (values != name)]
+                if min(len(set(part)), len(set(rest))) >= LEAST_GROUPS:
+                    yield by, int(label), name
 
 
 def _clusters(table: FeatureTable, seed: int) -> Ints:
     """Divide each class in two by its features, (n,): 0 and 1."""
+    divide = make_pipeline(
+        StandardScaler(),
+        PCA(10, random_state=seed),
+        KMeans(2, n_init=5, random_state=seed),
+    )
     clusters = np.zeros(len(table), np.int64)
     for label in np.unique(table.labels):
         rows = np.flatnonzero(table.labels == label)
-        if len(rows) < 2 * LEAST_GROUPS:
-            continue
-        features = StandardScaler().fit_transform(table.features[rows])
-        reduced = PCA(10, random_state=seed).fit_transform(features)
-        clusters[rows] = KMeans(2, n_init=5, random_state=seed).fit_predict(reduced)
+        if len(rows) >= 2 * LEAST_GROUPS:
+            clusters[rows] = divide.fit_predict(table.features[rows])
     return clusters
 
 
@@ -164,14 +160,13 @@ def _part(
 ) -> Part:
     rows = np.flatnonzero(mask)
     groups = table.groups[rows]
-    _, first = np.unique(groups, return_index=True)
-    spread = np.linspace(0, len(first) - 1, min(4, len(first))).round().astype(int)
+    one_a_group = rows[~pd.Series(groups).duplicated()]
+    spread = np.linspace(0, len(one_a_group) - 1, 4).round().astype(int)
     return Part(
         name=name,
         n_images=len(rows),
-        n_groups=len(first),
         accuracy=share_with_interval(is_right[rows], groups=groups, seed=seed),
-        examples=rows[np.sort(first)[spread]].tolist(),
+        examples=one_a_group[spread].tolist(),
     )
 
 

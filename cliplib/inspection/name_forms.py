@@ -33,39 +33,25 @@ def name_forms(ids: Sequence[str], labels: Sequence[str]) -> list[str]:
         Names of their classes, (n,).
     """
     stems = [PurePosixPath(image).stem.lower() for image in ids]
-    words = _class_words(stems, labels)
-    forms = []
-    for stem, label in zip(stems, labels, strict=True):
-        parts = re.split(r"([^\W_]+)", stem)  # every second one has letters and digits
-        parts[1::2] = [_form(part, words.get(label, set())) for part in parts[1::2]]
-        forms.append("".join(parts))
-    return forms
+    class_words = _class_words(stems, labels)
+
+    def form(match: re.Match[str]) -> str:
+        runs = RUN.findall(match[0])
+        if len(runs) > MOST_RUNS:
+            return f"key{len(match[0])}"
+        return "".join(_form_of_run(run, class_words) for run in runs)
+
+    return [re.sub(r"[^\W_]+", form, stem) for stem in stems]
 
 
-def _class_words(stems: Sequence[str], labels: Sequence[str]) -> dict[str, set[str]]:
-    """Return, by class, the words that nearly all its images have, and no others."""
-    rows = [
-        (label, word)
-        for stem, label in zip(stems, labels, strict=True)
-        for word in set(re.findall(r"[^\W\d_]+", stem))
-    ]
-    if not rows:
-        return {}
-    occurrences = pd.DataFrame(rows, columns=["label", "word"])
-    counts = occurrences.value_counts().rename("count").reset_index()
-    size = pd.Series(list(labels)).value_counts()
-    is_common = counts["count"] >= OWN_WORD * counts["label"].map(size)
-    is_of_one_class = ~counts["word"].duplicated(keep=False)
-    own = counts[is_common & is_of_one_class]
-    return {str(label): set(words) for label, words in own.groupby("label")["word"]}
-
-
-def _form(text: str, class_words: set[str]) -> str:
-    """Return the form of letters and digits that touch."""
-    runs = RUN.findall(text)
-    if len(runs) > MOST_RUNS:
-        return f"key{len(text)}"
-    return "".join(_form_of_run(run, class_words) for run in runs)
+def _class_words(stems: Sequence[str], labels: Sequence[str]) -> set[str]:
+    """Return the words that nearly all images of one class have, and no others."""
+    found = [set(re.findall(r"[^\W\d_]+", stem)) for stem in stems]
+    words = pd.Series(found, index=[*labels]).explode().dropna()
+    counts = pd.crosstab(words.index, words)  # images of each class with each word
+    share = counts.div(pd.Series(labels).value_counts(), axis="index")
+    is_own = ((counts > 0).sum() == 1) & (share.max() >= OWN_WORD)
+    return {*is_own.index[is_own]}
 
 
 def _form_of_run(run: str, class_words: set[str]) -> str:
