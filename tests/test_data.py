@@ -187,31 +187,11 @@ def test_of_two_places_an_image_of_each_is_named(image_folder):
     assert f"in {folder / 'disc'} (which holds stray/1.png)" in str(caught.value)
 
 
-def test_folders_without_an_image_beside_the_classes_are_named_once(
-    image_folder, caplog
-):
-    folder = image_folder(n=1)
-    (folder / "raw").mkdir()
-    (folder / "raw" / "1.CR2").touch()
-    (folder / "disc" / "deeper").mkdir()  # not beside the classes
-    for ignored in (".git", "__MACOSX"):
-        (folder / ignored).mkdir()
-    load_dataset(folder)
-    (folder / "empty").mkdir()
-    load_dataset(folder)
-    load_dataset(folder)
-    one = f"The folder raw of {folder} holds no image that can be read, and is no class"
-    two = f"The folders empty and raw of {folder} hold no image that can be read, and a"
-    assert caplog.text.count("no image") == 2
-    assert caplog.text.count(one) == caplog.text.count(two) == 1
-
-
-def test_a_class_that_one_split_lacks_is_a_class_all_the_same(image_folder, caplog):
+def test_a_class_that_one_split_lacks_is_a_class_all_the_same(image_folder):
     folder = image_folder(n=1, splits=("train", "test"))
     (folder / "test" / "disc" / "disc0.png").unlink()
     (folder / "train" / "empty").mkdir()
-    load_dataset(folder)
-    assert f"The folder empty of {folder} holds no image" in caplog.text
+    assert load_dataset(folder).features["label"].names[0] == "disc"
 
 
 def test_splits_below_one_wrapper_are_one_place(image_folder, tmp_path):
@@ -228,13 +208,12 @@ def test_linked_folders_are_followed_and_hidden_ones_are_not(image_folder, tmp_p
     assert len(list_files(folder)[0]) == 6
 
 
-@pytest.mark.parametrize("target", ["..", "../..", "../square"])
-def test_links_in_circles_come_to_an_end(image_folder, caplog, target):
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_links_in_circles_are_not_followed(image_folder, target):
     folder = image_folder(n=1)
-    (folder / "disc" / "link").symlink_to(target, target_is_directory=True)
-    (folder / "square" / "back").symlink_to("../disc", target_is_directory=True)
-    assert 3 <= len(list_files(folder)[0]) < 20
-    assert "a link to a folder that it lies in" in caplog.text
+    for kind in ("disc", "square"):
+        (folder / kind / "link").symlink_to(target, target_is_directory=True)
+    assert len(list_files(folder)[0]) == 3
 
 
 def test_a_folder_that_may_not_be_read_is_named(image_folder, caplog, monkeypatch):
@@ -303,11 +282,9 @@ def test_what_systems_leave_in_folders_is_no_image(image_folder, caplog, name):
     folder = image_folder(n=1)
     (folder / "disc" / name).write_bytes(b"\0" * 9)
     assert len(load_dataset(folder)) == 3
-    for _ in range(2):
-        names, sources = list_files(folder)
-        assert len(names) == len(sources) == 3
-    assert caplog.text.count("Left out 1 file put there by Windows or macOS") == 1
-    assert "no format" not in caplog.text
+    names, sources = list_files(folder)
+    assert len(names) == len(sources) == 3
+    assert not caplog.text
 
 
 def test_what_phones_save_is_listed_and_never_skipped(image_folder):
@@ -396,16 +373,6 @@ def test_a_name_that_cannot_be_shown_as_it_is_is_refused_spelled_out(
     names, sources = list_files(folder)  # as they are told, and as they are
     assert all(odd not in name for name in names)
     assert all(source.is_file() for source in sources)
-
-
-def test_two_classes_that_look_the_same_are_refused(image_folder):
-    folder = image_folder(n=1)
-    (folder / "disc").rename(folder / "caf\u00e9")
-    (folder / "square").rename(folder / "cafe\u0301")
-    if len(os.listdir(folder)) < 3:
-        pytest.skip("this file system takes both spellings for one")
-    with pytest.raises(ValueError, match="Two class folders are called 'café', in two"):
-        load_dataset(folder)
 
 
 def test_a_link_to_itself_is_named_like_any_image_that_cannot_be_read(image_folder):

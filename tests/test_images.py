@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -132,22 +130,8 @@ def test_grey_of_unknown_range_is_not_clipped_in_silence(dtype):
         load_image(encoded(Image.fromarray(np.full((2, 2), 7e4, dtype)), "TIFF"))
 
 
-def test_threads_that_warn_together_warn_once():
-    log, records = logging.Logger("together"), []
-
-    class Slow(logging.Handler):
-        def emit(self, record):
-            time.sleep(0.05)  # all threads come before the first has warned
-            records.append(record)
-
-    log.addHandler(Slow())
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: warn_once(log, "It fails."), range(4)))
-    assert len(records) == 1
-
-
-def test_grey_of_twelve_bits_does_not_come_out_dark(caplog, monkeypatch):
-    monkeypatch.setattr(module, "_warned", set())
+def test_grey_of_twelve_bits_does_not_come_out_dark(caplog):
+    warn_once.cache_clear()
     for _ in range(2):
         values = np.array([[0, 2048, 4095]], np.uint16)
         image = load_image(encoded(Image.fromarray(values)))
@@ -162,11 +146,11 @@ def test_the_depth_is_the_smallest_that_holds_all_values(largest, seen):
 
 
 def test_a_phone_format_that_cannot_be_read_names_its_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "readable_formats", lambda: module.FORMATS)
-    for brand, remedy in ((b"heic", "pip install pillow-heif"), (b"avif", "AVIF")):
+    monkeypatch.setattr(module, "readable_formats", lambda: ("JPEG",))
+    for brand in (b"heic", b"avif"):
         path = tmp_path / f"photo.{brand.decode()}"
         path.write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0" * 20)
-        with pytest.raises(OSError, match=rf"photo\..*{remedy}.*save.*as JPEG"):
+        with pytest.raises(OSError, match=r"photo\..*pip install pillow-heif.*as JPEG"):
             load_image(path)
 
 
@@ -220,15 +204,6 @@ def test_too_many_pixels_are_refused_in_plain_words(tmp_path, monkeypatch) -> No
         load_image(tmp_path / "large.png")
 
 
-@pytest.mark.parametrize("size", [(1, 1), (200, 3)])
-def test_an_image_of_hardly_any_pixels_is_named(tmp_path, caplog, size):
-    Image.new("RGB", size).save(tmp_path / "dot.png")
-    for _ in range(2):
-        assert load_image(tmp_path / "dot.png").size == size
-    assert caplog.text.count("dot.png") == 1
-    assert f"{size[0]} x {size[1]} pixels" in caplog.text
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
 @pytest.mark.parametrize("read", [image_bytes, load_image, file_facts])
 def test_what_never_ends_is_not_read(tmp_path, read):
@@ -274,11 +249,6 @@ def test_huge_images_are_decoded_one_at_a_time(noise, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(load_image, [encoded(noise)] * 8))
     assert max(most) > 1  # so that the test can fail
-
-
-def test_heif_is_read_only_where_its_package_is(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    assert "HEIF" not in readable_formats.__wrapped__()
 
 
 def test_an_empty_content_is_not_read_from_its_path(tmp_path):

@@ -190,7 +190,7 @@ def test_words_search_a_table(expected, tiny):
 
 def test_what_is_no_image_and_no_pooled_feature_is_told(folder, tiny, expected):
     splits = as_splits(folder)
-    with pytest.raises(TypeError, match="row of a data set with the columns image"):
+    with pytest.raises(TypeError, match="Image 0 is of type 'dict': it must be a path"):
         tiny.encode_images(splits["train"])
     with pytest.raises(ValueError, match=r"project takes pooled features, \(n, 32\)"):
         tiny.project(expected.features)

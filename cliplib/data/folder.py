@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
-from unicodedata import normalize
 
 from cliplib.data.image import Images, ImageSource, image_list, image_name, warn_once
-from cliplib.data.wording import counted, listing
+from cliplib.data.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -27,26 +25,30 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+# What Windows and macOS themselves put into folders and ZIP archives.
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
-# What a file in a data set's folder may be. All but images are left out, all but the
-# last with a warning, such as "Left out 1 file put there by Windows or macOS".
-IMAGE = "with an image"
-OTHER = "in no format that is read"
-HIDDEN = "hidden by a dot"
-SYSTEM = "put there by Windows or macOS"
-IGNORED = "of no interest"
+SYSTEM_FOLDER = "__MACOSX"
 
 
 class ListedImage(NamedTuple):
-    """An image in a data set's folder, and what its path says."""
+    """An image in a data set's folder, and what its path says.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    id
+        Split (if its folder is within one), class and file name, joined by "/".
+    split
+        "train", "val", "test" or "".
+    label
+        The name of its class.
+    """
 
     path: Path
     id: str
-    """Split (if its folder is within one), class and file name, joined by "/"."""
     split: str
-    """"train", "val", "test" or ""."""
     label: str
-    """The name of its class."""
 
     @property
     def place(self) -> Path:
@@ -68,65 +70,62 @@ def existing_folder(name: str) -> Path:
 def list_images(root: Path) -> list[ListedImage]:
     """Return the images in the class folders of `root`, sorted by id.
 
-    Other files are left out, with a warning for each kind but `IGNORED`; so are folders
-    without an image, with a warning for those that lie beside classes. ValueError if
-    there is no image, or if it is unclear which folders are classes.
+    Other files are left out: hidden images and what lies in class folders with a
+    warning. ValueError if there is no image, or if it is unclear which folders are
+    classes.
     """
-    paths_by_kind: dict[str, list[Path]] = defaultdict(list)
+    images = []
+    hidden = []
+    others = []
     for path in _files_below(root):
-        kind = _kind_of_file(path.relative_to(root))
-        paths_by_kind[kind].append(path)
-    for kind in (OTHER, HIDDEN, SYSTEM):
-        _warn_of_left_out(kind, paths_by_kind[kind])
-    images = [_listed_image(path, root) for path in paths_by_kind[IMAGE]]
+        relative = path.relative_to(root)
+        is_image = path.suffix.lower() in SUFFIXES
+        if any(part.startswith(".") for part in relative.parts):
+            hidden += [path] * is_image
+        elif is_image:
+            images.append(_listed_image(path, root))
+        elif len(relative.parts) > 1:
+            others.append(path)
+    _warn_of_left_out("hidden by a dot", hidden)
+    _warn_of_left_out("in no format that is read", others)
     _check_layout(root, images)
-    _check_class_names({image.label for image in images})
-    _warn_of_empty_classes(root, images)
     return sorted(images, key=lambda image: image.id)
 
 
-def _kind_of_file(relative: PurePath) -> str:
-    """Return the kind of a file, by its path below the data set's folder.
+def _warn_of_left_out(why: str, paths: Sequence[Path]) -> None:
+    if paths:
+        files = counted(len(paths), "file")
+        warn_once(logger, f"Left out {files} {why}, such as {paths[0]}")
 
-    It is `IMAGE`, or one that is left out: `HIDDEN` of images, `SYSTEM`, `OTHER`, or
-    `IGNORED`. Ignored are hidden files that are no images, what macOS adds to ZIP
-    archives, and what lies beside the class folders, such as a README, but for images.
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return the sorted paths of the files in a folder, however deep.
+
+    Links are followed, but not to a folder above, which would lead in a circle. What
+    Windows and macOS put there is left out. A warning names folders that cannot be
+    listed.
     """
-    is_system_file = _is_system_file(relative)
-    is_image = relative.suffix.lower() in SUFFIXES and not is_system_file
-    if any(part.startswith(".") for part in relative.parts):
-        return HIDDEN if is_image else IGNORED
-    if "__MACOSX" in relative.parts:
-        return IGNORED
-    if is_system_file:
-        return SYSTEM
-    if is_image:
-        return IMAGE
-    is_beside_class_folders = len(relative.parts) == 1
-    return IGNORED if is_beside_class_folders else OTHER
+    paths = []
+    for parent, folders, files in os.walk(folder, onerror=_warn_of, followlinks=True):
+        place = Path(parent)
+        above = place.resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if name != SYSTEM_FOLDER
+            and not above.is_relative_to((place / name).resolve())
+        ]
+        paths += [place / name for name in files if not _is_of_system(name)]
+    return sorted(paths)
 
 
-def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the paths of files in a folder, however deep, each folder sorted by name.
+def _is_of_system(name: str) -> bool:
+    """Say whether a file's name is one that Windows or macOS gives to its own."""
+    return name.lower() in SYSTEM_FILES or name.startswith("._")
 
-    Links are followed, but not in circles: `above` are the real paths of the folders
-    that led here. Folders that cannot be listed are left out with a warning.
-    """
-    real_path = os.path.realpath(folder)
-    if real_path in above:
-        warn_once(logger, f"Left out {folder}, a link to a folder that it lies in")
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        warn_once(logger, f"Left out the folder {folder}: {error.strerror}")
-        return
-    for entry in entries:
-        # Not by the entry's own method, which raises for links that lead in a circle.
-        if os.path.isdir(entry):
-            yield from _files_below(folder / entry.name, (*above, real_path))
-        else:
-            yield folder / entry.name
+
+def _warn_of(error: OSError) -> None:
+    warn_once(logger, f"Left out the folder {error.filename}: {error.strerror}")
 
 
 def _listed_image(path: Path, root: Path) -> ListedImage:
@@ -192,47 +191,6 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
         )
 
 
-def _check_class_names(classes: Collection[str]) -> None:
-    """Raise ValueError for two classes that look the same, as "é" and "e" + accent."""
-    for name, count in Counter(normalize("NFC", name) for name in classes).items():
-        if count > 1:
-            raise ValueError(
-                f"Two class folders are called {name!r}, in two spellings that look "
-                "the same: put their images into one."
-            )
-
-
-def _warn_of_empty_classes(root: Path, images: Sequence[ListedImage]) -> None:
-    """Warn of folders that lie beside those of the classes, but hold no image."""
-    classes = {image.label for image in images}
-    empty = set()
-    for parent in {image.path.parent.parent for image in images}:
-        for folder in parent.iterdir():
-            is_ignored = folder.name.startswith(".") or folder.name == "__MACOSX"
-            if folder.is_dir() and folder.name not in classes and not is_ignored:
-                empty.add(folder.name)
-    if not empty:
-        return
-    one = len(empty) == 1
-    folders = "folder" if one else "folders"
-    fault = "holds no image that can be read, and is no class."
-    if not one:
-        fault = "hold no image that can be read, and are no classes."
-    names = listing(sorted(empty))
-    warn_once(logger, f"The {folders} {names} of {root} {fault}")
-
-
-def _is_system_file(path: PurePath) -> bool:
-    """Say whether a file is one that Windows or macOS itself puts into folders."""
-    return path.name.lower() in SYSTEM_FILES or path.name.startswith("._")
-
-
-def _warn_of_left_out(kind: str, paths: Sequence[Path]) -> None:
-    if paths:
-        files = counted(len(paths), "file")
-        warn_once(logger, f"Left out {files} {kind}, such as {min(paths)}")
-
-
 def list_files(
     files: Images | str | os.PathLike[str],
 ) -> tuple[list[str], list[ImageSource]]:
@@ -245,9 +203,7 @@ def list_files(
     """
     if isinstance(files, str | os.PathLike) and Path(files).is_dir():
         folder = Path(files)
-        found = sorted(_files_below(folder))
-        _warn_of_left_out(SYSTEM, [path for path in found if _is_system_file(path)])
-        paths = [path for path in found if not _is_system_file(path)]
+        paths = _files_below(folder)
         names = [image_name(path.relative_to(folder).as_posix()) for path in paths]
         return names, list(paths)
     sources = image_list(files)

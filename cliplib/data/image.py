@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from cliplib.data.wording import printable
@@ -39,19 +39,14 @@ FileFacts: TypeAlias = dict[str, int | float | str | bytes | None]
 
 # Named, because Pillow knows more: its EPS reader, for one, runs Ghostscript on what
 # the file says.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-# What phones save, by the brand that its files begin with (ISO/IEC 14496-12).
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
-AVIF_BRANDS = (b"avif", b"avis")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 # Bits that grey values use in files of 16 bits, of which scanners seldom use all.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 MOST_BYTES = 2**28  # of a file: 256 MiB
-SMALLEST_SIDE = 8  # pixels; smaller images are read with a warning
+# Of a decoded image, 16.8 millions: larger ones are shrunk, since many are in memory at
+# once, and every reader shrinks them further.
 MOST_PIXELS = 2**24
-"""Of a decoded image, 16.8 millions: larger ones are shrunk, since many are in memory
-at once, and every reader shrinks them further."""
-HUGE = 4 * MOST_PIXELS
-"""Pixels from which on images are decoded one at a time."""
+HUGE = 4 * MOST_PIXELS  # pixels from which on images are decoded one at a time
 _huge_lock = threading.Lock()
 
 
@@ -63,32 +58,21 @@ class UnreadableImage(OSError):
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that are read here.
+    """Return the names of those `FORMATS` that Pillow reads here.
 
     The package pillow-heif, where it is installed, is registered with Pillow.
     """
-    formats = list(FORMATS)
-    # Pillow may have been built without AVIF.
-    if features.check("avif"):
-        formats.append("AVIF")
     with suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-        formats.append("HEIF")
-    return tuple(formats)
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-_warned: set[tuple[str, str]] = set()
-_warned_lock = threading.Lock()  # since threads that fail together warn together
-
-
+@functools.cache
 def warn_once(log: logging.Logger, message: str) -> None:
     """Log a warning, unless this process has given the same one to this logger."""
-    with _warned_lock:
-        if (log.name, message) in _warned:
-            return
-        _warned.add((log.name, message))
     log.warning("%s", message)
 
 
@@ -113,16 +97,12 @@ def image_list(images: Images) -> list[ImageSource]:
         return [images]
     sources = list(images)
     for row, source in enumerate(sources):
-        if isinstance(source, Mapping) and not {"path", "bytes"} & set(source):
-            raise TypeError(
-                f"Image {row} is a row of a data set with the columns "
-                f"{', '.join(map(str, source))}: give its column of images, or encode "
-                "the data set by cliplib.encode."
-            )
-        if not isinstance(source, (*SINGLE_IMAGES, np.ndarray)):
+        is_other_row = isinstance(source, Mapping) and not {"path", "bytes"} & {*source}
+        if is_other_row or not isinstance(source, (*SINGLE_IMAGES, np.ndarray)):
             raise TypeError(
                 f"Image {row} is of type {type(source).__name__!r}: it must be a path, "
-                "bytes, an image of Pillow, or an array (h, w, 3) of uint8."
+                "bytes, an image of Pillow, an array (h, w, 3) of uint8, or a row of "
+                "the column of images of a data set."
             )
     return sources
 
@@ -165,17 +145,13 @@ def _file_content(
 ) -> bytes:
     """Return the content of an image's file; it is read where a path is given."""
     if isinstance(source, Mapping):
-        file = source.get("bytes")
-        if file is None:
-            file = source["path"] or b""
-        source = file
-    return source if isinstance(source, bytes) else _content_of_regular(Path(source))
-
-
-def _content_of_regular(path: Path) -> bytes:
-    """Return a file's content; OSError for one that may never end, or is too large."""
+        content = source.get("bytes")
+        source = (source["path"] or b"") if content is None else content
+    if isinstance(source, bytes):
+        return source
+    path = Path(source)
     about = path.stat()
-    if not stat.S_ISREG(about.st_mode):  # but a pipe or a device, as /dev/zero
+    if not stat.S_ISREG(about.st_mode):  # but a pipe or a device, which may never end
         raise OSError("it is no regular file")
     if about.st_size > MOST_BYTES:
         raise OSError(f"it has more than {MOST_BYTES >> 20} MiB: save a smaller copy")
@@ -212,8 +188,6 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
     """
     try:
         image = _open(source, content)
-        if min(image.size) < SMALLEST_SIDE:
-            _warn_of_small_image(source, image)
         is_huge = image.width * image.height > HUGE
         with _huge_lock if is_huge else nullcontext():
             return _decoded(image)
@@ -236,14 +210,6 @@ def _decoded(image: Image.Image) -> Image.Image:
     if excess > 1:
         rgb.thumbnail((rgb.width / excess**0.5, rgb.height / excess**0.5))
     return rgb
-
-
-def _warn_of_small_image(source: ImageSource, image: Image.Image) -> None:
-    warn_once(
-        logger,
-        f"There is hardly anything to see in the image {image_name(source)!r}: it has "
-        f"{image.width} x {image.height} pixels.",
-    )
 
 
 def _open(source: ImageSource, content: bytes | None) -> Image.Image:
@@ -299,17 +265,9 @@ def _why_unreadable(
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
     # Pillow's own message only names the address of a buffer.
-    return _why_unidentified(image_bytes(source) if content is None else content)
-
-
-def _why_unidentified(content: bytes) -> str:
-    """Return a clause on why Pillow knows no format for a file with this content."""
-    # In HEIC and AVIF, bytes 4 to 7 are "ftyp", and bytes 8 to 11 the brand.
-    brand = content[8:12] if content[4:8] == b"ftyp" else b""
-    if brand in HEIC_BRANDS and "HEIF" not in readable_formats():
-        return "HEIC needs another package, pip install pillow-heif; or save it as JPEG"
-    if brand in AVIF_BRANDS and "AVIF" not in readable_formats():
-        return "this Pillow knows no AVIF: update it, or save the image as JPEG"
+    start = (image_bytes(source) if content is None else content)[:12]
+    if start[4:8] == b"ftyp":  # of HEIC and AVIF (ISO/IEC 14496-12)
+        return "HEIC and AVIF may need pip install pillow-heif; or save it as JPEG"
     return "empty, or in no known format"
 
 
