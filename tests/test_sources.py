@@ -117,11 +117,11 @@ def test_each_misuse_has_its_sentence(folder, tmp_path):
     frame = as_frame(folder)
     with pytest.raises(TypeError, match="cannot come from a int: give a folder"):
         load_dataset(7)
-    with pytest.raises(ValueError, match="no split 'dev', but train, test"):
+    with pytest.raises(ValueError, match="has no split 'dev', but test, train"):
         load_dataset(splits, split="dev")
-    with pytest.raises(ValueError, match="has no images of a split dev"):
+    with pytest.raises(ValueError, match="has no split 'dev', but test, train"):
         load_dataset(folder, split="dev")
-    with pytest.raises(ValueError, match="has no revision 'v2': leave it out"):
+    with pytest.raises(ValueError, match="Only a data set of the hub has a revision"):
         load_dataset(folder, revision="v2")
     with pytest.raises(ValueError, match="no column 'label', but file, split"):
         load_dataset(frame.drop(columns="label"))

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 import pandas as pd
 
-from cliplib.data.arrays import Bools
 from cliplib.data.folder import SPLITS, ListedImage, existing_folder, list_images
 from cliplib.data.text_table import read_text_table
 
@@ -31,27 +29,6 @@ Source: TypeAlias = Union[
     str, os.PathLike[str], pd.DataFrame, "datasets.Dataset", "datasets.DatasetDict"
 ]
 """What `load_dataset` takes."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which part of a source is meant; "" is what the source itself says.
-
-    Attributes
-    ----------
-    image, label
-        The columns of images and labels, of a data set; or of files and labels, of a
-        table.
-    split
-        The only split to take, such as "train".
-    revision
-        Branch, tag or commit of a data set of the hub.
-    """
-
-    image: str = ""
-    label: str = ""
-    split: str = ""
-    revision: str = ""
 
 
 def load_dataset(
@@ -95,47 +72,38 @@ def load_dataset(
     TypeError
         If it is something else.
     """
-    columns = Columns(image_column, label_column, split, revision)
-    if isinstance(source, pd.DataFrame):
-        return _of_table(source, Path(), "table", columns)
-    if isinstance(source, str | os.PathLike):
-        return _of_place(os.fspath(source), columns)
-    import datasets
+    import datasets  # takes seconds
 
-    if isinstance(source, datasets.DatasetDict):
-        return _of_splits(source, columns)
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    is_of_hub = isinstance(source, str) and source.startswith(HUB)
+    if revision and not is_of_hub:
+        raise ValueError("Only a data set of the hub has a revision: leave it out.")
+    if is_of_hub:
+        source = _load_from_hub(str(source).removeprefix(HUB), revision)
+    if isinstance(source, str):
+        return _of_place(source, image_column, label_column, split)
+    if isinstance(source, pd.DataFrame):
+        return _of_table(source, Path("table"), image_column, label_column, split)
     if isinstance(source, datasets.Dataset):
-        return _of_splits({columns.split: source}, columns)
+        source = {"": source}
+    if isinstance(source, Mapping):
+        return _of_splits(source, image_column, label_column, split)
     raise TypeError(
         f"Images cannot come from a {type(source).__name__}: give a folder, a CSV file "
         "or DataFrame of files and labels, a datasets.Dataset, or hf://datasets/…."
     )
 
 
-def _of_place(name: str, columns: Columns) -> datasets.Dataset:
-    """Return the images of a folder, a CSV file or a data set of the hub."""
-    if name.startswith(HUB):
-        return _of_splits(_load_from_hub(name.removeprefix(HUB), columns), columns)
+def _of_place(
+    name: str, image_column: str, label_column: str, split: str
+) -> datasets.Dataset:
+    """Return the images of a CSV file or a folder."""
     if name.lower().endswith(TABLES) and os.path.isfile(name):
         table = read_text_table(Path(name))
-        return _of_table(table, Path(name).parent, Path(name).name, columns)
-    _refuse(columns, f"The folder {name}", "image", "label", "revision")
+        return _of_table(table, Path(name), image_column, label_column, split)
     root = existing_folder(name)
-    images = [
-        image
-        for image in list_images(root)
-        if columns.split in ("", image.split, Path(image.id).parts[0])
-    ]
-    if not images:
-        raise ValueError(f"The folder {name} has no images of a split {columns.split}.")
-    return as_dataset(images, root.resolve().name, "folder")
-
-
-def _refuse(columns: Columns, what: str, *names: str) -> None:
-    """Raise ValueError if a setting is given that a source, `what`, does not have."""
-    for name in names:
-        if value := getattr(columns, name):
-            raise ValueError(f"{what} has no {name} {value!r}: leave it out.")
+    return as_dataset(list_images(root), root.resolve().name, split=split)
 
 
 def check_classes(dataset: datasets.Dataset, name: str) -> None:
@@ -157,84 +125,55 @@ def default_phrases(classes: Sequence[str]) -> dict[str, str]:
 
 
 def _of_table(
-    table: pd.DataFrame, folder: Path, title: str, columns: Columns
+    table: pd.DataFrame, place: Path, image_column: str, label_column: str, split: str
 ) -> datasets.Dataset:
-    """Return the images of a table of files and labels; paths begin at `folder`."""
-    _refuse(columns, f"The table {title}", "revision")
-    file = columns.image or "file"
-    label = columns.label or "label"
+    """Return the images of a table of files and labels; paths begin beside `place`."""
+    file = image_column or "file"
+    label = label_column or "label"
     for name in (file, label):
         if name not in table:
             raise ValueError(
-                f"The table {title} has no column {name!r}, but "
+                f"The table {place.name} has no column {name!r}, but "
                 f"{', '.join(map(str, table.columns))}: name those of files and labels."
             )
     missing = np.flatnonzero(table[file].isna())
     if len(missing):
         raise ValueError(
-            f"The table {title} names no {file} in row {missing[0] + 1}: fill it in, "
-            "or leave the row out."
+            f"The table {place.name} names no {file} in row {missing[0] + 1}: fill it "
+            "in, or leave the row out."
         )
-    known = pd.DataFrame(
-        {
-            "path": [folder / name for name in table[file]],
-            "id": [Path(name).as_posix() for name in table[file]],
-            "label": _texts(table[label]),
-            "split": _split_names(table["split"]) if "split" in table else "",
-            "group": _texts(table["group"]) if "group" in table else "",
-        }
-    )
-    if columns.split:
-        known = known[_is_of_split(table, columns.split)]
-        if known.empty:
-            raise ValueError(f"The table {title} has no split {columns.split!r}.")
-    for path in known["path"]:
+    paths = [place.parent / name for name in table[file]]
+    for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"{path}, which {title} names, is no file.")
-    return _with_known(_undecoded(known["path"]), known, title, "table")
+            raise FileNotFoundError(f"{path}, which {place.name} names, is no file.")
+    known = {
+        "id": [Path(name).as_posix() for name in table[file]],
+        "label": _texts(table[label]),
+    }
+    for name in ("split", "group"):
+        known[name] = _texts(table[name]) if name in table else [""] * len(table)
+    images = _undecoded(paths)
+    return _with_known(images, pd.DataFrame(known), place.name, "table", split=split)
 
 
-def _is_of_split(table: pd.DataFrame, split: str) -> Bools:
-    """Return which rows, (n,), are of a split, by its own name or a usual one."""
-    written = _texts(table["split"]) if "split" in table else [""] * len(table)
-    usual = _split_name(split)
-
-    def is_asked(name: str) -> bool:
-        return name == split or (usual != "" and _split_name(name) == usual)
-
-    return np.array([is_asked(name) for name in written], bool)
-
-
-def _texts(values: Sequence[Any] | pd.Series) -> list[str]:
+def _texts(values: Iterable[Any]) -> list[str]:
     """Return values as texts, "" for a missing one."""
     return ["" if pd.isna(value) else str(value) for value in values]
-
-
-def _split_name(name: str) -> str:
-    """Return "train", "val", "test", or "" for a split that is none of them."""
-    return SPLITS.get(name.lower(), "")
-
-
-def _split_names(values: pd.Series) -> list[str]:
-    return [_split_name(name) for name in _texts(values)]
 
 
 # --- A data set of the library ``datasets``, or of the hub
 
 
-def _load_from_hub(name: str, columns: Columns) -> Mapping[str, datasets.Dataset]:
+def _load_from_hub(name: str, revision: str) -> Any:
     """Return a data set of the hub by its splits, downloaded if it is not cached."""
     import datasets
 
     from cliplib.data.hub import explained, first_sentence  # slow as well
 
     try:
-        with explained(f"datasets/{name}", columns.revision):
+        with explained(f"datasets/{name}", revision):
             try:
-                loaded: Mapping[str, datasets.Dataset] = datasets.load_dataset(
-                    name, revision=columns.revision or None
-                )
-                return loaded
+                return datasets.load_dataset(name, revision=revision or None)
             except ValueError as error:
                 if type(error) is not ValueError:  # of the name, or an answer
                     raise
@@ -247,34 +186,32 @@ def _load_from_hub(name: str, columns: Columns) -> Mapping[str, datasets.Dataset
 
 
 def _of_splits(
-    splits: Mapping[str, datasets.Dataset], columns: Columns
+    parts: Mapping[Any, datasets.Dataset],
+    image_column: str,
+    label_column: str,
+    split: str,
 ) -> datasets.Dataset:
     """Return the images of one data set, by the names of its splits, as one."""
     import datasets
 
-    if columns.split:
-        if columns.split not in splits:
-            raise ValueError(
-                f"There is no split {columns.split!r}, but {', '.join(splits)}."
-            )
-        splits = {columns.split: splits[columns.split]}
-    images = [_images_of(part, columns) for part in splits.values()]
-    known = [_known_of(part, name, columns) for name, part in splits.items()]
-    about = next(iter(splits.values())).info
+    images = [_images_of(part, image_column) for part in parts.values()]
+    known = [_known_of(part, str(name), label_column) for name, part in parts.items()]
+    about = next(iter(parts.values())).info
     return _with_known(
         datasets.concatenate_datasets(images),
         pd.concat(known, ignore_index=True),
         about.dataset_name or "dataset",
         about.builder_name or "datasets",
+        split=split,
     )
 
 
-def _images_of(part: datasets.Dataset, columns: Columns) -> datasets.Dataset:
+def _images_of(part: datasets.Dataset, wanted: str) -> datasets.Dataset:
     """Return the column of images of a data set alone, as "image", undecoded."""
     import datasets
 
     of_images = _columns_of(part, datasets.Image)
-    column = _chosen(part, columns.image, of_images, "image")
+    column = _chosen(part, wanted, of_images, "image")
     images = part.select_columns([column])
     if column != "image":
         images = images.rename_column(column, "image")
@@ -306,7 +243,7 @@ def _chosen(
     )
 
 
-def _known_of(part: datasets.Dataset, split: str, columns: Columns) -> pd.DataFrame:
+def _known_of(part: datasets.Dataset, split: str, wanted: str) -> pd.DataFrame:
     """Return what a data set knows of its images, as texts: id, label, split, group.
 
     `split` is the name of the whole; a column "split" goes before it.
@@ -316,7 +253,7 @@ def _known_of(part: datasets.Dataset, split: str, columns: Columns) -> pd.DataFr
     of_labels = _columns_of(part, datasets.ClassLabel) or [
         name for name in ("label", "labels") if name in part.column_names
     ]
-    column = _chosen(part, columns.label, of_labels, "label")
+    column = _chosen(part, wanted, of_labels, "label")
     labels: list[Any] = part[column][:]
     if isinstance(part.features[column], datasets.ClassLabel):
         names = part.features[column].names
@@ -331,26 +268,23 @@ def _known_of(part: datasets.Dataset, split: str, columns: Columns) -> pd.DataFr
     for name in ("id", "split", "group"):
         if name in part.column_names:
             known[name] = _texts(part[name][:])
-    return pd.DataFrame({**known, "split": _split_names(known["split"])}, dtype=str)
+    return pd.DataFrame(known, dtype=str)
 
 
 # --- What leaves the door
 
 
 def as_dataset(
-    images: Sequence[ListedImage],
-    title: str,
-    source: str,
-    classes: Sequence[str] | None = None,
+    images: Sequence[ListedImage], title: str, source: str = "folder", **options: Any
 ) -> datasets.Dataset:
     """Return image files as a data set; the rest is as for `_with_known`."""
     known = pd.DataFrame(images, columns=ListedImage._fields).assign(group="")
-    return _with_known(_undecoded(known["path"]), known, title, source, classes)
+    return _with_known(_undecoded(known["path"]), known, title, source, **options)
 
 
 def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
     """Return files as a data set of one column, "image"."""
-    import datasets  # takes seconds, which a folder without images shall not cost
+    import datasets
 
     rows = [{"path": str(path), "bytes": None} for path in paths]
     features = datasets.Features(image=datasets.Image(decode=False))
@@ -362,6 +296,8 @@ def _with_known(
     known: pd.DataFrame,
     title: str,
     source: str,
+    *,
+    split: str = "",
     classes: Sequence[str] | None = None,
 ) -> datasets.Dataset:
     """Return a data set of the column image with what is known of its n images.
@@ -372,11 +308,20 @@ def _with_known(
         The texts id, label, split and group of each image.
     title, source
         Become ``info.dataset_name`` and ``info.builder_name``.
+    split
+        The only split to take, by its own name or a usual one.
     classes
         All classes; by default those of the labels, sorted.
     """
     import datasets
 
+    if split:
+        is_asked = known["split"].map(_usual_name) == _usual_name(split)
+        if not is_asked.any():
+            splits = ", ".join(sorted(set(known["split"]) - {""})) or "none"
+            raise ValueError(f"{title} has no split {split!r}, but {splits}.")
+        images = images.select(np.flatnonzero(is_asked))
+        known = known[is_asked]
     repeated = known["id"][known["id"].duplicated()]
     if len(repeated):
         raise ValueError(f"{title} names {repeated.iloc[0]} twice: leave one out.")
@@ -387,13 +332,18 @@ def _with_known(
             "split whose images have labels."
         )
     names = list(classes or sorted(set(known["label"])))
-    numbers = known["label"].map({name: index for index, name in enumerate(names)})
-    listed = images.add_column(
-        "label", numbers.to_numpy(np.int64), feature=datasets.ClassLabel(names=names)
-    )
-    for column in ("id", "split", "group"):
-        text = datasets.Value("string")
-        listed = listed.add_column(column, list(known[column]), feature=text)
+    usual = [SPLITS.get(name.lower(), "") for name in known["split"]]
+    text = datasets.Value("string")
+    label = datasets.ClassLabel(names=names)
+    features = datasets.Features(label=label, id=text, split=text, group=text)
+    columns = known.assign(split=usual)[[*features]].to_dict("list")
+    about = datasets.Dataset.from_dict(columns, features)
+    listed = datasets.concatenate_datasets([images, about], axis=1)
     listed.info.dataset_name = title
     listed.info.builder_name = source
     return listed
+
+
+def _usual_name(split: str) -> str:
+    """Return "train", "val" or "test" for another name of these splits; else itself."""
+    return SPLITS.get(split.lower(), split)

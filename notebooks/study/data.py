@@ -150,7 +150,7 @@ def _load_named(
     images = _with_published_splits(images, name)
     classes = list(DATASETS[name].phrases)
     source = "hub" if setting == "hub" else "folder"
-    return as_dataset(images, name, source, classes)
+    return as_dataset(images, name, source, classes=classes)
 
 
 def _list_named(
