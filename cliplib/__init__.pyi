@@ -9,7 +9,6 @@ from .encoders.encoder import FunctionEncoder as FunctionEncoder
 from .encoders.vision import VisionEncoder as VisionEncoder
 from .encoders.vision import load_encoder as load_encoder
 from .evaluation.comparison import compare as compare
-from .evaluation.comparison import compare_all as compare_all
 from .evaluation.intervals import ratio_intervals as ratio_intervals
 from .evaluation.metrics import Evaluation as Evaluation
 from .evaluation.metrics import evaluate as evaluate

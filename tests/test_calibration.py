@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -39,11 +37,8 @@ def test_a_planted_temperature_is_recovered_and_makes_confidence_true(temperatur
         assert gap(np.average(distance, weights=table["count"]))
 
 
-def test_faultless_validation_rows_leave_the_temperature_at_one(caplog):
-    with caplog.at_level(logging.DEBUG):
-        assert fit_temperature([[2.0, 1.0], [0.5, 1.0]], [0, 1]) == 1
-    assert "All validation rows are right" in caplog.text
-    assert caplog.records[0].levelno == logging.DEBUG  # no line for each of many calls
+def test_faultless_validation_rows_leave_the_temperature_at_one():
+    assert fit_temperature([[2.0, 1.0], [0.5, 1.0]], [0, 1]) == 1
 
 
 def test_a_probability_of_zero_is_no_obstacle():
@@ -71,13 +66,10 @@ def test_logits_of_less_precision_are_computed_with_in_float64():
 @pytest.mark.parametrize(
     ("logits", "y", "named"),
     [
-        ([[0.0, np.nan], [1.0, 0.0]], [0, 0], "must not be NaN"),
-        ([[0.0, np.inf], [1.0, 0.0]], [0, 0], "must not be NaN or infinite"),
-        ([[0.0, 1.0]], [0, 0], "do not fit 2 labels"),
-        ([0.0, 1.0], [0, 0], "do not fit 2 labels"),
-        ([[0.0, 1.0]], [2], "from 0 to 1"),
-        ([[0.0, 1.0]] * 4, [0, 1, 1, 2], "from 0 to 1"),
-        ([[0.0, 1.0]] * 4, [0, 1, 1, -1], "from 0 to 1"),
+        ([[0.0, np.nan], [1.0, 0.0]], [0, 0], "contains NaN"),
+        ([[0.0, np.inf], [1.0, 0.0]], [0, 0], "contains infinity"),
+        ([[0.0, 1.0]], [0, 0], "inconsistent numbers"),
+        ([0.0, 1.0], [0, 0], "Expected 2D array"),
     ],
 )
 def test_logits_without_a_temperature_are_refused(logits, y, named):
@@ -92,8 +84,8 @@ def test_logits_without_a_temperature_are_refused(logits, y, named):
         ([1, np.nan, 1], [0.9, 0.8, 0.7], "NaN"),
         ([1, 0, 1], [0.9, None, 0.7], "NaN"),
         ([1, None, 1], [0.9, 0.8, 0.7], "NaN"),
-        ([True, False], [0.9, 0.8, 0.7], r"must be \(n,\)"),
-        ([[True], [False]], [[0.9], [0.8]], r"must be \(n,\)"),
+        ([True, False], [0.9, 0.8, 0.7], "same length"),
+        ([[True], [False]], [[0.9], [0.8]], "1-dimensional"),
     ],
 )
 def test_a_missing_confidence_is_no_coverage(right, confidence, named):
@@ -102,7 +94,7 @@ def test_a_missing_confidence_is_no_coverage(right, confidence, named):
 
 
 def test_missing_probabilities_are_no_confidence():
-    with pytest.raises(ValueError, match="sum to 1"):
+    with pytest.raises(ValueError, match="contains NaN"):
         reliability([0, 1], [[0.5, 0.5], [np.nan, 0.5]])
 
 
@@ -185,9 +177,9 @@ def test_few_groups_make_few_bins_of_equal_size() -> None:
 
 def test_probabilities_of_repeats_are_refused() -> None:
     repeats = np.full((2, 3, 2), 0.5)
-    with pytest.raises(ValueError, match=r"shape \(2, 3, 2\) do not fit 3 labels"):
+    with pytest.raises(ValueError, match="dim 3"):
         reliability([0, 1, 0], repeats)
-    with pytest.raises(ValueError, match=r"shape \(2, 3, 2\) do not fit 3 labels"):
+    with pytest.raises(ValueError, match="dim 3"):
         quantile_reliability([0, 1, 0], repeats, [0, 1, 2])
 
 

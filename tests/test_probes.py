@@ -34,14 +34,12 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.logistic import (
     LogisticProblem,
-    Preconditioner,
     largest_curvatures,
     principal_axes,
 )
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.nearest import NearestNeighbour
 from cliplib.probes.out_of_fold import out_of_fold_proba
-from cliplib.probes.rows import blocks, mean_and_scale
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.probes.threads import one_thread
 
@@ -116,15 +114,16 @@ def test_features_may_have_any_scale(probe, sample):
     assert (plain == scaled).mean() > 0.99
 
 
-def test_a_constant_feature_has_a_scale_of_one(sample):
+@probes
+def test_a_constant_feature_has_a_scale_of_one(probe, sample):
     X, y = sample
     X[:, 1] = 7
-    mean, scale = mean_and_scale(X, np.arange(300))
+    fitted = clone(probe).fit(X, y)
     peer = StandardScaler().fit(X)
-    np.testing.assert_allclose(mean, peer.mean_, atol=1e-6)
-    np.testing.assert_allclose(scale, peer.scale_, rtol=1e-5)
-    assert scale[1] == 1
-    assert np.isfinite(LinearProbe(Cs=(0.1,)).fit(X, y).predict_proba(X)).all()
+    np.testing.assert_allclose(fitted.mean_, peer.mean_, atol=1e-6)
+    np.testing.assert_allclose(fitted.scale_, peer.scale_, rtol=1e-5)
+    assert fitted.scale_[1] == 1
+    assert np.isfinite(fitted.predict_proba(X)).all()
 
 
 @probes
@@ -244,16 +243,15 @@ def test_a_saved_probe_predicts_the_same_bits(probe, sample, tmp_path):
 def test_a_loaded_probe_has_all_that_a_fitted_one_has(probe, sample, tmp_path):
     X, y = sample
     frame = pd.DataFrame(X).add_prefix("feature ")
-    probe = clone(probe).set_params(class_weight={0: 1.0, 1: 2.5, 2: 1.0})
+    probe = clone(probe).set_params(seed=np.int64(3))
     folder = tmp_path / "new" / "probe"
     save_probe(probe.fit(frame, y), folder)
     loaded = load_probe(folder)
-    for name, value in vars(probe).items():
-        if isinstance(value, pd.DataFrame):
-            pd.testing.assert_frame_equal(getattr(loaded, name), value)
-        else:
-            np.testing.assert_array_equal(getattr(loaded, name), value)
-    again = clone(loaded).fit(frame, y)  # also with the weights of classes
+    fitted = {name: value for name, value in vars(probe).items() if name != "sweep_"}
+    assert vars(loaded).keys() == fitted.keys()
+    for name, value in fitted.items():
+        np.testing.assert_array_equal(getattr(loaded, name), value)
+    again = clone(loaded).fit(frame, y)
     assert (again.predict_proba(frame) == probe.predict_proba(frame)).all()
 
 
@@ -456,10 +454,13 @@ def test_a_network_that_only_diverges_is_named(sample):
 
 def test_an_mlp_of_several_networks_is_their_mean(sample):
     X, y = sample
-    probe = MLPProbe(networks=3, hidden=16).fit(X, y)
-    members = probe.member_logits(X)
-    assert members.shape == (3, 300, 3) and np.ptp(members, axis=0).min() > 0
-    np.testing.assert_allclose(probe.logits(X), members.mean(axis=0))
+    logits = MLPProbe(networks=3, hidden=16, seed=4).fit(X, y).logits(X)
+    alone = [
+        MLPProbe(networks=1, hidden=16, seed=seed).fit(X, y).logits(X)
+        for seed in (4, 5, 6)
+    ]
+    assert np.ptp(alone, axis=0).min() > 0
+    np.testing.assert_allclose(logits, np.mean(alone, axis=0), atol=1e-5)
 
 
 @probes
@@ -480,9 +481,8 @@ def test_gradients_are_the_slopes_of_logits(probe, sample):
 def test_gradients_of_an_unknown_class_are_refused(probe, sample):
     X, y = sample
     probe.fit(X, y)
-    for classes in (np.where(y == 1, 5, y), y[:-1]):
-        with pytest.raises(ValueError, match="one of 0, 1, 2 for each row"):
-            probe.logit_gradients(X, classes)
+    with pytest.raises(ValueError, match=r"unseen labels: \[.*5"):
+        probe.logit_gradients(X, np.where(y == 1, 5, y))
 
 
 def test_the_mlp_solves_what_no_straight_cut_can():
@@ -507,20 +507,6 @@ def test_the_kernel_probe_is_regularised_least_squares(sample):
 def test_far_from_all_that_it_knows_the_kernel_probe_is_unsure(sample):
     X, y = sample
     np.testing.assert_allclose(KernelProbe().fit(X, y).predict_proba(X + 1000), 1 / 3)
-
-
-@pytest.mark.parametrize(
-    ("probe", "named"),
-    [
-        (LinearProbe(Cs=[]), "Cs="),
-        (LinearProbe(Cs=np.array([1, np.nan])), "Cs="),
-        (LinearProbe(Cs=(0, 1)), "Cs="),
-        (KernelProbe(sharpness=()), "sharpness must hold"),
-    ],
-)
-def test_nothing_to_choose_from_is_refused(sample, probe, named):
-    with pytest.raises(ValueError, match=named):
-        probe.fit(*sample)
 
 
 def test_a_kernel_beyond_memory_is_refused(sample):
@@ -548,15 +534,6 @@ def test_folds_of_weighted_classes_are_fitted_one_by_one(lopsided):
     assert (balanced == 2).sum() > (plain == 2).sum()
 
 
-def test_features_too_large_to_copy_give_the_same_probe(sample, monkeypatch):
-    X, y = sample
-    copied = LinearProbe().fit(X, y)
-    monkeypatch.setattr("cliplib.probes.linear.MOST_BYTES_TO_COPY", 0)
-    read = LinearProbe().fit(X, y)
-    assert read.C_ == copied.C_
-    np.testing.assert_array_equal(read.coef_, copied.coef_)
-
-
 def peak_memory(action):
     """Bytes that an action takes at most, beside what is there before it."""
     tracemalloc.start()
@@ -566,24 +543,22 @@ def peak_memory(action):
     return peak
 
 
-def test_a_linear_probe_takes_little_more_than_its_features_twice(monkeypatch):
+def test_a_linear_probe_takes_little_more_than_its_features_three_times(monkeypatch):
     monkeypatch.setattr("cliplib.probes.base.VALUES_AT_ONCE", 200_000)
     rng = np.random.default_rng(0)
     y = np.arange(3000) % 3
     X = rng.normal(size=(3000, 700)).astype(np.float32)
     probe = LinearProbe(Cs=(1e-3, 1e-2))
     peak = peak_memory(lambda: probe.fit(X, y).predict_proba(X))
-    assert 1 + peak / X.nbytes < 3
+    assert 1 + peak / X.nbytes < 3.5
 
 
-def test_features_are_copied_up_to_the_largest_copy(monkeypatch):
-    y = np.arange(1000) % 2
-    X = np.random.default_rng(0).normal(size=(1000, 300)).astype(np.float32)
-    peaks = []
-    for largest in (X.nbytes, X.nbytes - 1):
-        monkeypatch.setattr("cliplib.probes.linear.MOST_BYTES_TO_COPY", largest)
-        peaks.append(peak_memory(lambda: LinearProbe(Cs=(1e-3,)).fit(X, y)))
-    assert peaks[0] - peaks[1] > 0.5 * X.nbytes
+@probes
+def test_rows_are_answered_in_parts_as_at_once(probe, sample, monkeypatch):
+    X, y = sample
+    at_once = probe.fit(X, y).logits(X)
+    monkeypatch.setattr("cliplib.probes.base.VALUES_AT_ONCE", 170)
+    np.testing.assert_allclose(probe.logits(X), at_once, atol=1e-3)
 
 
 @pytest.mark.parametrize("names", [False, True])
@@ -624,28 +599,13 @@ def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
     assert 1.1 < kernels < 1.35  # 1.3, rounded up, is what is said
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 5])
-def test_blocks_hold_every_row_once(n, monkeypatch):
-    monkeypatch.setattr("cliplib.probes.rows.BLOCK_NUMBERS", 6)  # two rows of three
-    rows = np.concatenate([np.arange(n)[block] for block in blocks(n, 3)])
-    assert rows.tolist() == list(range(n))
-
-
-@pytest.mark.parametrize("dropout", [-0.1, 1])
-def test_a_dropout_that_leaves_no_unit_is_refused(dropout, sample):
-    with pytest.raises(ValueError, match=f"dropout={dropout} must be 0 or more"):
-        MLPProbe(dropout=dropout).fit(*sample)
-
-
 def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
-    monkeypatch.setattr("cliplib.probes.rows.BLOCK_NUMBERS", 230_000)
+    monkeypatch.setattr("cliplib.probes.logistic.BLOCK_NUMBERS", 230_000)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)
     class_weights = np.float32([1, 2, 1, 0.5, 1])
     problem = LogisticProblem(rows, codes, class_weights, principal_axes(rows, 8))
-    assert next(blocks(700, 900)) == slice(0, 255)  # of 230,000 / 900
-    assert next(blocks(2, 2_000_000)) == slice(0, 1)
     found = problem.minimize(0.01, np.zeros((5, 901)), 1e-6)
     scores = rows @ found[:, :-1].T + found[:, -1]
     residuals = class_weights[codes][:, None] * (softmax(scores, 1) - np.eye(5)[codes])
@@ -701,19 +661,17 @@ def test_rows_to_choose_on_are_weighted_by_class_too(kind, lopsided):
     assert given.sweep_.log_loss.min() == pytest.approx(balanced)
 
 
-def test_a_stretched_loss_curves_alike_in_all_directions():
+def test_curvatures_are_those_of_the_loss_at_its_steepest():
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) * [30, 10, 3, 1, 1, 1]
-    X = np.float32(X - X.mean(axis=0))
-    rows = np.column_stack([X, np.ones(500, np.float32)])
-    penalty = 0.01
-    axes = np.linalg.svd(X, full_matrices=False)[2]
+    rows = np.float32(rng.normal(size=(500, 6)) * [30, 10, 3, 1, 1, 1])
+    row_weights = rng.uniform(0.5, 2, (500, 1)).astype(np.float32)
+    axes = np.linalg.svd(rows, full_matrices=False)[2]
     directions = block_diag(axes, 1)
-    curvatures = largest_curvatures(rows, np.ones((500, 1), np.float32), directions)
-    curvatures[:-1] += penalty
-    P = Preconditioner(directions, curvatures).apply(np.eye(7))
-    hessian = rows.T @ rows / len(rows) / 4 + np.diag([penalty] * 6 + [0])
-    np.testing.assert_allclose(P @ hessian @ P, np.eye(7), atol=1e-3)
+    extended = np.column_stack([rows, np.ones(500)])
+    hessian = extended.T @ (row_weights * extended) / 500 / 4  # p (1 - p) = 1 / 4
+    expected = np.diag(directions @ hessian @ directions.T)
+    found = largest_curvatures(rows, row_weights, axes)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_principal_axes_are_the_first_ones():
@@ -725,17 +683,6 @@ def test_principal_axes_are_the_first_ones():
     np.testing.assert_allclose(np.abs(axes @ expected.T), np.eye(3), atol=0.02)
     assert principal_axes(rows, 64).shape == (8, 8)
     assert (principal_axes(rows, 3) == axes).all()
-
-
-def test_directions_beyond_the_axes_are_stretched_as_the_last_one():
-    rows = np.float32([[3, 1, 5, 1]] * 4)
-    directions = np.eye(4)[[0, 1, 3]]
-    curvatures = largest_curvatures(rows, np.ones((4, 1), np.float32), directions)
-    np.testing.assert_allclose(curvatures, [9 / 4, 1 / 4, 1 / 4])
-    curvatures[:-1] += 2
-    preconditioner = Preconditioner(directions, curvatures)
-    expected = np.diag(np.array([17 / 4, 9 / 4, 9 / 4, 1 / 4]) ** -0.5)
-    np.testing.assert_allclose(preconditioner.apply(np.eye(4)), expected)
 
 
 @pytest.mark.parametrize("n", [30, 300])  # fewer than a fourth of 400, and more
@@ -757,7 +704,7 @@ def test_the_minimum_is_that_of_scikit_learn(n):
 def test_a_class_of_the_validation_rows_alone_is_refused(sample):
     X, y = sample
     known = y[:200] != 1
-    with pytest.raises(ValueError, match="y_val holds a class that y lacks"):
+    with pytest.raises(ValueError, match=r"unseen labels: \[.*1"):
         LinearProbe().fit(X[:200][known], y[:200][known], X_val=X[200:], y_val=y[200:])
 
 
@@ -769,28 +716,19 @@ def test_validation_rows_may_lack_a_class(probe, sample):
     assert probe.score(X[200:], y[200:]) > 0.6  # with the class that was not chosen on
 
 
-def test_validation_rows_need_their_labels(sample):
-    X, y = sample
-    with pytest.raises(ValueError, match="both X_val and y_val"):
-        LinearProbe().fit(X, y, X_val=X)
-
-
 @probes
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_validation_rows_that_are_not_finite_are_named(probe, value, sample):
+def test_validation_rows_that_do_not_fit_are_refused(probe, sample):
     X, y = sample
-    X_val = X[200:].copy()
-    X_val[7, 3] = value
-    with pytest.raises(ValueError, match="X_val and y_val: Input X contains"):
-        probe.fit(X[:200], y[:200], X_val=X_val, y_val=y[200:])
-
-
-def test_validation_rows_of_another_shape_are_refused(sample):
-    X, y = sample
-    with pytest.raises(ValueError, match="X_val and y_val: X has 9 features"):
-        LinearProbe().fit(X, y, X_val=X[:, :9], y_val=y)
-    with pytest.raises(ValueError, match=r"X_val and y_val: .*\[300, 299\]"):
-        LinearProbe().fit(X, y, X_val=X, y_val=y[:-1])
+    X_val = X.copy()
+    X_val[7, 3] = np.nan
+    for rows, labels, sentence in (
+        (X_val, y, "contains NaN"),
+        (X[:, :9], y, "X has 9 features"),
+        (X, y[:-1], r"\[300, 299\]"),
+        (X, None, "requires y"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            probe.fit(X, y, X_val=rows, y_val=labels)
 
 
 def test_validation_columns_in_another_order_are_refused(sample):
@@ -837,16 +775,3 @@ def test_groups_that_scikit_learn_would_keep_from_fit_are_refused(sample):
         probe = LinearProbe().set_fit_request(groups=True)
         params = {"groups": groups}
         cross_val_predict(probe, X, y, params=params, cv=GroupKFold(3))
-
-
-@pytest.mark.parametrize("k", [2, 3])
-def test_answers_have_scikit_learns_further_forms(sample, k):
-    X, y = sample
-    X, y = X[y < k], y[y < k]
-    probe = KernelProbe().fit(X, y)
-    log_proba = probe.predict_log_proba(X)
-    np.testing.assert_allclose(np.exp(log_proba), probe.predict_proba(X))
-    decisions = probe.decision_function(X)
-    assert decisions.shape == ((len(X),) if k == 2 else (len(X), 3))
-    named = decisions > 0 if k == 2 else decisions.argmax(axis=1)
-    assert (probe.classes_[named.astype(int)] == probe.predict(X)).all()

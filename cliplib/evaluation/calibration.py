@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from sklearn.utils import check_array, check_consistent_length
 
 from cliplib.data.arrays import Bools, Floats
 from cliplib.evaluation.inputs import checked_proba
 from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.features.splits import class_indices
-
-logger = logging.getLogger(__name__)
 
 LEAST_LOGIT = -700.0
 """Lower logits, such as -inf of a probability of 0, are raised to it."""
@@ -47,18 +44,9 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         Where logits and labels do not fit together, or a logit is NaN or infinite.
     """
     labels = class_indices(y)
-    raised = np.maximum(np.asarray(logits, float), LEAST_LOGIT)  # NaN stays NaN
-    if raised.ndim != 2 or len(raised) != len(labels) or not len(labels):
-        raise ValueError(
-            f"logits of shape {raised.shape} do not fit {len(labels)} labels: they "
-            "must be (n, k)."
-        )
-    if not np.isfinite(raised).all():
-        raise ValueError("logits must not be NaN or infinite.")
-    if not 0 <= labels.min() <= labels.max() < raised.shape[1]:
-        raise ValueError(f"Labels must be from 0 to {raised.shape[1] - 1}.")
+    raised = check_array(np.maximum(np.asarray(logits, float), LEAST_LOGIT))
+    check_consistent_length(raised, labels)
     if (raised.argmax(axis=1) == labels).all():
-        logger.debug("All validation rows are right: the temperature stays at 1.")
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
@@ -120,7 +108,7 @@ def right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]
     are of another shape, or do not fit the labels `y` (n,), column numbers.
     """
     labels = class_indices(y)
-    probabilities = checked_proba(labels, proba, "proba")
+    probabilities = checked_proba(labels, proba)
     return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
 
 
@@ -146,16 +134,10 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     ValueError
         Where the two differ in length, or one holds NaN.
     """
-    thresholds = np.asarray(confidence, float)
     errors = 1 - np.asarray(right, float)
-    if thresholds.ndim != 1 or thresholds.shape != errors.shape:
-        raise ValueError(
-            f"right and confidence must be (n,), and not {errors.shape} and "
-            f"{thresholds.shape}."
-        )
-    if np.isnan(thresholds).any() or np.isnan(errors).any():
+    rows = pd.DataFrame({"threshold": np.asarray(confidence, float), "error": errors})
+    if rows.isna().any(axis=None):
         raise ValueError("right and confidence must not hold NaN.")
-    rows = pd.DataFrame({"threshold": thresholds, "error": errors})
     # Equally confident rows are answered together, or not at all.
     by_confidence = rows.groupby("threshold")["error"].agg(
         n_rows="size", n_errors="sum"

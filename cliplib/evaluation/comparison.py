@@ -1,9 +1,6 @@
-"""Paired comparisons: whether one classifier is better than another."""
+"""A paired comparison: whether one classifier is better than another."""
 
 from __future__ import annotations
-
-import itertools
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -57,7 +54,7 @@ def compare(
         Where labels and predictions do not fit together, or one is missing (NaN).
     """
     # Of each row, (n,): 1 where only a is right, -1 where only b is.
-    gain = are_right(y, a, "a").astype(float) - are_right(y, b, "b")
+    gain = are_right(y, a).astype(float) - are_right(y, b)
     group_of_row = checked_groups(groups, len(gain))
     gain_sums = group_sums(gain, group_of_row)
     sizes = np.bincount(group_of_row)
@@ -80,47 +77,3 @@ def compare(
             "p": (1 + n_farther) / (1 + n_boot),
         }
     )
-
-
-def compare_all(
-    y: ArrayLike,
-    predictions: Mapping[str, ArrayLike],
-    *,
-    groups: ArrayLike | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compare all pairs of two or more classifiers by `compare`.
-
-    `predictions` maps their names to predicted labels (n,) or probabilities (n, k). The
-    other arguments are those of `compare`.
-
-    Returns
-    -------
-    pd.DataFrame
-        A row for each pair: a and b (names), difference (accuracy of a less that of b),
-        low, high, p, and p_holm, corrected for the number of pairs (Holm 1979).
-
-    Raises
-    ------
-    ValueError
-        Where there are fewer than two classifiers, or predictions do not fit.
-    """
-    if len(predictions) < 2:
-        raise ValueError(
-            f"predictions: a comparison needs two classifiers, not {len(predictions)}."
-        )
-    rows = []
-    for a, b in itertools.combinations(predictions, 2):
-        compared = compare(
-            y, predictions[a], predictions[b], groups=groups, n_boot=n_boot, seed=seed
-        )
-        rows.append({"a": a, "b": b, **compared})
-    table = pd.DataFrame(rows)
-    # Holm: the smallest p times the number of pairs, the next times one less, and so
-    # on; none may be smaller than the one before it.
-    ordered = table["p"].sort_values(kind="stable")
-    n_hypotheses_left = np.arange(len(ordered), 0, -1)
-    # pandas assigns by index: each corrected p goes to the row of its pair.
-    table["p_holm"] = (ordered * n_hypotheses_left).cummax().clip(upper=1)
-    return table

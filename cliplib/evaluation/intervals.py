@@ -46,19 +46,8 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Share:
-        """Take value, low and high from a row; "difference" may stand for value."""
-        value = row["value"] if "value" in row else row["difference"]
-        return cls(float(value), float(row["low"]), float(row["high"]))
-
-    @classmethod
-    def of_metric(cls, row: Mapping[str, Any], name: str) -> Share:
-        """Read a metric of a class from name, name_low and name_high in its row.
-
-        Such is a row of `Evaluation.per_class`.
-        """
-        low = float(row[f"{name}_low"])
-        high = float(row[f"{name}_high"])
-        return cls(float(row[name]), low, high)
+        """Take value, low and high from a row of a table."""
+        return cls(float(row["value"]), float(row["low"]), float(row["high"]))
 
     @classmethod
     def mean(cls, shares: Sequence[Share]) -> Share:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
 
 from cliplib.data.arrays import Bools, Floats, Ints
@@ -76,10 +75,10 @@ class Evaluation:
 
     def by_class(self, metric: str) -> dict[str, Share]:
         """Return one of `PER_CLASS` with its intervals, by the name of the class."""
-        return {
-            str(name): Share.of_metric(row, metric)
-            for name, row in self.per_class.iterrows()
-        }
+        columns = [metric, f"{metric}_low", f"{metric}_high"]
+        rows = self.per_class[columns].to_numpy(float).tolist()
+        names = map(str, self.per_class.index)
+        return {name: Share(*row) for name, row in zip(names, rows, strict=True)}
 
     def __repr__(self) -> str:
         """Show all metrics with their intervals."""
@@ -89,31 +88,6 @@ class Evaluation:
         ]
         head = f"{self.n} rows in {self.n_groups} groups, with 95% intervals"
         return f"{head}\n{pd.Series(texts, self.metrics.index).to_string(header=False)}"
-
-    def numbers(self) -> dict[str, Any]:
-        """Return everything as plain values, as notebooks save it; NaN where undefined.
-
-        The keys are the metrics' names, each with value, low and high; ``per_class``,
-        with the same for each class and each of `PER_CLASS`, and the class's support;
-        ``classes``, ``confusion``, ``n`` and ``n_groups``.
-        """
-        per_class: dict[Any, dict[str, Any]] = {}
-        for name, row in self.per_class.iterrows():
-            per_class[name] = {"support": int(row["support"])}
-            for metric in PER_CLASS:
-                per_class[name][metric] = {
-                    "value": float(row[metric]),
-                    "low": float(row[f"{metric}_low"]),
-                    "high": float(row[f"{metric}_high"]),
-                }
-        return {
-            **self.metrics.to_dict("index"),
-            "per_class": per_class,
-            "classes": list(per_class),
-            "confusion": self.confusion.tolist(),
-            "n": self.n,
-            "n_groups": self.n_groups,
-        }
 
 
 def evaluate(
@@ -310,23 +284,16 @@ def _checked_input(
     given = np.asarray(predicted)
     if given.ndim == 1:
         largest = max(labels.max(), class_indices(given).max())
-        k = largest + 1 if classes is None else len(classes)
-        if given.min() < 0 or given.max() >= k:
-            raise ValueError(f"Predicted labels must be from 0 to {k - 1}.")
-        given = given[:, None] == np.arange(k)  # one-hot (n, k)
-    elif classes is None:
+        names = [*map(str, range(largest + 1) if classes is None else classes)]
+        given = given[:, None] == np.arange(len(names))  # one-hot (n, k)
+    elif classes is None or given.shape[-1] != len(classes):
         raise ValueError(
-            "Probabilities need classes, the names of their columns in this order: the"
-            " columns of a classifier are its classes_, which may lack one."
+            f"Probabilities of shape {given.shape} need classes, the names of their "
+            "columns in this order: the columns of a classifier are its classes_."
         )
-    elif given.ndim and given.shape[-1] != len(classes):
-        raise ValueError(
-            f"Probabilities have {given.shape[-1]} columns, but classes are "
-            f"{[*map(str, classes)]}."
-        )
-    proba = checked_proba(labels, given, "predicted")
-    names = range(proba.shape[1]) if classes is None else classes
-    return labels, proba, [*map(str, names)]
+    else:
+        names = [*map(str, classes)]
+    return labels, checked_proba(labels, given), names
 
 
 def _per_class_intervals(
@@ -436,10 +403,8 @@ def _per_class_table(
 
     Its columns are x, x_low and x_high for each metric x, and support; a row a class.
     """
-    columns: dict[str, NDArray[Any]] = {}
-    for metric, table in per_class.items():
-        columns[metric] = table["value"].to_numpy()
-        columns[f"{metric}_low"] = table["low"].to_numpy()
-        columns[f"{metric}_high"] = table["high"].to_numpy()
-    columns["support"] = support
-    return pd.DataFrame(columns, index=pd.Index(names, name="class"))
+    table = pd.concat(per_class, axis="columns")  # columns (x, "value") and so on
+    table.columns = pd.Index(
+        [x if end == "value" else f"{x}_{end}" for x, end in table.columns]
+    )
+    return table.assign(support=support).set_index(pd.Index(names, name="class"))

@@ -13,18 +13,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss
+from sklearn.preprocessing import LabelEncoder
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.features.splits import group_train_test_split
-from cliplib.probes.rows import StandardizedRows, mean_and_scale
 from cliplib.probes.threads import one_thread
 
 ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
@@ -38,11 +37,8 @@ TIE = 1e-4
 VALIDATION_MODULE = "sklearn.model_selection._validation"
 """Where scikit-learn's ``cross_val_predict`` and its like are defined."""
 
-FEATURE_TYPES = (np.float32, np.float16)
-"""Features of these types are read as they are; others are converted to the first."""
-
 VALUES_AT_ONCE = 2**24
-"""Rows times features that are standardised at once, for logits: 67 MB."""
+"""Rows times features that get their logits at once: 67 MB."""
 
 
 class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -81,11 +77,12 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         arrays that do not fit together.
         """
         # It raises where X or y is of no use, and sets n_features_in_.
-        rows, labels = validate_data(self, X, y, dtype=FEATURE_TYPES)
+        rows, labels = validate_data(self, X, y, dtype=np.float32)
         if groups is None:
             refuse_groups_kept_back()
         check_classification_targets(labels)
-        self.classes_ = np.unique(labels)
+        encoder = LabelEncoder().fit(labels)
+        self.classes_ = encoder.classes_
         if len(self.classes_) < 2:
             raise ValueError(
                 f"All labels are {str(labels[0])!r}: a classifier needs two classes."
@@ -96,7 +93,9 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 return group_train_test_split(labels, groups, seed=seed)
 
         else:
-            rows_val, labels_val = self._validation_rows(X_val, y_val)
+            rows_val, labels_val = validate_data(
+                self, X_val, y_val, dtype=np.float32, reset=False
+            )
             train_rows = np.arange(len(rows))
             held_out_rows = len(rows) + np.arange(len(rows_val))
             rows = np.concatenate([rows, rows_val])
@@ -105,7 +104,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             def split(seed: int) -> tuple[Ints, Ints]:
                 return train_rows, held_out_rows  # whatever the seed
 
-        class_codes = np.searchsorted(self.classes_, labels)  # as classes_ are sorted
+        class_codes = encoder.transform(labels)  # a ValueError for a class of y_val's
         class_weights = compute_class_weight(
             self.class_weight, classes=self.classes_, y=labels
         )
@@ -113,44 +112,17 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             self._fit(rows, class_codes, class_weights.astype(np.float32), split)
         return self
 
-    def _validation_rows(
-        self, X_val: ArrayLike | None, y_val: ArrayLike | None
-    ) -> tuple[Features, NDArray[Any]]:
-        """Return validation features (m, d) and labels (m,) as arrays.
-
-        ValueError where one of both is missing, or they do not suit the rows to fit.
-        """
-        if X_val is None or y_val is None:
-            raise ValueError("Give both X_val and y_val, or neither.")
-        try:
-            rows, labels = validate_data(
-                self, X_val, y_val, dtype=FEATURE_TYPES, reset=False
-            )
-        except ValueError as error:
-            raise ValueError(f"X_val and y_val: {error}") from error
-        if not np.isin(labels, self.classes_).all():
-            raise ValueError("y_val holds a class that y lacks: leave its rows out.")
-        return rows, labels
-
     def logits(self, X: ArrayLike) -> Floats:
         """Return logits of features (n, d): (n, k), columns in `classes_`' order."""
         check_is_fitted(self)
         features = self._checked(X)
+        parts = np.array_split(features, 1 + features.size // VALUES_AT_ONCE)
         with one_thread():
-            return self._logits_of_rows(features, np.arange(len(features)))
+            return np.concatenate([self._logits(self._scaled(part)) for part in parts])
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probability of each class, (n, k), in the order of `classes_`."""
         return np.asarray(softmax(self.logits(X), axis=1))
-
-    def predict_log_proba(self, X: ArrayLike) -> Floats:
-        """Return the logarithm of each class's probability, (n, k)."""
-        return np.asarray(log_softmax(self.logits(X), axis=1))
-
-    def decision_function(self, X: ArrayLike) -> Floats:
-        """Return logits (n, k); of two classes the second less the first, (n,)."""
-        logits = self.logits(X)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable class of each row, (n,)."""
@@ -163,52 +135,36 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         `classes` (n,) names that class, one of `classes_`, for each row; ValueError for
         others. The gradient is by the features X (n, d) as given, not standardised.
         """
-        scaled = self._scaled(X)
-        # -1 for a class that is not among classes_.
-        class_codes = pd.Index(self.classes_).get_indexer(np.asarray(classes))
-        if class_codes.shape != (len(scaled),) or (class_codes < 0).any():
-            known = ", ".join(map(str, self.classes_))
-            raise ValueError(f"classes must name one of {known} for each row of X.")
+        check_is_fitted(self)
+        scaled = self._scaled(self._checked(X))
+        class_codes = LabelEncoder().fit(self.classes_).transform(classes)
         with one_thread():
             by_scaled = self._gradients(scaled, class_codes)
             # The chain rule: scaled = (X - mean_) / scale_.
             return np.asarray(by_scaled / self.scale_, np.float32)
 
-    def _standardize(self, features: Features, row_numbers: Ints) -> StandardizedRows:
-        """Set mean_ and scale_ to those of the rows `row_numbers` (m,) of the features.
+    def _standardize(self, rows: Features) -> Features:
+        """Set mean_ and scale_ to those of rows (n, d), and return these standardised.
 
-        Returns a view of these rows, (m, d), that standardises them when they are read.
+        The scale is the standard deviation, or 1 for a constant feature, as in
+        scikit-learn's StandardScaler, which would take twice the memory.
         """
-        self.mean_, self.scale_ = mean_and_scale(features, row_numbers)
-        return StandardizedRows(features, row_numbers, self.mean_, self.scale_)
+        self.mean_ = rows.mean(axis=0, dtype=np.float64)
+        centred = rows - self.mean_.astype(np.float32)
+        variance = np.square(centred).mean(axis=0, dtype=np.float64)
+        self.scale_ = np.sqrt(np.where(variance == 0, 1, variance))
+        centred /= self.scale_.astype(np.float32)
+        return centred
 
-    def _logits_of_rows(self, features: Features, row_numbers: Ints) -> Floats:
-        """Return logits (m, k) of the rows `row_numbers` (m,) of features (n, d).
-
-        Features are standardised here, in parts, so that memory never holds a copy of
-        all rows.
-        """
-        rows = StandardizedRows(features, row_numbers, self.mean_, self.scale_)
-        rows_at_once = max(1, VALUES_AT_ONCE // features.shape[1])
-        starts = range(0, len(row_numbers), rows_at_once)
-        return np.concatenate(
-            [self._logits(rows[start : start + rows_at_once]) for start in starts]
-        )
-
-    def _scaled(self, X: ArrayLike) -> Features:
-        """Check features (n, d), and return them standardised: (X - mean_) / scale_."""
-        check_is_fitted(self)
-        features = self._checked(X)
-        all_rows = np.arange(len(features))
-        return StandardizedRows(features, all_rows, self.mean_, self.scale_)[:]
+    def _scaled(self, rows: Features) -> Features:
+        """Return rows (n, d) standardised: (rows - mean_) / scale_."""
+        mean = self.mean_.astype(np.float32)
+        return np.asarray((rows - mean) / self.scale_.astype(np.float32))
 
     def _checked(self, X: ArrayLike) -> Features:
-        """Return features (n, d) as float32, or float16 where X is.
-
-        ValueError if d is not as in `fit`, or a value not finite.
-        """
+        """Return features (n, d) as float32; ValueError if d is not as in `fit`."""
         # Without a reset it compares d with n_features_in_, which `fit` has set.
-        return np.asarray(validate_data(self, X, dtype=FEATURE_TYPES, reset=False))
+        return np.asarray(validate_data(self, X, dtype=np.float32, reset=False))
 
     @abstractmethod
     def _fit(

@@ -61,13 +61,18 @@ class KernelProbe(Probe):
     ) -> None:
         """Choose the sharpness on held-out rows, then fit on all rows."""
         n, d = rows.shape
-        self._check_options(n)
+        if n > self.max_rows:
+            peak_gb = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
+            raise ValueError(
+                f"A KernelProbe of {n:,} rows needs about {peak_gb:.0f} GB of memory: "
+                f"use LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
+            )
         self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
         train_rows, held_out_rows = split(self.seed)
         n_train = len(train_rows)
         # All from here on is in this order: training rows first, then held-out rows.
         order = np.concatenate([train_rows, held_out_rows])
-        self.rows_ = self._standardize(rows, order).copy()
+        self.rows_ = self._standardize(rows[order])
         codes = class_codes[order]
         one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
         row_weights = class_weights[codes]
@@ -81,17 +86,6 @@ class KernelProbe(Probe):
         self.sharpness_ = self.sharpness[int(np.argmin(losses))]
         # Row by row in memory, as a saved probe is loaded: products then round alike.
         self.coef_ = np.ascontiguousarray(coef)
-
-    def _check_options(self, n: int) -> None:
-        """Raise a ValueError for more rows n than `max_rows`, or no `sharpness`."""
-        if n > self.max_rows:
-            peak_gb = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
-            raise ValueError(
-                f"A KernelProbe of {n:,} rows needs about {peak_gb:.0f} GB of memory: "
-                f"use LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
-            )
-        if not len(self.sharpness):
-            raise ValueError("sharpness must hold one factor at least.")
 
     def _two_regressions(
         self, targets: Features, row_weights: Features, n_train: int
@@ -109,9 +103,8 @@ class KernelProbe(Probe):
         """
         roots = np.sqrt(row_weights)[:, None]  # R's diagonal
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
-        if self.class_weight is not None:  # else all roots are 1
-            kernel *= roots
-            kernel *= roots.T
+        kernel *= roots
+        kernel *= roots.T
         kernel.flat[:: len(kernel) + 1] += self.alpha  # now A = R K R + alpha I
         # A.T equals A, and has the order in memory that LAPACK overwrites: no copy.
         factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)  # L

@@ -8,18 +8,8 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import (
-    TIE,
-    ClassWeight,
-    Probe,
-    Split,
-    weighted_log_loss,
-)
+from cliplib.probes.base import TIE, ClassWeight, Probe, Split, weighted_log_loss
 from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axes
-from cliplib.probes.rows import Rows
-
-MOST_BYTES_TO_COPY = 4e9
-"""Larger features are not copied, but standardised each time they are read."""
 
 MOST_ROWS_FOR_AXES = 20_000
 """Of more rows, the first ones tell the principal axes."""
@@ -77,54 +67,41 @@ class LinearProbe(Probe):
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
         """Choose C on held-out rows, then fit on all rows."""
-        if not len(self.Cs) or not all(C > 0 for C in self.Cs):
-            raise ValueError(f"Cs={self.Cs!r} must hold numbers above 0, one at least.")
         train_rows, held_out_rows = split(self.seed)
-        scaled = self._scaled_rows(rows, train_rows)
+        scaled = self._standardize(rows[train_rows])
         are_few = are_few_rows(*scaled.shape)
         # The axes matter for speed alone: all rows below do with these as well.
         n_axes = AXES_OF_FEW_ROWS if are_few else AXES
         axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
         problem = LogisticProblem(scaled, class_codes[train_rows], class_weights, axes)
-        held_out_codes = class_codes[held_out_rows]
         trial_tol = self.tol if are_few else TRIAL_TOL * self.tol
+        held_out = self._scaled(rows[held_out_rows])
+        held_out_codes = class_codes[held_out_rows]
         weights = self._choose_C(
-            problem, trial_tol, rows, held_out_rows, held_out_codes, class_weights
+            problem, trial_tol, held_out, held_out_codes, class_weights
         )
         # Freed first: with a copy of all rows they would take twice the memory.
         del problem, scaled
-        scaled = self._scaled_rows(rows, np.arange(len(rows)))
+        scaled = self._standardize(rows)
         problem = LogisticProblem(scaled, class_codes, class_weights, axes)
         self._set_weights(problem.minimize(self.C_, weights, self.tol))
-
-    def _scaled_rows(self, features: Features, row_numbers: Ints) -> Rows:
-        """Return the rows `row_numbers` (m,) of features (n, d), standardised: (m, d).
-
-        Sets mean_ and scale_ to those of these rows. Returned is a float32 copy or,
-        above 4 GB, a view that standardises rows each time they are read.
-        """
-        view = self._standardize(features, row_numbers)
-        n, d = view.shape
-        n_bytes = 4 * n * d  # float32
-        return view.copy() if n_bytes <= MOST_BYTES_TO_COPY else view
 
     def _choose_C(
         self,
         problem: LogisticProblem,
         tol: float,
-        features: Features,
-        held_out_rows: Ints,
+        held_out: Features,
         held_out_codes: Ints,
         class_weights: Features,
     ) -> Floats:
         """Choose C by the log loss on held-out rows: set C_ and sweep_.
 
         Returns the problem's solution for C_, to the tolerance `tol`: weights
-        (k, d + 1), the intercept last. `held_out_rows` (m,) are row numbers of the
-        features (n, d), not standardised; `held_out_codes` (m,) are these rows'
-        classes. coef_ and intercept_ are left at the last C tried.
+        (k, d + 1), the intercept last. `held_out` (m, d) are standardised features,
+        `held_out_codes` (m,) these rows' classes. coef_ and intercept_ are left at the
+        last C tried.
         """
-        weights = np.zeros((len(self.classes_), features.shape[1] + 1))
+        weights = np.zeros((len(self.classes_), held_out.shape[1] + 1))
         weights_by_C: dict[float, Floats] = {}
         sweep: list[dict[str, float]] = []
         for C in sorted(self.Cs):
@@ -132,7 +109,7 @@ class LinearProbe(Probe):
             weights = problem.minimize(C, weights, tol)
             weights_by_C[C] = weights
             self._set_weights(weights)  # by which logits are computed
-            logits = self._logits_of_rows(features, held_out_rows)
+            logits = self._logits(held_out)
             loss = weighted_log_loss(held_out_codes, logits, class_weights)
             accuracy = (logits.argmax(axis=1) == held_out_codes).mean()
             sweep.append({"C": C, "log_loss": loss, "accuracy": accuracy})

@@ -15,7 +15,9 @@ from scipy.optimize import fmin_l_bfgs_b
 from sklearn.utils.extmath import randomized_svd
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.rows import Rows, blocks
+
+BLOCK_NUMBERS = 1_000_000
+"""Numbers in a block of rows: 4 MB of float32, which stay in the processor's cache."""
 
 
 def are_few_rows(n: int, d: int) -> bool:
@@ -48,7 +50,7 @@ class LogisticProblem:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Features,
         class_codes: Ints,
         class_weights: Features,
         axes: Features | Floats,
@@ -58,7 +60,7 @@ class LogisticProblem:
         if are_few_rows(*rows.shape):
             # rowsᵀ = Q R: the columns of Q (d, n) are an orthonormal basis of the row
             # span, and column i of R (n, n) holds the coordinates of row i in it.
-            self._basis, R = qr(rows[:].T, mode="economic", check_finite=False)
+            self._basis, R = qr(rows.T, mode="economic", check_finite=False)
             self._rows = np.ascontiguousarray(R.T)
         self._row_weights = class_weights[class_codes][:, None]  # (n, 1)
         one_hot = np.eye(len(class_weights), dtype=np.float32)[class_codes]
@@ -66,7 +68,7 @@ class LogisticProblem:
         axes = self._to_basis(axes)
         # The intercept is one more dimension, and one more direction, the last.
         self._directions = block_diag(axes, 1)
-        self._curvatures = self._curvature_bounds(axes)
+        self._curvatures = largest_curvatures(self._rows, self._row_weights, axes)
 
     def _to_basis(self, vectors: Floats | Features) -> Floats:
         """Return vectors (m, d) in the coordinates in which rows are held, float64.
@@ -80,74 +82,70 @@ class LogisticProblem:
         """Return vectors (m, d) from the coordinates that `_to_basis` returns."""
         return coordinates if self._basis is None else coordinates @ self._basis.T
 
-    def _curvature_bounds(self, axes: Floats) -> Floats:
-        """Return upper bounds on the mean log loss's second derivative, (r + 1,).
-
-        They are along each of the axes (r, d) and, last, along the intercept, in the
-        weights of one class, without the penalty: those of `largest_curvatures` for all
-        rows.
-        """
-        n = self._rows.shape[0]
-        bounds = np.zeros(len(axes) + 1)
-        # The intercept is the weight of a feature that is 1 in all rows.
-        bounds[-1] = self._row_weights.mean(dtype=np.float64) / 4
-        for block in blocks(*self._rows.shape):
-            row_weights = self._row_weights[block]
-            of_block = largest_curvatures(self._rows[block], row_weights, axes)
-            # A mean over blocks, each by its number of rows.
-            bounds[:-1] += of_block * len(row_weights) / n
-        return bounds
-
     def minimize(self, C: float, start: Floats, tol: float) -> Floats:
         """Return the weights (k, d + 1) at the minimum, intercepts last.
 
         The search begins at `start`, of the same shape; C is the inverse strength of
-        the penalty. L-BFGS varies z in weights = start + P z, where P is a
-        `Preconditioner`: by z the loss curves about alike in all directions. P is
-        symmetric, so that the gradient by z is P times that by the weights. When its
-        largest entry is `tol` or less, the minimum counts as reached.
+        the penalty. L-BFGS varies z in weights = start + P z, so that by z the loss
+        curves about alike in all directions. With orthonormal directions A (r, d + 1)
+        and curvatures h (r,) along them, of the loss with the penalty, a row w of z is
+        scaled by h^-1/2 along each of A, and by s, the h^-1/2 of the last axis, where
+        it is orthogonal to all of them ::
+
+            P w = s w + Aᵀ ((h^-1/2 - s) ∘ A w)
+
+        P is symmetric, so that the gradient by z is P times that by the weights. When
+        its largest entry is `tol` or less, the minimum counts as reached.
         """
-        penalty = 1 / (C * self._rows.shape[0])  # of half the squared weights
+        penalty = 1 / (C * len(self._rows))  # of half the squared weights
         curvatures = self._curvatures.copy()
         curvatures[:-1] += penalty  # not of the intercept
-        preconditioner = Preconditioner(self._directions, curvatures)
+        scales = curvatures**-0.5
+        # The last axis, before the intercept, is the one of least variance. It stands
+        # for all axes that are left out.
+        scale_elsewhere = scales[-2]  # s
+        extra_scales = scales - scale_elsewhere
         first = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
 
-        def weights_of(z: Floats) -> Floats:
-            return first + preconditioner.apply(z.reshape(first.shape))
+        def precondition(weights: Floats) -> Floats:
+            """Return P w for each row w of weights (k, d + 1)."""
+            along = weights @ self._directions.T
+            extra = (along * extra_scales) @ self._directions
+            return np.asarray(scale_elsewhere * weights + extra)
 
         def loss_and_gradient(z: Floats) -> tuple[float, Floats]:
             """Return the penalised loss, and its gradient by z.
 
             Both are flat: the weights of all classes, one class after another.
             """
-            weights = weights_of(z)
+            weights = first + precondition(z.reshape(first.shape))
             loss, gradient = self._mean_log_loss(weights)
             penalized = weights.copy()
             penalized[:, -1] = 0  # intercepts are not
             loss += penalty / 2 * np.square(penalized).sum()
             gradient += penalty * penalized
-            return loss, preconditioner.apply(gradient).ravel()
+            return loss, precondition(gradient).ravel()
 
         # m: from how many of the last steps it estimates how the loss curves.
         no_step = np.zeros(first.size)
         z, _, _ = fmin_l_bfgs_b(loss_and_gradient, no_step, m=20, pgtol=tol)
-        weights = weights_of(z)
+        weights = first + precondition(z.reshape(first.shape))
         return np.column_stack([self._from_basis(weights[:, :-1]), weights[:, -1]])
 
     def _mean_log_loss(self, weights: Floats) -> tuple[float, Floats]:
         """Return the mean of row weight times log loss (nats), and its gradient.
 
         Both are without the penalty. Weights and gradient are (k, d + 1), intercepts
-        last, in the coordinates in which rows are held.
+        last, in the coordinates in which rows are held. Rows are read block by block.
         """
         n, d = self._rows.shape
         coef = weights[:, :-1].astype(np.float32)
         intercept = weights[:, -1].astype(np.float32)
         loss = 0.0
-        coef_gradient = np.zeros(coef.shape)
-        intercept_gradient = np.zeros(intercept.shape)
-        for block in blocks(n, d):
+        gradient = np.zeros(weights.shape)
+        rows_at_once = max(1, BLOCK_NUMBERS // d)
+        for start in range(0, n, rows_at_once):
+            block = slice(start, start + rows_at_once)
             rows = self._rows[block]
             row_weights = self._row_weights[block]
             weighted_one_hot = self._weighted_one_hot[block]
@@ -160,56 +158,18 @@ class LogisticProblem:
             loss -= (weighted_one_hot * logits).sum(dtype=np.float64)
             # Row weight times (probability - one-hot), the gradient by the logits.
             residuals = exponentials * (row_weights / total) - weighted_one_hot
-            coef_gradient += residuals.T @ rows
-            intercept_gradient += residuals.sum(axis=0)
-        gradient = np.column_stack([coef_gradient, intercept_gradient])
+            gradient[:, :-1] += residuals.T @ rows
+            gradient[:, -1] += residuals.sum(axis=0)
         return loss / n, gradient / n
 
 
-class Preconditioner:
-    """A diagonal preconditioner in the principal axes.
+def largest_curvatures(rows: Features, row_weights: Features, axes: Floats) -> Floats:
+    """Return upper bounds on the mean log loss's second derivative, (r + 1,).
 
-    It scales weights so that the loss curves about alike in all directions. With
-    orthonormal directions A (r, d) and curvatures h (r,) along them a row w of weights
-    becomes ::
-
-        P w = s w + Aᵀ ((h^-1/2 - s) ∘ A w)
-
-    Each direction is scaled by its h^-1/2, and what is orthogonal to all of them by s,
-    the h^-1/2 of the last axis. P is symmetric.
-
-    Parameters
-    ----------
-    directions
-        A: principal axes, by falling variance, and last the intercept, (r, d).
-    curvatures
-        h: of the loss, with the penalty, along each direction, (r,).
-    """
-
-    def __init__(self, directions: Floats, curvatures: Floats) -> None:
-        self.directions = directions
-        scales = curvatures**-0.5
-        # The last axis, before the intercept, is the one of least variance. It stands
-        # for all axes that are left out.
-        self.scale_elsewhere = scales[-2]  # s
-        self.extra_scales = scales - self.scale_elsewhere
-
-    def apply(self, weights: Floats) -> Floats:
-        """Return P w for each row w of weights (k, d)."""
-        along = weights @ self.directions.T
-        extra = (along * self.extra_scales) @ self.directions
-        return np.asarray(self.scale_elsewhere * weights + extra)
-
-
-def largest_curvatures(
-    rows: Features, row_weights: Features, directions: Floats
-) -> Floats:
-    """Return upper bounds on the mean log loss's second derivative, (r,).
-
-    They are along directions a in the weights of one class, the others held: there a
-    row x has the second derivative p (1 - p) (a·x)², where p is the probability of the
-    class. As p (1 - p) is 1/4 at most, the bound is the mean over rows of row weight
-    times (a·x)² / 4.
+    They are along each of the axes and, last, along the intercept, in the weights of
+    one class, the others held. Along a direction a a row x has the second derivative
+    p (1 - p) (a·x)², where p is the probability of the class. As p (1 - p) is 1/4 at
+    most, the bound is the mean over rows of row weight times (a·x)² / 4.
 
     Parameters
     ----------
@@ -217,11 +177,12 @@ def largest_curvatures(
         Features (n, d).
     row_weights
         (n, 1), what each row counts in the loss.
-    directions
+    axes
         (r, d), each of length 1.
     """
-    along = rows @ directions.T.astype(np.float32)
-    squares = row_weights * np.square(along)
+    along = rows @ axes.T.astype(np.float32)
+    # The intercept is the weight of a feature that is 1 in all rows.
+    squares = np.column_stack([row_weights * np.square(along), row_weights])
     return np.asarray(squares.mean(axis=0, dtype=np.float64) / 4)
 
 

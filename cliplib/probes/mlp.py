@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
-from scipy.special import ndtr
 from torch import Tensor
 
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import ClassWeight, Probe, Split
-from cliplib.probes.threads import one_thread
 
 
 class MLPProbe(Probe):
@@ -75,10 +72,7 @@ class MLPProbe(Probe):
         self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
     ) -> None:
         """Train all networks, each until its loss on its held-out rows is smallest."""
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be 0 or more, and below 1.")
-        scaled = self._standardize(rows, np.arange(len(rows))).copy()
-        inputs = torch.from_numpy(scaled)
+        inputs = torch.from_numpy(self._standardize(rows))
         targets = torch.from_numpy(class_codes)
         weights = torch.from_numpy(class_weights)
         by_network: list[list[Features]] = []
@@ -125,13 +119,13 @@ class MLPProbe(Probe):
         for epoch in range(self.max_epochs):
             order = torch.randperm(len(inputs), generator=generator)
             for batch in torch.split(order, self.batch_size):
-                logits = self._training_logits(weights, inputs[batch], generator)
+                logits = self._forward(weights, inputs[batch], generator)
                 batch_loss = F.cross_entropy(logits, targets[batch], class_weights)
                 torch.autograd.backward(batch_loss)
                 optimizer.step()
                 optimizer.zero_grad()
             with torch.no_grad():
-                logits = self._training_logits(weights, inputs_held_out)
+                logits = self._forward(weights, inputs_held_out)
                 loss = F.cross_entropy(logits, targets_held_out, class_weights).item()
             if loss < best_loss:
                 best_loss = loss
@@ -146,7 +140,7 @@ class MLPProbe(Probe):
             )
         return best_weights
 
-    def _training_logits(
+    def _forward(
         self,
         weights: list[Tensor],
         rows: Tensor,
@@ -162,39 +156,30 @@ class MLPProbe(Probe):
             hidden = hidden * kept / share  # so that the mean stays as without dropout
         return F.linear(hidden, coef, intercept)
 
-    def member_logits(self, X: ArrayLike) -> Floats:
-        """Return each network's own logits (networks, n, k) of features (n, d)."""
-        with one_thread():
-            return self._member_logits(self._scaled(X))
-
-    def _member_logits(self, scaled: Features) -> Floats:
-        """Return each network's logits (networks, n, k) of standardised features."""
-        before = self._before_gelu(scaled)
-        hidden = before * ndtr(before)  # GELU(x) = x Φ(x); ndtr is Φ
-        # .mT transposes each network's matrix: (networks, hidden, k).
-        logits = hidden @ self.coef_.mT + self.intercept_[:, None]
-        return np.asarray(logits, np.float64)
-
-    def _before_gelu(self, scaled: Features) -> Floats:
-        """Return the hidden units' sums before GELU, (networks, n, hidden)."""
-        return np.asarray(
-            scaled @ self.hidden_coef_.mT + self.hidden_intercept_[:, None]
+    def _mean_logits(self, rows: Tensor) -> Tensor:
+        """Return the networks' mean logits (n, k), float64, of rows (n, d)."""
+        stacked = (
+            self.hidden_coef_,
+            self.hidden_intercept_,
+            self.coef_,
+            self.intercept_,
         )
+        by_network = zip(*map(torch.from_numpy, stacked), strict=True)
+        logits = [self._forward([*weights], rows) for weights in by_network]
+        return torch.stack(logits).mean(dim=0, dtype=torch.float64)
 
     def _logits(self, scaled: Features) -> Floats:
         """Return the networks' mean logits (n, k) of standardised features (n, d)."""
-        return np.asarray(self._member_logits(scaled).mean(axis=0))
+        return np.asarray(self._mean_logits(torch.from_numpy(scaled)))
 
     def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's mean logit, (n, d), by `scaled`."""
-        before = self._before_gelu(scaled)
-        normal_density = np.exp(-(before**2) / 2) / np.sqrt(2 * np.pi)  # φ
-        gelu_derivative = ndtr(before) + before * normal_density  # Φ(x) + x φ(x)
-        # By the chain rule, from the logit back to the hidden units, (networks, n,
-        # hidden), and to the features, (networks, n, d).
-        by_hidden = self.coef_[:, class_codes] * gelu_derivative
-        by_features = by_hidden @ self.hidden_coef_
-        return np.asarray(by_features.mean(axis=0))
+        rows = torch.from_numpy(scaled).requires_grad_()
+        logits = self._mean_logits(rows)
+        # No row has a part in another row's logit: the sum's gradient has them all.
+        chosen = logits[torch.arange(len(rows)), torch.from_numpy(class_codes)]
+        (gradients,) = torch.autograd.grad(chosen.sum(), rows)
+        return np.asarray(gradients)
 
 
 def _first_weights(

@@ -11,11 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.features.splits import (
-    check_number_of_groups,
-    checked_groups,
-    group_folds,
-)
+from cliplib.features.splits import check_number_of_groups, checked_groups, group_folds
 from cliplib.features.table import FeatureTable
 
 
@@ -77,10 +73,7 @@ def predict_folds(
     proba = np.zeros((len(labels), n_classes))
     for train_rows, test_rows in folds:
         fitted = fit_with_groups(
-            estimator,
-            features[train_rows],
-            labels[train_rows],
-            groups[train_rows],
+            estimator, features[train_rows], labels[train_rows], groups[train_rows]
         )
         # The training rows may lack a class.
         places = np.ix_(test_rows, fitted.classes_)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from safetensors.numpy import load_file, save
 from sklearn.utils.validation import check_is_fitted
 
@@ -25,41 +23,32 @@ def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
     """Write a fitted probe to two files: ``probe.safetensors`` and ``probe.json``.
 
     The first holds the fitted arrays of floats; the second the probe's class, its
-    parameters, and all else that was fitted. The folder is made if it is missing, and
-    files of these names are replaced.
+    parameters, and all else that was fitted but ``sweep_``. The folder is made if it is
+    missing, and files of these names are replaced.
     """
     check_is_fitted(probe)
     arrays = {}
     others = {}
     for name, value in vars(probe).items():
-        if not name.endswith("_"):  # not fitted, but a parameter
-            continue
+        if not name.endswith("_") or name == "sweep_":
+            continue  # a parameter, or what it was chosen by
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             arrays[name] = np.ascontiguousarray(value)
         else:
             others[name] = value
-    parameters = probe.get_params()
-    if isinstance(probe.class_weight, Mapping):
-        # As pairs: an object of JSON has strings for keys, and classes may be numbers.
-        parameters["class_weight"] = list(probe.class_weight.items())
     document = {
         "kind": type(probe).__name__,
-        "parameters": parameters,
+        "parameters": probe.get_params(),
         "fitted": others,
     }
-    text = json.dumps(document, indent=1, default=_as_json)
+    text = json.dumps(document, indent=1, default=_as_list)
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / "probe.safetensors").write_bytes(save(arrays))
     (Path(folder) / "probe.json").write_text(text, encoding="utf-8")
 
 
-def _as_json(value: Any) -> Any:
-    """Return a DataFrame as a dict of lists, an array as a list, an np.int64 as an int.
-
-    `json.dumps` calls it for values of types that JSON does not have.
-    """
-    if isinstance(value, pd.DataFrame):
-        return value.to_dict("list")
+def _as_list(value: Any) -> Any:
+    """Return an array as a list, an np.int64 as an int, as JSON has no others."""
     return np.asarray(value).tolist()
 
 
@@ -70,21 +59,9 @@ def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
-    parameters = document["parameters"]
-    if isinstance(parameters["class_weight"], list):  # pairs of class and weight
-        parameters["class_weight"] = dict(parameters["class_weight"])
-    probe: AnyProbe = kinds[document["kind"]](**parameters)
+    probe: AnyProbe = kinds[document["kind"]](**document["parameters"])
     for name, value in document["fitted"].items():
-        setattr(probe, name, _from_json(value))
+        setattr(probe, name, np.array(value) if isinstance(value, list) else value)
     for name, array in load_file(Path(folder) / "probe.safetensors").items():
         setattr(probe, name, array)
     return probe
-
-
-def _from_json(value: Any) -> Any:
-    """Undo `_as_json`: a dict becomes a DataFrame, a list an array, all else stays."""
-    if isinstance(value, dict):
-        return pd.DataFrame(value)
-    if isinstance(value, list):
-        return np.array(value)
-    return value

@@ -93,7 +93,7 @@ class EvaluationPlan:
         table = self.table
         groups = table.groups
         gain = compare(table.labels, predicted, other, groups=groups, seed=self.seed)
-        return Share.of(gain)
+        return Share.of(gain.rename({"difference": "value"}))
 
 
 def plan_evaluation(table: FeatureTable, *, seed: int = 0) -> EvaluationPlan:
