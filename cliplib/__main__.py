@@ -6,7 +6,6 @@ Nothing slow is imported before it is needed, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import io
 import logging
@@ -16,7 +15,7 @@ import shlex
 import sys
 import tomllib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -25,18 +24,13 @@ from typing import TYPE_CHECKING, Any
 from cliplib.data.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
 
 FAILED = 3  # exit status after a warning that --fail-on names
 SHOWN = 10  # lines of a list, before "and 11 more"
 
 # Loggers whose warnings are dropped: the commands say the same themselves.
-SILENT_LOGGERS = (
-    "cliplib.data.cache",
-    "cliplib.evaluation.calibration",
-)
+SILENT_LOGGERS = ("cliplib.data.cache", "cliplib.evaluation.calibration")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,10 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser, commands = build_parser()
     try:
-        options = vars(parser.parse_args(with_command(arguments, commands)))
+        whole = with_command(arguments, commands)
+        options = vars(parser.parse_args(whole))
         # The function of the command, such as `train`, which its parser has put there.
         run_command = options.pop("run")
-        with _warnings_once():
+        if run_command in (train, report):
+            options["command"] = shlex.join(["cliplib", *whole])
+        with _plain_warnings():
             status = run_command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; what is finished is kept.\n")
@@ -125,11 +122,9 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
         return [*arguments]
     is_source = os.path.exists(first) or first.startswith("hf://datasets/")
     if not first.startswith("-") and not is_source:
-        alike = difflib.get_close_matches(first, commands, 1)
-        hint = f"did you mean {alike[0]!r}?" if alike else "name one that exists."
         raise ValueError(
             f"{first!r} is neither a folder nor one of the commands "
-            f"{', '.join(commands)}: {hint}"
+            f"{', '.join(commands)}: name one that exists."
         )
     return ["train", *arguments]
 
@@ -144,21 +139,18 @@ def train(folder: str, out: str, **options: Any) -> None:
     """
     from cliplib.reports.aid_folder import check_aid_can_be_saved
     from cliplib.reports.measure import measure
-    from cliplib.reports.report import check_places
+    from cliplib.reports.report import check_apart
     from cliplib.reports.verdict import verdict
 
-    check_places(folder, out, **options)
+    check_apart(folder, out)
     check_aid_can_be_saved(out)
-    command = command_line("train", folder, out, **options)
-    findings = measure(folder, command=command, **options)
+    findings = measure(folder, **options)
     findings.aid.save(out)  # first: what is printed may meet a pipe that is closed
     print(verdict(findings))
     print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
 
 
-def report(
-    folder: str, out: str, title: str, fail_on: str = "never", **options: Any
-) -> int:
+def report(folder: str, out: str, fail_on: str = "never", **options: Any) -> int:
     """Make a page and a PDF on a folder of class folders, verdict first.
 
     They say whether a frozen CLIP sorts the images: the verdict, the evidence, the
@@ -171,48 +163,12 @@ def report(
     from cliplib.reports.verdict import verdict
 
     check_threshold(fail_on)
-    command = command_line("report", folder, out, title=title, **options)
-    findings = write(folder, out, title=title, command=command, **options)
+    findings = write(folder, out, **options)
     judged = verdict(findings)
     print(judged)
     names = ", ".join(str(Path(out, name)) for name in WRITTEN)
     print(f"\nWritten: {names}, and the decision aid {Path(out, 'aid')}")
     return FAILED if judged.fails(fail_on) else 0
-
-
-PLACEHOLDERS = {
-    "groups": "GROUPS.csv",
-    "boxes": "BOXES.csv",
-    "elsewhere": "ELSEWHERE",
-    "model": "MODEL",
-    "others": "MODEL",
-}
-"""What stands for an option's path in an anonymous command."""
-
-
-def command_line(name: str, folder: str, out: str, **options: Any) -> str:
-    """Return the shell command that does the same again, for verdict and report.
-
-    `name` is that of the command, "train" or "report": ("train", "ward 7", "aid",
-    seed=3) becomes "cliplib train 'ward 7' --out aid --seed 3". Options at their
-    defaults, which are empty, 0, False or "near", are left out. If the option
-    `anonymous` is set, paths are replaced by `PLACEHOLDERS`.
-    """
-    anonymous = bool(options.get("anonymous"))
-    places = ["FOLDER", "--out", "OUT"] if anonymous else [folder, "--out", out]
-    words = ["cliplib", name, *places]
-    for option, value in options.items():
-        if not value or (option, value) == ("copies", "near"):
-            continue
-        words.append(f"--{option.replace('_', '-')}")
-        if value is True:  # a flag has no value
-            continue
-        texts = value if isinstance(value, list) else [str(value)]
-        for text in texts:
-            # A pattern or a hub id is no path, and stays.
-            is_path = option in PLACEHOLDERS and os.path.exists(text)
-            words.append(PLACEHOLDERS[option] if anonymous and is_path else text)
-    return shlex.join(words)
 
 
 def demo(out: str) -> None:
@@ -226,7 +182,9 @@ def demo(out: str) -> None:
     check_extra()
     for folder, fault in make_demo(out).items():
         print(f"\n{folder}: {fault}\n")
-        report(str(folder), str(Path(out, "reports", folder.name)), "")
+        place = str(Path(out, "reports", folder.name))
+        command = shlex.join(["cliplib", "report", str(folder), "--out", place])
+        report(str(folder), place, command=command)
 
 
 def classify(
@@ -241,73 +199,39 @@ def classify(
 
     The answers are a table for spreadsheets (CSV) and a page to look at (HTML).
     """
-    sources = _folder_or_files(files)
-    if images and not os.path.isdir(images):
-        raise NotADirectoryError(f"--images {images} is no folder.")
-    # "new/" is a folder, which need not be there yet.
-    is_folder = os.path.isdir(out_prefix) or not os.path.basename(out_prefix)
-    out = os.path.join(out_prefix, "answers") if is_folder else out_prefix
-    table = f"{out}.csv"
-    page = f"{out}.html"
-    if not overwrite:
-        _check_new(table, page)
-    from cliplib.data.files import check_writable, replacing
+    from cliplib.data.files import replacing
     from cliplib.reports.decision_aid import DecisionAid
     from cliplib.reports.sheet import write_csv, write_html
 
-    folder, name = os.path.split(os.path.abspath(out))
-    check_writable(folder)
-    decision_aid = DecisionAid.load(aid_folder(aid))
-    rows = decision_aid.classify(sources)
-    if decision_aid.never_answers:
-        print(
-            "This decision aid abstains on everything: no probability made its answers "
-            "reliable."
+    missing = [name for name in (*files, images or ".") if not os.path.exists(name)]
+    if missing:
+        raise FileNotFoundError(
+            f"There is no {missing[0]!r}: name one folder, or files that exist."
         )
+    table = f"{out_prefix}.csv"
+    page = f"{out_prefix}.html"
+    if not overwrite and (os.path.exists(table) or os.path.exists(page)):
+        raise FileExistsError(
+            f"{table} or {page} is there already: choose another --out-prefix, or add "
+            "--overwrite."
+        )
+    decision_aid = DecisionAid.load(aid)
+    sources = files[0] if len(files) == 1 else files  # a folder, or images
+    rows = decision_aid.classify(sources)
     show("Files", _answer_lines(rows))
     show("Unreadable", rows["error"][rows["error"] != ""])
-    with replacing(folder) as new:
-        write_csv(rows, new / f"{name}.csv")
-    print(f"Written: {table}", flush=True)
-    with replacing(folder) as new:
+    with replacing(Path(table).parent) as new:
+        write_csv(rows, new / Path(table).name)
         write_html(
             rows,
-            new / f"{name}.html",
+            new / Path(page).name,
             decision_aid,
             sources,
             heat_maps=heat_maps,
             images=images,
         )
+    print(f"Written: {table}")
     print(f"Written: {page}")
-
-
-def aid_folder(folder: str) -> str:
-    """Return the folder of a decision aid: `folder`, or "aid" in a report's folder."""
-    within = os.path.join(folder, "aid")
-    has_report = os.path.isfile(os.path.join(folder, "report.html"))
-    return within if has_report and os.path.isdir(within) else folder
-
-
-def _check_new(*paths: str) -> None:
-    """Raise FileExistsError if one of the files is there already."""
-    for path in paths:
-        if os.path.exists(path):
-            raise FileExistsError(
-                f"{path} is there already: choose another --out-prefix, or add "
-                "--overwrite."
-            )
-
-
-def _folder_or_files(names: Sequence[str]) -> str | Sequence[str]:
-    """Return the one folder that is named, or the files; else raise ValueError."""
-    if len(names) == 1 and os.path.isdir(names[0]):
-        return names[0]
-    for name in names:
-        if not os.path.isfile(name):
-            raise ValueError(
-                f"{name!r} is no file: name one folder, or files that exist."
-            )
-    return names
 
 
 def _answer_lines(rows: pd.DataFrame) -> pd.Series:
@@ -347,40 +271,28 @@ def show(title: str, lines: pd.Series) -> None:
         print(f"    and {len(lines) - SHOWN} more")
 
 
-class _Once(logging.Filter):
-    """Let each message pass once, and none of `SILENT_LOGGERS`."""
+def _is_told(record: logging.LogRecord) -> bool:
+    """Say whether a warning is told; what cannot be shown in it is spelled out."""
+    record.msg = printable(record.getMessage())  # it may name a file
+    record.args = ()
+    return record.name not in SILENT_LOGGERS
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if record.name in SILENT_LOGGERS or message in self.seen:
-            return False
-        self.seen.add(message)
-        record.msg, record.args = printable(message), ()  # it may name a file
-        return True
+def _log_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
+    """Log a warning of Python's own kind, without file, line and code."""
+    logging.getLogger("cliplib").warning("%s", message)
 
 
 @contextmanager
-def _warnings_once() -> Iterator[None]:
-    """Write warnings in the block to stderr, each of them once.
-
-    Those of Python's own kind come without file, line and code, too.
-    """
+def _plain_warnings() -> Iterator[None]:
+    """Write warnings in the block to stderr, each of them on a line of its own."""
     handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.addFilter(_Once())
+    handler.addFilter(_is_told)
     library = logging.getLogger("cliplib")
     library.addHandler(handler)
-
-    def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
-        library.warning("%s", message)
-
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = show
+            warnings.showwarning = _log_warning
             yield
     finally:
         library.removeHandler(handler)

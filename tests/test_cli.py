@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 import shlex
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +19,7 @@ import pandas as pd
 import pytest
 from test_decision_aid import PROBE, clouds
 
-from cliplib.__main__ import _warnings_once, build_parser, main, with_command
+from cliplib.__main__ import _plain_warnings, build_parser, main, with_command
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.verdict import WORDS
@@ -48,11 +46,10 @@ def train(folder: Path, out: Path, checkpoint: Path, *options: str) -> int:
 # --- train
 
 
-def test_a_warning_is_written_once_and_without_its_place(capsys: Capture) -> None:
+def test_a_warning_is_written_without_its_place(capsys: Capture) -> None:
     for _command in range(2):  # once in each
-        with _warnings_once():
-            for _ in range(2):
-                warnings.warn("There are only 8 groups of images.", stacklevel=1)
+        with _plain_warnings():
+            warnings.warn("There are only 8 groups of images.", stacklevel=1)
         assert capsys.readouterr().err == "There are only 8 groups of images.\n"
 
 
@@ -86,7 +83,7 @@ def test_a_folder_is_measured_and_learned_and_groups_are_suggested_and_declared(
     command = shlex.split(line)
     assert command[:3] == ["cliplib", "train", str(folder)]
     assert "disc_0_1.png" in told.out  # of a series that the pattern would join
-    command[command.index("--out") + 1] = str(tmp_path / "b")
+    command[command.index(f"--out={out}")] = f"--out={tmp_path / 'b'}"
     assert main(command[1:]) == 0
     assert "groups-in-names" not in capsys.readouterr().out
     aid = DecisionAid.load(tmp_path / "b")
@@ -122,44 +119,10 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
     names = pd.read_csv(discs / "a" / "b.csv")["file"].tolist()
     assert names[:2] == ["a/b.csv", "a/b.html"]
     shutil.rmtree(discs / "a")
-    for _ in range(2):  # a folder that is not there yet, and one that is
-        below = [f"--out-prefix={tmp_path / 'new'}/", "--overwrite"]
-        assert main(["classify", str(aid), str(discs / "disc0.png"), *below]) == 0
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {
-        "answers.csv",
-        "answers.html",
-    }
     files = [str(discs / f"disc{number}.png") for number in range(2)]
     two = f"--out-prefix={tmp_path / 'two'}"
     assert main(["classify", str(aid), *files, two]) == 0
     assert pd.read_csv(tmp_path / "two.csv")["file"].tolist() == files
-
-
-def test_an_interrupted_page_leaves_the_table(
-    aid: Path,
-    folder: Path,
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cliplib.reports.sheet.write_html", interrupt)
-    prefix = f"--out-prefix={tmp_path / 'a'}"
-    assert main(["classify", str(aid), str(folder / "disc"), prefix]) == 130
-    told = capsys.readouterr()
-    assert f"Written: {tmp_path / 'a'}.csv" in told.out and "Stopped;" in told.err
-    assert len(pd.read_csv(tmp_path / "a.csv")) == 12
-
-
-def test_an_aid_that_never_answers_says_so(
-    aid: Path, folder: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    replace(DecisionAid.load(aid), min_probability=math.inf).save(aid)
-    prefix = str(tmp_path / "answers")
-    main(["classify", str(aid), str(folder / "disc"), "--out-prefix", prefix])
-    assert "This decision aid abstains on everything" in capsys.readouterr().out
 
 
 def test_a_bar_shows_progress_also_of_few_images(
@@ -269,7 +232,7 @@ def test_every_argument_is_explained(capsys: Capture) -> None:
         assert all(action.help for action in sub._actions)
 
 
-def test_a_mistyped_command_gets_a_hint(
+def test_a_mistyped_command_is_told(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -277,10 +240,8 @@ def test_a_mistyped_command_gets_a_hint(
     told = capsys.readouterr().err
     assert told == (
         "'clasify' is neither a folder nor one of the commands train, report, demo, "
-        "classify, encode: did you mean 'classify'?\n"
+        "classify, encode: name one that exists.\n"
     )
-    assert main(["photos", "--out", "aid"]) == 1
-    assert "encode: name one that exists." in capsys.readouterr().err
 
 
 def test_folders_may_bear_names_of_commands(
@@ -374,12 +335,11 @@ def test_wrong_names_are_told_in_a_sentence(
         (["classify", missing, str(bare)], "There is no whole decision aid in"),
         (
             ["classify", str(aid), missing],
-            "missing' is no file: name one folder, or files that",
+            "There is no .*missing': name one folder, or files that",
         ),
-        (["classify", str(aid), str(bare), str(bare)], "bare' is no file"),
         (
-            ["classify", missing, str(bare), f"--out-prefix={file}/a"],
-            "Nothing can be written to .*text.txt",
+            ["classify", str(aid), str(file), f"--out-prefix={file}/a"],
+            "Nothing was written to .*text.txt",
         ),
         ([str(bare), "--out", missing], "holds no image"),
     ):

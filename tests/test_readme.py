@@ -75,12 +75,10 @@ def test_one_command_makes_everything_in_one_folder(session: Session) -> None:
     assert str(Path(cli.__file__).parents[1]) not in page
 
 
-def test_answers_are_kept_and_a_reports_folder_stands_for_its_aid(
-    session: Session, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["classify", "mine", "new/grass.png"]
+def test_answers_are_kept(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["classify", "mine/aid", "new/grass.png"]
     assert cli.main(arguments) == 1
-    assert "answers.csv is there already" in capsys.readouterr().err
+    assert "answers.csv or answers.html is there already" in capsys.readouterr().err
     assert len(pd.read_csv("answers.csv")) == 3
     assert cli.main([*arguments, "--overwrite"]) == 0
     assert len(pd.read_csv("answers.csv")) == 1

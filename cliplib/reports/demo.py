@@ -17,7 +17,7 @@ N_IMAGES = 30
 SIDE = 96
 
 
-def make_demo(out: str | os.PathLike[str], *, seed: int = 0) -> dict[Path, str]:
+def make_demo(out: str | os.PathLike[str]) -> dict[Path, str]:
     """Make three folders of class folders, each with a fault that was planted.
 
     Returns
@@ -33,15 +33,15 @@ def make_demo(out: str | os.PathLike[str], *, seed: int = 0) -> dict[Path, str]:
     place = Path(out)
     if place.exists() and any(place.iterdir()):
         raise FileExistsError(f"{out} is not empty: name a new folder.")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
+    _make_shortcut(place / "shortcut", rng)
+    _make_copies(place / "copies", rng)
+    _make_series(place / "series", rng)
     faults = {
         "shortcut": "images of one class bear a white mark in the bottom left corner",
         "copies": "ten images lie in a second class as well, five of them mirrored",
         "series": "their names say that three images each show one object",
     }
-    _make_shortcut(place / "shortcut", rng)
-    _make_copies(place / "copies", rng)
-    _make_series(place / "series", rng)
     return {place / name: fault for name, fault in faults.items()}
 
 
@@ -51,8 +51,8 @@ def _make_shortcut(folder: Path, rng: np.random.Generator) -> None:
         for number in range(N_IMAGES):
             image = Image.fromarray(rng.integers(0, 200, (SIDE, SIDE, 3), np.uint8))
             if name == "marked":
-                pen = ImageDraw.Draw(image)
-                pen.rectangle((2, SIDE - 12, 10, SIDE - 4), fill="white")
+                mark = (2, SIDE - 12, 10, SIDE - 4)
+                ImageDraw.Draw(image).rectangle(mark, fill="white")
             _save(image, folder / name / f"{number:02}.png")
 
 

@@ -202,11 +202,11 @@ class Findings:
 
     @property
     def command(self) -> str:
-        """The command that measures all this again."""
-        if self.request.command:
-            return self.request.command
+        """The command that measures all this again; if anonymous, without names."""
         if self.request.anonymous:
             return "cliplib report FOLDER --out OUT --anonymous"
+        if self.request.command:
+            return self.request.command
         return f"cliplib report {shlex.quote(self.request.place)} --out OUT"
 
     @property

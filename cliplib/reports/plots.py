@@ -1,18 +1,89 @@
-"""Plots of the findings on a folder."""
+"""Plots of the findings on a folder, in the report's style, and their SVG."""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+import io
+from collections.abc import Sequence
+from pathlib import Path
 
-from cliplib.reports import figures
+import font_source_sans_pro
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
 from cliplib.reports.decision_aid import RISK
 from cliplib.reports.findings import Findings
 
+INK = "#1f2933"
+MIDDLE = "#6b7680"
+PALE = "#a9b2bb"
+METHOD_COLOURS = {
+    "kernel probe": "#0b3c5d",
+    "linear probe": "#e0a12b",
+    "nearest neighbour": "#c4512d",
+    "MLP probe": "#3fa0a8",
+    "zero-shot": "#8c7a5b",
+}
+NAME_LENGTH = 24
+"""Characters of a class's name for which a confusion matrix has room."""
 FIGURE_WIDTH = 4.6
 """Inches: at this width every letter can be read on a phone."""
 MOST_LETTERS = 30
 """Of all classes' names together, for which there is room side by side."""
+
+
+def use_style() -> None:
+    """Set matplotlib's typeface, sizes and colours to the report's from now on."""
+    for face in Path(font_source_sans_pro.__file__).parent.glob("files/*.ttf"):
+        font_manager.fontManager.addfont(face)  # Source Sans, which the style names
+    plt.style.use("cliplib.reports.plots")
+
+
+def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
+    """Draw a (k, k) confusion matrix: counts, shaded by their share of the true class.
+
+    True classes are rows. From 10 classes on the figure grows with their number, and
+    names of more than `NAME_LENGTH` characters are shortened.
+    """
+    true_classes = pd.Index(classes, name="true")
+    counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
+    shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
+    inches = max(2.9, 0.32 * len(classes))
+    figure, ax = plt.subplots(figsize=(inches + 0.5, inches))  # width and height
+    names = [_shortened(name) for name in classes]
+    sns.heatmap(
+        shares,
+        annot=counts,
+        fmt="d",
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        cbar=False,
+        xticklabels=names,  # given as a list, seaborn leaves none of them out
+        yticklabels=names,
+    )
+    ax.tick_params("y", rotation=0)
+    return figure
+
+
+def _shortened(name: str) -> str:
+    """Cut the middle out of a long name: both its ends may tell it from others."""
+    if len(name) <= NAME_LENGTH:
+        return name
+    end = NAME_LENGTH // 2
+    return f"{name[: NAME_LENGTH - end - 1]}…{name[-end:]}"
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as SVG, and close it."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return drawn.getvalue()
 
 
 def accuracy_plot(findings: Findings) -> Figure:
@@ -30,7 +101,7 @@ def accuracy_plot(findings: Findings) -> Figure:
     for name, share in reversed(shares.items()):  # a row for each, from below
         to_low = 100 * (share.value - share.low)
         to_high = 100 * (share.high - share.value)
-        colour = figures.METHOD_COLOURS.get(name, figures.MIDDLE)
+        colour = METHOD_COLOURS.get(name, MIDDLE)
         ax.errorbar(
             100 * share.value, name, xerr=[[to_low], [to_high]], fmt="o", color=colour
         )
@@ -43,7 +114,7 @@ def confusion_plot(findings: Findings) -> Figure:
     """Draw the confusion matrix of the best probe: counts, true classes as rows."""
     methods = findings.methods
     confusion = methods.evaluations[methods.best].confusion
-    figure = figures.confusion_heatmap(confusion, methods.classes)
+    figure = confusion_heatmap(confusion, methods.classes)
     if sum(map(len, methods.classes)) > MOST_LETTERS:
         figure.axes[0].tick_params("x", rotation=90)
     return figure
@@ -68,7 +139,7 @@ def trust_plot(findings: Findings) -> Figure:
     errors among the answers over the share of images answered, with a line at `RISK`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
-    left.plot([0, 100], [0, 100], color=figures.PALE, linewidth=0.8)
+    left.plot([0, 100], [0, 100], color=PALE, linewidth=0.8)
     # By bin of the stated probability: accuracy (value, low and high), mean confidence.
     bins = 100 * findings.reliability
     to_low = bins["value"] - bins["low"]
@@ -79,7 +150,7 @@ def trust_plot(findings: Findings) -> Figure:
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
     curve = 100 * findings.risk_coverage
     right.plot(curve["coverage"], curve["risk"])
-    right.axhline(100 * RISK, color=figures.PALE, linewidth=0.8)
+    right.axhline(100 * RISK, color=PALE, linewidth=0.8)
     right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))
     right.set_ylim(0)
     return figure

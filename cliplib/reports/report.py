@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cliplib.data.datasets import SOURCE_OPTIONS, Source, check_classes, load_dataset
+from cliplib.data.datasets import Source
 from cliplib.data.files import replacing
 from cliplib.data.wording import listing
 from cliplib.reports.aid_folder import check_aid_can_be_saved
@@ -53,8 +53,8 @@ def report(
     OSError, ValueError
         If `folder` or `out` cannot be used, or as from `measure`.
     """
-    check_places(folder, out, **options)
     check_extra()
+    check_apart(folder, out)
     place = Path(out)
     check_aid_can_be_saved(place / "aid")
     check_no_other_files(place)
@@ -63,22 +63,14 @@ def report(
     return findings
 
 
-def check_places(folder: Source, out: str | os.PathLike[str], **options: Any) -> None:
-    """Raise OSError or ValueError if `folder` or `out` cannot be used.
-
-    `folder` must hold images of two classes or more; `out`, for results, must not lie
-    within it, nor be a file. Of the `options` only those of `load_dataset` count.
-    """
-    columns = {name: options[name] for name in SOURCE_OPTIONS if name in options}
-    check_classes(load_dataset(folder, **columns), str(folder))
+def check_apart(folder: Source, out: str | os.PathLike[str]) -> None:
+    """Raise ValueError if `out`, for results, lies within the folder of images."""
     is_place = isinstance(folder, str | os.PathLike)
     if is_place and Path(out).resolve().is_relative_to(Path(str(folder)).resolve()):
         raise ValueError(
             f"{out} lies within {folder}, whose folders are classes: choose another "
             "place."
         )
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise NotADirectoryError(f"{out} is a file: name a folder.")
 
 
 def check_extra() -> None:

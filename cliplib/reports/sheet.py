@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
-from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 from tqdm.auto import tqdm
 
 from cliplib.data.folder import list_files
-from cliplib.data.image import ImageSource, load_image
+from cliplib.data.image import ImageSource
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
 from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.pictures import small_jpeg
 from cliplib.reports.templates import TEMPLATES
 
 # Cosine similarity from which on two images are the same, or copies; rounding keeps it
@@ -28,14 +26,6 @@ SIDE = 144
 
 # What a spreadsheet may take for a formula: OWASP, "CSV injection".
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-
-def small_jpeg(image: Image.Image, side: int, quality: int = 75) -> bytes:
-    """Shrink an image in place to so many pixels a side; return it as a JPEG file."""
-    image.thumbnail((side, side))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=quality)
-    return content.getvalue()
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
@@ -109,12 +99,18 @@ def write_html(
             f"The files in {files} have changed, or bear the same names: classify them "
             "again, or rename them."
         )
-    said = rows.assign(is_training_image=is_training_image(rows)).to_dict("records")
-    answers = []
-    for answer in tqdm(said, desc="page", unit="image"):
-        pictures = _pictures(answer, source_of[answer["file"]], aid, heat_maps)
-        nearest = _training_picture(answer["nearest"], images)
-        answers.append({**answer, **pictures, "nearest_picture": nearest})
+    said = rows.assign(is_training_image=is_training_image(rows))
+    answers: list[dict[str, Any]] = said.to_dict("records")
+    for answer in tqdm(answers, desc="page", unit="image"):
+        source = source_of[answer["file"]]
+        # JPEG files; b"" stands for one that there is not.
+        answer["picture"] = b""
+        answer["heat_map"] = b""
+        answer["nearest_picture"] = _training_picture(answer["nearest"], images)
+        if not answer["error"]:
+            answer["picture"] = small_jpeg(source, SIDE)
+        if heat_maps and not answer["error"]:
+            answer["heat_map"] = _heat_map(aid, source, answer["class"])
     counts = rows["reason"].replace("", "answered").value_counts()
     page = TEMPLATES.get_template("sheet.html").render(
         counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
@@ -125,25 +121,14 @@ def write_html(
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def _pictures(
-    answer: Mapping[str, Any], source: ImageSource, aid: DecisionAid, heat_maps: bool
-) -> dict[str, bytes]:
-    """Return an image, and what spoke for the answer to it, as JPEG files.
-
-    They are called picture and heat_map; b"" stands for one that there is not.
-    """
-    if answer["error"]:
-        return {"picture": b"", "heat_map": b""}
-    picture = small_jpeg(load_image(source), SIDE)
-    if not heat_maps:
-        return {"picture": picture, "heat_map": b""}
+def _heat_map(aid: DecisionAid, source: ImageSource, answer: str) -> bytes:
+    """Return what spoke for the answer to an image, as a JPEG file."""
     if not isinstance(aid.encoder, ClipEncoder):
         raise TypeError(f"Heat maps are drawn of a ClipEncoder, not {aid.encoder!r}.")
-    label = aid.training.classes.index(answer["class"])
-    (heat_map,) = draw_heat_maps(
-        aid.encoder, aid.probe, [source], [label], aid.training.readout
-    )
-    return {"picture": picture, "heat_map": small_jpeg(heat_map, SIDE)}
+    label = aid.training.classes.index(answer)
+    readout = aid.training.readout
+    (drawn,) = draw_heat_maps(aid.encoder, aid.probe, [source], [label], readout)
+    return small_jpeg(drawn, SIDE)
 
 
 def _training_picture(name: str, images: str | os.PathLike[str]) -> bytes:
@@ -160,6 +145,6 @@ def _training_picture(name: str, images: str | os.PathLike[str]) -> bytes:
     file = (folder / name).resolve()  # where links lead
     try:
         is_below = file.is_relative_to(folder)
-        return small_jpeg(load_image(file), SIDE) if is_below else b""
+        return small_jpeg(file, SIDE) if is_below else b""
     except OSError:
         return b""

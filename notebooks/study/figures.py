@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cliplib.data.image import load_image
-from cliplib.reports.figures import (
+from cliplib.reports.plots import (
     INK,
     METHOD_COLOURS,
     MIDDLE,
@@ -32,7 +32,7 @@ from cliplib.reports.figures import (
     confusion_heatmap,
     use_style,
 )
-from cliplib.reports.figures import svg as plain_svg
+from cliplib.reports.plots import svg as plain_svg
 
 __all__ = [
     "INK",

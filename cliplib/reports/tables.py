@@ -1,0 +1,126 @@
+"""Tables of the findings on a folder of images, for page and PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from cliplib.data.wording import points
+from cliplib.evaluation.intervals import Share
+from cliplib.features.audit import LEVELS
+from cliplib.inspection.file_values import FIELDS
+from cliplib.reports.elsewhere import Elsewhere
+from cliplib.reports.findings import Findings
+from cliplib.reports.methods import POOLED, Methods
+
+COPIES = {
+    "byte_copies": "files that repeat another byte for byte",
+    "exact_copies": "pairs with the same pixels",
+    "near_pairs": "pairs that look nearly the same",
+    "mirrored_pairs": "pairs of which one is mirrored",
+    "turned_pairs": "pairs of which one is turned",
+    "label_conflicts": "pairs with two labels",
+    "val_leaks": "validation images with a copy in training",
+    f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
+}
+"""Rows of an audit's summary, and what they are called."""
+
+
+def of_values(values: Mapping[str, Any]) -> pd.DataFrame:
+    """Return values by name as one column."""
+    return pd.DataFrame({"value": pd.Series(values, dtype=object)})
+
+
+def of_unreadable(findings: Findings) -> pd.DataFrame:
+    """Return the reason of each file that cannot be read; if anonymous, only counts."""
+    reasons = pd.Series(findings.images.unreadable, name="reason").rename_axis("file")
+    if findings.request.anonymous:
+        return reasons.value_counts().to_frame("files")
+    return reasons.to_frame()
+
+
+def of_copies(findings: Findings) -> pd.DataFrame:
+    """Return how many copies of each kind there are."""
+    return findings.audit.summary.loc[[*COPIES]].rename(COPIES)
+
+
+def of_merged(findings: Findings) -> pd.DataFrame:
+    """Return the declared groups that copies join, with images that show it."""
+    merged = findings.belonging.merged
+    images = findings.images
+    name_of = dict(zip(images.table.ids, images.names, strict=True))
+    groups = merged["group_a"] + " and " + merged["group_b"]
+    alike = merged["image_a"].map(name_of) + " and " + merged["image_b"].map(name_of)
+    return pd.DataFrame({"groups": groups, "images that look the same": alike})
+
+
+def of_shortcuts(findings: Findings) -> pd.DataFrame:
+    """Return how far probes get that see no object."""
+    rows = {
+        shortcut.name: [shortcut.place, shortcut.accuracy, shortcut.share_of_gain]
+        for shortcut in findings.shortcuts
+    }
+    columns = ["where", "right", "part of CLIP's gain over chance"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def of_file_fields(findings: Findings) -> pd.DataFrame:
+    """Return the most frequent value of each field of the files that varies."""
+    facts = findings.images.facts[[*FIELDS]].astype(str)
+    by_class = facts.groupby(findings.images.labels)
+    frequent = by_class.agg(lambda values: values.value_counts().index[0])
+    return frequent.loc[:, facts.nunique() > 1]
+
+
+def of_methods(findings: Findings) -> pd.DataFrame:
+    """Return the metrics of every method, and by how much the best is better."""
+    methods = findings.methods
+    found = methods.evaluations
+    columns: dict[str, dict[str, Any]] = {
+        metric.replace("_", " "): {name: found[name].share(metric) for name in found}
+        for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
+    }
+    gains = {name: points(gain) for name, gain in methods.gains.items()}
+    columns["the best is better by"] = {name: gains.get(name, "") for name in found}
+    return pd.DataFrame(columns)
+
+
+def of_encoders(findings: Findings) -> pd.DataFrame:
+    """Return each encoder's accuracy, and CLIP's less that, by group."""
+    own = findings.methods.share("accuracy", POOLED)
+    rows: dict[str, list[Any]] = {findings.encoder_name: [own, ""]}
+    for other in findings.other_encoders:
+        rows[other.name] = [other.accuracy, points(other.gain)]
+    columns = ["accuracy", "CLIP is better by"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def of_classes(methods: Methods) -> pd.DataFrame:
+    """Return how much of each class the best probe finds."""
+    found = methods.evaluations[methods.best]
+    return pd.DataFrame(
+        {
+            "images": found.per_class["support"].astype(int),
+            "found (sensitivity)": methods.sensitivity,
+            "right (precision)": found.by_class("precision"),
+        }
+    )
+
+
+def of_elsewhere(methods: Methods, away: Elsewhere) -> pd.DataFrame:
+    """Return how much of each class is found here and in another folder."""
+    return pd.DataFrame(
+        {
+            "images": away.evaluation.per_class["support"].astype(int),
+            "found here": methods.sensitivity,
+            "found elsewhere": away.evaluation.by_class("sensitivity"),
+        }
+    )
+
+
+def with_accuracy(measured: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the column images of a frame, and value, low and high as one column."""
+    shares = [Share.of(row) for _, row in measured.iterrows()]
+    return measured[["images"]].assign(**{name: pd.Series(shares, measured.index)})
