@@ -616,7 +616,7 @@ def test_a_cache_that_cannot_be_used_is_no_fault_of_the_aid(
     assert caplog.text.count("Cannot use the feature cache") == 1
     assert "text.txt" in caplog.text
     assert DecisionAid.load(saved, cache=False).encoder.cache is None
-    own = FeatureCache(tmp_path / "own.sqlite")
+    own = FeatureCache(tmp_path / "own")
     again = DecisionAid.load(saved, cache=own, device="cpu")
     assert again.encoder.cache is own and again.encoder.device == "cpu"
 

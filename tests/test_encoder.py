@@ -100,7 +100,7 @@ def test_an_images_features_do_not_depend_on_what_stands_beside_it(tiny, photos)
 
 
 def test_two_encoders_never_share_cached_features(checkpoint, photos, tmp_path):
-    cache = FeatureCache(tmp_path / "shared.sqlite")
+    cache = FeatureCache(tmp_path / "shared")
     one = ClipEncoder(checkpoint, cache=cache)
     two = ClipEncoder(make_checkpoint(tmp_path / "other", seed=1), cache=cache)
     squashed = ClipEncoder(checkpoint, cache=cache, squash=True)
@@ -260,11 +260,11 @@ def test_images_smaller_than_a_patch_are_refused(checkpoint):
 def test_a_cached_encoder_can_be_copied_and_sent_to_another_process(
     checkpoint, photos, tmp_path
 ):
-    cache = FeatureCache(tmp_path / "features.sqlite")
+    cache = FeatureCache(tmp_path / "features")
     encoder = ClipEncoder(checkpoint, cache=cache)
     expected = encoder.encode_images(photos, readout="deep")
     for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
-        assert other.cache.path == cache.path
+        assert other.cache.folder == cache.folder
         assert other.model is not encoder.model
         assert (other.encode_images(photos, readout="deep") == expected).all()
         assert other.fingerprint == encoder.fingerprint

@@ -177,7 +177,7 @@ def test_running_statistics_are_part_of_the_fingerprint(tmp_path):
 
 def test_features_are_kept_and_do_not_depend_on_what_stands_beside(photos, tmp_path):
     encoder = VisionEncoder(save(tmp_path / "model", *make_siglip()))
-    cache = FeatureCache(tmp_path / "features.sqlite")
+    cache = FeatureCache(tmp_path / "features")
     alone = features(encoder, photos[:1], cache=cache)
     assert (features(encoder, photos)[:1] == alone).all()
     encoder.encode_batch = None  # nothing is computed again

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import sqlite3
-import threading
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,8 +33,6 @@ logger = logging.getLogger(__name__)
 # wrong with the cache it lets through.
 cache_logger = logging.getLogger(f"{__name__}.file")
 
-TIMEOUT = 60.0  # seconds to wait while another process writes to the cache
-
 
 def cache_folder() -> Path:
     """Return the folder for features and images that are kept between runs.
@@ -50,93 +44,53 @@ def cache_folder() -> Path:
 
 
 class FeatureCache:
-    """Arrays by key in one SQLite file, which threads and processes share.
+    """Arrays by key, a file for each, which threads and processes share.
 
-    The file and its folder are made where they are missing; the file may be deleted
-    whenever no process uses it. Where it cannot be used, a warning says so once: then
-    nothing is found in it, and nothing stored.
+    Files may be deleted at any time. Where they cannot be written, a warning says so
+    once.
 
     Parameters
     ----------
-    path
-        The file; by default ``features.sqlite`` in the folder of the setting
-        ``CLIPLIB_CACHE``, or else in the platform's folder for caches.
+    folder
+        Where the files are; by default in the folder of the setting ``CLIPLIB_CACHE``,
+        or else in the platform's folder for caches. It is made if it is missing.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.path = Path(path or cache_folder() / "features.sqlite")
-        self._lock = threading.Lock()  # since threads share the connection
-        self._database: sqlite3.Connection | None = None
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = Path(folder or cache_folder() / "results")
 
-    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
-        """Let copies and pickles open the file anew: connections cannot be copied."""
-        return type(self), (self.path,)
-
-    def _execute(
-        self, statement: str, entries: Iterable[Sequence[Any]]
-    ) -> list[tuple[Any, ...]]:
-        """Return the rows that a statement gives for each of several entries.
-
-        It is one transaction. If it fails there is a warning, and no row.
-        """
-        rows: list[tuple[Any, ...]] = []
-        with self._lock:
-            try:
-                self._database = self._database or self._open()
-                with self._database:
-                    for entry in entries:
-                        rows += self._database.execute(statement, entry)
-            except (OSError, sqlite3.Error) as error:
-                warn_once(
-                    cache_logger,
-                    f"Cannot use the feature cache {self.path} ({error}): set "
-                    "CLIPLIB_CACHE, or delete it. Until then everything is computed "
-                    "anew.",
-                )
-        return rows
-
-    def _open(self) -> sqlite3.Connection:
-        """Return a connection to the file, which is made if it is missing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self.path, TIMEOUT, check_same_thread=False)
-        # Write-ahead logging: others can read while one process writes. Where another
-        # is about to write, it has seen to that.
-        with suppress(sqlite3.OperationalError):
-            database.execute("PRAGMA journal_mode = WAL")
-        # Older files hold tables "features" and "arrays", without checksums.
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS checked_arrays (key TEXT PRIMARY KEY, "
-            "dtype TEXT, shape TEXT, content BLOB, checksum INTEGER) WITHOUT ROWID"
-        )
-        return database
+    def _file_of(self, key: str) -> Path:
+        """Return where the array under a key is kept."""
+        name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        return self.folder / name[:2] / f"{name}.npz"
 
     def get(self, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return those arrays under `keys` that are cached, by key; all read-only.
+        """Return those arrays under `keys` that are cached, by key.
 
-        Damaged ones are left out, so that they are computed and stored anew.
+        Damaged ones are left out, so that they are computed and stored anew: NPZ files
+        hold checksums.
         """
-        select = "SELECT * FROM checked_arrays WHERE key = ?"
-        rows = self._execute(select, [(key,) for key in keys])
-        return {
-            key: np.frombuffer(content, dtype).reshape(json.loads(shape))
-            for key, dtype, shape, content, checksum in rows
-            if isinstance(content, bytes)  # whatever stands there
-            and checksum == _checksum(key, dtype, shape, content)
-        }
+        arrays = {}
+        for key in keys:
+            # There may be no file, and damaged ones make NumPy raise nearly anything.
+            with suppress(Exception), np.load(self._file_of(key)) as file:
+                arrays[key] = file[key]
+        return arrays
 
     def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Store arrays of numbers by key, all or none; older ones are replaced."""
-        entries = []
-        for key, array in arrays.items():
-            entry = (key, array.dtype.str, json.dumps(array.shape), array.tobytes())
-            entries.append((*entry, _checksum(*entry)))
-        insert = "INSERT OR REPLACE INTO checked_arrays VALUES (?, ?, ?, ?, ?)"
-        self._execute(insert, entries)
-
-
-def _checksum(key: str, dtype: str, shape: str, content: bytes) -> int:
-    """Return the CRC-32 of all that is stored of an array."""
-    return zlib.crc32(content, zlib.crc32(repr((key, dtype, shape)).encode()))
+        """Store arrays of numbers by key; older ones are replaced."""
+        try:
+            for key, array in arrays.items():
+                file = self._file_of(key)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                np.savez(file, allow_pickle=False, **{key: array})
+        except OSError as error:
+            warn_once(
+                cache_logger,
+                f"Cannot write to the feature cache {self.folder} ({error.strerror}): "
+                "set CLIPLIB_CACHE, or make room. Until then everything is computed "
+                "anew.",
+            )
 
 
 @dataclass(frozen=True)

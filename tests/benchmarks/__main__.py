@@ -288,7 +288,7 @@ def peers_here(
 
 def already_known(files: list[Path], rounds: int, scratch: Path) -> Row:
     """Images a second whose features the cache holds."""
-    known = ClipEncoder("mini", cache=FeatureCache(scratch / "known.sqlite"))
+    known = ClipEncoder("mini", cache=FeatureCache(scratch / "known"))
     many = files * (2000 // len(files) + 1)
     seconds = in_turn(
         {"again": lambda: known.encode_images(many, progress=False)}, rounds
