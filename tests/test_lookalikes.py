@@ -61,8 +61,10 @@ def test_too_few_clusters_of_a_class_cannot_be_tested() -> None:
     assert found.accuracy is None
 
 
-def test_many_images_are_clustered_by_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_IMAGES", 120)
+def test_too_many_groups_are_not_clustered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_GROUPS", 120)
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 30)
     found = look_alikes(views(20), LinearProbe())
-    assert found.n_clusters == 20
+    assert found.many
+    assert found.n_clusters == N
+    assert found.accuracy is None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cliplib import LinearProbe
+from cliplib import LinearProbe, out_of_fold_proba
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.own_split import corrected_splits, own_split
 
@@ -30,9 +30,13 @@ def leaky(n_groups: int = 40, size: int = 4) -> FeatureTable:
     return replace(table, copies=copies)
 
 
+def by_group(table: FeatureTable) -> np.ndarray:
+    return out_of_fold_proba(LinearProbe(), table).argmax(axis=1)
+
+
 def test_the_ladder_falls_from_the_own_split_to_groups() -> None:
     table = leaky()
-    found = own_split(table, LinearProbe())
+    found = own_split(table, LinearProbe(), by_group(table))
     assert found is not None
     value = found.ladder["value"]
     assert list(value.index) == ["own split", "by image", "without copies", "by group"]
@@ -44,7 +48,7 @@ def test_the_ladder_falls_from_the_own_split_to_groups() -> None:
 
 
 def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
-    found = own_split(leaky(), LinearProbe())
+    found = own_split(leaky(), LinearProbe(), leaky().labels)
     assert found is not None
     shared = found.shared.set_index("file")
     assert len(shared) == 80
@@ -53,9 +57,9 @@ def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
     assert shared["by"].value_counts().to_dict() == {"copy": 40, "group": 40}
 
 
-def test_answers_by_group_may_be_given() -> None:
+def test_answers_by_group_are_those_given() -> None:
     table = leaky(10)
-    found = own_split(table, LinearProbe(), by_group=table.labels)
+    found = own_split(table, LinearProbe(), table.labels)
     assert found is not None
     assert found.ladder.loc["by group", "value"] == 1
 
@@ -63,7 +67,7 @@ def test_answers_by_group_may_be_given() -> None:
 def test_without_a_test_part_there_is_no_ladder() -> None:
     table = leaky(10)
     no_test = replace(table, splits=np.full(len(table), "train"))
-    assert own_split(no_test, LinearProbe()) is None
+    assert own_split(no_test, LinearProbe(), table.labels) is None
 
 
 def test_the_corrected_split_keeps_groups_whole() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.preprocessing import StandardScaler, normalize
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.evaluation.intervals import Share, share_with_interval
@@ -19,8 +20,8 @@ MANY = 0.75
 """The images look like views of fewer things where the median cosine reaches it."""
 OF_ONE_CLUSTER = 0.5
 """Clusters are joined while the mean cosine between their images is above."""
-MOST_IMAGES = 4_000
-"""With more, clusters are formed of so many centres: linkage takes memory n²."""
+MOST_GROUPS = 10_000
+"""With more, no clusters are formed: they take memory n²."""
 MOST_PAIRS = 6
 ROWS_AT_ONCE = 1_000
 
@@ -74,22 +75,15 @@ def look_alikes(
     n_splits, seed
         Number of folds, and seed of their draw.
     """
-    rows = _unit_rows(table.features)
+    rows = normalize(StandardScaler().fit_transform(table.features))
     neighbour, cosine = _nearest(rows, table.groups)
     median = float(np.median(cosine))
     clusters = table.groups
     accuracy = None
-    if median >= MANY:
+    if median >= MANY and len(np.unique(clusters)) <= MOST_GROUPS:
         clusters = _clusters(rows, table.groups)
         accuracy = _accuracy_by(clusters, table, probe, n_splits, seed)
     return LookAlikes(median, _pairs(neighbour, cosine), clusters, accuracy)
-
-
-def _unit_rows(features: Features) -> Features:
-    """Return features standardised by column, and rows of length 1."""
-    x = np.asarray(features, np.float32)
-    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
-    return np.asarray(x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-6))
 
 
 def _nearest(rows: Features, groups: Ints) -> tuple[Ints, NDArray[np.float32]]:
@@ -109,52 +103,29 @@ def _pairs(
     neighbour: Ints, cosine: NDArray[np.float32]
 ) -> list[tuple[int, int, float]]:
     """Return pairs of nearest rows, evenly from the most alike to the median."""
-    most_alike_first = np.argsort(-cosine, kind="stable")[: (len(cosine) + 1) // 2]
-    pairs = {
-        frozenset((int(row), int(neighbour[row]))): float(cosine[row])
-        for row in most_alike_first[::-1]
-    }
-    listed = sorted(pairs.items(), key=lambda pair: -pair[1])
-    places = np.linspace(0, len(listed) - 1, min(MOST_PAIRS, len(listed)))
-    chosen = [listed[place] for place in places.round().astype(int)]
-    return [(min(pair), max(pair), value) for pair, value in chosen]
+    half = np.argsort(-cosine, kind="stable")[: (len(cosine) + 1) // 2]
+    both = np.sort(np.column_stack([half, neighbour[half]]), axis=1)
+    pairs = pd.DataFrame(both, columns=["a", "b"]).assign(cosine=cosine[half])
+    pairs = pairs.drop_duplicates(["a", "b"])
+    places = np.linspace(0, len(pairs) - 1, min(MOST_PAIRS, len(pairs)))
+    chosen = pairs.iloc[places.round().astype(int)]
+    return [*chosen.itertuples(index=False, name=None)]
 
 
 def _clusters(rows: Features, groups: Ints) -> Ints:
     """Return clusters of groups by average linkage of their mean rows, (n,)."""
-    _, group_of_row = np.unique(groups, return_inverse=True)
-    means = np.stack([rows[members].mean(axis=0) for members in _members(group_of_row)])
-    centre_of_group = np.arange(len(means))
-    if len(means) > MOST_IMAGES:
-        means, centre_of_group = _centres(means)
-    means = means / (np.linalg.norm(means, axis=1, keepdims=True) + 1e-6)
-    tree = linkage(means.astype(float), "average", "cosine")
-    cluster_of_centre = fcluster(tree, 1 - OF_ONE_CLUSTER, "distance")
-    return np.asarray(cluster_of_centre[centre_of_group[group_of_row]], np.int64)
-
-
-def _members(group_of_row: Ints) -> Iterator[Ints]:
-    order = np.argsort(group_of_row, kind="stable")
-    yield from np.split(order, np.cumsum(np.bincount(group_of_row))[:-1])
-
-
-def _centres(means: Features) -> tuple[Features, Ints]:
-    """Return `MOST_IMAGES` of the rows, and for each row the nearest of these."""
-    drawn = np.random.default_rng(0).permutation(len(means))[:MOST_IMAGES]
-    parts = np.array_split(means, len(means) // ROWS_AT_ONCE + 1)
-    nearest = [(part @ means[drawn].T).argmax(axis=1) for part in parts]
-    return means[drawn], np.concatenate(nearest)
+    means = pd.DataFrame(rows).groupby(groups).mean()
+    tree = linkage(means, "average", "cosine")
+    clusters = fcluster(tree, 1 - OF_ONE_CLUSTER, "distance")
+    return np.asarray(pd.Series(clusters, means.index)[groups], np.int64)
 
 
 def _accuracy_by(
     clusters: Ints, table: FeatureTable, probe: Any, n_splits: int, seed: int
 ) -> Share | None:
     """Return a probe's accuracy in folds that keep clusters whole, or None."""
-    clusters_of_class = [
-        len(np.unique(clusters[table.labels == label]))
-        for label in np.unique(table.labels)
-    ]
-    if min(clusters_of_class) < n_splits:
+    clusters_of_class = pd.Series(clusters).groupby(table.labels).nunique()
+    if clusters_of_class.min() < n_splits:
         return None
     proba = out_of_fold_proba(
         probe, table, groups=clusters, n_splits=n_splits, seed=seed

@@ -43,12 +43,7 @@ class OwnSplit:
 
 
 def own_split(
-    table: FeatureTable,
-    probe: Any,
-    *,
-    n_splits: int = 5,
-    seed: int = 0,
-    by_group: Ints | None = None,
+    table: FeatureTable, probe: Any, by_group: Ints, *, n_splits: int = 5, seed: int = 0
 ) -> OwnSplit | None:
     """Measure a probe on a folder's own split, and in folds of three kinds.
 
@@ -58,10 +53,10 @@ def own_split(
         Features, splits, copies and groups.
     probe
         A scikit-learn classifier.
+    by_group
+        Its out-of-fold answers by group, (n,).
     n_splits, seed
         Number of folds, and seed of their draw.
-    by_group
-        Out-of-fold answers by group, (n,), if they are there already.
 
     Returns
     -------
@@ -72,25 +67,22 @@ def own_split(
     is_test = table.splits == "test"
     if not is_test.any() or len(set(table.labels[is_train])) < len(table.classes):
         return None
-
-    def in_folds(groups: Ints) -> Ints:
-        proba = out_of_fold_proba(
-            probe, table, groups=groups, n_splits=n_splits, seed=seed
-        )
-        return np.asarray(proba.argmax(axis=1))
-
     train = table.select(is_train)
     test = table.select(is_test)
     fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
-    answers = {
-        BY_IMAGE: in_folds(np.arange(len(table))),
-        WITHOUT_COPIES: in_folds(table.copies),
-        BY_GROUP: in_folds(table.groups) if by_group is None else by_group,
-    }
     rungs = {OWN_SPLIT: _accuracy(test, fitted.predict(test.features), seed)}
-    rungs |= {name: _accuracy(table, answer, seed) for name, answer in answers.items()}
+    for name, groups in (
+        (BY_IMAGE, np.arange(len(table))),
+        (WITHOUT_COPIES, table.copies),
+    ):
+        proba = out_of_fold_proba(
+            probe, table, groups=groups, n_splits=n_splits, seed=seed
+        )
+        rungs[name] = _accuracy(table, proba.argmax(axis=1), seed)
+    rungs[BY_GROUP] = _accuracy(table, by_group, seed)
     ladder = pd.DataFrame.from_dict(rungs, "index", columns=[*Share._fields])
-    ladder["images"] = [len(test), *[len(table)] * len(answers)]
+    ladder["images"] = len(table)
+    ladder.loc[OWN_SPLIT, "images"] = len(test)
     return OwnSplit(ladder.rename_axis("protocol"), _shared(table, is_train, is_test))
 
 
@@ -103,11 +95,10 @@ def _shared(table: FeatureTable, is_train: Any, is_test: Any) -> pd.DataFrame:
     """List test images with a copy in training, then those with a group there."""
     parts = []
     for by, groups in (("copy", table.copies), ("group", table.groups)):
-        files = pd.DataFrame({"file": table.ids.astype(object), "group": groups})
-        files["label"] = np.array(table.classes)[table.labels]
-        in_training = files[is_train].drop_duplicates("group")
-        in_training = in_training.set_index("group")["file"].rename("with_file")
-        found = files[is_test].join(in_training, on="group").dropna()
+        files = _files(table).assign(group=groups)
+        in_training = files[is_train].drop_duplicates("group").set_index("group")
+        with_file = in_training["file"].rename("with_file")
+        found = files[is_test].join(with_file, on="group").dropna()
         parts.append(found.assign(by=by))
     shared = pd.concat(parts).drop_duplicates("file")  # a copy before a group
     return shared[["file", "label", "with_file", "by"]].reset_index(drop=True)
@@ -140,12 +131,15 @@ def corrected_splits(
     splits[test] = "test"
     splits[rest[validation]] = "val"
     folds = fold_numbers(table.labels, table.groups, n_splits=n_splits, seed=seed)
+    return _files(table).assign(split=splits, fold=folds + 1)
+
+
+def _files(table: FeatureTable) -> pd.DataFrame:
+    """Return file, label and group, a row for each image."""
     return pd.DataFrame(
         {
             "file": table.ids.astype(object),
             "label": np.array(table.classes)[table.labels],
             "group": table.groups,
-            "split": splits,
-            "fold": folds + 1,
         }
     )

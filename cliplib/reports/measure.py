@@ -159,7 +159,7 @@ def find_out(encoded: Encoded) -> Findings:
         is_mini = encoder.name == "mini"
         seen = seen_in_training(files, cache=cache) if is_mini else None
         step("own split")
-        split = own_split(probe_table, probe, by_group=methods.predicted, **draws)
+        split = own_split(probe_table, probe, methods.predicted, **draws)
         can_split = split is not None and plan.groups_kept_apart
         step("other encoders")
         others = measure_others(encoded, plan, methods)
