@@ -61,13 +61,9 @@ def chefer_relevance(
         If there are several directions, but not one for each image.
     """
     sources = image_list(images)
-    by_image = None if directions is None else np.asarray(directions, np.float32)
-    if by_image is not None and by_image.ndim == 1:
-        by_image = np.tile(by_image, (len(sources), 1))
-    if by_image is not None and len(by_image) != len(sources):
-        raise ValueError(
-            f"directions must be one for all, or one for each of {len(sources)} images."
-        )
+    if directions is not None:
+        by_image = np.asarray(directions, np.float32)
+        by_image = np.broadcast_to(by_image, (len(sources), by_image.shape[-1]))
     tower: Any = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
     side = patches_a_side(encoder)
@@ -83,7 +79,7 @@ def chefer_relevance(
         )
         attentions = output.attentions  # of each block (1, heads, tokens, tokens)
         # How each block passes relevance on, (tokens, tokens), the first block first.
-        if by_image is None:
+        if directions is None:
             matrices = [_rollout_matrix(attention) for attention in attentions]
         else:
             logit = _logit(encoder, output.hidden_states, by_image[i], readout)

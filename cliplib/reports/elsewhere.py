@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cliplib.data.arrays import Bools
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import map_images
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import ImageSource
-from cliplib.data.wording import counted, listing
+from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Share, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
@@ -110,15 +109,14 @@ def judge_elsewhere(
     dataset = load_dataset(place)  # all its files, also those that cannot be read
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     images = [file_of[image_id] for image_id in table.ids]
-    is_copy = _are_copies(images, home_images, aid.encoder.cache)
+    cache = aid.encoder.cache
+    (home_hashes,) = map_images(home_images, image_hash, cache=cache)
+    (hashes,) = map_images(images, image_hash, cache=cache)
+    # Pairs of a row of the first and a row of the second: index_a and index_b.
+    pairs = find_near_duplicates(home_hashes, hashes)
+    is_copy = np.isin(np.arange(len(images)), pairs["index_b"])
     class_names = np.array(table.classes)[table.labels]
     is_of_home_class = np.isin(class_names, home.classes)
-    unknown = sorted(set(class_names[~is_of_home_class]))
-    if unknown:  # named here alone: what is given away shall not tell them
-        logger.warning(
-            "Left out of the images elsewhere, since there is no such class here: %s.",
-            listing(unknown),
-        )
     left_out = pd.Series(
         {
             "cannot be read": len(errors_by_id),
@@ -130,8 +128,7 @@ def judge_elsewhere(
     if len(set(judged.groups)) < 2:
         raise ValueError(
             f"Of {folder}, {counted(len(judged), 'image')} can be judged: two at least "
-            "are needed that can be read, are of the same classes as those here, and "
-            "are copies neither of these nor of each other."
+            "must be of classes here, and no copies of images here or of each other."
         )
     names = np.array(judged.classes)[judged.labels]
     labels = np.array([home.classes.index(name) for name in names])
@@ -151,16 +148,3 @@ def judge_elsewhere(
         answered=share_with_interval(is_answered, groups=groups, seed=seed),
         wrong=Share.of(wrong.loc["share"]),
     )
-
-
-def _are_copies(
-    images: Sequence[ImageSource],
-    home_images: Sequence[ImageSource],
-    cache: FeatureCache | None,
-) -> Bools:
-    """Tell which images, (n,), are near-duplicates of one of the images at home."""
-    (home_hashes,) = map_images(home_images, image_hash, cache=cache)
-    (hashes,) = map_images(images, image_hash, cache=cache)
-    # Pairs of a row of the first and a row of the second: index_a and index_b.
-    pairs = find_near_duplicates(home_hashes, hashes)
-    return np.isin(np.arange(len(images)), pairs["index_b"])
