@@ -19,11 +19,10 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, recall_score
+from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn.functional import cross_entropy
@@ -495,11 +494,11 @@ def test_the_mlp_solves_what_no_straight_cut_can():
 
 def test_the_kernel_probe_is_regularised_least_squares(sample):
     X, y = sample
-    probe = KernelProbe(alpha=0.1, gamma=0.05, class_weight={0: 1, 1: 3, 2: 0.5})
+    probe = KernelProbe(alpha=0.1, gamma=0.05)
     probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaled = StandardScaler().fit_transform(X)
     peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.05)
-    peer.fit(scaled, np.eye(3)[y], sample_weight=np.array([1, 3, 0.5])[y])
+    peer.fit(scaled, np.eye(3)[y])
     expected = probe.sharpness_ * peer.predict(scaled)
     np.testing.assert_allclose(probe.logits(X), expected, atol=1e-3)
 
@@ -516,22 +515,6 @@ def test_a_kernel_beyond_memory_is_refused(sample):
     KernelProbe(max_rows=300).fit(X, y)
     with pytest.raises(ValueError, match="of 100,000 rows needs about 52 GB"):
         KernelProbe().fit(np.zeros((100_000, 1)), np.arange(100_000) % 2)
-
-
-def test_folds_of_weighted_classes_are_fitted_one_by_one(lopsided):
-    X, y = lopsided
-    table = SimpleNamespace(
-        features=X,
-        labels=y,
-        classes=("a", "b", "c"),
-        groups=np.arange(840),
-        folds=np.zeros(840, int),
-    )
-    plain, balanced = (
-        out_of_fold_proba(KernelProbe(class_weight=weight), table).argmax(axis=1)
-        for weight in (None, "balanced")
-    )
-    assert (balanced == 2).sum() > (plain == 2).sum()
 
 
 def peak_memory(action):
@@ -590,12 +573,10 @@ def test_the_nearest_neighbour_in_folds_is_of_another_fold(sample):
     assert set(np.unique(proba)) == {0, 1}
 
 
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
-def test_a_kernel_probe_takes_the_memory_that_its_refusal_names(class_weight):
+def test_a_kernel_probe_takes_the_memory_that_its_refusal_names():
     y = np.arange(1200) % 2
     X = np.random.default_rng(0).normal(size=(1200, 8)).astype(np.float32)
-    probe = KernelProbe(class_weight=class_weight)
-    kernels = peak_memory(lambda: probe.fit(X, y)) / (4 * 1200**2)
+    kernels = peak_memory(lambda: KernelProbe().fit(X, y)) / (4 * 1200**2)
     assert 1.1 < kernels < 1.35  # 1.3, rounded up, is what is said
 
 
@@ -604,73 +585,24 @@ def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)
-    class_weights = np.float32([1, 2, 1, 0.5, 1])
-    problem = LogisticProblem(rows, codes, class_weights, principal_axes(rows, 8))
+    problem = LogisticProblem(rows, codes, principal_axes(rows, 8))
     found = problem.minimize(0.01, np.zeros((5, 901)), 1e-6)
     scores = rows @ found[:, :-1].T + found[:, -1]
-    residuals = class_weights[codes][:, None] * (softmax(scores, 1) - np.eye(5)[codes])
+    residuals = softmax(scores, 1) - np.eye(5)[codes]
     slopes = residuals.T @ rows / 700 + found[:, :-1] / (0.01 * 700)
     np.testing.assert_allclose(slopes, 0, atol=1e-5)
     np.testing.assert_allclose(residuals.mean(axis=0), 0, atol=1e-5)
 
 
-@pytest.fixture
-def lopsided():
-    rng = np.random.default_rng(0)
-    y = np.repeat([0, 1, 2], [400, 400, 40])
-    X = rng.normal(size=(840, 10)) + 1.5 * np.eye(3, 10)[y]
-    return X.astype(np.float32), y
-
-
-@probes
-def test_balanced_classes_lift_the_rare_one(probe, lopsided):
-    X, y = lopsided
-    recall = {
-        weight: recall_score(
-            y,
-            clone(probe).set_params(class_weight=weight).fit(X, y).predict(X),
-            average=None,
-        )
-        for weight in (None, "balanced")
-    }
-    assert recall["balanced"][2] > recall[None][2]
-    assert recall["balanced"][0] <= recall[None][0]
-
-
-def test_weights_of_classes_are_those_of_logistic_regression(lopsided):
-    X, y = lopsided
-    probe = LinearProbe(Cs=(0.1,), tol=1e-6, class_weight="balanced")
-    probe.fit(X[::2], y[::2], X_val=X[1::2], y_val=y[1::2])
-    peer = LogisticRegression(C=0.1, class_weight="balanced", tol=1e-6, max_iter=1000)
-    scaled = StandardScaler().fit_transform(X)
-    expected = peer.fit(scaled, y).predict_proba(scaled)
-    np.testing.assert_allclose(probe.predict_proba(X), expected, atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", [LinearProbe, KernelProbe])
-def test_rows_to_choose_on_are_weighted_by_class_too(kind, lopsided):
-    X, y = lopsided
-    fold = {"X_val": X[1::2], "y_val": y[1::2]}
-    balanced, plain = (
-        kind(class_weight=weight).fit(X[::2], y[::2], **fold).sweep_.log_loss.min()
-        for weight in ("balanced", None)
-    )
-    assert balanced > 1.2 * plain  # the rare class is the hard one
-    weights = compute_class_weight("balanced", classes=np.arange(3), y=y)
-    given = kind(class_weight=dict(enumerate(weights))).fit(X[::2], y[::2], **fold)
-    assert given.sweep_.log_loss.min() == pytest.approx(balanced)
-
-
 def test_curvatures_are_those_of_the_loss_at_its_steepest():
     rng = np.random.default_rng(0)
     rows = np.float32(rng.normal(size=(500, 6)) * [30, 10, 3, 1, 1, 1])
-    row_weights = rng.uniform(0.5, 2, (500, 1)).astype(np.float32)
     axes = np.linalg.svd(rows, full_matrices=False)[2]
     directions = block_diag(axes, 1)
     extended = np.column_stack([rows, np.ones(500)])
-    hessian = extended.T @ (row_weights * extended) / 500 / 4  # p (1 - p) = 1 / 4
+    hessian = extended.T @ extended / 500 / 4  # p (1 - p) = 1 / 4
     expected = np.diag(directions @ hessian @ directions.T)
-    found = largest_curvatures(rows, row_weights, axes)
+    found = largest_curvatures(rows, axes)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -691,12 +623,10 @@ def test_the_minimum_is_that_of_scikit_learn(n):
     y = np.arange(n) % 3
     rows = rng.normal(size=(n, 400)) + rng.normal(size=(3, 400))[y] / 4
     rows = np.float32((rows - rows.mean(axis=0)) / rows.std(axis=0))
-    weights = np.float32([1, 2, 3])
-    problem = LogisticProblem(rows, y, weights, principal_axes(rows, 16))
+    problem = LogisticProblem(rows, y, principal_axes(rows, 16))
     start = rng.normal(size=(3, 401))  # also at right angles to all rows
     found = problem.minimize(0.1, start, 1e-7)
-    by_class = dict(enumerate(weights))
-    expected = LogisticRegression(C=0.1, tol=1e-8, max_iter=9999, class_weight=by_class)
+    expected = LogisticRegression(C=0.1, tol=1e-8, max_iter=9999)
     expected.fit(rows, y)
     np.testing.assert_allclose(found[:, :-1], expected.coef_, atol=1e-4)
 
@@ -745,7 +675,7 @@ def test_defaults_are_those_that_published_numbers_were_made_with():
     mlp = {"networks": 5, "hidden": 128, "dropout": 0.2, "batch_size": 256}
     mlp |= {"learning_rate": 1e-3, "weight_decay": 1e-2}
     mlp |= {"max_epochs": 200, "patience": 4}
-    common = {"class_weight": None, "seed": 0}
+    common = {"seed": 0}
     assert LinearProbe().get_params() == common | linear
     assert KernelProbe().get_params() == common | kernel | {"max_rows": 20_000}
     assert MLPProbe().get_params() == common | mlp

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,15 +18,12 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.features.splits import group_train_test_split
 from cliplib.probes.threads import one_thread
-
-ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
 
 Split = Callable[[int], tuple[Ints, Ints]]
 """Maps a seed to row numbers: of rows to train on, and of those held out to choose."""
@@ -47,14 +44,9 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     A probe's own part is ``_fit``, ``_logits`` and ``_gradients``, the latter two on
     standardised features. After `fit` all have classes_ (k,), sorted, and mean_ and
     scale_ (d,), by which features are standardised: (X - mean_) / scale_.
-
-    `class_weight` says what a row of each class counts, in fitting as in choosing on
-    validation rows: None, all alike; "balanced", so that all classes count alike; or a
-    dict from class to weight.
     """
 
     seed: int
-    class_weight: ClassWeight
     classes_: NDArray[Any]
     mean_: Floats
     scale_: Floats
@@ -72,8 +64,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         Hyperparameters are chosen on validation rows, `X_val` (m, d) and `y_val` (m,),
         or without them on about a fifth of X's rows, held out by whole `groups` (n,).
-        Rows have no weights of their own: `class_weight` is what there is. Returns the
-        probe. ValueError for a single class, values that are not finite, or
+        Returns the probe. ValueError for a single class, values that are not finite, or
         arrays that do not fit together.
         """
         # It raises where X or y is of no use, and sets n_features_in_.
@@ -105,11 +96,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 return train_rows, held_out_rows  # whatever the seed
 
         class_codes = encoder.transform(labels)  # a ValueError for a class of y_val's
-        class_weights = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=labels
-        )
         with one_thread():
-            self._fit(rows, class_codes, class_weights.astype(np.float32), split)
+            self._fit(rows, class_codes, split)
         return self
 
     def logits(self, X: ArrayLike) -> Floats:
@@ -167,9 +155,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray(validate_data(self, X, dtype=np.float32, reset=False))
 
     @abstractmethod
-    def _fit(
-        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
-    ) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
         """Set the fitted attributes: `mean_`, `scale_`, and what the probe learns.
 
         Parameters
@@ -178,8 +164,6 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             Features (n, d), not yet standardised; validation rows are among them.
         class_codes
             Class of each row as an index into classes_, (n,).
-        class_weights
-            What a row of each class counts, (k,) float32.
         split
             Maps a seed to two arrays of row numbers: of the rows to train on, and of
             the validation rows, to choose on.
@@ -219,21 +203,12 @@ def refuse_groups_kept_back() -> None:
         frame = frame.f_back
 
 
-def weighted_log_loss(
-    class_codes: Ints, logits: ArrayLike, class_weights: Features
-) -> float:
-    """Return the weighted mean log loss (nats) of logits (n, k).
+def mean_log_loss(class_codes: Ints, logits: ArrayLike) -> float:
+    """Return the mean log loss (nats) of logits (n, k).
 
-    `class_codes` (n,) are the true classes, as column numbers; a row counts the weight
-    of its class, in `class_weights` (k,).
+    `class_codes` (n,) are the true classes, as column numbers.
     """
     # float64, because scikit-learn clips probabilities at the precision of their type.
     proba = softmax(np.asarray(logits, np.float64), axis=1)
-    return float(
-        log_loss(
-            class_codes,
-            proba,
-            sample_weight=class_weights[class_codes],
-            labels=range(len(class_weights)),  # the rows may lack a class
-        )
-    )
+    labels = range(proba.shape[1])  # the rows may lack a class
+    return float(log_loss(class_codes, proba, labels=labels))

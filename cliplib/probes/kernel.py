@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import linalg
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import ClassWeight, Probe, Split, weighted_log_loss
+from cliplib.probes.base import Probe, Split, mean_log_loss
 
 
 class KernelProbe(Probe):
@@ -31,8 +31,6 @@ class KernelProbe(Probe):
         The kernel is exp(-gamma times squared distance); None is 0.6 / d.
     sharpness
         Factors to choose from.
-    class_weight
-        See `Probe`.
     max_rows
         More rows are refused, because memory grows with their square.
     seed
@@ -45,20 +43,16 @@ class KernelProbe(Probe):
         alpha: float = 0.01,
         gamma: float | None = None,
         sharpness: Sequence[float] = (4, 6, 8, 12, 16, 24),
-        class_weight: ClassWeight = None,
         max_rows: int = 20_000,
         seed: int = 0,
     ) -> None:
         self.alpha = alpha
         self.gamma = gamma
         self.sharpness = sharpness
-        self.class_weight = class_weight
         self.max_rows = max_rows
         self.seed = seed
 
-    def _fit(
-        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
-    ) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
         """Choose the sharpness on held-out rows, then fit on all rows."""
         n, d = rows.shape
         if n > self.max_rows:
@@ -75,11 +69,10 @@ class KernelProbe(Probe):
         self.rows_ = self._standardize(rows[order])
         codes = class_codes[order]
         one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
-        row_weights = class_weights[codes]
 
-        held_out_scores, coef = self._two_regressions(one_hot, row_weights, n_train)
+        held_out_scores, coef = self._two_regressions(one_hot, n_train)
         losses = [
-            weighted_log_loss(codes[n_train:], factor * held_out_scores, class_weights)
+            mean_log_loss(codes[n_train:], factor * held_out_scores)
             for factor in self.sharpness
         ]
         self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
@@ -88,34 +81,31 @@ class KernelProbe(Probe):
         self.coef_ = np.ascontiguousarray(coef)
 
     def _two_regressions(
-        self, targets: Features, row_weights: Features, n_train: int
+        self, targets: Features, n_train: int
     ) -> tuple[Features, Features]:
         """Fit targets (n, k) to `rows_` twice: to the first n_train rows, and to all.
 
         Returns the scores that the first fit gives to the other rows (n - n_train, k),
         and the coefficients of the second (n, k).
 
-        A fit minimises the sum over rows of w (y - f(x))², plus alpha |f|², for targets
-        y and weights w, `row_weights` (n,). With the kernel matrix K, R = diag(√w) and
-        A = R K R + alpha I its coefficients are c = R A⁻¹ R y, and its scores K c. Both
-        fits share one Cholesky factor L, A = L Lᵀ; scikit-learn's KernelRidge has but
-        the second, and needs two more kernels in memory.
+        A fit minimises the sum over rows of (y - f(x))², plus alpha |f|², for targets
+        y. With the kernel matrix K and A = K + alpha I its coefficients are c = A⁻¹ y,
+        and its scores K c. Both fits share one Cholesky factor L, A = L Lᵀ;
+        scikit-learn's KernelRidge has but the second, and needs two more kernels in
+        memory.
         """
-        roots = np.sqrt(row_weights)[:, None]  # R's diagonal
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
-        kernel *= roots
-        kernel *= roots.T
-        kernel.flat[:: len(kernel) + 1] += self.alpha  # now A = R K R + alpha I
+        kernel.flat[:: len(kernel) + 1] += self.alpha  # now A = K + alpha I
         # A.T equals A, and has the order in memory that LAPACK overwrites: no copy.
         factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)  # L
-        # L⁻¹ R y, and as L is triangular, its first rows are L11⁻¹ (R y)1.
-        forward = linalg.solve_triangular(factor, roots * targets, lower=True)
+        # L⁻¹ y, and as L is triangular, its first rows are L11⁻¹ y1.
+        forward = linalg.solve_triangular(factor, targets, lower=True)
         # In blocks of the first n_train rows, 1, and the others, 2: A11 = L11 L11ᵀ and
-        # A21 = L21 L11ᵀ. So the first fit's scores of the others times their roots,
-        # A21 A11⁻¹ (R y)1, are L21 L11⁻¹ (R y)1.
-        weighted_scores = factor[n_train:, :n_train] @ forward[:n_train]
+        # A21 = L21 L11ᵀ. So the first fit's scores of the others, A21 A11⁻¹ y1, are
+        # L21 L11⁻¹ y1.
+        held_out_scores = factor[n_train:, :n_train] @ forward[:n_train]
         coef = linalg.solve_triangular(factor, forward, lower=True, trans="T")
-        return weighted_scores / roots[n_train:], roots * coef  # c = R L⁻ᵀ (L⁻¹ R y)
+        return held_out_scores, coef  # c = L⁻ᵀ (L⁻¹ y)
 
     def _logits(self, scaled: Features) -> Floats:
         """Return logits (n, k) of standardised features (n, d)."""

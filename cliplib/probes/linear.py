@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import TIE, ClassWeight, Probe, Split, weighted_log_loss
+from cliplib.probes.base import TIE, Probe, Split, mean_log_loss
 from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axes
 
 MOST_ROWS_FOR_AXES = 20_000
@@ -44,8 +44,6 @@ class LinearProbe(Probe):
     tol
         Largest entry of the preconditioned gradient at which the minimum counts as
         reached; while a C is tried on many rows, three times as much.
-    class_weight
-        See `Probe`.
     seed
         Of the draw of the held-out fifth.
     """
@@ -55,17 +53,13 @@ class LinearProbe(Probe):
         Cs: Sequence[float] = tuple(np.logspace(-5, 1, 7)),
         *,
         tol: float = 3e-5,
-        class_weight: ClassWeight = None,
         seed: int = 0,
     ) -> None:
         self.Cs = Cs
         self.tol = tol
-        self.class_weight = class_weight
         self.seed = seed
 
-    def _fit(
-        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
-    ) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
         """Choose C on held-out rows, then fit on all rows."""
         train_rows, held_out_rows = split(self.seed)
         scaled = self._standardize(rows[train_rows])
@@ -73,17 +67,15 @@ class LinearProbe(Probe):
         # The axes matter for speed alone: all rows below do with these as well.
         n_axes = AXES_OF_FEW_ROWS if are_few else AXES
         axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
-        problem = LogisticProblem(scaled, class_codes[train_rows], class_weights, axes)
+        problem = LogisticProblem(scaled, class_codes[train_rows], axes)
         trial_tol = self.tol if are_few else TRIAL_TOL * self.tol
         held_out = self._scaled(rows[held_out_rows])
         held_out_codes = class_codes[held_out_rows]
-        weights = self._choose_C(
-            problem, trial_tol, held_out, held_out_codes, class_weights
-        )
+        weights = self._choose_C(problem, trial_tol, held_out, held_out_codes)
         # Freed first: with a copy of all rows they would take twice the memory.
         del problem, scaled
         scaled = self._standardize(rows)
-        problem = LogisticProblem(scaled, class_codes, class_weights, axes)
+        problem = LogisticProblem(scaled, class_codes, axes)
         self._set_weights(problem.minimize(self.C_, weights, self.tol))
 
     def _choose_C(
@@ -92,7 +84,6 @@ class LinearProbe(Probe):
         tol: float,
         held_out: Features,
         held_out_codes: Ints,
-        class_weights: Features,
     ) -> Floats:
         """Choose C by the log loss on held-out rows: set C_ and sweep_.
 
@@ -110,7 +101,7 @@ class LinearProbe(Probe):
             weights_by_C[C] = weights
             self._set_weights(weights)  # by which logits are computed
             logits = self._logits(held_out)
-            loss = weighted_log_loss(held_out_codes, logits, class_weights)
+            loss = mean_log_loss(held_out_codes, logits)
             accuracy = (logits.argmax(axis=1) == held_out_codes).mean()
             sweep.append({"C": C, "log_loss": loss, "accuracy": accuracy})
             if loss > min(row["log_loss"] for row in sweep) + TIE:

@@ -31,29 +31,23 @@ def are_few_rows(n: int, d: int) -> bool:
 class LogisticProblem:
     """A regression's rows and classes, to be solved for one penalty after another.
 
-    Minimised is the mean over rows of class weight times log loss, plus |weights|² /
-    (2 C n); intercepts are not penalised. Few rows, and their weights, are held in
-    coordinates of the row span, in which the minimum lies: weights orthogonal to all
-    rows would be penalised, and change no logit.
+    Minimised is the mean log loss of the rows, plus |weights|² / (2 C n); intercepts
+    are not penalised. Few rows, and their weights, are held in coordinates of the row
+    span, in which the minimum lies: weights orthogonal to all rows would be penalised,
+    and change no logit.
 
     Parameters
     ----------
     rows
         Standardised features (n, d), float32.
     class_codes
-        Class of each row (n,), from 0 to k - 1.
-    class_weights
-        (k,) float32, what a row of each class counts.
+        Class of each row (n,), from 0 to k - 1, where k is the largest of them plus 1.
     axes
         First principal axes (r, d) of the rows, or of most of them.
     """
 
     def __init__(
-        self,
-        rows: Features,
-        class_codes: Ints,
-        class_weights: Features,
-        axes: Features | Floats,
+        self, rows: Features, class_codes: Ints, axes: Features | Floats
     ) -> None:
         self._rows = rows
         self._basis: Features | None = None
@@ -62,13 +56,12 @@ class LogisticProblem:
             # span, and column i of R (n, n) holds the coordinates of row i in it.
             self._basis, R = qr(rows.T, mode="economic", check_finite=False)
             self._rows = np.ascontiguousarray(R.T)
-        self._row_weights = class_weights[class_codes][:, None]  # (n, 1)
-        one_hot = np.eye(len(class_weights), dtype=np.float32)[class_codes]
-        self._weighted_one_hot = self._row_weights * one_hot  # (n, k)
+        n_classes = class_codes.max() + 1
+        self._one_hot = np.eye(n_classes, dtype=np.float32)[class_codes]  # (n, k)
         axes = self._to_basis(axes)
         # The intercept is one more dimension, and one more direction, the last.
         self._directions = block_diag(axes, 1)
-        self._curvatures = largest_curvatures(self._rows, self._row_weights, axes)
+        self._curvatures = largest_curvatures(self._rows, axes)
 
     def _to_basis(self, vectors: Floats | Features) -> Floats:
         """Return vectors (m, d) in the coordinates in which rows are held, float64.
@@ -133,7 +126,7 @@ class LogisticProblem:
         return np.column_stack([self._from_basis(weights[:, :-1]), weights[:, -1]])
 
     def _mean_log_loss(self, weights: Floats) -> tuple[float, Floats]:
-        """Return the mean of row weight times log loss (nats), and its gradient.
+        """Return the mean log loss (nats) of the rows, and its gradient.
 
         Both are without the penalty. Weights and gradient are (k, d + 1), intercepts
         last, in the coordinates in which rows are held. Rows are read block by block.
@@ -147,43 +140,32 @@ class LogisticProblem:
         for start in range(0, n, rows_at_once):
             block = slice(start, start + rows_at_once)
             rows = self._rows[block]
-            row_weights = self._row_weights[block]
-            weighted_one_hot = self._weighted_one_hot[block]
+            one_hot = self._one_hot[block]
             logits = (coef @ rows.T).T + intercept  # (rows of the block, k)
             logits -= logits.max(axis=1, keepdims=True)  # so that exp does not overflow
             exponentials = np.exp(logits)
             total = exponentials.sum(axis=1, keepdims=True)
             # The log loss of a row is log(total) less the logit of its class.
-            loss += (row_weights * np.log(total)).sum(dtype=np.float64)
-            loss -= (weighted_one_hot * logits).sum(dtype=np.float64)
-            # Row weight times (probability - one-hot), the gradient by the logits.
-            residuals = exponentials * (row_weights / total) - weighted_one_hot
+            loss += np.log(total).sum(dtype=np.float64)
+            loss -= (one_hot * logits).sum(dtype=np.float64)
+            # Probability less one-hot, the gradient by the logits.
+            residuals = exponentials * (1 / total) - one_hot
             gradient[:, :-1] += residuals.T @ rows
             gradient[:, -1] += residuals.sum(axis=0)
         return loss / n, gradient / n
 
 
-def largest_curvatures(rows: Features, row_weights: Features, axes: Floats) -> Floats:
+def largest_curvatures(rows: Features, axes: Floats) -> Floats:
     """Return upper bounds on the mean log loss's second derivative, (r + 1,).
 
-    They are along each of the axes and, last, along the intercept, in the weights of
-    one class, the others held. Along a direction a a row x has the second derivative
-    p (1 - p) (a·x)², where p is the probability of the class. As p (1 - p) is 1/4 at
-    most, the bound is the mean over rows of row weight times (a·x)² / 4.
-
-    Parameters
-    ----------
-    rows
-        Features (n, d).
-    row_weights
-        (n, 1), what each row counts in the loss.
-    axes
-        (r, d), each of length 1.
+    They are along each of the axes (r, d), of length 1, and, last, along the intercept,
+    in the weights of one class, the others held. Along a direction a a row x has the
+    second derivative p (1 - p) (a·x)², where p is the probability of the class. As
+    p (1 - p) is 1/4 at most, the bound is the mean over rows (n, d) of (a·x)² / 4.
     """
-    along = rows @ axes.T.astype(np.float32)
+    squares = np.square(rows @ axes.T.astype(np.float32))
     # The intercept is the weight of a feature that is 1 in all rows.
-    squares = np.column_stack([row_weights * np.square(along), row_weights])
-    return np.asarray(squares.mean(axis=0, dtype=np.float64) / 4)
+    return np.append(squares.mean(axis=0, dtype=np.float64), 1) / 4
 
 
 def principal_axes(rows: Features, n_axes: int) -> Features:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import ClassWeight, Probe, Split
+from cliplib.probes.base import Probe, Split
 
 
 class MLPProbe(Probe):
@@ -37,8 +37,6 @@ class MLPProbe(Probe):
         The last one.
     patience
         Epochs without a smaller validation loss, after which training stops.
-    class_weight
-        See `Probe`.
     seed
         Of the first network: of its weights, batches, dropout and held-out fifth.
     """
@@ -54,7 +52,6 @@ class MLPProbe(Probe):
         batch_size: int = 256,
         max_epochs: int = 200,
         patience: int = 4,
-        class_weight: ClassWeight = None,
         seed: int = 0,
     ) -> None:
         self.networks = networks
@@ -65,16 +62,12 @@ class MLPProbe(Probe):
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.patience = patience
-        self.class_weight = class_weight
         self.seed = seed
 
-    def _fit(
-        self, rows: Features, class_codes: Ints, class_weights: Features, split: Split
-    ) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
         """Train all networks, each until its loss on its held-out rows is smallest."""
         inputs = torch.from_numpy(self._standardize(rows))
         targets = torch.from_numpy(class_codes)
-        weights = torch.from_numpy(class_weights)
         by_network: list[list[Features]] = []
         for seed in range(self.seed, self.seed + self.networks):
             train_rows, held_out_rows = split(seed)
@@ -84,7 +77,6 @@ class MLPProbe(Probe):
                 torch.Generator().manual_seed(seed),
                 (inputs[train_rows], targets[train_rows]),
                 (inputs[held_out_rows], targets[held_out_rows]),
-                weights,
             )
             by_network.append(trained)
         # From a list of weights for each network to one array, (networks, ...), for
@@ -97,7 +89,6 @@ class MLPProbe(Probe):
         generator: torch.Generator,
         training: tuple[Tensor, Tensor],
         held_out: tuple[Tensor, Tensor],
-        class_weights: Tensor,
     ) -> list[Features]:
         """Train a network; return the weights that it had after its best epoch.
 
@@ -120,13 +111,13 @@ class MLPProbe(Probe):
             order = torch.randperm(len(inputs), generator=generator)
             for batch in torch.split(order, self.batch_size):
                 logits = self._forward(weights, inputs[batch], generator)
-                batch_loss = F.cross_entropy(logits, targets[batch], class_weights)
+                batch_loss = F.cross_entropy(logits, targets[batch])
                 torch.autograd.backward(batch_loss)
                 optimizer.step()
                 optimizer.zero_grad()
             with torch.no_grad():
                 logits = self._forward(weights, inputs_held_out)
-                loss = F.cross_entropy(logits, targets_held_out, class_weights).item()
+                loss = F.cross_entropy(logits, targets_held_out).item()
             if loss < best_loss:
                 best_loss = loss
                 best_epoch = epoch
