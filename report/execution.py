@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import sys
-from collections import ChainMap
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,18 +31,9 @@ FIRST = (
     "18_like_with_like",
     "01_brain_tumor_mri",
     "13_protocols",
-    "12_elsewhere",
-    "06_data_efficiency_and_robustness",
-    "09_decision_aid",
-    "05_calibration_and_triage",
-    "16_by_source",
 )
-"""The longest, after two whose answers 13 asks for again and then finds kept."""
+"""The longest, after two whose answers it asks for again and then finds kept."""
 MOST_JOBS = 6
-FEWEST_TO_FORK = 3
-"""Notebooks; for fewer, importing everything once takes as long as it spares."""
-GIGABYTES = {"embedded": 2.0, "other": 4.0}
-"""Of memory for a kernel, by its model."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ def execute(
         model = os.environ.get("CLIPLIB_MODEL", "")
         jobs = jobs_here(joblib.cpu_count(), memory(), model)
     print(f"{len(tasks)} of {len(notebooks)} notebooks to execute, {jobs} at a time")
-    if len(tasks) >= FEWEST_TO_FORK:
+    if tasks:
         fork_kernels()
     left_out = []
     for part in others_before_summary([*tasks]):
@@ -125,7 +115,7 @@ def tasks_of(
     """
     parameters = {name: yaml.safe_load(value) for name, value in given.items()}
     taken_by = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
-    refuse_unknown(parameters, dict(ChainMap(*taken_by.values())))
+    refuse_unknown(parameters, {name for own in taken_by.values() for name in own})
     may_differ = any(os.environ.get(name) for name in SETTINGS)  # images, or a model
     tasks: dict[Path, dict[str, Any]] = {}
     for path in sorted(notebooks, key=lambda path: path.stem == SUMMARY):
@@ -139,18 +129,12 @@ def tasks_of(
     return tasks
 
 
-def refuse_unknown(parameters: dict[str, Any], known: dict[str, Any]) -> None:
-    """End the process where no notebook has a parameter, or a number is a word.
-
-    `known` has what papermill says of all parameters, by name.
-    """
-    for name, value in parameters.items():
+def refuse_unknown(parameters: Collection[str], known: Collection[str]) -> None:
+    """End the process where no notebook has a parameter of a name."""
+    for name in parameters:
         if name not in known:
             names = ", ".join(sorted(known))
             sys.exit(f"No notebook has a parameter {name!r}; there are: {names}.")
-        default = yaml.safe_load(known[name]["default"])
-        if isinstance(default, (int, float)) and isinstance(value, str):
-            sys.exit(f"-p {name} takes a number such as {default}, not {value!r}.")
 
 
 def others_before_summary(notebooks: list[Path]) -> list[list[Path]]:
@@ -174,9 +158,10 @@ def memory() -> float:
 def jobs_here(cores: int, gigabytes: float, model: str) -> int:
     """Return how many notebooks at a time cores and free gigabytes allow: one or more.
 
-    Together they use at most 80% of the memory.
+    Together they use at most 80% of the memory. A kernel takes 2 GB, with another
+    model than the embedded one 4.
     """
-    each = GIGABYTES["other" if model else "embedded"]
+    each = 4.0 if model else 2.0
     return max(1, min(cores, MOST_JOBS, int(0.8 * gigabytes / each)))
 
 

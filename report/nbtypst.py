@@ -6,7 +6,6 @@ The template in ``theme/typst`` puts the cells in order.
 from __future__ import annotations
 
 import re
-import subprocess
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -52,10 +51,9 @@ class PrintableOutputs(Preprocessor):
     def _printable(self, out: Any) -> bool:
         """Say whether an output can be printed; drop HTML that is no result from it."""
         data = out.get("data", {})
-        written_as_html = data.get("text/plain", "").startswith(
-            "<IPython.core.display.HTML"
-        )
-        if not written_as_html and not RESULT.search(data.get("text/html", "")):
+        plain = data.get("text/plain", "")
+        is_html = plain.startswith("<IPython.core.display.HTML")
+        if not is_html and not RESULT.search(data.get("text/html", "")):
             data.pop("text/html", None)
         widget = "application/vnd.jupyter.widget-view+json"
         return widget not in data and out.get("name") != "stderr"
@@ -238,11 +236,9 @@ def raise_index_names(table: Any) -> None:
     if not (has_columns and any(index_names) and fits):
         return
     for cell, name in zip(headings, index_names, strict=True):
-        heading = text_of(cell)
-        if name and heading not in ("", name):  # pandas has the columns' name there
-            cell.string = f"{name} / {heading}"
-        elif name:
-            cell.string = name
+        heading = text_of(cell)  # pandas may have the columns' name there
+        if name:
+            cell.string = name if heading in ("", name) else f"{name} / {heading}"
     rows[-1].decompose()
 
 
@@ -261,12 +257,11 @@ def pandoc(text: str, source: str, target: str, options: tuple[str, ...] = ()) -
 
     `source` and `target` are formats with extensions, as pandoc names them.
     """
-    command = [
-        pypandoc.get_pandoc_path(),
-        "--wrap=none",
-        f"--from={source}",
-        f"--to={target}",
-    ]
-    return subprocess.check_output(
-        [*command, *options], input=text, encoding="utf-8"
-    ).strip()
+    made: str = pypandoc.convert_text(
+        text,
+        target,
+        format=source,
+        extra_args=["--wrap=none", *options],
+        verify_format=False,  # which asks pandoc each time
+    )
+    return made.strip()

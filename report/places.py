@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
 import re
 import shutil
@@ -44,16 +43,13 @@ class Places:
     @property
     def notes(self) -> list[str]:
         """What else a reader must know of this build, in sentences that were kept."""
-        if not self._notes.is_file():
-            return []
-        kept: list[str] = json.loads(self._notes.read_text("utf-8"))
-        return kept
+        kept = self._notes.read_text("utf-8") if self._notes.is_file() else "[]"
+        return list(json.loads(kept))
 
     def keep_notes(self, notes: list[str]) -> None:
         """Keep sentences for the cover, each absolute path cut to its last part."""
         self.work.mkdir(parents=True, exist_ok=True)
-        printed = [without_paths(note) for note in notes]
-        self._notes.write_text(json.dumps(printed, ensure_ascii=False), "utf-8")
+        self._notes.write_text(json.dumps([*map(without_paths, notes)]), "utf-8")
 
     @property
     def _notes(self) -> Path:
@@ -121,18 +117,13 @@ class Places:
             shutil.rmtree(self.figures, ignore_errors=True)
             shutil.copytree(self.root / "figures", self.figures)
             return
-        for folder in ("report", "committed", "cliplib"):
-            shutil.rmtree(self.project / folder, ignore_errors=True)
         unread = shutil.ignore_patterns("*.pdf", "*.safetensors", "__pycache__")
         copies = {"report": "report", "figures": "committed", "cliplib": "cliplib"}
+        copies["notebooks/study"] = "notebooks/study"  # whose phrases are printed
         for source, copy in copies.items():
+            shutil.rmtree(self.project / copy, ignore_errors=True)
             if (self.root / source).is_dir():
                 shutil.copytree(self.root / source, self.project / copy, ignore=unread)
-        named_sets = self.root / "notebooks" / "study" / "datasets.toml"
-        if named_sets.is_file():  # the supplement prints their phrases
-            copy_of_study = self.project / "notebooks" / "study"
-            copy_of_study.mkdir(parents=True, exist_ok=True)
-            shutil.copy(named_sets, copy_of_study)
         self.figures.mkdir(exist_ok=True)
         verdicts = ("verdict_development.csv", "verdict_confirmation.csv")
         for name in ("captions.toml", "benchmark.json", "growth.svg", *verdicts):
@@ -140,12 +131,9 @@ class Places:
                 shutil.copy(self.root / "figures" / name, self.figures)
 
     def publish(self) -> None:
-        """Copy the results that have changed to ``figures``, if that is asked for."""
-        for path in self.figures.glob("*.*") if self.publishes else ():
-            committed = self.root / "figures" / path.name
-            is_equal = committed.is_file() and filecmp.cmp(path, committed, False)
-            if not is_equal:
-                shutil.copy(path, committed)
+        """Copy the results to ``figures``, if that is asked for."""
+        if self.publishes:
+            shutil.copytree(self.figures, self.root / "figures", dirs_exist_ok=True)
 
 
 def places_of(
@@ -163,12 +151,10 @@ def places_of(
         Whether results of images go into ``figures``, as maintainers want.
     """
     other_model = "" if model in EMBEDDED else last_part(model)
-    parts = [other_model] if other_model else []
-    if data and not commit:
-        parts.append(last_part(data))
-    for parameter, value in sorted(parameters.items()):
-        parts.append(f"{parameter}-{last_part(value)}")
-    build = re.sub(r"[^\w.=-]+", "-", "_".join(parts)).strip("-.")
+    parts = [other_model, "" if commit else last_part(data)]
+    parts += [f"{name}-{last_part(parameters[name])}" for name in sorted(parameters)]
+    build = "_".join(part for part in parts if part)
+    build = re.sub(r"[^\w.=-]+", "-", build).strip("-.")
     if not build:
         return Places(root)
     changes = [parameter_in_words(name, value) for name, value in parameters.items()]

@@ -17,25 +17,16 @@ def functions_of(package: Path) -> dict[str, str]:
         module = ".".join(path.relative_to(package).with_suffix("").parts)
         text = path.read_text("utf-8")
         tree = ast.parse(text)
-        for name, node in named_functions(tree, module):
-            sources[name] = undocumented(node, text.splitlines())
+        owners: dict[str, ast.Module | ast.ClassDef] = {module: tree}
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                owners[f"{module}.{node.name}"] = node
+        for name, owner in owners.items():
+            for node in owner.body:
+                if isinstance(node, ast.FunctionDef):
+                    source = undocumented(node, text.splitlines())
+                    sources[f"{name}.{node.name}"] = source
     return sources
-
-
-def named_functions(
-    tree: ast.Module | ast.ClassDef, prefix: str
-) -> list[tuple[str, ast.FunctionDef]]:
-    """Return functions and methods below a module or a class, after dotted names.
-
-    `prefix` is the name of the module or class itself.
-    """
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            found.append((f"{prefix}.{node.name}", node))
-        elif isinstance(node, ast.ClassDef):
-            found += named_functions(node, f"{prefix}.{node.name}")
-    return found
 
 
 def undocumented(node: ast.FunctionDef, lines: list[str]) -> str:

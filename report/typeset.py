@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 import sys
@@ -13,6 +11,7 @@ from typing import Any
 
 import font_source_sans_pro
 import font_source_serif_pro
+import pandas as pd
 import typst
 from nbconvert.writers.files import FilesWriter
 
@@ -143,30 +142,19 @@ def saved_by(notebooks: list[str], folder: Path) -> list[str]:
 
 
 def tell_claims(document: Document) -> None:
-    """Print warnings, how many claims of the text hold, and which ones do not."""
-    for warning in document.warnings:
-        print(f"warning: {warning}")
+    """Print how many claims of the text hold, and which ones do not."""
     not_held = [claim for claim in document.claims if not claim["held"]]
-    fallen = [claim for claim in not_held if claim["measured"]]
-    if document.claims:
-        n_held = len(document.claims) - len(not_held)
-        print(f"{n_held} of {len(document.claims)} claims hold")
-    if len(not_held) > len(fallen):
-        n_unjudged = len(not_held) - len(fallen)
-        print(f"{n_unjudged} could not be judged, for want of a number")
-    for claim in fallen:
-        print(f"  fell: {claim['id']}. In its place: {claim['sentence']}")
+    n_claims = len(document.claims)
+    print(f"{n_claims - len(not_held)} of {n_claims} claims hold")
+    for claim in not_held:
+        outcome = "fell" if claim["measured"] else "could not be judged"
+        print(f"  {outcome}: {claim['id']}. In its place: {claim['sentence']}")
 
 
 def write_claims(document: Document, path: Path) -> None:
     """Write all claims with conditions, values and what is printed, as CSV."""
-    if not document.claims:
-        return
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["id", "held", "condition", "values", "sentence"])
-    for claim in sorted(document.claims, key=lambda claim: claim["id"]):
-        held = str(claim["held"]).lower()
-        others = [claim[name] for name in ("says", "values", "sentence")]
-        rows.writerow([claim["id"], held, *others])
-    path.write_bytes(text.getvalue().encode("utf-8"))
+    columns = ["id", "held", "says", "values", "sentence"]
+    claims = pd.DataFrame(document.claims).sort_values("id")[columns]
+    claims["held"] = claims["held"].map({True: "true", False: "false"})
+    named = claims.rename(columns={"says": "condition"})
+    named.to_csv(path, index=False, lineterminator="\n")

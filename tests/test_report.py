@@ -370,13 +370,8 @@ def test_forked_kernels_are_as_others_are(several: tuple[Path, str]) -> None:
             ["-p", "nonsense", "1"],
             "No notebook has a parameter 'nonsense'; there are: seed.",
         ),
-        (
-            ["-p", "seed", "many"],
-            "-p seed takes a number such as 0, not 'many'.",
-        ),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--model", "nobody/no-clip"], "To measure nobody/no-clip, name a folder"),
-        (["--no-exec"], "build once without --no-exec"),
     ],
 )
 def test_what_cannot_work_ends_with_one_sentence(

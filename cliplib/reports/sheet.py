@@ -103,13 +103,12 @@ def write_html(
     answers: list[dict[str, Any]] = said.to_dict("records")
     for answer in tqdm(answers, desc="page", unit="image"):
         source = source_of[answer["file"]]
+        is_readable = not answer["error"]
         # JPEG files; b"" stands for one that there is not.
-        answer["picture"] = b""
+        answer["picture"] = small_jpeg(source, SIDE) if is_readable else b""
         answer["heat_map"] = b""
         answer["nearest_picture"] = _training_picture(answer["nearest"], images)
-        if not answer["error"]:
-            answer["picture"] = small_jpeg(source, SIDE)
-        if heat_maps and not answer["error"]:
+        if heat_maps and is_readable:
             answer["heat_map"] = _heat_map(aid, source, answer["class"])
     counts = rows["reason"].replace("", "answered").value_counts()
     page = TEMPLATES.get_template("sheet.html").render(
