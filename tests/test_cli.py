@@ -163,15 +163,6 @@ def test_help_imports_nothing_slow() -> None:
         assert "argparse" in imported.split() and not slow & set(imported.split())
 
 
-@pytest.mark.parametrize("seed", ["-1", "4294967296"])
-def test_a_seed_that_is_none_is_refused_by_name(
-    seed: str, folder: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    out = str(tmp_path / "mine")
-    assert main(["report", str(folder), "--out", out, "--seed", seed]) == 1
-    assert f"seed={seed} is no whole number from 0 to" in capsys.readouterr().err
-
-
 def test_a_log_without_a_code_for_a_letter_costs_no_run(tmp_path: Path) -> None:
     script = (
         "import cliplib.__main__ as m; m.main = lambda a: print('−3') or 0; m.run()"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +11,15 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from cliplib import FeatureTable
-from cliplib.reports.methods import groups_per_class, plan_evaluation
-from cliplib.reports.questions import learning_curve, suspect_labels
+from cliplib.probes.out_of_fold import out_of_fold_proba
+from cliplib.reports.methods import (
+    Method,
+    Methods,
+    groups_per_class,
+    learning_curve,
+    plan_evaluation,
+    suspect_labels,
+)
 
 
 def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:
@@ -70,12 +76,33 @@ def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:
     return FeatureTable.from_arrays(features, labels, groups=groups, classes="ab")
 
 
-def test_the_learning_curve_grows_by_groups() -> None:
-    curve, proba = learning_curve(LogisticRegression(), table(20))
-    assert curve["share"].tolist() == [0.125, 0.25, 0.5, 1.0]
-    assert curve["groups"].tolist() == [4, 8, 16, 32]
-    assert (curve["images"] == 3 * curve["groups"]).all()
-    assert proba[-1].sum(axis=1) == pytest.approx(1)
+def methods_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> Methods:
+    """Return the out-of-fold answers of a classifier."""
+    plan = plan_evaluation(whole, seed=seed)
+    return Methods(
+        **vars(plan),
+        answers={},
+        best="it",
+        method=Method(estimator, whole),
+        proba=out_of_fold_proba(estimator, whole, n_splits=plan.n_splits, seed=seed),
+        evaluations={},
+        gains={},
+    )
+
+
+def test_the_learning_curve_grows_by_groups_and_ends_at_the_answers_with_all() -> None:
+    found = methods_of(LogisticRegression(), table(20))
+    curve = learning_curve(found)
+    points = curve.points
+    assert points["share"].tolist() == [0.125, 0.25, 0.5, 1.0]
+    assert points["groups"].tolist() == [4, 8, 16, 32]
+    assert (points["images"] == 3 * points["groups"]).all()
+    assert (points["low"] <= points["value"]).all()
+    answers = found.proba.argmax(axis=1)
+    assert points["value"].iloc[-1] == (answers == found.table.labels).mean()
+    gain = points["value"].iloc[-1] - points["value"].iloc[-2]
+    assert curve.gain_by_doubling is not None
+    assert curve.gain_by_doubling.value == pytest.approx(gain)
 
 
 class NotingFits(DummyClassifier):
@@ -91,25 +118,27 @@ class NotingFits(DummyClassifier):
 
 def test_larger_shares_hold_the_smaller_ones_and_each_class_its_part() -> None:
     whole = table(20)
-    numbered = np.arange(len(whole))[:, None]
+    numbered = whole.with_features(np.arange(len(whole))[:, None])
     NotingFits.fits.clear()
-    learning_curve(NotingFits(), whole.with_features(numbered))
-    by_share = np.array(NotingFits.fits).reshape(4, 5)  # four shares, five folds
+    learning_curve(methods_of(NotingFits(), numbered))
+    # First by the out-of-fold answers with all groups, then for three shares.
+    with_all, *by_part = np.array(NotingFits.fits).reshape(4, 5)
+    by_share = np.array([*by_part, with_all])
     for fold in range(5):
         for smaller, larger in pairwise(by_share[:, fold]):
             assert smaller < larger
         for images, n_groups in zip(by_share[:, fold], (2, 4, 8, 16), strict=True):
             trained = whole.select(sorted(images))
             assert groups_per_class(trained).tolist() == [n_groups] * 2
+    before = list(NotingFits.fits)
     NotingFits.fits.clear()
-    learning_curve(NotingFits(), whole.with_features(numbered), seed=1)
-    assert NotingFits.fits != by_share.ravel().tolist()
+    learning_curve(methods_of(NotingFits(), numbered, seed=1))
+    assert NotingFits.fits != before
 
 
 def test_shares_of_too_few_groups_are_left_out() -> None:
-    curve, proba = learning_curve(LogisticRegression(), table(5))
-    assert curve["share"].tolist() == [0.5, 1.0]
-    assert len(proba) == 2
+    curve = learning_curve(methods_of(LogisticRegression(), table(5)))
+    assert curve.points["share"].tolist() == [0.5, 1.0]
 
 
 def test_folds_are_those_that_the_groups_allow() -> None:
@@ -117,29 +146,12 @@ def test_folds_are_those_that_the_groups_allow() -> None:
     assert plan_evaluation(table(4)).n_splits == 4
 
 
-def test_a_class_in_one_group_is_measured_by_image_and_that_can_be_told() -> None:
-    few = table(1, images=8)
-    measured = plan_evaluation(few)
-    assert (
-        not measured.groups_kept_apart and plan_evaluation(table(20)).groups_kept_apart
-    )
-    assert measured.n_splits == 5
-    assert groups_per_class(measured.table).tolist() == [8, 8]
-    of_one_class = measured.table.select(np.flatnonzero(few.labels == 0))
-    assert groups_per_class(of_one_class).tolist() == [8, 0]
+def test_a_class_of_three_groups_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'a' has images of 3 groups"):
+        plan_evaluation(table(3))
 
 
-def test_folds_by_image_are_no_more_than_the_images_allow() -> None:
-    few = plan_evaluation(table(1, images=4))
-    assert few.n_splits == 4 and not few.groups_kept_apart
-
-
-def test_published_folds_are_dropped_where_groups_cannot_be_kept_apart() -> None:
-    given = table(1, images=8)
-    published = replace(given, folds=given.labels + 1)  # a fold for each group
-    assert (plan_evaluation(published).table.folds == 0).all()
-
-
-def test_a_class_of_three_images_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'a' has 3 images"):
-        plan_evaluation(table(3, images=1))
+def test_a_class_without_images_has_no_group() -> None:
+    whole = table(4)
+    of_one_class = whole.select(np.flatnonzero(whole.labels == 0))
+    assert groups_per_class(of_one_class).tolist() == [4, 0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from cliplib import evaluate
+from cliplib import FeatureTable, evaluate
 from cliplib.data.arrays import Floats, Ints
 from cliplib.evaluation.intervals import Share, clopper_pearson
 from cliplib.inspection.archives import Archive, Part
@@ -22,7 +23,7 @@ from cliplib.inspection.own_split import OwnSplit
 from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports import cautions
-from cliplib.reports.caution import KINDS, SEVERITIES, Caution, check_threshold
+from cliplib.reports.cautions import KINDS, SEVERITIES, Caution, check_threshold
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Belonging
 from cliplib.reports.methods import LARGEST, LINEAR, Method, Methods
@@ -62,22 +63,21 @@ def methods(
     labels, proba = answered(counts, wrong)
     predicted = proba.argmax(axis=1)
     largest = np.full(len(labels), np.bincount(labels).argmax())
-    table = SimpleNamespace()
+    n = len(labels)
+    table = FeatureTable.from_arrays(np.zeros((n, 1)), labels, classes=CLASSES)
     return Methods(
-        classes=CLASSES,
-        labels=labels,
-        groups=np.arange(len(labels)),
+        table=table,
+        n_splits=5,
+        seed=0,
         answers={LARGEST: largest, LINEAR: predicted},
         best=LINEAR,
-        method=Method(None, table),  # type: ignore[arg-type]
+        method=Method(None, table),
         proba=proba,
         evaluations={
             LARGEST: evaluate(labels, largest, CLASSES),
             LINEAR: evaluate(labels, proba, CLASSES),
         },
         gains={LARGEST: Share(0.4, 0.3, 0.5)},
-        n_splits=5,
-        groups_kept_apart=True,
     )
 
 
@@ -103,6 +103,11 @@ def elsewhere(wrong: tuple[int, int]) -> Elsewhere:
         answered=Share(0, 0, 0),
         wrong=Share(0, 0, 0),
     )
+
+
+def one(of_kind: Callable[[Any], Iterator[Caution]], **parts: Any) -> Caution | None:
+    """Return the caution that a function finds in parts of the findings, or None."""
+    return next(of_kind(findings(**parts)), None)
 
 
 def word_of(
@@ -145,7 +150,7 @@ def test_a_rare_class_that_is_ranked_first_is_no_no() -> None:
     proba = np.column_stack([1 - score, score])  # always glass, yet in the right order
     found = methods((240, 12), (0, 12))
     area = evaluate(labels, proba, CLASSES)
-    found = Methods(**{**vars(found), "evaluations": {LINEAR: area}})
+    found = replace(found, evaluations={LINEAR: area})
     assert found.share("balanced_accuracy").value == 0.5
     assert word_of(found) == "Only in part"
 
@@ -186,14 +191,14 @@ def test_each_kind_of_caution_weighs_what_there_is() -> None:
 def test_a_shortcut_stops_the_word_where_it_reaches_clips_gain(
     reached: Share, name: str, stops: bool
 ) -> None:
-    caution = cautions.of_shortcuts([shortcut(reached, name)])
+    caution = one(cautions.of_shortcuts, shortcuts=[shortcut(reached, name)])
     assert (caution is not None) == stops
     assert word_of(methods(), caution) == ("Perhaps" if stops else "Yes")
 
 
 def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:
     both = [shortcut(Share(1, 0.9, 1.1)), shortcut(Share(0.9, 0.8, 1), name="top edge")]
-    caution = cautions.of_shortcuts(both)
+    caution = one(cautions.of_shortcuts, shortcuts=both)
     assert caution is not None and caution.severity == "high"
     assert caution.evidence["name"] == "border" and caution.rows == [0, 1, 2, 3]
     assert "the border tells" in caution.message and "top edge" in caution.message
@@ -208,7 +213,7 @@ def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:
 def test_images_elsewhere_stop_the_word_where_clearly_less_is_right(
     wrong: tuple[int, int], stops: bool
 ) -> None:
-    caution = cautions.of_elsewhere(elsewhere(wrong), methods())
+    caution = one(cautions.of_elsewhere, elsewhere=elsewhere(wrong))
     assert word_of(methods(), caution) == ("Perhaps" if stops else "Yes")
     if caution:
         said = sentence("Perhaps", methods(), [caution], DECLARED)
@@ -219,13 +224,13 @@ def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
     many = methods((2000, 2000), (40, 40))
     away = elsewhere((2, 2))
     assert cautions.loss_elsewhere(away, many).value == pytest.approx(0.02)
-    assert cautions.of_elsewhere(away, many) is None
+    assert one(cautions.of_elsewhere, elsewhere=away, methods=many) is None
 
 
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
-    caution = cautions.of_series(IN_NAMES)
+    caution = one(cautions.of_series, belonging=IN_NAMES)
     assert word_of(methods(), caution) == "Perhaps"
-    assert cautions.of_series(DECLARED) is None
+    assert one(cautions.of_series, belonging=DECLARED) is None
     step, *_ = next_steps(findings(belonging=IN_NAMES), "Perhaps")
     assert step.command == r"cliplib report f --out o --groups '(.+)_\d+'"
 
@@ -242,16 +247,16 @@ def test_images_that_look_like_views_of_fewer_things_limit_the_word(
     cosine: float, belonging: Belonging, word: str
 ) -> None:
     alike = LookAlikes(cosine, [(0, 5, 0.9)], np.arange(9), Share(0.6, 0.5, 0.7))
-    caution = cautions.of_look_alikes(alike, belonging, methods())
+    caution = one(cautions.of_look_alikes, look_alikes=alike, belonging=belonging)
     assert word_of(methods(), caution) == word
     if caution:
         assert caution.rows == [0, 5] and caution.evidence["accuracy"] == 0.6
 
 
 def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
-    assert cautions.of_seen(None) is None
-    assert cautions.of_seen(Seen(np.arange(3), 100)) is None  # may be chance
-    caution = cautions.of_seen(Seen(np.arange(40), 100))
+    assert one(cautions.of_seen, seen=None) is None
+    assert one(cautions.of_seen, seen=Seen(np.arange(3), 100)) is None  # may be chance
+    caution = one(cautions.of_seen, seen=Seen(np.arange(40), 100))
     assert caution is not None and caution.evidence["images"] == 40
     assert word_of(methods(), caution) == "Probably"
     assert "40%" in sentence("Probably", methods(), [caution], DECLARED)
@@ -270,8 +275,8 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
     part = Part("mr#", 60, Share(0.97, 0.9, 1), [1, 2])
     rest = Part("others", 40, Share(0.41, 0.3, 0.5), [3, 4])
     archive = Archive(by, "glass", part, rest, Share(0.56, 0.4, 0.7), only_here=False)
-    caution = cautions.of_archive(archive)
-    assert caution.id == name and caution.rows == [1, 2, 3, 4]
+    caution = one(cautions.of_archives, archives=[archive])
+    assert caution is not None and caution.id == name and caution.rows == [1, 2, 3, 4]
     assert "97%" in caution.message and "41%" in caution.message
     assert word_of(methods(), caution) == word
 
@@ -283,51 +288,44 @@ def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
         columns=["value", "low", "high", "images"],
     )
     shared = pd.DataFrame({"file": ["a.png"]})
-    caution = cautions.of_own_split(OwnSplit(ladder, shared))
+    caution = one(cautions.of_own_split, own_split=OwnSplit(ladder, shared))
     assert caution is not None and "splits.csv" in caution.message
     assert caution.evidence["test"] == 50 and caution.evidence["shared"] == 1
-    assert cautions.of_own_split(OwnSplit(ladder, shared[:0])) is None
+    clean = OwnSplit(ladder, shared[:0])
+    assert one(cautions.of_own_split, own_split=clean) is None
 
 
 def test_a_missed_class_limits_the_word() -> None:
     found = methods((400, 40), (4, 14))
-    caution = cautions.of_missed_class(found)
+    caution = one(cautions.of_missed_class, methods=found)
     assert caution is not None and caution.evidence["class"] == "metal"
     assert caution.at_most == "Mostly"
-    assert cautions.of_missed_class(methods()) is None
+    assert one(cautions.of_missed_class) is None
 
 
-@pytest.mark.parametrize(
-    ("groups_per_class", "kept_apart", "is_few"),
-    [
-        ({"glass": 200, "metal": 200}, True, False),
-        ({"glass": 200, "metal": 4}, True, True),
-        ({"glass": 200, "metal": 5}, True, False),
-        ({"glass": 200, "metal": 200}, False, True),
-    ],
-)
-def test_too_few_groups_decide_nothing(
-    groups_per_class: Mapping[str, int], kept_apart: bool, is_few: bool
-) -> None:
-    found = Methods(**{**vars(methods()), "groups_kept_apart": kept_apart})
-    caution = cautions.of_too_few(groups_per_class, found)
-    word = word_of(found, caution)
-    assert (word == "Cannot be said") == is_few
+@pytest.mark.parametrize(("fewest", "is_few"), [(200, False), (4, True), (5, False)])
+def test_too_few_groups_decide_nothing(fewest: int, is_few: bool) -> None:
+    images = SimpleNamespace(groups_per_class={"glass": 200, "metal": fewest})
+    caution = one(cautions.of_too_few, images=images)
+    assert (word_of(methods(), caution) == "Cannot be said") == is_few
 
 
 def test_nine_groups_altogether_decide_nothing() -> None:
     found = methods()
     for n_groups, is_few in ((9, True), (10, False)):
         groups = np.arange(400) % n_groups
-        fewer = Methods(**{**vars(found), "groups": groups})
-        caution = cautions.of_too_few({"glass": n_groups, "metal": n_groups}, fewer)
+        fewer = replace(found, table=replace(found.table, groups=groups))
+        images = SimpleNamespace(groups_per_class={"glass": n_groups})
+        caution = one(cautions.of_too_few, images=images, methods=fewer)
         assert (caution is not None) == is_few
 
 
 def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
     value = OneClassValue("format", "PNG", "metal", 30, 30, 1e-9, [0], [1])
-    caution = cautions.of_one_class_value(value)
-    assert caution.severity == "medium" and caution.rows == [0, 1]
+    caution = one(cautions.of_one_class_values, one_class_values=[value])
+    assert (
+        caution is not None and caution.severity == "medium" and caution.rows == [0, 1]
+    )
     assert word_of(methods(), caution) == "Yes"
 
 
@@ -335,30 +333,34 @@ def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
 
 
 def test_imbalance_is_told() -> None:
-    assert cautions.of_imbalance(methods()) is None
-    caution = cautions.of_imbalance(methods((240, 12), (0, 0)))
+    assert one(cautions.of_imbalance) is None
+    caution = one(cautions.of_imbalance, methods=methods((240, 12), (0, 0)))
     assert caution is not None and caution.evidence["class"] == "glass"
 
 
 def test_labels_files_and_groups_to_look_at_are_named() -> None:
-    names = [f"{number}.jpg" for number in range(9)]
+    images = SimpleNamespace(names=[f"{number}.jpg" for number in range(9)])
     pairs = pd.DataFrame(
         {"row_a": [0, 2], "row_b": [1, 3], "same_label": [False, True]}
     )
-    conflict = cautions.of_label_conflicts(pairs, names)
+    conflict = one(cautions.of_label_conflicts, copies=pairs, images=images)
     assert conflict is not None and conflict.rows == [0, 1]
     assert conflict.evidence == {"pairs": 1}
-    assert cautions.of_label_conflicts(pairs[1:], names) is None
+    assert one(cautions.of_label_conflicts, copies=pairs[1:], images=images) is None
     suspects = pd.DataFrame({"row": [5, 4], "given": [0, 1], "likely": [1, 0]})
-    doubt = cautions.of_suspects(suspects, names)
+    doubt = one(cautions.of_suspects, suspects=suspects, images=images)
     assert doubt is not None and doubt.rows == [5, 4]
     assert "hard" in doubt.message and "most of these" not in doubt.message
-    unread = cautions.of_unreadable({"bad.png": "empty"}, anonymous=False)
+    bad = SimpleNamespace(unreadable={"bad.png": "empty"})
+    shown = SimpleNamespace(anonymous=False)
+    unread = one(cautions.of_unreadable, images=bad, request=shown)
     assert unread is not None and unread.files == ["bad.png"]
-    hidden = cautions.of_unreadable({"bad.png": "empty"}, anonymous=True)
+    shown = SimpleNamespace(anonymous=True)
+    hidden = one(cautions.of_unreadable, images=bad, request=shown)
     assert hidden is not None and hidden.files == [] and "bad" not in hidden.message
     joined = pd.DataFrame({"group_a": ["p1"], "group_b": ["p2"]})
-    merged = cautions.of_merged_groups(Belonging(401, "", [], joined), methods())
+    belonging = Belonging(401, "", [], joined)
+    merged = one(cautions.of_merged_groups, belonging=belonging)
     assert merged is not None and "401 groups become 400" in merged.message
 
 
@@ -394,7 +396,7 @@ def test_as_good_as_all_are_nearly_all() -> None:
 
 
 def judged(*found: Caution) -> Verdict:
-    return Verdict("Perhaps", Share(1, 1, 1), 9, 9, found, "One sentence.", [], [])
+    return Verdict("Perhaps", found, "One sentence.", [], [])
 
 
 def test_warnings_stand_before_the_sentence() -> None:
@@ -428,10 +430,9 @@ def test_what_names_no_warning_is_refused() -> None:
 
 
 def findings(**parts: Any) -> Any:
-    """Return as much of the findings as the next steps read."""
+    """Return as much of the findings as cautions and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
-    encoder = SimpleNamespace(name="some/clip")
-    defaults = {"images": images, "encoder": encoder, "other_encoders": []}
+    defaults = {"images": images, "seen": None, "other_encoders": []}
     defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "methods": methods(), **parts})
 
@@ -447,10 +448,10 @@ def test_the_least_sure_class_gets_as_many_groups_as_make_it_sure() -> None:
 
 
 def test_openais_clip_is_a_command_away_from_the_small_one() -> None:
-    mini = SimpleNamespace(name="mini")
-    (step,) = next_steps(findings(encoder=mini), "Yes")
+    of_mini = Seen(np.arange(0), 100)
+    (step,) = next_steps(findings(seen=of_mini), "Yes")
     assert step.command.endswith("--others openai/clip-vit-base-patch32")
-    assert next_steps(findings(encoder=mini, other_encoders=["dino"]), "Yes") == []
+    assert next_steps(findings(seen=of_mini, other_encoders=["dino"]), "Yes") == []
 
 
 def test_groups_are_to_be_declared_where_no_names_suggest_them() -> None:

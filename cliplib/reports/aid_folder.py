@@ -35,9 +35,7 @@ def check_aid_can_be_saved(folder: str | os.PathLike[str]) -> None:
             # A first save that was killed leaves parts without a manifest.
             is_leftover = entry.name.startswith(UNFINISHED)
             if not is_leftover and not PARTS_NAME.fullmatch(entry.name):
-                raise FileExistsError(
-                    f"The folder {folder} holds something else: choose another."
-                )
+                raise FileExistsError(f"{folder} holds something else: choose another.")
     check_writable(folder)
 
 

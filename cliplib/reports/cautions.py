@@ -1,29 +1,29 @@
 """Cautions: what limits the verdict on a folder, and what else a person should look at.
 
-Each function returns a caution, or None where there is no reason for it. What cautions
-say, and what they weigh, stands in cautions.toml. None rests on a difference that does
-not matter, or that is not shown.
+What cautions say, and what they weigh, stands in cautions.toml. Each function yields
+cautions where there is a reason for them. None rests on a difference that does not
+matter, or that is not shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
-
 from cliplib.evaluation.intervals import Share
-from cliplib.inspection.archives import CLUSTER, Archive
-from cliplib.inspection.file_values import OneClassValue
-from cliplib.inspection.lookalikes import LookAlikes
-from cliplib.inspection.own_split import BY_GROUP, OWN_SPLIT, OwnSplit
-from cliplib.inspection.seen import Seen
+from cliplib.inspection.archives import CLUSTER
+from cliplib.inspection.own_split import BY_GROUP, OWN_SPLIT
 from cliplib.inspection.shortcuts import Shortcut
-from cliplib.reports.caution import SEVERITIES, Caution, caution_of
 from cliplib.reports.elsewhere import Elsewhere
-from cliplib.reports.findings import Belonging, Findings
+from cliplib.reports.findings import Findings
 from cliplib.reports.methods import Methods
+from cliplib.reports.templates import filled, read_texts
+
+SEVERITIES = ("high", "medium", "low")
+KINDS: dict[str, dict[str, str]] = read_texts("cautions.toml")
+"""By stable name, for programs: severity, at_most, and the texts of a caution."""
+
 
 FEW_GROUPS = 10
 """With fewer groups altogether nothing is decided: they say little of others."""
@@ -45,108 +45,147 @@ MOST_FILES = 4
 """So many files are named within a sentence."""
 
 
+@dataclass(frozen=True)
+class Caution:
+    """A reason to doubt the numbers, or to look at some files.
+
+    Attributes
+    ----------
+    id, severity, at_most
+        See cautions.toml.
+    message
+        A sentence or two.
+    condition
+        On what the verdict's sentence depends, as a clause after "if"; "" on nothing.
+    evidence
+        The numbers that it rests on.
+    rows
+        Some of the images that show it.
+    files
+        Files that show it and have no row, since they cannot be read.
+    """
+
+    id: str
+    severity: str
+    message: str
+    at_most: str = "Yes"
+    condition: str = ""
+    evidence: Mapping[str, float | int | str] = field(default_factory=dict)
+    rows: Sequence[int] = ()
+    files: Sequence[str] = ()
+
+
+def caution_of(
+    kind: str,
+    evidence: Mapping[str, Any],
+    *,
+    rows: Sequence[int] = (),
+    files: Sequence[str] = (),
+    **said: Any,
+) -> Caution:
+    """Return a caution of a kind, its texts filled in from `evidence` and from `said`.
+
+    A `Share` in the evidence becomes three numbers: NAME, NAME_low and NAME_high.
+    """
+    texts = KINDS[kind]
+    values = {**evidence, **said}
+    numbers: dict[str, float | int | str] = {}
+    for name, value in evidence.items():
+        if isinstance(value, Share):
+            ends = {f"{name}_low": value.low, f"{name}_high": value.high}
+            numbers |= {name: value.value, **ends}
+        else:
+            numbers[name] = value
+    return Caution(
+        id=kind,
+        severity=texts["severity"],
+        message=filled(texts["message"], **values),
+        at_most=texts["at_most"],
+        condition=filled(texts.get("condition", ""), **values),
+        evidence=numbers,
+        rows=rows,
+        files=files,
+    )
+
+
+def check_threshold(fail_on: str) -> None:
+    """Raise ValueError for what names no caution, no severity, and is not "never"."""
+    allowed = ("never", *SEVERITIES, *KINDS)
+    if fail_on not in allowed:
+        raise ValueError(f"--fail-on {fail_on} is none of {', '.join(allowed)}.")
+
+
 def find_cautions(findings: Findings) -> list[Caution]:
     """Return all cautions on a folder, the most severe first."""
-    names = findings.images.names
-    methods = findings.methods
-    found = [
-        of_too_few(findings.images.groups_per_class, methods),
-        of_shortcuts(findings.shortcuts),
-        of_elsewhere(findings.elsewhere, methods),
-        of_series(findings.belonging),
-        of_look_alikes(findings.look_alikes, findings.belonging, methods),
-        of_seen(findings.seen),
-        *map(of_archive, findings.archives),
-        of_own_split(findings.own_split),
-        *map(of_one_class_value, findings.one_class_values),
-        of_missed_class(methods),
-        of_imbalance(methods),
-        of_merged_groups(findings.belonging, methods),
-        of_label_conflicts(findings.copies, names),
-        of_suspects(findings.suspects, names),
-        of_unreadable(findings.images.unreadable, findings.request.anonymous),
-    ]
-    cautions = [caution for caution in found if caution]
-    return sorted(cautions, key=lambda caution: SEVERITIES.index(caution.severity))
+    found = [caution for of_kind in ALL for caution in of_kind(findings)]
+    return sorted(found, key=lambda caution: SEVERITIES.index(caution.severity))
 
 
-def of_too_few(groups_per_class: Mapping[str, int], methods: Methods) -> Caution | None:
+def of_too_few(f: Findings) -> Iterator[Caution]:
     """Say that a class has too few groups, or all classes together."""
     scarce = [
         f"{name} ({count})"
-        for name, count in groups_per_class.items()
+        for name, count in f.images.groups_per_class.items()
         if count < FEW_OF_A_CLASS
     ]
-    few = methods.n_groups < FEW_GROUPS
-    if not scarce and not few and methods.groups_kept_apart:
-        return None
-    return caution_of(
-        "too-few-groups",
-        {"groups": methods.n_groups},
-        scarce=scarce,
-        few=few,
-        fewest=FEW_OF_A_CLASS,
-        kept_apart=methods.groups_kept_apart,
-    )
+    few = f.methods.n_groups < FEW_GROUPS
+    if scarce or few:
+        evidence = {"groups": f.methods.n_groups}
+        yield caution_of(
+            "too-few-groups", evidence, scarce=scarce, few=few, least=FEW_OF_A_CLASS
+        )
 
 
-def of_shortcuts(shortcuts: Sequence[Shortcut]) -> Caution | None:
+def of_shortcuts(f: Findings) -> Iterator[Caution]:
     """Say that something which shows no object tells the classes nearly as CLIP does.
 
-    `shortcuts` are sorted, the strongest first.
+    Shortcuts are sorted, the strongest first.
     """
-    strong = [shortcut for shortcut in shortcuts if is_strong(shortcut)]
-    if not strong:
-        return None
-    first, *others = strong
-    evidence = {
-        "name": first.name,
-        "place": first.place,
-        "accuracy": first.accuracy,
-        "share_of_gain": first.share_of_gain,
-    }
-    return caution_of(
-        "shortcut",
-        evidence,
-        rows=[row for rows in first.examples.values() for row in rows],
-        others=[shortcut.name for shortcut in others[:MOST_FILES]],
-    )
+    strong = [shortcut for shortcut in f.shortcuts if is_strong(shortcut)]
+    if strong:
+        first, *others = strong
+        evidence = {
+            "name": first.name,
+            "place": first.place,
+            "accuracy": first.accuracy,
+            "share_of_gain": first.share_of_gain,
+        }
+        rows = [row for rows in first.examples.values() for row in rows]
+        names = [shortcut.name for shortcut in others[:MOST_FILES]]
+        yield caution_of("shortcut", evidence, rows=rows, others=names)
 
 
 def is_strong(shortcut: Shortcut) -> bool:
     """Tell whether a shortcut may be all that CLIP sees; colour, often content, not."""
     reached = shortcut.share_of_gain
-    return (
-        shortcut.decides and reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
-    )
+    is_near = reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
+    return shortcut.decides and is_near
 
 
-def of_one_class_value(value: OneClassValue) -> Caution:
+def of_one_class_values(f: Findings) -> Iterator[Caution]:
     """Say that a value of a field of the files belongs to one class."""
-    evidence = {
-        "field": value.field,
-        "value": value.value,
-        "class": value.class_name,
-        "images": value.n_images,
-        "p": value.p,
-    }
-    return caution_of("one-class-value", evidence, rows=[*value.rows, *value.others])
+    for value in f.one_class_values:
+        evidence = {
+            "field": value.field,
+            "value": value.value,
+            "class": value.class_name,
+            "images": value.n_images,
+            "p": value.p,
+        }
+        rows = [*value.rows, *value.others]
+        yield caution_of("one-class-value", evidence, rows=rows)
 
 
-def of_elsewhere(away: Elsewhere | None, methods: Methods) -> Caution | None:
+def of_elsewhere(f: Findings) -> Iterator[Caution]:
     """Say that clearly less is right on the images of another folder."""
-    if away is None:
-        return None
-    loss = loss_elsewhere(away, methods)
-    if loss.low <= 0 or loss.value < LOSS_ELSEWHERE:
-        return None
-    accuracy = away.evaluation.share("accuracy")
-    return caution_of(
-        "worse-elsewhere",
-        {"accuracy": accuracy, "loss": loss},
-        name=away.name,
-        images=away.evaluation.n,
-    )
+    if f.elsewhere is None:
+        return
+    found = f.elsewhere.evaluation
+    loss = loss_elsewhere(f.elsewhere, f.methods)
+    if loss.low > 0 and loss.value >= LOSS_ELSEWHERE:
+        evidence = {"accuracy": found.share("accuracy"), "loss": loss}
+        name = f.elsewhere.name
+        yield caution_of("worse-elsewhere", evidence, name=name, images=found.n)
 
 
 def loss_elsewhere(away: Elsewhere, methods: Methods) -> Share:
@@ -162,143 +201,149 @@ def loss_elsewhere(away: Elsewhere, methods: Methods) -> Share:
     return Share.mean([here[name] for name in occurring]).minus(mean_there)
 
 
-def of_series(belonging: Belonging) -> Caution | None:
+def of_series(f: Findings) -> Iterator[Caution]:
     """Say that file names look like series, which nobody has declared."""
-    if belonging.declared or not belonging.pattern:
-        return None
-    return caution_of(
-        "groups-in-names",
-        {"pattern": belonging.pattern},
-        files=list(belonging.series),
-        series=belonging.series[:MOST_FILES],
-    )
+    if f.belonging.pattern:
+        series = list(f.belonging.series)
+        evidence = {"pattern": f.belonging.pattern}
+        first = series[:MOST_FILES]
+        yield caution_of("groups-in-names", evidence, files=series, series=first)
 
 
-def of_look_alikes(
-    alike: LookAlikes, belonging: Belonging, methods: Methods
-) -> Caution | None:
+def of_look_alikes(f: Findings) -> Iterator[Caution]:
     """Say that the images look like views of fewer things.
 
     Where groups are declared, images of different groups are that alike.
     """
+    alike = f.look_alikes
     if not alike.many:
-        return None
-    evidence: dict[str, Any] = {
-        "median_cosine": alike.median_cosine,
-        "clusters": alike.n_clusters,
-    }
+        return
+    evidence: dict[str, Any] = {"median_cosine": alike.median_cosine}
+    evidence["clusters"] = alike.n_clusters
     if alike.accuracy is not None:
         evidence["accuracy"] = alike.accuracy
-    caution = caution_of(
-        "look-alikes",
-        evidence,
-        rows=[row for a, b, _ in alike.pairs for row in (a, b)],
-        own=methods.share("accuracy"),
-    )
-    if belonging.declared:  # perhaps too narrowly
-        return replace(caution, severity="medium", at_most="Probably", condition="")
-    return caution
+    rows = [row for a, b, _ in alike.pairs for row in (a, b)]
+    own = f.methods.share("accuracy")
+    caution = caution_of("look-alikes", evidence, rows=rows, own=own)
+    if f.belonging.declared:  # perhaps too narrowly
+        caution = replace(caution, severity="medium", at_most="Probably", condition="")
+    yield caution
 
 
-def of_seen(seen: Seen | None) -> Caution | None:
+def of_seen(f: Findings) -> Iterator[Caution]:
     """Say that the encoder was trained on some of these images."""
-    if seen is None or not seen.notable:
-        return None
-    evidence = {"images": len(seen.rows), "share": seen.share}
-    return caution_of("seen-in-training", evidence, rows=seen.rows.tolist())
+    if f.seen is not None and f.seen.notable:
+        evidence = {"images": len(f.seen.rows), "share": f.seen.share}
+        yield caution_of("seen-in-training", evidence, rows=f.seen.rows.tolist())
 
 
-def of_archive(archive: Archive) -> Caution:
+def of_archives(f: Findings) -> Iterator[Caution]:
     """Say that a part of a class fares otherwise, or came another way."""
-    part, rest = archive.part, archive.rest
-    is_cluster = archive.by == CLUSTER
-    evidence = {
-        "class": archive.class_name,
-        "by": archive.by,
-        "part": part.accuracy,
-        "rest": rest.accuracy,
-    }
-    return caution_of(
-        "cluster-inside-class" if is_cluster else "archive-inside-class",
-        evidence,
-        rows=[*part.examples, *rest.examples],
-        name=repr(part.name),
-        n=part.n_images,
-        only_here=archive.only_here,
-    )
+    for archive in f.archives:
+        part = archive.part
+        rest = archive.rest
+        evidence = {
+            "class": archive.class_name,
+            "by": archive.by,
+            "part": part.accuracy,
+            "rest": rest.accuracy,
+        }
+        of_cluster = archive.by == CLUSTER
+        yield caution_of(
+            "cluster-inside-class" if of_cluster else "archive-inside-class",
+            evidence,
+            rows=[*part.examples, *rest.examples],
+            name=repr(part.name),
+            n=part.n_images,
+            only_here=archive.only_here,
+        )
 
 
-def of_own_split(split: OwnSplit | None) -> Caution | None:
+def of_own_split(f: Findings) -> Iterator[Caution]:
     """Say that the folder's own test images have copies or groups in training."""
-    if split is None or split.shared.empty:
-        return None
-    evidence = {
-        "test": int(split.ladder.at[OWN_SPLIT, "images"]),
-        "shared": len(split.shared),
-        "own_split": Share.of(split.ladder.loc[OWN_SPLIT]),
-        "by_group": Share.of(split.ladder.loc[BY_GROUP]),
-    }
-    return caution_of("own-split", evidence)
+    if f.own_split is not None and len(f.own_split.shared):
+        ladder = f.own_split.ladder
+        evidence = {
+            "test": int(ladder.at[OWN_SPLIT, "images"]),
+            "shared": len(f.own_split.shared),
+            "own_split": Share.of(ladder.loc[OWN_SPLIT]),
+            "by_group": Share.of(ladder.loc[BY_GROUP]),
+        }
+        yield caution_of("own-split", evidence)
 
 
-def of_missed_class(methods: Methods) -> Caution | None:
+def of_missed_class(f: Findings) -> Iterator[Caution]:
     """Say that a class is mostly missed."""
-    found = methods.sensitivity
-    missed = min(found, key=lambda name: found[name].value)
-    if found[missed].value >= FAIR_ACCURACY:
-        return None
-    return caution_of("class-missed", {"class": missed, "found": found[missed]})
+    missed, found = f.methods.least_found
+    if found.value < FAIR_ACCURACY:
+        yield caution_of("class-missed", {"class": missed, "found": found})
 
 
-def of_imbalance(methods: Methods) -> Caution | None:
+def of_imbalance(f: Findings) -> Iterator[Caution]:
     """Say that one class is so large that accuracy alone means little."""
-    counts = methods.evaluations[methods.best].per_class["support"]
+    counts = f.methods.evaluations[f.methods.best].per_class["support"]
     share = float(counts.max() / counts.sum())
-    if share < IMBALANCE:
-        return None
-    return caution_of("imbalance", {"class": str(counts.idxmax()), "share": share})
+    if share >= IMBALANCE:
+        yield caution_of("imbalance", {"class": str(counts.idxmax()), "share": share})
 
 
-def of_merged_groups(belonging: Belonging, methods: Methods) -> Caution | None:
+def of_merged_groups(f: Findings) -> Iterator[Caution]:
     """Say that groups which were declared apart hold copies of each other."""
-    merged = belonging.merged
-    if merged.empty:
-        return None
-    evidence = {
-        "pairs": len(merged),
-        "declared": belonging.declared,
-        "groups": methods.n_groups,
-    }
-    pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
-    return caution_of("groups-merged", evidence, first=pairs[:MOST_FILES])
+    merged = f.belonging.merged
+    if len(merged):
+        evidence = {
+            "pairs": len(merged),
+            "declared": f.belonging.declared,
+            "groups": f.methods.n_groups,
+        }
+        pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
+        yield caution_of("groups-merged", evidence, first=pairs[:MOST_FILES])
 
 
-def of_label_conflicts(pairs: pd.DataFrame, names: Sequence[str]) -> Caution | None:
-    """Say that copies of one image bear two labels.
-
-    `pairs` has the columns row_a, row_b and same_label.
-    """
-    conflicts = pairs[~pairs["same_label"].astype(bool)]
-    if conflicts.empty:
-        return None
-    rows = [int(row) for row in conflicts[["row_a", "row_b"]].to_numpy().ravel()]
-    evidence = {"pairs": len(conflicts)}
-    a, b = names[rows[0]], names[rows[1]]
-    return caution_of("label-conflicts", evidence, rows=rows, a=a, b=b)
+def of_label_conflicts(f: Findings) -> Iterator[Caution]:
+    """Say that copies of one image bear two labels."""
+    conflicts = f.copies[~f.copies["same_label"].astype(bool)]
+    if len(conflicts):
+        rows = conflicts[["row_a", "row_b"]].to_numpy().ravel().tolist()
+        a = f.images.names[rows[0]]
+        b = f.images.names[rows[1]]
+        evidence = {"pairs": len(conflicts)}
+        yield caution_of("label-conflicts", evidence, rows=rows, a=a, b=b)
 
 
-def of_suspects(suspects: pd.DataFrame, names: Sequence[str]) -> Caution | None:
+def of_suspects(f: Findings) -> Iterator[Caution]:
     """Say that labels look wrong."""
-    if suspects.empty:
-        return None
-    rows = suspects["row"].tolist()
-    first = [names[row] for row in rows[:MOST_FILES]]
-    return caution_of("labels-in-doubt", {"labels": len(rows)}, rows=rows, first=first)
+    rows = f.suspects["row"].tolist()
+    if rows:
+        first = [f.images.names[row] for row in rows[:MOST_FILES]]
+        count = {"labels": len(rows)}
+        yield caution_of("labels-in-doubt", count, rows=rows, first=first)
 
 
-def of_unreadable(unreadable: Mapping[str, str], anonymous: bool) -> Caution | None:
+def of_unreadable(f: Findings) -> Iterator[Caution]:
     """Say that files could not be read; if anonymous, without their names."""
-    if not unreadable:
-        return None
-    files = [] if anonymous else list(unreadable)
-    return caution_of("unreadable-files", {"files": len(unreadable)}, files=files)
+    unreadable = f.images.unreadable
+    if unreadable:
+        files = [] if f.request.anonymous else list(unreadable)
+        count = {"files": len(unreadable)}
+        yield caution_of("unreadable-files", count, files=files)
+
+
+ALL = (
+    of_too_few,
+    of_shortcuts,
+    of_elsewhere,
+    of_series,
+    of_look_alikes,
+    of_seen,
+    of_archives,
+    of_own_split,
+    of_one_class_values,
+    of_missed_class,
+    of_imbalance,
+    of_merged_groups,
+    of_label_conflicts,
+    of_suspects,
+    of_unreadable,
+)
+"""What finds cautions; of equally severe ones, the first is told first."""

@@ -17,7 +17,6 @@ from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from cliplib.data.arrays import Bools, Floats, Ints
-from cliplib.data.cache import FeatureCache
 from cliplib.data.folder import list_files
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
@@ -144,15 +143,10 @@ class DecisionAid:
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
         if table.provenance.get("model_fingerprint") != encoder.fingerprint:
-            made_by = table.provenance.get("encoder", "unknown")
-            raise ValueError(
-                f"Features of the encoder {made_by!r} do not fit {encoder.name!r}."
-            )
-        train_rows, held_out_rows = group_train_test_split(
-            table.labels, table.groups, parts=4, seed=seed
-        )
-        training = table.select(train_rows)
-        held_out = table.select(held_out_rows)
+            raise ValueError(f"{encoder.name!r} did not make these features.")
+        rows = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
+        training = table.select(rows[0])
+        held_out = table.select(rows[1])
         fitted = clone(probe or default_probe(len(training), seed=seed))
         fitted.fit(training.features, training.labels, groups=training.groups)
         # The split leaves every class on both sides; `classes_` are sorted.
@@ -161,7 +155,7 @@ class DecisionAid:
         temperature = fit_temperature(logits, columns)
         aid = cls(encoder, fitted, training, temperature)  # it never abstains yet
 
-        proba = aid._calibrated(logits)
+        proba = aid.predict_proba(held_out.features)
         confidence = proba.max(axis=1)
         is_right = proba.argmax(axis=1) == held_out.labels
         threshold = choose_threshold(is_right, confidence, risk)
@@ -205,13 +199,7 @@ class DecisionAid:
         Features are in the readout trained on; columns are in the order of
         ``training.classes``. A class without training images has 0.
         """
-        return self._calibrated(self.probe.logits(features))
-
-    def _calibrated(self, logits: Floats) -> Floats:
-        """Return calibrated probabilities (n, k) of the probe's logits (n, c).
-
-        These have a column for each of the c classes that the probe was trained on.
-        """
+        logits = self.probe.logits(features)  # a column for each class trained on
         proba = np.zeros((len(logits), len(self.training.classes)))
         proba[:, self.probe.classes_] = softmax(logits / self.temperature, axis=1)
         return proba
@@ -282,15 +270,11 @@ class DecisionAid:
         (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
         columns = self.encoder.columns_of(self.training.readout)
         answers = self.decide(deep[:, columns])
-        unreadable = list(errors_by_row)  # these rows of `deep` are zeros
-        answers.loc[unreadable, ["class", "nearest"]] = ""
-        answers.loc[unreadable, ["probability", "similarity"]] = np.nan
-        answers.loc[unreadable, "abstained"] = True
-        answers.loc[unreadable, "reason"] = "unreadable"
+        # These rows of `deep` are zeros.
+        answers.loc[list(errors_by_row)] = ["", np.nan, True, "unreadable", "", np.nan]
         answers.insert(0, "file", names)
-        return answers.assign(
-            error=[errors_by_row.get(row, "") for row in answers.index]
-        )
+        answers["error"] = [errors_by_row.get(row, "") for row in answers.index]
+        return answers
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the decision aid as one folder of JSON and safetensors.
@@ -305,10 +289,7 @@ class DecisionAid:
         """
         encoder = self.encoder
         if not isinstance(encoder, ClipEncoder):
-            raise TypeError(
-                f"A decision aid of {encoder.name!r} cannot be saved: only one of a "
-                "ClipEncoder can."
-            )
+            raise TypeError(f"An aid of {encoder.name!r}, no CLIP, cannot be saved.")
         # What `load` needs beside the parts; its checkpoint lacks these settings.
         manifest = {
             "rule": {
@@ -318,7 +299,7 @@ class DecisionAid:
                 "about": dict(self.about),
             },
             "encoder": {
-                "name": encoder.name,
+                "name": self.training.provenance.get("encoder", encoder.name),
                 "image_size": encoder.image_size,
                 "dtype": encoder.dtype,
             },
@@ -331,17 +312,8 @@ class DecisionAid:
             self.training.save(parts / "training" / "features.safetensors")
 
     @classmethod
-    def load(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        device: str | None = None,
-        cache: bool | FeatureCache = True,
-    ) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Open a folder that `save` wrote; no code in it is run.
-
-        `device` is by default a GPU if there is one; `cache` says whether features of
-        images are kept in the usual file, or which file to use.
 
         Raises
         ------
@@ -353,9 +325,7 @@ class DecisionAid:
         try:
             manifest, parts = read_manifest(path)
             settings = manifest["encoder"]
-            encoder = ClipEncoder(
-                parts / "encoder", cache=cache, device=device, dtype=settings["dtype"]
-            )
+            encoder = ClipEncoder(parts / "encoder", dtype=settings["dtype"])
             # The name it had when the aid was made, instead of this folder's path.
             encoder.name = printable(settings["name"])
             # The stored processor resizes to this; the checkpoint may name another.

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,6 +15,7 @@ from PIL import Image
 
 from cliplib.data.datasets import Source
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import Encoder
 from cliplib.features.audit import Audit
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import Archive
@@ -28,13 +27,45 @@ from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.elsewhere import Elsewhere
-from cliplib.reports.methods import Methods, OtherEncoder
-from cliplib.reports.questions import Curve
+from cliplib.reports.methods import Curve, Methods, OtherEncoder
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: the arguments of `measure`."""
+    """What is asked of `measure`.
+
+    Attributes
+    ----------
+    folder
+        Of class folders, or any other source of images: see `load_dataset`.
+    model
+        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
+    groups
+        A CSV file (file, group), or a regular expression with the group in its
+        parentheses: what belongs together. "" for near-duplicates only.
+    copies
+        Which images count as copies: "off", "exact", "near", or the smallest
+        correlation of detail that makes one. Copies are kept together.
+    others
+        More vision models to set beside CLIP, by hub id or folder.
+    elsewhere
+        Another folder of the same classes, from another camera or site, to be judged
+        by a probe that is trained on all of this one.
+    boxes
+        A CSV file (file, x_center, y_center, width, height as shares): where the object
+        lies that is to be erased.
+    limit
+        Draw about so many images, by class and split; 0 takes all.
+    seed
+        Of everything random, from 0 on.
+    anonymous
+        Call images by numbers, and models in folders by their fingerprint, in the
+        verdict, in errors and in the decision aid.
+    command
+        What measures this again, for the page and the verdict's next steps.
+    image_column, label_column, split, revision
+        What `load_dataset` may be told of a source.
+    """
 
     folder: Source
     model: str = ""
@@ -46,14 +77,23 @@ class Request:
     limit: int = 0
     seed: int = 0
     anonymous: bool = False
-    command: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
+    command: str = "cliplib report FOLDER --out OUT"
+    image_column: str = ""
+    label_column: str = ""
+    split: str = ""
+    revision: str = ""
 
     @property
     def place(self) -> str:
         """The folder, file or hub id of the images; "images" for what has none."""
         is_place = isinstance(self.folder, str | os.PathLike)
         return os.fspath(self.folder) if is_place else "images"
+
+    def name_of(self, encoder: Encoder) -> str:
+        """Return a hub id or folder; if anonymous, no folder but its fingerprint."""
+        if self.anonymous and os.path.isdir(encoder.name):
+            return f"model {encoder.fingerprint[:8]}"
+        return encoder.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +206,8 @@ class Findings:
     aid
         A classifier that abstains when unsure, made of the best probe.
     seen
-        Images that the encoder was trained on; None where nothing is known of that.
+        Images that the encoder was trained on; None where nothing is known of that, as
+        of any but the embedded one.
     own_split, splits
         What the folder's own split says, and one that keeps groups whole; None where it
         has none, or groups cannot be kept whole.
@@ -205,17 +246,4 @@ class Findings:
         """The command that measures all this again; if anonymous, without names."""
         if self.request.anonymous:
             return "cliplib report FOLDER --out OUT --anonymous"
-        if self.request.command:
-            return self.request.command
-        return f"cliplib report {shlex.quote(self.request.place)} --out OUT"
-
-    @property
-    def encoder_name(self) -> str:
-        """What CLIP is called: a hub id, or the name of its folder without the path."""
-        name = self.encoder.name
-        return Path(name).name if os.path.isdir(name) else name
-
-    @property
-    def n_files(self) -> int:
-        """How many files of the folder are images by their names."""
-        return len(self.audit.images)
+        return self.request.command

@@ -8,19 +8,27 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from cliplib.data.cache import map_images
-from cliplib.data.datasets import Source, default_phrases
+from cliplib.data.datasets import (
+    SOURCE_OPTIONS,
+    Source,
+    check_classes,
+    default_phrases,
+    load_dataset,
+)
+from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.vision import VisionEncoder
 from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
 from cliplib.features.audit import Audit, audit_dataset
+from cliplib.features.extract import encode
 from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import archives_inside
-from cliplib.inspection.erase import evaluate_erased
+from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import file_fields, values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
@@ -31,71 +39,34 @@ from cliplib.inspection.words import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
-from cliplib.reports.decision_aid import RISK, DecisionAid
-from cliplib.reports.elsewhere import judge_elsewhere
-from cliplib.reports.encoding import Encoded, encode_folder
+from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.elsewhere import check_shared_classes, judge_elsewhere
 from cliplib.reports.findings import Belonging, Error, Findings, Images, Request
 from cliplib.reports.methods import (
     POOLED,
-    EvaluationPlan,
     Method,
     Methods,
     OtherEncoder,
     groups_per_class,
+    learning_curve,
     measure_methods,
     plan_evaluation,
+    suspect_labels,
 )
-from cliplib.reports.questions import measure_curve, suspect_labels
 
 MOST_ERRORS = 6
 
 
-def measure(
-    folder: Source,
-    *,
-    model: str = "",
-    groups: str = "",
-    copies: str | float = "near",
-    others: Sequence[str] = (),
-    elsewhere: str = "",
-    boxes: str = "",
-    limit: int = 0,
-    seed: int = 0,
-    anonymous: bool = False,
-    command: str = "",
-    **columns: str,
-) -> Findings:
+def measure(folder: Source, **options: Any) -> Findings:
     """Measure how far a frozen CLIP and light probes can sort images.
 
     Parameters
     ----------
-    folder, **columns
+    folder
         Of class folders, or any other source of images: see `load_dataset`.
-    model
-        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
-    groups
-        A CSV file (file, group), or a regular expression with the group in its
-        parentheses: what belongs together. "" for near-duplicates only.
-    copies
-        Which images count as copies: "off", "exact", "near", or the smallest
-        correlation of detail that makes one. Copies are kept together.
-    others
-        More vision models to set beside CLIP, by hub id or folder.
-    elsewhere
-        Another folder of the same classes, from another camera or site, to be judged
-        by a probe that is trained on all of this one.
-    boxes
-        A CSV file (file, x_center, y_center, width, height as shares): where the object
-        lies that is to be erased.
-    limit
-        Draw about so many images, by class and split; 0 takes all.
-    seed
-        Of everything random.
-    anonymous
-        Call images by numbers, and models in folders by their fingerprint, in the
-        verdict, in errors and in the decision aid.
-    command
-        What measures this again, for the verdict's next steps.
+    options
+        model, groups, copies, others, elsewhere, boxes, limit, seed, anonymous, command
+        and the columns of `load_dataset`: see `cliplib.reports.findings.Request`.
 
     Raises
     ------
@@ -103,135 +74,122 @@ def measure(
         If a folder or file is missing, or a model cannot be loaded.
     ValueError
         If the folder does not hold two classes of four images each that can be read,
-        or groups, boxes or the other folder do not fit it, or the seed is negative.
+        or groups, boxes or the other folder do not fit it.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed} is no whole number from 0 to 2³² - 1.")
-    request = Request(
-        folder,
-        model=model,
-        groups=groups,
-        copies=copies,
-        others=others,
-        elsewhere=elsewhere,
-        boxes=boxes,
-        limit=limit,
-        seed=seed,
-        anonymous=anonymous,
-        command=command,
-        columns=columns,
-    )
-    encoded = encode_folder(request)
-    return find_out(encoded)
-
-
-def find_out(encoded: Encoded) -> Findings:
-    """Measure all there is to find out about an encoded folder, step by step."""
-    request = encoded.request
-    encoder = encoded.encoder
-    cache = encoder.cache
-    table = encoded.table
-    files = encoded.files
+    request = Request(folder, **options)
+    # What can be refused before the encoding, which takes minutes, is refused first.
+    columns = {name: getattr(request, name) for name in SOURCE_OPTIONS}
+    dataset = load_dataset(request.folder, **columns)
+    check_classes(dataset, request.place)
+    if request.elsewhere:
+        check_shared_classes(request.elsewhere, dataset)
+    boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
+    other_encoders = [VisionEncoder(name) for name in request.others]
+    encoder = ClipEncoder(request.model or None)
+    images = encode_images(request, dataset, encoder)
+    table = images.table
+    files = images.files
     plan = plan_evaluation(table, seed=request.seed)
-    draws: Any = {"n_splits": plan.n_splits, "seed": plan.seed}
-    with tqdm(desc="measure", total=11, unit="step") as bar:
-
-        def step(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-
-        step("copies")
-        audit = audit_dataset(
-            encoded.dataset, copies=request.copies, table=table, cache=cache
+    draws = plan.draws
+    cache = encoder.cache
+    audit = audit_dataset(dataset, copies=request.copies, table=table, cache=cache)
+    words = zero_shot(encoder, table, default_phrases(table.classes))
+    methods = measure_methods(plan, words)
+    probe, probe_table = methods.method
+    # Which images other encoders were trained on is not known.
+    is_mini = encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint
+    seen = seen_in_training(files, cache=cache) if is_mini else None
+    split = own_split(probe_table, probe, methods.predicted, **draws)
+    fitted = fit_with_groups(
+        probe, probe_table.features, probe_table.labels, probe_table.groups
+    )
+    aid = make_aid(request, encoder, images.names, methods)
+    away = None
+    if request.elsewhere:
+        away = judge_elsewhere(
+            request.elsewhere, table, files, fitted, aid, seed=request.seed
         )
-        images = describe_images(encoded)
-        step("methods")
-        words = zero_shot(encoder, table, default_phrases(table.classes))
-        methods = measure_methods(plan, words)
-        probe, probe_table = methods.method
-        step("shortcuts")
-        shortcuts = probe_shortcuts(
-            plan.table, files, methods.predicted, cache=cache, **draws
-        )
-        step("look-alikes")
-        alike = look_alikes(plan.table.with_readout("deep"), probe, **draws)
-        # Which images other encoders were trained on is not known.
-        is_mini = encoder.name == "mini"
-        seen = seen_in_training(files, cache=cache) if is_mini else None
-        step("own split")
-        split = own_split(probe_table, probe, methods.predicted, **draws)
-        can_split = split is not None and plan.groups_kept_apart
-        step("other encoders")
-        others = measure_others(encoded, plan, methods)
-        step("learning curve")
-        curve = measure_curve(plan, methods)
-        fitted = fit_with_groups(
-            probe, probe_table.features, methods.labels, methods.groups
-        )
-        step("errors")
-        errors = explain_errors(encoder, fitted, images, methods)
-        step("decision aid")
-        aid = make_aid(encoded, images.names, methods)
-        step("elsewhere")
-        elsewhere = None
-        if request.elsewhere:
-            elsewhere = judge_elsewhere(
-                request.elsewhere, table, files, fitted, aid, seed=request.seed
-            )
-            if request.anonymous:
-                elsewhere = replace(elsewhere, name="the other folder")
-        step("erased")
-        erased = None
-        if encoded.boxes:
-            erased = evaluate_erased(
-                probe, probe_table, encoder, files, encoded.boxes, **draws
-            )
+        if request.anonymous:
+            away = replace(away, name="the other folder")
+    erased = None
+    if boxes:
+        erased = evaluate_erased(probe, probe_table, encoder, files, boxes, **draws)
     is_right = methods.predicted == table.labels
     return Findings(
         request=request,
         encoder=encoder,
         images=images,
-        belonging=who_belongs_together(encoded, images),
+        belonging=who_belongs_together(request, dataset, images),
         audit=audit,
         copies=rows_of_pairs(audit, table),
         methods=methods,
-        shortcuts=shortcuts,
-        one_class_values=values_of_one_class(images.facts, table),
-        look_alikes=alike,
-        archives=archives_inside(
-            plan.table, methods.predicted, images.facts, seed=plan.seed
+        shortcuts=probe_shortcuts(
+            table, files, methods.predicted, cache=cache, **draws
         ),
-        other_encoders=others,
+        one_class_values=values_of_one_class(images.facts, table),
+        look_alikes=look_alikes(table.with_readout("deep"), probe, **draws),
+        archives=archives_inside(
+            table, methods.predicted, images.facts, seed=plan.seed
+        ),
+        other_encoders=[
+            measure_other(request.name_of(other), other, images, methods)
+            for other in other_encoders
+        ],
         suspects=suspect_labels(table.labels, methods.proba),
-        curve=curve,
+        curve=learning_curve(methods),
         reliability=quantile_reliability(
-            table.labels, methods.proba, plan.table.groups, seed=plan.seed
+            table.labels, methods.proba, table.groups, seed=plan.seed
         ),
         risk_coverage=risk_coverage(is_right, methods.proba.max(axis=1)),
-        errors=errors,
+        errors=explain_errors(encoder, fitted, images, methods),
         aid=aid,
         seen=seen,
         own_split=split,
-        splits=corrected_splits(plan.table, **draws) if can_split else None,
-        elsewhere=elsewhere,
+        splits=corrected_splits(table, **draws) if split else None,
+        elsewhere=away,
         erased=erased,
     )
 
 
-def describe_images(encoded: Encoded) -> Images:
-    """Return the images of a folder that can be read, and what of it cannot be."""
-    table = encoded.table
-    names = [str(file_id) for file_id in table.ids]
-    if encoded.request.anonymous:
-        names = [f"image {row}" for row in range(1, len(table) + 1)]
-    return Images(
-        table=table,
-        files=encoded.files,
-        names=names,
-        counts=count_images(table),
-        unreadable=encoded.unreadable,
-        facts=file_fields(encoded.files),
+def encode_images(
+    request: Request, dataset: datasets.Dataset, encoder: ClipEncoder
+) -> Images:
+    """Encode the images of a request, and count them.
+
+    ValueError where no image of a class can be read, or declared groups do not cover
+    all images.
+    """
+    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
+    table = encode(
+        dataset,
+        encoder,
+        groups=request.groups or None,
+        copies=request.copies,
+        limit=request.limit,
+        seed=request.seed,
+        errors=errors_by_id,
     )
+    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
+    unreadable = {name: why_unreadable(file_of[name]) for name in errors_by_id}
+    for label, name in enumerate(table.classes):
+        if label not in table.labels:
+            error = next(iter(errors_by_id.values()), "")
+            raise ValueError(f"No image of class {name!r} can be read. {error}")
+    files = [file_of[file_id] for file_id in table.ids]
+    names = [str(file_id) for file_id in table.ids]
+    if request.anonymous:
+        names = [f"image {row}" for row in range(1, len(table) + 1)]
+    counts = count_images(table)
+    return Images(table, files, names, counts, unreadable, file_fields(files))
+
+
+def why_unreadable(file: ImageSource) -> str:
+    """Return why an image cannot be read, without its name; "" if it can be by now."""
+    try:
+        load_image(file)
+    except UnreadableImage as error:
+        return f"{error.reason}."
+    return ""
 
 
 def count_images(table: FeatureTable) -> pd.DataFrame:
@@ -248,68 +206,54 @@ def count_images(table: FeatureTable) -> pd.DataFrame:
     return counts
 
 
-def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
-    """Return row_a and row_b of each pair of copies, those with two labels first.
-
-    Then come those in two splits.
-    """
-    row_of = {file_id: row for row, file_id in enumerate(table.ids.tolist())}
-    pairs = audit.pairs  # with id, label and split of both images
-    # With a `limit` the table has not all files, but the audit has.
-    pairs = pairs[pairs["id_a"].isin(row_of) & pairs["id_b"].isin(row_of)]
-    pairs = pairs.assign(
-        row_a=pairs["id_a"].map(row_of).astype(np.int64),
-        row_b=pairs["id_b"].map(row_of).astype(np.int64),
-        same_label=pairs["label_a"] == pairs["label_b"],
-        same_split=pairs["split_a"] == pairs["split_b"],
-    )
-    # False comes before True.
-    pairs = pairs.sort_values(["same_label", "same_split"], kind="stable")
-    return pairs[["row_a", "row_b", "same_label"]].reset_index(drop=True)
-
-
-def who_belongs_together(encoded: Encoded, images: Images) -> Belonging:
+def who_belongs_together(
+    request: Request, dataset: datasets.Dataset, images: Images
+) -> Belonging:
     """Return what is declared or suggested to belong together, and what copies join."""
-    request = encoded.request
     ids = images.table.ids.tolist()
-    group_of = dict(zip(encoded.dataset["id"], encoded.dataset["group"], strict=True))
-    declared = [group_of[file_id] for file_id in ids]  # by the source: "" for none
+    group_of = dict(zip(dataset["id"], dataset["group"], strict=True))
+    declared: list[Any] = [group_of[file_id] for file_id in ids]  # "" for none
     if request.groups:
-        declared = list(declared_groups(ids, request.groups))
+        declared = declared_groups(ids, request.groups)
     if any(declared):
         merged = images.table.groups_joined_by_copies(declared)
-        if request.copies == "off":
-            merged = merged.iloc[:0]
         if request.anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
         return Belonging(len(set(declared)), "", [], merged)
     pattern = suggested_pattern(ids)
-    series = []
-    if pattern:
-        name_of = dict(zip(ids, images.names, strict=True))
-        series = [name_of[file_id] for file_id in joined_files(ids, pattern)]
-    return Belonging(0, pattern, series, pd.DataFrame())
+    series = set(joined_files(ids, pattern)) if pattern else set()
+    named = zip(ids, images.names, strict=True)
+    in_series = [name for file_id, name in named if file_id in series]
+    return Belonging(0, pattern, in_series, pd.DataFrame())
 
 
-def measure_others(
-    encoded: Encoded, plan: EvaluationPlan, methods: Methods
-) -> list[OtherEncoder]:
-    """Test a linear probe on pooled features of each other encoder."""
-    found = []
-    for name, encoder in encoded.other_encoders.items():
-        # One result for the one function.
-        (features,) = map_images(
-            encoded.files,
-            encoder.image_function,
-            cache=encoded.encoder.cache,
-            progress=name,
-        )
-        method = Method(LinearProbe(seed=plan.seed), plan.table.with_features(features))
-        predicted = plan.proba(method).argmax(axis=1)
-        accuracy = plan.evaluate(predicted).share("accuracy")
-        gain = plan.gain(methods.answers[POOLED], predicted)
-        found.append(OtherEncoder(name, accuracy, gain))
-    return found
+def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
+    """Return row_a and row_b of each pair of copies, those with two labels first."""
+    ids = pd.Index(table.ids)
+    pairs = audit.pairs  # with id and label of both images
+    rows = pd.DataFrame(
+        {
+            "row_a": ids.get_indexer(pairs["id_a"]),
+            "row_b": ids.get_indexer(pairs["id_b"]),
+            "same_label": pairs["label_a"] == pairs["label_b"],
+        }
+    )
+    # With a `limit` the table has not all files, but the audit has.
+    rows = rows[(rows["row_a"] >= 0) & (rows["row_b"] >= 0)]
+    # False comes before True.
+    return rows.sort_values("same_label", kind="stable", ignore_index=True)
+
+
+def measure_other(
+    name: str, encoder: VisionEncoder, images: Images, methods: Methods
+) -> OtherEncoder:
+    """Test a linear probe on pooled features of another encoder."""
+    (features,) = encoder.map(images.files, progress=name)
+    table = methods.table.with_features(features)
+    predicted = methods.predict(Method(LinearProbe(seed=methods.seed), table))
+    answers = predicted.argmax(axis=1)
+    accuracy = methods.evaluate(answers).share("accuracy")
+    return OtherEncoder(name, accuracy, methods.gain(methods.answers[POOLED], answers))
 
 
 def explain_errors(
@@ -320,13 +264,11 @@ def explain_errors(
     There is one of a group at most. Answers are out of fold; heat maps, of what speaks
     for the wrong answer, are by the probe that is fitted to all images.
     """
-    answers = pd.DataFrame(
-        {"probability": methods.proba.max(axis=1), "group": methods.groups}
-    )
-    wrong = answers[methods.predicted != methods.labels]  # its index has the rows
-    surest_last = wrong.sort_values("probability", kind="stable")
-    one_of_a_group = surest_last.drop_duplicates("group", keep="last")
-    rows = one_of_a_group.index[::-1][:MOST_ERRORS]
+    table = methods.table
+    wrong = np.flatnonzero(methods.predicted != table.labels)
+    surest_first = wrong[np.argsort(-methods.proba.max(axis=1)[wrong], kind="stable")]
+    _, first = np.unique(table.groups[surest_first], return_index=True)
+    rows = surest_first[np.sort(first)][:MOST_ERRORS]
     if not len(rows):
         return []
     files = [images.files[row] for row in rows]
@@ -335,18 +277,19 @@ def explain_errors(
     return [Error(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
 
 
-def make_aid(encoded: Encoded, names: Sequence[str], methods: Methods) -> DecisionAid:
+def make_aid(
+    request: Request, encoder: ClipEncoder, names: Sequence[str], methods: Methods
+) -> DecisionAid:
     """Make a classifier that abstains when unsure of the best probe.
 
-    If anonymous, images are called by numbers, and the data set is not named.
+    If anonymous, images are called by numbers, and data set and model are not named.
     """
     probe, table = methods.method
     provenance = dict(table.provenance)
-    if encoded.request.anonymous:
-        provenance["dataset"] = ""
+    if request.anonymous:
+        provenance |= {"dataset": "", "encoder": request.name_of(encoder)}
     # The aid keeps ids and provenance with its training images.
     named = replace(table, ids=np.array(names), provenance=provenance)
-    seed = encoded.request.seed
-    aid = DecisionAid.fit(named, encoded.encoder, probe=probe, risk=RISK, seed=seed)
+    aid = DecisionAid.fit(named, encoder, probe=probe, seed=request.seed)
     made_by = f"cliplib {version('cliplib')}, Python {platform.python_version()}"
     return replace(aid, about={**aid.about, "made by": made_by})

@@ -1,26 +1,30 @@
-"""How well each method sorts images of groups that it was not trained on."""
+"""How well each method sorts images of groups that it was not trained on.
+
+Also whether more labels would pay, and which labels the best method contradicts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from tqdm.auto import tqdm
 
 from cliplib.data.arrays import Floats, Ints
 from cliplib.data.wording import counted
 from cliplib.evaluation.comparison import compare
 from cliplib.evaluation.intervals import Share
 from cliplib.evaluation.metrics import Evaluation, evaluate
-from cliplib.features.splits import checked_groups
+from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import NearestNeighbour
-from cliplib.probes.out_of_fold import out_of_fold_proba
+from cliplib.probes.out_of_fold import out_of_fold_proba, predict_folds
 from cliplib.reports.decision_aid import KERNEL_LIMIT
 
 LARGEST = "always the largest class"
@@ -32,6 +36,8 @@ KERNEL = "kernel probe"
 MOST_FOLDS = 5
 LEAST_GROUPS = 4
 """Of a class: in a fold one is tested, one validates, and two are trained on."""
+SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Of the groups, that the learning curve has points for."""
 
 
 class Method(NamedTuple):
@@ -51,80 +57,60 @@ class EvaluationPlan:
         Its groups stay whole in every fold.
     n_splits
         The number of folds.
-    groups_kept_apart
-        False where these groups are near-duplicates alone.
     seed
         Of folds and draws.
     """
 
     table: FeatureTable
     n_splits: int
-    groups_kept_apart: bool
     seed: int
 
-    def proba(self, method: Method, *, by_image: bool = False) -> Floats:
+    @property
+    def draws(self) -> dict[str, Any]:
+        """Number and seed of the folds, as what draws them is told."""
+        return {"n_splits": self.n_splits, "seed": self.seed}
+
+    def predict(self, method: Method, groups: ArrayLike | None = None) -> Floats:
         """Return out-of-fold probabilities, (n, k), of a method.
 
-        No group is in training and test at once; with `by_image` a group may be, which
-        shows how much accuracy that adds.
+        No group is in training and test at once; others than the table's may be given.
         """
-        each_its_own = np.arange(len(self.table))
-        return out_of_fold_proba(
-            method.estimator,
-            method.table,
-            groups=each_its_own if by_image else None,  # None: those of the table
-            n_splits=self.n_splits,
-            seed=self.seed,
-        )
+        estimator, table = method
+        return out_of_fold_proba(estimator, table, groups=groups, **self.draws)
 
     def evaluate(self, predicted: ArrayLike) -> Evaluation:
         """Measure answers, (n,) or probabilities (n, k), with intervals over groups."""
         table = self.table
         return evaluate(
-            table.labels,
-            predicted,
-            table.classes,
-            groups=table.groups,
-            seed=self.seed,
+            table.labels, predicted, table.classes, groups=table.groups, seed=self.seed
         )
 
     def gain(self, predicted: ArrayLike, other: ArrayLike) -> Share:
         """Return the accuracy of answers less that of others, paired, over groups."""
-        table = self.table
-        groups = table.groups
-        gain = compare(table.labels, predicted, other, groups=groups, seed=self.seed)
+        labels = self.table.labels
+        groups = self.table.groups
+        gain = compare(labels, predicted, other, groups=groups, seed=self.seed)
         return Share.of(gain.rename({"difference": "value"}))
 
 
 def plan_evaluation(table: FeatureTable, *, seed: int = 0) -> EvaluationPlan:
-    """Choose what to keep together in cross-validation, and the number of folds.
-
-    Groups are kept together where each class has four of them or more. Else methods
-    cannot be tested on groups that were not trained on, and near-duplicates alone are
-    kept together.
+    """Choose the number of folds of cross-validation, which keep groups together.
 
     Raises
     ------
     ValueError
-        If a class has fewer than four images that are no copies of each other.
+        If a class has fewer than four groups: it cannot be tested on others than it is
+        trained on.
     """
-    fewest_groups = int(groups_per_class(table).min())
-    if fewest_groups >= LEAST_GROUPS:
-        n_splits = min(MOST_FOLDS, fewest_groups)
-        return EvaluationPlan(table, n_splits, groups_kept_apart=True, seed=seed)
-    without_copies = groups_per_class(table, table.copies)
-    fewest_images = int(without_copies.min())
-    if fewest_images < LEAST_GROUPS:
-        name = table.classes[int(without_copies.argmin())]
+    counts = groups_per_class(table)
+    fewest = int(counts.min())
+    if fewest < LEAST_GROUPS:
         raise ValueError(
-            f"Class {name!r} has {counted(fewest_images, 'image')}, copies counted "
-            f"once: it needs {LEAST_GROUPS} at least. Add some, or leave the class out."
+            f"Class {table.classes[counts.argmin()]!r} has images of "
+            f"{counted(fewest, 'group')}, copies being one: it needs {LEAST_GROUPS} at "
+            "least. Add some, or leave the class out."
         )
-    # Published folds, which go with the table's own groups, are dropped: 0 is none.
-    no_folds = np.zeros(len(table), int)
-    by_copies = replace(table, groups=table.copies, folds=no_folds)
-    n_splits = min(MOST_FOLDS, fewest_images)
-    return EvaluationPlan(by_copies, n_splits, groups_kept_apart=False, seed=seed)
+    return EvaluationPlan(table, min(MOST_FOLDS, fewest), seed)
 
 
 def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
@@ -132,21 +118,17 @@ def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> In
 
     These are the table's own groups, or others, (n,), such as ``table.copies``.
     """
-    given = table.groups if groups is None else groups
-    group_of_row = pd.Series(checked_groups(given, len(table)))
+    group_of_row = pd.Series(table.groups if groups is None else groups)
     counts = group_of_row.groupby(table.labels).nunique()  # without empty classes
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
-class Methods:
-    """How well each method sorts images of groups that it was not trained on.
+class Methods(EvaluationPlan):
+    """A plan carried out: how well each method does on groups not trained on.
 
     Attributes
     ----------
-    classes, labels, groups
-        Names of the k classes; of each image its class, and the group that is kept
-        together in all folds, (n,).
     answers
         The class that each method gives, (n,), by its name.
     best, method
@@ -157,27 +139,17 @@ class Methods:
         Metrics of each method, by name.
     gains
         Accuracy of the best less that of each other method, by name.
-    n_splits
-        The number of folds.
-    groups_kept_apart
-        Whether no group was in training and test at once; False where a class has too
-        few groups for that, and near-duplicates alone were kept apart.
     by_image
         Metrics of the best where images of a group may be in training and test at
         once; None where each image is its own group.
     """
 
-    classes: Sequence[str]
-    labels: Ints
-    groups: Ints
     answers: Mapping[str, Ints]
     best: str
     method: Method
     proba: Floats
     evaluations: Mapping[str, Evaluation]
     gains: Mapping[str, Share]
-    n_splits: int
-    groups_kept_apart: bool
     by_image: Evaluation | None = None
 
     @property
@@ -188,7 +160,7 @@ class Methods:
     @property
     def n_groups(self) -> int:
         """How many groups there are."""
-        return len(set(self.groups.tolist()))
+        return len(np.unique(self.table.groups))
 
     @property
     def probes(self) -> list[str]:
@@ -204,31 +176,46 @@ class Methods:
         """The share of each class that the best finds, by class."""
         return self.evaluations[self.best].by_class("sensitivity")
 
+    @property
+    def least_found(self) -> tuple[str, Share]:
+        """The class of which the best finds the smallest share, and this share."""
+        found = self.sensitivity
+        name = min(found, key=lambda name: found[name].value)
+        return name, found[name]
+
 
 def measure_methods(plan: EvaluationPlan, zero_shot: Floats) -> Methods:
     """Test baselines and probes in the folds of a plan, and find the best probe.
 
-    `zero_shot` are probabilities, (n, k), by the names of the classes alone.
+    `zero_shot` are probabilities, (n, k), by the names of the classes alone. From
+    10,000 images on, the kernel probe is left out.
     """
     table = plan.table
     deep = table.with_readout("deep")
+    linear = LinearProbe(seed=plan.seed)
+    probes = {  # the simplest first
+        POOLED: Method(linear, table.with_readout("pooled")),
+        LINEAR: Method(linear, deep),
+    }
+    if len(table) < KERNEL_LIMIT:
+        probes[KERNEL] = Method(KernelProbe(seed=plan.seed), deep)
     largest = np.eye(len(table.classes))[np.bincount(table.labels).argmax()]
-    probes = unfitted_probes(plan)
     proba_of = {
         LARGEST: np.tile(largest, (len(table), 1)),
         ZERO_SHOT: zero_shot,
-        NEIGHBOUR: plan.proba(Method(NearestNeighbour(), deep)),
-    } | {name: plan.proba(method) for name, method in probes.items()}
+        NEIGHBOUR: plan.predict(Method(NearestNeighbour(), deep)),
+    }
+    for name, method in tqdm(probes.items(), "methods", unit="probe"):
+        proba_of[name] = plan.predict(method)
     answers = {name: proba.argmax(axis=1) for name, proba in proba_of.items()}
     # Of equally accurate probes it is the first, which is the simplest.
     best = max(probes, key=lambda name: (answers[name] == table.labels).mean())
     by_image = None
+    each_its_own = np.arange(len(table))
     if len(set(table.groups)) < len(table):
-        by_image = plan.evaluate(plan.proba(probes[best], by_image=True))
+        by_image = plan.evaluate(plan.predict(probes[best], each_its_own))
     return Methods(
-        classes=table.classes,
-        labels=table.labels,
-        groups=table.groups,
+        **vars(plan),
         answers=answers,
         best=best,
         method=probes[best],
@@ -239,27 +226,122 @@ def measure_methods(plan: EvaluationPlan, zero_shot: Floats) -> Methods:
             for name, other in answers.items()
             if name != best
         },
-        n_splits=plan.n_splits,
-        groups_kept_apart=plan.groups_kept_apart,
         by_image=by_image,
     )
 
 
-def unfitted_probes(plan: EvaluationPlan) -> dict[str, Method]:
-    """Return the probes of which the best is chosen, by name, the simplest first.
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Accuracy of the best probe by how much was labelled.
 
-    From 10,000 images on, the kernel probe is left out.
+    Attributes
+    ----------
+    points
+        share; images and groups trained on, means over folds; value, low and high of
+        the accuracy.
+    gain_by_doubling
+        Accuracy with all groups less that with half; None if it was not measured.
     """
-    table = plan.table
-    deep = table.with_readout("deep")
-    linear = LinearProbe(seed=plan.seed)
-    probes = {
-        POOLED: Method(linear, table.with_readout("pooled")),
-        LINEAR: Method(linear, deep),
-    }
-    if len(table) < KERNEL_LIMIT:
-        probes[KERNEL] = Method(KernelProbe(seed=plan.seed), deep)
-    return probes
+
+    points: pd.DataFrame
+    gain_by_doubling: Share | None
+
+
+def learning_curve(methods: Methods) -> Curve:
+    """Test the best probe when it is trained on a growing share of the groups.
+
+    Each fold is tested by a probe that is trained on this share of each class's groups
+    in the other folds. Larger shares include the groups of smaller ones. Shares that
+    leave a class with fewer than two groups are left out.
+    """
+    probe, table = methods.method
+    labels = table.labels
+    groups = table.groups
+    folds = list(group_folds(labels, groups, **methods.draws))
+    points = []
+    answers = []
+    for share in tqdm(SHARES, "learning curve", unit="share"):
+        # Of each fold a part of its training rows.
+        parts = [
+            (_draw_groups(table, rows, share, methods.seed), test_rows)
+            for rows, test_rows in folds
+        ]
+        trained = [table.select(rows) for rows, _ in parts]
+        if any(groups_per_class(part).min() < 2 for part in trained):
+            continue
+        proba = methods.proba  # with all groups: the answers that stand elsewhere
+        if share < 1:
+            n_classes = len(table.classes)
+            proba = predict_folds(
+                probe, table.features, labels, groups, parts, n_classes
+            )
+        answers.append(proba.argmax(axis=1))
+        accuracy = methods.evaluate(answers[-1]).share("accuracy")
+        point = {
+            "share": share,
+            "images": np.mean([len(part) for part in trained]),
+            "groups": np.mean([len(set(part.groups)) for part in trained]),
+        }
+        points.append(point | accuracy._asdict())
+    gain_by_doubling = None
+    if len(answers) > 1:  # the last two are of half of the groups, and of all
+        gain_by_doubling = methods.gain(answers[-1], answers[-2])
+    return Curve(pd.DataFrame(points), gain_by_doubling)
+
+
+def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:
+    """Draw a share of the groups of each class among `rows`, rounded up.
+
+    Returns the row numbers, of `rows` and in their order, of the groups drawn. Each
+    share takes the first groups of a class in the same random order, so that larger
+    shares include the groups of smaller ones.
+    """
+    groups = table.groups[rows]
+    place_of_group = np.random.default_rng(seed).permutation(table.groups.max() + 1)
+    places = pd.Series(place_of_group[groups]).groupby(table.labels[rows])
+    n_drawn = np.ceil(share * places.transform("nunique"))
+    is_drawn = places.rank("dense") <= n_drawn
+    return rows[np.isin(groups, groups[is_drawn])]
+
+
+def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
+    """Find labels that look wrong by confident learning.
+
+    An image is confidently of a class if its probability of this class is at least the
+    mean over the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
+    2021, section 3.1). Its label is suspect if the most probable of these classes is
+    another one, and more probable than the given one.
+
+    Parameters
+    ----------
+    labels
+        The given labels, (n,), indices into the columns of `proba`.
+    proba
+        Out-of-fold probabilities, (n, k).
+
+    Returns
+    -------
+    pd.DataFrame
+        row, given and likely (indices of classes) and margin, the probability of the
+        likely class less that of the given one; the largest margin first.
+    """
+    given = np.asarray(labels)
+    probabilities = np.asarray(proba, float)
+    # By class, (k,); infinite, and never reached, for a class that no image bears.
+    thresholds = np.full(probabilities.shape[1], np.inf)
+    for label in np.unique(given):
+        thresholds[label] = probabilities[given == label, label].mean()
+    is_confident = probabilities >= thresholds  # (n, k)
+    # The most probable of each row's confident classes, (n,); 0 where it has none.
+    likely = np.where(is_confident, probabilities, -1).argmax(axis=1)
+    every_row = np.arange(len(given))
+    margin = probabilities[every_row, likely] - probabilities[every_row, given]
+    # It is 0 where the given label is the likely class, and below 0 where the given
+    # label does not reach its threshold but is more probable than that class.
+    rows = np.flatnonzero(is_confident.any(axis=1) & (margin > 0))
+    suspects = pd.DataFrame({"row": rows, "given": given[rows], "likely": likely[rows]})
+    suspects["margin"] = margin[rows]
+    return suspects.sort_values("margin", ascending=False, ignore_index=True)
 
 
 class OtherEncoder(NamedTuple):

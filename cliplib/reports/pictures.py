@@ -62,7 +62,7 @@ def of_errors(findings: Findings) -> list[Picture]:
     methods = findings.methods
     pictures = []
     for row, heat_map in findings.errors:
-        answer = methods.classes[methods.predicted[row]]
+        answer = methods.table.classes[methods.predicted[row]]
         (error,) = of_rows(findings, [row])
         pictures.append(error._replace(title=f"{error.title}, as {answer}"))
         pictures.append(Picture(heat_map, f"spoke for {answer}"))
@@ -71,7 +71,7 @@ def of_errors(findings: Findings) -> list[Picture]:
 
 def of_suspects(findings: Findings) -> list[Picture]:
     """Return the images whose labels are most in doubt."""
-    classes = findings.methods.classes
+    classes = findings.methods.table.classes
     pictures = of_rows(findings, findings.suspects["row"].tolist())
     likely = findings.suspects["likely"].head(MOST_PICTURES)
     return [

@@ -114,8 +114,8 @@ def confusion_plot(findings: Findings) -> Figure:
     """Draw the confusion matrix of the best probe: counts, true classes as rows."""
     methods = findings.methods
     confusion = methods.evaluations[methods.best].confusion
-    figure = confusion_heatmap(confusion, methods.classes)
-    if sum(map(len, methods.classes)) > MOST_LETTERS:
+    figure = confusion_heatmap(confusion, methods.table.classes)
+    if sum(map(len, methods.table.classes)) > MOST_LETTERS:
         figure.axes[0].tick_params("x", rotation=90)
     return figure
 

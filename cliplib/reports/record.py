@@ -26,23 +26,22 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
     `report.schema.json`, beside this module, describes it.
     """
     names = findings.images.names
+    methods = findings.methods
     return {
         "format": FORMAT,
         "verdict": {
             "word": judged.word,
             "sentence": judged.sentence,
-            **_plain_share(judged.accuracy),
-            "n": judged.n,
-            "groups": judged.groups,
+            **_plain_share(methods.share("accuracy")),
+            "n": len(methods.table),
+            "groups": methods.n_groups,
         },
         "warnings": [
             {
                 "id": caution.id,
                 "severity": caution.severity,
                 "message": caution.message,
-                "evidence": {
-                    name: _plain(value) for name, value in caution.evidence.items()
-                },
+                "evidence": {key: _plain(x) for key, x in caution.evidence.items()},
                 "files": [names[row] for row in caution.rows] + list(caution.files),
             }
             for caution in judged.cautions
@@ -81,12 +80,12 @@ def made(findings: Findings) -> dict[str, str]:
         groups = "a file"  # whose path may name somebody
     n_read = len(findings.images.table)
     return {
-        "encoder": findings.encoder_name,
+        "encoder": request.name_of(findings.encoder),
         "fingerprint of its weights": findings.encoder.fingerprint,
         "readout of the best probe": findings.methods.method.table.readout,
         "groups": groups,
         "seed": str(request.seed),
-        "images": f"{n_read} of {findings.n_files} files",
+        "images": f"{n_read} of {len(findings.audit.images)} files",
         "cliplib": version("cliplib"),
         "Python": platform.python_version(),
         "system": platform.platform(terse=True),
@@ -107,7 +106,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
     """
     images = findings.images
     methods = findings.methods
-    classes = np.array(methods.classes)
+    classes = np.array(images.table.classes)
     suspects = findings.suspects.set_index("row")["likely"]  # of some rows
     seen_rows: Any = [] if findings.seen is None else findings.seen.rows
     files = pd.Series(images.table.ids.astype(object))
@@ -119,8 +118,8 @@ def answers_table(findings: Findings) -> pd.DataFrame:
             "label": images.labels,
             "answer": classes[methods.predicted],
             "probability": methods.proba.max(axis=1),
-            "group": methods.groups,
-            "suspect": suspects.map(lambda label: methods.classes[label]),
+            "group": methods.table.groups,
+            "suspect": suspects.map(lambda label: classes[label]),
             "copy_of": first_copy.where(first_copy != files, ""),
             "seen": pd.Series("yes", index=seen_rows),
         },

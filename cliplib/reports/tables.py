@@ -90,7 +90,7 @@ def of_methods(findings: Findings) -> pd.DataFrame:
 def of_encoders(findings: Findings) -> pd.DataFrame:
     """Return each encoder's accuracy, and CLIP's less that, by group."""
     own = findings.methods.share("accuracy", POOLED)
-    rows: dict[str, list[Any]] = {findings.encoder_name: [own, ""]}
+    rows: dict[str, list[Any]] = {findings.request.name_of(findings.encoder): [own, ""]}
     for other in findings.other_encoders:
         rows[other.name] = [other.accuracy, points(other.gain)]
     columns = ["accuracy", "CLIP is better by"]

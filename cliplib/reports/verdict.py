@@ -17,8 +17,12 @@ from cliplib.data.wording import percent
 from cliplib.evaluation.intervals import NORMAL_QUANTILE, Share
 from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
-from cliplib.reports.caution import SEVERITIES, Caution
-from cliplib.reports.cautions import FAIR_ACCURACY, find_cautions
+from cliplib.reports.cautions import (
+    FAIR_ACCURACY,
+    SEVERITIES,
+    Caution,
+    find_cautions,
+)
 from cliplib.reports.findings import Belonging, Findings
 from cliplib.reports.methods import LARGEST, ZERO_SHOT, Methods
 from cliplib.reports.templates import TEMPLATES, filled, read_texts
@@ -70,10 +74,6 @@ class Verdict:
     ----------
     word
         One of `WORDS`.
-    accuracy
-        Of the best probe, on images of groups that it was not trained on.
-    n, groups
-        How many images, in how many groups, it was measured on.
     cautions
         The most severe first.
     sentence
@@ -86,9 +86,6 @@ class Verdict:
     """
 
     word: str
-    accuracy: Share
-    n: int
-    groups: int
     cautions: Sequence[Caution]
     sentence: str
     rows: Sequence[Row]
@@ -96,12 +93,10 @@ class Verdict:
 
     def fails(self, on: str) -> bool:
         """Tell whether a caution has this id, or is so severe; never at "never"."""
-        if on == "never":
-            return False
+        severe: Sequence[str] = ()
         if on in SEVERITIES:
             severe = SEVERITIES[: SEVERITIES.index(on) + 1]
-            return any(caution.severity in severe for caution in self.cautions)
-        return any(caution.id == on for caution in self.cautions)
+        return any(c.id == on or c.severity in severe for c in self.cautions)
 
     def __str__(self) -> str:
         """Return all of it as text, 88 wide; a command, to be copied, is one line."""
@@ -137,9 +132,6 @@ def verdict(findings: Findings) -> Verdict:
     word = limited_word(word, cautions)
     return Verdict(
         word=word,
-        accuracy=methods.share("accuracy"),
-        n=len(methods.labels),
-        groups=methods.n_groups,
         cautions=cautions,
         sentence=sentence(word, methods, cautions, findings.belonging),
         rows=compared(findings),
@@ -153,9 +145,11 @@ def word_by_accuracy(methods: Methods, fewest_groups: int) -> str:
     The lower of accuracy and balanced accuracy counts, so that a large class cannot
     carry the others. `fewest_groups` is the number of groups of the rarest class.
     """
+    balanced = methods.share("balanced_accuracy")
     if not beats_chance(methods):
-        return "Not shown" if may_beat_chance(methods) else "No"
-    accuracy = min(methods.share("accuracy"), methods.share("balanced_accuracy"))
+        useful = 1 / len(methods.table.classes) + USEFUL_GAIN
+        return "Not shown" if balanced.high >= useful else "No"
+    accuracy = min(methods.share("accuracy"), balanced)
     if accuracy.value < FAIR_ACCURACY:
         return "Only in part"
     if accuracy.value < GOOD_ACCURACY:
@@ -172,13 +166,7 @@ def beats_chance(methods: Methods) -> bool:
     """
     balanced = methods.share("balanced_accuracy")
     area = methods.share("auroc")
-    return balanced.low > 1 / len(methods.classes) or area.low > 0.5
-
-
-def may_beat_chance(methods: Methods) -> bool:
-    """Tell whether a useful gain over chance is not excluded."""
-    balanced = methods.share("balanced_accuracy")
-    return balanced.high >= 1 / len(methods.classes) + USEFUL_GAIN
+    return balanced.low > 1 / len(methods.table.classes) or area.low > 0.5
 
 
 def limited_word(word: str, cautions: Sequence[Caution]) -> str:
@@ -197,7 +185,7 @@ def sentence(
         than_chance = "no more than" if word == "No" else "not shown to be more than"
         return (
             f"Of 100 new images, as many of each class, {_of_hundred(found)}, "
-            f"{than_chance} the {100 / len(methods.classes):.0f} of guessing."
+            f"{than_chance} the {100 / len(methods.table.classes):.0f} of guessing."
         )
     conditions = [caution.condition for caution in cautions if caution.condition]
     if not conditions and not belonging.declared:
@@ -209,9 +197,8 @@ def sentence(
 
 def _of_hundred(share: Share) -> str:
     low, high = right_of_new(share, 100)
-    expected = (
-        "nearly all" if share.value >= 0.995 else f"about {100 * share.value:.0f}"
-    )
+    about = f"about {100 * share.value:.0f}"
+    expected = "nearly all" if share.value >= 0.995 else about
     return f"{expected} should come out right ({low} to {high})"
 
 
@@ -257,14 +244,14 @@ def _row(method: str, evaluation: Evaluation) -> Row:
 def next_steps(findings: Findings, word: str) -> list[Step]:
     """Return what to do next: declare groups, try a larger CLIP, collect images.
 
-    What to collect is of the class of lowest sensitivity, unless that is found well: as
-    many groups more as it takes to know its sensitivity to ten points.
+    What to collect is of the class that is found least, unless that is found well: as
+    many groups more as it takes to know the share that is found to ten points.
     """
-    sensitivity = findings.methods.sensitivity
-    name = min(sensitivity, key=lambda name: sensitivity[name].value)
-    found = sensitivity[name]
+    name, found = findings.methods.least_found
     n_groups = findings.images.groups_per_class[name]
-    n_more = _groups_to_know(found.value) - n_groups
+    # By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1².
+    variance = found.value * (1 - found.value)
+    n_more = math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2) - n_groups
     if word == "No" or found.value >= GOOD_ACCURACY:
         n_more = 0
     values = {"f": findings, "name": name, "found": found}
@@ -276,11 +263,3 @@ def next_steps(findings: Findings, word: str) -> list[Step]:
         if text:
             steps.append(Step(text, command.render(values)))
     return steps
-
-
-def _groups_to_know(share: float) -> int:
-    """Return how many groups it takes to know a share p to ten points on each side.
-
-    By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1².
-    """
-    return math.ceil(1.96**2 * share * (1 - share) / WANTED_HALF_WIDTH**2)

@@ -53,7 +53,7 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     """
     elsewhere = place / "elsewhere"
     # No word depends on the learning curve and on heat maps, which take half the time.
-    with patch.multiple(module, measure_curve=Mock(), explain_errors=Mock()):
+    with patch.multiple(module, learning_curve=Mock(), explain_errors=Mock()):
         findings = module.measure(
             place / "home",
             groups=r"(p\d+)_" if folder.kind == "declared" else "",
@@ -71,18 +71,19 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     answers = findings.aid.decide(new.features)
     answered = ~answers["abstained"].to_numpy(bool)
     is_wrong = answers["class"].to_numpy()[answered] != truth[answered]
-    low, high = said.accuracy.low, said.accuracy.high
-    fewest, most = right_of_new(said.accuracy, len(new))
+    stated = findings.methods.share("accuracy")
+    low, high = stated.low, stated.high
+    fewest, most = right_of_new(stated, len(new))
     range_holds = bool(fewest <= is_true.sum() <= most)
     shortcut = strongest(findings.shortcuts)
     row = {
         "kind": folder.kind,
         "detail": folder.planted,
         "classes": ", ".join(table.classes),
-        "n": said.n,
-        "groups": said.groups,
+        "n": len(table),
+        "groups": findings.methods.n_groups,
         "word": said.word,
-        "stated": said.accuracy.value,
+        "stated": stated.value,
         "low": low,
         "high": high,
         "n_new": len(new),
