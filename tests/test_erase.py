@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplib.inspection.erase import Box, ellipse, erase, fill, keep
+from cliplib.inspection.erase import Box, ellipse, erase, fill
+from study.states import keep
 
 pytest.importorskip("skimage")
 

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.file_values import FIELDS, file_fields, values_of_one_class
+from cliplib.inspection.file_values import file_fields, values_of_one_class
 
 N = 100
 
@@ -65,7 +65,8 @@ def test_fields_are_those_of_the_file() -> None:
         saved("JPEG", (20, 20), quality=95, progressive=True),
     ]
     fields = file_fields(images)
-    assert list(fields) == list(FIELDS)
+    assert [*fields][:5] == ["format", "mode", "size", "aspect", "quality"]
+    assert [*fields][-2:] == ["camera", "software"]
     assert fields["format"].tolist() == ["PNG", "JPEG", "JPEG"]
     assert fields["size"].tolist() == ["40 × 20", "40 × 20", "20 × 20"]
     assert fields["aspect"].tolist() == [2, 2, 1]

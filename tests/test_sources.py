@@ -179,8 +179,6 @@ def test_other_verbs_take_any_source(folder, tiny):
 
 
 def test_words_search_a_table(expected, tiny):
-    with pytest.raises(TypeError, match="search.'a red ball', table, encoder=encoder"):
-        search("three", expected)
     rows, cosines = search("three", expected, 2, encoder=tiny)
     assert rows.shape == cosines.shape == (1, 2)
     projected = tiny.project(expected.with_readout("pooled").features)

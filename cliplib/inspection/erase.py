@@ -1,4 +1,4 @@
-"""Erase or keep what a box marks, to see whether a classifier looks at it.
+"""Erase what a box marks, to see whether a classifier looks at it.
 
 A classifier that answers as before when the object is erased did not need it (Maguolo
 and Nanni, Information Fusion 76, 2021, blacken the lungs of X-rays). Erasing needs
@@ -200,13 +200,6 @@ def _noise(pixels: Floats, hole: Bools, seed: int) -> Floats:
     white = np.random.default_rng(seed).normal(size=hole.shape)
     grain = gaussian_filter(white, 0.7)  # neighbouring pixels resemble each other
     return np.asarray(grain[..., None] / grain.std() * deviation)
-
-
-def keep(image: Image.Image, box: Box) -> Image.Image:
-    """Return a copy, RGB, that is black outside the ellipse round a box."""
-    pixels = np.array(image.convert("RGB"))
-    pixels[~ellipse(box, image.size)] = 0
-    return Image.fromarray(pixels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,20 +12,6 @@ from scipy.stats import binomtest
 from cliplib.data.image import ImageSource, file_facts
 from cliplib.features.table import FeatureTable
 
-FIELDS = (
-    "format",
-    "mode",
-    "size",
-    "aspect",
-    "quality",
-    "progressive",
-    "resolution",
-    "profile",
-    "exif",
-    "camera",
-    "software",
-)
-"""What a file says of itself: columns of `file_fields`."""
 RARE = 1e-6
 """A value is of one class where chance would make it so less often than this."""
 PURE = 0.95
@@ -33,17 +19,20 @@ PURE = 0.95
 
 
 def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:
-    """Return what the files of n images say of themselves: `FIELDS`, a row for each.
+    """Return what the files of n images say of themselves, a row for each.
 
-    Size is "width × height", aspect width by height, quality the mean of JPEG's first
-    quantisation table, 0 for other formats; the others are texts, "" where a file says
-    nothing. An OSError names an image that cannot be read.
+    Columns are format, mode, size ("width × height"), aspect (width by height), quality
+    (the mean of JPEG's first quantisation table, 0 for other formats), progressive,
+    resolution, profile, exif, camera and software: texts, "" where a file says nothing.
+    An OSError names an image that cannot be read.
     """
-    fields = pd.DataFrame([file_facts(image) for image in images])
-    fields["size"] = fields["width"].astype(str) + " × " + fields["height"].astype(str)
-    fields["aspect"] = (fields["width"] / fields["height"]).round(2)
-    fields["quality"] = fields["quantisation"].round(1)
-    return fields[[*FIELDS]]
+    facts = pd.DataFrame([file_facts(image) for image in images])
+    fields = facts[["format", "mode"]].assign(
+        size=facts["width"].astype(str) + " × " + facts["height"].astype(str),
+        aspect=(facts["width"] / facts["height"]).round(2),
+        quality=facts["quantisation"].round(1),
+    )
+    return fields.join(facts.loc[:, "progressive":"software"])
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class OneClassValue:
     Attributes
     ----------
     field, value
-        One of `FIELDS`, and the text that it has.
+        A column of `file_fields`, and the text that it has.
     class_name
         The class that it belongs to.
     n_images, n_groups

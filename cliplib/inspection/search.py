@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def search(
         Features (n, d), or a feature table. For texts they are the projected ones, or
         of a table in a readout that contains the pooled ones.
     encoder
-        What made the gallery, to read texts.
+        What made the gallery, to read texts; without it, queries are features.
     k
         How many. All queries get fewer where the gallery has fewer rows, or where one
         of them has fewer groups to choose from.
@@ -54,7 +55,7 @@ def search(
     Raises
     ------
     TypeError
-        If the queries are texts, and there is no encoder that reads them.
+        If the encoder reads no texts.
     ValueError
         If there are groups of the queries but not of the gallery, or k is below 1.
     """
@@ -62,37 +63,21 @@ def search(
         raise ValueError(
             "Give the groups of both queries and gallery, or of the gallery alone."
         )
-    query_rows, gallery_rows = _as_features(queries, gallery, encoder)
+    asked: Any = queries
+    known: Any = gallery
+    if encoder is not None:
+        asked = encoder.encode_texts(asked)
+        if isinstance(gallery, FeatureTable):
+            known = encoder.project(gallery.with_readout("pooled").features)
+    elif isinstance(gallery, FeatureTable):
+        known = gallery.features
     if groups is None:
-        n_found = min(k, len(gallery_rows))
-        neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine")
-        distances, rows = neighbours.fit(gallery_rows).kneighbors(query_rows)
+        n_found = min(k, len(known))
+        neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
+        distances, rows = neighbours.kneighbors(asked)
         return rows, np.asarray(1 - distances, np.float32)
     own_groups = None if query_groups is None else np.asarray(query_groups)
-    return _nearest_of_groups(
-        query_rows, gallery_rows, np.asarray(groups), own_groups, k
-    )
-
-
-def _as_features(
-    queries: ArrayLike | str | Sequence[str],
-    gallery: ArrayLike | FeatureTable,
-    encoder: Encoder | None,
-) -> tuple[Features, Features]:
-    """Return queries (q, d) and gallery (n, d) as features of one space."""
-    is_text = np.asarray(queries).dtype.kind == "U"
-    if is_text and encoder is None:
-        raise TypeError(
-            "To search by words, say what reads them: "
-            "search('a red ball', table, encoder=encoder)."
-        )
-    if is_text and encoder is not None:
-        queries = encoder.encode_texts(np.atleast_1d(np.asarray(queries)).tolist())
-        if isinstance(gallery, FeatureTable):
-            gallery = encoder.project(gallery.with_readout("pooled").features)
-    if isinstance(gallery, FeatureTable):
-        gallery = gallery.features
-    return np.asarray(queries), np.asarray(gallery)
+    return _nearest_of_groups(asked, known, np.asarray(groups), own_groups, k)
 
 
 def _nearest_of_groups(

@@ -29,13 +29,15 @@ from cliplib.evaluation.intervals import (
 )
 from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.file_values import FIELDS, file_fields
+from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.pictures import PATCHES, picture_columns, picture_statistics
 from cliplib.probes.out_of_fold import predict_folds
 from cliplib.probes.threads import one_thread
 
 COLOURS = ("colour moments", "thumbnail")
 """Statistics that inform only: the colour of a fruit is content."""
+WHOLE = ("brightness", "sharpness", "block edges", *COLOURS)
+"""Statistics of a whole picture."""
 NUMBERS = ("aspect", "quality")
 """Fields whose order counts, beside their values."""
 MOST_VALUES = 20
@@ -49,7 +51,8 @@ class Shortcut:
     Attributes
     ----------
     name
-        What it reads: a statistic of `picture_columns`, or a field of `FIELDS`.
+        What it reads: a statistic of `picture_columns`, or a column of
+        `file_fields`.
     accuracy, balanced
         Shares of right answers out of fold by group, of all images and as the mean over
         classes.
@@ -74,11 +77,11 @@ class Shortcut:
     @property
     def place(self) -> str:
         """Where it looks, as in a sentence: "in the bottom left corner"."""
-        if self.name in FIELDS:
-            return "in the file"
         if self.name in PATCHES:
             return f"{'at' if 'edge' in self.name else 'in'} the {self.name}"
-        return "along the border" if self.name == "border" else "in the whole picture"
+        if self.name == "border":
+            return "along the border"
+        return "in the whole picture" if self.name in WHOLE else "in the file"
 
 
 def probe_shortcuts(
@@ -118,7 +121,7 @@ def probe_shortcuts(
         name: pictures[:, columns] for name, columns in picture_columns().items()
     }
     fields = file_fields(images)
-    inputs |= {name: _encode_field(fields[name]) for name in FIELDS}
+    inputs |= {name: _encode_field(fields[name]) for name in fields}
     inputs = {name: x for name, x in inputs.items() if np.ptp(x, axis=0).any()}
     folds = list(
         group_folds(

@@ -10,7 +10,6 @@ import pandas as pd
 from cliplib.data.wording import points
 from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import LEVELS
-from cliplib.inspection.file_values import FIELDS
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import POOLED, Methods
@@ -68,7 +67,7 @@ def of_shortcuts(findings: Findings) -> pd.DataFrame:
 
 def of_file_fields(findings: Findings) -> pd.DataFrame:
     """Return the most frequent value of each field of the files that varies."""
-    facts = findings.images.facts[[*FIELDS]].astype(str)
+    facts = findings.images.facts.astype(str)
     by_class = facts.groupby(findings.images.labels)
     frequent = by_class.agg(lambda values: values.value_counts().index[0])
     return frequent.loc[:, facts.nunique() > 1]

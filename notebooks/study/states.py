@@ -47,6 +47,13 @@ def _grey_and_head(image: Image.Image) -> tuple[Floats, Bools]:
     return grey.astype(np.float64), head_mask(grey)
 
 
+def keep(image: Image.Image, box: Box) -> Image.Image:
+    """Return a copy, RGB, that is black outside the ellipse round a box."""
+    pixels = np.array(image.convert("RGB"))
+    pixels[~ellipse(box, image.size)] = 0
+    return Image.fromarray(pixels)
+
+
 def box_elsewhere(image: Image.Image, box: Box) -> Box | None:
     """Return a box of the same size elsewhere in the head, as bright as can be found.
 
