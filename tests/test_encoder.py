@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import pickle
 import shutil
 
 import numpy as np
@@ -246,28 +245,15 @@ def test_another_precision_is_refused_at_once(checkpoint, dtype):
         ClipEncoder(checkpoint, cache=False, dtype=dtype)
 
 
-def test_a_device_that_is_not_there_is_refused_at_once(checkpoint):
-    for device in ("gpu", "cuda:77"):
-        with pytest.raises(ValueError, match=f"device='{device}' cannot be used here"):
-            ClipEncoder(checkpoint, cache=False, device=device)
-
-
-def test_images_smaller_than_a_patch_are_refused(checkpoint):
-    with pytest.raises(ValueError, match="less than a patch.*give 8 pixels or more"):
-        ClipEncoder(checkpoint, cache=False, image_size=4)
-
-
-def test_a_cached_encoder_can_be_copied_and_sent_to_another_process(
-    checkpoint, photos, tmp_path
-):
+def test_a_cached_encoder_can_be_copied(checkpoint, photos, tmp_path):
     cache = FeatureCache(tmp_path / "features")
     encoder = ClipEncoder(checkpoint, cache=cache)
     expected = encoder.encode_images(photos, readout="deep")
-    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
-        assert other.cache.folder == cache.folder
-        assert other.model is not encoder.model
-        assert (other.encode_images(photos, readout="deep") == expected).all()
-        assert other.fingerprint == encoder.fingerprint
+    other = copy.deepcopy(encoder)
+    assert other.cache.folder == cache.folder
+    assert other.model is not encoder.model
+    assert (other.encode_images(photos, readout="deep") == expected).all()
+    assert other.fingerprint == encoder.fingerprint
 
 
 def test_arrays_of_paths_and_of_images_are_taken(tiny, tmp_path):

@@ -265,7 +265,7 @@ def test_a_checkpoints_code_never_runs(
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(OSError, match="needs code of its makers, which is never run"):
         VisionEncoder(CODE)
-    with pytest.raises(OSError, match="pickle of weights holds code; it was not") as e:
+    with pytest.raises(OSError, match="pickle of weights holds code, or") as e:
         ClipEncoder(BOMB, cache=False)
     assert "weights_only" not in str(e.value) and "trust" not in str(e.value)
 

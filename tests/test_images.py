@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL
@@ -228,27 +226,6 @@ def test_a_large_image_is_shrunk_when_it_is_decoded(monkeypatch):
     assert load_image(encoded(wide)).size == (60, 15)
     assert load_image(encoded(small)).size == small.size
     assert load_image(wide).size == (60, 15)
-
-
-def test_huge_images_are_decoded_one_at_a_time(noise, monkeypatch):
-    active, most = [], []
-
-    def watched(image):
-        active.append(image)
-        time.sleep(0.02)
-        most.append(len(active))
-        active.pop()
-        return image
-
-    monkeypatch.setattr(module.ImageOps, "exif_transpose", watched)
-    monkeypatch.setattr(module, "HUGE", 100)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(load_image, [encoded(noise)] * 8))
-    assert max(most) == 1
-    monkeypatch.setattr(module, "HUGE", 1000)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(load_image, [encoded(noise)] * 8))
-    assert max(most) > 1  # so that the test can fail
 
 
 def test_an_empty_content_is_not_read_from_its_path(tmp_path):

@@ -161,7 +161,7 @@ def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):
     assert asked == [("owner/shapes", "v1")]
     with pytest.raises(OSError, match="Cannot load hf://datasets/nobody/nothing"):
         load_dataset("hf://datasets/nobody/nothing")
-    with pytest.raises(ValueError, match="several: Config name is missing. In Python"):
+    with pytest.raises(ValueError, match="Config name is missing"):
         load_dataset("hf://datasets/owner/several")
 
 
@@ -246,8 +246,6 @@ def test_the_command_line_takes_a_table_and_its_columns(
     assert asked["source"] == str(files)
     assert (asked["label_column"], asked["split"]) == ("kind", "train")
     assert asked["command"].endswith("--label-column kind --split train")
-    assert cli.main(["train", str(files), "--out", out]) == 1
-    assert "has no column 'label', but file, kind, split" in capsys.readouterr().err
 
 
 def with_paths(folder: Path) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -165,19 +166,15 @@ def map_images(
     n = len(sources)
     starts = range(0, n, batch_size)
     batches = [sources[start : start + batch_size] for start in starts]
-
-    def compute(batch: Sequence[ImageSource]) -> list[list[NDArray[Any]] | OSError]:
-        return _compute_batch(batch, functions, cache)
-
+    compute = partial(_compute_batch, functions=functions, cache=cache)
     # (n, 0) until the first results tell shape and dtype.
     outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    bar = tqdm(total=n, desc=progress, unit="image", disable=not progress)
     try:
         computed = chain.from_iterable(pool.map(compute, batches))  # in their order
-        for row, results in enumerate(computed):
-            bar.update()
+        shown = tqdm(computed, progress, n, unit="image", disable=not progress)
+        for row, results in enumerate(shown):
             if isinstance(results, OSError):
                 if errors is None:
                     raise results
@@ -191,7 +188,6 @@ def map_images(
     finally:  # also on an interrupt: the batches under way end and are cached
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # which the pool's threads have set to 1
-        bar.close()
     return outputs
 
 

@@ -22,13 +22,11 @@ if TYPE_CHECKING:
 HUB = "hf://datasets/"
 TABLES = (".csv", ".tsv", ".txt")  # suffixes of tables of files
 
+# What `load_dataset` may be told of a source, and what it takes for one.
 SOURCE_OPTIONS = ("image_column", "label_column", "split", "revision")
-"""What `load_dataset` may be told of a source."""
-
 Source: TypeAlias = Union[
     str, os.PathLike[str], pd.DataFrame, "datasets.Dataset", "datasets.DatasetDict"
 ]
-"""What `load_dataset` takes."""
 
 
 def load_dataset(
@@ -168,21 +166,15 @@ def _load_from_hub(name: str, revision: str) -> Any:
     """Return a data set of the hub by its splits, downloaded if it is not cached."""
     import datasets
 
-    from cliplib.data.hub import explained, first_sentence  # slow as well
+    from cliplib.data.hub import why_not_downloaded  # slow as well
 
     try:
-        with explained(f"datasets/{name}", revision):
-            try:
-                return datasets.load_dataset(name, revision=revision or None)
-            except ValueError as error:
-                if type(error) is not ValueError:  # of the name, or an answer
-                    raise
-                fault = first_sentence(error)  # of its configurations, or its files
-    except OSError as error:
-        raise OSError(f"Cannot load {HUB}{name}: {error}.") from None
-    raise ValueError(
-        f"{HUB}{name}: {fault}. In Python, give what datasets.load_dataset returns."
-    )
+        return datasets.load_dataset(name, revision=revision or None)
+    except ValueError:  # of its configurations, or its files
+        raise
+    except Exception as error:  # the library raises nearly anything
+        reason = why_not_downloaded(error, f"datasets/{name}", revision)
+        raise OSError(f"Cannot load {HUB}{name}: {reason}.") from None
 
 
 def _of_splits(
@@ -210,32 +202,24 @@ def _images_of(part: datasets.Dataset, wanted: str) -> datasets.Dataset:
     """Return the column of images of a data set alone, as "image", undecoded."""
     import datasets
 
-    of_images = _columns_of(part, datasets.Image)
-    column = _chosen(part, wanted, of_images, "image")
-    images = part.select_columns([column])
-    if column != "image":
-        images = images.rename_column(column, "image")
+    column = _column(part, wanted, datasets.Image, "image")
+    images = part.select_columns([column]).rename_columns({column: "image"})
     return images.cast_column("image", datasets.Image(decode=False))
 
 
-def _columns_of(part: datasets.Dataset, kind: type) -> list[str]:
-    """Return the names of the columns of a kind."""
-    return [
-        name for name, feature in part.features.items() if isinstance(feature, kind)
-    ]
+def _column(part: datasets.Dataset, wanted: str, kind: type, what: str) -> str:
+    """Return the column of images or labels: the one wanted, or the only one that fits.
 
-
-def _chosen(
-    part: datasets.Dataset, wanted: str, candidates: Sequence[str], what: str
-) -> str:
-    """Return the column of images or labels: the one wanted, or the only candidate.
-
-    ValueError if there is no such column, or if there are several candidates.
+    That is one of a kind of feature, or else one called `what`, such as "label".
+    ValueError if there is none, or if there are several.
     """
     if wanted in part.column_names:
         return wanted
-    if not wanted and len(candidates) == 1:
-        return candidates[0]
+    names: list[str] = part.column_names
+    of_kind = [name for name in names if isinstance(part.features[name], kind)]
+    fitting = of_kind or [name for name in names if name in (what, f"{what}s")]
+    if not wanted and len(fitting) == 1:
+        return fitting[0]
     raise ValueError(
         f"Which column holds the {what}s is not clear among "
         f"{', '.join(part.column_names)}: name it by {what}_column "
@@ -250,10 +234,7 @@ def _known_of(part: datasets.Dataset, split: str, wanted: str) -> pd.DataFrame:
     """
     import datasets
 
-    of_labels = _columns_of(part, datasets.ClassLabel) or [
-        name for name in ("label", "labels") if name in part.column_names
-    ]
-    column = _chosen(part, wanted, of_labels, "label")
+    column = _column(part, wanted, datasets.ClassLabel, "label")
     labels: list[Any] = part[column][:]
     if isinstance(part.features[column], datasets.ClassLabel):
         names = part.features[column].names

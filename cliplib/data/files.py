@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
+# How the name of a folder begins in which files are written. A run that is killed
+# leaves it; it may be deleted.
 UNFINISHED = ".unfinished-"
-"""How the name of a folder begins in which files are written."""
-LEFTOVER_AGE = 3600.0
-"""Seconds after which a run that has not ended was killed."""
 
 
 class NotWrittenError(OSError):
@@ -58,7 +55,6 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
             f"Nothing was written to {folder} ({error}): if the disk is full, make "
             "room, or choose another folder. What was there is unchanged."
         ) from error
-    remove_old(target.glob(f"{UNFINISHED}*"))
 
 
 def _flush_to_disk(folder: Path) -> None:
@@ -75,17 +71,6 @@ def _flush_to_disk(folder: Path) -> None:
             path.chmod(mode)
             with path.open("rb+") as file:  # Windows flushes writable files only
                 os.fsync(file)
-
-
-def remove_old(folders: Iterator[Path] | list[Path]) -> None:
-    """Delete folders that killed runs have left, with what is in them.
-
-    What is less than an hour old may belong to a run that goes on: it stays.
-    """
-    for folder in folders:
-        with suppress(OSError):  # another process may have deleted it
-            if time.time() - folder.stat().st_mtime > LEFTOVER_AGE:
-                shutil.rmtree(folder)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

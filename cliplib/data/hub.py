@@ -31,8 +31,8 @@ WEIGHTS = (  # the first format that a model has is taken
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, or what the user may fill of it
-# Names of the errors of a connection: the client's, and Python's.
-UNREACHABLE = {"ConnectionError", "NetworkError", "ProxyError", "TimeoutException"}
+# Names of the errors of an answer that breaks off, or is none of a hub.
+NO_ANSWER = {"RemoteProtocolError", "JSONDecodeError", "KeyError"}
 
 
 class DownloadError(OSError):
@@ -160,10 +160,10 @@ def explained(name: str, revision: str = "") -> Iterator[None]:
     except DownloadError:
         raise
     except Exception as error:  # the client raises nearly anything
-        raise DownloadError(_cause(error, name, revision)) from None
+        raise DownloadError(why_not_downloaded(error, name, revision)) from None
 
 
-def _cause(error: BaseException, name: str, revision: str) -> str:
+def why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
     """Return a sentence on why a download failed, and on what to do.
 
     The client wraps errors in others, so all that led to `error` are looked at.
@@ -200,20 +200,15 @@ def _cause(error: BaseException, name: str, revision: str) -> str:
             "auth login`"
         )
     reason = first_sentence(chain[-1]) or type(chain[-1]).__name__
-    # The first breaks off what was connected; the text is what the storage's client,
-    # hf_xet, says of a host.
-    is_unreachable = "RemoteProtocolError" not in kinds and (
-        kinds & UNREACHABLE or "error sending request" in " ".join(map(str, chain))
-    )
-    if status or is_unreachable:
+    if kinds & NO_ANSWER:
         return (
-            f"{address} cannot be reached ({reason}): name your network's proxy, with "
-            "its login, in HTTPS_PROXY, its certificate in SSL_CERT_FILE, or a mirror "
-            "of the hub in HF_ENDPOINT"
+            f"what came from {address} broke off, or is no answer of a hub ({reason}): "
+            "log in to your network with a browser, and try again"
         )
     return (
-        f"what came from {address} broke off, or is no answer of a hub ({reason}): log "
-        "in to your network with a browser, and try again"
+        f"{address} cannot be reached ({reason}): name your network's proxy, with its "
+        "login, in HTTPS_PROXY, its certificate in SSL_CERT_FILE, or a mirror of the "
+        "hub in HF_ENDPOINT"
     )
 
 

@@ -8,9 +8,8 @@ import io
 import logging
 import os
 import stat
-import threading
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -46,8 +45,6 @@ MOST_BYTES = 2**28  # of a file: 256 MiB
 # Of a decoded image, 16.8 millions: larger ones are shrunk, since many are in memory at
 # once, and every reader shrinks them further.
 MOST_PIXELS = 2**24
-HUGE = 4 * MOST_PIXELS  # pixels from which on images are decoded one at a time
-_huge_lock = threading.Lock()
 
 
 class UnreadableImage(OSError):
@@ -187,10 +184,7 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
         If the image cannot be decoded; it names the image and the reason.
     """
     try:
-        image = _open(source, content)
-        is_huge = image.width * image.height > HUGE
-        with _huge_lock if is_huge else nullcontext():
-            return _decoded(image)
+        return _decoded(_open(source, content))
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise _unreadable(source, _why_unreadable(error, source, content)) from error
 

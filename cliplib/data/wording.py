@@ -7,18 +7,15 @@ import numbers
 import re
 from collections.abc import Sequence
 
+# Value, lower and upper end of its 95% interval, as shares of 1, as of a
+# `cliplib.evaluation.intervals.Share`.
 Interval = tuple[float, float, float]
-"""Value, lower and upper end of its 95% interval, as shares of 1.
 
-A `cliplib.evaluation.intervals.Share` is one.
-"""
-
-
+# Control characters, ends of lines, what turns the direction of letters, bytes that are
+# not UTF-8, and what is no character at all.
 UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-"""Control characters, ends of lines, what turns the direction of letters, bytes that
-are not UTF-8, and what is no character at all."""
 
 
 def printable(text: str) -> str:

@@ -14,8 +14,6 @@ import torch
 
 from cliplib.data.hub import DownloadError, fetch_model, fetch_settings, first_sentence
 
-LONGEST_PHRASE = 100  # letters of an error that is quoted without its type
-
 
 def find_checkpoint(name: str, *, weights: bool = True) -> str:
     """Return the folder of a model: "mini", a folder, or a hub id, which is fetched.
@@ -72,31 +70,8 @@ def _reason(error: Exception) -> str:
     if "trust_remote_code" in text:
         return "it needs code of its makers, which is never run"
     if "weights_only" in text:  # torch refuses a pickle that is not of tensors alone
-        has_code = "Unsupported" in text or "GLOBAL" in text
-        fault = "holds code" if has_code else "is damaged"
-        return f"its pickle of weights {fault}; it was not opened"
-    is_phrase = "\n" not in text and len(text) < LONGEST_PHRASE
-    if isinstance(error, ValueError) and is_phrase:  # raised by cliplib's own loaders
-        return text
-    return f"{type(error).__name__}: {first_sentence(error)}"
-
-
-def choose_device(device: str | None) -> torch.device:
-    """Return the device of that name, by default a GPU if there is one.
-
-    ValueError for a name that torch does not know, or a device that is not there.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)  # raises if this machine has no such device
-    except Exception as error:  # of torch's own kinds, depending on its build
-        raise ValueError(
-            f"device={device!r} cannot be used here: give 'cpu', or 'cuda' where "
-            "torch sees a GPU."
-        ) from error
-    return chosen
+        return "its pickle of weights holds code, or is damaged; it was not opened"
+    return first_sentence(error) or type(error).__name__
 
 
 def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:

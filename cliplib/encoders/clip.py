@@ -35,7 +35,7 @@ TEXT_BATCH = 256  # texts that are encoded at once
 MOST_BLOCKS = 1000  # of a tower; the largest have some 50
 LARGEST_SIDE = 4096  # pixels that a tower sees
 
-# The settings that decide features; named, because a later transformers may add some.
+# The settings of a tower that decide features.
 _TOWER_SETTINGS = (
     "hidden_act",
     "layer_norm_eps",
@@ -44,21 +44,8 @@ _TOWER_SETTINGS = (
     "patch_size",
     "eos_token_id",
 )
-_PREPROCESSING_SETTINGS = (
-    "do_convert_rgb",
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "crop_size",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "do_pad",
-    "pad_size",
-)
+# Entries of the preprocessing that do not.
+_INCIDENTAL = ("image_processor_type", "feature_extractor_type", "processor_class")
 
 
 class ClipEncoder(Encoder):
@@ -122,11 +109,6 @@ class ClipEncoder(Encoder):
             self.image_size = image_size or int(vision_config.image_size)
             self.processor = _load_processor(source, image_size, squash)
             self.tokenizer = _load_tokenizer(source, text_config.vocab_size)
-        if self.image_size < vision_config.patch_size:
-            raise ValueError(
-                f"image_size={image_size} is less than a patch of {self.name!r}: give "
-                f"{vision_config.patch_size} pixels or more."
-            )
         self.model = _freeze(clip, self.device)
         self.width = int(vision_config.hidden_size)
         # Of a tower with fewer blocks than `BLOCKS`, all are read.
@@ -139,22 +121,6 @@ class ClipEncoder(Encoder):
         size = sum(weight.numel() for weight in self.model.parameters()) / 1e6
         shape = f"{size:.1f} M parameters, {self.image_size} px, {self.width} wide"
         return f"ClipEncoder({self.name!r}, {shape}, {self.device})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes that are copied or pickled.
-
-        In the model's place stand its configuration and weights, as transformers puts
-        hooks on the model itself.
-        """
-        return {**self.__dict__, "model": (self.model.config, self.model.state_dict())}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy: build the model anew from configuration and weights."""
-        self.__dict__.update(state)
-        config, weights = state["model"]
-        model = CLIPModel(config)
-        model.load_state_dict(weights)
-        self.model = _freeze(model, self.device)  # in place of the two
 
     @property
     def logit_scale(self) -> float:
@@ -172,9 +138,9 @@ class ClipEncoder(Encoder):
         settings = json.loads(self.processor.to_json_string())
         # A setting without a value is left out: some checkpoints do not mention it.
         preprocessing = {
-            name: settings[name]
-            for name in _PREPROCESSING_SETTINGS
-            if settings.get(name) is not None
+            name: value
+            for name, value in settings.items()
+            if name not in _INCIDENTAL and value is not None
         }
         described: dict[str, Any] = {"preprocessing": preprocessing}
         # float32 is not named: fingerprints of committed features were made without it.

@@ -15,7 +15,7 @@ from PIL import Image
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import FeatureCache, ImageFunction, map_images
 from cliplib.data.image import Images
-from cliplib.encoders.checkpoint import choose_device, fingerprint_of
+from cliplib.encoders.checkpoint import fingerprint_of
 
 
 class Encoder(ABC):
@@ -43,7 +43,9 @@ class Encoder(ABC):
 
     def _place(self, device: str | None, cache: bool | FeatureCache) -> None:
         """Set device, batch size and cache, from the arguments of these names."""
-        chosen = choose_device(device)
+        chosen = torch.device(
+            device or ("cuda" if torch.cuda.is_available() else "cpu")
+        )
         self.device = str(chosen)
         self.batch_size = 16 if chosen.type == "cpu" else 128  # a GPU needs more
         self.cache = _chosen_cache(cache)
