@@ -30,7 +30,7 @@ FAILED = 3  # exit status after a warning that --fail-on names
 SHOWN = 10  # lines of a list, before "and 11 more"
 
 # Loggers whose warnings are dropped: the commands say the same themselves.
-SILENT_LOGGERS = ("cliplib.data.cache", "cliplib.evaluation.calibration")
+SILENT_LOGGERS = ("cliplib.data.cache",)
 
 
 def main(arguments: Sequence[str]) -> int:

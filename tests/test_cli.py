@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import shlex
@@ -19,7 +20,13 @@ import pandas as pd
 import pytest
 from test_decision_aid import PROBE, clouds
 
-from cliplib.__main__ import _plain_warnings, build_parser, main, with_command
+from cliplib.__main__ import (
+    SILENT_LOGGERS,
+    _plain_warnings,
+    build_parser,
+    main,
+    with_command,
+)
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.verdict import WORDS
@@ -51,6 +58,14 @@ def test_a_warning_is_written_without_its_place(capsys: Capture) -> None:
         with _plain_warnings():
             warnings.warn("There are only 8 groups of images.", stacklevel=1)
         assert capsys.readouterr().err == "There are only 8 groups of images.\n"
+
+
+def test_warnings_are_printable_and_some_are_told_elsewhere(capsys: Capture) -> None:
+    with _plain_warnings():
+        logging.getLogger("cliplib").warning("%s is left out.", "a\x1b[2J.png")
+        for name in SILENT_LOGGERS:
+            logging.getLogger(name).warning("This the command has told already.")
+    assert capsys.readouterr().err == "a\\x1b[2J.png is left out.\n"
 
 
 def series(folder: Path) -> None:
