@@ -138,6 +138,16 @@ def test_features_of_any_type_are_read_as_float32(probe, sample):
         assert (found == expected).all()
 
 
+@probes
+def test_the_order_of_features_in_memory_moves_no_bit(probe):
+    X, y = large_sample()
+    by_row, by_column = (
+        clone(probe).fit(rows[:600], y[:600]).predict_proba(rows[600:])
+        for rows in (X, np.asfortranarray(X))
+    )
+    np.testing.assert_array_equal(by_column, by_row)
+
+
 def large_sample():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 900)

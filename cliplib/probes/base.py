@@ -67,8 +67,9 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         Returns the probe. ValueError for a single class, values that are not finite, or
         arrays that do not fit together.
         """
-        # It raises where X or y is of no use, and sets n_features_in_.
-        rows, labels = validate_data(self, X, y, dtype=np.float32)
+        # It raises where X or y is of no use, and sets n_features_in_. Row by row in
+        # memory: products then round alike, however X came.
+        rows, labels = validate_data(self, X, y, dtype=np.float32, order="C")
         if groups is None:
             refuse_groups_kept_back()
         check_classification_targets(labels)
@@ -152,7 +153,9 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _checked(self, X: ArrayLike) -> Features:
         """Return features (n, d) as float32; ValueError if d is not as in `fit`."""
         # Without a reset it compares d with n_features_in_, which `fit` has set.
-        return np.asarray(validate_data(self, X, dtype=np.float32, reset=False))
+        return np.asarray(
+            validate_data(self, X, dtype=np.float32, order="C", reset=False)
+        )
 
     @abstractmethod
     def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
