@@ -287,7 +287,7 @@ kept = tempfile.TemporaryDirectory()
 start = multiprocessing.get_start_method()
 print(json.dumps(["torch" in sys.modules, os.getcwd(), start, kept.name]))""",
 }
-"""Cells of notebooks beside the toy's: enough of them for forked kernels."""
+"""Cells of notebooks beside the toy's."""
 
 
 @pytest.fixture(scope="module")
