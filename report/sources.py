@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -16,17 +17,21 @@ def functions_of(package: Path) -> dict[str, str]:
     for path in sorted(package.rglob("*.py")):
         module = ".".join(path.relative_to(package).with_suffix("").parts)
         text = path.read_text("utf-8")
-        tree = ast.parse(text)
-        owners: dict[str, ast.Module | ast.ClassDef] = {module: tree}
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef):
-                owners[f"{module}.{node.name}"] = node
-        for name, owner in owners.items():
-            for node in owner.body:
-                if isinstance(node, ast.FunctionDef):
-                    source = undocumented(node, text.splitlines())
-                    sources[f"{name}.{node.name}"] = source
+        for name, node in functions_in(ast.parse(text)):
+            sources[f"{module}.{name}"] = undocumented(node, text.splitlines())
     return sources
+
+
+def functions_in(
+    owner: ast.Module | ast.ClassDef,
+) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield a module's functions by name, and methods after the name of their class."""
+    for node in owner.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            for name, method in functions_in(node):
+                yield f"{node.name}.{name}", method
 
 
 def undocumented(node: ast.FunctionDef, lines: list[str]) -> str:

@@ -16,9 +16,7 @@ from places import EMBEDDED, Places
 
 REPORT = Path(__file__).resolve().parent
 SETTINGS = ("CLIPLIB_DATA", "CLIPLIB_MODEL")
-FIXED: dict[str, dict[str, str]] = tomllib.loads(
-    (REPORT / "environment.toml").read_text("utf-8")
-)
+FIXED = tomllib.loads((REPORT / "environment.toml").read_text("utf-8"))
 
 
 def setting(name: str, given: str | None) -> str:
