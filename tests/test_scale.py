@@ -166,7 +166,7 @@ def test_the_aid_learns_from_what_was_encoded(encoded: Path, tiny: ClipEncoder) 
 def test_a_half_written_file_is_named(encoded: Path) -> None:
     damaged = encoded / "0.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-50])
-    with pytest.raises(ValueError, match="0.parquet.*Move that file away, and encode"):
+    with pytest.raises(ValueError, match="0.parquet.*the file is corrupted"):
         FeatureTable.from_parquet(str(encoded))
     assert damaged.exists()
 

@@ -30,9 +30,6 @@ from cliplib.data.image import (
 )
 
 logger = logging.getLogger(__name__)
-# The command line silences `logger`, since it lists unreadable images itself; what is
-# wrong with the cache it lets through.
-cache_logger = logging.getLogger(f"{__name__}.file")
 
 
 def cache_folder() -> Path:
@@ -87,7 +84,9 @@ class FeatureCache:
                 np.savez(file, allow_pickle=False, **{key: array})
         except OSError as error:
             warn_once(
-                cache_logger,
+                # Not `logger`, which the command line silences, since it lists
+                # unreadable images itself.
+                logging.getLogger(f"{__name__}.file"),
                 f"Cannot write to the feature cache {self.folder} ({error.strerror}): "
                 "set CLIPLIB_CACHE, or make room. Until then everything is computed "
                 "anew.",
@@ -164,8 +163,7 @@ def map_images(
 
     sources = image_list(images)
     n = len(sources)
-    starts = range(0, n, batch_size)
-    batches = [sources[start : start + batch_size] for start in starts]
+    batches = [sources[start : start + batch_size] for start in range(0, n, batch_size)]
     compute = partial(_compute_batch, functions=functions, cache=cache)
     # (n, 0) until the first results tell shape and dtype.
     outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]

@@ -72,15 +72,13 @@ def load_dataset(
     """
     import datasets  # takes seconds
 
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
     is_of_hub = isinstance(source, str) and source.startswith(HUB)
     if revision and not is_of_hub:
         raise ValueError("Only a data set of the hub has a revision: leave it out.")
     if is_of_hub:
         source = _load_from_hub(str(source).removeprefix(HUB), revision)
-    if isinstance(source, str):
-        return _of_place(source, image_column, label_column, split)
+    if isinstance(source, str | os.PathLike):
+        return _of_place(os.fspath(source), image_column, label_column, split)
     if isinstance(source, pd.DataFrame):
         return _of_table(source, Path("table"), image_column, label_column, split)
     if isinstance(source, datasets.Dataset):

@@ -85,7 +85,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         with TemporaryDirectory(prefix=UNFINISHED, dir=path):
             pass
     except OSError as error:
-        reason = error.strerror or error
         raise OSError(
-            f"Nothing can be written to {path} ({reason}): choose another folder."
+            f"Nothing can be written to {path} ({error.strerror}): choose another "
+            "folder."
         ) from error

@@ -134,18 +134,13 @@ def _listed_image(path: Path, root: Path) -> ListedImage:
     These are told by its path. A ValueError says what to change if the image is in no
     class folder, or the path cannot be shown as it is.
     """
-    relative = path.relative_to(root)
-    if len(relative.parts) == 1:
-        raise ValueError(
-            f"The image {path} lies outside the class folders: move it into one."
-        )
     shown = image_name(path)  # spells out what cannot be shown
     if shown != str(path):
         raise ValueError(
             f"The name '{shown}' is not in UTF-8, or holds characters that are not "
             "shown: rename it."
         )
-    return ListedImage(path, *parse_path(relative))
+    return ListedImage(path, *parse_path(path.relative_to(root)))
 
 
 def parse_path(relative: PurePath) -> tuple[str, str, str]:
@@ -153,8 +148,13 @@ def parse_path(relative: PurePath) -> tuple[str, str, str]:
 
     Folders above these are left out of the id: "photos/Training/cat/1.jpg" gives
     "Training/cat/1.jpg", "train" and "cat"; "photos/cat/1.jpg" gives "cat/1.jpg", ""
-    and "cat". `SPLITS` lists the names of split folders, in lower case.
+    and "cat". `SPLITS` lists the names of split folders, in lower case. ValueError for
+    an image that lies in no folder.
     """
+    if len(relative.parts) == 1:
+        raise ValueError(
+            f"The image {relative} lies outside the class folders: move it into one."
+        )
     *above, label, file = relative.parts
     folder_above = above[-1] if above else ""
     split = SPLITS.get(folder_above.lower(), "")

@@ -7,7 +7,6 @@ a newer version.
 from __future__ import annotations
 
 import errno
-import fnmatch
 import functools
 import hashlib
 import logging
@@ -59,20 +58,11 @@ def fetch_model(name: str) -> Path:
     DownloadError
         If the hub does not give it, or it has no weights that transformers reads.
     """
-    folder = fetch_settings(name)
-    names = {path.name for path in folder.iterdir()}
-    repo, _, revision = name.partition("@")
-    # It is not there in a cache that transformers itself has made.
-    with suppress(CachedRepoTreeNotFoundError):
-        listed = get_cached_repo_tree(repo, revision=revision or None)
-        names |= {file.path for file in listed}
     for patterns in WEIGHTS:
-        if any(fnmatch.filter(names, pattern) for pattern in patterns):
-            return _fetch(name, patterns)
-    raise DownloadError(
-        "it holds no weights that transformers reads, in model.safetensors or "
-        "pytorch_model.bin"
-    )
+        folder = _fetch(name, (*SETTINGS, *patterns))
+        if any(_files_of(folder, patterns)):
+            return folder
+    raise DownloadError("it holds neither model.safetensors nor pytorch_model.bin")
 
 
 def _fetch(name: str, patterns: Sequence[str]) -> Path:
@@ -124,6 +114,11 @@ def wait_for_answer(
     HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS)
 
 
+def _files_of(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files of a folder that fit a pattern."""
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
 def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """Return those files that fit a pattern and are not what the hub has.
 
@@ -131,9 +126,8 @@ def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     SHA-1 of others. Where there are no links, as on Windows, nothing is known.
     """
     damaged = []
-    for path in sorted(folder.iterdir()):
-        is_asked_for = any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
-        if is_asked_for and path.is_symlink():
+    for path in _files_of(folder, patterns):
+        if path.is_symlink():
             # One step of the link: the target may itself be a link, named otherwise.
             expected = Path(os.readlink(path)).name
             is_large = len(expected) == 64

@@ -50,7 +50,9 @@ MOST_PIXELS = 2**24
 class UnreadableImage(OSError):
     """An image cannot be read; `reason` is a clause on why that names no file."""
 
-    reason = ""
+    def __init__(self, source: ImageSource, reason: str) -> None:
+        super().__init__(f"Cannot read the image '{image_name(source)}': {reason}.")
+        self.reason = reason
 
 
 @functools.cache
@@ -134,7 +136,7 @@ def image_bytes(source: ImageSource) -> bytes:
     try:
         return _file_content(source)
     except OSError as error:
-        raise _unreadable(source, _why_unreadable(error, source, None)) from error
+        raise UnreadableImage(source, _why_unreadable(error, source)) from error
 
 
 def _file_content(
@@ -153,13 +155,6 @@ def _file_content(
     if about.st_size > MOST_BYTES:
         raise OSError(f"it has more than {MOST_BYTES >> 20} MiB: save a smaller copy")
     return path.read_bytes()
-
-
-def _unreadable(source: ImageSource, reason: str) -> UnreadableImage:
-    """Return the error that names an image that cannot be read, and the reason."""
-    error = UnreadableImage(f"Cannot read the image '{image_name(source)}': {reason}.")
-    error.reason = reason
-    return error
 
 
 def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image:
@@ -186,7 +181,8 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
     try:
         return _decoded(_open(source, content))
     except Exception as error:  # damaged files make Pillow raise nearly anything
-        raise _unreadable(source, _why_unreadable(error, source, content)) from error
+        reason = _why_unreadable(error, source, content)
+        raise UnreadableImage(source, reason) from error
 
 
 def _decoded(image: Image.Image) -> Image.Image:
@@ -241,7 +237,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _why_unreadable(
-    error: Exception, source: ImageSource, content: bytes | None
+    error: Exception, source: ImageSource, content: bytes | None = None
 ) -> str:
     """Return a clause on why an image could not be read, and what to do about it.
 

@@ -23,8 +23,6 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     ValueError
         If it is no CSV file, lacks a column, or names an image twice.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
         # Excel's files start with a byte order mark, this library's with comments.
         text = re.sub(r"\A(#.*\n)*", "", path.read_text("utf-8-sig"))

@@ -100,16 +100,15 @@ class ClipEncoder(Encoder):
         self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
         self._place(device, cache)
         with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
-            _require_clip(find_checkpoint(self.name, weights=False))
+            _check_settings(find_checkpoint(self.name, weights=False))
             source = find_checkpoint(self.name)
-            _check_sizes(source)
-            clip = _load_weights(source)
+            clip: Any = _load_weights(source)  # whose methods have no types
             vision_config: Any = clip.config.vision_config
             text_config: Any = clip.config.text_config
             self.image_size = image_size or int(vision_config.image_size)
             self.processor = _load_processor(source, image_size, squash)
             self.tokenizer = _load_tokenizer(source, text_config.vocab_size)
-        self.model = _freeze(clip, self.device)
+        self.model: CLIPModel = clip.eval().requires_grad_(False).to(self.device)
         self.width = int(vision_config.hidden_size)
         # Of a tower with fewer blocks than `BLOCKS`, all are read.
         self.blocks = min(BLOCKS, int(vision_config.num_hidden_layers))
@@ -302,19 +301,15 @@ def _dtype_name(dtype: str | torch.dtype) -> str:
     return name
 
 
-def _require_clip(source: str) -> None:
-    """Raise ValueError if the checkpoint in the folder `source` is no CLIP."""
-    kind = CLIPConfig.get_config_dict(source)[0].get("model_type")
-    if kind != "clip":
-        raise ValueError(f"it is no CLIP but {kind}, which VisionEncoder takes")
-
-
-def _check_sizes(source: str) -> None:
-    """Raise ValueError for a checkpoint of more than any CLIP has.
+def _check_settings(source: str) -> None:
+    """Raise ValueError if a checkpoint is no CLIP, or larger than any CLIP is.
 
     Memory would not do for the numbers that somebody may have written into it.
     """
     config, _ = CLIPConfig.get_config_dict(source)
+    kind = config.get("model_type")
+    if kind != "clip":
+        raise ValueError(f"it is no CLIP but {kind}, which VisionEncoder takes")
     shown, _ = CLIPImageProcessorPil.get_image_processor_dict(source)
     towers = [config.get(name) or {} for name in ("vision_config", "text_config")]
     squares = [shown.get(name) or {} for name in ("size", "crop_size")]
@@ -338,12 +333,6 @@ def _load_weights(source: str) -> CLIPModel:
     if lacking := info["missing_keys"]:
         raise ValueError(f"it lacks weights, such as {min(lacking)}")
     return cast(CLIPModel, clip)
-
-
-def _freeze(model: Any, device: str) -> CLIPModel:
-    """Freeze a model in place, without dropout or gradients; move it to a device."""
-    frozen: CLIPModel = model.eval().requires_grad_(False).to(device)
-    return frozen
 
 
 def _load_processor(

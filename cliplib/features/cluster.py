@@ -139,8 +139,8 @@ def _check_apart(source: str, output: str) -> None:
     shorter, longer = sorted([f"{source}/", f"{output}/"], key=len)
     if longer.startswith(shorter):
         raise ValueError(
-            f"The output {output} and the input {source} must not lie one within the "
-            "other: choose another folder for the output."
+            f"{output} and {source} must not lie one within the other: choose another "
+            "folder for the output."
         )
 
 

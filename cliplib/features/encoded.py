@@ -51,12 +51,12 @@ def load_encoded(folder: str, errors: dict[str, str] | None) -> Fields:
         raise ValueError(f"{folder} holds no image that could be read.")
     failed = images[~was_read].set_index("id")["error"]
     if len(failed):
-        left_out = counted(len(failed), "file")
-        logger.warning("Left out %s: %s", left_out, failed.iloc[0])
+        logger.warning("Left out %s: %s", counted(len(failed), "file"), failed.iloc[0])
     if errors is not None:
         errors |= failed.to_dict()
     read = images[was_read]
     rows = read.index.to_numpy()
+    made_by = json.loads(read["encoder"].iloc[0])
     copies = near_duplicate_groups(_read_arrays(folder, "hash", rows))
     return {
         **_said_by_paths(read["id"].tolist()),
@@ -64,23 +64,14 @@ def load_encoded(folder: str, errors: dict[str, str] | None) -> Fields:
         "copies": copies,
         "groups": copies,
         "folds": np.zeros(len(rows), np.int64),
-        "provenance": {
-            **json.loads(read["encoder"].iloc[0]),
-            "dataset": PurePosixPath(folder).name,
-        },
+        "provenance": made_by | {"dataset": PurePosixPath(folder).name},
     }
 
 
 def _said_by_paths(names: Sequence[str]) -> dict[str, Any]:
     """Return ids, splits, classes and labels of images, by their paths in the set."""
-    paths = [PurePosixPath(name) for name in names]
-    for path in paths:
-        if len(path.parts) == 1:
-            raise ValueError(
-                f"The image {path} lies outside the class folders: move it into "
-                "one, and encode again."
-            )
-    ids, splits, labels = zip(*map(parse_path, paths), strict=True)
+    parsed = [parse_path(PurePosixPath(name)) for name in names]
+    ids, splits, labels = zip(*parsed, strict=True)
     if len(set(ids)) < len(ids):  # several data sets in one folder
         ids = tuple(names)
     classes, numbers = np.unique(np.array(labels, np.str_), return_inverse=True)
@@ -95,17 +86,11 @@ def _said_by_paths(names: Sequence[str]) -> dict[str, Any]:
 def read_encoded(folder: str, columns: list[str]) -> pa.Table:
     """Return columns of all Parquet files in a folder or URI.
 
-    ValueError for a damaged one, as of a process that was killed.
+    pyarrow's ValueError names a damaged one, as of a process that was killed.
     """
     system, path = locate(folder)
-    try:
-        written = pyarrow.dataset.dataset(path, SCHEMA, "parquet", system)
-        return written.to_table(columns)
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"{str(error).splitlines()[0]} Move that file away, and encode into "
-            f"{folder} again."
-        ) from error
+    written = pyarrow.dataset.dataset(path, SCHEMA, "parquet", system)
+    return written.to_table(columns)
 
 
 def _read_arrays(folder: str, name: str, rows: Ints) -> NDArray[Any]:
