@@ -15,8 +15,7 @@ import shlex
 import sys
 import tomllib
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 FAILED = 3  # exit status after a warning that --fail-on names
 SHOWN = 10  # lines of a list, before "and 11 more"
-
-# Loggers whose warnings are dropped: the commands say the same themselves.
-SILENT_LOGGERS = ("cliplib.data.cache",)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,8 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         run_command = options.pop("run")
         if run_command in (train, report):
             options["command"] = shlex.join(["cliplib", *whole])
-        with _plain_warnings():
-            status = run_command(**options)
+        status = run_command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; what is finished is kept.\n")
         return 130  # as shells have it
@@ -65,7 +60,25 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter())
+    logging.getLogger("cliplib").addHandler(handler)
+    # Its warnings are dropped: the commands name unreadable images themselves.
+    logging.getLogger("cliplib.data.cache").disabled = True
+    warnings.showwarning = _log_warning
     sys.exit(main(sys.argv[1:]))
+
+
+class _PlainFormatter(logging.Formatter):
+    """Spells out what cannot be shown in a message, which may name a file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
+
+
+def _log_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
+    """Log a warning of Python's own kind, without file, line and code."""
+    logging.getLogger("cliplib").warning("%s", message)
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
@@ -269,33 +282,6 @@ def show(title: str, lines: pd.Series) -> None:
         print(f"    {line}")
     if len(lines) > SHOWN:
         print(f"    and {len(lines) - SHOWN} more")
-
-
-def _is_told(record: logging.LogRecord) -> bool:
-    """Say whether a warning is told; what cannot be shown in it is spelled out."""
-    record.msg = printable(record.getMessage())  # it may name a file
-    record.args = ()
-    return record.name not in SILENT_LOGGERS
-
-
-def _log_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
-    """Log a warning of Python's own kind, without file, line and code."""
-    logging.getLogger("cliplib").warning("%s", message)
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Write warnings in the block to stderr, each of them on a line of its own."""
-    handler = logging.StreamHandler()
-    handler.addFilter(_is_told)
-    library = logging.getLogger("cliplib")
-    library.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _log_warning
-            yield
-    finally:
-        library.removeHandler(handler)
 
 
 if __name__ == "__main__":
