@@ -12,10 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 from cliplib.evaluation.comparison import compare
 from cliplib.evaluation.intervals import (
+    Resampled,
     Share,
     auroc_statistic,
     bootstrap,
     clopper_pearson,
+    intervals,
     newcombe,
     ratio_intervals,
     small_sample_factor,
@@ -170,6 +172,17 @@ def test_newcombes_ends_are_as_many_errors_away_as_they_should_be():
         distance = np.abs(areas[end < 1] - inner)
         np.testing.assert_allclose(distance, 1.959964 * error, rtol=1e-5)
     assert newcombe(1.0, 8, 8)[0] < 0.8
+
+
+def test_a_bound_on_the_wrong_side_of_its_value_stays_where_it_is():
+    draws = np.linspace(0.2, 0.4, 401)
+    ends = np.quantile(draws, [0.025, 0.975])
+    below, above = (
+        intervals(Resampled(np.asarray(value), draws), 4).iloc[0]
+        for value in (0.1, 0.5)
+    )
+    assert below.low == pytest.approx(ends[0]) and below.high > ends[1]
+    assert above.high == pytest.approx(ends[1]) and above.low < ends[0]
 
 
 def test_a_comparison_is_paired():
