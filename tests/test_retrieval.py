@@ -69,6 +69,12 @@ def test_all_queries_get_as_many_finds_as_the_one_with_fewest_groups():
     assert 0 not in found[0]
 
 
+def test_each_query_is_spared_its_own_group():
+    rows = np.eye(3)
+    found, _ = search(rows, rows, groups=[0, 1, 2], query_groups=[2, 1, 0])
+    assert [set(row) for row in found.tolist()] == [{0, 1}, {0, 2}, {1, 2}]
+
+
 def test_average_precision_is_that_of_scikit_learn(space):
     queries, gallery, asked, labels = space
     got = rank_metrics(queries, gallery, asked, labels)

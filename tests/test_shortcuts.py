@@ -168,6 +168,13 @@ def test_statistics_of_tiny_images_are_numbers() -> None:
     np.testing.assert_allclose(brightness, [[18, 0], [18, 0]], atol=1)
 
 
+def test_brightness_is_mean_and_deviation_of_grey_levels() -> None:
+    halves = np.repeat(np.uint8([[[50] * 3], [[70] * 3]]), 8, axis=0)  # (16, 1, 3)
+    image = Image.fromarray(np.tile(halves, (1, 16, 1)))
+    (rows,) = map_images([image], picture_statistics)
+    assert rows[0, picture_columns()["brightness"]].tolist() == [60, 10]
+
+
 def test_no_accuracy_lies_beyond_one() -> None:
     for shortcut in found_with(frame):
         for share in (shortcut.accuracy, shortcut.balanced):

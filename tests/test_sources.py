@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -205,6 +208,10 @@ def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
         assert (getattr(again, name) == getattr(expected, name)).all(), name
     assert again.classes == expected.classes
     assert again.provenance == expected.provenance
+    half = replace(expected, features=expected.features.astype(np.float16))
+    half.to_parquet(tmp_path / "half.parquet")
+    kept = pq.read_schema(tmp_path / "half.parquet").field("features").type
+    assert kept.value_type == pa.float32()
     empty = expected.select(np.zeros(len(expected), bool))
     empty.to_parquet(tmp_path / "table.parquet")
     again = FeatureTable.from_parquet(tmp_path / "table.parquet")
