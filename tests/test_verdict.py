@@ -88,6 +88,7 @@ def shortcut(reached: Share, name: str = "border") -> Shortcut:
         accuracy=Share(0.9, 0.85, 0.94),
         balanced=Share(0.9, 0.85, 0.94),
         share_of_gain=reached,
+        auroc={"glass": Share(0.9, 0.85, 0.94), "metal": Share(0.9, 0.85, 0.94)},
         examples={"glass": [0, 1], "metal": [2, 3]},
     )
 
@@ -194,6 +195,37 @@ def test_a_shortcut_stops_the_word_where_it_reaches_clips_gain(
     caution = one(cautions.of_shortcuts, shortcuts=[shortcut(reached, name)])
     assert (caution is not None) == stops
     assert word_of(methods(), caution) == ("Perhaps" if stops else "Yes")
+
+
+@pytest.mark.parametrize(
+    ("name", "area", "stops"),
+    [
+        ("left edge", Share(0.96, 0.91, 0.98), True),
+        ("left edge", Share(0.92, 0.86, 0.96), False),
+        ("left edge", Share(0.96, 0.84, 1.0), False),  # too few images to say so
+        ("thumbnail", Share(1.0, 0.95, 1.0), False),
+        ("size", Share(1.0, 0.95, 1.0), False),  # values of one class are named anyway
+    ],
+)
+def test_a_shortcut_to_one_class_of_three_stops_the_word(
+    name: str, area: Share, stops: bool
+) -> None:
+    labels = np.repeat([0, 1, 2], 60)
+    classes = ("glass", "metal", "paper")
+    of_three = evaluate(labels, np.eye(3)[labels] * 0.7 + 0.1, classes)
+    areas = {
+        "glass": area,
+        "metal": Share(0.6, 0.5, 0.7),
+        "paper": Share(0.5, 0.4, 0.6),
+    }
+    weak = replace(shortcut(Share(0.6, 0.5, 0.7), name), auroc=areas)
+    three = replace(methods(), evaluations={LINEAR: of_three})
+    caution = one(cautions.of_shortcuts, shortcuts=[weak], methods=three)
+    assert word_of(methods(), caution) == ("Perhaps" if stops else "Yes")
+    if caution:
+        assert caution.evidence["class"] == "glass" and caution.rows == [0, 1]
+        assert "tells glass from the other classes" in caution.message
+        assert "92% of what CLIP gains" in caution.message
 
 
 def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:

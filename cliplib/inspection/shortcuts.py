@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -25,6 +26,7 @@ from cliplib.evaluation.intervals import (
     clopper_pearson,
     group_sums,
     intervals,
+    newcombe,
     ratio_intervals,
 )
 from cliplib.features.splits import checked_groups, group_folds
@@ -59,6 +61,9 @@ class Shortcut:
     share_of_gain
         What part it reaches of CLIP's gain in balanced accuracy over chance; NaN where
         no gain of CLIP is shown.
+    auroc
+        By class, the area under the ROC curve against all others, by Newcombe's method
+        with the groups.
     examples
         By class, rows of two images at most of which the probe is surest, and right.
     """
@@ -67,6 +72,7 @@ class Shortcut:
     accuracy: Share
     balanced: Share
     share_of_gain: Share
+    auroc: Mapping[str, Share]
     examples: Mapping[str, list[int]]
 
     @property
@@ -155,6 +161,7 @@ def probe_shortcuts(
             accuracy=Share.of(accuracy.loc[name]),
             balanced=Share.of(balanced.loc[name]),
             share_of_gain=Share.of(share_of_gain.loc[name]),
+            auroc=_areas(table, proba[name]),
             examples=_surest(table, proba[name]),
         )
         for name in inputs
@@ -224,6 +231,18 @@ def _balanced(
         intervals(balanced, n_groups, exact, names),
         intervals(resampled["share"], n_groups, names=names),
     )
+
+
+def _areas(table: FeatureTable, proba: Floats) -> dict[str, Share]:
+    """Return the area under the ROC curve of each class against all others."""
+    areas = {}
+    for label, name in enumerate(table.classes):
+        is_class = table.labels == label
+        n_groups = len(np.unique(table.groups[is_class]))
+        n_others = len(np.unique(table.groups[~is_class]))
+        area = roc_auc_score(is_class, proba[:, label])
+        areas[name] = Share(area, *newcombe(area, n_groups, n_others).tolist())
+    return areas
 
 
 def _surest(table: FeatureTable, proba: Floats) -> dict[str, list[int]]:

@@ -29,11 +29,15 @@ FEW_GROUPS = 10
 """With fewer groups altogether nothing is decided: they say little of others."""
 FEW_OF_A_CLASS = 5
 """With fewer groups of a class neither: they cannot be tested in five folds."""
-# This and `lookalikes.MANY` were chosen on the development folders of
+# These and `lookalikes.MANY` were chosen on the development folders of
 # tests/benchmarks/verdict.py: no clean one reaches them.
 SHORTCUT = 0.75
 """The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
 SHORTCUT_LOW = 0.65
+"""The same, at the lower end of its interval."""
+CLASS_SHORTCUT = 0.9
+"""The share of CLIP's gain in AUROC from which on one may be all it sees of a class."""
+CLASS_SHORTCUT_LOW = 0.75
 """The same, at the lower end of its interval."""
 LOSS_ELSEWHERE = 0.05
 """A loss of balanced accuracy elsewhere that matters."""
@@ -139,7 +143,8 @@ def of_too_few(f: Findings) -> Iterator[Caution]:
 def of_shortcuts(f: Findings) -> Iterator[Caution]:
     """Say that something which shows no object tells the classes nearly as CLIP does.
 
-    Shortcuts are sorted, the strongest first.
+    Shortcuts are sorted, the strongest first. Where none is strong, one may still tell
+    a single class.
     """
     strong = [shortcut for shortcut in f.shortcuts if is_strong(shortcut)]
     if strong:
@@ -153,6 +158,18 @@ def of_shortcuts(f: Findings) -> Iterator[Caution]:
         rows = [row for rows in first.examples.values() for row in rows]
         names = [shortcut.name for shortcut in others[:MOST_FILES]]
         yield caution_of("shortcut", evidence, rows=rows, others=names)
+        return
+    of_classes = [*shortcuts_of_classes(f.shortcuts, f.methods)]
+    if of_classes:
+        first, name, share = max(of_classes, key=lambda found: found[2].value)
+        evidence = {
+            "name": first.name,
+            "place": first.place,
+            "class": name,
+            "auroc": first.auroc[name],
+            "share_of_gain": share,
+        }
+        yield caution_of("shortcut", evidence, rows=first.examples[name], others=[])
 
 
 def is_strong(shortcut: Shortcut) -> bool:
@@ -160,6 +177,28 @@ def is_strong(shortcut: Shortcut) -> bool:
     reached = shortcut.share_of_gain
     is_near = reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
     return shortcut.decides and is_near
+
+
+def shortcuts_of_classes(
+    shortcuts: Sequence[Shortcut], methods: Methods
+) -> Iterator[tuple[Shortcut, str, Share]]:
+    """Yield what in a picture tells one class of several nearly as CLIP does.
+
+    With it come the class, and the share of CLIP's gain in the area under the ROC curve
+    of the class against all others. Of two classes both areas are the same, and the
+    balanced accuracy tells as much.
+    """
+    areas_of_clip = methods.evaluations[methods.best].by_class("auroc")
+    for shortcut in shortcuts:
+        is_of_picture = shortcut.decides and shortcut.place != "in the file"
+        if len(areas_of_clip) < 3 or not is_of_picture:
+            continue
+        for name, area in shortcut.auroc.items():
+            gain = areas_of_clip[name].value - 0.5
+            share = Share(*((end - 0.5) / gain for end in area))
+            is_near = share.value >= CLASS_SHORTCUT and share.low >= CLASS_SHORTCUT_LOW
+            if is_near and areas_of_clip[name].low > 0.5:
+                yield shortcut, name, share
 
 
 def of_one_class_values(f: Findings) -> Iterator[Caution]:
