@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.archives import Archive, archives_inside
-from cliplib.inspection.name_forms import name_forms
+from cliplib.inspection.archives import Archive, archives_inside, name_forms
 
 N = 120
 

@@ -66,6 +66,7 @@ def chefer_relevance(
         by_image = np.broadcast_to(by_image, (len(sources), by_image.shape[-1]))
     tower: Any = deepcopy(encoder.model.vision_model)
     tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
+    scale = encoder.logit_scale if readout == "projected" else 1
     side = patches_a_side(encoder)
     bar = tqdm(sources, "heat maps", disable=len(sources) < 32)
     maps = np.zeros((len(sources), side, side), np.float32)
@@ -82,7 +83,8 @@ def chefer_relevance(
         if directions is None:
             matrices = [_rollout_matrix(attention) for attention in attentions]
         else:
-            logit = _logit(encoder, output.hidden_states, by_image[i], readout)
+            features = encoder.read_states(output.hidden_states, readout)[0]
+            logit = scale * features @ torch.as_tensor(by_image[i]).to(features)
             gradients = torch.autograd.grad(logit, attentions)
             matrices = [
                 _relevance_matrix(attention, gradient)
@@ -92,32 +94,10 @@ def chefer_relevance(
     return maps
 
 
-def patch_size(encoder: ClipEncoder) -> int:
-    """Return the side of a patch in pixels."""
-    config: Any = encoder.model.config.vision_config
-    return int(config.patch_size)
-
-
 def patches_a_side(encoder: ClipEncoder) -> int:
     """Return how many rows of patches an image is cut into; columns are as many."""
-    return encoder.image_size // patch_size(encoder)
-
-
-def _logit(
-    encoder: ClipEncoder,
-    states: tuple[Tensor, ...],
-    direction: Features,
-    readout: str,
-) -> Tensor:
-    """Return the logit of one image along a direction (d,): a scalar with gradients.
-
-    It is the product with the readout's features; of the projected ones, which have
-    length 1, times CLIP's scale of logits (exp of the model's `logit_scale`). `states`
-    (1, tokens, width) are what enters and leaves each block of the tower.
-    """
-    scale = encoder.logit_scale if readout == "projected" else 1
-    features = encoder.read_states(states, readout)[0]
-    return scale * features @ torch.as_tensor(direction).to(features)
+    config: Any = encoder.model.config.vision_config
+    return int(encoder.image_size // config.patch_size)
 
 
 def _rollout_matrix(attention: Tensor) -> Tensor:

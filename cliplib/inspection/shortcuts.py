@@ -187,13 +187,13 @@ def _encode_field(values: pd.Series) -> Floats:
     """
     texts = values.astype(str)
     frequent = texts.value_counts().index[:MOST_VALUES]
-    columns = [(texts == value).to_numpy(float) for value in frequent]
+    columns = pd.get_dummies(texts, dtype=float)[frequent]
     if values.name in NUMBERS:
-        columns.append(values.to_numpy(float))
+        columns["itself"] = values.astype(float)
     if values.name == "size":
-        sides = texts.str.split(" × ", expand=True).to_numpy(float)
-        columns += list(np.log(sides).T)
-    return np.column_stack(columns)
+        sides = texts.str.split(" × ", expand=True).astype(float)
+        columns[["width", "height"]] = np.log(sides)
+    return np.asarray(columns, float)
 
 
 def _balanced(

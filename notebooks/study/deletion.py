@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from cliplib.data.arrays import Bools, Features, Floats, Ints
 from cliplib.data.image import ImageSource
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.inspection.maps import patch_size, patches_a_side
+from cliplib.inspection.maps import patches_a_side
 
 
 def deletion_insertion(
@@ -100,7 +100,8 @@ def _pixel_masks(encoder: ClipEncoder, ranks: Ints, counts: Ints) -> Bools:
     It holds that many patches, those first by `ranks` (rows, columns). Pixels on the
     right and below that fill no patch go with the last one.
     """
-    patch_of_pixel = np.arange(encoder.image_size) // patch_size(encoder)
+    patch_size = encoder.image_size // patches_a_side(encoder)
+    patch_of_pixel = np.arange(encoder.image_size) // patch_size
     patch_of_pixel = np.minimum(patch_of_pixel, len(ranks) - 1)
     rank_of_pixel = ranks[np.ix_(patch_of_pixel, patch_of_pixel)]  # (s, s)
     return np.asarray(rank_of_pixel < counts[:, None, None, None])
