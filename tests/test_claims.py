@@ -162,7 +162,7 @@ FALL = "brain.differences.kernel_probe.published_minus_by_patient"
 OPPOSITE = "series.archive.mr.opposite_side.balanced_accuracy"
 ERASED = "tumour_used.tumour_erased.all.accuracy.low"
 CROPPED = (
-    'cell("series_originals", "balanced, plain series", "fold", "cropped", '
+    'cell("series_originals", "balanced, series B", "fold", "cropped", '
     '"without_mr")'
 )
 # What a sentence must not survive, by hand: its plain contrary, or too little of it.
@@ -195,24 +195,24 @@ CONTRARY = {
     ),
     "4-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "4-only-tumour": (
-        "crop.erased.only_the_tumour_less_whole.balanced_plain_series",
+        "crop.erased.only_the_tumour_less_whole.balanced_series_b",
         NOTHING,
     ),
     "4-without-mr": (
-        'cell("series_originals", "glioma, MR series", "fold", "whole", "without_mr")'
+        'cell("series_originals", "glioma, series A", "fold", "whole", "without_mr")'
         ".high",
         0.5,
     ),
     "4-margin": (
-        "crop.gaps.mini.margin_2_less_margin_0_5.glioma_plain_series",
+        "crop.gaps.mini.margin_2_less_margin_0_5.glioma_series_b",
         NOTHING,
     ),
     "4-crop-other": (
-        "crop.gaps.efficientnet_lite0.crop_less_whole.balanced_plain_series",
+        "crop.gaps.efficientnet_lite0.crop_less_whole.balanced_series_b",
         NOTHING,
     ),
     "4-crop-place": (
-        "crop.gaps.mini.crop_less_mirrored_place.balanced_plain_series",
+        "crop.gaps.mini.crop_less_mirrored_place.balanced_series_b",
         NOTHING,
     ),
     "4-erased-all": (ERASED, 0.55),

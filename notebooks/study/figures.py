@@ -306,27 +306,27 @@ def _as_jpeg(embedded: re.Match[str]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def draw_marks(
+def draw_rows(
     ax: Axes,
     results: Sequence[dict[str, float]],
     offset: float = 0.0,
     digits: int = 0,
     **look: Any,
 ) -> None:
-    """Draw shares side by side, each with its interval and its value, in per cent.
+    """Draw shares one below the other, each with interval and value, in per cent.
 
-    `results` have value, low and high; they stand at 0, 1, ... plus `offset`. Values
-    stand on the side to which the offset points.
+    `results` have value, low and high; they stand at the heights 0, 1, ... plus
+    `offset`. Values stand to the left of the interval if the offset is negative.
     """
     side = -1 if offset < 0 else 1
-    for x, result in enumerate(results):
+    for y, result in enumerate(results):
         value, low, high = (100 * result[end] for end in ("value", "low", "high"))
         error = [[value - low], [high - value]]
-        ax.errorbar(x + offset, value, error, fmt="o", **look)
+        ax.errorbar(value, y + offset, xerr=error, fmt="o", **look)
         ax.annotate(
             f"{value:.{digits}f}",
-            (x + offset, value),
-            (4 * side, -3),
+            (low if side < 0 else high, y + offset),
+            (4 * side, -2.5),
             textcoords="offset points",
             ha="right" if side < 0 else "left",
             fontsize=7.5,
