@@ -167,7 +167,7 @@ CONTRARY = {
     "cover-patients": (FALL, NOTHING),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "0-answer": (FALL, NOTHING),
+    "0-answer": (ERASED, 0.55),
     "0-patients": (FALL, metric(0.025, 0.015, 0.035)),
     "0-sources": ("sequence.gap.all", NOTHING),
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
