@@ -163,3 +163,29 @@ def test_declared_groups_are_joined_with_a_warning_or_left_apart(
     apart = replace(table, copies=np.arange(6)).with_groups(declared)  # --copies off
     assert apart.groups.tolist() == [0, 0, 1, 1, 2, 2]
     assert len(caplog.messages) == 1
+
+
+def flag(colours: list[str]) -> Image.Image:
+    """Three stripes, shaded and with a grain, as detailed as a photograph."""
+    image = Image.new("RGB", (96, 96))
+    for place, colour in enumerate(colours):
+        image.paste(colour, (0, 32 * place, 96, 32 * place + 32))
+    grain = np.random.default_rng(0).normal(0, 25, (96, 96, 1))
+    return Image.fromarray(np.clip(np.array(image) + grain, 0, 255).astype(np.uint8))
+
+
+def test_one_shape_in_other_colours_is_another_image_and_a_grey_copy_none() -> None:
+    first = flag(["#a03030", "#b0b0b0", "#3030a0"])
+    other = flag(["#a03030", "#b0b0b0", "#205070"])
+    grey, darker = ImageOps.grayscale(first), first.point(lambda level: 0.8 * level)
+    images = [first, other, grey.convert("RGB"), darker, resaved(first)]
+    hashes = image_hash.function(images)
+    assert not are_simple(hash_records(hashes)["grey"]).any()
+    assert near_duplicate_groups(hashes[:2]).tolist() == [0, 1]
+    pairs = find_near_duplicates(hashes[[0, 2, 3, 4]])
+    assert {2, 3, 1} <= set(pairs["index_b"][pairs["index_a"] == 0])
+
+
+def test_what_is_no_hash_is_refused() -> None:
+    with pytest.raises(ValueError, match="Hashes must be what image_hash makes"):
+        find_near_duplicates(np.zeros((2, 4416)))

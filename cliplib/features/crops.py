@@ -14,14 +14,23 @@ from numpy.typing import NDArray
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.features.hamming import close_hashes
-from cliplib.features.hashes import MIN_SIMPLE_GREY, low_frequency_bits, one_is_simple
-from cliplib.features.registration import PLAIN_WARPS, halved, register, warped
+from cliplib.features.hashes import (
+    MIN_SIMPLE_GREY,
+    hues,
+    low_frequency_bits,
+    one_is_simple,
+)
+from cliplib.features.registration import halved, register, similarities, warped
 
 MIN_REGISTERED = 0.85  # of detail, once one image is laid over the other
 MIN_REGISTERED_GREY = 0.95  # of grey levels, likewise
 MAX_WARPED_DISTANCE = 6  # differing bits of 64
 MAX_HUE_DIFFERENCE = 15  # of 255
 MIN_COSINE = 0.8  # of standardised features
+# Crops and turns, but not both: enough to propose pairs by their hashes.
+WARPS = similarities(
+    [(s, 0.0) for s in (1.0, 0.95, 0.9, 0.85, 0.8)] + [(1.0, a) for a in (-8, -4, 4, 8)]
+)
 
 
 def proposed_crops(
@@ -60,11 +69,11 @@ def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
     The answer is (n, 2 · warps, 1).
     """
-    bits = [np.zeros((0, 2 * len(PLAIN_WARPS), 1), np.uint64)]
+    bits = [np.zeros((0, 2 * len(WARPS), 1), np.uint64)]
     for start in range(0, len(grey), 512):
-        views = warped(halved(grey[start : start + 512]), PLAIN_WARPS)
-        both = np.concatenate([views, views[..., ::-1]], axis=1)
-        bits.append(low_frequency_bits(both, 8))
+        views = warped(halved(grey[start : start + 512]), WARPS).numpy()
+        both = np.concatenate([views, views[..., ::-1]])
+        bits.append(low_frequency_bits(both, 8).swapaxes(0, 1))
     return np.concatenate(bits)
 
 
@@ -92,12 +101,10 @@ def confirmed_crops(
     is_simple = one_is_simple(grey, rows_a, rows_b)
     min_grey = np.where(is_simple, MIN_SIMPLE_GREY, MIN_REGISTERED_GREY)
     # Of parts, only the mean hue can be compared. A simple image's must be the same.
-    hue = records["colours"].astype(float).mean(axis=(2, 3))
-    hue -= hue.mean(axis=1, keepdims=True)
+    hue = hues(records["colours"]).mean(axis=(2, 3))
     is_other_hue = np.abs(hue[rows_a] - hue[rows_b]).max(axis=1) > MAX_HUE_DIFFERENCE
     is_copy = (
         ~(is_simple & is_other_hue)
-        & found.is_same
         & (found.correlation >= max(MIN_REGISTERED, min_correlation))
         & (found.grey >= min_grey)
     )

@@ -26,10 +26,10 @@ from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
-    HASH_RECORD,
     MIN_SIMPLE_GREY,
     ORIENTATIONS,
     hash_records,
+    hues,
     image_hash,
     one_is_simple,
     quantised_detail,
@@ -40,14 +40,12 @@ MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
 MIN_CORRELATION = 0.82
 PAIRS_AT_ONCE = 512  # whose detail is in memory together
 
-# Simple images lack the detail to tell them apart: colours must agree as well.
+# Flags and hearts of one shape agree in all detail: hues must be the same as well.
 MAX_COLOUR_DIFFERENCE = 40  # of 255, between the hues of any two parts
-
+MAX_GREY_HUE = 10  # likewise, of each part of a grey image
 
 SAME_PIXELS = "exact"
-SAME_IMAGE = "near"
-SAME_PART = "cropped"
-KINDS = (SAME_IMAGE, SAME_PIXELS, SAME_PART)
+KINDS = ("near", SAME_PIXELS, "cropped")
 _NEAR, _EXACT, _CROPPED = range(3)  # their places, by which pairs are kept
 _UPRIGHT, _MIRRORED = (list(ORIENTATIONS).index(name) for name in ("", "mirrored"))
 _PAIR_COLUMNS = ["index_a", "index_b", "kind", "orientation", "correlation"]
@@ -96,22 +94,25 @@ def find_near_duplicates(
         correlation (of detail); in the order of index_a, then of index_b. A cropped
         copy is listed where nothing else connects its two images.
     """
-    hashes_a = _hashes_of(images_a, cache)
-    hashes_b = None if images_b is None else _hashes_of(images_b, cache)
+    records_a = _records_of(images_a, cache)
+    records_b = None if images_b is None else _records_of(images_b, cache)
     # Pairs are kept under all that they depend on: thresholds, hashes and features.
-    contents = [array for array in (hashes_a, hashes_b, features) if array is not None]
+    contents = [
+        array for array in (records_a, records_b, features) if array is not None
+    ]
     digests = [
         xxhash.xxh3_128_hexdigest(np.ascontiguousarray(content).data)
         for content in contents
     ]
     settings = f"{max_distance}:{min_correlation}:{cropped}"
-    key = ":".join(["near_duplicates_3", settings, *digests])
+    key = ":".join(["near_duplicates_4", settings, *digests])
     kept = {} if cache is None else cache.get([key])
     if key not in kept:
-        found = _pairs(
-            hashes_a, hashes_b, features, max_distance, min_correlation, cropped
-        )
-        kept = {key: found}
+        kept = {
+            key: _pairs(
+                records_a, records_b, features, max_distance, min_correlation, cropped
+            )
+        }
         if cache is not None:
             cache.put(kept)
     pairs = pd.DataFrame(kept[key], columns=_PAIR_COLUMNS)
@@ -124,47 +125,46 @@ def find_near_duplicates(
     )
 
 
-def _hashes_of(
+def _records_of(
     images: Images | NDArray[np.uint8], cache: FeatureCache | None
-) -> NDArray[np.uint8]:
-    """Return hashes as they are, or those of images; OSError for an unreadable one."""
-    size = HASH_RECORD.itemsize
-    if isinstance(images, np.ndarray) and images.shape[1:] == (size,):
-        return images.astype(np.uint8, copy=False)
-    (hashes,) = map_images(images, image_hash, cache=cache)
-    return hashes.astype(np.uint8, copy=False).reshape(-1, size)
+) -> NDArray[Any]:
+    """Return the records of images, or of their hashes."""
+    if not (isinstance(images, np.ndarray) and images.ndim == 2):
+        (images,) = map_images(images, image_hash, cache=cache)
+    return hash_records(images)
 
 
 def _pairs(
-    hashes_a: NDArray[np.uint8],
-    hashes_b: NDArray[np.uint8] | None,
+    records_a: NDArray[Any],
+    records_b: NDArray[Any] | None,
     features: Features | None,
     max_distance: int,
     min_correlation: float,
     cropped: bool,
 ) -> Floats:
-    """Return the near-duplicates within `hashes_a`, or between these and `hashes_b`.
+    """Return the near-duplicates within `records_a`, or between these and `records_b`.
 
     A row for each pair, (p, 5), with the columns `_PAIR_COLUMNS`, in the order of
     index_a, then of index_b. Images that could not be read have no pairs.
     """
-    # Both collections in one array; of images within it, a and b are the same rows.
-    records = hash_records(hashes_a)
-    rows_a = _readable(records)
-    if hashes_b is None:
-        # The first of several images of the same pixels stands for all of them: the
-        # others are paired with it alone.
-        is_repeated = rows_a["digest"].duplicated()
-        exact = _pairs_of_same_pixels(rows_a[~is_repeated], rows_a[is_repeated])
-        rows_a = rows_a[~is_repeated]
-        rows_b = rows_a
-    else:
-        records = np.concatenate([records, hash_records(hashes_b)])
-        rows_b = _readable(records)
-        rows_b = rows_b[rows_b["index"] >= len(hashes_a)]
-        exact = _pairs_of_same_pixels(rows_a, rows_b)
-    index_a, index_b = rows_a["index"].to_numpy(), rows_b["index"].to_numpy()
-    is_within = hashes_b is None
+    is_within = records_b is None
+    records = records_a if records_b is None else np.append(records_a, records_b)
+    # An unreadable image has no digest.
+    rows = np.flatnonzero(records["digest"] != b"")
+    images = pd.DataFrame({"digest": records["digest"][rows], "index": rows})
+    # Within a collection, the first of several images of the same pixels stands for
+    # all of them: the others are paired with it alone.
+    is_a = (
+        ~images["digest"].duplicated()
+        if is_within
+        else images["index"] < len(records_a)
+    )
+    same_pixels = images[is_a].merge(images[~is_a], on="digest", suffixes=("_a", "_b"))
+    exact = same_pixels[["index_a", "index_b"]].assign(
+        kind=_EXACT, orientation=_UPRIGHT, correlation=1.0
+    )
+    index_a = images["index"][is_a].to_numpy()
+    index_b = index_a if is_within else images["index"][~is_a].to_numpy()
     near = _near_pairs(
         records, index_a, index_b, max_distance, min_correlation, is_within
     )
@@ -175,13 +175,17 @@ def _pairs(
             records["grey"], index_a, index_b, features, is_within
         )
         groups = connected_groups(len(records), pairs["index_a"], pairs["index_b"])
-        proposed = proposed[groups[proposed[:, 0]] != groups[proposed[:, 1]]]
+        is_judged = pd.MultiIndex.from_arrays(proposed.T).isin(
+            pd.MultiIndex.from_frame(alike[["index_a", "index_b"]])
+        )
+        is_connected = groups[proposed[:, 0]] == groups[proposed[:, 1]]
+        proposed = proposed[~is_judged & ~is_connected]
         confirmed = confirmed_crops(records, proposed, min_correlation)
         orientation = np.where(confirmed["is_mirrored"], _MIRRORED, _UPRIGHT)
         confirmed = confirmed.assign(kind=_CROPPED, orientation=orientation)
         pairs = _one_row_for_each_pair(pd.concat([pairs, confirmed]))
     if not is_within:
-        pairs = pairs.assign(index_b=pairs["index_b"] - len(hashes_a))
+        pairs = pairs.assign(index_b=pairs["index_b"] - len(records_a))
     return np.asarray(pairs[_PAIR_COLUMNS], np.float64)
 
 
@@ -196,25 +200,6 @@ def _one_row_for_each_pair(pairs: pd.DataFrame) -> pd.DataFrame:
     )
     pair = ["index_a", "index_b"]
     return best_first.drop_duplicates(pair).sort_values(pair)
-
-
-def _readable(records: NDArray[Any]) -> pd.DataFrame:
-    """Return digest and index, the row number, of each image that could be read.
-
-    The records (n,) of all other images are zeros.
-    """
-    rows = np.flatnonzero(records["digest"] != b"")
-    return pd.DataFrame({"digest": records["digest"][rows], "index": rows})
-
-
-def _pairs_of_same_pixels(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Pair each image of `a` with each image of `b` that has the same digest.
-
-    Both have the columns digest and index; the pairs have `_PAIR_COLUMNS`.
-    """
-    pairs = a.merge(b, on="digest", suffixes=("_a", "_b"))
-    indices = pairs[["index_a", "index_b"]]
-    return indices.assign(kind=_EXACT, orientation=_UPRIGHT, correlation=1.0)
 
 
 def _near_pairs(
@@ -233,76 +218,75 @@ def _near_pairs(
         return
     bits = records["bits"]
     detail = quantised_detail(records["grey"])
-    orientations = list(ORIENTATIONS.values())
     for rows_a, rows_b, orientation in close_hashes(
         bits[index_a], bits[index_b, _UPRIGHT], max_distance, within=is_within
     ):
-        for start in range(0, len(rows_a), PAIRS_AT_ONCE):
-            a = index_a[rows_a[start : start + PAIRS_AT_ONCE]]
-            b = index_b[rows_b[start : start + PAIRS_AT_ONCE]]
-            # Of image a, turned as b, with b.
-            correlation = _correlations(orientations[orientation](detail[a]), detail[b])
-            pairs = pd.DataFrame(
-                {
-                    "index_a": a,
-                    "index_b": b,
-                    "kind": _NEAR,
-                    "orientation": orientation,
-                    "correlation": correlation,
-                }
-            )
-            yield pairs[correlation >= min_correlation]
+        a, b = index_a[rows_a], index_b[rows_b]
+        pairs = pd.DataFrame(
+            {
+                "index_a": a,
+                "index_b": b,
+                "kind": _NEAR,
+                "orientation": orientation,
+                "correlation": _correlations(detail, a, b, orientation),
+            }
+        )
+        yield pairs[pairs["correlation"] >= min_correlation]
 
 
 def _can_tell(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
-    """Return whether each pair agrees in more than detail, where that is too little.
+    """Return whether each pair agrees in more than detail.
 
-    Two images of which one is simple must have the same grey levels, but for brightness
-    and contrast, and the same hues.
+    Both images must have the same hues, but for brightness, unless one of them is grey.
+    Where one is simple, that exception does not count, and grey levels must agree, but
+    for brightness and contrast.
     """
     rows_a, rows_b = pairs["index_a"].to_numpy(), pairs["index_b"].to_numpy()
-    agrees = np.ones(len(pairs), bool)
-    is_doubtful = one_is_simple(records["grey"], rows_a, rows_b) & (
-        pairs["kind"] != _EXACT
-    )
-    for place in np.flatnonzero(is_doubtful):
-        a, b = records[rows_a[place]], records[rows_b[place]]
-        orient = list(ORIENTATIONS.values())[pairs["orientation"].iloc[place]]
-        grey_a, grey_b = orient(a["grey"]).ravel(), b["grey"].ravel()
-        agrees[place] = np.corrcoef(grey_a, grey_b)[0, 1] >= MIN_SIMPLE_GREY and (
-            _have_same_hues(orient(a["colours"]), b["colours"])
-        )
+    is_simple = one_is_simple(records["grey"], rows_a, rows_b)
+    agrees = np.array(pairs["kind"] == _EXACT)
+    for orientation, orient in enumerate(ORIENTATIONS.values()):
+        of = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
+        a, b, simple = rows_a[of], rows_b[of], is_simple[of]
+        hues_a = hues(orient(records["colours"][a]))
+        hues_b = hues(records["colours"][b])
+        difference = np.abs(hues_a - hues_b).max(axis=(1, 2, 3))
+        has_same_hues = difference <= MAX_COLOUR_DIFFERENCE
+        strongest = np.abs([hues_a, hues_b]).max(axis=(2, 3, 4))
+        one_is_grey = strongest.min(axis=0) <= MAX_GREY_HUE
+        agrees[of] = has_same_hues | (one_is_grey & ~simple)
+        same_levels = _correlations(records["grey"], a[simple], b[simple], orientation)
+        agrees[of[simple]] &= same_levels >= MIN_SIMPLE_GREY
     return agrees
 
 
-def _have_same_hues(colours_a: NDArray[np.uint8], colours_b: NDArray[np.uint8]) -> bool:
-    """Return whether thumbnails (3, s, s) agree in colour, but for brightness."""
-    hues_a, hues_b = (
-        colours.astype(float) - colours.mean(axis=0)
-        for colours in (colours_a, colours_b)
-    )
-    return bool(np.abs(hues_a - hues_b).max() <= MAX_COLOUR_DIFFERENCE)
+def _correlations(
+    squares: NDArray[Any], rows_a: Ints, rows_b: Ints, orientation: int
+) -> Floats:
+    """Return Pearson's correlation of each of p squares with its other, (p,).
 
-
-def _correlations(detail_a: NDArray[np.int8], detail_b: NDArray[np.int8]) -> Floats:
-    """Return Pearson's correlation of each of p squares (p, s, s) with its other.
-
-    It is -1 to 1, and 0 where one of both is flat.
+    They are rows of squares of whole numbers (n, s, s), the first of which is turned
+    first. It is -1 to 1, and 0 where one of both is flat.
     """
-    # The sums are of whole numbers: exact, and the same in whatever order.
-    a, b = (
-        detail.reshape(len(detail), -1).astype(np.float64)
-        for detail in (detail_a, detail_b)
-    )
-    n_pixels = a.shape[1]
-
-    def spread(x: Floats, y: Floats) -> Floats:
-        products = np.einsum("pd,pd->p", x, y)
-        return np.asarray(products - x.sum(axis=1) * y.sum(axis=1) / n_pixels)
-
-    # 1e-6 instead of 0 for a flat square, whose covariance is 0.
-    scale = np.maximum(np.sqrt(spread(a, a) * spread(b, b)), 1e-6)
-    return np.asarray(spread(a, b) / scale)
+    orient = list(ORIENTATIONS.values())[orientation]
+    correlations = [np.zeros(0)]
+    for start in range(0, len(rows_a), PAIRS_AT_ONCE):
+        part = slice(start, start + PAIRS_AT_ONCE)
+        a = (
+            orient(squares[rows_a[part]])
+            .astype(np.float64)
+            .reshape(-1, squares[0].size)
+        )
+        b = squares[rows_b[part]].astype(np.float64).reshape(a.shape)
+        # The sums are of whole numbers: exact, and the same in whatever order.
+        sum_a, sum_b = a.sum(axis=1), b.sum(axis=1)
+        n_pixels = a.shape[1]
+        covariance = np.einsum("pd,pd->p", a, b) - sum_a * sum_b / n_pixels
+        variance_a = np.einsum("pd,pd->p", a, a) - sum_a**2 / n_pixels
+        variance_b = np.einsum("pd,pd->p", b, b) - sum_b**2 / n_pixels
+        # 1e-6 instead of 0 for a flat square, whose covariance is 0.
+        spread = np.maximum(np.sqrt(variance_a * variance_b), 1e-6)
+        correlations.append(covariance / spread)
+    return np.concatenate(correlations)
 
 
 def near_duplicate_groups(
@@ -344,16 +328,16 @@ def copies_of(
     ValueError
         If `copies` is something else.
     """
-    hash_records(hashes)  # which refuses what an older release made of images
     strictness = parse_copies(copies)
-    if isinstance(strictness, float):
+    if strictness in ("off", "exact"):
+        compared = hashes if strictness == "exact" else hashes[:0]
         return find_near_duplicates(
-            hashes, features=features, min_correlation=strictness, cache=cache
+            compared, max_distance=-1, cropped=False, cache=cache
         )
-    if strictness == "near":
-        return find_near_duplicates(hashes, features=features, cache=cache)
-    compared = hashes if strictness == "exact" else hashes[:0]
-    return find_near_duplicates(compared, max_distance=-1, cropped=False, cache=cache)
+    least = MIN_CORRELATION if strictness == "near" else float(strictness)
+    return find_near_duplicates(
+        hashes, features=features, min_correlation=least, cache=cache
+    )
 
 
 def parse_copies(copies: str | float) -> str | float:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.fft import dct, dctn
 from scipy.ndimage import gaussian_filter
 
-from cliplib.data.arrays import Bools, Features, Ints
+from cliplib.data.arrays import Bools, Features, Floats, Ints
 from cliplib.data.cache import ImageFunction
 
 GREY_SIDE = 64  # pixels of the small grey image
@@ -64,7 +64,7 @@ def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
     return records.view(np.uint8).reshape(len(images), -1)
 
 
-def hash_records(hashes: NDArray[np.uint8]) -> NDArray[Any]:
+def hash_records(hashes: ArrayLike) -> NDArray[Any]:
     """View what `image_hash` returns, (n, 4416), as records of `HASH_RECORD`, (n,).
 
     ValueError for what is no such array, as paths or images are.
@@ -97,6 +97,11 @@ def _colours(image: Image.Image) -> NDArray[np.uint8]:
     size = (COLOUR_SIDE, COLOUR_SIDE)
     small = image.resize(size, Image.Resampling.BOX, reducing_gap=3.0)
     return np.asarray(small).transpose(2, 0, 1)
+
+
+def hues(colours: NDArray[np.uint8]) -> Floats:
+    """Return thumbnails (n, 3, s, s) less the brightness of each part."""
+    return np.asarray(colours - colours.mean(axis=1, keepdims=True))
 
 
 def _hash_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
