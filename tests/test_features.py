@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from cliplib.features.table import COLUMNS, FeatureTable
 from cliplib.probes.linear import LinearProbe
+from study.compact import save_compact
 
 
 def make_table(n=12, d=4, **changes):
@@ -159,7 +160,7 @@ def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     features[7] = features[2]  # a copy
     about = {"readout": "deep", "width": "4", "blocks": "2"}
     table = make_table(features=features, provenance=about)
-    table.save(tmp_path / "table", compact=True)
+    save_compact(table, tmp_path / "table")
     found = FeatureTable.load(tmp_path / "table")
     assert equal(found.with_features(features), table)
     np.testing.assert_allclose(
@@ -245,16 +246,10 @@ def test_an_older_file_calls_its_copies_groups(tmp_path):
     assert not back.folds.any()
 
 
-def test_a_compact_file_of_foreign_features_is_refused(tmp_path):
-    table = FeatureTable.from_arrays(np.ones((4, 3)), [*"aabb"])
-    with pytest.raises(ValueError, match="compact=True is for features that a ClipEnc"):
-        table.save(tmp_path / "table", compact=True)
-
-
 def test_a_compact_file_of_no_rows_comes_back(tmp_path):
     about = {"readout": "deep", "width": "4", "blocks": "2"}
     table = make_table(d=24, provenance=about).select([])
-    table.save(tmp_path / "x", compact=True)
+    save_compact(table, tmp_path / "x")
     assert FeatureTable.load(tmp_path / "x").features.shape == (0, 24)
 
 

@@ -19,7 +19,6 @@ from safetensors.numpy import save
 
 from cliplib.data.arrays import Bools, Features
 from cliplib.encoders.readouts import readout_columns
-from cliplib.features.compact import compress, expand
 
 Fields = dict[str, Any]
 
@@ -28,29 +27,25 @@ NUMBERS = ("labels", "copies", "groups", "folds")
 NAMES = ("ids", "splits")
 
 
-def save_safetensors(
-    path: str | os.PathLike[str], fields: Fields, *, compact: bool, dtype: str
-) -> None:
-    """Write one safetensors file, which replaces an older one once complete.
-
-    See `cliplib.FeatureTable.save`.
-    """
+def save_safetensors(path: str | os.PathLike[str], fields: Fields, dtype: str) -> None:
+    """Write one safetensors file; see `cliplib.FeatureTable.save`."""
     arrays = {name: fields[name] for name in NUMBERS}
-    provenance = fields["provenance"]
-    if compact:
-        if "width" not in provenance:
-            raise ValueError(
-                "compact=True is for features that a ClipEncoder made, since it must "
-                "know which of them are pooled: save this table without it."
-            )
-        arrays |= compress(fields["features"], _pooled_columns(provenance))
-    else:
-        arrays["features"] = _converted(fields["features"], np.dtype(dtype))
-    metadata = _metadata(fields, *NAMES)
+    try:
+        with np.errstate(over="raise"):
+            arrays["features"] = np.asarray(fields["features"], dtype)
+    except FloatingPointError as error:
+        raise ValueError(f"A number is too large for {dtype}: keep float32.") from error
+    write_arrays(path, arrays, fields)
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], fields: Fields
+) -> None:
+    """Write a table's arrays to a file, which replaces an older one once complete."""
     # The package would write arrays that are stored column by column transposed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with _replacing(path) as unfinished:
-        unfinished.write_bytes(save(contiguous, metadata))
+        unfinished.write_bytes(save(contiguous, _metadata(fields, *NAMES)))
 
 
 @contextmanager
@@ -76,8 +71,8 @@ def load_safetensors(path: str | os.PathLike[str], *, mapped: bool) -> Fields:
         for array in arrays.values():
             array.flags.writeable = not mapped
         if "codes" in arrays:  # a compact file
-            is_pooled = _pooled_columns(about["provenance"])
-            arrays["features"] = expand(arrays, is_pooled)
+            is_pooled = pooled_columns(about["provenance"])
+            arrays["features"] = _expanded(arrays, is_pooled)
         elif not mapped:
             arrays["features"] = arrays["features"].astype(np.float32, copy=False)
         # Older files know near-duplicates alone, and call them groups.
@@ -143,17 +138,21 @@ def _named_if_damaged(
         ) from error
 
 
-def _converted(features: Features, dtype: np.dtype[np.floating]) -> Features:
-    """Return features (n, d) as `dtype`; ValueError if a number is too large for it."""
-    with np.errstate(over="ignore"):  # instead of a warning, the error below
-        converted = np.ascontiguousarray(features, dtype)
-    if np.isinf(converted).any():  # features are finite
-        raise ValueError(f"A number is too large for {dtype}: keep float32.")
-    return converted
-
-
-def _pooled_columns(provenance: Mapping[str, str]) -> Bools:
+def pooled_columns(provenance: Mapping[str, str]) -> Bools:
     """Return whether each column of the readout "deep", (d,), is a pooled feature."""
     width, blocks = int(provenance["width"]), int(provenance["blocks"])
     columns = readout_columns("deep", width, blocks)
     return np.isin(columns, readout_columns("pooled", width, blocks))
+
+
+def _expanded(arrays: Mapping[str, NDArray[Any]], is_pooled: Bools) -> Features:
+    """Return the features (n, d) float32 of a file that stores them in few bits.
+
+    Of u different rows it has the pooled columns, (u, p); and codes (u, d - p), which
+    are multiplied by a scale for each column, (d - p,).
+    """
+    unique = np.empty((len(arrays["codes"]), len(is_pooled)), np.float32)
+    unique[:, is_pooled] = arrays["pooled"]
+    others = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)
+    unique[:, ~is_pooled] = others
+    return unique[arrays["rows"].astype(np.int64)]

@@ -380,21 +380,13 @@ class FeatureTable:
         """
         save_parquet(path, vars(self))
 
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        compact: bool = False,
-        dtype: str = "float32",
-    ) -> None:
+    def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> None:
         """Write one safetensors file; equal tables give equal bytes.
 
-        By default features are stored in `dtype`, "float32" or, in half the space,
-        "float16". A `compact` file, for the readout "deep" alone, has pooled features
-        in float16, all others rounded to eight bits, and equal rows once; `dtype` does
-        not count then.
+        Features are stored in `dtype`, "float32" or, in half the space, "float16".
+        ValueError for a number that is too large for it.
         """
-        save_safetensors(path, vars(self), compact=compact, dtype=dtype)
+        save_safetensors(path, vars(self), dtype)
 
     @classmethod
     def load(
@@ -404,7 +396,7 @@ class FeatureTable:
 
         Features are read into memory as float32. With `mapped` they stay on the disk,
         in the type that they were saved in, and are read as they are used: for tables
-        beyond memory. Those of a `compact` file are read into memory in any case.
+        beyond memory. Those of the study's compact files are read into memory.
         ValueError if the file is something else, or damaged.
         """
         return cls(**load_safetensors(path, mapped=mapped))
@@ -417,24 +409,25 @@ def _label_indices(
 
     Parameters and errors are those of `FeatureTable.from_arrays`.
     """
-    given = np.asarray(y)
     # As objects, because NumPy turns NaN among texts into the text "nan".
     is_missing = pd.isna(np.asarray(y, dtype=object))
     if is_missing.any():
         raise ValueError(
-            f"{is_missing.sum()} of {len(given)} images have no class, the first in row"
-            f" {is_missing.argmax()}: leave them out."
+            f"{is_missing.sum()} of {len(is_missing)} images have no class, the first "
+            f"in row {is_missing.argmax()}: leave them out."
         )
+    given = np.asarray(y)
     if classes is None:
         values, indices = np.unique(given, return_inverse=True)
         return tuple(str(value) for value in values), indices.astype(np.int64)
     names = tuple(str(name) for name in classes)
     if given.dtype.kind in "iu":  # integers, which are indices already
         return names, given.astype(np.int64)
-    if unknown := set(given.astype(np.str_)) - set(names):
+    labels = given.astype(np.str_)
+    indices = pd.Index(names).get_indexer(labels)
+    if (indices < 0).any():
         raise ValueError(
-            f"The class {str(min(unknown))!r} is not among the classes "
+            f"The class {str(labels[indices.argmin()])!r} is not among the classes "
             f"{', '.join(names)}."
         )
-    indices = np.array([names.index(str(label)) for label in given], np.int64)
-    return names, indices
+    return names, indices.astype(np.int64)

@@ -31,6 +31,7 @@ from cliplib.features.duplicates import (
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Box
+from study.compact import save_compact
 from study.crops import COMMITTED, crop_table
 from study.data import DATASETS, load_dataset
 from study.features import load_features
@@ -223,7 +224,7 @@ def write_crops(dataset: Dataset) -> None:
         id: Box(*row) for id, row in zip(listed.index, listed.to_numpy(), strict=True)
     }
     table = load_features(SET_WITH_SOURCES, encoder)
-    crop_table(table, images, boxes, encoder).save(COMMITTED, compact=True)
+    save_compact(crop_table(table, images, boxes, encoder), COMMITTED)
 
 
 def main(data: Path) -> None:

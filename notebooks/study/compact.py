@@ -1,18 +1,30 @@
-"""Features rounded to eight bits, which makes the committed tables small."""
+"""Tables with features rounded to eight bits, which makes the committed files small."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplib import FeatureTable
 from cliplib.data.arrays import Bools, Features
+from cliplib.features.storage import NUMBERS, pooled_columns, write_arrays
 
 LARGEST_CODE = 127  # of an eight-bit number with a sign
 
 
-def compress(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.number]]:
+def save_compact(table: FeatureTable, path: str | os.PathLike[str]) -> None:
+    """Write a table of the readout "deep" to one file, for `FeatureTable.load`.
+
+    Pooled features are kept in float16, all others in eight bits, and equal rows once.
+    """
+    arrays = {name: vars(table)[name] for name in NUMBERS}
+    arrays |= _compressed(table.features, pooled_columns(table.provenance))
+    write_arrays(path, arrays, vars(table))
+
+
+def _compressed(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.number]]:
     """Store equal rows once, pooled columns in sixteen bits, and the others in eight.
 
     Parameters
@@ -40,16 +52,3 @@ def compress(features: Features, is_pooled: Bools) -> dict[str, NDArray[np.numbe
         "scale": scale,
         "pooled": unique[:, is_pooled].astype(np.float16),
     }
-
-
-def expand(arrays: Mapping[str, NDArray[np.number]], is_pooled: Bools) -> Features:
-    """Return the features (n, d) float32, rounded, from the arrays of `compress`.
-
-    `is_pooled` (d,) must be the one that they were compressed with.
-    """
-    unique = np.empty((len(arrays["codes"]), len(is_pooled)), np.float32)
-    unique[:, is_pooled] = arrays["pooled"]
-    # Of u different rows: codes (u, d - p) times a scale for each column, (d - p,).
-    others = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)
-    unique[:, ~is_pooled] = others
-    return unique[np.asarray(arrays["rows"], np.int64)]
