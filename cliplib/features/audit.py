@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cliplib.data.arrays import Features, Ints
+from cliplib.data.arrays import Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
@@ -75,7 +75,10 @@ def audit_dataset(
     # A file that cannot be read has no digest: with its id instead, it has no copy.
     file_groups = pd.factorize(images["digest"].fillna(images["id"]))[0]
     images = images.drop(columns="digest")
-    features = None if table is None else _features_of(images["id"], table)
+    features = None
+    if table is not None:  # NaN for images that it lacks
+        of_table = pd.DataFrame(np.asarray(table.features), table.ids)
+        features = of_table.reindex(images["id"]).to_numpy(np.float32)
     pairs = _with_names(
         copies_of(hashes, copies, features=features, cache=cache), images
     )
@@ -85,15 +88,6 @@ def audit_dataset(
     leaks = _leaks(images, groups_by_level)
     summary = _summary(images, pairs, conflicts, leaks, file_groups)
     return Audit(images, pairs, conflicts, leaks, summary)
-
-
-def _features_of(ids: pd.Series, table: FeatureTable) -> Features:
-    """Return the table's features of images, (n, d), NaN for those that it lacks."""
-    rows = pd.Series(range(len(table)), table.ids).reindex(ids).to_numpy()
-    is_known = ~np.isnan(rows)
-    features = np.full((len(ids), table.features.shape[1]), np.nan, np.float32)
-    features[is_known] = table.features[rows[is_known].astype(np.int64)]
-    return features
 
 
 def _image_rows(

@@ -97,7 +97,7 @@ def confirmed_crops(
     """Return those of the proposed pairs, (p, 2), that registration confirms."""
     rows_a, rows_b = proposed.T
     grey = records["grey"]
-    found = register(grey, rows_a, rows_b)
+    found = register(grey, rows_a, rows_b).assign(index_a=rows_a, index_b=rows_b)
     is_simple = one_is_simple(grey, rows_a, rows_b)
     min_grey = np.where(is_simple, MIN_SIMPLE_GREY, MIN_REGISTERED_GREY)
     # Of parts, only the mean hue can be compared. A simple image's must be the same.
@@ -105,15 +105,7 @@ def confirmed_crops(
     is_other_hue = np.abs(hue[rows_a] - hue[rows_b]).max(axis=1) > MAX_HUE_DIFFERENCE
     is_copy = (
         ~(is_simple & is_other_hue)
-        & (found.correlation >= max(MIN_REGISTERED, min_correlation))
-        & (found.grey >= min_grey)
+        & (found["correlation"] >= max(MIN_REGISTERED, min_correlation))
+        & (found["grey"] >= min_grey)
     )
-    pairs = pd.DataFrame(
-        {
-            "index_a": rows_a,
-            "index_b": rows_b,
-            "is_mirrored": found.is_mirrored,
-            "correlation": found.correlation,
-        }
-    )
-    return pairs[is_copy]
+    return found[is_copy]

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cliplib.data.arrays import Bools, Ints
+from cliplib.data.arrays import Ints
 from cliplib.data.image import warn_once
 from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import counted
@@ -54,7 +54,7 @@ def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
     rows_b = np.asarray(index_b)
     graph = coo_array((np.ones(len(rows_a)), (rows_a, rows_b)), shape=(n, n))
     components = connected_components(graph, directed=False)[1]
-    return _numbers(components)
+    return np.asarray(pd.factorize(components)[0], np.int64)
 
 
 def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
@@ -72,39 +72,22 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
     given = _as_array(groups)
     if given.ndim != 1:
         raise ValueError(f"groups must be (n,), and not {given.shape}.")
-    unknown = _are_unknown(given)
-    if unknown.any():
+    names = pd.Series(given)
+    # NumPy has turned NaN among texts into the text "nan".
+    is_unknown = names.isna() | names.astype(str).str.strip().isin(["", "nan"])
+    if is_unknown.any():
         raise ValueError(
-            f"{unknown.sum()} of {len(given)} images have no group, the first in row "
-            f"{unknown.argmax()}: give each of them a group of its own, or leave them "
-            "out."
+            f"{is_unknown.sum()} of {len(given)} images have no group, the first in row"
+            f" {is_unknown.argmax()}: give each of them a group of its own, or leave "
+            "them out."
         )
-    return _numbers(given, by_name=by_name)
+    return np.asarray(pd.factorize(given, sort=by_name)[0], np.int64)
 
 
 def _as_array(groups: ArrayLike) -> NDArray[Any]:
     """Return groups as an array, a list as objects: else 1 is "1" beside "a"."""
     dtype = None if isinstance(groups, np.ndarray) else object
     return np.asarray(groups, dtype)
-
-
-def _are_unknown(names: NDArray[Any]) -> Bools:
-    """Return whether each of n names is missing: None, NaN, "nan", or only spaces."""
-    if names.dtype.kind in "iub":  # integers or Booleans, which are never missing
-        return np.zeros(len(names), bool)
-    column = pd.Series(names)
-    # NumPy has turned NaN among texts into the text "nan".
-    is_blank = column.map(lambda name: str(name).strip() in ("", "nan"))
-    return np.asarray(column.isna() | is_blank, bool)
-
-
-def _numbers(values: ArrayLike, *, by_name: bool = False) -> Ints:
-    """Return each value's number, (n,) from 0: [0, 1, 0] of ["b", "a", "b"].
-
-    Different values are numbered by first appearance, or `by_name` in sorted order.
-    """
-    numbers, _ = pd.factorize(np.asarray(values), sort=by_name)
-    return np.asarray(numbers, np.int64)
 
 
 def merge_groups(*groupings: ArrayLike) -> Ints:
@@ -130,10 +113,10 @@ def merge_groups(*groupings: ArrayLike) -> Ints:
     """
     numbered = [number_groups(grouping) for grouping in groupings]
     n = len(numbered[0])
-    if any(len(grouping) != n for grouping in numbered):
+    lengths = [len(grouping) for grouping in numbered]
+    if set(lengths) != {n}:
         raise ValueError(
-            f"Groups must hold one entry for each of {n} images, and not "
-            f"{[len(grouping) for grouping in numbered]}."
+            f"Groups must hold one entry for each of {n} images, and not {lengths}."
         )
     # In each grouping, every image is paired with the first one of its group.
     first_rows = [first_row_of_group(grouping) for grouping in numbered]
@@ -177,11 +160,16 @@ def merged_groups(
         group_a, group_b, image_a, image_b: a row for each two groups that a pair joins
         directly, with the first such pair.
     """
-    images = pd.DataFrame({"group": _as_array(groups), "image": np.asarray(ids)})
-    images_a = images.iloc[np.asarray(index_a, np.int64)].reset_index(drop=True)
-    images_b = images.iloc[np.asarray(index_b, np.int64)].reset_index(drop=True)
-    pairs = images_a.add_suffix("_a").join(images_b.add_suffix("_b"))
-    pairs = pairs[["group_a", "group_b", "image_a", "image_b"]]
+    names, images = _as_array(groups), np.asarray(ids)
+    rows_a, rows_b = np.asarray(index_a, np.int64), np.asarray(index_b, np.int64)
+    pairs = pd.DataFrame(
+        {
+            "group_a": names[rows_a],
+            "group_b": names[rows_b],
+            "image_a": images[rows_a],
+            "image_b": images[rows_b],
+        }
+    )
     joining = pairs[pairs["group_a"] != pairs["group_b"]]
     # As a set, groups b and a equal groups a and b.
     both_groups = joining[["group_a", "group_b"]].apply(frozenset, axis=1)
@@ -266,16 +254,13 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
     """
     try:
         expression = re.compile(pattern)
+        if expression.groups == 0:
+            raise re.error("it has no parentheses around the group")
     except re.error as error:
         raise ValueError(
             f"The groups {pattern!r} are neither a file nor a regular expression "
-            f"({error})."
+            f"that captures a group ({error})."
         ) from error
-    if expression.groups == 0:
-        raise ValueError(
-            f"The groups {pattern!r} are no file, and as a regular expression they "
-            "capture nothing: put the part that names the group in parentheses."
-        )
     found = pd.Series(ids, dtype=object).str.extract(expression).fillna("")
     named = [number - 1 for number in expression.groupindex.values()]
     parts = found.iloc[:, named or [0]].itertuples(index=False)

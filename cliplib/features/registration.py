@@ -14,9 +14,10 @@ in `torch.nn.functional.affine_grid`: from -1 to 1 along each side.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -41,18 +42,6 @@ MIN_BLOCKS = 10  # that hold detail
 # Of the blocks' correlations, the lowest tenth: at most 0.65 for neighbouring slices of
 # one head, at least 0.76 for copies.
 MIN_DECILE = 0.7
-
-
-class Registered(NamedTuple):
-    """For each pair, (p,), whether it is mirrored, and how alike both are.
-
-    `correlation` is of detail and `grey` of grey levels, where the images overlap; both
-    are 0 where they do not show the same.
-    """
-
-    is_mirrored: Bools
-    correlation: Floats
-    grey: Floats
 
 
 def halved(squares: NDArray[Any]) -> Features:
@@ -83,8 +72,13 @@ def warped(squares: Features, maps: Tensor) -> Tensor:
     return F.grid_sample(images, places, align_corners=False)
 
 
-def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Registered:
-    """Register pairs of grey images (n, 64, 64), by rows (p,), and say which match."""
+def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFrame:
+    """Register pairs of grey images (n, 64, 64), by rows (p,), and say how they match.
+
+    Returned is a row for each pair: is_mirrored, and the correlation of detail and that
+    of grey levels, `grey`, where the images overlap; both are 0 where they do not show
+    the same.
+    """
     is_mirrored = np.zeros(len(rows_a), bool)
     found = np.zeros((len(rows_a), 2))
     for start in range(0, len(rows_a), PAIRS_AT_ONCE):
@@ -100,7 +94,9 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Registered:
         in_a = _agreements(b, a, _inverse(maps))
         is_better = in_a[:, :1] > in_b[:, :1]
         found[start + promising] = np.where(is_better, in_a, in_b)
-    return Registered(is_mirrored, *found.T)
+    return pd.DataFrame(found, columns=["correlation", "grey"]).assign(
+        is_mirrored=is_mirrored
+    )
 
 
 def _standardised(squares: Tensor) -> Tensor:

@@ -114,29 +114,23 @@ class FeatureTable:
                 )
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
-        wrong_ids = self.ids[~np.isin(self.splits, SPLITS)]
-        if wrong_ids.size:
-            raise ValueError(
-                f"The split of {str(wrong_ids[0])!r} must be 'train', 'val', 'test' or "
-                "''."
-            )
-        # Not one by one: mapped features may be larger than memory.
-        extremes = (
-            self.features.min(axis=1, initial=0),
-            self.features.max(axis=1, initial=0),
-        )
-        wrong_ids = self.ids[~np.isfinite(extremes).all(axis=0)]
-        if wrong_ids.size:
-            raise ValueError(
-                f"The features of {str(wrong_ids[0])!r} are not finite: leave it out."
-            )
         fold_of_group = self.folds[first_row_of_group(self.groups)]
-        wrong_ids = self.ids[self.folds != fold_of_group]
-        if wrong_ids.size:
-            raise ValueError(
-                f"The group of {str(wrong_ids[0])!r} lies in several folds: give all "
-                "its images the same fold, or 0."
-            )
+        # Not one by one: mapped features may be larger than memory.
+        lowest = self.features.min(axis=1, initial=0)
+        highest = self.features.max(axis=1, initial=0)
+        is_wrong_by_fault = {
+            "The split of {!r} must be 'train', 'val', 'test' or ''.": (
+                ~np.isin(self.splits, SPLITS)
+            ),
+            "The features of {!r} are not finite: leave it out.": (
+                ~np.isfinite([lowest, highest]).all(axis=0)
+            ),
+            "The group of {!r} lies in several folds: give all its images the same "
+            "fold, or 0.": self.folds != fold_of_group,
+        }
+        for fault, is_wrong in is_wrong_by_fault.items():
+            if is_wrong.any():
+                raise ValueError(fault.format(str(self.ids[is_wrong][0])))
 
     @classmethod
     def from_arrays(
