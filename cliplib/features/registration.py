@@ -36,7 +36,8 @@ MIN_FITTED = 0.45  # of detail, once the map is fitted
 STEPS = 8  # of fitting a map
 PAIRS_AT_ONCE = 64
 MIN_SHARED = 0.5  # of the area of both images, less a rim
-MAX_CHANGE = 0.35  # of a map's entries from those of the map that changes nothing
+# Of a map's entries from those of the map that changes nothing: a scale, and a turn.
+MAX_CHANGE = torch.tensor([[0.3, 0.2], [0.2, 0.3]])
 
 MIN_BLOCKS = 10  # that hold detail
 # Of the blocks' correlations, the lowest tenth: at most 0.65 for neighbouring slices of
@@ -208,7 +209,7 @@ def _agreements(moving: Features, fixed: Features, maps: Tensor) -> Floats:
         maps[kept], alike = _fitted(*small, maps[kept])
         kept = kept[alike >= MIN_FITTED]
     for row in kept:
-        if (maps[row, :, :2] - torch.eye(2)).abs().max() <= MAX_CHANGE:
+        if ((maps[row, :, :2] - torch.eye(2)).abs() <= MAX_CHANGE).all():
             found[row] = _compared(moving[row], fixed[row], maps[row])
     return found
 
