@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL
@@ -234,3 +236,24 @@ def test_an_empty_content_is_not_read_from_its_path(tmp_path):
     with pytest.raises(OSError, match=r"a\.png': empty"):
         load_image(row)
     assert load_image({**row, "bytes": None}).size == (8, 8)
+
+
+def test_huge_images_are_decoded_one_at_a_time(noise, monkeypatch):
+    active, most = [], []
+
+    def watched(image):
+        active.append(image)
+        time.sleep(0.02)
+        most.append(len(active))
+        active.pop()
+        return image
+
+    monkeypatch.setattr(module.ImageOps, "exif_transpose", watched)
+    monkeypatch.setattr(module, "HUGE", 100)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(load_image, [encoded(noise)] * 8))
+    assert max(most) == 1
+    monkeypatch.setattr(module, "HUGE", 1000)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(load_image, [encoded(noise)] * 8))
+    assert max(most) > 1  # so that the test can fail

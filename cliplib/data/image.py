@@ -8,8 +8,9 @@ import io
 import logging
 import os
 import stat
+import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,6 +46,9 @@ MOST_BYTES = 2**28  # of a file: 256 MiB
 # Of a decoded image, 16.8 millions: larger ones are shrunk, since many are in memory at
 # once, and every reader shrinks them further.
 MOST_PIXELS = 2**24
+HUGE = 4 * MOST_PIXELS
+"""Pixels from which on images are decoded one at a time, for the memory they take."""
+_huge_lock = threading.Lock()
 
 
 class UnreadableImage(OSError):
@@ -179,7 +183,10 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
         If the image cannot be decoded; it names the image and the reason.
     """
     try:
-        return _decoded(_open(source, content))
+        image = _open(source, content)
+        is_huge = image.width * image.height > HUGE
+        with _huge_lock if is_huge else nullcontext():
+            return _decoded(image)
     except Exception as error:  # damaged files make Pillow raise nearly anything
         reason = _why_unreadable(error, source, content)
         raise UnreadableImage(source, reason) from error
