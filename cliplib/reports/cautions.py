@@ -35,7 +35,7 @@ SHORTCUT = 0.75
 """The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
 SHORTCUT_LOW = 0.65
 """The same, at the lower end of its interval."""
-CLASS_SHORTCUT = 0.9
+CLASS_SHORTCUT = 0.88
 """The share of CLIP's gain in AUROC from which on one may be all it sees of a class."""
 CLASS_SHORTCUT_LOW = 0.75
 """The same, at the lower end of its interval."""
@@ -169,7 +169,11 @@ def of_shortcuts(f: Findings) -> Iterator[Caution]:
             "auroc": first.auroc[name],
             "share_of_gain": share,
         }
-        yield caution_of("shortcut", evidence, rows=first.examples[name], others=[])
+        names = [found[0].name for found in of_classes if found[1] == name]
+        names.remove(first.name)
+        yield caution_of(
+            "shortcut", evidence, rows=first.examples[name], others=names[:MOST_FILES]
+        )
 
 
 def is_strong(shortcut: Shortcut) -> bool:
