@@ -39,14 +39,15 @@ def test_search_is_brute_force(space):
     assert search(queries, gallery, k=99)[0].shape == (7, 60)
 
 
-def test_many_queries_find_what_each_finds_alone():
+@pytest.mark.parametrize("groups", [None, np.arange(20) // 2])
+def test_many_queries_find_what_each_finds_alone(groups):
     rng = np.random.default_rng(3)
     queries, gallery = rng.normal(size=(1100, 4)), rng.normal(size=(20, 4))
-    together = search(queries, gallery, k=3)[0]
+    together = search(queries, gallery, k=3, groups=groups)[0]
+    assert len(together) == 1100
     for i in (0, 511, 512, 1099):
-        assert np.array_equal(
-            search(queries[i : i + 1], gallery, k=3)[0][0], together[i]
-        )
+        alone = search(queries[i : i + 1], gallery, k=3, groups=groups)[0]
+        assert np.array_equal(alone[0], together[i])
 
 
 def test_finds_hold_one_of_each_group_and_none_of_the_query_s():

@@ -453,7 +453,8 @@ def test_a_program_is_told_by_severity_or_id(fail_on: str, fails: bool) -> None:
 
 
 def test_what_names_no_warning_is_refused() -> None:
-    check_threshold("medium")
+    for threshold in ("never", "medium", *KINDS):
+        check_threshold(threshold)
     with pytest.raises(ValueError, match="--fail-on leak is none of never, high, "):
         check_threshold("leak")
 
