@@ -374,6 +374,7 @@ def test_an_encoder_with_settings_is_the_same_after_loading(
     aid.save(tmp_path / "other")
     again = DecisionAid.load(tmp_path / "other")
     assert again.encoder.fingerprint == other.fingerprint != tiny.fingerprint
+    assert again.encoder.image_size == other.image_size  # as heat maps need it
     assert again.classify(photos).equals(aid.classify(photos))
 
 
