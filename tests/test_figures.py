@@ -152,3 +152,16 @@ def test_a_confusion_of_few_classes_keeps_its_size() -> None:
         names = [f"c{number}" for number in range(n_classes)]
         figure = figures.confusion_heatmap(np.eye(n_classes, dtype=int), names)
         assert figure.get_size_inches().tolist() == [3.4, 2.9]
+
+
+def test_bars_of_the_reliability_diagram_end_at_its_intervals() -> None:
+    bins = {"value": [0.6, 0.9], "low": [0.3, 0.8], "high": [0.7, 1.0]}
+    found: Any = SimpleNamespace(
+        reliability=pd.DataFrame({**bins, "confidence": [0.5, 0.95]}),
+        risk_coverage=pd.DataFrame({"coverage": [0.5, 1.0], "risk": [0.0, 0.2]}),
+    )
+    left, right = plots.trust_plot(found).axes
+    (bars,) = left.containers[0].lines[2]
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[30, 70], [80, 100]])
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [[50, 0], [100, 20]])

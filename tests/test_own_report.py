@@ -376,6 +376,19 @@ def test_anonymous_findings_name_no_file(
     assert answers["file"].iloc[0] == "disc/disc0.png" and answers["image"].iloc[0] == 1
 
 
+def test_an_anonymous_encoder_of_a_folder_is_called_by_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Anna").mkdir()
+    names = []
+    for name in ("Anna", str(tmp_path / "Anna"), "openai/clip"):
+        encoder = Mock(fingerprint="0123456789")
+        encoder.name = name
+        names.append(Request("photos", anonymous=True).name_of(encoder))
+    assert names == ["model 01234567", "model 01234567", "openai/clip"]
+
+
 # --- What is written
 
 
