@@ -125,7 +125,8 @@ def confusion_of(classes: list[str]) -> Any:
     """Return evidence that holds a confusion matrix alone."""
     confusion = 9 + 1800 * np.eye(len(classes), dtype=int)
     evaluations = {"a probe": SimpleNamespace(confusion=confusion)}
-    methods = SimpleNamespace(best="a probe", evaluations=evaluations, classes=classes)
+    table = SimpleNamespace(classes=classes)
+    methods = SimpleNamespace(best="a probe", evaluations=evaluations, table=table)
     return SimpleNamespace(methods=methods)
 
 

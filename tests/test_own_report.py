@@ -285,6 +285,14 @@ def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
     assert seeds == [7, 7]  # of the features, and of the example
 
 
+def test_a_file_name_that_two_images_have_is_no_name_for_a_box(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("file,x_center,y_center,width,height\na.png,.5,.5,.1,.1\n")
+    assert [*read_boxes(str(path), ["d/a.png", "e/b.png"])] == ["d/a.png"]
+    with pytest.raises(ValueError, match=r"names 'a\.png', which is no image here"):
+        read_boxes(str(path), ["d/a.png", "e/a.png"])
+
+
 def test_a_file_without_a_box_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "boxes.csv"
     path.write_text("file,x_center,y_center,width,height\n")

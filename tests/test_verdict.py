@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import betabinom, binom
 
 from cliplib import FeatureTable, evaluate
 from cliplib.data.arrays import Floats, Ints
@@ -420,6 +420,12 @@ def test_the_range_for_new_images_holds_in_95_of_100_samples() -> None:
         of_new = binom(100, share)
         is_inside = of_new.cdf(highest) - of_new.cdf(lowest - 1)
         assert 0.93 < binom(n, share).pmf(counts) @ is_inside < 0.99
+
+
+def test_the_range_deviates_as_the_interval_of_the_share_does() -> None:
+    half = 1.959964 * 0.25  # the deviation of a beta distribution of 1.5 and 1.5
+    found = right_of_new(Share(0.5, 0.5 - half, 0.5 + half), 100)
+    assert found == betabinom(100, 1.5, 1.5).interval(0.95)
 
 
 def test_as_good_as_all_are_nearly_all() -> None:
