@@ -45,8 +45,8 @@ def chefer_relevance(
         (d,) for all images or (n, d), a probe's ``logit_gradients`` or rows of
         `zero_shot_weights`: the logit is ``features @ direction``, times the logit
         scale if projected. None gives attention rollout (Abnar and Zuidema, ACL 2020,
-        section 3), whatever the class: heads are averaged, and half of what leaves a
-        block is taken to have passed it by.
+        section 3), whatever the class, as if all gradients were 1: heads are averaged,
+        and half of what leaves a block is taken to have passed it by.
     readout
         Name of the readout ("pooled", "projected", "deep" or another of `READOUTS`)
         whose features the directions belong to.
@@ -79,17 +79,16 @@ def chefer_relevance(
             output_hidden_states=True,
         )
         attentions = output.attentions  # of each block (1, heads, tokens, tokens)
-        # How each block passes relevance on, (tokens, tokens), the first block first.
-        if directions is None:
-            matrices = [_rollout_matrix(attention) for attention in attentions]
-        else:
+        gradients = [torch.ones_like(attention) for attention in attentions]
+        if directions is not None:
             features = encoder.read_states(output.hidden_states, readout)[0]
             logit = scale * features @ torch.as_tensor(by_image[i]).to(features)
             gradients = torch.autograd.grad(logit, attentions)
-            matrices = [
-                _relevance_matrix(attention, gradient)
-                for attention, gradient in zip(attentions, gradients, strict=True)
-            ]
+        # How each block passes relevance on, (tokens, tokens), the first block first.
+        matrices = [
+            _relevance_matrix(attention, gradient)
+            for attention, gradient in zip(attentions, gradients, strict=True)
+        ]
         maps[i] = _reaching_class_token(matrices).reshape(side, side)
     return maps
 
@@ -98,16 +97,6 @@ def patches_a_side(encoder: ClipEncoder) -> int:
     """Return how many rows of patches an image is cut into; columns are as many."""
     config: Any = encoder.model.config.vision_config
     return int(encoder.image_size // config.patch_size)
-
-
-def _rollout_matrix(attention: Tensor) -> Tensor:
-    """Return half the attention (1, heads, tokens, tokens) plus half the identity.
-
-    Heads are averaged. A row of the result (tokens, tokens) says from which tokens the
-    block's output at one token comes; the identity is what passes the block by.
-    """
-    mean = attention[0].detach().mean(dim=0)
-    return (mean + torch.eye(len(mean)).to(mean)) / 2
 
 
 def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:

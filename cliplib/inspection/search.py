@@ -76,32 +76,16 @@ def search(
         neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
         distances, rows = neighbours.kneighbors(asked)
         return rows, np.asarray(1 - distances, np.float32)
-    own_groups = None if query_groups is None else np.asarray(query_groups)
-    return _nearest_of_groups(asked, known, np.asarray(groups), own_groups, k)
-
-
-def _nearest_of_groups(
-    queries: Features,
-    gallery: Features,
-    group_of_row: Ints,
-    own_groups: Ints | None,
-    k: int,
-) -> tuple[Ints, Features]:
-    """Return row numbers and cosines of the nearest row of each group, best first.
-
-    Of the gallery's groups, in `group_of_row` (n,), the k nearest are taken; no library
-    does that. A query's own group, in `own_groups` (q,), is left out. Both results are
-    (q, k), or narrower for all queries if one of them has fewer groups to choose from.
-    """
+    group_of_row = np.asarray(groups)
     found = []
-    for query, similarities in enumerate(each_query(queries, gallery)):
-        nearest_first = np.argsort(-similarities, kind="stable")
-        groups = pd.Series(group_of_row[nearest_first])
-        is_wanted = ~groups.duplicated()
-        if own_groups is not None:
-            is_wanted &= groups != own_groups[query]
+    for query, cosines in enumerate(each_query(asked, known)):
+        nearest_first = np.argsort(-cosines, kind="stable")
+        groups_in_order = pd.Series(group_of_row[nearest_first])
+        is_wanted = ~groups_in_order.duplicated()
+        if query_groups is not None:
+            is_wanted &= groups_in_order != np.asarray(query_groups)[query]
         rows = nearest_first[is_wanted][:k]
-        found.append((rows, similarities[rows]))
+        found.append((rows, cosines[rows]))
     n_found = min(len(rows) for rows, _ in found)
     return (
         np.stack([rows[:n_found] for rows, _ in found]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,8 @@ METHOD_COLOURS = {
     "MLP probe": "#3fa0a8",
     "zero-shot": "#8c7a5b",
 }
-NAME_LENGTH = 24
-"""Characters of a class's name for which a confusion matrix has room."""
+LONG_NAME = "^(.{11}).{2,}(.{12})$"
+"""A class's name, with more than the 24 characters that a confusion matrix has."""
 FIGURE_WIDTH = 4.6
 """Inches: at this width every letter can be read on a phone."""
 MOST_LETTERS = 30
@@ -47,14 +48,15 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw a (k, k) confusion matrix: counts, shaded by their share of the true class.
 
     True classes are rows. From 10 classes on the figure grows with their number, and
-    names of more than `NAME_LENGTH` characters are shortened.
+    names of more than 24 characters are shortened.
     """
     true_classes = pd.Index(classes, name="true")
     counts = pd.DataFrame(np.asarray(confusion), true_classes, list(classes))
     shares = counts.div(counts.sum(axis=1), axis=0).rename_axis(columns="predicted")
     inches = max(2.9, 0.32 * len(classes))
     figure, ax = plt.subplots(figsize=(inches + 0.5, inches))  # width and height
-    names = [_shortened(name) for name in classes]
+    # Both ends of a long name may tell it from others: its middle is cut out.
+    names = [re.sub(LONG_NAME, r"\1…\2", name) for name in classes]
     sns.heatmap(
         shares,
         annot=counts,
@@ -68,14 +70,6 @@ def confusion_heatmap(confusion: ArrayLike, classes: Sequence[str]) -> Figure:
     )
     ax.tick_params("y", rotation=0)
     return figure
-
-
-def _shortened(name: str) -> str:
-    """Cut the middle out of a long name: both its ends may tell it from others."""
-    if len(name) <= NAME_LENGTH:
-        return name
-    end = NAME_LENGTH // 2
-    return f"{name[: NAME_LENGTH - end - 1]}…{name[-end:]}"
 
 
 def svg(figure: Figure) -> str:
