@@ -63,9 +63,10 @@ def _flush_to_disk(folder: Path) -> None:
     Else a file that names others could outlive a power cut in which these were lost.
     All files may be read by whom the user's settings allow: safetensors hides its own.
     """
-    (folder / "new").touch()
-    mode = (folder / "new").stat().st_mode
-    (folder / "new").unlink()
+    probe = folder / UNFINISHED
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)

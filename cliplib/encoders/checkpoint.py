@@ -92,7 +92,5 @@ def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
     Encoders compute batches of one size only, since torch rounds differently by the
     number of rows: an image's features must not depend on how many are beside it.
     """
-    missing = size - len(pixels)
-    if missing <= 0:
-        return pixels
+    missing = max(0, size - len(pixels))
     return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])

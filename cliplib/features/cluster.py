@@ -103,7 +103,13 @@ def encode_with_ray(
     """
     system, folder = locate(source)
     output_system, output_folder = locate(output)
-    _check_apart(folder, output_folder)
+    # Else what is written would be taken for images, or images for what was written.
+    shorter, longer = sorted([f"{folder}/", f"{output_folder}/"], key=len)
+    if longer.startswith(shorter):
+        raise ValueError(
+            f"{output} and {source} must not lie one within the other: choose another "
+            "folder for the output."
+        )
     paths = _list_files(system, folder)
     if find_spec("ray") is None:
         raise ImportError(
@@ -129,19 +135,6 @@ def encode_with_ray(
             f"Ray failed ({reason}). What is in {output} stays, and the same call does "
             "the rest: give Ray fewer actors or more time, or see its logs."
         ) from error
-
-
-def _check_apart(source: str, output: str) -> None:
-    """Raise ValueError if one of two folders lies within the other.
-
-    What is written would be taken for images, or images for what was written.
-    """
-    shorter, longer = sorted([f"{source}/", f"{output}/"], key=len)
-    if longer.startswith(shorter):
-        raise ValueError(
-            f"{output} and {source} must not lie one within the other: choose another "
-            "folder for the output."
-        )
 
 
 def _list_files(system: FileSystem, folder: str) -> list[str]:

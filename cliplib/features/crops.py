@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import triu
+from sklearn.neighbors import radius_neighbors_graph
+from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.features.hamming import close_hashes
@@ -57,7 +60,8 @@ def proposed_crops(
             proposed.append(pairs[:, ::-1] if place else pairs)
     if features is not None and is_within:
         known = index_a[np.isfinite(features[index_a]).all(axis=1)]
-        proposed.append(known[_like_rows(features[known])])
+        if len(known):
+            proposed.append(known[_like_rows(features[known])])
     pairs = np.concatenate(proposed)
     if is_within:
         pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
@@ -79,16 +83,9 @@ def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 def _like_rows(features: Features) -> Ints:
     """Return pairs of rows, (p, 2), whose standardised features have a high cosine."""
-    spread = np.maximum(features.std(axis=0), 1e-6)
-    rows = ((features - features.mean(axis=0)) / spread).astype(np.float32)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    pairs = [np.zeros((0, 2), np.int64)]
-    for start in range(0, len(rows), 1024):
-        cosine = rows[start : start + 1024] @ rows.T
-        row, other = np.nonzero(cosine >= MIN_COSINE)
-        found = np.column_stack([row + start, other])
-        pairs.append(found[found[:, 0] < found[:, 1]])
-    return np.concatenate(pairs)
+    standardised = StandardScaler().fit_transform(features)
+    alike = radius_neighbors_graph(standardised, 1 - MIN_COSINE, metric="cosine")
+    return np.column_stack(triu(alike).nonzero())
 
 
 def confirmed_crops(

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import near_duplicate_groups, parse_copies
-from cliplib.features.groups import declared_groups
+from cliplib.features.groups import declared_groups, number_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
-
-if TYPE_CHECKING:
-    import datasets
 
 
 def encode(
@@ -65,9 +60,14 @@ def encode(
     dataset = load_dataset(source, **columns)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)
-    # Before the images are encoded, which takes long, and for all of them, so that a
-    # limit does not hide which images lack a group.
-    declared = _declared(dataset, groups)
+    declared = dataset["group"][:]
+    if groups is not None:
+        declared = declared_groups(dataset["id"][:], groups)
+    is_declared = any(declared)
+    if is_declared:
+        # Before the images are encoded, which takes long, and for all of them, so that
+        # a limit does not hide which images lack a group.
+        number_groups(declared)
     labels = dataset["label"][:]
     drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
     drawn = dataset.select(drawn_rows)
@@ -96,32 +96,10 @@ def encode(
         folds=np.zeros(len(drawn), np.int64),
         provenance={**encoder.provenance, "dataset": title, "source": source_type},
     )
-    if declared is not None:
-        table = table.with_groups(declared[drawn_rows])
+    if is_declared:
+        table = table.with_groups(np.array(declared, np.str_)[drawn_rows])
     if errors is None or not errors_by_row:
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
     # Last, so that all rows above are those of the images drawn.
     return table.select(np.delete(np.arange(len(table)), list(errors_by_row)))
-
-
-def _declared(
-    dataset: datasets.Dataset, groups: str | os.PathLike[str] | None
-) -> NDArray[np.str_] | None:
-    """Return the group of each image that `groups` or else the data set declares, (n,).
-
-    None where neither does; ValueError if a data set does for some images only.
-    """
-    if groups is not None:
-        return np.array(declared_groups(dataset["id"][:], groups), np.str_)
-    declared = np.array(dataset["group"][:], np.str_)
-    is_missing = declared == ""
-    if is_missing.all():
-        return None
-    if is_missing.any():
-        first = dataset["id"][int(is_missing.argmax())]
-        raise ValueError(
-            f"The column group is empty for {is_missing.sum()} of {len(declared)} "
-            f"images, such as {first!r}: give each image a group, or none."
-        )
-    return declared

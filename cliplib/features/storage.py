@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cliplib.data.arrays import Bools, Features
+from cliplib.data.files import replacing
 from cliplib.encoders.readouts import readout_columns
 
 Fields = dict[str, Any]
@@ -30,11 +32,8 @@ NAMES = ("ids", "splits")
 def save_safetensors(path: str | os.PathLike[str], fields: Fields, dtype: str) -> None:
     """Write one safetensors file; see `cliplib.FeatureTable.save`."""
     arrays = {name: fields[name] for name in NUMBERS}
-    try:
-        with np.errstate(over="raise"):
-            arrays["features"] = np.asarray(fields["features"], dtype)
-    except FloatingPointError as error:
-        raise ValueError(f"A number is too large for {dtype}: keep float32.") from error
+    with np.errstate(over="raise"):
+        arrays["features"] = np.asarray(fields["features"], dtype)
     write_arrays(path, arrays, fields)
 
 
@@ -44,19 +43,9 @@ def write_arrays(
     """Write a table's arrays to a file, which replaces an older one once complete."""
     # The package would write arrays that are stored column by column transposed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with _replacing(path) as unfinished:
-        unfinished.write_bytes(save(contiguous, _metadata(fields, *NAMES)))
-
-
-@contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a block the place of a new file, which then takes the older one's place."""
-    unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    place = Path(path)
+    with replacing(place.parent) as new:
+        (new / place.name).write_bytes(save(contiguous, _metadata(fields, *NAMES)))
 
 
 def load_safetensors(path: str | os.PathLike[str], *, mapped: bool) -> Fields:
@@ -83,30 +72,23 @@ def load_safetensors(path: str | os.PathLike[str], *, mapped: bool) -> Fields:
 
 def save_parquet(path: str | os.PathLike[str], fields: Fields) -> None:
     """Write one Parquet file, of a column for each entry, and one of features."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
     features = np.asarray(fields["features"], np.float32)
-    columns = {name: pa.array(fields[name]) for name in (*NUMBERS, *NAMES)}
-    columns["features"] = pa.FixedSizeListArray.from_arrays(
-        pa.array(features.ravel()), features.shape[1]
-    )
-    written = pa.table(columns, metadata=_metadata(fields))
-    with _replacing(path) as unfinished:
-        pyarrow.parquet.write_table(written, unfinished)
+    columns = {name: fields[name] for name in (*NUMBERS, *NAMES)}
+    table = pd.DataFrame({**columns, "features": list(features)})
+    table.attrs = _metadata(fields)
+    place = Path(path)
+    with replacing(place.parent) as new:
+        table.to_parquet(new / place.name)
 
 
 def load_parquet(path: str) -> Fields:
     """Read what `save_parquet` wrote; ValueError if it is something else."""
-    import pyarrow.parquet
-
-    with _named_if_damaged(path, pyarrow.ArrowInvalid):
-        read = pyarrow.parquet.read_table(path)
-        about = json.loads(read.schema.metadata[METADATA.encode()])
-        arrays = {name: read[name].to_numpy() for name in (*NUMBERS, *NAMES)}
-        features = read["features"].combine_chunks().flatten().to_numpy()
-        shape = len(read), read.schema.field("features").type.list_size
-        return _fields({**arrays, "features": features.reshape(shape)}, about)
+    with _named_if_damaged(path):
+        table = pd.read_parquet(path)
+        about = json.loads(table.attrs[METADATA])
+        arrays = {name: table[name].to_numpy() for name in (*NUMBERS, *NAMES)}
+        features = np.array(table["features"].tolist(), np.float32)
+        return _fields({**arrays, "features": features}, about)
 
 
 def _metadata(fields: Fields, *names: str) -> dict[str, str]:
@@ -125,14 +107,11 @@ def _fields(arrays: Mapping[str, NDArray[Any]], about: Fields) -> Fields:
 
 
 @contextmanager
-def _named_if_damaged(
-    path: str | os.PathLike[str], *kinds: type[Exception]
-) -> Iterator[None]:
-    """Raise ValueError where a block reads no table; `kinds` are further errors."""
-    expected: tuple[type[Exception], ...] = (SafetensorError, KeyError, TypeError)
+def _named_if_damaged(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise ValueError, which names the file, where a block reads no table."""
     try:
         yield
-    except (*expected, *kinds) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{os.fspath(path)!r} is no feature table, or damaged."
         ) from error

@@ -218,10 +218,6 @@ class FeatureTable:
         """Return the number of images."""
         return len(self.features)
 
-    def __getitem__(self, rows: int | slice | ArrayLike) -> FeatureTable:
-        """Return the table of some rows, by slice, number, numbers or Boolean mask."""
-        return self.select(np.arange(len(self))[rows])  # type: ignore[index]
-
     def __repr__(self) -> str:
         """Return shape and readout, and how many classes, groups, and rows by split."""
         counts = [f"{len(self.classes)} classes, {len(np.unique(self.groups))} groups"]
@@ -237,15 +233,16 @@ class FeatureTable:
         """What the features are of the encoder, such as "deep"; else "pooled"."""
         return self.provenance.get("readout", "pooled")
 
-    def select(self, index: ArrayLike) -> FeatureTable:
-        """Return the table of some rows, by number, in that order, or by Boolean mask.
+    def select(self, index: int | slice | ArrayLike) -> FeatureTable:
+        """Return the table of some rows, by slice, number, numbers or Boolean mask.
 
-        One number makes a table of one row; none may be named twice.
+        Rows keep the order that they are named in. One number makes a table of one row;
+        none may be named twice.
         """
-        rows = np.atleast_1d(np.asarray(index))
-        if not rows.size:
-            rows = rows.astype(np.int64)  # [] would be floats, which cannot be an index
+        rows = np.atleast_1d(np.arange(len(self))[index])  # type: ignore[index]
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    __getitem__ = select
 
     def split(self, name: str) -> FeatureTable:
         """Return the rows of a published split; ValueError where there are none."""
@@ -378,7 +375,7 @@ class FeatureTable:
         """Write one safetensors file; equal tables give equal bytes.
 
         Features are stored in `dtype`, "float32" or, in half the space, "float16".
-        ValueError for a number that is too large for it.
+        FloatingPointError for a number that is too large for it.
         """
         save_safetensors(path, vars(self), dtype)
 
