@@ -135,6 +135,13 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
     two = f"--out-prefix={tmp_path / 'two'}"
     assert main(["classify", str(aid), *files, two]) == 0
     assert pd.read_csv(tmp_path / "two.csv")["file"].tolist() == files
+    for _ in range(2):  # a folder that is not there yet, and one that is
+        new = f"--out-prefix={tmp_path / 'new'}/"
+        assert main(["classify", str(aid), *files, new, "--overwrite"]) == 0
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {
+        "answers.csv",
+        "answers.html",
+    }
 
 
 def test_a_bar_shows_progress_also_of_few_images(

@@ -588,6 +588,15 @@ def test_what_cannot_work_is_refused_before_any_work(
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_is_refused_before_any_work(
+    seed: int, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliplib.reports.measure.load_dataset", None)  # would raise
+    with pytest.raises(ValueError, match=f"seed={seed} must be from 0"):
+        measure(image_folder(n=2), seed=seed)
+
+
 def test_the_reasons_why_files_are_unreadable_name_no_path(
     image_folder: Callable[..., Path], checkpoint: Path
 ) -> None:

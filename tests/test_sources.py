@@ -93,6 +93,12 @@ def test_one_of_two_columns_of_images_must_be_named(folder, tiny):
     assert len(encode(two, tiny, image_column="image")) == len(two)
 
 
+@pytest.mark.parametrize("option", ["image_column", "label_column"])
+def test_a_folder_has_no_columns_to_name(folder, option):
+    with pytest.raises(ValueError, match=f"is a folder.*leave .*{option}"):
+        load_dataset(folder, **{option: "kind"})
+
+
 def test_a_data_set_and_its_splits_are_sources(folder, tiny, expected):
     splits = as_splits(folder)
     assert_same(encode(splits, tiny), expected)

@@ -99,6 +99,11 @@ def _of_place(
         table = read_text_table(Path(name))
         return _of_table(table, Path(name), image_column, label_column, split)
     root = existing_folder(name)
+    if image_column or label_column:
+        raise ValueError(
+            f"{name} is a folder, which has no columns: leave image_column and "
+            "label_column out (--image-column, --label-column)."
+        )
     return as_dataset(list_images(root), root.resolve().name, split=split)
 
 

@@ -78,6 +78,8 @@ def measure(folder: Source, **options: Any) -> Findings:
     """
     request = Request(folder, **options)
     # What can be refused before the encoding, which takes minutes, is refused first.
+    if not 0 <= request.seed < 2**32:
+        raise ValueError(f"seed={request.seed} must be from 0 to 2³² - 1.")
     columns = {name: getattr(request, name) for name in SOURCE_OPTIONS}
     dataset = load_dataset(request.folder, **columns)
     check_classes(dataset, request.place)
