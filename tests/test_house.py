@@ -187,7 +187,6 @@ def test_dependencies_are_those_that_make_installs_each_with_its_reason() -> Non
 OPTIONAL = {
     "reports.demo",
     "reports.document",
-    "reports.page",
     "reports.plots",
     "features.cluster",
     "features.encoded",

@@ -42,11 +42,10 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
 from cliplib.reports.cautions import KINDS, SEVERITIES
-from cliplib.reports.document import document, table_of
+from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.findings import Findings, Request
 from cliplib.reports.measure import encode_images, measure
-from cliplib.reports.page import as_html, as_pdf
 from cliplib.reports.record import answers_table, made, record
 from cliplib.reports.report import (
     WRITTEN,
@@ -517,7 +516,7 @@ def test_files_that_no_report_wrote_are_not_replaced(
 def test_a_full_disk_leaves_the_old_report(
     findings: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    monkeypatch.setattr("cliplib.reports.page.as_pdf", lambda _: b"%PDF")
+    monkeypatch.setattr("cliplib.reports.document.as_pdf", lambda _: b"%PDF")
     write_report(findings, tmp_path / "old", "The old one")
 
     def full(*_: object) -> bytes:

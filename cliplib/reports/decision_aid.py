@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
@@ -176,23 +176,6 @@ class DecisionAid:
             about=about,
         )
 
-    @property
-    def never_answers(self) -> bool:
-        """Whether it abstains on every image: no threshold kept the risk aimed at."""
-        return bool(np.isinf(self.min_probability))
-
-    def predict(self, features: ArrayLike) -> NDArray[np.str_]:
-        """Return the names (n,) of the most probable classes of features (n, d).
-
-        It never abstains: `decide` does, and `classify` takes images.
-        """
-        return self._names(self.predict_proba(features))
-
-    def _names(self, proba: Floats) -> NDArray[np.str_]:
-        """Return the names (n,) of the most probable classes."""
-        classes = np.array(self.training.classes, np.str_)
-        return np.asarray(classes[proba.argmax(axis=1)])
-
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).
 
@@ -226,6 +209,7 @@ class DecisionAid:
             most similar training image) and similarity (its cosine, -1 to 1).
         """
         proba = self.predict_proba(features)
+        classes = np.array(self.training.classes, np.str_)
         nearest, similarity = self.nearest(features)
         is_uncertain = proba.max(axis=1) < self.min_probability
         is_far = similarity < self.min_similarity
@@ -234,7 +218,7 @@ class DecisionAid:
         reason[is_uncertain & is_far] = "uncertain, out-of-distribution"
         return pd.DataFrame(
             {
-                "class": self._names(proba),
+                "class": classes[proba.argmax(axis=1)],
                 "probability": proba.max(axis=1),
                 "abstained": is_uncertain | is_far,
                 "reason": reason,

@@ -7,6 +7,7 @@ same document.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -22,7 +23,7 @@ from cliplib.reports import pictures, plots, tables
 from cliplib.reports.findings import Findings
 from cliplib.reports.pictures import Picture, small_jpeg
 from cliplib.reports.record import made
-from cliplib.reports.templates import TEMPLATES, filled, read_texts
+from cliplib.reports.templates import FOLDER, TEMPLATES, filled, read_texts
 from cliplib.reports.verdict import Verdict, verdict
 
 MOST_ROWS = 12
@@ -158,3 +159,25 @@ def pictures_of(caption: str, shown: Sequence[Picture]) -> Block:
         for picture in shown
     ]
     return {"kind": "pictures", "caption": caption, "pictures": files}
+
+
+def as_html(told: dict[str, Any]) -> str:
+    """Return a document as one HTML page that loads nothing: pictures are in it."""
+    return TEMPLATES.get_template("report.html").render(told)
+
+
+def as_pdf(told: dict[str, Any]) -> bytes:
+    """Return a document as PDF; letters that its fonts lack come from the system's."""
+    import font_source_sans_pro
+    import font_source_serif_pro
+    import typst
+
+    fonts = [
+        str(Path(font.__file__).parent / "files")
+        for font in (font_source_sans_pro, font_source_serif_pro)
+    ]
+    return typst.compile(
+        FOLDER / "report.typ",
+        font_paths=typst.Fonts(font_paths=fonts),
+        sys_inputs={"report": json.dumps(told, default=list)},  # files as numbers
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -158,13 +158,6 @@ class Belonging:
     merged: pd.DataFrame
 
 
-class Error(NamedTuple):
-    """A row that was classified wrongly, and an image of what spoke for the answer."""
-
-    row: int
-    heat_map: Image.Image
-
-
 @dataclass(frozen=True, eq=False)
 class Findings:
     """All that is found out about a folder of images.
@@ -196,8 +189,11 @@ class Findings:
         Vision models beside CLIP.
     suspects
         Labels that look wrong: row, given and likely class, and margin.
-    curve, errors
-        Would more labels pay, and what goes wrong.
+    curve
+        Would more labels pay.
+    errors
+        Rows that were classified wrongly, each with an image of what spoke for the
+        answer.
     reliability
         value, low and high of the best probe's accuracy, and confidence (the mean
         stated probability), by bin of it.
@@ -233,7 +229,7 @@ class Findings:
     curve: Curve
     reliability: pd.DataFrame
     risk_coverage: pd.DataFrame
-    errors: Sequence[Error]
+    errors: Sequence[tuple[int, Image.Image]]
     aid: DecisionAid
     seen: Seen | None = None
     own_split: OwnSplit | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from cliplib.data.datasets import (
     SOURCE_OPTIONS,
@@ -41,7 +42,7 @@ from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.elsewhere import check_shared_classes, judge_elsewhere
-from cliplib.reports.findings import Belonging, Error, Findings, Images, Request
+from cliplib.reports.findings import Belonging, Findings, Images, Request
 from cliplib.reports.methods import (
     POOLED,
     Method,
@@ -260,7 +261,7 @@ def measure_other(
 
 def explain_errors(
     encoder: ClipEncoder, fitted: AnyProbe, images: Images, methods: Methods
-) -> list[Error]:
+) -> list[tuple[int, Image.Image]]:
     """Return the errors of which the best probe was surest, six at most, surest first.
 
     There is one of a group at most. Answers are out of fold; heat maps, of what speaks
@@ -276,7 +277,7 @@ def explain_errors(
     files = [images.files[row] for row in rows]
     readout = methods.method.table.readout
     maps = heat_maps(encoder, fitted, files, methods.predicted[rows], readout)
-    return [Error(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
+    return [(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
 
 
 def make_aid(

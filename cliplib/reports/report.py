@@ -96,8 +96,8 @@ def write_report(
     OSError
         If the folder cannot be written to.
     """
-    from cliplib.reports.document import document  # which needs the extra "report"
-    from cliplib.reports.page import as_html, as_pdf
+    # It needs the extra "report".
+    from cliplib.reports.document import as_html, as_pdf, document
 
     place = Path(out)
     told = document(findings, title)
