@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -257,3 +259,25 @@ def test_huge_images_are_decoded_one_at_a_time(noise, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(load_image, [encoded(noise)] * 8))
     assert max(most) > 1  # so that the test can fail
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it counts memory as Linux does")
+def test_threads_give_the_memory_of_huge_images_back():
+    program = """
+import io, resource
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from cliplib.data import image
+image.HUGE = 1
+file = io.BytesIO()
+Image.new("1", (4000, 4000)).save(file, "PNG")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def decode(_):
+    image.load_image(file.getvalue())
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(decode, range(8)))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 250  # one takes some 100 MiB

@@ -185,6 +185,10 @@ def load_image(source: ImageSource, content: bytes | None = None) -> Image.Image
     try:
         image = _open(source, content)
         is_huge = image.width * image.height > HUGE
+        if is_huge:
+            # Each thread would keep Pillow's usual blocks, of 16 MiB, for its next
+            # image. The C library gives those above 32 MiB back at once.
+            Image.core.set_block_size(2**26)  # type: ignore[attr-defined]
         with _huge_lock if is_huge else nullcontext():
             return _decoded(image)
     except Exception as error:  # damaged files make Pillow raise nearly anything
