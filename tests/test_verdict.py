@@ -311,6 +311,10 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
     assert caution is not None and caution.id == name and caution.rows == [1, 2, 3, 4]
     assert "97%" in caution.message and "41%" in caution.message
     assert word_of(methods(), caution) == word
+    anonymous = SimpleNamespace(anonymous=True)
+    hidden = one(cautions.of_archives, archives=[archive], request=anonymous)
+    assert hidden is not None and "mr#" not in hidden.message
+    assert ("mr#" in caution.message) == (by == "form of name")
 
 
 def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
@@ -471,7 +475,9 @@ def test_what_names_no_warning_is_refused() -> None:
 def findings(**parts: Any) -> Any:
     """Return as much of the findings as cautions and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
+    request = SimpleNamespace(anonymous=False)
     defaults = {"images": images, "seen": None, "other_encoders": []}
+    defaults |= {"request": request}
     defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "methods": methods(), **parts})
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cliplib.evaluation.intervals import Share
-from cliplib.inspection.archives import CLUSTER
+from cliplib.inspection.archives import CLUSTER, FORM
 from cliplib.inspection.own_split import BY_GROUP, OWN_SPLIT
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports.elsewhere import Elsewhere
@@ -292,11 +292,12 @@ def of_archives(f: Findings) -> Iterator[Caution]:
             "rest": rest.accuracy,
         }
         of_cluster = archive.by == CLUSTER
+        tells_names = archive.by == FORM and f.request.anonymous
         yield caution_of(
             "cluster-inside-class" if of_cluster else "archive-inside-class",
             evidence,
             rows=[*part.examples, *rest.examples],
-            name=repr(part.name),
+            name="" if tells_names else repr(part.name),
             n=part.n_images,
             only_here=archive.only_here,
         )

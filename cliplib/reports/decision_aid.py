@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
@@ -175,6 +175,14 @@ class DecisionAid:
             min_similarity=float(min_similarity),
             about=about,
         )
+
+    def predict(self, features: ArrayLike) -> NDArray[np.str_]:
+        """Return the names (n,) of the most probable classes of features (n, d).
+
+        It never abstains: `decide` does, and `classify` takes images.
+        """
+        most_probable = self.predict_proba(features).argmax(axis=1)
+        return np.array([self.training.classes[label] for label in most_probable])
 
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +100,11 @@ def judge_elsewhere(
     ValueError
         If images of fewer than two groups are left.
     """
-    place = os.path.abspath(folder)
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = encode(place, aid.encoder, errors=errors_by_id)
+    table = encode(folder, aid.encoder, errors=errors_by_id)
     for error in errors_by_id.values():
         logger.warning("%s It is left out of the images elsewhere.", error)
-    dataset = load_dataset(place)  # all its files, also those that cannot be read
+    dataset = load_dataset(folder)  # all its files, also those that cannot be read
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     images = [file_of[image_id] for image_id in table.ids]
     cache = aid.encoder.cache
@@ -140,7 +138,7 @@ def judge_elsewhere(
     # Divided by the number of answers, in each bootstrap draw as well: NaN for none.
     wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
     return Elsewhere(
-        name=Path(place).name,
+        name=Path(folder).absolute().name,
         left_out=left_out[left_out > 0],
         evaluation=evaluate(
             labels, probe.predict(features), home.classes, groups=groups, seed=seed
