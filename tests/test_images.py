@@ -238,6 +238,8 @@ def test_an_empty_content_is_not_read_from_its_path(tmp_path):
     with pytest.raises(OSError, match=r"a\.png': empty"):
         load_image(row)
     assert load_image({**row, "bytes": None}).size == (8, 8)
+    with pytest.raises(OSError, match="empty"):
+        load_image({"bytes": None})
 
 
 def test_huge_images_are_decoded_one_at_a_time(noise, monkeypatch):

@@ -304,6 +304,7 @@ def test_a_file_without_a_box_is_refused(tmp_path: Path) -> None:
     [
         ("d/nowhere.png,.5,.5,.1,.1", "nowhere.png', which is no image here"),
         ("d/a.png,5,.5,.1,.1", "a.png': .*shares of the image's sides"),
+        ("d/a.png,.5,.5,.1,.1\na.png,.5,.5,.2,.2", "names 'd/a.png' twice"),
         ("d/a.png,x,.5,.1,.1", "a.png': could not convert"),
     ],
 )

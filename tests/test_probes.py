@@ -671,6 +671,12 @@ def test_validation_rows_that_do_not_fit_are_refused(probe, sample):
             probe.fit(X, y, X_val=rows, y_val=labels)
 
 
+def test_groups_of_another_length_are_refused_beside_validation_rows(sample):
+    X, y = sample
+    with pytest.raises(ValueError, match=r"\[300, 3\]"):
+        LinearProbe().fit(X, y, groups=[1, 2, 3], X_val=X, y_val=y)
+
+
 def test_validation_columns_in_another_order_are_refused(sample):
     X, y = sample
     table = pd.DataFrame(X, columns=[*"abcdefghij"])

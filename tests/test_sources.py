@@ -193,6 +193,9 @@ def test_words_search_a_table(expected, tiny):
     projected = tiny.project(expected.with_readout("pooled").features)
     best = (projected @ tiny.encode_texts("three")[0]).argmax()
     assert rows[0, 0] == best
+    other = replace(expected, provenance={"model_fingerprint": "0" * 64})
+    with pytest.raises(ValueError, match="made by another encoder than"):
+        search("three", other, 2, encoder=tiny)
 
 
 def test_what_is_no_image_and_no_pooled_feature_is_told(folder, tiny, expected):
@@ -221,6 +224,8 @@ def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="is no feature table"):
         FeatureTable.from_parquet(str(tmp_path / "other.parquet"))
+    with pytest.raises(ValueError, match="as float32 or float16, not as int8"):
+        expected.save(tmp_path / "table.safetensors", "int8")
 
 
 def test_a_table_is_read_without_what_makes_or_fits_one() -> None:
@@ -271,6 +276,8 @@ def test_a_split_of_a_table_is_taken_by_its_own_name_or_refused(folder):
     n_held_out = int((table["split"] == "holdout").sum())
     assert 0 < n_held_out < len(table)
     assert len(load_dataset(table, split="holdout")) == n_held_out
+    with pytest.raises(ValueError, match="has a split '(holdout|rest)'.*none of train"):
+        load_dataset(table)
     for unknown in ("tset", "train"):
         with pytest.raises(ValueError, match=f"has no split '{unknown}'"):
             load_dataset(table, split=unknown)

@@ -66,7 +66,8 @@ def load_dataset(
     OSError
         If the source is not there, or the hub does not give it.
     ValueError
-        If it has no such column or split, or an image without a label.
+        If it has no such column or split, or an image without a label; or a table, all
+        of which is taken, has splits of other names than train, val and test.
     TypeError
         If it is something else.
     """
@@ -153,6 +154,12 @@ def _of_table(
     }
     for name in ("split", "group"):
         known[name] = _texts(table[name]) if name in table else [""] * len(table)
+    others = [name for name in known["split"] if name and name.lower() not in SPLITS]
+    if others and not split:
+        raise ValueError(
+            f"The table {place.name} has a split {others[0]!r}, which is none of "
+            f"{', '.join(SPLITS)}: rename it, or name the only split to take."
+        )
     images = _undecoded(paths)
     return _with_known(images, pd.DataFrame(known), place.name, "table", split=split)
 

@@ -149,7 +149,7 @@ def _file_content(
     """Return the content of an image's file; it is read where a path is given."""
     if isinstance(source, Mapping):
         content = source.get("bytes")
-        source = (source["path"] or b"") if content is None else content
+        source = (source.get("path") or b"") if content is None else content
     if isinstance(source, bytes):
         return source
     path = Path(source)

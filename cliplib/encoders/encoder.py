@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -79,6 +79,16 @@ class Encoder(ABC):
             "model_fingerprint": self.fingerprint,
             "readout": self.readouts[-1],
         }
+
+    def check_made(self, provenance: Mapping[str, str]) -> None:
+        """Raise ValueError for the provenance of a table that another encoder made."""
+        made_by = provenance.get("model_fingerprint", self.fingerprint)
+        if made_by != self.fingerprint:
+            raise ValueError(
+                f"The table was made by another encoder than {self.name!r} "
+                f"(fingerprint {made_by[:8]}, and not {self.fingerprint[:8]}): give "
+                "that one."
+            )
 
     @property
     def image_function(self) -> ImageFunction:

@@ -375,8 +375,11 @@ class FeatureTable:
         """Write one safetensors file; equal tables give equal bytes.
 
         Features are stored in `dtype`, "float32" or, in half the space, "float16".
-        FloatingPointError for a number that is too large for it.
+        FloatingPointError for a number that is too large for it, and ValueError for
+        another type.
         """
+        if np.dtype(dtype) not in (np.float32, np.float16):
+            raise ValueError(f"Save features as float32 or float16, not as {dtype}.")
         save_safetensors(path, vars(self), dtype)
 
     @classmethod

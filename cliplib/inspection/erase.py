@@ -241,7 +241,8 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a row names no image of these, its numbers are no box, or there is no row.
+        If a row names no image of these, its numbers are no box, there is no row, or
+        two name the same image.
     """
     by_name = pd.Series(list(ids), [PurePosixPath(image_id).name for image_id in ids])
     of_one_image = by_name[~by_name.index.duplicated(keep=False)]
@@ -251,6 +252,8 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     for file, *numbers in table.itertuples(index=False):
         if file not in id_of:
             raise ValueError(f"{path!r} names {file!r}, which is no image here.")
+        if id_of[file] in boxes:
+            raise ValueError(f"{path!r} names {id_of[file]!r} twice: leave one out.")
         try:
             # The columns are in the order of the box's fields.
             boxes[id_of[file]] = Box(*map(float, numbers))

@@ -57,20 +57,19 @@ def search(
     TypeError
         If the encoder reads no texts.
     ValueError
-        If there are groups of the queries but not of the gallery, or k is below 1.
+        If there are groups of the queries but not of the gallery, k is below 1, or
+        another encoder made the table.
     """
+    if k < 1:
+        raise ValueError(f"Each query gets k rows, 1 or more: {k} is too few.")
     if groups is None and query_groups is not None:
         raise ValueError(
             "Give the groups of both queries and gallery, or of the gallery alone."
         )
     asked: Any = queries
-    known: Any = gallery
     if encoder is not None:
         asked = encoder.encode_texts(asked)
-        if isinstance(gallery, FeatureTable):
-            known = encoder.project(gallery.with_readout("pooled").features)
-    elif isinstance(gallery, FeatureTable):
-        known = gallery.features
+    known = _rows_of(gallery, encoder)
     if groups is None:
         n_found = min(k, len(known))
         neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
@@ -91,6 +90,19 @@ def search(
         np.stack([rows[:n_found] for rows, _ in found]),
         np.stack([cosines[:n_found] for _, cosines in found]),
     )
+
+
+def _rows_of(gallery: ArrayLike | FeatureTable, encoder: Encoder | None) -> Any:
+    """Return a gallery's features (n, d); with an encoder those of a table projected.
+
+    ValueError if another encoder made the table.
+    """
+    if not isinstance(gallery, FeatureTable):
+        return gallery
+    if encoder is None:
+        return gallery.features
+    encoder.check_made(gallery.provenance)
+    return encoder.project(gallery.with_readout("pooled").features)
 
 
 def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:

@@ -94,12 +94,7 @@ def zero_shot(
     TypeError
         If the encoder reads no texts.
     """
-    made_by = table.provenance.get("model_fingerprint", encoder.fingerprint)
-    if made_by != encoder.fingerprint:
-        raise ValueError(
-            f"The table was made by another encoder than {encoder.name!r} (fingerprint "
-            f"{made_by[:8]}, and not {encoder.fingerprint[:8]}): give that one."
-        )
+    encoder.check_made(table.provenance)
     if isinstance(phrases, Mapping):
         if set(phrases) != set(table.classes):
             raise ValueError(

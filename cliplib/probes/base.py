@@ -18,6 +18,7 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -70,6 +71,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         # It raises where X or y is of no use, and sets n_features_in_. Row by row in
         # memory: products then round alike, however X came.
         rows, labels = validate_data(self, X, y, dtype=np.float32, order="C")
+        check_consistent_length(rows, groups)
         if groups is None:
             refuse_groups_kept_back()
         check_classification_targets(labels)
