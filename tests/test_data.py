@@ -217,6 +217,15 @@ def test_links_in_circles_are_not_followed(image_folder, target):
     assert len(list_files(folder)[0]) == 3
 
 
+def test_folders_that_link_to_each_other_are_listed_once_below_each(image_folder):
+    folder = image_folder(n=1)
+    (folder / "disc" / "link").symlink_to("../square", target_is_directory=True)
+    (folder / "square" / "link").symlink_to("../disc", target_is_directory=True)
+    names = list_files(folder)[0]
+    assert len(names) == 5
+    assert {"disc/link/square0.png", "square/link/disc0.png"} < set(names)
+
+
 def test_a_folder_that_may_not_be_read_is_named(image_folder, caplog, monkeypatch):
     locked = image_folder(n=2) / "disc" / "locked"
     locked.mkdir()

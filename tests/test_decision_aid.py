@@ -124,8 +124,10 @@ def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
 def test_the_bound_on_similarity_withholds_the_stated_share(tiny: ClipEncoder) -> None:
     table = clouds(tiny, n=600, spread=2.0)
     aid = DecisionAid.fit(table, tiny, probe=PROBE, out_of_distribution=0.1)
-    reasons = aid.decide(held_out(table).features)["reason"]
-    assert 0.08 < reasons.str.contains("out-of-distribution").mean() <= 0.1
+    said = aid.decide(held_out(table).features)
+    assert 0.08 < said["reason"].str.contains("out-of-distribution").mean() <= 0.1
+    assert (said["reason"] == "out-of-distribution").any()
+    assert aid.about["of these, answered"] == (~said["abstained"]).sum()
 
 
 def test_of_thresholds_that_keep_the_risk_the_one_that_answers_most_is_taken() -> None:

@@ -28,6 +28,7 @@ from cliplib import __main__ as cli
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.features.extract import encode
 from cliplib.inspection.erase import (
     CONTROL,
@@ -282,6 +283,32 @@ def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
     monkeypatch.setattr("cliplib.inspection.erase.erase", noting)
     evaluate_erased(*given, boxes, n_splits=2, seed=7)
     assert seeds == [7, 7]  # of the features, and of the example
+
+
+@pytest.mark.filterwarnings("ignore:There are only")
+def test_erased_images_are_encoded_in_batches_each_in_its_row(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def thumbnails(images: list[Image.Image]) -> np.ndarray:
+        sizes.append(len(images))
+        small = [image.convert("L").resize((8, 8)) for image in images]
+        return np.stack([np.asarray(image, np.float32).ravel() for image in small])
+
+    encoder = FunctionEncoder(thumbnails, "thumbnails")
+    folder = image_folder(n=4)
+    table = encode(folder, encoder)
+    boxes = dict.fromkeys(table.ids, Box(0.5, 0.5, 0.2, 0.2))
+    # Where nothing is erased, answers are the same only if each row is in its place.
+    monkeypatch.setattr("cliplib.inspection.erase.erase", lambda image, *_, **__: image)
+    monkeypatch.setattr("cliplib.inspection.erase.AT_ONCE", 5)
+    sizes.clear()
+    files = [folder / name for name in table.ids]
+    probe = LinearProbe(Cs=(1.0,))
+    accuracy = evaluate_erased(probe, table, encoder, files, boxes, n_splits=2).accuracy
+    assert sizes == [5, 5, 2]
+    assert accuracy.loc[WITHOUT].equals(accuracy.loc[WHOLE])
 
 
 def test_a_file_name_that_two_images_have_is_no_name_for_a_box(tmp_path: Path) -> None:

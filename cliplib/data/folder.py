@@ -101,20 +101,25 @@ def _warn_of_left_out(why: str, paths: Sequence[Path]) -> None:
 def _files_below(folder: Path) -> list[Path]:
     """Return the sorted paths of the files in a folder, however deep.
 
-    Links are followed, but not to a folder above, which would lead in a circle. What
-    Windows and macOS put there is left out. A warning names folders that cannot be
-    listed.
+    Links are followed, but not to a folder that was passed on the way down, or one
+    above it, which would lead in a circle. What Windows and macOS put there is left
+    out. A warning names folders that cannot be listed.
     """
     paths = []
+    # Of each folder still to be listed: the real paths passed on the way down to it.
+    passed_by_place = {folder: [folder.resolve()]}
     for parent, folders, files in os.walk(folder, onerror=_warn_of, followlinks=True):
         place = Path(parent)
-        above = place.resolve()
+        passed = passed_by_place.pop(place)
+        real_paths = {name: (place / name).resolve() for name in folders}
         folders[:] = [
             name
-            for name in folders
+            for name, real in real_paths.items()
             if name != SYSTEM_FOLDER
-            and not above.is_relative_to((place / name).resolve())
+            and not any(other.is_relative_to(real) for other in passed)
         ]
+        for name in folders:
+            passed_by_place[place / name] = [*passed, real_paths[name]]
         paths += [place / name for name in files if not _is_of_system(name)]
     return sorted(paths)
 

@@ -30,11 +30,11 @@ class Audit:
     """What `audit_dataset` found; it shows as its summary.
 
     `images` has a row for each image: id, label, split, group, error, and what
-    `cliplib.data.image.file_facts` says. `pairs` are those of `find_near_duplicates`,
-    with id, label and split of both (``_a``, ``_b``); `conflicts` those of different
-    labels. `leaks` are the images that have a copy in an earlier split, with the first
-    of the `LEVELS` that has one, and the id and split of that copy. `summary` has the
-    column count, by measure.
+    `cliplib.data.image.file_facts` says, but for the digest. `pairs` are those of
+    `find_near_duplicates`, with id, label and split of both (``_a``, ``_b``);
+    `conflicts` those of different labels. `leaks` are the images that have a copy in an
+    earlier split, with the first of the `LEVELS` that has one, and the id and split of
+    that copy. `summary` has the column count, by measure.
     """
 
     images: pd.DataFrame

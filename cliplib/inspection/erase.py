@@ -46,6 +46,9 @@ CONTROL = "as much erased on the other side"
 """Names of the variants of the images."""
 MOST_EXAMPLES = 3
 
+AT_ONCE = 64
+"""Images without their object that are encoded together, and so are in memory."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -352,9 +355,11 @@ def _encode_erased(
 ) -> Features:
     """Return a table's features, those of rows with a box anew without the object."""
     features = table.features.copy()
-    for row, box in box_of_row.items():
-        erased = _load_erased(images[row], box, seed)
-        features[row] = encoder.encode_images(
+    every_row = [*box_of_row]
+    for start in range(0, len(every_row), AT_ONCE):
+        rows = every_row[start : start + AT_ONCE]
+        erased = [_load_erased(images[row], box_of_row[row], seed) for row in rows]
+        features[rows] = encoder.encode_images(
             erased, readout=table.readout, progress=False
         )
     return features

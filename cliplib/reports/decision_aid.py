@@ -118,7 +118,8 @@ class DecisionAid:
 
         The cosine to the nearest training image must reach a second threshold, below
         which at most the share `out_of_distribution` of the held-out images lies (Sun
-        et al., ICML 2022, who take the k-th nearest).
+        et al., ICML 2022, who take the k-th nearest). `about` counts answers to the
+        held-out images that reach both thresholds, as `decide` gives them.
 
         Parameters
         ----------
@@ -162,11 +163,12 @@ class DecisionAid:
         _, similarity = aid.nearest(held_out.features)
         # "lower": below a value between two of these, a larger share could lie.
         min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
+        is_answered = (confidence >= threshold) & (similarity >= min_similarity)
         about: dict[str, str | float | None] = {
             "data set": table.provenance.get("dataset", ""),
             "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
             "training images": len(training),
-            **_count(confidence >= threshold, is_right, held_out.groups),
+            **_count(is_answered, is_right, held_out.groups),
             "share of errors aimed at": risk,
         }
         return replace(

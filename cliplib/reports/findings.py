@@ -174,7 +174,7 @@ class Findings:
         All pairs of copies among its files, and the labels that they contradict.
     copies
         row_a and row_b, the rows of both images of a pair, and same_label; pairs with
-        two labels come first, then those in two splits.
+        two labels come first.
     methods
         Probes and baselines.
     shortcuts

@@ -135,8 +135,9 @@ def answers_table(findings: Findings) -> pd.DataFrame:
 def copies_table(findings: Findings) -> pd.DataFrame:
     """Return all pairs of near-duplicates among the files, for a spreadsheet.
 
-    Columns: file, label and split of a, the same of b; kind ("exact" or "near"),
-    orientation (what b is of a) and correlation (of their details, at most 1).
+    Columns: file, label and split of a, the same of b; kind ("exact", "near" or
+    "cropped"), orientation (what b is of a) and correlation (of their details, at most
+    1).
     """
     pairs = findings.audit.pairs
     named = pairs.rename(columns={"id_a": "file_a", "id_b": "file_b"})
