@@ -21,7 +21,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -716,6 +716,9 @@ def test_groups_that_scikit_learn_would_keep_from_fit_are_refused(sample):
     groups = np.arange(300) // 2
     with pytest.raises(ValueError, match="keep these groups from fit"):
         cross_val_predict(LinearProbe(), X, y, groups=groups, cv=GroupKFold(3))
+    search = GridSearchCV(LinearProbe(), {"seed": [0]}, cv=GroupKFold(3))
+    with pytest.raises(ValueError, match="keep these groups from fit"):
+        search.fit(X, y, groups=groups)
     cross_val_predict(LinearProbe(), X, y, cv=3)
     with config_context(enable_metadata_routing=True):
         probe = LinearProbe().set_fit_request(groups=True)

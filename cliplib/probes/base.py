@@ -32,8 +32,8 @@ Split = Callable[[int], tuple[Ints, Ints]]
 TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
 
-VALIDATION_MODULE = "sklearn.model_selection._validation"
-"""Where scikit-learn's ``cross_val_predict`` and its like are defined."""
+CROSS_VALIDATION = ("_validation", "_search")
+"""Modules of scikit-learn with ``cross_val_predict`` and ``GridSearchCV``."""
 
 VALUES_AT_ONCE = 2**24
 """Rows times features that get their logits at once: 67 MB."""
@@ -193,12 +193,14 @@ def refuse_groups_kept_back() -> None:
     ``cross_val_predict(probe, X, y, groups=groups)`` splits by groups, but calls
     ``fit`` without them, unless metadata routing is on: the probe would choose its
     settings on rows that share a group with rows it is fitted on. Nothing but the
-    caller's own variables tells; calls in other processes are not seen.
+    caller's own variables tells; calls in other processes and threads are not seen.
     """
     frame = inspect.currentframe()
     while frame is not None:
-        is_validation = frame.f_globals.get("__name__") == VALIDATION_MODULE
-        if is_validation and frame.f_locals.get("groups") is not None:
+        package, _, module = frame.f_globals.get("__name__", "").rpartition(".")
+        validates = package == "sklearn.model_selection" and module in CROSS_VALIDATION
+        given = {**(frame.f_locals.get("params") or {}), **frame.f_locals}
+        if validates and given.get("groups") is not None:
             raise ValueError(
                 "scikit-learn would keep these groups from fit. Call sklearn.set_config"
                 "(enable_metadata_routing=True), probe.set_fit_request(groups=True), "
