@@ -724,3 +724,16 @@ def test_groups_that_scikit_learn_would_keep_from_fit_are_refused(sample):
         probe = LinearProbe().set_fit_request(groups=True)
         params = {"groups": groups}
         cross_val_predict(probe, X, y, params=params, cv=GroupKFold(3))
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_answers_have_scikit_learns_further_forms(sample, k):
+    X, y = sample
+    X, y = X[y < k], y[y < k]
+    probe = KernelProbe().fit(X, y)
+    log_proba = probe.predict_log_proba(X)
+    np.testing.assert_allclose(np.exp(log_proba), probe.predict_proba(X))
+    decisions = probe.decision_function(X)
+    assert decisions.shape == ((len(X),) if k == 2 else (len(X), 3))
+    named = decisions > 0 if k == 2 else decisions.argmax(axis=1)
+    assert (probe.classes_[named.astype(int)] == probe.predict(X)).all()

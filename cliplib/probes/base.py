@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import LabelEncoder
@@ -114,6 +114,15 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probability of each class, (n, k), in the order of `classes_`."""
         return np.asarray(softmax(self.logits(X), axis=1))
+
+    def predict_log_proba(self, X: ArrayLike) -> Floats:
+        """Return the logarithm of each class's probability, (n, k)."""
+        return np.asarray(log_softmax(self.logits(X), axis=1))
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """Return logits (n, k); of two classes the second less the first, (n,)."""
+        logits = self.logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable class of each row, (n,)."""
