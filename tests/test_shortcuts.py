@@ -12,7 +12,11 @@ from PIL import Image, ImageDraw
 
 from cliplib.data.cache import map_images
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.pictures import PATCHES, picture_columns, picture_statistics
+from cliplib.inspection.image_statistics import (
+    PATCHES,
+    picture_columns,
+    picture_statistics,
+)
 from cliplib.inspection.shortcuts import Shortcut, probe_shortcuts, strongest
 
 N = 80

@@ -32,7 +32,11 @@ from cliplib.evaluation.intervals import (
 from cliplib.features.splits import checked_groups, group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
-from cliplib.inspection.pictures import PATCHES, picture_columns, picture_statistics
+from cliplib.inspection.image_statistics import (
+    PATCHES,
+    picture_columns,
+    picture_statistics,
+)
 from cliplib.probes.out_of_fold import predict_folds
 from cliplib.probes.threads import one_thread
 

@@ -257,7 +257,7 @@ def learning_curve(methods: Methods) -> Curve:
     probe, table = methods.method
     labels = table.labels
     groups = table.groups
-    folds = list(group_folds(labels, groups, **methods.draws))
+    folds = list(group_folds(labels, groups, published=table.folds, **methods.draws))
     points = []
     answers = []
     for share in tqdm(SHARES, "learning curve", unit="share"):

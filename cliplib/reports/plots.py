@@ -20,15 +20,7 @@ from cliplib.reports.decision_aid import RISK
 from cliplib.reports.findings import Findings
 
 INK = "#1f2933"
-MIDDLE = "#6b7680"
 PALE = "#a9b2bb"
-METHOD_COLOURS = {
-    "kernel probe": "#0b3c5d",
-    "linear probe": "#e0a12b",
-    "nearest neighbour": "#c4512d",
-    "MLP probe": "#3fa0a8",
-    "zero-shot": "#8c7a5b",
-}
 LONG_NAME = "^(.{11}).{2,}(.{12})$"
 """A class's name, with more than the 24 characters that a confusion matrix has."""
 FIGURE_WIDTH = 4.6
@@ -95,9 +87,8 @@ def accuracy_plot(findings: Findings) -> Figure:
     for name, share in reversed(shares.items()):  # a row for each, from below
         to_low = 100 * (share.value - share.low)
         to_high = 100 * (share.high - share.value)
-        colour = METHOD_COLOURS.get(name, MIDDLE)
         ax.errorbar(
-            100 * share.value, name, xerr=[[to_low], [to_high]], fmt="o", color=colour
+            100 * share.value, name, xerr=[[to_low], [to_high]], fmt="o", color=INK
         )
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)

@@ -26,8 +26,6 @@ from PIL import Image
 from cliplib.data.image import load_image
 from cliplib.reports.plots import (
     INK,
-    METHOD_COLOURS,
-    MIDDLE,
     PALE,
     confusion_heatmap,
     use_style,
@@ -36,8 +34,6 @@ from cliplib.reports.plots import svg as plain_svg
 
 __all__ = [
     "INK",
-    "METHOD_COLOURS",
-    "MIDDLE",
     "PALE",
     "TEXT_WIDTH",
     "confusion_heatmap",
@@ -49,6 +45,7 @@ TEXT_WIDTH = 6.22
 """Inches of the report's column: a figure this wide is printed at its own size."""
 PERCENT = so.Continuous().label(like=lambda share, _: f"{100 * share:g}")
 """The scale of an axis of shares: 0.5 is written as 50."""
+MIDDLE = "#6b7680"
 CONDITION_COLOURS = {
     "published split": PALE,
     "at home": PALE,
@@ -67,6 +64,13 @@ KIND_COLOURS = (
     "#2a7f62",
     "#8a6d1f",
 )
+METHOD_COLOURS = {
+    "kernel probe": "#0b3c5d",
+    "linear probe": "#e0a12b",
+    "nearest neighbour": "#c4512d",
+    "MLP probe": "#3fa0a8",
+    "zero-shot": "#8c7a5b",
+}
 METHODS = so.Nominal(METHOD_COLOURS)
 """The scale of a colour that tells methods apart: the same one in every figure."""
 KINDS = so.Nominal([*KIND_COLOURS])
