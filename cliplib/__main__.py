@@ -16,10 +16,10 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cliplib
 from cliplib.data.wording import printable
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parser.add_argument(
         "--version",
         action="version",
-        version=f"cliplib {version('cliplib')}, Python {platform.python_version()}",
+        version=f"cliplib {cliplib.__version__}, Python {platform.python_version()}",
         help="print the versions of cliplib and Python",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from test_decision_aid import PROBE, clouds
 
+from cliplib import __version__
 from cliplib.__main__ import build_parser, main, with_command
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.reports.decision_aid import DecisionAid
@@ -180,6 +181,26 @@ def test_help_imports_nothing_slow() -> None:
         assert told.startswith("usage: cliplib") and not done.returncode
         slow = {"torch", "numpy", "pandas", "datasets", "sklearn", "transformers"}
         assert "argparse" in imported.split() and not slow & set(imported.split())
+
+
+NOT_INSTALLED = """
+import importlib.metadata as metadata
+
+def version(name):
+    raise metadata.PackageNotFoundError(name)
+
+metadata.version = version
+from cliplib.__main__ import main
+main(["--version"])
+"""
+
+
+def test_a_checkout_that_is_not_installed_has_a_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOT_INSTALLED], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"cliplib {__version__}, Python 3.")
 
 
 def test_a_log_without_a_code_for_a_letter_costs_no_run(tmp_path: Path) -> None:

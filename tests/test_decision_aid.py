@@ -236,7 +236,7 @@ def test_features_of_another_encoder_are_refused(
     foreign = table.with_features(
         table.features, model_fingerprint="0" * 32, encoder="other"
     )
-    with pytest.raises(ValueError, match="did not make these features"):
+    with pytest.raises(ValueError, match="made by another encoder than"):
         DecisionAid.fit(foreign, tiny)
 
 

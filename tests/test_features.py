@@ -154,6 +154,16 @@ def test_features_of_other_kinds_become_float32():
     assert make_table().with_features([[1, 2]] * 12).features.shape == (12, 2)
 
 
+def test_features_of_another_number_are_no_readout_of_the_encoder():
+    about = {"readout": "deep", "width": "4", "blocks": "2"}
+    table = make_table(d=24, provenance=about)
+    assert table.with_features(table.features * 2).readout == "deep"
+    own = table.with_features(np.eye(12, 7))
+    assert own.readout == "own" and "x 7 (own)" in repr(own)
+    with pytest.raises(ValueError, match="the readout 'own' alone, not 'pooled'"):
+        own.with_readout("pooled")
+
+
 def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(12, 24)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -277,6 +278,34 @@ def test_a_module_is_frozen_and_told_by_name_and_weights(photos):
     with torch.no_grad():
         module[2].bias += 1
     assert FunctionEncoder(module, "five").fingerprint != same
+
+
+def test_a_module_may_compute_in_bfloat16(photos):
+    module = make_module().bfloat16()
+    encoder = FunctionEncoder(module, "half", preprocess=as_pixels)
+    found = encoder.encode_images(photos, progress=False)
+    whole = FunctionEncoder(make_module(), "whole", preprocess=as_pixels)
+    expected = whole.encode_images(photos, progress=False)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert encoder.fingerprint != FunctionEncoder(make_module(), "half").fingerprint
+
+
+def test_a_function_is_called_by_several_threads_at_once(photos):
+    both_call = threading.Barrier(2, timeout=60)
+
+    def wait_for_another(images):
+        both_call.wait()
+        return np.zeros((len(images), 2))
+
+    encoder = FunctionEncoder(wait_for_another, "two at once")
+    encoder.batch_size = 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert encoder.encode_images(photos[:2], progress=False).shape == (2, 2)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_function_that_makes_no_rows_is_named(photos):

@@ -217,6 +217,10 @@ def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
         assert (getattr(again, name) == getattr(expected, name)).all(), name
     assert again.classes == expected.classes
     assert again.provenance == expected.provenance
+    expected.select([]).to_parquet(tmp_path / "empty.parquet")
+    empty = FeatureTable.from_parquet(str(tmp_path / "empty.parquet"))
+    assert empty.features.shape == (0, expected.features.shape[1])
+    assert empty.classes == expected.classes
     half = replace(expected, features=expected.features.astype(np.float16))
     half.to_parquet(tmp_path / "half.parquet")
     kept = pq.read_schema(tmp_path / "half.parquet").field("features").type
@@ -283,6 +287,14 @@ def test_a_split_of_a_table_is_taken_by_its_own_name_or_refused(folder):
             load_dataset(table, split=unknown)
     with pytest.raises(ValueError, match="has no split 'holdout'"):
         load_dataset(table.drop(columns="split"), split="holdout")
+
+
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_a_label_that_cannot_be_shown_is_refused_at_the_door(folder, column):
+    table = with_paths(folder).assign(group="one")
+    table.loc[2, column] = "a\x1b[2J"
+    with pytest.raises(ValueError, match=r"The name 'a\\x1b\[2J' .*: rename it"):
+        load_dataset(table)
 
 
 def test_a_row_without_a_file_is_named(folder):

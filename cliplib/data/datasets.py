@@ -15,6 +15,7 @@ import pandas as pd
 
 from cliplib.data.folder import SPLITS, ListedImage, existing_folder, list_images
 from cliplib.data.text_table import read_text_table
+from cliplib.data.wording import check_printable
 
 if TYPE_CHECKING:
     import datasets
@@ -277,7 +278,9 @@ def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
     """Return files as a data set of one column, "image"."""
     import datasets
 
-    rows = [{"path": str(path), "bytes": None} for path in paths]
+    names = [str(path) for path in paths]
+    check_printable(names)
+    rows = [{"path": name, "bytes": None} for name in names]
     features = datasets.Features(image=datasets.Image(decode=False))
     return datasets.Dataset.from_dict({"image": rows}, features=features)
 
@@ -323,6 +326,7 @@ def _with_known(
             "split whose images have labels."
         )
     names = list(classes or sorted(set(known["label"])))
+    check_printable([*names, *known["id"], *known["group"]])
     usual = [SPLITS.get(name.lower(), "") for name in known["split"]]
     text = datasets.Value("string")
     label = datasets.ClassLabel(names=names)

@@ -83,7 +83,7 @@ def list_images(root: Path) -> list[ListedImage]:
         if any(part.startswith(".") for part in relative.parts):
             hidden += [path] * is_image
         elif is_image:
-            images.append(_listed_image(path, root))
+            images.append(ListedImage(path, *parse_path(relative)))
         elif len(relative.parts) > 1:
             others.append(path)
     _warn_of_left_out("hidden by a dot", hidden)
@@ -131,21 +131,6 @@ def _is_of_system(name: str) -> bool:
 
 def _warn_of(error: OSError) -> None:
     warn_once(logger, f"Left out the folder {error.filename}: {error.strerror}")
-
-
-def _listed_image(path: Path, root: Path) -> ListedImage:
-    """Return an image below the set's folder `root`, with id, split and class.
-
-    These are told by its path. A ValueError says what to change if the image is in no
-    class folder, or the path cannot be shown as it is.
-    """
-    shown = image_name(path)  # spells out what cannot be shown
-    if shown != str(path):
-        raise ValueError(
-            f"The name '{shown}' is not in UTF-8, or holds characters that are not "
-            "shown: rename it."
-        )
-    return ListedImage(path, *parse_path(path.relative_to(root)))
 
 
 def parse_path(relative: PurePath) -> tuple[str, str, str]:

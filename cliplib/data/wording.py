@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Value, lower and upper end of its 95% interval, as shares of 1, as of a
 # `cliplib.evaluation.intervals.Share`.
@@ -25,6 +25,16 @@ def printable(text: str) -> str:
     come from strangers, and reach terminals, pages and plots.
     """
     return UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
+def check_printable(names: Iterable[str]) -> None:
+    """Raise ValueError for a name of a class or an image that is not `printable`."""
+    for name in names:
+        if printable(name) != name:
+            raise ValueError(
+                f"The name '{printable(name)}' is not in UTF-8, or holds characters "
+                "that are not shown: rename it."
+            )
 
 
 def number(value: object) -> str:

@@ -82,7 +82,9 @@ def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
     total = hashlib.blake2b(settings, digest_size=16)
     for name, weight in sorted(weights.items()):
         total.update(f"\n{name} {tuple(weight.shape)}\n".encode())
-        total.update(weight.detach().cpu().contiguous().numpy().data)
+        # As bytes, since NumPy has no bfloat16.
+        content = weight.detach().cpu().reshape(-1).view(torch.uint8)
+        total.update(content.numpy().data)
     return total.hexdigest()
 
 

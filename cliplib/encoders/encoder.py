@@ -166,7 +166,9 @@ class FunctionEncoder(Encoder):
     function
         From a list of n RGB images of Pillow to features (n, d), an array or a tensor.
         With `preprocess`, from their stacked results. A module of torch is put into
-        evaluation mode; it computes where its weights are.
+        evaluation mode; it computes where its weights are, and in their type. Several
+        threads call it at once: what it keeps from one call to the next, such as what a
+        hook has caught, needs a `threading.local`.
     name
         What the features are known by: choose another when the function changes, since
         it stands in the fingerprint, beside the weights of a module.
@@ -188,10 +190,12 @@ class FunctionEncoder(Encoder):
         self.name = name
         self.preprocess = preprocess
         self.cache = _chosen_cache(cache)
+        self.dtype: torch.dtype | None = None
         if isinstance(function, torch.nn.Module):
             function.eval()
             weights = next(function.parameters(), torch.empty(0))
             self.device = str(weights.device)
+            self.dtype = weights.dtype
 
     @cached_property
     def fingerprint(self) -> str:
@@ -209,11 +213,11 @@ class FunctionEncoder(Encoder):
         inputs: Any = images
         if self.preprocess is not None:
             pixels = [torch.as_tensor(self.preprocess(image)) for image in images]
-            inputs = torch.stack(pixels).to(self.device)
+            inputs = torch.stack(pixels).to(self.device, self.dtype)
         with torch.inference_mode():
             output = self.function(inputs)
         if isinstance(output, torch.Tensor):
-            output = output.cpu()
+            output = output.float().cpu()  # NumPy has no bfloat16
         features = np.asarray(output, np.float32)
         if features.ndim != 2 or len(features) != len(images):
             raise ValueError(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.data.image import warn_once
-from cliplib.data.wording import printable
+from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.groups import (
     first_row_of_group,
@@ -106,12 +106,7 @@ class FeatureTable:
         Names of classes and images must be `printable`, ids unique, splits among
         `SPLITS`, features finite, and the fold of each row that of its whole group.
         """
-        for name in (*self.classes, *self.ids.tolist()):
-            if printable(name) != name:
-                raise ValueError(
-                    f"The name '{printable(name)}' holds characters that are not "
-                    "shown: rename it."
-                )
+        check_printable([*self.classes, *self.ids.tolist()])
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
         fold_of_group = self.folds[first_row_of_group(self.groups)]
@@ -304,10 +299,15 @@ class FeatureTable:
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
         """Return the table with other features of the same rows, (n, d).
 
-        Keyword arguments are entries of its provenance to change or to add.
+        Keyword arguments are entries of its provenance to change or to add. If there
+        are more or fewer columns than before, the readout is called "own" unless it is
+        among them.
         """
-        updated = {**self.provenance, **provenance}
         rows = np.asarray(features, np.float32)
+        updated = {**self.provenance, **provenance}
+        has_other_columns = rows.shape[1:] != self.features.shape[1:]
+        if has_other_columns and "readout" not in provenance:
+            updated["readout"] = "own"
         return replace(self, features=rows, provenance=updated)
 
     def with_groups(self, groups: ArrayLike) -> FeatureTable:

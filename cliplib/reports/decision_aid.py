@@ -143,8 +143,7 @@ class DecisionAid:
         """
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
-        if table.provenance.get("model_fingerprint") != encoder.fingerprint:
-            raise ValueError(f"{encoder.name!r} did not make these features.")
+        encoder.check_made(table.provenance)
         rows = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
         training = table.select(rows[0])
         held_out = table.select(rows[1])

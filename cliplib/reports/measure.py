@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import datasets
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+import cliplib
 from cliplib.data.datasets import (
     SOURCE_OPTIONS,
     Source,
@@ -294,5 +294,5 @@ def make_aid(
     # The aid keeps ids and provenance with its training images.
     named = replace(table, ids=np.array(names), provenance=provenance)
     aid = DecisionAid.fit(named, encoder, probe=probe, seed=request.seed)
-    made_by = f"cliplib {version('cliplib')}, Python {platform.python_version()}"
+    made_by = f"cliplib {cliplib.__version__}, Python {platform.python_version()}"
     return replace(aid, about={**aid.about, "made by": made_by})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import cliplib
 from cliplib.evaluation.intervals import Share
 from cliplib.reports.findings import Findings
 from cliplib.reports.verdict import Verdict
@@ -86,7 +87,7 @@ def made(findings: Findings) -> dict[str, str]:
         "groups": groups,
         "seed": str(request.seed),
         "images": f"{n_read} of {len(findings.audit.images)} files",
-        "cliplib": version("cliplib"),
+        "cliplib": cliplib.__version__,
         "Python": platform.python_version(),
         "system": platform.platform(terse=True),
         # Without what a build adds, such as "+cpu".
