@@ -170,7 +170,7 @@ def report(folder: str, out: str, fail_on: str = "never", **options: Any) -> int
     errors and the limits. Beside them are tables of all answers and copies, and a
     decision aid.
     """
-    from cliplib.reports.cautions import check_threshold
+    from cliplib.reports.data_warnings import check_threshold
     from cliplib.reports.report import WRITTEN
     from cliplib.reports.report import report as write
     from cliplib.reports.verdict import verdict

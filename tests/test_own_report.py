@@ -42,7 +42,7 @@ from cliplib.inspection.own_split import OwnSplit
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
-from cliplib.reports.cautions import KINDS, SEVERITIES
+from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.elsewhere import judge_elsewhere
 from cliplib.reports.findings import Findings, Request
@@ -166,7 +166,7 @@ def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
     (row,) = findings.belonging.merged.to_dict("records")
     assert {row["group_a"], row["group_b"]} == {"copy", "disc0"}
     assert {row["image_a"], row["image_b"]} == {"disc/disc0.png", "square/copy.png"}
-    found = {caution.id for caution in verdict(findings).cautions}
+    found = {warning.id for warning in verdict(findings).warnings}
     assert {"groups-merged", "label-conflicts", "unreadable-files"} <= found
 
 
@@ -186,7 +186,7 @@ def test_a_trap_is_named_with_images_that_show_it(
             image.save(tmp_path / "f" / kind / f"{kind}{number}.bmp")
     found = measure(tmp_path / "f", model=str(checkpoint))
     judged = verdict(found)
-    ids = {caution.id: caution for caution in judged.cautions}
+    ids = {warning.id: warning for warning in judged.warnings}
     assert judged.word == "Perhaps"
     assert ids["one-class-value"].evidence["field"] == "mode"
     labels = {found.images.labels[row] for row in ids["shortcut"].rows}

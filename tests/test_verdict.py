@@ -1,4 +1,4 @@
-"""The verdict's word and its cautions follow from values, by rules."""
+"""The verdict's word and its warnings follow from values, by rules."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.own_split import OwnSplit
 from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
-from cliplib.reports import cautions
-from cliplib.reports.cautions import KINDS, SEVERITIES, Caution, check_threshold
+from cliplib.reports import data_warnings
+from cliplib.reports.data_warnings import (
+    KINDS,
+    SEVERITIES,
+    DataWarning,
+    check_threshold,
+)
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Belonging
 from cliplib.reports.methods import LARGEST, LINEAR, Method, Methods
@@ -106,17 +111,19 @@ def elsewhere(wrong: tuple[int, int]) -> Elsewhere:
     )
 
 
-def one(of_kind: Callable[[Any], Iterator[Caution]], **parts: Any) -> Caution | None:
-    """Return the caution that a function finds in parts of the findings, or None."""
+def one(
+    of_kind: Callable[[Any], Iterator[DataWarning]], **parts: Any
+) -> DataWarning | None:
+    """Return the warning that a function finds in parts of the findings, or None."""
     return next(of_kind(findings(**parts)), None)
 
 
 def word_of(
     found: Methods,
-    *reasons: Caution | None,
+    *reasons: DataWarning | None,
     fewest_groups: int = 200,
 ) -> str:
-    """Return the word by the numbers, limited by cautions."""
+    """Return the word by the numbers, limited by warnings."""
     word = word_by_accuracy(found, fewest_groups)
     return limited_word(word, [reason for reason in reasons if reason])
 
@@ -162,14 +169,14 @@ def test_yes_needs_twenty_groups_of_each_class() -> None:
     assert word_of(methods(), fewest_groups=20) == "Yes"
 
 
-def test_a_caution_never_raises_the_word() -> None:
-    limit = Caution("x", "high", "", at_most="Perhaps")
+def test_a_warning_never_raises_the_word() -> None:
+    limit = DataWarning("x", "high", "", at_most="Perhaps")
     assert word_of(methods((200, 200), (100, 100)), limit) == "No"
     assert word_of(methods(), limit) == "Perhaps"
     assert WORDS.index("Perhaps") < WORDS.index("Only in part")
 
 
-def test_each_kind_of_caution_weighs_what_there_is() -> None:
+def test_each_kind_of_warning_weighs_what_there_is() -> None:
     assert {kind["severity"] for kind in KINDS.values()} <= {*SEVERITIES}
     assert {kind["at_most"] for kind in KINDS.values()} <= {*WORDS}
 
@@ -192,9 +199,9 @@ def test_each_kind_of_caution_weighs_what_there_is() -> None:
 def test_a_shortcut_stops_the_word_where_it_reaches_clips_gain(
     reached: Share, name: str, stops: bool
 ) -> None:
-    caution = one(cautions.of_shortcuts, shortcuts=[shortcut(reached, name)])
-    assert (caution is not None) == stops
-    assert word_of(methods(), caution) == ("Perhaps" if stops else "Yes")
+    warning = one(data_warnings.of_shortcuts, shortcuts=[shortcut(reached, name)])
+    assert (warning is not None) == stops
+    assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
 
 
 @pytest.mark.parametrize(
@@ -220,21 +227,21 @@ def test_a_shortcut_to_one_class_of_three_stops_the_word(
     }
     weak = replace(shortcut(Share(0.6, 0.5, 0.7), name), auroc=areas)
     three = replace(methods(), evaluations={LINEAR: of_three})
-    caution = one(cautions.of_shortcuts, shortcuts=[weak], methods=three)
-    assert word_of(methods(), caution) == ("Perhaps" if stops else "Yes")
-    if caution:
-        assert caution.evidence["class"] == "glass" and caution.rows == [0, 1]
-        assert "tells glass from the other classes" in caution.message
-        assert "92% of what CLIP gains" in caution.message
+    warning = one(data_warnings.of_shortcuts, shortcuts=[weak], methods=three)
+    assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
+    if warning:
+        assert warning.evidence["class"] == "glass" and warning.rows == [0, 1]
+        assert "tells glass from the other classes" in warning.message
+        assert "92% of what CLIP gains" in warning.message
 
 
 def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:
     both = [shortcut(Share(1, 0.9, 1.1)), shortcut(Share(0.9, 0.8, 1), name="top edge")]
-    caution = one(cautions.of_shortcuts, shortcuts=both)
-    assert caution is not None and caution.severity == "high"
-    assert caution.evidence["name"] == "border" and caution.rows == [0, 1, 2, 3]
-    assert "the border tells" in caution.message and "top edge" in caution.message
-    said = sentence("Perhaps", methods(), [caution], DECLARED)
+    warning = one(data_warnings.of_shortcuts, shortcuts=both)
+    assert warning is not None and warning.severity == "high"
+    assert warning.evidence["name"] == "border" and warning.rows == [0, 1, 2, 3]
+    assert "the border tells" in warning.message and "top edge" in warning.message
+    said = sentence("Perhaps", methods(), [warning], DECLARED)
     assert "if the border gives their classes away" in said
 
 
@@ -245,24 +252,24 @@ def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:
 def test_images_elsewhere_stop_the_word_where_clearly_less_is_right(
     wrong: tuple[int, int], stops: bool
 ) -> None:
-    caution = one(cautions.of_elsewhere, elsewhere=elsewhere(wrong))
-    assert word_of(methods(), caution) == ("Perhaps" if stops else "Yes")
-    if caution:
-        said = sentence("Perhaps", methods(), [caution], DECLARED)
+    warning = one(data_warnings.of_elsewhere, elsewhere=elsewhere(wrong))
+    assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
+    if warning:
+        said = sentence("Perhaps", methods(), [warning], DECLARED)
         assert "and not from site b" in said
 
 
 def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
     many = methods((2000, 2000), (40, 40))
     away = elsewhere((2, 2))
-    assert cautions.loss_elsewhere(away, many).value == pytest.approx(0.02)
-    assert one(cautions.of_elsewhere, elsewhere=away, methods=many) is None
+    assert data_warnings.loss_elsewhere(away, many).value == pytest.approx(0.02)
+    assert one(data_warnings.of_elsewhere, elsewhere=away, methods=many) is None
 
 
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
-    caution = one(cautions.of_series, belonging=IN_NAMES)
-    assert word_of(methods(), caution) == "Perhaps"
-    assert one(cautions.of_series, belonging=DECLARED) is None
+    warning = one(data_warnings.of_series, belonging=IN_NAMES)
+    assert word_of(methods(), warning) == "Perhaps"
+    assert one(data_warnings.of_series, belonging=DECLARED) is None
     step, *_ = next_steps(findings(belonging=IN_NAMES), "Perhaps")
     assert step.command == r"cliplib report f --out o --groups '(.+)_\d+'"
 
@@ -279,19 +286,21 @@ def test_images_that_look_like_views_of_fewer_things_limit_the_word(
     cosine: float, belonging: Belonging, word: str
 ) -> None:
     alike = LookAlikes(cosine, [(0, 5, 0.9)], np.arange(9), Share(0.6, 0.5, 0.7))
-    caution = one(cautions.of_look_alikes, look_alikes=alike, belonging=belonging)
-    assert word_of(methods(), caution) == word
-    if caution:
-        assert caution.rows == [0, 5] and caution.evidence["accuracy"] == 0.6
+    warning = one(data_warnings.of_look_alikes, look_alikes=alike, belonging=belonging)
+    assert word_of(methods(), warning) == word
+    if warning:
+        assert warning.rows == [0, 5] and warning.evidence["accuracy"] == 0.6
 
 
 def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
-    assert one(cautions.of_seen, seen=None) is None
-    assert one(cautions.of_seen, seen=Seen(np.arange(3), 100)) is None  # may be chance
-    caution = one(cautions.of_seen, seen=Seen(np.arange(40), 100))
-    assert caution is not None and caution.evidence["images"] == 40
-    assert word_of(methods(), caution) == "Probably"
-    assert "40%" in sentence("Probably", methods(), [caution], DECLARED)
+    assert one(data_warnings.of_seen, seen=None) is None
+    assert (
+        one(data_warnings.of_seen, seen=Seen(np.arange(3), 100)) is None
+    )  # may be chance
+    warning = one(data_warnings.of_seen, seen=Seen(np.arange(40), 100))
+    assert warning is not None and warning.evidence["images"] == 40
+    assert word_of(methods(), warning) == "Probably"
+    assert "40%" in sentence("Probably", methods(), [warning], DECLARED)
 
 
 @pytest.mark.parametrize(
@@ -307,14 +316,14 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
     part = Part("mr#", 60, Share(0.97, 0.9, 1), [1, 2])
     rest = Part("others", 40, Share(0.41, 0.3, 0.5), [3, 4])
     archive = Archive(by, "glass", part, rest, Share(0.56, 0.4, 0.7), only_here=False)
-    caution = one(cautions.of_archives, archives=[archive])
-    assert caution is not None and caution.id == name and caution.rows == [1, 2, 3, 4]
-    assert "97%" in caution.message and "41%" in caution.message
-    assert word_of(methods(), caution) == word
+    warning = one(data_warnings.of_archives, archives=[archive])
+    assert warning is not None and warning.id == name and warning.rows == [1, 2, 3, 4]
+    assert "97%" in warning.message and "41%" in warning.message
+    assert word_of(methods(), warning) == word
     anonymous = SimpleNamespace(anonymous=True)
-    hidden = one(cautions.of_archives, archives=[archive], request=anonymous)
+    hidden = one(data_warnings.of_archives, archives=[archive], request=anonymous)
     assert hidden is not None and "mr#" not in hidden.message
-    assert ("mr#" in caution.message) == (by == "form of name")
+    assert ("mr#" in warning.message) == (by == "form of name")
 
 
 def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
@@ -324,26 +333,26 @@ def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
         columns=["value", "low", "high", "images"],
     )
     shared = pd.DataFrame({"file": ["a.png"]})
-    caution = one(cautions.of_own_split, own_split=OwnSplit(ladder, shared))
-    assert caution is not None and "splits.csv" in caution.message
-    assert caution.evidence["test"] == 50 and caution.evidence["shared"] == 1
+    warning = one(data_warnings.of_own_split, own_split=OwnSplit(ladder, shared))
+    assert warning is not None and "splits.csv" in warning.message
+    assert warning.evidence["test"] == 50 and warning.evidence["shared"] == 1
     clean = OwnSplit(ladder, shared[:0])
-    assert one(cautions.of_own_split, own_split=clean) is None
+    assert one(data_warnings.of_own_split, own_split=clean) is None
 
 
 def test_a_missed_class_limits_the_word() -> None:
     found = methods((400, 40), (4, 14))
-    caution = one(cautions.of_missed_class, methods=found)
-    assert caution is not None and caution.evidence["class"] == "metal"
-    assert caution.at_most == "Mostly"
-    assert one(cautions.of_missed_class) is None
+    warning = one(data_warnings.of_missed_class, methods=found)
+    assert warning is not None and warning.evidence["class"] == "metal"
+    assert warning.at_most == "Mostly"
+    assert one(data_warnings.of_missed_class) is None
 
 
 @pytest.mark.parametrize(("fewest", "is_few"), [(200, False), (4, True), (5, False)])
 def test_too_few_groups_decide_nothing(fewest: int, is_few: bool) -> None:
     images = SimpleNamespace(groups_per_class={"glass": 200, "metal": fewest})
-    caution = one(cautions.of_too_few, images=images)
-    assert (word_of(methods(), caution) == "Cannot be said") == is_few
+    warning = one(data_warnings.of_too_few, images=images)
+    assert (word_of(methods(), warning) == "Cannot be said") == is_few
 
 
 def test_nine_groups_altogether_decide_nothing() -> None:
@@ -352,26 +361,26 @@ def test_nine_groups_altogether_decide_nothing() -> None:
         groups = np.arange(400) % n_groups
         fewer = replace(found, table=replace(found.table, groups=groups))
         images = SimpleNamespace(groups_per_class={"glass": n_groups})
-        caution = one(cautions.of_too_few, images=images, methods=fewer)
-        assert (caution is not None) == is_few
+        warning = one(data_warnings.of_too_few, images=images, methods=fewer)
+        assert (warning is not None) == is_few
 
 
 def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
     value = OneClassValue("format", "PNG", "metal", 30, 30, 1e-9, [0], [1])
-    caution = one(cautions.of_one_class_values, one_class_values=[value])
+    warning = one(data_warnings.of_one_class_values, one_class_values=[value])
     assert (
-        caution is not None and caution.severity == "medium" and caution.rows == [0, 1]
+        warning is not None and warning.severity == "medium" and warning.rows == [0, 1]
     )
-    assert word_of(methods(), caution) == "Yes"
+    assert word_of(methods(), warning) == "Yes"
 
 
 # --- What else a person should look at
 
 
 def test_imbalance_is_told() -> None:
-    assert one(cautions.of_imbalance) is None
-    caution = one(cautions.of_imbalance, methods=methods((240, 12), (0, 0)))
-    assert caution is not None and caution.evidence["class"] == "glass"
+    assert one(data_warnings.of_imbalance) is None
+    warning = one(data_warnings.of_imbalance, methods=methods((240, 12), (0, 0)))
+    assert warning is not None and warning.evidence["class"] == "glass"
 
 
 def test_labels_files_and_groups_to_look_at_are_named() -> None:
@@ -379,24 +388,26 @@ def test_labels_files_and_groups_to_look_at_are_named() -> None:
     pairs = pd.DataFrame(
         {"row_a": [0, 2], "row_b": [1, 3], "same_label": [False, True]}
     )
-    conflict = one(cautions.of_label_conflicts, copies=pairs, images=images)
+    conflict = one(data_warnings.of_label_conflicts, copies=pairs, images=images)
     assert conflict is not None and conflict.rows == [0, 1]
     assert conflict.evidence == {"pairs": 1}
-    assert one(cautions.of_label_conflicts, copies=pairs[1:], images=images) is None
+    assert (
+        one(data_warnings.of_label_conflicts, copies=pairs[1:], images=images) is None
+    )
     suspects = pd.DataFrame({"row": [5, 4], "given": [0, 1], "likely": [1, 0]})
-    doubt = one(cautions.of_suspects, suspects=suspects, images=images)
+    doubt = one(data_warnings.of_suspects, suspects=suspects, images=images)
     assert doubt is not None and doubt.rows == [5, 4]
     assert "hard" in doubt.message and "most of these" not in doubt.message
     bad = SimpleNamespace(unreadable={"bad.png": "empty"})
     shown = SimpleNamespace(anonymous=False)
-    unread = one(cautions.of_unreadable, images=bad, request=shown)
+    unread = one(data_warnings.of_unreadable, images=bad, request=shown)
     assert unread is not None and unread.files == ["bad.png"]
     shown = SimpleNamespace(anonymous=True)
-    hidden = one(cautions.of_unreadable, images=bad, request=shown)
+    hidden = one(data_warnings.of_unreadable, images=bad, request=shown)
     assert hidden is not None and hidden.files == [] and "bad" not in hidden.message
     joined = pd.DataFrame({"group_a": ["p1"], "group_b": ["p2"]})
     belonging = Belonging(401, "", [], joined)
-    merged = one(cautions.of_merged_groups, belonging=belonging)
+    merged = one(data_warnings.of_merged_groups, belonging=belonging)
     assert merged is not None and "401 groups become 400" in merged.message
 
 
@@ -437,12 +448,12 @@ def test_as_good_as_all_are_nearly_all() -> None:
     assert "nearly all should come out right (98 to 100)" in said
 
 
-def judged(*found: Caution) -> Verdict:
+def judged(*found: DataWarning) -> Verdict:
     return Verdict("Perhaps", found, "One sentence.", [], [])
 
 
 def test_warnings_stand_before_the_sentence() -> None:
-    text = str(judged(Caution("x", "high", "Look at this first.")))
+    text = str(judged(DataWarning("x", "high", "Look at this first.")))
     assert text.index("Perhaps.") < text.index("Look at this") < text.index("One sen")
     assert max(map(len, text.splitlines())) <= 88
 
@@ -459,7 +470,7 @@ def test_warnings_stand_before_the_sentence() -> None:
     ],
 )
 def test_a_program_is_told_by_severity_or_id(fail_on: str, fails: bool) -> None:
-    assert judged(Caution("class-missed", "medium", "")).fails(fail_on) == fails
+    assert judged(DataWarning("class-missed", "medium", "")).fails(fail_on) == fails
 
 
 def test_what_names_no_warning_is_refused() -> None:
@@ -473,7 +484,7 @@ def test_what_names_no_warning_is_refused() -> None:
 
 
 def findings(**parts: Any) -> Any:
-    """Return as much of the findings as cautions and the next steps read."""
+    """Return as much of the findings as warnings and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
     request = SimpleNamespace(anonymous=False)
     defaults = {"images": images, "seen": None, "other_encoders": []}

@@ -69,9 +69,9 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
         "subtitle": f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",
         "word": judged.word,
         "sentence": judged.sentence,
-        "cautions": [
-            {"severity": caution.severity, "message": caution.message}
-            for caution in judged.cautions
+        "warnings": [
+            {"severity": warning.severity, "message": warning.message}
+            for warning in judged.warnings
         ],
         "table": table_of("Of all images, with 95% intervals.", compared),
         "steps": [step._asdict() for step in judged.steps],
@@ -80,11 +80,11 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
 
 
 def blocks_of_warnings(findings: Findings, judged: Verdict) -> list[Block]:
-    """Return pictures of what each caution but that on labels rests on."""
+    """Return pictures of what each warning but that on labels rests on."""
     return [
-        pictures_of(caution.message, pictures.of_rows(findings, caution.rows))
-        for caution in judged.cautions
-        if caution.rows and caution.id not in ("labels-in-doubt", "label-conflicts")
+        pictures_of(warning.message, pictures.of_rows(findings, warning.rows))
+        for warning in judged.warnings
+        if warning.rows and warning.id not in ("labels-in-doubt", "label-conflicts")
     ]
 
 

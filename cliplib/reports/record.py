@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
-    """Return verdict, cautions and versions as plain values, as report.json has them.
+    """Return verdict, warnings and versions as plain values, as report.json has them.
 
     `report.schema.json`, beside this module, describes it.
     """
@@ -39,13 +39,13 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
         },
         "warnings": [
             {
-                "id": caution.id,
-                "severity": caution.severity,
-                "message": caution.message,
-                "evidence": {key: _plain(x) for key, x in caution.evidence.items()},
-                "files": [names[row] for row in caution.rows] + list(caution.files),
+                "id": warning.id,
+                "severity": warning.severity,
+                "message": warning.message,
+                "evidence": {key: _plain(x) for key, x in warning.evidence.items()},
+                "files": [names[row] for row in warning.rows] + list(warning.files),
             }
-            for caution in judged.cautions
+            for warning in judged.warnings
         ],
         "compared": [
             {

@@ -42,7 +42,7 @@ TEMPLATES.filters["quote"] = shlex.quote
 
 
 def read_texts(name: str) -> Any:
-    """Read one of the TOML files beside this module, such as "cautions.toml"."""
+    """Read one of the TOML files beside this module, such as "data_warnings.toml"."""
     return tomllib.loads((FOLDER / name).read_text("utf-8"))
 
 

@@ -1,6 +1,6 @@
 """The verdict on one folder of images: a word, a sentence, a table of five rows.
 
-All rules, and all thresholds that they use, stand here and in `cautions`.
+All rules, and all thresholds that they use, stand here and in `data_warnings`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from cliplib.data.wording import percent
 from cliplib.evaluation.intervals import NORMAL_QUANTILE, Share
 from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
-from cliplib.reports.cautions import (
+from cliplib.reports.data_warnings import (
     FAIR_ACCURACY,
     SEVERITIES,
-    Caution,
-    find_cautions,
+    DataWarning,
+    find_warnings,
 )
 from cliplib.reports.findings import Belonging, Findings
 from cliplib.reports.methods import LARGEST, ZERO_SHOT, Methods
@@ -74,7 +74,7 @@ class Verdict:
     ----------
     word
         One of `WORDS`.
-    cautions
+    warnings
         The most severe first.
     sentence
         What new images can expect, and on what condition.
@@ -86,25 +86,25 @@ class Verdict:
     """
 
     word: str
-    cautions: Sequence[Caution]
+    warnings: Sequence[DataWarning]
     sentence: str
     rows: Sequence[Row]
     steps: Sequence[Step]
 
     def fails(self, on: str) -> bool:
-        """Tell whether a caution has this id, or is so severe; never at "never"."""
+        """Tell whether a warning has this id, or is so severe; never at "never"."""
         severe: Sequence[str] = ()
         if on in SEVERITIES:
             severe = SEVERITIES[: SEVERITIES.index(on) + 1]
-        return any(c.id == on or c.severity in severe for c in self.cautions)
+        return any(c.id == on or c.severity in severe for c in self.warnings)
 
     def __str__(self) -> str:
         """Return all of it as text, 88 wide; a command, to be copied, is one line."""
         lines = [f"{self.word}."]
-        if self.cautions:
+        if self.warnings:
             lines += ["", "First of all:"]
-        for caution in self.cautions:
-            lines.append(_item(f"{caution.message} [{caution.severity}: {caution.id}]"))
+        for warning in self.warnings:
+            lines.append(_item(f"{warning.message} [{warning.severity}: {warning.id}]"))
         lines += ["", fill(self.sentence, 88), ""]
         lines.append(f"{'':<40}{'right':<20}classes alike")
         for row in self.rows:
@@ -126,14 +126,14 @@ def _item(text: str) -> str:
 def verdict(findings: Findings) -> Verdict:
     """Judge what was found out about a folder of images, by fixed rules."""
     methods = findings.methods
-    cautions = find_cautions(findings)
+    warnings = find_warnings(findings)
     groups_per_class = findings.images.groups_per_class
     word = word_by_accuracy(methods, min(groups_per_class.values()))
-    word = limited_word(word, cautions)
+    word = limited_word(word, warnings)
     return Verdict(
         word=word,
-        cautions=cautions,
-        sentence=sentence(word, methods, cautions, findings.belonging),
+        warnings=warnings,
+        sentence=sentence(word, methods, warnings, findings.belonging),
         rows=compared(findings),
         steps=next_steps(findings, word),
     )
@@ -169,13 +169,13 @@ def beats_chance(methods: Methods) -> bool:
     return balanced.low > 1 / len(methods.table.classes) or area.low > 0.5
 
 
-def limited_word(word: str, cautions: Sequence[Caution]) -> str:
-    """Return the word, or a lower one where a caution limits it."""
-    return min([word, *(caution.at_most for caution in cautions)], key=WORDS.index)
+def limited_word(word: str, warnings: Sequence[DataWarning]) -> str:
+    """Return the word, or a lower one where a warning limits it."""
+    return min([word, *(warning.at_most for warning in warnings)], key=WORDS.index)
 
 
 def sentence(
-    word: str, methods: Methods, cautions: Sequence[Caution], belonging: Belonging
+    word: str, methods: Methods, warnings: Sequence[DataWarning], belonging: Belonging
 ) -> str:
     """Say in one sentence what new images can expect, and on what condition."""
     if word == "Cannot be said":
@@ -187,7 +187,7 @@ def sentence(
             f"Of 100 new images, as many of each class, {_of_hundred(found)}, "
             f"{than_chance} the {100 / len(methods.table.classes):.0f} of guessing."
         )
-    conditions = [caution.condition for caution in cautions if caution.condition]
+    conditions = [warning.condition for warning in warnings if warning.condition]
     if not conditions and not belonging.declared:
         conditions = [UNCHECKED]
     condition = f", if {', and '.join(conditions)}" if conditions else ""

@@ -39,7 +39,7 @@ HONEST = ("clean", "declared")
 INFORMATION = re.compile(
     "labels-in-doubt|imbalance|seen-in-training|cluster-inside-class|class-missed"
 )
-"""Cautions that are no alarm on a folder without a fault."""
+"""Warnings that are no alarm on a folder without a fault."""
 
 
 def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     Columns: what the folder is; word and accuracy that are stated; accuracy on `n_new`
     independent images, whether it lies in the stated interval, and how many are right
     in the sentence's range; what the aid answers, and how much of that is wrong;
-    cautions, whether the report is right, the strongest shortcut, how alike images are,
+    warnings, whether the report is right, the strongest shortcut, how alike images are,
     what was found of planted copies and wrong labels; whether each peer names a trap.
     """
     elsewhere = place / "elsewhere"
@@ -92,7 +92,7 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
         "range_holds": range_holds,
         "answered": answered.mean(),
         "wrong": is_wrong.mean() if answered.any() else 0.0,
-        "cautions": " ".join(dict.fromkeys(caution.id for caution in said.cautions)),
+        "warnings": " ".join(dict.fromkeys(warning.id for warning in said.warnings)),
         "right": is_right(folder, said, findings, range_holds),
         "shortcut": shortcut.name,
         "shortcut_share": shortcut.share_of_gain.value,
@@ -106,14 +106,14 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
 
 def is_right(folder: Folder, said: Verdict, findings: Findings, holds: bool) -> bool:
     """Tell whether the report says what it should of a folder of this kind."""
-    ids = {caution.id for caution in said.cautions}
+    ids = {warning.id for warning in said.warnings}
     promises = WORDS.index(said.word) > WORDS.index("Perhaps")
     if folder.kind in HONEST:
         return promises and all(map(INFORMATION.fullmatch, ids))
     if "trap" in folder.kind:
         name = TRAPS[folder.planted.split()[1]][1]
-        about = [c for c in said.cautions if c.id in ("shortcut", "one-class-value")]
-        is_named = any(re.search(name, caution.message) for caution in about)
+        about = [c for c in said.warnings if c.id in ("shortcut", "one-class-value")]
+        is_named = any(re.search(name, warning.message) for warning in about)
         return is_named and (folder.kind == "partial trap" or not promises)
     expected = {
         "hopeless": not promises,

@@ -1,8 +1,8 @@
-"""Cautions: what limits the verdict on a folder, and what else a person should look at.
+"""Warnings: what limits the verdict on a folder, and what else a person should look at.
 
-What cautions say, and what they weigh, stands in cautions.toml. Each function yields
-cautions where there is a reason for them. None rests on a difference that does not
-matter, or that is not shown.
+What warnings say, and what they weigh, stands in data_warnings.toml. Each function
+yields warnings where there is a reason for them. None rests on a difference that does
+not matter, or that is not shown.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cliplib.reports.methods import Methods
 from cliplib.reports.templates import filled, read_texts
 
 SEVERITIES = ("high", "medium", "low")
-KINDS: dict[str, dict[str, str]] = read_texts("cautions.toml")
-"""By stable name, for programs: severity, at_most, and the texts of a caution."""
+KINDS: dict[str, dict[str, str]] = read_texts("data_warnings.toml")
+"""By stable name, for programs: severity, at_most, and the texts of a warning."""
 
 
 FEW_GROUPS = 10
@@ -50,13 +50,13 @@ MOST_FILES = 4
 
 
 @dataclass(frozen=True)
-class Caution:
+class DataWarning:
     """A reason to doubt the numbers, or to look at some files.
 
     Attributes
     ----------
     id, severity, at_most
-        See cautions.toml.
+        See data_warnings.toml.
     message
         A sentence or two.
     condition
@@ -79,15 +79,15 @@ class Caution:
     files: Sequence[str] = ()
 
 
-def caution_of(
+def warning_of(
     kind: str,
     evidence: Mapping[str, Any],
     *,
     rows: Sequence[int] = (),
     files: Sequence[str] = (),
     **said: Any,
-) -> Caution:
-    """Return a caution of a kind, its texts filled in from `evidence` and from `said`.
+) -> DataWarning:
+    """Return a warning of a kind, its texts filled in from `evidence` and from `said`.
 
     A `Share` in the evidence becomes three numbers: NAME, NAME_low and NAME_high.
     """
@@ -100,7 +100,7 @@ def caution_of(
             numbers |= {name: value.value, **ends}
         else:
             numbers[name] = value
-    return Caution(
+    return DataWarning(
         id=kind,
         severity=texts["severity"],
         message=filled(texts["message"], **values),
@@ -113,19 +113,19 @@ def caution_of(
 
 
 def check_threshold(fail_on: str) -> None:
-    """Raise ValueError for what names no caution, no severity, and is not "never"."""
+    """Raise ValueError for what names no warning, no severity, and is not "never"."""
     allowed = ("never", *SEVERITIES, *KINDS)
     if fail_on not in allowed:
         raise ValueError(f"--fail-on {fail_on} is none of {', '.join(allowed)}.")
 
 
-def find_cautions(findings: Findings) -> list[Caution]:
-    """Return all cautions on a folder, the most severe first."""
-    found = [caution for of_kind in ALL for caution in of_kind(findings)]
-    return sorted(found, key=lambda caution: SEVERITIES.index(caution.severity))
+def find_warnings(findings: Findings) -> list[DataWarning]:
+    """Return all warnings on a folder, the most severe first."""
+    found = [warning for of_kind in ALL for warning in of_kind(findings)]
+    return sorted(found, key=lambda warning: SEVERITIES.index(warning.severity))
 
 
-def of_too_few(f: Findings) -> Iterator[Caution]:
+def of_too_few(f: Findings) -> Iterator[DataWarning]:
     """Say that a class has too few groups, or all classes together."""
     scarce = [
         f"{name} ({count})"
@@ -135,12 +135,12 @@ def of_too_few(f: Findings) -> Iterator[Caution]:
     few = f.methods.n_groups < FEW_GROUPS
     if scarce or few:
         evidence = {"groups": f.methods.n_groups}
-        yield caution_of(
+        yield warning_of(
             "too-few-groups", evidence, scarce=scarce, few=few, least=FEW_OF_A_CLASS
         )
 
 
-def of_shortcuts(f: Findings) -> Iterator[Caution]:
+def of_shortcuts(f: Findings) -> Iterator[DataWarning]:
     """Say that something which shows no object tells the classes nearly as CLIP does.
 
     Shortcuts are sorted, the strongest first. Where none is strong, one may still tell
@@ -157,7 +157,7 @@ def of_shortcuts(f: Findings) -> Iterator[Caution]:
         }
         rows = [row for rows in first.examples.values() for row in rows]
         names = [shortcut.name for shortcut in others[:MOST_FILES]]
-        yield caution_of("shortcut", evidence, rows=rows, others=names)
+        yield warning_of("shortcut", evidence, rows=rows, others=names)
         return
     of_classes = [*shortcuts_of_classes(f.shortcuts, f.methods)]
     if of_classes:
@@ -171,7 +171,7 @@ def of_shortcuts(f: Findings) -> Iterator[Caution]:
         }
         names = [found[0].name for found in of_classes if found[1] == name]
         names.remove(first.name)
-        yield caution_of(
+        yield warning_of(
             "shortcut", evidence, rows=first.examples[name], others=names[:MOST_FILES]
         )
 
@@ -205,7 +205,7 @@ def shortcuts_of_classes(
                 yield shortcut, name, share
 
 
-def of_one_class_values(f: Findings) -> Iterator[Caution]:
+def of_one_class_values(f: Findings) -> Iterator[DataWarning]:
     """Say that a value of a field of the files belongs to one class."""
     for value in f.one_class_values:
         evidence = {
@@ -216,10 +216,10 @@ def of_one_class_values(f: Findings) -> Iterator[Caution]:
             "p": value.p,
         }
         rows = [*value.rows, *value.others]
-        yield caution_of("one-class-value", evidence, rows=rows)
+        yield warning_of("one-class-value", evidence, rows=rows)
 
 
-def of_elsewhere(f: Findings) -> Iterator[Caution]:
+def of_elsewhere(f: Findings) -> Iterator[DataWarning]:
     """Say that clearly less is right on the images of another folder."""
     if f.elsewhere is None:
         return
@@ -228,7 +228,7 @@ def of_elsewhere(f: Findings) -> Iterator[Caution]:
     if loss.low > 0 and loss.value >= LOSS_ELSEWHERE:
         evidence = {"accuracy": found.share("accuracy"), "loss": loss}
         name = f.elsewhere.name
-        yield caution_of("worse-elsewhere", evidence, name=name, images=found.n)
+        yield warning_of("worse-elsewhere", evidence, name=name, images=found.n)
 
 
 def loss_elsewhere(away: Elsewhere, methods: Methods) -> Share:
@@ -244,16 +244,16 @@ def loss_elsewhere(away: Elsewhere, methods: Methods) -> Share:
     return Share.mean([here[name] for name in occurring]).minus(mean_there)
 
 
-def of_series(f: Findings) -> Iterator[Caution]:
+def of_series(f: Findings) -> Iterator[DataWarning]:
     """Say that file names look like series, which nobody has declared."""
     if f.belonging.pattern:
         series = list(f.belonging.series)
         evidence = {"pattern": f.belonging.pattern}
         first = series[:MOST_FILES]
-        yield caution_of("groups-in-names", evidence, files=series, series=first)
+        yield warning_of("groups-in-names", evidence, files=series, series=first)
 
 
-def of_look_alikes(f: Findings) -> Iterator[Caution]:
+def of_look_alikes(f: Findings) -> Iterator[DataWarning]:
     """Say that the images look like views of fewer things.
 
     Where groups are declared, images of different groups are that alike.
@@ -267,20 +267,20 @@ def of_look_alikes(f: Findings) -> Iterator[Caution]:
         evidence["accuracy"] = alike.accuracy
     rows = [row for a, b, _ in alike.pairs for row in (a, b)]
     own = f.methods.share("accuracy")
-    caution = caution_of("look-alikes", evidence, rows=rows, own=own)
+    warning = warning_of("look-alikes", evidence, rows=rows, own=own)
     if f.belonging.declared:  # perhaps too narrowly
-        caution = replace(caution, severity="medium", at_most="Probably", condition="")
-    yield caution
+        warning = replace(warning, severity="medium", at_most="Probably", condition="")
+    yield warning
 
 
-def of_seen(f: Findings) -> Iterator[Caution]:
+def of_seen(f: Findings) -> Iterator[DataWarning]:
     """Say that the encoder was trained on some of these images."""
     if f.seen is not None and f.seen.notable:
         evidence = {"images": len(f.seen.rows), "share": f.seen.share}
-        yield caution_of("seen-in-training", evidence, rows=f.seen.rows.tolist())
+        yield warning_of("seen-in-training", evidence, rows=f.seen.rows.tolist())
 
 
-def of_archives(f: Findings) -> Iterator[Caution]:
+def of_archives(f: Findings) -> Iterator[DataWarning]:
     """Say that a part of a class fares otherwise, or came another way."""
     for archive in f.archives:
         part = archive.part
@@ -293,7 +293,7 @@ def of_archives(f: Findings) -> Iterator[Caution]:
         }
         of_cluster = archive.by == CLUSTER
         tells_names = archive.by == FORM and f.request.anonymous
-        yield caution_of(
+        yield warning_of(
             "cluster-inside-class" if of_cluster else "archive-inside-class",
             evidence,
             rows=[*part.examples, *rest.examples],
@@ -303,7 +303,7 @@ def of_archives(f: Findings) -> Iterator[Caution]:
         )
 
 
-def of_own_split(f: Findings) -> Iterator[Caution]:
+def of_own_split(f: Findings) -> Iterator[DataWarning]:
     """Say that the folder's own test images have copies or groups in training."""
     if f.own_split is not None and len(f.own_split.shared):
         ladder = f.own_split.ladder
@@ -313,25 +313,25 @@ def of_own_split(f: Findings) -> Iterator[Caution]:
             "own_split": Share.of(ladder.loc[OWN_SPLIT]),
             "by_group": Share.of(ladder.loc[BY_GROUP]),
         }
-        yield caution_of("own-split", evidence)
+        yield warning_of("own-split", evidence)
 
 
-def of_missed_class(f: Findings) -> Iterator[Caution]:
+def of_missed_class(f: Findings) -> Iterator[DataWarning]:
     """Say that a class is mostly missed."""
     missed, found = f.methods.least_found
     if found.value < FAIR_ACCURACY:
-        yield caution_of("class-missed", {"class": missed, "found": found})
+        yield warning_of("class-missed", {"class": missed, "found": found})
 
 
-def of_imbalance(f: Findings) -> Iterator[Caution]:
+def of_imbalance(f: Findings) -> Iterator[DataWarning]:
     """Say that one class is so large that accuracy alone means little."""
     counts = f.methods.evaluations[f.methods.best].per_class["support"]
     share = float(counts.max() / counts.sum())
     if share >= IMBALANCE:
-        yield caution_of("imbalance", {"class": str(counts.idxmax()), "share": share})
+        yield warning_of("imbalance", {"class": str(counts.idxmax()), "share": share})
 
 
-def of_merged_groups(f: Findings) -> Iterator[Caution]:
+def of_merged_groups(f: Findings) -> Iterator[DataWarning]:
     """Say that groups which were declared apart hold copies of each other."""
     merged = f.belonging.merged
     if len(merged):
@@ -341,10 +341,10 @@ def of_merged_groups(f: Findings) -> Iterator[Caution]:
             "groups": f.methods.n_groups,
         }
         pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
-        yield caution_of("groups-merged", evidence, first=pairs[:MOST_FILES])
+        yield warning_of("groups-merged", evidence, first=pairs[:MOST_FILES])
 
 
-def of_label_conflicts(f: Findings) -> Iterator[Caution]:
+def of_label_conflicts(f: Findings) -> Iterator[DataWarning]:
     """Say that copies of one image bear two labels."""
     conflicts = f.copies[~f.copies["same_label"].astype(bool)]
     if len(conflicts):
@@ -352,25 +352,25 @@ def of_label_conflicts(f: Findings) -> Iterator[Caution]:
         a = f.images.names[rows[0]]
         b = f.images.names[rows[1]]
         evidence = {"pairs": len(conflicts)}
-        yield caution_of("label-conflicts", evidence, rows=rows, a=a, b=b)
+        yield warning_of("label-conflicts", evidence, rows=rows, a=a, b=b)
 
 
-def of_suspects(f: Findings) -> Iterator[Caution]:
+def of_suspects(f: Findings) -> Iterator[DataWarning]:
     """Say that labels look wrong."""
     rows = f.suspects["row"].tolist()
     if rows:
         first = [f.images.names[row] for row in rows[:MOST_FILES]]
         count = {"labels": len(rows)}
-        yield caution_of("labels-in-doubt", count, rows=rows, first=first)
+        yield warning_of("labels-in-doubt", count, rows=rows, first=first)
 
 
-def of_unreadable(f: Findings) -> Iterator[Caution]:
+def of_unreadable(f: Findings) -> Iterator[DataWarning]:
     """Say that files could not be read; if anonymous, without their names."""
     unreadable = f.images.unreadable
     if unreadable:
         files = [] if f.request.anonymous else list(unreadable)
         count = {"files": len(unreadable)}
-        yield caution_of("unreadable-files", count, files=files)
+        yield warning_of("unreadable-files", count, files=files)
 
 
 ALL = (
@@ -390,4 +390,4 @@ ALL = (
     of_suspects,
     of_unreadable,
 )
-"""What finds cautions; of equally severe ones, the first is told first."""
+"""What finds warnings; of equally severe ones, the first is told first."""
