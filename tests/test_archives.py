@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.archives import Archive, archives_inside, name_forms
+from cliplib.inspection.archives import Archive, archives_inside
+from cliplib.inspection.name_forms import name_forms
 
 N = 120
 
@@ -51,12 +52,9 @@ def test_an_archive_is_named_by_the_form_of_its_names() -> None:
     found = archives_inside(table(ids), wrong_in(archive), fields())
     assert {part.by for part in found} == {"form of name"}
     (own,) = [archive for archive in found if archive.only_here]
-    assert (own.class_name, own.part.name) == ("dog", "mr_#")
-    assert own.part.n_images == own.rest.n_images == 30
+    assert (own.class_name, own.name, own.n_images) == ("dog", "mr_#", 30)
     assert own.difference.high < -0.2
-    assert len(own.part.examples) == len(own.rest.examples) == 4
-    assert archive[own.part.examples].all()
-    assert not archive[own.rest.examples].any()
+    assert archive[own.examples].tolist() == [True] * 4 + [False] * 4
 
 
 def test_a_form_of_one_class_is_named_even_without_a_difference() -> None:
@@ -65,7 +63,7 @@ def test_a_form_of_one_class_is_named_even_without_a_difference() -> None:
         for name, is_in in zip(plain_ids(), is_dog_of_archive(), strict=True)
     ]
     found = archives_inside(table(ids), np.arange(N) % 2, fields())
-    assert [(part.part.name, part.only_here) for part in found] == [("mr_#", True)]
+    assert [(part.name, part.only_here) for part in found] == [("mr_#", True)]
 
 
 def test_a_camera_is_named_where_it_differs() -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from cliplib.evaluation.calibration import quantile_reliability
 from cliplib.reports import plots
 from study import figures
 
@@ -156,13 +157,24 @@ def test_a_confusion_of_few_classes_keeps_its_size() -> None:
 
 
 def test_bars_of_the_reliability_diagram_end_at_its_intervals() -> None:
-    bins = {"value": [0.6, 0.9], "low": [0.3, 0.8], "high": [0.7, 1.0]}
-    found: Any = SimpleNamespace(
-        reliability=pd.DataFrame({**bins, "confidence": [0.5, 0.95]}),
-        risk_coverage=pd.DataFrame({"coverage": [0.5, 1.0], "risk": [0.0, 0.2]}),
+    labels = np.arange(40) % 2
+    groups = np.arange(40)
+    sure = np.random.default_rng(0).uniform(0.5, 1, 40)
+    is_right = sure > 0.6
+    of_class_1 = np.where(is_right == (labels == 1), sure, 1 - sure)
+    proba = np.column_stack([1 - of_class_1, of_class_1])
+    methods = SimpleNamespace(
+        table=SimpleNamespace(labels=labels, groups=groups),
+        proba=proba,
+        predicted=proba.argmax(axis=1),
+        seed=0,
     )
+    found: Any = SimpleNamespace(methods=methods)
     left, right = plots.trust_plot(found).axes
     (bars,) = left.containers[0].lines[2]
     ends = [segment[:, 1] for segment in bars.get_segments()]
-    np.testing.assert_allclose(ends, [[30, 70], [80, 100]])
-    np.testing.assert_allclose(right.lines[0].get_xydata(), [[50, 0], [100, 20]])
+    bins = quantile_reliability(labels, proba, groups)
+    np.testing.assert_allclose(ends, 100 * bins[["low", "high"]])
+    surest, all_images = right.lines[0].get_xydata()[[0, -1]]
+    np.testing.assert_allclose(surest, [2.5, 0])
+    np.testing.assert_allclose(all_images, [100, 100 * (1 - is_right.mean())])

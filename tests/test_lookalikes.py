@@ -30,7 +30,6 @@ def test_views_of_few_things_are_noticed() -> None:
     assert found.many
     assert found.median_cosine > 0.9
     assert found.n_clusters == 40
-    assert (found.clusters[:40] == found.clusters[40:80]).all()
     assert found.accuracy is not None
     assert found.accuracy.value < 0.8
 

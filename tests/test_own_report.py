@@ -157,11 +157,6 @@ def test_the_best_probe_is_the_most_accurate(findings: Findings) -> None:
     assert findings.aid.training.readout == methods.method.table.readout
 
 
-def test_the_surest_answers_are_kept_longest(findings: Findings) -> None:
-    thresholds = findings.risk_coverage["threshold"]
-    assert {*thresholds} == {*findings.methods.proba.max(axis=1)}
-
-
 def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
     (row,) = findings.belonging.merged.to_dict("records")
     assert {row["group_a"], row["group_b"]} == {"copy", "disc0"}

@@ -16,8 +16,7 @@ from scipy.stats import betabinom, binom
 from cliplib import FeatureTable, evaluate
 from cliplib.data.arrays import Floats, Ints
 from cliplib.evaluation.intervals import Share, clopper_pearson
-from cliplib.inspection.archives import Archive, Part
-from cliplib.inspection.file_values import OneClassValue
+from cliplib.inspection.archives import Archive
 from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.own_split import OwnSplit
 from cliplib.inspection.seen import Seen
@@ -285,7 +284,7 @@ def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
 def test_images_that_look_like_views_of_fewer_things_limit_the_word(
     cosine: float, belonging: Belonging, word: str
 ) -> None:
-    alike = LookAlikes(cosine, [(0, 5, 0.9)], np.arange(9), Share(0.6, 0.5, 0.7))
+    alike = LookAlikes(cosine, [(0, 5, 0.9)], 9, Share(0.6, 0.5, 0.7))
     warning = one(data_warnings.of_look_alikes, look_alikes=alike, belonging=belonging)
     assert word_of(methods(), warning) == word
     if warning:
@@ -313,9 +312,8 @@ def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
 def test_an_archive_inside_a_class_is_told_with_both_parts(
     by: str, name: str, word: str
 ) -> None:
-    part = Part("mr#", 60, Share(0.97, 0.9, 1), [1, 2])
-    rest = Part("others", 40, Share(0.41, 0.3, 0.5), [3, 4])
-    archive = Archive(by, "glass", part, rest, Share(0.56, 0.4, 0.7), only_here=False)
+    both = Share(0.97, 0.9, 1), Share(0.41, 0.3, 0.5)
+    archive = Archive(by, "glass", "mr#", 60, *both, [1, 2, 3, 4], only_here=False)
     warning = one(data_warnings.of_archives, archives=[archive])
     assert warning is not None and warning.id == name and warning.rows == [1, 2, 3, 4]
     assert "97%" in warning.message and "41%" in warning.message
@@ -366,8 +364,9 @@ def test_nine_groups_altogether_decide_nothing() -> None:
 
 
 def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
-    value = OneClassValue("format", "PNG", "metal", 30, 30, 1e-9, [0], [1])
-    warning = one(data_warnings.of_one_class_values, one_class_values=[value])
+    value = {"field": "format", "value": "PNG", "class": "metal", "images": 30}
+    values = pd.DataFrame([{**value, "p": 1e-9, "rows": [0, 1]}])
+    warning = one(data_warnings.of_one_class_values, one_class_values=values)
     assert (
         warning is not None and warning.severity == "medium" and warning.rows == [0, 1]
     )

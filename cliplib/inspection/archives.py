@@ -6,10 +6,8 @@ probe is right in one and wrong in the other, its accuracy is that of a mixture.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from cliplib.data.arrays import Bools, Ints
 from cliplib.evaluation.intervals import Share, share_with_interval
 from cliplib.features.table import FeatureTable
+from cliplib.inspection.name_forms import name_forms
 
 FORM = "form of name"
 CLUSTER = "cluster"
@@ -33,24 +32,6 @@ LEAST_GROUPS = 10
 """A part of fewer groups is no archive."""
 SIGNIFICANCE = 0.05
 """Of all comparisons together (Bonferroni)."""
-RUN = re.compile(r"[^\W\d_]+|\d+")
-"""A run of letters, or of digits."""
-SHORT_COUNTER = 4
-"""So many digits may be a counter without zeros before it: their number is no form."""
-MOST_RUNS = 4
-"""Letters and digits that touch and change more often are a key, such as a hash."""
-OWN_WORD = 0.9
-"""A word that so many images of one class have, and none of another, is its label."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a class: what it is called, its size, accuracy, and four rows of it."""
-
-    name: str
-    n_images: int
-    accuracy: Share
-    examples: list[int]
 
 
 @dataclass(frozen=True)
@@ -61,22 +42,31 @@ class Archive:
     ----------
     by
         "form of name", "camera", "size" or "cluster" (of deep features).
-    class_name
-        The class.
-    part, rest
-        The part, and all other images of the class.
-    difference
-        Accuracy of the part less that of the rest.
+    class_name, name
+        The class, and what its part is called.
+    n_images
+        Of the part.
+    accuracy, accuracy_of_rest
+        Of the part, and of all other images of the class.
+    examples
+        Four rows of the part, then four of the rest.
     only_here
         Whether no other class has names of this form, while the class has others.
     """
 
     by: str
     class_name: str
-    part: Part
-    rest: Part
-    difference: Share
+    name: str
+    n_images: int
+    accuracy: Share
+    accuracy_of_rest: Share
+    examples: list[int]
     only_here: bool
+
+    @property
+    def difference(self) -> Share:
+        """Accuracy of the part less that of the rest."""
+        return self.accuracy.minus(self.accuracy_of_rest)
 
 
 def archives_inside(
@@ -117,13 +107,20 @@ def archives_inside(
     for by, label, name in candidates:
         has_name = sources[by] == name
         in_class = table.labels == label
-        part = _part(table, str(name), in_class & has_name, is_right, seed)
-        rest = _part(table, "others", in_class & ~has_name, is_right, seed)
-        difference = part.accuracy.minus(rest.accuracy)
-        only_here = by == FORM and not (has_name & ~in_class).any()
-        if only_here or _differs(difference, len(candidates)):
-            class_name = table.classes[label]
-            found.append(Archive(by, class_name, part, rest, difference, only_here))
+        part = np.flatnonzero(in_class & has_name)
+        rest = np.flatnonzero(in_class & ~has_name)
+        archive = Archive(
+            by=by,
+            class_name=table.classes[label],
+            name=str(name),
+            n_images=len(part),
+            accuracy=_accuracy(table, part, is_right, seed),
+            accuracy_of_rest=_accuracy(table, rest, is_right, seed),
+            examples=[*_four_of(table, part), *_four_of(table, rest)],
+            only_here=by == FORM and not (has_name & ~in_class).any(),
+        )
+        if archive.only_here or _differs(archive.difference, len(candidates)):
+            found.append(archive)
     return sorted(found, key=lambda archive: -abs(archive.difference.value))
 
 
@@ -163,19 +160,16 @@ def _clusters(table: FeatureTable, seed: int) -> Ints:
     return clusters
 
 
-def _part(
-    table: FeatureTable, name: str, mask: Bools, is_right: Bools, seed: int
-) -> Part:
-    rows = np.flatnonzero(mask)
+def _accuracy(table: FeatureTable, rows: Ints, is_right: Bools, seed: int) -> Share:
     groups = table.groups[rows]
-    one_a_group = rows[~pd.Series(groups).duplicated()]
-    spread = np.linspace(0, len(one_a_group) - 1, 4).round().astype(int)
-    return Part(
-        name=name,
-        n_images=len(rows),
-        accuracy=share_with_interval(is_right[rows], groups=groups, seed=seed),
-        examples=one_a_group[spread].tolist(),
-    )
+    return share_with_interval(is_right[rows], groups=groups, seed=seed)
+
+
+def _four_of(table: FeatureTable, rows: Ints) -> list[int]:
+    """Return four of some rows, of different groups, from first to last."""
+    one_a_group = rows[~pd.Series(table.groups[rows]).duplicated()]
+    places = np.linspace(0, len(one_a_group) - 1, 4).round().astype(int)
+    return [int(row) for row in one_a_group[places]]
 
 
 def _differs(difference: Share, n_comparisons: int) -> bool:
@@ -189,47 +183,3 @@ def _differs(difference: Share, n_comparisons: int) -> bool:
     error = (difference.high - difference.low) / (2 * norm.ppf(0.975))
     p = 2 * norm.sf(abs(difference.value) / max(error, 1e-9))
     return bool(p < SIGNIFICANCE / n_comparisons)
-
-
-def name_forms(ids: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """Return the form of each image's name, below its folders and without suffix.
-
-    Digits become "#", of five or more with their number: "IMG_0012" has the form
-    "img_#", "20230511_1" the form "#8_#". A word that tells the class becomes "@", so
-    that "glass12" and "paper7" have one form. A key such as "3fa9c2e1" is "key8".
-
-    Parameters
-    ----------
-    ids
-        The images' paths, (n,).
-    labels
-        Names of their classes, (n,).
-    """
-    stems = [PurePosixPath(image).stem.lower() for image in ids]
-    class_words = _class_words(stems, labels)
-
-    def form(match: re.Match[str]) -> str:
-        runs = RUN.findall(match[0])
-        if len(runs) > MOST_RUNS:
-            return f"key{len(match[0])}"
-        return "".join(_form_of_run(run, class_words) for run in runs)
-
-    return [re.sub(r"[^\W_]+", form, stem) for stem in stems]
-
-
-def _class_words(stems: Sequence[str], labels: Sequence[str]) -> set[str]:
-    """Return the words that nearly all images of one class have, and no others."""
-    found = [set(re.findall(r"[^\W\d_]+", stem)) for stem in stems]
-    words = pd.Series(found, index=[*labels]).explode().dropna()
-    counts = pd.crosstab(words.index, words)  # images of each class with each word
-    share = counts.div(pd.Series(labels).value_counts(), axis="index")
-    is_own = ((counts > 0).sum() == 1) & (share.max() >= OWN_WORD)
-    return {*is_own.index[is_own]}
-
-
-def _form_of_run(run: str, class_words: set[str]) -> str:
-    if run in class_words:
-        return "@"
-    if not run.isdigit():
-        return run
-    return "#" if len(run) <= SHORT_COUNTER else f"#{len(run)}"

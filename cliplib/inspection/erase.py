@@ -26,11 +26,10 @@ from cliplib.data.arrays import Bools, Features, Floats
 from cliplib.data.image import ImageSource, image_name, load_image
 from cliplib.data.text_table import read_text_table
 from cliplib.encoders.encoder import Encoder
-from cliplib.evaluation.intervals import ratio_intervals
-from cliplib.features.splits import group_folds
+from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
-from cliplib.probes.out_of_fold import fit_with_groups
+from cliplib.probes.out_of_fold import fit_with_groups, table_folds
 
 RIM = 4
 """Width in pixels of the rim around a hole, whose noise the filling gets."""
@@ -311,39 +310,34 @@ def evaluate_erased(
         # The two centres are at least a width apart: the boxes do not overlap.
         if abs(2 * box.x_center - 1) >= box.width
     }
-    boxes_of = {WHOLE: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
-    features_of = {
-        WHOLE: table.features,
-        WITHOUT: _encode_erased(encoder, table, images, box_of_row, seed),
-        CONTROL: _encode_erased(encoder, table, images, mirrored_box_of_row, seed),
-    }
-    every_row = range(len(table))
-    has_variant = pd.DataFrame(
-        {name: np.isin(every_row, [*chosen]) for name, chosen in boxes_of.items()}
-    )
-    is_right = pd.DataFrame(False, every_row, [*features_of])
-    for train_rows, test_rows in group_folds(
-        table.labels, table.groups, n_splits=n_splits, seed=seed, published=table.folds
-    ):
-        train = table.select(train_rows)
-        fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
-        for name, features in features_of.items():
+    fits = []
+    for train_rows, test_rows in table_folds(table, n_splits, seed):
+        fitted = fit_with_groups(probe, table.select(train_rows))
+        fits.append((fitted, test_rows))
+    variants = {WHOLE: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
+    accuracy = {}
+    for name, boxes_to_erase in variants.items():
+        rows = [*boxes_to_erase]
+        if not rows:  # each object lies in the middle: there is no other side
+            continue
+        features = table.features
+        if name != WHOLE:
+            features = _encode_erased(encoder, table, images, boxes_to_erase, seed)
+        is_right = np.zeros(len(table), bool)
+        for fitted, test_rows in fits:
             answers = fitted.predict(features[test_rows])
-            is_right.loc[test_rows, name] = answers == table.labels[test_rows]
-    accuracy = ratio_intervals(
-        is_right & has_variant,
-        has_variant.to_numpy(float),
-        groups=table.groups,
-        seed=seed,
-    )
-    accuracy.insert(0, "images", has_variant.sum())
+            is_right[test_rows] = answers == table.labels[test_rows]
+        share = share_with_interval(
+            is_right[rows], groups=table.groups[rows], seed=seed
+        )
+        accuracy[name] = {"images": len(rows), **share._asdict()}
     rows = [*box_of_row]
     step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
     examples = [
         (row, _load_erased(images[row], box_of_row[row], seed))
         for row in rows[::step][:MOST_EXAMPLES]
     ]
-    return Erased(accuracy, examples)
+    return Erased(pd.DataFrame.from_dict(accuracy, orient="index"), examples)
 
 
 def _encode_erased(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -35,37 +34,7 @@ def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:
     return fields.join(facts.loc[:, "progressive":"software"])
 
 
-@dataclass(frozen=True)
-class OneClassValue:
-    """A value of a file's field that belongs to one class.
-
-    Attributes
-    ----------
-    field, value
-        A column of `file_fields`, and the text that it has.
-    class_name
-        The class that it belongs to.
-    n_images, n_groups
-        How many images and groups of the class have it.
-    p
-        How likely chance would give it to the class as often.
-    rows, others
-        Two images at most of the class with the value, and of other classes without.
-    """
-
-    field: str
-    value: str
-    class_name: str
-    n_images: int
-    n_groups: int
-    p: float
-    rows: list[int]
-    others: list[int]
-
-
-def values_of_one_class(
-    fields: pd.DataFrame, table: FeatureTable
-) -> list[OneClassValue]:
+def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFrame:
     """Find values of one field that belong to one class, however few files have them.
 
     Groups count once, a group of several classes for that of its first row. The
@@ -81,43 +50,48 @@ def values_of_one_class(
 
     Returns
     -------
-    list of OneClassValue
-        The least probable first.
+    pd.DataFrame
+        A row for each value, the least probable first: field, value, class, images (how
+        many of the class have it), p (how likely chance would give it to the class as
+        often) and rows (two images at most of the class with the value, then two of
+        other classes without).
     """
     label_of_group = pd.Series(table.labels).groupby(table.groups).first()
     share_of_class = label_of_group.value_counts(normalize=True)
     found = []
     for field in fields:
-        rows = pd.DataFrame(
+        files = pd.DataFrame(
             {
                 "value": fields[field].astype(str),
                 "label": table.labels,
                 "group": table.groups,
             }
         )
-        one_a_group = rows.drop_duplicates(["value", "group"])
+        one_a_group = files.drop_duplicates(["value", "group"])
         counts = pd.crosstab(one_a_group["value"], one_a_group["label"])
         for value, of_classes in counts.iterrows():
             label = of_classes.idxmax()
             n_groups = int(of_classes[label])
-            if n_groups < PURE * of_classes.sum():
+            n_groups_of_all = int(of_classes.sum())
+            if n_groups < PURE * n_groups_of_all:
                 continue
             chance = share_of_class[label]
-            p = binomtest(n_groups, int(of_classes.sum()), chance, "greater").pvalue
+            p = binomtest(n_groups, n_groups_of_all, chance, "greater").pvalue
             if p >= RARE:
                 continue
-            in_class = (rows["value"] == value) & (rows["label"] == label)
-            others = (rows["value"] != value) & (rows["label"] != label)
+            has_value = files["value"] == value
+            in_class = files["label"] == label
+            shown = np.flatnonzero(has_value & in_class)[:2].tolist()
+            others = np.flatnonzero(~has_value & ~in_class)[:2].tolist()
             found.append(
-                OneClassValue(
-                    field=str(field),
-                    value=str(value),
-                    class_name=table.classes[label],
-                    n_images=int(in_class.sum()),
-                    n_groups=n_groups,
-                    p=float(p),
-                    rows=np.flatnonzero(in_class)[:2].tolist(),
-                    others=np.flatnonzero(others)[:2].tolist(),
-                )
+                {
+                    "field": field,
+                    "value": value,
+                    "class": table.classes[label],
+                    "images": (has_value & in_class).sum(),
+                    "p": p,
+                    "rows": shown + others,
+                }
             )
-    return sorted(found, key=lambda value: value.p)
+    columns = ["field", "value", "class", "images", "p", "rows"]
+    return pd.DataFrame(found, columns=columns).sort_values("p", kind="stable")

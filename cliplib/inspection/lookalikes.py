@@ -37,8 +37,8 @@ class LookAlikes:
         standardised features.
     pairs
         Two rows and their cosine; six pairs at most, from the most alike to the median.
-    clusters
-        Clusters of look-alikes, with whole groups, (n,).
+    n_clusters
+        How many clusters of look-alikes there are, with whole groups.
     accuracy
         Right answers of a probe in folds that keep clusters together: a lower bound,
         since clusters join images that are alike for other reasons, too. None where
@@ -47,18 +47,13 @@ class LookAlikes:
 
     median_cosine: float
     pairs: list[tuple[int, int, float]]
-    clusters: Ints
+    n_clusters: int
     accuracy: Share | None
 
     @property
     def many(self) -> bool:
         """Whether the images look like views of fewer things."""
         return self.median_cosine >= MANY
-
-    @property
-    def n_clusters(self) -> int:
-        """How many clusters of look-alikes there are."""
-        return len(np.unique(self.clusters))
 
 
 def look_alikes(
@@ -83,7 +78,8 @@ def look_alikes(
     if median >= MANY and len(np.unique(clusters)) <= MOST_GROUPS:
         clusters = _clusters(rows, table.groups)
         accuracy = _accuracy_by(clusters, table, probe, n_splits, seed)
-    return LookAlikes(median, _pairs(neighbour, cosine), clusters, accuracy)
+    n_clusters = len(np.unique(clusters))
+    return LookAlikes(median, _pairs(neighbour, cosine), n_clusters, accuracy)
 
 
 def _nearest(rows: Features, groups: Ints) -> tuple[Ints, NDArray[np.float32]]:

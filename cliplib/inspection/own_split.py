@@ -69,7 +69,7 @@ def own_split(
         return None
     train = table.select(is_train)
     test = table.select(is_test)
-    fitted = fit_with_groups(probe, train.features, train.labels, train.groups)
+    fitted = fit_with_groups(probe, train)
     rungs = {OWN_SPLIT: _accuracy(test, fitted.predict(test.features), seed)}
     for name, groups in (
         (BY_IMAGE, np.arange(len(table))),

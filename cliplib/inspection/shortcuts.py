@@ -29,7 +29,7 @@ from cliplib.evaluation.intervals import (
     newcombe,
     ratio_intervals,
 )
-from cliplib.features.splits import checked_groups, group_folds
+from cliplib.features.splits import checked_groups
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import (
@@ -37,7 +37,7 @@ from cliplib.inspection.image_statistics import (
     picture_columns,
     picture_statistics,
 )
-from cliplib.probes.out_of_fold import predict_folds
+from cliplib.probes.out_of_fold import predict_folds, table_folds
 from cliplib.probes.threads import one_thread
 
 COLOURS = ("colour moments", "thumbnail")
@@ -133,24 +133,15 @@ def probe_shortcuts(
     fields = file_fields(images)
     inputs |= {name: _encode_field(fields[name]) for name in fields}
     inputs = {name: x for name, x in inputs.items() if np.ptp(x, axis=0).any()}
-    folds = list(
-        group_folds(
-            table.labels,
-            table.groups,
-            n_splits=n_splits,
-            seed=seed,
-            published=table.folds,
-        )
-    )
+    folds = table_folds(table, n_splits, seed)
     probe = make_pipeline(
         StandardScaler(),
         LogisticRegression(C=0.1, class_weight="balanced", max_iter=200, tol=1e-3),
     )
-    n_classes = len(table.classes)
     with one_thread():  # on so few numbers, two take four times as long
         proba = {
-            name: predict_folds(probe, x, table.labels, table.groups, folds, n_classes)
-            for name, x in inputs.items()
+            name: predict_folds(probe, table.with_features(numbers), folds)
+            for name, numbers in inputs.items()
         }
     answers = {name: p.argmax(axis=1) for name, p in proba.items()}
     accuracy = ratio_intervals(
@@ -235,6 +226,17 @@ def _balanced(
         intervals(balanced, n_groups, exact, names),
         intervals(resampled["share"], n_groups, names=names),
     )
+
+
+def share_of_gain(reached: Share, of_clip: Share, chance: float) -> Share:
+    """Return what part a share reaches of CLIP's gain over chance, which is held fixed.
+
+    It is NaN where no gain of CLIP is shown.
+    """
+    if of_clip.low <= chance:
+        return Share(np.nan, np.nan, np.nan)
+    gain = of_clip.value - chance
+    return Share(*((end - chance) / gain for end in reached))
 
 
 def _areas(table: FeatureTable, proba: Floats) -> dict[str, Share]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
-from cliplib.data.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Floats, Ints
 from cliplib.features.splits import check_number_of_groups, checked_groups, group_folds
 from cliplib.features.table import FeatureTable
+
+Fold = tuple[Ints, Ints]
+"""Numbers of the rows to train on, and of those to test."""
 
 
 def out_of_fold_proba(
@@ -43,51 +47,44 @@ def out_of_fold_proba(
         Probabilities (n, k), columns in the order of ``table.classes``; 0 for a class
         that a fold's training rows lack.
     """
-    published = table.folds if groups is None else None
-    given = table.groups if groups is None else groups
-    group_of_row = checked_groups(given, len(table.labels))
+    if groups is not None:
+        given = checked_groups(groups, len(table))
+        table = replace(table, groups=given, folds=np.zeros(len(table), np.int64))
     # `fold_numbers` checks as well, but could only name the class by its number.
     class_names = np.asarray(table.classes)[table.labels]
-    check_number_of_groups(class_names, group_of_row, n_splits, f"for {n_splits} folds")
+    check_number_of_groups(class_names, table.groups, n_splits, f"for {n_splits} folds")
+    return predict_folds(estimator, table, table_folds(table, n_splits, seed))
+
+
+def table_folds(table: FeatureTable, n_splits: int, seed: int) -> list[Fold]:
+    """Return folds of a table's groups; published ones stay as they are."""
     folds = group_folds(
-        table.labels, group_of_row, n_splits=n_splits, seed=seed, published=published
+        table.labels, table.groups, n_splits=n_splits, seed=seed, published=table.folds
     )
-    return predict_folds(
-        estimator, table.features, table.labels, group_of_row, folds, len(table.classes)
-    )
+    return list(folds)
 
 
-def predict_folds(
-    estimator: Any,
-    features: Features | Floats,
-    labels: Ints,
-    groups: Ints,
-    folds: Iterable[tuple[Ints, Ints]],
-    n_classes: int,
-) -> Floats:
+def predict_folds(estimator: Any, table: FeatureTable, folds: Iterable[Fold]) -> Floats:
     """Predict each row by a clone of the estimator that was fitted without its fold.
 
-    `folds` are training rows and test rows. Returns probabilities (n, n_classes), 0 for
-    a class that the fold's training rows lack.
+    Returns probabilities (n, k), 0 for a class that the fold's training rows lack.
     """
-    proba = np.zeros((len(labels), n_classes))
+    proba = np.zeros((len(table), len(table.classes)))
     for train_rows, test_rows in folds:
-        fitted = fit_with_groups(
-            estimator, features[train_rows], labels[train_rows], groups[train_rows]
-        )
+        fitted = fit_with_groups(estimator, table.select(train_rows))
         # The training rows may lack a class.
         places = np.ix_(test_rows, fitted.classes_)
-        proba[places] = fitted.predict_proba(features[test_rows])
+        proba[places] = fitted.predict_proba(table.features[test_rows])
     return proba
 
 
-def fit_with_groups(
-    estimator: Any, features: Features | Floats, labels: Ints, groups: Ints
-) -> Any:
-    """Return a clone of a classifier, fitted on features (n, d) and labels (n,).
+def fit_with_groups(estimator: Any, table: FeatureTable) -> Any:
+    """Return a clone of a classifier, fitted on a table's features and labels.
 
-    If its `fit` takes groups, it gets `groups` (n,): probes choose their settings on
+    If its `fit` takes groups, it gets the table's: probes choose their settings on
     whole groups that they hold out.
     """
-    options = {"groups": groups} if has_fit_parameter(estimator, "groups") else {}
-    return clone(estimator).fit(features, labels, **options)
+    options = {}
+    if has_fit_parameter(estimator, "groups"):
+        options = {"groups": table.groups}
+    return clone(estimator).fit(table.features, table.labels, **options)

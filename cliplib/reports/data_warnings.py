@@ -14,7 +14,7 @@ from typing import Any
 from cliplib.evaluation.intervals import Share
 from cliplib.inspection.archives import CLUSTER, FORM
 from cliplib.inspection.own_split import BY_GROUP, OWN_SPLIT
-from cliplib.inspection.shortcuts import Shortcut
+from cliplib.inspection.shortcuts import Shortcut, share_of_gain
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import Methods
@@ -198,24 +198,15 @@ def shortcuts_of_classes(
         if len(areas_of_clip) < 3 or not is_of_picture:
             continue
         for name, area in shortcut.auroc.items():
-            gain = areas_of_clip[name].value - 0.5
-            share = Share(*((end - 0.5) / gain for end in area))
-            is_near = share.value >= CLASS_SHORTCUT and share.low >= CLASS_SHORTCUT_LOW
-            if is_near and areas_of_clip[name].low > 0.5:
+            share = share_of_gain(area, areas_of_clip[name], chance=0.5)
+            if share.value >= CLASS_SHORTCUT and share.low >= CLASS_SHORTCUT_LOW:
                 yield shortcut, name, share
 
 
 def of_one_class_values(f: Findings) -> Iterator[DataWarning]:
     """Say that a value of a field of the files belongs to one class."""
-    for value in f.one_class_values:
-        evidence = {
-            "field": value.field,
-            "value": value.value,
-            "class": value.class_name,
-            "images": value.n_images,
-            "p": value.p,
-        }
-        rows = [*value.rows, *value.others]
+    for evidence in f.one_class_values.to_dict("records"):
+        rows = evidence.pop("rows")
         yield warning_of("one-class-value", evidence, rows=rows)
 
 
@@ -283,22 +274,20 @@ def of_seen(f: Findings) -> Iterator[DataWarning]:
 def of_archives(f: Findings) -> Iterator[DataWarning]:
     """Say that a part of a class fares otherwise, or came another way."""
     for archive in f.archives:
-        part = archive.part
-        rest = archive.rest
         evidence = {
             "class": archive.class_name,
             "by": archive.by,
-            "part": part.accuracy,
-            "rest": rest.accuracy,
+            "part": archive.accuracy,
+            "rest": archive.accuracy_of_rest,
         }
         of_cluster = archive.by == CLUSTER
         tells_names = archive.by == FORM and f.request.anonymous
         yield warning_of(
             "cluster-inside-class" if of_cluster else "archive-inside-class",
             evidence,
-            rows=[*part.examples, *rest.examples],
-            name="" if tells_names else repr(part.name),
-            n=part.n_images,
+            rows=archive.examples,
+            name="" if tells_names else repr(archive.name),
+            n=archive.n_images,
             only_here=archive.only_here,
         )
 

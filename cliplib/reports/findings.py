@@ -20,7 +20,6 @@ from cliplib.features.audit import Audit
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import Archive
 from cliplib.inspection.erase import Erased
-from cliplib.inspection.file_values import OneClassValue
 from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.own_split import OwnSplit
 from cliplib.inspection.seen import Seen
@@ -194,19 +193,13 @@ class Findings:
     errors
         Rows that were classified wrongly, each with an image of what spoke for the
         answer.
-    reliability
-        value, low and high of the best probe's accuracy, and confidence (the mean
-        stated probability), by bin of it.
-    risk_coverage
-        threshold, coverage (share answered) and risk (share of these that are wrong).
     aid
         A classifier that abstains when unsure, made of the best probe.
     seen
         Images that the encoder was trained on; None where nothing is known of that, as
         of any but the embedded one.
-    own_split, splits
-        What the folder's own split says, and one that keeps groups whole; None where it
-        has none, or groups cannot be kept whole.
+    own_split
+        What the folder's own split says; None where it has none.
     elsewhere
         The images of another folder; None if none is named.
     erased
@@ -221,19 +214,16 @@ class Findings:
     copies: pd.DataFrame
     methods: Methods
     shortcuts: Sequence[Shortcut]
-    one_class_values: Sequence[OneClassValue]
+    one_class_values: pd.DataFrame
     look_alikes: LookAlikes
     archives: Sequence[Archive]
     other_encoders: Sequence[OtherEncoder]
     suspects: pd.DataFrame
     curve: Curve
-    reliability: pd.DataFrame
-    risk_coverage: pd.DataFrame
     errors: Sequence[tuple[int, Image.Image]]
     aid: DecisionAid
     seen: Seen | None = None
     own_split: OwnSplit | None = None
-    splits: pd.DataFrame | None = None
     elsewhere: Elsewhere | None = None
     erased: Erased | None = None
 

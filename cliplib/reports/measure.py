@@ -23,7 +23,6 @@ from cliplib.data.datasets import (
 from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
-from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.extract import encode
 from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
@@ -33,15 +32,19 @@ from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import file_fields, values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
-from cliplib.inspection.own_split import corrected_splits, own_split
-from cliplib.inspection.seen import seen_in_training
+from cliplib.inspection.own_split import own_split
+from cliplib.inspection.seen import Seen, seen_in_training
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.words import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.elsewhere import check_shared_classes, judge_elsewhere
+from cliplib.reports.elsewhere import (
+    Elsewhere,
+    check_shared_classes,
+    judge_elsewhere,
+)
 from cliplib.reports.findings import Belonging, Findings, Images, Request
 from cliplib.reports.methods import (
     POOLED,
@@ -79,45 +82,25 @@ def measure(folder: Source, **options: Any) -> Findings:
     """
     request = Request(folder, **options)
     # What can be refused before the encoding, which takes minutes, is refused first.
-    if not 0 <= request.seed < 2**32:
-        raise ValueError(f"seed={request.seed} must be from 0 to 2³² - 1.")
-    columns = {name: getattr(request, name) for name in SOURCE_OPTIONS}
-    dataset = load_dataset(request.folder, **columns)
-    check_classes(dataset, request.place)
-    if request.elsewhere:
-        check_shared_classes(request.elsewhere, dataset)
+    dataset = checked_dataset(request)
     boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
     other_encoders = [VisionEncoder(name) for name in request.others]
     encoder = ClipEncoder(request.model or None)
     images = encode_images(request, dataset, encoder)
     table = images.table
-    files = images.files
     plan = plan_evaluation(table, seed=request.seed)
     draws = plan.draws
-    cache = encoder.cache
-    audit = audit_dataset(dataset, copies=request.copies, table=table, cache=cache)
     words = zero_shot(encoder, table, default_phrases(table.classes))
     methods = measure_methods(plan, words)
     probe, probe_table = methods.method
-    # Which images other encoders were trained on is not known.
-    is_mini = encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint
-    seen = seen_in_training(files, cache=cache) if is_mini else None
-    split = own_split(probe_table, probe, methods.predicted, **draws)
-    fitted = fit_with_groups(
-        probe, probe_table.features, probe_table.labels, probe_table.groups
-    )
+    fitted = fit_with_groups(probe, probe_table)
+    cache = encoder.cache
+    audit = audit_dataset(dataset, copies=request.copies, table=table, cache=cache)
     aid = make_aid(request, encoder, images.names, methods)
-    away = None
-    if request.elsewhere:
-        away = judge_elsewhere(
-            request.elsewhere, table, files, fitted, aid, seed=request.seed
-        )
-        if request.anonymous:
-            away = replace(away, name="the other folder")
     erased = None
     if boxes:
+        files = images.files
         erased = evaluate_erased(probe, probe_table, encoder, files, boxes, **draws)
-    is_right = methods.predicted == table.labels
     return Findings(
         request=request,
         encoder=encoder,
@@ -127,7 +110,7 @@ def measure(folder: Source, **options: Any) -> Findings:
         copies=rows_of_pairs(audit, table),
         methods=methods,
         shortcuts=probe_shortcuts(
-            table, files, methods.predicted, cache=cache, **draws
+            table, images.files, methods.predicted, cache=cache, **draws
         ),
         one_class_values=values_of_one_class(images.facts, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **draws),
@@ -140,18 +123,28 @@ def measure(folder: Source, **options: Any) -> Findings:
         ],
         suspects=suspect_labels(table.labels, methods.proba),
         curve=learning_curve(methods),
-        reliability=quantile_reliability(
-            table.labels, methods.proba, table.groups, seed=plan.seed
-        ),
-        risk_coverage=risk_coverage(is_right, methods.proba.max(axis=1)),
         errors=explain_errors(encoder, fitted, images, methods),
         aid=aid,
-        seen=seen,
-        own_split=split,
-        splits=corrected_splits(table, **draws) if split else None,
-        elsewhere=away,
+        seen=seen_by(encoder, images),
+        own_split=own_split(probe_table, probe, methods.predicted, **draws),
+        elsewhere=judge_other_folder(request, images, fitted, aid),
         erased=erased,
     )
+
+
+def checked_dataset(request: Request) -> datasets.Dataset:
+    """Return the images that are asked for; ValueError where they cannot be measured.
+
+    So it is where another folder shares no class with them, or the seed is no seed.
+    """
+    if not 0 <= request.seed < 2**32:
+        raise ValueError(f"seed={request.seed} must be from 0 to 2³² - 1.")
+    columns = {name: getattr(request, name) for name in SOURCE_OPTIONS}
+    dataset = load_dataset(request.folder, **columns)
+    check_classes(dataset, request.place)
+    if request.elsewhere:
+        check_shared_classes(request.elsewhere, dataset)
+    return dataset
 
 
 def encode_images(
@@ -245,6 +238,25 @@ def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
     rows = rows[(rows["row_a"] >= 0) & (rows["row_b"] >= 0)]
     # False comes before True.
     return rows.sort_values("same_label", kind="stable", ignore_index=True)
+
+
+def seen_by(encoder: ClipEncoder, images: Images) -> Seen | None:
+    """Find the images that the encoder was trained on; None where it is not "mini"."""
+    if encoder.fingerprint != ClipEncoder("mini", cache=False).fingerprint:
+        return None  # which images others were trained on is not known
+    return seen_in_training(images.files, cache=encoder.cache)
+
+
+def judge_other_folder(
+    request: Request, images: Images, probe: AnyProbe, aid: DecisionAid
+) -> Elsewhere | None:
+    """Judge the images of another folder, if one is named."""
+    if not request.elsewhere:
+        return None
+    found = judge_elsewhere(
+        request.elsewhere, images.table, images.files, probe, aid, seed=request.seed
+    )
+    return replace(found, name="the other folder") if request.anonymous else found
 
 
 def measure_other(

@@ -19,12 +19,11 @@ from cliplib.data.wording import counted
 from cliplib.evaluation.comparison import compare
 from cliplib.evaluation.intervals import Share
 from cliplib.evaluation.metrics import Evaluation, evaluate
-from cliplib.features.splits import group_folds
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import NearestNeighbour
-from cliplib.probes.out_of_fold import out_of_fold_proba, predict_folds
+from cliplib.probes.out_of_fold import out_of_fold_proba, predict_folds, table_folds
 from cliplib.reports.decision_aid import KERNEL_LIMIT
 
 LARGEST = "always the largest class"
@@ -255,9 +254,7 @@ def learning_curve(methods: Methods) -> Curve:
     leave a class with fewer than two groups are left out.
     """
     probe, table = methods.method
-    labels = table.labels
-    groups = table.groups
-    folds = list(group_folds(labels, groups, published=table.folds, **methods.draws))
+    folds = table_folds(table, **methods.draws)
     points = []
     answers = []
     for share in tqdm(SHARES, "learning curve", unit="share"):
@@ -271,10 +268,7 @@ def learning_curve(methods: Methods) -> Curve:
             continue
         proba = methods.proba  # with all groups: the answers that stand elsewhere
         if share < 1:
-            n_classes = len(table.classes)
-            proba = predict_folds(
-                probe, table.features, labels, groups, parts, n_classes
-            )
+            proba = predict_folds(probe, table, parts)
         answers.append(proba.argmax(axis=1))
         accuracy = methods.evaluate(answers[-1]).share("accuracy")
         point = {

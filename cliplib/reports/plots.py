@@ -16,6 +16,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
 from cliplib.reports.decision_aid import RISK
 from cliplib.reports.findings import Findings
 
@@ -126,14 +127,18 @@ def trust_plot(findings: Findings) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=PALE, linewidth=0.8)
     # By bin of the stated probability: accuracy (value, low and high), mean confidence.
-    bins = 100 * findings.reliability
+    methods = findings.methods
+    bins = 100 * quantile_reliability(
+        methods.table.labels, methods.proba, methods.table.groups, seed=methods.seed
+    )
     to_low = bins["value"] - bins["low"]
     to_high = bins["high"] - bins["value"]
     left.errorbar(
         bins["confidence"], bins["value"], [to_low, to_high], fmt="o", linewidth=1
     )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
-    curve = 100 * findings.risk_coverage
+    is_right = methods.predicted == methods.table.labels
+    curve = 100 * risk_coverage(is_right, methods.proba.max(axis=1))
     right.plot(curve["coverage"], curve["risk"])
     right.axhline(100 * RISK, color=PALE, linewidth=0.8)
     right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))

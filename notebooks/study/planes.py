@@ -88,8 +88,7 @@ def hits_in_draws(
             tested = drawn & (table.folds == fold)
             rng = np.random.default_rng([seed, draw, int(fold)])
             chosen = training(kinds, planes, drawn & ~tested, rng)
-            part = table.select(chosen)
-            fitted = fit_with_groups(probe, part.features, part.labels, part.groups)
+            fitted = fit_with_groups(probe, table.select(chosen))
             said = fitted.predict(table.features[tested])
             hits[draw, tested] = said == table.labels[tested]
     return hits

@@ -60,11 +60,8 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
             elsewhere=str(elsewhere) if elsewhere.exists() else "",
         )
     said = verdict(findings)
-    method = findings.methods.method
-    table = method.table
-    probe = fit_with_groups(
-        method.estimator, table.features, table.labels, table.groups
-    )
+    estimator, table = findings.methods.method
+    probe = fit_with_groups(estimator, table)
     new = encode(place / "new", findings.encoder).with_readout(table.readout)
     truth = np.array(new.classes)[new.labels]
     is_true = np.array(table.classes)[probe.predict(new.features)] == truth
