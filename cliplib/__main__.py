@@ -112,11 +112,11 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
         command = subparsers.add_parser(
             name, allow_abbrev=False, help=told.partition("\n")[0], description=told
         )
-        takes = arguments["measuring"] if name in ("train", "report") else {}
-        for argument, settings in (takes | arguments.get(name, {})).items():
-            if isinstance(settings.get("default"), int):
-                settings["type"] = int
-            command.add_argument(argument, **settings)
+        for group in [*arguments["shared"].get(name, []), name]:
+            for argument, settings in arguments.get(group, {}).items():
+                if isinstance(settings.get("default"), int):
+                    settings["type"] = int
+                command.add_argument(argument, **settings)
         command.set_defaults(run=run_command)
     return parser, list(subparsers.choices)
 
@@ -145,7 +145,7 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
 # --- The commands
 
 
-def train(folder: str, out: str, **options: Any) -> None:
+def train(source: str, out: str, **options: Any) -> None:
     """Measure a folder of class folders, print what was found, save a decision aid.
 
     The decision aid is the best of the light probes on a frozen CLIP.
@@ -155,15 +155,15 @@ def train(folder: str, out: str, **options: Any) -> None:
     from cliplib.reports.report import check_apart
     from cliplib.reports.verdict import verdict
 
-    check_apart(folder, out)
+    check_apart(source, out)
     check_aid_can_be_saved(out)
-    findings = measure(folder, **options)
+    findings = measure(source, **options)
     findings.aid.save(out)  # first: what is printed may meet a pipe that is closed
     print(verdict(findings))
     print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
 
 
-def report(folder: str, out: str, fail_on: str = "never", **options: Any) -> int:
+def report(source: str, out: str, fail_on: str = "never", **options: Any) -> int:
     """Make a page and a PDF on a folder of class folders, verdict first.
 
     They say whether a frozen CLIP sorts the images: the verdict, the evidence, the
@@ -176,7 +176,7 @@ def report(folder: str, out: str, fail_on: str = "never", **options: Any) -> int
     from cliplib.reports.verdict import verdict
 
     check_threshold(fail_on)
-    findings = write(folder, out, **options)
+    findings = write(source, out, **options)
     judged = verdict(findings)
     print(judged)
     names = ", ".join(str(Path(out, name)) for name in WRITTEN)
@@ -263,15 +263,15 @@ def _answer_lines(rows: pd.DataFrame) -> pd.Series:
     return rows["file"] + ": " + answers + note
 
 
-def encode(source: str, output: str, model: str, readout: str, actors: int) -> None:
+def encode(source: str, output: str, **options: Any) -> None:
     """Compute features on several machines; the same call again does the rest.
 
     They are computed with Ray (pip install 'cliplib[scale]'), and hashes with them, by
     which copies are found.
     """
-    from cliplib.features.cluster import encode_with_ray
+    from cliplib.features.distributed import encode_with_ray
 
-    encode_with_ray(source, output, model=model, readout=readout, actors=actors)
+    encode_with_ray(source, output, **options)
     print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")
 
 

@@ -287,7 +287,7 @@ def test_folders_may_bear_names_of_commands(
     assert with_command(["--out", "a"], commands) == ["train", "--out", "a"]
     assert with_command([], commands) == ["--help"]
     parser, _ = build_parser()
-    assert parser.parse_args(["train", "classify", "--out=aid"]).folder == "classify"
+    assert parser.parse_args(["train", "classify", "--out=aid"]).source == "classify"
 
 
 def one_class(folder: Path) -> None:
@@ -389,35 +389,18 @@ def test_a_model_that_is_not_there_is_told(
 def test_without_ray_the_remedy_is_told(
     folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    # A neighbour whose name begins alike is no folder within the other.
-    for out in (str(tmp_path / "out"), f"{folder}2"):
-        assert main(["encode", str(folder), out]) == 1
-        assert "needs Ray: pip install 'cliplib[scale]'" in capsys.readouterr().err
+    assert main(["encode", str(folder), str(tmp_path / "out")]) == 1
+    assert "needs Ray: pip install 'cliplib[scale]'" in capsys.readouterr().err
 
 
-OVERLAP = "must not lie one within the other: choose another folder"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("{images}s {tmp}/out", "imagess' is no folder: name one with"),
-        ("{images}/disc/disc0.png {tmp}/out", "disc0.png' is no folder: name one with"),
-        ("{images} {images}", OVERLAP),
-        ("{images} {tmp}/link/out", OVERLAP),
-        ("{images} {tmp}", OVERLAP),
-        ("file://{images} {images}/out", OVERLAP),
-    ],
-)
+@pytest.mark.parametrize("source", ["{images}s", "{images}/disc/disc0.png"])
 def test_what_cannot_be_encoded_is_told_before_ray_and_a_model_are_asked_for(
-    folder: Path, tmp_path: Path, capsys: Capture, arguments: str, said: str
+    folder: Path, tmp_path: Path, capsys: Capture, source: str
 ) -> None:
-    (tmp_path / "link").symlink_to(folder)
-    given = arguments.format(images=folder, tmp=tmp_path).split()
+    given = [source.format(images=folder), str(tmp_path / "out")]
     assert main(["encode", *given, "--model", "nowhere"]) == 1
-    assert said in capsys.readouterr().err
+    assert "is no folder: name one with" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert not [*folder.rglob("*.parquet")]
 
 
 def test_a_folder_of_other_things_is_refused_before_the_work(

@@ -188,8 +188,7 @@ OPTIONAL = {
     "reports.demo",
     "reports.document",
     "reports.plots",
-    "features.cluster",
-    "features.encoded",
+    "features.distributed",
 }
 
 

@@ -76,7 +76,7 @@ def test_a_table_of_files_is_a_source(folder, tiny, expected, tmp_path):
     grouped = encode(frame, tiny)
     assert len(np.unique(grouped.groups)) <= 2 < len(np.unique(expected.groups))
     frame.loc[3, "group"] = ""
-    with pytest.raises(ValueError, match="1 of 24 images have no group"):
+    with pytest.raises(ValueError, match="1 of 24 images of table have no group"):
         encode(frame, tiny)
 
 

@@ -67,8 +67,8 @@ def load_dataset(
     OSError
         If the source is not there, or the hub does not give it.
     ValueError
-        If it has no such column or split, or an image without a label; or a table, all
-        of which is taken, has splits of other names than train, val and test.
+        If it has no such column or split, or an image without a label; or if all of it
+        is taken, and has splits of other names than train, val and test.
     TypeError
         If it is something else.
     """
@@ -139,35 +139,31 @@ def _of_table(
                 f"The table {place.name} has no column {name!r}, but "
                 f"{', '.join(map(str, table.columns))}: name those of files and labels."
             )
-    missing = np.flatnonzero(table[file].isna())
-    if len(missing):
+    known = pd.DataFrame(
+        {
+            "id": table[file],
+            "label": table[label],
+            "split": table.get("split", ""),
+            "group": table.get("group", ""),
+        }
+    )
+    known = known.map(_text)
+    unnamed = np.flatnonzero(known["id"] == "")
+    if len(unnamed):
         raise ValueError(
-            f"The table {place.name} names no {file} in row {missing[0] + 1}: fill it "
+            f"The table {place.name} names no {file} in row {unnamed[0] + 1}: fill it "
             "in, or leave the row out."
         )
-    paths = [place.parent / name for name in table[file]]
+    paths = [place.parent / name for name in known["id"]]
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}, which {place.name} names, is no file.")
-    known = {
-        "id": [Path(name).as_posix() for name in table[file]],
-        "label": _texts(table[label]),
-    }
-    for name in ("split", "group"):
-        known[name] = _texts(table[name]) if name in table else [""] * len(table)
-    others = [name for name in known["split"] if name and name.lower() not in SPLITS]
-    if others and not split:
-        raise ValueError(
-            f"The table {place.name} has a split {others[0]!r}, which is none of "
-            f"{', '.join(SPLITS)}: rename it, or name the only split to take."
-        )
-    images = _undecoded(paths)
-    return _with_known(images, pd.DataFrame(known), place.name, "table", split=split)
+    return _with_known(_undecoded(paths), known, place.name, "table", split=split)
 
 
-def _texts(values: Iterable[Any]) -> list[str]:
-    """Return values as texts, "" for a missing one."""
-    return ["" if pd.isna(value) else str(value) for value in values]
+def _text(value: Any) -> str:
+    """Return a value as a text, "" for a missing one."""
+    return "" if pd.isna(value) else str(value)
 
 
 # --- A data set of the library ``datasets``, or of the hub
@@ -251,16 +247,12 @@ def _known_of(part: datasets.Dataset, split: str, wanted: str) -> pd.DataFrame:
         names = part.features[column].names
         labels = [None if label in (None, -1) else names[label] for label in labels]
     prefix = f"{split}/" if split else ""
-    known = {
-        "id": [f"{prefix}{row:06}" for row in range(len(part))],
-        "label": _texts(labels),
-        "split": [split] * len(part),
-        "group": [""] * len(part),
-    }
+    known = pd.DataFrame({"id": [f"{prefix}{row:06}" for row in range(len(part))]})
+    known = known.assign(label=labels, split=split, group="")
     for name in ("id", "split", "group"):
         if name in part.column_names:
-            known[name] = _texts(part[name][:])
-    return pd.DataFrame(known, dtype=str)
+            known[name] = part[name][:]
+    return known.map(_text)
 
 
 # --- What leaves the door
@@ -278,9 +270,7 @@ def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
     """Return files as a data set of one column, "image"."""
     import datasets
 
-    names = [str(path) for path in paths]
-    check_printable(names)
-    rows = [{"path": name, "bytes": None} for name in names]
+    rows = [{"path": str(path), "bytes": None} for path in paths]
     features = datasets.Features(image=datasets.Image(decode=False))
     return datasets.Dataset.from_dict({"image": rows}, features=features)
 
@@ -309,30 +299,15 @@ def _with_known(
     """
     import datasets
 
+    known = known.assign(split=known["split"].map(_usual_name))
     if split:
-        is_asked = known["split"].map(_usual_name) == _usual_name(split)
-        if not is_asked.any():
-            splits = ", ".join(sorted(set(known["split"]) - {""})) or "none"
-            raise ValueError(f"{title} has no split {split!r}, but {splits}.")
-        images = images.select(np.flatnonzero(is_asked))
-        known = known[is_asked]
-    repeated = known["id"][known["id"].duplicated()]
-    if len(repeated):
-        raise ValueError(f"{title} names {repeated.iloc[0]} twice: leave one out.")
-    unlabelled = known["id"][known["label"] == ""]
-    if len(unlabelled):
-        raise ValueError(
-            f"{unlabelled.iloc[0]} of {title} has no label: leave it out, or name a "
-            "split whose images have labels."
-        )
+        images, known = _only_split(images, known, _usual_name(split), title)
+    _check_known(known, title)
     names = list(classes or sorted(set(known["label"])))
-    check_printable([*names, *known["id"], *known["group"]])
-    usual = [SPLITS.get(name.lower(), "") for name in known["split"]]
     text = datasets.Value("string")
     label = datasets.ClassLabel(names=names)
     features = datasets.Features(label=label, id=text, split=text, group=text)
-    columns = known.assign(split=usual)[[*features]].to_dict("list")
-    about = datasets.Dataset.from_dict(columns, features)
+    about = datasets.Dataset.from_dict(known[[*features]].to_dict("list"), features)
     listed = datasets.concatenate_datasets([images, about], axis=1)
     listed.info.dataset_name = title
     listed.info.builder_name = source
@@ -342,3 +317,50 @@ def _with_known(
 def _usual_name(split: str) -> str:
     """Return "train", "val" or "test" for another name of these splits; else itself."""
     return SPLITS.get(split.lower(), split)
+
+
+def _only_split(
+    images: datasets.Dataset, known: pd.DataFrame, split: str, title: str
+) -> tuple[datasets.Dataset, pd.DataFrame]:
+    """Return the images of one split, and what is known of them.
+
+    They are of no split if it is another than train, val and test.
+    """
+    is_asked = known["split"] == split
+    if not is_asked.any():
+        splits = ", ".join(sorted(set(known["split"]) - {""})) or "none"
+        raise ValueError(f"{title} has no split {split!r}, but {splits}.")
+    name = split if split in SPLITS else ""
+    return images.select(np.flatnonzero(is_asked)), known[is_asked].assign(split=name)
+
+
+def _check_known(known: pd.DataFrame, title: str) -> None:
+    """Raise ValueError for an image that is named twice, or lacks a label or group.
+
+    Also for a split of another name than train, val and test, and for what cannot be
+    shown. Where no image has a group, none needs one.
+    """
+    ids = known["id"]
+    check_printable([*ids, *known["label"], *known["group"]])
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        raise ValueError(f"{title} names {repeated.iloc[0]} twice: leave one out.")
+    unlabelled = ids[known["label"] == ""]
+    if len(unlabelled):
+        raise ValueError(
+            f"{unlabelled.iloc[0]} of {title} has no label: leave it out, or name a "
+            "split whose images have labels."
+        )
+    ungrouped = ids[known["group"] == ""]
+    if 0 < len(ungrouped) < len(known):
+        raise ValueError(
+            f"{len(ungrouped)} of {len(known)} images of {title} have no group, such as"
+            f" {ungrouped.iloc[0]}: give each of them one of its own, or leave the "
+            "column out."
+        )
+    others = sorted(set(known["split"]) - {"", *SPLITS.values()})
+    if others:
+        raise ValueError(
+            f"{title} has a split {others[0]!r}, which is none of {', '.join(SPLITS)}: "
+            "rename it, or name the only split to take."
+        )

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from cliplib.data.image import Images, ImageSource, image_list, image_name, warn_once
-from cliplib.data.wording import counted
+from cliplib.data.wording import check_printable, counted
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ def list_images(root: Path) -> list[ListedImage]:
     """Return the images in the class folders of `root`, sorted by id.
 
     Other files are left out: hidden images and what lies in class folders with a
-    warning. ValueError if there is no image, or if it is unclear which folders are
-    classes.
+    warning. ValueError if there is no image, if it is unclear which folders are
+    classes, or if a name cannot be shown as it is.
     """
     images = []
     hidden = []
@@ -88,6 +88,7 @@ def list_images(root: Path) -> list[ListedImage]:
             others.append(path)
     _warn_of_left_out("hidden by a dot", hidden)
     _warn_of_left_out("in no format that is read", others)
+    check_printable(image.id for image in images)
     _check_layout(root, images)
     return sorted(images, key=lambda image: image.id)
 

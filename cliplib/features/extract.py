@@ -10,7 +10,7 @@ from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import near_duplicate_groups, parse_copies
-from cliplib.features.groups import declared_groups, number_groups
+from cliplib.features.groups import declared_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
@@ -64,10 +64,6 @@ def encode(
     if groups is not None:
         declared = declared_groups(dataset["id"][:], groups)
     is_declared = any(declared)
-    if is_declared:
-        # Before the images are encoded, which takes long, and for all of them, so that
-        # a limit does not hide which images lack a group.
-        number_groups(declared)
     labels = dataset["label"][:]
     drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
     drawn = dataset.select(drawn_rows)

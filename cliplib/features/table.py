@@ -183,29 +183,26 @@ class FeatureTable:
     ) -> FeatureTable:
         """Read a file of `to_parquet`, or what ``cliplib encode`` wrote to a folder.
 
-        Class and published split of an image are the names of its folders, as in
-        `cliplib.load_dataset`. Ids are paths below the data set's folder, or whole
-        paths where several data sets that were encoded together share some. Groups are
-        those of near-duplicates, which are found by the images' hashes.
+        Of the latter, groups are those that the source named, merged with those of
+        near-duplicates, which are found by the images' hashes.
 
         Parameters
         ----------
         folder
             A file of `to_parquet`; or a folder or URI where the Parquet files lie.
         errors
-            A dict that receives why each unreadable file was left out, by id; a warning
-            counts them in any case.
+            A dict that receives why each unreadable image was left out, by id; a
+            warning counts them in any case.
 
         Raises
         ------
         ValueError
-            If the folder is incomplete or damaged, or holds no hashes or no image that
-            could be read; or if an image lies outside a class folder.
+            If a file is damaged, or no image could be read.
         """
         if os.path.isfile(folder):
             return cls(**load_parquet(folder))
-        # Here, since it needs pyarrow and what finds copies; the rest does not.
-        from cliplib.features.encoded import load_encoded
+        # Here, since it imports what encodes and finds copies; the rest does not.
+        from cliplib.features.distributed import load_encoded
 
         return cls(**load_encoded(folder, errors))
 

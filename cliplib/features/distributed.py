@@ -1,0 +1,209 @@
+"""Features over several machines, by Ray Data; the same call again does the rest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from importlib.util import find_spec
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from cliplib.data.datasets import Source, load_dataset
+from cliplib.data.wording import counted
+from cliplib.encoders.vision import load_encoder
+from cliplib.features.duplicates import near_duplicate_groups
+from cliplib.features.groups import merge_groups
+from cliplib.features.hashes import image_hash
+from cliplib.features.storage import Fields
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+IMAGES_A_FILE = 256  # that are encoded and written at once
+
+
+class BatchEncoder:
+    """What a Ray actor runs: it loads the encoder once, then encodes batch by batch.
+
+    Parameters
+    ----------
+    dataset
+        The images, as `load_dataset` gives them.
+    model, readout
+        What `load_encoder` takes, and one of the encoder's readouts.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, model: str, readout: str) -> None:
+        self.dataset = dataset
+        self.encoder = load_encoder(model)
+        self.encoder.cache = None
+        self.columns = self.encoder.columns_of(readout)
+        about = {"readout": readout, "hashes": image_hash.name}
+        # The column "encoder": rows with the same text were made in the same way.
+        self.made_by = json.dumps(self.encoder.provenance | about, sort_keys=True)
+
+    def __call__(self, batch: dict[str, Any]) -> pd.DataFrame:
+        """Encode n images, whose row numbers are the batch's column id.
+
+        Returns the columns that `encode_with_ray` writes, in the same order. An image
+        that cannot be read has an error; its features are 0.
+        """
+        rows = self.dataset.select(batch["id"])
+        class_names = rows.features["label"].names
+        errors: dict[int, str] = {}
+        features, hashes = self.encoder.map(rows["image"], image_hash, errors=errors)
+        return pd.DataFrame(
+            {
+                "id": rows["id"][:],
+                "label": [class_names[label] for label in rows["label"]],
+                "split": rows["split"][:],
+                "group": rows["group"][:],
+                "features": list(features[:, self.columns]),
+                "hash": list(hashes),
+                "encoder": self.made_by,
+                "error": [errors.get(row, "") for row in range(len(rows))],
+            }
+        )
+
+
+def encode_with_ray(
+    source: Source,
+    output: str,
+    *,
+    model: str = "",
+    readout: str = "pooled",
+    actors: int = 2,
+    **columns: str,
+) -> None:
+    """Encode the images that `output` lacks, with Ray Data, here or on a cluster.
+
+    One that cannot be read gets a row with features of 0, and is not tried again.
+    `FeatureTable.from_parquet` reads the result.
+
+    Parameters
+    ----------
+    source, **columns
+        Where the images are, and which part is meant: see `load_dataset`. All machines
+        must see their files; those of a data set of the hub are in its cache.
+    output
+        A folder or URI that all machines see. Its Parquet files hold of each image id,
+        label, split, group, features (float32, of the readout), hash (of `image_hash`,
+        by which near-duplicates are found), encoder (what made the row, as JSON) and
+        error (why it cannot be read, or "").
+    model, readout
+        What `load_encoder` takes, and one of the encoder's readouts.
+    actors
+        Processes that encode at once.
+
+    Raises
+    ------
+    ImportError
+        If Ray is missing.
+    ValueError
+        If an argument cannot be used, or `output` holds features of another encoder,
+        readout or kind of hashes, or a damaged file.
+    ConnectionError
+        If Ray could not be started, or failed; what is written stays.
+    """
+    dataset = load_dataset(source, **columns)
+    if find_spec("ray") is None:
+        raise ImportError(
+            "Encoding on several machines needs Ray: pip install 'cliplib[scale]'."
+        )
+    # The actors make encoders of their own; this one only tells how rows are made.
+    made_by = BatchEncoder(dataset, model, readout).made_by
+    done = _written_ids(output, made_by)
+    missing = [row for row, name in enumerate(dataset["id"]) if name not in done]
+    if not missing:
+        return
+    try:
+        _encode_images(dataset.select(missing), output, model, readout, actors)
+    except Exception as error:  # Ray raises nearly anything, the cause in the last line
+        reason = str(error).strip().split("\n")[-1] or type(error).__name__
+        raise ConnectionError(
+            f"Ray failed ({reason}). What is in {output} stays, and the same call does "
+            "the rest: give Ray fewer actors or more time, or see its logs."
+        ) from error
+
+
+def _written_ids(output: str, made_by: str) -> set[str]:
+    """Return the ids of the images that a folder or URI holds already.
+
+    ValueError if something else made their features, or if a file is damaged.
+    """
+    texts = pa.schema({"id": pa.string(), "encoder": pa.string()})
+    try:
+        # With a schema, since a folder may hold no file yet.
+        written = pd.read_parquet(output, columns=texts.names, schema=texts)
+    except FileNotFoundError:
+        return set()
+    if set(written["encoder"]) - {made_by}:
+        raise ValueError(
+            f"{output} holds features that were made otherwise: name another folder."
+        )
+    return set(written["id"])
+
+
+def _encode_images(
+    dataset: datasets.Dataset, output: str, model: str, readout: str, actors: int
+) -> None:
+    """Encode images into new Parquet files in `output`.
+
+    The work is shared by `actors` processes, each with a `BatchEncoder` of its own.
+    """
+    import ray.data
+
+    # RAY_ADDRESS names a cluster. Here one core more deals the rows out, else the
+    # actors would wait for ever.
+    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+        ray.init(num_cpus=actors + 1, include_dashboard=False)
+    n_files = -(-len(dataset) // IMAGES_A_FILE)  # rounded up
+    encoded = ray.data.range(len(dataset), override_num_blocks=n_files).map_batches(
+        BatchEncoder,
+        batch_size=None,  # all rows of a file to be
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        fn_constructor_args=(dataset, model, readout),
+    )
+    # Absolute, since workers run in folders of their own.
+    encoded.write_parquet(output if "://" in output else os.path.abspath(output))
+
+
+def load_encoded(folder: str, errors: dict[str, str] | None) -> Fields:
+    """Read the fields of a feature table from what `encode_with_ray` wrote.
+
+    A warning counts the images that could not be read; `errors`, unless it is None,
+    receives why, by id. ValueError if a file is damaged, or no image could be read.
+    """
+    # Two calls of `encode` at once may have written two rows for an image.
+    images = pd.read_parquet(folder).drop_duplicates("id").sort_values("id")
+    was_read = images["error"] == ""
+    if not was_read.any():
+        raise ValueError(f"{folder} holds no image that could be read.")
+    failed = images[~was_read].set_index("id")["error"]
+    if len(failed):
+        logger.warning("Left out %s: %s", counted(len(failed), "image"), failed.iloc[0])
+    if errors is not None:
+        errors |= failed.to_dict()
+    images = images[was_read]
+    classes, labels = np.unique(images["label"].to_numpy(str), return_inverse=True)
+    copies = near_duplicate_groups(np.stack(images["hash"].to_list()))
+    is_declared = (images["group"] != "").any()
+    made_by = json.loads(images["encoder"].iloc[0])
+    return {
+        "features": np.stack(images["features"].to_list()),
+        "labels": labels,
+        "classes": tuple(classes.tolist()),
+        "ids": images["id"].to_numpy(str),
+        "splits": images["split"].to_numpy(str),
+        "copies": copies,
+        "groups": merge_groups(copies, images["group"]) if is_declared else copies,
+        "folds": np.zeros(len(images), np.int64),
+        "provenance": made_by | {"dataset": PurePosixPath(folder).name},
+    }
