@@ -720,10 +720,19 @@ def test_groups_that_scikit_learn_would_keep_from_fit_are_refused(sample):
     with pytest.raises(ValueError, match="keep these groups from fit"):
         search.fit(X, y, groups=groups)
     cross_val_predict(LinearProbe(), X, y, cv=3)
+
+
+def test_groups_that_scikit_learn_routes_reach_the_inner_split(sample, inner_splits):
+    X, y = sample
+    params = {"groups": np.arange(300) // 2}
     with config_context(enable_metadata_routing=True):
-        probe = LinearProbe().set_fit_request(groups=True)
-        params = {"groups": groups}
-        cross_val_predict(probe, X, y, params=params, cv=GroupKFold(3))
+        cross_val_predict(KernelProbe(), X, y, params=params, cv=GroupKFold(3))
+        search = GridSearchCV(KernelProbe(), {"seed": [0]}, cv=GroupKFold(3))
+        search.fit(X, y, **params)
+    assert len(inner_splits) == 7
+    for _, held_out in inner_splits:
+        assert len(held_out) % 2 == 0  # whole groups of two rows
+        assert (held_out[::2] + 1 == held_out[1::2]).all()
 
 
 @pytest.mark.parametrize("k", [2, 3])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,9 +32,6 @@ Split = Callable[[int], tuple[Ints, Ints]]
 TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
 
-CROSS_VALIDATION = ("_validation", "_search")
-"""Modules of scikit-learn with ``cross_val_predict`` and ``GridSearchCV``."""
-
 VALUES_AT_ONCE = 2**24
 """Rows times features that get their logits at once: 67 MB."""
 
@@ -46,6 +43,9 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     standardised features. After `fit` all have classes_ (k,), sorted, and mean_ and
     scale_ (d,), by which features are standardised: (X - mean_) / scale_.
     """
+
+    # With scikit-learn's metadata routing on, `fit` gets the groups that it has.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     seed: int
     classes_: NDArray[Any]
@@ -150,11 +150,10 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         scikit-learn's StandardScaler, which would take twice the memory.
         """
         self.mean_ = rows.mean(axis=0, dtype=np.float64)
-        centred = rows - self.mean_.astype(np.float32)
-        variance = np.square(centred).mean(axis=0, dtype=np.float64)
+        mean = self.mean_.astype(np.float32)
+        variance = np.square(rows - mean).mean(axis=0, dtype=np.float64)
         self.scale_ = np.sqrt(np.where(variance == 0, 1, variance))
-        centred /= self.scale_.astype(np.float32)
-        return centred
+        return self._scaled(rows)
 
     def _scaled(self, rows: Features) -> Features:
         """Return rows (n, d) standardised: (rows - mean_) / scale_."""
@@ -206,14 +205,14 @@ def refuse_groups_kept_back() -> None:
     """
     frame = inspect.currentframe()
     while frame is not None:
-        package, _, module = frame.f_globals.get("__name__", "").rpartition(".")
-        validates = package == "sklearn.model_selection" and module in CROSS_VALIDATION
-        given = {**(frame.f_locals.get("params") or {}), **frame.f_locals}
-        if validates and given.get("groups") is not None:
+        # So scikit-learn names what it passes on: by receiver, method and argument.
+        routed = frame.f_locals.get("routed_params", {})
+        to_splitter = routed.get("splitter", {}).get("split", {})
+        if to_splitter.get("groups") is not None:
             raise ValueError(
-                "scikit-learn would keep these groups from fit. Call sklearn.set_config"
-                "(enable_metadata_routing=True), probe.set_fit_request(groups=True), "
-                "and pass params={'groups': groups} in place of groups=groups; or use "
+                "scikit-learn would keep these groups from fit. Call "
+                "sklearn.set_config(enable_metadata_routing=True) and pass "
+                "params={'groups': groups} in place of groups=groups; or use "
                 "cliplib.out_of_fold_proba."
             )
         frame = frame.f_back
