@@ -15,7 +15,6 @@ from study.planes import (
     as_many_in_each_plane,
     as_many_of_any_plane,
     difference_of_means,
-    every_row,
     hits_in_draws,
     mean_over_cells,
 )
@@ -58,7 +57,13 @@ def table_told_by_plane(n: int = 60) -> tuple[FeatureTable, np.ndarray]:
 def test_what_only_the_plane_tells_is_nothing_within_a_plane():
     table, planes = table_told_by_plane()
     hits = hits_in_draws(
-        table, planes, KNeighborsClassifier(5), 30, every_row, draws=1, seed=0
+        table,
+        planes,
+        KNeighborsClassifier(5),
+        30,
+        as_many_of_any_plane,
+        draws=1,
+        seed=0,
     )
     kinds = np.array(table.classes)[table.labels]
     assert mean_over_cells(hits, kinds, table.groups)["value"] == pytest.approx(0.8)

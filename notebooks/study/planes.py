@@ -23,13 +23,6 @@ Training = Callable[[Names, Names, Bools, np.random.Generator], Bools]
 """Of kinds (n,), planes (n,), rows to choose among (n,): the rows that are chosen."""
 
 
-def every_row(
-    kinds: Names, planes: Names, rows: Bools, rng: np.random.Generator
-) -> Bools:
-    """Return all rows that there are to choose among, (n,)."""
-    return rows
-
-
 def as_many_in_each_plane(
     kinds: Names, planes: Names, rows: Bools, rng: np.random.Generator
 ) -> Bools:
