@@ -99,12 +99,14 @@ def _pairs(
     neighbour: Ints, cosine: NDArray[np.float32]
 ) -> list[tuple[int, int, float]]:
     """Return pairs of nearest rows, evenly from the most alike to the median."""
-    half = np.argsort(-cosine, kind="stable")[: (len(cosine) + 1) // 2]
-    both = np.sort(np.column_stack([half, neighbour[half]]), axis=1)
-    pairs = pd.DataFrame(both, columns=["a", "b"]).assign(cosine=cosine[half])
-    pairs = pairs.drop_duplicates(["a", "b"])
-    places = np.linspace(0, len(pairs) - 1, min(MOST_PAIRS, len(pairs)))
-    chosen = pairs.iloc[places.round().astype(int)]
+    rows = np.arange(len(cosine))
+    first = np.minimum(rows, neighbour)
+    second = np.maximum(rows, neighbour)
+    pairs = pd.DataFrame({"a": first, "b": second, "cosine": cosine})
+    alike = pairs[cosine >= np.median(cosine)].drop_duplicates(["a", "b"])
+    alike = alike.sort_values("cosine", ascending=False, kind="stable")
+    places = np.linspace(0, len(alike) - 1, min(MOST_PAIRS, len(alike)))
+    chosen = alike.iloc[places.round().astype(int)]
     return [*chosen.itertuples(index=False, name=None)]
 
 

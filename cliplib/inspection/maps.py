@@ -82,7 +82,8 @@ def chefer_relevance(
         gradients = [torch.ones_like(attention) for attention in attentions]
         if directions is not None:
             features = encoder.read_states(output.hidden_states, readout)[0]
-            logit = scale * features @ torch.as_tensor(by_image[i]).to(features)
+            direction = torch.tensor(by_image[i]).to(features)
+            logit = scale * features @ direction
             gradients = torch.autograd.grad(logit, attentions)
         # How each block passes relevance on, (tokens, tokens), the first block first.
         matrices = [

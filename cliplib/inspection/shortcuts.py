@@ -20,16 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from cliplib.data.arrays import Floats, Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
-from cliplib.evaluation.intervals import (
-    Share,
-    bootstrap,
-    clopper_pearson,
-    group_sums,
-    intervals,
-    newcombe,
-    ratio_intervals,
-)
-from cliplib.features.splits import checked_groups
+from cliplib.evaluation.intervals import Share, newcombe
+from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import (
@@ -63,8 +55,7 @@ class Shortcut:
         Shares of right answers out of fold by group, of all images and as the mean over
         classes.
     share_of_gain
-        What part it reaches of CLIP's gain in balanced accuracy over chance; NaN where
-        no gain of CLIP is shown.
+        What part it reaches of CLIP's gain in balanced accuracy over chance.
     auroc
         By class, the area under the ROC curve against all others, by Newcombe's method
         with the groups.
@@ -143,24 +134,27 @@ def probe_shortcuts(
             name: predict_folds(probe, table.with_features(numbers), folds)
             for name, numbers in inputs.items()
         }
-    answers = {name: p.argmax(axis=1) for name, p in proba.items()}
-    accuracy = ratio_intervals(
-        {name: answer == table.labels for name, answer in answers.items()},
-        groups=table.groups,
-        seed=seed,
-    )
-    balanced, share_of_gain = _balanced(table, answers, predicted, seed)
-    shortcuts = [
-        Shortcut(
-            name=name,
-            accuracy=Share.of(accuracy.loc[name]),
-            balanced=Share.of(balanced.loc[name]),
-            share_of_gain=Share.of(share_of_gain.loc[name]),
-            auroc=_areas(table, proba[name]),
-            examples=_surest(table, proba[name]),
+
+    def evaluated(answers: Ints) -> Evaluation:
+        return evaluate(
+            table.labels, answers, table.classes, groups=table.groups, seed=seed
         )
-        for name in inputs
-    ]
+
+    chance = 1 / len(table.classes)
+    of_clip = evaluated(predicted).share("balanced_accuracy")
+    shortcuts = []
+    for name, probabilities in proba.items():
+        found = evaluated(probabilities.argmax(axis=1))
+        balanced = found.share("balanced_accuracy")
+        shortcut = Shortcut(
+            name=name,
+            accuracy=found.share("accuracy"),
+            balanced=balanced,
+            share_of_gain=share_of_gain(balanced, of_clip, chance),
+            auroc=_areas(table, probabilities),
+            examples=_surest(table, probabilities),
+        )
+        shortcuts.append(shortcut)
     return sorted(shortcuts, key=_strength, reverse=True)
 
 
@@ -189,43 +183,6 @@ def _encode_field(values: pd.Series) -> Floats:
         sides = texts.str.split(" × ", expand=True).astype(float)
         columns[["width", "height"]] = np.log(sides)
     return np.asarray(columns, float)
-
-
-def _balanced(
-    table: FeatureTable, answers: Mapping[str, Ints], predicted: Ints, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return each probe's balanced accuracy, and its share of CLIP's gain over chance.
-
-    Both have value, low and high, a row for each of the answers.
-    """
-    present = np.unique(table.labels)
-    chance = 1 / len(present)
-    is_class = table.labels[:, None] == present  # (n, k)
-    methods = np.column_stack([*answers.values(), predicted])  # CLIP is the last
-    is_right = methods == table.labels[:, None]
-    group_of_row = checked_groups(table.groups, len(table))
-    n_true = group_sums(is_class, group_of_row)  # (groups, k)
-    hits = group_sums(is_right[:, :, None] & is_class[:, None], group_of_row)
-
-    def statistic(weights: Floats) -> dict[str, Floats]:
-        # (draws, methods, k); a draw may lack a class
-        sensitivity = np.tensordot(weights, hits, 1) / (weights @ n_true)[:, None]
-        balanced = np.nanmean(sensitivity, axis=2)
-        gain = balanced - chance
-        gain_of_clip = np.where(gain[:, -1:] > 0, gain[:, -1:], np.nan)
-        return {"balanced": balanced, "share": gain / gain_of_clip}
-
-    n_groups = len(hits)
-    resampled = bootstrap(statistic, np.arange(n_groups), seed=seed)
-    balanced = resampled["balanced"]
-    if np.quantile(balanced.draws[:, -1], 0.025) <= chance:  # a share of nothing
-        resampled["share"].value[:] = np.nan
-    names = [*answers, "CLIP"]
-    exact = clopper_pearson(balanced.value, n_groups)
-    return (
-        intervals(balanced, n_groups, exact, names),
-        intervals(resampled["share"], n_groups, names=names),
-    )
 
 
 def share_of_gain(reached: Share, of_clip: Share, chance: float) -> Share:

@@ -147,33 +147,27 @@ def of_shortcuts(f: Findings) -> Iterator[DataWarning]:
     a single class.
     """
     strong = [shortcut for shortcut in f.shortcuts if is_strong(shortcut)]
+    of_classes = shortcuts_of_classes(f.shortcuts, f.methods)
+    evidence: dict[str, Any]
     if strong:
-        first, *others = strong
-        evidence = {
-            "name": first.name,
-            "place": first.place,
-            "accuracy": first.accuracy,
-            "share_of_gain": first.share_of_gain,
-        }
+        first = strong[0]
+        evidence = {"accuracy": first.accuracy, "share_of_gain": first.share_of_gain}
         rows = [row for rows in first.examples.values() for row in rows]
-        names = [shortcut.name for shortcut in others[:MOST_FILES]]
-        yield warning_of("shortcut", evidence, rows=rows, others=names)
+        alike = strong
+    elif of_classes:
+        first, name, share = of_classes[0]
+        evidence = {"class": name, "auroc": first.auroc[name], "share_of_gain": share}
+        rows = first.examples[name]
+        alike = [other for other, class_name, _ in of_classes if class_name == name]
+    else:
         return
-    of_classes = [*shortcuts_of_classes(f.shortcuts, f.methods)]
-    if of_classes:
-        first, name, share = max(of_classes, key=lambda found: found[2].value)
-        evidence = {
-            "name": first.name,
-            "place": first.place,
-            "class": name,
-            "auroc": first.auroc[name],
-            "share_of_gain": share,
-        }
-        names = [found[0].name for found in of_classes if found[1] == name]
-        names.remove(first.name)
-        yield warning_of(
-            "shortcut", evidence, rows=first.examples[name], others=names[:MOST_FILES]
-        )
+    others = [other.name for other in alike[1 : 1 + MOST_FILES]]
+    yield warning_of(
+        "shortcut",
+        {"name": first.name, "place": first.place, **evidence},
+        rows=rows,
+        others=others,
+    )
 
 
 def is_strong(shortcut: Shortcut) -> bool:
@@ -185,22 +179,25 @@ def is_strong(shortcut: Shortcut) -> bool:
 
 def shortcuts_of_classes(
     shortcuts: Sequence[Shortcut], methods: Methods
-) -> Iterator[tuple[Shortcut, str, Share]]:
-    """Yield what in a picture tells one class of several nearly as CLIP does.
+) -> list[tuple[Shortcut, str, Share]]:
+    """Return what in a picture tells one class of several nearly as CLIP does.
 
     With it come the class, and the share of CLIP's gain in the area under the ROC curve
-    of the class against all others. Of two classes both areas are the same, and the
-    balanced accuracy tells as much.
+    of the class against all others, the largest first. Of two classes both areas are
+    the same, and the balanced accuracy tells as much.
     """
     areas_of_clip = methods.evaluations[methods.best].by_class("auroc")
+    if len(areas_of_clip) < 3:
+        return []
+    found = []
     for shortcut in shortcuts:
-        is_of_picture = shortcut.decides and shortcut.place != "in the file"
-        if len(areas_of_clip) < 3 or not is_of_picture:
+        if not shortcut.decides or shortcut.place == "in the file":
             continue
         for name, area in shortcut.auroc.items():
             share = share_of_gain(area, areas_of_clip[name], chance=0.5)
             if share.value >= CLASS_SHORTCUT and share.low >= CLASS_SHORTCUT_LOW:
-                yield shortcut, name, share
+                found.append((shortcut, name, share))
+    return sorted(found, key=lambda one: one[2].value, reverse=True)
 
 
 def of_one_class_values(f: Findings) -> Iterator[DataWarning]:

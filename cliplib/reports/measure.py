@@ -280,16 +280,17 @@ def explain_errors(
     for the wrong answer, are by the probe that is fitted to all images.
     """
     table = methods.table
-    wrong = np.flatnonzero(methods.predicted != table.labels)
-    surest_first = wrong[np.argsort(-methods.proba.max(axis=1)[wrong], kind="stable")]
-    _, first = np.unique(table.groups[surest_first], return_index=True)
-    rows = surest_first[np.sort(first)][:MOST_ERRORS]
-    if not len(rows):
+    sureness = methods.proba.max(axis=1)
+    answers = pd.DataFrame({"group": table.groups, "sureness": sureness})
+    errors = answers[methods.predicted != table.labels]
+    surest_first = errors.sort_values("sureness", ascending=False, kind="stable")
+    rows = surest_first.drop_duplicates("group").index[:MOST_ERRORS].tolist()
+    if not rows:
         return []
     files = [images.files[row] for row in rows]
     readout = methods.method.table.readout
     maps = heat_maps(encoder, fitted, files, methods.predicted[rows], readout)
-    return [(int(row), heat) for row, heat in zip(rows, maps, strict=True)]
+    return list(zip(rows, maps, strict=True))
 
 
 def make_aid(
