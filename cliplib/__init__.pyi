@@ -15,7 +15,7 @@ from .evaluation.metrics import evaluate as evaluate
 from .features.audit import Audit as Audit
 from .features.audit import audit_dataset as audit_dataset
 from .features.duplicates import find_near_duplicates as find_near_duplicates
-from .features.extract import encode as encode
+from .features.encode import encode as encode
 from .features.table import FeatureTable as FeatureTable
 from .inspection.search import search as search
 from .inspection.words import zero_shot as zero_shot

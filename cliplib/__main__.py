@@ -63,8 +63,6 @@ def run() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter())
     logging.getLogger("cliplib").addHandler(handler)
-    # Its warnings are dropped: the commands name unreadable images themselves.
-    logging.getLogger("cliplib.data.cache").disabled = True
     warnings.showwarning = _log_warning
     sys.exit(main(sys.argv[1:]))
 

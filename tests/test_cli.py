@@ -53,7 +53,6 @@ import cliplib.__main__ as command_line
 def warn(arguments):
     warnings.warn("There are only 8 groups.")
     logging.getLogger("cliplib.data.folder").warning("Left out %s", "a\x1b")
-    logging.getLogger("cliplib.data.cache").warning("said by the commands")
 
 command_line.main = warn
 command_line.run()

@@ -54,7 +54,7 @@ def test_a_run_that_is_killed_leaves_each_file_old_or_new(tmp_path: Path) -> Non
         seen.add(read(tmp_path))
         if not was_killed:
             break
-    assert step > 8 and {"aaa", "bbb"} <= seen
+    assert step > 5 and {"aaa", "bbb"} <= seen
     write(tmp_path, "c")
     assert read(tmp_path) == "ccc" and (tmp_path / "mine.txt").is_file()
 

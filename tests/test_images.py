@@ -197,12 +197,10 @@ def test_facts_are_those_of_the_file(noise):
     assert file_facts(encoded(noise))["quantisation"] == 0
 
 
-def test_too_many_pixels_are_refused_in_plain_words(tmp_path, monkeypatch) -> None:
+def test_too_many_pixels_are_refused(tmp_path, monkeypatch) -> None:
     Image.new("1", (2100, 1000)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)  # twice that are too many
-    with pytest.raises(
-        OSError, match=r"large\.png': it has more than 2 million pixels"
-    ):
+    with pytest.raises(OSError, match=r"large\.png': .* exceeds limit of 2000000 pix"):
         load_image(tmp_path / "large.png")
 
 

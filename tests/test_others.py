@@ -36,7 +36,7 @@ from cliplib.data.cache import FeatureCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.encoders.vision import VisionEncoder, load_encoder
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.inspection.words import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports.decision_aid import DecisionAid

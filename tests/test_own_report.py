@@ -29,7 +29,7 @@ from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.inspection.erase import (
     CONTROL,
     WHOLE,

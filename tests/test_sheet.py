@@ -20,7 +20,7 @@ from PIL import Image
 from test_decision_aid import PROBE, clouds
 
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.sheet import write_csv, write_html
 

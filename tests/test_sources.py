@@ -18,7 +18,7 @@ from PIL import Image
 from cliplib.data.datasets import load_dataset
 from cliplib.features.audit import audit_dataset
 from cliplib.features.duplicates import find_near_duplicates
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.search import search
 

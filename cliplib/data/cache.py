@@ -84,9 +84,7 @@ class FeatureCache:
                 np.savez(file, allow_pickle=False, **{key: array})
         except OSError as error:
             warn_once(
-                # Not `logger`, which the command line silences, since it lists
-                # unreadable images itself.
-                logging.getLogger(f"{__name__}.file"),
+                logger,
                 f"Cannot write to the feature cache {self.folder} ({error.strerror}): "
                 "set CLIPLIB_CACHE, or make room. Until then everything is computed "
                 "anew.",
@@ -100,22 +98,17 @@ class ImageFunction:
     Attributes
     ----------
     name
-        Part of the keys in the cache: it must change when the function does.
+        Part of the keys in the cache: it must change when the results do.
     function
         From n RGB images to an array (n, ...), a row for each.
-    device
-        Type of the device that computes, such as "cpu" or "cuda". Devices round
-        differently, so each has results of its own in the cache.
     """
 
     name: str
     function: Callable[[list[Image.Image]], NDArray[Any]]
-    device: str = "cpu"
 
     def key(self, digest: str) -> str:
         """Return the cache's key of the result for an image; `digest` is its file's."""
-        suffix = "" if self.device == "cpu" else f"@{self.device}"
-        return f"{self.name}{suffix}:{digest}"
+        return f"{self.name}:{digest}"
 
 
 def map_images(
@@ -141,8 +134,8 @@ def map_images(
     cache
         Where results are looked up and stored; if it fails, a warning says so once.
     errors
-        Filled with the reasons why images cannot be read, by row, from 0, each with a
-        warning; their rows of the results are 0.
+        Filled with the reasons why images cannot be read, by row, from 0; their rows of
+        the results are 0.
     batch_size
         How many images a function gets at once.
     progress
@@ -176,7 +169,6 @@ def map_images(
             if isinstance(results, OSError):
                 if errors is None:
                     raise results
-                logger.warning("%s", results)
                 errors[row] = str(results)
                 continue
             for number, result in enumerate(results):

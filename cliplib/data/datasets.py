@@ -8,26 +8,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
+import datasets
 import numpy as np
 import pandas as pd
 
 from cliplib.data.folder import SPLITS, ListedImage, existing_folder, list_images
+from cliplib.data.hub import why_not_downloaded
 from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import check_printable
-
-if TYPE_CHECKING:
-    import datasets
 
 HUB = "hf://datasets/"
 TABLES = (".csv", ".tsv", ".txt")  # suffixes of tables of files
 
 # What `load_dataset` may be told of a source, and what it takes for one.
 SOURCE_OPTIONS = ("image_column", "label_column", "split", "revision")
-Source: TypeAlias = Union[
-    str, os.PathLike[str], pd.DataFrame, "datasets.Dataset", "datasets.DatasetDict"
-]
+Source: TypeAlias = (
+    str | os.PathLike[str] | pd.DataFrame | datasets.Dataset | datasets.DatasetDict
+)
 
 
 def load_dataset(
@@ -72,8 +71,6 @@ def load_dataset(
     TypeError
         If it is something else.
     """
-    import datasets  # takes seconds
-
     is_of_hub = isinstance(source, str) and source.startswith(HUB)
     if revision and not is_of_hub:
         raise ValueError("Only a data set of the hub has a revision: leave it out.")
@@ -171,10 +168,6 @@ def _text(value: Any) -> str:
 
 def _load_from_hub(name: str, revision: str) -> Any:
     """Return a data set of the hub by its splits, downloaded if it is not cached."""
-    import datasets
-
-    from cliplib.data.hub import why_not_downloaded  # slow as well
-
     try:
         return datasets.load_dataset(name, revision=revision or None)
     except ValueError:  # of its configurations, or its files
@@ -191,8 +184,6 @@ def _of_splits(
     split: str,
 ) -> datasets.Dataset:
     """Return the images of one data set, by the names of its splits, as one."""
-    import datasets
-
     images = [_images_of(part, image_column) for part in parts.values()]
     known = [_known_of(part, str(name), label_column) for name, part in parts.items()]
     about = next(iter(parts.values())).info
@@ -207,8 +198,6 @@ def _of_splits(
 
 def _images_of(part: datasets.Dataset, wanted: str) -> datasets.Dataset:
     """Return the column of images of a data set alone, as "image", undecoded."""
-    import datasets
-
     column = _column(part, wanted, datasets.Image, "image")
     images = part.select_columns([column]).rename_columns({column: "image"})
     return images.cast_column("image", datasets.Image(decode=False))
@@ -239,8 +228,6 @@ def _known_of(part: datasets.Dataset, split: str, wanted: str) -> pd.DataFrame:
 
     `split` is the name of the whole; a column "split" goes before it.
     """
-    import datasets
-
     column = _column(part, wanted, datasets.ClassLabel, "label")
     labels: list[Any] = part[column][:]
     if isinstance(part.features[column], datasets.ClassLabel):
@@ -268,8 +255,6 @@ def as_dataset(
 
 def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
     """Return files as a data set of one column, "image"."""
-    import datasets
-
     rows = [{"path": str(path), "bytes": None} for path in paths]
     features = datasets.Features(image=datasets.Image(decode=False))
     return datasets.Dataset.from_dict({"image": rows}, features=features)
@@ -297,8 +282,6 @@ def _with_known(
     classes
         All classes; by default those of the labels, sorted.
     """
-    import datasets
-
     known = known.assign(split=known["split"].map(_usual_name))
     if split:
         images, known = _only_split(images, known, _usual_name(split), title)

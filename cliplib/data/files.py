@@ -24,7 +24,7 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a block an empty folder, whose files move into `folder` when it ends.
 
     There they take the place of older ones of the same names, each in one step, once
-    all are on the disk. If the block fails, if the process is killed, or if the disk is
+    all are written. If the block fails, if the process is killed, or if the disk is
     full, the older ones stay. Other files stay in any case. Folders must have new
     names; they are moved before files, which may then name them.
 
@@ -45,7 +45,6 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
         with TemporaryDirectory(prefix=UNFINISHED, dir=target) as temporary:
             new = Path(temporary)
             yield new
-            _flush_to_disk(new)
             for entry in sorted(new.iterdir(), key=Path.is_file):
                 os.replace(entry, target / entry.name)
     except NotWrittenError:  # from a block within the block
@@ -55,23 +54,6 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
             f"Nothing was written to {folder} ({error}): if the disk is full, make "
             "room, or choose another folder. What was there is unchanged."
         ) from error
-
-
-def _flush_to_disk(folder: Path) -> None:
-    """Have the operating system write all files of a folder, however deep, to the disk.
-
-    Else a file that names others could outlive a power cut in which these were lost.
-    All files may be read by whom the user's settings allow: safetensors hides its own.
-    """
-    probe = folder / UNFINISHED
-    probe.touch()
-    mode = probe.stat().st_mode
-    probe.unlink()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
-            with path.open("rb+") as file:  # Windows flushes writable files only
-                os.fsync(file)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

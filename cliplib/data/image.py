@@ -257,10 +257,6 @@ def _why_unreadable(
     """
     if isinstance(source, np.ndarray):
         return f"an array must be (h, w) or (h, w, 3) of uint8 ({error})"
-    if isinstance(error, Image.DecompressionBombError):  # whose text warns of attacks
-        # Pillow warns above its limit, and refuses above twice that.
-        millions = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        return f"it has more than {millions} million pixels: save a smaller copy"
     if isinstance(error, OSError) and error.strerror:  # the whole text names the path
         return error.strerror
     if not isinstance(error, UnidentifiedImageError):

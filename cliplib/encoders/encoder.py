@@ -93,11 +93,11 @@ class Encoder(ABC):
     @property
     def image_function(self) -> ImageFunction:
         """The function from n RGB images to their last readout, for `map_images`."""
-        return ImageFunction(
-            f"{self.readouts[-1]}:{self.fingerprint}",  # what results are cached under
-            self.encode_batch,
-            device=torch.device(self.device).type,
-        )
+        name = f"{self.readouts[-1]}:{self.fingerprint}"
+        kind = torch.device(self.device).type
+        if kind != "cpu":  # which rounds differently
+            name = f"{name}@{kind}"
+        return ImageFunction(name, self.encode_batch)
 
     def map(
         self,

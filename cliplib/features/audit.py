@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 
@@ -16,9 +17,6 @@ from cliplib.features.duplicates import SAME_PIXELS, copies_of
 from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
-
-if TYPE_CHECKING:
-    import datasets
 
 LEVELS = ("bytes", "exact", "near", "reoriented")
 """How alike copies are, the most alike first: the same file; the same pixels; the same

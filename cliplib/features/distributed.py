@@ -7,8 +7,9 @@ import logging
 import os
 from importlib.util import find_spec
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -20,9 +21,6 @@ from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.groups import merge_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.storage import Fields
-
-if TYPE_CHECKING:
-    import datasets
 
 logger = logging.getLogger(__name__)
 

@@ -137,7 +137,7 @@ def first_row_of_group(groups: ArrayLike) -> Ints:
 
 
 def merged_groups(
-    ids: Sequence[str], groups: ArrayLike, index_a: ArrayLike, index_b: ArrayLike
+    ids: Sequence[str], groups: ArrayLike, copies: ArrayLike
 ) -> pd.DataFrame:
     """List which declared groups near-duplicates join, and through which images.
 
@@ -150,30 +150,23 @@ def merged_groups(
         The images' paths, (n,).
     groups
         Declared groups, (n,), names or numbers.
-    index_a, index_b
-        Row numbers of the first and of the second image of each pair of
-        near-duplicates, (m,) both, such as those of `cliplib.find_near_duplicates`.
+    copies
+        Groups of near-duplicates, (n,).
 
     Returns
     -------
     pd.DataFrame
-        group_a, group_b, image_a, image_b: a row for each two groups that a pair joins
-        directly, with the first such pair.
+        group_a, group_b, image_a, image_b: a row for each two groups that an image and
+        the first of its copies join, with the first such pair of images.
     """
-    names, images = _as_array(groups), np.asarray(ids)
-    rows_a, rows_b = np.asarray(index_a, np.int64), np.asarray(index_b, np.int64)
-    pairs = pd.DataFrame(
-        {
-            "group_a": names[rows_a],
-            "group_b": names[rows_b],
-            "image_a": images[rows_a],
-            "image_b": images[rows_b],
-        }
-    )
+    images = pd.DataFrame({"group": _as_array(groups), "image": np.asarray(ids)})
+    first_copies = images.iloc[first_row_of_group(copies)].reset_index(drop=True)
+    pairs = first_copies.add_suffix("_a").join(images.add_suffix("_b"))
     joining = pairs[pairs["group_a"] != pairs["group_b"]]
     # As a set, groups b and a equal groups a and b.
     both_groups = joining[["group_a", "group_b"]].apply(frozenset, axis=1)
-    return joining[~both_groups.duplicated()].reset_index(drop=True)
+    joining = joining[~both_groups.duplicated()].reset_index(drop=True)
+    return joining[["group_a", "group_b", "image_a", "image_b"]]
 
 
 def declared_groups(

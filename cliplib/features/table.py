@@ -334,12 +334,9 @@ class FeatureTable:
     def groups_joined_by_copies(self, groups: ArrayLike) -> pd.DataFrame:
         """List which of the given groups, (n,), near-duplicates join.
 
-        See `cliplib.features.groups.merged_groups`; the images of each pair are an
-        image and the first of its copies.
+        See `cliplib.features.groups.merged_groups`.
         """
-        first_copies = first_row_of_group(self.copies)
-        rows = np.arange(len(self))
-        return merged_groups(self.ids.tolist(), groups, first_copies, rows)
+        return merged_groups(self.ids.tolist(), groups, self.copies)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each image, by id.

@@ -18,7 +18,7 @@ from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Share, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.probes.saving import AnyProbe

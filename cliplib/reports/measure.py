@@ -24,7 +24,7 @@ from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import Audit, audit_dataset
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.archives import archives_inside

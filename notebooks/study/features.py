@@ -15,7 +15,7 @@ import pandas as pd
 from cliplib.data.arrays import Ints
 from cliplib.data.text_table import read_text_table
 from cliplib.encoders.encoder import Encoder
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.features.groups import (
     declared_groups,
     merge_groups,

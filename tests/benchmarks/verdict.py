@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from folders import COPIES, PARTS, TRAPS, Folder, folders
 
-from cliplib.features.extract import encode
+from cliplib.features.encode import encode
 from cliplib.inspection.shortcuts import strongest
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports import measure as module
