@@ -304,6 +304,8 @@ def test_erased_images_are_encoded_in_batches_each_in_its_row(
     accuracy = evaluate_erased(probe, table, encoder, files, boxes, n_splits=2).accuracy
     assert sizes == [5, 5, 2]
     assert accuracy.loc[WITHOUT].equals(accuracy.loc[WHOLE])
+    # All objects lie in the middle: there is no other side.
+    assert accuracy.index.tolist() == [WHOLE, WITHOUT]
 
 
 def test_a_file_name_that_two_images_have_is_no_name_for_a_box(tmp_path: Path) -> None:

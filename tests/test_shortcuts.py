@@ -11,13 +11,19 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cliplib.data.cache import map_images
+from cliplib.evaluation.intervals import Share
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.image_statistics import (
     PATCHES,
     picture_columns,
     picture_statistics,
 )
-from cliplib.inspection.shortcuts import Shortcut, probe_shortcuts, strongest
+from cliplib.inspection.shortcuts import (
+    Shortcut,
+    probe_shortcuts,
+    share_of_gain,
+    strongest,
+)
 
 N = 80
 
@@ -143,6 +149,15 @@ def test_without_a_gain_of_clip_that_is_shown_there_is_no_share() -> None:
     best = strongest(shortcuts)
     assert best is not None
     assert best.balanced.value > 0.95
+
+
+def test_the_share_of_a_gain_holds_that_gain_fixed() -> None:
+    reached = Share(0.8, 0.7, 0.9)
+    assert share_of_gain(reached, Share(0.9, 0.8, 1.0), 0.5) == pytest.approx(
+        (0.75, 0.5, 1.0)
+    )
+    unknown = share_of_gain(reached, Share(0.6, 0.5, 0.7), 0.5)
+    assert np.isnan(unknown).all()
 
 
 def test_groups_are_kept_whole() -> None:

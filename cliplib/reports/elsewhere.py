@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import datasets
 import numpy as np
 import pandas as pd
 
@@ -23,9 +23,6 @@ from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
-
-if TYPE_CHECKING:
-    import datasets
 
 logger = logging.getLogger(__name__)
 
