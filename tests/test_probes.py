@@ -6,7 +6,6 @@ import re
 import tracemalloc
 from dataclasses import replace
 from threading import Thread
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -37,7 +36,7 @@ from cliplib.probes.logistic import (
     principal_axes,
 )
 from cliplib.probes.mlp import MLPProbe
-from cliplib.probes.nearest import NearestNeighbour
+from cliplib.probes.nearest import nearest_neighbour
 from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.probes.threads import one_thread
@@ -69,11 +68,8 @@ ROUNDED = "check_methods_subset_invariance"
         LinearProbe(Cs=(0.1,)),
         MLPProbe(networks=1, hidden=16, learning_rate=0.02),
         KernelProbe(),
-        NearestNeighbour(),
     ],
-    expected_failed_checks=lambda probe: (
-        {} if isinstance(probe, NearestNeighbour) else FAILING
-    ),
+    expected_failed_checks=lambda probe: FAILING,
 )
 def test_scikit_learns_contract(estimator, check):
     if not (isinstance(estimator, KernelProbe) and check.func.__name__ == ROUNDED):
@@ -558,7 +554,7 @@ def test_rows_are_answered_in_parts_as_at_once(probe, sample, monkeypatch):
 def test_the_nearest_neighbour_is_the_most_similar_training_row(names, sample):
     X, y = sample
     labels = np.array(["glass", "metal", "paper"])[y] if names else y
-    nearest = NearestNeighbour().fit(X[:200], labels[:200])
+    nearest = nearest_neighbour().fit(X[:200], labels[:200])
     scaler = StandardScaler().fit(X[:200])
     similarity = cosine_similarity(scaler.transform(X[200:]), scaler.transform(X[:200]))
     expected = labels[:200][similarity.argmax(axis=1)]
@@ -570,10 +566,8 @@ def test_the_nearest_neighbour_is_the_most_similar_training_row(names, sample):
 def test_the_nearest_neighbour_in_folds_is_of_another_fold(sample):
     X, y = sample
     groups = np.arange(300) // 2
-    table = SimpleNamespace(
-        features=X, labels=y, classes=("a", "b", "c"), groups=groups, folds=0 * groups
-    )
-    proba = out_of_fold_proba(NearestNeighbour(), table, n_splits=3)
+    table = FeatureTable.from_arrays(X, y, classes=["a", "b", "c"])
+    proba = out_of_fold_proba(nearest_neighbour(), table, groups=groups, n_splits=3)
     similarity = cosine_similarity(StandardScaler().fit_transform(X))
     folds = fold_numbers(y, groups, n_splits=3)
     similarity[folds[:, None] == folds] = -2
@@ -697,7 +691,7 @@ def test_defaults_are_those_that_published_numbers_were_made_with():
     assert MLPProbe().get_params() == common | mlp
 
 
-@pytest.mark.parametrize("probe", [KernelProbe(), NearestNeighbour()])
+@pytest.mark.parametrize("probe", [KernelProbe(), nearest_neighbour()])
 def test_a_fold_is_standardised_by_its_training_rows_alone(sample, probe):
     X, y = sample
     shifted = X.copy()

@@ -11,8 +11,6 @@ from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import TIE, Probe, Split, mean_log_loss
 from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axes
 
-MOST_ROWS_FOR_AXES = 20_000
-"""Of more rows, the first ones tell the principal axes."""
 AXES = 16
 """Principal axes in the preconditioner: more of them save steps, but slow each down."""
 AXES_OF_FEW_ROWS = 64
@@ -66,7 +64,7 @@ class LinearProbe(Probe):
         are_few = are_few_rows(*scaled.shape)
         # The axes matter for speed alone: all rows below do with these as well.
         n_axes = AXES_OF_FEW_ROWS if are_few else AXES
-        axes = principal_axes(scaled[:MOST_ROWS_FOR_AXES], n_axes)
+        axes = principal_axes(scaled, n_axes)
         problem = LogisticProblem(scaled, class_codes[train_rows], axes)
         trial_tol = self.tol if are_few else TRIAL_TOL * self.tol
         held_out = self._scaled(rows[held_out_rows])

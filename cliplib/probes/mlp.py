@@ -79,10 +79,12 @@ class MLPProbe(Probe):
                 (inputs[held_out_rows], targets[held_out_rows]),
             )
             by_network.append(trained)
-        # From a list of weights for each network to one array, (networks, ...), for
-        # each of the four.
+        # Each of the four as one array, (networks, ...).
         stacked = [np.stack(values) for values in zip(*by_network, strict=True)]
-        self.hidden_coef_, self.hidden_intercept_, self.coef_, self.intercept_ = stacked
+        self.hidden_coef_ = stacked[0]
+        self.hidden_intercept_ = stacked[1]
+        self.coef_ = stacked[2]
+        self.intercept_ = stacked[3]
 
     def _train(
         self,
@@ -149,14 +151,16 @@ class MLPProbe(Probe):
 
     def _mean_logits(self, rows: Tensor) -> Tensor:
         """Return the networks' mean logits (n, k), float64, of rows (n, d)."""
-        stacked = (
-            self.hidden_coef_,
-            self.hidden_intercept_,
-            self.coef_,
-            self.intercept_,
-        )
-        by_network = zip(*map(torch.from_numpy, stacked), strict=True)
-        logits = [self._forward([*weights], rows) for weights in by_network]
+        logits = []
+        for network in range(len(self.coef_)):
+            weights = (
+                self.hidden_coef_[network],
+                self.hidden_intercept_[network],
+                self.coef_[network],
+                self.intercept_[network],
+            )
+            tensors = [torch.from_numpy(weight) for weight in weights]
+            logits.append(self._forward(tensors, rows))
         return torch.stack(logits).mean(dim=0, dtype=torch.float64)
 
     def _logits(self, scaled: Features) -> Floats:

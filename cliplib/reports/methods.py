@@ -22,7 +22,7 @@ from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
-from cliplib.probes.nearest import NearestNeighbour
+from cliplib.probes.nearest import nearest_neighbour
 from cliplib.probes.out_of_fold import out_of_fold_proba, predict_folds, table_folds
 from cliplib.reports.decision_aid import KERNEL_LIMIT
 
@@ -202,7 +202,7 @@ def measure_methods(plan: EvaluationPlan, zero_shot: Floats) -> Methods:
     proba_of = {
         LARGEST: np.tile(largest, (len(table), 1)),
         ZERO_SHOT: zero_shot,
-        NEIGHBOUR: plan.predict(Method(NearestNeighbour(), deep)),
+        NEIGHBOUR: plan.predict(Method(nearest_neighbour(), deep)),
     }
     for name, method in tqdm(probes.items(), "methods", unit="probe"):
         proba_of[name] = plan.predict(method)
