@@ -229,14 +229,14 @@ def test_folders_that_link_to_each_other_are_listed_once_below_each(image_folder
 def test_a_folder_that_may_not_be_read_is_named(image_folder, caplog, monkeypatch):
     locked = image_folder(n=2) / "disc" / "locked"
     locked.mkdir()
-    scan = os.scandir
+    iterdir = Path.iterdir
 
     def refuse(folder):  # chmod would not do: an administrator may read everything
-        if Path(folder) == locked:
+        if folder == locked:
             raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return scan(folder)
+        return iterdir(folder)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
     for _ in range(2):
         assert len(load_dataset(locked.parents[1])) == 6
     assert caplog.text.count(f"Left out the folder {locked}: Permission denied") == 1

@@ -208,11 +208,14 @@ def _compute_batch(
         except OSError as error:
             digests.append(error)
     for function in functions:
-        image_by_key = {function.key(d): image for d, image in image_by_digest.items()}
-        missing = {k: i for k, i in image_by_key.items() if k not in result_by_key}
-        if missing:
-            rows = function.function(list(missing.values()))
-            computed = dict(zip(missing, rows, strict=True))
+        image_by_key = {
+            function.key(digest): image
+            for digest, image in image_by_digest.items()
+            if function.key(digest) not in result_by_key
+        }
+        if image_by_key:
+            results = function.function(list(image_by_key.values()))
+            computed = dict(zip(image_by_key, results, strict=True))
             if cache is not None:
                 cache.put(computed)
             result_by_key |= computed

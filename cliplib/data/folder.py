@@ -99,39 +99,39 @@ def _warn_of_left_out(why: str, paths: Sequence[Path]) -> None:
         warn_once(logger, f"Left out {files} {why}, such as {paths[0]}")
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     """Return the sorted paths of the files in a folder, however deep.
 
     Links are followed, but not to a folder that was passed on the way down, or one
-    above it, which would lead in a circle. What Windows and macOS put there is left
-    out. A warning names folders that cannot be listed.
+    above it, which would lead in a circle; `above` are the real paths of those passed.
+    What Windows and macOS put there is left out. A warning names folders that cannot be
+    listed.
     """
+    passed = (*above, folder.resolve())
+    try:
+        inside = list(folder.iterdir())
+    except OSError as error:
+        warn_once(logger, f"Left out the folder {folder}: {error.strerror}")
+        return []
     paths = []
-    # Of each folder still to be listed: the real paths passed on the way down to it.
-    passed_by_place = {folder: [folder.resolve()]}
-    for parent, folders, files in os.walk(folder, onerror=_warn_of, followlinks=True):
-        place = Path(parent)
-        passed = passed_by_place.pop(place)
-        real_paths = {name: (place / name).resolve() for name in folders}
-        folders[:] = [
-            name
-            for name, real in real_paths.items()
-            if name != SYSTEM_FOLDER
-            and not any(other.is_relative_to(real) for other in passed)
-        ]
-        for name in folders:
-            passed_by_place[place / name] = [*passed, real_paths[name]]
-        paths += [place / name for name in files if not _is_of_system(name)]
+    for path in inside:
+        if not path.is_dir():
+            if not _is_of_system(path.name):
+                paths.append(path)
+        elif path.name != SYSTEM_FOLDER and not _leads_back(path, passed):
+            paths += _files_below(path, passed)
     return sorted(paths)
+
+
+def _leads_back(folder: Path, passed: tuple[Path, ...]) -> bool:
+    """Say whether a folder is, by a link, one of those passed, or one above them."""
+    real = folder.resolve()
+    return any(other.is_relative_to(real) for other in passed)
 
 
 def _is_of_system(name: str) -> bool:
     """Say whether a file's name is one that Windows or macOS gives to its own."""
     return name.lower() in SYSTEM_FILES or name.startswith("._")
-
-
-def _warn_of(error: OSError) -> None:
-    warn_once(logger, f"Left out the folder {error.filename}: {error.strerror}")
 
 
 def parse_path(relative: PurePath) -> tuple[str, str, str]:

@@ -310,14 +310,14 @@ def _check_settings(source: str) -> None:
     kind = config.get("model_type")
     if kind != "clip":
         raise ValueError(f"it is no CLIP but {kind}, which VisionEncoder takes")
-    shown, _ = CLIPImageProcessorPil.get_image_processor_dict(source)
-    towers = [config.get(name) or {} for name in ("vision_config", "text_config")]
-    squares = [shown.get(name) or {} for name in ("size", "crop_size")]
-    sides = [max(s.values()) if isinstance(s, dict) and s else s or 0 for s in squares]
-    if max(tower.get("num_hidden_layers") or 0 for tower in towers) > MOST_BLOCKS:
-        raise ValueError(f"it has more than {MOST_BLOCKS} blocks")
-    if max(sides) > LARGEST_SIDE:
-        raise ValueError(f"it sees images of more than {LARGEST_SIDE} pixels a side")
+    for tower in ("vision_config", "text_config"):
+        if config.get(tower, {}).get("num_hidden_layers", 0) > MOST_BLOCKS:
+            raise ValueError(f"it has more than {MOST_BLOCKS} blocks")
+    processor: Any = CLIPImageProcessorPil.from_pretrained(source)
+    for square in (processor.size, processor.crop_size):
+        sides = dict(square or {}).values()
+        if max(sides, default=0) > LARGEST_SIDE:
+            raise ValueError(f"it sees more than {LARGEST_SIDE} pixels a side")
 
 
 def _load_weights(source: str) -> CLIPModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from importlib.util import find_spec
 from pathlib import PurePosixPath
@@ -162,7 +163,7 @@ def _encode_images(
     # actors would wait for ever.
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
         ray.init(num_cpus=actors + 1, include_dashboard=False)
-    n_files = -(-len(dataset) // IMAGES_A_FILE)  # rounded up
+    n_files = math.ceil(len(dataset) / IMAGES_A_FILE)
     encoded = ray.data.range(len(dataset), override_num_blocks=n_files).map_batches(
         BatchEncoder,
         batch_size=None,  # all rows of a file to be

@@ -254,10 +254,13 @@ def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
             f"The groups {pattern!r} are neither a file nor a regular expression "
             f"that captures a group ({error})."
         ) from error
+    # A column for each pair of parentheses.
     found = pd.Series(ids, dtype=object).str.extract(expression).fillna("")
     named = [number - 1 for number in expression.groupindex.values()]
-    parts = found.iloc[:, named or [0]].itertuples(index=False)
-    return ["/".join(filter(None, parts_of_image)) for parts_of_image in parts]
+    groups = []
+    for parts in found.iloc[:, named or [0]].itertuples(index=False):
+        groups.append("/".join(part for part in parts if part))
+    return groups
 
 
 def suggested_pattern(ids: Sequence[str]) -> str:
@@ -285,11 +288,13 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     for n_more_parts in range(MOST_PARTS):
         pattern = PREFIX.format(n_more_parts)
         n_series = len(_series(ids, pattern))
-        if n_series:
-            is_counter = len(without_counter) >= 2 * n_series
+        if n_series and len(without_counter) >= 2 * n_series:
             # With an extension, which all patterns expect.
-            rest = [f"{name}.jpg" for name in without_counter] if is_counter else []
-            return COUNTER_FIRST if rest and not suggested_pattern(rest) else pattern
+            rest = [f"{name}.jpg" for name in without_counter]
+            if not suggested_pattern(rest):
+                return COUNTER_FIRST
+        if n_series:
+            return pattern
     return COUNTER_FIRST if without_counter else ""
 
 

@@ -121,7 +121,8 @@ def _named_if_damaged(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def pooled_columns(provenance: Mapping[str, str]) -> Bools:
     """Return whether each column of the readout "deep", (d,), is a pooled feature."""
-    width, blocks = int(provenance["width"]), int(provenance["blocks"])
+    width = int(provenance["width"])
+    blocks = int(provenance["blocks"])
     columns = readout_columns("deep", width, blocks)
     return np.isin(columns, readout_columns("pooled", width, blocks))
 

@@ -288,8 +288,8 @@ class FeatureTable:
             raise ValueError(
                 f"The table holds the readout {self.readout!r} alone, not {name!r}."
             )
-        # Column numbers, in the readout "deep".
-        width, blocks = (int(self.provenance[of]) for of in ("width", "blocks"))
+        width = int(self.provenance["width"])
+        blocks = int(self.provenance["blocks"])
         columns = readout_columns(name, width, blocks)
         return self.with_features(self.features[:, columns], readout=name)
 
@@ -320,7 +320,8 @@ class FeatureTable:
         joined = self.groups_joined_by_copies(groups)
         if not joined.empty:
             first = joined.iloc[0]
-            n_declared, n_merged = len(np.unique(declared)), len(np.unique(merged))
+            n_declared = len(np.unique(declared))
+            n_merged = len(np.unique(merged))
             warn_once(
                 logger,
                 f"Near-duplicates join declared groups: {n_declared} become {n_merged}."
