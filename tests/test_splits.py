@@ -123,11 +123,6 @@ def test_seeds_draw_other_folds():
     assert len(splits) == 5
 
 
-def test_a_single_part_cannot_be_held_out():
-    with pytest.raises(ValueError, match="parts=1 must be 2 or more"):
-        group_train_test_split([0, 0, 1, 1], parts=1)
-
-
 def test_a_fifth_is_held_out_of_each_class():
     y = np.repeat([0, 1, 2], [50, 100, 200])
     train, held = group_train_test_split(y)

@@ -162,9 +162,7 @@ def why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
 
     The client wraps errors in others, so all that led to `error` are looked at.
     """
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 20:
-        chain.append(cause)
+    chain = _with_causes(error)
     kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
     if "OfflineModeIsEnabled" in kinds:
         return (
@@ -204,6 +202,16 @@ def why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
         "login, in HTTPS_PROXY, its certificate in SSL_CERT_FILE, or a mirror of the "
         "hub in HF_ENDPOINT"
     )
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """Return an error and those that led to it, the first of all last."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
 
 
 def _failed_address(errors: Sequence[BaseException]) -> str:

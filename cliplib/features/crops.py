@@ -47,18 +47,11 @@ def proposed_crops(
 
     Their hashes are close once one of both is cropped or turned; or their features are.
     """
-    proposed = [np.zeros((0, 2), np.int64)]
-    sides = (
-        [(index_a, index_b)] if is_within else [(index_a, index_b), (index_b, index_a)]
-    )
-    for place, (moving, fixed) in enumerate(sides):
-        bits = low_frequency_bits(halved(grey[fixed]), 8)
-        for rows_a, rows_b, _ in close_hashes(
-            _warped_bits(grey[moving]), bits, MAX_WARPED_DISTANCE
-        ):
-            pairs = np.column_stack([moving[rows_a], fixed[rows_b]])
-            proposed.append(pairs[:, ::-1] if place else pairs)
-    if features is not None and is_within:
+    proposed = [_with_close_versions(grey, index_a, index_b)]
+    if not is_within:
+        swapped = _with_close_versions(grey, index_b, index_a)
+        proposed.append(swapped[:, ::-1])
+    elif features is not None:
         known = index_a[np.isfinite(features[index_a]).all(axis=1)]
         if len(known):
             proposed.append(known[_like_rows(features[known])])
@@ -66,6 +59,19 @@ def proposed_crops(
     if is_within:
         pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
     return np.unique(pairs, axis=0)
+
+
+def _with_close_versions(grey: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Ints:
+    """Return pairs of rows, (p, 2): one of `moving`, then one of `fixed`.
+
+    The hash of a cropped or turned version of the first is close to that of the second.
+    """
+    versions = _warped_bits(grey[moving])
+    bits = low_frequency_bits(halved(grey[fixed]), 8)
+    pairs = [np.zeros((0, 2), np.int64)]
+    for rows_a, rows_b, _ in close_hashes(versions, bits, MAX_WARPED_DISTANCE):
+        pairs.append(np.column_stack([moving[rows_a], fixed[rows_b]]))
+    return np.concatenate(pairs)
 
 
 def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -63,39 +63,38 @@ def encode(
     declared = dataset["group"][:]
     if groups is not None:
         declared = declared_groups(dataset["id"][:], groups)
-    is_declared = any(declared)
     labels = dataset["label"][:]
-    drawn_rows = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
-    drawn = dataset.select(drawn_rows)
-    title = drawn.info.dataset_name
-    errors_by_row: dict[int, str] = {}  # by row of the images drawn
+    drawn = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
+    # From here on, rows are those of the images drawn.
+    dataset = dataset.select(drawn)
+    title = dataset.info.dataset_name
+    errors_by_row: dict[int, str] = {}
     features, hashes = encoder.map(
-        drawn["image"],
+        dataset["image"],
         image_hash,
         errors=None if errors is None else errors_by_row,
         progress=title,
     )
-    if errors_by_row and len(errors_by_row) == len(drawn):
+    if errors_by_row and len(errors_by_row) == len(dataset):
         raise ValueError(f"No image of {title!r} can be read.")
     copy_groups = near_duplicate_groups(
         hashes, features=features, copies=copies, cache=encoder.cache
     )
-    source_type = drawn.info.builder_name
+    about = {"dataset": title, "source": dataset.info.builder_name}
     table = FeatureTable(
         features=features,
-        labels=np.array(drawn["label"][:], np.int64),
-        classes=tuple(drawn.features["label"].names),
-        ids=np.array(drawn["id"][:], np.str_),
-        splits=np.array(drawn["split"][:], np.str_),
+        labels=np.array(dataset["label"][:], np.int64),
+        classes=tuple(dataset.features["label"].names),
+        ids=np.array(dataset["id"][:], np.str_),
+        splits=np.array(dataset["split"][:], np.str_),
         copies=copy_groups,
         groups=copy_groups,
-        folds=np.zeros(len(drawn), np.int64),
-        provenance={**encoder.provenance, "dataset": title, "source": source_type},
+        folds=np.zeros(len(dataset), np.int64),
+        provenance={**encoder.provenance, **about},
     )
-    if is_declared:
-        table = table.with_groups(np.array(declared, np.str_)[drawn_rows])
+    if any(declared):
+        table = table.with_groups(np.array(declared, np.str_)[drawn])
     if errors is None or not errors_by_row:
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    # Last, so that all rows above are those of the images drawn.
     return table.select(np.delete(np.arange(len(table)), list(errors_by_row)))

@@ -126,10 +126,8 @@ def group_train_test_split(
     Raises
     ------
     ValueError
-        Where a class has a single group, no such split was found, or `parts` is 1.
+        Where a class has a single group, or no such split was found.
     """
-    if parts < 2:
-        raise ValueError(f"parts={parts} must be 2 or more: one is held out.")
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))  # numbers from 0
     check_number_of_groups(labels, group_of_row, 2, "to hold some out")
