@@ -201,7 +201,7 @@ CONTRARY = {
         0.5,
     ),
     "4-margin": (
-        "crop.gaps.mini.margin_2_less_margin_0_5.glioma_series_b",
+        "crop.gaps.mini.margin_2_less_margin_0_5.balanced_series_b",
         NOTHING,
     ),
     "4-crop-other": (
