@@ -29,6 +29,7 @@ from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
+from cliplib.evaluation.intervals import Share
 from cliplib.features.encode import encode
 from cliplib.inspection.erase import (
     CONTROL,
@@ -248,7 +249,7 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
     boxes = read_boxes(str(home / "boxes.csv"), ids)
     rows = [name in boxes for name in ids]
     right = findings.methods.predicted == findings.methods.table.labels
-    whole = erased.accuracy.at[WHOLE, "value"]
+    whole = erased.accuracy.at[WHOLE, "accuracy"].value
     assert whole == pytest.approx(right[rows].mean())
     for row, after in erased.examples:
         before = load_image(findings.images.files[row])
@@ -455,9 +456,9 @@ def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
 
 
 def test_a_split_of_the_folders_own_has_its_section(findings: Findings) -> None:
-    columns = ["value", "low", "high", "images"]
-    rungs = [[0.9, 0.8, 1.0, 9], [0.7, 0.6, 0.8, 38]]
-    ladder = pd.DataFrame(rungs, ["own split", "by group"], columns)
+    right = {"own split": Share(0.9, 0.8, 1.0), "by group": Share(0.7, 0.6, 0.8)}
+    images = {"own split": 9, "by group": 38}
+    ladder = pd.DataFrame({"images": images, "right": right})
     shared = pd.DataFrame({"file": ["disc/disc0.png"]})
     told = document(replace(findings, own_split=OwnSplit(ladder, shared)))
     (section,) = (s for s in told["sections"] if s["title"] == "The folder's own split")

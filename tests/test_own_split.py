@@ -38,13 +38,13 @@ def test_the_ladder_falls_from_the_own_split_to_groups() -> None:
     table = leaky()
     found = own_split(table, LinearProbe(), by_group(table))
     assert found is not None
-    value = found.ladder["value"]
-    assert list(value.index) == ["own split", "by image", "without copies", "by group"]
-    assert value["own split"] > 0.9
-    assert value["by image"] > 0.9
-    assert value["by group"] < 0.75
+    right = found.ladder["right"]
+    assert list(right.index) == ["own split", "by image", "without copies", "by group"]
+    assert right["own split"].value > 0.9
+    assert right["by image"].value > 0.9
+    assert right["by group"].value < 0.75
     assert found.ladder["images"].tolist() == [80, 160, 160, 160]
-    assert (found.ladder["low"] <= value).all()
+    assert all(share.low <= share.value for share in right)
 
 
 def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
@@ -61,7 +61,7 @@ def test_answers_by_group_are_those_given() -> None:
     table = leaky(10)
     found = own_split(table, LinearProbe(), table.labels)
     assert found is not None
-    assert found.ladder.loc["by group", "value"] == 1
+    assert found.ladder.at["by group", "right"].value == 1
 
 
 def test_without_a_test_part_there_is_no_ladder() -> None:

@@ -325,10 +325,9 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
 
 
 def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
+    right = {"own split": Share(0.97, 0.9, 1), "by group": Share(0.8, 0.7, 0.9)}
     ladder = pd.DataFrame(
-        [[0.97, 0.9, 1, 50], [0.8, 0.7, 0.9, 200]],
-        index=["own split", "by group"],
-        columns=["value", "low", "high", "images"],
+        {"images": {"own split": 50, "by group": 200}, "right": right}
     )
     shared = pd.DataFrame({"file": ["a.png"]})
     warning = one(data_warnings.of_own_split, own_split=OwnSplit(ladder, shared))

@@ -211,9 +211,9 @@ class Erased:
     Attributes
     ----------
     accuracy
-        A row for each variant: images (how many have it), value, low and high of the
-        accuracy. Variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the
-        other side of the vertical middle, where that does not meet the object.
+        A row for each variant: images (how many have it) and accuracy (a `Share`).
+        Variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the other side
+        of the vertical middle, where that does not meet the object.
     examples
         At most three rows of the table, and the image of each without its object.
     """
@@ -315,6 +315,7 @@ def evaluate_erased(
         fitted = fit_with_groups(probe, table.select(train_rows))
         fits.append((fitted, test_rows))
     variants = {WHOLE: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
+    n_images = {}
     accuracy = {}
     for name, boxes_to_erase in variants.items():
         rows = [*boxes_to_erase]
@@ -327,17 +328,18 @@ def evaluate_erased(
         for fitted, test_rows in fits:
             answers = fitted.predict(features[test_rows])
             is_right[test_rows] = answers == table.labels[test_rows]
-        share = share_with_interval(
+        n_images[name] = len(rows)
+        accuracy[name] = share_with_interval(
             is_right[rows], groups=table.groups[rows], seed=seed
         )
-        accuracy[name] = {"images": len(rows), **share._asdict()}
     rows = [*box_of_row]
     step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
     examples = [
         (row, _load_erased(images[row], box_of_row[row], seed))
         for row in rows[::step][:MOST_EXAMPLES]
     ]
-    return Erased(pd.DataFrame.from_dict(accuracy, orient="index"), examples)
+    shown = pd.DataFrame({"images": n_images, "accuracy": accuracy})
+    return Erased(shown, examples)
 
 
 def _encode_erased(

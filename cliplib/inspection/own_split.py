@@ -30,9 +30,9 @@ class OwnSplit:
     Attributes
     ----------
     ladder
-        value, low and high of the accuracy, and images (their number): on the folder's
-        test part, by a probe trained on its training part; in folds by image; in folds
-        that keep copies together; in folds that keep groups together.
+        images (their number) and right (the accuracy, a `Share`): on the folder's test
+        part, by a probe trained on its training part; in folds by image; in folds that
+        keep copies together; in folds that keep groups together.
     shared
         Test images that have a copy or a group in training: file, label, with_file (the
         first such training image) and by, "copy" or "group".
@@ -70,18 +70,15 @@ def own_split(
     train = table.select(is_train)
     test = table.select(is_test)
     fitted = fit_with_groups(probe, train)
-    rungs = {OWN_SPLIT: _accuracy(test, fitted.predict(test.features), seed)}
-    for name, groups in (
-        (BY_IMAGE, np.arange(len(table))),
-        (WITHOUT_COPIES, table.copies),
-    ):
+    accuracy = {OWN_SPLIT: _accuracy(test, fitted.predict(test.features), seed)}
+    kept_together = {BY_IMAGE: np.arange(len(table)), WITHOUT_COPIES: table.copies}
+    for name, groups in kept_together.items():
         proba = out_of_fold_proba(
             probe, table, groups=groups, n_splits=n_splits, seed=seed
         )
-        rungs[name] = _accuracy(table, proba.argmax(axis=1), seed)
-    rungs[BY_GROUP] = _accuracy(table, by_group, seed)
-    ladder = pd.DataFrame.from_dict(rungs, "index", columns=[*Share._fields])
-    ladder["images"] = len(table)
+        accuracy[name] = _accuracy(table, proba.argmax(axis=1), seed)
+    accuracy[BY_GROUP] = _accuracy(table, by_group, seed)
+    ladder = pd.DataFrame({"images": len(table), "right": accuracy})
     ladder.loc[OWN_SPLIT, "images"] = len(test)
     return OwnSplit(ladder.rename_axis("protocol"), _shared(table, is_train, is_test))
 

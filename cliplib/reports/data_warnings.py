@@ -296,8 +296,8 @@ def of_own_split(f: Findings) -> Iterator[DataWarning]:
         evidence = {
             "test": int(ladder.at[OWN_SPLIT, "images"]),
             "shared": len(f.own_split.shared),
-            "own_split": Share.of(ladder.loc[OWN_SPLIT]),
-            "by_group": Share.of(ladder.loc[BY_GROUP]),
+            "own_split": ladder.at[OWN_SPLIT, "right"],
+            "by_group": ladder.at[BY_GROUP, "right"],
         }
         yield warning_of("own-split", evidence)
 

@@ -115,8 +115,13 @@ def plot_of(caption: str, figure: Figure, alt: str) -> Block:
     """Return a figure as an SVG file, and how many inches wide it is; close it."""
     inches = float(figure.get_figwidth())
     file = plots.svg(figure).encode()  # closes it
-    block = {"kind": "plot", "caption": caption, "alt": alt}
-    return {**block, "file": file, "inches": inches}
+    return {
+        "kind": "plot",
+        "caption": caption,
+        "alt": alt,
+        "file": file,
+        "inches": inches,
+    }
 
 
 def table_of(caption: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> Block:

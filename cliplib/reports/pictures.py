@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cliplib.data.image import ImageSource, load_image
+from cliplib.inspection.erase import Erased
 from cliplib.reports.findings import Findings
 
 MOST_PICTURES = 12
@@ -80,10 +81,10 @@ def of_suspects(findings: Findings) -> list[Picture]:
     ]
 
 
-def of_erased(findings: Findings) -> list[Picture]:
+def of_erased(findings: Findings, erased: Erased) -> list[Picture]:
     """Return some images, each with and without its object."""
     pictures = []
-    for row, after in findings.erased.examples if findings.erased else []:
+    for row, after in erased.examples:
         pictures += of_rows(findings, [row])
         pictures.append(Picture(after, "object erased"))
     return pictures

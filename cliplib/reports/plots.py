@@ -73,6 +73,11 @@ def svg(figure: Figure) -> str:
     return drawn.getvalue()
 
 
+def to_ends(shares: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return how far the low and the high end of each interval are from its value."""
+    return shares["value"] - shares["low"], shares["high"] - shares["value"]
+
+
 def accuracy_plot(findings: Findings) -> Figure:
     """Plot the accuracy of each method, by group, with its 95% interval, in rows.
 
@@ -85,12 +90,9 @@ def accuracy_plot(findings: Findings) -> Figure:
     if methods.by_image is not None:
         shares[f"{methods.best}, by image"] = methods.by_image.share("accuracy")
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
-    for name, share in reversed(shares.items()):  # a row for each, from below
-        to_low = 100 * (share.value - share.low)
-        to_high = 100 * (share.high - share.value)
-        ax.errorbar(
-            100 * share.value, name, xerr=[[to_low], [to_high]], fmt="o", color=INK
-        )
+    # A row for each, from below.
+    rows = 100 * pd.DataFrame(reversed(shares.values()), reversed(shares))
+    ax.errorbar(rows["value"], rows.index, xerr=to_ends(rows), fmt="o", color=INK)
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)
     return figure
@@ -131,10 +133,8 @@ def trust_plot(findings: Findings) -> Figure:
     bins = 100 * quantile_reliability(
         methods.table.labels, methods.proba, methods.table.groups, seed=methods.seed
     )
-    to_low = bins["value"] - bins["low"]
-    to_high = bins["high"] - bins["value"]
     left.errorbar(
-        bins["confidence"], bins["value"], [to_low, to_high], fmt="o", linewidth=1
+        bins["confidence"], bins["value"], to_ends(bins), fmt="o", linewidth=1
     )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
     is_right = methods.predicted == methods.table.labels

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from cliplib.data.wording import points
-from cliplib.evaluation.intervals import Share
 from cliplib.features.audit import LEVELS
 from cliplib.reports.elsewhere import Elsewhere
 from cliplib.reports.findings import Findings
@@ -117,9 +116,3 @@ def of_elsewhere(methods: Methods, away: Elsewhere) -> pd.DataFrame:
             "found elsewhere": away.evaluation.by_class("sensitivity"),
         }
     )
-
-
-def with_accuracy(measured: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the column images of a frame, and value, low and high as one column."""
-    shares = [Share.of(row) for _, row in measured.iterrows()]
-    return measured[["images"]].assign(**{name: pd.Series(shares, measured.index)})
