@@ -3,9 +3,10 @@
 Of two images the one may show a part of the other, on 80 to 100 % of its sides, turned
 by up to 8 degrees, and mirrored. First the cross-correlation of their small detail is
 sought over a grid of scales and angles (by Fourier transforms, which try all shifts at
-once). Then an affine map is fitted by Gauss-Newton steps (Baker & Matthews, IJCV 2004,
-inverse compositional), at 32 and at 64 pixels. Last, detail must agree all over the
-picture, block by block: outlines of like objects agree in places only.
+once), at 16 pixels. Then an affine map is fitted by Gauss-Newton steps (Baker &
+Matthews, IJCV 2004, inverse compositional), at 32 and at 64 pixels. Last, detail must
+agree all over the picture, block by block: outlines of like objects agree in places
+only.
 
 Maps are (2, 3) and lead from a place in the fixed image to that in the moving one, as
 in `torch.nn.functional.affine_grid`: from -1 to 1 along each side.
@@ -13,6 +14,7 @@ in `torch.nn.functional.affine_grid`: from -1 to 1 along each side.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -21,21 +23,22 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from cliplib.data.arrays import Bools, Features, Floats, Ints
+from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.features.hashes import BLOCKS, MIN_CONTRAST, fine_detail
 
-SCALES = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.11, 1.18, 1.25)
+SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
 ANGLES = (-8, -4, 0, 4, 8)  # degrees
 
-COARSE_SIDE = 32
-MIN_COARSE = 0.4  # of the best cross-correlation on the grid
-MIN_FITTED = 0.45  # of detail, once the map is fitted
+COARSE_SIDE = 16
+MIN_COARSE = 0.45  # of the best cross-correlation on the grid
+MIN_FITTED = 0.5  # of detail, once the map is fitted
 STEPS = 8  # of fitting a map
-PAIRS_AT_ONCE = 64
+PAIRS_AT_ONCE = 64  # whose arrays a core's cache holds
 MIN_SHARED = 0.5  # of the area of both images, less a rim
+RIM = 2  # pixels from the edge of the overlap: local means know what lies beyond it
 # Of a map's entries from those of the map that changes nothing: a scale, and a turn.
 MAX_CHANGE = torch.tensor([[0.3, 0.2], [0.2, 0.3]])
 
@@ -80,24 +83,45 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     of grey levels, `grey`, where the images overlap; both are 0 where they do not show
     the same.
     """
-    is_mirrored = np.zeros(len(rows_a), bool)
-    found = np.zeros((len(rows_a), 2))
-    for start in range(0, len(rows_a), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        a, b = (grey[rows[part]].astype(np.float32) for rows in (rows_a, rows_b))
-        correlation, is_mirrored[part], maps = _best_places(a, b)
-        b = np.where(is_mirrored[part, None, None], b[..., ::-1], b)
-        promising = np.flatnonzero(correlation >= MIN_COARSE)
-        a, b, maps = a[promising], b[promising], maps[promising]
+    n_pairs = len(rows_a)
+    rows, place = np.unique([rows_a, rows_b], return_inverse=True)
+    # Mirrored images follow, so that each pair is there twice, to try both.
+    images = np.concatenate([grey[rows], grey[rows][..., ::-1]])
+    first, second = place.reshape(2, n_pairs)
+    moving, fixed = np.tile(first, 2), np.append(second, second + len(rows))
+    coarse, is_swapped, maps = _best_places(images, moving, fixed)
+    moving[is_swapped], fixed[is_swapped] = fixed[is_swapped], moving[is_swapped]
+    small = _soft_detail(halved(images))
+    alike = np.zeros(2 * n_pairs, np.float32)
+    for some in _parts(np.flatnonzero(coarse >= MIN_COARSE)):
+        a, b = (small[place[some]] for place in (moving, fixed))
+        maps[some], alike[some] = _fitted(a, b, maps[some])
+    is_mirrored = alike[n_pairs:] > alike[:n_pairs]
+    better = np.arange(n_pairs) + n_pairs * is_mirrored
+    for some in _parts(better[alike[better] >= MIN_FITTED]):
+        a, b = (_soft_detail(images[place[some]]) for place in (moving, fixed))
+        maps[some], alike[some] = _fitted(a, b, maps[some])
+    change = (maps[:, :, :2] - torch.eye(2)).abs()
+    is_like = (alike >= MIN_FITTED) & (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
+    found = np.zeros((2 * n_pairs, 2))
+    for some in _parts(better[is_like[better]]):
+        a, b = (
+            torch.from_numpy(images[place[some]]).float() for place in (moving, fixed)
+        )
         # Where one image ends, the other may go on: that end is no detail of the
         # picture. So the frame is that of either, and the better one counts.
-        in_b = _agreements(a, b, maps)
-        in_a = _agreements(b, a, _inverse(maps))
-        is_better = in_a[:, :1] > in_b[:, :1]
-        found[start + promising] = np.where(is_better, in_a, in_b)
-    return pd.DataFrame(found, columns=["correlation", "grey"]).assign(
+        in_b = _compared(a, b, maps[some])
+        in_a = _compared(b, a, _inverse(maps[some]))
+        found[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
+    return pd.DataFrame(found[better], columns=["correlation", "grey"]).assign(
         is_mirrored=is_mirrored
     )
+
+
+def _parts(rows: Ints) -> Iterator[Ints]:
+    """Yield some rows after others."""
+    for start in range(0, len(rows), PAIRS_AT_ONCE):
+        yield rows[start : start + PAIRS_AT_ONCE]
 
 
 def _standardised(squares: Tensor) -> Tensor:
@@ -107,83 +131,102 @@ def _standardised(squares: Tensor) -> Tensor:
     return centred / norm.clamp(min=1e-3)
 
 
-def _best_places(moving: Features, fixed: Features) -> tuple[Features, Bools, Tensor]:
-    """Seek each pair's best cross-correlation over warps, shifts and mirroring.
+def _best_places(
+    images: NDArray[np.uint8], moving: Ints, fixed: Ints
+) -> tuple[Features, Bools, Tensor]:
+    """Seek each pair's best cross-correlation over warps, shifts, and which one moves.
 
-    Images are (p, 64, 64). Returned are the correlation, whether the fixed image is to
-    be mirrored, (p,) both, and the maps, (p, 2, 3).
+    Pairs are rows of the images (n, 64, 64), (p,). Returned are the correlation,
+    whether the fixed image is the one to move, (p,) both, and the maps, (p, 2, 3).
     """
-    details = [fine_detail(halved(images), noise=8.0) for images in (moving, fixed)]
-    spectra = torch.fft.rfft2(_standardised(warped(details[0], GRID)))
-    goals = _standardised(torch.from_numpy(details[1]))
-    by_side = [
-        torch.fft.irfft2(spectra * torch.fft.rfft2(goal).conj())
-        for goal in (goals, goals.flip(-1))
-    ]
-    correlation = torch.stack(by_side).permute(2, 0, 1, 3, 4)  # pairs first
-    best, place = correlation.flatten(1).max(dim=1)
-    side, warp, *shift = torch.unravel_index(place, correlation.shape[1:])
-    down, right = (
-        (s + COARSE_SIDE // 2) % COARSE_SIDE - COARSE_SIDE // 2 for s in shift
-    )
+    detail = fine_detail(halved(halved(images)), noise=4.0)
+    goals = _standardised(torch.from_numpy(detail))
+    best = np.zeros((2, len(moving)), np.float32)
+    place = np.zeros((2, len(moving)), np.int64)
+    for swapped, (zoomed, other) in enumerate([(moving, fixed), (fixed, moving)]):
+        # In this order an image's views are made once for many of its pairs.
+        for pairs in _parts(np.argsort(zoomed, kind="stable")):
+            rows, of = np.unique(zoomed[pairs], return_inverse=True)
+            views = torch.fft.rfft2(_standardised(warped(detail[rows], GRID)))
+            goal = torch.fft.rfft2(goals[other[pairs], None])
+            products = views.transpose(0, 1)[of] * goal.conj()
+            peak = torch.fft.irfft2(products).flatten(1).max(dim=1)
+            best[swapped, pairs], place[swapped, pairs] = peak.values, peak.indices
+    is_swapped = best[1] > best[0]
+    shape = (len(GRID), COARSE_SIDE, COARSE_SIDE)
+    warp, *shift = np.unravel_index(np.where(is_swapped, *place[::-1]), shape)
+    half = COARSE_SIDE // 2
+    down, right = ((pixels + half) % COARSE_SIDE - half for pixels in shift)
     maps = GRID[warp]
-    shifts = torch.stack([right, down], dim=1) * 2 / COARSE_SIDE
+    shifts = torch.from_numpy(np.stack([right, down], axis=1) / half).float()
     maps[:, :, 2:] = maps[:, :, :2] @ shifts[:, :, None]
-    return best.numpy(), side.numpy() == 1, maps
+    return best.max(axis=0), is_swapped, maps
 
 
-def _fitted(moving: Features, fixed: Features, maps: Tensor) -> tuple[Tensor, Features]:
-    """Return the affine maps that carry fixed images' detail to the moving ones best.
+def _soft_detail(images: NDArray[Any]) -> Tensor:
+    """Return the detail of images (n, s, s), softened as it is between pixels."""
+    detail = fine_detail(images.astype(np.float32), sigma=2.0)
+    return torch.from_numpy(gaussian_filter(detail, (0, 0.6, 0.6)))
 
-    Images are (p, s, s), maps (p, 2, 3). Returned with them are the correlations, (p,),
-    of detail. The steps are inverse compositional: the derivatives are those of the
-    fixed image, so that they are taken once.
-    """
-    n, side, _ = fixed.shape
-    image, goal = (
-        torch.from_numpy(gaussian_filter(fine_detail(of, sigma=2.0), (0, 0.6, 0.6)))
-        for of in (moving, fixed)
+
+def _pixels(side: int) -> Tensor:
+    """Return x, y and 1 of each pixel of a square, (3, s²)."""
+    along = (2 * torch.arange(side) + 1) / side - 1
+    return torch.stack(
+        [along.repeat(side), along.repeat_interleave(side), torch.ones(side**2)]
     )
-    down, right = (slope * side / 2 for slope in torch.gradient(goal, dim=(1, 2)))
-    x = (2 * torch.arange(side) + 1) / side - 1
-    y = x[:, None]
-    columns = [right * x, right * y, right, down * x, down * y, down]
-    slopes = torch.stack(columns, dim=1).flatten(2)  # (p, 6, s²)
-    for _ in range(STEPS):
-        values, is_inside = _sampled(image, maps)
-        here, spread_here = _centred(goal, is_inside)
-        there, spread_there = _centred(values, is_inside)
-        error = there * (spread_here / spread_there)[:, None] - here
-        shared = slopes * is_inside.flatten(1)[:, None]
-        normal = shared @ slopes.mT + 1e-3 * torch.eye(6)
-        change = torch.linalg.solve(normal, shared @ error[:, :, None])
-        steps = torch.eye(3).repeat(n, 1, 1)
-        steps[:, :2] += change.reshape(n, 2, 3)
-        maps = maps @ torch.linalg.inv(steps)
-    values, is_inside = _sampled(torch.from_numpy(fine_detail(moving)), maps)
-    there, spread_there = _centred(values, is_inside)
-    here, spread_here = _centred(torch.from_numpy(fine_detail(fixed)), is_inside)
-    alike = (there * here).mean(dim=1) / (spread_there * spread_here)
-    return maps, alike.numpy()
-
-
-def _centred(squares: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return squares (p, s, s) as rows less their means under a mask, and their spread.
-
-    All that is masked is 0, and counts in the spread, (p,).
-    """
-    values, weight = squares.flatten(1), mask.flatten(1)
-    n_used = weight.sum(dim=1, keepdim=True).clamp(min=1)
-    centred = (values - (values * weight).sum(dim=1, keepdim=True) / n_used) * weight
-    return centred, (centred**2).mean(dim=1).sqrt().clamp(min=1e-3)
 
 
 def _sampled(images: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images (p, s, s) as their maps show them, and whether each pixel is in."""
+    """Return the pixels of images (p, s, s) as their maps show them, (p, s²).
+
+    Beside them stands how far from the centre each lies: 1 is the image's edge.
+    """
     n, side, _ = images.shape
-    places = F.affine_grid(maps, [n, 1, side, side], align_corners=False)
-    values = F.grid_sample(images[:, None], places, align_corners=False)[:, 0]
-    return values, (places.abs() <= 1 - 1 / side).all(dim=-1)
+    places = maps @ _pixels(side)  # of affine_grid, in a tenth of its time
+    values = F.grid_sample(
+        images[:, None], places.mT.reshape(n, side, side, 2), align_corners=False
+    )
+    return values.flatten(1), places.abs().amax(dim=1)
+
+
+def _fitted(moving: Tensor, fixed: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the affine maps that carry the fixed images' detail to the moving ones'.
+
+    Detail is (p, s, s), maps are (p, 2, 3). Returned with them is how alike it is,
+    (p,). The steps are inverse compositional: the derivatives are those of the fixed
+    image, so that they are taken once.
+    """
+    n, side, _ = fixed.shape
+    down, right = (
+        slope.flatten(1) * side / 2 for slope in torch.gradient(fixed, dim=(1, 2))
+    )
+    x, y, _ = _pixels(side)
+    columns = [right * x, right * y, right, down * x, down * y, down]
+    slopes = torch.stack(columns, dim=1)  # (p, 6, s²)
+    # Of so small matrices the inverse takes an eighth of the time of `solve`.
+    descent = torch.linalg.inv(slopes @ slopes.mT + 1e-3 * torch.eye(6)) @ slopes
+    goal = fixed.flatten(1)
+    for _ in range(STEPS):
+        values, distance = _sampled(moving, maps)
+        error = (values - goal) * (distance <= 1 - 1 / side)
+        change = (descent * error[:, None]).sum(dim=2)
+        backwards = torch.eye(3).repeat(n, 1, 1)
+        backwards[:, :2] -= change.reshape(n, 2, 3)
+        maps = maps @ backwards
+    values, distance = _sampled(moving, maps)
+    return maps, _correlation(values, goal, distance <= 1 - 1 / side)
+
+
+def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """Return Pearson's correlation of rows under a mask, (p, d) all; of flat ones 0."""
+    n_used = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    a, b = (
+        (rows - (rows * mask).sum(dim=1, keepdim=True) / n_used) * mask
+        for rows in (a, b)
+    )
+    spread = ((a**2).sum(dim=1) * (b**2).sum(dim=1)).sqrt()
+    return (a * b).sum(dim=1) / spread.clamp(min=1e-6)
 
 
 def _inverse(maps: Tensor) -> Tensor:
@@ -194,67 +237,60 @@ def _inverse(maps: Tensor) -> Tensor:
     return back[:, :2]
 
 
-def _agreements(moving: Features, fixed: Features, maps: Tensor) -> Floats:
-    """Fit the maps between images (p, 64, 64), and compare the images by blocks.
+def _compared(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
+    """Return correlations of detail and grey levels, where images overlap, (p, 2).
 
-    Returned are the correlations of detail and of grey levels where both overlap,
-    (p, 2), zeros where they do not show the same.
+    Images are (p, 64, 64), and the maps lay the one on the other. Zeros where they
+    share less than `MIN_SHARED` of the fixed image, or do not agree block by block.
     """
-    found = np.zeros((len(moving), 2))
-    kept = np.arange(len(moving))
-    for sized in (halved, np.asarray):
-        if not len(kept):
-            break
-        small = sized(moving[kept]), sized(fixed[kept])
-        maps[kept], alike = _fitted(*small, maps[kept])
-        kept = kept[alike >= MIN_FITTED]
-    for row in kept:
-        if ((maps[row, :, :2] - torch.eye(2)).abs() <= MAX_CHANGE).all():
-            found[row] = _compared(moving[row], fixed[row], maps[row])
-    return found
+    values, distance = _sampled(moving, maps)
+    n, side, _ = fixed.shape
+    to_centre = _pixels(side)[:2].abs().amax(dim=0)
+    is_shared = torch.maximum(distance, to_centre) < 1 - 2 * RIM / side
+    is_inside = distance <= 1 - 1 / side
+    grey_a = _evened(values, is_inside, is_shared)
+    grey_b = _evened(fixed.flatten(1), is_inside, is_shared)
+    detail_a, detail_b = (
+        torch.from_numpy(fine_detail(grey.reshape(n, side, side).numpy())).flatten(1)
+        for grey in (grey_a, grey_b)
+    )
+    share = is_shared.float().mean(dim=1)
+    is_same = (share >= MIN_SHARED) & _agree_by_block(detail_a, detail_b, is_shared)
+    found = [
+        _correlation(detail_a, detail_b, is_shared),
+        _correlation(grey_a, grey_b, is_shared),
+    ]
+    return torch.stack(found, dim=1) * is_same[:, None]
 
 
-def _compared(moving: Features, fixed: Features, affine: Tensor) -> tuple[float, float]:
-    """Return the correlations of detail and of grey levels where two images overlap.
-
-    `affine` lays the one on the other. Zeros where they share less than `MIN_SHARED` of
-    the fixed image, or do not agree block by block.
-    """
-    values, inside = _sampled(torch.from_numpy(moving)[None], affine[None])
-    image, is_inside = values[0].numpy(), inside[0].numpy()
-    # Two pixels from the edge of the overlap, local means know what lies beyond it.
-    is_shared = binary_erosion(is_inside, iterations=2)
-    if is_shared.mean() < MIN_SHARED:
-        return 0.0, 0.0
-    image = np.where(is_inside, image, image[is_shared].mean())
-    fixed = np.where(is_inside, fixed, fixed[is_shared].mean())
-    detail_a, detail_b = fine_detail(image), fine_detail(fixed)
-    by_block = _block_correlations(detail_a, detail_b, is_shared)
-    if len(by_block) < MIN_BLOCKS or np.quantile(by_block, 0.1) < MIN_DECILE:
-        return 0.0, 0.0
-    detail = np.corrcoef(detail_a[is_shared], detail_b[is_shared])[0, 1]
-    grey = np.corrcoef(image[is_shared], fixed[is_shared])[0, 1]
-    return float(np.nan_to_num(detail)), float(np.nan_to_num(grey))
+def _evened(rows: Tensor, is_inside: Tensor, is_shared: Tensor) -> Tensor:
+    """Return rows (p, d), of which all outside is the mean of what is shared."""
+    n_shared = is_shared.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = (rows * is_shared).sum(dim=1, keepdim=True) / n_shared
+    return torch.where(is_inside, rows, mean)
 
 
-def _block_correlations(detail_a: Features, detail_b: Features, mask: Bools) -> Floats:
-    """Return the correlation in each block that holds detail in either, (b,).
+def _agree_by_block(detail_a: Tensor, detail_b: Tensor, mask: Tensor) -> Tensor:
+    """Return whether details agree in nearly each block that holds detail, (p,).
 
     Blocks of which the mask covers less than half are left out.
     """
-    weight = np.maximum(_block_means(mask), 1e-6)
+    weight = _block_means(mask.float()).clamp(min=1e-6)
     mean_a = _block_means(detail_a * mask) / weight
     mean_b = _block_means(detail_b * mask) / weight
     variance_a = _block_means(detail_a**2 * mask) / weight - mean_a**2
     variance_b = _block_means(detail_b**2 * mask) / weight - mean_b**2
     covariance = _block_means(detail_a * detail_b * mask) / weight - mean_a * mean_b
-    holds_detail = np.maximum(variance_a, variance_b) > MIN_CONTRAST**2
-    spreads = np.sqrt(np.maximum(variance_a * variance_b, 1e-12))
-    return np.asarray((covariance / spreads)[holds_detail & (weight >= 0.5)])
+    correlation = covariance / (variance_a * variance_b).clamp(min=1e-12).sqrt()
+    holds_detail = torch.maximum(variance_a, variance_b) > MIN_CONTRAST**2
+    is_used = holds_detail & (weight >= 0.5)
+    correlation[~is_used] = torch.nan
+    decile = torch.nanquantile(correlation, 0.1, dim=1)
+    return (is_used.sum(dim=1) >= MIN_BLOCKS) & (decile >= MIN_DECILE)
 
 
-def _block_means(square: NDArray[Any]) -> Floats:
-    """Return the mean of each block of a square (s, s), (8, 8)."""
-    part = len(square) // BLOCKS
-    cut = square.reshape(BLOCKS, part, BLOCKS, part)
-    return np.asarray(cut.mean(axis=(1, 3), dtype=np.float64))
+def _block_means(rows: Tensor) -> Tensor:
+    """Return the mean of each block of squares, from (p, s²) to (p, 64)."""
+    side = int(rows.shape[1] ** 0.5)
+    squares = rows.reshape(len(rows), side, side)
+    return F.avg_pool2d(squares, side // BLOCKS).flatten(1)
