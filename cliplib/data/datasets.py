@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import numpy as np
@@ -77,33 +77,60 @@ def load_dataset(
     if is_of_hub:
         source = _load_from_hub(str(source).removeprefix(HUB), revision)
     if isinstance(source, str | os.PathLike):
-        return _of_place(os.fspath(source), image_column, label_column, split)
-    if isinstance(source, pd.DataFrame):
-        return _of_table(source, Path("table"), image_column, label_column, split)
-    if isinstance(source, datasets.Dataset):
-        source = {"": source}
-    if isinstance(source, Mapping):
-        return _of_splits(source, image_column, label_column, split)
-    raise TypeError(
-        f"Images cannot come from a {type(source).__name__}: give a folder, a CSV file "
-        "or DataFrame of files and labels, a datasets.Dataset, or hf://datasets/…."
-    )
+        listed = _of_place(os.fspath(source), image_column, label_column)
+    elif isinstance(source, pd.DataFrame):
+        listed = _of_table(source, Path("table"), image_column, label_column)
+    elif isinstance(source, datasets.Dataset):
+        listed = _of_splits({"": source}, image_column, label_column)
+    elif isinstance(source, Mapping):
+        listed = _of_splits(source, image_column, label_column)
+    else:
+        raise TypeError(
+            f"Images cannot come from a {type(source).__name__}: give a folder, a CSV "
+            "file or DataFrame of files and labels, a datasets.Dataset, or "
+            "hf://datasets/…."
+        )
+    return _as_one(_only_split(listed, split) if split else listed)
 
 
-def _of_place(
-    name: str, image_column: str, label_column: str, split: str
-) -> datasets.Dataset:
-    """Return the images of a CSV file or a folder."""
+class _Listed(NamedTuple):
+    """The images of a source, and what it says of them.
+
+    `images` has the column image alone, `known` the texts id, label, split and group of
+    each. `title` and `source` become ``info.dataset_name`` and ``info.builder_name``.
+    """
+
+    images: datasets.Dataset
+    known: pd.DataFrame
+    title: str
+    source: str
+
+
+def _of_place(name: str, image_column: str, label_column: str) -> _Listed:
+    """List the images of a CSV file or a folder."""
     if name.lower().endswith(TABLES) and os.path.isfile(name):
         table = read_text_table(Path(name))
-        return _of_table(table, Path(name), image_column, label_column, split)
+        return _of_table(table, Path(name), image_column, label_column)
     root = existing_folder(name)
     if image_column or label_column:
         raise ValueError(
             f"{name} is a folder, which has no columns: leave image_column and "
             "label_column out (--image-column, --label-column)."
         )
-    return as_dataset(list_images(root), root.resolve().name, split=split)
+    return _of_folder(list_images(root), root.resolve().name, "folder")
+
+
+def _of_folder(images: Sequence[ListedImage], title: str, source: str) -> _Listed:
+    """List image files; what is known of them is what their paths say."""
+    known = pd.DataFrame(images, columns=ListedImage._fields).assign(group="")
+    return _Listed(_undecoded(known["path"]), known, title, source)
+
+
+def as_dataset(
+    images: Sequence[ListedImage], title: str, source: str, classes: Sequence[str]
+) -> datasets.Dataset:
+    """Return image files as `load_dataset` does, with these classes."""
+    return _as_one(_of_folder(images, title, source), classes)
 
 
 def check_classes(dataset: datasets.Dataset, name: str) -> None:
@@ -125,9 +152,9 @@ def default_phrases(classes: Sequence[str]) -> dict[str, str]:
 
 
 def _of_table(
-    table: pd.DataFrame, place: Path, image_column: str, label_column: str, split: str
-) -> datasets.Dataset:
-    """Return the images of a table of files and labels; paths begin beside `place`."""
+    table: pd.DataFrame, place: Path, image_column: str, label_column: str
+) -> _Listed:
+    """List the images of a table of files and labels; paths begin beside `place`."""
     file = image_column or "file"
     label = label_column or "label"
     for name in (file, label):
@@ -155,7 +182,7 @@ def _of_table(
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}, which {place.name} names, is no file.")
-    return _with_known(_undecoded(paths), known, place.name, "table", split=split)
+    return _Listed(_undecoded(paths), known, place.name, "table")
 
 
 def _text(value: Any) -> str:
@@ -178,21 +205,17 @@ def _load_from_hub(name: str, revision: str) -> Any:
 
 
 def _of_splits(
-    parts: Mapping[Any, datasets.Dataset],
-    image_column: str,
-    label_column: str,
-    split: str,
-) -> datasets.Dataset:
-    """Return the images of one data set, by the names of its splits, as one."""
+    parts: Mapping[Any, datasets.Dataset], image_column: str, label_column: str
+) -> _Listed:
+    """List the images of one data set, by the names of its splits."""
     images = [_images_of(part, image_column) for part in parts.values()]
     known = [_known_of(part, str(name), label_column) for name, part in parts.items()]
     about = next(iter(parts.values())).info
-    return _with_known(
+    return _Listed(
         datasets.concatenate_datasets(images),
         pd.concat(known, ignore_index=True),
         about.dataset_name or "dataset",
         about.builder_name or "datasets",
-        split=split,
     )
 
 
@@ -245,14 +268,6 @@ def _known_of(part: datasets.Dataset, split: str, wanted: str) -> pd.DataFrame:
 # --- What leaves the door
 
 
-def as_dataset(
-    images: Sequence[ListedImage], title: str, source: str = "folder", **options: Any
-) -> datasets.Dataset:
-    """Return image files as a data set; the rest is as for `_with_known`."""
-    known = pd.DataFrame(images, columns=ListedImage._fields).assign(group="")
-    return _with_known(_undecoded(known["path"]), known, title, source, **options)
-
-
 def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
     """Return files as a data set of one column, "image"."""
     rows = [{"path": str(path), "bytes": None} for path in paths]
@@ -260,41 +275,19 @@ def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"image": rows}, features=features)
 
 
-def _with_known(
-    images: datasets.Dataset,
-    known: pd.DataFrame,
-    title: str,
-    source: str,
-    *,
-    split: str = "",
-    classes: Sequence[str] | None = None,
-) -> datasets.Dataset:
-    """Return a data set of the column image with what is known of its n images.
+def _only_split(listed: _Listed, split: str) -> _Listed:
+    """Keep the images of one split, called by its own name or a usual one.
 
-    Parameters
-    ----------
-    known
-        The texts id, label, split and group of each image.
-    title, source
-        Become ``info.dataset_name`` and ``info.builder_name``.
-    split
-        The only split to take, by its own name or a usual one.
-    classes
-        All classes; by default those of the labels, sorted.
+    They are of no split if it is another than train, val and test.
     """
-    known = known.assign(split=known["split"].map(_usual_name))
-    if split:
-        images, known = _only_split(images, known, _usual_name(split), title)
-    _check_known(known, title)
-    names = list(classes or sorted(set(known["label"])))
-    text = datasets.Value("string")
-    label = datasets.ClassLabel(names=names)
-    features = datasets.Features(label=label, id=text, split=text, group=text)
-    about = datasets.Dataset.from_dict(known[[*features]].to_dict("list"), features)
-    listed = datasets.concatenate_datasets([images, about], axis=1)
-    listed.info.dataset_name = title
-    listed.info.builder_name = source
-    return listed
+    splits = listed.known["split"]
+    is_asked = splits.map(_usual_name) == _usual_name(split)
+    if not is_asked.any():
+        names = ", ".join(sorted(set(splits) - {""})) or "none"
+        raise ValueError(f"{listed.title} has no split {split!r}, but {names}.")
+    images = listed.images.select(np.flatnonzero(is_asked))
+    known = listed.known[is_asked].assign(split=SPLITS.get(split.lower(), ""))
+    return listed._replace(images=images, known=known)
 
 
 def _usual_name(split: str) -> str:
@@ -302,19 +295,22 @@ def _usual_name(split: str) -> str:
     return SPLITS.get(split.lower(), split)
 
 
-def _only_split(
-    images: datasets.Dataset, known: pd.DataFrame, split: str, title: str
-) -> tuple[datasets.Dataset, pd.DataFrame]:
-    """Return the images of one split, and what is known of them.
+def _as_one(listed: _Listed, classes: Sequence[str] = ()) -> datasets.Dataset:
+    """Return images, with what is known of them, as one data set.
 
-    They are of no split if it is another than train, val and test.
+    `classes` are all classes; by default those of the labels, sorted.
     """
-    is_asked = known["split"] == split
-    if not is_asked.any():
-        splits = ", ".join(sorted(set(known["split"]) - {""})) or "none"
-        raise ValueError(f"{title} has no split {split!r}, but {splits}.")
-    name = split if split in SPLITS else ""
-    return images.select(np.flatnonzero(is_asked)), known[is_asked].assign(split=name)
+    _check_known(listed.known, listed.title)
+    text = datasets.Value("string")
+    names = list(classes) or sorted(set(listed.known["label"]))
+    label = datasets.ClassLabel(names=names)
+    features = datasets.Features(label=label, id=text, split=text, group=text)
+    known = listed.known.assign(split=listed.known["split"].map(_usual_name))
+    columns = datasets.Dataset.from_dict(known[[*features]].to_dict("list"), features)
+    joined = datasets.concatenate_datasets([listed.images, columns], axis=1)
+    joined.info.dataset_name = listed.title
+    joined.info.builder_name = listed.source
+    return joined
 
 
 def _check_known(known: pd.DataFrame, title: str) -> None:
@@ -341,7 +337,8 @@ def _check_known(known: pd.DataFrame, title: str) -> None:
             f" {ungrouped.iloc[0]}: give each of them one of its own, or leave the "
             "column out."
         )
-    others = sorted(set(known["split"]) - {"", *SPLITS.values()})
+    splits = sorted(set(known["split"]) - {""})
+    others = [name for name in splits if name.lower() not in SPLITS]
     if others:
         raise ValueError(
             f"{title} has a split {others[0]!r}, which is none of {', '.join(SPLITS)}: "
