@@ -428,6 +428,28 @@ def test_the_mlp_keeps_the_epoch_of_the_smallest_validation_loss(sample):
     assert losses[0] > losses[-1]
 
 
+def test_the_mlp_waits_for_a_better_epoch_as_long_as_it_is_patient(sample):
+    X, y = sample
+    losses = []
+    for patience in (1, 2, 4):
+        probe = MLPProbe(networks=1, hidden=8, learning_rate=5e-3, batch_size=16)
+        probe.set_params(patience=patience)
+        probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+        losses.append(log_loss(y[200:], probe.predict_proba(X[200:])))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > losses[1] + 0.005
+
+
+def test_dropout_helps_on_few_rows(sample):
+    X, y = sample
+    losses = []
+    for dropout in (0, 0.8):
+        probe = MLPProbe(networks=1, hidden=64, learning_rate=0.02, dropout=dropout)
+        probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
+        losses.append(log_loss(y[200:], probe.predict_proba(X[200:])))
+    assert losses[0] > losses[1] + 0.02
+
+
 def test_a_network_starts_as_torchs_own_layers_do(sample):
     X, y = sample
     probe = MLPProbe(networks=1, hidden=400, learning_rate=1e-12, max_epochs=1)
@@ -589,7 +611,7 @@ def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)
-    problem = LogisticProblem(rows, codes, principal_axes(rows, 8))
+    problem = LogisticProblem(rows, codes, principal_axes(rows))
     found = problem.minimize(0.01, np.zeros((5, 901)), 1e-6)
     scores = rows @ found[:, :-1].T + found[:, -1]
     residuals = softmax(scores, 1) - np.eye(5)[codes]
@@ -612,13 +634,16 @@ def test_curvatures_are_those_of_the_loss_at_its_steepest():
 
 def test_principal_axes_are_the_first_ones():
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(200, 8)) * [9, 7, 5, 3, 1, 1, 1, 1]
+    rows = rng.normal(size=(200, 40)) * np.arange(40, 0, -1)
     rows = np.float32(rows - rows.mean(axis=0))
-    axes = principal_axes(rows, 3)
+    axes = principal_axes(rows)
+    assert axes.shape == (16, 40)
     expected = np.linalg.svd(rows, full_matrices=False)[2][:3]
-    np.testing.assert_allclose(np.abs(axes @ expected.T), np.eye(3), atol=0.02)
-    assert principal_axes(rows, 64).shape == (8, 8)
-    assert (principal_axes(rows, 3) == axes).all()
+    np.testing.assert_allclose(np.abs(axes[:3] @ expected.T), np.eye(3), atol=0.02)
+    assert principal_axes(rows[:, :8]).shape == (8, 8)
+    assert (principal_axes(rows) == axes).all()
+    few = rng.normal(size=(39, 400)).astype(np.float32)
+    assert principal_axes(few).shape == (39, 400)
 
 
 @pytest.mark.parametrize("n", [30, 300])  # fewer than a fourth of 400, and more
@@ -627,7 +652,7 @@ def test_the_minimum_is_that_of_scikit_learn(n):
     y = np.arange(n) % 3
     rows = rng.normal(size=(n, 400)) + rng.normal(size=(3, 400))[y] / 4
     rows = np.float32((rows - rows.mean(axis=0)) / rows.std(axis=0))
-    problem = LogisticProblem(rows, y, principal_axes(rows, 16))
+    problem = LogisticProblem(rows, y, principal_axes(rows))
     start = rng.normal(size=(3, 401))  # also at right angles to all rows
     found = problem.minimize(0.1, start, 1e-7)
     expected = LogisticRegression(C=0.1, tol=1e-8, max_iter=9999)

@@ -163,9 +163,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _checked(self, X: ArrayLike) -> Features:
         """Return features (n, d) as float32; ValueError if d is not as in `fit`."""
         # Without a reset it compares d with n_features_in_, which `fit` has set.
-        return np.asarray(
-            validate_data(self, X, dtype=np.float32, order="C", reset=False)
-        )
+        rows = validate_data(self, X, dtype=np.float32, order="C", reset=False)
+        return np.asarray(rows)
 
     @abstractmethod
     def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:

@@ -11,10 +11,6 @@ from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import TIE, Probe, Split, mean_log_loss
 from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axes
 
-AXES = 16
-"""Principal axes in the preconditioner: more of them save steps, but slow each down."""
-AXES_OF_FEW_ROWS = 64
-
 TRIAL_TOL = 3
 """Times `tol`: at this a C that is tried counts as solved, in a quarter fewer steps.
 
@@ -61,11 +57,10 @@ class LinearProbe(Probe):
         """Choose C on held-out rows, then fit on all rows."""
         train_rows, held_out_rows = split(self.seed)
         scaled = self._standardize(rows[train_rows])
-        are_few = are_few_rows(*scaled.shape)
         # The axes matter for speed alone: all rows below do with these as well.
-        n_axes = AXES_OF_FEW_ROWS if are_few else AXES
-        axes = principal_axes(scaled, n_axes)
+        axes = principal_axes(scaled)
         problem = LogisticProblem(scaled, class_codes[train_rows], axes)
+        are_few = are_few_rows(*scaled.shape)
         trial_tol = self.tol if are_few else TRIAL_TOL * self.tol
         held_out = self._scaled(rows[held_out_rows])
         held_out_codes = class_codes[held_out_rows]

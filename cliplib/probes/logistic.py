@@ -3,8 +3,9 @@
 The preconditioner is diagonal in the principal axes of the rows.
 
 scikit-learn's solver ends at the same minimum. On thousands of correlated features, as
-those of the readout "deep", it takes 3 to 8 times as long to an equal tolerance; on a
-few hundred, as those of "pooled", less than twice as long.
+those of the readout "deep", it takes 3 to 8 times as long to an equal tolerance, and on
+few rows of them 5 to 15 times; on a few hundred features, as those of "pooled", less
+than twice as long.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from scipy.optimize import fmin_l_bfgs_b
 from sklearn.utils.extmath import randomized_svd
 
 from cliplib.data.arrays import Features, Floats, Ints
+
+AXES = 16
+"""Principal axes in the preconditioner: more of them save steps, but slow each down."""
+AXES_OF_FEW_ROWS = 64
 
 BLOCK_NUMBERS = 1_000_000
 """Numbers in a block of rows: 4 MB of float32, which stay in the processor's cache."""
@@ -177,13 +182,14 @@ def largest_curvatures(rows: Features, axes: Floats) -> Floats:
     return np.append(squares.mean(axis=0, dtype=np.float64), 1) / 4
 
 
-def principal_axes(rows: Features, n_axes: int) -> Features:
+def principal_axes(rows: Features) -> Features:
     """Return the first principal axes (r, d) of rows (n, d) of mean 0.
 
-    There are `n_axes` or, where n or d is smaller, as many. They are approximate, by a
-    fixed seed: the solver's speed depends on them, its minimum does not.
+    They are approximate, by a fixed seed: the solver's speed depends on them, its
+    minimum does not.
     """
-    count = min(n_axes, *rows.shape)
+    most = AXES_OF_FEW_ROWS if are_few_rows(*rows.shape) else AXES
+    count = min(most, *rows.shape)
     # rows = U S V, where the rows of V are the axes.
     _, _, axes = randomized_svd(rows, count, n_iter=2, random_state=0)
     return np.asarray(axes, np.float32)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import Probe, Split
@@ -67,16 +68,15 @@ class MLPProbe(Probe):
     def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
         """Train all networks, each until its loss on its held-out rows is smallest."""
         inputs = torch.from_numpy(self._standardize(rows))
-        targets = torch.from_numpy(class_codes)
+        examples = TensorDataset(inputs, torch.from_numpy(class_codes))
         by_network: list[list[Features]] = []
         for seed in range(self.seed, self.seed + self.networks):
             train_rows, held_out_rows = split(seed)
+            # Of its own: torch's is shared by all threads, so that a fit would depend
+            # on what else is running.
+            generator = torch.Generator().manual_seed(seed)
             trained = self._train(
-                # Of its own: torch's is shared by all threads, so that a fit would
-                # depend on what else is running.
-                torch.Generator().manual_seed(seed),
-                (inputs[train_rows], targets[train_rows]),
-                (inputs[held_out_rows], targets[held_out_rows]),
+                generator, examples[train_rows], examples[held_out_rows]
             )
             by_network.append(trained)
         # Each of the four as one array, (networks, ...).
@@ -89,8 +89,8 @@ class MLPProbe(Probe):
     def _train(
         self,
         generator: torch.Generator,
-        training: tuple[Tensor, Tensor],
-        held_out: tuple[Tensor, Tensor],
+        training: tuple[Tensor, ...],
+        held_out: tuple[Tensor, ...],
     ) -> list[Features]:
         """Train a network; return the weights that it had after its best epoch.
 
@@ -151,16 +151,17 @@ class MLPProbe(Probe):
 
     def _mean_logits(self, rows: Tensor) -> Tensor:
         """Return the networks' mean logits (n, k), float64, of rows (n, d)."""
+        networks = zip(
+            self.hidden_coef_,
+            self.hidden_intercept_,
+            self.coef_,
+            self.intercept_,
+            strict=True,
+        )
         logits = []
-        for network in range(len(self.coef_)):
-            weights = (
-                self.hidden_coef_[network],
-                self.hidden_intercept_[network],
-                self.coef_[network],
-                self.intercept_[network],
-            )
-            tensors = [torch.from_numpy(weight) for weight in weights]
-            logits.append(self._forward(tensors, rows))
+        for network in networks:
+            weights = [torch.from_numpy(weight) for weight in network]
+            logits.append(self._forward(weights, rows))
         return torch.stack(logits).mean(dim=0, dtype=torch.float64)
 
     def _logits(self, scaled: Features) -> Floats:
