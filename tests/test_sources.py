@@ -212,7 +212,7 @@ def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
     assert [*frame["label"]] == [expected.classes[label] for label in expected.labels]
     assert (frame.iloc[:, 5:].to_numpy() == expected.features).all()
     expected.to_parquet(tmp_path / "table.parquet")
-    again = FeatureTable.from_parquet(str(tmp_path / "table.parquet"))
+    again = FeatureTable.from_parquet(tmp_path / "table.parquet")
     for name in ("features", "labels", "ids", "splits", "copies", "groups", "folds"):
         assert (getattr(again, name) == getattr(expected, name)).all(), name
     assert again.classes == expected.classes

@@ -94,9 +94,9 @@ def image_list(images: Images) -> list[ImageSource]:
     TypeError
         If one of several is of another type.
     """
-    if isinstance(images, np.ndarray):
-        return _images_of_array(images)
     if isinstance(images, SINGLE_IMAGES):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3):  # pixels of one
         return [images]
     sources = list(images)
     for row, source in enumerate(sources):
@@ -108,13 +108,6 @@ def image_list(images: Images) -> list[ImageSource]:
                 "the column of images of a data set."
             )
     return sources
-
-
-def _images_of_array(array: NDArray[np.generic]) -> list[ImageSource]:
-    """Return the images in an array of paths, or of pixels ([n, ]h, w, 3) or (h, w)."""
-    if array.dtype.kind in "UOT":  # NumPy's codes for texts and any objects
-        return image_list(array.ravel().tolist())
-    return list(array) if array.ndim == 4 else [array]
 
 
 def image_name(source: ImageSource) -> str:

@@ -82,7 +82,7 @@ def save_parquet(path: str | os.PathLike[str], fields: Fields) -> None:
         table.to_parquet(new / place.name)
 
 
-def load_parquet(path: str) -> Fields:
+def load_parquet(path: str | os.PathLike[str]) -> Fields:
     """Read what `save_parquet` wrote; ValueError if it is something else."""
     with _named_if_damaged(path):
         table = pd.read_parquet(path)

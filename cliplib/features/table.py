@@ -179,7 +179,7 @@ class FeatureTable:
 
     @classmethod
     def from_parquet(
-        cls, folder: str, *, errors: dict[str, str] | None = None
+        cls, path: str | os.PathLike[str], *, errors: dict[str, str] | None = None
     ) -> FeatureTable:
         """Read a file of `to_parquet`, or what ``cliplib encode`` wrote to a folder.
 
@@ -188,7 +188,7 @@ class FeatureTable:
 
         Parameters
         ----------
-        folder
+        path
             A file of `to_parquet`; or a folder or URI where the Parquet files lie.
         errors
             A dict that receives why each unreadable image was left out, by id; a
@@ -199,12 +199,12 @@ class FeatureTable:
         ValueError
             If a file is damaged, or no image could be read.
         """
-        if os.path.isfile(folder):
-            return cls(**load_parquet(folder))
+        if os.path.isfile(path):
+            return cls(**load_parquet(path))
         # Here, since it imports what encodes and finds copies; the rest does not.
         from cliplib.features.distributed import load_encoded
 
-        return cls(**load_encoded(folder, errors))
+        return cls(**load_encoded(os.fspath(path), errors))
 
     def __len__(self) -> int:
         """Return the number of images."""
