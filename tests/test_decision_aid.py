@@ -136,6 +136,7 @@ def test_of_thresholds_that_keep_the_risk_the_one_that_answers_most_is_taken() -
     # Risks: 0, 0, 1/3, 1/4, 1/5, 1/3, 3/7.
     assert choose_threshold(right, confidence, 0.25) == 0.5
     assert choose_threshold(right, confidence, 0.1) == 0.8
+    assert choose_threshold(right, confidence, 0) == 0.8
     assert choose_threshold(~right, confidence, 0.1) == np.inf
 
 

@@ -83,7 +83,7 @@ def _blockiness(grey: Floats) -> float:
     steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=1 - axis) for axis in (0, 1)]
     between = np.concatenate([step[7::8] for step in steps])
     within = np.concatenate([np.delete(step, np.s_[7::8]) for step in steps])
-    if not between.size or not within.size:
+    if not between.size:
         return 0.0
     return float(np.log((between.mean() + 0.1) / (within.mean() + 0.1)))
 
