@@ -26,6 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.nn.functional import cross_entropy
 
+from cliplib.data.threads import one_thread
 from cliplib.features.splits import fold_numbers, group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
@@ -39,7 +40,6 @@ from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.nearest import nearest_neighbour
 from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.probes.threads import one_thread
 
 FAST = (
     LinearProbe(Cs=(0.01, 0.1, 1)),

@@ -16,6 +16,7 @@ from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Features, Ints
+from cliplib.data.threads import one_thread
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
     MIN_SIMPLE_GREY,
@@ -74,6 +75,7 @@ def _with_close_versions(grey: NDArray[np.uint8], moving: Ints, fixed: Ints) -> 
     return np.concatenate(pairs)
 
 
+@one_thread()
 def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return 64 bits of each image (n, s, s) in each of the warps, and mirrored.
 

@@ -27,6 +27,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from cliplib.data.arrays import Bools, Features, Ints
+from cliplib.data.threads import one_thread
 from cliplib.features.hashes import BLOCKS, MIN_CONTRAST, fine_detail
 
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
@@ -76,6 +77,7 @@ def warped(squares: Features, maps: Tensor) -> Tensor:
     return F.grid_sample(images, places, align_corners=False)
 
 
+@one_thread()  # on so small images, two would wait for each other most of the time
 def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFrame:
     """Register pairs of grey images (n, 64, 64), by rows (p,), and say how they match.
 

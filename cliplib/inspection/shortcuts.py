@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from cliplib.data.arrays import Floats, Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
+from cliplib.data.threads import one_thread
 from cliplib.evaluation.intervals import Share, newcombe
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.table import FeatureTable
@@ -30,7 +31,6 @@ from cliplib.inspection.image_statistics import (
     picture_statistics,
 )
 from cliplib.probes.out_of_fold import predict_folds, table_folds
-from cliplib.probes.threads import one_thread
 
 COLOURS = ("colour moments", "thumbnail")
 """Statistics that inform only: the colour of a fruit is content."""

@@ -23,8 +23,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cliplib.data.arrays import Features, Floats, Ints
+from cliplib.data.threads import one_thread
 from cliplib.features.splits import group_train_test_split
-from cliplib.probes.threads import one_thread
 
 Split = Callable[[int], tuple[Ints, Ints]]
 """Maps a seed to row numbers: of rows to train on, and of those held out to choose."""

@@ -8,7 +8,7 @@ from scipy import optimize, special
 from sklearn.linear_model import LogisticRegression
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.threads import one_thread
+from cliplib.data.threads import one_thread
 
 
 def draw_local(
