@@ -274,11 +274,13 @@ def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
 
     def noting(image: Image.Image, box: Box, *, seed: int) -> Image.Image:
         seeds.append(seed)
-        return image
+        return Image.new("RGB", image.size)
 
     monkeypatch.setattr("cliplib.inspection.erase.erase", noting)
+    before = table.features.copy()
     evaluate_erased(*given, boxes, n_splits=2, seed=7)
     assert seeds == [7, 7]  # of the features, and of the example
+    np.testing.assert_array_equal(table.features, before)
 
 
 @pytest.mark.filterwarnings("ignore:There are only")
@@ -453,6 +455,8 @@ def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
     shown = {section["title"] for section in plain["sections"]}
     assert not {"Elsewhere", "Without the object"} & shown
     assert plain["title"] == "ward7" and len(plain["table"]["rows"]) == 4
+    here = replace(findings.request, folder=".")
+    assert document(replace(findings, request=here))["title"] == Path.cwd().name
 
 
 def test_a_split_of_the_folders_own_has_its_section(findings: Findings) -> None:
