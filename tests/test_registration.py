@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from cliplib.features.duplicates import find_near_duplicates, near_duplicate_groups
 from cliplib.features.hashes import are_simple, hash_records, image_hash
+from cliplib.features.registration import register
 from cliplib.features.table import FeatureTable
 
 
@@ -85,6 +86,18 @@ def test_a_smaller_part_is_another_image() -> None:
     hashes = image_hash.function(ORIGINALS + halves)
     features = np.tile(np.eye(20, dtype=np.float32), (2, 1))
     assert len(find_near_duplicates(hashes, features=features)) == 0
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_pictures_that_differ_along_one_side_do_not_show_the_same(side: int) -> None:
+    one, other = (
+        np.asarray(image.convert("L").resize((64, 64))) for image in ORIGINALS[:2]
+    )
+    changed = np.rot90(one, side).copy()
+    changed[:8] = np.rot90(other, side)[:8]
+    grey = np.stack([one, np.rot90(changed, -side), one])
+    found = register(grey, np.array([0, 0]), np.array([1, 2]))
+    assert found["correlation"].tolist() == pytest.approx([0, 1], abs=1e-4)
 
 
 def test_handwritten_digits_stay_apart() -> None:
