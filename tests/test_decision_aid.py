@@ -241,6 +241,14 @@ def test_features_of_another_encoder_are_refused(
         DecisionAid.fit(foreign, tiny)
 
 
+def test_features_that_the_encoder_cannot_make_are_refused(
+    tiny: ClipEncoder, table: FeatureTable
+) -> None:
+    scaled = table.with_features(table.features * 2)
+    with pytest.raises(ValueError, match="no readout 'own'|'own'"):
+        DecisionAid.fit(scaled, tiny)
+
+
 # --- what it says of files
 
 

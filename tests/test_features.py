@@ -62,6 +62,8 @@ def test_without_published_splits_a_grouped_fifth_is_held_out():
     assert equal(*drawn)  # 0 unless another is given
     assert drawn[0].ids.tolist() != test.ids.tolist()
     published = make_table().train_test_split()
+    of_test_images = make_table(n=60, splits=np.full(60, "test"))
+    assert all(len(part) for part in of_test_images.train_test_split())
     assert set(published[1].splits) == {"test"}
     assert set(make_table(n=60).train_test_split(published=False)[0].splits) >= {"test"}
 
@@ -154,10 +156,11 @@ def test_features_of_other_kinds_become_float32():
     assert make_table().with_features([[1, 2]] * 12).features.shape == (12, 2)
 
 
-def test_features_of_another_number_are_no_readout_of_the_encoder():
+def test_other_features_are_no_readout_of_the_encoder():
     about = {"readout": "deep", "width": "4", "blocks": "2"}
     table = make_table(d=24, provenance=about)
-    assert table.with_features(table.features * 2).readout == "deep"
+    assert table.with_features(table.features * 2).readout == "own"
+    assert table.with_features(table.features, readout="deep").readout == "deep"
     own = table.with_features(np.eye(12, 7))
     assert own.readout == "own" and "x 7 (own)" in repr(own)
     with pytest.raises(ValueError, match="the readout 'own' alone, not 'pooled'"):
@@ -172,7 +175,7 @@ def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     table = make_table(features=features, provenance=about)
     save_compact(table, tmp_path / "table")
     found = FeatureTable.load(tmp_path / "table")
-    assert equal(found.with_features(features), table)
+    assert equal(found.with_features(features, readout="deep"), table)
     np.testing.assert_allclose(
         found.features, features, atol=np.abs(features).max() / 250
     )

@@ -249,6 +249,17 @@ def test_what_is_damaged_is_fetched_again(
         ClipEncoder(LAION, cache=False)
 
 
+def test_files_that_a_mirror_names_otherwise_are_kept(
+    fake: FakeHub, sentences: Callable[[], list[str]]
+) -> None:
+    link = hub.fetch_model(LAION) / "config.json"
+    blob = link.resolve()
+    link.unlink()
+    link.symlink_to(blob.rename(blob.with_name('"etag-of-a-mirror"')))
+    hub.fetch_model(LAION)
+    assert link.read_bytes() and sentences() == []
+
+
 def test_a_kind_that_is_no_clip_is_refused_before_its_weights_come(
     fake: FakeHub,
 ) -> None:

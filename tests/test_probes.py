@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -728,6 +729,20 @@ def test_a_fold_is_standardised_by_its_training_rows_alone(sample, probe):
     train = fold != 0
     alone = clone(probe).fit(shifted[train], y[train])
     np.testing.assert_allclose(proba[~train], alone.predict_proba(shifted[~train]))
+
+
+def test_a_probe_in_a_pipeline_gets_groups_or_is_refused(sample):
+    X, y = sample
+    groups = np.arange(300) // 2
+    table = FeatureTable.from_arrays(X, y, classes=["a", "b", "c"])
+    options = {"groups": groups, "n_splits": 3}
+    pipeline = make_pipeline(StandardScaler(), LinearProbe())
+    with pytest.raises(ValueError, match="keep groups from the probe inside"):
+        out_of_fold_proba(pipeline, table, **options)
+    with config_context(enable_metadata_routing=True):
+        proba = out_of_fold_proba(pipeline, table, **options)
+    expected = out_of_fold_proba(LinearProbe(), table, **options)
+    np.testing.assert_allclose(proba, expected, atol=1e-3)
 
 
 def test_groups_that_scikit_learn_would_keep_from_fit_are_refused(sample):

@@ -146,7 +146,7 @@ def test_a_threshold_takes_the_place_of_ours() -> None:
     (correlation,) = find_near_duplicates(hashes)["correlation"]
     assert near_duplicate_groups(hashes, copies=correlation - 0.01).tolist() == [0, 0]
     assert near_duplicate_groups(hashes, copies=correlation + 0.001).tolist() == [0, 1]
-    for wrong in ("nearly", 0, 1.5):
+    for wrong in ("nearly", 0, 1.5, None):
         with pytest.raises(ValueError, match=r"none of off, exact and near"):
             near_duplicate_groups(hashes, copies=wrong)
 

@@ -29,6 +29,7 @@ WEIGHTS = (  # the first format that a model has is taken
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
 )
+HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1, or SHA-256
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, or what the user may fill of it
 # Names of the errors of an answer that breaks off, or is none of a hub.
 NO_ANSWER = {"RemoteProtocolError", "JSONDecodeError", "KeyError"}
@@ -123,13 +124,16 @@ def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """Return those files that fit a pattern and are not what the hub has.
 
     The client calls what a link leads to by its hash: SHA-256 of large files, git's
-    SHA-1 of others. Where there are no links, as on Windows, nothing is known.
+    SHA-1 of others. Where there are no links, as on Windows, or a mirror of the hub
+    names files otherwise, nothing is known.
     """
     damaged = []
     for path in _files_of(folder, patterns):
         if path.is_symlink():
             # One step of the link: the target may itself be a link, named otherwise.
             expected = Path(os.readlink(path)).name
+            if not HASH.fullmatch(expected):
+                continue
             is_large = len(expected) == 64
             found = sha256(path) if is_large else git_hash(path.read_bytes())
             if found != expected:

@@ -349,7 +349,7 @@ def parse_copies(copies: str | float) -> str | float:
         return str(copies)
     try:
         threshold = float(copies)
-    except ValueError:
+    except (TypeError, ValueError):
         threshold = np.nan
     if not 0 < threshold <= 1:
         raise ValueError(

@@ -285,8 +285,8 @@ def _published_folds(group_of_row: Ints, published: Any, n_splits: int) -> Ints:
     is_other_fold = (published != 0) & (published != fold_of_row)
     if is_other_fold.any() or not np.isin(published, range(n_splits + 1)).all():
         raise ValueError(
-            f"published must hold one fold for each group of images, 1 to {n_splits}, "
-            "or 0 where there is none."
+            f"Published folds must be from 1 to {n_splits}, one for each group of "
+            "images, or 0 where there is none."
         )
     return np.asarray(fold_of_row, np.int64)
 

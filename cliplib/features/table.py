@@ -250,17 +250,17 @@ class FeatureTable:
     ) -> tuple[FeatureTable, FeatureTable]:
         """Return a table to train on, and one to test on; together they have all rows.
 
-        If there is a published test split, and `published` is true, that is the test
-        table; a warning counts its images that share their group with a training image.
-        Else about a fifth of the groups of each class is drawn for the test by `seed`,
-        and every group stays whole.
+        If some rows are of a published test split, and `published` is true, they are
+        the test table; a warning counts its images that share their group with a
+        training image. Else about a fifth of the groups of each class is drawn for the
+        test by `seed`, and every group stays whole.
         """
-        is_test = (self.splits == "test") & published  # all False to draw
-        if is_test.any():
+        is_test = (self.splits == "test") & published
+        if is_test.any() and not is_test.all():
             self._warn_of_shared_groups(is_test)
         else:
             _, test_rows = group_train_test_split(self.labels, self.groups, seed=seed)
-            is_test[test_rows] = True
+            is_test = np.isin(np.arange(len(self)), test_rows)
         return self.select(~is_test), self.select(is_test)
 
     def _warn_of_shared_groups(self, is_test: Bools) -> None:
@@ -296,15 +296,12 @@ class FeatureTable:
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
         """Return the table with other features of the same rows, (n, d).
 
-        Keyword arguments are entries of its provenance to change or to add. If there
-        are more or fewer columns than before, the readout is called "own" unless it is
-        among them.
+        Keyword arguments are entries of its provenance to change or to add. The
+        readout is called "own" unless it is among them: a decision aid cannot make such
+        features of a new image.
         """
         rows = np.asarray(features, np.float32)
-        updated = {**self.provenance, **provenance}
-        has_other_columns = rows.shape[1:] != self.features.shape[1:]
-        if has_other_columns and "readout" not in provenance:
-            updated["readout"] = "own"
+        updated = {**self.provenance, "readout": "own", **provenance}
         return replace(self, features=rows, provenance=updated)
 
     def with_groups(self, groups: ArrayLike) -> FeatureTable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -206,8 +206,8 @@ def refuse_groups_kept_back() -> None:
     while frame is not None:
         # So scikit-learn names what it passes on: by receiver, method and argument.
         routed = frame.f_locals.get("routed_params", {})
-        to_splitter = routed.get("splitter", {}).get("split", {})
-        if to_splitter.get("groups") is not None:
+        is_routing = isinstance(routed, Mapping) and "splitter" in routed
+        if is_routing and routed["splitter"]["split"].get("groups") is not None:
             raise ValueError(
                 "scikit-learn would keep these groups from fit. Call "
                 "sklearn.set_config(enable_metadata_routing=True) and pass "

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.data.arrays import Floats, Ints
 from cliplib.features.splits import check_number_of_groups, checked_groups, group_folds
 from cliplib.features.table import FeatureTable
+from cliplib.probes.base import Probe
 
 Fold = tuple[Ints, Ints]
 """Numbers of the rows to train on, and of those to test."""
@@ -82,9 +84,18 @@ def fit_with_groups(estimator: Any, table: FeatureTable) -> Any:
     """Return a clone of a classifier, fitted on a table's features and labels.
 
     If its `fit` takes groups, it gets the table's: probes choose their settings on
-    whole groups that they hold out.
+    whole groups that they hold out. ValueError for a probe inside of another estimator,
+    such as a pipeline, to which scikit-learn does not pass groups on.
     """
     options = {}
-    if has_fit_parameter(estimator, "groups"):
+    holds_probe = any(isinstance(of, Probe) for of in estimator.get_params().values())
+    is_routed = holds_probe and get_config()["enable_metadata_routing"]
+    if has_fit_parameter(estimator, "groups") or is_routed:
         options = {"groups": table.groups}
+    elif holds_probe:
+        raise ValueError(
+            f"{type(estimator).__name__} would keep groups from the probe inside it. "
+            "Call sklearn.set_config(enable_metadata_routing=True), or give the probe "
+            "itself, which standardises features."
+        )
     return clone(estimator).fit(table.features, table.labels, **options)

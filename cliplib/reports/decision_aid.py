@@ -139,11 +139,13 @@ class DecisionAid:
         Raises
         ------
         ValueError
-            The table comes from another encoder, or a share is not within 0 and 1.
+            The table comes from another encoder, its readout is none of the encoder's,
+            or a share is not within 0 and 1.
         """
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
         encoder.check_made(table.provenance)
+        encoder.columns_of(table.readout)
         rows = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
         training = table.select(rows[0])
         held_out = table.select(rows[1])

@@ -172,4 +172,5 @@ def _in_place_of_slices(table: FeatureTable, crops: FeatureTable) -> FeatureTabl
     """Return the rows of a table that have a crop, with the crop's features."""
     row_of = pd.Series(range(len(crops)), np.char.replace(crops.ids, MIRRORED, ""))
     part = table.select(np.isin(table.ids, row_of.index))
-    return part.with_features(crops.features[row_of[part.ids]])
+    of_crops = crops.features[row_of[part.ids]]
+    return part.with_features(of_crops, readout=crops.readout)
