@@ -39,8 +39,8 @@ def undocumented(node: ast.FunctionDef, lines: list[str]) -> str:
 
     `lines` are those of its file.
     """
-    start, end = node.lineno - 1, node.end_lineno
-    kept = lines[start:end]
+    start = node.lineno - 1
+    kept = lines[start : node.end_lineno]
     first = node.body[0]
     if ast.get_docstring(node) is not None and first.end_lineno is not None:
         del kept[first.lineno - 1 - start : first.end_lineno - start]

@@ -221,7 +221,8 @@ def _near_pairs(
     for rows_a, rows_b, orientation in close_hashes(
         bits[index_a], bits[index_b, _UPRIGHT], max_distance, within=is_within
     ):
-        a, b = index_a[rows_a], index_b[rows_b]
+        a = index_a[rows_a]
+        b = index_b[rows_b]
         pairs = pd.DataFrame(
             {
                 "index_a": a,
@@ -241,12 +242,15 @@ def _can_tell(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     Where one is simple, that exception does not count, and grey levels must agree, but
     for brightness and contrast.
     """
-    rows_a, rows_b = pairs["index_a"].to_numpy(), pairs["index_b"].to_numpy()
+    rows_a = pairs["index_a"].to_numpy()
+    rows_b = pairs["index_b"].to_numpy()
     is_simple = one_is_simple(records["grey"], rows_a, rows_b)
     agrees = np.array(pairs["kind"] == _EXACT)
     for orientation, orient in enumerate(ORIENTATIONS.values()):
         of = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
-        a, b, simple = rows_a[of], rows_b[of], is_simple[of]
+        a = rows_a[of]
+        b = rows_b[of]
+        simple = is_simple[of]
         hues_a = hues(orient(records["colours"][a]))
         hues_b = hues(records["colours"][b])
         difference = np.abs(hues_a - hues_b).max(axis=(1, 2, 3))
@@ -278,7 +282,8 @@ def _correlations(
         )
         b = squares[rows_b[part]].astype(np.float64).reshape(a.shape)
         # The sums are of whole numbers: exact, and the same in whatever order.
-        sum_a, sum_b = a.sum(axis=1), b.sum(axis=1)
+        sum_a = a.sum(axis=1)
+        sum_b = b.sum(axis=1)
         n_pixels = a.shape[1]
         covariance = np.einsum("pd,pd->p", a, b) - sum_a * sum_b / n_pixels
         variance_a = np.einsum("pd,pd->p", a, a) - sum_a**2 / n_pixels

@@ -44,8 +44,9 @@ def close_hashes(
             columns = words_b[:, left : left + COLUMNS_AT_ONCE]
             for orientation, words in enumerate(block):
                 distance = _distances(words, columns)
-                rows, others = np.nonzero(distance <= max_distance)
-                rows, others = rows + start, others + left
+                near_rows, near_columns = np.nonzero(distance <= max_distance)
+                rows = near_rows + start
+                others = near_columns + left
                 is_wanted = others > rows if within else slice(None)
                 yield rows[is_wanted], others[is_wanted], orientation
 

@@ -90,26 +90,28 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     # Mirrored images follow, so that each pair is there twice, to try both.
     images = np.concatenate([grey[rows], grey[rows][..., ::-1]])
     first, second = place.reshape(2, n_pairs)
-    moving, fixed = np.tile(first, 2), np.append(second, second + len(rows))
-    coarse, is_swapped, maps = _best_places(images, moving, fixed)
-    moving[is_swapped], fixed[is_swapped] = fixed[is_swapped], moving[is_swapped]
+    firsts = np.tile(first, 2)
+    seconds = np.append(second, second + len(rows))
+    coarse, is_swapped, maps = _best_places(images, firsts, seconds)
+    moving = np.where(is_swapped, seconds, firsts)
+    fixed = np.where(is_swapped, firsts, seconds)
     small = _soft_detail(halved(images))
     alike = np.zeros(2 * n_pairs, np.float32)
     for some in _parts(np.flatnonzero(coarse >= MIN_COARSE)):
-        a, b = (small[place[some]] for place in (moving, fixed))
-        maps[some], alike[some] = _fitted(a, b, maps[some])
+        fitted = _fitted(small[moving[some]], small[fixed[some]], maps[some])
+        maps[some], alike[some] = fitted
     is_mirrored = alike[n_pairs:] > alike[:n_pairs]
     better = np.arange(n_pairs) + n_pairs * is_mirrored
     for some in _parts(better[alike[better] >= MIN_FITTED]):
-        a, b = (_soft_detail(images[place[some]]) for place in (moving, fixed))
+        a = _soft_detail(images[moving[some]])
+        b = _soft_detail(images[fixed[some]])
         maps[some], alike[some] = _fitted(a, b, maps[some])
     change = (maps[:, :, :2] - torch.eye(2)).abs()
     is_like = (alike >= MIN_FITTED) & (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
     found = np.zeros((2 * n_pairs, 2))
     for some in _parts(better[is_like[better]]):
-        a, b = (
-            torch.from_numpy(images[place[some]]).float() for place in (moving, fixed)
-        )
+        a = torch.from_numpy(images[moving[some]]).float()
+        b = torch.from_numpy(images[fixed[some]]).float()
         # Where one image ends, the other may go on: that end is no detail of the
         # picture. So the frame is that of either, and the better one counts.
         in_b = _compared(a, b, maps[some])
