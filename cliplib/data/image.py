@@ -100,8 +100,10 @@ def image_list(images: Images) -> list[ImageSource]:
         return [images]
     sources = list(images)
     for row, source in enumerate(sources):
-        is_other_row = isinstance(source, Mapping) and not {"path", "bytes"} & {*source}
-        if is_other_row or not isinstance(source, (*SINGLE_IMAGES, np.ndarray)):
+        is_image = isinstance(source, (*SINGLE_IMAGES, np.ndarray))
+        if isinstance(source, Mapping):
+            is_image = "path" in source or "bytes" in source
+        if not is_image:
             raise TypeError(
                 f"Image {row} is of type {type(source).__name__!r}: it must be a path, "
                 "bytes, an image of Pillow, an array (h, w, 3) of uint8, or a row of "
@@ -112,12 +114,13 @@ def image_list(images: Images) -> list[ImageSource]:
 
 def image_name(source: ImageSource) -> str:
     """Return what an image is called: its path, or its type, such as "<ndarray>"."""
-    if isinstance(source, Mapping):
-        source = source.get("path") or "<bytes>"
-    if not isinstance(source, str | os.PathLike):
-        # An image of Pillow may know its file.
-        source = getattr(source, "filename", "") or f"<{type(source).__name__}>"
-    return printable(os.fspath(source))
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+    elif isinstance(source, Mapping):
+        name = str(source.get("path") or "<bytes>")
+    else:  # an image of Pillow may know its file
+        name = getattr(source, "filename", "") or f"<{type(source).__name__}>"
+    return printable(name)
 
 
 def image_bytes(source: ImageSource) -> bytes:
@@ -142,7 +145,9 @@ def _file_content(
     """Return the content of an image's file; it is read where a path is given."""
     if isinstance(source, Mapping):
         content = source.get("bytes")
-        source = (source.get("path") or b"") if content is None else content
+        if content is None:
+            content = source.get("path") or b""
+        return _file_content(content)
     if isinstance(source, bytes):
         return source
     path = Path(source)

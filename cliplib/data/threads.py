@@ -12,7 +12,6 @@ import torch
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = threading.RLock()
-_libraries = cache(ThreadpoolController)  # to find them takes 4 ms, so once
 
 
 @contextmanager
@@ -26,12 +25,25 @@ def one_thread() -> Iterator[None]:
     with _lock:
         torch_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # threadpoolctl does not know torch's own MKL
-        # threadpoolctl leaves OpenBLAS to the thread that set it first, and ignores all
-        # others without a word.
-        OpenBLASController.clear_controlling_thread(force=True)
+        _let_any_thread_set_openblas()
         try:
-            with _libraries().limit(limits=1, user_api="blas"):
+            with _loaded_libraries().limit(limits=1, user_api="blas"):
                 yield
         finally:
-            OpenBLASController.clear_controlling_thread(force=True)
+            _let_any_thread_set_openblas()
             torch.set_num_threads(torch_threads)
+
+
+@cache
+def _loaded_libraries() -> ThreadpoolController:
+    """Find the BLAS libraries of this process, once: it takes 4 ms."""
+    return ThreadpoolController()
+
+
+def _let_any_thread_set_openblas() -> None:
+    """Let the current thread set OpenBLAS, whichever thread did so before.
+
+    threadpoolctl otherwise obeys the first thread alone, and ignores all others without
+    a word. The lock above keeps them apart.
+    """
+    OpenBLASController.clear_controlling_thread(force=True)

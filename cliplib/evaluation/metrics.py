@@ -131,25 +131,22 @@ def evaluate(
     n, k = proba.shape
     group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
-    of_groups = _Contributions(labels, proba, group_of_row)
-    drawn = {"n_boot": n_boot, "seed": seed}
-    if np.isin(proba, (0, 1)).all():  # labels: areas, too, follow from counts
-        resampled = bootstrap(of_groups.statistics, np.arange(n_groups), **drawn)
-    else:
-        areas = _areas(labels, proba)
-        _, first_row = np.unique(group_of_row, return_index=True)  # of each group
-
-        def of_rows(weights: Floats) -> dict[str, Floats]:
-            return {**of_groups.statistics(weights[:, first_row]), **areas(weights)}
-
-        resampled = bootstrap(of_rows, group_of_row, **drawn)
-    per_class = _per_class_intervals(resampled, of_groups)
+    contributions = _Contributions(labels, proba, group_of_row)
+    statistics: Statistic = contributions.statistics  # of draws of groups
+    units = np.arange(n_groups)
+    if not np.isin(proba, (0, 1)).all():
+        # Areas under ROC curves need all rows: sums over groups do not tell them.
+        statistics = _with_areas(contributions, labels, proba, group_of_row)
+        units = group_of_row
+    resampled = bootstrap(statistics, units, n_boot=n_boot, seed=seed)
+    per_class = _per_class_intervals(resampled, contributions)
     metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
         metrics = metrics.loc[METRICS_OF_LABELS]
+    support = np.bincount(labels, minlength=k)
     return Evaluation(
         metrics=metrics,
-        per_class=_per_class_table(per_class, names, np.bincount(labels, minlength=k)),
+        per_class=_per_class_table(per_class, names, support),
         confusion=confusion_matrix(labels, proba.argmax(axis=1), labels=range(k)),
         n=n,
         n_groups=n_groups,
@@ -237,21 +234,27 @@ class _Contributions:
         }
 
 
-def _areas(labels: Ints, proba: Floats) -> Statistic:
-    """Return a function from weights (draws, n) to areas under the ROC curves.
+def _with_areas(
+    contributions: _Contributions, labels: Ints, proba: Floats, group_of_row: Ints
+) -> Statistic:
+    """Return a function from weights of rows, (draws, n), to all statistics.
 
-    They are "class_auroc", (draws, k), of each class against the rest, and "auroc",
-    (draws,). Given are labels (n,) and probabilities (n, k).
+    Areas under the ROC curves are those of the probabilities (n, k), not of the
+    predicted labels: "class_auroc", (draws, k), of each class against the rest, and
+    "auroc", (draws,), their mean.
     """
-    by_class = [
+    area_by_class = [
         auroc_statistic(labels == label, score) for label, score in enumerate(proba.T)
     ]
+    _, first_row_of_group = np.unique(group_of_row, return_index=True)
 
-    def areas(weights: Floats) -> dict[str, Floats]:
-        auroc = np.column_stack([area(weights) for area in by_class])
-        return {"auroc": _mean_area(auroc), "class_auroc": auroc}
+    def statistics(weights: Floats) -> dict[str, Floats]:
+        weights_of_groups = weights[:, first_row_of_group]
+        found = contributions.statistics(weights_of_groups)
+        class_auroc = np.column_stack([area(weights) for area in area_by_class])
+        return {**found, "auroc": _mean_area(class_auroc), "class_auroc": class_auroc}
 
-    return areas
+    return statistics
 
 
 def _mean_area(auroc: Floats) -> Floats:
@@ -297,7 +300,7 @@ def _checked_input(
 
 
 def _per_class_intervals(
-    resampled: dict[str, Resampled], of_groups: _Contributions
+    resampled: dict[str, Resampled], contributions: _Contributions
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
@@ -306,9 +309,9 @@ def _per_class_intervals(
     its denominator.
     """
     # Numbers of groups that hold the class, other classes, answers of the class: (k,).
-    n_with_class = (of_groups.n_true > 0).sum(axis=0)
-    n_with_others = (of_groups.sizes[:, None] > of_groups.n_true).sum(axis=0)
-    n_with_predicted = (of_groups.n_predicted > 0).sum(axis=0)
+    n_with_class = (contributions.n_true > 0).sum(axis=0)
+    n_with_others = (contributions.sizes[:, None] > contributions.n_true).sum(axis=0)
+    n_with_predicted = (contributions.n_predicted > 0).sum(axis=0)
     n_groups = {
         "sensitivity": n_with_class,
         "specificity": n_with_others,

@@ -25,11 +25,12 @@ logger = logging.getLogger(__name__)
 # Patterns that capture an image's series: its path without counter and extension. The
 # folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
 # The first parts of a name, at most so many: of cat/img_012_3.jpg two are cat/img_012.
-PREFIX = r"^((?:.*/)?[-_. ]*[^-_. /]+(?:[-_. ]+[^-_. /]+){{0,{}}})(?:[-_. ].*)?\.\w+$"
+PREFIX = r"^((?:.*/)?[-_. ]*[^-_. /]+(?:[-_. ]+[^-_. /]+){{0,{}}})(?:[-_. ].*)?"
 MOST_PARTS = 5
 COUNTER_FIRST = (  # cat/3_img_012.jpg, cat/exp3_img_012.jpg
-    r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)\.\w+$"
+    r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)"
 )
+EXTENSION = r"\.\w+"
 
 
 def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:
@@ -284,18 +285,26 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         An expression for `declared_groups`, where most images share their series with
         others, and no series is more than half of a folder; else "".
     """
-    without_counter = _series(ids, COUNTER_FIRST)
+    return _series_pattern(ids, f"{EXTENSION}$")
+
+
+def _series_pattern(names: Sequence[str], end: str) -> str:
+    """Return `suggested_pattern` of names of files, or of series, which end otherwise.
+
+    `end` is the pattern of their end: "$" for series, which have no extension.
+    """
+    counter_first = COUNTER_FIRST + end
+    without_counter = _series(names, counter_first)
     for n_more_parts in range(MOST_PARTS):
-        pattern = PREFIX.format(n_more_parts)
-        n_series = len(_series(ids, pattern))
-        if n_series and len(without_counter) >= 2 * n_series:
-            # With an extension, which all patterns expect.
-            rest = [f"{name}.jpg" for name in without_counter]
-            if not suggested_pattern(rest):
-                return COUNTER_FIRST
+        prefix = PREFIX.format(n_more_parts) + end
+        n_series = len(_series(names, prefix))
         if n_series:
-            return pattern
-    return COUNTER_FIRST if without_counter else ""
+            has_counter_first = (
+                len(without_counter) >= 2 * n_series
+                and _series_pattern(without_counter, "$") == ""
+            )
+            return counter_first if has_counter_first else prefix
+    return counter_first if without_counter else ""
 
 
 def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
@@ -306,8 +315,9 @@ def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
     """
     series = pd.Series(_groups_from_pattern(ids, pattern), ids, dtype=object)
     shared = series[series.duplicated(keep=False) & (series != "")]
-    first = shared.iloc[0] if len(shared) else ""
-    return [str(image) for image in shared.index[shared == first]]
+    if shared.empty:
+        return []
+    return [str(image) for image in shared.index[shared == shared.iloc[0]]]
 
 
 def _series(ids: Sequence[str], pattern: str) -> list[str]:

@@ -209,11 +209,13 @@ def right_of_new(share: Share, n: int) -> tuple[int, int]:
     beta-binomial where a beta distribution has the middle and the width of the share's
     interval (Meeker, Hahn and Escobar, Statistical Intervals, 2nd ed. 2017, chapter 6).
     """
-    middle = (share.low + share.high) / 2
-    spread = (share.high - share.low) / (2 * NORMAL_QUANTILE)  # a standard deviation
-    like_n = middle * (1 - middle) / spread**2 - 1  # that many images tell as much
-    number = betabinom(n, middle * like_n, (1 - middle) * like_n)
-    low, high = number.interval(0.95)
+    mean = (share.low + share.high) / 2
+    deviation = (share.high - share.low) / (2 * NORMAL_QUANTILE)
+    # The parameters of a beta distribution add up to mean (1 - mean) / variance - 1: to
+    # about the number of independent images that would tell as much.
+    effective_n = mean * (1 - mean) / deviation**2 - 1
+    n_right = betabinom(n, mean * effective_n, (1 - mean) * effective_n)
+    low, high = n_right.interval(0.95)
     return int(low), int(high)
 
 
