@@ -189,14 +189,6 @@ def test_a_trap_is_named_with_images_that_show_it(
     assert labels == {"a", "b"}
 
 
-def test_the_curve_ends_at_the_accuracy_that_stands_elsewhere(
-    findings: Findings,
-) -> None:
-    last = findings.curve.points.iloc[-1]
-    assert last["share"] == 1
-    assert last["value"] == findings.methods.share("accuracy").value
-
-
 def test_elsewhere_leaves_out_copies_and_unknown_classes(findings: Findings) -> None:
     away = findings.elsewhere
     assert away is not None

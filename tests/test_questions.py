@@ -1,23 +1,13 @@
-"""Would more labels pay, which labels look wrong, and how methods are tested."""
+"""Which labels look wrong, and how methods are tested."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import pairwise
-from typing import Any
-
 import numpy as np
 import pytest
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
 
 from cliplib import FeatureTable
-from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.reports.methods import (
-    Method,
-    Methods,
     groups_per_class,
-    learning_curve,
     plan_evaluation,
     suspect_labels,
 )
@@ -75,82 +65,6 @@ def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:
     features = rng.normal(size=(len(labels), 4)) + 4 * labels[:, None]
     groups = np.repeat(np.arange(2 * groups_of_a_class), images)
     return FeatureTable.from_arrays(features, labels, groups=groups, classes="ab")
-
-
-def methods_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> Methods:
-    """Return the out-of-fold answers of a classifier."""
-    plan = plan_evaluation(whole, seed=seed)
-    return Methods(
-        **vars(plan),
-        answers={},
-        best="it",
-        method=Method(estimator, whole),
-        proba=out_of_fold_proba(estimator, whole, n_splits=plan.n_splits, seed=seed),
-        evaluations={},
-        gains={},
-    )
-
-
-def test_the_learning_curve_grows_by_groups_and_ends_at_the_answers_with_all() -> None:
-    found = methods_of(LogisticRegression(), table(20))
-    curve = learning_curve(found)
-    points = curve.points
-    assert points["share"].tolist() == [0.125, 0.25, 0.5, 1.0]
-    assert points["groups"].tolist() == [4, 8, 16, 32]
-    assert (points["images"] == 3 * points["groups"]).all()
-    assert (points["low"] <= points["value"]).all()
-    answers = found.proba.argmax(axis=1)
-    assert points["value"].iloc[-1] == (answers == found.table.labels).mean()
-    gain = points["value"].iloc[-1] - points["value"].iloc[-2]
-    assert curve.gain_by_doubling is not None
-    assert curve.gain_by_doubling.value == pytest.approx(gain)
-
-
-class NotingFits(DummyClassifier):
-    """Notes the images of each fit, by the numbers that are their features."""
-
-    fits: list[set[int]] = []  # noqa: RUF012
-
-    def fit(self, X: Any, y: Any) -> NotingFits:
-        self.fits.append(set(X[:, 0].astype(int)))
-        super().fit(X, y)
-        return self
-
-
-def test_larger_shares_hold_the_smaller_ones_and_each_class_its_part() -> None:
-    whole = table(20)
-    numbered = whole.with_features(np.arange(len(whole))[:, None])
-    NotingFits.fits.clear()
-    learning_curve(methods_of(NotingFits(), numbered))
-    # First by the out-of-fold answers with all groups, then for three shares.
-    with_all, *by_part = np.array(NotingFits.fits).reshape(4, 5)
-    by_share = np.array([*by_part, with_all])
-    for fold in range(5):
-        for smaller, larger in pairwise(by_share[:, fold]):
-            assert smaller < larger
-        for images, n_groups in zip(by_share[:, fold], (2, 4, 8, 16), strict=True):
-            trained = whole.select(sorted(images))
-            assert groups_per_class(trained).tolist() == [n_groups] * 2
-    before = list(NotingFits.fits)
-    NotingFits.fits.clear()
-    learning_curve(methods_of(NotingFits(), numbered, seed=1))
-    assert NotingFits.fits != before
-
-
-def test_the_learning_curve_is_tested_in_published_folds() -> None:
-    whole = table(20)
-    fold_of_group = np.arange(40) % 5 + 1
-    numbered = whole.with_features(np.arange(len(whole))[:, None])
-    published = replace(numbered, folds=fold_of_group[whole.groups])
-    NotingFits.fits.clear()
-    learning_curve(methods_of(NotingFits(), published))
-    for number, trained in enumerate(NotingFits.fits):
-        assert not np.isin(published.folds[[*trained]], number % 5 + 1).any()
-
-
-def test_shares_of_too_few_groups_are_left_out() -> None:
-    curve = learning_curve(methods_of(LogisticRegression(), table(5)))
-    assert curve.points["share"].tolist() == [0.5, 1.0]
 
 
 def test_folds_are_those_that_the_groups_allow() -> None:

@@ -26,7 +26,7 @@ from cliplib.inspection.seen import Seen
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.elsewhere import Elsewhere
-from cliplib.reports.methods import Curve, Methods, OtherEncoder
+from cliplib.reports.methods import Methods, OtherEncoder
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,6 @@ class Findings:
         Vision models beside CLIP.
     suspects
         Labels that look wrong: row, given and likely class, and margin.
-    curve
-        Would more labels pay.
     errors
         Rows that were classified wrongly, each with an image of what spoke for the
         answer.
@@ -219,7 +217,6 @@ class Findings:
     archives: Sequence[Archive]
     other_encoders: Sequence[OtherEncoder]
     suspects: pd.DataFrame
-    curve: Curve
     errors: Sequence[tuple[int, Image.Image]]
     aid: DecisionAid
     seen: Seen | None = None

@@ -52,7 +52,6 @@ from cliplib.reports.methods import (
     Methods,
     OtherEncoder,
     groups_per_class,
-    learning_curve,
     measure_methods,
     plan_evaluation,
     suspect_labels,
@@ -122,7 +121,6 @@ def measure(folder: Source, **options: Any) -> Findings:
             for other in other_encoders
         ],
         suspects=suspect_labels(table.labels, methods.proba),
-        curve=learning_curve(methods),
         errors=explain_errors(encoder, fitted, images, methods),
         aid=aid,
         seen=seen_by(encoder, images),

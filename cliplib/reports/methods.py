@@ -1,6 +1,6 @@
 """How well each method sorts images of groups that it was not trained on.
 
-Also whether more labels would pay, and which labels the best method contradicts.
+Also which labels the best method contradicts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import nearest_neighbour
-from cliplib.probes.out_of_fold import out_of_fold_proba, predict_folds, table_folds
+from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.reports.decision_aid import KERNEL_LIMIT
 
 LARGEST = "always the largest class"
@@ -35,8 +35,6 @@ KERNEL = "kernel probe"
 MOST_FOLDS = 5
 LEAST_GROUPS = 4
 """Of a class: in a fold one is tested, one validates, and two are trained on."""
-SHARES = (0.125, 0.25, 0.5, 1.0)
-"""Of the groups, that the learning curve has points for."""
 
 
 class Method(NamedTuple):
@@ -227,75 +225,6 @@ def measure_methods(plan: EvaluationPlan, zero_shot: Floats) -> Methods:
         },
         by_image=by_image,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """Accuracy of the best probe by how much was labelled.
-
-    Attributes
-    ----------
-    points
-        share; images and groups trained on, means over folds; value, low and high of
-        the accuracy.
-    gain_by_doubling
-        Accuracy with all groups less that with half; None if it was not measured.
-    """
-
-    points: pd.DataFrame
-    gain_by_doubling: Share | None
-
-
-def learning_curve(methods: Methods) -> Curve:
-    """Test the best probe when it is trained on a growing share of the groups.
-
-    Each fold is tested by a probe that is trained on this share of each class's groups
-    in the other folds. Larger shares include the groups of smaller ones. Shares that
-    leave a class with fewer than two groups are left out.
-    """
-    probe, table = methods.method
-    folds = table_folds(table, **methods.draws)
-    points = []
-    answers = []
-    for share in tqdm(SHARES, "learning curve", unit="share"):
-        # Of each fold a part of its training rows.
-        parts = [
-            (_draw_groups(table, rows, share, methods.seed), test_rows)
-            for rows, test_rows in folds
-        ]
-        trained = [table.select(rows) for rows, _ in parts]
-        if any(groups_per_class(part).min() < 2 for part in trained):
-            continue
-        proba = methods.proba  # with all groups: the answers that stand elsewhere
-        if share < 1:
-            proba = predict_folds(probe, table, parts)
-        answers.append(proba.argmax(axis=1))
-        accuracy = methods.evaluate(answers[-1]).share("accuracy")
-        point = {
-            "share": share,
-            "images": np.mean([len(part) for part in trained]),
-            "groups": np.mean([len(set(part.groups)) for part in trained]),
-        }
-        points.append(point | accuracy._asdict())
-    gain_by_doubling = None
-    if len(answers) > 1:  # the last two are of half of the groups, and of all
-        gain_by_doubling = methods.gain(answers[-1], answers[-2])
-    return Curve(pd.DataFrame(points), gain_by_doubling)
-
-
-def _draw_groups(table: FeatureTable, rows: Ints, share: float, seed: int) -> Ints:
-    """Draw a share of the groups of each class among `rows`, rounded up.
-
-    Returns the row numbers, of `rows` and in their order, of the groups drawn. Each
-    share takes the first groups of a class in the same random order, so that larger
-    shares include the groups of smaller ones.
-    """
-    groups = table.groups[rows]
-    place_of_group = np.random.default_rng(seed).permutation(table.groups.max() + 1)
-    places = pd.Series(place_of_group[groups]).groupby(table.labels[rows])
-    n_drawn = np.ceil(share * places.transform("nunique"))
-    is_drawn = places.rank("dense") <= n_drawn
-    return rows[np.isin(groups, groups[is_drawn])]
 
 
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:

@@ -108,18 +108,6 @@ def confusion_plot(findings: Findings) -> Figure:
     return figure
 
 
-def curve_plot(findings: Findings) -> Figure:
-    """Plot accuracy (%), with its 95% band, over the number of groups trained on."""
-    points = findings.curve.points
-    figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 2.2))
-    ax.fill_between(
-        points["groups"], 100 * points["low"], 100 * points["high"], alpha=0.15
-    )
-    ax.plot(points["groups"], 100 * points["value"], marker="o")
-    ax.set(xlabel="groups trained on", ylabel="accuracy by group (%)", ylim=(0, 100))
-    return figure
-
-
 def trust_plot(findings: Findings) -> Figure:
     """Draw a reliability diagram, and beside it the risk-coverage curve, in per cent.
 
