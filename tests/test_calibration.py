@@ -69,6 +69,7 @@ def test_logits_of_less_precision_are_computed_with_in_float64():
         ([[0.0, np.nan], [1.0, 0.0]], [0, 0], "contains NaN"),
         ([[0.0, np.inf], [1.0, 0.0]], [0, 0], "contains infinity"),
         ([[0.0, 1.0]], [0, 0], "inconsistent numbers"),
+        ([[0.0, 1.0]], ["cat"], "'cat' is not among the classes 0, 1"),
         ([0.0, 1.0], [0, 0], "Expected 2D array"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import ndtr
 from scipy.stats import t as student
@@ -170,13 +171,40 @@ def test_an_undefined_number_is_nan(sample):
         ([0, 1], [[50.0, 50.0]] * 2, "sum to 1"),
         ([0, 1, 1], [0, 1, -1], "labels .n,. from 0 to 1"),
         ([0, 1, 1], [0, 1, 2], "labels .n,. from 0 to 1"),
-        (["a", "b"], [[0.5, 0.5]] * 2, "not their names"),
+        (["a", "x"], [[0.5, 0.5]] * 2, "'x' is not among the classes a, b"),
+        (["a", "b"], ["a", "x"], "'x' is not among the classes a, b"),
+        (["a", None], ["a", "b"], "1 of 2 images have no class"),
+        ([[0], [1]], [0, 1], r"must be .n,., and not .2, 1."),
         ([0, 1], [[0.4, 0.3, 0.3]] * 2, "need classes"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(y, predicted, named):
     with pytest.raises(ValueError, match=named):
         evaluate(y, predicted, ["a", "b"])
+
+
+def test_names_of_classes_are_labels_too():
+    names = np.array(["cat", "dog", "eel"])
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, 60)
+    proba = rng.dirichlet(np.ones(3), 60)
+    answers = proba.argmax(axis=1)
+
+    by_number = evaluate(codes, proba, names, n_boot=50)
+    by_name = evaluate(names[codes].tolist(), proba, names, n_boot=50)
+    pd.testing.assert_frame_equal(by_name.metrics, by_number.metrics)
+    pd.testing.assert_frame_equal(by_name.per_class, by_number.per_class)
+
+    # The order of the columns is that of `classes`, whatever the alphabet says.
+    turned = evaluate(names[codes], proba[:, ::-1], names[::-1], n_boot=50)
+    assert turned.accuracy == by_number.accuracy
+    assert turned.per_class.index.tolist() == ["eel", "dog", "cat"]
+
+    of_answers = evaluate(names[codes], names[answers], n_boot=50)
+    assert of_answers.accuracy == by_number.accuracy
+    assert of_answers.per_class.index.tolist() == ["cat", "dog", "eel"]
+    with pytest.raises(ValueError, match="Mix of label input types"):
+        evaluate(names[codes], answers)
 
 
 def test_columns_of_probabilities_are_never_guessed():

@@ -246,7 +246,7 @@ def test_a_comparison_the_other_way_round_has_the_same_p():
 
 
 def test_names_of_classes_are_no_indices_into_probabilities():
-    with pytest.raises(ValueError, match="not their names"):
+    with pytest.raises(ValueError, match="'a' is not among the classes 0, 1"):
         compare(["a", "b"] * 5, np.eye(2)[[0, 1] * 5], np.eye(2)[[0, 1] * 5])
 
 

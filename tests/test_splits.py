@@ -14,7 +14,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from cliplib.features.splits import (
     checked_groups,
-    class_indices,
     fold_numbers,
     group_folds,
     group_train_test_split,
@@ -253,16 +252,6 @@ def test_an_unknown_patient_is_no_group(unknown):
     for groups in (["a", "b", unknown], [1, 2, unknown]):
         with pytest.raises(ValueError, match="1 of 3 images have no group"):
             checked_groups(groups, 3)
-
-
-def test_labels_must_be_numbers_of_classes_where_columns_are_meant():
-    for kind in (np.int64, np.int32, np.uint8):
-        assert class_indices(np.array([2, 0, 1], kind)).tolist() == [2, 0, 1]
-    for labels in (["a", "b"], [0.0, 1.0], [True, False]):
-        with pytest.raises(ValueError, match="not their names"):
-            class_indices(labels)
-    with pytest.raises(ValueError, match=r"must be \(n,\), and not \(2, 1\)"):
-        class_indices([[0], [1]])
 
 
 def test_codes_do_not_depend_on_the_order_of_rows():

@@ -10,9 +10,9 @@ from scipy.special import log_softmax
 from sklearn.utils import check_array, check_consistent_length
 
 from cliplib.data.arrays import Bools, Floats
+from cliplib.data.labels import label_indices
 from cliplib.evaluation.inputs import checked_proba
 from cliplib.evaluation.intervals import ratio_intervals
-from cliplib.features.splits import class_indices
 
 LEAST_LOGIT = -700.0
 """Lower logits, such as -inf of a probability of 0, are raised to it."""
@@ -43,8 +43,8 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
     ValueError
         Where logits and labels do not fit together, or a logit is NaN or infinite.
     """
-    labels = class_indices(y)
     raised = check_array(np.maximum(np.asarray(logits, float), LEAST_LOGIT))
+    _, labels = label_indices(y, range(raised.shape[1]))
     check_consistent_length(raised, labels)
     if (raised.argmax(axis=1) == labels).all():
         return 1.0
@@ -107,7 +107,7 @@ def right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]
     Confidence is the highest of the row's probabilities (n, k). ValueError where these
     are of another shape, or do not fit the labels `y` (n,), column numbers.
     """
-    labels = class_indices(y)
+    _, labels = label_indices(y, range(np.shape(proba)[-1]))
     probabilities = checked_proba(labels, proba)
     return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
 

@@ -8,7 +8,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
 from cliplib.data.arrays import Bools, Floats, Ints
-from cliplib.features.splits import class_indices
+from cliplib.data.labels import label_indices
 
 
 def are_right(y: ArrayLike, predicted: ArrayLike) -> Bools:
@@ -18,7 +18,7 @@ def are_right(y: ArrayLike, predicted: ArrayLike) -> Bools:
     ValueError where the two do not fit together, or a label is missing.
     """
     if np.ndim(predicted) > 1:
-        labels = class_indices(y)
+        _, labels = label_indices(y, range(np.shape(predicted)[1]))
         return np.asarray(checked_proba(labels, predicted).argmax(axis=1) == labels)
     check_consistent_length(y, predicted)
     unique_labels(y, predicted)  # it refuses NaN, fractions, names beside numbers

@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
+from sklearn.utils.multiclass import unique_labels
 
 from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.data.labels import label_indices
 from cliplib.evaluation.inputs import checked_proba
 from cliplib.evaluation.intervals import (
     Resampled,
@@ -30,7 +32,7 @@ from cliplib.evaluation.intervals import (
     newcombe,
     small_sample_factor,
 )
-from cliplib.features.splits import checked_groups, class_indices
+from cliplib.features.splits import checked_groups
 
 METRICS_OF_LABELS = ["accuracy", "balanced_accuracy", "macro_f1"]
 METRICS = [*METRICS_OF_LABELS, "auroc", "log_loss", "brier", "ece"]
@@ -93,7 +95,7 @@ class Evaluation:
 def evaluate(
     y: ArrayLike,
     predicted: ArrayLike,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[object] | None = None,
     *,
     groups: ArrayLike | None = None,
     n_boot: int = 2000,
@@ -104,11 +106,12 @@ def evaluate(
     Parameters
     ----------
     y
-        Labels (n,), indices into `classes`.
+        Labels (n,): names among `classes`, or indices into them.
     predicted
         Labels (n,), or probabilities (n, k) with a column for each class.
     classes
-        Names of the k classes. Only predicted labels may do without.
+        Names of the k classes, in the order of the columns, such as a probe's
+        ``classes_``. Only predicted labels may do without.
     groups
         Groups (n,); without them each row is its own.
     n_boot, seed
@@ -276,26 +279,27 @@ def confidence_bins(confidence: Floats) -> Bools:
 
 
 def _checked_input(
-    y: ArrayLike, predicted: ArrayLike, classes: Sequence[str] | None
-) -> tuple[Ints, Floats, list[str]]:
+    y: ArrayLike, predicted: ArrayLike, classes: Sequence[object] | None
+) -> tuple[Ints, Floats, tuple[str, ...]]:
     """Return labels (n,), probabilities (n, k) and names (k,) of classes.
 
-    Predicted labels become probabilities of 0 and 1. Without `classes`
-    the names are "0" and so on. ValueError where the arguments do not fit together.
+    Predicted labels become probabilities of 0 and 1. Without `classes` they are those
+    of the labels; of whole numbers "0" and so on. ValueError where the arguments do not
+    fit together.
     """
-    labels = class_indices(y)
     given = np.asarray(predicted)
-    if given.ndim == 1:
-        largest = max(labels.max(), class_indices(given).max())
-        names = [*map(str, range(largest + 1) if classes is None else classes)]
-        given = given[:, None] == np.arange(len(names))  # one-hot (n, k)
-    elif classes is None or given.shape[-1] != len(classes):
+    if given.ndim > 1 and (classes is None or given.shape[-1] != len(classes)):
         raise ValueError(
             f"Probabilities of shape {given.shape} need classes, the names of their "
             "columns in this order: the columns of a classifier are its classes_."
         )
-    else:
-        names = [*map(str, classes)]
+    if classes is None:
+        found = unique_labels(y, given)  # it refuses names beside numbers
+        classes = range(found[-1] + 1) if found.dtype.kind in "iu" else found
+    names, labels = label_indices(y, classes)
+    if given.ndim == 1:
+        _, columns = label_indices(given, classes)
+        given = columns[:, None] == np.arange(len(names))  # one-hot (n, k)
     return labels, checked_proba(labels, given), names
 
 
@@ -400,7 +404,7 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, f
 
 
 def _per_class_table(
-    per_class: dict[str, pd.DataFrame], names: list[str], support: Ints
+    per_class: dict[str, pd.DataFrame], names: Sequence[str], support: Ints
 ) -> pd.DataFrame:
     """Join the tables of each metric, value, low and high by class, to a single one.
 

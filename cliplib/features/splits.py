@@ -59,22 +59,6 @@ def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> In
     return group_of_row
 
 
-def class_indices(y: ArrayLike) -> Ints:
-    """Check that `y` (n,) holds indices into classes, and return it as an array.
-
-    ValueError for names of classes, or another shape.
-    """
-    labels = np.asarray(y)
-    if labels.dtype.kind not in "iu":  # integers, with a sign or without
-        raise ValueError(
-            "Labels must be whole numbers of classes here, from 0, and not their "
-            "names: numpy.unique(names, return_inverse=True)[1] makes these of those."
-        )
-    if labels.ndim != 1:
-        raise ValueError(f"Labels must be (n,), and not {labels.shape}.")
-    return labels
-
-
 def stratified_subset(
     labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
 ) -> Ints:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.data.image import warn_once
+from cliplib.data.labels import label_indices
 from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.groups import (
@@ -165,7 +166,7 @@ class FeatureTable:
         features = np.asarray(X, np.float32)
         n = len(features)
         rows = np.arange(n)
-        names, labels = _label_indices(y, classes)
+        names, labels = label_indices(y, classes)
         return cls(
             features=features,
             labels=labels,
@@ -386,34 +387,3 @@ class FeatureTable:
         ValueError if the file is something else, or damaged.
         """
         return cls(**load_safetensors(path, mapped=mapped))
-
-
-def _label_indices(
-    y: ArrayLike, classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], Ints]:
-    """Return the classes' names, and each label's index among them, (n,).
-
-    Parameters and errors are those of `FeatureTable.from_arrays`.
-    """
-    # As objects, because NumPy turns NaN among texts into the text "nan".
-    is_missing = pd.isna(np.asarray(y, dtype=object))
-    if is_missing.any():
-        raise ValueError(
-            f"{is_missing.sum()} of {len(is_missing)} images have no class, the first "
-            f"in row {is_missing.argmax()}: leave them out."
-        )
-    given = np.asarray(y)
-    if classes is None:
-        values, indices = np.unique(given, return_inverse=True)
-        return tuple(str(value) for value in values), indices.astype(np.int64)
-    names = tuple(str(name) for name in classes)
-    if given.dtype.kind in "iu":  # integers, which are indices already
-        return names, given.astype(np.int64)
-    labels = given.astype(np.str_)
-    indices = pd.Index(names).get_indexer(labels)
-    if (indices < 0).any():
-        raise ValueError(
-            f"The class {str(labels[indices.argmin()])!r} is not among the classes "
-            f"{', '.join(names)}."
-        )
-    return names, indices.astype(np.int64)
