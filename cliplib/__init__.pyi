@@ -18,8 +18,8 @@ from .features.duplicates import find_near_duplicates as find_near_duplicates
 from .features.encode import encode as encode
 from .features.table import FeatureTable as FeatureTable
 from .inspection.search import search as search
-from .inspection.words import zero_shot as zero_shot
-from .inspection.words import zero_shot_weights as zero_shot_weights
+from .inspection.zero_shot import zero_shot as zero_shot
+from .inspection.zero_shot import zero_shot_weights as zero_shot_weights
 from .probes.kernel import KernelProbe as KernelProbe
 from .probes.linear import LinearProbe as LinearProbe
 from .probes.mlp import MLPProbe as MLPProbe

@@ -60,8 +60,8 @@ def test_metrics_are_those_of_scikit_learn(sample):
 def test_a_metric_is_asked_for_with_its_interval(sample):
     y, proba, classes = sample
     found = evaluate(y, proba, classes, n_boot=200)
-    assert found.share("accuracy").value == found.accuracy
-    assert [*found.share("auroc")] == found.metrics.loc["auroc"].tolist()
+    assert found.estimate("accuracy").value == found.accuracy
+    assert [*found.estimate("auroc")] == found.metrics.loc["auroc"].tolist()
     by_class = found.by_class("precision")
     assert [*by_class] == list(classes)
     assert [share.low for share in by_class.values()] == (

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from cliplib.evaluation.comparison import compare
 from cliplib.evaluation.intervals import (
+    Estimate,
     Resampled,
-    Share,
     auroc_statistic,
     bootstrap,
     clopper_pearson,
@@ -201,7 +201,7 @@ def test_a_comparison_is_paired():
 
 def test_differences_of_independent_shares_have_intervals():
     # Zou and Donner 2008: Newcombe's example, 56/70 less 48/80, by Wilson's intervals.
-    one, two = Share(0.8, 0.6916, 0.8776), Share(0.6, 0.4904, 0.7004)
+    one, two = Estimate(0.8, 0.6916, 0.8776), Estimate(0.6, 0.4904, 0.7004)
     difference = one.minus(two)
     assert difference.value == pytest.approx(0.2)
     assert difference.low == pytest.approx(0.0524, abs=2e-3)
@@ -209,11 +209,11 @@ def test_differences_of_independent_shares_have_intervals():
 
 
 def test_a_share_is_read_from_a_row_and_a_mean_has_an_interval():
-    mean = Share.mean([Share(0.5, 0.2, 0.6), Share(0.9, 0.5, 0.9)])
+    mean = Estimate.mean([Estimate(0.5, 0.2, 0.6), Estimate(0.9, 0.5, 0.9)])
     assert mean == pytest.approx((0.7, 0.7 - 0.5 / 2, 0.7 + 0.1 / 2))
-    assert Share.mean([mean]) == pytest.approx(mean)
+    assert Estimate.mean([mean]) == pytest.approx(mean)
     row = {"value": 0.3, "low": 0, "high": 1}
-    assert Share.of(row) == Share(0.3, 0, 1)
+    assert Estimate.of(row) == Estimate(0.3, 0, 1)
 
 
 @pytest.mark.filterwarnings("ignore:There are only")

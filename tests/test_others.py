@@ -37,7 +37,7 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.encoders.vision import VisionEncoder, load_encoder
 from cliplib.features.encode import encode
-from cliplib.inspection.words import zero_shot
+from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports.decision_aid import DecisionAid
 

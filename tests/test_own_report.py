@@ -29,7 +29,7 @@ from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import Estimate
 from cliplib.features.encode import encode
 from cliplib.inspection.erase import (
     CONTROL,
@@ -39,13 +39,13 @@ from cliplib.inspection.erase import (
     evaluate_erased,
     read_boxes,
 )
-from cliplib.inspection.own_split import OwnSplit
+from cliplib.inspection.published_split import PublishedSplit
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
 from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
-from cliplib.reports.elsewhere import judge_elsewhere
+from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, Request
 from cliplib.reports.measure import encode_images, measure
 from cliplib.reports.record import answers_table, made, record
@@ -144,14 +144,14 @@ def test_each_image_has_its_answer_by_a_probe_that_its_group_was_kept_from(
     assert copy["group"] == by_file.loc["disc/disc0.png", "group"]
     read = answers[answers["error"] == ""]
     right = (read["answer"] == read["label"]).mean()
-    assert right == findings.methods.share("accuracy").value
+    assert right == findings.methods.estimate("accuracy").value
     assert (read["suspect"] != "").sum() == len(findings.suspects)
     assert read["format"].unique().tolist() == ["PNG"]
 
 
 def test_the_best_probe_is_the_most_accurate(findings: Findings) -> None:
     methods = findings.methods
-    shares = {name: methods.share("accuracy", name).value for name in methods.probes}
+    shares = {name: methods.estimate("accuracy", name).value for name in methods.probes}
     assert shares[methods.best] == max(shares.values())
     assert methods.proba.argmax(axis=1).tolist() == methods.predicted.tolist()
     assert type(findings.aid.probe) is type(methods.method.estimator)
@@ -190,13 +190,13 @@ def test_a_trap_is_named_with_images_that_show_it(
 
 
 def test_elsewhere_leaves_out_copies_and_unknown_classes(findings: Findings) -> None:
-    away = findings.elsewhere
-    assert away is not None
-    assert away.evaluation.n == 12
-    assert tuple(away.evaluation.per_class.index) == findings.methods.table.classes
-    assert sorted(away.left_out.to_dict().values()) == [1, 1]
+    external = findings.external
+    assert external is not None
+    assert external.evaluation.n == 12
+    assert tuple(external.evaluation.per_class.index) == findings.methods.table.classes
+    assert sorted(external.left_out.to_dict().values()) == [1, 1]
     rows = {row.method: row for row in verdict(findings).rows}
-    assert rows["elsewhere: ward9"].accuracy.value == away.evaluation.accuracy
+    assert rows["elsewhere: ward9"].accuracy.value == external.evaluation.accuracy
 
 
 def test_elsewhere_is_judged_by_group_and_errors_by_answer(
@@ -213,7 +213,7 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     probe = LinearProbe(Cs=(0.1,)).fit(home.features, home.labels)
     said = pd.DataFrame({"class": "disc", "abstained": np.arange(19) >= 10})
     aid = Mock(training=home, encoder=tiny, **{"decide.return_value": said})
-    found = judge_elsewhere(str(away), home, list(dataset["image"]), probe, aid)
+    found = evaluate_external(str(away), home, list(dataset["image"]), probe, aid)
     # A copy of a class that is not here is counted once, for its class.
     assert found.left_out.to_dict() == {"are of a class that is not here": 1}
     assert (found.evaluation.n, found.evaluation.n_groups) == (19, 18)
@@ -338,7 +338,7 @@ def test_other_encoders_are_read_by_the_same_probe(
     findings: Findings, home: Path
 ) -> None:
     (other,) = findings.other_encoders
-    own = findings.methods.share("accuracy", "pooled linear probe")
+    own = findings.methods.estimate("accuracy", "pooled linear probe")
     assert other.name == str(home / "tiny-dino")
     assert own.value - other.accuracy.value == pytest.approx(other.gain.value)
 
@@ -443,7 +443,7 @@ def test_the_page_loads_nothing_and_tells_the_verdict_first(written: Path) -> No
 def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
     titles = {section["title"] for section in document(findings)["sections"]}
     assert {"Elsewhere", "Without the object", "How it was made"} <= titles
-    plain = document(replace(findings, elsewhere=None, erased=None))
+    plain = document(replace(findings, external=None, erased=None))
     shown = {section["title"] for section in plain["sections"]}
     assert not {"Elsewhere", "Without the object"} & shown
     assert plain["title"] == "ward7" and len(plain["table"]["rows"]) == 4
@@ -452,11 +452,11 @@ def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
 
 
 def test_a_split_of_the_folders_own_has_its_section(findings: Findings) -> None:
-    right = {"own split": Share(0.9, 0.8, 1.0), "by group": Share(0.7, 0.6, 0.8)}
+    right = {"own split": Estimate(0.9, 0.8, 1.0), "by group": Estimate(0.7, 0.6, 0.8)}
     images = {"own split": 9, "by group": 38}
     ladder = pd.DataFrame({"images": images, "right": right})
     shared = pd.DataFrame({"file": ["disc/disc0.png"]})
-    told = document(replace(findings, own_split=OwnSplit(ladder, shared)))
+    told = document(replace(findings, published_split=PublishedSplit(ladder, shared)))
     (section,) = (s for s in told["sections"] if s["title"] == "The folder's own split")
     shown, files = section["blocks"]
     assert shown["columns"] == ["protocol", "images", "right"]

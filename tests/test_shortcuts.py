@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cliplib.data.cache import map_images
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import Estimate
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.image_statistics import (
     PATCHES,
@@ -152,11 +152,11 @@ def test_without_a_gain_of_clip_that_is_shown_there_is_no_share() -> None:
 
 
 def test_the_share_of_a_gain_holds_that_gain_fixed() -> None:
-    reached = Share(0.8, 0.7, 0.9)
-    assert share_of_gain(reached, Share(0.9, 0.8, 1.0), 0.5) == pytest.approx(
+    reached = Estimate(0.8, 0.7, 0.9)
+    assert share_of_gain(reached, Estimate(0.9, 0.8, 1.0), 0.5) == pytest.approx(
         (0.75, 0.5, 1.0)
     )
-    unknown = share_of_gain(reached, Share(0.6, 0.5, 0.7), 0.5)
+    unknown = share_of_gain(reached, Estimate(0.6, 0.5, 0.7), 0.5)
     assert np.isnan(unknown).all()
 
 

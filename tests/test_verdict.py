@@ -15,12 +15,12 @@ from scipy.stats import betabinom, binom
 
 from cliplib import FeatureTable, evaluate
 from cliplib.data.arrays import Floats, Ints
-from cliplib.evaluation.intervals import Share, clopper_pearson
-from cliplib.inspection.archives import Archive
+from cliplib.evaluation.intervals import Estimate, clopper_pearson
 from cliplib.inspection.lookalikes import LookAlikes
-from cliplib.inspection.own_split import OwnSplit
-from cliplib.inspection.seen import Seen
+from cliplib.inspection.published_split import PublishedSplit
 from cliplib.inspection.shortcuts import Shortcut
+from cliplib.inspection.subgroups import Subgroup
+from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports import data_warnings
 from cliplib.reports.data_warnings import (
     KINDS,
@@ -28,7 +28,7 @@ from cliplib.reports.data_warnings import (
     DataWarning,
     check_threshold,
 )
-from cliplib.reports.elsewhere import Elsewhere
+from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Belonging
 from cliplib.reports.methods import LARGEST, LINEAR, Method, Methods
 from cliplib.reports.verdict import (
@@ -81,32 +81,32 @@ def methods(
             LARGEST: evaluate(labels, largest, CLASSES),
             LINEAR: evaluate(labels, proba, CLASSES),
         },
-        gains={LARGEST: Share(0.4, 0.3, 0.5)},
+        gains={LARGEST: Estimate(0.4, 0.3, 0.5)},
     )
 
 
-def shortcut(reached: Share, name: str = "border") -> Shortcut:
+def shortcut(reached: Estimate, name: str = "border") -> Shortcut:
     """Return a probe that sees no object and reaches this part of CLIP's gain."""
     return Shortcut(
         name=name,
-        accuracy=Share(0.9, 0.85, 0.94),
-        balanced=Share(0.9, 0.85, 0.94),
+        accuracy=Estimate(0.9, 0.85, 0.94),
+        balanced=Estimate(0.9, 0.85, 0.94),
         share_of_gain=reached,
-        auroc={"glass": Share(0.9, 0.85, 0.94), "metal": Share(0.9, 0.85, 0.94)},
+        auroc={"glass": Estimate(0.9, 0.85, 0.94), "metal": Estimate(0.9, 0.85, 0.94)},
         examples={"glass": [0, 1], "metal": [2, 3]},
     )
 
 
 @cache
-def elsewhere(wrong: tuple[int, int]) -> Elsewhere:
+def elsewhere(wrong: tuple[int, int]) -> ExternalTest:
     """Return 50 images a class from elsewhere, of which so many are wrong."""
     labels, proba = answered((50, 50), wrong)
-    return Elsewhere(
+    return ExternalTest(
         name="site b",
         left_out=pd.Series(dtype=int),
         evaluation=evaluate(labels, proba, CLASSES),
-        answered=Share(0, 0, 0),
-        wrong=Share(0, 0, 0),
+        answered=Estimate(0, 0, 0),
+        wrong=Estimate(0, 0, 0),
     )
 
 
@@ -158,7 +158,7 @@ def test_a_rare_class_that_is_ranked_first_is_no_no() -> None:
     found = methods((240, 12), (0, 12))
     area = evaluate(labels, proba, CLASSES)
     found = replace(found, evaluations={LINEAR: area})
-    assert found.share("balanced_accuracy").value == 0.5
+    assert found.estimate("balanced_accuracy").value == 0.5
     assert word_of(found) == "Only in part"
 
 
@@ -186,17 +186,17 @@ def test_each_kind_of_warning_weighs_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("reached", "name", "stops"),
     [
-        (Share(1.0, 0.95, 1.05), "border", True),
-        (Share(0.93, 0.85, 1.0), "camera", True),  # 90% where CLIP has 93
-        (Share(0.75, 0.65, 0.9), "border", True),
-        (Share(0.74, 0.7, 0.9), "border", False),
-        (Share(0.85, 0.64, 1.0), "border", False),  # too few images to say so
-        (Share(1.0, 0.95, 1.05), "thumbnail", False),  # colour is often content
-        (Share(float("nan"), float("nan"), float("nan")), "border", False),
+        (Estimate(1.0, 0.95, 1.05), "border", True),
+        (Estimate(0.93, 0.85, 1.0), "camera", True),  # 90% where CLIP has 93
+        (Estimate(0.75, 0.65, 0.9), "border", True),
+        (Estimate(0.74, 0.7, 0.9), "border", False),
+        (Estimate(0.85, 0.64, 1.0), "border", False),  # too few images to say so
+        (Estimate(1.0, 0.95, 1.05), "thumbnail", False),  # colour is often content
+        (Estimate(float("nan"), float("nan"), float("nan")), "border", False),
     ],
 )
 def test_a_shortcut_stops_the_word_where_it_reaches_clips_gain(
-    reached: Share, name: str, stops: bool
+    reached: Estimate, name: str, stops: bool
 ) -> None:
     warning = one(data_warnings.of_shortcuts, shortcuts=[shortcut(reached, name)])
     assert (warning is not None) == stops
@@ -206,25 +206,29 @@ def test_a_shortcut_stops_the_word_where_it_reaches_clips_gain(
 @pytest.mark.parametrize(
     ("name", "area", "stops"),
     [
-        ("left edge", Share(0.96, 0.91, 0.98), True),
-        ("left edge", Share(0.92, 0.86, 0.96), False),
-        ("left edge", Share(0.96, 0.84, 1.0), False),  # too few images to say so
-        ("thumbnail", Share(1.0, 0.95, 1.0), False),
-        ("size", Share(1.0, 0.95, 1.0), False),  # values of one class are named anyway
+        ("left edge", Estimate(0.96, 0.91, 0.98), True),
+        ("left edge", Estimate(0.92, 0.86, 0.96), False),
+        ("left edge", Estimate(0.96, 0.84, 1.0), False),  # too few images to say so
+        ("thumbnail", Estimate(1.0, 0.95, 1.0), False),
+        (
+            "size",
+            Estimate(1.0, 0.95, 1.0),
+            False,
+        ),  # values of one class are named anyway
     ],
 )
 def test_a_shortcut_to_one_class_of_three_stops_the_word(
-    name: str, area: Share, stops: bool
+    name: str, area: Estimate, stops: bool
 ) -> None:
     labels = np.repeat([0, 1, 2], 60)
     classes = ("glass", "metal", "paper")
     of_three = evaluate(labels, np.eye(3)[labels] * 0.7 + 0.1, classes)
     areas = {
         "glass": area,
-        "metal": Share(0.6, 0.5, 0.7),
-        "paper": Share(0.5, 0.4, 0.6),
+        "metal": Estimate(0.6, 0.5, 0.7),
+        "paper": Estimate(0.5, 0.4, 0.6),
     }
-    weak = replace(shortcut(Share(0.6, 0.5, 0.7), name), auroc=areas)
+    weak = replace(shortcut(Estimate(0.6, 0.5, 0.7), name), auroc=areas)
     three = replace(methods(), evaluations={LINEAR: of_three})
     warning = one(data_warnings.of_shortcuts, shortcuts=[weak], methods=three)
     assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
@@ -235,7 +239,10 @@ def test_a_shortcut_to_one_class_of_three_stops_the_word(
 
 
 def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:
-    both = [shortcut(Share(1, 0.9, 1.1)), shortcut(Share(0.9, 0.8, 1), name="top edge")]
+    both = [
+        shortcut(Estimate(1, 0.9, 1.1)),
+        shortcut(Estimate(0.9, 0.8, 1), name="top edge"),
+    ]
     warning = one(data_warnings.of_shortcuts, shortcuts=both)
     assert warning is not None and warning.severity == "high"
     assert warning.evidence["name"] == "border" and warning.rows == [0, 1, 2, 3]
@@ -251,7 +258,7 @@ def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:
 def test_images_elsewhere_stop_the_word_where_clearly_less_is_right(
     wrong: tuple[int, int], stops: bool
 ) -> None:
-    warning = one(data_warnings.of_elsewhere, elsewhere=elsewhere(wrong))
+    warning = one(data_warnings.of_external, external=elsewhere(wrong))
     assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
     if warning:
         said = sentence("Perhaps", methods(), [warning], DECLARED)
@@ -261,8 +268,8 @@ def test_images_elsewhere_stop_the_word_where_clearly_less_is_right(
 def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
     many = methods((2000, 2000), (40, 40))
     away = elsewhere((2, 2))
-    assert data_warnings.loss_elsewhere(away, many).value == pytest.approx(0.02)
-    assert one(data_warnings.of_elsewhere, elsewhere=away, methods=many) is None
+    assert data_warnings.external_loss(away, many).value == pytest.approx(0.02)
+    assert one(data_warnings.of_external, external=away, methods=many) is None
 
 
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
@@ -284,7 +291,7 @@ def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
 def test_images_that_look_like_views_of_fewer_things_limit_the_word(
     cosine: float, belonging: Belonging, word: str
 ) -> None:
-    alike = LookAlikes(cosine, [(0, 5, 0.9)], 9, Share(0.6, 0.5, 0.7))
+    alike = LookAlikes(cosine, [(0, 5, 0.9)], 9, Estimate(0.6, 0.5, 0.7))
     warning = one(data_warnings.of_look_alikes, look_alikes=alike, belonging=belonging)
     assert word_of(methods(), warning) == word
     if warning:
@@ -292,11 +299,18 @@ def test_images_that_look_like_views_of_fewer_things_limit_the_word(
 
 
 def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
-    assert one(data_warnings.of_seen, seen=None) is None
+    assert one(data_warnings.of_training_overlap, training_overlap=None) is None
     assert (
-        one(data_warnings.of_seen, seen=Seen(np.arange(3), 100)) is None
+        one(
+            data_warnings.of_training_overlap,
+            training_overlap=TrainingOverlap(np.arange(3), 100),
+        )
+        is None
     )  # may be chance
-    warning = one(data_warnings.of_seen, seen=Seen(np.arange(40), 100))
+    warning = one(
+        data_warnings.of_training_overlap,
+        training_overlap=TrainingOverlap(np.arange(40), 100),
+    )
     assert warning is not None and warning.evidence["images"] == 40
     assert word_of(methods(), warning) == "Probably"
     assert "40%" in sentence("Probably", methods(), [warning], DECLARED)
@@ -312,29 +326,31 @@ def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
 def test_an_archive_inside_a_class_is_told_with_both_parts(
     by: str, name: str, word: str
 ) -> None:
-    both = Share(0.97, 0.9, 1), Share(0.41, 0.3, 0.5)
-    archive = Archive(by, "glass", "mr#", 60, *both, [1, 2, 3, 4], only_here=False)
-    warning = one(data_warnings.of_archives, archives=[archive])
+    both = Estimate(0.97, 0.9, 1), Estimate(0.41, 0.3, 0.5)
+    archive = Subgroup(by, "glass", "mr#", 60, *both, [1, 2, 3, 4], only_here=False)
+    warning = one(data_warnings.of_subgroups, subgroups=[archive])
     assert warning is not None and warning.id == name and warning.rows == [1, 2, 3, 4]
     assert "97%" in warning.message and "41%" in warning.message
     assert word_of(methods(), warning) == word
     anonymous = SimpleNamespace(anonymous=True)
-    hidden = one(data_warnings.of_archives, archives=[archive], request=anonymous)
+    hidden = one(data_warnings.of_subgroups, subgroups=[archive], request=anonymous)
     assert hidden is not None and "mr#" not in hidden.message
     assert ("mr#" in warning.message) == (by == "form of name")
 
 
 def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
-    right = {"own split": Share(0.97, 0.9, 1), "by group": Share(0.8, 0.7, 0.9)}
+    right = {"own split": Estimate(0.97, 0.9, 1), "by group": Estimate(0.8, 0.7, 0.9)}
     ladder = pd.DataFrame(
         {"images": {"own split": 50, "by group": 200}, "right": right}
     )
     shared = pd.DataFrame({"file": ["a.png"]})
-    warning = one(data_warnings.of_own_split, own_split=OwnSplit(ladder, shared))
+    warning = one(
+        data_warnings.of_published_split, published_split=PublishedSplit(ladder, shared)
+    )
     assert warning is not None and "splits.csv" in warning.message
     assert warning.evidence["test"] == 50 and warning.evidence["shared"] == 1
-    clean = OwnSplit(ladder, shared[:0])
-    assert one(data_warnings.of_own_split, own_split=clean) is None
+    clean = PublishedSplit(ladder, shared[:0])
+    assert one(data_warnings.of_published_split, published_split=clean) is None
 
 
 def test_a_missed_class_limits_the_word() -> None:
@@ -425,7 +441,7 @@ def test_the_range_for_new_images_holds_in_95_of_100_samples() -> None:
     n, counts = 80, np.arange(81)
     low, high = clopper_pearson(counts / n, n)
     ranges = [
-        right_of_new(Share(*numbers), 100)
+        right_of_new(Estimate(*numbers), 100)
         for numbers in zip(counts / n, low, high, strict=True)
     ]
     lowest, highest = np.transpose(ranges)
@@ -437,7 +453,7 @@ def test_the_range_for_new_images_holds_in_95_of_100_samples() -> None:
 
 def test_the_range_deviates_as_the_interval_of_the_share_does() -> None:
     half = 1.959964 * 0.25  # the deviation of a beta distribution of 1.5 and 1.5
-    found = right_of_new(Share(0.5, 0.5 - half, 0.5 + half), 100)
+    found = right_of_new(Estimate(0.5, 0.5 - half, 0.5 + half), 100)
     assert found == betabinom(100, 1.5, 1.5).interval(0.95)
 
 
@@ -485,7 +501,7 @@ def findings(**parts: Any) -> Any:
     """Return as much of the findings as warnings and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
     request = SimpleNamespace(anonymous=False)
-    defaults = {"images": images, "seen": None, "other_encoders": []}
+    defaults = {"images": images, "training_overlap": None, "other_encoders": []}
     defaults |= {"request": request}
     defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "methods": methods(), **parts})
@@ -502,10 +518,13 @@ def test_the_least_sure_class_gets_as_many_groups_as_make_it_sure() -> None:
 
 
 def test_openais_clip_is_a_command_away_from_the_small_one() -> None:
-    of_mini = Seen(np.arange(0), 100)
-    (step,) = next_steps(findings(seen=of_mini), "Yes")
+    of_mini = TrainingOverlap(np.arange(0), 100)
+    (step,) = next_steps(findings(training_overlap=of_mini), "Yes")
     assert step.command.endswith("--others openai/clip-vit-base-patch32")
-    assert next_steps(findings(seen=of_mini, other_encoders=["dino"]), "Yes") == []
+    assert (
+        next_steps(findings(training_overlap=of_mini, other_encoders=["dino"]), "Yes")
+        == []
+    )
 
 
 def test_groups_are_to_be_declared_where_no_names_suggest_them() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from cliplib.data.wording import counted, listing, number, percent, points
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import Estimate
 
 
 def test_shares_are_written_with_their_intervals() -> None:
-    assert percent(Share(0.5, 0.404, 0.596)) == "50% (40 to 60)"
-    assert percent(Share(*[float("nan")] * 3)) == "–"
-    assert points(Share(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
-    assert points(Share(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
+    assert percent(Estimate(0.5, 0.404, 0.596)) == "50% (40 to 60)"
+    assert percent(Estimate(*[float("nan")] * 3)) == "–"
+    assert points(Estimate(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
+    assert points(Estimate(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
 
 
 def test_numbers_have_separators_or_three_decimals() -> None:

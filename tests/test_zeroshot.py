@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from cliplib import encode, load_dataset
 from cliplib.data.datasets import default_phrases
-from cliplib.inspection.words import zero_shot, zero_shot_weights
+from cliplib.inspection.zero_shot import zero_shot, zero_shot_weights
 
 
 class Words:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 # Value, lower and upper end of its 95% interval, as shares of 1, as of a
-# `cliplib.evaluation.intervals.Share`.
+# `cliplib.evaluation.intervals.Estimate`.
 Interval = tuple[float, float, float]
 
 # Control characters, ends of lines, what turns the direction of letters, bytes that are

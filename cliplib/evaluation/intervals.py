@@ -37,32 +37,32 @@ class Resampled(NamedTuple):
     draws: Floats  # (n_boot,) or (n_boot, m)
 
 
-class Share(NamedTuple):
-    """A share, or a difference of shares, with its 95% interval."""
+class Estimate(NamedTuple):
+    """A number, mostly a share or a difference of shares, with its 95% interval."""
 
     value: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Share:
+    def of(cls, row: Mapping[str, Any]) -> Estimate:
         """Take value, low and high from a row of a table."""
         return cls(float(row["value"]), float(row["low"]), float(row["high"]))
 
     @classmethod
-    def mean(cls, shares: Sequence[Share]) -> Share:
-        """Return the mean of independent shares, with its interval.
+    def mean(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """Return the mean of independent estimates, with its interval.
 
         Squared distances from value to end add up (Zou and Donner, as in `minus`).
         """
-        k = len(shares)
-        value = sum(share.value for share in shares) / k
-        to_low = math.hypot(*(share.value - share.low for share in shares)) / k
-        to_high = math.hypot(*(share.high - share.value for share in shares)) / k
+        k = len(estimates)
+        value = sum(one.value for one in estimates) / k
+        to_low = math.hypot(*(one.value - one.low for one in estimates)) / k
+        to_high = math.hypot(*(one.high - one.value for one in estimates)) / k
         return cls(value, value - to_low, value + to_high)
 
-    def minus(self, other: Share) -> Share:
-        """Return this share less an independent one, with the difference's interval.
+    def minus(self, other: Estimate) -> Estimate:
+        """Return this less an independent estimate, with the difference's interval.
 
         It follows from the two intervals, which need not be symmetric (Zou and Donner,
         Statistics in Medicine 27, 2008, 1693-1702); no draws are needed.
@@ -70,7 +70,7 @@ class Share(NamedTuple):
         value = self.value - other.value
         to_low = math.hypot(self.value - self.low, other.high - other.value)
         to_high = math.hypot(self.high - self.value, other.value - other.low)
-        return Share(value, value - to_low, value + to_high)
+        return Estimate(value, value - to_low, value + to_high)
 
 
 def bootstrap(
@@ -347,10 +347,10 @@ def ratio_intervals(
 
 def share_with_interval(
     is_counted: ArrayLike, *, groups: ArrayLike, seed: int = 0
-) -> Share:
+) -> Estimate:
     """Return the share of rows (n,) that are true, by `ratio_intervals` over groups."""
     table = ratio_intervals({"share": is_counted}, groups=groups, seed=seed)
-    return Share.of(table.loc["share"])
+    return Estimate.of(table.loc["share"])
 
 
 def group_sums(columns: Any, group_of_row: Ints) -> Floats:

@@ -21,8 +21,8 @@ from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.labels import label_indices
 from cliplib.evaluation.inputs import checked_proba
 from cliplib.evaluation.intervals import (
+    Estimate,
     Resampled,
-    Share,
     Statistic,
     auroc_statistic,
     bootstrap,
@@ -71,16 +71,16 @@ class Evaluation:
         """Share of right predictions."""
         return float(self.metrics.at["accuracy", "value"])
 
-    def share(self, metric: str) -> Share:
+    def estimate(self, metric: str) -> Estimate:
         """Return one of the metrics with its interval."""
-        return Share.of(self.metrics.loc[metric])
+        return Estimate.of(self.metrics.loc[metric])
 
-    def by_class(self, metric: str) -> dict[str, Share]:
+    def by_class(self, metric: str) -> dict[str, Estimate]:
         """Return one of `PER_CLASS` with its intervals, by the name of the class."""
         columns = [metric, f"{metric}_low", f"{metric}_high"]
         rows = self.per_class[columns].to_numpy(float).tolist()
         names = map(str, self.per_class.index)
-        return {name: Share(*row) for name, row in zip(names, rows, strict=True)}
+        return {name: Estimate(*row) for name, row in zip(names, rows, strict=True)}
 
     def __repr__(self) -> str:
         """Show all metrics with their intervals."""
@@ -372,10 +372,10 @@ def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float
     returned are the mean's value, and low and high extended. A class without errors has
     none in any bootstrap draw; only its own interval shows what is unknown of it.
     """
-    shares = [Share.of(row) for _, row in of_classes.dropna().iterrows()]
-    if not shares:
+    estimates = [Estimate.of(row) for _, row in of_classes.dropna().iterrows()]
+    if not estimates:
         return {"value": np.nan, "low": np.nan, "high": np.nan}
-    implied = Share.mean(shares)
+    implied = Estimate.mean(estimates)
     return {
         "value": mean["value"],
         "low": min(mean["low"], implied.low),

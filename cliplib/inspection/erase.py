@@ -211,7 +211,7 @@ class Erased:
     Attributes
     ----------
     accuracy
-        A row for each variant: images (how many have it) and accuracy (a `Share`).
+        A row for each variant: images (how many have it) and accuracy (an `Estimate`).
         Variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the other side
         of the vertical middle, where that does not meet the object.
     examples

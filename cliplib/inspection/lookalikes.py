@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.preprocessing import StandardScaler, normalize
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.evaluation.intervals import Share, share_with_interval
+from cliplib.evaluation.intervals import Estimate, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
 
@@ -48,7 +48,7 @@ class LookAlikes:
     median_cosine: float
     pairs: list[tuple[int, int, float]]
     n_clusters: int
-    accuracy: Share | None
+    accuracy: Estimate | None
 
     @property
     def many(self) -> bool:
@@ -120,7 +120,7 @@ def _clusters(rows: Features, groups: Ints) -> Ints:
 
 def _accuracy_by(
     clusters: Ints, table: FeatureTable, probe: Any, n_splits: int, seed: int
-) -> Share | None:
+) -> Estimate | None:
     """Return a probe's accuracy in folds that keep clusters whole, or None."""
     clusters_of_class = pd.Series(clusters).groupby(table.labels).nunique()
     if clusters_of_class.min() < n_splits:

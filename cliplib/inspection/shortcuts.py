@@ -21,7 +21,7 @@ from cliplib.data.arrays import Floats, Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
 from cliplib.data.threads import one_thread
-from cliplib.evaluation.intervals import Share, newcombe
+from cliplib.evaluation.intervals import Estimate, newcombe
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
@@ -64,10 +64,10 @@ class Shortcut:
     """
 
     name: str
-    accuracy: Share
-    balanced: Share
-    share_of_gain: Share
-    auroc: Mapping[str, Share]
+    accuracy: Estimate
+    balanced: Estimate
+    share_of_gain: Estimate
+    auroc: Mapping[str, Estimate]
     examples: Mapping[str, list[int]]
 
     @property
@@ -141,14 +141,14 @@ def probe_shortcuts(
         )
 
     chance = 1 / len(table.classes)
-    of_clip = evaluated(predicted).share("balanced_accuracy")
+    of_clip = evaluated(predicted).estimate("balanced_accuracy")
     shortcuts = []
     for name, probabilities in proba.items():
         found = evaluated(probabilities.argmax(axis=1))
-        balanced = found.share("balanced_accuracy")
+        balanced = found.estimate("balanced_accuracy")
         shortcut = Shortcut(
             name=name,
-            accuracy=found.share("accuracy"),
+            accuracy=found.estimate("accuracy"),
             balanced=balanced,
             share_of_gain=share_of_gain(balanced, of_clip, chance),
             auroc=_areas(table, probabilities),
@@ -185,18 +185,18 @@ def _encode_field(values: pd.Series) -> Floats:
     return np.asarray(columns, float)
 
 
-def share_of_gain(reached: Share, of_clip: Share, chance: float) -> Share:
+def share_of_gain(reached: Estimate, of_clip: Estimate, chance: float) -> Estimate:
     """Return what part a share reaches of CLIP's gain over chance, which is held fixed.
 
     It is NaN where no gain of CLIP is shown.
     """
     if of_clip.low <= chance:
-        return Share(np.nan, np.nan, np.nan)
+        return Estimate(np.nan, np.nan, np.nan)
     gain = of_clip.value - chance
-    return Share(*((end - chance) / gain for end in reached))
+    return Estimate(*((end - chance) / gain for end in reached))
 
 
-def _areas(table: FeatureTable, proba: Floats) -> dict[str, Share]:
+def _areas(table: FeatureTable, proba: Floats) -> dict[str, Estimate]:
     """Return the area under the ROC curve of each class against all others."""
     areas = {}
     for label, name in enumerate(table.classes):
@@ -204,7 +204,7 @@ def _areas(table: FeatureTable, proba: Floats) -> dict[str, Share]:
         n_groups = len(np.unique(table.groups[is_class]))
         n_others = len(np.unique(table.groups[~is_class]))
         area = roc_auc_score(is_class, proba[:, label])
-        areas[name] = Share(area, *newcombe(area, n_groups, n_others).tolist())
+        areas[name] = Estimate(area, *newcombe(area, n_groups, n_others).tolist())
     return areas
 
 

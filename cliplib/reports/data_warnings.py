@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cliplib.evaluation.intervals import Share
-from cliplib.inspection.archives import CLUSTER, FORM
-from cliplib.inspection.own_split import BY_GROUP, OWN_SPLIT
+from cliplib.evaluation.intervals import Estimate
+from cliplib.inspection.published_split import BY_GROUP, PUBLISHED
 from cliplib.inspection.shortcuts import Shortcut, share_of_gain
-from cliplib.reports.elsewhere import Elsewhere
+from cliplib.inspection.subgroups import CLUSTER, FORM
+from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import Methods
 from cliplib.reports.templates import filled, read_texts
@@ -39,8 +39,8 @@ CLASS_SHORTCUT = 0.88
 """The share of CLIP's gain in AUROC from which on one may be all it sees of a class."""
 CLASS_SHORTCUT_LOW = 0.75
 """The same, at the lower end of its interval."""
-LOSS_ELSEWHERE = 0.05
-"""A loss of balanced accuracy elsewhere that matters."""
+EXTERNAL_LOSS = 0.05
+"""A loss of balanced accuracy on external images that matters."""
 FAIR_ACCURACY = 0.7
 """A class of which less is found is mostly missed."""
 IMBALANCE = 0.8
@@ -89,13 +89,13 @@ def warning_of(
 ) -> DataWarning:
     """Return a warning of a kind, its texts filled in from `evidence` and from `said`.
 
-    A `Share` in the evidence becomes three numbers: NAME, NAME_low and NAME_high.
+    An `Estimate` in the evidence becomes three numbers: NAME, NAME_low and NAME_high.
     """
     texts = KINDS[kind]
     values = {**evidence, **said}
     numbers: dict[str, float | int | str] = {}
     for name, value in evidence.items():
-        if isinstance(value, Share):
+        if isinstance(value, Estimate):
             ends = {f"{name}_low": value.low, f"{name}_high": value.high}
             numbers |= {name: value.value, **ends}
         else:
@@ -179,7 +179,7 @@ def is_strong(shortcut: Shortcut) -> bool:
 
 def shortcuts_of_classes(
     shortcuts: Sequence[Shortcut], methods: Methods
-) -> list[tuple[Shortcut, str, Share]]:
+) -> list[tuple[Shortcut, str, Estimate]]:
     """Return what in a picture tells one class of several nearly as CLIP does.
 
     With it come the class, and the share of CLIP's gain in the area under the ROC curve
@@ -207,29 +207,29 @@ def of_one_class_values(f: Findings) -> Iterator[DataWarning]:
         yield warning_of("one-class-value", evidence, rows=rows)
 
 
-def of_elsewhere(f: Findings) -> Iterator[DataWarning]:
+def of_external(f: Findings) -> Iterator[DataWarning]:
     """Say that clearly less is right on the images of another folder."""
-    if f.elsewhere is None:
+    if f.external is None:
         return
-    found = f.elsewhere.evaluation
-    loss = loss_elsewhere(f.elsewhere, f.methods)
-    if loss.low > 0 and loss.value >= LOSS_ELSEWHERE:
-        evidence = {"accuracy": found.share("accuracy"), "loss": loss}
-        name = f.elsewhere.name
+    found = f.external.evaluation
+    loss = external_loss(f.external, f.methods)
+    if loss.low > 0 and loss.value >= EXTERNAL_LOSS:
+        evidence = {"accuracy": found.estimate("accuracy"), "loss": loss}
+        name = f.external.name
         yield warning_of("worse-elsewhere", evidence, name=name, images=found.n)
 
 
-def loss_elsewhere(away: Elsewhere, methods: Methods) -> Share:
-    """Return balanced accuracy here less that elsewhere, of the classes that are there.
+def external_loss(external: ExternalTest, methods: Methods) -> Estimate:
+    """Return internal less external balanced accuracy, of the classes that occur there.
 
     Both are of different images.
     """
-    per_class = away.evaluation.per_class
+    per_class = external.evaluation.per_class
     occurring = [str(name) for name in per_class.index[per_class["support"] > 0]]
-    there = away.evaluation.by_class("sensitivity")
-    here = methods.sensitivity
-    mean_there = Share.mean([there[name] for name in occurring])
-    return Share.mean([here[name] for name in occurring]).minus(mean_there)
+    sensitivity = external.evaluation.by_class("sensitivity")
+    of_internal = Estimate.mean([methods.sensitivity[name] for name in occurring])
+    of_external = Estimate.mean([sensitivity[name] for name in occurring])
+    return of_internal.minus(of_external)
 
 
 def of_series(f: Findings) -> Iterator[DataWarning]:
@@ -254,49 +254,50 @@ def of_look_alikes(f: Findings) -> Iterator[DataWarning]:
     if alike.accuracy is not None:
         evidence["accuracy"] = alike.accuracy
     rows = [row for a, b, _ in alike.pairs for row in (a, b)]
-    own = f.methods.share("accuracy")
+    own = f.methods.estimate("accuracy")
     warning = warning_of("look-alikes", evidence, rows=rows, own=own)
     if f.belonging.declared:  # perhaps too narrowly
         warning = replace(warning, severity="medium", at_most="Probably", condition="")
     yield warning
 
 
-def of_seen(f: Findings) -> Iterator[DataWarning]:
+def of_training_overlap(f: Findings) -> Iterator[DataWarning]:
     """Say that the encoder was trained on some of these images."""
-    if f.seen is not None and f.seen.notable:
-        evidence = {"images": len(f.seen.rows), "share": f.seen.share}
-        yield warning_of("seen-in-training", evidence, rows=f.seen.rows.tolist())
+    overlap = f.training_overlap
+    if overlap is not None and overlap.notable:
+        evidence = {"images": len(overlap.rows), "share": overlap.share}
+        yield warning_of("seen-in-training", evidence, rows=overlap.rows.tolist())
 
 
-def of_archives(f: Findings) -> Iterator[DataWarning]:
+def of_subgroups(f: Findings) -> Iterator[DataWarning]:
     """Say that a part of a class fares otherwise, or came another way."""
-    for archive in f.archives:
+    for subgroup in f.subgroups:
         evidence = {
-            "class": archive.class_name,
-            "by": archive.by,
-            "part": archive.accuracy,
-            "rest": archive.accuracy_of_rest,
+            "class": subgroup.class_name,
+            "by": subgroup.by,
+            "part": subgroup.accuracy,
+            "rest": subgroup.accuracy_of_rest,
         }
-        of_cluster = archive.by == CLUSTER
-        tells_names = archive.by == FORM and f.request.anonymous
+        of_cluster = subgroup.by == CLUSTER
+        tells_names = subgroup.by == FORM and f.request.anonymous
         yield warning_of(
             "cluster-inside-class" if of_cluster else "archive-inside-class",
             evidence,
-            rows=archive.examples,
-            name="" if tells_names else repr(archive.name),
-            n=archive.n_images,
-            only_here=archive.only_here,
+            rows=subgroup.examples,
+            name="" if tells_names else repr(subgroup.name),
+            n=subgroup.n_images,
+            only_here=subgroup.only_here,
         )
 
 
-def of_own_split(f: Findings) -> Iterator[DataWarning]:
+def of_published_split(f: Findings) -> Iterator[DataWarning]:
     """Say that the folder's own test images have copies or groups in training."""
-    if f.own_split is not None and len(f.own_split.shared):
-        ladder = f.own_split.ladder
+    if f.published_split is not None and len(f.published_split.shared):
+        ladder = f.published_split.ladder
         evidence = {
-            "test": int(ladder.at[OWN_SPLIT, "images"]),
-            "shared": len(f.own_split.shared),
-            "own_split": ladder.at[OWN_SPLIT, "right"],
+            "test": int(ladder.at[PUBLISHED, "images"]),
+            "shared": len(f.published_split.shared),
+            "own_split": ladder.at[PUBLISHED, "right"],
             "by_group": ladder.at[BY_GROUP, "right"],
         }
         yield warning_of("own-split", evidence)
@@ -362,12 +363,12 @@ def of_unreadable(f: Findings) -> Iterator[DataWarning]:
 ALL = (
     of_too_few,
     of_shortcuts,
-    of_elsewhere,
+    of_external,
     of_series,
     of_look_alikes,
-    of_seen,
-    of_archives,
-    of_own_split,
+    of_training_overlap,
+    of_subgroups,
+    of_published_split,
     of_one_class_values,
     of_missed_class,
     of_imbalance,

@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cliplib.data.wording import number, percent
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import Estimate
 from cliplib.reports import pictures, plots, tables
 from cliplib.reports.findings import Findings
 from cliplib.reports.pictures import Picture, small_jpeg
@@ -148,8 +148,8 @@ def table_of(caption: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> Block:
 
 
 def _text_of(cell: Any) -> str:
-    """Write a cell on one line: `Share`s as "54% (46 to 62)"."""
-    text = percent(cell) if isinstance(cell, Share) else number(cell)
+    """Write a cell on one line: `Estimate`s as "54% (46 to 62)"."""
+    text = percent(cell) if isinstance(cell, Estimate) else number(cell)
     return " ".join(text.split())
 
 

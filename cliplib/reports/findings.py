@@ -18,14 +18,14 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.features.audit import Audit
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.archives import Archive
 from cliplib.inspection.erase import Erased
 from cliplib.inspection.lookalikes import LookAlikes
-from cliplib.inspection.own_split import OwnSplit
-from cliplib.inspection.seen import Seen
+from cliplib.inspection.published_split import PublishedSplit
 from cliplib.inspection.shortcuts import Shortcut
+from cliplib.inspection.subgroups import Subgroup
+from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.elsewhere import Elsewhere
+from cliplib.reports.external import ExternalTest
 from cliplib.reports.methods import Methods, OtherEncoder
 
 
@@ -182,7 +182,7 @@ class Findings:
         Values of a field of the files that belong to one class.
     look_alikes
         How alike images of different groups are.
-    archives
+    subgroups
         Parts of a class that fare otherwise, or came another way.
     other_encoders
         Vision models beside CLIP.
@@ -193,13 +193,13 @@ class Findings:
         answer.
     aid
         A classifier that abstains when unsure, made of the best probe.
-    seen
+    training_overlap
         Images that the encoder was trained on; None where nothing is known of that, as
         of any but the embedded one.
-    own_split
+    published_split
         What the folder's own split says; None where it has none.
-    elsewhere
-        The images of another folder; None if none is named.
+    external
+        How the images of another folder fare; None if none is named.
     erased
         Images without their object; None without boxes.
     """
@@ -214,14 +214,14 @@ class Findings:
     shortcuts: Sequence[Shortcut]
     one_class_values: pd.DataFrame
     look_alikes: LookAlikes
-    archives: Sequence[Archive]
+    subgroups: Sequence[Subgroup]
     other_encoders: Sequence[OtherEncoder]
     suspects: pd.DataFrame
     errors: Sequence[tuple[int, Image.Image]]
     aid: DecisionAid
-    seen: Seen | None = None
-    own_split: OwnSplit | None = None
-    elsewhere: Elsewhere | None = None
+    training_overlap: TrainingOverlap | None = None
+    published_split: PublishedSplit | None = None
+    external: ExternalTest | None = None
     erased: Erased | None = None
 
     @property

@@ -27,23 +27,23 @@ from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.encode import encode
 from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.archives import archives_inside
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import file_fields, values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
-from cliplib.inspection.own_split import own_split
-from cliplib.inspection.seen import Seen, seen_in_training
+from cliplib.inspection.published_split import evaluate_published_split
 from cliplib.inspection.shortcuts import probe_shortcuts
-from cliplib.inspection.words import zero_shot
+from cliplib.inspection.subgroups import find_subgroups
+from cliplib.inspection.training_overlap import TrainingOverlap, find_training_overlap
+from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.elsewhere import (
-    Elsewhere,
+from cliplib.reports.external import (
+    ExternalTest,
     check_shared_classes,
-    judge_elsewhere,
+    evaluate_external,
 )
 from cliplib.reports.findings import Belonging, Findings, Images, Request
 from cliplib.reports.methods import (
@@ -113,7 +113,7 @@ def measure(folder: Source, **options: Any) -> Findings:
         ),
         one_class_values=values_of_one_class(images.facts, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **draws),
-        archives=archives_inside(
+        subgroups=find_subgroups(
             table, methods.predicted, images.facts, seed=plan.seed
         ),
         other_encoders=[
@@ -123,9 +123,11 @@ def measure(folder: Source, **options: Any) -> Findings:
         suspects=suspect_labels(table.labels, methods.proba),
         errors=explain_errors(encoder, fitted, images, methods),
         aid=aid,
-        seen=seen_by(encoder, images),
-        own_split=own_split(probe_table, probe, methods.predicted, **draws),
-        elsewhere=judge_other_folder(request, images, fitted, aid),
+        training_overlap=overlap_with_training(encoder, images),
+        published_split=evaluate_published_split(
+            probe_table, probe, methods.predicted, **draws
+        ),
+        external=evaluate_other_folder(request, images, fitted, aid),
         erased=erased,
     )
 
@@ -238,20 +240,22 @@ def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
     return rows.sort_values("same_label", kind="stable", ignore_index=True)
 
 
-def seen_by(encoder: ClipEncoder, images: Images) -> Seen | None:
+def overlap_with_training(
+    encoder: ClipEncoder, images: Images
+) -> TrainingOverlap | None:
     """Find the images that the encoder was trained on; None where it is not "mini"."""
     if encoder.fingerprint != ClipEncoder("mini", cache=False).fingerprint:
         return None  # which images others were trained on is not known
-    return seen_in_training(images.files, cache=encoder.cache)
+    return find_training_overlap(images.files, cache=encoder.cache)
 
 
-def judge_other_folder(
+def evaluate_other_folder(
     request: Request, images: Images, probe: AnyProbe, aid: DecisionAid
-) -> Elsewhere | None:
+) -> ExternalTest | None:
     """Judge the images of another folder, if one is named."""
     if not request.elsewhere:
         return None
-    found = judge_elsewhere(
+    found = evaluate_external(
         request.elsewhere, images.table, images.files, probe, aid, seed=request.seed
     )
     return replace(found, name="the other folder") if request.anonymous else found
@@ -265,7 +269,7 @@ def measure_other(
     table = methods.table.with_features(features)
     predicted = methods.predict(Method(LinearProbe(seed=methods.seed), table))
     answers = predicted.argmax(axis=1)
-    accuracy = methods.evaluate(answers).share("accuracy")
+    accuracy = methods.evaluate(answers).estimate("accuracy")
     return OtherEncoder(name, accuracy, methods.gain(methods.answers[POOLED], answers))
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from cliplib.data.arrays import Floats, Ints
 from cliplib.data.wording import counted
 from cliplib.evaluation.comparison import compare
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import Estimate
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
@@ -82,12 +82,12 @@ class EvaluationPlan:
             table.labels, predicted, table.classes, groups=table.groups, seed=self.seed
         )
 
-    def gain(self, predicted: ArrayLike, other: ArrayLike) -> Share:
+    def gain(self, predicted: ArrayLike, other: ArrayLike) -> Estimate:
         """Return the accuracy of answers less that of others, paired, over groups."""
         labels = self.table.labels
         groups = self.table.groups
         gain = compare(labels, predicted, other, groups=groups, seed=self.seed)
-        return Share.of(gain.rename({"difference": "value"}))
+        return Estimate.of(gain.rename({"difference": "value"}))
 
 
 def plan_evaluation(table: FeatureTable, *, seed: int = 0) -> EvaluationPlan:
@@ -146,7 +146,7 @@ class Methods(EvaluationPlan):
     method: Method
     proba: Floats
     evaluations: Mapping[str, Evaluation]
-    gains: Mapping[str, Share]
+    gains: Mapping[str, Estimate]
     by_image: Evaluation | None = None
 
     @property
@@ -164,17 +164,17 @@ class Methods(EvaluationPlan):
         """The names of the trained probes, of which the best was chosen."""
         return [name for name in (POOLED, LINEAR, KERNEL) if name in self.answers]
 
-    def share(self, metric: str, method: str = "") -> Share:
+    def estimate(self, metric: str, method: str = "") -> Estimate:
         """Return a metric of a method, by default of the best, with its interval."""
-        return self.evaluations[method or self.best].share(metric)
+        return self.evaluations[method or self.best].estimate(metric)
 
     @property
-    def sensitivity(self) -> dict[str, Share]:
+    def sensitivity(self) -> dict[str, Estimate]:
         """The share of each class that the best finds, by class."""
         return self.evaluations[self.best].by_class("sensitivity")
 
     @property
-    def least_found(self) -> tuple[str, Share]:
+    def least_found(self) -> tuple[str, Estimate]:
         """The class of which the best finds the smallest share, and this share."""
         found = self.sensitivity
         name = min(found, key=lambda name: found[name].value)
@@ -271,6 +271,6 @@ class OtherEncoder(NamedTuple):
     """Another vision model, by a linear probe on its pooled features."""
 
     name: str
-    accuracy: Share
-    gain: Share
+    accuracy: Estimate
+    gain: Estimate
     """Accuracy with CLIP's pooled features less this."""

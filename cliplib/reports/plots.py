@@ -85,10 +85,10 @@ def accuracy_plot(findings: Findings) -> Figure:
     the same group in training.
     """
     methods = findings.methods
-    shares = {name: methods.share("accuracy", name) for name in methods.answers}
+    shares = {name: methods.estimate("accuracy", name) for name in methods.answers}
     shares |= {other.name: other.accuracy for other in findings.other_encoders}
     if methods.by_image is not None:
-        shares[f"{methods.best}, by image"] = methods.by_image.share("accuracy")
+        shares[f"{methods.best}, by image"] = methods.by_image.estimate("accuracy")
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     # A row for each, from below.
     rows = 100 * pd.DataFrame(reversed(shares.values()), reversed(shares))

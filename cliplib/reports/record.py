@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 import cliplib
-from cliplib.evaluation.intervals import Share
+from cliplib.evaluation.intervals import Estimate
 from cliplib.reports.findings import Findings
 from cliplib.reports.verdict import Verdict
 
@@ -33,7 +33,7 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
         "verdict": {
             "word": judged.word,
             "sentence": judged.sentence,
-            **_plain_share(methods.share("accuracy")),
+            **_plain_share(methods.estimate("accuracy")),
             "n": len(methods.table),
             "groups": methods.n_groups,
         },
@@ -59,7 +59,7 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
     }
 
 
-def _plain_share(share: Share, prefix: str = "") -> dict[str, float | None]:
+def _plain_share(share: Estimate, prefix: str = "") -> dict[str, float | None]:
     value, low, high = map(_plain, share)
     return {f"{prefix}accuracy": value, f"{prefix}low": low, f"{prefix}high": high}
 
@@ -109,7 +109,9 @@ def answers_table(findings: Findings) -> pd.DataFrame:
     methods = findings.methods
     classes = np.array(images.table.classes)
     suspects = findings.suspects.set_index("row")["likely"]  # of some rows
-    seen_rows: Any = [] if findings.seen is None else findings.seen.rows
+    overlap_rows: Any = []
+    if findings.training_overlap is not None:
+        overlap_rows = findings.training_overlap.rows
     files = pd.Series(images.table.ids.astype(object))
     first_copy = files.groupby(images.table.copies).transform("first")
     read = pd.DataFrame(
@@ -122,7 +124,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
             "group": methods.table.groups,
             "suspect": suspects.map(lambda label: classes[label]),
             "copy_of": first_copy.where(first_copy != files, ""),
-            "seen": pd.Series("yes", index=seen_rows),
+            "seen": pd.Series("yes", index=overlap_rows),
         },
         index=files.index,  # which suspects and seen have in part
     )

@@ -11,7 +11,7 @@ from typing import Any
 from cliplib.data.datasets import Source
 from cliplib.data.files import replacing
 from cliplib.data.wording import listing
-from cliplib.inspection.own_split import corrected_splits
+from cliplib.inspection.published_split import corrected_splits
 from cliplib.reports.aid_folder import check_aid_can_be_saved
 from cliplib.reports.findings import Findings
 from cliplib.reports.measure import measure
@@ -111,7 +111,7 @@ def write_report(
         (new / "report.json").write_text(about, "utf-8", newline="\n")
         write_csv(answers_table(findings), new / "answers.csv")
         write_csv(copies_table(findings), new / "copies.csv")
-        if findings.own_split is not None:
+        if findings.published_split is not None:
             splits = corrected_splits(findings.images.table, **findings.methods.draws)
             write_csv(splits, new / "splits.csv")
         findings.aid.save(place / "aid")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cliplib.data.wording import points
 from cliplib.features.audit import LEVELS
-from cliplib.reports.elsewhere import Elsewhere
+from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import POOLED, Methods
 
@@ -77,7 +77,7 @@ def of_methods(findings: Findings) -> pd.DataFrame:
     methods = findings.methods
     found = methods.evaluations
     columns: dict[str, dict[str, Any]] = {
-        metric.replace("_", " "): {name: found[name].share(metric) for name in found}
+        metric.replace("_", " "): {name: found[name].estimate(metric) for name in found}
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
     }
     gains = {name: points(gain) for name, gain in methods.gains.items()}
@@ -87,7 +87,7 @@ def of_methods(findings: Findings) -> pd.DataFrame:
 
 def of_encoders(findings: Findings) -> pd.DataFrame:
     """Return each encoder's accuracy, and CLIP's less that, by group."""
-    own = findings.methods.share("accuracy", POOLED)
+    own = findings.methods.estimate("accuracy", POOLED)
     rows: dict[str, list[Any]] = {findings.request.name_of(findings.encoder): [own, ""]}
     for other in findings.other_encoders:
         rows[other.name] = [other.accuracy, points(other.gain)]
@@ -107,12 +107,12 @@ def of_classes(methods: Methods) -> pd.DataFrame:
     )
 
 
-def of_elsewhere(methods: Methods, away: Elsewhere) -> pd.DataFrame:
+def of_external(methods: Methods, external: ExternalTest) -> pd.DataFrame:
     """Return how much of each class is found here and in another folder."""
     return pd.DataFrame(
         {
-            "images": away.evaluation.per_class["support"].astype(int),
+            "images": external.evaluation.per_class["support"].astype(int),
             "found here": methods.sensitivity,
-            "found elsewhere": away.evaluation.by_class("sensitivity"),
+            "found elsewhere": external.evaluation.by_class("sensitivity"),
         }
     )

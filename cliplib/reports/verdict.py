@@ -14,7 +14,7 @@ from typing import NamedTuple
 from scipy.stats import betabinom
 
 from cliplib.data.wording import percent
-from cliplib.evaluation.intervals import NORMAL_QUANTILE, Share
+from cliplib.evaluation.intervals import NORMAL_QUANTILE, Estimate
 from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
 from cliplib.reports.data_warnings import (
@@ -61,8 +61,8 @@ class Row(NamedTuple):
     """A row of the verdict's table: a method, and how much it gets right."""
 
     method: str
-    accuracy: Share
-    balanced: Share
+    accuracy: Estimate
+    balanced: Estimate
     """The mean over classes of the share that is found."""
 
 
@@ -145,11 +145,11 @@ def word_by_accuracy(methods: Methods, fewest_groups: int) -> str:
     The lower of accuracy and balanced accuracy counts, so that a large class cannot
     carry the others. `fewest_groups` is the number of groups of the rarest class.
     """
-    balanced = methods.share("balanced_accuracy")
+    balanced = methods.estimate("balanced_accuracy")
     if not beats_chance(methods):
         useful = 1 / len(methods.table.classes) + USEFUL_GAIN
         return "Not shown" if balanced.high >= useful else "No"
-    accuracy = min(methods.share("accuracy"), balanced)
+    accuracy = min(methods.estimate("accuracy"), balanced)
     if accuracy.value < FAIR_ACCURACY:
         return "Only in part"
     if accuracy.value < GOOD_ACCURACY:
@@ -164,8 +164,8 @@ def beats_chance(methods: Methods) -> bool:
     By balanced accuracy, whose chance is 1 / k of k classes, or by the area under the
     ROC curve, whose chance is a half: neither rewards naming a large class.
     """
-    balanced = methods.share("balanced_accuracy")
-    area = methods.share("auroc")
+    balanced = methods.estimate("balanced_accuracy")
+    area = methods.estimate("auroc")
     return balanced.low > 1 / len(methods.table.classes) or area.low > 0.5
 
 
@@ -181,7 +181,7 @@ def sentence(
     if word == "Cannot be said":
         return "These images are too few, or too few of one kind, to say."
     if word in ("No", "Not shown"):
-        found = methods.share("balanced_accuracy")
+        found = methods.estimate("balanced_accuracy")
         than_chance = "no more than" if word == "No" else "not shown to be more than"
         return (
             f"Of 100 new images, as many of each class, {_of_hundred(found)}, "
@@ -191,18 +191,18 @@ def sentence(
     if not conditions and not belonging.declared:
         conditions = [UNCHECKED]
     condition = f", if {', and '.join(conditions)}" if conditions else ""
-    expected = _of_hundred(methods.share("accuracy"))
+    expected = _of_hundred(methods.estimate("accuracy"))
     return f"Of 100 new images of this kind, {expected}{condition}."
 
 
-def _of_hundred(share: Share) -> str:
+def _of_hundred(share: Estimate) -> str:
     low, high = right_of_new(share, 100)
     about = f"about {100 * share.value:.0f}"
     expected = "nearly all" if share.value >= 0.995 else about
     return f"{expected} should come out right ({low} to {high})"
 
 
-def right_of_new(share: Share, n: int) -> tuple[int, int]:
+def right_of_new(share: Estimate, n: int) -> tuple[int, int]:
     """Return how many of n new images come out right in 95% of such samples.
 
     Beside what is not known of the share, n images vary by chance: their number is
@@ -231,15 +231,17 @@ def compared(findings: Findings) -> list[Row]:
         name = f"no object: {shortcut.name}"
         table.append(Row(name, shortcut.accuracy, shortcut.balanced))
     table.append(_row("the names of the classes alone", methods.evaluations[ZERO_SHOT]))
-    if findings.elsewhere is not None:
-        name = f"elsewhere: {findings.elsewhere.name}"
-        table.append(_row(name, findings.elsewhere.evaluation))
+    if findings.external is not None:
+        name = f"elsewhere: {findings.external.name}"
+        table.append(_row(name, findings.external.evaluation))
     return table
 
 
 def _row(method: str, evaluation: Evaluation) -> Row:
     return Row(
-        method, evaluation.share("accuracy"), evaluation.share("balanced_accuracy")
+        method,
+        evaluation.estimate("accuracy"),
+        evaluation.estimate("balanced_accuracy"),
     )
 
 

@@ -46,7 +46,7 @@ def learning_curve(methods: Methods) -> pd.DataFrame:
         proba = methods.proba  # with all groups
         if share < 1:
             proba = predict_folds(probe, table, parts)
-        accuracy = methods.evaluate(proba.argmax(axis=1)).share("accuracy")
+        accuracy = methods.evaluate(proba.argmax(axis=1)).estimate("accuracy")
         point = {
             "share": share,
             "images": np.mean([len(part) for part in trained]),

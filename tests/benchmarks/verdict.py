@@ -68,7 +68,7 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     answers = findings.aid.decide(new.features)
     answered = ~answers["abstained"].to_numpy(bool)
     is_wrong = answers["class"].to_numpy()[answered] != truth[answered]
-    stated = findings.methods.share("accuracy")
+    stated = findings.methods.estimate("accuracy")
     low, high = stated.low, stated.high
     fewest, most = right_of_new(stated, len(new))
     range_holds = bool(fewest <= is_true.sum() <= most)

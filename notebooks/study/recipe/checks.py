@@ -27,7 +27,7 @@ from cliplib.data.cache import FeatureCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.words import zero_shot, zero_shot_weights
+from cliplib.inspection.zero_shot import zero_shot, zero_shot_weights
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe

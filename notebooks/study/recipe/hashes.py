@@ -13,7 +13,7 @@ import numpy as np
 
 from cliplib.data.cache import map_images
 from cliplib.features.hashes import image_hash
-from cliplib.inspection.seen import FILE, short_hashes
+from cliplib.inspection.training_overlap import FILE, short_hashes
 from study.recipe.corpus import read_corpus
 
 

@@ -9,7 +9,10 @@ import pytest
 
 from cliplib import LinearProbe, out_of_fold_proba
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.own_split import corrected_splits, own_split
+from cliplib.inspection.published_split import (
+    corrected_splits,
+    evaluate_published_split,
+)
 
 
 def leaky(n_groups: int = 40, size: int = 4) -> FeatureTable:
@@ -36,7 +39,7 @@ def by_group(table: FeatureTable) -> np.ndarray:
 
 def test_the_ladder_falls_from_the_own_split_to_groups() -> None:
     table = leaky()
-    found = own_split(table, LinearProbe(), by_group(table))
+    found = evaluate_published_split(table, LinearProbe(), by_group(table))
     assert found is not None
     right = found.ladder["right"]
     assert list(right.index) == ["own split", "by image", "without copies", "by group"]
@@ -48,7 +51,7 @@ def test_the_ladder_falls_from_the_own_split_to_groups() -> None:
 
 
 def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
-    found = own_split(leaky(), LinearProbe(), leaky().labels)
+    found = evaluate_published_split(leaky(), LinearProbe(), leaky().labels)
     assert found is not None
     shared = found.shared.set_index("file")
     assert len(shared) == 80
@@ -59,7 +62,7 @@ def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
 
 def test_answers_by_group_are_those_given() -> None:
     table = leaky(10)
-    found = own_split(table, LinearProbe(), table.labels)
+    found = evaluate_published_split(table, LinearProbe(), table.labels)
     assert found is not None
     assert found.ladder.at["by group", "right"].value == 1
 
@@ -67,7 +70,7 @@ def test_answers_by_group_are_those_given() -> None:
 def test_without_a_test_part_there_is_no_ladder() -> None:
     table = leaky(10)
     no_test = replace(table, splits=np.full(len(table), "train"))
-    assert own_split(no_test, LinearProbe(), table.labels) is None
+    assert evaluate_published_split(no_test, LinearProbe(), table.labels) is None
 
 
 def test_the_corrected_split_keeps_groups_whole() -> None:

@@ -1,4 +1,4 @@
-"""Archives inside a class: parts of it that came another way, and fare otherwise.
+"""Subgroups of a class: parts of it that came another way, and fare otherwise.
 
 A class may be made of two archives. Where they differ by names, cameras or sizes, and a
 probe is right in one and wrong in the other, its accuracy is that of a mixture.
@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Bools, Ints
-from cliplib.evaluation.intervals import Share, share_with_interval
+from cliplib.evaluation.intervals import Estimate, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.name_forms import name_forms
 
@@ -29,13 +29,13 @@ CLUSTER = "cluster"
 LEAST_DIFFERENCE = 0.2
 """Two parts of a class fare otherwise where accuracies differ by more."""
 LEAST_GROUPS = 10
-"""A part of fewer groups is no archive."""
+"""A part of fewer groups is not looked at."""
 SIGNIFICANCE = 0.05
 """Of all comparisons together (Bonferroni)."""
 
 
 @dataclass(frozen=True)
-class Archive:
+class Subgroup:
     """A part of a class that differs from the rest of it.
 
     Attributes
@@ -58,20 +58,20 @@ class Archive:
     class_name: str
     name: str
     n_images: int
-    accuracy: Share
-    accuracy_of_rest: Share
+    accuracy: Estimate
+    accuracy_of_rest: Estimate
     examples: list[int]
     only_here: bool
 
     @property
-    def difference(self) -> Share:
+    def difference(self) -> Estimate:
         """Accuracy of the part less that of the rest."""
         return self.accuracy.minus(self.accuracy_of_rest)
 
 
-def archives_inside(
+def find_subgroups(
     table: FeatureTable, predicted: Ints, fields: pd.DataFrame, *, seed: int = 0
-) -> list[Archive]:
+) -> list[Subgroup]:
     """Name parts of classes that fare otherwise, or have names of a form of their own.
 
     A part is named where its accuracy and that of the rest differ by more than 20
@@ -92,7 +92,7 @@ def archives_inside(
 
     Returns
     -------
-    list of Archive
+    list of Subgroup
         The largest difference first.
     """
     class_names = np.array(table.classes)[table.labels]
@@ -109,7 +109,7 @@ def archives_inside(
         in_class = table.labels == label
         part = np.flatnonzero(in_class & has_name)
         rest = np.flatnonzero(in_class & ~has_name)
-        archive = Archive(
+        subgroup = Subgroup(
             by=by,
             class_name=table.classes[label],
             name=str(name),
@@ -119,9 +119,9 @@ def archives_inside(
             examples=[*_four_of(table, part), *_four_of(table, rest)],
             only_here=by == FORM and not (has_name & ~in_class).any(),
         )
-        if archive.only_here or _differs(archive.difference, len(candidates)):
-            found.append(archive)
-    return sorted(found, key=lambda archive: -abs(archive.difference.value))
+        if subgroup.only_here or _differs(subgroup.difference, len(candidates)):
+            found.append(subgroup)
+    return sorted(found, key=lambda subgroup: -abs(subgroup.difference.value))
 
 
 def _candidates(
@@ -160,7 +160,7 @@ def _clusters(table: FeatureTable, seed: int) -> Ints:
     return clusters
 
 
-def _accuracy(table: FeatureTable, rows: Ints, is_right: Bools, seed: int) -> Share:
+def _accuracy(table: FeatureTable, rows: Ints, is_right: Bools, seed: int) -> Estimate:
     groups = table.groups[rows]
     return share_with_interval(is_right[rows], groups=groups, seed=seed)
 
@@ -172,7 +172,7 @@ def _four_of(table: FeatureTable, rows: Ints) -> list[int]:
     return [int(row) for row in one_a_group[places]]
 
 
-def _differs(difference: Share, n_comparisons: int) -> bool:
+def _differs(difference: Estimate, n_comparisons: int) -> bool:
     """Tell a difference of more than 20 points that is not chance.
 
     Its standard error follows from its interval; the level is divided by the number of

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.archives import Archive, archives_inside
 from cliplib.inspection.name_forms import name_forms
+from cliplib.inspection.subgroups import Subgroup, find_subgroups
 
 N = 120
 
@@ -49,7 +49,7 @@ def test_an_archive_is_named_by_the_form_of_its_names() -> None:
         name.replace("/", "/MR_") if is_in else name
         for name, is_in in zip(plain_ids(), archive, strict=True)
     ]
-    found = archives_inside(table(ids), wrong_in(archive), fields())
+    found = find_subgroups(table(ids), wrong_in(archive), fields())
     assert {part.by for part in found} == {"form of name"}
     (own,) = [archive for archive in found if archive.only_here]
     assert (own.class_name, own.name, own.n_images) == ("dog", "mr_#", 30)
@@ -62,14 +62,14 @@ def test_a_form_of_one_class_is_named_even_without_a_difference() -> None:
         name.replace("/", "/MR_") if is_in else name
         for name, is_in in zip(plain_ids(), is_dog_of_archive(), strict=True)
     ]
-    found = archives_inside(table(ids), np.arange(N) % 2, fields())
+    found = find_subgroups(table(ids), np.arange(N) % 2, fields())
     assert [(part.name, part.only_here) for part in found] == [("mr_#", True)]
 
 
 def test_a_camera_is_named_where_it_differs() -> None:
     archive = is_dog_of_archive()
     camera = np.where(np.arange(N) < N // 2, "old", "new")
-    (found,) = archives_inside(table(plain_ids()), wrong_in(archive), fields(camera))
+    (found,) = find_subgroups(table(plain_ids()), wrong_in(archive), fields(camera))
     assert (found.by, found.class_name, found.only_here) == ("camera", "dog", False)
     assert abs(found.difference.value) > 0.5
 
@@ -77,7 +77,7 @@ def test_a_camera_is_named_where_it_differs() -> None:
 def test_a_cluster_is_named_where_it_differs() -> None:
     archive = is_dog_of_archive()
     by_cluster = table(plain_ids(), archive)
-    (found,) = archives_inside(by_cluster, wrong_in(archive), fields())
+    (found,) = find_subgroups(by_cluster, wrong_in(archive), fields())
     assert (found.by, found.class_name) == ("cluster", "dog")
 
 
@@ -87,7 +87,7 @@ def test_errors_without_a_reason_name_nothing(seed: int) -> None:
     labels = np.arange(N) % 2
     predicted = np.where(rng.random(N) < 0.3, 1 - labels, labels)
     camera = rng.choice(["a", "b", "c"], N)
-    found: list[Archive] = archives_inside(
+    found: list[Subgroup] = find_subgroups(
         table(plain_ids()), predicted, fields(camera)
     )
     assert not found

@@ -1,4 +1,4 @@
-"""A folder's own split into training and test: what it hides, and a better one."""
+"""The split that a folder comes with: what it hides, and a better one."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Ints
-from cliplib.evaluation.intervals import Share, share_with_interval
-from cliplib.features.splits import (
-    fold_numbers,
-    group_train_test_split,
-)
+from cliplib.evaluation.intervals import Estimate, share_with_interval
+from cliplib.features.splits import fold_numbers, group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
 
-OWN_SPLIT = "own split"
+PUBLISHED = "own split"
 BY_IMAGE = "by image"
 WITHOUT_COPIES = "without copies"
 BY_GROUP = "by group"
 
 
 @dataclass(frozen=True, eq=False)
-class OwnSplit:
-    """What a folder's own split says of a probe, and what other protocols say.
+class PublishedSplit:
+    """What a folder's published split says of a probe, and what other protocols say.
 
     Attributes
     ----------
     ladder
-        images (their number) and right (the accuracy, a `Share`): on the folder's test
-        part, by a probe trained on its training part; in folds by image; in folds that
-        keep copies together; in folds that keep groups together.
+        images (their number) and right (the accuracy, an `Estimate`): on the published
+        test part, by a probe trained on the training part; in folds by image; in folds
+        that keep copies together; in folds that keep groups together.
     shared
         Test images that have a copy or a group in training: file, label, with_file (the
         first such training image) and by, "copy" or "group".
@@ -42,10 +39,10 @@ class OwnSplit:
     shared: pd.DataFrame
 
 
-def own_split(
+def evaluate_published_split(
     table: FeatureTable, probe: Any, by_group: Ints, *, n_splits: int = 5, seed: int = 0
-) -> OwnSplit | None:
-    """Measure a probe on a folder's own split, and in folds of three kinds.
+) -> PublishedSplit | None:
+    """Measure a probe on a folder's published split, and in folds of three kinds.
 
     Parameters
     ----------
@@ -60,7 +57,7 @@ def own_split(
 
     Returns
     -------
-    OwnSplit or None
+    PublishedSplit or None
         None where there is no test part, or a class is missing in training.
     """
     is_train = table.splits == "train"
@@ -70,7 +67,7 @@ def own_split(
     train = table.select(is_train)
     test = table.select(is_test)
     fitted = fit_with_groups(probe, train)
-    accuracy = {OWN_SPLIT: _accuracy(test, fitted.predict(test.features), seed)}
+    accuracy = {PUBLISHED: _accuracy(test, fitted.predict(test.features), seed)}
     kept_together = {BY_IMAGE: np.arange(len(table)), WITHOUT_COPIES: table.copies}
     for name, groups in kept_together.items():
         proba = out_of_fold_proba(
@@ -79,11 +76,13 @@ def own_split(
         accuracy[name] = _accuracy(table, proba.argmax(axis=1), seed)
     accuracy[BY_GROUP] = _accuracy(table, by_group, seed)
     ladder = pd.DataFrame({"images": len(table), "right": accuracy})
-    ladder.loc[OWN_SPLIT, "images"] = len(test)
-    return OwnSplit(ladder.rename_axis("protocol"), _shared(table, is_train, is_test))
+    ladder.loc[PUBLISHED, "images"] = len(test)
+    return PublishedSplit(
+        ladder.rename_axis("protocol"), _shared(table, is_train, is_test)
+    )
 
 
-def _accuracy(table: FeatureTable, predicted: Ints, seed: int) -> Share:
+def _accuracy(table: FeatureTable, predicted: Ints, seed: int) -> Estimate:
     is_right = predicted == table.labels
     return share_with_interval(is_right, groups=table.groups, seed=seed)
 

@@ -1,4 +1,4 @@
-"""Images from elsewhere, such as another camera or site, judged by the same probe."""
+"""External images, as of another camera or site, judged by the same probe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cliplib.data.cache import map_images
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted
-from cliplib.evaluation.intervals import Share, ratio_intervals, share_with_interval
+from cliplib.evaluation.intervals import Estimate, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.encode import encode
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Elsewhere:
-    """How a probe and a decision aid fare on images from elsewhere.
+class ExternalTest:
+    """How a probe and a decision aid fare on external images.
 
-    Home are the images that both were trained on.
+    Internal are the images that both were trained on.
 
     Attributes
     ----------
@@ -50,14 +50,14 @@ class Elsewhere:
     name: str
     left_out: pd.Series
     evaluation: Evaluation
-    answered: Share
-    wrong: Share
+    answered: Estimate
+    wrong: Estimate
 
 
-def check_shared_classes(folder: str, home: datasets.Dataset) -> None:
-    """Raise ValueError where a folder and images at home share no class."""
+def check_shared_classes(folder: str, internal: datasets.Dataset) -> None:
+    """Raise ValueError where a folder and the internal images share no class."""
     theirs = load_dataset(folder).features["label"].names
-    ours = home.features["label"].names
+    ours = internal.features["label"].names
     if not set(theirs) & set(ours):
         raise ValueError(
             f"{folder} holds the classes {', '.join(theirs)}, and none of "
@@ -65,30 +65,30 @@ def check_shared_classes(folder: str, home: datasets.Dataset) -> None:
         )
 
 
-def judge_elsewhere(
+def evaluate_external(
     folder: str,
-    home: FeatureTable,
-    home_images: Sequence[ImageSource],
+    internal: FeatureTable,
+    internal_images: Sequence[ImageSource],
     probe: AnyProbe,
     aid: DecisionAid,
     *,
     seed: int = 0,
-) -> Elsewhere:
+) -> ExternalTest:
     """Test a probe and a decision aid on the images of another folder.
 
     Left out are files that cannot be read, which a warning names, images of classes
-    that home does not have, and near-duplicates of images at home.
+    without internal images, and near-duplicates of internal images.
 
     Parameters
     ----------
     folder
         The other one, of class folders.
-    home
-        The table of the images here, whose classes count.
-    home_images
+    internal
+        The table of the internal images, whose classes count.
+    internal_images
         The files of its rows, (n,).
     probe, aid
-        Trained on the images here, in the same readout.
+        Trained on the internal images, in the same readout.
     seed
         Of the bootstrap draws.
 
@@ -105,28 +105,28 @@ def judge_elsewhere(
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     images = [file_of[image_id] for image_id in table.ids]
     cache = aid.encoder.cache
-    (home_hashes,) = map_images(home_images, image_hash, cache=cache)
+    (internal_hashes,) = map_images(internal_images, image_hash, cache=cache)
     (hashes,) = map_images(images, image_hash, cache=cache)
     # Pairs of a row of the first and a row of the second: index_a and index_b.
-    pairs = find_near_duplicates(home_hashes, hashes)
+    pairs = find_near_duplicates(internal_hashes, hashes)
     is_copy = np.isin(np.arange(len(images)), pairs["index_b"])
     class_names = np.array(table.classes)[table.labels]
-    is_of_home_class = np.isin(class_names, home.classes)
+    is_of_known_class = np.isin(class_names, internal.classes)
     left_out = pd.Series(
         {
             "cannot be read": len(errors_by_id),
-            "are of a class that is not here": (~is_of_home_class).sum(),
-            "are copies of images here": (is_of_home_class & is_copy).sum(),
+            "are of a class that is not here": (~is_of_known_class).sum(),
+            "are copies of images here": (is_of_known_class & is_copy).sum(),
         }
     )
-    judged = table.select(is_of_home_class & ~is_copy)
+    judged = table.select(is_of_known_class & ~is_copy)
     if len(set(judged.groups)) < 2:
         raise ValueError(
             f"Of {folder}, {counted(len(judged), 'image')} can be judged: two at least "
             "must be of classes here, and no copies of images here or of each other."
         )
     names = np.array(judged.classes)[judged.labels]
-    labels = np.array([home.classes.index(name) for name in names])
+    labels = np.array([internal.classes.index(name) for name in names])
     features = judged.with_readout(aid.training.readout).features
     groups = judged.groups
     decisions = aid.decide(features)
@@ -134,12 +134,12 @@ def judge_elsewhere(
     is_error = is_answered & (decisions["class"].to_numpy() != names)
     # Divided by the number of answers, in each bootstrap draw as well: NaN for none.
     wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
-    return Elsewhere(
+    return ExternalTest(
         name=Path(folder).absolute().name,
         left_out=left_out[left_out > 0],
         evaluation=evaluate(
-            labels, probe.predict(features), home.classes, groups=groups, seed=seed
+            labels, probe.predict(features), internal.classes, groups=groups, seed=seed
         ),
         answered=share_with_interval(is_answered, groups=groups, seed=seed),
-        wrong=Share.of(wrong.loc["share"]),
+        wrong=Estimate.of(wrong.loc["share"]),
     )

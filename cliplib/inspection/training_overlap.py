@@ -39,8 +39,8 @@ NOTABLE_SHARE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """Which images the encoder was trained on: their rows, of n images in all."""
+class TrainingOverlap:
+    """Which images the encoder was trained on: their rows, of `n_images` in all."""
 
     rows: Ints
     n_images: int
@@ -56,9 +56,9 @@ class Seen:
         return len(self.rows) >= NOTABLE_IMAGES and self.share >= NOTABLE_SHARE
 
 
-def seen_in_training(
+def find_training_overlap(
     images: Sequence[ImageSource], *, cache: FeatureCache | None = None
-) -> Seen:
+) -> TrainingOverlap:
     """Find the images that the embedded model, "mini", was trained on.
 
     Copies of another size or compression are found as well; cropped ones are not. Of
@@ -79,7 +79,7 @@ def seen_in_training(
     is_seen = np.zeros(len(rows), bool)
     for places, *_ in close:
         is_seen[places] = True
-    return Seen(rows[is_seen], len(images))
+    return TrainingOverlap(rows[is_seen], len(images))
 
 
 def training_hashes() -> NDArray[np.uint64]:
