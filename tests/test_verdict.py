@@ -16,7 +16,7 @@ from scipy.stats import betabinom, binom
 from cliplib import FeatureTable, evaluate
 from cliplib.data.arrays import Floats, Ints
 from cliplib.evaluation.intervals import Estimate, clopper_pearson
-from cliplib.inspection.lookalikes import LookAlikes
+from cliplib.inspection.lookalikes import MOST_GROUPS, LookAlikes
 from cliplib.inspection.published_split import PublishedSplit
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.inspection.subgroups import Subgroup
@@ -296,6 +296,23 @@ def test_images_that_look_like_views_of_fewer_things_limit_the_word(
     assert word_of(methods(), warning) == word
     if warning:
         assert warning.rows == [0, 5] and warning.evidence["accuracy"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("n_clusters", "accuracy", "said"),
+    [
+        (9, Estimate(0.6, 0.5, 0.7), "With 9 clusters of look-alikes kept whole, 60%"),
+        (3, None, "They form 3 clusters of look-alikes, too few"),
+        (1, None, "They form 1 cluster of look-alikes, too few"),
+        (MOST_GROUPS + 1, None, "They are too many to form clusters"),
+    ],
+)
+def test_the_accuracy_by_clusters_of_look_alikes_is_told_or_why_not(
+    n_clusters: int, accuracy: Estimate | None, said: str
+) -> None:
+    alike = LookAlikes(0.8, [(0, 5, 0.9)], n_clusters, accuracy)
+    warning = one(data_warnings.of_look_alikes, look_alikes=alike, belonging=UNDECLARED)
+    assert warning is not None and said in warning.message
 
 
 def test_images_that_the_encoder_has_seen_limit_the_word() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cliplib.evaluation.intervals import Estimate
+from cliplib.inspection.lookalikes import MOST_GROUPS
 from cliplib.inspection.published_split import BY_GROUP, PUBLISHED
 from cliplib.inspection.shortcuts import Shortcut, share_of_gain
 from cliplib.inspection.subgroups import CLUSTER, FORM
@@ -255,7 +256,9 @@ def of_look_alikes(f: Findings) -> Iterator[DataWarning]:
         evidence["accuracy"] = alike.accuracy
     rows = [row for a, b, _ in alike.pairs for row in (a, b)]
     own = f.methods.estimate("accuracy")
-    warning = warning_of("look-alikes", evidence, rows=rows, own=own)
+    warning = warning_of(
+        "look-alikes", evidence, rows=rows, own=own, most_groups=MOST_GROUPS
+    )
     if f.belonging.declared:  # perhaps too narrowly
         warning = replace(warning, severity="medium", at_most="Probably", condition="")
     yield warning
