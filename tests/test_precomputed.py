@@ -10,6 +10,7 @@ from cliplib.features.duplicates import MIN_CORRELATION
 from cliplib.features.hashes import ORIENTATIONS
 from cliplib.inspection.erase import Box, ellipse
 from study.precomputed import __main__ as precomputed
+from study.results import committed_folder
 
 SIZE = (200, 200)
 
@@ -46,6 +47,17 @@ def test_copies_are_of_one_source():
     assert (known.groupby("group")["source"].nunique() == 1).all()
     n_sources = sources.groupby("group")["source"].nunique()
     assert (n_sources > 1).sum() == 5
+
+
+def test_the_audit_of_the_images_counts_the_groups_of_the_tables():
+    """It needs the images, so that no build would notice older results."""
+    figures = committed_folder()
+    audit = pd.read_csv(figures / "audit_summary.csv", index_col="measure").T
+    tables = pd.read_csv(figures / "group_counts.csv", index_col="data set")
+    same = {"groups": "groups", "largest_group": "largest group"}
+    same |= {"test_leaks_reoriented": "with a copy in training"}
+    for of_audit, of_tables in same.items():
+        assert audit[of_audit].to_dict() == tables[of_tables].to_dict()
 
 
 def test_chengs_slices_are_those_with_a_patient_and_a_box():
