@@ -75,7 +75,7 @@ class _PlainFormatter(logging.Formatter):
 
 
 def _log_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
-    """Log a warning of Python's own kind, without file, line and code."""
+    """Log a warning of another package, without file, line and code."""
     logging.getLogger("cliplib").warning("%s", message)
 
 

@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from cliplib.data.warn import warn_once
+
 # Fixtures import what needs torch: that takes seconds, and the process that deals out
 # the tests does without.
 if TYPE_CHECKING:
@@ -58,7 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def log_as_found() -> Iterator[None]:
-    """Undo what a test does to the library's log, which notebooks take over."""
+    """Undo what a test does to the library's log, which notebooks take over.
+
+    Every test gets the warnings that a process gives once.
+    """
+    warn_once.cache_clear()
     library = logging.getLogger("cliplib")
     before = (library.handlers[:], library.propagate, library.level)
     library.propagate = True

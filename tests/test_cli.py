@@ -51,7 +51,7 @@ import logging, warnings
 import cliplib.__main__ as command_line
 
 def warn(arguments):
-    warnings.warn("There are only 8 groups.")
+    warnings.warn("lbfgs failed.")
     logging.getLogger("cliplib.data.folder").warning("Left out %s", "a\x1b")
 
 command_line.main = warn
@@ -62,7 +62,7 @@ command_line.run()
 def test_warnings_are_written_without_their_place_and_without_escapes() -> None:
     command = [sys.executable, "-c", WARNINGS]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stderr == "There are only 8 groups.\nLeft out a\\x1b\n"
+    assert done.stderr == "lbfgs failed.\nLeft out a\\x1b\n"
 
 
 def series(folder: Path) -> None:

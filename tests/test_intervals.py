@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
@@ -50,7 +48,7 @@ def test_draws_come_by_name_and_chunks_do_not_matter():
     assert (other["mean"].draws != found["mean"].draws).all()
 
 
-def test_a_group_is_drawn_as_a_whole():
+def test_a_group_is_drawn_as_a_whole(caplog):
     codes = np.repeat([0, 1, 2], [1, 2, 5])
     seen = []
 
@@ -58,17 +56,16 @@ def test_a_group_is_drawn_as_a_whole():
         seen.append(weights)
         return {"n": weights.sum(axis=1)}
 
-    with pytest.warns(UserWarning, match="only 3 groups"):
-        bootstrap(weights_of, codes, n_boot=20)
+    bootstrap(weights_of, codes, n_boot=20)
+    assert "only 3 groups" in caplog.text
     drawn = np.concatenate(seen[1:])
     assert (drawn[:, 1] == drawn[:, 2]).all() and (drawn[:, 3:].std(axis=1) == 0).all()
     assert (drawn[:, [0, 1, 3]].sum(axis=1) == 3).all()
 
 
-def test_many_groups_are_no_reason_to_warn():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ratio_intervals(np.arange(10), n_boot=10)
+def test_many_groups_are_no_reason_to_warn(caplog):
+    ratio_intervals(np.arange(10), n_boot=10)
+    assert not caplog.records
 
 
 def test_a_mean_has_the_interval_that_scipy_gives():
@@ -80,16 +77,15 @@ def test_a_mean_has_the_interval_that_scipy_gives():
     assert [row.low, row.high] == pytest.approx(ends, abs=0.02)
 
 
-def test_a_mean_of_few_has_students_interval():
+def test_a_mean_of_few_has_students_interval(caplog):
     x = np.random.default_rng(0).normal(size=6)
     half = student.ppf(0.975, 5) * x.std(ddof=1) / np.sqrt(6)
-    with pytest.warns(UserWarning, match="only 6 groups"):
-        row = ratio_intervals(x, n_boot=20_000).iloc[0]
+    row = ratio_intervals(x, n_boot=20_000).iloc[0]
+    assert "only 6 groups" in caplog.text
     assert row.high - row.low == pytest.approx(2 * half, rel=0.05)
     assert small_sample_factor([3, 30]) == pytest.approx([2.689, 1.061], abs=0.001)
 
 
-@pytest.mark.filterwarnings("ignore:There are only")
 @pytest.mark.parametrize("n_groups", [3, 5, 8, 15])
 def test_intervals_of_few_groups_cover_the_truth(n_groups):
     rng = np.random.default_rng(n_groups)
@@ -134,7 +130,6 @@ def test_few_errors_have_at_least_the_exact_interval_and_many_the_resampled_one(
     assert row.high - row.low < high[1] - low[1]
 
 
-@pytest.mark.filterwarnings("ignore:There are only")
 def test_one_group_says_nothing_of_others():
     kind = np.repeat([True, False], [4, 20])
     right = np.arange(24) % 2 == 0
@@ -145,7 +140,6 @@ def test_one_group_says_nothing_of_others():
     assert row.value == 0.5 and np.isnan([row.low, row.high]).all()
 
 
-@pytest.mark.filterwarnings("ignore:There are only")
 def test_rows_count_where_their_denominator_does():
     x, counted = np.array([1.0, np.nan, 3.0, 8.0]), np.array([True, False, True, False])
     assert ratio_intervals(x, counted).value.iloc[0] == 2
@@ -216,7 +210,6 @@ def test_a_share_is_read_from_a_row_and_a_mean_has_an_interval():
     assert Estimate.of(row) == Estimate(0.3, 0, 1)
 
 
-@pytest.mark.filterwarnings("ignore:There are only")
 @pytest.mark.parametrize("n_groups", [4, 30])
 def test_a_comparison_has_the_interval_of_a_mean_and_the_share_of_draws(n_groups):
     rng = np.random.default_rng(0)
@@ -281,7 +274,6 @@ def test_names_of_classes_are_compared_with_names():
     assert compare(names, names, names[::-1]).difference == 1
 
 
-@pytest.mark.filterwarnings("ignore:There are only")
 @pytest.mark.parametrize("n_groups", [5, 40])
 def test_a_true_null_is_rejected_about_as_often_as_it_should_be(n_groups):
     rng = np.random.default_rng(1)

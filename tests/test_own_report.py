@@ -249,7 +249,6 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
         assert (np.asarray(before) != np.asarray(after)).any()
 
 
-@pytest.mark.filterwarnings("ignore:There are only")
 def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
     image_folder: Callable[..., Path],
     tiny: ClipEncoder,
@@ -275,7 +274,6 @@ def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
     np.testing.assert_array_equal(table.features, before)
 
 
-@pytest.mark.filterwarnings("ignore:There are only")
 def test_erased_images_are_encoded_in_batches_each_in_its_row(
     image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

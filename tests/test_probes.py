@@ -731,16 +731,13 @@ def test_a_fold_is_standardised_by_its_training_rows_alone(sample, probe):
     np.testing.assert_allclose(proba[~train], alone.predict_proba(shifted[~train]))
 
 
-def test_a_probe_in_a_pipeline_gets_groups_or_is_refused(sample):
+def test_a_probe_in_a_pipeline_gets_groups(sample):
     X, y = sample
     groups = np.arange(300) // 2
     table = FeatureTable.from_arrays(X, y, classes=["a", "b", "c"])
     options = {"groups": groups, "n_splits": 3}
     pipeline = make_pipeline(StandardScaler(), LinearProbe())
-    with pytest.raises(ValueError, match="keep groups from the probe inside"):
-        out_of_fold_proba(pipeline, table, **options)
-    with config_context(enable_metadata_routing=True):
-        proba = out_of_fold_proba(pipeline, table, **options)
+    proba = out_of_fold_proba(pipeline, table, **options)
     expected = out_of_fold_proba(LinearProbe(), table, **options)
     np.testing.assert_allclose(proba, expected, atol=1e-3)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +25,8 @@ from cliplib.data.image import (
     image_bytes,
     image_list,
     load_image,
-    warn_once,
 )
-
-logger = logging.getLogger(__name__)
+from cliplib.data.warn import warn_once
 
 
 def cache_folder() -> Path:
@@ -84,7 +81,6 @@ class FeatureCache:
                 np.savez(file, allow_pickle=False, **{key: array})
         except OSError as error:
             warn_once(
-                logger,
                 f"Cannot write to the feature cache {self.folder} ({error.strerror}): "
                 "set CLIPLIB_CACHE, or make room. Until then everything is computed "
                 "anew.",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from cliplib.data.image import Images, ImageSource, image_list, image_name, warn_once
+from cliplib.data.image import Images, ImageSource, image_list, image_name
+from cliplib.data.warn import warn_once
 from cliplib.data.wording import check_printable, counted
-
-logger = logging.getLogger(__name__)
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 OF_PHONES = (".heic", ".heif", ".avif")
@@ -96,7 +94,7 @@ def list_images(root: Path) -> list[ListedImage]:
 def _warn_of_left_out(why: str, paths: Sequence[Path]) -> None:
     if paths:
         files = counted(len(paths), "file")
-        warn_once(logger, f"Left out {files} {why}, such as {paths[0]}")
+        warn_once(f"Left out {files} {why}, such as {paths[0]}")
 
 
 def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
@@ -111,7 +109,7 @@ def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     try:
         inside = list(folder.iterdir())
     except OSError as error:
-        warn_once(logger, f"Left out the folder {folder}: {error.strerror}")
+        warn_once(f"Left out the folder {folder}: {error.strerror}")
         return []
     paths = []
     for path in inside:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import logging
 import os
 import stat
 import threading
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from cliplib.data.warn import warn_once
 from cliplib.data.wording import printable
-
-logger = logging.getLogger(__name__)
 
 # A path, a file's content, an image, pixels (h, w[, 3]), or {"path", "bytes"}.
 ImageSource: TypeAlias = (
@@ -71,12 +69,6 @@ def readable_formats() -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-@functools.cache
-def warn_once(log: logging.Logger, message: str) -> None:
-    """Log a warning, unless this process has given the same one to this logger."""
-    log.warning("%s", message)
 
 
 def image_list(images: Images) -> list[ImageSource]:
@@ -236,7 +228,6 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
     depth = next(bits for bits in BIT_DEPTHS if largest < 2**bits)
     if depth < 16:
         warn_once(
-            logger,
             f"A 16-bit grey image holds no value above {2**depth - 1}: such images are "
             f"taken for {depth}-bit ones, so that they do not come out dark. Where "
             "images differ in this, so does the scale of their greys: save them with 8 "

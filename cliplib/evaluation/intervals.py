@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.special import betaincinv, ndtri, stdtrit
 
 from cliplib.data.arrays import Bools, Floats, Ints
+from cliplib.data.warn import warn_once
 from cliplib.features.splits import checked_groups
 
 NORMAL_QUANTILE = float(ndtri(0.975))  # 1.96
@@ -102,10 +103,9 @@ def bootstrap(
     """
     n_groups = int(group_of_row.max()) + 1
     if n_groups < 10:
-        warnings.warn(
+        warn_once(
             f"There are only {n_groups} groups of images: the intervals are wide, and"
-            " rest on the assumption that other groups vary as these do.",
-            stacklevel=3,
+            " rest on the assumption that other groups vary as these do."
         )
     rng = np.random.default_rng(seed)
     n = len(group_of_row)

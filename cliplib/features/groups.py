@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,11 +15,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cliplib.data.arrays import Ints
-from cliplib.data.image import warn_once
 from cliplib.data.text_table import read_text_table
+from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
-
-logger = logging.getLogger(__name__)
 
 # Patterns that capture an image's series: its path without counter and extension. The
 # folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
@@ -229,7 +226,6 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     absent = table["file"][~table["file"].isin([*ids, *file_names])]
     if len(absent):
         warn_once(
-            logger,
             f"{path} names {counted(len(absent), 'file')} not among the images, such "
             f"as {absent.iloc[0]!r}.",
         )

@@ -5,7 +5,6 @@ To make one takes images and a model; to use one takes neither.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from cliplib.data.arrays import Bools, Features, Ints
-from cliplib.data.image import warn_once
 from cliplib.data.labels import label_indices
+from cliplib.data.warn import warn_once
 from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.groups import (
@@ -32,8 +31,6 @@ from cliplib.features.storage import (
     save_parquet,
     save_safetensors,
 )
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
 SPLITS = ("train", "val", "test", "")
@@ -270,7 +267,6 @@ class FeatureTable:
         if n_shared:
             name = self.provenance.get("dataset", "this table")
             warn_once(
-                logger,
                 f"The published split of {name} does not keep groups whole: {n_shared} "
                 f"of {is_test.sum()} test images share theirs with a training image. "
                 "One that does: train_test_split(published=False).",
@@ -321,7 +317,6 @@ class FeatureTable:
             n_declared = len(np.unique(declared))
             n_merged = len(np.unique(merged))
             warn_once(
-                logger,
                 f"Near-duplicates join declared groups: {n_declared} become {n_merged}."
                 f" {first.image_a} of {first.group_a} and {first.image_b} of "
                 f"{first.group_b} show the same, the first of {len(joined)} such pairs "

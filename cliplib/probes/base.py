@@ -7,9 +7,8 @@ What is chosen is chosen on validation rows, never on test rows, as in CLIP's pr
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,8 +24,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.data.threads import one_thread
 from cliplib.features.splits import group_train_test_split
+from cliplib.probes.kept_groups import refuse_groups_kept_from_fit
 
-Split = Callable[[int], tuple[Ints, Ints]]
+HoldOut = Callable[[int], tuple[Ints, Ints]]
 """Maps a seed to row numbers: of rows to train on, and of those held out to choose."""
 
 TIE = 1e-4
@@ -73,7 +73,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         rows, labels = validate_data(self, X, y, dtype=np.float32, order="C")
         check_consistent_length(rows, groups)
         if groups is None:
-            refuse_groups_kept_back()
+            refuse_groups_kept_from_fit()
         check_classification_targets(labels)
         encoder = LabelEncoder().fit(labels)
         self.classes_ = encoder.classes_
@@ -81,26 +81,23 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError(
                 f"All labels are {str(labels[0])!r}: a classifier needs two classes."
             )
-        if X_val is None and y_val is None:
-
-            def split(seed: int) -> tuple[Ints, Ints]:
-                return group_train_test_split(labels, groups, seed=seed)
-
-        else:
+        n_train = len(rows)
+        has_validation_rows = X_val is not None or y_val is not None
+        if has_validation_rows:
             rows_val, labels_val = validate_data(
                 self, X_val, y_val, dtype=np.float32, reset=False
             )
-            train_rows = np.arange(len(rows))
-            held_out_rows = len(rows) + np.arange(len(rows_val))
             rows = np.concatenate([rows, rows_val])
             labels = np.concatenate([labels, labels_val])
 
-            def split(seed: int) -> tuple[Ints, Ints]:
-                return train_rows, held_out_rows  # whatever the seed
+        def hold_out(seed: int) -> tuple[Ints, Ints]:
+            if has_validation_rows:
+                return np.arange(n_train), np.arange(n_train, len(rows))
+            return group_train_test_split(labels, groups, seed=seed)
 
         class_codes = encoder.transform(labels)  # a ValueError for a class of y_val's
         with one_thread():
-            self._fit(rows, class_codes, split)
+            self._fit(rows, class_codes, hold_out)
         return self
 
     def logits(self, X: ArrayLike) -> Floats:
@@ -167,7 +164,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray(rows)
 
     @abstractmethod
-    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
         """Set the fitted attributes: `mean_`, `scale_`, and what the probe learns.
 
         Parameters
@@ -176,7 +173,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             Features (n, d), not yet standardised; validation rows are among them.
         class_codes
             Class of each row as an index into classes_, (n,).
-        split
+        hold_out
             Maps a seed to two arrays of row numbers: of the rows to train on, and of
             the validation rows, to choose on.
         """
@@ -192,29 +189,6 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         It is the derivative by the standardised features (n, d); `class_codes` (n,)
         are indices into classes_.
         """
-
-
-def refuse_groups_kept_back() -> None:
-    """Raise a ValueError where scikit-learn's cross-validation has groups, and fit not.
-
-    ``cross_val_predict(probe, X, y, groups=groups)`` splits by groups, but calls
-    ``fit`` without them, unless metadata routing is on: the probe would choose its
-    settings on rows that share a group with rows it is fitted on. Nothing but the
-    caller's own variables tells; calls in other processes and threads are not seen.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        # So scikit-learn names what it passes on: by receiver, method and argument.
-        routed = frame.f_locals.get("routed_params", {})
-        is_routing = isinstance(routed, Mapping) and "splitter" in routed
-        if is_routing and routed["splitter"]["split"].get("groups") is not None:
-            raise ValueError(
-                "scikit-learn would keep these groups from fit. Call "
-                "sklearn.set_config(enable_metadata_routing=True) and pass "
-                "params={'groups': groups} in place of groups=groups; or use "
-                "cliplib.out_of_fold_proba."
-            )
-        frame = frame.f_back
 
 
 def mean_log_loss(class_codes: Ints, logits: ArrayLike) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import linalg
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import Probe, Split, mean_log_loss
+from cliplib.probes.base import HoldOut, Probe, mean_log_loss
 
 
 class KernelProbe(Probe):
@@ -52,7 +52,7 @@ class KernelProbe(Probe):
         self.max_rows = max_rows
         self.seed = seed
 
-    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
         """Choose the sharpness on held-out rows, then fit on all rows."""
         n, d = rows.shape
         if n > self.max_rows:
@@ -62,7 +62,7 @@ class KernelProbe(Probe):
                 f"use LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
             )
         self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
-        train_rows, held_out_rows = split(self.seed)
+        train_rows, held_out_rows = hold_out(self.seed)
         n_train = len(train_rows)
         # All from here on is in this order: training rows first, then held-out rows.
         order = np.concatenate([train_rows, held_out_rows])

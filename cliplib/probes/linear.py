@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import TIE, Probe, Split, mean_log_loss
+from cliplib.probes.base import TIE, HoldOut, Probe, mean_log_loss
 from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axes
 
 TRIAL_TOL = 3
@@ -53,9 +53,9 @@ class LinearProbe(Probe):
         self.tol = tol
         self.seed = seed
 
-    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
         """Choose C on held-out rows, then fit on all rows."""
-        train_rows, held_out_rows = split(self.seed)
+        train_rows, held_out_rows = hold_out(self.seed)
         scaled = self._standardize(rows[train_rows])
         # The axes matter for speed alone: all rows below do with these as well.
         axes = principal_axes(scaled)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import Probe, Split
+from cliplib.probes.base import HoldOut, Probe
 
 
 class MLPProbe(Probe):
@@ -65,13 +65,13 @@ class MLPProbe(Probe):
         self.patience = patience
         self.seed = seed
 
-    def _fit(self, rows: Features, class_codes: Ints, split: Split) -> None:
+    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
         """Train all networks, each until its loss on its held-out rows is smallest."""
         inputs = torch.from_numpy(self._standardize(rows))
         examples = TensorDataset(inputs, torch.from_numpy(class_codes))
         by_network: list[list[Features]] = []
         for seed in range(self.seed, self.seed + self.networks):
-            train_rows, held_out_rows = split(seed)
+            train_rows, held_out_rows = hold_out(seed)
             # Of its own: torch's is shared by all threads, so that a fit would depend
             # on what else is running.
             generator = torch.Generator().manual_seed(seed)
@@ -100,9 +100,9 @@ class MLPProbe(Probe):
         """
         inputs, targets = training
         inputs_held_out, targets_held_out = held_out
-        n_features = inputs.shape[1]
-        n_classes = len(self.classes_)
-        weights = _first_weights(n_features, self.hidden, n_classes, generator)
+        weights = _first_weights(
+            inputs.shape[1], self.hidden, len(self.classes_), generator
+        )
         optimizer = torch.optim.AdamW(
             weights, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn import get_config
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
@@ -84,18 +84,14 @@ def fit_with_groups(estimator: Any, table: FeatureTable) -> Any:
     """Return a clone of a classifier, fitted on a table's features and labels.
 
     If its `fit` takes groups, it gets the table's: probes choose their settings on
-    whole groups that they hold out. ValueError for a probe inside of another estimator,
-    such as a pipeline, to which scikit-learn does not pass groups on.
+    whole groups that they hold out. So does a probe inside of another estimator, such
+    as a pipeline.
     """
+    parts = estimator.get_params().values()
+    holds_probe = any(isinstance(part, Probe) for part in parts)
     options = {}
-    holds_probe = any(isinstance(of, Probe) for of in estimator.get_params().values())
-    is_routed = holds_probe and get_config()["enable_metadata_routing"]
-    if has_fit_parameter(estimator, "groups") or is_routed:
+    if holds_probe or has_fit_parameter(estimator, "groups"):
         options = {"groups": table.groups}
-    elif holds_probe:
-        raise ValueError(
-            f"{type(estimator).__name__} would keep groups from the probe inside it. "
-            "Call sklearn.set_config(enable_metadata_routing=True), or give the probe "
-            "itself, which standardises features."
-        )
-    return clone(estimator).fit(table.features, table.labels, **options)
+    # Only with metadata routing does scikit-learn hand groups on to a probe inside.
+    with config_context(enable_metadata_routing=True):
+        return clone(estimator).fit(table.features, table.labels, **options)

@@ -18,7 +18,7 @@ from cliplib import load_dataset as load_any
 from cliplib.data.datasets import as_dataset, default_phrases
 from cliplib.data.folder import ListedImage, existing_folder, list_images
 from cliplib.data.hub import DownloadError
-from cliplib.data.image import warn_once
+from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
 from study.archives import fetch_archive, fetch_from_kaggle
 
@@ -146,7 +146,7 @@ def _load_named(
     if images is None:
         return None
     if different := difference_from_report(name, [image.id for image in images]):
-        warn_once(logger, different)
+        warn_once(different)
     images = _with_published_splits(images, name)
     classes = list(DATASETS[name].phrases)
     source = "hub" if setting == "hub" else "folder"

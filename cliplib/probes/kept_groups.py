@@ -1,0 +1,31 @@
+"""Groups that scikit-learn's cross-validation would keep from `fit`, and their refusal.
+
+``cross_val_predict(probe, X, y, groups=groups)`` splits by groups, but calls ``fit``
+without them, unless metadata routing is on. The probe would then choose its settings on
+rows that share a group with rows it is fitted on, and nobody would notice.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+
+
+def refuse_groups_kept_from_fit() -> None:
+    """Raise a ValueError where scikit-learn's cross-validation has groups, and fit not.
+
+    Scikit-learn tells `fit` nothing of them, so that only its own variables do, further
+    up the stack of calls. Calls in other processes and threads are not noticed.
+    """
+    for frame, _ in traceback.walk_stack(None):
+        # Its name for what it passes on, by receiver and method.
+        routed = frame.f_locals.get("routed_params")
+        if not isinstance(routed, Mapping) or "splitter" not in routed:
+            continue
+        if routed["splitter"]["split"].get("groups") is not None:
+            raise ValueError(
+                "scikit-learn would keep these groups from fit. Call "
+                "sklearn.set_config(enable_metadata_routing=True) and pass "
+                "params={'groups': groups} in place of groups=groups; or use "
+                "cliplib.out_of_fold_proba."
+            )
