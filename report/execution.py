@@ -25,7 +25,7 @@ from kernels import fork_kernels
 from places import Places, without_paths
 from surroundings import SETTINGS
 
-SUMMARY = "25_summary"
+SUMMARY = "26_summary"
 """The notebook that computes nothing and reads what the others saved: it runs last."""
 FIRST = (
     "18_like_with_like",

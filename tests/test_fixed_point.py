@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "figures"
 
 
-@pytest.mark.parametrize("name", ["10_embedded_model", "25_summary"])
+@pytest.mark.parametrize("name", ["10_embedded_model", "26_summary"])
 def test_an_executed_notebook_changes_no_committed_result(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
