@@ -135,7 +135,8 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
     if not first.startswith("-") and not is_source:
         raise ValueError(
             f"{first!r} is neither a folder nor one of the commands "
-            f"{', '.join(commands)}: name one that exists."
+            f"{', '.join(commands)}: name one that exists, or a data set of the hub as "
+            "hf://datasets/OWNER/NAME."
         )
     return ["train", *arguments]
 

@@ -270,7 +270,8 @@ def test_a_mistyped_command_is_told(
     told = capsys.readouterr().err
     assert told == (
         "'clasify' is neither a folder nor one of the commands train, report, demo, "
-        "classify, encode: name one that exists.\n"
+        "classify, encode: name one that exists, or a data set of the hub as "
+        "hf://datasets/OWNER/NAME.\n"
     )
 
 

@@ -317,6 +317,10 @@ def test_a_wrong_setting_is_named(tmp_path, image_folder, monkeypatch):
     monkeypatch.setenv("CLIPLIB_DATA", str(folder))
     with pytest.raises(ValueError, match="outside the class.*The setting CLIPLIB_DATA"):
         load_dataset("trashnet")
+    with pytest.raises(ValueError, match="a folder that holds the folder 'trashnet'"):
+        load_dataset("trashnet", data=folder)
+    with pytest.raises(FileNotFoundError, match="one that holds the folder 'trashnet'"):
+        load_dataset("trashnet", data=folder / "nowhere")
 
 
 def test_a_folder_of_ones_own_is_told_by_its_own_classes(image_folder):

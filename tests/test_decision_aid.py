@@ -314,9 +314,10 @@ def test_a_list_may_hold_images_of_all_kinds(
         [photos[0], photos[1].read_bytes(), Image.open(photos[3]), row, b"no"]
     )
     assert rows["file"].iloc[0] == str(photos[0]) and rows["file"].iloc[3] == "sent.png"
-    expected = aid.decide(
-        aid.encoder.encode_images([photos[i] for i in (0, 1, 3, 2)], progress=False)
-    )
+    images = [photos[i] for i in (0, 1, 3, 2)]
+    readout = aid.training.readout
+    features = aid.encoder.encode_images(images, readout=readout, progress=False)
+    expected = aid.decide(features)
     assert rows.loc[:3, expected.columns].equals(expected)
     assert rows["reason"].iloc[4] == "unreadable"
 

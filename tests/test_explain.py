@@ -160,7 +160,8 @@ def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
         for order in (heat, -heat)
     )
     deleted, inserted = right
-    whole = board_proba(planted.encode_images(board, progress=False))[0]
+    pooled = planted.encode_images(board, readout="pooled", progress=False)
+    whole = board_proba(pooled)[0]
     assert shares[[0, -1]].tolist() == [0, 1]
     np.testing.assert_allclose(deleted[:, 0], whole[[1, 0]], rtol=1e-5)
     np.testing.assert_allclose(inserted[:, -1], whole[[1, 0]], rtol=1e-5)
@@ -224,7 +225,8 @@ def test_heat_maps_show_what_spoke_for_a_label_to_any_probe(
 ) -> None:
     plain = Image.new("RGB", (32, 32), (120, 120, 120))
     rng = np.random.default_rng(0)
-    features = planted.encode_images([board, plain] * 30, progress=False)
+    images = [board, plain] * 30
+    features = planted.encode_images(images, readout="pooled", progress=False)
     features = features + rng.normal(0, 1e-3, features.shape).astype(np.float32)
     probe.fit(features, ["board", "plain"] * 30)
     images = heat_maps(planted, probe, [board, board], ["board", "plain"], "pooled")

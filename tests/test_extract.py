@@ -281,3 +281,8 @@ def test_sets_that_are_not_here_are_left_out_with_a_warning(
     monkeypatch.setenv("CLIPLIB_DATA", str(trashnet))
     assert [*load_available(names, tiny)] == ["trashnet"]
     assert "Without brain_tumor_mri: " in caplog.text
+
+
+def test_a_seed_is_a_whole_number(image_folder, tiny):
+    with pytest.raises(ValueError, match="seed='one' must be a whole number"):
+        load_features(image_folder(n=1), tiny, seed="one")

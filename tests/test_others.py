@@ -37,6 +37,7 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.encoders.vision import VisionEncoder, load_encoder
 from cliplib.features.encode import encode
+from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports.decision_aid import DecisionAid
@@ -142,7 +143,8 @@ def test_of_a_model_of_images_and_texts_the_vision_tower_is_used(photos, tmp_pat
 
 def test_the_towers_of_a_clip_agree_with_its_own_encoder(tiny, checkpoint, photos):
     found = features(VisionEncoder(checkpoint), photos)
-    np.testing.assert_allclose(found, tiny.encode_images(photos), atol=1e-5)
+    pooled = tiny.encode_images(photos, readout="pooled")
+    np.testing.assert_allclose(found, pooled, atol=1e-5)
 
 
 def test_a_fingerprint_depends_on_weights_and_preprocessing_alone(tmp_path):
@@ -250,11 +252,14 @@ def test_any_encoder_makes_a_table_that_a_probe_reads(encoders, folder, photos):
     for encoder in encoders:
         table = encode(folder, encoder)
         assert table.provenance["model_fingerprint"] == encoder.fingerprint
-        assert table.readout == "pooled"
+        (readout,) = encoder.readouts
+        assert f"({readout})" in repr(table)
         expected = encoder.encode_images(photos, progress=False)
         np.testing.assert_allclose(table.features[:3], expected, atol=1e-5)
-        with pytest.raises(ValueError, match="has no readout 'deep'; it has pooled"):
+        with pytest.raises(ValueError, match=f"no readout 'deep'; it has {readout}"):
             encoder.encode_images(photos, readout="deep")
+        with pytest.raises(TypeError, match="reads no texts: take a ClipEncoder"):
+            search("a cat", table, encoder=encoder)
         with pytest.raises(TypeError, match="reads no texts: take a ClipEncoder"):
             zero_shot(encoder, table, {"cat": ["a cat"], "dog": ["a dog"]})
 

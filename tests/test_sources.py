@@ -21,6 +21,9 @@ from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.encode import encode
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.search import search
+from cliplib.inspection.zero_shot import zero_shot
+from cliplib.probes.linear import LinearProbe
+from cliplib.reports.decision_aid import DecisionAid
 
 CLASSES = ("disc", "square", "stripes")
 
@@ -141,8 +144,8 @@ def test_each_misuse_has_its_sentence(folder, tmp_path):
     )
     with pytest.raises(ValueError, match="twice: leave one out"):
         load_dataset(twice)
-    with pytest.raises(FileNotFoundError, match="is no folder: name one with"):
-        load_dataset("digits")
+    with pytest.raises(FileNotFoundError, match="is no folder.* hf://datasets/OWNER/"):
+        load_dataset("owner/digits")
     unlabelled = splits["train"].cast_column(
         "label", datasets.ClassLabel(names=list(CLASSES))
     )
@@ -158,7 +161,13 @@ def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):
     def of_hub(name, revision):
         asked.append((name, revision))
         if name == "nobody/nothing":
-            raise datasets.exceptions.DatasetNotFoundError("no such data set")
+            # As the library does: what fails last is a look into its own cache.
+            missing = datasets.exceptions.DatasetNotFoundError("no such data set")
+            missing.__context__ = FileNotFoundError("it is not cached in None")
+            raise missing
+        if name == "owner/offline":
+            text = f"Couldn't reach '{name}' on the Hub (OfflineModeIsEnabled)"
+            raise ConnectionError(text)
         if name == "owner/several":
             raise ValueError("Config name is missing.\nPick one among ['a', 'b']")
         return as_splits_of_home
@@ -168,8 +177,10 @@ def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):
     found = encode("hf://datasets/owner/shapes", tiny, revision="v1")
     assert_same(found, expected)
     assert asked == [("owner/shapes", "v1")]
-    with pytest.raises(OSError, match="Cannot load hf://datasets/nobody/nothing"):
+    with pytest.raises(OSError, match="datasets/nobody/nothing is not there, or not"):
         load_dataset("hf://datasets/nobody/nothing")
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE or .* forbids a download"):
+        load_dataset("hf://datasets/owner/offline")
     with pytest.raises(ValueError, match="Config name is missing"):
         load_dataset("hf://datasets/owner/several")
 
@@ -198,10 +209,35 @@ def test_words_search_a_table(expected, tiny):
         search("three", other, 2, encoder=tiny)
 
 
+def test_texts_and_tables_need_the_encoder_itself(expected, tiny):
+    for words in ("three", ["three", "four"]):
+        with pytest.raises(ValueError, match="Give encoder=, what made the gallery"):
+            search(words, expected)
+    with pytest.raises(TypeError, match="these are FeatureTable and str"):
+        search("three", expected, encoder="mini")
+    with pytest.raises(TypeError, match="these are FeatureTable and str"):
+        DecisionAid.fit(expected, "mini")
+    with pytest.raises(TypeError, match="these are ClipEncoder and FeatureTable"):
+        DecisionAid.fit(tiny, expected)
+    with pytest.raises(TypeError, match="these are ClipEncoder and FeatureTable"):
+        zero_shot(expected, tiny, CLASSES)
+    with pytest.raises(TypeError, match="these are ndarray and ClipEncoder"):
+        zero_shot(tiny, expected.features, CLASSES)
+
+
+def test_images_are_encoded_as_a_table_of_them_is(expected, folder, tiny):
+    paths = [folder / name for name in expected.ids]
+    features = tiny.encode_images(paths, progress=False)
+    np.testing.assert_allclose(features, expected.features, atol=1e-5)
+    probe = LinearProbe(Cs=(1.0,)).fit(expected.features, expected.labels)
+    assert probe.predict(features).shape == (len(paths),)
+
+
 def test_what_is_no_image_and_no_pooled_feature_is_told(folder, tiny, expected):
     splits = as_splits(folder)
-    with pytest.raises(TypeError, match="Image 0 is of type 'dict': it must be a path"):
+    with pytest.raises(TypeError, match=r"of type 'dict'.*give .* dataset\['image'\]"):
         tiny.encode_images(splits["train"])
+    assert len(tiny.encode_images(splits["train"]["image"])) == len(splits["train"])
     with pytest.raises(ValueError, match=r"project takes pooled features, \(n, 32\)"):
         tiny.project(expected.features)
 

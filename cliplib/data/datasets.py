@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from cliplib.data.folder import SPLITS, ListedImage, existing_folder, list_images
+from cliplib.data.folder import SPLITS, ListedImage, list_images
 from cliplib.data.hub import why_not_downloaded
 from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import check_printable
@@ -111,7 +111,12 @@ def _of_place(name: str, image_column: str, label_column: str) -> _Listed:
     if name.lower().endswith(TABLES) and os.path.isfile(name):
         table = read_text_table(Path(name))
         return _of_table(table, Path(name), image_column, label_column)
-    root = existing_folder(name)
+    root = Path(name).expanduser().absolute()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{str(root)!r} is no folder: name one with a folder for each class, or a "
+            f"data set of the hub as {HUB}OWNER/NAME."
+        )
     if image_column or label_column:
         raise ValueError(
             f"{name} is a folder, which has no columns: leave image_column and "
@@ -200,6 +205,7 @@ def _load_from_hub(name: str, revision: str) -> Any:
     except ValueError:  # of its configurations, or its files
         raise
     except Exception as error:  # the library raises nearly anything
+        error.__context__ = None  # that it is not in the cache either, to no purpose
         reason = why_not_downloaded(error, f"datasets/{name}", revision)
         raise OSError(f"Cannot load {HUB}{name}: {reason}.") from None
 

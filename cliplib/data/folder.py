@@ -55,16 +55,6 @@ class ListedImage(NamedTuple):
         return self.path.parents[self.id.count("/")]
 
 
-def existing_folder(name: str) -> Path:
-    """Return a folder's absolute path; FileNotFoundError if there is no such folder."""
-    root = Path(name).expanduser().absolute()
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"{str(root)!r} is no folder: name one with a folder for each class."
-        )
-    return root
-
-
 def list_images(root: Path) -> list[ListedImage]:
     """Return the images in the class folders of `root`, sorted by id.
 

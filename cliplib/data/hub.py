@@ -31,7 +31,9 @@ WEIGHTS = (  # the first format that a model has is taken
 )
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1, or SHA-256
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, or what the user may fill of it
-# Names of the errors of an answer that breaks off, or is none of a hub.
+# Names of the errors of what a hub does not have, and of an answer that breaks off, or
+# is none of a hub.
+NOT_THERE = {"HFValidationError", "DatasetNotFoundError"}
 NO_ANSWER = {"RemoteProtocolError", "JSONDecodeError", "KeyError"}
 
 
@@ -168,7 +170,8 @@ def why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
     """
     chain = _with_causes(error)
     kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
-    if "OfflineModeIsEnabled" in kinds:
+    # Of the library ``datasets``, whose own error says so, only the text tells.
+    if "OfflineModeIsEnabled" in kinds or "OfflineModeIsEnabled" in str(error):
         return (
             "it was not downloaded whole before, and HF_HUB_OFFLINE or "
             "TRANSFORMERS_OFFLINE forbids a download: unset it"
@@ -184,7 +187,8 @@ def why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
     responses = [getattr(each, "response", None) for each in chain]
     status = next((each.status_code for each in responses if each is not None), 0)
     is_of_hub = address == constants.ENDPOINT
-    if "HFValidationError" in kinds or (is_of_hub and status in (401, 403, 404)):
+    is_refused = is_of_hub and status in (401, 403, 404)
+    if is_refused or kinds & NOT_THERE:
         at_revision = f" at the revision {revision!r}" if revision else ""
         return (
             f"{constants.ENDPOINT}/{name} is not there{at_revision}, or not for you: "

@@ -98,8 +98,8 @@ def image_list(images: Images) -> list[ImageSource]:
         if not is_image:
             raise TypeError(
                 f"Image {row} is of type {type(source).__name__!r}: it must be a path, "
-                "bytes, an image of Pillow, an array (h, w, 3) of uint8, or a row of "
-                "the column of images of a data set."
+                "bytes, an image of Pillow or an array (h, w, 3) of uint8; of a data "
+                "set give its column, dataset['image'], or take encode(dataset)."
             )
     return sources
 

@@ -167,7 +167,7 @@ class ClipEncoder(Encoder):
         return readout_columns(readout, self.width, self.blocks)
 
     def encode_images(
-        self, images: Images, *, readout: str = "pooled", progress: bool = True
+        self, images: Images, *, readout: str = "", progress: bool = True
     ) -> Features:
         """Encode n images, (n, d) float32: see `Encoder.encode_images`.
 
@@ -176,7 +176,8 @@ class ClipEncoder(Encoder):
         """
         if readout != "projected":
             return super().encode_images(images, readout=readout, progress=progress)
-        return self.project(super().encode_images(images, progress=progress))
+        pooled = super().encode_images(images, readout="pooled", progress=progress)
+        return self.project(pooled)
 
     def encode_texts(self, texts: str | Sequence[str]) -> Features:
         """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -80,16 +80,6 @@ class Encoder(ABC):
             "readout": self.readouts[-1],
         }
 
-    def check_made(self, provenance: Mapping[str, str]) -> None:
-        """Raise ValueError for the provenance of a table that another encoder made."""
-        made_by = provenance.get("model_fingerprint", self.fingerprint)
-        if made_by != self.fingerprint:
-            raise ValueError(
-                f"The table was made by another encoder than {self.name!r} "
-                f"(fingerprint {made_by[:8]}, and not {self.fingerprint[:8]}): give "
-                "that one."
-            )
-
     @property
     def image_function(self) -> ImageFunction:
         """The function from n RGB images to their last readout, for `map_images`."""
@@ -128,7 +118,7 @@ class Encoder(ABC):
         return [features, *other_results]
 
     def encode_images(
-        self, images: Images, *, readout: str = "pooled", progress: bool = True
+        self, images: Images, *, readout: str = "", progress: bool = True
     ) -> Features:
         """Encode n images, (n, d) float32; or a single one, (1, d).
 
@@ -141,11 +131,11 @@ class Encoder(ABC):
             Paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path",
             "bytes"}``; an OSError names one that cannot be read.
         readout
-            One of `readouts`.
+            One of `readouts`; by default the last one, as in `cliplib.encode`.
         progress
             Show a bar.
         """
-        columns = self.columns_of(readout)
+        columns = self.columns_of(readout or self.readouts[-1])
         (features,) = self.map(images, progress=self.name if progress else "")
         return np.asarray(features[:, columns])
 
@@ -177,6 +167,8 @@ class FunctionEncoder(Encoder):
     cache
         Whether features are kept in the default file of `FeatureCache`; or the cache.
     """
+
+    readouts = ("output",)
 
     def __init__(
         self,
@@ -225,6 +217,27 @@ class FunctionEncoder(Encoder):
                 "must return a row of features for each."
             )
         return features
+
+
+def check_made(table: Any, encoder: object) -> None:
+    """Raise an error for a feature table and an encoder that do not belong together.
+
+    TypeError for what is neither, such as each in the other's place; ValueError for a
+    table that another encoder made.
+    """
+    provenance = getattr(table, "provenance", None)
+    if provenance is None or not isinstance(encoder, Encoder):
+        raise TypeError(
+            "Give a feature table and the encoder that made it, such as ClipEncoder(), "
+            f"each in its place: these are {type(table).__name__} and "
+            f"{type(encoder).__name__}."
+        )
+    made_by = provenance.get("model_fingerprint", encoder.fingerprint)
+    if made_by != encoder.fingerprint:
+        raise ValueError(
+            f"The table was made by another encoder than {encoder.name!r} (fingerprint "
+            f"{made_by[:8]}, and not {encoder.fingerprint[:8]}): give that one."
+        )
 
 
 def _chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:

@@ -76,12 +76,14 @@ def stratified_subset(
     Raises
     ------
     ValueError
-        If `limit` is no whole number from 0 on.
+        If `limit` is no whole number from 0 on, or `seed` is none.
     """
     if not isinstance(limit, Integral) or limit < 0:
         raise ValueError(
             f"limit={limit!r} must be a whole number: about so many images, 0 for all."
         )
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed={seed!r} must be a whole number.")
     rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
     if limit == 0 or limit >= len(rows):
         return np.arange(len(rows))

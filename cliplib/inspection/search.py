@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.encoders.encoder import Encoder
+from cliplib.encoders.encoder import Encoder, check_made
 from cliplib.features.table import FeatureTable
 
 QUERIES_AT_ONCE = 512
@@ -55,10 +55,10 @@ def search(
     Raises
     ------
     TypeError
-        If the encoder reads no texts.
+        If the encoder reads no texts, or is none, such as its name.
     ValueError
-        If there are groups of the queries but not of the gallery, k is below 1, or
-        another encoder made the table.
+        If there are groups of the queries but not of the gallery, k is below 1, texts
+        lack an encoder, or another one made the table.
     """
     if k < 1:
         raise ValueError(f"Each query gets k rows, 1 or more: {k} is too few.")
@@ -66,10 +66,7 @@ def search(
         raise ValueError(
             "Give the groups of both queries and gallery, or of the gallery alone."
         )
-    asked: Any = queries
-    if encoder is not None:
-        asked = encoder.encode_texts(asked)
-    known = _rows_of(gallery, encoder)
+    asked, known = _features_of(queries, gallery, encoder)
     if groups is None:
         n_found = min(k, len(known))
         neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
@@ -92,17 +89,23 @@ def search(
     )
 
 
-def _rows_of(gallery: ArrayLike | FeatureTable, encoder: Encoder | None) -> Any:
-    """Return a gallery's features (n, d); with an encoder those of a table projected.
+def _features_of(
+    queries: Any, gallery: ArrayLike | FeatureTable, encoder: Encoder | None
+) -> tuple[Any, Any]:
+    """Return features of queries (q, d) and of a gallery (n, d), which may be a table.
 
-    ValueError if another encoder made the table.
+    With an encoder, queries are texts, and a table is projected to where they are.
     """
-    if not isinstance(gallery, FeatureTable):
-        return gallery
     if encoder is None:
-        return gallery.features
-    encoder.check_made(gallery.provenance)
-    return encoder.project(gallery.with_readout("pooled").features)
+        if np.asarray(queries).dtype.kind == "U":
+            raise ValueError("Give encoder=, what made the gallery, to read texts.")
+        rows = gallery.features if isinstance(gallery, FeatureTable) else gallery
+        return queries, rows
+    if not isinstance(gallery, FeatureTable):
+        return encoder.encode_texts(queries), gallery
+    check_made(gallery, encoder)
+    texts = encoder.encode_texts(queries)
+    return texts, encoder.project(gallery.with_readout("pooled").features)
 
 
 def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:

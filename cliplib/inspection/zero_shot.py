@@ -10,6 +10,7 @@ from sklearn.preprocessing import normalize
 
 from cliplib.data.arrays import Features, Floats
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import check_made
 from cliplib.features.table import FeatureTable
 
 DEFAULT_TEMPLATES = ("a photo of {}.",)
@@ -92,9 +93,9 @@ def zero_shot(
         If a class has no phrase, a template no ``{}``, the phrases are of other classes
         than the table's, or another encoder made the table.
     TypeError
-        If the encoder reads no texts.
+        If the encoder reads no texts, or there is no encoder or no table.
     """
-    encoder.check_made(table.provenance)
+    check_made(table, encoder)
     if isinstance(phrases, Mapping):
         if set(phrases) != set(table.classes):
             raise ValueError(

@@ -79,7 +79,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self.classes_ = encoder.classes_
         if len(self.classes_) < 2:
             raise ValueError(
-                f"All labels are {str(labels[0])!r}: a classifier needs two classes."
+                f"All labels are of one class, {str(labels[0])!r}: a classifier needs "
+                "two."
             )
         n_train = len(rows)
         has_validation_rows = X_val is not None or y_val is not None

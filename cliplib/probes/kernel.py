@@ -20,6 +20,10 @@ class KernelProbe(Probe):
     others. Logits are the scores times the `sharpness` with the smallest log loss on
     validation rows; the regression then is fitted on all rows.
 
+    Kernels are of float32, so logits of a row may differ by some 1e-6 with the number
+    of rows beside it: of scikit-learn's ``check_estimator`` that is the only check that
+    fails, ``check_methods_subset_invariance``, which allows 1e-7.
+
     Fitted are sharpness_, sweep_, a DataFrame of sharpness and log_loss (nats), gamma_,
     rows_ (n, d), standardised, validation rows last, and coef_ (n, k).
 

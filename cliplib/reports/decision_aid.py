@@ -20,7 +20,7 @@ from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.folder import list_files
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import Encoder
+from cliplib.encoders.encoder import Encoder, check_made
 from cliplib.evaluation.calibration import fit_temperature, risk_coverage
 from cliplib.evaluation.intervals import clopper_pearson
 from cliplib.features.splits import group_train_test_split
@@ -141,10 +141,12 @@ class DecisionAid:
         ValueError
             The table comes from another encoder, its readout is none of the encoder's,
             or a share is not within 0 and 1.
+        TypeError
+            There is no table or no encoder.
         """
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
-        encoder.check_made(table.provenance)
+        check_made(table, encoder)
         encoder.columns_of(table.readout)
         rows = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
         training = table.select(rows[0])

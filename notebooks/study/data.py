@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cliplib import load_dataset as load_any
 from cliplib.data.datasets import as_dataset, default_phrases
-from cliplib.data.folder import ListedImage, existing_folder, list_images
+from cliplib.data.folder import ListedImage, list_images
 from cliplib.data.hub import DownloadError
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
@@ -166,7 +166,12 @@ def _list_named(
     if root is None and setting == "hub":
         logger.info("%s: no home to download it from", name)
         return None
-    images = list_images(root) if root else []
+    try:
+        images = list_images(root) if root else []
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Or name a folder that holds the folder {name!r}."
+        ) from error
     present = {image.label for image in images}
     if present == set(DATASETS[name].phrases):  # phrases by class
         logger.info("%s: %s from %s", name, counted(len(images), "image"), root)
@@ -189,7 +194,11 @@ def _root_of_named(name: str, setting: str) -> Path | None:
         return None
     if setting == "hub":
         return fetch_dataset(name)
-    folder = existing_folder(setting)
+    folder = Path(setting).expanduser().absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{str(folder)!r} is no folder: name one that holds the folder {name!r}."
+        )
     parents = [folder, folder / "external"]  # the first one that holds the set counts
     for parent in parents:
         if (parent / name).is_dir():

@@ -77,7 +77,7 @@ def load_features(
     MissingImages
         If there are neither images nor precomputed features of this encoder.
     ValueError
-        If `groups` does not cover all images.
+        If `groups` does not cover all images, or `seed` is no whole number.
     """
     name = os.fspath(name_or_path)
     dataset = load_dataset(name_or_path, data=data)  # None without images
