@@ -307,8 +307,19 @@ def test_a_name_of_more_than_half_a_folder_is_the_class(
 
 def test_the_files_that_a_pattern_joins_can_be_shown() -> None:
     ids = ["a/odd.jpg", "a/x_1.jpg", "a/y_1.jpg", "a/x_2.jpg", "a/y_2.jpg"]
-    assert joined_files(ids, suggested_pattern(ids)) == ["a/x_1.jpg", "a/x_2.jpg"]
-    assert joined_files(ids, "(.+)") == []
+    assert joined_files(ids, suggested_pattern(ids)) == {
+        "a/x_1.jpg": "a/x",
+        "a/x_2.jpg": "a/x",
+        "a/y_1.jpg": "a/y",
+        "a/y_2.jpg": "a/y",
+    }
+    assert joined_files(ids, "(.+)") == {}
+
+
+def test_five_files_show_what_a_pattern_joins_and_what_it_keeps_apart() -> None:
+    ids = [f"a/{name}_{k}.jpg" for k in range(3) for name in "xyzw"]
+    shown = joined_files(ids, suggested_pattern(ids))
+    assert [*shown.values()] == ["a/w", "a/w", "a/x", "a/x", "a/y"]
 
 
 def test_all_named_parentheses_hold_the_group() -> None:

@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import jsonschema
@@ -47,7 +49,7 @@ from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, Request
-from cliplib.reports.measure import encode_images, measure
+from cliplib.reports.measure import encode_images, measure, who_belongs_together
 from cliplib.reports.record import answers_table, made, record
 from cliplib.reports.report import (
     WRITTEN,
@@ -399,6 +401,20 @@ def test_anonymous_findings_name_no_file(
             assert str(home).encode() not in path.read_bytes()
     answers = answers_table(found)
     assert answers["file"].iloc[0] == "disc/disc0.png" and answers["image"].iloc[0] == 1
+
+
+def test_groups_that_names_suggest_are_numbered_if_anonymous() -> None:
+    ids = [f"ward/{name}_{k}.png" for name in ("Adams", "Miller") for k in (1, 2)]
+    ids += [f"lab/{name}_{k}.png" for name in ("Jones", "Smith") for k in (1, 2)]
+    dataset: Any = {"id": ids, "group": [""] * len(ids)}
+    table = SimpleNamespace(ids=np.array(ids))
+    images: Any = SimpleNamespace(table=table, names=ids)
+    found = who_belongs_together(Request("photos"), dataset, images)
+    assert found.series["ward/Adams_1.png"] == "ward/Adams"
+    images.names = [f"image {number}" for number in range(1, 9)]
+    hidden = who_belongs_together(Request("photos", anonymous=True), dataset, images)
+    assert [*hidden.series] == ["image 5", "image 6", "image 7", "image 8", "image 1"]
+    assert [*hidden.series.values()] == ["1", "1", "2", "2", "3"]
 
 
 def test_an_anonymous_encoder_of_a_folder_is_called_by_its_fingerprint(

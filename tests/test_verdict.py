@@ -43,9 +43,10 @@ from cliplib.reports.verdict import (
 )
 
 CLASSES = ("glass", "metal")
-UNDECLARED = Belonging(0, "", [], pd.DataFrame())
-DECLARED = Belonging(9, "", [], pd.DataFrame())
-IN_NAMES = Belonging(0, r"(.+)_\d+", ["a_1.jpg", "a_2.jpg"], pd.DataFrame())
+UNDECLARED = Belonging(0, "", {}, pd.DataFrame())
+DECLARED = Belonging(9, "", {}, pd.DataFrame())
+SERIES = {"a_1.jpg": "a", "a_2.jpg": "a", "b_1.jpg": "b"}
+IN_NAMES = Belonging(0, r"(.+)_\d+", SERIES, pd.DataFrame())
 
 
 def answered(counts: tuple[int, int], wrong: tuple[int, int]) -> tuple[Ints, Floats]:
@@ -275,6 +276,9 @@ def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
     warning = one(data_warnings.of_series, belonging=IN_NAMES)
     assert word_of(methods(), warning) == "Perhaps"
+    assert warning is not None and warning.files == [*SERIES]
+    shown = "a_1.jpg (group a), a_2.jpg (group a) and b_1.jpg (group b)"
+    assert shown in warning.message
     assert one(data_warnings.of_series, belonging=DECLARED) is None
     step, *_ = next_steps(findings(belonging=IN_NAMES), "Perhaps")
     assert step.command == r"cliplib report f --out o --groups '(.+)_\d+'"
@@ -437,7 +441,7 @@ def test_labels_files_and_groups_to_look_at_are_named() -> None:
     hidden = one(data_warnings.of_unreadable, images=bad, request=shown)
     assert hidden is not None and hidden.files == [] and "bad" not in hidden.message
     joined = pd.DataFrame({"group_a": ["p1"], "group_b": ["p2"]})
-    belonging = Belonging(401, "", [], joined)
+    belonging = Belonging(401, "", {}, joined)
     merged = one(data_warnings.of_merged_groups, belonging=belonging)
     assert merged is not None and "401 groups become 400" in merged.message
 

@@ -23,6 +23,7 @@ from cliplib.data.wording import counted
 # folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
 # The first parts of a name, at most so many: of cat/img_012_3.jpg two are cat/img_012.
 PREFIX = r"^((?:.*/)?[-_. ]*[^-_. /]+(?:[-_. ]+[^-_. /]+){{0,{}}})(?:[-_. ].*)?"
+MOST_EXAMPLES = 5
 MOST_PARTS = 5
 COUNTER_FIRST = (  # cat/3_img_012.jpg, cat/exp3_img_012.jpg
     r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)"
@@ -303,17 +304,17 @@ def _series_pattern(names: Sequence[str], end: str) -> str:
     return counter_first if without_counter else ""
 
 
-def joined_files(ids: Sequence[str], pattern: str) -> list[str]:
-    """Return the images that a pattern joins in the first group of several images.
+def joined_files(ids: Sequence[str], pattern: str) -> dict[str, str]:
+    """Return some images that a pattern joins with others, each with its group.
 
-    They are ids, in their order: an example, to judge a `suggested_pattern` by. It is
-    [] if no group has several images.
+    They are examples, to judge a `suggested_pattern` by: five ids at most, two of a
+    group.
     """
-    series = pd.Series(_groups_from_pattern(ids, pattern), ids, dtype=object)
-    shared = series[series.duplicated(keep=False) & (series != "")]
-    if shared.empty:
-        return []
-    return [str(image) for image in shared.index[shared == shared.iloc[0]]]
+    group_of = pd.Series(_groups_from_pattern(ids, pattern), ids, dtype=object)
+    is_shared = group_of.duplicated(keep=False) & (group_of != "")
+    shared = group_of[is_shared].sort_values(kind="stable")
+    two_a_group = shared.groupby(shared).head(2)
+    return dict(two_a_group[:MOST_EXAMPLES].items())
 
 
 def _series(ids: Sequence[str], pattern: str) -> list[str]:

@@ -236,10 +236,11 @@ def external_loss(external: ExternalTest, methods: Methods) -> Estimate:
 def of_series(f: Findings) -> Iterator[DataWarning]:
     """Say that file names look like series, which nobody has declared."""
     if f.belonging.pattern:
-        series = list(f.belonging.series)
         evidence = {"pattern": f.belonging.pattern}
-        first = series[:MOST_FILES]
-        yield warning_of("groups-in-names", evidence, files=series, series=first)
+        group_of = f.belonging.series
+        named = [f"{file} (group {group})" for file, group in group_of.items()]
+        files = list(group_of)
+        yield warning_of("groups-in-names", evidence, files=files, series=named)
 
 
 def of_look_alikes(f: Findings) -> Iterator[DataWarning]:

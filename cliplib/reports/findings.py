@@ -145,7 +145,8 @@ class Belonging:
     pattern
         The pattern of groups that file names suggest, where none are declared; or "".
     series
-        Names of files that this pattern would keep together, for an example.
+        Names of some files that this pattern would keep with others, each with its
+        group; if anonymous, groups are numbered.
     merged
         Pairs of declared groups that hold copies of each other: group_a, group_b,
         image_a and image_b (ids).
@@ -153,7 +154,7 @@ class Belonging:
 
     declared: int
     pattern: str
-    series: Sequence[str]
+    series: Mapping[str, str]
     merged: pd.DataFrame
 
 

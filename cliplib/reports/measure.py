@@ -215,12 +215,15 @@ def who_belongs_together(
         merged = images.table.groups_joined_by_copies(declared)
         if request.anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
-        return Belonging(len(set(declared)), "", [], merged)
+        return Belonging(len(set(declared)), "", {}, merged)
     pattern = suggested_pattern(ids)
-    series = set(joined_files(ids, pattern)) if pattern else set()
-    named = zip(ids, images.names, strict=True)
-    in_series = [name for file_id, name in named if file_id in series]
-    return Belonging(0, pattern, in_series, pd.DataFrame())
+    group_of = joined_files(ids, pattern) if pattern else {}
+    if request.anonymous:
+        numbers = pd.factorize(pd.Series(group_of))[0] + 1
+        group_of = dict(zip(group_of, numbers.astype(str), strict=True))
+    name_of = dict(zip(ids, images.names, strict=True))
+    series = {name_of[file_id]: group for file_id, group in group_of.items()}
+    return Belonging(0, pattern, series, pd.DataFrame())
 
 
 def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
