@@ -221,10 +221,11 @@ def classify(
             f"There is no {missing[0]!r}: name one folder, or files that exist."
         )
     # "new/" is a folder, which need not be there yet.
-    is_folder = os.path.isdir(out_prefix) or not os.path.basename(out_prefix)
-    out = os.path.join(out_prefix, "answers") if is_folder else out_prefix
-    table = f"{out}.csv"
-    page = f"{out}.html"
+    is_folder = os.path.isdir(out_prefix) or os.path.basename(out_prefix) == ""
+    if is_folder:
+        out_prefix = os.path.join(out_prefix, "answers")
+    table = f"{out_prefix}.csv"
+    page = f"{out_prefix}.html"
     if not overwrite and (os.path.exists(table) or os.path.exists(page)):
         raise FileExistsError(
             f"{table} or {page} is there already: choose another --out-prefix, or add "

@@ -62,13 +62,13 @@ def _give_usual_mode(folder: Path) -> None:
 
     The package safetensors hides those that it writes itself.
     """
-    probe = folder / UNFINISHED
-    probe.touch()
-    mode = probe.stat().st_mode
-    probe.unlink()
+    usual_file = folder / UNFINISHED
+    usual_file.touch()
+    usual_mode = usual_file.stat().st_mode
+    usual_file.unlink()
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(mode)
+            path.chmod(usual_mode)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

@@ -145,19 +145,25 @@ def _leaks(images: pd.DataFrame, groups_by_level: dict[str, Ints]) -> pd.DataFra
     split are no leaks, and nothing leaks from them. `groups_by_level` has the group
     number of each image, (n,), at each of `LEVELS`.
     """
-    known = images[["id", "label", "split", "group"]]
-    order = images["split"].map({"train": 0, "val": 1, "test": 2}).dropna()
-    order = order.sort_values(kind="stable")
-    rows = order.index.to_series()  # those of the earliest split first
+    place_of_split = {"train": 0, "val": 1, "test": 2}
+    known = images[["id", "label", "split", "group"]].assign(
+        place=images["split"].map(place_of_split)
+    )
+    # The index stays the row of `images`.
+    earliest_first = known.dropna(subset="place").sort_values("place", kind="stable")
     by_level = []
     for level, group_of_row in groups_by_level.items():
-        first_copy = rows.groupby(group_of_row[rows]).transform("first")
-        copies = known.loc[first_copy, ["id", "split"]].add_prefix("duplicate_")
-        leaks = known.loc[rows].assign(level=level).join(copies.set_axis(rows.index))
-        by_level.append(leaks[order[first_copy].to_numpy() < order.to_numpy()])
+        copies = earliest_first.assign(
+            level=level, copies=group_of_row[earliest_first.index]
+        )
+        first_copy = copies.drop_duplicates("copies").set_index("copies")
+        first_copy = first_copy[["id", "split", "place"]].add_prefix("duplicate_")
+        found = copies.join(first_copy, on="copies")
+        by_level.append(found[found["duplicate_place"] < found["place"]])
     # An image that leaks at several levels is kept at the first, of the most alike.
     leaks = pd.concat(by_level)
-    return leaks[~leaks.index.duplicated()].sort_index().reset_index(drop=True)
+    leaks = leaks[~leaks.index.duplicated()].sort_index().reset_index(drop=True)
+    return leaks.drop(columns=["place", "copies", "duplicate_place"])
 
 
 def _summary(

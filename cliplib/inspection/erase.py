@@ -170,11 +170,13 @@ def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
             "Next to nothing of the image would be left: mark a smaller part."
         )
     filled = inpaint_biharmonic(blurred[every_step], hole[every_step], channel_axis=-1)
-    at_edge = blurred[binary_dilation(hole) & ~hole]  # (pixels, 3)
-    filled = np.clip(filled, at_edge.min(axis=0), at_edge.max(axis=0))
+    edge = blurred[binary_dilation(hole) & ~hole]  # (pixels, 3)
+    filled = np.clip(filled, edge.min(axis=0), edge.max(axis=0))
     # Where each pixel and channel of the result lies among those filled.
     row, column, channel = np.indices(pixels.shape)
-    places = [(row - first) / step, (column - first) / step, channel]
+    row_filled = (row - first) / step
+    column_filled = (column - first) / step
+    places = [row_filled, column_filled, channel]
     return np.asarray(map_coordinates(filled, places, order=1, mode="nearest"))
 
 

@@ -69,14 +69,9 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
         )
         one_a_group = files.drop_duplicates(["value", "group"])
         counts = pd.crosstab(one_a_group["value"], one_a_group["label"])
-        for value, of_classes in counts.iterrows():
-            label = of_classes.idxmax()
-            n_groups = int(of_classes[label])
-            n_groups_of_all = int(of_classes.sum())
-            if n_groups < PURE * n_groups_of_all:
-                continue
-            chance = share_of_class[label]
-            p = binomtest(n_groups, n_groups_of_all, chance, "greater").pvalue
+        for value, groups_by_class in counts.iterrows():
+            label = groups_by_class.idxmax()
+            p = _chance_of_one_class(groups_by_class, share_of_class[label])
             if p >= RARE:
                 continue
             has_value = files["value"] == value
@@ -95,3 +90,16 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
             )
     columns = ["field", "value", "class", "images", "p", "rows"]
     return pd.DataFrame(found, columns=columns).sort_values("p", kind="stable")
+
+
+def _chance_of_one_class(groups_by_class: pd.Series, share_of_class: float) -> float:
+    """Return how likely chance would give one class so many of the groups of a value.
+
+    `share_of_class` is the class's share of all groups. It is 1 where fewer than `PURE`
+    of the groups that have the value are of the class.
+    """
+    n_in_class = int(groups_by_class.max())
+    n_in_all = int(groups_by_class.sum())
+    if n_in_class < PURE * n_in_all:
+        return 1.0
+    return float(binomtest(n_in_class, n_in_all, share_of_class, "greater").pvalue)

@@ -117,13 +117,7 @@ def probe_shortcuts(
     list of Shortcut
         All probes, the one with the largest share of CLIP's gain first.
     """
-    (pictures,) = map_images(images, picture_statistics, cache=cache)
-    inputs: dict[str, Floats] = {
-        name: pictures[:, columns] for name, columns in picture_columns().items()
-    }
-    fields = file_fields(images)
-    inputs |= {name: _encode_field(fields[name]) for name in fields}
-    inputs = {name: x for name, x in inputs.items() if np.ptp(x, axis=0).any()}
+    inputs = _inputs(images, cache)
     folds = table_folds(table, n_splits, seed)
     probe = make_pipeline(
         StandardScaler(),
@@ -135,16 +129,11 @@ def probe_shortcuts(
             for name, numbers in inputs.items()
         }
 
-    def evaluated(answers: Ints) -> Evaluation:
-        return evaluate(
-            table.labels, answers, table.classes, groups=table.groups, seed=seed
-        )
-
     chance = 1 / len(table.classes)
-    of_clip = evaluated(predicted).estimate("balanced_accuracy")
+    of_clip = _evaluated(table, predicted, seed).estimate("balanced_accuracy")
     shortcuts = []
     for name, probabilities in proba.items():
-        found = evaluated(probabilities.argmax(axis=1))
+        found = _evaluated(table, probabilities.argmax(axis=1), seed)
         balanced = found.estimate("balanced_accuracy")
         shortcut = Shortcut(
             name=name,
@@ -158,6 +147,22 @@ def probe_shortcuts(
     return sorted(shortcuts, key=_strength, reverse=True)
 
 
+def _inputs(
+    images: Sequence[ImageSource], cache: FeatureCache | None
+) -> dict[str, Floats]:
+    """Return what each probe reads of n images, (n, m), by name.
+
+    What is the same for all images is left out.
+    """
+    (pictures,) = map_images(images, picture_statistics, cache=cache)
+    inputs: dict[str, Floats] = {
+        name: pictures[:, columns] for name, columns in picture_columns().items()
+    }
+    fields = file_fields(images)
+    inputs |= {name: _encode_field(fields[name]) for name in fields}
+    return {name: x for name, x in inputs.items() if np.ptp(x, axis=0).any()}
+
+
 def strongest(shortcuts: Sequence[Shortcut]) -> Shortcut | None:
     """Return the first that decides, of those sorted; None where there is none."""
     return next((shortcut for shortcut in shortcuts if shortcut.decides), None)
@@ -167,6 +172,12 @@ def _strength(shortcut: Shortcut) -> tuple[float, float]:
     """Order by the share of CLIP's gain, and by accuracy where none is shown."""
     share = shortcut.share_of_gain.value
     return (-np.inf if np.isnan(share) else share), shortcut.balanced.value
+
+
+def _evaluated(table: FeatureTable, answers: Ints, seed: int) -> Evaluation:
+    return evaluate(
+        table.labels, answers, table.classes, groups=table.groups, seed=seed
+    )
 
 
 def _encode_field(values: pd.Series) -> Floats:

@@ -110,15 +110,15 @@ class LogisticProblem:
         scales = curvatures**-0.5
         # The last axis, before the intercept, is the one of least variance. It stands
         # for all axes that are left out.
-        scale_elsewhere = scales[-2]  # s
-        extra_scales = scales - scale_elsewhere
+        scale_off_axes = scales[-2]  # s
+        extra_scales = scales - scale_off_axes
         first = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
 
         def precondition(weights: Floats) -> Floats:
             """Return P w for each row w of weights (k, d + 1)."""
             along = weights @ self._directions.T
             extra = (along * extra_scales) @ self._directions
-            return np.asarray(scale_elsewhere * weights + extra)
+            return np.asarray(scale_off_axes * weights + extra)
 
         def loss_and_gradient(z: Floats) -> tuple[float, Floats]:
             """Return the penalised loss, and its gradient by z.
