@@ -69,7 +69,8 @@ def list_images(root: Path) -> list[ListedImage]:
         relative = path.relative_to(root)
         is_image = path.suffix.lower() in SUFFIXES
         if any(part.startswith(".") for part in relative.parts):
-            hidden += [path] * is_image
+            if is_image:
+                hidden.append(path)
         elif is_image:
             images.append(ListedImage(path, *parse_path(relative)))
         elif len(relative.parts) > 1:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -57,3 +58,19 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     if len(repeated):
         raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
     return table[list(columns)]
+
+
+def id_by_name(ids: Sequence[str]) -> dict[str, str]:
+    """Return which image a name in a table means, an id, by that name.
+
+    A name is an id, or a file name that only one image has: "1.jpg" of "cat/1.jpg".
+    """
+    file_names = [PurePosixPath(image_id).name for image_id in ids]
+    counts = Counter(file_names)
+    by_file_name = {
+        name: image_id
+        for name, image_id in zip(file_names, ids, strict=True)
+        if counts[name] == 1
+    }
+    by_id = {image_id: image_id for image_id in ids}
+    return by_file_name | by_id

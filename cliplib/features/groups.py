@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cliplib.data.arrays import Ints
-from cliplib.data.text_table import read_text_table
+from cliplib.data.text_table import id_by_name, read_text_table
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
 
@@ -218,21 +218,19 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     """Return the group that a CSV file (file, group) gives each image, "" for none.
 
     Its column `file` holds ids, or file names: ``1.jpg`` of ``cat/1.jpg``. A file name
-    that several images have declares none of them. A warning counts the entries that no
-    image has.
+    that several images have declares none of them. A warning counts the entries that
+    declare no image.
     """
     table = read_text_table(path, ("file", "group"))
-    declared: dict[str, str] = dict(zip(table["file"], table["group"], strict=True))
-    file_names = pd.Series([PurePosixPath(image).name for image in ids])
-    absent = table["file"][~table["file"].isin([*ids, *file_names])]
+    image_of_row = table["file"].map(id_by_name(ids))  # NaN where there is none
+    absent = table["file"][image_of_row.isna()]
     if len(absent):
         warn_once(
             f"{path} names {counted(len(absent), 'file')} not among the images, such "
-            f"as {absent.iloc[0]!r}.",
+            f"as {absent.iloc[0]!r}."
         )
-    by_file_name = file_names.map(declared).where(~file_names.duplicated(keep=False))
-    by_id = pd.Series(ids, dtype=object).map(declared)
-    return list(by_id.fillna(by_file_name).fillna(""))
+    group_of = dict(zip(image_of_row, table["group"], strict=True))
+    return [group_of.get(image, "") for image in ids]
 
 
 def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:

@@ -111,19 +111,25 @@ class FeatureTable:
         # Not one by one: mapped features may be larger than memory.
         lowest = self.features.min(axis=1, initial=0)
         highest = self.features.max(axis=1, initial=0)
-        is_wrong_by_fault = {
-            "The split of {!r} must be 'train', 'val', 'test' or ''.": (
-                ~np.isin(self.splits, SPLITS)
-            ),
-            "The features of {!r} are not finite: leave it out.": (
-                ~np.isfinite([lowest, highest]).all(axis=0)
-            ),
+        is_finite = np.isfinite(lowest) & np.isfinite(highest)
+        self._refuse(
+            ~np.isin(self.splits, SPLITS),
+            "The split of {!r} must be 'train', 'val', 'test' or ''.",
+        )
+        self._refuse(~is_finite, "The features of {!r} are not finite: leave it out.")
+        self._refuse(
+            self.folds != fold_of_group,
             "The group of {!r} lies in several folds: give all its images the same "
-            "fold, or 0.": self.folds != fold_of_group,
-        }
-        for fault, is_wrong in is_wrong_by_fault.items():
-            if is_wrong.any():
-                raise ValueError(fault.format(str(self.ids[is_wrong][0])))
+            "fold, or 0.",
+        )
+
+    def _refuse(self, is_wrong: Bools, fault: str) -> None:
+        """Raise a ValueError that names the first image, (n,), that is wrong, if any.
+
+        `fault` says what is wrong, with {!r} for the image.
+        """
+        if is_wrong.any():
+            raise ValueError(fault.format(str(self.ids[is_wrong][0])))
 
     @classmethod
     def from_arrays(

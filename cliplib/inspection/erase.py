@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from scipy.ndimage import (
 
 from cliplib.data.arrays import Bools, Features, Floats
 from cliplib.data.image import ImageSource, image_name, load_image
-from cliplib.data.text_table import read_text_table
+from cliplib.data.text_table import id_by_name, read_text_table
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
@@ -248,19 +248,18 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
         If a row names no image of these, its numbers are no box, there is no row, or
         two name the same image.
     """
-    by_name = pd.Series(list(ids), [PurePosixPath(image_id).name for image_id in ids])
-    of_one_image = by_name[~by_name.index.duplicated(keep=False)]
-    id_of = {**of_one_image, **dict(zip(ids, ids, strict=True))}
-    boxes = {}
+    id_of = id_by_name(ids)
+    boxes: dict[str, Box] = {}
     table = read_text_table(Path(path), BOX_COLUMNS)  # its cells are texts
     for file, *numbers in table.itertuples(index=False):
         if file not in id_of:
             raise ValueError(f"{path!r} names {file!r}, which is no image here.")
-        if id_of[file] in boxes:
-            raise ValueError(f"{path!r} names {id_of[file]!r} twice: leave one out.")
+        image_id = id_of[file]
+        if image_id in boxes:
+            raise ValueError(f"{path!r} names {image_id!r} twice: leave one out.")
         try:
             # The columns are in the order of the box's fields.
-            boxes[id_of[file]] = Box(*map(float, numbers))
+            boxes[image_id] = Box(*map(float, numbers))
         except ValueError as error:
             raise ValueError(f"{path!r}, {file!r}: {error}") from error
     if not boxes:

@@ -72,20 +72,29 @@ def search(
         neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
         distances, rows = neighbours.kneighbors(asked)
         return rows, np.asarray(1 - distances, np.float32)
-    group_of_row = np.asarray(groups)
-    found = []
-    for query, cosines in enumerate(each_query(asked, known)):
+    group_of_query = None if query_groups is None else np.asarray(query_groups)
+    return _nearest_of_each_group(asked, known, np.asarray(groups), group_of_query, k)
+
+
+def _nearest_of_each_group(
+    queries: Any, gallery: Any, groups: Ints, query_groups: Ints | None, k: int
+) -> tuple[Ints, Features]:
+    """Return what `search` returns where the gallery's rows have groups, (n,)."""
+    rows_found = []
+    cosines_found = []
+    for query, cosines in enumerate(each_query(queries, gallery)):
         nearest_first = np.argsort(-cosines, kind="stable")
-        groups_in_order = pd.Series(group_of_row[nearest_first])
+        groups_in_order = pd.Series(groups[nearest_first])
         is_wanted = ~groups_in_order.duplicated()
         if query_groups is not None:
-            is_wanted &= groups_in_order != np.asarray(query_groups)[query]
+            is_wanted &= groups_in_order != query_groups[query]
         rows = nearest_first[is_wanted][:k]
-        found.append((rows, cosines[rows]))
-    n_found = min(len(rows) for rows, _ in found)
+        rows_found.append(rows)
+        cosines_found.append(cosines[rows])
+    n_found = min(map(len, rows_found))
     return (
-        np.stack([rows[:n_found] for rows, _ in found]),
-        np.stack([cosines[:n_found] for _, cosines in found]),
+        np.stack([rows[:n_found] for rows in rows_found]),
+        np.stack([cosines[:n_found] for cosines in cosines_found]),
     )
 
 
