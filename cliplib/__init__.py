@@ -1,4 +1,4 @@
-"""Frozen CLIP features, light classifiers on top, and an evaluation for sceptics."""
+"""Frozen CLIP features, light classifiers on top, and a careful evaluation."""
 
 import lazy_loader
 

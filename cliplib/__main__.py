@@ -106,9 +106,12 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     for run_command in COMMANDS:
         name = run_command.__name__
-        told = inspect.getdoc(run_command) or ""
+        description = inspect.getdoc(run_command) or ""
         command = subparsers.add_parser(
-            name, allow_abbrev=False, help=told.partition("\n")[0], description=told
+            name,
+            allow_abbrev=False,
+            help=description.partition("\n")[0],
+            description=description,
         )
         for group in [*arguments["shared"].get(name, []), name]:
             for argument, settings in arguments.get(group, {}).items():

@@ -1,4 +1,4 @@
-"""One door for images from anywhere: what comes in leaves it as one kind of data set.
+"""Images from any source, listed as one kind of data set.
 
 A folder, a table of files, a data set of the library ``datasets``, or one of the hub.
 """
@@ -22,7 +22,7 @@ from cliplib.data.wording import check_printable
 HUB = "hf://datasets/"
 TABLES = (".csv", ".tsv", ".txt")  # suffixes of tables of files
 
-# What `load_dataset` may be told of a source, and what it takes for one.
+# Options of `load_dataset`, and the kinds of source that it takes.
 SOURCE_OPTIONS = ("image_column", "label_column", "split", "revision")
 Source: TypeAlias = (
     str | os.PathLike[str] | pd.DataFrame | datasets.Dataset | datasets.DatasetDict
@@ -205,7 +205,7 @@ def _load_from_hub(name: str, revision: str) -> Any:
     except ValueError:  # of its configurations, or its files
         raise
     except Exception as error:  # the library raises nearly anything
-        error.__context__ = None  # that it is not in the cache either, to no purpose
+        error.__context__ = None  # which says only that it is not cached either
         reason = why_not_downloaded(error, f"datasets/{name}", revision)
         raise OSError(f"Cannot load {HUB}{name}: {reason}.") from None
 
@@ -271,7 +271,7 @@ def _known_of(part: datasets.Dataset, split: str, wanted: str) -> pd.DataFrame:
     return known.map(_text)
 
 
-# --- What leaves the door
+# --- What all sources become
 
 
 def _undecoded(paths: Iterable[Path]) -> datasets.Dataset:

@@ -22,7 +22,7 @@ def printable(text: str) -> str:
     """Spell out what cannot be shown, or would have the rest shown as another text.
 
     An escape becomes four characters, a backslash and x1b. Names of files and classes
-    come from strangers, and reach terminals, pages and plots.
+    may come from untrusted files, and reach terminals, pages and plots.
     """
     return UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 

@@ -130,7 +130,7 @@ def _candidates(
     """Yield what divides, the class, and the value of the part.
 
     Both the part and the rest of its class have ten groups at least. Of two parts that
-    are the whole class, and not told by names, the first is yielded.
+    are the whole class, and not shown by names, the first is yielded.
     """
     for by, values in sources.items():
         for label in np.unique(table.labels):

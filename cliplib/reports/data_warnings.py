@@ -381,4 +381,4 @@ ALL = (
     of_suspects,
     of_unreadable,
 )
-"""What finds warnings; of equally severe ones, the first is told first."""
+"""What finds warnings; of equally severe ones, the first is shown first."""

@@ -370,7 +370,7 @@ def _count(is_answered: Bools, is_right: Bools, groups: Ints) -> dict[str, Any]:
 
 
 def _checked(value: Any) -> str | float | None:
-    """Return what a stranger's aid says about itself; TypeError for no plain value."""
+    """Return what an untrusted aid says about itself; TypeError for no plain value."""
     if isinstance(value, str):
         return printable(value)
     if value is None or isinstance(value, int | float):

@@ -166,12 +166,12 @@ def pictures_of(caption: str, shown: Sequence[Picture]) -> Block:
     return {"kind": "pictures", "caption": caption, "pictures": files}
 
 
-def as_html(told: dict[str, Any]) -> str:
+def as_html(content: dict[str, Any]) -> str:
     """Return a document as one HTML page that loads nothing: pictures are in it."""
-    return TEMPLATES.get_template("report.html").render(told)
+    return TEMPLATES.get_template("report.html").render(content)
 
 
-def as_pdf(told: dict[str, Any]) -> bytes:
+def as_pdf(content: dict[str, Any]) -> bytes:
     """Return a document as PDF; letters that its fonts lack come from the system's."""
     import font_source_sans_pro
     import font_source_serif_pro
@@ -184,5 +184,5 @@ def as_pdf(told: dict[str, Any]) -> bytes:
     return typst.compile(
         FOLDER / "report.typ",
         font_paths=typst.Fonts(font_paths=fonts),
-        sys_inputs={"report": json.dumps(told, default=list)},  # files as numbers
+        sys_inputs={"report": json.dumps(content, default=list)},  # files as numbers
     )

@@ -63,7 +63,7 @@ class Request:
     command
         What measures this again, for the page and the verdict's next steps.
     image_column, label_column, split, revision
-        What `load_dataset` may be told of a source.
+        Options of `load_dataset`.
     """
 
     folder: Source

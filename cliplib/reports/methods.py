@@ -64,7 +64,7 @@ class EvaluationPlan:
 
     @property
     def draws(self) -> dict[str, Any]:
-        """Number and seed of the folds, as what draws them is told."""
+        """Number and seed of the folds, as the arguments of what draws them."""
         return {"n_splits": self.n_splits, "seed": self.seed}
 
     def predict(self, method: Method, groups: ArrayLike | None = None) -> Floats:

@@ -101,12 +101,12 @@ def write_report(
     from cliplib.reports.document import as_html, as_pdf, document
 
     place = Path(out)
-    told = document(findings, title)
-    pdf = as_pdf(told)
+    content = document(findings, title)
+    pdf = as_pdf(content)
     judged = verdict(findings)
     about = json.dumps(record(findings, judged), indent=1, ensure_ascii=False)
     with replacing(place) as new:
-        (new / "report.html").write_text(as_html(told), "utf-8", newline="\n")
+        (new / "report.html").write_text(as_html(content), "utf-8", newline="\n")
         (new / "report.pdf").write_bytes(pdf)
         (new / "report.json").write_text(about, "utf-8", newline="\n")
         write_csv(answers_table(findings), new / "answers.csv")
