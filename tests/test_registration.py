@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
 from cliplib.features.duplicates import find_near_duplicates, near_duplicate_groups
-from cliplib.features.hashes import are_simple, hash_records, image_hash
+from cliplib.features.hashes import are_drawn, are_simple, hash_records, image_hash
 from cliplib.features.registration import register
 from cliplib.features.table import FeatureTable
 
@@ -197,6 +197,39 @@ def test_one_shape_in_other_colours_is_another_image_and_a_grey_copy_none() -> N
     assert near_duplicate_groups(hashes[:2]).tolist() == [0, 1]
     pairs = find_near_duplicates(hashes[[0, 2, 3, 4]])
     assert {2, 3, 1} <= set(pairs["index_b"][pairs["index_a"] == 0])
+
+
+def window(sign: str, colour: str = "black") -> Image.Image:
+    """A window with lines of text, as wide as the picture, and a sign in its middle."""
+    image = Image.new("RGB", (128, 128), "white")
+    pen = ImageDraw.Draw(image)
+    pen.rounded_rectangle((8, 8, 120, 120), 12, outline=colour, width=8)
+    for y in (26, 42, 98):
+        pen.line((24, y, 104, y), fill=colour, width=6)
+    pen.line((50, 70, 78, 70), fill=colour, width=8)
+    if sign == "+":
+        pen.line((64, 56, 64, 84), fill=colour, width=8)
+    return image
+
+
+@pytest.mark.parametrize("shade", [0.0, 0.3])
+def test_icons_that_differ_in_one_place_stay_apart_and_their_copies_do_not(
+    shade: float,
+) -> None:
+    grey = Image.linear_gradient("L").resize((128, 128)).convert("RGB")
+    plus, minus = (Image.blend(window(sign), grey, shade) for sign in "+-")
+    images = [plus, minus, resaved(plus), plus.resize((72, 72)), plus.rotate(90)]
+    hashes = image_hash.function(images)
+    levels = hash_records(hashes)["grey"]
+    assert are_drawn(levels).all() == (shade == 0)
+    assert not are_simple(levels).any()
+    assert near_duplicate_groups(hashes).tolist() == [0, 1, 0, 0, 0]
+
+
+def test_an_icon_in_another_colour_or_in_grey_is_another_icon() -> None:
+    images = [window("+", colour) for colour in ("#c02020", "#c08020", "#606060")]
+    hashes = image_hash.function([*images, resaved(images[0])])
+    assert near_duplicate_groups(hashes).tolist() == [0, 1, 2, 0]
 
 
 def test_what_is_no_hash_is_refused() -> None:

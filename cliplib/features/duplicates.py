@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from cliplib.data.arrays import Bools, Features, Floats, Ints
 from cliplib.data.cache import FeatureCache, map_images
@@ -26,8 +27,8 @@ from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
-    MIN_SIMPLE_GREY,
     ORIENTATIONS,
+    are_drawn,
     hash_records,
     hues,
     image_hash,
@@ -42,7 +43,14 @@ PAIRS_AT_ONCE = 512  # whose detail is in memory together
 
 # Flags and hearts of one shape agree in all detail: hues must be the same as well.
 MAX_COLOUR_DIFFERENCE = 40  # of 255, between the hues of any two parts
+MAX_DRAWN_COLOUR_DIFFERENCE = 25  # likewise, of drawings
 MAX_GREY_HUE = 10  # likewise, of each part of a grey image
+
+# Icons that agree in most of their detail differ in one place, and by 160 grey levels
+# in most pairs. Copies differ nowhere by more than 72, drawings by 25, simple ones 15.
+MAX_DIFFERENCE = 75
+MAX_DRAWN_DIFFERENCE = 30
+MAX_SIMPLE_DIFFERENCE = 18
 
 SAME_PIXELS = "exact"
 KINDS = ("near", SAME_PIXELS, "cropped")
@@ -238,29 +246,55 @@ def _near_pairs(
 def _can_tell(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     """Return whether each pair agrees in more than detail.
 
-    Both images must have the same hues, but for brightness, unless one of them is grey.
-    Where one is simple, that exception does not count, and grey levels must agree, but
-    for brightness and contrast.
+    Both images must have the same hues, but for brightness, unless one of them is grey;
+    and nowhere may their grey levels differ much, but for brightness and contrast.
+    Limits are narrower for drawings and simple images, without that exception.
     """
+    grey = records["grey"]
     rows_a = pairs["index_a"].to_numpy()
     rows_b = pairs["index_b"].to_numpy()
-    is_simple = one_is_simple(records["grey"], rows_a, rows_b)
+    is_simple = one_is_simple(grey, rows_a, rows_b)
+    are_all_drawn = are_drawn(grey)
+    is_drawn = are_all_drawn[rows_a] & are_all_drawn[rows_b]
+    max_colour = np.where(is_drawn, MAX_DRAWN_COLOUR_DIFFERENCE, MAX_COLOUR_DIFFERENCE)
+    max_difference = np.select(
+        [is_simple, is_drawn],
+        [MAX_SIMPLE_DIFFERENCE, MAX_DRAWN_DIFFERENCE],
+        MAX_DIFFERENCE,
+    )
     agrees = np.array(pairs["kind"] == _EXACT)
     for orientation, orient in enumerate(ORIENTATIONS.values()):
         of = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
         a = rows_a[of]
         b = rows_b[of]
-        simple = is_simple[of]
         hues_a = hues(orient(records["colours"][a]))
         hues_b = hues(records["colours"][b])
-        difference = np.abs(hues_a - hues_b).max(axis=(1, 2, 3))
-        has_same_hues = difference <= MAX_COLOUR_DIFFERENCE
+        hue_difference = np.abs(hues_a - hues_b).max(axis=(1, 2, 3))
         strongest = np.abs([hues_a, hues_b]).max(axis=(2, 3, 4))
         one_is_grey = strongest.min(axis=0) <= MAX_GREY_HUE
-        agrees[of] = has_same_hues | (one_is_grey & ~simple)
-        same_levels = _correlations(records["grey"], a[simple], b[simple], orientation)
-        agrees[of[simple]] &= same_levels >= MIN_SIMPLE_GREY
+        has_same_hues = hue_difference <= max_colour[of]
+        has_same_hues |= one_is_grey & ~(is_simple | is_drawn)[of]
+        difference = _largest_differences(orient(grey[a]), grey[b])
+        agrees[of] = has_same_hues & (difference <= max_difference[of])
     return agrees
+
+
+def _largest_differences(
+    squares_a: NDArray[np.uint8], squares_b: NDArray[np.uint8]
+) -> Floats:
+    """Return how many grey levels each of p squares differs from its other, (p,).
+
+    It is where they differ most, once brightness and contrast are the same: those of
+    the image of less contrast.
+    """
+    largest = np.zeros(len(squares_a))
+    for pair, (a, b) in enumerate(zip(squares_a, squares_b, strict=True)):
+        contrast_a = max(a.std(), 1.0)
+        contrast_b = max(b.std(), 1.0)
+        difference = (a - a.mean()) / contrast_a - (b - b.mean()) / contrast_b
+        smooth = gaussian_filter(difference, 1.5)  # since edges lie between pixels
+        largest[pair] = np.abs(smooth).max() * min(contrast_a, contrast_b)
+    return largest
 
 
 def _correlations(

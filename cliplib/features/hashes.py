@@ -41,6 +41,7 @@ MIN_FLAT_BLOCKS = 24  # of 64, in a drawing
 # Of 500 digits, no two different ones correlate by more than 0.985.
 MIN_SIMPLE_GREY = 0.987  # of grey levels, for simple images to be copies
 MAX_LOST = 0.1  # of a simple image's contrast, when 16 pixels a side draw it
+MIN_DRAWN = 0.66  # of a drawing's pixels, in four of 64 grey levels
 
 # What is kept of an image: a digest of its size and pixels; its hash in each
 # orientation, 256 bits in four words; its grey levels; and its colours.
@@ -174,6 +175,13 @@ def are_simple(grey: NDArray[np.uint8]) -> Bools:
     contrast_of_all = levels.var(axis=(1, 2)) * GREY_SIDE**2
     is_enlarged = lost < MAX_LOST**2 * contrast_of_all
     return np.asarray(has_few_parts | is_mostly_flat | is_enlarged)
+
+
+def are_drawn(grey: NDArray[np.uint8]) -> Bools:
+    """Return whether each image (n, 64, 64) has few grey levels, as a drawing has."""
+    counts = [np.bincount(image.ravel() // 4, minlength=64) for image in grey]
+    sorted_counts = np.sort(np.reshape(counts, (-1, 64)), axis=1)
+    return np.asarray(sorted_counts[:, -4:].sum(axis=1) > MIN_DRAWN * GREY_SIDE**2)
 
 
 def one_is_simple(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Bools:
