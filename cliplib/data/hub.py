@@ -73,15 +73,18 @@ def _fetch(name: str, patterns: Sequence[str]) -> Path:
     repo, _, revision = name.partition("@")
     with explained(repo, revision):
         folder = _snapshot(repo, revision or None, patterns)
-        if damaged := _damaged_files(folder, patterns):
-            logger.warning("%s: %s is damaged: fetched again", name, damaged[0].name)
-            for path in damaged:
-                path.resolve().unlink()
-            # The same version, which the folder is called by.
-            folder = _snapshot(repo, folder.name, patterns)
-            if again := _damaged_files(folder, patterns):
-                raise DownloadError(f"its file {again[0].name} came damaged twice")
-    return folder
+        damaged = _damaged_files(folder, patterns)
+        if not damaged:
+            return folder
+        logger.warning("%s: %s is damaged: fetched again", name, damaged[0].name)
+        for path in damaged:
+            path.resolve().unlink()
+        # The same version, which the folder is called by.
+        folder = _snapshot(repo, folder.name, patterns)
+        still_damaged = _damaged_files(folder, patterns)
+        if still_damaged:
+            raise DownloadError(f"its file {still_damaged[0].name} came damaged twice")
+        return folder
 
 
 def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:

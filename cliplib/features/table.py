@@ -225,6 +225,11 @@ class FeatureTable:
         return f"FeatureTable({shape}, {', '.join(counts)})"
 
     @property
+    def label_names(self) -> NDArray[np.str_]:
+        """The name of each image's class, (n,)."""
+        return np.array(self.classes, np.str_)[self.labels]
+
+    @property
     def readout(self) -> str:
         """What the features are of the encoder, such as "deep"; else "pooled"."""
         return self.provenance.get("readout", "pooled")

@@ -135,7 +135,7 @@ def _files(table: FeatureTable) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "file": table.ids.astype(object),
-            "label": np.array(table.classes)[table.labels],
+            "label": table.label_names,
             "group": table.groups,
         }
     )

@@ -20,7 +20,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Bools, Ints
-from cliplib.evaluation.intervals import Estimate, share_with_interval
+from cliplib.evaluation.intervals import (
+    NORMAL_QUANTILE,
+    Estimate,
+    share_with_interval,
+)
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.name_forms import name_forms
 
@@ -95,9 +99,8 @@ def find_subgroups(
     list of Subgroup
         The largest difference first.
     """
-    class_names = np.array(table.classes)[table.labels]
     sources = {
-        FORM: np.array(name_forms(table.ids.tolist(), class_names.tolist())),
+        FORM: np.array(name_forms(table.ids.tolist(), table.label_names.tolist())),
         **fields[["camera", "size"]].astype(str),
         CLUSTER: _clusters(table, seed),
     }
@@ -180,6 +183,7 @@ def _differs(difference: Estimate, n_comparisons: int) -> bool:
     """
     if abs(difference.value) <= LEAST_DIFFERENCE:
         return False
-    error = (difference.high - difference.low) / (2 * norm.ppf(0.975))
-    p = 2 * norm.sf(abs(difference.value) / max(error, 1e-9))
-    return bool(p < SIGNIFICANCE / n_comparisons)
+    standard_error = (difference.high - difference.low) / (2 * NORMAL_QUANTILE)
+    z = abs(difference.value) / max(standard_error, 1e-9)
+    p_two_sided = 2 * norm.sf(z)
+    return bool(p_two_sided < SIGNIFICANCE / n_comparisons)

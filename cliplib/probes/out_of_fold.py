@@ -53,8 +53,9 @@ def out_of_fold_proba(
         given = checked_groups(groups, len(table))
         table = replace(table, groups=given, folds=np.zeros(len(table), np.int64))
     # `fold_numbers` checks as well, but could only name the class by its number.
-    class_names = np.asarray(table.classes)[table.labels]
-    check_number_of_groups(class_names, table.groups, n_splits, f"for {n_splits} folds")
+    check_number_of_groups(
+        table.label_names, table.groups, n_splits, f"for {n_splits} folds"
+    )
     return predict_folds(estimator, table, table_folds(table, n_splits, seed))
 
 

@@ -149,25 +149,28 @@ def of_shortcuts(f: Findings) -> Iterator[DataWarning]:
     """
     strong = [shortcut for shortcut in f.shortcuts if is_strong(shortcut)]
     of_classes = shortcuts_of_classes(f.shortcuts, f.methods)
-    evidence: dict[str, Any]
     if strong:
         first = strong[0]
         evidence = {"accuracy": first.accuracy, "share_of_gain": first.share_of_gain}
-        rows = [row for rows in first.examples.values() for row in rows]
-        alike = strong
+        rows = [row for of_class in first.examples.values() for row in of_class]
+        yield _warning_of_shortcuts(strong, evidence, rows)
     elif of_classes:
         first, name, share = of_classes[0]
-        evidence = {"class": name, "auroc": first.auroc[name], "share_of_gain": share}
-        rows = first.examples[name]
+        of_class = {"class": name, "auroc": first.auroc[name], "share_of_gain": share}
         alike = [other for other, class_name, _ in of_classes if class_name == name]
-    else:
-        return
-    others = [other.name for other in alike[1 : 1 + MOST_FILES]]
-    yield warning_of(
+        yield _warning_of_shortcuts(alike, of_class, first.examples[name])
+
+
+def _warning_of_shortcuts(
+    shortcuts: Sequence[Shortcut], evidence: Mapping[str, Any], rows: Sequence[int]
+) -> DataWarning:
+    """Return a warning of the first of some shortcuts, which names the others."""
+    first, *others = shortcuts
+    return warning_of(
         "shortcut",
         {"name": first.name, "place": first.place, **evidence},
         rows=rows,
-        others=others,
+        others=[other.name for other in others[:MOST_FILES]],
     )
 
 

@@ -11,7 +11,8 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from cliplib.data.cache import map_images
+from cliplib.data.arrays import Bools
+from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted
@@ -98,20 +99,14 @@ def evaluate_external(
         If images of fewer than two groups are left.
     """
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = encode(folder, aid.encoder, errors=errors_by_id)
+    external = encode(folder, aid.encoder, errors=errors_by_id)
     for error in errors_by_id.values():
         logger.warning("%s It is left out of the images elsewhere.", error)
     dataset = load_dataset(folder)  # all its files, also those that cannot be read
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
-    images = [file_of[image_id] for image_id in table.ids]
-    cache = aid.encoder.cache
-    (internal_hashes,) = map_images(internal_images, image_hash, cache=cache)
-    (hashes,) = map_images(images, image_hash, cache=cache)
-    # Pairs of a row of the first and a row of the second: index_a and index_b.
-    pairs = find_near_duplicates(internal_hashes, hashes)
-    is_copy = np.isin(np.arange(len(images)), pairs["index_b"])
-    class_names = np.array(table.classes)[table.labels]
-    is_of_known_class = np.isin(class_names, internal.classes)
+    external_images = [file_of[image_id] for image_id in external.ids]
+    is_copy = _are_copies(external_images, internal_images, aid.encoder.cache)
+    is_of_known_class = np.isin(external.label_names, internal.classes)
     left_out = pd.Series(
         {
             "cannot be read": len(errors_by_id),
@@ -119,19 +114,18 @@ def evaluate_external(
             "are copies of images here": (is_of_known_class & is_copy).sum(),
         }
     )
-    judged = table.select(is_of_known_class & ~is_copy)
+    judged = external.select(is_of_known_class & ~is_copy)
     if len(set(judged.groups)) < 2:
         raise ValueError(
             f"Of {folder}, {counted(len(judged), 'image')} can be judged: two at least "
             "must be of classes here, and no copies of images here or of each other."
         )
-    names = np.array(judged.classes)[judged.labels]
-    labels = np.array([internal.classes.index(name) for name in names])
+    labels = np.array([internal.classes.index(name) for name in judged.label_names])
     features = judged.with_readout(aid.training.readout).features
     groups = judged.groups
     decisions = aid.decide(features)
     is_answered = ~decisions["abstained"].to_numpy(bool)
-    is_error = is_answered & (decisions["class"].to_numpy() != names)
+    is_error = is_answered & (decisions["class"].to_numpy() != judged.label_names)
     # Divided by the number of answers, in each bootstrap draw as well: NaN for none.
     wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
     return ExternalTest(
@@ -143,3 +137,15 @@ def evaluate_external(
         answered=share_with_interval(is_answered, groups=groups, seed=seed),
         wrong=Estimate.of(wrong.loc["share"]),
     )
+
+
+def _are_copies(
+    images: Sequence[ImageSource],
+    others: Sequence[ImageSource],
+    cache: FeatureCache | None,
+) -> Bools:
+    """Return which of n images are near-duplicates of one of the others, (n,)."""
+    (hashes,) = map_images(images, image_hash, cache=cache)
+    (hashes_of_others,) = map_images(others, image_hash, cache=cache)
+    pairs = find_near_duplicates(hashes_of_others, hashes)
+    return np.isin(np.arange(len(images)), pairs["index_b"])

@@ -126,7 +126,7 @@ class Images:
     @property
     def labels(self) -> list[str]:
         """The name of each row's class."""
-        return [self.table.classes[label] for label in self.table.labels]
+        return [str(name) for name in self.table.label_names]
 
     @property
     def groups_per_class(self) -> dict[str, int]:

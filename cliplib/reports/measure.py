@@ -193,9 +193,8 @@ def count_images(table: FeatureTable) -> pd.DataFrame:
 
     Images have a column for each published split, or else a single one, "images".
     """
-    labels = [table.classes[label] for label in table.labels]
     splits = np.where(table.splits == "", "images", table.splits)
-    counts = pd.crosstab(pd.Series(labels, name="class"), splits)
+    counts = pd.crosstab(pd.Series(table.label_names, name="class"), splits)
     # Both are (k,), in the order of the classes: sorted, as the crosstab's rows.
     counts["without copies"] = groups_per_class(table, table.copies)
     counts["groups"] = groups_per_class(table)
