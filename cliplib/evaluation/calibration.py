@@ -9,9 +9,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.utils import check_array, check_consistent_length
 
-from cliplib.data.arrays import Bools, Floats
 from cliplib.data.labels import label_indices
-from cliplib.evaluation.inputs import checked_proba
+from cliplib.evaluation.inputs import are_right
 from cliplib.evaluation.intervals import ratio_intervals
 
 LEAST_LOGIT = -700.0
@@ -88,7 +87,8 @@ def quantile_reliability(
     ValueError
         Where probabilities are not (n, k), or do not fit the labels.
     """
-    is_right, confidence = right_and_confidence(y, proba)
+    is_right = are_right(y, proba)
+    confidence = np.max(proba, axis=1)
     n_bins = np.clip(len(np.unique(groups)) // GROUPS_PER_BIN, 1, MOST_BINS)
     # From 0, the least confident; of equals, the earlier row.
     rank = pd.Series(confidence).rank(method="first").to_numpy(int) - 1
@@ -99,17 +99,6 @@ def quantile_reliability(
     )
     total_confidence = confidence @ is_inside
     return accuracy.assign(confidence=total_confidence / is_inside.sum(axis=0))
-
-
-def right_and_confidence(y: ArrayLike, proba: ArrayLike) -> tuple[Bools, Floats]:
-    """Return whether each row is predicted rightly, and its confidence, (n,) both.
-
-    Confidence is the highest of the row's probabilities (n, k). ValueError where these
-    are of another shape, or do not fit the labels `y` (n,), column numbers.
-    """
-    _, labels = label_indices(y, range(np.shape(proba)[-1]))
-    probabilities = checked_proba(labels, proba)
-    return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
 
 
 def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:

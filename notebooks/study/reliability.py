@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cliplib.evaluation.calibration import right_and_confidence
+from cliplib.evaluation.inputs import are_right
 from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.evaluation.metrics import EDGES, confidence_bins
 
@@ -47,8 +47,8 @@ def reliability(
     ValueError
         Where probabilities are not (n, k), or do not fit the labels.
     """
-    is_right, confidence = right_and_confidence(y, proba)
-    confidence = np.minimum(confidence, 1)  # rounding may take it beyond
+    is_right = are_right(y, proba)
+    confidence = np.minimum(np.max(proba, axis=1), 1)  # rounding may take it beyond
     is_inside = confidence_bins(confidence[:, None])  # (n, bins)
     accuracy = ratio_intervals(
         is_inside & is_right[:, None],
