@@ -28,10 +28,12 @@ import numpy as np
 import pandas as pd
 from folders import COPIES, PARTS, TRAPS, Folder, folders
 
+from cliplib.data.wording import percent, points
 from cliplib.features.encode import encode
 from cliplib.inspection.shortcuts import strongest
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports import measure as module
+from cliplib.reports.data_warnings import external_loss
 from cliplib.reports.findings import Findings
 from cliplib.reports.verdict import WORDS, Verdict, right_of_new, verdict
 
@@ -49,7 +51,8 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     independent images, whether it lies in the stated interval, and how many are right
     in the sentence's range; what the aid answers, and how much of that is wrong;
     warnings, whether the report is right, the strongest shortcut, how alike images are,
-    what was found of planted copies and wrong labels; whether each peer names a trap.
+    what was found of planted copies and wrong labels, or elsewhere; whether each peer
+    names a trap.
     """
     elsewhere = place / "elsewhere"
     # No word depends on heat maps, which take long.
@@ -127,7 +130,11 @@ def is_right(folder: Folder, said: Verdict, findings: Findings, holds: bool) -> 
 
 
 def what_was_found(folder: Folder, findings: Findings) -> str:
-    """Return how many planted copies or wrong labels were found, in words."""
+    """Return in words what was found of copies and wrong labels, or elsewhere."""
+    if findings.external is not None:
+        right = findings.external.evaluation.estimate("accuracy")
+        loss = external_loss(findings.external, findings.methods)
+        return f"elsewhere {percent(right)} right, a loss of {points(loss)}"
     stems = [Path(image).stem for image in findings.images.table.ids]
     if folder.kind == "label noise":
         named = [stems[row].startswith("x") for row in findings.suspects["row"]]
