@@ -165,6 +165,7 @@ CROPPED = 'cell("series_originals", "balanced, series B", "fold", "cropped", "al
 # What a sentence must not survive, by hand: its plain contrary, or too little of it.
 CONTRARY = {
     "cover-patients": (FALL, NOTHING),
+    "cover-erased": (ERASED, 0.55),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "0-answer": (ERASED, 0.55),
