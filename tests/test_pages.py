@@ -85,6 +85,15 @@ def test_all_claims_hold_for_the_committed_results(report: Report) -> None:
     assert len(ids) == len(set(ids)) and set(ids) == set(conditions) - {"names"}
 
 
+def test_settings_that_the_text_reads_from_the_code_are_found() -> None:
+    text = (ROOT / "report" / "sections" / "2_background.typ").read_text("utf-8")
+    settings = re.findall(r'#setting\("([\w.]+)", "(.+?)"\)', text)
+    assert settings
+    for file, pattern in settings:
+        code = (ROOT / "cliplib" / "probes" / file).read_text("utf-8")
+        assert re.search(pattern.replace("\\\\", "\\"), code), (file, pattern)
+
+
 def test_the_web_page_has_all_chapters_and_figures(report: Report) -> None:
     text = squeeze(BeautifulSoup(report.web, "html.parser").get_text())
     text = text.replace("’", "'")

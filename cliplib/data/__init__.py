@@ -1,1 +1,1 @@
-"""Images: one image, a folder of them, and a cache of what is computed of them."""
+"""Images from any source: a folder, a table or a data set, checked and cached."""

@@ -1,1 +1,1 @@
-"""Feature tables: features with labels, groups and splits."""
+"""Feature tables: features with labels, groups and splits, and near-duplicates."""

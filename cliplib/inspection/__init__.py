@@ -1,1 +1,1 @@
-"""Beside classification: words, search, heat maps, file traces."""
+"""Beside classification: words, search, heat maps, shortcuts and subgroups."""

@@ -1,1 +1,1 @@
-"""Applications: a decision aid and its verdict."""
+"""Applications: a decision aid, and the report on a folder with its verdict."""
