@@ -215,6 +215,10 @@ CONTRARY = {
         NOTHING,
     ),
     "4-erased-all": (ERASED, 0.55),
+    "4-grey-used": ("grey_levels.used.meningioma", NOTHING),
+    "6-grey": ("grey_levels.used.meningioma", NOTHING),
+    "4-clue-grey": ("grey_levels.used.meningioma", NOTHING),
+    "4-grey-not-series": ("grey_levels.differences.gliomas_of_b.meningioma", NOTHING),
     "4-erased": ("crop.erased.used.meningioma", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
