@@ -98,28 +98,30 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     small = _soft_detail(halved(images))
     alike = np.zeros(2 * n_pairs, np.float32)
     for some in _parts(np.flatnonzero(coarse >= MIN_COARSE)):
-        fitted = _fitted(small[moving[some]], small[fixed[some]], maps[some])
-        maps[some], alike[some] = fitted
+        found = _fitted(small[moving[some]], small[fixed[some]], maps[some])
+        maps[some] = found[0]
+        alike[some] = found[1]
     is_mirrored = alike[n_pairs:] > alike[:n_pairs]
     better = np.arange(n_pairs) + n_pairs * is_mirrored
     for some in _parts(better[alike[better] >= MIN_FITTED]):
         a = _soft_detail(images[moving[some]])
         b = _soft_detail(images[fixed[some]])
-        maps[some], alike[some] = _fitted(a, b, maps[some])
+        found = _fitted(a, b, maps[some])
+        maps[some] = found[0]
+        alike[some] = found[1]
     change = (maps[:, :, :2] - torch.eye(2)).abs()
     is_like = (alike >= MIN_FITTED) & (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
-    found = np.zeros((2 * n_pairs, 2))
+    correlations = np.zeros((2 * n_pairs, 2))  # of detail, and of grey levels
     for some in _parts(better[is_like[better]]):
         a = torch.from_numpy(images[moving[some]]).float()
         b = torch.from_numpy(images[fixed[some]]).float()
         # Where one image ends, the other may go on: that end is no detail of the
         # picture. So the frame is that of either, and the better one counts.
-        in_b = _compared(a, b, maps[some])
-        in_a = _compared(b, a, _inverse(maps[some]))
-        found[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
-    return pd.DataFrame(found[better], columns=["correlation", "grey"]).assign(
-        is_mirrored=is_mirrored
-    )
+        in_b = _correlations_of_overlap(a, b, maps[some])
+        in_a = _correlations_of_overlap(b, a, _inverse(maps[some]))
+        correlations[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
+    named = pd.DataFrame(correlations[better], columns=["correlation", "grey"])
+    return named.assign(is_mirrored=is_mirrored)
 
 
 def _parts(rows: Ints) -> Iterator[Ints]:
@@ -144,27 +146,49 @@ def _best_places(
     whether the fixed image is the one to move, (p,) both, and the maps, (p, 2, 3).
     """
     detail = fine_detail(halved(halved(images)), noise=4.0)
+    as_given, place_as_given = _best_correlations(detail, moving, fixed)
+    swapped, place_swapped = _best_correlations(detail, fixed, moving)
+    is_swapped = swapped > as_given
+    maps = _maps_of_places(np.where(is_swapped, place_swapped, place_as_given))
+    return np.maximum(as_given, swapped), is_swapped, maps
+
+
+def _best_correlations(
+    detail: Features, moving: Ints, fixed: Ints
+) -> tuple[Features, Ints]:
+    """Return each pair's best cross-correlation over warps and shifts, and its place.
+
+    Pairs are rows of the details (n, 16, 16), (p,). A place is one number for a warp of
+    the `GRID` and a shift by whole pixels, for `_maps_of_places`.
+    """
     goals = _standardised(torch.from_numpy(detail))
-    best = np.zeros((2, len(moving)), np.float32)
-    place = np.zeros((2, len(moving)), np.int64)
-    for swapped, (zoomed, other) in enumerate([(moving, fixed), (fixed, moving)]):
-        # In this order an image's views are made once for many of its pairs.
-        for pairs in _parts(np.argsort(zoomed, kind="stable")):
-            rows, of = np.unique(zoomed[pairs], return_inverse=True)
-            views = torch.fft.rfft2(_standardised(warped(detail[rows], GRID)))
-            goal = torch.fft.rfft2(goals[other[pairs], None])
-            products = views.transpose(0, 1)[of] * goal.conj()
-            peak = torch.fft.irfft2(products).flatten(1).max(dim=1)
-            best[swapped, pairs], place[swapped, pairs] = peak.values, peak.indices
-    is_swapped = best[1] > best[0]
+    best = np.zeros(len(moving), np.float32)
+    place = np.zeros(len(moving), np.int64)
+    # In this order an image's views are made once for many of its pairs.
+    for pairs in _parts(np.argsort(moving, kind="stable")):
+        rows, row_of_pair = np.unique(moving[pairs], return_inverse=True)
+        views = torch.fft.rfft2(_standardised(warped(detail[rows], GRID)))
+        views_of_pair = views.transpose(0, 1)[row_of_pair]  # (pairs, warps, …)
+        goal = torch.fft.rfft2(goals[fixed[pairs], None])
+        # By shift, since the product of transforms is that of a correlation.
+        correlations = torch.fft.irfft2(views_of_pair * goal.conj())
+        peak = correlations.flatten(1).max(dim=1)
+        best[pairs] = peak.values
+        place[pairs] = peak.indices
+    return best, place
+
+
+def _maps_of_places(place: Ints) -> Tensor:
+    """Return the maps, (p, 2, 3), of what `_best_correlations` found, (p,)."""
     shape = (len(GRID), COARSE_SIDE, COARSE_SIDE)
-    warp, *shift = np.unravel_index(np.where(is_swapped, *place[::-1]), shape)
+    warp, down, right = np.unravel_index(place, shape)
     half = COARSE_SIDE // 2
-    down, right = ((pixels + half) % COARSE_SIDE - half for pixels in shift)
+    pixels = np.stack([right, down], axis=1)
+    pixels = (pixels + half) % COARSE_SIDE - half  # from half a side back to half on
+    shift = torch.from_numpy(pixels / half).float()
     maps = GRID[warp]
-    shifts = torch.from_numpy(np.stack([right, down], axis=1) / half).float()
-    maps[:, :, 2:] = maps[:, :, :2] @ shifts[:, :, None]
-    return best.max(axis=0), is_swapped, maps
+    maps[:, :, 2:] = maps[:, :, :2] @ shift[:, :, None]
+    return maps
 
 
 def _soft_detail(images: NDArray[Any]) -> Tensor:
@@ -202,9 +226,9 @@ def _fitted(moving: Tensor, fixed: Tensor, maps: Tensor) -> tuple[Tensor, Tensor
     image, so that they are taken once.
     """
     n, side, _ = fixed.shape
-    down, right = (
-        slope.flatten(1) * side / 2 for slope in torch.gradient(fixed, dim=(1, 2))
-    )
+    slope_down, slope_right = torch.gradient(fixed, dim=(1, 2))
+    down = slope_down.flatten(1) * side / 2
+    right = slope_right.flatten(1) * side / 2
     x, y, _ = _pixels(side)
     columns = [right * x, right * y, right, down * x, down * y, down]
     slopes = torch.stack(columns, dim=1)  # (p, 6, s²)
@@ -224,13 +248,17 @@ def _fitted(moving: Tensor, fixed: Tensor, maps: Tensor) -> tuple[Tensor, Tensor
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """Return Pearson's correlation of rows under a mask, (p, d) all; of flat ones 0."""
-    n_used = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    a, b = (
-        (rows - (rows * mask).sum(dim=1, keepdim=True) / n_used) * mask
-        for rows in (a, b)
-    )
+    a = _centred(a, mask)
+    b = _centred(b, mask)
     spread = ((a**2).sum(dim=1) * (b**2).sum(dim=1)).sqrt()
     return (a * b).sum(dim=1) / spread.clamp(min=1e-6)
+
+
+def _centred(rows: Tensor, mask: Tensor) -> Tensor:
+    """Return rows (p, d) less their mean under a mask, and 0 where it does not lie."""
+    n_used = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = (rows * mask).sum(dim=1, keepdim=True) / n_used
+    return (rows - mean) * mask
 
 
 def _inverse(maps: Tensor) -> Tensor:
@@ -241,30 +269,33 @@ def _inverse(maps: Tensor) -> Tensor:
     return back[:, :2]
 
 
-def _compared(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
+def _correlations_of_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
     """Return correlations of detail and grey levels, where images overlap, (p, 2).
 
     Images are (p, 64, 64), and the maps lay the one on the other. Zeros where they
     share less than `MIN_SHARED` of the fixed image, or do not agree block by block.
     """
     values, distance = _sampled(moving, maps)
-    n, side, _ = fixed.shape
+    side = fixed.shape[-1]
     to_centre = _pixels(side)[:2].abs().amax(dim=0)
     is_shared = torch.maximum(distance, to_centre) < 1 - 2 * RIM / side
     is_inside = distance <= 1 - 1 / side
     grey_a = _evened(values, is_inside, is_shared)
     grey_b = _evened(fixed.flatten(1), is_inside, is_shared)
-    detail_a, detail_b = (
-        torch.from_numpy(fine_detail(grey.reshape(n, side, side).numpy())).flatten(1)
-        for grey in (grey_a, grey_b)
-    )
+    detail_a = _detail_of_rows(grey_a)
+    detail_b = _detail_of_rows(grey_b)
     share = is_shared.float().mean(dim=1)
     is_same = (share >= MIN_SHARED) & _agree_by_block(detail_a, detail_b, is_shared)
-    found = [
-        _correlation(detail_a, detail_b, is_shared),
-        _correlation(grey_a, grey_b, is_shared),
-    ]
-    return torch.stack(found, dim=1) * is_same[:, None]
+    of_detail = _correlation(detail_a, detail_b, is_shared)
+    of_grey = _correlation(grey_a, grey_b, is_shared)
+    return torch.stack([of_detail, of_grey], dim=1) * is_same[:, None]
+
+
+def _detail_of_rows(rows: Tensor) -> Tensor:
+    """Return the detail of squares that are given as rows, (p, s²) both."""
+    side = int(rows.shape[1] ** 0.5)
+    squares = rows.reshape(len(rows), side, side)
+    return torch.from_numpy(fine_detail(squares.numpy())).flatten(1)
 
 
 def _evened(rows: Tensor, is_inside: Tensor, is_shared: Tensor) -> Tensor:
