@@ -20,16 +20,16 @@ from cliplib.data.threads import one_thread
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
     MIN_SIMPLE_GREY,
-    hues,
     low_frequency_bits,
     one_is_simple,
+    tints,
 )
 from cliplib.features.registration import halved, register, similarities, warped
 
 MIN_REGISTERED = 0.85  # of detail, once one image is laid over the other
 MIN_REGISTERED_GREY = 0.95  # of grey levels, likewise
 MAX_WARPED_DISTANCE = 6  # differing bits of 64
-MAX_HUE_DIFFERENCE = 15  # of 255
+MAX_TINT_DIFFERENCE = 15  # of 255
 MIN_COSINE = 0.8  # of standardised features
 # Crops and turns, but not both: enough to propose pairs by their hashes.
 WARPS = similarities(
@@ -100,16 +100,19 @@ def confirmed_crops(
     records: NDArray[Any], proposed: Ints, min_correlation: float
 ) -> pd.DataFrame:
     """Return those of the proposed pairs, (p, 2), that registration confirms."""
-    rows_a, rows_b = proposed.T
+    rows_a = proposed[:, 0]
+    rows_b = proposed[:, 1]
     grey = records["grey"]
     found = register(grey, rows_a, rows_b).assign(index_a=rows_a, index_b=rows_b)
     is_simple = one_is_simple(grey, rows_a, rows_b)
     min_grey = np.where(is_simple, MIN_SIMPLE_GREY, MIN_REGISTERED_GREY)
-    # Of parts, only the mean hue can be compared. A simple image's must be the same.
-    hue = hues(records["colours"]).mean(axis=(2, 3))
-    is_other_hue = np.abs(hue[rows_a] - hue[rows_b]).max(axis=1) > MAX_HUE_DIFFERENCE
+    # Of parts, only the mean tint can be compared. A simple image's must be the same.
+    tint = tints(records["colours"]).mean(axis=(2, 3))
+    is_other_tint = (
+        np.abs(tint[rows_a] - tint[rows_b]).max(axis=1) > MAX_TINT_DIFFERENCE
+    )
     is_copy = (
-        ~(is_simple & is_other_hue)
+        ~(is_simple & is_other_tint)
         & (found["correlation"] >= max(MIN_REGISTERED, min_correlation))
         & (found["grey"] >= min_grey)
     )

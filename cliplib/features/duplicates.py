@@ -30,10 +30,10 @@ from cliplib.features.hashes import (
     ORIENTATIONS,
     are_drawn,
     hash_records,
-    hues,
     image_hash,
     one_is_simple,
     quantised_detail,
+    tints,
 )
 
 MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
@@ -41,10 +41,10 @@ MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
 MIN_CORRELATION = 0.82
 PAIRS_AT_ONCE = 512  # whose detail is in memory together
 
-# Flags and hearts of one shape agree in all detail: hues must be the same as well.
-MAX_COLOUR_DIFFERENCE = 40  # of 255, between the hues of any two parts
+# Flags and hearts of one shape agree in all detail: tints must be the same as well.
+MAX_COLOUR_DIFFERENCE = 40  # of 255, between the tints of any two parts
 MAX_DRAWN_COLOUR_DIFFERENCE = 25  # likewise, of drawings
-MAX_GREY_HUE = 10  # likewise, of each part of a grey image
+MAX_GREY_TINT = 10  # likewise, of each part of a grey image
 
 # Icons that agree in most of their detail differ in one place, and by 160 grey levels
 # in most pairs. Copies differ nowhere by more than 72, drawings by 25, simple ones 15.
@@ -54,8 +54,12 @@ MAX_SIMPLE_DIFFERENCE = 18
 
 SAME_PIXELS = "exact"
 KINDS = ("near", SAME_PIXELS, "cropped")
-_NEAR, _EXACT, _CROPPED = range(3)  # their places, by which pairs are kept
-_UPRIGHT, _MIRRORED = (list(ORIENTATIONS).index(name) for name in ("", "mirrored"))
+# Their places among these names, by which pairs are kept.
+_NEAR = KINDS.index("near")
+_EXACT = KINDS.index(SAME_PIXELS)
+_CROPPED = KINDS.index("cropped")
+_UPRIGHT = list(ORIENTATIONS).index("")
+_MIRRORED = list(ORIENTATIONS).index("mirrored")
 _PAIR_COLUMNS = ["index_a", "index_b", "kind", "orientation", "correlation"]
 
 
@@ -160,13 +164,11 @@ def _pairs(
     # An unreadable image has no digest.
     rows = np.flatnonzero(records["digest"] != b"")
     images = pd.DataFrame({"digest": records["digest"][rows], "index": rows})
-    # Within a collection, the first of several images of the same pixels stands for
-    # all of them: the others are paired with it alone.
-    is_a = (
-        ~images["digest"].duplicated()
-        if is_within
-        else images["index"] < len(records_a)
-    )
+    is_a = images["index"] < len(records_a)
+    if is_within:
+        # The first of several images of the same pixels stands for all of them: the
+        # others are paired with it alone.
+        is_a = ~images["digest"].duplicated()
     same_pixels = images[is_a].merge(images[~is_a], on="digest", suffixes=("_a", "_b"))
     exact = same_pixels[["index_a", "index_b"]].assign(
         kind=_EXACT, orientation=_UPRIGHT, correlation=1.0
@@ -176,25 +178,39 @@ def _pairs(
     near = _near_pairs(
         records, index_a, index_b, max_distance, min_correlation, is_within
     )
-    alike = pd.concat([exact, *near], ignore_index=True)
-    pairs = _one_row_for_each_pair(alike[_can_tell(records, alike)])
+    uncropped = pd.concat([exact, *near], ignore_index=True)
+    pairs = _one_row_for_each_pair(uncropped[_agree_beyond_detail(records, uncropped)])
     if cropped:
         proposed = proposed_crops(
             records["grey"], index_a, index_b, features, is_within
         )
-        groups = connected_groups(len(records), pairs["index_a"], pairs["index_b"])
-        is_judged = pd.MultiIndex.from_arrays(proposed.T).isin(
-            pd.MultiIndex.from_frame(alike[["index_a", "index_b"]])
+        # Above these were judged as images that are not cropped.
+        is_judged = _are_among(proposed, uncropped)
+        is_connected = _are_connected(proposed, pairs, len(records))
+        confirmed = confirmed_crops(
+            records, proposed[~is_judged & ~is_connected], min_correlation
         )
-        is_connected = groups[proposed[:, 0]] == groups[proposed[:, 1]]
-        proposed = proposed[~is_judged & ~is_connected]
-        confirmed = confirmed_crops(records, proposed, min_correlation)
         orientation = np.where(confirmed["is_mirrored"], _MIRRORED, _UPRIGHT)
         confirmed = confirmed.assign(kind=_CROPPED, orientation=orientation)
         pairs = _one_row_for_each_pair(pd.concat([pairs, confirmed]))
     if not is_within:
         pairs = pairs.assign(index_b=pairs["index_b"] - len(records_a))
     return np.asarray(pairs[_PAIR_COLUMNS], np.float64)
+
+
+def _are_among(proposed: Ints, pairs: pd.DataFrame) -> Bools:
+    """Return which of the proposed pairs of rows, (p, 2), stand in a table of pairs."""
+    known = pd.MultiIndex.from_frame(pairs[["index_a", "index_b"]])
+    return np.asarray(pd.MultiIndex.from_arrays(proposed.T).isin(known))
+
+
+def _are_connected(proposed: Ints, pairs: pd.DataFrame, n_rows: int) -> Bools:
+    """Return which of the proposed pairs of rows, (p, 2), other pairs connect.
+
+    Rows are from 0 to `n_rows` - 1.
+    """
+    groups = connected_groups(n_rows, pairs["index_a"], pairs["index_b"])
+    return np.asarray(groups[proposed[:, 0]] == groups[proposed[:, 1]])
 
 
 def _one_row_for_each_pair(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -243,10 +259,10 @@ def _near_pairs(
         yield pairs[pairs["correlation"] >= min_correlation]
 
 
-def _can_tell(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
-    """Return whether each pair agrees in more than detail.
+def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
+    """Return whether each pair, which agrees in detail, agrees in all else.
 
-    Both images must have the same hues, but for brightness, unless one of them is grey;
+    Both images must have the same tints, unless one of them is grey;
     and nowhere may their grey levels differ much, but for brightness and contrast.
     Limits are narrower for drawings and simple images, without that exception.
     """
@@ -264,18 +280,18 @@ def _can_tell(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     )
     agrees = np.array(pairs["kind"] == _EXACT)
     for orientation, orient in enumerate(ORIENTATIONS.values()):
-        of = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
-        a = rows_a[of]
-        b = rows_b[of]
-        hues_a = hues(orient(records["colours"][a]))
-        hues_b = hues(records["colours"][b])
-        hue_difference = np.abs(hues_a - hues_b).max(axis=(1, 2, 3))
-        strongest = np.abs([hues_a, hues_b]).max(axis=(2, 3, 4))
-        one_is_grey = strongest.min(axis=0) <= MAX_GREY_HUE
-        has_same_hues = hue_difference <= max_colour[of]
-        has_same_hues |= one_is_grey & ~(is_simple | is_drawn)[of]
+        chosen = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
+        a = rows_a[chosen]
+        b = rows_b[chosen]
+        tints_a = tints(orient(records["colours"][a]))
+        tints_b = tints(records["colours"][b])
+        tint_difference = np.abs(tints_a - tints_b).max(axis=(1, 2, 3))
+        strongest = np.abs([tints_a, tints_b]).max(axis=(2, 3, 4))
+        one_is_grey = strongest.min(axis=0) <= MAX_GREY_TINT
+        has_same_tints = tint_difference <= max_colour[chosen]
+        has_same_tints |= one_is_grey & ~(is_simple | is_drawn)[chosen]
         difference = _largest_differences(orient(grey[a]), grey[b])
-        agrees[of] = has_same_hues & (difference <= max_difference[of])
+        agrees[chosen] = has_same_tints & (difference <= max_difference[chosen])
     return agrees
 
 
@@ -309,11 +325,8 @@ def _correlations(
     correlations = [np.zeros(0)]
     for start in range(0, len(rows_a), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
-        a = (
-            orient(squares[rows_a[part]])
-            .astype(np.float64)
-            .reshape(-1, squares[0].size)
-        )
+        turned_a = orient(squares[rows_a[part]])
+        a = turned_a.astype(np.float64).reshape(len(turned_a), -1)
         b = squares[rows_b[part]].astype(np.float64).reshape(a.shape)
         # The sums are of whole numbers: exact, and the same in whatever order.
         sum_a = a.sum(axis=1)

@@ -100,8 +100,8 @@ def _colours(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(small).transpose(2, 0, 1)
 
 
-def hues(colours: NDArray[np.uint8]) -> Floats:
-    """Return thumbnails (n, 3, s, s) less the brightness of each part."""
+def tints(colours: NDArray[np.uint8]) -> Floats:
+    """Return thumbnails (n, 3, s, s) less the brightness of each part: grey is 0."""
     return np.asarray(colours - colours.mean(axis=1, keepdims=True))
 
 
