@@ -50,6 +50,6 @@ def label_indices(
     if (indices < 0).any():
         raise ValueError(
             f"The class {str(labels[indices.argmin()])!r} is not among the classes "
-            f"{', '.join(names)}."
+            f"{', '.join(names)}: give one of these, or its index."
         )
     return names, indices.astype(np.int64)

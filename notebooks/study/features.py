@@ -200,7 +200,7 @@ def with_copies(table: FeatureTable, path: Path) -> FeatureTable:
 def _with_known_groups(table: FeatureTable, name: str) -> FeatureTable:
     """Return a named set's table, with copies merged with photographs or patients.
 
-    Photographs are told by the images' names, of sets that have a pattern for them in
+    Photographs are known by the images' names, of sets that have a pattern for them in
     `DATASETS`; patients, and published folds, by a file in cliplib. Without either the
     table is unchanged.
     """

@@ -215,7 +215,7 @@ def _draw_cell(ax: Axes, cell: Cell, letters: int) -> None:
 
     The text lies below the image, or in its place if there is none. The frame of an
     image marked as wrong is dashed, and that of one without a mark is
-    pale: marks can be told without colour.
+    pale: marks can be seen without colour.
     """
     ax.set(xticks=[], yticks=[])
     colour = PALE if cell.right is None else INK

@@ -1,7 +1,8 @@
 """Kinds of tumour compared within planes: axial, coronal and sagittal slices.
 
-A kind that has more slices in one plane can be told by the plane. Here a classifier is
-trained on as many slices of each kind in each plane, and is tested plane by plane.
+A kind that has more slices in one plane can be recognised by the plane. Here a
+classifier is trained on as many slices of each kind in each plane, and is tested plane
+by plane.
 """
 
 from __future__ import annotations
