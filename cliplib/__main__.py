@@ -106,12 +106,9 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     for run_command in COMMANDS:
         name = run_command.__name__
-        description = inspect.getdoc(run_command) or ""
+        text = inspect.getdoc(run_command) or ""
         command = subparsers.add_parser(
-            name,
-            allow_abbrev=False,
-            help=description.partition("\n")[0],
-            description=description,
+            name, allow_abbrev=False, help=text.partition("\n")[0], description=text
         )
         for group in [*arguments["shared"].get(name, []), name]:
             for argument, settings in arguments.get(group, {}).items():
