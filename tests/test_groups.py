@@ -170,7 +170,7 @@ def test_a_faulty_table_is_named(tmp_path, lines: list[str], named: str) -> None
 def test_a_table_in_another_encoding_is_named(tmp_path) -> None:
     path = tmp_path / "g.csv"
     path.write_text("file,group\nä.jpg,1\n", "latin-1")
-    with pytest.raises(ValueError, match=r"g.csv' is not in UTF-8: save it as CSV UTF"):
+    with pytest.raises(ValueError, match=r"g.csv' is no CSV file in UTF-8"):
         declared_groups(["ä.jpg"], str(path))
 
 

@@ -89,10 +89,8 @@ def encoded(checkpoint: Path, image_folder: Callable[..., Path]) -> Path:
 def test_a_table_is_read_with_copies_classes_and_splits(
     encoded: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    errors: dict[str, str] = {}
-    table = FeatureTable.from_parquet(str(encoded), errors=errors)
-    assert [*errors] == ["train/disc/empty.png"]
-    assert "Left out 1 image: " in caplog.text
+    table = FeatureTable.from_parquet(str(encoded))
+    assert "Left out 1 image: " in caplog.text and "empty.png" in caplog.text
     assert table.ids[0] == "Testing/disc/disc0.png" and len(table) == 61
     assert table.ids.dtype.kind == table.splits.dtype.kind == "U"
     assert table.classes == ("disc", "square", "stripes")

@@ -34,12 +34,8 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
             dtype=str,
             keep_default_na=False,  # "NA" stays a text
         ).rename(columns=str.strip)
-    except UnicodeDecodeError as error:  # a ValueError, too
-        raise ValueError(
-            f"{str(path)!r} is not in UTF-8: save it as CSV UTF-8."
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no CSV file ({error}).") from error
+    except ValueError as error:  # such as UnicodeDecodeError
+        raise ValueError(f"{str(path)!r} is no CSV file in UTF-8 ({error}).") from error
     if not isinstance(table.index, pd.RangeIndex):  # else columns would be shifted
         raise ValueError(
             f"{str(path)!r} has rows with more cells than its first line, which names "

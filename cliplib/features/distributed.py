@@ -174,22 +174,20 @@ def _encode_images(
     encoded.write_parquet(output if "://" in output else os.path.abspath(output))
 
 
-def load_encoded(folder: str, errors: dict[str, str] | None) -> Fields:
+def load_encoded(folder: str) -> Fields:
     """Read the fields of a feature table from what `encode_with_ray` wrote.
 
-    A warning counts the images that could not be read; `errors`, unless it is None,
-    receives why, by id. ValueError if a file is damaged, or no image could be read.
+    A warning counts the images that could not be read. ValueError if a file is damaged,
+    or no image could be read.
     """
     # Two calls of `encode` at once may have written two rows for an image.
     images = pd.read_parquet(folder).drop_duplicates("id").sort_values("id")
     was_read = images["error"] == ""
     if not was_read.any():
         raise ValueError(f"{folder} holds no image that could be read.")
-    failed = images[~was_read].set_index("id")["error"]
-    if len(failed):
-        logger.warning("Left out %s: %s", counted(len(failed), "image"), failed.iloc[0])
-    if errors is not None:
-        errors |= failed.to_dict()
+    errors = images["error"][~was_read]
+    if len(errors):
+        logger.warning("Left out %s: %s", counted(len(errors), "image"), errors.iloc[0])
     images = images[was_read]
     classes, labels = np.unique(images["label"].to_numpy(str), return_inverse=True)
     copies = near_duplicate_groups(np.stack(images["hash"].to_list()))

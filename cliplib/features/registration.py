@@ -98,17 +98,15 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     small = _soft_detail(halved(images))
     alike = np.zeros(2 * n_pairs, np.float32)
     for some in _parts(np.flatnonzero(coarse >= MIN_COARSE)):
-        found = _fitted(small[moving[some]], small[fixed[some]], maps[some])
-        maps[some] = found[0]
-        alike[some] = found[1]
+        a = small[moving[some]]
+        b = small[fixed[some]]
+        maps[some], alike[some] = _fitted(a, b, maps[some])
     is_mirrored = alike[n_pairs:] > alike[:n_pairs]
     better = np.arange(n_pairs) + n_pairs * is_mirrored
     for some in _parts(better[alike[better] >= MIN_FITTED]):
         a = _soft_detail(images[moving[some]])
         b = _soft_detail(images[fixed[some]])
-        found = _fitted(a, b, maps[some])
-        maps[some] = found[0]
-        alike[some] = found[1]
+        maps[some], alike[some] = _fitted(a, b, maps[some])
     change = (maps[:, :, :2] - torch.eye(2)).abs()
     is_like = (alike >= MIN_FITTED) & (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
     correlations = np.zeros((2 * n_pairs, 2))  # of detail, and of grey levels

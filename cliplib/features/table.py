@@ -182,21 +182,17 @@ class FeatureTable:
         )
 
     @classmethod
-    def from_parquet(
-        cls, path: str | os.PathLike[str], *, errors: dict[str, str] | None = None
-    ) -> FeatureTable:
+    def from_parquet(cls, path: str | os.PathLike[str]) -> FeatureTable:
         """Read a file of `to_parquet`, or what ``cliplib encode`` wrote to a folder.
 
         Of the latter, groups are those that the source named, merged with those of
-        near-duplicates, which are found by the images' hashes.
+        near-duplicates, which are found by the images' hashes. A warning counts images
+        that could not be read: the column "error" of the files says why.
 
         Parameters
         ----------
         path
             A file of `to_parquet`; or a folder or URI where the Parquet files lie.
-        errors
-            A dict that receives why each unreadable image was left out, by id; a
-            warning counts them in any case.
 
         Raises
         ------
@@ -208,7 +204,7 @@ class FeatureTable:
         # Here, since it imports what encodes and finds copies; the rest does not.
         from cliplib.features.distributed import load_encoded
 
-        return cls(**load_encoded(os.fspath(path), errors))
+        return cls(**load_encoded(os.fspath(path)))
 
     def __len__(self) -> int:
         """Return the number of images."""

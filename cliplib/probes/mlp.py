@@ -151,16 +151,15 @@ class MLPProbe(Probe):
 
     def _mean_logits(self, rows: Tensor) -> Tensor:
         """Return the networks' mean logits (n, k), float64, of rows (n, d)."""
-        networks = zip(
+        fitted = (
             self.hidden_coef_,
             self.hidden_intercept_,
             self.coef_,
             self.intercept_,
-            strict=True,
         )
         logits = []
-        for network in networks:
-            weights = [torch.from_numpy(weight) for weight in network]
+        for network in range(len(self.coef_)):
+            weights = [torch.from_numpy(array[network]) for array in fitted]
             logits.append(self._forward(weights, rows))
         return torch.stack(logits).mean(dim=0, dtype=torch.float64)
 
