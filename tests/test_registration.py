@@ -226,6 +226,14 @@ def test_icons_that_differ_in_one_place_stay_apart_and_their_copies_do_not(
     assert near_duplicate_groups(hashes).tolist() == [0, 1, 0, 0, 0]
 
 
+def test_a_part_of_an_icon_with_another_sign_is_no_copy() -> None:
+    grey = Image.linear_gradient("L").resize((128, 128)).convert("RGB")
+    plus, minus = (Image.blend(window(sign), grey, 0.3) for sign in "+-")
+    hashes = image_hash.function([plus, cropped(plus, 0.06), cropped(minus, 0.06)])
+    pairs = find_near_duplicates(hashes)
+    assert pairs[["index_a", "index_b"]].to_numpy().tolist() == [[0, 1]]
+
+
 def test_an_icon_in_another_colour_or_in_grey_is_another_icon() -> None:
     images = [window("+", colour) for colour in ("#c02020", "#c08020", "#606060")]
     hashes = image_hash.function([*images, resaved(images[0])])

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import xxhash
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from cliplib.data.arrays import Bools, Features, Floats, Ints
 from cliplib.data.cache import FeatureCache, map_images
@@ -27,10 +26,13 @@ from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
+    GREY_SIDE,
+    MAX_SIMPLE_DIFFERENCE,
     ORIENTATIONS,
     are_drawn,
     hash_records,
     image_hash,
+    largest_difference,
     one_is_simple,
     quantised_detail,
     tints,
@@ -50,7 +52,7 @@ MAX_GREY_TINT = 10  # likewise, of each part of a grey image
 # in most pairs. Copies differ nowhere by more than 72, drawings by 25, simple ones 15.
 MAX_DIFFERENCE = 75
 MAX_DRAWN_DIFFERENCE = 30
-MAX_SIMPLE_DIFFERENCE = 18
+EVERYWHERE = np.ones((GREY_SIDE, GREY_SIDE), bool)
 
 SAME_PIXELS = "exact"
 KINDS = ("near", SAME_PIXELS, "cropped")
@@ -117,7 +119,7 @@ def find_near_duplicates(
         for content in contents
     ]
     settings = f"{max_distance}:{min_correlation}:{cropped}"
-    key = ":".join(["near_duplicates_4", settings, *digests])
+    key = ":".join(["near_duplicates_5", settings, *digests])
     kept = {} if cache is None else cache.get([key])
     if key not in kept:
         kept = {
@@ -290,27 +292,12 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
         one_is_grey = strongest.min(axis=0) <= MAX_GREY_TINT
         has_same_tints = tint_difference <= max_colour[chosen]
         has_same_tints |= one_is_grey & ~(is_simple | is_drawn)[chosen]
-        difference = _largest_differences(orient(grey[a]), grey[b])
+        difference = [
+            largest_difference(first, second, EVERYWHERE)
+            for first, second in zip(orient(grey[a]), grey[b], strict=True)
+        ]
         agrees[chosen] = has_same_tints & (difference <= max_difference[chosen])
     return agrees
-
-
-def _largest_differences(
-    squares_a: NDArray[np.uint8], squares_b: NDArray[np.uint8]
-) -> Floats:
-    """Return how many grey levels each of p squares differs from its other, (p,).
-
-    It is where they differ most, once brightness and contrast are the same: those of
-    the image of less contrast.
-    """
-    largest = np.zeros(len(squares_a))
-    for pair, (a, b) in enumerate(zip(squares_a, squares_b, strict=True)):
-        contrast_a = max(a.std(), 1.0)
-        contrast_b = max(b.std(), 1.0)
-        difference = (a - a.mean()) / contrast_a - (b - b.mean()) / contrast_b
-        smooth = gaussian_filter(difference, 1.5)  # since edges lie between pixels
-        largest[pair] = np.abs(smooth).max() * min(contrast_a, contrast_b)
-    return largest
 
 
 def _correlations(

@@ -38,8 +38,8 @@ MIN_CONTRAST = 0.1  # of detail in a block that holds some
 MIN_DETAILED_BLOCKS = 20  # of 64, in an image that is not simple
 FLAT_CONTRAST = 0.01  # of detail in a block of one colour, which photographs lack
 MIN_FLAT_BLOCKS = 24  # of 64, in a drawing
-# Of 500 digits, no two different ones correlate by more than 0.985.
-MIN_SIMPLE_GREY = 0.987  # of grey levels, for simple images to be copies
+# Of 1,797 digits, all pairs differ by 40 grey levels somewhere; simple copies by 15.
+MAX_SIMPLE_DIFFERENCE = 18
 MAX_LOST = 0.1  # of a simple image's contrast, when 16 pixels a side draw it
 MIN_DRAWN = 0.66  # of a drawing's pixels, in four of 64 grey levels
 
@@ -193,6 +193,21 @@ def one_is_simple(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Bools:
     ]
     of_images = np.concatenate([np.zeros(0, bool), *is_simple])
     return np.asarray(of_images[place.reshape(2, -1)].any(axis=0))
+
+
+def largest_difference(a: NDArray[Any], b: NDArray[Any], shared: Bools) -> float:
+    """Return how many grey levels two squares (s, s) differ where they do most.
+
+    Brightness and contrast are made the same before: those of the square of less
+    contrast. Places that are not shared, (s, s), do not count.
+    """
+    contrast_a = max(a[shared].std(), 1.0)
+    contrast_b = max(b[shared].std(), 1.0)
+    difference = (a - a[shared].mean()) / contrast_a
+    difference -= (b - b[shared].mean()) / contrast_b
+    difference[~shared] = 0
+    smooth = gaussian_filter(difference, 1.5)  # since edges lie between pixels
+    return float(np.abs(smooth).max() * min(contrast_a, contrast_b))
 
 
 image_hash = ImageFunction("image_hash_3", _hash)

@@ -28,7 +28,12 @@ from torch import Tensor
 
 from cliplib.data.arrays import Bools, Features, Ints
 from cliplib.data.threads import one_thread
-from cliplib.features.hashes import BLOCKS, MIN_CONTRAST, fine_detail
+from cliplib.features.hashes import (
+    BLOCKS,
+    MIN_CONTRAST,
+    fine_detail,
+    largest_difference,
+)
 
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
 ANGLES = (-8, -4, 0, 4, 8)  # degrees
@@ -81,9 +86,9 @@ def warped(squares: Features, maps: Tensor) -> Tensor:
 def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFrame:
     """Register pairs of grey images (n, 64, 64), by rows (p,), and say how they match.
 
-    Returned is a row for each pair: is_mirrored, and the correlation of detail and that
-    of grey levels, `grey`, where the images overlap; both are 0 where they do not show
-    the same.
+    Returned is a row for each pair: is_mirrored, and where the images overlap the
+    correlation of detail, that of grey levels, `grey`, and the `difference`, the
+    `largest_difference`. All three are 0 where they do not show the same.
     """
     n_pairs = len(rows_a)
     rows, place = np.unique([rows_a, rows_b], return_inverse=True)
@@ -109,16 +114,18 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
         maps[some], alike[some] = _fitted(a, b, maps[some])
     change = (maps[:, :, :2] - torch.eye(2)).abs()
     is_like = (alike >= MIN_FITTED) & (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
-    correlations = np.zeros((2 * n_pairs, 2))  # of detail, and of grey levels
+    compared = np.zeros((2 * n_pairs, 3))
     for some in _parts(better[is_like[better]]):
         a = torch.from_numpy(images[moving[some]]).float()
         b = torch.from_numpy(images[fixed[some]]).float()
         # Where one image ends, the other may go on: that end is no detail of the
         # picture. So the frame is that of either, and the better one counts.
-        in_b = _correlations_of_overlap(a, b, maps[some])
-        in_a = _correlations_of_overlap(b, a, _inverse(maps[some]))
-        correlations[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
-    named = pd.DataFrame(correlations[better], columns=["correlation", "grey"])
+        in_b = _compared_overlap(a, b, maps[some])
+        in_a = _compared_overlap(b, a, _inverse(maps[some]))
+        compared[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
+    named = pd.DataFrame(
+        compared[better], columns=["correlation", "grey", "difference"]
+    )
     return named.assign(is_mirrored=is_mirrored)
 
 
@@ -267,11 +274,12 @@ def _inverse(maps: Tensor) -> Tensor:
     return back[:, :2]
 
 
-def _correlations_of_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
-    """Return correlations of detail and grey levels, where images overlap, (p, 2).
+def _compared_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
+    """Return correlations of detail and grey levels, and the difference, (p, 3).
 
-    Images are (p, 64, 64), and the maps lay the one on the other. Zeros where they
-    share less than `MIN_SHARED` of the fixed image, or do not agree block by block.
+    Images are (p, 64, 64), the maps lay the one on the other, and what overlaps is
+    compared. Zeros where it is less than `MIN_SHARED` of the fixed image, or where
+    the images do not agree block by block.
     """
     values, distance = _sampled(moving, maps)
     side = fixed.shape[-1]
@@ -284,9 +292,16 @@ def _correlations_of_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Ten
     detail_b = _detail_of_rows(grey_b)
     share = is_shared.float().mean(dim=1)
     is_same = (share >= MIN_SHARED) & _agree_by_block(detail_a, detail_b, is_shared)
+    difference = torch.zeros_like(share)
+    for pair in np.flatnonzero(is_same):
+        a, b, shared = (
+            rows[pair].reshape(side, side).numpy()
+            for rows in (grey_a, grey_b, is_shared)
+        )
+        difference[pair] = largest_difference(a, b, shared)
     of_detail = _correlation(detail_a, detail_b, is_shared)
     of_grey = _correlation(grey_a, grey_b, is_shared)
-    return torch.stack([of_detail, of_grey], dim=1) * is_same[:, None]
+    return torch.stack([of_detail, of_grey, difference], dim=1) * is_same[:, None]
 
 
 def _detail_of_rows(rows: Tensor) -> Tensor:
