@@ -186,15 +186,13 @@ def _pairs(
         proposed = proposed_crops(
             records["grey"], index_a, index_b, features, is_within
         )
-        # Above these were judged as images that are not cropped.
-        is_judged = _are_among(proposed, uncropped)
-        is_connected = _are_connected(proposed, pairs, len(records))
-        confirmed = confirmed_crops(
-            records, proposed[~is_judged & ~is_connected], min_correlation
-        )
-        orientation = np.where(confirmed["is_mirrored"], _MIRRORED, _UPRIGHT)
-        confirmed = confirmed.assign(kind=_CROPPED, orientation=orientation)
-        pairs = _one_row_for_each_pair(pd.concat([pairs, confirmed]))
+        # Whether others are copies was judged above, or follows from copies of both.
+        is_new = ~_are_among(proposed, uncropped)
+        is_new &= ~_are_connected(proposed, pairs, len(records))
+        crops = confirmed_crops(records, proposed[is_new], min_correlation)
+        orientation = np.where(crops["is_mirrored"], _MIRRORED, _UPRIGHT)
+        crops = crops.assign(kind=_CROPPED, orientation=orientation)
+        pairs = _one_row_for_each_pair(pd.concat([pairs, crops]))
     if not is_within:
         pairs = pairs.assign(index_b=pairs["index_b"] - len(records_a))
     return np.asarray(pairs[_PAIR_COLUMNS], np.float64)

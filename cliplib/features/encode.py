@@ -75,7 +75,9 @@ def encode(
         errors=None if errors is None else errors_by_row,
         progress=title,
     )
-    if errors_by_row and len(errors_by_row) == len(dataset):
+    was_read = np.ones(len(dataset), bool)
+    was_read[list(errors_by_row)] = False
+    if errors_by_row and not was_read.any():
         raise ValueError(f"No image of {title!r} can be read.")
     copy_groups = near_duplicate_groups(
         hashes, features=features, copies=copies, cache=encoder.cache
@@ -94,7 +96,7 @@ def encode(
     )
     if any(declared):
         table = table.with_groups(np.array(declared, np.str_)[drawn])
-    if errors is None or not errors_by_row:
+    if errors is None or was_read.all():
         return table
     errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    return table.select(np.delete(np.arange(len(table)), list(errors_by_row)))
+    return table.select(was_read)
