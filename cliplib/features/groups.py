@@ -135,7 +135,7 @@ def first_row_of_group(groups: ArrayLike) -> Ints:
     return first_row[group_of_row].astype(np.int64)
 
 
-def merged_groups(
+def groups_joined_by_copies(
     ids: Sequence[str], groups: ArrayLike, copies: ArrayLike
 ) -> pd.DataFrame:
     """List which declared groups near-duplicates join, and through which images.

@@ -20,8 +20,8 @@ from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.groups import (
     first_row_of_group,
+    groups_joined_by_copies,
     merge_groups,
-    merged_groups,
     number_groups,
 )
 from cliplib.features.splits import group_train_test_split
@@ -318,7 +318,7 @@ class FeatureTable:
         """
         declared = number_groups(groups)
         merged = merge_groups(self.copies, declared)
-        joined = self.groups_joined_by_copies(groups)
+        joined = groups_joined_by_copies(self.ids.tolist(), groups, self.copies)
         if not joined.empty:
             first = joined.iloc[0]
             n_declared = len(np.unique(declared))
@@ -331,13 +331,6 @@ class FeatureTable:
                 "copies='off' (--copies off) keeps groups as declared.",
             )
         return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
-
-    def groups_joined_by_copies(self, groups: ArrayLike) -> pd.DataFrame:
-        """List which of the given groups, (n,), near-duplicates join.
-
-        See `cliplib.features.groups.merged_groups`.
-        """
-        return merged_groups(self.ids.tolist(), groups, self.copies)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each image, by id.

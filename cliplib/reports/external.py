@@ -11,8 +11,6 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from cliplib.data.arrays import Bools
-from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted
@@ -20,7 +18,6 @@ from cliplib.evaluation.intervals import Estimate, ratio_intervals, share_with_i
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.encode import encode
-from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
@@ -105,7 +102,11 @@ def evaluate_external(
     dataset = load_dataset(folder)  # all its files, also those that cannot be read
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     external_images = [file_of[image_id] for image_id in external.ids]
-    is_copy = _are_copies(external_images, internal_images, aid.encoder.cache)
+    # Pairs of a row of the first and a row of the second: index_a and index_b.
+    pairs = find_near_duplicates(
+        internal_images, external_images, cache=aid.encoder.cache
+    )
+    is_copy = np.isin(np.arange(len(external)), pairs["index_b"])
     is_of_known_class = np.isin(external.label_names, internal.classes)
     left_out = pd.Series(
         {
@@ -137,15 +138,3 @@ def evaluate_external(
         answered=share_with_interval(is_answered, groups=groups, seed=seed),
         wrong=Estimate.of(wrong.loc["share"]),
     )
-
-
-def _are_copies(
-    images: Sequence[ImageSource],
-    others: Sequence[ImageSource],
-    cache: FeatureCache | None,
-) -> Bools:
-    """Return which of n images are near-duplicates of one of the others, (n,)."""
-    (hashes,) = map_images(images, image_hash, cache=cache)
-    (hashes_of_others,) = map_images(others, image_hash, cache=cache)
-    pairs = find_near_duplicates(hashes_of_others, hashes)
-    return np.isin(np.arange(len(images)), pairs["index_b"])

@@ -25,7 +25,12 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.encode import encode
-from cliplib.features.groups import declared_groups, joined_files, suggested_pattern
+from cliplib.features.groups import (
+    declared_groups,
+    groups_joined_by_copies,
+    joined_files,
+    suggested_pattern,
+)
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import file_fields, values_of_one_class
@@ -211,7 +216,7 @@ def who_belongs_together(
     if request.groups:
         declared = declared_groups(ids, request.groups)
     if any(declared):
-        merged = images.table.groups_joined_by_copies(declared)
+        merged = groups_joined_by_copies(ids, declared, images.table.copies)
         if request.anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
         return Belonging(len(set(declared)), "", {}, merged)
