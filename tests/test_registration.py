@@ -235,10 +235,13 @@ def test_a_part_of_an_icon_with_another_sign_is_no_copy() -> None:
     assert pairs[["index_a", "index_b"]].to_numpy().tolist() == [[0, 1]]
 
 
-def test_an_icon_in_another_colour_or_in_grey_is_another_icon() -> None:
+def test_an_icon_in_another_colour_or_another_grey_is_another_icon() -> None:
     images = [window("+", colour) for colour in ("#c02020", "#c08020", "#606060")]
     hashes = image_hash.function([*images, resaved(images[0])])
     assert near_duplicate_groups(hashes).tolist() == [0, 1, 2, 0]
+    in_grey = ImageOps.grayscale(images[0]).convert("RGB")
+    pair = image_hash.function([images[0], in_grey])
+    assert near_duplicate_groups(pair).tolist() == [0, 0]
 
 
 def test_what_is_no_hash_is_refused() -> None:
