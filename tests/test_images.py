@@ -177,11 +177,6 @@ def test_arrays_of_paths_and_of_pixels_are_several_images(tmp_path):
         assert image is one
 
 
-def test_what_is_no_image_is_refused_by_its_place():
-    with pytest.raises(TypeError, match="Image 1 is of type 'int'"):
-        image_list(["a.png", 3])
-
-
 def test_facts_are_those_of_the_file(noise):
     data = encoded(noise.convert("L"), "JPEG", quality=50)
     facts = file_facts(data)

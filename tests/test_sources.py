@@ -137,8 +137,6 @@ def test_each_misuse_has_its_sentence(folder, tmp_path):
         load_dataset(folder, revision="v2")
     with pytest.raises(ValueError, match="no column 'label', but file, split"):
         load_dataset(frame.drop(columns="label"))
-    with pytest.raises(FileNotFoundError, match="which table names, is no file"):
-        load_dataset(frame)  # its paths begin elsewhere
     twice = pd.concat([frame, frame[:1]]).assign(
         file=lambda rows: [str(folder / name) for name in rows["file"]]
     )
@@ -213,16 +211,14 @@ def test_texts_and_tables_need_the_encoder_itself(expected, tiny):
     for words in ("three", ["three", "four"]):
         with pytest.raises(ValueError, match="Give encoder=, what made the gallery"):
             search(words, expected)
-    with pytest.raises(TypeError, match="these are FeatureTable and str"):
+    with pytest.raises(TypeError, match="str is no encoder"):
         search("three", expected, encoder="mini")
-    with pytest.raises(TypeError, match="these are FeatureTable and str"):
+    with pytest.raises(TypeError, match="str is no encoder"):
         DecisionAid.fit(expected, "mini")
-    with pytest.raises(TypeError, match="these are ClipEncoder and FeatureTable"):
+    with pytest.raises(TypeError, match="FeatureTable is no encoder"):
         DecisionAid.fit(tiny, expected)
-    with pytest.raises(TypeError, match="these are ClipEncoder and FeatureTable"):
+    with pytest.raises(TypeError, match="FeatureTable is no encoder"):
         zero_shot(expected, tiny, CLASSES)
-    with pytest.raises(TypeError, match="these are ndarray and ClipEncoder"):
-        zero_shot(tiny, expected.features, CLASSES)
 
 
 def test_images_are_encoded_as_a_table_of_them_is(expected, folder, tiny):
@@ -235,7 +231,7 @@ def test_images_are_encoded_as_a_table_of_them_is(expected, folder, tiny):
 
 def test_what_is_no_image_and_no_pooled_feature_is_told(folder, tiny, expected):
     splits = as_splits(folder)
-    with pytest.raises(TypeError, match=r"of type 'dict'.*give .* dataset\['image'\]"):
+    with pytest.raises(TypeError, match=r"give its column, dataset\['image'\]"):
         tiny.encode_images(splits["train"])
     assert len(tiny.encode_images(splits["train"]["image"])) == len(splits["train"])
     with pytest.raises(ValueError, match=r"project takes pooled features, \(n, 32\)"):
@@ -333,8 +329,8 @@ def test_a_label_that_cannot_be_shown_is_refused_at_the_door(folder, column):
         load_dataset(table)
 
 
-def test_a_row_without_a_file_is_named(folder):
+def test_a_file_that_is_not_there_is_named(folder, tiny):
     table = with_paths(folder)
-    table.loc[2, "file"] = None
-    with pytest.raises(ValueError, match="names no file in row 3"):
-        load_dataset(table)
+    table.loc[2, "file"] = "gone.png"
+    with pytest.raises(OSError, match=r"'gone\.png': No such file"):
+        encode(table, tiny)

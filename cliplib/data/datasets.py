@@ -177,16 +177,7 @@ def _of_table(
         }
     )
     known = known.map(_text)
-    unnamed = np.flatnonzero(known["id"] == "")
-    if len(unnamed):
-        raise ValueError(
-            f"The table {place.name} names no {file} in row {unnamed[0] + 1}: fill it "
-            "in, or leave the row out."
-        )
     paths = [place.parent / name for name in known["id"]]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}, which {place.name} names, is no file.")
     return _Listed(_undecoded(paths), known, place.name, "table")
 
 

@@ -72,18 +72,9 @@ def _give_usual_mode(folder: Path) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Raise OSError where a folder, or the nearest above that exists, is read-only.
-
-    A temporary folder is made in it, and deleted, to try.
-    """
+    """Raise OSError where a folder, or the nearest above that exists, is read-only."""
     path = Path(folder).resolve()
     while not path.exists():
         path = path.parent
-    try:
-        with TemporaryDirectory(prefix=UNFINISHED, dir=path):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"Nothing can be written to {path} ({error.strerror}): choose another "
-            "folder."
-        ) from error
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        raise OSError(f"Nothing can be written to {path}: choose another folder.")

@@ -84,22 +84,18 @@ def image_list(images: Images) -> list[ImageSource]:
     Raises
     ------
     TypeError
-        If one of several is of another type.
+        If one of several is a row of a data set, of images and labels.
     """
     if isinstance(images, SINGLE_IMAGES):
         return [images]
     if isinstance(images, np.ndarray) and images.ndim in (2, 3):  # pixels of one
         return [images]
     sources = list(images)
-    for row, source in enumerate(sources):
-        is_image = isinstance(source, (*SINGLE_IMAGES, np.ndarray))
-        if isinstance(source, Mapping):
-            is_image = "path" in source or "bytes" in source
-        if not is_image:
+    for source in sources:
+        if isinstance(source, Mapping) and not source.keys() & {"path", "bytes"}:
             raise TypeError(
-                f"Image {row} is of type {type(source).__name__!r}: it must be a path, "
-                "bytes, an image of Pillow or an array (h, w, 3) of uint8; of a data "
-                "set give its column, dataset['image'], or take encode(dataset)."
+                "A row of a data set is no image: give its column, dataset['image'], "
+                "or take encode(dataset)."
             )
     return sources
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -62,11 +61,7 @@ def id_by_name(ids: Sequence[str]) -> dict[str, str]:
     A name is an id, or a file name that only one image has: "1.jpg" of "cat/1.jpg".
     """
     file_names = [PurePosixPath(image_id).name for image_id in ids]
-    counts = Counter(file_names)
-    by_file_name = {
-        name: image_id
-        for name, image_id in zip(file_names, ids, strict=True)
-        if counts[name] == 1
-    }
+    id_of = pd.Series(list(ids), file_names, dtype=str)
+    is_shared = id_of.index.duplicated(keep=False)
     by_id = {image_id: image_id for image_id in ids}
-    return by_file_name | by_id
+    return dict(id_of[~is_shared]) | by_id

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -46,10 +45,7 @@ def loading(name: str, remedy: str) -> Iterator[None]:
     "a folder with a whole CLIP checkpoint, or 'mini'".
     """
     try:
-        with warnings.catch_warnings():
-            # That torch asks users to file an issue about is refused in our words.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            yield
+        yield
     except DownloadError as error:
         raise OSError(
             f"Cannot load the model {name!r}: {error}; or name {remedy}."

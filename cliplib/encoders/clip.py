@@ -185,7 +185,7 @@ class ClipEncoder(Encoder):
         Texts of more than `max_tokens` tokens are cut, with a warning.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        batches = [np.empty((0, self.projected_dim), np.float32)]  # if there is no text
+        batches = []
         for start in range(0, len(texts), TEXT_BATCH):
             batches.append(self._encode_text_batch(texts[start : start + TEXT_BATCH]))
         return np.concatenate(batches)
@@ -217,13 +217,11 @@ class ClipEncoder(Encoder):
         Returns (n, projected_dim) float32, rows of unit length.
         """
         rows = torch.as_tensor(np.asarray(pooled, np.float32), device=self.device)
-        if rows.ndim != 2 or (len(rows) and rows.shape[1] != self.width):
+        if rows.ndim != 2 or rows.shape[1] != self.width:
             raise ValueError(
                 f"project takes pooled features, (n, {self.width}), and not "
                 f"{tuple(rows.shape)}: take those of table.with_readout('pooled')."
             )
-        if not len(rows):  # scikit-learn would raise ValueError
-            return np.empty((0, self.projected_dim), np.float32)
         with torch.inference_mode():
             projected = self.model.visual_projection(rows)
         return np.asarray(normalize(projected.cpu().numpy()))

@@ -220,19 +220,16 @@ class FunctionEncoder(Encoder):
 
 
 def check_made(table: Any, encoder: object) -> None:
-    """Raise an error for a feature table and an encoder that do not belong together.
+    """Raise ValueError for a feature table that another encoder made.
 
-    TypeError for what is neither, such as each in the other's place; ValueError for a
-    table that another encoder made.
+    TypeError for what is no encoder, such as the table in its place.
     """
-    provenance = getattr(table, "provenance", None)
-    if provenance is None or not isinstance(encoder, Encoder):
+    if not isinstance(encoder, Encoder):
         raise TypeError(
             "Give a feature table and the encoder that made it, such as ClipEncoder(), "
-            f"each in its place: these are {type(table).__name__} and "
-            f"{type(encoder).__name__}."
+            f"each in its place: {type(encoder).__name__} is no encoder."
         )
-    made_by = provenance.get("model_fingerprint", encoder.fingerprint)
+    made_by = table.provenance.get("model_fingerprint", encoder.fingerprint)
     if made_by != encoder.fingerprint:
         raise ValueError(
             f"The table was made by another encoder than {encoder.name!r} (fingerprint "
