@@ -45,11 +45,7 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.external import (
-    ExternalTest,
-    check_shared_classes,
-    evaluate_external,
-)
+from cliplib.reports.external import ExternalTest, evaluate_external
 from cliplib.reports.findings import Belonging, Findings, Images, Request
 from cliplib.reports.methods import (
     POOLED,
@@ -140,7 +136,7 @@ def measure(folder: Source, **options: Any) -> Findings:
 def checked_dataset(request: Request) -> datasets.Dataset:
     """Return the images that are asked for; ValueError where they cannot be measured.
 
-    So it is where another folder shares no class with them, or the seed is no seed.
+    Also where the other folder is no data set, or the seed is no seed.
     """
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"seed={request.seed} must be from 0 to 2³² - 1.")
@@ -148,7 +144,7 @@ def checked_dataset(request: Request) -> datasets.Dataset:
     dataset = load_dataset(request.folder, **columns)
     check_classes(dataset, request.place)
     if request.elsewhere:
-        check_shared_classes(request.elsewhere, dataset)
+        load_dataset(request.elsewhere)  # it raises where there is none
     return dataset
 
 
