@@ -125,7 +125,8 @@ class Places:
             if (self.root / source).is_dir():
                 shutil.copytree(self.root / source, self.project / copy, ignore=unread)
         self.figures.mkdir(exist_ok=True)
-        verdicts = ("verdict_development.csv", "verdict_confirmation.csv")
+        parts = ("development", "confirmation", "pairs")
+        verdicts = [f"verdict_{part}.csv" for part in parts]
         for name in ("captions.toml", "benchmark.json", "growth.svg", *verdicts):
             if (self.root / "figures" / name).is_file():
                 shutil.copy(self.root / "figures" / name, self.figures)

@@ -1,0 +1,103 @@
+"""How often is a folder alarmed in which nothing was planted? Pairs of classes.
+
+``python tests/benchmarks/pairs.py --data DATA`` draws ten pairs of classes of each of
+six collections, none of a class that `verdict.py` confirms with, and writes what
+``cliplib report`` says of each pair: no threshold was chosen on them. What was measured
+is kept, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import warnings
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+
+import numpy as np
+import pandas as pd
+from folders import HALVED, Folder, collection, folders, write
+
+from cliplib.inspection.shortcuts import strongest
+from cliplib.reports import measure as module
+from cliplib.reports.verdict import verdict
+
+COLLECTIONS = ("trashnet", "dtd10", "caltech101", "pacs", "grocery", "fashion_products")
+N_PAIRS = 10
+N_IMAGES = 60
+"""Of a class, at most; each of another group."""
+FEWEST = 30
+"""Classes of fewer groups are left out."""
+
+
+def drawn_pairs(name: str, data: Path) -> list[Folder]:
+    """Draw pairs of classes of a collection, as folders in which nothing is planted."""
+    table = collection(name, data, "development")
+    confirmed = [f.classes for f in folders("confirmation") if f.collection == name]
+    shown = set() if name in HALVED else set(", ".join(confirmed).split(", "))
+    n_groups = table.groupby("label")["group"].nunique()
+    classes = [c for c in n_groups.index if n_groups[c] >= FEWEST and c not in shown]
+    pairs = [*combinations(classes, 2)]
+    np.random.default_rng(1).shuffle(pairs)
+    return [
+        Folder("development", "clean", name, ", ".join(pair), str(N_IMAGES), 1, 0, "")
+        for pair in pairs[:N_PAIRS]
+    ]
+
+
+def measured_row(folder: Folder, place: Path) -> dict[str, Any]:
+    """Report on a folder: its word, warnings, and the strongest shortcut."""
+    with patch.object(module, "explain_errors"):  # no word depends on heat maps
+        findings = module.measure(place)
+    said = verdict(findings)
+    stated = findings.methods.estimate("accuracy")
+    shortcut = strongest(findings.shortcuts)
+    return {
+        "collection": folder.collection,
+        "classes": folder.classes,
+        "n": len(findings.images.table),
+        "word": said.word,
+        "stated": stated.value,
+        "warnings": " ".join(dict.fromkeys(warning.id for warning in said.warnings)),
+        "shortcut": shortcut.name,
+        "shortcut_share": shortcut.share_of_gain.value,
+        "shortcut_low": shortcut.share_of_gain.low,
+    }
+
+
+def main() -> None:
+    """Build, measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=os.environ.get("CLIPLIB_DATA"))
+    parser.add_argument("--out", default="build/pairs")
+    given = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    data = Path(given.data)
+    out = Path(given.out)
+    rows = []
+    for folder in [
+        folder for name in COLLECTIONS for folder in drawn_pairs(name, data)
+    ]:
+        place = out / re.sub(r"\W+", "-", f"{folder.collection} {folder.classes}")
+        kept = place.with_suffix(".json")
+        if not kept.exists():
+            pictures, _ = folder.draw(data)
+            write(pictures, place, np.random.default_rng(0))
+            kept.write_text(json.dumps(measured_row(folder, place), default=float))
+        rows.append(json.loads(kept.read_text()))
+        print(kept.read_text(), flush=True)
+    table = pd.DataFrame(rows)
+    print(table.groupby("collection", sort=False)["word"].value_counts().to_string())
+    table.round(3).to_csv(out / "verdict_pairs.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()
