@@ -19,13 +19,7 @@ from PIL import Image
 from platformdirs import user_cache_dir
 from tqdm.auto import tqdm
 
-from cliplib.data.image import (
-    Images,
-    ImageSource,
-    image_bytes,
-    image_list,
-    load_image,
-)
+from cliplib.data.image import Images, ImageSource, image_bytes, image_list, load_image
 from cliplib.data.warn import warn_once
 
 
@@ -83,7 +77,7 @@ class FeatureCache:
             warn_once(
                 f"Cannot write to the feature cache {self.folder} ({error.strerror}): "
                 "set CLIPLIB_CACHE, or make room. Until then everything is computed "
-                "anew.",
+                "anew."
             )
 
 

@@ -138,16 +138,6 @@ def as_dataset(
     return _as_one(_of_folder(images, title, source), classes)
 
 
-def check_classes(dataset: datasets.Dataset, name: str) -> None:
-    """Raise ValueError for images of fewer than two classes; `name` is their source."""
-    classes = dataset.features["label"].names
-    if len(classes) < 2:
-        raise ValueError(
-            f"{name} needs images of two classes or more, each in a folder of its "
-            f"own; there is only {classes[0]!r}."
-        )
-
-
 def default_phrases(classes: Sequence[str]) -> dict[str, str]:
     """Return a phrase for each class: its name, with spaces for "_" and "-"."""
     return {name: name.replace("_", " ").replace("-", " ") for name in classes}

@@ -227,7 +227,7 @@ def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
             f"A 16-bit grey image holds no value above {2**depth - 1}: such images are "
             f"taken for {depth}-bit ones, so that they do not come out dark. Where "
             "images differ in this, so does the scale of their greys: save them with 8 "
-            "bits, all on one scale.",
+            "bits, all on one scale."
         )
     return Image.fromarray((values * 255 // (2**depth - 1)).astype(np.uint8))
 

@@ -82,13 +82,3 @@ def fingerprint_of(settings: bytes, weights: Mapping[str, torch.Tensor]) -> str:
         content = weight.detach().cpu().reshape(-1).view(torch.uint8)
         total.update(content.numpy().data)
     return total.hexdigest()
-
-
-def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """Append images of zeros to n images, (n, 3, h, w), until there are `size`.
-
-    Encoders compute batches of one size only, since torch rounds differently by the
-    number of rows: an image's features must not depend on how many are beside it.
-    """
-    missing = max(0, size - len(pixels))
-    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])

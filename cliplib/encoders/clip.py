@@ -20,13 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import FeatureCache
 from cliplib.data.image import Images, ImageSource, load_image
-from cliplib.encoders.checkpoint import (
-    fill_batch,
-    find_checkpoint,
-    fingerprint_of,
-    loading,
-)
-from cliplib.encoders.encoder import Encoder
+from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
+from cliplib.encoders.encoder import Encoder, fill_batch
 from cliplib.encoders.readouts import BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)

@@ -237,6 +237,16 @@ def check_made(table: Any, encoder: object) -> None:
         )
 
 
+def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """Append images of zeros to n images, (n, 3, h, w), until there are `size`.
+
+    Encoders compute batches of one size only, since torch rounds differently by the
+    number of rows: an image's features must not depend on how many are beside it.
+    """
+    missing = max(0, size - len(pixels))
+    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
+
+
 def _chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:
     """Return the cache given; for True that in the default file, for False None."""
     if isinstance(cache, bool):

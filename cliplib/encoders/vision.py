@@ -14,14 +14,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from cliplib.data.arrays import Features
 from cliplib.data.cache import FeatureCache
-from cliplib.encoders.checkpoint import (
-    fill_batch,
-    find_checkpoint,
-    fingerprint_of,
-    loading,
-)
+from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import Encoder
+from cliplib.encoders.encoder import Encoder, fill_batch
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
 # Entries of a configuration that do not change features.

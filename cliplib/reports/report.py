@@ -26,11 +26,7 @@ NEEDED = ("matplotlib", "seaborn", "typst", "skimage", "font_source_sans_pro")
 
 
 def report(
-    folder: Source,
-    out: str | os.PathLike[str],
-    *,
-    title: str = "",
-    **options: Any,
+    folder: Source, out: str | os.PathLike[str], *, title: str = "", **options: Any
 ) -> Findings:
     """Measure images; write page, PDF, tables and decision aid.
 
