@@ -47,7 +47,7 @@ PAIRS_AT_ONCE = 512  # whose detail is in memory together
 MAX_COLOUR_DIFFERENCE = 40  # of 255, between the tints of any two parts
 MAX_DRAWN_COLOUR_DIFFERENCE = 25  # likewise, of drawings
 MAX_GREY_TINT = 10  # likewise, of each part of a grey image
-MAX_GREY_SHIFT = 2  # of grey levels, on average, where a drawing became grey
+MAX_GREY_SHIFT = 4  # of grey levels, on average, where an image became grey
 
 # Icons that agree in most of their detail differ in one place, and by 160 grey levels
 # in most pairs. Copies differ nowhere by more than 72, drawings by 25, simple ones 15.
@@ -263,9 +263,9 @@ def _near_pairs(
 def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     """Return whether each pair, which agrees in detail, agrees in all else.
 
-    Both images must have the same tints, unless one of them is grey; and nowhere may
-    their grey levels differ much, but for brightness and contrast. Limits are narrower
-    for drawings and simple images, whose grey copies have the same grey levels.
+    Both images must have the same tints, unless one is grey and has the same grey
+    levels; and nowhere may their grey levels differ much, but for brightness and
+    contrast. Limits are narrower for drawings and simple images.
     """
     grey = records["grey"]
     rows_a = pairs["index_a"].to_numpy()
@@ -291,8 +291,7 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
         one_is_grey = strongest.min(axis=0) <= MAX_GREY_TINT
         has_same_tints = tint_difference <= max_colour[chosen]
         shift = np.abs(orient(grey[a]).astype(np.int16) - grey[b]).mean(axis=(1, 2))
-        may_be_greyed = ~(is_simple | is_drawn)[chosen] | (shift <= MAX_GREY_SHIFT)
-        has_same_tints |= one_is_grey & may_be_greyed
+        has_same_tints |= one_is_grey & (shift <= MAX_GREY_SHIFT)
         difference = [
             largest_difference(first, second, EVERYWHERE)
             for first, second in zip(orient(grey[a]), grey[b], strict=True)
