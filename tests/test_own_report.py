@@ -223,6 +223,16 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     assert found.wrong.value == pytest.approx(3 / 10)  # the first seven are discs
 
 
+def test_a_folder_without_shared_classes_is_refused_first(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "o" / "cat").mkdir(parents=True)
+    shutil.copy(home / "ward7" / "disc" / "disc0.png", tmp_path / "o" / "cat")
+    monkeypatch.setattr(module, "ClipEncoder", None)  # would raise
+    with pytest.raises(ValueError, match="has the classes cat, and none of disc"):
+        measure(home / "ward7", elsewhere=str(tmp_path / "o"))
+
+
 def test_another_folder_that_is_not_there_is_refused_first(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

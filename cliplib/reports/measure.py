@@ -130,7 +130,7 @@ def measure(folder: Source, **options: Any) -> Findings:
 def checked_dataset(request: Request) -> datasets.Dataset:
     """Return the images that are asked for; ValueError where they cannot be measured.
 
-    Also where the other folder is no data set, or the seed is no seed.
+    So it is where another folder shares no class with them, or the seed is no seed.
     """
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"seed={request.seed} must be from 0 to 2³² - 1.")
@@ -143,7 +143,12 @@ def checked_dataset(request: Request) -> datasets.Dataset:
             f"its own; there is only {classes[0]!r}."
         )
     if request.elsewhere:
-        load_dataset(request.elsewhere)  # it raises where there is none
+        theirs = load_dataset(request.elsewhere).features["label"].names
+        if not set(theirs) & set(classes):
+            raise ValueError(
+                f"{request.elsewhere} has the classes {', '.join(theirs)}, and none of "
+                f"{', '.join(classes)}: its folders must have the same names."
+            )
     return dataset
 
 
