@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
+from test_questions import table
 
 from cliplib import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
@@ -19,15 +20,6 @@ from cliplib.reports.methods import (
     plan_evaluation,
 )
 from study.learning_curve import learning_curve
-
-
-def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:
-    """Return two classes that a line separates, in groups of some images."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], groups_of_a_class * images)
-    features = rng.normal(size=(len(labels), 4)) + 4 * labels[:, None]
-    groups = np.repeat(np.arange(2 * groups_of_a_class), images)
-    return FeatureTable.from_arrays(features, labels, groups=groups, classes="ab")
 
 
 def methods_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> Methods:

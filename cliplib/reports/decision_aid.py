@@ -147,7 +147,7 @@ class DecisionAid:
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
         check_made(table, encoder)
-        encoder.columns_of(table.readout)
+        encoder.columns_of(table.readout)  # refuses what it cannot make
         rows = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
         training = table.select(rows[0])
         held_out = table.select(rows[1])
