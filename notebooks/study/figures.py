@@ -314,13 +314,14 @@ def draw_rows(
     ax: Axes,
     results: Sequence[dict[str, float]],
     offset: float = 0.0,
-    digits: int = 0,
+    written: str = "{:.0%}",
     **look: Any,
 ) -> None:
     """Draw shares one below the other, each with interval and value, in per cent.
 
     `results` have value, low and high; they stand at the heights 0, 1, ... plus
-    `offset`. Values stand to the left of the interval if the offset is negative.
+    `offset`. Values stand to the left of the interval if the offset is negative; they
+    are `written` as this format says, without its sign for per cent.
     """
     side = -1 if offset < 0 else 1
     for y, result in enumerate(results):
@@ -328,7 +329,7 @@ def draw_rows(
         error = [[value - low], [high - value]]
         ax.errorbar(value, y + offset, xerr=error, fmt="o", **look)
         ax.annotate(
-            f"{value:.{digits}f}",
+            written.format(result["value"]).removesuffix("%"),
             (low if side < 0 else high, y + offset),
             (4 * side, -2.5),
             textcoords="offset points",
