@@ -85,6 +85,23 @@ def test_all_claims_hold_for_the_committed_results(report: Report) -> None:
     assert len(ids) == len(set(ids)) and set(ids) == set(conditions) - {"names"}
 
 
+MEASURED = re.compile(r"#(?:pct|gap|fixed|ci|count|points)\(")
+"""What prints a measured number in the text."""
+
+
+def test_no_paragraph_has_more_than_five_measured_numbers() -> None:
+    crowded = []
+    for path in sorted((ROOT / "report" / "sections").glob("*.typ")):
+        paragraphs = re.split(r"\n\s*\n|\n(?=[-+] )", path.read_text("utf-8"))
+        prose = [part for part in paragraphs if not part.lstrip().startswith("#let")]
+        crowded += [
+            f"{path.name}: {part.strip()[:60]}"
+            for part in prose
+            if len(MEASURED.findall(part)) > 5 and "table(" not in part
+        ]
+    assert crowded == []
+
+
 def test_settings_that_the_text_reads_from_the_code_are_found() -> None:
     text = (ROOT / "report" / "sections" / "2_background.typ").read_text("utf-8")
     settings = re.findall(r'#setting\("([\w.]+)", "(.+?)"\)', text)
