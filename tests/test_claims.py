@@ -193,6 +193,11 @@ CONTRARY = {
         NOTHING,
     ),
     "4-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
+    "4-without-tumour": (
+        'cell("crop_states", "balanced, series B", "mini", "tumour erased").low',
+        0.45,
+    ),
+    "4-believe": ("series.results.whole.without_mr.mr_glioma.high", 0.6),
     "4-own-files": (
         'cell("series_originals", "balanced, series B", "fold", "cropped", "all")',
         metric(0.72, 0.66, 0.78),
@@ -245,6 +250,7 @@ CONTRARY = {
     "6-patients": (FALL, NOTHING),
     "6-sources": ("sequence.gap.all", NOTHING),
     "6-series": (f"{OPPOSITE}.low", 0.6),
+    "6-tumour": ("crop.erased.used.meningioma", NOTHING),
     "6-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "6-elsewhere": ("new_tumours.sensitivity.high", 0.98),
 }
