@@ -197,7 +197,6 @@ CONTRARY = {
         'cell("crop_states", "balanced, series B", "mini", "tumour erased").low',
         0.45,
     ),
-    "4-believe": ("series.results.whole.without_mr.mr_glioma.high", 0.6),
     "4-own-files": (
         'cell("series_originals", "balanced, series B", "fold", "cropped", "all")',
         metric(0.72, 0.66, 0.78),
