@@ -71,6 +71,13 @@ def test_an_actor_gives_every_image_a_row(
     assert (made_by["readout"], made_by["hashes"]) == ("dinov2", image_hash.name)
 
 
+def test_an_actor_takes_the_readout_of_encode_by_default(
+    checkpoint: Path, image_folder: Callable[..., Path]
+) -> None:
+    actor = BatchEncoder(load_dataset(image_folder(n=1)), str(checkpoint), "")
+    assert json.loads(actor.made_by)["readout"] == "deep"
+
+
 @pytest.fixture
 def encoded(checkpoint: Path, image_folder: Callable[..., Path]) -> Path:
     """A folder as of `encode`: 61 images of three classes, in two files."""

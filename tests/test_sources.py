@@ -66,6 +66,14 @@ def assert_same(found: FeatureTable, expected: FeatureTable) -> None:
             assert one.splits[row] in two.splits[alike]
 
 
+def test_a_table_row_without_a_file_is_named(folder):
+    frame = as_frame(folder)
+    frame.loc[2, "file"] = ""
+    frame.to_csv(folder / "files.csv", index=False)
+    with pytest.raises(ValueError, match=r"files\.csv names no file in its row 3"):
+        load_dataset(folder / "files.csv")
+
+
 def test_a_table_of_files_is_a_source(folder, tiny, expected, tmp_path):
     frame = as_frame(folder)
     frame.to_csv(folder / "files.csv", index=False, sep=";")

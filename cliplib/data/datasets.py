@@ -167,6 +167,12 @@ def _of_table(
         }
     )
     known = known.map(_text)
+    unnamed = np.flatnonzero(known["id"] == "")
+    if len(unnamed):
+        raise ValueError(
+            f"The table {place.name} names no file in its row {unnamed[0] + 1}: give "
+            "one, or leave the row out."
+        )
     paths = [place.parent / name for name in known["id"]]
     return _Listed(_undecoded(paths), known, place.name, "table")
 

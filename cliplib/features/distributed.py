@@ -36,13 +36,14 @@ class BatchEncoder:
     dataset
         The images, as `load_dataset` gives them.
     model, readout
-        What `load_encoder` takes, and one of the encoder's readouts.
+        What `load_encoder` takes, and one of the encoder's readouts; "" is the last.
     """
 
     def __init__(self, dataset: datasets.Dataset, model: str, readout: str) -> None:
         self.dataset = dataset
         self.encoder = load_encoder(model)
         self.encoder.cache = None
+        readout = readout or self.encoder.readouts[-1]
         self.columns = self.encoder.columns_of(readout)
         about = {"readout": readout, "hashes": image_hash.name}
         # The column "encoder": rows with the same text were made in the same way.
@@ -77,7 +78,7 @@ def encode_with_ray(
     output: str,
     *,
     model: str = "",
-    readout: str = "pooled",
+    readout: str = "",
     actors: int = 2,
     **columns: str,
 ) -> None:
@@ -97,7 +98,8 @@ def encode_with_ray(
         by which near-duplicates are found), encoder (what made the row, as JSON) and
         error (why it cannot be read, or "").
     model, readout
-        What `load_encoder` takes, and one of the encoder's readouts.
+        What `load_encoder` takes, and one of the encoder's readouts; by default the
+        last one, as in `cliplib.encode`.
     actors
         Processes that encode at once.
 

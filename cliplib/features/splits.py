@@ -82,8 +82,7 @@ def stratified_subset(
         raise ValueError(
             f"limit={limit!r} must be a whole number: about so many images, 0 for all."
         )
-    if not isinstance(seed, Integral):
-        raise ValueError(f"seed={seed!r} must be a whole number.")
+    _check_seed(seed)
     rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
     if limit == 0 or limit >= len(rows):
         return np.arange(len(rows))
@@ -93,6 +92,12 @@ def stratified_subset(
     n_kept_of_stratum = np.maximum(2, limit * strata.transform("size") // len(rows))
     place_in_stratum = strata.cumcount()  # from 0
     return np.sort(shuffled.index[place_in_stratum < n_kept_of_stratum])
+
+
+def _check_seed(seed: int) -> None:
+    """Raise ValueError if a seed is no whole number."""
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed={seed!r} must be a whole number.")
 
 
 def group_train_test_split(
@@ -112,8 +117,10 @@ def group_train_test_split(
     Raises
     ------
     ValueError
-        Where a class has a single group, or no such split was found.
+        Where a class has a single group, no such split was found, or `seed` is no whole
+        number.
     """
+    _check_seed(seed)
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))  # numbers from 0
     check_number_of_groups(labels, group_of_row, 2, "to hold some out")
@@ -200,9 +207,10 @@ def fold_numbers(
     Raises
     ------
     ValueError
-        Where a class has fewer groups than there are folds, or a group is in two
-        published folds.
+        Where a class has fewer groups than there are folds, a group is in two published
+        folds, or `seed` is no whole number.
     """
+    _check_seed(seed)
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))
     check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
