@@ -171,11 +171,10 @@ def report(source: str, out: str, fail_on: str = "never", **options: Any) -> int
     """
     from cliplib.reports.data_warnings import check_threshold
     from cliplib.reports.report import WRITTEN
-    from cliplib.reports.report import report as write
     from cliplib.reports.verdict import verdict
 
     check_threshold(fail_on)
-    findings = write(source, out, **options)
+    findings = cliplib.report(source, out, **options)
     judged = verdict(findings)
     print(judged)
     names = ", ".join(str(Path(out, name)) for name in WRITTEN)
@@ -212,8 +211,8 @@ def classify(
     The answers are a table for spreadsheets (CSV) and a page to look at (HTML).
     """
     from cliplib.data.files import replacing
+    from cliplib.reports.aid_answers import write_csv, write_html
     from cliplib.reports.decision_aid import DecisionAid
-    from cliplib.reports.sheet import write_csv, write_html
 
     missing = [name for name in (*files, images or ".") if not os.path.exists(name)]
     if missing:
@@ -255,7 +254,7 @@ def _answer_lines(rows: pd.DataFrame) -> pd.Series:
 
     Such as "a.jpg: cat (a training image)", or "b.jpg: no answer, uncertain".
     """
-    from cliplib.reports.sheet import is_training_image
+    from cliplib.reports.aid_answers import is_training_image
 
     # `where` keeps the class where the condition holds.
     answers = rows["class"].where(~rows["abstained"], "no answer, " + rows["reason"])

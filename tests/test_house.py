@@ -273,7 +273,7 @@ sys.addaudithook(refuse)
 from cliplib import ClipEncoder, DecisionAid, LinearProbe, MLPProbe
 from cliplib import audit_dataset, encode, evaluate, search
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.reports.sheet import write_html
+from cliplib.reports.aid_answers import write_html
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 ClipEncoder()  # the embedded one

@@ -50,13 +50,13 @@ from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, Request
 from cliplib.reports.measure import encode_images, measure, who_belongs_together
-from cliplib.reports.record import answers_table, made, record
 from cliplib.reports.report import (
     WRITTEN,
     check_extra,
     check_no_other_files,
     write_report,
 )
+from cliplib.reports.report_data import answers_table, made, record
 from cliplib.reports.verdict import WORDS, verdict
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
@@ -515,7 +515,7 @@ def test_programs_read_the_verdict_as_the_schema_says(
 def test_versions_are_told_without_what_a_build_adds(
     findings: Findings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliplib.reports.record.version", lambda _: "2.9.0+cpu")
+    monkeypatch.setattr("cliplib.reports.report_data.version", lambda _: "2.9.0+cpu")
     assert made(findings)["torch"] == "2.9.0"
 
 

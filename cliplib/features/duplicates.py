@@ -167,11 +167,10 @@ def _pairs(
     # An unreadable image has no digest.
     rows = np.flatnonzero(records["digest"] != b"")
     images = pd.DataFrame({"digest": records["digest"][rows], "index": rows})
-    is_a = images["index"] < len(records_a)
-    if is_within:
-        # The first of several images of the same pixels stands for all of them: the
-        # others are paired with it alone.
-        is_a = ~images["digest"].duplicated()
+    # Within a collection the first of several images of the same pixels stands for all
+    # of them: the others are paired with it alone.
+    is_first = ~images["digest"].duplicated()
+    is_a = is_first if is_within else images["index"] < len(records_a)
     same_pixels = images[is_a].merge(images[~is_a], on="digest", suffixes=("_a", "_b"))
     exact = same_pixels[["index_a", "index_b"]].assign(
         kind=_EXACT, orientation=_UPRIGHT, correlation=1.0

@@ -112,7 +112,7 @@ class LogisticProblem:
         # for all axes that are left out.
         scale_off_axes = scales[-2]  # s
         extra_scales = scales - scale_off_axes
-        first = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
+        first_weights = np.column_stack([self._to_basis(start[:, :-1]), start[:, -1]])
 
         def precondition(weights: Floats) -> Floats:
             """Return P w for each row w of weights (k, d + 1)."""
@@ -125,7 +125,7 @@ class LogisticProblem:
 
             Both are flat: the weights of all classes, one class after another.
             """
-            weights = first + precondition(z.reshape(first.shape))
+            weights = first_weights + precondition(z.reshape(first_weights.shape))
             loss, gradient = self._mean_log_loss(weights)
             penalized = weights.copy()
             penalized[:, -1] = 0  # intercepts are not
@@ -134,9 +134,9 @@ class LogisticProblem:
             return loss, precondition(gradient).ravel()
 
         # m: from how many of the last steps it estimates how the loss curves.
-        no_step = np.zeros(first.size)
+        no_step = np.zeros(first_weights.size)
         z, _, _ = fmin_l_bfgs_b(loss_and_gradient, no_step, m=20, pgtol=tol)
-        weights = first + precondition(z.reshape(first.shape))
+        weights = first_weights + precondition(z.reshape(first_weights.shape))
         return np.column_stack([self._from_basis(weights[:, :-1]), weights[:, -1]])
 
     def _mean_log_loss(self, weights: Floats) -> tuple[float, Floats]:

@@ -22,7 +22,7 @@ from cliplib.evaluation.intervals import Estimate
 from cliplib.reports import pictures, plots, tables
 from cliplib.reports.findings import Findings
 from cliplib.reports.pictures import Picture, small_jpeg
-from cliplib.reports.record import made
+from cliplib.reports.report_data import made
 from cliplib.reports.templates import FOLDER, TEMPLATES, filled, read_texts
 from cliplib.reports.verdict import Verdict, verdict
 

@@ -12,11 +12,11 @@ from cliplib.data.datasets import Source
 from cliplib.data.files import replacing
 from cliplib.data.wording import listing
 from cliplib.inspection.published_split import corrected_splits
+from cliplib.reports.aid_answers import write_csv
 from cliplib.reports.aid_folder import check_aid_can_be_saved
 from cliplib.reports.findings import Findings
 from cliplib.reports.measure import measure
-from cliplib.reports.record import answers_table, copies_table, record
-from cliplib.reports.sheet import write_csv
+from cliplib.reports.report_data import answers_table, copies_table, record
 from cliplib.reports.verdict import verdict
 
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")

@@ -21,8 +21,8 @@ from test_decision_aid import PROBE, clouds
 
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.encode import encode
+from cliplib.reports.aid_answers import write_csv, write_html
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.sheet import write_csv, write_html
 
 HOSTILE = (
     "</td><script>alert(1)</script>",
@@ -117,7 +117,9 @@ def test_heat_maps_are_drawn_on_request_only(
     write_html(rows, tmp_path / "a.html", aid, folder, heat_maps=True)
     page = page_of(tmp_path / "a.html")
     assert len(page("img", alt="heat map")) == 3 and "The redder" in page.text
-    monkeypatch.setattr("cliplib.reports.sheet.draw_heat_maps", None)  # would raise
+    monkeypatch.setattr(
+        "cliplib.reports.aid_answers.draw_heat_maps", None
+    )  # would raise
     write_html(rows, tmp_path / "a.html", aid, folder)
     page = page_of(tmp_path / "a.html")
     assert "heat map" not in page.text and not page("img", alt="heat map")

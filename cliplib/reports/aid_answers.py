@@ -111,7 +111,7 @@ def write_html(
         if heat_maps and is_readable:
             answer["heat_map"] = _heat_map(aid, source, answer["class"])
     counts = rows["reason"].replace("", "answered").value_counts()
-    page = TEMPLATES.get_template("sheet.html").render(
+    page = TEMPLATES.get_template("aid_answers.html").render(
         counts=", ".join(f"{count} {reason}" for reason, count in counts.items()),
         aid=aid,
         answers=answers,
