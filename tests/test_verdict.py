@@ -18,7 +18,7 @@ from cliplib.data.arrays import Floats, Ints
 from cliplib.evaluation.intervals import Estimate, clopper_pearson
 from cliplib.inspection.lookalikes import MOST_GROUPS, LookAlikes
 from cliplib.inspection.published_split import PublishedSplit
-from cliplib.inspection.shortcuts import Shortcut
+from cliplib.inspection.shortcuts import NOT_MEASURED, Shortcut
 from cliplib.inspection.subgroups import Subgroup
 from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports import data_warnings
@@ -86,15 +86,22 @@ def methods(
     )
 
 
-def shortcut(reached: Estimate, name: str = "border") -> Shortcut:
-    """Return a probe that sees no object and reaches this part of CLIP's gain."""
+def shortcut(
+    reached: Estimate, name: str = "camera", cost: Estimate = NOT_MEASURED
+) -> Shortcut:
+    """Return a probe that sees no object and reaches this part of CLIP's gain.
+
+    `cost` is what CLIP's probe loses when it is swapped.
+    """
     return Shortcut(
         name=name,
         accuracy=Estimate(0.9, 0.85, 0.94),
         balanced=Estimate(0.9, 0.85, 0.94),
         share_of_gain=reached,
-        auroc={"glass": Estimate(0.9, 0.85, 0.94), "metal": Estimate(0.9, 0.85, 0.94)},
+        best_told=0,
+        auroc=0.9,
         examples={"glass": [0, 1], "metal": [2, 3]},
+        swap_cost=cost,
     )
 
 
@@ -187,16 +194,17 @@ def test_each_kind_of_warning_weighs_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("reached", "name", "stops"),
     [
-        (Estimate(1.0, 0.95, 1.05), "border", True),
+        (Estimate(1.0, 0.95, 1.05), "size", True),
         (Estimate(0.93, 0.85, 1.0), "camera", True),  # 90% where CLIP has 93
-        (Estimate(0.75, 0.65, 0.9), "border", True),
-        (Estimate(0.74, 0.7, 0.9), "border", False),
-        (Estimate(0.85, 0.64, 1.0), "border", False),  # too few images to say so
+        (Estimate(0.75, 0.65, 0.9), "camera", True),
+        (Estimate(0.74, 0.7, 0.9), "camera", False),
+        (Estimate(0.85, 0.64, 1.0), "camera", False),  # too few images to say so
+        (Estimate(1.0, 0.95, 1.05), "border", False),  # nobody knows if it is used
         (Estimate(1.0, 0.95, 1.05), "thumbnail", False),  # colour is often content
-        (Estimate(float("nan"), float("nan"), float("nan")), "border", False),
+        (Estimate(float("nan"), float("nan"), float("nan")), "camera", False),
     ],
 )
-def test_a_shortcut_stops_the_word_where_it_reaches_clips_gain(
+def test_a_field_of_files_stops_the_word_where_it_reaches_clips_gain(
     reached: Estimate, name: str, stops: bool
 ) -> None:
     warning = one(data_warnings.of_shortcuts, shortcuts=[shortcut(reached, name)])
@@ -205,51 +213,40 @@ def test_a_shortcut_stops_the_word_where_it_reaches_clips_gain(
 
 
 @pytest.mark.parametrize(
-    ("name", "area", "stops"),
+    ("reached", "cost", "stops"),
     [
-        ("left edge", Estimate(0.96, 0.91, 0.98), True),
-        ("left edge", Estimate(0.92, 0.86, 0.96), False),
-        ("left edge", Estimate(0.96, 0.84, 1.0), False),  # too few images to say so
-        ("thumbnail", Estimate(1.0, 0.95, 1.0), False),
-        (
-            "size",
-            Estimate(1.0, 0.95, 1.0),
-            False,
-        ),  # values of one class are named anyway
+        (0.5, Estimate(0.1, 0.01, 0.19), True),
+        (0.5, Estimate(0.09, 0.03, 0.15), False),  # neither strong nor much used
+        (0.5, Estimate(0.2, 0.0, 0.4), False),  # too few images to say so
+        (0.8, Estimate(0.03, 0.01, 0.05), True),  # it may be all that CLIP sees
+        (1.0, Estimate(0.01, -0.01, 0.03), False),  # it only goes with the classes
     ],
 )
-def test_a_shortcut_to_one_class_of_three_stops_the_word(
-    name: str, area: Estimate, stops: bool
+def test_a_swap_that_costs_something_stops_the_word(
+    reached: float, cost: Estimate, stops: bool
 ) -> None:
-    labels = np.repeat([0, 1, 2], 60)
-    classes = ("glass", "metal", "paper")
-    of_three = evaluate(labels, np.eye(3)[labels] * 0.7 + 0.1, classes)
-    areas = {
-        "glass": area,
-        "metal": Estimate(0.6, 0.5, 0.7),
-        "paper": Estimate(0.5, 0.4, 0.6),
-    }
-    weak = replace(shortcut(Estimate(0.6, 0.5, 0.7), name), auroc=areas)
-    three = replace(methods(), evaluations={LINEAR: of_three})
-    warning = one(data_warnings.of_shortcuts, shortcuts=[weak], methods=three)
+    edge = shortcut(Estimate(reached, reached - 0.1, 1), "left edge", cost)
+    warning = one(data_warnings.of_shortcuts, shortcuts=[edge])
+    assert (warning is not None) == stops
     assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
-    if warning:
-        assert warning.evidence["class"] == "glass" and warning.rows == [0, 1]
-        assert "tells glass from the other classes" in warning.message
-        assert "92% of what CLIP gains" in warning.message
 
 
-def test_the_strongest_shortcut_is_named_in_message_and_sentence() -> None:
-    both = [
-        shortcut(Estimate(1, 0.9, 1.1)),
-        shortcut(Estimate(0.9, 0.8, 1), name="top edge"),
+def test_the_most_used_shortcut_is_named_in_message_and_sentence() -> None:
+    share = Estimate(1, 0.9, 1.1)
+    three = [
+        shortcut(share, "format"),
+        shortcut(share, "top edge", Estimate(0.1, 0.05, 0.15)),
+        shortcut(share, "brightness", Estimate(0.3, 0.2, 0.4)),
     ]
-    warning = one(data_warnings.of_shortcuts, shortcuts=both)
+    warning = one(data_warnings.of_shortcuts, shortcuts=three)
     assert warning is not None and warning.severity == "high"
-    assert warning.evidence["name"] == "border" and warning.rows == [0, 1, 2, 3]
-    assert "the border tells" in warning.message and "top edge" in warning.message
+    assert warning.evidence["name"] == "brightness" and warning.rows == [0, 1, 2, 3]
+    assert "uses the brightness (in the whole picture)" in warning.message
+    assert "falls by 30 points (20 to 40)" in warning.message
+    assert "also differ by top edge and format" in warning.message
+    assert warning.evidence["cost_low"] == 0.2
     said = sentence("Perhaps", methods(), [warning], DECLARED)
-    assert "if the border gives their classes away" in said
+    assert "if the brightness gives their classes away" in said
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def _border(pixels: Floats) -> Floats:
     return np.ravel(numbers)
 
 
-def _sharpness(grey: Image.Image) -> Floats:
+def sharpness(grey: Image.Image) -> Floats:
     """Return the focus of an image at its size, a half and a quarter of it, (3,).
 
     It is the logarithm of the variance of the Laplacian.
@@ -110,7 +110,7 @@ def _statistics(image: Image.Image) -> dict[str, Floats]:
     found = {name: _patch(image, place) for name, place in PATCHES.items()}
     found["border"] = _border(pixels)
     found["brightness"] = np.array([levels.mean(), levels.std()])
-    found["sharpness"] = _sharpness(grey)
+    found["sharpness"] = sharpness(grey)
     found["block edges"] = np.array([_blockiness(levels)])
     found["colour moments"] = _moments(pixels)
     found["thumbnail"] = _squares(image, 2 * PATCH_SIDE)

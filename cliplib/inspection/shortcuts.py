@@ -21,7 +21,7 @@ from cliplib.data.arrays import Floats, Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.image import ImageSource
 from cliplib.data.threads import one_thread
-from cliplib.evaluation.intervals import Estimate, newcombe
+from cliplib.evaluation.intervals import Estimate
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
@@ -42,6 +42,9 @@ MOST_VALUES = 20
 """Of a field's values, the most frequent have a column each."""
 
 
+NOT_MEASURED = Estimate(np.nan, np.nan, np.nan)
+
+
 @dataclass(frozen=True, eq=False)
 class Shortcut:
     """How well a probe does that sees no object.
@@ -56,24 +59,25 @@ class Shortcut:
         classes.
     share_of_gain
         What part it reaches of CLIP's gain in balanced accuracy over chance.
-    auroc
-        By class, the area under the ROC curve against all others, by Newcombe's method
-        with the groups.
+    best_told, auroc
+        The class that it tells best from all others, as its number, and the area under
+        the ROC curve of that.
     examples
         By class, rows of two images at most of which the probe is surest, and right.
+    swap_cost
+        How much of the probability of the right class CLIP's probe loses when this is
+        that of an image of another class; NaN where that was not measured: see
+        `cliplib.inspection.swaps`.
     """
 
     name: str
     accuracy: Estimate
     balanced: Estimate
     share_of_gain: Estimate
-    auroc: Mapping[str, Estimate]
+    best_told: int
+    auroc: float
     examples: Mapping[str, list[int]]
-
-    @property
-    def decides(self) -> bool:
-        """Whether such a probe may stop the verdict's word; colour is often content."""
-        return self.name not in COLOURS
+    swap_cost: Estimate = NOT_MEASURED
 
     @property
     def place(self) -> str:
@@ -135,12 +139,17 @@ def probe_shortcuts(
     for name, probabilities in proba.items():
         found = _evaluated(table, probabilities.argmax(axis=1), seed)
         balanced = found.estimate("balanced_accuracy")
+        areas = [
+            roc_auc_score(table.labels == label, probabilities[:, label])
+            for label in range(len(table.classes))
+        ]
         shortcut = Shortcut(
             name=name,
             accuracy=found.estimate("accuracy"),
             balanced=balanced,
             share_of_gain=share_of_gain(balanced, of_clip, chance),
-            auroc=_areas(table, probabilities),
+            best_told=int(np.argmax(areas)),
+            auroc=max(areas),
             examples=_surest(table, probabilities),
         )
         shortcuts.append(shortcut)
@@ -164,8 +173,8 @@ def _inputs(
 
 
 def strongest(shortcuts: Sequence[Shortcut]) -> Shortcut | None:
-    """Return the first that decides, of those sorted; None where there is none."""
-    return next((shortcut for shortcut in shortcuts if shortcut.decides), None)
+    """Return the first of those sorted that is no colour; None where there is none."""
+    return next((one for one in shortcuts if one.name not in COLOURS), None)
 
 
 def _strength(shortcut: Shortcut) -> tuple[float, float]:
@@ -202,21 +211,9 @@ def share_of_gain(reached: Estimate, of_clip: Estimate, chance: float) -> Estima
     It is NaN where no gain of CLIP is shown.
     """
     if of_clip.low <= chance:
-        return Estimate(np.nan, np.nan, np.nan)
+        return NOT_MEASURED
     gain = of_clip.value - chance
     return Estimate(*((end - chance) / gain for end in reached))
-
-
-def _areas(table: FeatureTable, proba: Floats) -> dict[str, Estimate]:
-    """Return the area under the ROC curve of each class against all others."""
-    areas = {}
-    for label, name in enumerate(table.classes):
-        is_class = table.labels == label
-        n_groups = len(np.unique(table.groups[is_class]))
-        n_others = len(np.unique(table.groups[~is_class]))
-        area = roc_auc_score(is_class, proba[:, label])
-        areas[name] = Estimate(area, *newcombe(area, n_groups, n_others).tolist())
-    return areas
 
 
 def _surest(table: FeatureTable, proba: Floats) -> dict[str, list[int]]:

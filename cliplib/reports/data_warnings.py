@@ -14,7 +14,7 @@ from typing import Any
 from cliplib.evaluation.intervals import Estimate
 from cliplib.inspection.lookalikes import MOST_GROUPS
 from cliplib.inspection.published_split import BY_GROUP, PUBLISHED
-from cliplib.inspection.shortcuts import Shortcut, share_of_gain
+from cliplib.inspection.shortcuts import COLOURS, Shortcut
 from cliplib.inspection.subgroups import CLUSTER, FORM
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
@@ -36,10 +36,10 @@ SHORTCUT = 0.75
 """The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
 SHORTCUT_LOW = 0.65
 """The same, at the lower end of its interval."""
-CLASS_SHORTCUT = 0.88
-"""The share of CLIP's gain in AUROC from which on one may be all it sees of a class."""
-CLASS_SHORTCUT_LOW = 0.75
-"""The same, at the lower end of its interval."""
+SWAP_COST = 0.1
+"""The loss of probability from which on a probe uses what is swapped."""
+SHOWN_COST = 0.01
+"""The same at the lower end of its interval: enough where it may be all CLIP sees."""
 EXTERNAL_LOSS = 0.05
 """A loss of balanced accuracy on external images that matters."""
 FAIR_ACCURACY = 0.7
@@ -142,66 +142,45 @@ def of_too_few(f: Findings) -> Iterator[DataWarning]:
 
 
 def of_shortcuts(f: Findings) -> Iterator[DataWarning]:
-    """Say that something which shows no object tells the classes nearly as CLIP does.
+    """Say that the probe uses what shows no object, or that files tell the classes.
 
-    Shortcuts are sorted, the strongest first. Where none is strong, one may still tell
-    a single class.
+    Of pictures, those whose swap costs most come first.
     """
-    strong = [shortcut for shortcut in f.shortcuts if is_strong(shortcut)]
-    of_classes = shortcuts_of_classes(f.shortcuts, f.methods)
-    if strong:
-        first = strong[0]
-        evidence = {"accuracy": first.accuracy, "share_of_gain": first.share_of_gain}
-        rows = [row for of_class in first.examples.values() for row in of_class]
-        yield _warning_of_shortcuts(strong, evidence, rows)
-    elif of_classes:
-        first, name, share = of_classes[0]
-        of_class = {"class": name, "auroc": first.auroc[name], "share_of_gain": share}
-        alike = [other for other, class_name, _ in of_classes if class_name == name]
-        yield _warning_of_shortcuts(alike, of_class, first.examples[name])
-
-
-def _warning_of_shortcuts(
-    shortcuts: Sequence[Shortcut], evidence: Mapping[str, Any], rows: Sequence[int]
-) -> DataWarning:
-    """Return a warning of the first of some shortcuts, which names the others."""
-    first, *others = shortcuts
-    return warning_of(
+    near = [s for s in f.shortcuts if is_near(s) and s.name not in COLOURS]
+    least = 0 if near else SWAP_COST
+    used = [s for s in f.shortcuts if is_used(s, least)]
+    used.sort(key=lambda shortcut: shortcut.swap_cost.value, reverse=True)
+    of_files = [s for s in near if s.place == "in the file"]
+    if not used and not of_files:
+        return
+    first = (used + of_files)[0]
+    others = [s.name for s in used + near if s is not first]
+    evidence = {
+        "name": first.name,
+        "place": first.place,
+        "accuracy": first.accuracy,
+        "share_of_gain": first.share_of_gain,
+    }
+    if used:
+        evidence["cost"] = first.swap_cost
+    yield warning_of(
         "shortcut",
-        {"name": first.name, "place": first.place, **evidence},
-        rows=rows,
-        others=[other.name for other in others[:MOST_FILES]],
+        evidence,
+        rows=[row for of_class in first.examples.values() for row in of_class],
+        others=list(dict.fromkeys(others))[:MOST_FILES],
     )
 
 
-def is_strong(shortcut: Shortcut) -> bool:
-    """Tell whether a shortcut may be all that CLIP sees; colour, often content, not."""
+def is_used(shortcut: Shortcut, least: float) -> bool:
+    """Tell whether its swap costs so much at least, and is shown to cost something."""
+    cost = shortcut.swap_cost
+    return cost.value >= least and cost.low >= SHOWN_COST
+
+
+def is_near(shortcut: Shortcut) -> bool:
+    """Tell whether a shortcut may be all that CLIP sees."""
     reached = shortcut.share_of_gain
-    is_near = reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
-    return shortcut.decides and is_near
-
-
-def shortcuts_of_classes(
-    shortcuts: Sequence[Shortcut], methods: Methods
-) -> list[tuple[Shortcut, str, Estimate]]:
-    """Return what in a picture tells one class of several nearly as CLIP does.
-
-    With it come the class, and the share of CLIP's gain in the area under the ROC curve
-    of the class against all others, the largest first. Of two classes both areas are
-    the same, and the balanced accuracy tells as much.
-    """
-    areas_of_clip = methods.evaluations[methods.best].by_class("auroc")
-    if len(areas_of_clip) < 3:
-        return []
-    found = []
-    for shortcut in shortcuts:
-        if not shortcut.decides or shortcut.place == "in the file":
-            continue
-        for name, area in shortcut.auroc.items():
-            share = share_of_gain(area, areas_of_clip[name], chance=0.5)
-            if share.value >= CLASS_SHORTCUT and share.low >= CLASS_SHORTCUT_LOW:
-                found.append((shortcut, name, share))
-    return sorted(found, key=lambda one: one[2].value, reverse=True)
+    return reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
 
 
 def of_one_class_values(f: Findings) -> Iterator[DataWarning]:

@@ -33,6 +33,7 @@ from cliplib.inspection.maps import heat_maps
 from cliplib.inspection.published_split import evaluate_published_split
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.subgroups import find_subgroups
+from cliplib.inspection.swaps import measure_swaps
 from cliplib.inspection.training_overlap import TrainingOverlap, find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
@@ -91,6 +92,9 @@ def measure(folder: Source, **options: Any) -> Findings:
     cache = encoder.cache
     audit = audit_dataset(dataset, copies=request.copies, table=table, cache=cache)
     aid = make_aid(request, encoder, images.names, methods)
+    shortcuts = probe_shortcuts(
+        table, images.files, methods.predicted, cache=cache, **draws
+    )
     erased = None
     if boxes:
         files = images.files
@@ -103,8 +107,8 @@ def measure(folder: Source, **options: Any) -> Findings:
         audit=audit,
         copies=rows_of_pairs(audit, table),
         methods=methods,
-        shortcuts=probe_shortcuts(
-            table, images.files, methods.predicted, cache=cache, **draws
+        shortcuts=measure_swaps(
+            shortcuts, probe, probe_table, encoder, images.files, **draws
         ),
         one_class_values=values_of_one_class(images.facts, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **draws),

@@ -55,12 +55,17 @@ def of_merged(findings: Findings) -> pd.DataFrame:
 
 
 def of_shortcuts(findings: Findings) -> pd.DataFrame:
-    """Return how far probes get that see no object."""
+    """Return how far probes get that see no object, and what swaps cost CLIP's."""
+    columns = ["where", "right", "part of CLIP's gain over chance", "lost if swapped"]
     rows = {
-        shortcut.name: [shortcut.place, shortcut.accuracy, shortcut.share_of_gain]
+        shortcut.name: [
+            shortcut.place,
+            shortcut.accuracy,
+            shortcut.share_of_gain,
+            shortcut.swap_cost,
+        ]
         for shortcut in findings.shortcuts
     }
-    columns = ["where", "right", "part of CLIP's gain over chance"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 

@@ -1,9 +1,10 @@
 """How often is a folder alarmed in which nothing was planted? Pairs of classes.
 
-``python tests/benchmarks/pairs.py --data DATA`` draws ten pairs of classes of each of
-six collections, none of a class that `verdict.py` confirms with, and writes what
-``cliplib report`` says of each pair: no threshold was chosen on them. What was measured
-is kept, so a run that was stopped goes on.
+``python tests/benchmarks/pairs.py --data DATA`` draws pairs of classes of each of six
+collections, none of a class that `verdict.py` confirms with, and writes what
+``cliplib report`` says of each pair. Rules were chosen with the first ten of three
+collections in view, and with none of the second ten. What was measured is kept, so a
+run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
 import numpy as np
 import pandas as pd
 from folders import HALVED, Folder, collection, folders, write
+from verdict import most_used
 
 from cliplib.inspection.shortcuts import strongest
 from cliplib.reports import measure as module
@@ -37,8 +39,11 @@ FEWEST = 30
 """Classes of fewer groups are left out."""
 
 
-def drawn_pairs(name: str, data: Path) -> list[Folder]:
-    """Draw pairs of classes of a collection, as folders in which nothing is planted."""
+def drawn_pairs(name: str, data: Path, draw: int) -> list[Folder]:
+    """Draw pairs of classes of a collection, as folders in which nothing is planted.
+
+    The second draw, of number 1, has none of the first.
+    """
     table = collection(name, data, "development")
     confirmed = [f.classes for f in folders("confirmation") if f.collection == name]
     shown = set() if name in HALVED else set(", ".join(confirmed).split(", "))
@@ -48,12 +53,12 @@ def drawn_pairs(name: str, data: Path) -> list[Folder]:
     np.random.default_rng(1).shuffle(pairs)
     return [
         Folder("development", "clean", name, ", ".join(pair), str(N_IMAGES), 1, 0, "")
-        for pair in pairs[:N_PAIRS]
+        for pair in pairs[draw * N_PAIRS : (draw + 1) * N_PAIRS]
     ]
 
 
 def measured_row(folder: Folder, place: Path) -> dict[str, Any]:
-    """Report on a folder: its word, warnings, and the strongest shortcut."""
+    """Report on a folder: its word, warnings, strongest and most used shortcut."""
     with patch.object(module, "explain_errors"):  # no word depends on heat maps
         findings = module.measure(place)
     said = verdict(findings)
@@ -69,6 +74,7 @@ def measured_row(folder: Folder, place: Path) -> dict[str, Any]:
         "shortcut": shortcut.name,
         "shortcut_share": shortcut.share_of_gain.value,
         "shortcut_low": shortcut.share_of_gain.low,
+        **most_used(findings.shortcuts),
     }
 
 
@@ -77,25 +83,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("CLIPLIB_DATA"))
     parser.add_argument("--out", default="build/pairs")
+    parser.add_argument("--collections", default="", help="a pattern; by default all")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     data = Path(given.data)
     out = Path(given.out)
     rows = []
-    for folder in [
-        folder for name in COLLECTIONS for folder in drawn_pairs(name, data)
-    ]:
+    drawn = [
+        (draw, folder)
+        for draw in range(2)
+        for name in COLLECTIONS
+        if re.search(given.collections, name)
+        for folder in drawn_pairs(name, data, draw)
+    ]
+    for draw, folder in drawn:
         place = out / re.sub(r"\W+", "-", f"{folder.collection} {folder.classes}")
         kept = place.with_suffix(".json")
         if not kept.exists():
             pictures, _ = folder.draw(data)
             write(pictures, place, np.random.default_rng(0))
-            kept.write_text(json.dumps(measured_row(folder, place), default=float))
+            row = {"draw": draw + 1, **measured_row(folder, place)}
+            kept.write_text(json.dumps(row, default=float))
         rows.append(json.loads(kept.read_text()))
         print(kept.read_text(), flush=True)
     table = pd.DataFrame(rows)
-    print(table.groupby("collection", sort=False)["word"].value_counts().to_string())
+    print(
+        table.groupby(["draw", "collection"], sort=False)["word"]
+        .value_counts()
+        .to_string()
+    )
     table.round(3).to_csv(out / "verdict_pairs.csv", index=False)
 
 

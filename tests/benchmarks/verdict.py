@@ -17,6 +17,7 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from folders import COPIES, PARTS, TRAPS, Folder, folders
 
 from cliplib.data.wording import percent, points
 from cliplib.features.encode import encode
-from cliplib.inspection.shortcuts import strongest
+from cliplib.inspection.shortcuts import Shortcut, strongest
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports import measure as module
 from cliplib.reports.data_warnings import external_loss
@@ -50,9 +51,9 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     Columns: what the folder is; word and accuracy that are stated; accuracy on `n_new`
     independent images, whether it lies in the stated interval, and how many are right
     in the sentence's range; what the aid answers, and how much of that is wrong;
-    warnings, whether the report is right, the strongest shortcut, how alike images are,
-    what was found of planted copies and wrong labels, or elsewhere; whether each peer
-    names a trap.
+    warnings, whether the report is right, the strongest shortcut, what costs most when
+    it is swapped, how alike images are, what was found of planted copies and wrong
+    labels, or elsewhere; whether each peer names a trap.
     """
     elsewhere = place / "elsewhere"
     # No word depends on heat maps, which take long.
@@ -97,11 +98,22 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
         "shortcut": shortcut.name,
         "shortcut_share": shortcut.share_of_gain.value,
         "shortcut_low": shortcut.share_of_gain.low,
+        **most_used(findings.shortcuts),
         "alike": findings.look_alikes.median_cosine,
         "found": what_was_found(folder, findings),
     }
     can_tell = folder.kind in HONEST or "trap" in folder.kind
     return row | (peers_name(findings, place) if peers and can_tell else {})
+
+
+def most_used(shortcuts: Sequence[Shortcut]) -> dict[str, Any]:
+    """Return the shortcut whose swap costs most, and what it costs."""
+    measured = [s for s in shortcuts if not np.isnan(s.swap_cost.value)]
+    most = max(measured, key=lambda s: s.swap_cost.value, default=None)
+    if most is None:
+        return {"swapped": "", "cost": np.nan, "cost_low": np.nan}
+    cost = most.swap_cost
+    return {"swapped": most.name, "cost": cost.value, "cost_low": cost.low}
 
 
 def is_right(folder: Folder, said: Verdict, findings: Findings, holds: bool) -> bool:

@@ -1,0 +1,206 @@
+"""Swaps, which show whether a probe uses what tells the classes without any object.
+
+That the corners of two classes differ does not show that a probe looks at corners. So
+images get the corner, the brightness or the sharpness of an image of another class, and
+for comparison that of an image of their own class: any swap costs something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageFilter
+from scipy.stats import ttest_rel
+
+from cliplib.data.arrays import Ints
+from cliplib.data.image import ImageSource, load_image
+from cliplib.encoders.encoder import Encoder
+from cliplib.evaluation.intervals import Estimate
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.image_statistics import (
+    BORDER_SHARE,
+    PATCH_SHARE,
+    PATCHES,
+    sharpness,
+)
+from cliplib.inspection.shortcuts import NOT_MEASURED, Shortcut
+from cliplib.probes.out_of_fold import fit_with_groups, table_folds
+
+TELLING = 0.8
+"""AUROC from which on a statistic tells a class so well that it is swapped."""
+MOST_STATISTICS = 2
+"""So many are swapped, those that tell a class best."""
+MOST_IMAGES = 60
+"""So many images get them at most, half of these of the class that is told best."""
+MOST_SIDE = 640
+"""Pixels of the longer side of images that are altered; CLIP sees fewer."""
+RADII = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.0, 6.0)
+"""Of the Gaussian blurs that are tried, in pixels."""
+
+Swap = Callable[[Image.Image, Image.Image], Image.Image]
+"""Returns the first of two RGB images with one statistic of the second."""
+
+
+def measure_swaps(
+    shortcuts: Sequence[Shortcut],
+    probe: Any,
+    table: FeatureTable,
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
+) -> list[Shortcut]:
+    """Measure whether a probe uses the statistics that tell a class best.
+
+    Each is swapped between images that the probe was not trained on, of the class that
+    it tells best and of all others. That is not done with fields of files.
+
+    Parameters
+    ----------
+    shortcuts
+        What `probe_shortcuts` returns.
+    probe
+        CLIP's; a copy of it is fitted in each fold.
+    table
+        In the probe's readout, with the groups that are kept together.
+    encoder
+        The one that made the table.
+    images
+        The files of the table's rows, (n,).
+    n_splits, seed
+        Of the folds; the seed is also that of the draw of images.
+
+    Returns
+    -------
+    list of Shortcut
+        The same in the same order, with their `swap_cost` where it was measured.
+    """
+    telling = [s for s in shortcuts if s.name in SWAPS and s.auroc >= TELLING]
+    # Of equal ones, those that change more of the image come first.
+    telling.sort(key=lambda s: (-round(s.auroc, 2), [*SWAPS].index(s.name)))
+    telling = telling[:MOST_STATISTICS]
+    if not telling:
+        return list(shortcuts)
+
+    @cache
+    def picture(row: int) -> Image.Image:
+        image = load_image(images[row])
+        image.thumbnail((MOST_SIDE, MOST_SIDE))
+        return image
+
+    folds = table_folds(table, n_splits, seed)
+    fits = [fit_with_groups(probe, table.select(train_rows)) for train_rows, _ in folds]
+    cost_of = {}
+    for shortcut in telling:
+        label = shortcut.best_told
+        swap = SWAPS[shortcut.name]
+        drawn = _draw(table, label, [test_rows for _, test_rows in folds], seed)
+        if not len(drawn):  # no fold has images of this class and of others
+            continue
+        altered = [
+            swap(picture(row), picture(donor))
+            for _, row, *donors in drawn
+            for donor in donors
+        ]
+        features = encoder.encode_images(altered, readout=table.readout, progress=False)
+        by_fit = [fit.predict_proba(features) @ (fit.classes_ == label) for fit in fits]
+        proba = np.reshape(by_fit, (len(fits), len(drawn), 2))
+        fold, row = drawn[:, :2].T
+        of_class = proba[fold, np.arange(len(drawn))]  # by the fit without that fold
+        is_class = table.labels[row, None] == label
+        alike, other = np.where(is_class, of_class, 1 - of_class).T
+        interval = ttest_rel(alike, other).confidence_interval()
+        cost_of[shortcut.name] = Estimate(np.mean(alike - other), *interval)
+    return [
+        replace(one, swap_cost=cost_of.get(one.name, NOT_MEASURED)) for one in shortcuts
+    ]
+
+
+def _draw(
+    table: FeatureTable, label: int, test_folds: Sequence[Ints], seed: int
+) -> Ints:
+    """Draw images of a class and as many of others, each with two donors of its fold.
+
+    Returns the fold and three rows of the table, (n, 4): an image, a donor of its own
+    class and one of another. No group has two images.
+    """
+    rng = np.random.default_rng(seed)
+    most = MOST_IMAGES // (2 * len(test_folds))
+    drawn: list[tuple[int, ...]] = []
+    for fold, test_rows in enumerate(test_folds):
+        order = rng.permutation(test_rows)
+        rows = order[~pd.Series(table.groups[order]).duplicated().to_numpy()]
+        of_class = rows[table.labels[rows] == label]
+        of_others = rows[table.labels[rows] != label]
+        for some, others in ((of_class, of_others), (of_others, of_class)):
+            trios = zip(some[:most], np.roll(some, 1), others, strict=False)
+            drawn += [(fold, *trio) for trio in trios]
+    return np.array(drawn)
+
+
+def paste_region(name: str, image: Image.Image, donor: Image.Image) -> Image.Image:
+    """Return an image with a corner, an edge or the border of another image.
+
+    As what tells the classes may reach further than the statistic, an edge is a strip
+    from corner to corner, and a corner twice as wide and high.
+    """
+    width, height = image.size
+    pasted = donor.resize(image.size, Image.Resampling.BICUBIC)
+    if name == "border":
+        border = max(1, round(BORDER_SHARE * min(image.size)))
+        inner = (border, border, width - border, height - border)
+        pasted.paste(image.crop(inner), inner)
+        return pasted
+    share = PATCH_SHARE if "edge" in name else 2 * PATCH_SHARE
+    x, y = PATCHES[name]
+    left, right = _span(x, share, width)
+    top, bottom = _span(y, share, height)
+    box = (left, top, right, bottom)
+    changed = image.copy()
+    changed.paste(pasted.crop(box), box)
+    return changed
+
+
+def _span(place: float, share: float, side: int) -> tuple[int, int]:
+    """Return where a region begins and ends on a side; an edge has all of it."""
+    extent = side if place == 0.5 else max(1, round(share * side))
+    start = round(place * (side - extent))
+    return start, start + extent
+
+
+def shift_brightness(image: Image.Image, donor: Image.Image) -> Image.Image:
+    """Return an image as bright, on average, as another image."""
+    levels = np.asarray(image.convert("L"), np.float64)
+    wanted = np.asarray(donor.convert("L"), np.float64)
+    shifted = np.asarray(image, np.float64) + wanted.mean() - levels.mean()
+    return Image.fromarray(np.clip(shifted, 0, 255).astype(np.uint8))
+
+
+def blur(image: Image.Image, donor: Image.Image) -> Image.Image:
+    """Return an image no sharper than another: as it is, or blurred until it is so."""
+    wanted = _sharpness(donor)
+    blurred = image
+    for radius in RADII:
+        if _sharpness(blurred) <= wanted:
+            break
+        blurred = image.filter(ImageFilter.GaussianBlur(radius))
+    return blurred
+
+
+def _sharpness(image: Image.Image) -> float:
+    """Return the sharpness of an RGB image at its own size."""
+    return float(sharpness(image.convert("L"))[0])
+
+
+SWAPS: dict[str, Swap] = {
+    "brightness": shift_brightness,
+    "sharpness": blur,
+    **{name: partial(paste_region, name) for name in ("border", *PATCHES)},
+}
+"""What swaps a statistic of a picture; those that change most of it come first."""
