@@ -280,7 +280,7 @@ ClipEncoder()  # the embedded one
 encoder = ClipEncoder(sys.argv[3])  # a quicker one
 table = encode(folder, encoder).with_readout("pooled")
 train, test = table.train_test_split()
-for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(networks=1, hidden=8)):
+for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(hidden=8)):
     save_probe(probe.fit(train.features, train.labels), out / "probe")
     proba = load_probe(out / "probe").predict_proba(test.features)
     evaluate(test.labels, proba, table.classes)

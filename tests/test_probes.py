@@ -44,7 +44,7 @@ from cliplib.probes.saving import load_probe, save_probe
 
 FAST = (
     LinearProbe(Cs=(0.01, 0.1, 1)),
-    MLPProbe(networks=2, hidden=16, learning_rate=0.02),
+    MLPProbe(hidden=16, learning_rate=0.02),
     KernelProbe(),
 )
 probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP", "kernel"])
@@ -66,7 +66,7 @@ ROUNDED = "check_methods_subset_invariance"
 @parametrize_with_checks(
     [
         LinearProbe(Cs=(0.1,)),
-        MLPProbe(networks=1, hidden=16, learning_rate=0.02),
+        MLPProbe(hidden=16, learning_rate=0.02),
         KernelProbe(),
     ]
 )
@@ -223,7 +223,7 @@ def test_threads_are_given_back(probe, sample, two_threads):
 
 def test_the_callers_random_numbers_stay_as_they_were(sample):
     state = torch.get_rng_state()
-    MLPProbe(networks=2, hidden=16).fit(*sample)
+    MLPProbe(hidden=16).fit(*sample)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -398,8 +398,9 @@ def test_groups_reach_the_inner_split(probe, sample, inner_splits):
         assert not np.isin(groups[held_out], groups[train]).any()
 
 
-def test_each_network_has_its_own_held_out_fifth(sample, inner_splits):
-    MLPProbe(networks=3, hidden=16, seed=7).fit(*sample)
+def test_a_network_of_another_seed_has_another_held_out_fifth(sample, inner_splits):
+    for seed in (7, 8, 9):
+        MLPProbe(hidden=16, seed=seed).fit(*sample)
     held_out = {tuple(rows) for _, rows in inner_splits}
     assert len(inner_splits) == len(held_out) == 3
     assert all(50 < len(rows) < 70 for rows in held_out)
@@ -420,7 +421,7 @@ def test_the_mlp_keeps_the_epoch_of_the_smallest_validation_loss(sample):
     X, y = sample
     losses = []
     for epochs in (1, 2, 4, 8, 60):
-        probe = MLPProbe(networks=1, hidden=64, learning_rate=0.02, max_epochs=epochs)
+        probe = MLPProbe(hidden=64, learning_rate=0.02, max_epochs=epochs)
         probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
         losses.append(log_loss(y[200:], probe.predict_proba(X[200:])))
     assert losses == sorted(losses, reverse=True)
@@ -431,7 +432,7 @@ def test_the_mlp_waits_for_a_better_epoch_as_long_as_it_is_patient(sample):
     X, y = sample
     losses = []
     for patience in (1, 2, 4):
-        probe = MLPProbe(networks=1, hidden=8, learning_rate=5e-3, batch_size=16)
+        probe = MLPProbe(hidden=8, learning_rate=5e-3, batch_size=16)
         probe.set_params(patience=patience)
         probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
         losses.append(log_loss(y[200:], probe.predict_proba(X[200:])))
@@ -443,7 +444,7 @@ def test_dropout_helps_on_few_rows(sample):
     X, y = sample
     losses = []
     for dropout in (0, 0.8):
-        probe = MLPProbe(networks=1, hidden=64, learning_rate=0.02, dropout=dropout)
+        probe = MLPProbe(hidden=64, learning_rate=0.02, dropout=dropout)
         probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
         losses.append(log_loss(y[200:], probe.predict_proba(X[200:])))
     assert losses[0] > losses[1] + 0.02
@@ -451,7 +452,7 @@ def test_dropout_helps_on_few_rows(sample):
 
 def test_a_network_starts_as_torchs_own_layers_do(sample):
     X, y = sample
-    probe = MLPProbe(networks=1, hidden=400, learning_rate=1e-12, max_epochs=1)
+    probe = MLPProbe(hidden=400, learning_rate=1e-12, max_epochs=1)
     probe.fit(X, y)  # a step too small to move anything
     for weights, fan_in in ((probe.hidden_coef_, 10), (probe.coef_, 400)):
         assert np.abs(weights).max() == pytest.approx(fan_in**-0.5, rel=0.01)
@@ -468,25 +469,14 @@ def test_each_row_is_seen_once_an_epoch(sample, monkeypatch):
         return cross_entropy(logits, targets, *rest)
 
     monkeypatch.setattr("cliplib.probes.mlp.F.cross_entropy", noting)
-    probe = MLPProbe(networks=1, hidden=8, batch_size=64, max_epochs=3)
+    probe = MLPProbe(hidden=8, batch_size=64, max_epochs=3)
     probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     assert seen == [64, 64, 64, 8] * 3
 
 
 def test_a_network_that_only_diverges_is_named(sample):
     with pytest.raises(ValueError, match="smaller learning_rate than 1e\\+30"):
-        MLPProbe(networks=1, learning_rate=1e30).fit(*sample)
-
-
-def test_an_mlp_of_several_networks_is_their_mean(sample):
-    X, y = sample
-    logits = MLPProbe(networks=3, hidden=16, seed=4).fit(X, y).logits(X)
-    alone = [
-        MLPProbe(networks=1, hidden=16, seed=seed).fit(X, y).logits(X)
-        for seed in (4, 5, 6)
-    ]
-    assert np.ptp(alone, axis=0).min() > 0
-    np.testing.assert_allclose(logits, np.mean(alone, axis=0), atol=1e-5)
+        MLPProbe(learning_rate=1e30).fit(*sample)
 
 
 @probes
@@ -706,7 +696,7 @@ def test_validation_columns_in_another_order_are_refused(sample):
 def test_defaults_are_those_that_published_numbers_were_made_with():
     linear = {"Cs": tuple(np.logspace(-5, 1, 7)), "tol": 3e-5}
     kernel = {"alpha": 0.01, "gamma": None, "sharpness": (4, 6, 8, 12, 16, 24)}
-    mlp = {"networks": 5, "hidden": 128, "dropout": 0.2, "batch_size": 256}
+    mlp = {"hidden": 128, "dropout": 0.2, "batch_size": 256}
     mlp |= {"learning_rate": 1e-3, "weight_decay": 1e-2}
     mlp |= {"max_epochs": 200, "patience": 4}
     common = {"seed": 0}

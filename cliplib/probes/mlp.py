@@ -1,4 +1,4 @@
-"""The MLP probe: networks with one hidden layer on frozen features."""
+"""The MLP probe: a network with one hidden layer on frozen features."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ from cliplib.probes.base import HoldOut, Probe
 
 
 class MLPProbe(Probe):
-    """Networks with one hidden layer of GELU units, stopped early; logits are averaged.
+    """A network with one hidden layer of GELU units, stopped early.
 
-    One network depends on its first weights by several points of accuracy, five
-    together far less (Lakshminarayanan et al., NIPS 2017). Each has its own seed and,
-    without validation rows, its own held-out fifth; of its epochs (AdamW, Loshchilov
-    and Hutter, ICLR 2019) it keeps the one with the smallest log loss there. Features
-    are standardised by all rows, those held out as well.
+    Of its epochs (AdamW, Loshchilov and Hutter, ICLR 2019) it keeps the one with the
+    smallest log loss on validation rows, or on a held-out fifth. Features are
+    standardised by all rows, those held out as well. Its accuracy depends on the seed
+    by several points; logits averaged over some seeds hardly do (Lakshminarayanan et
+    al., NIPS 2017).
 
-    Fitted are hidden_coef_ (networks, hidden, d), hidden_intercept_ (networks, hidden),
-    coef_ (networks, k, hidden) and intercept_ (networks, k).
+    Fitted are hidden_coef_ (hidden, d), hidden_intercept_ (hidden,), coef_ (k, hidden)
+    and intercept_ (k,).
 
     Parameters
     ----------
-    networks
-        How many are averaged.
     hidden
-        Units of each.
+        Units of the hidden layer.
     dropout
         Share of the hidden units that is set to 0 in a step of training, below 1.
     learning_rate, weight_decay, batch_size
@@ -39,12 +37,11 @@ class MLPProbe(Probe):
     patience
         Epochs without a smaller validation loss, after which training stops.
     seed
-        Of the first network: of its weights, batches, dropout and held-out fifth.
+        Of first weights, batches, dropout and held-out fifth.
     """
 
     def __init__(
         self,
-        networks: int = 5,
         hidden: int = 128,
         *,
         dropout: float = 0.2,
@@ -55,7 +52,6 @@ class MLPProbe(Probe):
         patience: int = 4,
         seed: int = 0,
     ) -> None:
-        self.networks = networks
         self.hidden = hidden
         self.dropout = dropout
         self.learning_rate = learning_rate
@@ -66,25 +62,18 @@ class MLPProbe(Probe):
         self.seed = seed
 
     def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
-        """Train all networks, each until its loss on its held-out rows is smallest."""
+        """Train the network until its loss on held-out rows is smallest."""
         inputs = torch.from_numpy(self._standardize(rows))
         examples = TensorDataset(inputs, torch.from_numpy(class_codes))
-        by_network: list[list[Features]] = []
-        for seed in range(self.seed, self.seed + self.networks):
-            train_rows, held_out_rows = hold_out(seed)
-            # Of its own: torch's is shared by all threads, so that a fit would depend
-            # on what else is running.
-            generator = torch.Generator().manual_seed(seed)
-            trained = self._train(
-                generator, examples[train_rows], examples[held_out_rows]
-            )
-            by_network.append(trained)
-        # Each of the four as one array, (networks, ...).
-        stacked = [np.stack(values) for values in zip(*by_network, strict=True)]
-        self.hidden_coef_ = stacked[0]
-        self.hidden_intercept_ = stacked[1]
-        self.coef_ = stacked[2]
-        self.intercept_ = stacked[3]
+        train_rows, held_out_rows = hold_out(self.seed)
+        # Of its own: torch's is shared by all threads, so that a fit would depend on
+        # what else is running.
+        generator = torch.Generator().manual_seed(int(self.seed))
+        weights = self._train(generator, examples[train_rows], examples[held_out_rows])
+        self.hidden_coef_ = weights[0]
+        self.hidden_intercept_ = weights[1]
+        self.coef_ = weights[2]
+        self.intercept_ = weights[3]
 
     def _train(
         self,
@@ -92,7 +81,7 @@ class MLPProbe(Probe):
         training: tuple[Tensor, ...],
         held_out: tuple[Tensor, ...],
     ) -> list[Features]:
-        """Train a network; return the weights that it had after its best epoch.
+        """Train from first weights; return those after the best epoch.
 
         `training` and `held_out` are standardised features (m, d) and class codes (m,).
         The best epoch is that of the smallest log loss on held-out rows; ValueError if
@@ -149,28 +138,25 @@ class MLPProbe(Probe):
             hidden = hidden * kept / share  # so that the mean stays as without dropout
         return F.linear(hidden, coef, intercept)
 
-    def _mean_logits(self, rows: Tensor) -> Tensor:
-        """Return the networks' mean logits (n, k), float64, of rows (n, d)."""
+    def _fitted_logits(self, rows: Tensor) -> Tensor:
+        """Return the network's logits (n, k), float64, of rows (n, d)."""
         fitted = (
             self.hidden_coef_,
             self.hidden_intercept_,
             self.coef_,
             self.intercept_,
         )
-        logits = []
-        for network in range(len(self.coef_)):
-            weights = [torch.from_numpy(array[network]) for array in fitted]
-            logits.append(self._forward(weights, rows))
-        return torch.stack(logits).mean(dim=0, dtype=torch.float64)
+        weights = [torch.from_numpy(array) for array in fitted]
+        return self._forward(weights, rows).double()
 
     def _logits(self, scaled: Features) -> Floats:
-        """Return the networks' mean logits (n, k) of standardised features (n, d)."""
-        return np.asarray(self._mean_logits(torch.from_numpy(scaled)))
+        """Return logits (n, k) of standardised features (n, d)."""
+        return np.asarray(self._fitted_logits(torch.from_numpy(scaled)))
 
     def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
-        """Return each row's gradient of its class's mean logit, (n, d), by `scaled`."""
+        """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
         rows = torch.from_numpy(scaled).requires_grad_()
-        logits = self._mean_logits(rows)
+        logits = self._fitted_logits(rows)
         # No row has a part in another row's logit: the sum's gradient has them all.
         chosen = logits[torch.arange(len(rows)), torch.from_numpy(class_codes)]
         (gradients,) = torch.autograd.grad(chosen.sum(), rows)
