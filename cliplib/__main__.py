@@ -152,13 +152,12 @@ def train(source: str, out: str, **options: Any) -> None:
     from cliplib.reports.aid_folder import check_aid_can_be_saved
     from cliplib.reports.measure import measure
     from cliplib.reports.report import check_apart
-    from cliplib.reports.verdict import verdict
 
     check_apart(source, out)
     check_aid_can_be_saved(out)
     findings = measure(source, **options)
     findings.aid.save(out)  # first: what is printed may meet a pipe that is closed
-    print(verdict(findings))
+    print(cliplib.verdict(findings))
     print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
 
 
@@ -171,11 +170,10 @@ def report(source: str, out: str, fail_on: str = "never", **options: Any) -> int
     """
     from cliplib.reports.data_warnings import check_threshold
     from cliplib.reports.report import WRITTEN
-    from cliplib.reports.verdict import verdict
 
     check_threshold(fail_on)
     findings = cliplib.report(source, out, **options)
-    judged = verdict(findings)
+    judged = cliplib.verdict(findings)
     print(judged)
     names = ", ".join(str(Path(out, name)) for name in WRITTEN)
     print(f"\nWritten: {names}, and the decision aid {Path(out, 'aid')}")

@@ -207,10 +207,9 @@ def fold_numbers(
     Raises
     ------
     ValueError
-        Where a class has fewer groups than there are folds, a group is in two published
-        folds, or `seed` is no whole number.
+        Where a class has fewer groups than there are folds, or a group is in two
+        published folds.
     """
-    _check_seed(seed)
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))
     check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")

@@ -14,9 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from cliplib.probes.base import Probe
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
-from cliplib.probes.mlp import MLPProbe
 
-AnyProbe = LinearProbe | KernelProbe | MLPProbe
+AnyProbe = LinearProbe | KernelProbe
 
 
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
@@ -58,7 +57,7 @@ def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
     It predicts the same probabilities to the bit.
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
-    kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
+    kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe)}
     probe: AnyProbe = kinds[document["kind"]](**document["parameters"])
     for name, value in document["fitted"].items():
         setattr(probe, name, np.array(value) if isinstance(value, list) else value)
