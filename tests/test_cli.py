@@ -239,7 +239,7 @@ def test_the_aid_is_saved_before_anything_is_printed(
     def fail(*_: object, **__: object) -> None:
         raise UnicodeEncodeError("cp1252", "−", 0, 1, "no such letter")
 
-    monkeypatch.setattr("cliplib.reports.verdict.verdict", fail)
+    monkeypatch.setattr("cliplib.verdict", fail)
     out = str(tmp_path / "aid")
     assert main(["train", str(folder), "--out", out]) == 1
     assert saved == [out]
