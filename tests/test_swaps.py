@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,13 +55,15 @@ def centre(images: list[Image.Image]) -> Floats:
     return np.array(seen)[:, None]
 
 
-def cost_by(function: Callable[[list[Image.Image]], Floats]) -> dict[str, Estimate]:
+def cost_by(
+    function: Callable[[list[Image.Image]], Floats], groups: Sequence[int] | None = None
+) -> dict[str, Estimate]:
     """Return what swaps cost a probe that sees what a function returns of images."""
     images = marked_images()
     encoder = FunctionEncoder(function, function.__name__)
     labels = np.arange(N) % 2
     table = FeatureTable.from_arrays(
-        function(images), labels, classes=("plain", "marked")
+        function(images), labels, classes=("plain", "marked"), groups=groups
     )
     files = []
     for image in images:
@@ -87,6 +89,20 @@ def test_a_corner_that_only_goes_with_the_classes_is_not_used() -> None:
 def test_few_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swaps, "MOST_STATISTICS", 1)
     assert len(cost_by(corner)) == 1
+
+
+def test_no_image_is_its_own_donor(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = []
+
+    def swap(image: Image.Image, donor: Image.Image) -> Image.Image:
+        pairs.append((image, donor))
+        return image
+
+    monkeypatch.setattr(swaps, "SWAPS", {"bottom right corner": swap})
+    # Of the marked images, a fold has one group only.
+    groups = [N + i % 10 if i % 2 else i for i in range(N)]
+    cost_by(corner, groups)
+    assert pairs and not [1 for image, donor in pairs if image is donor]
 
 
 def test_what_tells_no_class_is_not_swapped() -> None:

@@ -139,8 +139,9 @@ def _draw(
         of_class = rows[table.labels[rows] == label]
         of_others = rows[table.labels[rows] != label]
         for some, others in ((of_class, of_others), (of_others, of_class)):
-            trios = zip(some[:most], np.roll(some, 1), others, strict=False)
-            drawn += [(fold, *trio) for trio in trios]
+            if len(some) > 1:  # a single one would be its own donor
+                trios = zip(some[:most], np.roll(some, 1), others, strict=False)
+                drawn += [(fold, *trio) for trio in trios]
     return np.array(drawn)
 
 
