@@ -166,6 +166,7 @@ def test_the_kernel_probe_is_the_default_until_there_are_too_many_images(
     assert isinstance(default_probe(9_999, seed=3), KernelProbe)
     assert isinstance(default_probe(10_000, seed=3), LinearProbe)
     assert default_probe(10, seed=3).seed == default_probe(10**6, seed=3).seed == 3
+    assert default_probe(10).seed == 0
     aid = DecisionAid.fit(table, tiny)
     assert isinstance(aid.probe, KernelProbe)
     assert aid.about["probe"] == "KernelProbe, readout 'pooled'"

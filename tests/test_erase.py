@@ -66,6 +66,15 @@ def test_the_filling_stays_within_the_range_of_its_rim():
     assert filled.min() >= 36
 
 
+def test_a_filling_that_is_interpolated_stays_within_the_range_of_its_rim():
+    pixels = np.full((200, 200), 20, np.uint8)
+    pixels[:, :50] = 235
+    image = Image.fromarray(pixels)
+    box = Box(0.5, 0.5, 0.4, 0.4)
+    filled = np.asarray(erase(image, box))[ellipse(box, image.size)]
+    assert filled.min() == 20 and filled.max() > 200
+
+
 def test_the_filling_has_the_colour_around_it():
     image = Image.new("RGB", (60, 60), (200, 60, 10))
     assert fill(image, ellipse(BOX, image.size)).getcolors() == [(3600, (200, 60, 10))]

@@ -188,6 +188,8 @@ def test_facts_are_those_of_the_file(noise):
         > file_facts(encoded(noise, "JPEG", quality=95))["quantisation"]
     )
     assert file_facts(encoded(noise))["quantisation"] == 0
+    assert facts["profile"] == ""
+    assert file_facts(encoded(noise, icc_profile=bytes(132)))["profile"] == "132"
 
 
 def test_too_many_pixels_are_refused(tmp_path, monkeypatch) -> None:
