@@ -37,7 +37,8 @@ import typeset  # noqa: E402
 from places import Places  # noqa: E402
 
 BODY = 22
-ALL = 65
+ALL = 64
+"""A page less than the report may have: here, notebooks are set without outputs."""
 HOLE = 4.0
 """Centimetres of blank page that are too many."""
 
