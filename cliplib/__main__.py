@@ -209,7 +209,8 @@ def classify(
     The answers are a table for spreadsheets (CSV) and a page to look at (HTML).
     """
     from cliplib.data.files import replacing
-    from cliplib.reports.aid_answers import write_csv, write_html
+    from cliplib.data.text_table import write_csv
+    from cliplib.reports.aid_answers import write_html
     from cliplib.reports.decision_aid import DecisionAid
 
     missing = [name for name in (*files, images or ".") if not os.path.exists(name)]

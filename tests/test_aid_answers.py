@@ -19,9 +19,10 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from test_decision_aid import PROBE, clouds
 
+from cliplib.data.text_table import write_csv
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.encode import encode
-from cliplib.reports.aid_answers import write_csv, write_html
+from cliplib.reports.aid_answers import write_html
 from cliplib.reports.decision_aid import DecisionAid
 
 HOSTILE = (

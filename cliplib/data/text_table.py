@@ -1,13 +1,19 @@
-"""A table of texts, in a CSV file as spreadsheets save it."""
+"""Tables in CSV files, as spreadsheets save and open them."""
 
 from __future__ import annotations
 
+import csv
 import io
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
+
+# What a spreadsheet may take for a formula: OWASP, "CSV injection".
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -65,3 +71,29 @@ def id_by_name(ids: Sequence[str]) -> dict[str, str]:
     is_shared = id_of.index.duplicated(keep=False)
     by_id = {image_id: image_id for image_id in ids}
     return dict(id_of[~is_shared]) | by_id
+
+
+def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table for spreadsheets.
+
+    In UTF-8 with the mark that Excel looks for; numbers have three decimals; texts are
+    quoted, so that line ends in them stay in their cell, and an apostrophe goes before
+    what would be a formula. The index is left out.
+    """
+    rows.map(_cell).to_csv(
+        path,
+        index=False,
+        quoting=csv.QUOTE_NONNUMERIC,
+        lineterminator="\r\n",
+        encoding="utf-8-sig",
+        errors="backslashreplace",  # for file names that are no UTF-8
+    )
+
+
+def _cell(cell: Any) -> Any:
+    """Return a number rounded; an apostrophe before a text that would be a formula."""
+    if isinstance(cell, float):
+        return round(cell, 3)
+    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
+        return f"'{cell}"
+    return cell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -24,39 +23,10 @@ SAME_IMAGE = 0.9999
 SIDE = 144
 """Pixels of the longer side of a picture."""
 
-# What a spreadsheet may take for a formula: OWASP, "CSV injection".
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:
     """Return which rows of `DecisionAid.classify` show a training image or its copy."""
     return rows["similarity"] >= SAME_IMAGE
-
-
-def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table, such as that of `DecisionAid.classify`, for spreadsheets.
-
-    In UTF-8 with the mark that Excel looks for; numbers have three decimals; texts are
-    quoted, so that line ends in them stay in their cell, and an apostrophe goes before
-    what would be a formula. The index is left out.
-    """
-    rows.map(_cell).to_csv(
-        path,
-        index=False,
-        quoting=csv.QUOTE_NONNUMERIC,
-        lineterminator="\r\n",
-        encoding="utf-8-sig",
-        errors="backslashreplace",  # for file names that are no UTF-8
-    )
-
-
-def _cell(cell: Any) -> Any:
-    """Return a number rounded; an apostrophe before a text that would be a formula."""
-    if isinstance(cell, float):
-        return round(cell, 3)
-    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
-        return f"'{cell}"
-    return cell
 
 
 def write_html(

@@ -10,9 +10,9 @@ from typing import Any
 
 from cliplib.data.datasets import Source
 from cliplib.data.files import replacing
+from cliplib.data.text_table import write_csv
 from cliplib.data.wording import listing
 from cliplib.inspection.published_split import corrected_splits
-from cliplib.reports.aid_answers import write_csv
 from cliplib.reports.aid_folder import check_aid_can_be_saved
 from cliplib.reports.findings import Findings
 from cliplib.reports.measure import measure
