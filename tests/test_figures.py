@@ -125,10 +125,10 @@ def test_a_confusion_is_shaded_by_its_share_of_the_true_class() -> None:
 def confusion_of(classes: list[str]) -> Any:
     """Return evidence that holds a confusion matrix alone."""
     confusion = 9 + 1800 * np.eye(len(classes), dtype=int)
-    evaluations = {"a probe": SimpleNamespace(confusion=confusion)}
+    evaluation = SimpleNamespace(confusion=confusion)
     table = SimpleNamespace(classes=classes)
-    methods = SimpleNamespace(best="a probe", evaluations=evaluations, table=table)
-    return SimpleNamespace(methods=methods)
+    results = SimpleNamespace(evaluation=evaluation, table=table)
+    return SimpleNamespace(results=results)
 
 
 @pytest.mark.parametrize("n_classes", [6, 10, 16, 24])
@@ -163,13 +163,13 @@ def test_bars_of_the_reliability_diagram_end_at_its_intervals() -> None:
     is_right = sure > 0.6
     of_class_1 = np.where(is_right == (labels == 1), sure, 1 - sure)
     proba = np.column_stack([1 - of_class_1, of_class_1])
-    methods = SimpleNamespace(
+    results = SimpleNamespace(
         table=SimpleNamespace(labels=labels, groups=groups),
         proba=proba,
         predicted=proba.argmax(axis=1),
         seed=0,
     )
-    found: Any = SimpleNamespace(methods=methods)
+    found: Any = SimpleNamespace(results=results)
     left, right = plots.trust_plot(found).axes
     (bars,) = left.containers[0].lines[2]
     ends = [segment[:, 1] for segment in bars.get_segments()]

@@ -14,30 +14,31 @@ from test_questions import table
 from cliplib import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.reports.methods import (
-    Method,
-    Methods,
+    Results,
     groups_per_class,
-    plan_evaluation,
+    number_of_folds,
 )
 from study.learning_curve import learning_curve
 
 
-def methods_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> Methods:
+def results_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> Results:
     """Return the out-of-fold answers of a classifier."""
-    plan = plan_evaluation(whole, seed=seed)
-    return Methods(
-        **vars(plan),
-        answers={},
-        best="it",
-        method=Method(estimator, whole),
-        proba=out_of_fold_proba(estimator, whole, n_splits=plan.n_splits, seed=seed),
+    n_splits = number_of_folds(whole)
+    proba = out_of_fold_proba(estimator, whole, n_splits=n_splits, seed=seed)
+    return Results(
+        table=whole,
+        n_splits=n_splits,
+        seed=seed,
+        proba_by_method={"it": proba},
         evaluations={},
-        gains={},
+        best="it",
+        probe=estimator,
+        probe_table=whole,
     )
 
 
 def test_the_learning_curve_grows_by_groups_and_ends_at_the_answers_with_all() -> None:
-    found = methods_of(LogisticRegression(), table(20))
+    found = results_of(LogisticRegression(), table(20))
     points = learning_curve(found)
     assert points["share"].tolist() == [0.125, 0.25, 0.5, 1.0]
     assert points["groups"].tolist() == [4, 8, 16, 32]
@@ -62,7 +63,7 @@ def test_larger_shares_hold_the_smaller_ones_and_each_class_its_part() -> None:
     whole = table(20)
     numbered = whole.with_features(np.arange(len(whole))[:, None])
     NotingFits.fits.clear()
-    learning_curve(methods_of(NotingFits(), numbered))
+    learning_curve(results_of(NotingFits(), numbered))
     # First by the out-of-fold answers with all groups, then for three shares.
     with_all, *by_part = np.array(NotingFits.fits).reshape(4, 5)
     by_share = np.array([*by_part, with_all])
@@ -74,7 +75,7 @@ def test_larger_shares_hold_the_smaller_ones_and_each_class_its_part() -> None:
             assert groups_per_class(trained).tolist() == [n_groups] * 2
     before = list(NotingFits.fits)
     NotingFits.fits.clear()
-    learning_curve(methods_of(NotingFits(), numbered, seed=1))
+    learning_curve(results_of(NotingFits(), numbered, seed=1))
     assert NotingFits.fits != before
 
 
@@ -84,11 +85,11 @@ def test_the_learning_curve_is_tested_in_published_folds() -> None:
     numbered = whole.with_features(np.arange(len(whole))[:, None])
     published = replace(numbered, folds=fold_of_group[whole.groups])
     NotingFits.fits.clear()
-    learning_curve(methods_of(NotingFits(), published))
+    learning_curve(results_of(NotingFits(), published))
     for number, trained in enumerate(NotingFits.fits):
         assert not np.isin(published.folds[[*trained]], number % 5 + 1).any()
 
 
 def test_shares_of_too_few_groups_are_left_out() -> None:
-    points = learning_curve(methods_of(LogisticRegression(), table(5)))
+    points = learning_curve(results_of(LogisticRegression(), table(5)))
     assert points["share"].tolist() == [0.5, 1.0]

@@ -146,18 +146,21 @@ def test_each_image_has_its_answer_by_a_probe_that_its_group_was_kept_from(
     assert copy["group"] == by_file.loc["disc/disc0.png", "group"]
     read = answers[answers["error"] == ""]
     right = (read["answer"] == read["label"]).mean()
-    assert right == findings.methods.estimate("accuracy").value
+    assert right == findings.results.evaluation.estimate("accuracy").value
     assert (read["suspect"] != "").sum() == len(findings.suspects)
     assert read["format"].unique().tolist() == ["PNG"]
 
 
 def test_the_best_probe_is_the_most_accurate(findings: Findings) -> None:
-    methods = findings.methods
-    shares = {name: methods.estimate("accuracy", name).value for name in methods.probes}
-    assert shares[methods.best] == max(shares.values())
-    assert methods.proba.argmax(axis=1).tolist() == methods.predicted.tolist()
-    assert type(findings.aid.probe) is type(methods.method.estimator)
-    assert findings.aid.training.readout == methods.method.table.readout
+    results = findings.results
+    shares = {
+        name: results.evaluations[name].estimate("accuracy").value
+        for name in results.probe_names
+    }
+    assert shares[results.best] == max(shares.values())
+    assert results.proba.argmax(axis=1).tolist() == results.predicted.tolist()
+    assert type(findings.aid.probe) is type(results.probe)
+    assert findings.aid.training.readout == results.probe_table.readout
 
 
 def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
@@ -195,7 +198,7 @@ def test_elsewhere_leaves_out_copies_and_unknown_classes(findings: Findings) -> 
     external = findings.external
     assert external is not None
     assert external.evaluation.n == 12
-    assert tuple(external.evaluation.per_class.index) == findings.methods.table.classes
+    assert tuple(external.evaluation.per_class.index) == findings.results.table.classes
     assert sorted(external.left_out.to_dict().values()) == [1, 1]
     rows = {row.method: row for row in verdict(findings).rows}
     assert rows["elsewhere: ward9"].accuracy.value == external.evaluation.accuracy
@@ -250,7 +253,7 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
     ids = findings.images.table.ids.tolist()
     boxes = read_boxes(str(home / "boxes.csv"), ids)
     rows = [name in boxes for name in ids]
-    right = findings.methods.predicted == findings.methods.table.labels
+    right = findings.results.predicted == findings.results.table.labels
     whole = erased.accuracy.at[WHOLE, "accuracy"].value
     assert whole == pytest.approx(right[rows].mean())
     for row, after in erased.examples:
@@ -346,7 +349,7 @@ def test_other_encoders_are_read_by_the_same_probe(
     findings: Findings, home: Path
 ) -> None:
     (other,) = findings.other_encoders
-    own = findings.methods.estimate("accuracy", "pooled linear probe")
+    own = findings.results.evaluations["pooled linear probe"].estimate("accuracy")
     assert other.name == str(home / "tiny-dino")
     assert own.value - other.accuracy.value == pytest.approx(other.gain.value)
 

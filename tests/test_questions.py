@@ -8,7 +8,7 @@ import pytest
 from cliplib import FeatureTable
 from cliplib.reports.methods import (
     groups_per_class,
-    plan_evaluation,
+    number_of_folds,
     suspect_labels,
 )
 
@@ -68,13 +68,13 @@ def table(groups_of_a_class: int, images: int = 3) -> FeatureTable:
 
 
 def test_folds_are_those_that_the_groups_allow() -> None:
-    assert plan_evaluation(table(20)).n_splits == 5
-    assert plan_evaluation(table(4)).n_splits == 4
+    assert number_of_folds(table(20)) == 5
+    assert number_of_folds(table(4)) == 4
 
 
 def test_a_class_of_three_groups_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'a' has images of 3 groups"):
-        plan_evaluation(table(3))
+        number_of_folds(table(3))
 
 
 def test_a_class_without_images_has_no_group() -> None:

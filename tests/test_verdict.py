@@ -30,7 +30,7 @@ from cliplib.reports.data_warnings import (
 )
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Belonging
-from cliplib.reports.methods import LARGEST, LINEAR, Method, Methods
+from cliplib.reports.methods import LARGEST, LINEAR, Results
 from cliplib.reports.verdict import (
     UNCHECKED,
     WORDS,
@@ -61,28 +61,29 @@ def answered(counts: tuple[int, int], wrong: tuple[int, int]) -> tuple[Ints, Flo
 
 
 @cache
-def methods(
+def results(
     counts: tuple[int, int] = (200, 200), wrong: tuple[int, int] = (4, 4)
-) -> Methods:
+) -> Results:
     """Return the numbers of one probe that errs so often, each image its own group."""
     labels, proba = answered(counts, wrong)
-    predicted = proba.argmax(axis=1)
-    largest = np.full(len(labels), np.bincount(labels).argmax())
-    n = len(labels)
-    table = FeatureTable.from_arrays(np.zeros((n, 1)), labels, classes=CLASSES)
-    return Methods(
+    largest = np.zeros((len(labels), 2))
+    largest[:, np.bincount(labels).argmax()] = 1
+    proba_by_method = {LARGEST: largest, LINEAR: proba}
+    table = FeatureTable.from_arrays(
+        np.zeros((len(labels), 1)), labels, classes=CLASSES
+    )
+    return Results(
         table=table,
         n_splits=5,
         seed=0,
-        answers={LARGEST: largest, LINEAR: predicted},
-        best=LINEAR,
-        method=Method(None, table),
-        proba=proba,
+        proba_by_method=proba_by_method,
         evaluations={
-            LARGEST: evaluate(labels, largest, CLASSES),
-            LINEAR: evaluate(labels, proba, CLASSES),
+            name: evaluate(labels, of_method, CLASSES)
+            for name, of_method in proba_by_method.items()
         },
-        gains={LARGEST: Estimate(0.4, 0.3, 0.5)},
+        best=LINEAR,
+        probe=None,
+        probe_table=table,
     )
 
 
@@ -126,7 +127,7 @@ def one(
 
 
 def word_of(
-    found: Methods,
+    found: Results,
     *reasons: DataWarning | None,
     fewest_groups: int = 200,
 ) -> str:
@@ -155,7 +156,7 @@ def word_of(
 def test_the_word_follows_accuracy_in_which_classes_count_alike(
     counts: tuple[int, int], wrong: tuple[int, int], word: str
 ) -> None:
-    assert word_of(methods(counts, wrong)) == word
+    assert word_of(results(counts, wrong)) == word
 
 
 def test_a_rare_class_that_is_ranked_first_is_no_no() -> None:
@@ -163,23 +164,23 @@ def test_a_rare_class_that_is_ranked_first_is_no_no() -> None:
     rng = np.random.default_rng(0)
     score = np.where(labels == 1, 0.4, 0.1) + rng.uniform(-0.05, 0.05, len(labels))
     proba = np.column_stack([1 - score, score])  # always glass, yet in the right order
-    found = methods((240, 12), (0, 12))
+    found = results((240, 12), (0, 12))
     area = evaluate(labels, proba, CLASSES)
     found = replace(found, evaluations={LINEAR: area})
-    assert found.estimate("balanced_accuracy").value == 0.5
+    assert found.evaluation.estimate("balanced_accuracy").value == 0.5
     assert word_of(found) == "Only in part"
 
 
 def test_yes_needs_twenty_groups_of_each_class() -> None:
-    assert word_of(methods()) == "Yes"
-    assert word_of(methods(), fewest_groups=19) == "Probably"
-    assert word_of(methods(), fewest_groups=20) == "Yes"
+    assert word_of(results()) == "Yes"
+    assert word_of(results(), fewest_groups=19) == "Probably"
+    assert word_of(results(), fewest_groups=20) == "Yes"
 
 
 def test_a_warning_never_raises_the_word() -> None:
     limit = DataWarning("x", "high", "", at_most="Perhaps")
-    assert word_of(methods((200, 200), (100, 100)), limit) == "No"
-    assert word_of(methods(), limit) == "Perhaps"
+    assert word_of(results((200, 200), (100, 100)), limit) == "No"
+    assert word_of(results(), limit) == "Perhaps"
     assert WORDS.index("Perhaps") < WORDS.index("Only in part")
 
 
@@ -209,7 +210,7 @@ def test_a_field_of_files_stops_the_word_where_it_reaches_clips_gain(
 ) -> None:
     warning = one(data_warnings.of_shortcuts, shortcuts=[shortcut(reached, name)])
     assert (warning is not None) == stops
-    assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
+    assert word_of(results(), warning) == ("Perhaps" if stops else "Yes")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_a_swap_that_costs_something_stops_the_word(
     edge = shortcut(Estimate(reached, reached - 0.1, 1), "left edge", cost)
     warning = one(data_warnings.of_shortcuts, shortcuts=[edge])
     assert (warning is not None) == stops
-    assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
+    assert word_of(results(), warning) == ("Perhaps" if stops else "Yes")
 
 
 def test_the_most_used_shortcut_is_named_in_message_and_sentence() -> None:
@@ -245,7 +246,7 @@ def test_the_most_used_shortcut_is_named_in_message_and_sentence() -> None:
     assert "falls by 30 points (20 to 40)" in warning.message
     assert "also differ by top edge and format" in warning.message
     assert warning.evidence["cost_low"] == 0.2
-    said = sentence("Perhaps", methods(), [warning], DECLARED)
+    said = sentence("Perhaps", results(), [warning], DECLARED)
     assert "if the brightness gives their classes away" in said
 
 
@@ -257,22 +258,22 @@ def test_images_elsewhere_stop_the_word_where_clearly_less_is_right(
     wrong: tuple[int, int], stops: bool
 ) -> None:
     warning = one(data_warnings.of_external, external=elsewhere(wrong))
-    assert word_of(methods(), warning) == ("Perhaps" if stops else "Yes")
+    assert word_of(results(), warning) == ("Perhaps" if stops else "Yes")
     if warning:
-        said = sentence("Perhaps", methods(), [warning], DECLARED)
+        said = sentence("Perhaps", results(), [warning], DECLARED)
         assert "and not from site b" in said
 
 
 def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
-    many = methods((2000, 2000), (40, 40))
+    many = results((2000, 2000), (40, 40))
     away = elsewhere((2, 2))
     assert data_warnings.external_loss(away, many).value == pytest.approx(0.02)
-    assert one(data_warnings.of_external, external=away, methods=many) is None
+    assert one(data_warnings.of_external, external=away, results=many) is None
 
 
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
     warning = one(data_warnings.of_series, belonging=IN_NAMES)
-    assert word_of(methods(), warning) == "Perhaps"
+    assert word_of(results(), warning) == "Perhaps"
     assert warning is not None and warning.files == [*SERIES]
     shown = "a_1.jpg (group a), a_2.jpg (group a) and b_1.jpg (group b)"
     assert shown in warning.message
@@ -294,7 +295,7 @@ def test_images_that_look_like_views_of_fewer_things_limit_the_word(
 ) -> None:
     alike = LookAlikes(cosine, [(0, 5, 0.9)], 9, Estimate(0.6, 0.5, 0.7))
     warning = one(data_warnings.of_look_alikes, look_alikes=alike, belonging=belonging)
-    assert word_of(methods(), warning) == word
+    assert word_of(results(), warning) == word
     if warning:
         assert warning.rows == [0, 5] and warning.evidence["accuracy"] == 0.6
 
@@ -330,8 +331,8 @@ def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
         training_overlap=TrainingOverlap(np.arange(40), 100),
     )
     assert warning is not None and warning.evidence["images"] == 40
-    assert word_of(methods(), warning) == "Probably"
-    assert "40%" in sentence("Probably", methods(), [warning], DECLARED)
+    assert word_of(results(), warning) == "Probably"
+    assert "40%" in sentence("Probably", results(), [warning], DECLARED)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,7 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
     warning = one(data_warnings.of_subgroups, subgroups=[archive])
     assert warning is not None and warning.id == name and warning.rows == [1, 2, 3, 4]
     assert "97%" in warning.message and "41%" in warning.message
-    assert word_of(methods(), warning) == word
+    assert word_of(results(), warning) == word
     anonymous = SimpleNamespace(anonymous=True)
     hidden = one(data_warnings.of_subgroups, subgroups=[archive], request=anonymous)
     assert hidden is not None and "mr#" not in hidden.message
@@ -372,8 +373,8 @@ def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
 
 
 def test_a_missed_class_limits_the_word() -> None:
-    found = methods((400, 40), (4, 14))
-    warning = one(data_warnings.of_missed_class, methods=found)
+    found = results((400, 40), (4, 14))
+    warning = one(data_warnings.of_missed_class, results=found)
     assert warning is not None and warning.evidence["class"] == "metal"
     assert warning.at_most == "Mostly"
     assert one(data_warnings.of_missed_class) is None
@@ -383,16 +384,16 @@ def test_a_missed_class_limits_the_word() -> None:
 def test_too_few_groups_decide_nothing(fewest: int, is_few: bool) -> None:
     images = SimpleNamespace(groups_per_class={"glass": 200, "metal": fewest})
     warning = one(data_warnings.of_too_few, images=images)
-    assert (word_of(methods(), warning) == "Cannot be said") == is_few
+    assert (word_of(results(), warning) == "Cannot be said") == is_few
 
 
 def test_nine_groups_altogether_decide_nothing() -> None:
-    found = methods()
+    found = results()
     for n_groups, is_few in ((9, True), (10, False)):
         groups = np.arange(400) % n_groups
         fewer = replace(found, table=replace(found.table, groups=groups))
         images = SimpleNamespace(groups_per_class={"glass": n_groups})
-        warning = one(data_warnings.of_too_few, images=images, methods=fewer)
+        warning = one(data_warnings.of_too_few, images=images, results=fewer)
         assert (warning is not None) == is_few
 
 
@@ -403,7 +404,7 @@ def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
     assert (
         warning is not None and warning.severity == "medium" and warning.rows == [0, 1]
     )
-    assert word_of(methods(), warning) == "Yes"
+    assert word_of(results(), warning) == "Yes"
 
 
 # --- What else a person should look at
@@ -411,7 +412,7 @@ def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
 
 def test_imbalance_is_told() -> None:
     assert one(data_warnings.of_imbalance) is None
-    warning = one(data_warnings.of_imbalance, methods=methods((240, 12), (0, 0)))
+    warning = one(data_warnings.of_imbalance, results=results((240, 12), (0, 0)))
     assert warning is not None and warning.evidence["class"] == "glass"
 
 
@@ -447,11 +448,11 @@ def test_labels_files_and_groups_to_look_at_are_named() -> None:
 
 
 def test_the_sentence_says_what_could_not_be_checked() -> None:
-    said = sentence("Probably", methods(), [], UNDECLARED)
+    said = sentence("Probably", results(), [], UNDECLARED)
     assert said.startswith("Of 100 new images of this kind, about 98 should come out")
     assert said.endswith(f"if {UNCHECKED}.")
-    assert " if " not in sentence("Yes", methods(), [], DECLARED)
-    nothing = sentence("No", methods((200, 200), (100, 100)), [], DECLARED)
+    assert " if " not in sentence("Yes", results(), [], DECLARED)
+    nothing = sentence("No", results((200, 200), (100, 100)), [], DECLARED)
     assert "no more than the 50 of guessing" in nothing
 
 
@@ -476,7 +477,7 @@ def test_the_range_deviates_as_the_interval_of_the_share_does() -> None:
 
 
 def test_as_good_as_all_are_nearly_all() -> None:
-    said = sentence("Yes", methods((200, 200), (0, 0)), [], DECLARED)
+    said = sentence("Yes", results((200, 200), (0, 0)), [], DECLARED)
     assert "nearly all should come out right (98 to 100)" in said
 
 
@@ -522,16 +523,16 @@ def findings(**parts: Any) -> Any:
     defaults = {"images": images, "training_overlap": None, "other_encoders": []}
     defaults |= {"request": request}
     defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
-    return SimpleNamespace(**{**defaults, "methods": methods(), **parts})
+    return SimpleNamespace(**{**defaults, "results": results(), **parts})
 
 
 def test_the_least_sure_class_gets_as_many_groups_as_make_it_sure() -> None:
-    worse = methods((200, 200), (0, 40))
-    (step,) = next_steps(findings(methods=worse), "Mostly")
+    worse = results((200, 200), (0, 40))
+    (step,) = next_steps(findings(results=worse), "Mostly")
     assert "With about 42 more groups" in step.text and not step.command
     images = SimpleNamespace(groups_per_class={"glass": 62, "metal": 62})
-    assert next_steps(findings(methods=worse, images=images), "Mostly") == []
-    assert next_steps(findings(methods=worse), "No") == []
+    assert next_steps(findings(results=worse, images=images), "Mostly") == []
+    assert next_steps(findings(results=worse), "No") == []
     assert next_steps(findings(), "Yes") == []  # it is found well
 
 

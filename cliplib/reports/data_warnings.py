@@ -18,7 +18,7 @@ from cliplib.inspection.shortcuts import COLOURS, Shortcut
 from cliplib.inspection.subgroups import CLUSTER, FORM
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
-from cliplib.reports.methods import Methods
+from cliplib.reports.methods import Results
 from cliplib.reports.templates import filled, read_texts
 
 SEVERITIES = ("high", "medium", "low")
@@ -133,9 +133,9 @@ def of_too_few(f: Findings) -> Iterator[DataWarning]:
         for name, count in f.images.groups_per_class.items()
         if count < FEW_OF_A_CLASS
     ]
-    few = f.methods.n_groups < FEW_GROUPS
+    few = f.results.n_groups < FEW_GROUPS
     if scarce or few:
-        evidence = {"groups": f.methods.n_groups}
+        evidence = {"groups": f.results.n_groups}
         yield warning_of(
             "too-few-groups", evidence, scarce=scarce, few=few, least=FEW_OF_A_CLASS
         )
@@ -195,14 +195,14 @@ def of_external(f: Findings) -> Iterator[DataWarning]:
     if f.external is None:
         return
     found = f.external.evaluation
-    loss = external_loss(f.external, f.methods)
+    loss = external_loss(f.external, f.results)
     if loss.low > 0 and loss.value >= EXTERNAL_LOSS:
         evidence = {"accuracy": found.estimate("accuracy"), "loss": loss}
         name = f.external.name
         yield warning_of("worse-elsewhere", evidence, name=name, images=found.n)
 
 
-def external_loss(external: ExternalTest, methods: Methods) -> Estimate:
+def external_loss(external: ExternalTest, results: Results) -> Estimate:
     """Return internal less external balanced accuracy, of the classes that occur there.
 
     Both are of different images.
@@ -210,7 +210,7 @@ def external_loss(external: ExternalTest, methods: Methods) -> Estimate:
     per_class = external.evaluation.per_class
     occurring = [str(name) for name in per_class.index[per_class["support"] > 0]]
     sensitivity = external.evaluation.by_class("sensitivity")
-    of_internal = Estimate.mean([methods.sensitivity[name] for name in occurring])
+    of_internal = Estimate.mean([results.sensitivity[name] for name in occurring])
     of_external = Estimate.mean([sensitivity[name] for name in occurring])
     return of_internal.minus(of_external)
 
@@ -238,7 +238,7 @@ def of_look_alikes(f: Findings) -> Iterator[DataWarning]:
     if alike.accuracy is not None:
         evidence["accuracy"] = alike.accuracy
     rows = [row for a, b, _ in alike.pairs for row in (a, b)]
-    own = f.methods.estimate("accuracy")
+    own = f.results.evaluation.estimate("accuracy")
     warning = warning_of(
         "look-alikes", evidence, rows=rows, own=own, most_groups=MOST_GROUPS
     )
@@ -291,14 +291,14 @@ def of_published_split(f: Findings) -> Iterator[DataWarning]:
 
 def of_missed_class(f: Findings) -> Iterator[DataWarning]:
     """Say that a class is mostly missed."""
-    missed, found = f.methods.least_found
+    missed, found = f.results.least_found
     if found.value < FAIR_ACCURACY:
         yield warning_of("class-missed", {"class": missed, "found": found})
 
 
 def of_imbalance(f: Findings) -> Iterator[DataWarning]:
     """Say that one class is so large that accuracy alone means little."""
-    counts = f.methods.evaluations[f.methods.best].per_class["support"]
+    counts = f.results.evaluation.per_class["support"]
     share = float(counts.max() / counts.sum())
     if share >= IMBALANCE:
         yield warning_of("imbalance", {"class": str(counts.idxmax()), "share": share})
@@ -311,7 +311,7 @@ def of_merged_groups(f: Findings) -> Iterator[DataWarning]:
         evidence = {
             "pairs": len(merged),
             "declared": f.belonging.declared,
-            "groups": f.methods.n_groups,
+            "groups": f.results.n_groups,
         }
         pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
         yield warning_of("groups-merged", evidence, first=pairs[:MOST_FILES])

@@ -26,7 +26,7 @@ from cliplib.inspection.subgroups import Subgroup
 from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
-from cliplib.reports.methods import Methods, OtherEncoder
+from cliplib.reports.methods import OtherEncoder, Results
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ class Findings:
     copies
         row_a and row_b, the rows of both images of a pair, and same_label; pairs with
         two labels come first.
-    methods
-        Probes and baselines.
+    results
+        How well probes and baselines do.
     shortcuts
         Probes that see no object, the strongest first.
     one_class_values
@@ -211,7 +211,7 @@ class Findings:
     belonging: Belonging
     audit: Audit
     copies: pd.DataFrame
-    methods: Methods
+    results: Results
     shortcuts: Sequence[Shortcut]
     one_class_values: pd.DataFrame
     look_alikes: LookAlikes

@@ -17,6 +17,7 @@ from cliplib.data.datasets import SOURCE_OPTIONS, Source, default_phrases, load_
 from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.vision import VisionEncoder
+from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.encode import encode
 from cliplib.features.groups import (
@@ -37,19 +38,18 @@ from cliplib.inspection.swaps import measure_swaps
 from cliplib.inspection.training_overlap import TrainingOverlap, find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
-from cliplib.probes.out_of_fold import fit_with_groups
+from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest, evaluate_external
 from cliplib.reports.findings import Belonging, Findings, Images, Request
 from cliplib.reports.methods import (
     POOLED,
-    Method,
-    Methods,
     OtherEncoder,
+    Results,
+    compare_methods,
     groups_per_class,
-    measure_methods,
-    plan_evaluation,
+    number_of_folds,
     suspect_labels,
 )
 
@@ -83,22 +83,22 @@ def measure(folder: Source, **options: Any) -> Findings:
     encoder = ClipEncoder(request.model or None)
     images = encode_images(request, dataset, encoder)
     table = images.table
-    plan = plan_evaluation(table, seed=request.seed)
-    draws = plan.draws
+    folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": request.seed}
     words = zero_shot(encoder, table, default_phrases(table.classes))
-    methods = measure_methods(plan, words)
-    probe, probe_table = methods.method
+    results = compare_methods(table, words, **folds)
+    probe = results.probe
+    probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
     cache = encoder.cache
     audit = audit_dataset(dataset, copies=request.copies, table=table, cache=cache)
-    aid = make_aid(request, encoder, images.names, methods)
+    aid = make_aid(request, encoder, images.names, results)
     shortcuts = probe_shortcuts(
-        table, images.files, methods.predicted, cache=cache, **draws
+        table, images.files, results.predicted, cache=cache, **folds
     )
     erased = None
     if boxes:
         files = images.files
-        erased = evaluate_erased(probe, probe_table, encoder, files, boxes, **draws)
+        erased = evaluate_erased(probe, probe_table, encoder, files, boxes, **folds)
     return Findings(
         request=request,
         encoder=encoder,
@@ -106,25 +106,25 @@ def measure(folder: Source, **options: Any) -> Findings:
         belonging=who_belongs_together(request, dataset, images),
         audit=audit,
         copies=rows_of_pairs(audit, table),
-        methods=methods,
+        results=results,
         shortcuts=measure_swaps(
-            shortcuts, probe, probe_table, encoder, images.files, **draws
+            shortcuts, probe, probe_table, encoder, images.files, **folds
         ),
         one_class_values=values_of_one_class(images.facts, table),
-        look_alikes=look_alikes(table.with_readout("deep"), probe, **draws),
+        look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
         subgroups=find_subgroups(
-            table, methods.predicted, images.facts, seed=plan.seed
+            table, results.predicted, images.facts, seed=request.seed
         ),
         other_encoders=[
-            measure_other(request.name_of(other), other, images, methods)
+            measure_other(request.name_of(other), other, images, results)
             for other in other_encoders
         ],
-        suspects=suspect_labels(table.labels, methods.proba),
-        errors=explain_errors(encoder, fitted, images, methods),
+        suspects=suspect_labels(table.labels, results.proba),
+        errors=explain_errors(encoder, fitted, images, results),
         aid=aid,
         training_overlap=overlap_with_training(encoder, images),
         published_split=evaluate_published_split(
-            probe_table, probe, methods.predicted, **draws
+            probe_table, probe, results.predicted, **folds
         ),
         external=evaluate_other_folder(request, images, fitted, aid),
         erased=erased,
@@ -273,52 +273,57 @@ def evaluate_other_folder(
 
 
 def measure_other(
-    name: str, encoder: VisionEncoder, images: Images, methods: Methods
+    name: str, encoder: VisionEncoder, images: Images, results: Results
 ) -> OtherEncoder:
     """Test a linear probe on pooled features of another encoder."""
     (features,) = encoder.map(images.files, progress=name)
-    table = methods.table.with_features(features)
-    predicted = methods.predict(Method(LinearProbe(seed=methods.seed), table))
-    answers = predicted.argmax(axis=1)
-    accuracy = methods.evaluate(answers).estimate("accuracy")
-    return OtherEncoder(name, accuracy, methods.gain(methods.answers[POOLED], answers))
+    table = results.table.with_features(features)
+    probe = LinearProbe(seed=results.seed)
+    proba = out_of_fold_proba(
+        probe, table, n_splits=results.n_splits, seed=results.seed
+    )
+    answers = proba.argmax(axis=1)
+    accuracy = share_with_interval(
+        answers == table.labels, groups=table.groups, seed=results.seed
+    )
+    return OtherEncoder(name, accuracy, results.gain(POOLED, answers))
 
 
 def explain_errors(
-    encoder: ClipEncoder, fitted: AnyProbe, images: Images, methods: Methods
+    encoder: ClipEncoder, fitted: AnyProbe, images: Images, results: Results
 ) -> list[tuple[int, Image.Image]]:
     """Return the errors of which the best probe was surest, six at most, surest first.
 
     There is one of a group at most. Answers are out of fold; heat maps, of what speaks
     for the wrong answer, are by the probe that is fitted to all images.
     """
-    table = methods.table
-    sureness = methods.proba.max(axis=1)
+    table = results.table
+    sureness = results.proba.max(axis=1)
     answers = pd.DataFrame({"group": table.groups, "sureness": sureness})
-    errors = answers[methods.predicted != table.labels]
+    errors = answers[results.predicted != table.labels]
     surest_first = errors.sort_values("sureness", ascending=False, kind="stable")
     rows = surest_first.drop_duplicates("group").index[:MOST_ERRORS].tolist()
     if not rows:
         return []
     files = [images.files[row] for row in rows]
-    readout = methods.method.table.readout
-    maps = heat_maps(encoder, fitted, files, methods.predicted[rows], readout)
+    readout = results.probe_table.readout
+    maps = heat_maps(encoder, fitted, files, results.predicted[rows], readout)
     return list(zip(rows, maps, strict=True))
 
 
 def make_aid(
-    request: Request, encoder: ClipEncoder, names: Sequence[str], methods: Methods
+    request: Request, encoder: ClipEncoder, names: Sequence[str], results: Results
 ) -> DecisionAid:
     """Make a classifier that abstains when unsure of the best probe.
 
     If anonymous, images are called by numbers, and data set and model are not named.
     """
-    probe, table = methods.method
+    table = results.probe_table
     provenance = dict(table.provenance)
     if request.anonymous:
         provenance |= {"dataset": "", "encoder": request.name_of(encoder)}
     # The aid keeps ids and provenance with its training images.
     named = replace(table, ids=np.array(names), provenance=provenance)
-    aid = DecisionAid.fit(named, encoder, probe=probe, seed=request.seed)
+    aid = DecisionAid.fit(named, encoder, probe=results.probe, seed=request.seed)
     made_by = f"cliplib {cliplib.__version__}, Python {platform.python_version()}"
     return replace(aid, about={**aid.about, "made by": made_by})

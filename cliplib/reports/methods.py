@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,65 +34,12 @@ POOLED = "pooled linear probe"
 LINEAR = "linear probe"
 KERNEL = "kernel probe"
 MOST_FOLDS = 5
-LEAST_GROUPS = 4
+FEWEST_GROUPS = 4
 """Of a class: in a fold one is tested, one validates, and two are trained on."""
 
 
-class Method(NamedTuple):
-    """A classifier, not fitted yet, and the table that it is trained and tested on."""
-
-    estimator: Any
-    table: FeatureTable
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationPlan:
-    """How methods are tested on a folder: see `plan_evaluation`.
-
-    Attributes
-    ----------
-    table
-        Its groups stay whole in every fold.
-    n_splits
-        The number of folds.
-    seed
-        Of folds and draws.
-    """
-
-    table: FeatureTable
-    n_splits: int
-    seed: int
-
-    @property
-    def draws(self) -> dict[str, Any]:
-        """Number and seed of the folds, as the arguments of what draws them."""
-        return {"n_splits": self.n_splits, "seed": self.seed}
-
-    def predict(self, method: Method, groups: ArrayLike | None = None) -> Floats:
-        """Return out-of-fold probabilities, (n, k), of a method.
-
-        No group is in training and test at once; others than the table's may be given.
-        """
-        estimator, table = method
-        return out_of_fold_proba(estimator, table, groups=groups, **self.draws)
-
-    def evaluate(self, predicted: ArrayLike) -> Evaluation:
-        """Measure answers, (n,) or probabilities (n, k), with intervals over groups."""
-        table = self.table
-        return evaluate(
-            table.labels, predicted, table.classes, groups=table.groups, seed=self.seed
-        )
-
-    def gain(self, predicted: ArrayLike, other: ArrayLike) -> Estimate:
-        """Return the accuracy of answers less that of others, paired, over groups."""
-        labels = self.table.labels
-        groups = self.table.groups
-        gain = compare(labels, predicted, other, groups=groups, seed=self.seed)
-        return Estimate.of(gain.rename({"difference": "value"}))
-
-
-def plan_evaluation(table: FeatureTable, *, seed: int = 0) -> EvaluationPlan:
-    """Choose the number of folds of cross-validation, which keep groups together.
+def number_of_folds(table: FeatureTable) -> int:
+    """Return how many folds of cross-validation can keep a table's groups whole.
 
     Raises
     ------
@@ -101,13 +49,13 @@ def plan_evaluation(table: FeatureTable, *, seed: int = 0) -> EvaluationPlan:
     """
     counts = groups_per_class(table)
     fewest = int(counts.min())
-    if fewest < LEAST_GROUPS:
+    if fewest < FEWEST_GROUPS:
         raise ValueError(
             f"Class {table.classes[counts.argmin()]!r} has images of "
-            f"{counted(fewest, 'group')}, copies being one: it needs {LEAST_GROUPS} at "
-            "least. Add some, or leave the class out."
+            f"{counted(fewest, 'group')}, copies being one: it needs {FEWEST_GROUPS} "
+            "at least. Add some, or leave the class out."
         )
-    return EvaluationPlan(table, min(MOST_FOLDS, fewest), seed)
+    return min(MOST_FOLDS, fewest)
 
 
 def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
@@ -121,38 +69,52 @@ def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> In
 
 
 @dataclass(frozen=True, eq=False)
-class Methods(EvaluationPlan):
-    """A plan carried out: how well each method does on groups not trained on.
+class Results:
+    """How well each method does on groups that it was not trained on.
 
     Attributes
     ----------
-    answers
-        The class that each method gives, (n,), by its name.
-    best, method
-        The name of the probe of the highest accuracy, and the probe itself.
-    proba
-        Its out-of-fold probabilities, (n, k).
+    table
+        Its groups stay whole in every fold.
+    n_splits, seed
+        Number of folds, and seed of folds and intervals.
+    proba_by_method
+        Out-of-fold probabilities, (n, k).
     evaluations
-        Metrics of each method, by name.
-    gains
-        Accuracy of the best less that of each other method, by name.
+        Metrics by method, with intervals over groups.
+    best
+        The name of the probe of the highest accuracy.
+    probe, probe_table
+        This probe, not fitted yet, and the table that it is trained and tested on.
     by_image
-        Metrics of the best where images of a group may be in training and test at
+        Metrics of this probe where images of a group may be in training and test at
         once; None where each image is its own group.
     """
 
-    answers: Mapping[str, Ints]
-    best: str
-    method: Method
-    proba: Floats
+    table: FeatureTable
+    n_splits: int
+    seed: int
+    proba_by_method: Mapping[str, Floats]
     evaluations: Mapping[str, Evaluation]
-    gains: Mapping[str, Estimate]
+    best: str
+    probe: Any
+    probe_table: FeatureTable
     by_image: Evaluation | None = None
+
+    @property
+    def proba(self) -> Floats:
+        """The probabilities of the best probe, (n, k)."""
+        return self.proba_by_method[self.best]
 
     @property
     def predicted(self) -> Ints:
         """The answers of the best probe, (n,)."""
-        return self.answers[self.best]
+        return self.answers(self.best)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The metrics of the best probe."""
+        return self.evaluations[self.best]
 
     @property
     def n_groups(self) -> int:
@@ -160,18 +122,15 @@ class Methods(EvaluationPlan):
         return len(np.unique(self.table.groups))
 
     @property
-    def probes(self) -> list[str]:
+    def probe_names(self) -> list[str]:
         """The names of the trained probes, of which the best was chosen."""
-        return [name for name in (POOLED, LINEAR, KERNEL) if name in self.answers]
-
-    def estimate(self, metric: str, method: str = "") -> Estimate:
-        """Return a metric of a method, by default of the best, with its interval."""
-        return self.evaluations[method or self.best].estimate(metric)
+        names = (POOLED, LINEAR, KERNEL)
+        return [name for name in names if name in self.proba_by_method]
 
     @property
     def sensitivity(self) -> dict[str, Estimate]:
         """The share of each class that the best finds, by class."""
-        return self.evaluations[self.best].by_class("sensitivity")
+        return self.evaluation.by_class("sensitivity")
 
     @property
     def least_found(self) -> tuple[str, Estimate]:
@@ -180,49 +139,70 @@ class Methods(EvaluationPlan):
         name = min(found, key=lambda name: found[name].value)
         return name, found[name]
 
+    def answers(self, method: str) -> Ints:
+        """Return the class that a method gives, (n,)."""
+        answers: Ints = self.proba_by_method[method].argmax(axis=1)
+        return answers
 
-def measure_methods(plan: EvaluationPlan, zero_shot: Floats) -> Methods:
-    """Test baselines and probes in the folds of a plan, and find the best probe.
+    def gain(self, method: str, other_answers: ArrayLike) -> Estimate:
+        """Return a method's accuracy less that of other answers, paired over groups."""
+        gain = compare(
+            self.table.labels,
+            self.answers(method),
+            other_answers,
+            groups=self.table.groups,
+            seed=self.seed,
+        )
+        return Estimate.of(gain.rename({"difference": "value"}))
+
+
+def compare_methods(
+    table: FeatureTable, zero_shot: Floats, *, n_splits: int = 5, seed: int = 0
+) -> Results:
+    """Test baselines and probes in the same folds, and find the best probe.
 
     `zero_shot` are probabilities, (n, k), by the names of the classes alone. From
     10,000 images on, the kernel probe is left out.
     """
-    table = plan.table
+    folds: dict[str, Any] = {"n_splits": n_splits, "seed": seed}
     deep = table.with_readout("deep")
-    linear = LinearProbe(seed=plan.seed)
-    probes = {  # the simplest first
-        POOLED: Method(linear, table.with_readout("pooled")),
-        LINEAR: Method(linear, deep),
+    linear = LinearProbe(seed=seed)
+    # Each with the table that it reads, the simplest first.
+    probes: dict[str, tuple[Any, FeatureTable]] = {
+        POOLED: (linear, table.with_readout("pooled")),
+        LINEAR: (linear, deep),
     }
     if len(table) < KERNEL_LIMIT:
-        probes[KERNEL] = Method(KernelProbe(seed=plan.seed), deep)
+        probes[KERNEL] = (KernelProbe(seed=seed), deep)
     largest = np.eye(len(table.classes))[np.bincount(table.labels).argmax()]
-    proba_of = {
+    proba_by_method = {
         LARGEST: np.tile(largest, (len(table), 1)),
         ZERO_SHOT: zero_shot,
-        NEIGHBOUR: plan.predict(Method(nearest_neighbour(), deep)),
+        NEIGHBOUR: out_of_fold_proba(nearest_neighbour(), deep, **folds),
     }
-    for name, method in tqdm(probes.items(), "methods", unit="probe"):
-        proba_of[name] = plan.predict(method)
-    answers = {name: proba.argmax(axis=1) for name, proba in proba_of.items()}
+    for name, (probe, read) in tqdm(probes.items(), "methods", unit="probe"):
+        proba_by_method[name] = out_of_fold_proba(probe, read, **folds)
+    evaluated = partial(
+        evaluate, table.labels, classes=table.classes, groups=table.groups, seed=seed
+    )
+    evaluations = {name: evaluated(proba) for name, proba in proba_by_method.items()}
     # Of equally accurate probes it is the first, which is the simplest.
-    best = max(probes, key=lambda name: (answers[name] == table.labels).mean())
+    best = max(probes, key=lambda name: evaluations[name].estimate("accuracy").value)
+    probe, probe_table = probes[best]
     by_image = None
-    each_its_own = np.arange(len(table))
     if len(set(table.groups)) < len(table):
-        by_image = plan.evaluate(plan.predict(probes[best], each_its_own))
-    return Methods(
-        **vars(plan),
-        answers=answers,
+        each_its_own = np.arange(len(table))
+        proba = out_of_fold_proba(probe, probe_table, groups=each_its_own, **folds)
+        by_image = evaluated(proba)
+    return Results(
+        table=table,
+        n_splits=n_splits,
+        seed=seed,
+        proba_by_method=proba_by_method,
+        evaluations=evaluations,
         best=best,
-        method=probes[best],
-        proba=proba_of[best],
-        evaluations={name: plan.evaluate(proba) for name, proba in proba_of.items()},
-        gains={
-            name: plan.gain(answers[best], other)
-            for name, other in answers.items()
-            if name != best
-        },
+        probe=probe,
+        probe_table=probe_table,
         by_image=by_image,
     )
 

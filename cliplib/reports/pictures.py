@@ -60,10 +60,10 @@ def of_copies(findings: Findings) -> list[Picture]:
 
 def of_errors(findings: Findings) -> list[Picture]:
     """Return the best probe's surest errors, each with a heat map of its answer."""
-    methods = findings.methods
+    results = findings.results
     pictures = []
     for row, heat_map in findings.errors:
-        answer = methods.table.classes[methods.predicted[row]]
+        answer = results.table.classes[results.predicted[row]]
         (error,) = of_rows(findings, [row])
         pictures.append(error._replace(title=f"{error.title}, as {answer}"))
         pictures.append(Picture(heat_map, f"spoke for {answer}"))
@@ -72,7 +72,7 @@ def of_errors(findings: Findings) -> list[Picture]:
 
 def of_suspects(findings: Findings) -> list[Picture]:
     """Return the images whose labels are most in doubt."""
-    classes = findings.methods.table.classes
+    classes = findings.results.table.classes
     pictures = of_rows(findings, findings.suspects["row"].tolist())
     likely = findings.suspects["likely"].head(MOST_PICTURES)
     return [

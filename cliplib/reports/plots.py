@@ -84,11 +84,14 @@ def accuracy_plot(findings: Findings) -> Figure:
     Other encoders follow; then the best probe by image, that is, with other images of
     the same group in training.
     """
-    methods = findings.methods
-    shares = {name: methods.estimate("accuracy", name) for name in methods.answers}
+    results = findings.results
+    shares = {
+        name: evaluation.estimate("accuracy")
+        for name, evaluation in results.evaluations.items()
+    }
     shares |= {other.name: other.accuracy for other in findings.other_encoders}
-    if methods.by_image is not None:
-        shares[f"{methods.best}, by image"] = methods.by_image.estimate("accuracy")
+    if results.by_image is not None:
+        shares[f"{results.best}, by image"] = results.by_image.estimate("accuracy")
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
     # A row for each, from below.
     rows = 100 * pd.DataFrame(reversed(shares.values()), reversed(shares))
@@ -100,10 +103,10 @@ def accuracy_plot(findings: Findings) -> Figure:
 
 def confusion_plot(findings: Findings) -> Figure:
     """Draw the confusion matrix of the best probe: counts, true classes as rows."""
-    methods = findings.methods
-    confusion = methods.evaluations[methods.best].confusion
-    figure = confusion_heatmap(confusion, methods.table.classes)
-    if sum(map(len, methods.table.classes)) > MOST_LETTERS:
+    results = findings.results
+    confusion = results.evaluation.confusion
+    figure = confusion_heatmap(confusion, results.table.classes)
+    if sum(map(len, results.table.classes)) > MOST_LETTERS:
         figure.axes[0].tick_params("x", rotation=90)
     return figure
 
@@ -117,16 +120,16 @@ def trust_plot(findings: Findings) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(FIGURE_WIDTH, 2.3))
     left.plot([0, 100], [0, 100], color=PALE, linewidth=0.8)
     # By bin of the stated probability: accuracy (value, low and high), mean confidence.
-    methods = findings.methods
+    results = findings.results
     bins = 100 * quantile_reliability(
-        methods.table.labels, methods.proba, methods.table.groups, seed=methods.seed
+        results.table.labels, results.proba, results.table.groups, seed=results.seed
     )
     left.errorbar(
         bins["confidence"], bins["value"], to_ends(bins), fmt="o", linewidth=1
     )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
-    is_right = methods.predicted == methods.table.labels
-    curve = 100 * risk_coverage(is_right, methods.proba.max(axis=1))
+    is_right = results.predicted == results.table.labels
+    curve = 100 * risk_coverage(is_right, results.proba.max(axis=1))
     right.plot(curve["coverage"], curve["risk"])
     right.axhline(100 * RISK, color=PALE, linewidth=0.8)
     right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))

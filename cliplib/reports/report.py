@@ -108,7 +108,10 @@ def write_report(
         write_csv(answers_table(findings), new / "answers.csv")
         write_csv(copies_table(findings), new / "copies.csv")
         if findings.published_split is not None:
-            splits = corrected_splits(findings.images.table, **findings.methods.draws)
+            results = findings.results
+            splits = corrected_splits(
+                results.table, n_splits=results.n_splits, seed=results.seed
+            )
             write_csv(splits, new / "splits.csv")
         findings.aid.save(place / "aid")
 

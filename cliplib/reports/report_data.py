@@ -27,15 +27,15 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
     `report.schema.json`, beside this module, describes it.
     """
     names = findings.images.names
-    methods = findings.methods
+    results = findings.results
     return {
         "format": FORMAT,
         "verdict": {
             "word": judged.word,
             "sentence": judged.sentence,
-            **_plain_share(methods.estimate("accuracy")),
-            "n": len(methods.table),
-            "groups": methods.n_groups,
+            **_plain_share(results.evaluation.estimate("accuracy")),
+            "n": len(results.table),
+            "groups": results.n_groups,
         },
         "warnings": [
             {
@@ -83,7 +83,7 @@ def made(findings: Findings) -> dict[str, str]:
     return {
         "encoder": request.name_of(findings.encoder),
         "fingerprint of its weights": findings.encoder.fingerprint,
-        "readout of the best probe": findings.methods.method.table.readout,
+        "readout of the best probe": findings.results.probe_table.readout,
         "groups": groups,
         "seed": str(request.seed),
         "images": f"{n_read} of {len(findings.audit.images)} files",
@@ -106,7 +106,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
     is "".
     """
     images = findings.images
-    methods = findings.methods
+    results = findings.results
     classes = np.array(images.table.classes)
     suspects = findings.suspects.set_index("row")["likely"]  # of some rows
     overlap_rows: Any = []
@@ -119,9 +119,9 @@ def answers_table(findings: Findings) -> pd.DataFrame:
             "image": np.arange(1, len(files) + 1),
             "file": files,
             "label": images.labels,
-            "answer": classes[methods.predicted],
-            "probability": methods.proba.max(axis=1),
-            "group": methods.table.groups,
+            "answer": classes[results.predicted],
+            "probability": results.proba.max(axis=1),
+            "group": results.table.groups,
             "suspect": suspects.map(lambda label: classes[label]),
             "copy_of": first_copy.where(first_copy != files, ""),
             "seen": pd.Series("yes", index=overlap_rows),

@@ -11,7 +11,7 @@ from cliplib.data.wording import points
 from cliplib.features.audit import LEVELS
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
-from cliplib.reports.methods import POOLED, Methods
+from cliplib.reports.methods import POOLED, Results
 
 COPIES = {
     "byte_copies": "files that repeat another byte for byte",
@@ -79,20 +79,23 @@ def of_file_fields(findings: Findings) -> pd.DataFrame:
 
 def of_methods(findings: Findings) -> pd.DataFrame:
     """Return the metrics of every method, and by how much the best is better."""
-    methods = findings.methods
-    found = methods.evaluations
+    results = findings.results
+    found = results.evaluations
     columns: dict[str, dict[str, Any]] = {
         metric.replace("_", " "): {name: found[name].estimate(metric) for name in found}
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
     }
-    gains = {name: points(gain) for name, gain in methods.gains.items()}
-    columns["the best is better by"] = {name: gains.get(name, "") for name in found}
+    columns["the best is better by"] = {
+        name: points(results.gain(results.best, results.answers(name)))
+        for name in found
+        if name != results.best
+    }
     return pd.DataFrame(columns)
 
 
 def of_encoders(findings: Findings) -> pd.DataFrame:
     """Return each encoder's accuracy, and CLIP's less that, by group."""
-    own = findings.methods.estimate("accuracy", POOLED)
+    own = findings.results.evaluations[POOLED].estimate("accuracy")
     rows: dict[str, list[Any]] = {findings.request.name_of(findings.encoder): [own, ""]}
     for other in findings.other_encoders:
         rows[other.name] = [other.accuracy, points(other.gain)]
@@ -100,24 +103,24 @@ def of_encoders(findings: Findings) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def of_classes(methods: Methods) -> pd.DataFrame:
+def of_classes(results: Results) -> pd.DataFrame:
     """Return how much of each class the best probe finds."""
-    found = methods.evaluations[methods.best]
+    found = results.evaluation
     return pd.DataFrame(
         {
             "images": found.per_class["support"].astype(int),
-            "found (sensitivity)": methods.sensitivity,
+            "found (sensitivity)": results.sensitivity,
             "right (precision)": found.by_class("precision"),
         }
     )
 
 
-def of_external(methods: Methods, external: ExternalTest) -> pd.DataFrame:
+def of_external(results: Results, external: ExternalTest) -> pd.DataFrame:
     """Return how much of each class is found here and in another folder."""
     return pd.DataFrame(
         {
             "images": external.evaluation.per_class["support"].astype(int),
-            "found here": methods.sensitivity,
+            "found here": results.sensitivity,
             "found elsewhere": external.evaluation.by_class("sensitivity"),
         }
     )

@@ -24,7 +24,7 @@ from cliplib.reports.data_warnings import (
     find_warnings,
 )
 from cliplib.reports.findings import Belonging, Findings
-from cliplib.reports.methods import LARGEST, ZERO_SHOT, Methods
+from cliplib.reports.methods import LARGEST, ZERO_SHOT, Results
 from cliplib.reports.templates import TEMPLATES, filled, read_texts
 
 WORDS = (
@@ -125,31 +125,31 @@ def _item(text: str) -> str:
 
 def verdict(findings: Findings) -> Verdict:
     """Judge what was found out about a folder of images, by fixed rules."""
-    methods = findings.methods
+    results = findings.results
     warnings = find_warnings(findings)
     groups_per_class = findings.images.groups_per_class
-    word = word_by_accuracy(methods, min(groups_per_class.values()))
+    word = word_by_accuracy(results, min(groups_per_class.values()))
     word = limited_word(word, warnings)
     return Verdict(
         word=word,
         warnings=warnings,
-        sentence=sentence(word, methods, warnings, findings.belonging),
+        sentence=sentence(word, results, warnings, findings.belonging),
         rows=compared(findings),
         steps=next_steps(findings, word),
     )
 
 
-def word_by_accuracy(methods: Methods, fewest_groups: int) -> str:
+def word_by_accuracy(results: Results, fewest_groups: int) -> str:
     """Return the word that the accuracy allows, whatever else limits it.
 
     The lower of accuracy and balanced accuracy counts, so that a large class cannot
     carry the others. `fewest_groups` is the number of groups of the rarest class.
     """
-    balanced = methods.estimate("balanced_accuracy")
-    if not beats_chance(methods):
-        useful = 1 / len(methods.table.classes) + USEFUL_GAIN
+    balanced = results.evaluation.estimate("balanced_accuracy")
+    if not beats_chance(results):
+        useful = 1 / len(results.table.classes) + USEFUL_GAIN
         return "Not shown" if balanced.high >= useful else "No"
-    accuracy = min(methods.estimate("accuracy"), balanced)
+    accuracy = min(results.evaluation.estimate("accuracy"), balanced)
     if accuracy.value < FAIR_ACCURACY:
         return "Only in part"
     if accuracy.value < GOOD_ACCURACY:
@@ -158,15 +158,15 @@ def word_by_accuracy(methods: Methods, fewest_groups: int) -> str:
     return "Yes" if is_sure else "Probably"
 
 
-def beats_chance(methods: Methods) -> bool:
+def beats_chance(results: Results) -> bool:
     """Tell whether the best probe is shown to do better than chance.
 
     By balanced accuracy, whose chance is 1 / k of k classes, or by the area under the
     ROC curve, whose chance is a half: neither rewards naming a large class.
     """
-    balanced = methods.estimate("balanced_accuracy")
-    area = methods.estimate("auroc")
-    return balanced.low > 1 / len(methods.table.classes) or area.low > 0.5
+    balanced = results.evaluation.estimate("balanced_accuracy")
+    area = results.evaluation.estimate("auroc")
+    return balanced.low > 1 / len(results.table.classes) or area.low > 0.5
 
 
 def limited_word(word: str, warnings: Sequence[DataWarning]) -> str:
@@ -175,23 +175,23 @@ def limited_word(word: str, warnings: Sequence[DataWarning]) -> str:
 
 
 def sentence(
-    word: str, methods: Methods, warnings: Sequence[DataWarning], belonging: Belonging
+    word: str, results: Results, warnings: Sequence[DataWarning], belonging: Belonging
 ) -> str:
     """Say in one sentence what new images can expect, and on what condition."""
     if word == "Cannot be said":
         return "These images are too few, or too few of one kind, to say."
     if word in ("No", "Not shown"):
-        found = methods.estimate("balanced_accuracy")
+        found = results.evaluation.estimate("balanced_accuracy")
         than_chance = "no more than" if word == "No" else "not shown to be more than"
         return (
             f"Of 100 new images, as many of each class, {_of_hundred(found)}, "
-            f"{than_chance} the {100 / len(methods.table.classes):.0f} of guessing."
+            f"{than_chance} the {100 / len(results.table.classes):.0f} of guessing."
         )
     conditions = [warning.condition for warning in warnings if warning.condition]
     if not conditions and not belonging.declared:
         conditions = [UNCHECKED]
     condition = f", if {', and '.join(conditions)}" if conditions else ""
-    expected = _of_hundred(methods.estimate("accuracy"))
+    expected = _of_hundred(results.evaluation.estimate("accuracy"))
     return f"Of 100 new images of this kind, {expected}{condition}."
 
 
@@ -221,16 +221,16 @@ def right_of_new(share: Estimate, n: int) -> tuple[int, int]:
 
 def compared(findings: Findings) -> list[Row]:
     """Return the verdict's table: the best probe, and what to compare it with."""
-    methods = findings.methods
+    results = findings.results
     table = [
-        _row(f"this classifier ({methods.best})", methods.evaluations[methods.best]),
-        _row("always the largest class", methods.evaluations[LARGEST]),
+        _row(f"this classifier ({results.best})", results.evaluation),
+        _row("always the largest class", results.evaluations[LARGEST]),
     ]
     shortcut = strongest(findings.shortcuts)
     if shortcut is not None:
         name = f"no object: {shortcut.name}"
         table.append(Row(name, shortcut.accuracy, shortcut.balanced))
-    table.append(_row("the names of the classes alone", methods.evaluations[ZERO_SHOT]))
+    table.append(_row("the names of the classes alone", results.evaluations[ZERO_SHOT]))
     if findings.external is not None:
         name = f"elsewhere: {findings.external.name}"
         table.append(_row(name, findings.external.evaluation))
@@ -251,7 +251,7 @@ def next_steps(findings: Findings, word: str) -> list[Step]:
     What to collect is of the class that is found least, unless that is found well: as
     many groups more as it takes to know the share that is found to ten points.
     """
-    name, found = findings.methods.least_found
+    name, found = findings.results.least_found
     n_groups = findings.images.groups_per_class[name]
     # By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1².
     variance = found.value * (1 - found.value)

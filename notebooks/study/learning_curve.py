@@ -9,16 +9,17 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from cliplib.data.arrays import Ints
+from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import predict_folds, table_folds
-from cliplib.reports.methods import Methods, groups_per_class
+from cliplib.reports.methods import Results, groups_per_class
 from cliplib.reports.plots import FIGURE_WIDTH
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Of the groups, that the curve has points for."""
 
 
-def learning_curve(methods: Methods) -> pd.DataFrame:
+def learning_curve(results: Results) -> pd.DataFrame:
     """Test the best probe when it is trained on a growing share of the groups.
 
     Each fold is tested by a probe that is trained on this share of each class's groups
@@ -31,22 +32,23 @@ def learning_curve(methods: Methods) -> pd.DataFrame:
         share; images and groups trained on, means over folds; value, low and high of
         the accuracy.
     """
-    probe, table = methods.method
-    folds = table_folds(table, **methods.draws)
+    table = results.probe_table
+    folds = table_folds(table, results.n_splits, results.seed)
     points = []
     for share in tqdm(SHARES, "learning curve", unit="share"):
         # Of each fold a part of its training rows.
         parts = [
-            (_draw_groups(table, rows, share, methods.seed), test_rows)
+            (_draw_groups(table, rows, share, results.seed), test_rows)
             for rows, test_rows in folds
         ]
         trained = [table.select(rows) for rows, _ in parts]
         if any(groups_per_class(part).min() < 2 for part in trained):
             continue
-        proba = methods.proba  # with all groups
+        proba = results.proba  # with all groups
         if share < 1:
-            proba = predict_folds(probe, table, parts)
-        accuracy = methods.evaluate(proba.argmax(axis=1)).estimate("accuracy")
+            proba = predict_folds(results.probe, table, parts)
+        is_right = proba.argmax(axis=1) == table.labels
+        accuracy = share_with_interval(is_right, groups=table.groups, seed=results.seed)
         point = {
             "share": share,
             "images": np.mean([len(part) for part in trained]),

@@ -62,7 +62,7 @@ def measured_row(folder: Folder, place: Path) -> dict[str, Any]:
     with patch.object(module, "explain_errors"):  # no word depends on heat maps
         findings = module.measure(place)
     said = verdict(findings)
-    stated = findings.methods.estimate("accuracy")
+    stated = findings.results.evaluation.estimate("accuracy")
     shortcut = strongest(findings.shortcuts)
     return {
         "collection": folder.collection,

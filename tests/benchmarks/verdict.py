@@ -64,15 +64,15 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
             elsewhere=str(elsewhere) if elsewhere.exists() else "",
         )
     said = verdict(findings)
-    estimator, table = findings.methods.method
-    probe = fit_with_groups(estimator, table)
+    table = findings.results.probe_table
+    probe = fit_with_groups(findings.results.probe, table)
     new = encode(place / "new", findings.encoder).with_readout(table.readout)
     truth = np.array(new.classes)[new.labels]
     is_true = np.array(table.classes)[probe.predict(new.features)] == truth
     answers = findings.aid.decide(new.features)
     answered = ~answers["abstained"].to_numpy(bool)
     is_wrong = answers["class"].to_numpy()[answered] != truth[answered]
-    stated = findings.methods.estimate("accuracy")
+    stated = findings.results.evaluation.estimate("accuracy")
     low, high = stated.low, stated.high
     fewest, most = right_of_new(stated, len(new))
     range_holds = bool(fewest <= is_true.sum() <= most)
@@ -82,7 +82,7 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
         "detail": folder.planted,
         "classes": ", ".join(table.classes),
         "n": len(table),
-        "groups": findings.methods.n_groups,
+        "groups": findings.results.n_groups,
         "word": said.word,
         "stated": stated.value,
         "low": low,
@@ -145,7 +145,7 @@ def what_was_found(folder: Folder, findings: Findings) -> str:
     """Return in words what was found of copies and wrong labels, or elsewhere."""
     if findings.external is not None:
         right = findings.external.evaluation.estimate("accuracy")
-        loss = external_loss(findings.external, findings.methods)
+        loss = external_loss(findings.external, findings.results)
         return f"elsewhere {percent(right)} right, a loss of {points(loss)}"
     stems = [Path(image).stem for image in findings.images.table.ids]
     if folder.kind == "label noise":
@@ -186,7 +186,7 @@ def peers_name(findings: Findings, place: Path) -> dict[str, bool]:
     lab = Datalab(
         data.cast_column("image", Image()), label_name="label", image_key="image"
     )
-    lab.find_issues(pred_probs=findings.methods.proba, features=table.features)
+    lab.find_issues(pred_probs=findings.results.proba, features=table.features)
     scores = lab.get_info("spurious_correlations")["correlations_df"]["score"]
     return {"cleanvision": bool(of_one.any()), "datalab": bool((scores < 0.3).any())}
 
