@@ -48,8 +48,13 @@ from cliplib.reports import report as report_module
 from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.external import evaluate_external
-from cliplib.reports.findings import Findings, Request
-from cliplib.reports.measure import encode_images, measure, who_belongs_together
+from cliplib.reports.findings import Findings
+from cliplib.reports.measure import (
+    encode_images,
+    measure,
+    shown_name,
+    who_belongs_together,
+)
 from cliplib.reports.report import (
     WRITTEN,
     check_extra,
@@ -399,6 +404,7 @@ def test_anonymous_findings_name_no_file(
         elsewhere=str(home / "ward9"),
         anonymous=True,
     )
+    assert found.command == "cliplib report FOLDER --out OUT --anonymous"
     write_report(found, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     about = (tmp_path / "out" / "report.json").read_text("utf-8")
@@ -420,10 +426,10 @@ def test_groups_that_names_suggest_are_numbered_if_anonymous() -> None:
     dataset: Any = {"id": ids, "group": [""] * len(ids)}
     table = SimpleNamespace(ids=np.array(ids))
     images: Any = SimpleNamespace(table=table, names=ids)
-    found = who_belongs_together(Request("photos"), dataset, images)
+    found = who_belongs_together(dataset, images)
     assert found.series["ward/Adams_1.png"] == "ward/Adams"
     images.names = [f"image {number}" for number in range(1, 9)]
-    hidden = who_belongs_together(Request("photos", anonymous=True), dataset, images)
+    hidden = who_belongs_together(dataset, images, anonymous=True)
     assert [*hidden.series] == ["image 5", "image 6", "image 7", "image 8", "image 1"]
     assert [*hidden.series.values()] == ["1", "1", "2", "2", "3"]
 
@@ -437,7 +443,7 @@ def test_an_anonymous_encoder_of_a_folder_is_called_by_its_fingerprint(
     for name in ("Anna", str(tmp_path / "Anna"), "openai/clip"):
         encoder = Mock(fingerprint="0123456789")
         encoder.name = name
-        names.append(Request("photos", anonymous=True).name_of(encoder))
+        names.append(shown_name(encoder, anonymous=True))
     assert names == ["model 01234567", "model 01234567", "openai/clip"]
 
 
@@ -472,8 +478,6 @@ def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
     shown = {section["title"] for section in plain["sections"]}
     assert not {"Elsewhere", "Without the object"} & shown
     assert plain["title"] == "ward7" and len(plain["table"]["rows"]) == 4
-    here = replace(findings.request, folder=".")
-    assert document(replace(findings, request=here))["title"] == Path.cwd().name
 
 
 def test_a_split_of_the_folders_own_has_its_section(findings: Findings) -> None:
@@ -638,7 +642,7 @@ def test_what_cannot_work_is_refused_before_any_work(
 def test_a_seed_that_is_none_is_refused_before_any_work(
     seed: int, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliplib.reports.measure.load_dataset", None)  # would raise
+    monkeypatch.setattr(module, "load_dataset", None)  # would raise
     with pytest.raises(ValueError, match=f"seed={seed} must be from 0"):
         measure(image_folder(n=2), seed=seed)
 
@@ -649,9 +653,8 @@ def test_the_reasons_why_files_are_unreadable_name_no_path(
     folder = image_folder(n=4)
     for name in ("gone.png", "O'Brien.png"):
         (folder / "disc" / name).symlink_to(folder / "nowhere.png")
-    request = Request(folder, anonymous=True)
     encoder = ClipEncoder(checkpoint, cache=False)
-    images = encode_images(request, load_dataset(folder), encoder)
+    images = encode_images(load_dataset(folder), encoder)
     reasons = images.unreadable.values()  # which page and PDF count
     assert [*reasons] == ["No such file or directory."] * 2
 
@@ -660,5 +663,3 @@ def test_the_command_is_told_as_it_was_typed_or_without_names(
     findings: Findings,
 ) -> None:
     assert findings.command == "cliplib report ward7 --out mine"
-    hidden = replace(findings, request=replace(findings.request, anonymous=True))
-    assert hidden.command == "cliplib report FOLDER --out OUT --anonymous"

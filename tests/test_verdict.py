@@ -351,8 +351,7 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
     assert warning is not None and warning.id == name and warning.rows == [1, 2, 3, 4]
     assert "97%" in warning.message and "41%" in warning.message
     assert word_of(results(), warning) == word
-    anonymous = SimpleNamespace(anonymous=True)
-    hidden = one(data_warnings.of_subgroups, subgroups=[archive], request=anonymous)
+    hidden = one(data_warnings.of_subgroups, subgroups=[archive], anonymous=True)
     assert hidden is not None and "mr#" not in hidden.message
     assert ("mr#" in warning.message) == (by == "form of name")
 
@@ -432,11 +431,9 @@ def test_labels_files_and_groups_to_look_at_are_named() -> None:
     assert doubt is not None and doubt.rows == [5, 4]
     assert "hard" in doubt.message and "most of these" not in doubt.message
     bad = SimpleNamespace(unreadable={"bad.png": "empty"})
-    shown = SimpleNamespace(anonymous=False)
-    unread = one(data_warnings.of_unreadable, images=bad, request=shown)
+    unread = one(data_warnings.of_unreadable, images=bad)
     assert unread is not None and unread.files == ["bad.png"]
-    shown = SimpleNamespace(anonymous=True)
-    hidden = one(data_warnings.of_unreadable, images=bad, request=shown)
+    hidden = one(data_warnings.of_unreadable, images=bad, anonymous=True)
     assert hidden is not None and hidden.files == [] and "bad" not in hidden.message
     joined = pd.DataFrame({"group_a": ["p1"], "group_b": ["p2"]})
     belonging = Belonging(401, "", {}, joined)
@@ -519,9 +516,8 @@ def test_what_names_no_warning_is_refused() -> None:
 def findings(**parts: Any) -> Any:
     """Return as much of the findings as warnings and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
-    request = SimpleNamespace(anonymous=False)
     defaults = {"images": images, "training_overlap": None, "other_encoders": []}
-    defaults |= {"request": request}
+    defaults |= {"anonymous": False}
     defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "results": results(), **parts})
 

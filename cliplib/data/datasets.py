@@ -22,8 +22,7 @@ from cliplib.data.wording import check_printable
 HUB = "hf://datasets/"
 TABLES = (".csv", ".tsv", ".txt")  # suffixes of tables of files
 
-# Options of `load_dataset`, and the kinds of source that it takes.
-SOURCE_OPTIONS = ("image_column", "label_column", "split", "revision")
+# The kinds of source that `load_dataset` takes.
 Source: TypeAlias = (
     str | os.PathLike[str] | pd.DataFrame | datasets.Dataset | datasets.DatasetDict
 )

@@ -265,7 +265,7 @@ def of_subgroups(f: Findings) -> Iterator[DataWarning]:
             "rest": subgroup.accuracy_of_rest,
         }
         of_cluster = subgroup.by == CLUSTER
-        tells_names = subgroup.by == FORM and f.request.anonymous
+        tells_names = subgroup.by == FORM and f.anonymous
         yield warning_of(
             "cluster-inside-class" if of_cluster else "archive-inside-class",
             evidence,
@@ -341,7 +341,7 @@ def of_unreadable(f: Findings) -> Iterator[DataWarning]:
     """Say that files could not be read; if anonymous, without their names."""
     unreadable = f.images.unreadable
     if unreadable:
-        files = [] if f.request.anonymous else list(unreadable)
+        files = [] if f.anonymous else list(unreadable)
         count = {"files": len(unreadable)}
         yield warning_of("unreadable-files", count, files=files)
 

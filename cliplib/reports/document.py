@@ -40,10 +40,10 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
 
     `title` is by default the folder's name, or "A folder of images" if anonymous.
     """
-    if not title and findings.request.anonymous:
+    if not title and findings.anonymous:
         title = "A folder of images"
     elif not title:
-        title = Path(findings.request.place).resolve().name
+        title = findings.images.table.provenance["dataset"]
     today = date.today()
     judged = verdict(findings)
     values = {

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from cliplib.data.datasets import Source
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import Encoder
 from cliplib.features.audit import Audit
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Erased
@@ -27,72 +24,6 @@ from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.methods import OtherEncoder, Results
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of `measure`.
-
-    Attributes
-    ----------
-    folder
-        Of class folders, or any other source of images: see `load_dataset`.
-    model
-        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
-    groups
-        A CSV file (file, group), or a regular expression with the group in its
-        parentheses: what belongs together. "" for near-duplicates only.
-    copies
-        Which images count as copies: "off", "exact", "near", or the smallest
-        correlation of detail that makes one. Copies are kept together.
-    others
-        More vision models to set beside CLIP, by hub id or folder.
-    elsewhere
-        Another folder of the same classes, from another camera or site, to be judged
-        by a probe that is trained on all of this one.
-    boxes
-        A CSV file (file, x_center, y_center, width, height as shares): where the object
-        lies that is to be erased.
-    limit
-        Draw about so many images, by class and split; 0 takes all.
-    seed
-        Of everything random, from 0 on.
-    anonymous
-        Call images by numbers, and models in folders by their fingerprint, in the
-        verdict, in errors and in the decision aid.
-    command
-        What measures this again, for the page and the verdict's next steps.
-    image_column, label_column, split, revision
-        Options of `load_dataset`.
-    """
-
-    folder: Source
-    model: str = ""
-    groups: str = ""
-    copies: str | float = "near"
-    others: Sequence[str] = ()
-    elsewhere: str = ""
-    boxes: str = ""
-    limit: int = 0
-    seed: int = 0
-    anonymous: bool = False
-    command: str = "cliplib report FOLDER --out OUT"
-    image_column: str = ""
-    label_column: str = ""
-    split: str = ""
-    revision: str = ""
-
-    @property
-    def place(self) -> str:
-        """The folder, file or hub id of the images; "images" for what has none."""
-        is_place = isinstance(self.folder, str | os.PathLike)
-        return os.fspath(self.folder) if is_place else "images"
-
-    def name_of(self, encoder: Encoder) -> str:
-        """Return a hub id or folder; if anonymous, no folder but its fingerprint."""
-        if self.anonymous and os.path.isdir(encoder.name):
-            return f"model {encoder.fingerprint[:8]}"
-        return encoder.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +95,16 @@ class Findings:
 
     Attributes
     ----------
-    request
-        What was asked for.
+    anonymous
+        Whether images are called by numbers, and folders and persons not at all.
+    command
+        What measures all this again; if anonymous, without names.
+    groups
+        How groups were declared: the CSV file or the pattern, "" for neither.
     encoder
         The frozen CLIP.
+    encoder_name
+        Its hub id or folder; if anonymous, no folder.
     images, belonging
         What the folder holds.
     audit
@@ -205,8 +142,11 @@ class Findings:
         Images without their object; None without boxes.
     """
 
-    request: Request
+    anonymous: bool
+    command: str
+    groups: str
     encoder: ClipEncoder
+    encoder_name: str
     images: Images
     belonging: Belonging
     audit: Audit
@@ -224,10 +164,3 @@ class Findings:
     published_split: PublishedSplit | None = None
     external: ExternalTest | None = None
     erased: Erased | None = None
-
-    @property
-    def command(self) -> str:
-        """The command that measures all this again; if anonymous, without names."""
-        if self.request.anonymous:
-            return "cliplib report FOLDER --out OUT --anonymous"
-        return self.request.command

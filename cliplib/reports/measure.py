@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ import pandas as pd
 from PIL import Image
 
 import cliplib
-from cliplib.data.datasets import SOURCE_OPTIONS, Source, default_phrases, load_dataset
+from cliplib.data.datasets import Source, default_phrases, load_dataset
 from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.audit import Audit, audit_dataset
@@ -26,6 +28,7 @@ from cliplib.features.groups import (
     joined_files,
     suggested_pattern,
 )
+from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import file_fields, values_of_one_class
@@ -41,8 +44,8 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.external import ExternalTest, evaluate_external
-from cliplib.reports.findings import Belonging, Findings, Images, Request
+from cliplib.reports.external import evaluate_external
+from cliplib.reports.findings import Belonging, Findings, Images
 from cliplib.reports.methods import (
     POOLED,
     OtherEncoder,
@@ -54,18 +57,56 @@ from cliplib.reports.methods import (
 )
 
 MOST_ERRORS = 6
+NAMELESS_COMMAND = "cliplib report FOLDER --out OUT"
 
 
-def measure(folder: Source, **options: Any) -> Findings:
+def measure(
+    folder: Source,
+    *,
+    model: str = "",
+    groups: str = "",
+    copies: str | float = "near",
+    others: Sequence[str] = (),
+    elsewhere: str = "",
+    boxes: str = "",
+    limit: int = 0,
+    seed: int = 0,
+    anonymous: bool = False,
+    command: str = NAMELESS_COMMAND,
+    **columns: str,
+) -> Findings:
     """Measure how far a frozen CLIP and light probes can sort images.
 
     Parameters
     ----------
-    folder
-        Of class folders, or any other source of images: see `load_dataset`.
-    options
-        model, groups, copies, others, elsewhere, boxes, limit, seed, anonymous, command
-        and the columns of `load_dataset`: see `cliplib.reports.findings.Request`.
+    folder, **columns
+        A folder of class folders, or any other source of images, and which part of it
+        is meant: see `load_dataset`.
+    model
+        Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
+    groups
+        A CSV file (file, group), or a regular expression with the group in its
+        parentheses: what belongs together. "" for near-duplicates only.
+    copies
+        Which images count as copies: "off", "exact", "near", or the smallest
+        correlation of detail that makes one. Copies are kept together.
+    others
+        More vision models to set beside CLIP, by hub id or folder.
+    elsewhere
+        Another folder of the same classes, from another camera or site, to be judged
+        by a probe that is trained on all of this one.
+    boxes
+        A CSV file (file, x_center, y_center, width, height as shares): where the object
+        lies that is to be erased.
+    limit
+        Draw about so many images, by class and split; 0 takes all.
+    seed
+        Of everything random, from 0 on.
+    anonymous
+        Call images by numbers, and models in folders by their fingerprint, in the
+        verdict, in errors and in the decision aid.
+    command
+        What measures this again, for the page and the verdict's next steps.
 
     Raises
     ------
@@ -75,105 +116,107 @@ def measure(folder: Source, **options: Any) -> Findings:
         If the folder does not hold two classes of four images each that can be read,
         or groups, boxes or the other folder do not fit it.
     """
-    request = Request(folder, **options)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed} must be from 0 to 2³² - 1.")
     # What can be refused before the encoding, which takes minutes, is refused first.
-    dataset = checked_dataset(request)
-    boxes = read_boxes(request.boxes, dataset["id"][:]) if request.boxes else {}
-    other_encoders = [VisionEncoder(name) for name in request.others]
-    encoder = ClipEncoder(request.model or None)
-    images = encode_images(request, dataset, encoder)
+    dataset = load_dataset(folder, **columns)
+    check_classes(dataset, elsewhere)
+    if groups:
+        declared = declared_groups(dataset["id"][:], groups)
+        dataset = dataset.remove_columns("group").add_column("group", declared)
+    drawn = stratified_subset(dataset["label"], dataset["split"], limit, seed=seed)
+    dataset = dataset.select(drawn)
+    box_by_id = read_boxes(boxes, dataset["id"][:]) if boxes else {}
+    other_encoders = [VisionEncoder(name) for name in others]
+    encoder = ClipEncoder(model or None)
+    images = encode_images(dataset, encoder, copies=copies, anonymous=anonymous)
     table = images.table
-    folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": request.seed}
+    files = images.files
+    folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
     words = zero_shot(encoder, table, default_phrases(table.classes))
     results = compare_methods(table, words, **folds)
     probe = results.probe
     probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
     cache = encoder.cache
-    audit = audit_dataset(dataset, copies=request.copies, table=table, cache=cache)
-    aid = make_aid(request, encoder, images.names, results)
-    shortcuts = probe_shortcuts(
-        table, images.files, results.predicted, cache=cache, **folds
-    )
+    audit = audit_dataset(dataset, copies=copies, table=table, cache=cache)
+    encoder_name = shown_name(encoder, anonymous)
+    about = {"encoder": encoder_name, "dataset": ""} if anonymous else {}
+    aid = make_aid(results, encoder, images.names, about)
+    shortcuts = probe_shortcuts(table, files, results.predicted, cache=cache, **folds)
+    external = None
+    if elsewhere:
+        external = evaluate_external(elsewhere, table, files, fitted, aid, seed=seed)
+        if anonymous:
+            external = replace(external, name="the other folder")
     erased = None
-    if boxes:
-        files = images.files
-        erased = evaluate_erased(probe, probe_table, encoder, files, boxes, **folds)
+    if box_by_id:
+        erased = evaluate_erased(probe, probe_table, encoder, files, box_by_id, **folds)
     return Findings(
-        request=request,
+        anonymous=anonymous,
+        command=f"{NAMELESS_COMMAND} --anonymous" if anonymous else command,
+        groups=groups,
         encoder=encoder,
+        encoder_name=encoder_name,
         images=images,
-        belonging=who_belongs_together(request, dataset, images),
+        belonging=who_belongs_together(dataset, images, anonymous=anonymous),
         audit=audit,
         copies=rows_of_pairs(audit, table),
         results=results,
-        shortcuts=measure_swaps(
-            shortcuts, probe, probe_table, encoder, images.files, **folds
-        ),
+        shortcuts=measure_swaps(shortcuts, probe, probe_table, encoder, files, **folds),
         one_class_values=values_of_one_class(images.facts, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
-        subgroups=find_subgroups(
-            table, results.predicted, images.facts, seed=request.seed
-        ),
+        subgroups=find_subgroups(table, results.predicted, images.facts, seed=seed),
         other_encoders=[
-            measure_other(request.name_of(other), other, images, results)
+            measure_other(other, shown_name(other, anonymous), files, results)
             for other in other_encoders
         ],
         suspects=suspect_labels(table.labels, results.proba),
-        errors=explain_errors(encoder, fitted, images, results),
+        errors=explain_errors(encoder, fitted, files, results),
         aid=aid,
-        training_overlap=overlap_with_training(encoder, images),
+        training_overlap=overlap_with_training(encoder, files),
         published_split=evaluate_published_split(
             probe_table, probe, results.predicted, **folds
         ),
-        external=evaluate_other_folder(request, images, fitted, aid),
+        external=external,
         erased=erased,
     )
 
 
-def checked_dataset(request: Request) -> datasets.Dataset:
-    """Return the images that are asked for; ValueError where they cannot be measured.
-
-    So it is where another folder shares no class with them, or the seed is no seed.
-    """
-    if not 0 <= request.seed < 2**32:
-        raise ValueError(f"seed={request.seed} must be from 0 to 2³² - 1.")
-    columns = {name: getattr(request, name) for name in SOURCE_OPTIONS}
-    dataset = load_dataset(request.folder, **columns)
+def check_classes(dataset: datasets.Dataset, elsewhere: str) -> None:
+    """Raise ValueError for images of one class, or another folder of other classes."""
     classes = dataset.features["label"].names
     if len(classes) < 2:
         raise ValueError(
-            f"{request.place} needs images of two classes or more, each in a folder of "
-            f"its own; there is only {classes[0]!r}."
+            f"{dataset.info.dataset_name} needs images of two classes or more, each in "
+            f"a folder of its own; there is only {classes[0]!r}."
         )
-    if request.elsewhere:
-        theirs = load_dataset(request.elsewhere).features["label"].names
+    if elsewhere:
+        theirs = load_dataset(elsewhere).features["label"].names
         if not set(theirs) & set(classes):
             raise ValueError(
-                f"{request.elsewhere} has the classes {', '.join(theirs)}, and none of "
+                f"{elsewhere} has the classes {', '.join(theirs)}, and none of "
                 f"{', '.join(classes)}: its folders must have the same names."
             )
-    return dataset
+
+
+def shown_name(encoder: Encoder, anonymous: bool) -> str:
+    """Return a hub id or folder; if anonymous, no folder but its fingerprint."""
+    if anonymous and os.path.isdir(encoder.name):
+        return f"model {encoder.fingerprint[:8]}"
+    return encoder.name
 
 
 def encode_images(
-    request: Request, dataset: datasets.Dataset, encoder: ClipEncoder
+    dataset: datasets.Dataset,
+    encoder: ClipEncoder,
+    *,
+    copies: str | float = "near",
+    anonymous: bool = False,
 ) -> Images:
-    """Encode the images of a request, and count them.
-
-    ValueError where no image of a class can be read, or declared groups do not cover
-    all images.
-    """
+    """Encode images, and count them; ValueError where none of a class can be read."""
     errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = encode(
-        dataset,
-        encoder,
-        groups=request.groups or None,
-        copies=request.copies,
-        limit=request.limit,
-        seed=request.seed,
-        errors=errors_by_id,
-    )
+    table = encode(dataset, encoder, copies=copies, errors=errors_by_id)
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
     unreadable = {name: why_unreadable(file_of[name]) for name in errors_by_id}
     for label, name in enumerate(table.classes):
@@ -182,7 +225,7 @@ def encode_images(
             raise ValueError(f"No image of class {name!r} can be read. {error}")
     files = [file_of[file_id] for file_id in table.ids]
     names = [str(file_id) for file_id in table.ids]
-    if request.anonymous:
+    if anonymous:
         names = [f"image {row}" for row in range(1, len(table) + 1)]
     counts = count_images(table)
     return Images(table, files, names, counts, unreadable, file_fields(files))
@@ -211,22 +254,20 @@ def count_images(table: FeatureTable) -> pd.DataFrame:
 
 
 def who_belongs_together(
-    request: Request, dataset: datasets.Dataset, images: Images
+    dataset: datasets.Dataset, images: Images, *, anonymous: bool = False
 ) -> Belonging:
     """Return what is declared or suggested to belong together, and what copies join."""
     ids = images.table.ids.tolist()
     group_of = dict(zip(dataset["id"], dataset["group"], strict=True))
-    declared: list[Any] = [group_of[file_id] for file_id in ids]  # "" for none
-    if request.groups:
-        declared = declared_groups(ids, request.groups)
+    declared = [group_of[file_id] for file_id in ids]  # "" for none
     if any(declared):
         merged = groups_joined_by_copies(ids, declared, images.table.copies)
-        if request.anonymous:  # a group may be called as a person is
+        if anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
         return Belonging(len(set(declared)), "", {}, merged)
     pattern = suggested_pattern(ids)
     group_of = joined_files(ids, pattern) if pattern else {}
-    if request.anonymous:
+    if anonymous:
         numbers = pd.factorize(pd.Series(group_of))[0] + 1
         group_of = dict(zip(group_of, numbers.astype(str), strict=True))
     name_of = dict(zip(ids, images.names, strict=True))
@@ -245,38 +286,24 @@ def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
             "same_label": pairs["label_a"] == pairs["label_b"],
         }
     )
-    # With a `limit` the table has not all files, but the audit has.
-    rows = rows[(rows["row_a"] >= 0) & (rows["row_b"] >= 0)]
     # False comes before True.
     return rows.sort_values("same_label", kind="stable", ignore_index=True)
 
 
 def overlap_with_training(
-    encoder: ClipEncoder, images: Images
+    encoder: ClipEncoder, files: Sequence[Any]
 ) -> TrainingOverlap | None:
     """Find the images that the encoder was trained on; None where it is not "mini"."""
     if encoder.fingerprint != ClipEncoder("mini", cache=False).fingerprint:
         return None  # which images others were trained on is not known
-    return find_training_overlap(images.files, cache=encoder.cache)
-
-
-def evaluate_other_folder(
-    request: Request, images: Images, probe: AnyProbe, aid: DecisionAid
-) -> ExternalTest | None:
-    """Judge the images of another folder, if one is named."""
-    if not request.elsewhere:
-        return None
-    found = evaluate_external(
-        request.elsewhere, images.table, images.files, probe, aid, seed=request.seed
-    )
-    return replace(found, name="the other folder") if request.anonymous else found
+    return find_training_overlap(files, cache=encoder.cache)
 
 
 def measure_other(
-    name: str, encoder: VisionEncoder, images: Images, results: Results
+    encoder: VisionEncoder, name: str, files: Sequence[Any], results: Results
 ) -> OtherEncoder:
     """Test a linear probe on pooled features of another encoder."""
-    (features,) = encoder.map(images.files, progress=name)
+    (features,) = encoder.map(files, progress=name)
     table = results.table.with_features(features)
     probe = LinearProbe(seed=results.seed)
     proba = out_of_fold_proba(
@@ -290,7 +317,7 @@ def measure_other(
 
 
 def explain_errors(
-    encoder: ClipEncoder, fitted: AnyProbe, images: Images, results: Results
+    encoder: ClipEncoder, fitted: AnyProbe, files: Sequence[Any], results: Results
 ) -> list[tuple[int, Image.Image]]:
     """Return the errors of which the best probe was surest, six at most, surest first.
 
@@ -305,25 +332,26 @@ def explain_errors(
     rows = surest_first.drop_duplicates("group").index[:MOST_ERRORS].tolist()
     if not rows:
         return []
-    files = [images.files[row] for row in rows]
+    shown = [files[row] for row in rows]
     readout = results.probe_table.readout
-    maps = heat_maps(encoder, fitted, files, results.predicted[rows], readout)
+    maps = heat_maps(encoder, fitted, shown, results.predicted[rows], readout)
     return list(zip(rows, maps, strict=True))
 
 
 def make_aid(
-    request: Request, encoder: ClipEncoder, names: Sequence[str], results: Results
+    results: Results,
+    encoder: ClipEncoder,
+    names: Sequence[str],
+    about: Mapping[str, str],
 ) -> DecisionAid:
     """Make a classifier that abstains when unsure of the best probe.
 
-    If anonymous, images are called by numbers, and data set and model are not named.
+    It keeps the names of its training images, and their provenance with what is changed
+    by `about`.
     """
     table = results.probe_table
-    provenance = dict(table.provenance)
-    if request.anonymous:
-        provenance |= {"dataset": "", "encoder": request.name_of(encoder)}
-    # The aid keeps ids and provenance with its training images.
+    provenance = {**table.provenance, **about}
     named = replace(table, ids=np.array(names), provenance=provenance)
-    aid = DecisionAid.fit(named, encoder, probe=results.probe, seed=request.seed)
+    aid = DecisionAid.fit(named, encoder, probe=results.probe, seed=results.seed)
     made_by = f"cliplib {cliplib.__version__}, Python {platform.python_version()}"
     return replace(aid, about={**aid.about, "made by": made_by})

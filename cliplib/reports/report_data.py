@@ -75,17 +75,16 @@ def _plain(value: Any) -> Any:
 
 def made(findings: Findings) -> dict[str, str]:
     """Return what the numbers depend on: encoder, groups, seed, versions and so on."""
-    request = findings.request
-    groups = request.groups or "near-duplicates only"
-    if request.anonymous and os.path.isfile(groups):
+    groups = findings.groups or "near-duplicates only"
+    if findings.anonymous and os.path.isfile(groups):
         groups = "a file"  # whose path may name somebody
     n_read = len(findings.images.table)
     return {
-        "encoder": request.name_of(findings.encoder),
+        "encoder": findings.encoder_name,
         "fingerprint of its weights": findings.encoder.fingerprint,
         "readout of the best probe": findings.results.probe_table.readout,
         "groups": groups,
-        "seed": str(request.seed),
+        "seed": str(findings.results.seed),
         "images": f"{n_read} of {len(findings.audit.images)} files",
         "cliplib": cliplib.__version__,
         "Python": platform.python_version(),

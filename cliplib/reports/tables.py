@@ -34,7 +34,7 @@ def of_values(values: Mapping[str, Any]) -> pd.DataFrame:
 def of_unreadable(findings: Findings) -> pd.DataFrame:
     """Return the reason of each file that cannot be read; if anonymous, only counts."""
     reasons = pd.Series(findings.images.unreadable, name="reason").rename_axis("file")
-    if findings.request.anonymous:
+    if findings.anonymous:
         return reasons.value_counts().to_frame("files")
     return reasons.to_frame()
 
@@ -96,7 +96,7 @@ def of_methods(findings: Findings) -> pd.DataFrame:
 def of_encoders(findings: Findings) -> pd.DataFrame:
     """Return each encoder's accuracy, and CLIP's less that, by group."""
     own = findings.results.evaluations[POOLED].estimate("accuracy")
-    rows: dict[str, list[Any]] = {findings.request.name_of(findings.encoder): [own, ""]}
+    rows: dict[str, list[Any]] = {findings.encoder_name: [own, ""]}
     for other in findings.other_encoders:
         rows[other.name] = [other.accuracy, points(other.gain)]
     columns = ["accuracy", "CLIP is better by"]
