@@ -30,8 +30,8 @@ FEW_GROUPS = 10
 """With fewer groups altogether nothing is decided: they say little of others."""
 FEW_OF_A_CLASS = 5
 """With fewer groups of a class neither: they cannot be tested in five folds."""
-# These and `lookalikes.MANY` were chosen on the development folders of
-# tests/benchmarks/verdict.py: no clean one reaches them.
+# These were chosen on the development folders of tests/benchmarks/verdict.py: no clean
+# one reaches them.
 SHORTCUT = 0.75
 """The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
 SHORTCUT_LOW = 0.65
@@ -233,7 +233,7 @@ def of_look_alikes(f: Findings) -> Iterator[DataWarning]:
     alike = f.look_alikes
     if not alike.many:
         return
-    evidence: dict[str, Any] = {"median_cosine": alike.median_cosine}
+    evidence: dict[str, Any] = {"upper_quartile": alike.upper_quartile}
     evidence["clusters"] = alike.n_clusters
     if alike.accuracy is not None:
         evidence["accuracy"] = alike.accuracy

@@ -2,9 +2,10 @@
 
 ``python tests/benchmarks/pairs.py --data DATA`` draws pairs of classes of each of six
 collections, none of a class that `verdict.py` confirms with, and writes what
-``cliplib report`` says of each pair. Rules were chosen with the first ten of three
-collections in view, and with none of the second ten. What was measured is kept, so a
-run that was stopped goes on.
+``cliplib report`` says of each pair, and how alike images are where few things of each
+class are shown in several views. The rule for shortcuts was chosen with the first draw
+of three collections in view, that for look-alikes with the first draw of all. What was
+measured is kept, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import os
 import re
 import warnings
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,14 @@ import pandas as pd
 from folders import HALVED, Folder, collection, folders, write
 from verdict import most_used
 
+from cliplib import LinearProbe
+from cliplib.features.encode import encode
+from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.shortcuts import strongest
 from cliplib.reports import measure as module
 from cliplib.reports.verdict import verdict
 
+N_DRAWS = 3
 COLLECTIONS = ("trashnet", "dtd10", "caltech101", "pacs", "grocery", "fashion_products")
 N_PAIRS = 10
 N_IMAGES = 60
@@ -42,7 +48,7 @@ FEWEST = 30
 def drawn_pairs(name: str, data: Path, draw: int) -> list[Folder]:
     """Draw pairs of classes of a collection, as folders in which nothing is planted.
 
-    The second draw, of number 1, has none of the first.
+    Draws count from 0, and share no pair.
     """
     table = collection(name, data, "development")
     confirmed = [f.classes for f in folders("confirmation") if f.collection == name]
@@ -75,7 +81,18 @@ def measured_row(folder: Folder, place: Path) -> dict[str, Any]:
         "shortcut_share": shortcut.share_of_gain.value,
         "shortcut_low": shortcut.share_of_gain.low,
         **most_used(findings.shortcuts),
+        "alike": findings.look_alikes.upper_quartile,
     }
+
+
+def alike_in_views(folder: Folder, data: Path, place: Path) -> float:
+    """Return how alike images are where twelve things of a class have five views each.
+
+    Nobody declares them; those that are found to be copies are kept together.
+    """
+    replace(folder, n="12", planted="views 5").build(data, place)
+    table = encode(place / "home").with_readout("deep")
+    return look_alikes(table, LinearProbe()).upper_quartile
 
 
 def main() -> None:
@@ -92,7 +109,7 @@ def main() -> None:
     rows = []
     drawn = [
         (draw, folder)
-        for draw in range(2)
+        for draw in range(N_DRAWS)
         for name in COLLECTIONS
         if re.search(given.collections, name)
         for folder in drawn_pairs(name, data, draw)
@@ -104,6 +121,7 @@ def main() -> None:
             pictures, _ = folder.draw(data)
             write(pictures, place, np.random.default_rng(0))
             row = {"draw": draw + 1, **measured_row(folder, place)}
+            row["alike_in_views"] = alike_in_views(folder, data, Path(f"{place}-views"))
             kept.write_text(json.dumps(row, default=float))
         rows.append(json.loads(kept.read_text()))
         print(kept.read_text(), flush=True)

@@ -99,7 +99,7 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
         "shortcut_share": shortcut.share_of_gain.value,
         "shortcut_low": shortcut.share_of_gain.low,
         **most_used(findings.shortcuts),
-        "alike": findings.look_alikes.median_cosine,
+        "alike": findings.look_alikes.upper_quartile,
         "found": what_was_found(folder, findings),
     }
     can_tell = folder.kind in HONEST or "trap" in folder.kind
