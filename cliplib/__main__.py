@@ -172,8 +172,7 @@ def report(source: str, out: str, fail_on: str = "never", **options: Any) -> int
     from cliplib.reports.report import WRITTEN
 
     check_threshold(fail_on)
-    findings = cliplib.report(source, out, **options)
-    judged = cliplib.verdict(findings)
+    judged = cliplib.report(source, out, **options)
     print(judged)
     names = ", ".join(str(Path(out, name)) for name in WRITTEN)
     print(f"\nWritten: {names}, and the decision aid {Path(out, 'aid')}")

@@ -131,7 +131,7 @@ def findings(home: Path, checkpoint: Path) -> Findings:
 def written(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole report."""
     place = tmp_path_factory.mktemp("report")
-    write_report(findings, place, HOSTILE)
+    write_report(findings, verdict(findings), place, HOSTILE)
     return place
 
 
@@ -405,7 +405,7 @@ def test_anonymous_findings_name_no_file(
         anonymous=True,
     )
     assert found.command == "cliplib report FOLDER --out OUT --anonymous"
-    write_report(found, tmp_path / "out")
+    write_report(found, verdict(found), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     about = (tmp_path / "out" / "report.json").read_text("utf-8")
     assert "image 1" in page
@@ -472,9 +472,13 @@ def test_the_page_loads_nothing_and_tells_the_verdict_first(written: Path) -> No
 
 
 def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
-    titles = {section["title"] for section in document(findings)["sections"]}
+    titles = {
+        section["title"]
+        for section in document(findings, verdict(findings))["sections"]
+    }
     assert {"Elsewhere", "Without the object", "How it was made"} <= titles
-    plain = document(replace(findings, external=None, erased=None))
+    without = replace(findings, external=None, erased=None)
+    plain = document(without, verdict(without))
     shown = {section["title"] for section in plain["sections"]}
     assert not {"Elsewhere", "Without the object"} & shown
     assert plain["title"] == "ward7" and len(plain["table"]["rows"]) == 4
@@ -485,7 +489,8 @@ def test_a_split_of_the_folders_own_has_its_section(findings: Findings) -> None:
     images = {"own split": 9, "by group": 38}
     ladder = pd.DataFrame({"images": images, "right": right})
     shared = pd.DataFrame({"file": ["disc/disc0.png"]})
-    told = document(replace(findings, published_split=PublishedSplit(ladder, shared)))
+    leaky = replace(findings, published_split=PublishedSplit(ladder, shared))
+    told = document(leaky, verdict(leaky))
     (section,) = (s for s in told["sections"] if s["title"] == "The folder's own split")
     shown, files = section["blocks"]
     assert shown["columns"] == ["protocol", "images", "right"]
@@ -539,7 +544,9 @@ def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
 ) -> None:
     names = ["a/very/long_file_name_" * 3 + str(row) for row in range(rows)]
     table = table_of("Files.", pd.DataFrame({"file": names, "n": 1}), most=rows)
-    told = document(findings) | {"sections": [{"title": "Files", "blocks": [table]}]}
+    told = document(findings, verdict(findings)) | {
+        "sections": [{"title": "Files", "blocks": [table]}]
+    }
     (tmp_path / "a.pdf").write_bytes(as_pdf(told))
     assert len(pypdf.PdfReader(tmp_path / "a.pdf").pages) == (1 if rows == 2 else 2)
     assert "a/very/long_file_name_" in as_html(told)
@@ -568,7 +575,7 @@ def test_a_full_disk_leaves_the_old_report(
     findings: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     monkeypatch.setattr("cliplib.reports.document.as_pdf", lambda _: b"%PDF")
-    write_report(findings, tmp_path / "old", "The old one")
+    write_report(findings, verdict(findings), tmp_path / "old", "The old one")
 
     def full(*_: object) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -580,7 +587,7 @@ def test_a_full_disk_leaves_the_old_report(
     for out in (tmp_path / "old", tmp_path / "new"):
         before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         with pytest.raises(OSError, match="Nothing was written to .*No space.*unchan"):
-            write_report(findings, out, "The new one")
+            write_report(findings, verdict(findings), out, "The new one")
         after = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         assert after == before
         check_no_other_files(out)
@@ -592,7 +599,7 @@ def test_a_name_of_250_letters_stays_on_the_paper(
     reason = "empty, or in no known format"
     frame = pd.DataFrame({"file": [f"disc/{'d' * 250}.png"], "reason": reason})
     sections = [{"title": "Images", "blocks": [table_of("", frame)]}]
-    told = document(findings) | {"sections": sections}
+    told = document(findings, verdict(findings)) | {"sections": sections}
     (tmp_path / "a.pdf").write_bytes(as_pdf(told))
     pages = pypdf.PdfReader(tmp_path / "a.pdf").pages
     lines = [line for page in pages for line in page.extract_text().splitlines()]

@@ -208,7 +208,7 @@ def test_each_kind_of_warning_weighs_what_there_is() -> None:
 def test_a_field_of_files_stops_the_word_where_it_reaches_clips_gain(
     reached: Estimate, name: str, stops: bool
 ) -> None:
-    warning = one(data_warnings.of_shortcuts, shortcuts=[shortcut(reached, name)])
+    warning = one(data_warnings.shortcut_warnings, shortcuts=[shortcut(reached, name)])
     assert (warning is not None) == stops
     assert word_of(results(), warning) == ("Perhaps" if stops else "Yes")
 
@@ -227,7 +227,7 @@ def test_a_swap_that_costs_something_stops_the_word(
     reached: float, cost: Estimate, stops: bool
 ) -> None:
     edge = shortcut(Estimate(reached, reached - 0.1, 1), "left edge", cost)
-    warning = one(data_warnings.of_shortcuts, shortcuts=[edge])
+    warning = one(data_warnings.shortcut_warnings, shortcuts=[edge])
     assert (warning is not None) == stops
     assert word_of(results(), warning) == ("Perhaps" if stops else "Yes")
 
@@ -239,7 +239,7 @@ def test_the_most_used_shortcut_is_named_in_message_and_sentence() -> None:
         shortcut(share, "top edge", Estimate(0.1, 0.05, 0.15)),
         shortcut(share, "brightness", Estimate(0.3, 0.2, 0.4)),
     ]
-    warning = one(data_warnings.of_shortcuts, shortcuts=three)
+    warning = one(data_warnings.shortcut_warnings, shortcuts=three)
     assert warning is not None and warning.severity == "high"
     assert warning.evidence["name"] == "brightness" and warning.rows == [0, 1, 2, 3]
     assert "uses the brightness (in the whole picture)" in warning.message
@@ -257,7 +257,7 @@ def test_the_most_used_shortcut_is_named_in_message_and_sentence() -> None:
 def test_images_elsewhere_stop_the_word_where_clearly_less_is_right(
     wrong: tuple[int, int], stops: bool
 ) -> None:
-    warning = one(data_warnings.of_external, external=elsewhere(wrong))
+    warning = one(data_warnings.external_warnings, external=elsewhere(wrong))
     assert word_of(results(), warning) == ("Perhaps" if stops else "Yes")
     if warning:
         said = sentence("Perhaps", results(), [warning], DECLARED)
@@ -268,16 +268,16 @@ def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
     many = results((2000, 2000), (40, 40))
     away = elsewhere((2, 2))
     assert data_warnings.external_loss(away, many).value == pytest.approx(0.02)
-    assert one(data_warnings.of_external, external=away, results=many) is None
+    assert one(data_warnings.external_warnings, external=away, results=many) is None
 
 
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
-    warning = one(data_warnings.of_series, belonging=IN_NAMES)
+    warning = one(data_warnings.series_warnings, belonging=IN_NAMES)
     assert word_of(results(), warning) == "Perhaps"
     assert warning is not None and warning.files == [*SERIES]
     shown = "a_1.jpg (group a), a_2.jpg (group a) and b_1.jpg (group b)"
     assert shown in warning.message
-    assert one(data_warnings.of_series, belonging=DECLARED) is None
+    assert one(data_warnings.series_warnings, belonging=DECLARED) is None
     step, *_ = next_steps(findings(belonging=IN_NAMES), "Perhaps")
     assert step.command == r"cliplib report f --out o --groups '(.+)_\d+'"
 
@@ -294,7 +294,9 @@ def test_images_that_look_like_views_of_fewer_things_limit_the_word(
     cosine: float, belonging: Belonging, word: str
 ) -> None:
     alike = LookAlikes(cosine, [(0, 5, 0.9)], 9, Estimate(0.6, 0.5, 0.7))
-    warning = one(data_warnings.of_look_alikes, look_alikes=alike, belonging=belonging)
+    warning = one(
+        data_warnings.look_alike_warnings, look_alikes=alike, belonging=belonging
+    )
     assert word_of(results(), warning) == word
     if warning:
         assert warning.rows == [0, 5] and warning.evidence["accuracy"] == 0.6
@@ -313,21 +315,23 @@ def test_the_accuracy_by_clusters_of_look_alikes_is_told_or_why_not(
     n_clusters: int, accuracy: Estimate | None, said: str
 ) -> None:
     alike = LookAlikes(0.8, [(0, 5, 0.9)], n_clusters, accuracy)
-    warning = one(data_warnings.of_look_alikes, look_alikes=alike, belonging=UNDECLARED)
+    warning = one(
+        data_warnings.look_alike_warnings, look_alikes=alike, belonging=UNDECLARED
+    )
     assert warning is not None and said in warning.message
 
 
 def test_images_that_the_encoder_has_seen_limit_the_word() -> None:
-    assert one(data_warnings.of_training_overlap, training_overlap=None) is None
+    assert one(data_warnings.training_overlap_warnings, training_overlap=None) is None
     assert (
         one(
-            data_warnings.of_training_overlap,
+            data_warnings.training_overlap_warnings,
             training_overlap=TrainingOverlap(np.arange(3), 100),
         )
         is None
     )  # may be chance
     warning = one(
-        data_warnings.of_training_overlap,
+        data_warnings.training_overlap_warnings,
         training_overlap=TrainingOverlap(np.arange(40), 100),
     )
     assert warning is not None and warning.evidence["images"] == 40
@@ -347,11 +351,11 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
 ) -> None:
     both = Estimate(0.97, 0.9, 1), Estimate(0.41, 0.3, 0.5)
     archive = Subgroup(by, "glass", "mr#", 60, *both, [1, 2, 3, 4], only_here=False)
-    warning = one(data_warnings.of_subgroups, subgroups=[archive])
+    warning = one(data_warnings.subgroup_warnings, subgroups=[archive])
     assert warning is not None and warning.id == name and warning.rows == [1, 2, 3, 4]
     assert "97%" in warning.message and "41%" in warning.message
     assert word_of(results(), warning) == word
-    hidden = one(data_warnings.of_subgroups, subgroups=[archive], anonymous=True)
+    hidden = one(data_warnings.subgroup_warnings, subgroups=[archive], anonymous=True)
     assert hidden is not None and "mr#" not in hidden.message
     assert ("mr#" in warning.message) == (by == "form of name")
 
@@ -363,26 +367,27 @@ def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
     )
     shared = pd.DataFrame({"file": ["a.png"]})
     warning = one(
-        data_warnings.of_published_split, published_split=PublishedSplit(ladder, shared)
+        data_warnings.published_split_warnings,
+        published_split=PublishedSplit(ladder, shared),
     )
     assert warning is not None and "splits.csv" in warning.message
     assert warning.evidence["test"] == 50 and warning.evidence["shared"] == 1
     clean = PublishedSplit(ladder, shared[:0])
-    assert one(data_warnings.of_published_split, published_split=clean) is None
+    assert one(data_warnings.published_split_warnings, published_split=clean) is None
 
 
 def test_a_missed_class_limits_the_word() -> None:
     found = results((400, 40), (4, 14))
-    warning = one(data_warnings.of_missed_class, results=found)
+    warning = one(data_warnings.missed_class_warnings, results=found)
     assert warning is not None and warning.evidence["class"] == "metal"
     assert warning.at_most == "Mostly"
-    assert one(data_warnings.of_missed_class) is None
+    assert one(data_warnings.missed_class_warnings) is None
 
 
 @pytest.mark.parametrize(("fewest", "is_few"), [(200, False), (4, True), (5, False)])
 def test_too_few_groups_decide_nothing(fewest: int, is_few: bool) -> None:
     images = SimpleNamespace(groups_per_class={"glass": 200, "metal": fewest})
-    warning = one(data_warnings.of_too_few, images=images)
+    warning = one(data_warnings.few_groups_warnings, images=images)
     assert (word_of(results(), warning) == "Cannot be said") == is_few
 
 
@@ -392,14 +397,14 @@ def test_nine_groups_altogether_decide_nothing() -> None:
         groups = np.arange(400) % n_groups
         fewer = replace(found, table=replace(found.table, groups=groups))
         images = SimpleNamespace(groups_per_class={"glass": n_groups})
-        warning = one(data_warnings.of_too_few, images=images, results=fewer)
+        warning = one(data_warnings.few_groups_warnings, images=images, results=fewer)
         assert (warning is not None) == is_few
 
 
 def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
     value = {"field": "format", "value": "PNG", "class": "metal", "images": 30}
     values = pd.DataFrame([{**value, "p": 1e-9, "rows": [0, 1]}])
-    warning = one(data_warnings.of_one_class_values, one_class_values=values)
+    warning = one(data_warnings.one_class_value_warnings, one_class_values=values)
     assert (
         warning is not None and warning.severity == "medium" and warning.rows == [0, 1]
     )
@@ -410,8 +415,8 @@ def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
 
 
 def test_imbalance_is_told() -> None:
-    assert one(data_warnings.of_imbalance) is None
-    warning = one(data_warnings.of_imbalance, results=results((240, 12), (0, 0)))
+    assert one(data_warnings.imbalance_warnings) is None
+    warning = one(data_warnings.imbalance_warnings, results=results((240, 12), (0, 0)))
     assert warning is not None and warning.evidence["class"] == "glass"
 
 
@@ -420,24 +425,25 @@ def test_labels_files_and_groups_to_look_at_are_named() -> None:
     pairs = pd.DataFrame(
         {"row_a": [0, 2], "row_b": [1, 3], "same_label": [False, True]}
     )
-    conflict = one(data_warnings.of_label_conflicts, copies=pairs, images=images)
+    conflict = one(data_warnings.label_conflict_warnings, copies=pairs, images=images)
     assert conflict is not None and conflict.rows == [0, 1]
     assert conflict.evidence == {"pairs": 1}
     assert (
-        one(data_warnings.of_label_conflicts, copies=pairs[1:], images=images) is None
+        one(data_warnings.label_conflict_warnings, copies=pairs[1:], images=images)
+        is None
     )
     suspects = pd.DataFrame({"row": [5, 4], "given": [0, 1], "likely": [1, 0]})
-    doubt = one(data_warnings.of_suspects, suspects=suspects, images=images)
+    doubt = one(data_warnings.suspect_label_warnings, suspects=suspects, images=images)
     assert doubt is not None and doubt.rows == [5, 4]
     assert "hard" in doubt.message and "most of these" not in doubt.message
     bad = SimpleNamespace(unreadable={"bad.png": "empty"})
-    unread = one(data_warnings.of_unreadable, images=bad)
+    unread = one(data_warnings.unreadable_file_warnings, images=bad)
     assert unread is not None and unread.files == ["bad.png"]
-    hidden = one(data_warnings.of_unreadable, images=bad, anonymous=True)
+    hidden = one(data_warnings.unreadable_file_warnings, images=bad, anonymous=True)
     assert hidden is not None and hidden.files == [] and "bad" not in hidden.message
     joined = pd.DataFrame({"group_a": ["p1"], "group_b": ["p2"]})
     belonging = Belonging(401, "", {}, joined)
-    merged = one(data_warnings.of_merged_groups, belonging=belonging)
+    merged = one(data_warnings.merged_group_warnings, belonging=belonging)
     assert merged is not None and "401 groups become 400" in merged.message
 
 

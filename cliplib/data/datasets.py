@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from cliplib.data.folder import SPLITS, ListedImage, list_images
+from cliplib.data.folder import USUAL_SPLIT, ListedImage, list_images
 from cliplib.data.hub import why_not_downloaded
 from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import check_printable
@@ -278,13 +278,13 @@ def _only_split(listed: _Listed, split: str) -> _Listed:
         names = ", ".join(sorted(set(splits) - {""})) or "none"
         raise ValueError(f"{listed.title} has no split {split!r}, but {names}.")
     images = listed.images.select(np.flatnonzero(is_asked))
-    known = listed.known[is_asked].assign(split=SPLITS.get(split.lower(), ""))
+    known = listed.known[is_asked].assign(split=USUAL_SPLIT.get(split.lower(), ""))
     return listed._replace(images=images, known=known)
 
 
 def _usual_name(split: str) -> str:
     """Return "train", "val" or "test" for another name of these splits; else itself."""
-    return SPLITS.get(split.lower(), split)
+    return USUAL_SPLIT.get(split.lower(), split)
 
 
 def _as_one(listed: _Listed, classes: Sequence[str] = ()) -> datasets.Dataset:
@@ -330,9 +330,9 @@ def _check_known(known: pd.DataFrame, title: str) -> None:
             "column out."
         )
     splits = sorted(set(known["split"]) - {""})
-    others = [name for name in splits if name.lower() not in SPLITS]
+    others = [name for name in splits if name.lower() not in USUAL_SPLIT]
     if others:
         raise ValueError(
-            f"{title} has a split {others[0]!r}, which is none of {', '.join(SPLITS)}: "
-            "rename it, or name the only split to take."
+            f"{title} has a split {others[0]!r}, which is none of "
+            f"{', '.join(USUAL_SPLIT)}: rename it, or name the only split to take."
         )

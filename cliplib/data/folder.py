@@ -14,7 +14,7 @@ from cliplib.data.wording import check_printable, counted
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 OF_PHONES = (".heic", ".heif", ".avif")
 SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", *OF_PHONES)
-SPLITS = {
+USUAL_SPLIT = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -128,8 +128,8 @@ def parse_path(relative: PurePath) -> tuple[str, str, str]:
 
     Folders above these are left out of the id: "photos/Training/cat/1.jpg" gives
     "Training/cat/1.jpg", "train" and "cat"; "photos/cat/1.jpg" gives "cat/1.jpg", ""
-    and "cat". `SPLITS` lists the names of split folders, in lower case. ValueError for
-    an image that lies in no folder.
+    and "cat". `USUAL_SPLIT` lists the names of split folders, in lower case. ValueError
+    for an image that lies in no folder.
     """
     if len(relative.parts) == 1:
         raise ValueError(
@@ -137,7 +137,7 @@ def parse_path(relative: PurePath) -> tuple[str, str, str]:
         )
     *above, label, file = relative.parts
     folder_above = above[-1] if above else ""
-    split = SPLITS.get(folder_above.lower(), "")
+    split = USUAL_SPLIT.get(folder_above.lower(), "")
     parts = [folder_above, label, file] if split else [label, file]
     return "/".join(parts), split, label
 
@@ -161,7 +161,7 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     if not images:
         raise ValueError(f"{root} holds no image: {advice}")
     # Where there are no class folders, split folders were taken for them.
-    if all(image.label.lower() in SPLITS for image in images):
+    if all(image.label.lower() in USUAL_SPLIT for image in images):
         splits = ", ".join(sorted({image.label for image in images}))
         raise ValueError(f"{root} holds images right in {splits}: {advice}")
     has_split = [image.split != "" for image in images]

@@ -122,33 +122,33 @@ def check_threshold(fail_on: str) -> None:
 
 def find_warnings(findings: Findings) -> list[DataWarning]:
     """Return all warnings on a folder, the most severe first."""
-    found = [warning for of_kind in ALL for warning in of_kind(findings)]
+    found = [warning for find in FINDERS for warning in find(findings)]
     return sorted(found, key=lambda warning: SEVERITIES.index(warning.severity))
 
 
-def of_too_few(f: Findings) -> Iterator[DataWarning]:
+def few_groups_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that a class has too few groups, or all classes together."""
     scarce = [
         f"{name} ({count})"
-        for name, count in f.images.groups_per_class.items()
+        for name, count in findings.images.groups_per_class.items()
         if count < FEW_OF_A_CLASS
     ]
-    few = f.results.n_groups < FEW_GROUPS
+    few = findings.results.n_groups < FEW_GROUPS
     if scarce or few:
-        evidence = {"groups": f.results.n_groups}
+        evidence = {"groups": findings.results.n_groups}
         yield warning_of(
             "too-few-groups", evidence, scarce=scarce, few=few, least=FEW_OF_A_CLASS
         )
 
 
-def of_shortcuts(f: Findings) -> Iterator[DataWarning]:
+def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that the probe uses what shows no object, or that files tell the classes.
 
     Of pictures, those whose swap costs most come first.
     """
-    near = [s for s in f.shortcuts if is_near(s) and s.name not in COLOURS]
+    near = [s for s in findings.shortcuts if is_near(s) and s.name not in COLOURS]
     least = 0 if near else SWAP_COST
-    used = [s for s in f.shortcuts if is_used(s, least)]
+    used = [s for s in findings.shortcuts if is_used(s, least)]
     used.sort(key=lambda shortcut: shortcut.swap_cost.value, reverse=True)
     of_files = [s for s in near if s.place == "in the file"]
     if not used and not of_files:
@@ -183,22 +183,22 @@ def is_near(shortcut: Shortcut) -> bool:
     return reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
 
 
-def of_one_class_values(f: Findings) -> Iterator[DataWarning]:
+def one_class_value_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that a value of a field of the files belongs to one class."""
-    for evidence in f.one_class_values.to_dict("records"):
+    for evidence in findings.one_class_values.to_dict("records"):
         rows = evidence.pop("rows")
         yield warning_of("one-class-value", evidence, rows=rows)
 
 
-def of_external(f: Findings) -> Iterator[DataWarning]:
+def external_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that clearly less is right on the images of another folder."""
-    if f.external is None:
+    if findings.external is None:
         return
-    found = f.external.evaluation
-    loss = external_loss(f.external, f.results)
+    found = findings.external.evaluation
+    loss = external_loss(findings.external, findings.results)
     if loss.low > 0 and loss.value >= EXTERNAL_LOSS:
         evidence = {"accuracy": found.estimate("accuracy"), "loss": loss}
-        name = f.external.name
+        name = findings.external.name
         yield warning_of("worse-elsewhere", evidence, name=name, images=found.n)
 
 
@@ -211,26 +211,26 @@ def external_loss(external: ExternalTest, results: Results) -> Estimate:
     occurring = [str(name) for name in per_class.index[per_class["support"] > 0]]
     sensitivity = external.evaluation.by_class("sensitivity")
     of_internal = Estimate.mean([results.sensitivity[name] for name in occurring])
-    of_external = Estimate.mean([sensitivity[name] for name in occurring])
-    return of_internal.minus(of_external)
+    external_warnings = Estimate.mean([sensitivity[name] for name in occurring])
+    return of_internal.minus(external_warnings)
 
 
-def of_series(f: Findings) -> Iterator[DataWarning]:
+def series_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that file names look like series, which nobody has declared."""
-    if f.belonging.pattern:
-        evidence = {"pattern": f.belonging.pattern}
-        group_of = f.belonging.series
+    if findings.belonging.pattern:
+        evidence = {"pattern": findings.belonging.pattern}
+        group_of = findings.belonging.series
         named = [f"{file} (group {group})" for file, group in group_of.items()]
         files = list(group_of)
         yield warning_of("groups-in-names", evidence, files=files, series=named)
 
 
-def of_look_alikes(f: Findings) -> Iterator[DataWarning]:
+def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that the images look like views of fewer things.
 
     Where groups are declared, images of different groups are that alike.
     """
-    alike = f.look_alikes
+    alike = findings.look_alikes
     if not alike.many:
         return
     evidence: dict[str, Any] = {"upper_quartile": alike.upper_quartile}
@@ -238,26 +238,26 @@ def of_look_alikes(f: Findings) -> Iterator[DataWarning]:
     if alike.accuracy is not None:
         evidence["accuracy"] = alike.accuracy
     rows = [row for a, b, _ in alike.pairs for row in (a, b)]
-    own = f.results.evaluation.estimate("accuracy")
+    own = findings.results.evaluation.estimate("accuracy")
     warning = warning_of(
         "look-alikes", evidence, rows=rows, own=own, most_groups=MOST_GROUPS
     )
-    if f.belonging.declared:  # perhaps too narrowly
+    if findings.belonging.declared:  # perhaps too narrowly
         warning = replace(warning, severity="medium", at_most="Probably", condition="")
     yield warning
 
 
-def of_training_overlap(f: Findings) -> Iterator[DataWarning]:
+def training_overlap_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that the encoder was trained on some of these images."""
-    overlap = f.training_overlap
+    overlap = findings.training_overlap
     if overlap is not None and overlap.notable:
         evidence = {"images": len(overlap.rows), "share": overlap.share}
         yield warning_of("seen-in-training", evidence, rows=overlap.rows.tolist())
 
 
-def of_subgroups(f: Findings) -> Iterator[DataWarning]:
+def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that a part of a class fares otherwise, or came another way."""
-    for subgroup in f.subgroups:
+    for subgroup in findings.subgroups:
         evidence = {
             "class": subgroup.class_name,
             "by": subgroup.by,
@@ -265,7 +265,7 @@ def of_subgroups(f: Findings) -> Iterator[DataWarning]:
             "rest": subgroup.accuracy_of_rest,
         }
         of_cluster = subgroup.by == CLUSTER
-        tells_names = subgroup.by == FORM and f.anonymous
+        tells_names = subgroup.by == FORM and findings.anonymous
         yield warning_of(
             "cluster-inside-class" if of_cluster else "archive-inside-class",
             evidence,
@@ -276,91 +276,91 @@ def of_subgroups(f: Findings) -> Iterator[DataWarning]:
         )
 
 
-def of_published_split(f: Findings) -> Iterator[DataWarning]:
+def published_split_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that the folder's own test images have copies or groups in training."""
-    if f.published_split is not None and len(f.published_split.shared):
-        ladder = f.published_split.ladder
+    if findings.published_split is not None and len(findings.published_split.shared):
+        ladder = findings.published_split.ladder
         evidence = {
             "test": int(ladder.at[PUBLISHED, "images"]),
-            "shared": len(f.published_split.shared),
+            "shared": len(findings.published_split.shared),
             "own_split": ladder.at[PUBLISHED, "right"],
             "by_group": ladder.at[BY_GROUP, "right"],
         }
         yield warning_of("own-split", evidence)
 
 
-def of_missed_class(f: Findings) -> Iterator[DataWarning]:
+def missed_class_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that a class is mostly missed."""
-    missed, found = f.results.least_found
+    missed, found = findings.results.least_found
     if found.value < FAIR_ACCURACY:
         yield warning_of("class-missed", {"class": missed, "found": found})
 
 
-def of_imbalance(f: Findings) -> Iterator[DataWarning]:
+def imbalance_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that one class is so large that accuracy alone means little."""
-    counts = f.results.evaluation.per_class["support"]
+    counts = findings.results.evaluation.per_class["support"]
     share = float(counts.max() / counts.sum())
     if share >= IMBALANCE:
         yield warning_of("imbalance", {"class": str(counts.idxmax()), "share": share})
 
 
-def of_merged_groups(f: Findings) -> Iterator[DataWarning]:
+def merged_group_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that groups which were declared apart hold copies of each other."""
-    merged = f.belonging.merged
+    merged = findings.belonging.merged
     if len(merged):
         evidence = {
             "pairs": len(merged),
-            "declared": f.belonging.declared,
-            "groups": f.results.n_groups,
+            "declared": findings.belonging.declared,
+            "groups": findings.results.n_groups,
         }
         pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()
         yield warning_of("groups-merged", evidence, first=pairs[:MOST_FILES])
 
 
-def of_label_conflicts(f: Findings) -> Iterator[DataWarning]:
+def label_conflict_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that copies of one image bear two labels."""
-    conflicts = f.copies[~f.copies["same_label"].astype(bool)]
+    conflicts = findings.copies[~findings.copies["same_label"].astype(bool)]
     if len(conflicts):
         rows = conflicts[["row_a", "row_b"]].to_numpy().ravel().tolist()
-        a = f.images.names[rows[0]]
-        b = f.images.names[rows[1]]
+        a = findings.images.names[rows[0]]
+        b = findings.images.names[rows[1]]
         evidence = {"pairs": len(conflicts)}
         yield warning_of("label-conflicts", evidence, rows=rows, a=a, b=b)
 
 
-def of_suspects(f: Findings) -> Iterator[DataWarning]:
+def suspect_label_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that labels look wrong."""
-    rows = f.suspects["row"].tolist()
+    rows = findings.suspects["row"].tolist()
     if rows:
-        first = [f.images.names[row] for row in rows[:MOST_FILES]]
+        first = [findings.images.names[row] for row in rows[:MOST_FILES]]
         count = {"labels": len(rows)}
         yield warning_of("labels-in-doubt", count, rows=rows, first=first)
 
 
-def of_unreadable(f: Findings) -> Iterator[DataWarning]:
+def unreadable_file_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that files could not be read; if anonymous, without their names."""
-    unreadable = f.images.unreadable
+    unreadable = findings.images.unreadable
     if unreadable:
-        files = [] if f.anonymous else list(unreadable)
+        files = [] if findings.anonymous else list(unreadable)
         count = {"files": len(unreadable)}
         yield warning_of("unreadable-files", count, files=files)
 
 
-ALL = (
-    of_too_few,
-    of_shortcuts,
-    of_external,
-    of_series,
-    of_look_alikes,
-    of_training_overlap,
-    of_subgroups,
-    of_published_split,
-    of_one_class_values,
-    of_missed_class,
-    of_imbalance,
-    of_merged_groups,
-    of_label_conflicts,
-    of_suspects,
-    of_unreadable,
+FINDERS = (
+    few_groups_warnings,
+    shortcut_warnings,
+    external_warnings,
+    series_warnings,
+    look_alike_warnings,
+    training_overlap_warnings,
+    subgroup_warnings,
+    published_split_warnings,
+    one_class_value_warnings,
+    missed_class_warnings,
+    imbalance_warnings,
+    merged_group_warnings,
+    label_conflict_warnings,
+    suspect_label_warnings,
+    unreadable_file_warnings,
 )
 """What finds warnings; of equally severe ones, the first is shown first."""

@@ -24,7 +24,7 @@ from cliplib.reports.findings import Findings
 from cliplib.reports.pictures import Picture, small_jpeg
 from cliplib.reports.report_data import made
 from cliplib.reports.templates import FOLDER, TEMPLATES, filled, read_texts
-from cliplib.reports.verdict import Verdict, verdict
+from cliplib.reports.verdict import Verdict
 
 MOST_ROWS = 12
 """Rows of a table that are shown."""
@@ -35,8 +35,8 @@ Block = dict[str, Any]
 """A paragraph, a table, a plot or pictures, as the templates read it; see its kind."""
 
 
-def document(findings: Findings, title: str = "") -> dict[str, Any]:
-    """Return the findings as a document; sections that yield nothing are left out.
+def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, Any]:
+    """Return findings and verdict as a document, without sections that yield nothing.
 
     `title` is by default the folder's name, or "A folder of images" if anonymous.
     """
@@ -45,7 +45,6 @@ def document(findings: Findings, title: str = "") -> dict[str, Any]:
     elif not title:
         title = findings.images.table.provenance["dataset"]
     today = date.today()
-    judged = verdict(findings)
     values = {
         "f": findings,
         "made": made(findings),

@@ -17,7 +17,7 @@ from cliplib.reports.aid_folder import check_aid_can_be_saved
 from cliplib.reports.findings import Findings
 from cliplib.reports.measure import measure
 from cliplib.reports.report_data import answers_table, copies_table, record
-from cliplib.reports.verdict import verdict
+from cliplib.reports.verdict import Verdict, verdict
 
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
 """The files that a report consists of."""
@@ -27,8 +27,8 @@ NEEDED = ("matplotlib", "seaborn", "typst", "skimage", "font_source_sans_pro")
 
 def report(
     folder: Source, out: str | os.PathLike[str], *, title: str = "", **options: Any
-) -> Findings:
-    """Measure images; write page, PDF, tables and decision aid.
+) -> Verdict:
+    """Measure and judge images; write page, PDF, tables and decision aid.
 
     Parameters
     ----------
@@ -41,7 +41,12 @@ def report(
     title
         By default the name of the folder of images, if that is not anonymous.
     options
-        Those of `measure`, such as image_column and split.
+        Those of `measure`, such as groups, seed and split.
+
+    Returns
+    -------
+    Verdict
+        It shows as text.
 
     Raises
     ------
@@ -56,8 +61,9 @@ def report(
     check_aid_can_be_saved(place / "aid")
     check_no_other_files(place)
     findings = measure(folder, **options)
-    write_report(findings, place, title)
-    return findings
+    judged = verdict(findings)
+    write_report(findings, judged, place, title)
+    return judged
 
 
 def check_apart(folder: Source, out: str | os.PathLike[str]) -> None:
@@ -80,7 +86,10 @@ def check_extra() -> None:
 
 
 def write_report(
-    findings: Findings, out: str | os.PathLike[str], title: str = ""
+    findings: Findings,
+    judged: Verdict,
+    out: str | os.PathLike[str],
+    title: str = "",
 ) -> None:
     """Write page, PDF, report.json, tables and decision aid into a folder.
 
@@ -97,9 +106,8 @@ def write_report(
     from cliplib.reports.document import as_html, as_pdf, document
 
     place = Path(out)
-    content = document(findings, title)
+    content = document(findings, judged, title)
     pdf = as_pdf(content)
-    judged = verdict(findings)
     about = json.dumps(record(findings, judged), indent=1, ensure_ascii=False)
     with replacing(place) as new:
         (new / "report.html").write_text(as_html(content), "utf-8", newline="\n")
