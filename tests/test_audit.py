@@ -195,9 +195,9 @@ def test_a_pair_that_just_reaches_the_correlation_is_one() -> None:
     rows = hashes(blobs(0), blobs(0).resize((90, 70)))
     least = float(find_near_duplicates(rows)["correlation"].iloc[0])
     assert least < 1
-    assert len(find_near_duplicates(rows, min_correlation=least)) == 1
+    assert len(find_near_duplicates(rows, copies=least)) == 1
     above = float(np.nextafter(np.float32(least), np.float32(1)))
-    assert len(find_near_duplicates(rows, min_correlation=above)) == 0
+    assert len(find_near_duplicates(rows, copies=above)) == 0
 
 
 @pytest.mark.parametrize("distance", [72, 73])
@@ -346,7 +346,7 @@ def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("cliplib.features.duplicates.close_hashes", None)
     pd.testing.assert_frame_equal(find_near_duplicates(hashes, cache=cache), first)
     assert first["orientation"].tolist() == ["mirrored"]
-    for other in ({"hashes_a": hashes[:2]}, {"min_correlation": 0.9}):
+    for other in ({"hashes_a": hashes[:2]}, {"copies": 0.9}):
         with pytest.raises(TypeError):
             find_near_duplicates(**({"hashes_a": hashes} | other), cache=cache)
 

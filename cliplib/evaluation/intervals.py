@@ -338,7 +338,7 @@ def ratio_intervals(
 
     units = np.arange(len(numerator_sums))
     resampled = bootstrap(ratios, units, n_boot=n_boot, seed=seed)["ratio"]
-    n_groups = (group_sums(is_counted, group_of_row) > 0).sum(axis=0)
+    n_groups = count_groups(is_counted, group_of_row)
     is_share = [dtype.kind == "b" for dtype in columns.dtypes]
     exact = clopper_pearson(resampled.value, n_groups)
     exact_bounds = np.where(is_share, exact, np.nan)
@@ -362,6 +362,11 @@ def group_sums(columns: Any, group_of_row: Ints) -> Floats:
     sums = np.zeros((int(group_of_row.max()) + 1, *columns.shape[1:]))
     np.add.at(sums, group_of_row, columns)
     return sums
+
+
+def count_groups(is_counted: Bools, group_of_row: Ints) -> Ints:
+    """Return how many groups have a row that is true in each column (n, m), (m,)."""
+    return np.asarray((group_sums(is_counted, group_of_row) > 0).sum(axis=0))
 
 
 def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats]:

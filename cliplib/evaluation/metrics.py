@@ -27,7 +27,7 @@ from cliplib.evaluation.intervals import (
     auroc_statistic,
     bootstrap,
     clopper_pearson,
-    group_sums,
+    count_groups,
     intervals,
     newcombe,
     small_sample_factor,
@@ -134,82 +134,59 @@ def evaluate(
     n, k = proba.shape
     group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
-    contributions = _Contributions(labels, proba, group_of_row)
-    statistics: Statistic = contributions.statistics  # of draws of groups
-    units = np.arange(n_groups)
-    if not np.isin(proba, (0, 1)).all():
-        # Areas under ROC curves need all rows: sums over groups do not tell them.
-        statistics = _with_areas(contributions, labels, proba, group_of_row)
-        units = group_of_row
-    resampled = bootstrap(statistics, units, n_boot=n_boot, seed=seed)
-    per_class = _per_class_intervals(resampled, contributions)
+    is_true = np.arange(k) == labels[:, None]  # (n, k)
+    is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
+    statistics = _statistics(is_true, is_predicted, proba)
+    resampled = bootstrap(statistics, group_of_row, n_boot=n_boot, seed=seed)
+    per_class = _per_class_intervals(resampled, is_true, is_predicted, group_of_row)
     metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
         metrics = metrics.loc[METRICS_OF_LABELS]
-    support = np.bincount(labels, minlength=k)
     return Evaluation(
         metrics=metrics,
-        per_class=_per_class_table(per_class, names, support),
+        per_class=_per_class_table(per_class, names, is_true.sum(axis=0)),
         confusion=confusion_matrix(labels, proba.argmax(axis=1), labels=range(k)),
         n=n,
         n_groups=n_groups,
     )
 
 
-class _Contributions:
-    """What each group contributes to the statistics of probabilities.
+def _statistics(is_true: Bools, is_predicted: Bools, proba: Floats) -> Statistic:
+    """Return a function from weights of the rows to all statistics, by name.
 
-    Statistics of a bootstrap draw are made of sums over groups, each weighted by how
-    often the draw holds the group. Given are labels (n,), probabilities (n, k) and the
-    groups (n,) of all rows.
+    They are each of `METRICS`, (draws,), and each of `PER_CLASS`, (draws, k), whose
+    names begin with "class_"; "ece_noise" is added. What is 0 / 0, such as the
+    sensitivity of a class that a draw lacks, is NaN; means over classes leave it out.
 
-    Attributes
+    Parameters
     ----------
-    sizes
-        Rows of the group, (n_groups,).
-    n_true, n_predicted, n_hit
-        Rows of which a class is the true one, the predicted one, or both,
-        (n_groups, k).
-    log_loss, brier
-        Sums of log losses (nats) and of Brier scores, (n_groups,).
-    gap
-        By the bin that a row's confidence is in, (n_groups, bins): the sum of
-        confidences, less the number of right rows. Summed over groups it is how many
-        more of the bin's rows should be right than are.
+    is_true, is_predicted
+        Whether each class is the true one, and the predicted one, of each row, (n, k).
+    proba
+        Probabilities, (n, k).
     """
+    is_hit = is_true & is_predicted
+    proba_of_true = (proba * is_true).sum(axis=1)
+    # Clipped: finite where the true class has a probability of 0.
+    log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
+    brier = ((proba - is_true) ** 2).sum(axis=1)
+    confidence = proba.max(axis=1, keepdims=True)
+    is_right = is_hit.any(axis=1, keepdims=True)
+    # Summed over rows it is how many more of a bin's rows should be right than are.
+    gap_of_row = confidence_bins(confidence) * (confidence - is_right)  # (n, bins)
+    gap_on_sample = gap_of_row.mean(axis=0)
+    areas = []
+    if not np.isin(proba, (0, 1)).all():
+        areas = [
+            auroc_statistic(is_true[:, label], score)
+            for label, score in enumerate(proba.T)
+        ]
 
-    def __init__(self, labels: Ints, proba: Floats, group_of_row: Ints) -> None:
-        k = proba.shape[1]
-        is_true = np.arange(k) == labels[:, None]
-        is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
-        is_hit = is_true & is_predicted
-        proba_of_true = (proba * is_true).sum(axis=1)
-        # Clipped: finite where the true class has a probability of 0.
-        log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
-        brier = ((proba - is_true) ** 2).sum(axis=1)
-        is_right = is_hit.any(axis=1)[:, None]
-        confidence = proba.max(axis=1)[:, None]
-        gap = confidence_bins(confidence) * (confidence - is_right)
-        self.sizes = np.bincount(group_of_row)
-        self.n_true = group_sums(is_true, group_of_row)
-        self.n_predicted = group_sums(is_predicted, group_of_row)
-        self.n_hit = group_sums(is_hit, group_of_row)
-        self.log_loss = group_sums(log_loss, group_of_row)
-        self.brier = group_sums(brier, group_of_row)
-        self.gap = group_sums(gap, group_of_row)
-
-    def statistics(self, weights: Floats) -> dict[str, Floats]:
-        """Return each of `METRICS`, (draws,), and each of `PER_CLASS`, (draws, k).
-
-        The names of the latter begin with "class_"; "ece_noise" is added. `weights`
-        (draws, n_groups) say how often each draw holds each group. What is 0 / 0, such
-        as the sensitivity of a class that a draw lacks, is NaN; means over classes
-        leave it out. Areas under the ROC curve are those of the predicted labels.
-        """
-        n_rows = weights @ self.sizes  # (draws,)
-        n_true = weights @ self.n_true  # (draws, k), as all counts below
-        n_predicted = weights @ self.n_predicted
-        n_hit = weights @ self.n_hit
+    def statistics(weights: Floats) -> dict[str, Floats]:
+        n_rows = weights.sum(axis=1)  # (draws,)
+        n_true = weights @ is_true  # (draws, k), as all counts below
+        n_predicted = weights @ is_predicted
+        n_hit = weights @ is_hit
         n_other = n_rows[:, None] - n_true
         # Rows of other classes, less those of them that got this class.
         n_true_negative = n_other - (n_predicted - n_hit)
@@ -217,15 +194,16 @@ class _Contributions:
         f1 = 2 * n_hit / (n_true + n_predicted)
         specificity = n_true_negative / n_other
         auroc = (sensitivity + specificity) / 2  # where all scores are 0 or 1
-        gap = weights @ self.gap / n_rows[:, None]  # (draws, bins)
-        gap_on_sample = self.gap.sum(axis=0) / self.sizes.sum()
+        if areas:
+            auroc = np.column_stack([area(weights) for area in areas])
+        gap = weights @ gap_of_row / n_rows[:, None]  # (draws, bins)
         return {
             "accuracy": n_hit.sum(axis=1) / n_rows,
             "balanced_accuracy": np.nanmean(sensitivity, axis=1),
             "macro_f1": np.nanmean(f1, axis=1),
             "auroc": _mean_area(auroc),
-            "log_loss": weights @ self.log_loss / n_rows,
-            "brier": weights @ self.brier / n_rows,
+            "log_loss": weights @ log_loss / n_rows,
+            "brier": weights @ brier / n_rows,
             "ece": np.abs(gap).sum(axis=1),
             # For the interval of "ece": how far a draw is from the sample.
             "ece_noise": np.abs(gap - gap_on_sample).sum(axis=1),
@@ -235,27 +213,6 @@ class _Contributions:
             "class_f1": f1,
             "class_auroc": auroc,
         }
-
-
-def _with_areas(
-    contributions: _Contributions, labels: Ints, proba: Floats, group_of_row: Ints
-) -> Statistic:
-    """Return a function from weights of rows, (draws, n), to all statistics.
-
-    Areas under the ROC curves are those of the probabilities (n, k), not of the
-    predicted labels: "class_auroc", (draws, k), of each class against the rest, and
-    "auroc", (draws,), their mean.
-    """
-    area_by_class = [
-        auroc_statistic(labels == label, score) for label, score in enumerate(proba.T)
-    ]
-    _, first_row_of_group = np.unique(group_of_row, return_index=True)
-
-    def statistics(weights: Floats) -> dict[str, Floats]:
-        weights_of_groups = weights[:, first_row_of_group]
-        found = contributions.statistics(weights_of_groups)
-        class_auroc = np.column_stack([area(weights) for area in area_by_class])
-        return {**found, "auroc": _mean_area(class_auroc), "class_auroc": class_auroc}
 
     return statistics
 
@@ -304,18 +261,20 @@ def _checked_input(
 
 
 def _per_class_intervals(
-    resampled: dict[str, Resampled], contributions: _Contributions
+    resampled: dict[str, Resampled],
+    is_true: Bools,
+    is_predicted: Bools,
+    group_of_row: Ints,
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
-    `resampled` holds values and bootstrap draws of "class_sensitivity" and so on.
-    Counts of the groups tell how many of them a number rests on: those with a row in
-    its denominator.
+    `resampled` holds values and bootstrap draws of "class_sensitivity" and so on. How
+    many groups a number rests on, those with a row in its denominator, is counted.
     """
     # Numbers of groups that hold the class, other classes, answers of the class: (k,).
-    n_with_class = (contributions.n_true > 0).sum(axis=0)
-    n_with_others = (contributions.sizes[:, None] > contributions.n_true).sum(axis=0)
-    n_with_predicted = (contributions.n_predicted > 0).sum(axis=0)
+    n_with_class = count_groups(is_true, group_of_row)
+    n_with_others = count_groups(~is_true, group_of_row)
+    n_with_predicted = count_groups(is_predicted, group_of_row)
     n_groups = {
         "sensitivity": n_with_class,
         "specificity": n_with_others,

@@ -13,7 +13,7 @@ from cliplib.data.arrays import Ints
 from cliplib.data.cache import FeatureCache, map_images
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
-from cliplib.features.duplicates import SAME_PIXELS, copies_of
+from cliplib.features.duplicates import SAME_PIXELS, find_near_duplicates
 from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
@@ -58,7 +58,7 @@ def audit_dataset(
 
     `source` and `columns` are those of `load_dataset`. `copies` says what counts as
     one: "off", "exact", "near" or a threshold, see
-    `cliplib.features.duplicates.copies_of`. With a `table` of these images, or of some,
+    `find_near_duplicates`. With a `table` of these images, or of some,
     like ones are tried as cropped copies wherever the crop lies. Hashes and pairs are
     kept in the `cache`. A ValueError says if not one image can be read.
     """
@@ -77,9 +77,8 @@ def audit_dataset(
     if table is not None:  # NaN for images that it lacks
         of_table = pd.DataFrame(np.asarray(table.features), table.ids)
         features = of_table.reindex(images["id"]).to_numpy(np.float32)
-    pairs = _with_names(
-        copies_of(hashes, copies, features=features, cache=cache), images
-    )
+    pairs = find_near_duplicates(hashes, features=features, copies=copies, cache=cache)
+    pairs = _with_names(pairs, images)
     groups_by_level = _groups_by_level(pairs, file_groups)
     images["group"] = groups_by_level["reoriented"]
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)

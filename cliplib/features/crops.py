@@ -105,7 +105,11 @@ def confirmed_crops(
     rows_a = proposed[:, 0]
     rows_b = proposed[:, 1]
     grey = records["grey"]
-    found = register(grey, rows_a, rows_b).assign(index_a=rows_a, index_b=rows_b)
+    found = register(grey, rows_a, rows_b)
+    orientation = np.where(found["is_mirrored"], "mirrored", "")
+    found = found.assign(
+        index_a=rows_a, index_b=rows_b, kind="cropped", orientation=orientation
+    )
     is_simple = one_is_simple(grey, rows_a, rows_b)
     max_difference = np.where(
         is_simple, MAX_SIMPLE_DIFFERENCE, MAX_REGISTERED_DIFFERENCE

@@ -56,14 +56,14 @@ MAX_DRAWN_DIFFERENCE = 30
 EVERYWHERE = np.ones((GREY_SIDE, GREY_SIDE), bool)
 
 SAME_PIXELS = "exact"
-KINDS = ("near", SAME_PIXELS, "cropped")
-# Their places among these names, by which pairs are kept.
-_NEAR = KINDS.index("near")
-_EXACT = KINDS.index(SAME_PIXELS)
-_CROPPED = KINDS.index("cropped")
-_UPRIGHT = list(ORIENTATIONS).index("")
-_MIRRORED = list(ORIENTATIONS).index("mirrored")
-_PAIR_COLUMNS = ["index_a", "index_b", "kind", "orientation", "correlation"]
+COLUMNS = {
+    "index_a": "int64",
+    "index_b": "int64",
+    "kind": "U7",
+    "orientation": "U16",
+    "correlation": "float64",
+}
+"""Of pairs, and how they are kept."""
 
 
 def find_near_duplicates(
@@ -71,8 +71,8 @@ def find_near_duplicates(
     images_b: Images | NDArray[np.uint8] | None = None,
     *,
     features: Features | None = None,
+    copies: str | float = "near",
     max_distance: int = MAX_DISTANCE,
-    min_correlation: float = MIN_CORRELATION,
     cropped: bool = True,
     cache: FeatureCache | None = None,
 ) -> pd.DataFrame:
@@ -91,10 +91,12 @@ def find_near_duplicates(
         Features of the images of one collection, (n, d), deep ones at best: like images
         are then tried as cropped copies as well. Without them, only crops that keep the
         centre, and small turns, are found.
+    copies
+        "off": none count as near-duplicates; "exact": those of the same pixels; "near":
+        those that show the same, cropped, mirrored or turned too; or the smallest
+        correlation of detail that makes one, above 0 and up to 1, in place of 0.82.
     max_distance
         Up to how many of the hash's 256 bits may differ.
-    min_correlation
-        Smallest correlation of detail, at most 1, that confirms a pair.
     cropped
         Whether copies that are cropped, shifted or turned a little are sought.
     cache
@@ -108,9 +110,18 @@ def find_near_duplicates(
         few degrees), orientation (what b is of a: a key of `ORIENTATIONS`), and
         correlation (of detail); in the order of index_a, then of index_b. A cropped
         copy is listed where nothing else connects its two images.
+
+    Raises
+    ------
+    ValueError
+        If `copies` is something else.
     """
+    strictness = parse_copies(copies)
     records_a = _records_of(images_a, cache)
     records_b = None if images_b is None else _records_of(images_b, cache)
+    if strictness == "off":  # then there is nothing to compare
+        records_a = records_a[:0]
+        strictness = SAME_PIXELS
     # Pairs are kept under all that they depend on: thresholds, hashes and features.
     contents = [
         array for array in (records_a, records_b, features) if array is not None
@@ -119,25 +130,17 @@ def find_near_duplicates(
         xxhash.xxh3_128_hexdigest(np.ascontiguousarray(content).data)
         for content in contents
     ]
-    settings = f"{max_distance}:{min_correlation}:{cropped}"
-    key = ":".join(["near_duplicates_5", settings, *digests])
+    settings = f"{strictness}:{max_distance}:{cropped}"
+    key = ":".join(["near_duplicates_6", settings, *digests])
     kept = {} if cache is None else cache.get([key])
     if key not in kept:
-        kept = {
-            key: _pairs(
-                records_a, records_b, features, max_distance, min_correlation, cropped
-            )
-        }
+        pairs = _pairs(
+            records_a, records_b, features, strictness, max_distance, cropped
+        )
+        kept = {key: pairs.to_records(index=False, column_dtypes=COLUMNS)}
         if cache is not None:
             cache.put(kept)
-    pairs = pd.DataFrame(kept[key], columns=_PAIR_COLUMNS)
-    numbers = pairs.drop(columns="correlation").astype(np.int64)
-    names = np.array(list(ORIENTATIONS))
-    return numbers.assign(
-        kind=pd.Series(np.array(KINDS)[numbers["kind"]], dtype="str"),
-        orientation=pd.Series(names[numbers["orientation"]], dtype="str"),
-        correlation=pairs["correlation"],
-    )
+    return pd.DataFrame(kept[key]).astype({"kind": "str", "orientation": "str"})
 
 
 def _records_of(
@@ -153,14 +156,13 @@ def _pairs(
     records_a: NDArray[Any],
     records_b: NDArray[Any] | None,
     features: Features | None,
+    strictness: str | float,
     max_distance: int,
-    min_correlation: float,
     cropped: bool,
-) -> Floats:
+) -> pd.DataFrame:
     """Return the near-duplicates within `records_a`, or between these and `records_b`.
 
-    A row for each pair, (p, 5), with the columns `_PAIR_COLUMNS`, in the order of
-    index_a, then of index_b. Images that could not be read have no pairs.
+    Images that could not be read have no pairs.
     """
     is_within = records_b is None
     records = records_a if records_b is None else np.append(records_a, records_b)
@@ -171,31 +173,29 @@ def _pairs(
     # of them: the others are paired with it alone.
     is_first = ~images["digest"].duplicated()
     is_a = is_first if is_within else images["index"] < len(records_a)
-    same_pixels = images[is_a].merge(images[~is_a], on="digest", suffixes=("_a", "_b"))
-    exact = same_pixels[["index_a", "index_b"]].assign(
-        kind=_EXACT, orientation=_UPRIGHT, correlation=1.0
-    )
+    pairs = images[is_a].merge(images[~is_a], on="digest", suffixes=("_a", "_b"))
+    pairs = pairs.assign(kind=SAME_PIXELS, orientation="", correlation=1.0)
     index_a = images["index"][is_a].to_numpy()
     index_b = index_a if is_within else images["index"][~is_a].to_numpy()
-    near = _near_pairs(
-        records, index_a, index_b, max_distance, min_correlation, is_within
+    if strictness != SAME_PIXELS:
+        least = MIN_CORRELATION if strictness == "near" else float(strictness)
+        near = _near_pairs(records, index_a, index_b, max_distance, least, is_within)
+        uncropped = pd.concat([pairs, *near])
+        pairs = uncropped[_agree_beyond_detail(records, uncropped)]
+        if cropped:
+            proposed = proposed_crops(
+                records["grey"], index_a, index_b, features, is_within
+            )
+            # Whether others are copies was judged above, or follows from copies of
+            # both.
+            is_new = ~_are_among(proposed, uncropped)
+            is_new &= ~_are_connected(proposed, pairs, len(records))
+            crops = confirmed_crops(records, proposed[is_new], least)
+            pairs = pd.concat([pairs, crops])
+    pairs = _one_row_for_each_pair(pairs[[*COLUMNS]])
+    return (
+        pairs if is_within else pairs.assign(index_b=pairs["index_b"] - len(records_a))
     )
-    uncropped = pd.concat([exact, *near], ignore_index=True)
-    pairs = _one_row_for_each_pair(uncropped[_agree_beyond_detail(records, uncropped)])
-    if cropped:
-        proposed = proposed_crops(
-            records["grey"], index_a, index_b, features, is_within
-        )
-        # Whether others are copies was judged above, or follows from copies of both.
-        is_new = ~_are_among(proposed, uncropped)
-        is_new &= ~_are_connected(proposed, pairs, len(records))
-        crops = confirmed_crops(records, proposed[is_new], min_correlation)
-        orientation = np.where(crops["is_mirrored"], _MIRRORED, _UPRIGHT)
-        crops = crops.assign(kind=_CROPPED, orientation=orientation)
-        pairs = _one_row_for_each_pair(pd.concat([pairs, crops]))
-    if not is_within:
-        pairs = pairs.assign(index_b=pairs["index_b"] - len(records_a))
-    return np.asarray(pairs[_PAIR_COLUMNS], np.float64)
 
 
 def _are_among(proposed: Ints, pairs: pd.DataFrame) -> Bools:
@@ -219,11 +219,11 @@ def _one_row_for_each_pair(pairs: pd.DataFrame) -> pd.DataFrame:
     Images of the same pixels correlate as well, and a symmetric one does so in several
     orientations. Rows are returned in the order of index_a, then of index_b.
     """
-    best_first = pairs.assign(is_exact=pairs["kind"] == _EXACT).sort_values(
+    best_first = pairs.assign(is_exact=pairs["kind"] == SAME_PIXELS).sort_values(
         ["is_exact", "correlation"], ascending=False, kind="stable"
     )
     pair = ["index_a", "index_b"]
-    return best_first.drop_duplicates(pair).sort_values(pair)
+    return best_first.drop_duplicates(pair).sort_values(pair).drop(columns="is_exact")
 
 
 def _near_pairs(
@@ -238,20 +238,21 @@ def _near_pairs(
 
     `index_a` and `index_b` are rows of the records; within one collection, the same.
     """
-    if max_distance < 0:  # pairs of the same pixels alone are asked for
-        return
     bits = records["bits"]
+    orientations = list(ORIENTATIONS)
     detail = quantised_detail(records["grey"])
-    for rows_a, rows_b, orientation in close_hashes(
-        bits[index_a], bits[index_b, _UPRIGHT], max_distance, within=is_within
+    upright = orientations.index("")
+    for rows_a, rows_b, number in close_hashes(
+        bits[index_a], bits[index_b, upright], max_distance, within=is_within
     ):
         a = index_a[rows_a]
         b = index_b[rows_b]
+        orientation = orientations[number]
         pairs = pd.DataFrame(
             {
                 "index_a": a,
                 "index_b": b,
-                "kind": _NEAR,
+                "kind": "near",
                 "orientation": orientation,
                 "correlation": _correlations(detail, a, b, orientation),
             }
@@ -278,8 +279,8 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
         [MAX_SIMPLE_DIFFERENCE, MAX_DRAWN_DIFFERENCE],
         MAX_DIFFERENCE,
     )
-    agrees = np.array(pairs["kind"] == _EXACT)
-    for orientation, orient in enumerate(ORIENTATIONS.values()):
+    agrees = np.array(pairs["kind"] == SAME_PIXELS)
+    for orientation, orient in ORIENTATIONS.items():
         chosen = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
         a = rows_a[chosen]
         b = rows_b[chosen]
@@ -300,14 +301,14 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
 
 
 def _correlations(
-    squares: NDArray[Any], rows_a: Ints, rows_b: Ints, orientation: int
+    squares: NDArray[Any], rows_a: Ints, rows_b: Ints, orientation: str
 ) -> Floats:
     """Return Pearson's correlation of each of p squares with its other, (p,).
 
     They are rows of squares of whole numbers (n, s, s), the first of which is turned
     first. It is -1 to 1, and 0 where one of both is flat.
     """
-    orient = list(ORIENTATIONS.values())[orientation]
+    orient = ORIENTATIONS[orientation]
     correlations = [np.zeros(0)]
     for start in range(0, len(rows_a), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
@@ -337,45 +338,10 @@ def near_duplicate_groups(
     """Return each image's group number, (n,), from 0 by first appearance.
 
     Images are in one group if they are near-duplicates, or if pairs of near-duplicates
-    connect them through other images. Parameters are those of `copies_of`.
+    connect them through other images. Parameters are those of `find_near_duplicates`.
     """
-    pairs = copies_of(hashes, copies, features=features, cache=cache)
+    pairs = find_near_duplicates(hashes, features=features, copies=copies, cache=cache)
     return connected_groups(len(hashes), pairs["index_a"], pairs["index_b"])
-
-
-def copies_of(
-    hashes: NDArray[np.uint8],
-    copies: str | float = "near",
-    *,
-    features: Features | None = None,
-    cache: FeatureCache | None = None,
-) -> pd.DataFrame:
-    """Return the near-duplicates among images, as strictly as asked for.
-
-    Parameters
-    ----------
-    hashes, features, cache
-        As for `find_near_duplicates`.
-    copies
-        "off": none count as copies; "exact": those of the same pixels; "near": those
-        that show the same, cropped, mirrored or turned too; or the smallest correlation
-        of detail that makes a copy, a number above 0 and up to 1, in place of 0.82.
-
-    Raises
-    ------
-    ValueError
-        If `copies` is something else.
-    """
-    strictness = parse_copies(copies)
-    if strictness in ("off", "exact"):
-        compared = hashes if strictness == "exact" else hashes[:0]
-        return find_near_duplicates(
-            compared, max_distance=-1, cropped=False, cache=cache
-        )
-    least = MIN_CORRELATION if strictness == "near" else float(strictness)
-    return find_near_duplicates(
-        hashes, features=features, min_correlation=least, cache=cache
-    )
 
 
 def parse_copies(copies: str | float) -> str | float:

@@ -43,7 +43,7 @@ def encode(
         with near-duplicates.
     copies
         Which images count as copies: "off", "exact", "near" or a threshold, see
-        `cliplib.features.duplicates.copies_of`.
+        `find_near_duplicates`.
     limit, seed
         About how many images `stratified_subset` draws; 0 takes all.
     errors

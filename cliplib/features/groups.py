@@ -135,6 +135,12 @@ def first_row_of_group(groups: ArrayLike) -> Ints:
     return first_row[group_of_row].astype(np.int64)
 
 
+def one_of_each_group(rows: Ints, groups: Ints) -> Ints:
+    """Return the first of some rows of each group, in their order; groups are (n,)."""
+    is_first = ~pd.Series(groups[rows]).duplicated()
+    return np.asarray(rows[is_first])
+
+
 def groups_joined_by_copies(
     ids: Sequence[str], groups: ArrayLike, copies: ArrayLike
 ) -> pd.DataFrame:

@@ -8,15 +8,15 @@ Matthews, IJCV 2004, inverse compositional), at 32 and at 64 pixels. Last, detai
 agree all over the picture, block by block: outlines of like objects agree in places
 only.
 
-Maps are (2, 3) and lead from a place in the fixed image to that in the moving one, as
-in `torch.nn.functional.affine_grid`: from -1 to 1 along each side.
+Maps lead from a place in the fixed image to that in the moving one, as in
+`torch.nn.functional.affine_grid`: from -1 to 1 along each side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from cliplib.data.arrays import Bools, Features, Ints
+from cliplib.data.arrays import Features, Ints
 from cliplib.data.threads import one_thread
 from cliplib.features.hashes import (
     BLOCKS,
@@ -82,6 +82,27 @@ def warped(squares: Features, maps: Tensor) -> Tensor:
     return F.grid_sample(images, places, align_corners=False)
 
 
+class Placed(NamedTuple):
+    """Pairs of images, (p,), of which one is moved over the other, which is fixed."""
+
+    moving: Ints  # rows of images
+    fixed: Ints
+    maps: Tensor  # (p, 3, 3), of which the last row is 0, 0, 1
+    alike: Features  # correlation of detail where they lie
+
+    def of(self, pairs: Ints) -> Placed:
+        """Return some of the pairs, by number."""
+        return Placed(
+            self.moving[pairs], self.fixed[pairs], self.maps[pairs], self.alike[pairs]
+        )
+
+    def better_half(self) -> Placed:
+        """Return the better of two ways to place each pair, which follow each other."""
+        first_ways, second_ways = self.alike.reshape(2, -1)
+        number = np.arange(len(first_ways))
+        return self.of(number + len(number) * (second_ways > first_ways))
+
+
 @one_thread()  # on so small images, two would wait for each other most of the time
 def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFrame:
     """Register pairs of grey images (n, 64, 64), by rows (p,), and say how they match.
@@ -90,85 +111,34 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     correlation of detail, that of grey levels, `grey`, and the `difference`, the
     `largest_difference`. All three are 0 where they do not show the same.
     """
-    n_pairs = len(rows_a)
     rows, place = np.unique([rows_a, rows_b], return_inverse=True)
-    # Mirrored images follow, so that each pair is there twice, to try both.
-    images = np.concatenate([grey[rows], grey[rows][..., ::-1]])
-    first, second = place.reshape(2, n_pairs)
-    firsts = np.tile(first, 2)
-    seconds = np.append(second, second + len(rows))
-    coarse, is_swapped, maps = _best_places(images, firsts, seconds)
-    moving = np.where(is_swapped, seconds, firsts)
-    fixed = np.where(is_swapped, firsts, seconds)
-    small = _soft_detail(halved(images))
-    alike = np.zeros(2 * n_pairs, np.float32)
-    for some in _parts(np.flatnonzero(coarse >= MIN_COARSE)):
-        a = small[moving[some]]
-        b = small[fixed[some]]
-        maps[some], alike[some] = _fitted(a, b, maps[some])
-    is_mirrored = alike[n_pairs:] > alike[:n_pairs]
-    better = np.arange(n_pairs) + n_pairs * is_mirrored
-    for some in _parts(better[alike[better] >= MIN_FITTED]):
-        a = _soft_detail(images[moving[some]])
-        b = _soft_detail(images[fixed[some]])
-        maps[some], alike[some] = _fitted(a, b, maps[some])
-    change = (maps[:, :, :2] - torch.eye(2)).abs()
-    is_like = (alike >= MIN_FITTED) & (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
-    compared = np.zeros((2 * n_pairs, 3))
-    for some in _parts(better[is_like[better]]):
-        a = torch.from_numpy(images[moving[some]]).float()
-        b = torch.from_numpy(images[fixed[some]]).float()
-        # Where one image ends, the other may go on: that end is no detail of the
-        # picture. So the frame is that of either, and the better one counts.
-        in_b = _compared_overlap(a, b, maps[some])
-        in_a = _compared_overlap(b, a, _inverse(maps[some]))
-        compared[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
-    named = pd.DataFrame(
-        compared[better], columns=["correlation", "grey", "difference"]
-    )
-    return named.assign(is_mirrored=is_mirrored)
+    a, b = place.reshape(2, -1)
+    images = np.concatenate([grey[rows], grey[rows][..., ::-1]])  # mirrored ones last
+    firsts = np.tile(a, 2)
+    seconds = np.append(b, b + len(rows))  # as they are, then mirrored
+    # Either image may be the larger part, and so the one that moves.
+    placed = _shifted(images, np.append(firsts, seconds), np.append(seconds, firsts))
+    placed = _fitted(halved(images), placed.better_half(), MIN_COARSE)
+    placed = _fitted(images, placed.better_half(), MIN_FITTED)
+    is_mirrored = np.maximum(placed.moving, placed.fixed) >= len(rows)
+    return _compared(images, placed).assign(is_mirrored=is_mirrored)
 
 
-def _parts(rows: Ints) -> Iterator[Ints]:
-    """Yield some rows after others."""
-    for start in range(0, len(rows), PAIRS_AT_ONCE):
-        yield rows[start : start + PAIRS_AT_ONCE]
+def _parts(pairs: Ints) -> Iterator[Ints]:
+    """Yield some pairs after others."""
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        yield pairs[start : start + PAIRS_AT_ONCE]
 
 
-def _standardised(squares: Tensor) -> Tensor:
-    """Return squares (…, s, s) of mean 0 and sum of squares 1; flat ones are 0."""
-    centred = squares - squares.mean(dim=(-2, -1), keepdim=True)
-    norm = (centred**2).sum(dim=(-2, -1), keepdim=True).sqrt()
-    return centred / norm.clamp(min=1e-3)
+def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Placed:
+    """Place pairs, rows of images (n, 64, 64), by warp and shift of whole pixels.
 
-
-def _best_places(
-    images: NDArray[np.uint8], moving: Ints, fixed: Ints
-) -> tuple[Features, Bools, Tensor]:
-    """Seek each pair's best cross-correlation over warps, shifts, and which one moves.
-
-    Pairs are rows of the images (n, 64, 64), (p,). Returned are the correlation,
-    whether the fixed image is the one to move, (p,) both, and the maps, (p, 2, 3).
+    Those with the highest cross-correlation are sought, at 16 pixels a side.
     """
     detail = fine_detail(halved(halved(images)), noise=4.0)
-    as_given, place_as_given = _best_correlations(detail, moving, fixed)
-    swapped, place_swapped = _best_correlations(detail, fixed, moving)
-    is_swapped = swapped > as_given
-    maps = _maps_of_places(np.where(is_swapped, place_swapped, place_as_given))
-    return np.maximum(as_given, swapped), is_swapped, maps
-
-
-def _best_correlations(
-    detail: Features, moving: Ints, fixed: Ints
-) -> tuple[Features, Ints]:
-    """Return each pair's best cross-correlation over warps and shifts, and its place.
-
-    Pairs are rows of the details (n, 16, 16), (p,). A place is one number for a warp of
-    the `GRID` and a shift by whole pixels, for `_maps_of_places`.
-    """
     goals = _standardised(torch.from_numpy(detail))
-    best = np.zeros(len(moving), np.float32)
-    place = np.zeros(len(moving), np.int64)
+    alike = np.zeros(len(moving), np.float32)
+    maps = torch.eye(3).repeat(len(moving), 1, 1)
     # In this order an image's views are made once for many of its pairs.
     for pairs in _parts(np.argsort(moving, kind="stable")):
         rows, row_of_pair = np.unique(moving[pairs], return_inverse=True)
@@ -178,28 +148,70 @@ def _best_correlations(
         # By shift, since the product of transforms is that of a correlation.
         correlations = torch.fft.irfft2(views_of_pair * goal.conj())
         peak = correlations.flatten(1).max(dim=1)
-        best[pairs] = peak.values
-        place[pairs] = peak.indices
-    return best, place
+        alike[pairs] = peak.values
+        place = np.unravel_index(peak.indices.numpy(), tuple(correlations.shape[1:]))
+        warp, down, right = place
+        maps[pairs, :2] = _maps_of(GRID[warp], np.stack([right, down], axis=1))
+    return Placed(moving, fixed, maps, alike)
 
 
-def _maps_of_places(place: Ints) -> Tensor:
-    """Return the maps, (p, 2, 3), of what `_best_correlations` found, (p,)."""
-    shape = (len(GRID), COARSE_SIDE, COARSE_SIDE)
-    warp, down, right = np.unravel_index(place, shape)
+def _standardised(squares: Tensor) -> Tensor:
+    """Return squares (…, s, s) of mean 0 and sum of squares 1; flat ones are 0."""
+    centred = squares - squares.mean(dim=(-2, -1), keepdim=True)
+    norm = (centred**2).sum(dim=(-2, -1), keepdim=True).sqrt()
+    return centred / norm.clamp(min=1e-3)
+
+
+def _maps_of(warps: Tensor, pixels: Ints) -> Tensor:
+    """Return the maps (p, 2, 3) of warps (p, 2, 3) after shifts by pixels (p, 2)."""
     half = COARSE_SIDE // 2
-    pixels = np.stack([right, down], axis=1)
     pixels = (pixels + half) % COARSE_SIDE - half  # from half a side back to half on
     shift = torch.from_numpy(pixels / half).float()
-    maps = GRID[warp]
+    maps = warps.clone()
     maps[:, :, 2:] = maps[:, :, :2] @ shift[:, :, None]
     return maps
+
+
+def _fitted(images: NDArray[Any], placed: Placed, least: float) -> Placed:
+    """Fit the maps of those pairs of images (n, s, s) that are alike by now."""
+    maps = placed.maps.clone()
+    alike = np.zeros(len(maps), np.float32)
+    for some in _parts(np.flatnonzero(placed.alike >= least)):
+        moving = _soft_detail(images[placed.moving[some]])
+        fixed = _soft_detail(images[placed.fixed[some]])
+        maps[some] = _gauss_newton(moving, fixed, maps[some])
+        values, to_edge = _sampled(moving, maps[some])
+        alike[some] = _correlation(values, fixed, to_edge >= 0.5)
+    return placed._replace(maps=maps, alike=alike)
 
 
 def _soft_detail(images: NDArray[Any]) -> Tensor:
     """Return the detail of images (n, s, s), softened as it is between pixels."""
     detail = fine_detail(images.astype(np.float32), sigma=2.0)
     return torch.from_numpy(gaussian_filter(detail, (0, 0.6, 0.6)))
+
+
+def _gauss_newton(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
+    """Return the affine maps that carry the fixed images' detail to the moving ones'.
+
+    Detail is (p, s, s), maps are (p, 3, 3). The steps are inverse compositional: the
+    derivatives are those of the fixed image, so that they are taken once.
+    """
+    side = fixed.shape[-1]
+    slope_down, slope_right = torch.gradient(fixed, dim=(1, 2))
+    down = slope_down.flatten(1) * side / 2
+    right = slope_right.flatten(1) * side / 2
+    x, y, _ = _pixels(side)
+    columns = [right * x, right * y, right, down * x, down * y, down]
+    slopes = torch.stack(columns, dim=1)  # (p, 6, s²)
+    # Of so small matrices the inverse takes an eighth of the time of `solve`.
+    descent = torch.linalg.inv(slopes @ slopes.mT + 1e-3 * torch.eye(6)) @ slopes
+    for _ in range(STEPS):
+        values, to_edge = _sampled(moving, maps)
+        error = ((values - fixed) * (to_edge >= 0.5)).flatten(1)
+        change = (descent * error[:, None]).sum(dim=2).reshape(-1, 2, 3)
+        maps = maps @ (torch.eye(3) - F.pad(change, (0, 0, 0, 1)))
+    return maps
 
 
 def _pixels(side: int) -> Tensor:
@@ -211,67 +223,49 @@ def _pixels(side: int) -> Tensor:
 
 
 def _sampled(images: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pixels of images (p, s, s) as their maps show them, (p, s²).
+    """Return the pixels of images (p, s, s) as their maps show them, (p, s, s).
 
-    Beside them stands how far from the centre each lies: 1 is the image's edge.
+    Beside them stands how many pixels each lies from the image's edge, below 0 outside.
     """
-    n, side, _ = images.shape
-    places = maps @ _pixels(side)  # of affine_grid, in a tenth of its time
+    side = images.shape[-1]
+    # Those of affine_grid, in a tenth of its time; the edge is at -1 and 1.
+    places = (maps[:, :2] @ _pixels(side)).reshape(-1, 2, side, side)
     values = F.grid_sample(
-        images[:, None], places.mT.reshape(n, side, side, 2), align_corners=False
+        images[:, None], places.permute(0, 2, 3, 1), align_corners=False
     )
-    return values.flatten(1), places.abs().amax(dim=1)
+    to_edge = (1 - places.abs().amax(dim=1)) * side / 2
+    return values[:, 0], to_edge
 
 
-def _fitted(moving: Tensor, fixed: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the affine maps that carry the fixed images' detail to the moving ones'.
-
-    Detail is (p, s, s), maps are (p, 2, 3). Returned with them is how alike it is,
-    (p,). The steps are inverse compositional: the derivatives are those of the fixed
-    image, so that they are taken once.
-    """
-    n, side, _ = fixed.shape
-    slope_down, slope_right = torch.gradient(fixed, dim=(1, 2))
-    down = slope_down.flatten(1) * side / 2
-    right = slope_right.flatten(1) * side / 2
-    x, y, _ = _pixels(side)
-    columns = [right * x, right * y, right, down * x, down * y, down]
-    slopes = torch.stack(columns, dim=1)  # (p, 6, s²)
-    # Of so small matrices the inverse takes an eighth of the time of `solve`.
-    descent = torch.linalg.inv(slopes @ slopes.mT + 1e-3 * torch.eye(6)) @ slopes
-    goal = fixed.flatten(1)
-    for _ in range(STEPS):
-        values, distance = _sampled(moving, maps)
-        error = (values - goal) * (distance <= 1 - 1 / side)
-        change = (descent * error[:, None]).sum(dim=2)
-        backwards = torch.eye(3).repeat(n, 1, 1)
-        backwards[:, :2] -= change.reshape(n, 2, 3)
-        maps = maps @ backwards
-    values, distance = _sampled(moving, maps)
-    return maps, _correlation(values, goal, distance <= 1 - 1 / side)
+def _mean(squares: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of squares (p, s, s) under a mask, (p, 1, 1)."""
+    n_used = mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    return (squares * mask).sum(dim=(1, 2), keepdim=True) / n_used
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Return Pearson's correlation of rows under a mask, (p, d) all; of flat ones 0."""
-    a = _centred(a, mask)
-    b = _centred(b, mask)
-    spread = ((a**2).sum(dim=1) * (b**2).sum(dim=1)).sqrt()
-    return (a * b).sum(dim=1) / spread.clamp(min=1e-6)
+    """Return Pearson's correlation of squares under a mask, (p,); of flat ones 0."""
+    a = (a - _mean(a, mask)) * mask
+    b = (b - _mean(b, mask)) * mask
+    spread = ((a**2).sum(dim=(1, 2)) * (b**2).sum(dim=(1, 2))).sqrt()
+    return (a * b).sum(dim=(1, 2)) / spread.clamp(min=1e-6)
 
 
-def _centred(rows: Tensor, mask: Tensor) -> Tensor:
-    """Return rows (p, d) less their mean under a mask, and 0 where it does not lie."""
-    n_used = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = (rows * mask).sum(dim=1, keepdim=True) / n_used
-    return (rows - mean) * mask
-
-
-def _inverse(maps: Tensor) -> Tensor:
-    """Return the maps (p, 2, 3) that lead back."""
-    whole = torch.eye(3).repeat(len(maps), 1, 1)
-    whole[:, :2] = maps
-    back: Tensor = torch.linalg.inv(whole)
-    return back[:, :2]
+def _compared(images: NDArray[np.uint8], placed: Placed) -> pd.DataFrame:
+    """Compare pairs where they overlap: see `register`."""
+    change = (placed.maps[:, :2, :2] - torch.eye(2)).abs()
+    is_small = (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
+    compared = np.zeros((len(change), 3))
+    for some in _parts(np.flatnonzero(is_small & (placed.alike >= MIN_FITTED))):
+        pairs = placed.of(some)
+        a = torch.from_numpy(images[pairs.moving]).float()
+        b = torch.from_numpy(images[pairs.fixed]).float()
+        # Where one image ends, the other may go on: that end is no detail of the
+        # picture. So the frame is that of either, and the better one counts.
+        in_b = _compared_overlap(a, b, pairs.maps)
+        in_a = _compared_overlap(b, a, torch.linalg.inv(pairs.maps))
+        compared[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
+    return pd.DataFrame(compared, columns=["correlation", "grey", "difference"])
 
 
 def _compared_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
@@ -281,41 +275,26 @@ def _compared_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
     compared. Zeros where it is less than `MIN_SHARED` of the fixed image, or where
     the images do not agree block by block.
     """
-    values, distance = _sampled(moving, maps)
-    side = fixed.shape[-1]
-    to_centre = _pixels(side)[:2].abs().amax(dim=0)
-    is_shared = torch.maximum(distance, to_centre) < 1 - 2 * RIM / side
-    is_inside = distance <= 1 - 1 / side
-    grey_a = _evened(values, is_inside, is_shared)
-    grey_b = _evened(fixed.flatten(1), is_inside, is_shared)
-    detail_a = _detail_of_rows(grey_a)
-    detail_b = _detail_of_rows(grey_b)
-    share = is_shared.float().mean(dim=1)
+    values, to_edge = _sampled(moving, maps)
+    is_inside = to_edge >= 0.5
+    is_shared = torch.zeros_like(is_inside)
+    inner = slice(RIM, -RIM)
+    is_shared[:, inner, inner] = to_edge[:, inner, inner] > RIM
+    # What is outside has the mean of what is shared: it is no detail.
+    a = torch.where(is_inside, values, _mean(values, is_shared))
+    b = torch.where(is_inside, fixed, _mean(fixed, is_shared))
+    detail_a = torch.from_numpy(fine_detail(a.numpy()))
+    detail_b = torch.from_numpy(fine_detail(b.numpy()))
+    share = is_shared.float().mean(dim=(1, 2))
     is_same = (share >= MIN_SHARED) & _agree_by_block(detail_a, detail_b, is_shared)
     difference = torch.zeros_like(share)
     for pair in np.flatnonzero(is_same):
-        a, b, shared = (
-            rows[pair].reshape(side, side).numpy()
-            for rows in (grey_a, grey_b, is_shared)
+        difference[pair] = largest_difference(
+            a[pair].numpy(), b[pair].numpy(), is_shared[pair].numpy()
         )
-        difference[pair] = largest_difference(a, b, shared)
     of_detail = _correlation(detail_a, detail_b, is_shared)
-    of_grey = _correlation(grey_a, grey_b, is_shared)
+    of_grey = _correlation(a, b, is_shared)
     return torch.stack([of_detail, of_grey, difference], dim=1) * is_same[:, None]
-
-
-def _detail_of_rows(rows: Tensor) -> Tensor:
-    """Return the detail of squares that are given as rows, (p, s²) both."""
-    side = int(rows.shape[1] ** 0.5)
-    squares = rows.reshape(len(rows), side, side)
-    return torch.from_numpy(fine_detail(squares.numpy())).flatten(1)
-
-
-def _evened(rows: Tensor, is_inside: Tensor, is_shared: Tensor) -> Tensor:
-    """Return rows (p, d), of which all outside is the mean of what is shared."""
-    n_shared = is_shared.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = (rows * is_shared).sum(dim=1, keepdim=True) / n_shared
-    return torch.where(is_inside, rows, mean)
 
 
 def _agree_by_block(detail_a: Tensor, detail_b: Tensor, mask: Tensor) -> Tensor:
@@ -337,8 +316,6 @@ def _agree_by_block(detail_a: Tensor, detail_b: Tensor, mask: Tensor) -> Tensor:
     return (is_used.sum(dim=1) >= MIN_BLOCKS) & (decile >= MIN_DECILE)
 
 
-def _block_means(rows: Tensor) -> Tensor:
-    """Return the mean of each block of squares, from (p, s²) to (p, 64)."""
-    side = int(rows.shape[1] ** 0.5)
-    squares = rows.reshape(len(rows), side, side)
-    return F.avg_pool2d(squares, side // BLOCKS).flatten(1)
+def _block_means(squares: Tensor) -> Tensor:
+    """Return the mean of each block of squares (p, s, s), (p, 64)."""
+    return F.avg_pool2d(squares, squares.shape[-1] // BLOCKS).flatten(1)

@@ -9,7 +9,6 @@ without a gap, in the order of the groups' sorted names.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
@@ -176,7 +175,7 @@ def fold_numbers(
     *,
     n_splits: int = 5,
     seed: int = 0,
-    published: ArrayLike | None = None,
+    published: ArrayLike = 0,
 ) -> Ints:
     """Assign whole groups to folds of like size and like shares of the classes.
 
@@ -195,9 +194,9 @@ def fold_numbers(
     seed
         Equal seeds give equal folds.
     published
-        Folds (n,) that a data set's author gives, from 1 to `n_splits`, and 0 where
-        none: published fold i becomes fold i - 1, and all other groups are assigned to
-        the same folds.
+        Folds (n,) that a data set's author gives to whole groups, from 1 to `n_splits`,
+        and 0 where none: published fold i becomes fold i - 1, and all other groups are
+        assigned to the same folds.
 
     Returns
     -------
@@ -207,37 +206,23 @@ def fold_numbers(
     Raises
     ------
     ValueError
-        Where a class has fewer groups than there are folds, or a group is in two
-        published folds.
+        Where a class has fewer groups than there are folds, or more folds are
+        published.
     """
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))
     check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
-    folds = np.full(len(labels), -1)  # not assigned yet
-    if published is not None:
-        folds = _published_folds(group_of_row, np.asarray(published), n_splits) - 1
+    # -1 is not assigned yet.
+    folds = np.full(len(labels), -1) + np.asarray(published, np.int64)
+    if folds.max() >= n_splits:
+        raise ValueError(
+            f"Published folds must be from 1 to {n_splits}, or 0 for none."
+        )
     is_left = folds < 0
     if is_left.any():
         groups_left = group_of_row[is_left]
         folds[is_left] = _assign_folds(labels[is_left], groups_left, n_splits, seed)
     return folds
-
-
-def group_folds(
-    y: ArrayLike,
-    groups: ArrayLike | None = None,
-    *,
-    n_splits: int = 5,
-    seed: int = 0,
-    published: ArrayLike | None = None,
-) -> Iterator[tuple[Ints, Ints]]:
-    """Yield the train_rows and the test_rows of each fold of `fold_numbers`, in order.
-
-    They are row numbers, (n_train,) and (n_test,), increasing.
-    """
-    folds = fold_numbers(y, groups, n_splits=n_splits, seed=seed, published=published)
-    for fold in range(n_splits):
-        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
 
 
 def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
@@ -266,22 +251,6 @@ def check_number_of_groups(
                 f"Class {label} has too few images {why}, near-duplicates counted once:"
                 f" add some, or leave it out (groups: {n_groups}, needed: {needed})."
             )
-
-
-def _published_folds(group_of_row: Ints, published: Any, n_splits: int) -> Ints:
-    """Return the published fold of each row's group, (n,) from 1, 0 where none.
-
-    `published` (n,) may give the fold of a group in some of its rows alone, and 0 in
-    the others; ValueError if a group has several.
-    """
-    fold_of_row = pd.Series(published).groupby(group_of_row).transform("max")
-    is_other_fold = (published != 0) & (published != fold_of_row)
-    if is_other_fold.any() or not np.isin(published, range(n_splits + 1)).all():
-        raise ValueError(
-            f"Published folds must be from 1 to {n_splits}, one for each group of "
-            "images, or 0 where there is none."
-        )
-    return np.asarray(fold_of_row, np.int64)
 
 
 def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:

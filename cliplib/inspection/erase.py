@@ -29,7 +29,7 @@ from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
-from cliplib.probes.out_of_fold import fit_with_groups, table_folds
+from cliplib.probes.out_of_fold import fit_folds, table_folds
 
 RIM = 4
 """Width in pixels of the rim around a hole, whose noise the filling gets."""
@@ -311,10 +311,8 @@ def evaluate_erased(
         # The two centres are at least a width apart: the boxes do not overlap.
         if abs(2 * box.x_center - 1) >= box.width
     }
-    fits = []
-    for train_rows, test_rows in table_folds(table, n_splits, seed):
-        fitted = fit_with_groups(probe, table.select(train_rows))
-        fits.append((fitted, test_rows))
+    folds = table_folds(table, n_splits, seed)
+    fits = list(fit_folds(probe, table, folds))
     variants = {WHOLE: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
     n_images = {}
     accuracy = {}

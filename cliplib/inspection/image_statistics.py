@@ -40,13 +40,23 @@ def _squares(image: Image.Image, side: int) -> Floats:
     return np.asarray(small, np.float64).ravel()
 
 
+def region(
+    size: tuple[int, int], place: tuple[float, float], shares: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of a part of an image of a size.
+
+    `shares` are of the image's width and height, `place` is one of `PATCHES`.
+    """
+    width = max(1, round(shares[0] * size[0]))
+    height = max(1, round(shares[1] * size[1]))
+    left = round(place[0] * (size[0] - width))
+    top = round(place[1] * (size[1] - height))
+    return left, top, left + width, top + height
+
+
 def _patch(image: Image.Image, place: tuple[float, float]) -> Floats:
     """Return colours of 4 x 4 squares of a patch, and its deviation, (49,)."""
-    width = max(1, round(PATCH_SHARE * image.width))
-    height = max(1, round(PATCH_SHARE * image.height))
-    left = round(place[0] * (image.width - width))
-    top = round(place[1] * (image.height - height))
-    patch = image.crop((left, top, left + width, top + height))
+    patch = image.crop(region(image.size, place, (PATCH_SHARE, PATCH_SHARE)))
     deviation = np.asarray(patch.convert("L"), np.float64).std()
     return np.append(_squares(patch, PATCH_SIDE), deviation)
 

@@ -23,6 +23,7 @@ from cliplib.data.image import ImageSource
 from cliplib.data.threads import one_thread
 from cliplib.evaluation.intervals import Estimate
 from cliplib.evaluation.metrics import Evaluation, evaluate
+from cliplib.features.groups import one_of_each_group
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import (
@@ -223,7 +224,5 @@ def _surest(table: FeatureTable, proba: Floats) -> dict[str, list[int]]:
     for label, name in enumerate(table.classes):
         rows = np.flatnonzero((table.labels == label) & (predicted == label))
         by_sureness = rows[np.argsort(-proba[rows, label], kind="stable")]
-        groups = pd.Series(table.groups[by_sureness])
-        one_a_group = by_sureness[~groups.duplicated().to_numpy()]
-        examples[name] = one_a_group[:2].tolist()
+        examples[name] = one_of_each_group(by_sureness, table.groups)[:2].tolist()
     return examples

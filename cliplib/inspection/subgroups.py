@@ -25,6 +25,7 @@ from cliplib.evaluation.intervals import (
     Estimate,
     share_with_interval,
 )
+from cliplib.features.groups import one_of_each_group
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.name_forms import name_forms
 
@@ -170,7 +171,7 @@ def _accuracy(table: FeatureTable, rows: Ints, is_right: Bools, seed: int) -> Es
 
 def _four_of(table: FeatureTable, rows: Ints) -> list[int]:
     """Return four of some rows, of different groups, from first to last."""
-    one_a_group = rows[~pd.Series(table.groups[rows]).duplicated()]
+    one_a_group = one_of_each_group(rows, table.groups)
     places = np.linspace(0, len(one_a_group) - 1, 4).round().astype(int)
     return [int(row) for row in one_a_group[places]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,17 @@ from cliplib.data.arrays import Ints
 from cliplib.data.image import ImageSource, load_image
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import Estimate
+from cliplib.features.groups import one_of_each_group
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.image_statistics import (
     BORDER_SHARE,
     PATCH_SHARE,
     PATCHES,
+    region,
     sharpness,
 )
 from cliplib.inspection.shortcuts import NOT_MEASURED, Shortcut
-from cliplib.probes.out_of_fold import fit_with_groups, table_folds
+from cliplib.probes.out_of_fold import Fit, fit_folds, table_folds
 
 TELLING = 0.8
 """AUROC from which on a statistic tells a class so well that it is swapped."""
@@ -87,62 +89,83 @@ def measure_swaps(
     telling = telling[:MOST_STATISTICS]
     if not telling:
         return list(shortcuts)
-
-    @cache
-    def picture(row: int) -> Image.Image:
-        image = load_image(images[row])
-        image.thumbnail((MOST_SIDE, MOST_SIDE))
-        return image
-
     folds = table_folds(table, n_splits, seed)
-    fits = [fit_with_groups(probe, table.select(train_rows)) for train_rows, _ in folds]
-    cost_of = {}
-    for shortcut in telling:
-        label = shortcut.best_told
-        swap = SWAPS[shortcut.name]
-        drawn = _draw(table, label, [test_rows for _, test_rows in folds], seed)
-        if not len(drawn):  # no fold has images of this class and of others
-            continue
-        altered = [
-            swap(picture(row), picture(donor))
-            for _, row, *donors in drawn
-            for donor in donors
-        ]
-        features = encoder.encode_images(altered, readout=table.readout, progress=False)
-        by_fit = [fit.predict_proba(features) @ (fit.classes_ == label) for fit in fits]
-        proba = np.reshape(by_fit, (len(fits), len(drawn), 2))
-        fold, row = drawn[:, :2].T
-        of_class = proba[fold, np.arange(len(drawn))]  # by the fit without that fold
-        is_class = table.labels[row, None] == label
-        alike, other = np.where(is_class, of_class, 1 - of_class).T
-        interval = ttest_rel(alike, other).confidence_interval()
-        cost_of[shortcut.name] = Estimate(np.mean(alike - other), *interval)
+    fits = list(fit_folds(probe, table, folds))
+    cost_of = {
+        shortcut.name: _cost(shortcut, fits, table, encoder, images, seed)
+        for shortcut in telling
+    }
     return [
         replace(one, swap_cost=cost_of.get(one.name, NOT_MEASURED)) for one in shortcuts
     ]
 
 
+def _cost(
+    shortcut: Shortcut,
+    fits: Sequence[Fit],
+    table: FeatureTable,
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    seed: int,
+) -> Estimate:
+    """Return what another class's statistic costs more than one of the own class.
+
+    The cost is of the probability of the right class, that of the class which the
+    shortcut tells best or of all others. It is `NOT_MEASURED` where no fold has images
+    of both.
+    """
+    label = shortcut.best_told
+    drawn = _draw(table, label, [fit.test_rows for fit in fits], seed)
+    if drawn.empty:
+        return NOT_MEASURED
+    is_class = table.labels[drawn["row"]] == label
+    right = {}
+    for donor in ("own", "other"):
+        altered = [
+            SWAPS[shortcut.name](_picture(images[row]), _picture(images[donor_row]))
+            for row, donor_row in zip(drawn["row"], drawn[donor], strict=True)
+        ]
+        features = encoder.encode_images(altered, readout=table.readout, progress=False)
+        by_fit = [
+            fit.probe.predict_proba(features) @ (fit.probe.classes_ == label)
+            for fit in fits
+        ]
+        # By the fit that has seen neither the image nor the donors.
+        of_class = np.array(by_fit)[drawn["fold"], np.arange(len(drawn))]
+        right[donor] = np.where(is_class, of_class, 1 - of_class)
+    interval = ttest_rel(right["own"], right["other"]).confidence_interval()
+    return Estimate(np.mean(right["own"] - right["other"]), *interval)
+
+
+def _picture(source: ImageSource) -> Image.Image:
+    """Load an image, reduced where its longer side is above `MOST_SIDE`."""
+    image = load_image(source)
+    image.thumbnail((MOST_SIDE, MOST_SIDE))
+    return image
+
+
 def _draw(
     table: FeatureTable, label: int, test_folds: Sequence[Ints], seed: int
-) -> Ints:
+) -> pd.DataFrame:
     """Draw images of a class and as many of others, each with two donors of its fold.
 
-    Returns the fold and three rows of the table, (n, 4): an image, a donor of its own
-    class and one of another. No group has two images.
+    Returns the fold of each image, and three rows of the table: row, that of the image,
+    and own and other, those of a donor of its own class and of one of another. No group
+    has two images.
     """
     rng = np.random.default_rng(seed)
     most = MOST_IMAGES // (2 * len(test_folds))
     drawn: list[tuple[int, ...]] = []
     for fold, test_rows in enumerate(test_folds):
         order = rng.permutation(test_rows)
-        rows = order[~pd.Series(table.groups[order]).duplicated().to_numpy()]
+        rows = one_of_each_group(order, table.groups)
         of_class = rows[table.labels[rows] == label]
         of_others = rows[table.labels[rows] != label]
-        for some, others in ((of_class, of_others), (of_others, of_class)):
-            if len(some) > 1:  # a single one would be its own donor
-                trios = zip(some[:most], np.roll(some, 1), others, strict=False)
+        for own, others in ((of_class, of_others), (of_others, of_class)):
+            if len(own) > 1:  # a single one would be its own donor
+                trios = zip(own[:most], np.roll(own, 1), others, strict=False)
                 drawn += [(fold, *trio) for trio in trios]
-    return np.array(drawn)
+    return pd.DataFrame(drawn, columns=["fold", "row", "own", "other"])
 
 
 def paste_region(name: str, image: Image.Image, donor: Image.Image) -> Image.Image:
@@ -151,28 +174,20 @@ def paste_region(name: str, image: Image.Image, donor: Image.Image) -> Image.Ima
     As what tells the classes may reach further than the statistic, an edge is a strip
     from corner to corner, and a corner twice as wide and high.
     """
-    width, height = image.size
     pasted = donor.resize(image.size, Image.Resampling.BICUBIC)
     if name == "border":
         border = max(1, round(BORDER_SHARE * min(image.size)))
-        inner = (border, border, width - border, height - border)
+        inner = (border, border, image.width - border, image.height - border)
         pasted.paste(image.crop(inner), inner)
         return pasted
-    share = PATCH_SHARE if "edge" in name else 2 * PATCH_SHARE
     x, y = PATCHES[name]
-    left, right = _span(x, share, width)
-    top, bottom = _span(y, share, height)
-    box = (left, top, right, bottom)
+    share = PATCH_SHARE if "edge" in name else 2 * PATCH_SHARE
+    across = 1 if x == 0.5 else share  # an edge has all of a side
+    down = 1 if y == 0.5 else share
+    box = region(image.size, (x, y), (across, down))
     changed = image.copy()
     changed.paste(pasted.crop(box), box)
     return changed
-
-
-def _span(place: float, share: float, side: int) -> tuple[int, int]:
-    """Return where a region begins and ends on a side; an edge has all of it."""
-    extent = side if place == 0.5 else max(1, round(share * side))
-    start = round(place * (side - extent))
-    return start, start + extent
 
 
 def shift_brightness(image: Image.Image, donor: Image.Image) -> Image.Image:

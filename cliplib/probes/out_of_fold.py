@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from cliplib.data.arrays import Floats, Ints
-from cliplib.features.splits import check_number_of_groups, checked_groups, group_folds
+from cliplib.features.splits import checked_groups, fold_numbers
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
 
@@ -52,19 +52,37 @@ def out_of_fold_proba(
     if groups is not None:
         given = checked_groups(groups, len(table))
         table = replace(table, groups=given, folds=np.zeros(len(table), np.int64))
-    # `fold_numbers` checks as well, but could only name the class by its number.
-    check_number_of_groups(
-        table.label_names, table.groups, n_splits, f"for {n_splits} folds"
-    )
     return predict_folds(estimator, table, table_folds(table, n_splits, seed))
 
 
-def table_folds(table: FeatureTable, n_splits: int, seed: int) -> list[Fold]:
+def table_folds(table: FeatureTable, n_splits: int = 5, seed: int = 0) -> list[Fold]:
     """Return folds of a table's groups; published ones stay as they are."""
-    folds = group_folds(
-        table.labels, table.groups, n_splits=n_splits, seed=seed, published=table.folds
+    folds = fold_numbers(
+        table.label_names,
+        table.groups,
+        n_splits=n_splits,
+        seed=seed,
+        published=table.folds,
     )
-    return list(folds)
+    return [
+        (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
+        for fold in range(n_splits)
+    ]
+
+
+class Fit(NamedTuple):
+    """A classifier that was fitted without one fold, and the rows of that fold."""
+
+    probe: Any
+    test_rows: Ints
+
+
+def fit_folds(
+    estimator: Any, table: FeatureTable, folds: Iterable[Fold]
+) -> Iterator[Fit]:
+    """Fit a clone of the estimator for each fold, without the fold's rows."""
+    for train_rows, test_rows in folds:
+        yield Fit(fit_with_groups(estimator, table.select(train_rows)), test_rows)
 
 
 def predict_folds(estimator: Any, table: FeatureTable, folds: Iterable[Fold]) -> Floats:
@@ -73,11 +91,10 @@ def predict_folds(estimator: Any, table: FeatureTable, folds: Iterable[Fold]) ->
     Returns probabilities (n, k), 0 for a class that the fold's training rows lack.
     """
     proba = np.zeros((len(table), len(table.classes)))
-    for train_rows, test_rows in folds:
-        fitted = fit_with_groups(estimator, table.select(train_rows))
+    for probe, rows in fit_folds(estimator, table, folds):
         # The training rows may lack a class.
-        places = np.ix_(test_rows, fitted.classes_)
-        proba[places] = fitted.predict_proba(table.features[test_rows])
+        places = np.ix_(rows, probe.classes_)
+        proba[places] = probe.predict_proba(table.features[rows])
     return proba
 
 

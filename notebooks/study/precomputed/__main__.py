@@ -91,7 +91,7 @@ def closest_originals(
         hashes,
         original_hashes,
         max_distance=LOOSE_DISTANCE,
-        min_correlation=LOOSE_CORRELATION,
+        copies=LOOSE_CORRELATION,
         cropped=False,
     )
     by_correlation = pairs.sort_values("correlation")  # the closest comes last
