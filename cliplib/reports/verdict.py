@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import fill
 from typing import NamedTuple
 
 from scipy.stats import betabinom
 
-from cliplib.data.wording import percent
 from cliplib.evaluation.intervals import NORMAL_QUANTILE, Estimate
 from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
@@ -100,27 +98,7 @@ class Verdict:
 
     def __str__(self) -> str:
         """Return all of it as text, 88 wide; a command, to be copied, is one line."""
-        lines = [f"{self.word}."]
-        if self.warnings:
-            lines += ["", "First of all:"]
-        for warning in self.warnings:
-            lines.append(_item(f"{warning.message} [{warning.severity}: {warning.id}]"))
-        lines += ["", fill(self.sentence, 88), ""]
-        lines.append(f"{'':<40}{'right':<20}classes alike")
-        for row in self.rows:
-            both = f"{percent(row.accuracy):<20}{percent(row.balanced)}"
-            lines.append(f"{row.method:<40}{both}")
-        if self.steps:
-            lines += ["", "What to do next:"]
-        for step in self.steps:
-            lines.append(_item(step.text))
-            if step.command:
-                lines.append(f"      {step.command}")
-        return "\n".join(lines)
-
-
-def _item(text: str) -> str:
-    return fill(f"- {text}", 88, subsequent_indent="  ")
+        return TEMPLATES.get_template("verdict.txt").render(vars(self)).rstrip()
 
 
 def verdict(findings: Findings) -> Verdict:
@@ -178,28 +156,21 @@ def sentence(
     word: str, results: Results, warnings: Sequence[DataWarning], belonging: Belonging
 ) -> str:
     """Say in one sentence what new images can expect, and on what condition."""
-    if word == "Cannot be said":
-        return "These images are too few, or too few of one kind, to say."
-    if word in ("No", "Not shown"):
-        found = results.evaluation.estimate("balanced_accuracy")
-        than_chance = "no more than" if word == "No" else "not shown to be more than"
-        return (
-            f"Of 100 new images, as many of each class, {_of_hundred(found)}, "
-            f"{than_chance} the {100 / len(results.table.classes):.0f} of guessing."
-        )
+    metric = "balanced_accuracy" if word in ("No", "Not shown") else "accuracy"
+    share = results.evaluation.estimate(metric)
+    low, high = right_of_new(share, 100)
     conditions = [warning.condition for warning in warnings if warning.condition]
     if not conditions and not belonging.declared:
         conditions = [UNCHECKED]
-    condition = f", if {', and '.join(conditions)}" if conditions else ""
-    expected = _of_hundred(results.evaluation.estimate("accuracy"))
-    return f"Of 100 new images of this kind, {expected}{condition}."
-
-
-def _of_hundred(share: Estimate) -> str:
-    low, high = right_of_new(share, 100)
-    about = f"about {100 * share.value:.0f}"
-    expected = "nearly all" if share.value >= 0.995 else about
-    return f"{expected} should come out right ({low} to {high})"
+    return filled(
+        read_texts("verdict.toml")["sentence"],
+        word=word,
+        share=share.value,
+        low=low,
+        high=high,
+        chance=1 / len(results.table.classes),
+        conditions=conditions,
+    )
 
 
 def right_of_new(share: Estimate, n: int) -> tuple[int, int]:
