@@ -76,7 +76,7 @@ def load_dataset(
     if is_of_hub:
         source = _load_from_hub(str(source).removeprefix(HUB), revision)
     if isinstance(source, str | os.PathLike):
-        listed = _of_place(os.fspath(source), image_column, label_column)
+        listed = _of_path(os.fspath(source), image_column, label_column)
     elif isinstance(source, pd.DataFrame):
         listed = _of_table(source, Path("table"), image_column, label_column)
     elif isinstance(source, datasets.Dataset):
@@ -105,7 +105,7 @@ class _Listed(NamedTuple):
     source: str
 
 
-def _of_place(name: str, image_column: str, label_column: str) -> _Listed:
+def _of_path(name: str, image_column: str, label_column: str) -> _Listed:
     """List the images of a CSV file or a folder."""
     if name.lower().endswith(TABLES) and os.path.isfile(name):
         table = read_text_table(Path(name))
@@ -121,20 +121,10 @@ def _of_place(name: str, image_column: str, label_column: str) -> _Listed:
             f"{name} is a folder, which has no columns: leave image_column and "
             "label_column out (--image-column, --label-column)."
         )
-    return _of_folder(list_images(root), root.resolve().name, "folder")
-
-
-def _of_folder(images: Sequence[ListedImage], title: str, source: str) -> _Listed:
-    """List image files; what is known of them is what their paths say."""
-    known = pd.DataFrame(images, columns=ListedImage._fields).assign(group="")
-    return _Listed(_undecoded(known["path"]), known, title, source)
-
-
-def as_dataset(
-    images: Sequence[ListedImage], title: str, source: str, classes: Sequence[str]
-) -> datasets.Dataset:
-    """Return image files as `load_dataset` does, with these classes."""
-    return _as_one(_of_folder(images, title, source), classes)
+    # What is known of image files is what their paths say.
+    known = pd.DataFrame(list_images(root), columns=ListedImage._fields)
+    images = _undecoded(known["path"])
+    return _Listed(images, known.assign(group=""), root.resolve().name, "folder")
 
 
 def default_phrases(classes: Sequence[str]) -> dict[str, str]:
@@ -287,15 +277,11 @@ def _usual_name(split: str) -> str:
     return USUAL_SPLIT.get(split.lower(), split)
 
 
-def _as_one(listed: _Listed, classes: Sequence[str] = ()) -> datasets.Dataset:
-    """Return images, with what is known of them, as one data set.
-
-    `classes` are all classes; by default those of the labels, sorted.
-    """
+def _as_one(listed: _Listed) -> datasets.Dataset:
+    """Return images, with what is known of them, as one data set."""
     _check_known(listed.known, listed.title)
     text = datasets.Value("string")
-    names = list(classes) or sorted(set(listed.known["label"]))
-    label = datasets.ClassLabel(names=names)
+    label = datasets.ClassLabel(names=sorted(set(listed.known["label"])))
     features = datasets.Features(label=label, id=text, split=text, group=text)
     known = listed.known.assign(split=listed.known["split"].map(_usual_name))
     columns = datasets.Dataset.from_dict(known[[*features]].to_dict("list"), features)

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliplib import load_dataset as load_any
-from cliplib.data.datasets import as_dataset, default_phrases
-from cliplib.data.folder import ListedImage, list_images
+from cliplib.data.datasets import default_phrases
 from cliplib.data.hub import DownloadError
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
@@ -142,20 +141,26 @@ def _load_named(
     `setting` is a folder, "hub" to download them, or "" for nowhere. If
     `must_be_there`, a folder without the set's classes raises ValueError.
     """
-    images = _list_named(name, setting, must_be_there=must_be_there)
-    if images is None:
+    dataset = _find_named(name, setting, must_be_there=must_be_there)
+    if dataset is None:
         return None
-    if different := difference_from_report(name, [image.id for image in images]):
+    ids = dataset["id"][:]
+    if different := difference_from_report(name, ids):
         warn_once(different)
-    images = _with_published_splits(images, name)
-    classes = list(DATASETS[name].phrases)
-    source = "hub" if setting == "hub" else "folder"
-    return as_dataset(images, name, source, classes=classes)
+    published = _published_splits(name)
+    splits = [
+        split or published.get(image_id, "")
+        for image_id, split in zip(ids, dataset["split"][:], strict=True)
+    ]
+    dataset = dataset.remove_columns("split").add_column("split", splits)
+    dataset.info.dataset_name = name
+    dataset.info.builder_name = "hub" if setting == "hub" else "folder"
+    return dataset
 
 
-def _list_named(
+def _find_named(
     name: str, setting: str, *, must_be_there: bool
-) -> list[ListedImage] | None:
+) -> datasets.Dataset | None:
     """Return the images of a named set, sorted by id; None where none are found.
 
     `setting` says where they are: a folder, "hub" to download them, or "" for nowhere.
@@ -166,16 +171,18 @@ def _list_named(
     if root is None and setting == "hub":
         logger.info("%s: no home to download it from", name)
         return None
-    try:
-        images = list_images(root) if root else []
-    except ValueError as error:
-        raise ValueError(
-            f"{error} Or name a folder that holds the folder {name!r}."
-        ) from error
-    present = {image.label for image in images}
-    if present == set(DATASETS[name].phrases):  # phrases by class
-        logger.info("%s: %s from %s", name, counted(len(images), "image"), root)
-        return images
+    present: set[str] = set()
+    if root is not None:
+        try:
+            dataset = load_any(root)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Or name a folder that holds the folder {name!r}."
+            ) from error
+        present = set(dataset.features["label"].names)
+        if present == set(DATASETS[name].phrases):  # phrases by class
+            logger.info("%s: %s from %s", name, counted(len(dataset), "image"), root)
+            return dataset
     bears_the_name = root is not None and root.name == name
     if must_be_there or bears_the_name:
         raise ValueError(_difference_from_set(name, root or Path(setting), present))
@@ -232,22 +239,17 @@ def _difference_from_set(name: str, folder: Path, present: set[str]) -> str:
     return f"{what}: {'; '.join(differences)}."
 
 
-def _with_published_splits(images: list[ListedImage], name: str) -> list[ListedImage]:
-    """Return a named set's images; those without a split folder get a published split.
+def _published_splits(name: str) -> dict[str, str]:
+    """Return the split that a named set's authors published, by id of the image.
 
-    It is the one of the set's authors, from a file of this package, which lists images
-    by id; an image that is not listed keeps the split "".
+    It is in a file of this package; what is not listed there has no split.
     """
     path = PRECOMPUTED / f"{name}_splits.txt"
     if not path.is_file():
-        return images
+        return {}
     lines = path.read_text("utf-8").splitlines()
     entries = [line for line in lines if not line.startswith("#")]  # "id split"
-    published = dict(entry.rsplit(" ", 1) for entry in entries)
-    return [
-        image._replace(split=image.split or published.get(image.id, ""))
-        for image in images
-    ]
+    return dict(entry.rsplit(" ", 1) for entry in entries)
 
 
 def fetch_dataset(name: str) -> Path | None:
