@@ -10,7 +10,6 @@ from cliplib.data.arrays import Floats
 from cliplib.evaluation.inputs import are_right
 from cliplib.evaluation.intervals import (
     bootstrap,
-    group_sums,
     intervals,
     small_sample_factor,
 )
@@ -56,15 +55,12 @@ def compare(
     # Of each row, (n,): 1 where only a is right, -1 where only b is.
     gain = are_right(y, a).astype(float) - are_right(y, b)
     group_of_row = checked_groups(groups, len(gain))
-    gain_sums = group_sums(gain, group_of_row)
-    sizes = np.bincount(group_of_row)
-    n_groups = len(sizes)
+    n_groups = int(group_of_row.max()) + 1
 
     def mean_gain(weights: Floats) -> dict[str, Floats]:
-        return {"gain": weights @ gain_sums / (weights @ sizes)}
+        return {"gain": weights @ gain / weights.sum(axis=1)}
 
-    units = np.arange(n_groups)
-    resampled = bootstrap(mean_gain, units, n_boot=n_boot, seed=seed)["gain"]
+    resampled = bootstrap(mean_gain, group_of_row, n_boot=n_boot, seed=seed)["gain"]
     interval = intervals(resampled, n_groups).iloc[0]
     distance = np.abs(resampled.draws - resampled.value) * small_sample_factor(n_groups)
     # Rounding must not decide ties between draws and the observed difference.

@@ -330,14 +330,10 @@ def ratio_intervals(
     # A single group will do: its interval is 0 to 1, or NaN.
     group_of_row = checked_groups(groups, len(columns), at_least=1)
 
-    numerator_sums = group_sums(numerators, group_of_row)
-    denominator_sums = group_sums(denominators, group_of_row)
-
     def ratios(weights: Floats) -> dict[str, Floats]:
-        return {"ratio": (weights @ numerator_sums) / (weights @ denominator_sums)}
+        return {"ratio": (weights @ numerators) / (weights @ denominators)}
 
-    units = np.arange(len(numerator_sums))
-    resampled = bootstrap(ratios, units, n_boot=n_boot, seed=seed)["ratio"]
+    resampled = bootstrap(ratios, group_of_row, n_boot=n_boot, seed=seed)["ratio"]
     n_groups = count_groups(is_counted, group_of_row)
     is_share = [dtype.kind == "b" for dtype in columns.dtypes]
     exact = clopper_pearson(resampled.value, n_groups)
@@ -353,20 +349,9 @@ def share_with_interval(
     return Estimate.of(table.loc["share"])
 
 
-def group_sums(columns: Any, group_of_row: Ints) -> Floats:
-    """Sum columns (n, m) or a column (n,) over the rows of each group, (n_groups, ...).
-
-    Groups (n,) are numbered from 0. What is made of sums over rows is the same of these
-    sums, whose `bootstrap` is faster by the number of rows in a group.
-    """
-    sums = np.zeros((int(group_of_row.max()) + 1, *columns.shape[1:]))
-    np.add.at(sums, group_of_row, columns)
-    return sums
-
-
 def count_groups(is_counted: Bools, group_of_row: Ints) -> Ints:
     """Return how many groups have a row that is true in each column (n, m), (m,)."""
-    return np.asarray((group_sums(is_counted, group_of_row) > 0).sum(axis=0))
+    return np.array([len(np.unique(group_of_row[rows])) for rows in is_counted.T])
 
 
 def auroc_statistic(positive: Bools, score: Floats) -> Callable[[Floats], Floats]:

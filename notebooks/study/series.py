@@ -20,7 +20,6 @@ from sklearn.base import clone
 from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.evaluation.intervals import (
     bootstrap,
-    group_sums,
     intervals,
     ratio_intervals,
 )
@@ -175,12 +174,11 @@ def balanced_over_draws(
     cells = [(draw, name) for draw in hits for name in names]
     counted = np.stack([~np.isnan(draw) & (kinds == name) for draw, name in cells], -1)
     right = np.stack([np.nan_to_num(draw) for draw, _ in cells], -1) * counted
-    above, below = group_sums(right, codes), group_sums(counted, codes)
 
     def statistic(weights: Floats) -> dict[str, Floats]:
-        return {"mean": np.nanmean((weights @ above) / (weights @ below), axis=1)}
+        return {"mean": np.nanmean((weights @ right) / (weights @ counted), axis=1)}
 
-    drawn = bootstrap(statistic, np.arange(len(above)), seed=seed)["mean"]
+    drawn = bootstrap(statistic, codes, seed=seed)["mean"]
     # The interval is as wide as the kind with fewest patients makes it.
     fewest = min(len(np.unique(codes[kinds == name])) for name in names)
     found = intervals(drawn, fewest).iloc[0]
