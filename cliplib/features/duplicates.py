@@ -123,15 +123,10 @@ def find_near_duplicates(
         records_a = records_a[:0]
         strictness = SAME_PIXELS
     # Pairs are kept under all that they depend on: thresholds, hashes and features.
-    contents = [
-        array for array in (records_a, records_b, features) if array is not None
-    ]
-    digests = [
-        xxhash.xxh3_128_hexdigest(np.ascontiguousarray(content).data)
-        for content in contents
-    ]
-    settings = f"{strictness}:{max_distance}:{cropped}"
-    key = ":".join(["near_duplicates_6", settings, *digests])
+    key = f"near_duplicates_6:{strictness}:{max_distance}:{cropped}"
+    for array in (records_a, records_b, features):
+        if array is not None:
+            key += xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
     kept = {} if cache is None else cache.get([key])
     if key not in kept:
         pairs = _pairs(

@@ -96,7 +96,6 @@ def encode(
     )
     if any(declared):
         table = table.with_groups(np.array(declared, np.str_)[drawn])
-    if errors is None or was_read.all():
-        return table
-    errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    return table.select(was_read)
+    if errors is not None:
+        errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
+    return table if was_read.all() else table.select(was_read)

@@ -286,26 +286,28 @@ def suggested_pattern(ids: Sequence[str]) -> str:
         An expression for `declared_groups`, where most images share their series with
         others, and no series is more than half of a folder; else "".
     """
-    return _series_pattern(ids, f"{EXTENSION}$")
+    end = f"{EXTENSION}$"
+    prefix = _shortest_prefix(ids, end)
+    without_counter = COUNTER_FIRST + end
+    series = _series(ids, without_counter)
+    if prefix:
+        are_many = len(series) >= 2 * len(_series(ids, prefix))
+        # Series have no extension.
+        is_counter_first = are_many and _shortest_prefix(series, "$") == ""
+        return without_counter if is_counter_first else prefix
+    return without_counter if series else ""
 
 
-def _series_pattern(names: Sequence[str], end: str) -> str:
-    """Return `suggested_pattern` of names of files, or of series, which end otherwise.
+def _shortest_prefix(names: Sequence[str], end: str) -> str:
+    """Return the pattern of the fewest first parts that form series of names, or "".
 
-    `end` is the pattern of their end: "$" for series, which have no extension.
+    `end` is the pattern of what follows them.
     """
-    counter_first = COUNTER_FIRST + end
-    without_counter = _series(names, counter_first)
     for n_more_parts in range(MOST_PARTS):
-        prefix = PREFIX.format(n_more_parts) + end
-        n_series = len(_series(names, prefix))
-        if n_series:
-            has_counter_first = (
-                len(without_counter) >= 2 * n_series
-                and _series_pattern(without_counter, "$") == ""
-            )
-            return counter_first if has_counter_first else prefix
-    return counter_first if without_counter else ""
+        pattern = PREFIX.format(n_more_parts) + end
+        if _series(names, pattern):
+            return pattern
+    return ""
 
 
 def joined_files(ids: Sequence[str], pattern: str) -> dict[str, str]:
