@@ -139,6 +139,3 @@ def test_what_would_mislead_is_refused():
         rank_metrics(ON_A_LINE, ON_A_LINE, [0], range(6))
     with pytest.raises(ValueError, match="groups of both queries and gallery"):
         search(ON_A_LINE[:1], ON_A_LINE, 3, query_groups=[0])
-    for groups in (None, range(6)):
-        with pytest.raises(ValueError, match="1 or more"):
-            search(ON_A_LINE[:1], ON_A_LINE, 0, groups=groups)

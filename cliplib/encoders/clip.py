@@ -58,9 +58,6 @@ class ClipEncoder(Encoder):
     image_size
         Side in pixels of the square that the model sees; at another than its own, its
         embeddings of positions are interpolated.
-    squash
-        Squash images to the square, rather than treat them the model's own way, which
-        mostly is to crop the square from their centre.
     device
         By default a GPU if there is one.
     dtype
@@ -87,7 +84,6 @@ class ClipEncoder(Encoder):
         *,
         cache: bool | FeatureCache = True,
         image_size: int | None = None,
-        squash: bool = False,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
@@ -101,7 +97,7 @@ class ClipEncoder(Encoder):
             vision_config: Any = clip.config.vision_config
             text_config: Any = clip.config.text_config
             self.image_size = image_size or int(vision_config.image_size)
-            self.processor = _load_processor(source, image_size, squash)
+            self.processor = _load_processor(source, image_size)
             self.tokenizer = _load_tokenizer(source, text_config.vocab_size)
         self.model: CLIPModel = clip.eval().requires_grad_(False).to(self.device)
         self.width = int(vision_config.hidden_size)
@@ -316,25 +312,19 @@ def _load_weights(source: str) -> CLIPModel:
     return cast(CLIPModel, clip)
 
 
-def _load_processor(
-    source: str, image_size: int | None, squash: bool
-) -> CLIPImageProcessorPil:
-    """Return the model's image processor, for another size or squashing if asked.
+def _load_processor(source: str, image_size: int | None) -> CLIPImageProcessorPil:
+    """Return the model's image processor, for another size if asked.
 
     `image_size` is the side of the square that the model sees, in pixels, None for the
     model's own. The processor works by Pillow: that by torchvision resizes differently.
     """
     own = CLIPImageProcessorPil.from_pretrained(source)
-    if not squash and not image_size:
+    if not image_size:
         return own
-    config: Any = CLIPConfig.from_pretrained(source).vision_config
-    side = image_size or int(config.image_size)
-    square = {"height": side, "width": side}
-    changed: dict[str, Any]
-    if squash or not own.do_center_crop:  # a model that does not crop squashes anyway
-        changed = {"size": square, "do_center_crop": False}
-    else:
-        changed = {"size": {"shortest_edge": side}, "crop_size": square}
+    square = {"height": image_size, "width": image_size}
+    changed: dict[str, Any] = {"size": square}  # squashed to it
+    if own.do_center_crop:
+        changed = {"size": {"shortest_edge": image_size}, "crop_size": square}
     return CLIPImageProcessorPil.from_pretrained(source, **changed)
 
 

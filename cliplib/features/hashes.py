@@ -68,15 +68,9 @@ def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
 def hash_records(hashes: ArrayLike) -> NDArray[Any]:
     """View what `image_hash` returns, (n, 4416), as records of `HASH_RECORD`, (n,).
 
-    ValueError for what is no such array, as paths or images are.
+    ValueError for hashes of an older release.
     """
-    rows = np.asarray(hashes)
-    if rows.dtype != np.uint8 or rows.shape[1:] != (HASH_RECORD.itemsize,):
-        raise ValueError(
-            f"Hashes must be what image_hash makes of images, (n, "
-            f"{HASH_RECORD.itemsize}) of uint8, and not {rows.shape} of {rows.dtype}."
-        )
-    return np.ascontiguousarray(rows).view(HASH_RECORD)[:, 0]
+    return np.ascontiguousarray(hashes, np.uint8).view(HASH_RECORD)[:, 0]
 
 
 def _pixel_digest(image: Image.Image) -> bytes:

@@ -39,6 +39,7 @@ SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
 ANGLES = (-8, -4, 0, 4, 8)  # degrees
 
 COARSE_SIDE = 16
+OFFSETS = 2 * torch.fft.fftfreq(COARSE_SIDE)  # of a shift by so many pixels, in a map
 MIN_COARSE = 0.45  # of the best cross-correlation on the grid
 MIN_FITTED = 0.5  # of detail, once the map is fitted
 STEPS = 8  # of fitting a map
@@ -151,7 +152,9 @@ def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Placed:
         alike[pairs] = peak.values
         place = np.unravel_index(peak.indices.numpy(), tuple(correlations.shape[1:]))
         warp, down, right = place
-        maps[pairs, :2] = _maps_of(GRID[warp], np.stack([right, down], axis=1))
+        turned = GRID[warp][:, :, :2]
+        shift = torch.stack([OFFSETS[right], OFFSETS[down]], dim=1)
+        maps[pairs, :2] = torch.cat([turned, turned @ shift[:, :, None]], dim=2)
     return Placed(moving, fixed, maps, alike)
 
 
@@ -160,16 +163,6 @@ def _standardised(squares: Tensor) -> Tensor:
     centred = squares - squares.mean(dim=(-2, -1), keepdim=True)
     norm = (centred**2).sum(dim=(-2, -1), keepdim=True).sqrt()
     return centred / norm.clamp(min=1e-3)
-
-
-def _maps_of(warps: Tensor, pixels: Ints) -> Tensor:
-    """Return the maps (p, 2, 3) of warps (p, 2, 3) after shifts by pixels (p, 2)."""
-    half = COARSE_SIDE // 2
-    pixels = (pixels + half) % COARSE_SIDE - half  # from half a side back to half on
-    shift = torch.from_numpy(pixels / half).float()
-    maps = warps.clone()
-    maps[:, :, 2:] = maps[:, :, :2] @ shift[:, :, None]
-    return maps
 
 
 def _fitted(images: NDArray[Any], placed: Placed, least: float) -> Placed:

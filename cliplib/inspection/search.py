@@ -57,11 +57,9 @@ def search(
     TypeError
         If the encoder reads no texts, or is none, such as its name.
     ValueError
-        If there are groups of the queries but not of the gallery, k is below 1, texts
-        lack an encoder, or another one made the table.
+        If there are groups of the queries but not of the gallery, texts lack an
+        encoder, or another one made the table.
     """
-    if k < 1:
-        raise ValueError(f"Each query gets k rows, 1 or more: {k} is too few.")
     if groups is None and query_groups is not None:
         raise ValueError(
             "Give the groups of both queries and gallery, or of the gallery alone."
