@@ -22,6 +22,7 @@ from .inspection.zero_shot import zero_shot as zero_shot
 from .inspection.zero_shot import zero_shot_weights as zero_shot_weights
 from .probes.kernel import KernelProbe as KernelProbe
 from .probes.linear import LinearProbe as LinearProbe
+from .probes.mlp import MLPProbe as MLPProbe
 from .probes.nearest import nearest_neighbour as nearest_neighbour
 from .probes.out_of_fold import out_of_fold_proba as out_of_fold_proba
 from .reports.decision_aid import DecisionAid as DecisionAid

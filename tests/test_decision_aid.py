@@ -26,6 +26,7 @@ from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.aid_folder import MANIFEST, check_aid_can_be_saved
 from cliplib.reports.decision_aid import (
@@ -387,15 +388,15 @@ def test_an_encoder_with_settings_is_the_same_after_loading(
     assert again.classify(photos).equals(aid.classify(photos))
 
 
-def test_a_linear_probe_and_a_class_without_images_are_kept(
+def test_an_mlp_and_a_class_without_images_are_kept(
     tiny: ClipEncoder, tmp_path: Path
 ) -> None:
     table = clouds(tiny)
     table = table.select(table.labels != 1)
-    aid = DecisionAid.fit(table, tiny, probe=LinearProbe(Cs=(0.1,)))
-    aid.save(tmp_path / "linear")
+    aid = DecisionAid.fit(table, tiny, probe=MLPProbe(hidden=8))
+    aid.save(tmp_path / "mlp")
     assert (
-        DecisionAid.load(tmp_path / "linear")
+        DecisionAid.load(tmp_path / "mlp")
         .decide(table.features)
         .equals(aid.decide(table.features))
     )

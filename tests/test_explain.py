@@ -23,8 +23,8 @@ from cliplib.inspection.maps import (
 )
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
 from study.deletion import deletion_insertion
-from study.mlp import MLPProbe
 from study.random_weights import randomize_weights, with_weights
 
 SPOT = (1, 2)  # the patch that holds the planted evidence

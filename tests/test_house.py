@@ -270,7 +270,7 @@ def refuse(event, arguments):
         raise SystemExit(f"the network was asked for: {event} {arguments}")
 
 sys.addaudithook(refuse)
-from cliplib import ClipEncoder, DecisionAid, KernelProbe, LinearProbe
+from cliplib import ClipEncoder, DecisionAid, LinearProbe, MLPProbe
 from cliplib import audit_dataset, encode, evaluate, search
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.aid_answers import write_html
@@ -280,7 +280,7 @@ ClipEncoder()  # the embedded one
 encoder = ClipEncoder(sys.argv[3])  # a quicker one
 table = encode(folder, encoder).with_readout("pooled")
 train, test = table.train_test_split()
-for probe in (LinearProbe(Cs=(0.1,)), KernelProbe()):
+for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(hidden=8)):
     save_probe(probe.fit(train.features, train.labels), out / "probe")
     proba = load_probe(out / "probe").predict_proba(test.features)
     evaluate(test.labels, proba, table.classes)

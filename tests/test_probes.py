@@ -37,10 +37,10 @@ from cliplib.probes.logistic import (
     largest_curvatures,
     principal_axes,
 )
+from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.nearest import nearest_neighbour
 from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.probes.saving import load_probe, save_probe
-from study.mlp import MLPProbe
 
 FAST = (
     LinearProbe(Cs=(0.01, 0.1, 1)),
@@ -48,7 +48,6 @@ FAST = (
     KernelProbe(),
 )
 probes = pytest.mark.parametrize("probe", FAST, ids=["linear", "MLP", "kernel"])
-saved_probes = pytest.mark.parametrize("probe", FAST[::2], ids=["linear", "kernel"])
 
 
 @pytest.fixture
@@ -228,7 +227,7 @@ def test_the_callers_random_numbers_stay_as_they_were(sample):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@saved_probes
+@probes
 def test_a_saved_probe_predicts_the_same_bits(probe, sample, tmp_path):
     X, y = sample
     names = np.array(["glass", "metal", "paper"])[y]
@@ -244,7 +243,7 @@ def test_a_saved_probe_predicts_the_same_bits(probe, sample, tmp_path):
     ]
 
 
-@saved_probes
+@probes
 def test_a_loaded_probe_has_all_that_a_fitted_one_has(probe, sample, tmp_path):
     X, y = sample
     frame = pd.DataFrame(X).add_prefix("feature ")
@@ -469,7 +468,7 @@ def test_each_row_is_seen_once_an_epoch(sample, monkeypatch):
             seen.append(len(targets))
         return cross_entropy(logits, targets, *rest)
 
-    monkeypatch.setattr("study.mlp.F.cross_entropy", noting)
+    monkeypatch.setattr("cliplib.probes.mlp.F.cross_entropy", noting)
     probe = MLPProbe(hidden=8, batch_size=64, max_epochs=3)
     probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     assert seen == [64, 64, 64, 8] * 3

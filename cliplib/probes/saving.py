@@ -14,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from cliplib.probes.base import Probe
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
+from cliplib.probes.mlp import MLPProbe
 
-AnyProbe = LinearProbe | KernelProbe
+AnyProbe = LinearProbe | KernelProbe | MLPProbe
 
 
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
@@ -57,7 +58,7 @@ def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
     It predicts the same probabilities to the bit.
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
-    kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe)}
+    kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
     probe: AnyProbe = kinds[document["kind"]](**document["parameters"])
     for name, value in document["fitted"].items():
         setattr(probe, name, np.array(value) if isinstance(value, list) else value)

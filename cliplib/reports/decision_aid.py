@@ -71,7 +71,7 @@ class DecisionAid:
     Attributes
     ----------
     encoder : Encoder
-    probe : LinearProbe or KernelProbe
+    probe : LinearProbe, KernelProbe or MLPProbe
         Fitted; its classes are indices into ``training.classes``.
     training : FeatureTable
         What the probe was trained on, in the readout that it reads.
@@ -127,7 +127,7 @@ class DecisionAid:
             In the readout that the probe shall get.
         encoder : Encoder
             What made the table.
-        probe : LinearProbe or KernelProbe, optional
+        probe : LinearProbe, KernelProbe or MLPProbe, optional
             A copy of it is fitted. By default `default_probe` gives it.
         risk : float
             Share of errors among the held-out answers, 0 to 1, that is allowed.

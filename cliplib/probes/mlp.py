@@ -6,10 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import HoldOut, Probe
+
+FITTED = ("hidden_coef_", "hidden_intercept_", "coef_", "intercept_")
 
 
 class MLPProbe(Probe):
@@ -62,65 +63,58 @@ class MLPProbe(Probe):
         self.seed = seed
 
     def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
-        """Train the network until its loss on held-out rows is smallest."""
+        """Train from first weights; keep those of the smallest loss on held-out rows.
+
+        ValueError if that loss is finite after no epoch.
+        """
         inputs = torch.from_numpy(self._standardize(rows))
-        examples = TensorDataset(inputs, torch.from_numpy(class_codes))
+        targets = torch.from_numpy(class_codes)
         train_rows, held_out_rows = hold_out(self.seed)
         # Of its own: torch's is shared by all threads, so that a fit would depend on
         # what else is running.
         generator = torch.Generator().manual_seed(int(self.seed))
-        weights = self._train(generator, examples[train_rows], examples[held_out_rows])
-        self.hidden_coef_ = weights[0]
-        self.hidden_intercept_ = weights[1]
-        self.coef_ = weights[2]
-        self.intercept_ = weights[3]
-
-    def _train(
-        self,
-        generator: torch.Generator,
-        training: tuple[Tensor, ...],
-        held_out: tuple[Tensor, ...],
-    ) -> list[Features]:
-        """Train from first weights; return those after the best epoch.
-
-        `training` and `held_out` are standardised features (m, d) and class codes (m,).
-        The best epoch is that of the smallest log loss on held-out rows; ValueError if
-        it is finite in none.
-        """
-        inputs, targets = training
-        inputs_held_out, targets_held_out = held_out
-        weights = _first_weights(
-            inputs.shape[1], self.hidden, len(self.classes_), generator
-        )
+        weights = self._first_weights(inputs.shape[1], generator)
         optimizer = torch.optim.AdamW(
             weights, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
         best_loss = np.inf
-        best_epoch = 0
-        best_weights: list[Features] = []
-        for epoch in range(self.max_epochs):
-            order = torch.randperm(len(inputs), generator=generator)
-            for batch in torch.split(order, self.batch_size):
+        epochs_since_best = 0
+        for _ in range(self.max_epochs):
+            order = train_rows[torch.randperm(len(train_rows), generator=generator)]
+            for batch in torch.split(torch.from_numpy(order), self.batch_size):
                 logits = self._forward(weights, inputs[batch], generator)
-                batch_loss = F.cross_entropy(logits, targets[batch])
-                torch.autograd.backward(batch_loss)
+                torch.autograd.backward(F.cross_entropy(logits, targets[batch]))
                 optimizer.step()
                 optimizer.zero_grad()
             with torch.no_grad():
-                logits = self._forward(weights, inputs_held_out)
-                loss = F.cross_entropy(logits, targets_held_out).item()
+                logits = self._forward(weights, inputs[held_out_rows])
+                loss = F.cross_entropy(logits, targets[held_out_rows]).item()
+            epochs_since_best += 1
             if loss < best_loss:
                 best_loss = loss
-                best_epoch = epoch
-                best_weights = [weight.detach().numpy().copy() for weight in weights]
-            elif epoch - best_epoch >= self.patience:
+                epochs_since_best = 0
+                for name, weight in zip(FITTED, weights, strict=True):
+                    setattr(self, name, weight.detach().numpy().copy())
+            elif epochs_since_best >= self.patience:
                 break
-        if not best_weights:
+        if not np.isfinite(best_loss):
             raise ValueError(
                 "The network's loss is not finite after any epoch: choose a smaller "
                 f"learning_rate than {self.learning_rate}."
             )
-        return best_weights
+
+    def _first_weights(self, d: int, generator: torch.Generator) -> list[Tensor]:
+        """Draw first weights as ``torch.nn.Linear`` does: uniform between ±1 / √inputs.
+
+        They are in the order of `FITTED`, for rows of d features.
+        """
+        weights = []
+        for n_units, n_inputs in ((self.hidden, d), (len(self.classes_), self.hidden)):
+            bound = n_inputs**-0.5
+            for shape in ((n_units, n_inputs), (n_units,)):
+                drawn = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+                weights.append(drawn.requires_grad_())
+        return weights
 
     def _forward(
         self,
@@ -139,14 +133,8 @@ class MLPProbe(Probe):
         return F.linear(hidden, coef, intercept)
 
     def _fitted_logits(self, rows: Tensor) -> Tensor:
-        """Return the network's logits (n, k), float64, of rows (n, d)."""
-        fitted = (
-            self.hidden_coef_,
-            self.hidden_intercept_,
-            self.coef_,
-            self.intercept_,
-        )
-        weights = [torch.from_numpy(array) for array in fitted]
+        """Return the fitted network's logits (n, k), float64, of rows (n, d)."""
+        weights = [torch.from_numpy(getattr(self, name)) for name in FITTED]
         return self._forward(weights, rows).double()
 
     def _logits(self, scaled: Features) -> Floats:
@@ -161,20 +149,3 @@ class MLPProbe(Probe):
         chosen = logits[torch.arange(len(rows)), torch.from_numpy(class_codes)]
         (gradients,) = torch.autograd.grad(chosen.sum(), rows)
         return np.asarray(gradients)
-
-
-def _first_weights(
-    n_features: int, n_hidden: int, n_classes: int, generator: torch.Generator
-) -> list[Tensor]:
-    """Draw first weights as ``torch.nn.Linear`` does: uniform between ±1 / √inputs.
-
-    They are the hidden layer's coefficients (hidden, d) and intercepts, then the output
-    layer's (k, hidden) and intercepts.
-    """
-    weights = []
-    for n_units, n_inputs in ((n_hidden, n_features), (n_classes, n_hidden)):
-        bound = n_inputs**-0.5
-        for shape in ((n_units, n_inputs), (n_units,)):
-            drawn = torch.empty(shape).uniform_(-bound, bound, generator=generator)
-            weights.append(drawn.requires_grad_())
-    return weights
