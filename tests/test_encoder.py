@@ -56,6 +56,9 @@ def test_features_are_those_of_transformers(tiny, photos, reference):
     found = tiny.encode_images(photos, readout="pooled")
     np.testing.assert_allclose(found, pooled, atol=1e-5)
     projected = reference[2].image_embeds.numpy()
+    np.testing.assert_allclose(
+        tiny.encode_images(photos, readout="projected"), projected, atol=1e-5
+    )
     np.testing.assert_allclose(tiny.project(pooled), projected, atol=1e-5)
     texts = tiny.encode_texts(["red", "a photo of a disc"])
     np.testing.assert_allclose(texts, reference[2].text_embeds.numpy(), atol=1e-5)
@@ -255,8 +258,10 @@ def test_arrays_of_paths_and_of_images_are_taken(tiny, tmp_path):
 
 
 def test_projected_features_have_unit_length(tiny, photos):
-    pooled = tiny.encode_images(photos, readout="pooled")
-    for rows in (tiny.project(pooled), tiny.encode_texts(["red"])):
+    for rows in (
+        tiny.encode_images(photos, readout="projected"),
+        tiny.encode_texts(["red"]),
+    ):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
 

@@ -168,8 +168,9 @@ def test_an_interrupted_training_ends_like_one_that_was_not(
     pretrain.train(parts, teachers)
     one, other = (ClipEncoder(run.out, cache=False) for run in (whole, parts))
     assert one.fingerprint == other.fingerprint
-    disc = draw("disc", np.random.default_rng(0))
-    projected = one.project(one.encode_images(disc, readout="pooled"))
+    projected = one.encode_images(
+        draw("disc", np.random.default_rng(0)), readout="projected"
+    )
     assert projected.shape == one.encode_texts(["disc"]).shape
     log = json.loads((parts.out / "training.json").read_text())
     assert log["history"][-1]["step"] == 4

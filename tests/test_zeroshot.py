@@ -49,8 +49,9 @@ def test_probabilities_are_those_of_transformers(tiny):
             dim=1
         )
     weights = zero_shot_weights(tiny, sentences, ["{}"])
-    projected = tiny.project(tiny.encode_images(images, readout="pooled"))
-    ours = tiny.logit_scale * projected @ weights.T
+    ours = (
+        tiny.logit_scale * tiny.encode_images(images, readout="projected") @ weights.T
+    )
     assert softmax(ours, axis=1) == pytest.approx(theirs.numpy(), abs=1e-4)
 
 
@@ -59,8 +60,10 @@ def test_a_table_is_classified_by_the_phrases_of_a_data_set(tiny, image_folder):
     table = encode(folder, tiny)
     phrases = default_phrases(table.classes)
     weights = zero_shot_weights(tiny, list(phrases.values()))
-    pooled = tiny.encode_images(load_dataset(folder)["image"], readout="pooled")
-    cosines = tiny.project(pooled) @ weights.T
+    cosines = (
+        tiny.encode_images(load_dataset(folder)["image"], readout="projected")
+        @ weights.T
+    )
     got = zero_shot(tiny, table, phrases)
     assert got == pytest.approx(softmax(tiny.logit_scale * cosines, axis=1), abs=1e-5)
     assert got.sum(axis=1) == pytest.approx(1)

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import FeatureCache
-from cliplib.data.image import ImageSource, load_image
+from cliplib.data.image import Images, ImageSource, load_image
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.encoder import Encoder, fill_batch
 from cliplib.encoders.readouts import BLOCKS, READOUTS, readout_columns
@@ -156,6 +156,19 @@ class ClipEncoder(Encoder):
     def columns_of(self, readout: str) -> Ints:
         """Return which columns of this encoder's deep readout a readout consists of."""
         return readout_columns(readout, self.width, self.blocks)
+
+    def encode_images(
+        self, images: Images, *, readout: str = "", progress: bool = True
+    ) -> Features:
+        """Encode n images, (n, d) float32: see `Encoder.encode_images`.
+
+        `readout` may also be "projected": in the space shared with texts, of unit
+        length, made of the pooled features. `readout_columns` explains the others.
+        """
+        if readout != "projected":
+            return super().encode_images(images, readout=readout, progress=progress)
+        pooled = super().encode_images(images, readout="pooled", progress=progress)
+        return self.project(pooled)
 
     def encode_texts(self, texts: str | Sequence[str]) -> Features:
         """Encode n texts, or a single one, (n, projected_dim) float32 of unit length.

@@ -131,8 +131,7 @@ class Encoder(ABC):
             Paths, bytes, PIL images, (h, w, 3) uint8 arrays or rows ``{"path",
             "bytes"}``; an OSError names one that cannot be read.
         readout
-            One of `readouts`; by default the last one, as in `cliplib.encode`. What is
-            in the space shared with texts `project` makes of the pooled one.
+            One of `readouts`; by default the last one, as in `cliplib.encode`.
         progress
             Show a bar.
         """

@@ -222,8 +222,9 @@ def check_held_out(encoder: ClipEncoder, corpus: Path) -> Iterator[Row]:
     objects = {image.label for image in images if image.source == "caltech101"}
     held_out = [image for image in images if image.held_out]
     # Features of images and of their first captions, in one space, row by row.
-    contents = [image.data for image in held_out]
-    features = encoder.project(encoder.encode_images(contents, readout="pooled"))
+    features = encoder.encode_images(
+        [image.data for image in held_out], readout="projected"
+    )
     captions = encoder.encode_texts([image.captions[0] for image in held_out])
     labels = np.array([image.label for image in held_out])
     sources = np.array([image.source for image in held_out])
