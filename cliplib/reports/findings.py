@@ -23,7 +23,7 @@ from cliplib.inspection.subgroups import Subgroup
 from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
-from cliplib.reports.methods import OtherEncoder, Results
+from cliplib.reports.methods import Results
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class Findings:
     subgroups
         Parts of a class that fare otherwise, or came another way.
     other_encoders
-        Vision models beside CLIP.
+        The names of vision models beside CLIP.
     suspects
         Labels that look wrong: row, given and likely class, and margin.
     errors
@@ -156,7 +156,7 @@ class Findings:
     one_class_values: pd.DataFrame
     look_alikes: LookAlikes
     subgroups: Sequence[Subgroup]
-    other_encoders: Sequence[OtherEncoder]
+    other_encoders: Sequence[str]
     suspects: pd.DataFrame
     errors: Sequence[tuple[int, Image.Image]]
     aid: DecisionAid

@@ -19,7 +19,6 @@ from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
-from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.encode import encode
 from cliplib.features.groups import (
@@ -40,15 +39,12 @@ from cliplib.inspection.subgroups import find_subgroups
 from cliplib.inspection.swaps import measure_swaps
 from cliplib.inspection.training_overlap import TrainingOverlap, find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
-from cliplib.probes.linear import LinearProbe
-from cliplib.probes.out_of_fold import fit_with_groups, out_of_fold_proba
+from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Belonging, Findings, Images
 from cliplib.reports.methods import (
-    POOLED,
-    OtherEncoder,
     Results,
     compare_methods,
     groups_per_class,
@@ -127,14 +123,19 @@ def measure(
     drawn = stratified_subset(dataset["label"], dataset["split"], limit, seed=seed)
     dataset = dataset.select(drawn)
     box_by_id = read_boxes(boxes, dataset["id"][:]) if boxes else {}
-    other_encoders = [VisionEncoder(name) for name in others]
+    other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
     images = encode_images(dataset, encoder, copies=copies, anonymous=anonymous)
     table = images.table
     files = images.files
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
     words = zero_shot(encoder, table, default_phrases(table.classes))
-    results = compare_methods(table, words, **folds)
+    other_tables = {}
+    for other in other_encoders:
+        name = shown_name(other, anonymous)
+        (features,) = other.map(files, progress=name)
+        other_tables[name] = table.with_features(features)
+    results = compare_methods(table, words, other_tables, **folds)
     probe = results.probe
     probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
@@ -167,10 +168,7 @@ def measure(
         one_class_values=values_of_one_class(images.facts, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
         subgroups=find_subgroups(table, results.predicted, images.facts, seed=seed),
-        other_encoders=[
-            measure_other(other, shown_name(other, anonymous), files, results)
-            for other in other_encoders
-        ],
+        other_encoders=[*other_tables],
         suspects=suspect_labels(table.labels, results.proba),
         errors=explain_errors(encoder, fitted, files, results),
         aid=aid,
@@ -297,23 +295,6 @@ def overlap_with_training(
     if encoder.fingerprint != ClipEncoder("mini", cache=False).fingerprint:
         return None  # which images others were trained on is not known
     return find_training_overlap(files, cache=encoder.cache)
-
-
-def measure_other(
-    encoder: VisionEncoder, name: str, files: Sequence[Any], results: Results
-) -> OtherEncoder:
-    """Test a linear probe on pooled features of another encoder."""
-    (features,) = encoder.map(files, progress=name)
-    table = results.table.with_features(features)
-    probe = LinearProbe(seed=results.seed)
-    proba = out_of_fold_proba(
-        probe, table, n_splits=results.n_splits, seed=results.seed
-    )
-    answers = proba.argmax(axis=1)
-    accuracy = share_with_interval(
-        answers == table.labels, groups=table.groups, seed=results.seed
-    )
-    return OtherEncoder(name, accuracy, results.gain(POOLED, answers))
 
 
 def explain_errors(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -144,12 +144,12 @@ class Results:
         answers: Ints = self.proba_by_method[method].argmax(axis=1)
         return answers
 
-    def gain(self, method: str, other_answers: ArrayLike) -> Estimate:
-        """Return a method's accuracy less that of other answers, paired over groups."""
+    def gain_over(self, method: str) -> Estimate:
+        """Return the best probe's accuracy less a method's, paired over groups."""
         gain = compare(
             self.table.labels,
+            self.predicted,
             self.answers(method),
-            other_answers,
             groups=self.table.groups,
             seed=self.seed,
         )
@@ -157,12 +157,19 @@ class Results:
 
 
 def compare_methods(
-    table: FeatureTable, zero_shot: Floats, *, n_splits: int = 5, seed: int = 0
+    table: FeatureTable,
+    zero_shot: Floats,
+    other_tables: Mapping[str, FeatureTable],
+    *,
+    n_splits: int = 5,
+    seed: int = 0,
 ) -> Results:
     """Test baselines and probes in the same folds, and find the best probe.
 
-    `zero_shot` are probabilities, (n, k), by the names of the classes alone. From
-    10,000 images on, the kernel probe is left out.
+    `zero_shot` are probabilities, (n, k), by the names of the classes alone, and
+    `other_tables` pooled features of the images by the names of other encoders, which
+    are set beside CLIP's by a linear probe. From 10,000 images on, the kernel probe is
+    left out.
     """
     folds: dict[str, Any] = {"n_splits": n_splits, "seed": seed}
     deep = table.with_readout("deep")
@@ -182,6 +189,8 @@ def compare_methods(
     }
     for name, (probe, read) in tqdm(probes.items(), "methods", unit="probe"):
         proba_by_method[name] = out_of_fold_proba(probe, read, **folds)
+    for name, other in other_tables.items():
+        proba_by_method[name] = out_of_fold_proba(linear, other, **folds)
     evaluated = partial(
         evaluate, table.labels, classes=table.classes, groups=table.groups, seed=seed
     )
@@ -245,12 +254,3 @@ def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     suspects = pd.DataFrame({"row": rows, "given": given[rows], "likely": likely[rows]})
     suspects["margin"] = margin[rows]
     return suspects.sort_values("margin", ascending=False, ignore_index=True)
-
-
-class OtherEncoder(NamedTuple):
-    """Another vision model, by a linear probe on its pooled features."""
-
-    name: str
-    accuracy: Estimate
-    gain: Estimate
-    """Accuracy with CLIP's pooled features less this."""

@@ -81,15 +81,14 @@ def to_ends(shares: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 def accuracy_plot(findings: Findings) -> Figure:
     """Plot the accuracy of each method, by group, with its 95% interval, in rows.
 
-    Other encoders follow; then the best probe by image, that is, with other images of
-    the same group in training.
+    The best probe by image follows, that is, with other images of the same group in
+    training.
     """
     results = findings.results
     shares = {
         name: evaluation.estimate("accuracy")
         for name, evaluation in results.evaluations.items()
     }
-    shares |= {other.name: other.accuracy for other in findings.other_encoders}
     if results.by_image is not None:
         shares[f"{results.best}, by image"] = results.by_image.estimate("accuracy")
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))

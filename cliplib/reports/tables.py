@@ -11,7 +11,7 @@ from cliplib.data.wording import points
 from cliplib.features.audit import LEVELS
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
-from cliplib.reports.methods import POOLED, Results
+from cliplib.reports.methods import Results
 
 COPIES = {
     "byte_copies": "files that repeat another byte for byte",
@@ -86,21 +86,9 @@ def of_methods(findings: Findings) -> pd.DataFrame:
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
     }
     columns["the best is better by"] = {
-        name: points(results.gain(results.best, results.answers(name)))
-        for name in found
-        if name != results.best
+        name: points(results.gain_over(name)) for name in found if name != results.best
     }
     return pd.DataFrame(columns)
-
-
-def of_encoders(findings: Findings) -> pd.DataFrame:
-    """Return each encoder's accuracy, and CLIP's less that, by group."""
-    own = findings.results.evaluations[POOLED].estimate("accuracy")
-    rows: dict[str, list[Any]] = {findings.encoder_name: [own, ""]}
-    for other in findings.other_encoders:
-        rows[other.name] = [other.accuracy, points(other.gain)]
-    columns = ["accuracy", "CLIP is better by"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def of_classes(results: Results) -> pd.DataFrame:
