@@ -49,8 +49,8 @@ from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings
+from cliplib.reports.images import encode_images
 from cliplib.reports.measure import (
-    encode_images,
     measure,
     shown_name,
     who_belongs_together,
@@ -215,13 +215,13 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     (away / "hexagon").mkdir()
     shutil.copy(here / "disc" / "disc0.png", away / "hexagon" / "known.png")
     shutil.copy(away / "disc" / "disc0.png", away / "disc" / "again.png")
-    home = encode(here, tiny)
-    dataset = load_dataset(str(here))
-    assert dataset is not None
+    internal = encode_images(load_dataset(here), tiny)
+    external = encode_images(load_dataset(away), tiny)
+    home = internal.table
     probe = LinearProbe(Cs=(0.1,)).fit(home.features, home.labels)
     said = pd.DataFrame({"class": "disc", "abstained": np.arange(19) >= 10})
     aid = Mock(training=home, encoder=tiny, **{"decide.return_value": said})
-    found = evaluate_external(str(away), home, list(dataset["image"]), probe, aid)
+    found = evaluate_external(internal, external, probe, aid)
     # A copy of a class that is not here is counted once, for its class.
     assert found.left_out.to_dict() == {"are of a class that is not here": 1}
     assert (found.evaluation.n, found.evaluation.n_groups) == (19, 18)

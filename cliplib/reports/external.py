@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cliplib.data.datasets import load_dataset
-from cliplib.data.image import ImageSource
 from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Estimate, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
-from cliplib.features.encode import encode
-from cliplib.features.table import FeatureTable
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.images import EncodedImages
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +47,8 @@ class ExternalTest:
 
 
 def evaluate_external(
-    folder: str,
-    internal: FeatureTable,
-    internal_images: Sequence[ImageSource],
+    internal: EncodedImages,
+    external: EncodedImages,
     probe: AnyProbe,
     aid: DecisionAid,
     *,
@@ -67,12 +61,8 @@ def evaluate_external(
 
     Parameters
     ----------
-    folder
-        The other one, of class folders.
-    internal
-        The table of the internal images, whose classes count.
-    internal_images
-        The files of its rows, (n,).
+    internal, external
+        The images of both folders; the classes of the first one count.
     probe, aid
         Trained on the internal images, in the same readout.
     seed
@@ -83,33 +73,30 @@ def evaluate_external(
     ValueError
         If images of fewer than two groups are left.
     """
-    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    external = encode(folder, aid.encoder, errors=errors_by_id)
-    for error in errors_by_id.values():
-        logger.warning("%s It is left out of the images elsewhere.", error)
-    dataset = load_dataset(folder)  # all its files, also those that cannot be read
-    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
-    external_images = [file_of[image_id] for image_id in external.ids]
+    name = external.table.provenance["dataset"]
+    for file, reason in external.unreadable.items():
+        logger.warning("%s is left out of the images elsewhere: %s", file, reason)
     # Pairs of a row of the first and a row of the second: index_a and index_b.
     pairs = find_near_duplicates(
-        internal_images, external_images, cache=aid.encoder.cache
+        internal.files, external.files, cache=aid.encoder.cache
     )
-    is_copy = np.isin(np.arange(len(external)), pairs["index_b"])
-    is_of_known_class = np.isin(external.label_names, internal.classes)
+    classes = internal.table.classes
+    is_copy = np.isin(np.arange(len(external.table)), pairs["index_b"])
+    is_of_known_class = np.isin(external.table.label_names, classes)
     left_out = pd.Series(
         {
-            "cannot be read": len(errors_by_id),
+            "cannot be read": len(external.unreadable),
             "are of a class that is not here": (~is_of_known_class).sum(),
             "are copies of images here": (is_of_known_class & is_copy).sum(),
         }
     )
-    judged = external.select(is_of_known_class & ~is_copy)
+    judged = external.table.select(is_of_known_class & ~is_copy)
     if len(set(judged.groups)) < 2:
         raise ValueError(
-            f"Of {folder}, {counted(len(judged), 'image')} can be judged: two at least "
+            f"Of {name}, {counted(len(judged), 'image')} can be judged: two at least "
             "must be of classes here, and no copies of images here or of each other."
         )
-    labels = np.array([internal.classes.index(name) for name in judged.label_names])
+    labels = np.array([classes.index(name) for name in judged.label_names])
     features = judged.with_readout(aid.training.readout).features
     groups = judged.groups
     decisions = aid.decide(features)
@@ -118,10 +105,10 @@ def evaluate_external(
     # Divided by the number of answers, in each bootstrap draw as well: NaN for none.
     wrong = ratio_intervals({"share": is_error}, is_answered, groups=groups, seed=seed)
     return ExternalTest(
-        name=Path(folder).absolute().name,
+        name=name,
         left_out=left_out[left_out > 0],
         evaluation=evaluate(
-            labels, probe.predict(features), internal.classes, groups=groups, seed=seed
+            labels, probe.predict(features), classes, groups=groups, seed=seed
         ),
         answered=share_with_interval(is_answered, groups=groups, seed=seed),
         wrong=Estimate.of(wrong.loc["share"]),

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from PIL import Image
 
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import Audit
-from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import Erased
 from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.published_split import PublishedSplit
@@ -23,46 +21,8 @@ from cliplib.inspection.subgroups import Subgroup
 from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
+from cliplib.reports.images import EncodedImages
 from cliplib.reports.methods import Results
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """The images of a folder.
-
-    Attributes
-    ----------
-    table
-        Deep features, labels and groups of the n images that can be read.
-    files
-        The file of each row, as `load_image` takes it.
-    names
-        What each row is called: its id, or "image 1" and so on if anonymous.
-    counts
-        By class: its images, the same with copies counted once, and its groups. Images
-        have a column for each published split, or else a single one, "images".
-    unreadable
-        The reason why a file cannot be read, by id.
-    facts
-        Of each row's file: format, mode, width, height and the like.
-    """
-
-    table: FeatureTable
-    files: Sequence[Any]
-    names: Sequence[str]
-    counts: pd.DataFrame
-    unreadable: Mapping[str, str]
-    facts: pd.DataFrame
-
-    @property
-    def labels(self) -> list[str]:
-        """The name of each row's class."""
-        return [str(name) for name in self.table.label_names]
-
-    @property
-    def groups_per_class(self) -> dict[str, int]:
-        """By class, in how many groups it occurs."""
-        return {str(name): int(n) for name, n in self.counts["groups"].items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +107,7 @@ class Findings:
     groups: str
     encoder: ClipEncoder
     encoder_name: str
-    images: Images
+    images: EncodedImages
     belonging: Belonging
     audit: Audit
     copies: pd.DataFrame

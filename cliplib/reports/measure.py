@@ -15,12 +15,10 @@ from PIL import Image
 
 import cliplib
 from cliplib.data.datasets import Source, default_phrases, load_dataset
-from cliplib.data.image import ImageSource, UnreadableImage, load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import Audit, audit_dataset
-from cliplib.features.encode import encode
 from cliplib.features.groups import (
     declared_groups,
     groups_joined_by_copies,
@@ -30,7 +28,7 @@ from cliplib.features.groups import (
 from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import evaluate_erased, read_boxes
-from cliplib.inspection.file_values import file_fields, values_of_one_class
+from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.maps import heat_maps
 from cliplib.inspection.published_split import evaluate_published_split
@@ -43,11 +41,11 @@ from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
-from cliplib.reports.findings import Belonging, Findings, Images
+from cliplib.reports.findings import Belonging, Findings
+from cliplib.reports.images import EncodedImages, encode_images
 from cliplib.reports.methods import (
     Results,
     compare_methods,
-    groups_per_class,
     number_of_folds,
     suspect_labels,
 )
@@ -147,7 +145,8 @@ def measure(
     shortcuts = probe_shortcuts(table, files, results.predicted, cache=cache, **folds)
     external = None
     if elsewhere:
-        external = evaluate_external(elsewhere, table, files, fitted, aid, seed=seed)
+        away = encode_images(load_dataset(elsewhere), encoder)
+        external = evaluate_external(images, away, fitted, aid, seed=seed)
         if anonymous:
             external = replace(external, name="the other folder")
     erased = None
@@ -205,54 +204,8 @@ def shown_name(encoder: Encoder, anonymous: bool) -> str:
     return encoder.name
 
 
-def encode_images(
-    dataset: datasets.Dataset,
-    encoder: ClipEncoder,
-    *,
-    copies: str | float = "near",
-    anonymous: bool = False,
-) -> Images:
-    """Encode images, and count them; ValueError where none of a class can be read."""
-    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = encode(dataset, encoder, copies=copies, errors=errors_by_id)
-    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
-    unreadable = {name: why_unreadable(file_of[name]) for name in errors_by_id}
-    for label, name in enumerate(table.classes):
-        if label not in table.labels:
-            error = next(iter(errors_by_id.values()), "")
-            raise ValueError(f"No image of class {name!r} can be read. {error}")
-    files = [file_of[file_id] for file_id in table.ids]
-    names = [str(file_id) for file_id in table.ids]
-    if anonymous:
-        names = [f"image {row}" for row in range(1, len(table) + 1)]
-    counts = count_images(table)
-    return Images(table, files, names, counts, unreadable, file_fields(files))
-
-
-def why_unreadable(file: ImageSource) -> str:
-    """Return why an image cannot be read, without its name; "" if it can be by now."""
-    try:
-        load_image(file)
-    except UnreadableImage as error:
-        return f"{error.reason}."
-    return ""
-
-
-def count_images(table: FeatureTable) -> pd.DataFrame:
-    """Count by class images, the same with copies counted once, and groups.
-
-    Images have a column for each published split, or else a single one, "images".
-    """
-    splits = np.where(table.splits == "", "images", table.splits)
-    counts = pd.crosstab(pd.Series(table.label_names, name="class"), splits)
-    # Both are (k,), in the order of the classes: sorted, as the crosstab's rows.
-    counts["without copies"] = groups_per_class(table, table.copies)
-    counts["groups"] = groups_per_class(table)
-    return counts
-
-
 def who_belongs_together(
-    dataset: datasets.Dataset, images: Images, *, anonymous: bool = False
+    dataset: datasets.Dataset, images: EncodedImages, *, anonymous: bool = False
 ) -> Belonging:
     """Return what is declared or suggested to belong together, and what copies join."""
     ids = images.table.ids.tolist()

@@ -1,0 +1,103 @@
+"""The images of a folder, encoded and counted; and why some cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from cliplib.data.image import ImageSource, UnreadableImage, load_image
+from cliplib.encoders.encoder import Encoder
+from cliplib.features.encode import encode
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.file_values import file_fields
+from cliplib.reports.methods import groups_per_class
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
+    """The images of a folder, encoded and counted.
+
+    Attributes
+    ----------
+    table
+        Deep features, labels and groups of the n images that can be read.
+    files
+        The file of each row, as `load_image` takes it.
+    names
+        What each row is called: its id, or "image 1" and so on if anonymous.
+    counts
+        By class: its images, the same with copies counted once, and its groups. Images
+        have a column for each published split, or else a single one, "images".
+    unreadable
+        The reason why a file cannot be read, by id.
+    facts
+        Of each row's file: format, mode, width, height and the like.
+    """
+
+    table: FeatureTable
+    files: Sequence[Any]
+    names: Sequence[str]
+    counts: pd.DataFrame
+    unreadable: Mapping[str, str]
+    facts: pd.DataFrame
+
+    @property
+    def labels(self) -> list[str]:
+        """The name of each row's class."""
+        return [str(name) for name in self.table.label_names]
+
+    @property
+    def groups_per_class(self) -> dict[str, int]:
+        """By class, in how many groups it occurs."""
+        return {str(name): int(n) for name, n in self.counts["groups"].items()}
+
+
+def encode_images(
+    dataset: datasets.Dataset,
+    encoder: Encoder,
+    *,
+    copies: str | float = "near",
+    anonymous: bool = False,
+) -> EncodedImages:
+    """Encode images, and count them; ValueError where none of a class can be read."""
+    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
+    table = encode(dataset, encoder, copies=copies, errors=errors_by_id)
+    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
+    unreadable = {name: why_unreadable(file_of[name]) for name in errors_by_id}
+    for label, name in enumerate(table.classes):
+        if label not in table.labels:
+            error = next(iter(errors_by_id.values()), "")
+            raise ValueError(f"No image of class {name!r} can be read. {error}")
+    files = [file_of[file_id] for file_id in table.ids]
+    names = [str(file_id) for file_id in table.ids]
+    if anonymous:
+        names = [f"image {row}" for row in range(1, len(table) + 1)]
+    counts = count_images(table)
+    return EncodedImages(table, files, names, counts, unreadable, file_fields(files))
+
+
+def why_unreadable(file: ImageSource) -> str:
+    """Return why an image cannot be read, without its name; "" if it can be by now."""
+    try:
+        load_image(file)
+    except UnreadableImage as error:
+        return f"{error.reason}."
+    return ""
+
+
+def count_images(table: FeatureTable) -> pd.DataFrame:
+    """Count by class images, the same with copies counted once, and groups.
+
+    Images have a column for each published split, or else a single one, "images".
+    """
+    splits = np.where(table.splits == "", "images", table.splits)
+    counts = pd.crosstab(pd.Series(table.label_names, name="class"), splits)
+    # Both are (k,), in the order of the classes: sorted, as the crosstab's rows.
+    counts["without copies"] = groups_per_class(table, table.copies)
+    counts["groups"] = groups_per_class(table)
+    return counts
