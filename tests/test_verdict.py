@@ -32,7 +32,6 @@ from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Belonging
 from cliplib.reports.methods import LARGEST, LINEAR, Results
 from cliplib.reports.verdict import (
-    UNCHECKED,
     WORDS,
     Verdict,
     limited_word,
@@ -453,7 +452,9 @@ def test_labels_files_and_groups_to_look_at_are_named() -> None:
 def test_the_sentence_says_what_could_not_be_checked() -> None:
     said = sentence("Probably", results(), [], UNDECLARED)
     assert said.startswith("Of 100 new images of this kind, about 98 should come out")
-    assert said.endswith(f"if {UNCHECKED}.")
+    assert said.endswith(
+        "if no two images here show the same object: we could not check that."
+    )
     assert " if " not in sentence("Yes", results(), [], DECLARED)
     nothing = sentence("No", results((200, 200), (100, 100)), [], DECLARED)
     assert "no more than the 50 of guessing" in nothing

@@ -291,7 +291,8 @@ def published_split_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 def missed_class_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that a class is mostly missed."""
-    missed, found = findings.results.least_found
+    missed = findings.results.least_found
+    found = findings.results.sensitivity[missed]
     if found.value < FAIR_ACCURACY:
         yield warning_of("class-missed", {"class": missed, "found": found})
 

@@ -35,7 +35,7 @@ from cliplib.inspection.published_split import evaluate_published_split
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.subgroups import find_subgroups
 from cliplib.inspection.swaps import measure_swaps
-from cliplib.inspection.training_overlap import TrainingOverlap, find_training_overlap
+from cliplib.inspection.training_overlap import find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.probes.saving import AnyProbe
@@ -143,6 +143,9 @@ def measure(
     about = {"encoder": encoder_name, "dataset": ""} if anonymous else {}
     aid = make_aid(results, encoder, images.names, about)
     shortcuts = probe_shortcuts(table, files, results.predicted, cache=cache, **folds)
+    training_overlap = None  # of another encoder nothing is known
+    if encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint:
+        training_overlap = find_training_overlap(files, cache=cache)
     external = None
     if elsewhere:
         away = encode_images(load_dataset(elsewhere), encoder)
@@ -171,7 +174,7 @@ def measure(
         suspects=suspect_labels(table.labels, results.proba),
         errors=explain_errors(encoder, fitted, files, results),
         aid=aid,
-        training_overlap=overlap_with_training(encoder, files),
+        training_overlap=training_overlap,
         published_split=evaluate_published_split(
             probe_table, probe, results.predicted, **folds
         ),
@@ -239,15 +242,6 @@ def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
     )
     # False comes before True.
     return rows.sort_values("same_label", kind="stable", ignore_index=True)
-
-
-def overlap_with_training(
-    encoder: ClipEncoder, files: Sequence[Any]
-) -> TrainingOverlap | None:
-    """Find the images that the encoder was trained on; None where it is not "mini"."""
-    if encoder.fingerprint != ClipEncoder("mini", cache=False).fingerprint:
-        return None  # which images others were trained on is not known
-    return find_training_overlap(files, cache=encoder.cache)
 
 
 def explain_errors(

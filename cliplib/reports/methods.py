@@ -133,11 +133,10 @@ class Results:
         return self.evaluation.by_class("sensitivity")
 
     @property
-    def least_found(self) -> tuple[str, Estimate]:
-        """The class of which the best finds the smallest share, and this share."""
+    def least_found(self) -> str:
+        """The class of which the best finds the smallest share."""
         found = self.sensitivity
-        name = min(found, key=lambda name: found[name].value)
-        return name, found[name]
+        return min(found, key=lambda name: found[name].value)
 
     def answers(self, method: str) -> Ints:
         """Return the class that a method gives, (n,)."""

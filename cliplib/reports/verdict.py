@@ -44,8 +44,6 @@ ENOUGH_OF_A_CLASS = 20
 """Groups of each class without which the word is not "Yes"."""
 WANTED_HALF_WIDTH = 0.1
 """Of the interval of a class's sensitivity, ten points to each side."""
-UNCHECKED = "no two images here show the same object: we could not check that"
-"""The condition where nobody has declared what belongs together."""
 
 
 class Step(NamedTuple):
@@ -160,8 +158,6 @@ def sentence(
     share = results.evaluation.estimate(metric)
     low, high = right_of_new(share, 100)
     conditions = [warning.condition for warning in warnings if warning.condition]
-    if not conditions and not belonging.declared:
-        conditions = [UNCHECKED]
     return filled(
         read_texts("verdict.toml")["sentence"],
         word=word,
@@ -170,6 +166,7 @@ def sentence(
         high=high,
         chance=1 / len(results.table.classes),
         conditions=conditions,
+        declared=belonging.declared,
     )
 
 
@@ -222,7 +219,8 @@ def next_steps(findings: Findings, word: str) -> list[Step]:
     What to collect is of the class that is found least, unless that is found well: as
     many groups more as it takes to know the share that is found to ten points.
     """
-    name, found = findings.results.least_found
+    name = findings.results.least_found
+    found = findings.results.sensitivity[name]
     n_groups = findings.images.groups_per_class[name]
     # By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1².
     variance = found.value * (1 - found.value)
