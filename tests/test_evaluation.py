@@ -96,8 +96,8 @@ def test_the_calibration_error_of_few_groups_has_the_basic_interval_widened():
 
     found = bootstrap(gaps, codes, n_boot=400)["gap"]
     value = np.abs(found.value).sum()
-    change = np.quantile(np.abs(found.draws - found.value).sum(axis=1), 0.975)
-    lowest = np.quantile(np.abs(found.draws).sum(axis=1), 0.025)
+    change = np.quantile(np.abs(found.on_draws - found.value).sum(axis=1), 0.975)
+    lowest = np.quantile(np.abs(found.on_draws).sum(axis=1), 0.025)
     factor = small_sample_factor(8)
     y = np.where(right, 0, 1)
     row = evaluate(y, proba, ["a", "b"], groups=codes, n_boot=400).metrics.loc["ece"]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from cliplib.features.groups import (
     connected_groups,
     declared_groups,
-    groups_joined_by_copies,
     joined_files,
+    joined_groups,
     merge_groups,
     number_groups,
     suggested_pattern,
@@ -39,11 +39,11 @@ def test_merged_groups_join_whatever_shares_a_group_in_any() -> None:
 def test_merged_groups_are_named_with_the_images_that_join_them() -> None:
     ids = ["a1", "a2", "b1", "b2", "c1"]
     groups = ["a", "a", "b", "b", "c"]
-    found = groups_joined_by_copies(ids, groups, [7, 1, 7, 1, 7])
+    found = joined_groups(ids, groups, [7, 1, 7, 1, 7])
     assert found.columns.tolist() == ["group_a", "group_b", "image_a", "image_b"]
     assert found.to_numpy().tolist() == [["a", "b", "a1", "b1"], ["a", "c", "a1", "c1"]]
-    assert len(groups_joined_by_copies(["a", "b"], [1, "1"], [0, 0])) == 1
-    apart = groups_joined_by_copies(ids, groups, range(5))
+    assert len(joined_groups(["a", "b"], [1, "1"], [0, 0])) == 1
+    apart = joined_groups(ids, groups, range(5))
     assert apart.empty and apart.columns.tolist() == [*found.columns]
 
 

@@ -40,12 +40,12 @@ def test_draws_come_by_name_and_chunks_do_not_matter():
     found = bootstrap(moments, codes, n_boot=30)
     assert found["mean"].value == pytest.approx(x.mean())
     assert found["sums"].value.tolist() == pytest.approx([x.sum(), (x**2).sum()])
-    assert found["mean"].draws.shape == (30,)
-    assert found["sums"].draws.shape == (30, 2)
+    assert found["mean"].on_draws.shape == (30,)
+    assert found["sums"].on_draws.shape == (30, 2)
     fewer = bootstrap(moments, codes, n_boot=10)
-    np.testing.assert_allclose(fewer["mean"].draws, found["mean"].draws[:10])
+    np.testing.assert_allclose(fewer["mean"].on_draws, found["mean"].on_draws[:10])
     other = bootstrap(moments, codes, n_boot=30, seed=1)
-    assert (other["mean"].draws != found["mean"].draws).all()
+    assert (other["mean"].on_draws != found["mean"].on_draws).all()
 
 
 def test_a_group_is_drawn_as_a_whole(caplog):
@@ -224,7 +224,7 @@ def test_a_comparison_has_the_interval_of_a_mean_and_the_share_of_draws(n_groups
     mean = bootstrap(
         lambda w: {"gain": w @ gain / w.sum(axis=1)}, codes, n_boot=300, seed=2
     )["gain"]
-    away = np.abs(mean.draws - mean.value) * small_sample_factor(n_groups)
+    away = np.abs(mean.on_draws - mean.value) * small_sample_factor(n_groups)
     at_least_as_far = (away >= abs(mean.value) - 1e-9).sum()
     assert 0 < at_least_as_far < 300
     assert found.p == (1 + at_least_as_far) / 301
@@ -317,7 +317,9 @@ def test_two_thousand_draws_decide_unless_others_are_asked_for():
     assert least.tolist() == [1 / 100]
     x = np.random.default_rng(0).normal(size=40)
     assert ratio_intervals(x).equals(ratio_intervals(x, n_boot=2000, seed=0))
-    draws = bootstrap(lambda weights: {"sum": weights @ x}, np.arange(40))["sum"].draws
+    draws = bootstrap(lambda weights: {"sum": weights @ x}, np.arange(40))[
+        "sum"
+    ].on_draws
     assert len(draws) == 2000
 
 

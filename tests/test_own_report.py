@@ -34,8 +34,8 @@ from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.evaluation.intervals import Estimate
 from cliplib.features.encode import encode
 from cliplib.inspection.erase import (
+    AS_IS,
     CONTROL,
-    WHOLE,
     WITHOUT,
     Box,
     evaluate_erased,
@@ -252,12 +252,12 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
     assert erased is not None
     counts = erased.accuracy["images"].to_dict()
     # The boxes of squares lie in the middle: there is no other side.
-    assert counts == {WHOLE: 24, WITHOUT: 24, CONTROL: 12}
+    assert counts == {AS_IS: 24, WITHOUT: 24, CONTROL: 12}
     ids = findings.images.table.ids.tolist()
     boxes = read_boxes(str(home / "boxes.csv"), ids)
     rows = [name in boxes for name in ids]
     right = findings.results.predicted == findings.results.table.labels
-    whole = erased.accuracy.at[WHOLE, "accuracy"].value
+    whole = erased.accuracy.at[AS_IS, "accuracy"].value
     assert whole == pytest.approx(right[rows].mean())
     for row, after in erased.examples:
         before = load_image(findings.images.files[row])
@@ -312,9 +312,9 @@ def test_erased_images_are_encoded_in_batches_each_in_its_row(
     probe = LinearProbe(Cs=(1.0,))
     accuracy = evaluate_erased(probe, table, encoder, files, boxes, n_splits=2).accuracy
     assert sizes == [5, 5, 2]
-    assert accuracy.loc[WITHOUT].equals(accuracy.loc[WHOLE])
+    assert accuracy.loc[WITHOUT].equals(accuracy.loc[AS_IS])
     # All objects lie in the middle: there is no other side.
-    assert accuracy.index.tolist() == [WHOLE, WITHOUT]
+    assert accuracy.index.tolist() == [AS_IS, WITHOUT]
 
 
 def test_a_file_name_that_two_images_have_is_no_name_for_a_box(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
 from cliplib.features.duplicates import find_near_duplicates, near_duplicate_groups
-from cliplib.features.groups import groups_joined_by_copies
+from cliplib.features.groups import joined_groups
 from cliplib.features.hashes import are_drawn, are_simple, hash_records, image_hash
 from cliplib.features.registration import register
 from cliplib.features.table import FeatureTable
@@ -172,7 +172,7 @@ def test_declared_groups_are_joined_with_a_warning_or_left_apart(
     (message,) = caplog.messages
     assert "join declared groups: 3 become 2." in message
     assert "1.jpg of x and 5.jpg of z show the same" in message
-    listed = groups_joined_by_copies(table.ids.tolist(), declared, table.copies)
+    listed = joined_groups(table.ids.tolist(), declared, table.copies)
     assert listed[["image_a", "image_b"]].to_numpy().tolist() == [["1.jpg", "5.jpg"]]
     apart = replace(table, copies=np.arange(6)).with_groups(declared)  # --copies off
     assert apart.groups.tolist() == [0, 0, 1, 1, 2, 2]

@@ -22,7 +22,7 @@ from cliplib.data.cache import FeatureCache
 from cliplib.data.image import Images, ImageSource, load_image
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.encoder import Encoder, fill_batch
-from cliplib.encoders.readouts import BLOCKS, READOUTS, readout_columns
+from cliplib.encoders.readouts import DEEP_BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ class ClipEncoder(Encoder):
             self.tokenizer = _load_tokenizer(source, text_config.vocab_size)
         self.model: CLIPModel = clip.eval().requires_grad_(False).to(self.device)
         self.width = int(vision_config.hidden_size)
-        # Of a tower with fewer blocks than `BLOCKS`, all are read.
-        self.blocks = min(BLOCKS, int(vision_config.num_hidden_layers))
+        # Of a tower with fewer blocks than `DEEP_BLOCKS`, all are read.
+        self.blocks = min(DEEP_BLOCKS, int(vision_config.num_hidden_layers))
         self.projected_dim = self.model.visual_projection.out_features
         self.max_tokens = int(text_config.max_position_embeddings)
 

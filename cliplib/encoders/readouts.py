@@ -7,10 +7,10 @@ import numpy as np
 from cliplib.data.arrays import Ints
 
 READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
-BLOCKS = 4  # the deep readout reads so many blocks of the vision tower, the last ones
+DEEP_BLOCKS = 4  # of the vision tower, the last ones: the deep readout reads them
 
 
-def readout_columns(readout: str, width: int, blocks: int = BLOCKS) -> Ints:
+def readout_columns(readout: str, width: int, blocks: int = DEEP_BLOCKS) -> Ints:
     """Return which columns of the deep readout a readout consists of.
 
     ``deep`` has three parts: first class tokens, then means over the patch tokens, then

@@ -62,7 +62,8 @@ def compare(
 
     resampled = bootstrap(mean_gain, group_of_row, n_boot=n_boot, seed=seed)["gain"]
     interval = intervals(resampled, n_groups).iloc[0]
-    distance = np.abs(resampled.draws - resampled.value) * small_sample_factor(n_groups)
+    factor = small_sample_factor(n_groups)
+    distance = factor * np.abs(resampled.on_draws - resampled.value)
     # Rounding must not decide ties between draws and the observed difference.
     n_farther = (distance >= abs(resampled.value) - 1e-12).sum()
     return pd.Series(

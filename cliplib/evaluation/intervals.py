@@ -35,7 +35,7 @@ class Resampled(NamedTuple):
     """One statistic, or m of them, on the sample and on each draw."""
 
     value: Floats  # () or (m,)
-    draws: Floats  # (n_boot,) or (n_boot, m)
+    on_draws: Floats  # (n_boot,) or (n_boot, m)
 
 
 class Estimate(NamedTuple):
@@ -113,15 +113,15 @@ def bootstrap(
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         # The sample itself is one draw, which holds each row once.
         on_sample = statistic(np.ones((1, n)))
-        on_draws = []
+        by_batch = []
         for start in range(0, n_boot, draws_at_once):
             size = (min(draws_at_once, n_boot - start), n_groups)
             group_weights = _counts_by_draw(rng.integers(0, n_groups, size))
             # The draws of a row lie side by side in memory, as statistics read them.
             weights = group_weights.T.astype(float, order="C")[group_of_row].T
-            on_draws.append(statistic(weights))
+            by_batch.append(statistic(weights))
     return {
-        name: Resampled(value[0], np.concatenate([draws[name] for draws in on_draws]))
+        name: Resampled(value[0], np.concatenate([batch[name] for batch in by_batch]))
         for name, value in on_sample.items()
     }
 
@@ -176,14 +176,14 @@ def intervals(
         shares, or else NaN.
     """
     value = np.atleast_1d(resampled.value)  # (m,)
-    draws = resampled.draws.reshape(-1, len(value))  # (n_boot, m)
+    on_draws = resampled.on_draws.reshape(-1, len(value))  # (n_boot, m)
     group_counts = np.broadcast_to(n_groups, value.shape)
     if exact_bounds is None:
         exact_bounds = np.full((2, len(value)), np.nan)
     is_share = ~np.isnan(exact_bounds[0])
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         # (2, m), low and high, as all bounds below.
-        bounds = np.nanquantile(draws, [0.025, 0.975], axis=0)
+        bounds = np.nanquantile(on_draws, [0.025, 0.975], axis=0)
     bounds = _widened_for_few_groups(value, bounds, group_counts)
     bounds = _extended_to_exact(bounds, exact_bounds)
     bounds = np.where(is_share, np.clip(bounds, 0, 1), bounds)

@@ -352,8 +352,8 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, f
     distances are multiplied by `small_sample_factor`.
     """
     value = float(resampled["ece"].value)
-    noise = float(np.quantile(resampled["ece_noise"].draws, 0.975))
-    lowest = float(np.quantile(resampled["ece"].draws, 0.025))
+    noise = float(np.quantile(resampled["ece_noise"].on_draws, 0.975))
+    lowest = float(np.quantile(resampled["ece"].on_draws, 0.025))
     factor = float(small_sample_factor(n_groups))
     return {
         "value": value,

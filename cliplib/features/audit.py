@@ -152,17 +152,17 @@ def _leaks(images: pd.DataFrame, groups_by_level: dict[str, Ints]) -> pd.DataFra
     earliest_first = known.dropna(subset="place").sort_values("place", kind="stable")
     by_level = []
     for level, group_of_row in groups_by_level.items():
-        copies = earliest_first.assign(
-            level=level, copies=group_of_row[earliest_first.index]
+        at_level = earliest_first.assign(
+            level=level, alike=group_of_row[earliest_first.index]
         )
-        first_copy = copies.drop_duplicates("copies").set_index("copies")
-        first_copy = first_copy[["id", "split", "place"]].add_prefix("duplicate_")
-        found = copies.join(first_copy, on="copies")
+        first_of_alike = at_level.drop_duplicates("alike").set_index("alike")
+        duplicate = first_of_alike[["id", "split", "place"]].add_prefix("duplicate_")
+        found = at_level.join(duplicate, on="alike")
         by_level.append(found[found["duplicate_place"] < found["place"]])
     # An image that leaks at several levels is kept at the first, of the most alike.
     leaks = pd.concat(by_level)
     leaks = leaks[~leaks.index.duplicated()].sort_index().reset_index(drop=True)
-    return leaks.drop(columns=["place", "copies", "duplicate_place"])
+    return leaks.drop(columns=["place", "alike", "duplicate_place"])
 
 
 def _summary(

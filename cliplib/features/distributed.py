@@ -192,8 +192,10 @@ def load_encoded(folder: str) -> Fields:
         logger.warning("Left out %s: %s", counted(len(errors), "image"), errors.iloc[0])
     images = images[was_read]
     classes, labels = np.unique(images["label"].to_numpy(str), return_inverse=True)
-    copies = near_duplicate_groups(np.stack(images["hash"].to_list()))
-    is_declared = (images["group"] != "").any()
+    near_duplicates = near_duplicate_groups(np.stack(images["hash"].to_list()))
+    groups = near_duplicates
+    if (images["group"] != "").any():  # where the source declares them
+        groups = merge_groups(near_duplicates, images["group"])
     made_by = json.loads(images["encoder"].iloc[0])
     return {
         "features": np.stack(images["features"].to_list()),
@@ -201,8 +203,8 @@ def load_encoded(folder: str) -> Fields:
         "classes": tuple(classes.tolist()),
         "ids": images["id"].to_numpy(str),
         "splits": images["split"].to_numpy(str),
-        "copies": copies,
-        "groups": merge_groups(copies, images["group"]) if is_declared else copies,
+        "copies": near_duplicates,
+        "groups": groups,
         "folds": np.zeros(len(images), np.int64),
         "provenance": made_by | {"dataset": PurePosixPath(folder).name},
     }

@@ -56,7 +56,7 @@ def encode(
     ValueError
         If `groups` does not cover all images, or the source lacks a column.
     """
-    copies = parse_copies(copies)
+    parse_copies(copies)  # which is refused before the encoding, if at all
     dataset = load_dataset(source, **columns)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)
@@ -79,7 +79,7 @@ def encode(
     was_read[list(errors_by_row)] = False
     if errors_by_row and not was_read.any():
         raise ValueError(f"No image of {title!r} can be read.")
-    copy_groups = near_duplicate_groups(
+    near_duplicates = near_duplicate_groups(
         hashes, features=features, copies=copies, cache=encoder.cache
     )
     about = {"dataset": title, "source": dataset.info.builder_name}
@@ -89,8 +89,8 @@ def encode(
         classes=tuple(dataset.features["label"].names),
         ids=np.array(dataset["id"][:], np.str_),
         splits=np.array(dataset["split"][:], np.str_),
-        copies=copy_groups,
-        groups=copy_groups,
+        copies=near_duplicates,
+        groups=near_duplicates,
         folds=np.zeros(len(dataset), np.int64),
         provenance={**encoder.provenance, **about},
     )

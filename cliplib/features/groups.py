@@ -90,7 +90,7 @@ def _as_array(groups: ArrayLike) -> NDArray[Any]:
 
 
 def merge_groups(*groupings: ArrayLike) -> Ints:
-    """Merge several groupings of the same n images, such as copies and patients.
+    """Merge several groupings of n images, such as near-duplicates and patients.
 
     Images that share a group in any of them are in one group, and so are all that these
     connect through other images.
@@ -141,8 +141,8 @@ def one_of_each_group(rows: Ints, groups: Ints) -> Ints:
     return np.asarray(rows[is_first])
 
 
-def groups_joined_by_copies(
-    ids: Sequence[str], groups: ArrayLike, copies: ArrayLike
+def joined_groups(
+    ids: Sequence[str], groups: ArrayLike, near_duplicates: ArrayLike
 ) -> pd.DataFrame:
     """List which declared groups near-duplicates join, and through which images.
 
@@ -155,18 +155,18 @@ def groups_joined_by_copies(
         The images' paths, (n,).
     groups
         Declared groups, (n,), names or numbers.
-    copies
-        Groups of near-duplicates, (n,).
+    near_duplicates
+        Their groups, (n,).
 
     Returns
     -------
     pd.DataFrame
         group_a, group_b, image_a, image_b: a row for each two groups that an image and
-        the first of its copies join, with the first such pair of images.
+        the first of its near-duplicates join, with the first such pair of images.
     """
     images = pd.DataFrame({"group": _as_array(groups), "image": np.asarray(ids)})
-    first_copies = images.iloc[first_row_of_group(copies)].reset_index(drop=True)
-    pairs = first_copies.add_suffix("_a").join(images.add_suffix("_b"))
+    firsts = images.iloc[first_row_of_group(near_duplicates)].reset_index(drop=True)
+    pairs = firsts.add_suffix("_a").join(images.add_suffix("_b"))
     joining = pairs[pairs["group_a"] != pairs["group_b"]]
     # As a set, groups b and a equal groups a and b.
     both_groups = joining[["group_a", "group_b"]].apply(frozenset, axis=1)

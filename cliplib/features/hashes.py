@@ -33,7 +33,7 @@ ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 squares of pixels (…, s, s) into that."""
 
 COLOUR_SIDE = 4  # cells of the colour thumbnail in each direction
-BLOCKS = 8  # in each direction, to see where an image holds detail
+BLOCK_SIDE = 8  # pixels of its blocks, to see where an image holds detail
 MIN_CONTRAST = 0.1  # of detail in a block that holds some
 MIN_DETAILED_BLOCKS = 20  # of 64, in an image that is not simple
 FLAT_CONTRAST = 0.01  # of detail in a block of one colour, which photographs lack
@@ -154,7 +154,8 @@ def are_simple(grey: NDArray[np.uint8]) -> Bools:
     alike in all the detail that they have.
     """
     levels = grey.astype(np.float32)
-    cut = (len(levels), BLOCKS, GREY_SIDE // BLOCKS, BLOCKS, GREY_SIDE // BLOCKS)
+    n_blocks = GREY_SIDE // BLOCK_SIDE
+    cut = (len(levels), n_blocks, BLOCK_SIDE, n_blocks, BLOCK_SIDE)
     contrast = fine_detail(levels).reshape(cut).std(axis=(2, 4))
     has_few_parts = (contrast > MIN_CONTRAST).sum(axis=(1, 2)) < MIN_DETAILED_BLOCKS
     is_mostly_flat = (contrast < FLAT_CONTRAST).sum(axis=(1, 2)) >= MIN_FLAT_BLOCKS

@@ -29,7 +29,7 @@ from torch import Tensor
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.threads import one_thread
 from cliplib.features.hashes import (
-    BLOCKS,
+    BLOCK_SIDE,
     MIN_CONTRAST,
     fine_detail,
     largest_difference,
@@ -311,4 +311,4 @@ def _agree_by_block(detail_a: Tensor, detail_b: Tensor, mask: Tensor) -> Tensor:
 
 def _block_means(squares: Tensor) -> Tensor:
     """Return the mean of each block of squares (p, s, s), (p, 64)."""
-    return F.avg_pool2d(squares, squares.shape[-1] // BLOCKS).flatten(1)
+    return F.avg_pool2d(squares, BLOCK_SIDE).flatten(1)

@@ -20,7 +20,7 @@ from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.groups import (
     first_row_of_group,
-    groups_joined_by_copies,
+    joined_groups,
     merge_groups,
     number_groups,
 )
@@ -313,12 +313,12 @@ class FeatureTable:
 
         `groups` are names or numbers; ValueError if one is missing. Where
         near-duplicates join some of them, a warning says how many became how many, and
-        names the first two; `groups_joined_by_copies` lists all. Published folds are
+        names the first two; `joined_groups` lists all. Published folds are
         set to 0: they need not keep these groups whole.
         """
         declared = number_groups(groups)
         merged = merge_groups(self.copies, declared)
-        joined = groups_joined_by_copies(self.ids.tolist(), groups, self.copies)
+        joined = joined_groups(self.ids.tolist(), groups, self.copies)
         if not joined.empty:
             first = joined.iloc[0]
             n_declared = len(np.unique(declared))

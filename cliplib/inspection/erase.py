@@ -39,7 +39,7 @@ MOST_PIXELS = 1024
 """Of a hole that is filled pixel by pixel; a larger one is filled in a reduced copy."""
 
 BOX_COLUMNS = ("file", "x_center", "y_center", "width", "height")
-WHOLE = "as they are"
+AS_IS = "as they are"
 WITHOUT = "object erased"
 CONTROL = "as much erased on the other side"
 """Names of the variants of the images."""
@@ -214,8 +214,8 @@ class Erased:
     ----------
     accuracy
         A row for each variant: images (how many have it) and accuracy (an `Estimate`).
-        Variants are `WHOLE`, `WITHOUT`, and `CONTROL`: as much erased on the other side
-        of the vertical middle, where that does not meet the object.
+        Variants are `AS_IS`, `WITHOUT`, and `CONTROL`: as much erased on the other
+        side of the vertical middle, where that does not meet the object.
     examples
         At most three rows of the table, and the image of each without its object.
     """
@@ -313,7 +313,7 @@ def evaluate_erased(
     }
     folds = table_folds(table, n_splits, seed)
     fits = list(fit_folds(probe, table, folds))
-    variants = {WHOLE: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
+    variants = {AS_IS: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
     n_images = {}
     accuracy = {}
     for name, boxes_to_erase in variants.items():
@@ -321,7 +321,7 @@ def evaluate_erased(
         if not rows:  # each object lies in the middle: there is no other side
             continue
         features = table.features
-        if name != WHOLE:
+        if name != AS_IS:
             features = _encode_erased(encoder, table, images, boxes_to_erase, seed)
         is_right = np.zeros(len(table), bool)
         for fitted, test_rows in fits:

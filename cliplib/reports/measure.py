@@ -21,8 +21,8 @@ from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.groups import (
     declared_groups,
-    groups_joined_by_copies,
     joined_files,
+    joined_groups,
     suggested_pattern,
 )
 from cliplib.features.splits import stratified_subset
@@ -215,7 +215,7 @@ def who_belongs_together(
     group_of = dict(zip(dataset["id"], dataset["group"], strict=True))
     declared = [group_of[file_id] for file_id in ids]  # "" for none
     if any(declared):
-        merged = groups_joined_by_copies(ids, declared, images.table.copies)
+        merged = joined_groups(ids, declared, images.table.copies)
         if anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
         return Belonging(len(set(declared)), "", {}, merged)
