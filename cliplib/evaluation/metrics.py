@@ -318,32 +318,29 @@ def _overall_intervals(
         "auroc": areas.iloc[1:] if len(areas) == 2 else areas,
     }
     for name, of_classes in means_over_classes.items():
-        table.loc[name] = _mean_interval(table.loc[name], of_classes)
+        table.loc[name] = _mean_interval(Estimate.of(table.loc[name]), of_classes)
     table.loc["ece"] = _ece_interval(resampled, n_groups)
     table["low"] = table["low"].clip(lower=0)  # as no metric can be negative
     return table
 
 
-def _mean_interval(mean: pd.Series, of_classes: pd.DataFrame) -> dict[str, float]:
+def _mean_interval(mean: Estimate, of_classes: pd.DataFrame) -> Estimate:
     """Extend the interval of a mean over classes to what the classes' own imply.
 
-    `mean` holds value, low and high, `of_classes` has them as columns, a row a class;
-    returned are the mean's value, and low and high extended. A class without errors has
-    none in any bootstrap draw; only its own interval shows what is unknown of it.
+    `of_classes` has value, low and high as columns, a row a class. A class without
+    errors has none in any bootstrap draw; only its own interval shows what is unknown
+    of it.
     """
     estimates = [Estimate.of(row) for _, row in of_classes.dropna().iterrows()]
     if not estimates:
-        return {"value": np.nan, "low": np.nan, "high": np.nan}
+        return Estimate(np.nan, np.nan, np.nan)
     implied = Estimate.mean(estimates)
-    return {
-        "value": mean["value"],
-        "low": min(mean["low"], implied.low),
-        "high": min(1.0, max(mean["high"], implied.high)),
-    }
+    high = min(1.0, max(mean.high, implied.high))
+    return Estimate(mean.value, min(mean.low, implied.low), high)
 
 
-def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, float]:
-    """Return value, low and high of the calibration error, which noise biases upwards.
+def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> Estimate:
+    """Return the calibration error, which noise biases upwards, with its interval.
 
     The gap of a bin is its confidence less its accuracy, times its share of the rows:
     g on the sample, g* on a draw. The error is ``Σ|g|``, and its noise ``Σ|g* - g|``.
@@ -355,11 +352,8 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> dict[str, f
     noise = float(np.quantile(resampled["ece_noise"].on_draws, 0.975))
     lowest = float(np.quantile(resampled["ece"].on_draws, 0.025))
     factor = float(small_sample_factor(n_groups))
-    return {
-        "value": value,
-        "low": value - factor * noise,
-        "high": min(1.0, value + factor * max(0.0, value - lowest)),
-    }
+    high = min(1.0, value + factor * max(0.0, value - lowest))
+    return Estimate(value, value - factor * noise, high)
 
 
 def _per_class_table(

@@ -12,7 +12,6 @@ from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import near_duplicate_groups, parse_copies
 from cliplib.features.groups import declared_groups
 from cliplib.features.hashes import image_hash
-from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
 
 
@@ -22,8 +21,6 @@ def encode(
     *,
     groups: str | os.PathLike[str] | None = None,
     copies: str | float = "near",
-    limit: int = 0,
-    seed: int = 0,
     errors: dict[str, str] | None = None,
     **columns: str,
 ) -> FeatureTable:
@@ -44,8 +41,6 @@ def encode(
     copies
         Which images count as copies: "off", "exact", "near" or a threshold, see
         `find_near_duplicates`.
-    limit, seed
-        About how many images `stratified_subset` draws; 0 takes all.
     errors
         A dict that receives why each unreadable image was left out, by id.
 
@@ -63,10 +58,6 @@ def encode(
     declared = dataset["group"][:]
     if groups is not None:
         declared = declared_groups(dataset["id"][:], groups)
-    labels = dataset["label"][:]
-    drawn = stratified_subset(labels, dataset["split"][:], limit, seed=seed)
-    # From here on, rows are those of the images drawn.
-    dataset = dataset.select(drawn)
     title = dataset.info.dataset_name
     errors_by_row: dict[int, str] = {}
     features, hashes = encoder.map(
@@ -95,7 +86,7 @@ def encode(
         provenance={**encoder.provenance, **about},
     )
     if any(declared):
-        table = table.with_groups(np.array(declared, np.str_)[drawn])
+        table = table.with_groups(declared)
     if errors is not None:
         errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
     return table if was_read.all() else table.select(was_read)

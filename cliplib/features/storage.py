@@ -75,7 +75,8 @@ def save_parquet(path: str | os.PathLike[str], fields: Fields) -> None:
     features = np.asarray(fields["features"], np.float32)
     columns = {name: fields[name] for name in (*NUMBERS, *NAMES)}
     table = pd.DataFrame({**columns, "features": list(features)})
-    table.attrs = _metadata(fields)
+    # An empty table does not tell how many features it had.
+    table.attrs = {**_metadata(fields), "width": features.shape[1]}
     place = Path(path)
     with replacing(place.parent) as new:
         table.to_parquet(new / place.name)
@@ -87,7 +88,8 @@ def load_parquet(path: str | os.PathLike[str]) -> Fields:
         table = pd.read_parquet(path)
         about = json.loads(table.attrs[METADATA])
         arrays = {name: table[name].to_numpy() for name in (*NUMBERS, *NAMES)}
-        arrays["features"] = np.array(table["features"].tolist(), np.float32)
+        features = np.array(table["features"].tolist(), np.float32)
+        arrays["features"] = features.reshape(len(table), table.attrs["width"])
         return _fields(arrays, about)
 
 

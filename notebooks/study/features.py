@@ -91,9 +91,9 @@ def load_features(
     if table is None:
         if dataset is None:
             raise MissingImages(f"There are no images of {name!r}: name their folder.")
-        table = encode(
-            dataset, encoder, groups=groups, limit=limit, seed=seed, errors=errors
-        )
+        rows = stratified_subset(dataset["label"], dataset["split"], limit, seed=seed)
+        some = dataset.select(rows)
+        table = encode(some, encoder, groups=groups, errors=errors)
         if groups is None and name in DATASETS:  # and no folder that is called so
             table = _with_known_groups(table, name)
         return table
