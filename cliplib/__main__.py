@@ -36,10 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     stderr, and `FAILED` after a warning that --fail-on names. Where options are wrong,
     or ask for help, argparse itself exits.
     """
-    parser, commands = build_parser()
     try:
-        whole = with_command(arguments, commands)
-        options = vars(parser.parse_args(whole))
+        whole = with_command(arguments)
+        options = vars(build_parser().parse_args(whole))
         # The function of the command, such as `train`, which its parser has put there.
         run_command = options.pop("run")
         if run_command in (train, report):
@@ -79,11 +78,12 @@ def _log_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
     logging.getLogger("cliplib").warning("%s", message)
 
 
-def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
-    """Return the parser of the command line, and the names of its commands.
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line.
 
     A command is a function: its docstring is the help, and its parameters are called
-    as the arguments are, which stand in commands.toml.
+    as the arguments are, which stand in commands.toml. What is not given is left to the
+    function's own default.
     """
     parser = argparse.ArgumentParser(
         "cliplib",
@@ -104,22 +104,25 @@ def build_parser() -> tuple[argparse.ArgumentParser, list[str]]:
     arguments = tomllib.loads(
         Path(__file__).with_name("commands.toml").read_text("utf-8")
     )
-    for run_command in COMMANDS:
-        name = run_command.__name__
+    for name, run_command in COMMANDS.items():
         text = inspect.getdoc(run_command) or ""
         command = subparsers.add_parser(
-            name, allow_abbrev=False, help=text.partition("\n")[0], description=text
+            name,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            help=text.partition("\n")[0],
+            description=text,
         )
         for group in [*arguments["shared"].get(name, []), name]:
             for argument, settings in arguments.get(group, {}).items():
-                if isinstance(settings.get("default"), int):
+                if settings.get("type") == "int":
                     settings["type"] = int
                 command.add_argument(argument, **settings)
         command.set_defaults(run=run_command)
-    return parser, list(subparsers.choices)
+    return parser
 
 
-def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]:
+def with_command(arguments: Sequence[str]) -> list[str]:
     """Return the arguments, with the command "train" before them if they have none.
 
     ["photos", "--out", "aid"] becomes ["train", "photos", "--out", "aid"]; no arguments
@@ -129,13 +132,13 @@ def with_command(arguments: Sequence[str], commands: Sequence[str]) -> list[str]
     if not arguments:
         return ["--help"]
     first = arguments[0]
-    if first in ("-h", "--help", "--version") or first in commands:
+    if first in ("-h", "--help", "--version") or first in COMMANDS:
         return [*arguments]
     is_source = os.path.exists(first) or first.startswith("hf://datasets/")
     if not first.startswith("-") and not is_source:
         raise ValueError(
             f"{first!r} is neither a folder nor one of the commands "
-            f"{', '.join(commands)}: name one that exists, or a data set of the hub as "
+            f"{', '.join(COMMANDS)}: name one that exists, or a data set of the hub as "
             "hf://datasets/OWNER/NAME."
         )
     return ["train", *arguments]
@@ -198,10 +201,10 @@ def demo(out: str) -> None:
 def classify(
     aid: str,
     files: Sequence[str],
-    out_prefix: str,
-    heat_maps: bool,
-    images: str,
-    overwrite: bool,
+    out_prefix: str = "answers",
+    heat_maps: bool = False,
+    images: str = "",
+    overwrite: bool = False,
 ) -> None:
     """Let a decision aid classify a folder or files.
 
@@ -272,7 +275,9 @@ def encode(source: str, output: str, **options: Any) -> None:
     print(f"FeatureTable.from_parquet({output!r}) reads the features, with copies.")
 
 
-COMMANDS = (train, report, demo, classify, encode)
+COMMANDS = {
+    command.__name__: command for command in (train, report, demo, classify, encode)
+}
 
 
 def show(title: str, lines: pd.Series) -> None:

@@ -19,7 +19,7 @@ import pytest
 from test_decision_aid import PROBE, clouds
 
 from cliplib import __version__
-from cliplib.__main__ import build_parser, main, with_command
+from cliplib.__main__ import COMMANDS, build_parser, main, with_command
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.verdict import WORDS
@@ -246,9 +246,9 @@ def test_the_aid_is_saved_before_anything_is_printed(
 
 
 def test_every_argument_is_explained(capsys: Capture) -> None:
-    parser, commands = build_parser()
-    assert commands == ["train", "report", "demo", "classify", "encode"]
-    for command in commands:
+    parser = build_parser()
+    assert [*COMMANDS] == ["train", "report", "demo", "classify", "encode"]
+    for command in COMMANDS:
         with pytest.raises(SystemExit):
             parser.parse_args([command, "--help"])
         told = capsys.readouterr().out
@@ -260,6 +260,13 @@ def test_every_argument_is_explained(capsys: Capture) -> None:
     )
     for sub in subparsers.choices.values():
         assert all(action.help for action in sub._actions)
+
+
+def test_what_is_not_given_is_left_to_the_default_of_the_function() -> None:
+    given = vars(build_parser().parse_args(["report", "photos", "--out", "a"]))
+    assert given == {"source": "photos", "out": "a", "run": COMMANDS["report"]}
+    given = vars(build_parser().parse_args(["encode", "photos", "a", "--actors", "3"]))
+    assert given["actors"] == 3 and "model" not in given
 
 
 def test_a_mistyped_command_is_told(
@@ -278,15 +285,14 @@ def test_a_mistyped_command_is_told(
 def test_folders_may_bear_names_of_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commands = ["train", "classify", "encode"]
     monkeypatch.chdir(tmp_path)
     for name in ("encode", "classify"):
         (tmp_path / name).mkdir()
-    assert with_command(["classify", "aid", "x"], commands) == ["classify", "aid", "x"]
-    assert with_command(["./classify"], commands) == ["train", "./classify"]
-    assert with_command(["--out", "a"], commands) == ["train", "--out", "a"]
-    assert with_command([], commands) == ["--help"]
-    parser, _ = build_parser()
+    assert with_command(["classify", "aid", "x"]) == ["classify", "aid", "x"]
+    assert with_command(["./classify"]) == ["train", "./classify"]
+    assert with_command(["--out", "a"]) == ["train", "--out", "a"]
+    assert with_command([]) == ["--help"]
+    parser = build_parser()
     assert parser.parse_args(["train", "classify", "--out=aid"]).source == "classify"
 
 

@@ -85,8 +85,8 @@ def test_answers_are_kept(session: Session, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_option_that_the_readme_shows_is_one() -> None:
-    parser, names = cli.build_parser()
+    parser = cli.build_parser()
     lines = re.findall(r"^(?:\$ )?cliplib (.*?)(?:    #.*)?$", README, re.MULTILINE)
     assert len(lines) >= 8
     for line in lines:
-        parser.parse_args(cli.with_command(shlex.split(line), names))
+        parser.parse_args(cli.with_command(shlex.split(line)))

@@ -73,8 +73,8 @@ def new_parts(
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def read_manifest(folder: Path) -> tuple[Any, Path]:
-    """Return the manifest in an aid's folder, and the path of the folder of its parts.
+def read_manifest(folder: Path) -> Any:
+    """Return the manifest in an aid's folder, which names the folder of its parts.
 
     One that is missing, or that somebody has changed, may raise an error of nearly any
     kind. So does a name of parts that could lead out of the aid's folder.
@@ -82,4 +82,4 @@ def read_manifest(folder: Path) -> tuple[Any, Path]:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if not PARTS_NAME.fullmatch(manifest["parts"]):
         raise ValueError(f"it has parts in {manifest['parts']!r}")
-    return manifest, folder / manifest["parts"]
+    return manifest

@@ -320,7 +320,8 @@ class DecisionAid:
         # Absolute, or the path of a missing part could be taken for a hub id.
         path = Path(folder).absolute()
         try:
-            manifest, parts = read_manifest(path)
+            manifest = read_manifest(path)
+            parts = path / manifest["parts"]
             settings = manifest["encoder"]
             encoder = ClipEncoder(parts / "encoder", dtype=settings["dtype"])
             # The name it had when the aid was made, instead of this folder's path.

@@ -164,7 +164,7 @@ def measure(
         images=images,
         belonging=who_belongs_together(dataset, images, anonymous=anonymous),
         audit=audit,
-        copies=rows_of_pairs(audit, table),
+        copies=copies_by_row(audit, table),
         results=results,
         shortcuts=measure_swaps(shortcuts, probe, probe_table, encoder, files, **folds),
         one_class_values=values_of_one_class(images.facts, table),
@@ -229,7 +229,7 @@ def who_belongs_together(
     return Belonging(0, pattern, series, pd.DataFrame())
 
 
-def rows_of_pairs(audit: Audit, table: FeatureTable) -> pd.DataFrame:
+def copies_by_row(audit: Audit, table: FeatureTable) -> pd.DataFrame:
     """Return row_a and row_b of each pair of copies, those with two labels first."""
     ids = pd.Index(table.ids)
     pairs = audit.pairs  # with id and label of both images
