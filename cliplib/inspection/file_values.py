@@ -58,15 +58,11 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
     """
     label_of_group = pd.Series(table.labels).groupby(table.groups).first()
     share_of_class = label_of_group.value_counts(normalize=True)
+    known = {"label": table.labels, "group": table.groups}
+    columns = ["field", "value", "class", "images", "p", "rows"]
     found = []
     for field in fields:
-        files = pd.DataFrame(
-            {
-                "value": fields[field].astype(str),
-                "label": table.labels,
-                "group": table.groups,
-            }
-        )
+        files = pd.DataFrame({"value": fields[field].astype(str), **known})
         one_a_group = files.drop_duplicates(["value", "group"])
         counts = pd.crosstab(one_a_group["value"], one_a_group["label"])
         for value, groups_by_class in counts.iterrows():
@@ -78,17 +74,9 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
             in_class = files["label"] == label
             shown = np.flatnonzero(has_value & in_class)[:2].tolist()
             others = np.flatnonzero(~has_value & ~in_class)[:2].tolist()
-            found.append(
-                {
-                    "field": field,
-                    "value": value,
-                    "class": table.classes[label],
-                    "images": (has_value & in_class).sum(),
-                    "p": p,
-                    "rows": shown + others,
-                }
-            )
-    columns = ["field", "value", "class", "images", "p", "rows"]
+            n_images = (has_value & in_class).sum()
+            class_name = table.classes[label]
+            found.append([field, value, class_name, n_images, p, shown + others])
     return pd.DataFrame(found, columns=columns).sort_values("p", kind="stable")
 
 

@@ -10,11 +10,10 @@ than twice as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.linalg import block_diag, qr
 from scipy.optimize import fmin_l_bfgs_b
+from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
 
 from cliplib.data.arrays import Features, Floats, Ints
@@ -33,13 +32,6 @@ def are_few_rows(n: int, d: int) -> bool:
     To find the span of more rows takes longer than it spares.
     """
     return 10 * n < d
-
-
-def blocks(n: int, d: int) -> Iterator[slice]:
-    """Yield slices that divide n rows of d features into blocks of `BLOCK_NUMBERS`."""
-    rows_at_once = max(1, BLOCK_NUMBERS // d)
-    for start in range(0, n, rows_at_once):
-        yield slice(start, start + rows_at_once)
 
 
 class LogisticProblem:
@@ -150,7 +142,7 @@ class LogisticProblem:
         intercept = weights[:, -1].astype(np.float32)
         loss = 0.0
         gradient = np.zeros(weights.shape)
-        for block in blocks(n, d):
+        for block in gen_batches(n, max(1, BLOCK_NUMBERS // d)):
             rows = self._rows[block]
             one_hot = self._one_hot[block]
             logits = (coef @ rows.T).T + intercept  # (rows of the block, k)
@@ -176,7 +168,9 @@ def largest_curvatures(rows: Features, axes: Floats) -> Floats:
     p (1 - p) is 1/4 at most, the bound is the mean over rows (n, d) of (a·x)² / 4.
     """
     directions = axes.T.astype(np.float32)
-    along = np.concatenate([rows[block] @ directions for block in blocks(*rows.shape)])
+    n, d = rows.shape
+    blocks = gen_batches(n, max(1, BLOCK_NUMBERS // d))
+    along = np.concatenate([rows[block] @ directions for block in blocks])
     squares = np.square(along)
     # The intercept is the weight of a feature that is 1 in all rows.
     return np.append(squares.mean(axis=0, dtype=np.float64), 1) / 4
