@@ -181,16 +181,14 @@ def _pairs(
             proposed = proposed_crops(
                 records["grey"], index_a, index_b, features, is_within
             )
-            # Whether others are copies was judged above, or follows from copies of
-            # both.
+            # Whether others are copies was judged above, or follows from other pairs.
             is_new = ~_are_among(proposed, uncropped)
             is_new &= ~_are_connected(proposed, pairs, len(records))
             crops = confirmed_crops(records, proposed[is_new], least)
             pairs = pd.concat([pairs, crops])
     pairs = _one_row_for_each_pair(pairs[[*COLUMNS]])
-    return (
-        pairs if is_within else pairs.assign(index_b=pairs["index_b"] - len(records_a))
-    )
+    first_of_b = 0 if is_within else len(records_a)
+    return pairs.assign(index_b=pairs["index_b"] - first_of_b)
 
 
 def _are_among(proposed: Ints, pairs: pd.DataFrame) -> Bools:

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 from scipy.stats import ttest_rel
 
-from cliplib.data.arrays import Ints
+from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.data.image import ImageSource, load_image
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import Estimate
@@ -115,7 +115,7 @@ def _cost(
     of both.
     """
     label = shortcut.best_told
-    drawn = _draw(table, label, [fit.test_rows for fit in fits], seed)
+    drawn = _draw_trios(table, label, [fit.test_rows for fit in fits], seed)
     if drawn.empty:
         return NOT_MEASURED
     is_class = table.labels[drawn["row"]] == label
@@ -126,15 +126,24 @@ def _cost(
             for row, donor_row in zip(drawn["row"], drawn[donor], strict=True)
         ]
         features = encoder.encode_images(altered, readout=table.readout, progress=False)
-        by_fit = [
-            fit.probe.predict_proba(features) @ (fit.probe.classes_ == label)
-            for fit in fits
-        ]
-        # By the fit that has seen neither the image nor the donors.
-        of_class = np.array(by_fit)[drawn["fold"], np.arange(len(drawn))]
+        of_class = _proba_of_class(label, features, fits, drawn["fold"])
         right[donor] = np.where(is_class, of_class, 1 - of_class)
     interval = ttest_rel(right["own"], right["other"]).confidence_interval()
     return Estimate(np.mean(right["own"] - right["other"]), *interval)
+
+
+def _proba_of_class(
+    label: int, features: Features, fits: Sequence[Fit], fold_of_image: pd.Series
+) -> Floats:
+    """Return the probability of a class for each of n images, (n,).
+
+    It is by the fit without the image's fold, which has seen no donor of it either.
+    """
+    by_fit = [
+        fit.probe.predict_proba(features) @ (fit.probe.classes_ == label)
+        for fit in fits
+    ]
+    return np.asarray(np.array(by_fit)[fold_of_image, np.arange(len(features))])
 
 
 def _picture(source: ImageSource) -> Image.Image:
@@ -144,14 +153,14 @@ def _picture(source: ImageSource) -> Image.Image:
     return image
 
 
-def _draw(
+def _draw_trios(
     table: FeatureTable, label: int, test_folds: Sequence[Ints], seed: int
 ) -> pd.DataFrame:
     """Draw images of a class and as many of others, each with two donors of its fold.
 
-    Returns the fold of each image, and three rows of the table: row, that of the image,
-    and own and other, those of a donor of its own class and of one of another. No group
-    has two images.
+    Returned is the fold of each image, and three rows of the table: row, that of the
+    image, and own and other, those of a donor of its own class and of one of another.
+    No group has two images.
     """
     rng = np.random.default_rng(seed)
     most = MOST_IMAGES // (2 * len(test_folds))
