@@ -265,6 +265,18 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
         assert (np.asarray(before) != np.asarray(after)).any()
 
 
+def test_a_limit_holds_for_copies_too_and_boxes_of_other_images_are_left_out(
+    home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
+    boxes = str(home / "boxes.csv")  # of 24 images
+    ward = home / "ward7"
+    found = measure(ward, model=str(checkpoint), limit=18, boxes=boxes)
+    assert len(found.images.table) <= len(found.audit.images) <= 18  # of 39
+    assert found.erased is not None
+    assert 0 < found.erased.accuracy.at[AS_IS, "images"] < 18
+
+
 def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
     image_folder: Callable[..., Path],
     tiny: ClipEncoder,

@@ -118,9 +118,9 @@ def measure(
     if groups:
         declared = declared_groups(dataset["id"][:], groups)
         dataset = dataset.remove_columns("group").add_column("group", declared)
+    box_by_id = read_boxes(boxes, dataset["id"][:]) if boxes else {}
     drawn = stratified_subset(dataset["label"], dataset["split"], limit, seed=seed)
     dataset = dataset.select(drawn)
-    box_by_id = read_boxes(boxes, dataset["id"][:]) if boxes else {}
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
     images = encode_images(dataset, encoder, copies=copies, anonymous=anonymous)

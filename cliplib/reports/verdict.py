@@ -92,7 +92,9 @@ class Verdict:
         severe: Sequence[str] = ()
         if on in SEVERITIES:
             severe = SEVERITIES[: SEVERITIES.index(on) + 1]
-        return any(c.id == on or c.severity in severe for c in self.warnings)
+        return any(
+            warning.id == on or warning.severity in severe for warning in self.warnings
+        )
 
     def __str__(self) -> str:
         """Return all of it as text, 88 wide; a command, to be copied, is one line."""
