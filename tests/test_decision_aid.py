@@ -581,9 +581,15 @@ def test_a_saved_aid_may_be_read_by_others_and_lies_where_nothing_can_be_moved_t
 
     monkeypatch.setattr(os, "replace", refuse_across)
     monkeypatch.setattr(os, "rename", None)
-    aid.save(tmp_path / "aid")
+    before = os.umask(0o022)
+    try:
+        aid.save(tmp_path / "aid")
+    finally:
+        os.umask(before)
     files = [path for path in (tmp_path / "aid").rglob("*") if path.is_file()]
     assert len(files) > 5
+    if os.name == "posix":
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
 
 
 def test_where_nothing_can_be_saved_is_known_before(

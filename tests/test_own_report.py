@@ -56,7 +56,9 @@ from cliplib.reports.measure import (
     who_belongs_together,
 )
 from cliplib.reports.report import (
+    WRITTEN,
     check_extra,
+    check_no_other_files,
     write_report,
 )
 from cliplib.reports.report_data import answers_table, made, record
@@ -568,6 +570,21 @@ def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
 # --- The command
 
 
+def test_files_that_no_report_wrote_are_not_replaced(
+    written: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    check_no_other_files(out)
+    out.mkdir()
+    (out / "answers.csv").write_text("mine")
+    with pytest.raises(FileExistsError, match="answers.csv, but no whole report"):
+        check_no_other_files(out)
+    arguments = ["report", str(image_folder(n=2)), "--out", str(out)]
+    assert cli.main(arguments) == 1  # before any work
+    assert {path.name for path in written.iterdir()} == {*WRITTEN, "aid"}
+    check_no_other_files(written)  # which is a report
+
+
 @pytest.mark.parametrize("fails", ["write_csv", "aid"])
 def test_a_full_disk_leaves_the_old_report(
     findings: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
@@ -588,6 +605,7 @@ def test_a_full_disk_leaves_the_old_report(
             write_report(findings, verdict(findings), out, "The new one")
         after = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         assert after == before
+        check_no_other_files(out)
 
 
 def test_a_name_of_250_letters_stays_on_the_paper(

@@ -45,6 +45,7 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
         with TemporaryDirectory(prefix=UNFINISHED, dir=target) as temporary:
             new = Path(temporary)
             yield new
+            _give_usual_mode(new)
             for entry in sorted(new.iterdir(), key=Path.is_file):
                 os.replace(entry, target / entry.name)
     except NotWrittenError:  # from a block within the block
@@ -54,6 +55,20 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
             f"Nothing was written to {folder} ({error}): if the disk is full, make "
             "room, or choose another folder. What was there is unchanged."
         ) from error
+
+
+def _give_usual_mode(folder: Path) -> None:
+    """Let all files below a folder be read by whom the user's settings allow.
+
+    The package safetensors hides those that it writes itself.
+    """
+    usual_file = folder / UNFINISHED
+    usual_file.touch()
+    usual_mode = usual_file.stat().st_mode
+    usual_file.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(usual_mode)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:

@@ -59,6 +59,7 @@ def report(
     check_apart(folder, out)
     place = Path(out)
     check_aid_can_be_saved(place / "aid")
+    check_no_other_files(place)
     findings = measure(folder, **options)
     judged = verdict(findings)
     write_report(findings, judged, place, title)
@@ -121,3 +122,13 @@ def write_report(
             )
             write_csv(splits, new / "splits.csv")
         findings.aid.save(place / "aid")
+
+
+def check_no_other_files(out: Path) -> None:
+    """Raise FileExistsError where files would be replaced that are no whole report."""
+    there = [name for name in WRITTEN if (out / name).exists()]
+    if there and len(there) < len(WRITTEN):
+        raise FileExistsError(
+            f"{out} holds {listing(there)}, but no whole report: name another folder, "
+            "or move what is there."
+        )
