@@ -187,10 +187,11 @@ def demo(out: str) -> None:
 
     Their images are cut from photographs that scikit-image brings along.
     """
-    from cliplib.reports.demo import make_demo
     from cliplib.reports.report import check_extra
 
-    check_extra()
+    check_extra()  # before scikit-image is imported
+    from cliplib.reports.demo import make_demo
+
     for folder, fault in make_demo(out).items():
         print(f"\n{folder}: {fault}\n")
         place = str(Path(out, "reports", folder.name))

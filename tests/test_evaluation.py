@@ -390,3 +390,14 @@ def test_an_accuracy_without_errors_has_the_exact_bound(n):
     assert low == pytest.approx(0.025 ** (1 / n))
     high = evaluate(y, 1 - y, n_boot=50).metrics.at["accuracy", "high"]
     assert high == pytest.approx(1 - 0.025 ** (1 / n))
+
+
+def test_whole_numbers_are_names_where_the_classes_are() -> None:
+    classes = np.array([1, 2, 3])  # as of a probe that was trained on them
+    proba = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
+    found = evaluate([1, 2, 3], proba, classes)
+    assert found.metrics.loc["accuracy", "value"] == 1
+    with pytest.raises(ValueError, match="class '0' is not among the classes"):
+        evaluate([0, 1, 2], proba, classes)
+    found = evaluate([0, 1, 2], proba, ("a", "b", "c"))
+    assert found.metrics.loc["accuracy", "value"] == 1

@@ -229,6 +229,12 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     assert (found.evaluation.n, found.evaluation.n_groups) == (19, 18)
     assert found.answered.value == pytest.approx(10 / 19)
     assert found.wrong.value == pytest.approx(3 / 10)  # the first seven are discs
+    shutil.copy(here / "disc" / "disc0.png", away / "disc" / "known.png")
+    external = encode_images(load_dataset(away), tiny, copies="off")
+    said = pd.DataFrame({"class": "disc", "abstained": np.zeros(20, bool)})
+    aid = Mock(training=home, encoder=tiny, **{"decide.return_value": said})
+    found = evaluate_external(internal, external, probe, aid, copies="off")
+    assert (found.evaluation.n, found.evaluation.n_groups) == (20, 20)
 
 
 def test_a_folder_without_shared_classes_is_refused_first(

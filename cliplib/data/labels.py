@@ -19,8 +19,8 @@ def label_indices(
     Parameters
     ----------
     y
-        Labels, (n,): names, or whole numbers, which are indices already where there are
-        `classes`, and are not checked.
+        Labels, (n,): names, or whole numbers. Where there are `classes` whose names are
+        no whole numbers, these are indices already, and are not checked.
     classes
         The names of the classes; by default what `y` holds, sorted.
 
@@ -43,7 +43,8 @@ def label_indices(
         values, indices = np.unique(given, return_inverse=True)
         return tuple(str(value) for value in values), indices.astype(np.int64)
     names = tuple(str(name) for name in classes)
-    if given.dtype.kind in "iu":  # integers, which are indices already
+    are_numbers = np.asarray(classes).dtype.kind in "iu"
+    if given.dtype.kind in "iu" and not are_numbers:  # indices already
         return names, given.astype(np.int64)
     labels = given.astype(np.str_)
     indices = pd.Index(names).get_indexer(labels)

@@ -53,7 +53,7 @@ class ClipEncoder(Encoder):
         default the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is not there,
         or no complete CLIP.
     cache
-        Whether features of images are kept in the default file of `FeatureCache`; or
+        Whether features of images are kept in the default folder of `FeatureCache`; or
         the cache to use.
     image_size
         Side in pixels of the square that the model sees; at another than its own, its

@@ -165,7 +165,7 @@ class FunctionEncoder(Encoder):
     preprocess
         From an RGB image of Pillow to a tensor, such as a transform of torchvision.
     cache
-        Whether features are kept in the default file of `FeatureCache`; or the cache.
+        Whether features are kept in the default folder of `FeatureCache`; or the cache.
     """
 
     readouts = ("output",)
@@ -248,7 +248,7 @@ def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:
-    """Return the cache given; for True that in the default file, for False None."""
+    """Return the cache given; for True that in the default folder, for False None."""
     if isinstance(cache, bool):
         return FeatureCache() if cache else None
     return cache

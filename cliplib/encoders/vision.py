@@ -37,7 +37,7 @@ class VisionEncoder(Encoder):
         "owner/name@revision". OSError if it is not there, lacks weights, needs code of
         its makers, or does not take images. A model of timm needs timm.
     cache
-        Whether features of images are kept in the default file of `FeatureCache`; or
+        Whether features of images are kept in the default folder of `FeatureCache`; or
         the cache to use.
     device
         By default a GPU if there is one.

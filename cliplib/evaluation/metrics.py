@@ -106,7 +106,8 @@ def evaluate(
     Parameters
     ----------
     y
-        Labels (n,): names among `classes`, or indices into them.
+        Labels (n,): names among `classes`, or, where these are no whole numbers,
+        indices into them.
     predicted
         Labels (n,), or probabilities (n, k) with a column for each class.
     classes

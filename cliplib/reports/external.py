@@ -52,6 +52,7 @@ def evaluate_external(
     probe: AnyProbe,
     aid: DecisionAid,
     *,
+    copies: str | float = "near",
     seed: int = 0,
 ) -> ExternalTest:
     """Test a probe and a decision aid on the images of another folder.
@@ -65,6 +66,8 @@ def evaluate_external(
         The images of both folders; the classes of the first one count.
     probe, aid
         Trained on the internal images, in the same readout.
+    copies
+        Which pairs count as near-duplicates: see `find_near_duplicates`.
     seed
         Of the bootstrap draws.
 
@@ -78,7 +81,7 @@ def evaluate_external(
         logger.warning("%s is left out of the images elsewhere: %s", file, reason)
     # Pairs of a row of the first and a row of the second: index_a and index_b.
     pairs = find_near_duplicates(
-        internal.files, external.files, cache=aid.encoder.cache
+        internal.files, external.files, copies=copies, cache=aid.encoder.cache
     )
     classes = internal.table.classes
     is_copy = np.isin(np.arange(len(external.table)), pairs["index_b"])

@@ -148,8 +148,10 @@ def measure(
         training_overlap = find_training_overlap(files, cache=cache)
     external = None
     if elsewhere:
-        away = encode_images(load_dataset(elsewhere), encoder)
-        external = evaluate_external(images, away, fitted, aid, seed=seed)
+        away = encode_images(load_dataset(elsewhere), encoder, copies=copies)
+        external = evaluate_external(
+            images, away, fitted, aid, copies=copies, seed=seed
+        )
         if anonymous:
             external = replace(external, name="the other folder")
     erased = None

@@ -21,7 +21,14 @@ from cliplib.reports.verdict import Verdict, verdict
 
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
 """The files that a report consists of."""
-NEEDED = ("matplotlib", "seaborn", "typst", "skimage", "font_source_sans_pro")
+NEEDED = (
+    "matplotlib",
+    "seaborn",
+    "typst",
+    "skimage",
+    "font_source_sans_pro",
+    "font_source_serif_pro",
+)
 """Packages of the extra "report"."""
 
 

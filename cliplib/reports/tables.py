@@ -21,7 +21,7 @@ COPIES = {
     "turned_pairs": "pairs of which one is turned",
     "label_conflicts": "pairs with two labels",
     "val_leaks": "validation images with a copy in training",
-    f"test_leaks_{LEVELS[-1]}": "test images with a copy in training",
+    f"test_leaks_{LEVELS[-1]}": "test images with a copy in training or validation",
 }
 """Rows of an audit's summary, and what they are called."""
 

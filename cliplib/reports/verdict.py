@@ -226,7 +226,8 @@ def next_steps(findings: Findings, word: str) -> list[Step]:
     n_groups = findings.images.groups_per_class[name]
     # By the normal approximation of the binomial, 1.96² p (1 - p) / 0.1².
     variance = found.value * (1 - found.value)
-    n_more = math.ceil(1.96**2 * variance / WANTED_HALF_WIDTH**2) - n_groups
+    wanted = NORMAL_QUANTILE**2 * variance / WANTED_HALF_WIDTH**2
+    n_more = math.ceil(wanted) - n_groups
     if word == "No" or found.value >= GOOD_ACCURACY:
         n_more = 0
     values = {"f": findings, "name": name, "found": found}
