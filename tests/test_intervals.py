@@ -250,7 +250,7 @@ PROBA = np.eye(2)[LABELS]
 @pytest.mark.parametrize(
     ("y", "a", "named"),
     [
-        (LABELS, LABELS[:, None], "sum to 1"),
+        (LABELS, LABELS[:, None], "is not among the classes 0"),
         (LABELS[:, None], PROBA, r"must be \(n,\)"),
         (LABELS, np.where(LABELS, np.nan, 0), "NaN"),
         (LABELS, np.where(PROBA, np.nan, 0), "NaN"),
@@ -258,7 +258,7 @@ PROBA = np.eye(2)[LABELS]
         (LABELS, PROBA[:, 1] * 0.9, "continuous"),
         (LABELS, PROBA[:1], "inconsistent numbers"),
         (LABELS, LABELS.astype(str), "Mix of label input types"),
-        (LABELS + 1, PROBA, "need labels from 0 to 1"),
+        (LABELS + 1, PROBA, "'2' is not among the classes 0, 1"),
         (np.where(LABELS, None, "x"), LABELS.astype(str), "not supported between"),
         ([], [], "groups must hold"),
     ],
