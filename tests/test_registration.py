@@ -152,9 +152,10 @@ def test_a_threshold_takes_the_place_of_ours() -> None:
             near_duplicate_groups(hashes, copies=wrong)
 
 
-def test_hashes_of_an_older_release_are_refused() -> None:
-    with pytest.raises(ValueError, match="divisor"):
-        near_duplicate_groups(np.zeros((2, 4368), np.uint8))
+def test_what_is_no_hash_or_of_an_older_release_is_refused() -> None:
+    for wrong in (np.zeros((2, 4368), np.uint8), np.zeros((2, 4416))):
+        with pytest.raises(ValueError, match="what image_hash makes of them"):
+            near_duplicate_groups(wrong)
 
 
 def test_declared_groups_are_joined_with_a_warning_or_left_apart(

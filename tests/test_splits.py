@@ -246,8 +246,13 @@ def test_the_fold_of_a_group_beside_published_ones_is_drawn_from_all():
     assert drawn == set(range(5))
 
 
-def test_more_published_folds_than_are_asked_for_are_refused():
+def test_folds_that_contradict_a_group_or_each_other_are_refused():
     y, groups = np.repeat([0, 1], 10), np.repeat(list("abcdefghij"), 2)
+    for of_a_group in ((2, 3), (2, 0)):
+        published = np.zeros(20, int)
+        published[2:4] = of_a_group
+        with pytest.raises(ValueError, match="one for each group"):
+            fold_numbers(y, groups, published=published)
     with pytest.raises(ValueError, match="must be from 1 to 5"):
         fold_numbers(y, groups, published=np.full(20, 6))
 

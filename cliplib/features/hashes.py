@@ -68,9 +68,15 @@ def _hash(images: list[Image.Image]) -> NDArray[np.uint8]:
 def hash_records(hashes: ArrayLike) -> NDArray[Any]:
     """View what `image_hash` returns, (n, 4416), as records of `HASH_RECORD`, (n,).
 
-    ValueError for hashes of an older release.
+    ValueError for what is no such array, as features or hashes of an older release.
     """
-    return np.ascontiguousarray(hashes, np.uint8).view(HASH_RECORD)[:, 0]
+    rows = np.asarray(hashes)
+    if rows.dtype != np.uint8 or rows.shape[1:] != (HASH_RECORD.itemsize,):
+        raise ValueError(
+            "Give images, or what image_hash makes of them, (n, "
+            f"{HASH_RECORD.itemsize}) of uint8, and not {rows.shape} of {rows.dtype}."
+        )
+    return np.ascontiguousarray(rows).view(HASH_RECORD)[:, 0]
 
 
 def _pixel_digest(image: Image.Image) -> bytes:

@@ -206,17 +206,19 @@ def fold_numbers(
     Raises
     ------
     ValueError
-        Where a class has fewer groups than there are folds, or more folds are
-        published.
+        Where a class has fewer groups than there are folds, a group is in two published
+        folds, or more folds are published.
     """
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))
     check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
     # -1 is not assigned yet.
     folds = np.full(len(labels), -1) + np.asarray(published, np.int64)
-    if folds.max() >= n_splits:
+    is_torn = pd.Series(folds).groupby(group_of_row).nunique() > 1
+    if is_torn.any() or folds.max() >= n_splits:
         raise ValueError(
-            f"Published folds must be from 1 to {n_splits}, or 0 for none."
+            f"Published folds must be from 1 to {n_splits}, one for each group of "
+            "images, or 0 where there is none."
         )
     is_left = folds < 0
     if is_left.any():

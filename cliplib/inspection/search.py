@@ -55,7 +55,7 @@ def search(
     Raises
     ------
     TypeError
-        If the encoder reads no texts, or is none, such as its name.
+        If the encoder reads no texts, or is none, beside a table.
     ValueError
         If there are groups of the queries but not of the gallery, texts lack an
         encoder, or another one made the table.

@@ -93,7 +93,7 @@ def zero_shot(
         If a class has no phrase, a template no ``{}``, the phrases are of other classes
         than the table's, or another encoder made the table.
     TypeError
-        If the encoder reads no texts, or there is no encoder or no table.
+        If the encoder reads no texts, or is none.
     """
     check_made(table, encoder)
     if isinstance(phrases, Mapping):

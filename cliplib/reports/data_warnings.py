@@ -211,8 +211,8 @@ def external_loss(external: ExternalTest, results: Results) -> Estimate:
     occurring = [str(name) for name in per_class.index[per_class["support"] > 0]]
     sensitivity = external.evaluation.by_class("sensitivity")
     of_internal = Estimate.mean([results.sensitivity[name] for name in occurring])
-    external_warnings = Estimate.mean([sensitivity[name] for name in occurring])
-    return of_internal.minus(external_warnings)
+    of_external = Estimate.mean([sensitivity[name] for name in occurring])
+    return of_internal.minus(of_external)
 
 
 def series_warnings(findings: Findings) -> Iterator[DataWarning]:

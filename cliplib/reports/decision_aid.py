@@ -142,7 +142,7 @@ class DecisionAid:
             The table comes from another encoder, its readout is none of the encoder's,
             or a share is not within 0 and 1.
         TypeError
-            There is no table or no encoder.
+            There is no encoder.
         """
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
