@@ -30,14 +30,14 @@ from torch.nn.functional import cross_entropy
 from cliplib.data.threads import one_thread
 from cliplib.features.splits import fold_numbers, group_train_test_split
 from cliplib.features.table import FeatureTable
-from cliplib.probes.kernel import KernelProbe
-from cliplib.probes.linear import LinearProbe
+from cliplib.probes.kernel import SHARPNESS, KernelProbe
+from cliplib.probes.linear import TOL, TRIAL_TOL, LinearProbe
 from cliplib.probes.logistic import (
     LogisticProblem,
     largest_curvatures,
     principal_axes,
 )
-from cliplib.probes.mlp import MLPProbe
+from cliplib.probes.mlp import PATIENCE, WEIGHT_DECAY, MLPProbe
 from cliplib.probes.nearest import nearest_neighbour
 from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.probes.saving import load_probe, save_probe
@@ -267,7 +267,7 @@ def test_one_class_is_refused_by_name(probe, sample):
 
 def test_the_sweep_is_that_of_logistic_regression(sample):
     X, y = sample
-    probe = LinearProbe(Cs=(1, 0.01), tol=1e-6).fit(
+    probe = LinearProbe(Cs=(1, 0.01)).fit(
         X[:200], y[:200], X_val=X[200:], y_val=y[200:]
     )
     scaled = StandardScaler().fit(X[:200]).transform(X).astype(float)
@@ -294,14 +294,15 @@ def test_the_sweep_of_few_rows_is_at_the_minimum_by_default():
         assert row.log_loss == pytest.approx(loss, abs=5e-3)
 
 
-def test_the_linear_probe_gets_to_the_minimum_of_features_that_go_together():
+def test_the_linear_probe_gets_to_the_minimum_of_features_that_go_together(monkeypatch):
+    monkeypatch.setattr("cliplib.probes.linear.TOL", 1e-5)
     rng = np.random.default_rng(0)
     spectrum, y = 1 / np.arange(1, 401), rng.integers(0, 2, 300)
     turned = np.linalg.qr(rng.normal(size=(400, 400)))[0]
     X = ((rng.normal(size=(300, 400)) + y[:, None]) * spectrum @ turned).astype(
         np.float32
     )
-    probe = LinearProbe(Cs=(0.1,), tol=1e-5).fit(X, y)
+    probe = LinearProbe(Cs=(0.1,)).fit(X, y)
     scaled = StandardScaler().fit_transform(X)
     # Of two classes scikit-learn penalises the weights' difference, half as much.
     peer = LogisticRegression(C=0.2, tol=1e-8, max_iter=10_000).fit(scaled, y)
@@ -312,9 +313,7 @@ def test_the_linear_probe_gets_to_the_minimum_of_features_that_go_together():
 
 def test_the_chosen_probe_is_fitted_again_on_all_rows(sample):
     X, y = sample
-    probe = LinearProbe(Cs=(0.1,), tol=1e-5).fit(
-        X[:200], y[:200], X_val=X[200:], y_val=y[200:]
-    )
+    probe = LinearProbe(Cs=(0.1,)).fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaler = StandardScaler().fit(X)
     peer = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(X), y)
     expected = peer.predict_proba(scaler.transform(X))
@@ -354,10 +353,11 @@ def test_the_sweep_ends_where_weaker_regularisation_is_worse(sample):
     assert sweep.C.tolist() == np.logspace(-3, 4, 15)[: len(sweep)].tolist()
 
 
-def test_the_chosen_sharpness_is_the_best_on_validation_rows(sample):
+def test_the_chosen_sharpness_is_the_best_on_validation_rows(sample, monkeypatch):
     X, y = sample
     grid = (0.5, 2, 4, 24)
-    probe = KernelProbe(sharpness=grid)
+    monkeypatch.setattr("cliplib.probes.kernel.SHARPNESS", grid)
+    probe = KernelProbe()
     probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaled = StandardScaler().fit_transform(X)
     peer = KernelRidge(alpha=0.01, kernel="rbf", gamma=0.6 / 10)
@@ -428,12 +428,12 @@ def test_the_mlp_keeps_the_epoch_of_the_smallest_validation_loss(sample):
     assert losses[0] > losses[-1]
 
 
-def test_the_mlp_waits_for_a_better_epoch_as_long_as_it_is_patient(sample):
+def test_the_mlp_waits_for_a_better_epoch_as_long_as_it_is_patient(sample, monkeypatch):
     X, y = sample
     losses = []
     for patience in (1, 2, 4):
         probe = MLPProbe(hidden=8, learning_rate=5e-3, batch_size=16)
-        probe.set_params(patience=patience)
+        monkeypatch.setattr("cliplib.probes.mlp.PATIENCE", patience)
         probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
         losses.append(log_loss(y[200:], probe.predict_proba(X[200:])))
     assert losses == sorted(losses, reverse=True)
@@ -525,13 +525,15 @@ def test_far_from_all_that_it_knows_the_kernel_probe_is_unsure(sample):
     np.testing.assert_allclose(KernelProbe().fit(X, y).predict_proba(X + 1000), 1 / 3)
 
 
-def test_a_kernel_beyond_memory_is_refused(sample):
+def test_a_kernel_beyond_memory_is_refused(sample, monkeypatch):
     X, y = sample
-    with pytest.raises(ValueError, match="A KernelProbe of 300 rows .* LinearProbe"):
-        KernelProbe(max_rows=299).fit(X, y)
-    KernelProbe(max_rows=300).fit(X, y)
     with pytest.raises(ValueError, match="of 100,000 rows needs about 52 GB"):
         KernelProbe().fit(np.zeros((100_000, 1)), np.arange(100_000) % 2)
+    monkeypatch.setattr("cliplib.probes.kernel.MAX_ROWS", 299)
+    with pytest.raises(ValueError, match="LinearProbe, or at most 299 rows"):
+        KernelProbe().fit(X, y)
+    monkeypatch.setattr("cliplib.probes.kernel.MAX_ROWS", 300)
+    KernelProbe().fit(X, y)
 
 
 def peak_memory(action):
@@ -694,15 +696,17 @@ def test_validation_columns_in_another_order_are_refused(sample):
 
 
 def test_defaults_are_those_that_published_numbers_were_made_with():
-    linear = {"Cs": tuple(np.logspace(-5, 1, 7)), "tol": 3e-5}
-    kernel = {"alpha": 0.01, "gamma": None, "sharpness": (4, 6, 8, 12, 16, 24)}
+    linear = {"Cs": tuple(np.logspace(-5, 1, 7))}
+    kernel = {"alpha": 0.01, "gamma": None}
     mlp = {"hidden": 128, "dropout": 0.2, "batch_size": 256}
-    mlp |= {"learning_rate": 1e-3, "weight_decay": 1e-2}
-    mlp |= {"max_epochs": 200, "patience": 4}
+    mlp |= {"learning_rate": 1e-3, "max_epochs": 200}
     common = {"seed": 0}
     assert LinearProbe().get_params() == common | linear
-    assert KernelProbe().get_params() == common | kernel | {"max_rows": 20_000}
+    assert KernelProbe().get_params() == common | kernel
     assert MLPProbe().get_params() == common | mlp
+    assert (TOL, TRIAL_TOL) == (3e-5, 9e-5)
+    assert SHARPNESS == (4, 6, 8, 12, 16, 24)
+    assert (WEIGHT_DECAY, PATIENCE) == (1e-2, 4)
 
 
 @pytest.mark.parametrize("probe", [KernelProbe(), nearest_neighbour()])

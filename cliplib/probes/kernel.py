@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from scipy import linalg
@@ -11,13 +9,19 @@ from scipy import linalg
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import HoldOut, Probe, mean_log_loss
 
+SHARPNESS = (4, 6, 8, 12, 16, 24)
+"""Factors of the scores to choose from."""
+
+MAX_ROWS = 20_000
+"""More rows are refused, because memory grows with their square: these take 2 GB."""
+
 
 class KernelProbe(Probe):
     """Ridge regression of the classes with a Gaussian kernel, on standardised features.
 
     Rifkin, Yeo and Poggio 2003, "Regularized least-squares classification". The
     regression gives each row a score for each class, about 1 for its own and 0 for
-    others. Logits are the scores times the `sharpness` with the smallest log loss on
+    others. Logits are the scores times the sharpness with the smallest log loss on
     validation rows; the regression then is fitted on all rows.
 
     Kernels are of float32, so logits of a row may differ by some 1e-6 with the number
@@ -33,10 +37,6 @@ class KernelProbe(Probe):
         Weight of the penalty on the squared norm of the scoring function.
     gamma
         The kernel is exp(-gamma times squared distance); None is 0.6 / d.
-    sharpness
-        Factors to choose from.
-    max_rows
-        More rows are refused, because memory grows with their square.
     seed
         Of the draw of the held-out fifth.
     """
@@ -46,24 +46,20 @@ class KernelProbe(Probe):
         *,
         alpha: float = 0.01,
         gamma: float | None = None,
-        sharpness: Sequence[float] = (4, 6, 8, 12, 16, 24),
-        max_rows: int = 20_000,
         seed: int = 0,
     ) -> None:
         self.alpha = alpha
         self.gamma = gamma
-        self.sharpness = sharpness
-        self.max_rows = max_rows
         self.seed = seed
 
     def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
         """Choose the sharpness on held-out rows, then fit on all rows."""
         n, d = rows.shape
-        if n > self.max_rows:
+        if n > MAX_ROWS:
             peak_gb = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
             raise ValueError(
                 f"A KernelProbe of {n:,} rows needs about {peak_gb:.0f} GB of memory: "
-                f"use LinearProbe, fewer rows, or raise max_rows ({self.max_rows:,})."
+                f"use LinearProbe, or at most {MAX_ROWS:,} rows."
             )
         self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
         train_rows, held_out_rows = hold_out(self.seed)
@@ -77,10 +73,10 @@ class KernelProbe(Probe):
         held_out_scores, coef = self._two_regressions(one_hot, n_train)
         losses = [
             mean_log_loss(codes[n_train:], factor * held_out_scores)
-            for factor in self.sharpness
+            for factor in SHARPNESS
         ]
-        self.sweep_ = pd.DataFrame({"sharpness": self.sharpness, "log_loss": losses})
-        self.sharpness_ = self.sharpness[int(np.argmin(losses))]
+        self.sweep_ = pd.DataFrame({"sharpness": SHARPNESS, "log_loss": losses})
+        self.sharpness_ = SHARPNESS[int(np.argmin(losses))]
         # Row by row in memory, as a saved probe is loaded: products then round alike.
         self.coef_ = np.ascontiguousarray(coef)
 

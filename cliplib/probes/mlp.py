@@ -12,6 +12,12 @@ from cliplib.probes.base import HoldOut, Probe
 
 FITTED = ("hidden_coef_", "hidden_intercept_", "coef_", "intercept_")
 
+WEIGHT_DECAY = 1e-2
+"""Of AdamW: the default of torch."""
+
+PATIENCE = 4
+"""Epochs without a smaller validation loss, after which training stops."""
+
 
 class MLPProbe(Probe):
     """A network with one hidden layer of GELU units, stopped early.
@@ -31,12 +37,10 @@ class MLPProbe(Probe):
         Units of the hidden layer.
     dropout
         Share of the hidden units that is set to 0 in a step of training, below 1.
-    learning_rate, weight_decay, batch_size
+    learning_rate, batch_size
         Of AdamW.
     max_epochs
         The last one.
-    patience
-        Epochs without a smaller validation loss, after which training stops.
     seed
         Of first weights, batches, dropout and held-out fifth.
     """
@@ -47,19 +51,15 @@ class MLPProbe(Probe):
         *,
         dropout: float = 0.2,
         learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
         batch_size: int = 256,
         max_epochs: int = 200,
-        patience: int = 4,
         seed: int = 0,
     ) -> None:
         self.hidden = hidden
         self.dropout = dropout
         self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.max_epochs = max_epochs
-        self.patience = patience
         self.seed = seed
 
     def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
@@ -75,7 +75,7 @@ class MLPProbe(Probe):
         generator = torch.Generator().manual_seed(int(self.seed))
         weights = self._first_weights(inputs.shape[1], generator)
         optimizer = torch.optim.AdamW(
-            weights, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+            weights, lr=self.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
         )
         best_loss = np.inf
         epochs_since_best = 0
@@ -95,7 +95,7 @@ class MLPProbe(Probe):
                 epochs_since_best = 0
                 for name, weight in zip(FITTED, weights, strict=True):
                     setattr(self, name, weight.detach().numpy().copy())
-            elif epochs_since_best >= self.patience:
+            elif epochs_since_best >= PATIENCE:
                 break
         if not np.isfinite(best_loss):
             raise ValueError(
