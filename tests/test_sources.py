@@ -268,8 +268,6 @@ def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="is no feature table"):
         FeatureTable.from_parquet(str(tmp_path / "other.parquet"))
-    with pytest.raises(ValueError, match="as float32 or float16, not as int8"):
-        expected.save(tmp_path / "table.safetensors", "int8")
 
 
 def test_a_table_is_read_without_what_makes_or_fits_one() -> None:

@@ -48,7 +48,9 @@ class Encoder(ABC):
         )
         self.device = str(chosen)
         self.batch_size = 16 if chosen.type == "cpu" else 128  # a GPU needs more
-        self.cache = _chosen_cache(cache)
+        self.cache = cache if isinstance(cache, FeatureCache) else None
+        if cache is True:
+            self.cache = FeatureCache()
 
     @property
     @abstractmethod
@@ -164,8 +166,6 @@ class FunctionEncoder(Encoder):
         it stands in the fingerprint, beside the weights of a module.
     preprocess
         From an RGB image of Pillow to a tensor, such as a transform of torchvision.
-    cache
-        Whether features are kept in the default folder of `FeatureCache`; or the cache.
     """
 
     readouts = ("output",)
@@ -176,12 +176,10 @@ class FunctionEncoder(Encoder):
         name: str,
         *,
         preprocess: Callable[[Image.Image], Any] | None = None,
-        cache: bool | FeatureCache = False,
     ) -> None:
         self.function = function
         self.name = name
         self.preprocess = preprocess
-        self.cache = _chosen_cache(cache)
         self.dtype: torch.dtype | None = None
         if isinstance(function, torch.nn.Module):
             function.eval()
@@ -245,10 +243,3 @@ def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:
     """
     missing = max(0, size - len(pixels))
     return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])])
-
-
-def _chosen_cache(cache: bool | FeatureCache) -> FeatureCache | None:
-    """Return the cache given; for True that in the default folder, for False None."""
-    if isinstance(cache, bool):
-        return FeatureCache() if cache else None
-    return cache

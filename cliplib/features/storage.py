@@ -1,4 +1,4 @@
-"""A feature table in a file: safetensors, read into memory or mapped, or Parquet.
+"""A feature table in a file: safetensors or Parquet.
 
 What is written and read are the fields of a `cliplib.FeatureTable`, by name.
 """
@@ -29,11 +29,10 @@ NUMBERS = ("labels", "copies", "groups", "folds")
 NAMES = ("ids", "splits")
 
 
-def save_safetensors(path: str | os.PathLike[str], fields: Fields, dtype: str) -> None:
+def save_safetensors(path: str | os.PathLike[str], fields: Fields) -> None:
     """Write one safetensors file; see `cliplib.FeatureTable.save`."""
     arrays = {name: fields[name] for name in NUMBERS}
-    with np.errstate(over="raise"):
-        arrays["features"] = np.asarray(fields["features"], dtype)
+    arrays["features"] = np.asarray(fields["features"], np.float32)
     write_arrays(path, arrays, fields)
 
 
@@ -48,23 +47,19 @@ def write_arrays(
         (new / place.name).write_bytes(save(contiguous, _metadata(fields, *NAMES)))
 
 
-def load_safetensors(path: str | os.PathLike[str], *, mapped: bool) -> Fields:
+def load_safetensors(path: str | os.PathLike[str]) -> Fields:
     """Read what `save_safetensors` wrote; see `cliplib.FeatureTable.load`."""
     with _named_if_damaged(path):
-        # The package maps files for torch alone, which it imports for that.
-        with safe_open(path, framework="pt" if mapped else "numpy") as file:
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = file.keys()
-            arrays = {name: np.asarray(file.get_tensor(name)) for name in names}
+            arrays = {name: file.get_tensor(name) for name in names}
         about = json.loads(metadata[METADATA])
-        for array in arrays.values():
-            array.flags.writeable = not mapped
         if "codes" in arrays:  # a compact file
             is_pooled = pooled_columns(about["provenance"])
             arrays["features"] = _expanded(arrays, is_pooled)
-        elif not mapped:
-            arrays["features"] = arrays["features"].astype(np.float32, copy=False)
-        # Older files know near-duplicates alone, and call them groups.
+        # Older files may hold float16; they know near-duplicates alone, as groups.
+        arrays["features"] = arrays["features"].astype(np.float32, copy=False)
         groups = arrays["groups"]
         older = {"copies": groups, "folds": np.zeros_like(groups)}
         return _fields(older | arrays, about)

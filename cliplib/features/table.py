@@ -43,7 +43,7 @@ class FeatureTable:
     Attributes
     ----------
     features
-        (n, d) float32, finite; float16 if saved so, and loaded with ``mapped=True``.
+        (n, d) float32, finite.
     labels
         Indices into `classes`, (n,).
     classes
@@ -108,10 +108,7 @@ class FeatureTable:
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
         fold_of_group = self.folds[first_row_of_group(self.groups)]
-        # Not one by one: mapped features may be larger than memory.
-        lowest = self.features.min(axis=1, initial=0)
-        highest = self.features.max(axis=1, initial=0)
-        is_finite = np.isfinite(lowest) & np.isfinite(highest)
+        is_finite = np.all(np.isfinite(self.features), axis=1)
         self._refuse(
             ~np.isin(self.splits, SPLITS),
             "The split of {!r} must be 'train', 'val', 'test' or ''.",
@@ -359,26 +356,14 @@ class FeatureTable:
         """
         save_parquet(path, vars(self))
 
-    def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> None:
-        """Write one safetensors file; equal tables give equal bytes.
-
-        Features are stored in `dtype`, "float32" or, in half the space, "float16".
-        FloatingPointError for a number that is too large for it, and ValueError for
-        another type.
-        """
-        if np.dtype(dtype) not in (np.float32, np.float16):
-            raise ValueError(f"Save features as float32 or float16, not as {dtype}.")
-        save_safetensors(path, vars(self), dtype)
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file; equal tables give equal bytes."""
+        save_safetensors(path, vars(self))
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], *, mapped: bool = False
-    ) -> FeatureTable:
+    def load(cls, path: str | os.PathLike[str]) -> FeatureTable:
         """Return the table of a file that `save` wrote, now or in an older release.
 
-        Features are read into memory as float32. With `mapped` they stay on the disk,
-        in the type that they were saved in, and are read as they are used: for tables
-        beyond memory. Those of the study's compact files are read into memory.
         ValueError if the file is something else, or damaged.
         """
-        return cls(**load_safetensors(path, mapped=mapped))
+        return cls(**load_safetensors(path))
