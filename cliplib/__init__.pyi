@@ -1,6 +1,6 @@
 """The public names, and where each lives."""
 
-from .data.cache import FeatureCache as FeatureCache
+from .data.cache import ResultCache as ResultCache
 from .data.datasets import load_dataset as load_dataset
 from .data.image import load_image as load_image
 from .encoders.clip import ClipEncoder as ClipEncoder

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from cliplib.data.cache import FeatureCache
+from cliplib.data.cache import ResultCache
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.duplicates import (
     MAX_DISTANCE,
@@ -341,7 +341,7 @@ def test_the_search_finds_what_comparing_every_pair_finds() -> None:
 
 def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
     hashes = image_hash.function([blobs(0), ImageOps.mirror(blobs(0)), blobs(1)])
-    cache = FeatureCache(tmp_path / "kept")
+    cache = ResultCache(tmp_path / "kept")
     first = find_near_duplicates(hashes, cache=cache)
     monkeypatch.setattr("cliplib.features.duplicates.close_hashes", None)
     pd.testing.assert_frame_equal(find_near_duplicates(hashes, cache=cache), first)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cliplib.data import cache as cache_module
-from cliplib.data.cache import FeatureCache, ImageFunction, map_images
+from cliplib.data.cache import ImageFunction, ResultCache, map_images
 from cliplib.data.image import load_image
 
 MEAN = ImageFunction(
@@ -44,7 +44,7 @@ def test_an_image_is_decoded_once_for_all_functions_and_not_again(many, monkeypa
     size = ImageFunction(
         "size", lambda batch: np.array([image.size for image in batch])
     )
-    cache = FeatureCache()
+    cache = ResultCache()
     first = map_images(many, MEAN, size, cache=cache)
     assert len(decoded) == len(many)
     second = map_images(many, MEAN, size, cache=cache)
@@ -55,7 +55,7 @@ def test_an_image_is_decoded_once_for_all_functions_and_not_again(many, monkeypa
 
 
 def test_a_file_that_changed_is_computed_anew(many):
-    cache = FeatureCache()
+    cache = ResultCache()
     before = map_images(many, MEAN, cache=cache)[0]
     Image.new("RGB", (8, 8), "white").save(many[3])
     after = map_images(many, MEAN, cache=cache)[0]
@@ -75,7 +75,7 @@ def test_an_unreadable_image_stops_the_run_or_is_noted(many):
 
 
 def test_an_interruption_keeps_the_batches_that_were_done(many):
-    cache, calls = FeatureCache(), []
+    cache, calls = ResultCache(), []
 
     def interrupted(batch):
         calls.append(len(batch))
@@ -95,7 +95,7 @@ def test_an_interruption_keeps_the_batches_that_were_done(many):
 
 
 def test_two_processes_may_share_the_cache(tmp_path):
-    one, two = FeatureCache(tmp_path / "c"), FeatureCache(tmp_path / "c")
+    one, two = ResultCache(tmp_path / "c"), ResultCache(tmp_path / "c")
     one.put({"a": np.array([1.0, 2.0], np.float32)})
     assert two.get(["a", "b"])["a"].tolist() == [1.0, 2.0]
 
@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do_and_is_done_without(
     many, tmp_path, caplog
 ):
     (tmp_path / "c").write_bytes(b"x" * 5000)
-    cache, errors = FeatureCache(tmp_path / "c"), dict[int, str]()
+    cache, errors = ResultCache(tmp_path / "c"), dict[int, str]()
     (found,) = map_images(many, MEAN, cache=cache, errors=errors, batch_size=2)
     assert not errors
     assert np.array_equal(found, map_images(many, MEAN)[0])
@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do_and_is_done_without(
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,), (1, 2, 2)])
 def test_arrays_come_back_in_their_shape_and_type(shape):
-    cache = FeatureCache()
+    cache = ResultCache()
     array = np.arange(np.prod(shape), dtype=np.float16).reshape(shape)
     cache.put({"a": array})
     back = cache.get(["a"])["a"]
@@ -128,7 +128,7 @@ def test_a_half_cached_run_gives_what_a_fresh_one_does(many, shape):
         means = [np.mean(image) for image in batch]
         return np.array([np.full(shape, mean) for mean in means])
 
-    function, cache = ImageFunction("colours", colours), FeatureCache()
+    function, cache = ImageFunction("colours", colours), ResultCache()
     map_images(many[:10], function, cache=cache)
     (half,) = map_images(many, function, cache=cache)
     (fresh,) = map_images(many, function)
@@ -140,7 +140,7 @@ def test_a_function_that_is_new_is_computed_beside_a_cached_one(many):
     size = ImageFunction(
         "size", lambda batch: np.array([image.size for image in batch])
     )
-    cache = FeatureCache()
+    cache = ResultCache()
     (means,) = map_images(many, MEAN, cache=cache)
     same_means, sizes = map_images(many, MEAN, size, cache=cache)
     assert (same_means == means).all()
@@ -150,7 +150,7 @@ def test_a_function_that_is_new_is_computed_beside_a_cached_one(many):
 def test_a_key_is_the_function_and_the_content(many):
     keys = []
 
-    class Spy(FeatureCache):
+    class Spy(ResultCache):
         def put(self, arrays):
             keys.extend(arrays)
 
@@ -193,7 +193,7 @@ def test_the_threads_are_given_back(many):
 
 
 def test_a_damaged_entry_is_computed_anew_and_healed(many):
-    cache = FeatureCache()
+    cache = ResultCache()
     (whole,) = map_images(many, MEAN, cache=cache)
     files = sorted(cache.folder.rglob("*.npz"))
     assert len(files) == len(many)
@@ -214,7 +214,7 @@ def test_a_damaged_entry_is_computed_anew_and_healed(many):
 
 
 def test_no_flipped_byte_of_an_entry_is_taken_for_the_result(tmp_path):
-    cache, array = FeatureCache(tmp_path), np.arange(3, dtype=np.float32)
+    cache, array = ResultCache(tmp_path), np.arange(3, dtype=np.float32)
     cache.put({"a": array})
     (file,) = tmp_path.rglob("*.npz")
     whole = file.read_bytes()

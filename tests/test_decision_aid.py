@@ -617,7 +617,7 @@ def test_a_cache_that_cannot_be_used_is_no_fault_of_the_aid(
     monkeypatch.setenv("CLIPLIB_CACHE", str(tmp_path / "text.txt"))
     for _ in range(2):
         assert (DecisionAid.load(saved).classify(photos)["error"] == "").all()
-    assert caplog.text.count("Cannot write to the feature cache") == 1
+    assert caplog.text.count("Cannot write to the cache") == 1
     assert "text.txt" in caplog.text
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_clip import make_checkpoint
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from cliplib.data.cache import FeatureCache
+from cliplib.data.cache import ResultCache
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.readouts import readout_columns
 
@@ -100,7 +100,7 @@ def test_an_images_features_do_not_depend_on_what_stands_beside_it(tiny, photos)
 
 
 def test_two_encoders_never_share_cached_features(checkpoint, photos, tmp_path):
-    cache = FeatureCache(tmp_path / "shared")
+    cache = ResultCache(tmp_path / "shared")
     one = ClipEncoder(checkpoint, cache=cache)
     two = ClipEncoder(make_checkpoint(tmp_path / "other", seed=1), cache=cache)
     larger = ClipEncoder(checkpoint, cache=cache, image_size=48)
@@ -236,7 +236,7 @@ def test_another_precision_is_refused_at_once(checkpoint, dtype):
 
 
 def test_a_cached_encoder_can_be_copied(checkpoint, photos, tmp_path):
-    cache = FeatureCache(tmp_path / "features")
+    cache = ResultCache(tmp_path / "features")
     encoder = ClipEncoder(checkpoint, cache=cache)
     expected = encoder.encode_images(photos, readout="deep")
     other = copy.deepcopy(encoder)

@@ -32,7 +32,7 @@ from transformers import (
     ViTModel,
 )
 
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.encoders.vision import VisionEncoder, load_encoder
@@ -180,7 +180,7 @@ def test_running_statistics_are_part_of_the_fingerprint(tmp_path):
 
 def test_features_are_kept_and_do_not_depend_on_what_stands_beside(photos, tmp_path):
     encoder = VisionEncoder(save(tmp_path / "model", *make_siglip()))
-    cache = FeatureCache(tmp_path / "features")
+    cache = ResultCache(tmp_path / "features")
     alone = features(encoder, photos[:1], cache=cache)
     assert (features(encoder, photos)[:1] == alone).all()
     encoder.encode_batch = None  # nothing is computed again

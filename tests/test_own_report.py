@@ -49,7 +49,7 @@ from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings
-from cliplib.reports.images import encode_images
+from cliplib.reports.images import encode_and_count
 from cliplib.reports.measure import (
     measure,
     shown_name,
@@ -61,7 +61,7 @@ from cliplib.reports.report import (
     check_no_other_files,
     write_report,
 )
-from cliplib.reports.report_data import answers_table, made, record
+from cliplib.reports.report_data import answers_table, provenance, report_json
 from cliplib.reports.verdict import WORDS, verdict
 
 HOSTILE = "Litter & <b>more</b> 猫 #emph[x] *y* $z$"
@@ -217,8 +217,8 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     (away / "hexagon").mkdir()
     shutil.copy(here / "disc" / "disc0.png", away / "hexagon" / "known.png")
     shutil.copy(away / "disc" / "disc0.png", away / "disc" / "again.png")
-    internal = encode_images(load_dataset(here), tiny)
-    external = encode_images(load_dataset(away), tiny)
+    internal = encode_and_count(load_dataset(here), tiny)
+    external = encode_and_count(load_dataset(away), tiny)
     home = internal.table
     probe = LinearProbe(Cs=(0.1,)).fit(home.features, home.labels)
     said = pd.DataFrame({"class": "disc", "abstained": np.arange(19) >= 10})
@@ -230,7 +230,7 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     assert found.answered.value == pytest.approx(10 / 19)
     assert found.wrong.value == pytest.approx(3 / 10)  # the first seven are discs
     shutil.copy(here / "disc" / "disc0.png", away / "disc" / "known.png")
-    external = encode_images(load_dataset(away), tiny, copies="off")
+    external = encode_and_count(load_dataset(away), tiny, copies="off")
     said = pd.DataFrame({"class": "disc", "abstained": np.zeros(20, bool)})
     aid = Mock(training=home, encoder=tiny, **{"decide.return_value": said})
     found = evaluate_external(internal, external, probe, aid, copies="off")
@@ -532,7 +532,7 @@ def test_programs_read_the_verdict_as_the_schema_says(
     written: Path, findings: Findings
 ) -> None:
     about = json.loads((written / "report.json").read_text("utf-8"))
-    assert about == json.loads(json.dumps(record(findings, verdict(findings))))
+    assert about == json.loads(json.dumps(report_json(findings, verdict(findings))))
     assert about["verdict"]["n"] == 38 and about["verdict"]["groups"] == 37
     conflict = next(w for w in about["warnings"] if w["id"] == "label-conflicts")
     assert set(conflict["files"]) == {"disc/disc0.png", "square/copy.png"}
@@ -549,7 +549,7 @@ def test_versions_are_told_without_what_a_build_adds(
     findings: Findings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cliplib.reports.report_data.version", lambda _: "2.9.0+cpu")
-    assert made(findings)["torch"] == "2.9.0"
+    assert provenance(findings)["torch"] == "2.9.0"
 
 
 def test_texts_of_cells() -> None:
@@ -682,7 +682,7 @@ def test_the_reasons_why_files_are_unreadable_name_no_path(
     for name in ("gone.png", "O'Brien.png"):
         (folder / "disc" / name).symlink_to(folder / "nowhere.png")
     encoder = ClipEncoder(checkpoint, cache=False)
-    images = encode_images(load_dataset(folder), encoder)
+    images = encode_and_count(load_dataset(folder), encoder)
     reasons = images.unreadable.values()  # which page and PDF count
     assert [*reasons] == ["No such file or directory."] * 2
 

@@ -32,7 +32,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CLIPLIB_CACHE") or user_cache_dir("cliplib"))
 
 
-class FeatureCache:
+class ResultCache:
     """Arrays by key, a file for each, which threads and processes share.
 
     Files may be deleted at any time. Where they cannot be written, a warning says so
@@ -75,7 +75,7 @@ class FeatureCache:
                 np.savez(file, allow_pickle=False, **{key: array})
         except OSError as error:
             warn_once(
-                f"Cannot write to the feature cache {self.folder} ({error.strerror}): "
+                f"Cannot write to the cache {self.folder} ({error.strerror}): "
                 "set CLIPLIB_CACHE, or make room. Until then everything is computed "
                 "anew."
             )
@@ -104,7 +104,7 @@ class ImageFunction:
 def map_images(
     images: Images,
     *functions: ImageFunction,
-    cache: FeatureCache | None = None,
+    cache: ResultCache | None = None,
     errors: dict[int, str] | None = None,
     batch_size: int = 16,
     progress: str = "",
@@ -174,7 +174,7 @@ def map_images(
 def _compute_batch(
     sources: Sequence[ImageSource],
     functions: Sequence[ImageFunction],
-    cache: FeatureCache | None,
+    cache: ResultCache | None,
 ) -> list[list[NDArray[Any]] | OSError]:
     """Compute functions of a batch of images, or look their results up in the cache.
 

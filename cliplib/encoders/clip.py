@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from transformers.utils.logging import disable_progress_bar
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.data.cache import FeatureCache
+from cliplib.data.cache import ResultCache
 from cliplib.data.image import Images, ImageSource, load_image
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.encoder import Encoder, fill_batch
@@ -53,7 +53,7 @@ class ClipEncoder(Encoder):
         default the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is not there,
         or no complete CLIP.
     cache
-        Whether features of images are kept in the default folder of `FeatureCache`; or
+        Whether features of images are kept in the default folder of `ResultCache`; or
         the cache to use.
     image_size
         Side in pixels of the square that the model sees; at another than its own, its
@@ -82,7 +82,7 @@ class ClipEncoder(Encoder):
         self,
         model: str | os.PathLike[str] | None = None,
         *,
-        cache: bool | FeatureCache = True,
+        cache: bool | ResultCache = True,
         image_size: int | None = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,

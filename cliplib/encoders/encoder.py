@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.data.cache import FeatureCache, ImageFunction, map_images
+from cliplib.data.cache import ImageFunction, ResultCache, map_images
 from cliplib.data.image import Images
 from cliplib.encoders.checkpoint import fingerprint_of
 
@@ -39,18 +39,18 @@ class Encoder(ABC):
     readouts: tuple[str, ...] = ("pooled",)
     device: str = "cpu"
     batch_size: int = 16
-    cache: FeatureCache | None = None
+    cache: ResultCache | None = None
 
-    def _place(self, device: str | None, cache: bool | FeatureCache) -> None:
+    def _place(self, device: str | None, cache: bool | ResultCache) -> None:
         """Set device, batch size and cache, from the arguments of these names."""
         chosen = torch.device(
             device or ("cuda" if torch.cuda.is_available() else "cpu")
         )
         self.device = str(chosen)
         self.batch_size = 16 if chosen.type == "cpu" else 128  # a GPU needs more
-        self.cache = cache if isinstance(cache, FeatureCache) else None
+        self.cache = cache if isinstance(cache, ResultCache) else None
         if cache is True:
-            self.cache = FeatureCache()
+            self.cache = ResultCache()
 
     @property
     @abstractmethod
@@ -217,7 +217,7 @@ class FunctionEncoder(Encoder):
         return features
 
 
-def check_made(table: Any, encoder: object) -> None:
+def check_made_by(table: Any, encoder: object) -> None:
     """Raise ValueError for a feature table that another encoder made.
 
     TypeError for what is no encoder, such as the table in its place.

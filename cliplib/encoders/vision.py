@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from cliplib.data.arrays import Features
-from cliplib.data.cache import FeatureCache
+from cliplib.data.cache import ResultCache
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder, fill_batch
@@ -37,7 +37,7 @@ class VisionEncoder(Encoder):
         "owner/name@revision". OSError if it is not there, lacks weights, needs code of
         its makers, or does not take images. A model of timm needs timm.
     cache
-        Whether features of images are kept in the default folder of `FeatureCache`; or
+        Whether features of images are kept in the default folder of `ResultCache`; or
         the cache to use.
     device
         By default a GPU if there is one.
@@ -47,7 +47,7 @@ class VisionEncoder(Encoder):
         self,
         model: str | os.PathLike[str],
         *,
-        cache: bool | FeatureCache = True,
+        cache: bool | ResultCache = True,
         device: str | None = None,
     ) -> None:
         self.name = os.fspath(model)

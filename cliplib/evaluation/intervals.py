@@ -342,10 +342,10 @@ def ratio_intervals(
 
 
 def share_with_interval(
-    is_counted: ArrayLike, *, groups: ArrayLike, seed: int = 0
+    is_true: ArrayLike, *, groups: ArrayLike, seed: int = 0
 ) -> Estimate:
     """Return the share of rows (n,) that are true, by `ratio_intervals` over groups."""
-    table = ratio_intervals({"share": is_counted}, groups=groups, seed=seed)
+    table = ratio_intervals({"share": is_true}, groups=groups, seed=seed)
     return Estimate.of(table.loc["share"])
 
 

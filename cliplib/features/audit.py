@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Ints
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
 from cliplib.features.duplicates import SAME_PIXELS, find_near_duplicates
@@ -51,7 +51,7 @@ def audit_dataset(
     *,
     copies: str | float = "near",
     table: FeatureTable | None = None,
-    cache: FeatureCache | None = None,
+    cache: ResultCache | None = None,
     **columns: str,
 ) -> Audit:
     """Find near-duplicates, contradicting labels, leaks, and unreadable files.

@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from cliplib.data.arrays import Bools, Features, Floats, Ints
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.image import Images
 from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
@@ -74,7 +74,7 @@ def find_near_duplicates(
     copies: str | float = "near",
     max_distance: int = MAX_DISTANCE,
     cropped: bool = True,
-    cache: FeatureCache | None = None,
+    cache: ResultCache | None = None,
 ) -> pd.DataFrame:
     """Find near-duplicates within a collection of images, or between two.
 
@@ -139,7 +139,7 @@ def find_near_duplicates(
 
 
 def _records_of(
-    images: Images | NDArray[np.uint8], cache: FeatureCache | None
+    images: Images | NDArray[np.uint8], cache: ResultCache | None
 ) -> NDArray[Any]:
     """Return the records of images, or of their hashes."""
     if not (isinstance(images, np.ndarray) and images.ndim == 2):
@@ -326,7 +326,7 @@ def near_duplicate_groups(
     *,
     features: Features | None = None,
     copies: str | float = "near",
-    cache: FeatureCache | None = None,
+    cache: ResultCache | None = None,
 ) -> Ints:
     """Return each image's group number, (n,), from 0 by first appearance.
 

@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.encoders.encoder import Encoder, check_made
+from cliplib.encoders.encoder import Encoder, check_made_by
 from cliplib.features.table import FeatureTable
 
 QUERIES_AT_ONCE = 512
@@ -110,7 +110,7 @@ def _features_of(
         return queries, rows
     if not isinstance(gallery, FeatureTable):
         return encoder.encode_texts(queries), gallery
-    check_made(gallery, encoder)
+    check_made_by(gallery, encoder)
     texts = encoder.encode_texts(queries)
     return texts, encoder.project(gallery.with_readout("pooled").features)
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cliplib.data.arrays import Floats, Ints
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.image import ImageSource
 from cliplib.data.threads import one_thread
 from cliplib.evaluation.intervals import Estimate
@@ -97,7 +97,7 @@ def probe_shortcuts(
     *,
     n_splits: int = 5,
     seed: int = 0,
-    cache: FeatureCache | None = None,
+    cache: ResultCache | None = None,
 ) -> list[Shortcut]:
     """Classify images by what shows no object, in folds that keep groups whole.
 
@@ -158,7 +158,7 @@ def probe_shortcuts(
 
 
 def _inputs(
-    images: Sequence[ImageSource], cache: FeatureCache | None
+    images: Sequence[ImageSource], cache: ResultCache | None
 ) -> dict[str, Floats]:
     """Return what each probe reads of n images, (n, m), by name.
 

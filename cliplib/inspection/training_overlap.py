@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplib.data.arrays import Ints
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.image import ImageSource
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
@@ -57,7 +57,7 @@ class TrainingOverlap:
 
 
 def find_training_overlap(
-    images: Sequence[ImageSource], *, cache: FeatureCache | None = None
+    images: Sequence[ImageSource], *, cache: ResultCache | None = None
 ) -> TrainingOverlap:
     """Find the images that the embedded model, "mini", was trained on.
 

@@ -10,7 +10,7 @@ from sklearn.preprocessing import normalize
 
 from cliplib.data.arrays import Features, Floats
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import check_made
+from cliplib.encoders.encoder import check_made_by
 from cliplib.features.table import FeatureTable
 
 DEFAULT_TEMPLATES = ("a photo of {}.",)
@@ -95,7 +95,7 @@ def zero_shot(
     TypeError
         If the encoder reads no texts, or is none.
     """
-    check_made(table, encoder)
+    check_made_by(table, encoder)
     if isinstance(phrases, Mapping):
         if set(phrases) != set(table.classes):
             raise ValueError(

@@ -20,7 +20,7 @@ from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.folder import list_files
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import Encoder, check_made
+from cliplib.encoders.encoder import Encoder, check_made_by
 from cliplib.evaluation.calibration import fit_temperature, risk_coverage
 from cliplib.evaluation.intervals import clopper_pearson
 from cliplib.features.splits import group_train_test_split
@@ -146,7 +146,7 @@ class DecisionAid:
         """
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
-        check_made(table, encoder)
+        check_made_by(table, encoder)
         encoder.columns_of(table.readout)  # refuses what it cannot make
         rows = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
         training = table.select(rows[0])

@@ -22,7 +22,7 @@ from cliplib.evaluation.intervals import Estimate
 from cliplib.reports import pictures, plots, tables
 from cliplib.reports.findings import Findings
 from cliplib.reports.pictures import Picture, small_jpeg
-from cliplib.reports.report_data import made
+from cliplib.reports.report_data import provenance
 from cliplib.reports.templates import FOLDER, TEMPLATES, filled, read_texts
 from cliplib.reports.verdict import Verdict
 
@@ -47,7 +47,7 @@ def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, 
     today = date.today()
     values = {
         "f": findings,
-        "made": made(findings),
+        "provenance": provenance(findings),
         "pictures": pictures,
         "plots": plots,
         "tables": tables,

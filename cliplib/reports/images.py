@@ -57,7 +57,7 @@ class EncodedImages:
         return {str(name): int(n) for name, n in self.counts["groups"].items()}
 
 
-def encode_images(
+def encode_and_count(
     dataset: datasets.Dataset,
     encoder: Encoder,
     *,

@@ -42,7 +42,7 @@ from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Belonging, Findings
-from cliplib.reports.images import EncodedImages, encode_images
+from cliplib.reports.images import EncodedImages, encode_and_count
 from cliplib.reports.methods import (
     Results,
     compare_methods,
@@ -123,7 +123,7 @@ def measure(
     dataset = dataset.select(drawn)
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
-    images = encode_images(dataset, encoder, copies=copies, anonymous=anonymous)
+    images = encode_and_count(dataset, encoder, copies=copies, anonymous=anonymous)
     table = images.table
     files = images.files
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
@@ -148,7 +148,7 @@ def measure(
         training_overlap = find_training_overlap(files, cache=cache)
     external = None
     if elsewhere:
-        away = encode_images(load_dataset(elsewhere), encoder, copies=copies)
+        away = encode_and_count(load_dataset(elsewhere), encoder, copies=copies)
         external = evaluate_external(
             images, away, fitted, aid, copies=copies, seed=seed
         )

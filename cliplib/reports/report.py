@@ -16,7 +16,7 @@ from cliplib.inspection.published_split import corrected_splits
 from cliplib.reports.aid_folder import check_aid_can_be_saved
 from cliplib.reports.findings import Findings
 from cliplib.reports.measure import measure
-from cliplib.reports.report_data import answers_table, copies_table, record
+from cliplib.reports.report_data import answers_table, copies_table, report_json
 from cliplib.reports.verdict import Verdict, verdict
 
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
@@ -115,7 +115,7 @@ def write_report(
     place = Path(out)
     content = document(findings, judged, title)
     pdf = as_pdf(content)
-    about = json.dumps(record(findings, judged), indent=1, ensure_ascii=False)
+    about = json.dumps(report_json(findings, judged), indent=1, ensure_ascii=False)
     with replacing(place) as new:
         (new / "report.html").write_text(as_html(content), "utf-8", newline="\n")
         (new / "report.pdf").write_bytes(pdf)

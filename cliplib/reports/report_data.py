@@ -21,7 +21,7 @@ FORMAT = 1
 """Of report.json: it grows when a key changes its meaning or goes."""
 
 
-def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
+def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:
     """Return verdict, warnings and versions as plain values, as report.json has them.
 
     `report.schema.json`, beside this module, describes it.
@@ -55,7 +55,7 @@ def record(findings: Findings, judged: Verdict) -> dict[str, Any]:
             }
             for row in judged.rows
         ],
-        "made": made(findings),
+        "made": provenance(findings),
     }
 
 
@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
     return None if math.isnan(value) else round(float(value), 6)
 
 
-def made(findings: Findings) -> dict[str, str]:
+def provenance(findings: Findings) -> dict[str, str]:
     """Return what the numbers depend on: encoder, groups, seed, versions and so on."""
     groups = findings.groups or "near-duplicates only"
     if findings.anonymous and os.path.isfile(groups):

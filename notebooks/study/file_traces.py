@@ -10,7 +10,7 @@ from datasets import Dataset
 from PIL import Image
 
 from cliplib.data.arrays import Floats
-from cliplib.data.cache import FeatureCache, ImageFunction, each_image, map_images
+from cliplib.data.cache import ImageFunction, ResultCache, each_image, map_images
 from cliplib.data.image import file_facts
 
 TRACE_COLUMNS = {
@@ -29,7 +29,7 @@ settings, hardly changes their order (Spearman above 0.9999).
 """
 
 
-def file_traces(dataset: Dataset, *, cache: FeatureCache | None = None) -> pd.DataFrame:
+def file_traces(dataset: Dataset, *, cache: ResultCache | None = None) -> pd.DataFrame:
     """Measure what may give the class away without a look at what an image shows.
 
     Returns a row for each id, with the columns of `TRACE_COLUMNS`: width and height in

@@ -49,7 +49,7 @@ from transformers import (
 )
 
 from cliplib import ClipEncoder, LinearProbe, evaluate
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.hashes import image_hash
 from cliplib.features.splits import group_train_test_split
@@ -288,7 +288,7 @@ def peers_here(
 
 def already_known(files: list[Path], rounds: int, scratch: Path) -> Row:
     """Images a second whose features the cache holds."""
-    known = ClipEncoder("mini", cache=FeatureCache(scratch / "known"))
+    known = ClipEncoder("mini", cache=ResultCache(scratch / "known"))
     many = files * (2000 // len(files) + 1)
     seconds = in_turn(
         {"again": lambda: known.encode_images(many, progress=False)}, rounds

@@ -21,7 +21,7 @@ import pandas as pd
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.duplicates import (
     MIN_CORRELATION,
@@ -63,7 +63,7 @@ whether x and y are swapped, and whether x, and y, are then counted from the oth
 
 
 def closest_originals(
-    hashes: NDArray[np.uint8], originals: list[Path], cache: FeatureCache
+    hashes: NDArray[np.uint8], originals: list[Path], cache: ResultCache
 ) -> pd.DataFrame:
     """Return for each image the most similar file of `originals`, if there is one.
 
@@ -188,7 +188,7 @@ def write(table: pd.DataFrame, name: str) -> None:
 
 
 def write_sources(
-    ids: pd.Series, hashes: NDArray[np.uint8], data: Path, cache: FeatureCache
+    ids: pd.Series, hashes: NDArray[np.uint8], data: Path, cache: ResultCache
 ) -> None:
     """Write the files of patients, boxes and sources of brain MRI beside this file.
 
@@ -234,7 +234,7 @@ def main(data: Path) -> None:
 
     ValueError if the folder `data` lacks the images of a set.
     """
-    cache = FeatureCache()
+    cache = ResultCache()
     for name in DATASETS:
         dataset = load_dataset(name, data=data)
         if dataset is None:

@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from cliplib.data.arrays import Features, Ints
-from cliplib.data.cache import FeatureCache, map_images
+from cliplib.data.cache import ResultCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.evaluation.intervals import ratio_intervals
 from cliplib.features.table import FeatureTable
@@ -172,7 +172,7 @@ def check_set(encoder: ClipEncoder, name: str, evaluation: Path) -> Iterator[Row
 
 
 def teacher_table(
-    table: FeatureTable, name: str, evaluation: Path, cache: FeatureCache | None
+    table: FeatureTable, name: str, evaluation: Path, cache: ResultCache | None
 ) -> FeatureTable:
     """Return `table`, of the data set `name`, with the teacher's pooled features.
 
