@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cliplib.data.warn import warn_once
+
+# Looking for garbage among what tests import takes as long as importing.
+gc.disable()
+# jsonschema then leaves out the check of addresses in every language, which no schema
+# here asks for: its grammar takes a second to import.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # Fixtures import what needs torch: that takes seconds, and the process that deals out
 # the tests does without.
@@ -56,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage again, but never among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
