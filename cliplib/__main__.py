@@ -213,7 +213,7 @@ def classify(
     """
     from cliplib.data.files import replacing
     from cliplib.data.text_table import write_csv
-    from cliplib.reports.aid_answers import write_html
+    from cliplib.reports.aid_answers import check_names_differ, write_html
     from cliplib.reports.decision_aid import DecisionAid
 
     missing = [name for name in (*files, images or ".") if not os.path.exists(name)]
@@ -232,8 +232,9 @@ def classify(
             f"{table} or {page} is there already: choose another --out-prefix, or add "
             "--overwrite."
         )
-    decision_aid = DecisionAid.load(aid)
     sources = files[0] if len(files) == 1 else files  # a folder, or images
+    check_names_differ(sources)
+    decision_aid = DecisionAid.load(aid)
     rows = decision_aid.classify(sources)
     show("Files", _answer_lines(rows))
     show("Unreadable", rows["error"][rows["error"] != ""])

@@ -666,6 +666,20 @@ def test_what_cannot_work_is_refused_before_any_work(
         assert said in capsys.readouterr().err
 
 
+def test_boxes_without_what_erases_are_refused_before_any_work(
+    image_folder: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cliplib.inspection.erase.find_spec", lambda _: None)
+    monkeypatch.setattr("cliplib.reports.measure.encode_and_count", None)  # would raise
+    folder = str(image_folder(n=4))
+    command = ["train", folder, "--out", str(tmp_path / "aid"), "--boxes", "boxes.csv"]
+    assert cli.main(command) == 1
+    assert "Erasing needs scikit-image: pip install" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_is_none_is_refused_before_any_work(
     seed: int, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

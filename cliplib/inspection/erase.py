@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -242,12 +243,19 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
 
     Raises
     ------
+    ImportError
+        If scikit-image, by which what they mark is erased, is missing.
     FileNotFoundError
         If there is no such file.
     ValueError
         If a row names no image of these, its numbers are no box, there is no row, or
         two name the same image.
     """
+    if find_spec("skimage") is None:
+        raise ImportError(
+            "Erasing needs scikit-image: pip install 'cliplib[report]', or leave "
+            "--boxes out."
+        )
     id_of = id_by_name(ids)
     boxes: dict[str, Box] = {}
     table = read_text_table(Path(path), BOX_COLUMNS)  # its cells are texts

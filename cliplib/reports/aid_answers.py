@@ -29,6 +29,15 @@ def is_training_image(rows: pd.DataFrame) -> pd.Series:
     return rows["similarity"] >= SAME_IMAGE
 
 
+def check_names_differ(files: Any) -> None:
+    """Raise ValueError where two files bear the same name: a page tells them by it."""
+    names, _ = list_files(files)
+    repeated = pd.Index(names).duplicated()
+    if repeated.any():
+        name = names[repeated.argmax()]
+        raise ValueError(f"Two files are called {name}: leave one out, or rename it.")
+
+
 def write_html(
     rows: pd.DataFrame,
     path: str | os.PathLike[str],
@@ -62,13 +71,11 @@ def write_html(
     ValueError
         The files are no longer those that were classified, or have equal names.
     """
+    check_names_differ(files)
     names, sources = list_files(files)
     source_of = dict(zip(names, sources, strict=True))
-    if len(source_of) < len(names) or not set(rows["file"]) <= source_of.keys():
-        raise ValueError(
-            f"The files in {files} have changed, or bear the same names: classify them "
-            "again, or rename them."
-        )
+    if not set(rows["file"]) <= source_of.keys():
+        raise ValueError(f"The files in {files} have changed: classify them again.")
     said = rows.assign(is_training_image=is_training_image(rows))
     answers: list[dict[str, Any]] = said.to_dict("records")
     for answer in tqdm(answers, desc="page", unit="image"):

@@ -106,6 +106,8 @@ def measure(
     ------
     OSError
         If a folder or file is missing, or a model cannot be loaded.
+    ImportError
+        If there are boxes, and no scikit-image.
     ValueError
         If the folder does not hold two classes of four images each that can be read,
         or groups, boxes or the other folder do not fit it.
