@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ CLASSES = ["cat", "dog"]
 TURN = Image.Transpose
 
 
+@cache
 def blobs(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
     """Blobs of several sizes and colours, as different from each other as photos."""
     rng = np.random.default_rng(seed)

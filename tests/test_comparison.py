@@ -206,24 +206,6 @@ def test_the_committed_report_has_no_such_page(staged: Places) -> None:
     assert "Measured here" not in html and "committed report" not in html
 
 
-def test_the_report_compiles_where_nothing_could_be_measured(tmp_path: Path) -> None:
-    unread = shutil.ignore_patterns("*.pdf", "*.safetensors", "__pycache__")
-    for name in ("report", "figures", "cliplib", "notebooks"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=unread)
-    places = Places(tmp_path, "own", "clip-vit-base-patch32", "images of the hub")
-    places.stage()
-    typeset.export(places, places.notebooks())  # as stored, without outputs
-    places.keep_notes([f"Notebook {number} is left out." for number in range(5)])
-    document = typeset.compile_document(places)
-    (tmp_path / "report.pdf").write_bytes(document.data)
-    first = pypdf.PdfReader(tmp_path / "report.pdf").pages[0].extract_text()
-    cover = " ".join(first.split())
-    assert "(model clip-vit-base-patch32), images of the hub." in cover
-    assert "Notebook 2 is left out. The page behind the summary names 2 parts" in cover
-    rest = [claim["id"] for claim in document.claims if claim["held"]]
-    assert not rest
-
-
 def test_another_model_needs_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

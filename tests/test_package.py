@@ -23,23 +23,22 @@ MYPY = """
 strict = true
 [mypy-cliplib.*]
 follow_imports = silent
-[mypy-datasets.*,joblib.*,pandas.*,PIL.*,scipy.*,sklearn.*,torch.*,transformers.*]
+[mypy-datasets.*,huggingface_hub.*,IPython.*,jinja2.*,joblib.*,matplotlib.*,pandas.*]
+follow_imports = skip
+[mypy-PIL.*,scipy.*,sklearn.*,torch.*,transformers.*]
 follow_imports = skip
 """
 
 
-def test_importing_takes_no_time_and_no_torch():
-    code = (
-        "import sys, time; start = time.process_time(); import cliplib; "
-        "print(time.process_time() - start, 'torch' in sys.modules, dir(cliplib))"
-    )
+def test_importing_imports_nothing_slow():
+    code = "import sys, cliplib; print(*dir(cliplib)); print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    seconds, torch_was_imported, offered = run.stdout.split(maxsplit=2)
-    assert float(seconds) < 0.1
-    assert torch_was_imported == "False"
-    assert "'ClipEncoder'" in offered
+    offered, imported = map(str.split, run.stdout.splitlines())
+    slow = {"torch", "numpy", "pandas", "datasets", "sklearn", "transformers"}
+    assert "ClipEncoder" in offered
+    assert "cliplib" in imported and not slow & {*imported}
 
 
 def test_every_public_name_is_there_and_documented():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pypdf
 import pypdfium2
 import pytest
 from bs4 import BeautifulSoup
@@ -59,15 +61,20 @@ class Report(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """A copy of the project; its notebooks are exported as stored, without outputs."""
     root = tmp_path_factory.mktemp("report")
     unread = shutil.ignore_patterns("*.pdf", "*.safetensors")
     for name in ("report", "figures", "cliplib", "notebooks"):
         shutil.copytree(ROOT / name, root / name, ignore=unread)
     places = Places(root)
-    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     places.stage()
-    typeset.export(places, notebooks)  # as stored, without outputs
+    typeset.export(places, places.notebooks())
+    return places
+
+
+@pytest.fixture(scope="module")
+def report(places: Places) -> Report:
     document = typeset.compile_document(places)
     web = typeset.compile_document(places, kind="html").data.decode()
     inked = [inked_rows(page) for page in pypdfium2.PdfDocument(document.data)]
@@ -84,6 +91,21 @@ def test_all_claims_hold_for_the_committed_results(report: Report) -> None:
     ids = [claim["id"] for claim in claims]
     conditions = tomllib.loads((ROOT / "report" / "claims.toml").read_text("utf-8"))
     assert len(ids) == len(set(ids)) and set(ids) == set(conditions) - {"names"}
+
+
+def test_the_report_compiles_where_nothing_could_be_measured(places: Places) -> None:
+    changes = ("clip-vit-base-patch32", "images of the hub")
+    own = Places(places.root, "own", *changes)
+    own.stage()
+    shutil.copytree(places.work / "appendix", own.work / "appendix")
+    own.keep_notes([f"Notebook {number} is left out." for number in range(5)])
+    document = typeset.compile_document(own)
+    (first, *_) = pypdf.PdfReader(io.BytesIO(document.data)).pages
+    cover = " ".join(first.extract_text().split())
+    assert "(model clip-vit-base-patch32), images of the hub." in cover
+    assert "Notebook 2 is left out. The page behind the summary names 2 parts" in cover
+    rest = [claim["id"] for claim in document.claims if claim["held"]]
+    assert not rest
 
 
 MEASURED = re.compile(r"#(?:pct|gap|fixed|ci|count|points)\(")

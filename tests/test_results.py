@@ -6,8 +6,6 @@ import dataclasses
 import json
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -337,19 +335,20 @@ def test_a_result_without_words_is_refused(folder: Path, study: results.Study) -
         study.save_figure(line(), "curve")
 
 
-def test_in_a_notebook_log_lines_are_plain_and_come_once(folder: Path) -> None:
-    code = """
-import os, logging
-os.environ.pop('CLIPLIB_FIGURES')
-from study import results
-for _ in range(2): results.Study('01_test')
-logging.getLogger('cliplib.data.folder').info('found')
-logging.getLogger('x').info('noise')
-"""
-    command = [sys.executable, "-m", "IPython", "--no-banner", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines().count("found") == 1 and "noise" not in done.stdout
-    assert "found" not in done.stderr and "Results go to" in done.stdout
+def test_in_a_notebook_log_lines_are_plain_and_come_once(
+    folder: Path,
+    shown: list[tuple[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("CLIPLIB_FIGURES")
+    for _ in range(2):
+        results.Study("01_test")
+    logging.getLogger("cliplib.data.folder").info("found")
+    logging.getLogger("x").info("noise")
+    told = capsys.readouterr()
+    assert told.out.splitlines().count("found") == 1 and "noise" not in told.out
+    assert "found" not in told.err and "Results go to" in told.out
 
 
 def test_what_was_summed_in_another_order_is_not_taken_up(
