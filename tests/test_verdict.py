@@ -523,8 +523,8 @@ def test_what_names_no_warning_is_refused() -> None:
 def findings(**parts: Any) -> Any:
     """Return as much of the findings as warnings and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
-    defaults = {"images": images, "training_overlap": None, "other_encoders": []}
-    defaults |= {"anonymous": False}
+    defaults = {"images": images, "is_embedded": False, "other_encoders": []}
+    defaults |= {"anonymous": False, "training_overlap": None}
     defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "results": results(), **parts})
 
@@ -540,13 +540,10 @@ def test_the_least_sure_class_gets_as_many_groups_as_make_it_sure() -> None:
 
 
 def test_openais_clip_is_a_command_away_from_the_small_one() -> None:
-    of_mini = TrainingOverlap(np.arange(0), 100)
-    (step,) = next_steps(findings(training_overlap=of_mini), "Yes")
+    (step,) = next_steps(findings(is_embedded=True), "Yes")
     assert step.command.endswith("--others openai/clip-vit-base-patch32")
-    assert (
-        next_steps(findings(training_overlap=of_mini, other_encoders=["dino"]), "Yes")
-        == []
-    )
+    beside = findings(is_embedded=True, other_encoders=["dino"])
+    assert next_steps(beside, "Yes") == []
 
 
 def test_groups_are_to_be_declared_where_no_names_suggest_them() -> None:

@@ -141,7 +141,5 @@ def picture_columns() -> dict[str, slice]:
     return columns
 
 
-picture_statistics = ImageFunction(
-    "patches of corners and edges, border, sharpness, colours", each_image(_describe)
-)
+picture_statistics = ImageFunction("picture_statistics_1", each_image(_describe))
 """Of each image a row with all its statistics, float32, (n, 615)."""

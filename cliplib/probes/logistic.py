@@ -3,9 +3,8 @@
 The preconditioner is diagonal in the principal axes of the rows.
 
 scikit-learn's solver ends at the same minimum. On thousands of correlated features, as
-those of the readout "deep", it takes 3 to 8 times as long to an equal tolerance, and on
-few rows of them 5 to 15 times; on a few hundred features, as those of "pooled", less
-than twice as long.
+those of the readout "deep", it takes 3.7 to 5.8 times as long, at its best setting; on
+a few hundred, as those of "pooled", less than twice as long.
 """
 
 from __future__ import annotations

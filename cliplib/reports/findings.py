@@ -65,6 +65,8 @@ class Findings:
         The frozen CLIP.
     encoder_name
         Its hub id or folder; if anonymous, no folder.
+    is_embedded
+        Whether it is the small CLIP inside of cliplib.
     images, belonging
         What the folder holds.
     audit
@@ -92,8 +94,8 @@ class Findings:
     aid
         A classifier that abstains when unsure, made of the best probe.
     training_overlap
-        Images that the encoder was trained on; None where nothing is known of that, as
-        of any but the embedded one.
+        Images that the encoder was trained on; None for any but the embedded one, of
+        which nothing is known.
     published_split
         What the folder's own split says; None where it has none.
     external
@@ -107,6 +109,7 @@ class Findings:
     groups: str
     encoder: ClipEncoder
     encoder_name: str
+    is_embedded: bool
     images: EncodedImages
     belonging: Belonging
     audit: Audit

@@ -146,7 +146,8 @@ def measure(
     aid = make_aid(results, encoder, images.names, about)
     shortcuts = probe_shortcuts(table, files, results.predicted, cache=cache, **folds)
     training_overlap = None  # of another encoder nothing is known
-    if encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint:
+    is_embedded = encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint
+    if is_embedded:
         training_overlap = find_training_overlap(files, cache=cache)
     external = None
     if elsewhere:
@@ -165,6 +166,7 @@ def measure(
         groups=groups,
         encoder=encoder,
         encoder_name=encoder_name,
+        is_embedded=is_embedded,
         images=images,
         belonging=who_belongs_together(dataset, images, anonymous=anonymous),
         audit=audit,
