@@ -158,20 +158,6 @@ def test_files_of_one_name_are_refused_before_any_is_encoded(
     assert f"Two files are called {image}: leave one out" in capsys.readouterr().err
 
 
-def test_a_bar_shows_progress_also_of_few_images(
-    aid: Path, folder: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "cliplib", "classify", str(aid)]
-    command += [str(folder / "disc" / "disc0.png"), "--heat-maps"]
-    environment = {**os.environ, "TQDM_DISABLE": ""}
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    for title in ("classify", "page"):
-        assert re.search(rf"{title}: 100%.* 1/1 ", done.stderr)
-
-
 # --- commands, folders, and what is wrong with them
 
 

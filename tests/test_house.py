@@ -7,6 +7,7 @@ import collections
 import graphlib
 import itertools
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -261,7 +262,7 @@ def test_a_notebook_can_be_read(path):
 
 
 OFFLINE = """
-import sys
+import runpy, sys
 from pathlib import Path
 
 def refuse(event, arguments):
@@ -290,13 +291,24 @@ aid = DecisionAid.fit(encode(folder, encoder), encoder)
 aid.save(out / "aid")
 aid = DecisionAid.load(out / "aid")
 write_html(aid.classify(folder), out / "sheet.html", aid, folder)
+image = folder / "disc" / "disc0.png"
+sys.argv = ["cliplib", "classify", str(out / "aid"), str(image), "--heat-maps"]
+runpy.run_module("cliplib", run_name="__main__")  # as python -m cliplib
 """
 
 
-def test_the_whole_way_needs_no_network(image_folder, checkpoint, tmp_path):
+def test_the_whole_way_needs_no_network_and_a_bar_shows_progress_also_of_few_images(
+    image_folder, checkpoint, tmp_path
+):
     command = [sys.executable, "-c", OFFLINE, image_folder(n=12), tmp_path, checkpoint]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    environment = {**os.environ, "TQDM_DISABLE": ""}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "disc0.png: " in done.stdout
+    for title in ("classify", "page"):
+        assert re.search(rf"{title}: 100%.* 1/1 ", done.stderr)
     page = (tmp_path / "sheet.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
 

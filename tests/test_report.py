@@ -282,19 +282,20 @@ OTHERS = {
     "03_lacking": """from study.features import MissingImages
 raise MissingImages('There are no images of the moon.')""",
     "04_dying": "import os; os._exit(1)",
-    "05_seen": """import json, multiprocessing, os, sys, tempfile
+}
+"""Cells of notebooks beside the toy's, which all fail."""
+SEEN = """import json, multiprocessing, os, sys, tempfile
 kept = tempfile.TemporaryDirectory()
 start = multiprocessing.get_start_method()
-print(json.dumps(["torch" in sys.modules, os.getcwd(), start, kept.name]))""",
-}
-"""Cells of notebooks beside the toy's."""
+print(json.dumps(["torch" in sys.modules, os.getcwd(), start, kept.name]))"""
 
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Build with a parameter; return the root and what was printed.
 
-    Of its notebooks three fail. One of them had results of an earlier build.
+    Of its notebooks three fail. One of them had results of an earlier build. The toy
+    tells at its end what kind of kernel it had.
     """
     root = make_toy(tmp_path_factory.mktemp("several"))
     v4 = nbformat.v4
@@ -304,6 +305,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         cells = [title, first.cells[1], v4.new_code_cell(code)]
         notebook = v4.new_notebook(cells=cells, metadata=first.metadata)
         nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+    first.cells.append(v4.new_code_cell(SEEN))
+    nbformat.write(first, root / "notebooks" / "01_toy.ipynb")
     own = root / "build" / "seed-1"
     for folder in ("figures", "build/executed"):
         (own / folder).mkdir(parents=True)
@@ -354,7 +357,7 @@ def test_a_notebook_that_fails_costs_its_own_results_and_no_more(
 def test_forked_kernels_are_as_others_are(several: tuple[Path, str]) -> None:
     root, _ = several
     executed = root / "build" / "seed-1" / "build" / "executed"
-    (*_, cell) = nbformat.read(executed / "05_seen.ipynb", 4).cells
+    (*_, cell) = nbformat.read(executed / "01_toy.ipynb", 4).cells
     *seen, kept = json.loads(cell.outputs[0].text)
     start = multiprocessing.get_all_start_methods()[0]  # the default
     assert seen == [True, str(root), start]
