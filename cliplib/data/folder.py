@@ -135,11 +135,11 @@ def parse_path(relative: PurePath) -> tuple[str, str, str]:
         raise ValueError(
             f"The image {relative} lies outside the class folders: move it into one."
         )
-    *above, label, file = relative.parts
-    folder_above = above[-1] if above else ""
-    split = USUAL_SPLIT.get(folder_above.lower(), "")
-    parts = [folder_above, label, file] if split else [label, file]
-    return "/".join(parts), split, label
+    folder = relative.parent
+    above = folder.parent
+    split = USUAL_SPLIT.get(above.name.lower(), "")
+    root = above.parent if split else above
+    return relative.relative_to(root).as_posix(), split, folder.name
 
 
 def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
@@ -151,7 +151,9 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     """
     image_by_place = {image.place: image for image in images}
     if len(image_by_place) > 1:
-        first, second = sorted(image_by_place)[:2]
+        places = sorted(image_by_place)
+        first = places[0]
+        second = places[1]
         raise ValueError(
             f"Class folders lie in {first} (which holds {image_by_place[first].id}) "
             f"and in {second} (which holds {image_by_place[second].id}): put all in "

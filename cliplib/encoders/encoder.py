@@ -105,7 +105,7 @@ class Encoder(ABC):
         results are 0. If it is None, the first raises OSError. `progress` is the title
         of a progress bar; "" shows none.
         """
-        features, *other_results = map_images(
+        results = map_images(
             images,
             self.image_function,
             *others,
@@ -114,10 +114,10 @@ class Encoder(ABC):
             batch_size=self.batch_size,
             progress=progress,
         )
-        if not features.size:  # no image can be read: any other tells the width
+        if not results[0].size:  # no image can be read: any other tells the width
             width = self.encode_batch([Image.new("RGB", (64, 64))]).shape[1]
-            features = np.zeros((len(features), width), np.float32)
-        return [features, *other_results]
+            results[0] = np.zeros((len(results[0]), width), np.float32)
+        return results
 
     def encode_images(
         self, images: Images, *, readout: str = "", progress: bool = True

@@ -57,7 +57,8 @@ class VisionEncoder(Encoder):
             settings = find_checkpoint(self.name, weights=False)
             self.processor = _load_processor(settings)
             source = find_checkpoint(self.name)
-            tower, self._pooling_was_trained = _load_tower(source)
+            tower, pooling_was_trained = _load_tower(source)
+        self._pooling_was_trained = pooling_was_trained
         self.model = tower.eval().requires_grad_(False).to(self.device)
 
     @cached_property

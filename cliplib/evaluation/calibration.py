@@ -43,7 +43,7 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         Where logits and labels do not fit together, or a logit is NaN or infinite.
     """
     raised = check_array(np.maximum(np.asarray(logits, float), LEAST_LOGIT))
-    _, labels = label_indices(y, range(raised.shape[1]))
+    labels = label_indices(y, range(raised.shape[1]))
     check_consistent_length(raised, labels)
     if (raised.argmax(axis=1) == labels).all():
         return 1.0

@@ -18,7 +18,7 @@ def are_right(y: ArrayLike, predicted: ArrayLike) -> Bools:
     ValueError where the two do not fit together, or a label is missing.
     """
     if np.ndim(predicted) > 1:
-        _, labels = label_indices(y, range(np.shape(predicted)[1]))
+        labels = label_indices(y, range(np.shape(predicted)[1]))
         return np.asarray(checked_proba(labels, predicted).argmax(axis=1) == labels)
     check_consistent_length(y, predicted)
     unique_labels(y, predicted)  # it refuses NaN, fractions, names beside numbers

@@ -131,7 +131,9 @@ def evaluate(
     ValueError
         Where labels, predictions and classes do not fit together.
     """
-    labels, proba, names = _checked_input(y, predicted, classes)
+    known = _known_classes(y, predicted, classes)
+    labels = label_indices(y, known)
+    proba = checked_proba(labels, _as_proba(predicted, known))
     n, k = proba.shape
     group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
@@ -145,7 +147,7 @@ def evaluate(
         metrics = metrics.loc[METRICS_OF_LABELS]
     return Evaluation(
         metrics=metrics,
-        per_class=_per_class_table(per_class, names, is_true.sum(axis=0)),
+        per_class=_per_class_table(per_class, known, is_true.sum(axis=0)),
         confusion=confusion_matrix(labels, proba.argmax(axis=1), labels=range(k)),
         n=n,
         n_groups=n_groups,
@@ -236,29 +238,32 @@ def confidence_bins(confidence: Floats) -> Bools:
     return np.asarray((EDGES[:-1] < at_most_one) & (at_most_one <= EDGES[1:]))
 
 
-def _checked_input(
+def _known_classes(
     y: ArrayLike, predicted: ArrayLike, classes: Sequence[object] | None
-) -> tuple[Ints, Floats, tuple[str, ...]]:
-    """Return labels (n,), probabilities (n, k) and names (k,) of classes.
+) -> Sequence[object]:
+    """Return the k classes: those given, or those of all labels.
 
-    Predicted labels become probabilities of 0 and 1. Without `classes` they are those
-    of the labels; of whole numbers "0" and so on. ValueError where the arguments do not
-    fit together.
+    Of labels that are whole numbers they are 0 and so on. ValueError for probabilities
+    without a class for each column.
     """
-    given = np.asarray(predicted)
-    if given.ndim > 1 and (classes is None or given.shape[-1] != len(classes)):
+    shape = np.shape(predicted)
+    if len(shape) > 1 and (classes is None or shape[-1] != len(classes)):
         raise ValueError(
-            f"Probabilities of shape {given.shape} need classes, the names of their "
+            f"Probabilities of shape {shape} need classes, the names of their "
             "columns in this order: the columns of a classifier are its classes_."
         )
-    if classes is None:
-        found = unique_labels(y, given)  # it refuses names beside numbers
-        classes = range(found[-1] + 1) if found.dtype.kind in "iu" else found
-    names, labels = label_indices(y, classes)
-    if given.ndim == 1:
-        _, columns = label_indices(given, classes)
-        given = columns[:, None] == np.arange(len(names))  # one-hot (n, k)
-    return labels, checked_proba(labels, given), names
+    if classes is not None:
+        return classes
+    found = unique_labels(y, predicted)  # it refuses names beside numbers
+    return range(found[-1] + 1) if found.dtype.kind in "iu" else list(found)
+
+
+def _as_proba(predicted: ArrayLike, classes: Sequence[object]) -> ArrayLike:
+    """Return predicted labels as probabilities of 0 and 1, (n, k); others as given."""
+    if np.ndim(predicted) > 1:
+        return predicted
+    columns = label_indices(predicted, classes)
+    return np.asarray(columns[:, None] == np.arange(len(classes)))
 
 
 def _per_class_intervals(
@@ -358,7 +363,7 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> Estimate:
 
 
 def _per_class_table(
-    per_class: dict[str, pd.DataFrame], names: Sequence[str], support: Ints
+    per_class: dict[str, pd.DataFrame], classes: Sequence[object], support: Ints
 ) -> pd.DataFrame:
     """Join the tables of each metric, value, low and high by class, to a single one.
 
@@ -368,4 +373,5 @@ def _per_class_table(
     table.columns = pd.Index(
         [x if end == "value" else f"{x}_{end}" for x, end in table.columns]
     )
-    return table.assign(support=support).set_index(pd.Index(names, name="class"))
+    names = pd.Index([str(name) for name in classes], name="class")
+    return table.assign(support=support).set_index(names)

@@ -65,7 +65,8 @@ def halved(squares: NDArray[Any]) -> Features:
 
 def similarities(warps: list[tuple[float, float]]) -> Tensor:
     """Return the maps, (w, 2, 3), that zoom and turn, each by a scale and an angle."""
-    scale, angle = torch.tensor(warps).T
+    scale = torch.tensor([scale for scale, _ in warps])
+    angle = torch.tensor([angle for _, angle in warps])
     cos = scale * torch.cos(torch.deg2rad(angle))
     sin = scale * torch.sin(torch.deg2rad(angle))
     none = torch.zeros(len(warps))
@@ -151,8 +152,8 @@ def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Placed:
         correlations = torch.fft.irfft2(views_of_pair * goal.conj())
         peak = correlations.flatten(1).max(dim=1)
         alike[pairs] = peak.values
-        place = np.unravel_index(peak.indices.numpy(), tuple(correlations.shape[1:]))
-        warp, down, right = place
+        shape = tuple(correlations.shape[1:])
+        warp, down, right = np.unravel_index(peak.indices.numpy(), shape)
         turned = GRID[warp][:, :, :2]
         shift = torch.stack([OFFSETS[right], OFFSETS[down]], dim=1)
         maps[pairs, :2] = torch.cat([turned, turned @ shift[:, :, None]], dim=2)
@@ -195,7 +196,9 @@ def _gauss_newton(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
     slope_down, slope_right = torch.gradient(fixed, dim=(1, 2))
     down = slope_down.flatten(1) * side / 2
     right = slope_right.flatten(1) * side / 2
-    x, y, _ = _pixels(side)
+    pixels = _pixels(side)
+    x = pixels[0]
+    y = pixels[1]
     columns = [right * x, right * y, right, down * x, down * y, down]
     slopes = torch.stack(columns, dim=1)  # (p, 6, s²)
     # Of so small matrices the inverse takes an eighth of the time of `solve`.

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from cliplib.data.arrays import Bools, Features, Ints
-from cliplib.data.labels import label_indices
+from cliplib.data.labels import classes_of, label_indices
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
@@ -166,11 +166,11 @@ class FeatureTable:
         features = np.asarray(X, np.float32)
         n = len(features)
         rows = np.arange(n)
-        names, labels = label_indices(y, classes)
+        known = classes_of(y) if classes is None else classes
         return cls(
             features=features,
-            labels=labels,
-            classes=names,
+            labels=label_indices(y, known),
+            classes=tuple(str(name) for name in known),
             ids=np.asarray(rows if ids is None else ids).astype(np.str_),
             splits=np.asarray([""] * n if splits is None else splits, np.str_),
             copies=rows,

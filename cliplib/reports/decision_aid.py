@@ -148,9 +148,11 @@ class DecisionAid:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
         check_made_by(table, encoder)
         encoder.columns_of(table.readout)  # refuses what it cannot make
-        rows = group_train_test_split(table.labels, table.groups, parts=4, seed=seed)
-        training = table.select(rows[0])
-        held_out = table.select(rows[1])
+        train_rows, held_out_rows = group_train_test_split(
+            table.labels, table.groups, parts=4, seed=seed
+        )
+        training = table.select(train_rows)
+        held_out = table.select(held_out_rows)
         fitted = clone(probe or default_probe(len(training), seed=seed))
         fitted.fit(training.features, training.labels, groups=training.groups)
         # The split leaves every class on both sides; `classes_` are sorted.
