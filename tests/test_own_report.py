@@ -128,11 +128,22 @@ def findings(home: Path, checkpoint: Path) -> Findings:
 
 
 @pytest.fixture(scope="module")
+def content(findings: Findings) -> dict[str, Any]:
+    """What page and PDF show."""
+    return document(findings, verdict(findings))
+
+
+@pytest.fixture(scope="module")
 def written(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole report."""
     place = tmp_path_factory.mktemp("report")
     write_report(findings, verdict(findings), place, HOSTILE)
     return place
+
+
+def no_shortcuts(*_: Any, **__: Any) -> list[Any]:
+    """Stand in for what takes a measurement longest, where nothing is about it."""
+    return []
 
 
 # --- What is measured
@@ -277,6 +288,7 @@ def test_a_limit_holds_for_copies_too_and_boxes_of_other_images_are_left_out(
     home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
+    monkeypatch.setattr(module, "probe_shortcuts", no_shortcuts)
     boxes = str(home / "boxes.csv")  # of 24 images
     ward = home / "ward7"
     found = measure(ward, model=str(checkpoint), limit=18, boxes=boxes)
@@ -396,6 +408,7 @@ def test_too_few_images_are_refused_by_the_name_of_what_was_given(
     home: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
+    monkeypatch.setattr(module, "probe_shortcuts", no_shortcuts)
     ward = home / "ward7"
     model = str(checkpoint)
     one = tmp_path / "away" / "disc"
@@ -492,11 +505,10 @@ def test_the_page_loads_nothing_and_tells_the_verdict_first(written: Path) -> No
     assert "disc/disc0.png" in text  # under its picture
 
 
-def test_what_is_asked_for_has_its_section(findings: Findings) -> None:
-    titles = {
-        section["title"]
-        for section in document(findings, verdict(findings))["sections"]
-    }
+def test_what_is_asked_for_has_its_section(
+    findings: Findings, content: dict[str, Any]
+) -> None:
+    titles = {section["title"] for section in content["sections"]}
     assert {"Elsewhere", "Without the object", "How it was made"} <= titles
     without = replace(findings, external=None, erased=None)
     plain = document(without, verdict(without))
@@ -561,13 +573,11 @@ def test_texts_of_cells() -> None:
 
 @pytest.mark.parametrize("rows", [2, 60])
 def test_a_long_table_goes_over_the_page_and_a_short_one_stays(
-    rows: int, findings: Findings, tmp_path: Path
+    rows: int, content: dict[str, Any], tmp_path: Path
 ) -> None:
     names = ["a/very/long_file_name_" * 3 + str(row) for row in range(rows)]
     table = table_of("Files.", pd.DataFrame({"file": names, "n": 1}), most=rows)
-    told = document(findings, verdict(findings)) | {
-        "sections": [{"title": "Files", "blocks": [table]}]
-    }
+    told = content | {"sections": [{"title": "Files", "blocks": [table]}]}
     (tmp_path / "a.pdf").write_bytes(as_pdf(told))
     assert len(pypdf.PdfReader(tmp_path / "a.pdf").pages) == (1 if rows == 2 else 2)
     assert "a/very/long_file_name_" in as_html(told)
@@ -593,9 +603,17 @@ def test_files_that_no_report_wrote_are_not_replaced(
 
 @pytest.mark.parametrize("fails", ["write_csv", "aid"])
 def test_a_full_disk_leaves_the_old_report(
-    findings: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+    findings: Findings,
+    content: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
 ) -> None:
     monkeypatch.setattr("cliplib.reports.document.as_pdf", lambda _: b"%PDF")
+    monkeypatch.setattr(
+        "cliplib.reports.document.document",
+        lambda _, __, title: content | {"title": title},
+    )
     write_report(findings, verdict(findings), tmp_path / "old", "The old one")
 
     def full(*_: object) -> bytes:
@@ -615,12 +633,12 @@ def test_a_full_disk_leaves_the_old_report(
 
 
 def test_a_name_of_250_letters_stays_on_the_paper(
-    findings: Findings, tmp_path: Path
+    content: dict[str, Any], tmp_path: Path
 ) -> None:
     reason = "empty, or in no known format"
     frame = pd.DataFrame({"file": [f"disc/{'d' * 250}.png"], "reason": reason})
     sections = [{"title": "Images", "blocks": [table_of("", frame)]}]
-    told = document(findings, verdict(findings)) | {"sections": sections}
+    told = content | {"sections": sections}
     (tmp_path / "a.pdf").write_bytes(as_pdf(told))
     pages = pypdf.PdfReader(tmp_path / "a.pdf").pages
     lines = [line for page in pages for line in page.extract_text().splitlines()]

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cliplib.data.cache import map_images
@@ -54,9 +55,15 @@ def files(images: list[Image.Image]) -> list[bytes]:
     return contents
 
 
+def probed(
+    labelled: FeatureTable, images: list[bytes], predicted: NDArray[np.integer]
+) -> list[Shortcut]:
+    return probe_shortcuts(labelled, images, predicted, n_splits=3)
+
+
 @cache
 def found_with(trap: Callable[[Image.Image], Image.Image]) -> list[Shortcut]:
-    return probe_shortcuts(table(), files(images_with(trap)), table().labels)
+    return probed(table(), files(images_with(trap)), table().labels)
 
 
 def untouched(image: Image.Image) -> Image.Image:
@@ -143,7 +150,7 @@ def test_two_images_a_class_are_shown() -> None:
 def test_without_a_gain_of_clip_that_is_shown_there_is_no_share() -> None:
     hardly_better = table().labels.copy()
     hardly_better[:36] = 1 - hardly_better[:36]  # right for 44 of 80
-    shortcuts = probe_shortcuts(table(), files(images_with(stamp)), hardly_better)
+    shortcuts = probed(table(), files(images_with(stamp)), hardly_better)
     assert all(np.isnan(shortcut.share_of_gain.value) for shortcut in shortcuts)
     best = strongest(shortcuts)
     assert best is not None
@@ -169,8 +176,8 @@ def test_groups_are_kept_whole() -> None:
     together = FeatureTable.from_arrays(
         np.zeros((N, 1)), labels, groups=np.arange(N) % 10
     )
-    by_image = strongest(probe_shortcuts(apart, images, labels))
-    by_group = strongest(probe_shortcuts(together, images, labels))
+    by_image = strongest(probed(apart, images, labels))
+    by_group = strongest(probed(together, images, labels))
     assert by_image is not None
     assert by_group is not None
     assert by_image.balanced.value == 1
