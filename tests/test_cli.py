@@ -74,8 +74,16 @@ def series(folder: Path) -> None:
 
 
 def test_a_folder_is_measured_and_learned_and_groups_are_suggested_and_declared(
-    folder: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+    folder: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What takes longest, and what nothing is said of here.
+    monkeypatch.setattr(
+        "cliplib.reports.measure.probe_shortcuts", lambda *_, **__: list[object]()
+    )
     series(folder)
     out = tmp_path / "new" / "aid"
     assert train(folder, out, checkpoint) == 0

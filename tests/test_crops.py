@@ -91,8 +91,12 @@ def test_each_picture_is_cropped_once_and_few_of_a_patient_at_the_mirrored_place
     assert opposite == table.ids[[0, 3, 4, 5, 6, 7]].tolist()
 
 
-def test_crops_are_committed_of_each_picture(mini):
-    brain = load_features("brain_tumor_mri", mini)
+@pytest.fixture(scope="module")
+def brain(mini):
+    return load_features("brain_tumor_mri", mini)
+
+
+def test_crops_are_committed_of_each_picture(brain, mini):
     crops, mirrored = load_crops(brain, mini)
     assert (len(crops), len(mirrored)) == (3054, 603)
     assert np.isin(mirrored.ids, crops.ids).all()
@@ -103,7 +107,6 @@ def test_crops_are_committed_of_each_picture(mini):
     assert not np.allclose(crops.features, brain.features[rows])
 
 
-def test_crops_of_another_encoder_are_refused(tiny, mini):
-    brain = load_features("brain_tumor_mri", mini)
+def test_crops_of_another_encoder_are_refused(brain, tiny):
     with pytest.raises(MissingImages, match="The crops are those of 'mini'"):
         load_crops(brain, tiny)
