@@ -206,7 +206,7 @@ def test_a_trap_is_named_with_images_that_show_it(
     ids = {warning.id: warning for warning in judged.warnings}
     assert judged.word == "Perhaps"
     assert ids["one-class-value"].evidence["field"] == "mode"
-    labels = {found.images.labels[row] for row in ids["shortcut"].rows}
+    labels = {found.images.table.label_names[row] for row in ids["shortcut"].rows}
     assert labels == {"a", "b"}
 
 

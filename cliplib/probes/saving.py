@@ -16,7 +16,7 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 
-AnyProbe = LinearProbe | KernelProbe | MLPProbe
+KINDS: tuple[type[Probe], ...] = (LinearProbe, KernelProbe, MLPProbe)
 
 
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
@@ -52,14 +52,14 @@ def _as_list(value: Any) -> Any:
     return np.asarray(value).tolist()
 
 
-def load_probe(folder: str | os.PathLike[str]) -> AnyProbe:
+def load_probe(folder: str | os.PathLike[str]) -> Probe:
     """Return the fitted probe that `save_probe` wrote to a folder.
 
     It predicts the same probabilities to the bit.
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
-    kinds = {kind.__name__: kind for kind in (LinearProbe, KernelProbe, MLPProbe)}
-    probe: AnyProbe = kinds[document["kind"]](**document["parameters"])
+    kinds = {kind.__name__: kind for kind in KINDS}
+    probe = kinds[document["kind"]](**document["parameters"])
     for name, value in document["fitted"].items():
         setattr(probe, name, np.array(value) if isinstance(value, list) else value)
     for name, array in load_file(Path(folder) / "probe.safetensors").items():

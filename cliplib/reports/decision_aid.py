@@ -25,9 +25,10 @@ from cliplib.evaluation.calibration import fit_temperature, risk_coverage
 from cliplib.evaluation.intervals import clopper_pearson
 from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
+from cliplib.probes.base import Probe
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
-from cliplib.probes.saving import AnyProbe, load_probe, save_probe
+from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.aid_folder import new_parts, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ RISK = 0.05
 """Share of errors among the answers that a decision aid aims at."""
 
 
-def default_probe(n_images: int, *, seed: int = 0) -> KernelProbe | LinearProbe:
+def default_probe(n_images: int, *, seed: int = 0) -> Probe:
     """Return an unfitted KernelProbe; from 10,000 images on a LinearProbe."""
     if n_images < KERNEL_LIMIT:
         return KernelProbe(seed=seed)
@@ -88,7 +89,7 @@ class DecisionAid:
     """
 
     encoder: Encoder
-    probe: AnyProbe = field(repr=False)
+    probe: Probe = field(repr=False)
     training: FeatureTable
     temperature: float = 1.0
     min_probability: float = 0.0
@@ -101,7 +102,7 @@ class DecisionAid:
         table: FeatureTable,
         encoder: Encoder,
         *,
-        probe: AnyProbe | None = None,
+        probe: Probe | None = None,
         risk: float = RISK,
         out_of_distribution: float = 0.01,
         seed: int = 0,

@@ -12,7 +12,7 @@ from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Estimate, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
-from cliplib.probes.saving import AnyProbe
+from cliplib.probes.base import Probe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.images import EncodedImages
 
@@ -49,7 +49,7 @@ class ExternalTest:
 def evaluate_external(
     internal: EncodedImages,
     external: EncodedImages,
-    probe: AnyProbe,
+    probe: Probe,
     aid: DecisionAid,
     *,
     copies: str | float = "near",

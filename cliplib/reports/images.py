@@ -35,8 +35,8 @@ class EncodedImages:
         have a column for each published split, or else a single one, "images".
     unreadable
         The reason why a file cannot be read, by id.
-    facts
-        Of each row's file: format, mode, width, height and the like.
+    fields
+        What each row's file says of itself, as `file_fields` returns it.
     """
 
     table: FeatureTable
@@ -44,12 +44,7 @@ class EncodedImages:
     names: Sequence[str]
     counts: pd.DataFrame
     unreadable: Mapping[str, str]
-    facts: pd.DataFrame
-
-    @property
-    def labels(self) -> list[str]:
-        """The name of each row's class."""
-        return [str(name) for name in self.table.label_names]
+    fields: pd.DataFrame
 
     @property
     def groups_per_class(self) -> dict[str, int]:

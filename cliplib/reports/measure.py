@@ -37,8 +37,8 @@ from cliplib.inspection.subgroups import find_subgroups
 from cliplib.inspection.swaps import measure_swaps
 from cliplib.inspection.training_overlap import find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
+from cliplib.probes.base import Probe
 from cliplib.probes.out_of_fold import fit_with_groups
-from cliplib.probes.saving import AnyProbe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Belonging, Findings
@@ -173,9 +173,9 @@ def measure(
         copies=copies_by_row(audit, table),
         results=results,
         shortcuts=measure_swaps(shortcuts, probe, probe_table, encoder, files, **folds),
-        one_class_values=values_of_one_class(images.facts, table),
+        one_class_values=values_of_one_class(images.fields, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
-        subgroups=find_subgroups(table, results.predicted, images.facts, seed=seed),
+        subgroups=find_subgroups(table, results.predicted, images.fields, seed=seed),
         other_encoders=[*other_tables],
         suspects=suspect_labels(table.labels, results.proba),
         errors=explain_errors(encoder, fitted, files, results),
@@ -251,7 +251,7 @@ def copies_by_row(audit: Audit, table: FeatureTable) -> pd.DataFrame:
 
 
 def explain_errors(
-    encoder: ClipEncoder, fitted: AnyProbe, files: Sequence[Any], results: Results
+    encoder: ClipEncoder, fitted: Probe, files: Sequence[Any], results: Results
 ) -> list[tuple[int, Image.Image]]:
     """Return the errors of which the best probe was surest, six at most, surest first.
 

@@ -36,17 +36,18 @@ def small_jpeg(source: ImageSource, side: int, quality: int = 75) -> bytes:
 def of_rows(findings: Findings, rows: Sequence[int]) -> list[Picture]:
     """Return images by their rows, `MOST_PICTURES` at most: class, and name below."""
     images = findings.images
+    labels = images.table.label_names
     return [
-        Picture(images.files[row], images.labels[row], images.names[row])
+        Picture(images.files[row], labels[row], images.names[row])
         for row in rows[:MOST_PICTURES]
     ]
 
 
 def of_classes(findings: Findings) -> list[Picture]:
     """Return two images of each class, of different groups."""
-    images = findings.images
+    table = findings.images.table
     # The index is the row in the feature table, and stays so below.
-    frame = pd.DataFrame({"class": images.labels, "group": images.table.groups})
+    frame = pd.DataFrame({"class": table.label_names, "group": table.groups})
     two_a_class = frame.drop_duplicates("group").groupby("class").head(2)
     in_order = two_a_class.sort_values("class", kind="stable")
     return of_rows(findings, in_order.index.tolist())

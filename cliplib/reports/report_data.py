@@ -117,7 +117,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
         {
             "image": np.arange(1, len(files) + 1),
             "file": files,
-            "label": images.labels,
+            "label": images.table.label_names,
             "answer": classes[results.predicted],
             "probability": results.proba.max(axis=1),
             "group": results.table.groups,
@@ -127,7 +127,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
         },
         index=files.index,  # which suspects and seen have in part
     )
-    read = read.join(images.facts.reset_index(drop=True)).assign(error="")
+    read = read.join(images.fields.reset_index(drop=True)).assign(error="")
     unread = pd.DataFrame(images.unreadable.items(), columns=["file", "error"])
     # As objects: beside missing numbers, the integer 1 would become 1.0.
     everything = pd.concat([read.astype(object), unread], ignore_index=True)
