@@ -211,7 +211,7 @@ def classify(
 
     The answers are a table for spreadsheets (CSV) and a page to look at (HTML).
     """
-    from cliplib.data.files import replacing
+    from cliplib.data.files import check_writable, replacing
     from cliplib.data.text_table import write_csv
     from cliplib.reports.aid_answers import check_names_differ, write_html
     from cliplib.reports.decision_aid import DecisionAid
@@ -232,6 +232,7 @@ def classify(
             f"{table} or {page} is there already: choose another --out-prefix, or add "
             "--overwrite."
         )
+    check_writable(Path(table).parent)
     sources = files[0] if len(files) == 1 else files  # a folder, or images
     check_names_differ(sources)
     decision_aid = DecisionAid.load(aid)

@@ -384,7 +384,7 @@ def test_wrong_names_are_told_in_a_sentence(
         ),
         (
             ["classify", str(aid), str(file), f"--out-prefix={file}/a"],
-            "Nothing was written to .*text.txt",
+            "Nothing can be written to .*text.txt: choose another",
         ),
         ([str(bare), "--out", missing], "holds no image"),
     ):

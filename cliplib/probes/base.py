@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.data.threads import one_thread
 from cliplib.features.splits import group_train_test_split
-from cliplib.probes.kept_groups import refuse_groups_kept_from_fit
+from cliplib.probes.withheld_groups import refuse_withheld_groups
 
 HoldOut = Callable[[int], tuple[Ints, Ints]]
 """Maps a seed to row numbers: of rows to train on, and of those held out to choose."""
@@ -73,7 +73,7 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         rows, labels = validate_data(self, X, y, dtype=np.float32, order="C")
         check_consistent_length(rows, groups)
         if groups is None:
-            refuse_groups_kept_from_fit()
+            refuse_withheld_groups()
         check_classification_targets(labels)
         encoder = LabelEncoder().fit(labels)
         self.classes_ = encoder.classes_

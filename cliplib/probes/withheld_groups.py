@@ -1,4 +1,4 @@
-"""Groups that scikit-learn's cross-validation would keep from `fit`, and their refusal.
+"""Groups that scikit-learn's cross-validation withholds from `fit`, and their refusal.
 
 ``cross_val_predict(probe, X, y, groups=groups)`` splits by groups, but calls ``fit``
 without them, unless metadata routing is on. The probe would then choose its settings on
@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 
 
-def refuse_groups_kept_from_fit() -> None:
+def refuse_withheld_groups() -> None:
     """Raise a ValueError where scikit-learn's cross-validation has groups, and fit not.
 
     Scikit-learn tells `fit` nothing of them, so that only its own variables do, further
