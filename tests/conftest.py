@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before anything imports NumPy and torch: two workers share the cores, and on arrays as
 # small as these two threads take several times as long as one.
@@ -41,19 +41,37 @@ CLASSES = ("disc", "square", "stripes")
 COLOURS = {"disc": (200, 60, 50), "square": (60, 160, 80), "stripes": (60, 80, 200)}
 
 LONGEST = (
-    "test_own_report.py",
     "test_report.py",
-    "test_shortcuts.py",
-    "test_probes.py",
-    "test_cli.py",
-    "test_readme.py",
     "test_fixed_point.py",
-    "test_verdict.py",
+    "test_readme.py",
+    "test_own_report.py",
+    "test_pages.py",
     "test_house.py",
     "test_decision_aid.py",
-    "test_mini.py",
-    "test_pages.py",
+    "test_shortcuts.py",
+    "test_probes.py",
+    "test_extract.py",
+    "test_audit.py",
+    "test_figures.py",
+    "test_evaluation.py",
+    "test_cli.py",
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal out whole files, but those that start kernels as one.
+
+    Kernels of one worker are forked from a process that has imported what they use.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return file.replace("test_fixed_point.py", "test_report.py")
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
