@@ -247,7 +247,7 @@ def classify(
             decision_aid,
             sources,
             heat_maps=heat_maps,
-            images=images,
+            training_folder=images,
         )
     print(f"Written: {table}")
     print(f"Written: {page}")

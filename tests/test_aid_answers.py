@@ -154,7 +154,7 @@ def test_a_training_image_is_called_one_and_the_nearest_is_shown(
     Image.effect_noise((48, 48), 90).save(tmp_path / "new.png")
     files = [place / trained, tmp_path / "new.png"]
     rows = aid.classify(files)
-    write_html(rows, tmp_path / "a.html", aid, files, images=place)
+    write_html(rows, tmp_path / "a.html", aid, files, training_folder=place)
     page = page_of(tmp_path / "a.html")
     known, new = (row["Nearest training image"] for row in cells_of(page))
     assert known == (
@@ -195,7 +195,7 @@ def test_a_strangers_aid_shows_no_file_but_those_below_the_folder_that_is_named(
         os.mkfifo(own / "pipe.png")
     for nearest, shown in {name.format(outside=outside): 0, "cat.png": 1}.items():
         said = rows[rows["error"] == ""].iloc[:1].assign(nearest=nearest)
-        write_html(said, tmp_path / "a.html", aid, folder, images=own)
+        write_html(said, tmp_path / "a.html", aid, folder, training_folder=own)
         page = page_of(tmp_path / "a.html")
         assert len(page("img", alt="nearest training image")) == shown
 
@@ -209,7 +209,9 @@ def test_a_comment_of_an_original_is_in_no_picture_that_is_made_of_it(
         noise.save(tmp_path / kind, kind, comment=b"Miller, Anna")
         assert b"Miller" in (tmp_path / kind).read_bytes()
     files = [tmp_path / kind for kind in kinds]
-    write_html(aid.classify(files), tmp_path / "a.html", aid, files, images=tmp_path)
+    write_html(
+        aid.classify(files), tmp_path / "a.html", aid, files, training_folder=tmp_path
+    )
     pictures = [image["src"] for image in page_of(tmp_path / "a.html")("img")]
     assert len(pictures) == 2
     contents = [base64.b64decode(str(uri).partition(",")[2]) for uri in pictures]

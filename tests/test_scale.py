@@ -14,7 +14,7 @@ import pytest
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.distributed import BatchEncoder, encode_with_ray
+from cliplib.features.distributed import EncodingActor, encode_with_ray
 from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.groups import merge_groups
 from cliplib.features.hashes import image_hash
@@ -51,7 +51,7 @@ def test_an_actor_gives_every_image_a_row(
 ) -> None:
     folder = image_folder(n=1)
     (folder / "disc" / "empty.png").touch()
-    actor = BatchEncoder(load_dataset(folder), str(checkpoint), "dinov2")
+    actor = EncodingActor(load_dataset(folder), str(checkpoint), "dinov2")
     batch = actor({"id": np.array([1, 0, 3])})
     assert [*batch["id"]] == [
         "disc/empty.png",
@@ -74,7 +74,7 @@ def test_an_actor_gives_every_image_a_row(
 def test_an_actor_takes_the_readout_of_encode_by_default(
     checkpoint: Path, image_folder: Callable[..., Path]
 ) -> None:
-    actor = BatchEncoder(load_dataset(image_folder(n=1)), str(checkpoint), "")
+    actor = EncodingActor(load_dataset(image_folder(n=1)), str(checkpoint), "")
     assert json.loads(actor.made_by)["readout"] == "deep"
 
 
@@ -85,7 +85,7 @@ def encoded(checkpoint: Path, image_folder: Callable[..., Path]) -> Path:
     copied = folder / "train" / "disc" / "disc0.png"
     shutil.copy(copied, folder / "train" / "disc" / "copy.png")
     (folder / "train" / "disc" / "empty.png").touch()
-    actor = BatchEncoder(load_dataset(folder), str(checkpoint), "deep")
+    actor = EncodingActor(load_dataset(folder), str(checkpoint), "deep")
     out = folder.parent / "out"
     out.mkdir()
     for name, rows in (("b", range(40)), ("a", range(40, 62))):
@@ -118,7 +118,7 @@ def test_groups_of_the_source_are_those_of_the_table(
     listed = load_dataset(image_folder(n=4))
     groups = [f"patient {row % 3}" for row in range(len(listed))]
     listed = listed.remove_columns("group").add_column("group", groups)
-    actor = BatchEncoder(load_dataset(listed), str(checkpoint), "pooled")
+    actor = EncodingActor(load_dataset(listed), str(checkpoint), "pooled")
     out = image_folder(n=1, name="other").parent / "out"
     out.mkdir()
     actor({"id": np.arange(len(listed))}).to_parquet(out / "a.parquet")

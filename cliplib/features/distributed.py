@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 IMAGES_A_FILE = 256  # that are encoded and written at once
 
 
-class BatchEncoder:
+class EncodingActor:
     """What a Ray actor runs: it loads the encoder once, then encodes batch by batch.
 
     Parameters
@@ -119,7 +119,7 @@ def encode_with_ray(
             "Encoding on several machines needs Ray: pip install 'cliplib[scale]'."
         )
     # The actors make encoders of their own; this one only tells how rows are made.
-    made_by = BatchEncoder(dataset, model, readout).made_by
+    made_by = EncodingActor(dataset, model, readout).made_by
     done = _written_ids(output, made_by)
     missing = [row for row, name in enumerate(dataset["id"]) if name not in done]
     if not missing:
@@ -157,7 +157,7 @@ def _encode_images(
 ) -> None:
     """Encode images into new Parquet files in `output`.
 
-    The work is shared by `actors` processes, each with a `BatchEncoder` of its own.
+    The work is shared by `actors` processes, each with a `EncodingActor` of its own.
     """
     import ray.data
 
@@ -167,7 +167,7 @@ def _encode_images(
         ray.init(num_cpus=actors + 1, include_dashboard=False)
     n_files = math.ceil(len(dataset) / IMAGES_A_FILE)
     encoded = ray.data.range(len(dataset), override_num_blocks=n_files).map_batches(
-        BatchEncoder,
+        EncodingActor,
         batch_size=None,  # all rows of a file to be
         compute=ray.data.ActorPoolStrategy(size=actors),
         fn_constructor_args=(dataset, model, readout),

@@ -93,7 +93,7 @@ class Placed(NamedTuple):
     maps: Tensor  # (p, 3, 3), of which the last row is 0, 0, 1
     alike: Features  # correlation of detail where they lie
 
-    def of(self, pairs: Ints) -> Placed:
+    def select(self, pairs: Ints) -> Placed:
         """Return some of the pairs, by number."""
         return Placed(
             self.moving[pairs], self.fixed[pairs], self.maps[pairs], self.alike[pairs]
@@ -103,7 +103,7 @@ class Placed(NamedTuple):
         """Return the better of two ways to place each pair, which follow each other."""
         first_ways, second_ways = self.alike.reshape(2, -1)
         number = np.arange(len(first_ways))
-        return self.of(number + len(number) * (second_ways > first_ways))
+        return self.select(number + len(number) * (second_ways > first_ways))
 
 
 @one_thread()  # on so small images, two would wait for each other most of the time
@@ -254,7 +254,7 @@ def _compared(images: NDArray[np.uint8], placed: Placed) -> pd.DataFrame:
     is_small = (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
     compared = np.zeros((len(change), 3))
     for some in _parts(np.flatnonzero(is_small & (placed.alike >= MIN_FITTED))):
-        pairs = placed.of(some)
+        pairs = placed.select(some)
         a = torch.from_numpy(images[pairs.moving]).float()
         b = torch.from_numpy(images[pairs.fixed]).float()
         # Where one image ends, the other may go on: that end is no detail of the

@@ -100,16 +100,16 @@ def find_subgroups(
     list of Subgroup
         The largest difference first.
     """
-    sources = {
+    divisions = {
         FORM: np.array(name_forms(table.ids.tolist(), table.label_names.tolist())),
         **fields[["camera", "size"]].astype(str),
         CLUSTER: _clusters(table, seed),
     }
     is_right = predicted == table.labels
-    candidates = list(_candidates(table, sources))
+    candidates = list(_candidates(table, divisions))
     found = []
     for by, label, name in candidates:
-        has_name = sources[by] == name
+        has_name = divisions[by] == name
         in_class = table.labels == label
         part = np.flatnonzero(in_class & has_name)
         rest = np.flatnonzero(in_class & ~has_name)
@@ -129,14 +129,14 @@ def find_subgroups(
 
 
 def _candidates(
-    table: FeatureTable, sources: Mapping[str, NDArray[Any]]
+    table: FeatureTable, divisions: Mapping[str, NDArray[Any]]
 ) -> Iterator[tuple[str, int, Any]]:
     """Yield what divides, the class, and the value of the part.
 
     Both the part and the rest of its class have ten groups at least. Of two parts that
     are the whole class, and not shown by names, the first is yielded.
     """
-    for by, values in sources.items():
+    for by, values in divisions.items():
         for label in np.unique(table.labels):
             in_class = table.labels == label
             names = np.unique(values[in_class])

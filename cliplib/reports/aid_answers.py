@@ -45,7 +45,7 @@ def write_html(
     files: Any,
     *,
     heat_maps: bool = False,
-    images: str | os.PathLike[str] = "",
+    training_folder: str | os.PathLike[str] = "",
 ) -> None:
     """Write what an aid said of files, or some rows of it, as a page.
 
@@ -62,8 +62,8 @@ def write_html(
         Those that were classified, of which `rows` may hold some. Their names differ.
     heat_maps : bool
         Also show what spoke for each answer; it takes far longer than all the rest.
-    images : path
-        The folder of the training images, of which the nearest are shown where they are
+    training_folder : path
+        That of the training images, of which the nearest are shown where they are
         below it. An aid holds no images, and does not say where they are.
 
     Raises
@@ -84,7 +84,9 @@ def write_html(
         # JPEG files; b"" stands for one that there is not.
         answer["picture"] = small_jpeg(source, SIDE) if is_readable else b""
         answer["heat_map"] = b""
-        answer["nearest_picture"] = _training_picture(answer["nearest"], images)
+        answer["nearest_picture"] = _training_picture(
+            answer["nearest"], training_folder
+        )
         if heat_maps and is_readable:
             answer["heat_map"] = _heat_map(aid, source, answer["class"])
     counts = rows["reason"].replace("", "answered").value_counts()
@@ -107,17 +109,17 @@ def _heat_map(aid: DecisionAid, source: ImageSource, answer: str) -> bytes:
     return small_jpeg(drawn, SIDE)
 
 
-def _training_picture(name: str, images: str | os.PathLike[str]) -> bytes:
-    """Return a training image as a JPEG file, b"" where it is not below a folder.
+def _training_picture(name: str, training_folder: str | os.PathLike[str]) -> bytes:
+    """Return a training image as a JPEG file, b"" where it is not below its folder.
 
-    `name`, its path below the folder `images`, comes from whoever made the aid: it must
-    lead to no other file of the user's.
+    `name`, its path below that, comes from whoever made the aid: it must lead to no
+    other file of the user's.
     """
     # By the rules of Windows, where a name may ask a foreign machine for a file.
     path = PureWindowsPath(name)
-    if not name or not images or path.anchor or ".." in path.parts:
+    if not name or not training_folder or path.anchor or ".." in path.parts:
         return b""
-    folder = Path(images).resolve()
+    folder = Path(training_folder).resolve()
     file = (folder / name).resolve()  # where links lead
     try:
         is_below = file.is_relative_to(folder)
