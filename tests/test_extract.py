@@ -275,12 +275,12 @@ def test_of_unreadable_images_alone_there_is_no_table(tiny, image_folder):
 def test_sets_that_are_not_here_are_left_out_with_a_warning(
     tiny, trashnet, caplog, monkeypatch
 ):
-    names = ("brain_tumor_mri", "trashnet")
+    names = ("waste_aquatrash", "trashnet")
     with pytest.raises(MissingImages):
         load_available(names, tiny)
     monkeypatch.setenv("CLIPLIB_DATA", str(trashnet))
     assert [*load_available(names, tiny)] == ["trashnet"]
-    assert "Without brain_tumor_mri: " in caplog.text
+    assert "Without waste_aquatrash: " in caplog.text
 
 
 def test_a_seed_is_a_whole_number(image_folder, tiny):
