@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -131,8 +132,12 @@ def confusion_of(classes: list[str]) -> Any:
     return SimpleNamespace(results=results)
 
 
-@pytest.mark.parametrize("n_classes", [6, 10, 24])
-@pytest.mark.parametrize("name", ["{}", "class {}", "leaves with a curling virus, {}"])
+NAMES = ("{}", "class {}", "leaves with a curling virus, {}")
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "name"), [*itertools.product((6, 10, 16), NAMES), (24, NAMES[2])]
+)
 def test_a_confusion_names_every_class_once_and_apart(
     n_classes: int, name: str
 ) -> None:
