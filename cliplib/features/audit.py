@@ -75,7 +75,7 @@ def audit_dataset(
     images = images.drop(columns="digest")
     features = None
     if table is not None:  # NaN for images that it lacks
-        of_table = pd.DataFrame(np.asarray(table.features), table.ids)
+        of_table = pd.DataFrame(table.features, table.ids)
         features = of_table.reindex(images["id"]).to_numpy(np.float32)
     pairs = find_near_duplicates(hashes, features=features, copies=copies, cache=cache)
     pairs = _with_names(pairs, images)

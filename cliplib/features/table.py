@@ -346,7 +346,7 @@ class FeatureTable:
             },
             index=pd.Index(self.ids, name="id"),
         )
-        features = pd.DataFrame(np.asarray(self.features), index=known.index)
+        features = pd.DataFrame(self.features, index=known.index)
         return known.join(features.rename(columns=str))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
