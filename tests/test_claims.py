@@ -168,7 +168,7 @@ CONTRARY = {
     "cover-erased": (ERASED, 0.55),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "0-answer": ("crop.erased.used.meningioma", NOTHING),
+    "0-answer": ("grey_levels.used.meningioma", NOTHING),
     "0-patients": (FALL, metric(0.025, 0.015, 0.035)),
     "0-sources": ("sequence.gap.all", NOTHING),
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
