@@ -20,7 +20,7 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 PRELOADED = [
-    "__main__",  # which multiprocessing runs in each process
+    "build",  # the program itself, which multiprocessing runs in each process
     "kernels",
     "ipykernel.ipkernel",
     "ipykernel.zmqshell",
