@@ -227,6 +227,7 @@ CONTRARY = {
     "4-clue-grey": ("grey_levels.used.meningioma", NOTHING),
     "4-grey-not-series": ("grey_levels.differences.gliomas_of_b.meningioma", NOTHING),
     "4-erased": ("crop.erased.used.meningioma", NOTHING),
+    "4-unknown": ("crop.erased.needed.glioma_series_b", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
         NOTHING,
