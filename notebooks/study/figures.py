@@ -63,6 +63,7 @@ KIND_COLOURS = (
     "#5b2c6f",
     "#2a7f62",
     "#8a6d1f",
+    "#b03a2e",
 )
 METHOD_COLOURS = {
     "kernel probe": "#0b3c5d",
