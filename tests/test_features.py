@@ -217,6 +217,8 @@ def test_a_table_of_arrays_takes_what_is_known():
     assert table.split("test").ids.tolist() == ["2.png"]
     named = FeatureTable.from_arrays(np.eye(2), ["z", "x"], classes=["x", "y", "z"])
     assert named.labels.tolist() == [2, 0]
+    read = FeatureTable.from_arrays(np.eye(2), np.array([b"cat", b"ant"]))  # as HDF5
+    assert read.labels.tolist() == [1, 0]
     with pytest.raises(ValueError, match="'w' is not among the classes x, y"):
         FeatureTable.from_arrays(np.eye(2), ["w", "x"], classes=["x", "y"])
     with pytest.raises(ValueError, match="have no group"):

@@ -301,7 +301,8 @@ def test_the_whole_way_needs_no_network_and_a_bar_shows_progress_also_of_few_ima
     image_folder, checkpoint, tmp_path
 ):
     command = [sys.executable, "-c", OFFLINE, image_folder(n=12), tmp_path, checkpoint]
-    environment = {**os.environ, "TQDM_DISABLE": ""}
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "TQDM_DISABLE": "", "PYTHONPATH": paths}
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment
     )

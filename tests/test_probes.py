@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tracemalloc
 from dataclasses import replace
@@ -241,6 +242,12 @@ def test_a_saved_probe_predicts_the_same_bits(probe, sample, tmp_path):
         "probe.json",
         "probe.safetensors",
     ]
+    about = tmp_path / "probe" / "probe.json"
+    document = json.loads(about.read_text())
+    document["parameters"]["tol"] = 1e-4  # as an older version had it
+    about.write_text(json.dumps(document))
+    loaded = load_probe(tmp_path / "probe")
+    assert (loaded.predict_proba(X) == fitted.predict_proba(X)).all()
 
 
 @probes

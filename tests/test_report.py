@@ -287,7 +287,7 @@ raise MissingImages('There are no images of the moon.')""",
 SEEN = """import json, multiprocessing, os, sys, tempfile
 kept = tempfile.TemporaryDirectory()
 start = multiprocessing.get_start_method()
-print(json.dumps(["torch" in sys.modules, os.getcwd(), start, kept.name]))"""
+print(json.dumps([had_torch, os.getcwd(), start, kept.name]))"""
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +305,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         cells = [title, first.cells[1], v4.new_code_cell(code)]
         notebook = v4.new_notebook(cells=cells, metadata=first.metadata)
         nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+    at_start = "import sys\nhad_torch = 'torch' in sys.modules"
+    first.cells.insert(2, v4.new_code_cell(at_start))
     first.cells.append(v4.new_code_cell(SEEN))
     nbformat.write(first, root / "notebooks" / "01_toy.ipynb")
     own = root / "build" / "seed-1"

@@ -43,11 +43,11 @@ def label_indices(y: ArrayLike, classes: Sequence[object] | NDArray[Any]) -> Int
     if given.dtype.kind in "iu" and not are_numbers:  # indices already
         return given.astype(np.int64)
     names = [str(name) for name in classes]
-    labels = given.astype(np.str_)
+    labels = [str(label) for label in given]
     indices = pd.Index(names).get_indexer(labels)
     if (indices < 0).any():
         raise ValueError(
-            f"The class {str(labels[indices.argmin()])!r} is not among the classes "
+            f"The class {labels[indices.argmin()]!r} is not among the classes "
             f"{', '.join(names)}: give one of these, or its index."
         )
     return np.asarray(indices, np.int64)

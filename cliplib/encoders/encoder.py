@@ -48,9 +48,7 @@ class Encoder(ABC):
         )
         self.device = str(chosen)
         self.batch_size = 16 if chosen.type == "cpu" else 128  # a GPU needs more
-        self.cache = cache if isinstance(cache, ResultCache) else None
-        if cache is True:
-            self.cache = ResultCache()
+        self.cache = ResultCache() if cache is True else cache or None
 
     @property
     @abstractmethod

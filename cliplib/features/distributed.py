@@ -157,7 +157,7 @@ def _encode_images(
 ) -> None:
     """Encode images into new Parquet files in `output`.
 
-    The work is shared by `actors` processes, each with a `EncodingActor` of its own.
+    The work is shared by `actors` processes, each with an `EncodingActor` of its own.
     """
     import ray.data
 

@@ -108,7 +108,10 @@ class FeatureTable:
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
         fold_of_group = self.folds[first_row_of_group(self.groups)]
-        is_finite = np.all(np.isfinite(self.features), axis=1)
+        # Not one by one, which takes a quarter of the features' memory again.
+        lowest = self.features.min(axis=1, initial=0)
+        highest = self.features.max(axis=1, initial=0)
+        is_finite = np.isfinite(lowest) & np.isfinite(highest)
         self._refuse(
             ~np.isin(self.splits, SPLITS),
             "The split of {!r} must be 'train', 'val', 'test' or ''.",

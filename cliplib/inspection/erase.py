@@ -254,7 +254,7 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
     if find_spec("skimage") is None:
         raise ImportError(
             "Erasing needs scikit-image: pip install 'cliplib[report]', or leave "
-            "--boxes out."
+            "the boxes out."
         )
     id_of = id_by_name(ids)
     boxes: dict[str, Box] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,10 @@ def load_probe(folder: str | os.PathLike[str]) -> Probe:
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
     kinds = {kind.__name__: kind for kind in KINDS}
-    probe = kinds[document["kind"]](**document["parameters"])
+    kind = kinds[document["kind"]]
+    # An older version may have had more, which do not matter after the fit.
+    known = signature(kind).parameters.keys() & document["parameters"].keys()
+    probe = kind(**{name: document["parameters"][name] for name in known})
     for name, value in document["fitted"].items():
         setattr(probe, name, np.array(value) if isinstance(value, list) else value)
     for name, array in load_file(Path(folder) / "probe.safetensors").items():
