@@ -348,9 +348,9 @@ def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("cliplib.features.duplicates.close_hashes", None)
     pd.testing.assert_frame_equal(find_near_duplicates(hashes, cache=cache), first)
     assert first["orientation"].tolist() == ["mirrored"]
-    for other in ({"hashes_a": hashes[:2]}, {"copies": 0.9}):
-        with pytest.raises(TypeError):
-            find_near_duplicates(**({"hashes_a": hashes} | other), cache=cache)
+    for other in ({"images_a": hashes[:2]}, {"copies": 0.9}):
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+            find_near_duplicates(**({"images_a": hashes} | other), cache=cache)
 
 
 def test_a_correlation_does_not_depend_on_the_images_beside_it() -> None:

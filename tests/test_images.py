@@ -192,6 +192,12 @@ def test_facts_are_those_of_the_file(noise):
     assert file_facts(encoded(noise, icc_profile=bytes(132)))["profile"] == "132"
 
 
+def test_an_image_in_memory_has_no_file_facts(noise):
+    for image in (noise, np.asarray(noise)):
+        with pytest.raises(TypeError, match="is no file: give a path"):
+            file_facts(image)
+
+
 def test_too_many_pixels_are_refused(tmp_path, monkeypatch) -> None:
     Image.new("1", (2100, 1000)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)  # twice that are too many

@@ -527,6 +527,13 @@ def test_the_kernel_probe_is_regularised_least_squares(sample):
     np.testing.assert_allclose(probe.logits(X), expected, atol=1e-3)
 
 
+def test_settings_without_a_solution_are_refused():
+    with pytest.raises(ValueError, match="Cs is empty"):
+        LinearProbe(Cs=()).fit(np.eye(10), np.arange(10) % 2)
+    with pytest.raises(ValueError, match="alpha=0 is too small for rows as alike"):
+        KernelProbe(alpha=0).fit(np.ones((10, 2)), np.arange(10) % 2)
+
+
 def test_far_from_all_that_it_knows_the_kernel_probe_is_unsure(sample):
     X, y = sample
     np.testing.assert_allclose(KernelProbe().fit(X, y).predict_proba(X + 1000), 1 / 3)

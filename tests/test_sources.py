@@ -24,6 +24,8 @@ from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports.decision_aid import DecisionAid
+from cliplib.reports.measure import measure
+from cliplib.reports.report import check_apart
 
 CLASSES = ("disc", "square", "stripes")
 
@@ -159,6 +161,40 @@ def test_each_misuse_has_its_sentence(folder, tmp_path):
     none = datasets.Dataset.from_list(rows, features=unlabelled.features)
     with pytest.raises(ValueError, match="has no label: leave it out"):
         load_dataset(none)
+    with pytest.raises(TypeError, match="There is no option 'sede'"):
+        measure(folder, sede=3)
+
+
+def test_a_source_without_images_is_refused(folder, tmp_path):
+    frame = as_frame(folder)[:0]
+    frame.to_csv(tmp_path / "empty.csv", index=False)
+    empty = as_splits(folder)["train"].select([])
+    for source in (frame, tmp_path / "empty.csv", empty, {"train": empty}):
+        with pytest.raises(ValueError, match="holds no image: name files"):
+            load_dataset(source)
+    with pytest.raises(ValueError, match="The data set has no split"):
+        load_dataset(datasets.DatasetDict())
+
+
+def test_ids_that_each_split_counts_anew_get_its_name(folder):
+    rows = {"image": ["a.png", "b.png"], "label": ["cat", "dog"], "id": [0, 1]}
+    train = datasets.Dataset.from_dict(rows)
+    test = datasets.Dataset.from_dict(rows | {"id": [1, 2]})
+    ids = ["train/0", "train/1", "test/1", "test/2"]
+    assert load_dataset({"train": train, "test": test})["id"][:] == ids
+    assert load_dataset({"train": train})["id"][:] == ["0", "1"]
+    twice = datasets.Dataset.from_dict(rows | {"id": [1, 1]})
+    with pytest.raises(ValueError, match=" names 1 twice"):
+        load_dataset(twice)
+
+
+def test_a_tilde_is_the_users_own_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    as_frame(folder).to_csv(folder / "files.csv", index=False)
+    assert load_dataset("~/files.csv")["id"] == as_frame(folder)["file"].tolist()
+    assert load_dataset("~")["id"] == load_dataset(folder)["id"]
+    with pytest.raises(ValueError, match="lies within"):
+        check_apart("~", folder / "out")
 
 
 def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):

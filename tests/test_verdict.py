@@ -480,6 +480,12 @@ def test_the_range_deviates_as_the_interval_of_the_share_does() -> None:
     assert found == betabinom(100, 1.5, 1.5).interval(0.95)
 
 
+def test_a_share_that_is_the_same_in_every_group_has_a_range() -> None:
+    assert right_of_new(Estimate(0.75, 0.75, 0.75), 100) == binom(100, 0.75).interval(
+        0.95
+    )
+
+
 def test_as_good_as_all_are_nearly_all() -> None:
     said = sentence("Yes", results((200, 200), (0, 0)), [], DECLARED)
     assert "nearly all should come out right (98 to 100)" in said

@@ -35,6 +35,7 @@ def load_dataset(
     label_column: str = "",
     split: str = "",
     revision: str = "",
+    **unknown: str,
 ) -> datasets.Dataset:
     """List the images of any source, undecoded.
 
@@ -65,18 +66,21 @@ def load_dataset(
     OSError
         If the source is not there, or the hub does not give it.
     ValueError
-        If it has no such column or split, or an image without a label; or if all of it
-        is taken, and has splits of other names than train, val and test.
+        If it has no image, no such column or split, or an image without a label; or if
+        all of it is taken, and has splits of other names than train, val and test.
     TypeError
-        If it is something else.
+        If it is something else, or there is no such option.
     """
+    if unknown:  # also of `measure`, `encode` and others, which hand theirs on
+        raise TypeError(f"There is no option {min(unknown)!r}: correct its name.")
     is_of_hub = isinstance(source, str) and source.startswith(HUB)
     if revision and not is_of_hub:
         raise ValueError("Only a data set of the hub has a revision: leave it out.")
     if is_of_hub:
         source = _load_from_hub(str(source).removeprefix(HUB), revision)
     if isinstance(source, str | os.PathLike):
-        listed = _of_path(os.fspath(source), image_column, label_column)
+        name = os.path.expanduser(os.fspath(source))
+        listed = _of_path(name, image_column, label_column)
     elif isinstance(source, pd.DataFrame):
         listed = _of_table(source, Path("table"), image_column, label_column)
     elif isinstance(source, datasets.Dataset):
@@ -110,7 +114,7 @@ def _of_path(name: str, image_column: str, label_column: str) -> _Listed:
     if name.lower().endswith(TABLES) and os.path.isfile(name):
         table = read_text_table(Path(name))
         return _of_table(table, Path(name), image_column, label_column)
-    root = Path(name).expanduser().absolute()
+    root = Path(name).absolute()
     if not root.is_dir():
         raise FileNotFoundError(
             f"{str(root)!r} is no folder: name one with a folder for each class, or a "
@@ -190,12 +194,20 @@ def _of_splits(
     parts: Mapping[Any, datasets.Dataset], image_column: str, label_column: str
 ) -> _Listed:
     """List the images of one data set, by the names of its splits."""
+    if not parts:
+        raise ValueError("The data set has no split: give one with images.")
     images = [_images_of(part, image_column) for part in parts.values()]
-    known = [_known_of(part, str(name), label_column) for name, part in parts.items()]
+    known_by_split = {
+        str(name): _known_of(part, str(name), label_column)
+        for name, part in parts.items()
+    }
+    known = pd.concat(known_by_split)
+    if len(parts) > 1 and known["id"].duplicated().any():  # each split counts anew
+        known["id"] = known.index.get_level_values(0) + "/" + known["id"]
     about = next(iter(parts.values())).info
     return _Listed(
         datasets.concatenate_datasets(images),
-        pd.concat(known, ignore_index=True),
+        known.reset_index(drop=True),
         about.dataset_name or "dataset",
         about.builder_name or "datasets",
     )
@@ -294,9 +306,11 @@ def _as_one(listed: _Listed) -> datasets.Dataset:
 def _check_known(known: pd.DataFrame, title: str) -> None:
     """Raise ValueError for an image that is named twice, or lacks a label or group.
 
-    Also for a split of another name than train, val and test, and for what cannot be
-    shown. Where no image has a group, none needs one.
+    Also for no image at all, a split of another name than train, val and test, and what
+    cannot be shown. Where no image has a group, none needs one.
     """
+    if known.empty:
+        raise ValueError(f"{title} holds no image: name files and their labels in it.")
     ids = known["id"]
     check_printable([*ids, *known["label"], *known["group"]])
     repeated = ids[ids.duplicated()]

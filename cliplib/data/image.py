@@ -264,8 +264,12 @@ def file_facts(source: ImageSource) -> FileFacts:
         table, larger with stronger compression; 0 for other formats), width and height
         in pixels; progressive, resolution (dots an inch), profile (size of its colour
         profile), exif (numbers of its EXIF entries), camera and software, as texts, ""
-        where there is none.
+        where there is none. TypeError for an image in memory, which has no file.
     """
+    if isinstance(source, Image.Image | np.ndarray):
+        raise TypeError(
+            f"{image_name(source)} is no file: give a path, or a file's content."
+        )
     content = image_bytes(source)
     with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
         tables = getattr(image, "quantization", {})  # of a JPEG, by number from 0

@@ -37,7 +37,7 @@ class LinearProbe(Probe):
     Parameters
     ----------
     Cs
-        Inverse strengths of the penalty to choose from.
+        Inverse strengths of the penalty to choose from, one at least.
     seed
         Of the draw of the held-out fifth.
     """
@@ -53,6 +53,8 @@ class LinearProbe(Probe):
 
     def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
         """Choose C on held-out rows, then fit on all rows."""
+        if not len(self.Cs):
+            raise ValueError("Cs is empty: give an inverse strength of the penalty.")
         train_rows, held_out_rows = hold_out(self.seed)
         scaled = self._standardize(rows[train_rows])
         # The axes matter for speed alone: all rows below do with these as well.

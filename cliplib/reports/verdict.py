@@ -180,7 +180,8 @@ def right_of_new(share: Estimate, n: int) -> tuple[int, int]:
     interval (Meeker, Hahn and Escobar, Statistical Intervals, 2nd ed. 2017, chapter 6).
     """
     mean = (share.low + share.high) / 2
-    deviation = (share.high - share.low) / (2 * NORMAL_QUANTILE)
+    # Where every group has the same share right, the interval has no width.
+    deviation = max((share.high - share.low) / (2 * NORMAL_QUANTILE), 1e-4)
     # The parameters of a beta distribution add up to mean (1 - mean) / variance - 1: to
     # about the number of independent images that would tell as much.
     effective_n = mean * (1 - mean) / deviation**2 - 1
