@@ -34,6 +34,7 @@ def results_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> Results:
         best="it",
         probe=estimator,
         probe_table=whole,
+        fits=(),
     )
 
 

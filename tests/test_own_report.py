@@ -33,6 +33,7 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.evaluation.intervals import Estimate
 from cliplib.features.encode import encode
+from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import (
     AS_IS,
     CONTROL,
@@ -43,6 +44,7 @@ from cliplib.inspection.erase import (
 )
 from cliplib.inspection.published_split import PublishedSplit
 from cliplib.probes.linear import LinearProbe
+from cliplib.probes.out_of_fold import Fit, fit_folds, table_folds
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
 from cliplib.reports.data_warnings import KINDS, SEVERITIES
@@ -297,6 +299,12 @@ def test_a_limit_holds_for_copies_too_and_boxes_of_other_images_are_left_out(
     assert 0 < found.erased.accuracy.at[AS_IS, "images"] < 18
 
 
+def fitted_by_fold(table: FeatureTable) -> list[Fit]:
+    """Return a probe, fitted in each of two folds."""
+    folds = table_folds(table, n_splits=2)
+    return list(fit_folds(LinearProbe(Cs=(1.0,)), table, folds))
+
+
 def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
     image_folder: Callable[..., Path],
     tiny: ClipEncoder,
@@ -305,10 +313,10 @@ def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
     folder = image_folder(n=4)
     table = encode(folder, tiny)
     files = [folder / name for name in table.ids]
-    given = (LinearProbe(Cs=(1.0,)), table, tiny, files)
+    given = (fitted_by_fold(table), table, tiny, files)
     boxes = {table.ids[0]: Box(0.5, 0.5, 1, 1)}
     with pytest.raises(ValueError, match=r"0\.png: Next to nothing"):
-        evaluate_erased(*given, boxes, n_splits=2)
+        evaluate_erased(*given, boxes)
     seeds = []
 
     def noting(image: Image.Image, box: Box, *, seed: int) -> Image.Image:
@@ -317,7 +325,7 @@ def test_what_cannot_be_erased_is_named_and_a_filling_has_the_seed(
 
     monkeypatch.setattr("cliplib.inspection.erase.erase", noting)
     before = table.features.copy()
-    evaluate_erased(*given, boxes, n_splits=2, seed=7)
+    evaluate_erased(*given, boxes, seed=7)
     assert seeds == [7, 7]  # of the features, and of the example
     np.testing.assert_array_equal(table.features, before)
 
@@ -341,8 +349,8 @@ def test_erased_images_are_encoded_in_batches_each_in_its_row(
     monkeypatch.setattr("cliplib.inspection.erase.AT_ONCE", 5)
     sizes.clear()
     files = [folder / name for name in table.ids]
-    probe = LinearProbe(Cs=(1.0,))
-    accuracy = evaluate_erased(probe, table, encoder, files, boxes, n_splits=2).accuracy
+    fits = fitted_by_fold(table)
+    accuracy = evaluate_erased(fits, table, encoder, files, boxes).accuracy
     assert sizes == [5, 5, 2]
     assert accuracy.loc[WITHOUT].equals(accuracy.loc[AS_IS])
     # All objects lie in the middle: there is no other side.

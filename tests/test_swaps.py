@@ -25,6 +25,7 @@ from cliplib.inspection.swaps import (
     paste_region,
     shift_brightness,
 )
+from cliplib.probes.out_of_fold import fit_folds, table_folds
 
 N = 60
 SIDE = 50
@@ -72,7 +73,8 @@ def cost_by(
     table = replace(table, provenance=encoder.provenance)
     shortcuts = probe_shortcuts(table, files, labels, n_splits=3)
     probe = LogisticRegression(C=1000)
-    found = measure_swaps(shortcuts, probe, table, encoder, files)
+    fits = list(fit_folds(probe, table, table_folds(table)))
+    found = measure_swaps(shortcuts, fits, table, encoder, files)
     assert [one.name for one in found] == [one.name for one in shortcuts]
     return {s.name: s.swap_cost for s in found if s.swap_cost is not NOT_MEASURED}
 

@@ -83,6 +83,7 @@ def results(
         best=LINEAR,
         probe=None,
         probe_table=table,
+        fits=(),
     )
 
 

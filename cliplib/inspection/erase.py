@@ -29,8 +29,7 @@ from cliplib.data.text_table import id_by_name, read_text_table
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
-from cliplib.probes.base import Probe
-from cliplib.probes.out_of_fold import fit_folds, table_folds
+from cliplib.probes.out_of_fold import Fit
 
 RIM = 4
 """Width in pixels of the rim around a hole, whose noise the filling gets."""
@@ -276,23 +275,22 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
 
 
 def evaluate_erased(
-    probe: Probe,
+    fits: Sequence[Fit],
     table: FeatureTable,
     encoder: Encoder,
     images: Sequence[ImageSource],
     boxes: Mapping[str, Box],
     *,
-    n_splits: int = 5,
     seed: int = 0,
 ) -> Erased:
-    """Train a probe on images as they are; test it on others, with the object erased.
+    """Test a probe, trained on images as they are, on others with the object erased.
 
     Parameters
     ----------
-    probe
-        A copy of it is fitted in each fold.
+    fits
+        The probe, fitted in each fold.
     table
-        In the probe's readout, with the groups that are kept together.
+        What it was fitted on.
     encoder
         The one that made the table.
     images
@@ -300,8 +298,8 @@ def evaluate_erased(
     boxes
         Where objects lie, by the image's id, of one row at least; images without a box
         are trained on only.
-    n_splits, seed
-        Of the folds; the seed is also that of the filling and of the intervals.
+    seed
+        Of the filling and of the intervals.
 
     Raises
     ------
@@ -319,8 +317,6 @@ def evaluate_erased(
         # The two centres are at least a width apart: the boxes do not overlap.
         if abs(2 * box.x_center - 1) >= box.width
     }
-    folds = table_folds(table, n_splits, seed)
-    fits = list(fit_folds(probe, table, folds))
     variants = {AS_IS: box_of_row, WITHOUT: box_of_row, CONTROL: mirrored_box_of_row}
     n_images = {}
     accuracy = {}

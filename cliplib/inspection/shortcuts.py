@@ -31,7 +31,7 @@ from cliplib.inspection.image_statistics import (
     picture_columns,
     picture_statistics,
 )
-from cliplib.probes.out_of_fold import predict_folds, table_folds
+from cliplib.probes.out_of_fold import fit_folds, predict_fits, table_folds
 
 COLOURS = ("colour moments", "thumbnail")
 """Statistics that inform only: the colour of a fruit is content."""
@@ -129,10 +129,10 @@ def probe_shortcuts(
         LogisticRegression(C=0.1, class_weight="balanced", max_iter=200, tol=1e-3),
     )
     with one_thread():  # on so few numbers, two take four times as long
-        proba = {
-            name: predict_folds(probe, table.with_features(numbers), folds)
-            for name, numbers in inputs.items()
-        }
+        proba = {}
+        for name, numbers in inputs.items():
+            read = table.with_features(numbers)
+            proba[name] = predict_fits(fit_folds(probe, read, folds), read)
 
     chance = 1 / len(table.classes)
     of_clip = _evaluated(table, predicted, seed).estimate("balanced_accuracy")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,7 @@ from cliplib.inspection.image_statistics import (
     sharpness,
 )
 from cliplib.inspection.shortcuts import NOT_MEASURED, Shortcut
-from cliplib.probes.out_of_fold import Fit, fit_folds, table_folds
+from cliplib.probes.out_of_fold import Fit
 
 TELLING = 0.8
 """AUROC from which on a statistic tells a class so well that it is swapped."""
@@ -50,12 +49,11 @@ Swap = Callable[[Image.Image, Image.Image], Image.Image]
 
 def measure_swaps(
     shortcuts: Sequence[Shortcut],
-    probe: Any,
+    fits: Sequence[Fit],
     table: FeatureTable,
     encoder: Encoder,
     images: Sequence[ImageSource],
     *,
-    n_splits: int = 5,
     seed: int = 0,
 ) -> list[Shortcut]:
     """Measure whether a probe uses the statistics that tell a class best.
@@ -67,16 +65,16 @@ def measure_swaps(
     ----------
     shortcuts
         What `probe_shortcuts` returns.
-    probe
-        CLIP's; a copy of it is fitted in each fold.
+    fits
+        CLIP's probe, fitted in each fold.
     table
-        In the probe's readout, with the groups that are kept together.
+        What it was fitted on, with the groups that are kept together.
     encoder
         The one that made the table.
     images
         The files of the table's rows, (n,).
-    n_splits, seed
-        Of the folds; the seed is also that of the draw of images.
+    seed
+        Of the draw of images.
 
     Returns
     -------
@@ -89,8 +87,6 @@ def measure_swaps(
     telling = telling[:MOST_STATISTICS]
     if not telling:
         return list(shortcuts)
-    folds = table_folds(table, n_splits, seed)
-    fits = list(fit_folds(probe, table, folds))
     cost_of = {
         shortcut.name: _cost(shortcut, fits, table, encoder, images, seed)
         for shortcut in telling

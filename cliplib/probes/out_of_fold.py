@@ -52,7 +52,8 @@ def out_of_fold_proba(
     if groups is not None:
         given = checked_groups(groups, len(table))
         table = replace(table, groups=given, folds=np.zeros(len(table), np.int64))
-    return predict_folds(estimator, table, table_folds(table, n_splits, seed))
+    folds = table_folds(table, n_splits, seed)
+    return predict_fits(fit_folds(estimator, table, folds), table)
 
 
 def table_folds(table: FeatureTable, n_splits: int = 5, seed: int = 0) -> list[Fold]:
@@ -85,13 +86,13 @@ def fit_folds(
         yield Fit(fit_with_groups(estimator, table.select(train_rows)), test_rows)
 
 
-def predict_folds(estimator: Any, table: FeatureTable, folds: Iterable[Fold]) -> Floats:
-    """Predict each row by a clone of the estimator that was fitted without its fold.
+def predict_fits(fits: Iterable[Fit], table: FeatureTable) -> Floats:
+    """Predict each row of a table by the classifier that was fitted without its fold.
 
     Returns probabilities (n, k), 0 for a class that the fold's training rows lack.
     """
     proba = np.zeros((len(table), len(table.classes)))
-    for probe, rows in fit_folds(estimator, table, folds):
+    for probe, rows in fits:
         # The training rows may lack a class.
         places = np.ix_(rows, probe.classes_)
         proba[places] = probe.predict_proba(table.features[rows])

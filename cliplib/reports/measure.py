@@ -159,7 +159,9 @@ def measure(
             external = replace(external, name="the other folder")
     erased = None
     if box_by_id:
-        erased = evaluate_erased(probe, probe_table, encoder, files, box_by_id, **folds)
+        erased = evaluate_erased(
+            results.fits, probe_table, encoder, files, box_by_id, seed=seed
+        )
     return Findings(
         anonymous=anonymous,
         command=f"{NAMELESS_COMMAND} --anonymous" if anonymous else command,
@@ -172,7 +174,9 @@ def measure(
         audit=audit,
         copies=copies_by_row(audit, table),
         results=results,
-        shortcuts=measure_swaps(shortcuts, probe, probe_table, encoder, files, **folds),
+        shortcuts=measure_swaps(
+            shortcuts, results.fits, probe_table, encoder, files, seed=seed
+        ),
         one_class_values=values_of_one_class(images.fields, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
         subgroups=find_subgroups(table, results.predicted, images.fields, seed=seed),

@@ -5,7 +5,7 @@ Also which labels the best method contradicts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,13 @@ from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import nearest_neighbour
-from cliplib.probes.out_of_fold import out_of_fold_proba
+from cliplib.probes.out_of_fold import (
+    Fit,
+    fit_folds,
+    out_of_fold_proba,
+    predict_fits,
+    table_folds,
+)
 from cliplib.reports.decision_aid import KERNEL_LIMIT
 
 LARGEST = "always the largest class"
@@ -86,6 +92,8 @@ class Results:
         The name of the probe of the highest accuracy.
     probe, probe_table
         This probe, not fitted yet, and the table that it is trained and tested on.
+    fits
+        The same, fitted in each fold.
     by_image
         Metrics of this probe where images of a group may be in training and test at
         once; None where each image is its own group.
@@ -99,6 +107,7 @@ class Results:
     best: str
     probe: Any
     probe_table: FeatureTable
+    fits: Sequence[Fit]
     by_image: Evaluation | None = None
 
     @property
@@ -170,7 +179,7 @@ def compare_methods(
     are set beside CLIP's by a linear probe. From 10,000 images on, the kernel probe is
     left out.
     """
-    folds: dict[str, Any] = {"n_splits": n_splits, "seed": seed}
+    folds = table_folds(table, n_splits, seed)
     deep = table.with_readout("deep")
     linear = LinearProbe(seed=seed)
     # Each with the table that it reads, the simplest first.
@@ -184,12 +193,14 @@ def compare_methods(
     proba_by_method = {
         LARGEST: np.tile(largest, (len(table), 1)),
         ZERO_SHOT: zero_shot,
-        NEIGHBOUR: out_of_fold_proba(nearest_neighbour(), deep, **folds),
+        NEIGHBOUR: predict_fits(fit_folds(nearest_neighbour(), deep, folds), deep),
     }
+    fits_by_probe = {}
     for name, (probe, read) in tqdm(probes.items(), "methods", unit="probe"):
-        proba_by_method[name] = out_of_fold_proba(probe, read, **folds)
+        fits_by_probe[name] = list(fit_folds(probe, read, folds))
+        proba_by_method[name] = predict_fits(fits_by_probe[name], read)
     for name, other in other_tables.items():
-        proba_by_method[name] = out_of_fold_proba(linear, other, **folds)
+        proba_by_method[name] = predict_fits(fit_folds(linear, other, folds), other)
     evaluated = partial(
         evaluate, table.labels, classes=table.classes, groups=table.groups, seed=seed
     )
@@ -200,7 +211,9 @@ def compare_methods(
     by_image = None
     if len(set(table.groups)) < len(table):
         each_its_own = np.arange(len(table))
-        proba = out_of_fold_proba(probe, probe_table, groups=each_its_own, **folds)
+        proba = out_of_fold_proba(
+            probe, probe_table, groups=each_its_own, n_splits=n_splits, seed=seed
+        )
         by_image = evaluated(proba)
     return Results(
         table=table,
@@ -211,6 +224,7 @@ def compare_methods(
         best=best,
         probe=probe,
         probe_table=probe_table,
+        fits=fits_by_probe[best],
         by_image=by_image,
     )
 

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from cliplib.data.arrays import Ints
 from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
-from cliplib.probes.out_of_fold import predict_folds, table_folds
+from cliplib.probes.out_of_fold import fit_folds, predict_fits, table_folds
 from cliplib.reports.methods import Results, groups_per_class
 from cliplib.reports.plots import FIGURE_WIDTH
 
@@ -46,7 +46,8 @@ def learning_curve(results: Results) -> pd.DataFrame:
             continue
         proba = results.proba  # with all groups
         if share < 1:
-            proba = predict_folds(results.probe, table, parts)
+            fits = fit_folds(results.probe, table, parts)
+            proba = predict_fits(fits, table)
         is_right = proba.argmax(axis=1) == table.labels
         accuracy = share_with_interval(is_right, groups=table.groups, seed=results.seed)
         point = {
