@@ -528,9 +528,9 @@ def test_what_is_asked_for_has_its_section(
 def test_a_split_of_the_folders_own_has_its_section(findings: Findings) -> None:
     right = {"own split": Estimate(0.9, 0.8, 1.0), "by group": Estimate(0.7, 0.6, 0.8)}
     images = {"own split": 9, "by group": 38}
-    ladder = pd.DataFrame({"images": images, "right": right})
+    by_protocol = pd.DataFrame({"images": images, "right": right})
     shared = pd.DataFrame({"file": ["disc/disc0.png"]})
-    leaky = replace(findings, published_split=PublishedSplit(ladder, shared))
+    leaky = replace(findings, published_split=PublishedSplit(by_protocol, shared))
     told = document(leaky, verdict(leaky))
     (section,) = (s for s in told["sections"] if s["title"] == "The folder's own split")
     shown, files = section["blocks"]

@@ -1,4 +1,4 @@
-"""The ladder of a folder's own split, and the split that replaces it."""
+"""Accuracy on a folder's own split and in folds, and the split that replaces it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cliplib import LinearProbe, out_of_fold_proba
+from cliplib import LinearProbe
+from cliplib.evaluation.intervals import Estimate
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.published_split import (
+    PublishedSplit,
     corrected_splits,
     evaluate_published_split,
 )
@@ -33,25 +35,31 @@ def leaky(n_groups: int = 40, size: int = 4) -> FeatureTable:
     return replace(table, copies=copies)
 
 
-def by_group(table: FeatureTable) -> np.ndarray:
-    return out_of_fold_proba(LinearProbe(), table).argmax(axis=1)
+BY_IMAGE = Estimate(0.9, 0.8, 1.0)
+BY_GROUP = Estimate(0.5, 0.4, 0.6)
 
 
-def test_the_ladder_falls_from_the_own_split_to_groups() -> None:
-    table = leaky()
-    found = evaluate_published_split(table, LinearProbe(), by_group(table))
+def evaluated(table: FeatureTable) -> PublishedSplit | None:
+    return evaluate_published_split(
+        table, LinearProbe(), by_image=BY_IMAGE, by_group=BY_GROUP
+    )
+
+
+def test_accuracy_on_the_own_split_stands_beside_that_in_folds() -> None:
+    found = evaluated(leaky())
     assert found is not None
-    right = found.ladder["right"]
+    right = found.accuracy_by_protocol["right"]
     assert list(right.index) == ["own split", "by image", "without copies", "by group"]
     assert right["own split"].value > 0.9
-    assert right["by image"].value > 0.9
-    assert right["by group"].value < 0.75
-    assert found.ladder["images"].tolist() == [80, 160, 160, 160]
+    assert right["without copies"].value > 0.9  # others of their group are in training
+    assert right["by image"] is BY_IMAGE
+    assert right["by group"] is BY_GROUP
+    assert found.accuracy_by_protocol["images"].tolist() == [80, 160, 160, 160]
     assert all(share.low <= share.value for share in right)
 
 
 def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
-    found = evaluate_published_split(leaky(), LinearProbe(), leaky().labels)
+    found = evaluated(leaky())
     assert found is not None
     shared = found.shared.set_index("file")
     assert len(shared) == 80
@@ -60,17 +68,10 @@ def test_test_images_with_a_copy_or_a_group_in_training_are_listed() -> None:
     assert shared["by"].value_counts().to_dict() == {"copy": 40, "group": 40}
 
 
-def test_answers_by_group_are_those_given() -> None:
-    table = leaky(10)
-    found = evaluate_published_split(table, LinearProbe(), table.labels)
-    assert found is not None
-    assert found.ladder.at["by group", "right"].value == 1
-
-
-def test_without_a_test_part_there_is_no_ladder() -> None:
+def test_without_a_test_part_there_is_nothing_to_compare() -> None:
     table = leaky(10)
     no_test = replace(table, splits=np.full(len(table), "train"))
-    assert evaluate_published_split(no_test, LinearProbe(), table.labels) is None
+    assert evaluated(no_test) is None
 
 
 def test_the_corrected_split_keeps_groups_whole() -> None:

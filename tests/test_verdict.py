@@ -362,17 +362,17 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
 
 def test_a_split_that_leaks_is_told_with_what_it_hides() -> None:
     right = {"own split": Estimate(0.97, 0.9, 1), "by group": Estimate(0.8, 0.7, 0.9)}
-    ladder = pd.DataFrame(
+    by_protocol = pd.DataFrame(
         {"images": {"own split": 50, "by group": 200}, "right": right}
     )
     shared = pd.DataFrame({"file": ["a.png"]})
     warning = one(
         data_warnings.published_split_warnings,
-        published_split=PublishedSplit(ladder, shared),
+        published_split=PublishedSplit(by_protocol, shared),
     )
     assert warning is not None and "splits.csv" in warning.message
     assert warning.evidence["test"] == 50 and warning.evidence["shared"] == 1
-    clean = PublishedSplit(ladder, shared[:0])
+    clean = PublishedSplit(by_protocol, shared[:0])
     assert one(data_warnings.published_split_warnings, published_split=clean) is None
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cliplib.data.arrays import Ints
 from cliplib.evaluation.intervals import Estimate, share_with_interval
 from cliplib.features.splits import fold_numbers, group_train_test_split
 from cliplib.features.table import FeatureTable
@@ -26,7 +26,7 @@ class PublishedSplit:
 
     Attributes
     ----------
-    ladder
+    accuracy_by_protocol
         images (their number) and right (the accuracy, an `Estimate`): on the published
         test part, by a probe trained on the training part; in folds by image; in folds
         that keep copies together; in folds that keep groups together.
@@ -35,14 +35,20 @@ class PublishedSplit:
         first such training image) and by, "copy" or "group".
     """
 
-    ladder: pd.DataFrame
+    accuracy_by_protocol: pd.DataFrame
     shared: pd.DataFrame
 
 
 def evaluate_published_split(
-    table: FeatureTable, probe: Any, by_group: Ints, *, n_splits: int = 5, seed: int = 0
+    table: FeatureTable,
+    probe: Any,
+    *,
+    by_image: Estimate,
+    by_group: Estimate,
+    n_splits: int = 5,
+    seed: int = 0,
 ) -> PublishedSplit | None:
-    """Measure a probe on a folder's published split, and in folds of three kinds.
+    """Compare a probe's accuracy on a folder's published split with that in folds.
 
     Parameters
     ----------
@@ -50,10 +56,10 @@ def evaluate_published_split(
         Features, splits, copies and groups.
     probe
         A scikit-learn classifier.
-    by_group
-        Its out-of-fold answers by group, (n,).
+    by_image, by_group
+        Its accuracy in folds that separate images of a group, and in those that do not.
     n_splits, seed
-        Number of folds, and seed of their draw.
+        Number of folds, and seed of their draw and of the intervals.
 
     Returns
     -------
@@ -64,27 +70,25 @@ def evaluate_published_split(
     is_test = table.splits == "test"
     if not is_test.any() or len(set(table.labels[is_train])) < len(table.classes):
         return None
-    train = table.select(is_train)
     test = table.select(is_test)
-    fitted = fit_with_groups(probe, train)
-    accuracy = {PUBLISHED: _accuracy(test, fitted.predict(test.features), seed)}
-    kept_together = {BY_IMAGE: np.arange(len(table)), WITHOUT_COPIES: table.copies}
-    for name, groups in kept_together.items():
-        proba = out_of_fold_proba(
-            probe, table, groups=groups, n_splits=n_splits, seed=seed
-        )
-        accuracy[name] = _accuracy(table, proba.argmax(axis=1), seed)
-    accuracy[BY_GROUP] = _accuracy(table, by_group, seed)
-    ladder = pd.DataFrame({"images": len(table), "right": accuracy})
-    ladder.loc[PUBLISHED, "images"] = len(test)
-    return PublishedSplit(
-        ladder.rename_axis("protocol"), _shared(table, is_train, is_test)
+    answers = fit_with_groups(probe, table.select(is_train)).predict(test.features)
+    is_right_of_test = answers == test.labels
+    proba = out_of_fold_proba(
+        probe, table, groups=table.copies, n_splits=n_splits, seed=seed
     )
-
-
-def _accuracy(table: FeatureTable, predicted: Ints, seed: int) -> Estimate:
-    is_right = predicted == table.labels
-    return share_with_interval(is_right, groups=table.groups, seed=seed)
+    is_right = proba.argmax(axis=1) == table.labels
+    share = partial(share_with_interval, seed=seed)
+    accuracy = {
+        PUBLISHED: share(is_right_of_test, groups=test.groups),
+        BY_IMAGE: by_image,
+        WITHOUT_COPIES: share(is_right, groups=table.groups),
+        BY_GROUP: by_group,
+    }
+    by_protocol = pd.DataFrame({"images": len(table), "right": accuracy})
+    by_protocol.loc[PUBLISHED, "images"] = len(test)
+    return PublishedSplit(
+        by_protocol.rename_axis("protocol"), _shared(table, is_train, is_test)
+    )
 
 
 def _shared(table: FeatureTable, is_train: Any, is_test: Any) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cliplib.data.arrays import Bools, Ints
+from cliplib.data.arrays import Ints
 from cliplib.evaluation.intervals import (
     NORMAL_QUANTILE,
     Estimate,
@@ -113,13 +113,17 @@ def find_subgroups(
         in_class = table.labels == label
         part = np.flatnonzero(in_class & has_name)
         rest = np.flatnonzero(in_class & ~has_name)
+        of_part, of_rest = (
+            share_with_interval(is_right[rows], groups=table.groups[rows], seed=seed)
+            for rows in (part, rest)
+        )
         subgroup = Subgroup(
             by=by,
             class_name=table.classes[label],
             name=str(name),
             n_images=len(part),
-            accuracy=_accuracy(table, part, is_right, seed),
-            accuracy_of_rest=_accuracy(table, rest, is_right, seed),
+            accuracy=of_part,
+            accuracy_of_rest=of_rest,
             examples=[*_four_of(table, part), *_four_of(table, rest)],
             only_here=by == FORM and not (has_name & ~in_class).any(),
         )
@@ -162,11 +166,6 @@ def _clusters(table: FeatureTable, seed: int) -> Ints:
         if len(rows) >= 2 * LEAST_GROUPS:
             clusters[rows] = divide.fit_predict(table.features[rows])
     return clusters
-
-
-def _accuracy(table: FeatureTable, rows: Ints, is_right: Bools, seed: int) -> Estimate:
-    groups = table.groups[rows]
-    return share_with_interval(is_right[rows], groups=groups, seed=seed)
 
 
 def _four_of(table: FeatureTable, rows: Ints) -> list[int]:

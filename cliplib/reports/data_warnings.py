@@ -279,12 +279,12 @@ def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:
 def published_split_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that the folder's own test images have copies or groups in training."""
     if findings.published_split is not None and len(findings.published_split.shared):
-        ladder = findings.published_split.ladder
+        by_protocol = findings.published_split.accuracy_by_protocol
         evidence = {
-            "test": int(ladder.at[PUBLISHED, "images"]),
+            "test": int(by_protocol.at[PUBLISHED, "images"]),
             "shared": len(findings.published_split.shared),
-            "own_split": ladder.at[PUBLISHED, "right"],
-            "by_group": ladder.at[BY_GROUP, "right"],
+            "own_split": by_protocol.at[PUBLISHED, "right"],
+            "by_group": by_protocol.at[BY_GROUP, "right"],
         }
         yield warning_of("own-split", evidence)
 

@@ -186,7 +186,11 @@ def measure(
         aid=aid,
         training_overlap=training_overlap,
         published_split=evaluate_published_split(
-            probe_table, probe, results.predicted, **folds
+            probe_table,
+            probe,
+            by_image=(results.by_image or results.evaluation).estimate("accuracy"),
+            by_group=results.evaluation.estimate("accuracy"),
+            **folds,
         ),
         external=external,
         erased=erased,
