@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,6 +54,7 @@ from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings
 from cliplib.reports.images import encode_and_count
 from cliplib.reports.measure import (
+    command_of,
     measure,
     shown_name,
     who_belongs_together,
@@ -260,6 +262,20 @@ def test_a_folder_without_shared_classes_is_refused_first(
         measure(home / "ward7", elsewhere=str(tmp_path / "o"))
 
 
+def test_columns_elsewhere_are_called_as_here(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pd.DataFrame({"file": ["a.png", "b.png"], "kind": ["disc", "square"]})
+    rows.to_csv(tmp_path / "other.csv", index=False)
+    table = rows.assign(split="train")
+    monkeypatch.setattr(
+        module, "ClipEncoder", Mock(side_effect=OSError("past the door"))
+    )
+    for elsewhere in (tmp_path / "other.csv", str(home / "ward9")):
+        with pytest.raises(OSError, match="past the door"):
+            measure(table, label_column="kind", split="train", elsewhere=elsewhere)
+
+
 def test_another_folder_that_is_not_there_is_refused_first(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,26 +454,35 @@ def test_anonymous_findings_name_no_file(
     monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
     model = tmp_path / "Miller" / "Anna-clip"
     shutil.copytree(checkpoint, model)
+    files = pd.DataFrame({"file": load_dataset(home / "ward7")["id"][:]})
+    files["group"] = files["file"].str.extract(r"([a-z]+\d+|copy|tiny|broken)\.")
+    files.to_csv(tmp_path / "patients.csv", index=False)
     found = measure(
         home / "ward7",
-        model=str(model),
-        groups=r"([a-z]+\d+|copy|tiny|broken)\.[a-z]+",
+        model=model,
+        groups=tmp_path / "patients.csv",
         others=[str(home / "tiny-dino")],
         elsewhere=str(home / "ward9"),
         anonymous=True,
     )
-    assert found.command == "cliplib report FOLDER --out OUT --anonymous"
+    assert found.command == (
+        "cliplib report FOLDER --out OUT --anonymous "
+        "--model MODEL --groups GROUPS --others OTHERS --elsewhere ELSEWHERE"
+    )
     write_report(found, verdict(found), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     about = (tmp_path / "out" / "report.json").read_text("utf-8")
     assert "image 1" in page
     shown = re.sub(r"data:[^\"]+", "", page) + about
-    secrets = r"disc/disc|disc0|\.png|ward7|ward9|hexagon|tiny-dino|Miller|Anna|/tmp"
+    secrets = (
+        r"patients|disc/disc|disc0|\.png|ward7|ward9|hexagon|tiny-dino|Miller|Anna|/tmp"
+    )
     assert not re.search(secrets, shown)
     for path in (tmp_path / "out" / "aid").rglob("*"):
         if path.is_file():
             assert not re.search(rb"disc0|Miller|Anna", path.read_bytes())
             assert str(home).encode() not in path.read_bytes()
+    assert json.dumps(provenance(replace(found, anonymous=False)))  # the CSV is a Path
     answers = answers_table(found)
     assert answers["file"].iloc[0] == "disc/disc0.png" and answers["image"].iloc[0] == 1
 
@@ -731,3 +756,18 @@ def test_the_command_is_told_as_it_was_typed_or_without_names(
     findings: Findings,
 ) -> None:
     assert findings.command == "cliplib report ward7 --out mine"
+
+
+def test_a_command_is_made_of_the_options() -> None:
+    options = {"groups": r"(\d+)_", "others": ["a/b", "c"], "seed": 3, "copies": 0.9}
+    options["label_column"] = "kind"
+    made = command_of(Path("my scans"), options, anonymous=False)
+    parsed = vars(cli.build_parser().parse_args(shlex.split(made)[1:]))
+    assert parsed.pop("run") is cli.report
+    expected = options | {"source": "my scans", "out": "OUT", "copies": "0.9"}
+    assert parsed == expected
+    nothing: dict[str, Any] = {"model": "", "others": [], "seed": 0}
+    frame = pd.DataFrame()
+    assert (
+        command_of(frame, nothing, anonymous=False) == "cliplib report FOLDER --out OUT"
+    )

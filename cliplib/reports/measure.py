@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -51,22 +53,21 @@ from cliplib.reports.methods import (
 )
 
 MOST_ERRORS = 6
-NAMELESS_COMMAND = "cliplib report FOLDER --out OUT"
 
 
 def measure(
     folder: Source,
     *,
-    model: str = "",
-    groups: str = "",
+    model: str | os.PathLike[str] = "",
+    groups: str | os.PathLike[str] = "",
     copies: str | float = "near",
-    others: Sequence[str] = (),
-    elsewhere: str = "",
-    boxes: str = "",
+    others: Sequence[str | os.PathLike[str]] = (),
+    elsewhere: str | os.PathLike[str] = "",
+    boxes: str | os.PathLike[str] = "",
     limit: int = 0,
     seed: int = 0,
     anonymous: bool = False,
-    command: str = NAMELESS_COMMAND,
+    command: str = "",
     **columns: str,
 ) -> Findings:
     """Measure how far a frozen CLIP and light probes can sort images.
@@ -88,7 +89,8 @@ def measure(
         More vision models to set beside CLIP, by hub id or folder.
     elsewhere
         Another folder of the same classes, from another camera or site, to be judged
-        by a probe that is trained on all of this one.
+        by a probe that is trained on all of this one. If it is no folder, its columns
+        are called as those of the first source.
     boxes
         A CSV file (file, x_center, y_center, width, height as shares): where the object
         lies that is to be erased.
@@ -100,7 +102,8 @@ def measure(
         Call images by numbers, and models in folders by their fingerprint, in the
         verdict, in errors and in the decision aid.
     command
-        What measures this again, for the page and the verdict's next steps.
+        What measures this again, for the page and the verdict's next steps; by default
+        it is made of the options.
 
     Raises
     ------
@@ -114,13 +117,25 @@ def measure(
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} must be from 0 to 2³² - 1.")
+    options = {
+        "model": model,
+        "groups": groups,
+        "copies": "" if copies == "near" else copies,
+        "others": list(others),
+        "elsewhere": elsewhere,
+        "boxes": boxes,
+        "seed": seed,
+        **columns,
+    }
+    made_command = command_of(folder, options, anonymous=anonymous)
     # What can be refused before the encoding, which takes minutes, is refused first.
     dataset = load_dataset(folder, **columns)
-    check_classes(dataset, elsewhere)
+    check_classes(dataset)
+    other_dataset = load_other(elsewhere, dataset, columns) if elsewhere else None
     if groups:
         declared = declared_groups(dataset["id"][:], groups)
         dataset = dataset.remove_columns("group").add_column("group", declared)
-    box_by_id = read_boxes(boxes, dataset["id"][:]) if boxes else {}
+    box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
     drawn = stratified_subset(dataset["label"], dataset["split"], limit, seed=seed)
     dataset = dataset.select(drawn)
     other_encoders = [VisionEncoder(other) for other in others]
@@ -150,8 +165,8 @@ def measure(
     if is_embedded:
         training_overlap = find_training_overlap(files, cache=cache)
     external = None
-    if elsewhere:
-        away = encode_and_count(load_dataset(elsewhere), encoder, copies=copies)
+    if other_dataset is not None:
+        away = encode_and_count(other_dataset, encoder, copies=copies)
         external = evaluate_external(
             images, away, fitted, aid, copies=copies, seed=seed
         )
@@ -164,8 +179,8 @@ def measure(
         )
     return Findings(
         anonymous=anonymous,
-        command=f"{NAMELESS_COMMAND} --anonymous" if anonymous else command,
-        groups=groups,
+        command=made_command if anonymous else command or made_command,
+        groups=os.fspath(groups),
         encoder=encoder,
         encoder_name=encoder_name,
         is_embedded=is_embedded,
@@ -197,21 +212,62 @@ def measure(
     )
 
 
-def check_classes(dataset: datasets.Dataset, elsewhere: str) -> None:
-    """Raise ValueError for images of one class, or another folder of other classes."""
+def check_classes(dataset: datasets.Dataset) -> None:
+    """Raise ValueError for images of one class."""
     classes = dataset.features["label"].names
     if len(classes) < 2:
         raise ValueError(
             f"{dataset.info.dataset_name} needs images of two classes or more, each in "
             f"a folder of its own; there is only {classes[0]!r}."
         )
-    if elsewhere:
-        theirs = load_dataset(elsewhere).features["label"].names
-        if not set(theirs) & set(classes):
-            raise ValueError(
-                f"{elsewhere} has the classes {', '.join(theirs)}, and none of "
-                f"{', '.join(classes)}: its folders must have the same names."
-            )
+
+
+def load_other(
+    elsewhere: str | os.PathLike[str],
+    dataset: datasets.Dataset,
+    columns: Mapping[str, str],
+) -> datasets.Dataset:
+    """List the images elsewhere; ValueError if they have no class of the data set's.
+
+    Of the options `columns` only the names of columns count, and a folder has none.
+    """
+    named = {}
+    if not Path(elsewhere).expanduser().is_dir():
+        named = {name: columns[name] for name in columns if name.endswith("_column")}
+    other = load_dataset(elsewhere, **named)
+    classes = dataset.features["label"].names
+    theirs = other.features["label"].names
+    if not set(theirs) & set(classes):
+        raise ValueError(
+            f"{elsewhere} has the classes {', '.join(theirs)}, and none of "
+            f"{', '.join(classes)}: its folders must have the same names."
+        )
+    return other
+
+
+def command_of(folder: Source, options: Mapping[str, Any], *, anonymous: bool) -> str:
+    """Return the command that measures images with these options of `measure`.
+
+    OUT stands for the place of the report, and FOLDER for images that are no files; if
+    anonymous, such a word stands for each file and folder.
+    """
+
+    def word(name: str, value: object) -> str:
+        text = str(value)
+        is_place = os.path.exists(os.path.expanduser(text))
+        is_place = is_place or name in ("folder", "elsewhere")
+        return name.upper() if anonymous and is_place else text
+
+    shown = folder if isinstance(folder, str | os.PathLike) else "FOLDER"
+    words = ["cliplib", "report", word("folder", shown), "--out", "OUT"]
+    if anonymous:
+        words.append("--anonymous")
+    for name, value in options.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if value:
+            option = name.replace("_", "-")
+            words += [f"--{option}", *(word(name, one) for one in values)]
+    return shlex.join(words)
 
 
 def shown_name(encoder: Encoder, anonymous: bool) -> str:
