@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from cliplib.data.arrays import Ints
 from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import file_facts
@@ -18,27 +17,20 @@ from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 
-LEVELS = ("bytes", "exact", "near", "reoriented")
-"""How alike copies are, the most alike first: the same file; the same pixels; the same
-image, upright; or turned. Copies at one level are copies at those after it."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Audit:
     """What `audit_dataset` found; it shows as its summary.
 
     `images` has a row for each image: id, label, split, group, error, and what
-    `cliplib.data.image.file_facts` says, but for the digest. `pairs` are those of
-    `find_near_duplicates`, with id, label and split of both (``_a``, ``_b``);
-    `conflicts` those of different labels. `leaks` are the images that have a copy in an
-    earlier split, with the first of the `LEVELS` that has one, and the id and split of
-    that copy. `summary` has the column count, by measure.
+    `cliplib.data.image.file_facts` says. `pairs` are those of `find_near_duplicates`,
+    with id, label and split of both (``_a``, ``_b``); `conflicts` those of different
+    labels. `summary` has the column count, by measure.
     """
 
     images: pd.DataFrame
     pairs: pd.DataFrame
     conflicts: pd.DataFrame
-    leaks: pd.DataFrame
     summary: pd.DataFrame
 
     def __repr__(self) -> str:
@@ -70,21 +62,15 @@ def audit_dataset(
         reason = errors_by_row.get(0, "The data set is empty.")
         raise ValueError(f"No image can be read. {reason}")
     images = _image_rows(dataset, sources, errors_by_row)
-    # A file that cannot be read has no digest: with its id instead, it has no copy.
-    file_groups = pd.factorize(images["digest"].fillna(images["id"]))[0]
-    images = images.drop(columns="digest")
     features = None
     if table is not None:  # NaN for images that it lacks
         of_table = pd.DataFrame(table.features, table.ids)
         features = of_table.reindex(images["id"]).to_numpy(np.float32)
     pairs = find_near_duplicates(hashes, features=features, copies=copies, cache=cache)
     pairs = _with_names(pairs, images)
-    groups_by_level = _groups_by_level(pairs, file_groups)
-    images["group"] = groups_by_level["reoriented"]
+    images["group"] = connected_groups(len(images), pairs["index_a"], pairs["index_b"])
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
-    leaks = _leaks(images, groups_by_level)
-    summary = _summary(images, pairs, conflicts, leaks, file_groups)
-    return Audit(images, pairs, conflicts, leaks, summary)
+    return Audit(images, pairs, conflicts, _summary(images, pairs))
 
 
 def _image_rows(
@@ -117,67 +103,12 @@ def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     return pairs
 
 
-def _groups_by_level(pairs: pd.DataFrame, file_groups: Ints) -> dict[str, Ints]:
-    """Return each image's group number, (n,), at each of `LEVELS`, equal for copies.
-
-    `pairs` are all near-duplicates; `file_groups` (n,) are the numbers at the first
-    level, equal for equal files.
-    """
-    alike = {
-        "exact": pairs[pairs["kind"] == SAME_PIXELS],
-        "near": pairs[pairs["orientation"] == ""],
-        "reoriented": pairs,
-    }
-    n = len(file_groups)
-    return {"bytes": file_groups} | {
-        level: connected_groups(n, of_level["index_a"], of_level["index_b"])
-        for level, of_level in alike.items()
-    }
-
-
-def _leaks(images: pd.DataFrame, groups_by_level: dict[str, Ints]) -> pd.DataFrame:
-    """Return the images with a copy in an earlier split, each with one such copy.
-
-    It is the first in the earliest split, at the level of the most alike copies; at the
-    last two levels other images may connect the two. Splits are ordered train, val,
-    test. Validation images leak as well: something is chosen on them. Images without a
-    split are no leaks, and nothing leaks from them. `groups_by_level` has the group
-    number of each image, (n,), at each of `LEVELS`.
-    """
-    place_of_split = {"train": 0, "val": 1, "test": 2}
-    known = images[["id", "label", "split", "group"]].assign(
-        place=images["split"].map(place_of_split)
-    )
-    # The index stays the row of `images`.
-    earliest_first = known.dropna(subset="place").sort_values("place", kind="stable")
-    by_level = []
-    for level, group_of_row in groups_by_level.items():
-        at_level = earliest_first.assign(
-            level=level, alike=group_of_row[earliest_first.index]
-        )
-        first_of_alike = at_level.drop_duplicates("alike").set_index("alike")
-        duplicate = first_of_alike[["id", "split", "place"]].add_prefix("duplicate_")
-        found = at_level.join(duplicate, on="alike")
-        by_level.append(found[found["duplicate_place"] < found["place"]])
-    # An image that leaks at several levels is kept at the first, of the most alike.
-    leaks = pd.concat(by_level)
-    leaks = leaks[~leaks.index.duplicated()].sort_index().reset_index(drop=True)
-    return leaks.drop(columns=["place", "alike", "duplicate_place"])
-
-
-def _summary(
-    images: pd.DataFrame,
-    pairs: pd.DataFrame,
-    conflicts: pd.DataFrame,
-    leaks: pd.DataFrame,
-    file_groups: Ints,
-) -> pd.DataFrame:
+def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Count images, pairs, groups and leaks: a column count, indexed by measure.
 
-    ``byte_copies`` are images whose file equals that of an earlier image, by
-    `file_groups` (n,), equal for equal files; ``exact_copies`` and the next three are
-    pairs. Leaks of test images are counted up to each of `LEVELS`: at it, or at one
-    before it.
+    ``byte_copies`` are images whose file equals that of an earlier image;
+    ``exact_copies`` and the next three are pairs. Leaks are images of a group that an
+    earlier split has, too. Validation images leak as well: something is chosen on them.
     """
     group_sizes = images["group"].value_counts()
     is_exact = pairs["kind"] == SAME_PIXELS
@@ -187,7 +118,7 @@ def _summary(
         "unreadable": (images["error"] != "").sum(),
         "modes": images["mode"].nunique(),  # how many colour modes, such as RGB
         "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
-        "byte_copies": pd.Series(file_groups).duplicated().sum(),
+        "byte_copies": images["digest"].dropna().duplicated().sum(),
         "exact_copies": is_exact.sum(),
         "near_pairs": (~is_exact & ~is_reoriented).sum(),
         "mirrored_pairs": (pairs["orientation"] == "mirrored").sum(),
@@ -195,11 +126,16 @@ def _summary(
         "groups": len(group_sizes),
         "groups_of_several": (group_sizes > 1).sum(),
         "largest_group": group_sizes.max(),
-        "label_conflicts": len(conflicts),
-        "val_leaks": (leaks["split"] == "val").sum(),
+        "label_conflicts": (pairs["label_a"] != pairs["label_b"]).sum(),
+        "val_leaks": _count_leaks(images, "val", ["train"]),
+        "test_leaks": _count_leaks(images, "test", ["train", "val"]),
     }
-    at_level = leaks.loc[leaks["split"] == "test", "level"].value_counts()
-    up_to_level = at_level.reindex(LEVELS, fill_value=0).cumsum()
-    counts |= {f"test_leaks_{level}": up_to_level[level] for level in LEVELS}
     summary = pd.DataFrame({"count": counts}).rename_axis("measure")
     return summary.astype(np.int64)
+
+
+def _count_leaks(images: pd.DataFrame, split: str, earlier: list[str]) -> int:
+    """Count the images of a split whose group earlier splits have, too."""
+    groups = images.loc[images["split"] == split, "group"]
+    earlier_groups = images.loc[images["split"].isin(earlier), "group"]
+    return int(groups.isin(earlier_groups).sum())

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from cliplib.data.wording import points
-from cliplib.features.audit import LEVELS
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import Results
@@ -21,7 +20,7 @@ COPIES = {
     "turned_pairs": "pairs of which one is turned",
     "label_conflicts": "pairs with two labels",
     "val_leaks": "validation images with a copy in training",
-    f"test_leaks_{LEVELS[-1]}": "test images with a copy in training or validation",
+    "test_leaks": "test images with a copy in training or validation",
 }
 """Rows of an audit's summary, and what they are called."""
 
