@@ -83,7 +83,7 @@ def test_too_few_clusters_of_a_class_cannot_be_tested() -> None:
 
 def test_too_many_groups_are_not_clustered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_GROUPS", 120)
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 30)
+    monkeypatch.setattr(module, "BATCH_SIZE", 30)
     found = look_alikes(views(20), LinearProbe())
     assert found.many
     assert found.n_clusters == N

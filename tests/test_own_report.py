@@ -362,7 +362,7 @@ def test_erased_images_are_encoded_in_batches_each_in_its_row(
     boxes = dict.fromkeys(table.ids, Box(0.5, 0.5, 0.2, 0.2))
     # Where nothing is erased, answers are the same only if each row is in its place.
     monkeypatch.setattr("cliplib.inspection.erase.erase", lambda image, *_, **__: image)
-    monkeypatch.setattr("cliplib.inspection.erase.AT_ONCE", 5)
+    monkeypatch.setattr("cliplib.inspection.erase.BATCH_SIZE", 5)
     sizes.clear()
     files = [folder / name for name in table.ids]
     fits = fitted_by_fold(table)

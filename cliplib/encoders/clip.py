@@ -17,7 +17,7 @@ from sklearn.preprocessing import normalize
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cliplib.data.arrays import Features, Ints
+from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.data.cache import ResultCache
 from cliplib.data.image import Images, ImageSource, load_image
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
@@ -176,10 +176,8 @@ class ClipEncoder(Encoder):
         Texts of more than `max_tokens` tokens are cut, with a warning.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        batches = []
-        for start in range(0, len(texts), TEXT_BATCH):
-            batches.append(self._encode_text_batch(texts[start : start + TEXT_BATCH]))
-        return np.concatenate(batches)
+        batches = row_batches(len(texts), TEXT_BATCH)
+        return np.concatenate([self._encode_text_batch(texts[one]) for one in batches])
 
     def _encode_text_batch(self, texts: list[str]) -> Features:
         """Encode n texts at once, at least one, (n, projected_dim) of unit length.

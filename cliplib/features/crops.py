@@ -15,10 +15,11 @@ from scipy.sparse import triu
 from sklearn.neighbors import radius_neighbors_graph
 from sklearn.preprocessing import StandardScaler
 
-from cliplib.data.arrays import Features, Ints
+from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.data.threads import one_thread
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
+    BATCH_SIZE,
     MAX_SIMPLE_DIFFERENCE,
     low_frequency_bits,
     one_is_simple,
@@ -84,8 +85,8 @@ def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     The answer is (n, 2 · warps, 1).
     """
     bits = [np.zeros((0, 2 * len(WARPS), 1), np.uint64)]
-    for start in range(0, len(grey), 512):
-        views = warped(halved(grey[start : start + 512]), WARPS).numpy()
+    for batch in row_batches(len(grey), BATCH_SIZE):
+        views = warped(halved(grey[batch]), WARPS).numpy()
         both = np.concatenate([views, views[..., ::-1]])
         bits.append(low_frequency_bits(both, 8).swapaxes(0, 1))
     return np.concatenate(bits)

@@ -19,13 +19,14 @@ import pandas as pd
 import xxhash
 from numpy.typing import NDArray
 
-from cliplib.data.arrays import Bools, Features, Floats, Ints
+from cliplib.data.arrays import Bools, Features, Floats, Ints, row_batches
 from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.image import Images
 from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
+    BATCH_SIZE,
     GREY_SIDE,
     MAX_SIMPLE_DIFFERENCE,
     ORIENTATIONS,
@@ -41,7 +42,6 @@ from cliplib.features.hashes import (
 MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
 # Of detail; hardly any pair of MRI slices lies from 0.82 to 0.86.
 MIN_CORRELATION = 0.82
-PAIRS_AT_ONCE = 512  # whose detail is in memory together
 
 # Flags and hearts of one shape agree in all detail: tints must be the same as well.
 MAX_COLOUR_DIFFERENCE = 40  # of 255, between the tints of any two parts
@@ -303,11 +303,10 @@ def _correlations(
     """
     orient = ORIENTATIONS[orientation]
     correlations = [np.zeros(0)]
-    for start in range(0, len(rows_a), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        turned_a = orient(squares[rows_a[part]])
+    for batch in row_batches(len(rows_a), BATCH_SIZE):
+        turned_a = orient(squares[rows_a[batch]])
         a = turned_a.astype(np.float64).reshape(len(turned_a), -1)
-        b = squares[rows_b[part]].astype(np.float64).reshape(a.shape)
+        b = squares[rows_b[batch]].astype(np.float64).reshape(a.shape)
         # The sums are of whole numbers: exact, and the same in whatever order.
         sum_a = a.sum(axis=1)
         sum_b = b.sum(axis=1)

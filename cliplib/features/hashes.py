@@ -12,12 +12,12 @@ from PIL import Image
 from scipy.fft import dct, dctn
 from scipy.ndimage import gaussian_filter
 
-from cliplib.data.arrays import Bools, Features, Floats, Ints
+from cliplib.data.arrays import Bools, Features, Floats, Ints, row_batches
 from cliplib.data.cache import ImageFunction
 
 GREY_SIDE = 64  # pixels of the small grey image
 HASH_SIDE = 16  # lowest frequencies in each direction, which the hash keeps
-
+BATCH_SIZE = 512  # images whose detail is in memory together
 
 ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "": lambda squares: squares,
@@ -145,10 +145,11 @@ def quantised_detail(grey: NDArray[np.uint8]) -> NDArray[np.int8]:
     Each image is scaled to a largest absolute value of 127; a flat one is all 0.
     """
     detail = np.empty(grey.shape, np.int8)
-    for start in range(0, len(grey), 512):  # since on the way they are four times this
-        fine = fine_detail(grey[start : start + 512].astype(np.float32))
+    # In batches, since on the way they are four times this.
+    for batch in row_batches(len(grey), BATCH_SIZE):
+        fine = fine_detail(grey[batch].astype(np.float32))
         peak = np.abs(fine).max(axis=(1, 2), keepdims=True)
-        detail[start : start + 512] = np.rint(127 * fine / np.maximum(peak, 1e-3))
+        detail[batch] = np.rint(127 * fine / np.maximum(peak, 1e-3))
     return detail
 
 
@@ -188,12 +189,10 @@ def are_drawn(grey: NDArray[np.uint8]) -> Bools:
 def one_is_simple(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Bools:
     """Return whether one image of each pair, (p,), is a simple one."""
     rows, place = np.unique([rows_a, rows_b], return_inverse=True)
-    is_simple = [
-        are_simple(grey[rows[start : start + 1024]])
-        for start in range(0, len(rows), 1024)
-    ]
-    of_images = np.concatenate([np.zeros(0, bool), *is_simple])
-    return np.asarray(of_images[place.reshape(2, -1)].any(axis=0))
+    is_simple = np.zeros(len(rows), bool)
+    for batch in row_batches(len(rows), BATCH_SIZE):
+        is_simple[batch] = are_simple(grey[rows[batch]])
+    return np.asarray(is_simple[place.reshape(2, -1)].any(axis=0))
 
 
 def largest_difference(a: NDArray[Any], b: NDArray[Any], shared: Bools) -> float:

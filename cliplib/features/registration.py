@@ -14,7 +14,6 @@ Maps lead from a place in the fixed image to that in the moving one, as in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from cliplib.data.arrays import Features, Ints
+from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.data.threads import one_thread
 from cliplib.features.hashes import (
     BLOCK_SIDE,
@@ -43,7 +42,7 @@ OFFSETS = 2 * torch.fft.fftfreq(COARSE_SIDE)  # of a shift by so many pixels, in
 MIN_COARSE = 0.45  # of the best cross-correlation on the grid
 MIN_FITTED = 0.5  # of detail, once the map is fitted
 STEPS = 8  # of fitting a map
-PAIRS_AT_ONCE = 64  # whose arrays a core's cache holds
+BATCH_SIZE = 64  # pairs whose arrays a core's cache holds
 MIN_SHARED = 0.5  # of the area of both images, less a rim
 RIM = 2  # pixels from the edge of the overlap: local means know what lies beyond it
 # Of a map's entries from those of the map that changes nothing: a scale, and a turn.
@@ -127,12 +126,6 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     return _compared(images, placed).assign(is_mirrored=is_mirrored)
 
 
-def _parts(pairs: Ints) -> Iterator[Ints]:
-    """Yield some pairs after others."""
-    for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        yield pairs[start : start + PAIRS_AT_ONCE]
-
-
 def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Placed:
     """Place pairs, rows of images (n, 64, 64), by warp and shift of whole pixels.
 
@@ -143,7 +136,9 @@ def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Placed:
     alike = np.zeros(len(moving), np.float32)
     maps = torch.eye(3).repeat(len(moving), 1, 1)
     # In this order an image's views are made once for many of its pairs.
-    for pairs in _parts(np.argsort(moving, kind="stable")):
+    by_moving = np.argsort(moving, kind="stable")
+    for batch in row_batches(len(by_moving), BATCH_SIZE):
+        pairs = by_moving[batch]
         rows, row_of_pair = np.unique(moving[pairs], return_inverse=True)
         views = torch.fft.rfft2(_standardised(warped(detail[rows], GRID)))
         views_of_pair = views.transpose(0, 1)[row_of_pair]  # (pairs, warps, …)
@@ -171,7 +166,9 @@ def _fitted(images: NDArray[Any], placed: Placed, least: float) -> Placed:
     """Fit the maps of those pairs of images (n, s, s) that are alike by now."""
     maps = placed.maps.clone()
     alike = np.zeros(len(maps), np.float32)
-    for some in _parts(np.flatnonzero(placed.alike >= least)):
+    likely = np.flatnonzero(placed.alike >= least)
+    for batch in row_batches(len(likely), BATCH_SIZE):
+        some = likely[batch]
         moving = _soft_detail(images[placed.moving[some]])
         fixed = _soft_detail(images[placed.fixed[some]])
         maps[some] = _gauss_newton(moving, fixed, maps[some])
@@ -253,7 +250,9 @@ def _compared(images: NDArray[np.uint8], placed: Placed) -> pd.DataFrame:
     change = (placed.maps[:, :2, :2] - torch.eye(2)).abs()
     is_small = (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
     compared = np.zeros((len(change), 3))
-    for some in _parts(np.flatnonzero(is_small & (placed.alike >= MIN_FITTED))):
+    likely = np.flatnonzero(is_small & (placed.alike >= MIN_FITTED))
+    for batch in row_batches(len(likely), BATCH_SIZE):
+        some = likely[batch]
         pairs = placed.select(some)
         a = torch.from_numpy(images[pairs.moving]).float()
         b = torch.from_numpy(images[pairs.fixed]).float()

@@ -239,8 +239,6 @@ class FeatureTable:
         rows = np.atleast_1d(np.arange(len(self))[index])  # type: ignore[index]
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
-    __getitem__ = select
-
     def split(self, name: str) -> FeatureTable:
         """Return the rows of a published split; ValueError where there are none."""
         if name not in self.splits:

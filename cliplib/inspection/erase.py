@@ -23,7 +23,7 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
-from cliplib.data.arrays import Bools, Features, Floats
+from cliplib.data.arrays import Bools, Features, Floats, row_batches
 from cliplib.data.image import ImageSource, image_name, load_image
 from cliplib.data.text_table import id_by_name, read_text_table
 from cliplib.encoders.encoder import Encoder
@@ -45,7 +45,7 @@ CONTROL = "as much erased on the other side"
 """Names of the variants of the images."""
 MOST_EXAMPLES = 3
 
-AT_ONCE = 64
+BATCH_SIZE = 64
 """Images without their object that are encoded together, and so are in memory."""
 
 
@@ -355,8 +355,8 @@ def _encode_erased(
     """Return a table's features, those of rows with a box anew without the object."""
     features = table.features.copy()
     every_row = [*box_of_row]
-    for start in range(0, len(every_row), AT_ONCE):
-        rows = every_row[start : start + AT_ONCE]
+    for batch in row_batches(len(every_row), BATCH_SIZE):
+        rows = every_row[batch]
         erased = [_load_erased(images[row], box_of_row[row], seed) for row in rows]
         features[rows] = encoder.encode_images(
             erased, readout=table.readout, progress=False

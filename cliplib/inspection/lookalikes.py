@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.preprocessing import StandardScaler, normalize
 
-from cliplib.data.arrays import Features, Ints
+from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.evaluation.intervals import Estimate, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
@@ -25,7 +25,7 @@ OF_ONE_CLUSTER = 0.5
 MOST_GROUPS = 10_000
 """With more, no clusters are formed: they take memory n²."""
 MOST_PAIRS = 6
-ROWS_AT_ONCE = 1_000
+BATCH_SIZE = 1_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +92,9 @@ def _nearest(rows: Features, groups: Ints) -> tuple[Ints, NDArray[np.float32]]:
     """Return each row's nearest row of another group, and their cosine, (n,) both."""
     neighbours = []
     cosines = []
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        cosine = rows[part] @ rows.T
-        cosine[groups[part, None] == groups] = -1
+    for batch in row_batches(len(rows), BATCH_SIZE):
+        cosine = rows[batch] @ rows.T
+        cosine[groups[batch, None] == groups] = -1
         neighbours.append(cosine.argmax(axis=1))
         cosines.append(cosine.max(axis=1))
     return np.concatenate(neighbours), np.concatenate(cosines)

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
-from sklearn.neighbors import NearestNeighbors
 
-from cliplib.data.arrays import Features, Ints
+from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.encoders.encoder import Encoder, check_made_by
 from cliplib.features.table import FeatureTable
 
-QUERIES_AT_ONCE = 512
+BATCH_SIZE = 512
 """Queries whose similarities to all gallery rows are in memory together."""
 
 
@@ -65,34 +64,23 @@ def search(
             "Give the groups of both queries and gallery, or of the gallery alone."
         )
     asked, known = _features_of(queries, gallery, encoder)
-    if groups is None:
-        n_found = min(k, len(known))
-        neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
-        distances, rows = neighbours.kneighbors(asked)
-        return rows, np.asarray(1 - distances, np.float32)
-    group_of_query = None if query_groups is None else np.asarray(query_groups)
-    return _nearest_of_each_group(asked, known, np.asarray(groups), group_of_query, k)
-
-
-def _nearest_of_each_group(
-    queries: Any, gallery: Any, groups: Ints, query_groups: Ints | None, k: int
-) -> tuple[Ints, Features]:
-    """Return what `search` returns where the gallery's rows have groups, (n,)."""
+    # Without groups, each row of the gallery is its own.
+    group_of_row = np.arange(len(known)) if groups is None else np.asarray(groups)
     rows_found = []
     cosines_found = []
-    for query, cosines in enumerate(each_query(queries, gallery)):
+    for query, cosines in enumerate(each_query(asked, known)):
         nearest_first = np.argsort(-cosines, kind="stable")
-        groups_in_order = pd.Series(groups[nearest_first])
+        groups_in_order = pd.Series(group_of_row[nearest_first])
         is_wanted = ~groups_in_order.duplicated()
         if query_groups is not None:
-            is_wanted &= groups_in_order != query_groups[query]
+            is_wanted &= groups_in_order != np.asarray(query_groups)[query]
         rows = nearest_first[is_wanted][:k]
         rows_found.append(rows)
         cosines_found.append(cosines[rows])
     n_found = min(map(len, rows_found))
     return (
         np.stack([rows[:n_found] for rows in rows_found]),
-        np.stack([cosines[:n_found] for cosines in cosines_found]),
+        np.stack([cosines[:n_found] for cosines in cosines_found], dtype=np.float32),
     )
 
 
@@ -118,7 +106,5 @@ def _features_of(
 def each_query(queries: ArrayLike, gallery: ArrayLike) -> Iterator[Features]:
     """Yield for each of the queries (q, d) its cosines with all gallery rows, (n,)."""
     query_rows = np.asarray(queries)
-    for start in range(0, len(query_rows), QUERIES_AT_ONCE):
-        yield from cosine_similarity(
-            query_rows[start : start + QUERIES_AT_ONCE], gallery
-        )
+    for batch in row_batches(len(query_rows), BATCH_SIZE):
+        yield from cosine_similarity(query_rows[batch], gallery)

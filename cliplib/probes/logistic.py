@@ -12,10 +12,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import block_diag, qr
 from scipy.optimize import fmin_l_bfgs_b
-from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
 
-from cliplib.data.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints, row_batches
 
 AXES = 16
 """Principal axes in the preconditioner: more of them save steps, but slow each down."""
@@ -141,7 +140,7 @@ class LogisticProblem:
         intercept = weights[:, -1].astype(np.float32)
         loss = 0.0
         gradient = np.zeros(weights.shape)
-        for block in gen_batches(n, max(1, BLOCK_NUMBERS // d)):
+        for block in row_batches(n, max(1, BLOCK_NUMBERS // d)):
             rows = self._rows[block]
             one_hot = self._one_hot[block]
             logits = (coef @ rows.T).T + intercept  # (rows of the block, k)
@@ -168,7 +167,7 @@ def largest_curvatures(rows: Features, axes: Floats) -> Floats:
     """
     directions = axes.T.astype(np.float32)
     n, d = rows.shape
-    blocks = gen_batches(n, max(1, BLOCK_NUMBERS // d))
+    blocks = row_batches(n, max(1, BLOCK_NUMBERS // d))
     along = np.concatenate([rows[block] @ directions for block in blocks])
     squares = np.square(along)
     # The intercept is the weight of a feature that is 1 in all rows.
