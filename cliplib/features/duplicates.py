@@ -72,7 +72,6 @@ def find_near_duplicates(
     *,
     features: Features | None = None,
     copies: str | float = "near",
-    max_distance: int = MAX_DISTANCE,
     cropped: bool = True,
     cache: ResultCache | None = None,
 ) -> pd.DataFrame:
@@ -95,8 +94,6 @@ def find_near_duplicates(
         "off": none count as near-duplicates; "exact": those of the same pixels; "near":
         those that show the same, cropped, mirrored or turned too; or the smallest
         correlation of detail that makes one, above 0 and up to 1, in place of 0.82.
-    max_distance
-        Up to how many of the hash's 256 bits may differ.
     cropped
         Whether copies that are cropped, shifted or turned a little are sought.
     cache
@@ -123,15 +120,13 @@ def find_near_duplicates(
         records_a = records_a[:0]
         strictness = SAME_PIXELS
     # Pairs are kept under all that they depend on: thresholds, hashes and features.
-    key = f"near_duplicates_6:{strictness}:{max_distance}:{cropped}"
+    key = f"near_duplicates_6:{strictness}:{MAX_DISTANCE}:{cropped}"
     for array in (records_a, records_b, features):
         if array is not None:
             key += xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
     kept = {} if cache is None else cache.get([key])
     if key not in kept:
-        pairs = _pairs(
-            records_a, records_b, features, strictness, max_distance, cropped
-        )
+        pairs = _pairs(records_a, records_b, features, strictness, cropped)
         kept = {key: pairs.to_records(index=False, column_dtypes=COLUMNS)}
         if cache is not None:
             cache.put(kept)
@@ -152,7 +147,6 @@ def _pairs(
     records_b: NDArray[Any] | None,
     features: Features | None,
     strictness: str | float,
-    max_distance: int,
     cropped: bool,
 ) -> pd.DataFrame:
     """Return the near-duplicates within `records_a`, or between these and `records_b`.
@@ -174,7 +168,7 @@ def _pairs(
     index_b = index_a if is_within else images["index"][~is_a].to_numpy()
     if strictness != SAME_PIXELS:
         least = MIN_CORRELATION if strictness == "near" else float(strictness)
-        near = _near_pairs(records, index_a, index_b, max_distance, least, is_within)
+        near = _near_pairs(records, index_a, index_b, least, is_within)
         uncropped = pd.concat([pairs, *near])
         pairs = uncropped[_agree_beyond_detail(records, uncropped)]
         if cropped:
@@ -223,7 +217,6 @@ def _near_pairs(
     records: NDArray[Any],
     index_a: Ints,
     index_b: Ints,
-    max_distance: int,
     min_correlation: float,
     is_within: bool,
 ) -> Iterator[pd.DataFrame]:
@@ -236,7 +229,7 @@ def _near_pairs(
     detail = quantised_detail(records["grey"])
     upright = orientations.index("")
     for rows_a, rows_b, number in close_hashes(
-        bits[index_a], bits[index_b, upright], max_distance, within=is_within
+        bits[index_a], bits[index_b, upright], MAX_DISTANCE, within=is_within
     ):
         a = index_a[rows_a]
         b = index_b[rows_b]

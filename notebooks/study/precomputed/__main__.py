@@ -43,7 +43,6 @@ HERE = Path(__file__).parent
 SET_WITH_SOURCES = "brain_tumor_mri"
 CHENG = "external/brain_tumor_figshare"
 BR35H = "external/br35h_healthy"
-LOOSE_DISTANCE = 90
 LOOSE_CORRELATION = 0.4
 """Looser than for copies, to see how near an image without an original comes to one."""
 KNOWN_OF_PATIENTS = ["patient", "examination", "series", "fold", "author_fold"]
@@ -90,7 +89,6 @@ def closest_originals(
     pairs = find_near_duplicates(
         hashes,
         original_hashes,
-        max_distance=LOOSE_DISTANCE,
         copies=LOOSE_CORRELATION,
         cropped=False,
     )
