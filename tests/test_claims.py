@@ -168,11 +168,16 @@ CONTRARY = {
     "cover-erased": (ERASED, 0.55),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "0-answer": ("grey_levels.used.meningioma", NOTHING),
+    "0-answer": (ERASED, 0.55),
     "0-patients": (FALL, metric(0.025, 0.015, 0.035)),
     "0-sources": ("sequence.gap.all", NOTHING),
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "0-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
+    "0-file": (
+        'cell("series_methods", "balanced, series B", "forest on traces",'
+        ' "whole", "all").low',
+        0.45,
+    ),
     "0-waste": (
         "erased_objects.differences.kernel_probe"
         ".used_erased_less_as_much_erased_elsewhere.points",
@@ -196,6 +201,11 @@ CONTRARY = {
     "4-without-tumour": (
         'cell("crop_states", "balanced, series B", "mini", "tumour erased").low',
         0.45,
+    ),
+    "4-place": (
+        'cell("series_methods", "balanced, series B", "forest on the box",'
+        ' "whole", "all").low',
+        0.4,
     ),
     "4-own-files": (
         'cell("series_originals", "balanced, series B", "fold", "cropped", "all")',
@@ -227,6 +237,7 @@ CONTRARY = {
     "4-clue-grey": ("grey_levels.used.meningioma", NOTHING),
     "4-grey-not-series": ("grey_levels.differences.gliomas_of_b.meningioma", NOTHING),
     "4-erased": ("crop.erased.used.meningioma", NOTHING),
+    "4-rests": (FALL, NOTHING),
     "4-unknown": ("crop.erased.needed.glioma_series_b", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
@@ -248,6 +259,7 @@ CONTRARY = {
     "4-ppv": ("triage.sensitivity_99.at_0_01.ppv.high", 0.9),
     "4-seen": ("seen.flickr8k_recall_at_10.text_to_image.seen_less_held_out", NOTHING),
     "6-patients": (FALL, NOTHING),
+    "6-erased": (ERASED, 0.55),
     "6-sources": ("sequence.gap.all", NOTHING),
     "6-series": (f"{OPPOSITE}.low", 0.6),
     "6-tumour": ("crop.erased.used.meningioma", NOTHING),
