@@ -202,6 +202,7 @@ CONTRARY = {
         'cell("crop_states", "balanced, series B", "mini", "tumour erased").low',
         0.45,
     ),
+    "4-short": (CROPPED, metric(0.79, 0.77, 0.82)),
     "4-place": (
         'cell("series_methods", "balanced, series B", "forest on the box",'
         ' "whole", "all").low',
