@@ -26,6 +26,7 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from study.deletion import deletion_insertion
 from study.random_weights import randomize_weights, with_weights
+from study.rollout import attention_rollout
 
 SPOT = (1, 2)  # the patch that holds the planted evidence
 # Single pixels, -1 and 1: gone when blurred.
@@ -91,7 +92,7 @@ def test_rollout_of_even_attention_is_what_the_formula_says(tiny: ClipEncoder) -
             block.self_attn.q_proj.bias.zero_()
     # Each of three blocks keeps all and spreads as much over 17 tokens.
     np.testing.assert_allclose(
-        chefer_relevance(even, noise(2), None), (2**3 - 1) / 17, rtol=1e-5
+        attention_rollout(even, noise(2)), (2**3 - 1) / 17, rtol=1e-5
     )
 
 
@@ -146,7 +147,7 @@ def test_relevance_marks_planted_evidence_and_rollout_knows_of_no_class(
     assert (
         against[SPOT] == 0 < against.sum()
     )  # what speaks against a class is not shown
-    assert np.ptp(chefer_relevance(planted, [board], None)) < 1e-6
+    assert np.ptp(attention_rollout(planted, [board])) < 1e-6
 
 
 def test_deletion_and_insertion_tell_a_right_map_from_a_wrong_one(
@@ -271,7 +272,7 @@ def test_a_larger_input_gives_a_larger_map(checkpoint: Path) -> None:
         checkpoint, cache=False, image_size=50
     )  # two pixels no patch covers
     heat = chefer_relevance(large, noise(1), np.arange(32))
-    assert heat.shape == chefer_relevance(large, noise(1), None).shape == (1, 6, 6)
+    assert heat.shape == attention_rollout(large, noise(1)).shape == (1, 6, 6)
     deletion_insertion(large, noise(1), heat, np.array([0]), board_proba, steps=3)
 
 

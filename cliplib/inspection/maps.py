@@ -25,7 +25,7 @@ MARK = "#c4512d"
 def chefer_relevance(
     encoder: ClipEncoder,
     images: Iterable[ImageSource] | ImageSource,
-    directions: ArrayLike | None,
+    directions: ArrayLike,
     *,
     readout: str = "pooled",
 ) -> Features:
@@ -44,9 +44,7 @@ def chefer_relevance(
     directions
         (d,) for all images or (n, d), a probe's ``logit_gradients`` or rows of
         `zero_shot_weights`: the logit is ``features @ direction``, times the logit
-        scale if projected. None gives attention rollout (Abnar and Zuidema, ACL 2020,
-        section 3), whatever the class, as if all gradients were 1: heads are averaged,
-        and half of what leaves a block is taken to have passed it by.
+        scale if projected.
     readout
         Name of the readout ("pooled", "projected", "deep" or another of `READOUTS`)
         whose features the directions belong to.
@@ -61,11 +59,9 @@ def chefer_relevance(
         If there are several directions, but not one for each image.
     """
     sources = image_list(images)
-    if directions is not None:
-        by_image = np.asarray(directions, np.float32)
-        by_image = np.broadcast_to(by_image, (len(sources), by_image.shape[-1]))
-    tower: Any = deepcopy(encoder.model.vision_model)
-    tower.set_attn_implementation("eager")  # the fused kernels never hold the attention
+    by_image = np.asarray(directions, np.float32)
+    by_image = np.broadcast_to(by_image, (len(sources), by_image.shape[-1]))
+    tower = tower_with_attention(encoder)
     scale = encoder.logit_scale if readout == "projected" else 1
     side = patches_a_side(encoder)
     bar = tqdm(sources, "heat maps", disable=len(sources) < 32)
@@ -79,19 +75,24 @@ def chefer_relevance(
             output_hidden_states=True,
         )
         attentions = output.attentions  # of each block (1, heads, tokens, tokens)
-        gradients = [torch.ones_like(attention) for attention in attentions]
-        if directions is not None:
-            features = encoder.read_states(output.hidden_states, readout)[0]
-            direction = torch.tensor(by_image[i]).to(features)
-            logit = scale * features @ direction
-            gradients = torch.autograd.grad(logit, attentions)
+        features = encoder.read_states(output.hidden_states, readout)[0]
+        direction = torch.tensor(by_image[i]).to(features)
+        logit = scale * features @ direction
+        gradients = torch.autograd.grad(logit, attentions)
         # How each block passes relevance on, (tokens, tokens), the first block first.
         matrices = [
             _relevance_matrix(attention, gradient)
             for attention, gradient in zip(attentions, gradients, strict=True)
         ]
-        maps[i] = _reaching_class_token(matrices).reshape(side, side)
+        maps[i] = reaching_class_token(matrices).reshape(side, side)
     return maps
+
+
+def tower_with_attention(encoder: ClipEncoder) -> Any:
+    """Return a copy of a CLIP's vision tower that gives its attention, too."""
+    tower: Any = deepcopy(encoder.model.vision_model)
+    tower.set_attn_implementation("eager")  # fused kernels never hold the attention
+    return tower
 
 
 def patches_a_side(encoder: ClipEncoder) -> int:
@@ -112,7 +113,7 @@ def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
     return mean + torch.eye(len(mean)).to(mean)
 
 
-def _reaching_class_token(matrices: list[Tensor]) -> Features:
+def reaching_class_token(matrices: list[Tensor]) -> Features:
     """Return the relevance that reaches the class token from each patch, (patches,).
 
     `matrices` (tokens, tokens) say how each block passes it on, the first block first;
