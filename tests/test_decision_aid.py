@@ -29,11 +29,7 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.aid_folder import MANIFEST, check_aid_can_be_saved
-from cliplib.reports.decision_aid import (
-    DecisionAid,
-    choose_threshold,
-    default_probe,
-)
+from cliplib.reports.decision_aid import DecisionAid, choose_threshold
 
 CLASSES = ("disc", "square", "stripes")
 PROBE = LinearProbe(Cs=(0.01, 1.0))
@@ -100,10 +96,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.parametrize("risk", [0.05, 0.2])
 def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
-    tiny: ClipEncoder, risk: float
+    tiny: ClipEncoder, risk: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cliplib.reports.decision_aid.OUT_OF_DISTRIBUTION", 0)
     table = clouds(tiny, n=600, spread=2.0)
-    aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=risk, out_of_distribution=0)
+    aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=risk)
     rows = held_out(table)
     said = aid.decide(rows.features)
     wrong = said["class"].to_numpy() != np.array(CLASSES)[rows.labels]
@@ -121,9 +118,12 @@ def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
     )
 
 
-def test_the_bound_on_similarity_withholds_the_stated_share(tiny: ClipEncoder) -> None:
+def test_the_bound_on_similarity_withholds_the_stated_share(
+    tiny: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cliplib.reports.decision_aid.OUT_OF_DISTRIBUTION", 0.1)
     table = clouds(tiny, n=600, spread=2.0)
-    aid = DecisionAid.fit(table, tiny, probe=PROBE, out_of_distribution=0.1)
+    aid = DecisionAid.fit(table, tiny, probe=PROBE)
     said = aid.decide(held_out(table).features)
     assert 0.08 < said["reason"].str.contains("out-of-distribution").mean() <= 0.1
     assert (said["reason"] == "out-of-distribution").any()
@@ -161,15 +161,10 @@ def test_groups_reach_the_split_and_the_probe(tiny: ClipEncoder) -> None:
     np.testing.assert_array_equal(seen, aid.training.groups)
 
 
-def test_the_kernel_probe_is_the_default_until_there_are_too_many_images(
+def test_an_aid_of_a_kernel_probe_is_saved_and_loaded(
     tiny: ClipEncoder, table: FeatureTable, tmp_path: Path, photos: list[Path]
 ) -> None:
-    assert isinstance(default_probe(9_999, seed=3), KernelProbe)
-    assert isinstance(default_probe(10_000, seed=3), LinearProbe)
-    assert default_probe(10, seed=3).seed == default_probe(10**6, seed=3).seed == 3
-    assert default_probe(10).seed == 0
-    aid = DecisionAid.fit(table, tiny)
-    assert isinstance(aid.probe, KernelProbe)
+    aid = DecisionAid.fit(table, tiny, probe=KernelProbe())
     assert aid.about["probe"] == "KernelProbe, readout 'pooled'"
     aid.save(tmp_path / "kernel")
     assert (
@@ -239,7 +234,7 @@ def test_features_of_another_encoder_are_refused(
         table.features, model_fingerprint="0" * 32, encoder="other"
     )
     with pytest.raises(ValueError, match="made by another encoder than"):
-        DecisionAid.fit(foreign, tiny)
+        DecisionAid.fit(foreign, tiny, probe=PROBE)
 
 
 def test_features_that_the_encoder_cannot_make_are_refused(
@@ -247,7 +242,7 @@ def test_features_that_the_encoder_cannot_make_are_refused(
 ) -> None:
     scaled = table.with_features(table.features * 2)
     with pytest.raises(ValueError, match="no readout 'own'|'own'"):
-        DecisionAid.fit(scaled, tiny)
+        DecisionAid.fit(scaled, tiny, probe=PROBE)
 
 
 # --- what it says of files

@@ -218,7 +218,7 @@ def test_a_map_of_another_shape_is_refused(tiny: ClipEncoder) -> None:
 
 @pytest.mark.parametrize(
     "probe",
-    [LinearProbe(Cs=(0.1,)), KernelProbe(), MLPProbe(hidden=8, learning_rate=0.02)],
+    [LinearProbe(Cs=(0.1,)), KernelProbe(), MLPProbe(hidden=8)],
     ids=["linear", "kernel", "MLP"],
 )
 def test_heat_maps_show_what_spoke_for_a_label_to_any_probe(

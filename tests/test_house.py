@@ -287,7 +287,7 @@ for probe in (LinearProbe(Cs=(0.1,)), MLPProbe(hidden=8)):
     evaluate(test.labels, proba, table.classes)
 search(encoder.encode_texts(["a bottle"]), encoder.project(test.features))
 assert len(audit_dataset(folder).images) == 36
-aid = DecisionAid.fit(encode(folder, encoder), encoder)
+aid = DecisionAid.fit(encode(folder, encoder), encoder, probe=LinearProbe())
 aid.save(out / "aid")
 aid = DecisionAid.load(out / "aid")
 write_html(aid.classify(folder), out / "sheet.html", aid, folder)

@@ -19,6 +19,7 @@ from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.groups import merge_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
+from cliplib.probes.kernel import KernelProbe
 from cliplib.reports.decision_aid import DecisionAid
 
 
@@ -129,7 +130,7 @@ def test_groups_of_the_source_are_those_of_the_table(
 
 def test_the_aid_learns_from_what_was_encoded(encoded: Path, tiny: ClipEncoder) -> None:
     table = FeatureTable.from_parquet(str(encoded))
-    aid = DecisionAid.fit(table, tiny)
+    aid = DecisionAid.fit(table, tiny, probe=KernelProbe())
     assert len(aid.decide(table.features)) == len(table)
 
 

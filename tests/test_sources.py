@@ -258,9 +258,9 @@ def test_texts_and_tables_need_the_encoder_itself(expected, tiny):
     with pytest.raises(TypeError, match="str is no encoder"):
         search("three", expected, encoder="mini")
     with pytest.raises(TypeError, match="str is no encoder"):
-        DecisionAid.fit(expected, "mini")
+        DecisionAid.fit(expected, "mini", probe=LinearProbe())
     with pytest.raises(TypeError, match="FeatureTable is no encoder"):
-        DecisionAid.fit(tiny, expected)
+        DecisionAid.fit(tiny, expected, probe=LinearProbe())
     with pytest.raises(TypeError, match="FeatureTable is no encoder"):
         zero_shot(expected, tiny, CLASSES)
 

@@ -6,7 +6,7 @@ A folder, a table of files, a data set of the library ``datasets``, or one of th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -129,11 +129,6 @@ def _of_path(name: str, image_column: str, label_column: str) -> _Listed:
     known = pd.DataFrame(list_images(root), columns=ListedImage._fields)
     images = _undecoded(known["path"])
     return _Listed(images, known.assign(group=""), root.resolve().name, "folder")
-
-
-def default_phrases(classes: Sequence[str]) -> dict[str, str]:
-    """Return a phrase for each class: its name, with spaces for "_" and "-"."""
-    return {name: name.replace("_", " ").replace("-", " ") for name in classes}
 
 
 # --- A table of files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -65,7 +66,9 @@ def zero_shot_weights(
 def zero_shot(
     encoder: ClipEncoder,
     table: FeatureTable,
-    phrases: Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]],
+    phrases: (
+        Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]] | None
+    ) = None,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
 ) -> Floats:
     """Return the probabilities of k classes for a table's images, by words alone.
@@ -79,7 +82,8 @@ def zero_shot(
     phrases
         For each of k classes how to say it: a list of names, ``["brick", "grass"]``, or
         by the name of each of the table's classes one phrase or several, ``{"brick": "a
-        wall of brick", "grass": ["grass", "a lawn"]}``.
+        wall of brick", "grass": ["grass", "a lawn"]}``. By default the names of the
+        classes, with spaces for "_" and "-".
     templates
         Texts with a ``{}`` each for a phrase.
 
@@ -96,6 +100,8 @@ def zero_shot(
         If the encoder reads no texts, or is none.
     """
     check_made_by(table, encoder)
+    if phrases is None:
+        phrases = [re.sub("[_-]", " ", name) for name in table.classes]
     if isinstance(phrases, Mapping):
         if set(phrases) != set(table.classes):
             raise ValueError(

@@ -8,12 +8,11 @@ What is chosen is chosen on validation rows, never on test rows, as in CLIP's pr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import LabelEncoder
@@ -25,9 +24,6 @@ from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.data.threads import one_thread
 from cliplib.features.splits import group_train_test_split
 from cliplib.probes.withheld_groups import refuse_withheld_groups
-
-HoldOut = Callable[[int], tuple[Ints, Ints]]
-"""Maps a seed to row numbers: of rows to train on, and of those held out to choose."""
 
 TIE = 1e-4
 """Validation losses (nats) this close are equal, so that rounding does not decide."""
@@ -82,23 +78,21 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 f"All labels are of one class, {str(labels[0])!r}: a classifier needs "
                 "two."
             )
-        n_train = len(rows)
-        has_validation_rows = X_val is not None or y_val is not None
-        if has_validation_rows:
+        if X_val is None and y_val is None:
+            train_rows, held_out_rows = group_train_test_split(
+                labels, groups, seed=self.seed
+            )
+        else:
             rows_val, labels_val = validate_data(
                 self, X_val, y_val, dtype=np.float32, reset=False
             )
+            train_rows = np.arange(len(rows))
+            held_out_rows = len(rows) + np.arange(len(rows_val))
             rows = np.concatenate([rows, rows_val])
             labels = np.concatenate([labels, labels_val])
-
-        def hold_out(seed: int) -> tuple[Ints, Ints]:
-            if has_validation_rows:
-                return np.arange(n_train), np.arange(n_train, len(rows))
-            return group_train_test_split(labels, groups, seed=seed)
-
         class_codes = encoder.transform(labels)  # a ValueError for a class of y_val's
         with one_thread():
-            self._fit(rows, class_codes, hold_out)
+            self._fit(rows, class_codes, train_rows, held_out_rows)
         return self
 
     def logits(self, X: ArrayLike) -> Floats:
@@ -112,10 +106,6 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probability of each class, (n, k), in the order of `classes_`."""
         return np.asarray(softmax(self.logits(X), axis=1))
-
-    def predict_log_proba(self, X: ArrayLike) -> Floats:
-        """Return the logarithm of each class's probability, (n, k)."""
-        return np.asarray(log_softmax(self.logits(X), axis=1))
 
     def decision_function(self, X: ArrayLike) -> Floats:
         """Return logits (n, k); of two classes the second less the first, (n,)."""
@@ -165,7 +155,13 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return np.asarray(rows)
 
     @abstractmethod
-    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
+    def _fit(
+        self,
+        rows: Features,
+        class_codes: Ints,
+        train_rows: Ints,
+        held_out_rows: Ints,
+    ) -> None:
         """Set the fitted attributes: `mean_`, `scale_`, and what the probe learns.
 
         Parameters
@@ -174,9 +170,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             Features (n, d), not yet standardised; validation rows are among them.
         class_codes
             Class of each row as an index into classes_, (n,).
-        hold_out
-            Maps a seed to two arrays of row numbers: of the rows to train on, and of
-            the validation rows, to choose on.
+        train_rows, held_out_rows
+            Numbers of the rows to train on, and of the validation rows, to choose on.
         """
 
     @abstractmethod

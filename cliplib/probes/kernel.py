@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from scipy import linalg
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import HoldOut, Probe, mean_log_loss
+from cliplib.probes.base import Probe, mean_log_loss
 
 SHARPNESS = (4, 6, 8, 12, 16, 24)
 """Factors of the scores to choose from."""
@@ -28,8 +27,8 @@ class KernelProbe(Probe):
     of rows beside it: of scikit-learn's ``check_estimator`` that is the only check that
     fails, ``check_methods_subset_invariance``, which allows 1e-7.
 
-    Fitted are sharpness_, sweep_, a DataFrame of sharpness and log_loss (nats), gamma_,
-    rows_ (n, d), standardised, validation rows last, and coef_ (n, k).
+    Fitted are sharpness_, gamma_, rows_ (n, d), standardised, validation rows last, and
+    coef_ (n, k).
 
     Parameters
     ----------
@@ -52,7 +51,13 @@ class KernelProbe(Probe):
         self.gamma = gamma
         self.seed = seed
 
-    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
+    def _fit(
+        self,
+        rows: Features,
+        class_codes: Ints,
+        train_rows: Ints,
+        held_out_rows: Ints,
+    ) -> None:
         """Choose the sharpness on held-out rows, then fit on all rows."""
         n, d = rows.shape
         if n > MAX_ROWS:
@@ -62,7 +67,6 @@ class KernelProbe(Probe):
                 f"use LinearProbe, or at most {MAX_ROWS:,} rows."
             )
         self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
-        train_rows, held_out_rows = hold_out(self.seed)
         n_train = len(train_rows)
         # All from here on is in this order: training rows first, then held-out rows.
         order = np.concatenate([train_rows, held_out_rows])
@@ -75,7 +79,6 @@ class KernelProbe(Probe):
             mean_log_loss(codes[n_train:], factor * held_out_scores)
             for factor in SHARPNESS
         ]
-        self.sweep_ = pd.DataFrame({"sharpness": SHARPNESS, "log_loss": losses})
         self.sharpness_ = SHARPNESS[int(np.argmin(losses))]
         # Row by row in memory, as a saved probe is loaded: products then round alike.
         self.coef_ = np.ascontiguousarray(coef)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import TIE, HoldOut, Probe, mean_log_loss
+from cliplib.probes.base import TIE, Probe, mean_log_loss
 from cliplib.probes.logistic import LogisticProblem, are_few_rows, principal_axes
 
 TOL = 3e-5
@@ -51,11 +51,16 @@ class LinearProbe(Probe):
         self.Cs = Cs
         self.seed = seed
 
-    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
+    def _fit(
+        self,
+        rows: Features,
+        class_codes: Ints,
+        train_rows: Ints,
+        held_out_rows: Ints,
+    ) -> None:
         """Choose C on held-out rows, then fit on all rows."""
         if not len(self.Cs):
             raise ValueError("Cs is empty: give an inverse strength of the penalty.")
-        train_rows, held_out_rows = hold_out(self.seed)
         scaled = self._standardize(rows[train_rows])
         # The axes matter for speed alone: all rows below do with these as well.
         axes = principal_axes(scaled)

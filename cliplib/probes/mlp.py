@@ -8,15 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cliplib.data.arrays import Features, Floats, Ints
-from cliplib.probes.base import HoldOut, Probe
+from cliplib.probes.base import Probe
 
 FITTED = ("hidden_coef_", "hidden_intercept_", "coef_", "intercept_")
 
+# Of AdamW; the weight decay is the default of torch.
+LEARNING_RATE = 1e-3
+BATCH_SIZE = 256
 WEIGHT_DECAY = 1e-2
-"""Of AdamW: the default of torch."""
-
+# Share of the hidden units that is set to 0 in a step of training.
+DROPOUT = 0.2
+# Epochs without a smaller validation loss, after which training stops.
 PATIENCE = 4
-"""Epochs without a smaller validation loss, after which training stops."""
+MAX_EPOCHS = 200
 
 
 class MLPProbe(Probe):
@@ -35,53 +39,39 @@ class MLPProbe(Probe):
     ----------
     hidden
         Units of the hidden layer.
-    dropout
-        Share of the hidden units that is set to 0 in a step of training, below 1.
-    learning_rate, batch_size
-        Of AdamW.
-    max_epochs
-        The last one.
     seed
         Of first weights, batches, dropout and held-out fifth.
     """
 
-    def __init__(
-        self,
-        hidden: int = 128,
-        *,
-        dropout: float = 0.2,
-        learning_rate: float = 1e-3,
-        batch_size: int = 256,
-        max_epochs: int = 200,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, hidden: int = 128, *, seed: int = 0) -> None:
         self.hidden = hidden
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
         self.seed = seed
 
-    def _fit(self, rows: Features, class_codes: Ints, hold_out: HoldOut) -> None:
+    def _fit(
+        self,
+        rows: Features,
+        class_codes: Ints,
+        train_rows: Ints,
+        held_out_rows: Ints,
+    ) -> None:
         """Train from first weights; keep those of the smallest loss on held-out rows.
 
         ValueError if that loss is finite after no epoch.
         """
         inputs = torch.from_numpy(self._standardize(rows))
         targets = torch.from_numpy(class_codes)
-        train_rows, held_out_rows = hold_out(self.seed)
         # Of its own: torch's is shared by all threads, so that a fit would depend on
         # what else is running.
         generator = torch.Generator().manual_seed(int(self.seed))
         weights = self._first_weights(inputs.shape[1], generator)
         optimizer = torch.optim.AdamW(
-            weights, lr=self.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+            weights, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
         )
         best_loss = np.inf
         epochs_since_best = 0
-        for _ in range(self.max_epochs):
+        for _ in range(MAX_EPOCHS):
             order = train_rows[torch.randperm(len(train_rows), generator=generator)]
-            for batch in torch.split(torch.from_numpy(order), self.batch_size):
+            for batch in torch.split(torch.from_numpy(order), BATCH_SIZE):
                 logits = self._forward(weights, inputs[batch], generator)
                 torch.autograd.backward(F.cross_entropy(logits, targets[batch]))
                 optimizer.step()
@@ -99,8 +89,8 @@ class MLPProbe(Probe):
                 break
         if not np.isfinite(best_loss):
             raise ValueError(
-                "The network's loss is not finite after any epoch: choose a smaller "
-                f"learning_rate than {self.learning_rate}."
+                "The network's loss is not finite after any epoch: see whether some "
+                "features are far larger than others, or take another probe."
             )
 
     def _first_weights(self, d: int, generator: torch.Generator) -> list[Tensor]:
@@ -126,7 +116,7 @@ class MLPProbe(Probe):
         hidden_coef, hidden_intercept, coef, intercept = weights
         hidden = F.gelu(F.linear(rows, hidden_coef, hidden_intercept))
         if generator is not None:
-            share = 1 - self.dropout
+            share = 1 - DROPOUT
             # 1 for the units that are kept, 0 for others.
             kept = torch.empty_like(hidden).bernoulli_(share, generator=generator)
             hidden = hidden * kept / share  # so that the mean stays as without dropout

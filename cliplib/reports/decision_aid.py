@@ -26,25 +26,15 @@ from cliplib.evaluation.intervals import clopper_pearson
 from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
-from cliplib.probes.kernel import KernelProbe
-from cliplib.probes.linear import LinearProbe
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.aid_folder import new_parts, read_manifest
 
 logger = logging.getLogger(__name__)
 
-# The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
-KERNEL_LIMIT = 10_000
-
 RISK = 0.05
 """Share of errors among the answers that a decision aid aims at."""
-
-
-def default_probe(n_images: int, *, seed: int = 0) -> Probe:
-    """Return an unfitted KernelProbe; from 10,000 images on a LinearProbe."""
-    if n_images < KERNEL_LIMIT:
-        return KernelProbe(seed=seed)
-    return LinearProbe(seed=seed)
+OUT_OF_DISTRIBUTION = 0.01
+"""Share of the held-out images that may count as out-of-distribution."""
 
 
 def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:
@@ -102,9 +92,8 @@ class DecisionAid:
         table: FeatureTable,
         encoder: Encoder,
         *,
-        probe: Probe | None = None,
+        probe: Probe,
         risk: float = RISK,
-        out_of_distribution: float = 0.01,
         seed: int = 0,
     ) -> Self:
         """Train on three quarters of a table; calibrate and set the rule on the rest.
@@ -118,8 +107,8 @@ class DecisionAid:
         (NIPS 2017). Where there is none, the aid abstains on everything, and warns.
 
         The cosine to the nearest training image must reach a second threshold, below
-        which at most the share `out_of_distribution` of the held-out images lies (Sun
-        et al., ICML 2022, who take the k-th nearest). `about` counts answers to the
+        which at most one in a hundred of the held-out images lies (Sun et al., ICML
+        2022, who take the k-th nearest). `about` counts answers to the
         held-out images that reach both thresholds, as `decide` gives them.
 
         Parameters
@@ -128,20 +117,18 @@ class DecisionAid:
             In the readout that the probe shall get.
         encoder : Encoder
             What made the table.
-        probe : LinearProbe, KernelProbe or MLPProbe, optional
-            A copy of it is fitted. By default `default_probe` gives it.
+        probe : LinearProbe, KernelProbe or MLPProbe
+            A copy of it is fitted.
         risk : float
             Share of errors among the held-out answers, 0 to 1, that is allowed.
-        out_of_distribution : float
-            Share of the held-out images, 0 to 1, that may count as out-of-distribution.
         seed : int
-            Of the split, and of the default probe.
+            Of the split.
 
         Raises
         ------
         ValueError
             The table comes from another encoder, its readout is none of the encoder's,
-            or a share is not within 0 and 1.
+            or `risk` is not within 0 and 1.
         TypeError
             There is no encoder.
         """
@@ -154,7 +141,7 @@ class DecisionAid:
         )
         training = table.select(train_rows)
         held_out = table.select(held_out_rows)
-        fitted = clone(probe or default_probe(len(training), seed=seed))
+        fitted = clone(probe)
         fitted.fit(training.features, training.labels, groups=training.groups)
         # The split leaves every class on both sides; `classes_` are sorted.
         columns = np.searchsorted(fitted.classes_, held_out.labels)
@@ -168,7 +155,7 @@ class DecisionAid:
         threshold = choose_threshold(is_right, confidence, risk)
         _, similarity = aid.nearest(held_out.features)
         # "lower": below a value between two of these, a larger share could lie.
-        min_similarity = np.quantile(similarity, out_of_distribution, method="lower")
+        min_similarity = np.quantile(similarity, OUT_OF_DISTRIBUTION, method="lower")
         is_answered = (confidence >= threshold) & (similarity >= min_similarity)
         about: dict[str, str | float | None] = {
             "data set": table.provenance.get("dataset", ""),

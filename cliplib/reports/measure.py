@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 import cliplib
-from cliplib.data.datasets import Source, default_phrases, load_dataset
+from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
@@ -144,7 +144,7 @@ def measure(
     table = images.table
     files = images.files
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
-    words = zero_shot(encoder, table, default_phrases(table.classes))
+    words = zero_shot(encoder, table)
     other_tables = {}
     for other in other_encoders:
         name = shown_name(other, anonymous)

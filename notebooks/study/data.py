@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliplib import load_dataset as load_any
-from cliplib.data.datasets import default_phrases
 from cliplib.data.hub import DownloadError
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
@@ -83,11 +83,10 @@ def dataset_spec(name_or_path: str | os.PathLike[str]) -> DatasetSpec:
     name = os.fspath(name_or_path)
     if name in DATASETS:
         return DATASETS[name]
-    phrases = default_phrases(load_any(name).features["label"].names)
+    classes = load_any(name).features["label"].names
+    phrases = {c: [re.sub("[_-]", " ", c)] for c in classes}
     title = Path(name).resolve().name
-    return DatasetSpec(
-        name=title, title=title, phrases={c: [p] for c, p in phrases.items()}
-    )
+    return DatasetSpec(name=title, title=title, phrases=phrases)
 
 
 def load_dataset(
