@@ -12,7 +12,7 @@ from PIL import Image
 
 from cliplib.data import cache as cache_module
 from cliplib.data.cache import ImageFunction, ResultCache, map_images
-from cliplib.data.image import load_image
+from cliplib.data.image import UnreadableImage, load_image
 
 MEAN = ImageFunction(
     "mean", lambda batch: np.array([[np.mean(image)] for image in batch])
@@ -67,10 +67,11 @@ def test_an_unreadable_image_stops_the_run_or_is_noted(many):
     many[7].write_bytes(b"broken")
     with pytest.raises(OSError, match=r"7\.png"):
         map_images(many, MEAN)
-    errors: dict[int, str] = {}
+    errors: dict[int, UnreadableImage] = {}
     (found,) = map_images(many, MEAN, errors=errors)
     assert list(errors) == [7]
-    assert "7.png" in errors[7]
+    assert "7.png" in str(errors[7])
+    assert errors[7].__traceback__ is None  # it would keep images in memory
     assert len(found) == len(many)
 
 
@@ -104,7 +105,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_do_and_is_done_without(
     many, tmp_path, caplog
 ):
     (tmp_path / "c").write_bytes(b"x" * 5000)
-    cache, errors = ResultCache(tmp_path / "c"), dict[int, str]()
+    cache, errors = ResultCache(tmp_path / "c"), dict[int, UnreadableImage]()
     (found,) = map_images(many, MEAN, cache=cache, errors=errors, batch_size=2)
     assert not errors
     assert np.array_equal(found, map_images(many, MEAN)[0])
@@ -162,7 +163,7 @@ def test_a_key_is_the_function_and_the_content(many):
 def test_errors_are_noted_in_the_order_of_the_images(many):
     for row in (30, 3, 17):
         many[row].write_bytes(b"broken")
-    errors: dict[int, str] = {}
+    errors: dict[int, UnreadableImage] = {}
     map_images(many, MEAN, errors=errors, batch_size=2)
     assert list(errors) == [3, 17, 30]
 

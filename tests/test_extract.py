@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cliplib.data.image import UnreadableImage
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.table import COLUMNS, FeatureTable
 from study.data import DATASETS, PRECOMPUTED
@@ -58,7 +59,7 @@ def test_no_image_is_left_out_in_silence(tiny, image_folder):
     (folder / "disc" / "disc1.png").write_bytes(b"broken")
     with pytest.raises(OSError, match=r"disc1\.png"):
         load_features(folder, tiny)
-    errors: dict[str, str] = {}
+    errors: dict[str, UnreadableImage] = {}
     table = load_features(folder, tiny, errors=errors)
     assert list(errors) == ["disc/disc1.png"]
     assert len(table) == 8

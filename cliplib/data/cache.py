@@ -19,7 +19,14 @@ from PIL import Image
 from platformdirs import user_cache_dir
 from tqdm.auto import tqdm
 
-from cliplib.data.image import Images, ImageSource, image_bytes, image_list, load_image
+from cliplib.data.image import (
+    Images,
+    ImageSource,
+    UnreadableImage,
+    image_bytes,
+    image_list,
+    load_image,
+)
 from cliplib.data.warn import warn_once
 
 
@@ -105,7 +112,7 @@ def map_images(
     images: Images,
     *functions: ImageFunction,
     cache: ResultCache | None = None,
-    errors: dict[int, str] | None = None,
+    errors: dict[int, UnreadableImage] | None = None,
     batch_size: int = 16,
     progress: str = "",
 ) -> list[NDArray[Any]]:
@@ -124,8 +131,8 @@ def map_images(
     cache
         Where results are looked up and stored; if it fails, a warning says so once.
     errors
-        Filled with the reasons why images cannot be read, by row, from 0; their rows of
-        the results are 0.
+        Filled with the errors of images that cannot be read, by row, from 0; their rows
+        of the results are 0.
     batch_size
         How many images a function gets at once.
     progress
@@ -139,7 +146,7 @@ def map_images(
 
     Raises
     ------
-    OSError
+    UnreadableImage
         If an image cannot be read, and `errors` is None.
     """
     import torch  # which takes seconds, and is only needed here
@@ -156,10 +163,11 @@ def map_images(
         computed = chain.from_iterable(pool.map(compute, batches))  # in their order
         shown = tqdm(computed, progress, n, unit="image", disable=not progress)
         for row, results in enumerate(shown):
-            if isinstance(results, OSError):
+            if isinstance(results, UnreadableImage):
                 if errors is None:
                     raise results
-                errors[row] = str(results)
+                # Without the traceback, which would keep images in memory.
+                errors[row] = UnreadableImage(sources[row], results.reason)
                 continue
             for number, result in enumerate(results):
                 if not outputs[number].size:
@@ -175,7 +183,7 @@ def _compute_batch(
     sources: Sequence[ImageSource],
     functions: Sequence[ImageFunction],
     cache: ResultCache | None,
-) -> list[list[NDArray[Any]] | OSError]:
+) -> list[list[NDArray[Any]] | UnreadableImage]:
     """Compute functions of a batch of images, or look their results up in the cache.
 
     Returned is of each image the result of each function, or why it cannot be read.
@@ -183,7 +191,7 @@ def _compute_batch(
     are decoded. What is computed is stored in the cache.
     """
     image_by_digest: dict[str, Image.Image] = {}  # equal files once
-    digests: list[str | OSError] = []
+    digests: list[str | UnreadableImage] = []
     result_by_key: dict[str, NDArray[Any]] = {}
     for source in sources:
         try:
@@ -195,7 +203,7 @@ def _compute_batch(
             if not keys <= result_by_key.keys():
                 image_by_digest[digest] = load_image(source, content)
             digests.append(digest)
-        except OSError as error:
+        except UnreadableImage as error:
             digests.append(error)
     for function in functions:
         image_by_key = {
@@ -211,7 +219,7 @@ def _compute_batch(
             result_by_key |= computed
     return [
         digest
-        if isinstance(digest, OSError)
+        if isinstance(digest, UnreadableImage)
         else [result_by_key[function.key(digest)] for function in functions]
         for digest in digests
     ]

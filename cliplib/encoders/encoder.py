@@ -14,7 +14,7 @@ from PIL import Image
 
 from cliplib.data.arrays import Features, Ints
 from cliplib.data.cache import ImageFunction, ResultCache, map_images
-from cliplib.data.image import Images
+from cliplib.data.image import Images, UnreadableImage
 from cliplib.encoders.checkpoint import fingerprint_of
 
 
@@ -93,14 +93,14 @@ class Encoder(ABC):
         self,
         images: Images,
         *others: ImageFunction,
-        errors: dict[int, str] | None = None,
+        errors: dict[int, UnreadableImage] | None = None,
         progress: str = "",
     ) -> list[NDArray[Any]]:
         """Compute the last readout of n images, and other functions in the same pass.
 
         Returns the readout (n, d) float32, then an array (n, ...) for each of `others`.
-        `errors` is filled with the reasons why images cannot be read, by row; their
-        results are 0. If it is None, the first raises OSError. `progress` is the title
+        `errors` is filled with the errors of images that cannot be read, by row; their
+        results are 0. If it is None, the first is raised. `progress` is the title
         of a progress bar; "" shows none.
         """
         results = map_images(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.datasets import Source, load_dataset
-from cliplib.data.image import file_facts
+from cliplib.data.image import UnreadableImage, file_facts
 from cliplib.features.duplicates import SAME_PIXELS, find_near_duplicates
 from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
@@ -56,7 +56,7 @@ def audit_dataset(
     """
     dataset = load_dataset(source, **columns)
     sources = list(dataset["image"])
-    errors_by_row: dict[int, str] = {}
+    errors_by_row: dict[int, UnreadableImage] = {}
     (hashes,) = map_images(sources, image_hash, cache=cache, errors=errors_by_row)
     if len(errors_by_row) == len(sources):
         reason = errors_by_row.get(0, "The data set is empty.")
@@ -74,7 +74,9 @@ def audit_dataset(
 
 
 def _image_rows(
-    dataset: datasets.Dataset, sources: list[Any], errors_by_row: dict[int, str]
+    dataset: datasets.Dataset,
+    sources: list[Any],
+    errors_by_row: dict[int, UnreadableImage],
 ) -> pd.DataFrame:
     """Return a row for each image: id, label, split, error, and what its file tells.
 
@@ -83,7 +85,7 @@ def _image_rows(
     """
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
     images["label"] = dataset.features["label"].int2str(list(images["label"]))
-    images["error"] = [errors_by_row.get(row, "") for row in images.index]
+    images["error"] = [str(errors_by_row.get(row, "")) for row in images.index]
     facts = [
         {} if row in errors_by_row else file_facts(source)
         for row, source in enumerate(sources)

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cliplib.data.datasets import Source, load_dataset
+from cliplib.data.image import UnreadableImage
 from cliplib.data.wording import counted
 from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import near_duplicate_groups
@@ -57,7 +58,7 @@ class EncodingActor:
         """
         rows = self.dataset.select(batch["id"])
         class_names = rows.features["label"].names
-        errors: dict[int, str] = {}
+        errors: dict[int, UnreadableImage] = {}
         features, hashes = self.encoder.map(rows["image"], image_hash, errors=errors)
         return pd.DataFrame(
             {
@@ -68,7 +69,7 @@ class EncodingActor:
                 "features": list(features[:, self.columns]),
                 "hash": list(hashes),
                 "encoder": self.made_by,
-                "error": [errors.get(row, "") for row in range(len(rows))],
+                "error": [str(errors.get(row, "")) for row in range(len(rows))],
             }
         )
 

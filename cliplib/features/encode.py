@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from cliplib.data.datasets import Source, load_dataset
+from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import near_duplicate_groups, parse_copies
@@ -21,7 +22,7 @@ def encode(
     *,
     groups: str | os.PathLike[str] | None = None,
     copies: str | float = "near",
-    errors: dict[str, str] | None = None,
+    errors: dict[str, UnreadableImage] | None = None,
     **columns: str,
 ) -> FeatureTable:
     """Encode images from anywhere into a feature table, with their near-duplicates.
@@ -42,7 +43,7 @@ def encode(
         Which images count as copies: "off", "exact", "near" or a threshold, see
         `find_near_duplicates`.
     errors
-        A dict that receives why each unreadable image was left out, by id.
+        A dict that receives the error of each image that was left out, by id.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def encode(
     if groups is not None:
         declared = declared_groups(dataset["id"][:], groups)
     title = dataset.info.dataset_name
-    errors_by_row: dict[int, str] = {}
+    errors_by_row: dict[int, UnreadableImage] = {}
     features, hashes = encoder.map(
         dataset["image"],
         image_hash,

@@ -18,6 +18,7 @@ from sklearn.metrics import pairwise_distances_argmin_min
 
 from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.folder import list_files
+from cliplib.data.image import UnreadableImage
 from cliplib.data.wording import printable
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder, check_made_by
@@ -253,14 +254,14 @@ class DecisionAid:
         names, sources = list_files(files)
         if not names:
             raise ValueError(f"There is no image in {files}.")
-        errors_by_row: dict[int, str] = {}  # filled with why a row cannot be read
+        errors_by_row: dict[int, UnreadableImage] = {}  # filled where there are any
         (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
         columns = self.encoder.columns_of(self.training.readout)
         answers = self.decide(deep[:, columns])
         # These rows of `deep` are zeros.
         answers.loc[list(errors_by_row)] = ["", np.nan, True, "unreadable", "", np.nan]
         answers.insert(0, "file", names)
-        answers["error"] = [errors_by_row.get(row, "") for row in answers.index]
+        answers["error"] = [str(errors_by_row.get(row, "")) for row in answers.index]
         return answers
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from cliplib.data.image import ImageSource, UnreadableImage, load_image
+from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.features.encode import encode
 from cliplib.features.table import FeatureTable
@@ -60,29 +60,20 @@ def encode_and_count(
     anonymous: bool = False,
 ) -> EncodedImages:
     """Encode images, and count them; ValueError where none of a class can be read."""
-    errors_by_id: dict[str, str] = {}  # filled with why an image cannot be read
-    table = encode(dataset, encoder, copies=copies, errors=errors_by_id)
+    error_of: dict[str, UnreadableImage] = {}  # filled, by id, where there are any
+    table = encode(dataset, encoder, copies=copies, errors=error_of)
     file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
-    unreadable = {name: why_unreadable(file_of[name]) for name in errors_by_id}
     for label, name in enumerate(table.classes):
         if label not in table.labels:
-            error = next(iter(errors_by_id.values()), "")
+            error = next(iter(error_of.values()), "")
             raise ValueError(f"No image of class {name!r} can be read. {error}")
     files = [file_of[file_id] for file_id in table.ids]
     names = [str(file_id) for file_id in table.ids]
     if anonymous:
         names = [f"image {row}" for row in range(1, len(table) + 1)]
     counts = count_images(table)
+    unreadable = {name: f"{error.reason}." for name, error in error_of.items()}
     return EncodedImages(table, files, names, counts, unreadable, file_fields(files))
-
-
-def why_unreadable(file: ImageSource) -> str:
-    """Return why an image cannot be read, without its name; "" if it can be by now."""
-    try:
-        load_image(file)
-    except UnreadableImage as error:
-        return f"{error.reason}."
-    return ""
 
 
 def count_images(table: FeatureTable) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Ints
+from cliplib.data.image import UnreadableImage
 from cliplib.data.text_table import read_text_table
 from cliplib.encoders.encoder import Encoder
 from cliplib.features.encode import encode
@@ -43,7 +44,7 @@ def load_features(
     groups: str | os.PathLike[str] | None = None,
     limit: int = 0,
     seed: int = 0,
-    errors: dict[str, str] | None = None,
+    errors: dict[str, UnreadableImage] | None = None,
     precomputed: bool = True,
 ) -> FeatureTable:
     """Return a data set's feature table: precomputed features, or its images encoded.
@@ -66,7 +67,7 @@ def load_features(
     limit, seed
         About how many images `stratified_subset` draws; 0 takes all.
     errors
-        A dict that receives why each unreadable image was left out, by id.
+        A dict that receives the error of each image that was left out, by id.
     precomputed
         False encodes the images of a named set in any case.
 
