@@ -11,13 +11,11 @@ from typing import Any
 import datasets
 import imagehash
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from cliplib.data.cache import ResultCache
 from cliplib.features.audit import Audit, audit_dataset
 from cliplib.features.duplicates import (
     MAX_DISTANCE,
@@ -337,18 +335,6 @@ def test_the_search_finds_what_comparing_every_pair_finds() -> None:
         found = near["correlation"].to_numpy()
         np.testing.assert_allclose(found, [row[3] for row in expected], atol=1e-5)
     assert near["orientation"].nunique() > 4
-
-
-def test_hashes_are_compared_once(tmp_path: Path, monkeypatch: Any) -> None:
-    hashes = image_hash.function([blobs(0), ImageOps.mirror(blobs(0)), blobs(1)])
-    cache = ResultCache(tmp_path / "kept")
-    first = find_near_duplicates(hashes, cache=cache)
-    monkeypatch.setattr("cliplib.features.duplicates.close_hashes", None)
-    pd.testing.assert_frame_equal(find_near_duplicates(hashes, cache=cache), first)
-    assert first["orientation"].tolist() == ["mirrored"]
-    for other in ({"images_a": hashes[:2]}, {"copies": 0.9}):
-        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-            find_near_duplicates(**({"images_a": hashes} | other), cache=cache)
 
 
 def test_a_correlation_does_not_depend_on_the_images_beside_it() -> None:

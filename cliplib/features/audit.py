@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
 
 import datasets
 import numpy as np
@@ -51,8 +52,8 @@ def audit_dataset(
     `source` and `columns` are those of `load_dataset`. `copies` says what counts as
     one: "off", "exact", "near" or a threshold, see
     `find_near_duplicates`. With a `table` of these images, or of some,
-    like ones are tried as cropped copies wherever the crop lies. Hashes and pairs are
-    kept in the `cache`. A ValueError says if not one image can be read.
+    like ones are tried as cropped copies wherever the crop lies. Hashes are kept in
+    the `cache`. A ValueError says if not one image can be read.
     """
     dataset = load_dataset(source, **columns)
     sources = list(dataset["image"])
@@ -61,12 +62,25 @@ def audit_dataset(
     if len(errors_by_row) == len(sources):
         reason = errors_by_row.get(0, "The data set is empty.")
         raise ValueError(f"No image can be read. {reason}")
-    images = _image_rows(dataset, sources, errors_by_row)
     features = None
     if table is not None:  # NaN for images that it lacks
         of_table = pd.DataFrame(table.features, table.ids)
-        features = of_table.reindex(images["id"]).to_numpy(np.float32)
-    pairs = find_near_duplicates(hashes, features=features, copies=copies, cache=cache)
+        features = of_table.reindex(dataset["id"][:]).to_numpy(np.float32)
+    pairs = find_near_duplicates(hashes, features=features, copies=copies)
+    return audit_pairs(dataset, pairs, errors_by_row)
+
+
+def audit_pairs(
+    dataset: datasets.Dataset,
+    pairs: pd.DataFrame,
+    errors_by_row: Mapping[int, UnreadableImage] = MappingProxyType({}),
+) -> Audit:
+    """Audit images whose near-duplicates are known; see `audit_dataset`.
+
+    `pairs` are what `find_near_duplicates` returns for the rows of the data set, and
+    `errors_by_row` says why some of its images cannot be read.
+    """
+    images = _image_rows(dataset, errors_by_row)
     pairs = _with_names(pairs, images)
     images["group"] = connected_groups(len(images), pairs["index_a"], pairs["index_b"])
     conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
@@ -74,9 +88,7 @@ def audit_dataset(
 
 
 def _image_rows(
-    dataset: datasets.Dataset,
-    sources: list[Any],
-    errors_by_row: dict[int, UnreadableImage],
+    dataset: datasets.Dataset, errors_by_row: Mapping[int, UnreadableImage]
 ) -> pd.DataFrame:
     """Return a row for each image: id, label, split, error, and what its file tells.
 
@@ -88,7 +100,7 @@ def _image_rows(
     images["error"] = [str(errors_by_row.get(row, "")) for row in images.index]
     facts = [
         {} if row in errors_by_row else file_facts(source)
-        for row, source in enumerate(sources)
+        for row, source in enumerate(dataset["image"])
     ]
     return images.join(pd.DataFrame(facts))
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xxhash
 from numpy.typing import NDArray
 
 from cliplib.data.arrays import Bools, Features, Floats, Ints, row_batches
-from cliplib.data.cache import ResultCache, map_images
+from cliplib.data.cache import map_images
 from cliplib.data.image import Images
 from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
@@ -59,11 +58,11 @@ SAME_PIXELS = "exact"
 COLUMNS = {
     "index_a": "int64",
     "index_b": "int64",
-    "kind": "U7",
-    "orientation": "U16",
+    "kind": "str",
+    "orientation": "str",
     "correlation": "float64",
 }
-"""Of pairs, and how they are kept."""
+"""Of pairs, and their types."""
 
 
 def find_near_duplicates(
@@ -73,7 +72,6 @@ def find_near_duplicates(
     features: Features | None = None,
     copies: str | float = "near",
     cropped: bool = True,
-    cache: ResultCache | None = None,
 ) -> pd.DataFrame:
     """Find near-duplicates within a collection of images, or between two.
 
@@ -96,8 +94,6 @@ def find_near_duplicates(
         correlation of detail that makes one, above 0 and up to 1, in place of 0.82.
     cropped
         Whether copies that are cropped, shifted or turned a little are sought.
-    cache
-        Where the pairs are kept: the same hashes are compared once.
 
     Returns
     -------
@@ -114,31 +110,19 @@ def find_near_duplicates(
         If `copies` is something else.
     """
     strictness = parse_copies(copies)
-    records_a = _records_of(images_a, cache)
-    records_b = None if images_b is None else _records_of(images_b, cache)
+    records_a = _records_of(images_a)
+    records_b = None if images_b is None else _records_of(images_b)
     if strictness == "off":  # then there is nothing to compare
         records_a = records_a[:0]
         strictness = SAME_PIXELS
-    # Pairs are kept under all that they depend on: thresholds, hashes and features.
-    key = f"near_duplicates_6:{strictness}:{MAX_DISTANCE}:{cropped}"
-    for array in (records_a, records_b, features):
-        if array is not None:
-            key += xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
-    kept = {} if cache is None else cache.get([key])
-    if key not in kept:
-        pairs = _pairs(records_a, records_b, features, strictness, cropped)
-        kept = {key: pairs.to_records(index=False, column_dtypes=COLUMNS)}
-        if cache is not None:
-            cache.put(kept)
-    return pd.DataFrame(kept[key]).astype({"kind": "str", "orientation": "str"})
+    pairs = _pairs(records_a, records_b, features, strictness, cropped)
+    return pairs.astype(COLUMNS).reset_index(drop=True)
 
 
-def _records_of(
-    images: Images | NDArray[np.uint8], cache: ResultCache | None
-) -> NDArray[Any]:
+def _records_of(images: Images | NDArray[np.uint8]) -> NDArray[Any]:
     """Return the records of images, or of their hashes."""
     if not (isinstance(images, np.ndarray) and images.ndim == 2):
-        (images,) = map_images(images, image_hash, cache=cache)
+        (images,) = map_images(images, image_hash)
     return hash_records(images)
 
 
@@ -318,14 +302,13 @@ def near_duplicate_groups(
     *,
     features: Features | None = None,
     copies: str | float = "near",
-    cache: ResultCache | None = None,
 ) -> Ints:
     """Return each image's group number, (n,), from 0 by first appearance.
 
     Images are in one group if they are near-duplicates, or if pairs of near-duplicates
     connect them through other images. Parameters are those of `find_near_duplicates`.
     """
-    pairs = find_near_duplicates(hashes, features=features, copies=copies, cache=cache)
+    pairs = find_near_duplicates(hashes, features=features, copies=copies)
     return connected_groups(len(hashes), pairs["index_a"], pairs["index_b"])
 
 

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import os
+from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
-from cliplib.features.duplicates import near_duplicate_groups, parse_copies
-from cliplib.features.groups import declared_groups
+from cliplib.features.duplicates import find_near_duplicates, parse_copies
+from cliplib.features.groups import connected_groups, declared_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
+
+
+class Encoded(NamedTuple):
+    """A feature table, and what was found out while it was made.
+
+    Attributes
+    ----------
+    table
+        Of the n images that can be read.
+    dataset
+        These images, row by row.
+    hashes
+        What `image_hash` gives for them, (n, 4416).
+    pairs
+        The near-duplicates among them, as `find_near_duplicates` returns them.
+    """
+
+    table: FeatureTable
+    dataset: datasets.Dataset
+    hashes: NDArray[Any]
+    pairs: pd.DataFrame
 
 
 def encode(
@@ -52,13 +77,27 @@ def encode(
     ValueError
         If `groups` does not cover all images, or the source lacks a column.
     """
-    parse_copies(copies)  # which is refused before the encoding, if at all
     dataset = load_dataset(source, **columns)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)
-    declared = dataset["group"][:]
     if groups is not None:
         declared = declared_groups(dataset["id"][:], groups)
+        dataset = dataset.remove_columns("group").add_column("group", declared)
+    return encode_dataset(dataset, encoder, copies=copies, errors=errors).table
+
+
+def encode_dataset(
+    dataset: datasets.Dataset,
+    encoder: Encoder,
+    *,
+    copies: str | float = "near",
+    errors: dict[str, UnreadableImage] | None = None,
+) -> Encoded:
+    """Encode images as `load_dataset` returns them, and return all that was found out.
+
+    Parameters and errors are those of `encode`.
+    """
+    parse_copies(copies)  # which is refused before the encoding, if at all
     title = dataset.info.dataset_name
     errors_by_row: dict[int, UnreadableImage] = {}
     features, hashes = encoder.map(
@@ -71,9 +110,8 @@ def encode(
     was_read[list(errors_by_row)] = False
     if errors_by_row and not was_read.any():
         raise ValueError(f"No image of {title!r} can be read.")
-    near_duplicates = near_duplicate_groups(
-        hashes, features=features, copies=copies, cache=encoder.cache
-    )
+    pairs = find_near_duplicates(hashes, features=features, copies=copies)
+    near_duplicates = connected_groups(len(dataset), pairs["index_a"], pairs["index_b"])
     about = {"dataset": title, "source": dataset.info.builder_name}
     table = FeatureTable(
         features=features,
@@ -86,8 +124,19 @@ def encode(
         folds=np.zeros(len(dataset), np.int64),
         provenance={**encoder.provenance, **about},
     )
-    if any(declared):
-        table = table.with_groups(declared)
+    if any(dataset["group"]):
+        table = table.with_groups(dataset["group"][:])
     if errors is not None:
         errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
-    return table if was_read.all() else table.select(was_read)
+    if was_read.all():
+        return Encoded(table, dataset, hashes, pairs)
+    row_of_image = np.cumsum(was_read) - 1  # without unreadable ones, which no pair has
+    return Encoded(
+        table.select(was_read),
+        dataset.select(np.flatnonzero(was_read)),
+        hashes[was_read],
+        pairs.assign(
+            index_a=row_of_image[pairs["index_a"]],
+            index_b=row_of_image[pairs["index_b"]],
+        ),
+    )

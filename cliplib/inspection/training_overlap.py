@@ -8,7 +8,6 @@ found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -16,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplib.data.arrays import Ints
-from cliplib.data.cache import ResultCache, map_images
-from cliplib.data.image import ImageSource
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
     HASH_SIDE,
     hash_records,
-    image_hash,
     quantised_detail,
 )
 
@@ -56,9 +52,7 @@ class TrainingOverlap:
         return len(self.rows) >= NOTABLE_IMAGES and self.share >= NOTABLE_SHARE
 
 
-def find_training_overlap(
-    images: Sequence[ImageSource], *, cache: ResultCache | None = None
-) -> TrainingOverlap:
+def find_training_overlap(hashes: NDArray[np.uint8]) -> TrainingOverlap:
     """Find the images that the embedded model, "mini", was trained on.
 
     Copies of another size or compression are found as well; cropped ones are not. Of
@@ -66,12 +60,9 @@ def find_training_overlap(
 
     Parameters
     ----------
-    images
-        n images that can be read.
-    cache
-        Where their hashes are kept.
+    hashes
+        What `image_hash` gives for n images that can be read, (n, 4416).
     """
-    (hashes,) = map_images(images, image_hash, cache=cache)
     detail = quantised_detail(hash_records(hashes)["grey"])
     rows = np.flatnonzero(detail.std(axis=(1, 2)) >= FLAT)
     short = short_hashes(hashes[rows])[:, None, None]
@@ -79,7 +70,7 @@ def find_training_overlap(
     is_seen = np.zeros(len(rows), bool)
     for places, *_ in close:
         is_seen[places] = True
-    return TrainingOverlap(rows[is_seen], len(images))
+    return TrainingOverlap(rows[is_seen], len(hashes))
 
 
 def training_hashes() -> NDArray[np.uint64]:

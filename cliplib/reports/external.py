@@ -80,9 +80,7 @@ def evaluate_external(
     for file, reason in external.unreadable.items():
         logger.warning("%s is left out of the images elsewhere: %s", file, reason)
     # Pairs of a row of the first and a row of the second: index_a and index_b.
-    pairs = find_near_duplicates(
-        internal.files, external.files, copies=copies, cache=aid.encoder.cache
-    )
+    pairs = find_near_duplicates(internal.hashes, external.hashes, copies=copies)
     classes = internal.table.classes
     is_copy = np.isin(np.arange(len(external.table)), pairs["index_b"])
     is_of_known_class = np.isin(external.table.label_names, classes)

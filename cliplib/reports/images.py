@@ -9,10 +9,11 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
-from cliplib.features.encode import encode
+from cliplib.features.encode import encode_dataset
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
 from cliplib.reports.methods import groups_per_class
@@ -26,6 +27,12 @@ class EncodedImages:
     ----------
     table
         Deep features, labels and groups of the n images that can be read.
+    dataset
+        These images, row by row, as `load_dataset` returns them.
+    hashes
+        What `image_hash` gives for each row, (n, 4416).
+    pairs
+        The near-duplicates among the rows, as `find_near_duplicates` returns them.
     files
         The file of each row, as `load_image` takes it.
     names
@@ -40,6 +47,9 @@ class EncodedImages:
     """
 
     table: FeatureTable
+    dataset: datasets.Dataset
+    hashes: NDArray[Any]
+    pairs: pd.DataFrame
     files: Sequence[Any]
     names: Sequence[str]
     counts: pd.DataFrame
@@ -61,19 +71,24 @@ def encode_and_count(
 ) -> EncodedImages:
     """Encode images, and count them; ValueError where none of a class can be read."""
     error_of: dict[str, UnreadableImage] = {}  # filled, by id, where there are any
-    table = encode(dataset, encoder, copies=copies, errors=error_of)
-    file_of = dict(zip(dataset["id"], dataset["image"], strict=True))
+    encoded = encode_dataset(dataset, encoder, copies=copies, errors=error_of)
+    table = encoded.table
     for label, name in enumerate(table.classes):
         if label not in table.labels:
             error = next(iter(error_of.values()), "")
             raise ValueError(f"No image of class {name!r} can be read. {error}")
-    files = [file_of[file_id] for file_id in table.ids]
+    files = list(encoded.dataset["image"])
     names = [str(file_id) for file_id in table.ids]
     if anonymous:
         names = [f"image {row}" for row in range(1, len(table) + 1)]
-    counts = count_images(table)
-    unreadable = {name: f"{error.reason}." for name, error in error_of.items()}
-    return EncodedImages(table, files, names, counts, unreadable, file_fields(files))
+    return EncodedImages(
+        **encoded._asdict(),
+        files=files,
+        names=names,
+        counts=count_images(table),
+        unreadable={name: f"{error.reason}." for name, error in error_of.items()},
+        fields=file_fields(files),
+    )
 
 
 def count_images(table: FeatureTable) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
-from cliplib.features.audit import Audit, audit_dataset
+from cliplib.features.audit import Audit, audit_pairs
 from cliplib.features.groups import (
     declared_groups,
     joined_files,
@@ -154,16 +154,17 @@ def measure(
     probe = results.probe
     probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
-    cache = encoder.cache
-    audit = audit_dataset(dataset, copies=copies, table=table, cache=cache)
+    audit = audit_pairs(images.dataset, images.pairs)
     encoder_name = shown_name(encoder, anonymous)
     about = {"encoder": encoder_name, "dataset": ""} if anonymous else {}
     aid = make_aid(results, encoder, images.names, about)
-    shortcuts = probe_shortcuts(table, files, results.predicted, cache=cache, **folds)
+    shortcuts = probe_shortcuts(
+        table, files, results.predicted, cache=encoder.cache, **folds
+    )
     training_overlap = None  # of another encoder nothing is known
     is_embedded = encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint
     if is_embedded:
-        training_overlap = find_training_overlap(files, cache=cache)
+        training_overlap = find_training_overlap(images.hashes)
     external = None
     if other_dataset is not None:
         away = encode_and_count(other_dataset, encoder, copies=copies)
@@ -185,7 +186,7 @@ def measure(
         encoder_name=encoder_name,
         is_embedded=is_embedded,
         images=images,
-        belonging=who_belongs_together(dataset, images, anonymous=anonymous),
+        belonging=who_belongs_together(images, anonymous=anonymous),
         audit=audit,
         copies=copies_by_row(audit, table),
         results=results,
@@ -278,12 +279,11 @@ def shown_name(encoder: Encoder, anonymous: bool) -> str:
 
 
 def who_belongs_together(
-    dataset: datasets.Dataset, images: EncodedImages, *, anonymous: bool = False
+    images: EncodedImages, *, anonymous: bool = False
 ) -> Belonging:
     """Return what is declared or suggested to belong together, and what copies join."""
     ids = images.table.ids.tolist()
-    group_of = dict(zip(dataset["id"], dataset["group"], strict=True))
-    declared = [group_of[file_id] for file_id in ids]  # "" for none
+    declared = images.dataset["group"][:]  # "" for none
     if any(declared):
         merged = joined_groups(ids, declared, images.table.copies)
         if anonymous:  # a group may be called as a person is

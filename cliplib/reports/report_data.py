@@ -79,13 +79,14 @@ def provenance(findings: Findings) -> dict[str, str]:
     if findings.anonymous and os.path.isfile(groups):
         groups = "a file"  # whose path may name somebody
     n_read = len(findings.images.table)
+    n_files = n_read + len(findings.images.unreadable)
     return {
         "encoder": findings.encoder_name,
         "fingerprint of its weights": findings.encoder.fingerprint,
         "readout of the best probe": findings.results.probe_table.readout,
         "groups": groups,
         "seed": str(findings.results.seed),
-        "images": f"{n_read} of {len(findings.audit.images)} files",
+        "images": f"{n_read} of {n_files} files",
         "cliplib": cliplib.__version__,
         "Python": platform.python_version(),
         "system": platform.platform(terse=True),
