@@ -407,7 +407,7 @@ def test_a_bad_box_is_named(row: str, said: str, tmp_path: Path) -> None:
 def test_other_encoders_are_read_by_the_same_probe(
     findings: Findings, home: Path
 ) -> None:
-    (name,) = findings.other_encoders
+    (name,) = findings.results.other_encoders
     assert name == str(home / "tiny-dino")
     results = findings.results
     other = results.evaluations[name].estimate("accuracy")

@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw
 
 from cliplib.data.cache import map_images
 from cliplib.evaluation.intervals import Estimate
+from cliplib.evaluation.metrics import evaluate
 from cliplib.features.table import FeatureTable
+from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import (
     PATCHES,
     picture_columns,
@@ -58,7 +60,9 @@ def files(images: list[Image.Image]) -> list[bytes]:
 def probed(
     labelled: FeatureTable, images: list[bytes], predicted: NDArray[np.integer]
 ) -> list[Shortcut]:
-    return probe_shortcuts(labelled, images, predicted, n_splits=3)
+    found = evaluate(labelled.labels, predicted, groups=labelled.groups)
+    of_clip = found.estimate("balanced_accuracy")
+    return probe_shortcuts(labelled, images, file_fields(images), of_clip, n_splits=3)
 
 
 @cache

@@ -16,6 +16,7 @@ from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.evaluation.intervals import Estimate
 from cliplib.features.table import FeatureTable
 from cliplib.inspection import swaps
+from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import PATCHES
 from cliplib.inspection.shortcuts import NOT_MEASURED, probe_shortcuts
 from cliplib.inspection.swaps import (
@@ -71,7 +72,8 @@ def cost_by(
         image.save(file := io.BytesIO(), "PNG")
         files.append(file.getvalue())
     table = replace(table, provenance=encoder.provenance)
-    shortcuts = probe_shortcuts(table, files, labels, n_splits=3)
+    of_clip = Estimate(0.9, 0.8, 1.0)
+    shortcuts = probe_shortcuts(table, files, file_fields(files), of_clip, n_splits=3)
     probe = LogisticRegression(C=1000)
     fits = list(fit_folds(probe, table, table_folds(table)))
     found = measure_swaps(shortcuts, fits, table, encoder, files)

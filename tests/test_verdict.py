@@ -530,8 +530,7 @@ def test_what_names_no_warning_is_refused() -> None:
 def findings(**parts: Any) -> Any:
     """Return as much of the findings as warnings and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
-    defaults = {"images": images, "is_embedded": False, "other_encoders": []}
-    defaults |= {"anonymous": False, "training_overlap": None}
+    defaults = {"images": images, "anonymous": False, "training_overlap": None}
     defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "results": results(), **parts})
 
@@ -547,10 +546,12 @@ def test_the_least_sure_class_gets_as_many_groups_as_make_it_sure() -> None:
 
 
 def test_openais_clip_is_a_command_away_from_the_small_one() -> None:
-    (step,) = next_steps(findings(is_embedded=True), "Yes")
+    not_seen = TrainingOverlap(np.array([], int), 400)
+    (step,) = next_steps(findings(training_overlap=not_seen), "Yes")
     assert step.command.endswith("--others openai/clip-vit-base-patch32")
-    beside = findings(is_embedded=True, other_encoders=["dino"])
-    assert next_steps(beside, "Yes") == []
+    proba_by_method = {**results().proba_by_method, "dino": results().proba}
+    beside = replace(results(), proba_by_method=proba_by_method)
+    assert next_steps(findings(training_overlap=not_seen, results=beside), "Yes") == []
 
 
 def test_groups_are_to_be_declared_where_no_names_suggest_them() -> None:

@@ -17,15 +17,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cliplib.data.arrays import Floats, Ints
+from cliplib.data.arrays import Floats
 from cliplib.data.cache import ResultCache, map_images
 from cliplib.data.image import ImageSource
 from cliplib.data.threads import one_thread
 from cliplib.evaluation.intervals import Estimate
-from cliplib.evaluation.metrics import Evaluation, evaluate
+from cliplib.evaluation.metrics import evaluate
 from cliplib.features.groups import one_of_each_group
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import (
     PATCHES,
     picture_columns,
@@ -93,7 +92,8 @@ class Shortcut:
 def probe_shortcuts(
     table: FeatureTable,
     images: Sequence[ImageSource],
-    predicted: Ints,
+    fields: pd.DataFrame,
+    of_clip: Estimate,
     *,
     n_splits: int = 5,
     seed: int = 0,
@@ -110,8 +110,10 @@ def probe_shortcuts(
         Labels, classes and groups of n images; its features are not read.
     images
         The images, (n,).
-    predicted
-        CLIP's out-of-fold answers, (n,), in the same folds.
+    fields
+        What their files say of themselves, as `file_fields` returns it.
+    of_clip
+        CLIP's balanced accuracy, out of the same folds.
     n_splits, seed
         Of the folds.
     cache
@@ -122,7 +124,7 @@ def probe_shortcuts(
     list of Shortcut
         All probes, the one with the largest share of CLIP's gain first.
     """
-    inputs = _inputs(images, cache)
+    inputs = _inputs(images, fields, cache)
     folds = table_folds(table, n_splits, seed)
     probe = make_pipeline(
         StandardScaler(),
@@ -135,10 +137,15 @@ def probe_shortcuts(
             proba[name] = predict_fits(fit_folds(probe, read, folds), read)
 
     chance = 1 / len(table.classes)
-    of_clip = _evaluated(table, predicted, seed).estimate("balanced_accuracy")
     shortcuts = []
     for name, probabilities in proba.items():
-        found = _evaluated(table, probabilities.argmax(axis=1), seed)
+        found = evaluate(
+            table.labels,
+            probabilities.argmax(axis=1),
+            table.classes,
+            groups=table.groups,
+            seed=seed,
+        )
         balanced = found.estimate("balanced_accuracy")
         areas = [
             roc_auc_score(table.labels == label, probabilities[:, label])
@@ -158,7 +165,7 @@ def probe_shortcuts(
 
 
 def _inputs(
-    images: Sequence[ImageSource], cache: ResultCache | None
+    images: Sequence[ImageSource], fields: pd.DataFrame, cache: ResultCache | None
 ) -> dict[str, Floats]:
     """Return what each probe reads of n images, (n, m), by name.
 
@@ -168,7 +175,6 @@ def _inputs(
     inputs: dict[str, Floats] = {
         name: pictures[:, columns] for name, columns in picture_columns().items()
     }
-    fields = file_fields(images)
     inputs |= {name: _encode_field(fields[name]) for name in fields}
     return {name: x for name, x in inputs.items() if np.ptp(x, axis=0).any()}
 
@@ -182,12 +188,6 @@ def _strength(shortcut: Shortcut) -> tuple[float, float]:
     """Order by the share of CLIP's gain, and by accuracy where none is shown."""
     share = shortcut.share_of_gain.value
     return (-np.inf if np.isnan(share) else share), shortcut.balanced.value
-
-
-def _evaluated(table: FeatureTable, answers: Ints, seed: int) -> Evaluation:
-    return evaluate(
-        table.labels, answers, table.classes, groups=table.groups, seed=seed
-    )
 
 
 def _encode_field(values: pd.Series) -> Floats:

@@ -63,10 +63,6 @@ class Findings:
         How groups were declared: the CSV file or the pattern, "" for neither.
     encoder
         The frozen CLIP.
-    encoder_name
-        Its hub id or folder; if anonymous, no folder.
-    is_embedded
-        Whether it is the small CLIP inside of cliplib.
     images, belonging
         What the folder holds.
     audit
@@ -84,8 +80,6 @@ class Findings:
         How alike images of different groups are.
     subgroups
         Parts of a class that fare otherwise, or came another way.
-    other_encoders
-        The names of vision models beside CLIP.
     suspects
         Labels that look wrong: row, given and likely class, and margin.
     errors
@@ -108,8 +102,6 @@ class Findings:
     command: str
     groups: str
     encoder: ClipEncoder
-    encoder_name: str
-    is_embedded: bool
     images: EncodedImages
     belonging: Belonging
     audit: Audit
@@ -119,7 +111,6 @@ class Findings:
     one_class_values: pd.DataFrame
     look_alikes: LookAlikes
     subgroups: Sequence[Subgroup]
-    other_encoders: Sequence[str]
     suspects: pd.DataFrame
     errors: Sequence[tuple[int, Image.Image]]
     aid: DecisionAid

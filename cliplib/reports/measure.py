@@ -155,15 +155,13 @@ def measure(
     probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
     audit = audit_pairs(images.dataset, images.pairs)
-    encoder_name = shown_name(encoder, anonymous)
-    about = {"encoder": encoder_name, "dataset": ""} if anonymous else {}
-    aid = make_aid(results, encoder, images.names, about)
+    aid = make_aid(results, encoder, images.names, anonymous=anonymous)
+    balanced_accuracy = results.evaluation.estimate("balanced_accuracy")
     shortcuts = probe_shortcuts(
-        table, files, results.predicted, cache=encoder.cache, **folds
+        table, files, images.fields, balanced_accuracy, cache=encoder.cache, **folds
     )
     training_overlap = None  # of another encoder nothing is known
-    is_embedded = encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint
-    if is_embedded:
+    if encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint:
         training_overlap = find_training_overlap(images.hashes)
     external = None
     if other_dataset is not None:
@@ -183,8 +181,6 @@ def measure(
         command=made_command if anonymous else command or made_command,
         groups=os.fspath(groups),
         encoder=encoder,
-        encoder_name=encoder_name,
-        is_embedded=is_embedded,
         images=images,
         belonging=who_belongs_together(images, anonymous=anonymous),
         audit=audit,
@@ -196,7 +192,6 @@ def measure(
         one_class_values=values_of_one_class(images.fields, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
         subgroups=find_subgroups(table, results.predicted, images.fields, seed=seed),
-        other_encoders=[*other_tables],
         suspects=suspect_labels(table.labels, results.proba),
         errors=explain_errors(encoder, fitted, files, results),
         aid=aid,
@@ -340,15 +335,18 @@ def make_aid(
     results: Results,
     encoder: ClipEncoder,
     names: Sequence[str],
-    about: Mapping[str, str],
+    *,
+    anonymous: bool,
 ) -> DecisionAid:
     """Make a classifier that abstains when unsure of the best probe.
 
-    It keeps the names of its training images, and their provenance with what is changed
-    by `about`.
+    It keeps the names of its training images and their provenance; if anonymous,
+    without the names of folders.
     """
     table = results.probe_table
-    provenance = {**table.provenance, **about}
+    provenance = dict(table.provenance)
+    if anonymous:
+        provenance |= {"encoder": shown_name(encoder, anonymous), "dataset": ""}
     named = replace(table, ids=np.array(names), provenance=provenance)
     aid = DecisionAid.fit(named, encoder, probe=results.probe, seed=results.seed)
     made_by = f"cliplib {cliplib.__version__}, Python {platform.python_version()}"

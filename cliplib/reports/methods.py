@@ -138,6 +138,12 @@ class Results:
         return [name for name in names if name in self.proba_by_method]
 
     @property
+    def other_encoders(self) -> list[str]:
+        """The names of vision models beside CLIP, which a linear probe reads."""
+        of_clip = (LARGEST, ZERO_SHOT, NEIGHBOUR, *self.probe_names)
+        return [name for name in self.proba_by_method if name not in of_clip]
+
+    @property
     def sensitivity(self) -> dict[str, Estimate]:
         """The share of each class that the best finds, by class."""
         return self.evaluation.by_class("sensitivity")

@@ -81,7 +81,7 @@ def provenance(findings: Findings) -> dict[str, str]:
     n_read = len(findings.images.table)
     n_files = n_read + len(findings.images.unreadable)
     return {
-        "encoder": findings.encoder_name,
+        "encoder": findings.aid.training.provenance["encoder"],
         "fingerprint of its weights": findings.encoder.fingerprint,
         "readout of the best probe": findings.results.probe_table.readout,
         "groups": groups,
