@@ -220,8 +220,8 @@ def test_elsewhere_leaves_out_copies_and_unknown_classes(findings: Findings) -> 
     assert external.evaluation.n == 12
     assert tuple(external.evaluation.per_class.index) == findings.results.table.classes
     assert sorted(external.left_out.to_dict().values()) == [1, 1]
-    rows = {row.method: row for row in verdict(findings).rows}
-    assert rows["elsewhere: ward9"].accuracy.value == external.evaluation.accuracy
+    elsewhere = verdict(findings).compared.loc["elsewhere: ward9"]
+    assert elsewhere["accuracy"].value == external.evaluation.accuracy
 
 
 def test_elsewhere_is_judged_by_group_and_errors_by_answer(

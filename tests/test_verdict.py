@@ -493,7 +493,7 @@ def test_as_good_as_all_are_nearly_all() -> None:
 
 
 def judged(*found: DataWarning) -> Verdict:
-    return Verdict("Perhaps", found, "One sentence.", [], [])
+    return Verdict("Perhaps", found, "One sentence.", pd.DataFrame(), [])
 
 
 def test_warnings_stand_before_the_sentence() -> None:

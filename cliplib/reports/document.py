@@ -60,9 +60,8 @@ def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, 
             blocks = [_block(said, values) for said in section["blocks"]]
             shown = [block for block in blocks if block]
             sections.append({"title": section["title"], "blocks": shown})
-    compared = pd.DataFrame(
-        [*judged.rows], columns=["", "right", "with all classes counting alike"]
-    )
+    headings = {"accuracy": "right", "balanced": "with all classes counting alike"}
+    compared = judged.compared.rename(columns=headings).rename_axis("")
     return {
         "title": " ".join(title.split()),
         "subtitle": f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",

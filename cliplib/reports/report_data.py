@@ -49,11 +49,11 @@ def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:
         ],
         "compared": [
             {
-                "method": row.method,
+                "method": row.Index,
                 **_plain_share(row.accuracy),
                 **_plain_share(row.balanced, "balanced_"),
             }
-            for row in judged.rows
+            for row in judged.compared.itertuples()
         ],
         "made": provenance(findings),
     }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pandas as pd
 from scipy.stats import betabinom
 
 from cliplib.evaluation.intervals import NORMAL_QUANTILE, Estimate
@@ -53,15 +54,6 @@ class Step(NamedTuple):
     command: str = ""
 
 
-class Row(NamedTuple):
-    """A row of the verdict's table: a method, and how much it gets right."""
-
-    method: str
-    accuracy: Estimate
-    balanced: Estimate
-    """The mean over classes of the share that is found."""
-
-
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """A word, what limits it, one sentence, a table of five rows, and what to do next.
@@ -74,9 +66,10 @@ class Verdict:
         The most severe first.
     sentence
         What new images can expect, and on what condition.
-    rows
-        The best probe, the largest class, the strongest shortcut, the names of the
-        classes, and another folder if one is named.
+    compared
+        By method accuracy and balanced accuracy, as `Estimate`s: of the best probe, the
+        largest class, the strongest shortcut, the names of the classes, and in another
+        folder if one is named.
     steps
         What to do next.
     """
@@ -84,16 +77,17 @@ class Verdict:
     word: str
     warnings: Sequence[DataWarning]
     sentence: str
-    rows: Sequence[Row]
+    compared: pd.DataFrame
     steps: Sequence[Step]
 
-    def fails(self, on: str) -> bool:
+    def fails(self, threshold: str) -> bool:
         """Tell whether a warning has this id, or is so severe; never at "never"."""
-        severe: Sequence[str] = ()
-        if on in SEVERITIES:
-            severe = SEVERITIES[: SEVERITIES.index(on) + 1]
+        failing = [threshold]
+        if threshold in SEVERITIES:  # from the most severe to the least
+            failing = list(SEVERITIES[: SEVERITIES.index(threshold) + 1])
         return any(
-            warning.id == on or warning.severity in severe for warning in self.warnings
+            warning.id in failing or warning.severity in failing
+            for warning in self.warnings
         )
 
     def __str__(self) -> str:
@@ -112,7 +106,7 @@ def verdict(findings: Findings) -> Verdict:
         word=word,
         warnings=warnings,
         sentence=sentence(word, results, warnings, findings.belonging),
-        rows=compared(findings),
+        compared=compared(findings),
         steps=next_steps(findings, word),
     )
 
@@ -190,30 +184,27 @@ def right_of_new(share: Estimate, n: int) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def compared(findings: Findings) -> list[Row]:
+def compared(findings: Findings) -> pd.DataFrame:
     """Return the verdict's table: the best probe, and what to compare it with."""
     results = findings.results
-    table = [
-        _row(f"this classifier ({results.best})", results.evaluation),
-        _row("always the largest class", results.evaluations[LARGEST]),
-    ]
+    rows = {
+        f"this classifier ({results.best})": _accuracies(results.evaluation),
+        "always the largest class": _accuracies(results.evaluations[LARGEST]),
+    }
     shortcut = strongest(findings.shortcuts)
     if shortcut is not None:
-        name = f"no object: {shortcut.name}"
-        table.append(Row(name, shortcut.accuracy, shortcut.balanced))
-    table.append(_row("the names of the classes alone", results.evaluations[ZERO_SHOT]))
+        rows[f"no object: {shortcut.name}"] = [shortcut.accuracy, shortcut.balanced]
+    by_names = results.evaluations[ZERO_SHOT]
+    rows["the names of the classes alone"] = _accuracies(by_names)
     if findings.external is not None:
-        name = f"elsewhere: {findings.external.name}"
-        table.append(_row(name, findings.external.evaluation))
-    return table
+        there = findings.external.evaluation
+        rows[f"elsewhere: {findings.external.name}"] = _accuracies(there)
+    columns = ["accuracy", "balanced"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def _row(method: str, evaluation: Evaluation) -> Row:
-    return Row(
-        method,
-        evaluation.estimate("accuracy"),
-        evaluation.estimate("balanced_accuracy"),
-    )
+def _accuracies(evaluation: Evaluation) -> list[Estimate]:
+    return [evaluation.estimate("accuracy"), evaluation.estimate("balanced_accuracy")]
 
 
 def next_steps(findings: Findings, word: str) -> list[Step]:
