@@ -423,15 +423,14 @@ def test_imbalance_is_told() -> None:
 def test_labels_files_and_groups_to_look_at_are_named() -> None:
     images = SimpleNamespace(names=[f"{number}.jpg" for number in range(9)])
     pairs = pd.DataFrame(
-        {"row_a": [0, 2], "row_b": [1, 3], "same_label": [False, True]}
+        {"index_a": [0, 2], "index_b": [1, 3], "same_label": [False, True]}
     )
-    conflict = one(data_warnings.label_conflict_warnings, copies=pairs, images=images)
+    finder = data_warnings.label_conflict_warnings
+    conflict = one(finder, audit=SimpleNamespace(pairs=pairs), images=images)
     assert conflict is not None and conflict.rows == [0, 1]
     assert conflict.evidence == {"pairs": 1}
-    assert (
-        one(data_warnings.label_conflict_warnings, copies=pairs[1:], images=images)
-        is None
-    )
+    agreeing = SimpleNamespace(pairs=pairs[1:])
+    assert one(finder, audit=agreeing, images=images) is None
     suspects = pd.DataFrame({"row": [5, 4], "given": [0, 1], "likely": [1, 0]})
     doubt = one(data_warnings.suspect_label_warnings, suspects=suspects, images=images)
     assert doubt is not None and doubt.rows == [5, 4]

@@ -25,13 +25,12 @@ class Audit:
 
     `images` has a row for each image: id, label, split, group, error, and what
     `cliplib.data.image.file_facts` says. `pairs` are those of `find_near_duplicates`,
-    with id, label and split of both (``_a``, ``_b``); `conflicts` those of different
-    labels. `summary` has the column count, by measure.
+    with id, label and split of both (``_a``, ``_b``), and same_label. `summary` has the
+    column count, by measure.
     """
 
     images: pd.DataFrame
     pairs: pd.DataFrame
-    conflicts: pd.DataFrame
     summary: pd.DataFrame
 
     def __repr__(self) -> str:
@@ -83,8 +82,7 @@ def audit_pairs(
     images = _image_rows(dataset, errors_by_row)
     pairs = _with_names(pairs, images)
     images["group"] = connected_groups(len(images), pairs["index_a"], pairs["index_b"])
-    conflicts = pairs[pairs["label_a"] != pairs["label_b"]].reset_index(drop=True)
-    return Audit(images, pairs, conflicts, _summary(images, pairs))
+    return Audit(images, pairs, _summary(images, pairs))
 
 
 def _image_rows(
@@ -106,15 +104,16 @@ def _image_rows(
 
 
 def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs with id, label and split of both images, as id_a and id_b.
+    """Return the pairs with id, label and split of both images, such as id_a and id_b.
 
-    Their index_a and index_b are row numbers of `images`.
+    Whether both have one label is same_label. The pairs' index_a and index_b are row
+    numbers of `images`.
     """
     for side in ("a", "b"):
         of_side = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
         of_side.index = pairs.index
         pairs = pairs.join(of_side.add_suffix(f"_{side}"))
-    return pairs
+    return pairs.assign(same_label=pairs["label_a"] == pairs["label_b"])
 
 
 def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +139,7 @@ def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         "groups": len(group_sizes),
         "groups_of_several": (group_sizes > 1).sum(),
         "largest_group": group_sizes.max(),
-        "label_conflicts": (pairs["label_a"] != pairs["label_b"]).sum(),
+        "label_conflicts": (~pairs["same_label"]).sum(),
         "val_leaks": _count_leaks(images, "val", ["train"]),
         "test_leaks": _count_leaks(images, "test", ["train", "val"]),
     }

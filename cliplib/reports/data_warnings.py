@@ -320,9 +320,10 @@ def merged_group_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 def label_conflict_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that copies of one image bear two labels."""
-    conflicts = findings.copies[~findings.copies["same_label"].astype(bool)]
+    pairs = findings.audit.pairs
+    conflicts = pairs[~pairs["same_label"]]
     if len(conflicts):
-        rows = conflicts[["row_a", "row_b"]].to_numpy().ravel().tolist()
+        rows = conflicts[["index_a", "index_b"]].to_numpy().ravel().tolist()
         a = findings.images.names[rows[0]]
         b = findings.images.names[rows[1]]
         evidence = {"pairs": len(conflicts)}

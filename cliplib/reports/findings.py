@@ -66,10 +66,7 @@ class Findings:
     images, belonging
         What the folder holds.
     audit
-        All pairs of copies among its files, and the labels that they contradict.
-    copies
-        row_a and row_b, the rows of both images of a pair, and same_label; pairs with
-        two labels come first.
+        All pairs of copies among these images, and whether both have one label.
     results
         How well probes and baselines do.
     shortcuts
@@ -105,7 +102,6 @@ class Findings:
     images: EncodedImages
     belonging: Belonging
     audit: Audit
-    copies: pd.DataFrame
     results: Results
     shortcuts: Sequence[Shortcut]
     one_class_values: pd.DataFrame

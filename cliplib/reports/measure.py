@@ -20,7 +20,7 @@ from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
-from cliplib.features.audit import Audit, audit_pairs
+from cliplib.features.audit import audit_pairs
 from cliplib.features.groups import (
     declared_groups,
     joined_files,
@@ -28,7 +28,6 @@ from cliplib.features.groups import (
     suggested_pattern,
 )
 from cliplib.features.splits import stratified_subset
-from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
@@ -154,7 +153,6 @@ def measure(
     probe = results.probe
     probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
-    audit = audit_pairs(images.dataset, images.pairs)
     aid = make_aid(results, encoder, images.names, anonymous=anonymous)
     balanced_accuracy = results.evaluation.estimate("balanced_accuracy")
     shortcuts = probe_shortcuts(
@@ -183,8 +181,7 @@ def measure(
         encoder=encoder,
         images=images,
         belonging=who_belongs_together(images, anonymous=anonymous),
-        audit=audit,
-        copies=copies_by_row(audit, table),
+        audit=audit_pairs(images.dataset, images.pairs),
         results=results,
         shortcuts=measure_swaps(
             shortcuts, results.fits, probe_table, encoder, files, seed=seed
@@ -292,21 +289,6 @@ def who_belongs_together(
     name_of = dict(zip(ids, images.names, strict=True))
     series = {name_of[file_id]: group for file_id, group in group_of.items()}
     return Belonging(0, pattern, series, pd.DataFrame())
-
-
-def copies_by_row(audit: Audit, table: FeatureTable) -> pd.DataFrame:
-    """Return row_a and row_b of each pair of copies, those with two labels first."""
-    ids = pd.Index(table.ids)
-    pairs = audit.pairs  # with id and label of both images
-    rows = pd.DataFrame(
-        {
-            "row_a": ids.get_indexer(pairs["id_a"]),
-            "row_b": ids.get_indexer(pairs["id_b"]),
-            "same_label": pairs["label_a"] == pairs["label_b"],
-        }
-    )
-    # False comes before True.
-    return rows.sort_values("same_label", kind="stable", ignore_index=True)
 
 
 def explain_errors(

@@ -54,9 +54,10 @@ def of_classes(findings: Findings) -> list[Picture]:
 
 
 def of_copies(findings: Findings) -> list[Picture]:
-    """Return images of copies, those of a pair side by side."""
-    pairs = findings.copies[["row_a", "row_b"]].to_numpy()
-    return of_rows(findings, pairs.ravel().tolist())  # a, b, a, b, …
+    """Return images of copies, those of a pair side by side, first of two labels."""
+    pairs = findings.audit.pairs.sort_values("same_label", kind="stable")
+    rows = pairs[["index_a", "index_b"]].to_numpy().ravel()  # a, b, a, b, …
+    return of_rows(findings, rows.tolist())
 
 
 def of_errors(findings: Findings) -> list[Picture]:

@@ -132,7 +132,7 @@ def is_right(folder: Folder, said: Verdict, findings: Findings, holds: bool) -> 
         "groups in names": "groups-in-names" in ids,
         "undeclared groups": not promises or "look-alikes" in ids or holds,
         "archive": bool(ids & {"archive-inside-class", "one-class-value"}),
-        "copies": len(findings.copies) > 0,
+        "copies": len(findings.audit.pairs) > 0,
         "label noise": "labels-in-doubt" in ids,
         "few": not promises or holds,
         "imbalance": said.word not in ("No", "Not shown"),
@@ -154,7 +154,7 @@ def what_was_found(folder: Folder, findings: Findings) -> str:
         return f"{sum(named)} of {n_wrong} in {len(named)} named"
     if folder.kind != "copies":
         return ""
-    rows = findings.copies[["row_a", "row_b"]].to_numpy()
+    rows = findings.audit.pairs[["index_a", "index_b"]].to_numpy()
     pairs = {tuple(sorted((stems[a], stems[b]))) for a, b in rows}
     copies = [stem for stem in stems if re.match(r"b\d{4}-", stem)]
     found = Counter(
