@@ -340,8 +340,8 @@ def copies(folder: Path) -> None:
         (one_class, "two classes or more, each in a folder of its own; there is only"),
         (one_image, "two classes or more, each in a folder of its own; there is only"),
         (unreadable_class, "No image of class 'dots' can be read. .*broken0.png"),
-        (three_images, "Class 'disc' has images of 1 group, copies being one: it"),
-        (copies, "Class 'disc' has images of 1 group, copies being one: it"),
+        (three_images, "Class 'disc' has images of 1 group, copies counted once: it"),
+        (copies, "Class 'disc' has images of 1 group, copies counted once: it"),
         (shutil.rmtree, "images' is neither a folder nor one of the commands"),
     ],
 )

@@ -14,18 +14,18 @@ from test_questions import table
 from cliplib import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
 from cliplib.reports.methods import (
-    Results,
+    MethodComparison,
     groups_per_class,
     number_of_folds,
 )
 from study.learning_curve import learning_curve
 
 
-def results_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> Results:
+def results_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> MethodComparison:
     """Return the out-of-fold answers of a classifier."""
     n_splits = number_of_folds(whole)
     proba = out_of_fold_proba(estimator, whole, n_splits=n_splits, seed=seed)
-    return Results(
+    return MethodComparison(
         table=whole,
         n_splits=n_splits,
         seed=seed,

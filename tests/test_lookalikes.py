@@ -27,7 +27,7 @@ def views(n_things: int, *, groups: bool = False) -> FeatureTable:
 
 def test_views_of_few_things_are_noticed() -> None:
     found = look_alikes(views(40), LinearProbe())
-    assert found.many
+    assert found.looks_like_views
     assert found.upper_quartile > 0.9
     assert found.n_clusters == 40
     assert found.accuracy is not None
@@ -36,7 +36,7 @@ def test_views_of_few_things_are_noticed() -> None:
 
 def test_images_of_many_things_are_not() -> None:
     found = look_alikes(views(N), LinearProbe())
-    assert not found.many
+    assert not found.looks_like_views
     assert found.accuracy is None
     assert found.n_clusters == N
 
@@ -44,14 +44,14 @@ def test_images_of_many_things_are_not() -> None:
 def test_classes_far_apart_are_no_look_alikes() -> None:
     far = views(N)
     far.features[far.labels == 1] += 5  # beside the others, all images of it are alike
-    assert not look_alikes(far, LinearProbe()).many
+    assert not look_alikes(far, LinearProbe()).looks_like_views
 
 
 def test_views_are_noticed_in_classes_far_apart() -> None:
     far = views(40)
     far.features[far.labels == 1] += 5
     found = look_alikes(far, LinearProbe())
-    assert found.many
+    assert found.looks_like_views
     assert found.n_clusters == 40
 
 
@@ -59,11 +59,11 @@ def test_a_quarter_of_look_alikes_is_enough() -> None:
     mixed = views(N)
     n_twins = N // 7  # in two places each: more than a quarter of the images
     mixed.features[:n_twins] = mixed.features[-n_twins:]
-    assert look_alikes(mixed, LinearProbe()).many
+    assert look_alikes(mixed, LinearProbe()).looks_like_views
 
 
 def test_neighbours_are_of_other_groups() -> None:
-    assert not look_alikes(views(40, groups=True), LinearProbe()).many
+    assert not look_alikes(views(40, groups=True), LinearProbe()).looks_like_views
 
 
 def test_six_pairs_show_how_alike_they_are() -> None:
@@ -77,7 +77,7 @@ def test_six_pairs_show_how_alike_they_are() -> None:
 
 def test_too_few_clusters_of_a_class_cannot_be_tested() -> None:
     found = look_alikes(views(6), LinearProbe())
-    assert found.many
+    assert found.looks_like_views
     assert found.accuracy is None
 
 
@@ -85,6 +85,6 @@ def test_too_many_groups_are_not_clustered(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "MOST_GROUPS", 120)
     monkeypatch.setattr(module, "BATCH_SIZE", 30)
     found = look_alikes(views(20), LinearProbe())
-    assert found.many
+    assert found.looks_like_views
     assert found.n_clusters == N
     assert found.accuracy is None

@@ -55,9 +55,9 @@ from cliplib.reports.findings import Findings
 from cliplib.reports.images import encode_and_count
 from cliplib.reports.measure import (
     command_of,
+    grouping_of,
     measure,
     shown_name,
-    who_belongs_together,
 )
 from cliplib.reports.report import (
     WRITTEN,
@@ -184,7 +184,7 @@ def test_the_best_probe_is_the_most_accurate(findings: Findings) -> None:
 
 
 def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
-    (row,) = findings.belonging.merged.to_dict("records")
+    (row,) = findings.grouping.merged.to_dict("records")
     assert {row["group_a"], row["group_b"]} == {"copy", "disc0"}
     assert {row["image_a"], row["image_b"]} == {"disc/disc0.png", "square/copy.png"}
     found = {warning.id for warning in verdict(findings).warnings}
@@ -493,10 +493,10 @@ def test_groups_that_names_suggest_are_numbered_if_anonymous() -> None:
     dataset: Any = {"id": ids, "group": [""] * len(ids)}
     table = SimpleNamespace(ids=np.array(ids))
     images: Any = SimpleNamespace(table=table, dataset=dataset, names=ids)
-    found = who_belongs_together(images)
+    found = grouping_of(images)
     assert found.series["ward/Adams_1.png"] == "ward/Adams"
     images.names = [f"image {number}" for number in range(1, 9)]
-    hidden = who_belongs_together(images, anonymous=True)
+    hidden = grouping_of(images, anonymous=True)
     assert [*hidden.series] == ["image 5", "image 6", "image 7", "image 8", "image 1"]
     assert [*hidden.series.values()] == ["1", "1", "2", "2", "3"]
 

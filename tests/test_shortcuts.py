@@ -24,7 +24,7 @@ from cliplib.inspection.image_statistics import (
 from cliplib.inspection.shortcuts import (
     Shortcut,
     probe_shortcuts,
-    share_of_gain,
+    relative_gain,
     strongest,
 )
 
@@ -111,10 +111,10 @@ def test_a_planted_trap_is_found_where_it_is(trap, name, place):
     shortcut = by_name[name]
     assert shortcut.place == place
     assert shortcut.balanced.value > 0.95
-    assert shortcut.share_of_gain.value > 0.9
+    assert shortcut.relative_gain.value > 0.9
     best = strongest(list(by_name.values()))
     assert best is not None
-    assert best.share_of_gain.value >= shortcut.share_of_gain.value
+    assert best.relative_gain.value >= shortcut.relative_gain.value
 
 
 def test_a_stamp_is_in_one_corner_only() -> None:
@@ -127,7 +127,7 @@ def test_nothing_is_found_where_nothing_was_planted() -> None:
     shortcuts = found_with(untouched)
     best = strongest(shortcuts)
     assert best is not None
-    assert best.share_of_gain.value < 0.5
+    assert best.relative_gain.value < 0.5
     # A field with one value for all images has no probe.
     assert not {"mode", "size", "format"} & {shortcut.name for shortcut in shortcuts}
 
@@ -155,7 +155,7 @@ def test_without_a_gain_of_clip_that_is_shown_there_is_no_share() -> None:
     hardly_better = table().labels.copy()
     hardly_better[:36] = 1 - hardly_better[:36]  # right for 44 of 80
     shortcuts = probed(table(), files(images_with(stamp)), hardly_better)
-    assert all(np.isnan(shortcut.share_of_gain.value) for shortcut in shortcuts)
+    assert all(np.isnan(shortcut.relative_gain.value) for shortcut in shortcuts)
     best = strongest(shortcuts)
     assert best is not None
     assert best.balanced.value > 0.95
@@ -163,10 +163,10 @@ def test_without_a_gain_of_clip_that_is_shown_there_is_no_share() -> None:
 
 def test_the_share_of_a_gain_holds_that_gain_fixed() -> None:
     reached = Estimate(0.8, 0.7, 0.9)
-    assert share_of_gain(reached, Estimate(0.9, 0.8, 1.0), 0.5) == pytest.approx(
+    assert relative_gain(reached, Estimate(0.9, 0.8, 1.0), 0.5) == pytest.approx(
         (0.75, 0.5, 1.0)
     )
-    unknown = share_of_gain(reached, Estimate(0.6, 0.5, 0.7), 0.5)
+    unknown = relative_gain(reached, Estimate(0.6, 0.5, 0.7), 0.5)
     assert np.isnan(unknown).all()
 
 

@@ -29,8 +29,8 @@ from cliplib.reports.data_warnings import (
     check_threshold,
 )
 from cliplib.reports.external import ExternalTest
-from cliplib.reports.findings import Belonging
-from cliplib.reports.methods import LARGEST, LINEAR, Results
+from cliplib.reports.findings import Grouping
+from cliplib.reports.methods import LARGEST, LINEAR, MethodComparison
 from cliplib.reports.verdict import (
     WORDS,
     Verdict,
@@ -42,10 +42,10 @@ from cliplib.reports.verdict import (
 )
 
 CLASSES = ("glass", "metal")
-UNDECLARED = Belonging(0, "", {}, pd.DataFrame())
-DECLARED = Belonging(9, "", {}, pd.DataFrame())
+UNDECLARED = Grouping(0, "", {}, pd.DataFrame())
+DECLARED = Grouping(9, "", {}, pd.DataFrame())
 SERIES = {"a_1.jpg": "a", "a_2.jpg": "a", "b_1.jpg": "b"}
-IN_NAMES = Belonging(0, r"(.+)_\d+", SERIES, pd.DataFrame())
+IN_NAMES = Grouping(0, r"(.+)_\d+", SERIES, pd.DataFrame())
 
 
 def answered(counts: tuple[int, int], wrong: tuple[int, int]) -> tuple[Ints, Floats]:
@@ -62,7 +62,7 @@ def answered(counts: tuple[int, int], wrong: tuple[int, int]) -> tuple[Ints, Flo
 @cache
 def results(
     counts: tuple[int, int] = (200, 200), wrong: tuple[int, int] = (4, 4)
-) -> Results:
+) -> MethodComparison:
     """Return the numbers of one probe that errs so often, each image its own group."""
     labels, proba = answered(counts, wrong)
     largest = np.zeros((len(labels), 2))
@@ -71,7 +71,7 @@ def results(
     table = FeatureTable.from_arrays(
         np.zeros((len(labels), 1)), labels, classes=CLASSES
     )
-    return Results(
+    return MethodComparison(
         table=table,
         n_splits=5,
         seed=0,
@@ -98,8 +98,8 @@ def shortcut(
         name=name,
         accuracy=Estimate(0.9, 0.85, 0.94),
         balanced=Estimate(0.9, 0.85, 0.94),
-        share_of_gain=reached,
-        best_told=0,
+        relative_gain=reached,
+        most_separable_class=0,
         auroc=0.9,
         examples={"glass": [0, 1], "metal": [2, 3]},
         swap_cost=cost,
@@ -127,7 +127,7 @@ def one(
 
 
 def word_of(
-    found: Results,
+    found: MethodComparison,
     *reasons: DataWarning | None,
     fewest_groups: int = 200,
 ) -> str:
@@ -178,7 +178,7 @@ def test_yes_needs_twenty_groups_of_each_class() -> None:
 
 
 def test_a_warning_never_raises_the_word() -> None:
-    limit = DataWarning("x", "high", "", at_most="Perhaps")
+    limit = DataWarning("x", "high", "", strongest_word="Perhaps")
     assert word_of(results((200, 200), (100, 100)), limit) == "No"
     assert word_of(results(), limit) == "Perhaps"
     assert WORDS.index("Perhaps") < WORDS.index("Only in part")
@@ -186,7 +186,7 @@ def test_a_warning_never_raises_the_word() -> None:
 
 def test_each_kind_of_warning_weighs_what_there_is() -> None:
     assert {kind["severity"] for kind in KINDS.values()} <= {*SEVERITIES}
-    assert {kind["at_most"] for kind in KINDS.values()} <= {*WORDS}
+    assert {kind["strongest_word"] for kind in KINDS.values()} <= {*WORDS}
 
 
 # --- What stops it
@@ -272,18 +272,18 @@ def test_a_loss_elsewhere_that_is_shown_but_small_is_none() -> None:
 
 
 def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
-    warning = one(data_warnings.series_warnings, belonging=IN_NAMES)
+    warning = one(data_warnings.series_warnings, grouping=IN_NAMES)
     assert word_of(results(), warning) == "Perhaps"
     assert warning is not None and warning.files == [*SERIES]
     shown = "a_1.jpg (group a), a_2.jpg (group a) and b_1.jpg (group b)"
     assert shown in warning.message
-    assert one(data_warnings.series_warnings, belonging=DECLARED) is None
-    step, *_ = next_steps(findings(belonging=IN_NAMES), "Perhaps")
+    assert one(data_warnings.series_warnings, grouping=DECLARED) is None
+    step, *_ = next_steps(findings(grouping=IN_NAMES), "Perhaps")
     assert step.command == r"cliplib report f --out o --groups '(.+)_\d+'"
 
 
 @pytest.mark.parametrize(
-    ("cosine", "belonging", "word"),
+    ("cosine", "grouping", "word"),
     [
         (0.79, UNDECLARED, "Yes"),
         (0.8, UNDECLARED, "Perhaps"),
@@ -291,11 +291,11 @@ def test_series_in_names_stop_the_word_unless_groups_are_declared() -> None:
     ],
 )
 def test_images_that_look_like_views_of_fewer_things_limit_the_word(
-    cosine: float, belonging: Belonging, word: str
+    cosine: float, grouping: Grouping, word: str
 ) -> None:
     alike = LookAlikes(cosine, [(0, 5, 0.9)], 9, Estimate(0.6, 0.5, 0.7))
     warning = one(
-        data_warnings.look_alike_warnings, look_alikes=alike, belonging=belonging
+        data_warnings.look_alike_warnings, look_alikes=alike, grouping=grouping
     )
     assert word_of(results(), warning) == word
     if warning:
@@ -316,7 +316,7 @@ def test_the_accuracy_by_clusters_of_look_alikes_is_told_or_why_not(
 ) -> None:
     alike = LookAlikes(0.8, [(0, 5, 0.9)], n_clusters, accuracy)
     warning = one(
-        data_warnings.look_alike_warnings, look_alikes=alike, belonging=UNDECLARED
+        data_warnings.look_alike_warnings, look_alikes=alike, grouping=UNDECLARED
     )
     assert warning is not None and said in warning.message
 
@@ -380,7 +380,7 @@ def test_a_missed_class_limits_the_word() -> None:
     found = results((400, 40), (4, 14))
     warning = one(data_warnings.missed_class_warnings, results=found)
     assert warning is not None and warning.evidence["class"] == "metal"
-    assert warning.at_most == "Mostly"
+    assert warning.strongest_word == "Mostly"
     assert one(data_warnings.missed_class_warnings) is None
 
 
@@ -441,8 +441,8 @@ def test_labels_files_and_groups_to_look_at_are_named() -> None:
     hidden = one(data_warnings.unreadable_file_warnings, images=bad, anonymous=True)
     assert hidden is not None and hidden.files == [] and "bad" not in hidden.message
     joined = pd.DataFrame({"group_a": ["p1"], "group_b": ["p2"]})
-    belonging = Belonging(401, "", {}, joined)
-    merged = one(data_warnings.merged_group_warnings, belonging=belonging)
+    grouping = Grouping(401, "", {}, joined)
+    merged = one(data_warnings.merged_group_warnings, grouping=grouping)
     assert merged is not None and "401 groups become 400" in merged.message
 
 
@@ -530,7 +530,7 @@ def findings(**parts: Any) -> Any:
     """Return as much of the findings as warnings and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
     defaults = {"images": images, "anonymous": False, "training_overlap": None}
-    defaults |= {"belonging": DECLARED, "command": "cliplib report f --out o"}
+    defaults |= {"grouping": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "results": results(), **parts})
 
 
@@ -554,5 +554,5 @@ def test_openais_clip_is_a_command_away_from_the_small_one() -> None:
 
 
 def test_groups_are_to_be_declared_where_no_names_suggest_them() -> None:
-    (step,) = next_steps(findings(belonging=UNDECLARED), "Yes")
+    (step,) = next_steps(findings(grouping=UNDECLARED), "Yes")
     assert step.text.startswith("Declare which images") and not step.command

@@ -11,9 +11,9 @@ from scipy.stats import binomtest
 from cliplib.data.image import ImageSource, file_facts
 from cliplib.features.table import FeatureTable
 
-RARE = 1e-6
+MAX_P = 1e-6
 """A value is of one class where chance would make it so less often than this."""
-PURE = 0.95
+MIN_PURITY = 0.95
 """A value is of one class if so many of the groups that have it are."""
 
 
@@ -68,7 +68,7 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
         for value, groups_by_class in counts.iterrows():
             label = groups_by_class.idxmax()
             p = _chance_of_one_class(groups_by_class, share_of_class[label])
-            if p >= RARE:
+            if p >= MAX_P:
                 continue
             has_value = files["value"] == value
             in_class = files["label"] == label
@@ -83,11 +83,11 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
 def _chance_of_one_class(groups_by_class: pd.Series, share_of_class: float) -> float:
     """Return how likely chance would give one class so many of the groups of a value.
 
-    `share_of_class` is the class's share of all groups. It is 1 where fewer than `PURE`
-    of the groups that have the value are of the class.
+    `share_of_class` is the class's share of all groups. It is 1 where fewer than
+    `MIN_PURITY` of the groups that have the value are of the class.
     """
     n_in_class = int(groups_by_class.max())
     n_in_all = int(groups_by_class.sum())
-    if n_in_class < PURE * n_in_all:
+    if n_in_class < MIN_PURITY * n_in_all:
         return 1.0
     return float(binomtest(n_in_class, n_in_all, share_of_class, "greater").pvalue)

@@ -18,7 +18,7 @@ from cliplib.probes.out_of_fold import out_of_fold_proba
 
 # Chosen on development folders of tests/benchmarks/verdict.py, of which no clean one is
 # above, and on the first draw of pairs.py.
-MANY = 0.8
+MIN_UPPER_QUARTILE = 0.8
 """The images look like views of fewer things where a quarter of cosines reach it."""
 OF_ONE_CLUSTER = 0.5
 """Clusters are joined while the mean cosine between their images is above."""
@@ -53,9 +53,9 @@ class LookAlikes:
     accuracy: Estimate | None
 
     @property
-    def many(self) -> bool:
+    def looks_like_views(self) -> bool:
         """Whether the images look like views of fewer things."""
-        return self.upper_quartile >= MANY
+        return self.upper_quartile >= MIN_UPPER_QUARTILE
 
 
 def look_alikes(
@@ -81,7 +81,7 @@ def look_alikes(
     upper_quartile = float(np.quantile(cosine, 0.75))
     clusters = table.groups
     accuracy = None
-    if upper_quartile >= MANY and len(np.unique(clusters)) <= MOST_GROUPS:
+    if upper_quartile >= MIN_UPPER_QUARTILE and len(np.unique(clusters)) <= MOST_GROUPS:
         clusters = _clusters(rows, table.groups)
         accuracy = _accuracy_by(clusters, table, probe, n_splits, seed)
     n_clusters = len(np.unique(clusters))

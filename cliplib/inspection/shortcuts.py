@@ -57,9 +57,9 @@ class Shortcut:
     accuracy, balanced
         Shares of right answers out of fold by group, of all images and as the mean over
         classes.
-    share_of_gain
+    relative_gain
         What part it reaches of CLIP's gain in balanced accuracy over chance.
-    best_told, auroc
+    most_separable_class, auroc
         The class that it tells best from all others, as its number, and the area under
         the ROC curve of that.
     examples
@@ -73,8 +73,8 @@ class Shortcut:
     name: str
     accuracy: Estimate
     balanced: Estimate
-    share_of_gain: Estimate
-    best_told: int
+    relative_gain: Estimate
+    most_separable_class: int
     auroc: float
     examples: Mapping[str, list[int]]
     swap_cost: Estimate = NOT_MEASURED
@@ -155,8 +155,8 @@ def probe_shortcuts(
             name=name,
             accuracy=found.estimate("accuracy"),
             balanced=balanced,
-            share_of_gain=share_of_gain(balanced, of_clip, chance),
-            best_told=int(np.argmax(areas)),
+            relative_gain=relative_gain(balanced, of_clip, chance),
+            most_separable_class=int(np.argmax(areas)),
             auroc=max(areas),
             examples=_surest(table, probabilities),
         )
@@ -186,7 +186,7 @@ def strongest(shortcuts: Sequence[Shortcut]) -> Shortcut | None:
 
 def _strength(shortcut: Shortcut) -> tuple[float, float]:
     """Order by the share of CLIP's gain, and by accuracy where none is shown."""
-    share = shortcut.share_of_gain.value
+    share = shortcut.relative_gain.value
     return (-np.inf if np.isnan(share) else share), shortcut.balanced.value
 
 
@@ -206,7 +206,7 @@ def _encode_field(values: pd.Series) -> Floats:
     return np.asarray(columns, float)
 
 
-def share_of_gain(reached: Estimate, of_clip: Estimate, chance: float) -> Estimate:
+def relative_gain(reached: Estimate, of_clip: Estimate, chance: float) -> Estimate:
     """Return what part a share reaches of CLIP's gain over chance, which is held fixed.
 
     It is NaN where no gain of CLIP is shown.

@@ -32,7 +32,7 @@ from cliplib.inspection.image_statistics import (
 from cliplib.inspection.shortcuts import NOT_MEASURED, Shortcut
 from cliplib.probes.out_of_fold import Fit
 
-TELLING = 0.8
+MIN_AUROC = 0.8
 """AUROC from which on a statistic tells a class so well that it is swapped."""
 MOST_STATISTICS = 2
 """So many are swapped, those that tell a class best."""
@@ -81,7 +81,7 @@ def measure_swaps(
     list of Shortcut
         The same in the same order, with their `swap_cost` where it was measured.
     """
-    telling = [s for s in shortcuts if s.name in SWAPS and s.auroc >= TELLING]
+    telling = [s for s in shortcuts if s.name in SWAPS and s.auroc >= MIN_AUROC]
     # Of equal ones, those that change more of the image come first.
     telling.sort(key=lambda s: (-round(s.auroc, 2), [*SWAPS].index(s.name)))
     telling = telling[:MOST_STATISTICS]
@@ -110,7 +110,7 @@ def _cost(
     shortcut tells best or of all others. It is `NOT_MEASURED` where no fold has images
     of both.
     """
-    label = shortcut.best_told
+    label = shortcut.most_separable_class
     drawn = _draw_trios(table, label, [fit.test_rows for fit in fits], seed)
     if drawn.empty:
         return NOT_MEASURED

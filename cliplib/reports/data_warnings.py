@@ -18,12 +18,12 @@ from cliplib.inspection.shortcuts import COLOURS, Shortcut
 from cliplib.inspection.subgroups import CLUSTER, FORM
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
-from cliplib.reports.methods import Results
+from cliplib.reports.methods import MethodComparison
 from cliplib.reports.templates import filled, read_texts
 
 SEVERITIES = ("high", "medium", "low")
 KINDS: dict[str, dict[str, str]] = read_texts("data_warnings.toml")
-"""By stable name, for programs: severity, at_most, and the texts of a warning."""
+"""By stable name, for programs: severity, strongest word, and texts of a warning."""
 
 
 FEW_GROUPS = 10
@@ -56,7 +56,7 @@ class DataWarning:
 
     Attributes
     ----------
-    id, severity, at_most
+    id, severity, strongest_word
         See data_warnings.toml.
     message
         A sentence or two.
@@ -73,7 +73,7 @@ class DataWarning:
     id: str
     severity: str
     message: str
-    at_most: str = "Yes"
+    strongest_word: str = "Yes"
     condition: str = ""
     evidence: Mapping[str, float | int | str] = field(default_factory=dict)
     rows: Sequence[int] = ()
@@ -105,7 +105,7 @@ def warning_of(
         id=kind,
         severity=texts["severity"],
         message=filled(texts["message"], **values),
-        at_most=texts["at_most"],
+        strongest_word=texts["strongest_word"],
         condition=filled(texts.get("condition", ""), **values),
         evidence=numbers,
         rows=rows,
@@ -159,7 +159,7 @@ def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
         "name": first.name,
         "place": first.place,
         "accuracy": first.accuracy,
-        "share_of_gain": first.share_of_gain,
+        "share_of_gain": first.relative_gain,
     }
     if used:
         evidence["cost"] = first.swap_cost
@@ -179,7 +179,7 @@ def is_used(shortcut: Shortcut, least: float) -> bool:
 
 def is_near(shortcut: Shortcut) -> bool:
     """Tell whether a shortcut may be all that CLIP sees."""
-    reached = shortcut.share_of_gain
+    reached = shortcut.relative_gain
     return reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
 
 
@@ -202,7 +202,7 @@ def external_warnings(findings: Findings) -> Iterator[DataWarning]:
         yield warning_of("worse-elsewhere", evidence, name=name, images=found.n)
 
 
-def external_loss(external: ExternalTest, results: Results) -> Estimate:
+def external_loss(external: ExternalTest, results: MethodComparison) -> Estimate:
     """Return internal less external balanced accuracy, of the classes that occur there.
 
     Both are of different images.
@@ -217,9 +217,9 @@ def external_loss(external: ExternalTest, results: Results) -> Estimate:
 
 def series_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that file names look like series, which nobody has declared."""
-    if findings.belonging.pattern:
-        evidence = {"pattern": findings.belonging.pattern}
-        group_of = findings.belonging.series
+    if findings.grouping.pattern:
+        evidence = {"pattern": findings.grouping.pattern}
+        group_of = findings.grouping.series
         named = [f"{file} (group {group})" for file, group in group_of.items()]
         files = list(group_of)
         yield warning_of("groups-in-names", evidence, files=files, series=named)
@@ -231,7 +231,7 @@ def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
     Where groups are declared, images of different groups are that alike.
     """
     alike = findings.look_alikes
-    if not alike.many:
+    if not alike.looks_like_views:
         return
     evidence: dict[str, Any] = {"upper_quartile": alike.upper_quartile}
     evidence["clusters"] = alike.n_clusters
@@ -242,8 +242,10 @@ def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
     warning = warning_of(
         "look-alikes", evidence, rows=rows, own=own, most_groups=MOST_GROUPS
     )
-    if findings.belonging.declared:  # perhaps too narrowly
-        warning = replace(warning, severity="medium", at_most="Probably", condition="")
+    if findings.grouping.declared:  # perhaps too narrowly
+        warning = replace(
+            warning, severity="medium", strongest_word="Probably", condition=""
+        )
     yield warning
 
 
@@ -307,11 +309,11 @@ def imbalance_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 def merged_group_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that groups which were declared apart hold copies of each other."""
-    merged = findings.belonging.merged
+    merged = findings.grouping.merged
     if len(merged):
         evidence = {
             "pairs": len(merged),
-            "declared": findings.belonging.declared,
+            "declared": findings.grouping.declared,
             "groups": findings.results.n_groups,
         }
         pairs = (merged["group_a"] + " and " + merged["group_b"]).unique().tolist()

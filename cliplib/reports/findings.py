@@ -22,11 +22,11 @@ from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.images import EncodedImages
-from cliplib.reports.methods import Results
+from cliplib.reports.methods import MethodComparison
 
 
 @dataclass(frozen=True, eq=False)
-class Belonging:
+class Grouping:
     """Which images belong together, and who says so.
 
     Attributes
@@ -63,7 +63,7 @@ class Findings:
         How groups were declared: the CSV file or the pattern, "" for neither.
     encoder
         The frozen CLIP.
-    images, belonging
+    images, grouping
         What the folder holds.
     audit
         All pairs of copies among these images, and whether both have one label.
@@ -100,9 +100,9 @@ class Findings:
     groups: str
     encoder: ClipEncoder
     images: EncodedImages
-    belonging: Belonging
+    grouping: Grouping
     audit: Audit
-    results: Results
+    results: MethodComparison
     shortcuts: Sequence[Shortcut]
     one_class_values: pd.DataFrame
     look_alikes: LookAlikes

@@ -42,10 +42,10 @@ from cliplib.probes.base import Probe
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
-from cliplib.reports.findings import Belonging, Findings
+from cliplib.reports.findings import Findings, Grouping
 from cliplib.reports.images import EncodedImages, encode_and_count
 from cliplib.reports.methods import (
-    Results,
+    MethodComparison,
     compare_methods,
     number_of_folds,
     suspect_labels,
@@ -163,9 +163,9 @@ def measure(
         training_overlap = find_training_overlap(images.hashes)
     external = None
     if other_dataset is not None:
-        away = encode_and_count(other_dataset, encoder, copies=copies)
+        external_images = encode_and_count(other_dataset, encoder, copies=copies)
         external = evaluate_external(
-            images, away, fitted, aid, copies=copies, seed=seed
+            images, external_images, fitted, aid, copies=copies, seed=seed
         )
         if anonymous:
             external = replace(external, name="the other folder")
@@ -180,7 +180,7 @@ def measure(
         groups=os.fspath(groups),
         encoder=encoder,
         images=images,
-        belonging=who_belongs_together(images, anonymous=anonymous),
+        grouping=grouping_of(images, anonymous=anonymous),
         audit=audit_pairs(images.dataset, images.pairs),
         results=results,
         shortcuts=measure_swaps(
@@ -270,9 +270,7 @@ def shown_name(encoder: Encoder, anonymous: bool) -> str:
     return encoder.name
 
 
-def who_belongs_together(
-    images: EncodedImages, *, anonymous: bool = False
-) -> Belonging:
+def grouping_of(images: EncodedImages, *, anonymous: bool = False) -> Grouping:
     """Return what is declared or suggested to belong together, and what copies join."""
     ids = images.table.ids.tolist()
     declared = images.dataset["group"][:]  # "" for none
@@ -280,7 +278,7 @@ def who_belongs_together(
         merged = joined_groups(ids, declared, images.table.copies)
         if anonymous:  # a group may be called as a person is
             merged[["group_a", "group_b"]] = "a declared group"
-        return Belonging(len(set(declared)), "", {}, merged)
+        return Grouping(len(set(declared)), "", {}, merged)
     pattern = suggested_pattern(ids)
     group_of = joined_files(ids, pattern) if pattern else {}
     if anonymous:
@@ -288,11 +286,11 @@ def who_belongs_together(
         group_of = dict(zip(group_of, numbers.astype(str), strict=True))
     name_of = dict(zip(ids, images.names, strict=True))
     series = {name_of[file_id]: group for file_id, group in group_of.items()}
-    return Belonging(0, pattern, series, pd.DataFrame())
+    return Grouping(0, pattern, series, pd.DataFrame())
 
 
 def explain_errors(
-    encoder: ClipEncoder, fitted: Probe, files: Sequence[Any], results: Results
+    encoder: ClipEncoder, fitted: Probe, files: Sequence[Any], results: MethodComparison
 ) -> list[tuple[int, Image.Image]]:
     """Return the errors of which the best probe was surest, six at most, surest first.
 
@@ -314,7 +312,7 @@ def explain_errors(
 
 
 def make_aid(
-    results: Results,
+    results: MethodComparison,
     encoder: ClipEncoder,
     names: Sequence[str],
     *,

@@ -59,8 +59,8 @@ def number_of_folds(table: FeatureTable) -> int:
     if fewest < FEWEST_GROUPS:
         raise ValueError(
             f"Class {table.classes[counts.argmin()]!r} has images of "
-            f"{counted(fewest, 'group')}, copies being one: it needs {FEWEST_GROUPS} "
-            "at least. Add some, or leave the class out."
+            f"{counted(fewest, 'group')}, copies counted once: it needs "
+            f"{FEWEST_GROUPS} at least. Add some, or leave the class out."
         )
     return min(MOST_FOLDS, fewest)
 
@@ -76,7 +76,7 @@ def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> In
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
+class MethodComparison:
     """How well each method does on groups that it was not trained on.
 
     Attributes
@@ -178,7 +178,7 @@ def compare_methods(
     *,
     n_splits: int = 5,
     seed: int = 0,
-) -> Results:
+) -> MethodComparison:
     """Test baselines and probes in the same folds, and find the best probe.
 
     `zero_shot` are probabilities, (n, k), by the names of the classes alone, and
@@ -222,7 +222,7 @@ def compare_methods(
             probe, probe_table, groups=each_its_own, n_splits=n_splits, seed=seed
         )
         by_image = evaluated(proba)
-    return Results(
+    return MethodComparison(
         table=table,
         n_splits=n_splits,
         seed=seed,

@@ -10,7 +10,7 @@ import pandas as pd
 from cliplib.data.wording import points
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
-from cliplib.reports.methods import Results
+from cliplib.reports.methods import MethodComparison
 
 COPIES = {
     "byte_copies": "files that repeat another byte for byte",
@@ -45,7 +45,7 @@ def of_copies(findings: Findings) -> pd.DataFrame:
 
 def of_merged(findings: Findings) -> pd.DataFrame:
     """Return the declared groups that copies join, with images that show it."""
-    merged = findings.belonging.merged
+    merged = findings.grouping.merged
     images = findings.images
     name_of = dict(zip(images.table.ids, images.names, strict=True))
     groups = merged["group_a"] + " and " + merged["group_b"]
@@ -60,7 +60,7 @@ def of_shortcuts(findings: Findings) -> pd.DataFrame:
         shortcut.name: [
             shortcut.place,
             shortcut.accuracy,
-            shortcut.share_of_gain,
+            shortcut.relative_gain,
             shortcut.swap_cost,
         ]
         for shortcut in findings.shortcuts
@@ -90,7 +90,7 @@ def of_methods(findings: Findings) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def of_classes(results: Results) -> pd.DataFrame:
+def of_classes(results: MethodComparison) -> pd.DataFrame:
     """Return how much of each class the best probe finds."""
     found = results.evaluation
     return pd.DataFrame(
@@ -102,7 +102,7 @@ def of_classes(results: Results) -> pd.DataFrame:
     )
 
 
-def of_external(results: Results, external: ExternalTest) -> pd.DataFrame:
+def of_external(results: MethodComparison, external: ExternalTest) -> pd.DataFrame:
     """Return how much of each class is found here and in another folder."""
     return pd.DataFrame(
         {

@@ -22,8 +22,8 @@ from cliplib.reports.data_warnings import (
     DataWarning,
     find_warnings,
 )
-from cliplib.reports.findings import Belonging, Findings
-from cliplib.reports.methods import LARGEST, ZERO_SHOT, Results
+from cliplib.reports.findings import Findings, Grouping
+from cliplib.reports.methods import LARGEST, ZERO_SHOT, MethodComparison
 from cliplib.reports.templates import TEMPLATES, filled, read_texts
 
 WORDS = (
@@ -105,13 +105,13 @@ def verdict(findings: Findings) -> Verdict:
     return Verdict(
         word=word,
         warnings=warnings,
-        sentence=sentence(word, results, warnings, findings.belonging),
+        sentence=sentence(word, results, warnings, findings.grouping),
         compared=compared(findings),
         steps=next_steps(findings, word),
     )
 
 
-def word_by_accuracy(results: Results, fewest_groups: int) -> str:
+def word_by_accuracy(results: MethodComparison, fewest_groups: int) -> str:
     """Return the word that the accuracy allows, whatever else limits it.
 
     The lower of accuracy and balanced accuracy counts, so that a large class cannot
@@ -130,7 +130,7 @@ def word_by_accuracy(results: Results, fewest_groups: int) -> str:
     return "Yes" if is_sure else "Probably"
 
 
-def beats_chance(results: Results) -> bool:
+def beats_chance(results: MethodComparison) -> bool:
     """Tell whether the best probe is shown to do better than chance.
 
     By balanced accuracy, whose chance is 1 / k of k classes, or by the area under the
@@ -143,11 +143,16 @@ def beats_chance(results: Results) -> bool:
 
 def limited_word(word: str, warnings: Sequence[DataWarning]) -> str:
     """Return the word, or a lower one where a warning limits it."""
-    return min([word, *(warning.at_most for warning in warnings)], key=WORDS.index)
+    return min(
+        [word, *(warning.strongest_word for warning in warnings)], key=WORDS.index
+    )
 
 
 def sentence(
-    word: str, results: Results, warnings: Sequence[DataWarning], belonging: Belonging
+    word: str,
+    results: MethodComparison,
+    warnings: Sequence[DataWarning],
+    grouping: Grouping,
 ) -> str:
     """Say in one sentence what new images can expect, and on what condition."""
     metric = "balanced_accuracy" if word in ("No", "Not shown") else "accuracy"
@@ -162,7 +167,7 @@ def sentence(
         high=high,
         chance=1 / len(results.table.classes),
         conditions=conditions,
-        declared=belonging.declared,
+        declared=grouping.declared,
     )
 
 

@@ -12,14 +12,14 @@ from cliplib.data.arrays import Ints
 from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import fit_folds, predict_fits, table_folds
-from cliplib.reports.methods import Results, groups_per_class
+from cliplib.reports.methods import MethodComparison, groups_per_class
 from cliplib.reports.plots import FIGURE_WIDTH
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Of the groups, that the curve has points for."""
 
 
-def learning_curve(results: Results) -> pd.DataFrame:
+def learning_curve(results: MethodComparison) -> pd.DataFrame:
     """Test the best probe when it is trained on a growing share of the groups.
 
     Each fold is tested by a probe that is trained on this share of each class's groups

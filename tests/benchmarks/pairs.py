@@ -80,8 +80,8 @@ def measured_row(folder: Folder, place: Path) -> dict[str, Any]:
         "stated": stated.value,
         "warnings": " ".join(dict.fromkeys(warning.id for warning in said.warnings)),
         "shortcut": shortcut.name,
-        "shortcut_share": shortcut.share_of_gain.value,
-        "shortcut_low": shortcut.share_of_gain.low,
+        "shortcut_share": shortcut.relative_gain.value,
+        "shortcut_low": shortcut.relative_gain.low,
         **most_used(findings.shortcuts),
         "alike": findings.look_alikes.upper_quartile,
     }
