@@ -31,22 +31,22 @@ from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import Fit
 
+# Width in pixels of the rim around a hole, whose noise the filling gets.
 RIM = 4
-"""Width in pixels of the rim around a hole, whose noise the filling gets."""
+# Standard deviation in pixels of the blur that the filling continues.
 SMOOTHING = 3.0
-"""Standard deviation in pixels of the blur that the filling continues."""
+# Of a hole that is filled pixel by pixel; a larger one is filled in a reduced copy.
 MOST_PIXELS = 1024
-"""Of a hole that is filled pixel by pixel; a larger one is filled in a reduced copy."""
 
 BOX_COLUMNS = ("file", "x_center", "y_center", "width", "height")
+# Names of the variants of the images.
 AS_IS = "as they are"
 WITHOUT = "object erased"
 CONTROL = "as much erased on the other side"
-"""Names of the variants of the images."""
 MOST_EXAMPLES = 3
 
+# Images without their object that are encoded together, and so are in memory.
 BATCH_SIZE = 64
-"""Images without their object that are encoded together, and so are in memory."""
 
 
 @dataclass(frozen=True)
@@ -126,18 +126,20 @@ def fill(image: Image.Image, mask: Bools, *, seed: int = 0) -> Image.Image:
     ValueError
         If the mask leaves next to nothing of the image.
     """
+    if not mask.any():
+        return image.convert("RGB")
     pixels = np.asarray(image.convert("RGB"), np.float64)
-    if mask.any():
-        # Of a large hole, every step-th row and column is filled, and the rest is
-        # interpolated between them: the filling is smooth.
-        step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
-        # All that the filling depends on: the rim, and a blur's reach of 4 deviations.
-        margin = RIM + math.ceil(4 * max(SMOOTHING, step))
-        rows_and_columns = _surroundings(mask, margin)
-        around = pixels[rows_and_columns]
-        hole = mask[rows_and_columns]
-        filled = _continued(around, hole, step) + _noise(around, hole, seed)
-        pixels[mask] = filled[hole]
+    # Of a large hole, every step-th row and column is filled, and the rest is
+    # interpolated between them: the filling is smooth.
+    step = math.ceil(math.sqrt(mask.sum() / MOST_PIXELS))
+    smoothing = max(SMOOTHING, step)
+    # The filling depends on what a blur reaches from the rim: 4 deviations.
+    reach = RIM + math.ceil(4 * smoothing)
+    rows_and_columns = _surroundings(mask, reach)
+    around = pixels[rows_and_columns]
+    hole = mask[rows_and_columns]
+    filled = _continued(around, hole, step, smoothing) + _noise(around, hole, seed)
+    pixels[mask] = filled[hole]
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 
@@ -152,17 +154,18 @@ def _surroundings(mask: Bools, margin: int) -> tuple[slice, ...]:
     )
 
 
-def _continued(pixels: Floats, hole: Bools, step: int) -> Floats:
+def _continued(pixels: Floats, hole: Bools, step: int, smoothing: float) -> Floats:
     """Return pixels (h, w, 3) that continue smoothly what lies round a hole (h, w).
 
     Only those within the hole, which must not be empty, are of use. What lies round it
-    is blurred first, so that its grain is not drawn out into the hole. With a step
-    above 1 every step-th row and column are filled, and the rest is interpolated
-    between them. Raises ValueError where the hole leaves nothing of these.
+    is blurred first, by a Gaussian of the deviation `smoothing`, so that its grain is
+    not drawn out into the hole. With a step above 1 every step-th row and column are
+    filled, and the rest is interpolated between them. Raises ValueError where the hole
+    leaves nothing of these.
     """
     from skimage.restoration import inpaint_biharmonic
 
-    blurred = _blurred(pixels, ~hole, max(SMOOTHING, step))
+    blurred = _blurred(pixels, ~hole, smoothing)
     first = step // 2
     every_step = (slice(first, None, step), slice(first, None, step))
     if hole[every_step].all():

@@ -11,10 +11,10 @@ from scipy.stats import binomtest
 from cliplib.data.image import ImageSource, file_facts
 from cliplib.features.table import FeatureTable
 
+# A value is of one class where chance would make it so less often than this.
 MAX_P = 1e-6
-"""A value is of one class where chance would make it so less often than this."""
+# A value is of one class if so many of the groups that have it are.
 MIN_PURITY = 0.95
-"""A value is of one class if so many of the groups that have it are."""
 
 
 def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:

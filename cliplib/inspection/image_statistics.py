@@ -14,13 +14,14 @@ from scipy.ndimage import laplace
 from cliplib.data.arrays import Floats
 from cliplib.data.cache import ImageFunction, each_image
 
+# Side of a corner's or an edge's patch, as a share of the image's.
 PATCH_SHARE = 0.14
-"""Side of a corner's or an edge's patch, as a share of the image's."""
+# Width of the border, as a share of the shorter side.
 BORDER_SHARE = 0.04
-"""Width of the border, as a share of the shorter side."""
+# A patch is reduced to so many squares a side; the centre of an image to twice so.
 PATCH_SIDE = 4
-"""A patch is reduced to so many squares a side; the centre of an image to twice so."""
 
+# By name, where a patch lies: shares of the way from left to right, top to bottom.
 PATCHES = {
     "top left corner": (0.0, 0.0),
     "top edge": (0.5, 0.0),
@@ -31,7 +32,6 @@ PATCHES = {
     "bottom edge": (0.5, 1.0),
     "bottom right corner": (1.0, 1.0),
 }
-"""By name, where a patch lies: shares of the way from left to right, top to bottom."""
 
 
 def _squares(image: Image.Image, side: int) -> Floats:
@@ -141,5 +141,5 @@ def picture_columns() -> dict[str, slice]:
     return columns
 
 
+# Of each image a row with all its statistics, float32, (n, 615).
 picture_statistics = ImageFunction("picture_statistics_1", each_image(_describe))
-"""Of each image a row with all its statistics, float32, (n, 615)."""

@@ -16,14 +16,14 @@ from cliplib.evaluation.intervals import Estimate, share_with_interval
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import out_of_fold_proba
 
-# Chosen on development folders of tests/benchmarks/verdict.py, of which no clean one is
-# above, and on the first draw of pairs.py.
+# The images look like views of fewer things where a quarter of cosines reach it. Chosen
+# on development folders of tests/benchmarks/verdict.py, of which no clean one is above,
+# and on the first draw of pairs.py.
 MIN_UPPER_QUARTILE = 0.8
-"""The images look like views of fewer things where a quarter of cosines reach it."""
+# Clusters are joined while the mean cosine between their images is above.
 OF_ONE_CLUSTER = 0.5
-"""Clusters are joined while the mean cosine between their images is above."""
+# With more, no clusters are formed: they take memory n².
 MOST_GROUPS = 10_000
-"""With more, no clusters are formed: they take memory n²."""
 MOST_PAIRS = 6
 BATCH_SIZE = 1_000
 

@@ -18,8 +18,8 @@ from cliplib.data.image import ImageSource, image_list
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.probes.base import Probe
 
+# Colour of a map's largest value.
 MARK = "#c4512d"
-"""Colour of a map's largest value."""
 
 
 def chefer_relevance(

@@ -8,14 +8,14 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
+# A run of letters, or of digits.
 RUN = re.compile(r"[^\W\d_]+|\d+")
-"""A run of letters, or of digits."""
+# So many digits may be a counter without zeros before it: their number is no form.
 SHORT_COUNTER = 4
-"""So many digits may be a counter without zeros before it: their number is no form."""
+# Letters and digits that touch and change more often are a key, such as a hash.
 MOST_RUNS = 4
-"""Letters and digits that touch and change more often are a key, such as a hash."""
+# A word that so many images of one class have, and none of another, is its label.
 OWN_WORD = 0.9
-"""A word that so many images of one class have, and none of another, is its label."""
 
 
 def name_forms(ids: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -14,8 +14,8 @@ from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.encoders.encoder import Encoder, check_made_by
 from cliplib.features.table import FeatureTable
 
+# Queries whose similarities to all gallery rows are in memory together.
 BATCH_SIZE = 512
-"""Queries whose similarities to all gallery rows are in memory together."""
 
 
 def search(

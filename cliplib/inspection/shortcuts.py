@@ -32,14 +32,14 @@ from cliplib.inspection.image_statistics import (
 )
 from cliplib.probes.out_of_fold import fit_folds, predict_fits, table_folds
 
+# Statistics that inform only: the colour of a fruit is content.
 COLOURS = ("colour moments", "thumbnail")
-"""Statistics that inform only: the colour of a fruit is content."""
+# Statistics of a whole picture.
 WHOLE = ("brightness", "sharpness", "block edges", *COLOURS)
-"""Statistics of a whole picture."""
+# Fields whose order counts, beside their values.
 NUMBERS = ("aspect", "quality")
-"""Fields whose order counts, beside their values."""
+# Of a field's values, the most frequent have a column each.
 MOST_VALUES = 20
-"""Of a field's values, the most frequent have a column each."""
 
 
 NOT_MEASURED = Estimate(np.nan, np.nan, np.nan)

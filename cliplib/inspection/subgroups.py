@@ -1,4 +1,4 @@
-"""Subgroups of a class: parts of it that came another way, and fare otherwise.
+"""Subgroups of a class: parts of it that came another way, and differ in accuracy.
 
 A class may be made of two archives. Where they differ by names, cameras or sizes, and a
 probe is right in one and wrong in the other, its accuracy is that of a mixture.
@@ -31,12 +31,12 @@ from cliplib.inspection.name_forms import name_forms
 
 FORM = "form of name"
 CLUSTER = "cluster"
+# Two parts of a class differ in accuracy where it differs by more.
 LEAST_DIFFERENCE = 0.2
-"""Two parts of a class fare otherwise where accuracies differ by more."""
+# A part of fewer groups is not looked at.
 LEAST_GROUPS = 10
-"""A part of fewer groups is not looked at."""
+# Of all comparisons together (Bonferroni).
 SIGNIFICANCE = 0.05
-"""Of all comparisons together (Bonferroni)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Subgroup:
 def find_subgroups(
     table: FeatureTable, predicted: Ints, fields: pd.DataFrame, *, seed: int = 0
 ) -> list[Subgroup]:
-    """Name parts of classes that fare otherwise, or have names of a form of their own.
+    """Name parts of classes that differ in accuracy, or have names of their own form.
 
     A part is named where its accuracy and that of the rest differ by more than 20
     points, and by more than chance (5% of all comparisons together); or where names of
@@ -127,7 +127,9 @@ def find_subgroups(
             examples=[*_four_of(table, part), *_four_of(table, rest)],
             only_here=by == FORM and not (has_name & ~in_class).any(),
         )
-        if subgroup.only_here or _differs(subgroup.difference, len(candidates)):
+        if subgroup.only_here or _is_large_and_significant(
+            subgroup.difference, len(candidates)
+        ):
             found.append(subgroup)
     return sorted(found, key=lambda subgroup: -abs(subgroup.difference.value))
 
@@ -175,7 +177,7 @@ def _four_of(table: FeatureTable, rows: Ints) -> list[int]:
     return [int(row) for row in one_a_group[places]]
 
 
-def _differs(difference: Estimate, n_comparisons: int) -> bool:
+def _is_large_and_significant(difference: Estimate, n_comparisons: int) -> bool:
     """Tell a difference of more than 20 points that is not chance.
 
     Its standard error follows from its interval; the level is divided by the number of

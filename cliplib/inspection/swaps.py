@@ -32,19 +32,19 @@ from cliplib.inspection.image_statistics import (
 from cliplib.inspection.shortcuts import NOT_MEASURED, Shortcut
 from cliplib.probes.out_of_fold import Fit
 
+# AUROC from which on a statistic tells a class so well that it is swapped.
 MIN_AUROC = 0.8
-"""AUROC from which on a statistic tells a class so well that it is swapped."""
+# So many are swapped, those that tell a class best.
 MOST_STATISTICS = 2
-"""So many are swapped, those that tell a class best."""
+# So many images get them at most, half of these of the class that is told best.
 MOST_IMAGES = 60
-"""So many images get them at most, half of these of the class that is told best."""
+# Pixels of the longer side of images that are altered; CLIP sees fewer.
 MOST_SIDE = 640
-"""Pixels of the longer side of images that are altered; CLIP sees fewer."""
+# Of the Gaussian blurs that are tried, in pixels.
 RADII = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.0, 6.0)
-"""Of the Gaussian blurs that are tried, in pixels."""
 
+# Returns the first of two RGB images with one statistic of the second.
 Swap = Callable[[Image.Image, Image.Image], Image.Image]
-"""Returns the first of two RGB images with one statistic of the second."""
 
 
 def measure_swaps(
@@ -219,9 +219,9 @@ def _sharpness(image: Image.Image) -> float:
     return float(sharpness(image.convert("L"))[0])
 
 
+# What swaps a statistic of a picture; those that change most of it come first.
 SWAPS: dict[str, Swap] = {
     "brightness": shift_brightness,
     "sharpness": blur,
     **{name: partial(paste_region, name) for name in ("border", *PATCHES)},
 }
-"""What swaps a statistic of a picture; those that change most of it come first."""

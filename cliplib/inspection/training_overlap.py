@@ -22,16 +22,16 @@ from cliplib.features.hashes import (
     quantised_detail,
 )
 
+# Of 37,575 images, sorted; ``study.recipe.hashes`` writes it.
 FILE = files("cliplib") / "mini" / "training_hashes.npy"
-"""Of 37,575 images, sorted; ``study.recipe.hashes`` writes it."""
 SHORT_SIDE = 8  # lowest frequencies in each direction
+# Hashes of 64 bits that differ in so many are of one image.
 MOST_BITS = 2
-"""Hashes of 64 bits that differ in so many are of one image."""
+# Images whose detail deviates less are empty; their hashes mean nothing.
 FLAT = 1.0
-"""Images whose detail deviates less are empty; their hashes mean nothing."""
+# Fewer images, and a smaller share, may be chance among products on white.
 NOTABLE_IMAGES = 20
 NOTABLE_SHARE = 0.05
-"""Fewer images, and a smaller share, may be chance among products on white."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,8 @@ from cliplib.reports.templates import TEMPLATES
 # Cosine similarity from which on two images are the same, or copies; rounding keeps it
 # from being 1.
 SAME_IMAGE = 0.9999
+# Pixels of the longer side of a picture.
 SIDE = 144
-"""Pixels of the longer side of a picture."""
 
 
 def is_training_image(rows: pd.DataFrame) -> pd.Series:

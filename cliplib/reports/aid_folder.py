@@ -19,8 +19,8 @@ from typing import Any
 
 from cliplib.data.files import UNFINISHED, check_writable, replacing
 
+# Names the folder of the parts; without it there is no aid.
 MANIFEST = "decision_aid.json"
-"""Names the folder of the parts; without it there is no aid."""
 PARTS_NAME = re.compile("parts-[0-9a-f]{8}")
 
 

@@ -22,32 +22,33 @@ from cliplib.reports.methods import MethodComparison
 from cliplib.reports.templates import filled, read_texts
 
 SEVERITIES = ("high", "medium", "low")
+# By stable name, for programs: severity, strongest word, and texts of a warning.
 KINDS: dict[str, dict[str, str]] = read_texts("data_warnings.toml")
-"""By stable name, for programs: severity, strongest word, and texts of a warning."""
 
-
+# With fewer groups altogether nothing is decided: they say little of others.
 FEW_GROUPS = 10
-"""With fewer groups altogether nothing is decided: they say little of others."""
+# With fewer groups of a class neither: they cannot be tested in five folds.
 FEW_OF_A_CLASS = 5
-"""With fewer groups of a class neither: they cannot be tested in five folds."""
-# These were chosen on the development folders of tests/benchmarks/verdict.py: no clean
-# one reaches them.
+
+# What follows was chosen on the development folders of tests/benchmarks/verdict.py: no
+# clean one reaches it.
+
+# The share of CLIP's gain over chance from which on a shortcut may be all it sees.
 SHORTCUT = 0.75
-"""The share of CLIP's gain over chance from which on a shortcut may be all it sees."""
+# The same, at the lower end of its interval.
 SHORTCUT_LOW = 0.65
-"""The same, at the lower end of its interval."""
+# The loss of probability from which on a probe uses what is swapped.
 SWAP_COST = 0.1
-"""The loss of probability from which on a probe uses what is swapped."""
+# The same at the lower end of its interval: enough where it may be all CLIP sees.
 SHOWN_COST = 0.01
-"""The same at the lower end of its interval: enough where it may be all CLIP sees."""
+# A loss of balanced accuracy on external images that matters.
 EXTERNAL_LOSS = 0.05
-"""A loss of balanced accuracy on external images that matters."""
+# A class of which less is found is mostly missed.
 FAIR_ACCURACY = 0.7
-"""A class of which less is found is mostly missed."""
+# Share of the largest class from which on accuracy alone means little.
 IMBALANCE = 0.8
-"""Share of the largest class from which on accuracy alone means little."""
+# So many files are named within a sentence.
 MOST_FILES = 4
-"""So many files are named within a sentence."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ def training_overlap_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 
 def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that a part of a class fares otherwise, or came another way."""
+    """Say that a part of a class differs in accuracy, or came another way."""
     for subgroup in findings.subgroups:
         evidence = {
             "class": subgroup.class_name,
@@ -266,13 +267,15 @@ def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:
             "part": subgroup.accuracy,
             "rest": subgroup.accuracy_of_rest,
         }
-        of_cluster = subgroup.by == CLUSTER
-        tells_names = subgroup.by == FORM and findings.anonymous
+        kind = "archive-inside-class"
+        if subgroup.by == CLUSTER:
+            kind = "cluster-inside-class"
         yield warning_of(
-            "cluster-inside-class" if of_cluster else "archive-inside-class",
+            kind,
             evidence,
             rows=subgroup.examples,
-            name="" if tells_names else repr(subgroup.name),
+            name=repr(subgroup.name),
+            is_told=not (findings.anonymous and subgroup.by == FORM),
             n=subgroup.n_images,
             only_here=subgroup.only_here,
         )
@@ -350,6 +353,7 @@ def unreadable_file_warnings(findings: Findings) -> Iterator[DataWarning]:
         yield warning_of("unreadable-files", count, files=files)
 
 
+# What finds warnings; of equally severe ones, the first is shown first.
 FINDERS = (
     few_groups_warnings,
     shortcut_warnings,
@@ -367,4 +371,3 @@ FINDERS = (
     suspect_label_warnings,
     unreadable_file_warnings,
 )
-"""What finds warnings; of equally severe ones, the first is shown first."""

@@ -32,10 +32,10 @@ from cliplib.reports.aid_folder import new_parts, read_manifest
 
 logger = logging.getLogger(__name__)
 
+# Share of errors among the answers that a decision aid aims at.
 RISK = 0.05
-"""Share of errors among the answers that a decision aid aims at."""
+# Share of the held-out images that may count as out-of-distribution.
 OUT_OF_DISTRIBUTION = 0.01
-"""Share of the held-out images that may count as out-of-distribution."""
 
 
 def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:

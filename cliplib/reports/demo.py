@@ -11,8 +11,8 @@ from skimage import data
 
 from cliplib.data.arrays import Ints
 
+# Photographs that scikit-image brings along; their crops are the images.
 KINDS = ("brick", "grass", "gravel")
-"""Photographs that scikit-image brings along; their crops are the images."""
 N_IMAGES = 30
 SIDE = 96
 

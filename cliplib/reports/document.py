@@ -26,13 +26,13 @@ from cliplib.reports.report_data import provenance
 from cliplib.reports.templates import FOLDER, TEMPLATES, filled, read_texts
 from cliplib.reports.verdict import Verdict
 
+# Rows of a table that are shown.
 MOST_ROWS = 12
-"""Rows of a table that are shown."""
+# Pixels of the longer side of a picture.
 PICTURE_SIDE = 240
-"""Pixels of the longer side of a picture."""
 
+# A paragraph, a table, a plot or pictures, as the templates read it; see its kind.
 Block = dict[str, Any]
-"""A paragraph, a table, a plot or pictures, as the templates read it; see its kind."""
 
 
 def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, Any]:

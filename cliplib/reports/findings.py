@@ -76,7 +76,7 @@ class Findings:
     look_alikes
         How alike images of different groups are.
     subgroups
-        Parts of a class that fare otherwise, or came another way.
+        Parts of a class that differ in accuracy, or came another way.
     suspects
         Labels that look wrong: row, given and likely class, and margin.
     errors

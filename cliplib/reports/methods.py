@@ -41,8 +41,8 @@ KERNEL = "kernel probe"
 # The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
 KERNEL_LIMIT = 10_000
 MOST_FOLDS = 5
+# Of a class: in a fold one is tested, one validates, and two are trained on.
 FEWEST_GROUPS = 4
-"""Of a class: in a fold one is tested, one validates, and two are trained on."""
 
 
 def number_of_folds(table: FeatureTable) -> int:

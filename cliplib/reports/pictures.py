@@ -12,8 +12,8 @@ from cliplib.data.image import ImageSource, load_image
 from cliplib.inspection.erase import Erased
 from cliplib.reports.findings import Findings
 
+# Images that are shown side by side.
 MOST_PICTURES = 12
-"""Images that are shown side by side."""
 
 
 class Picture(NamedTuple):

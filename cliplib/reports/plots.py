@@ -22,12 +22,12 @@ from cliplib.reports.findings import Findings
 
 INK = "#1f2933"
 PALE = "#a9b2bb"
+# A class's name, with more than the 24 characters that a confusion matrix has.
 LONG_NAME = "^(.{11}).{2,}(.{12})$"
-"""A class's name, with more than the 24 characters that a confusion matrix has."""
+# Inches: at this width every letter can be read on a phone.
 FIGURE_WIDTH = 4.6
-"""Inches: at this width every letter can be read on a phone."""
+# Of all classes' names together, for which there is room side by side.
 MOST_LETTERS = 30
-"""Of all classes' names together, for which there is room side by side."""
 
 
 def use_style() -> None:

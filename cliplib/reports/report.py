@@ -19,8 +19,9 @@ from cliplib.reports.measure import measure
 from cliplib.reports.report_data import answers_table, copies_table, report_json
 from cliplib.reports.verdict import Verdict, verdict
 
+# The files that a report consists of.
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
-"""The files that a report consists of."""
+# Packages of the extra "report".
 NEEDED = (
     "matplotlib",
     "seaborn",
@@ -29,7 +30,6 @@ NEEDED = (
     "font_source_sans_pro",
     "font_source_serif_pro",
 )
-"""Packages of the extra "report"."""
 
 
 def report(

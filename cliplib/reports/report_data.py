@@ -17,8 +17,8 @@ from cliplib.reports.findings import Findings
 from cliplib.reports.verdict import Verdict
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
+# Of report.json: it grows when a key changes its meaning or goes.
 FORMAT = 1
-"""Of report.json: it grows when a key changes its meaning or goes."""
 
 
 def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import MethodComparison
 
+# Rows of an audit's summary, and what they are called.
 COPIES = {
     "byte_copies": "files that repeat another byte for byte",
     "exact_copies": "pairs with the same pixels",
@@ -22,7 +23,6 @@ COPIES = {
     "val_leaks": "validation images with a copy in training",
     "test_leaks": "test images with a copy in training or validation",
 }
-"""Rows of an audit's summary, and what they are called."""
 
 
 def of_values(values: Mapping[str, Any]) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from cliplib.reports.findings import Findings, Grouping
 from cliplib.reports.methods import LARGEST, ZERO_SHOT, MethodComparison
 from cliplib.reports.templates import TEMPLATES, filled, read_texts
 
+# From the word that claims least to the one that claims most.
 WORDS = (
     "Cannot be said",
     "No",
@@ -36,15 +37,14 @@ WORDS = (
     "Probably",
     "Yes",
 )
-"""From the word that claims least to the one that claims most."""
+# Images are sorted well where the lower end of the accuracy's interval reaches it.
 GOOD_ACCURACY = 0.9
-"""Images are sorted well where the lower end of the accuracy's interval reaches it."""
+# Over chance: unless it is excluded, the answer is not "No".
 USEFUL_GAIN = 0.1
-"""Over chance: unless it is excluded, the answer is not "No"."""
+# Groups of each class without which the word is not "Yes".
 ENOUGH_OF_A_CLASS = 20
-"""Groups of each class without which the word is not "Yes"."""
+# Of the interval of a class's sensitivity, ten points to each side.
 WANTED_HALF_WIDTH = 0.1
-"""Of the interval of a class's sensitivity, ten points to each side."""
 
 
 class Step(NamedTuple):
