@@ -19,6 +19,7 @@ from study.features import (
     with_copies,
     with_patients,
 )
+from study.subset import drawn_images
 
 
 def equal(a, b):
@@ -73,6 +74,8 @@ def test_the_limit_keeps_classes_and_splits(tiny, image_folder):
     assert np.bincount(table.labels).tolist() == [8, 8, 8]
     same, other = (load_features(folder, tiny, limit=24, seed=seed) for seed in (0, 1))
     assert same.ids.tolist() == table.ids.tolist() != other.ids.tolist()
+    assert drawn_images(folder, 24)["id"][:] == table.ids.tolist()
+    assert drawn_images(folder, 0) == folder
 
 
 def test_precomputed_features_stand_in_for_images(mini, caplog):

@@ -302,19 +302,6 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
         assert (np.asarray(before) != np.asarray(after)).any()
 
 
-def test_a_limit_holds_for_copies_too_and_boxes_of_other_images_are_left_out(
-    home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
-    monkeypatch.setattr(module, "probe_shortcuts", no_shortcuts)
-    boxes = str(home / "boxes.csv")  # of 24 images
-    ward = home / "ward7"
-    found = measure(ward, model=str(checkpoint), limit=18, boxes=boxes)
-    assert len(found.images.table) <= 18  # of 39
-    assert found.erased is not None
-    assert 0 < found.erased.accuracy.at[AS_IS, "images"] < 18
-
-
 def fitted_by_fold(table: FeatureTable) -> list[Fit]:
     """Return a probe, fitted in each of two folds."""
     folds = table_folds(table, n_splits=2)

@@ -16,7 +16,6 @@ from cliplib.features.splits import (
     checked_groups,
     fold_numbers,
     group_train_test_split,
-    stratified_subset,
 )
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import (
@@ -24,6 +23,7 @@ from cliplib.probes.out_of_fold import (
     out_of_fold_proba,
     table_folds,
 )
+from study.subset import stratified_subset
 
 
 def folds_of_groups(groups, folds):

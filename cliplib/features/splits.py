@@ -1,4 +1,4 @@
-"""Splits, folds and subsets that keep groups whole.
+"""Splits and folds that keep groups whole.
 
 A group is what must never be separated: near-duplicates of one image, images of one
 patient. Wherever groups are given by name, splits do not depend on the order of rows.
@@ -58,47 +58,6 @@ def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> In
     return group_of_row
 
 
-def stratified_subset(
-    labels: ArrayLike, splits: ArrayLike, limit: int, *, seed: int = 0
-) -> Ints:
-    """Draw about `limit` rows at random, so that classes and splits keep their shares.
-
-    `labels` and `splits` (n,) hold each row's class and published split, "" for none.
-    Each class keeps two rows at least in each split, where it has them. A limit of 0,
-    or of more rows than there are, keeps all.
-
-    Returns
-    -------
-    Ints
-        Row numbers, in increasing order.
-
-    Raises
-    ------
-    ValueError
-        If `limit` is no whole number from 0 on, or `seed` is none.
-    """
-    if not isinstance(limit, Integral) or limit < 0:
-        raise ValueError(
-            f"limit={limit!r} must be a whole number: about so many images, 0 for all."
-        )
-    _check_seed(seed)
-    rows = pd.DataFrame({"label": np.asarray(labels), "split": np.asarray(splits)})
-    if limit == 0 or limit >= len(rows):
-        return np.arange(len(rows))
-    shuffled = rows.sample(frac=1, random_state=seed)  # keeps row numbers as index
-    # A stratum is the rows of one class in one split. Kept are its first rows.
-    strata = shuffled.groupby(["split", "label"])["label"]
-    n_kept_of_stratum = np.maximum(2, limit * strata.transform("size") // len(rows))
-    place_in_stratum = strata.cumcount()  # from 0
-    return np.sort(shuffled.index[place_in_stratum < n_kept_of_stratum])
-
-
-def _check_seed(seed: int) -> None:
-    """Raise ValueError if a seed is no whole number."""
-    if not isinstance(seed, Integral):
-        raise ValueError(f"seed={seed!r} must be a whole number.")
-
-
 def group_train_test_split(
     y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
 ) -> tuple[Ints, Ints]:
@@ -119,7 +78,8 @@ def group_train_test_split(
         Where a class has a single group, no such split was found, or `seed` is no whole
         number.
     """
-    _check_seed(seed)
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed={seed!r} must be a whole number.")
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))  # numbers from 0
     check_number_of_groups(labels, group_of_row, 2, "to hold some out")

@@ -27,7 +27,6 @@ from cliplib.features.groups import (
     joined_groups,
     suggested_pattern,
 )
-from cliplib.features.splits import stratified_subset
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
@@ -63,7 +62,6 @@ def measure(
     others: Sequence[str | os.PathLike[str]] = (),
     elsewhere: str | os.PathLike[str] = "",
     boxes: str | os.PathLike[str] = "",
-    limit: int = 0,
     seed: int = 0,
     anonymous: bool = False,
     command: str = "",
@@ -93,8 +91,6 @@ def measure(
     boxes
         A CSV file (file, x_center, y_center, width, height as shares): where the object
         lies that is to be erased.
-    limit
-        Draw about so many images, by class and split; 0 takes all.
     seed
         Of everything random, from 0 on.
     anonymous
@@ -135,8 +131,6 @@ def measure(
         declared = declared_groups(dataset["id"][:], groups)
         dataset = dataset.remove_columns("group").add_column("group", declared)
     box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
-    drawn = stratified_subset(dataset["label"], dataset["split"], limit, seed=seed)
-    dataset = dataset.select(drawn)
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
     images = encode_and_count(dataset, encoder, copies=copies, anonymous=anonymous)

@@ -22,9 +22,9 @@ from cliplib.features.groups import (
     merge_groups,
     number_groups,
 )
-from cliplib.features.splits import stratified_subset
 from cliplib.features.table import FeatureTable
 from study.data import DATASETS, PRECOMPUTED, load_dataset
+from study.subset import stratified_subset
 
 if TYPE_CHECKING:
     import datasets
