@@ -259,12 +259,13 @@ def file_facts(source: ImageSource) -> FileFacts:
     Returns
     -------
     dict
-        bytes (the file's size), digest (blake2b of its content, 64 bytes), format and
-        mode (Pillow's names), quantisation (the mean of JPEG's first quantisation
-        table, larger with stronger compression; 0 for other formats), width and height
-        in pixels; progressive, resolution (dots an inch), profile (size of its colour
-        profile), exif (numbers of its EXIF entries), camera and software, as texts, ""
-        where there is none. TypeError for an image in memory, which has no file.
+        bytes (the file's size), digest (blake2b of its content, 64 bytes), width and
+        height in pixels; format and mode (Pillow's names), size ("width × height"),
+        aspect (width by height), quality (the mean of JPEG's first quantisation table,
+        larger with stronger compression; 0 for other formats); progressive, resolution
+        (dots an inch), profile (size of its colour profile), exif (numbers of its EXIF
+        entries), camera and software, as texts, "" where there is none. TypeError for
+        an image in memory, which has no file.
     """
     if isinstance(source, Image.Image | np.ndarray):
         raise TypeError(
@@ -276,11 +277,13 @@ def file_facts(source: ImageSource) -> FileFacts:
         return {
             "bytes": len(content),
             "digest": hashlib.blake2b(content).digest(),
-            "format": image.format,
-            "mode": image.mode,
-            "quantisation": float(np.mean(tables.get(0, 0))),
             "width": image.width,
             "height": image.height,
+            "format": image.format,
+            "mode": image.mode,
+            "size": f"{image.width} × {image.height}",
+            "aspect": float(np.round(image.width / image.height, 2)),
+            "quality": float(np.round(np.mean(tables.get(0, 0)), 1)),
             "progressive": "yes" if image.info.get("progressive") else "",
             "resolution": _file_text(image.info.get("dpi", "")),
             "profile": _file_text(len(image.info.get("icc_profile") or b"") or ""),

@@ -130,7 +130,7 @@ def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         "images": len(images),
         "unreadable": (images["error"] != "").sum(),
         "modes": images["mode"].nunique(),  # how many colour modes, such as RGB
-        "sizes": len(images[["width", "height"]].dropna().drop_duplicates()),
+        "sizes": images["size"].nunique(),
         "byte_copies": images["digest"].dropna().duplicated().sum(),
         "exact_copies": is_exact.sum(),
         "near_pairs": (~is_exact & ~is_reoriented).sum(),

@@ -20,18 +20,11 @@ MIN_PURITY = 0.95
 def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:
     """Return what the files of n images say of themselves, a row for each.
 
-    Columns are format, mode, size ("width × height"), aspect (width by height), quality
-    (the mean of JPEG's first quantisation table, 0 for other formats), progressive,
-    resolution, profile, exif, camera and software: texts, "" where a file says nothing.
-    An OSError names an image that cannot be read.
+    Columns are those of `file_facts` that may be the same in many files: from format
+    to software. An OSError names an image that cannot be read.
     """
     facts = pd.DataFrame([file_facts(image) for image in images])
-    fields = facts[["format", "mode"]].assign(
-        size=facts["width"].astype(str) + " × " + facts["height"].astype(str),
-        aspect=(facts["width"] / facts["height"]).round(2),
-        quality=facts["quantisation"].round(1),
-    )
-    return fields.join(facts.loc[:, "progressive":"software"])
+    return facts.loc[:, "format":"software"]
 
 
 def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFrame:
