@@ -202,6 +202,11 @@ CONTRARY = {
         'cell("crop_states", "balanced, series B", "mini", "tumour erased").low',
         0.45,
     ),
+    "4-header": (
+        'cell("series_methods", "balanced, series B", "forest on the header",'
+        ' "whole", "all").low',
+        0.35,
+    ),
     "4-short": (CROPPED, metric(0.79, 0.77, 0.82)),
     "4-place": (
         'cell("series_methods", "balanced, series B", "forest on the box",'
@@ -238,7 +243,9 @@ CONTRARY = {
     "4-clue-grey": ("grey_levels.used.meningioma", NOTHING),
     "4-grey-not-series": ("grey_levels.differences.gliomas_of_b.meningioma", NOTHING),
     "4-erased": ("crop.erased.used.meningioma", NOTHING),
-    "4-rests": (FALL, NOTHING),
+    "4-rests": (ERASED, 0.55),
+    "4-rests-memory": (FALL, NOTHING),
+    "4-rests-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "4-unknown": ("crop.erased.needed.glioma_series_b", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
