@@ -19,7 +19,7 @@ from cliplib.evaluation.intervals import (
     small_sample_factor,
 )
 from cliplib.evaluation.metrics import evaluate
-from study.evaluation import plain_numbers
+from study.evaluation import class_table, plain_numbers
 
 
 @pytest.fixture(params=[2, 5])
@@ -47,23 +47,22 @@ def test_metrics_are_those_of_scikit_learn(sample):
     }
     for name, value in expected.items():
         assert found.metrics.value[name] == pytest.approx(value)
-    assert found.accuracy == expected["accuracy"]
     assert (found.confusion == metrics.confusion_matrix(y, said)).all()
     precision, recall, f1, support = metrics.precision_recall_fscore_support(y, said)
     for name, values in (("precision", precision), ("sensitivity", recall), ("f1", f1)):
-        np.testing.assert_allclose(found.per_class[name], values)
-    assert found.per_class.support.tolist() == support.tolist()
+        np.testing.assert_allclose(found.per_class[name]["value"], values)
+    assert found.support.tolist() == support.tolist()
 
 
 def test_a_metric_is_asked_for_with_its_interval(sample):
     y, proba, classes = sample
     found = evaluate(y, proba, classes, n_boot=200)
-    assert found.estimate("accuracy").value == found.accuracy
+    assert found.estimate("accuracy").value == found.metrics.value["accuracy"]
     assert [*found.estimate("auroc")] == found.metrics.loc["auroc"].tolist()
     by_class = found.by_class("precision")
     assert [*by_class] == list(classes)
     assert [share.low for share in by_class.values()] == (
-        found.per_class["precision_low"].tolist()
+        found.per_class["precision"]["low"].tolist()
     )
 
 
@@ -140,7 +139,7 @@ def test_the_interval_of_the_accuracy_covers_the_truth():
 def test_labels_alone_have_no_metrics_of_probabilities():
     found = evaluate([0, 1, 1, 0], [0, 1, 0, 0], ["a", "b"], n_boot=100)
     assert list(found.metrics.index) == ["accuracy", "balanced_accuracy", "macro_f1"]
-    assert found.accuracy == 0.75
+    assert found.estimate("accuracy").value == 0.75
 
 
 def test_an_area_of_a_single_class_is_undefined_without_a_warning(recwarn):
@@ -154,10 +153,10 @@ def test_an_undefined_number_is_nan(sample):
     y = np.array([0, 1] * 20)
     proba = np.tile([0.8, 0.1, 0.1], (40, 1))
     found = evaluate(y, proba, ["a", "b", "c"], n_boot=100)
-    assert np.isnan(found.per_class.precision["b"])
-    assert np.isnan(found.per_class.sensitivity["c"])
-    assert found.accuracy == 0.5
-    assert found.per_class.sensitivity["a"] == 1
+    assert np.isnan(found.per_class["precision"].value["b"])
+    assert np.isnan(found.per_class["sensitivity"].value["c"])
+    assert found.estimate("accuracy").value == 0.5
+    assert found.per_class["sensitivity"].value["a"] == 1
 
 
 @pytest.mark.parametrize(
@@ -191,16 +190,18 @@ def test_names_of_classes_are_labels_too():
     by_number = evaluate(codes, proba, names, n_boot=50)
     by_name = evaluate(names[codes].tolist(), proba, names, n_boot=50)
     pd.testing.assert_frame_equal(by_name.metrics, by_number.metrics)
-    pd.testing.assert_frame_equal(by_name.per_class, by_number.per_class)
+    for metric, table in by_name.per_class.items():
+        pd.testing.assert_frame_equal(table, by_number.per_class[metric])
 
     # The order of the columns is that of `classes`, whatever the alphabet says.
     turned = evaluate(names[codes], proba[:, ::-1], names[::-1], n_boot=50)
-    assert turned.accuracy == by_number.accuracy
-    assert turned.per_class.index.tolist() == ["eel", "dog", "cat"]
+    accuracy = by_number.estimate("accuracy")
+    assert turned.estimate("accuracy") == accuracy
+    assert turned.support.index.tolist() == ["eel", "dog", "cat"]
 
     of_answers = evaluate(names[codes], names[answers], n_boot=50)
-    assert of_answers.accuracy == by_number.accuracy
-    assert of_answers.per_class.index.tolist() == ["cat", "dog", "eel"]
+    assert of_answers.estimate("accuracy") == accuracy
+    assert of_answers.support.index.tolist() == ["cat", "dog", "eel"]
     with pytest.raises(ValueError, match="Mix of label input types"):
         evaluate(names[codes], answers)
 
@@ -213,7 +214,8 @@ def test_columns_of_probabilities_are_never_guessed():
         evaluate(y[y < 2], columns_0_and_2[y < 2])
     with pytest.raises(ValueError, match="need classes"):
         evaluate(y, columns_0_and_2, ["a", "b", "c"])
-    assert evaluate(y, y, n_boot=50).accuracy == 1  # labels say which class they mean
+    # Labels say which class they mean.
+    assert evaluate(y, y, n_boot=50).estimate("accuracy").value == 1
 
 
 def test_it_shows_itself(sample):
@@ -252,7 +254,7 @@ def test_means_over_classes_know_the_classes_without_errors():
     low = 1 - np.hypot(*below) / 2
     for name in ("balanced_accuracy", "macro_f1"):
         assert found.metrics.loc[name].tolist() == pytest.approx([1, low, 1])
-    rows = found.per_class[["f1", "f1_low", "f1_high"]].to_numpy()
+    rows = found.per_class["f1"].to_numpy()
     assert rows[0].tolist() == pytest.approx([1, 0.025 ** (1 / 4), 1])
     assert rows[1].tolist() == pytest.approx([1, 0.025 ** (1 / 60), 1])
 
@@ -277,19 +279,19 @@ def test_a_number_of_a_class_is_as_sure_as_its_own_groups():
     )
     expected = intervals(drawn["area"], 6).iloc[0]
     assert 0 < expected.low < expected.high < 1
-    ends = found[["auroc_low", "auroc_high"]].to_numpy()
+    ends = found["auroc"][["low", "high"]].to_numpy()
     np.testing.assert_allclose(ends, [[expected.low, expected.high]] * 2)
     said = np.where(np.arange(66) < 3, 0, 1)  # three of six found, none wrongly
     found = evaluate(y, said, ["a", "b"], n_boot=200).per_class
-    assert found.at["a", "precision"] == 1
-    assert found.at["a", "precision_low"] == pytest.approx(0.025 ** (1 / 3))
+    assert found["precision"].at["a", "value"] == 1
+    assert found["precision"].at["a", "low"] == pytest.approx(0.025 ** (1 / 3))
 
 
 def test_a_specificity_is_as_sure_as_the_groups_of_the_other_classes():
     y = np.repeat([0, 1], [4, 60])
     found = evaluate(y, y, ["rare", "usual"], n_boot=50).per_class
     expected = [0.025 ** (1 / 60), 0.025 ** (1 / 4)]
-    assert found["specificity_low"].tolist() == pytest.approx(expected)
+    assert found["specificity"].low.tolist() == pytest.approx(expected)
 
 
 def test_no_loss_is_below_zero():
@@ -373,6 +375,15 @@ def test_numbers_are_plain_and_have_their_keys(sample):
     assert list(numbers["per_class"]["a"]["f1"]) == ["value", "low", "high"]
 
 
+def test_a_table_of_classes_has_the_intervals_in_columns(sample):
+    found = evaluate(*sample, n_boot=50)
+    table = class_table(found, "f1", "auroc")
+    columns = ["f1", "f1_low", "f1_high", "auroc", "auroc_low", "auroc_high", "support"]
+    assert table.columns.tolist() == columns
+    assert table["f1_low"].tolist() == found.per_class["f1"].low.tolist()
+    assert table["support"].tolist() == found.support.tolist()
+
+
 def test_labels_of_many_classes_have_the_areas_of_their_probabilities(monkeypatch):
     rng = np.random.default_rng(0)
     y = rng.integers(0, 5, 300)
@@ -380,7 +391,7 @@ def test_labels_of_many_classes_have_the_areas_of_their_probabilities(monkeypatc
     area = [metrics.roc_auc_score(y == c, labels == c) for c in range(5)]
     monkeypatch.delattr("cliplib.evaluation.metrics.auroc_statistic")  # sorts for each
     found = evaluate(y, labels, n_boot=50)
-    assert found.per_class["auroc"].tolist() == pytest.approx(area)
+    assert found.per_class["auroc"].value.tolist() == pytest.approx(area)
 
 
 @pytest.mark.parametrize("n", [12, 60])

@@ -218,10 +218,10 @@ def test_elsewhere_leaves_out_copies_and_unknown_classes(findings: Findings) -> 
     external = findings.external
     assert external is not None
     assert external.evaluation.n == 12
-    assert tuple(external.evaluation.per_class.index) == findings.results.table.classes
+    assert tuple(external.evaluation.support.index) == findings.results.table.classes
     assert sorted(external.left_out.to_dict().values()) == [1, 1]
     elsewhere = verdict(findings).compared.loc["elsewhere: ward9"]
-    assert elsewhere["accuracy"].value == external.evaluation.accuracy
+    assert elsewhere["accuracy"] == external.evaluation.estimate("accuracy")
 
 
 def test_elsewhere_is_judged_by_group_and_errors_by_answer(

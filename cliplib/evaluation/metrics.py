@@ -8,7 +8,7 @@ threshold is chosen on validation rows, then frozen and measured on test rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +52,7 @@ class Evaluation:
         value, low and high, a row for each of `METRICS`; of predictions that are labels
         alone, for each of `METRICS_OF_LABELS`.
     per_class
-        support (rows of the class), and x, x_low, x_high for each x of `PER_CLASS`, a
-        row for each class.
+        For each of `PER_CLASS` a table of value, low and high, a row for each class.
     confusion
         Counts (k, k), rows by true class, columns by predicted one.
     n, n_groups
@@ -61,15 +60,16 @@ class Evaluation:
     """
 
     metrics: pd.DataFrame
-    per_class: pd.DataFrame
+    per_class: Mapping[str, pd.DataFrame]
     confusion: Ints
     n: int
     n_groups: int
 
     @property
-    def accuracy(self) -> float:
-        """Share of right predictions."""
-        return float(self.metrics.at["accuracy", "value"])
+    def support(self) -> pd.Series:
+        """How many rows each class has, by its name."""
+        names = self.per_class["sensitivity"].index
+        return pd.Series(self.confusion.sum(axis=1), names, name="support")
 
     def estimate(self, metric: str) -> Estimate:
         """Return one of the metrics with its interval."""
@@ -77,10 +77,8 @@ class Evaluation:
 
     def by_class(self, metric: str) -> dict[str, Estimate]:
         """Return one of `PER_CLASS` with its intervals, by the name of the class."""
-        columns = [metric, f"{metric}_low", f"{metric}_high"]
-        rows = self.per_class[columns].to_numpy(float).tolist()
-        names = map(str, self.per_class.index)
-        return {name: Estimate(*row) for name, row in zip(names, rows, strict=True)}
+        rows = self.per_class[metric].iterrows()
+        return {str(name): Estimate.of(row) for name, row in rows}
 
     def __repr__(self) -> str:
         """Show all metrics with their intervals."""
@@ -141,13 +139,16 @@ def evaluate(
     is_predicted = np.arange(k) == proba.argmax(axis=1)[:, None]
     statistics = _statistics(is_true, is_predicted, proba)
     resampled = bootstrap(statistics, group_of_row, n_boot=n_boot, seed=seed)
-    per_class = _per_class_intervals(resampled, is_true, is_predicted, group_of_row)
+    names = pd.Index([str(name) for name in known], name="class")
+    per_class = _per_class_intervals(
+        resampled, is_true, is_predicted, group_of_row, names
+    )
     metrics = _overall_intervals(resampled, per_class, n_groups)
     if np.ndim(predicted) == 1:  # labels say nothing of probabilities
         metrics = metrics.loc[METRICS_OF_LABELS]
     return Evaluation(
         metrics=metrics,
-        per_class=_per_class_table(per_class, known, is_true.sum(axis=0)),
+        per_class=per_class,
         confusion=confusion_matrix(labels, proba.argmax(axis=1), labels=range(k)),
         n=n,
         n_groups=n_groups,
@@ -271,11 +272,13 @@ def _per_class_intervals(
     is_true: Bools,
     is_predicted: Bools,
     group_of_row: Ints,
+    names: pd.Index,
 ) -> dict[str, pd.DataFrame]:
     """Return for each of `PER_CLASS` a table of value, low and high, a row a class.
 
-    `resampled` holds values and bootstrap draws of "class_sensitivity" and so on. How
-    many groups a number rests on, those with a row in its denominator, is counted.
+    `names` are those of the classes. `resampled` holds values and bootstrap draws of
+    "class_sensitivity" and so on. How many groups a number rests on, those with a row
+    in its denominator, is counted.
     """
     # Numbers of groups that hold the class, other classes, answers of the class: (k,).
     n_with_class = count_groups(is_true, group_of_row)
@@ -295,7 +298,7 @@ def _per_class_intervals(
             exact_bounds = newcombe(by_class.value, n_with_class, n_with_others)
         else:
             exact_bounds = clopper_pearson(by_class.value, n_groups[metric])
-        tables[metric] = intervals(by_class, n_groups[metric], exact_bounds)
+        tables[metric] = intervals(by_class, n_groups[metric], exact_bounds, names)
     return tables
 
 
@@ -360,18 +363,3 @@ def _ece_interval(resampled: dict[str, Resampled], n_groups: int) -> Estimate:
     factor = float(small_sample_factor(n_groups))
     high = min(1.0, value + factor * max(0.0, value - lowest))
     return Estimate(value, value - factor * noise, high)
-
-
-def _per_class_table(
-    per_class: dict[str, pd.DataFrame], classes: Sequence[object], support: Ints
-) -> pd.DataFrame:
-    """Join the tables of each metric, value, low and high by class, to a single one.
-
-    Its columns are x, x_low and x_high for each metric x, and support; a row a class.
-    """
-    table = pd.concat(per_class, axis="columns")  # columns (x, "value") and so on
-    table.columns = pd.Index(
-        [x if end == "value" else f"{x}_{end}" for x, end in table.columns]
-    )
-    names = pd.Index([str(name) for name in classes], name="class")
-    return table.assign(support=support).set_index(names)

@@ -208,8 +208,8 @@ def external_loss(external: ExternalTest, results: MethodComparison) -> Estimate
 
     Both are of different images.
     """
-    per_class = external.evaluation.per_class
-    occurring = [str(name) for name in per_class.index[per_class["support"] > 0]]
+    support = external.evaluation.support
+    occurring = support.index[support > 0]
     sensitivity = external.evaluation.by_class("sensitivity")
     of_internal = Estimate.mean([results.sensitivity[name] for name in occurring])
     of_external = Estimate.mean([sensitivity[name] for name in occurring])
@@ -304,7 +304,7 @@ def missed_class_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 def imbalance_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that one class is so large that accuracy alone means little."""
-    counts = findings.results.evaluation.per_class["support"]
+    counts = findings.results.evaluation.support
     share = float(counts.max() / counts.sum())
     if share >= IMBALANCE:
         yield warning_of("imbalance", {"class": str(counts.idxmax()), "share": share})

@@ -95,7 +95,7 @@ def of_classes(results: MethodComparison) -> pd.DataFrame:
     found = results.evaluation
     return pd.DataFrame(
         {
-            "images": found.per_class["support"].astype(int),
+            "images": found.support,
             "found (sensitivity)": results.sensitivity,
             "right (precision)": found.by_class("precision"),
         }
@@ -106,7 +106,7 @@ def of_external(results: MethodComparison, external: ExternalTest) -> pd.DataFra
     """Return how much of each class is found here and in another folder."""
     return pd.DataFrame(
         {
-            "images": external.evaluation.per_class["support"].astype(int),
+            "images": external.evaluation.support,
             "found here": results.sensitivity,
             "found elsewhere": external.evaluation.by_class("sensitivity"),
         }

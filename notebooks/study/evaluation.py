@@ -22,14 +22,11 @@ def plain_numbers(evaluation: Evaluation) -> dict[str, Any]:
     ``classes``, ``confusion``, ``n`` and ``n_groups``.
     """
     per_class: dict[Any, dict[str, Any]] = {}
-    for name, row in evaluation.per_class.iterrows():
-        per_class[name] = {"support": int(row["support"])}
+    for name, support in evaluation.support.items():
+        per_class[name] = {"support": int(support)}
         for metric in PER_CLASS:
-            per_class[name][metric] = {
-                "value": float(row[metric]),
-                "low": float(row[f"{metric}_low"]),
-                "high": float(row[f"{metric}_high"]),
-            }
+            row = evaluation.per_class[metric].loc[name]
+            per_class[name][metric] = row.to_dict()
     return {
         **evaluation.metrics.to_dict("index"),
         "per_class": per_class,
@@ -38,6 +35,19 @@ def plain_numbers(evaluation: Evaluation) -> dict[str, Any]:
         "n": evaluation.n,
         "n_groups": evaluation.n_groups,
     }
+
+
+def class_table(evaluation: Evaluation, *metrics: str) -> pd.DataFrame:
+    """Return some of `PER_CLASS` in one table: x, x_low and x_high, and support.
+
+    It has a row for each class.
+    """
+    tables = {metric: evaluation.per_class[metric] for metric in metrics}
+    table = pd.concat(tables, axis="columns")  # columns (x, "value") and so on
+    table.columns = pd.Index(
+        [x if end == "value" else f"{x}_{end}" for x, end in table.columns]
+    )
+    return table.assign(support=evaluation.support)
 
 
 def compare_all(
