@@ -212,8 +212,9 @@ def classify(
     The answers are a table for spreadsheets (CSV) and a page to look at (HTML).
     """
     from cliplib.data.files import check_writable, replacing
+    from cliplib.data.folder import list_files
     from cliplib.data.text_table import write_csv
-    from cliplib.reports.aid_answers import check_names_differ, write_html
+    from cliplib.reports.aid_answers import write_html
     from cliplib.reports.decision_aid import DecisionAid
 
     missing = [name for name in (*files, images or ".") if not os.path.exists(name)]
@@ -233,10 +234,9 @@ def classify(
             "--overwrite."
         )
     check_writable(Path(table).parent)
-    sources = files[0] if len(files) == 1 else files  # a folder, or images
-    check_names_differ(sources)
     decision_aid = DecisionAid.load(aid)
-    rows = decision_aid.classify(sources)
+    names, sources = list_files(files[0] if len(files) == 1 else files)
+    rows = decision_aid.classify(sources).assign(file=names)
     show("Files", _answer_lines(rows))
     show("Unreadable", rows["error"][rows["error"] != ""])
     with replacing(Path(table).parent) as new:

@@ -152,20 +152,6 @@ def test_a_decision_aid_is_used_on_a_folder_and_on_files(
     }
 
 
-def test_files_of_one_name_are_refused_before_any_is_encoded(
-    aid: Path,
-    folder: Path,
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(DecisionAid, "classify", None)  # would raise
-    image = str(folder / "disc" / "disc0.png")
-    out = f"--out-prefix={tmp_path / 'twice'}"
-    assert main(["classify", str(aid), image, image, out]) == 1
-    assert f"Two files are called {image}: leave one out" in capsys.readouterr().err
-
-
 # --- commands, folders, and what is wrong with them
 
 

@@ -273,6 +273,7 @@ def refuse(event, arguments):
 sys.addaudithook(refuse)
 from cliplib import ClipEncoder, DecisionAid, LinearProbe, MLPProbe
 from cliplib import audit_dataset, encode, evaluate, search
+from cliplib.data.folder import list_files
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.aid_answers import write_html
 
@@ -290,7 +291,8 @@ assert len(audit_dataset(folder).images) == 36
 aid = DecisionAid.fit(encode(folder, encoder), encoder, probe=LinearProbe())
 aid.save(out / "aid")
 aid = DecisionAid.load(out / "aid")
-write_html(aid.classify(folder), out / "sheet.html", aid, folder)
+files = list_files(folder)[1]
+write_html(aid.classify(files), out / "sheet.html", aid, files)
 image = folder / "disc" / "disc0.png"
 sys.argv = ["cliplib", "classify", str(out / "aid"), str(image), "--heat-maps"]
 runpy.run_module("cliplib", run_name="__main__")  # as python -m cliplib

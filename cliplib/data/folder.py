@@ -181,12 +181,16 @@ def list_files(
     Of a folder every file counts, whatever its suffix, but for those that Windows and
     macOS put there. It is named by its path below the folder, with "/" between parts;
     files are sorted by path. Images keep their order, and are named by their own path,
-    or by their type where they have none, such as "<bytes>".
+    or by their type where they have none, such as "<bytes>". ValueError for no file.
     """
     if isinstance(files, str | os.PathLike) and Path(files).is_dir():
         folder = Path(files)
         paths = _files_below(folder)
         names = [image_name(path.relative_to(folder).as_posix()) for path in paths]
-        return names, list(paths)
-    sources = image_list(files)
-    return [image_name(source) for source in sources], sources
+        sources: list[ImageSource] = list(paths)
+    else:
+        sources = image_list(files)
+        names = [image_name(source) for source in sources]
+    if not names:
+        raise ValueError("There is no image in " + str(files) + ".")
+    return names, sources

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from cliplib.data.folder import list_files
 from cliplib.data.image import ImageSource
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
@@ -29,37 +29,29 @@ def is_training_image(rows: pd.DataFrame) -> pd.Series:
     return rows["similarity"] >= SAME_IMAGE
 
 
-def check_names_differ(files: Any) -> None:
-    """Raise ValueError where two files bear the same name: a page tells them by it."""
-    names, _ = list_files(files)
-    repeated = pd.Index(names).duplicated()
-    if repeated.any():
-        name = names[repeated.argmax()]
-        raise ValueError(f"Two files are called {name}: leave one out, or rename it.")
-
-
 def write_html(
     rows: pd.DataFrame,
     path: str | os.PathLike[str],
     aid: DecisionAid,
-    files: Any,
+    sources: Sequence[ImageSource],
     *,
     heat_maps: bool = False,
     training_folder: str | os.PathLike[str] = "",
 ) -> None:
-    """Write what an aid said of files, or some rows of it, as a page.
+    """Write what an aid said of images, or some rows of it, as a page.
 
     The page loads nothing.
 
     Parameters
     ----------
     rows : DataFrame
-        From ``aid.classify(files)``.
+        From ``aid.classify``, all or some.
     path : path
         Of the page.
     aid : DecisionAid
-    files : folder, image, or list of images
-        Those that were classified, of which `rows` may hold some. Their names differ.
+    sources : sequence of images
+        All that were classified: the index of `rows` counts them. Those of a folder are
+        listed by `list_files`.
     heat_maps : bool
         Also show what spoke for each answer; it takes far longer than all the rest.
     training_folder : path
@@ -68,18 +60,13 @@ def write_html(
 
     Raises
     ------
-    ValueError
-        The files are no longer those that were classified, or have equal names.
+    OSError
+        An image that was classified can no longer be read.
     """
-    check_names_differ(files)
-    names, sources = list_files(files)
-    source_of = dict(zip(names, sources, strict=True))
-    if not set(rows["file"]) <= source_of.keys():
-        raise ValueError(f"The files in {files} have changed: classify them again.")
-    said = rows.assign(is_training_image=is_training_image(rows))
+    said = rows.assign(is_training_image=is_training_image(rows), row=rows.index)
     answers: list[dict[str, Any]] = said.to_dict("records")
     for answer in tqdm(answers, desc="page", unit="image"):
-        source = source_of[answer["file"]]
+        source = sources[answer["row"]]
         is_readable = not answer["error"]
         # JPEG files; b"" stands for one that there is not.
         answer["picture"] = small_jpeg(source, SIDE) if is_readable else b""

@@ -252,8 +252,6 @@ class DecisionAid:
             There is no file.
         """
         names, sources = list_files(files)
-        if not names:
-            raise ValueError(f"There is no image in {files}.")
         errors_by_row: dict[int, UnreadableImage] = {}  # filled where there are any
         (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
         columns = self.encoder.columns_of(self.training.readout)
