@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cliplib.data.wording import counted, listing, number, percent, points
+from cliplib.data.wording import counted, listing, number
 from cliplib.evaluation.intervals import Estimate
+from cliplib.reports.templates import percent, points
 
 
 def test_shares_are_written_with_their_intervals() -> None:

@@ -7,10 +7,6 @@ import numbers
 import re
 from collections.abc import Iterable, Sequence
 
-# Value, lower and upper end of its 95% interval, as shares of 1, as of a
-# `cliplib.evaluation.intervals.Estimate`.
-Interval = tuple[float, float, float]
-
 # Control characters, ends of lines, what turns the direction of letters, bytes that are
 # not UTF-8, and what is no character at all.
 UNPRINTABLE = re.compile(
@@ -49,35 +45,6 @@ def number(value: object) -> str:
     if isinstance(value, numbers.Real):
         return "" if math.isnan(value) else f"{value:.3f}"
     return str(value)
-
-
-def whole_percent(share: float) -> str:
-    """Write a share of 1 as a whole number of per cent: "54%"."""
-    return f"{100 * share:.0f}%"
-
-
-def percent(share: Interval) -> str:
-    """Write a share with its 95% interval: "54% (46 to 62)"; a dash if it is NaN."""
-    value, low, high = share
-    if math.isnan(value):
-        return "–"
-    return f"{whole_percent(value)} ({100 * low:.0f} to {100 * high:.0f})"
-
-
-def points(difference: Interval) -> str:
-    """Write a difference of shares of 1 in percentage points, with its 95% interval.
-
-    For example "8 points (2 to 14)".
-    """
-    value, low, high = map(_whole_points, difference)
-    unit = "point" if value == "1" else "points"
-    return f"{value} {unit} ({low} to {high})"
-
-
-def _whole_points(difference: float) -> str:
-    """Write a difference of shares as whole percentage points, with a true minus."""
-    text = f"{100 * difference:.0f}"
-    return "0" if text == "-0" else text.replace("-", "−")
 
 
 def counted(count: int, name: str) -> str:

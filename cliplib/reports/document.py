@@ -17,13 +17,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cliplib.data.wording import number, percent
+from cliplib.data.wording import number
 from cliplib.evaluation.intervals import Estimate
 from cliplib.reports import pictures, plots, tables
 from cliplib.reports.findings import Findings
 from cliplib.reports.pictures import Picture, small_jpeg
 from cliplib.reports.report_data import provenance
-from cliplib.reports.templates import FOLDER, TEMPLATES, filled, read_texts
+from cliplib.reports.templates import FOLDER, TEMPLATES, filled, percent, read_texts
 from cliplib.reports.verdict import Verdict
 
 # Rows of a table that are shown.

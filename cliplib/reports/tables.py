@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from cliplib.data.wording import points
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import MethodComparison
+from cliplib.reports.templates import points
 
 # Rows of an audit's summary, and what they are called.
 COPIES = {

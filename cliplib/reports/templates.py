@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import shlex
 import tomllib
 from pathlib import Path
@@ -10,14 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from cliplib.data.wording import (
-    counted,
-    listing,
-    number,
-    percent,
-    points,
-    whole_percent,
-)
+from cliplib.data.wording import counted, listing, number
+from cliplib.evaluation.intervals import Estimate
 
 FOLDER = Path(__file__).parent
 JPEG_START = b"\xff\xd8"
@@ -27,6 +22,35 @@ def data_uri(content: bytes) -> str:
     """Return a JPEG or SVG file as a data URI, so that a page need not load it."""
     kind = "jpeg" if content.startswith(JPEG_START) else "svg+xml"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def whole_percent(share: float) -> str:
+    """Write a share of 1 as a whole number of per cent: "54%"."""
+    return f"{100 * share:.0f}%"
+
+
+def percent(share: Estimate) -> str:
+    """Write a share with its 95% interval: "54% (46 to 62)"; a dash if it is NaN."""
+    value, low, high = share
+    if math.isnan(value):
+        return "–"
+    return f"{whole_percent(value)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def points(difference: Estimate) -> str:
+    """Write a difference of shares of 1 in percentage points, with its 95% interval.
+
+    For example "8 points (2 to 14)".
+    """
+    value, low, high = map(_whole_points, difference)
+    unit = "point" if value == "1" else "points"
+    return f"{value} {unit} ({low} to {high})"
+
+
+def _whole_points(difference: float) -> str:
+    """Write a difference of shares as whole percentage points, with a true minus."""
+    text = f"{100 * difference:.0f}"
+    return "0" if text == "-0" else text.replace("-", "−")
 
 
 TEMPLATES = Environment(

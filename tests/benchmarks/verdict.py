@@ -29,13 +29,13 @@ import numpy as np
 import pandas as pd
 from folders import COPIES, PARTS, TRAPS, Folder, folders
 
-from cliplib.data.wording import percent, points
 from cliplib.features.encode import encode
 from cliplib.inspection.shortcuts import Shortcut, strongest
 from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports import measure as module
 from cliplib.reports.data_warnings import external_loss
 from cliplib.reports.findings import Findings
+from cliplib.reports.templates import percent, points
 from cliplib.reports.verdict import WORDS, Verdict, right_of_new, verdict
 
 HONEST = ("clean", "declared")
