@@ -25,8 +25,10 @@ from cliplib.data.wording import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-FAILED = 3  # exit status after a warning that --fail-on names
-SHOWN = 10  # lines of a list, before "and 11 more"
+# Exit status after a warning that --fail-on names.
+FAILED = 3
+# Lines of a list, before "and 11 more".
+SHOWN = 10
 
 
 def main(arguments: Sequence[str]) -> int:

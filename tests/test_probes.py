@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from cliplib.data.threads import one_thread
 from cliplib.features.splits import fold_numbers, group_train_test_split
 from cliplib.features.table import FeatureTable
-from cliplib.probes.kernel import SHARPNESS, KernelProbe
+from cliplib.probes.kernel import LOGIT_SCALES, KernelProbe
 from cliplib.probes.linear import TOL, TRIAL_TOL, LinearProbe
 from cliplib.probes.logistic import (
     LogisticProblem,
@@ -259,6 +259,8 @@ def test_a_saved_probe_predicts_the_same_bits(probe, sample, tmp_path):
     about = tmp_path / "probe" / "probe.json"
     document = json.loads(about.read_text())
     document["parameters"]["dropout"] = 0.2  # as an older version had it
+    if "logit_scale_" in document["fitted"]:
+        document["fitted"]["sharpness_"] = document["fitted"].pop("logit_scale_")
     about.write_text(json.dumps(document))
     loaded = load_probe(tmp_path / "probe")
     assert (loaded.predict_proba(X) == fitted.predict_proba(X)).all()
@@ -374,10 +376,10 @@ def test_the_sweep_ends_where_weaker_regularisation_is_worse(sample):
     assert sweep.C.tolist() == np.logspace(-3, 4, 15)[: len(sweep)].tolist()
 
 
-def test_the_chosen_sharpness_is_the_best_on_validation_rows(sample, monkeypatch):
+def test_the_chosen_logit_scale_is_the_best_on_validation_rows(sample, monkeypatch):
     X, y = sample
     grid = (0.5, 2, 4, 24)
-    monkeypatch.setattr("cliplib.probes.kernel.SHARPNESS", grid)
+    monkeypatch.setattr("cliplib.probes.kernel.LOGIT_SCALES", grid)
     probe = KernelProbe()
     probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaled = StandardScaler().fit_transform(X)
@@ -385,7 +387,7 @@ def test_the_chosen_sharpness_is_the_best_on_validation_rows(sample, monkeypatch
     scores = peer.fit(scaled[:200], np.eye(3)[y[:200]]).predict(scaled[200:])
     losses = [log_loss(y[200:], softmax(factor * scores, axis=1)) for factor in grid]
     assert 0 < np.argmin(losses) < 3
-    assert grid.index(probe.sharpness_) == np.argmin(losses)
+    assert grid.index(probe.logit_scale_) == np.argmin(losses)
 
 
 @pytest.fixture
@@ -540,7 +542,7 @@ def test_the_kernel_probe_is_regularised_least_squares(sample):
     scaled = StandardScaler().fit_transform(X)
     peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.05)
     peer.fit(scaled, np.eye(3)[y])
-    expected = probe.sharpness_ * peer.predict(scaled)
+    expected = probe.logit_scale_ * peer.predict(scaled)
     np.testing.assert_allclose(probe.logits(X), expected, atol=1e-3)
 
 
@@ -734,7 +736,7 @@ def test_defaults_are_those_that_published_numbers_were_made_with():
     assert KernelProbe().get_params() == common | kernel
     assert MLPProbe().get_params() == common | {"hidden": 128}
     assert (TOL, TRIAL_TOL) == (3e-5, 9e-5)
-    assert SHARPNESS == (4, 6, 8, 12, 16, 24)
+    assert LOGIT_SCALES == (4, 6, 8, 12, 16, 24)
     assert (LEARNING_RATE, WEIGHT_DECAY, DROPOUT) == (1e-3, 1e-2, 0.2)
     assert (BATCH_SIZE, PATIENCE, MAX_EPOCHS) == (256, 4, 200)
 

@@ -20,7 +20,8 @@ from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import check_printable
 
 HUB = "hf://datasets/"
-TABLES = (".csv", ".tsv", ".txt")  # suffixes of tables of files
+# Suffixes of tables of files.
+TABLES = (".csv", ".tsv", ".txt")
 
 # The kinds of source that `load_dataset` takes.
 Source: TypeAlias = (

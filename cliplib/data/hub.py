@@ -23,14 +23,19 @@ from huggingface_hub.utils.sha import git_hash
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 10  # that the hub has to answer a request
-SETTINGS = ("*.json", "*.txt", "*.model")  # configuration, preprocessing, tokenizer
-WEIGHTS = (  # the first format that a model has is taken
+# Seconds that the hub has to answer a request.
+ANSWER_SECONDS = 10
+# Files of configuration, preprocessing and tokenizer.
+SETTINGS = ("*.json", "*.txt", "*.model")
+# Files of weights: the first format that a model has is taken.
+WEIGHTS = (
     ("model.safetensors", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model-*-of-*.bin"),
 )
-HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1, or SHA-256
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, or what the user may fill of it
+# A revision in full: git's SHA-1, or SHA-256.
+HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+# Errors of a full disk, or of what the user may fill of it.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # Names of the errors of what a hub does not have, and of an answer that breaks off, or
 # is none of a hub.
 NOT_THERE = {"HFValidationError", "DatasetNotFoundError"}

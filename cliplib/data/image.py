@@ -40,12 +40,13 @@ FileFacts: TypeAlias = dict[str, int | float | str | bytes | None]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 # Bits that grey values use in files of 16 bits, of which scanners seldom use all.
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-MOST_BYTES = 2**28  # of a file: 256 MiB
+# Of a file: 256 MiB.
+MOST_BYTES = 2**28
 # Of a decoded image, 16.8 millions: larger ones are shrunk, since many are in memory at
 # once, and every reader shrinks them further.
 MOST_PIXELS = 2**24
+# Pixels from which on images are decoded one at a time, for the memory they take.
 HUGE = 4 * MOST_PIXELS
-"""Pixels from which on images are decoded one at a time, for the memory they take."""
 _huge_lock = threading.Lock()
 
 

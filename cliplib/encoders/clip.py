@@ -26,9 +26,12 @@ from cliplib.encoders.readouts import DEEP_BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)
 
-TEXT_BATCH = 256  # texts that are encoded at once
-MOST_BLOCKS = 1000  # of a tower; the largest have some 50
-LARGEST_SIDE = 4096  # pixels that a tower sees
+# Texts that are encoded at once.
+TEXT_BATCH = 256
+# Blocks of a tower; the largest have some 50.
+MOST_BLOCKS = 1000
+# Pixels that a tower sees.
+LARGEST_SIDE = 4096
 
 # The settings of a tower that decide features.
 _TOWER_SETTINGS = (
@@ -223,7 +226,7 @@ class ClipEncoder(Encoder):
         """Return what the vision tower reads of n RGB images, (n, 3, s, s) float32."""
         return np.stack(self.processor(images)["pixel_values"])
 
-    def read_states(
+    def pool_hidden_states(
         self, states: tuple[torch.Tensor, ...], readout: str = "deep"
     ) -> torch.Tensor:
         """Return features (n, d) of the tower's hidden states; gradients are kept.
@@ -270,7 +273,7 @@ class ClipEncoder(Encoder):
             states = self.model.vision_model(
                 batch, output_hidden_states=True, interpolate_pos_encoding=True
             ).hidden_states
-            return np.asarray(self.read_states(states).cpu())
+            return np.asarray(self.pool_hidden_states(states).cpu())
 
     def encode_batch(self, images: list[Image.Image]) -> Features:
         """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""

@@ -7,7 +7,8 @@ import numpy as np
 from cliplib.data.arrays import Ints
 
 READOUTS = ("pooled", "class_tokens", "dinov2", "means", "deep")
-DEEP_BLOCKS = 4  # of the vision tower, the last ones: the deep readout reads them
+# The last blocks of the vision tower, which the deep readout reads.
+DEEP_BLOCKS = 4
 
 
 def readout_columns(readout: str, width: int, blocks: int = DEEP_BLOCKS) -> Ints:

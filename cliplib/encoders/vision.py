@@ -18,7 +18,8 @@ from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder, fill_batch
 
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
+# What the parameter of the class token is called.
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 # Entries of a configuration that do not change features.
 INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 

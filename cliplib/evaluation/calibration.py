@@ -10,13 +10,13 @@ from scipy.special import log_softmax
 from sklearn.utils import check_array, check_consistent_length
 
 from cliplib.data.labels import label_indices
-from cliplib.evaluation.inputs import are_right
+from cliplib.evaluation.inputs import is_correct
 from cliplib.evaluation.intervals import ratio_intervals
 
+# Lower logits, such as -inf of a probability of 0, are raised to it.
 LEAST_LOGIT = -700.0
-"""Lower logits, such as -inf of a probability of 0, are raised to it."""
+# `quantile_reliability` makes one bin of so many groups: few images, few bins.
 GROUPS_PER_BIN = 20
-"""`quantile_reliability` makes one bin of so many groups: few images, few bins."""
 MOST_BINS = 10
 
 
@@ -87,7 +87,7 @@ def quantile_reliability(
     ValueError
         Where probabilities are not (n, k), or do not fit the labels.
     """
-    is_right = are_right(y, proba)
+    is_right = is_correct(y, proba)
     confidence = np.max(proba, axis=1)
     n_bins = np.clip(len(np.unique(groups)) // GROUPS_PER_BIN, 1, MOST_BINS)
     # From 0, the least confident; of equals, the earlier row.

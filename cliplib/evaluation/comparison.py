@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from cliplib.data.arrays import Floats
-from cliplib.evaluation.inputs import are_right
+from cliplib.evaluation.inputs import is_correct
 from cliplib.evaluation.intervals import (
     bootstrap,
     intervals,
@@ -53,7 +53,7 @@ def compare(
         Where labels and predictions do not fit together, or one is missing (NaN).
     """
     # Of each row, (n,): 1 where only a is right, -1 where only b is.
-    gain = are_right(y, a).astype(float) - are_right(y, b)
+    gain = is_correct(y, a).astype(float) - is_correct(y, b)
     group_of_row = checked_groups(groups, len(gain))
     n_groups = int(group_of_row.max()) + 1
 

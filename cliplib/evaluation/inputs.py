@@ -11,7 +11,7 @@ from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.labels import label_indices
 
 
-def are_right(y: ArrayLike, predicted: ArrayLike) -> Bools:
+def is_correct(y: ArrayLike, predicted: ArrayLike) -> Bools:
     """Tell which rows are predicted rightly, (n,).
 
     `predicted` is labels (n,), of any kind as those of `y`, or probabilities (n, k).

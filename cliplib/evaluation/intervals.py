@@ -22,13 +22,12 @@ from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.warn import warn_once
 from cliplib.features.splits import checked_groups
 
-NORMAL_QUANTILE = float(ndtri(0.975))  # 1.96
+# 1.96, for two-sided intervals of 95%.
+NORMAL_QUANTILE = float(ndtri(0.975))
 
+# Maps weights of the rows (draws, n) to arrays (draws,) or (draws, m) by name. A weight
+# is how often the draw holds the row.
 Statistic = Callable[[Floats], Mapping[str, Floats]]
-"""Maps weights of the rows (draws, n) to arrays (draws,) or (draws, m) by name.
-
-A weight is how often the draw holds the row.
-"""
 
 
 class Resampled(NamedTuple):

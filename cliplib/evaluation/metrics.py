@@ -38,8 +38,8 @@ METRICS_OF_LABELS = ["accuracy", "balanced_accuracy", "macro_f1"]
 METRICS = [*METRICS_OF_LABELS, "auroc", "log_loss", "brier", "ece"]
 PER_CLASS = ["sensitivity", "specificity", "precision", "f1", "auroc"]
 
-EDGES = np.arange(16) / 15
-"""Edges of the 15 bins (low, high] of confidence: for ECE and reliability diagrams."""
+# Edges of the 15 bins (low, high] of confidence: for ECE and reliability diagrams.
+CONFIDENCE_BIN_EDGES = np.arange(16) / 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,12 +231,16 @@ def _mean_area(auroc: Floats) -> Floats:
 
 
 def confidence_bins(confidence: Floats) -> Bools:
-    """Return a mask (n, bins): which bin of `EDGES` each confidence (n, 1) is in.
+    """Return a mask (n, bins): which bin each confidence (n, 1) is in.
 
-    A confidence is above 0, since some class is the most probable.
+    `CONFIDENCE_BIN_EDGES` divide them. A confidence is above 0, since some class is the
+    most probable.
     """
     at_most_one = np.minimum(confidence, 1)  # rounding may take it beyond
-    return np.asarray((EDGES[:-1] < at_most_one) & (at_most_one <= EDGES[1:]))
+    return np.asarray(
+        (CONFIDENCE_BIN_EDGES[:-1] < at_most_one)
+        & (at_most_one <= CONFIDENCE_BIN_EDGES[1:])
+    )
 
 
 def _known_classes(

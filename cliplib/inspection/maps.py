@@ -75,7 +75,7 @@ def chefer_relevance(
             output_hidden_states=True,
         )
         attentions = output.attentions  # of each block (1, heads, tokens, tokens)
-        features = encoder.read_states(output.hidden_states, readout)[0]
+        features = encoder.pool_hidden_states(output.hidden_states, readout)[0]
         direction = torch.tensor(by_image[i]).to(features)
         logit = scale * features @ direction
         gradients = torch.autograd.grad(logit, attentions)

@@ -136,7 +136,7 @@ def _proba_of_class(
     It is by the fit without the image's fold, which has seen no donor of it either.
     """
     by_fit = [
-        fit.probe.predict_proba(features) @ (fit.probe.classes_ == label)
+        fit.estimator.predict_proba(features) @ (fit.estimator.classes_ == label)
         for fit in fits
     ]
     return np.asarray(np.array(by_fit)[fold_of_image, np.arange(len(features))])

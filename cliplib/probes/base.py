@@ -25,11 +25,11 @@ from cliplib.data.threads import one_thread
 from cliplib.features.splits import group_train_test_split
 from cliplib.probes.withheld_groups import refuse_withheld_groups
 
+# Validation losses (nats) this close are equal, so that rounding does not decide.
 TIE = 1e-4
-"""Validation losses (nats) this close are equal, so that rounding does not decide."""
 
+# Rows times features that get their logits at once: 67 MB.
 VALUES_AT_ONCE = 2**24
-"""Rows times features that get their logits at once: 67 MB."""
 
 
 class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]

@@ -8,11 +8,11 @@ from scipy import linalg
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import Probe, mean_log_loss
 
-SHARPNESS = (4, 6, 8, 12, 16, 24)
-"""Factors of the scores to choose from."""
+# Factors of the scores to choose from.
+LOGIT_SCALES = (4, 6, 8, 12, 16, 24)
 
+# More rows are refused, because memory grows with their square: these take 2 GB.
 MAX_ROWS = 20_000
-"""More rows are refused, because memory grows with their square: these take 2 GB."""
 
 
 class KernelProbe(Probe):
@@ -20,15 +20,15 @@ class KernelProbe(Probe):
 
     Rifkin, Yeo and Poggio 2003, "Regularized least-squares classification". The
     regression gives each row a score for each class, about 1 for its own and 0 for
-    others. Logits are the scores times the sharpness with the smallest log loss on
+    others. Logits are the scores times the scale with the smallest log loss on
     validation rows; the regression then is fitted on all rows.
 
     Kernels are of float32, so logits of a row may differ by some 1e-6 with the number
     of rows beside it: of scikit-learn's ``check_estimator`` that is the only check that
     fails, ``check_methods_subset_invariance``, which allows 1e-7.
 
-    Fitted are sharpness_, gamma_, rows_ (n, d), standardised, validation rows last, and
-    coef_ (n, k).
+    Fitted are logit_scale_, gamma_, rows_ (n, d), standardised, validation rows last,
+    and coef_ (n, k).
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class KernelProbe(Probe):
         train_rows: Ints,
         held_out_rows: Ints,
     ) -> None:
-        """Choose the sharpness on held-out rows, then fit on all rows."""
+        """Choose the logit scale on held-out rows, then fit on all rows."""
         n, d = rows.shape
         if n > MAX_ROWS:
             peak_gb = 1.3 * 4 * n**2 / 1e9  # measured: 1.3 kernels of float32
@@ -77,9 +77,9 @@ class KernelProbe(Probe):
         held_out_scores, coef = self._two_regressions(one_hot, n_train)
         losses = [
             mean_log_loss(codes[n_train:], factor * held_out_scores)
-            for factor in SHARPNESS
+            for factor in LOGIT_SCALES
         ]
-        self.sharpness_ = SHARPNESS[int(np.argmin(losses))]
+        self.logit_scale_ = LOGIT_SCALES[int(np.argmin(losses))]
         # Row by row in memory, as a saved probe is loaded: products then round alike.
         self.coef_ = np.ascontiguousarray(coef)
 
@@ -119,7 +119,7 @@ class KernelProbe(Probe):
     def _logits(self, scaled: Features) -> Floats:
         """Return logits (n, k) of standardised features (n, d)."""
         scores = gaussian_kernel(scaled, self.rows_, self.gamma_) @ self.coef_
-        return np.asarray(self.sharpness_ * scores, np.float64)
+        return np.asarray(self.logit_scale_ * scores, np.float64)
 
     def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
@@ -128,7 +128,7 @@ class KernelProbe(Probe):
         kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)
         terms = kernel * self.coef_[:, class_codes].T  # (rows x, fitted rows r)
         sums = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled  # of t (r - x)
-        return np.asarray(self.sharpness_ * 2 * self.gamma_ * sums)
+        return np.asarray(self.logit_scale_ * 2 * self.gamma_ * sums)
 
 
 def gaussian_kernel(left: Floats | Features, right: Features, gamma: float) -> Features:

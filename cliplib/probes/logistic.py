@@ -16,12 +16,12 @@ from sklearn.utils.extmath import randomized_svd
 
 from cliplib.data.arrays import Features, Floats, Ints, row_batches
 
+# Principal axes in the preconditioner: more of them save steps, but slow each down.
 AXES = 16
-"""Principal axes in the preconditioner: more of them save steps, but slow each down."""
 AXES_OF_FEW_ROWS = 64
 
+# Numbers in a block of rows: 4 MB of float32, which stay in the processor's cache.
 BLOCK_NUMBERS = 1_000_000
-"""Numbers in a block of rows: 4 MB of float32, which stay in the processor's cache."""
 
 
 def are_few_rows(n: int, d: int) -> bool:

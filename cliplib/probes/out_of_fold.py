@@ -17,8 +17,8 @@ from cliplib.features.splits import checked_groups, fold_numbers
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
 
+# Numbers of the rows to train on, and of those to test.
 Fold = tuple[Ints, Ints]
-"""Numbers of the rows to train on, and of those to test."""
 
 
 def out_of_fold_proba(
@@ -74,7 +74,7 @@ def table_folds(table: FeatureTable, n_splits: int = 5, seed: int = 0) -> list[F
 class Fit(NamedTuple):
     """A classifier that was fitted without one fold, and the rows of that fold."""
 
-    probe: Any
+    estimator: Any
     test_rows: Ints
 
 
@@ -92,10 +92,10 @@ def predict_fits(fits: Iterable[Fit], table: FeatureTable) -> Floats:
     Returns probabilities (n, k), 0 for a class that the fold's training rows lack.
     """
     proba = np.zeros((len(table), len(table.classes)))
-    for probe, rows in fits:
+    for fitted, rows in fits:
         # The training rows may lack a class.
-        places = np.ix_(rows, probe.classes_)
-        proba[places] = probe.predict_proba(table.features[rows])
+        places = np.ix_(rows, fitted.classes_)
+        proba[places] = fitted.predict_proba(table.features[rows])
     return proba
 
 

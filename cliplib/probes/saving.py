@@ -64,8 +64,10 @@ def load_probe(folder: str | os.PathLike[str]) -> Probe:
     # An older version may have had more, which do not matter after the fit.
     known = signature(kind).parameters.keys() & document["parameters"].keys()
     probe = kind(**{name: document["parameters"][name] for name in known})
+    new_names = {"sharpness_": "logit_scale_"}  # of what an older version wrote
     for name, value in document["fitted"].items():
-        setattr(probe, name, np.array(value) if isinstance(value, list) else value)
+        fitted = np.array(value) if isinstance(value, list) else value
+        setattr(probe, new_names.get(name, name), fitted)
     for name, array in load_file(Path(folder) / "probe.safetensors").items():
         setattr(probe, name, array)
     return probe

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cliplib.evaluation.inputs import are_right
+from cliplib.evaluation.inputs import is_correct
 from cliplib.evaluation.intervals import ratio_intervals
-from cliplib.evaluation.metrics import EDGES, confidence_bins
+from cliplib.evaluation.metrics import CONFIDENCE_BIN_EDGES, confidence_bins
 
 
 def reliability(
@@ -47,7 +47,7 @@ def reliability(
     ValueError
         Where probabilities are not (n, k), or do not fit the labels.
     """
-    is_right = are_right(y, proba)
+    is_right = is_correct(y, proba)
     confidence = np.minimum(np.max(proba, axis=1), 1)  # rounding may take it beyond
     is_inside = confidence_bins(confidence[:, None])  # (n, bins)
     accuracy = ratio_intervals(
@@ -64,8 +64,8 @@ def reliability(
             "accuracy": accuracy["value"],
             "accuracy_low": accuracy["low"],
             "accuracy_high": accuracy["high"],
-            "bin_low": EDGES[:-1],
-            "bin_high": EDGES[1:],
+            "bin_low": CONFIDENCE_BIN_EDGES[:-1],
+            "bin_high": CONFIDENCE_BIN_EDGES[1:],
             "count": count,
             "confidence": total_confidence / np.where(count, count, np.nan),
         }
