@@ -74,7 +74,13 @@ class KernelProbe(Probe):
         codes = class_codes[order]
         one_hot = np.eye(len(self.classes_), dtype=np.float32)[codes]
 
-        held_out_scores, coef = self._two_regressions(one_hot, n_train)
+        try:
+            held_out_scores, coef = self._two_regressions(one_hot, n_train)
+        except linalg.LinAlgError:  # some rows are equal, but for rounding
+            raise ValueError(
+                f"alpha={self.alpha} is too small for rows as alike as these: give a "
+                "larger one."
+            ) from None
         losses = [
             mean_log_loss(codes[n_train:], factor * held_out_scores)
             for factor in LOGIT_SCALES
@@ -100,13 +106,7 @@ class KernelProbe(Probe):
         kernel = gaussian_kernel(self.rows_, self.rows_, self.gamma_)
         kernel.flat[:: len(kernel) + 1] += self.alpha  # now A = K + alpha I
         # A.T equals A, and has the order in memory that LAPACK overwrites: no copy.
-        try:
-            factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)  # L
-        except linalg.LinAlgError:  # of equal rows, but for rounding
-            raise ValueError(
-                f"alpha={self.alpha} is too small for rows as alike as these: give a "
-                "larger one."
-            ) from None
+        factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)  # L
         # L⁻¹ y, and as L is triangular, its first rows are L11⁻¹ y1.
         forward = linalg.solve_triangular(factor, targets, lower=True)
         # In blocks of the first n_train rows, 1, and the others, 2: A11 = L11 L11ᵀ and
