@@ -222,8 +222,12 @@ def test_a_map_of_another_shape_is_refused(tiny: ClipEncoder) -> None:
     ids=["linear", "kernel", "MLP"],
 )
 def test_heat_maps_show_what_spoke_for_a_label_to_any_probe(
-    planted: ClipEncoder, board: Image.Image, probe: Any
+    planted: ClipEncoder,
+    board: Image.Image,
+    probe: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("cliplib.probes.mlp.LEARNING_RATE", 0.02)
     plain = Image.new("RGB", (32, 32), (120, 120, 120))
     rng = np.random.default_rng(0)
     images = [board, plain] * 30

@@ -188,6 +188,14 @@ def test_ids_that_each_split_counts_anew_get_its_name(folder):
         load_dataset(twice)
 
 
+def test_a_column_may_be_added_to_a_data_set_on_the_disk(folder):
+    splits = as_splits(folder)
+    for name, part in splits.items():
+        splits[name] = part.add_column("group", [f"{name} {n // 2}" for n in range(12)])
+    assert load_dataset(splits["test"])["group"][:3] == ["test 0", "test 0", "test 1"]
+    assert load_dataset(splits)["group"][11:13] == ["train 5", "test 0"]
+
+
 def test_a_tilde_is_the_users_own_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     as_frame(folder).to_csv(folder / "files.csv", index=False)

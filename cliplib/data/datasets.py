@@ -212,8 +212,10 @@ def _of_splits(
 def _images_of(part: datasets.Dataset, wanted: str) -> datasets.Dataset:
     """Return the column of images of a data set alone, as "image", undecoded."""
     column = _column(part, wanted, datasets.Image, "image")
-    images = part.select_columns([column]).rename_columns({column: "image"})
-    return images.cast_column("image", datasets.Image(decode=False))
+    # In this order: a cast after the selection fails for data on the disk of which some
+    # other column was added in memory.
+    undecoded = part.cast_column(column, datasets.Image(decode=False))
+    return undecoded.select_columns([column]).rename_columns({column: "image"})
 
 
 def _column(part: datasets.Dataset, wanted: str, kind: type, what: str) -> str:
