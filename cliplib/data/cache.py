@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 from platformdirs import user_cache_dir
 from tqdm.auto import tqdm
@@ -223,14 +223,3 @@ def _compute_batch(
         else [result_by_key[function.key(digest)] for function in functions]
         for digest in digests
     ]
-
-
-def each_image(
-    describe: Callable[[Image.Image], ArrayLike],
-) -> Callable[[list[Image.Image]], NDArray[Any]]:
-    """Turn a function of one image into one of n images, with results (n, ...)."""
-
-    def describe_batch(images: list[Image.Image]) -> NDArray[Any]:
-        return np.array([describe(image) for image in images])
-
-    return describe_batch

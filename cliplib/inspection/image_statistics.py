@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import laplace
 
 from cliplib.data.arrays import Floats
-from cliplib.data.cache import ImageFunction, each_image
+from cliplib.data.cache import ImageFunction
 
 # Side of a corner's or an edge's patch, as a share of the image's.
 PATCH_SHARE = 0.14
@@ -127,8 +127,9 @@ def _statistics(image: Image.Image) -> dict[str, Floats]:
     return found
 
 
-def _describe(image: Image.Image) -> NDArray[np.float32]:
-    return np.concatenate([*_statistics(image).values()]).astype(np.float32)
+def _describe(images: list[Image.Image]) -> NDArray[np.float32]:
+    rows = [np.concatenate([*_statistics(image).values()]) for image in images]
+    return np.array(rows, np.float32)
 
 
 def picture_columns() -> dict[str, slice]:
@@ -142,4 +143,4 @@ def picture_columns() -> dict[str, slice]:
 
 
 # Of each image a row with all its statistics, float32, (n, 615).
-picture_statistics = ImageFunction("picture_statistics_1", each_image(_describe))
+picture_statistics = ImageFunction("picture_statistics_1", _describe)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliplib.data.arrays import Features
-from cliplib.data.cache import ImageFunction, each_image
+from cliplib.data.cache import ImageFunction
 
 
 def _color_histogram(image: Image.Image) -> Features:
@@ -20,7 +20,8 @@ def _color_histogram(image: Image.Image) -> Features:
 
 
 color_histogram = ImageFunction(
-    "color histogram, 8 bins a channel", each_image(_color_histogram)
+    "color histogram, 8 bins a channel",
+    lambda images: np.array([_color_histogram(image) for image in images]),
 )
 """Joint RGB histogram as shares, (512,) (Swain and Ballard, IJCV 7, 1991)."""
 
@@ -37,7 +38,8 @@ def _hog(image: Image.Image) -> Features:
 
 
 hog = ImageFunction(
-    "HOG, 128 px, cells of 16 px, blocks of 2 x 2 cells", each_image(_hog)
+    "HOG, 128 px, cells of 16 px, blocks of 2 x 2 cells",
+    lambda images: np.array([_hog(image) for image in images]),
 )
 """Histograms of oriented gradients, (1764,) (Dalal and Triggs, CVPR 2005)."""
 

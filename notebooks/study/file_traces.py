@@ -11,7 +11,7 @@ from datasets import Dataset
 from PIL import Image
 
 from cliplib.data.arrays import Floats
-from cliplib.data.cache import ImageFunction, ResultCache, each_image, map_images
+from cliplib.data.cache import ImageFunction, ResultCache, map_images
 from cliplib.data.image import ImageSource, file_facts, image_bytes
 
 TRACE_COLUMNS = {
@@ -74,5 +74,8 @@ def _grey_levels(image: Image.Image) -> Floats:
     return np.array([border.mean(), border.std(), grey.mean()])
 
 
-grey_levels = ImageFunction("grey levels of border and image", each_image(_grey_levels))
+grey_levels = ImageFunction(
+    "grey levels of border and image",
+    lambda images: np.array([_grey_levels(image) for image in images]),
+)
 """Mean and deviation of the border (4% of the shorter side), mean of all: (3,)."""
