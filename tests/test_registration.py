@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from cliplib.features.duplicates import find_near_duplicates, near_duplicate_groups
 from cliplib.features.groups import joined_groups
-from cliplib.features.hashes import are_drawn, are_simple, hash_records, image_hash
+from cliplib.features.hashes import are_drawings, are_simple, hash_records, image_hash
 from cliplib.features.registration import register
 from cliplib.features.table import FeatureTable
 
@@ -223,7 +223,7 @@ def test_icons_that_differ_in_one_place_stay_apart_and_their_copies_do_not(
     images = [plus, minus, resaved(plus), plus.resize((72, 72)), plus.rotate(90)]
     hashes = image_hash.function(images)
     levels = hash_records(hashes)["grey"]
-    assert are_drawn(levels).all() == (shade == 0)
+    assert are_drawings(levels).all() == (shade == 0)
     assert not are_simple(levels).any()
     assert near_duplicate_groups(hashes).tolist() == [0, 1, 0, 0, 0]
 

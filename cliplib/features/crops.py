@@ -27,13 +27,17 @@ from cliplib.features.hashes import (
 )
 from cliplib.features.registration import halved, register, similarities, warped
 
-MIN_REGISTERED = 0.85  # of detail, once one image is laid over the other
-MIN_REGISTERED_GREY = 0.95  # of grey levels, likewise
+# Correlations of detail and of grey levels, once one image is laid over the other.
+MIN_REGISTERED = 0.85
+MIN_REGISTERED_GREY = 0.95
 # In any one place. Planted crops and turns of 800 photographs differ by up to 22 there.
 MAX_REGISTERED_DIFFERENCE = 30
-MAX_WARPED_DISTANCE = 6  # differing bits of 64
-MAX_TINT_DIFFERENCE = 15  # of 255
-MIN_COSINE = 0.8  # of standardised features
+# Differing bits of 64.
+MAX_WARPED_DISTANCE = 6
+# Of 255, between mean tints.
+MAX_TINT_DIFFERENCE = 15
+# Between standardised features.
+MIN_COSINE = 0.8
 # Crops and turns, but not both: enough to propose pairs by their hashes.
 WARPS = similarities(
     [(s, 0.0) for s in (1.0, 0.95, 0.9, 0.85, 0.8)] + [(1.0, a) for a in (-8, -4, 4, 8)]

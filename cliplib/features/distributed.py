@@ -26,7 +26,8 @@ from cliplib.features.storage import Fields
 
 logger = logging.getLogger(__name__)
 
-IMAGES_A_FILE = 256  # that are encoded and written at once
+# Images that are encoded, and written to one file, together.
+IMAGES_A_FILE = 256
 
 
 class EncodingActor:

@@ -29,7 +29,7 @@ from cliplib.features.hashes import (
     GREY_SIDE,
     MAX_SIMPLE_DIFFERENCE,
     ORIENTATIONS,
-    are_drawn,
+    are_drawings,
     hash_records,
     image_hash,
     largest_difference,
@@ -38,15 +38,19 @@ from cliplib.features.hashes import (
     tints,
 )
 
-MAX_DISTANCE = 72  # differing bits of 256; unrelated images differ in about 128
+# Differing bits of 256; unrelated images differ in about 128.
+MAX_DISTANCE = 72
 # Of detail; hardly any pair of MRI slices lies from 0.82 to 0.86.
 MIN_CORRELATION = 0.82
 
 # Flags and hearts of one shape agree in all detail: tints must be the same as well.
-MAX_COLOUR_DIFFERENCE = 40  # of 255, between the tints of any two parts
-MAX_DRAWN_COLOUR_DIFFERENCE = 25  # likewise, of drawings
-MAX_GREY_TINT = 10  # likewise, of each part of a grey image
-MAX_GREY_SHIFT = 4  # of grey levels, on average, where an image became grey
+# Of 255, between the tints of any two parts, and of drawings.
+MAX_COLOUR_DIFFERENCE = 40
+MAX_DRAWN_COLOUR_DIFFERENCE = 25
+# Of 255, the tint of each part of a grey image.
+MAX_GREY_TINT = 10
+# Of grey levels, on average, where an image became grey.
+MAX_GREY_SHIFT = 4
 
 # Icons that agree in most of their detail differ in one place, and by 160 grey levels
 # in most pairs. Copies differ nowhere by more than 72, drawings by 25, simple ones 15.
@@ -55,6 +59,7 @@ MAX_DRAWN_DIFFERENCE = 30
 EVERYWHERE = np.ones((GREY_SIDE, GREY_SIDE), bool)
 
 SAME_PIXELS = "exact"
+# Of pairs, and their types.
 COLUMNS = {
     "index_a": "int64",
     "index_b": "int64",
@@ -62,7 +67,6 @@ COLUMNS = {
     "orientation": "str",
     "correlation": "float64",
 }
-"""Of pairs, and their types."""
 
 
 def find_near_duplicates(
@@ -82,8 +86,8 @@ def find_near_duplicates(
     ----------
     images_a, images_b
         Each collection: paths, or other images that `load_image` reads; or what
-        `image_hash` gives for them, (n, 4416) and (m, 4416). Without the second, pairs
-        are sought within the first.
+        `image_hash` gives for them, a row of ``HASH_RECORD.itemsize`` bytes each.
+        Without the second, pairs are sought within the first.
     features
         Features of the images of one collection, (n, d), deep ones at best: like images
         are then tried as cropped copies as well. Without them, only crops that keep the
@@ -241,11 +245,13 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     rows_a = pairs["index_a"].to_numpy()
     rows_b = pairs["index_b"].to_numpy()
     is_simple = one_is_simple(grey, rows_a, rows_b)
-    are_all_drawn = are_drawn(grey)
-    is_drawn = are_all_drawn[rows_a] & are_all_drawn[rows_b]
-    max_colour = np.where(is_drawn, MAX_DRAWN_COLOUR_DIFFERENCE, MAX_COLOUR_DIFFERENCE)
+    is_drawing = are_drawings(grey)
+    both_are_drawings = is_drawing[rows_a] & is_drawing[rows_b]
+    max_colour = np.where(
+        both_are_drawings, MAX_DRAWN_COLOUR_DIFFERENCE, MAX_COLOUR_DIFFERENCE
+    )
     max_difference = np.select(
-        [is_simple, is_drawn],
+        [is_simple, both_are_drawings],
         [MAX_SIMPLE_DIFFERENCE, MAX_DRAWN_DIFFERENCE],
         MAX_DIFFERENCE,
     )

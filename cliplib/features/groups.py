@@ -19,16 +19,17 @@ from cliplib.data.text_table import id_by_name, read_text_table
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
 
-# Patterns that capture an image's series: its path without counter and extension. The
+# Two patterns capture an image's series: its path without counter and extension. The
 # folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
+
 # The first parts of a name, at most so many: of cat/img_012_3.jpg two are cat/img_012.
 PREFIX = r"^((?:.*/)?[-_. ]*[^-_. /]+(?:[-_. ]+[^-_. /]+){{0,{}}})(?:[-_. ].*)?"
-MOST_EXAMPLES = 5
 MOST_PARTS = 5
-COUNTER_FIRST = (  # cat/3_img_012.jpg, cat/exp3_img_012.jpg
-    r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)"
-)
+# All but a counter that comes first: img_012 of 3_img_012.jpg and of exp3_img_012.jpg.
+COUNTER_FIRST = r"^(?:(?P<folder>.+)/)?(?:[A-Za-z]*\d+[-_. ])?(?P<series>[^/]+)"
 EXTENSION = r"\.\w+"
+# Files that show what a pattern joins.
+MOST_EXAMPLES = 5
 
 
 def connected_groups(n: int, index_a: ArrayLike, index_b: ArrayLike) -> Ints:

@@ -11,9 +11,9 @@ from cliplib.data.arrays import Ints
 
 Words = NDArray[np.uint64]
 
+# Pairs compared at once: so many that a core's cache holds them.
 ROWS_AT_ONCE = 128
 COLUMNS_AT_ONCE = 2048
-"""Pairs compared at once: so many that a core's cache holds them."""
 
 
 def close_hashes(

@@ -15,10 +15,15 @@ from scipy.ndimage import gaussian_filter
 from cliplib.data.arrays import Bools, Features, Floats, Ints, row_batches
 from cliplib.data.cache import ImageFunction
 
-GREY_SIDE = 64  # pixels of the small grey image
-HASH_SIDE = 16  # lowest frequencies in each direction, which the hash keeps
-BATCH_SIZE = 512  # images whose detail is in memory together
+# Pixels of the small grey image, in each direction.
+GREY_SIDE = 64
+# Lowest frequencies in each direction, which the hash keeps.
+HASH_SIDE = 16
+# Images whose detail is in memory together.
+BATCH_SIZE = 512
 
+# What image b may be of image a, such as "mirrored", and the function that turns
+# squares of pixels (…, s, s) into that.
 ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "": lambda squares: squares,
     "mirrored": lambda squares: squares[..., ::-1],
@@ -29,19 +34,25 @@ ORIENTATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "transposed": lambda squares: squares.swapaxes(-1, -2),
     "transversed": lambda squares: squares.swapaxes(-1, -2)[..., ::-1, ::-1],
 }
-"""What image b may be of image a, such as "mirrored", and the function that turns
-squares of pixels (…, s, s) into that."""
 
-COLOUR_SIDE = 4  # cells of the colour thumbnail in each direction
-BLOCK_SIDE = 8  # pixels of its blocks, to see where an image holds detail
-MIN_CONTRAST = 0.1  # of detail in a block that holds some
-MIN_DETAILED_BLOCKS = 20  # of 64, in an image that is not simple
-FLAT_CONTRAST = 0.01  # of detail in a block of one colour, which photographs lack
-MIN_FLAT_BLOCKS = 24  # of 64, in a drawing
+# Cells of the colour thumbnail in each direction.
+COLOUR_SIDE = 4
+# Pixels of a block of the grey image, in each direction: there are 64 blocks.
+BLOCK_SIDE = 8
+# Of detail in a block that holds some, and how many such an image has that is not
+# simple.
+MIN_CONTRAST = 0.1
+MIN_DETAILED_BLOCKS = 20
+# Of detail in a block of one colour, and how many such a drawing has; photographs have
+# none.
+FLAT_CONTRAST = 0.01
+MIN_FLAT_BLOCKS = 24
 # Of 1,797 digits, all pairs differ by 40 grey levels somewhere; simple copies by 15.
 MAX_SIMPLE_DIFFERENCE = 18
-MAX_LOST = 0.1  # of a simple image's contrast, when 16 pixels a side draw it
-MIN_DRAWN = 0.66  # of a drawing's pixels, in four of 64 grey levels
+# Share of a simple image's contrast that is lost when 16 pixels a side draw it.
+MAX_LOST = 0.1
+# Share of a drawing's pixels that have the most common four of 64 grey levels.
+MIN_DRAWN = 0.66
 
 # What is kept of an image: a digest of its size and pixels; its hash in each
 # orientation, 256 bits in four words; its grey levels; and its colours.
@@ -179,7 +190,7 @@ def are_simple(grey: NDArray[np.uint8]) -> Bools:
     return np.asarray(has_few_parts | is_mostly_flat | is_enlarged)
 
 
-def are_drawn(grey: NDArray[np.uint8]) -> Bools:
+def are_drawings(grey: NDArray[np.uint8]) -> Bools:
     """Return whether each image (n, 64, 64) has few grey levels, as a drawing has."""
     counts = [np.bincount(image.ravel() // 4, minlength=64) for image in grey]
     sorted_counts = np.sort(np.reshape(counts, (-1, 64)), axis=1)
@@ -210,6 +221,6 @@ def largest_difference(a: NDArray[Any], b: NDArray[Any], shared: Bools) -> float
     return float(np.abs(smooth).max() * min(contrast_a, contrast_b))
 
 
+# What near-duplicates are found by, (n, 4416) uint8. The row of an unreadable image is
+# zeros, which match nothing.
 image_hash = ImageFunction("image_hash_3", _hash)
-"""What near-duplicates are found by, (n, 4416) uint8. The row of an unreadable image is
-zeros, which match nothing."""

@@ -34,22 +34,30 @@ from cliplib.features.hashes import (
     largest_difference,
 )
 
+# What is tried: shares of the sides, and turns in degrees.
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
-ANGLES = (-8, -4, 0, 4, 8)  # degrees
+ANGLES = (-8, -4, 0, 4, 8)
 
 COARSE_SIDE = 16
-OFFSETS = 2 * torch.fft.fftfreq(COARSE_SIDE)  # of a shift by so many pixels, in a map
-MIN_COARSE = 0.45  # of the best cross-correlation on the grid
-MIN_FITTED = 0.5  # of detail, once the map is fitted
-STEPS = 8  # of fitting a map
-BATCH_SIZE = 64  # pairs whose arrays a core's cache holds
-MIN_SHARED = 0.5  # of the area of both images, less a rim
-RIM = 2  # pixels from the edge of the overlap: local means know what lies beyond it
+# What a shift by so many pixels is in a map.
+OFFSETS = 2 * torch.fft.fftfreq(COARSE_SIDE)
+# Correlation of detail on the grid, at best, and once the map is fitted.
+MIN_COARSE = 0.45
+MIN_FITTED = 0.5
+# Steps in which a map is fitted.
+STEPS = 8
+# Pairs whose arrays a core's cache holds.
+BATCH_SIZE = 64
+# Share of the area of both images, less a rim.
+MIN_SHARED = 0.5
+# Pixels from the edge of the overlap: local means know what lies beyond it.
+RIM = 2
 # Of a map's entries from those of the map that changes nothing: a scale, and a turn.
 # Without it ten pairs more of brain MRI's slices would count.
 MAX_CHANGE = torch.tensor([[0.3, 0.2], [0.2, 0.3]])
 
-MIN_BLOCKS = 10  # that hold detail
+# Blocks that hold detail.
+MIN_BLOCKS = 10
 # Of the blocks' correlations, the lowest tenth: at most 0.65 for neighbouring slices of
 # one head, at least 0.76 for copies.
 MIN_DECILE = 0.7
@@ -84,23 +92,26 @@ def warped(squares: Features, maps: Tensor) -> Tensor:
     return F.grid_sample(images, places, align_corners=False)
 
 
-class Placed(NamedTuple):
+class Alignment(NamedTuple):
     """Pairs of images, (p,), of which one is moved over the other, which is fixed."""
 
     moving: Ints  # rows of images
     fixed: Ints
     maps: Tensor  # (p, 3, 3), of which the last row is 0, 0, 1
-    alike: Features  # correlation of detail where they lie
+    correlation: Features  # of detail, where they lie
 
-    def select(self, pairs: Ints) -> Placed:
+    def select(self, pairs: Ints) -> Alignment:
         """Return some of the pairs, by number."""
-        return Placed(
-            self.moving[pairs], self.fixed[pairs], self.maps[pairs], self.alike[pairs]
+        return Alignment(
+            self.moving[pairs],
+            self.fixed[pairs],
+            self.maps[pairs],
+            self.correlation[pairs],
         )
 
-    def better_half(self) -> Placed:
+    def better_half(self) -> Alignment:
         """Return the better of two ways to place each pair, which follow each other."""
-        first_ways, second_ways = self.alike.reshape(2, -1)
+        first_ways, second_ways = self.correlation.reshape(2, -1)
         number = np.arange(len(first_ways))
         return self.select(number + len(number) * (second_ways > first_ways))
 
@@ -119,21 +130,21 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     firsts = np.tile(a, 2)
     seconds = np.append(b, b + len(rows))  # as they are, then mirrored
     # Either image may be the larger part, and so the one that moves.
-    placed = _shifted(images, np.append(firsts, seconds), np.append(seconds, firsts))
-    placed = _fitted(halved(images), placed.better_half(), MIN_COARSE)
-    placed = _fitted(images, placed.better_half(), MIN_FITTED)
-    is_mirrored = np.maximum(placed.moving, placed.fixed) >= len(rows)
-    return _compared(images, placed).assign(is_mirrored=is_mirrored)
+    alignment = _shifted(images, np.append(firsts, seconds), np.append(seconds, firsts))
+    alignment = _fitted(halved(images), alignment.better_half(), MIN_COARSE)
+    alignment = _fitted(images, alignment.better_half(), MIN_FITTED)
+    is_mirrored = np.maximum(alignment.moving, alignment.fixed) >= len(rows)
+    return _compared(images, alignment).assign(is_mirrored=is_mirrored)
 
 
-def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Placed:
+def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Alignment:
     """Place pairs, rows of images (n, 64, 64), by warp and shift of whole pixels.
 
     Those with the highest cross-correlation are sought, at 16 pixels a side.
     """
     detail = fine_detail(halved(halved(images)), noise=4.0)
     goals = _standardised(torch.from_numpy(detail))
-    alike = np.zeros(len(moving), np.float32)
+    correlation = np.zeros(len(moving), np.float32)
     maps = torch.eye(3).repeat(len(moving), 1, 1)
     # In this order an image's views are made once for many of its pairs.
     by_moving = np.argsort(moving, kind="stable")
@@ -146,13 +157,13 @@ def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Placed:
         # By shift, since the product of transforms is that of a correlation.
         correlations = torch.fft.irfft2(views_of_pair * goal.conj())
         peak = correlations.flatten(1).max(dim=1)
-        alike[pairs] = peak.values
+        correlation[pairs] = peak.values
         shape = tuple(correlations.shape[1:])
         warp, down, right = np.unravel_index(peak.indices.numpy(), shape)
         turned = GRID[warp][:, :, :2]
         shift = torch.stack([OFFSETS[right], OFFSETS[down]], dim=1)
         maps[pairs, :2] = torch.cat([turned, turned @ shift[:, :, None]], dim=2)
-    return Placed(moving, fixed, maps, alike)
+    return Alignment(moving, fixed, maps, correlation)
 
 
 def _standardised(squares: Tensor) -> Tensor:
@@ -162,19 +173,19 @@ def _standardised(squares: Tensor) -> Tensor:
     return centred / norm.clamp(min=1e-3)
 
 
-def _fitted(images: NDArray[Any], placed: Placed, least: float) -> Placed:
+def _fitted(images: NDArray[Any], alignment: Alignment, least: float) -> Alignment:
     """Fit the maps of those pairs of images (n, s, s) that are alike by now."""
-    maps = placed.maps.clone()
-    alike = np.zeros(len(maps), np.float32)
-    likely = np.flatnonzero(placed.alike >= least)
+    maps = alignment.maps.clone()
+    correlation = np.zeros(len(maps), np.float32)
+    likely = np.flatnonzero(alignment.correlation >= least)
     for batch in row_batches(len(likely), BATCH_SIZE):
         some = likely[batch]
-        moving = _soft_detail(images[placed.moving[some]])
-        fixed = _soft_detail(images[placed.fixed[some]])
+        moving = _soft_detail(images[alignment.moving[some]])
+        fixed = _soft_detail(images[alignment.fixed[some]])
         maps[some] = _gauss_newton(moving, fixed, maps[some])
         values, to_edge = _sampled(moving, maps[some])
-        alike[some] = _correlation(values, fixed, to_edge >= 0.5)
-    return placed._replace(maps=maps, alike=alike)
+        correlation[some] = _correlation(values, fixed, to_edge >= 0.5)
+    return alignment._replace(maps=maps, correlation=correlation)
 
 
 def _soft_detail(images: NDArray[Any]) -> Tensor:
@@ -245,15 +256,15 @@ def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return (a * b).sum(dim=(1, 2)) / spread.clamp(min=1e-6)
 
 
-def _compared(images: NDArray[np.uint8], placed: Placed) -> pd.DataFrame:
+def _compared(images: NDArray[np.uint8], alignment: Alignment) -> pd.DataFrame:
     """Compare pairs where they overlap: see `register`."""
-    change = (placed.maps[:, :2, :2] - torch.eye(2)).abs()
+    change = (alignment.maps[:, :2, :2] - torch.eye(2)).abs()
     is_small = (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
     compared = np.zeros((len(change), 3))
-    likely = np.flatnonzero(is_small & (placed.alike >= MIN_FITTED))
+    likely = np.flatnonzero(is_small & (alignment.correlation >= MIN_FITTED))
     for batch in row_batches(len(likely), BATCH_SIZE):
         some = likely[batch]
-        pairs = placed.select(some)
+        pairs = alignment.select(some)
         a = torch.from_numpy(images[pairs.moving]).float()
         b = torch.from_numpy(images[pairs.fixed]).float()
         # Where one image ends, the other may go on: that end is no detail of the

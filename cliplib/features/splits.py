@@ -20,8 +20,8 @@ from scipy.sparse import csr_array
 from cliplib.data.arrays import Bools, Ints
 from cliplib.features.groups import number_groups
 
+# With more of them StratifiedGroupKFold takes a second and longer.
 MAX_GROUPS_FOR_SKLEARN = 5_000
-"""With more of them StratifiedGroupKFold takes a second and longer."""
 
 
 def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:

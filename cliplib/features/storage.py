@@ -24,7 +24,8 @@ from cliplib.encoders.readouts import readout_columns
 
 Fields = dict[str, Any]
 
-METADATA = "cliplib.FeatureTable"  # the entry of a file with all but the arrays
+# The entry of a file with all but the arrays.
+METADATA = "cliplib.FeatureTable"
 NUMBERS = ("labels", "copies", "groups", "folds")
 NAMES = ("ids", "splits")
 

@@ -36,11 +36,11 @@ def search(
     gallery
         Features (n, d), or a feature table. For texts they are the projected ones, or
         of a table in a readout that contains the pooled ones.
-    encoder
-        What made the gallery, to read texts; without it, queries are features.
     k
         How many. All queries get fewer where the gallery has fewer rows, or where one
         of them has fewer groups to choose from.
+    encoder
+        What made the gallery, to read texts; without it, queries are features.
     groups
         Groups of the gallery's rows (n,), such as near-duplicates: only the nearest row
         of each group is returned.
