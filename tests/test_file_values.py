@@ -44,6 +44,11 @@ def test_groups_count_once() -> None:
     assert values_of_one_class(cameras(30), table(in_pairs_of_four)).empty
 
 
+def test_a_group_of_two_classes_counts_for_that_of_its_first_row() -> None:
+    both = table(np.arange(N) // 2)  # a cat and a dog each
+    assert values_of_one_class(cameras(N // 2), both).empty
+
+
 def test_a_value_of_both_classes_is_not_named() -> None:
     fields = cameras(30)
     fields.iloc[0:8:2, 0] = "B"

@@ -18,8 +18,8 @@ from cliplib.features.table import FeatureTable
 from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import (
     PATCHES,
-    picture_columns,
-    picture_statistics,
+    image_statistics,
+    statistic_columns,
 )
 from cliplib.inspection.shortcuts import (
     Shortcut,
@@ -190,18 +190,18 @@ def test_groups_are_kept_whole() -> None:
 
 def test_statistics_of_tiny_images_are_numbers() -> None:
     images = [Image.new("RGB", size, (10, 20, 30)) for size in ((8, 8), (200, 3))]
-    (rows,) = map_images(images, picture_statistics)
-    assert rows.shape == (2, max(s.stop for s in picture_columns().values()))
+    (rows,) = map_images(images, image_statistics)
+    assert rows.shape == (2, max(s.stop for s in statistic_columns().values()))
     assert np.isfinite(rows).all()
-    brightness = rows[:, picture_columns()["brightness"]]
+    brightness = rows[:, statistic_columns()["brightness"]]
     np.testing.assert_allclose(brightness, [[18, 0], [18, 0]], atol=1)
 
 
 def test_brightness_is_mean_and_deviation_of_grey_levels() -> None:
     halves = np.repeat(np.uint8([[[50] * 3], [[70] * 3]]), 8, axis=0)  # (16, 1, 3)
     image = Image.fromarray(np.tile(halves, (1, 16, 1)))
-    (rows,) = map_images([image], picture_statistics)
-    assert rows[0, picture_columns()["brightness"]].tolist() == [60, 10]
+    (rows,) = map_images([image], image_statistics)
+    assert rows[0, statistic_columns()["brightness"]].tolist() == [60, 10]
 
 
 def test_no_accuracy_lies_beyond_one() -> None:

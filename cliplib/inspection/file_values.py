@@ -49,22 +49,25 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
         often) and rows (two images at most of the class with the value, then two of
         other classes without).
     """
-    label_of_group = pd.Series(table.labels).groupby(table.groups).first()
-    share_of_class = label_of_group.value_counts(normalize=True)
-    known = {"label": table.labels, "group": table.groups}
+    label_by_group = pd.Series(table.labels).groupby(table.groups).first()
+    share_of_class = label_by_group.value_counts(normalize=True)
+    group_label = label_by_group[table.groups].to_numpy()  # of each row
     columns = ["field", "value", "class", "images", "p", "rows"]
     found = []
     for field in fields:
-        files = pd.DataFrame({"value": fields[field].astype(str), **known})
-        one_a_group = files.drop_duplicates(["value", "group"])
-        counts = pd.crosstab(one_a_group["value"], one_a_group["label"])
+        values = fields[field].astype(str).to_numpy()
+        files = pd.DataFrame(
+            {"value": values, "group": table.groups, "label": group_label}
+        )
+        groups = files.drop_duplicates(["value", "group"])
+        counts = pd.crosstab(groups["value"], groups["label"])
         for value, groups_by_class in counts.iterrows():
             label = groups_by_class.idxmax()
             p = _chance_of_one_class(groups_by_class, share_of_class[label])
             if p >= MAX_P:
                 continue
-            has_value = files["value"] == value
-            in_class = files["label"] == label
+            has_value = values == value
+            in_class = table.labels == label
             shown = np.flatnonzero(has_value & in_class)[:2].tolist()
             others = np.flatnonzero(~has_value & ~in_class)[:2].tolist()
             n_images = (has_value & in_class).sum()

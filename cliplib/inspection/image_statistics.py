@@ -1,4 +1,4 @@
-"""Statistics of a picture that show no object: its edges, corners, brightness, detail.
+"""Statistics of an image that show no object: its edges, corners, brightness, detail.
 
 A probe that reads one of them alone, and still tells the classes apart, has found a
 shortcut: something other than what the images show (`cliplib.inspection.shortcuts`).
@@ -132,8 +132,8 @@ def _describe(images: list[Image.Image]) -> NDArray[np.float32]:
     return np.array(rows, np.float32)
 
 
-def picture_columns() -> dict[str, slice]:
-    """Return which columns of `picture_statistics` belong to which statistic."""
+def statistic_columns() -> dict[str, slice]:
+    """Return which columns of `image_statistics` belong to which statistic."""
     columns = {}
     start = 0
     for name, numbers in _statistics(Image.new("RGB", (16, 16))).items():
@@ -143,4 +143,4 @@ def picture_columns() -> dict[str, slice]:
 
 
 # Of each image a row with all its statistics, float32, (n, 615).
-picture_statistics = ImageFunction("picture_statistics_1", _describe)
+image_statistics = ImageFunction("picture_statistics_1", _describe)

@@ -27,14 +27,14 @@ from cliplib.features.groups import one_of_each_group
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.image_statistics import (
     PATCHES,
-    picture_columns,
-    picture_statistics,
+    image_statistics,
+    statistic_columns,
 )
 from cliplib.probes.out_of_fold import fit_folds, predict_fits, table_folds
 
 # Statistics that inform only: the colour of a fruit is content.
 COLOURS = ("colour moments", "thumbnail")
-# Statistics of a whole picture.
+# Statistics of a whole image.
 WHOLE = ("brightness", "sharpness", "block edges", *COLOURS)
 # Fields whose order counts, beside their values.
 NUMBERS = ("aspect", "quality")
@@ -52,7 +52,7 @@ class Shortcut:
     Attributes
     ----------
     name
-        What it reads: a statistic of `picture_columns`, or a column of
+        What it reads: a statistic of `statistic_columns`, or a column of
         `file_fields`.
     accuracy, balanced
         Shares of right answers out of fold by group, of all images and as the mean over
@@ -101,7 +101,7 @@ def probe_shortcuts(
 ) -> list[Shortcut]:
     """Classify images by what shows no object, in folds that keep groups whole.
 
-    Each probe is a logistic regression on one statistic of the picture or one field of
+    Each probe is a logistic regression on one statistic of the image or one field of
     the file, classes weighted alike. A field with one value has no probe.
 
     Parameters
@@ -117,7 +117,7 @@ def probe_shortcuts(
     n_splits, seed
         Of the folds.
     cache
-        Where statistics of pictures are kept.
+        Where statistics of images are kept.
 
     Returns
     -------
@@ -171,9 +171,9 @@ def _inputs(
 
     What is the same for all images is left out.
     """
-    (pictures,) = map_images(images, picture_statistics, cache=cache)
+    (statistics,) = map_images(images, image_statistics, cache=cache)
     inputs: dict[str, Floats] = {
-        name: pictures[:, columns] for name, columns in picture_columns().items()
+        name: statistics[:, columns] for name, columns in statistic_columns().items()
     }
     inputs |= {name: _encode_field(fields[name]) for name in fields}
     return {name: x for name, x in inputs.items() if np.ptp(x, axis=0).any()}

@@ -118,7 +118,9 @@ def _cost(
     right = {}
     for donor in ("own", "other"):
         altered = [
-            SWAPS[shortcut.name](_picture(images[row]), _picture(images[donor_row]))
+            SWAPS[shortcut.name](
+                _load_reduced(images[row]), _load_reduced(images[donor_row])
+            )
             for row, donor_row in zip(drawn["row"], drawn[donor], strict=True)
         ]
         features = encoder.encode_images(altered, readout=table.readout, progress=False)
@@ -142,7 +144,7 @@ def _proba_of_class(
     return np.asarray(np.array(by_fit)[fold_of_image, np.arange(len(features))])
 
 
-def _picture(source: ImageSource) -> Image.Image:
+def _load_reduced(source: ImageSource) -> Image.Image:
     """Load an image, reduced where its longer side is above `MOST_SIDE`."""
     image = load_image(source)
     image.thumbnail((MOST_SIDE, MOST_SIDE))
@@ -219,7 +221,7 @@ def _sharpness(image: Image.Image) -> float:
     return float(sharpness(image.convert("L"))[0])
 
 
-# What swaps a statistic of a picture; those that change most of it come first.
+# What swaps a statistic of an image; those that change most of it come first.
 SWAPS: dict[str, Swap] = {
     "brightness": shift_brightness,
     "sharpness": blur,
