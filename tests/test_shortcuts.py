@@ -7,15 +7,16 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cliplib.data.cache import map_images
+from cliplib.data.image import file_facts
 from cliplib.evaluation.intervals import Estimate
 from cliplib.evaluation.metrics import evaluate
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import (
     PATCHES,
     image_statistics,
@@ -62,7 +63,9 @@ def probed(
 ) -> list[Shortcut]:
     found = evaluate(labelled.labels, predicted, groups=labelled.groups)
     of_clip = found.estimate("balanced_accuracy")
-    return probe_shortcuts(labelled, images, file_fields(images), of_clip, n_splits=3)
+    facts = pd.DataFrame([file_facts(image) for image in images])
+    fields = facts.loc[:, "format":"software"]
+    return probe_shortcuts(labelled, images, fields, of_clip, n_splits=3)
 
 
 @cache

@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from cliplib.data.arrays import Floats
+from cliplib.data.image import file_facts
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.evaluation.intervals import Estimate
 from cliplib.features.table import FeatureTable
 from cliplib.inspection import swaps
-from cliplib.inspection.file_values import file_fields
 from cliplib.inspection.image_statistics import PATCHES
 from cliplib.inspection.shortcuts import NOT_MEASURED, probe_shortcuts
 from cliplib.inspection.swaps import (
@@ -73,7 +74,9 @@ def cost_by(
         files.append(file.getvalue())
     table = replace(table, provenance=encoder.provenance)
     of_clip = Estimate(0.9, 0.8, 1.0)
-    shortcuts = probe_shortcuts(table, files, file_fields(files), of_clip, n_splits=3)
+    facts = pd.DataFrame([file_facts(file) for file in files])
+    fields = facts.loc[:, "format":"software"]
+    shortcuts = probe_shortcuts(table, files, fields, of_clip, n_splits=3)
     probe = LogisticRegression(C=1000)
     fits = list(fit_folds(probe, table, table_folds(table)))
     found = measure_swaps(shortcuts, fits, table, encoder, files)

@@ -33,6 +33,11 @@ class Audit:
     pairs: pd.DataFrame
     summary: pd.DataFrame
 
+    @property
+    def fields(self) -> pd.DataFrame:
+        """What files say that may be the same in many of them: format to software."""
+        return self.images.loc[:, "format":"software"]
+
     def __repr__(self) -> str:
         """Show the counts that are not 0."""
         return str(self.summary[self.summary["count"] > 0].to_string())

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from cliplib.data.image import ImageSource, file_facts
 from cliplib.features.table import FeatureTable
 
 # A value is of one class where chance would make it so less often than this.
 MAX_P = 1e-6
 # A value is of one class if so many of the groups that have it are.
 MIN_PURITY = 0.95
-
-
-def file_fields(images: Sequence[ImageSource]) -> pd.DataFrame:
-    """Return what the files of n images say of themselves, a row for each.
-
-    Columns are those of `file_facts` that may be the same in many files: from format
-    to software. An OSError names an image that cannot be read.
-    """
-    facts = pd.DataFrame([file_facts(image) for image in images])
-    return facts.loc[:, "format":"software"]
 
 
 def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFrame:
@@ -37,7 +24,7 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
     Parameters
     ----------
     fields
-        What `file_fields` returns for the n images.
+        What the files of n images say of themselves: see `Audit.fields`.
     table
         Their labels, classes and groups.
 

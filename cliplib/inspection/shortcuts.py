@@ -52,8 +52,7 @@ class Shortcut:
     Attributes
     ----------
     name
-        What it reads: a statistic of `statistic_columns`, or a column of
-        `file_fields`.
+        What it reads: one of `statistic_columns`, or a column of `Audit.fields`.
     accuracy, balanced
         Shares of right answers out of fold by group, of all images and as the mean over
         classes.
@@ -111,7 +110,7 @@ def probe_shortcuts(
     images
         The images, (n,).
     fields
-        What their files say of themselves, as `file_fields` returns it.
+        What their files say of themselves: see `Audit.fields`.
     of_clip
         CLIP's balanced accuracy, out of the same folds.
     n_splits, seed

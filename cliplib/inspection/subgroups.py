@@ -91,7 +91,7 @@ def find_subgroups(
     predicted
         Out-of-fold answers, (n,).
     fields
-        "camera" and "size" of their files, as `file_fields` returns them.
+        "camera" and "size" of their files: see `Audit.fields`.
     seed
         Of clusters and bootstrap draws.
 

@@ -15,7 +15,6 @@ from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.features.encode import encode_dataset
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.file_values import file_fields
 from cliplib.reports.methods import groups_per_class
 
 
@@ -42,8 +41,6 @@ class EncodedImages:
         have a column for each published split, or else a single one, "images".
     unreadable
         The reason why a file cannot be read, by id.
-    fields
-        What each row's file says of itself, as `file_fields` returns it.
     """
 
     table: FeatureTable
@@ -54,7 +51,6 @@ class EncodedImages:
     names: Sequence[str]
     counts: pd.DataFrame
     unreadable: Mapping[str, str]
-    fields: pd.DataFrame
 
     @property
     def groups_per_class(self) -> dict[str, int]:
@@ -87,7 +83,6 @@ def encode_and_count(
         names=names,
         counts=count_images(table),
         unreadable={name: f"{error.reason}." for name, error in error_of.items()},
-        fields=file_fields(files),
     )
 
 

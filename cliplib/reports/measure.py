@@ -148,9 +148,11 @@ def measure(
     probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
     aid = make_aid(results, encoder, images.names, anonymous=anonymous)
+    audit = audit_pairs(images.dataset, images.pairs)
+    fields = audit.fields
     balanced_accuracy = results.evaluation.estimate("balanced_accuracy")
     shortcuts = probe_shortcuts(
-        table, files, images.fields, balanced_accuracy, cache=encoder.cache, **folds
+        table, files, fields, balanced_accuracy, cache=encoder.cache, **folds
     )
     training_overlap = None  # of another encoder nothing is known
     if encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint:
@@ -175,14 +177,14 @@ def measure(
         encoder=encoder,
         images=images,
         grouping=grouping_of(images, anonymous=anonymous),
-        audit=audit_pairs(images.dataset, images.pairs),
+        audit=audit,
         results=results,
         shortcuts=measure_swaps(
             shortcuts, results.fits, probe_table, encoder, files, seed=seed
         ),
-        one_class_values=values_of_one_class(images.fields, table),
+        one_class_values=values_of_one_class(fields, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
-        subgroups=find_subgroups(table, results.predicted, images.fields, seed=seed),
+        subgroups=find_subgroups(table, results.predicted, fields, seed=seed),
         suspects=suspect_labels(table.labels, results.proba),
         errors=explain_errors(encoder, fitted, files, results),
         aid=aid,

@@ -101,7 +101,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
     Columns: image (a number from 1), file, label, answer, probability, group, suspect
     (the likely class of a label that looks wrong), copy_of (the first of its
     near-duplicates), seen ("yes" for images that the encoder was trained on), what
-    `file_fields` says, and error (why a file cannot be read).
+    `Audit.fields` says, and error (why a file cannot be read).
     Files that cannot be read come last, with file and error alone; all that is missing
     is "".
     """
@@ -128,7 +128,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
         },
         index=files.index,  # which suspects and seen have in part
     )
-    read = read.join(images.fields.reset_index(drop=True)).assign(error="")
+    read = read.join(findings.audit.fields).assign(error="")
     unread = pd.DataFrame(images.unreadable.items(), columns=["file", "error"])
     # As objects: beside missing numbers, the integer 1 would become 1.0.
     everything = pd.concat([read.astype(object), unread], ignore_index=True)

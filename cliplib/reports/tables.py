@@ -70,7 +70,7 @@ def of_shortcuts(findings: Findings) -> pd.DataFrame:
 
 def of_file_fields(findings: Findings) -> pd.DataFrame:
     """Return the most frequent value of each field of the files that varies."""
-    fields = findings.images.fields.astype(str)
+    fields = findings.audit.fields.astype(str)
     by_class = fields.groupby(findings.images.table.label_names)
     frequent = by_class.agg(lambda values: values.value_counts().index[0])
     return frequent.loc[:, fields.nunique() > 1]
