@@ -19,6 +19,7 @@ from PIL import Image
 from platformdirs import user_cache_dir
 from tqdm.auto import tqdm
 
+from cliplib.data.arrays import row_batches
 from cliplib.data.image import (
     Images,
     ImageSource,
@@ -153,7 +154,7 @@ def map_images(
 
     sources = image_list(images)
     n = len(sources)
-    batches = [sources[start : start + batch_size] for start in range(0, n, batch_size)]
+    batches = [sources[batch] for batch in row_batches(n, batch_size)]
     compute = partial(_compute_batch, functions=functions, cache=cache)
     # (n, 0) until the first results tell shape and dtype.
     outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]
