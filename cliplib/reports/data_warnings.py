@@ -34,13 +34,13 @@ FEW_OF_A_CLASS = 5
 # clean one reaches it.
 
 # The share of CLIP's gain over chance from which on a shortcut may be all it sees.
-SHORTCUT = 0.75
+MIN_GAIN = 0.75
 # The same, at the lower end of its interval.
-SHORTCUT_LOW = 0.65
+MIN_GAIN_LOW = 0.65
 # The loss of probability from which on a probe uses what is swapped.
-SWAP_COST = 0.1
+MIN_COST = 0.1
 # The same at the lower end of its interval: enough where it may be all CLIP sees.
-SHOWN_COST = 0.01
+MIN_COST_LOW = 0.01
 # A loss of balanced accuracy on external images that matters.
 EXTERNAL_LOSS = 0.05
 # A class of which less is found is mostly missed.
@@ -145,17 +145,18 @@ def few_groups_warnings(findings: Findings) -> Iterator[DataWarning]:
 def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that the probe uses what shows no object, or that files tell the classes.
 
-    Of pictures, those whose swap costs most come first.
+    Those whose swap costs most come first.
     """
-    near = [s for s in findings.shortcuts if is_near(s) and s.name not in COLOURS]
-    least = 0 if near else SWAP_COST
-    used = [s for s in findings.shortcuts if is_used(s, least)]
+    strong = [s for s in findings.shortcuts if may_be_all(s) and s.name not in COLOURS]
+    # Where one may be all that CLIP sees, any cost that is shown is enough.
+    min_cost = 0 if strong else MIN_COST
+    used = [s for s in findings.shortcuts if is_used(s, min_cost)]
     used.sort(key=lambda shortcut: shortcut.swap_cost.value, reverse=True)
-    of_files = [s for s in near if s.place == "in the file"]
+    of_files = [s for s in strong if s.place == "in the file"]
     if not used and not of_files:
         return
     first = (used + of_files)[0]
-    others = [s.name for s in used + near if s is not first]
+    others = dict.fromkeys(s.name for s in used + strong if s is not first)  # once each
     evidence = {
         "name": first.name,
         "place": first.place,
@@ -168,20 +169,20 @@ def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
         "shortcut",
         evidence,
         rows=[row for of_class in first.examples.values() for row in of_class],
-        others=list(dict.fromkeys(others))[:MOST_FILES],
+        others=list(others)[:MOST_FILES],
     )
 
 
-def is_used(shortcut: Shortcut, least: float) -> bool:
+def is_used(shortcut: Shortcut, min_cost: float) -> bool:
     """Tell whether its swap costs so much at least, and is shown to cost something."""
     cost = shortcut.swap_cost
-    return cost.value >= least and cost.low >= SHOWN_COST
+    return cost.value >= min_cost and cost.low >= MIN_COST_LOW
 
 
-def is_near(shortcut: Shortcut) -> bool:
+def may_be_all(shortcut: Shortcut) -> bool:
     """Tell whether a shortcut may be all that CLIP sees."""
     reached = shortcut.relative_gain
-    return reached.value >= SHORTCUT and reached.low >= SHORTCUT_LOW
+    return reached.value >= MIN_GAIN and reached.low >= MIN_GAIN_LOW
 
 
 def one_class_value_warnings(findings: Findings) -> Iterator[DataWarning]:
