@@ -126,11 +126,11 @@ def measure(
     # What can be refused before the encoding, which takes minutes, is refused first.
     dataset = load_dataset(folder, **columns)
     check_classes(dataset)
-    other_dataset = load_other(elsewhere, dataset, columns) if elsewhere else None
+    external_dataset = load_external(elsewhere, dataset, columns) if elsewhere else None
     if groups:
         declared = declared_groups(dataset["id"][:], groups)
         dataset = dataset.remove_columns("group").add_column("group", declared)
-    box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
+    box_by_id = read_boxes(os.path.expanduser(boxes), dataset["id"][:]) if boxes else {}
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
     images = encode_and_count(dataset, encoder, copies=copies, anonymous=anonymous)
@@ -158,8 +158,8 @@ def measure(
     if encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint:
         training_overlap = find_training_overlap(images.hashes)
     external = None
-    if other_dataset is not None:
-        external_images = encode_and_count(other_dataset, encoder, copies=copies)
+    if external_dataset is not None:
+        external_images = encode_and_count(external_dataset, encoder, copies=copies)
         external = evaluate_external(
             images, external_images, fitted, aid, copies=copies, seed=seed
         )
@@ -211,7 +211,7 @@ def check_classes(dataset: datasets.Dataset) -> None:
         )
 
 
-def load_other(
+def load_external(
     elsewhere: str | os.PathLike[str],
     dataset: datasets.Dataset,
     columns: Mapping[str, str],
@@ -223,15 +223,15 @@ def load_other(
     named = {}
     if not Path(elsewhere).expanduser().is_dir():
         named = {name: columns[name] for name in columns if name.endswith("_column")}
-    other = load_dataset(elsewhere, **named)
+    external = load_dataset(elsewhere, **named)
     classes = dataset.features["label"].names
-    theirs = other.features["label"].names
+    theirs = external.features["label"].names
     if not set(theirs) & set(classes):
         raise ValueError(
             f"{elsewhere} has the classes {', '.join(theirs)}, and none of "
             f"{', '.join(classes)}: its folders must have the same names."
         )
-    return other
+    return external
 
 
 def command_of(folder: Source, options: Mapping[str, Any], *, anonymous: bool) -> str:
@@ -244,8 +244,9 @@ def command_of(folder: Source, options: Mapping[str, Any], *, anonymous: bool) -
     def word(name: str, value: object) -> str:
         text = str(value)
         is_place = os.path.exists(os.path.expanduser(text))
-        is_place = is_place or name in ("folder", "elsewhere")
-        return name.upper() if anonymous and is_place else text
+        if anonymous and (is_place or name in ("folder", "elsewhere")):
+            return name.upper()
+        return text
 
     shown = folder if isinstance(folder, str | os.PathLike) else "FOLDER"
     words = ["cliplib", "report", word("folder", shown), "--out", "OUT"]
