@@ -92,8 +92,8 @@ def accuracy_plot(findings: Findings) -> Figure:
     if results.by_image is not None:
         shares[f"{results.best}, by image"] = results.by_image.estimate("accuracy")
     figure, ax = plt.subplots(figsize=(FIGURE_WIDTH, 0.5 + 0.22 * len(shares)))
-    # A row for each, from below.
-    rows = 100 * pd.DataFrame(reversed(shares.values()), reversed(shares))
+    rows = 100 * pd.DataFrame(shares.values(), shares.keys())
+    rows = rows[::-1]  # drawn from below: the first method comes on top
     ax.errorbar(rows["value"], rows.index, xerr=to_ends(rows), fmt="o", color=INK)
     ax.set(xlabel="accuracy (%)", xlim=(0, 100))
     ax.grid(axis="y", visible=False)
