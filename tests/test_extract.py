@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cliplib.data.datasets import load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.clip import ClipEncoder
+from cliplib.features.encode import encode_dataset
 from cliplib.features.table import COLUMNS, FeatureTable
 from study.data import DATASETS, PRECOMPUTED
 from study.features import (
@@ -65,6 +68,21 @@ def test_no_image_is_left_out_in_silence(tiny, image_folder):
     assert list(errors) == ["disc/disc1.png"]
     assert len(table) == 8
     assert "disc/disc1.png" not in table.ids
+
+
+def test_pairs_and_hashes_are_of_the_images_that_can_be_read(tiny, image_folder):
+    folder = image_folder(n=3)
+    (folder / "disc" / "disc0.png").write_bytes(b"broken")
+    shutil.copy(folder / "disc" / "disc2.png", folder / "square" / "copy.png")
+    encoded = encode_dataset(load_dataset(folder), tiny, errors={})
+    ids = encoded.table.ids
+    assert encoded.dataset["id"][:] == ids.tolist()
+    assert len(encoded.hashes) == len(ids) == 9
+    (pair,) = encoded.pairs.to_dict("records")
+    assert ids[pair["index_a"]] == "disc/disc2.png"
+    assert ids[pair["index_b"]] == "square/copy.png"
+    hashes = [bytes(encoded.hashes[pair[index]]) for index in ("index_a", "index_b")]
+    assert hashes[0] == hashes[1]
 
 
 def test_the_limit_keeps_classes_and_splits(tiny, image_folder):

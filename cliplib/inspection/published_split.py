@@ -70,18 +70,18 @@ def evaluate_published_split(
     is_test = table.splits == "test"
     if not is_test.any() or len(set(table.labels[is_train])) < len(table.classes):
         return None
+    share = partial(share_with_interval, seed=seed)
     test = table.select(is_test)
     answers = fit_with_groups(probe, table.select(is_train)).predict(test.features)
-    is_right_of_test = answers == test.labels
+    on_test = share(answers == test.labels, groups=test.groups)
     proba = out_of_fold_proba(
         probe, table, groups=table.copies, n_splits=n_splits, seed=seed
     )
-    is_right = proba.argmax(axis=1) == table.labels
-    share = partial(share_with_interval, seed=seed)
+    without_copies = share(proba.argmax(axis=1) == table.labels, groups=table.groups)
     accuracy = {
-        PUBLISHED: share(is_right_of_test, groups=test.groups),
+        PUBLISHED: on_test,
         BY_IMAGE: by_image,
-        WITHOUT_COPIES: share(is_right, groups=table.groups),
+        WITHOUT_COPIES: without_copies,
         BY_GROUP: by_group,
     }
     by_protocol = pd.DataFrame({"images": len(table), "right": accuracy})
