@@ -40,8 +40,7 @@ WHOLE = ("brightness", "sharpness", "block edges", *COLOURS)
 NUMBERS = ("aspect", "quality")
 # Of a field's values, the most frequent have a column each.
 MOST_VALUES = 20
-
-
+# No comparison with it is true, and tables show it as a dash: it needs no case.
 NOT_MEASURED = Estimate(np.nan, np.nan, np.nan)
 
 
