@@ -24,7 +24,6 @@ from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.measure import measure
 from cliplib.reports.report import check_apart
 
 CLASSES = ("disc", "square", "stripes")
@@ -161,8 +160,6 @@ def test_each_misuse_has_its_sentence(folder, tmp_path):
     none = datasets.Dataset.from_list(rows, features=unlabelled.features)
     with pytest.raises(ValueError, match="has no label: leave it out"):
         load_dataset(none)
-    with pytest.raises(TypeError, match="There is no option 'sede'"):
-        measure(folder, sede=3)
 
 
 def test_a_source_without_images_is_refused(folder, tmp_path):

@@ -36,7 +36,6 @@ def load_dataset(
     label_column: str = "",
     split: str = "",
     revision: str = "",
-    **unknown: str,
 ) -> datasets.Dataset:
     """List the images of any source, undecoded.
 
@@ -70,10 +69,8 @@ def load_dataset(
         If it has no image, no such column or split, or an image without a label; or if
         all of it is taken, and has splits of other names than train, val and test.
     TypeError
-        If it is something else, or there is no such option.
+        If it is something else.
     """
-    if unknown:  # also of `measure`, `encode` and others, which hand theirs on
-        raise TypeError(f"There is no option {min(unknown)!r}: correct its name.")
     is_of_hub = isinstance(source, str) and source.startswith(HUB)
     if revision and not is_of_hub:
         raise ValueError("Only a data set of the hub has a revision: leave it out.")
