@@ -207,6 +207,10 @@ CONTRARY = {
         ' "whole", "all").low',
         0.35,
     ),
+    "4-files-needed": (
+        'cell("series_originals", "balanced, series B", "fold", "whole", "all").low',
+        0.5,
+    ),
     "4-short": (CROPPED, metric(0.79, 0.77, 0.82)),
     "4-place": (
         'cell("series_methods", "balanced, series B", "forest on the box",'
@@ -246,7 +250,7 @@ CONTRARY = {
     "4-rests": (ERASED, 0.55),
     "4-rests-memory": (FALL, NOTHING),
     "4-rests-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "4-unknown": ("crop.erased.needed.glioma_series_b", NOTHING),
+    "4-clue-tumour": ("crop.erased.needed.glioma_series_b", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
         NOTHING,
