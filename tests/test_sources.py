@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from cliplib.data.datasets import load_dataset
+from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import audit_dataset
 from cliplib.features.duplicates import find_near_duplicates
-from cliplib.features.encode import encode
+from cliplib.features.encode import encode, encode_dataset
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot
@@ -160,6 +161,24 @@ def test_each_misuse_has_its_sentence(folder, tmp_path):
     none = datasets.Dataset.from_list(rows, features=unlabelled.features)
     with pytest.raises(ValueError, match="has no label: leave it out"):
         load_dataset(none)
+
+
+def test_the_same_images_are_compared_once(image_folder, checkpoint, monkeypatch):
+    folder = image_folder()
+    source = next(Path(folder).rglob("*.png"))
+    again = source.with_name("again.png")
+    again.write_bytes(source.read_bytes())
+    encoder = ClipEncoder(checkpoint)
+    first = encode_dataset(load_dataset(folder), encoder)
+    assert len(first.pairs)
+    monkeypatch.setattr("cliplib.features.encode.find_near_duplicates", None)
+    second = encode_dataset(load_dataset(folder), encoder)
+    pd.testing.assert_frame_equal(second.pairs, first.pairs)
+    with pytest.raises(TypeError):  # other copies are sought
+        encode_dataset(load_dataset(folder), encoder, copies=0.9)
+    again.unlink()
+    with pytest.raises(TypeError):  # among other images
+        encode_dataset(load_dataset(folder), encoder)
 
 
 def test_a_source_without_images_is_refused(folder, tmp_path):

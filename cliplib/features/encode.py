@@ -8,16 +8,22 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import pandas as pd
+import xxhash
 from numpy.typing import NDArray
 
+from cliplib.data.arrays import Features
+from cliplib.data.cache import ResultCache
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
-from cliplib.features.duplicates import find_near_duplicates, parse_copies
+from cliplib.features.duplicates import COLUMNS, find_near_duplicates, parse_copies
 from cliplib.features.groups import connected_groups, declared_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
+
+# Of pairs of near-duplicates in the cache, which keeps texts of a fixed length.
+RECORD_TYPES = COLUMNS | {"kind": "U7", "orientation": "U16"}
 
 
 class Encoded(NamedTuple):
@@ -110,7 +116,7 @@ def encode_dataset(
     was_read[list(errors_by_row)] = False
     if errors_by_row and not was_read.any():
         raise ValueError(f"No image of {title!r} can be read.")
-    pairs = find_near_duplicates(hashes, features=features, copies=copies)
+    pairs = _near_duplicates(hashes, features, copies, encoder.cache)
     near_duplicates = connected_groups(len(dataset), pairs["index_a"], pairs["index_b"])
     about = {"dataset": title, "source": dataset.info.builder_name}
     table = FeatureTable(
@@ -140,3 +146,28 @@ def encode_dataset(
             index_b=row_of_image[pairs["index_b"]],
         ),
     )
+
+
+def _near_duplicates(
+    hashes: NDArray[Any],
+    features: Features,
+    copies: str | float,
+    cache: ResultCache | None,
+) -> pd.DataFrame:
+    """Return what `find_near_duplicates` does; the same images are compared once.
+
+    To compare 7,000 slices of few patients takes minutes.
+    """
+    if cache is None:
+        return find_near_duplicates(hashes, features=features, copies=copies)
+    contents = (
+        xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).data)
+        for array in (hashes, features)
+    )
+    key = ":".join(("near_duplicates_7", str(copies), *contents))
+    kept = cache.get([key])
+    if key not in kept:
+        pairs = find_near_duplicates(hashes, features=features, copies=copies)
+        kept = {key: pairs.to_records(index=False, column_dtypes=RECORD_TYPES)}
+        cache.put(kept)
+    return pd.DataFrame(kept[key]).astype(COLUMNS)

@@ -143,7 +143,7 @@ def measure(
         name = shown_name(other, anonymous)
         (features,) = other.map(files, progress=name)
         other_tables[name] = table.with_features(features)
-    results = compare_methods(table, words, other_tables, **folds)
+    results, fits = compare_methods(table, words, other_tables, **folds)
     probe = results.probe
     probe_table = results.probe_table
     fitted = fit_with_groups(probe, probe_table)
@@ -168,7 +168,7 @@ def measure(
     erased = None
     if box_by_id:
         erased = evaluate_erased(
-            results.fits, probe_table, encoder, files, box_by_id, seed=seed
+            fits, probe_table, encoder, files, box_by_id, seed=seed
         )
     return Findings(
         anonymous=anonymous,
@@ -180,7 +180,7 @@ def measure(
         audit=audit,
         results=results,
         shortcuts=measure_swaps(
-            shortcuts, results.fits, probe_table, encoder, files, seed=seed
+            shortcuts, fits, probe_table, encoder, files, seed=seed
         ),
         one_class_values=values_of_one_class(fields, table),
         look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),

@@ -5,7 +5,7 @@ Also which labels the best method contradicts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -93,8 +93,6 @@ class MethodComparison:
         The name of the probe of the highest accuracy.
     probe, probe_table
         This probe, not fitted yet, and the table that it is trained and tested on.
-    fits
-        The same, fitted in each fold.
     by_image
         Metrics of this probe where images of a group may be in training and test at
         once; None where each image is its own group.
@@ -108,7 +106,6 @@ class MethodComparison:
     best: str
     probe: Any
     probe_table: FeatureTable
-    fits: Sequence[Fit]
     by_image: Evaluation | None = None
 
     @property
@@ -178,8 +175,10 @@ def compare_methods(
     *,
     n_splits: int = 5,
     seed: int = 0,
-) -> MethodComparison:
+) -> tuple[MethodComparison, list[Fit]]:
     """Test baselines and probes in the same folds, and find the best probe.
+
+    It is returned as well as it was fitted in each fold.
 
     `zero_shot` are probabilities, (n, k), by the names of the classes alone, and
     `other_tables` pooled features of the images by the names of other encoders, which
@@ -222,7 +221,7 @@ def compare_methods(
             probe, probe_table, groups=each_its_own, n_splits=n_splits, seed=seed
         )
         by_image = evaluated(proba)
-    return MethodComparison(
+    comparison = MethodComparison(
         table=table,
         n_splits=n_splits,
         seed=seed,
@@ -231,9 +230,9 @@ def compare_methods(
         best=best,
         probe=probe,
         probe_table=probe_table,
-        fits=fits_by_probe[best],
         by_image=by_image,
     )
+    return comparison, fits_by_probe[best]
 
 
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
