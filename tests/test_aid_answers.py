@@ -275,8 +275,41 @@ def test_images_without_names_keep_their_pictures_and_a_lost_one_is_named(
         for name in ("named", "nameless")
     )
     assert nameless == named and len(set(named)) == 3
-    with pytest.raises(OSError, match="gone.png': No such file"):
-        write_html(aid.classify(paths), tmp_path / "a.html", aid, ["gone.png"] * 3)
+    lost = shutil.copy(paths[0], tmp_path / "lost.png")
+    rows = aid.classify([lost])
+    Path(lost).unlink()
+    with pytest.raises(OSError, match="lost.png': No such file"):
+        write_html(rows, tmp_path / "a.html", aid, [lost])
+
+
+def test_no_answer_gets_the_image_of_another(
+    aid: DecisionAid, folder: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    rows = aid.classify(own)
+    listed_before = listed(own)
+    shutil.copy(folder / "plain.png", own / "!first.png")
+    turned = rows.iloc[::-1].reset_index(drop=True)
+    for answers, sources in (
+        (rows, listed(own)),
+        (turned, listed_before),
+        (rows, listed_before[:2]),
+        (rows, [path.with_name(f"not_{path.name}") for path in listed_before]),
+        (rows, str(own)),
+    ):
+        with pytest.raises(ValueError, match="the files have changed. Classify them"):
+            write_html(answers, tmp_path / "a.html", aid, sources)
+    write_html(rows, tmp_path / "a.html", aid, listed_before)
+
+
+def test_a_path_may_be_written_in_two_ways(
+    aid: DecisionAid, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    rows = aid.classify(["./plain.png"])
+    write_html(rows, tmp_path / "a.html", aid, [folder / "plain.png"])
+    assert page_of(tmp_path / "a.html").main.img
 
 
 def test_a_page_without_an_image_that_can_be_read(

@@ -425,6 +425,21 @@ def test_a_leak_is_seen_though_the_first_copy_is_in_the_test_split(
     assert summary_by_level(found)["test_leaks_bytes"] == 2
 
 
+def test_equal_files_leak_though_no_copies_are_sought(tmp_path: Path) -> None:
+    same = encoded(blobs(0))
+    files = [
+        ("cat/0.jpg", same, "train"),
+        ("cat/1.jpg", same, "test"),
+        ("cat/2.jpg", encoded(blobs(0), quality=60), "test"),  # other bytes
+        ("dog/3.jpg", b"", "train"),
+        ("dog/4.jpg", b"", "test"),  # no more readable than the one before
+    ]
+    dataset = folder(tmp_path, files)
+    for copies, n_leaks in {"off": 1, "near": 2}.items():
+        found = audit_dataset(dataset, copies=copies)
+        assert found.summary.at["test_leaks", "count"] == n_leaks
+
+
 def test_unreadable_files_stay_in_the_table(tmp_path: Path) -> None:
     good = encoded(blobs(0))
     files = [

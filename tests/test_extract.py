@@ -12,7 +12,7 @@ import pytest
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.features.encode import encode_dataset
+from cliplib.features.encode import encode, encode_dataset
 from cliplib.features.table import COLUMNS, FeatureTable
 from study.data import DATASETS, PRECOMPUTED
 from study.features import (
@@ -68,6 +68,11 @@ def test_no_image_is_left_out_in_silence(tiny, image_folder):
     assert list(errors) == ["disc/disc1.png"]
     assert len(table) == 8
     assert "disc/disc1.png" not in table.ids
+
+
+def test_misspelt_copies_are_refused_before_a_model_is_loaded(image_folder):
+    with pytest.raises(ValueError, match="nera"):
+        encode(image_folder(n=1), "no model", copies="nera")
 
 
 def test_pairs_and_hashes_are_of_the_images_that_can_be_read(tiny, image_folder):

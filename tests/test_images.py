@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -28,6 +30,10 @@ from cliplib.data.image import (
 def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
     image.save(buffer := io.BytesIO(), form, **options)
     return buffer.getvalue()
+
+
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
 
 
 @pytest.fixture
@@ -100,6 +106,15 @@ def test_the_reason_names_no_path(tmp_path, read, name):
         with pytest.raises(UnreadableImage, match="Cannot read the image") as caught:
             read(source)
         assert caught.value.reason == "No such file or directory"
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
+def test_what_is_wrong_with_an_image_is_copied_without_the_image(duplicate):
+    wrong = UnreadableImage(b"Miller" * 1000, "empty")
+    again = duplicate(wrong)
+    assert type(again) is UnreadableImage and again.reason == "empty"
+    assert str(again) == str(wrong) == "Cannot read the image '<bytes>': empty."
+    assert b"Miller" not in pickle.dumps(wrong)
 
 
 def test_formats_that_could_run_programs_are_not_opened(tmp_path):

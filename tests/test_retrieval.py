@@ -126,6 +126,12 @@ def test_groups_of_one_change_nothing(space):
     assert cosines == pytest.approx(same_cosines, abs=1e-6)
 
 
+def test_no_cosine_without_groups_exceeds_1():
+    rows = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
+    _, cosines = search(rows, rows, 1)
+    assert cosines.max() == 1
+
+
 def test_measures_have_names(space):
     queries, gallery, asked, labels = space
     assert list(rank_metrics(queries, gallery, asked, labels)) == list(MEASURES)
@@ -139,3 +145,10 @@ def test_what_would_mislead_is_refused():
         rank_metrics(ON_A_LINE, ON_A_LINE, [0], range(6))
     with pytest.raises(ValueError, match="groups of both queries and gallery"):
         search(ON_A_LINE[:1], ON_A_LINE, 3, query_groups=[0])
+
+
+@pytest.mark.parametrize("groups", [None, range(6)])
+def test_a_search_for_nothing_is_refused(groups):
+    for n_queries, k in ((1, 0), (1, -1), (0, 3)):
+        with pytest.raises(ValueError, match="one query or more, and a k of 1"):
+            search(ON_A_LINE[:n_queries], ON_A_LINE, k, groups=groups)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +54,13 @@ class UnreadableImage(OSError):
     """An image cannot be read; `reason` is a clause on why that names no file."""
 
     def __init__(self, source: ImageSource, reason: str) -> None:
-        super().__init__(f"Cannot read the image '{image_name(source)}': {reason}.")
+        self.name = image_name(source)
         self.reason = reason
+        super().__init__(f"Cannot read the image '{self.name}': {reason}.")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Pickle and copy the name in place of the source, which may be large."""
+        return type(self), (self.name, self.reason)
 
 
 @functools.cache

@@ -125,8 +125,9 @@ def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """Count images, pairs, groups and leaks: a column count, indexed by measure.
 
     ``byte_copies`` are images whose file equals that of an earlier image;
-    ``exact_copies`` and the next three are pairs. Leaks are images of a group that an
-    earlier split has, too. Validation images leak as well: something is chosen on them.
+    ``exact_copies`` and the next three are pairs. Leaks are images whose group or file
+    an earlier split has, too. Validation images leak as well: something is chosen on
+    them.
     """
     group_sizes = images["group"].value_counts()
     is_exact = pairs["kind"] == SAME_PIXELS
@@ -153,7 +154,10 @@ def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count_leaks(images: pd.DataFrame, split: str, earlier: list[str]) -> int:
-    """Count the images of a split whose group earlier splits have, too."""
-    groups = images.loc[images["split"] == split, "group"]
-    earlier_groups = images.loc[images["split"].isin(earlier), "group"]
-    return int(groups.isin(earlier_groups).sum())
+    """Count the images of a split whose group or file earlier splits have, too."""
+    of_split = images[images["split"] == split]
+    of_earlier = images[images["split"].isin(earlier)]
+    has_group = of_split["group"].isin(of_earlier["group"])
+    # No digest is that of an unreadable image.
+    has_file = of_split["digest"].isin(of_earlier["digest"].dropna())
+    return int((has_group | has_file).sum())

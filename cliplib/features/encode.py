@@ -83,6 +83,7 @@ def encode(
     ValueError
         If `groups` does not cover all images, or the source lacks a column.
     """
+    parse_copies(copies)  # which is refused before a model is loaded, if at all
     dataset = load_dataset(source, **columns)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)

@@ -221,6 +221,6 @@ def largest_difference(a: NDArray[Any], b: NDArray[Any], shared: Bools) -> float
     return float(np.abs(smooth).max() * min(contrast_a, contrast_b))
 
 
-# What near-duplicates are found by, (n, 4416) uint8. The row of an unreadable image is
-# zeros, which match nothing.
 image_hash = ImageFunction("image_hash_3", _hash)
+"""What near-duplicates are found by, (n, 4416) uint8. The row of an unreadable image is
+zeros, which match nothing."""

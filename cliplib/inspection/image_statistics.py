@@ -142,5 +142,5 @@ def statistic_columns() -> dict[str, slice]:
     return columns
 
 
-# Of each image a row with all its statistics, float32, (n, 615).
 image_statistics = ImageFunction("picture_statistics_1", _describe)
+"""Of each image a row with all its statistics, float32, (n, 615)."""

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
 
 from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.encoders.encoder import Encoder, check_made_by
@@ -56,24 +57,37 @@ def search(
     TypeError
         If the encoder reads no texts, or is none, beside a table.
     ValueError
-        If there are groups of the queries but not of the gallery, texts lack an
-        encoder, or another one made the table.
+        If there is no query, `k` is less than 1, there are groups of the queries but
+        not of the gallery, texts lack an encoder, or another one made the table.
     """
     if groups is None and query_groups is not None:
         raise ValueError(
             "Give the groups of both queries and gallery, or of the gallery alone."
         )
     asked, known = _features_of(queries, gallery, encoder)
-    # Without groups, each row of the gallery is its own.
-    group_of_row = np.arange(len(known)) if groups is None else np.asarray(groups)
+    if k < 1 or len(asked) == 0:
+        raise ValueError("Give one query or more, and a k of 1 or more.")
+    if groups is None:
+        n_found = min(k, len(known))
+        neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
+        distances, rows = neighbours.kneighbors(asked)
+        return rows, np.asarray(1 - distances, np.float32)
+    group_of_query = None if query_groups is None else np.asarray(query_groups)
+    return _nearest_of_each_group(asked, known, np.asarray(groups), group_of_query, k)
+
+
+def _nearest_of_each_group(
+    queries: Any, gallery: Any, groups: Ints, query_groups: Ints | None, k: int
+) -> tuple[Ints, Features]:
+    """Return what `search` returns where the gallery's rows have groups, (n,)."""
     rows_found = []
     cosines_found = []
-    for query, cosines in enumerate(each_query(asked, known)):
+    for query, cosines in enumerate(each_query(queries, gallery)):
         nearest_first = np.argsort(-cosines, kind="stable")
-        groups_in_order = pd.Series(group_of_row[nearest_first])
+        groups_in_order = pd.Series(groups[nearest_first])
         is_wanted = ~groups_in_order.duplicated()
         if query_groups is not None:
-            is_wanted &= groups_in_order != np.asarray(query_groups)[query]
+            is_wanted &= groups_in_order != query_groups[query]
         rows = nearest_first[is_wanted][:k]
         rows_found.append(rows)
         cosines_found.append(cosines[rows])

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from cliplib.data.image import ImageSource
+from cliplib.data.image import ImageSource, image_name
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
 from cliplib.reports.decision_aid import DecisionAid
@@ -60,13 +60,15 @@ def write_html(
 
     Raises
     ------
+    ValueError
+        The images are not those that were classified.
     OSError
         An image that was classified can no longer be read.
     """
     said = rows.assign(is_training_image=is_training_image(rows), row=rows.index)
     answers: list[dict[str, Any]] = said.to_dict("records")
     for answer in tqdm(answers, desc="page", unit="image"):
-        source = sources[answer["row"]]
+        source = _image_of(answer["row"], answer["file"], sources)
         is_readable = not answer["error"]
         # JPEG files; b"" stands for one that there is not.
         answer["picture"] = small_jpeg(source, SIDE) if is_readable else b""
@@ -84,6 +86,19 @@ def write_html(
         heat_maps=heat_maps,
     )
     Path(path).write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _image_of(row: int, file: str, sources: Sequence[ImageSource]) -> ImageSource:
+    """Return the image of a row; ValueError if it is not called as the file was."""
+    if row < len(sources):
+        # A file of a folder is called by the end of its path.
+        end_of_path = Path(file).parts
+        path = Path(image_name(sources[row])).parts
+        if path[-len(end_of_path) :] == end_of_path:
+            return sources[row]
+    raise ValueError(
+        f"Image {row} is not {file}: the files have changed. Classify them again."
+    )
 
 
 def _heat_map(aid: DecisionAid, source: ImageSource, answer: str) -> bytes:
