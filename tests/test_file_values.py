@@ -45,9 +45,26 @@ def test_groups_count_once() -> None:
     assert values_of_one_class(cameras(30), table(in_pairs_of_four)).empty
 
 
-def test_a_group_of_two_classes_counts_for_that_of_its_first_row() -> None:
+def test_a_group_of_two_classes_counts_in_both() -> None:
     both = table(np.arange(N) // 2)  # a cat and a dog each
-    assert values_of_one_class(cameras(N // 2), both).empty
+    found = values_of_one_class(cameras(N // 2), both)
+    assert found[["value", "class", "images"]].to_numpy().tolist() == [
+        ["A", "cat", 50],
+        ["B", "dog", 50],
+    ]
+
+
+def test_a_value_is_of_the_class_of_its_own_files() -> None:
+    """Half the patients have a healthy image by A, then one of a tumour by B."""
+    patients = np.repeat(np.arange(60), [2] * 30 + [1] * 30)
+    labels = np.ones(90, int)
+    labels[:60:2] = 0
+    camera = np.full(90, "A", object)
+    camera[1:60:2] = "B"
+    images = FeatureTable.from_arrays(
+        np.zeros((90, 1)), labels, classes=("healthy", "tumour"), groups=patients
+    )
+    assert values_of_one_class(pd.DataFrame({"camera": camera}), images).empty
 
 
 def test_a_value_of_both_classes_is_not_named() -> None:

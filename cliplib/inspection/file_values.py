@@ -17,9 +17,8 @@ MIN_PURITY = 0.95
 def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFrame:
     """Find values of one field that belong to one class, however few files have them.
 
-    Groups count once, a group of several classes for that of its first row. The
-    probability is binomial: that of so many groups with the value in the class, were
-    each in it as often as all groups are.
+    A group counts once in each of its classes. The probability is binomial: that of so
+    many groups with the value in the class, were each in it as often as all groups are.
 
     Parameters
     ----------
@@ -36,17 +35,13 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
         often) and rows (two images at most of the class with the value, then two of
         other classes without).
     """
-    label_by_group = pd.Series(table.labels).groupby(table.groups).first()
-    share_of_class = label_by_group.value_counts(normalize=True)
-    group_label = label_by_group[table.groups].to_numpy()  # of each row
+    known = pd.DataFrame({"group": table.groups, "label": table.labels})
+    share_of_class = known.drop_duplicates()["label"].value_counts(normalize=True)
     columns = ["field", "value", "class", "images", "p", "rows"]
     found = []
     for field in fields:
         values = fields[field].astype(str).to_numpy()
-        files = pd.DataFrame(
-            {"value": values, "group": table.groups, "label": group_label}
-        )
-        groups = files.drop_duplicates(["value", "group"])
+        groups = known.assign(value=values).drop_duplicates()
         counts = pd.crosstab(groups["value"], groups["label"])
         for value, groups_by_class in counts.iterrows():
             label = groups_by_class.idxmax()
