@@ -29,7 +29,13 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.saving import load_probe, save_probe
 from cliplib.reports.aid_folder import MANIFEST, check_aid_can_be_saved
-from cliplib.reports.decision_aid import DecisionAid, choose_threshold
+from cliplib.reports.decision_aid import (
+    OUT_OF_DISTRIBUTION,
+    RISK,
+    DecisionAid,
+    choose_threshold,
+)
+from cliplib.reports.methods import KERNEL_LIMIT
 
 CLASSES = ("disc", "square", "stripes")
 PROBE = LinearProbe(Cs=(0.01, 1.0))
@@ -92,6 +98,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 # --- the rule
+
+
+def test_constants_are_those_that_published_numbers_were_made_with() -> None:
+    assert (RISK, OUT_OF_DISTRIBUTION) == (0.05, 0.01)
+    assert KERNEL_LIMIT == 10_000
 
 
 @pytest.mark.parametrize("risk", [0.05, 0.2])

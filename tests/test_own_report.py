@@ -59,6 +59,7 @@ from cliplib.reports.measure import (
     measure,
     shown_name,
 )
+from cliplib.reports.pictures import of_copies
 from cliplib.reports.report import (
     WRITTEN,
     check_extra,
@@ -171,6 +172,47 @@ def test_each_image_has_its_answer_by_a_probe_that_its_group_was_kept_from(
     assert read["format"].unique().tolist() == ["PNG"]
 
 
+def test_each_part_of_a_measurement_gets_the_seed_and_the_share_that_it_needs(
+    home: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPLIB_CACHE", str(home / "cache"))
+    shortcuts = Mock(return_value=[])
+    swaps = Mock(return_value=[])
+    erased = Mock(return_value=None)
+    monkeypatch.setattr(module, "probe_shortcuts", shortcuts)
+    monkeypatch.setattr(module, "measure_swaps", swaps)
+    monkeypatch.setattr(module, "evaluate_erased", erased)
+    files = sorted((home / "ward7").glob("*/*[0-9].png"))[:-3]  # classes of two sizes
+    table = pd.DataFrame({"file": [str(file) for file in files]})
+    table["kind"] = [file.parent.name for file in files]
+    table.loc[::4, "kind"] = "disc"  # so that some answers are wrong
+    table["split"] = ["train", "train", "test"] * 11
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("file,x_center,y_center,width,height\ndisc0.png,.5,.5,.1,.1\n")
+    found = measure(
+        table,
+        model=str(checkpoint),
+        groups=r"([a-z]+\d)\d?\.png",
+        boxes=boxes,
+        seed=3,
+        label_column="kind",
+    )
+    asked = shlex.split(found.command)
+    assert asked[asked.index("--seed") + 1] == "3"
+    assert asked[asked.index("--label-column") + 1] == "kind"
+    results = found.results
+    assert results.by_image is not None and found.published_split is not None
+    right = found.published_split.accuracy_by_protocol["right"]
+    assert right["by group"] == results.evaluation.estimate("accuracy")
+    assert right["by image"] == results.by_image.estimate("accuracy")
+    assert right["by image"] != right["by group"]
+    balanced = results.evaluation.estimate("balanced_accuracy")
+    assert balanced != results.evaluation.estimate("accuracy")
+    assert shortcuts.call_args.args[3] == balanced
+    for part in (shortcuts, swaps, erased):
+        assert part.call_args.kwargs["seed"] == 3
+
+
 def test_the_best_probe_is_the_most_accurate(findings: Findings) -> None:
     results = findings.results
     shares = {
@@ -192,7 +234,8 @@ def test_copies_that_join_declared_groups_are_named(findings: Findings) -> None:
 
 
 def test_files_that_cannot_be_read_are_counted(findings: Findings) -> None:
-    assert len(findings.audit.images) == len(findings.images.table) == 38  # of 39
+    assert len(findings.audit.images) == len(findings.images.table) == 38
+    assert provenance(findings)["images"] == "38 of 39 files"
 
 
 def test_a_trap_is_named_with_images_that_show_it(
@@ -474,6 +517,15 @@ def test_anonymous_findings_name_no_file(
     assert answers["file"].iloc[0] == "disc/disc0.png" and answers["image"].iloc[0] == 1
 
 
+def test_a_file_of_groups_at_home_is_not_named_if_anonymous(
+    findings: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "Miller.csv").write_text("file,group\n")
+    hidden = replace(findings, anonymous=True, groups="~/Miller.csv")
+    assert provenance(hidden)["groups"] == "a file"
+
+
 def test_groups_that_names_suggest_are_numbered_if_anonymous() -> None:
     ids = [f"ward/{name}_{k}.png" for name in ("Adams", "Miller") for k in (1, 2)]
     ids += [f"lab/{name}_{k}.png" for name in ("Jones", "Smith") for k in (1, 2)]
@@ -575,6 +627,16 @@ def test_programs_read_the_verdict_as_the_schema_says(
     assert warning["id"]["enum"] == [*KINDS]
     assert warning["severity"]["enum"] == [*SEVERITIES]
     assert described["properties"]["verdict"]["properties"]["word"]["enum"] == [*WORDS]
+
+
+def test_copies_of_two_labels_are_shown_first(findings: Findings) -> None:
+    pairs = pd.DataFrame(
+        {"index_a": [0, 2], "index_b": [1, 3], "same_label": [True, False]}
+    )
+    found = replace(findings, audit=replace(findings.audit, pairs=pairs))
+    names = findings.images.names
+    shown = [picture.name for picture in of_copies(found)]
+    assert shown == [names[row] for row in (2, 3, 0, 1)]
 
 
 def test_versions_are_told_without_what_a_build_adds(
@@ -758,3 +820,31 @@ def test_a_command_is_made_of_the_options() -> None:
     assert (
         command_of(frame, nothing, anonymous=False) == "cliplib report FOLDER --out OUT"
     )
+
+
+def test_an_anonymous_command_has_words_in_place_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("Anna", "0.9", "3"):
+        (tmp_path / name).mkdir()
+    options = {
+        "model": "owner/clip",
+        "groups": r"(\d+)_",
+        "copies": 0.9,
+        "others": ["Anna", "owner/dino"],
+        "elsewhere": "hf://datasets/Miller/scans",
+        "boxes": "~/Miller.csv",
+        "seed": 3,
+        "label_column": "Miller",
+        "split": "Miller",
+        "revision": "Miller",
+    }
+    made = command_of("hf://datasets/Miller/own", options, anonymous=True)
+    assert shlex.split(made)[2:] == [
+        *("FOLDER", "--out", "OUT", "--anonymous", "--model", "owner/clip"),
+        *("--groups", r"(\d+)_", "--copies", "0.9", "--others", "OTHERS"),
+        *("owner/dino", "--elsewhere", "ELSEWHERE", "--boxes", "BOXES", "--seed", "3"),
+        *("--label-column", "LABEL_COLUMN", "--split", "SPLIT"),
+        *("--revision", "REVISION"),
+    ]

@@ -237,16 +237,19 @@ def load_external(
 def command_of(folder: Source, options: Mapping[str, Any], *, anonymous: bool) -> str:
     """Return the command that measures images with these options of `measure`.
 
-    OUT stands for the place of the report, and FOLDER for images that are no files; if
-    anonymous, such a word stands for each file and folder.
+    OUT stands for the place of the report, and FOLDER for images that are no files. If
+    anonymous, such a word stands for each file and folder, and for what columns, splits
+    and revisions are called.
     """
 
     def word(name: str, value: object) -> str:
         text = str(value)
-        is_place = os.path.exists(os.path.expanduser(text))
-        if anonymous and (is_place or name in ("folder", "elsewhere")):
-            return name.upper()
-        return text
+        if not anonymous or name in ("copies", "seed"):
+            return text
+        may_be_no_place = name in ("model", "groups", "others")  # an id, or a pattern
+        if may_be_no_place and not os.path.exists(os.path.expanduser(text)):
+            return text
+        return name.upper()
 
     shown = folder if isinstance(folder, str | os.PathLike) else "FOLDER"
     words = ["cliplib", "report", word("folder", shown), "--out", "OUT"]
