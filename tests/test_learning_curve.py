@@ -34,7 +34,6 @@ def results_of(estimator: Any, whole: FeatureTable, seed: int = 0) -> MethodComp
         best="it",
         probe=estimator,
         probe_table=whole,
-        fits=(),
     )
 
 

@@ -83,7 +83,6 @@ def results(
         best=LINEAR,
         probe=None,
         probe_table=table,
-        fits=(),
     )
 
 
