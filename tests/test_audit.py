@@ -481,3 +481,10 @@ def test_a_validation_image_leaks_from_training_and_a_test_image_from_both(
     found = audit_dataset(folder(tmp_path, files))
     assert found.summary.at["val_leaks", "count"] == 1  # the file cat/0.jpg
     assert found.summary.at["test_leaks", "count"] == 1  # the file cat/3.jpg
+
+
+def test_fields_do_not_depend_on_the_order_of_what_files_say(planted: Audit) -> None:
+    turned = planted.images[planted.images.columns[::-1]]
+    fields = Audit(turned, planted.pairs, planted.summary).fields
+    assert sorted(fields) == sorted(planted.fields)
+    assert "mode" in fields and "bytes" not in fields

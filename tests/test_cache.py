@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -52,6 +54,26 @@ def test_an_image_is_decoded_once_for_all_functions_and_not_again(many, monkeypa
     for a, b in zip(first, second, strict=True):
         assert a.dtype == b.dtype
         assert (a == b).all()
+
+
+def test_calls_of_several_threads_leave_torch_as_it_was(many):
+    def slow(images):
+        time.sleep(0.1)
+        return np.zeros((len(images), 1))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(map_images, many[:16], ImageFunction("a", slow))
+            time.sleep(0.05)
+            second = pool.submit(map_images, many, ImageFunction("b", slow))
+            first.result()
+            second.result()
+        with ThreadPoolExecutor(1) as pool:  # whose thread has no number of its own
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_file_that_changed_is_computed_anew(many):

@@ -381,6 +381,7 @@ def test_an_encoder_that_squashes_does_so_at_another_size(mini, photos):
 
 def test_one_text_is_a_text(tiny):
     assert (tiny.encode_texts("red") == tiny.encode_texts(["red"])).all()
+    assert tiny.encode_texts([]).shape == (0, tiny.projected_dim)
 
 
 def test_many_texts_come_in_their_order(tiny):

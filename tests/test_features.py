@@ -183,6 +183,23 @@ def test_a_compact_file_keeps_pooled_features_and_nearly_all_else(tmp_path):
     assert (found.features[7] == found.features[2]).all()
 
 
+@pytest.mark.parametrize(
+    ("width", "rows"),
+    [(10**9, [0] * 12), (4, [7] * 12)],  # wider than the file; of rows it lacks
+)
+def test_a_compact_file_that_says_what_it_has_not_is_refused(tmp_path, width, rows):
+    table = make_table(d=24, provenance={"width": "4", "blocks": "2"})
+    save_compact(table, tmp_path / "x")
+    with safe_open(tmp_path / "x", framework="numpy") as file:
+        metadata = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays["rows"] = 5 + np.array(rows, np.int32) if width == 4 else arrays["rows"]
+    about = metadata["cliplib.FeatureTable"].replace('"4"', f'"{width}"')
+    save_file(arrays, tmp_path / "y", {"cliplib.FeatureTable": about})
+    with pytest.raises(ValueError, match="damaged"):
+        FeatureTable.load(tmp_path / "y")
+
+
 def test_rows_are_taken_by_number_slice_or_mask():
     table = make_table()
     assert table.select(slice(2)).ids.tolist() == ["00", "01"]

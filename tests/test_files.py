@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from cliplib.data.files import NotWrittenError, check_writable, replacing
+from cliplib.data.image import UnreadableImage, load_image
 
 NAMES = ("page.html", "page.pdf", "table.csv")
 
@@ -67,12 +69,18 @@ def test_a_block_that_fails_leaves_what_was_there(
     raised = NotWrittenError if kind is OSError else kind
     with pytest.raises(raised) as told, replacing(tmp_path) as new:
         (new / NAMES[0]).write_text("b")
-        raise kind("No space left on device")
+        raise kind(errno.ENOSPC, "No space left on device")
     if kind is OSError:
-        assert f"Nothing was written to {tmp_path} (No space left" in str(told.value)
+        assert f"Nothing was written to {tmp_path} ([Errno 28] No" in str(told.value)
         assert "make room" in str(told.value)
     assert read(tmp_path) == "aaa"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
+
+
+def test_an_image_that_is_gone_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match="Cannot read"), replacing(tmp_path):
+        load_image(tmp_path / "gone.png")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_is_made_and_a_link_is_not_written_through(tmp_path: Path) -> None:

@@ -81,13 +81,16 @@ def test_groupings_of_other_lengths_are_refused() -> None:
         [1.0, np.nan],
         ["a", None],
         ["a", " "],
-        np.array(["a", np.nan]),
         pd.Series(["a", pd.NA]),
     ],
 )
 def test_unknown_groups_are_not_one_group(groups: Sequence[object]) -> None:
     with pytest.raises(ValueError, match="1 of 2 images have no group.*row 1"):
         number_groups(groups)
+
+
+def test_a_group_may_be_called_nan() -> None:
+    assert number_groups(np.array(["nan", "lee", "nan"])).tolist() == [0, 1, 0]
 
 
 def test_a_pattern_declares_what_its_first_parentheses_hold() -> None:
@@ -130,7 +133,7 @@ def test_columns_may_be_separated_as_spreadsheets_do(tmp_path, separator: str) -
     lines = ["group,file", "anna,1.jpg", '"b, c",2.jpg', "anna,x 3.jpg"]
     if separator != ",":
         lines = [line.replace(",", separator) for line in lines]
-    table = write(tmp_path / "g.csv", "# ours", *lines)
+    table = write(tmp_path / "g.csv", *lines)
     groups = declared_groups(["1.jpg", "2.jpg", "x 3.jpg"], table)
     assert number_groups(groups).tolist() == [0, 1, 0]
 

@@ -78,6 +78,8 @@ def test_like_features_propose_a_crop_beside_the_centre(
     assert len(find_near_duplicates(hashes)) == 0
     everything_alike = np.ones((21, 8), np.float32)
     everything_alike[::2, 0] = 2
+    with pytest.raises(ValueError, match="of one collection"):
+        find_near_duplicates(hashes, hashes, features=everything_alike)
     pairs = find_near_duplicates(hashes, features=everything_alike)
     assert len(pairs) <= 1
 

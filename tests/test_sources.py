@@ -20,12 +20,12 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import audit_dataset
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.encode import encode, encode_dataset
+from cliplib.features.groups import declared_groups
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.report import check_apart
 
 CLASSES = ("disc", "square", "stripes")
 
@@ -212,13 +212,21 @@ def test_a_column_may_be_added_to_a_data_set_on_the_disk(folder):
     assert load_dataset(splits)["group"][11:13] == ["train 5", "test 0"]
 
 
-def test_a_tilde_is_the_users_own_folder(folder, monkeypatch):
+def test_a_tilde_is_left_to_the_shell_wherever_a_path_is_read(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     as_frame(folder).to_csv(folder / "files.csv", index=False)
-    assert load_dataset("~/files.csv")["id"] == as_frame(folder)["file"].tolist()
-    assert load_dataset("~")["id"] == load_dataset(folder)["id"]
-    with pytest.raises(ValueError, match="lies within"):
-        check_apart("~", folder / "out")
+    for name in ("~", "~/files.csv"):
+        with pytest.raises(FileNotFoundError, match="is no folder"):
+            load_dataset(name)
+    with pytest.raises(FileNotFoundError):
+        declared_groups(["1.jpg"], "~/files.csv")
+
+
+def test_the_first_line_of_a_table_may_begin_with_a_hash(folder):
+    table = as_frame(folder).rename(columns={"file": "#file"})
+    table.to_csv(folder / "files.csv", index=False)
+    listed = load_dataset(folder / "files.csv", image_column="#file")
+    assert listed["id"][:] == table["#file"].tolist()
 
 
 def test_a_data_set_of_the_hub_is_a_source(folder, tiny, expected, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -150,7 +149,8 @@ def map_images(
     UnreadableImage
         If an image cannot be read, and `errors` is None.
     """
-    import torch  # which takes seconds, and is only needed here
+    # It imports torch, which takes seconds, and is only needed here.
+    from cliplib.data.threads import pool_of_single_threads
 
     sources = image_list(images)
     n = len(sources)
@@ -158,9 +158,8 @@ def map_images(
     compute = partial(_compute_batch, functions=functions, cache=cache)
     # (n, 0) until the first results tell shape and dtype.
     outputs: list[NDArray[Any]] = [np.empty((n, 0)) for _ in functions]
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
+    # At its end, also on an interrupt, the batches under way end and are cached.
+    with pool_of_single_threads() as pool:
         computed = chain.from_iterable(pool.map(compute, batches))  # in their order
         shown = tqdm(computed, progress, n, unit="image", disable=not progress)
         for row, results in enumerate(shown):
@@ -174,9 +173,6 @@ def map_images(
                 if not outputs[number].size:
                     outputs[number] = np.zeros((n, *result.shape), result.dtype)
                 outputs[number][row] = result
-    finally:  # also on an interrupt: the batches under way end and are cached
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # which the pool's threads have set to 1
     return outputs
 
 

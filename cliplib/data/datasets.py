@@ -77,8 +77,7 @@ def load_dataset(
     if is_of_hub:
         source = _load_from_hub(str(source).removeprefix(HUB), revision)
     if isinstance(source, str | os.PathLike):
-        name = os.path.expanduser(os.fspath(source))
-        listed = _of_path(name, image_column, label_column)
+        listed = _of_path(os.fspath(source), image_column, label_column)
     elif isinstance(source, pd.DataFrame):
         listed = _of_table(source, Path("table"), image_column, label_column)
     elif isinstance(source, datasets.Dataset):

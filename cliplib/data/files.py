@@ -36,7 +36,8 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     NotWrittenError
-        If `folder` cannot be written to; it says what to do.
+        If `folder` cannot be written to; it says what to do. An OSError of the block
+        that is not the system's, as of an image that cannot be read, stays as it is.
     """
     target = Path(folder).resolve()
     try:
@@ -48,9 +49,10 @@ def replacing(folder: str | os.PathLike[str]) -> Iterator[Path]:
             _give_usual_mode(new)
             for entry in sorted(new.iterdir(), key=Path.is_file):
                 os.replace(entry, target / entry.name)
-    except NotWrittenError:  # from a block within the block
-        raise
     except (OSError, SafetensorError) as error:
+        # Only the system's own errors have a number.
+        if isinstance(error, OSError) and error.errno is None:
+            raise
         raise NotWrittenError(
             f"Nothing was written to {folder} ({error}): if the disk is full, make "
             "room, or choose another folder. What was there is unchanged."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,8 +29,7 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         If it is no CSV file, lacks a column, or names an image twice.
     """
     try:
-        # Excel's files start with a byte order mark, this library's with comments.
-        text = re.sub(r"\A(#.*\n)*", "", path.read_text("utf-8-sig"))
+        text = path.read_text("utf-8-sig")  # Excel's files begin with its mark
         first_line = text.split("\n", 1)[0]
         table = pd.read_csv(
             io.StringIO(text),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 
@@ -12,6 +13,26 @@ import torch
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = threading.RLock()
+_pool_lock = threading.Lock()
+
+
+@contextmanager
+def pool_of_single_threads() -> Iterator[ThreadPoolExecutor]:
+    """Give a block a pool of threads, as many as torch has, each of which uses one.
+
+    Blocks take turns: torch's number of threads is one for the whole process, and is
+    at the end what it was before. What has not begun by then is cancelled.
+    """
+    with _pool_lock:
+        n_threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(
+            n_threads, initializer=torch.set_num_threads, initargs=(1,)
+        )
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(n_threads)
 
 
 @contextmanager

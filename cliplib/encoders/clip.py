@@ -179,8 +179,10 @@ class ClipEncoder(Encoder):
         Texts of more than `max_tokens` tokens are cut, with a warning.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        batches = row_batches(len(texts), TEXT_BATCH)
-        return np.concatenate([self._encode_text_batch(texts[one]) for one in batches])
+        features = [np.zeros((0, self.projected_dim), np.float32)]
+        for batch in row_batches(len(texts), TEXT_BATCH):
+            features.append(self._encode_text_batch(texts[batch]))
+        return np.concatenate(features)
 
     def _encode_text_batch(self, texts: list[str]) -> Features:
         """Encode n texts at once, at least one, (n, projected_dim) of unit length.

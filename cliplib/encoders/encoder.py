@@ -26,7 +26,7 @@ class Encoder(ABC):
     name
         What a reader calls it.
     readouts
-        Names of the features that it can give; the last ones hold all others.
+        Names of the features that it can give; the last one holds all others.
     device
         Where it computes, such as "cpu".
     batch_size

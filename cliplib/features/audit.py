@@ -18,6 +18,12 @@ from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 
+# Columns that are an image's own, of `Audit.images`.
+OF_AN_IMAGE = (
+    *("id", "label", "split", "group", "error"),
+    *("bytes", "digest", "width", "height"),
+)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Audit:
@@ -35,8 +41,8 @@ class Audit:
 
     @property
     def fields(self) -> pd.DataFrame:
-        """What files say that may be the same in many of them: format to software."""
-        return self.images.loc[:, "format":"software"]
+        """What files say that may be the same in many of them, such as the format."""
+        return self.images.drop(columns=[*OF_AN_IMAGE])
 
     def __repr__(self) -> str:
         """Show the counts that are not 0."""
@@ -54,10 +60,10 @@ def audit_dataset(
     """Find near-duplicates, contradicting labels, leaks, and unreadable files.
 
     `source` and `columns` are those of `load_dataset`. `copies` says what counts as
-    one: "off", "exact", "near" or a threshold, see
-    `find_near_duplicates`. With a `table` of these images, or of some,
-    like ones are tried as cropped copies wherever the crop lies. Hashes are kept in
-    the `cache`. A ValueError says if not one image can be read.
+    one: "off", "exact", "near" or a threshold, see `find_near_duplicates`. With a
+    `table` of these images, or of some, like ones are tried as cropped copies wherever
+    the crop lies. Hashes are kept in the `cache`. A ValueError says if not one image
+    can be read.
     """
     dataset = load_dataset(source, **columns)
     sources = list(dataset["image"])

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Images that are encoded, and written to one file, together.
 IMAGES_A_FILE = 256
+# What is written of each image.
+COLUMNS = ["id", "label", "split", "group", "features", "hash", "encoder", "error"]
 
 
 class EncodingActor:
@@ -181,11 +183,22 @@ def _encode_images(
 def load_encoded(folder: str) -> Fields:
     """Read the fields of a feature table from what `encode_with_ray` wrote.
 
-    A warning counts the images that could not be read. ValueError if a file is damaged,
-    or no image could be read.
+    A warning counts the images that could not be read. ValueError if a file is damaged
+    or another's, or no image could be read.
     """
+    images = pd.read_parquet(folder)
+    if lacking := [name for name in COLUMNS if name not in images]:
+        raise ValueError(
+            f"{folder} lacks the column {lacking[0]!r}: name a folder that `cliplib "
+            "encode` wrote."
+        )
+    if images["encoder"].nunique() > 1:
+        raise ValueError(
+            f"{folder} holds features that were made in several ways: leave the files "
+            "of one in it."
+        )
     # Two calls of `encode` at once may have written two rows for an image.
-    images = pd.read_parquet(folder).drop_duplicates("id").sort_values("id")
+    images = images.drop_duplicates("id").sort_values("id")
     was_read = images["error"] == ""
     if not was_read.any():
         raise ValueError(f"{folder} holds no image that could be read.")
@@ -194,13 +207,15 @@ def load_encoded(folder: str) -> Fields:
         logger.warning("Left out %s: %s", counted(len(errors), "image"), errors.iloc[0])
     images = images[was_read]
     classes, labels = np.unique(images["label"].to_numpy(str), return_inverse=True)
-    near_duplicates = near_duplicate_groups(np.stack(images["hash"].to_list()))
+    features = np.stack(images["features"].to_list())
+    hashes = np.stack(images["hash"].to_list())
+    near_duplicates = near_duplicate_groups(hashes, features=features)
     groups = near_duplicates
     if (images["group"] != "").any():  # where the source declares them
         groups = merge_groups(near_duplicates, images["group"])
     made_by = json.loads(images["encoder"].iloc[0])
     return {
-        "features": np.stack(images["features"].to_list()),
+        "features": features,
         "labels": labels,
         "classes": tuple(classes.tolist()),
         "ids": images["id"].to_numpy(str),

@@ -111,9 +111,11 @@ def find_near_duplicates(
     Raises
     ------
     ValueError
-        If `copies` is something else.
+        If `copies` is something else, or features come with two collections.
     """
     strictness = parse_copies(copies)
+    if features is not None and images_b is not None:
+        raise ValueError("features are those of one collection: leave images_b out.")
     records_a = _records_of(images_a)
     records_b = None if images_b is None else _records_of(images_b)
     if strictness == "off":  # then there is nothing to compare

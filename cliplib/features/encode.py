@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
     table
         Of the n images that can be read.
     dataset
-        These images, row by row.
+        The images of the table, row by row.
     hashes
         What `image_hash` gives for them, (n, 4416).
     pairs

@@ -19,9 +19,9 @@ from cliplib.data.text_table import id_by_name, read_text_table
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
 
-# Two patterns capture an image's series: its path without counter and extension. The
-# folder belongs to it, for cat/0.jpg and dog/0.jpg have nothing in common.
-
+# Two patterns, `PREFIX` and `COUNTER_FIRST`, capture an image's series: its path but
+# for counter and extension. The folder belongs to it, for cat/0.jpg and dog/0.jpg have
+# nothing in common.
 # The first parts of a name, at most so many: of cat/img_012_3.jpg two are cat/img_012.
 PREFIX = r"^((?:.*/)?[-_. ]*[^-_. /]+(?:[-_. ]+[^-_. /]+){{0,{}}})(?:[-_. ].*)?"
 MOST_PARTS = 5
@@ -73,8 +73,7 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
     if given.ndim != 1:
         raise ValueError(f"groups must be (n,), and not {given.shape}.")
     names = pd.Series(given)
-    # NumPy has turned NaN among texts into the text "nan".
-    is_unknown = names.isna() | names.astype(str).str.strip().isin(["", "nan"])
+    is_unknown = names.isna() | (names.astype(str).str.strip() == "")
     if is_unknown.any():
         raise ValueError(
             f"{is_unknown.sum()} of {len(given)} images have no group, the first in row"
@@ -209,7 +208,7 @@ def declared_groups(
     name = os.fspath(declaration)
     is_table = os.path.isfile(name) or isinstance(declaration, os.PathLike)
     if is_table or name.lower().endswith(".csv"):
-        groups = _groups_from_table(ids, Path(name).expanduser())
+        groups = _groups_from_table(ids, Path(name))
     else:
         groups = _groups_from_pattern(ids, name)
     uncovered = [image for image, group in zip(ids, groups, strict=True) if not group]

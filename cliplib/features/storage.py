@@ -57,8 +57,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> Fields:
             arrays = {name: file.get_tensor(name) for name in names}
         about = json.loads(metadata[METADATA])
         if "codes" in arrays:  # a compact file
-            is_pooled = pooled_columns(about["provenance"])
-            arrays["features"] = _expanded(arrays, is_pooled)
+            arrays["features"] = _expanded(arrays, about["provenance"])
         # Older files may hold float16; they know near-duplicates alone, as groups.
         arrays["features"] = arrays["features"].astype(np.float32, copy=False)
         groups = arrays["groups"]
@@ -109,7 +108,7 @@ def _named_if_damaged(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raise ValueError, which names the file, where a block reads no table."""
     try:
         yield
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{os.fspath(path)!r} is no feature table, or damaged."
         ) from error
@@ -123,13 +122,20 @@ def pooled_columns(provenance: Mapping[str, str]) -> Bools:
     return np.isin(columns, readout_columns("pooled", width, blocks))
 
 
-def _expanded(arrays: Mapping[str, NDArray[Any]], is_pooled: Bools) -> Features:
+def _expanded(
+    arrays: Mapping[str, NDArray[Any]], provenance: Mapping[str, str]
+) -> Features:
     """Return the features (n, d) float32 of a file that stores them in few bits.
 
     Of u different rows it has the pooled columns, (u, p); and codes (u, d - p), which
     are multiplied by a scale for each column, (d - p,).
     """
-    unique = np.empty((len(arrays["codes"]), len(is_pooled)), np.float32)
+    n_columns = arrays["pooled"].shape[1] + arrays["codes"].shape[1]
+    # First, since what a damaged file says of its width could fill the memory.
+    if 3 * int(provenance["blocks"]) * int(provenance["width"]) != n_columns:
+        raise ValueError("The readout has another number of columns than the file.")
+    is_pooled = pooled_columns(provenance)
+    unique = np.empty((len(arrays["codes"]), n_columns), np.float32)
     unique[:, is_pooled] = arrays["pooled"]
     others = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)
     unique[:, ~is_pooled] = others

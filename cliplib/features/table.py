@@ -311,8 +311,8 @@ class FeatureTable:
 
         `groups` are names or numbers; ValueError if one is missing. Where
         near-duplicates join some of them, a warning says how many became how many, and
-        names the first two; `joined_groups` lists all. Published folds are
-        set to 0: they need not keep these groups whole.
+        names the first two; `joined_groups` lists all. Published folds are set to 0:
+        they need not keep these groups whole.
         """
         declared = number_groups(groups)
         merged = merge_groups(self.copies, declared)

@@ -130,7 +130,7 @@ def measure(
     if groups:
         declared = declared_groups(dataset["id"][:], groups)
         dataset = dataset.remove_columns("group").add_column("group", declared)
-    box_by_id = read_boxes(os.path.expanduser(boxes), dataset["id"][:]) if boxes else {}
+    box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
     images = encode_and_count(dataset, encoder, copies=copies, anonymous=anonymous)
@@ -221,7 +221,7 @@ def load_external(
     Of the options `columns` only the names of columns count, and a folder has none.
     """
     named = {}
-    if not Path(elsewhere).expanduser().is_dir():
+    if not Path(elsewhere).is_dir():
         named = {name: columns[name] for name in columns if name.endswith("_column")}
     external = load_dataset(elsewhere, **named)
     classes = dataset.features["label"].names
@@ -238,16 +238,14 @@ def command_of(folder: Source, options: Mapping[str, Any], *, anonymous: bool) -
     """Return the command that measures images with these options of `measure`.
 
     OUT stands for the place of the report, and FOLDER for images that are no files. If
-    anonymous, such a word stands for each file and folder, and for what columns, splits
-    and revisions are called.
+    anonymous, such a word stands for each file and folder, for the pattern of groups,
+    and for what columns, splits and revisions are called.
     """
 
     def word(name: str, value: object) -> str:
         text = str(value)
-        if not anonymous or name in ("copies", "seed"):
-            return text
-        may_be_no_place = name in ("model", "groups", "others")  # an id, or a pattern
-        if may_be_no_place and not os.path.exists(os.path.expanduser(text)):
+        is_hub_id = name in ("model", "others") and not os.path.exists(text)
+        if not anonymous or name in ("copies", "seed") or is_hub_id:
             return text
         return name.upper()
 

@@ -76,7 +76,7 @@ def report(
 def check_apart(folder: Source, out: str | os.PathLike[str]) -> None:
     """Raise ValueError if `out`, for results, lies within the folder of images."""
     is_place = isinstance(folder, str | os.PathLike)
-    images = Path(str(folder)).expanduser().resolve()
+    images = Path(str(folder)).resolve()
     if is_place and Path(out).resolve().is_relative_to(images):
         raise ValueError(
             f"{out} lies within {folder}, whose folders are classes: choose another "

@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 def provenance(findings: Findings) -> dict[str, str]:
     """Return what the numbers depend on: encoder, groups, seed, versions and so on."""
     groups = findings.groups or "near-duplicates only"
-    if findings.anonymous and os.path.isfile(os.path.expanduser(groups)):
+    if findings.anonymous and os.path.isfile(groups):
         groups = "a file"  # whose path may name somebody
     n_read = len(findings.images.table)
     n_files = n_read + len(findings.images.unreadable)
