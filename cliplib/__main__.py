@@ -174,13 +174,14 @@ def report(source: str, out: str, fail_on: str = "never", **options: Any) -> int
     decision aid.
     """
     from cliplib.reports.data_warnings import check_threshold
-    from cliplib.reports.report import WRITTEN
+    from cliplib.reports.report import SPLITS, WRITTEN
 
     check_threshold(fail_on)
     judged = cliplib.report(source, out, **options)
     print(judged)
-    names = ", ".join(str(Path(out, name)) for name in WRITTEN)
-    print(f"\nWritten: {names}, and the decision aid {Path(out, 'aid')}")
+    files = [Path(out, name) for name in (*WRITTEN, SPLITS)]
+    written = ", ".join(str(file) for file in files if file.exists())
+    print(f"\nWritten: {written}, and the decision aid {Path(out, 'aid')}")
     return FAILED if judged.fails(fail_on) else 0
 
 

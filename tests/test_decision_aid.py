@@ -688,6 +688,39 @@ def test_what_somebody_changed_is_told_in_a_sentence(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0),
+        ("temperature", -1),
+        ("temperature", math.inf),
+        ("temperature", math.nan),
+        ("min_probability", math.nan),
+        ("min_similarity", math.nan),
+    ],
+)
+def test_a_rule_by_which_it_would_never_abstain_is_refused(
+    saved: Path, name: str, value: float
+) -> None:
+    document = json.loads((saved / MANIFEST).read_text())
+    document["rule"][name] = value
+    (saved / MANIFEST).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"{MANIFEST} has the rule .*{name}"):
+        DecisionAid.load(saved)
+
+
+def test_a_probe_without_numbers_is_refused_and_its_answers_are_none(
+    saved: Path,
+) -> None:
+    aid = DecisionAid.load(saved)
+    aid.probe.intercept_[:] = math.nan
+    features = aid.training.features[:2]
+    assert aid.decide(features)["abstained"].all()
+    aid.save(saved)
+    with pytest.raises(ValueError, match="gives no probabilities"):
+        DecisionAid.load(saved)
+
+
 def test_what_an_aid_says_about_itself_is_spelled_out(saved: Path) -> None:
     document = json.loads((saved / MANIFEST).read_text())
     document["rule"]["about"]["data set"] = "\u202eedisrever\x1b[2J"

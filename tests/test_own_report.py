@@ -61,6 +61,7 @@ from cliplib.reports.measure import (
 )
 from cliplib.reports.pictures import of_copies
 from cliplib.reports.report import (
+    SPLITS,
     WRITTEN,
     check_extra,
     check_no_other_files,
@@ -674,9 +675,12 @@ def test_files_that_no_report_wrote_are_not_replaced(
     out = tmp_path / "out"
     check_no_other_files(out)
     out.mkdir()
-    (out / "answers.csv").write_text("mine")
-    with pytest.raises(FileExistsError, match="answers.csv, but no whole report"):
-        check_no_other_files(out)
+    for name in ("answers.csv", SPLITS):
+        (out / name).write_text("mine")
+        with pytest.raises(FileExistsError, match=f"{name}, but no whole report"):
+            check_no_other_files(out)
+        (out / name).rename(out.with_name(name))
+    out.with_name(SPLITS).rename(out / SPLITS)
     arguments = ["report", str(image_folder(n=2)), "--out", str(out)]
     assert cli.main(arguments) == 1  # before any work
     assert {path.name for path in written.iterdir()} == {*WRITTEN, "aid"}
@@ -712,6 +716,30 @@ def test_a_full_disk_leaves_the_old_report(
         after = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         assert after == before
         check_no_other_files(out)
+
+
+def test_a_split_of_an_older_report_is_replaced_or_goes(
+    findings: Findings,
+    content: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("cliplib.reports.document.as_pdf", lambda _: b"%PDF")
+    monkeypatch.setattr("cliplib.reports.document.document", lambda *_: content)
+    judged = verdict(findings)
+    with_split = replace(
+        findings, published_split=PublishedSplit(pd.DataFrame(), pd.DataFrame())
+    )
+    for found in (findings, with_split, with_split, findings):
+        write_report(found, judged, tmp_path)
+        monkeypatch.setattr("cliplib.report", lambda *_, **__: judged)
+        assert cli.main(["report", "photos", "--out", str(tmp_path)]) == 0
+        has_split = found is with_split
+        assert (tmp_path / SPLITS).exists() == has_split
+        assert (f"copies.csv, {tmp_path / SPLITS}," in capsys.readouterr().out) == (
+            has_split
+        )
 
 
 def test_a_name_of_250_letters_stays_on_the_paper(

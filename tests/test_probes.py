@@ -777,6 +777,17 @@ def test_groups_that_scikit_learn_would_keep_from_fit_are_refused(sample):
     cross_val_predict(LinearProbe(), X, y, cv=3)
 
 
+def test_a_variable_of_the_users_own_is_not_taken_for_scikit_learns(sample):
+    def fit():
+        return LinearProbe().fit(*sample)
+
+    def call_fit():
+        return fit()
+
+    routed_params = {"splitter": {"split": {"groups": sample[1]}}}
+    assert call_fit() and routed_params
+
+
 def test_groups_that_scikit_learn_routes_reach_the_inner_split(sample, inner_splits):
     X, y = sample
     params = {"groups": np.arange(300) // 2}

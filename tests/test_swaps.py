@@ -132,6 +132,15 @@ def test_a_swap_changes_its_region_only(name: str) -> None:
     assert not np.asarray(black).any()
 
 
+@pytest.mark.parametrize("name", [*PATCHES, "border"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 40)])
+def test_an_image_of_a_pixel_or_two_can_be_swapped(name, size):
+    white = Image.new("RGB", (20, 20), "white")
+    pasted = np.asarray(paste_region(name, Image.new("RGB", size), white))
+    assert pasted.shape[:2] == size[::-1]
+    assert pasted.all() if name == "border" else pasted.any()
+
+
 def side_of(name: str, axis: int, n: int) -> slice:
     """Return which pixels of a side lie in a corner or at an edge that is n deep."""
     first, last = (("left", "right"), ("top", "bottom"))[axis]

@@ -184,8 +184,9 @@ def paste_region(name: str, image: Image.Image, donor: Image.Image) -> Image.Ima
     pasted = donor.resize(image.size, Image.Resampling.BICUBIC)
     if name == "border":
         border = max(1, round(BORDER_SHARE * min(image.size)))
-        inner = (border, border, image.width - border, image.height - border)
-        pasted.paste(image.crop(inner), inner)
+        if min(image.size) > 2 * border:  # of a smaller one, all is border
+            inner = (border, border, image.width - border, image.height - border)
+            pasted.paste(image.crop(inner), inner)
         return pasted
     x, y = PATCHES[name]
     share = PATCH_SHARE if "edge" in name else 2 * PATCH_SHARE

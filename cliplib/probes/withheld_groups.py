@@ -8,7 +8,6 @@ rows that share a group with rows it is fitted on, and nobody would notice.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
 
 
 def refuse_withheld_groups() -> None:
@@ -18,11 +17,11 @@ def refuse_withheld_groups() -> None:
     up the stack of calls. Calls in other processes and threads are not noticed.
     """
     for frame, _ in traceback.walk_stack(None):
-        # Its name for what it passes on, by receiver and method.
-        routed = frame.f_locals.get("routed_params")
-        if not isinstance(routed, Mapping) or "splitter" not in routed:
+        if not str(frame.f_globals.get("__name__")).startswith("sklearn."):
             continue
-        if routed["splitter"]["split"].get("groups") is not None:
+        # Its name for what it passes on, by receiver and method.
+        splitter = frame.f_locals.get("routed_params", {}).get("splitter")
+        if splitter and splitter["split"].get("groups") is not None:
             raise ValueError(
                 "scikit-learn would keep these groups from fit. Call "
                 "sklearn.set_config(enable_metadata_routing=True) and pass "

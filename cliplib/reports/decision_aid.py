@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.reports.aid_folder import new_parts, read_manifest
+from cliplib.reports.aid_folder import MANIFEST, new_parts, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -215,8 +216,9 @@ class DecisionAid:
         proba = self.predict_proba(features)
         classes = np.array(self.training.classes, np.str_)
         nearest, similarity = self.nearest(features)
-        is_uncertain = proba.max(axis=1) < self.min_probability
-        is_far = similarity < self.min_similarity
+        # Turned round, so that it abstains where a number is NaN.
+        is_uncertain = ~(proba.max(axis=1) >= self.min_probability)
+        is_far = ~(similarity >= self.min_similarity)
         reason = np.where(is_uncertain, "uncertain", "").astype(object)
         reason[is_far] = "out-of-distribution"
         reason[is_uncertain & is_far] = "uncertain, out-of-distribution"
@@ -323,14 +325,14 @@ class DecisionAid:
                 encoder,
                 load_probe(parts / "probe"),
                 FeatureTable.load(parts / "training" / "features.safetensors"),
-                temperature=float(rule["temperature"]),
-                min_probability=float(rule["min_probability"]),
-                min_similarity=float(rule["min_similarity"]),
+                **_checked_numbers(rule),
                 about={printable(name): _checked(about[name]) for name in about},
             )
             # A trial: it raises where sizes or classes of the parts do not fit.
             columns = encoder.columns_of(aid.training.readout)
-            aid.decide(np.zeros((1, len(columns)), np.float32))
+            trial = aid.decide(np.zeros((1, len(columns)), np.float32))
+            if not np.isfinite(trial["probability"]).all():
+                raise ValueError("its probe gives no probabilities")
         except Exception as error:  # what somebody changed raises nearly anything
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
@@ -357,6 +359,19 @@ def _count(is_answered: Bools, is_right: Bools, groups: Ints) -> dict[str, Any]:
         "of the answers, wrong": wrong,
         "highest share of errors that so few answers allow": highest_risk,
     }
+
+
+def _checked_numbers(rule: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of an untrusted rule; ValueError for those of no use."""
+    names = ("temperature", "min_probability", "min_similarity")
+    numbers = {name: float(rule[name]) for name in names}
+    is_usable = 0 < numbers["temperature"] < math.inf
+    if not is_usable or any(map(math.isnan, numbers.values())):
+        raise ValueError(
+            f"{MANIFEST} has the rule {numbers}: a temperature is above 0 and finite, "
+            "and no number NaN"
+        )
+    return numbers
 
 
 def _checked(value: Any) -> str | float | None:

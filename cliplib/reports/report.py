@@ -19,8 +19,10 @@ from cliplib.reports.measure import measure
 from cliplib.reports.report_data import answers_table, copies_table, report_json
 from cliplib.reports.verdict import Verdict, verdict
 
-# The files that a report consists of.
+# The files that every report consists of.
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
+# And one more, of a folder with a split of its own.
+SPLITS = "splits.csv"
 # Packages of the extra "report".
 NEEDED = (
     "matplotlib",
@@ -108,12 +110,13 @@ def write_report(
     Raises
     ------
     OSError
-        If the folder cannot be written to.
+        If the folder cannot be written to, or holds such files of no whole report.
     """
     # It needs the extra "report".
     from cliplib.reports.document import as_html, as_pdf, document
 
     place = Path(out)
+    check_no_other_files(place)
     content = document(findings, judged, title)
     pdf = as_pdf(content)
     about = json.dumps(report_json(findings, judged), indent=1, ensure_ascii=False)
@@ -128,14 +131,16 @@ def write_report(
             splits = corrected_splits(
                 results.table, n_splits=results.n_splits, seed=results.seed
             )
-            write_csv(splits, new / "splits.csv")
+            write_csv(splits, new / SPLITS)
         findings.aid.save(place / "aid")
+    if findings.published_split is None:
+        (place / SPLITS).unlink(missing_ok=True)  # of the older report
 
 
 def check_no_other_files(out: Path) -> None:
     """Raise FileExistsError where files would be replaced that are no whole report."""
-    there = [name for name in WRITTEN if (out / name).exists()]
-    if there and len(there) < len(WRITTEN):
+    there = [name for name in (*WRITTEN, SPLITS) if (out / name).exists()]
+    if there and not {*WRITTEN} <= {*there}:
         raise FileExistsError(
             f"{out} holds {listing(there)}, but no whole report: name another folder, "
             "or move what is there."
