@@ -8,13 +8,12 @@ found.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplib.data.arrays import Ints
+from cliplib.data.arrays import Bools
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
     HASH_SIDE,
@@ -29,31 +28,10 @@ SHORT_SIDE = 8  # lowest frequencies in each direction
 MOST_BITS = 2
 # Images whose detail deviates less are empty; their hashes mean nothing.
 FLAT = 1.0
-# Fewer images, and a smaller share, may be chance among products on white.
-NOTABLE_IMAGES = 20
-NOTABLE_SHARE = 0.05
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingOverlap:
-    """Which images the encoder was trained on: their rows, of `n_images` in all."""
-
-    rows: Ints
-    n_images: int
-
-    @property
-    def share(self) -> float:
-        """The share of the images that it was trained on."""
-        return len(self.rows) / self.n_images
-
-    @property
-    def notable(self) -> bool:
-        """Whether they are too many for chance: 20 images and 5% at least."""
-        return len(self.rows) >= NOTABLE_IMAGES and self.share >= NOTABLE_SHARE
-
-
-def find_training_overlap(hashes: NDArray[np.uint8]) -> TrainingOverlap:
-    """Find the images that the embedded model, "mini", was trained on.
+def find_training_overlap(hashes: NDArray[np.uint8]) -> Bools:
+    """Tell which images the embedded model, "mini", was trained on, (n,).
 
     Copies of another size or compression are found as well; cropped ones are not. Of
     other models' training images nothing is known here.
@@ -67,10 +45,10 @@ def find_training_overlap(hashes: NDArray[np.uint8]) -> TrainingOverlap:
     rows = np.flatnonzero(detail.std(axis=(1, 2)) >= FLAT)
     short = short_hashes(hashes[rows])[:, None, None]
     close = close_hashes(short, training_hashes()[:, None], MOST_BITS)
-    is_seen = np.zeros(len(rows), bool)
+    was_seen = np.zeros(len(hashes), bool)
     for places, *_ in close:
-        is_seen[places] = True
-    return TrainingOverlap(rows[is_seen], len(hashes))
+        was_seen[rows[places]] = True
+    return was_seen
 
 
 def training_hashes() -> NDArray[np.uint64]:

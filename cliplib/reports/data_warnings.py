@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from cliplib.evaluation.intervals import Estimate
 from cliplib.inspection.lookalikes import MOST_GROUPS
 from cliplib.inspection.published_split import BY_GROUP, PUBLISHED
@@ -47,6 +49,10 @@ EXTERNAL_LOSS = 0.05
 FAIR_ACCURACY = 0.7
 # Share of the largest class from which on accuracy alone means little.
 IMBALANCE = 0.8
+# Fewer images that the encoder was trained on, and a smaller share, may be chance among
+# products on white.
+SEEN_IMAGES = 20
+SEEN_SHARE = 0.05
 # So many files are named within a sentence.
 MOST_FILES = 4
 
@@ -253,10 +259,13 @@ def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 def training_overlap_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that the encoder was trained on some of these images."""
-    overlap = findings.training_overlap
-    if overlap is not None and overlap.notable:
-        evidence = {"images": len(overlap.rows), "share": overlap.share}
-        yield warning_of("seen-in-training", evidence, rows=overlap.rows.tolist())
+    if findings.training_overlap is None:
+        return
+    rows = np.flatnonzero(findings.training_overlap).tolist()
+    share = len(rows) / len(findings.training_overlap)
+    if len(rows) >= SEEN_IMAGES and share >= SEEN_SHARE:
+        evidence = {"images": len(rows), "share": share}
+        yield warning_of("seen-in-training", evidence, rows=rows)
 
 
 def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 from PIL import Image
 
+from cliplib.data.arrays import Bools
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import Audit
 from cliplib.inspection.erase import Erased
@@ -18,7 +19,6 @@ from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.published_split import PublishedSplit
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.inspection.subgroups import Subgroup
-from cliplib.inspection.training_overlap import TrainingOverlap
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.images import EncodedImages
@@ -85,8 +85,8 @@ class Findings:
     aid
         A classifier that abstains when unsure, made of the best probe.
     training_overlap
-        Images that the encoder was trained on; None for any but the embedded one, of
-        which nothing is known.
+        Whether the encoder was trained on each image, (n,); None for any but the
+        embedded one, of which nothing is known.
     published_split
         What the folder's own split says; None where it has none.
     external
@@ -110,7 +110,7 @@ class Findings:
     suspects: pd.DataFrame
     errors: Sequence[tuple[int, Image.Image]]
     aid: DecisionAid
-    training_overlap: TrainingOverlap | None = None
+    training_overlap: Bools | None = None
     published_split: PublishedSplit | None = None
     external: ExternalTest | None = None
     erased: Erased | None = None

@@ -109,9 +109,7 @@ def answers_table(findings: Findings) -> pd.DataFrame:
     results = findings.results
     classes = np.array(images.table.classes)
     suspects = findings.suspects.set_index("row")["likely"]  # of some rows
-    overlap_rows: Any = []
-    if findings.training_overlap is not None:
-        overlap_rows = findings.training_overlap.rows
+    was_seen = findings.training_overlap
     files = pd.Series(images.table.ids.astype(object))
     first_copy = files.groupby(images.table.copies).transform("first")
     read = pd.DataFrame(
@@ -124,9 +122,9 @@ def answers_table(findings: Findings) -> pd.DataFrame:
             "group": results.table.groups,
             "suspect": suspects.map(lambda label: classes[label]),
             "copy_of": first_copy.where(first_copy != files, ""),
-            "seen": pd.Series("yes", index=overlap_rows),
+            "seen": "" if was_seen is None else np.where(was_seen, "yes", ""),
         },
-        index=files.index,  # which suspects and seen have in part
+        index=files.index,  # which suspects have in part
     )
     read = read.join(findings.audit.fields).assign(error="")
     unread = pd.DataFrame(images.unreadable.items(), columns=["file", "error"])
