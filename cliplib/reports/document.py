@@ -72,7 +72,7 @@ def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, 
             for warning in judged.warnings
         ],
         "table": table_of("Of all images, with 95% intervals.", compared),
-        "steps": [step._asdict() for step in judged.steps],
+        "steps": judged.steps,
         "sections": [section for section in sections if section["blocks"]],
     }
 

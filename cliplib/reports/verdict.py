@@ -6,9 +6,8 @@ All rules, and all thresholds that they use, stand here and in `data_warnings`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import pandas as pd
 from scipy.stats import betabinom
@@ -47,13 +46,6 @@ ENOUGH_OF_A_CLASS = 20
 WANTED_HALF_WIDTH = 0.1
 
 
-class Step(NamedTuple):
-    """What to do next, and the command that does it, "" where there is none."""
-
-    text: str
-    command: str = ""
-
-
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """A word, what limits it, one sentence, a table of five rows, and what to do next.
@@ -71,14 +63,14 @@ class Verdict:
         largest class, the strongest shortcut, the names of the classes, and in another
         folder if one is named.
     steps
-        What to do next.
+        What to do next, each with text and command, which is "" where none does it.
     """
 
     word: str
     warnings: Sequence[DataWarning]
     sentence: str
     compared: pd.DataFrame
-    steps: Sequence[Step]
+    steps: Sequence[Mapping[str, str]]
 
     def fails(self, threshold: str) -> bool:
         """Tell whether a warning has this id, or is so severe; never at "never"."""
@@ -100,8 +92,9 @@ def verdict(findings: Findings) -> Verdict:
     results = findings.results
     warnings = find_warnings(findings)
     groups_per_class = findings.images.groups_per_class
-    word = word_by_accuracy(results, min(groups_per_class.values()))
-    word = limited_word(word, warnings)
+    allowed = [word_by_accuracy(results, min(groups_per_class.values()))]
+    allowed += [warning.strongest_word for warning in warnings]
+    word = min(allowed, key=WORDS.index)
     return Verdict(
         word=word,
         warnings=warnings,
@@ -139,13 +132,6 @@ def beats_chance(results: MethodComparison) -> bool:
     balanced = results.evaluation.estimate("balanced_accuracy")
     area = results.evaluation.estimate("auroc")
     return balanced.low > 1 / len(results.table.classes) or area.low > 0.5
-
-
-def limited_word(word: str, warnings: Sequence[DataWarning]) -> str:
-    """Return the word, or a lower one where a warning limits it."""
-    return min(
-        [word, *(warning.strongest_word for warning in warnings)], key=WORDS.index
-    )
 
 
 def sentence(
@@ -212,7 +198,7 @@ def _accuracies(evaluation: Evaluation) -> list[Estimate]:
     return [evaluation.estimate("accuracy"), evaluation.estimate("balanced_accuracy")]
 
 
-def next_steps(findings: Findings, word: str) -> list[Step]:
+def next_steps(findings: Findings, word: str) -> list[dict[str, str]]:
     """Return what to do next: declare groups, try a larger CLIP, collect images.
 
     What to collect is of the class that is found least, unless that is found well: as
@@ -234,5 +220,5 @@ def next_steps(findings: Findings, word: str) -> list[Step]:
         text = filled(step["text"], **values)
         command = TEMPLATES.from_string(step.get("command", ""))
         if text:
-            steps.append(Step(text, command.render(values)))
+            steps.append({"text": text, "command": command.render(values)})
     return steps
