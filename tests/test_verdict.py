@@ -243,7 +243,7 @@ def test_the_most_used_shortcut_is_named_in_message_and_sentence() -> None:
     assert "uses the brightness (in the whole picture)" in warning.message
     assert "falls by 30 points (20 to 40)" in warning.message
     assert "also differ by top edge and format" in warning.message
-    assert warning.evidence["cost_low"] == 0.2
+    assert warning.evidence["cost"].low == 0.2
     said = sentence("Perhaps", results(), [warning], DECLARED)
     assert "if the brightness gives their classes away" in said
 
@@ -297,7 +297,7 @@ def test_images_that_look_like_views_of_fewer_things_limit_the_word(
     )
     assert word_of(results(), warning) == word
     if warning:
-        assert warning.rows == [0, 5] and warning.evidence["accuracy"] == 0.6
+        assert warning.rows == [0, 5] and warning.evidence["accuracy"].value == 0.6
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class DataWarning:
     message: str
     strongest_word: str = "Yes"
     condition: str = ""
-    evidence: Mapping[str, float | int | str] = field(default_factory=dict)
+    evidence: Mapping[str, Estimate | float | int | str] = field(default_factory=dict)
     rows: Sequence[int] = ()
     files: Sequence[str] = ()
 
@@ -95,26 +95,16 @@ def warning_of(
     files: Sequence[str] = (),
     **said: Any,
 ) -> DataWarning:
-    """Return a warning of a kind, its texts filled in from `evidence` and from `said`.
-
-    An `Estimate` in the evidence becomes three numbers: NAME, NAME_low and NAME_high.
-    """
+    """Return a warning of a kind, its texts filled in from `evidence` and `said`."""
     texts = KINDS[kind]
     values = {**evidence, **said}
-    numbers: dict[str, float | int | str] = {}
-    for name, value in evidence.items():
-        if isinstance(value, Estimate):
-            ends = {f"{name}_low": value.low, f"{name}_high": value.high}
-            numbers |= {name: value.value, **ends}
-        else:
-            numbers[name] = value
     return DataWarning(
         id=kind,
         severity=texts["severity"],
         message=filled(texts["message"], **values),
         strongest_word=texts["strongest_word"],
         condition=filled(texts.get("condition", ""), **values),
-        evidence=numbers,
+        evidence=evidence,
         rows=rows,
         files=files,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -42,7 +43,7 @@ def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:
                 "id": warning.id,
                 "severity": warning.severity,
                 "message": warning.message,
-                "evidence": {key: _plain(x) for key, x in warning.evidence.items()},
+                "evidence": _plain_evidence(warning.evidence),
                 "files": [names[row] for row in warning.rows] + list(warning.files),
             }
             for warning in judged.warnings
@@ -62,6 +63,18 @@ def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:
 def _plain_share(share: Estimate, prefix: str = "") -> dict[str, float | None]:
     value, low, high = map(_plain, share)
     return {f"{prefix}accuracy": value, f"{prefix}low": low, f"{prefix}high": high}
+
+
+def _plain_evidence(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return it as JSON can hold it: an estimate as NAME, NAME_low and NAME_high."""
+    plain: dict[str, Any] = {}
+    for name, value in evidence.items():
+        if isinstance(value, Estimate):
+            names = (name, f"{name}_low", f"{name}_high")
+            plain |= zip(names, map(_plain, value), strict=True)
+        else:
+            plain[name] = _plain(value)
+    return plain
 
 
 def _plain(value: Any) -> Any:
