@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from cliplib.data.threads import one_thread
 from cliplib.features.splits import fold_numbers, group_train_test_split
 from cliplib.features.table import FeatureTable
-from cliplib.probes.kernel import LOGIT_SCALES, KernelProbe
+from cliplib.probes.kernel import GAMMA, LOGIT_SCALES, KernelProbe
 from cliplib.probes.linear import TOL, TRIAL_TOL, LinearProbe
 from cliplib.probes.logistic import (
     LogisticProblem,
@@ -537,10 +537,10 @@ def test_the_mlp_solves_what_no_straight_cut_can():
 
 def test_the_kernel_probe_is_regularised_least_squares(sample):
     X, y = sample
-    probe = KernelProbe(alpha=0.1, gamma=0.05)
+    probe = KernelProbe(alpha=0.1)
     probe.fit(X[:200], y[:200], X_val=X[200:], y_val=y[200:])
     scaled = StandardScaler().fit_transform(X)
-    peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.05)
+    peer = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.06)
     peer.fit(scaled, np.eye(3)[y])
     expected = probe.logit_scale_ * peer.predict(scaled)
     np.testing.assert_allclose(probe.logits(X), expected, atol=1e-3)
@@ -730,13 +730,13 @@ def test_validation_columns_in_another_order_are_refused(sample):
 
 def test_defaults_are_those_that_published_numbers_were_made_with():
     linear = {"Cs": tuple(np.logspace(-5, 1, 7))}
-    kernel = {"alpha": 0.01, "gamma": None}
+    kernel = {"alpha": 0.01}
     common = {"seed": 0}
     assert LinearProbe().get_params() == common | linear
     assert KernelProbe().get_params() == common | kernel
     assert MLPProbe().get_params() == common | {"hidden": 128}
     assert (TOL, TRIAL_TOL) == (3e-5, 9e-5)
-    assert LOGIT_SCALES == (4, 6, 8, 12, 16, 24)
+    assert (GAMMA, LOGIT_SCALES) == (0.6, (4, 6, 8, 12, 16, 24))
     assert (LEARNING_RATE, WEIGHT_DECAY, DROPOUT) == (1e-3, 1e-2, 0.2)
     assert (BATCH_SIZE, PATIENCE, MAX_EPOCHS) == (256, 4, 200)
 

@@ -8,6 +8,9 @@ from scipy import linalg
 from cliplib.data.arrays import Features, Floats, Ints
 from cliplib.probes.base import Probe, mean_log_loss
 
+# The kernel of rows of d features is exp(-GAMMA / d times squared distance).
+GAMMA = 0.6
+
 # Factors of the scores to choose from.
 LOGIT_SCALES = (4, 6, 8, 12, 16, 24)
 
@@ -34,21 +37,12 @@ class KernelProbe(Probe):
     ----------
     alpha
         Weight of the penalty on the squared norm of the scoring function.
-    gamma
-        The kernel is exp(-gamma times squared distance); None is 0.6 / d.
     seed
         Of the draw of the held-out fifth.
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 0.01,
-        gamma: float | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, *, alpha: float = 0.01, seed: int = 0) -> None:
         self.alpha = alpha
-        self.gamma = gamma
         self.seed = seed
 
     def _fit(
@@ -66,7 +60,7 @@ class KernelProbe(Probe):
                 f"A KernelProbe of {n:,} rows needs about {peak_gb:.0f} GB of memory: "
                 f"use LinearProbe, or at most {MAX_ROWS:,} rows."
             )
-        self.gamma_ = 0.6 / d if self.gamma is None else self.gamma
+        self.gamma_ = GAMMA / d
         n_train = len(train_rows)
         # All from here on is in this order: training rows first, then held-out rows.
         order = np.concatenate([train_rows, held_out_rows])
