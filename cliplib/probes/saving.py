@@ -18,6 +18,8 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 
 KINDS: tuple[type[Probe], ...] = (LinearProbe, KernelProbe, MLPProbe)
+# Fitted attributes by the names that version 0.3 gave them.
+RENAMED = {"sharpness_": "logit_scale_"}
 
 
 def save_probe(probe: Probe, folder: str | os.PathLike[str]) -> None:
@@ -59,15 +61,13 @@ def load_probe(folder: str | os.PathLike[str]) -> Probe:
     It predicts the same probabilities to the bit.
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
-    kinds = {kind.__name__: kind for kind in KINDS}
-    kind = kinds[document["kind"]]
-    # An older version may have had more, which do not matter after the fit.
-    known = signature(kind).parameters.keys() & document["parameters"].keys()
-    probe = kind(**{name: document["parameters"][name] for name in known})
-    new_names = {"sharpness_": "logit_scale_"}  # of what an older version wrote
-    for name, value in document["fitted"].items():
+    kind = {kind.__name__: kind for kind in KINDS}[document["kind"]]
+    known = signature(kind).parameters
+    parameters = document["parameters"]
+    # Those that only an older version has steer the fit, which is done.
+    probe = kind(**{name: parameters[name] for name in parameters if name in known})
+    arrays = load_file(Path(folder) / "probe.safetensors")
+    for name, value in {**document["fitted"], **arrays}.items():
         fitted = np.array(value) if isinstance(value, list) else value
-        setattr(probe, new_names.get(name, name), fitted)
-    for name, array in load_file(Path(folder) / "probe.safetensors").items():
-        setattr(probe, name, array)
+        setattr(probe, RENAMED.get(name, name), fitted)
     return probe
