@@ -185,7 +185,7 @@ def report(source: str, out: str, fail_on: str = "never", **options: Any) -> int
     return FAILED if judged.fails(fail_on) else 0
 
 
-def demo(out: str) -> None:
+def demo(out: str) -> int:
     """Make three folders with planted faults, and report on them.
 
     Their images are cut from photographs that scikit-image brings along.
@@ -197,9 +197,10 @@ def demo(out: str) -> None:
 
     for folder, fault in make_demo(out).items():
         print(f"\n{folder}: {fault}\n")
-        place = str(Path(out, "reports", folder.name))
-        command = shlex.join(["cliplib", "report", str(folder), "--out", place])
-        report(str(folder), place, command=command)
+        place = Path(out, "reports", folder.name)
+        if status := main(["report", str(folder), "--out", str(place)]):
+            return status
+    return 0
 
 
 def classify(
