@@ -1,6 +1,8 @@
-"""Labels and predictions as users give them, checked."""
+"""Labels and predictions as users give them, read in one form."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,11 +20,38 @@ def is_correct(y: ArrayLike, predicted: ArrayLike) -> Bools:
     ValueError where the two do not fit together, or a label is missing.
     """
     if np.ndim(predicted) > 1:
-        labels = label_indices(y, range(np.shape(predicted)[1]))
-        return np.asarray(checked_proba(labels, predicted).argmax(axis=1) == labels)
+        columns = range(np.shape(predicted)[-1])
+        _, labels, proba = read_predictions(y, predicted, columns)
+        return np.asarray(proba.argmax(axis=1) == labels)
     check_consistent_length(y, predicted)
     unique_labels(y, predicted)  # it refuses NaN, fractions, names beside numbers
     return np.asarray(column_or_1d(y) == np.asarray(predicted))
+
+
+def read_predictions(
+    y: ArrayLike, predicted: ArrayLike, classes: Sequence[object] | None = None
+) -> tuple[Sequence[object], Ints, Floats]:
+    """Return k classes, labels (n,) as their indices, and probabilities (n, k).
+
+    `classes` are by default those of all labels; of whole numbers they are 0 and so on.
+    Predicted labels (n,) become probabilities of 0 and 1. ValueError where the three do
+    not fit together, or probabilities have no classes.
+    """
+    shape = np.shape(predicted)
+    if len(shape) > 1 and (classes is None or shape[-1] != len(classes)):
+        raise ValueError(
+            f"Probabilities of shape {shape} need classes, the names of their "
+            "columns in this order: the columns of a classifier are its classes_."
+        )
+    if classes is None:
+        found = unique_labels(y, predicted)  # it refuses names beside numbers
+        are_numbers = found.dtype.kind in "iu"
+        classes = range(found[-1] + 1) if are_numbers else list(found)
+    labels = label_indices(y, classes)
+    if len(shape) == 1:
+        columns = label_indices(predicted, classes)
+        predicted = columns[:, None] == np.arange(len(classes))
+    return classes, labels, checked_proba(labels, predicted)
 
 
 def checked_proba(labels: Ints, predicted: ArrayLike) -> Floats:

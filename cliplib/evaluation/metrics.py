@@ -15,11 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix
-from sklearn.utils.multiclass import unique_labels
 
 from cliplib.data.arrays import Bools, Floats, Ints
-from cliplib.data.labels import label_indices
-from cliplib.evaluation.inputs import checked_proba
+from cliplib.evaluation.inputs import read_predictions
 from cliplib.evaluation.intervals import (
     Estimate,
     Resampled,
@@ -129,9 +127,7 @@ def evaluate(
     ValueError
         Where labels, predictions and classes do not fit together.
     """
-    known = _known_classes(y, predicted, classes)
-    labels = label_indices(y, known)
-    proba = checked_proba(labels, _as_proba(predicted, known))
+    known, labels, proba = read_predictions(y, predicted, classes)
     n, k = proba.shape
     group_of_row = checked_groups(groups, n)  # from 0 to n_groups - 1
     n_groups = int(group_of_row.max()) + 1
@@ -241,34 +237,6 @@ def confidence_bins(confidence: Floats) -> Bools:
         (CONFIDENCE_BIN_EDGES[:-1] < at_most_one)
         & (at_most_one <= CONFIDENCE_BIN_EDGES[1:])
     )
-
-
-def _known_classes(
-    y: ArrayLike, predicted: ArrayLike, classes: Sequence[object] | None
-) -> Sequence[object]:
-    """Return the k classes: those given, or those of all labels.
-
-    Of labels that are whole numbers they are 0 and so on. ValueError for probabilities
-    without a class for each column.
-    """
-    shape = np.shape(predicted)
-    if len(shape) > 1 and (classes is None or shape[-1] != len(classes)):
-        raise ValueError(
-            f"Probabilities of shape {shape} need classes, the names of their "
-            "columns in this order: the columns of a classifier are its classes_."
-        )
-    if classes is not None:
-        return classes
-    found = unique_labels(y, predicted)  # it refuses names beside numbers
-    return range(found[-1] + 1) if found.dtype.kind in "iu" else list(found)
-
-
-def _as_proba(predicted: ArrayLike, classes: Sequence[object]) -> ArrayLike:
-    """Return predicted labels as probabilities of 0 and 1, (n, k); others as given."""
-    if np.ndim(predicted) > 1:
-        return predicted
-    columns = label_indices(predicted, classes)
-    return np.asarray(columns[:, None] == np.arange(len(classes)))
 
 
 def _per_class_intervals(
