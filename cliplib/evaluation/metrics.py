@@ -165,16 +165,12 @@ def _statistics(is_true: Bools, is_predicted: Bools, proba: Floats) -> Statistic
     proba
         Probabilities, (n, k).
     """
-    is_hit = is_true & is_predicted
+    is_correct = np.asarray((is_true & is_predicted).any(axis=1))
     proba_of_true = (proba * is_true).sum(axis=1)
     # Clipped: finite where the true class has a probability of 0.
     log_loss = -np.log(np.clip(proba_of_true, np.finfo(float).eps, 1))
     brier = ((proba - is_true) ** 2).sum(axis=1)
-    confidence = proba.max(axis=1, keepdims=True)
-    is_right = is_hit.any(axis=1, keepdims=True)
-    # Summed over rows it is how many more of a bin's rows should be right than are.
-    gap_of_row = confidence_bins(confidence) * (confidence - is_right)  # (n, bins)
-    gap_on_sample = gap_of_row.mean(axis=0)
+    calibration_error = _calibration_error(is_correct, proba)
     areas = []
     if not np.isin(proba, (0, 1)).all():
         areas = [
@@ -184,37 +180,62 @@ def _statistics(is_true: Bools, is_predicted: Bools, proba: Floats) -> Statistic
 
     def statistics(weights: Floats) -> dict[str, Floats]:
         n_rows = weights.sum(axis=1)  # (draws,)
-        n_true = weights @ is_true  # (draws, k), as all counts below
-        n_predicted = weights @ is_predicted
-        n_hit = weights @ is_hit
-        n_other = n_rows[:, None] - n_true
-        # Rows of other classes, less those of them that got this class.
-        n_true_negative = n_other - (n_predicted - n_hit)
-        sensitivity = n_hit / n_true
-        f1 = 2 * n_hit / (n_true + n_predicted)
-        specificity = n_true_negative / n_other
-        auroc = (sensitivity + specificity) / 2  # where all scores are 0 or 1
+        by_class = _shares_by_class(is_true, is_predicted, weights)
         if areas:
-            auroc = np.column_stack([area(weights) for area in areas])
-        gap = weights @ gap_of_row / n_rows[:, None]  # (draws, bins)
+            by_class["auroc"] = np.column_stack([area(weights) for area in areas])
         return {
-            "accuracy": n_hit.sum(axis=1) / n_rows,
-            "balanced_accuracy": np.nanmean(sensitivity, axis=1),
-            "macro_f1": np.nanmean(f1, axis=1),
-            "auroc": _mean_area(auroc),
+            "accuracy": weights @ is_correct / n_rows,
+            "balanced_accuracy": np.nanmean(by_class["sensitivity"], axis=1),
+            "macro_f1": np.nanmean(by_class["f1"], axis=1),
+            "auroc": _mean_area(by_class["auroc"]),
             "log_loss": weights @ log_loss / n_rows,
             "brier": weights @ brier / n_rows,
-            "ece": np.abs(gap).sum(axis=1),
-            # For the interval of "ece": how far a draw is from the sample.
-            "ece_noise": np.abs(gap - gap_on_sample).sum(axis=1),
-            "class_sensitivity": sensitivity,
-            "class_specificity": specificity,
-            "class_precision": n_hit / n_predicted,
-            "class_f1": f1,
-            "class_auroc": auroc,
+            **calibration_error(weights),
+            **{f"class_{name}": by_class[name] for name in PER_CLASS},
         }
 
     return statistics
+
+
+def _shares_by_class(
+    is_true: Bools, is_predicted: Bools, weights: Floats
+) -> dict[str, Floats]:
+    """Return each of `PER_CLASS`, (draws, k); "auroc" as if all scores were 0 or 1."""
+    n_true = weights @ is_true  # (draws, k), as all counts
+    n_predicted = weights @ is_predicted
+    n_hit = weights @ (is_true & is_predicted)
+    n_other = weights.sum(axis=1, keepdims=True) - n_true
+    # Rows of other classes, less those of them that got this class.
+    n_true_negative = n_other - (n_predicted - n_hit)
+    sensitivity = n_hit / n_true
+    specificity = n_true_negative / n_other
+    return {
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "precision": n_hit / n_predicted,
+        "f1": 2 * n_hit / (n_true + n_predicted),
+        "auroc": (sensitivity + specificity) / 2,
+    }
+
+
+def _calibration_error(is_correct: Bools, proba: Floats) -> Statistic:
+    """Return a function from weights to the expected calibration error, "ece".
+
+    For its interval there is "ece_noise", how far a draw's bins are from the sample's.
+    """
+    confidence = proba.max(axis=1, keepdims=True)
+    # Summed over rows it is how many more of a bin's rows should be right than are.
+    gap_of_row = confidence_bins(confidence) * (confidence - is_correct[:, None])
+    gap_on_sample = gap_of_row.mean(axis=0)  # (bins,)
+
+    def error(weights: Floats) -> dict[str, Floats]:
+        gap = weights @ gap_of_row / weights.sum(axis=1, keepdims=True)
+        return {
+            "ece": np.abs(gap).sum(axis=1),  # (draws,)
+            "ece_noise": np.abs(gap - gap_on_sample).sum(axis=1),
+        }
+
+    return error
 
 
 def _mean_area(auroc: Floats) -> Floats:
@@ -260,7 +281,7 @@ def _per_class_intervals(
         "sensitivity": n_with_class,
         "specificity": n_with_others,
         "precision": n_with_predicted,
-        "f1": n_with_class,  # no share of groups, but no surer than the sensitivity
+        "f1": n_with_class,  # no share of groups: known no better than the sensitivity
         "auroc": np.minimum(n_with_class, n_with_others),
     }
     tables = {}
