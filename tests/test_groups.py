@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cliplib.data.declared_groups import declared_groups
 from cliplib.features.groups import (
     connected_groups,
-    declared_groups,
     joined_files,
     joined_groups,
     merge_groups,

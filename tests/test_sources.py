@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from cliplib.data.datasets import load_dataset
+from cliplib.data.declared_groups import declared_groups
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import audit_dataset
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.encode import encode, encode_dataset
-from cliplib.features.groups import declared_groups
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot

@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
+from cliplib.data.declared_groups import declared_groups
 from cliplib.data.folder import USUAL_SPLIT, ListedImage, list_images
 from cliplib.data.hub import why_not_downloaded
 from cliplib.data.text_table import read_text_table
@@ -32,6 +33,7 @@ Source: TypeAlias = (
 def load_dataset(
     source: Source,
     *,
+    groups: str | os.PathLike[str] | None = None,
     image_column: str = "",
     label_column: str = "",
     split: str = "",
@@ -47,6 +49,9 @@ def load_dataset(
         begin, with the columns file and label, and group and split where they are
         known; a ``datasets.Dataset`` or ``DatasetDict``; or a data set of the hub,
         "hf://datasets/OWNER/NAME".
+    groups
+        What must never be separated: a CSV file (file, group) or a regular expression,
+        for `declared_groups`; by default what the source says.
     image_column, label_column
         Other names of the columns of images (or of files) and of labels.
     split
@@ -66,8 +71,9 @@ def load_dataset(
     OSError
         If the source is not there, or the hub does not give it.
     ValueError
-        If it has no image, no such column or split, or an image without a label; or if
-        all of it is taken, and has splits of other names than train, val and test.
+        If it has no image, no such column or split, or an image without a label; if all
+        of it is taken, and has splits of other names than train, val and test; or if
+        `groups` do not cover all images.
     TypeError
         If it is something else.
     """
@@ -76,21 +82,13 @@ def load_dataset(
         raise ValueError("Only a data set of the hub has a revision: leave it out.")
     if is_of_hub:
         source = _load_from_hub(str(source).removeprefix(HUB), revision)
-    if isinstance(source, str | os.PathLike):
-        listed = _of_path(os.fspath(source), image_column, label_column)
-    elif isinstance(source, pd.DataFrame):
-        listed = _of_table(source, Path("table"), image_column, label_column)
-    elif isinstance(source, datasets.Dataset):
-        listed = _of_splits({"": source}, image_column, label_column)
-    elif isinstance(source, Mapping):
-        listed = _of_splits(source, image_column, label_column)
-    else:
-        raise TypeError(
-            f"Images cannot come from a {type(source).__name__}: give a folder, a CSV "
-            "file or DataFrame of files and labels, a datasets.Dataset, or "
-            "hf://datasets/…."
-        )
-    return _as_one(_only_split(listed, split) if split else listed)
+    listed = _list(source, image_column, label_column)
+    if split:
+        listed = _only_split(listed, split)
+    if groups is not None:
+        declared = declared_groups(listed.known["id"].tolist(), groups)
+        listed = listed._replace(known=listed.known.assign(group=declared))
+    return _as_one(listed)
 
 
 class _Listed(NamedTuple):
@@ -104,6 +102,23 @@ class _Listed(NamedTuple):
     known: pd.DataFrame
     title: str
     source: str
+
+
+def _list(source: Source, image_column: str, label_column: str) -> _Listed:
+    """List the images of a source by its kind; TypeError for what is none."""
+    if isinstance(source, str | os.PathLike):
+        return _of_path(os.fspath(source), image_column, label_column)
+    if isinstance(source, pd.DataFrame):
+        return _of_table(source, Path("table"), image_column, label_column)
+    if isinstance(source, datasets.Dataset):
+        return _of_splits({"": source}, image_column, label_column)
+    if isinstance(source, Mapping):
+        return _of_splits(source, image_column, label_column)
+    raise TypeError(
+        f"Images cannot come from a {type(source).__name__}: give a folder, a CSV "
+        "file or DataFrame of files and labels, a datasets.Dataset, or "
+        "hf://datasets/…."
+    )
 
 
 def _of_path(name: str, image_column: str, label_column: str) -> _Listed:

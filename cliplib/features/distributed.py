@@ -84,7 +84,7 @@ def encode_with_ray(
     model: str = "",
     readout: str = "",
     actors: int = 2,
-    **columns: str,
+    **options: Any,
 ) -> None:
     """Encode the images that `output` lacks, with Ray Data, here or on a cluster.
 
@@ -93,9 +93,10 @@ def encode_with_ray(
 
     Parameters
     ----------
-    source, **columns
-        Where the images are, and which part is meant: see `load_dataset`. All machines
-        must see their files; those of a data set of the hub are in its cache.
+    source, **options
+        Where the images are, which part is meant, and which groups: see `load_dataset`.
+        All machines must see their files; those of a data set of the hub are in its
+        cache.
     output
         A folder or URI that all machines see. Its Parquet files hold of each image id,
         label, split, group, features (float32, of the readout), hash (of `image_hash`,
@@ -117,7 +118,7 @@ def encode_with_ray(
     ConnectionError
         If Ray could not be started, or failed; what is written stays.
     """
-    dataset = load_dataset(source, **columns)
+    dataset = load_dataset(source, **options)
     if find_spec("ray") is None:
         raise ImportError(
             "Encoding on several machines needs Ray: pip install 'cliplib[scale]'."

@@ -18,7 +18,7 @@ from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import COLUMNS, find_near_duplicates, parse_copies
-from cliplib.features.groups import connected_groups, declared_groups
+from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 
@@ -51,25 +51,21 @@ def encode(
     source: Source,
     encoder: Encoder | str | os.PathLike[str] = "",
     *,
-    groups: str | os.PathLike[str] | None = None,
     copies: str | float = "near",
     errors: dict[str, UnreadableImage] | None = None,
-    **columns: str,
+    **options: Any,
 ) -> FeatureTable:
     """Encode images from anywhere into a feature table, with their near-duplicates.
 
     Parameters
     ----------
-    source, **columns
-        Where the images are, and which part is meant: see `load_dataset`.
+    source, **options
+        Where the images are, which part is meant, and which groups: see `load_dataset`.
+        Groups are merged with near-duplicates.
     encoder
         A `ClipEncoder`, `VisionEncoder` or `FunctionEncoder`; or the hub id or folder
         of a model; by default what ``ClipEncoder()`` is. The table holds its last
         readout, "deep" of a CLIP.
-    groups
-        What must never be separated: a CSV file (file, group) or a regular expression,
-        for `declared_groups`; by default what the source says. These groups are merged
-        with near-duplicates.
     copies
         Which images count as copies: "off", "exact", "near" or a threshold, see
         `find_near_duplicates`.
@@ -81,15 +77,12 @@ def encode(
     OSError
         If the source is not there, or an image cannot be read and there is no `errors`.
     ValueError
-        If `groups` does not cover all images, or the source lacks a column.
+        If groups do not cover all images, or the source lacks a column.
     """
     parse_copies(copies)  # which is refused before a model is loaded, if at all
-    dataset = load_dataset(source, **columns)
+    dataset = load_dataset(source, **options)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)
-    if groups is not None:
-        declared = declared_groups(dataset["id"][:], groups)
-        dataset = dataset.remove_columns("group").add_column("group", declared)
     return encode_dataset(dataset, encoder, copies=copies, errors=errors).table
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cliplib.data.arrays import Ints
-from cliplib.data.text_table import id_by_name, read_text_table
-from cliplib.data.warn import warn_once
-from cliplib.data.wording import counted
+from cliplib.data.declared_groups import groups_from_pattern
 
 # Two patterns, `PREFIX` and `COUNTER_FIRST`, capture an image's series: its path but
 # for counter and extension. The folder belongs to it, for cat/0.jpg and dog/0.jpg have
@@ -174,97 +170,6 @@ def joined_groups(
     return joining[["group_a", "group_b", "image_a", "image_b"]]
 
 
-def declared_groups(
-    ids: Sequence[str], declaration: str | os.PathLike[str]
-) -> list[str]:
-    r"""Return the name of each image's group, as a CSV file or a pattern declares it.
-
-    Groups may hold images of several classes: one photograph, patient or object may
-    show more than one of them.
-
-    Parameters
-    ----------
-    ids
-        The images' ids: their paths below the data set's folder.
-    declaration
-        A CSV file with the columns ``file`` (an id, or a file name that only one image
-        has) and ``group``; or a regular expression that is searched in the ids and
-        whose first parentheses hold the group, such as ``(img_\d+)_\d+\.jpg``. Where
-        parentheses are named, ``(?P<patient>\d+)``, all named ones together hold it.
-
-    Returns
-    -------
-    list of str
-        Names of groups, in the order of `ids`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the declaration is the name of a CSV file that is not there.
-    ValueError
-        If it does not cover every image; or is neither such a file nor such an
-        expression.
-    """
-    name = os.fspath(declaration)
-    is_table = os.path.isfile(name) or isinstance(declaration, os.PathLike)
-    if is_table or name.lower().endswith(".csv"):
-        groups = _groups_from_table(ids, Path(name))
-    else:
-        groups = _groups_from_pattern(ids, name)
-    uncovered = [image for image, group in zip(ids, groups, strict=True) if not group]
-    if uncovered:
-        raise ValueError(
-            f"The groups {name!r} do not cover {len(uncovered)} of {len(ids)} images, "
-            f"such as {str(uncovered[0])!r}: give each image a group."
-        )
-    return groups
-
-
-def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
-    """Return the group that a CSV file (file, group) gives each image, "" for none.
-
-    Its column `file` holds ids, or file names: ``1.jpg`` of ``cat/1.jpg``. A file name
-    that several images have declares none of them. A warning counts the entries that
-    declare no image.
-    """
-    table = read_text_table(path, ("file", "group"))
-    image_of_row = table["file"].map(id_by_name(ids))  # NaN where there is none
-    absent = table["file"][image_of_row.isna()]
-    if len(absent):
-        warn_once(
-            f"{path} names {counted(len(absent), 'file')} not among the images, such "
-            f"as {absent.iloc[0]!r}."
-        )
-    group_of = dict(zip(image_of_row, table["group"], strict=True))
-    return [group_of.get(image, "") for image in ids]
-
-
-def _groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
-    r"""Return what a regular expression captures of each id, "" where nothing.
-
-    Of ``cat/img_7_2.jpg``, ``(img_\d+)_`` captures "img_7": what its first parentheses
-    hold. Where parentheses are named, as in ``(?P<folder>\w+)/(?P<series>img_\d+)``,
-    all named ones count, joined by "/": "cat/img_7". ValueError for what is no regular
-    expression, or has no parentheses.
-    """
-    try:
-        expression = re.compile(pattern)
-        if expression.groups == 0:
-            raise re.error("it has no parentheses around the group")
-    except re.error as error:
-        raise ValueError(
-            f"The groups {pattern!r} are neither a file nor a regular expression "
-            f"that captures a group ({error})."
-        ) from error
-    # A column for each pair of parentheses.
-    found = pd.Series(ids, dtype=object).str.extract(expression).fillna("")
-    named = [number - 1 for number in expression.groupindex.values()]
-    groups = []
-    for parts in found.iloc[:, named or [0]].itertuples(index=False):
-        groups.append("/".join(part for part in parts if part))
-    return groups
-
-
 def suggested_pattern(ids: Sequence[str]) -> str:
     """Return a regular expression that groups what looks like series of files, or "".
 
@@ -316,7 +221,7 @@ def joined_files(ids: Sequence[str], pattern: str) -> dict[str, str]:
     They are examples, to judge a `suggested_pattern` by: five ids at most, two of a
     group.
     """
-    group_of = pd.Series(_groups_from_pattern(ids, pattern), ids, dtype=object)
+    group_of = pd.Series(groups_from_pattern(ids, pattern), ids, dtype=object)
     is_shared = group_of.duplicated(keep=False) & (group_of != "")
     shared = group_of[is_shared].sort_values(kind="stable")
     two_a_group = shared.groupby(shared).head(2)
@@ -329,7 +234,7 @@ def _series(ids: Sequence[str], pattern: str) -> list[str]:
     There are none, [], unless each file has a name, most share theirs with others, and
     none is that of more than half of a folder, which is the name of its class.
     """
-    names = pd.Series(_groups_from_pattern(ids, pattern), dtype=object)
+    names = pd.Series(groups_from_pattern(ids, pattern), dtype=object)
     if names.empty or (names == "").any():
         return []
     is_shared = names.duplicated(keep=False)

@@ -60,7 +60,7 @@ class Findings:
     command
         What measures all this again; if anonymous, without names.
     groups
-        How groups were declared: the CSV file or the pattern, "" for neither.
+        How groups were declared: the CSV file or the pattern; None for neither.
     encoder
         The frozen CLIP.
     images, grouping
@@ -97,7 +97,7 @@ class Findings:
 
     anonymous: bool
     command: str
-    groups: str
+    groups: str | None
     encoder: ClipEncoder
     images: EncodedImages
     grouping: Grouping

@@ -21,12 +21,7 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import audit_pairs
-from cliplib.features.groups import (
-    declared_groups,
-    joined_files,
-    joined_groups,
-    suggested_pattern,
-)
+from cliplib.features.groups import joined_files, joined_groups, suggested_pattern
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
@@ -57,7 +52,7 @@ def measure(
     folder: Source,
     *,
     model: str | os.PathLike[str] = "",
-    groups: str | os.PathLike[str] = "",
+    groups: str | os.PathLike[str] | None = None,
     copies: str | float = "near",
     others: Sequence[str | os.PathLike[str]] = (),
     elsewhere: str | os.PathLike[str] = "",
@@ -78,7 +73,7 @@ def measure(
         Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
     groups
         A CSV file (file, group), or a regular expression with the group in its
-        parentheses: what belongs together. "" for near-duplicates only.
+        parentheses: what belongs together. By default what the source says, if it does.
     copies
         Which images count as copies: "off", "exact", "near", or the smallest
         correlation of detail that makes one. Copies are kept together.
@@ -124,12 +119,9 @@ def measure(
     }
     made_command = command_of(folder, options, anonymous=anonymous)
     # What can be refused before the encoding, which takes minutes, is refused first.
-    dataset = load_dataset(folder, **columns)
+    dataset = load_dataset(folder, groups=groups, **columns)
     check_classes(dataset)
     external_dataset = load_external(elsewhere, dataset, columns) if elsewhere else None
-    if groups:
-        declared = declared_groups(dataset["id"][:], groups)
-        dataset = dataset.remove_columns("group").add_column("group", declared)
     box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
@@ -173,7 +165,7 @@ def measure(
     return Findings(
         anonymous=anonymous,
         command=made_command if anonymous else command or made_command,
-        groups=os.fspath(groups),
+        groups=None if groups is None else os.fspath(groups),
         encoder=encoder,
         images=images,
         grouping=grouping_of(images, anonymous=anonymous),

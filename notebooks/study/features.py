@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from cliplib.data.arrays import Ints
+from cliplib.data.declared_groups import declared_groups
 from cliplib.data.image import UnreadableImage
 from cliplib.data.text_table import read_text_table
 from cliplib.encoders.encoder import Encoder
 from cliplib.features.encode import encode
 from cliplib.features.groups import (
-    declared_groups,
     merge_groups,
     number_groups,
 )

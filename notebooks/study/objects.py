@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cliplib.data.arrays import Ints
-from cliplib.features.groups import declared_groups, merge_groups
+from cliplib.data.declared_groups import declared_groups
+from cliplib.features.groups import merge_groups
 from cliplib.features.table import FeatureTable
 
 FILE = Path(__file__).parent / "precomputed" / "trashnet_objects.csv"
