@@ -12,12 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from test_questions import table
 
 from cliplib import FeatureTable
+from cliplib.features.table import groups_per_class
 from cliplib.probes.out_of_fold import out_of_fold_proba
-from cliplib.reports.methods import (
-    MethodComparison,
-    groups_per_class,
-    number_of_folds,
-)
+from cliplib.reports.methods import MethodComparison, number_of_folds
 from study.learning_curve import learning_curve
 
 

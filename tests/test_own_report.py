@@ -33,7 +33,7 @@ from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
 from cliplib.evaluation.intervals import Estimate
-from cliplib.features.encode import encode
+from cliplib.features.encode import encode, encode_dataset
 from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import (
     AS_IS,
@@ -52,7 +52,6 @@ from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings
-from cliplib.reports.images import encode_and_count
 from cliplib.reports.measure import (
     command_of,
     grouping_of,
@@ -276,8 +275,8 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     (away / "hexagon").mkdir()
     shutil.copy(here / "disc" / "disc0.png", away / "hexagon" / "known.png")
     shutil.copy(away / "disc" / "disc0.png", away / "disc" / "again.png")
-    internal = encode_and_count(load_dataset(here), tiny)
-    external = encode_and_count(load_dataset(away), tiny)
+    internal = encode_dataset(load_dataset(here), tiny)
+    external = encode_dataset(load_dataset(away), tiny)
     home = internal.table
     probe = LinearProbe(Cs=(0.1,)).fit(home.features, home.labels)
     said = pd.DataFrame({"class": "disc", "abstained": np.arange(19) >= 10})
@@ -289,7 +288,7 @@ def test_elsewhere_is_judged_by_group_and_errors_by_answer(
     assert found.answered.value == pytest.approx(10 / 19)
     assert found.wrong.value == pytest.approx(3 / 10)  # the first seven are discs
     shutil.copy(here / "disc" / "disc0.png", away / "disc" / "known.png")
-    external = encode_and_count(load_dataset(away), tiny, copies="off")
+    external = encode_dataset(load_dataset(away), tiny, copies="off")
     said = pd.DataFrame({"class": "disc", "abstained": np.zeros(20, bool)})
     aid = Mock(training=home, encoder=tiny, **{"decide.return_value": said})
     found = evaluate_external(internal, external, probe, aid, copies="off")
@@ -801,7 +800,7 @@ def test_boxes_without_what_erases_are_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cliplib.inspection.erase.find_spec", lambda _: None)
-    monkeypatch.setattr("cliplib.reports.measure.encode_and_count", None)  # would raise
+    monkeypatch.setattr(module, "encode_dataset", None)  # would raise
     folder = str(image_folder(n=4))
     command = ["train", folder, "--out", str(tmp_path / "aid"), "--boxes", "boxes.csv"]
     assert cli.main(command) == 1
@@ -824,7 +823,7 @@ def test_the_reasons_why_files_are_unreadable_name_no_path(
     for name in ("gone.png", "O'Brien.png"):
         (folder / "disc" / name).symlink_to(folder / "nowhere.png")
     encoder = ClipEncoder(checkpoint, cache=False)
-    images = encode_and_count(load_dataset(folder), encoder)
+    images = encode_dataset(load_dataset(folder), encoder, errors={})
     reasons = images.unreadable.values()  # which page and PDF count
     assert [*reasons] == ["No such file or directory."] * 2
 

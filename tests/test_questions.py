@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from cliplib import FeatureTable
-from cliplib.reports.methods import (
-    groups_per_class,
-    number_of_folds,
-    suspect_labels,
-)
+from cliplib.features.table import groups_per_class
+from cliplib.reports.methods import number_of_folds, suspect_labels
 
 
 def test_a_wrong_label_is_found_and_a_hard_image_is_not() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,31 +23,75 @@ from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import COLUMNS, find_near_duplicates, parse_copies
 from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
-from cliplib.features.table import FeatureTable
+from cliplib.features.table import FeatureTable, groups_per_class
 
 # Of pairs of near-duplicates in the cache, which keeps texts of a fixed length.
 RECORD_TYPES = COLUMNS | {"kind": "U7", "orientation": "U16"}
 
 
-class Encoded(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class EncodedImages:
     """A feature table, and what was found out while it was made.
 
     Attributes
     ----------
     table
-        Of the n images that can be read.
+        Features, labels and groups of the n images that can be read.
     dataset
-        The images of the table, row by row.
+        The images of the table, row by row, as `load_dataset` returns them.
     hashes
         What `image_hash` gives for them, (n, 4416).
     pairs
         The near-duplicates among them, as `find_near_duplicates` returns them.
+    errors
+        Why other images cannot be read, by id.
+    are_anonymous
+        Whether `names` are numbers.
     """
 
     table: FeatureTable
     dataset: datasets.Dataset
     hashes: NDArray[Any]
     pairs: pd.DataFrame
+    errors: Mapping[str, UnreadableImage]
+    are_anonymous: bool = False
+
+    @cached_property
+    def files(self) -> list[Any]:
+        """The file of each row, as `load_image` takes it."""
+        return list(self.dataset["image"])
+
+    @property
+    def names(self) -> list[str]:
+        """What each row is called: its id, or "image 1" and so on if anonymous."""
+        if self.are_anonymous:
+            return [f"image {row}" for row in range(1, len(self.table) + 1)]
+        return [str(file_id) for file_id in self.table.ids]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The reason why a file cannot be read, by id."""
+        return {name: f"{error.reason}." for name, error in self.errors.items()}
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """Images by class, the same with copies counted once, and groups.
+
+        Images have a column for each published split, or else a single one, "images".
+        """
+        table = self.table
+        splits = np.where(table.splits == "", "images", table.splits)
+        counts = pd.crosstab(pd.Series(table.label_names, name="class"), splits)
+        # Both are (k,), in the order of the classes: sorted, as the crosstab's rows.
+        counts["without copies"] = groups_per_class(table, table.copies)
+        counts["groups"] = groups_per_class(table)
+        return counts
+
+    @property
+    def groups_per_class(self) -> dict[str, int]:
+        """By class, in how many groups it occurs."""
+        counts = groups_per_class(self.table).tolist()
+        return dict(zip(self.table.classes, counts, strict=True))
 
 
 def encode(
@@ -92,7 +139,7 @@ def encode_dataset(
     *,
     copies: str | float = "near",
     errors: dict[str, UnreadableImage] | None = None,
-) -> Encoded:
+) -> EncodedImages:
     """Encode images as `load_dataset` returns them, and return all that was found out.
 
     Parameters and errors are those of `encode`.
@@ -126,12 +173,13 @@ def encode_dataset(
     )
     if any(dataset["group"]):
         table = table.with_groups(dataset["group"][:])
+    error_of = {str(table.ids[row]): error for row, error in errors_by_row.items()}
     if errors is not None:
-        errors |= {str(table.ids[row]): error for row, error in errors_by_row.items()}
+        errors |= error_of
     if was_read.all():
-        return Encoded(table, dataset, hashes, pairs)
+        return EncodedImages(table, dataset, hashes, pairs, error_of)
     row_of_image = np.cumsum(was_read) - 1  # without unreadable ones, which no pair has
-    return Encoded(
+    return EncodedImages(
         table.select(was_read),
         dataset.select(np.flatnonzero(was_read)),
         hashes[was_read],
@@ -139,6 +187,7 @@ def encode_dataset(
             index_a=row_of_image[pairs["index_a"]],
             index_b=row_of_image[pairs["index_b"]],
         ),
+        error_of,
     )
 
 

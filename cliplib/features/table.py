@@ -368,3 +368,13 @@ class FeatureTable:
         ValueError if the file is something else, or damaged.
         """
         return cls(**load_safetensors(path))
+
+
+def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
+    """Return the number of groups that hold images of each class of a table, (k,).
+
+    These are the table's own groups, or others, (n,), such as ``table.copies``.
+    """
+    group_of_row = pd.Series(table.groups if groups is None else groups)
+    counts = group_of_row.groupby(table.labels).nunique()  # without empty classes
+    return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)

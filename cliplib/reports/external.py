@@ -12,9 +12,9 @@ from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Estimate, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
+from cliplib.features.encode import EncodedImages
 from cliplib.probes.base import Probe
 from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.images import EncodedImages
 
 logger = logging.getLogger(__name__)
 

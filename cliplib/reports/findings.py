@@ -14,6 +14,7 @@ from PIL import Image
 from cliplib.data.arrays import Bools
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import Audit
+from cliplib.features.encode import EncodedImages
 from cliplib.inspection.erase import Erased
 from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.published_split import PublishedSplit
@@ -21,7 +22,6 @@ from cliplib.inspection.shortcuts import Shortcut
 from cliplib.inspection.subgroups import Subgroup
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
-from cliplib.reports.images import EncodedImages
 from cliplib.reports.methods import MethodComparison
 
 

@@ -21,6 +21,7 @@ from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import audit_pairs
+from cliplib.features.encode import EncodedImages, encode_dataset
 from cliplib.features.groups import joined_files, joined_groups, suggested_pattern
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import values_of_one_class
@@ -37,7 +38,6 @@ from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, Grouping
-from cliplib.reports.images import EncodedImages, encode_and_count
 from cliplib.reports.methods import (
     MethodComparison,
     compare_methods,
@@ -125,7 +125,8 @@ def measure(
     box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
-    images = encode_and_count(dataset, encoder, copies=copies, anonymous=anonymous)
+    images = encode_readable(dataset, encoder, copies)
+    images = replace(images, are_anonymous=anonymous)
     table = images.table
     files = images.files
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
@@ -151,7 +152,7 @@ def measure(
         training_overlap = find_training_overlap(images.hashes)
     external = None
     if external_dataset is not None:
-        external_images = encode_and_count(external_dataset, encoder, copies=copies)
+        external_images = encode_readable(external_dataset, encoder, copies)
         external = evaluate_external(
             images, external_images, fitted, aid, copies=copies, seed=seed
         )
@@ -224,6 +225,18 @@ def load_external(
             f"{', '.join(classes)}: its folders must have the same names."
         )
     return external
+
+
+def encode_readable(
+    dataset: datasets.Dataset, encoder: Encoder, copies: str | float
+) -> EncodedImages:
+    """Encode the images that can be read; ValueError where none of a class can."""
+    images = encode_dataset(dataset, encoder, copies=copies, errors={})
+    for label, name in enumerate(images.table.classes):
+        if label not in images.table.labels:
+            error = next(iter(images.errors.values()), "")
+            raise ValueError(f"No image of class {name!r} can be read. {error}")
+    return images
 
 
 def command_of(folder: Source, options: Mapping[str, Any], *, anonymous: bool) -> str:

@@ -20,7 +20,7 @@ from cliplib.data.wording import counted
 from cliplib.evaluation.comparison import compare
 from cliplib.evaluation.intervals import Estimate
 from cliplib.evaluation.metrics import Evaluation, evaluate
-from cliplib.features.table import FeatureTable
+from cliplib.features.table import FeatureTable, groups_per_class
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.nearest import nearest_neighbour
@@ -63,16 +63,6 @@ def number_of_folds(table: FeatureTable) -> int:
             f"{FEWEST_GROUPS} at least. Add some, or leave the class out."
         )
     return min(MOST_FOLDS, fewest)
-
-
-def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
-    """Return the number of groups that hold images of each class of a table, (k,).
-
-    These are the table's own groups, or others, (n,), such as ``table.copies``.
-    """
-    group_of_row = pd.Series(table.groups if groups is None else groups)
-    counts = group_of_row.groupby(table.labels).nunique()  # without empty classes
-    return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
 
 
 @dataclass(frozen=True, eq=False)

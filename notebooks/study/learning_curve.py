@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from cliplib.data.arrays import Ints
 from cliplib.evaluation.intervals import share_with_interval
-from cliplib.features.table import FeatureTable
+from cliplib.features.table import FeatureTable, groups_per_class
 from cliplib.probes.out_of_fold import fit_folds, predict_fits, table_folds
-from cliplib.reports.methods import MethodComparison, groups_per_class
+from cliplib.reports.methods import MethodComparison
 from cliplib.reports.plots import FIGURE_WIDTH
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
