@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cliplib.data.cache import map_images
+from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.hashes import image_hash
 from cliplib.inspection import training_overlap as module
 from cliplib.inspection.training_overlap import (
@@ -74,3 +75,9 @@ def test_hashes_of_the_37575_training_images_are_shipped() -> None:
     assert (hashes[1:] >= hashes[:-1]).all()
     # As random bits would, about half of all bits are set.
     assert 0.4 < np.bitwise_count(hashes).mean() / 64 < 0.6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_embedded_encoder_is_known_by_its_fingerprint(dtype: str) -> None:
+    encoder = ClipEncoder("mini", cache=False, dtype=dtype)
+    assert encoder.fingerprint in module.FINGERPRINTS

@@ -23,6 +23,8 @@ from cliplib.features.hashes import (
 
 # Of 37,575 images, sorted; ``study.recipe.hashes`` writes it.
 FILE = files("cliplib") / "mini" / "training_hashes.npy"
+# Fingerprints of the encoder that was trained on them, in float32 and bfloat16.
+FINGERPRINTS = ("af90344f40a74abf93ac3fb66c65e06e", "7fe77b287d8f118dee1eaec8e2a1b938")
 SHORT_SIDE = 8  # lowest frequencies in each direction
 # Hashes of 64 bits that differ in so many are of one image.
 MOST_BITS = 2

@@ -31,7 +31,7 @@ from cliplib.inspection.published_split import evaluate_published_split
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.subgroups import find_subgroups
 from cliplib.inspection.swaps import measure_swaps
-from cliplib.inspection.training_overlap import find_training_overlap
+from cliplib.inspection.training_overlap import FINGERPRINTS, find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.base import Probe
 from cliplib.probes.out_of_fold import fit_with_groups
@@ -148,7 +148,7 @@ def measure(
         table, files, fields, balanced_accuracy, cache=encoder.cache, **folds
     )
     training_overlap = None  # of another encoder nothing is known
-    if encoder.fingerprint == ClipEncoder("mini", cache=False).fingerprint:
+    if encoder.fingerprint in FINGERPRINTS:
         training_overlap = find_training_overlap(images.hashes)
     external = None
     if external_dataset is not None:
