@@ -106,7 +106,7 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
         get_cached_repo_tree(repo, revision=revision)
         return Path(download(local_files_only=True))
     try:
-        wait_for_answer(repo, revision)
+        _wait_for_answer(repo, revision)
     except Exception:  # the client raises nearly anything
         # A cache without that list, as transformers makes it, may be complete.
         with suppress(LocalEntryNotFoundError):
@@ -115,14 +115,12 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     return Path(download())
 
 
-def wait_for_answer(
-    repo: str, revision: str | None = None, kind: str = "model"
-) -> None:
-    """Raise the client's error if the hub does not show a repository, or is silent.
+def _wait_for_answer(repo: str, revision: str | None) -> None:
+    """Raise the client's error if the hub does not show a model, or is silent.
 
-    The client's own download of a "model" or "dataset" waits for ever, or tries again.
+    The client's own download waits for ever, or tries again.
     """
-    HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS)
+    HfApi().model_info(repo, revision=revision, timeout=ANSWER_SECONDS)
 
 
 def _files_of(folder: Path, patterns: Sequence[str]) -> list[Path]:
