@@ -155,4 +155,4 @@ def try_models(model: str, others: list[str]) -> None:
         with loading(name, "a folder with a vision model"):  # one sentence if it fails
             find_checkpoint(name)
     if model not in EMBEDDED:
-        ClipEncoder(model, cache=False)
+        ClipEncoder(model, cache=None)

@@ -128,14 +128,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(checkpoint: Path) -> ClipEncoder:
     from cliplib import ClipEncoder
 
-    return ClipEncoder(checkpoint, cache=False)
+    return ClipEncoder(checkpoint, cache=None)
 
 
 @pytest.fixture(scope="session")
 def mini() -> ClipEncoder:
     from cliplib import ClipEncoder
 
-    return ClipEncoder("mini", cache=False)
+    return ClipEncoder("mini", cache=None)
 
 
 def draw(kind: str, rng: np.random.Generator, side: int = 48) -> Image.Image:

@@ -385,7 +385,7 @@ def test_an_encoder_with_settings_is_the_same_after_loading(
     tmp_path: Path,
     options: dict[str, Any],
 ) -> None:
-    other = ClipEncoder(parts_of(saved) / "encoder", cache=False, **options)
+    other = ClipEncoder(parts_of(saved) / "encoder", cache=None, **options)
     aid = DecisionAid.fit(clouds(other), other, probe=PROBE)
     aid.save(tmp_path / "other")
     again = DecisionAid.load(tmp_path / "other")

@@ -157,7 +157,7 @@ INGREDIENTS = {
 
 
 def test_every_ingredient_changes_the_fingerprint(checkpoint):
-    fresh = ClipEncoder(checkpoint, cache=False)
+    fresh = ClipEncoder(checkpoint, cache=None)
     fingerprints = {"": copy.deepcopy(fresh).fingerprint}
     for name, change in INGREDIENTS.items():
         encoder = copy.deepcopy(fresh)
@@ -169,7 +169,7 @@ def test_every_ingredient_changes_the_fingerprint(checkpoint):
 def test_the_embedded_model_is_the_one_that_made_the_committed_features(mini):
     assert mini.fingerprint == "af90344f40a74abf93ac3fb66c65e06e"
     assert mini.image_function.name == f"deep:{mini.fingerprint}"
-    fast = ClipEncoder("mini", cache=False, image_size=160, dtype="bfloat16")
+    fast = ClipEncoder("mini", cache=None, image_size=160, dtype="bfloat16")
     assert fast.fingerprint == "80ac8223b414d2ee1fc925b1502bef93"
 
 
@@ -184,14 +184,14 @@ def test_devices_do_not_share_cached_features(tiny):
 def test_a_fingerprint_depends_on_weights_not_on_the_place(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "copy")
     names = ("copy", checkpoint)
-    one, two = (ClipEncoder(tmp_path / name, cache=False).fingerprint for name in names)
+    one, two = (ClipEncoder(tmp_path / name, cache=None).fingerprint for name in names)
     assert one == two
 
 
 def test_another_input_size_interpolates_positions_as_transformers_does(
     checkpoint, photos
 ):
-    encoder = ClipEncoder(checkpoint, cache=False, image_size=48)
+    encoder = ClipEncoder(checkpoint, cache=None, image_size=48)
     pixels = np.stack([encoder.preprocess(photo) for photo in photos])
     assert pixels.shape[2:] == (48, 48)
     model = CLIPModel.from_pretrained(checkpoint).eval()
@@ -206,7 +206,7 @@ def test_another_input_size_interpolates_positions_as_transformers_does(
 def test_bfloat16_moves_features_a_little_and_is_part_of_the_fingerprint(
     checkpoint, tiny, photos
 ):
-    fast = ClipEncoder(checkpoint, cache=False, dtype="bfloat16")
+    fast = ClipEncoder(checkpoint, cache=None, dtype="bfloat16")
     exact, found = (e.encode_images(photos, readout="deep") for e in (tiny, fast))
     change = np.abs(found - exact).mean() / np.abs(exact).mean()
     assert found.dtype == np.float32 and 0 < change < 0.02
@@ -214,25 +214,25 @@ def test_bfloat16_moves_features_a_little_and_is_part_of_the_fingerprint(
 
 
 def test_precisions_are_accepted_by_torch_s_own_names(checkpoint):
-    encoder = ClipEncoder(checkpoint, cache=False, dtype=torch.bfloat16)
+    encoder = ClipEncoder(checkpoint, cache=None, dtype=torch.bfloat16)
     assert encoder.dtype == "bfloat16"
-    assert ClipEncoder(checkpoint, cache=False, dtype=torch.float32).dtype == "float32"
+    assert ClipEncoder(checkpoint, cache=None, dtype=torch.float32).dtype == "float32"
 
 
 def test_the_setting_decides_the_precision_unless_it_is_named(checkpoint, monkeypatch):
-    assert ClipEncoder(checkpoint, cache=False).dtype == "float32"
+    assert ClipEncoder(checkpoint, cache=None).dtype == "float32"
     monkeypatch.setenv("CLIPLIB_DTYPE", "bfloat16")
-    assert ClipEncoder(checkpoint, cache=False).dtype == "bfloat16"
-    assert ClipEncoder(checkpoint, cache=False, dtype="float32").dtype == "float32"
+    assert ClipEncoder(checkpoint, cache=None).dtype == "bfloat16"
+    assert ClipEncoder(checkpoint, cache=None, dtype="float32").dtype == "float32"
     monkeypatch.setenv("CLIPLIB_DTYPE", "half")
     with pytest.raises(ValueError, match="half"):
-        ClipEncoder(checkpoint, cache=False)
+        ClipEncoder(checkpoint, cache=None)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "float16", torch.float16, torch.float64])
 def test_another_precision_is_refused_at_once(checkpoint, dtype):
     with pytest.raises(ValueError, match="must be 'float32' or 'bfloat16'"):
-        ClipEncoder(checkpoint, cache=False, dtype=dtype)
+        ClipEncoder(checkpoint, cache=None, dtype=dtype)
 
 
 def test_a_cached_encoder_can_be_copied(checkpoint, photos, tmp_path):
@@ -299,14 +299,14 @@ def test_a_model_downloaded_before_needs_no_network(checkpoint, tmp_path, monkey
     (hub / "refs" / "main").write_text("abc")
     shutil.copytree(checkpoint, hub / "snapshots" / "abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    encoder = ClipEncoder("somebody/clip", cache=False)
+    encoder = ClipEncoder("somebody/clip", cache=None)
     assert encoder.name == "somebody/clip"
-    assert encoder.fingerprint == ClipEncoder(checkpoint, cache=False).fingerprint
+    assert encoder.fingerprint == ClipEncoder(checkpoint, cache=None).fingerprint
 
 
 def test_without_a_network_the_reason_is_said_at_once(caplog):
     with pytest.raises(OSError, match="not downloaded whole before.*HF_HUB_OFFLINE"):
-        ClipEncoder("openai/clip-vit-base-patch32", cache=False)
+        ClipEncoder("openai/clip-vit-base-patch32", cache=None)
     assert not caplog.records
 
 
@@ -350,11 +350,11 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
 def test_openais_own_files_load_from_a_pickle_of_tensors_only(tmp_path):
     folder = make_checkpoint(tmp_path / "openai")
     state = CLIPModel.from_pretrained(folder).state_dict()
-    expected = ClipEncoder(folder, cache=False).fingerprint
+    expected = ClipEncoder(folder, cache=None).fingerprint
     (folder / "model.safetensors").unlink()
     positions = {"vision_model.embeddings.position_ids": torch.arange(17)[None]}
     torch.save(state | positions, folder / "pytorch_model.bin")
-    assert ClipEncoder(folder, cache=False).fingerprint == expected
+    assert ClipEncoder(folder, cache=None).fingerprint == expected
 
     class Bomb:
         def __reduce__(self):
@@ -371,7 +371,7 @@ def test_it_shows_itself(tiny):
 
 
 def test_an_encoder_that_squashes_does_so_at_another_size(mini, photos):
-    smaller = ClipEncoder("mini", cache=False, image_size=112)
+    smaller = ClipEncoder("mini", cache=None, image_size=112)
     assert smaller.preprocess(photos[0]).shape == (3, 112, 112)
     assert smaller.fingerprint != mini.fingerprint
     wide = Image.new("RGB", (64, 32))

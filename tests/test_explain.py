@@ -273,7 +273,7 @@ def test_maps_do_not_depend_on_other_images_and_leave_the_encoder_as_it_was(
 
 def test_a_larger_input_gives_a_larger_map(checkpoint: Path) -> None:
     large = ClipEncoder(
-        checkpoint, cache=False, image_size=50
+        checkpoint, cache=None, image_size=50
     )  # two pixels no patch covers
     heat = chefer_relevance(large, noise(1), np.arange(32))
     assert heat.shape == attention_rollout(large, noise(1)).shape == (1, 6, 6)

@@ -118,7 +118,7 @@ def test_precomputed_features_of_another_encoder_are_refused(tiny):
 def test_encoding_again_gives_the_same_bits(checkpoint, image_folder):
     folder, encoder = image_folder(n=4), ClipEncoder(checkpoint)
     first, again = load_features(folder, encoder), load_features(folder, encoder)
-    fresh = load_features(folder, ClipEncoder(checkpoint, cache=False))
+    fresh = load_features(folder, ClipEncoder(checkpoint, cache=None))
     assert equal(first, again)
     assert equal(first, fresh)
 

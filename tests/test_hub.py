@@ -140,7 +140,7 @@ def sentences(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 def test_weights_come_as_pickle_as_safetensors_and_in_shards(fake: FakeHub) -> None:
     names = (OPENAI, LAION, SHARDED)
-    encoders = [ClipEncoder(name, cache=False) for name in names]
+    encoders = [ClipEncoder(name, cache=None) for name in names]
     assert len({encoder.fingerprint for encoder in encoders}) == 1
     assert [encoder.name for encoder in encoders] == [*names]
     sent = fake.fetched()
@@ -150,9 +150,9 @@ def test_weights_come_as_pickle_as_safetensors_and_in_shards(fake: FakeHub) -> N
 
 
 def test_a_model_is_fetched_once_and_nothing_is_posted(fake: FakeHub) -> None:
-    first = ClipEncoder(OPENAI, cache=False)
+    first = ClipEncoder(OPENAI, cache=None)
     asked = len(fake.requests)
-    assert ClipEncoder(OPENAI, cache=False).fingerprint == first.fingerprint
+    assert ClipEncoder(OPENAI, cache=None).fingerprint == first.fingerprint
     assert len(fake.requests) == asked
     assert not [each for each in fake.requests if each.startswith("POST")]
     assert not [each for each in fake.requests if "discussions" in each]
@@ -185,10 +185,10 @@ def test_nor_a_cache_that_transformers_made(fake: FakeHub, cache: Path) -> None:
 
 
 def test_a_revision_is_named_behind_the_name(fake: FakeHub) -> None:
-    assert ClipEncoder(f"{LAION}@v1", cache=False).name == f"{LAION}@v1"
+    assert ClipEncoder(f"{LAION}@v1", cache=None).name == f"{LAION}@v1"
     assert any("/revision/v1" in each for each in fake.requests)
     with pytest.raises(OSError, match="not there at the revision 'v2'"):
-        ClipEncoder(f"{LAION}@v2", cache=False)
+        ClipEncoder(f"{LAION}@v2", cache=None)
 
 
 def test_a_download_that_broke_off_is_not_taken_for_the_whole(
@@ -204,7 +204,7 @@ def test_a_download_that_broke_off_is_not_taken_for_the_whole(
     with pytest.raises(hub.DownloadError, match="answers 429: try again"):
         hub.fetch_model(OPENAI)
     fake.fault = ""
-    assert ClipEncoder(OPENAI, cache=False).width == 32
+    assert ClipEncoder(OPENAI, cache=None).width == 32
     # What was finished, the settings, did not come again.
     assert set(fake.fetched()[len(sent) :]) == {"pytorch_model.bin"}
 
@@ -247,7 +247,7 @@ def test_what_is_damaged_is_fetched_again(
     damage(folder / file)
     fake.fault = "503"
     with pytest.raises(OSError, match="answers 503"):
-        ClipEncoder(LAION, cache=False)
+        ClipEncoder(LAION, cache=None)
 
 
 def test_files_that_a_mirror_names_otherwise_are_kept(
@@ -266,7 +266,7 @@ def test_a_kind_that_is_no_clip_is_refused_before_its_weights_come(
 ) -> None:
     sentence = "it is no CLIP but dinov2, which VisionEncoder takes"
     with pytest.raises(OSError, match=sentence):
-        ClipEncoder(DINO, cache=False)
+        ClipEncoder(DINO, cache=None)
     assert "config.json" in fake.fetched()
     assert "model.safetensors" not in fake.fetched()
 
@@ -278,7 +278,7 @@ def test_a_checkpoints_code_never_runs(
     with pytest.raises(OSError, match="needs code of its makers, which is never run"):
         VisionEncoder(CODE)
     with pytest.raises(OSError, match="pickle of weights holds code, or") as e:
-        ClipEncoder(BOMB, cache=False)
+        ClipEncoder(BOMB, cache=None)
     assert "weights_only" not in str(e.value) and "trust" not in str(e.value)
 
 
@@ -314,7 +314,7 @@ def test_each_fault_has_its_sentence(
         monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.3)
     fake.fault = fault
     with pytest.raises(OSError, match=FAULTS[fault]) as error:
-        ClipEncoder(OPENAI, cache=False)
+        ClipEncoder(OPENAI, cache=None)
     assert fake.address in str(error.value)
     assert_is_one_sentence(error.value)
     assert len(fake.requests) <= 1  # at once; a busy hub may not have heard it yet
@@ -339,7 +339,7 @@ def test_a_proxy_that_lets_nobody_through_is_told_from_the_hub(
     fake.fault = status
     sentence = f"https://hub.example cannot be reached .{status}.*with its login"
     with pytest.raises(OSError, match=sentence) as error:
-        ClipEncoder(OPENAI, cache=False)
+        ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(error.value)
 
 
@@ -349,7 +349,7 @@ def test_where_the_storage_is_blocked_it_is_named(
     monkeypatch.setattr("time.sleep", lambda _: None)  # between the client's tries
     fake.fault = "no storage"
     with pytest.raises(OSError, match=f"{STORAGE} cannot be reached") as error:
-        ClipEncoder(OPENAI, cache=False)
+        ClipEncoder(OPENAI, cache=None)
     assert fake.address not in str(error.value)
     assert_is_one_sentence(error.value)
 
@@ -357,7 +357,7 @@ def test_where_the_storage_is_blocked_it_is_named(
 def test_a_refused_connection_has_its_sentence(fake: FakeHub) -> None:
     fake.end()
     with pytest.raises(OSError, match="cannot be reached.*HF_ENDPOINT") as error:
-        ClipEncoder(OPENAI, cache=False)
+        ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(error.value)
 
 
@@ -366,14 +366,14 @@ def test_offline_without_a_cache_has_its_sentence(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="HF_HUB_OFFLINE.*: unset it") as error:
-        ClipEncoder(OPENAI, cache=False)
+        ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(error.value)
 
 
 def test_a_cache_that_is_a_file_is_named(fake: FakeHub, cache: Path) -> None:
     cache.write_bytes(b"")
     with pytest.raises(OSError, match=f"{cache} cannot be written to .*HF_HOME") as e:
-        ClipEncoder(OPENAI, cache=False)
+        ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(e.value)
 
 
@@ -398,14 +398,14 @@ def test_a_proxy_that_does_not_answer_and_an_unknown_certificate_have_theirs(
         behind.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         close_session()
         with pytest.raises(OSError, match="cannot be reached .*HTTPS_PROXY") as error:
-            ClipEncoder(OPENAI, cache=False)
+            ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(error.value)
     if not shutil.which("openssl"):
         pytest.skip("there is no openssl to make a certificate with")
     fake.use_certificate(tmp_path)
     fake.use(monkeypatch, tmp_path / "cache")
     with pytest.raises(OSError, match=r"\(.*CERTIFICATE_VERIFY.*SSL_CERT_FILE") as e:
-        ClipEncoder(OPENAI, cache=False)
+        ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(e.value)
 
 

@@ -166,7 +166,7 @@ def test_an_interrupted_training_ends_like_one_that_was_not(
         patched.setattr(pretrain.Student, "losses", interrupt)
         pretrain.train(parts, teachers)
     pretrain.train(parts, teachers)
-    one, other = (ClipEncoder(run.out, cache=False) for run in (whole, parts))
+    one, other = (ClipEncoder(run.out, cache=None) for run in (whole, parts))
     assert one.fingerprint == other.fingerprint
     projected = one.encode_images(
         draw("disc", np.random.default_rng(0)), readout="projected"
@@ -208,7 +208,7 @@ def test_seeds_and_losses_matter(folder, options):
     for name, change in changed.items():
         run = replace(options, name=name, out=folder / name, steps=1, **change)
         pretrain.train(run, FakeTeachers(folder))
-        fingerprints.append(ClipEncoder(run.out, cache=False).fingerprint)
+        fingerprints.append(ClipEncoder(run.out, cache=None).fingerprint)
     assert len(set(fingerprints)) == 3
 
 

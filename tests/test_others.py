@@ -229,7 +229,7 @@ def make_module() -> torch.nn.Module:
 
 @pytest.fixture
 def encoders(tmp_path):
-    other = VisionEncoder(save(tmp_path / "dino", *make_dinov2()), cache=False)
+    other = VisionEncoder(save(tmp_path / "dino", *make_dinov2()), cache=None)
     module = FunctionEncoder(make_module(), "five", preprocess=as_pixels)
     return [other, module, FunctionEncoder(mean_colours, "colours")]
 

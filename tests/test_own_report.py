@@ -822,7 +822,7 @@ def test_the_reasons_why_files_are_unreadable_name_no_path(
     folder = image_folder(n=4)
     for name in ("gone.png", "O'Brien.png"):
         (folder / "disc" / name).symlink_to(folder / "nowhere.png")
-    encoder = ClipEncoder(checkpoint, cache=False)
+    encoder = ClipEncoder(checkpoint, cache=None)
     images = encode_dataset(load_dataset(folder), encoder, errors={})
     reasons = images.unreadable.values()  # which page and PDF count
     assert [*reasons] == ["No such file or directory."] * 2

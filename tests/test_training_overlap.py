@@ -79,5 +79,5 @@ def test_hashes_of_the_37575_training_images_are_shipped() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_embedded_encoder_is_known_by_its_fingerprint(dtype: str) -> None:
-    encoder = ClipEncoder("mini", cache=False, dtype=dtype)
+    encoder = ClipEncoder("mini", cache=None, dtype=dtype)
     assert encoder.fingerprint in module.FINGERPRINTS

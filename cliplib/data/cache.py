@@ -53,7 +53,12 @@ class ResultCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = Path(folder or cache_folder() / "results")
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are, by the settings as they are now."""
+        return Path(self._folder or cache_folder() / "results")
 
     def _file_of(self, key: str) -> Path:
         """Return where the array under a key is kept."""
@@ -86,6 +91,10 @@ class ResultCache:
                 "set CLIPLIB_CACHE, or make room. Until then everything is computed "
                 "anew."
             )
+
+
+# The cache in the default folder.
+DEFAULT_CACHE = ResultCache()
 
 
 @dataclass(frozen=True)

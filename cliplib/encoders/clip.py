@@ -18,10 +18,15 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from transformers.utils.logging import disable_progress_bar
 
 from cliplib.data.arrays import Features, Ints, row_batches
-from cliplib.data.cache import ResultCache
+from cliplib.data.cache import DEFAULT_CACHE, ResultCache
 from cliplib.data.image import Images, ImageSource, load_image
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
-from cliplib.encoders.encoder import Encoder, fill_batch
+from cliplib.encoders.encoder import (
+    Encoder,
+    fill_batch,
+    usual_batch_size,
+    usual_device,
+)
 from cliplib.encoders.readouts import DEEP_BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)
@@ -56,8 +61,7 @@ class ClipEncoder(Encoder):
         default the setting ``CLIPLIB_MODEL``, else "mini". OSError if it is not there,
         or no complete CLIP.
     cache
-        Whether features of images are kept in the default folder of `ResultCache`; or
-        the cache to use.
+        Where features of images are kept; None keeps none.
     image_size
         Side in pixels of the square that the model sees; at another than its own, its
         embeddings of positions are interpolated.
@@ -85,14 +89,16 @@ class ClipEncoder(Encoder):
         self,
         model: str | os.PathLike[str] | None = None,
         *,
-        cache: bool | ResultCache = True,
+        cache: ResultCache | None = DEFAULT_CACHE,
         image_size: int | None = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
         self.name = os.fspath(model or os.environ.get("CLIPLIB_MODEL") or "mini")
         self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
-        self._place(device, cache)
+        self.device = device or usual_device()
+        self.batch_size = usual_batch_size(self.device)
+        self.cache = cache
         with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
             _check_settings(find_checkpoint(self.name, weights=False))
             source = find_checkpoint(self.name)
@@ -222,11 +228,7 @@ class ClipEncoder(Encoder):
 
     def preprocess(self, image: ImageSource) -> Features:
         """Return normalised pixels of an image for the tower, (3, s, s) float32."""
-        return np.asarray(self._preprocess_batch([load_image(image)])[0])
-
-    def _preprocess_batch(self, images: list[Image.Image]) -> Features:
-        """Return what the vision tower reads of n RGB images, (n, 3, s, s) float32."""
-        return np.stack(self.processor(images)["pixel_values"])
+        return np.asarray(self.processor([load_image(image)])["pixel_values"][0])
 
     def pool_hidden_states(
         self, states: tuple[torch.Tensor, ...], readout: str = "deep"
@@ -260,12 +262,10 @@ class ClipEncoder(Encoder):
             return deep
         return deep[:, self.columns_of(readout)]
 
-    def encode_pixels(self, pixels: ArrayLike) -> Features:
-        """Encode n images, given as normalised pixels (n, 3, s, s) of `preprocess`.
-
-        Returns their deep readout, (n, 3 * blocks * width) float32, on the CPU.
-        """
-        batch = torch.as_tensor(np.asarray(pixels, np.float32), device=self.device)
+    def encode_batch(self, images: list[Image.Image]) -> Features:
+        """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""
+        pixels = torch.from_numpy(np.stack(self.processor(images)["pixel_values"]))
+        batch = fill_batch(pixels, self.batch_size).to(self.device)
         mixed_precision = torch.autocast(
             batch.device.type,
             getattr(torch, self.dtype),
@@ -275,13 +275,7 @@ class ClipEncoder(Encoder):
             states = self.model.vision_model(
                 batch, output_hidden_states=True, interpolate_pos_encoding=True
             ).hidden_states
-            return np.asarray(self.pool_hidden_states(states).cpu())
-
-    def encode_batch(self, images: list[Image.Image]) -> Features:
-        """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""
-        pixels = torch.from_numpy(self._preprocess_batch(images))
-        full_batch = fill_batch(pixels, self.batch_size)
-        return self.encode_pixels(full_batch)[: len(images)]
+            return np.asarray(self.pool_hidden_states(states).cpu())[: len(images)]
 
 
 def _dtype_name(dtype: str | torch.dtype) -> str:

@@ -41,15 +41,6 @@ class Encoder(ABC):
     batch_size: int = 16
     cache: ResultCache | None = None
 
-    def _place(self, device: str | None, cache: bool | ResultCache) -> None:
-        """Set device, batch size and cache, from the arguments of these names."""
-        chosen = torch.device(
-            device or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
-        self.device = str(chosen)
-        self.batch_size = 16 if chosen.type == "cpu" else 128  # a GPU needs more
-        self.cache = ResultCache() if cache is True else cache or None
-
     @property
     @abstractmethod
     def fingerprint(self) -> str:
@@ -62,7 +53,8 @@ class Encoder(ABC):
     def columns_of(self, readout: str) -> Ints | slice:
         """Return which columns of the last readout another consists of.
 
-        ValueError for a name that is not among `readouts`.
+        An encoder of several readouts says so itself: here all columns are those of the
+        only one. ValueError for a name that is not among `readouts`.
         """
         if readout not in self.readouts:
             raise ValueError(
@@ -231,6 +223,16 @@ def check_made_by(table: Any, encoder: object) -> None:
             f"The table was made by another encoder than {encoder.name!r} (fingerprint "
             f"{made_by[:8]}, and not {encoder.fingerprint[:8]}): give that one."
         )
+
+
+def usual_device() -> str:
+    """Return "cuda" where there is such a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usual_batch_size(device: str) -> int:
+    """Return how many images a device encodes at once: a GPU needs more."""
+    return 16 if torch.device(device).type == "cpu" else 128
 
 
 def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:

@@ -13,10 +13,15 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from cliplib.data.arrays import Features
-from cliplib.data.cache import ResultCache
+from cliplib.data.cache import DEFAULT_CACHE, ResultCache
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import Encoder, fill_batch
+from cliplib.encoders.encoder import (
+    Encoder,
+    fill_batch,
+    usual_batch_size,
+    usual_device,
+)
 
 # What the parameter of the class token is called.
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
@@ -38,21 +43,19 @@ class VisionEncoder(Encoder):
         "owner/name@revision". OSError if it is not there, lacks weights, needs code of
         its makers, or does not take images. A model of timm needs timm.
     cache
-        Whether features of images are kept in the default folder of `ResultCache`; or
-        the cache to use.
-    device
-        By default a GPU if there is one.
+        Where features of images are kept; None keeps none.
     """
 
     def __init__(
         self,
         model: str | os.PathLike[str],
         *,
-        cache: bool | ResultCache = True,
-        device: str | None = None,
+        cache: ResultCache | None = DEFAULT_CACHE,
     ) -> None:
         self.name = os.fspath(model)
-        self._place(device, cache)
+        self.device = usual_device()
+        self.batch_size = usual_batch_size(self.device)
+        self.cache = cache
         with loading(self.name, "a folder with a vision model and its preprocessing"):
             # First, since what takes no images is refused before its weights come.
             settings = find_checkpoint(self.name, weights=False)

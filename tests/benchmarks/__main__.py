@@ -235,8 +235,8 @@ def features(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
 
 def beside_peers(files: list[Path], rounds: int, scratch: Path) -> list[Row]:
     """ViT-B/32 against each peer, the bare forward pass, and itself in bfloat16."""
-    encoder = ClipEncoder(vit_folder(scratch), cache=False)
-    half = ClipEncoder(vit_folder(scratch), cache=False, dtype="bfloat16")
+    encoder = ClipEncoder(vit_folder(scratch), cache=None)
+    half = ClipEncoder(vit_folder(scratch), cache=None, dtype="bfloat16")
 
     def ours() -> None:
         encoder.encode_images(files, progress=False)
@@ -301,7 +301,7 @@ def embedded(files: list[Path], rounds: int) -> list[Row]:
     """Images a second of the embedded model, at two sizes and in two precisions."""
     rows = []
     for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
-        encoder = ClipEncoder("mini", cache=False, image_size=pixels, dtype=dtype)
+        encoder = ClipEncoder("mini", cache=None, image_size=pixels, dtype=dtype)
         read = partial(encoder.images, files, progress=False)
         seconds = in_turn({"ours": read}, rounds)["ours"]
         settings = f"embedded model, {pixels} px, {dtype}"

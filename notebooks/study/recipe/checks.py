@@ -204,7 +204,7 @@ def check_speed(encoder: ClipEncoder, evaluation: Path) -> Iterator[Row]:
         raise ValueError(f"{evaluation} does not hold the images of {SETS[0]}.")
     photos = dataset["image"][:PHOTOS]
     for pixels, dtype in ((224, "float32"), (224, "bfloat16"), (160, "bfloat16")):
-        fresh = ClipEncoder(encoder.name, cache=False, image_size=pixels, dtype=dtype)
+        fresh = ClipEncoder(encoder.name, cache=None, image_size=pixels, dtype=dtype)
         encode = partial(fresh.encode_images, photos, progress=False)
         seconds = timeit.repeat(encode, number=1, repeat=5)
         encoded = np.full(len(seconds), len(photos))
