@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from PIL import Image
 
 from cliplib.data.arrays import Bools
 from cliplib.encoders.clip import ClipEncoder
@@ -20,6 +19,7 @@ from cliplib.inspection.lookalikes import LookAlikes
 from cliplib.inspection.published_split import PublishedSplit
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.inspection.subgroups import Subgroup
+from cliplib.probes.base import Probe
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.methods import MethodComparison
@@ -80,8 +80,9 @@ class Findings:
     suspects
         Labels that look wrong: row, given and likely class, and margin.
     errors
-        Rows that were classified wrongly, each with an image of what spoke for the
-        answer.
+        Rows that were classified wrongly, surest first.
+    fitted
+        The best probe, fitted to all images.
     aid
         A classifier that abstains when unsure, made of the best probe.
     training_overlap
@@ -108,7 +109,8 @@ class Findings:
     look_alikes: LookAlikes
     subgroups: Sequence[Subgroup]
     suspects: pd.DataFrame
-    errors: Sequence[tuple[int, Image.Image]]
+    errors: Sequence[int]
+    fitted: Probe
     aid: DecisionAid
     training_overlap: Bools | None = None
     published_split: PublishedSplit | None = None

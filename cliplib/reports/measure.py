@@ -8,12 +8,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 import cliplib
 from cliplib.data.datasets import Source, load_dataset
@@ -23,18 +22,17 @@ from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import audit_pairs
 from cliplib.features.encode import EncodedImages, encode_dataset
 from cliplib.features.groups import joined_files, joined_groups, suggested_pattern
-from cliplib.inspection.erase import evaluate_erased, read_boxes
+from cliplib.features.table import FeatureTable
+from cliplib.inspection.erase import Box, evaluate_erased, read_boxes
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
-from cliplib.inspection.maps import heat_maps
 from cliplib.inspection.published_split import evaluate_published_split
 from cliplib.inspection.shortcuts import probe_shortcuts
 from cliplib.inspection.subgroups import find_subgroups
 from cliplib.inspection.swaps import measure_swaps
 from cliplib.inspection.training_overlap import FINGERPRINTS, find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
-from cliplib.probes.base import Probe
-from cliplib.probes.out_of_fold import fit_with_groups
+from cliplib.probes.out_of_fold import Fit, fit_with_groups
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, Grouping
@@ -118,50 +116,34 @@ def measure(
         **columns,
     }
     made_command = command_of(folder, options, anonymous=anonymous)
-    # What can be refused before the encoding, which takes minutes, is refused first.
-    dataset = load_dataset(folder, groups=groups, **columns)
-    check_classes(dataset)
-    external_dataset = load_external(elsewhere, dataset, columns) if elsewhere else None
-    box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
-    other_encoders = [VisionEncoder(other) for other in others]
-    encoder = ClipEncoder(model or None)
-    images = encode_readable(dataset, encoder, copies)
+    sources = _read_sources(folder, model, groups, others, elsewhere, boxes, columns)
+    encoder = sources.encoder
+    images = encode_readable(sources.dataset, encoder, copies)
     images = replace(images, are_anonymous=anonymous)
     table = images.table
-    files = images.files
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
     words = zero_shot(encoder, table)
-    other_tables = {}
-    for other in other_encoders:
-        name = shown_name(other, anonymous)
-        (features,) = other.map(files, progress=name)
-        other_tables[name] = table.with_features(features)
+    other_tables = _other_tables(sources.others, images)
     results, fits = compare_methods(table, words, other_tables, **folds)
-    probe = results.probe
-    probe_table = results.probe_table
-    fitted = fit_with_groups(probe, probe_table)
+    fitted = fit_with_groups(results.probe, results.probe_table)
     aid = make_aid(results, encoder, images.names, anonymous=anonymous)
-    audit = audit_pairs(images.dataset, images.pairs)
-    fields = audit.fields
-    balanced_accuracy = results.evaluation.estimate("balanced_accuracy")
-    shortcuts = probe_shortcuts(
-        table, files, fields, balanced_accuracy, cache=encoder.cache, **folds
-    )
-    training_overlap = None  # of another encoder nothing is known
-    if encoder.fingerprint in FINGERPRINTS:
-        training_overlap = find_training_overlap(images.hashes)
     external = None
-    if external_dataset is not None:
-        external_images = encode_readable(external_dataset, encoder, copies)
+    if sources.external is not None:
+        external_images = encode_readable(sources.external, encoder, copies)
         external = evaluate_external(
             images, external_images, fitted, aid, copies=copies, seed=seed
         )
         if anonymous:
             external = replace(external, name="the other folder")
     erased = None
-    if box_by_id:
+    if sources.box_by_id:
         erased = evaluate_erased(
-            fits, probe_table, encoder, files, box_by_id, seed=seed
+            fits,
+            results.probe_table,
+            encoder,
+            images.files,
+            sources.box_by_id,
+            seed=seed,
         )
     return Findings(
         anonymous=anonymous,
@@ -170,28 +152,109 @@ def measure(
         encoder=encoder,
         images=images,
         grouping=grouping_of(images, anonymous=anonymous),
-        audit=audit,
         results=results,
-        shortcuts=measure_swaps(
-            shortcuts, fits, probe_table, encoder, files, seed=seed
-        ),
-        one_class_values=values_of_one_class(fields, table),
-        look_alikes=look_alikes(table.with_readout("deep"), probe, **folds),
-        subgroups=find_subgroups(table, results.predicted, fields, seed=seed),
         suspects=suspect_labels(table.labels, results.proba),
-        errors=explain_errors(encoder, fitted, files, results),
+        errors=surest_errors(results),
+        fitted=fitted,
         aid=aid,
-        training_overlap=training_overlap,
-        published_split=evaluate_published_split(
-            probe_table,
-            probe,
-            by_image=(results.by_image or results.evaluation).estimate("accuracy"),
-            by_group=results.evaluation.estimate("accuracy"),
-            **folds,
-        ),
         external=external,
         erased=erased,
+        **_inspect(encoder, images, results, fits, folds),
     )
+
+
+class _Sources(NamedTuple):
+    """What is measured, and by what: `external` are the images elsewhere."""
+
+    dataset: datasets.Dataset
+    external: datasets.Dataset | None
+    box_by_id: Mapping[str, Box]
+    encoder: ClipEncoder
+    others: Sequence[Encoder]
+
+
+def _read_sources(
+    folder: Source,
+    model: str | os.PathLike[str],
+    groups: str | os.PathLike[str] | None,
+    others: Sequence[str | os.PathLike[str]],
+    elsewhere: str | os.PathLike[str],
+    boxes: str | os.PathLike[str],
+    columns: Mapping[str, str],
+) -> _Sources:
+    """Read what can be refused before the encoding, which takes minutes.
+
+    Parameters are those of `measure`.
+    """
+    dataset = load_dataset(folder, groups=groups, **columns)
+    check_classes(dataset)
+    external = load_external(elsewhere, dataset, columns) if elsewhere else None
+    box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
+    other_encoders = [VisionEncoder(other) for other in others]
+    encoder = ClipEncoder(model or None)
+    return _Sources(dataset, external, box_by_id, encoder, other_encoders)
+
+
+def _other_tables(
+    encoders: Sequence[Encoder], images: EncodedImages
+) -> dict[str, FeatureTable]:
+    """Return the table with the features of each other encoder, by its shown name."""
+    tables = {}
+    for encoder in encoders:
+        name = shown_name(encoder, images.are_anonymous)
+        (features,) = encoder.map(images.files, progress=name)
+        tables[name] = images.table.with_features(features)
+    return tables
+
+
+def _inspect(
+    encoder: ClipEncoder,
+    images: EncodedImages,
+    results: MethodComparison,
+    fits: Sequence[Fit],
+    folds: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what images, files and splits say beside the results.
+
+    It is by field of `Findings`; `folds` are the number of folds and the seed.
+    """
+    table = images.table
+    probe = results.probe
+    probe_table = results.probe_table
+    audit = audit_pairs(images.dataset, images.pairs)
+    accuracy = results.evaluation.estimate("accuracy")
+    accuracy_by_image = (results.by_image or results.evaluation).estimate("accuracy")
+    balanced_accuracy = results.evaluation.estimate("balanced_accuracy")
+    shortcuts = probe_shortcuts(
+        table,
+        images.files,
+        audit.fields,
+        balanced_accuracy,
+        cache=encoder.cache,
+        **folds,
+    )
+    training_overlap = None  # of another encoder nothing is known
+    if encoder.fingerprint in FINGERPRINTS:
+        training_overlap = find_training_overlap(images.hashes)
+    return {
+        "audit": audit,
+        "shortcuts": measure_swaps(
+            shortcuts, fits, probe_table, encoder, images.files, seed=folds["seed"]
+        ),
+        "one_class_values": values_of_one_class(audit.fields, table),
+        "look_alikes": look_alikes(table.with_readout("deep"), probe, **folds),
+        "subgroups": find_subgroups(
+            table, results.predicted, audit.fields, seed=folds["seed"]
+        ),
+        "training_overlap": training_overlap,
+        "published_split": evaluate_published_split(
+            probe_table,
+            probe,
+            by_image=accuracy_by_image,
+            by_group=accuracy,
+            **folds,
+        ),
+    }
 
 
 def check_classes(dataset: datasets.Dataset) -> None:
@@ -292,26 +355,18 @@ def grouping_of(images: EncodedImages, *, anonymous: bool = False) -> Grouping:
     return Grouping(0, pattern, series, pd.DataFrame())
 
 
-def explain_errors(
-    encoder: ClipEncoder, fitted: Probe, files: Sequence[Any], results: MethodComparison
-) -> list[tuple[int, Image.Image]]:
-    """Return the errors of which the best probe was surest, six at most, surest first.
+def surest_errors(results: MethodComparison) -> list[int]:
+    """Return the rows of the surest errors, six at most, one of each group.
 
-    There is one of a group at most. Answers are out of fold; heat maps, of what speaks
-    for the wrong answer, are by the probe that is fitted to all images.
+    They are those of the best probe, out of fold; the surest comes first.
     """
     table = results.table
     sureness = results.proba.max(axis=1)
     answers = pd.DataFrame({"group": table.groups, "sureness": sureness})
     errors = answers[results.predicted != table.labels]
     surest_first = errors.sort_values("sureness", ascending=False, kind="stable")
-    rows = surest_first.drop_duplicates("group").index[:MOST_ERRORS].tolist()
-    if not rows:
-        return []
-    shown = [files[row] for row in rows]
-    readout = results.probe_table.readout
-    maps = heat_maps(encoder, fitted, shown, results.predicted[rows], readout)
-    return list(zip(rows, maps, strict=True))
+    rows: list[int] = surest_first.drop_duplicates("group").index.tolist()
+    return rows[:MOST_ERRORS]
 
 
 def make_aid(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from cliplib.data.image import ImageSource, load_image
 from cliplib.inspection.erase import Erased
+from cliplib.inspection.maps import heat_maps
 from cliplib.reports.findings import Findings
 
 # Images that are shown side by side.
@@ -63,8 +64,17 @@ def of_copies(findings: Findings) -> list[Picture]:
 def of_errors(findings: Findings) -> list[Picture]:
     """Return the best probe's surest errors, each with a heat map of its answer."""
     results = findings.results
+    if not findings.errors:
+        return []
+    maps = heat_maps(
+        findings.encoder,
+        findings.fitted,
+        [findings.images.files[row] for row in findings.errors],
+        results.predicted[findings.errors],
+        results.probe_table.readout,
+    )
     pictures = []
-    for row, heat_map in findings.errors:
+    for row, heat_map in zip(findings.errors, maps, strict=True):
         answer = results.table.classes[results.predicted[row]]
         (error,) = of_rows(findings, [row])
         pictures.append(error._replace(title=f"{error.title}, as {answer}"))

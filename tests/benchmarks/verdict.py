@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
 
@@ -31,10 +30,9 @@ from folders import COPIES, PARTS, TRAPS, Folder, folders
 
 from cliplib.features.encode import encode
 from cliplib.inspection.shortcuts import Shortcut, strongest
-from cliplib.probes.out_of_fold import fit_with_groups
-from cliplib.reports import measure as module
 from cliplib.reports.data_warnings import external_loss
 from cliplib.reports.findings import Findings
+from cliplib.reports.measure import measure
 from cliplib.reports.templates import percent, points
 from cliplib.reports.verdict import WORDS, Verdict, right_of_new, verdict
 
@@ -56,16 +54,14 @@ def measured_row(folder: Folder, place: Path, peers: bool) -> dict[str, Any]:
     labels, or elsewhere; whether each peer names a trap.
     """
     elsewhere = place / "elsewhere"
-    # No word depends on heat maps, which take long.
-    with patch.object(module, "explain_errors"):
-        findings = module.measure(
-            place / "home",
-            groups=r"(p\d+)_" if folder.kind == "declared" else "",
-            elsewhere=str(elsewhere) if elsewhere.exists() else "",
-        )
+    findings = measure(
+        place / "home",
+        groups=r"(p\d+)_" if folder.kind == "declared" else None,
+        elsewhere=str(elsewhere) if elsewhere.exists() else "",
+    )
     said = verdict(findings)
     table = findings.results.probe_table
-    probe = fit_with_groups(findings.results.probe, table)
+    probe = findings.fitted
     new = encode(place / "new", findings.encoder).with_readout(table.readout)
     truth = np.array(new.classes)[new.labels]
     is_true = np.array(table.classes)[probe.predict(new.features)] == truth
