@@ -13,7 +13,7 @@ from cliplib.data.datasets import load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.encode import encode, encode_dataset
-from cliplib.features.table import COLUMNS, FeatureTable
+from cliplib.features.table import ROW_FIELDS, FeatureTable
 from study.data import DATASETS, PRECOMPUTED
 from study.features import (
     MissingImages,
@@ -26,7 +26,7 @@ from study.subset import drawn_images
 
 
 def equal(a, b):
-    return all((getattr(a, name) == getattr(b, name)).all() for name in COLUMNS)
+    return all((getattr(a, name) == getattr(b, name)).all() for name in ROW_FIELDS)
 
 
 def test_readouts_of_a_table_are_those_of_the_encoder(tiny, image_folder):
@@ -131,7 +131,7 @@ def some_table(copies):
 
 def with_copies_of(table, copies):
     return FeatureTable(
-        **{name: getattr(table, name) for name in COLUMNS}
+        **{name: getattr(table, name) for name in ROW_FIELDS}
         | {"copies": np.array(copies), "groups": np.array(copies)},
         classes=table.classes,
     )

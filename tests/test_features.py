@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from cliplib.features.table import COLUMNS, FeatureTable
+from cliplib.features.table import ROW_FIELDS, FeatureTable
 from study.compact import save_compact
 
 
@@ -30,7 +30,7 @@ def make_table(n=12, d=4, **changes):
 
 
 def equal(a, b):
-    return all((getattr(a, name) == getattr(b, name)).all() for name in COLUMNS)
+    return all((getattr(a, name) == getattr(b, name)).all() for name in ROW_FIELDS)
 
 
 def test_rows_stay_together():

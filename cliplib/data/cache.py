@@ -197,9 +197,10 @@ def _compute_batch(
     are decoded. What is computed is stored in the cache.
     """
     image_by_digest: dict[str, Image.Image] = {}  # equal files once
-    digests: list[str | UnreadableImage] = []
+    digest_of_row: dict[int, str] = {}
+    error_of_row: dict[int, UnreadableImage] = {}
     result_by_key: dict[str, NDArray[Any]] = {}
-    for source in sources:
+    for row, source in enumerate(sources):
         try:
             content = image_bytes(source)
             digest = hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -208,9 +209,9 @@ def _compute_batch(
                 result_by_key |= cache.get(keys)
             if not keys <= result_by_key.keys():
                 image_by_digest[digest] = load_image(source, content)
-            digests.append(digest)
+            digest_of_row[row] = digest
         except UnreadableImage as error:
-            digests.append(error)
+            error_of_row[row] = error
     for function in functions:
         image_by_key = {
             function.key(digest): image
@@ -223,9 +224,9 @@ def _compute_batch(
             if cache is not None:
                 cache.put(computed)
             result_by_key |= computed
-    return [
-        digest
-        if isinstance(digest, UnreadableImage)
-        else [result_by_key[function.key(digest)] for function in functions]
-        for digest in digests
-    ]
+    results_of_row = {
+        row: [result_by_key[function.key(digest)] for function in functions]
+        for row, digest in digest_of_row.items()
+    }
+    answer_of_row = results_of_row | error_of_row
+    return [answer_of_row[row] for row in range(len(sources))]

@@ -19,13 +19,13 @@ from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.data.threads import one_thread
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
-    BATCH_SIZE,
+    IMAGES_AT_ONCE,
     MAX_SIMPLE_DIFFERENCE,
     low_frequency_bits,
     one_is_simple,
     tints,
 )
-from cliplib.features.registration import halved, register, similarities, warped
+from cliplib.features.registration import halved, register, similarity_maps, warped
 
 # Correlations of detail and of grey levels, once one image is laid over the other.
 MIN_REGISTERED = 0.85
@@ -39,7 +39,7 @@ MAX_TINT_DIFFERENCE = 15
 # Between standardised features.
 MIN_COSINE = 0.8
 # Crops and turns, but not both: enough to propose pairs by their hashes.
-WARPS = similarities(
+WARPS = similarity_maps(
     [(s, 0.0) for s in (1.0, 0.95, 0.9, 0.85, 0.8)] + [(1.0, a) for a in (-8, -4, 4, 8)]
 )
 
@@ -89,7 +89,7 @@ def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     The answer is (n, 2 · warps, 1).
     """
     bits = [np.zeros((0, 2 * len(WARPS), 1), np.uint64)]
-    for batch in row_batches(len(grey), BATCH_SIZE):
+    for batch in row_batches(len(grey), IMAGES_AT_ONCE):
         views = warped(halved(grey[batch]), WARPS).numpy()
         both = np.concatenate([views, views[..., ::-1]])
         bits.append(low_frequency_bits(both, 8).swapaxes(0, 1))

@@ -18,6 +18,7 @@ import pyarrow as pa
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.data.wording import counted
+from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
 from cliplib.features.duplicates import near_duplicate_groups
 from cliplib.features.groups import merge_groups
@@ -29,7 +30,16 @@ logger = logging.getLogger(__name__)
 # Images that are encoded, and written to one file, together.
 IMAGES_A_FILE = 256
 # What is written of each image.
-COLUMNS = ["id", "label", "split", "group", "features", "hash", "encoder", "error"]
+WRITTEN_COLUMNS = [
+    "id",
+    "label",
+    "split",
+    "group",
+    "features",
+    "hash",
+    "encoder",
+    "error",
+]
 
 
 class EncodingActor:
@@ -46,12 +56,10 @@ class EncodingActor:
     def __init__(self, dataset: datasets.Dataset, model: str, readout: str) -> None:
         self.dataset = dataset
         self.encoder = load_encoder(model)
-        self.encoder.cache = None
+        self.encoder.cache = None  # what is written is not kept twice
         readout = readout or self.encoder.readouts[-1]
         self.columns = self.encoder.columns_of(readout)
-        about = {"readout": readout, "hashes": image_hash.name}
-        # The column "encoder": rows with the same text were made in the same way.
-        self.made_by = json.dumps(self.encoder.provenance | about, sort_keys=True)
+        self.made_by = made_by(self.encoder, readout)
 
     def __call__(self, batch: dict[str, Any]) -> pd.DataFrame:
         """Encode n images, whose row numbers are the batch's column id.
@@ -75,6 +83,15 @@ class EncodingActor:
                 "error": [str(errors.get(row, "")) for row in range(len(rows))],
             }
         )
+
+
+def made_by(encoder: Encoder, readout: str) -> str:
+    """Return what makes a row, as JSON: rows of equal texts are made in the same way.
+
+    It is the column "encoder". `readout` is one of the encoder's, or "" for the last.
+    """
+    about = {"readout": readout or encoder.readouts[-1], "hashes": image_hash.name}
+    return json.dumps(encoder.provenance | about, sort_keys=True)
 
 
 def encode_with_ray(
@@ -123,9 +140,9 @@ def encode_with_ray(
         raise ImportError(
             "Encoding on several machines needs Ray: pip install 'cliplib[scale]'."
         )
-    # The actors make encoders of their own; this one only tells how rows are made.
-    made_by = EncodingActor(dataset, model, readout).made_by
-    done = _written_ids(output, made_by)
+    encoder = load_encoder(model)
+    encoder.columns_of(readout or encoder.readouts[-1])  # refuses what it cannot make
+    done = _written_ids(output, made_by(encoder, readout))
     missing = [row for row, name in enumerate(dataset["id"]) if name not in done]
     if not missing:
         return
@@ -139,10 +156,11 @@ def encode_with_ray(
         ) from error
 
 
-def _written_ids(output: str, made_by: str) -> set[str]:
+def _written_ids(output: str, expected: str) -> set[str]:
     """Return the ids of the images that a folder or URI holds already.
 
-    ValueError if something else made their features, or if a file is damaged.
+    ValueError if another text than `expected` says what made them, or if a file is
+    damaged.
     """
     texts = pa.schema({"id": pa.string(), "encoder": pa.string()})
     try:
@@ -150,7 +168,7 @@ def _written_ids(output: str, made_by: str) -> set[str]:
         written = pd.read_parquet(output, columns=texts.names, schema=texts)
     except FileNotFoundError:
         return set()
-    if set(written["encoder"]) - {made_by}:
+    if set(written["encoder"]) - {expected}:
         raise ValueError(
             f"{output} holds features that were made otherwise: name another folder."
         )
@@ -188,7 +206,7 @@ def load_encoded(folder: str) -> Fields:
     or another's, or no image could be read.
     """
     images = pd.read_parquet(folder)
-    if lacking := [name for name in COLUMNS if name not in images]:
+    if lacking := [name for name in WRITTEN_COLUMNS if name not in images]:
         raise ValueError(
             f"{folder} lacks the column {lacking[0]!r}: name a folder that `cliplib "
             "encode` wrote."
@@ -214,7 +232,6 @@ def load_encoded(folder: str) -> Fields:
     groups = near_duplicates
     if (images["group"] != "").any():  # where the source declares them
         groups = merge_groups(near_duplicates, images["group"])
-    made_by = json.loads(images["encoder"].iloc[0])
     return {
         "features": features,
         "labels": labels,
@@ -224,5 +241,6 @@ def load_encoded(folder: str) -> Fields:
         "copies": near_duplicates,
         "groups": groups,
         "folds": np.zeros(len(images), np.int64),
-        "provenance": made_by | {"dataset": PurePosixPath(folder).name},
+        "provenance": json.loads(images["encoder"].iloc[0])
+        | {"dataset": PurePosixPath(folder).name},
     }

@@ -25,7 +25,6 @@ from cliplib.features.crops import confirmed_crops, proposed_crops
 from cliplib.features.groups import connected_groups
 from cliplib.features.hamming import close_hashes
 from cliplib.features.hashes import (
-    BATCH_SIZE,
     GREY_SIDE,
     MAX_SIMPLE_DIFFERENCE,
     ORIENTATIONS,
@@ -58,9 +57,12 @@ MAX_DIFFERENCE = 75
 MAX_DRAWN_DIFFERENCE = 30
 EVERYWHERE = np.ones((GREY_SIDE, GREY_SIDE), bool)
 
+# Pairs whose detail is in memory together.
+PAIRS_AT_ONCE = 512
+
 SAME_PIXELS = "exact"
 # Of pairs, and their types.
-COLUMNS = {
+PAIR_TYPES = {
     "index_a": "int64",
     "index_b": "int64",
     "kind": "str",
@@ -122,7 +124,7 @@ def find_near_duplicates(
         records_a = records_a[:0]
         strictness = SAME_PIXELS
     pairs = _pairs(records_a, records_b, features, strictness, cropped)
-    return pairs.astype(COLUMNS).reset_index(drop=True)
+    return pairs.astype(PAIR_TYPES).reset_index(drop=True)
 
 
 def _records_of(images: Images | NDArray[np.uint8]) -> NDArray[Any]:
@@ -154,23 +156,22 @@ def _pairs(
     is_a = is_first if is_within else images["index"] < len(records_a)
     pairs = images[is_a].merge(images[~is_a], on="digest", suffixes=("_a", "_b"))
     pairs = pairs.assign(kind=SAME_PIXELS, orientation="", correlation=1.0)
-    index_a = images["index"][is_a].to_numpy()
-    index_b = index_a if is_within else images["index"][~is_a].to_numpy()
     if strictness != SAME_PIXELS:
+        index_a = images["index"][is_a].to_numpy()
+        index_b = index_a if is_within else images["index"][~is_a].to_numpy()
         least = MIN_CORRELATION if strictness == "near" else float(strictness)
         near = _near_pairs(records, index_a, index_b, least, is_within)
         uncropped = pd.concat([pairs, *near])
         pairs = uncropped[_agree_beyond_detail(records, uncropped)]
         if cropped:
-            proposed = proposed_crops(
-                records["grey"], index_a, index_b, features, is_within
-            )
+            grey = records["grey"]
+            proposed = proposed_crops(grey, index_a, index_b, features, is_within)
             # Whether others are copies was judged above, or follows from other pairs.
             is_new = ~_are_among(proposed, uncropped)
             is_new &= ~_are_connected(proposed, pairs, len(records))
             crops = confirmed_crops(records, proposed[is_new], least)
             pairs = pd.concat([pairs, crops])
-    pairs = _one_row_for_each_pair(pairs[[*COLUMNS]])
+    pairs = _one_row_for_each_pair(pairs[[*PAIR_TYPES]])
     first_of_b = 0 if is_within else len(records_a)
     return pairs.assign(index_b=pairs["index_b"] - first_of_b)
 
@@ -243,39 +244,57 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     levels; and nowhere may their grey levels differ much, but for brightness and
     contrast. Limits are narrower for drawings and simple images.
     """
-    grey = records["grey"]
     rows_a = pairs["index_a"].to_numpy()
     rows_b = pairs["index_b"].to_numpy()
-    is_simple = one_is_simple(grey, rows_a, rows_b)
-    is_drawing = are_drawings(grey)
-    both_are_drawings = is_drawing[rows_a] & is_drawing[rows_b]
-    max_colour = np.where(
-        both_are_drawings, MAX_DRAWN_COLOUR_DIFFERENCE, MAX_COLOUR_DIFFERENCE
-    )
-    max_difference = np.select(
-        [is_simple, both_are_drawings],
-        [MAX_SIMPLE_DIFFERENCE, MAX_DRAWN_DIFFERENCE],
-        MAX_DIFFERENCE,
-    )
+    max_tint, max_difference = _limits(records["grey"], rows_a, rows_b)
     agrees = np.array(pairs["kind"] == SAME_PIXELS)
     for orientation, orient in ORIENTATIONS.items():
         chosen = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
-        a = rows_a[chosen]
-        b = rows_b[chosen]
-        tints_a = tints(orient(records["colours"][a]))
-        tints_b = tints(records["colours"][b])
+        a = records[rows_a[chosen]]
+        b = records[rows_b[chosen]]
+        grey_a = orient(a["grey"])
+        tints_a = tints(orient(a["colours"]))
+        tints_b = tints(b["colours"])
         tint_difference = np.abs(tints_a - tints_b).max(axis=(1, 2, 3))
-        strongest = np.abs([tints_a, tints_b]).max(axis=(2, 3, 4))
-        one_is_grey = strongest.min(axis=0) <= MAX_GREY_TINT
-        has_same_tints = tint_difference <= max_colour[chosen]
-        shift = np.abs(orient(grey[a]).astype(np.int16) - grey[b]).mean(axis=(1, 2))
-        has_same_tints |= one_is_grey & (shift <= MAX_GREY_SHIFT)
+        has_same_tints = tint_difference <= max_tint[chosen]
+        has_same_tints |= _one_became_grey(grey_a, b["grey"], tints_a, tints_b)
         difference = [
             largest_difference(first, second, EVERYWHERE)
-            for first, second in zip(orient(grey[a]), grey[b], strict=True)
+            for first, second in zip(grey_a, b["grey"], strict=True)
         ]
         agrees[chosen] = has_same_tints & (difference <= max_difference[chosen])
     return agrees
+
+
+def _limits(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> tuple[Ints, Ints]:
+    """Return how much tints, and grey levels, of each pair of rows may differ, (p,)."""
+    is_drawing = are_drawings(grey)
+    both_are_drawings = is_drawing[rows_a] & is_drawing[rows_b]
+    max_tint = np.where(
+        both_are_drawings, MAX_DRAWN_COLOUR_DIFFERENCE, MAX_COLOUR_DIFFERENCE
+    )
+    max_difference = np.select(
+        [one_is_simple(grey, rows_a, rows_b), both_are_drawings],
+        [MAX_SIMPLE_DIFFERENCE, MAX_DRAWN_DIFFERENCE],
+        MAX_DIFFERENCE,
+    )
+    return max_tint, max_difference
+
+
+def _one_became_grey(
+    grey_a: NDArray[np.uint8],
+    grey_b: NDArray[np.uint8],
+    tints_a: Floats,
+    tints_b: Floats,
+) -> Bools:
+    """Return whether one image of each pair is grey, with the other's grey levels.
+
+    Grey levels are (p, 64, 64), tints (p, 3, 4, 4).
+    """
+    strongest = np.abs([tints_a, tints_b]).max(axis=(2, 3, 4))
+    one_is_grey = strongest.min(axis=0) <= MAX_GREY_TINT
+    shift = np.abs(grey_a.astype(np.int16) - grey_b).mean(axis=(1, 2))
+    return np.asarray(one_is_grey & (shift <= MAX_GREY_SHIFT))
 
 
 def _correlations(
@@ -288,7 +307,7 @@ def _correlations(
     """
     orient = ORIENTATIONS[orientation]
     correlations = [np.zeros(0)]
-    for batch in row_batches(len(rows_a), BATCH_SIZE):
+    for batch in row_batches(len(rows_a), PAIRS_AT_ONCE):
         turned_a = orient(squares[rows_a[batch]])
         a = turned_a.astype(np.float64).reshape(len(turned_a), -1)
         b = squares[rows_b[batch]].astype(np.float64).reshape(a.shape)

@@ -20,13 +20,10 @@ from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import UnreadableImage
 from cliplib.encoders.encoder import Encoder
 from cliplib.encoders.vision import load_encoder
-from cliplib.features.duplicates import COLUMNS, find_near_duplicates, parse_copies
+from cliplib.features.duplicates import PAIR_TYPES, find_near_duplicates, parse_copies
 from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable, groups_per_class
-
-# Of pairs of near-duplicates in the cache, which keeps texts of a fixed length.
-RECORD_TYPES = COLUMNS | {"kind": "U7", "orientation": "U16"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +208,11 @@ def _near_duplicates(
     kept = cache.get([key])
     if key not in kept:
         pairs = find_near_duplicates(hashes, features=features, copies=copies)
-        kept = {key: pairs.to_records(index=False, column_dtypes=RECORD_TYPES)}
+        # Texts of the length of the longest, since the cache keeps no objects.
+        columns = [
+            pairs[name].to_numpy("U" if kind == "str" else kind)
+            for name, kind in PAIR_TYPES.items()
+        ]
+        kept = {key: np.rec.fromarrays(columns, names=[*PAIR_TYPES])}
         cache.put(kept)
-    return pd.DataFrame(kept[key]).astype(COLUMNS)
+    return pd.DataFrame(kept[key]).astype(PAIR_TYPES)

@@ -47,8 +47,10 @@ def close_hashes(
                 near_rows, near_columns = np.nonzero(distance <= max_distance)
                 rows = near_rows + start
                 others = near_columns + left
-                is_wanted = others > rows if within else slice(None)
-                yield rows[is_wanted], others[is_wanted], orientation
+                if within:
+                    is_later = others > rows
+                    rows, others = rows[is_later], others[is_later]
+                yield rows, others, orientation
 
 
 def _distances(words_a: Words, words_b: Words) -> NDArray[np.uint16]:

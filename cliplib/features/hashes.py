@@ -20,7 +20,7 @@ GREY_SIDE = 64
 # Lowest frequencies in each direction, which the hash keeps.
 HASH_SIDE = 16
 # Images whose detail is in memory together.
-BATCH_SIZE = 512
+IMAGES_AT_ONCE = 512
 
 # What image b may be of image a, such as "mirrored", and the function that turns
 # squares of pixels (…, s, s) into that.
@@ -157,7 +157,7 @@ def quantised_detail(grey: NDArray[np.uint8]) -> NDArray[np.int8]:
     """
     detail = np.empty(grey.shape, np.int8)
     # In batches, since on the way they are four times this.
-    for batch in row_batches(len(grey), BATCH_SIZE):
+    for batch in row_batches(len(grey), IMAGES_AT_ONCE):
         fine = fine_detail(grey[batch].astype(np.float32))
         peak = np.abs(fine).max(axis=(1, 2), keepdims=True)
         detail[batch] = np.rint(127 * fine / np.maximum(peak, 1e-3))
@@ -201,7 +201,7 @@ def one_is_simple(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> Bools:
     """Return whether one image of each pair, (p,), is a simple one."""
     rows, place = np.unique([rows_a, rows_b], return_inverse=True)
     is_simple = np.zeros(len(rows), bool)
-    for batch in row_batches(len(rows), BATCH_SIZE):
+    for batch in row_batches(len(rows), IMAGES_AT_ONCE):
         is_simple[batch] = are_simple(grey[rows[batch]])
     return np.asarray(is_simple[place.reshape(2, -1)].any(axis=0))
 

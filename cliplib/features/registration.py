@@ -47,11 +47,11 @@ MIN_FITTED = 0.5
 # Steps in which a map is fitted.
 STEPS = 8
 # Pairs whose arrays a core's cache holds.
-BATCH_SIZE = 64
+PAIRS_AT_ONCE = 64
 # Share of the area of both images, less a rim.
 MIN_SHARED = 0.5
 # Pixels from the edge of the overlap: local means know what lies beyond it.
-RIM = 2
+OVERLAP_RIM = 2
 # Of a map's entries from those of the map that changes nothing: a scale, and a turn.
 # Without it ten pairs more of brain MRI's slices would count.
 MAX_CHANGE = torch.tensor([[0.3, 0.2], [0.2, 0.3]])
@@ -70,7 +70,7 @@ def halved(squares: NDArray[Any]) -> Features:
     return np.asarray(parts.mean(axis=(2, 4), dtype=np.float32))
 
 
-def similarities(warps: list[tuple[float, float]]) -> Tensor:
+def similarity_maps(warps: list[tuple[float, float]]) -> Tensor:
     """Return the maps, (w, 2, 3), that zoom and turn, each by a scale and an angle."""
     scale = torch.tensor([scale for scale, _ in warps])
     angle = torch.tensor([angle for _, angle in warps])
@@ -81,7 +81,7 @@ def similarities(warps: list[tuple[float, float]]) -> Tensor:
     return torch.stack(rows).permute(2, 0, 1)
 
 
-GRID = similarities(list(product(SCALES, ANGLES)))
+GRID = similarity_maps(list(product(SCALES, ANGLES)))
 
 
 def warped(squares: Features, maps: Tensor) -> Tensor:
@@ -109,11 +109,15 @@ class Alignment(NamedTuple):
             self.correlation[pairs],
         )
 
-    def better_half(self) -> Alignment:
-        """Return the better of two ways to place each pair, which follow each other."""
-        first_ways, second_ways = self.correlation.reshape(2, -1)
-        number = np.arange(len(first_ways))
-        return self.select(number + len(number) * (second_ways > first_ways))
+    def best_of_two(self) -> Alignment:
+        """Return of each pair the placement with the higher correlation.
+
+        Each pair is there twice: once in the first half, and in the same order once
+        in the second.
+        """
+        first, second = self.correlation.reshape(2, -1)
+        n_pairs = len(first)
+        return self.select(np.arange(n_pairs) + n_pairs * (second > first))
 
 
 @one_thread()  # on so small images, two would wait for each other most of the time
@@ -131,8 +135,8 @@ def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFram
     seconds = np.append(b, b + len(rows))  # as they are, then mirrored
     # Either image may be the larger part, and so the one that moves.
     alignment = _shifted(images, np.append(firsts, seconds), np.append(seconds, firsts))
-    alignment = _fitted(halved(images), alignment.better_half(), MIN_COARSE)
-    alignment = _fitted(images, alignment.better_half(), MIN_FITTED)
+    alignment = _fitted(halved(images), alignment.best_of_two(), MIN_COARSE)
+    alignment = _fitted(images, alignment.best_of_two(), MIN_FITTED)
     is_mirrored = np.maximum(alignment.moving, alignment.fixed) >= len(rows)
     return _compared(images, alignment).assign(is_mirrored=is_mirrored)
 
@@ -148,7 +152,7 @@ def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Alignment:
     maps = torch.eye(3).repeat(len(moving), 1, 1)
     # In this order an image's views are made once for many of its pairs.
     by_moving = np.argsort(moving, kind="stable")
-    for batch in row_batches(len(by_moving), BATCH_SIZE):
+    for batch in row_batches(len(by_moving), PAIRS_AT_ONCE):
         pairs = by_moving[batch]
         rows, row_of_pair = np.unique(moving[pairs], return_inverse=True)
         views = torch.fft.rfft2(_standardised(warped(detail[rows], GRID)))
@@ -178,7 +182,7 @@ def _fitted(images: NDArray[Any], alignment: Alignment, least: float) -> Alignme
     maps = alignment.maps.clone()
     correlation = np.zeros(len(maps), np.float32)
     likely = np.flatnonzero(alignment.correlation >= least)
-    for batch in row_batches(len(likely), BATCH_SIZE):
+    for batch in row_batches(len(likely), PAIRS_AT_ONCE):
         some = likely[batch]
         moving = _soft_detail(images[alignment.moving[some]])
         fixed = _soft_detail(images[alignment.fixed[some]])
@@ -262,7 +266,7 @@ def _compared(images: NDArray[np.uint8], alignment: Alignment) -> pd.DataFrame:
     is_small = (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
     compared = np.zeros((len(change), 3))
     likely = np.flatnonzero(is_small & (alignment.correlation >= MIN_FITTED))
-    for batch in row_batches(len(likely), BATCH_SIZE):
+    for batch in row_batches(len(likely), PAIRS_AT_ONCE):
         some = likely[batch]
         pairs = alignment.select(some)
         a = torch.from_numpy(images[pairs.moving]).float()
@@ -285,8 +289,8 @@ def _compared_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
     values, to_edge = _sampled(moving, maps)
     is_inside = to_edge >= 0.5
     is_shared = torch.zeros_like(is_inside)
-    inner = slice(RIM, -RIM)
-    is_shared[:, inner, inner] = to_edge[:, inner, inner] > RIM
+    inner = slice(OVERLAP_RIM, -OVERLAP_RIM)
+    is_shared[:, inner, inner] = to_edge[:, inner, inner] > OVERLAP_RIM
     # What is outside has the mean of what is shared: it is no detail.
     a = torch.where(is_inside, values, _mean(values, is_shared))
     b = torch.where(is_inside, fixed, _mean(fixed, is_shared))

@@ -121,10 +121,12 @@ def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
         groups_of_class = smallest_first[has_class[smallest_first, label]]
         undecided = groups_of_class[~is_decided[groups_of_class]]
         # A start beyond the last of those undecided would take none of them.
-        start = rng.integers(min(parts, max(1, len(undecided))))
+        n_starts = min(parts, max(1, len(undecided)))
+        every_so_many = undecided[rng.integers(n_starts) :: parts]
+        is_missing = not is_held_out[groups_of_class].any()
         # A single one is held out only if no other group of the class is yet.
-        if len(undecided) > 1 or not is_held_out[groups_of_class].any():
-            is_held_out[undecided[start::parts]] = True
+        if len(undecided) > 1 or is_missing:
+            is_held_out[every_so_many] = True
         is_decided[groups_of_class] = True
     return is_held_out
 

@@ -32,7 +32,7 @@ from cliplib.features.storage import (
     save_safetensors,
 )
 
-COLUMNS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
+ROW_FIELDS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
 SPLITS = ("train", "val", "test", "")
 
 
@@ -87,7 +87,7 @@ class FeatureTable:
                 f"{np.shape(self.features)}."
             )
         n = len(self.features)
-        for name in COLUMNS[1:]:  # all but the features
+        for name in ROW_FIELDS[1:]:  # all but the features
             if np.shape(getattr(self, name)) != (n,):
                 raise ValueError(
                     f"{name} must hold one entry for each of {n} rows of features."
@@ -112,24 +112,22 @@ class FeatureTable:
         lowest = self.features.min(axis=1, initial=0)
         highest = self.features.max(axis=1, initial=0)
         is_finite = np.isfinite(lowest) & np.isfinite(highest)
-        self._refuse(
-            ~np.isin(self.splits, SPLITS),
-            "The split of {!r} must be 'train', 'val', 'test' or ''.",
-        )
-        self._refuse(~is_finite, "The features of {!r} are not finite: leave it out.")
-        self._refuse(
-            self.folds != fold_of_group,
-            "The group of {!r} lies in several folds: give all its images the same "
-            "fold, or 0.",
-        )
-
-    def _refuse(self, is_wrong: Bools, fault: str) -> None:
-        """Raise a ValueError that names the first image, (n,), that is wrong, if any.
-
-        `fault` says what is wrong, with {!r} for the image.
-        """
-        if is_wrong.any():
-            raise ValueError(fault.format(str(self.ids[is_wrong][0])))
+        of_no_split = self.ids[~np.isin(self.splits, SPLITS)].tolist()
+        if of_no_split:
+            raise ValueError(
+                f"The split of {of_no_split[0]!r} must be 'train', 'val', 'test' or ''."
+            )
+        not_finite = self.ids[~is_finite].tolist()
+        if not_finite:
+            raise ValueError(
+                f"The features of {not_finite[0]!r} are not finite: leave it out."
+            )
+        in_several_folds = self.ids[self.folds != fold_of_group].tolist()
+        if in_several_folds:
+            raise ValueError(
+                f"The group of {in_several_folds[0]!r} lies in several folds: give all "
+                "its images the same fold, or 0."
+            )
 
     @classmethod
     def from_arrays(
@@ -237,7 +235,7 @@ class FeatureTable:
         none may be named twice.
         """
         rows = np.atleast_1d(np.arange(len(self))[index])  # type: ignore[index]
-        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+        return replace(self, **{name: getattr(self, name)[rows] for name in ROW_FIELDS})
 
     def split(self, name: str) -> FeatureTable:
         """Return the rows of a published split; ValueError where there are none."""
