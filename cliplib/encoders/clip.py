@@ -21,12 +21,7 @@ from cliplib.data.arrays import Features, Ints, row_batches
 from cliplib.data.cache import DEFAULT_CACHE, ResultCache
 from cliplib.data.image import Images, ImageSource, load_image
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
-from cliplib.encoders.encoder import (
-    Encoder,
-    fill_batch,
-    usual_batch_size,
-    usual_device,
-)
+from cliplib.encoders.encoder import Encoder, fill_batch, placement
 from cliplib.encoders.readouts import DEEP_BLOCKS, READOUTS, readout_columns
 
 logger = logging.getLogger(__name__)
@@ -96,8 +91,7 @@ class ClipEncoder(Encoder):
     ) -> None:
         self.name = os.fspath(model or os.environ.get("CLIPLIB_MODEL") or "mini")
         self.dtype = _dtype_name(dtype or os.environ.get("CLIPLIB_DTYPE") or "float32")
-        self.device = device or usual_device()
-        self.batch_size = usual_batch_size(self.device)
+        self.device, self.batch_size = placement(device)
         self.cache = cache
         with loading(self.name, "a folder with a whole CLIP checkpoint, or 'mini'"):
             _check_settings(find_checkpoint(self.name, weights=False))

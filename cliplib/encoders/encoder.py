@@ -225,14 +225,13 @@ def check_made_by(table: Any, encoder: object) -> None:
         )
 
 
-def usual_device() -> str:
-    """Return "cuda" where there is such a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def placement(device: str | None = None) -> tuple[str, int]:
+    """Return where to compute, and how many images at once: a GPU needs more.
 
-
-def usual_batch_size(device: str) -> int:
-    """Return how many images a device encodes at once: a GPU needs more."""
-    return 16 if torch.device(device).type == "cpu" else 128
+    By default it is a GPU if there is one.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return str(chosen), 16 if chosen.type == "cpu" else 128
 
 
 def fill_batch(pixels: torch.Tensor, size: int) -> torch.Tensor:

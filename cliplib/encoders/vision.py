@@ -16,12 +16,7 @@ from cliplib.data.arrays import Features
 from cliplib.data.cache import DEFAULT_CACHE, ResultCache
 from cliplib.encoders.checkpoint import find_checkpoint, fingerprint_of, loading
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.encoders.encoder import (
-    Encoder,
-    fill_batch,
-    usual_batch_size,
-    usual_device,
-)
+from cliplib.encoders.encoder import Encoder, fill_batch, placement
 
 # What the parameter of the class token is called.
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
@@ -53,8 +48,7 @@ class VisionEncoder(Encoder):
         cache: ResultCache | None = DEFAULT_CACHE,
     ) -> None:
         self.name = os.fspath(model)
-        self.device = usual_device()
-        self.batch_size = usual_batch_size(self.device)
+        self.device, self.batch_size = placement()
         self.cache = cache
         with loading(self.name, "a folder with a vision model and its preprocessing"):
             # First, since what takes no images is refused before its weights come.
