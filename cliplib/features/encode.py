@@ -209,10 +209,9 @@ def _near_duplicates(
     if key not in kept:
         pairs = find_near_duplicates(hashes, features=features, copies=copies)
         # Texts of the length of the longest, since the cache keeps no objects.
-        columns = [
-            pairs[name].to_numpy("U" if kind == "str" else kind)
-            for name, kind in PAIR_TYPES.items()
-        ]
-        kept = {key: np.rec.fromarrays(columns, names=[*PAIR_TYPES])}
+        texts = {
+            name: pairs[name].to_numpy("U").dtype for name in ("kind", "orientation")
+        }
+        kept = {key: pairs.to_records(index=False, column_dtypes=texts)}
         cache.put(kept)
     return pd.DataFrame(kept[key]).astype(PAIR_TYPES)
