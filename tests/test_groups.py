@@ -81,16 +81,13 @@ def test_groupings_of_other_lengths_are_refused() -> None:
         [1.0, np.nan],
         ["a", None],
         ["a", " "],
+        np.array(["a", np.nan]),
         pd.Series(["a", pd.NA]),
     ],
 )
 def test_unknown_groups_are_not_one_group(groups: Sequence[object]) -> None:
     with pytest.raises(ValueError, match="1 of 2 images have no group.*row 1"):
         number_groups(groups)
-
-
-def test_a_group_may_be_called_nan() -> None:
-    assert number_groups(np.array(["nan", "lee", "nan"])).tolist() == [0, 1, 0]
 
 
 def test_a_pattern_declares_what_its_first_parentheses_hold() -> None:

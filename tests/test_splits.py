@@ -257,7 +257,7 @@ def test_folds_that_contradict_a_group_or_each_other_are_refused():
         fold_numbers(y, groups, published=np.full(20, 6))
 
 
-@pytest.mark.parametrize("unknown", [None, np.nan, "", " "])
+@pytest.mark.parametrize("unknown", [None, np.nan, "", " ", "nan"])
 def test_an_unknown_patient_is_no_group(unknown):
     for groups in (["a", "b", unknown], [1, 2, unknown]):
         with pytest.raises(ValueError, match="1 of 3 images have no group"):

@@ -69,7 +69,8 @@ def number_groups(groups: ArrayLike, *, by_name: bool = False) -> Ints:
     if given.ndim != 1:
         raise ValueError(f"groups must be (n,), and not {given.shape}.")
     names = pd.Series(given)
-    is_unknown = names.isna() | (names.astype(str).str.strip() == "")
+    # "nan" is what NumPy makes of a missing value among texts.
+    is_unknown = names.isna() | names.astype(str).str.strip().isin(["", "nan"])
     if is_unknown.any():
         raise ValueError(
             f"{is_unknown.sum()} of {len(given)} images have no group, the first in row"
