@@ -81,15 +81,12 @@ def measure_swaps(
     list of Shortcut
         The same in the same order, with their `swap_cost` where it was measured.
     """
-    telling = [s for s in shortcuts if s.name in SWAPS and s.auroc >= MIN_AUROC]
+    separable = [s for s in shortcuts if s.name in SWAPS and s.auroc >= MIN_AUROC]
     # Of equal ones, those that change more of the image come first.
-    telling.sort(key=lambda s: (-round(s.auroc, 2), [*SWAPS].index(s.name)))
-    telling = telling[:MOST_STATISTICS]
-    if not telling:
-        return list(shortcuts)
+    separable.sort(key=lambda s: (-round(s.auroc, 2), [*SWAPS].index(s.name)))
     cost_of = {
         shortcut.name: _cost(shortcut, fits, table, encoder, images, seed)
-        for shortcut in telling
+        for shortcut in separable[:MOST_STATISTICS]
     }
     return [
         replace(one, swap_cost=cost_of.get(one.name, NOT_MEASURED)) for one in shortcuts
@@ -111,12 +108,12 @@ def _cost(
     of both.
     """
     label = shortcut.most_separable_class
-    drawn = _draw_trios(table, label, [fit.test_rows for fit in fits], seed)
+    drawn = _draw_donors(table, label, [fit.test_rows for fit in fits], seed)
     if drawn.empty:
         return NOT_MEASURED
     is_class = table.labels[drawn["row"]] == label
-    right = {}
-    for donor in ("own", "other"):
+    proba_of_true = {}
+    for donor in ("same_class", "other_class"):
         altered = [
             SWAPS[shortcut.name](
                 _load_reduced(images[row]), _load_reduced(images[donor_row])
@@ -124,10 +121,11 @@ def _cost(
             for row, donor_row in zip(drawn["row"], drawn[donor], strict=True)
         ]
         features = encoder.encode_images(altered, readout=table.readout, progress=False)
-        of_class = _proba_of_class(label, features, fits, drawn["fold"])
-        right[donor] = np.where(is_class, of_class, 1 - of_class)
-    interval = ttest_rel(right["own"], right["other"]).confidence_interval()
-    return Estimate(np.mean(right["own"] - right["other"]), *interval)
+        proba = _proba_of_class(label, features, fits, drawn["fold"])
+        proba_of_true[donor] = np.where(is_class, proba, 1 - proba)
+    of_same, of_other = proba_of_true["same_class"], proba_of_true["other_class"]
+    interval = ttest_rel(of_same, of_other).confidence_interval()
+    return Estimate(np.mean(of_same - of_other), *interval)
 
 
 def _proba_of_class(
@@ -151,28 +149,27 @@ def _load_reduced(source: ImageSource) -> Image.Image:
     return image
 
 
-def _draw_trios(
+def _draw_donors(
     table: FeatureTable, label: int, test_folds: Sequence[Ints], seed: int
 ) -> pd.DataFrame:
     """Draw images of a class and as many of others, each with two donors of its fold.
 
     Returned is the fold of each image, and three rows of the table: row, that of the
-    image, and own and other, those of a donor of its own class and of one of another.
-    No group has two images.
+    image, and same_class and other_class, those of its donors. No group has two images.
     """
     rng = np.random.default_rng(seed)
     most = MOST_IMAGES // (2 * len(test_folds))
     drawn: list[tuple[int, ...]] = []
     for fold, test_rows in enumerate(test_folds):
-        order = rng.permutation(test_rows)
-        rows = one_of_each_group(order, table.groups)
-        of_class = rows[table.labels[rows] == label]
-        of_others = rows[table.labels[rows] != label]
-        for own, others in ((of_class, of_others), (of_others, of_class)):
-            if len(own) > 1:  # a single one would be its own donor
-                trios = zip(own[:most], np.roll(own, 1), others, strict=False)
-                drawn += [(fold, *trio) for trio in trios]
-    return pd.DataFrame(drawn, columns=["fold", "row", "own", "other"])
+        rows = one_of_each_group(rng.permutation(test_rows), table.groups)
+        is_class = table.labels[rows] == label
+        both_classes = (rows[is_class], rows[~is_class])
+        for same, other in (both_classes, both_classes[::-1]):
+            if len(same) > 1:  # a single one would be its own donor
+                donors = zip(np.roll(same, 1), other, strict=False)
+                images = zip(same[:most], donors, strict=False)
+                drawn += [(fold, row, *two) for row, two in images]
+    return pd.DataFrame(drawn, columns=["fold", "row", "same_class", "other_class"])
 
 
 def paste_region(name: str, image: Image.Image, donor: Image.Image) -> Image.Image:
