@@ -143,15 +143,13 @@ def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
 
     Those whose swap costs most come first.
     """
-    strong = [s for s in findings.shortcuts if may_be_all(s) and s.name not in COLOURS]
+    strong = strong_shortcuts(findings.shortcuts)
     # Where one may be all that CLIP sees, any cost that is shown is enough.
-    min_cost = 0 if strong else MIN_COST
-    used = [s for s in findings.shortcuts if is_used(s, min_cost)]
-    used.sort(key=lambda shortcut: shortcut.swap_cost.value, reverse=True)
-    of_files = [s for s in strong if s.place == "in the file"]
-    if not used and not of_files:
+    used = used_shortcuts(findings.shortcuts, min_cost=0 if strong else MIN_COST)
+    reasons = used + [s for s in strong if s.place == "in the file"]
+    if not reasons:
         return
-    first = (used + of_files)[0]
+    first = reasons[0]
     others = dict.fromkeys(s.name for s in used + strong if s is not first)  # once each
     evidence = {
         "name": first.name,
@@ -169,16 +167,26 @@ def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
     )
 
 
-def is_used(shortcut: Shortcut, min_cost: float) -> bool:
-    """Tell whether its swap costs so much at least, and is shown to cost something."""
-    cost = shortcut.swap_cost
-    return cost.value >= min_cost and cost.low >= MIN_COST_LOW
+def strong_shortcuts(shortcuts: Sequence[Shortcut]) -> list[Shortcut]:
+    """Return those that may be all that CLIP sees; colours, often content, are none."""
+    return [
+        shortcut
+        for shortcut in shortcuts
+        if shortcut.relative_gain.value >= MIN_GAIN
+        and shortcut.relative_gain.low >= MIN_GAIN_LOW
+        and shortcut.name not in COLOURS
+    ]
 
 
-def may_be_all(shortcut: Shortcut) -> bool:
-    """Tell whether a shortcut may be all that CLIP sees."""
-    reached = shortcut.relative_gain
-    return reached.value >= MIN_GAIN and reached.low >= MIN_GAIN_LOW
+def used_shortcuts(shortcuts: Sequence[Shortcut], min_cost: float) -> list[Shortcut]:
+    """Return those whose swap costs so much, and surely something, by falling cost."""
+    used = [
+        shortcut
+        for shortcut in shortcuts
+        if shortcut.swap_cost.value >= min_cost
+        and shortcut.swap_cost.low >= MIN_COST_LOW
+    ]
+    return sorted(used, key=lambda shortcut: shortcut.swap_cost.value, reverse=True)
 
 
 def one_class_value_warnings(findings: Findings) -> Iterator[DataWarning]:
