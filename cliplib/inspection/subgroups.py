@@ -102,30 +102,26 @@ def find_subgroups(
     """
     divisions = {
         FORM: np.array(name_forms(table.ids.tolist(), table.label_names.tolist())),
-        **fields[["camera", "size"]].astype(str),
+        **{name: fields[name].astype(str).to_numpy() for name in ("camera", "size")},
         CLUSTER: _clusters(table, seed),
     }
-    is_right = predicted == table.labels
+    is_correct = predicted == table.labels
     candidates = list(_candidates(table, divisions))
     found = []
-    for by, label, name in candidates:
-        has_name = divisions[by] == name
-        in_class = table.labels == label
-        part = np.flatnonzero(in_class & has_name)
-        rest = np.flatnonzero(in_class & ~has_name)
-        of_part, of_rest = (
-            share_with_interval(is_right[rows], groups=table.groups[rows], seed=seed)
+    for by, label, name, part, rest in candidates:
+        accuracy, accuracy_of_rest = (
+            share_with_interval(is_correct[rows], groups=table.groups[rows], seed=seed)
             for rows in (part, rest)
         )
         subgroup = Subgroup(
             by=by,
             class_name=table.classes[label],
-            name=str(name),
+            name=name,
             n_images=len(part),
-            accuracy=of_part,
-            accuracy_of_rest=of_rest,
+            accuracy=accuracy,
+            accuracy_of_rest=accuracy_of_rest,
             examples=[*_four_of(table, part), *_four_of(table, rest)],
-            only_here=by == FORM and not (has_name & ~in_class).any(),
+            only_here=by == FORM and name not in divisions[by][table.labels != label],
         )
         if subgroup.only_here or _is_large_and_significant(
             subgroup.difference, len(candidates)
@@ -136,8 +132,8 @@ def find_subgroups(
 
 def _candidates(
     table: FeatureTable, divisions: Mapping[str, NDArray[Any]]
-) -> Iterator[tuple[str, int, Any]]:
-    """Yield what divides, the class, and the value of the part.
+) -> Iterator[tuple[str, int, str, Ints, Ints]]:
+    """Yield what divides, class, name of the part, its rows, and those of the rest.
 
     Both the part and the rest of its class have ten groups at least. Of two parts that
     are the whole class, and not shown by names, the first is yielded.
@@ -149,10 +145,11 @@ def _candidates(
             if len(names) == 2 and by != FORM:
                 names = names[:1]
             for name in names:
-                part = table.groups[in_class & (values == name)]
-                rest = table.groups[in_class & (values != name)]
-                if min(len(set(part)), len(set(rest))) >= LEAST_GROUPS:
-                    yield by, int(label), name
+                part = np.flatnonzero(in_class & (values == name))
+                rest = np.flatnonzero(in_class & (values != name))
+                n_groups = [len(np.unique(table.groups[rows])) for rows in (part, rest)]
+                if min(n_groups) >= LEAST_GROUPS:
+                    yield by, int(label), str(name), part, rest
 
 
 def _clusters(table: FeatureTable, seed: int) -> Ints:
