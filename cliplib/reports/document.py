@@ -57,7 +57,7 @@ def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, 
     with plt.rc_context():
         plots.use_style()
         for section in read_texts("document.toml")["sections"]:
-            blocks = [_block(said, values) for said in section["blocks"]]
+            blocks = [_block(entry, values) for entry in section["blocks"]]
             shown = [block for block in blocks if block]
             sections.append({"title": section["title"], "blocks": shown})
     headings = {"accuracy": "right", "balanced": "with all classes counting alike"}
@@ -86,27 +86,28 @@ def blocks_of_warnings(findings: Findings, judged: Verdict) -> list[Block]:
     ]
 
 
-def _block(said: Mapping[str, Any], values: Mapping[str, Any]) -> Block:
+def _block(entry: Mapping[str, Any], values: Mapping[str, Any]) -> Block:
     """Return a block of document.toml, {} where its text or its table is empty.
 
-    Its first entry says what it is, and holds the text, or an expression of jinja for
-    what is shown. Both are of `values`.
+    Its templates, and its expression for what is shown, are of `values`.
     """
-    kind, asked = next(iter(said.items()))
+    kind = entry["kind"]
     if kind == "code":  # which keeps its lines
-        return {"kind": kind, "text": TEMPLATES.from_string(asked).render(values)}
-    words = filled(said.get("caption", asked), **values)
-    if not words:
-        return {}
+        template = TEMPLATES.from_string(entry["text"])
+        return {"kind": kind, "text": template.render(values)}
     if kind == "text":
-        return {"kind": kind, "text": words}
-    shown: Any = TEMPLATES.compile_expression(asked)(**values)
+        text = filled(entry["text"], **values)
+        return {"kind": kind, "text": text} if text else {}
+    caption = filled(entry["caption"], **values)
+    if not caption:
+        return {}
+    shown: Any = TEMPLATES.compile_expression(entry["show"])(**values)
     if kind == "plot":
-        return plot_of(words, shown, said["alt"])
+        return plot_of(caption, shown, entry["alt"])
     if kind == "pictures":
-        return pictures_of(words, shown)
-    frame = shown.rename_axis(said.get("index", shown.index.name))
-    return table_of(words, frame, said.get("most", MOST_ROWS))
+        return pictures_of(caption, shown)
+    frame = shown.rename_axis(entry.get("index", shown.index.name))
+    return table_of(caption, frame, entry.get("most", MOST_ROWS))
 
 
 def plot_of(caption: str, figure: Figure, alt: str) -> Block:
