@@ -92,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Does a frozen CLIP sort my images?",
         # The parser knows no short form: `with_command` puts "train" before the rest.
-        epilog="'cliplib FOLDER --out AID' is short for 'train'. A folder that bears a "
-        "command's name goes by './classify', or after 'train'. 'cliplib COMMAND "
+        epilog="'cliplib FOLDER --out AID' is short for 'train'. A folder of the name "
+        "of a command, such as 'classify', is given as './classify'. 'cliplib COMMAND "
         "--help' explains a command.",
     )
     parser.add_argument(
@@ -161,7 +161,7 @@ def train(source: str, out: str, **options: Any) -> None:
     check_apart(source, out)
     check_aid_can_be_saved(out)
     findings = measure(source, **options)
-    findings.aid.save(out)  # first: what is printed may meet a pipe that is closed
+    findings.aid.save(out)  # before printing, which fails where a pipe was closed
     print(cliplib.verdict(findings))
     print(f"Decision aid saved: cliplib classify {out} FOLDER_OR_FILES")
 

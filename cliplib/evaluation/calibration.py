@@ -87,7 +87,7 @@ def quantile_reliability(
     ValueError
         Where probabilities are not (n, k), or do not fit the labels.
     """
-    is_right = is_correct(y, proba)
+    correct = is_correct(y, proba)
     confidence = np.max(proba, axis=1)
     n_bins = np.clip(len(np.unique(groups)) // GROUPS_PER_BIN, 1, MOST_BINS)
     # From 0, the least confident; of equals, the earlier row.
@@ -95,18 +95,18 @@ def quantile_reliability(
     bin_of_row = rank * n_bins // len(rank)
     is_inside = bin_of_row[:, None] == np.arange(n_bins)  # (n, bins)
     accuracy = ratio_intervals(
-        is_inside & is_right[:, None], is_inside, groups=groups, seed=seed
+        is_inside & correct[:, None], is_inside, groups=groups, seed=seed
     )
     total_confidence = confidence @ is_inside
     return accuracy.assign(confidence=total_confidence / is_inside.sum(axis=0))
 
 
-def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
+def risk_coverage(correct: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     """Measure how abstaining on the least confident rows lowers the share of errors.
 
     Parameters
     ----------
-    right
+    correct
         Whether each row (n,) is predicted rightly, as truth values or 0 and 1.
     confidence
         How sure the classifier is of each row (n,), in any unit; higher is surer.
@@ -123,10 +123,10 @@ def risk_coverage(right: ArrayLike, confidence: ArrayLike) -> pd.DataFrame:
     ValueError
         Where the two differ in length, or one holds NaN.
     """
-    errors = 1 - np.asarray(right, float)
+    errors = 1 - np.asarray(correct, float)
     rows = pd.DataFrame({"threshold": np.asarray(confidence, float), "error": errors})
     if rows.isna().any(axis=None):
-        raise ValueError("right and confidence must not hold NaN.")
+        raise ValueError("correct and confidence must not hold NaN.")
     # Equally confident rows are answered together, or not at all.
     by_confidence = rows.groupby("threshold")["error"].agg(
         n_rows="size", n_errors="sum"

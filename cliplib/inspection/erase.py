@@ -330,13 +330,13 @@ def evaluate_erased(
         features = table.features
         if name != AS_IS:
             features = _encode_erased(encoder, table, images, boxes_to_erase, seed)
-        is_right = np.zeros(len(table), bool)
+        is_correct = np.zeros(len(table), bool)
         for fitted, test_rows in fits:
             answers = fitted.predict(features[test_rows])
-            is_right[test_rows] = answers == table.labels[test_rows]
+            is_correct[test_rows] = answers == table.labels[test_rows]
         n_images[name] = len(rows)
         accuracy[name] = share_with_interval(
-            is_right[rows], groups=table.groups[rows], seed=seed
+            is_correct[rows], groups=table.groups[rows], seed=seed
         )
     rows = [*box_of_row]
     step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table

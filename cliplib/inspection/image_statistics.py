@@ -55,14 +55,14 @@ def region(
 
 
 def _patch(image: Image.Image, place: tuple[float, float]) -> Floats:
-    """Return colours of 4 x 4 squares of a patch, and its deviation, (49,)."""
+    """Return colours of 4 x 4 squares of a patch, and its standard deviation, (49,)."""
     patch = image.crop(region(image.size, place, (PATCH_SHARE, PATCH_SHARE)))
-    deviation = np.asarray(patch.convert("L"), np.float64).std()
-    return np.append(_squares(patch, PATCH_SIDE), deviation)
+    std = np.asarray(patch.convert("L"), np.float64).std()
+    return np.append(_squares(patch, PATCH_SIDE), std)
 
 
 def _border(pixels: Floats) -> Floats:
-    """Return mean colour and deviation of the four sides of an image's border, (16,).
+    """Return mean colour and std of the four sides of an image's border, (16,).
 
     `pixels` is (height, width, 3).
     """
@@ -104,12 +104,12 @@ def _blockiness(grey: Floats) -> float:
 
 
 def _moments(pixels: Floats) -> Floats:
-    """Return mean, deviation and skewness of each colour of pixels (h, w, 3), (9,)."""
+    """Return mean, std and skewness of each colour of pixels (h, w, 3), (9,)."""
     flat = pixels.reshape(-1, 3)
     mean = flat.mean(axis=0)
-    deviation = flat.std(axis=0)
+    std = flat.std(axis=0)
     skewness = np.cbrt(((flat - mean) ** 3).mean(axis=0))
-    return np.concatenate([mean, deviation, skewness])
+    return np.concatenate([mean, std, skewness])
 
 
 def _statistics(image: Image.Image) -> dict[str, Floats]:

@@ -133,5 +133,5 @@ def _accuracy_by(
     proba = out_of_fold_proba(
         probe, table, groups=clusters, n_splits=n_splits, seed=seed
     )
-    is_right = proba.argmax(axis=1) == table.labels
-    return share_with_interval(is_right, groups=clusters, seed=seed)
+    is_correct = proba.argmax(axis=1) == table.labels
+    return share_with_interval(is_correct, groups=clusters, seed=seed)

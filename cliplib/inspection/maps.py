@@ -106,7 +106,7 @@ def _relevance_matrix(attention: Tensor, gradient: Tensor) -> Tensor:
 
     It is the mean over heads of the positive part of attention times the logit's
     gradient by it, both (1, heads, tokens, tokens) (Chefer, Gur and Wolf 2021, equation
-    5), plus the identity: what passes the block by.
+    5), plus the identity, for the residual connection.
     """
     product = (attention * gradient)[0].detach()
     mean = product.clamp(min=0).mean(dim=0)

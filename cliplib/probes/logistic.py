@@ -16,7 +16,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from cliplib.data.arrays import Features, Floats, Ints, row_batches
 
-# Principal axes in the preconditioner: more of them save steps, but slow each down.
+# Principal axes in the preconditioner. With more there are fewer steps, each slower.
 AXES = 16
 AXES_OF_FEW_ROWS = 64
 

@@ -39,15 +39,15 @@ RISK = 0.05
 OUT_OF_DISTRIBUTION = 0.01
 
 
-def choose_threshold(is_right: Bools, confidence: Floats, risk: float) -> float:
+def choose_threshold(is_correct: Bools, confidence: Floats, risk: float) -> float:
     """Choose the threshold on confidence that answers most images at an allowed risk.
 
-    An image is answered if its `confidence` (n,) reaches the threshold; `is_right` (n,)
-    says whether its answer is right. `risk` is the largest share of wrong answers, 0 to
-    1. Where no threshold keeps to it, it is infinite, and a warning says so.
+    An image is answered if its `confidence` (n,) reaches the threshold; `is_correct`
+    (n,) says whether its answer is right. `risk` is the largest share of wrong answers,
+    0 to 1. Where no threshold keeps to it, it is infinite, and a warning says so.
     """
     # A row for each different confidence: threshold, coverage and risk.
-    curve = risk_coverage(is_right, confidence)
+    curve = risk_coverage(is_correct, confidence)
     allowed = curve[curve["risk"] <= risk]
     if allowed.empty:
         logger.warning(
@@ -153,8 +153,8 @@ class DecisionAid:
 
         proba = aid.predict_proba(held_out.features)
         confidence = proba.max(axis=1)
-        is_right = proba.argmax(axis=1) == held_out.labels
-        threshold = choose_threshold(is_right, confidence, risk)
+        is_correct = proba.argmax(axis=1) == held_out.labels
+        threshold = choose_threshold(is_correct, confidence, risk)
         _, similarity = aid.nearest(held_out.features)
         # "lower": below a value between two of these, a larger share could lie.
         min_similarity = np.quantile(similarity, OUT_OF_DISTRIBUTION, method="lower")
@@ -163,7 +163,7 @@ class DecisionAid:
             "data set": table.provenance.get("dataset", ""),
             "probe": f"{type(fitted).__name__}, readout {table.readout!r}",
             "training images": len(training),
-            **_count(is_answered, is_right, held_out.groups),
+            **_count(is_answered, is_correct, held_out.groups),
             "share of errors aimed at": risk,
         }
         return replace(
@@ -341,14 +341,14 @@ class DecisionAid:
         return aid
 
 
-def _count(is_answered: Bools, is_right: Bools, groups: Ints) -> dict[str, Any]:
+def _count(is_answered: Bools, is_correct: Bools, groups: Ints) -> dict[str, Any]:
     """Count answers to n held-out images, and bound the share of wrong ones.
 
     The bound is the upper end of the exact interval, each group being a trial; None
     where nothing is answered.
     """
     answered = int(is_answered.sum())
-    wrong = int((is_answered & ~is_right).sum())
+    wrong = int((is_answered & ~is_correct).sum())
     highest_risk = None
     if answered:
         n_groups = len(set(groups[is_answered]))

@@ -127,8 +127,8 @@ def trust_plot(findings: Findings) -> Figure:
         bins["confidence"], bins["value"], to_ends(bins), fmt="o", linewidth=1
     )
     left.set(xlabel="stated (%)", ylabel="right (%)", xlim=(0, 100), ylim=(0, 100))
-    is_right = results.predicted == results.table.labels
-    curve = 100 * risk_coverage(is_right, results.proba.max(axis=1))
+    is_correct = results.predicted == results.table.labels
+    curve = 100 * risk_coverage(is_correct, results.proba.max(axis=1))
     right.plot(curve["coverage"], curve["risk"])
     right.axhline(100 * RISK, color=PALE, linewidth=0.8)
     right.set(xlabel="answered (%)", ylabel="of these wrong (%)", xlim=(0, 100))
