@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
@@ -23,7 +23,7 @@ from cliplib.features.audit import audit_pairs
 from cliplib.features.encode import EncodedImages, encode_dataset
 from cliplib.features.groups import joined_files, joined_groups, suggested_pattern
 from cliplib.features.table import FeatureTable
-from cliplib.inspection.erase import Box, evaluate_erased, read_boxes
+from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
 from cliplib.inspection.published_split import evaluate_published_split
@@ -116,34 +116,34 @@ def measure(
         **columns,
     }
     made_command = command_of(folder, options, anonymous=anonymous)
-    sources = _read_sources(folder, model, groups, others, elsewhere, boxes, columns)
-    encoder = sources.encoder
-    images = encode_readable(sources.dataset, encoder, copies)
+    # What can be refused before the encoding, which takes minutes, is refused first.
+    dataset = load_dataset(folder, groups=groups, **columns)
+    check_classes(dataset)
+    external_dataset = load_external(elsewhere, dataset, columns) if elsewhere else None
+    box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
+    other_encoders = [VisionEncoder(other) for other in others]
+    encoder = ClipEncoder(model or None)
+    images = encode_readable(dataset, encoder, copies)
     images = replace(images, are_anonymous=anonymous)
     table = images.table
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
     words = zero_shot(encoder, table)
-    other_tables = _other_tables(sources.others, images)
+    other_tables = _other_tables(other_encoders, images)
     results, fits = compare_methods(table, words, other_tables, **folds)
     fitted = fit_with_groups(results.probe, results.probe_table)
     aid = make_aid(results, encoder, images.names, anonymous=anonymous)
     external = None
-    if sources.external is not None:
-        external_images = encode_readable(sources.external, encoder, copies)
+    if external_dataset is not None:
+        external_images = encode_readable(external_dataset, encoder, copies)
         external = evaluate_external(
             images, external_images, fitted, aid, copies=copies, seed=seed
         )
         if anonymous:
             external = replace(external, name="the other folder")
     erased = None
-    if sources.box_by_id:
+    if box_by_id:
         erased = evaluate_erased(
-            fits,
-            results.probe_table,
-            encoder,
-            images.files,
-            sources.box_by_id,
-            seed=seed,
+            fits, results.probe_table, encoder, images.files, box_by_id, seed=seed
         )
     return Findings(
         anonymous=anonymous,
@@ -161,38 +161,6 @@ def measure(
         erased=erased,
         **_inspect(encoder, images, results, fits, folds),
     )
-
-
-class _Sources(NamedTuple):
-    """What is measured, and by what: `external` are the images elsewhere."""
-
-    dataset: datasets.Dataset
-    external: datasets.Dataset | None
-    box_by_id: Mapping[str, Box]
-    encoder: ClipEncoder
-    others: Sequence[Encoder]
-
-
-def _read_sources(
-    folder: Source,
-    model: str | os.PathLike[str],
-    groups: str | os.PathLike[str] | None,
-    others: Sequence[str | os.PathLike[str]],
-    elsewhere: str | os.PathLike[str],
-    boxes: str | os.PathLike[str],
-    columns: Mapping[str, str],
-) -> _Sources:
-    """Read what can be refused before the encoding, which takes minutes.
-
-    Parameters are those of `measure`.
-    """
-    dataset = load_dataset(folder, groups=groups, **columns)
-    check_classes(dataset)
-    external = load_external(elsewhere, dataset, columns) if elsewhere else None
-    box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
-    other_encoders = [VisionEncoder(other) for other in others]
-    encoder = ClipEncoder(model or None)
-    return _Sources(dataset, external, box_by_id, encoder, other_encoders)
 
 
 def _other_tables(
