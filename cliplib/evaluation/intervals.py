@@ -56,9 +56,9 @@ class Estimate(NamedTuple):
         Squared distances from value to end add up (Zou and Donner, as in `minus`).
         """
         k = len(estimates)
-        value = sum(one.value for one in estimates) / k
-        to_low = math.hypot(*(one.value - one.low for one in estimates)) / k
-        to_high = math.hypot(*(one.high - one.value for one in estimates)) / k
+        value = sum(e.value for e in estimates) / k
+        to_low = math.hypot(*(e.value - e.low for e in estimates)) / k
+        to_high = math.hypot(*(e.high - e.value for e in estimates)) / k
         return cls(value, value - to_low, value + to_high)
 
     def minus(self, other: Estimate) -> Estimate:

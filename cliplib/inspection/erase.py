@@ -344,8 +344,8 @@ def evaluate_erased(
         (row, _load_erased(images[row], box_of_row[row], seed))
         for row in rows[::step][:MOST_EXAMPLES]
     ]
-    shown = pd.DataFrame({"images": n_images, "accuracy": accuracy})
-    return Erased(shown, examples)
+    by_variant = pd.DataFrame({"images": n_images, "accuracy": accuracy})
+    return Erased(by_variant, examples)
 
 
 def _encode_erased(

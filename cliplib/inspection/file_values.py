@@ -50,11 +50,11 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
                 continue
             has_value = values == value
             in_class = table.labels == label
-            shown = np.flatnonzero(has_value & in_class)[:2].tolist()
+            examples = np.flatnonzero(has_value & in_class)[:2].tolist()
             others = np.flatnonzero(~has_value & ~in_class)[:2].tolist()
             n_images = (has_value & in_class).sum()
             class_name = table.classes[label]
-            found.append([field, value, class_name, n_images, p, shown + others])
+            found.append([field, value, class_name, n_images, p, examples + others])
     return pd.DataFrame(found, columns=columns).sort_values("p", kind="stable")
 
 

@@ -179,7 +179,7 @@ def _inputs(
 
 def strongest(shortcuts: Sequence[Shortcut]) -> Shortcut | None:
     """Return the first of those sorted that is no colour; None where there is none."""
-    return next((one for one in shortcuts if one.name not in COLOURS), None)
+    return next((s for s in shortcuts if s.name not in COLOURS), None)
 
 
 def _strength(shortcut: Shortcut) -> tuple[float, float]:

@@ -89,7 +89,8 @@ def measure_swaps(
         for shortcut in separable[:MOST_STATISTICS]
     }
     return [
-        replace(one, swap_cost=cost_of.get(one.name, NOT_MEASURED)) for one in shortcuts
+        replace(shortcut, swap_cost=cost_of.get(shortcut.name, NOT_MEASURED))
+        for shortcut in shortcuts
     ]
 
 

@@ -65,8 +65,8 @@ def write_html(
     OSError
         An image that was classified can no longer be read.
     """
-    said = rows.assign(is_training_image=is_training_image(rows), row=rows.index)
-    answers: list[dict[str, Any]] = said.to_dict("records")
+    marked = rows.assign(is_training_image=is_training_image(rows), row=rows.index)
+    answers: list[dict[str, Any]] = marked.to_dict("records")
     for answer in tqdm(answers, desc="page", unit="image"):
         source = _image_of(answer["row"], answer["file"], sources)
         is_readable = not answer["error"]

@@ -93,11 +93,11 @@ def warning_of(
     *,
     rows: Sequence[int] = (),
     files: Sequence[str] = (),
-    **said: Any,
+    **words: Any,
 ) -> DataWarning:
-    """Return a warning of a kind, its texts filled in from `evidence` and `said`."""
+    """Return a warning of a kind, its texts filled in from `evidence` and `words`."""
     texts = KINDS[kind]
-    values = {**evidence, **said}
+    values = {**evidence, **words}
     return DataWarning(
         id=kind,
         severity=texts["severity"],
