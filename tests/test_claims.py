@@ -174,7 +174,7 @@ CONTRARY = {
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "0-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "0-file": (
-        'cell("series_methods", "balanced, series B", "forest on traces",'
+        'cell("series_methods", "balanced, mixed series", "forest on traces",'
         ' "whole", "all").low',
         0.45,
     ),
@@ -199,30 +199,31 @@ CONTRARY = {
     ),
     "4-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "4-without-tumour": (
-        'cell("crop_states", "balanced, series B", "mini", "tumour erased").low',
+        'cell("crop_states", "balanced, mixed series", "mini", "tumour erased").low',
         0.45,
     ),
     "4-header": (
-        'cell("series_methods", "balanced, series B", "forest on the header",'
+        'cell("series_methods", "balanced, mixed series", "forest on the header",'
         ' "whole", "all").low',
         0.35,
     ),
     "4-files-needed": (
-        'cell("series_originals", "balanced, series B", "fold", "whole", "all").low',
+        'cell("series_originals", "balanced, mixed series", "fold", "whole",'
+        ' "all").low',
         0.5,
     ),
     "4-short": (CROPPED, metric(0.79, 0.77, 0.82)),
     "4-place": (
-        'cell("series_methods", "balanced, series B", "forest on the box",'
+        'cell("series_methods", "balanced, mixed series", "forest on the box",'
         ' "whole", "all").low',
         0.4,
     ),
     "4-own-files": (
-        'cell("series_originals", "balanced, series B", "fold", "cropped", "all")',
+        'cell("series_originals", "balanced, mixed series", "fold", "cropped", "all")',
         metric(0.72, 0.66, 0.78),
     ),
     "4-only-tumour": (
-        "crop.erased.only_the_tumour_less_whole.balanced_series_b",
+        "crop.erased.only_the_tumour_less_whole.balanced_mixed_series",
         NOTHING,
     ),
     "4-without-mr": (
@@ -230,27 +231,30 @@ CONTRARY = {
         0.5,
     ),
     "4-margin": (
-        "crop.gaps.mini.margin_2_less_margin_0_5.balanced_series_b",
+        "crop.gaps.mini.margin_2_less_margin_0_5.balanced_mixed_series",
         NOTHING,
     ),
     "4-crop-other": (
-        "crop.gaps.efficientnet_lite0.crop_less_whole.balanced_series_b",
+        "crop.gaps.efficientnet_lite0.crop_less_whole.balanced_mixed_series",
         NOTHING,
     ),
     "4-crop-place": (
-        "crop.gaps.mini.crop_less_mirrored_place.balanced_series_b",
+        "crop.gaps.mini.crop_less_mirrored_place.balanced_mixed_series",
         NOTHING,
     ),
     "4-erased-all": (ERASED, 0.55),
     "4-grey-used": ("grey_levels.used.meningioma", NOTHING),
     "6-grey": ("grey_levels.used.meningioma", NOTHING),
     "4-clue-grey": ("grey_levels.used.meningioma", NOTHING),
-    "4-grey-not-series": ("grey_levels.differences.gliomas_of_b.meningioma", NOTHING),
+    "4-grey-not-series": (
+        "grey_levels.differences.gliomas_of_the_mixed_series.meningioma",
+        NOTHING,
+    ),
     "4-erased": ("crop.erased.used.meningioma", NOTHING),
     "4-rests": (ERASED, 0.55),
     "4-rests-memory": (FALL, NOTHING),
     "4-rests-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "4-clue-tumour": ("crop.erased.needed.glioma_series_b", NOTHING),
+    "4-clue-tumour": ("crop.erased.needed.glioma_mixed_series", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
         NOTHING,

@@ -51,7 +51,7 @@ def test_of_equally_common_folds_the_lowest_is_taken():
     assert folds_of_stems(stems, folds).tolist() == [1, 1, 1, 1]
 
 
-def test_committed_patients_are_whole_and_series_a_holds_gliomas_only():
+def test_committed_patients_are_whole_and_glioma_only_series_holds_gliomas_only():
     listed = pd.read_csv(precomputed.HERE / "brain_tumor_mri_patients.csv")
     assert listed["patient"].nunique() == 209
     assert listed["examination"].nunique() == 233
@@ -92,7 +92,7 @@ def test_a_fold_is_answered_by_the_marked_rows_of_the_others():
     assert not learned.all()
 
 
-def test_the_balanced_mean_leaves_series_a_out():
+def test_the_balanced_mean_leaves_glioma_only_series_out():
     parts = np.repeat([*PARTS], [40, 10, 20, 30])
     hits = np.concatenate(
         [np.ones(40), np.zeros(10), np.ones(20), np.repeat([1, 0], 15)]

@@ -74,7 +74,7 @@ def compare(
     dict
         For each series and view the number of patients of a kind, that of slices, the
         balanced accuracy over draws with its interval over patients, and what it has
-        less the first view. Patients are as many as series B's gliomas have.
+        less the first view. Patients are as many as the mixed series' gliomas have.
     """
     first = next(iter(views))
     groups = views[first].groups

@@ -74,7 +74,12 @@ MR_GLIOMA, OTHER_GLIOMA = "mr_glioma", "other_glioma"
 PARTS = (MR_GLIOMA, OTHER_GLIOMA, "meningioma", "pituitary")
 """The parts of Cheng's slices: gliomas by series, and the other two kinds."""
 BALANCED = "balanced_without_mr"
-"""The mean sensitivity of the kinds, series A left out."""
+TITLES = {
+    MR_GLIOMA: "glioma, glioma-only series",
+    OTHER_GLIOMA: "glioma, mixed series",
+    BALANCED: "balanced, mixed series",
+}
+"""The mean sensitivity of the kinds, the glioma-only series left out."""
 
 
 def parts_of(table: FeatureTable, series: pd.Series) -> Names:
@@ -144,7 +149,7 @@ def by_part(
 def _balanced(
     parts: Names, hits: Floats | Bools, groups: Ints, seed: int
 ) -> dict[str, float]:
-    """Return n, value, low and high of the mean over kinds without series A."""
+    """Return n, value, low and high of the mean over kinds in the mixed series."""
     rows = parts != MR_GLIOMA
     found = balanced_over_draws(
         hits[rows].astype(float)[None], parts[rows], groups[rows], seed=seed
