@@ -173,11 +173,6 @@ CONTRARY = {
     "0-sources": ("sequence.gap.all", NOTHING),
     "0-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "0-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "0-file": (
-        'cell("series_methods", "balanced, mixed series", "forest on traces",'
-        ' "whole", "all").low',
-        0.45,
-    ),
     "0-waste": (
         "erased_objects.differences.kernel_probe"
         ".used_erased_less_as_much_erased_elsewhere.points",
