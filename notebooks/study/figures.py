@@ -64,6 +64,7 @@ KIND_COLOURS = (
     "#2a7f62",
     "#8a6d1f",
     "#b03a2e",
+    "#3b6ea8",
 )
 METHOD_COLOURS = {
     "kernel probe": "#0b3c5d",
