@@ -517,13 +517,12 @@ def test_anonymous_findings_name_no_file(
     assert answers["file"].iloc[0] == "disc/disc0.png" and answers["image"].iloc[0] == 1
 
 
-def test_a_file_of_groups_at_home_is_not_named_if_anonymous(
-    findings: Findings, tmp_path: Path
+@pytest.mark.parametrize("groups", ["/home/Miller.csv", r"(Miller_\d+)_"])
+def test_what_declares_groups_is_not_named_if_anonymous(
+    findings: Findings, groups: str
 ) -> None:
-    table = tmp_path / "Miller.csv"
-    table.write_text("file,group\n")
-    hidden = replace(findings, anonymous=True, groups=str(table))
-    assert provenance(hidden)["groups"] == "a file"
+    hidden = replace(findings, anonymous=True, groups=groups)
+    assert provenance(hidden)["groups"] == "declared"
 
 
 def test_groups_that_names_suggest_are_numbered_if_anonymous() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -89,8 +88,8 @@ def _plain(value: Any) -> Any:
 def provenance(findings: Findings) -> dict[str, str]:
     """Return what the numbers depend on: encoder, groups, seed, versions and so on."""
     groups = findings.groups or "near-duplicates only"
-    if findings.anonymous and os.path.isfile(groups):
-        groups = "a file"  # whose path may name somebody
+    if findings.anonymous and findings.groups:
+        groups = "declared"  # a file's path or a pattern may name somebody
     n_read = len(findings.images.table)
     n_files = n_read + len(findings.images.unreadable)
     return {
