@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -74,6 +75,21 @@ def test_calls_of_several_threads_leave_torch_as_it_was(many):
             assert pool.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_function_may_map_images_itself(many):
+    def nested(images):
+        (means,) = map_images(images, MEAN)
+        return means
+
+    result = []
+    call = threading.Thread(
+        target=lambda: result.append(map_images(many[:4], ImageFunction("n", nested))),
+        daemon=True,  # where it waits for ever, the tests end all the same
+    )
+    call.start()
+    call.join(60)
+    assert result and np.array_equal(result[0][0], map_images(many[:4], MEAN)[0])
 
 
 def test_a_file_that_changed_is_computed_anew(many):

@@ -90,6 +90,15 @@ def test_pairs_and_hashes_are_of_the_images_that_can_be_read(tiny, image_folder)
     assert hashes[0] == hashes[1]
 
 
+def test_a_class_of_which_no_image_can_be_read_counts_none(tiny, image_folder):
+    folder = image_folder(n=2)
+    for path in (folder / "disc").iterdir():
+        path.write_bytes(b"broken")
+    counts = encode_dataset(load_dataset(folder), tiny, errors={}).counts
+    assert counts.loc["disc"].tolist() == [0, 0, 0]
+    assert counts.loc["square"].tolist() == [2, 2, 2]
+
+
 def test_the_limit_keeps_classes_and_splits(tiny, image_folder):
     folder = image_folder(n=10, splits=("train", "test"))
     table = load_features(folder, tiny, limit=24)

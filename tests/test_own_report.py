@@ -683,6 +683,10 @@ def test_files_that_no_report_wrote_are_not_replaced(
     assert cli.main(arguments) == 1  # before any work
     assert {path.name for path in written.iterdir()} == {*WRITTEN, "aid"}
     check_no_other_files(written)  # which is a report
+    shutil.copytree(written, tmp_path / "whole")
+    (tmp_path / "whole" / SPLITS).write_text("file,fold\n")
+    with pytest.raises(FileExistsError, match="is of no report"):
+        check_no_other_files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("fails", ["write_csv", "aid"])

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
@@ -141,31 +139,6 @@ def test_a_half_written_file_is_named(encoded: Path) -> None:
     with pytest.raises(ValueError, match="a.parquet.*the file is corrupted"):
         FeatureTable.from_parquet(str(encoded))
     assert damaged.exists()
-
-
-def test_like_features_propose_a_crop_beside_the_centre(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((120, 160, 3))
-    field = np.sum([gaussian_filter(noise, (s, s, 0)) * s for s in (2, 5, 12)], axis=0)
-    scaled = 30 + 190 * (field - field.min()) / np.ptp(field)
-    photo = Image.fromarray(scaled.astype(np.uint8))
-    folder = tmp_path / "photos" / "a"
-    folder.mkdir(parents=True)
-    photo.save(folder / "0.png")
-    photo.crop((0, 0, 144, 108)).save(folder / "1.png")
-    for number in range(2, 21):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
-    actor = EncodingActor(load_dataset(tmp_path / "photos"), str(checkpoint), "")
-    rows = actor({"id": np.arange(21)}).sort_values("id")
-    features = rng.standard_normal((21, 8)).astype(np.float32)
-    features[1] = features[0]
-    (tmp_path / "out").mkdir()
-    table = rows.assign(features=list(features))
-    table.to_parquet(tmp_path / "out" / "a.parquet")
-    copies = FeatureTable.from_parquet(tmp_path / "out").copies
-    assert copies[0] == copies[1]
 
 
 def test_a_folder_of_other_files_is_refused(encoded: Path) -> None:

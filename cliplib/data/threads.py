@@ -13,26 +13,33 @@ import torch
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = threading.RLock()
-_pool_lock = threading.Lock()
+_pools_lock = threading.Lock()
+# Torch's number of threads when each of the open pools was made.
+_threads_before: list[int] = []
 
 
 @contextmanager
 def pool_of_single_threads() -> Iterator[ThreadPoolExecutor]:
     """Give a block a pool of threads, as many as torch has, each of which uses one.
 
-    Blocks take turns: torch's number of threads is one for the whole process, and is
-    at the end what it was before. What has not begun by then is cancelled.
+    At its end, what has not begun is cancelled. Torch's number of threads is one for
+    the whole process: when the last open pool ends, it is what it was before the first.
     """
-    with _pool_lock:
+    with _pools_lock:
         n_threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        )
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(n_threads)
+        _threads_before.append(n_threads)
+    pool = ThreadPoolExecutor(
+        n_threads, initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        with _pools_lock:
+            before_all = _threads_before[0]
+            _threads_before.pop()
+            if not _threads_before:
+                torch.set_num_threads(before_all)
 
 
 @contextmanager

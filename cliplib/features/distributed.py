@@ -191,8 +191,9 @@ def _encode_images(
 def load_encoded(folder: str) -> Fields:
     """Read the fields of a feature table from what `encode_with_ray` wrote.
 
-    A warning counts the images that could not be read. ValueError if a file is damaged
-    or another's, or no image could be read.
+    Copies that are cropped beside the centre are not sought; `encode` does. A warning
+    counts the images that could not be read. ValueError if a file is damaged or
+    another's, or no image could be read.
     """
     images = pd.read_parquet(folder)
     if not {"id", "hash", "encoder", "error"} <= set(images):
@@ -212,14 +213,13 @@ def load_encoded(folder: str) -> Fields:
         logger.warning("Left out %s: %s", counted(len(errors), "image"), errors.iloc[0])
     images = images[was_read]
     classes, labels = np.unique(images["label"].to_numpy(str), return_inverse=True)
-    features = np.stack(images["features"].to_list())
-    hashes = np.stack(images["hash"].to_list())
-    near_duplicates = near_duplicate_groups(hashes, features=features)
+    # Without the features: to compare those of a million images would take days.
+    near_duplicates = near_duplicate_groups(np.stack(images["hash"].to_list()))
     groups = near_duplicates
     if (images["group"] != "").any():  # where the source declares them
         groups = merge_groups(near_duplicates, images["group"])
     return {
-        "features": features,
+        "features": np.stack(images["features"].to_list()),
         "labels": labels,
         "classes": tuple(classes.tolist()),
         "ids": images["id"].to_numpy(str),

@@ -79,7 +79,8 @@ class EncodedImages:
         table = self.table
         splits = np.where(table.splits == "", "images", table.splits)
         counts = pd.crosstab(pd.Series(table.label_names, name="class"), splits)
-        # Both are (k,), in the order of the classes: sorted, as the crosstab's rows.
+        # Also of a class whose images are unreadable; the columns below are (k,), too.
+        counts = counts.reindex(pd.Index(table.classes, name="class"), fill_value=0)
         counts["without copies"] = groups_per_class(table, table.copies)
         counts["groups"] = groups_per_class(table)
         return counts

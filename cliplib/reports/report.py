@@ -23,6 +23,7 @@ from cliplib.reports.verdict import Verdict, verdict
 WRITTEN = ("report.html", "report.pdf", "report.json", "answers.csv", "copies.csv")
 # And one more, of a folder with a split of its own.
 SPLITS = "splits.csv"
+SPLITS_HEADER = '\ufeff"file","label","group","split","fold"'
 # Packages of the extra "report".
 NEEDED = (
     "matplotlib",
@@ -144,4 +145,9 @@ def check_no_other_files(out: Path) -> None:
         raise FileExistsError(
             f"{out} holds {listing(there)}, but no whole report: name another folder, "
             "or move what is there."
+        )
+    splits = out / SPLITS
+    if splits.exists() and SPLITS_HEADER not in splits.read_text("utf-8", "replace"):
+        raise FileExistsError(
+            f"{splits} is of no report: name another folder, or move it."
         )

@@ -85,7 +85,12 @@ def deletion_insertion(
 def _deep_features(encoder: ClipEncoder, pixels: Features) -> Features:
     """Return the deep readout (n, d) of normalised pixels, (n, 3, s, s)."""
     batch = torch.as_tensor(pixels, device=encoder.device)
-    with torch.inference_mode():
+    mixed_precision = torch.autocast(
+        batch.device.type,
+        getattr(torch, encoder.dtype),
+        enabled=encoder.dtype != "float32",
+    )
+    with torch.inference_mode(), mixed_precision:
         states = encoder.model.vision_model(
             batch, output_hidden_states=True, interpolate_pos_encoding=True
         ).hidden_states

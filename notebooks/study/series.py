@@ -74,12 +74,13 @@ MR_GLIOMA, OTHER_GLIOMA = "mr_glioma", "other_glioma"
 PARTS = (MR_GLIOMA, OTHER_GLIOMA, "meningioma", "pituitary")
 """The parts of Cheng's slices: gliomas by series, and the other two kinds."""
 BALANCED = "balanced_without_mr"
+"""The mean sensitivity of the kinds, the glioma-only series left out."""
 TITLES = {
     MR_GLIOMA: "glioma, glioma-only series",
     OTHER_GLIOMA: "glioma, mixed series",
     BALANCED: "balanced, mixed series",
 }
-"""The mean sensitivity of the kinds, the glioma-only series left out."""
+"""What tables and figures call parts and their mean."""
 
 
 def parts_of(table: FeatureTable, series: pd.Series) -> Names:
