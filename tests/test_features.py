@@ -200,6 +200,14 @@ def test_a_compact_file_that_says_what_it_has_not_is_refused(tmp_path, width, ro
         FeatureTable.load(tmp_path / "y")
 
 
+def test_a_compact_file_of_few_rows_that_are_many_is_refused(tmp_path):
+    table = make_table(d=24, provenance={"width": "4", "blocks": "2"})
+    equal = replace(table, features=np.ones_like(table.features))
+    save_compact(equal, tmp_path / "x")
+    with pytest.raises(ValueError, match="damaged"):
+        FeatureTable.load(tmp_path / "x")
+
+
 def test_rows_are_taken_by_number_slice_or_mask():
     table = make_table()
     assert table.select(slice(2)).ids.tolist() == ["00", "01"]

@@ -36,10 +36,9 @@ def pool_of_single_threads() -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         with _pools_lock:
-            before_all = _threads_before[0]
-            _threads_before.pop()
-            if not _threads_before:
-                torch.set_num_threads(before_all)
+            n_before = _threads_before.pop()
+            if not _threads_before:  # so it is that of the first
+                torch.set_num_threads(n_before)
 
 
 @contextmanager

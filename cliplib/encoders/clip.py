@@ -259,7 +259,11 @@ class ClipEncoder(Encoder):
     def encode_batch(self, images: list[Image.Image]) -> Features:
         """Return the deep readout of n RGB images, (n, d), n at most `batch_size`."""
         pixels = torch.from_numpy(np.stack(self.processor(images)["pixel_values"]))
-        batch = fill_batch(pixels, self.batch_size).to(self.device)
+        return self.encode_pixels(fill_batch(pixels, self.batch_size))[: len(images)]
+
+    def encode_pixels(self, pixels: Any) -> Features:
+        """Return the deep readout (n, d) of normalised pixels, (n, 3, s, s) float32."""
+        batch = torch.as_tensor(pixels, device=self.device)
         mixed_precision = torch.autocast(
             batch.device.type,
             getattr(torch, self.dtype),
@@ -269,7 +273,7 @@ class ClipEncoder(Encoder):
             states = self.model.vision_model(
                 batch, output_hidden_states=True, interpolate_pos_encoding=True
             ).hidden_states
-            return np.asarray(self.pool_hidden_states(states).cpu())[: len(images)]
+            return np.asarray(self.pool_hidden_states(states).cpu())
 
 
 def _dtype_name(dtype: str | torch.dtype) -> str:

@@ -131,9 +131,11 @@ def _expanded(
     are multiplied by a scale for each column, (d - p,).
     """
     n_columns = arrays["pooled"].shape[1] + arrays["codes"].shape[1]
-    # First, since what a damaged file says of its width could fill the memory.
-    if 3 * int(provenance["blocks"]) * int(provenance["width"]) != n_columns:
-        raise ValueError("The readout has another number of columns than the file.")
+    # First, since what a damaged file says of its size could fill the memory. No file
+    # has more than ten rows for each that differs.
+    stated_columns = 3 * int(provenance["blocks"]) * int(provenance["width"])
+    if stated_columns != n_columns or len(arrays["rows"]) > 10 * len(arrays["codes"]):
+        raise ValueError("The readout has other rows or columns than the file.")
     is_pooled = pooled_columns(provenance)
     unique = np.empty((len(arrays["codes"]), n_columns), np.float32)
     unique[:, is_pooled] = arrays["pooled"]

@@ -167,9 +167,8 @@ def _draw_donors(
         both_classes = (rows[is_class], rows[~is_class])
         for same, other in (both_classes, both_classes[::-1]):
             if len(same) > 1:  # a single one would be its own donor
-                donors = zip(np.roll(same, 1), other, strict=False)
-                images = zip(same[:most], donors, strict=False)
-                drawn += [(fold, row, *two) for row, two in images]
+                rows_of_three = zip(same[:most], np.roll(same, 1), other, strict=False)
+                drawn += [(fold, *three) for three in rows_of_three]
     return pd.DataFrame(drawn, columns=["fold", "row", "same_class", "other_class"])
 
 

@@ -148,6 +148,4 @@ def check_no_other_files(out: Path) -> None:
         )
     splits = out / SPLITS
     if splits.exists() and SPLITS_HEADER not in splits.read_text("utf-8", "replace"):
-        raise FileExistsError(
-            f"{splits} is of no report: name another folder, or move it."
-        )
+        raise FileExistsError(f"{splits} is of no report: move it elsewhere.")

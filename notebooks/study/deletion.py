@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from tqdm.auto import tqdm
@@ -75,26 +74,11 @@ def deletion_insertion(
     for image, heat, target in zip(bar, heats, np.asarray(targets), strict=True):
         masks = _pixel_masks(encoder, _patch_ranks(heat, rng), counts)
         changed = _deleted_and_inserted(encoder.preprocess(image), masks)
-        features = _deep_features(encoder, changed)[:, columns]
+        features = encoder.encode_pixels(changed)[:, columns]
         proba = np.asarray(predict_proba(features), np.float64)
         # The copies with deleted patches come first, then those with inserted ones.
         curves.append(proba[:, target].reshape(2, steps + 1))
     return counts / side**2, np.stack(curves, axis=1)
-
-
-def _deep_features(encoder: ClipEncoder, pixels: Features) -> Features:
-    """Return the deep readout (n, d) of normalised pixels, (n, 3, s, s)."""
-    batch = torch.as_tensor(pixels, device=encoder.device)
-    mixed_precision = torch.autocast(
-        batch.device.type,
-        getattr(torch, encoder.dtype),
-        enabled=encoder.dtype != "float32",
-    )
-    with torch.inference_mode(), mixed_precision:
-        states = encoder.model.vision_model(
-            batch, output_hidden_states=True, interpolate_pos_encoding=True
-        ).hidden_states
-        return np.asarray(encoder.pool_hidden_states(states).cpu())
 
 
 def _patch_ranks(heat: Floats, rng: np.random.Generator) -> Ints:
