@@ -59,7 +59,6 @@ def clouds(
         splits=np.full(n, ""),
         copies=np.repeat(np.arange(n // 2), 2),
         groups=np.repeat(np.arange(n // 2), 2),
-        folds=np.zeros(n, np.int64),
         provenance={"model_fingerprint": encoder.fingerprint, "readout": "pooled"},
     )
 

@@ -23,7 +23,6 @@ def make_table(n=12, d=4, **changes):
         "splits": np.array(["train", "test"] * (n // 2)),
         "copies": np.arange(n) // 2,
         "groups": np.arange(n) // 2,
-        "folds": np.arange(n) // 2 % 3,
         "provenance": {"encoder": "none"},
     }
     return FeatureTable(**(columns | changes))
@@ -42,7 +41,6 @@ def test_rows_stay_together():
         assert (part.labels == numbers % 3).all()
         assert (part.groups == numbers // 2).all()
         assert (part.copies == numbers // 2).all()
-        assert (part.folds == numbers // 2 % 3).all()
 
 
 def test_a_split_that_is_not_there_names_the_remedy():
@@ -103,7 +101,6 @@ def test_a_published_split_that_separates_groups_is_kept_with_a_warning(caplog):
         ({"features": np.where(np.eye(12, 2) > 0, np.nan, 0)}, "'00'"),
         ({"features": np.zeros(12, np.float32)}, "features must be"),
         ({"copies": np.zeros(3, int)}, "copies"),
-        ({"folds": np.arange(12)}, "'01' lies in several folds"),
         (
             {"splits": np.array(["train", "Test"] * 6)},
             "The split of '01' must be",
@@ -224,7 +221,7 @@ def test_a_table_is_made_of_arrays_alone():
     assert table.features.dtype == np.float32
     assert table.groups.tolist() == table.copies.tolist() == [0, 1, 2, 3]
     assert table.ids.tolist() == ["0", "1", "2", "3"]
-    assert set(table.splits) == {""} and not table.folds.any()
+    assert set(table.splits) == {""}
 
 
 def test_a_table_of_arrays_takes_what_is_known():
@@ -260,11 +257,10 @@ def test_an_unknown_label_is_no_class(labels):
         FeatureTable.from_arrays(X, labels, classes=["a", "b"])
 
 
-def test_declared_groups_are_merged_with_copies_and_drop_published_folds():
+def test_declared_groups_are_merged_with_copies():
     table = make_table(n=6).with_groups(["a", "b", "a", "c", "d", "e"])
     assert table.groups.tolist() == [0, 0, 0, 0, 1, 1]
     assert table.copies.tolist() == [0, 0, 1, 1, 2, 2]
-    assert not table.folds.any()
     with pytest.raises(ValueError, match="have no group"):
         table.with_groups(["a", "", "a", "c", "d", "e"])
 
@@ -273,7 +269,8 @@ def test_an_older_file_calls_its_copies_groups(tmp_path):
     table = make_table()
     table.save(tmp_path / "new")
     arrays = load_file(tmp_path / "new")
-    del arrays["copies"], arrays["folds"]
+    del arrays["copies"]
+    arrays["folds"] = np.zeros(12, np.int64)  # which a table had until version 0.3
     about = (tmp_path / "new").read_bytes()
     length = int.from_bytes(about[:8], "little")
     metadata = json.loads(about[8 : 8 + length])["__metadata__"]
@@ -281,7 +278,6 @@ def test_an_older_file_calls_its_copies_groups(tmp_path):
     back = FeatureTable.load(tmp_path / "old")
     assert (back.copies == table.groups).all()
     assert (back.groups == table.groups).all()
-    assert not back.folds.any()
 
 
 def test_a_compact_file_of_no_rows_comes_back(tmp_path):
@@ -336,11 +332,3 @@ def test_features_that_an_older_release_saved_in_float16_are_read_as_float32(tmp
 def test_names_that_cannot_be_shown_as_they_are_are_refused(given) -> None:
     with pytest.raises(ValueError, match=r"The name '.*\\(n|u202e).*rename it"):
         FeatureTable.from_arrays(**{"X": np.eye(3), "y": ["a", "b", "b"], **given})
-
-
-def test_a_group_of_images_that_are_no_copies_lies_in_one_fold():
-    n = np.arange(4)
-    table = FeatureTable.from_arrays(np.eye(4), [0, 1, 0, 1], groups=[0, 0, 1, 1])
-    assert table.copies.tolist() == n.tolist()
-    with pytest.raises(ValueError, match="The group of '1' lies in several folds"):
-        replace(table, folds=np.array([1, 2, 3, 3]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -74,17 +73,6 @@ def test_larger_shares_hold_the_smaller_ones_and_each_class_its_part() -> None:
     NotingFits.fits.clear()
     learning_curve(results_of(NotingFits(), numbered, seed=1))
     assert NotingFits.fits != before
-
-
-def test_the_learning_curve_is_tested_in_published_folds() -> None:
-    whole = table(20)
-    fold_of_group = np.arange(40) % 5 + 1
-    numbered = whole.with_features(np.arange(len(whole))[:, None])
-    published = replace(numbered, folds=fold_of_group[whole.groups])
-    NotingFits.fits.clear()
-    learning_curve(results_of(NotingFits(), published))
-    for number, trained in enumerate(NotingFits.fits):
-        assert not np.isin(published.folds[[*trained]], number % 5 + 1).any()
 
 
 def test_shares_of_too_few_groups_are_left_out() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from cliplib import FeatureTable
+from study.folds import FoldedTable, with_folds
 from study.planes import (
     PLANES,
     as_many_in_each_plane,
@@ -39,7 +38,7 @@ def test_a_matched_training_part_has_as_many_of_each_kind_in_each_plane():
     assert of_any.loc["glioma", "axial"] > of_any.loc["meningioma", "axial"]
 
 
-def table_told_by_plane(n: int = 60) -> tuple[FeatureTable, np.ndarray]:
+def table_told_by_plane(n: int = 60) -> tuple[FoldedTable, np.ndarray]:
     """Gliomas mostly axial, meningiomas mostly sagittal; features are the plane."""
     labels = np.arange(n) % 2
     is_rare = np.arange(n) % 10 < 2
@@ -51,7 +50,7 @@ def table_told_by_plane(n: int = 60) -> tuple[FeatureTable, np.ndarray]:
         groups=np.arange(n),
     )
     planes = np.where(axial, "axial", "sagittal")
-    return replace(table, folds=np.arange(n) // 2 % 3), planes
+    return with_folds(table, np.arange(n) // 2 % 3), planes
 
 
 def test_what_only_the_plane_tells_is_nothing_within_a_plane():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
-from dataclasses import replace
 from threading import Thread
 
 import numpy as np
@@ -48,7 +47,12 @@ from cliplib.probes.mlp import (
     MLPProbe,
 )
 from cliplib.probes.nearest import nearest_neighbour
-from cliplib.probes.out_of_fold import out_of_fold_proba
+from cliplib.probes.out_of_fold import (
+    fit_folds,
+    out_of_fold_proba,
+    predict_fits,
+    rows_of_folds,
+)
 from cliplib.probes.saving import load_probe, save_probe
 
 FAST = (
@@ -748,8 +752,7 @@ def test_a_fold_is_standardised_by_its_training_rows_alone(sample, probe):
     fold = np.arange(300) % 3
     shifted[fold == 0] += 1000  # these rows would change a mean over all
     table = FeatureTable.from_arrays(shifted, y, classes=["a", "b", "c"])
-    table = replace(table, folds=fold + 1)
-    proba = out_of_fold_proba(probe, table, n_splits=3)
+    proba = predict_fits(fit_folds(probe, table, rows_of_folds(fold)), table)
     train = fold != 0
     alone = clone(probe).fit(shifted[train], y[train])
     np.testing.assert_allclose(proba[~train], alone.predict_proba(shifted[~train]))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from cliplib import FeatureTable
+from study.folds import FoldedTable, with_folds
 from study.precomputed import __main__ as precomputed
 from study.series import (
     PARTS,
@@ -63,7 +62,7 @@ def test_committed_patients_are_whole_and_glioma_only_series_holds_gliomas_only(
     assert set(of_mr["id"].str.split("/").str[1]) <= {"glioma"}
 
 
-def table_of(parts: list[str], folds: list[int]) -> FeatureTable:
+def table_of(parts: list[str], folds: list[int]) -> FoldedTable:
     classes = ("glioma", "meningioma", "pituitary")
     kinds = ["glioma" if part.endswith("glioma") else part for part in parts]
     labels = np.array([classes.index(kind) for kind in kinds])
@@ -71,7 +70,7 @@ def table_of(parts: list[str], folds: list[int]) -> FeatureTable:
     table = FeatureTable.from_arrays(
         features, labels, classes=classes, groups=np.arange(len(parts))
     )
-    return replace(table, folds=np.array(folds))
+    return with_folds(table, folds)
 
 
 def test_gliomas_are_parted_by_series():

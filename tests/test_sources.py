@@ -318,10 +318,10 @@ def test_a_table_goes_to_pandas_and_parquet_and_back(expected, tmp_path):
     frame = expected.to_pandas()
     assert [*frame.index] == [*expected.ids]
     assert [*frame["label"]] == [expected.classes[label] for label in expected.labels]
-    assert (frame.iloc[:, 5:].to_numpy() == expected.features).all()
+    assert (frame.iloc[:, 4:].to_numpy() == expected.features).all()
     expected.to_parquet(tmp_path / "table.parquet")
     again = FeatureTable.from_parquet(tmp_path / "table.parquet")
-    for name in ("features", "labels", "ids", "splits", "copies", "groups", "folds"):
+    for name in ("features", "labels", "ids", "splits", "copies", "groups"):
         assert (getattr(again, name) == getattr(expected, name)).all(), name
     assert again.classes == expected.classes
     assert again.provenance == expected.provenance

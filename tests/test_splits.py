@@ -1,8 +1,6 @@
-"""Splits: groups stay whole, folds are balanced, published folds and seeds count."""
+"""Splits: groups stay whole, folds are balanced, seeds count."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,8 +17,11 @@ from cliplib.features.splits import (
 )
 from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import (
+    fit_folds,
     fit_with_groups,
     out_of_fold_proba,
+    predict_fits,
+    rows_of_folds,
     table_folds,
 )
 from study.subset import stratified_subset
@@ -210,53 +211,6 @@ def test_a_class_that_cannot_be_split_is_named(y, groups, named):
         fold_numbers(y, groups)
 
 
-def test_published_folds_are_kept_and_the_others_are_dealt_into_them():
-    groups = np.arange(200) // 2
-    y = np.repeat([0, 1], 100)
-    published = np.where(groups < 40, groups % 5 + 1, 0)
-    folds = fold_numbers(y, groups, published=published)
-    given_fold = groups[:80] % 5
-    assert (folds[:80] == given_fold).all()
-    assert np.bincount(folds[80:100]).tolist() == [4] * 5
-    assert np.bincount(folds[100:]).tolist() == [20] * 5
-    assert all(len(found) == 1 for found in folds_of_groups(groups, folds))
-    other = fold_numbers(y, groups, published=published, seed=1)
-    assert (other[:80] == given_fold).all()
-    assert (other[80:] != folds[80:]).any()
-
-
-@pytest.mark.parametrize("left", [1, 2, 4, 6])
-def test_few_groups_beside_published_folds_are_dealt(left):
-    groups = np.repeat(np.arange(40), 3)
-    y = np.repeat(np.arange(40) % 4, 3)
-    published = np.where(groups < 40 - left, groups % 5 + 1, 0)
-    folds = fold_numbers(y, groups, published=published)
-    assert all(len(found) == 1 for found in folds_of_groups(groups, folds))
-    assert len(set(folds[published == 0])) == min(left, 5)
-
-
-def test_the_fold_of_a_group_beside_published_ones_is_drawn_from_all():
-    groups = np.repeat(np.arange(50), [*[2] * 49, 12])
-    y = np.arange(110) % 2
-    published = np.where(groups < 49, groups % 5 + 1, 0)
-    drawn = {
-        fold_numbers(y, groups, published=published, seed=seed)[-1]
-        for seed in range(30)
-    }
-    assert drawn == set(range(5))
-
-
-def test_folds_that_contradict_a_group_or_each_other_are_refused():
-    y, groups = np.repeat([0, 1], 10), np.repeat(list("abcdefghij"), 2)
-    for of_a_group in ((2, 3), (2, 0)):
-        published = np.zeros(20, int)
-        published[2:4] = of_a_group
-        with pytest.raises(ValueError, match="one for each group"):
-            fold_numbers(y, groups, published=published)
-    with pytest.raises(ValueError, match="must be from 1 to 5"):
-        fold_numbers(y, groups, published=np.full(20, 6))
-
-
 @pytest.mark.parametrize("unknown", [None, np.nan, "", " ", "nan"])
 def test_an_unknown_patient_is_no_group(unknown):
     for groups in (["a", "b", unknown], [1, 2, unknown]):
@@ -277,10 +231,9 @@ def test_an_interval_needs_two_groups():
     assert checked_groups([7, 7, 9], 3).tolist() == [0, 0, 1]
 
 
-def table(X, y, groups, folds=None):
+def table(X, y, groups):
     names = [f"class {k}" for k in range(max(y) + 1)]
-    made = FeatureTable.from_arrays(X, y, groups=groups, classes=names)
-    return made if folds is None else replace(made, folds=np.asarray(folds))
+    return FeatureTable.from_arrays(X, y, groups=groups, classes=names)
 
 
 class Remembering(ClassifierMixin, BaseEstimator):
@@ -357,24 +310,13 @@ def test_what_is_learned_from_a_group_does_not_help_its_copies():
     assert accuracy[True] < 0.65
 
 
-def test_the_tables_folds_are_used_unless_groups_are_given(remembering):
-    y, groups = np.arange(100) % 2, np.arange(100)
-    published = np.repeat([1, 2, 3, 4, 5], [60, 10, 10, 10, 10])
-    given = table(np.zeros((100, 1)), y, groups, published)
-    out_of_fold_proba(remembering, given)
-    assert [len(seen) for seen in remembering.seen] == [40, 90, 90, 90, 90]
-    remembering.seen.clear()
-    out_of_fold_proba(remembering, given, groups=groups)
-    assert [len(seen) for seen in remembering.seen] == [80] * 5
-
-
 def test_a_class_that_a_fold_is_not_trained_on_has_a_probability_of_zero(remembering):
     y = np.repeat([0, 1, 2], [40, 40, 10])
-    published = np.where(y == 2, 1, np.arange(90) % 5 + 1)
-    given = table(np.zeros((90, 1)), y, np.arange(90), published)
-    proba = out_of_fold_proba(remembering, given)
-    assert (proba[published == 1] == [0.5, 0.5, 0]).all()
-    assert (proba[published != 1] == 1 / 3).all()
+    fold = np.where(y == 2, 0, np.arange(90) % 5)
+    given = table(np.zeros((90, 1)), y, np.arange(90))
+    proba = predict_fits(fit_folds(remembering, given, rows_of_folds(fold)), given)
+    assert (proba[fold == 0] == [0.5, 0.5, 0]).all()
+    assert (proba[fold != 0] == 1 / 3).all()
 
 
 def test_a_class_that_is_too_small_is_named_by_its_name():

@@ -226,7 +226,6 @@ def load_encoded(folder: str) -> Fields:
         "splits": images["split"].to_numpy(str),
         "copies": near_duplicates,
         "groups": groups,
-        "folds": np.zeros(len(images), np.int64),
         "provenance": json.loads(images["encoder"].iloc[0])
         | {"dataset": PurePosixPath(folder).name},
     }

@@ -166,7 +166,6 @@ def encode_dataset(
         splits=np.array(dataset["split"][:], np.str_),
         copies=near_duplicates,
         groups=near_duplicates,
-        folds=np.zeros(len(dataset), np.int64),
         provenance={**encoder.provenance, **about},
     )
     if any(dataset["group"]):

@@ -137,7 +137,6 @@ def fold_numbers(
     *,
     n_splits: int = 5,
     seed: int = 0,
-    published: ArrayLike = 0,
 ) -> Ints:
     """Assign whole groups to folds of like size and like shares of the classes.
 
@@ -155,10 +154,6 @@ def fold_numbers(
         Number of folds.
     seed
         Equal seeds give equal folds.
-    published
-        Folds (n,) that a data set's author gives to whole groups, from 1 to `n_splits`,
-        and 0 where none: published fold i becomes fold i - 1, and all other groups are
-        assigned to the same folds.
 
     Returns
     -------
@@ -168,25 +163,12 @@ def fold_numbers(
     Raises
     ------
     ValueError
-        Where a class has fewer groups than there are folds, a group is in two published
-        folds, or more folds are published.
+        Where a class has fewer groups than there are folds.
     """
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))
     check_number_of_groups(labels, group_of_row, n_splits, f"for {n_splits} folds")
-    # -1 is not assigned yet.
-    folds = np.full(len(labels), -1) + np.asarray(published, np.int64)
-    is_torn = pd.Series(folds).groupby(group_of_row).nunique() > 1
-    if is_torn.any() or folds.max() >= n_splits:
-        raise ValueError(
-            f"Published folds must be from 1 to {n_splits}, one for each group of "
-            "images, or 0 where there is none."
-        )
-    is_left = folds < 0
-    if is_left.any():
-        groups_left = group_of_row[is_left]
-        folds[is_left] = _assign_folds(labels[is_left], groups_left, n_splits, seed)
-    return folds
+    return assign_folds(labels, group_of_row, n_splits, seed)
 
 
 def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
@@ -217,25 +199,16 @@ def check_number_of_groups(
             )
 
 
-def _assign_folds(labels: Any, groups: Ints, n_splits: int, seed: int) -> Ints:
-    """Return the fold of each row, (n,) from 0, the same for all rows of a group.
+def assign_folds(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> Ints:
+    """Return `fold_numbers` (n,), also where some classes have too few groups.
 
-    Folds are of like size, with like shares of the classes. `groups` (n,) are group
-    numbers, of which some may be absent.
+    A class must have as many groups as there are folds, or scikit-learn refuses.
     """
     # Here, since it takes most of a second, which a table that is read can do without.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    # Numbered anew, without gaps, in the same order.
-    group_of_row = number_groups(groups, by_name=True)
     class_of_group = pd.Series(labels).groupby(group_of_row).min().to_numpy()
     n_groups = len(class_of_group)
-    largest_class = np.unique(labels, return_counts=True)[1].max()  # its rows
-    if min(n_groups, largest_class) < n_splits:  # beside published folds
-        # Groups in random order go to the folds in turn. Of fewer groups than folds,
-        # each draws one of n_splits places, so that every fold may get one.
-        places = np.random.default_rng(seed).permutation(max(n_groups, n_splits))
-        return np.asarray(places[group_of_row] % n_splits)
     if n_groups == len(labels) or n_groups > MAX_GROUPS_FOR_SKLEARN:
         # One entry for each group: 1,000 times as fast, and as even by chance.
         by_group = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
@@ -253,7 +226,7 @@ def _folds_of_splitter(
     """
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
-        # Few rows of a class may be left where others have published folds.
+        # A class may have few groups but those that count for another class.
         warnings.filterwarnings("ignore", "The least populated class")
         # It yields train_rows and test_rows of each fold. In place of features, of
         # which only the number counts, it gets the labels.

@@ -26,7 +26,7 @@ Fields = dict[str, Any]
 
 # The entry of a file with all but the arrays.
 METADATA = "cliplib.FeatureTable"
-NUMBERS = ("labels", "copies", "groups", "folds")
+NUMBERS = ("labels", "copies", "groups")
 NAMES = ("ids", "splits")
 
 
@@ -60,9 +60,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> Fields:
             arrays["features"] = _expanded(arrays, about["provenance"])
         # Older files may hold float16; they know near-duplicates alone, as groups.
         arrays["features"] = arrays["features"].astype(np.float32, copy=False)
-        groups = arrays["groups"]
-        older = {"copies": groups, "folds": np.zeros_like(groups)}
-        return _fields(older | arrays, about)
+        return _fields({"copies": arrays["groups"]} | arrays, about)
 
 
 def save_parquet(path: str | os.PathLike[str], fields: Fields) -> None:

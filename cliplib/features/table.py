@@ -19,7 +19,6 @@ from cliplib.data.warn import warn_once
 from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
 from cliplib.features.groups import (
-    first_row_of_group,
     joined_groups,
     merge_groups,
     number_groups,
@@ -32,7 +31,7 @@ from cliplib.features.storage import (
     save_safetensors,
 )
 
-ROW_FIELDS = ("features", "labels", "ids", "splits", "copies", "groups", "folds")
+ROW_FIELDS = ("features", "labels", "ids", "splits", "copies", "groups")
 SPLITS = ("train", "val", "test", "")
 
 
@@ -57,9 +56,6 @@ class FeatureTable:
     groups
         What must never be separated, (n,): copies merged with the patients where these
         are known, or with the groups that somebody declared.
-    folds
-        Published folds for cross-validation, from 1, and 0 where there are none, (n,).
-        A group lies in one fold.
     provenance
         Which encoder, readout, data set and source.
 
@@ -76,7 +72,6 @@ class FeatureTable:
     splits: NDArray[np.str_]
     copies: Ints
     groups: Ints
-    folds: Ints
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,12 +97,11 @@ class FeatureTable:
         """Raise a ValueError that names an image with a wrong entry.
 
         Names of classes and images must be `printable`, ids unique, splits among
-        `SPLITS`, features finite, and the fold of each row that of its whole group.
+        `SPLITS`, and features finite.
         """
         check_printable([*self.classes, *self.ids.tolist()])
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
-        fold_of_group = self.folds[first_row_of_group(self.groups)]
         # Not one by one, which takes a quarter of the features' memory again.
         lowest = self.features.min(axis=1, initial=0)
         highest = self.features.max(axis=1, initial=0)
@@ -121,12 +115,6 @@ class FeatureTable:
         if not_finite:
             raise ValueError(
                 f"The features of {not_finite[0]!r} are not finite: leave it out."
-            )
-        in_several_folds = self.ids[self.folds != fold_of_group].tolist()
-        if in_several_folds:
-            raise ValueError(
-                f"The group of {in_several_folds[0]!r} lies in several folds: give all "
-                "its images the same fold, or 0."
             )
 
     @classmethod
@@ -176,7 +164,6 @@ class FeatureTable:
             splits=np.asarray([""] * n if splits is None else splits, np.str_),
             copies=rows,
             groups=rows if groups is None else number_groups(groups),
-            folds=np.zeros(n, np.int64),
         )
 
     @classmethod
@@ -309,8 +296,7 @@ class FeatureTable:
 
         `groups` are names or numbers; ValueError if one is missing. Where
         near-duplicates join some of them, a warning says how many became how many, and
-        names the first two; `joined_groups` lists all. Published folds are set to 0:
-        they need not keep these groups whole.
+        names the first two; `joined_groups` lists all.
         """
         declared = number_groups(groups)
         merged = merge_groups(self.copies, declared)
@@ -326,13 +312,13 @@ class FeatureTable:
                 "of groups. See whether images or declaration are at fault; "
                 "copies='off' (--copies off) keeps groups as declared.",
             )
-        return replace(self, groups=merged, folds=np.zeros(len(self), np.int64))
+        return replace(self, groups=merged)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each image, by id.
 
-        Columns are label (a name), split, copies, group and fold, then one for each
-        feature, called by its number.
+        Columns are label (a name), split, copies and group, then one for each feature,
+        called by its number.
         """
         names = np.array(self.classes, dtype=object)
         known = pd.DataFrame(
@@ -341,7 +327,6 @@ class FeatureTable:
                 "split": self.splits,
                 "copies": self.copies,
                 "group": self.groups,
-                "fold": self.folds,
             },
             index=pd.Index(self.ids, name="id"),
         )

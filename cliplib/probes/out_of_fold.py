@@ -36,10 +36,9 @@ def out_of_fold_proba(
     estimator
         A scikit-learn classifier; a `fit` that takes `groups` gets those of its rows.
     table
-        The features and labels, and by default the groups and the published folds.
+        The features and labels, and by default the groups.
     groups
-        Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``; the
-        published folds are set aside then.
+        Other groups (n,), such as ``table.copies`` or ``np.arange(len(table))``.
     n_splits, seed
         Number of folds, and seed of the draw that assigns groups to them.
 
@@ -50,24 +49,22 @@ def out_of_fold_proba(
         that a fold's training rows lack.
     """
     if groups is not None:
-        given = checked_groups(groups, len(table))
-        table = replace(table, groups=given, folds=np.zeros(len(table), np.int64))
+        table = replace(table, groups=checked_groups(groups, len(table)))
     folds = table_folds(table, n_splits, seed)
     return predict_fits(fit_folds(estimator, table, folds), table)
 
 
 def table_folds(table: FeatureTable, n_splits: int = 5, seed: int = 0) -> list[Fold]:
-    """Return folds of a table's groups; published ones stay as they are."""
-    folds = fold_numbers(
-        table.label_names,
-        table.groups,
-        n_splits=n_splits,
-        seed=seed,
-        published=table.folds,
-    )
+    """Return folds that keep a table's groups whole, by `fold_numbers`."""
+    options = {"n_splits": n_splits, "seed": seed}
+    return rows_of_folds(fold_numbers(table.label_names, table.groups, **options))
+
+
+def rows_of_folds(folds: Ints) -> list[Fold]:
+    """Return the rows to train on and to test of each fold; folds (n,) are numbers."""
     return [
         (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
-        for fold in range(n_splits)
+        for fold in np.unique(folds)
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cliplib.data.arrays import Floats
-from cliplib.features.table import FeatureTable
+from study.folds import FoldedTable
 from study.series import (
     MR_GLIOMA,
     OTHER_GLIOMA,
@@ -24,13 +24,13 @@ LEFT_OUT = {"plain": MR_GLIOMA, "MR": OTHER_GLIOMA}
 Row = dict[str, Any]
 
 
-def kinds_of(table: FeatureTable) -> Names:
+def kinds_of(table: FoldedTable) -> Names:
     """Return the name of each row's class, (n,)."""
     return np.array(table.classes)[table.labels]
 
 
 def hits_in_draws(
-    table: FeatureTable, probe: Any, n_patients: int, draws: int, seed: int
+    table: FoldedTable, probe: Any, n_patients: int, draws: int, seed: int
 ) -> Floats:
     """Return whether each row is right in each draw, (draws, n); NaN if not drawn.
 
@@ -46,10 +46,10 @@ def hits_in_draws(
 
 
 def compare(
-    views: Mapping[str, FeatureTable],
+    views: Mapping[str, FoldedTable],
     parts: Names,
     probe_of: Callable[[str], Any],
-    hits_of: Callable[[FeatureTable, Any, int], Floats],
+    hits_of: Callable[[FoldedTable, Any, int], Floats],
     *,
     seed: int = 0,
 ) -> dict[tuple[str, str], Row]:
@@ -88,7 +88,7 @@ def compare(
         }
         own = views[first].select(kept)
 
-        def balanced(right: Floats, own: FeatureTable = own) -> dict[str, float]:
+        def balanced(right: Floats, own: FoldedTable = own) -> dict[str, float]:
             return balanced_over_draws(right, kinds_of(own), own.groups, seed=seed)
 
         for view, right in hits.items():

@@ -24,6 +24,7 @@ from cliplib.features.groups import (
 )
 from cliplib.features.table import FeatureTable
 from study.data import DATASETS, PRECOMPUTED, load_dataset
+from study.folds import with_folds
 from study.subset import stratified_subset
 
 if TYPE_CHECKING:
@@ -241,7 +242,8 @@ def with_patients(table: FeatureTable, path: Path) -> FeatureTable:
     folds = pd.to_numeric(listed["fold"].replace("", "0"), errors="coerce")
     if folds.isna().any():
         raise ValueError(f"{path.name} holds a fold that is no number.")
-    return replace(table, groups=groups, folds=_folds_of_groups(groups, folds))
+    grouped = replace(table, groups=groups)
+    return with_folds(grouped, _folds_of_groups(groups, folds))
 
 
 def _folds_of_groups(groups: Ints, folds: pd.Series) -> Ints:

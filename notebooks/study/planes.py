@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from cliplib.data.arrays import Bools, Floats, Ints
-from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import fit_with_groups
 from study.equal_numbers import kinds_of
+from study.folds import FoldedTable
 from study.series import Names, balanced_over_draws, drawn_patients
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -60,7 +60,7 @@ def _drawn(kinds: Names, rows: Bools, n: int, rng: np.random.Generator) -> Bools
 
 
 def hits_in_draws(
-    table: FeatureTable,
+    table: FoldedTable,
     planes: Names,
     probe: Any,
     n_patients: int,

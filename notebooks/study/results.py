@@ -38,6 +38,7 @@ from cliplib.data.arrays import Floats
 from study.agreement import agrees
 from study.data import DATASETS
 from study.figures import draw_plot, svg, use_style
+from study.folds import out_of_fold_proba
 
 logger = logging.getLogger(f"cliplib.{__name__}")
 
@@ -169,8 +170,8 @@ class Study:
     def out_of_fold_proba(
         self, estimator: Any, table: cliplib.FeatureTable, **options: Any
     ) -> Floats:
-        """Return `cliplib.out_of_fold_proba`, kept in `memory` for all notebooks."""
-        predict = self.memory.cache(cliplib.out_of_fold_proba)
+        """Return `out_of_fold_proba` of `study.folds`, kept for all notebooks."""
+        predict = self.memory.cache(out_of_fold_proba)
         proba: Floats = predict(clone(estimator), table, **options)
         return proba
 

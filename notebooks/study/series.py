@@ -24,6 +24,7 @@ from cliplib.evaluation.intervals import (
     ratio_intervals,
 )
 from cliplib.features.table import FeatureTable
+from study.folds import FoldedTable
 
 Names = NDArray[np.str_]
 
@@ -93,7 +94,7 @@ def parts_of(table: FeatureTable, series: pd.Series) -> Names:
 
 def answers_by_fold(
     estimator: Any,
-    table: FeatureTable,
+    table: FoldedTable,
     trained: Bools,
     shown: FeatureTable | None = None,
 ) -> Floats:

@@ -31,10 +31,10 @@ from cliplib.inspection.zero_shot import zero_shot, zero_shot_weights
 from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
-from cliplib.probes.out_of_fold import out_of_fold_proba
 from study.baselines import efficientnet
 from study.data import DATASETS, DatasetSpec, load_dataset
 from study.features import load_features
+from study.folds import out_of_fold_proba
 from study.random_weights import randomize_weights
 from study.ranking import rank_metrics
 from study.recipe.corpus import PROMPTS, read_corpus
