@@ -21,6 +21,7 @@ import pytest
 import torch
 from fake_hub import COMMIT, STORAGE, FakeHub, make_trashnet
 from huggingface_hub import close_session
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from tiny_clip import make_checkpoint
 from transformers import BitImageProcessorPil, CLIPModel, Dinov2Config, Dinov2Model
@@ -297,12 +298,12 @@ FAULTS = {
     "401": NOT_SHOWN,
     "403": NOT_SHOWN,
     "404": NOT_SHOWN,
-    "407": r"cannot be reached \(.*407.*\): name your network's proxy, with its login",
+    "407": r"no usable answer came from .* \(.*407.*name its proxy, with its login",
     "429": "answers 429: try again in some minutes, logged in",
     "500": "answers 500: try again in some minutes",
     "503": "answers 503: try again in some minutes",
-    "login page": "is no answer of a hub .*log in to your network with a browser",
-    "hang": r"cannot be reached \(.*timed out\)",
+    "login page": "no usable answer came from .*log in to your network with a browser",
+    "hang": r"no usable answer came from .* \(.*timed out\)",
 }
 
 
@@ -337,7 +338,7 @@ def test_a_proxy_that_lets_nobody_through_is_told_from_the_hub(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.example")
     close_session()
     fake.fault = status
-    sentence = f"https://hub.example cannot be reached .{status}.*with its login"
+    sentence = f"answer came from https://hub.example .{status}.*with its login"
     with pytest.raises(OSError, match=sentence) as error:
         ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(error.value)
@@ -348,7 +349,7 @@ def test_where_the_storage_is_blocked_it_is_named(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)  # between the client's tries
     fake.fault = "no storage"
-    with pytest.raises(OSError, match=f"{STORAGE} cannot be reached") as error:
+    with pytest.raises(OSError, match=f"answer came from {STORAGE}") as error:
         ClipEncoder(OPENAI, cache=None)
     assert fake.address not in str(error.value)
     assert_is_one_sentence(error.value)
@@ -356,7 +357,7 @@ def test_where_the_storage_is_blocked_it_is_named(
 
 def test_a_refused_connection_has_its_sentence(fake: FakeHub) -> None:
     fake.end()
-    with pytest.raises(OSError, match="cannot be reached.*HF_ENDPOINT") as error:
+    with pytest.raises(OSError, match="no usable answer.*HF_ENDPOINT") as error:
         ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(error.value)
 
@@ -397,7 +398,7 @@ def test_a_proxy_that_does_not_answer_and_an_unknown_certificate_have_theirs(
     with monkeypatch.context() as behind:
         behind.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         close_session()
-        with pytest.raises(OSError, match="cannot be reached .*HTTPS_PROXY") as error:
+        with pytest.raises(OSError, match="no usable answer.*HTTPS_PROXY") as error:
             ClipEncoder(OPENAI, cache=None)
     assert_is_one_sentence(error.value)
     if not shutil.which("openssl"):
@@ -413,17 +414,23 @@ RAISED = {
     "cannot be written to .No space left on device.: make room": OSError(
         28, "No space left on device"
     ),
-    "^https://cas.example cannot be reached .*HF_ENDPOINT": RuntimeError(
+    "answer came from https://cas.example .*HF_ENDPOINT": RuntimeError(
         "CAS Client Error: error sending request for url (https://cas.example/v1/x)"
     ),
-    r"is no answer of a hub \('x'\)": KeyError("x"),
+    r"^no usable answer came from https?://.* \('x'\)": KeyError("x"),
 }
 
 
 @pytest.mark.parametrize("sentence", RAISED)
 def test_what_no_server_can_show_is_told_by_its_exception(sentence: str) -> None:
     with pytest.raises(hub.DownloadError, match=sentence), hub.explained(OPENAI):
-        raise RuntimeError("of the client") from RAISED[sentence]
+        raise RAISED[sentence]
+
+
+def test_the_cause_is_told_that_the_client_hides() -> None:
+    hidden = TimeoutError("it took too long")
+    with pytest.raises(hub.DownloadError, match="it took too"), hub.explained(OPENAI):
+        raise LocalEntryNotFoundError("check your connection") from hidden
 
 
 # --- Data sets --------------------------------------------------------------------

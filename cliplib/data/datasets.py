@@ -16,7 +16,7 @@ import pandas as pd
 
 from cliplib.data.declared_groups import declared_groups
 from cliplib.data.folder import USUAL_SPLIT, ListedImage, list_images
-from cliplib.data.hub import why_not_downloaded
+from cliplib.data.hub import DownloadError, ask_hub, explained
 from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import check_printable
 
@@ -192,9 +192,13 @@ def _load_from_hub(name: str, revision: str) -> Any:
     except ValueError:  # of its configurations, or its files
         raise
     except Exception as error:  # the library raises nearly anything
-        error.__context__ = None  # which says only that it is not cached either
-        reason = why_not_downloaded(error, f"datasets/{name}", revision)
-        raise OSError(f"Cannot load {HUB}{name}: {reason}.") from None
+        try:
+            with explained(f"datasets/{name}", revision):
+                # The library hides what failed, which the hub itself tells.
+                ask_hub(name, revision or None, kind="dataset")
+                raise error
+        except DownloadError as reason:
+            raise OSError(f"Cannot load {HUB}{name}: {reason}.") from None
 
 
 def _of_splits(

@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from huggingface_hub.utils.sha import git_hash
 
 logger = logging.getLogger(__name__)
@@ -36,10 +41,6 @@ WEIGHTS = (
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 # Errors of a full disk, or of what the user may fill of it.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# Names of the errors of what a hub does not have, and of an answer that breaks off, or
-# is none of a hub.
-NOT_THERE = {"HFValidationError", "DatasetNotFoundError"}
-NO_ANSWER = {"RemoteProtocolError", "JSONDecodeError", "KeyError"}
 
 
 class DownloadError(OSError):
@@ -106,7 +107,7 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
         get_cached_repo_tree(repo, revision=revision)
         return Path(download(local_files_only=True))
     try:
-        _wait_for_answer(repo, revision)
+        ask_hub(repo, revision)
     except Exception:  # the client raises nearly anything
         # A cache without that list, as transformers makes it, may be complete.
         with suppress(LocalEntryNotFoundError):
@@ -115,12 +116,13 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     return Path(download())
 
 
-def _wait_for_answer(repo: str, revision: str | None) -> None:
-    """Raise the client's error if the hub does not show a model, or is silent.
+def ask_hub(repo: str, revision: str | None, kind: str = "model") -> None:
+    """Raise the client's error if the hub is silent, or does not show a repository.
 
-    The client's own download waits for ever, or tries again.
+    `kind` is "model" or "dataset". The client's own download waits for ever, or tries
+    again.
     """
-    HfApi().model_info(repo, revision=revision, timeout=ANSWER_SECONDS)
+    HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS)
 
 
 def _files_of(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -166,35 +168,29 @@ def explained(name: str, revision: str = "") -> Iterator[None]:
     except DownloadError:
         raise
     except Exception as error:  # the client raises nearly anything
-        raise DownloadError(why_not_downloaded(error, name, revision)) from None
+        raise DownloadError(_why_not_downloaded(error, name, revision)) from None
 
 
-def why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
-    """Return a sentence on why a download failed, and on what to do.
-
-    The client wraps errors in others, so all that led to `error` are looked at.
-    """
-    chain = _with_causes(error)
-    kinds = {kind.__name__ for each in chain for kind in type(each).__mro__}
-    # Of the library ``datasets``, whose own error says so, only the text tells.
-    if "OfflineModeIsEnabled" in kinds or "OfflineModeIsEnabled" in str(error):
+def _why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
+    """Return a sentence on why a download failed, and on what to do."""
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
+        # The client hides a failed request behind this.
+        return _why_not_downloaded(error.__cause__, name, revision)
+    if isinstance(error, OfflineModeIsEnabled):
         return (
             "it was not downloaded whole before, and HF_HUB_OFFLINE or "
             "TRANSFORMERS_OFFLINE forbids a download: unset it"
         )
-    for each in chain:
-        # An error of the disk names a file, unless there is no room for it.
-        if isinstance(each, OSError) and (each.filename or each.errno in FULL):
-            return (
-                f"{constants.HF_HUB_CACHE} cannot be written to ({each.strerror}): "
-                "make room, or name another place by HF_HOME"
-            )
-    address = _failed_address(chain)
-    responses = [getattr(each, "response", None) for each in chain]
-    status = next((each.status_code for each in responses if each is not None), 0)
-    is_of_hub = address == constants.ENDPOINT
-    is_refused = is_of_hub and status in (401, 403, 404)
-    if is_refused or kinds & NOT_THERE:
+    # An error of the disk names a file, unless there is no room for it.
+    if isinstance(error, OSError) and (error.filename or error.errno in FULL):
+        return (
+            f"{constants.HF_HUB_CACHE} cannot be written to ({error.strerror}): "
+            "make room, or name another place by HF_HOME"
+        )
+    address = _failed_address(error)
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    is_refused = address == constants.ENDPOINT and status in (401, 403, 404)
+    if is_refused or isinstance(error, HFValidationError):
         at_revision = f" at the revision {revision!r}" if revision else ""
         return (
             f"{constants.ENDPOINT}/{name} is not there{at_revision}, or not for you: "
@@ -205,37 +201,22 @@ def why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
             f"{address} answers {status}: try again in some minutes, logged in by `hf "
             "auth login`"
         )
-    reason = first_sentence(chain[-1]) or type(chain[-1]).__name__
-    if kinds & NO_ANSWER:
-        return (
-            f"what came from {address} broke off, or is no answer of a hub ({reason}): "
-            "log in to your network with a browser, and try again"
-        )
+    reason = first_sentence(error) or type(error).__name__
     return (
-        f"{address} cannot be reached ({reason}): name your network's proxy, with its "
-        "login, in HTTPS_PROXY, its certificate in SSL_CERT_FILE, or a mirror of the "
-        "hub in HF_ENDPOINT"
+        f"no usable answer came from {address} ({reason}): log in to your network with "
+        "a browser, or name its proxy, with its login, in HTTPS_PROXY, its certificate "
+        "in SSL_CERT_FILE, or a mirror of the hub in HF_ENDPOINT"
     )
 
 
-def _with_causes(error: BaseException) -> list[BaseException]:
-    """Return an error and those that led to it, the first of all last."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return chain
-
-
-def _failed_address(errors: Sequence[BaseException]) -> str:
+def _failed_address(error: BaseException) -> str:
     """Return scheme and host of what failed: of the hub, or of its storage."""
-    texts = [str(error) for error in errors]
-    for error in errors:
-        # Of some errors the client knows no request, and raises when asked for it.
-        with suppress(AttributeError, RuntimeError):
-            texts.insert(0, str(error.request.url))  # type: ignore[attr-defined]
-    named = re.search(r"https?://[^\s/)'\"]+", " ".join(texts))
+    text = str(error)
+    # The client's error of an answer knows its response, that of none its request.
+    asked: Any = getattr(error, "response", error)
+    with suppress(AttributeError, RuntimeError):  # other errors know neither
+        text = str(asked.request.url)
+    named = re.search(r"https?://[^\s/)'\"]+", text)
     return named[0] if named else constants.ENDPOINT
 
 

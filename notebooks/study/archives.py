@@ -8,12 +8,12 @@ import zipfile
 from pathlib import Path
 
 from filelock import FileLock
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
 from cliplib.data.cache import cache_folder
 from cliplib.data.hub import (
-    ANSWER_SECONDS,
     DownloadError,
+    ask_hub,
     explained,
     first_sentence,
     sha256,
@@ -44,7 +44,7 @@ def fetch_archive(repo: str, file: str, sha256_of_report: str = "") -> Path:
     if not isinstance(archive, str):  # neither None nor the mark of a missing file
         with explained(f"datasets/{repo}"):
             # Else the download itself would wait for ever where the hub is silent.
-            HfApi().dataset_info(repo, timeout=ANSWER_SECONDS)
+            ask_hub(repo, None, kind="dataset")
             archive = hf_hub_download(repo, file, repo_type="dataset")
     digest = sha256(Path(archive))
     if sha256_of_report and digest != sha256_of_report:
