@@ -267,7 +267,7 @@ def test_files_are_read_out_as_the_table_was(
         + table.labels[:, None]
     )
     about = {"readout": "deep", "width": str(tiny.width), "blocks": str(tiny.blocks)}
-    for readout in ("deep", "dinov2", "pooled"):
+    for readout in ("deep", "pooled"):
         made = table.with_features(deep, **about).with_readout(readout)
         aid = DecisionAid.fit(made, tiny, probe=PROBE)
         expected = aid.decide(

@@ -33,7 +33,7 @@ def test_readouts_of_a_table_are_those_of_the_encoder(tiny, image_folder):
     folder = image_folder(n=3)
     table = load_features(folder, tiny)
     paths = [folder / name for name in table.ids]
-    for readout in ("pooled", "dinov2", "deep"):
+    for readout in ("pooled", "deep"):
         assert (
             table.with_readout(readout).features
             == tiny.encode_images(paths, readout=readout)

@@ -52,7 +52,7 @@ def test_an_actor_gives_every_image_a_row(
 ) -> None:
     folder = image_folder(n=1)
     (folder / "disc" / "empty.png").touch()
-    actor = EncodingActor(load_dataset(folder), str(checkpoint), "dinov2")
+    actor = EncodingActor(load_dataset(folder), str(checkpoint), "pooled")
     batch = actor({"id": np.array([1, 0, 3])})
     assert [*batch["id"]] == [
         "disc/empty.png",
@@ -64,12 +64,12 @@ def test_an_actor_gives_every_image_a_row(
         batch["error"][0].startswith("Cannot read the image") and not batch["error"][1]
     )
     paths = [folder / name for name in batch["id"][1:]]
-    expected = tiny.encode_images(paths, readout="dinov2", progress=False)
+    expected = tiny.encode_images(paths, readout="pooled", progress=False)
     assert (np.stack(batch["features"][1:]) == expected).all()
     assert not batch["features"][0].any()
     made_by = json.loads(batch["encoder"][1])
     assert made_by["model_fingerprint"] == tiny.fingerprint
-    assert (made_by["readout"], made_by["hashes"]) == ("dinov2", image_hash.name)
+    assert (made_by["readout"], made_by["hashes"]) == ("pooled", image_hash.name)
 
 
 def test_an_actor_takes_the_readout_of_encode_by_default(
