@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import platform
-import shlex
 import sys
 import tomllib
 import warnings
@@ -39,12 +38,9 @@ def main(arguments: Sequence[str]) -> int:
     or ask for help, argparse itself exits.
     """
     try:
-        whole = with_command(arguments)
-        options = vars(build_parser().parse_args(whole))
+        options = vars(build_parser().parse_args(with_command(arguments)))
         # The function of the command, such as `train`, which its parser has put there.
         run_command = options.pop("run")
-        if run_command in (train, report):
-            options["command"] = shlex.join(["cliplib", *whole])
         status = run_command(**options)
     except KeyboardInterrupt:
         sys.stderr.write("Stopped; what is finished is kept.\n")
@@ -185,7 +181,7 @@ def report(source: str, out: str, fail_on: str = "never", **options: Any) -> int
     return FAILED if judged.fails(fail_on) else 0
 
 
-def demo(out: str) -> int:
+def demo(out: str) -> None:
     """Make three folders with planted faults, and report on them.
 
     Their images are cut from photographs that scikit-image brings along.
@@ -197,10 +193,7 @@ def demo(out: str) -> int:
 
     for folder, fault in make_demo(out).items():
         print(f"\n{folder}: {fault}\n")
-        place = Path(out, "reports", folder.name)
-        if status := main(["report", str(folder), "--out", str(place)]):
-            return status
-    return 0
+        report(str(folder), str(Path(out, "reports", folder.name)))
 
 
 def classify(

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,16 +49,17 @@ from cliplib.probes.linear import LinearProbe
 from cliplib.probes.out_of_fold import Fit, fit_folds, table_folds
 from cliplib.reports import measure as module
 from cliplib.reports import report as report_module
+from cliplib.reports.anonymous import (
+    anonymised,
+    anonymised_grouping,
+    anonymised_options,
+    model_name,
+)
 from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.external import evaluate_external
-from cliplib.reports.findings import Findings
-from cliplib.reports.measure import (
-    command_of,
-    grouping_of,
-    measure,
-    shown_name,
-)
+from cliplib.reports.findings import Findings, command_of
+from cliplib.reports.measure import grouping_of, measure
 from cliplib.reports.pictures import of_copies
 from cliplib.reports.report import (
     SPLITS,
@@ -128,7 +130,6 @@ def findings(home: Path, checkpoint: Path) -> Findings:
             others=[str(home / "tiny-dino")],
             elsewhere=str(home / "ward9"),
             boxes=str(home / "boxes.csv"),
-            command="cliplib report ward7 --out mine",
         )
 
 
@@ -142,7 +143,7 @@ def content(findings: Findings) -> dict[str, Any]:
 def written(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole report."""
     place = tmp_path_factory.mktemp("report")
-    write_report(findings, verdict(findings), place, HOSTILE)
+    write_report(replace(findings, title=HOSTILE), verdict(findings), place)
     return place
 
 
@@ -499,6 +500,8 @@ def test_anonymous_findings_name_no_file(
         "cliplib report FOLDER --out OUT --anonymous "
         "--model MODEL --groups GROUPS --others OTHERS --elsewhere ELSEWHERE"
     )
+    (other,) = found.results.other_encoders
+    assert re.fullmatch("model [0-9a-f]{8}", other)
     write_report(found, verdict(found), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     about = (tmp_path / "out" / "report.json").read_text("utf-8")
@@ -512,17 +515,19 @@ def test_anonymous_findings_name_no_file(
         if path.is_file():
             assert not re.search(rb"disc0|Miller|Anna", path.read_bytes())
             assert str(home).encode() not in path.read_bytes()
-    assert json.dumps(provenance(replace(found, anonymous=False)))  # the CSV is a Path
+    assert provenance(found)["groups"] == "declared"
     answers = answers_table(found)
     assert answers["file"].iloc[0] == "disc/disc0.png" and answers["image"].iloc[0] == 1
 
 
-@pytest.mark.parametrize("groups", ["/home/Miller.csv", r"(Miller_\d+)_"])
-def test_what_declares_groups_is_not_named_if_anonymous(
-    findings: Findings, groups: str
-) -> None:
-    hidden = replace(findings, anonymous=True, groups=groups)
-    assert provenance(hidden)["groups"] == "declared"
+def test_what_declares_groups_is_told_or_not_if_anonymous(findings: Findings) -> None:
+    assert provenance(findings)["groups"].startswith("([a-z]+")
+    assert provenance(anonymised(findings, []))["groups"] == "declared"
+    of_source = replace(findings, groups="")  # in a column of it
+    assert provenance(of_source)["groups"] == "declared"
+    alone = replace(findings.grouping, declared=0)
+    copies = replace(of_source, grouping=alone)
+    assert provenance(anonymised(copies, []))["groups"] == "near-duplicates only"
 
 
 def test_groups_that_names_suggest_are_numbered_if_anonymous() -> None:
@@ -530,26 +535,51 @@ def test_groups_that_names_suggest_are_numbered_if_anonymous() -> None:
     ids += [f"lab/{name}_{k}.png" for name in ("Jones", "Smith") for k in (1, 2)]
     dataset: Any = {"id": ids, "group": [""] * len(ids)}
     table = SimpleNamespace(ids=np.array(ids))
-    images: Any = SimpleNamespace(table=table, dataset=dataset, names=ids)
+    images: Any = SimpleNamespace(table=table, dataset=dataset)
     found = grouping_of(images)
     assert found.series["ward/Adams_1.png"] == "ward/Adams"
-    images.names = [f"image {number}" for number in range(1, 9)]
-    hidden = grouping_of(images, anonymous=True)
+    name_of = {image_id: f"image {i}" for i, image_id in enumerate(ids, start=1)}
+    hidden = anonymised_grouping(found, name_of)
     assert [*hidden.series] == ["image 5", "image 6", "image 7", "image 8", "image 1"]
     assert [*hidden.series.values()] == ["1", "1", "2", "2", "3"]
 
 
-def test_an_anonymous_encoder_of_a_folder_is_called_by_its_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "Anna").mkdir()
+def test_an_anonymous_model_is_called_by_its_fingerprint_but_the_embedded_one() -> None:
     names = []
-    for name in ("Anna", str(tmp_path / "Anna"), "openai/clip"):
+    for name in ("/home/Anna", "Miller/clip", "mini"):
         encoder = Mock(fingerprint="0123456789")
         encoder.name = name
-        names.append(shown_name(encoder, anonymous=True))
-    assert names == ["model 01234567", "model 01234567", "openai/clip"]
+        names.append(model_name(encoder))
+    assert names == ["model 01234567", "model 01234567", "mini"]
+
+
+def test_anonymous_findings_name_no_repository_of_a_hub(
+    findings: Findings, tmp_path: Path
+) -> None:
+    training = findings.aid.training
+    provenance_of_hub = {**training.provenance, "encoder": "Anna-Mia/own"}
+    of_hub = replace(training, provenance=provenance_of_hub)
+    options = {
+        **findings.options,
+        "folder": "hf://datasets/Anna-Mia/own",
+        "model": "Anna-Mia/own",
+    }
+    assert findings.external is not None
+    named = replace(
+        findings,
+        options=options,
+        title="Anna-Mia/own",
+        encoder=copy(findings.encoder),
+        aid=replace(findings.aid, training=of_hub),
+        external=replace(findings.external, name="Anna-Mia/elsewhere"),
+    )
+    named.encoder.name = "Anna-Mia/own"
+    named.aid.encoder.model.config.name_or_path = "Anna-Mia/own"
+    hidden = anonymised(named, [])
+    write_report(hidden, verdict(hidden), tmp_path)
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.suffix != ".csv":
+            assert b"Anna-Mia" not in path.read_bytes(), path
 
 
 # --- What is written
@@ -633,7 +663,7 @@ def test_copies_of_two_labels_are_shown_first(findings: Findings) -> None:
         {"index_a": [0, 2], "index_b": [1, 3], "same_label": [True, False]}
     )
     found = replace(findings, audit=replace(findings.audit, pairs=pairs))
-    names = findings.images.names
+    names = findings.names
     shown = [picture.name for picture in of_copies(found)]
     assert shown == [names[row] for row in (2, 3, 0, 1)]
 
@@ -700,9 +730,10 @@ def test_a_full_disk_leaves_the_old_report(
     monkeypatch.setattr("cliplib.reports.document.as_pdf", lambda _: b"%PDF")
     monkeypatch.setattr(
         "cliplib.reports.document.document",
-        lambda _, __, title: content | {"title": title},
+        lambda found, _: content | {"title": found.title},
     )
-    write_report(findings, verdict(findings), tmp_path / "old", "The old one")
+    old = replace(findings, title="The old one")
+    write_report(old, verdict(old), tmp_path / "old")
 
     def full(*_: object) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -714,7 +745,7 @@ def test_a_full_disk_leaves_the_old_report(
     for out in (tmp_path / "old", tmp_path / "new"):
         before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         with pytest.raises(OSError, match="Nothing was written to .*No space.*unchan"):
-            write_report(findings, verdict(findings), out, "The new one")
+            write_report(findings, verdict(findings), out)
         after = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         assert after == before
         check_no_other_files(out)
@@ -831,50 +862,39 @@ def test_the_reasons_why_files_are_unreadable_name_no_path(
     assert [*reasons] == ["No such file or directory."] * 2
 
 
-def test_the_command_is_told_as_it_was_typed_or_without_names(
-    findings: Findings,
-) -> None:
-    assert findings.command == "cliplib report ward7 --out mine"
-
-
-def test_a_command_is_made_of_the_options() -> None:
-    options = {"groups": r"(\d+)_", "others": ["a/b", "c"], "seed": 3, "copies": 0.9}
-    options["label_column"] = "kind"
-    made = command_of(Path("my scans"), options, anonymous=False)
-    parsed = vars(cli.build_parser().parse_args(shlex.split(made)[1:]))
+def test_the_command_is_made_of_the_options(findings: Findings, home: Path) -> None:
+    parsed = vars(cli.build_parser().parse_args(shlex.split(findings.command)[1:]))
     assert parsed.pop("run") is cli.report
-    expected = options | {"source": "my scans", "out": "OUT", "copies": "0.9"}
-    assert parsed == expected
-    nothing: dict[str, Any] = {"model": "", "others": [], "seed": 0}
-    frame = pd.DataFrame()
-    assert (
-        command_of(frame, nothing, anonymous=False) == "cliplib report FOLDER --out OUT"
+    assert parsed.pop("source") == str(home / "ward7") and parsed.pop("out") == "OUT"
+    asked = {name: value for name, value in findings.options.items() if value}
+    assert parsed == {
+        name: asked[name] for name in asked if name not in ("folder", "out")
+    }
+    options = {"folder": "my scans", "out": "o", "others": ["a/b", "c"], "copies": 0.9}
+    assert command_of(options) == (
+        "cliplib report 'my scans' --out o --others a/b c --copies 0.9"
     )
 
 
-def test_an_anonymous_command_has_words_in_place_of_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("Anna", "0.9", "3"):
-        (tmp_path / name).mkdir()
+def test_an_anonymous_command_has_words_in_place_of_names() -> None:
     options = {
-        "model": "owner/clip",
+        "folder": "hf://datasets/Miller/own",
+        "out": "/home/Miller",
+        "title": "Ours",
+        "anonymous": True,
+        "model": "Miller/clip",
         "groups": r"(\d+)_",
         "copies": 0.9,
-        "others": ["Anna", "owner/dino"],
+        "others": ["Anna", "Miller/dino"],
         "elsewhere": "hf://datasets/Miller/scans",
-        "boxes": "Miller.csv",
+        "boxes": "",
         "seed": 3,
         "label_column": "Miller",
         "split": "Miller",
         "revision": "Miller",
     }
-    made = command_of("hf://datasets/Miller/own", options, anonymous=True)
-    assert shlex.split(made)[2:] == [
-        *("FOLDER", "--out", "OUT", "--anonymous", "--model", "owner/clip"),
-        *("--groups", "GROUPS", "--copies", "0.9", "--others", "OTHERS"),
-        *("owner/dino", "--elsewhere", "ELSEWHERE", "--boxes", "BOXES", "--seed", "3"),
-        *("--label-column", "LABEL_COLUMN", "--split", "SPLIT"),
-        *("--revision", "REVISION"),
-    ]
+    assert command_of(anonymised_options(options)) == (
+        "cliplib report FOLDER --out OUT --title Ours --anonymous --model MODEL "
+        "--groups GROUPS --copies 0.9 --others OTHERS --elsewhere ELSEWHERE --seed 3 "
+        "--label-column LABEL_COLUMN --split SPLIT --revision REVISION"
+    )

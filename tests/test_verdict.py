@@ -353,7 +353,8 @@ def test_an_archive_inside_a_class_is_told_with_both_parts(
     assert warning is not None and warning.id == name and warning.rows == [1, 2, 3, 4]
     assert "97%" in warning.message and "41%" in warning.message
     assert word_of(results(), warning) == word
-    hidden = one(data_warnings.subgroup_warnings, subgroups=[archive], anonymous=True)
+    nameless = replace(archive, name="")
+    hidden = one(data_warnings.subgroup_warnings, subgroups=[nameless])
     assert hidden is not None and "mr#" not in hidden.message
     assert ("mr#" in warning.message) == (by == "form of name")
 
@@ -419,24 +420,26 @@ def test_imbalance_is_told() -> None:
 
 
 def test_labels_files_and_groups_to_look_at_are_named() -> None:
-    images = SimpleNamespace(names=[f"{number}.jpg" for number in range(9)])
+    names = [f"{number}.jpg" for number in range(9)]
     pairs = pd.DataFrame(
         {"index_a": [0, 2], "index_b": [1, 3], "same_label": [False, True]}
     )
     finder = data_warnings.label_conflict_warnings
-    conflict = one(finder, audit=SimpleNamespace(pairs=pairs), images=images)
+    conflict = one(finder, audit=SimpleNamespace(pairs=pairs), names=names)
     assert conflict is not None and conflict.rows == [0, 1]
     assert conflict.evidence == {"pairs": 1}
     agreeing = SimpleNamespace(pairs=pairs[1:])
-    assert one(finder, audit=agreeing, images=images) is None
+    assert one(finder, audit=agreeing, names=names) is None
     suspects = pd.DataFrame({"row": [5, 4], "given": [0, 1], "likely": [1, 0]})
-    doubt = one(data_warnings.suspect_label_warnings, suspects=suspects, images=images)
+    doubt = one(data_warnings.suspect_label_warnings, suspects=suspects, names=names)
     assert doubt is not None and doubt.rows == [5, 4]
     assert "hard" in doubt.message and "most of these" not in doubt.message
-    bad = SimpleNamespace(unreadable={"bad.png": "empty"})
-    unread = one(data_warnings.unreadable_file_warnings, images=bad)
+    bad = SimpleNamespace(errors={"bad.png": "empty"})
+    named = pd.DataFrame({"file": ["bad.png"], "reason": ["empty"]})
+    finder = data_warnings.unreadable_file_warnings
+    unread = one(finder, images=bad, unreadable=named)
     assert unread is not None and unread.files == ["bad.png"]
-    hidden = one(data_warnings.unreadable_file_warnings, images=bad, anonymous=True)
+    hidden = one(finder, images=bad, unreadable=named[["reason"]])
     assert hidden is not None and hidden.files == [] and "bad" not in hidden.message
     joined = pd.DataFrame({"group_a": ["p1"], "group_b": ["p2"]})
     grouping = Grouping(401, "", {}, joined)
@@ -527,7 +530,7 @@ def test_what_names_no_warning_is_refused() -> None:
 def findings(**parts: Any) -> Any:
     """Return as much of the findings as warnings and the next steps read."""
     images = SimpleNamespace(groups_per_class={"glass": 20, "metal": 20})
-    defaults = {"images": images, "anonymous": False, "training_overlap": None}
+    defaults = {"images": images, "training_overlap": None}
     defaults |= {"grouping": DECLARED, "command": "cliplib report f --out o"}
     return SimpleNamespace(**{**defaults, "results": results(), **parts})
 

@@ -42,8 +42,6 @@ class EncodedImages:
         The near-duplicates among them, as `find_near_duplicates` returns them.
     errors
         Why other images cannot be read, by id.
-    are_anonymous
-        Whether `names` are numbers.
     """
 
     table: FeatureTable
@@ -51,19 +49,11 @@ class EncodedImages:
     hashes: NDArray[Any]
     pairs: pd.DataFrame
     errors: Mapping[str, UnreadableImage]
-    are_anonymous: bool = False
 
     @cached_property
     def files(self) -> list[Any]:
         """The file of each row, as `load_image` takes it."""
         return list(self.dataset["image"])
-
-    @property
-    def names(self) -> list[str]:
-        """What each row is called: its id, or "image 1" and so on if anonymous."""
-        if self.are_anonymous:
-            return [f"image {row}" for row in range(1, len(self.table) + 1)]
-        return [str(file_id) for file_id in self.table.ids]
 
     @property
     def unreadable(self) -> dict[str, str]:

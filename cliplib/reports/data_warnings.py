@@ -17,7 +17,7 @@ from cliplib.evaluation.intervals import Estimate
 from cliplib.inspection.lookalikes import MOST_GROUPS
 from cliplib.inspection.published_split import BY_GROUP, PUBLISHED
 from cliplib.inspection.shortcuts import COLOURS, Shortcut
-from cliplib.inspection.subgroups import CLUSTER, FORM
+from cliplib.inspection.subgroups import CLUSTER
 from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import MethodComparison
@@ -282,8 +282,7 @@ def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:
             kind,
             evidence,
             rows=subgroup.examples,
-            name=repr(subgroup.name),
-            is_told=not (findings.anonymous and subgroup.by == FORM),
+            name=subgroup.name,
             n=subgroup.n_images,
             only_here=subgroup.only_here,
         )
@@ -337,8 +336,8 @@ def label_conflict_warnings(findings: Findings) -> Iterator[DataWarning]:
     conflicts = pairs[~pairs["same_label"]]
     if len(conflicts):
         rows = conflicts[["index_a", "index_b"]].to_numpy().ravel().tolist()
-        a = findings.images.names[rows[0]]
-        b = findings.images.names[rows[1]]
+        a = findings.names[rows[0]]
+        b = findings.names[rows[1]]
         evidence = {"pairs": len(conflicts)}
         yield warning_of("label-conflicts", evidence, rows=rows, a=a, b=b)
 
@@ -347,17 +346,17 @@ def suspect_label_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that labels look wrong."""
     rows = findings.suspects["row"].tolist()
     if rows:
-        first = [findings.images.names[row] for row in rows[:MOST_FILES]]
+        first = [findings.names[row] for row in rows[:MOST_FILES]]
         count = {"labels": len(rows)}
         yield warning_of("labels-in-doubt", count, rows=rows, first=first)
 
 
 def unreadable_file_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that files could not be read; if anonymous, without their names."""
-    unreadable = findings.images.unreadable
-    if unreadable:
-        files = [] if findings.anonymous else list(unreadable)
-        count = {"files": len(unreadable)}
+    """Say that files could not be read, and which if they may be named."""
+    n_unreadable = len(findings.images.errors)
+    if n_unreadable:
+        count = {"files": n_unreadable}
+        files = list(findings.unreadable.get("file", []))
         yield warning_of("unreadable-files", count, files=files)
 
 

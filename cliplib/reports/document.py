@@ -35,15 +35,8 @@ PICTURE_SIDE = 240
 Block = dict[str, Any]
 
 
-def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, Any]:
-    """Return findings and verdict as a document, without sections that yield nothing.
-
-    `title` is by default the folder's name, or "A folder of images" if anonymous.
-    """
-    if not title and findings.anonymous:
-        title = "A folder of images"
-    elif not title:
-        title = findings.images.table.provenance["dataset"]
+def document(findings: Findings, judged: Verdict) -> dict[str, Any]:
+    """Return findings and verdict as a document, without empty sections."""
     today = date.today()
     values = {
         "f": findings,
@@ -63,7 +56,7 @@ def document(findings: Findings, judged: Verdict, title: str = "") -> dict[str, 
     headings = {"accuracy": "right", "balanced": "with all classes counting alike"}
     compared = judged.compared.rename(columns=headings).rename_axis("")
     return {
-        "title": " ".join(title.split()),
+        "title": " ".join(findings.title.split()),
         "subtitle": f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",
         "word": judged.word,
         "sentence": judged.sentence,

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -37,10 +39,10 @@ class Grouping:
         The pattern of groups that file names suggest, where none are declared; or "".
     series
         Names of some files that this pattern would keep with others, each with its
-        group; if anonymous, groups are numbered.
+        group.
     merged
         Pairs of declared groups that hold copies of each other: group_a, group_b,
-        image_a and image_b (ids).
+        image_a and image_b.
     """
 
     declared: int
@@ -55,12 +57,18 @@ class Findings:
 
     Attributes
     ----------
-    anonymous
-        Whether images are called by numbers, and folders and persons not at all.
-    command
-        What measures all this again; if anonymous, without names.
+    options
+        Folder, place of the report, and options of `measure`; what is empty or 0 is the
+        default.
+    title
+        Of page and PDF.
+    names
+        What each image is called, (n,): its id, or if anonymous a number.
+    unreadable
+        Files that cannot be read, and the reason of each; if anonymous, reasons, and
+        the number of files of each.
     groups
-        How groups were declared: the CSV file or the pattern; None for neither.
+        The CSV file or the pattern by which groups were declared; or "".
     encoder
         The frozen CLIP.
     images, grouping
@@ -96,9 +104,11 @@ class Findings:
         Images without their object; None without boxes.
     """
 
-    anonymous: bool
-    command: str
-    groups: str | None
+    options: Mapping[str, Any]
+    title: str
+    names: Sequence[str]
+    unreadable: pd.DataFrame
+    groups: str
     encoder: ClipEncoder
     images: EncodedImages
     grouping: Grouping
@@ -116,3 +126,19 @@ class Findings:
     published_split: PublishedSplit | None = None
     external: ExternalTest | None = None
     erased: Erased | None = None
+
+    @property
+    def command(self) -> str:
+        """The command that makes a report of all this again."""
+        return command_of(self.options)
+
+
+def command_of(options: Mapping[str, Any]) -> str:
+    """Return the command that makes a report with these options of `measure`."""
+    words = ["cliplib", "report"]
+    for name, value in options.items():
+        if name != "folder" and value:
+            words.append(f"--{name.replace('_', '-')}")
+        if value and value is not True:
+            words += map(str, value if isinstance(value, list) else [value])
+    return shlex.join(words)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd
 
 import cliplib
@@ -33,6 +31,7 @@ from cliplib.inspection.swaps import measure_swaps
 from cliplib.inspection.training_overlap import FINGERPRINTS, find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.out_of_fold import Fit, fit_with_groups
+from cliplib.reports.anonymous import anonymised
 from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, Grouping
@@ -57,7 +56,8 @@ def measure(
     boxes: str | os.PathLike[str] = "",
     seed: int = 0,
     anonymous: bool = False,
-    command: str = "",
+    out: str | os.PathLike[str] = "OUT",
+    title: str = "",
     **columns: str,
 ) -> Findings:
     """Measure how far a frozen CLIP and light probes can sort images.
@@ -89,9 +89,10 @@ def measure(
     anonymous
         Call images by numbers, and models in folders by their fingerprint, in the
         verdict, in errors and in the decision aid.
-    command
-        What measures this again, for the page and the verdict's next steps; by default
-        it is made of the options.
+    out
+        Of a report on the findings, for the command that makes it again.
+    title
+        Of such a report; "" for the name of the folder, or for none if anonymous.
 
     Raises
     ------
@@ -106,6 +107,10 @@ def measure(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} must be from 0 to 2³² - 1.")
     options = {
+        "folder": folder if isinstance(folder, str | os.PathLike) else "FOLDER",
+        "out": out,
+        "title": title,
+        "anonymous": anonymous,
         "model": model,
         "groups": groups,
         "copies": "" if copies == "near" else copies,
@@ -115,7 +120,6 @@ def measure(
         "seed": seed,
         **columns,
     }
-    made_command = command_of(folder, options, anonymous=anonymous)
     # What can be refused before the encoding, which takes minutes, is refused first.
     dataset = load_dataset(folder, groups=groups, **columns)
     check_classes(dataset)
@@ -124,34 +128,35 @@ def measure(
     other_encoders = [VisionEncoder(other) for other in others]
     encoder = ClipEncoder(model or None)
     images = encode_readable(dataset, encoder, copies)
-    images = replace(images, are_anonymous=anonymous)
     table = images.table
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
     words = zero_shot(encoder, table)
     other_tables = _other_tables(other_encoders, images)
     results, fits = compare_methods(table, words, other_tables, **folds)
     fitted = fit_with_groups(results.probe, results.probe_table)
-    aid = make_aid(results, encoder, images.names, anonymous=anonymous)
+    aid = DecisionAid.fit(results.probe_table, encoder, probe=results.probe, seed=seed)
+    made_by = f"cliplib {cliplib.__version__}, Python {platform.python_version()}"
+    aid = replace(aid, about={**aid.about, "made by": made_by})
     external = None
     if external_dataset is not None:
         external_images = encode_readable(external_dataset, encoder, copies)
         external = evaluate_external(
             images, external_images, fitted, aid, copies=copies, seed=seed
         )
-        if anonymous:
-            external = replace(external, name="the other folder")
     erased = None
     if box_by_id:
         erased = evaluate_erased(
             fits, results.probe_table, encoder, images.files, box_by_id, seed=seed
         )
-    return Findings(
-        anonymous=anonymous,
-        command=made_command if anonymous else command or made_command,
-        groups=None if groups is None else os.fspath(groups),
+    findings = Findings(
+        options=options,
+        title=title or table.provenance["dataset"],
+        names=table.ids.tolist(),
+        unreadable=pd.DataFrame(images.unreadable.items(), columns=["file", "reason"]),
+        groups=os.fspath(groups or ""),
         encoder=encoder,
         images=images,
-        grouping=grouping_of(images, anonymous=anonymous),
+        grouping=grouping_of(images),
         results=results,
         suspects=suspect_labels(table.labels, results.proba),
         errors=surest_errors(results),
@@ -161,17 +166,17 @@ def measure(
         erased=erased,
         **_inspect(encoder, images, results, fits, folds),
     )
+    return anonymised(findings, other_encoders) if anonymous else findings
 
 
 def _other_tables(
     encoders: Sequence[Encoder], images: EncodedImages
 ) -> dict[str, FeatureTable]:
-    """Return the table with the features of each other encoder, by its shown name."""
+    """Return the table with the features of each other encoder, by its name."""
     tables = {}
     for encoder in encoders:
-        name = shown_name(encoder, images.are_anonymous)
-        (features,) = encoder.map(images.files, progress=name)
-        tables[name] = images.table.with_features(features)
+        (features,) = encoder.map(images.files, progress=encoder.name)
+        tables[encoder.name] = images.table.with_features(features)
     return tables
 
 
@@ -270,56 +275,15 @@ def encode_readable(
     return images
 
 
-def command_of(folder: Source, options: Mapping[str, Any], *, anonymous: bool) -> str:
-    """Return the command that measures images with these options of `measure`.
-
-    OUT stands for the place of the report, and FOLDER for images that are no files. If
-    anonymous, such a word stands for each file and folder, for the pattern of groups,
-    and for what columns, splits and revisions are called.
-    """
-
-    def word(name: str, value: object) -> str:
-        text = str(value)
-        is_hub_id = name in ("model", "others") and not os.path.exists(text)
-        if not anonymous or name in ("copies", "seed") or is_hub_id:
-            return text
-        return name.upper()
-
-    shown = folder if isinstance(folder, str | os.PathLike) else "FOLDER"
-    words = ["cliplib", "report", word("folder", shown), "--out", "OUT"]
-    if anonymous:
-        words.append("--anonymous")
-    for name, value in options.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        if value:
-            option = name.replace("_", "-")
-            words += [f"--{option}", *(word(name, one) for one in values)]
-    return shlex.join(words)
-
-
-def shown_name(encoder: Encoder, anonymous: bool) -> str:
-    """Return a hub id or folder; if anonymous, no folder but its fingerprint."""
-    if anonymous and os.path.isdir(encoder.name):
-        return f"model {encoder.fingerprint[:8]}"
-    return encoder.name
-
-
-def grouping_of(images: EncodedImages, *, anonymous: bool = False) -> Grouping:
+def grouping_of(images: EncodedImages) -> Grouping:
     """Return what is declared or suggested to belong together, and what copies join."""
     ids = images.table.ids.tolist()
     declared = images.dataset["group"][:]  # "" for none
     if any(declared):
         merged = joined_groups(ids, declared, images.table.copies)
-        if anonymous:  # a group may be called as a person is
-            merged[["group_a", "group_b"]] = "a declared group"
         return Grouping(len(set(declared)), "", {}, merged)
     pattern = suggested_pattern(ids)
-    group_of = joined_files(ids, pattern) if pattern else {}
-    if anonymous:
-        numbers = pd.factorize(pd.Series(group_of))[0] + 1
-        group_of = dict(zip(group_of, numbers.astype(str), strict=True))
-    name_of = dict(zip(ids, images.names, strict=True))
-    series = {name_of[file_id]: group for file_id, group in group_of.items()}
+    series = joined_files(ids, pattern) if pattern else {}
     return Grouping(0, pattern, series, pd.DataFrame())
 
 
@@ -335,25 +299,3 @@ def surest_errors(results: MethodComparison) -> list[int]:
     surest_first = errors.sort_values("sureness", ascending=False, kind="stable")
     rows: list[int] = surest_first.drop_duplicates("group").index.tolist()
     return rows[:MOST_ERRORS]
-
-
-def make_aid(
-    results: MethodComparison,
-    encoder: ClipEncoder,
-    names: Sequence[str],
-    *,
-    anonymous: bool,
-) -> DecisionAid:
-    """Make a classifier that abstains when unsure of the best probe.
-
-    It keeps the names of its training images and their provenance; if anonymous,
-    without the names of folders.
-    """
-    table = results.probe_table
-    provenance = dict(table.provenance)
-    if anonymous:
-        provenance |= {"encoder": shown_name(encoder, anonymous), "dataset": ""}
-    named = replace(table, ids=np.array(names), provenance=provenance)
-    aid = DecisionAid.fit(named, encoder, probe=results.probe, seed=results.seed)
-    made_by = f"cliplib {cliplib.__version__}, Python {platform.python_version()}"
-    return replace(aid, about={**aid.about, "made by": made_by})

@@ -39,7 +39,7 @@ def of_rows(findings: Findings, rows: Sequence[int]) -> list[Picture]:
     images = findings.images
     labels = images.table.label_names
     return [
-        Picture(images.files[row], labels[row], images.names[row])
+        Picture(images.files[row], labels[row], findings.names[row])
         for row in rows[:MOST_PICTURES]
     ]
 

@@ -35,9 +35,7 @@ NEEDED = (
 )
 
 
-def report(
-    folder: Source, out: str | os.PathLike[str], *, title: str = "", **options: Any
-) -> Verdict:
+def report(folder: Source, out: str | os.PathLike[str], **options: Any) -> Verdict:
     """Measure and judge images; write page, PDF, tables and decision aid.
 
     Parameters
@@ -48,10 +46,8 @@ def report(
         The folder that gets report.html, report.pdf, report.json, answers.csv,
         copies.csv and the decision aid, aid; of a folder with its own split also
         splits.csv, one that keeps groups whole. An older report there is replaced.
-    title
-        By default the name of the folder of images, if that is not anonymous.
     options
-        Those of `measure`, such as groups, seed and split.
+        Those of `measure`, such as title, groups, seed and split.
 
     Returns
     -------
@@ -70,9 +66,9 @@ def report(
     place = Path(out)
     check_aid_can_be_saved(place / "aid")
     check_no_other_files(place)
-    findings = measure(folder, **options)
+    findings = measure(folder, out=out, **options)
     judged = verdict(findings)
-    write_report(findings, judged, place, title)
+    write_report(findings, judged, place)
     return judged
 
 
@@ -100,13 +96,11 @@ def write_report(
     findings: Findings,
     judged: Verdict,
     out: str | os.PathLike[str],
-    title: str = "",
 ) -> None:
     """Write page, PDF, report.json, tables and decision aid into a folder.
 
     The folder is made if it is missing. An older report there stays until all of this
-    one is written. `title` is by default the name of the folder of images, if that is
-    not anonymous.
+    one is written.
 
     Raises
     ------
@@ -118,7 +112,7 @@ def write_report(
 
     place = Path(out)
     check_no_other_files(place)
-    content = document(findings, judged, title)
+    content = document(findings, judged)
     pdf = as_pdf(content)
     about = json.dumps(report_json(findings, judged), indent=1, ensure_ascii=False)
     with replacing(place) as new:

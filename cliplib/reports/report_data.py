@@ -26,7 +26,7 @@ def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:
 
     `report.schema.json`, beside this module, describes it.
     """
-    names = findings.images.names
+    names = findings.names
     results = findings.results
     return {
         "format": FORMAT,
@@ -87,16 +87,14 @@ def _plain(value: Any) -> Any:
 
 def provenance(findings: Findings) -> dict[str, str]:
     """Return what the numbers depend on: encoder, groups, seed, versions and so on."""
-    groups = findings.groups or "near-duplicates only"
-    if findings.anonymous and findings.groups:
-        groups = "declared"  # a file's path or a pattern may name somebody
+    declared = "declared" if findings.grouping.declared else "near-duplicates only"
     n_read = len(findings.images.table)
-    n_files = n_read + len(findings.images.unreadable)
+    n_files = n_read + len(findings.images.errors)
     return {
         "encoder": findings.aid.training.provenance["encoder"],
         "fingerprint of its weights": findings.encoder.fingerprint,
         "readout of the best probe": findings.results.probe_table.readout,
-        "groups": groups,
+        "groups": findings.groups or declared,
         "seed": str(findings.results.seed),
         "images": f"{n_read} of {n_files} files",
         "cliplib": cliplib.__version__,

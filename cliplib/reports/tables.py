@@ -30,14 +30,6 @@ def of_values(values: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({"value": pd.Series(values, dtype=object)})
 
 
-def of_unreadable(findings: Findings) -> pd.DataFrame:
-    """Return the reason of each file that cannot be read; if anonymous, only counts."""
-    reasons = pd.Series(findings.images.unreadable, name="reason").rename_axis("file")
-    if findings.anonymous:
-        return reasons.value_counts().to_frame("files")
-    return reasons.to_frame()
-
-
 def of_copies(findings: Findings) -> pd.DataFrame:
     """Return how many copies of each kind there are."""
     return findings.audit.summary.loc[[*COPIES]].rename(COPIES)
@@ -46,10 +38,8 @@ def of_copies(findings: Findings) -> pd.DataFrame:
 def of_merged(findings: Findings) -> pd.DataFrame:
     """Return the declared groups that copies join, with images that show it."""
     merged = findings.grouping.merged
-    images = findings.images
-    name_of = dict(zip(images.table.ids, images.names, strict=True))
     groups = merged["group_a"] + " and " + merged["group_b"]
-    alike = merged["image_a"].map(name_of) + " and " + merged["image_b"].map(name_of)
+    alike = merged["image_a"] + " and " + merged["image_b"]
     return pd.DataFrame({"groups": groups, "images that look the same": alike})
 
 
