@@ -1,5 +1,6 @@
 """The public names, and where each lives."""
 
+from .aids.decision_aid import DecisionAid as DecisionAid
 from .data.cache import ResultCache as ResultCache
 from .data.datasets import load_dataset as load_dataset
 from .data.image import load_image as load_image
@@ -25,7 +26,6 @@ from .probes.linear import LinearProbe as LinearProbe
 from .probes.mlp import MLPProbe as MLPProbe
 from .probes.nearest import nearest_neighbour as nearest_neighbour
 from .probes.out_of_fold import out_of_fold_proba as out_of_fold_proba
-from .reports.decision_aid import DecisionAid as DecisionAid
 from .reports.measure import measure as measure
 from .reports.report import report as report
 from .reports.verdict import verdict as verdict

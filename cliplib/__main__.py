@@ -150,7 +150,7 @@ def train(source: str, out: str, **options: Any) -> None:
 
     The decision aid is the best of the light probes on a frozen CLIP.
     """
-    from cliplib.reports.aid_folder import check_aid_can_be_saved
+    from cliplib.aids.aid_folder import check_aid_can_be_saved
     from cliplib.reports.measure import measure
     from cliplib.reports.report import check_apart
 
@@ -208,11 +208,11 @@ def classify(
 
     The answers are a table for spreadsheets (CSV) and a page to look at (HTML).
     """
+    from cliplib.aids.decision_aid import DecisionAid
     from cliplib.data.files import check_writable, replacing
     from cliplib.data.folder import list_files
     from cliplib.data.text_table import write_csv
     from cliplib.reports.aid_answers import write_html
-    from cliplib.reports.decision_aid import DecisionAid
 
     missing = [name for name in (*files, images or ".") if not os.path.exists(name)]
     if missing:

@@ -20,12 +20,12 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from test_decision_aid import PROBE, clouds
 
+from cliplib.aids.decision_aid import DecisionAid
 from cliplib.data.folder import list_files
 from cliplib.data.text_table import write_csv
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.encode import encode
 from cliplib.reports.aid_answers import write_html
-from cliplib.reports.decision_aid import DecisionAid
 
 HOSTILE = (
     "</td><script>alert(1)</script>",

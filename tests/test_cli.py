@@ -20,8 +20,8 @@ from test_decision_aid import PROBE, clouds
 
 from cliplib import __version__
 from cliplib.__main__ import COMMANDS, build_parser, main, with_command
+from cliplib.aids.decision_aid import DecisionAid
 from cliplib.encoders.clip import ClipEncoder
-from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.verdict import WORDS
 
 Capture = pytest.CaptureFixture[str]

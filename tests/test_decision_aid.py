@@ -21,6 +21,13 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
+from cliplib.aids.aid_folder import MANIFEST, check_aid_can_be_saved
+from cliplib.aids.decision_aid import (
+    OUT_OF_DISTRIBUTION,
+    RISK,
+    DecisionAid,
+    choose_threshold,
+)
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
@@ -28,13 +35,6 @@ from cliplib.probes.kernel import KernelProbe
 from cliplib.probes.linear import LinearProbe
 from cliplib.probes.mlp import MLPProbe
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.reports.aid_folder import MANIFEST, check_aid_can_be_saved
-from cliplib.reports.decision_aid import (
-    OUT_OF_DISTRIBUTION,
-    RISK,
-    DecisionAid,
-    choose_threshold,
-)
 from cliplib.reports.methods import KERNEL_LIMIT
 
 CLASSES = ("disc", "square", "stripes")
@@ -108,7 +108,7 @@ def test_constants_are_those_that_published_numbers_were_made_with() -> None:
 def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
     tiny: ClipEncoder, risk: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliplib.reports.decision_aid.OUT_OF_DISTRIBUTION", 0)
+    monkeypatch.setattr("cliplib.aids.decision_aid.OUT_OF_DISTRIBUTION", 0)
     table = clouds(tiny, n=600, spread=2.0)
     aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=risk)
     rows = held_out(table)
@@ -131,7 +131,7 @@ def test_the_rule_keeps_its_word_on_the_rows_that_set_it(
 def test_the_bound_on_similarity_withholds_the_stated_share(
     tiny: ClipEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cliplib.reports.decision_aid.OUT_OF_DISTRIBUTION", 0.1)
+    monkeypatch.setattr("cliplib.aids.decision_aid.OUT_OF_DISTRIBUTION", 0.1)
     table = clouds(tiny, n=600, spread=2.0)
     aid = DecisionAid.fit(table, tiny, probe=PROBE)
     said = aid.decide(held_out(table).features)

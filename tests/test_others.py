@@ -32,6 +32,7 @@ from transformers import (
     ViTModel,
 )
 
+from cliplib.aids.decision_aid import DecisionAid
 from cliplib.data.cache import ResultCache, map_images
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import FunctionEncoder
@@ -40,7 +41,6 @@ from cliplib.features.encode import encode
 from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
-from cliplib.reports.decision_aid import DecisionAid
 
 TOWER = {
     "hidden_size": 32,

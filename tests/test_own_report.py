@@ -29,6 +29,7 @@ from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from cliplib import __main__ as cli
+from cliplib.aids.external import evaluate_external
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
@@ -57,7 +58,6 @@ from cliplib.reports.anonymous import (
 )
 from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
-from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, command_of
 from cliplib.reports.measure import grouping_of, measure
 from cliplib.reports.pictures import of_copies
@@ -739,7 +739,7 @@ def test_a_full_disk_leaves_the_old_report(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if fails == "aid":
-        monkeypatch.setattr("cliplib.reports.decision_aid.save_probe", full)
+        monkeypatch.setattr("cliplib.aids.decision_aid.save_probe", full)
     else:
         monkeypatch.setattr(report_module, "write_csv", full)
     for out in (tmp_path / "old", tmp_path / "new"):

@@ -15,7 +15,7 @@ import pytest
 from readme_session import code_that_makes_images, commands
 
 from cliplib import __main__ as cli
-from cliplib.reports.decision_aid import DecisionAid
+from cliplib.aids.decision_aid import DecisionAid
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cliplib.aids.decision_aid import DecisionAid
 from cliplib.data.datasets import load_dataset
 from cliplib.data.image import load_image
 from cliplib.encoders.clip import ClipEncoder
@@ -20,7 +21,6 @@ from cliplib.features.groups import merge_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 from cliplib.probes.kernel import KernelProbe
-from cliplib.reports.decision_aid import DecisionAid
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from fake_hub import FakeHub
 from PIL import Image
 
+from cliplib.aids.decision_aid import DecisionAid
 from cliplib.data.datasets import load_dataset
 from cliplib.data.declared_groups import declared_groups
 from cliplib.encoders.clip import ClipEncoder
@@ -26,7 +27,6 @@ from cliplib.features.table import FeatureTable
 from cliplib.inspection.search import search
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.linear import LinearProbe
-from cliplib.reports.decision_aid import DecisionAid
 
 CLASSES = ("disc", "square", "stripes")
 

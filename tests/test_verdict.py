@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import betabinom, binom
 
 from cliplib import FeatureTable, evaluate
+from cliplib.aids.external import ExternalTest
 from cliplib.data.arrays import Floats, Ints
 from cliplib.evaluation.intervals import Estimate, clopper_pearson
 from cliplib.inspection.lookalikes import MOST_GROUPS, LookAlikes
@@ -27,7 +28,6 @@ from cliplib.reports.data_warnings import (
     DataWarning,
     check_threshold,
 )
-from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Grouping
 from cliplib.reports.methods import LARGEST, LINEAR, MethodComparison
 from cliplib.reports.verdict import (

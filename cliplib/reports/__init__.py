@@ -1,1 +1,1 @@
-"""Applications: a decision aid, and the report on a folder with its verdict."""
+"""The report on a folder of images, with its verdict, and the page of answers."""

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from cliplib.aids.decision_aid import DecisionAid
 from cliplib.data.image import ImageSource, image_name
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.inspection.maps import heat_maps as draw_heat_maps
-from cliplib.reports.decision_aid import DecisionAid
 from cliplib.reports.pictures import small_jpeg
 from cliplib.reports.templates import TEMPLATES
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from cliplib.aids.external import ExternalTest
 from cliplib.evaluation.intervals import Estimate
 from cliplib.inspection.lookalikes import MOST_GROUPS
 from cliplib.inspection.published_split import BY_GROUP, PUBLISHED
 from cliplib.inspection.shortcuts import COLOURS, Shortcut
 from cliplib.inspection.subgroups import CLUSTER
-from cliplib.reports.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import MethodComparison
 from cliplib.reports.templates import filled, read_texts

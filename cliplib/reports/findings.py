@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from cliplib.aids.decision_aid import DecisionAid
+from cliplib.aids.external import ExternalTest
 from cliplib.data.arrays import Bools
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.features.audit import Audit
@@ -22,8 +24,6 @@ from cliplib.inspection.published_split import PublishedSplit
 from cliplib.inspection.shortcuts import Shortcut
 from cliplib.inspection.subgroups import Subgroup
 from cliplib.probes.base import Probe
-from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.external import ExternalTest
 from cliplib.reports.methods import MethodComparison
 
 

@@ -13,6 +13,8 @@ import datasets
 import pandas as pd
 
 import cliplib
+from cliplib.aids.decision_aid import DecisionAid
+from cliplib.aids.external import evaluate_external
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.encoders.encoder import Encoder
@@ -32,8 +34,6 @@ from cliplib.inspection.training_overlap import FINGERPRINTS, find_training_over
 from cliplib.inspection.zero_shot import zero_shot
 from cliplib.probes.out_of_fold import Fit, fit_with_groups
 from cliplib.reports.anonymous import anonymised
-from cliplib.reports.decision_aid import DecisionAid
-from cliplib.reports.external import evaluate_external
 from cliplib.reports.findings import Findings, Grouping
 from cliplib.reports.methods import (
     MethodComparison,

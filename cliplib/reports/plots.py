@@ -16,8 +16,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from cliplib.aids.decision_aid import RISK
 from cliplib.evaluation.calibration import quantile_reliability, risk_coverage
-from cliplib.reports.decision_aid import RISK
 from cliplib.reports.findings import Findings
 
 INK = "#1f2933"

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cliplib.aids.aid_folder import check_aid_can_be_saved
 from cliplib.data.datasets import Source
 from cliplib.data.files import replacing
 from cliplib.data.text_table import write_csv
 from cliplib.data.wording import listing
 from cliplib.inspection.published_split import corrected_splits
-from cliplib.reports.aid_folder import check_aid_can_be_saved
 from cliplib.reports.findings import Findings
 from cliplib.reports.measure import measure
 from cliplib.reports.report_data import answers_table, copies_table, report_json

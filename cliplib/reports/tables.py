@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from cliplib.reports.external import ExternalTest
+from cliplib.aids.external import ExternalTest
 from cliplib.reports.findings import Findings
 from cliplib.reports.methods import MethodComparison
 from cliplib.reports.templates import points

@@ -17,6 +17,7 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
 
+from cliplib.aids.aid_folder import MANIFEST, new_parts, read_manifest
 from cliplib.data.arrays import Bools, Floats, Ints
 from cliplib.data.folder import list_files
 from cliplib.data.image import UnreadableImage
@@ -29,7 +30,6 @@ from cliplib.features.splits import group_train_test_split
 from cliplib.features.table import FeatureTable
 from cliplib.probes.base import Probe
 from cliplib.probes.saving import load_probe, save_probe
-from cliplib.reports.aid_folder import MANIFEST, new_parts, read_manifest
 
 logger = logging.getLogger(__name__)
 

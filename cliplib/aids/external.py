@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cliplib.aids.decision_aid import DecisionAid
 from cliplib.data.wording import counted
 from cliplib.evaluation.intervals import Estimate, ratio_intervals, share_with_interval
 from cliplib.evaluation.metrics import Evaluation, evaluate
 from cliplib.features.duplicates import find_near_duplicates
 from cliplib.features.encode import EncodedImages
 from cliplib.probes.base import Probe
-from cliplib.reports.decision_aid import DecisionAid
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Decision aids: classifiers that abstain where they are not sure."""
