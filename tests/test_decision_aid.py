@@ -212,11 +212,9 @@ def test_an_aid_that_never_answers_says_so_once(
     tiny: ClipEncoder, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     table = clouds(tiny, n=60, spread=500.0, seed=1)
-    with caplog.at_level(logging.WARNING, logger="cliplib.reports"):
+    with caplog.at_level(logging.WARNING, logger="cliplib.aids"):
         aid = DecisionAid.fit(table, tiny, probe=PROBE, risk=0)
-    warned = [
-        r.message.partition(":")[0] for r in caplog.records if "reports" in r.name
-    ]
+    warned = [r.message.partition(":")[0] for r in caplog.records if "aids" in r.name]
     assert warned == ["The decision aid abstains on everything"]
     assert aid.about["of these, answered"] == 0
     assert aid.about["highest share of errors that so few answers allow"] is None

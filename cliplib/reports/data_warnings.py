@@ -23,7 +23,7 @@ from cliplib.reports.findings import Findings
 from cliplib.reports.methods import MethodComparison
 from cliplib.reports.templates import filled, read_texts
 
-SEVERITIES = ("high", "medium", "low")
+SEVERITIES = ("high", "medium", "low")  # from the most severe to the least
 # By stable name, for programs: severity, strongest word, and texts of a warning.
 KINDS: dict[str, dict[str, str]] = read_texts("data_warnings.toml")
 
@@ -85,6 +85,11 @@ class DataWarning:
     evidence: Mapping[str, Estimate | float | int | str] = field(default_factory=dict)
     rows: Sequence[int] = ()
     files: Sequence[str] = ()
+
+    @property
+    def thresholds(self) -> tuple[str, ...]:
+        """Its id, its severity, and all that are lower: what --fail-on may name."""
+        return (self.id, *SEVERITIES[SEVERITIES.index(self.severity) :])
 
 
 def warning_of(

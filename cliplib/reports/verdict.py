@@ -17,7 +17,6 @@ from cliplib.evaluation.metrics import Evaluation
 from cliplib.inspection.shortcuts import strongest
 from cliplib.reports.data_warnings import (
     FAIR_ACCURACY,
-    SEVERITIES,
     DataWarning,
     find_warnings,
 )
@@ -74,13 +73,7 @@ class Verdict:
 
     def fails(self, threshold: str) -> bool:
         """Tell whether a warning has this id, or is so severe; never at "never"."""
-        failing = [threshold]
-        if threshold in SEVERITIES:  # from the most severe to the least
-            failing = list(SEVERITIES[: SEVERITIES.index(threshold) + 1])
-        return any(
-            warning.id in failing or warning.severity in failing
-            for warning in self.warnings
-        )
+        return any(threshold in warning.thresholds for warning in self.warnings)
 
     def __str__(self) -> str:
         """Return all of it as text, 88 wide; a command, to be copied, is one line."""
