@@ -116,14 +116,32 @@ def find_near_duplicates(
         If `copies` is something else, or features come with two collections.
     """
     strictness = parse_copies(copies)
-    if features is not None and images_b is not None:
+    is_within = images_b is None
+    if features is not None and not is_within:
         raise ValueError("features are those of one collection: leave images_b out.")
-    records_a = _records_of(images_a)
-    records_b = None if images_b is None else _records_of(images_b)
-    if strictness == "off":  # then there is nothing to compare
-        records_a = records_a[:0]
-        strictness = SAME_PIXELS
-    pairs = _pairs(records_a, records_b, features, strictness, cropped)
+    records = _records_of(images_a)
+    n_first = len(records)
+    if images_b is not None:
+        records = np.append(records, _records_of(images_b))
+    pairs, index_a, index_b = _exact_pairs(records, n_first, is_within)
+    if strictness == "off":
+        pairs = pairs[:0]
+    elif strictness != SAME_PIXELS:
+        least = MIN_CORRELATION if strictness == "near" else float(strictness)
+        near = _near_pairs(records, index_a, index_b, least, is_within)
+        candidates = pd.concat([pairs, *near])
+        pairs = candidates[_agree_beyond_detail(records, candidates)]
+        if cropped:
+            grey = records["grey"]
+            proposed = proposed_crops(grey, index_a, index_b, features, is_within)
+            # Whether others are copies was judged above, or follows from other pairs.
+            is_new = ~_are_among(proposed, candidates)
+            is_new &= ~_are_connected(proposed, pairs, len(records))
+            crops = confirmed_crops(records, proposed[is_new], least)
+            pairs = pd.concat([pairs, crops])
+    pairs = _one_row_for_each_pair(pairs[[*PAIR_TYPES]])
+    if not is_within:
+        pairs["index_b"] -= n_first
     return pairs.astype(PAIR_TYPES).reset_index(drop=True)
 
 
@@ -134,46 +152,25 @@ def _records_of(images: Images | NDArray[np.uint8]) -> NDArray[Any]:
     return hash_records(images)
 
 
-def _pairs(
-    records_a: NDArray[Any],
-    records_b: NDArray[Any] | None,
-    features: Features | None,
-    strictness: str | float,
-    cropped: bool,
-) -> pd.DataFrame:
-    """Return the near-duplicates within `records_a`, or between these and `records_b`.
+def _exact_pairs(
+    records: NDArray[Any], n_first: int, is_within: bool
+) -> tuple[pd.DataFrame, Ints, Ints]:
+    """Return the pairs of the same pixels, and the rows a and b that others may be of.
 
-    Images that could not be read have no pairs.
+    Pairs are within all records; or of the first `n_first` with the others. Images that
+    could not be read have none.
     """
-    is_within = records_b is None
-    records = records_a if records_b is None else np.append(records_a, records_b)
-    # An unreadable image has no digest.
-    rows = np.flatnonzero(records["digest"] != b"")
+    rows = np.flatnonzero(records["digest"] != b"")  # which an unreadable image lacks
     images = pd.DataFrame({"digest": records["digest"][rows], "index": rows})
     # Within a collection the first of several images of the same pixels stands for all
     # of them: the others are paired with it alone.
     is_first = ~images["digest"].duplicated()
-    is_a = is_first if is_within else images["index"] < len(records_a)
+    is_a = is_first if is_within else images["index"] < n_first
     pairs = images[is_a].merge(images[~is_a], on="digest", suffixes=("_a", "_b"))
     pairs = pairs.assign(kind=SAME_PIXELS, orientation="", correlation=1.0)
-    if strictness != SAME_PIXELS:
-        index_a = images["index"][is_a].to_numpy()
-        index_b = index_a if is_within else images["index"][~is_a].to_numpy()
-        least = MIN_CORRELATION if strictness == "near" else float(strictness)
-        near = _near_pairs(records, index_a, index_b, least, is_within)
-        uncropped = pd.concat([pairs, *near])
-        pairs = uncropped[_agree_beyond_detail(records, uncropped)]
-        if cropped:
-            grey = records["grey"]
-            proposed = proposed_crops(grey, index_a, index_b, features, is_within)
-            # Whether others are copies was judged above, or follows from other pairs.
-            is_new = ~_are_among(proposed, uncropped)
-            is_new &= ~_are_connected(proposed, pairs, len(records))
-            crops = confirmed_crops(records, proposed[is_new], least)
-            pairs = pd.concat([pairs, crops])
-    pairs = _one_row_for_each_pair(pairs[[*PAIR_TYPES]])
-    first_of_b = 0 if is_within else len(records_a)
-    return pairs.assign(index_b=pairs["index_b"] - first_of_b)
+    index_a = images["index"][is_a].to_numpy()
+    index_b = images["index"][~is_a].to_numpy()
+    return pairs, index_a, index_a if is_within else index_b
 
 
 def _are_among(proposed: Ints, pairs: pd.DataFrame) -> Bools:
@@ -244,26 +241,34 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     levels; and nowhere may their grey levels differ much, but for brightness and
     contrast. Limits are narrower for drawings and simple images.
     """
-    rows_a = pairs["index_a"].to_numpy()
-    rows_b = pairs["index_b"].to_numpy()
-    max_tint, max_difference = _limits(records["grey"], rows_a, rows_b)
     agrees = np.array(pairs["kind"] == SAME_PIXELS)
-    for orientation, orient in ORIENTATIONS.items():
-        chosen = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
-        a = records[rows_a[chosen]]
-        b = records[rows_b[chosen]]
-        grey_a = orient(a["grey"])
-        tints_a = tints(orient(a["colours"]))
-        tints_b = tints(b["colours"])
-        tint_difference = np.abs(tints_a - tints_b).max(axis=(1, 2, 3))
-        has_same_tints = tint_difference <= max_tint[chosen]
-        has_same_tints |= _one_became_grey(grey_a, b["grey"], tints_a, tints_b)
-        difference = [
-            largest_difference(first, second, EVERYWHERE)
-            for first, second in zip(grey_a, b["grey"], strict=True)
-        ]
-        agrees[chosen] = has_same_tints & (difference <= max_difference[chosen])
+    others = pairs[~agrees]
+    orientations = others["orientation"].to_numpy()
+    rows_a = others["index_a"].to_numpy()
+    rows_b = others["index_b"].to_numpy()
+    a = records[rows_a]
+    b = records[rows_b]
+    grey_a = _turned(a["grey"], orientations)
+    tints_a = tints(_turned(a["colours"], orientations))
+    tints_b = tints(b["colours"])
+    max_tint, max_difference = _limits(records["grey"], rows_a, rows_b)
+    has_same_tints = np.abs(tints_a - tints_b).max(axis=(1, 2, 3)) <= max_tint
+    has_same_tints |= _one_became_grey(grey_a, b["grey"], tints_a, tints_b)
+    difference = [
+        largest_difference(first, second, EVERYWHERE)
+        for first, second in zip(grey_a, b["grey"], strict=True)
+    ]
+    agrees[~agrees] = has_same_tints & (difference <= max_difference)
     return agrees
+
+
+def _turned(squares: NDArray[Any], orientations: NDArray[Any]) -> NDArray[Any]:
+    """Return squares (p, …, s, s), each in its orientation, (p,)."""
+    turned = np.empty_like(squares)
+    for orientation, turn in ORIENTATIONS.items():
+        chosen = orientations == orientation
+        turned[chosen] = turn(squares[chosen])
+    return turned
 
 
 def _limits(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> tuple[Ints, Ints]:

@@ -173,21 +173,27 @@ def are_simple(grey: NDArray[np.uint8]) -> Bools:
     """
     levels = grey.astype(np.float32)
     n_blocks = GREY_SIDE // BLOCK_SIDE
-    cut = (len(levels), n_blocks, BLOCK_SIDE, n_blocks, BLOCK_SIDE)
-    contrast = fine_detail(levels).reshape(cut).std(axis=(2, 4))
+    blocks = (len(levels), n_blocks, BLOCK_SIDE, n_blocks, BLOCK_SIDE)
+    contrast = fine_detail(levels).reshape(blocks).std(axis=(2, 4))
     has_few_parts = (contrast > MIN_CONTRAST).sum(axis=(1, 2)) < MIN_DETAILED_BLOCKS
     is_mostly_flat = (contrast < FLAT_CONTRAST).sum(axis=(1, 2)) >= MIN_FLAT_BLOCKS
-    # What is lost where 16 × 16 pixels are enlarged, each to a square, or smoothly.
-    pixels = levels.reshape(-1, 16, 4, 16, 4)
-    squares = pixels - pixels.mean(axis=(2, 4), keepdims=True)
-    frequencies = dctn(levels, axes=(1, 2), norm="ortho")
-    frequencies[:, :16, :16] = 0
-    lost = np.minimum(
-        (squares**2).sum(axis=(1, 2, 3, 4)), (frequencies**2).sum(axis=(1, 2))
-    )
-    contrast_of_all = levels.var(axis=(1, 2)) * GREY_SIDE**2
-    is_enlarged = lost < MAX_LOST**2 * contrast_of_all
+    squared_contrast = levels.var(axis=(1, 2)) * GREY_SIDE**2
+    is_enlarged = _lost_by_sixteen_pixels(levels) < MAX_LOST**2 * squared_contrast
     return np.asarray(has_few_parts | is_mostly_flat | is_enlarged)
+
+
+def _lost_by_sixteen_pixels(levels: Features) -> Features:
+    """Return the sum of squares that images (n, 64, 64) lose at 16 × 16 pixels, (n,).
+
+    These are enlarged again, each pixel to a square, or smoothly: the lesser loss.
+    """
+    pixels = levels.reshape(-1, 16, 4, 16, 4)
+    beside_mean = pixels - pixels.mean(axis=(2, 4), keepdims=True)
+    lost_by_squares = (beside_mean**2).sum(axis=(1, 2, 3, 4))
+    frequencies = dctn(levels, axes=(1, 2), norm="ortho")
+    frequencies[:, :16, :16] = 0  # which the smooth ones keep
+    lost_smoothly = (frequencies**2).sum(axis=(1, 2))
+    return np.asarray(np.minimum(lost_by_squares, lost_smoothly))
 
 
 def are_drawings(grey: NDArray[np.uint8]) -> Bools:
