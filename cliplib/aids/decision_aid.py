@@ -136,7 +136,7 @@ class DecisionAid:
         """
         if not 0 <= risk <= 1:
             raise ValueError(f"risk={risk} must be a share from 0 to 1.")
-        check_made_by(table, encoder)
+        check_made_by(table.provenance, encoder)
         encoder.columns_of(table.readout)  # refuses what it cannot make
         train_rows, held_out_rows = group_train_test_split(
             table.labels, table.groups, parts=4, seed=seed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -207,8 +207,8 @@ class FunctionEncoder(Encoder):
         return features
 
 
-def check_made_by(table: Any, encoder: object) -> None:
-    """Raise ValueError for a feature table that another encoder made.
+def check_made_by(provenance: Mapping[str, str], encoder: object) -> None:
+    """Raise ValueError for the provenance of a feature table of another encoder.
 
     TypeError for what is no encoder, such as the table in its place.
     """
@@ -217,7 +217,7 @@ def check_made_by(table: Any, encoder: object) -> None:
             "Give a feature table and the encoder that made it, such as ClipEncoder(), "
             f"each in its place: {type(encoder).__name__} is no encoder."
         )
-    made_by = table.provenance.get("model_fingerprint", encoder.fingerprint)
+    made_by = provenance.get("model_fingerprint", encoder.fingerprint)
     if made_by != encoder.fingerprint:
         raise ValueError(
             f"The table was made by another encoder than {encoder.name!r} (fingerprint "

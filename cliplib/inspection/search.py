@@ -112,7 +112,7 @@ def _features_of(
         return queries, rows
     if not isinstance(gallery, FeatureTable):
         return encoder.encode_texts(queries), gallery
-    check_made_by(gallery, encoder)
+    check_made_by(gallery.provenance, encoder)
     texts = encoder.encode_texts(queries)
     return texts, encoder.project(gallery.with_readout("pooled").features)
 

@@ -99,7 +99,7 @@ def zero_shot(
     TypeError
         If the encoder reads no texts, or is none.
     """
-    check_made_by(table, encoder)
+    check_made_by(table.provenance, encoder)
     if phrases is None:
         phrases = [re.sub("[_-]", " ", name) for name in table.classes]
     if isinstance(phrases, Mapping):
