@@ -369,7 +369,6 @@ def test_the_command_line_takes_a_table_and_its_columns(
     assert capsys.readouterr().err == "that is all\n"
     assert asked["source"] == str(files)
     assert (asked["label_column"], asked["split"]) == ("kind", "train")
-    assert asked["command"].endswith("--label-column kind --split train")
 
 
 def with_paths(folder: Path) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -213,20 +213,37 @@ def _compute_batch(
         except UnreadableImage as error:
             error_of_row[row] = error
     for function in functions:
-        image_by_key = {
-            function.key(digest): image
-            for digest, image in image_by_digest.items()
-            if function.key(digest) not in result_by_key
-        }
-        if image_by_key:
-            results = function.function(list(image_by_key.values()))
-            computed = dict(zip(image_by_key, results, strict=True))
-            if cache is not None:
-                cache.put(computed)
-            result_by_key |= computed
+        result_by_key |= _missing_results(
+            function, image_by_digest, result_by_key.keys(), cache
+        )
     results_of_row = {
         row: [result_by_key[function.key(digest)] for function in functions]
         for row, digest in digest_of_row.items()
     }
     answer_of_row = results_of_row | error_of_row
     return [answer_of_row[row] for row in range(len(sources))]
+
+
+def _missing_results(
+    function: ImageFunction,
+    image_by_digest: Mapping[str, Image.Image],
+    known_keys: Collection[str],
+    cache: ResultCache | None,
+) -> dict[str, NDArray[Any]]:
+    """Compute a function of those images whose result is not known, by key; store it.
+
+    `image_by_digest` holds images by the digest of their file.
+    """
+    image_by_key = {
+        function.key(digest): image for digest, image in image_by_digest.items()
+    }
+    missing = {
+        key: image for key, image in image_by_key.items() if key not in known_keys
+    }
+    if not missing:
+        return {}
+    results = function.function(list(missing.values()))
+    computed = dict(zip(missing, results, strict=True))
+    if cache is not None:
+        cache.put(computed)
+    return computed

@@ -317,10 +317,10 @@ def _as_one(listed: _Listed) -> datasets.Dataset:
 
 
 def _check_known(known: pd.DataFrame, title: str) -> None:
-    """Raise ValueError for an image that is named twice, or lacks a label or group.
+    """Raise ValueError if no data set can be made of images and what is known of them.
 
-    Also for no image at all, a split of another name than train, val and test, and what
-    cannot be shown. Where no image has a group, none needs one.
+    Each image needs a name of its own and a label; a group where others have one; and
+    no split, or one of the usual. All names must be such as can be shown.
     """
     if known.empty:
         raise ValueError(f"{title} holds no image: name files and their labels in it.")

@@ -7,7 +7,6 @@ a newer version.
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import logging
 import os
@@ -95,25 +94,23 @@ def _fetch(name: str, patterns: Sequence[str]) -> Path:
 
 def _snapshot(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Return the folder of a model's files in the cache, downloaded unless complete."""
-    download: Any = functools.partial(
-        snapshot_download,
-        repo,
-        revision=revision,
-        allow_patterns=list(patterns),
-        ignore_patterns="*/*",
-    )
+    wanted: Any = {
+        "revision": revision,
+        "allow_patterns": list(patterns),
+        "ignore_patterns": "*/*",
+    }
     with suppress(CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         # Without the list of all files the client takes a part for the whole.
         get_cached_repo_tree(repo, revision=revision)
-        return Path(download(local_files_only=True))
+        return Path(snapshot_download(repo, local_files_only=True, **wanted))
     try:
         ask_hub(repo, revision)
     except Exception:  # the client raises nearly anything
         # A cache without that list, as transformers makes it, may be complete.
         with suppress(LocalEntryNotFoundError):
-            return Path(download(local_files_only=True))
+            return Path(snapshot_download(repo, local_files_only=True, **wanted))
         raise
-    return Path(download())
+    return Path(snapshot_download(repo, **wanted))
 
 
 def ask_hub(repo: str, revision: str | None, kind: str = "model") -> None:
@@ -131,24 +128,25 @@ def _files_of(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _damaged_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return those files that fit a pattern and are not what the hub has.
+    """Return those files that fit a pattern and are not what the hub has."""
+    return [path for path in _files_of(folder, patterns) if _is_damaged(path)]
+
+
+def _is_damaged(path: Path) -> bool:
+    """Say whether a file in the client's cache is not what its link is named by.
 
     The client calls what a link leads to by its hash: SHA-256 of large files, git's
     SHA-1 of others. Where there are no links, as on Windows, or a mirror of the hub
     names files otherwise, nothing is known.
     """
-    damaged = []
-    for path in _files_of(folder, patterns):
-        if path.is_symlink():
-            # One step of the link: the target may itself be a link, named otherwise.
-            expected = Path(os.readlink(path)).name
-            if not HASH.fullmatch(expected):
-                continue
-            is_large = len(expected) == 64
-            found = sha256(path) if is_large else git_hash(path.read_bytes())
-            if found != expected:
-                damaged.append(path)
-    return damaged
+    if not path.is_symlink():
+        return False
+    # One step of the link: the target may itself be a link, named otherwise.
+    expected = Path(os.readlink(path)).name
+    if not HASH.fullmatch(expected):
+        return False
+    is_large = len(expected) == 64
+    return expected != (sha256(path) if is_large else git_hash(path.read_bytes()))
 
 
 def sha256(path: Path) -> str:

@@ -39,7 +39,7 @@ def find_checkpoint(name: str, *, weights: bool = True) -> str:
 
 @contextmanager
 def loading(name: str, remedy: str) -> Iterator[None]:
-    """Turn any error in the block into an OSError of one sentence, without the chain.
+    """Raise an OSError of one sentence for any error in the block, and hide the error.
 
     The block loads the model `name`. `remedy` says what to name in its place, such as
     "a folder with a whole CLIP checkpoint, or 'mini'".

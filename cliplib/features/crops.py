@@ -109,25 +109,22 @@ def confirmed_crops(
     """Return those of the proposed pairs, (p, 2), that registration confirms."""
     rows_a = proposed[:, 0]
     rows_b = proposed[:, 1]
-    grey = records["grey"]
-    found = register(grey, rows_a, rows_b)
-    orientation = np.where(found["is_mirrored"], "mirrored", "")
-    found = found.assign(
-        index_a=rows_a, index_b=rows_b, kind="cropped", orientation=orientation
-    )
-    is_simple = one_is_simple(grey, rows_a, rows_b)
+    found = register(records["grey"], rows_a, rows_b)
+    is_simple = one_is_simple(records["grey"], rows_a, rows_b)
     max_difference = np.where(
         is_simple, MAX_SIMPLE_DIFFERENCE, MAX_REGISTERED_DIFFERENCE
     )
     # Of parts, only the mean tint can be compared. A simple image's must be the same.
     tint = tints(records["colours"]).mean(axis=(2, 3))
-    is_other_tint = (
-        np.abs(tint[rows_a] - tint[rows_b]).max(axis=1) > MAX_TINT_DIFFERENCE
-    )
+    tint_difference = np.abs(tint[rows_a] - tint[rows_b]).max(axis=1)
     is_copy = (
-        ~(is_simple & is_other_tint)
-        & (found["correlation"] >= max(MIN_REGISTERED, min_correlation))
+        (found["correlation"] >= max(MIN_REGISTERED, min_correlation))
         & (found["grey"] >= MIN_REGISTERED_GREY)
         & (found["difference"] <= max_difference)
+        & (~is_simple | (tint_difference <= MAX_TINT_DIFFERENCE))
+    )
+    orientation = np.where(found["is_mirrored"], "mirrored", "")
+    found = found.assign(
+        index_a=rows_a, index_b=rows_b, kind="cropped", orientation=orientation
     )
     return found[is_copy]

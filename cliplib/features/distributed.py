@@ -195,23 +195,7 @@ def load_encoded(folder: str) -> Fields:
     counts the images that could not be read. ValueError if a file is damaged or
     another's, or no image could be read.
     """
-    images = pd.read_parquet(folder)
-    if not {"id", "hash", "encoder", "error"} <= set(images):
-        raise ValueError(f"{folder} holds other files than `cliplib encode` writes.")
-    if images["encoder"].nunique() > 1:
-        raise ValueError(
-            f"{folder} holds features that were made in several ways: leave the files "
-            "of one in it."
-        )
-    # Two calls of `encode` at once may have written two rows for an image.
-    images = images.drop_duplicates("id").sort_values("id")
-    was_read = images["error"] == ""
-    if not was_read.any():
-        raise ValueError(f"{folder} holds no image that could be read.")
-    errors = images["error"][~was_read]
-    if len(errors):
-        logger.warning("Left out %s: %s", counted(len(errors), "image"), errors.iloc[0])
-    images = images[was_read]
+    images = _readable_rows(folder)
     classes, labels = np.unique(images["label"].to_numpy(str), return_inverse=True)
     # Without the features: to compare those of a million images would take days.
     near_duplicates = near_duplicate_groups(np.stack(images["hash"].to_list()))
@@ -229,3 +213,28 @@ def load_encoded(folder: str) -> Fields:
         "provenance": json.loads(images["encoder"].iloc[0])
         | {"dataset": PurePosixPath(folder).name},
     }
+
+
+def _readable_rows(folder: str) -> pd.DataFrame:
+    """Return the rows of images that could be read, as `encode_with_ray` wrote them.
+
+    They are sorted by id. A warning counts the others. ValueError if a file is damaged
+    or another's, or no image could be read.
+    """
+    images = pd.read_parquet(folder)
+    if not {"id", "hash", "encoder", "error"} <= set(images):
+        raise ValueError(f"{folder} holds other files than `cliplib encode` writes.")
+    if images["encoder"].nunique() > 1:
+        raise ValueError(
+            f"{folder} holds features that were made in several ways: leave the files "
+            "of one in it."
+        )
+    # Two calls of `encode` at once may have written two rows for an image.
+    images = images.drop_duplicates("id").sort_values("id")
+    was_read = images["error"] == ""
+    if not was_read.any():
+        raise ValueError(f"{folder} holds no image that could be read.")
+    errors = images["error"][~was_read]
+    if len(errors):
+        logger.warning("Left out %s: %s", counted(len(errors), "image"), errors.iloc[0])
+    return images[was_read]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 import xxhash
 from numpy.typing import NDArray
 
-from cliplib.data.arrays import Features
+from cliplib.data.arrays import Bools, Features
 from cliplib.data.cache import ResultCache
 from cliplib.data.datasets import Source, load_dataset
 from cliplib.data.image import UnreadableImage
@@ -49,6 +49,19 @@ class EncodedImages:
     hashes: NDArray[Any]
     pairs: pd.DataFrame
     errors: Mapping[str, UnreadableImage]
+
+    def select(self, is_kept: Bools) -> EncodedImages:
+        """Return the images that are kept, (n,), which are all that have a pair."""
+        new_row = np.cumsum(is_kept) - 1
+        index_a = new_row[self.pairs["index_a"]]
+        index_b = new_row[self.pairs["index_b"]]
+        return replace(
+            self,
+            table=self.table.select(is_kept),
+            dataset=self.dataset.select(np.flatnonzero(is_kept)),
+            hashes=self.hashes[is_kept],
+            pairs=self.pairs.assign(index_a=index_a, index_b=index_b),
+        )
 
     @cached_property
     def files(self) -> list[Any]:
@@ -163,19 +176,8 @@ def encode_dataset(
     error_of = {str(table.ids[row]): error for row, error in errors_by_row.items()}
     if errors is not None:
         errors |= error_of
-    if was_read.all():
-        return EncodedImages(table, dataset, hashes, pairs, error_of)
-    row_of_image = np.cumsum(was_read) - 1  # without unreadable ones, which no pair has
-    return EncodedImages(
-        table.select(was_read),
-        dataset.select(np.flatnonzero(was_read)),
-        hashes[was_read],
-        pairs.assign(
-            index_a=row_of_image[pairs["index_a"]],
-            index_b=row_of_image[pairs["index_b"]],
-        ),
-        error_of,
-    )
+    encoded = EncodedImages(table, dataset, hashes, pairs, error_of)
+    return encoded if was_read.all() else encoded.select(was_read)
 
 
 def _near_duplicates(
