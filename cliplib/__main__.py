@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Exit status after a warning that --fail-on names.
 FAILED = 3
 # Lines of a list, before "and 11 more".
-SHOWN = 10
+MOST_LINES = 10
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -234,8 +234,8 @@ def classify(
     decision_aid = DecisionAid.load(aid)
     names, sources = list_files(files[0] if len(files) == 1 else files)
     rows = decision_aid.classify(sources).assign(file=names)
-    show("Files", _answer_lines(rows))
-    show("Unreadable", rows["error"][rows["error"] != ""])
+    print_list("Files", _answer_lines(rows))
+    print_list("Unreadable", rows["error"][rows["error"] != ""])
     with replacing(Path(table).parent) as new:
         write_csv(rows, new / Path(table).name)
         write_html(
@@ -280,13 +280,13 @@ COMMANDS = {
 }
 
 
-def show(title: str, lines: pd.Series) -> None:
-    """Print a title, how many lines there are, and the first `SHOWN` of them."""
+def print_list(title: str, lines: pd.Series) -> None:
+    """Print a title, how many lines there are, and the first `MOST_LINES` of them."""
     print(f"{title}: {len(lines)}")
-    for line in lines.head(SHOWN):
+    for line in lines.head(MOST_LINES):
         print(f"    {line}")
-    if len(lines) > SHOWN:
-        print(f"    and {len(lines) - SHOWN} more")
+    if len(lines) > MOST_LINES:
+        print(f"    and {len(lines) - MOST_LINES} more")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import pairwise_distances_argmin_min
@@ -173,14 +173,6 @@ class DecisionAid:
             about=about,
         )
 
-    def predict(self, features: ArrayLike) -> NDArray[np.str_]:
-        """Return the names (n,) of the most probable classes of features (n, d).
-
-        It never abstains: `decide` does, and `classify` takes images.
-        """
-        most_probable = self.predict_proba(features).argmax(axis=1)
-        return np.array([self.training.classes[label] for label in most_probable])
-
     def predict_proba(self, features: ArrayLike) -> Floats:
         """Return calibrated probabilities (n, k) of features (n, d).
 
@@ -255,10 +247,12 @@ class DecisionAid:
         """
         names, sources = list_files(files)
         errors_by_row: dict[int, UnreadableImage] = {}  # filled where there are any
-        (deep,) = self.encoder.map(sources, errors=errors_by_row, progress="classify")
+        (features,) = self.encoder.map(
+            sources, errors=errors_by_row, progress="classify"
+        )
         columns = self.encoder.columns_of(self.training.readout)
-        answers = self.decide(deep[:, columns])
-        # These rows of `deep` are zeros.
+        answers = self.decide(features[:, columns])
+        # The features of unreadable images are zeros, and so mean nothing.
         answers.loc[list(errors_by_row)] = ["", np.nan, True, "unreadable", "", np.nan]
         answers.insert(0, "file", names)
         answers["error"] = [str(errors_by_row.get(row, "")) for row in answers.index]

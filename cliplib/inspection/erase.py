@@ -220,11 +220,11 @@ class Erased:
         Variants are `AS_IS`, `WITHOUT`, and `CONTROL`: as much erased on the other
         side of the vertical middle, where that does not meet the object.
     examples
-        At most three rows of the table, and the image of each without its object.
+        At most three rows of the table, and the box of each.
     """
 
     accuracy: pd.DataFrame
-    examples: Sequence[tuple[int, Image.Image]]
+    examples: Mapping[int, Box]
 
 
 def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
@@ -340,10 +340,7 @@ def evaluate_erased(
         )
     rows = [*box_of_row]
     step = max(1, len(rows) // MOST_EXAMPLES)  # spreads examples over the table
-    examples = [
-        (row, _load_erased(images[row], box_of_row[row], seed))
-        for row in rows[::step][:MOST_EXAMPLES]
-    ]
+    examples = {row: box_of_row[row] for row in rows[::step][:MOST_EXAMPLES]}
     by_variant = pd.DataFrame({"images": n_images, "accuracy": accuracy})
     return Erased(by_variant, examples)
 

@@ -72,10 +72,10 @@ def look_alikes(
     n_splits, seed
         Number of folds, and seed of their draw.
     """
-    # Where classes lie far apart, all images of one are alike beside the others: of
-    # things in it, only what is left without its mean can tell.
-    of_classes = pd.DataFrame(table.features).groupby(table.labels)
-    centred = table.features - of_classes.transform("mean").to_numpy()
+    # Where classes lie far apart, all images of one class are alike beside the others.
+    # Without the mean of its class, an image differs by the thing that it shows.
+    by_class = pd.DataFrame(table.features).groupby(table.labels)
+    centred = table.features - by_class.transform("mean").to_numpy()
     rows = normalize(StandardScaler().fit_transform(centred))
     neighbour, cosine = _nearest(rows, table.groups)
     upper_quartile = float(np.quantile(cosine, 0.75))

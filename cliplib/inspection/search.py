@@ -64,16 +64,18 @@ def search(
         raise ValueError(
             "Give the groups of both queries and gallery, or of the gallery alone."
         )
-    asked, known = _features_of(queries, gallery, encoder)
-    if k < 1 or len(asked) == 0:
+    query_rows, gallery_rows = _features_of(queries, gallery, encoder)
+    if k < 1 or len(query_rows) == 0:
         raise ValueError("Give one query or more, and a k of 1 or more.")
     if groups is None:
-        n_found = min(k, len(known))
-        neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine").fit(known)
-        distances, rows = neighbours.kneighbors(asked)
+        n_found = min(k, len(gallery_rows))
+        neighbours = NearestNeighbors(n_neighbors=n_found, metric="cosine")
+        distances, rows = neighbours.fit(gallery_rows).kneighbors(query_rows)
         return rows, np.asarray(1 - distances, np.float32)
     group_of_query = None if query_groups is None else np.asarray(query_groups)
-    return _nearest_of_each_group(asked, known, np.asarray(groups), group_of_query, k)
+    return _nearest_of_each_group(
+        query_rows, gallery_rows, np.asarray(groups), group_of_query, k
+    )
 
 
 def _nearest_of_each_group(

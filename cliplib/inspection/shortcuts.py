@@ -7,7 +7,7 @@ Intelligence 2, 2020, 665-673, call what is learned then a shortcut).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ class Shortcut:
         The class that it tells best from all others, as its number, and the area under
         the ROC curve of that.
     examples
-        By class, rows of two images at most of which the probe is surest, and right.
+        Rows of images that the probe gets right, of each class the two surest, if any.
     swap_cost
         How much of the probability of the right class CLIP's probe loses when this is
         that of an image of another class; NaN where that was not measured: see
@@ -74,7 +74,7 @@ class Shortcut:
     relative_gain: Estimate
     most_separable_class: int
     auroc: float
-    examples: Mapping[str, list[int]]
+    examples: list[int]
     swap_cost: Estimate = NOT_MEASURED
 
     @property
@@ -215,12 +215,15 @@ def relative_gain(reached: Estimate, of_clip: Estimate, chance: float) -> Estima
     return Estimate(*((end - chance) / gain for end in reached))
 
 
-def _surest(table: FeatureTable, proba: Floats) -> dict[str, list[int]]:
-    """Return, by class, rows of two images of other groups, surest and right first."""
-    examples = {}
+def _surest(table: FeatureTable, proba: Floats) -> list[int]:
+    """Return, class by class, the rows of the two surest right answers, if any.
+
+    The two are of different groups.
+    """
+    examples: list[int] = []
     predicted = proba.argmax(axis=1)
-    for label, name in enumerate(table.classes):
+    for label in range(len(table.classes)):
         rows = np.flatnonzero((table.labels == label) & (predicted == label))
-        by_sureness = rows[np.argsort(-proba[rows, label], kind="stable")]
-        examples[name] = one_of_each_group(by_sureness, table.groups)[:2].tolist()
+        surest_first = rows[np.argsort(-proba[rows, label], kind="stable")]
+        examples += one_of_each_group(surest_first, table.groups)[:2].tolist()
     return examples

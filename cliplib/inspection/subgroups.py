@@ -135,14 +135,15 @@ def _candidates(
 ) -> Iterator[tuple[str, int, str, Ints, Ints]]:
     """Yield what divides, class, name of the part, its rows, and those of the rest.
 
-    Both the part and the rest of its class have ten groups at least. Of two parts that
-    are the whole class, and not shown by names, the first is yielded.
+    Both the part and the rest of its class have ten groups at least.
     """
     for by, values in divisions.items():
         for label in np.unique(table.labels):
             in_class = table.labels == label
             names = np.unique(values[in_class])
             if len(names) == 2 and by != FORM:
+                # The second part is the rest of the first: one comparison is enough. A
+                # form of names may be of this class only, and so each is looked at.
                 names = names[:1]
             for name in names:
                 part = np.flatnonzero(in_class & (values == name))

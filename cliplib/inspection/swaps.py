@@ -164,11 +164,13 @@ def _draw_donors(
     for fold, test_rows in enumerate(test_folds):
         rows = one_of_each_group(rng.permutation(test_rows), table.groups)
         is_class = table.labels[rows] == label
-        both_classes = (rows[is_class], rows[~is_class])
-        for same, other in (both_classes, both_classes[::-1]):
+        of_class, of_others = rows[is_class], rows[~is_class]
+        for same, other in ((of_class, of_others), (of_others, of_class)):
             if len(same) > 1:  # a single one would be its own donor
-                rows_of_three = zip(same[:most], np.roll(same, 1), other, strict=False)
-                drawn += [(fold, *three) for three in rows_of_three]
+                same_class_donors = np.roll(same, 1)
+                # It ends where images, or donors of the other class, do.
+                trios = zip(same[:most], same_class_donors, other, strict=False)
+                drawn += [(fold, *trio) for trio in trios]
     return pd.DataFrame(drawn, columns=["fold", "row", "same_class", "other_class"])
 
 

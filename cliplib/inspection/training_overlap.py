@@ -46,10 +46,10 @@ def find_training_overlap(hashes: NDArray[np.uint8]) -> Bools:
     detail = quantised_detail(hash_records(hashes)["grey"])
     rows = np.flatnonzero(detail.std(axis=(1, 2)) >= FLAT)
     short = short_hashes(hashes[rows])[:, None, None]
-    close = close_hashes(short, training_hashes()[:, None], MOST_BITS)
     was_seen = np.zeros(len(hashes), bool)
-    for places, *_ in close:
-        was_seen[rows[places]] = True
+    # Some pairs at a time: which of `short`, with which training hash, and how turned.
+    for close, _, _ in close_hashes(short, training_hashes()[:, None], MOST_BITS):
+        was_seen[rows[close]] = True
     return was_seen
 
 

@@ -124,8 +124,8 @@ def check_threshold(fail_on: str) -> None:
 
 def find_warnings(findings: Findings) -> list[DataWarning]:
     """Return all warnings on a folder, the most severe first."""
-    found = [warning for find in FINDERS for warning in find(findings)]
-    return sorted(found, key=lambda warning: SEVERITIES.index(warning.severity))
+    warnings = [warning for finder in FINDERS for warning in finder(findings)]
+    return sorted(warnings, key=lambda warning: SEVERITIES.index(warning.severity))
 
 
 def few_groups_warnings(findings: Findings) -> Iterator[DataWarning]:
@@ -150,12 +150,14 @@ def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
     """
     strong = strong_shortcuts(findings.shortcuts)
     # Where one may be all that CLIP sees, any cost that is shown is enough.
-    used = used_shortcuts(findings.shortcuts, min_cost=0 if strong else MIN_COST)
-    reasons = used + [s for s in strong if s.place == "in the file"]
-    if not reasons:
+    min_cost = 0 if strong else MIN_COST
+    used = used_shortcuts(findings.shortcuts, min_cost)
+    # A file cannot be swapped: what it tells of the class is enough.
+    in_files = [shortcut for shortcut in strong if shortcut.place == "in the file"]
+    if not used and not in_files:
         return
-    first = reasons[0]
-    others = dict.fromkeys(s.name for s in used + strong if s is not first)  # once each
+    first = (used + in_files)[0]
+    other_names = [s.name for s in used + strong if s is not first]
     evidence = {
         "name": first.name,
         "place": first.place,
@@ -167,8 +169,8 @@ def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
     yield warning_of(
         "shortcut",
         evidence,
-        rows=[row for of_class in first.examples.values() for row in of_class],
-        others=list(others)[:MOST_FILES],
+        rows=first.examples,
+        others=list(dict.fromkeys(other_names))[:MOST_FILES],  # once each
     )
 
 
@@ -205,12 +207,12 @@ def external_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that clearly less is right on the images of another folder."""
     if findings.external is None:
         return
-    found = findings.external.evaluation
+    evaluation = findings.external.evaluation
     loss = external_loss(findings.external, findings.results)
     if loss.low > 0 and loss.value >= EXTERNAL_LOSS:
-        evidence = {"accuracy": found.estimate("accuracy"), "loss": loss}
+        evidence = {"accuracy": evaluation.estimate("accuracy"), "loss": loss}
         name = findings.external.name
-        yield warning_of("worse-elsewhere", evidence, name=name, images=found.n)
+        yield warning_of("worse-elsewhere", evidence, name=name, images=evaluation.n)
 
 
 def external_loss(external: ExternalTest, results: MethodComparison) -> Estimate:
@@ -221,19 +223,20 @@ def external_loss(external: ExternalTest, results: MethodComparison) -> Estimate
     support = external.evaluation.support
     occurring = support.index[support > 0]
     sensitivity = external.evaluation.by_class("sensitivity")
-    of_internal = Estimate.mean([results.sensitivity[name] for name in occurring])
-    of_external = Estimate.mean([sensitivity[name] for name in occurring])
-    return of_internal.minus(of_external)
+    internal = Estimate.mean([results.sensitivity[name] for name in occurring])
+    external_mean = Estimate.mean([sensitivity[name] for name in occurring])
+    return internal.minus(external_mean)
 
 
 def series_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that file names look like series, which nobody has declared."""
     if findings.grouping.pattern:
         evidence = {"pattern": findings.grouping.pattern}
-        group_of = findings.grouping.series
-        named = [f"{file} (group {group})" for file, group in group_of.items()]
-        files = list(group_of)
-        yield warning_of("groups-in-names", evidence, files=files, series=named)
+        series = findings.grouping.series
+        examples = [f"{file} (group {group})" for file, group in series.items()]
+        yield warning_of(
+            "groups-in-names", evidence, files=list(series), series=examples
+        )
 
 
 def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
@@ -244,8 +247,10 @@ def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
     alike = findings.look_alikes
     if not alike.looks_like_views:
         return
-    evidence: dict[str, Any] = {"upper_quartile": alike.upper_quartile}
-    evidence["clusters"] = alike.n_clusters
+    evidence: dict[str, Any] = {
+        "upper_quartile": alike.upper_quartile,
+        "clusters": alike.n_clusters,
+    }
     if alike.accuracy is not None:
         evidence["accuracy"] = alike.accuracy
     rows = [row for a, b, _ in alike.pairs for row in (a, b)]

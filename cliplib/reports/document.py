@@ -45,14 +45,14 @@ def document(findings: Findings, judged: Verdict) -> dict[str, Any]:
         "plots": plots,
         "tables": tables,
     }
-    shown = blocks_of_warnings(findings, judged)
-    sections = [{"title": "What the warnings rest on", "blocks": shown}]
+    evidence = blocks_of_warnings(findings, judged)
+    sections = [{"title": "What the warnings rest on", "blocks": evidence}]
     with plt.rc_context():
         plots.use_style()
         for section in read_texts("document.toml")["sections"]:
             blocks = [_block(entry, values) for entry in section["blocks"]]
-            shown = [block for block in blocks if block]
-            sections.append({"title": section["title"], "blocks": shown})
+            not_empty = [block for block in blocks if block]
+            sections.append({"title": section["title"], "blocks": not_empty})
     headings = {"accuracy": "right", "balanced": "with all classes counting alike"}
     compared = judged.compared.rename(columns=headings).rename_axis("")
     return {
@@ -94,13 +94,13 @@ def _block(entry: Mapping[str, Any], values: Mapping[str, Any]) -> Block:
     caption = filled(entry["caption"], **values)
     if not caption:
         return {}
-    shown: Any = TEMPLATES.compile_expression(entry["show"])(**values)
+    content: Any = TEMPLATES.compile_expression(entry["show"])(**values)
     if kind == "plot":
-        return plot_of(caption, shown, entry["alt"])
+        return plot_of(caption, content, entry["alt"])
     if kind == "pictures":
-        return pictures_of(caption, shown)
-    frame = shown.rename_axis(entry.get("index", shown.index.name))
-    return table_of(caption, frame, entry.get("most", MOST_ROWS))
+        return pictures_of(caption, content)
+    table = content.rename_axis(entry.get("index", content.index.name))
+    return table_of(caption, table, entry.get("most", MOST_ROWS))
 
 
 def plot_of(caption: str, figure: Figure, alt: str) -> Block:
@@ -145,7 +145,7 @@ def _text_of(cell: Any) -> str:
     return " ".join(text.split())
 
 
-def pictures_of(caption: str, shown: Sequence[Picture]) -> Block:
+def pictures_of(caption: str, images: Sequence[Picture]) -> Block:
     """Return images to be shown side by side, as JPEG files."""
     files = [
         {
@@ -153,7 +153,7 @@ def pictures_of(caption: str, shown: Sequence[Picture]) -> Block:
             "name": picture.name,
             "file": small_jpeg(picture.image, PICTURE_SIDE, quality=80),
         }
-        for picture in shown
+        for picture in images
     ]
     return {"kind": "pictures", "caption": caption, "pictures": files}
 

@@ -168,7 +168,7 @@ def compare_methods(
 ) -> tuple[MethodComparison, list[Fit]]:
     """Test baselines and probes in the same folds, and find the best probe.
 
-    It is returned as well as it was fitted in each fold.
+    Returned are the comparison, and the best probe as it was fitted in each fold.
 
     `zero_shot` are probabilities, (n, k), by the names of the classes alone, and
     `other_tables` pooled features of the images by the names of other encoders, which
@@ -192,9 +192,9 @@ def compare_methods(
         NEIGHBOUR: predict_fits(fit_folds(nearest_neighbour(), deep, folds), deep),
     }
     fits_by_probe = {}
-    for name, (probe, read) in tqdm(probes.items(), "methods", unit="probe"):
-        fits_by_probe[name] = list(fit_folds(probe, read, folds))
-        proba_by_method[name] = predict_fits(fits_by_probe[name], read)
+    for name, (probe, its_table) in tqdm(probes.items(), "methods", unit="probe"):
+        fits_by_probe[name] = list(fit_folds(probe, its_table, folds))
+        proba_by_method[name] = predict_fits(fits_by_probe[name], its_table)
     for name, other in other_tables.items():
         proba_by_method[name] = predict_fits(fit_folds(linear, other, folds), other)
     evaluated = partial(
@@ -206,9 +206,9 @@ def compare_methods(
     probe, probe_table = probes[best]
     by_image = None
     if len(set(table.groups)) < len(table):
-        each_its_own = np.arange(len(table))
+        one_a_group = np.arange(len(table))
         proba = out_of_fold_proba(
-            probe, probe_table, groups=each_its_own, n_splits=n_splits, seed=seed
+            probe, probe_table, groups=one_a_group, n_splits=n_splits, seed=seed
         )
         by_image = evaluated(proba)
     comparison = MethodComparison(

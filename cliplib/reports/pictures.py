@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from cliplib.data.image import ImageSource, load_image
-from cliplib.inspection.erase import Erased
+from cliplib.inspection.erase import Erased, erase
 from cliplib.inspection.maps import heat_maps
 from cliplib.reports.findings import Findings
 
@@ -96,7 +96,8 @@ def of_suspects(findings: Findings) -> list[Picture]:
 def of_erased(findings: Findings, erased: Erased) -> list[Picture]:
     """Return some images, each with and without its object."""
     pictures = []
-    for row, after in erased.examples:
-        pictures += of_rows(findings, [row])
-        pictures.append(Picture(after, "object erased"))
+    for row, box in erased.examples.items():
+        (picture,) = of_rows(findings, [row])
+        after = erase(load_image(picture.image), box, seed=findings.results.seed)
+        pictures += [picture, Picture(after, "object erased")]
     return pictures

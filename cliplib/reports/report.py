@@ -134,11 +134,11 @@ def write_report(
 
 def check_no_other_files(out: Path) -> None:
     """Raise FileExistsError where files would be replaced that are no whole report."""
-    there = [name for name in (*WRITTEN, SPLITS) if (out / name).exists()]
-    if there and not {*WRITTEN} <= {*there}:
+    present = [name for name in (*WRITTEN, SPLITS) if (out / name).exists()]
+    if present and not set(WRITTEN) <= set(present):
         raise FileExistsError(
-            f"{out} holds {listing(there)}, but no whole report: name another folder, "
-            "or move what is there."
+            f"{out} holds {listing(present)}, but no whole report: name another "
+            "folder, or move what is there."
         )
     splits = out / SPLITS
     if splits.exists() and SPLITS_HEADER not in splits.read_text("utf-8", "replace"):

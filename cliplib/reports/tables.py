@@ -74,9 +74,9 @@ def of_methods(findings: Findings) -> pd.DataFrame:
         metric.replace("_", " "): {name: found[name].estimate(metric) for name in found}
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
     }
-    columns["the best is better by"] = {
-        name: points(results.gain_over(name)) for name in found if name != results.best
-    }
+    others = [name for name in found if name != results.best]
+    gains = {name: points(results.gain_over(name)) for name in others}
+    columns["the best is better by"] = gains
     return pd.DataFrame(columns)
 
 

@@ -181,8 +181,8 @@ def compared(findings: Findings) -> pd.DataFrame:
     by_names = results.evaluations[ZERO_SHOT]
     rows["the names of the classes alone"] = _accuracies(by_names)
     if findings.external is not None:
-        there = findings.external.evaluation
-        rows[f"elsewhere: {findings.external.name}"] = _accuracies(there)
+        external = findings.external
+        rows[f"elsewhere: {external.name}"] = _accuracies(external.evaluation)
     columns = ["accuracy", "balanced"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
