@@ -28,6 +28,26 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     ValueError
         If it is no CSV file, lacks a column, or names an image twice.
     """
+    table = _read_csv(path).apply(lambda column: column.str.strip())
+    if not columns:
+        return table
+    if lacking := [name for name in columns if name not in table]:
+        raise ValueError(
+            f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "
+            f"the columns {', '.join(columns)}."
+        )
+    names = table[columns[0]]
+    repeated = names[names.duplicated()]
+    if len(repeated):
+        raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
+    return table[list(columns)]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV file as texts, with any separator; ValueError if it is none.
+
+    It is what the first line has most of: commas, semicolons or tabs.
+    """
     try:
         text = path.read_text("utf-8-sig")  # Excel's files begin with its mark
         first_line = text.split("\n", 1)[0]
@@ -44,19 +64,7 @@ def read_text_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
             f"{str(path)!r} has rows with more cells than its first line, which names "
             "the columns: quote what holds a comma, and leave none at the end."
         )
-    table = table.apply(lambda column: column.str.strip())
-    if not columns:
-        return table
-    if lacking := [name for name in columns if name not in table]:
-        raise ValueError(
-            f"{str(path)!r} lacks the column {lacking[0]!r}: its first line must name "
-            f"the columns {', '.join(columns)}."
-        )
-    names = table[columns[0]]
-    repeated = names[names.duplicated()]
-    if len(repeated):
-        raise ValueError(f"{str(path)!r} names {repeated.iloc[0]!r} more than once.")
-    return table[list(columns)]
+    return table
 
 
 def id_by_name(ids: Sequence[str]) -> dict[str, str]:

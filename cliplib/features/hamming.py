@@ -37,20 +37,23 @@ def close_hashes(
         orientation, with the earlier row as a.
     """
     words_b = np.ascontiguousarray(bits_b.T)
-    for start in range(0, len(bits_a), ROWS_AT_ONCE):
-        # (orientations, words, rows)
-        block = bits_a[start : start + ROWS_AT_ONCE].transpose(1, 2, 0)
-        for left in range(start if within else 0, len(bits_b), COLUMNS_AT_ONCE):
-            columns = words_b[:, left : left + COLUMNS_AT_ONCE]
-            for orientation, words in enumerate(block):
-                distance = _distances(words, columns)
-                near_rows, near_columns = np.nonzero(distance <= max_distance)
-                rows = near_rows + start
-                others = near_columns + left
+    for first_row in range(0, len(bits_a), ROWS_AT_ONCE):
+        rows_of_block = slice(first_row, first_row + ROWS_AT_ONCE)
+        words_by_orientation = bits_a[rows_of_block].transpose(1, 2, 0)
+        # Within one collection nothing before the block is later than its rows.
+        start = first_row if within else 0
+        for first_column in range(start, len(bits_b), COLUMNS_AT_ONCE):
+            block_b = words_b[:, first_column : first_column + COLUMNS_AT_ONCE]
+            for orientation, words_a in enumerate(words_by_orientation):
+                is_near = _distances(words_a, block_b) <= max_distance
+                near_rows, near_columns = np.nonzero(is_near)
+                rows_a = near_rows + first_row
+                rows_b = near_columns + first_column
                 if within:
-                    is_later = others > rows
-                    rows, others = rows[is_later], others[is_later]
-                yield rows, others, orientation
+                    is_later = rows_b > rows_a
+                    rows_a = rows_a[is_later]
+                    rows_b = rows_b[is_later]
+                yield rows_a, rows_b, orientation
 
 
 def _distances(words_a: Words, words_b: Words) -> NDArray[np.uint16]:

@@ -160,14 +160,22 @@ def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Alignment:
         goal = torch.fft.rfft2(goals[fixed[pairs], None])
         # By shift, since the product of transforms is that of a correlation.
         correlations = torch.fft.irfft2(views_of_pair * goal.conj())
-        peak = correlations.flatten(1).max(dim=1)
-        correlation[pairs] = peak.values
-        shape = tuple(correlations.shape[1:])
-        warp, down, right = np.unravel_index(peak.indices.numpy(), shape)
-        turned = GRID[warp][:, :, :2]
-        shift = torch.stack([OFFSETS[right], OFFSETS[down]], dim=1)
-        maps[pairs, :2] = torch.cat([turned, turned @ shift[:, :, None]], dim=2)
+        maps[pairs, :2], correlation[pairs] = _best_place(correlations)
     return Alignment(moving, fixed, maps, correlation)
+
+
+def _best_place(correlations: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the map with the highest correlation of p pairs, (p, 2, 3), and that one.
+
+    Correlations are (p, warps, down, right): by warp, and by shift of whole pixels.
+    """
+    peak = correlations.flatten(1).max(dim=1)
+    shape = tuple(correlations.shape[1:])
+    warp, down, right = np.unravel_index(peak.indices.numpy(), shape)
+    turned = GRID[warp][:, :, :2]
+    shift = torch.stack([OFFSETS[right], OFFSETS[down]], dim=1)
+    maps = torch.cat([turned, turned @ shift[:, :, None]], dim=2)
+    return maps, peak.values
 
 
 def _standardised(squares: Tensor) -> Tensor:
