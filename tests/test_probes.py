@@ -634,7 +634,8 @@ def test_a_kernel_probe_takes_the_memory_that_its_refusal_names():
     assert 1.1 < kernels < 1.35  # 1.3, rounded up, is what is said
 
 
-def test_the_gradient_is_zero_at_the_minimum():
+def test_blocks_do_not_move_loss_and_gradient(monkeypatch):
+    monkeypatch.setattr("cliplib.probes.logistic.BLOCK_NUMBERS", 230_000)
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(700, 900)).astype(np.float32)
     codes = rng.integers(0, 5, 700)

@@ -14,11 +14,14 @@ from scipy.linalg import block_diag, qr
 from scipy.optimize import fmin_l_bfgs_b
 from sklearn.utils.extmath import randomized_svd
 
-from cliplib.data.arrays import Features, Floats, Ints
+from cliplib.data.arrays import Features, Floats, Ints, row_batches
 
 # Principal axes in the preconditioner. With more there are fewer steps, each slower.
 AXES = 16
 AXES_OF_FEW_ROWS = 64
+
+# Numbers in a block of rows: 4 MB of float32, which stay in the processor's cache.
+BLOCK_NUMBERS = 1_000_000
 
 
 def are_few_rows(n: int, d: int) -> bool:
@@ -130,21 +133,28 @@ class LogisticProblem:
         """Return the mean log loss (nats) of the rows, and its gradient.
 
         Both are without the penalty. Weights and gradient are (k, d + 1), intercepts
-        last, in the coordinates in which rows are held.
+        last, in the coordinates in which rows are held. Rows are read block by block.
         """
+        n, d = self._rows.shape
         coef = weights[:, :-1].astype(np.float32)
         intercept = weights[:, -1].astype(np.float32)
-        logits = self._rows @ coef.T + intercept  # (n, k)
-        logits -= logits.max(axis=1, keepdims=True)  # so that exp does not overflow
-        exponentials = np.exp(logits)
-        total = exponentials.sum(axis=1, keepdims=True)
-        # The log loss of a row is log(total) less the logit of its class.
-        loss = np.log(total).mean(dtype=np.float64)
-        loss -= (self._one_hot * logits).sum(dtype=np.float64) / len(logits)
-        # Probability less one-hot, the gradient by the logits.
-        residuals = (exponentials / total - self._one_hot) / len(logits)
-        gradient = np.column_stack([residuals.T @ self._rows, residuals.sum(axis=0)])
-        return loss, gradient.astype(np.float64)
+        loss = 0.0
+        gradient = np.zeros(weights.shape)
+        for block in row_batches(n, max(1, BLOCK_NUMBERS // d)):
+            rows = self._rows[block]
+            one_hot = self._one_hot[block]
+            logits = (coef @ rows.T).T + intercept  # (rows of the block, k)
+            logits -= logits.max(axis=1, keepdims=True)  # so that exp does not overflow
+            exponentials = np.exp(logits)
+            total = exponentials.sum(axis=1, keepdims=True)
+            # The log loss of a row is log(total) less the logit of its class.
+            loss += np.log(total).sum(dtype=np.float64)
+            loss -= (one_hot * logits).sum(dtype=np.float64)
+            # Probability less one-hot, the gradient by the logits.
+            residuals = exponentials * (1 / total) - one_hot
+            gradient[:, :-1] += residuals.T @ rows
+            gradient[:, -1] += residuals.sum(axis=0)
+        return loss / n, gradient / n
 
 
 def largest_curvatures(rows: Features, axes: Floats) -> Floats:
@@ -156,7 +166,10 @@ def largest_curvatures(rows: Features, axes: Floats) -> Floats:
     p (1 - p) is 1/4 at most, the bound is the mean over rows (n, d) of (a·x)² / 4.
     """
     directions = axes.T.astype(np.float32)
-    squares = np.square(rows @ directions)
+    n, d = rows.shape
+    blocks = row_batches(n, max(1, BLOCK_NUMBERS // d))
+    along = np.concatenate([rows[block] @ directions for block in blocks])
+    squares = np.square(along)
     # The intercept is the weight of a feature that is 1 in all rows.
     return np.append(squares.mean(axis=0, dtype=np.float64), 1) / 4
 
