@@ -22,7 +22,6 @@ from cliplib.encoders.vision import VisionEncoder
 from cliplib.features.audit import audit_pairs
 from cliplib.features.encode import EncodedImages, encode_dataset
 from cliplib.features.groups import joined_files, joined_groups, suggested_pattern
-from cliplib.features.table import FeatureTable
 from cliplib.inspection.erase import evaluate_erased, read_boxes
 from cliplib.inspection.file_values import values_of_one_class
 from cliplib.inspection.lookalikes import look_alikes
@@ -131,7 +130,10 @@ def measure(
     table = images.table
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
     words = zero_shot(encoder, table)
-    other_tables = _other_tables(other_encoders, images)
+    other_tables = {
+        other.name: table.with_features(other.map(images.files, progress=other.name)[0])
+        for other in other_encoders
+    }
     results, fits = compare_methods(table, words, other_tables, **folds)
     fitted = fit_with_groups(results.probe, results.probe_table)
     aid = DecisionAid.fit(results.probe_table, encoder, probe=results.probe, seed=seed)
@@ -169,17 +171,6 @@ def measure(
     return anonymised(findings, other_encoders) if anonymous else findings
 
 
-def _other_tables(
-    encoders: Sequence[Encoder], images: EncodedImages
-) -> dict[str, FeatureTable]:
-    """Return the table with the features of each other encoder, by its name."""
-    tables = {}
-    for encoder in encoders:
-        (features,) = encoder.map(images.files, progress=encoder.name)
-        tables[encoder.name] = images.table.with_features(features)
-    return tables
-
-
 def _inspect(
     encoder: ClipEncoder,
     images: EncodedImages,
@@ -187,9 +178,9 @@ def _inspect(
     fits: Sequence[Fit],
     folds: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what images, files and splits say beside the results.
+    """Return fields of `Findings`: what images, files and splits say of themselves.
 
-    It is by field of `Findings`; `folds` are the number of folds and the seed.
+    `folds` holds the number of folds and the seed.
     """
     table = images.table
     probe = results.probe
