@@ -190,10 +190,7 @@ class FunctionEncoder(Encoder):
 
         ValueError if the function does not return a row for each.
         """
-        inputs: Any = images
-        if self.preprocess is not None:
-            pixels = [torch.as_tensor(self.preprocess(image)) for image in images]
-            inputs = torch.stack(pixels).to(self.device, self.dtype)
+        inputs = self._inputs_of(images)
         with torch.inference_mode():
             output = self.function(inputs)
         if isinstance(output, torch.Tensor):
@@ -205,6 +202,13 @@ class FunctionEncoder(Encoder):
                 "must return a row of features for each."
             )
         return features
+
+    def _inputs_of(self, images: list[Image.Image]) -> list[Image.Image] | torch.Tensor:
+        """Return what the function takes: n images, or n stacked tensors of them."""
+        if self.preprocess is None:
+            return images
+        pixels = [torch.as_tensor(self.preprocess(image)) for image in images]
+        return torch.stack(pixels).to(self.device, self.dtype)
 
 
 def check_made_by(provenance: Mapping[str, str], encoder: object) -> None:
