@@ -196,12 +196,11 @@ def suggested_pattern(ids: Sequence[str]) -> str:
     prefix = _shortest_prefix(ids, end)
     without_counter = COUNTER_FIRST + end
     series = _series(ids, without_counter)
-    if prefix:
-        are_many = len(series) >= 2 * len(_series(ids, prefix))
-        # Series have no extension.
-        is_counter_first = are_many and _shortest_prefix(series, "$") == ""
-        return without_counter if is_counter_first else prefix
-    return without_counter if series else ""
+    if not prefix:
+        return without_counter if series else ""
+    are_twice_as_many = len(series) >= 2 * len(_series(ids, prefix))
+    form_series_again = _shortest_prefix(series, "$") != ""  # they have no extension
+    return without_counter if are_twice_as_many and not form_series_again else prefix
 
 
 def _shortest_prefix(names: Sequence[str], end: str) -> str:

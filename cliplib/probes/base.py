@@ -82,14 +82,14 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             train_rows, held_out_rows = group_train_test_split(
                 labels, groups, seed=self.seed
             )
-        else:
+        else:  # validation rows are put behind those to train on
             rows_val, labels_val = validate_data(
                 self, X_val, y_val, dtype=np.float32, reset=False
             )
-            train_rows = np.arange(len(rows))
-            held_out_rows = len(rows) + np.arange(len(rows_val))
+            n_train = len(rows)
             rows = np.concatenate([rows, rows_val])
             labels = np.concatenate([labels, labels_val])
+            train_rows, held_out_rows = np.split(np.arange(len(rows)), [n_train])
         class_codes = encoder.transform(labels)  # a ValueError for a class of y_val's
         with one_thread():
             self._fit(rows, class_codes, train_rows, held_out_rows)
@@ -134,8 +134,8 @@ class Probe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _standardize(self, rows: Features) -> Features:
         """Set mean_ and scale_ to those of rows (n, d), and return these standardised.
 
-        The scale is the standard deviation, or 1 for a constant feature, as in
-        scikit-learn's StandardScaler, which would take twice the memory.
+        The scale is the standard deviation, or 1 for a constant feature. Scikit-learn's
+        StandardScaler would take more memory, for it computes in float64.
         """
         self.mean_ = rows.mean(axis=0, dtype=np.float64)
         mean = self.mean_.astype(np.float32)

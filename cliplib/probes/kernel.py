@@ -70,7 +70,7 @@ class KernelProbe(Probe):
 
         try:
             held_out_scores, coef = self._two_regressions(one_hot, n_train)
-        except linalg.LinAlgError:  # some rows are equal, but for rounding
+        except linalg.LinAlgError:  # the kernel is singular: rows are nearly equal
             raise ValueError(
                 f"alpha={self.alpha} is too small for rows as alike as these: give a "
                 "larger one."
@@ -101,11 +101,10 @@ class KernelProbe(Probe):
         kernel.flat[:: len(kernel) + 1] += self.alpha  # now A = K + alpha I
         # A.T equals A, and has the order in memory that LAPACK overwrites: no copy.
         factor = linalg.cholesky(kernel.T, lower=True, overwrite_a=True)  # L
-        # L⁻¹ y, and as L is triangular, its first rows are L11⁻¹ y1.
-        forward = linalg.solve_triangular(factor, targets, lower=True)
-        # In blocks of the first n_train rows, 1, and the others, 2: A11 = L11 L11ᵀ and
-        # A21 = L21 L11ᵀ. So the first fit's scores of the others, A21 A11⁻¹ y1, are
-        # L21 L11⁻¹ y1.
+        forward = linalg.solve_triangular(factor, targets, lower=True)  # L⁻¹ y
+        # Index 1 stands for the first n_train rows, 2 for the others. By blocks,
+        # A11 = L11 L11ᵀ and A21 = L21 L11ᵀ. So the first fit's scores of the others,
+        # A21 A11⁻¹ y1, are L21 L11⁻¹ y1; and the first rows of `forward` are L11⁻¹ y1.
         held_out_scores = factor[n_train:, :n_train] @ forward[:n_train]
         coef = linalg.solve_triangular(factor, forward, lower=True, trans="T")
         return held_out_scores, coef  # c = L⁻ᵀ (L⁻¹ y)
@@ -117,8 +116,9 @@ class KernelProbe(Probe):
 
     def _gradients(self, scaled: Features, class_codes: Ints) -> Floats:
         """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
-        # The score of a row x is the sum over fitted rows r of terms
-        # t = coef exp(-gamma |x - r|²), and its gradient that of 2 gamma t (r - x).
+        # The score of a row x is the sum, over fitted rows r, of the terms
+        # t = coef exp(-gamma |x - r|²). Its gradient by x is the sum of
+        # 2 gamma t (r - x).
         kernel = gaussian_kernel(scaled, self.rows_, self.gamma_)
         terms = kernel * self.coef_[:, class_codes].T  # (rows x, fitted rows r)
         sums = terms @ self.rows_ - terms.sum(axis=1)[:, None] * scaled  # of t (r - x)

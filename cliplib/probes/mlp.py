@@ -60,8 +60,8 @@ class MLPProbe(Probe):
         """
         inputs = torch.from_numpy(self._standardize(rows))
         targets = torch.from_numpy(class_codes)
-        # Of its own: torch's is shared by all threads, so that a fit would depend on
-        # what else is running.
+        # Not torch's own generator: all threads share it, so that a fit would depend
+        # on what else is running.
         generator = torch.Generator().manual_seed(int(self.seed))
         weights = self._first_weights(inputs.shape[1], generator)
         optimizer = torch.optim.AdamW(
@@ -135,7 +135,8 @@ class MLPProbe(Probe):
         """Return each row's gradient of its class's logit, (n, d), by `scaled`."""
         rows = torch.from_numpy(scaled).requires_grad_()
         logits = self._fitted_logits(rows)
-        # No row has a part in another row's logit: the sum's gradient has them all.
+        # A row's logit depends on that row alone. So the gradient of the sum of all
+        # logits holds, in each row, the gradient of that row's logit.
         chosen = logits[torch.arange(len(rows)), torch.from_numpy(class_codes)]
         (gradients,) = torch.autograd.grad(chosen.sum(), rows)
         return np.asarray(gradients)

@@ -90,9 +90,10 @@ def predict_fits(fits: Iterable[Fit], table: FeatureTable) -> Floats:
     """
     proba = np.zeros((len(table), len(table.classes)))
     for fitted, rows in fits:
-        # The training rows may lack a class.
-        places = np.ix_(rows, fitted.classes_)
-        proba[places] = fitted.predict_proba(table.features[rows])
+        # Columns are set by class: the training rows may lack one.
+        proba[np.ix_(rows, fitted.classes_)] = fitted.predict_proba(
+            table.features[rows]
+        )
     return proba
 
 
@@ -108,6 +109,6 @@ def fit_with_groups(estimator: Any, table: FeatureTable) -> Any:
     options = {}
     if holds_probe or has_fit_parameter(estimator, "groups"):
         options = {"groups": table.groups}
-    # Only with metadata routing does scikit-learn hand groups on to a probe inside.
+    # With metadata routing, scikit-learn hands groups on to a probe inside.
     with config_context(enable_metadata_routing=True):
         return clone(estimator).fit(table.features, table.labels, **options)

@@ -62,10 +62,11 @@ def load_probe(folder: str | os.PathLike[str]) -> Probe:
     """
     document = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
     kind = {kind.__name__: kind for kind in KINDS}[document["kind"]]
+    # A file of an older version may have parameters that are gone. They are left out:
+    # parameters steer a fit, and this probe is fitted.
     known = signature(kind).parameters
-    parameters = document["parameters"]
-    # Those that only an older version has steer the fit, which is done.
-    probe = kind(**{name: parameters[name] for name in parameters if name in known})
+    given = document["parameters"].items()
+    probe = kind(**{name: value for name, value in given if name in known})
     arrays = load_file(Path(folder) / "probe.safetensors")
     for name, value in {**document["fitted"], **arrays}.items():
         fitted = np.array(value) if isinstance(value, list) else value

@@ -11,10 +11,10 @@ import traceback
 
 
 def refuse_withheld_groups() -> None:
-    """Raise a ValueError where scikit-learn's cross-validation has groups, and fit not.
+    """Raise a ValueError if scikit-learn's cross-validation keeps groups from `fit`.
 
-    Scikit-learn tells `fit` nothing of them, so that only its own variables do, further
-    up the stack of calls. Calls in other processes and threads are not noticed.
+    That it was given groups can only be seen in its own local variables, further up the
+    stack of calls. Calls in other processes and threads are not noticed.
     """
     for frame, _ in traceback.walk_stack(None):
         if not str(frame.f_globals.get("__name__")).startswith("sklearn."):
