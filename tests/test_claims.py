@@ -165,7 +165,10 @@ CROPPED = "series.results.cropped.all.balanced_without_mr"
 # What a sentence must not survive, by hand: its plain contrary, or too little of it.
 CONTRARY = {
     "cover-patients": (FALL, NOTHING),
-    "cover-erased": (ERASED, 0.55),
+    "cover-erased": (
+        'cell("hidden_and_shown", "meningioma", "tumour erased").low',
+        0.45,
+    ),
     "cover-series": (OPPOSITE, metric(0.64, 0.6, 0.68)),
     "cover-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "0-answer": (ERASED, 0.55),
@@ -247,6 +250,13 @@ CONTRARY = {
     ),
     "4-erased": ("crop.erased.used.meningioma", NOTHING),
     "4-rests": (ERASED, 0.55),
+    "4-type-pituitary": ("crop.erased.used.pituitary", metric(-0.2, -0.3, -0.1)),
+    "4-type-mr": (OPPOSITE, metric(0.64, 0.6, 0.68)),
+    "4-type-meningioma": ("crop.erased.used.meningioma", NOTHING),
+    "4-type-mixed": (
+        'cell("hidden_and_shown", "glioma, mixed series", "whole slice")',
+        metric(0.8, 0.75, 0.85),
+    ),
     "4-rests-memory": (FALL, NOTHING),
     "4-rests-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
     "4-clue-tumour": ("crop.erased.needed.glioma_mixed_series", NOTHING),
