@@ -259,7 +259,6 @@ CONTRARY = {
     ),
     "4-rests-memory": (FALL, NOTHING),
     "4-rests-crop": (CROPPED, metric(0.72, 0.66, 0.78)),
-    "4-clue-tumour": ("crop.erased.needed.glioma_mixed_series", NOTHING),
     "4-objects": (
         "waste.differences.nearest_neighbour.without_copies_minus_by_object",
         NOTHING,
