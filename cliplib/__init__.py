@@ -2,7 +2,7 @@
 
 import lazy_loader
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 # The public names stand in __init__.pyi, for type checkers as well. Their modules are
 # imported when a name is asked for: torch alone takes seconds.
