@@ -38,6 +38,7 @@ def test_rows_keep_their_folds_and_new_groups_have_none():
         assert (part.folds == part.ids.astype(int) // 2 % 3).all()
     assert (folded.with_features(np.ones((12, 2))).folds == folded.folds).all()
     assert not folded.with_groups(np.arange(12) // 3).folds.any()
+    assert repr(folded).startswith("FeatureTable(12 ")
     assert with_folds(folded, np.ones(12)).folds.tolist() == [1] * 12
 
 

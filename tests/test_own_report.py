@@ -55,6 +55,7 @@ from cliplib.reports.anonymous import (
     anonymised_grouping,
     anonymised_options,
     model_name,
+    model_names,
 )
 from cliplib.reports.data_warnings import KINDS, SEVERITIES
 from cliplib.reports.document import as_html, as_pdf, document, table_of
@@ -348,6 +349,22 @@ def test_erasing_is_measured_on_the_same_images(findings: Findings, home: Path) 
         assert (np.asarray(before) != np.asarray(after.image)).any()
 
 
+def test_an_erased_image_is_drawn_with_the_seed_of_the_report(
+    findings: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = set()
+
+    def noting(image: Image.Image, box: Box, *, seed: int) -> Image.Image:
+        seeds.add(seed)
+        return image
+
+    monkeypatch.setattr("cliplib.reports.pictures.erase", noting)
+    results = replace(findings.results, seed=7)
+    assert findings.erased is not None
+    of_erased(replace(findings, results=results), findings.erased)
+    assert seeds == {7}
+
+
 def fitted_by_fold(table: FeatureTable) -> list[Fit]:
     """Return a probe, fitted in each of two folds."""
     folds = table_folds(table, n_splits=2)
@@ -555,6 +572,19 @@ def test_an_anonymous_model_is_called_by_its_fingerprint_but_the_embedded_one() 
     assert names == ["model 01234567", "model 01234567", "mini"]
 
 
+def test_anonymous_models_of_equal_weights_keep_names_apart() -> None:
+    encoders = []
+    for name in ("mini", "/home/Anna", "Miller/clip"):
+        encoder = Mock(fingerprint="0123456789")
+        encoder.name = name
+        encoders.append(encoder)
+    assert [*model_names(encoders).values()] == [
+        "mini",
+        "model 01234567",
+        "model 01234567 (2)",
+    ]
+
+
 def test_anonymous_findings_name_no_repository_of_a_hub(
     findings: Findings, tmp_path: Path
 ) -> None:
@@ -576,7 +606,9 @@ def test_anonymous_findings_name_no_repository_of_a_hub(
         external=replace(findings.external, name="Anna-Mia/elsewhere"),
     )
     named.encoder.name = "Anna-Mia/own"
-    named.aid.encoder.model.config.name_or_path = "Anna-Mia/own"
+    config = named.aid.encoder.model.config
+    for part in (config, config.text_config, config.vision_config):
+        part.name_or_path = "Anna-Mia/own"
     hidden = anonymised(named, [])
     write_report(hidden, verdict(hidden), tmp_path)
     for path in tmp_path.rglob("*"):
@@ -876,6 +908,11 @@ def test_the_command_is_made_of_the_options(findings: Findings, home: Path) -> N
     assert command_of(options) == (
         "cliplib report 'my scans' --out o --others a/b c --copies 0.9"
     )
+    options = {"folder": "-a", "title": "-x", "groups": r"-?(\w+)_"}
+    words = shlex.split(command_of(options))[1:]
+    parsed = vars(cli.build_parser().parse_args([*words, "--out", "o"]))
+    assert parsed["source"] == "./-a"
+    assert (parsed["title"], parsed["groups"]) == ("-x", r"-?(\w+)_")
 
 
 def test_an_anonymous_command_has_words_in_place_of_names() -> None:

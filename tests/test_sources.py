@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from fake_hub import FakeHub
 from PIL import Image
 
@@ -257,6 +259,37 @@ def test_a_data_set_of_the_hub_is_a_source(
     hub.end()
     with pytest.raises(ValueError, match="Config name is missing"):
         load_dataset("hf://datasets/owner/several")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "told"),
+    [
+        (DatasetNotFoundError("'o/n' is gated."), None, "not there, or not for you"),
+        (
+            DatasetGenerationError("An error occurred"),
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"cannot be written to \(No space left on device\): make room",
+        ),
+        (
+            RuntimeError("Dataset scripts are no longer supported, but found n.py"),
+            None,
+            "o/n: Dataset scripts are no longer supported, but found n.py.$",
+        ),
+    ],
+)
+def test_what_the_library_of_data_sets_hides_is_told(
+    error, cause, told, monkeypatch, tmp_path
+):
+    def failing(name, revision):
+        raise error from cause
+
+    monkeypatch.setattr(datasets, "load_dataset", failing)
+    (tmp_path / "datasets" / "o" / "n").mkdir(parents=True)
+    hub = FakeHub(tmp_path)
+    hub.use(monkeypatch, tmp_path / "hub cache")
+    with pytest.raises(OSError, match=told):
+        load_dataset("hf://datasets/o/n")
+    hub.end()
 
 
 def test_other_verbs_take_any_source(folder, tiny):

@@ -286,6 +286,9 @@ class DecisionAid:
                 "dtype": encoder.dtype,
             },
         }
+        config: Any = encoder.model.config
+        for tower in (config.text_config, config.vision_config):
+            tower.name_or_path = ""  # which would be written, too
         with new_parts(folder, manifest) as parts:
             for part in (encoder.model, encoder.processor, encoder.tokenizer):
                 part.save_pretrained(parts / "encoder")

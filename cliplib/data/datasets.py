@@ -8,19 +8,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import datasets
 import numpy as np
 import pandas as pd
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from cliplib.data.declared_groups import declared_groups
 from cliplib.data.folder import USUAL_SPLIT, ListedImage, list_images
-from cliplib.data.hub import DownloadError, ask_hub, explained
+from cliplib.data.hub import (
+    DownloadError,
+    ask_hub,
+    explained,
+    first_sentence,
+    not_there,
+)
 from cliplib.data.text_table import read_text_table
 from cliplib.data.wording import check_printable
 
 HUB = "hf://datasets/"
+# Errors by which the library ``datasets`` hides what failed.
+LIBRARY_ERRORS = (DatasetsError, FileNotFoundError)
 # Suffixes of tables of files.
 TABLES = (".csv", ".tsv", ".txt")
 
@@ -194,11 +203,21 @@ def _load_from_hub(name: str, revision: str) -> Any:
     except Exception as error:  # the library raises nearly anything
         try:
             with explained(f"datasets/{name}", revision):
-                # The library hides what failed, which the hub itself tells.
                 ask_hub(name, revision or None, kind="dataset")
-                raise error
+                _raise_cause(error, name, revision)
         except DownloadError as reason:
             raise OSError(f"Cannot load {HUB}{name}: {reason}.") from None
+
+
+def _raise_cause(error: BaseException, name: str, revision: str) -> NoReturn:
+    """Raise what made the library ``datasets`` fail, though the hub answers."""
+    if isinstance(error, DatasetNotFoundError):  # or one that is not for the user
+        raise DownloadError(not_there(f"datasets/{name}", revision))
+    while isinstance(error, LIBRARY_ERRORS) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, (*LIBRARY_ERRORS, RuntimeError)):
+        raise DownloadError(first_sentence(error))
+    raise error
 
 
 def _of_splits(

@@ -189,11 +189,7 @@ def _why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
     status = getattr(getattr(error, "response", None), "status_code", 0)
     is_refused = address == constants.ENDPOINT and status in (401, 403, 404)
     if is_refused or isinstance(error, HFValidationError):
-        at_revision = f" at the revision {revision!r}" if revision else ""
-        return (
-            f"{constants.ENDPOINT}/{name} is not there{at_revision}, or not for you: "
-            "correct the name, or accept its terms there and log in by `hf auth login`"
-        )
+        return not_there(name, revision)
     if status >= 400 and status not in (403, 407):  # which are a proxy's
         return (
             f"{address} answers {status}: try again in some minutes, logged in by `hf "
@@ -204,6 +200,15 @@ def _why_not_downloaded(error: BaseException, name: str, revision: str) -> str:
         f"no usable answer came from {address} ({reason}): log in to your network with "
         "a browser, or name its proxy, with its login, in HTTPS_PROXY, its certificate "
         "in SSL_CERT_FILE, or a mirror of the hub in HF_ENDPOINT"
+    )
+
+
+def not_there(name: str, revision: str) -> str:
+    """Return a sentence on what the hub does not have, or not for this user."""
+    at_revision = f" at the revision {revision!r}" if revision else ""
+    return (
+        f"{constants.ENDPOINT}/{name} is not there{at_revision}, or not for you: "
+        "correct the name, or accept its terms there and log in by `hf auth login`"
     )
 
 

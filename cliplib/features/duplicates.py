@@ -241,34 +241,29 @@ def _agree_beyond_detail(records: NDArray[Any], pairs: pd.DataFrame) -> Bools:
     levels; and nowhere may their grey levels differ much, but for brightness and
     contrast. Limits are narrower for drawings and simple images.
     """
-    agrees = np.array(pairs["kind"] == SAME_PIXELS)
-    others = pairs[~agrees]
-    orientations = others["orientation"].to_numpy()
-    rows_a = others["index_a"].to_numpy()
-    rows_b = others["index_b"].to_numpy()
-    a = records[rows_a]
-    b = records[rows_b]
-    grey_a = _turned(a["grey"], orientations)
-    tints_a = tints(_turned(a["colours"], orientations))
-    tints_b = tints(b["colours"])
+    rows_a = pairs["index_a"].to_numpy()
+    rows_b = pairs["index_b"].to_numpy()
     max_tint, max_difference = _limits(records["grey"], rows_a, rows_b)
-    has_same_tints = np.abs(tints_a - tints_b).max(axis=(1, 2, 3)) <= max_tint
-    has_same_tints |= _one_became_grey(grey_a, b["grey"], tints_a, tints_b)
-    difference = [
-        largest_difference(first, second, EVERYWHERE)
-        for first, second in zip(grey_a, b["grey"], strict=True)
-    ]
-    agrees[~agrees] = has_same_tints & (difference <= max_difference)
-    return agrees
-
-
-def _turned(squares: NDArray[Any], orientations: NDArray[Any]) -> NDArray[Any]:
-    """Return squares (p, …, s, s), each in its orientation, (p,)."""
-    turned = np.empty_like(squares)
+    agrees = np.array(pairs["kind"] == SAME_PIXELS)
     for orientation, turn in ORIENTATIONS.items():
-        chosen = orientations == orientation
-        turned[chosen] = turn(squares[chosen])
-    return turned
+        chosen = np.flatnonzero((pairs["orientation"] == orientation) & ~agrees)
+        for batch in row_batches(len(chosen), PAIRS_AT_ONCE):
+            batch_pairs = chosen[batch]
+            a = records[rows_a[batch_pairs]]
+            b = records[rows_b[batch_pairs]]
+            grey_a = turn(a["grey"])
+            tints_a = tints(turn(a["colours"]))
+            tints_b = tints(b["colours"])
+            tint_difference = np.abs(tints_a - tints_b).max(axis=(1, 2, 3))
+            has_same_tints = tint_difference <= max_tint[batch_pairs]
+            has_same_tints |= _one_became_grey(grey_a, b["grey"], tints_a, tints_b)
+            difference = [
+                largest_difference(first, second, EVERYWHERE)
+                for first, second in zip(grey_a, b["grey"], strict=True)
+            ]
+            is_alike = difference <= max_difference[batch_pairs]
+            agrees[batch_pairs] = has_same_tints & is_alike
+    return agrees
 
 
 def _limits(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> tuple[Ints, Ints]:

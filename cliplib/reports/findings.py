@@ -135,10 +135,15 @@ class Findings:
 
 def command_of(options: Mapping[str, Any]) -> str:
     """Return the command that makes a report with these options of `measure`."""
-    words = ["cliplib", "report"]
+    folder = str(options["folder"])
+    words = ["cliplib", "report", f"./{folder}" if folder.startswith("-") else folder]
     for name, value in options.items():
-        if name != "folder" and value:
-            words.append(f"--{name.replace('_', '-')}")
-        if value and value is not True:
-            words += map(str, value if isinstance(value, list) else [value])
+        if name == "folder" or not value:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        if len(values) == 1 and str(values[0]).startswith("-"):
+            words.append(f"{flag}={values[0]}")  # no option of its own
+        else:
+            words += [flag, *map(str, values)]
     return shlex.join(words)

@@ -86,8 +86,8 @@ def measure(
     seed
         Of everything random, from 0 on.
     anonymous
-        Call images by numbers, and models in folders by their fingerprint, in the
-        verdict, in errors and in the decision aid.
+        Call images by numbers, models but "mini" by their fingerprint, and folders,
+        files, groups and columns by no name; files of answers keep the images' ids.
     out
         Of a report on the findings, for the command that makes it again.
     title

@@ -17,7 +17,7 @@ from cliplib.features.table import FeatureTable
 from cliplib.probes.out_of_fold import fit_folds, predict_fits, rows_of_folds
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FoldedTable(FeatureTable):
     """A feature table with folds for cross-validation.
 
