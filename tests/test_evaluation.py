@@ -412,3 +412,10 @@ def test_whole_numbers_are_names_where_the_classes_are() -> None:
         evaluate([0, 1, 2], proba, classes)
     found = evaluate([0, 1, 2], proba, ("a", "b", "c"))
     assert found.metrics.loc["accuracy", "value"] == 1
+
+
+def test_years_are_classes_by_themselves():
+    years = np.array([2019, 2020] * 6)
+    found = evaluate(years, years[::-1], n_boot=100)
+    assert found.confusion.shape == (2, 2)
+    assert found.support.index.tolist() == ["2019", "2020"]

@@ -332,3 +332,9 @@ def test_features_that_an_older_release_saved_in_float16_are_read_as_float32(tmp
 def test_names_that_cannot_be_shown_as_they_are_are_refused(given) -> None:
     with pytest.raises(ValueError, match=r"The name '.*\\(n|u202e).*rename it"):
         FeatureTable.from_arrays(**{"X": np.eye(3), "y": ["a", "b", "b"], **given})
+
+
+def test_what_cannot_be_split_is_named_and_not_numbered():
+    table = FeatureTable.from_arrays(np.eye(5), ["cat"] * 4 + ["dog"])
+    with pytest.raises(ValueError, match="Class dog has too few images"):
+        table.train_test_split()

@@ -551,8 +551,9 @@ def test_the_kernel_probe_is_regularised_least_squares(sample):
 
 
 def test_settings_without_a_solution_are_refused():
-    with pytest.raises(ValueError, match="Cs is empty"):
-        LinearProbe(Cs=()).fit(np.eye(10), np.arange(10) % 2)
+    for Cs in ((), (0,), (1, -1)):
+        with pytest.raises(ValueError, match="must be positive numbers, one at least"):
+            LinearProbe(Cs=Cs).fit(np.eye(10), np.arange(10) % 2)
     with pytest.raises(ValueError, match="alpha=0 is too small for rows as alike"):
         KernelProbe(alpha=0).fit(np.ones((10, 2)), np.arange(10) % 2)
 

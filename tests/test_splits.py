@@ -347,3 +347,11 @@ def test_a_subset_keeps_two_rows_of_a_rare_class():
     labels = np.repeat([0, 1], [990, 10])
     rows = stratified_subset(labels, np.full(1000, ""), 100)
     assert np.bincount(labels[rows]).tolist() == [99, 2]
+
+
+def test_where_the_first_draw_leaves_out_a_class_another_is_made():
+    y = [2, 2, 0, 0, 1, 0, 0, 1, 1, 0, 2, 1, 2, 2, 0, 1]
+    groups = [4, 4, 5, 3, 4, 7, 1, 3, 1, 7, 4, 2, 2, 6, 7, 2]
+    train, test = group_train_test_split(y, groups, seed=0)
+    assert set(np.array(y)[train]) == set(np.array(y)[test]) == {0, 1, 2}
+    assert not set(np.array(groups)[train]) & set(np.array(groups)[test])

@@ -139,7 +139,7 @@ class DecisionAid:
         check_made_by(table.provenance, encoder)
         encoder.columns_of(table.readout)  # refuses what it cannot make
         train_rows, held_out_rows = group_train_test_split(
-            table.labels, table.groups, parts=4, seed=seed
+            table.label_names, table.groups, parts=4, seed=seed
         )
         training = table.select(train_rows)
         held_out = table.select(held_out_rows)

@@ -33,7 +33,7 @@ def read_predictions(
 ) -> tuple[Sequence[object], Ints, Floats]:
     """Return k classes, labels (n,) as their indices, and probabilities (n, k).
 
-    `classes` are by default those of all labels; of whole numbers they are 0 and so on.
+    `classes` are by default those of all labels.
     Predicted labels (n,) become probabilities of 0 and 1. ValueError where the three do
     not fit together, or probabilities have no classes.
     """
@@ -44,9 +44,8 @@ def read_predictions(
             "columns in this order: the columns of a classifier are its classes_."
         )
     if classes is None:
-        found = unique_labels(y, predicted)  # it refuses names beside numbers
-        are_numbers = found.dtype.kind in "iu"
-        classes = range(found[-1] + 1) if are_numbers else list(found)
+        # It refuses names beside numbers.
+        classes = unique_labels(y, predicted).tolist()
     labels = label_indices(y, classes)
     if len(shape) == 1:
         columns = label_indices(predicted, classes)

@@ -20,6 +20,8 @@ from scipy.sparse import csr_array
 from cliplib.data.arrays import Bools, Ints
 from cliplib.features.groups import number_groups
 
+# Draws of groups to hold out, before it is told that a class cannot be divided.
+MAX_DRAWS = 20
 # With more of them StratifiedGroupKFold takes a second and longer.
 MAX_GROUPS_FOR_SKLEARN = 5_000
 
@@ -84,21 +86,23 @@ def group_train_test_split(
     group_of_row = checked_groups(groups, len(labels))  # numbers from 0
     check_number_of_groups(labels, group_of_row, 2, "to hold some out")
     counts = _count_by_group_and_class(labels, group_of_row)
-    is_held_out = _draw_groups(counts, parts, seed)  # whether each group is
-    has_class = (counts > 0).toarray()
-    in_train = has_class[~is_held_out].any(axis=0)
-    in_test = has_class[is_held_out].any(axis=0)
-    one_sided = np.unique(labels)[~(in_train & in_test)]
-    if len(one_sided):
-        raise ValueError(
-            f"Class {one_sided[0]} is on one side of the split only, since its groups"
-            " hold other classes, too: try another seed."
-        )
-    is_test = is_held_out[group_of_row]
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    has_class = (counts > 0).toarray()  # (n_groups, k)
+    rng = np.random.default_rng(seed)
+    for _ in range(MAX_DRAWS):
+        is_held_out = _draw_groups(counts, parts, rng)  # whether each group is
+        in_train = has_class[~is_held_out].any(axis=0)
+        in_test = has_class[is_held_out].any(axis=0)
+        if (in_train & in_test).all():
+            is_test = is_held_out[group_of_row]
+            return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    one_sided = np.unique(labels)[~(in_train & in_test)][0]
+    raise ValueError(
+        f"Class {one_sided} is on one side of the split only, since its groups hold"
+        " other classes, too: try another seed."
+    )
 
 
-def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
+def _draw_groups(counts: csr_array, parts: int, rng: np.random.Generator) -> Bools:
     """Draw the groups to hold out, about one in `parts` of each class.
 
     A class's groups are ordered by size and every `parts`-th is taken, from a random
@@ -111,7 +115,6 @@ def _draw_groups(counts: csr_array, parts: int, seed: int) -> Bools:
     """
     group_sizes = counts.sum(axis=1)
     has_class = (counts > 0).toarray()
-    rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(group_sizes))
     smallest_first = shuffled[np.argsort(group_sizes[shuffled], kind="stable")]
     is_held_out = np.zeros(len(group_sizes), bool)

@@ -247,7 +247,9 @@ class FeatureTable:
         if is_test.any() and not is_test.all():
             self._warn_of_shared_groups(is_test)
         else:
-            _, test_rows = group_train_test_split(self.labels, self.groups, seed=seed)
+            _, test_rows = group_train_test_split(
+                self.label_names, self.groups, seed=seed
+            )
             is_test = np.isin(np.arange(len(self)), test_rows)
         return self.select(~is_test), self.select(is_test)
 

@@ -123,14 +123,13 @@ def corrected_splits(
     ValueError
         If a class has too few groups.
     """
-    rest, test = group_train_test_split(table.labels, table.groups, seed=seed)
-    _, validation = group_train_test_split(
-        table.labels[rest], table.groups[rest], seed=seed
-    )
+    labels = table.label_names
+    rest, test = group_train_test_split(labels, table.groups, seed=seed)
+    _, validation = group_train_test_split(labels[rest], table.groups[rest], seed=seed)
     splits = np.full(len(table), "train", object)
     splits[test] = "test"
     splits[rest[validation]] = "val"
-    folds = fold_numbers(table.labels, table.groups, n_splits=n_splits, seed=seed)
+    folds = fold_numbers(labels, table.groups, n_splits=n_splits, seed=seed)
     return _files(table).assign(split=splits, fold=folds + 1)
 
 

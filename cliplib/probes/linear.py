@@ -58,8 +58,8 @@ class LinearProbe(Probe):
         held_out_rows: Ints,
     ) -> None:
         """Choose C on held-out rows, then fit on all rows."""
-        if not len(self.Cs):
-            raise ValueError("Cs is empty: give an inverse strength of the penalty.")
+        if not len(self.Cs) or min(self.Cs) <= 0:
+            raise ValueError(f"Cs={self.Cs!r} must be positive numbers, one at least.")
         scaled = self._standardize(rows[train_rows])
         # The axes matter for speed alone: all rows below do with these as well.
         axes = principal_axes(scaled)

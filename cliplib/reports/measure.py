@@ -50,7 +50,7 @@ def measure(
     model: str | os.PathLike[str] = "",
     groups: str | os.PathLike[str] | None = None,
     copies: str | float = "near",
-    others: Sequence[str | os.PathLike[str]] = (),
+    others: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     elsewhere: str | os.PathLike[str] = "",
     boxes: str | os.PathLike[str] = "",
     seed: int = 0,
@@ -75,7 +75,7 @@ def measure(
         Which images count as copies: "off", "exact", "near", or the smallest
         correlation of detail that makes one. Copies are kept together.
     others
-        More vision models to set beside CLIP, by hub id or folder.
+        More vision models to set beside CLIP, or one, by hub id or folder.
     elsewhere
         Another folder of the same classes, from another camera or site, to be judged
         by a probe that is trained on all of this one. If it is no folder, its columns
@@ -103,6 +103,7 @@ def measure(
         If the folder does not hold two classes of four images each that can be read,
         or groups, boxes or the other folder do not fit it.
     """
+    others = [others] if isinstance(others, str | os.PathLike) else list(others)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} must be from 0 to 2³² - 1.")
     options = {
@@ -113,7 +114,7 @@ def measure(
         "model": model,
         "groups": groups,
         "copies": "" if copies == "near" else copies,
-        "others": list(others),
+        "others": others,
         "elsewhere": elsewhere,
         "boxes": boxes,
         "seed": seed,
