@@ -57,7 +57,7 @@ from cliplib.reports.anonymous import (
     model_name,
     model_names,
 )
-from cliplib.reports.data_warnings import KINDS, SEVERITIES
+from cliplib.reports.data_warnings import KINDS, SEVERITIES, warning_of
 from cliplib.reports.document import as_html, as_pdf, document, table_of
 from cliplib.reports.findings import Findings, command_of
 from cliplib.reports.measure import grouping_of, measure
@@ -714,6 +714,25 @@ def test_texts_of_cells() -> None:
     shown = table_of("", frame)
     assert shown["rows"] == [["1,234", "0.123", "x y"], ["5", "", ""]]
     assert shown["numeric"] == [True, True, False]
+
+
+def test_numbers_below_0_and_dashes_are_numeric() -> None:
+    unknown = Estimate(*[float("nan")] * 3)
+    cells = {
+        "a": [Estimate(-0.1, -0.2, 0), unknown],
+        "b": [-0.5, 1.0],
+        "c": ["–", "– none"],
+    }
+    assert table_of("", pd.DataFrame(cells))["numeric"] == [True, True, False]
+
+
+def test_a_number_below_a_millionth_keeps_its_digits(findings: Findings) -> None:
+    small = {"p": 1.234567891e-12, "zero": 0.0, "third": 1 / 3, "minus": -2e-7}
+    warning = warning_of("unreadable-files", {"files": 1, **small})
+    judged = replace(verdict(findings), warnings=[warning])
+    evidence = report_json(findings, judged)["warnings"][0]["evidence"]
+    told = {"p": 1.23457e-12, "zero": 0.0, "third": 0.333333, "minus": -2e-7}
+    assert evidence == {"files": 1, **told}
 
 
 @pytest.mark.parametrize("rows", [2, 60])

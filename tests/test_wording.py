@@ -6,7 +6,7 @@ import numpy as np
 
 from cliplib.data.wording import counted, listing, number
 from cliplib.evaluation.intervals import Estimate
-from cliplib.reports.templates import percent, points
+from cliplib.reports.templates import percent, points, whole_percent
 
 
 def test_shares_are_written_with_their_intervals() -> None:
@@ -14,6 +14,8 @@ def test_shares_are_written_with_their_intervals() -> None:
     assert percent(Estimate(*[float("nan")] * 3)) == "–"
     assert points(Estimate(0.01, -0.03, 0.05)) == "1 point (−3 to 5)"
     assert points(Estimate(-0.001, -0.2, 0.0)) == "0 points (−20 to 0)"
+    assert percent(Estimate(-0.1, -0.2, -0.001)) == "−10% (−20 to 0)"
+    assert whole_percent(-0.001) == "0%"
 
 
 def test_numbers_have_separators_or_three_decimals() -> None:

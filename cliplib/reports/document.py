@@ -120,7 +120,7 @@ def table_of(caption: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> Block:
     """Return a data frame as a table of texts; its index is shown if it has a name.
 
     Of more than `most` rows the first are shown, and the caption says so; an empty
-    frame yields {}. Columns of numbers, such as "−3 points", are called numeric.
+    frame yields {}. Columns of numbers, such as "−3 points" or "–", are called numeric.
     """
     if frame.empty:
         return {}
@@ -130,12 +130,13 @@ def table_of(caption: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> Block:
     if frame.index.name is not None:
         frame = frame.reset_index()
     cells = frame.map(_text_of)
+    numeric = r"[−-]?\d|–?$"  # a number, a dash or nothing
     return {
         "kind": "table",
         "caption": caption,
         "columns": [str(column) for column in cells],
         "rows": cells.to_numpy().tolist(),
-        "numeric": [bool(cells[name].str.match(r"−?\d|$").all()) for name in cells],
+        "numeric": [bool(cells[name].str.match(numeric).all()) for name in cells],
     }
 
 

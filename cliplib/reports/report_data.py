@@ -82,6 +82,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, int | np.integer):
         return int(value)
+    if abs(value) < 1e-6:  # such as a probability: it keeps its first digits
+        return float(f"{value:.6g}")
     return None if math.isnan(value) else round(float(value), 6)
 
 

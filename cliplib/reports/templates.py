@@ -26,7 +26,7 @@ def data_uri(content: bytes) -> str:
 
 def whole_percent(share: float) -> str:
     """Write a share of 1 as a whole number of per cent: "54%"."""
-    return f"{100 * share:.0f}%"
+    return f"{_hundredths(share)}%"
 
 
 def percent(share: Estimate) -> str:
@@ -34,7 +34,7 @@ def percent(share: Estimate) -> str:
     value, low, high = share
     if math.isnan(value):
         return "–"
-    return f"{whole_percent(value)} ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{whole_percent(value)} ({_hundredths(low)} to {_hundredths(high)})"
 
 
 def points(difference: Estimate) -> str:
@@ -42,15 +42,14 @@ def points(difference: Estimate) -> str:
 
     For example "8 points (2 to 14)".
     """
-    value, low, high = map(_whole_points, difference)
+    value, low, high = map(_hundredths, difference)
     unit = "point" if value == "1" else "points"
     return f"{value} {unit} ({low} to {high})"
 
 
-def _whole_points(difference: float) -> str:
-    """Write a difference of shares as whole percentage points, with a true minus."""
-    text = f"{100 * difference:.0f}"
-    return "0" if text == "-0" else text.replace("-", "−")
+def _hundredths(share: float) -> str:
+    """Write a share of 1 in whole hundredths: with a true minus, and none before 0."""
+    return f"{100 * share:z.0f}".replace("-", "−")
 
 
 TEMPLATES = Environment(
