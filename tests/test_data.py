@@ -226,6 +226,14 @@ def test_folders_that_link_to_each_other_are_listed_once_below_each(image_folder
     assert {"disc/link/square0.png", "square/link/disc0.png"} < set(names)
 
 
+def test_folders_without_end_are_refused(tmp_path):
+    deep = tmp_path / "/".join("x" * 110)
+    deep.mkdir(parents=True)
+    for read in (list_files, load_dataset):
+        with pytest.raises(ValueError, match=f"{tmp_path} holds more than 100 folders"):
+            read(tmp_path)
+
+
 def test_a_folder_that_may_not_be_read_is_named(image_folder, caplog, monkeypatch):
     locked = image_folder(n=2) / "disc" / "locked"
     locked.mkdir()

@@ -23,6 +23,8 @@ USUAL_SPLIT = {
     "test": "test",
     "testing": "test",
 }
+# No folders lie deeper: they would be a mistake, or an attack.
+MOST_NESTED = 100
 # What Windows and macOS themselves put into folders and ZIP archives.
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store")
 SYSTEM_FOLDER = "__MACOSX"
@@ -94,8 +96,12 @@ def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     Links are followed, but not to a folder that was passed on the way down, or one
     above it, which would lead in a circle; `above` are the real paths of those passed.
     What Windows and macOS put there is left out. A warning names folders that cannot be
-    listed.
+    listed. ValueError for more than `MOST_NESTED` folders within each other.
     """
+    if len(above) > MOST_NESTED:
+        raise ValueError(
+            f"{above[0]} holds more than {MOST_NESTED} folders within each other."
+        )
     passed = (*above, folder.resolve())
     try:
         inside = list(folder.iterdir())
