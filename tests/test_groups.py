@@ -121,8 +121,12 @@ def test_a_table_declares_by_id_or_by_a_file_name_that_is_unique(tmp_path) -> No
     )
     for declaration in (table, str(table)):
         assert declared_groups(ids, declaration) == ["a", "b", "a"]
-    both = write(tmp_path / "h.csv", "file,group", "1.jpg,name", "metal/1.jpg,id")
-    assert declared_groups(ids[:1], both) == ["id"]
+
+
+def test_two_rows_of_one_image_are_refused(tmp_path) -> None:
+    both = write(tmp_path / "g.csv", "file,group", "metal/1.jpg,id", "1.jpg,name")
+    with pytest.raises(ValueError, match=r"g\.csv' names 'metal/1\.jpg' twice"):
+        declared_groups(["metal/1.jpg"], both)
 
 
 @pytest.mark.parametrize("separator", [";", "\t", ","])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cliplib.data.text_table import id_by_name, read_text_table
+from cliplib.data.text_table import named_images, read_text_table
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import counted
 
@@ -42,8 +42,8 @@ def declared_groups(
     FileNotFoundError
         If the declaration is the name of a CSV file that is not there.
     ValueError
-        If it does not cover every image; or is neither such a file nor such an
-        expression.
+        If it does not cover every image, or two rows name the same image; or it is
+        neither such a file nor such an expression.
     """
     name = os.fspath(declaration)
     is_table = os.path.isfile(name) or isinstance(declaration, os.PathLike)
@@ -68,7 +68,7 @@ def _groups_from_table(ids: Sequence[str], path: Path) -> list[str]:
     declare no image.
     """
     table = read_text_table(path, ("file", "group"))
-    image_of_row = table["file"].map(id_by_name(ids))  # NaN where there is none
+    image_of_row = named_images(table["file"], ids, path)
     absent = table["file"][image_of_row.isna()]
     if len(absent):
         warn_once(

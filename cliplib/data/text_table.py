@@ -67,16 +67,23 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table
 
 
-def id_by_name(ids: Sequence[str]) -> dict[str, str]:
-    """Return which image a name in a table means, an id, by that name.
+def named_images(names: pd.Series, ids: Sequence[str], path: Path) -> pd.Series:
+    """Return the id of the image that each name in the table at `path` means, or NaN.
 
     A name is an id, or a file name that only one image has: "1.jpg" of "cat/1.jpg".
+    ValueError if two names mean the same image.
     """
     file_names = [PurePosixPath(image_id).name for image_id in ids]
     id_of = pd.Series(list(ids), file_names, dtype=str)
     is_shared = id_of.index.duplicated(keep=False)
     by_id = {image_id: image_id for image_id in ids}
-    return dict(id_of[~is_shared]) | by_id
+    images = names.map(dict(id_of[~is_shared]) | by_id)
+    repeated = images[images.duplicated()].dropna()
+    if len(repeated):
+        raise ValueError(
+            f"{str(path)!r} names {repeated.iloc[0]!r} twice: leave one out."
+        )
+    return images
 
 
 def write_csv(rows: pd.DataFrame, path: str | os.PathLike[str]) -> None:

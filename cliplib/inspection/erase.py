@@ -25,7 +25,7 @@ from scipy.ndimage import (
 
 from cliplib.data.arrays import Bools, Features, Floats, row_batches
 from cliplib.data.image import ImageSource, image_name, load_image
-from cliplib.data.text_table import id_by_name, read_text_table
+from cliplib.data.text_table import named_images, read_text_table
 from cliplib.encoders.encoder import Encoder
 from cliplib.evaluation.intervals import share_with_interval
 from cliplib.features.table import FeatureTable
@@ -258,15 +258,12 @@ def read_boxes(path: str, ids: Sequence[str]) -> dict[str, Box]:
             "Erasing needs scikit-image: pip install 'cliplib[report]', or leave "
             "the boxes out."
         )
-    id_of = id_by_name(ids)
     boxes: dict[str, Box] = {}
     table = read_text_table(Path(path), BOX_COLUMNS)  # its cells are texts
-    for file, *numbers in table.itertuples(index=False):
-        if file not in id_of:
+    images = named_images(table["file"], ids, Path(path))
+    for image_id, (file, *numbers) in zip(images, table.to_numpy(), strict=True):
+        if pd.isna(image_id):
             raise ValueError(f"{path!r} names {file!r}, which is no image here.")
-        image_id = id_of[file]
-        if image_id in boxes:
-            raise ValueError(f"{path!r} names {image_id!r} twice: leave one out.")
         try:
             # The columns are in the order of the box's fields.
             boxes[image_id] = Box(*map(float, numbers))
