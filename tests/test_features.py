@@ -43,6 +43,12 @@ def test_rows_stay_together():
         assert (part.copies == numbers // 2).all()
 
 
+@pytest.mark.parametrize("y", [["a", "b"], [0, 1]])
+def test_two_classes_of_one_name_are_refused(y):
+    with pytest.raises(ValueError, match="Two classes are called 'a'"):
+        FeatureTable.from_arrays(np.zeros((2, 3)), y, classes=("a", "b", "a"))
+
+
 def test_a_split_that_is_not_there_names_the_remedy():
     assert set(make_table().split("train").splits) == {"train"}
     with pytest.raises(ValueError, match=r"test, train.*train_test_split"):

@@ -35,16 +35,19 @@ def label_indices(y: ArrayLike, classes: Sequence[object] | NDArray[Any]) -> Int
     Raises
     ------
     ValueError
-        If a label is missing (None or NaN), or is not among the classes.
+        If a label is missing (None or NaN), or is not among the classes, or two of
+        these have one name.
     """
     _check_labels(y)
+    names = pd.Index([str(name) for name in classes])
+    if not names.is_unique:
+        raise ValueError(f"Two classes are called {names[names.duplicated()][0]!r}.")
     given = np.asarray(y)
     are_numbers = np.asarray(classes).dtype.kind in "iu"
     if given.dtype.kind in "iu" and not are_numbers:  # indices already
         return given.astype(np.int64)
-    names = [str(name) for name in classes]
     labels = [str(label) for label in given]
-    indices = pd.Index(names).get_indexer(labels)
+    indices = names.get_indexer(labels)
     if (indices < 0).any():
         raise ValueError(
             f"The class {labels[indices.argmin()]!r} is not among the classes "
