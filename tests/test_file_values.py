@@ -31,9 +31,16 @@ def cameras(n_with: int) -> pd.DataFrame:
 def test_a_camera_of_one_class_is_named_at_partial_strength() -> None:
     (found,) = values_of_one_class(cameras(30), table()).to_dict("records")
     assert (found["field"], found["value"], found["class"]) == ("camera", "B", "dog")
-    assert found["images"] == 30
+    assert found["images"] == found["of_all"] == 30
     assert found["p"] < 1e-6
     assert found["rows"] == [1, 3, 0, 2]
+
+
+def test_images_of_other_classes_with_the_value_are_counted() -> None:
+    fields = cameras(40)
+    fields.iloc[0, 0] = "B"
+    found = values_of_one_class(fields, table()).set_index("value")
+    assert found.loc["B", ["images", "of_all"]].tolist() == [40, 41]
 
 
 def test_a_few_files_prove_nothing() -> None:

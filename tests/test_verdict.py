@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy.stats import betabinom, binom
 
 from cliplib import FeatureTable, evaluate
 from cliplib.aids.external import ExternalTest
 from cliplib.data.arrays import Floats, Ints
+from cliplib.data.image import file_facts
 from cliplib.evaluation.intervals import Estimate, clopper_pearson
 from cliplib.inspection.lookalikes import MOST_GROUPS, LookAlikes
 from cliplib.inspection.published_split import PublishedSplit
@@ -400,14 +403,59 @@ def test_nine_groups_altogether_decide_nothing() -> None:
         assert (warning is not None) == is_few
 
 
-def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
-    value = {"field": "format", "value": "PNG", "class": "metal", "images": 30}
-    values = pd.DataFrame([{**value, "p": 1e-9, "rows": [0, 1]}])
+def value_warning(field: str, value: str, of_all: int = 40) -> DataWarning:
+    """Return the warning of a value that 40 images of metal have, of `of_all`."""
+    found = {"field": field, "value": value, "class": "metal", "images": 40, "p": 1e-9}
+    values = pd.DataFrame([{**found, "of_all": of_all, "rows": [0, 1]}])
     warning = one(data_warnings.one_class_value_warnings, one_class_values=values)
-    assert (
-        warning is not None and warning.severity == "medium" and warning.rows == [0, 1]
-    )
+    assert warning is not None and warning.evidence == found
+    return warning
+
+
+def test_a_value_of_one_class_is_told_but_no_word_is_changed() -> None:
+    warning = value_warning("format", "PNG")
+    assert warning.severity == "medium" and warning.rows == [0, 1]
     assert word_of(results(), warning) == "Yes"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "files"),
+    [
+        ("format", "PNG", "with the format PNG"),
+        ("exif", "", "without EXIF data"),
+        ("exif", "271 272", "with the EXIF entries 271 272"),
+        ("exif", "damaged", "with damaged EXIF data"),
+        ("progressive", "", "without progressive JPEG coding"),
+        ("progressive", "yes", "with progressive JPEG coding"),
+        ("quality", "0.0", "without JPEG compression"),
+        ("quality", "9.5", "with the JPEG quantisation 9.5"),
+        ("profile", "560", "with a colour profile of 560 bytes"),
+        ("camera", "any", "with the camera any"),
+        ("software", "{{ x }}", "with the software {{ x }}"),
+    ],
+)
+def test_files_with_a_value_and_without_one_are_told_plainly(
+    field: str, value: str, files: str
+) -> None:
+    said = value_warning(field, value).message
+    assert said.startswith(f"Only metal has files {files} (40 images): somebody made")
+
+
+def test_each_field_of_the_files_has_its_words() -> None:
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    fields = [*pd.DataFrame([file_facts(file.getvalue())]).loc[:, "format":"software"]]
+    assert [*data_warnings.FILE_FIELDS] == fields
+
+
+def test_only_one_class_is_said_where_no_other_has_the_value() -> None:
+    nearly = value_warning("format", "PNG", of_all=41).message
+    assert nearly.startswith("Nearly all files with the format PNG are of metal (40 of")
+    assert "(40 of 41): somebody" in nearly
+    # A group of another class may hold many of them.
+    by_group = value_warning("format", "PNG", of_all=1400).message
+    assert by_group.startswith("By group, nearly all files with the format PNG are of")
+    assert "(40 of 1,400): somebody" in by_group
 
 
 # --- What else a person should look at

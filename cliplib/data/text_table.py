@@ -73,11 +73,10 @@ def named_images(names: pd.Series, ids: Sequence[str], path: Path) -> pd.Series:
     A name is an id, or a file name that only one image has: "1.jpg" of "cat/1.jpg".
     ValueError if two names mean the same image.
     """
-    file_names = [PurePosixPath(image_id).name for image_id in ids]
-    id_of = pd.Series(list(ids), file_names, dtype=str)
-    is_shared = id_of.index.duplicated(keep=False)
-    by_id = {image_id: image_id for image_id in ids}
-    images = names.map(dict(id_of[~is_shared]) | by_id)
+    file_names = pd.Series([PurePosixPath(image_id).name for image_id in ids], ids)
+    unique = file_names[~file_names.duplicated(keep=False)]
+    id_of = {name: image_id for image_id, name in unique.items()}
+    images = names.map(id_of | dict(zip(ids, ids, strict=True)))
     repeated = images[images.duplicated()].dropna()
     if len(repeated):
         raise ValueError(

@@ -31,13 +31,13 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
     -------
     pd.DataFrame
         A row for each value, the least probable first: field, value, class, images (how
-        many of the class have it), p (how likely chance would give it to the class as
-        often) and rows (two images at most of the class with the value, then two of
-        other classes without).
+        many of the class have it), of_all (how many of all have it), p (how likely
+        chance would give it to the class as often) and rows (two images at most of the
+        class with the value, then two of other classes without).
     """
     known = pd.DataFrame({"group": table.groups, "label": table.labels})
     share_of_class = known.drop_duplicates()["label"].value_counts(normalize=True)
-    columns = ["field", "value", "class", "images", "p", "rows"]
+    columns = ["field", "value", "class", "images", "of_all", "p", "rows"]
     found = []
     for field in fields:
         values = fields[field].astype(str).to_numpy()
@@ -52,9 +52,9 @@ def values_of_one_class(fields: pd.DataFrame, table: FeatureTable) -> pd.DataFra
             in_class = table.labels == label
             examples = np.flatnonzero(has_value & in_class)[:2].tolist()
             others = np.flatnonzero(~has_value & ~in_class)[:2].tolist()
-            n_images = (has_value & in_class).sum()
-            class_name = table.classes[label]
-            found.append([field, value, class_name, n_images, p, examples + others])
+            counted = [(has_value & in_class).sum(), has_value.sum()]
+            told = [field, value, table.classes[label], *counted]
+            found.append([*told, p, examples + others])
     return pd.DataFrame(found, columns=columns).sort_values("p", kind="stable")
 
 

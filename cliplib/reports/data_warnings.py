@@ -15,6 +15,7 @@ import numpy as np
 
 from cliplib.aids.external import ExternalTest
 from cliplib.evaluation.intervals import Estimate
+from cliplib.inspection.file_values import MIN_PURITY
 from cliplib.inspection.lookalikes import MOST_GROUPS
 from cliplib.inspection.published_split import BY_GROUP, PUBLISHED
 from cliplib.inspection.shortcuts import COLOURS, Shortcut
@@ -26,6 +27,8 @@ from cliplib.reports.templates import filled, read_texts
 SEVERITIES = ("high", "medium", "low")  # from the most severe to the least
 # By stable name, for programs: severity, strongest word, and texts of a warning.
 KINDS: dict[str, dict[str, str]] = read_texts("data_warnings.toml")
+# By field of the files and value: how files that have it are told.
+FILE_FIELDS: dict[str, dict[str, str]] = read_texts("file_fields.toml")
 
 # With fewer groups altogether nothing is decided: they say little of others.
 FEW_GROUPS = 10
@@ -199,8 +202,12 @@ def used_shortcuts(shortcuts: Sequence[Shortcut], min_cost: float) -> list[Short
 def one_class_value_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that a value of a field of the files belongs to one class."""
     for evidence in findings.one_class_values.to_dict("records"):
-        rows = evidence.pop("rows")
-        yield warning_of("one-class-value", evidence, rows=rows)
+        rows, of_all = evidence.pop("rows"), evidence.pop("of_all")
+        value, texts = evidence["value"], FILE_FIELDS[evidence["field"]]
+        such_files = "files " + filled(texts.get(value, texts["any"]), value=value)
+        few = evidence["images"] < MIN_PURITY * of_all  # though they are many groups
+        words = {"such_files": such_files, "of_all": of_all, "few": few}
+        yield warning_of("one-class-value", evidence, rows=rows, **words)
 
 
 def external_warnings(findings: Findings) -> Iterator[DataWarning]:
