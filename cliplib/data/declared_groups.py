@@ -99,7 +99,5 @@ def groups_from_pattern(ids: Sequence[str], pattern: str) -> list[str]:
     # A column for each pair of parentheses.
     found = pd.Series(ids, dtype=object).str.extract(expression).fillna("")
     named = [number - 1 for number in expression.groupindex.values()]
-    groups = []
-    for parts in found.iloc[:, named or [0]].itertuples(index=False):
-        groups.append("/".join(part for part in parts if part))
-    return groups
+    parts = found.iloc[:, named or [0]].itertuples(index=False)
+    return ["/".join(filter(None, of_image)) for of_image in parts]

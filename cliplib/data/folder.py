@@ -157,9 +157,7 @@ def _check_layout(root: Path, images: Sequence[ListedImage]) -> None:
     """
     image_by_place = {image.place: image for image in images}
     if len(image_by_place) > 1:
-        places = sorted(image_by_place)
-        first = places[0]
-        second = places[1]
+        first, second, *_ = sorted(image_by_place)
         raise ValueError(
             f"Class folders lie in {first} (which holds {image_by_place[first].id}) "
             f"and in {second} (which holds {image_by_place[second].id}): put all in "
