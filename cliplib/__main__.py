@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     or ask for help, argparse itself exits.
     """
     try:
-        options = vars(build_parser().parse_args(with_command(arguments)))
+        options = vars(build_parser().parse_args(arguments))
         # The function of the command, such as `train`, which its parser has put there.
         run_command = options.pop("run")
         status = run_command(**options)
@@ -87,10 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         "cliplib",
         allow_abbrev=False,
         description="Does a frozen CLIP sort my images?",
-        # The parser knows no short form: `with_command` puts "train" before the rest.
-        epilog="'cliplib FOLDER --out AID' is short for 'train'. A folder of the name "
-        "of a command, such as 'classify', is given as './classify'. 'cliplib COMMAND "
-        "--help' explains a command.",
+        epilog="'cliplib COMMAND --help' explains a command.",
     )
     parser.add_argument(
         "--version",
@@ -118,28 +115,6 @@ def build_parser() -> argparse.ArgumentParser:
                 command.add_argument(argument, **settings)
         command.set_defaults(run=run_command)
     return parser
-
-
-def with_command(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments, with the command "train" before them if they have none.
-
-    ["photos", "--out", "aid"] becomes ["train", "photos", "--out", "aid"]; no arguments
-    become ["--help"]. ValueError if the first one is neither a command, nor an option,
-    nor a folder.
-    """
-    if not arguments:
-        return ["--help"]
-    first = arguments[0]
-    if first in ("-h", "--help", "--version") or first in COMMANDS:
-        return [*arguments]
-    is_source = os.path.exists(first) or first.startswith("hf://datasets/")
-    if not first.startswith("-") and not is_source:
-        raise ValueError(
-            f"{first!r} is neither a folder nor one of the commands "
-            f"{', '.join(COMMANDS)}: name one that exists, or a data set of the hub as "
-            "hf://datasets/OWNER/NAME."
-        )
-    return ["train", *arguments]
 
 
 # --- The commands

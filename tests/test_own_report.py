@@ -55,7 +55,6 @@ from cliplib.reports.anonymous import (
     anonymised_grouping,
     anonymised_options,
     model_name,
-    model_names,
 )
 from cliplib.reports.data_warnings import KINDS, SEVERITIES, warning_of
 from cliplib.reports.document import as_html, as_pdf, document, table_of
@@ -570,19 +569,6 @@ def test_an_anonymous_model_is_called_by_its_fingerprint_but_the_embedded_one() 
         encoder.name = name
         names.append(model_name(encoder))
     assert names == ["model 01234567", "model 01234567", "mini"]
-
-
-def test_anonymous_models_of_equal_weights_keep_names_apart() -> None:
-    encoders = []
-    for name in ("mini", "/home/Anna", "Miller/clip"):
-        encoder = Mock(fingerprint="0123456789")
-        encoder.name = name
-        encoders.append(encoder)
-    assert [*model_names(encoders).values()] == [
-        "mini",
-        "model 01234567",
-        "model 01234567 (2)",
-    ]
 
 
 def test_anonymous_findings_name_no_repository_of_a_hub(

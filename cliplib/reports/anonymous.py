@@ -27,7 +27,8 @@ def anonymised(findings: Findings, other_encoders: Sequence[Encoder]) -> Finding
     """
     ids = findings.images.table.ids.tolist()
     name_of = {image_id: f"image {i}" for i, image_id in enumerate(ids, start=1)}
-    model_of = model_names((findings.encoder, *other_encoders))
+    encoders = (findings.encoder, *other_encoders)
+    model_of = {encoder.name: model_name(encoder) for encoder in encoders}
     results = findings.results
     aid = findings.aid
     external = findings.external
@@ -76,16 +77,6 @@ def anonymised_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def model_name(encoder: Encoder) -> str:
     """Return "mini" for the embedded model, for others the start of the fingerprint."""
     return "mini" if encoder.name == "mini" else f"model {encoder.fingerprint[:8]}"
-
-
-def model_names(encoders: Sequence[Encoder]) -> dict[str, str]:
-    """Return a name for each encoder's, a number added to those of equal weights."""
-    names: dict[str, str] = {}
-    for encoder in encoders:
-        name = model_name(encoder)
-        n_same = sum(taken.startswith(name) for taken in names.values())
-        names[encoder.name] = f"{name} ({n_same + 1})" if n_same else name
-    return names
 
 
 def anonymised_grouping(grouping: Grouping, name_of: Mapping[str, str]) -> Grouping:
