@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     or ask for help, argparse itself exits.
     """
     try:
-        options = vars(build_parser().parse_args(arguments))
+        options = vars(build_parser().parse_args(with_command(arguments)))
         # The function of the command, such as `train`, which its parser has put there.
         run_command = options.pop("run")
         status = run_command(**options)
@@ -87,7 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
         "cliplib",
         allow_abbrev=False,
         description="Does a frozen CLIP sort my images?",
-        epilog="'cliplib COMMAND --help' explains a command.",
+        epilog="'cliplib FOLDER --out AID' is short for 'train'. 'cliplib COMMAND "
+        "--help' explains a command.",
     )
     parser.add_argument(
         "--version",
@@ -115,6 +116,15 @@ def build_parser() -> argparse.ArgumentParser:
                 command.add_argument(argument, **settings)
         command.set_defaults(run=run_command)
     return parser
+
+
+def with_command(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, "train" before them if they begin with a source."""
+    first = arguments[0] if arguments else ""
+    is_source = os.path.exists(first) or first.startswith("hf://datasets/")
+    return (
+        ["train", *arguments] if is_source and first not in COMMANDS else [*arguments]
+    )
 
 
 # --- The commands

@@ -19,7 +19,7 @@ import pytest
 from test_decision_aid import PROBE, clouds
 
 from cliplib import __version__
-from cliplib.__main__ import COMMANDS, build_parser, main
+from cliplib.__main__ import COMMANDS, build_parser, main, with_command
 from cliplib.aids.decision_aid import DecisionAid
 from cliplib.encoders.clip import ClipEncoder
 from cliplib.reports.verdict import WORDS
@@ -271,7 +271,15 @@ def test_a_mistyped_command_is_told(capsys: Capture) -> None:
     assert "invalid choice: 'clasify' (choose from" in capsys.readouterr().err
 
 
-def test_folders_may_bear_names_of_commands() -> None:
+def test_a_source_alone_is_trained_on_and_folders_may_bear_names_of_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classify").mkdir()
+    assert with_command(["classify", "aid", "x"]) == ["classify", "aid", "x"]
+    assert with_command(["./classify", "--out", "a"])[0] == "train"
+    assert with_command(["hf://datasets/o/n"]) == ["train", "hf://datasets/o/n"]
+    assert with_command([]) == []
     parsed = build_parser().parse_args(["train", "classify", "--out=aid"])
     assert parsed.source == "classify"
 

@@ -89,4 +89,4 @@ def test_every_option_that_the_readme_shows_is_one() -> None:
     lines = re.findall(r"^(?:\$ )?cliplib (.*?)(?:    #.*)?$", README, re.MULTILINE)
     assert len(lines) >= 8
     for line in lines:
-        parser.parse_args(shlex.split(line))
+        parser.parse_args(cli.with_command(shlex.split(line)))
