@@ -120,11 +120,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def with_command(arguments: Sequence[str]) -> list[str]:
     """Return the arguments, "train" before them if they begin with a source."""
-    first = arguments[0] if arguments else ""
+    if not arguments:
+        return ["--help"]
+    first = arguments[0]
     is_source = os.path.exists(first) or first.startswith("hf://datasets/")
-    return (
-        ["train", *arguments] if is_source and first not in COMMANDS else [*arguments]
-    )
+    if is_source and first not in COMMANDS:
+        return ["train", *arguments]
+    return [*arguments]
 
 
 # --- The commands

@@ -279,7 +279,7 @@ def test_a_source_alone_is_trained_on_and_folders_may_bear_names_of_commands(
     assert with_command(["classify", "aid", "x"]) == ["classify", "aid", "x"]
     assert with_command(["./classify", "--out", "a"])[0] == "train"
     assert with_command(["hf://datasets/o/n"]) == ["train", "hf://datasets/o/n"]
-    assert with_command([]) == []
+    assert with_command([]) == ["--help"]
     parsed = build_parser().parse_args(["train", "classify", "--out=aid"])
     assert parsed.source == "classify"
 

@@ -275,6 +275,7 @@ def test_a_data_set_of_the_hub_is_a_source(
             None,
             "o/n: Dataset scripts are no longer supported, but found n.py.$",
         ),
+        (DatasetGenerationError("An error"), ValueError("Bad column"), "Bad column.$"),
     ],
 )
 def test_what_the_library_of_data_sets_hides_is_told(

@@ -215,8 +215,8 @@ def _raise_cause(error: BaseException, name: str, revision: str) -> NoReturn:
         raise DownloadError(not_there(f"datasets/{name}", revision))
     while isinstance(error, LIBRARY_ERRORS) and error.__cause__:
         error = error.__cause__
-    if isinstance(error, (*LIBRARY_ERRORS, RuntimeError)):
-        raise DownloadError(first_sentence(error))
+    if isinstance(error, (*LIBRARY_ERRORS, RuntimeError, ValueError, ImportError)):
+        raise DownloadError(first_sentence(error) or type(error).__name__)
     raise error
 
 

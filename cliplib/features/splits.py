@@ -98,7 +98,7 @@ def group_train_test_split(
     one_sided = np.unique(labels)[~(in_train & in_test)][0]
     raise ValueError(
         f"Class {one_sided} is on one side of the split only, since its groups hold"
-        " other classes, too: try another seed."
+        " other classes, too: give other groups, or more of them."
     )
 
 

@@ -103,7 +103,8 @@ def measure(
         If the folder does not hold two classes of four images each that can be read,
         or groups, boxes or the other folder do not fit it.
     """
-    others = [others] if isinstance(others, str | os.PathLike) else list(others)
+    others = [others] if isinstance(others, str | os.PathLike) else others
+    others = [other for other in others if other]  # "" is none, as for a model
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} must be from 0 to 2³² - 1.")
     options = {
