@@ -164,7 +164,8 @@ def _draw_donors(
     for fold, test_rows in enumerate(test_folds):
         rows = one_of_each_group(rng.permutation(test_rows), table.groups)
         is_class = table.labels[rows] == label
-        of_class, of_others = rows[is_class], rows[~is_class]
+        of_class = rows[is_class]
+        of_others = rows[~is_class]
         for same, other in ((of_class, of_others), (of_others, of_class)):
             if len(same) > 1:  # a single one would be its own donor
                 same_class_donors = np.roll(same, 1)

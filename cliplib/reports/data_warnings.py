@@ -202,8 +202,10 @@ def used_shortcuts(shortcuts: Sequence[Shortcut], min_cost: float) -> list[Short
 def one_class_value_warnings(findings: Findings) -> Iterator[DataWarning]:
     """Say that a value of a field of the files belongs to one class."""
     for evidence in findings.one_class_values.to_dict("records"):
-        rows, of_all = evidence.pop("rows"), evidence.pop("of_all")
-        value, texts = evidence["value"], FILE_FIELDS[evidence["field"]]
+        rows = evidence.pop("rows")
+        of_all = evidence.pop("of_all")
+        value = evidence["value"]
+        texts = FILE_FIELDS[evidence["field"]]
         such_files = "files " + filled(texts.get(value, texts["any"]), value=value)
         few = evidence["images"] < MIN_PURITY * of_all  # though they are many groups
         words = {"such_files": such_files, "of_all": of_all, "few": few}

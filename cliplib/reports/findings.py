@@ -141,9 +141,12 @@ def command_of(options: Mapping[str, Any]) -> str:
         if name == "folder" or not value:
             continue
         flag = f"--{name.replace('_', '-')}"
-        values = [] if value is True else value if isinstance(value, list) else [value]
-        if len(values) == 1 and str(values[0]).startswith("-"):
-            words.append(f"{flag}={values[0]}")  # no option of its own
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        elif str(value).startswith("-"):  # else it would be an option of its own
+            words.append(f"{flag}={value}")
         else:
-            words += [flag, *map(str, values)]
+            words += [flag, str(value)]
     return shlex.join(words)
