@@ -1,6 +1,6 @@
-"""Pairs of images of which one may be cropped or turned a little, and which are.
+"""Copies that are cropped or turned a little: pairs are proposed, then confirmed.
 
-They are proposed by hashes of cropped and turned versions, and by like features, and
+They are proposed by hashes of cropped and turned versions, and by similar features, and
 confirmed by registration.
 """
 
@@ -27,18 +27,21 @@ from cliplib.features.hashes import (
 )
 from cliplib.features.registration import halved, register, similarity_maps, warped
 
-# Correlations of detail and of grey levels, once one image is laid over the other.
+# Smallest correlations of detail and of grey levels of a registered pair.
 MIN_REGISTERED = 0.85
 MIN_REGISTERED_GREY = 0.95
-# In any one place. Planted crops and turns of 800 photographs differ by up to 22 there.
+# Largest difference anywhere of a registered pair, in grey levels. Planted crops and
+# turns of 800 photographs differ by up to 22.
 MAX_REGISTERED_DIFFERENCE = 30
-# Differing bits of 64.
+# Largest number of differing bits, of 64, at which hashes propose a pair.
 MAX_WARPED_DISTANCE = 6
-# Of 255, between mean tints.
+# Largest difference between the mean tints of two simple copies, on a scale of 0 to
+# 255.
 MAX_TINT_DIFFERENCE = 15
-# Between standardised features.
+# Smallest cosine of standardised features that proposes a pair.
 MIN_COSINE = 0.8
-# Crops and turns, but not both: enough to propose pairs by their hashes.
+# The versions that are hashed: zooms and turns, but not both at once, which suffices to
+# propose pairs.
 WARPS = similarity_maps(
     [(s, 0.0) for s in (1.0, 0.95, 0.9, 0.85, 0.8)] + [(1.0, a) for a in (-8, -4, 4, 8)]
 )
@@ -51,80 +54,87 @@ def proposed_crops(
     features: Features | None,
     is_within: bool,
 ) -> Ints:
-    """Return pairs of rows, (p, 2), that may show parts of one another.
+    """Return pairs of rows, (p, 2), of which one may show a part of the other.
 
-    Their hashes are close once one of both is cropped or turned; or their features are.
+    Either their hashes are close once one of them is cropped or turned, or their
+    features are similar. Within one collection `index_a` and `index_b` are the same
+    rows; otherwise `features` are not used.
     """
-    proposed = [_with_close_versions(grey, index_a, index_b)]
+    proposed = [_close_once_warped(grey, index_a, index_b)]
     if not is_within:
-        swapped = _with_close_versions(grey, index_b, index_a)
+        swapped = _close_once_warped(grey, index_b, index_a)
         proposed.append(swapped[:, ::-1])
     elif features is not None:
-        known = index_a[np.isfinite(features[index_a]).all(axis=1)]
-        if len(known):
-            proposed.append(known[_like_rows(features[known])])
+        has_features = np.isfinite(features[index_a]).all(axis=1)
+        rows = index_a[has_features]
+        if len(rows):
+            proposed.append(rows[_similar_pairs(features[rows])])
     pairs = np.concatenate(proposed)
     if is_within:
         pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
     return np.unique(pairs, axis=0)
 
 
-def _with_close_versions(grey: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Ints:
-    """Return pairs of rows, (p, 2): one of `moving`, then one of `fixed`.
+def _close_once_warped(grey: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Ints:
+    """Return pairs, (p, 2), of a row of `moving` and a row of `fixed`.
 
-    The hash of a cropped or turned version of the first is close to that of the second.
+    A cropped or turned version of the first image has a hash close to the second's.
     """
-    versions = _warped_bits(grey[moving])
-    bits = low_frequency_bits(halved(grey[fixed]), 8)
+    warped_bits = _warped_bits(grey[moving])
+    fixed_bits = low_frequency_bits(halved(grey[fixed]), 8)
     pairs = [np.zeros((0, 2), np.int64)]
-    for rows_a, rows_b, _ in close_hashes(versions, bits, MAX_WARPED_DISTANCE):
-        pairs.append(np.column_stack([moving[rows_a], fixed[rows_b]]))
+    for a, b, _ in close_hashes(warped_bits, fixed_bits, MAX_WARPED_DISTANCE):
+        pairs.append(np.column_stack([moving[a], fixed[b]]))
     return np.concatenate(pairs)
 
 
 @one_thread()
 def _warped_bits(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return 64 bits of each image (n, s, s) in each of the warps, and mirrored.
+    """Return the 64-bit hashes of images (n, s, s) in all warps, (n, 2 · warps, 1).
 
-    The answer is (n, 2 · warps, 1).
+    The warps come first, then their mirror images.
     """
-    bits = [np.zeros((0, 2 * len(WARPS), 1), np.uint64)]
+    bits = np.empty((len(grey), 2 * len(WARPS), 1), np.uint64)
     for batch in row_batches(len(grey), IMAGES_AT_ONCE):
-        views = warped(halved(grey[batch]), WARPS).numpy()
-        both = np.concatenate([views, views[..., ::-1]])
-        bits.append(low_frequency_bits(both, 8).swapaxes(0, 1))
-    return np.concatenate(bits)
+        views = warped(halved(grey[batch]), WARPS).numpy()  # (warps, n, s/2, s/2)
+        with_mirrored = np.concatenate([views, views[..., ::-1]])
+        bits[batch] = low_frequency_bits(with_mirrored, 8).swapaxes(0, 1)
+    return bits
 
 
-def _like_rows(features: Features) -> Ints:
+def _similar_pairs(features: Features) -> Ints:
     """Return pairs of rows, (p, 2), whose standardised features have a high cosine."""
     standardised = StandardScaler().fit_transform(features)
-    alike = radius_neighbors_graph(standardised, 1 - MIN_COSINE, metric="cosine")
-    return np.column_stack(triu(alike).nonzero())
+    is_similar = radius_neighbors_graph(standardised, 1 - MIN_COSINE, metric="cosine")
+    return np.column_stack(triu(is_similar).nonzero())
 
 
 def confirmed_crops(
     records: NDArray[Any], proposed: Ints, min_correlation: float
 ) -> pd.DataFrame:
-    """Return those of the proposed pairs, (p, 2), that registration confirms."""
+    """Return the proposed pairs of rows, (p, 2), that registration confirms.
+
+    The result has the columns of `find_near_duplicates`, and some more.
+    """
     rows_a = proposed[:, 0]
     rows_b = proposed[:, 1]
-    found = register(records["grey"], rows_a, rows_b)
+    pairs = register(records["grey"], rows_a, rows_b)
     is_simple = one_is_simple(records["grey"], rows_a, rows_b)
     max_difference = np.where(
         is_simple, MAX_SIMPLE_DIFFERENCE, MAX_REGISTERED_DIFFERENCE
     )
-    # Of parts, only the mean tint can be compared. A simple image's must be the same.
-    tint = tints(records["colours"]).mean(axis=(2, 3))
-    tint_difference = np.abs(tint[rows_a] - tint[rows_b]).max(axis=1)
+    # Tints of cells cannot be compared once one image is cropped, but mean tints can:
+    # simple images must agree in them.
+    mean_tints = tints(records["colours"]).mean(axis=(2, 3))  # (n, 3)
+    tint_difference = np.abs(mean_tints[rows_a] - mean_tints[rows_b]).max(axis=1)
     is_copy = (
-        (found["correlation"] >= max(MIN_REGISTERED, min_correlation))
-        & (found["grey"] >= MIN_REGISTERED_GREY)
-        & (found["difference"] <= max_difference)
+        (pairs["correlation"] >= max(MIN_REGISTERED, min_correlation))
+        & (pairs["grey"] >= MIN_REGISTERED_GREY)
+        & (pairs["difference"] <= max_difference)
         & (~is_simple | (tint_difference <= MAX_TINT_DIFFERENCE))
     )
-    orientation = np.where(found["is_mirrored"], "mirrored", "")
-    found = found.assign(
+    orientation = np.where(pairs["is_mirrored"], "mirrored", "")
+    pairs = pairs.assign(
         index_a=rows_a, index_b=rows_b, kind="cropped", orientation=orientation
     )
-    return found[is_copy]
+    return pairs[is_copy]

@@ -1,15 +1,16 @@
-"""Copies that are cropped, shifted, or turned a little: found by registering images.
+"""Registration: whether one image, moved over another, shows a part of the same.
 
-Of two images the one may show a part of the other, on 80 to 100 % of its sides, turned
-by up to 8 degrees, and mirrored. First the cross-correlation of their small detail is
-sought over a grid of scales and angles (by Fourier transforms, which try all shifts at
-once), at 16 pixels. Then an affine map is fitted by Gauss-Newton steps (Baker &
-Matthews, IJCV 2004, inverse compositional), at 32 and at 64 pixels. Last, detail must
-agree all over the picture, block by block: outlines of like objects agree in places
-only.
+It finds copies that are cropped to 80 to 100 % of the sides, shifted, turned by up to 8
+degrees, and mirrored. First, at 16 × 16 pixels, the position with the highest
+cross-correlation of fine detail is sought over a grid of scales and angles; Fourier
+transforms try all shifts at once. Then an affine map is fitted by Gauss-Newton steps
+(Baker & Matthews, IJCV 2004, inverse compositional), at 32 and at 64 pixels. Last,
+detail must agree all over the picture, block by block, since outlines of similar
+objects agree in places only.
 
-Maps lead from a place in the fixed image to that in the moving one, as in
-`torch.nn.functional.affine_grid`: from -1 to 1 along each side.
+The image that moves is called moving, the other one fixed. A map leads from a point of
+the fixed image to that of the moving one. Coordinates run from -1 to 1 along each side,
+as in `torch.nn.functional.affine_grid`.
 """
 
 from __future__ import annotations
@@ -34,50 +35,53 @@ from cliplib.features.hashes import (
     largest_difference,
 )
 
-# What is tried: shares of the sides, and turns in degrees.
+# The scales (shares of the sides) and angles (degrees) that are tried.
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
 ANGLES = (-8, -4, 0, 4, 8)
 
 COARSE_SIDE = 16
-# What a shift by so many pixels is in a map.
-OFFSETS = 2 * torch.fft.fftfreq(COARSE_SIDE)
-# Correlation of detail on the grid, at best, and once the map is fitted.
+# Shift in a map's coordinates for each index of a circular cross-correlation of squares
+# of 16 × 16 pixels: 0, 1/8, … 7/8, -1, … -1/8.
+SHIFTS = 2 * torch.fft.fftfreq(COARSE_SIDE)
+# Smallest correlation of detail at which a map is fitted at 32 pixels, and at which it
+# is fitted at 64 pixels and then compared.
 MIN_COARSE = 0.45
 MIN_FITTED = 0.5
-# Steps in which a map is fitted.
+# Number of Gauss-Newton steps.
 STEPS = 8
-# Pairs whose arrays a core's cache holds.
+# Number of pairs whose arrays fit into a core's cache.
 PAIRS_AT_ONCE = 64
-# Share of the area of both images, less a rim.
+# Smallest share of the images' area that must overlap, without a rim.
 MIN_SHARED = 0.5
-# Pixels from the edge of the overlap: local means know what lies beyond it.
+# Pixels along the edge of the overlap that do not count, since their local means depend
+# on what lies beyond it.
 OVERLAP_RIM = 2
-# Of a map's entries from those of the map that changes nothing: a scale, and a turn.
-# Without it ten pairs more of brain MRI's slices would count.
+# Largest change of a map's scales (diagonal) and turns or shears from the identity.
+# Without this limit, ten more pairs of slices in the brain MRI set would count.
 MAX_CHANGE = torch.tensor([[0.3, 0.2], [0.2, 0.3]])
 
-# Blocks that hold detail.
+# Smallest number of blocks with detail in the overlap.
 MIN_BLOCKS = 10
-# Of the blocks' correlations, the lowest tenth: at most 0.65 for neighbouring slices of
-# one head, at least 0.76 for copies.
+# Smallest value of the lowest decile of the blocks' correlations. The decile is at most
+# 0.65 for neighbouring slices of one head, and at least 0.76 for copies.
 MIN_DECILE = 0.7
 
 
 def halved(squares: NDArray[Any]) -> Features:
-    """Return squares (n, s, s) of half the side, (n, s / 2, s / 2)."""
+    """Return squares (n, s, s) shrunk to half the side, (n, s / 2, s / 2)."""
     n, side, _ = squares.shape
-    parts = squares.reshape(n, side // 2, 2, side // 2, 2)
-    return np.asarray(parts.mean(axis=(2, 4), dtype=np.float32))
+    cells = squares.reshape(n, side // 2, 2, side // 2, 2)
+    return np.asarray(cells.mean(axis=(2, 4), dtype=np.float32))
 
 
 def similarity_maps(warps: list[tuple[float, float]]) -> Tensor:
-    """Return the maps, (w, 2, 3), that zoom and turn, each by a scale and an angle."""
+    """Return a map for each of w warps, a scale and an angle in degrees: (w, 2, 3)."""
     scale = torch.tensor([scale for scale, _ in warps])
     angle = torch.tensor([angle for _, angle in warps])
     cos = scale * torch.cos(torch.deg2rad(angle))
     sin = scale * torch.sin(torch.deg2rad(angle))
-    none = torch.zeros(len(warps))
-    rows = [torch.stack([cos, -sin, none]), torch.stack([sin, cos, none])]
+    no_shift = torch.zeros(len(warps))
+    rows = [torch.stack([cos, -sin, no_shift]), torch.stack([sin, cos, no_shift])]
     return torch.stack(rows).permute(2, 0, 1)
 
 
@@ -85,23 +89,23 @@ GRID = similarity_maps(list(product(SCALES, ANGLES)))
 
 
 def warped(squares: Features, maps: Tensor) -> Tensor:
-    """Return squares (n, s, s) as each of the maps shows them, (w, n, s, s)."""
+    """Return squares (n, s, s) as seen through each of w maps, (w, n, s, s)."""
     side = squares.shape[-1]
-    places = F.affine_grid(maps, [len(maps), 1, side, side], align_corners=False)
+    points = F.affine_grid(maps, [len(maps), 1, side, side], align_corners=False)
     images = torch.from_numpy(squares).expand(len(maps), -1, -1, -1)
-    return F.grid_sample(images, places, align_corners=False)
+    return F.grid_sample(images, points, align_corners=False)
 
 
 class Alignment(NamedTuple):
-    """Pairs of images, (p,), of which one is moved over the other, which is fixed."""
+    """The maps that lay p moving images over p fixed images, and how well they fit."""
 
-    moving: Ints  # rows of images
+    moving: Ints  # rows of images, (p,)
     fixed: Ints
     maps: Tensor  # (p, 3, 3), of which the last row is 0, 0, 1
-    correlation: Features  # of detail, where they lie
+    correlation: Features  # of the detail where the images overlap, (p,)
 
     def select(self, pairs: Ints) -> Alignment:
-        """Return some of the pairs, by number."""
+        """Return the alignment of some of the pairs, by number."""
         return Alignment(
             self.moving[pairs],
             self.fixed[pairs],
@@ -110,71 +114,83 @@ class Alignment(NamedTuple):
         )
 
     def best_of_two(self) -> Alignment:
-        """Return of each pair the placement with the higher correlation.
+        """Return the better of two alignments of each pair.
 
-        Each pair is there twice: once in the first half, and in the same order once
-        in the second.
+        The first half of the entries holds one alignment of each pair; the second half,
+        in the same order, the other.
         """
         first, second = self.correlation.reshape(2, -1)
         n_pairs = len(first)
         return self.select(np.arange(n_pairs) + n_pairs * (second > first))
 
 
-@one_thread()  # on so small images, two would wait for each other most of the time
+@one_thread()  # on such small images, two would wait for each other most of the time
 def register(grey: NDArray[np.uint8], rows_a: Ints, rows_b: Ints) -> pd.DataFrame:
-    """Register pairs of grey images (n, 64, 64), by rows (p,), and say how they match.
+    """Register pairs of grey images (n, 64, 64), given by their rows, (p,) each.
 
-    Returned is a row for each pair: is_mirrored, and where the images overlap the
-    correlation of detail, that of grey levels, `grey`, and the `difference`, the
-    `largest_difference`. All three are 0 where they do not show the same.
+    Returns a row for each pair: is_mirrored, and for the overlap the correlation of
+    detail, that of grey levels (``grey``), and the `largest_difference` in grey levels
+    (``difference``). These three are 0 where the images do not show the same.
     """
-    rows, place = np.unique([rows_a, rows_b], return_inverse=True)
-    a, b = place.reshape(2, -1)
-    images = np.concatenate([grey[rows], grey[rows][..., ::-1]])  # mirrored ones last
-    firsts = np.tile(a, 2)
-    seconds = np.append(b, b + len(rows))  # as they are, then mirrored
-    # Either image may be the larger part, and so the one that moves.
-    alignment = _shifted(images, np.append(firsts, seconds), np.append(seconds, firsts))
-    alignment = _fitted(halved(images), alignment.best_of_two(), MIN_COARSE)
-    alignment = _fitted(images, alignment.best_of_two(), MIN_FITTED)
+    rows, positions = np.unique([rows_a, rows_b], return_inverse=True)
+    a, b = positions.reshape(2, -1)
+    upright = grey[rows]
+    images = np.concatenate([upright, upright[..., ::-1]])
+    # Each image a goes with b as it is, and with b mirrored.
+    firsts = np.append(a, a)
+    seconds = np.append(b, b + len(rows))
+    # Either one may be the larger part, and so the moving one.
+    moving = np.append(firsts, seconds)
+    fixed = np.append(seconds, firsts)
+    alignment = _coarsely_aligned(images, moving, fixed)
+    alignment = alignment.best_of_two()  # which of the two moves
+    alignment = _fitted(halved(images), alignment, MIN_COARSE)
+    alignment = alignment.best_of_two()  # as it is or mirrored
+    alignment = _fitted(images, alignment, MIN_FITTED)
     is_mirrored = np.maximum(alignment.moving, alignment.fixed) >= len(rows)
     return _compared(images, alignment).assign(is_mirrored=is_mirrored)
 
 
-def _shifted(images: NDArray[np.uint8], moving: Ints, fixed: Ints) -> Alignment:
-    """Place pairs, rows of images (n, 64, 64), by warp and shift of whole pixels.
+def _coarsely_aligned(
+    images: NDArray[np.uint8], moving: Ints, fixed: Ints
+) -> Alignment:
+    """Align pairs of rows of images (n, 64, 64) by scale, angle and shift.
 
-    Those with the highest cross-correlation are sought, at 16 pixels a side.
+    Of all warps in `GRID` and all shifts by whole pixels, at 16 × 16 pixels, the one
+    with the highest cross-correlation is taken.
     """
     detail = fine_detail(halved(halved(images)), noise=4.0)
-    goals = _standardised(torch.from_numpy(detail))
+    unwarped = _standardised(torch.from_numpy(detail))
     correlation = np.zeros(len(moving), np.float32)
     maps = torch.eye(3).repeat(len(moving), 1, 1)
-    # In this order an image's views are made once for many of its pairs.
+    # Sorted, so that the warped versions of an image serve many of its pairs.
     by_moving = np.argsort(moving, kind="stable")
     for batch in row_batches(len(by_moving), PAIRS_AT_ONCE):
         pairs = by_moving[batch]
         rows, row_of_pair = np.unique(moving[pairs], return_inverse=True)
-        views = torch.fft.rfft2(_standardised(warped(detail[rows], GRID)))
-        views_of_pair = views.transpose(0, 1)[row_of_pair]  # (pairs, warps, …)
-        goal = torch.fft.rfft2(goals[fixed[pairs], None])
-        # By shift, since the product of transforms is that of a correlation.
-        correlations = torch.fft.irfft2(views_of_pair * goal.conj())
-        maps[pairs, :2], correlation[pairs] = _best_place(correlations)
+        # The Fourier transform of a circular cross-correlation is the product of one
+        # transform and the conjugate of the other.
+        versions = torch.fft.rfft2(_standardised(warped(detail[rows], GRID)))
+        versions_of_pair = versions.transpose(0, 1)[row_of_pair]  # (pairs, warps, …)
+        goals = torch.fft.rfft2(unwarped[fixed[pairs], None])
+        correlations = torch.fft.irfft2(versions_of_pair * goals.conj())
+        maps[pairs, :2], correlation[pairs] = _best_map(correlations)
     return Alignment(moving, fixed, maps, correlation)
 
 
-def _best_place(correlations: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the map with the highest correlation of p pairs, (p, 2, 3), and that one.
+def _best_map(correlations: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each pair's map with the highest correlation, (p, 2, 3), and that, (p,).
 
-    Correlations are (p, warps, down, right): by warp, and by shift of whole pixels.
+    `correlations` (p, warps, 16, 16) are by warp of `GRID`, and by shift in pixels:
+    down, then right.
     """
     peak = correlations.flatten(1).max(dim=1)
     shape = tuple(correlations.shape[1:])
     warp, down, right = np.unravel_index(peak.indices.numpy(), shape)
-    turned = GRID[warp][:, :, :2]
-    shift = torch.stack([OFFSETS[right], OFFSETS[down]], dim=1)
-    maps = torch.cat([turned, turned @ shift[:, :, None]], dim=2)
+    linear_part = GRID[warp][:, :, :2]
+    shift = torch.stack([SHIFTS[right], SHIFTS[down]], dim=1)
+    # The fixed image's points are shifted first, then zoomed and turned.
+    maps = torch.cat([linear_part, linear_part @ shift[:, :, None]], dim=2)
     return maps, peak.values
 
 
@@ -186,82 +202,91 @@ def _standardised(squares: Tensor) -> Tensor:
 
 
 def _fitted(images: NDArray[Any], alignment: Alignment, least: float) -> Alignment:
-    """Fit the maps of those pairs of images (n, s, s) that are alike by now."""
+    """Fit the maps of pairs of images (n, s, s) whose correlation is `least` or more.
+
+    The other pairs get the correlation 0.
+    """
     maps = alignment.maps.clone()
     correlation = np.zeros(len(maps), np.float32)
     likely = np.flatnonzero(alignment.correlation >= least)
     for batch in row_batches(len(likely), PAIRS_AT_ONCE):
-        some = likely[batch]
-        moving = _soft_detail(images[alignment.moving[some]])
-        fixed = _soft_detail(images[alignment.fixed[some]])
-        maps[some] = _gauss_newton(moving, fixed, maps[some])
-        values, to_edge = _sampled(moving, maps[some])
-        correlation[some] = _correlation(values, fixed, to_edge >= 0.5)
+        pairs = likely[batch]
+        moving = _smooth_detail(images[alignment.moving[pairs]])
+        fixed = _smooth_detail(images[alignment.fixed[pairs]])
+        maps[pairs] = _gauss_newton(moving, fixed, maps[pairs])
+        values, edge_distance = _sampled(moving, maps[pairs])
+        correlation[pairs] = _correlation(values, fixed, edge_distance >= 0.5)
     return alignment._replace(maps=maps, correlation=correlation)
 
 
-def _soft_detail(images: NDArray[Any]) -> Tensor:
-    """Return the detail of images (n, s, s), softened as it is between pixels."""
+def _smooth_detail(images: NDArray[Any]) -> Tensor:
+    """Return the detail of images (n, s, s), as smooth as when it is interpolated."""
     detail = fine_detail(images.astype(np.float32), sigma=2.0)
     return torch.from_numpy(gaussian_filter(detail, (0, 0.6, 0.6)))
 
 
 def _gauss_newton(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
-    """Return the affine maps that carry the fixed images' detail to the moving ones'.
+    """Return better maps (p, 3, 3) from the fixed images' detail to the moving ones'.
 
-    Detail is (p, s, s), maps are (p, 3, 3). The steps are inverse compositional: the
-    derivatives are those of the fixed image, so that they are taken once.
+    Detail is (p, s, s). The Gauss-Newton steps minimise the squared difference between
+    the fixed image and the moving one as its map shows it. They are inverse
+    compositional: the derivatives are those of the fixed image, so that they are
+    computed once.
     """
     side = fixed.shape[-1]
-    slope_down, slope_right = torch.gradient(fixed, dim=(1, 2))
-    down = slope_down.flatten(1) * side / 2
-    right = slope_right.flatten(1) * side / 2
-    pixels = _pixels(side)
-    x = pixels[0]
-    y = pixels[1]
+    gradient_down, gradient_right = torch.gradient(fixed, dim=(1, 2))
+    down = gradient_down.flatten(1) * side / 2  # from pixels to map coordinates
+    right = gradient_right.flatten(1) * side / 2
+    x, y, _ = _pixel_coordinates(side)
+    # The derivative of each pixel by the six entries of an affine map, (p, 6, s²).
     columns = [right * x, right * y, right, down * x, down * y, down]
-    slopes = torch.stack(columns, dim=1)  # (p, 6, s²)
-    # Of so small matrices the inverse takes an eighth of the time of `solve`.
-    descent = torch.linalg.inv(slopes @ slopes.mT + 1e-3 * torch.eye(6)) @ slopes
+    jacobian = torch.stack(columns, dim=1)
+    # For such small matrices, the inverse takes an eighth of the time of `solve`.
+    hessian = jacobian @ jacobian.mT + 1e-3 * torch.eye(6)
+    descent = torch.linalg.inv(hessian) @ jacobian
     for _ in range(STEPS):
-        values, to_edge = _sampled(moving, maps)
-        error = ((values - fixed) * (to_edge >= 0.5)).flatten(1)
+        values, edge_distance = _sampled(moving, maps)
+        error = ((values - fixed) * (edge_distance >= 0.5)).flatten(1)
         change = (descent * error[:, None]).sum(dim=2).reshape(-1, 2, 3)
         maps = maps @ (torch.eye(3) - F.pad(change, (0, 0, 0, 1)))
     return maps
 
 
-def _pixels(side: int) -> Tensor:
+def _pixel_coordinates(side: int) -> Tensor:
     """Return x, y and 1 of each pixel of a square, (3, s²)."""
-    along = (2 * torch.arange(side) + 1) / side - 1
+    centres = (2 * torch.arange(side) + 1) / side - 1
     return torch.stack(
-        [along.repeat(side), along.repeat_interleave(side), torch.ones(side**2)]
+        [centres.repeat(side), centres.repeat_interleave(side), torch.ones(side**2)]
     )
 
 
 def _sampled(images: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     """Return the pixels of images (p, s, s) as their maps show them, (p, s, s).
 
-    Beside them stands how many pixels each lies from the image's edge, below 0 outside.
+    The second result is each pixel's distance from the image's edge, (p, s, s), in
+    pixels, and negative outside.
     """
     side = images.shape[-1]
-    # Those of affine_grid, in a tenth of its time; the edge is at -1 and 1.
-    places = (maps[:, :2] @ _pixels(side)).reshape(-1, 2, side, side)
+    # The points of affine_grid, in a tenth of its time; the edge is at -1 and 1.
+    points = (maps[:, :2] @ _pixel_coordinates(side)).reshape(-1, 2, side, side)
     values = F.grid_sample(
-        images[:, None], places.permute(0, 2, 3, 1), align_corners=False
+        images[:, None], points.permute(0, 2, 3, 1), align_corners=False
     )
-    to_edge = (1 - places.abs().amax(dim=1)) * side / 2
-    return values[:, 0], to_edge
+    edge_distance = (1 - points.abs().amax(dim=1)) * side / 2
+    return values[:, 0], edge_distance
 
 
 def _mean(squares: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of squares (p, s, s) under a mask, (p, 1, 1)."""
+    """Return the mean of squares (p, s, s) where a mask is true, (p, 1, 1)."""
     n_used = mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     return (squares * mask).sum(dim=(1, 2), keepdim=True) / n_used
 
 
 def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Return Pearson's correlation of squares under a mask, (p,); of flat ones 0."""
+    """Return Pearson's correlation of squares (p, s, s) where a mask is true, (p,).
+
+    It is 0 where one of the squares is flat.
+    """
     a = (a - _mean(a, mask)) * mask
     b = (b - _mean(b, mask)) * mask
     spread = ((a**2).sum(dim=(1, 2)) * (b**2).sum(dim=(1, 2))).sqrt()
@@ -269,37 +294,39 @@ def _correlation(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 
 
 def _compared(images: NDArray[np.uint8], alignment: Alignment) -> pd.DataFrame:
-    """Compare pairs where they overlap: see `register`."""
+    """Compare aligned pairs where they overlap; see `register` for the columns."""
     change = (alignment.maps[:, :2, :2] - torch.eye(2)).abs()
     is_small = (change <= MAX_CHANGE).all(dim=(1, 2)).numpy()
     compared = np.zeros((len(change), 3))
     likely = np.flatnonzero(is_small & (alignment.correlation >= MIN_FITTED))
     for batch in row_batches(len(likely), PAIRS_AT_ONCE):
-        some = likely[batch]
-        pairs = alignment.select(some)
-        a = torch.from_numpy(images[pairs.moving]).float()
-        b = torch.from_numpy(images[pairs.fixed]).float()
-        # Where one image ends, the other may go on: that end is no detail of the
-        # picture. So the frame is that of either, and the better one counts.
-        in_b = _compared_overlap(a, b, pairs.maps)
-        in_a = _compared_overlap(b, a, torch.linalg.inv(pairs.maps))
-        compared[some] = torch.where(in_a[:, :1] > in_b[:, :1], in_a, in_b)
+        pairs = likely[batch]
+        aligned = alignment.select(pairs)
+        moving = torch.from_numpy(images[aligned.moving]).float()
+        fixed = torch.from_numpy(images[aligned.fixed]).float()
+        # Where one image ends and the other goes on, the end is an edge that the
+        # picture does not have. So both are compared in the frame of either, and the
+        # better result counts.
+        in_fixed = _compared_overlap(moving, fixed, aligned.maps)
+        in_moving = _compared_overlap(fixed, moving, torch.linalg.inv(aligned.maps))
+        is_better = in_moving[:, :1] > in_fixed[:, :1]
+        compared[pairs] = torch.where(is_better, in_moving, in_fixed)
     return pd.DataFrame(compared, columns=["correlation", "grey", "difference"])
 
 
 def _compared_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
-    """Return correlations of detail and grey levels, and the difference, (p, 3).
+    """Compare the overlap of images (p, 64, 64) in the frame of the fixed ones, (p, 3).
 
-    Images are (p, 64, 64), the maps lay the one on the other, and what overlaps is
-    compared. Zeros where it is less than `MIN_SHARED` of the fixed image, or where
-    the images do not agree block by block.
+    The columns are the correlations of detail and of grey levels, and the largest
+    difference. They are 0 where the overlap is less than `MIN_SHARED` of the fixed
+    image, or the images do not agree block by block.
     """
-    values, to_edge = _sampled(moving, maps)
-    is_inside = to_edge >= 0.5
+    values, edge_distance = _sampled(moving, maps)
+    is_inside = edge_distance >= 0.5
     is_shared = torch.zeros_like(is_inside)
     inner = slice(OVERLAP_RIM, -OVERLAP_RIM)
-    is_shared[:, inner, inner] = to_edge[:, inner, inner] > OVERLAP_RIM
-    # What is outside has the mean of what is shared: it is no detail.
+    is_shared[:, inner, inner] = edge_distance[:, inner, inner] > OVERLAP_RIM
+    # Outside, both get the mean of the overlap, so that no detail arises there.
     a = torch.where(is_inside, values, _mean(values, is_shared))
     b = torch.where(is_inside, fixed, _mean(fixed, is_shared))
     detail_a = torch.from_numpy(fine_detail(a.numpy()))
@@ -311,15 +338,17 @@ def _compared_overlap(moving: Tensor, fixed: Tensor, maps: Tensor) -> Tensor:
         difference[pair] = largest_difference(
             a[pair].numpy(), b[pair].numpy(), is_shared[pair].numpy()
         )
-    of_detail = _correlation(detail_a, detail_b, is_shared)
-    of_grey = _correlation(a, b, is_shared)
-    return torch.stack([of_detail, of_grey, difference], dim=1) * is_same[:, None]
+    detail_correlation = _correlation(detail_a, detail_b, is_shared)
+    grey_correlation = _correlation(a, b, is_shared)
+    columns = [detail_correlation, grey_correlation, difference]
+    return torch.stack(columns, dim=1) * is_same[:, None]
 
 
 def _agree_by_block(detail_a: Tensor, detail_b: Tensor, mask: Tensor) -> Tensor:
-    """Return whether details agree in nearly each block that holds detail, (p,).
+    """Return whether detail (p, s, s) correlates in nearly all blocks that hold some.
 
-    Blocks of which the mask covers less than half are left out.
+    Blocks with less than half of their pixels in the mask (p, s, s) do not count. The
+    result is (p,).
     """
     weight = _block_means(mask.float()).clamp(min=1e-6)
     mean_a = _block_means(detail_a * mask) / weight
@@ -331,10 +360,10 @@ def _agree_by_block(detail_a: Tensor, detail_b: Tensor, mask: Tensor) -> Tensor:
     holds_detail = torch.maximum(variance_a, variance_b) > MIN_CONTRAST**2
     is_used = holds_detail & (weight >= 0.5)
     correlation[~is_used] = torch.nan
-    decile = torch.nanquantile(correlation, 0.1, dim=1)
-    return (is_used.sum(dim=1) >= MIN_BLOCKS) & (decile >= MIN_DECILE)
+    lowest_decile = torch.nanquantile(correlation, 0.1, dim=1)
+    return (is_used.sum(dim=1) >= MIN_BLOCKS) & (lowest_decile >= MIN_DECILE)
 
 
 def _block_means(squares: Tensor) -> Tensor:
-    """Return the mean of each block of squares (p, s, s), (p, 64)."""
+    """Return the mean of each block of squares (p, 64, 64), (p, 64)."""
     return F.avg_pool2d(squares, BLOCK_SIDE).flatten(1)
