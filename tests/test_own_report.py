@@ -571,6 +571,23 @@ def test_an_anonymous_model_is_called_by_its_fingerprint_but_the_embedded_one() 
     assert names == ["model 01234567", "model 01234567", "mini"]
 
 
+def test_anonymous_models_of_equal_weights_keep_a_row_each(findings: Findings) -> None:
+    names = ("Anna/dino", "Miller/dino")
+    encoders = [Mock(fingerprint="0123456789") for _ in names]
+    for encoder, name in zip(encoders, names, strict=True):
+        encoder.name = name
+    results = findings.results
+    both = replace(
+        results,
+        proba_by_method={**results.proba_by_method, **dict.fromkeys(names, 0)},
+        evaluations={**results.evaluations, **dict.fromkeys(names, 0)},
+    )
+    named_twice = [*encoders, encoders[0]]
+    hidden = anonymised(replace(findings, results=both), named_twice).results
+    assert hidden.other_encoders[-2:] == ["model 01234567", "model 01234567 (2)"]
+    assert [*hidden.evaluations] == [*hidden.proba_by_method]
+
+
 def test_anonymous_findings_name_no_repository_of_a_hub(
     findings: Findings, tmp_path: Path
 ) -> None:
@@ -914,9 +931,10 @@ def test_the_command_is_made_of_the_options(findings: Findings, home: Path) -> N
         "cliplib report 'my scans' --out o --others a/b c --copies 0.9"
     )
     options = {"folder": "-a", "title": "-x", "groups": r"-?(\w+)_"}
+    options["others"] = ["b", "-c/d"]
     words = shlex.split(command_of(options))[1:]
     parsed = vars(cli.build_parser().parse_args([*words, "--out", "o"]))
-    assert parsed["source"] == "./-a"
+    assert (parsed["source"], parsed["others"]) == ("./-a", ["b", "./-c/d"])
     assert (parsed["title"], parsed["groups"]) == ("-x", r"-?(\w+)_")
 
 

@@ -14,53 +14,52 @@ from cliplib.features.table import FeatureTable
 from cliplib.inspection.subgroups import FORM
 from cliplib.reports.findings import Findings, Grouping
 
-# Options that name nothing, or what may be shown.
+# Options whose value names nothing private, or is meant to be shown.
 SHOWN = ("title", "anonymous", "copies", "seed")
 
 
 def anonymised(findings: Findings, other_encoders: Sequence[Encoder]) -> Findings:
     """Return findings that name no file, folder, group, data set or model.
 
-    Images are called by numbers, and models but the embedded one by their fingerprint.
-    Ids of files are left in `images`, `audit` and the tables of `results`, of which the
-    CSV files are made. `other_encoders` are those set beside CLIP.
+    Images are called by numbers, and models by their fingerprint, except the embedded
+    one. Ids of files stay in `images`, in `audit` and in the tables of `results`, from
+    which the CSV files are made. `other_encoders` are those compared with CLIP.
     """
     ids = findings.images.table.ids.tolist()
-    name_of = {image_id: f"image {i}" for i, image_id in enumerate(ids, start=1)}
-    encoders = (findings.encoder, *other_encoders)
-    model_of = {encoder.name: model_name(encoder) for encoder in encoders}
-    results = findings.results
-    aid = findings.aid
+    image_names = {image_id: f"image {i}" for i, image_id in enumerate(ids, start=1)}
+    models = model_names([findings.encoder, *other_encoders])
+    results = replace(
+        findings.results,
+        proba_by_method=_rename_keys(findings.results.proba_by_method, models),
+        evaluations=_rename_keys(findings.results.evaluations, models),
+    )
     external = findings.external
     if external is not None:
         external = replace(external, name="the other folder")
     published = findings.published_split
     if published is not None:
-        shared = _rename(published.shared, ["file", "with_file"], name_of)
+        shared = _rename(published.shared, ["file", "with_file"], image_names)
         published = replace(published, shared=shared)
+    aid = replace(
+        findings.aid,
+        training=_anonymised_table(findings.aid.training, image_names, models),
+        about={**findings.aid.about, "data set": ""},
+    )
     return replace(
         findings,
         options=anonymised_options(findings.options),
         title=findings.options["title"] or "A folder of images",
-        names=[*name_of.values()],
+        names=list(image_names.values()),
         unreadable=findings.unreadable.value_counts("reason").reset_index(name="files"),
         groups="",
-        grouping=anonymised_grouping(findings.grouping, name_of),
-        results=replace(
-            results,
-            proba_by_method=_rename_keys(results.proba_by_method, model_of),
-            evaluations=_rename_keys(results.evaluations, model_of),
-        ),
+        grouping=anonymised_grouping(findings.grouping, image_names),
+        results=results,
         subgroups=[
-            # The form of a name may tell a part of it.
+            # A form of names may contain a part of a name.
             replace(subgroup, name="") if subgroup.by == FORM else subgroup
             for subgroup in findings.subgroups
         ],
-        aid=replace(
-            aid,
-            training=_anonymised_table(aid.training, name_of, model_of),
-            about={**aid.about, "data set": ""},
-        ),
+        aid=aid,
         external=external,
         published_split=published,
     )
@@ -74,41 +73,57 @@ def anonymised_options(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def model_names(encoders: Sequence[Encoder]) -> dict[str, str]:
+    """Return the anonymous name of each encoder, by its own name.
+
+    Encoders of equal weights are numbered: "model 0a1b2c3d", "model 0a1b2c3d (2)".
+    """
+    names: dict[str, str] = {}
+    for encoder in encoders:
+        name = model_name(encoder)
+        n_equal = sum(used.startswith(name) for used in names.values())
+        if n_equal:
+            name = f"{name} ({n_equal + 1})"
+        names.setdefault(encoder.name, name)  # one that is repeated keeps its name
+    return names
+
+
 def model_name(encoder: Encoder) -> str:
     """Return "mini" for the embedded model, for others the start of the fingerprint."""
     return "mini" if encoder.name == "mini" else f"model {encoder.fingerprint[:8]}"
 
 
-def anonymised_grouping(grouping: Grouping, name_of: Mapping[str, str]) -> Grouping:
-    """Return a grouping with other names of its images, and no names of groups."""
+def anonymised_grouping(grouping: Grouping, image_names: Mapping[str, str]) -> Grouping:
+    """Return a grouping with these names of its images, and with groups numbered."""
     numbers = pd.factorize(pd.Series(grouping.series))[0] + 1
-    images = [name_of[image_id] for image_id in grouping.series]
+    images = [image_names[image_id] for image_id in grouping.series]
     merged = grouping.merged
     if len(merged):
-        merged = _rename(merged, ["image_a", "image_b"], name_of)
+        merged = _rename(merged, ["image_a", "image_b"], image_names)
         merged = merged.assign(group_a="a declared group", group_b="a declared group")
     series = dict(zip(images, map(str, numbers), strict=True))
     return replace(grouping, series=series, merged=merged)
 
 
-def _rename(
-    images: pd.DataFrame, columns: Sequence[str], name_of: Mapping[str, str]
-) -> pd.DataFrame:
-    """Return a table with names in place of ids in these columns."""
-    return images.assign(**{column: images[column].map(name_of) for column in columns})
+def _anonymised_table(
+    table: FeatureTable, image_names: Mapping[str, str], models: Mapping[str, str]
+) -> FeatureTable:
+    """Return a table with these names of its images and encoder, and of no data set."""
+    ids = np.array([image_names[image_id] for image_id in table.ids])
+    encoder = models[table.provenance["encoder"]]
+    provenance = {**table.provenance, "encoder": encoder, "dataset": ""}
+    return replace(table, ids=ids, provenance=provenance)
 
 
 def _rename_keys(
-    by_method: Mapping[str, Any], model_of: Mapping[str, str]
+    by_method: Mapping[str, Any], models: Mapping[str, str]
 ) -> dict[str, Any]:
-    return {model_of.get(name, name): value for name, value in by_method.items()}
+    """Return a mapping with models renamed among its keys."""
+    return {models.get(name, name): value for name, value in by_method.items()}
 
 
-def _anonymised_table(
-    table: FeatureTable, name_of: Mapping[str, str], model_of: Mapping[str, str]
-) -> FeatureTable:
-    """Return a table with these names of its images and its encoder, of no data set."""
-    ids = np.array([name_of[image_id] for image_id in table.ids])
-    encoder = model_of[table.provenance["encoder"]]
-    provenance = {**table.provenance, "encoder": encoder, "dataset": ""}
-    return replace(table, ids=ids, provenance=provenance)
+def _rename(
+    frame: pd.DataFrame, columns: Sequence[str], names: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return a table with names in place of the ids in these columns."""
+    return frame.assign(**{column: frame[column].map(names) for column in columns})

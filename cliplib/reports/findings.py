@@ -1,4 +1,4 @@
-"""What is found out about a folder of images, as values.
+"""The findings on a folder of images, as values.
 
 `cliplib.reports.measure` makes them; verdict, page, PDF and report.json only read them.
 """
@@ -29,17 +29,16 @@ from cliplib.reports.methods import MethodComparison
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Which images belong together, and who says so.
+    """Which groups are declared, or else suggested by file names.
 
     Attributes
     ----------
     declared
-        How many groups somebody has declared; 0 for none: they are near-duplicates.
+        The number of declared groups; 0 where only near-duplicates are groups.
     pattern
-        The pattern of groups that file names suggest, where none are declared; or "".
+        Where no groups are declared, the pattern that file names suggest; "" for none.
     series
-        Names of some files that this pattern would keep with others, each with its
-        group.
+        The groups of some files that this pattern would join with others, by file name.
     merged
         Pairs of declared groups that hold copies of each other: group_a, group_b,
         image_a and image_b.
@@ -58,50 +57,49 @@ class Findings:
     Attributes
     ----------
     options
-        Folder, place of the report, and options of `measure`; what is empty or 0 is the
-        default.
+        The options of `measure`, "folder" among them; empty or 0 means the default.
     title
-        Of page and PDF.
+        The title of page and PDF.
     names
-        What each image is called, (n,): its id, or if anonymous a number.
+        The name of each image, (n,): its id, or a number if anonymous.
     unreadable
-        Files that cannot be read, and the reason of each; if anonymous, reasons, and
-        the number of files of each.
+        Files that cannot be read, each with the reason; if anonymous, reasons, each
+        with its number of files.
     groups
-        The CSV file or the pattern by which groups were declared; or "".
+        The CSV file or pattern that declares groups; "" for none.
     encoder
         The frozen CLIP.
     images, grouping
-        What the folder holds.
+        The images of the folder, encoded, and what groups them.
     audit
-        All pairs of copies among these images, and whether both have one label.
+        All pairs of copies among the images, and whether their labels agree.
     results
-        How well probes and baselines do.
+        The results of probes and baselines, out of fold.
     shortcuts
         Probes that see no object, the strongest first.
     one_class_values
         Values of a field of the files that belong to one class.
     look_alikes
-        How alike images of different groups are.
+        How similar images of different groups are.
     subgroups
-        Parts of a class that differ in accuracy, or came another way.
+        Parts of a class that differ from the rest in accuracy or origin.
     suspects
         Labels that look wrong: row, given and likely class, and margin.
     errors
-        Rows that were classified wrongly, surest first.
+        Rows of the surest errors of the best probe, the surest first.
     fitted
         The best probe, fitted to all images.
     aid
-        A classifier that abstains when unsure, made of the best probe.
+        The decision aid, made of the best probe.
     training_overlap
-        Whether the encoder was trained on each image, (n,); None for any but the
-        embedded one, of which nothing is known.
+        Whether the encoder was trained on each image, (n,); None where the training
+        images are unknown, as of all encoders but the embedded one.
     published_split
-        What the folder's own split says; None where it has none.
+        How the best probe does on the folder's own split; None where there is none.
     external
-        How the images of another folder fare; None if none is named.
+        How the best probe and the aid do on images of another folder; None without one.
     erased
-        Images without their object; None without boxes.
+        How the best probe does on images without their object; None without boxes.
     """
 
     options: Mapping[str, Any]
@@ -129,14 +127,16 @@ class Findings:
 
     @property
     def command(self) -> str:
-        """The command that makes a report of all this again."""
+        """The command that makes the report on these findings again."""
         return command_of(self.options)
 
 
 def command_of(options: Mapping[str, Any]) -> str:
-    """Return the command that makes a report with these options of `measure`."""
-    folder = str(options["folder"])
-    words = ["cliplib", "report", f"./{folder}" if folder.startswith("-") else folder]
+    """Return the command that makes a report with these options of `measure`.
+
+    It lacks --fail-on, which sets the exit status and does not change the report.
+    """
+    words = ["cliplib", "report", _as_argument(options["folder"])]
     for name, value in options.items():
         if name == "folder" or not value:
             continue
@@ -144,9 +144,14 @@ def command_of(options: Mapping[str, Any]) -> str:
         if value is True:
             words.append(flag)
         elif isinstance(value, list):
-            words += [flag, *map(str, value)]
-        elif str(value).startswith("-"):  # else it would be an option of its own
+            words += [flag, *map(_as_argument, value)]
+        elif str(value).startswith("-"):  # after a space, it would be another option
             words.append(f"{flag}={value}")
         else:
             words += [flag, str(value)]
     return shlex.join(words)
+
+
+def _as_argument(path: Any) -> str:
+    """Return a path that cannot be taken for an option: "./-a" for "-a"."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
