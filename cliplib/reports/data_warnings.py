@@ -1,8 +1,8 @@
 """Warnings: what limits the verdict on a folder, and what else a person should look at.
 
-What warnings say, and what they weigh, stands in data_warnings.toml. Each function
-yields warnings where there is a reason for them. None rests on a difference that does
-not matter, or that is not shown.
+data_warnings.toml holds the texts of all warnings and what they weigh. Each function
+yields the warnings of one kind that the findings give a reason for. No warning rests on
+a difference that does not matter, or that may be chance.
 """
 
 from __future__ import annotations
@@ -25,38 +25,39 @@ from cliplib.reports.methods import MethodComparison
 from cliplib.reports.templates import filled, read_texts
 
 SEVERITIES = ("high", "medium", "low")  # from the most severe to the least
-# By stable name, for programs: severity, strongest word, and texts of a warning.
+# Severity, strongest word and texts of each kind of warning, by its id.
 KINDS: dict[str, dict[str, str]] = read_texts("data_warnings.toml")
-# By field of the files and value: how files that have it are told.
+# Descriptions of files with a certain value, by field of the files and value.
 FILE_FIELDS: dict[str, dict[str, str]] = read_texts("file_fields.toml")
 
-# With fewer groups altogether nothing is decided: they say little of others.
+# Fewest groups that allow a verdict: fewer say little about others.
 FEW_GROUPS = 10
-# With fewer groups of a class neither: they cannot be tested in five folds.
+# Fewest groups of a class that allow a verdict: one for each of five folds.
 FEW_OF_A_CLASS = 5
 
-# What follows was chosen on the development folders of tests/benchmarks/verdict.py: no
-# clean one reaches it.
+# The thresholds below were chosen on the development folders of
+# tests/benchmarks/verdict.py: no clean folder reaches them.
 
-# The share of CLIP's gain over chance from which on a shortcut may be all it sees.
+# Smallest share of CLIP's gain over chance at which a shortcut counts as strong: it may
+# be all that CLIP sees.
 MIN_GAIN = 0.75
-# The same, at the lower end of its interval.
+# Smallest lower end of this share's interval.
 MIN_GAIN_LOW = 0.65
-# The loss of probability from which on a probe uses what is swapped.
+# Smallest loss of probability after a swap at which a shortcut counts as used.
 MIN_COST = 0.1
-# The same at the lower end of its interval: enough where it may be all CLIP sees.
+# Smallest lower end of this loss's interval.
 MIN_COST_LOW = 0.01
-# A loss of balanced accuracy on external images that matters.
+# Smallest loss of balanced accuracy on external images that matters.
 EXTERNAL_LOSS = 0.05
-# A class of which less is found is mostly missed.
+# Smallest sensitivity of a class that is not mostly missed.
 FAIR_ACCURACY = 0.7
-# Share of the largest class from which on accuracy alone means little.
+# Smallest share of the largest class at which accuracy alone means little.
 IMBALANCE = 0.8
-# Fewer images that the encoder was trained on, and a smaller share, may be chance among
-# products on white.
+# Fewest images, and smallest share of all, that the encoder must have seen in training:
+# fewer may be chance, as products on a white background look alike.
 SEEN_IMAGES = 20
 SEEN_SHARE = 0.05
-# So many files are named within a sentence.
+# Most files, groups or shortcuts that a message names.
 MOST_FILES = 4
 
 
@@ -69,15 +70,15 @@ class DataWarning:
     id, severity, strongest_word
         See data_warnings.toml.
     message
-        A sentence or two.
+        One or two sentences.
     condition
-        On what the verdict's sentence depends, as a clause after "if"; "" on nothing.
+        The condition of the verdict's sentence, as a clause after "if"; "" for none.
     evidence
-        The numbers that it rests on.
+        The numbers that the warning rests on, by name.
     rows
-        Some of the images that show it.
+        Rows of some images that show what the warning says.
     files
-        Files that show it and have no row, since they cannot be read.
+        Names of files that show it, where the warning names files instead of rows.
     """
 
     id: str
@@ -91,7 +92,7 @@ class DataWarning:
 
     @property
     def thresholds(self) -> tuple[str, ...]:
-        """Its id, its severity, and all that are lower: what --fail-on may name."""
+        """The values of --fail-on that it reaches: its id, its severity, all lower."""
         return (self.id, *SEVERITIES[SEVERITIES.index(self.severity) :])
 
 
@@ -103,7 +104,7 @@ def warning_of(
     files: Sequence[str] = (),
     **words: Any,
 ) -> DataWarning:
-    """Return a warning of a kind, its texts filled in from `evidence` and `words`."""
+    """Return a warning of this kind; `evidence` and `words` fill in its texts."""
     texts = KINDS[kind]
     values = {**evidence, **words}
     return DataWarning(
@@ -119,7 +120,7 @@ def warning_of(
 
 
 def check_threshold(fail_on: str) -> None:
-    """Raise ValueError for what names no warning, no severity, and is not "never"."""
+    """Raise ValueError unless this is "never", a severity, or the id of a warning."""
     allowed = ("never", *SEVERITIES, *KINDS)
     if fail_on not in allowed:
         raise ValueError(f"--fail-on {fail_on} is none of {', '.join(allowed)}.")
@@ -132,53 +133,56 @@ def find_warnings(findings: Findings) -> list[DataWarning]:
 
 
 def few_groups_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that a class has too few groups, or all classes together."""
+    """Warn of too few groups of a class, or of all classes together."""
     scarce = [
         f"{name} ({count})"
         for name, count in findings.images.groups_per_class.items()
         if count < FEW_OF_A_CLASS
     ]
+    evidence = {"groups": findings.results.n_groups}
     few = findings.results.n_groups < FEW_GROUPS
     if scarce or few:
-        evidence = {"groups": findings.results.n_groups}
         yield warning_of(
             "too-few-groups", evidence, scarce=scarce, few=few, least=FEW_OF_A_CLASS
         )
 
 
 def shortcut_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that the probe uses what shows no object, or that files tell the classes.
+    """Warn that the probe uses a shortcut, or that the files tell the classes apart.
 
-    Those whose swap costs most come first.
+    The warning is about the shortcut whose swap costs most; if none is used, about the
+    strongest one of the files.
     """
     strong = strong_shortcuts(findings.shortcuts)
-    # Where one may be all that CLIP sees, any cost that is shown is enough.
+    # Where a shortcut may be all that CLIP sees, any cost that is not chance suffices.
     min_cost = 0 if strong else MIN_COST
     used = used_shortcuts(findings.shortcuts, min_cost)
-    # A file cannot be swapped: what it tells of the class is enough.
+    # Files cannot be swapped: it suffices that they tell the classes apart.
     in_files = [shortcut for shortcut in strong if shortcut.place == "in the file"]
-    if not used and not in_files:
+    reasons = used + in_files
+    if not reasons:
         return
-    first = (used + in_files)[0]
-    other_names = [s.name for s in used + strong if s is not first]
+    worst = reasons[0]
     evidence = {
-        "name": first.name,
-        "place": first.place,
-        "accuracy": first.accuracy,
-        "share_of_gain": first.relative_gain,
+        "name": worst.name,
+        "place": worst.place,
+        "accuracy": worst.accuracy,
+        "share_of_gain": worst.relative_gain,
     }
     if used:
-        evidence["cost"] = first.swap_cost
+        evidence["cost"] = worst.swap_cost
+    other_names = [s.name for s in used + strong if s is not worst]
+    distinct_names = list(dict.fromkeys(other_names))  # some are both used and strong
     yield warning_of(
-        "shortcut",
-        evidence,
-        rows=first.examples,
-        others=list(dict.fromkeys(other_names))[:MOST_FILES],  # once each
+        "shortcut", evidence, rows=worst.examples, others=distinct_names[:MOST_FILES]
     )
 
 
 def strong_shortcuts(shortcuts: Sequence[Shortcut]) -> list[Shortcut]:
-    """Return those that may be all that CLIP sees; colours, often content, are none."""
+    """Return the shortcuts that may be all that CLIP sees.
+
+    Colours are left out, since they are often content.
+    """
     return [
         shortcut
         for shortcut in shortcuts
@@ -189,7 +193,10 @@ def strong_shortcuts(shortcuts: Sequence[Shortcut]) -> list[Shortcut]:
 
 
 def used_shortcuts(shortcuts: Sequence[Shortcut], min_cost: float) -> list[Shortcut]:
-    """Return those whose swap costs so much, and surely something, by falling cost."""
+    """Return the shortcuts whose swap costs at least `min_cost`, by falling cost.
+
+    Shortcuts whose cost may be chance are left out.
+    """
     used = [
         shortcut
         for shortcut in shortcuts
@@ -200,74 +207,75 @@ def used_shortcuts(shortcuts: Sequence[Shortcut], min_cost: float) -> list[Short
 
 
 def one_class_value_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that a value of a field of the files belongs to one class."""
+    """Warn of each value of a field of the files that belongs to one class."""
     for evidence in findings.one_class_values.to_dict("records"):
         rows = evidence.pop("rows")
-        of_all = evidence.pop("of_all")
+        n_with_value = evidence.pop("of_all")
         value = evidence["value"]
         texts = FILE_FIELDS[evidence["field"]]
         such_files = "files " + filled(texts.get(value, texts["any"]), value=value)
-        few = evidence["images"] < MIN_PURITY * of_all  # though they are many groups
-        words = {"such_files": such_files, "of_all": of_all, "few": few}
+        # The class has nearly all groups with the value, but fewer of the images.
+        few = evidence["images"] < MIN_PURITY * n_with_value
+        words = {"such_files": such_files, "of_all": n_with_value, "few": few}
         yield warning_of("one-class-value", evidence, rows=rows, **words)
 
 
 def external_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that clearly less is right on the images of another folder."""
+    """Warn that clearly fewer images of another folder are classified correctly."""
     if findings.external is None:
         return
+    name = findings.external.name
     evaluation = findings.external.evaluation
     loss = external_loss(findings.external, findings.results)
     if loss.low > 0 and loss.value >= EXTERNAL_LOSS:
         evidence = {"accuracy": evaluation.estimate("accuracy"), "loss": loss}
-        name = findings.external.name
         yield warning_of("worse-elsewhere", evidence, name=name, images=evaluation.n)
 
 
 def external_loss(external: ExternalTest, results: MethodComparison) -> Estimate:
-    """Return internal less external balanced accuracy, of the classes that occur there.
+    """Return internal less external balanced accuracy, over the external classes.
 
-    Both are of different images.
+    The two are independent estimates, as their images differ.
     """
     support = external.evaluation.support
-    occurring = support.index[support > 0]
+    external_classes = support.index[support > 0]
     sensitivity = external.evaluation.by_class("sensitivity")
-    internal = Estimate.mean([results.sensitivity[name] for name in occurring])
-    external_mean = Estimate.mean([sensitivity[name] for name in occurring])
+    internal = Estimate.mean([results.sensitivity[name] for name in external_classes])
+    external_mean = Estimate.mean([sensitivity[name] for name in external_classes])
     return internal.minus(external_mean)
 
 
 def series_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that file names look like series, which nobody has declared."""
-    if findings.grouping.pattern:
-        evidence = {"pattern": findings.grouping.pattern}
+    """Warn that file names suggest groups, where none are declared."""
+    pattern = findings.grouping.pattern
+    if pattern:
         series = findings.grouping.series
         examples = [f"{file} (group {group})" for file, group in series.items()]
         yield warning_of(
-            "groups-in-names", evidence, files=list(series), series=examples
+            "groups-in-names", {"pattern": pattern}, files=list(series), series=examples
         )
 
 
 def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that the images look like views of fewer things.
+    """Warn that the images look like views of fewer things.
 
-    Where groups are declared, images of different groups are that alike.
+    The warning is milder where groups are declared: they may be too narrow.
     """
-    alike = findings.look_alikes
-    if not alike.looks_like_views:
+    look_alikes = findings.look_alikes
+    if not look_alikes.looks_like_views:
         return
     evidence: dict[str, Any] = {
-        "upper_quartile": alike.upper_quartile,
-        "clusters": alike.n_clusters,
+        "upper_quartile": look_alikes.upper_quartile,
+        "clusters": look_alikes.n_clusters,
     }
-    if alike.accuracy is not None:
-        evidence["accuracy"] = alike.accuracy
-    rows = [row for a, b, _ in alike.pairs for row in (a, b)]
+    if look_alikes.accuracy is not None:
+        evidence["accuracy"] = look_alikes.accuracy
+    rows = [row for a, b, _ in look_alikes.pairs for row in (a, b)]
     own = findings.results.evaluation.estimate("accuracy")
     warning = warning_of(
         "look-alikes", evidence, rows=rows, own=own, most_groups=MOST_GROUPS
     )
-    if findings.grouping.declared:  # perhaps too narrowly
+    if findings.grouping.declared:
         warning = replace(
             warning, severity="medium", strongest_word="Probably", condition=""
         )
@@ -275,30 +283,29 @@ def look_alike_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 
 def training_overlap_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that the encoder was trained on some of these images."""
-    if findings.training_overlap is None:
+    """Warn that the encoder was trained on some of these images."""
+    was_seen = findings.training_overlap
+    if was_seen is None:
         return
-    rows = np.flatnonzero(findings.training_overlap).tolist()
-    share = len(rows) / len(findings.training_overlap)
+    rows = np.flatnonzero(was_seen).tolist()
+    share = len(rows) / len(was_seen)
     if len(rows) >= SEEN_IMAGES and share >= SEEN_SHARE:
         evidence = {"images": len(rows), "share": share}
         yield warning_of("seen-in-training", evidence, rows=rows)
 
 
 def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that a part of a class differs in accuracy, or came another way."""
+    """Warn of each part of a class that differs in accuracy or in origin."""
     for subgroup in findings.subgroups:
+        is_cluster = subgroup.by == CLUSTER
         evidence = {
             "class": subgroup.class_name,
             "by": subgroup.by,
             "part": subgroup.accuracy,
             "rest": subgroup.accuracy_of_rest,
         }
-        kind = "archive-inside-class"
-        if subgroup.by == CLUSTER:
-            kind = "cluster-inside-class"
         yield warning_of(
-            kind,
+            "cluster-inside-class" if is_cluster else "archive-inside-class",
             evidence,
             rows=subgroup.examples,
             name=subgroup.name,
@@ -308,12 +315,16 @@ def subgroup_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 
 def published_split_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that the folder's own test images have copies or groups in training."""
-    if findings.published_split is not None and len(findings.published_split.shared):
-        by_protocol = findings.published_split.accuracy_by_protocol
+    """Warn that test images of the folder's own split have a copy or group in training.
+
+    The evidence holds the accuracy on that split, and in folds by group.
+    """
+    split = findings.published_split
+    if split is not None and len(split.shared):
+        by_protocol = split.accuracy_by_protocol
         evidence = {
             "test": int(by_protocol.at[PUBLISHED, "images"]),
-            "shared": len(findings.published_split.shared),
+            "shared": len(split.shared),
             "own_split": by_protocol.at[PUBLISHED, "right"],
             "by_group": by_protocol.at[BY_GROUP, "right"],
         }
@@ -321,15 +332,15 @@ def published_split_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 
 def missed_class_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that a class is mostly missed."""
-    missed = findings.results.least_found
-    found = findings.results.sensitivity[missed]
-    if found.value < FAIR_ACCURACY:
-        yield warning_of("class-missed", {"class": missed, "found": found})
+    """Warn that a class is mostly missed."""
+    name = findings.results.least_found
+    sensitivity = findings.results.sensitivity[name]
+    if sensitivity.value < FAIR_ACCURACY:
+        yield warning_of("class-missed", {"class": name, "found": sensitivity})
 
 
 def imbalance_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that one class is so large that accuracy alone means little."""
+    """Warn that one class is so large that accuracy alone means little."""
     counts = findings.results.evaluation.support
     share = float(counts.max() / counts.sum())
     if share >= IMBALANCE:
@@ -337,7 +348,7 @@ def imbalance_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 
 def merged_group_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that groups which were declared apart hold copies of each other."""
+    """Warn that groups which were declared apart hold copies of each other."""
     merged = findings.grouping.merged
     if len(merged):
         evidence = {
@@ -350,36 +361,34 @@ def merged_group_warnings(findings: Findings) -> Iterator[DataWarning]:
 
 
 def label_conflict_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that copies of one image bear two labels."""
+    """Warn that copies of one image have different labels."""
     pairs = findings.audit.pairs
     conflicts = pairs[~pairs["same_label"]]
     if len(conflicts):
         rows = conflicts[["index_a", "index_b"]].to_numpy().ravel().tolist()
-        a = findings.names[rows[0]]
-        b = findings.names[rows[1]]
         evidence = {"pairs": len(conflicts)}
-        yield warning_of("label-conflicts", evidence, rows=rows, a=a, b=b)
+        first_pair = [findings.names[row] for row in rows[:2]]
+        yield warning_of("label-conflicts", evidence, rows=rows, first=first_pair)
 
 
 def suspect_label_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that labels look wrong."""
+    """Warn that labels look wrong."""
     rows = findings.suspects["row"].tolist()
     if rows:
+        evidence = {"labels": len(rows)}
         first = [findings.names[row] for row in rows[:MOST_FILES]]
-        count = {"labels": len(rows)}
-        yield warning_of("labels-in-doubt", count, rows=rows, first=first)
+        yield warning_of("labels-in-doubt", evidence, rows=rows, first=first)
 
 
 def unreadable_file_warnings(findings: Findings) -> Iterator[DataWarning]:
-    """Say that files could not be read, and which if they may be named."""
+    """Warn that files cannot be read; name them unless the findings are anonymous."""
     n_unreadable = len(findings.images.errors)
     if n_unreadable:
-        count = {"files": n_unreadable}
-        files = list(findings.unreadable.get("file", []))
-        yield warning_of("unreadable-files", count, files=files)
+        files = list(findings.unreadable.get("file", []))  # no such column if anonymous
+        yield warning_of("unreadable-files", {"files": n_unreadable}, files=files)
 
 
-# What finds warnings; of equally severe ones, the first is shown first.
+# All functions that find warnings; equally severe warnings are shown in this order.
 FINDERS = (
     few_groups_warnings,
     shortcut_warnings,
