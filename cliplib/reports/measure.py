@@ -1,4 +1,4 @@
-"""Measure how far a frozen CLIP and light probes can sort one folder of images."""
+"""Measure how well light probes on a frozen CLIP classify one folder of images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cliplib.inspection.subgroups import find_subgroups
 from cliplib.inspection.swaps import measure_swaps
 from cliplib.inspection.training_overlap import FINGERPRINTS, find_training_overlap
 from cliplib.inspection.zero_shot import zero_shot
-from cliplib.probes.out_of_fold import Fit, fit_with_groups
+from cliplib.probes.out_of_fold import fit_with_groups
 from cliplib.reports.anonymous import anonymised
 from cliplib.reports.findings import Findings, Grouping
 from cliplib.reports.methods import (
@@ -41,6 +41,7 @@ from cliplib.reports.methods import (
     suspect_labels,
 )
 
+# Most errors that are shown.
 MOST_ERRORS = 6
 
 
@@ -59,52 +60,52 @@ def measure(
     title: str = "",
     **columns: str,
 ) -> Findings:
-    """Measure how far a frozen CLIP and light probes can sort images.
+    """Measure how well light probes on a frozen CLIP classify images.
 
     Parameters
     ----------
     folder, **columns
-        A folder of class folders, or any other source of images, and which part of it
-        is meant: see `load_dataset`.
+        A folder of class folders, or any other source of images, and the part of it
+        that is meant: see `load_dataset`.
     model
         Hub id or folder of a CLIP; "" for the setting ``CLIPLIB_MODEL``, else "mini".
     groups
         A CSV file (file, group), or a regular expression with the group in its
-        parentheses: what belongs together. By default what the source says, if it does.
+        parentheses; by default the groups that the source declares, if any.
     copies
         Which images count as copies: "off", "exact", "near", or the smallest
-        correlation of detail that makes one. Copies are kept together.
+        correlation of their detail. Copies are kept together.
     others
-        More vision models to set beside CLIP, or one, by hub id or folder.
+        Other vision models to compare with CLIP, or one, by hub id or folder.
     elsewhere
-        Another folder of the same classes, from another camera or site, to be judged
-        by a probe that is trained on all of this one. If it is no folder, its columns
-        are called as those of the first source.
+        Another folder of the same classes, from another camera or site, to test the
+        best probe on. If it is no folder, its columns have the names of the first
+        source's.
     boxes
-        A CSV file (file, x_center, y_center, width, height as shares): where the object
-        lies that is to be erased.
+        A CSV file (file, x_center, y_center, width, height as shares) of the objects to
+        erase.
     seed
-        Of everything random, from 0 on.
+        Seed of everything random, from 0 to 2³² - 1.
     anonymous
-        Call images by numbers, models but "mini" by their fingerprint, and folders,
-        files, groups and columns by no name; files of answers keep the images' ids.
+        Name no file, folder, group or column; call images by numbers, and models by
+        their fingerprint, except "mini". Tables of answers keep the ids of images.
     out
-        Of a report on the findings, for the command that makes it again.
+        Folder of a report on the findings, for the command that makes it again.
     title
-        Of such a report; "" for the name of the folder, or for none if anonymous.
+        Title of this report; "" for the name of the folder, or for none if anonymous.
 
     Raises
     ------
     OSError
         If a folder or file is missing, or a model cannot be loaded.
     ImportError
-        If there are boxes, and no scikit-image.
+        If there are boxes, but scikit-image is missing.
     ValueError
-        If the folder does not hold two classes of four images each that can be read,
-        or groups, boxes or the other folder do not fit it.
+        If there are fewer than two classes or fewer than four groups of readable images
+        of a class, or if groups, boxes or the other folder do not fit the images.
     """
-    others = [others] if isinstance(others, str | os.PathLike) else others
-    others = [other for other in others if other]  # "" is none, as for a model
+    other_models = [others] if isinstance(others, str | os.PathLike) else others
+    other_models = [name for name in other_models if name]  # "" means no model
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} must be from 0 to 2³² - 1.")
     options = {
@@ -115,32 +116,39 @@ def measure(
         "model": model,
         "groups": groups,
         "copies": "" if copies == "near" else copies,
-        "others": others,
+        "others": other_models,
         "elsewhere": elsewhere,
         "boxes": boxes,
         "seed": seed,
         **columns,
     }
-    # What can be refused before the encoding, which takes minutes, is refused first.
+    # What can be refused is refused before the encoding, which takes minutes.
     dataset = load_dataset(folder, groups=groups, **columns)
     check_classes(dataset)
     external_dataset = load_external(elsewhere, dataset, columns) if elsewhere else None
     box_by_id = read_boxes(os.fspath(boxes), dataset["id"][:]) if boxes else {}
-    other_encoders = [VisionEncoder(other) for other in others]
+    other_encoders = [VisionEncoder(name) for name in other_models]
     encoder = ClipEncoder(model or None)
+
+    # Encode the images, and compare probes and baselines out of fold.
     images = encode_readable(dataset, encoder, copies)
     table = images.table
     folds: dict[str, Any] = {"n_splits": number_of_folds(table), "seed": seed}
-    words = zero_shot(encoder, table)
+    zero_shot_proba = zero_shot(encoder, table)
     other_tables = {
         other.name: table.with_features(other.map(images.files, progress=other.name)[0])
         for other in other_encoders
     }
-    results, fits = compare_methods(table, words, other_tables, **folds)
-    fitted = fit_with_groups(results.probe, results.probe_table)
-    aid = DecisionAid.fit(results.probe_table, encoder, probe=results.probe, seed=seed)
+    results, fits = compare_methods(table, zero_shot_proba, other_tables, **folds)
+    probe_table = results.probe_table
+
+    # Fit the best probe to all images, and make the decision aid of it.
+    fitted = fit_with_groups(results.probe, probe_table)
+    aid = DecisionAid.fit(probe_table, encoder, probe=results.probe, seed=seed)
     made_by = f"cliplib {cliplib.__version__}, Python {platform.python_version()}"
     aid = replace(aid, about={**aid.about, "made by": made_by})
+
+    # Test them on images from elsewhere, and the probe without the objects.
     external = None
     if external_dataset is not None:
         external_images = encode_readable(external_dataset, encoder, copies)
@@ -150,8 +158,24 @@ def measure(
     erased = None
     if box_by_id:
         erased = evaluate_erased(
-            fits, results.probe_table, encoder, images.files, box_by_id, seed=seed
+            fits, probe_table, encoder, images.files, box_by_id, seed=seed
         )
+
+    # Look for reasons to doubt the accuracy.
+    audit = audit_pairs(images.dataset, images.pairs)
+    accuracy = results.evaluation.estimate("accuracy")
+    by_image = (results.by_image or results.evaluation).estimate("accuracy")
+    shortcuts = probe_shortcuts(
+        table,
+        images.files,
+        audit.fields,
+        results.evaluation.estimate("balanced_accuracy"),
+        cache=encoder.cache,
+        **folds,
+    )
+    training_overlap = None  # other encoders were trained on unknown images
+    if encoder.fingerprint in FINGERPRINTS:
+        training_overlap = find_training_overlap(images.hashes)
     findings = Findings(
         options=options,
         title=title or table.provenance["dataset"],
@@ -161,70 +185,30 @@ def measure(
         encoder=encoder,
         images=images,
         grouping=grouping_of(images),
+        audit=audit,
         results=results,
+        shortcuts=measure_swaps(
+            shortcuts, fits, probe_table, encoder, images.files, seed=seed
+        ),
+        one_class_values=values_of_one_class(audit.fields, table),
+        look_alikes=look_alikes(table.with_readout("deep"), results.probe, **folds),
+        subgroups=find_subgroups(table, results.predicted, audit.fields, seed=seed),
         suspects=suspect_labels(table.labels, results.proba),
         errors=surest_errors(results),
         fitted=fitted,
         aid=aid,
+        training_overlap=training_overlap,
+        published_split=evaluate_published_split(
+            probe_table, results.probe, by_image=by_image, by_group=accuracy, **folds
+        ),
         external=external,
         erased=erased,
-        **_inspect(encoder, images, results, fits, folds),
     )
     return anonymised(findings, other_encoders) if anonymous else findings
 
 
-def _inspect(
-    encoder: ClipEncoder,
-    images: EncodedImages,
-    results: MethodComparison,
-    fits: Sequence[Fit],
-    folds: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return fields of `Findings`: what images, files and splits say of themselves.
-
-    `folds` holds the number of folds and the seed.
-    """
-    table = images.table
-    probe = results.probe
-    probe_table = results.probe_table
-    audit = audit_pairs(images.dataset, images.pairs)
-    accuracy = results.evaluation.estimate("accuracy")
-    accuracy_by_image = (results.by_image or results.evaluation).estimate("accuracy")
-    balanced_accuracy = results.evaluation.estimate("balanced_accuracy")
-    shortcuts = probe_shortcuts(
-        table,
-        images.files,
-        audit.fields,
-        balanced_accuracy,
-        cache=encoder.cache,
-        **folds,
-    )
-    training_overlap = None  # of another encoder nothing is known
-    if encoder.fingerprint in FINGERPRINTS:
-        training_overlap = find_training_overlap(images.hashes)
-    return {
-        "audit": audit,
-        "shortcuts": measure_swaps(
-            shortcuts, fits, probe_table, encoder, images.files, seed=folds["seed"]
-        ),
-        "one_class_values": values_of_one_class(audit.fields, table),
-        "look_alikes": look_alikes(table.with_readout("deep"), probe, **folds),
-        "subgroups": find_subgroups(
-            table, results.predicted, audit.fields, seed=folds["seed"]
-        ),
-        "training_overlap": training_overlap,
-        "published_split": evaluate_published_split(
-            probe_table,
-            probe,
-            by_image=accuracy_by_image,
-            by_group=accuracy,
-            **folds,
-        ),
-    }
-
-
 def check_classes(dataset: datasets.Dataset) -> None:
-    """Raise ValueError for images of one class."""
+    """Raise ValueError if there is only one class."""
     classes = dataset.features["label"].names
     if len(classes) < 2:
         raise ValueError(
@@ -238,19 +222,20 @@ def load_external(
     dataset: datasets.Dataset,
     columns: Mapping[str, str],
 ) -> datasets.Dataset:
-    """List the images elsewhere; ValueError if they have no class of the data set's.
+    """Load the images elsewhere; ValueError if no class of theirs is in `dataset`.
 
-    Of the options `columns` only the names of columns count, and a folder has none.
+    `columns` are options of `load_dataset` for the first source. Those that name a
+    column hold here as well, unless the images are in a folder, which has no columns.
     """
-    named = {}
+    column_names = {}
     if not Path(elsewhere).is_dir():
-        named = {name: columns[name] for name in columns if name.endswith("_column")}
-    external = load_dataset(elsewhere, **named)
+        column_names = {k: v for k, v in columns.items() if k.endswith("_column")}
+    external = load_dataset(elsewhere, **column_names)
     classes = dataset.features["label"].names
-    theirs = external.features["label"].names
-    if not set(theirs) & set(classes):
+    external_classes = external.features["label"].names
+    if not set(external_classes) & set(classes):
         raise ValueError(
-            f"{elsewhere} has the classes {', '.join(theirs)}, and none of "
+            f"{elsewhere} has the classes {', '.join(external_classes)}, and none of "
             f"{', '.join(classes)}: its folders must have the same names."
         )
     return external
@@ -259,7 +244,7 @@ def load_external(
 def encode_readable(
     dataset: datasets.Dataset, encoder: Encoder, copies: str | float
 ) -> EncodedImages:
-    """Encode the images that can be read; ValueError where none of a class can."""
+    """Encode all readable images; ValueError if a class has none."""
     images = encode_dataset(dataset, encoder, copies=copies, errors={})
     for label, name in enumerate(images.table.classes):
         if label not in images.table.labels:
@@ -269,26 +254,29 @@ def encode_readable(
 
 
 def grouping_of(images: EncodedImages) -> Grouping:
-    """Return what is declared or suggested to belong together, and what copies join."""
+    """Return the declared groups and which of them copies join, or a suggestion.
+
+    Groups are suggested by the names of the files.
+    """
     ids = images.table.ids.tolist()
-    declared = images.dataset["group"][:]  # "" for none
-    if any(declared):
-        merged = joined_groups(ids, declared, images.table.copies)
-        return Grouping(len(set(declared)), "", {}, merged)
+    groups = images.dataset["group"][:]  # all "" where none are declared
+    if any(groups):
+        merged = joined_groups(ids, groups, images.table.copies)
+        return Grouping(len(set(groups)), "", {}, merged)
     pattern = suggested_pattern(ids)
     series = joined_files(ids, pattern) if pattern else {}
     return Grouping(0, pattern, series, pd.DataFrame())
 
 
 def surest_errors(results: MethodComparison) -> list[int]:
-    """Return the rows of the surest errors, six at most, one of each group.
+    """Return the rows of the best probe's surest errors out of fold, surest first.
 
-    They are those of the best probe, out of fold; the surest comes first.
+    They are six at most, each of another group.
     """
     table = results.table
-    sureness = results.proba.max(axis=1)
-    answers = pd.DataFrame({"group": table.groups, "sureness": sureness})
+    confidence = results.proba.max(axis=1)
+    answers = pd.DataFrame({"group": table.groups, "confidence": confidence})
     errors = answers[results.predicted != table.labels]
-    surest_first = errors.sort_values("sureness", ascending=False, kind="stable")
+    surest_first = errors.sort_values("confidence", ascending=False, kind="stable")
     rows: list[int] = surest_first.drop_duplicates("group").index.tolist()
     return rows[:MOST_ERRORS]
