@@ -1,8 +1,8 @@
 """The findings on a folder as a document: sections of text, tables and pictures.
 
-What they say stands in document.toml, which asks `tables`, `plots` and `pictures` for
-what they show. The templates of page and PDF, report.html and report.typ, lay out the
-same document.
+document.toml holds the texts of the sections, and expressions that call `tables`,
+`plots` and `pictures`. Page and PDF are two layouts of one document, by the templates
+report.html and report.typ.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ from cliplib.reports.report_data import provenance
 from cliplib.reports.templates import FOLDER, TEMPLATES, filled, percent, read_texts
 from cliplib.reports.verdict import Verdict
 
-# Rows of a table that are shown.
+# Most rows of a table that are shown.
 MOST_ROWS = 12
-# Pixels of the longer side of a picture.
+# Longer side of a picture, in pixels.
 PICTURE_SIDE = 240
 
-# A paragraph, a table, a plot or pictures, as the templates read it; see its kind.
+# A paragraph, table, plot or row of pictures for the templates; "kind" says which.
 Block = dict[str, Any]
 
 
 def document(findings: Findings, judged: Verdict) -> dict[str, Any]:
     """Return findings and verdict as a document, without empty sections."""
-    today = date.today()
-    values = {
+    variables = {  # of the templates and expressions in document.toml
         "f": findings,
         "provenance": provenance(findings),
         "pictures": pictures,
@@ -47,14 +46,15 @@ def document(findings: Findings, judged: Verdict) -> dict[str, Any]:
     }
     evidence = blocks_of_warnings(findings, judged)
     sections = [{"title": "What the warnings rest on", "blocks": evidence}]
-    with plt.rc_context():
+    with plt.rc_context():  # the style of plots ends with it
         plots.use_style()
         for section in read_texts("document.toml")["sections"]:
-            blocks = [_block(entry, values) for entry in section["blocks"]]
+            blocks = [_block(entry, variables) for entry in section["blocks"]]
             not_empty = [block for block in blocks if block]
             sections.append({"title": section["title"], "blocks": not_empty})
     headings = {"accuracy": "right", "balanced": "with all classes counting alike"}
     compared = judged.compared.rename(columns=headings).rename_axis("")
+    today = date.today()
     return {
         "title": " ".join(findings.title.split()),
         "subtitle": f"Does a frozen CLIP sort these images? {today.day} {today:%B %Y}",
@@ -71,7 +71,10 @@ def document(findings: Findings, judged: Verdict) -> dict[str, Any]:
 
 
 def blocks_of_warnings(findings: Findings, judged: Verdict) -> list[Block]:
-    """Return pictures of what each warning but that on labels rests on."""
+    """Return pictures of the images behind each warning, except those on labels.
+
+    Images with doubtful labels, and copies with two labels, have their own sections.
+    """
     return [
         pictures_of(warning.message, pictures.of_rows(findings, warning.rows))
         for warning in judged.warnings
@@ -79,48 +82,48 @@ def blocks_of_warnings(findings: Findings, judged: Verdict) -> list[Block]:
     ]
 
 
-def _block(entry: Mapping[str, Any], values: Mapping[str, Any]) -> Block:
-    """Return a block of document.toml, {} where its text or its table is empty.
+def _block(entry: Mapping[str, Any], variables: Mapping[str, Any]) -> Block:
+    """Return the block that an entry of document.toml describes; {} if it is empty.
 
-    Its templates, and its expression for what is shown, are of `values`.
+    An entry with a text is a paragraph, or code, whose lines are kept. Any other entry
+    has a caption, and an expression, "show", for the plot, pictures or table below it.
     """
     kind = entry["kind"]
-    if kind == "code":  # which keeps its lines
-        template = TEMPLATES.from_string(entry["text"])
-        return {"kind": kind, "text": template.render(values)}
+    if kind == "code":
+        text = TEMPLATES.from_string(entry["text"]).render(variables)
+        return {"kind": kind, "text": text}
     if kind == "text":
-        text = filled(entry["text"], **values)
+        text = filled(entry["text"], **variables)
         return {"kind": kind, "text": text} if text else {}
-    caption = filled(entry["caption"], **values)
-    if not caption:
+    caption = filled(entry["caption"], **variables)
+    if not caption:  # there is nothing to show: the expression might fail
         return {}
-    content: Any = TEMPLATES.compile_expression(entry["show"])(**values)
+    shown: Any = TEMPLATES.compile_expression(entry["show"])(**variables)
     if kind == "plot":
-        return plot_of(caption, content, entry["alt"])
+        return plot_of(caption, shown, entry["alt"])
     if kind == "pictures":
-        return pictures_of(caption, content)
-    table = content.rename_axis(entry.get("index", content.index.name))
+        return pictures_of(caption, shown)
+    table = shown.rename_axis(entry["index"]) if "index" in entry else shown
     return table_of(caption, table, entry.get("most", MOST_ROWS))
 
 
 def plot_of(caption: str, figure: Figure, alt: str) -> Block:
-    """Return a figure as an SVG file, and how many inches wide it is; close it."""
-    inches = float(figure.get_figwidth())
-    file = plots.svg(figure).encode()  # closes it
+    """Return a figure as an SVG file, with its width in inches; close the figure."""
     return {
         "kind": "plot",
         "caption": caption,
         "alt": alt,
-        "file": file,
-        "inches": inches,
+        "file": plots.svg(figure).encode(),
+        "inches": float(figure.get_figwidth()),
     }
 
 
 def table_of(caption: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> Block:
-    """Return a data frame as a table of texts; its index is shown if it has a name.
+    """Return a data frame as a table of texts; {} if it is empty.
 
-    Of more than `most` rows the first are shown, and the caption says so; an empty
-    frame yields {}. Columns of numbers, such as "−3 points" or "–", are called numeric.
+    The index becomes a column if it has a name. At most `most` rows are shown, and the
+    caption says so. "numeric" tells which columns hold only numbers and dashes, such as
+    "−3 points" or "–".
     """
     if frame.empty:
         return {}
@@ -130,7 +133,7 @@ def table_of(caption: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> Block:
     if frame.index.name is not None:
         frame = frame.reset_index()
     cells = frame.map(_text_of)
-    numeric = r"[−-]?\d|–?$"  # a number, a dash or nothing
+    numeric = r"[−-]?\d|–?$"  # begins with a number, or is a dash or empty
     return {
         "kind": "table",
         "caption": caption,
@@ -147,7 +150,7 @@ def _text_of(cell: Any) -> str:
 
 
 def pictures_of(caption: str, images: Sequence[Picture]) -> Block:
-    """Return images to be shown side by side, as JPEG files."""
+    """Return images as JPEG files, to be shown side by side."""
     files = [
         {
             "title": picture.title,
@@ -160,12 +163,12 @@ def pictures_of(caption: str, images: Sequence[Picture]) -> Block:
 
 
 def as_html(content: dict[str, Any]) -> str:
-    """Return a document as one HTML page that loads nothing: pictures are in it."""
+    """Return a document as one HTML page, which contains its pictures."""
     return TEMPLATES.get_template("report.html").render(content)
 
 
 def as_pdf(content: dict[str, Any]) -> bytes:
-    """Return a document as PDF; letters that its fonts lack come from the system's."""
+    """Return a document as PDF; system fonts supply the letters that its own lack."""
     import font_source_sans_pro
     import font_source_serif_pro
     import typst

@@ -1,6 +1,6 @@
-"""How well each method sorts images of groups that it was not trained on.
+"""How well each method classifies images of groups that it was not trained on.
 
-Also which labels the best method contradicts.
+The labels that the best method contradicts are found as well.
 """
 
 from __future__ import annotations
@@ -38,21 +38,24 @@ NEIGHBOUR = "nearest neighbour"
 POOLED = "pooled linear probe"
 LINEAR = "linear probe"
 KERNEL = "kernel probe"
-# The kernel of so many training images takes 0.4 GB, of ten times as many 40 GB.
+# Number of images from which the kernel probe is left out: its kernel takes 0.4 GB for
+# 10,000 training images, and 40 GB for 100,000.
 KERNEL_LIMIT = 10_000
 MOST_FOLDS = 5
-# Of a class: in a fold one is tested, one validates, and two are trained on.
+# Fewest groups of a class: in each fold one tests, one validates, and two train.
 FEWEST_GROUPS = 4
 
 
 def number_of_folds(table: FeatureTable) -> int:
-    """Return how many folds of cross-validation can keep a table's groups whole.
+    """Return the number of folds that keep a table's groups whole, at most five.
+
+    Each class has a group in each fold.
 
     Raises
     ------
     ValueError
-        If a class has fewer than four groups: it cannot be tested on others than it is
-        trained on.
+        If a class has fewer than four groups: too few to train on some and test on
+        others.
     """
     counts = groups_per_class(table)
     fewest = int(counts.min())
@@ -72,20 +75,20 @@ class MethodComparison:
     Attributes
     ----------
     table
-        Its groups stay whole in every fold.
+        The images, with the groups that stay whole in every fold.
     n_splits, seed
         Number of folds, and seed of folds and intervals.
     proba_by_method
-        Out-of-fold probabilities, (n, k).
+        Out-of-fold probabilities, (n, k), by method.
     evaluations
-        Metrics by method, with intervals over groups.
+        Metrics with intervals over groups, by method.
     best
-        The name of the probe of the highest accuracy.
+        Name of the probe with the highest accuracy.
     probe, probe_table
-        This probe, not fitted yet, and the table that it is trained and tested on.
+        This probe, not fitted, and the table in the readout that it reads.
     by_image
-        Metrics of this probe where images of a group may be in training and test at
-        once; None where each image is its own group.
+        Metrics of this probe in folds that separate images of a group; None where each
+        image is its own group.
     """
 
     table: FeatureTable
@@ -115,7 +118,7 @@ class MethodComparison:
 
     @property
     def n_groups(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         return len(np.unique(self.table.groups))
 
     @property
@@ -126,36 +129,36 @@ class MethodComparison:
 
     @property
     def other_encoders(self) -> list[str]:
-        """The names of vision models beside CLIP, which a linear probe reads."""
-        of_clip = (LARGEST, ZERO_SHOT, NEIGHBOUR, *self.probe_names)
-        return [name for name in self.proba_by_method if name not in of_clip]
+        """The names of the other vision models, whose features a linear probe reads."""
+        own_methods = (LARGEST, ZERO_SHOT, NEIGHBOUR, *self.probe_names)
+        return [name for name in self.proba_by_method if name not in own_methods]
 
     @property
     def sensitivity(self) -> dict[str, Estimate]:
-        """The share of each class that the best finds, by class."""
+        """The share of each class that the best probe finds, by class."""
         return self.evaluation.by_class("sensitivity")
 
     @property
     def least_found(self) -> str:
-        """The class of which the best finds the smallest share."""
-        found = self.sensitivity
-        return min(found, key=lambda name: found[name].value)
+        """The class of which the best probe finds the smallest share."""
+        sensitivity = self.sensitivity
+        return min(sensitivity, key=lambda name: sensitivity[name].value)
 
     def answers(self, method: str) -> Ints:
-        """Return the class that a method gives, (n,)."""
+        """Return the most probable class of each image by a method, (n,)."""
         answers: Ints = self.proba_by_method[method].argmax(axis=1)
         return answers
 
     def gain_over(self, method: str) -> Estimate:
         """Return the best probe's accuracy less a method's, paired over groups."""
-        gain = compare(
+        difference = compare(
             self.table.labels,
             self.predicted,
             self.answers(method),
             groups=self.table.groups,
             seed=self.seed,
         )
-        return Estimate.of(gain.rename({"difference": "value"}))
+        return Estimate.of(difference.rename({"difference": "value"}))
 
 
 def compare_methods(
@@ -168,49 +171,63 @@ def compare_methods(
 ) -> tuple[MethodComparison, list[Fit]]:
     """Test baselines and probes in the same folds, and find the best probe.
 
-    Returned are the comparison, and the best probe as it was fitted in each fold.
+    Parameters
+    ----------
+    table
+        All readouts of CLIP, labels and groups of n images.
+    zero_shot
+        Probabilities (n, k) by the names of the classes alone.
+    other_tables
+        The same images with the features of another encoder, by its name. A linear
+        probe reads them.
+    n_splits, seed
+        Number of folds, and seed of folds, probes and intervals.
 
-    `zero_shot` are probabilities, (n, k), by the names of the classes alone, and
-    `other_tables` pooled features of the images by the names of other encoders, which
-    are set beside CLIP's by a linear probe. From 10,000 images on, the kernel probe is
-    left out.
+    Returns
+    -------
+    MethodComparison, list of Fit
+        The comparison, and the best probe as fitted in each fold.
     """
     folds = table_folds(table, n_splits, seed)
-    deep = table.with_readout("deep")
     linear = LinearProbe(seed=seed)
-    # Each with the table that it reads, the simplest first.
+    deep = table.with_readout("deep")
+    # The probes of CLIP, each with the table that it reads; the simplest comes first.
     probes: dict[str, tuple[Any, FeatureTable]] = {
         POOLED: (linear, table.with_readout("pooled")),
         LINEAR: (linear, deep),
     }
     if len(table) < KERNEL_LIMIT:
         probes[KERNEL] = (KernelProbe(seed=seed), deep)
-    largest = np.eye(len(table.classes))[np.bincount(table.labels).argmax()]
+
+    always_largest = np.zeros((len(table), len(table.classes)))
+    always_largest[:, np.bincount(table.labels).argmax()] = 1
     proba_by_method = {
-        LARGEST: np.tile(largest, (len(table), 1)),
+        LARGEST: always_largest,
         ZERO_SHOT: zero_shot,
         NEIGHBOUR: predict_fits(fit_folds(nearest_neighbour(), deep, folds), deep),
     }
     fits_by_probe = {}
-    for name, (probe, its_table) in tqdm(probes.items(), "methods", unit="probe"):
-        fits_by_probe[name] = list(fit_folds(probe, its_table, folds))
-        proba_by_method[name] = predict_fits(fits_by_probe[name], its_table)
+    for name, (probe, read_table) in tqdm(probes.items(), "methods", unit="probe"):
+        fits_by_probe[name] = list(fit_folds(probe, read_table, folds))
+        proba_by_method[name] = predict_fits(fits_by_probe[name], read_table)
     for name, other in other_tables.items():
         proba_by_method[name] = predict_fits(fit_folds(linear, other, folds), other)
+
     evaluated = partial(
         evaluate, table.labels, classes=table.classes, groups=table.groups, seed=seed
     )
     evaluations = {name: evaluated(proba) for name, proba in proba_by_method.items()}
-    # Of equally accurate probes it is the first, which is the simplest.
+    # Of equally accurate probes, max returns the first one, which is the simplest.
     best = max(probes, key=lambda name: evaluations[name].estimate("accuracy").value)
     probe, probe_table = probes[best]
+
     by_image = None
     if len(set(table.groups)) < len(table):
-        one_a_group = np.arange(len(table))
-        proba = out_of_fold_proba(
-            probe, probe_table, groups=one_a_group, n_splits=n_splits, seed=seed
+        each_its_own = np.arange(len(table))
+        proba_by_image = out_of_fold_proba(
+            probe, probe_table, groups=each_its_own, n_splits=n_splits, seed=seed
         )
-        by_image = evaluated(proba)
+        by_image = evaluated(proba_by_image)
     comparison = MethodComparison(
         table=table,
         n_splits=n_splits,
@@ -228,37 +245,38 @@ def compare_methods(
 def suspect_labels(labels: ArrayLike, proba: ArrayLike) -> pd.DataFrame:
     """Find labels that look wrong by confident learning.
 
-    An image is confidently of a class if its probability of this class is at least the
-    mean over the images that bear this label (Northcutt, Jiang and Chuang, JAIR 70,
-    2021, section 3.1). Its label is suspect if the most probable of these classes is
-    another one, and more probable than the given one.
+    An image is confidently of a class if its probability of this class reaches the mean
+    over the images with this label (Northcutt, Jiang and Chuang, JAIR 70, 2021, section
+    3.1). Its label is suspect if the most probable of its confident classes is not the
+    label, and is more probable than the label.
 
     Parameters
     ----------
     labels
-        The given labels, (n,), indices into the columns of `proba`.
+        Labels (n,), indices into the columns of `proba`.
     proba
         Out-of-fold probabilities, (n, k).
 
     Returns
     -------
     pd.DataFrame
-        row, given and likely (indices of classes) and margin, the probability of the
-        likely class less that of the given one; the largest margin first.
+        row, given (the label), likely (the most probable confident class) and margin
+        (the probability of the likely class less that of the given one); the largest
+        margin comes first.
     """
     given = np.asarray(labels)
     probabilities = np.asarray(proba, float)
-    # By class, (k,); infinite, and never reached, for a class that no image bears.
+    # Of each class, (k,); infinite, so that it is not reached, for one without labels.
     thresholds = np.full(probabilities.shape[1], np.inf)
     for label in np.unique(given):
         thresholds[label] = probabilities[given == label, label].mean()
     is_confident = probabilities >= thresholds  # (n, k)
-    # The most probable of each row's confident classes, (n,); 0 where it has none.
+    # The most probable confident class of each row, (n,); 0 where it has none.
     likely = np.where(is_confident, probabilities, -1).argmax(axis=1)
     every_row = np.arange(len(given))
     margin = probabilities[every_row, likely] - probabilities[every_row, given]
-    # It is 0 where the given label is the likely class, and below 0 where the given
-    # label does not reach its threshold but is more probable than that class.
+    # The margin is 0 where the label is the likely class. It is below 0 where the label
+    # is more probable, but does not reach its own threshold.
     rows = np.flatnonzero(is_confident.any(axis=1) & (margin > 0))
     suspects = pd.DataFrame({"row": rows, "given": given[rows], "likely": likely[rows]})
     suspects["margin"] = margin[rows]

@@ -16,15 +16,16 @@ from cliplib.evaluation.intervals import Estimate
 from cliplib.reports.findings import Findings
 from cliplib.reports.verdict import Verdict
 
+# Packages whose versions are stated.
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pillow")
-# Of report.json: it grows when a key changes its meaning or goes.
+# Version of report.json's format; it grows when a key goes or changes its meaning.
 FORMAT = 1
 
 
 def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:
-    """Return verdict, warnings and versions as plain values, as report.json has them.
+    """Return the content of report.json: verdict, warnings and versions.
 
-    `report.schema.json`, beside this module, describes it.
+    `report.schema.json`, beside this module, describes its format.
     """
     names = findings.names
     results = findings.results
@@ -60,12 +61,16 @@ def report_json(findings: Findings, judged: Verdict) -> dict[str, Any]:
 
 
 def _plain_share(share: Estimate, prefix: str = "") -> dict[str, float | None]:
+    """Return an accuracy and its interval by name, such as "balanced_low"."""
     value, low, high = map(_plain, share)
     return {f"{prefix}accuracy": value, f"{prefix}low": low, f"{prefix}high": high}
 
 
 def _plain_evidence(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Return it as JSON can hold it: an estimate as NAME, NAME_low and NAME_high."""
+    """Return evidence as JSON can hold it.
+
+    An estimate becomes three entries: NAME, NAME_low and NAME_high.
+    """
     plain: dict[str, Any] = {}
     for name, value in evidence.items():
         if isinstance(value, Estimate):
@@ -77,32 +82,34 @@ def _plain_evidence(evidence: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numbers of Python, None for NaN."""
+    """Return a text or number as JSON can hold it, rounded; None for NaN."""
     if isinstance(value, str):
         return value
     if isinstance(value, int | np.integer):
         return int(value)
-    if abs(value) < 1e-6:  # such as a probability: it keeps its first digits
+    if math.isnan(value):
+        return None
+    if abs(value) < 1e-6:  # such as a probability: six decimals would make it 0
         return float(f"{value:.6g}")
-    return None if math.isnan(value) else round(float(value), 6)
+    return round(float(value), 6)
 
 
 def provenance(findings: Findings) -> dict[str, str]:
     """Return what the numbers depend on: encoder, groups, seed, versions and so on."""
-    declared = "declared" if findings.grouping.declared else "near-duplicates only"
+    basis = "declared" if findings.grouping.declared else "near-duplicates only"
     n_read = len(findings.images.table)
     n_files = n_read + len(findings.images.errors)
     return {
         "encoder": findings.aid.training.provenance["encoder"],
         "fingerprint of its weights": findings.encoder.fingerprint,
         "readout of the best probe": findings.results.probe_table.readout,
-        "groups": findings.groups or declared,
+        "groups": findings.groups or basis,
         "seed": str(findings.results.seed),
         "images": f"{n_read} of {n_files} files",
         "cliplib": cliplib.__version__,
         "Python": platform.python_version(),
         "system": platform.platform(terse=True),
-        # Without what a build adds, such as "+cpu".
+        # Without the name of a build, such as "+cpu".
         **{name: version(name).split("+")[0] for name in PACKAGES},
     }
 
@@ -112,15 +119,14 @@ def answers_table(findings: Findings) -> pd.DataFrame:
 
     Columns: image (a number from 1), file, label, answer, probability, group, suspect
     (the likely class of a label that looks wrong), copy_of (the first of its
-    near-duplicates), seen ("yes" for images that the encoder was trained on), what
-    `Audit.fields` says, and error (why a file cannot be read).
-    Files that cannot be read come last, with file and error alone; all that is missing
-    is "".
+    near-duplicates), seen ("yes" for images that the encoder was trained on), the
+    columns of `Audit.fields`, and error (why a file cannot be read). Missing values are
+    "". Unreadable files come last, with only file and error.
     """
     images = findings.images
     results = findings.results
     classes = np.array(images.table.classes)
-    suspects = findings.suspects.set_index("row")["likely"]  # of some rows
+    likely_labels = findings.suspects.set_index("row")["likely"]  # of some rows only
     was_seen = findings.training_overlap
     files = pd.Series(images.table.ids.astype(object))
     first_copy = files.groupby(images.table.copies).transform("first")
@@ -132,25 +138,25 @@ def answers_table(findings: Findings) -> pd.DataFrame:
             "answer": classes[results.predicted],
             "probability": results.proba.max(axis=1),
             "group": results.table.groups,
-            "suspect": suspects.map(lambda label: classes[label]),
+            "suspect": likely_labels.map(lambda label: classes[label]),
             "copy_of": first_copy.where(first_copy != files, ""),
             "seen": "" if was_seen is None else np.where(was_seen, "yes", ""),
         },
-        index=files.index,  # which suspects have in part
+        index=files.index,  # "suspect" is NaN in rows that it lacks
     )
     read = read.join(findings.audit.fields).assign(error="")
     unread = pd.DataFrame(images.unreadable.items(), columns=["file", "error"])
-    # As objects: beside missing numbers, the integer 1 would become 1.0.
-    everything = pd.concat([read.astype(object), unread], ignore_index=True)
-    return everything.where(everything.notna(), "")
+    # Objects, since in a column with missing numbers the integer 1 would become 1.0.
+    answers = pd.concat([read.astype(object), unread], ignore_index=True)
+    return answers.where(answers.notna(), "")
 
 
 def copies_table(findings: Findings) -> pd.DataFrame:
     """Return all pairs of near-duplicates among the files, for a spreadsheet.
 
-    Columns: file, label and split of a, the same of b; kind ("exact", "near" or
-    "cropped"), orientation (what b is of a) and correlation (of their details, at most
-    1).
+    Columns: file, label and split of image a, then of image b; kind ("exact", "near" or
+    "cropped"), orientation (how b is turned or mirrored from a) and correlation (of
+    their details, at most 1).
     """
     pairs = findings.audit.pairs
     named = pairs.rename(columns={"id_a": "file_a", "id_b": "file_b"})
