@@ -1,4 +1,4 @@
-"""Contradicting labels, leaks between splits, and unreadable files."""
+"""Contradictory labels, leaks between splits, and unreadable files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cliplib.features.groups import connected_groups
 from cliplib.features.hashes import image_hash
 from cliplib.features.table import FeatureTable
 
-# Columns that are an image's own, of `Audit.images`.
-OF_AN_IMAGE = (
+# Columns of `Audit.images` whose values belong to one image alone.
+IMAGE_COLUMNS = (
     *("id", "label", "split", "group", "error"),
     *("bytes", "digest", "width", "height"),
 )
@@ -27,12 +27,12 @@ OF_AN_IMAGE = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Audit:
-    """What `audit_dataset` found; it shows as its summary.
+    """The result of `audit_dataset`; printed, it shows its summary.
 
-    `images` has a row for each image: id, label, split, group, error, and what
-    `cliplib.data.image.file_facts` says. `pairs` are those of `find_near_duplicates`,
-    with id, label and split of both (``_a``, ``_b``), and same_label. `summary` has the
-    column count, by measure.
+    `images` has a row for each image: id, label, split, group, error, and the facts of
+    `cliplib.data.image.file_facts`. `pairs` has a row for each pair that
+    `find_near_duplicates` found, with id, label and split of both images (``_a``,
+    ``_b``), and same_label. `summary` has the column count, indexed by measure.
     """
 
     images: pd.DataFrame
@@ -41,11 +41,11 @@ class Audit:
 
     @property
     def fields(self) -> pd.DataFrame:
-        """What files say that may be the same in many of them, such as the format."""
-        return self.images.drop(columns=[*OF_AN_IMAGE])
+        """The facts that many files may share, such as the format: a column each."""
+        return self.images.drop(columns=[*IMAGE_COLUMNS])
 
     def __repr__(self) -> str:
-        """Show the counts that are not 0."""
+        """Return the counts that are not 0."""
         return str(self.summary[self.summary["count"] > 0].to_string())
 
 
@@ -57,13 +57,12 @@ def audit_dataset(
     cache: ResultCache | None = None,
     **columns: str,
 ) -> Audit:
-    """Find near-duplicates, contradicting labels, leaks, and unreadable files.
+    """Find near-duplicates, contradictory labels, leaks, and unreadable files.
 
-    `source` and `columns` are those of `load_dataset`. `copies` says what counts as
-    one: "off", "exact", "near" or a threshold, see `find_near_duplicates`. With a
-    `table` of these images, or of some, like ones are tried as cropped copies wherever
-    the crop lies. Hashes are kept in the `cache`. A ValueError says if not one image
-    can be read.
+    `source` and `columns` are those of `load_dataset`. `copies` says which images count
+    as copies: "off", "exact", "near" or a threshold; see `find_near_duplicates`. With a
+    feature `table` of all or some of these images, crops beside the centre are found as
+    well. Hashes are kept in the `cache`. ValueError if no image can be read.
     """
     dataset = load_dataset(source, **columns)
     sources = list(dataset["image"])
@@ -73,9 +72,10 @@ def audit_dataset(
         reason = errors_by_row.get(0, "The data set is empty.")
         raise ValueError(f"No image can be read. {reason}")
     features = None
-    if table is not None:  # NaN for images that it lacks
-        of_table = pd.DataFrame(table.features, table.ids)
-        features = of_table.reindex(dataset["id"][:]).to_numpy(np.float32)
+    if table is not None:
+        features_by_id = pd.DataFrame(table.features, table.ids)
+        # NaN for images that the table lacks.
+        features = features_by_id.reindex(dataset["id"][:]).to_numpy(np.float32)
     pairs = find_near_duplicates(hashes, features=features, copies=copies)
     return audit_pairs(dataset, pairs, errors_by_row)
 
@@ -87,8 +87,8 @@ def audit_pairs(
 ) -> Audit:
     """Audit images whose near-duplicates are known; see `audit_dataset`.
 
-    `pairs` are what `find_near_duplicates` returns for the rows of the data set, and
-    `errors_by_row` says why some of its images cannot be read.
+    `pairs` is the result of `find_near_duplicates` for the rows of the data set;
+    `errors_by_row` holds the errors of the images that cannot be read.
     """
     images = _image_rows(dataset, errors_by_row)
     pairs = _with_names(pairs, images)
@@ -99,9 +99,9 @@ def audit_pairs(
 def _image_rows(
     dataset: datasets.Dataset, errors_by_row: Mapping[int, UnreadableImage]
 ) -> pd.DataFrame:
-    """Return a row for each image: id, label, split, error, and what its file tells.
+    """Return a row for each image: id, label, split, error, and facts of its file.
 
-    The label is the class's name, the error "" for an image that could be read. The
+    The label is the name of the class; the error is "" if the image could be read. The
     other columns are the `file_facts` of its source, NaN if it could not be read.
     """
     images = dataset.select_columns(["id", "label", "split"]).to_pandas()
@@ -117,13 +117,13 @@ def _image_rows(
 def _with_names(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs with id, label and split of both images, such as id_a and id_b.
 
-    Whether both have one label is same_label. The pairs' index_a and index_b are row
-    numbers of `images`.
+    The column same_label says whether both labels are the same. The pairs' index_a and
+    index_b are row numbers of `images`.
     """
     for side in ("a", "b"):
-        of_side = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
-        of_side.index = pairs.index
-        pairs = pairs.join(of_side.add_suffix(f"_{side}"))
+        names = images.loc[pairs[f"index_{side}"], ["id", "label", "split"]]
+        names.index = pairs.index
+        pairs = pairs.join(names.add_suffix(f"_{side}"))
     return pairs.assign(same_label=pairs["label_a"] == pairs["label_b"])
 
 
@@ -132,8 +132,8 @@ def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
     ``byte_copies`` are images whose file equals that of an earlier image;
     ``exact_copies`` and the next three are pairs. Leaks are images whose group or file
-    an earlier split has, too. Validation images leak as well: something is chosen on
-    them.
+    also occurs in an earlier split. Leaks of validation images count as well, since
+    hyperparameters are chosen on these images.
     """
     group_sizes = images["group"].value_counts()
     is_exact = pairs["kind"] == SAME_PIXELS
@@ -160,10 +160,10 @@ def _summary(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count_leaks(images: pd.DataFrame, split: str, earlier: list[str]) -> int:
-    """Count the images of a split whose group or file earlier splits have, too."""
-    of_split = images[images["split"] == split]
-    of_earlier = images[images["split"].isin(earlier)]
-    has_group = of_split["group"].isin(of_earlier["group"])
-    # No digest is that of an unreadable image.
-    has_file = of_split["digest"].isin(of_earlier["digest"].dropna())
-    return int((has_group | has_file).sum())
+    """Count the images of a split whose group or file also occurs in earlier splits."""
+    split_images = images[images["split"] == split]
+    earlier_images = images[images["split"].isin(earlier)]
+    shares_group = split_images["group"].isin(earlier_images["group"])
+    # Unreadable images have no digest, and so no file in common.
+    shares_file = split_images["digest"].isin(earlier_images["digest"].dropna())
+    return int((shares_group | shares_file).sum())

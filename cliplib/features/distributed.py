@@ -1,4 +1,4 @@
-"""Features over several machines, by Ray Data; the same call again does the rest."""
+"""Features computed on several machines with Ray Data, in calls that can be resumed."""
 
 from __future__ import annotations
 
@@ -27,34 +27,36 @@ from cliplib.features.storage import Fields
 
 logger = logging.getLogger(__name__)
 
-# Images that are encoded, and written to one file, together.
+# Number of images that are encoded together, and written to one file.
 IMAGES_A_FILE = 256
 
 
 class EncodingActor:
-    """What a Ray actor runs: it loads the encoder once, then encodes batch by batch.
+    """A Ray actor that loads the encoder once, then encodes batch by batch.
 
     Parameters
     ----------
     dataset
-        The images, as `load_dataset` gives them.
-    model, readout
-        What `load_encoder` takes, and one of the encoder's readouts; "" is the last.
+        The images, as `load_dataset` returns them.
+    model
+        A model for `load_encoder`.
+    readout
+        One of the encoder's readouts, or "" for the last.
     """
 
     def __init__(self, dataset: datasets.Dataset, model: str, readout: str) -> None:
         self.dataset = dataset
         self.encoder = load_encoder(model)
-        self.encoder.cache = None  # what is written is not kept twice
+        self.encoder.cache = None  # features are kept in the output alone
         readout = readout or self.encoder.readouts[-1]
         self.columns = self.encoder.columns_of(readout)
         self.made_by = made_by(self.encoder, readout)
 
     def __call__(self, batch: dict[str, Any]) -> pd.DataFrame:
-        """Encode n images, whose row numbers are the batch's column id.
+        """Encode the images whose row numbers are the batch's column id.
 
-        Returns the columns that `encode_with_ray` writes, in the same order. An image
-        that cannot be read has an error; its features are 0.
+        Returns the columns that `encode_with_ray` writes, with a row for each image. An
+        image that cannot be read has an error, and features of 0.
         """
         rows = self.dataset.select(batch["id"])
         class_names = rows.features["label"].names
@@ -75,12 +77,13 @@ class EncodingActor:
 
 
 def made_by(encoder: Encoder, readout: str) -> str:
-    """Return what makes a row, as JSON: rows of equal texts are made in the same way.
+    """Return what made a row, as JSON: encoder, readout and kind of hashes.
 
-    It is the column "encoder". `readout` is one of the encoder's, or "" for the last.
+    It is the column "encoder" of the files. `readout` is one of the encoder's, or ""
+    for the last.
     """
-    about = {"readout": readout or encoder.readouts[-1], "hashes": image_hash.name}
-    return json.dumps(encoder.provenance | about, sort_keys=True)
+    settings = {"readout": readout or encoder.readouts[-1], "hashes": image_hash.name}
+    return json.dumps(encoder.provenance | settings, sort_keys=True)
 
 
 def encode_with_ray(
@@ -94,25 +97,26 @@ def encode_with_ray(
 ) -> None:
     """Encode the images that `output` lacks, with Ray Data, here or on a cluster.
 
-    One that cannot be read gets a row with features of 0, and is not tried again.
+    An image that cannot be read gets a row with features of 0, and is not tried again.
     `FeatureTable.from_parquet` reads the result.
 
     Parameters
     ----------
     source, **options
         Where the images are, which part is meant, and which groups: see `load_dataset`.
-        All machines must see their files; those of a data set of the hub are in its
-        cache.
+        All machines must see the files of the images; those of a data set of the hub
+        are in its cache.
     output
-        A folder or URI that all machines see. Its Parquet files hold of each image id,
-        label, split, group, features (float32, of the readout), hash (of `image_hash`,
-        by which near-duplicates are found), encoder (what made the row, as JSON) and
-        error (why it cannot be read, or "").
-    model, readout
-        What `load_encoder` takes, and one of the encoder's readouts; by default the
-        last one, as in `cliplib.encode`.
+        A folder or URI that all machines see. Its Parquet files have a row for each
+        image: id, label, split, group, features (float32), hash (by `image_hash`, to
+        find near-duplicates), encoder (what made the row, as JSON) and error (why the
+        image cannot be read, or "").
+    model
+        A model for `load_encoder`.
+    readout
+        One of the encoder's readouts; by default the last one, as in `cliplib.encode`.
     actors
-        Processes that encode at once.
+        Number of processes that encode at once.
 
     Raises
     ------
@@ -122,7 +126,7 @@ def encode_with_ray(
         If an argument cannot be used, or `output` holds features of another encoder,
         readout or kind of hashes, or a damaged file.
     ConnectionError
-        If Ray could not be started, or failed; what is written stays.
+        If Ray cannot be started, or fails; the files that were written stay.
     """
     dataset = load_dataset(source, **options)
     if find_spec("ray") is None:
@@ -130,14 +134,15 @@ def encode_with_ray(
             "Encoding on several machines needs Ray: pip install 'cliplib[scale]'."
         )
     encoder = load_encoder(model)
-    encoder.columns_of(readout or encoder.readouts[-1])  # refuses what it cannot make
-    done = _written_ids(output, made_by(encoder, readout))
-    missing = [row for row, name in enumerate(dataset["id"]) if name not in done]
+    encoder.columns_of(readout or encoder.readouts[-1])  # refuses an unknown readout
+    written = _written_ids(output, made_by(encoder, readout))
+    missing = [row for row, name in enumerate(dataset["id"]) if name not in written]
     if not missing:
         return
     try:
         _encode_images(dataset.select(missing), output, model, readout, actors)
-    except Exception as error:  # Ray raises nearly anything, the cause in the last line
+    # Ray raises errors of many kinds, which name the cause in the last line.
+    except Exception as error:
         reason = str(error).strip().split("\n")[-1] or type(error).__name__
         raise ConnectionError(
             f"Ray failed ({reason}). What is in {output} stays, and the same call does "
@@ -146,15 +151,15 @@ def encode_with_ray(
 
 
 def _written_ids(output: str, expected: str) -> set[str]:
-    """Return the ids of the images that a folder or URI holds already.
+    """Return the ids of the images that a folder or URI already holds.
 
-    ValueError if another text than `expected` says what made them, or if a file is
+    ValueError unless the column "encoder" is `expected` in all rows, or if a file is
     damaged.
     """
-    texts = pa.schema({"id": pa.string(), "encoder": pa.string()})
+    schema = pa.schema({"id": pa.string(), "encoder": pa.string()})
     try:
         # With a schema, since a folder may hold no file yet.
-        written = pd.read_parquet(output, columns=texts.names, schema=texts)
+        written = pd.read_parquet(output, columns=schema.names, schema=schema)
     except FileNotFoundError:
         return set()
     if set(written["encoder"]) - {expected}:
@@ -167,40 +172,37 @@ def _written_ids(output: str, expected: str) -> set[str]:
 def _encode_images(
     dataset: datasets.Dataset, output: str, model: str, readout: str, actors: int
 ) -> None:
-    """Encode images into new Parquet files in `output`.
-
-    The work is shared by `actors` processes, each with an `EncodingActor` of its own.
-    """
+    """Encode images into new Parquet files in `output`, with `actors` processes."""
     import ray.data
 
-    # RAY_ADDRESS names a cluster. Here one core more deals the rows out, else the
-    # actors would wait for ever.
+    # Without a cluster, which RAY_ADDRESS would name, Ray is started here. It needs a
+    # core to distribute the rows, or the actors would wait for ever.
     if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
         ray.init(num_cpus=actors + 1, include_dashboard=False)
     n_files = math.ceil(len(dataset) / IMAGES_A_FILE)
     encoded = ray.data.range(len(dataset), override_num_blocks=n_files).map_batches(
         EncodingActor,
-        batch_size=None,  # all rows of a file to be
+        batch_size=None,  # all rows of a block, which becomes one file
         compute=ray.data.ActorPoolStrategy(size=actors),
         fn_constructor_args=(dataset, model, readout),
     )
-    # Absolute, since workers run in folders of their own.
+    # An absolute path, since each worker runs in a folder of its own.
     encoded.write_parquet(output if "://" in output else os.path.abspath(output))
 
 
 def load_encoded(folder: str) -> Fields:
-    """Read the fields of a feature table from what `encode_with_ray` wrote.
+    """Read the fields of a feature table from the files of `encode_with_ray`.
 
-    Copies that are cropped beside the centre are not sought; `encode` does. A warning
-    counts the images that could not be read. ValueError if a file is damaged or
-    another's, or no image could be read.
+    Unlike `encode`, it does not find copies that are cropped beside the centre. A
+    warning counts the images that could not be read. ValueError if a file is damaged or
+    of another kind, or no image could be read.
     """
     images = _readable_rows(folder)
     classes, labels = np.unique(images["label"].to_numpy(str), return_inverse=True)
-    # Without the features: to compare those of a million images would take days.
+    # Without features, since comparing those of a million images would take days.
     near_duplicates = near_duplicate_groups(np.stack(images["hash"].to_list()))
     groups = near_duplicates
-    if (images["group"] != "").any():  # where the source declares them
+    if (images["group"] != "").any():  # the source declares groups
         groups = merge_groups(near_duplicates, images["group"])
     return {
         "features": np.stack(images["features"].to_list()),
@@ -216,10 +218,10 @@ def load_encoded(folder: str) -> Fields:
 
 
 def _readable_rows(folder: str) -> pd.DataFrame:
-    """Return the rows of images that could be read, as `encode_with_ray` wrote them.
+    """Return the rows of `encode_with_ray` for images that could be read, by id.
 
-    They are sorted by id. A warning counts the others. ValueError if a file is damaged
-    or another's, or no image could be read.
+    A warning counts the other images. ValueError if a file is damaged or of another
+    kind, or no image could be read.
     """
     images = pd.read_parquet(folder)
     if not {"id", "hash", "encoder", "error"} <= set(images):
@@ -229,7 +231,7 @@ def _readable_rows(folder: str) -> pd.DataFrame:
             f"{folder} holds features that were made in several ways: leave the files "
             "of one in it."
         )
-    # Two calls of `encode` at once may have written two rows for an image.
+    # Two calls at once may have written two rows for an image.
     images = images.drop_duplicates("id").sort_values("id")
     was_read = images["error"] == ""
     if not was_read.any():

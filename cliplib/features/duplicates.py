@@ -219,12 +219,12 @@ def _near_pairs(
     Images of the rows `index_a` are compared with those of `index_b`, which within one
     collection are the same rows.
     """
-    bits = records["bits"]
-    orientations = list(ORIENTATIONS)
+    bits_a = records["bits"][index_a]
+    upright_bits_b = records["bits"][index_b, 0]
     detail = quantised_detail(records["grey"])
-    upright = orientations.index("")
+    orientations = list(ORIENTATIONS)
     for positions_a, positions_b, number in close_hashes(
-        bits[index_a], bits[index_b, upright], MAX_DISTANCE, within=is_within
+        bits_a, upright_bits_b, MAX_DISTANCE, within=is_within
     ):
         rows_a = index_a[positions_a]
         rows_b = index_b[positions_b]

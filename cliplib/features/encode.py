@@ -1,4 +1,4 @@
-"""From images, anywhere, to their feature table."""
+"""From images of any source to their feature table."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class EncodedImages:
     dataset
         The images of the table, row by row, as `load_dataset` returns them.
     hashes
-        What `image_hash` gives for them, (n, 4416).
+        The result of `image_hash` for these images, (n, 4416).
     pairs
-        The near-duplicates among them, as `find_near_duplicates` returns them.
+        The near-duplicates among these images, as `find_near_duplicates` returns them.
     errors
-        Why other images cannot be read, by id.
+        The errors of the images that cannot be read, by id.
     """
 
     table: FeatureTable
@@ -51,7 +51,7 @@ class EncodedImages:
     errors: Mapping[str, UnreadableImage]
 
     def select(self, is_kept: Bools) -> EncodedImages:
-        """Return the images that are kept, (n,), which are all that have a pair."""
+        """Return the images that are kept; `is_kept` (n,) must keep all of a pair."""
         new_row = np.cumsum(is_kept) - 1
         index_a = new_row[self.pairs["index_a"]]
         index_b = new_row[self.pairs["index_b"]]
@@ -65,24 +65,24 @@ class EncodedImages:
 
     @cached_property
     def files(self) -> list[Any]:
-        """The file of each row, as `load_image` takes it."""
+        """The source of each row's image, as `load_image` takes it."""
         return list(self.dataset["image"])
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """The reason why a file cannot be read, by id."""
+        """The reason why each unreadable image cannot be read, by id."""
         return {name: f"{error.reason}." for name, error in self.errors.items()}
 
     @property
     def counts(self) -> pd.DataFrame:
-        """Images by class, the same with copies counted once, and groups.
+        """The numbers of images, of images without copies, and of groups, by class.
 
-        Images have a column for each published split, or else a single one, "images".
+        Images are counted by published split, or else in one column, "images".
         """
         table = self.table
         splits = np.where(table.splits == "", "images", table.splits)
         counts = pd.crosstab(pd.Series(table.label_names, name="class"), splits)
-        # Also of a class whose images are unreadable; the columns below are (k,), too.
+        # A class may have no readable image; then its counts are 0.
         counts = counts.reindex(pd.Index(table.classes, name="class"), fill_value=0)
         counts["without copies"] = groups_per_class(table, table.copies)
         counts["groups"] = groups_per_class(table)
@@ -90,7 +90,7 @@ class EncodedImages:
 
     @property
     def groups_per_class(self) -> dict[str, int]:
-        """By class, in how many groups it occurs."""
+        """The number of groups with images of each class, by name."""
         counts = groups_per_class(self.table).tolist()
         return dict(zip(self.table.classes, counts, strict=True))
 
@@ -103,7 +103,7 @@ def encode(
     errors: dict[str, UnreadableImage] | None = None,
     **options: Any,
 ) -> FeatureTable:
-    """Encode images from anywhere into a feature table, with their near-duplicates.
+    """Encode images from any source into a feature table, with their near-duplicates.
 
     Parameters
     ----------
@@ -111,23 +111,24 @@ def encode(
         Where the images are, which part is meant, and which groups: see `load_dataset`.
         Groups are merged with near-duplicates.
     encoder
-        A `ClipEncoder`, `VisionEncoder` or `FunctionEncoder`; or the hub id or folder
-        of a model; by default what ``ClipEncoder()`` is. The table holds its last
-        readout, "deep" of a CLIP.
+        A `ClipEncoder`, `VisionEncoder` or `FunctionEncoder`, or the hub id or folder
+        of a model; by default ``ClipEncoder()``. The table holds the encoder's last
+        readout, which for a CLIP is "deep".
     copies
-        Which images count as copies: "off", "exact", "near" or a threshold, see
+        Which images count as copies: "off", "exact", "near" or a threshold; see
         `find_near_duplicates`.
     errors
-        A dict that receives the error of each image that was left out, by id.
+        A dict that receives the error of each image that is left out, by id.
 
     Raises
     ------
     OSError
-        If the source is not there, or an image cannot be read and there is no `errors`.
+        If the source does not exist, or if an image cannot be read and `errors` is not
+        given.
     ValueError
         If groups do not cover all images, or the source lacks a column.
     """
-    parse_copies(copies)  # which is refused before a model is loaded, if at all
+    parse_copies(copies)  # refuses a wrong value before a model is loaded
     dataset = load_dataset(source, **options)
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(encoder)
@@ -141,11 +142,11 @@ def encode_dataset(
     copies: str | float = "near",
     errors: dict[str, UnreadableImage] | None = None,
 ) -> EncodedImages:
-    """Encode images as `load_dataset` returns them, and return all that was found out.
+    """Encode images that `load_dataset` returned, and return all that was found out.
 
-    Parameters and errors are those of `encode`.
+    The other parameters, and what is raised, are those of `encode`.
     """
-    parse_copies(copies)  # which is refused before the encoding, if at all
+    parse_copies(copies)  # refuses a wrong value before the images are encoded
     title = dataset.info.dataset_name
     errors_by_row: dict[int, UnreadableImage] = {}
     features, hashes = encoder.map(
@@ -160,7 +161,7 @@ def encode_dataset(
         raise ValueError(f"No image of {title!r} can be read.")
     pairs = _near_duplicates(hashes, features, copies, encoder.cache)
     near_duplicates = connected_groups(len(dataset), pairs["index_a"], pairs["index_b"])
-    about = {"dataset": title, "source": dataset.info.builder_name}
+    origin = {"dataset": title, "source": dataset.info.builder_name}
     table = FeatureTable(
         features=features,
         labels=np.array(dataset["label"][:], np.int64),
@@ -169,14 +170,14 @@ def encode_dataset(
         splits=np.array(dataset["split"][:], np.str_),
         copies=near_duplicates,
         groups=near_duplicates,
-        provenance={**encoder.provenance, **about},
+        provenance={**encoder.provenance, **origin},
     )
     if any(dataset["group"]):
         table = table.with_groups(dataset["group"][:])
-    error_of = {str(table.ids[row]): error for row, error in errors_by_row.items()}
+    errors_by_id = {str(table.ids[row]): error for row, error in errors_by_row.items()}
     if errors is not None:
-        errors |= error_of
-    encoded = EncodedImages(table, dataset, hashes, pairs, error_of)
+        errors |= errors_by_id
+    encoded = EncodedImages(table, dataset, hashes, pairs, errors_by_id)
     return encoded if was_read.all() else encoded.select(was_read)
 
 
@@ -186,9 +187,9 @@ def _near_duplicates(
     copies: str | float,
     cache: ResultCache | None,
 ) -> pd.DataFrame:
-    """Return what `find_near_duplicates` does; the same images are compared once.
+    """Return the result of `find_near_duplicates`, from the cache if it is there.
 
-    To compare 7,000 slices of few patients takes minutes.
+    Comparing 7,000 slices of few patients takes minutes.
     """
     if cache is None:
         return find_near_duplicates(hashes, features=features, copies=copies)
@@ -197,13 +198,13 @@ def _near_duplicates(
         for array in (hashes, features)
     )
     key = ":".join(("near_duplicates_7", str(copies), *contents))
-    kept = cache.get([key])
-    if key not in kept:
+    entry = cache.get([key])
+    if key not in entry:
         pairs = find_near_duplicates(hashes, features=features, copies=copies)
-        # Texts of the length of the longest, since the cache keeps no objects.
-        texts = {
+        # Texts of a fixed length, since the cache stores no Python objects.
+        text_types = {
             name: pairs[name].to_numpy("U").dtype for name in ("kind", "orientation")
         }
-        kept = {key: pairs.to_records(index=False, column_dtypes=texts)}
-        cache.put(kept)
-    return pd.DataFrame(kept[key]).astype(PAIR_TYPES)
+        entry = {key: pairs.to_records(index=False, column_dtypes=text_types)}
+        cache.put(entry)
+    return pd.DataFrame(entry[key]).astype(PAIR_TYPES)

@@ -1,4 +1,4 @@
-"""Pairs of hashes that differ in few bits, by XOR and a count of the bits left."""
+"""Pairs of hashes that differ in few bits, by XOR and a count of the set bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from cliplib.data.arrays import Ints
 
 Words = NDArray[np.uint64]
 
-# Pairs compared at once: so many that a core's cache holds them.
+# Rows of a, and rows of b, that are compared at once: their distances fit into a core's
+# cache.
 ROWS_AT_ONCE = 128
 COLUMNS_AT_ONCE = 2048
 
@@ -19,36 +20,36 @@ COLUMNS_AT_ONCE = 2048
 def close_hashes(
     bits_a: Words, bits_b: Words, max_distance: int, *, within: bool = False
 ) -> Iterator[tuple[Ints, Ints, int]]:
-    """Yield the pairs that differ in at most `max_distance` bits, some at a time.
+    """Yield the pairs that differ in at most `max_distance` bits, block by block.
 
-    Each time it is rows of a, rows of b, (m,) both, and in which orientation of a they
-    are close.
+    Each block's pairs are the rows of a and the rows of b, (p,) each, with the number
+    of the orientation of a in which they are close.
 
     Parameters
     ----------
     bits_a
         Hashes of images in each orientation, (n, orientations, words).
     bits_b
-        Hashes of images as they are, (m, words).
+        Hashes of upright images, (m, words).
     max_distance
-        How many bits may differ.
+        Largest number of differing bits.
     within
-        Whether both are of the same images: each pair is yielded once for each
+        Whether a and b are the same images. Then each pair is yielded once for each
         orientation, with the earlier row as a.
     """
     words_b = np.ascontiguousarray(bits_b.T)
     for first_row in range(0, len(bits_a), ROWS_AT_ONCE):
-        rows_of_block = slice(first_row, first_row + ROWS_AT_ONCE)
-        words_by_orientation = bits_a[rows_of_block].transpose(1, 2, 0)
-        # Within one collection nothing before the block is later than its rows.
+        block_a = bits_a[first_row : first_row + ROWS_AT_ONCE]
+        words_by_orientation = block_a.transpose(1, 2, 0)
+        # Within one collection, pairs with rows before this block were yielded earlier.
         start = first_row if within else 0
         for first_column in range(start, len(bits_b), COLUMNS_AT_ONCE):
             block_b = words_b[:, first_column : first_column + COLUMNS_AT_ONCE]
             for orientation, words_a in enumerate(words_by_orientation):
-                is_near = _distances(words_a, block_b) <= max_distance
-                near_rows, near_columns = np.nonzero(is_near)
-                rows_a = near_rows + first_row
-                rows_b = near_columns + first_column
+                is_close = _distances(words_a, block_b) <= max_distance
+                close_rows, close_columns = np.nonzero(is_close)
+                rows_a = close_rows + first_row
+                rows_b = close_columns + first_column
                 if within:
                     is_later = rows_b > rows_a
                     rows_a = rows_a[is_later]
@@ -57,7 +58,10 @@ def close_hashes(
 
 
 def _distances(words_a: Words, words_b: Words) -> NDArray[np.uint16]:
-    """Return how many bits differ between hashes (words, n) and (words, m): (n, m)."""
+    """Return the number of differing bits of each pair of hashes, (n, m).
+
+    The hashes are the columns of `words_a` (words, n) and `words_b` (words, m).
+    """
     distance = np.zeros((words_a.shape[1], words_b.shape[1]), np.uint16)
     for word_a, word_b in zip(words_a, words_b, strict=True):
         distance += np.bitwise_count(word_a[:, None] ^ word_b)

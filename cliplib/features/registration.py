@@ -104,15 +104,6 @@ class Alignment(NamedTuple):
     maps: Tensor  # (p, 3, 3), of which the last row is 0, 0, 1
     correlation: Features  # of the detail where the images overlap, (p,)
 
-    def select(self, pairs: Ints) -> Alignment:
-        """Return the alignment of some of the pairs, by number."""
-        return Alignment(
-            self.moving[pairs],
-            self.fixed[pairs],
-            self.maps[pairs],
-            self.correlation[pairs],
-        )
-
     def best_of_two(self) -> Alignment:
         """Return the better of two alignments of each pair.
 
@@ -121,7 +112,13 @@ class Alignment(NamedTuple):
         """
         first, second = self.correlation.reshape(2, -1)
         n_pairs = len(first)
-        return self.select(np.arange(n_pairs) + n_pairs * (second > first))
+        better = np.arange(n_pairs) + n_pairs * (second > first)
+        return Alignment(
+            self.moving[better],
+            self.fixed[better],
+            self.maps[better],
+            self.correlation[better],
+        )
 
 
 @one_thread()  # on such small images, two would wait for each other most of the time
@@ -301,14 +298,14 @@ def _compared(images: NDArray[np.uint8], alignment: Alignment) -> pd.DataFrame:
     likely = np.flatnonzero(is_small & (alignment.correlation >= MIN_FITTED))
     for batch in row_batches(len(likely), PAIRS_AT_ONCE):
         pairs = likely[batch]
-        aligned = alignment.select(pairs)
-        moving = torch.from_numpy(images[aligned.moving]).float()
-        fixed = torch.from_numpy(images[aligned.fixed]).float()
+        moving = torch.from_numpy(images[alignment.moving[pairs]]).float()
+        fixed = torch.from_numpy(images[alignment.fixed[pairs]]).float()
+        maps = alignment.maps[pairs]
         # Where one image ends and the other goes on, the end is an edge that the
         # picture does not have. So both are compared in the frame of either, and the
         # better result counts.
-        in_fixed = _compared_overlap(moving, fixed, aligned.maps)
-        in_moving = _compared_overlap(fixed, moving, torch.linalg.inv(aligned.maps))
+        in_fixed = _compared_overlap(moving, fixed, maps)
+        in_moving = _compared_overlap(fixed, moving, torch.linalg.inv(maps))
         is_better = in_moving[:, :1] > in_fixed[:, :1]
         compared[pairs] = torch.where(is_better, in_moving, in_fixed)
     return pd.DataFrame(compared, columns=["correlation", "grey", "difference"])

@@ -1,9 +1,9 @@
 """Splits and folds that keep groups whole.
 
-A group is what must never be separated: near-duplicates of one image, images of one
-patient. Wherever groups are given by name, splits do not depend on the order of rows.
-Within this module, `group_of_row` (n,) holds the group number of each row, from 0
-without a gap, in the order of the groups' sorted names.
+A group is a set of images that must never be separated, such as near-duplicates or the
+images of one patient. In this module `group_of_row` (n,) holds the group number of each
+row, from 0 without a gap, in the order of the groups' sorted names. So splits of named
+groups do not depend on the order of the rows.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from scipy.sparse import csr_array
 from cliplib.data.arrays import Bools, Ints
 from cliplib.features.groups import number_groups
 
-# Draws of groups to hold out, before it is told that a class cannot be divided.
+# Number of draws of held-out groups after which a class counts as indivisible.
 MAX_DRAWS = 20
-# With more of them StratifiedGroupKFold takes a second and longer.
+# Largest number of groups for StratifiedGroupKFold, which takes a second for so many.
 MAX_GROUPS_FOR_SKLEARN = 5_000
 
 
 def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> Ints:
-    """Return each row's group number, and refuse missing or too few groups.
+    """Return each row's group number; refuse missing groups, or too few of them.
 
     Parameters
     ----------
     groups
-        The group of each row, (n,), names or numbers; without them each row is its own.
+        The group of each row, (n,), names or numbers; by default each row is a group.
     n
         Number of rows.
     at_least
-        How many different groups there must be.
+        Smallest number of different groups.
 
     Returns
     -------
@@ -46,8 +46,8 @@ def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> In
     Raises
     ------
     ValueError
-        Where there are not n entries, one is missing (None, NaN or empty), or too few
-        differ.
+        If there are not n entries, one is missing (None, NaN or empty), or there are
+        too few different groups.
     """
     names = np.arange(n) if groups is None else groups
     group_of_row = number_groups(names, by_name=True)
@@ -63,33 +63,33 @@ def checked_groups(groups: ArrayLike | None, n: int, *, at_least: int = 2) -> In
 def group_train_test_split(
     y: ArrayLike, groups: ArrayLike | None = None, *, parts: int = 5, seed: int = 0
 ) -> tuple[Ints, Ints]:
-    """Hold out about one in `parts` groups of each class, and one at least.
+    """Hold out about one in `parts` groups of each class, and at least one.
 
-    `y` (n,) holds labels of any kind, `groups` (n,) names or numbers; without them each
-    row is its own group. Scikit-learn's grouped folds would need seconds for thousands
-    of groups, and may leave a rare class out.
+    `y` (n,) holds labels of any kind, `groups` (n,) names or numbers; by default each
+    row is a group. Scikit-learn's grouped folds take seconds for thousands of groups,
+    and may leave out a rare class.
 
     Returns
     -------
     train_rows, test_rows : Ints
-        Row numbers, in increasing order; every class is on both sides.
+        Row numbers, in increasing order. Every class is on both sides.
 
     Raises
     ------
     ValueError
-        Where a class has a single group, no such split was found, or `seed` is no whole
+        If a class has a single group, no such split is found, or `seed` is not a whole
         number.
     """
     if not isinstance(seed, Integral):
         raise ValueError(f"seed={seed!r} must be a whole number.")
     labels = np.asarray(y)
-    group_of_row = checked_groups(groups, len(labels))  # numbers from 0
+    group_of_row = checked_groups(groups, len(labels))
     check_number_of_groups(labels, group_of_row, 2, "to hold some out")
     counts = _count_by_group_and_class(labels, group_of_row)
     has_class = (counts > 0).toarray()  # (n_groups, k)
     rng = np.random.default_rng(seed)
     for _ in range(MAX_DRAWS):
-        is_held_out = _draw_groups(counts, parts, rng)  # whether each group is
+        is_held_out = _draw_groups(counts, parts, rng)  # (n_groups,)
         in_train = has_class[~is_held_out].any(axis=0)
         in_test = has_class[is_held_out].any(axis=0)
         if (in_train & in_test).all():
@@ -103,15 +103,14 @@ def group_train_test_split(
 
 
 def _draw_groups(counts: csr_array, parts: int, rng: np.random.Generator) -> Bools:
-    """Draw the groups to hold out, about one in `parts` of each class.
+    """Return whether each group is held out, (n_groups,): one in `parts` of each class.
 
-    A class's groups are ordered by size and every `parts`-th is taken, from a random
-    start (systematic sampling), so that about one in `parts` of its rows is held out,
-    too. A group of several classes is decided with the rarest of them (the order of
-    Sechidis et al. 2011).
+    `counts` (n_groups, k) says how many rows of each class a group holds.
 
-    `counts` (n_groups, k) says how many rows of each class a group holds. Returned is
-    whether each group, (n_groups,), is held out.
+    The groups of a class are ordered by size, and every `parts`-th of them is taken,
+    from a random start on (systematic sampling): thus about one in `parts` of its rows
+    is held out, too. Classes are treated from the rarest on, and a group of several
+    classes is decided with the rarest of them (as in Sechidis et al. 2011).
     """
     group_sizes = counts.sum(axis=1)
     has_class = (counts > 0).toarray()
@@ -119,17 +118,16 @@ def _draw_groups(counts: csr_array, parts: int, rng: np.random.Generator) -> Boo
     smallest_first = shuffled[np.argsort(group_sizes[shuffled], kind="stable")]
     is_held_out = np.zeros(len(group_sizes), bool)
     is_decided = np.zeros(len(group_sizes), bool)
-    rarest_first = np.argsort(has_class.sum(axis=0), kind="stable")  # of fewest groups
-    for label in rarest_first:
+    n_groups_of_class = has_class.sum(axis=0)
+    for label in np.argsort(n_groups_of_class, kind="stable"):
         groups_of_class = smallest_first[has_class[smallest_first, label]]
         undecided = groups_of_class[~is_decided[groups_of_class]]
-        # A start beyond the last of those undecided would take none of them.
-        n_starts = min(parts, max(1, len(undecided)))
-        every_so_many = undecided[rng.integers(n_starts) :: parts]
-        is_missing = not is_held_out[groups_of_class].any()
-        # A single one is held out only if no other group of the class is yet.
-        if len(undecided) > 1 or is_missing:
-            is_held_out[every_so_many] = True
+        # The start is among the undecided groups, so that at least one is taken.
+        start = rng.integers(min(parts, max(1, len(undecided))))
+        # A single undecided group is held out only if the class has no such group yet.
+        has_held_out = is_held_out[groups_of_class].any()
+        if len(undecided) > 1 or not has_held_out:
+            is_held_out[undecided[start::parts]] = True
         is_decided[groups_of_class] = True
     return is_held_out
 
@@ -141,18 +139,18 @@ def fold_numbers(
     n_splits: int = 5,
     seed: int = 0,
 ) -> Ints:
-    """Assign whole groups to folds of like size and like shares of the classes.
+    """Assign whole groups to folds of similar size and similar shares of the classes.
 
-    Groups are assigned by scikit-learn's StratifiedGroupKFold. Where each row is its
-    own group, and beyond 5,000 groups, it is StratifiedKFold, to which a group is one
-    entry, whatever its size, of the first of its classes.
+    Groups are assigned by scikit-learn's StratifiedGroupKFold. If each row is a group,
+    or there are more than 5,000 groups, StratifiedKFold is used instead: it counts a
+    group as one entry, whatever its size, of the first of its classes.
 
     Parameters
     ----------
     y
         Classes (n,) of any kind. A group may hold several.
     groups
-        Groups (n,); without them each row is its own.
+        Groups (n,); by default each row is a group.
     n_splits
         Number of folds.
     seed
@@ -166,7 +164,7 @@ def fold_numbers(
     Raises
     ------
     ValueError
-        Where a class has fewer groups than there are folds.
+        If a class has fewer groups than there are folds.
     """
     labels = np.asarray(y)
     group_of_row = checked_groups(groups, len(labels))
@@ -175,12 +173,12 @@ def fold_numbers(
 
 
 def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
-    """Return how many rows of each class each group has, sparse (n_groups, k).
+    """Return the number of rows by group and class, a sparse array (n_groups, k).
 
     The columns are the k different `labels` (n,), names or numbers, in sorted order.
     """
-    class_of_row = np.unique(labels, return_inverse=True)[1]  # from 0 to k - 1
-    # Sparse: a group has few of the classes. Ones at the same place are added.
+    _, class_of_row = np.unique(labels, return_inverse=True)  # 0 to k - 1
+    # A csr_array adds entries of the same place.
     ones = np.ones(len(group_of_row), np.int64)
     return csr_array((ones, (group_of_row, class_of_row)))
 
@@ -188,9 +186,9 @@ def _count_by_group_and_class(labels: Any, group_of_row: Ints) -> csr_array:
 def check_number_of_groups(
     labels: Any, group_of_row: Ints, needed: int, why: str
 ) -> None:
-    """Raise a ValueError that names a class of fewer than `needed` groups.
+    """Raise a ValueError that names a class with fewer than `needed` groups.
 
-    `why` says in its message what they are needed for, such as "for 5 folds".
+    `why` says in the message what they are needed for, such as "for 5 folds".
     """
     counts = _count_by_group_and_class(labels, group_of_row)
     n_groups_of_class = (counts > 0).sum(axis=0)
@@ -203,17 +201,18 @@ def check_number_of_groups(
 
 
 def assign_folds(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> Ints:
-    """Return `fold_numbers` (n,), also where some classes have too few groups.
+    """Return `fold_numbers` (n,), although some classes may have too few groups.
 
-    A class must have as many groups as there are folds, or scikit-learn refuses.
+    Scikit-learn refuses if no class has as many groups as there are folds.
     """
-    # Here, since it takes most of a second, which a table that is read can do without.
+    # Imported here, since that takes most of a second, and reading a table needs none.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     class_of_group = pd.Series(labels).groupby(group_of_row).min().to_numpy()
     n_groups = len(class_of_group)
     if n_groups == len(labels) or n_groups > MAX_GROUPS_FOR_SKLEARN:
-        # One entry for each group: 1,000 times as fast, and as even by chance.
+        # With one entry for each group it is 1,000 times as fast. Of so many groups the
+        # sizes even out by chance.
         by_group = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
         return _folds_of_splitter(by_group, class_of_group)[group_of_row]
     by_row = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
@@ -223,16 +222,15 @@ def assign_folds(labels: Any, group_of_row: Ints, n_splits: int, seed: int) -> I
 def _folds_of_splitter(
     splitter: Any, labels: Any, group_of_row: Ints | None = None
 ) -> Ints:
-    """Return each row's fold, (n,) from 0: the one that has it among its test rows.
+    """Return each row's fold, (n,) from 0, by a scikit-learn splitter.
 
-    Folds are those of a scikit-learn splitter, which uses `group_of_row` if given.
+    It is the fold that has the row among its test rows.
     """
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
-        # A class may have few groups but those that count for another class.
+        # A class may seem rare here, since a group counts for its first class alone.
         warnings.filterwarnings("ignore", "The least populated class")
-        # It yields train_rows and test_rows of each fold. In place of features, of
-        # which only the number counts, it gets the labels.
+        # The splitter wants features, but only counts them: labels stand in for them.
         splits = splitter.split(labels, labels, group_of_row)
         for fold, (_, test_rows) in enumerate(splits):
             folds[test_rows] = fold

@@ -1,6 +1,6 @@
 """A feature table in a file: safetensors or Parquet.
 
-What is written and read are the fields of a `cliplib.FeatureTable`, by name.
+The functions write and read the fields of a `cliplib.FeatureTable`, by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cliplib.encoders.readouts import readout_columns
 
 Fields = dict[str, Any]
 
-# The entry of a file with all but the arrays.
+# The entry of a file's metadata that holds all fields but the arrays, as JSON.
 METADATA = "cliplib.FeatureTable"
 NUMBERS = ("labels", "copies", "groups")
 NAMES = ("ids", "splits")
@@ -40,8 +40,11 @@ def save_safetensors(path: str | os.PathLike[str], fields: Fields) -> None:
 def write_arrays(
     path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], fields: Fields
 ) -> None:
-    """Write a table's arrays to a file, which replaces an older one once complete."""
-    # The package would write arrays that are stored column by column transposed.
+    """Write a table's arrays to a file, which replaces an older one once complete.
+
+    The other fields become the file's metadata.
+    """
+    # safetensors would write arrays that are stored column by column transposed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     place = Path(path)
     with replacing(place.parent) as new:
@@ -52,23 +55,24 @@ def load_safetensors(path: str | os.PathLike[str]) -> Fields:
     """Read what `save_safetensors` wrote; see `cliplib.FeatureTable.load`."""
     with _named_if_damaged(path):
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            texts = file.metadata() or {}
             names = file.keys()
             arrays = {name: file.get_tensor(name) for name in names}
-        about = json.loads(metadata[METADATA])
+        metadata = json.loads(texts[METADATA])
         if "codes" in arrays:  # a compact file
-            arrays["features"] = _expanded(arrays, about["provenance"])
-        # Older files may hold float16; they know near-duplicates alone, as groups.
+            arrays["features"] = _expanded(arrays, metadata["provenance"])
+        # An older file may hold features in float16, and lack copies: its groups are
+        # those of near-duplicates.
         arrays["features"] = arrays["features"].astype(np.float32, copy=False)
-        return _fields({"copies": arrays["groups"]} | arrays, about)
+        return _fields({"copies": arrays["groups"]} | arrays, metadata)
 
 
 def save_parquet(path: str | os.PathLike[str], fields: Fields) -> None:
-    """Write one Parquet file, of a column for each entry, and one of features."""
+    """Write one Parquet file; see `cliplib.FeatureTable.to_parquet`."""
     features = np.asarray(fields["features"], np.float32)
     columns = {name: fields[name] for name in (*NUMBERS, *NAMES)}
     table = pd.DataFrame({**columns, "features": list(features)})
-    # An empty table does not tell how many features it had.
+    # The column of an empty table does not tell the number of features.
     table.attrs = {**_metadata(fields), "width": features.shape[1]}
     place = Path(path)
     with replacing(place.parent) as new:
@@ -79,31 +83,31 @@ def load_parquet(path: str | os.PathLike[str]) -> Fields:
     """Read what `save_parquet` wrote; ValueError if it is something else."""
     with _named_if_damaged(path):
         table = pd.read_parquet(path)
-        about = json.loads(table.attrs[METADATA])
+        metadata = json.loads(table.attrs[METADATA])
         arrays = {name: table[name].to_numpy() for name in (*NUMBERS, *NAMES)}
         features = np.array(table["features"].tolist(), np.float32)
         arrays["features"] = features.reshape(len(table), table.attrs["width"])
-        return _fields(arrays, about)
+        return _fields(arrays, metadata)
 
 
 def _metadata(fields: Fields, *names: str) -> dict[str, str]:
-    """Return what a file says beside its arrays, with entries of some names."""
-    about = {"classes": fields["classes"], "provenance": dict(fields["provenance"])}
-    about |= {name: fields[name].tolist() for name in names}
-    return {METADATA: json.dumps(about, sort_keys=True)}
+    """Return a file's metadata: classes, provenance, and the fields of some names."""
+    metadata = {"classes": fields["classes"], "provenance": dict(fields["provenance"])}
+    metadata |= {name: fields[name].tolist() for name in names}
+    return {METADATA: json.dumps(metadata, sort_keys=True)}
 
 
-def _fields(arrays: Mapping[str, NDArray[Any]], about: Fields) -> Fields:
-    """Return a table's fields from a file's arrays, and what it says beside them."""
-    known = {**about, **arrays}
-    fields = {name: known[name] for name in ("features", "provenance", *NUMBERS)}
-    fields |= {name: np.array(known[name], np.str_) for name in NAMES}
-    return {**fields, "classes": tuple(known["classes"])}
+def _fields(arrays: Mapping[str, NDArray[Any]], metadata: Fields) -> Fields:
+    """Return a table's fields from the arrays and the metadata of a file."""
+    entries = {**metadata, **arrays}
+    fields = {name: entries[name] for name in ("features", "provenance", *NUMBERS)}
+    fields |= {name: np.array(entries[name], np.str_) for name in NAMES}
+    return {**fields, "classes": tuple(entries["classes"])}
 
 
 @contextmanager
 def _named_if_damaged(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise ValueError, which names the file, where a block reads no table."""
+    """Raise a ValueError that names the file if a block cannot read it."""
     try:
         yield
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
@@ -123,20 +127,21 @@ def pooled_columns(provenance: Mapping[str, str]) -> Bools:
 def _expanded(
     arrays: Mapping[str, NDArray[Any]], provenance: Mapping[str, str]
 ) -> Features:
-    """Return the features (n, d) float32 of a file that stores them in few bits.
+    """Return the features (n, d) float32 of a compact file.
 
-    Of u different rows it has the pooled columns, (u, p); and codes (u, d - p), which
-    are multiplied by a scale for each column, (d - p,).
+    It stores each of u different rows once: its pooled columns, (u, p), and its other
+    columns as codes, (u, d - p), to be multiplied by a scale for each column, (d - p,).
+    `rows` (n,) says which of the u rows each image has.
     """
+    n_unique = len(arrays["codes"])
     n_columns = arrays["pooled"].shape[1] + arrays["codes"].shape[1]
-    # First, since what a damaged file says of its size could fill the memory. No file
-    # has more than ten rows for each that differs.
+    # Checked first, since the sizes that a damaged file states could fill the memory.
+    # No sound file has more than ten images for each different row.
     stated_columns = 3 * int(provenance["blocks"]) * int(provenance["width"])
-    if stated_columns != n_columns or len(arrays["rows"]) > 10 * len(arrays["codes"]):
+    if stated_columns != n_columns or len(arrays["rows"]) > 10 * n_unique:
         raise ValueError("The readout has other rows or columns than the file.")
     is_pooled = pooled_columns(provenance)
-    unique = np.empty((len(arrays["codes"]), n_columns), np.float32)
+    unique = np.empty((n_unique, n_columns), np.float32)
     unique[:, is_pooled] = arrays["pooled"]
-    others = np.multiply(arrays["codes"], arrays["scale"], dtype=np.float32)
-    unique[:, ~is_pooled] = others
+    unique[:, ~is_pooled] = arrays["codes"] * arrays["scale"]
     return unique[arrays["rows"].astype(np.int64)]

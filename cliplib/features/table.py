@@ -1,6 +1,6 @@
-"""The feature table: features of images, and all that judging them needs.
+"""The feature table: features of images, and all that is needed to evaluate them.
 
-To make one takes images and a model; to use one takes neither.
+Making a table takes images and a model; using it takes neither.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from cliplib.data.labels import classes_of, label_indices
 from cliplib.data.warn import warn_once
 from cliplib.data.wording import check_printable
 from cliplib.encoders.readouts import readout_columns
-from cliplib.features.groups import (
-    joined_groups,
-    merge_groups,
-    number_groups,
-)
+from cliplib.features.groups import joined_groups, merge_groups, number_groups
 from cliplib.features.splits import group_train_test_split
 from cliplib.features.storage import (
     load_parquet,
@@ -37,7 +33,7 @@ SPLITS = ("train", "val", "test", "")
 
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
-    """Features of n images, and all that a probe or an evaluation needs to know.
+    """Features of n images, and all that a probe or an evaluation needs.
 
     Attributes
     ----------
@@ -46,18 +42,18 @@ class FeatureTable:
     labels
         Indices into `classes`, (n,).
     classes
-        The classes' names.
+        Names of the classes.
     ids
-        The images' paths below the data set's folder, unique, (n,).
+        Unique ids of the images, (n,): their paths below the data set's folder.
     splits
         The published split of each image: "train", "val", "test", or "", (n,).
     copies
         Groups of near-duplicates, (n,).
     groups
-        What must never be separated, (n,): copies merged with the patients where these
-        are known, or with the groups that somebody declared.
+        Groups of images that must never be separated, (n,): those of near-duplicates,
+        merged with patients or other groups where these are declared.
     provenance
-        Which encoder, readout, data set and source.
+        What made the features: encoder, readout, data set and source.
 
     Raises
     ------
@@ -102,20 +98,20 @@ class FeatureTable:
         check_printable([*self.classes, *self.ids.tolist()])
         if len(set(self.ids)) < len(self):
             raise ValueError("ids must be unique.")
-        # Not one by one, which takes a quarter of the features' memory again.
+        has_wrong_split = ~np.isin(self.splits, SPLITS)
+        if has_wrong_split.any():
+            name = str(self.ids[has_wrong_split][0])
+            raise ValueError(
+                f"The split of {name!r} must be 'train', 'val', 'test' or ''."
+            )
+        # By the extremes of each row: a mask of all features would take a quarter of
+        # their memory.
         lowest = self.features.min(axis=1, initial=0)
         highest = self.features.max(axis=1, initial=0)
         is_finite = np.isfinite(lowest) & np.isfinite(highest)
-        of_no_split = self.ids[~np.isin(self.splits, SPLITS)].tolist()
-        if of_no_split:
-            raise ValueError(
-                f"The split of {of_no_split[0]!r} must be 'train', 'val', 'test' or ''."
-            )
-        not_finite = self.ids[~is_finite].tolist()
-        if not_finite:
-            raise ValueError(
-                f"The features of {not_finite[0]!r} are not finite: leave it out."
-            )
+        if not is_finite.all():
+            name = str(self.ids[~is_finite][0])
+            raise ValueError(f"The features of {name!r} are not finite: leave it out.")
 
     @classmethod
     def from_arrays(
@@ -128,38 +124,38 @@ class FeatureTable:
         ids: Sequence[str] | None = None,
         splits: Sequence[str] | None = None,
     ) -> FeatureTable:
-        """Make a table of one's own features; near-duplicates are not looked for.
+        """Make a table of existing features; near-duplicates are not sought.
 
         Parameters
         ----------
         X
             Features, (n, d).
         y
-            Classes, (n,): names, or indices into `classes`.
+            Class of each image, (n,): names, or indices into `classes`.
         groups
-            Which images must never be separated: the group of each, (n,), a number or
-            a name. By default each image is a group of its own.
+            Group of each image, (n,), a number or a name. Images of one group must
+            never be separated. By default each image is a group of its own.
         classes
-            The classes' names; by default what `y` holds, sorted.
+            Names of the classes; by default the values of `y`, sorted.
         ids
-            Unique names, (n,); by default the rows' numbers.
+            Unique names of the images, (n,); by default the numbers of their rows.
         splits
-            "train", "val", "test" or "", (n,); by default "".
+            Split of each image, (n,): "train", "val", "test" or ""; by default "".
 
         Raises
         ------
         ValueError
-            If the arrays do not fit together, a group or a class is unknown, or a class
-            is not among `classes`.
+            If the arrays do not fit together, the group or class of an image is
+            missing, or a class is not among `classes`.
         """
         features = np.asarray(X, np.float32)
         n = len(features)
         rows = np.arange(n)
-        known = classes_of(y) if classes is None else classes
+        class_names = classes_of(y) if classes is None else classes
         return cls(
             features=features,
-            labels=label_indices(y, known),
-            classes=tuple(str(name) for name in known),
+            labels=label_indices(y, class_names),
+            classes=tuple(str(name) for name in class_names),
             ids=np.asarray(rows if ids is None else ids).astype(np.str_),
             splits=np.asarray([""] * n if splits is None else splits, np.str_),
             copies=rows,
@@ -168,16 +164,16 @@ class FeatureTable:
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> FeatureTable:
-        """Read a file of `to_parquet`, or what ``cliplib encode`` wrote to a folder.
+        """Read a file that `to_parquet` wrote, or a folder of ``cliplib encode``.
 
-        Of the latter, groups are those that the source named, merged with those of
-        near-duplicates, which are found by the images' hashes. A warning counts images
-        that could not be read: the column "error" of the files says why.
+        For a folder, near-duplicates are found by the images' hashes, and merged with
+        the groups that the source declared. A warning counts the images that could not
+        be read: the column "error" of the files says why.
 
         Parameters
         ----------
         path
-            A file of `to_parquet`; or a folder or URI where the Parquet files lie.
+            A file of `to_parquet`; or a folder or URI with the Parquet files.
 
         Raises
         ------
@@ -186,7 +182,7 @@ class FeatureTable:
         """
         if os.path.isfile(path):
             return cls(**load_parquet(path))
-        # Here, since it imports what encodes and finds copies; the rest does not.
+        # Imported here, since it imports all that encodes images and finds copies.
         from cliplib.features.distributed import load_encoded
 
         return cls(**load_encoded(os.fspath(path)))
@@ -196,12 +192,12 @@ class FeatureTable:
         return len(self.features)
 
     def __repr__(self) -> str:
-        """Return shape and readout, and how many classes, groups, and rows by split."""
+        """Return shape, readout, and the numbers of classes, groups and split rows."""
         counts = [f"{len(self.classes)} classes, {len(np.unique(self.groups))} groups"]
         for name in np.unique(self.splits[self.splits != ""]):
             counts.append(f"{np.count_nonzero(self.splits == name)} {name}")
         shape = f"{len(self)} images x {self.features.shape[1]}"
-        if "readout" in self.provenance:  # not of features of one's own
+        if "readout" in self.provenance:  # which a table `from_arrays` lacks
             shape += f" ({self.readout})"
         return f"FeatureTable({shape}, {', '.join(counts)})"
 
@@ -212,24 +208,24 @@ class FeatureTable:
 
     @property
     def readout(self) -> str:
-        """What the features are of the encoder, such as "deep"; else "pooled"."""
+        """Which features of the encoder these are, such as "deep"; or "pooled"."""
         return self.provenance.get("readout", "pooled")
 
     def select(self, index: int | slice | ArrayLike) -> FeatureTable:
         """Return the table of some rows, by slice, number, numbers or Boolean mask.
 
-        Rows keep the order that they are named in. One number makes a table of one row;
-        none may be named twice.
+        Rows are in the order of the numbers, of which none may occur twice. A single
+        number gives a table of one row.
         """
         rows = np.atleast_1d(np.arange(len(self))[index])  # type: ignore[index]
         return replace(self, **{name: getattr(self, name)[rows] for name in ROW_FIELDS})
 
     def split(self, name: str) -> FeatureTable:
-        """Return the rows of a published split; ValueError where there are none."""
+        """Return the rows of a published split; ValueError if there are none."""
         if name not in self.splits:
-            known = ", ".join(s for s in np.unique(self.splits) if s) or "none"
+            names = ", ".join(s for s in np.unique(self.splits) if s) or "none"
             raise ValueError(
-                f"There is no split {name!r} ({known}): use train_test_split()."
+                f"There is no split {name!r} ({names}): use train_test_split()."
             )
         return self.select(self.splits == name)
 
@@ -238,10 +234,10 @@ class FeatureTable:
     ) -> tuple[FeatureTable, FeatureTable]:
         """Return a table to train on, and one to test on; together they have all rows.
 
-        If some rows are of a published test split, and `published` is true, they are
-        the test table; a warning counts its images that share their group with a
-        training image. Else about a fifth of the groups of each class is drawn for the
-        test by `seed`, and every group stays whole.
+        If some rows belong to a published test split and `published` is true, they are
+        the test table, and all others the training table; a warning counts the test
+        images that share a group with a training image. Otherwise about a fifth of the
+        groups of each class is drawn for the test by `seed`, and groups stay whole.
         """
         is_test = (self.splits == "test") & published
         if is_test.any() and not is_test.all():
@@ -254,7 +250,10 @@ class FeatureTable:
         return self.select(~is_test), self.select(is_test)
 
     def _warn_of_shared_groups(self, is_test: Bools) -> None:
-        """Warn once how many test images, (n,), share a group with a training image."""
+        """Warn once how many test images share a group with a training image.
+
+        `is_test` is (n,).
+        """
         n_shared = np.isin(self.groups[is_test], self.groups[~is_test]).sum()
         if n_shared:
             name = self.provenance.get("dataset", "this table")
@@ -269,7 +268,7 @@ class FeatureTable:
 
         Names are those of `cliplib.encoders.readouts.readout_columns`. ValueError for
         another name, or if the table holds neither this readout nor "deep", which has
-        the columns of all.
+        the columns of every readout.
         """
         if name == self.readout:
             return self
@@ -283,11 +282,11 @@ class FeatureTable:
         return self.with_features(self.features[:, columns], readout=name)
 
     def with_features(self, features: ArrayLike, **provenance: str) -> FeatureTable:
-        """Return the table with other features of the same rows, (n, d).
+        """Return the table with other features of the same images, (n, d).
 
-        Keyword arguments are entries of its provenance to change or to add. The
-        readout is called "own" unless it is among them: a decision aid cannot make such
-        features of a new image.
+        Keyword arguments are entries of the provenance to change or to add. Without a
+        `readout` among them, the readout is called "own", which a decision aid refuses,
+        since it cannot make such features of a new image.
         """
         rows = np.asarray(features, np.float32)
         updated = {**self.provenance, "readout": "own", **provenance}
@@ -296,9 +295,9 @@ class FeatureTable:
     def with_groups(self, groups: ArrayLike) -> FeatureTable:
         """Return the table with other groups, (n,), merged with its near-duplicates.
 
-        `groups` are names or numbers; ValueError if one is missing. Where
-        near-duplicates join some of them, a warning says how many became how many, and
-        names the first two; `joined_groups` lists all.
+        `groups` are names or numbers; ValueError if one is missing. If near-duplicates
+        join some groups, a warning says how many groups are left, and names the first
+        two that were joined; `joined_groups` lists all.
         """
         declared = number_groups(groups)
         merged = merge_groups(self.copies, declared)
@@ -317,13 +316,13 @@ class FeatureTable:
         return replace(self, groups=merged)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a row for each image, by id.
+        """Return a row for each image, indexed by id.
 
         Columns are label (a name), split, copies and group, then one for each feature,
-        called by its number.
+        named by its number.
         """
         names = np.array(self.classes, dtype=object)
-        known = pd.DataFrame(
+        images = pd.DataFrame(
             {
                 "label": names[self.labels],
                 "split": self.splits,
@@ -332,13 +331,13 @@ class FeatureTable:
             },
             index=pd.Index(self.ids, name="id"),
         )
-        features = pd.DataFrame(self.features, index=known.index)
-        return known.join(features.rename(columns=str))
+        features = pd.DataFrame(self.features, index=images.index)
+        return images.join(features.rename(columns=str))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write the table to one Parquet file: a column for each entry, and features.
+        """Write the table to one Parquet file, which `from_parquet` reads.
 
-        What it says of encoder and classes is its metadata; `from_parquet` reads it.
+        Each attribute of length n is a column; classes and provenance are metadata.
         """
         save_parquet(path, vars(self))
 
@@ -358,8 +357,9 @@ class FeatureTable:
 def groups_per_class(table: FeatureTable, groups: ArrayLike | None = None) -> Ints:
     """Return the number of groups that hold images of each class of a table, (k,).
 
-    These are the table's own groups, or others, (n,), such as ``table.copies``.
+    By default they are the table's groups; `groups` may be others, (n,), such as
+    ``table.copies``.
     """
     group_of_row = pd.Series(table.groups if groups is None else groups)
-    counts = group_of_row.groupby(table.labels).nunique()  # without empty classes
+    counts = group_of_row.groupby(table.labels).nunique()  # which lacks empty classes
     return np.asarray(counts.reindex(range(len(table.classes)), fill_value=0), np.int64)
