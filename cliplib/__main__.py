@@ -119,14 +119,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments, "train" before them if they begin with a source."""
+    """Return the arguments, "train" before them if they begin with a source.
+
+    ValueError if they begin with neither a source nor a command.
+    """
     if not arguments:
         return ["--help"]
     first = arguments[0]
-    is_source = os.path.exists(first) or first.startswith("hf://datasets/")
-    if is_source and first not in COMMANDS:
+    if first in (*COMMANDS, "--help", "-h", "--version"):
+        return [*arguments]
+    if os.path.exists(first) or first.startswith("hf://datasets/"):
         return ["train", *arguments]
-    return [*arguments]
+    raise ValueError(
+        f"There is no folder or command {first!r}: begin with a folder that exists or "
+        f"one of {', '.join(COMMANDS)}, and put options after it."
+    )
 
 
 # --- The commands

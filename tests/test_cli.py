@@ -265,10 +265,19 @@ def test_what_is_not_given_is_left_to_the_default_of_the_function() -> None:
     assert given["actors"] == 3 and "model" not in given
 
 
-def test_a_mistyped_command_is_told(capsys: Capture) -> None:
-    with pytest.raises(SystemExit):
-        main(["clasify", "aid", "photos"])
-    assert "invalid choice: 'clasify' (choose from" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments",
+    [["clasify", "aid", "photos"], ["fotos", "--out", "aid"], ["--out", "a", "photos"]],
+)
+def test_a_mistyped_command_or_folder_is_told_in_one_sentence(
+    arguments: list[str], capsys: Capture
+) -> None:
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"There is no folder or command {arguments[0]!r}: begin with a folder that "
+        "exists or one of train, report, demo, classify, encode, and put options after "
+        "it.\n"
+    )
 
 
 def test_a_source_alone_is_trained_on_and_folders_may_bear_names_of_commands(
