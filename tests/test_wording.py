@@ -19,9 +19,10 @@ def test_shares_are_written_with_their_intervals() -> None:
 
 
 def test_numbers_have_separators_or_three_decimals() -> None:
-    values = (1.0, 1536, np.int64(90), np.float32(0.12345), float("nan"), None, "a")
+    values = (1.0, 1536, np.int64(90), np.float32(0.12345), float("nan"), None, "a-b")
     written = [number(value) for value in values]
-    assert written == ["1.000", "1,536", "90", "0.123", "", "none", "a"]
+    assert written == ["1.000", "1,536", "90", "0.123", "", "none", "a-b"]
+    assert [number(value) for value in (-1536, -0.5)] == ["−1,536", "−0.500"]
 
 
 def test_one_thing_is_not_several_and_lists_end_in_and() -> None:

@@ -40,11 +40,12 @@ def number(value: object) -> str:
     """
     if value is None:
         return "none"
-    if isinstance(value, numbers.Integral):
-        return f"{value:,}"
-    if isinstance(value, numbers.Real):
-        return "" if math.isnan(value) else f"{value:.3f}"
-    return str(value)
+    if not isinstance(value, numbers.Real):
+        return str(value)
+    if math.isnan(value):
+        return ""
+    digits = f"{value:,}" if isinstance(value, numbers.Integral) else f"{value:.3f}"
+    return digits.replace("-", "−")
 
 
 def counted(count: int, name: str) -> str:
