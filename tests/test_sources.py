@@ -14,7 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import (
+    DatasetGenerationCastError,
+    DatasetGenerationError,
+    DatasetNotFoundError,
+)
+from datasets.table import CastError
 from fake_hub import FakeHub
 from PIL import Image
 
@@ -276,6 +281,20 @@ def test_a_data_set_of_the_hub_is_a_source(
             "o/n: Dataset scripts are no longer supported, but found n.py.$",
         ),
         (DatasetGenerationError("An error"), ValueError("Bad column"), "Bad column.$"),
+        (
+            DatasetGenerationCastError.from_cast_error(
+                CastError(
+                    "Couldn't cast",
+                    table_column_names=["image", "kind"],
+                    requested_column_names=["image"],
+                ),
+                "csv",
+                {},
+                token=None,
+            ),
+            None,
+            r"o/n: All the data files must have .* 1 new columns \({'kind'}\)\.$",
+        ),
     ],
 )
 def test_what_the_library_of_data_sets_hides_is_told(

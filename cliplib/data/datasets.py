@@ -13,7 +13,11 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import datasets
 import numpy as np
 import pandas as pd
-from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from datasets.exceptions import (
+    DatasetGenerationCastError,
+    DatasetNotFoundError,
+    DatasetsError,
+)
 
 from cliplib.data.declared_groups import declared_groups
 from cliplib.data.folder import USUAL_SPLIT, ListedImage, list_images
@@ -215,6 +219,9 @@ def _raise_cause(error: BaseException, name: str, revision: str) -> NoReturn:
         raise DownloadError(not_there(f"datasets/{name}", revision))
     while isinstance(error, LIBRARY_ERRORS) and error.__cause__:
         error = error.__cause__
+    if isinstance(error, DatasetGenerationCastError):
+        # Its first paragraph only says that an error occurred, its second says which.
+        error = DatasetsError(str(error).split("\n\n")[1])
     if isinstance(error, (*LIBRARY_ERRORS, RuntimeError, ValueError, ImportError)):
         raise DownloadError(first_sentence(error) or type(error).__name__)
     raise error
